@@ -1,0 +1,40 @@
+# make smoke : install if needed, run notebooks 01-07 on two CPU cores, print Tables 1-6 and the report's path
+# make test  : install if needed, run every test
+# Options of smoke: PROFILE=smoke RUN=name RAW_DIR=folder ARGS="--from 05 -p beta 0.2"
+
+PYTHON ?= python3.11
+PROFILE ?= smoke
+RUN ?=
+RAW_DIR ?=
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: smoke test lab bench lint clean install
+
+smoke: .venv/installed
+	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+bench: .venv/installed
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf runs .cache build *.egg-info
+
+install: .venv/installed
+
+# torch first and alone: with it in place pip never meets the question which build the others want.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

@@ -1,0 +1,81 @@
+"""Payload -> one line of cpt.jsonl, sft.jsonl, dpo.jsonl or general.jsonl.
+
+One conversation format for every source (paper §3.2.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qilin_lib.chimed import aggregate
+from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Payload, Preference
+
+_SPEAKERS = ("user", "assistant")
+
+
+def compose(name: str, payload: Payload) -> dict[str, Any] | None:
+    """The set-specific keys of a record in set `name` ("cpt", "sft", "dpo", "general").
+
+    None when the payload has nothing for it.
+    """
+    match name:
+        case "cpt":
+            return {"text": medical_text(payload)}
+        case "general":
+            return {"text": general_text(payload)}
+        case "sft":
+            turns = conversation(payload)
+            return {"messages": messages(turns)} if turns else None
+        case "dpo" if isinstance(payload, Preference):
+            return triplet(payload)
+    return None
+
+
+def messages(turns: tuple[str, ...]) -> list[dict[str, str]]:
+    """[{"role", "content"}, …] of alternating texts, the user first."""
+    return [{"role": _SPEAKERS[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def exam_turns(exam: Exam) -> tuple[str, str]:
+    """The user's and the assistant's turn of an exam question: the prompt is the one that evaluation will use."""
+    options = "\n".join(f"{letter} {text}" for letter, text in exam.options)
+    explanation = f"\n解释：{exam.explanation}" if exam.explanation else ""
+    return f"{exam.question}\n{options}", f"答案：{exam.answer}。{explanation}"
+
+
+def medical_text(payload: Payload) -> str:
+    """Running text for DCPT. Dialogues name the speakers, so that the model sees who says what."""
+    match payload:
+        case Passage(title, body):
+            return f"{title}\n{body}".strip()
+        case Disease():
+            return "\n".join([aggregate.text(payload), *("".join(pair) for pair in aggregate.questions(payload))])
+        case Exam():
+            return "\n".join(exam_turns(payload))
+        case Dialogue(turns) if len(turns) == 2:
+            return "\n".join(turns)
+        case Dialogue(turns):
+            return "\n".join(f"{('患者', '医生')[number % 2]}：{turn}" for number, turn in enumerate(turns))
+        case Preference():
+            return "\n".join([*payload.prompt, payload.chosen])
+
+
+def general_text(payload: Payload) -> str:
+    """Running text for base pre-training and the tokenizer: turns one after the other, no speaker names."""
+    return "\n".join(payload.turns) if isinstance(payload, Dialogue) else medical_text(payload)
+
+
+def conversation(payload: Payload) -> tuple[str, ...]:
+    """Alternating turns for SFT, ending with the assistant; () when the payload is not asked and answered."""
+    match payload:
+        case Dialogue(turns):
+            return turns[: len(turns) // 2 * 2]
+        case Exam():
+            return exam_turns(payload)
+    return ()
+
+
+def triplet(pair: Preference) -> dict[str, Any]:
+    """prompt, chosen and rejected as message lists (paper §3.3.1)."""
+    answers = {"chosen": pair.chosen, "rejected": pair.rejected}
+    return {"prompt": messages(pair.prompt)} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}

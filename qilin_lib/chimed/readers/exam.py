@@ -1,0 +1,51 @@
+"""Multiple-choice questions.
+
+CMExam (train feeds training, val and test are a benchmark) and C-Eval (benchmark only).
+"""
+
+from __future__ import annotations
+
+import re
+
+from qilin_lib.chimed.readers.decode import Reject, csv_reader, required, string
+from qilin_lib.chimed.records import Exam
+
+# Options are joined by a real newline, or by a literal backslash-n in the val file of the wild (FACTS: CMExam quirks).
+_OPTION = re.compile(r"(?:^|\n|\\n)\s*([A-H])[ \t.．、:：]+(.*?)(?=(?:\n|\\n)\s*[A-H][ \t.．、:：]|\Z)", re.DOTALL)
+_ANSWER = re.compile(r"[A-H]+")
+
+
+def options_of(cell: str) -> tuple[tuple[str, str], ...]:
+    """(letter, text) of a CMExam options cell, in order."""
+    return tuple((letter, text.replace("\\n", " ").strip()) for letter, text in _OPTION.findall(cell))
+
+
+def cmexam_row(row: dict[str, str]) -> Exam:
+    """Question,Options,Answer,Explanation[,…]; an explanation may be empty or "nan", an answer may not."""
+    question, options = required(row, "Question"), options_of(required(row, "Options"))
+    answer = string(row.get("Answer")).replace(" ", "").upper()
+    if not answer:
+        raise Reject("no answer", f"Answer is {row.get('Answer')!r}")
+    if not _ANSWER.fullmatch(answer):
+        raise Reject("unknown answer", answer)
+    letters = [letter for letter, _ in options]
+    if len(options) < 2 or len(set(letters)) != len(letters):
+        raise Reject("broken options", f"letters {''.join(letters) or 'none'}")
+    if not set(answer) <= set(letters):
+        raise Reject("answer is no option", f"{answer} among {''.join(letters)}")
+    return Exam(question, options, "".join(sorted(set(answer))), string(row.get("Explanation")))
+
+
+def ceval_row(row: dict[str, str]) -> Exam:
+    """id,question,A,B,C,D[,answer[,explanation]]; the test split hides the answer."""
+    options = tuple((letter, row[letter].strip()) for letter in "ABCD" if row.get(letter, "").strip())
+    if len(options) < 2:
+        raise Reject("broken options", f"{len(options)} options")
+    answer = string(row.get("answer")).upper()
+    if answer and answer not in dict(options):
+        raise Reject("answer is no option", answer)
+    return Exam(required(row, "question"), options, answer, string(row.get("explanation")))
+
+
+cmexam = csv_reader(cmexam_row)
+ceval = csv_reader(ceval_row)

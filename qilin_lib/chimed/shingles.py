@@ -1,0 +1,43 @@
+"""Character n-grams of a text's skeleton: the one notion of "the same words" that dedup and decontaminate share."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import numpy as np
+
+_NOT_WORD = re.compile(r"[\W_]+")
+# Odd 64-bit constants: a gram's hash is sum(code point * constant) mod 2**64, mixed. Fixed, so that hashes never
+# differ between machines.
+_ODD = np.random.default_rng(2310_09089).integers(1, 2**63, size=64, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def skeleton(text: str) -> str:
+    """Letters, digits and CJK characters only, NFKC, lower case: "Ｂ超  检查。" -> "b超检查"."""
+    bones = _NOT_WORD.sub("", text)
+    # Punctuation is gone already, so that almost every text is NFKC now and skips the slow normalisation.
+    if not unicodedata.is_normalized("NFKC", bones):
+        bones = _NOT_WORD.sub("", unicodedata.normalize("NFKC", bones))
+    return bones.lower()
+
+
+def gram_set(bones: str, size: int) -> frozenset[str]:
+    """The distinct character n-grams of a skeleton; a shorter skeleton is its own only gram, an empty one has none."""
+    if len(bones) <= size:
+        return frozenset([bones] if bones else [])
+    return frozenset(bones[at : at + size] for at in range(len(bones) - size + 1))
+
+
+def gram_hashes(bones: str, size: int) -> np.ndarray:
+    """64-bit hashes (uint64, one a position) of the character n-grams of a skeleton; same cases as `gram_set`."""
+    codes = np.frombuffer(bones.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    width = min(size, len(codes))
+    if width == 0:
+        return np.empty(0, dtype=np.uint64)
+    total = np.zeros(len(codes) - width + 1, dtype=np.uint64)
+    for offset in range(width):
+        total += codes[offset : offset + len(total)] * _ODD[offset]
+    total ^= total >> np.uint64(31)
+    total *= np.uint64(0x9E3779B97F4A7C15)
+    return total ^ (total >> np.uint64(29))

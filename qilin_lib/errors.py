@@ -1,0 +1,28 @@
+"""The one exception that a user of the kit is meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QilinError(Exception):
+    """Something the user can mend: names the file or parameter, the value, the reason and the nearest valid choice."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython and JupyterLab call this hook: a notebook cell shows the sentence, not forty lines of library frames.
+        return [f"QilinError: {self}"]
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" for the closest of `choices`, or the empty string when none is near.
+
+    Names are compared whole and part by part, so that `bacth` finds `per_device_train_batch_size`.
+    """
+    best, likeness = "", 0.6
+    for choice in map(str, choices):
+        for part in (choice, *choice.split("_")):
+            found = difflib.SequenceMatcher(None, str(word), part).ratio()
+            if found > likeness:
+                best, likeness = choice, found
+    return f" (did you mean '{best}'?)" if best else ""

@@ -1,0 +1,78 @@
+"""CMExam (Liu et al. 2023, arXiv 2306.03030): licensing-exam questions, answered and explained (Table 5).
+
+One greedy generation after the forced "答案：" gives both. Unlike in the scripts in use, all options count (E too),
+each item may have several answers (a template chosen by the gold answer's length leaks it), and unparsed is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from qilin_lib.evaluate.backends import Progress
+from qilin_lib.evaluate.extraction import extract_letters, split_reply
+from qilin_lib.evaluate.intervals import Statistic, proportion
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
+from qilin_lib.evaluate.scores import summarise
+from qilin_lib.evaluate.texts import text_statistics
+
+REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
+
+
+def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
+    """One prompt an item, without shots, its question cut at the front where the context is too short."""
+    asked = []
+    for item in items:
+        def build(question: str, _: Sequence[Item], item: Item = item) -> Messages:
+            return cmexam_messages(question, item)
+
+        asked.append(fit(build, item, (), REPLY_PREFIX, backend, max_new_tokens))
+    return asked
+
+
+def run(
+    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, model_name: str, max_new_tokens: int,
+    progress: Progress | None = None,
+) -> Iterator[dict]:
+    """Records of the `fixed` protocol; `output` is what the model wrote after "答案："."""
+    outputs = backend.generate([prompt.ids for prompt in asked], max_new_tokens, progress)
+    for item, prompt, output in zip(items, asked, outputs, strict=True):
+        prediction, explanation = read_reply(output, item.options or {})
+        yield {
+            "id": item.id, "benchmark": "cmexam", "model": model_name, "split": item.split, "protocol": "fixed",
+            "template": backend.template.name, "prompt": prompt.text, "output": output, "reference": item.reference,
+            "gold": item.gold, "prediction": prediction, "correct": prediction == item.gold,
+            "n_options": len(item.options or {}), "explanation": explanation, "truncated": prompt.truncated,
+        }
+
+
+def read_reply(output: str, options: dict[str, str]) -> tuple[str | None, str]:
+    """(letters or None, explanation) of the text written after "答案：".
+
+    The answer stands before "解释："; only when none can be read there is the whole reply searched.
+    """
+    answer, explanation = split_reply(output)
+    letters = extract_letters(REPLY_PREFIX + answer, options, multiple=True)
+    return letters or extract_letters(REPLY_PREFIX + output, options, multiple=True), explanation
+
+
+def statistics(records: Sequence[dict], tokenisation: str = "char") -> dict[str, Statistic]:
+    """The columns of Table 5: answers over all records, reasoning over those with a gold explanation."""
+    gold, predicted = [r["gold"] for r in records], [r["prediction"] for r in records]
+    explained = [record for record in records if record["reference"]]
+    texts = text_statistics([r["explanation"] for r in explained], [r["reference"] for r in explained], tokenisation)
+    answers = {
+        "accuracy": proportion([record["correct"] for record in records]),
+        "f1_weighted": Statistic(f1_rows(gold, predicted), f1_weighted),
+    }
+    answers["unparsed"] = proportion([record["prediction"] is None for record in records])
+    return answers | {name: texts[name] for name in REASONING}
+
+
+def score(
+    records: Sequence[dict], tokenisation: str = "char", resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """One model's entry of scores.json."""
+    return summarise(statistics(records, tokenisation), resamples, seed)

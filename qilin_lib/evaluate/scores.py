@@ -1,0 +1,51 @@
+"""From statistics to scores.json: values with intervals, and paired comparisons of consecutive stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.intervals import Statistic, paired, summary
+
+STAGES = ("base", "dcpt", "sft", "dpo")
+UNPAIRED = ("subjects", "unparsed")
+
+Table = dict[str, Any]
+"""metric -> Statistic, or a name -> another such table (C-Eval's subjects)."""
+
+
+def summarise(table: Table, resamples: int, seed: int) -> dict[str, Any]:
+    """The table with each Statistic replaced by {"value", "n", "low", "high"}."""
+    brief = partial(summary, resamples=resamples, seed=seed)
+    return {
+        name: brief(entry) if isinstance(entry, Statistic) else summarise(entry, resamples, seed)
+        for name, entry in table.items()
+    }
+
+
+def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
+    """One row a metric for each pair of stages that follow each other among the models at hand: b minus a, in points.
+
+    The tables must come from the same items in the same order (`same_items`). Metrics without items are left out.
+    """
+    rows = []
+    for a, b in pairwise([stage for stage in STAGES if stage in tables]):
+        for metric, left in tables[a].items():
+            if metric in UNPAIRED or len(left.rows) == 0:
+                continue
+            row = {"benchmark": benchmark, "metric": metric, "model_a": a, "model_b": b}
+            rows.append(row | paired(left, tables[b][metric], resamples, seed))
+    return rows
+
+
+def same_items(benchmark: str, records: dict[str, Sequence[dict]]) -> None:
+    """QilinError unless every model's records answer the same items in the same order."""
+    expected: tuple[str, list[str]] | None = None
+    for model, rows in records.items():
+        ids = [row["id"] for row in rows]
+        expected = expected or (model, ids)
+        if ids != expected[1]:
+            raise QilinError(f"{benchmark}: '{model}' and '{expected[0]}' answered different items; run both again")

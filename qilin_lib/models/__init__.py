@@ -1,0 +1,1 @@
+"""02-06: base models, loading in fp32, bf16 or NF4, adapters and their merge."""

@@ -1,0 +1,64 @@
+"""Which model a run starts from: "tiny", a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_tokenizer, parameter_count
+from qilin_lib.models.tiny import tiny_base
+from qilin_lib.runs import Stage
+from qilin_lib.tokens.template import choose
+
+
+def prepare_base(
+    parameters: Any,
+    stage: Stage,
+    texts: Callable[[], tuple[list[str], list[str]]],
+    cache: Path,
+    progress: Callable[[str], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Make `parameters.base` ready and describe it in base.json: path, name, parameter count, template and its hash.
+
+    The tiny model is small and copied into the run; any other base is named where it lies. `texts` gives what the tiny
+    model learns from and what its tokenizer is trained on; it is called only if "tiny" is asked for.
+    """
+    if stage.up_to_date:
+        return files.read_json(stage.dir / "base.json")
+    name, stage_dir = parameters.base, stage.dir
+    if name == "tiny":
+        path = stage_dir / "base"
+        made = tiny_base(*texts(), parameters.tiny, parameters.seed, cache, progress)
+        shutil.copytree(made, path, dirs_exist_ok=True)
+    elif Path(name).is_dir():
+        path = Path(name).resolve()
+    elif name.count("/") == 1 and not name.startswith((".", "/")):
+        path = _from_hub(name)
+    else:
+        raise QilinError(f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name'")
+    template = choose(parameters.template, load_tokenizer(path))
+    # The tiny model's folder moves with the run, so its path is kept relative to the stage.
+    described = {
+        "name": name,
+        "path": "base" if name == "tiny" else str(path),
+        "parameters": parameter_count(path),
+        "template": template.name,
+        "template_sha256": template.sha256,
+    }
+    files.write_json(stage_dir / "base.json", described)
+    return described
+
+
+def base_path(stage_dir: Path) -> Path:
+    """Folder of the base model that 02_tokenize prepared."""
+    return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt"]))

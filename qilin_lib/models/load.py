@@ -1,0 +1,57 @@
+"""Load models and tokenizers: safetensors only, no remote code, one place for precision and quantisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.errors import QilinError
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer in a model folder (or of a hub id); never runs code that comes with it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False, device: str = "cpu") -> Any:
+    """A causal language model. `quantised` loads linear layers as NF4 with double quantisation (QLoRA, Dettmers 2023).
+
+    `dtype` is that of weights, or of the arithmetic if quantised. The cache of keys and values is off: with it on,
+    transformers ignores position ids that restart and packed documents see each other. Raises QilinError if the
+    weights are not safetensors.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    if Path(path).is_dir() and not list(Path(path).glob("*.safetensors")):
+        raise QilinError(f"{path}: holds no .safetensors file; pickled weights are not loaded, convert them first")
+    kind = getattr(torch, dtype)
+    quantisation = (
+        BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
+        )
+        if quantised
+        else None
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=kind,
+        quantization_config=quantisation,
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    model.config.use_cache = False
+    return model
+
+
+def parameter_count(path: str | Path) -> int:
+    """Number of weights of the model in a folder, from its configuration alone (nothing is allocated)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=False))
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,158 @@
+"""The notebooks in order, headless.
+
+python -m qilin_lib.pipeline PROFILE [--run NAME] [--from 04] [--only 06] [--force] [-p name value]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import params, runs
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.schema import SECTIONS
+
+# Applied to every notebook that has them; any other name found in several notebooks must say which one it means.
+COMMON = ("seed", "gpus")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the pipeline; returns the exit code. 1: a notebook failed; 2: the call was wrong; 130: interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        overrides = split_overrides(options.profile, options.p)
+        chosen = choose(options.only, options.start)
+        run = options.run or options.profile
+        if options.force:
+            for notebook in chosen:
+                runs.remove_stage(run, notebook)
+        results = [run_notebook(notebook, options.profile, run, overrides[notebook]) for notebook in chosen]
+    except QilinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from here", file=sys.stderr)
+        return 130
+    except NotebookFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    _close(run, all(result == "up to date" for result in results))
+    return 0
+
+
+class NotebookFailed(Exception):
+    """A cell raised; the executed notebook holds the evidence."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m qilin_lib.pipeline", description=__doc__)
+    parser.add_argument("profile", help="a file of params/, e.g. smoke")
+    parser.add_argument("--run", help="name of the run folder (default: the profile's name)")
+    parser.add_argument("--from", dest="start", metavar="NN", help="first notebook, e.g. 04")
+    parser.add_argument("--only", metavar="NN", help="just this notebook")
+    parser.add_argument("--force", action="store_true", help="run the chosen notebooks even if they are up to date")
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="override a parameter: NAME or SECTION.NAME, e.g. dpo.learning_rate",
+    )
+    return parser
+
+
+def choose(only: str | None, start: str | None) -> list[str]:
+    """Notebooks to run, in order. QilinError for a number that names none."""
+    names = list(params.NOTEBOOKS)
+    if only:
+        return [_named(only)]
+    return names[names.index(_named(start)) :] if start else names
+
+
+def _named(prefix: str) -> str:
+    found = [name for name in params.NOTEBOOKS if name.startswith(prefix)]
+    if len(found) != 1:
+        raise QilinError(f"notebook '{prefix}': expected one of {[n[:2] for n in params.NOTEBOOKS]}")
+    return found[0]
+
+
+def split_overrides(profile: str, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """{notebook: {name: value}} from `-p NAME VALUE` pairs; unknown and ambiguous names are refused, all is validated."""
+    overrides: dict[str, dict[str, Any]] = {notebook: {} for notebook in SECTIONS}
+    for name, value in pairs:
+        section, _, field = name.rpartition(".")
+        homes = [n for n, (s, model) in SECTIONS.items() if field in model.model_fields and section in ("", s, n[:2])]
+        if not homes:
+            known = {f for _, model in SECTIONS.values() for f in model.model_fields}
+            raise QilinError(f"-p {name}: no notebook has this parameter{nearest(field, known)}")
+        if len(homes) > 1 and field not in COMMON:
+            choices = [f"{SECTIONS[n][0]}.{field}" for n in homes]
+            raise QilinError(f"-p {name}: several notebooks have it; say which: {', '.join(choices)}")
+        for notebook in homes:
+            overrides[notebook][field] = value
+    for notebook in SECTIONS:
+        params.load(notebook, {"profile": profile, **overrides[notebook]})
+    return overrides
+
+
+def run_notebook(notebook: str, profile: str, run: str, overrides: dict[str, Any]) -> str:
+    """Execute one notebook unless it is up to date; one line on the terminal. Returns 'done' or 'up to date'."""
+    parameters = params.load(notebook, {"profile": profile, "run": run, **overrides})
+    print(f"{notebook:<16} ", end="", flush=True)
+    if _stage(parameters).up_to_date:
+        print("up to date", flush=True)
+        return "up to date"
+    started = time.time()
+    _execute(notebook, {"profile": profile, "run": run, **overrides}, runs.runs_dir() / run)
+    manifest = runs.read_manifest(runs.runs_dir() / run, notebook)
+    print(f"done in {time.time() - started:5.0f} s, peak {manifest['peak_memory_mb'] / 1024:.1f} GiB", flush=True)
+    return "done"
+
+
+def _stage(parameters: Any) -> runs.Stage:
+    if parameters.notebook != "01_build_chimed":
+        return runs.inspect_stage(parameters)
+    from qilin_lib.sample import corpus
+
+    return runs.inspect_stage(parameters, corpus.raw_or_sample(parameters.raw_dir, params.ROOT, runs.cache_dir()))
+
+
+def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    import papermill
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            params.ROOT / "notebooks" / f"{notebook}.ipynb",
+            run_dir / f"{notebook}.ipynb",
+            parameters=values,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=params.ROOT,
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
+    except papermill.PapermillExecutionError as error:
+        print("FAILED", flush=True)
+        raise NotebookFailed(
+            f"{notebook}: {error.ename}: {error.evalue}\n(whole story: {run_dir / notebook}.ipynb)"
+        ) from None
+
+
+def _close(run: str, nothing_done: bool) -> None:
+    run_dir = runs.runs_dir() / run
+    tables = run_dir / "07_case_study" / "tables.txt"
+    if tables.exists():
+        print("\n" + tables.read_text(encoding="utf-8"))
+        print(f"Report: {run_dir / '07_case_study' / 'report.html'}")
+    if nothing_done:
+        print("Nothing to do: every notebook is up to date (--force runs them again).")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Showing conversations, pairs and packed blocks in notebooks: what the model reads and what it learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from qilin_lib.report.layout import Table
+from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.tokens.pack import Blocks
+from qilin_lib.tokens.template import IGNORE, Message, Template
+
+
+def conversation(messages: list[Message], template: Template, tokenizer: Any) -> Html:
+    """The tokens of a conversation in the template; those with loss are shaded."""
+    ids, labels = template.encode_with_labels(messages, tokenizer)
+    spans = "".join(_token(tokenizer.decode([token]), label != IGNORE) for token, label in zip(ids, labels, strict=True))
+    counted = sum(label != IGNORE for label in labels)
+    head = f"<div class='head'>template {escape(template.name)}<span>{len(ids)} tokens, {counted} with loss (shaded)</span></div>"
+    return styled(CASE_STYLE, f"<div class='qm-case'>{head}<div class='box'>{spans}</div></div>")
+
+
+def _token(text: str, learned: bool) -> str:
+    shade = "#cfe8f7" if learned else "#ffffff"
+    shown = escape(text.replace("\n", "⏎")) or "·"
+    return f"<span style='background:{shade};border:1px solid #d8dde5;border-radius:3px;padding:0 .2rem;margin:1px'>{shown}</span>"
+
+
+def messages(row: dict[str, Any]) -> Html:
+    """One conversation of sft.jsonl."""
+    turns = "".join(_box(turn["role"], turn["content"]) for turn in row["messages"])
+    return styled(CASE_STYLE, f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{turns}</div>")
+
+
+def pair(row: dict[str, Any]) -> Html:
+    """One triplet of dpo.jsonl: prompt above, chosen and rejected side by side."""
+    prompt = "".join(_box(turn["role"], turn["content"]) for turn in row["prompt"])
+    answers = "".join(_box(side, row[side][-1]["content"]) for side in ("chosen", "rejected"))
+    return styled(
+        CASE_STYLE,
+        f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{prompt}<div class='answers'>{answers}</div></div>",
+    )
+
+
+def _box(title: str, text: str) -> str:
+    return f"<div class='box'><h4>{escape(title)}</h4><div class='text'>{escape(text)}</div></div>"
+
+
+def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
+    """The documents inside one packed block: where each starts, how long its part is, how it begins."""
+    starts = [i for i, position in enumerate(blocks.positions[number]) if position == 0]
+    ends = [*starts[1:], blocks.ids.shape[1]]
+    rows = [
+        [str(start), str(end - start), tokenizer.decode(blocks.ids[number, start:end][:24], skip_special_tokens=True) + " …"]
+        for start, end in zip(starts[:most], ends, strict=False)
+    ]
+    notes = [f"{len(starts)} documents or parts of documents in this block of {blocks.ids.shape[1]} tokens"]
+    return Table("-", f"Block {number}", pd.DataFrame(rows, columns=["First token", "Tokens", "Dataset"]), notes)

@@ -1,0 +1,186 @@
+"""What each notebook may be told: one class a notebook, one line a parameter, impossible combinations refused here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Keys that stand at the top of a profile and belong to every notebook that declares them.
+SHARED = ("notebook", "profile", "run", "seed")
+
+
+class Strict(BaseModel):
+    """Base of all parameter classes: no unknown key, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    notebook: str
+    profile: str
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(ge=0)
+
+    def _repr_html_(self) -> str:
+        from qilin_lib.params import to_html
+
+        return to_html(self)
+
+
+class Build(Strict):
+    """01_build_chimed (paper §3.1.1, §3.2.1, §3.3.1)."""
+
+    raw_dir: str | None
+    sources: list[str] | None
+    exclude_licences: list[str]
+    min_chars: int = Field(ge=1)
+    max_records_per_source: int | None = Field(ge=1)
+    near_dup_ngram: int = Field(ge=1, le=20)
+    near_dup_threshold: float = Field(gt=0, le=1)
+    decontaminate: bool | Literal["report"]
+    contamination_share: float = Field(gt=0, le=1)
+    general_share: float | None = Field(ge=0, le=1)
+    heldout_share_cpt: float = Field(ge=0, lt=1)
+    heldout_share_sft: float = Field(ge=0, lt=1)
+    heldout_share_dpo: float = Field(ge=0, lt=1)
+    heldout_share_general: float = Field(ge=0, lt=1)
+
+
+class Tiny(BaseModel):
+    """Shape and brief pre-training of the built-in base model (a small LLaMA)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    vocab_size: int = Field(ge=512)
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int
+    max_steps: int
+    learning_rate: float
+    per_device_train_batch_size: int
+    block_size: int
+
+
+class Tokenize(Strict):
+    """02_tokenize."""
+
+    base: str
+    tiny: Tiny
+    template: Literal["auto", "baichuan", "plain"]
+    block_size: int = Field(ge=16)
+    packing: Literal["isolated", "naive"]
+    max_cpt_tokens: int | None = Field(ge=1)
+
+
+class Training(Strict):
+    """What DCPT, SFT and DPO share (paper §4.2)."""
+
+    gpus: int = Field(ge=0)
+    nodes: int = Field(ge=1)
+    finetuning: Literal["full", "lora", "qlora"]
+    dtype: Literal["float32", "bfloat16"]
+    per_device_train_batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    learning_rate: float = Field(gt=0, lt=1)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    warmup_ratio: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0, lt=1)
+    max_grad_norm: float = Field(gt=0)
+    lora_r: int = Field(ge=1)
+    lora_alpha: int = Field(ge=1)
+    lora_dropout: float = Field(ge=0, lt=1)
+    target_modules: str | list[str]
+    modules_to_save: list[str]
+    gradient_checkpointing: bool
+    deepspeed: Literal["zero2", "zero3"] | None
+    logging_steps: int = Field(ge=1)
+    save_steps: int = Field(ge=1)
+    max_heldout: int | None = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Training:
+        if self.finetuning == "qlora" and self.deepspeed == "zero3":
+            raise ValueError(
+                "finetuning: qlora with deepspeed: zero3 saves empty adapters (deepspeedai/DeepSpeed#3620); "
+                "nearest valid: deepspeed: zero2, or finetuning: lora"
+            )
+        if self.deepspeed and self.gpus == 0:
+            raise ValueError(
+                f"deepspeed: {self.deepspeed} needs gpus >= 1, got gpus: 0; nearest valid: deepspeed: null"
+            )
+        if self.nodes > 1 and self.gpus == 0:
+            raise ValueError(f"nodes: {self.nodes} needs gpus >= 1 on every node, got gpus: 0; nearest valid: nodes: 1")
+        return self
+
+
+class Dcpt(Training):
+    """03_dcpt: next-token prediction on ChiMed-CPT (paper §3.1.2, §4.2)."""
+
+
+class Sft(Training):
+    """04_sft: loss on the assistant's turns (paper §3.2.2, §4.2)."""
+
+    max_source_length: int = Field(ge=8)
+    max_target_length: int = Field(ge=8)
+    max_length: int = Field(ge=16)
+
+
+class Dpo(Training):
+    """05_dpo: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7)."""
+
+    max_source_length: int = Field(ge=8)
+    max_target_length: int = Field(ge=8)
+    beta: float = Field(gt=0)
+    label_smoothing: float = Field(ge=0, lt=0.5)
+    precompute_ref_log_probs: bool
+    allow_high_lr: bool
+
+    @model_validator(mode="after")
+    def _rate(self) -> Dpo:
+        if self.learning_rate > 1e-5 and not self.allow_high_lr:
+            raise ValueError(
+                f"learning_rate: {self.learning_rate} is high for DPO and ends in babble (hiyouga/LLaMA-Factory"
+                "#797); nearest valid: 1e-5, or say allow_high_lr: true"
+            )
+        return self
+
+
+class Evaluate(Strict):
+    """06_eval (paper §4.1, §4.3)."""
+
+    gpus: int = Field(ge=0, le=1)
+    models: list[Literal["base", "dcpt", "sft", "dpo"]]
+    benchmarks: list[Literal["ceval", "cmexam", "huatuo"]]
+    dtype: Literal["float32", "bfloat16"]
+    shots: int = Field(ge=0, le=5)
+    ceval_split: Literal["val", "test"]
+    cmexam_split: Literal["val", "test"]
+    max_items_ceval_per_subject: int | None = Field(ge=1)
+    max_items_cmexam: int | None = Field(ge=1)
+    max_items_huatuo: int | None = Field(ge=1)
+    max_new_tokens_cmexam: int = Field(ge=1)
+    max_new_tokens_huatuo: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    tokenisation: Literal["char", "jieba"]
+    bootstrap_resamples: int = Field(ge=100)
+
+
+class CaseStudy(Strict):
+    """07_case_study (paper §4.4, Figures 2 and 3)."""
+
+    cases: int = Field(ge=1, le=50)
+
+
+SECTIONS: dict[str, tuple[str, type[Strict]]] = {
+    "01_build_chimed": ("build", Build),
+    "02_tokenize": ("tokenize", Tokenize),
+    "03_dcpt": ("dcpt", Dcpt),
+    "04_sft": ("sft", Sft),
+    "05_dpo": ("dpo", Dpo),
+    "06_eval": ("eval", Evaluate),
+    "07_case_study": ("case_study", CaseStudy),
+}

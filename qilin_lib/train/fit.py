@@ -1,0 +1,199 @@
+"""What the three stages share: one way to train, log, resume, merge and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.models.adapters import add_lora, merge
+from qilin_lib.models.base import base_path
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.params import ROOT
+from qilin_lib.runs import Stage
+from qilin_lib.tokens.template import TEMPLATES, Template
+from qilin_lib.train import launch
+
+
+def train_in_child(
+    stage: Stage, module: str, paths: dict[str, Path], show: launch.Show | None = None
+) -> dict[str, Any]:
+    """Train stage `stage` by running `module` in a child process; returns the facts it wrote. Loads them if up to date.
+
+    `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
+    """
+    if not stage.up_to_date:
+        launch.check_gpus(stage.parameters)
+        job = stage.dir / "job.json"
+        template = files.read_json(stage.parent("02_tokenize") / "base.json")["template"]
+        files.write_json(
+            job,
+            {
+                "parameters": stage.parameters.model_dump(mode="json"),
+                "out": str(stage.dir),
+                "template": template,
+                "paths": {name: str(path) for name, path in paths.items()},
+            },
+        )
+        launch.run(
+            launch.command(stage.parameters, module, job),
+            stage.dir / "train.log",
+            show or launch.live_line(),
+            stage.parameters.gpus,
+        )
+        job.unlink()
+    return files.read_json(stage.dir / "facts.json")
+
+
+def read_job(path: str) -> SimpleNamespace:
+    """The child's side of `train_in_child`: parameters, out (folder), template, paths."""
+    job = files.read_json(path)
+    return SimpleNamespace(
+        parameters=SimpleNamespace(**job["parameters"]),
+        out=Path(job["out"]),
+        template=TEMPLATES[job["template"]],
+        paths=SimpleNamespace(**{name: Path(p) for name, p in job["paths"].items()}),
+    )
+
+
+def weights_of(stage: Stage, parent: str) -> Path:
+    """Folder of the full (merged) weights that a stage starts from: 02's base model or a trained stage's `model/`."""
+    folder = stage.parent(parent)
+    return base_path(folder) if parent == "02_tokenize" else folder / "model"
+
+
+def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) ready to train: full, LoRA, or LoRA on NF4."""
+    import torch
+
+    quantised = parameters.finetuning == "qlora"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
+    torch.manual_seed(parameters.seed)
+    model = load_model(weights, parameters.dtype, quantised, device)
+    if parameters.finetuning != "full":
+        model = add_lora(model, parameters, quantised)
+    return model, load_tokenizer(weights)
+
+
+def arguments(parameters: Any, out: Path) -> dict[str, Any]:
+    """Keyword arguments for `TrainingArguments` and its TRL descendants, in the field's own names."""
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "per_device_train_batch_size": parameters.per_device_train_batch_size,
+        "per_device_eval_batch_size": parameters.per_device_train_batch_size,
+        "gradient_accumulation_steps": parameters.gradient_accumulation_steps,
+        "num_train_epochs": parameters.num_train_epochs,
+        "max_steps": parameters.max_steps,
+        "learning_rate": parameters.learning_rate,
+        "lr_scheduler_type": parameters.lr_scheduler_type,
+        # transformers 5 reads a float below 1 as a share of all steps.
+        "warmup_steps": parameters.warmup_ratio,
+        "weight_decay": parameters.weight_decay,
+        "max_grad_norm": parameters.max_grad_norm,
+        "bf16": parameters.dtype == "bfloat16",
+        "use_cpu": parameters.gpus == 0,
+        "gradient_checkpointing": parameters.gradient_checkpointing,
+        "deepspeed": str(ROOT / "params" / "deepspeed" / f"{parameters.deepspeed}.json")
+        if parameters.deepspeed
+        else None,
+        "ddp_find_unused_parameters": False,
+        "logging_steps": parameters.logging_steps,
+        "save_steps": parameters.save_steps,
+        "save_total_limit": 1,
+        "seed": parameters.seed,
+        "data_seed": parameters.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": parameters.gpus > 0,
+    }
+
+
+def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
+    """Train (resuming from the last whole checkpoint), save the adapter and the merged model; returns what happened."""
+    trainer.add_callback(log_callback(job.out))
+    checkpoint = last_checkpoint(job.out / "checkpoints")
+    started = time.time()
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.time() - started
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if trainer.accelerator.num_processes != expected:
+        raise RuntimeError(f"{expected} processes were launched, {trainer.accelerator.num_processes} took part")
+    if trainer.is_world_process_zero():
+        save(trainer, job, weights)
+    trainer.accelerator.wait_for_everyone()
+    parameters = job.parameters
+    batch = parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * expected
+    return {
+        "processes": expected,
+        "global_batch_size": batch,
+        "steps_planned": trainer.state.max_steps,
+        "steps_done": trainer.state.global_step,
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "train_seconds": round(seconds, 1),
+        "train_loss": round(result.training_loss, 4),
+        "dtype_observed": sorted({str(p.dtype).removeprefix("torch.") for p in trainer.model.parameters()}),
+        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "finetuning": parameters.finetuning,
+        "template": job.template.name,
+        "template_sha256": job.template.sha256,
+        "optimizer": type(trainer.optimizer).__name__,
+    }
+
+
+def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
+    """adapter/ (LoRA) and model/ (full weights, tokenizer, template) below the stage folder."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if job.parameters.finetuning == "full":
+        model.save_pretrained(job.out / "model")
+        load_tokenizer(weights).save_pretrained(job.out / "model")
+        return
+    model.save_pretrained(job.out / "adapter")
+    merge(weights, job.out / "adapter", job.out / "model", job.parameters.finetuning == "qlora", job.parameters.dtype)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: transformers writes trainer_state.json last."""
+    whole = [
+        p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists() and (p / "scheduler.pt").exists()
+    ]
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def read_log(stage_dir: Path) -> list[dict[str, Any]]:
+    """Rows of log.jsonl by step; after a resume the later row of a step counts."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in files.read_jsonl(stage_dir / "log.jsonl"):
+        rows[row["step"]] = {**rows.get(row["step"], {}), **row}
+    return [rows[step] for step in sorted(rows)]
+
+
+def log_callback(out: Path) -> Any:
+    """A trainer callback that appends every log to log.jsonl and tells the notebook where training is."""
+    from transformers import TrainerCallback
+
+    started = time.time()
+
+    class JsonLog(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+            if state.is_world_process_zero and logs and "train_runtime" not in logs:
+                row = {"step": state.global_step, **logs}
+                with open(out / "log.jsonl", "a", encoding="utf-8") as handle:
+                    handle.write(json.dumps(row) + "\n")
+                _tell(state.global_step, state.max_steps, logs.get("loss"), time.time() - started)
+
+    return JsonLog()
+
+
+def _tell(step: int, steps: int, loss: Any, seconds: float) -> None:
+    loss = None if loss is None else float(loss)
+    print(launch.PROGRESS + json.dumps({"step": step, "steps": steps, "loss": loss, "seconds": seconds}), flush=True)
+
+
+def template_of(stage_dir: Path) -> Template:
+    """The template that a trained stage was trained with, by its facts."""
+    return TEMPLATES[files.read_json(stage_dir / "facts.json")["template"]]

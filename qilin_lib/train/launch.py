@@ -1,0 +1,146 @@
+"""Training runs in a child process: one directly, several through torchrun. Log to a file, steps to the notebook.
+
+A kernel that touched CUDA cannot fork, `!torchrun` in a cell hides a failure, and `notebook_launcher` refuses once
+bitsandbytes is imported (accelerate#940); so: a subprocess that dies with its parent, and an error when it fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.errors import QilinError
+
+PROGRESS = "QILIN-PROGRESS "
+Show = Callable[[str], None]
+
+
+def available_gpus() -> int:
+    """CUDA devices that torch can see; no CUDA context is made."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def check_gpus(parameters: Any) -> None:
+    """QilinError with one sentence when more GPUs are asked for than this machine has."""
+    if parameters.gpus and parameters.gpus > (found := available_gpus()):
+        raise QilinError(
+            f"{parameters.notebook}: gpus = {parameters.gpus}, but this machine has {found} CUDA "
+            f"device{'s' * (found != 1)}; nearest valid: gpus = {found}{' (the CPU)' * (found == 0)}"
+        )
+
+
+def command(parameters: Any, module: str, job: Path) -> list[str]:
+    """The exact command line that trains: `python -m module job`, under torchrun for more than one process."""
+    if parameters.gpus <= 1 and parameters.nodes == 1:
+        return [sys.executable, "-m", module, str(job)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={parameters.gpus}"]
+    if parameters.nodes == 1:
+        torchrun += ["--standalone"]
+    else:
+        torchrun += [
+            f"--nnodes={parameters.nodes}",
+            "--rdzv_backend=c10d",
+            f"--rdzv_endpoint={os.environ.get('MASTER_ADDR', 'HOST')}:{os.environ.get('MASTER_PORT', '29500')}",
+        ]
+    return [*torchrun, "-m", module, str(job)]
+
+
+def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
+    """Run a training command; `show` gets one short line now and then. If it fails, QilinError names cause and log.
+
+    Nothing is left running, however this ends: an interrupt, a failure, or the death of the notebook's kernel.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    }
+    if gpus == 0:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    with open(log, "a", encoding="utf-8") as handle, _child(arguments, environment) as process:
+        for line in process.stdout or ():
+            if line.startswith(PROGRESS):
+                show(_progress_text(json.loads(line[len(PROGRESS) :])))
+            else:
+                handle.write(line)
+                handle.flush()
+        code = process.wait()
+    if code:
+        raise QilinError(f"training ended with exit code {code}: {_cause(log)} (whole log: {log})")
+
+
+@contextmanager
+def _child(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    import psutil
+
+    process = subprocess.Popen(
+        arguments,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        yield process
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        if process.poll() is None:
+            process.terminate()
+        gone, alive = psutil.wait_procs(
+            [*family, psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else family, timeout=10
+        )
+        for survivor in alive:
+            survivor.kill()
+        process.wait()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this child when the kernel that started it dies (PR_SET_PDEATHSIG = 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
+def _progress_text(state: dict[str, Any]) -> str:
+    text = f"step {state['step']}/{state['steps']}"
+    return (
+        text + (f", loss {state['loss']:.4f}" if state.get("loss") is not None else "") + f", {state['seconds']:.0f} s"
+    )
+
+
+def _cause(log: Path) -> str:
+    """The last line that looks like an exception: under torchrun the end of the log is only the launcher's summary."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    errors = [line for line in lines if re.match(r"^(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception|Interrupt)\b", line)]
+    causes = [line for line in errors if "ChildFailedError" not in line]
+    return (causes or lines or ["no output"])[-1]
+
+
+def live_line() -> Show:
+    """A `show` for notebooks: one line that is replaced in place; plain prints of the last state outside IPython."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ImportError:
+        return print
+    if get_ipython() is None:
+        return print
+    handle = display({"text/plain": "starting …"}, raw=True, display_id=True)
+    return lambda text: handle.update({"text/plain": text}, raw=True)

@@ -1,0 +1,109 @@
+"""Shared by the tests of chimed: a tiny raw folder with one flaw of each kind, and default parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+DEFAULTS = {
+    "sources": None,
+    "exclude_licences": [],
+    "near_dup_threshold": 0.7,
+    "near_dup_ngram": 5,
+    "decontaminate": True,
+    "contamination_share": 0.6,
+    "heldout_share_cpt": 0.03,
+    "heldout_share_sft": 0.03,
+    "heldout_share_dpo": 0.15,
+    "heldout_share_general": 0.03,
+    "general_share": None,
+    "max_records_per_source": None,
+    "seed": 42,
+    "min_chars": 8,
+}
+
+DISEASES = {
+    "哮喘": "反复发作的喘息、气急和胸闷，夜间和清晨加重，吸入糖皮质激素是控制炎症的基础。",
+    "痛风": "关节红肿热痛来得急，常在夜里发作，血尿酸升高，少吃动物内脏和海鲜，多饮水。",
+    "贫血": "面色苍白、乏力、心慌，血红蛋白降低，缺铁者补充铁剂三个月以上并查找失血原因。",
+    "湿疹": "皮肤发红、渗出、瘙痒，容易反复，外用激素药膏并坚持每天涂抹保湿霜。",
+    "胃炎": "上腹部隐痛、饱胀、反酸，查幽门螺杆菌，阳性者用四联方案治疗两周。",
+    "骨折": "局部肿胀、畸形、活动受限，拍片确诊，复位固定后按计划做康复训练。",
+}
+
+
+def jsonl(rows: list) -> str:
+    """JSON lines of `rows`; a `str` row stands as it is."""
+    return "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
+
+
+def put(folder: Path, files: dict[str, str | bytes]) -> Path:
+    """Write {relative path: text or bytes} below `folder`."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return folder
+
+
+@pytest.fixture
+def params():
+    """Default build parameters; a test changes the attribute it is about."""
+    return SimpleNamespace(**DEFAULTS)
+
+
+@pytest.fixture
+def tiny_raw(tmp_path):
+    """Six sources; planted.
+
+    A broken JSON line, an empty answer, a duplicate across sources, a leak, a telephone number.
+    """
+    pairs = [{"questions": [[f"{name}有什么表现，平时怎么治？"]], "answers": [text]} for name, text in DISEASES.items()]
+    chats = [
+        {
+            "conversations": [
+                {"from": "input", "value": f"我好像得了{name}，要紧吗？"},
+                {"from": "output", "value": f"先不要紧张。{text}"},
+            ]
+        }
+        for name, text in DISEASES.items()
+    ]
+    leak = {
+        "questions": [["患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"]],
+        "answers": ["应该考虑支气管肺炎。"],
+    }
+    phone = "asthma,喘得厉害怎么办？,我住得远，电话13912345678，夜里喘得睡不着觉。,请尽快到急诊吸入支气管扩张剂。\n"
+    general = [
+        {"instruction": f"请用{n}句话介绍第{n}个季节的风景。", "input": "", "output": "山水" * n + "很美，游人如织。"}
+        for n in range(2, 9)
+    ]
+    return put(
+        tmp_path / "raw",
+        {
+            "huatuo_encyclopedia_qa/train_datasets.jsonl": jsonl([*pairs, '{"questions": [["断了', leak]),
+            "cmd/cmd.jsonl": jsonl([*chats, {"conversations": [{"from": "input", "value": "在吗？"}]}]),
+            "medicalgpt_sft/a.jsonl": jsonl(
+                [
+                    {
+                        "conversations": [
+                            {"from": "human", "value": pairs[0]["questions"][0][0]},
+                            {"from": "gpt", "value": pairs[0]["answers"][0] + "祝好"},
+                        ]
+                    }
+                ]
+            ),
+            "toyhom_dialogue/内科/a.csv": ("department,title,ask,answer\n" + phone).encode("gb18030"),
+            "medicalgpt_reward/train.json": jsonl(
+                [
+                    {"question": f"{name}怎么办？", "response_chosen": text, "response_rejected": "不知道。"}
+                    for name, text in DISEASES.items()
+                ]
+            ),
+            "general_zh/alpaca.json": json.dumps(general, ensure_ascii=False),
+            "cmexam/test.csv": "\ufeffQuestion,Options,Answer,Explanation\n"
+            '患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是,"A 支气管肺炎\nB 哮喘",A,湿啰音提示肺炎。\n',
+        },
+    )

@@ -1,0 +1,160 @@
+"""The build, end to end, on a raw folder small enough to know every record."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from qilin_lib.chimed.build import build, heldout, mixed
+from qilin_lib.errors import QilinError
+
+FILES = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl", "ledger.json", "dropped.jsonl")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run(params, raw, out):
+    ledger = build(params, raw, out, progress=lambda line: None)
+    return ledger, {name.split(".")[0]: lines(out / name) for name in FILES if name.endswith("jsonl")}
+
+
+def test_fate_of_every_planted_flaw(params, tiny_raw, tmp_path):
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    row = ledger.rows["huatuo_encyclopedia_qa", "sft"]
+    assert (row.read, row.kept, dict(row.rejected), row.contaminated) == (8, 6, {"broken JSON": 1}, 1)
+    assert ledger.rows["cmd", "sft"].rejected == {"no answer": 1}
+    assert ledger.rows["medicalgpt_sft", "cpt"].duplicate == 1 and ledger.hits == {"cmexam": 1}
+    assert ledger.rows["toyhom_dialogue", "sft"].deidentified == {"电话": 1}
+    assert ledger.rows["cmexam", "eval"].kept == 1
+    assert not any("13912345678" in json.dumps(made[name], ensure_ascii=False) for name in ("cpt", "sft", "dpo"))
+    reasons = Counter((d["source"], d["set"], d["reason"]) for d in made["dropped"])
+    assert (
+        reasons["huatuo_encyclopedia_qa", "cpt", "contaminated"] == 1
+        and reasons["medicalgpt_sft", "sft", "duplicate"] == 1
+    )
+    (broken,) = (d for d in made["dropped"] if d["reason"] == "broken JSON" and d["set"] == "cpt")
+    assert (broken["file"], broken["line"]) == ("train_datasets.jsonl", 7)
+
+
+def test_dropped_lines_explain_the_ledger(params, tiny_raw, tmp_path):
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    lost = Counter((d["source"], d["set"]) for d in made["dropped"])
+    for key, row in ledger.rows.items():
+        assert lost[key] == row.read - row.kept
+        if key[1] != "eval":
+            kept = [record for record in made[key[1]] if record["source"] == key[0]]
+            assert len(kept) == row.kept
+            texts = [
+                r["text"]
+                if "text" in r
+                else "".join(m["content"] for k in ("messages", "prompt", "chosen", "rejected") for m in r.get(k, []))
+                for r in kept
+            ]
+            assert sum(map(len, texts)) == row.chars_kept and sum(len(t.encode()) for t in texts) == row.bytes_kept
+
+
+def test_lines_have_the_agreed_keys(params, tiny_raw, tmp_path):
+    _, made = run(params, tiny_raw, tmp_path / "out")
+    assert set(made["cpt"][0]) == {"id", "source", "type", "licence", "text", "split"}
+    assert set(made["sft"][0]) == {"id", "source", "part", "licence", "messages", "split"}
+    assert set(made["dpo"][0]) == {"id", "source", "part", "licence", "prompt", "chosen", "rejected", "split"}
+    assert set(made["general"][0]) == {"id", "source", "licence", "text", "split"}
+    for name in ("cpt", "sft", "dpo", "general"):
+        assert {record["split"] for record in made[name]} == {"train", "heldout"}
+        assert len({record["id"] for record in made[name]}) == len(made[name])
+    for record in made["sft"]:
+        roles = [message["role"] for message in record["messages"]]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+
+
+def test_same_input_same_bytes(params, tiny_raw, tmp_path):
+    for name in ("one", "two"):
+        build(params, tiny_raw, tmp_path / name, progress=lambda line: None)
+    for name in FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_report_counts_and_keeps(params, tiny_raw, tmp_path):
+    params.decontaminate = "report"
+    ledger, _ = run(params, tiny_raw, tmp_path / "out")
+    assert ledger.hits == {"cmexam": 1} and sum(row.contaminated for row in ledger.rows.values()) == 0
+    params.decontaminate = False
+    assert run(params, tiny_raw, tmp_path / "off")[0].hits == {}
+
+
+def test_left_out_records_are_counted(params, tiny_raw, tmp_path):
+    params.max_records_per_source, params.exclude_licences = 3, ["MIT"]
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    assert ledger.rows["huatuo_encyclopedia_qa", "cpt"].excluded == 4
+    assert ledger.rows["toyhom_dialogue", "sft"].excluded == 1 and ledger.rows["toyhom_dialogue", "sft"].kept == 0
+    assert {d["reason"] for d in made["dropped"]} >= {"record limit", "licence"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_general_share(params, tiny_raw, tmp_path, share):
+    params.general_share = share
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    general = sum(record["part"] == "general" for record in made["sft"])
+    assert general / len(made["sft"]) == pytest.approx(share, abs=0.06)
+    left_out = sum(row.excluded for key, row in ledger.rows.items() if key[1] == "sft")
+    assert left_out == sum(d["reason"] == "mixing ratio" for d in made["dropped"]) > 0
+
+
+def test_only_named_sources_are_read_but_benchmarks_always(params, tiny_raw, tmp_path):
+    params.sources = ["cmd"]
+    ledger, _ = run(params, tiny_raw, tmp_path / "out")
+    assert set(ledger.rows) == {("cmexam", "eval"), ("cmd", "cpt"), ("cmd", "sft")}
+
+
+def test_held_out_records_do_not_move_when_others_come(params, tiny_raw, tmp_path):
+    params.heldout_share_sft = params.heldout_share_cpt = 0.4
+    before = {r["id"]: r["split"] for r in run(params, tiny_raw, tmp_path / "one")[1]["sft"]}
+    params.sources = ["huatuo_encyclopedia_qa", "cmd"]
+    made = run(params, tiny_raw, tmp_path / "two")[1]
+    assert all(before[r["id"]] == r["split"] for r in made["sft"]) and {r["split"] for r in made["sft"]} == {
+        "train",
+        "heldout",
+    }
+    splits = {r["id"]: r["split"] for r in made["cpt"]}
+    assert all(splits[r["id"]] == r["split"] for r in made["sft"])
+
+
+def test_undecodable_and_short_records_are_rejected(params, tiny_raw, tmp_path):
+    broken = '{"questions": ["头痛怎么办呢医生"], "answers": ["休息\\ud800几天"]}\n'
+    short = '{"questions": ["痛"], "answers": ["忍"]}\n'
+    folder = tiny_raw / "huatuo_knowledge_graph_qa"
+    folder.mkdir()
+    (folder / "train_datasets.jsonl").write_text(broken + short, encoding="utf-8")
+    ledger, _ = run(params, tiny_raw, tmp_path / "out")
+    assert ledger.rows["huatuo_knowledge_graph_qa", "cpt"].rejected == {"undecodable characters": 1, "too short": 1}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"sources": ["cmdd"]}, "did you mean 'cmd'"),
+        ({"sources": ["remedi"]}, "get it from"),
+        ({"exclude_licences": ["MTI"]}, "did you mean 'MIT'"),
+        ({"sources": ["cmexam"]}, None),
+    ],
+)
+def test_bad_parameters_are_one_sentence(params, tiny_raw, tmp_path, change, said):
+    vars(params).update(change)
+    if said is None:
+        build(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+        return
+    with pytest.raises(QilinError, match=said):
+        build(params, tiny_raw, tmp_path / "out")
+
+
+def test_an_empty_raw_folder_is_an_error(params, tmp_path):
+    with pytest.raises(QilinError, match="no training source"):
+        build(params, tmp_path, tmp_path / "out")
+
+
+def test_nobody_is_held_out_at_share_zero():
+    assert heldout(0.0, 1, []) == [] and mixed.__doc__

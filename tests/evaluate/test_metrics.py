@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.metrics import (
+    bleu,
+    distinct,
+    f1_rows,
+    f1_weighted,
+    gleu,
+    overlaps,
+    rouge_l,
+    rouge_n,
+    tokenize,
+)
+from qilin_lib.evaluate.texts import text_statistics
+
+REFERENCES = [
+    "口服阿莫西林0.5g，每日3次。注意休息，多饮水。",
+    "建议到正规医院做CT检查，明确诊断后再治疗。",
+    "高血压患者应低盐饮食，规律服药，定期复查血压。",
+    "本题考查胸腔积液的体征，患侧叩诊浊音，呼吸音减弱。",
+    "糖尿病足要注意清洁，控制血糖，避免外伤。",
+    "小儿发热 38.5℃ 以上可用布洛芬混悬液。",
+]
+
+
+def corrupt(text: str, rng: random.Random) -> str:
+    kept = "".join(c for c in text if rng.random() > 0.25)
+    return kept[len(kept) // 2:] + kept[: len(kept) // 2]
+
+
+RNG = random.Random(0)
+PREDICTIONS = [corrupt(text, RNG) for text in REFERENCES[:-1]] + [""]
+
+
+def tokens(texts: list[str], how: str = "char") -> list[list[str]]:
+    return [tokenize(text, how) for text in texts]
+
+
+def test_char_tokens_are_sacrebleus():
+    from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+
+    for text in REFERENCES:
+        assert tokenize(text, "char") == TokenizerChar()(text).split()
+    assert tokenize("HbA1c 6.5 %\u3000高", "char") == ["H", "b", "A", "1", "c", "6", ".", "5", "%", "高"]
+
+
+def test_jieba_tokens_are_words_without_blanks():
+    words = tokenize("口服阿莫西林 0.5g", "jieba")
+    assert "".join(words) == "口服阿莫西林0.5g" and "口服" in words and "" not in words
+    with pytest.raises(QilinError, match="choose one of char, jieba"):
+        tokenize("文", "zh")
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("smooth", ["none", "exp"])
+@pytest.mark.parametrize("how", ["char", "jieba"])
+@pytest.mark.parametrize("take", [slice(0, 6), slice(1, 2), slice(5, 6)])
+def test_bleu_is_sacrebleus(order: int, smooth: str, how: str, take: slice):
+    from sacrebleu.metrics import BLEU
+
+    ours, theirs = tokens(PREDICTIONS[take], how), tokens(REFERENCES[take], how)
+    scorer = BLEU(tokenize="none", max_ngram_order=order, smooth_method=smooth, force=True)
+    expected = scorer.corpus_score([" ".join(t) for t in ours], [[" ".join(t) for t in theirs]]).score
+    assert bleu(overlaps(ours, theirs).sum(axis=0), order, smooth) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("pair", [("高血", "高血压"), ("天气很好", "高血压"), ("高血压病", "高血脂病"), ("高", "高")])
+@pytest.mark.parametrize("smooth", ["none", "exp"])
+def test_bleu_of_short_and_foreign_texts_is_sacrebleus(pair: tuple[str, str], smooth: str):
+    from sacrebleu.metrics import BLEU
+
+    expected = BLEU(tokenize="char", smooth_method=smooth).corpus_score([pair[0]], [[pair[1]]]).score
+    found = bleu(overlaps(tokens([pair[0]]), tokens([pair[1]])).sum(axis=0), 4, smooth)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_bleu_of_many_sums_at_once_and_an_unknown_smoothing():
+    rows = overlaps(tokens(PREDICTIONS), tokens(REFERENCES))
+    weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 3]])
+    sums = np.tensordot(weights, rows, axes=1)
+    assert bleu(sums, 4) == pytest.approx([float(bleu(one, 4)) for one in sums])
+    with pytest.raises(QilinError, match="'exp' or 'none'"):
+        bleu(rows[0], 4, "floor")
+
+
+@pytest.mark.parametrize("how", ["char", "jieba"])
+def test_identical_chinese_text_is_100_and_an_empty_prediction_0(how: str):
+    same, empty = tokens(REFERENCES, how), [[] for _ in REFERENCES]
+    assert bleu(overlaps(same, same).sum(axis=0), 4) == pytest.approx(100)
+    rows = overlaps(same, same)
+    for values in (rouge_n(rows, 1), rouge_n(rows, 2), rouge_l(same, same), gleu(rows)):
+        assert values == pytest.approx([100] * len(same))
+    assert bleu(overlaps(empty, same).sum(axis=0), 1) == 0
+    rows = overlaps(empty, same)
+    for values in (rouge_n(rows, 1), rouge_l(empty, same), gleu(rows), distinct(empty, 1), distinct(empty, 2)):
+        assert not values.any()
+
+
+class Words:
+    """rouge_score's own tokenizer keeps Latin letters and digits only; this one hands it our tokens."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+
+@pytest.mark.parametrize("how", ["char", "jieba"])
+def test_rouge_is_rouge_scores(how: str):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    ours, theirs = tokens([*PREDICTIONS, "高", *REFERENCES], how), tokens([*REFERENCES, "低", *PREDICTIONS], how)
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())
+    expected = [scorer.score(" ".join(t), " ".join(o)) for o, t in zip(ours, theirs, strict=True)]
+    rows = overlaps(ours, theirs)
+    found = {"rouge1": rouge_n(rows, 1), "rouge2": rouge_n(rows, 2), "rougeL": rouge_l(ours, theirs)}
+    for kind, values in found.items():
+        assert values == pytest.approx([100 * score[kind].fmeasure for score in expected], abs=1e-9)
+
+
+def test_rouge_by_hand():
+    ours, theirs = tokens(["高血压病人"]), tokens(["高血脂病"])
+    rows = overlaps(ours, theirs)
+    assert rouge_n(rows, 1) == rouge_l(ours, theirs) == pytest.approx([100 * 2 * 3 / (5 + 4)])
+    assert rouge_n(rows, 2) == pytest.approx([100 * 2 * 1 / (4 + 3)])
+
+
+def test_gleu_is_nltks_sentence_mean():
+    from nltk.translate.gleu_score import sentence_gleu
+
+    expected = [100 * sentence_gleu([list(r)], list(p)) for p, r in zip(PREDICTIONS, REFERENCES, strict=True)]
+    found = gleu(overlaps([list(p) for p in PREDICTIONS], [list(r) for r in REFERENCES]))
+    assert found == pytest.approx(expected) and found[-1] == 0
+
+
+def test_distinct_by_hand():
+    assert distinct(tokens(["好好好好", "一二三"]), 1) == pytest.approx([25, 100])
+    assert distinct(tokens(["好好好好", "一"]), 2) == pytest.approx([100 / 3, 0])
+
+
+@pytest.mark.parametrize("share_unparsed", [0.0, 0.3, 1.0])
+def test_weighted_f1_is_scikit_learns_with_unparsed_as_a_class(share_unparsed: float):
+    from sklearn.metrics import f1_score
+
+    rng = random.Random(1)
+    gold = [rng.choice(["A", "B", "C", "D", "E", "AB", "ABDE"]) for _ in range(300)]
+    guess = [None if rng.random() < share_unparsed else rng.choice([g, "A", "CD"]) for g in gold]
+    expected = 100 * f1_score(gold, [g or "unparsed" for g in guess], average="weighted", zero_division=0)
+    assert f1_weighted(f1_rows(gold, guess).sum(axis=0)) == pytest.approx(expected)
+
+
+def test_text_statistics_names():
+    assert set(text_statistics(["高"], ["高"], "char")) == {
+        "bleu_1", "bleu_2", "bleu_3", "bleu_4", "gleu", "rouge_1", "rouge_2", "rouge_l", "distinct_1", "distinct_2",
+    }

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import ceval, cmexam, huatuo
+from qilin_lib.evaluate.intervals import mean_of, proportion
+from qilin_lib.evaluate.scores import compare, same_items, summarise
+
+
+def ceval_record(subject: str, gold: str | None, prediction: str | None) -> dict:
+    correct = None if gold is None else gold == prediction
+    return {"subject": subject, "gold": gold, "prediction": prediction, "correct": correct}
+
+
+def test_ceval_columns():
+    records = [
+        ceval_record("physician", "A", "A"), ceval_record("physician", "B", "A"),
+        ceval_record("advanced_mathematics", "C", "C"), ceval_record("law", None, "D"), ceval_record("law", None, None),
+    ]
+    scores = ceval.score(records, resamples=50)
+    assert set(scores) == {
+        "average", "average_hard", "clinical_medicine", "physician", "basic_medicine", "subjects", "unparsed",
+    }
+    assert (scores["average"]["value"], scores["average"]["n"]) == (75.0, 3)
+    assert scores["average_hard"]["value"] == 100.0 and scores["physician"]["value"] == 50.0
+    assert scores["clinical_medicine"] == {"value": None, "n": 0, "low": None, "high": None}
+    assert set(scores["subjects"]) == {"physician", "advanced_mathematics", "law"}
+    assert scores["subjects"]["law"]["n"] == 0
+    assert (scores["unparsed"]["value"], scores["unparsed"]["n"]) == (20.0, 5)
+
+
+def cmexam_record(gold: str, prediction: str | None, explanation: str, reference: str) -> dict:
+    return {
+        "gold": gold, "prediction": prediction, "correct": gold == prediction, "explanation": explanation,
+        "reference": reference,
+    }
+
+
+def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
+    records = [
+        cmexam_record("A", "A", "浊音见于积液。", "浊音见于积液。"), cmexam_record("B", None, "", "略去不谈"),
+        cmexam_record("ABD", "ABD", "有解释", ""), cmexam_record("C", "A", "因为", "因为所以"),
+    ]
+    scores = cmexam.score(records, resamples=50)
+    assert set(scores) == {
+        "accuracy", "f1_weighted", "unparsed", "bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l",
+    }
+    assert scores["accuracy"]["value"] == 50.0 and scores["unparsed"]["value"] == 25.0
+    assert scores["accuracy"]["n"] == 4 and scores["rouge_l"]["n"] == scores["bleu_4"]["n"] == 3
+    perfect = cmexam.score([cmexam_record("E", "E", "解释一致吗", "解释一致吗")], resamples=20)
+    assert all(perfect[name]["value"] == pytest.approx(100) for name in perfect if name != "unparsed")
+
+
+def test_cmexam_reads_the_answer_before_the_explanation():
+    options = {"A": "肺不张", "B": "肺实变", "C": "胸腔积液", "D": "肺气肿"}
+    assert cmexam.read_reply("ABC。\n解释：D错，故选D以外者。", options) == ("ABC", "D错，故选D以外者。")
+    assert cmexam.read_reply("见下\n解释：综上答案为B。", options) == ("B", "综上答案为B。")
+    assert cmexam.read_reply("C\n\n题目：下列\n答案：D", options) == ("C", "")
+    assert cmexam.read_reply("CT检查", options) == (None, "")
+
+
+def test_huatuo_columns():
+    records = [{"output": "多喝水", "reference": "多喝水"}, {"output": "", "reference": "休息"}]
+    scores = huatuo.score(records, resamples=30)
+    assert set(scores) == {
+        "bleu_1", "bleu_2", "bleu_3", "bleu_4", "gleu", "rouge_1", "rouge_2", "rouge_l", "distinct_1", "distinct_2",
+    }
+    assert scores["rouge_l"]["value"] == 50.0 and scores["rouge_l"]["n"] == 2
+    records = [{"output": "多喝热水", "reference": "多喝开水"}]
+    words, characters = huatuo.score(records, "jieba", resamples=30), huatuo.score(records, "char", resamples=30)
+    assert words["rouge_1"]["value"] < characters["rouge_1"]["value"] == 75.0
+
+
+def test_comparison_pairs_consecutive_stages_in_the_papers_order():
+    tables = {name: {"accuracy": proportion([n > k for n in range(9)]), "unparsed": proportion([])}
+              for k, name in enumerate(["dpo", "base", "sft", "other"])}
+    rows = compare("cmexam", tables, 50, 0)
+    pairs = [(r["model_a"], r["model_b"], r["metric"]) for r in rows]
+    assert pairs == [("base", "sft", "accuracy"), ("sft", "dpo", "accuracy")]
+    assert set(rows[0]) == {"benchmark", "metric", "model_a", "model_b", "n", "difference", "low", "high", "p"}
+    assert rows[0]["difference"] < 0 < rows[1]["difference"]
+
+
+def test_metrics_without_items_are_not_compared():
+    tables = {name: {"physician": proportion([])} for name in ("base", "dcpt")}
+    assert compare("ceval", tables, 50, 0) == []
+
+
+def test_different_items_cannot_be_paired():
+    with pytest.raises(QilinError, match="'sft' and 'base' answered different items"):
+        same_items("huatuo", {"base": [{"id": "1"}], "sft": [{"id": "2"}]})
+
+
+def test_summarise_goes_into_nested_tables():
+    found = summarise({"a": mean_of([1, 3]), "deep": {"b": proportion([True])}}, 20, 0)
+    assert found["a"]["value"] == 2 and found["deep"]["b"]["value"] == 100

@@ -1,0 +1,75 @@
+"""A made-up run for the report's tests: small ledger, token counts and scores with recognisable numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qilin_lib.report import paper
+
+MODELS = ("base", "dcpt", "sft", "dpo")
+EMPTY = {"value": None, "n": 0, "low": None, "high": None}
+
+
+def score(value: float, n: int = 346, half: float = 5.0) -> dict[str, Any]:
+    return {"value": value, "n": n, "low": value - half, "high": value + half}
+
+
+def entry(source: str, part: str, row: str | None, read: int, kept: int) -> dict[str, Any]:
+    lost = read - kept
+    return {
+        "source": source, "set": part, "table_row": row, "read": read, "kept": kept, "rejected": {"empty answer": lost},
+        "duplicate": 0, "contaminated": 0, "excluded": 0, "deidentified": {}, "bytes_kept": kept * 1000,
+        "chars_kept": kept * 333,
+    }
+
+
+@pytest.fixture
+def ledger() -> dict[str, Any]:
+    return {
+        "sources": [
+            entry("huatuo_encyclopedia_qa", "cpt", "Huatuo-26M-encyclopedias", 120, 100),
+            entry("kg_cpubmed", "cpt", "CPubMed-KG", 30, 20),
+            entry("kg_cpubmed_sample", "cpt", "CPubMed-KG", 5, 5),
+            entry("remedi", "cpt", None, 9, 7),
+            entry("cmexam", "sft", "CMExam-explanation", 50, 40),
+            entry("zhongjing_rlhf", "dpo", None, 64, 64),
+            entry("general_zh", "general", None, 10, 10),
+        ],
+        "hits": {"cmexam": 1},
+    }
+
+
+@pytest.fixture
+def tokens(ledger: dict[str, Any]) -> dict[str, Any]:
+    counts: dict[str, Any] = {"tokenizer": "tiny-bpe", "cpt": {}, "sft": {}, "dpo": {}}
+    for item in ledger["sources"]:
+        if item["set"] in counts:
+            counts[item["set"]][item["source"]] = {
+                "samples": item["kept"], "tokens": item["kept"] * 100, "chars": item["chars_kept"],
+                "bytes": item["bytes_kept"],
+            }
+    return counts
+
+
+@pytest.fixture
+def scores() -> dict[str, Any]:
+    subjects = {"physician": score(30), "law": score(40), "art": EMPTY}
+    return {
+        "ceval": {
+            m: {name: score(40.0) for name in paper.CEVAL_COLUMNS} | {"unparsed": score(3.0, 1346, 1.0)}
+            | {"subjects": subjects, "physician": EMPTY}
+            for m in MODELS
+        },
+        "cmexam": {m: {name: score(39.0) for name in paper.CMEXAM_COLUMNS} | {"unparsed": score(8.0)} for m in MODELS},
+        "huatuo": {m: {name: score(12.345, 300, 1.0) for name in paper.HUATUO_COLUMNS} for m in MODELS},
+        "paired": [
+            {"benchmark": "cmexam", "metric": "accuracy", "model_a": "base", "model_b": "dcpt", "n": 500,
+             "difference": 4.0, "low": -0.5, "high": 8.5, "p": 0.08}
+        ],
+        "tokenisation": "jieba",
+        "protocol": "fixed",
+        "split": {"ceval": "val", "cmexam": "test", "huatuo": "test"},
+        "cap": {"ceval": None, "cmexam": 500, "huatuo": 300},
+    }

@@ -1,0 +1,102 @@
+"""Figures: what they draw, that they need no Chinese font, and that they leave no global state behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from qilin_lib.errors import QilinError
+from qilin_lib.report import figures, paper
+
+DPO_LOG = [
+    {"step": s, "loss": 0.69, "learning_rate": 2e-5, "rewards/margins": 0.1 * s, "rewards/accuracies": 0.5,
+     "rewards/chosen": 0.1, "rewards/rejected": -0.1, "logps/chosen": -9.0, "logps/rejected": -10.0}
+    for s in range(5)
+]
+
+
+def words(figure: Figure) -> set[str]:
+    return {text.get_text() for text in figure.findobj(Text) if text.get_text()}
+
+
+def test_ledger_bars_fill_one_hundred_percent(ledger: Any) -> None:
+    figure = figures.ledger_bar(ledger)
+    axes = figure.axes[0]
+    widths: dict[float, float] = {}
+    for bar in axes.patches:
+        widths[round(bar.get_y(), 3)] = widths.get(round(bar.get_y(), 3), 0) + bar.get_width()
+    assert len(widths) == len(ledger["sources"])
+    assert all(total == pytest.approx(100) for total in widths.values())
+    assert "cpt / kg_cpubmed" in words(figure)
+
+
+def test_ledger_of_nothing_is_refused() -> None:
+    with pytest.raises(QilinError, match="no source with records read"):
+        figures.ledger_bar({"sources": []})
+
+
+def test_loss_curves_have_a_panel_a_stage_and_ln_2_for_dpo_only() -> None:
+    sft = [{"step": 1, "loss": 2.0, "learning_rate": 1e-5}, {"step": 2, "eval_loss": 1.9}]
+    figure = figures.loss_curves({"sft": sft, "dpo": DPO_LOG})
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["SFT", "DPO"]
+    dashed = [[line.get_label() for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes[:2]]
+    assert dashed == [[], ["ln 2"]]
+    held_out = figure.axes[0].lines[1]
+    assert (list(held_out.get_xdata()), list(held_out.get_ydata())) == ([2], [1.9])
+
+
+def test_dpo_curves_draw_six_series() -> None:
+    axes = figures.dpo_curves(DPO_LOG).axes
+    drawn = [[len(line.get_xdata()) for line in a.lines if len(line.get_xdata()) == 5] for a in axes]
+    assert [len(lines) for lines in drawn] == [1, 1, 2, 2]
+
+
+def test_subjects_without_items_are_left_out_and_the_medical_ones_stand_out(scores: Any) -> None:
+    figure = figures.subject_accuracy(scores, ["base", "dpo"])
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["physician (346)", "law (346)"]
+    assert [label.get_fontweight() for label in labels] == ["bold", "normal"]
+    assert len(figure.axes[0].containers) == 4
+    with pytest.raises(QilinError, match="nothing to draw"):
+        figures.subject_accuracy(scores, ["rag"])
+
+
+def test_length_histogram_says_what_lies_beyond_the_limit() -> None:
+    figure = figures.length_histogram({"sft": [1, 10, 100, 1000], "empty": []}, limit=500)
+    assert "sft (n=4, median 55, 25.0 % beyond)" in words(figure)
+    with pytest.raises(QilinError, match="every group is empty"):
+        figures.length_histogram({"sft": []})
+
+
+def test_forest_has_a_cross_only_where_the_paper_has_a_number(scores: Any) -> None:
+    figure = figures.forest(scores, paper.TABLES)
+    crosses = [[float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "X"] for axes in figure.axes]
+    assert crosses == [[40.1, 42.8], [45.1], [40.0, 38.4, 33.5], [16.66, 12.69, 10.63], [27.44, 24.21]]
+
+
+def test_forest_without_scores_says_so() -> None:
+    assert "no number" in words(figures.forest({}, paper.TABLES))
+
+
+def test_no_word_needs_a_chinese_font(scores: Any, ledger: Any) -> None:
+    for figure in (figures.ledger_bar(ledger), figures.forest(scores, paper.TABLES), figures.dpo_curves(DPO_LOG)):
+        assert all(ord(character) < 0x2E80 for word in words(figure) for character in word)
+
+
+def test_pictures_are_bytes_and_svg_is_the_same_twice(ledger: Any) -> None:
+    assert figures.ledger_bar(ledger)._repr_png_().startswith(b"\x89PNG")
+    salt = mpl.rcParams["svg.hashsalt"]
+    first, second = (figures.svg(figures.ledger_bar(ledger)) for _ in range(2))
+    assert first == second and b"<dc:date>" not in first
+    assert mpl.rcParams["svg.hashsalt"] == salt
+
+
+def test_pyplot_is_not_imported() -> None:
+    code = "import sys, qilin_lib.report.html; sys.exit(any(m in sys.modules for m in ('matplotlib.pyplot', 'torch')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,94 @@
+"""The page: self-contained, escaped, and the chain of manifests under it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.report import figures, html, tables
+from qilin_lib.report.html import Picture, Section, manifest_chain, report
+from qilin_lib.report.markup import Html
+
+VOID = {"meta", "img", "br"}
+
+
+class Balance(HTMLParser):
+    """Collects tags that were opened and never closed, or closed in the wrong order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def page(tmp_path: Path, *parts: Any) -> str:
+    path = report([Section("Data <1>", parts), Section("End", ())], tmp_path / "report.html", "Run & <smoke>")
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_well_formed_and_fetches_nothing(tmp_path: Path, ledger: Any, tokens: Any) -> None:
+    picture = Picture(figures.ledger_bar(ledger), 'what "became" of it')
+    text = page(tmp_path, tables.table1(ledger, tokens), picture, "plain <i>text</i>", Html("<p>trusted</p>"))
+    balance = Balance()
+    balance.feed(text)
+    assert (balance.open, balance.wrong) == ([], [])
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text) and "@import" not in text and "url(" not in text
+    assert html.WARNING == "Research only, not for clinical use."
+    assert text.index(html.WARNING) < text.index("<nav")
+    assert '<a href="#s1">Data &lt;1&gt;</a>' in text and 'id="s2"' in text
+    assert "plain &lt;i&gt;text" in text and "<p>trusted</p>" in text and "&lt;smoke&gt;" in text
+    assert 'alt="what &quot;became&quot; of it"' in text and "data:image/svg+xml;base64," in text
+    assert '"Noto Sans CJK SC","PingFang SC","Microsoft YaHei","WenQuanYi Micro Hei",sans-serif' in text
+    assert 'name="viewport"' in text
+
+
+def test_a_heavy_figure_becomes_pixels(tmp_path: Path, ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "LARGEST_SVG", 10)
+    assert "data:image/png;base64," in page(tmp_path, Picture(figures.ledger_bar(ledger), "x"))
+
+
+def test_too_large_a_page_is_refused_and_not_written(tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match="over the limit of 5"):
+        page(tmp_path, "病" * 2_000_000)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_unknown_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match="section 'Data <1>' holds a int"):
+        page(tmp_path, 3)
+
+
+def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds: float = 5.25) -> None:
+    environment = {"git_commit": "abcdef0123456789", "git_dirty": stage == "02_tokenize"}
+    files.write_json(run / stage / "manifest.json", {
+        "stage": stage, "digest": digest, "inputs": inputs, "environment": environment, "wall_seconds": seconds,
+        "peak_memory_mb": 1530.4,
+    })
+
+
+def test_manifest_chain_follows_digests(tmp_path: Path) -> None:
+    run = tmp_path / "smoke"
+    manifest(run, "01_build_chimed", "a" * 64, {"raw": {"f1": "x", "f2": "y"}})
+    manifest(run, "02_tokenize", "b" * 64, {"01_build_chimed": "a" * 64}, seconds=4000)
+    manifest(run, "03_dcpt", "c" * 64, {"02_tokenize": "0" * 64})
+    (run / "04_sft").mkdir()
+    frame = manifest_chain(run).frame.set_index("Stage")
+    assert list(frame["Status"])[:4] == ["finished", "finished", "stale: 02_tokenize changed", "unfinished"]
+    assert frame.loc["01_build_chimed", "Stands on"] == "2 files of raw"
+    assert frame.loc["02_tokenize", "Stands on"] == "01: aaaaaaaaaaaa"
+    assert list(frame.loc["02_tokenize"])[-3:] == ["1 h 06 min", "1,530 MB", "abcdef0123, dirty"]
+    assert len(frame) == 7
