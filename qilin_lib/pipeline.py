@@ -6,6 +6,7 @@ python -m qilin_lib.pipeline PROFILE [--run NAME] [--from 04] [--only 06] [--for
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -125,6 +126,9 @@ def _stage(parameters: Any) -> runs.Stage:
 def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
+
+    # papermill warns about names that the parameters cell does not list; `params.load` has checked them all.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
 
     run_dir.mkdir(parents=True, exist_ok=True)
     try:

@@ -27,16 +27,12 @@ def lora_config(parameters: Any) -> Any:
 
 
 def add_lora(model: Any, parameters: Any, quantised: bool) -> Any:
-    """Wrap `model` with a fresh adapter; trainable weights are fp32, also on NF4 (else a resume is not exact)."""
+    """Wrap `model` with a fresh adapter."""
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=parameters.gradient_checkpointing)
-    model = get_peft_model(model, lora_config(parameters))
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    return model
+    return get_peft_model(model, lora_config(parameters))
 
 
 def merged_model(base: str | Path, adapter: str | Path, quantised: bool, dtype: str = "float32") -> Any:
