@@ -1,7 +1,7 @@
 """Typed parameters: a profile (params/<name>.yaml) holds one whole experiment, a notebook's cell overrides a handful.
 
 papermill only warns about an unknown `-p`, hands `-p flag false` over as a string and reads YAML 1.1, where `2e-5` is
-a string and `NO` is False (nteract/papermill#667, #818). `load` re-reads what arrived and refuses what has no one meaning.
+a string and `NO` is False (nteract/papermill#667, #818). `load` re-reads what arrived and refuses what is ambiguous.
 """
 
 from __future__ import annotations

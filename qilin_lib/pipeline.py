@@ -83,7 +83,7 @@ def _named(prefix: str) -> str:
 
 
 def split_overrides(profile: str, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
-    """{notebook: {name: value}} from `-p NAME VALUE` pairs; unknown and ambiguous names are refused, all is validated."""
+    """{notebook: {name: value}} from `-p NAME VALUE` pairs; refuses unknown and ambiguous names."""
     overrides: dict[str, dict[str, Any]] = {notebook: {} for notebook in SECTIONS}
     for name, value in pairs:
         section, _, field = name.rpartition(".")

@@ -46,9 +46,7 @@ class TransformersBackend:
             _tell(progress, len(batch))
         return results
 
-    def generate(
-        self, prompt_ids: list[list[int]], max_new_tokens: int, progress: Progress | None = None
-    ) -> list[str]:
+    def generate(self, prompt_ids: list[list[int]], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
         """Greedy continuation of each prompt as text, up to the end token (left out) or `max_new_tokens`."""
         results = [""] * len(prompt_ids)
         for batch in self._batches(prompt_ids, max_new_tokens):
@@ -99,7 +97,7 @@ class TransformersBackend:
                 )
         order = sorted(range(len(prompt_ids)), key=lambda index: (-len(prompt_ids[index]), index))
         for start in range(0, len(order), self.batch_size):
-            yield order[start:start + self.batch_size]
+            yield order[start : start + self.batch_size]
 
     def _padded(self, prompts: list[list[int]]) -> dict[str, Any]:
         import torch
@@ -108,8 +106,8 @@ class TransformersBackend:
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt):] = torch.tensor(prompt)
-            mask[row, width - len(prompt):] = 1
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         tensors = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}

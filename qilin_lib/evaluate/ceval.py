@@ -32,11 +32,22 @@ def run(
     for item, prompt, logprobs in zip(items, asked, scores, strict=True):
         prediction = max(logprobs, key=logprobs.get) if all(value == value for value in logprobs.values()) else None
         yield {
-            "id": item.id, "benchmark": "ceval", "model": model_name, "split": item.split, "protocol": "fixed",
-            "template": backend.template.name, "subject": item.subject, "prompt": prompt.text, "output": "",
-            "reference": item.reference, "gold": item.gold, "prediction": prediction,
+            "id": item.id,
+            "benchmark": "ceval",
+            "model": model_name,
+            "split": item.split,
+            "protocol": "fixed",
+            "template": backend.template.name,
+            "subject": item.subject,
+            "prompt": prompt.text,
+            "output": "",
+            "reference": item.reference,
+            "gold": item.gold,
+            "prediction": prediction,
             "correct": None if item.gold is None else prediction == item.gold,
-            "scores": logprobs, "shots": prompt.shots, "truncated": prompt.truncated,
+            "scores": logprobs,
+            "shots": prompt.shots,
+            "truncated": prompt.truncated,
         }
 
 
@@ -47,7 +58,8 @@ def statistics(records: Sequence[dict]) -> Table:
     """
     known = [record for record in records if record["gold"] is not None]
     table: Table = {
-        "average": _average(known), "average_hard": _average([r for r in known if r["subject"] in HARD]),
+        "average": _average(known),
+        "average_hard": _average([r for r in known if r["subject"] in HARD]),
     }
     table |= {subject: _accuracy(known, subject) for subject in MEDICAL}
     subjects = sorted({record["subject"] for record in records})

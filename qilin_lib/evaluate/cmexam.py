@@ -25,6 +25,7 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
     """One prompt an item, without shots, its question cut at the front where the context is too short."""
     asked = []
     for item in items:
+
         def build(question: str, _: Sequence[Item], item: Item = item) -> Messages:
             return cmexam_messages(question, item)
 
@@ -33,7 +34,11 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
 
 
 def run(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, model_name: str, max_new_tokens: int,
+    items: Sequence[Item],
+    asked: Sequence[Prompt],
+    backend: Any,
+    model_name: str,
+    max_new_tokens: int,
     progress: Progress | None = None,
 ) -> Iterator[dict]:
     """Records of the `fixed` protocol; `output` is what the model wrote after "答案："."""
@@ -41,10 +46,21 @@ def run(
     for item, prompt, output in zip(items, asked, outputs, strict=True):
         prediction, explanation = read_reply(output, item.options or {})
         yield {
-            "id": item.id, "benchmark": "cmexam", "model": model_name, "split": item.split, "protocol": "fixed",
-            "template": backend.template.name, "prompt": prompt.text, "output": output, "reference": item.reference,
-            "gold": item.gold, "prediction": prediction, "correct": prediction == item.gold,
-            "n_options": len(item.options or {}), "explanation": explanation, "truncated": prompt.truncated,
+            "id": item.id,
+            "benchmark": "cmexam",
+            "model": model_name,
+            "split": item.split,
+            "protocol": "fixed",
+            "template": backend.template.name,
+            "prompt": prompt.text,
+            "output": output,
+            "reference": item.reference,
+            "gold": item.gold,
+            "prediction": prediction,
+            "correct": prediction == item.gold,
+            "n_options": len(item.options or {}),
+            "explanation": explanation,
+            "truncated": prompt.truncated,
         }
 
 
@@ -71,8 +87,6 @@ def statistics(records: Sequence[dict], tokenisation: str = "char") -> dict[str,
     return answers | {name: texts[name] for name in REASONING}
 
 
-def score(
-    records: Sequence[dict], tokenisation: str = "char", resamples: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+def score(records: Sequence[dict], tokenisation: str = "char", resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """One model's entry of scores.json."""
     return summarise(statistics(records, tokenisation), resamples, seed)

@@ -69,11 +69,11 @@ def split_reply(reply: str) -> tuple[str, str]:
     """
     mark = _EXPLANATION.search(reply)
     if mark:
-        return reply[: mark.start()].strip(), reply[mark.end():].strip()
+        return reply[: mark.start()].strip(), reply[mark.end() :].strip()
     stop = _RUN_ON.search(reply.lstrip())
     answer = reply.lstrip()[: stop.start()] if stop else reply
     first = re.search(r"[\n。]", answer)
-    return answer.strip(), answer[first.end():].strip() if first else ""
+    return answer.strip(), answer[first.end() :].strip() if first else ""
 
 
 def _explicit(text: str, options: dict[str, str], multiple: bool) -> str:
@@ -100,7 +100,7 @@ def _chosen(text: str, options: dict[str, str], multiple: bool) -> str:
     right, read = [], 0
     for run in _RUN.finditer(text):
         letters, end, _ = _read(text, run.start(), options) if run.start() >= read else ("", 0, False)
-        if letters and _RIGHT.match(text, end) and not _VITAMIN.search(text[max(0, run.start() - 8): run.start()]):
+        if letters and _RIGHT.match(text, end) and not _VITAMIN.search(text[max(0, run.start() - 8) : run.start()]):
             right.append(letters)
         read = max(read, end)
     chosen = {"".join(sorted(set(letters))) for letters in named if letters}
@@ -154,7 +154,7 @@ def _read(text: str, position: int, options: dict[str, str]) -> tuple[str, int, 
         own = _own_text(text, run.end(), options[run[0]]) if len(run[0]) == 1 else None
         if own is None and (_TERM.match(text, run.end()) or not _AFTER.match(text, run.end())):
             break
-        if own is None and re.match(r"\s*(?:或|还是|、?其中之一)", text[run.end():]):
+        if own is None and re.match(r"\s*(?:或|还是|、?其中之一)", text[run.end() :]):
             return "", position, False
         found, end, labelled = found + run[0], own or run.end(), own is not None
         position = _SEPARATOR.match(text, end).end()

@@ -19,15 +19,26 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
 
 
 def run(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, model_name: str, max_new_tokens: int,
+    items: Sequence[Item],
+    asked: Sequence[Prompt],
+    backend: Any,
+    model_name: str,
+    max_new_tokens: int,
     progress: Progress | None = None,
 ) -> Iterator[dict]:
     """Records of the `fixed` protocol: `output` is the answer, `reference` the gold one."""
     outputs = backend.generate([prompt.ids for prompt in asked], max_new_tokens, progress)
     for item, prompt, output in zip(items, asked, outputs, strict=True):
         yield {
-            "id": item.id, "benchmark": "huatuo", "model": model_name, "split": item.split, "protocol": "fixed",
-            "template": backend.template.name, "prompt": prompt.text, "output": output, "reference": item.reference,
+            "id": item.id,
+            "benchmark": "huatuo",
+            "model": model_name,
+            "split": item.split,
+            "protocol": "fixed",
+            "template": backend.template.name,
+            "prompt": prompt.text,
+            "output": output,
+            "reference": item.reference,
             "truncated": prompt.truncated,
         }
 
@@ -37,8 +48,6 @@ def statistics(records: Sequence[dict], tokenisation: str = "char") -> dict[str,
     return text_statistics([r["output"] for r in records], [r["reference"] for r in records], tokenisation)
 
 
-def score(
-    records: Sequence[dict], tokenisation: str = "char", resamples: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+def score(records: Sequence[dict], tokenisation: str = "char", resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """One model's entry of scores.json."""
     return summarise(statistics(records, tokenisation), resamples, seed)

@@ -39,8 +39,8 @@ def template(stage: Stage, name: str) -> Template:
     found = TEMPLATES.get(facts["template"])
     if found is None or found.sha256 != facts["template_sha256"]:
         raise QilinError(
-            f"model '{name}' was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is "
-            f"not the one in qilin_lib/tokens/template.py now: run notebooks/{STAGES[name]}.ipynb again"
+            f"model '{name}' was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which "
+            f"is not the one in qilin_lib/tokens/template.py now: run notebooks/{STAGES[name]}.ipynb again"
         )
     return found
 

@@ -52,8 +52,12 @@ def huatuo_messages(question: str) -> Messages:
 
 
 def fit(
-    build: Callable[[str, Sequence[Item]], Messages], item: Item, shots: Sequence[Item], reply_prefix: str,
-    backend: Any, new_tokens: int,
+    build: Callable[[str, Sequence[Item]], Messages],
+    item: Item,
+    shots: Sequence[Item],
+    reply_prefix: str,
+    backend: Any,
+    new_tokens: int,
 ) -> Prompt:
     """The prompt that leaves room for `new_tokens` in the model's context.
 

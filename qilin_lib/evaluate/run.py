@@ -48,8 +48,12 @@ class Task:
 
 
 def evaluate(
-    models: dict[str, Callable[[], Any]], benchmarks: Sequence[str], raw_dir: str | Path, out_dir: str | Path,
-    params: Any, progress: Progress | None = None,
+    models: dict[str, Callable[[], Any]],
+    benchmarks: Sequence[str],
+    raw_dir: str | Path,
+    out_dir: str | Path,
+    params: Any,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Predictions and scores of all models on all benchmarks; returns what it writes to `out_dir`/scores.json.
 
@@ -113,9 +117,14 @@ def score(tasks: Sequence[Task], models: Sequence[str], out_dir: str | Path, par
         shots[task.name] = _shots(row for rows in records.values() for row in rows)
         truncated[task.name] = {model: sum(row["truncated"] for row in rows) for model, rows in records.items()}
     return scores | {
-        "paired": pairs, "tokenisation": params.tokenisation, "protocol": PROTOCOL,
-        "split": {task.name: task.split for task in tasks}, "cap": {task.name: task.cap for task in tasks},
-        "invalid": {task.name: len(task.invalid) for task in tasks}, "shots": shots, "truncated": truncated,
+        "paired": pairs,
+        "tokenisation": params.tokenisation,
+        "protocol": PROTOCOL,
+        "split": {task.name: task.split for task in tasks},
+        "cap": {task.name: task.cap for task in tasks},
+        "invalid": {task.name: len(task.invalid) for task in tasks},
+        "shots": shots,
+        "truncated": truncated,
     }
 
 
@@ -129,9 +138,15 @@ def _ceval_task(raw_dir: str | Path, params: Any) -> Task:
     items, invalid = ceval_items(raw_dir, params.ceval_split)
     limit, shots = params.max_items_ceval_per_subject, params.shots
     return Task(
-        "ceval", params.ceval_split, limit, cap(items, limit, params.seed), invalid, {"shots": shots},
+        "ceval",
+        params.ceval_split,
+        limit,
+        cap(items, limit, params.seed),
+        invalid,
+        {"shots": shots},
         partial(ceval.prompts, dev=ceval_dev(raw_dir), names=ceval_names(raw_dir), shots=shots),
-        ceval.run, ceval.statistics,
+        ceval.run,
+        ceval.statistics,
     )
 
 
@@ -139,8 +154,14 @@ def _cmexam_task(raw_dir: str | Path, params: Any) -> Task:
     items, invalid = cmexam_items(raw_dir, params.cmexam_split)
     limit, new = params.max_items_cmexam, {"max_new_tokens": params.max_new_tokens_cmexam}
     return Task(
-        "cmexam", params.cmexam_split, limit, cap(items, limit, params.seed), invalid, new,
-        partial(cmexam.prompts, **new), partial(cmexam.run, **new),
+        "cmexam",
+        params.cmexam_split,
+        limit,
+        cap(items, limit, params.seed),
+        invalid,
+        new,
+        partial(cmexam.prompts, **new),
+        partial(cmexam.run, **new),
         partial(cmexam.statistics, tokenisation=params.tokenisation),
     )
 
@@ -149,16 +170,24 @@ def _huatuo_task(raw_dir: str | Path, params: Any) -> Task:
     items, invalid = huatuo_items(raw_dir)
     limit, new = params.max_items_huatuo, {"max_new_tokens": params.max_new_tokens_huatuo}
     return Task(
-        "huatuo", "test", limit, cap(items, limit, params.seed), invalid, new,
-        partial(huatuo.prompts, **new), partial(huatuo.run, **new),
+        "huatuo",
+        "test",
+        limit,
+        cap(items, limit, params.seed),
+        invalid,
+        new,
+        partial(huatuo.prompts, **new),
+        partial(huatuo.run, **new),
         partial(huatuo.statistics, tokenisation=params.tokenisation),
     )
 
 
 def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
     """What the predictions depend on; the batch size is not part of it, results do not depend on that."""
-    items = [[item.id, item.gold, item.reference, item.options, prompt.ids]
-             for item, prompt in zip(task.items, asked, strict=True)]
+    items = [
+        [item.id, item.gold, item.reference, item.options, prompt.ids]
+        for item, prompt in zip(task.items, asked, strict=True)
+    ]
     parts = [PROTOCOL, task.name, task.split, task.settings, backend.template.name, backend.fingerprint(), items]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
 

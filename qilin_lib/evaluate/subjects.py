@@ -57,10 +57,18 @@ NAMES: dict[str, str] = {
     "veterinary_medicine": "兽医学",
 }
 
-HARD = frozenset({
-    "advanced_mathematics", "discrete_mathematics", "probability_and_statistics", "college_chemistry",
-    "college_physics", "high_school_mathematics", "high_school_chemistry", "high_school_physics",
-})
+HARD = frozenset(
+    {
+        "advanced_mathematics",
+        "discrete_mathematics",
+        "probability_and_statistics",
+        "college_chemistry",
+        "college_physics",
+        "high_school_mathematics",
+        "high_school_chemistry",
+        "high_school_physics",
+    }
+)
 """C-Eval Hard: the eight subjects of the paper's second average."""
 
 MEDICAL = ("clinical_medicine", "physician", "basic_medicine")

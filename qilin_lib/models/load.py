@@ -24,7 +24,9 @@ def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if Path(path).is_dir() and not list(Path(path).glob("*.safetensors")):
         raise QilinError(f"{path}: holds no .safetensors file; pickled weights are not loaded, convert them first")
     kind = getattr(torch, dtype)

@@ -26,7 +26,9 @@ def tiny_base(
     `texts` are general-domain documents, `vocabulary` the texts that the tokenizer is trained on, `shape` a
     `schema.Tiny`; `progress(line)` is called now and then.
     """
-    key = files.sha256_text(json.dumps([texts, vocabulary, shape.model_dump(), seed, Path(__file__).read_text(encoding="utf-8")]))
+    key = files.sha256_text(
+        json.dumps([texts, vocabulary, shape.model_dump(), seed, Path(__file__).read_text(encoding="utf-8")])
+    )
     target = cache / f"tiny-{key[:16]}"
     if not target.exists():
         work = target.with_suffix(".tmp")
@@ -36,12 +38,10 @@ def tiny_base(
     return target
 
 
-def _make(
-    texts: list[str], vocabulary: list[str], shape: Any, seed: int, target: Path, progress: Progress
-) -> None:
+def _make(texts: list[str], vocabulary: list[str], shape: Any, seed: int, target: Path, progress: Progress) -> None:
     tokenizer = train_tokenizer(vocabulary, shape.vocab_size, shape.max_position_embeddings)
     tokenizer.chat_template = choose("auto", tokenizer).jinja(tokenizer.eos_token)
-    documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    documents = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     blocks = pack(documents, shape.block_size, tokenizer.eos_token_id, tokenizer.pad_token_id)
     model = new_model(shape, tokenizer, seed)
     losses = pretrain(model, blocks, shape, seed, progress)

@@ -134,7 +134,9 @@ def cases(stage: Stage, benchmark: str) -> Html:
     folder = stage.parent("06_eval") / "predictions" / benchmark
     models = [name for name in STAGES if (folder / f"{name}.jsonl").exists()]
     if len(models) < 2:
-        return Html(f"<p>{escape(benchmark)} was answered by {len(models)} model(s) in this run: nothing to compare.</p>")
+        return Html(
+            f"<p>{escape(benchmark)} was answered by {len(models)} model(s) in this run: nothing to compare.</p>"
+        )
     records = {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in models}
     metric, label = METRICS[benchmark]
     parameters = stage.parameters

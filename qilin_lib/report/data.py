@@ -26,7 +26,7 @@ def sources_table(raw: Path) -> Table:
         feeds = [dict.fromkeys(kind for feed in source.feeds for kind in feed.rows)] if source else []
         rows.append([name, state, ", ".join(*feeds), source.licence if source else "-", source.home if source else "-"])
     columns = ["Dataset", "Status", "Feeds", "Licence", "From"]
-    return Table("-", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str))
+    return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str))
 
 
 def example(raw: Path, name: str, kind: str = "sft") -> Html:
@@ -49,16 +49,24 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     names = ("source", "set", "read", "kept", "rejected", "duplicate", "contaminated", "excluded", "deidentified")
     rows = [[_count(row[name]) for name in names] for row in ledger["sources"]]
     total = ["all", "", *(_sum(ledger, name) for name in names[2:])]
-    notes = ["read = kept + rejected + duplicate + contaminated + excluded; de-identified counts placeholders, not records"]
+    notes = [
+        "read = kept + rejected + duplicate + contaminated + excluded; de-identified counts placeholders, not records"
+    ]
     if ledger.get("hits"):
         hits = ", ".join(f"{name} {count}" for name, count in ledger["hits"].items())
         notes.append(f"training records that held a test item, by benchmark: {hits}")
     frame = pd.DataFrame([*rows, total], columns=["Dataset", "Type", *names[2:]], dtype=str)
-    return Table("-", "Ledger", frame, notes)
+    return Table("", "Ledger", frame, notes)
 
 
 def _count(value: Any) -> str:
-    return f"{sum(value.values()):,}" if isinstance(value, Mapping) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        f"{sum(value.values()):,}"
+        if isinstance(value, Mapping)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )
 
 
 def _sum(ledger: Mapping[str, Any], name: str) -> str:
@@ -73,7 +81,9 @@ def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
         rest = row["duplicate"] + row["contaminated"] + row["excluded"]
         accounted = row["kept"] + sum(row["rejected"].values()) + rest
         if row["read"] != accounted:
-            raise QilinError(f"ledger of {row['source']} in {row['set']}: {row['read']} read, {accounted} accounted for")
+            raise QilinError(
+                f"ledger of {row['source']} in {row['set']}: {row['read']} read, {accounted} accounted for"
+            )
         result[row["set"]] = result.get(row["set"], 0) + row["kept"]
     return result
 
@@ -90,7 +100,9 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         for reason, some in sorted(shown.items())
         for row in islice(some, each)
     ]
-    return Table("-", "Not kept, by reason", pd.DataFrame(rows, columns=["Type", "Dataset", "From", "Metric"], dtype=str))
+    return Table(
+        "-", "Not kept, by reason", pd.DataFrame(rows, columns=["Type", "Dataset", "From", "Metric"], dtype=str)
+    )
 
 
 def deidentified_table(ledger: Mapping[str, Any]) -> Table:
@@ -98,4 +110,4 @@ def deidentified_table(ledger: Mapping[str, Any]) -> Table:
     sources = [row for row in ledger["sources"] if row["deidentified"]]
     kinds = sorted({kind for row in sources for kind in row["deidentified"]})
     rows = [[row["source"], row["set"], *(str(row["deidentified"].get(kind, 0)) for kind in kinds)] for row in sources]
-    return Table("-", "Placeholders", pd.DataFrame(rows, columns=["Dataset", "Type", *kinds], dtype=str))
+    return Table("", "Placeholders", pd.DataFrame(rows, columns=["Dataset", "Type", *kinds], dtype=str))

@@ -173,8 +173,16 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
         beyond = "" if limit is None else f", {100 * (values > limit).mean():.1f} % beyond"
         label = f"{name} (n={len(values):,}, median {np.median(values):,.0f}{beyond})"
         style = "-" if place < len(palette) else "--"
-        axes.hist(np.maximum(values, 1), bins, histtype="step", linewidth=1.6, label=label, linestyle=style,
-                  color=palette[place % len(palette)], weights=np.full(len(values), 100 / len(values)))
+        axes.hist(
+            np.maximum(values, 1),
+            bins,
+            histtype="step",
+            linewidth=1.6,
+            label=label,
+            linestyle=style,
+            color=palette[place % len(palette)],
+            weights=np.full(len(values), 100 / len(values)),
+        )
     if limit is not None:
         axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:,}")
     axes.set(xscale="log", xlabel=f"length, {unit}", ylabel="share of samples, percent")
@@ -188,8 +196,16 @@ def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, model:
     if not score or not score["n"]:
         return False
     error = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
-    axes.errorbar(score["value"], height, xerr=error, fmt=MARKERS.get(model, "v"), color=COLOURS.get(model, "#333333"),
-                  markersize=4, linewidth=1.1, capsize=0)
+    axes.errorbar(
+        score["value"],
+        height,
+        xerr=error,
+        fmt=MARKERS.get(model, "v"),
+        color=COLOURS.get(model, "#333333"),
+        markersize=4,
+        linewidth=1.1,
+        capsize=0,
+    )
     return True
 
 
@@ -221,8 +237,11 @@ def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] = tuple(CO
     for label, subject in zip(axes.get_yticklabels(), subjects, strict=True):
         label.set_fontweight("bold" if subject in MEDICAL_SUBJECTS else "normal")
     axes.axvline(25, color="#333333", linestyle="--", linewidth=0.8)
-    axes.set(xlim=(-1, 101), ylim=(-0.7, len(subjects) - 0.3),
-             xlabel="accuracy, percent, with 95 % interval; (n) items; dashed: chance; bold: medical subjects")
+    axes.set(
+        xlim=(-1, 101),
+        ylim=(-0.7, len(subjects) - 0.3),
+        xlabel="accuracy, percent, with 95 % interval; (n) items; dashed: chance; bold: medical subjects",
+    )
     _quiet(axes, "x")
     for height in range(0, len(subjects), 2):
         axes.axhspan(height - 0.5, height + 0.5, color="#f5f6f9", zorder=0)
@@ -245,8 +264,15 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
             if theirs.get(model) is not None:
                 axes.plot(theirs[model], height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
             elif not found:
-                axes.text(0.01, height, "no number", transform=axes.get_yaxis_transform(), va="center", fontsize=7,
-                          color="#7a8494")
+                axes.text(
+                    0.01,
+                    height,
+                    "no number",
+                    transform=axes.get_yaxis_transform(),
+                    va="center",
+                    fontsize=7,
+                    color="#7a8494",
+                )
         axes.set_yticks(range(len(COLOURS)), list(reversed(COLOURS)), fontsize=8)
         axes.set_ylim(-0.6, len(COLOURS) - 0.4)
         axes.set_title(f"{table.title.removesuffix(' results')}: {table.columns[metric]}", fontsize=9, loc="left")

@@ -24,7 +24,7 @@ WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Table:
-    """A numbered table of text cells with notes under it. `number` is the paper's own for "1" to "6"."""
+    """A table of text cells with notes under it. `number` is the paper's own for "1" to "6", empty for one without."""
 
     number: str
     title: str
@@ -33,7 +33,7 @@ class Table:
 
     @property
     def heading(self) -> str:
-        return f"Table {self.number}. {self.title}"
+        return f"Table {self.number}. {self.title}" if self.number else self.title
 
     def _repr_html_(self) -> str:
         return to_html(self)

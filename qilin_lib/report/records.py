@@ -17,12 +17,18 @@ from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 def items_table(tasks: Iterable[Any]) -> Table:
     """Items a benchmark brings to this run, its split and cap, and rows of its files that could not be used."""
     rows = [
-        [task.name, task.split, str(len(task.items)), "none" if task.cap is None else str(task.cap), str(len(task.invalid))]
+        [
+            task.name,
+            task.split,
+            str(len(task.items)),
+            "none" if task.cap is None else str(task.cap),
+            str(len(task.invalid)),
+        ]
         for task in tasks
     ]
     columns = ["Benchmark", "Split", "items asked", "cap", "unusable rows"]
     notes = ["C-Eval's cap is per subject; capped items are a seeded sample in file order"]
-    return Table("-", "Items", pd.DataFrame(rows, columns=columns), notes)
+    return Table("", "Items", pd.DataFrame(rows, columns=columns), notes)
 
 
 def progress(show: Callable[[str], None]) -> Callable[[str, str, int, int], None]:
@@ -51,7 +57,7 @@ def letters_table(stage_dir: Path, models: list[str], benchmark: str = "cmexam")
         gold = Counter(_kind(row["gold"]) for row in rows)
     columns = ["A", "B", "C", "D", "E", "several letters", "-"]
     rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in {"gold": gold, **given}.items()]
-    return Table("-", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
+    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
 
 
 def _kind(letters: str | None) -> str:

@@ -228,9 +228,9 @@ def paired_table(scores: Mapping[str, Any]) -> Table:
     rows = []
     for pair in _key(scores, "paired", "scores.json"):
         names = [pair["benchmark"], pair["metric"], f"{pair['model_b']} - {pair['model_a']}"]
-        span = f"{pair['difference']:+.2f} [{pair['low']:+.2f}, {pair['high']:+.2f}] (n={pair['n']})"
-        rows.append([*names, span, f"{pair['p']:.3g}"])
-    columns = ["Benchmark", "Metric", "Compared", "Difference, points", "p"]
+        gap = [f"{pair['difference']:+.2f}", f"[{pair['low']:+.2f}, {pair['high']:+.2f}]", str(pair["n"])]
+        rows.append([*names, *gap, f"{pair['p']:.3g}"])
+    columns = ["Benchmark", "Metric", "Compared", "Difference, points", "95 % interval", "n", "p"]
     notes = ["Later minus earlier stage on the same items, 95 % interval; one that holds 0 shows no difference."]
     return Table("A1", "Paired differences between stages", pd.DataFrame(rows, columns=columns, dtype=str), notes)
 

@@ -15,16 +15,20 @@ from qilin_lib.tokens.template import IGNORE, Message, Template
 def conversation(messages: list[Message], template: Template, tokenizer: Any) -> Html:
     """The tokens of a conversation in the template; those with loss are shaded."""
     ids, labels = template.encode_with_labels(messages, tokenizer)
-    spans = "".join(_token(tokenizer.decode([token]), label != IGNORE) for token, label in zip(ids, labels, strict=True))
+    spans = "".join(
+        _token(tokenizer.decode([token]), label != IGNORE) for token, label in zip(ids, labels, strict=True)
+    )
     counted = sum(label != IGNORE for label in labels)
-    head = f"<div class='head'>template {escape(template.name)}<span>{len(ids)} tokens, {counted} with loss (shaded)</span></div>"
+    counts = f"{len(ids)} tokens, {counted} with loss (shaded)"
+    head = f"<div class='head'>template {escape(template.name)}<span>{counts}</span></div>"
     return styled(CASE_STYLE, f"<div class='qm-case'>{head}<div class='box'>{spans}</div></div>")
 
 
 def _token(text: str, learned: bool) -> str:
     shade = "#cfe8f7" if learned else "#ffffff"
     shown = escape(text.replace("\n", "⏎")) or "·"
-    return f"<span style='background:{shade};border:1px solid #d8dde5;border-radius:3px;padding:0 .2rem;margin:1px'>{shown}</span>"
+    style = f"background:{shade};border:1px solid #d8dde5;border-radius:3px;padding:0 .2rem;margin:1px"
+    return f"<span style='{style}'>{shown}</span>"
 
 
 def messages(row: dict[str, Any]) -> Html:
@@ -39,7 +43,8 @@ def pair(row: dict[str, Any]) -> Html:
     answers = "".join(_box(side, row[side][-1]["content"]) for side in ("chosen", "rejected"))
     return styled(
         CASE_STYLE,
-        f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{prompt}<div class='answers'>{answers}</div></div>",
+        f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{prompt}"
+        f"<div class='answers'>{answers}</div></div>",
     )
 
 
@@ -52,8 +57,12 @@ def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
     starts = [i for i, position in enumerate(blocks.positions[number]) if position == 0]
     ends = [*starts[1:], blocks.ids.shape[1]]
     rows = [
-        [str(start), str(end - start), tokenizer.decode(blocks.ids[number, start:end][:24], skip_special_tokens=True) + " …"]
+        [
+            str(start),
+            str(end - start),
+            tokenizer.decode(blocks.ids[number, start:end][:24], skip_special_tokens=True) + " …",
+        ]
         for start, end in zip(starts[:most], ends, strict=False)
     ]
     notes = [f"{len(starts)} documents or parts of documents in this block of {blocks.ids.shape[1]} tokens"]
-    return Table("-", f"Block {number}", pd.DataFrame(rows, columns=["First token", "Tokens", "Dataset"]), notes)
+    return Table("", f"Block {number}", pd.DataFrame(rows, columns=["First token", "Tokens", "Dataset"]), notes)

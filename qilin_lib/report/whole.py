@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qilin_lib import files
-from qilin_lib.report import external, figures, heldout, html, layout, paper, tables
+from qilin_lib.report import data, external, figures, html, layout, paper, tables, training
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import Html
 from qilin_lib.runs import Stage, read_manifest
@@ -23,8 +23,8 @@ def all_tables(stage: Stage) -> list[Table]:
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")
     counts = files.read_json(stage.parent("02_tokenize") / "token_counts.json")
     scores = files.read_json(stage.parent("06_eval") / "scores.json")
-    data, answers = (read_manifest(stage.run_dir, name)["digest"] for name in ("02_tokenize", "06_eval"))
-    made = [table(ledger, counts, data) for table in (tables.table1, tables.table2, tables.table3)]
+    counted, answers = (read_manifest(stage.run_dir, name)["digest"] for name in ("02_tokenize", "06_eval"))
+    made = [table(ledger, counts, counted) for table in (tables.table1, tables.table2, tables.table3)]
     made += [table(scores, answers) for table in (tables.table4, tables.table5, tables.table6)]
     if not stage.up_to_date:
         layout.write_all(made, stage.dir)
@@ -49,14 +49,17 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")
     scores = files.read_json(stage.parent("06_eval") / "scores.json")
     models = [name for name in figures.COLOURS if name in scores["ceval"]]
+    bars = html.Picture(figures.ledger_bar(ledger), "Records by source and fate")
     sections = [
         html.Section("Data: Tables 1-3", tuple(made[:3])),
-        html.Section("Where every record went", (html.Picture(figures.ledger_bar(ledger), "Records by source and fate"),)),
+        html.Section("Where every record went", (bars, data.ledger_table(ledger))),
         html.Section("Training", tuple(_training(stage))),
         html.Section("Results: Tables 4-6", tuple(made[3:])),
         html.Section("From stage to stage", (tables.paired_table(scores),)),
         html.Section("C-Eval by subject", tuple(_subjects(scores, models))),
-        html.Section("Ours and the paper's", (html.Picture(forest(stage), "Our scores with 95 % intervals; crosses: paper"),)),
+        html.Section(
+            "Ours and the paper's", (html.Picture(forest(stage), "Our scores with 95 % intervals; crosses: paper"),)
+        ),
         html.Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         html.Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
         html.Section("Numbers of other papers", tuple(_external())),
@@ -69,11 +72,13 @@ def _training(stage: Stage) -> list[Any]:
     logs = {name: read_log(stage.parent(folder)) for name, folder in TRAINED.items()}
     parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the three stages")]
     for name in ("dcpt", "sft"):
-        table = heldout.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
+        table = training.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
         parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, table.notes))
-    parts.append(html.Picture(figures.dpo_curves(logs["dpo"]), "DPO: rewards and log-probabilities on training batches"))
+    parts.append(
+        html.Picture(figures.dpo_curves(logs["dpo"]), "DPO: rewards and log-probabilities on training batches")
+    )
     beta = stage.facts("05_dpo")["beta"]
-    return [*parts, heldout.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), beta)]
+    return [*parts, training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), beta)]
 
 
 def _subjects(scores: Mapping[str, Any], models: list[str]) -> list[Any]:
@@ -84,5 +89,3 @@ def _subjects(scores: Mapping[str, Any], models: list[str]) -> list[Any]:
 
 def _external() -> list[Table]:
     return [tables.external_table(table, f"A{number}") for number, table in enumerate(external.TABLES, start=3)]
-
-

@@ -14,20 +14,30 @@ from qilin_lib.sample.wording import rng, sentence, vary
 
 # What an annotator rejects, by kind; the two sources draw from different halves so that they share no text.
 CURT = (
-    "{d}去医院看就行了。", "{d}是小毛病，别想太多。", "吃点药{d}就好了。", "{d}不用管它。", "{d}啊，自己上网查查吧。",
-    "没事，{d}多喝热水。", "{d}找医生去。", "{d}养养就行。",
+    "{d}去医院看就行了。",
+    "{d}是小毛病，别想太多。",
+    "吃点药{d}就好了。",
+    "{d}不用管它。",
+    "{d}啊，自己上网查查吧。",
+    "没事，{d}多喝热水。",
+    "{d}找医生去。",
+    "{d}养养就行。",
 )
 EVASIVE = (
-    "关于{d}的问题比较复杂，不同的人有不同的看法，很难说清楚，建议您自己判断。", "{d}这个我不太清楚，您可以问问别人。",
-    "您问的{d}我无法回答，每个人不一样，什么情况都有可能。", "对{d}，众说纷纭，没有必要知道得那么细。",
-    "{d}的事情说来话长，这里就不展开了，总之看情况吧。", "您提到了{d}，这类问题没有统一答案，请您自行斟酌。",
+    "关于{d}的问题比较复杂，不同的人有不同的看法，很难说清楚，建议您自己判断。",
+    "{d}这个我不太清楚，您可以问问别人。",
+    "您问的{d}我无法回答，每个人不一样，什么情况都有可能。",
+    "对{d}，众说纷纭，没有必要知道得那么细。",
+    "{d}的事情说来话长，这里就不展开了，总之看情况吧。",
+    "您提到了{d}，这类问题没有统一答案，请您自行斟酌。",
 )
 BOASTING = (
     "放心，{d}用我们的祖传办法三天保证断根，不用去医院，也不会复发。",
     "{d}百分之百能治好，停掉医院开的药，改吃保健品就可以了。",
     "我肯定地告诉您，{d}不需要任何检查，买点消炎药吃一个疗程一定痊愈。",
     "{d}绝对没有危险，任何人都不会出现并发症，完全不必复查。",
-    "不管多重的{d}，自己在家把药量加一倍，保证马上见效。", "{d}都是吓唬人的，谁都不用治，过几天一定全好。",
+    "不管多重的{d}，自己在家把药量加一倍，保证马上见效。",
+    "{d}都是吓唬人的，谁都不用治，过几天一定全好。",
 )
 # How an answer about another disease begins, in zhongjing_rlhf and in medicalgpt_reward.
 MISTAKEN = ("您问的应该是", "这像是")
@@ -107,7 +117,4 @@ def _rejected(
 
 
 def _general(general: list[dict[str, Any]]) -> list[Any]:
-    return [
-        {**forms.sharegpt(row["prompt"]), "chosen": row["chosen"], "rejected": row["rejected"]}
-        for row in general
-    ]
+    return [{**forms.sharegpt(row["prompt"]), "chosen": row["chosen"], "rejected": row["rejected"]} for row in general]

@@ -11,16 +11,32 @@ from qilin_lib.sample.wording import rng
 # Percent of an aspect's diseases, in order; what rounding leaves over goes to the last place.
 PERCENT: dict[tuple[str, ...], dict[str, int]] = {
     PROSE: {
-        "huatuo26m_test": 8, "huatuo_encyclopedia_qa": 29, "toyhom_dialogue": 22, "medicalgpt_sft": 14,
-        "zhongjing_rlhf": 12, "medicalgpt_reward": 10, "cmd": 5,
+        "huatuo26m_test": 8,
+        "huatuo_encyclopedia_qa": 29,
+        "toyhom_dialogue": 22,
+        "medicalgpt_sft": 14,
+        "zhongjing_rlhf": 12,
+        "medicalgpt_reward": 10,
+        "cmd": 5,
     },
     LISTED: {
-        "huatuo26m_test": 7, "huatuo_encyclopedia_qa": 15, "toyhom_dialogue": 14, "medicalgpt_sft": 10,
-        "zhongjing_rlhf": 5, "medicalgpt_reward": 5, "cmd": 4, "huatuo_knowledge_graph_qa": 40,
+        "huatuo26m_test": 7,
+        "huatuo_encyclopedia_qa": 15,
+        "toyhom_dialogue": 14,
+        "medicalgpt_sft": 10,
+        "zhongjing_rlhf": 5,
+        "medicalgpt_reward": 5,
+        "cmd": 4,
+        "huatuo_knowledge_graph_qa": 40,
     },
     SMALL: {
-        "huatuo26m_test": 8, "toyhom_dialogue": 18, "medicalgpt_sft": 8, "zhongjing_rlhf": 4,
-        "medicalgpt_reward": 4, "cmd": 5, "huatuo_knowledge_graph_qa": 53,
+        "huatuo26m_test": 8,
+        "toyhom_dialogue": 18,
+        "medicalgpt_sft": 8,
+        "zhongjing_rlhf": 4,
+        "medicalgpt_reward": 4,
+        "cmd": 5,
+        "huatuo_knowledge_graph_qa": 53,
     },
 }
 

@@ -24,7 +24,7 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
     for name, source in (("cpt", rows), ("general", files.read_jsonl(chimed / "general.jsonl"))):
         files.write_jsonl(out / f"{name}_heldout.jsonl", (row for row in source if row["split"] == "heldout"))
     training = [row["text"] for row in rows if row["split"] == "train"]
-    encoded = tokenizer(training, add_special_tokens=False)["input_ids"] if training else []
+    encoded = tokenizer(training, add_special_tokens=False, split_special_tokens=True)["input_ids"] if training else []
     drawn = draw(encoded, parameters.max_cpt_tokens, parameters.seed)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     blocks = pack(drawn, parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
@@ -60,7 +60,9 @@ def lengths(rows: Iterable[dict[str, Any]], tokenizer: Any) -> dict[str, list[in
     """{source: tokens of each row}, for a histogram against block_size."""
     result: dict[str, list[int]] = {}
     for row in rows:
-        result.setdefault(row["source"], []).append(len(tokenizer.encode(row["text"], add_special_tokens=False)))
+        result.setdefault(row["source"], []).append(
+            len(tokenizer.encode(row["text"], add_special_tokens=False, split_special_tokens=True))
+        )
     return result
 
 

@@ -30,7 +30,7 @@ def count_tokens(rows: Iterable[dict[str, Any]], tokenizer: Any, batch: int = 10
 def _add(counts: dict[str, dict[str, int]], texts: list[tuple[str, str]], tokenizer: Any) -> None:
     if not texts:
         return
-    encoded = tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
+    encoded = tokenizer([text for _, text in texts], add_special_tokens=False, split_special_tokens=True)["input_ids"]
     for (source, text), ids in zip(texts, encoded, strict=True):
         entry = counts.setdefault(source, {"samples": 0, "tokens": 0, "chars": 0, "bytes": 0})
         for name, amount in (("samples", 1), ("tokens", len(ids)), ("chars", len(text)), ("bytes", len(text.encode()))):

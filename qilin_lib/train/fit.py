@@ -116,7 +116,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     """Train (resuming from the last whole checkpoint), save the adapter and the merged model; returns what happened."""
     if job.parameters.finetuning == "qlora":
-        # TRL casts the adapter of a quantised model to bfloat16, but a resume reloads it as fp32: keep it fp32 throughout.
+        # TRL casts the adapter of a quantised model to bfloat16, but a resume reloads it as fp32: keep it fp32.
         for weight in trainer.model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()

@@ -34,7 +34,8 @@ class Preflight:
         verdict = "fits" if self.total < self.available else "does NOT fit"
         return (
             f"<table><tr><th>memory per process</th><th>GiB</th></tr>{rows}<tr><th>sum</th>"
-            f"<th style='text-align:right'>{self.total:.2f}</th></tr></table><p>{self.place} has {self.available:.1f} GiB: it {verdict}.</p>"
+            f"<th style='text-align:right'>{self.total:.2f}</th></tr></table>"
+            f"<p>{self.place} has {self.available:.1f} GiB: it {verdict}.</p>"
         )
 
 

@@ -56,8 +56,15 @@ def tiny_llama() -> Any:
 
     def make(seed: int = 0) -> Any:
         config = LlamaConfig(
-            vocab_size=640, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.5, eos_token_id=1,
+            vocab_size=640,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            initializer_range=0.5,
+            eos_token_id=1,
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -76,13 +83,17 @@ def raw_dir(tmp_path: Path) -> Path:
     for subject in SUBJECTS:
         _ceval_csv(root, subject, "dev", 5)
         _ceval_csv(root, subject, "val", 7)
-    _write_csv(root / "cmexam" / "test.csv", ["Question", "Options", "Answer", "Explanation"], [
-        ["叩诊浊音见于", "A 肺不张\nB 肺实变\nC 胸腔积液\nD 肺气肿\nE 气胸", "ABC", "浊音见于含气减少。"],
-        ["首选检查是", r"A X线\nB CT检查\nC B超\nD 磁共振\nE 心电图", "B", "CT 分辨率高。"],
-        ["由国家制定的是", "A 甲\nB 乙\nC 丙\nD 丁", "nan", "略"],
-        ["多行\n题干", "A 甲\nB 乙\nC 丙\nD 丁", "D", ""],
-        ["答案不在选项中", "A 甲\nB 乙\nC 丙\nD 丁", "E", "略"],
-    ])
+    _write_csv(
+        root / "cmexam" / "test.csv",
+        ["Question", "Options", "Answer", "Explanation"],
+        [
+            ["叩诊浊音见于", "A 肺不张\nB 肺实变\nC 胸腔积液\nD 肺气肿\nE 气胸", "ABC", "浊音见于含气减少。"],
+            ["首选检查是", r"A X线\nB CT检查\nC B超\nD 磁共振\nE 心电图", "B", "CT 分辨率高。"],
+            ["由国家制定的是", "A 甲\nB 乙\nC 丙\nD 丁", "nan", "略"],
+            ["多行\n题干", "A 甲\nB 乙\nC 丙\nD 丁", "D", ""],
+            ["答案不在选项中", "A 甲\nB 乙\nC 丙\nD 丁", "E", "略"],
+        ],
+    )
     rows = [{"questions": f"头痛{n}天怎么办", "answers": f"建议休息{n}天。"} for n in range(4)]
     path = root / "huatuo26m_test" / "test_datasets.jsonl"
     path.parent.mkdir(parents=True)
@@ -93,9 +104,19 @@ def raw_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def params() -> SimpleNamespace:
     return SimpleNamespace(
-        benchmarks=["ceval", "cmexam", "huatuo"], shots=5, ceval_split="val", cmexam_split="test", batch_size=4, seed=1,
-        max_items_ceval_per_subject=2, max_items_cmexam=None, max_items_huatuo=3, max_new_tokens_cmexam=12,
-        max_new_tokens_huatuo=9, tokenisation="char", bootstrap_resamples=50,
+        benchmarks=["ceval", "cmexam", "huatuo"],
+        shots=5,
+        ceval_split="val",
+        cmexam_split="test",
+        batch_size=4,
+        seed=1,
+        max_items_ceval_per_subject=2,
+        max_items_cmexam=None,
+        max_items_huatuo=3,
+        max_new_tokens_cmexam=12,
+        max_new_tokens_huatuo=9,
+        tokenisation="char",
+        bootstrap_resamples=50,
     )
 
 

@@ -47,7 +47,7 @@ def test_generation_is_what_a_cacheless_loop_gives_and_stops_at_the_end_token(ma
             if token in backend.stop_ids:
                 break
             written.append(token)
-        expected.append(tokenizer.decode(written[len(ids):]))
+        expected.append(tokenizer.decode(written[len(ids) :]))
     assert backend.generate(asked, 12) == expected and expected[2] == ""
 
 

@@ -22,14 +22,17 @@ def test_the_fixture_set_is_large_and_mixed():
     assert sum(len(expected or "") > 1 for *_, expected in CASES) >= 20
 
 
-@pytest.mark.parametrize(("reply", "answer", "explanation"), [
-    ("C。\n解释：肺实变时叩诊浊音。", "C。", "肺实变时叩诊浊音。"),
-    ("C。\n 解释: 略", "C。", "略"),
-    ("C\n因为语颤增强。", "C\n因为语颤增强。", "因为语颤增强。"),
-    ("C。因为语颤增强。", "C。因为语颤增强。", "因为语颤增强。"),
-    ("C\n\n题目：下列哪项\n答案：D", "C", ""),
-    ("C", "C", ""),
-    ("", "", ""),
-])
+@pytest.mark.parametrize(
+    ("reply", "answer", "explanation"),
+    [
+        ("C。\n解释：肺实变时叩诊浊音。", "C。", "肺实变时叩诊浊音。"),
+        ("C。\n 解释: 略", "C。", "略"),
+        ("C\n因为语颤增强。", "C\n因为语颤增强。", "因为语颤增强。"),
+        ("C。因为语颤增强。", "C。因为语颤增强。", "因为语颤增强。"),
+        ("C\n\n题目：下列哪项\n答案：D", "C", ""),
+        ("C", "C", ""),
+        ("", "", ""),
+    ],
+)
 def test_split_reply(reply: str, answer: str, explanation: str):
     assert split_reply(reply) == (answer, explanation)

@@ -31,7 +31,7 @@ REFERENCES = [
 
 def corrupt(text: str, rng: random.Random) -> str:
     kept = "".join(c for c in text if rng.random() > 0.25)
-    return kept[len(kept) // 2:] + kept[: len(kept) // 2]
+    return kept[len(kept) // 2 :] + kept[: len(kept) // 2]
 
 
 RNG = random.Random(0)
@@ -155,5 +155,14 @@ def test_weighted_f1_is_scikit_learns_with_unparsed_as_a_class(share_unparsed: f
 
 def test_text_statistics_names():
     assert set(text_statistics(["高"], ["高"], "char")) == {
-        "bleu_1", "bleu_2", "bleu_3", "bleu_4", "gleu", "rouge_1", "rouge_2", "rouge_l", "distinct_1", "distinct_2",
+        "bleu_1",
+        "bleu_2",
+        "bleu_3",
+        "bleu_4",
+        "gleu",
+        "rouge_1",
+        "rouge_2",
+        "rouge_l",
+        "distinct_1",
+        "distinct_2",
     }

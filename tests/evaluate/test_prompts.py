@@ -43,7 +43,7 @@ def test_cmexam_and_huatuo_messages():
 def test_the_prompt_ends_with_the_assistants_turn_and_the_forced_words(tokenizer: Any, template: Any):
     prompt = fit(build, ITEM, SHOTS, REPLY_PREFIX, backend(4096, tokenizer, template), new_tokens=0)
     prefix = tokenizer.encode(REPLY_PREFIX)
-    assert prompt.ids[-len(prefix):] == prefix and prompt.ids[-len(prefix) - 1] == 3
+    assert prompt.ids[-len(prefix) :] == prefix and prompt.ids[-len(prefix) - 1] == 3
     assert (prompt.shots, prompt.truncated) == (5, False)
     bare = fit(build, ITEM, SHOTS, "", backend(4096, tokenizer, template), new_tokens=0)
     assert bare.ids == prompt.ids[: -len(prefix)]
@@ -76,7 +76,7 @@ def test_then_the_questions_beginning(room: int, tokenizer: Any, template: Any):
     prompt = fit(build, item, SHOTS, REPLY_PREFIX, backend(room + 5, tokenizer, template), new_tokens=5)
     assert len(prompt.ids) == room and prompt.shots == 0 and prompt.truncated
     tail = tokenizer.encode("断为\nA. 甲\nB. 乙\nC. 丙\nD. 丁") + [3] + tokenizer.encode(REPLY_PREFIX)
-    assert prompt.ids[-len(tail):] == tail
+    assert prompt.ids[-len(tail) :] == tail
 
 
 def test_a_prompt_that_cannot_fit_is_refused(tokenizer: Any, template: Any):

@@ -15,12 +15,21 @@ def ceval_record(subject: str, gold: str | None, prediction: str | None) -> dict
 
 def test_ceval_columns():
     records = [
-        ceval_record("physician", "A", "A"), ceval_record("physician", "B", "A"),
-        ceval_record("advanced_mathematics", "C", "C"), ceval_record("law", None, "D"), ceval_record("law", None, None),
+        ceval_record("physician", "A", "A"),
+        ceval_record("physician", "B", "A"),
+        ceval_record("advanced_mathematics", "C", "C"),
+        ceval_record("law", None, "D"),
+        ceval_record("law", None, None),
     ]
     scores = ceval.score(records, resamples=50)
     assert set(scores) == {
-        "average", "average_hard", "clinical_medicine", "physician", "basic_medicine", "subjects", "unparsed",
+        "average",
+        "average_hard",
+        "clinical_medicine",
+        "physician",
+        "basic_medicine",
+        "subjects",
+        "unparsed",
     }
     assert (scores["average"]["value"], scores["average"]["n"]) == (75.0, 3)
     assert scores["average_hard"]["value"] == 100.0 and scores["physician"]["value"] == 50.0
@@ -32,19 +41,31 @@ def test_ceval_columns():
 
 def cmexam_record(gold: str, prediction: str | None, explanation: str, reference: str) -> dict:
     return {
-        "gold": gold, "prediction": prediction, "correct": gold == prediction, "explanation": explanation,
+        "gold": gold,
+        "prediction": prediction,
+        "correct": gold == prediction,
+        "explanation": explanation,
         "reference": reference,
     }
 
 
 def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
     records = [
-        cmexam_record("A", "A", "浊音见于积液。", "浊音见于积液。"), cmexam_record("B", None, "", "略去不谈"),
-        cmexam_record("ABD", "ABD", "有解释", ""), cmexam_record("C", "A", "因为", "因为所以"),
+        cmexam_record("A", "A", "浊音见于积液。", "浊音见于积液。"),
+        cmexam_record("B", None, "", "略去不谈"),
+        cmexam_record("ABD", "ABD", "有解释", ""),
+        cmexam_record("C", "A", "因为", "因为所以"),
     ]
     scores = cmexam.score(records, resamples=50)
     assert set(scores) == {
-        "accuracy", "f1_weighted", "unparsed", "bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l",
+        "accuracy",
+        "f1_weighted",
+        "unparsed",
+        "bleu_1",
+        "bleu_4",
+        "rouge_1",
+        "rouge_2",
+        "rouge_l",
     }
     assert scores["accuracy"]["value"] == 50.0 and scores["unparsed"]["value"] == 25.0
     assert scores["accuracy"]["n"] == 4 and scores["rouge_l"]["n"] == scores["bleu_4"]["n"] == 3
@@ -64,7 +85,16 @@ def test_huatuo_columns():
     records = [{"output": "多喝水", "reference": "多喝水"}, {"output": "", "reference": "休息"}]
     scores = huatuo.score(records, resamples=30)
     assert set(scores) == {
-        "bleu_1", "bleu_2", "bleu_3", "bleu_4", "gleu", "rouge_1", "rouge_2", "rouge_l", "distinct_1", "distinct_2",
+        "bleu_1",
+        "bleu_2",
+        "bleu_3",
+        "bleu_4",
+        "gleu",
+        "rouge_1",
+        "rouge_2",
+        "rouge_l",
+        "distinct_1",
+        "distinct_2",
     }
     assert scores["rouge_l"]["value"] == 50.0 and scores["rouge_l"]["n"] == 2
     records = [{"output": "多喝热水", "reference": "多喝开水"}]
@@ -73,8 +103,10 @@ def test_huatuo_columns():
 
 
 def test_comparison_pairs_consecutive_stages_in_the_papers_order():
-    tables = {name: {"accuracy": proportion([n > k for n in range(9)]), "unparsed": proportion([])}
-              for k, name in enumerate(["dpo", "base", "sft", "other"])}
+    tables = {
+        name: {"accuracy": proportion([n > k for n in range(9)]), "unparsed": proportion([])}
+        for k, name in enumerate(["dpo", "base", "sft", "other"])
+    }
     rows = compare("cmexam", tables, 50, 0)
     pairs = [(r["model_a"], r["model_b"], r["metric"]) for r in rows]
     assert pairs == [("base", "sft", "accuracy"), ("sft", "dpo", "accuracy")]

@@ -19,8 +19,17 @@ def score(value: float, n: int = 346, half: float = 5.0) -> dict[str, Any]:
 def entry(source: str, part: str, row: str | None, read: int, kept: int) -> dict[str, Any]:
     lost = read - kept
     return {
-        "source": source, "set": part, "table_row": row, "read": read, "kept": kept, "rejected": {"empty answer": lost},
-        "duplicate": 0, "contaminated": 0, "excluded": 0, "deidentified": {}, "bytes_kept": kept * 1000,
+        "source": source,
+        "set": part,
+        "table_row": row,
+        "read": read,
+        "kept": kept,
+        "rejected": {"empty answer": lost},
+        "duplicate": 0,
+        "contaminated": 0,
+        "excluded": 0,
+        "deidentified": {},
+        "bytes_kept": kept * 1000,
         "chars_kept": kept * 333,
     }
 
@@ -47,7 +56,9 @@ def tokens(ledger: dict[str, Any]) -> dict[str, Any]:
     for item in ledger["sources"]:
         if item["set"] in counts:
             counts[item["set"]][item["source"]] = {
-                "samples": item["kept"], "tokens": item["kept"] * 100, "chars": item["chars_kept"],
+                "samples": item["kept"],
+                "tokens": item["kept"] * 100,
+                "chars": item["chars_kept"],
                 "bytes": item["bytes_kept"],
             }
     return counts
@@ -58,15 +69,25 @@ def scores() -> dict[str, Any]:
     subjects = {"physician": score(30), "law": score(40), "art": EMPTY}
     return {
         "ceval": {
-            m: {name: score(40.0) for name in paper.CEVAL_COLUMNS} | {"unparsed": score(3.0, 1346, 1.0)}
+            m: {name: score(40.0) for name in paper.CEVAL_COLUMNS}
+            | {"unparsed": score(3.0, 1346, 1.0)}
             | {"subjects": subjects, "physician": EMPTY}
             for m in MODELS
         },
         "cmexam": {m: {name: score(39.0) for name in paper.CMEXAM_COLUMNS} | {"unparsed": score(8.0)} for m in MODELS},
         "huatuo": {m: {name: score(12.345, 300, 1.0) for name in paper.HUATUO_COLUMNS} for m in MODELS},
         "paired": [
-            {"benchmark": "cmexam", "metric": "accuracy", "model_a": "base", "model_b": "dcpt", "n": 500,
-             "difference": 4.0, "low": -0.5, "high": 8.5, "p": 0.08}
+            {
+                "benchmark": "cmexam",
+                "metric": "accuracy",
+                "model_a": "base",
+                "model_b": "dcpt",
+                "n": 500,
+                "difference": 4.0,
+                "low": -0.5,
+                "high": 8.5,
+                "p": 0.08,
+            }
         ],
         "tokenisation": "jieba",
         "protocol": "fixed",

@@ -13,8 +13,15 @@ from qilin_lib.report.case_study import choose, side_by_side
 def records(values: dict[str, list[float | None]]) -> dict[str, list[dict[str, Any]]]:
     return {
         model: [
-            {"id": f"i{n}", "benchmark": "huatuo", "model": model, "prompt": f"问题{n}", "output": f"{model}的回答{n}",
-             "reference": "参考", "value": value}
+            {
+                "id": f"i{n}",
+                "benchmark": "huatuo",
+                "model": model,
+                "prompt": f"问题{n}",
+                "output": f"{model}的回答{n}",
+                "reference": "参考",
+                "value": value,
+            }
             for n, value in enumerate(column)
         ]
         for model, column in values.items()
@@ -29,7 +36,8 @@ def test_the_biggest_gain_and_loss_are_always_there() -> None:
     rows = records({"base": [10, 20, 30, 40, 50, 60], "dpo": [11, 90, 31, 41, 2, 61]})
     cases = {case.id: case for case in choose(rows, 0, 7, metric)}
     assert {i: case.rule for i, case in cases.items()} == {
-        "i1": "biggest gain from base to dpo", "i4": "biggest loss from base to dpo",
+        "i1": "biggest gain from base to dpo",
+        "i4": "biggest loss from base to dpo",
     }
     assert cases["i1"].scores == {"base": 20, "dpo": 90}
 
@@ -47,7 +55,8 @@ def test_an_item_with_two_reasons_is_shown_once_and_no_gain_means_no_case() -> N
     rows = records({"base": [1.0, 5.0], "dpo": [1.0, 2.0]})
     cases = choose(rows, 9, 0, metric)
     assert {case.id: case.rule for case in cases} == {
-        "i0": "seeded sample", "i1": "seeded sample, biggest loss from base to dpo",
+        "i0": "seeded sample",
+        "i1": "seeded sample, biggest loss from base to dpo",
     }
 
 

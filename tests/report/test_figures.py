@@ -15,8 +15,17 @@ from qilin_lib.errors import QilinError
 from qilin_lib.report import figures, paper
 
 DPO_LOG = [
-    {"step": s, "loss": 0.69, "learning_rate": 2e-5, "rewards/margins": 0.1 * s, "rewards/accuracies": 0.5,
-     "rewards/chosen": 0.1, "rewards/rejected": -0.1, "logps/chosen": -9.0, "logps/rejected": -10.0}
+    {
+        "step": s,
+        "loss": 0.69,
+        "learning_rate": 2e-5,
+        "rewards/margins": 0.1 * s,
+        "rewards/accuracies": 0.5,
+        "rewards/chosen": 0.1,
+        "rewards/rejected": -0.1,
+        "logps/chosen": -9.0,
+        "logps/rejected": -10.0,
+    }
     for s in range(5)
 ]
 

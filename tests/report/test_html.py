@@ -74,10 +74,17 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
 
 def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds: float = 5.25) -> None:
     environment = {"git_commit": "abcdef0123456789", "git_dirty": stage == "02_tokenize"}
-    files.write_json(run / stage / "manifest.json", {
-        "stage": stage, "digest": digest, "inputs": inputs, "environment": environment, "wall_seconds": seconds,
-        "peak_memory_mb": 1530.4,
-    })
+    files.write_json(
+        run / stage / "manifest.json",
+        {
+            "stage": stage,
+            "digest": digest,
+            "inputs": inputs,
+            "environment": environment,
+            "wall_seconds": seconds,
+            "peak_memory_mb": 1530.4,
+        },
+    )
 
 
 def test_manifest_chain_follows_digests(tmp_path: Path) -> None:

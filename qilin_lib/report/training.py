@@ -1,4 +1,4 @@
-"""Held-out scores with intervals: perplexity before and after a stage, accuracy of preference pairs."""
+"""Showing what a training stage did: its facts, and held-out scores with intervals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ RESAMPLES = 1000
 SEED = 17
 
 
+def facts_table(facts: Mapping[str, Any]) -> Table:
+    """What really ran, as the child process reported it: steps, batch, precision, speed."""
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items() if name != "template_sha256"]
+    return Table("", "What ran", pd.DataFrame(rows, columns=["Metric", "value"], dtype=str))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def perplexity_table(scores: Mapping[str, Any]) -> Table:
-    """Perplexity a token before and after, by kind of text; 95 % bootstrap over documents; ratio after / before paired."""
+    """Perplexity a token before and after, by kind of text, with 95 % bootstrap intervals over documents."""
     rows = []
     for kind, entry in scores.items():
         if not entry["tokens"]:
@@ -26,7 +38,7 @@ def perplexity_table(scores: Mapping[str, Any]) -> Table:
         rows.append([kind, str(len(entry["tokens"])), *(_cell(*value) for value in (before, after, ratio))])
     columns = ["Type", "documents", "before", "after", "after / before"]
     notes = ["perplexity a token, with a 95 % bootstrap interval over documents; a ratio below 1 is an improvement"]
-    return Table("-", "Held-out perplexity", pd.DataFrame(rows, columns=columns), notes)
+    return Table("", "Held-out perplexity", pd.DataFrame(rows, columns=columns), notes)
 
 
 def improved(entry: Mapping[str, Any]) -> bool:
@@ -50,7 +62,10 @@ def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None = Non
 
 def preference_table(scores: Mapping[str, Any], beta: float) -> Table:
     """Held-out pairs: accuracy of the implicit reward (Wilson), margin and shifts of log-probability (bootstrap)."""
-    shift = {side: np.array(scores[f"policy_{side}"]) - np.array(scores[f"reference_{side}"]) for side in ("chosen", "rejected")}
+    shift = {
+        side: np.array(scores[f"policy_{side}"]) - np.array(scores[f"reference_{side}"])
+        for side in ("chosen", "rejected")
+    }
     margin = beta * (shift["chosen"] - shift["rejected"])
     share, low, high = accuracy(scores)
     rows = [["reward accuracy, percent", f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}] (n={len(margin)})"]]
@@ -62,7 +77,7 @@ def preference_table(scores: Mapping[str, Any], beta: float) -> Table:
         bounds = percentiles(resample_counts(len(values), RESAMPLES, SEED) @ values / len(values))
         rows.append([name, _cell(float(values.mean()), *bounds)])
     notes = ["accuracy above 50 whose interval lies above 50 means that DPO learned something that carries over"]
-    return Table("-", "Held-out preference pairs", pd.DataFrame(rows, columns=["Metric", "value"]), notes)
+    return Table("", "Held-out preference pairs", pd.DataFrame(rows, columns=["Metric", "value"]), notes)
 
 
 def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -73,5 +88,6 @@ def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
     return share, *wilson(share, len(chosen))
 
 
-def _cell(value: float, low: float, high: float) -> str:
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+def _cell(*numbers: float) -> str:
+    value, low, high = (f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}" for number in numbers)
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,162 @@
+"""The whole product, once: seven notebooks with the smoke profile, through the command that a person types.
+
+The run is made in a temporary folder; a smoke run takes minutes, so every test below reads the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval", "07_case_study")
+
+
+def pipeline(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qilin_lib.pipeline", *arguments]
+    environment = {**os.environ, "QILIN_RUNS_DIR": str(runs)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with one finished smoke run, whose third stage was killed once on its way."""
+    folder = tmp_path_factory.mktemp("runs")
+    killed = kill_during_dcpt(folder)
+    done = pipeline("smoke", runs=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "first.txt").write_text(done.stdout, encoding="utf-8")
+    (folder / "killed.json").write_text(json.dumps(killed), encoding="utf-8")
+    return folder
+
+
+def kill_during_dcpt(folder: Path) -> dict[str, int]:
+    """Start the pipeline and kill -9 all of it once DCPT has written a checkpoint; returns the checkpoint's step."""
+    import psutil
+
+    environment = {**os.environ, "QILIN_RUNS_DIR": str(folder)}
+    command = [sys.executable, "-m", "qilin_lib.pipeline", "smoke"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = folder / "smoke" / "03_dcpt" / "checkpoints"
+    while process.poll() is None:
+        whole = [path for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+        if whole:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            for member in family:
+                member.send_signal(signal.SIGKILL)
+            psutil.wait_procs(family, timeout=30)
+            process.wait()
+            return {"step": max(int(path.parent.name.split("-")[1]) for path in whole)}
+        time.sleep(0.2)
+    raise AssertionError("the pipeline ended before DCPT had written a checkpoint")
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_stage_has_a_manifest_and_the_chain_holds(runs: Path) -> None:
+    manifests = {stage: read(runs / "smoke" / stage / "manifest.json") for stage in STAGES}
+    for manifest in manifests.values():
+        for parent, digest in manifest["inputs"].items():
+            if parent in manifests:
+                assert digest == manifests[parent]["digest"], f"{manifest['stage']} stands on another {parent}"
+        assert manifest["parameters"]["seed"] == 17
+    assert len(manifests["01_build_chimed"]["inputs"]["raw"]) > 50, "every raw file is named with its hash"
+
+
+def test_killed_training_went_on_from_its_checkpoint(runs: Path) -> None:
+    facts = read(runs / "smoke" / "03_dcpt" / "facts.json")
+    assert facts["resumed_from"] == f"checkpoint-{read(runs / 'killed.json')['step']}"
+    steps = [json.loads(line)["step"] for line in (runs / "smoke" / "03_dcpt" / "log.jsonl").open(encoding="utf-8")]
+    assert facts["steps_done"] == facts["steps_planned"] == max(steps)
+
+
+def test_ledger_balances_and_caught_the_planted_flaws(runs: Path) -> None:
+    rows = read(runs / "smoke" / "01_build_chimed" / "ledger.json")["sources"]
+    for row in rows:
+        rest = row["duplicate"] + row["contaminated"] + row["excluded"] + sum(row["rejected"].values())
+        assert row["read"] == row["kept"] + rest, row["source"]
+    for fate in ("duplicate", "contaminated"):
+        assert sum(row[fate] for row in rows) > 0, f"the sample plants records that end as {fate}"
+    assert sum(sum(row["rejected"].values()) for row in rows) > 0
+    assert sum(sum(row["deidentified"].values()) for row in rows) > 0
+
+
+def test_tables_one_to_six_are_filled(runs: Path) -> None:
+    folder = runs / "smoke" / "07_case_study"
+    tables = {number: pd.read_csv(folder / f"table_{number}.csv", dtype=str) for number in range(1, 7)}
+    assert {"cmexam", "kg_xywy", "toyhom_dialogue"} <= set(tables[1]["Our sources"])
+    for number in (4, 5, 6):
+        ours = tables[number][tables[number]["From"] == "this run"]
+        assert len(ours) == 4, f"table {number} has a row for each of base, DCPT, SFT and DPO"
+        assert ours.iloc[:, 2].str.contains(r"\[.+\] \(n=\d+\)").all(), (
+            f"table {number}: every score has interval and n"
+        )
+    assert "not available" in (folder / "tables.txt").read_text(encoding="utf-8")
+
+
+def test_scores_can_be_recomputed_from_the_records(runs: Path) -> None:
+    folder = runs / "smoke" / "06_eval"
+    scores = read(folder / "scores.json")
+    for model in ("base", "dcpt", "sft", "dpo"):
+        path = folder / "predictions" / "cmexam" / f"{model}.jsonl"
+        records = [json.loads(line) for line in path.open(encoding="utf-8")]
+        right = sum(record["prediction"] == record["gold"] for record in records)
+        assert math.isclose(scores["cmexam"][model]["accuracy"]["value"], 100 * right / len(records))
+        assert all("E" not in r["prediction"] or r["n_options"] == 5 for r in records if r["prediction"])
+
+
+def test_dpo_started_at_ln_two(runs: Path) -> None:
+    assert abs(read(runs / "smoke" / "05_dpo" / "facts.json")["step_zero_loss"] - math.log(2)) < 1e-3
+
+
+def test_training_learns_something_that_carries_over(runs: Path) -> None:
+    """The floor under a smoke run: medical text gets likelier, held-out pairs are ranked better than by chance."""
+    from qilin_lib.report import training
+
+    assert training.improved(read(runs / "smoke" / "03_dcpt" / "heldout.json")["medical"])
+    assert training.accuracy(read(runs / "smoke" / "05_dpo" / "heldout.json"))[1] > 0.5
+
+
+def test_report_is_one_self_contained_page(runs: Path) -> None:
+    page = (runs / "smoke" / "07_case_study" / "report.html").read_text(encoding="utf-8")
+    assert "not for clinical use" in page and len(page) < 5_000_000
+    for number in range(1, 7):
+        assert f"Table {number}." in page
+    assert "<script src" not in page and "<link" not in page and 'src="http' not in page
+
+
+def test_executed_notebooks_are_quiet(runs: Path) -> None:
+    for stage in STAGES:
+        notebook = nbformat.read(runs / "smoke" / f"{stage}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                assert output.output_type != "error", f"{stage}: a cell failed"
+                assert len(output.get("text", "").splitlines()) <= 20, f"{stage}: a wall of log"
+
+
+def test_second_run_does_nothing_and_one_parameter_reruns_what_stands_on_it(runs: Path) -> None:
+    started = time.time()
+    again = pipeline("smoke", runs=runs)
+    assert again.returncode == 0 and again.stdout.count("up to date") == len(STAGES) + 1, again.stdout
+    assert "Nothing to do" in again.stdout and time.time() - started < 60
+    changed = pipeline("smoke", "-p", "max_items_huatuo", "20", "-p", "cases", "1", runs=runs)
+    assert changed.returncode == 0, changed.stderr
+    lines = {line.split()[0]: line for line in changed.stdout.splitlines() if line.startswith("0")}
+    assert [name for name in STAGES if "done in" in lines[name]] == ["06_eval", "07_case_study"]
+
+
+def test_notebook_with_missing_parent_says_which_to_run(tmp_path: Path) -> None:
+    alone = pipeline("smoke", "--only", "05", runs=tmp_path)
+    assert alone.returncode == 2 and "run notebooks/01_build_chimed.ipynb first" in alone.stderr
