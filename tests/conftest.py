@@ -19,10 +19,15 @@ PHRASES = (
 ).split()
 
 
-def sentences(count: int, seed: int) -> list[str]:
-    """Made-up medical texts of three to twelve phrases."""
-    draw = random.Random(seed)
-    return ["，".join(draw.choices(PHRASES, k=draw.randint(3, 12))) + "。" for _ in range(count)]
+@pytest.fixture(scope="session")
+def sentences() -> Callable[[int, int], list[str]]:
+    """`sentences(count, seed)`: made-up medical texts of three to twelve phrases."""
+
+    def make(count: int, seed: int) -> list[str]:
+        draw = random.Random(seed)
+        return ["，".join(draw.choices(PHRASES, k=draw.randint(3, 12))) + "。" for _ in range(count)]
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +49,7 @@ def tiny_shape() -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def tiny_model_dir(tiny_shape: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model_dir(tiny_shape: Tiny, sentences: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights, tokenizer and chat template of a base model trained long enough to depend on its context."""
     from qilin_lib.models.tiny import tiny_base
 

@@ -20,8 +20,7 @@ from qilin_lib.chimed.shingles import gram_hashes, gram_set
 PERMUTATIONS = 128
 _BATCH = 512
 # Standard deviation of a MinHash estimate is at most 0.5 / sqrt(128) = 0.044: a pair whose estimate lies this far
-# below the
-# threshold is not worth verifying (5 deviations).
+# (5 deviations) below the threshold is not worth verifying.
 _MARGIN = 0.22
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
+
+
+def quiet_libraries() -> None:
+    """No progress bars for loading, and no warning of DeepSpeed's that a machine without a GPU has none."""
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -24,9 +35,8 @@ def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    quiet_libraries()
     if Path(path).is_dir() and not list(Path(path).glob("*.safetensors")):
         raise QilinError(f"{path}: holds no .safetensors file; pickled weights are not loaded, convert them first")
     kind = getattr(torch, dtype)
@@ -54,6 +64,7 @@ def parameter_count(path: str | Path) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    quiet_libraries()
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=False))
     return sum(p.numel() for p in model.parameters())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
+from qilin_lib.models.load import quiet_libraries
 from qilin_lib.tokens.pack import Blocks, pack
 from qilin_lib.tokens.template import choose
 from qilin_lib.tokens.tokenizer import train_tokenizer
@@ -55,6 +56,7 @@ def new_model(shape: Any, tokenizer: Any, seed: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    quiet_libraries()
     fields = (
         "hidden_size",
         "intermediate_size",

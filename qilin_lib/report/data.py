@@ -55,7 +55,7 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     if ledger.get("hits"):
         hits = ", ".join(f"{name} {count}" for name, count in ledger["hits"].items())
         notes.append(f"training records that held a test item, by benchmark: {hits}")
-    frame = pd.DataFrame([*rows, total], columns=["Dataset", "Type", *names[2:]], dtype=str)
+    frame = pd.DataFrame([*rows, total], columns=["Dataset", "Set", *names[2:]], dtype=str)
     return Table("", "Ledger", frame, notes)
 
 
@@ -96,12 +96,12 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         if len(found) < each and row["file"] not in {other["file"] for other in found}:
             found.append(row)
     rows = [
-        [reason, row["source"], f"{row['file']}, line {row['line']}", row["excerpt"][:40]]
+        [reason, row["source"], f"{row['file']}, line {row['line']}", row["excerpt"][:32]]
         for reason, some in sorted(shown.items())
         for row in islice(some, each)
     ]
     return Table(
-        "-", "Not kept, by reason", pd.DataFrame(rows, columns=["Type", "Dataset", "From", "Metric"], dtype=str)
+        "-", "Not kept, by reason", pd.DataFrame(rows, columns=["Reason", "Dataset", "Place", "Begins with"], dtype=str)
     )
 
 
@@ -110,4 +110,4 @@ def deidentified_table(ledger: Mapping[str, Any]) -> Table:
     sources = [row for row in ledger["sources"] if row["deidentified"]]
     kinds = sorted({kind for row in sources for kind in row["deidentified"]})
     rows = [[row["source"], row["set"], *(str(row["deidentified"].get(kind, 0)) for kind in kinds)] for row in sources]
-    return Table("", "Placeholders", pd.DataFrame(rows, columns=["Dataset", "Type", *kinds], dtype=str))
+    return Table("", "Placeholders", pd.DataFrame(rows, columns=["Dataset", "Set", *kinds], dtype=str))

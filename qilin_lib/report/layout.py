@@ -18,7 +18,10 @@ ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not 
 OURS = "this run"
 # Columns of words, which read from the left; all others hold numbers.
 WORDS = frozenset(
-    "Type,Dataset,Our sources,Model,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit".split(",")
+    (
+        "Type,Dataset,Our sources,Model,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
+        "Set,Feeds,Licence,Reason,Place,Begins with,Split,What,Value"
+    ).split(",")
 )
 
 

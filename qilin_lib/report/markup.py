@@ -34,7 +34,8 @@ white-space:nowrap;vertical-align:top;background:none}}
 .qm-table th{{background:#f2f4f8;font-weight:600;vertical-align:bottom;white-space:normal}}
 .qm-table tr>:first-child{{position:sticky;left:0;background:#fff;text-align:left}}
 .qm-table tr>th:first-child{{background:#f2f4f8}}
-.qm-table .left{{text-align:left}}
+.qm-table .left{{text-align:left!important}}
+.qm-table tbody tr{{background:#fff!important}}
 .qm-table tbody tr:last-child td{{border-bottom:0}}
 .qm-table tr.ours td,.qm-table tr.ours>:first-child{{background:#eef6fc}}
 @media (max-width:40rem){{.qm-table tr>:first-child{{white-space:normal;min-width:5rem;max-width:8rem}}}}

@@ -60,9 +60,9 @@ def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
         [
             str(start),
             str(end - start),
-            tokenizer.decode(blocks.ids[number, start:end][:24], skip_special_tokens=True) + " …",
+            tokenizer.decode(blocks.ids[number, start:end][:20], skip_special_tokens=True) + " …",
         ]
         for start, end in zip(starts[:most], ends, strict=False)
     ]
     notes = [f"{len(starts)} documents or parts of documents in this block of {blocks.ids.shape[1]} tokens"]
-    return Table("", f"Block {number}", pd.DataFrame(rows, columns=["First token", "Tokens", "Dataset"]), notes)
+    return Table("", f"Block {number}", pd.DataFrame(rows, columns=["First token", "Tokens", "Begins with"]), notes)

@@ -15,10 +15,10 @@ RESAMPLES = 1000
 SEED = 17
 
 
-def facts_table(facts: Mapping[str, Any]) -> Table:
+def facts_table(facts: Mapping[str, Any], title: str = "What ran") -> Table:
     """What really ran, as the child process reported it: steps, batch, precision, speed."""
     rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items() if name != "template_sha256"]
-    return Table("", "What ran", pd.DataFrame(rows, columns=["Metric", "value"], dtype=str))
+    return Table("", title, pd.DataFrame(rows, columns=["What", "Value"], dtype=str))
 
 
 def _plain(value: Any) -> str:

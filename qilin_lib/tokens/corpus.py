@@ -10,6 +10,7 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.tokens.pack import Blocks, load_blocks, pack
 from qilin_lib.tokens.statistics import count_tokens
+from qilin_lib.tokens.template import text_ids
 
 SETS = ("cpt", "sft", "dpo", "general")
 
@@ -60,9 +61,7 @@ def lengths(rows: Iterable[dict[str, Any]], tokenizer: Any) -> dict[str, list[in
     """{source: tokens of each row}, for a histogram against block_size."""
     result: dict[str, list[int]] = {}
     for row in rows:
-        result.setdefault(row["source"], []).append(
-            len(tokenizer.encode(row["text"], add_special_tokens=False, split_special_tokens=True))
-        )
+        result.setdefault(row["source"], []).append(len(text_ids(tokenizer, row["text"])))
     return result
 
 

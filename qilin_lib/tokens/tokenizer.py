@@ -26,7 +26,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> A
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL + alphabet,
-        limit_alphabet=vocab_size // 2,
+        limit_alphabet=min(vocab_size // 2, vocab_size - len(SPECIAL + alphabet)),
         max_token_length=6,
         show_progress=False,
     )

@@ -1,0 +1,54 @@
+"""The tokenizer trained on the spot loses nothing, keeps answers apart, and is the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qilin_lib.tokens.tokenizer import SPECIAL, train_tokenizer
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text())
+def test_round_trip_of_any_text(text: str, tiny_tokenizer: Any) -> None:
+    ids = tiny_tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    assert tiny_tokenizer.decode(ids) == text
+    assert tiny_tokenizer.unk_token_id not in ids
+
+
+@pytest.mark.parametrize("prefix", ["答案：", "答案:", "患者咳嗽。答案：", "正确的是"])
+@pytest.mark.parametrize("letter", "ABCDE")
+def test_an_answer_letter_is_one_more_id(prefix: str, letter: str, tiny_tokenizer: Any) -> None:
+    before = tiny_tokenizer.encode(prefix, add_special_tokens=False)
+    after = tiny_tokenizer.encode(prefix + letter, add_special_tokens=False)
+    assert after[:-1] == before
+
+
+def test_special_tokens_have_fixed_ids(tiny_tokenizer: Any) -> None:
+    assert tiny_tokenizer.convert_tokens_to_ids(SPECIAL) == list(range(6))
+    assert tiny_tokenizer.decode([3, 4, 5], skip_special_tokens=True) == ""
+
+
+def test_same_texts_give_the_same_bytes(tmp_path: Path, sentences: Callable) -> None:
+    for name, texts in (("a", sentences(60, 3)), ("b", sentences(60, 3)), ("c", sentences(60, 4))):
+        train_tokenizer(texts, 600, 128).save_pretrained(tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert "tokenizer.json" in files
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    different = [(tmp_path / name / "tokenizer.json").read_bytes() for name in "ac"]
+    assert different[0] != different[1]
+
+
+@pytest.mark.parametrize("size", [512, 600])
+def test_vocabulary_size_is_a_ceiling(size: int) -> None:
+    """With more characters than room the rare ones are spelled in bytes."""
+    texts = [chr(0x4E00 + i) * (1 + i % 3) for i in range(600)]
+    tokenizer = train_tokenizer(texts, size, 128)
+    assert len(tokenizer) <= size and tokenizer.model_max_length == 128
+    assert tokenizer.decode(tokenizer.encode("".join(texts), add_special_tokens=False)) == "".join(texts)
