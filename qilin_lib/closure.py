@@ -72,5 +72,5 @@ def _bare_source(path: Path) -> str:
             and isinstance(body[0], ast.Expr)
             and isinstance(body[0].value, ast.Constant)
         ):
-            body[0].value = ast.Constant("")
+            del body[0]
     return ast.dump(tree)

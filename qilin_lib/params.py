@@ -95,8 +95,9 @@ def read_profile(profile: str) -> dict:
 def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
     """Resolved, validated parameters of one notebook: profile, then the overrides found in `namespace`.
 
-    `namespace` is a notebook's `globals()` (only names of cells made of plain `name = literal` lines count) or a plain
-    dict of overrides. `None` means "as the profile says". Raises QilinError naming parameter, value and nearest choice.
+    `namespace` is a notebook's `globals()` (only cells made of plain `name = literal` lines count, so that running the
+    load again is safe after a later cell took one of the names) or a plain dict of overrides. `None` means "as the
+    profile says". Raises QilinError naming parameter, value and nearest choice.
     """
     if notebook not in SECTIONS:
         raise QilinError(f"notebook '{notebook}': unknown{nearest(notebook, NOTEBOOKS)}; there are {list(NOTEBOOKS)}")
@@ -104,7 +105,7 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
     overrides = _overrides(namespace or {})
     profile = str(overrides.pop("profile", None) or "smoke")
     content = read_profile(profile)
-    fields = model.model_fields
+    fields = {name: field for name, field in model.model_fields.items() if name != "notebook"}
     for name in overrides:
         if name not in fields:
             raise QilinError(
@@ -119,6 +120,8 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
 
 def _section(content: dict, section: str, fields: Mapping[str, Any], path: Path) -> dict:
     values = content.get(section) or {}
+    if not isinstance(values, dict):
+        raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {values!r}")
     for name in values:
         if name not in fields or name in SHARED:
             raise QilinError(f"{path}: unknown key '{name}' in '{section}:'{nearest(name, set(fields) - set(SHARED))}")
@@ -139,23 +142,36 @@ def _validated(model: type[Strict], values: dict, where: str) -> Strict:
 def _overrides(namespace: Mapping[str, Any]) -> dict[str, Any]:
     if "In" not in namespace:
         return {k: v for k, v in namespace.items() if v is not None}
-    names = {name for source in namespace["In"] for name in _literal_names(source)}
-    return {name: namespace[name] for name in sorted(names) if namespace.get(name) is not None}
+    values: dict[str, Any] = {}
+    derived = ""
+    for source in namespace["In"]:
+        found, wrong = _assignments(source)
+        # A parameters cell that is mended and run again starts anew; the cell that papermill injects adds to it.
+        if "profile" in found and not source.startswith("# Parameters"):
+            values, derived = {}, wrong
+        values |= {} if wrong else found
+    if derived:
+        raise QilinError(f"parameters cell: `{derived}` is not a plain `name = literal` line; write the value itself")
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _literal_names(source: str) -> list[str]:
-    """Names assigned by a cell made only of `name = literal` lines: a parameters cell, the author's or papermill's."""
+def _assignments(source: str) -> tuple[dict[str, Any], str]:
+    """({name: value} of what a cell assigns, its first statement that is no `name = literal`); with one it is code."""
     try:
         body = ast.parse(source).body
-        names = []
-        for line in body:
-            if not (isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)):
-                return []
-            ast.literal_eval(line.value)
-            names.append(line.targets[0].id)
-        return names
     except (SyntaxError, ValueError):
-        return []
+        return {}, source
+    values, wrong = {}, ""
+    for line in body:
+        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+        try:
+            value = ast.literal_eval(line.value) if isinstance(line, ast.Assign) and len(targets) == 1 else line
+        except (ValueError, TypeError):
+            value = line
+        values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+        if value is line or not isinstance(targets[0], ast.Name):
+            wrong = wrong or str(ast.get_source_segment(source, line))
+    return values, wrong
 
 
 def _plain(value: Any, annotation: Any) -> Any:

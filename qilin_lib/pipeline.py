@@ -25,9 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the pipeline; returns the exit code. 1: a notebook failed; 2: the call was wrong; 130: interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        overrides = split_overrides(options.profile, options.p)
-        chosen = choose(options.only, options.start)
         run = options.run or options.profile
+        overrides = split_overrides(options.profile, options.p, run)
+        chosen = choose(options.only, options.start)
         if options.force:
             for notebook in chosen:
                 runs.remove_stage(run, notebook)
@@ -82,11 +82,13 @@ def _named(prefix: str) -> str:
     return found[0]
 
 
-def split_overrides(profile: str, pairs: list[list[str]]) -> dict[str, dict[str, Any]]:
-    """{notebook: {name: value}} from `-p NAME VALUE` pairs; refuses unknown and ambiguous names."""
+def split_overrides(profile: str, pairs: list[list[str]], run: str | None = None) -> dict[str, dict[str, Any]]:
+    """{notebook: {name: value}} from `-p NAME VALUE` pairs; refuses unknown and ambiguous names, and bad values."""
     overrides: dict[str, dict[str, Any]] = {notebook: {} for notebook in SECTIONS}
     for name, value in pairs:
         section, _, field = name.rpartition(".")
+        if field in ("notebook", "profile", "run"):
+            raise QilinError(f"-p {name}: not a parameter here; say: python -m qilin_lib.pipeline PROFILE --run NAME")
         homes = [n for n, (s, model) in SECTIONS.items() if field in model.model_fields and section in ("", s, n[:2])]
         if not homes:
             known = {f for _, model in SECTIONS.values() for f in model.model_fields}
@@ -97,7 +99,7 @@ def split_overrides(profile: str, pairs: list[list[str]]) -> dict[str, dict[str,
         for notebook in homes:
             overrides[notebook][field] = value
     for notebook in SECTIONS:
-        params.load(notebook, {"profile": profile, **overrides[notebook]})
+        params.load(notebook, {"profile": profile, "run": run, **overrides[notebook]})
     return overrides
 
 
@@ -142,6 +144,8 @@ def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None
         print("FAILED", flush=True)
         raise NotebookFailed(
             f"{notebook}: {error.ename}: {error.evalue}\n(whole story: {run_dir / notebook}.ipynb)"

@@ -56,7 +56,20 @@ def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False
         trust_remote_code=False,
     )
     model.config.use_cache = False
+    if quantised:
+        _keep_scales(model)
     return model
+
+
+def _keep_scales(model: Any) -> None:
+    """On a CPU with AVX512-BF16, bitsandbytes 0.50.2 rounds the NF4 scales to bfloat16 in place at the first pass in
+    evaluation mode, and training goes on with them: an evaluation would change the weights under the adapter.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def parameter_count(path: str | Path) -> int:

@@ -26,8 +26,8 @@ def escape(text: object) -> str:
 TABLE_STYLE = f"""
 .qm-table{{background:#fff;color:#1c2430;font:13px/1.45 {FONTS};margin:1rem 0;max-width:100%}}
 .qm-table .scroll{{overflow-x:auto;border:1px solid #d8dde5;border-radius:6px}}
-.qm-table table{{border-collapse:separate;border-spacing:0;width:100%;margin:0;background:#fff;color:inherit;
-font-variant-numeric:tabular-nums}}
+.qm-table table{{table-layout:auto!important;border-collapse:separate;border-spacing:0;width:100%;margin:0;
+background:#fff;color:inherit;font-variant-numeric:tabular-nums}}
 .qm-table .caption{{font-weight:600;margin:0 0 .4rem}}
 .qm-table th,.qm-table td{{padding:.35rem .55rem;border:0;border-bottom:1px solid #e8ebf0;text-align:right;
 white-space:nowrap;vertical-align:top;background:none}}

@@ -1,7 +1,8 @@
 """05: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7).
 
-The reference is the SFT policy itself: the adapter switched off (LoRA) or a frozen copy (full). A wrong reference is
-the commonest fault of SFT-LoRA to DPO-LoRA hand-overs (hiyouga/LLaMA-Factory#8459, #8974); it is checked before step 1.
+The reference is the SFT policy itself: a frozen copy of the fresh adapter, which adds nothing yet (LoRA), or of all
+weights (full). A wrong reference is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs
+(hiyouga/LLaMA-Factory#8459, #8974); it is checked before step 1.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from qilin_lib.tokens.template import IGNORE, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 
+Pair = dict[str, list[int]]
+
 
 def train(stage: Stage) -> dict[str, Any]:
     """Align the SFT model on ChiMed-DPO in a child process; returns its facts."""
@@ -32,7 +35,7 @@ def train(stage: Stage) -> dict[str, Any]:
     )
 
 
-def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> dict[str, list[int]]:
+def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
     """{prompt_ids, chosen_ids, rejected_ids} of one triplet, in the SFT template; long turns are cut inside."""
     limits = (parameters.max_source_length, parameters.max_target_length)
     prompt, _ = template.encode_with_labels(row["prompt"], tokenizer, *limits, add_generation_prompt=True)
@@ -43,8 +46,9 @@ def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: An
     return {"prompt_ids": prompt, **{f"{side}_ids": ids[len(prompt) :] for side, ids in whole.items()}}
 
 
-def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, check the reference, train with TRL's DPOTrainer, score held-out pairs."""
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair], held: list[Pair]) -> Any:
+    """TRL's DPOTrainer on tokenised pairs. Its reference is `model` with the adapter as it is now (TRL copies it to one
+    called "ref"), or for full training the weights in `job.paths.weights`."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -55,16 +59,11 @@ def work(job: SimpleNamespace) -> None:
             return dataset
 
     parameters = job.parameters
-    model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     reference = (
         load_model(job.paths.weights, parameters.dtype, device=str(model.device))
         if parameters.finetuning == "full"
         else None
     )
-    pairs = {split: [] for split in ("train", "heldout")}
-    for row in files.read_jsonl(job.paths.data):
-        pairs[row["split"]].append(pair(row, job.template, tokenizer, parameters))
-    held = pairs["heldout"][: parameters.max_heldout]
     settings = DPOConfig(
         **shared.arguments(parameters, job.out),
         beta=parameters.beta,
@@ -74,14 +73,25 @@ def work(job: SimpleNamespace) -> None:
         activation_checkpointing=False,
         precompute_ref_log_probs=parameters.precompute_ref_log_probs,
     )
-    trainer = TokenisedDPOTrainer(
+    return TokenisedDPOTrainer(
         model=model,
         ref_model=reference,
         args=settings,
-        train_dataset=Dataset.from_list(pairs["train"]),
+        train_dataset=Dataset.from_list(pairs),
         eval_dataset=Dataset.from_list(held),
         processing_class=tokenizer,
     )
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part: tokenise, check the reference, train, score held-out pairs."""
+    parameters = job.parameters
+    model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
+    pairs: dict[str, list[Pair]] = {split: [] for split in ("train", "heldout")}
+    for row in files.read_jsonl(job.paths.data):
+        pairs[row["split"]].append(pair(row, job.template, tokenizer, parameters))
+    held = pairs["heldout"][: parameters.max_heldout]
+    trainer = make_trainer(job, model, tokenizer, pairs["train"], held)
     start = None if shared.last_checkpoint(job.out / "checkpoints") else step_zero_loss(trainer, held)
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():
@@ -95,7 +105,7 @@ def work(job: SimpleNamespace) -> None:
         files.write_json(job.out / "facts.json", facts)
 
 
-def step_zero_loss(trainer: Any, held: list[dict[str, list[int]]]) -> float | None:
+def step_zero_loss(trainer: Any, held: list[Pair]) -> float | None:
     """Loss on held-out pairs before training; RuntimeError unless it is ln 2, which it is if policy ≡ reference."""
     if not held:
         return None
@@ -107,7 +117,7 @@ def step_zero_loss(trainer: Any, held: list[dict[str, list[int]]]) -> float | No
     return loss
 
 
-def heldout(job: SimpleNamespace, held: list[dict[str, list[int]]]) -> dict[str, Any]:
+def heldout(job: SimpleNamespace, held: list[Pair]) -> dict[str, Any]:
     """Log-probabilities of held-out answers: {reference|policy}_{chosen|rejected}; reference = SFT, policy = DPO."""
     device = "cuda:0" if job.parameters.gpus else "cpu"
     result: dict[str, Any] = {}

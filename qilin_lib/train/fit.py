@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, runs
 from qilin_lib.models.adapters import add_lora, merge
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer
@@ -17,6 +17,15 @@ from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES, Template
 from qilin_lib.train import launch
+
+
+def open_stage(parameters: Any) -> Stage:
+    """`runs.open_stage` for a training notebook, after the machine was found to have the GPUs that are asked for.
+
+    The order matters: opening a stage with new parameters clears what the old ones made.
+    """
+    launch.check_gpus(parameters)
+    return runs.open_stage(parameters)
 
 
 def train_in_child(
@@ -27,7 +36,6 @@ def train_in_child(
     `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
     """
     if not stage.up_to_date:
-        launch.check_gpus(stage.parameters)
         job = stage.dir / "job.json"
         template = files.read_json(stage.parent("02_tokenize") / "base.json")["template"]
         files.write_json(
@@ -157,7 +165,8 @@ def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
         model.save_pretrained(job.out / "model")
         load_tokenizer(weights).save_pretrained(job.out / "model")
         return
-    model.save_pretrained(job.out / "adapter")
+    # DPO's frozen reference is an adapter too, and no part of the result.
+    model.save_pretrained(job.out / "adapter", selected_adapters=["default"])
     merge(weights, job.out / "adapter", job.out / "model", job.parameters.finetuning == "qlora", job.parameters.dtype)
 
 

@@ -13,14 +13,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
 
 PROGRESS = "QILIN-PROGRESS "
+# In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
+MARK = "QILIN_JOB"
 Show = Callable[[str], None]
 
 
@@ -72,6 +76,7 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
     }
     if gpus == 0:
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    earlier = log.stat().st_size if log.exists() else 0
     with open(log, "a", encoding="utf-8") as handle, _child(arguments, environment) as process:
         for line in process.stdout or ():
             if line.startswith(PROGRESS):
@@ -81,16 +86,16 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
                 handle.flush()
         code = process.wait()
     if code:
-        raise QilinError(f"training ended with exit code {code}: {_cause(log)} (whole log: {log})")
+        how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
+        raise QilinError(f"training ended with {how}: {_cause(log, earlier)} (whole log: {log})")
 
 
 @contextmanager
 def _child(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    import psutil
-
+    mark = uuid.uuid4().hex
     process = subprocess.Popen(
         arguments,
-        env=environment,
+        env={**environment, MARK: mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,18 +104,33 @@ def _child(arguments: list[str], environment: dict[str, str]) -> Iterator[subpro
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )
+    threading.Thread(target=_watch, args=(process, mark), daemon=True).start()
     try:
         yield process
     finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        if process.poll() is None:
-            process.terminate()
-        gone, alive = psutil.wait_procs(
-            [*family, psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else family, timeout=10
-        )
-        for survivor in alive:
-            survivor.kill()
+        _end_marked(mark)
         process.wait()
+
+
+def _watch(process: subprocess.Popen, mark: str) -> None:
+    """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
+    process.wait()
+    _end_marked(mark)
+
+
+def _end_marked(mark: str) -> None:
+    """Ask every process of a job to end; insist after ten seconds."""
+    import psutil
+
+    family = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                process.terminate()
+                family.append(process)
+    for survivor in psutil.wait_procs(family, timeout=10)[1]:
+        with suppress(psutil.Error):
+            survivor.kill()
 
 
 def _die_with_parent() -> None:
@@ -125,9 +145,12 @@ def _progress_text(state: dict[str, Any]) -> str:
     )
 
 
-def _cause(log: Path) -> str:
-    """The last line that looks like an exception: under torchrun the end of the log is only the launcher's summary."""
-    lines = log.read_text(encoding="utf-8").splitlines()
+def _cause(log: Path, earlier: int) -> str:
+    """The last line that looks like an exception: under torchrun the end of the log is only the launcher's summary.
+
+    The first `earlier` bytes belong to a former attempt.
+    """
+    lines = log.read_bytes()[earlier:].decode("utf-8").splitlines()
     errors = [line for line in lines if re.match(r"^(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception|Interrupt)\b", line)]
     causes = [line for line in errors if "ChildFailedError" not in line]
     return (causes or lines or ["no output"])[-1]

@@ -48,3 +48,15 @@ def test_parameter_count_is_the_real_one(quantised: bool, tiny_model_dir: Path) 
 
 def test_tokenizer_comes_with_its_template(tiny_model_dir: Path) -> None:
     assert "<reserved_103>" in load_tokenizer(tiny_model_dir).chat_template
+
+
+def test_an_evaluation_does_not_change_quantised_weights(tiny_model_dir: Path) -> None:
+    """bitsandbytes would round the scales for its own CPU kernel, and DPO evaluates before it trains."""
+    import torch
+
+    model, ids = load_model(tiny_model_dir, quantised=True), torch.arange(40)[None]
+    before = model.train()(input_ids=ids).logits.detach()
+    with torch.no_grad():
+        evaluated = model.eval()(input_ids=ids).logits
+    assert torch.equal(evaluated, before)
+    assert torch.equal(model.train()(input_ids=ids).logits.detach(), before)

@@ -1,0 +1,444 @@
+"""Parameters: papermill's and YAML's traps, notebooks' namespaces, profiles, impossible combinations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pydantic
+import pytest
+
+from qilin_lib import params
+from qilin_lib.errors import QilinError
+from qilin_lib.schema import SECTIONS
+
+PROFILES = ("full_a100", "qlora_24gb", "released_code", "smoke")
+SMOKE = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
+
+
+def load(**overrides: Any) -> Any:
+    return params.load("05_dpo", overrides)
+
+
+def notebook(*cells: str) -> dict[str, Any]:
+    """The namespace of a kernel that has run `cells`."""
+    namespace: dict[str, Any] = {}
+    for cell in cells:
+        try:
+            exec(cell, namespace)
+        except Exception as error:  # a cell that fails is in `In` all the same
+            namespace["error"] = error
+    return {**namespace, "In": ["", *cells]}
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`profile(old, new)`: a params folder whose `mine.yaml` is smoke.yaml with one line changed."""
+    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
+
+    def make(old: str, new: str) -> Path:
+        assert SMOKE.count(old) >= 1, f"smoke.yaml no longer has {old!r}"
+        path = tmp_path / "mine.yaml"
+        path.write_text(SMOKE.replace(old, new, 1), encoding="utf-8")
+        return path
+
+    return make
+
+
+# --- names and values that papermill hands over -----------------------------------------------------------------------
+
+
+def test_misspelt_parameter_names_the_nearest() -> None:
+    with pytest.raises(QilinError, match=r"05_dpo: unknown parameter 'bacth' .*'per_device_train_batch_size'"):
+        load(bacth=8)
+
+
+def test_parameter_that_does_not_exist_is_refused_even_as_a_string() -> None:
+    with pytest.raises(QilinError, match=r"unknown parameter 'smoke'.*known are \['allow_high_lr'"):
+        load(smoke="false")
+
+
+def test_parameter_of_another_notebook_is_refused() -> None:
+    with pytest.raises(QilinError, match="07_case_study: unknown parameter 'beta'"):
+        params.load("07_case_study", {"beta": 0.1})
+
+
+def test_the_notebook_itself_is_no_parameter() -> None:
+    with pytest.raises(QilinError, match="unknown parameter 'notebook'"):
+        load(notebook="04_sft")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("allow_high_lr", "true", True),
+        ("precompute_ref_log_probs", "false", False),
+        ("precompute_ref_log_probs", "False", False),
+        ("learning_rate", "2e-5", 2e-5),
+        ("learning_rate", "1E-5", 1e-5),
+        ("beta", "1", 1.0),
+        ("per_device_train_batch_size", "8", 8),
+        ("max_steps", "-1", -1),
+        ("max_heldout", "12", 12),
+        ("modules_to_save", '["lm_head"]', ["lm_head"]),
+        ("target_modules", "all-linear", "all-linear"),
+    ],
+)
+def test_strings_with_one_reading_are_read(name: str, given: str, meant: Any) -> None:
+    value = getattr(load(**{name: given}), name)
+    assert value == meant and type(value) is type(meant)
+
+
+def test_false_as_a_string_is_false_not_truthy() -> None:
+    """`-p allow_high_lr false` arrives as "false", which `if` takes for True (nteract/papermill#818)."""
+    loaded = load(allow_high_lr="false", learning_rate=1e-6)
+    assert loaded.allow_high_lr is False
+    with pytest.raises(QilinError, match="allow_high_lr"):
+        load(allow_high_lr="false", learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("allow_high_lr", "no"),
+        ("allow_high_lr", "0"),
+        ("allow_high_lr", 1),
+        ("per_device_train_batch_size", "four"),
+        ("per_device_train_batch_size", 8.0),
+        ("per_device_train_batch_size", "8.0"),
+        ("per_device_train_batch_size", True),
+        ("per_device_train_batch_size", 0),
+        ("learning_rate", "fast"),
+        ("learning_rate", 2),
+        ("beta", [0.1]),
+        ("beta", 0),
+        ("modules_to_save", "lm_head"),
+        ("modules_to_save", "[lm_head"),
+        ("finetuning", "QLoRA"),
+        ("seed", "1e3"),
+        ("run", "../elsewhere"),
+        ("run", "a b"),
+    ],
+)
+def test_other_values_are_refused_by_name_and_value(name: str, value: Any) -> None:
+    with pytest.raises(QilinError) as refused:
+        load(**{name: value})
+    assert f"{name} = {value!r}: " in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_choices_are_named() -> None:
+    with pytest.raises(QilinError, match=r"finetuning = 'loar': .*'full', 'lora' or 'qlora'"):
+        load(finetuning="loar")
+
+
+def test_none_means_as_the_profile_says() -> None:
+    assert load(beta=None, seed=None, profile=None) == load()
+    assert load().profile == "smoke" == load().run
+
+
+def test_run_defaults_to_the_profile() -> None:
+    assert load(profile="qlora_24gb").run == "qlora_24gb"
+    assert load(profile="qlora_24gb", run="mine").run == "mine"
+
+
+def test_unknown_notebook_names_the_nearest() -> None:
+    with pytest.raises(QilinError, match=r"'05_dop': unknown .*'05_dpo'"):
+        params.load("05_dop", {})
+
+
+def test_either_form_of_decontaminate() -> None:
+    for given, meant in (("report", "report"), ("false", False), (True, True)):
+        assert params.load("01_build_chimed", {"decontaminate": given}).decontaminate == meant
+    with pytest.raises(QilinError, match="decontaminate"):
+        params.load("01_build_chimed", {"decontaminate": "maybe"})
+
+
+# --- a notebook's namespace -------------------------------------------------------------------------------------------
+
+CELL = 'profile = "smoke"\nrun = None\nbeta = None\nmax_steps = None\nseed = None'
+
+
+def test_cells_of_literals_are_parameters_and_nothing_else_is() -> None:
+    namespace = notebook(
+        CELL,
+        '# Parameters\nprofile = "qlora_24gb"\nbeta = 0.2\n',
+        "from pathlib import Path",
+        "ledger = {'kept': len('abc')}\nrows = [1, 2]",
+        "for max_steps in range(3): pass",
+        "%matplotlib inline",
+    )
+    loaded = params.load("05_dpo", namespace)
+    assert (loaded.profile, loaded.beta, loaded.seed) == ("qlora_24gb", 0.2, 42)
+
+
+def test_misspelt_name_in_the_injected_cell_is_refused() -> None:
+    with pytest.raises(QilinError, match="unknown parameter 'bacth'"):
+        params.load("05_dpo", notebook(CELL, "# Parameters\nbacth = 8\n"))
+
+
+def test_a_mended_cell_starts_anew() -> None:
+    """Rerunning the corrected cell in the same kernel must not complain of the old one, nor apply it."""
+    namespace = notebook(CELL + "\nbacth = 8\nmax_heldout = 3", "P = params.load()", CELL + "\nlora_r = 4")
+    loaded = params.load("05_dpo", namespace)
+    assert loaded.lora_r == 4
+    assert loaded.max_heldout == load().max_heldout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "learning_rate = 2 * 1e-6",
+        "learning_rate: float = 2e-6",
+        "beta = beta or 0.3",
+        "import os",
+        "beta = max_steps = 1",
+    ],
+)
+def test_a_derived_value_in_the_parameters_cell_is_refused_not_ignored(line: str) -> None:
+    """papermill injects after the cell, so whatever is derived in it would be stale."""
+    with pytest.raises(QilinError) as refused:
+        params.load("05_dpo", notebook(f"{CELL}\n{line}"))
+    assert f"`{line}`" in str(refused.value)
+
+
+def test_a_later_variable_of_the_same_name_is_no_parameter() -> None:
+    """02 has a parameter `base` and later a variable `base`; running its load cell again must give the same."""
+    cells = (CELL, "# Parameters\nmax_steps = 7", "P = 1 + 1", "beta = max([0.3, 0.4])\nmax_steps = beta * 2")
+    loaded = params.load("05_dpo", notebook(*cells))
+    assert (loaded.beta, loaded.max_steps) == (load().beta, 7)
+
+
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_profiles_are_these() -> None:
+    assert params.profiles() == list(PROFILES)
+
+
+@pytest.mark.parametrize("profile_name", PROFILES)
+@pytest.mark.parametrize("notebook_name", SECTIONS)
+def test_every_profile_loads_in_every_notebook(profile_name: str, notebook_name: str) -> None:
+    loaded = params.load(notebook_name, {"profile": profile_name})
+    section, model = SECTIONS[notebook_name]
+    assert isinstance(loaded, model)
+    assert loaded.notebook == notebook_name and loaded.profile == profile_name
+    written = params.read_profile(profile_name)
+    for name, value in (written.get(section) or {}).items():
+        assert loaded.model_dump()[name] == value
+
+
+def test_full_a100_is_the_paper() -> None:
+    """Paper §4.2."""
+    dcpt, sft, dpo = (params.load(n, {"profile": "full_a100"}) for n in ("03_dcpt", "04_sft", "05_dpo"))
+    assert (dcpt.gpus, dcpt.per_device_train_batch_size, dcpt.num_train_epochs) == (8, 1, 3.0)
+    assert (dcpt.learning_rate, dcpt.warmup_ratio, dcpt.weight_decay) == (2e-4, 0.05, 0.01)
+    assert params.load("02_tokenize", {"profile": "full_a100"}).block_size == 1024
+    assert (sft.per_device_train_batch_size, sft.learning_rate, sft.weight_decay) == (64, 2e-5, 0.05)
+    assert (sft.lora_r, sft.lora_alpha, sft.lora_dropout) == (8, 32, 0.05)
+    assert (dpo.gpus, dpo.per_device_train_batch_size, dpo.learning_rate) == (4, 8, 2e-5)
+    assert (dpo.lora_r, dpo.lora_alpha, dpo.lora_dropout) == (8, 16, 0.05)
+
+
+def test_missing_profile_names_the_nearest() -> None:
+    with pytest.raises(QilinError, match=r"profile 'smok': no such file .*did you mean 'smoke'"):
+        load(profile="smok")
+
+
+def test_unknown_key_in_a_section_names_file_and_nearest(profile) -> None:
+    path = profile("  beta: 0.1", "  betta: 0.1")
+    with pytest.raises(QilinError) as refused:
+        load(profile="mine")
+    assert f"{path}: unknown key 'betta' in 'dpo:' (did you mean 'beta'?)" == str(refused.value)
+
+
+def test_unknown_section_names_file_and_nearest(profile) -> None:
+    path = profile("dpo:   ", "dop:   ")
+    with pytest.raises(QilinError) as refused:
+        load(profile="mine")
+    assert str(refused.value).startswith(f"{path}: unknown key 'dop' (did you mean 'dpo'?)")
+
+
+def test_shared_key_inside_a_section_is_refused(profile) -> None:
+    profile("  beta: 0.1", "  beta: 0.1\n  seed: 3")
+    with pytest.raises(QilinError, match=r"unknown key 'seed' in 'dpo:'"):
+        load(profile="mine")
+
+
+def test_missing_key_is_named(profile) -> None:
+    profile("  beta: 0.1", "")
+    with pytest.raises(QilinError, match=r"05_dpo \(profile mine\): beta = .*Field required"):
+        load(profile="mine")
+
+
+def test_duplicate_key_names_file_and_both_lines(profile) -> None:
+    path = profile("  beta: 0.1", "  beta: 0.2\n  beta: 0.1")
+    first = path.read_text(encoding="utf-8").splitlines().index("  beta: 0.2") + 1
+    with pytest.raises(QilinError) as refused:
+        load(profile="mine")
+    assert str(refused.value) == f"{path}, line {first + 1}: key 'beta' stands twice (first in line {first})"
+
+
+def test_broken_yaml_names_file_and_line(profile) -> None:
+    path = profile("  beta: 0.1", "  beta: [0.1")
+    with pytest.raises(QilinError) as refused:
+        load(profile="mine")
+    assert str(path) in str(refused.value) and "line" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_an_empty_profile_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(QilinError, match="mine.yaml: expected 'key: value' lines"):
+        load(profile="mine")
+
+
+def test_a_section_that_is_no_mapping_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("seed: 1\ncase_study: 3\n", encoding="utf-8")
+    with pytest.raises(QilinError, match="mine.yaml: 'case_study:' must hold 'key: value' lines, found 3"):
+        params.load("07_case_study", {"profile": "mine"})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2e-5", 2e-5),
+        ("1.5E3", 1500.0),
+        (".5", 0.5),
+        ("NO", "NO"),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("true", True),
+        ("True", "True"),
+        ("017", 17),
+        ("12:30", "12:30"),
+        ("0x1F", "0x1F"),
+        ("2023-12-01", "2023-12-01"),
+        ("-1", -1),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ('"2e-5"', "2e-5"),
+        ("1_000", "1_000"),
+    ],
+)
+def test_yaml_scalars_are_those_of_yaml_1_2(tmp_path: Path, written: str, read: Any) -> None:
+    (tmp_path / "a.yaml").write_text(f"key: {written}\n", encoding="utf-8")
+    value = params.read_yaml(tmp_path / "a.yaml")["key"]
+    assert value == read and type(value) is type(read)
+
+
+@pytest.mark.parametrize("value", ["NO", "yes", "12:30", '"true "', "1"])
+def test_a_flag_in_a_profile_is_true_or_false(profile, value: str) -> None:
+    profile("  precompute_ref_log_probs: false", f"  precompute_ref_log_probs: {value}")
+    with pytest.raises(QilinError, match="precompute_ref_log_probs = .*valid boolean"):
+        load(profile="mine")
+
+
+def test_learning_rate_in_a_profile_needs_no_decimal_point(profile) -> None:
+    profile("  learning_rate: 5e-4", "  learning_rate: 7e-6")
+    assert load(profile="mine").learning_rate == 7e-6
+
+
+def test_wrong_type_in_a_profile_is_refused(profile) -> None:
+    profile("  lora_r: 8", "  lora_r: eight")
+    with pytest.raises(QilinError, match=r"05_dpo \(profile mine\): lora_r = 'eight': .*valid integer"):
+        load(profile="mine")
+
+
+# --- impossible combinations, and what a parameter object is ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"finetuning": "qlora", "deepspeed": "zero3", "gpus": 2}, "qlora with deepspeed: zero3.*nearest valid.*zero2"),
+        ({"deepspeed": "zero2", "gpus": 0}, "deepspeed: zero2 needs gpus >= 1, got gpus: 0.*nearest valid"),
+        ({"nodes": 2, "gpus": 0}, "nodes: 2 needs gpus >= 1.*nearest valid: nodes: 1"),
+        ({"learning_rate": 2e-5, "allow_high_lr": False}, "learning_rate: 2e-05 is high for DPO.*1e-5.*allow_high_lr"),
+    ],
+)
+def test_impossible_combinations_say_what_is_possible(overrides: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(QilinError, match=sentence):
+        load(**overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"finetuning": "qlora", "deepspeed": "zero2", "gpus": 2},
+        {"finetuning": "lora", "deepspeed": "zero3", "gpus": 2},
+        {"nodes": 2, "gpus": 1},
+        {"learning_rate": 1e-5, "allow_high_lr": False},
+        {"learning_rate": 2e-5, "allow_high_lr": True},
+    ],
+)
+def test_possible_combinations_load(overrides: dict[str, Any]) -> None:
+    loaded = load(**overrides)
+    assert {name: getattr(loaded, name) for name in overrides} == overrides
+
+
+def test_the_rate_rule_is_dpo_s_alone() -> None:
+    assert params.load("04_sft", {"learning_rate": 2e-4}).learning_rate == 2e-4
+
+
+def test_parameters_do_not_change_after_loading() -> None:
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        load().beta = 0.5
+
+
+def test_html_shows_every_parameter_and_escapes() -> None:
+    loaded = params.load("02_tokenize", {"base": "<b>&模型</b>"})
+    shown = loaded._repr_html_()
+    assert "<b>&模型" not in shown
+    assert "&lt;b&gt;&amp;模型&lt;/b&gt;" in shown
+    for name in loaded.model_dump():
+        assert f"<code>{name}</code>" in shown
+
+
+# --- papermill itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A notebook of a parameters cell, the load, and what came of it."""
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    first = nbformat.v4.new_code_cell('profile = "smoke"\nrun = None\nlearning_rate = None')
+    first.metadata["tags"] = ["parameters"]
+    made.cells = [
+        first,
+        nbformat.v4.new_code_cell('from qilin_lib import params\n\nP = params.load("05_dpo", globals())'),
+        nbformat.v4.new_code_cell('print("rate", P.learning_rate * 2)'),
+    ]
+    nbformat.write(made, tmp_path / "small.ipynb")
+    return tmp_path / "small.ipynb"
+
+
+def execute(path: Path, values: dict[str, Any]) -> nbformat.NotebookNode:
+    import papermill
+
+    return papermill.execute_notebook(path, path.with_name("done.ipynb"), values, progress_bar=False, cwd=path.parent)
+
+
+def test_papermill_run_with_a_misspelt_parameter_fails_with_our_sentence(small: Path) -> None:
+    from papermill import PapermillExecutionError
+
+    with pytest.raises(PapermillExecutionError) as failure:
+        execute(small, {"bacth": 8})
+    assert failure.value.ename == "QilinError"
+    assert "unknown parameter 'bacth' (did you mean 'per_device_train_batch_size'?)" in failure.value.evalue
+
+
+def test_papermill_file_of_parameters_with_a_rate_of_yaml_1_1_succeeds(small: Path) -> None:
+    """`papermill -f rate.yaml` reads `2e-5` as a string."""
+    from papermill.iorw import read_yaml_file
+
+    (small.parent / "rate.yaml").write_text("learning_rate: 2e-5\n", encoding="utf-8")
+    values = read_yaml_file(str(small.parent / "rate.yaml"))
+    assert values == {"learning_rate": "2e-5"}, "papermill reads YAML 1.2 now: this guard can go"
+    done = execute(small, values)
+    assert "rate 4e-05" in done.cells[-1].outputs[0].text

@@ -1,0 +1,320 @@
+"""Stages: what makes one up to date, what a manifest says, and what is said when a parent is missing or stale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib import closure, files, params, runs
+from qilin_lib.errors import QilinError
+
+ORDER = tuple(runs.PARENTS)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty runs folder, and code that does not change while the tests run."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(closure, "code_hash", lambda notebook: f"code of {notebook}")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "{}\n")
+    return tmp_path / "raw"
+
+
+def opened(name: str, raw: Path | None = None, **overrides: Any) -> runs.Stage:
+    return runs.open_stage(params.load(name, {"run": "r", **overrides}), raw)
+
+
+def make(name: str, raw: Path | None = None, content: str = "out", **overrides: Any) -> dict[str, Any]:
+    """Open a stage, write one file, finish it; returns the manifest."""
+    stage = opened(name, raw, **overrides)
+    if not stage.up_to_date:
+        files.write_text(stage.dir / "out.txt", content)
+    return stage.finish(answer=42)
+
+
+def make_all(raw: Path) -> dict[str, dict[str, Any]]:
+    return {name: make(name, raw if name == ORDER[0] else None) for name in ORDER}
+
+
+def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.runs_dir() == (tmp_path / "runs").resolve()
+    assert runs.cache_dir() == (tmp_path / "cache").resolve()
+    monkeypatch.delenv("QILIN_RUNS_DIR")
+    monkeypatch.delenv("QILIN_CACHE_DIR")
+    assert runs.runs_dir() == params.ROOT / "runs"
+    assert runs.cache_dir() == params.ROOT / ".cache"
+
+
+def test_a_stage_happened_only_when_it_is_finished(raw: Path) -> None:
+    stage = opened("01_build_chimed", raw)
+    assert not stage.up_to_date
+    files.write_text(stage.dir / "out.txt", "x")
+    assert not opened("01_build_chimed", raw).up_to_date
+    stage.finish()
+    assert opened("01_build_chimed", raw).up_to_date
+    assert (stage.dir / "out.txt").read_text(encoding="utf-8") == "x"
+
+
+def test_finishing_again_changes_nothing(raw: Path) -> None:
+    first = make("01_build_chimed", raw)
+    path = runs.runs_dir() / "r" / "01_build_chimed" / "manifest.json"
+    before = path.read_bytes()
+    assert make("01_build_chimed", raw) == first
+    assert path.read_bytes() == before
+
+
+def test_the_manifest_is_written_last(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = opened("01_build_chimed", raw)
+    files.write_text(stage.dir / "out.txt", "x")
+
+    def fails(path: Path) -> str:
+        raise OSError("disk gone")
+
+    monkeypatch.setattr(files, "sha256_file", fails)
+    with pytest.raises(OSError, match="disk gone"):
+        stage.finish()
+    assert not (stage.dir / "manifest.json").exists()
+
+
+def test_manifest_fields(raw: Path) -> None:
+    """DESIGN: parameters with defaults, hashes of inputs and outputs, parents, git, versions, hardware, time, memory."""
+    first = make("01_build_chimed", raw)
+    second = make("02_tokenize")
+    assert first["stage"] == "01_build_chimed"
+    assert first["inputs"] == {"raw": {"cmd/a.jsonl": files.sha256_text("{}\n")}}
+    assert first["outputs"] == {"out.txt": {"sha256": files.sha256_text("out"), "bytes": 3}}
+    assert first["parameters"] == params.load("01_build_chimed", {"run": "r"}).model_dump(mode="json")
+    assert first["parameters"]["seed"] == 17 and first["parameters"]["profile"] == "smoke"
+    assert first["facts"] == {"answer": 42}
+    assert second["inputs"] == {"01_build_chimed": first["digest"]}
+    environment = first["environment"]
+    assert environment["packages"].keys() == set(runs.PACKAGES)
+    assert environment["packages"]["numpy"], "an installed package has a version"
+    assert environment.keys() == {
+        *("python", "packages", "platform", "cpus", "memory_gb", "gpus", "git_commit", "git_dirty")
+    }
+    assert first["wall_seconds"] >= 0 and first["peak_memory_mb"] > 10
+    assert len(first["digest"]) == len(first["key"]) == 64
+    on_disk = files.read_json(runs.runs_dir() / "r" / "01_build_chimed" / "manifest.json")
+    assert on_disk == first
+
+
+def test_a_finished_stage_keeps_no_checkpoints(raw: Path) -> None:
+    stage = opened("01_build_chimed", raw)
+    files.write_text(stage.dir / "checkpoints" / "step-1" / "weights", "big")
+    files.write_text(stage.dir / "model" / "weights", "small")
+    manifest = stage.finish()
+    assert set(manifest["outputs"]) == {"model/weights"}
+    assert {path.name for path in stage.dir.iterdir()} == {"manifest.json", "model"}
+
+
+def test_partial_work_of_the_same_key_is_kept(raw: Path) -> None:
+    files.write_text(opened("01_build_chimed", raw).dir / "checkpoints" / "1", "half")
+    again = opened("01_build_chimed", raw)
+    assert (again.dir / "checkpoints" / "1").exists()
+
+
+@pytest.mark.parametrize("change", ["parameter", "raw", "code"])
+def test_partial_work_of_another_key_is_cleared(raw: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    files.write_text(opened("01_build_chimed", raw).dir / "checkpoints" / "1", "half")
+    if change == "raw":
+        files.write_text(raw / "cmd" / "a.jsonl", '{"new": 1}\n')
+    if change == "code":
+        monkeypatch.setattr(closure, "code_hash", lambda notebook: "other code")
+    again = opened("01_build_chimed", raw, seed=5 if change == "parameter" else None)
+    assert not (again.dir / "checkpoints").exists()
+
+
+def test_work_of_an_earlier_key_is_cleared_with_its_manifest(raw: Path) -> None:
+    make("01_build_chimed", raw)
+    stage = opened("01_build_chimed", raw, seed=5)
+    assert {path.name for path in stage.dir.iterdir()} == {"in_progress.json"}
+
+
+def test_looking_touches_nothing(raw: Path, place: Path) -> None:
+    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("overrides", [{"seed": 5}, {"min_chars": 9}, {"sources": ["cmd"]}])
+def test_a_changed_parameter_makes_a_stage_stale(raw: Path, overrides: dict[str, Any]) -> None:
+    make("01_build_chimed", raw)
+    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r", **overrides}), raw).up_to_date
+
+
+def test_changed_code_makes_a_stage_stale(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("01_build_chimed", raw)
+    monkeypatch.setattr(closure, "code_hash", lambda notebook: "other code")
+    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+
+
+@pytest.mark.parametrize("change", ["content", "new file", "renamed file"])
+def test_changed_raw_files_make_a_stage_stale(raw: Path, change: str) -> None:
+    make("01_build_chimed", raw)
+    if change == "content":
+        files.write_text(raw / "cmd" / "a.jsonl", '{"new": 1}\n')
+    elif change == "new file":
+        files.write_text(raw / "remedi" / "b.txt", "x")
+    else:
+        (raw / "cmd" / "a.jsonl").rename(raw / "cmd" / "b.jsonl")
+    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+
+
+def test_names_of_run_and_profile_do_not_count(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make("01_build_chimed", raw)
+    (tmp_path / "params").mkdir()
+    text = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params" / "mine.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path / "params"))
+    other = make("01_build_chimed", raw, profile="mine", run="other")
+    assert (other["key"], other["digest"]) == (first["key"], first["digest"])
+
+
+def test_digest_covers_outputs_but_not_logs_and_facts(raw: Path) -> None:
+    """Logs and facts hold timings; equal bytes elsewhere keep the children valid."""
+
+    def digest(run: str, weights: str, log: str, **facts: Any) -> str:
+        stage = opened("01_build_chimed", raw, run=run)
+        files.write_text(stage.dir / "weights", weights)
+        files.write_text(stage.dir / "train.log", log)
+        files.write_text(stage.dir / "log.jsonl", log)
+        return stage.finish(**facts)["digest"]
+
+    one = digest("a", "w", "12 s", seconds=12)
+    assert digest("b", "w", "13 s", seconds=13) == one
+    assert digest("c", "v", "12 s", seconds=12) != one
+
+
+def test_a_base_folder_counts_by_its_bytes(raw: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    files.write_text(base / "config.json", "{}")
+    make("01_build_chimed", raw)
+    make("02_tokenize", base=str(base))
+    loaded = params.load("02_tokenize", {"run": "r", "base": str(base)})
+    assert runs.inspect_stage(loaded).up_to_date
+    files.write_text(base / "config.json", '{"a": 1}')
+    assert not runs.inspect_stage(loaded).up_to_date
+
+
+# --- the chain --------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_chain_is_up_to_date_and_names_its_parents(raw: Path) -> None:
+    manifests = make_all(raw)
+    for name in ORDER:
+        stage = runs.inspect_stage(params.load(name, {"run": "r"}), raw if name == ORDER[0] else None)
+        assert stage.up_to_date, name
+        for parent in runs.PARENTS[name]:
+            assert manifests[name]["inputs"][parent] == manifests[parent]["digest"]
+
+
+def test_a_missing_parent_names_the_first_missing_notebook(raw: Path) -> None:
+    sentence = "05_dpo needs 01_build_chimed, which run 'r' does not have: run notebooks/01_build_chimed.ipynb first"
+    with pytest.raises(QilinError) as refused:
+        opened("05_dpo")
+    assert str(refused.value) == sentence
+    make("01_build_chimed", raw)
+    make("02_tokenize")
+    with pytest.raises(QilinError, match=r"needs 04_sft, .* run notebooks/03_dcpt\.ipynb first"):
+        opened("05_dpo")
+    make("03_dcpt")
+    with pytest.raises(QilinError, match=r"needs 04_sft, .* run notebooks/04_sft\.ipynb first"):
+        opened("05_dpo")
+
+
+def test_an_unfinished_parent_is_a_missing_one(raw: Path) -> None:
+    opened("01_build_chimed", raw)
+    with pytest.raises(QilinError, match="run notebooks/01_build_chimed.ipynb first"):
+        opened("02_tokenize")
+
+
+def test_a_remade_parent_makes_children_stale(raw: Path) -> None:
+    make_all(raw)
+    make("01_build_chimed", raw, content="other", seed=5)
+    assert not opened("02_tokenize").up_to_date
+
+
+def test_a_parent_remade_with_equal_bytes_keeps_its_children(raw: Path) -> None:
+    make_all(raw)
+    runs.remove_stage("r", "01_build_chimed")
+    make("01_build_chimed", raw)
+    assert opened("02_tokenize").up_to_date and opened("07_case_study").up_to_date
+
+
+def test_a_stale_parent_names_the_notebook_to_run_again(raw: Path) -> None:
+    make_all(raw)
+    make("01_build_chimed", raw, content="other", seed=5)
+    with pytest.raises(QilinError) as refused:
+        opened("03_dcpt")
+    assert str(refused.value) == (
+        "03_dcpt needs 02_tokenize, but 02_tokenize of run 'r' was made from an older 01_build_chimed: "
+        "run notebooks/02_tokenize.ipynb again"
+    )
+    make("02_tokenize", content="other")
+    with pytest.raises(QilinError, match=r"05_dpo needs 04_sft, but .*run notebooks/0[34]_\w+\.ipynb again"):
+        opened("05_dpo")
+
+
+def test_stale_further_up_is_seen_from_below(raw: Path) -> None:
+    """07 of an old chain must not open when only 03 was made again."""
+    make_all(raw)
+    make("03_dcpt", content="other", seed=5)
+    with pytest.raises(QilinError, match=r"04_sft of run 'r' was made from an older 03_dcpt"):
+        opened("07_case_study")
+
+
+def test_parents_by_name(raw: Path, place: Path) -> None:
+    make("01_build_chimed", raw)
+    stage = opened("02_tokenize")
+    assert stage.parent("01_build_chimed") == place / "r" / "01_build_chimed"
+    assert stage.facts("01_build_chimed") == {"answer": 42}
+    with pytest.raises(QilinError, match=r"02_tokenize does not stand on 05_dpo; it stands on \['01_build_chimed'\]"):
+        stage.parent("05_dpo")
+
+
+def test_parents_stand_left_of_their_children() -> None:
+    for number, name in enumerate(ORDER):
+        assert all(ORDER.index(parent) < number for parent in runs.PARENTS[name])
+    assert ORDER == params.NOTEBOOKS
+
+
+def test_removed_stage_is_made_again(raw: Path) -> None:
+    make("01_build_chimed", raw)
+    runs.remove_stage("r", "01_build_chimed")
+    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+    runs.remove_stage("r", "02_tokenize")
+
+
+def test_broken_manifest_is_a_sentence(raw: Path, place: Path) -> None:
+    make("01_build_chimed", raw)
+    (place / "r" / "01_build_chimed" / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(QilinError, match=r"01_build_chimed/manifest\.json is not valid JSON"):
+        opened("02_tokenize")
+
+
+def test_reading_a_manifest_that_is_not_there_names_the_notebook(place: Path) -> None:
+    with pytest.raises(QilinError, match=r"run 'r' has no finished 04_sft: run notebooks/04_sft\.ipynb first"):
+        runs.read_manifest(place / "r", "04_sft")
+
+
+def test_raw_folder_missing_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match=r"raw_dir = '.*nowhere': no such folder"):
+        opened("01_build_chimed", tmp_path / "nowhere")
+    (tmp_path / "empty" / "cmd").mkdir(parents=True)
+    with pytest.raises(QilinError, match=r"raw_dir = '.*empty': the folder holds no file"):
+        opened("01_build_chimed", tmp_path / "empty")
+
+
+def test_manifest_is_plain_json_with_chinese_as_it_is(raw: Path, place: Path) -> None:
+    opened("01_build_chimed", raw).finish(note="感冒")
+    text = (place / "r" / "01_build_chimed" / "manifest.json").read_text(encoding="utf-8")
+    assert "感冒" in text and json.loads(text)["facts"] == {"note": "感冒"}

@@ -1,0 +1,114 @@
+"""What the three stages share: arguments by name, whole checkpoints only, one row a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.tokens.template import PLAIN
+from qilin_lib.train.fit import arguments, last_checkpoint, log_callback, read_job, read_log, template_of
+
+PARTS = ("trainer_state.json", "scheduler.pt")
+
+
+def checkpoint(folder: Path, step: int, parts: tuple[str, ...] = PARTS) -> None:
+    for part in ("optimizer.pt", *parts):
+        files.write_text(folder / f"checkpoint-{step}" / part, "")
+
+
+def test_newest_by_number_not_by_name(tmp_path: Path) -> None:
+    for step in (20, 100, 9):
+        checkpoint(tmp_path, step)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+
+
+@pytest.mark.parametrize("there", [(), ("trainer_state.json",), ("scheduler.pt",)])
+def test_half_written_checkpoints_do_not_count(there: tuple[str, ...], tmp_path: Path) -> None:
+    checkpoint(tmp_path, 40)
+    checkpoint(tmp_path, 80, there)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-40"
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "missing") is None
+    checkpoint(tmp_path, 5, ())
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_later_row_of_a_step_counts(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "eval_loss": 9.0},
+        {"step": 3, "loss": 1.5},
+        {"step": 2, "loss": 2.1},
+        {"step": 3, "loss": 1.4},
+    ]
+    files.write_jsonl(tmp_path / "log.jsonl", rows)
+    assert read_log(tmp_path) == [
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "loss": 2.1, "eval_loss": 9.0},
+        {"step": 3, "loss": 1.4},
+    ]
+
+
+def test_log_callback_appends_rows_and_tells_the_notebook(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from transformers import TrainerState
+
+    state = TrainerState(global_step=4, max_steps=10, is_world_process_zero=True)
+    for _ in range(2):
+        log_callback(tmp_path).on_log(None, state, None, logs={"loss": 1.25})
+    log_callback(tmp_path).on_log(None, state, None, logs={"train_runtime": 3.0})
+    assert list(files.read_jsonl(tmp_path / "log.jsonl")) == [{"step": 4, "loss": 1.25}] * 2
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2 and told[0].startswith("QILIN-PROGRESS ")
+    shown = json.loads(told[0].removeprefix("QILIN-PROGRESS "))
+    assert {key: shown[key] for key in ("step", "steps", "loss")} == {"step": 4, "steps": 10, "loss": 1.25}
+
+
+def test_arguments_carry_every_parameter_over(training: Callable, tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    chosen = {
+        "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 5,
+        "num_train_epochs": 2.5,
+        "max_steps": 77,
+        "learning_rate": 0.00123,
+        "lr_scheduler_type": "linear",
+        "weight_decay": 0.07,
+        "max_grad_norm": 0.7,
+        "gradient_checkpointing": True,
+        "logging_steps": 9,
+        "save_steps": 11,
+        "seed": 23,
+    }
+    given = TrainingArguments(**arguments(training("03_dcpt", **chosen, warmup_ratio=0.25), tmp_path))
+    assert {name: getattr(given, name) for name in chosen} == chosen
+    assert given.get_warmup_steps(80) == 20
+    assert given.output_dir == str(tmp_path / "checkpoints")
+    assert given.use_cpu and not given.bf16 and given.deepspeed is None and given.report_to == []
+
+
+def test_arguments_on_gpus_name_the_deepspeed_file(training: Callable, tmp_path: Path) -> None:
+    given = arguments(training("03_dcpt", gpus=2, dtype="bfloat16", deepspeed="zero2"), tmp_path)
+    assert given["bf16"] and not given["use_cpu"] and given["dataloader_pin_memory"]
+    assert files.read_json(given["deepspeed"])["zero_optimization"]["stage"] == 2
+
+
+def test_job_file_comes_back_typed(training: Callable, tmp_path: Path) -> None:
+    parameters = training("04_sft")
+    written = {"parameters": vars(parameters), "out": "/o", "template": "plain", "paths": {"data": "/d/sft.jsonl"}}
+    files.write_json(tmp_path / "job.json", written)
+    job = read_job(str(tmp_path / "job.json"))
+    assert job.parameters == parameters and job.template is PLAIN
+    assert job.out == Path("/o") and job.paths.data == Path("/d/sft.jsonl")
+
+
+def test_template_of_a_trained_stage(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "facts.json", {"template": "plain"})
+    assert template_of(tmp_path) is PLAIN

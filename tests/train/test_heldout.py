@@ -1,0 +1,74 @@
+"""Held-out likelihoods: the batched sum is the sum over each sequence alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_lib.models.load import load_model
+from qilin_lib.tokens.template import IGNORE
+from qilin_lib.train.heldout import documents, label_count, sequence_logprobs
+
+Sequence = tuple[list[int], list[int]]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> Any:
+    return load_model(tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def sequences() -> list[Sequence]:
+    """Thirteen sequences of 1 to 40 tokens with labels here and there, ids 0 (the padding's) among them."""
+    draw = random.Random(4)
+    made = []
+    for length in (1, 40, *(draw.randint(2, 39) for _ in range(11))):
+        ids = [draw.randint(0, 399) for _ in range(length)]
+        made.append((ids, [token if draw.random() < 0.6 else IGNORE for token in ids]))
+    return made
+
+
+def naive(model: Any, sequence: Sequence) -> float:
+    import torch
+
+    ids, labels = sequence
+    with torch.no_grad():
+        table = model.eval()(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(table[i - 1, labels[i]].item() for i in range(1, len(ids)) if labels[i] != IGNORE)
+
+
+def test_equals_a_loop_over_sequences(model: Any, sequences: list[Sequence]) -> None:
+    expected = [naive(model, sequence) for sequence in sequences]
+    assert sequence_logprobs(model, sequences) == pytest.approx(expected, abs=1e-4)
+    assert expected[0] == 0 and min(expected) < -10
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_does_not_depend_on_batch_size_or_order(size: int, model: Any, sequences: list[Sequence]) -> None:
+    usual = sequence_logprobs(model, sequences)
+    assert sequence_logprobs(model, sequences, size) == pytest.approx(usual, abs=1e-4)
+    assert sequence_logprobs(model, sequences[::-1], size)[::-1] == pytest.approx(usual, abs=1e-4)
+
+
+def test_nothing_to_score(model: Any) -> None:
+    assert sequence_logprobs(model, []).shape == (0,)
+    assert sequence_logprobs(model, [([5, 6], [IGNORE, IGNORE])]).tolist() == [0.0]
+
+
+def test_label_count_leaves_out_the_first_token() -> None:
+    assert label_count([7, IGNORE, 8, 9]) == 2
+    assert label_count([7]) == label_count([]) == 0
+
+
+def test_documents_end_in_eos_and_are_cut(tiny_tokenizer: Any) -> None:
+    eos = tiny_tokenizer.eos_token_id
+    texts = ["患者咳嗽", "头痛" * 50, ""]
+    made = documents(texts, tiny_tokenizer, 20)
+    whole = tiny_tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert made[0][0] == [*whole[0], eos] and made[1][0] == whole[1][:20] and made[2][0] == [eos]
+    assert all(ids == labels for ids, labels in made)
+    assert np.array([label_count(labels) for _, labels in made]).tolist() == [len(whole[0]), 19, 0]
