@@ -128,6 +128,17 @@ class Sft(Training):
     max_target_length: int = Field(ge=8)
     max_length: int = Field(ge=16)
 
+    @model_validator(mode="after")
+    def _one_turn_fits(self) -> Sft:
+        # Role tags and the end token need a few tokens beside the two turns.
+        least = self.max_source_length + self.max_target_length + 16
+        if self.max_length < least:
+            raise ValueError(
+                f"max_length: {self.max_length} is too short for one turn of max_source_length + max_target_length; "
+                f"nearest valid: {least}"
+            )
+        return self
+
 
 class Dpo(Training):
     """05_dpo: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7)."""

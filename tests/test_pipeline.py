@@ -89,7 +89,7 @@ def test_an_ambiguous_name_lists_the_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("bacth", "_batch_size"), ("betta", "beta"), ("dpo.betta", "beta"), ("sft.beta", "beta")]
+    ("name", "near"), [("bacth", "batch_size"), ("betta", "beta"), ("dpo.betta", "beta"), ("sft.beta", "beta")]
 )
 def test_an_unknown_name_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(QilinError, match=rf"-p {name}: no notebook has this parameter \(did you mean '\w*{near}'\?\)"):

@@ -86,7 +86,7 @@ def test_the_manifest_is_written_last(raw: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_manifest_fields(raw: Path) -> None:
-    """DESIGN: parameters with defaults, hashes of inputs and outputs, parents, git, versions, hardware, time, memory."""
+    """Parameters with defaults, hashes of inputs and outputs, parents, git, versions, hardware, time, memory."""
     first = make("01_build_chimed", raw)
     second = make("02_tokenize")
     assert first["stage"] == "01_build_chimed"

@@ -104,22 +104,26 @@ def _child(arguments: list[str], environment: dict[str, str]) -> Iterator[subpro
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )
-    threading.Thread(target=_watch, args=(process, mark), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(process, mark, over), daemon=True).start()
     try:
         yield process
     finally:
         _end_marked(mark)
         process.wait()
+        over.set()
 
 
-def _watch(process: subprocess.Popen, mark: str) -> None:
+def _watch(process: subprocess.Popen, mark: str, over: threading.Event) -> None:
     """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
     process.wait()
-    _end_marked(mark)
+    # Again and again: a worker in the middle of its exec has no environment yet.
+    while not over.wait(0.2):
+        _end_marked(mark)
 
 
 def _end_marked(mark: str) -> None:
-    """Ask every process of a job to end; insist after ten seconds."""
+    """Ask every process of a job to end, insist after ten seconds, and look again until there is none."""
     import psutil
 
     family = []
@@ -131,6 +135,8 @@ def _end_marked(mark: str) -> None:
     for survivor in psutil.wait_procs(family, timeout=10)[1]:
         with suppress(psutil.Error):
             survivor.kill()
+    if family:
+        _end_marked(mark)
 
 
 def _die_with_parent() -> None:
