@@ -380,6 +380,13 @@ def test_possible_combinations_load(overrides: dict[str, Any]) -> None:
     assert {name: getattr(loaded, name) for name in overrides} == overrides
 
 
+def test_a_conversation_has_room_for_one_turn() -> None:
+    lengths = {"max_source_length": 100, "max_target_length": 100}
+    with pytest.raises(QilinError, match="max_length: 200 is too short for one turn.*nearest valid: 216"):
+        params.load("04_sft", {**lengths, "max_length": 200})
+    assert params.load("04_sft", {**lengths, "max_length": 216}).max_length == 216
+
+
 def test_the_rate_rule_is_dpo_s_alone() -> None:
     assert params.load("04_sft", {"learning_rate": 2e-4}).learning_rate == 2e-4
 

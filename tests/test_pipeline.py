@@ -206,6 +206,20 @@ def test_exit_code_1_and_the_notebook_s_sentence(call: Callable[..., int], capsy
     assert "Traceback" not in printed.err
 
 
+def test_exit_code_130_when_the_notebook_was_interrupted(call: Callable[..., int], capsys, monkeypatch) -> None:
+    """Ctrl-C reaches the kernel as well, and papermill reports a failed cell."""
+    import papermill
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise papermill.PapermillExecutionError(
+            3, 2, "dpo.train(stage)", "KeyboardInterrupt", "", ["KeyboardInterrupt"]
+        )
+
+    monkeypatch.setattr(papermill, "execute_notebook", interrupted)
+    assert call() == 130
+    assert "the same command continues from here" in capsys.readouterr().err
+
+
 def test_a_failure_stops_the_notebooks_after_it(call: Callable[..., int], executed: Executed, monkeypatch) -> None:
     succeed = pipeline._execute
 

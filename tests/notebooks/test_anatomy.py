@@ -114,7 +114,7 @@ def test_only_literal_cell_is_the_parameters_cell(code: list[str]) -> None:
 
 
 def test_last_code_cell_finishes_the_stage(code: list[str]) -> None:
-    opened = [source for source in code if "runs.open_stage(P" in source]
+    opened = [source for source in code if ".open_stage(P" in source]
     finished = [source for source in code if "stage.finish(" in source]
     assert len(opened) == 1 and finished == code[-1:]
 
