@@ -21,6 +21,7 @@ MACHINERY = {
     "qilin_lib.schema",
     "qilin_lib.closure",
     "qilin_lib.pipeline",
+    "qilin_lib.progress",
 }
 
 

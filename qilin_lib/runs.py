@@ -149,8 +149,10 @@ def inspect_stage(parameters: Strict, raw: Path | None = None) -> Stage:
     if raw is not None:
         inputs["raw"] = raw_hashes(raw)
     base = getattr(parameters, "base", None)
-    if base is not None and Path(base).is_dir():
-        inputs["base"] = raw_hashes(Path(base))
+    if base is not None and (ROOT / base).is_dir():
+        inputs["base"] = raw_hashes(ROOT / base)
+    if deepspeed := getattr(parameters, "deepspeed", None):
+        inputs["deepspeed"] = files.sha256_file(ROOT / "params" / "deepspeed" / f"{deepspeed}.json")
     # The names of run and profile do not change what a stage makes.
     settings = parameters.model_dump(mode="json", exclude={"run", "profile"})
     key = files.sha256_text(json.dumps([settings, inputs, closure.code_hash(parameters.notebook)], sort_keys=True))

@@ -20,7 +20,7 @@ MODULES = sorted((ROOT / "qilin_lib").rglob("*.py"))
 # Left to right: a package imports only those left of it.
 ORDER = ("chimed", "tokens", "models", "train", "evaluate", "report")
 # What every package may use. `closure` and `pipeline` belong to runs and to the command.
-SHARED = {"errors", "files", "params", "schema", "runs"}
+SHARED = {"errors", "files", "params", "progress", "schema", "runs"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -117,6 +117,7 @@ def test_a_run_that_is_no_folder_name_is_refused_before_force_deletes(
 ) -> None:
     files.write_text(tmp_path / "elsewhere" / "01_build_chimed" / "precious.txt", "x")
     files.write_text(tmp_path / "01_build_chimed" / "precious.txt", "x")
+    (tmp_path / "runs").mkdir()
     code = call("--run", run, "--force")
     assert code == (2 if run else 0), "an empty name means the profile's"
     assert ("run = " in capsys.readouterr().err) == bool(run)

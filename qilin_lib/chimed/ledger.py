@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qilin_lib.errors import QilinError
-
-if TYPE_CHECKING:
-    import pandas
-
-FATES = ("kept", "rejected", "duplicate", "contaminated", "excluded")
 
 
 @dataclass(slots=True)
@@ -66,19 +61,3 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""
         return {"sources": [row.as_dict() for row in self.rows.values()], "hits": dict(sorted(self.hits.items()))}
-
-    def frame(self) -> pandas.DataFrame:
-        """One line a source and set, the rejections summed: for showing."""
-        import pandas
-
-        lines = []
-        for row in self.rows.values():
-            line = row.as_dict()
-            line["rejected"], line["deidentified"] = row.rejected.total(), row.deidentified.total()
-            lines.append(line)
-        return pandas.DataFrame(lines, columns=list(Row.__slots__))
-
-    def stacked(self, name: str) -> pandas.DataFrame:
-        """Sources x FATES of one set ("cpt", "sft", …), for `DataFrame.plot.barh(stacked=True)`."""
-        frame = self.frame()
-        return frame[frame["set"] == name].set_index("source")[list(FATES)]

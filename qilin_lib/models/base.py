@@ -11,6 +11,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_tokenizer, parameter_count
 from qilin_lib.models.tiny import tiny_base
+from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import choose
 
@@ -34,8 +35,8 @@ def prepare_base(
         path = stage_dir / "base"
         made = tiny_base(*texts(), parameters.tiny, parameters.seed, cache, progress)
         shutil.copytree(made, path, dirs_exist_ok=True)
-    elif Path(name).is_dir():
-        path = Path(name).resolve()
+    elif (ROOT / name).is_dir():
+        path = (ROOT / name).resolve()
     elif name.count("/") == 1 and not name.startswith((".", "/")):
         path = _from_hub(name)
     else:

@@ -16,6 +16,7 @@ from qilin_lib.chimed.sources import BY_NAME, inventory, units
 from qilin_lib.errors import QilinError
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report.tokens import box
 
 
 def sources_table(raw: Path) -> Table:
@@ -34,14 +35,10 @@ def example(raw: Path, name: str, kind: str = "sft") -> Html:
     for unit in units(BY_NAME[name], raw, (kind,)):
         if isinstance(unit.read, Record):
             made = compose(kind, unit.read.payload) or {}
-            turns = "".join(_box(turn["role"], turn["content"]) for turn in made.get("messages", []))
+            turns = "".join(box(turn["role"], turn["content"]) for turn in made.get("messages", []))
             head = f"<div class='head'>{escape(name)}<span>{escape(unit.read.file)}, line {unit.read.line}</span></div>"
             return styled(CASE_STYLE, f"<div class='qm-case'>{head}{turns}</div>")
     return Html(f"<p>{escape(name)} has no record that feeds {escape(kind)} in this raw folder.</p>")
-
-
-def _box(title: str, text: str) -> str:
-    return f"<div class='box'><h4>{escape(title)}</h4><div class='text'>{escape(text)}</div></div>"
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> Table:

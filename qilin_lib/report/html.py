@@ -139,7 +139,7 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]]) -> list[str]:
     manifest = manifests.get(name)
     if manifest is None:
         return [name, "unfinished", *["-"] * 5]
-    digests = {key: value for key, value in manifest["inputs"].items() if isinstance(value, str)}
+    digests = {key: value for key, value in manifest["inputs"].items() if key in runs.PARENTS}
     raw = [f"{len(value)} files of {key}" for key, value in manifest["inputs"].items() if isinstance(value, dict)]
     stale = [key for key, value in digests.items() if manifests.get(key, {}).get("digest") != value]
     parents = [f"{key[:2]}: {value[:12]}" for key, value in digests.items()]

@@ -12,6 +12,7 @@ import pandas as pd
 from qilin_lib import files
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report.tokens import box
 
 
 def items_table(tasks: Iterable[Any]) -> Table:
@@ -39,10 +40,7 @@ def progress(show: Callable[[str], None]) -> Callable[[str, str, int, int], None
 def example(stage_dir: Path, benchmark: str, model: str) -> Html:
     """The first record of a predictions file: prompt, output, reference, and what was read from it."""
     record = next(iter(files.read_jsonl(stage_dir / "predictions" / benchmark / f"{model}.jsonl")))
-    parts = "".join(
-        f"<div class='box'><h4>{name}</h4><div class='text'>{escape(record.get(name) or '')}</div></div>"
-        for name in ("prompt", "output", "reference")
-    )
+    parts = "".join(box(name, record.get(name) or "") for name in ("prompt", "output", "reference"))
     rest = {key: record[key] for key in ("gold", "prediction", "correct") if key in record}
     head = f"<div class='head'>{escape(record['id'])}<span>{escape(rest)}</span></div>"
     return styled(CASE_STYLE, f"<div class='qm-case'>{head}{parts}</div>")

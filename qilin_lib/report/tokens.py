@@ -33,14 +33,14 @@ def _token(text: str, learned: bool) -> str:
 
 def messages(row: dict[str, Any]) -> Html:
     """One conversation of sft.jsonl."""
-    turns = "".join(_box(turn["role"], turn["content"]) for turn in row["messages"])
+    turns = "".join(box(turn["role"], turn["content"]) for turn in row["messages"])
     return styled(CASE_STYLE, f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{turns}</div>")
 
 
 def pair(row: dict[str, Any]) -> Html:
     """One triplet of dpo.jsonl: prompt above, chosen and rejected side by side."""
-    prompt = "".join(_box(turn["role"], turn["content"]) for turn in row["prompt"])
-    answers = "".join(_box(side, row[side][-1]["content"]) for side in ("chosen", "rejected"))
+    prompt = "".join(box(turn["role"], turn["content"]) for turn in row["prompt"])
+    answers = "".join(box(side, row[side][-1]["content"]) for side in ("chosen", "rejected"))
     return styled(
         CASE_STYLE,
         f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{prompt}"
@@ -48,7 +48,8 @@ def pair(row: dict[str, Any]) -> Html:
     )
 
 
-def _box(title: str, text: str) -> str:
+def box(title: str, text: str) -> str:
+    """A titled box of text for a card; both are escaped."""
     return f"<div class='box'><h4>{escape(title)}</h4><div class='text'>{escape(text)}</div></div>"
 
 

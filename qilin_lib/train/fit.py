@@ -14,6 +14,7 @@ from qilin_lib.models.adapters import add_lora, merge
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT
+from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES, Template
 from qilin_lib.train import launch
@@ -24,13 +25,12 @@ def open_stage(parameters: Any) -> Stage:
 
     The order matters: opening a stage with new parameters clears what the old ones made.
     """
-    launch.check_gpus(parameters)
+    if not runs.inspect_stage(parameters).up_to_date:
+        launch.check_gpus(parameters)
     return runs.open_stage(parameters)
 
 
-def train_in_child(
-    stage: Stage, module: str, paths: dict[str, Path], show: launch.Show | None = None
-) -> dict[str, Any]:
+def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
     """Train stage `stage` by running `module` in a child process; returns the facts it wrote. Loads them if up to date.
 
     `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
@@ -50,7 +50,7 @@ def train_in_child(
         launch.run(
             launch.command(stage.parameters, module, job),
             stage.dir / "train.log",
-            show or launch.live_line(),
+            show or live_line(),
             stage.parameters.gpus,
         )
         job.unlink()

@@ -15,17 +15,17 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
+from qilin_lib.progress import Show
 
 PROGRESS = "QILIN-PROGRESS "
 # In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
 MARK = "QILIN_JOB"
-Show = Callable[[str], None]
 
 
 def available_gpus() -> int:
@@ -52,11 +52,14 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
     if parameters.nodes == 1:
         torchrun += ["--standalone"]
     else:
-        torchrun += [
-            f"--nnodes={parameters.nodes}",
-            "--rdzv_backend=c10d",
-            f"--rdzv_endpoint={os.environ.get('MASTER_ADDR', 'HOST')}:{os.environ.get('MASTER_PORT', '29500')}",
-        ]
+        host = os.environ.get("MASTER_ADDR")
+        if host is None:
+            raise QilinError(
+                f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
+                "the environment; nearest valid: nodes = 1"
+            )
+        port = os.environ.get("MASTER_PORT", "29500")
+        torchrun += [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
     return [*torchrun, "-m", module, str(job)]
 
 
@@ -160,16 +163,3 @@ def _cause(log: Path, earlier: int) -> str:
     errors = [line for line in lines if re.match(r"^(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception|Interrupt)\b", line)]
     causes = [line for line in errors if "ChildFailedError" not in line]
     return (causes or lines or ["no output"])[-1]
-
-
-def live_line() -> Show:
-    """A `show` for notebooks: one line that is replaced in place; plain prints of the last state outside IPython."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        return print
-    if get_ipython() is None:
-        return print
-    handle = display({"text/plain": "starting …"}, raw=True, display_id=True)
-    return lambda text: handle.update({"text/plain": text}, raw=True)

@@ -86,6 +86,12 @@ def test_eight_gpus_are_torchrun_on_one_machine() -> None:
     ]
 
 
+def test_two_nodes_need_the_first_one_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(QilinError, match="nodes = 2 needs MASTER_ADDR"):
+        launch.command(wanted(8, nodes=2), "qilin_lib.train.dcpt", Path("job.json"))
+
+
 @pytest.mark.parametrize("gpus", [1, 8])
 def test_two_nodes_meet_at_the_master_s_address(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     monkeypatch.setenv("MASTER_ADDR", "node7")
@@ -161,6 +167,13 @@ def test_progress_arrives_while_the_child_is_working(tmp_path: Path) -> None:
     """
     launch.run(child(source), tmp_path / "train.log", lambda text: flag.write_text(text, encoding="utf-8"), gpus=0)
     assert flag.read_text(encoding="utf-8") == "step 1/2, 0 s"
+
+
+def test_the_log_can_be_read_while_the_child_is_working(tmp_path: Path) -> None:
+    log, seen = tmp_path / "train.log", []
+    source = """print("loading")\nprint('QILIN-PROGRESS {"step": 1, "steps": 2, "seconds": 0}')"""
+    launch.run(child(source), log, lambda _: seen.append(log.read_text(encoding="utf-8")), gpus=0)
+    assert seen == ["loading\n"]
 
 
 def test_the_log_of_an_earlier_attempt_is_kept(tmp_path: Path) -> None:
@@ -296,7 +309,3 @@ def test_the_child_dies_with_its_notebook(tmp_path: Path) -> None:
     while is_alive(number) and time.time() < deadline:
         time.sleep(0.05)
     assert not is_alive(number)
-
-
-def test_live_line_outside_a_notebook_is_print() -> None:
-    assert launch.live_line() is print
