@@ -38,7 +38,8 @@ white-space:nowrap;vertical-align:top;background:none}}
 .qm-table tbody tr{{background:#fff!important}}
 .qm-table tbody tr:last-child td{{border-bottom:0}}
 .qm-table tr.ours td,.qm-table tr.ours>:first-child{{background:#eef6fc}}
-@media (max-width:40rem){{.qm-table tr>:first-child{{white-space:normal;min-width:5rem;max-width:8rem}}}}
+@media (max-width:40rem){{.qm-table tr>:first-child{{white-space:normal;min-width:5rem;max-width:8rem;
+overflow-wrap:anywhere}}}}
 .qm-table tr.total td{{font-weight:600;border-top:2px solid #b8c0cc}}
 .qm-table td.none{{color:#6b7585;font-size:11.5px}}
 .qm-table td small{{display:block;color:#56606f;font-size:11px;line-height:1.25;font-weight:400}}
