@@ -46,11 +46,6 @@ def improved(entry: Mapping[str, Any]) -> bool:
     return _perplexity(entry, "after", "before")[2] < 1
 
 
-def perplexities(entry: Mapping[str, Any], moment: str) -> tuple[float, float, float]:
-    """(value, low, high) of the perplexity a token at one moment: "before" or "after"."""
-    return _perplexity(entry, moment)
-
-
 def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None = None) -> tuple[float, float, float]:
     """exp(-sum of log-probabilities / tokens), or the ratio of two such, with its bootstrap interval."""
     tokens = np.array(entry["tokens"], dtype=float)
