@@ -136,7 +136,7 @@ def open_stage(parameters: Strict, raw: Path | None = None) -> Stage:
     note = stage.dir / "in_progress.json"
     if not (note.exists() and files.read_json(note)["key"] == stage.key):
         shutil.rmtree(stage.dir, ignore_errors=True)
-    files.write_json(note, {"key": stage.key})
+    files.write_json(note, {"key": stage.key, "parameters": parameters.model_dump(mode="json"), "inputs": stage.inputs})
     return stage
 
 
@@ -153,8 +153,8 @@ def inspect_stage(parameters: Strict, raw: Path | None = None) -> Stage:
         inputs["base"] = raw_hashes(ROOT / base)
     if deepspeed := getattr(parameters, "deepspeed", None):
         inputs["deepspeed"] = files.sha256_file(ROOT / "params" / "deepspeed" / f"{deepspeed}.json")
-    # The names of run and profile and the number of workers do not change what a stage makes.
-    settings = parameters.model_dump(mode="json", exclude={"run", "profile", "workers"})
+    # These do not change what a stage makes: names, the number of workers, where training is reported.
+    settings = parameters.model_dump(mode="json", exclude={"run", "profile", "workers", "dry_run", "report_to"})
     key = files.sha256_text(json.dumps([settings, inputs, closure.code_hash(parameters.notebook)], sort_keys=True))
     path = run_dir / parameters.notebook / "manifest.json"
     return Stage(parameters, run_dir, key, inputs, path.exists() and files.read_json(path)["key"] == key)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from qilin_lib import compatibility
+
 # Keys that stand at the top of a profile and belong to every notebook that declares them.
 SHARED = ("notebook", "profile", "run", "seed")
 
@@ -75,13 +77,16 @@ class Tokenize(Strict):
     block_size: int = Field(ge=16)
     packing: Literal["isolated", "naive"]
     max_cpt_tokens: int | None = Field(ge=1)
+    replay_share: float = Field(ge=0, lt=1)
 
 
 class Training(Strict):
     """What DCPT, SFT and DPO share (paper §4.2)."""
 
+    dry_run: bool
     gpus: int = Field(ge=0)
     nodes: int = Field(ge=1)
+    nproc_per_node: int | None = Field(ge=1)
     finetuning: Literal["full", "lora", "qlora"]
     dtype: Literal["float32", "bfloat16"]
     per_device_train_batch_size: int = Field(ge=1)
@@ -99,24 +104,15 @@ class Training(Strict):
     target_modules: str | list[str]
     modules_to_save: list[str]
     gradient_checkpointing: bool
-    deepspeed: Literal["zero2", "zero3"] | None
+    deepspeed: Literal["zero2", "zero2_offload", "zero3", "zero3_offload"] | None
+    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     logging_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
     max_heldout: int | None = Field(ge=1)
 
     @model_validator(mode="after")
     def _possible(self) -> Training:
-        if self.finetuning == "qlora" and self.deepspeed == "zero3":
-            raise ValueError(
-                "finetuning: qlora with deepspeed: zero3 saves empty adapters (deepspeedai/DeepSpeed#3620); "
-                "nearest valid: deepspeed: zero2, or finetuning: lora"
-            )
-        if self.deepspeed and self.gpus == 0:
-            raise ValueError(
-                f"deepspeed: {self.deepspeed} needs gpus >= 1, got gpus: 0; nearest valid: deepspeed: null"
-            )
-        if self.nodes > 1 and self.gpus == 0:
-            raise ValueError(f"nodes: {self.nodes} needs gpus >= 1 on every node, got gpus: 0; nearest valid: nodes: 1")
+        compatibility.check(self)
         return self
 
 
@@ -130,6 +126,8 @@ class Sft(Training):
     max_source_length: int = Field(ge=8)
     max_target_length: int = Field(ge=8)
     max_length: int = Field(ge=16)
+    packing: bool
+    source_weights: dict[str, float] | None
 
     @model_validator(mode="after")
     def _one_turn_fits(self) -> Sft:
@@ -150,6 +148,8 @@ class Dpo(Training):
     max_target_length: int = Field(ge=8)
     beta: float = Field(gt=0)
     label_smoothing: float = Field(ge=0, lt=0.5)
+    rpo_alpha: float | None = Field(gt=0)
+    sampled_prompts: int = Field(ge=0)
     precompute_ref_log_probs: bool
     allow_high_lr: bool
 

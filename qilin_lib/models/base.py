@@ -1,4 +1,4 @@
-"""Which model a run starts from: "tiny", a local folder, or a hub id."""
+"""Which model a run starts from: "tiny", "smollm2", a local folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_tokenizer, parameter_count
+from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
@@ -35,12 +36,16 @@ def prepare_base(
         path = stage_dir / "base"
         made = tiny_base(*texts(), parameters.tiny, parameters.seed, cache, progress)
         shutil.copytree(made, path, dirs_exist_ok=True)
+    elif name == "smollm2":
+        path = smollm2_base(cache, progress)
     elif (ROOT / name).is_dir():
         path = (ROOT / name).resolve()
     elif name.count("/") == 1 and not name.startswith((".", "/")):
         path = _from_hub(name)
     else:
-        raise QilinError(f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name'")
+        raise QilinError(
+            f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name', nor 'smollm2'"
+        )
     template = choose(parameters.template, load_tokenizer(path))
     # The tiny model's folder moves with the run, so its path is kept relative to the stage.
     described = {

@@ -17,6 +17,7 @@ from qilin_lib import files
 from qilin_lib.models.load import load_model
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import IGNORE, Template
+from qilin_lib.train import checkpoints
 from qilin_lib.train import fit as shared
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 
@@ -92,7 +93,7 @@ def work(job: SimpleNamespace) -> None:
         pairs[row["split"]].append(pair(row, job.template, tokenizer, parameters))
     held = pairs["heldout"][: parameters.max_heldout]
     trainer = make_trainer(job, model, tokenizer, pairs["train"], held)
-    start = None if shared.last_checkpoint(job.out / "checkpoints") else step_zero_loss(trainer, held)
+    start = None if checkpoints.last(job.out / "checkpoints") else step_zero_loss(trainer, held)
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():
         files.write_json(job.out / "heldout.json", heldout(job, held))

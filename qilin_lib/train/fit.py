@@ -10,14 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files, runs
-from qilin_lib.models.adapters import add_lora, merge
+from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import TEMPLATES, Template
-from qilin_lib.train import launch
+from qilin_lib.tokens.template import TEMPLATES
+from qilin_lib.train import checkpoints, launch, saving, speed
 
 
 def open_stage(parameters: Any) -> Stage:
@@ -25,8 +25,10 @@ def open_stage(parameters: Any) -> Stage:
 
     The order matters: opening a stage with new parameters clears what the old ones made.
     """
-    if not runs.inspect_stage(parameters).up_to_date:
+    stage = runs.inspect_stage(parameters)
+    if not stage.up_to_date:
         launch.check_gpus(parameters)
+        checkpoints.refuse_changed(stage)
     return runs.open_stage(parameters)
 
 
@@ -81,7 +83,10 @@ def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
     quantised = parameters.finetuning == "qlora"
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
     torch.manual_seed(parameters.seed)
-    model = load_model(weights, parameters.dtype, quantised, device)
+    # AdamW on bfloat16 weights loses small updates to rounding: full training keeps fp32 weights under autocast. With
+    # DeepSpeed the optimizer has its own fp32 copy.
+    kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
+    model = load_model(weights, kind, quantised, device)
     if parameters.finetuning != "full":
         model = add_lora(model, parameters, quantised)
     return model, load_tokenizer(weights)
@@ -111,10 +116,9 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,
         "logging_steps": parameters.logging_steps,
         "save_steps": parameters.save_steps,
-        "save_total_limit": 1,
         "seed": parameters.seed,
         "data_seed": parameters.seed,
-        "report_to": "none",
+        "report_to": parameters.report_to,
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": parameters.gpus > 0,
@@ -122,33 +126,44 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 
 def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
-    """Train (resuming from the last whole checkpoint), save the adapter and the merged model; returns what happened."""
-    if job.parameters.finetuning == "qlora":
+    """Train (resuming from the last whole checkpoint), save the adapter and the merged model; returns what happened.
+
+    RuntimeError if another number of processes took part than `launch.command` asks for: accelerate's own launcher
+    can fall back to one process without a word.
+    """
+    parameters = job.parameters
+    expected = launch.processes(parameters)
+    if trainer.accelerator.num_processes != expected:
+        raise RuntimeError(f"{expected} processes were asked for, {trainer.accelerator.num_processes} take part")
+    if parameters.finetuning == "qlora":
         # TRL casts the adapter of a quantised model to bfloat16, but a resume reloads it as fp32: keep it fp32.
         for weight in trainer.model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
     trainer.add_callback(log_callback(job.out))
-    checkpoint = last_checkpoint(job.out / "checkpoints")
+    trainer.add_callback(checkpoints.sealing())
+    checkpoint = checkpoints.last(job.out / "checkpoints")
+    meter = speed.Meter(trainer)
     started = time.time()
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.time() - started
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
-    if trainer.accelerator.num_processes != expected:
-        raise RuntimeError(f"{expected} processes were launched, {trainer.accelerator.num_processes} took part")
-    if trainer.is_world_process_zero():
-        save(trainer, job, weights)
+    measured = meter.facts(seconds, parameters)
+    saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    parameters = job.parameters
-    batch = parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * expected
+    return {**_what_ran(trainer, job, checkpoint), "train_loss": round(result.training_loss, 4), **measured}
+
+
+def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:
+    """Facts as observed, not as configured."""
+    parameters, processes = job.parameters, trainer.accelerator.num_processes
     return {
-        "processes": expected,
-        "global_batch_size": batch,
+        "processes": processes,
+        "global_batch_size": parameters.per_device_train_batch_size
+        * parameters.gradient_accumulation_steps
+        * processes,
         "steps_planned": trainer.state.max_steps,
         "steps_done": trainer.state.global_step,
         "resumed_from": checkpoint.name if checkpoint else None,
-        "train_seconds": round(seconds, 1),
-        "train_loss": round(result.training_loss, 4),
         "dtype_observed": sorted({str(p.dtype).removeprefix("torch.") for p in trainer.model.parameters()}),
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "finetuning": parameters.finetuning,
@@ -156,26 +171,6 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
         "template_sha256": job.template.sha256,
         "optimizer": type(trainer.optimizer).__name__,
     }
-
-
-def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
-    """adapter/ (LoRA) and model/ (full weights, tokenizer, template) below the stage folder."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if job.parameters.finetuning == "full":
-        model.save_pretrained(job.out / "model")
-        load_tokenizer(weights).save_pretrained(job.out / "model")
-        return
-    # DPO's frozen reference is an adapter too, and no part of the result.
-    model.save_pretrained(job.out / "adapter", selected_adapters=["default"])
-    merge(weights, job.out / "adapter", job.out / "model", job.parameters.finetuning == "qlora", job.parameters.dtype)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: transformers writes trainer_state.json last."""
-    whole = [
-        p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists() and (p / "scheduler.pt").exists()
-    ]
-    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
 def read_log(stage_dir: Path) -> list[dict[str, Any]]:
@@ -206,8 +201,3 @@ def log_callback(out: Path) -> Any:
 def _tell(step: int, steps: int, loss: Any, seconds: float) -> None:
     loss = None if loss is None else float(loss)
     print(launch.PROGRESS + json.dumps({"step": step, "steps": steps, "loss": loss, "seconds": seconds}), flush=True)
-
-
-def template_of(stage_dir: Path) -> Template:
-    """The template that a trained stage was trained with, by its facts."""
-    return TEMPLATES[files.read_json(stage_dir / "facts.json")["template"]]

@@ -44,11 +44,21 @@ def check_gpus(parameters: Any) -> None:
         )
 
 
+def processes(parameters: Any) -> int:
+    """How many training processes there are in all: one a GPU, or as many as `nproc_per_node` says."""
+    return (parameters.nproc_per_node or max(1, parameters.gpus)) * parameters.nodes
+
+
 def command(parameters: Any, module: str, job: Path) -> list[str]:
     """The exact command line that trains: `python -m module job`, under torchrun for more than one process."""
-    if parameters.gpus <= 1 and parameters.nodes == 1:
+    if processes(parameters) == 1:
         return [sys.executable, "-m", module, str(job)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={parameters.gpus}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes(parameters) // parameters.nodes}",
+    ]
     if parameters.nodes == 1:
         torchrun += ["--standalone"]
     else:

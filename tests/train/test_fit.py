@@ -10,33 +10,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.template import PLAIN
-from qilin_lib.train.fit import arguments, last_checkpoint, log_callback, read_job, read_log, template_of
-
-PARTS = ("trainer_state.json", "scheduler.pt")
-
-
-def checkpoint(folder: Path, step: int, parts: tuple[str, ...] = PARTS) -> None:
-    for part in ("optimizer.pt", *parts):
-        files.write_text(folder / f"checkpoint-{step}" / part, "")
-
-
-def test_newest_by_number_not_by_name(tmp_path: Path) -> None:
-    for step in (20, 100, 9):
-        checkpoint(tmp_path, step)
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
-
-
-@pytest.mark.parametrize("there", [(), ("trainer_state.json",), ("scheduler.pt",)])
-def test_half_written_checkpoints_do_not_count(there: tuple[str, ...], tmp_path: Path) -> None:
-    checkpoint(tmp_path, 40)
-    checkpoint(tmp_path, 80, there)
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-40"
-
-
-def test_no_checkpoint(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path / "missing") is None
-    checkpoint(tmp_path, 5, ())
-    assert last_checkpoint(tmp_path) is None
+from qilin_lib.train.fit import arguments, log_callback, read_job, read_log
 
 
 def test_later_row_of_a_step_counts(tmp_path: Path) -> None:
@@ -107,8 +81,3 @@ def test_job_file_comes_back_typed(training: Callable, tmp_path: Path) -> None:
     job = read_job(str(tmp_path / "job.json"))
     assert job.parameters == parameters and job.template is PLAIN
     assert job.out == Path("/o") and job.paths.data == Path("/d/sft.jsonl")
-
-
-def test_template_of_a_trained_stage(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "facts.json", {"template": "plain"})
-    assert template_of(tmp_path) is PLAIN

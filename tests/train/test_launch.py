@@ -66,7 +66,7 @@ def is_alive(number: int) -> bool:
 
 
 def wanted(gpus: int, nodes: int = 1) -> SimpleNamespace:
-    return SimpleNamespace(notebook="05_dpo", gpus=gpus, nodes=nodes)
+    return SimpleNamespace(notebook="05_dpo", nproc_per_node=None, gpus=gpus, nodes=nodes)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

