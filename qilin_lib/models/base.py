@@ -26,8 +26,9 @@ def prepare_base(
 ) -> dict[str, Any]:
     """Make `parameters.base` ready and describe it in base.json: path, name, parameter count, template and its hash.
 
-    The tiny model is small and copied into the run; any other base is named where it lies. `texts` gives what the tiny
-    model learns from and what its tokenizer is trained on; it is called only if "tiny" is asked for.
+    The tiny model is small and copied into the run; any other base is named where it lies. base_weights.json has the
+    sha256 of every weight file. `texts` gives what the tiny model learns from and what its tokenizer is trained on; it
+    is called only if "tiny" is asked for.
     """
     if stage.up_to_date:
         return files.read_json(stage.dir / "base.json")
@@ -55,6 +56,9 @@ def prepare_base(
         "template": template.name,
         "template_sha256": template.sha256,
     }
+    # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
+    weights = {file.name: files.sha256_file(file) for file in sorted(path.glob("*.safetensors"))}
+    files.write_json(stage_dir / "base_weights.json", weights)
     files.write_json(stage_dir / "base.json", described)
     return described
 

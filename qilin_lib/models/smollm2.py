@@ -6,7 +6,9 @@ never imported, because that needs llm and llama-cpp-python; only the file besid
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,13 +63,15 @@ def _convert(source: Path, target: Path) -> None:
 
     quiet_libraries()
     # Without GgufConfig(dequantize=True), transformers takes the model for a quantised one and refuses to save it.
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-        trust_remote_code=False,
-    )
+    # Its progress bar cannot be turned off, and a notebook that runs headless keeps every state of one.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            trust_remote_code=False,
+        )
     tokenizer = _tokenizer(source, model.config.max_position_embeddings)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -1,0 +1,219 @@
+"""A finished stage as a folder to hand on: weights or adapter, tokenizer, template, and a model card.
+
+python -m qilin_lib.report.export RUN STAGE TARGET [--adapter]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files, runs
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models.load import load_tokenizer
+from qilin_lib.report import card
+from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template
+
+STAGES = {"dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
+# Whose weights a stage's adapter sits on.
+BELOW = {"03_dcpt": "02_tokenize", "04_sft": "03_dcpt", "05_dpo": "04_sft"}
+EXAMPLE = "感冒了要看哪个科？"
+# peft writes an empty card; ours takes its place.
+NOT_COPIED = ("README.md",)
+BESIDE_ADAPTER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code, 1 after an error (one sentence on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m qilin_lib.report.export", description=__doc__)
+    parser.add_argument("run", help="name of a run, e.g. smoke")
+    parser.add_argument("stage", help="03_dcpt, 04_sft or 05_dpo; dcpt, sft and dpo will do")
+    parser.add_argument("target", type=Path, help="folder to make; must not exist or be empty")
+    parser.add_argument("--adapter", action="store_true", help="the LoRA adapter instead of the merged model")
+    options = parser.parse_args(arguments)
+    try:
+        made = export(options.run, options.stage, options.target, options.adapter)
+    except QilinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{made}: {len(list(made.iterdir()))} files, checked against the run's manifest; read README.md first")
+    return 0
+
+
+def export(run: str, stage: str, target: Path, adapter: bool = False) -> Path:
+    """Copy `stage` of `run` to `target` with README.md and qilin.json; every copied file is checked first.
+
+    The folder appears under its name only when it is whole. Raises QilinError: `target` is not empty, an unknown run
+    or stage, a stage that is unfinished or stale or has no adapter, a file that is not what its manifest says.
+    """
+    name = _stage_name(stage)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise QilinError(f"target {target}: exists and is not empty; choose a new folder")
+    run_dir = _run_dir(run)
+    manifests = chain(run_dir, name)
+    target = target.resolve()
+    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        _fill(run_dir, name, manifests, work, adapter)
+        work.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _stage_name(word: str) -> str:
+    name = STAGES.get(word, word)
+    if name not in BELOW:
+        choices = [*BELOW, *STAGES]
+        raise QilinError(f"stage '{word}': has no weights to export{nearest(word, choices)}; there are {choices}")
+    return name
+
+
+def _run_dir(run: str) -> Path:
+    folder = runs.runs_dir() / run
+    if not folder.is_dir():
+        there = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
+        raise QilinError(f"run '{run}': no such run{nearest(run, there)}; there are {there}")
+    return folder
+
+
+def chain(run_dir: Path, name: str) -> dict[str, dict[str, Any]]:
+    """{stage: manifest} of `name` and all it stands on, first to last.
+
+    Raises QilinError naming the notebook to run when one is unfinished or was made from another parent than is there.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for parent in runs.PARENTS[name]:
+        found |= chain(run_dir, parent)
+    manifest = runs.read_manifest(run_dir, name)
+    for parent in runs.PARENTS[name]:
+        if manifest["inputs"].get(parent) != found[parent]["digest"]:
+            raise QilinError(
+                f"{name} of run '{run_dir.name}' was made from an older {parent}: run notebooks/{name}.ipynb again"
+            )
+    return dict(sorted((found | {name: manifest}).items()))
+
+
+def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool) -> None:
+    """All files of the export below `work`."""
+    stage_dir, manifest = run_dir / name, manifests[name]
+    for file, folder in _chosen(run_dir.name, name, manifest, adapter).items():
+        _copy(stage_dir, manifest, f"{folder}/{file}", work / file)
+    template = _template(name, manifest["facts"])
+    tokenizer = load_tokenizer(work)
+    tokenizer.chat_template = template.jinja(tokenizer.eos_token)
+    # A base from elsewhere brings a chat template of its own, in which this model was not trained.
+    files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
+    if adapter:
+        _forget_machine(work / "adapter_config.json", f"{run_dir.name}/{BELOW[name]}")
+    asked = [{"role": "user", "content": EXAMPLE}]
+    told = card.Export(
+        run=run_dir.name,
+        stage=name,
+        below=BELOW[name],
+        adapter=adapter,
+        manifests=manifests,
+        base=_content(run_dir, manifests, "02_tokenize", "base.json"),
+        ledger=_content(run_dir, manifests, "01_build_chimed", "ledger.json"),
+        heldout={at: _content(run_dir, manifests, at, "heldout.json") for at in manifests if at in BELOW},
+        scores=_scores(run_dir, name, manifest["digest"]),
+        template=template.name,
+        rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
+        files={path.name: files.sha256_file(path) for path in sorted(work.iterdir())},
+        base_weights=_base_weights(run_dir, name, manifests),
+    )
+    files.write_json(work / "qilin.json", card.identity(told))
+    files.write_text(work / "README.md", card.markdown(told))
+
+
+def _chosen(run: str, name: str, manifest: dict[str, Any], adapter: bool) -> dict[str, str]:
+    """{file name: folder of the stage it lies in}; an adapter takes the tokenizer of its merged model along."""
+    listed = [Path(file) for file in manifest["outputs"]]
+    model = {path.name: "model" for path in listed if str(path.parent) == "model"}
+    parts = {path.name: "adapter" for path in listed if str(path.parent) == "adapter" and path.name not in NOT_COPIED}
+    if adapter and not parts:
+        raise QilinError(
+            f"--adapter: {name} of run '{run}' was trained with finetuning: {manifest['parameters']['finetuning']} and "
+            "has no adapter; leave --adapter out"
+        )
+    if not any(file.endswith(".safetensors") for file in model):
+        raise QilinError(f"{name} of run '{run}' has no model/*.safetensors: run notebooks/{name}.ipynb again")
+    return {file: at for file, at in model.items() if file.startswith(BESIDE_ADAPTER)} | parts if adapter else model
+
+
+def _copy(stage_dir: Path, manifest: dict[str, Any], file: str, target: Path) -> None:
+    _there(stage_dir, file)
+    shutil.copyfile(stage_dir / file, target)
+    _same(stage_dir / file, files.sha256_file(target), manifest["outputs"][file]["sha256"])
+
+
+def _content(run_dir: Path, manifests: dict[str, dict[str, Any]], stage: str, file: str) -> Any:
+    """A JSON file of a stage, after checking that it is the one its manifest lists."""
+    listed, path = manifests[stage]["outputs"].get(file), run_dir / stage / file
+    if listed is None:
+        raise QilinError(f"{stage} of run '{run_dir.name}' has no {file}: run notebooks/{stage}.ipynb again")
+    _there(run_dir / stage, file)
+    _same(path, files.sha256_file(path), listed["sha256"])
+    return files.read_json(path)
+
+
+def _there(stage_dir: Path, file: str) -> None:
+    if not (stage_dir / file).is_file():
+        raise QilinError(
+            f"{stage_dir / file} is gone, though the manifest lists it: run notebooks/{stage_dir.name}.ipynb again"
+        )
+
+
+def _same(path: Path, found: str, listed: str) -> None:
+    if found != listed:
+        raise QilinError(
+            f"{path} is not the file that its manifest lists (sha256 {found[:12]}, listed {listed[:12]}): it was "
+            "changed or damaged after the stage had finished"
+        )
+
+
+def _template(name: str, facts: dict[str, Any]) -> Template:
+    """What the model is asked in: plain text before any conversation was learnt, as 06_eval does it."""
+    if name == "03_dcpt":
+        return PLAIN
+    found = TEMPLATES.get(facts["template"])
+    if found is None or found.sha256 != facts["template_sha256"]:
+        raise QilinError(
+            f"{name} was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is not "
+            f"the one in qilin_lib/tokens/template.py now: run notebooks/{name}.ipynb again"
+        )
+    return found
+
+
+def _scores(run_dir: Path, name: str, digest: str) -> dict[str, Any] | None:
+    """scores.json, if 06_eval has finished on exactly these weights."""
+    if not (run_dir / "06_eval" / "manifest.json").exists():
+        return None
+    manifest = runs.read_manifest(run_dir, "06_eval")
+    if manifest["inputs"].get(name) != digest:
+        return None
+    return _content(run_dir, {"06_eval": manifest}, "06_eval", "scores.json")
+
+
+def _base_weights(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """{file: sha256} of the full weights that training of `name` started from."""
+    below = BELOW[name]
+    if below == "02_tokenize":
+        return _content(run_dir, manifests, below, "base_weights.json")
+    outputs = manifests[below]["outputs"]
+    kept = [file for file in outputs if file.startswith("model/") and file.endswith(".safetensors")]
+    return {Path(file).name: outputs[file]["sha256"] for file in kept}
+
+
+def _forget_machine(path: Path, base: str) -> None:
+    """peft notes where the base lay on the machine that trained; the card says by sha256 which one it was."""
+    files.write_json(path, files.read_json(path) | {"base_model_name_or_path": base})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
