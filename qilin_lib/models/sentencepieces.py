@@ -18,7 +18,7 @@ from qilin_lib.errors import QilinError
 # sentencepiece_model.proto, ModelProto.SentencePiece.Type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "\u2581"
-BREAK = "\ufdd0"
+BREAK = "\U0010fffe"
 _RESERVED = re.compile(r"<reserved_\d+>")
 # Texts that tell tokenizers apart: spaces, line ends, digits, forged tokens, bytes written out, wide and split letters.
 PROBES = (
@@ -112,7 +112,8 @@ def merges(model: Pieces) -> list[tuple[str, str]]:
     Only NORMAL pieces merge. SentencePiece cuts user-defined symbols out first, and control and byte pieces are never
     made from text: with merges into them, a written-out `</s>` would end a record.
     """
-    scores = {piece: score for piece, score, kind in model.pieces if kind == NORMAL and piece not in model.special}
+    special = set(model.special)
+    scores = {piece: score for piece, score, kind in model.pieces if kind == NORMAL and piece not in special}
     found = [
         (-score, rank, cut, piece[:cut], piece[cut:])
         for rank, (piece, score) in enumerate(scores.items())
@@ -187,8 +188,8 @@ def _normalizer(model: Pieces, symbols: list[str]) -> Any:
     if model.charsmap:
         # `Precompiled` replaces a whole grapheme (\r\n, a letter and its accents) by what its first character maps to,
         # so graphemes are taken apart with a noncharacter; the pairs that the map would compose, NFC composes.
-        mark = normalizers.Replace(Regex(r"(?=[\p{M}\n])"), BREAK)
-        unmark = normalizers.Replace(Regex(BREAK + r"(?=[\p{M}\n])"), "")
+        mark = normalizers.Replace(Regex(r"(?<=[\s\S])(?=[\p{M}\u200c\u200d\n])"), BREAK)
+        unmark = normalizers.Replace(BREAK, "")
         steps += [normalizers.NFC(), mark, normalizers.Precompiled(protected(model.charsmap, symbols)), unmark]
     if model.remove_extra_spaces:
         steps += [normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -225,9 +226,10 @@ def fast_tokenizer(path: Path, bos: int, eos: int, pad: int, max_length: int) ->
 
     Text gives SentencePiece's ids when encoded with split_special_tokens=True. Without it, control pieces and
     <reserved_n> become their one id, and what stands between two of them is encoded as a text of its own, as
-    Baichuan's generation code does. One difference is known: a text that is nothing but one user-defined symbol of
-    several characters, as `---`, has no dummy prefix before it. Raises QilinError if bos or eos is no control piece,
-    or if any piece or probe gets other ids than SentencePiece's.
+    Baichuan's generation code does. Differences known: a text that is nothing but one user-defined symbol of several
+    characters, as `---`, has no dummy prefix before it; where the model normalises, accents that pile up on one letter
+    may change places, and the noncharacter U+10FFFE is lost. Raises QilinError if bos or eos is no control piece, or
+    if any piece or probe gets other ids than SentencePiece's.
     """
     from transformers import PreTrainedTokenizerFast
 

@@ -1,0 +1,320 @@
+"""Baichuan-7B without its remote code: `python -m qilin_lib.models.baichuan SRC DST` writes a LLaMA-layout folder.
+
+Baichuan-7B is LLaMA but for one fused projection: `W_pack` holds the query's, key's and value's rows in that order
+(baichuan-inc/Baichuan-7B, modeling_baichuan.py). Baichuan2-7B also normalises the rows of its head (arXiv 2309.10305).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models.sentencepieces import fast_tokenizer
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+DTYPES = ("float32", "float16", "bfloat16")
+NEEDED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "vocab_size",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(slots=True)
+class Report:
+    """What a conversion did. `parameters` counts numbers, `dropped` the rotary buffers, `written` bytes of weights."""
+
+    layers: int
+    dtype: str = ""
+    shards: int = 0
+    parameters: int = 0
+    dropped: int = 0
+    written: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report for a terminal and for the README.md of the converted folder."""
+        return [
+            f"{self.layers} layers, {self.parameters:,} parameters in {self.dtype}; every W_pack split into q, k, v",
+            f"{self.dropped} rotary_emb.inv_freq buffers dropped (rotary base 10000, computed by LLaMA itself)",
+            f"{self.written:,} bytes of weights in {self.shards} file{'s' if self.shards > 1 else ''}",
+            *self.notes,
+        ]
+
+
+def convert(source: Path, target: Path) -> Report:
+    """Convert the checkpoint in `source` to a LLaMA-layout folder `target` with a fast tokenizer.
+
+    Memory stays near one shard of the checkpoint. Everything is checked before a weight is written, and `target`
+    appears only when whole. Raises QilinError for anything that is not Baichuan-7B's or Baichuan2-7B's layout, for a
+    tensor that is unknown, missing, twice there or of another shape, and for a `target` that is not empty.
+    """
+    started = time.monotonic()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise QilinError(f"{target} exists and is not empty: choose a new folder")
+    config = read_config(source)
+    shards = _shards(source)
+    report = Report(config["num_hidden_layers"], shards=len(shards))
+    report.dtype = _check(shards, expected(config), config)
+    work = target.with_name(f".{target.name}.converting")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        _write_tokenizer(source, work, config, report)
+        if is_second(config):
+            report.notes.append(
+                "Baichuan2: NormHead folded, the rows of lm_head are L2-normalised once; generation is the same, but "
+                "training the head is not: Baichuan2 normalises anew at every step"
+            )
+        _write_weights(shards, work, config, report)
+        _write_config(work, config, report)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def read_config(source: Path) -> dict[str, Any]:
+    """config.json of a Baichuan-7B or Baichuan2-7B folder; QilinError says why another one is refused."""
+    path = source / "config.json"
+    config = files.read_json(path)
+    architecture = str((config.get("architectures") or ["none"])[0])
+    if config.get("model_type") != "baichuan" or architecture.lower() != "baichuanforcausallm":
+        raise QilinError(f"{path}: model_type {config.get('model_type')!r} with {architecture} is not Baichuan's")
+    if "max_position_embeddings" not in config:
+        raise QilinError(f"{path}: LLaMA's layout has no ALiBi, so Baichuan-13B is not converted, only the 7B models")
+    if missing := [name for name in NEEDED if config.get(name) is None]:
+        raise QilinError(f"{path}: {missing[0]} is missing{nearest(missing[0], config)}")
+    for name, value in (("tie_word_embeddings", False), ("hidden_act", "silu"), ("quantization_config", None)):
+        if config.get(name, value) != value:
+            raise QilinError(f"{path}: {name} is {config[name]!r}, Baichuan-7B has {value!r}")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise QilinError(f"{path}: hidden_size {config['hidden_size']} is no multiple of num_attention_heads")
+    return config
+
+
+def is_second(config: dict[str, Any]) -> bool:
+    """Whether a configuration is Baichuan2's, whose head normalises its rows."""
+    return "z_loss_weight" in config or config["vocab_size"] == 125696
+
+
+def expected(config: dict[str, Any]) -> Shapes:
+    """{name: shape} of the tensors of a Baichuan checkpoint, without the rotary buffers."""
+    hidden, wide, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    layer = {
+        "self_attn.W_pack.weight": (3 * hidden, hidden),
+        "self_attn.o_proj.weight": (hidden, hidden),
+        "mlp.gate_proj.weight": (wide, hidden),
+        "mlp.up_proj.weight": (wide, hidden),
+        "mlp.down_proj.weight": (hidden, wide),
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    for number in range(config["num_hidden_layers"]):
+        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    return shapes | {"lm_head.weight": (vocabulary, hidden)}
+
+
+def _write_config(work: Path, config: dict[str, Any], report: Report) -> None:
+    from transformers import LlamaConfig
+
+    kept = {name: config[name] for name in (*NEEDED, "max_position_embeddings")}
+    made = LlamaConfig(
+        **kept,
+        num_key_value_heads=config["num_attention_heads"],
+        hidden_act="silu",
+        tie_word_embeddings=False,
+        attention_bias=False,
+        mlp_bias=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        initializer_range=config.get("initializer_range", 0.02),
+        dtype=report.dtype,
+        architectures=["LlamaForCausalLM"],
+    )
+    made.save_pretrained(work)
+    kind = "Baichuan2-7B" if is_second(config) else "Baichuan-7B"
+    text = "\n".join(f"- {line}" for line in report.lines())
+    files.write_text(work / "README.md", f"# {kind}'s layout, converted to LLaMA's\n\n{text}\n")
+
+
+def _write_tokenizer(source: Path, work: Path, config: dict[str, Any], report: Report) -> None:
+    path = source / "tokenizer.model"
+    bos, eos, pad = (config[f"{name}_token_id"] for name in ("bos", "eos", "pad"))
+    tokenizer = fast_tokenizer(path, bos, eos, pad, config["max_position_embeddings"])
+    if len(tokenizer) > config["vocab_size"]:
+        raise QilinError(f"{path}: {len(tokenizer)} pieces, but vocab_size is {config['vocab_size']}")
+    tokenizer.save_pretrained(work)
+    report.notes.append(
+        f"tokenizer: {len(tokenizer)} pieces with SentencePiece's own ids; neither bos nor eos is added, "
+        f"pad is {tokenizer.pad_token}"
+    )
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _shards(source: Path) -> list[tuple[Path, set[str] | None]]:
+    """(file, tensors that the index gives it; None without an index), safetensors before .bin."""
+    for index, single in zip(INDEXES, SINGLES, strict=True):
+        if (source / index).exists():
+            weight_map = files.read_json(source / index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise QilinError(f"{source / index}: holds no weight_map")
+            named = {file: {name for name, at in weight_map.items() if at == file} for file in weight_map.values()}
+            for file in named:
+                if Path(file).name != file or not (source / file).is_file():
+                    raise QilinError(f"{source / index} names {file}, which is not in the folder")
+            return [(source / file, named[file]) for file in sorted(named)]
+        if (source / single).exists():
+            return [(source / single, None)]
+    raise QilinError(f"{source}: neither {' nor '.join((*SINGLES, *INDEXES))}")
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file, mapped into memory: what is not touched is not read."""
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as handle:
+                return {name: handle.get_tensor(name) for name in handle.keys()}
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as reason:
+        raise QilinError(f"{path} is damaged or holds more than tensors: {str(reason).splitlines()[0]}") from None
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise QilinError(f"{path} holds something other than named tensors")
+    return content
+
+
+def _is_buffer(name: str) -> bool:
+    return name.startswith("model.layers.") and name.endswith(".self_attn.rotary_emb.inv_freq")
+
+
+def _check(shards: list[tuple[Path, set[str] | None]], shapes: Shapes, config: dict[str, Any]) -> str:
+    """The one dtype of a checkpoint whose files hold each expected tensor once, in its shape; else QilinError."""
+    seen: dict[str, Path] = {}
+    dtypes: Counter[str] = Counter()
+    for path, named in shards:
+        tensors = _tensors(path)
+        if named is not None and (other := sorted(named ^ set(tensors))):
+            lacks = other[0] in named
+            raise QilinError(f"{path}: {'lacks' if lacks else 'holds'} {other[0]}, against the index")
+        for name, tensor in tensors.items():
+            if _is_buffer(name):
+                _check_rotary(path, name, tensor, config)
+                continue
+            if name not in shapes:
+                raise QilinError(f"{path}: {name} is no tensor of Baichuan-7B{nearest(name, shapes)}")
+            if name in seen:
+                raise QilinError(f"{path}: {name} is also in {seen[name].name}")
+            if tuple(tensor.shape) != shapes[name]:
+                raise QilinError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shapes[name]}")
+            seen[name] = path
+            dtypes[str(tensor.dtype).removeprefix("torch.")] += 1
+    if missing := [name for name in shapes if name not in seen]:
+        raise QilinError(
+            f"{shards[0][0].parent}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors are)"
+        )
+    if len(dtypes) != 1 or next(iter(dtypes)) not in DTYPES:
+        raise QilinError(f"{shards[0][0].parent}: weights in {', '.join(dtypes)}, expected one of {', '.join(DTYPES)}")
+    return next(iter(dtypes))
+
+
+def _check_rotary(path: Path, name: str, buffer: Any, config: dict[str, Any]) -> None:
+    """Dropping a buffer is right only if it is what LLaMA computes; the tolerance is bfloat16's rounding."""
+    import torch
+
+    width = config["hidden_size"] // config["num_attention_heads"]
+    right = 10000.0 ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+    if buffer.shape != right.shape or not torch.allclose(buffer.float(), right, rtol=0.01, atol=0.0):
+        raise QilinError(f"{path}: {name} is not that of rotary base 10000, a rescaled model is not converted")
+
+
+def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> dict[str, Any]:
+    """The tensors of one shard under LLaMA's names; rotary buffers are left out.
+
+    W_pack's rows are q, k, v, `hidden` each. `fold_head` divides each row of lm_head by its L2 norm, in fp32.
+    """
+    import torch
+
+    made: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if _is_buffer(name):
+            continue
+        if "W_pack" in name:
+            for part, rows in zip("qkv", tensor.split(hidden), strict=True):
+                made[name.replace("W_pack", f"{part}_proj")] = rows.contiguous()
+        elif fold_head and name == "lm_head.weight":
+            made[name] = torch.nn.functional.normalize(tensor.float(), dim=-1).to(tensor.dtype)
+        else:
+            made[name] = tensor.contiguous()
+    return made
+
+
+def _write_weights(
+    shards: list[tuple[Path, set[str] | None]], work: Path, config: dict[str, Any], report: Report
+) -> None:
+    """One safetensors file a shard, so that one shard at a time is in memory, and their index."""
+    from safetensors.torch import save_file
+
+    weight_map: dict[str, str] = {}
+    for number, (path, _) in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = _tensors(path)
+        made = llama_tensors(tensors, config["hidden_size"], is_second(config))
+        report.dropped += sum(map(_is_buffer, tensors))
+        report.parameters += sum(tensor.numel() for tensor in made.values())
+        report.written += sum(tensor.nbytes for tensor in made.values())
+        save_file(made, work / file, metadata={"format": "pt"})
+        with open(work / file, "rb") as handle:
+            os.fsync(handle.fileno())
+        weight_map |= dict.fromkeys(made, file)
+        del tensors, made
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": report.written}, "weight_map": dict(sorted(weight_map.items()))}
+        files.write_json(work / INDEXES[0], index)
+
+
+def main(arguments: list[str]) -> int:
+    """Convert SRC to DST and say what was done; 1 with one sentence on an error, 2 when the arguments are wrong."""
+    if len(arguments) != 2:
+        print("usage: python -m qilin_lib.models.baichuan SRC DST")
+        print("SRC: a folder with Baichuan-7B's or Baichuan2-7B's own files; DST: a new folder in LLaMA's layout")
+        return 2
+    source, target = map(Path, arguments)
+    try:
+        report = convert(source, target)
+    except (QilinError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{target}: written in {report.seconds:.1f} s", *report.lines(), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
