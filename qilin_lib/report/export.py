@@ -24,6 +24,7 @@ BELOW = {"03_dcpt": "02_tokenize", "04_sft": "03_dcpt", "05_dpo": "04_sft"}
 EXAMPLE = "感冒了要看哪个科？"
 # peft writes an empty card; ours takes its place.
 NOT_COPIED = ("README.md",)
+NOTE = "qilin.json"
 BESIDE_ADAPTER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")
 
 
@@ -124,10 +125,12 @@ def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: 
         scores=_scores(run_dir, name, manifest["digest"]),
         template=template.name,
         rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
-        files={path.name: files.sha256_file(path) for path in sorted(work.iterdir())},
+        files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
         base_weights=_base_weights(run_dir, name, manifests),
     )
-    files.write_json(work / "qilin.json", card.identity(told))
+    # An adapter has such a note already, by which `adapters.merged_model` knows its base: ours adds to it.
+    note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
+    files.write_json(work / NOTE, note | card.identity(told))
     files.write_text(work / "README.md", card.markdown(told))
 
 

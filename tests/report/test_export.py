@@ -1,0 +1,360 @@
+"""An exported stage: the bytes that the manifest lists, and a card that says what the manifests say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qilin_lib import files, params, runs
+from qilin_lib.errors import QilinError
+from qilin_lib.report import card, export
+from qilin_lib.tokens.template import BAICHUAN, PLAIN
+
+LICENCES = {"kg_cpubmed": "CC BY-ND 4.0", "kg_xywy": "not stated", "cmexam": "Apache-2.0", "ceval": "CC BY-NC-SA 4.0"}
+HELDOUT = {
+    "medical": {"tokens": [10, 20], "before": [-30.0, -60.0], "after": [-10.0, -20.0]},
+    "general": {"tokens": [], "before": [], "after": []},
+}
+PAIRS = {"policy_chosen": [-1.0], "policy_rejected": [-3.0], "reference_chosen": [-2.0], "reference_rejected": [-2.0]}
+
+
+def row(source: str, part: str, kept: int, contaminated: int = 0) -> dict[str, Any]:
+    return {
+        "source": source,
+        "set": part,
+        "standing": "original",
+        "licence": LICENCES[source],
+        "kept": kept,
+        "contaminated": contaminated,
+        "deidentified": {"NAME": 2},
+    }
+
+
+def facts(tokens: int) -> dict[str, Any]:
+    kind = {"finetuning": "lora", "template": "baichuan", "template_sha256": BAICHUAN.sha256}
+    sources = {"sources": {"cmexam": {"read": 9, "used": 8}, "remedi": {"read": 3}}}
+    return {**kind, "steps_done": 7, "tokens_seen": tokens, "beta": 0.1, **sources}
+
+
+def score(value: float) -> dict[str, Any]:
+    return {"value": value, "n": 43, "low": value - 1, "high": value + 1}
+
+
+class MadeUp:
+    """A run folder whose stages hold little, with manifests written by the kit itself."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.dir = run_dir
+
+    def finish(self, notebook: str, **told: Any) -> dict[str, Any]:
+        parameters = params.load(notebook, {"run": self.dir.name})
+        inputs = {name: runs.read_manifest(self.dir, name)["digest"] for name in runs.PARENTS[notebook]}
+        return runs.Stage(parameters, self.dir, f"key of {notebook}", inputs, False).finish(**told)
+
+    def json(self, path: str, value: Any) -> None:
+        files.write_json(self.dir / path, value)
+
+
+def lora(base: Path, stage: Path, seed: int) -> None:
+    """A LoRA with weights that are not zero, and the model merged from it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from qilin_lib.models.adapters import describe, merge
+    from qilin_lib.models.load import load_model
+
+    settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        get_peft_model(load_model(base), settings).save_pretrained(stage / "adapter")
+    describe(stage / "adapter", base, False, "float32", BAICHUAN.sha256)
+    merge(base, stage / "adapter", stage / "model")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = MadeUp(tmp_path_factory.mktemp("export") / "madeup")
+    rows = [
+        row("cmexam", "sft", 12_345, 3),
+        row("kg_cpubmed", "cpt", 678),
+        row("kg_xywy", "cpt", 9),
+        row("ceval", "eval", 5),
+    ]
+    run.json("01_build_chimed/ledger.json", {"sources": rows})
+    run.finish("01_build_chimed", raw_dir="/secret/place")
+    base = {"name": "tiny", "path": str(tiny_model_dir), "parameters": 123_456, "template": "baichuan"}
+    run.json("02_tokenize/base.json", base)
+    weights = {"model.safetensors": files.sha256_file(tiny_model_dir / "model.safetensors")}
+    run.json("02_tokenize/base_weights.json", weights)
+    run.finish("02_tokenize", base=base)
+    before = tiny_model_dir
+    for number, name in enumerate(("03_dcpt", "04_sft", "05_dpo")):
+        lora(before, run.dir / name, number)
+        run.json(f"{name}/heldout.json", PAIRS if name == "05_dpo" else HELDOUT)
+        run.finish(name, **facts(1_000_000 + number))
+        before = run.dir / name / "model"
+    models = {name: {"accuracy": score(value)} for name, value in (("base", 10.0), ("sft", 27.9))}
+    top = {"cmexam": models, "split": {"cmexam": "test"}, "cap": {"cmexam": 43}}
+    run.json("06_eval/scores.json", {**top, "protocol": "fixed", "tokenisation": "char"})
+    run.finish("06_eval")
+    return run.dir
+
+
+@pytest.fixture
+def run_dir(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, to be damaged."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
+    shutil.copytree(finished, tmp_path / "runs" / "madeup")
+    return tmp_path / "runs" / "madeup"
+
+
+@pytest.fixture
+def make(run_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    return lambda stage="sft", name="out", **more: export.export("madeup", stage, tmp_path / name, **more)
+
+
+def front(folder: Path) -> dict[str, Any]:
+    _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(head)
+
+
+def readme(folder: Path) -> str:
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def change(path: Path, *keys: str, to: Any) -> None:
+    content = files.read_json(path)
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = to
+    files.write_json(path, content)
+
+
+def test_the_model_is_the_manifest_s_and_loads(make: Callable[..., Path], run_dir: Path) -> None:
+    import torch
+
+    from qilin_lib.models.load import load_model, load_tokenizer
+
+    folder = make()
+    listed = {k: v["sha256"] for k, v in runs.read_manifest(run_dir, "04_sft")["outputs"].items() if k[:6] == "model/"}
+    assert {f"model/{p.name}" for p in folder.iterdir()} == {*listed, "model/README.md", "model/qilin.json"}
+    assert {name: files.sha256_file(folder / name[6:]) for name in listed} == listed
+    ids = torch.tensor([[7, 8, 9]])
+    with torch.no_grad():
+        assert torch.equal(load_model(folder)(ids).logits, load_model(run_dir / "04_sft" / "model")(ids).logits)
+    tokenizer = load_tokenizer(folder)
+    asked = [{"role": "user", "content": "头痛"}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert ids == BAICHUAN.encode(asked, tokenizer, add_generation_prompt=True)
+
+
+def test_the_adapter_on_the_named_base_is_the_merged_model(make: Callable[..., Path], run_dir: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from qilin_lib.models.adapters import merged_model
+    from qilin_lib.models.load import load_model
+
+    adapter, base, merged = make(adapter=True), make("dcpt", "base"), make(name="merged")
+    named = files.read_json(adapter / "qilin.json")["base"]
+    assert named["weights"] == {"model.safetensors": files.sha256_file(base / "model.safetensors")}
+    assert (named["stage"], files.read_json(adapter / "qilin.json")["kind"]) == ("03_dcpt", "adapter")
+    text = readme(adapter)
+    assert named["weights"]["model.safetensors"] in text and "PeftModel.from_pretrained(base" in text
+    assert "python -m qilin_lib.report.export madeup 03_dcpt BASE_FOLDER" in text
+    ids = torch.tensor([[7, 8, 9]])
+    with torch.no_grad():
+        both = PeftModel.from_pretrained(load_model(base), str(adapter))(ids).logits
+        assert torch.allclose(both, load_model(merged)(ids).logits, atol=1e-5)
+        assert torch.allclose(both, merged_model(base, adapter)(ids).logits, atol=1e-5), "its own note still fits"
+        assert not torch.allclose(both, load_model(base)(ids).logits, atol=1e-2)
+    assert front(adapter)["library_name"] == "peft" and "lora" in front(adapter)["tags"]
+    assert {"tokenizer.json", "chat_template.jinja", "adapter_config.json"} <= {p.name for p in adapter.iterdir()}
+
+
+def test_no_path_of_the_machine_is_handed_out(make: Callable[..., Path], run_dir: Path, tiny_model_dir: Path) -> None:
+    change(run_dir / "01_build_chimed" / "manifest.json", "parameters", "raw_dir", to="/secret/place")
+    text = readme(make())
+    assert '| raw_dir | "place" |' in text and "/secret" not in text and str(run_dir.parent) not in text
+    assert "embedded sample" not in text
+    written = "".join(p.read_text(encoding="utf-8") for p in make("dcpt", "a", adapter=True).glob("*.[jm][sd]*"))
+    assert "base_model_name_or_path" in written and str(tiny_model_dir.parent) not in written
+
+
+def test_front_matter_is_a_model_card_s(make: Callable[..., Path]) -> None:
+    assert front(make()) == {
+        "language": ["zh"],
+        "license": "other",
+        "license_name": "strictest-data-licence-cc-by-nd-4.0-and-some-not-stated",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["medical", "chinese", "qilin-med", "sft"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "inputs", "named"),
+    [
+        ("baichuan-inc/Baichuan-7B", {}, "baichuan-inc/Baichuan-7B"),
+        ("smollm2", {}, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("models/mine", {"base": {"config.json": "0"}}, None),
+        ("tiny", {}, None),
+    ],
+)
+def test_only_a_hub_id_is_a_base_model_of_the_hub(base: str, inputs: dict, named: str | None) -> None:
+    ledger = {"sources": [row("cmexam", "sft", 1)]}
+    manifests = {"02_tokenize": {"inputs": inputs}}
+    made = card.Export(
+        "r", "04_sft", "03_dcpt", False, manifests, {"name": base}, ledger, {}, None, "plain", "", {}, {}
+    )
+    assert card.front_matter(made).get("base_model") == named
+
+
+def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir: Path) -> None:
+    text = readme(make())
+    assert text.index(card.WARNING) < text.index("## How to load it")
+    for cell in ("| sft | cmexam | original | 12,345 | Apache-2.0 | - |", "| 678 | CC BY-ND 4.0 | no-derivatives |"):
+        assert cell in text
+    assert "| 9 | not stated | no licence stated |" in text and "NC-SA" not in text, "test sets are in no weights"
+    assert "3 records left out" in text and "6 placeholders" in text and "embedded sample" in text
+    assert "123,456 parameters" in text and "<reserved_102>感冒了要看哪个科？<reserved_103>" in text
+    assert (
+        "| What | read | used |" in text and "| cmexam | 9 | 8 |\n| remedi | 3 | - |" in text and "'read'" not in text
+    )
+    assert "| tokens seen | 1,000,001 |" in text and "1,000,002" not in text
+    # exp(90/30) and exp(30/30), by hand.
+    assert "| medical | 2 | 20.1 [20.1, 20.1] | 2.72 [2.72, 2.72] | 0.135 [0.135, 0.135] |" in text
+    assert "| cmexam | accuracy | 10.0 [9.0, 11.0] (n=43) | 27.9 [26.9, 28.9] (n=43) |" in text
+    for name in ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft"):
+        assert runs.read_manifest(run_dir, name)["digest"] in text
+    rate = runs.read_manifest(run_dir, "04_sft")["parameters"]["learning_rate"]
+    assert any(line.startswith("| learning_rate |") and line.endswith(f" {rate} |") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "cell"),
+    [
+        (("parameters", "learning_rate"), 0.0123, " 0.0123 |"),
+        (("facts", "tokens_seen"), 4_321_000, "| tokens seen | 4,321,000 |"),
+        (("environment", "gpus"), ["NVIDIA A100, 81920 MiB"], "NVIDIA A100, 81920 MiB"),
+        (("environment", "git_commit"), "feedbeef", "feedbeef"),
+        (("wall_seconds",), 98765.4, "98,765.4 s"),
+    ],
+)
+def test_another_manifest_another_card(
+    make: Callable[..., Path], run_dir: Path, keys: tuple[str, ...], value: Any, cell: str
+) -> None:
+    assert cell not in readme(make())
+    change(run_dir / "04_sft" / "manifest.json", *keys, to=value)
+    assert cell in readme(make(name="changed"))
+
+
+def test_dcpt_is_asked_in_plain_text_and_dpo_shows_its_pairs(make: Callable[..., Path]) -> None:
+    dcpt, dpo = readme(make("03_dcpt")), readme(make("05_dpo", "dpo"))
+    assert f"{PLAIN.user_open}{export.EXAMPLE}{PLAIN.user_close}{PLAIN.assistant_open}\n" in dcpt
+    assert "cmexam | original" not in dcpt and "saw no conversations" in dcpt
+    assert "| reward accuracy, percent | 100.0 [" in dpo
+    assert "Not evaluated in this run" in dcpt and "Not evaluated in this run" in dpo, "06 asked base and sft only"
+
+
+def test_scores_of_other_weights_are_not_shown(make: Callable[..., Path], run_dir: Path) -> None:
+    change(run_dir / "06_eval" / "manifest.json", "inputs", "04_sft", to="0" * 64)
+    text = readme(make())
+    assert "Not evaluated in this run" in text and "27.9" not in text
+
+
+@pytest.mark.parametrize("file", ["model/model.safetensors", "model/config.json", "heldout.json"])
+def test_a_damaged_file_is_named_and_nothing_is_left(make: Callable[..., Path], run_dir: Path, file: str) -> None:
+    path = run_dir / "04_sft" / file
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(QilinError, match=f"{path} is not the file that its manifest lists"):
+        make()
+    assert [p.name for p in run_dir.parents[1].iterdir()] == ["runs"]
+
+
+def test_a_lost_file_is_named(make: Callable[..., Path], run_dir: Path) -> None:
+    (run_dir / "04_sft" / "model" / "model.safetensors").unlink()
+    with pytest.raises(QilinError, match="model.safetensors is gone, .* run notebooks/04_sft.ipynb again"):
+        make()
+
+
+def test_a_file_that_no_manifest_lists_stays_behind(make: Callable[..., Path], run_dir: Path) -> None:
+    (run_dir / "04_sft" / "model" / "notes.txt").write_text("private", encoding="utf-8")
+    assert not (make() / "notes.txt").exists()
+
+
+def test_unfinished_and_stale_stages_name_the_notebook(make: Callable[..., Path], run_dir: Path) -> None:
+    change(run_dir / "03_dcpt" / "manifest.json", "digest", to="1" * 64)
+    with pytest.raises(QilinError, match="04_sft of run 'madeup' was made from an older 03_dcpt: run notebooks/04_sft"):
+        make()
+    (run_dir / "03_dcpt" / "manifest.json").unlink()
+    with pytest.raises(QilinError, match="run 'madeup' has no finished 03_dcpt: run notebooks/03_dcpt.ipynb first"):
+        make()
+
+
+def test_a_stage_trained_in_full_has_no_adapter(make: Callable[..., Path], run_dir: Path) -> None:
+    path = run_dir / "04_sft" / "manifest.json"
+    outputs = {k: v for k, v in files.read_json(path)["outputs"].items() if not k.startswith("adapter/")}
+    change(path, "outputs", to=outputs)
+    change(path, "parameters", "finetuning", to="full")
+    with pytest.raises(QilinError, match="trained with finetuning: full and has no adapter; leave --adapter out"):
+        make(adapter=True)
+
+
+def test_a_template_that_is_no_longer_in_the_code_is_refused(make: Callable[..., Path], run_dir: Path) -> None:
+    change(run_dir / "04_sft" / "manifest.json", "facts", "template_sha256", to="f" * 64)
+    with pytest.raises(QilinError, match=r"trained with template 'baichuan' \(ffffffffffff\)"):
+        make()
+
+
+def test_a_foreign_chat_template_is_replaced_by_the_trained_one(make: Callable[..., Path], run_dir: Path) -> None:
+    from qilin_lib.models.load import load_tokenizer
+
+    model, path = run_dir / "04_sft" / "model", run_dir / "04_sft" / "manifest.json"
+    (model / "chat_template.jinja").write_text("{{ 'foreign' }}", encoding="utf-8")
+    changed = files.sha256_file(model / "chat_template.jinja")
+    change(path, "outputs", "model/chat_template.jinja", "sha256", to=changed)
+    folder = make()
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "痛"}], tokenize=False) == "<reserved_102>痛"
+    assert files.read_json(folder / "qilin.json")["files"]["chat_template.jinja"] != changed
+
+
+def test_a_full_target_is_refused_and_an_empty_one_taken(make: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    kept = make() / "README.md"
+    stamp = kept.stat().st_mtime_ns
+    with pytest.raises(QilinError, match="exists and is not empty; choose a new folder"):
+        make("dpo")
+    assert kept.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("madeup", "sfft"), "error: stage 'sfft': has no weights to export (did you mean"),
+        (("madupe", "sft"), "error: run 'madupe': no such run (did you mean 'madeup'?); there are ['madeup']"),
+        (("madeup", "02_tokenize"), "error: stage '02_tokenize': has no weights to export"),
+    ],
+)
+def test_the_command_fails_in_one_sentence(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], sentence: str
+) -> None:
+    assert export.main([*arguments, str(tmp_path / "out")]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith(sentence) and told.err.count("\n") == 1
+
+
+def test_the_command_says_what_it_made(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert export.main(["madeup", "04_sft", str(tmp_path / "out"), "--adapter"]) == 0
+    assert str(tmp_path / "out") in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "qilin.json").read_text(encoding="utf-8"))["stage"] == "04_sft"
