@@ -35,6 +35,8 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "06_eval": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo"),
     "07_case_study": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval"),
 }
+# These parameters do not change what a stage makes: names, the number of workers, where training is reported.
+OUTSIDE_KEY = frozenset({"run", "profile", "workers", "dry_run", "report_to"})
 PACKAGES = (
     "torch",
     "transformers",
@@ -153,8 +155,7 @@ def inspect_stage(parameters: Strict, raw: Path | None = None) -> Stage:
         inputs["base"] = raw_hashes(ROOT / base)
     if deepspeed := getattr(parameters, "deepspeed", None):
         inputs["deepspeed"] = files.sha256_file(ROOT / "params" / "deepspeed" / f"{deepspeed}.json")
-    # These do not change what a stage makes: names, the number of workers, where training is reported.
-    settings = parameters.model_dump(mode="json", exclude={"run", "profile", "workers", "dry_run", "report_to"})
+    settings = parameters.model_dump(mode="json", exclude=set(OUTSIDE_KEY))
     key = files.sha256_text(json.dumps([settings, inputs, closure.code_hash(parameters.notebook)], sort_keys=True))
     path = run_dir / parameters.notebook / "manifest.json"
     return Stage(parameters, run_dir, key, inputs, path.exists() and files.read_json(path)["key"] == key)

@@ -1,27 +1,207 @@
-"""Checkpoints that a killed training can trust: only one that was written to its end counts."""
+"""Checkpoints that a killed training can trust: only one that was written to its end counts.
+
+`sealed.json`, written last, lists a checkpoint's files and sizes. transformers 5.23 writes into the final folder and
+removes older checkpoints before `on_save` (`Trainer._save_checkpoint`), so `save_total_limit` stays unset and the older
+ones are removed here, once the newer one is sealed: at no moment is there no checkpoint to go on from.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.runs import Stage
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.runs import OUTSIDE_KEY, Stage
+
+SEAL = "sealed.json"
 
 
 def last(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that was written to its end; None if there is none."""
-    whole = [
-        p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists() and (p / "scheduler.pt").exists()
-    ]
-    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+    """The newest checkpoint in `folder` that is sealed and whose files have the sealed sizes; None if there is none."""
+    return max((path for path in _all(folder) if whole(path)), key=_step, default=None)
 
 
-def refuse_changed(stage: Stage) -> None:
-    """QilinError if there are checkpoints of other parameters: it names each parameter with both values."""
+def whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end and nothing of it was lost since."""
+    try:
+        sealed = files.read_json(checkpoint / SEAL)["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in sealed.items())
+    except (QilinError, OSError):
+        return False
+
+
+def seal(checkpoint: Path) -> None:
+    """Force a checkpoint's files to the disk, then write its `sealed.json`: {"files": {relative path: bytes}}.
+
+    Sizes, not hashes: after fsync a file of the right size has the right bytes, whatever ends the process or the power.
+    A hash would read everything again: sha256 of the 84 GB of a full 7B checkpoint takes a minute or more each time.
+    """
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    for path in [*paths, *{path.parent for path in paths}]:
+        _to_disk(path)
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
+    files.write_json(checkpoint / SEAL, {"files": sizes})
+    _to_disk(checkpoint)
+    _to_disk(checkpoint.parent)
 
 
 def sealing() -> Any:
-    """A trainer callback that marks each checkpoint as whole, then removes the older ones."""
+    """A trainer callback that seals each checkpoint and then removes the others; at the start it removes broken ones.
+
+    Every process takes part: the first one seals when all have written their random states and optimizer shards.
+    """
+    import torch
     from transformers import TrainerCallback
 
-    return TrainerCallback()
+    class Sealing(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir)
+                _mend_log(folder.parent / "log.jsonl")
+                _remove(path for path in _all(folder) if not whole(path))
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir)
+                newest = folder / f"checkpoint-{state.global_step}"
+                seal(newest)
+                _remove(path for path in _all(folder) if path != newest)
+
+    return Sealing()
+
+
+@contextmanager
+def naming_failed_writes(folder: Path) -> Iterator[None]:
+    """Around training: QilinError with file and cause if a checkpoint in `folder` could not be written.
+
+    torch.save says "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534" when the disk is full, and
+    safetensors does not name the file. The file they gave up on is still there: writing on to it tells why.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (failed := _failed_write(folder, error)) is None:
+            raise
+        path, reason = failed
+        earlier = last(folder)
+        begin = f"goes on from {earlier.name}" if earlier else "starts at step 0, for there is no earlier checkpoint"
+        raise QilinError(
+            f"a checkpoint could not be written: {reason}: {_shown(path)}; make room and run this notebook again, it "
+            f"{begin}"
+        ) from error
+
+
+def refuse_changed(stage: Stage) -> None:
+    """QilinError if opening `stage` would clear checkpoints of a training with other parameters, inputs or code.
+
+    The sentence names each changed parameter with both values. A stage that finished has nothing to lose.
+    """
+    checkpoint = last(stage.dir / "checkpoints")
+    note = stage.dir / "in_progress.json"
+    if checkpoint is None or not note.exists() or (stage.dir / "manifest.json").exists():
+        return
+    earlier = files.read_json(note)
+    if earlier["key"] == stage.key:
+        return
+    values = _values(stage.parameters.model_dump(mode="json"), earlier.get("parameters", {}))
+    inputs = _changed_inputs(stage.inputs, earlier.get("inputs", stage.inputs))
+    changes = [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in values.items()] + inputs
+    restore = ["set " + ", ".join(f"{name} = {old!r}" for name, (old, _) in values.items()) + " again"] * bool(values)
+    restore += ["restore the earlier input"] * bool(inputs)
+    if not changes:
+        # A training that ran for three days is worth more than the newest version of the kit.
+        changes, restore = ["the kit's code has changed"], ["go back to the version of the kit that started it"]
+    raise QilinError(
+        f"{stage.name}: {', '.join(changes)} since this training was interrupted, and starting over would lose its "
+        f"{_step(checkpoint)} steps; nearest valid: {' and '.join(restore)}, or take another run name than "
+        f"'{stage.parameters.run}', or delete {_shown(checkpoint.parent)} to start over"
+    )
+
+
+def _values(now: dict[str, Any], before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{parameter: (old, new)} of those that differ. One that only one side has came with another version of the kit."""
+    common = [name for name in now if name in before and name not in OUTSIDE_KEY]
+    return {name: (before[name], now[name]) for name in common if before[name] != now[name]}
+
+
+def _changed_inputs(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    changed = [name for name in sorted({*now, *before}) if now.get(name) != before.get(name)]
+    return [f"its input {name} has changed" for name in changed]
+
+
+def _all(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _remove(checkpoints: Iterator[Path]) -> None:
+    """The seal goes first: what is left when the process dies here is no checkpoint."""
+    for path in list(checkpoints):
+        (path / SEAL).unlink(missing_ok=True)
+        shutil.rmtree(path)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _mend_log(log: Path) -> None:
+    """Cut a last line that a full disk or a loss of power tore off; the step it belongs to is logged again."""
+    if not log.exists():
+        return
+    text = log.read_bytes()
+    if (end := text.rfind(b"\n") + 1) < len(text):
+        os.truncate(log, end)
+
+
+def _failed_write(folder: Path, error: Exception) -> tuple[Path, str] | None:
+    """(file, reason) if `error` ended the writing of a checkpoint, None if it came from anywhere else."""
+    broken = max((path for path in _all(folder) if not whole(path)), key=_step, default=None)
+    if broken is None:
+        return None
+    # safetensors removes the file it could not write, and says why.
+    if said := re.search(r"\(os error (\d+)\)", str(error)):
+        return broken / "*.safetensors", os.strerror(int(said[1]))
+    if isinstance(error, OSError):
+        return Path(error.filename or broken), str(error.strerror)
+    left = [path for path in broken.rglob("*") if not path.is_dir()]
+    # Two files of the same tick of the clock: the larger one hit the limit.
+    for path in sorted(left, key=lambda path: (path.lstat().st_mtime_ns, path.lstat().st_size), reverse=True):
+        if reason := _refusal(path):
+            return path, reason
+    return None
+
+
+def _refusal(path: Path) -> str | None:
+    """Why a file takes no more bytes, None if it does; what is added to a broken checkpoint is removed with it."""
+    try:
+        with open(path, "ab") as handle:
+            handle.write(bytes(2**16))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as reason:
+        return str(reason.strerror)
+    return None
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,10 +1,20 @@
-"""A training that was killed and goes on ends where the uninterrupted one ends."""
+"""A training that was killed, at any step or while it wrote a checkpoint, ends where the uninterrupted one ends.
+
+Every training here is a process of its own, forked from a server that has imported the libraries once: all run under
+the same conditions, and a kill takes what the machine would take.
+"""
 
 from __future__ import annotations
 
+import fractions
+import multiprocessing
 import os
+import pickle
+import random
+import re
+import resource
+import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,124 +23,240 @@ from typing import Any
 import pytest
 
 from qilin_lib import files
+from qilin_lib.errors import QilinError
 from qilin_lib.tokens.pack import pack
-from qilin_lib.train import checkpoints, dcpt, dpo, fit, sft
-
-# The child dies as if the machine had taken it: no handler runs, and step 4 is logged beyond the checkpoint of step 3.
-DYING_CHILD = """
-import os, signal, sys
-from qilin_lib.train import dcpt, fit
-
-made = fit.log_callback
-
-def deadly(out):
-    callback = made(out)
-    def on_step_begin(args, state, control, **_):
-        if state.global_step == 4:
-            os.kill(os.getpid(), signal.SIGKILL)
-    callback.on_step_begin = on_step_begin
-    return callback
-
-fit.log_callback = deadly
-dcpt.work(fit.read_job(sys.argv[1]))
-"""
-
+from qilin_lib.train import checkpoints, dcpt, dpo, fit, launch, saving, sft
 
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
-Make = Callable[[str, str, str], Path]
+LIBRARIES = ["torch", "datasets", "bitsandbytes", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
+# 26 examples, 8 a step, 6 steps: the second epoch begins after step 4, the fourth ends with a smaller batch.
+SHAPE = {"save_steps": 2, "max_steps": 6, "gradient_accumulation_steps": 2, "lora_dropout": 0.1, "max_heldout": 1}
+Run = Callable[..., Path]
 
 
-@pytest.fixture
-def data(tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, tmp_path: Path) -> dict[str, dict[str, Path]]:
+# --- what happens inside a child --------------------------------------------------------------------------------------
+
+
+def child(job: str, fault: str = "", step: int = 0) -> None:
+    """Train as a child of a notebook does; `fault` strikes when `step` comes, or in the checkpoint of that step."""
+    import torch
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    read = fit.read_job(job)
+    made = fit.log_callback
+
+    def armed(out: Path) -> Any:
+        callback = made(out)
+        event = fault if fault.startswith("on_") else "on_step_end"
+        usual = getattr(callback, event)
+
+        def strike(args: Any, state: Any, control: Any, **others: Any) -> None:
+            usual(args, state, control, **others)
+            if state.global_step == step:
+                FAULTS.get(fault, die)(out)
+
+        setattr(callback, event, strike)
+        return callback
+
+    if fault == "watch unpickling":
+        watch_unpickling(read.out)
+    elif fault:
+        fit.log_callback = armed
+    STAGES[read.parameters.notebook].work(read)
+
+
+def die(*_: Any, **__: Any) -> None:
+    """As if the machine had taken it: no handler runs, nothing is flushed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def limit_files(out: Path, name: str, share: float, action: int) -> None:
+    """From now on the kernel lets no file grow past a share of `name` in the checkpoint before."""
+    size = max(path.stat().st_size for path in (out / "checkpoints").glob(f"checkpoint-2/{name}"))
+    # Default action: the write that goes too far ends the process in its middle. Ignored: it fails, as on a full disk.
+    signal.signal(signal.SIGXFSZ, action)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size * share), resource.RLIM_INFINITY))
+
+
+def full_device(out: Path) -> None:
+    """The next optimizer.pt lies on a device without room."""
+    folder = out / "checkpoints" / "checkpoint-4"
+    folder.mkdir()
+    (folder / "optimizer.pt").symlink_to("/dev/full")
+
+
+def die_at(owner: Any, name: str) -> Callable[[Path], None]:
+    """A fault that kills at the next call of `owner.name`."""
+    return lambda _: setattr(owner, name, die)
+
+
+def die_before_optimizer(_: Path) -> None:
+    from transformers import Trainer
+
+    Trainer._save_optimizer_and_scheduler = die
+
+
+def die_before_seal_has_its_name(_: Path) -> None:
+    rename = os.replace
+    os.replace = lambda old, new: die() if Path(new).name == "sealed.json" else rename(old, new)
+
+
+def watch_unpickling(out: Path) -> None:
+    """unpickling.json: {"loaded": {file: weights_only} of torch.load, "classes": what Python's pickle looked up}."""
+    import torch
+
+    loaded: dict[str, bool] = {}
+    classes: list[str] = []
+    load, write = torch.load, checkpoints.seal
+
+    def watched(file: Any, *others: Any, **named: Any) -> Any:
+        loaded[Path(file).name] = named.get("weights_only") is True
+        return load(file, *others, **named)
+
+    def report(checkpoint: Path) -> None:
+        seen = list(classes)
+        classes.clear()
+        pickle.loads(pickle.dumps(fractions.Fraction(1, 2)))
+        control = {"control": list(classes)}
+        classes.clear()
+        files.write_json(out / "unpickling.json", {"loaded": loaded, "classes": seen, **control})
+        write(checkpoint)
+
+    torch.load = watched
+    checkpoints.seal = report
+    sys.addaudithook(lambda event, what: event == "pickle.find_class" and classes.append(".".join(what)))
+
+
+FAULTS: dict[str, Callable[[Path], None]] = {
+    "inside the weights": lambda out: limit_files(out, "*model.safetensors", 0.5, signal.SIG_DFL),
+    "before the optimizer": die_before_optimizer,
+    "inside the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_DFL),
+    "inside the seal": die_before_seal_has_its_name,
+    "while removing": die_at(shutil, "rmtree"),
+    "while saving the model": die_at(saving, "save"),
+    "no room for the weights": lambda out: limit_files(out, "*model.safetensors", 0.5, signal.SIG_IGN),
+    "no room for the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_IGN),
+    "full device": full_device,
+}
+
+
+# --- how a child is started and what its end is compared with ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, tmp_path_factory: Any) -> dict[str, dict]:
     """The paths of each stage's job; weights, documents, conversations and pairs are small."""
-    documents = tiny_tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"]
-    pack(documents, 64, 3, 0).save(tmp_path / "blocks.npy")
-    files.write_jsonl(tmp_path / "held.jsonl", [{"text": text} for text in sentences(4, 13)])
+    return write_data(tmp_path_factory.mktemp("data"), tiny_model_dir, tiny_tokenizer, sentences)
+
+
+def write_data(folder: Path, weights: Path, tokenizer: Any, sentences: Callable) -> dict[str, dict[str, Path]]:
+    """{notebook: {name: path}} as `fit.train_in_child` gives them to its child."""
+    documents = tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"]
+    pack(documents, 64, 3, 0).save(folder / "blocks.npy")
+    files.write_jsonl(folder / "held.jsonl", [{"text": text} for text in sentences(4, 13)])
     asked, good, bad = ([{"role": role, "content": text} for text in sentences(30, seed)]
                         for role, seed in (("user", 14), ("assistant", 15), ("assistant", 16)))  # fmt: skip
-    common = [{"part": "medical", "split": "train" if i < 26 else "heldout"} for i in range(30)]
-    files.write_jsonl(tmp_path / "sft.jsonl", [{**common[i], "messages": [asked[i], good[i]]} for i in range(30)])
+    common = [{"part": "medical", "split": "train" if i < 26 else "heldout", "source": "x"} for i in range(30)]
+    files.write_jsonl(folder / "sft.jsonl", [{**common[i], "messages": [asked[i], good[i]]} for i in range(30)])
     files.write_jsonl(
-        tmp_path / "dpo.jsonl",
+        folder / "dpo.jsonl",
         [{**common[i], "prompt": [asked[i]], "chosen": [good[i]], "rejected": [bad[i]]} for i in range(30)],
     )
-    held = {"medical": tmp_path / "held.jsonl", "general": tmp_path / "held.jsonl"}
+    held = {"medical": folder / "held.jsonl", "general": folder / "held.jsonl"}
     return {
-        "03_dcpt": {"weights": tiny_model_dir, "blocks": tmp_path / "blocks.npy", **held},
-        "04_sft": {"weights": tiny_model_dir, "data": tmp_path / "sft.jsonl"},
-        "05_dpo": {"weights": tiny_model_dir, "data": tmp_path / "dpo.jsonl"},
+        "03_dcpt": {"weights": weights, "blocks": folder / "blocks.npy", **held},
+        "04_sft": {"weights": weights, "data": folder / "sft.jsonl"},
+        "05_dpo": {"weights": weights, "data": folder / "dpo.jsonl"},
     }
 
 
-@pytest.fixture
-def job(data: dict[str, dict[str, Path]], training: Callable, tmp_path: Path) -> Make:
-    """`job(name, notebook, finetuning)`: the job.json that a notebook leaves for its child."""
+def write_job(folder: Path, parameters: Any, paths: dict[str, Path]) -> Path:
+    """job.json as a notebook leaves it for its child."""
+    files.write_json(
+        folder / "job.json",
+        {
+            "parameters": vars(parameters),
+            "out": str(folder),
+            "template": "baichuan",
+            "paths": {key: str(path) for key, path in paths.items()},
+        },
+    )
+    return folder / "job.json"
 
-    def make(name: str, notebook: str, kind: str) -> Path:
-        whole = [] if notebook == "05_dpo" else ["lm_head"]
-        parameters = training(notebook, finetuning=kind, save_steps=3, lora_dropout=0.1, modules_to_save=whole)
-        target = tmp_path / name / "job.json"
-        files.write_json(
-            target,
-            {
-                "parameters": vars(parameters),
-                "out": str(target.parent),
-                "template": "baichuan",
-                "paths": {key: str(path) for key, path in data[notebook].items()},
-            },
-        )
-        return target
+
+@pytest.fixture(scope="module")
+def job(data: dict[str, dict], training: Callable, tmp_path_factory: Any) -> Run:
+    """`job(notebook, finetuning)`: a fresh stage folder with its job.json."""
+
+    def make(notebook: str, kind: str) -> Path:
+        kept = ["lm_head"] if kind != "full" and notebook != "05_dpo" else []
+        rest = {"sampled_prompts": 0} if notebook == "05_dpo" else {}
+        parameters = training(notebook, finetuning=kind, modules_to_save=kept, **SHAPE, **rest)
+        return write_job(tmp_path_factory.mktemp(notebook), parameters, data[notebook])
 
     return make
 
 
-def kill_after_step_four(job: Path) -> None:
-    """Same number of threads as this process: sums are taken in the same order."""
-    import torch
+@pytest.fixture(scope="module")
+def straight(job: Run) -> Run:
+    """`straight(notebook, finetuning)`: the folder of a training that nobody interrupted."""
+    done: dict[tuple[str, str], Path] = {}
 
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", DYING_CHILD, str(job)], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    def run(notebook: str, kind: str) -> Path:
+        if (notebook, kind) not in done:
+            path = done[notebook, kind] = job(notebook, kind)
+            assert train(path) == 0, output(path)
+        return done[notebook, kind].parent
 
-
-def interrupt_after_step_four(job: Path, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = fit.log_callback
-
-    def impatient(out: Path) -> Any:
-        callback = made(out)
-
-        def on_step_begin(args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 4:
-                raise KeyboardInterrupt
-
-        callback.on_step_begin = on_step_begin
-        return callback
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit, "log_callback", impatient)
-        module.work(fit.read_job(str(job)))
+    return run
 
 
-def assert_same_end(straight: Path, broken: Path) -> None:
-    """Adapter, merged model, log and facts of two stage folders, the second of which was stopped after step 4."""
+def train(job: Path, *fault: Any) -> int:
+    """Run `child` in a process of its own; its exit code, negative for a signal."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([*LIBRARIES, *(module.__name__ for module in STAGES.values())])
+    process = server.Process(target=quietly, args=(str(job), *fault))
+    process.start()
+    process.join(120)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"the child hangs: {output(job)}")
+    return int(process.exitcode or 0)
+
+
+def quietly(job: str, *fault: Any) -> None:
+    """`child` with its output in child.log."""
+    log = os.open(Path(job).parent / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        child(job, *fault)
+    finally:
+        print("TIMES", os.times(), flush=True)
+
+
+def output(job: Path) -> str:
+    return (job.parent / "child.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """What distinguishes the ends of two trainings: weights, adapter, rows of the log, planned and done steps."""
     import torch
     from safetensors.torch import load_file
 
-    for part in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
-        expected, found = (load_file(folder / part) for folder in (straight, broken))
-        assert expected.keys() == found.keys()
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=f"{part}: {name}")
-    expected_rows, rows = ([lasting(row) for row in fit.read_log(folder)] for folder in (straight, broken))
-    assert [row["step"] for row in rows] == [0] * (rows[0]["step"] == 0) + [1, 2, 3, 4, 5, 6]
-    assert rows == [pytest.approx(row, abs=1e-5) for row in expected_rows]
-    trained = [row["step"] for row in files.read_jsonl(broken / "log.jsonl") if row["step"]]
-    assert trained == [1, 2, 3, 4, 4, 5, 6]
-    facts = files.read_json(broken / "facts.json")
-    assert facts["resumed_from"] == "checkpoint-3" and facts["steps_done"] == facts["steps_planned"] == 6
-    assert files.read_json(straight / "facts.json")["resumed_from"] is None
+    wrong = []
+    for path in sorted(expected.glob("*/*.safetensors")):
+        one, other = load_file(path), load_file(found / path.relative_to(expected))
+        assert one.keys() == other.keys() and one
+        wrong += [f"{path.name}: {name}" for name in one if not torch.allclose(one[name], other[name], 0, 1e-6)]
+    logs = [[lasting(row) for row in fit.read_log(folder)] for folder in (expected, found)]
+    assert [row["step"] for row in logs[0] if row["step"]] == [1, 2, 3, 4, 5, 6]
+    if logs[1] != [pytest.approx(row, abs=1e-5) for row in logs[0]]:
+        wrong.append(f"log: {logs}")
+    facts = [files.read_json(folder / "facts.json") for folder in (expected, found)]
+    return wrong + [name for name in ("steps_planned", "steps_done") if {fact[name] for fact in facts} != {6}]
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
@@ -138,27 +264,131 @@ def lasting(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key.endswith(("step", "loss", "norm", "rate", "epoch"))}
 
 
-@pytest.mark.parametrize("kind", ["lora", "qlora"])
-def test_killed_and_continued_equals_uninterrupted(kind: str, job: Make) -> None:
-    straight, broken = (job(name, "03_dcpt", kind) for name in ("straight", "broken"))
-    dcpt.work(fit.read_job(str(straight)))
-    kill_after_step_four(broken)
-    out = broken.parent
-    assert checkpoints.last(out / "checkpoints") == out / "checkpoints" / "checkpoint-3"
-    assert not (out / "facts.json").exists() and [row["step"] for row in fit.read_log(out)] == [1, 2, 3, 4]
-    dcpt.work(fit.read_job(str(broken)))
-    assert_same_end(straight.parent, out)
+def saved(out: Path) -> list[str]:
+    return sorted(path.name for path in (out / "checkpoints").glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("notebook", ["04_sft", "05_dpo"])
-def test_interrupted_and_continued_equals_uninterrupted(
-    notebook: str, job: Make, monkeypatch: pytest.MonkeyPatch
+# --- kills at a step --------------------------------------------------------------------------------------------------
+
+
+def draws(notebook: str, kind: str, count: int) -> list[tuple[str, int]]:
+    """Moments and ascending steps 1-5, other ones for each stage, the same ones every time."""
+    draw = random.Random(f"{notebook} {kind} 8")
+    moments = ("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")
+    return [(draw.choice(moments), step) for step in sorted(draw.sample(range(1, 6), count))]
+
+
+KILLS = [
+    ("03_dcpt", "full", 1),
+    ("03_dcpt", "qlora", 1),
+    ("04_sft", "lora", 2),
+    ("04_sft", "qlora", 1),
+    ("05_dpo", "qlora", 1),
+    ("05_dpo", "full", 1),
+]
+
+
+@pytest.mark.parametrize(("notebook", "kind", "kills"), KILLS)
+def test_killed_at_any_step_and_continued_equals_uninterrupted(
+    notebook: str, kind: str, kills: int, job: Run, straight: Run
 ) -> None:
-    """TRL casts a quantised model's adapter to bfloat16, a resume reloads it as fp32; DPO evaluates before step 1."""
-    module = STAGES[notebook]
-    straight, broken = (job(name, notebook, "qlora") for name in ("straight", "broken"))
-    module.work(fit.read_job(str(straight)))
-    interrupt_after_step_four(broken, module, monkeypatch)
-    module.work(fit.read_job(str(broken)))
-    assert_same_end(straight.parent, broken.parent)
-    assert sorted(path.name for path in (broken.parent / "adapter").iterdir() if path.is_dir()) == []
+    broken = job(notebook, kind)
+    for moment, step in draws(notebook, kind, kills):
+        assert train(broken, moment, step) == -signal.SIGKILL, output(broken)
+        assert not (broken.parent / "facts.json").exists()
+    before = checkpoints.last(broken.parent / "checkpoints")
+    assert train(broken) == 0, output(broken)
+    assert files.read_json(broken.parent / "facts.json")["resumed_from"] == (before.name if before else None)
+    assert differences(straight(notebook, kind), broken.parent) == []
+    assert saved(broken.parent) == ["checkpoint-6"]
+
+
+def test_kills_are_at_different_steps_of_all_stages() -> None:
+    struck = [kill for row in KILLS for kill in draws(*row)]
+    assert len(set(struck)) == len(struck) and {step for _, step in struck} >= {1, 2, 3, 4, 5}
+    assert {notebook for notebook, _, _ in KILLS} == STAGES.keys()
+
+
+def test_the_comparison_sees_a_lost_random_state(job: Run, straight: Run) -> None:
+    broken = job("03_dcpt", "lora")
+    assert train(broken, "on_step_begin", 3) == -signal.SIGKILL, output(broken)
+    checkpoint = broken.parent / "checkpoints" / "checkpoint-2"
+    (checkpoint / "rng_state.pth").unlink()
+    assert checkpoints.last(checkpoint.parent) is None
+    checkpoints.seal(checkpoint)
+    assert train(broken) == 0, output(broken)
+    assert differences(straight("03_dcpt", "lora"), broken.parent) != []
+
+
+# --- kills inside a checkpoint ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "counts", "left"),
+    [
+        ("inside the weights", 4, "checkpoint-2", ["checkpoint-2", "checkpoint-4"]),
+        ("before the optimizer", 4, "checkpoint-2", ["checkpoint-2", "checkpoint-4"]),
+        ("inside the optimizer", 4, "checkpoint-2", ["checkpoint-2", "checkpoint-4"]),
+        ("inside the seal", 4, "checkpoint-2", ["checkpoint-2", "checkpoint-4"]),
+        ("inside the seal", 2, None, ["checkpoint-2"]),
+        ("while removing", 4, "checkpoint-4", ["checkpoint-2", "checkpoint-4"]),
+        ("while saving the model", 6, "checkpoint-6", ["checkpoint-6"]),
+    ],
+)
+def test_killed_in_the_middle_of_a_checkpoint(
+    fault: str, step: int, counts: str | None, left: list[str], job: Run, straight: Run
+) -> None:
+    broken = job("03_dcpt", "lora")
+    # The kernel ends a process that writes past its limit with SIGXFSZ, in the middle of the file.
+    assert train(broken, fault, step) in (-signal.SIGKILL, -signal.SIGXFSZ), output(broken)
+    folder = broken.parent / "checkpoints"
+    found = checkpoints.last(folder)
+    assert (found and found.name, saved(broken.parent)) == (counts, left)
+    if fault == "inside the optimizer":
+        sizes = {path.parent.name: path.stat().st_size for path in folder.glob("*/optimizer.pt")}
+        assert 0 < sizes["checkpoint-4"] < sizes["checkpoint-2"]
+    assert train(broken) == 0, output(broken)
+    assert files.read_json(broken.parent / "facts.json")["resumed_from"] == counts
+    assert differences(straight("03_dcpt", "lora"), broken.parent) == []
+    assert saved(broken.parent) == ["checkpoint-6"]
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_named_and_costs_only_the_checkpoint_that_found_no_room(job: Run, straight: Run) -> None:
+    broken = job("04_sft", "lora")
+    for fault, cause in (
+        ("no room for the weights", r"File too large: \S+/checkpoint-4/\*\.safetensors"),
+        ("no room for the optimizer", r"File too large: \S+/checkpoint-4/optimizer\.pt"),
+        ("full device", r"No space left on device: \S+/checkpoint-4/optimizer\.pt"),
+    ):
+        assert train(broken, fault, 4) == 1, output(broken)
+        sentence = rf"^qilin_lib\.errors\.QilinError: .*{cause}; make room.* from checkpoint-2$"
+        assert re.search(sentence, output(broken), re.MULTILINE), output(broken)
+        assert checkpoints.last(broken.parent / "checkpoints").name == "checkpoint-2"
+    assert train(broken) == 0, output(broken)
+    assert differences(straight("04_sft", "lora"), broken.parent) == []
+
+
+def test_the_notebook_s_error_names_the_full_disk(job: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = job("05_dpo", "lora")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    source = f"from test_resume import child; child({str(broken)!r}, 'no room for the optimizer', 4)"
+    with pytest.raises(QilinError, match=r"exit code 1: .*File too large: .*optimizer\.pt; make room .*\(whole log: "):
+        launch.run([sys.executable, "-c", source], broken.parent / "train.log", lambda _: None, 0)
+    assert checkpoints.last(broken.parent / "checkpoints").name == "checkpoint-2"
+
+
+# --- what a resume reads ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notebook", ["03_dcpt", "05_dpo"])
+def test_a_resume_unpickles_nothing(notebook: str, job: Run) -> None:
+    broken = job(notebook, "lora")
+    assert train(broken, "on_step_begin", 3) == -signal.SIGKILL, output(broken)
+    assert train(broken, "watch unpickling", 0) == 0, output(broken)
+    seen = files.read_json(broken.parent / "unpickling.json")
+    assert seen["loaded"] == {name: True for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")}
+    assert seen["classes"] == []
+    assert seen["control"] == ["fractions.Fraction"]

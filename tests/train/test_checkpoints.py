@@ -1,0 +1,267 @@
+"""Which checkpoints count, what becomes of the others, and when a training refuses to start over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files, params, runs
+from qilin_lib.errors import QilinError
+from qilin_lib.runs import Stage
+from qilin_lib.train import checkpoints
+
+
+def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:
+    """A checkpoint as far as its files go; some are empty, some lie deeper."""
+    path = folder / f"checkpoint-{step}"
+    (path / "deeper").mkdir(parents=True)
+    for name, size in (("model.safetensors", 100), ("optimizer.pt", 200), ("deeper/shard.pt", 50), ("empty", 0)):
+        (path / name).write_bytes(b"x" * size)
+    if sealed:
+        checkpoints.seal(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints folder of a real training of two steps, sealed by the callback."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    from qilin_lib.models.load import load_model
+
+    folder = tmp_path_factory.mktemp("stage") / "checkpoints"
+    (folder / "checkpoint-7").mkdir(parents=True)  # what a killed training left
+    rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 4
+    settings = TrainingArguments(
+        str(folder), max_steps=2, save_steps=1, use_cpu=True, report_to="none", logging_steps=1
+    )
+    trainer = Trainer(load_model(tiny_model_dir), settings, train_dataset=rows, callbacks=[checkpoints.sealing()])
+    trainer.train()
+    return folder
+
+
+# --- which checkpoint counts ------------------------------------------------------------------------------------------
+
+
+def test_only_the_newest_of_a_real_training_is_left_and_sealed_whole(trained: Path) -> None:
+    assert [path.name for path in trained.iterdir()] == ["checkpoint-2"]
+    path = checkpoints.last(trained)
+    assert path == trained / "checkpoint-2"
+    sealed = files.read_json(path / "sealed.json")["files"]
+    found = {str(p.relative_to(path)): p.stat().st_size for p in path.rglob("*") if p.is_file()}
+    assert sealed == {name: size for name, size in found.items() if name != "sealed.json"}
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= sealed.keys()
+
+
+def test_a_real_checkpoint_counts_no_more_when_any_file_is_missing_or_shorter(trained: Path, tmp_path: Path) -> None:
+    names = [path.name for path in (trained / "checkpoint-2").iterdir()]
+    assert len(names) >= 8
+    still_counted = []
+    for name in names:
+        for spoil in (
+            Path.unlink,
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            lambda path: path.write_bytes(b""),
+        ):
+            folder = tmp_path / "checkpoints"
+            shutil.copytree(trained, folder)
+            whole = checkpoint(folder, 1)
+            assert checkpoints.last(folder) == folder / "checkpoint-2"
+            spoil(folder / "checkpoint-2" / name)
+            if checkpoints.last(folder) != whole:
+                still_counted.append(name)
+            shutil.rmtree(folder)
+    # Without its last character, a line end, the seal says the same.
+    assert still_counted == ["sealed.json"]
+
+
+def test_newest_is_by_number_and_other_folders_do_not_count(tmp_path: Path) -> None:
+    assert checkpoints.last(tmp_path / "nowhere") is None
+    nine, ten = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 11, sealed=False)
+    (tmp_path / "checkpoint-99.tmp").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    assert checkpoints.last(tmp_path) == ten
+    shutil.rmtree(ten)
+    assert checkpoints.last(tmp_path) == nine
+
+
+# --- the callback -----------------------------------------------------------------------------------------------------
+
+
+def called(event: str, folder: Path, step: int = 0, first: bool = True) -> None:
+    state = SimpleNamespace(global_step=step, is_world_process_zero=first)
+    getattr(checkpoints.sealing(), event)(SimpleNamespace(output_dir=str(folder)), state, None)
+
+
+def test_a_seal_removes_all_other_checkpoints_after_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(tmp_path, 2), checkpoint(tmp_path, 3, sealed=False), checkpoint(tmp_path, 4, sealed=False)
+    seen = []
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (seen.append(checkpoints.last(tmp_path)), remove(path)))
+    called("on_save", tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+    assert seen == [tmp_path / "checkpoint-4"] * 2
+
+
+def test_only_the_first_process_seals_and_removes(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
+    called("on_save", tmp_path, 4, first=False)
+    called("on_train_begin", tmp_path, first=False)
+    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-2" and (tmp_path / "checkpoint-4").exists()
+
+
+def test_a_training_that_begins_removes_broken_checkpoints_and_mends_the_log(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    checkpoint(folder, 2), checkpoint(folder, 4, sealed=False), checkpoint(folder, 6)
+    (folder / "checkpoint-6" / "empty").unlink()
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo', encoding="utf-8")
+    called("on_train_begin", folder)
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+    assert list(files.read_jsonl(tmp_path / "log.jsonl")) == [{"step": 1}, {"step": 2}]
+
+
+def test_what_is_left_of_a_removal_that_was_cut_short_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        called("on_save", tmp_path, 4)
+    assert not checkpoints.whole(tmp_path / "checkpoint-2")
+    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-4"
+
+
+# --- failed writes ----------------------------------------------------------------------------------------------------
+
+
+def test_an_error_that_is_no_failed_write_passes_unchanged(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
+    with pytest.raises(RuntimeError, match="^CUDA out of memory$"), checkpoints.naming_failed_writes(tmp_path):
+        raise RuntimeError("CUDA out of memory")
+    with pytest.raises(ZeroDivisionError), checkpoints.naming_failed_writes(tmp_path / "nowhere"):
+        raise ZeroDivisionError
+    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_full_device_is_named_with_file_and_what_to_do(tmp_path: Path) -> None:
+    import torch
+
+    broken = checkpoint(tmp_path, 4, sealed=False)
+    (broken / "scheduler.pt").symlink_to("/dev/full")
+    with (
+        pytest.raises(QilinError, match=r"No space left on device: .*checkpoint-4/scheduler\.pt; .* starts at step 0"),
+        checkpoints.naming_failed_writes(tmp_path),
+    ):
+        torch.save({"a": torch.zeros(10_000)}, broken / "scheduler.pt")
+
+
+# --- a training with other parameters ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
+    """`stage(key, inputs, **overrides)`: 04_sft of run `mine`, below the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(key: str, inputs: dict | None = None, **overrides: Any) -> Stage:
+        parameters = params.load("04_sft", {"run": "mine", **overrides})
+        return Stage(parameters, tmp_path / "runs" / "mine", key, inputs or {"03_dcpt": "a1"}, False)
+
+    return make
+
+
+def interrupted(stage: Stage, **note: Any) -> None:
+    """The stage folder as it is after a kill: a note of what is made, and a checkpoint."""
+    known = {"parameters": stage.parameters.model_dump(mode="json"), "inputs": stage.inputs}
+    files.write_json(stage.dir / "in_progress.json", {"key": stage.key, **(note or known)})
+    checkpoint(stage.dir / "checkpoints", 1500)
+
+
+def refusal(stage: Stage) -> str:
+    with pytest.raises(QilinError) as refused:
+        checkpoints.refuse_changed(stage)
+    return str(refused.value)
+
+
+def test_changed_parameters_are_named_with_both_values(stage: Callable) -> None:
+    interrupted(stage("k1", learning_rate=0.0002, max_steps=9))
+    assert refusal(stage("k2", learning_rate=0.0001, max_steps=8, report_to="tensorboard", run="mine")) == (
+        "04_sft: max_steps was 9 and is now 8, learning_rate was 0.0002 and is now 0.0001 since this training was "
+        "interrupted, and starting over would lose its 1500 steps; nearest valid: set max_steps = 9, learning_rate = "
+        "0.0002 again, or take another run name than 'mine', or delete runs/mine/04_sft/checkpoints to start over"
+    )
+
+
+def test_a_changed_input_and_changed_code_are_refused_too(stage: Callable) -> None:
+    interrupted(stage("k1"))
+    text = refusal(stage("k2", {"03_dcpt": "b2"}))
+    assert "04_sft: its input 03_dcpt has changed since" in text and "restore the earlier input, or" in text
+    text = refusal(stage("k2"))
+    assert "the kit's code has changed since" in text and "go back to the version of the kit that started it" in text
+    text = refusal(stage("k2", {"03_dcpt": "b2"}, lora_r=4))
+    assert "is now 4, its input 03_dcpt has changed since" in text
+
+
+def test_notes_of_other_versions_of_the_kit_are_understood(stage: Callable) -> None:
+    old = stage("k1")
+    interrupted(old, parameters={"learning_rate": old.parameters.learning_rate, "abolished": 1})
+    assert "the kit's code has changed since" in refusal(stage("k2"))
+    files.write_json(old.dir / "in_progress.json", {"key": "k1"})
+    assert "the kit's code has changed since" in refusal(stage("k2", lora_r=4))
+
+
+def test_nothing_is_refused_where_nothing_would_be_lost(stage: Callable) -> None:
+    old, new = stage("k1"), stage("k2", lora_r=4)
+    assert checkpoints.refuse_changed(new) is None, "nothing there"
+    interrupted(old)
+    assert "lora_r" in refusal(new)
+    assert checkpoints.refuse_changed(old) is None, "the same key goes on"
+    path = checkpoint(new.dir / "checkpoints", 1600, sealed=False)
+    assert "1500 steps" in refusal(new), "an unsealed one is no step forward"
+    files.write_json(new.dir / "manifest.json", {"key": "k1"})
+    assert checkpoints.refuse_changed(new) is None, "finished; the end of its clean-up is missing"
+    (new.dir / "manifest.json").unlink()
+    (path.parent / "checkpoint-1500" / "sealed.json").unlink()
+    assert checkpoints.refuse_changed(new) is None, "no sealed checkpoint"
+
+
+def test_deleting_the_named_folder_and_force_both_start_over(stage: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = stage("k1"), stage("k2", lora_r=4)
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(new.run_dir.parent))
+    interrupted(old)
+    shutil.rmtree(refusal(new).split("or delete ")[1].removesuffix(" to start over"))
+    assert checkpoints.refuse_changed(new) is None
+    checkpoint(old.dir / "checkpoints", 1500)
+    assert "lora_r" in refusal(new)
+    runs.remove_stage("mine", "04_sft")
+    assert checkpoints.refuse_changed(new) is None
+
+
+def test_parameters_outside_the_key_are_those_that_do_not_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_digest", lambda *_, **__: "d")
+    usual = params.load("04_sft", {"run": "mine"})
+    unset = {"nproc_per_node": 2, "deepspeed": "zero2", "source_weights": {"x": 1.0}}
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.125, str: lambda v: v + "x"}
+    outside = set()
+    for name, value in usual:
+        changed = unset[name] if value is None else other.get(type(value), lambda v: [*v, "x"])(value)
+        stage = runs.inspect_stage(usual.model_copy(update={} if name == "notebook" else {name: changed}))
+        if stage.key == runs.inspect_stage(usual).key:
+            outside.add(name)
+    assert outside - {"notebook"} == runs.OUTSIDE_KEY & type(usual).model_fields.keys()
+    assert outside == {"notebook", "dry_run", "profile", "report_to", "run"}
