@@ -1,4 +1,8 @@
-"""Combinations of training parameters that do not work, each with the reason and the nearest that does."""
+"""Combinations of training parameters that do not work, each with the reason and the nearest that does.
+
+A rule stands here only if a thread, a line of an installed library, or a failing run of our own says so. ZeRO-3 with
+`modules_to_save` (huggingface/peft#1418) and with gradient checkpointing have none: both work on two CPU processes.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,9 @@ def _rules(p: Any) -> list[tuple[bool, str]]:
     return [
         (
             p.finetuning == "qlora" and zero3,
-            f"finetuning: qlora with deepspeed: {p.deepspeed} saves empty adapters (deepspeedai/DeepSpeed#3620); "
-            "nearest valid: deepspeed: zero2, or finetuning: lora",
+            f"finetuning: qlora with deepspeed: {p.deepspeed}: every process would load the whole NF4 model all the "
+            "same (transformers splits no quantised model), and adapters were saved empty (deepspeedai/DeepSpeed#3620);"
+            f" nearest valid: deepspeed: {(p.deepspeed or '').replace('3', '2')}, or finetuning: lora",
         ),
         (
             bool(p.gpus) and p.nproc_per_node not in (None, p.gpus),
@@ -34,4 +39,13 @@ def _rules(p: Any) -> list[tuple[bool, str]]:
             p.nodes > 1 and p.gpus == 0 and p.nproc_per_node is None,
             f"nodes: {p.nodes} needs gpus >= 1 on every node, got gpus: 0; nearest valid: nodes: 1",
         ),
+        (
+            p.notebook == "05_dpo" and p.finetuning != "full" and "lm_head" in _listed(p.target_modules),
+            "target_modules: lm_head with DPO would never be trained: TRL takes log-probabilities from lm_head.weight "
+            "and refuses an adapter on it; nearest valid: modules_to_save: [lm_head]",
+        ),
     ]
+
+
+def _listed(modules: str | list[str]) -> list[str]:
+    return [modules] if isinstance(modules, str) else modules

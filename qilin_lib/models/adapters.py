@@ -1,14 +1,19 @@
 """LoRA on, LoRA merged. A QLoRA adapter was trained against dequantised NF4 weights, so it is merged into those.
 
 Merging in 4 bit rounds again and ruins or undoes the training (huggingface/transformers#31293, peft#2321); merging
-into the original weights is off by the quantisation error (trl#1193). There is no 4-bit merge here.
+into the original weights is off by the quantisation error (trl#1193). There is no 4-bit merge here. An adapter says
+which weights it sits on, and goes on no others (huggingface/alignment-handbook#188, #99).
 """
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qilin_lib import files
+from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 
 
@@ -35,19 +40,67 @@ def add_lora(model: Any, parameters: Any, quantised: bool) -> Any:
     return get_peft_model(model, lora_config(parameters))
 
 
-def merged_model(base: str | Path, adapter: str | Path, quantised: bool, dtype: str = "float32") -> Any:
-    """Base plus adapter as one ordinary model; an NF4 base is dequantised first."""
+def weights_sha256(folder: str | Path) -> str:
+    """Hex sha256 over the names and bytes of a model's weight files and config.json: the exact weights, and no others.
+
+    QilinError if `folder` holds no safetensors.
+    """
+    found = sorted(Path(folder).glob("*.safetensors"))
+    if not found:
+        raise QilinError(f"{folder}: holds no .safetensors file, so nothing says which weights these are")
+    hashes = {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+    hashes["config.json"] = files.sha256_file(Path(folder) / "config.json")
+    return files.sha256_text(json.dumps(hashes, sort_keys=True))
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Gigabytes are read once a process: saving an adapter and merging it both ask."""
+    return files.sha256_file(path)
+
+
+def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str, template_sha256: str) -> None:
+    """Write qilin.json beside an adapter: hash of the weights it sits on, whether they were NF4, dtype, template."""
+    files.write_json(
+        Path(adapter) / "qilin.json",
+        {
+            "base_sha256": weights_sha256(base),
+            "quantised": quantised,
+            "dtype": dtype,
+            "template_sha256": template_sha256,
+        },
+    )
+
+
+def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:
+    """What qilin.json says of an adapter; QilinError unless `base` holds the very weights that it was trained on."""
+    note = files.read_json(Path(adapter) / "qilin.json")
+    found = weights_sha256(base)
+    if note["base_sha256"] != found:
+        raise QilinError(
+            f"{adapter}: the adapter sits on weights {note['base_sha256'][:12]}, but {base} holds {found[:12]}; "
+            "nearest valid: the model/ folder of the stage before, as it was when the adapter was trained"
+        )
+    return note
+
+
+def merged_model(base: str | Path, adapter: str | Path) -> Any:
+    """Base plus adapter as one ordinary model in the adapter's dtype; an NF4 base is dequantised first.
+
+    QilinError if `base` is not what the adapter was trained on.
+    """
     from peft import PeftModel
 
-    model = load_model(base, dtype, quantised=quantised)
-    if quantised:
+    note = described(base, adapter)
+    model = load_model(base, note["dtype"], quantised=note["quantised"])
+    if note["quantised"]:
         model = model.dequantize()
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-def merge(base: str | Path, adapter: str | Path, target: Path, quantised: bool, dtype: str = "float32") -> None:
+def merge(base: str | Path, adapter: str | Path, target: Path) -> None:
     """Write the merged model with tokenizer and template: without them it is another model (LLaMA-Factory#2771)."""
-    model = merged_model(base, adapter, quantised, dtype)
+    model = merged_model(base, adapter)
     model.config.quantization_config = None
     delattr(model.config, "quantization_config")
     model.save_pretrained(target)

@@ -6,26 +6,26 @@ bitsandbytes is imported (accelerate#940); so: a subprocess that dies with its p
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import re
+import shlex
+import shutil
 import signal
-import subprocess
+import socket
 import sys
-import threading
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
+from qilin_lib.train import children
 
 PROGRESS = "QILIN-PROGRESS "
-# In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
-MARK = "QILIN_JOB"
+# torchrun's default; a Slurm job gets a port of its own.
+PORT = "29500"
+# In a dry run's command: the shell that it is pasted into knows the first node.
+UNSET = "$MASTER_ADDR"
 
 
 def available_gpus() -> int:
@@ -36,11 +36,20 @@ def available_gpus() -> int:
 
 
 def check_gpus(parameters: Any) -> None:
-    """QilinError with one sentence when more GPUs are asked for than this machine has."""
+    """QilinError with one sentence when this machine lacks the GPUs that are asked for, or what stands in for them:
+    on the CPU DeepSpeed compiles its collectives when it starts (op_builder/cpu/comm.py)."""
     if parameters.gpus and parameters.gpus > (found := available_gpus()):
         raise QilinError(
             f"{parameters.notebook}: gpus = {parameters.gpus}, but this machine has {found} CUDA "
             f"device{'s' * (found != 1)}; nearest valid: gpus = {found}{' (the CPU)' * (found == 0)}"
+        )
+    # torch's builder takes CXX, or c++.
+    compiler = os.environ.get("CXX", "c++")
+    if parameters.gpus == 0 and parameters.deepspeed and shutil.which(compiler) is None:
+        raise QilinError(
+            f"{parameters.notebook}: deepspeed = {parameters.deepspeed} on the CPU compiles its collectives when it "
+            f"starts, but there is no C++ compiler ('{compiler}') on PATH; nearest valid: deepspeed = null, or install "
+            "g++"
         )
 
 
@@ -50,8 +59,15 @@ def processes(parameters: Any) -> int:
 
 
 def command(parameters: Any, module: str, job: Path) -> list[str]:
-    """The exact command line that trains: `python -m module job`, under torchrun for more than one process."""
-    if processes(parameters) == 1:
+    """The exact command line that trains: `python -m module job`, under torchrun for more than one process.
+
+    Several nodes: inside a Slurm allocation this process, on the allocation's first node, starts one torchrun a node
+    through srun; elsewhere MASTER_ADDR names the first node, and the same notebook is started on every node. `job`
+    must lie on a disk that all nodes share. Raises QilinError if the nodes are not those of the allocation, or if
+    nobody says where they meet.
+    """
+    # DeepSpeed finds its only process through torchrun too; without, it looks for MPI.
+    if processes(parameters) == 1 and not parameters.deepspeed:
         return [sys.executable, "-m", module, str(job)]
     torchrun = [
         sys.executable,
@@ -60,17 +76,57 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
         f"--nproc_per_node={processes(parameters) // parameters.nodes}",
     ]
     if parameters.nodes == 1:
-        torchrun += ["--standalone"]
-    else:
-        host = os.environ.get("MASTER_ADDR")
-        if host is None:
-            raise QilinError(
-                f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
-                "the environment; nearest valid: nodes = 1"
-            )
-        port = os.environ.get("MASTER_PORT", "29500")
-        torchrun += [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
-    return [*torchrun, "-m", module, str(job)]
+        return [*torchrun, "--standalone", "-m", module, str(job)]
+    before, host, port = _slurm(parameters) if _in_slurm() else ([], *_master(parameters))
+    meeting = [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
+    return [*before, *torchrun, *meeting, "-m", module, str(job)]
+
+
+def _in_slurm() -> bool:
+    return {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys()
+
+
+def _slurm(parameters: Any) -> tuple[list[str], str, str]:
+    """(srun and its options, host, port): one torchrun a node, meeting at this host."""
+    job, nodes = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_JOB_NUM_NODES"])
+    if parameters.nodes != nodes:
+        raise QilinError(
+            f"{parameters.notebook}: nodes = {parameters.nodes}, but Slurm job {job} was given {nodes}; "
+            f"nearest valid: nodes = {nodes}"
+        )
+    # Below 32768, where Linux takes the ports of outgoing connections from.
+    port = os.environ.get("MASTER_PORT", str(10000 + int(job) % 20000))
+    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    return srun, socket.gethostname(), port
+
+
+def _master(parameters: Any) -> tuple[str, str]:
+    host = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None)
+    if host is None:
+        raise QilinError(
+            f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
+            "the environment; nearest valid: nodes = 1"
+        )
+    return host, os.environ.get("MASTER_PORT", PORT)
+
+
+def dry_run(parameters: Any, module: str) -> None:
+    """With `dry_run: true`: print the command that this notebook would train with, as one would paste it, and end the
+    notebook without an error (papermill takes SystemExit(0) for success and stops there). Else: nothing at all.
+
+    It asks no device, so a laptop can print what eight GPUs would run.
+    """
+    if not parameters.dry_run:
+        return
+    job = runs.runs_dir() / parameters.run / parameters.notebook / "job.json"
+    if job.is_relative_to(Path.cwd()):
+        job = job.relative_to(Path.cwd())
+    words = command(parameters, module, job)
+    print(f"dry_run: {parameters.notebook} would write {job} and train with")
+    print(" ".join(f'"{word}"' if UNSET in word else shlex.quote(word) for word in words))
+    if any(UNSET in word for word in words):
+        print("on every node; MASTER_ADDR, the name of the first one, must be set in the environment of each.")
+    raise SystemExit(0)
 
 
 def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
@@ -83,6 +139,8 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        # TRL's trainers look up the hub's address to report their use.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": "100000000000",
@@ -90,7 +148,7 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
     if gpus == 0:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     earlier = log.stat().st_size if log.exists() else 0
-    with open(log, "a", encoding="utf-8") as handle, _child(arguments, environment) as process:
+    with open(log, "a", encoding="utf-8") as handle, children.child(arguments, environment) as process:
         for line in process.stdout or ():
             if line.startswith(PROGRESS):
                 show(_progress_text(json.loads(line[len(PROGRESS) :])))
@@ -100,61 +158,7 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
         code = process.wait()
     if code:
         how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
-        raise QilinError(f"training ended with {how}: {_cause(log, earlier)} (whole log: {log})")
-
-
-@contextmanager
-def _child(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        arguments,
-        env={**environment, MARK: mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-        errors="replace",
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-    )
-    over = threading.Event()
-    threading.Thread(target=_watch, args=(process, mark, over), daemon=True).start()
-    try:
-        yield process
-    finally:
-        _end_marked(mark)
-        process.wait()
-        over.set()
-
-
-def _watch(process: subprocess.Popen, mark: str, over: threading.Event) -> None:
-    """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
-    process.wait()
-    # Again and again: a worker in the middle of its exec has no environment yet.
-    while not over.wait(0.2):
-        _end_marked(mark)
-
-
-def _end_marked(mark: str) -> None:
-    """Ask every process of a job to end, insist after ten seconds, and look again until there is none."""
-    import psutil
-
-    family = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(MARK) == mark:
-                process.terminate()
-                family.append(process)
-    for survivor in psutil.wait_procs(family, timeout=10)[1]:
-        with suppress(psutil.Error):
-            survivor.kill()
-    if family:
-        _end_marked(mark)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when the kernel that started it dies (PR_SET_PDEATHSIG = 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+        raise QilinError(f"training ended with {how}: {children.cause(log, earlier)} (whole log: {log})")
 
 
 def _progress_text(state: dict[str, Any]) -> str:
@@ -162,14 +166,3 @@ def _progress_text(state: dict[str, Any]) -> str:
     return (
         text + (f", loss {state['loss']:.4f}" if state.get("loss") is not None else "") + f", {state['seconds']:.0f} s"
     )
-
-
-def _cause(log: Path, earlier: int) -> str:
-    """The last line that looks like an exception: under torchrun the end of the log is only the launcher's summary.
-
-    The first `earlier` bytes belong to a former attempt.
-    """
-    lines = log.read_bytes()[earlier:].decode("utf-8").splitlines()
-    errors = [line for line in lines if re.match(r"^(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception|Interrupt)\b", line)]
-    causes = [line for line in errors if "ChildFailedError" not in line]
-    return (causes or lines or ["no output"])[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from qilin_lib import files
-from qilin_lib.models.adapters import add_lora, merge, merged_model
+from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import add_lora, describe, described, merge, merged_model, weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.tokens.template import BAICHUAN
 
 # NF4 arithmetic is exact up to float32 rounding: the same dequantised weights, added in another order.
 TOLERANCE = 1e-4
@@ -35,18 +38,32 @@ def ids(tiny_tokenizer: Any, sentences: Callable) -> Any:
     return torch.tensor([row[:24] for row in encoded if len(row) >= 24])
 
 
-def adapted(base: Path, target: Path, parameters: Any, quantised: bool) -> Any:
+def adapted(base: Path, target: Path, parameters: Any, quantised: bool, dtype: str = "float32") -> Any:
     """A model with an adapter whose weights are far from their start, saved in `target`."""
     import torch
 
     torch.manual_seed(3)
-    model = add_lora(load_model(base, quantised=quantised), parameters, quantised)
+    model = add_lora(load_model(base, dtype, quantised=quantised), parameters, quantised)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight) * (0.05 if "lora_" in name else 0.01))
     model.save_pretrained(target)
+    describe(target, base, quantised, dtype, BAICHUAN.sha256)
     return model
+
+
+def greedy(model: Any, prompts: list[list[int]], tokens: int = 12) -> list[list[int]]:
+    """The likeliest next token, again and again; one prompt at a time and without a cache."""
+    import torch
+
+    answers = []
+    for prompt in prompts:
+        whole = list(prompt)
+        for _ in range(tokens):
+            whole.append(int(logits(model, torch.tensor([whole]))[0, -1].argmax()))
+        answers.append(whole[len(prompt) :])
+    return answers
 
 
 @pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"]])
@@ -56,23 +73,84 @@ def test_merged_model_equals_the_adapted_one(
 ) -> None:
     kind = "qlora" if quantised else "lora"
     parameters = training("03_dcpt", finetuning=kind, modules_to_save=saved_whole)
-    trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised), ids)
-    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model", quantised)
-    merged = logits(load_model(tmp_path / "model"), ids)
+    model = adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised)
+    trained = logits(model, ids)
+    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
+    whole = load_model(tmp_path / "model")
+    merged = logits(whole, ids)
     assert len(ids) >= 4
     assert distance(merged, trained) <= (TOLERANCE if quantised else 1e-5)
     assert distance(merged, logits(load_model(tiny_model_dir), ids)) > 0.1
     assert (merged.argmax(-1) == trained.argmax(-1)).all()
+    # LLaMA-Factory#3096: what counts is what the merged model says.
+    prompts = [row.tolist() for start in (0, 4, 8, 12) for row in ids[:4, start : start + 8]]
+    assert len({tuple(prompt) for prompt in prompts}) == 16
+    said = greedy(whole, prompts)
+    assert said == greedy(model, prompts) and len({tuple(answer) for answer in said}) > 3
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_bfloat16_merge_is_off_by_rounding_alone(
+    quantised: bool, ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
+) -> None:
+    """The sum of a weight and its adapter has eight bits; 2^-8 of the largest logit, over a few layers."""
+    parameters = training("03_dcpt", finetuning="qlora" if quantised else "lora")
+    trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised, "bfloat16"), ids)
+    merged = logits(merged_model(tiny_model_dir, tmp_path / "adapter"), ids)
+    tolerance = 4 * 2**-8 * trained.abs().max().item()
+    assert distance(merged, trained) <= tolerance
+    top = trained.topk(2, -1).values
+    clear = (top[..., 0] - top[..., 1]) > 2 * tolerance
+    assert clear.float().mean() > 0.3
+    assert (merged.argmax(-1) == trained.argmax(-1))[clear].all()
 
 
 def test_qlora_merged_into_unquantised_weights_is_another_model(
     ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+
     parameters = training("03_dcpt", finetuning="qlora")
     trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, True), ids)
-    right = distance(logits(merged_model(tiny_model_dir, tmp_path / "adapter", True), ids), trained)
-    wrong = distance(logits(merged_model(tiny_model_dir, tmp_path / "adapter", False), ids), trained)
-    assert wrong > 100 * right
+    right = distance(logits(merged_model(tiny_model_dir, tmp_path / "adapter"), ids), trained)
+    unquantised = PeftModel.from_pretrained(load_model(tiny_model_dir), str(tmp_path / "adapter"))
+    assert distance(logits(unquantised.merge_and_unload(), ids), trained) > 100 * right
+
+
+def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
+    tiny_model_dir: Path, training: Callable, tmp_path: Path
+) -> None:
+    """alignment-handbook#188: a DPO adapter named the pretrained model as its base; the SFT adapter was forgotten."""
+    adapted(tiny_model_dir, tmp_path / "sft", training("03_dcpt"), False)
+    merge(tiny_model_dir, tmp_path / "sft", tmp_path / "model")
+    adapted(tmp_path / "model", tmp_path / "dpo", training("05_dpo"), False)
+    shutil.copytree(tmp_path / "model", tmp_path / "moved")
+    merge(tmp_path / "moved", tmp_path / "dpo", tmp_path / "right")
+    with pytest.raises(QilinError) as refused:
+        merge(tiny_model_dir, tmp_path / "dpo", tmp_path / "wrong")
+    wanted, found = weights_sha256(tmp_path / "model"), weights_sha256(tiny_model_dir)
+    assert f"sits on weights {wanted[:12]}, but {tiny_model_dir} holds {found[:12]}" in str(refused.value)
+    assert wanted != found and (tmp_path / "right").exists() and not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])
+def test_one_changed_byte_is_another_base(changed: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_model_dir, base)
+    describe(adapter, base, False, "float32", "0" * 64)
+    assert described(base, adapter)["dtype"] == "float32"
+    content = bytearray((base / changed).read_bytes())
+    content[-3] ^= 1
+    (base / changed).write_bytes(content)
+    with pytest.raises(QilinError, match="the adapter sits on weights"):
+        described(base, adapter)
+
+
+def test_an_adapter_that_names_no_base_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match=r"qilin\.json does not exist"):
+        merged_model(tiny_model_dir, tmp_path)
+    with pytest.raises(QilinError, match=r"holds no \.safetensors"):
+        describe(tmp_path, tmp_path, False, "float32", "0" * 64)
 
 
 @pytest.mark.parametrize("quantised", [False, True])
@@ -81,7 +159,7 @@ def test_merged_folder_is_complete_and_plain(
 ) -> None:
     parameters = training("03_dcpt", finetuning="qlora" if quantised else "lora")
     adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised)
-    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model", quantised)
+    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
     assert "quantization_config" not in files.read_json(tmp_path / "model" / "config.json")
     merged, base = load_tokenizer(tmp_path / "model"), load_tokenizer(tiny_model_dir)
     assert merged.chat_template == base.chat_template and merged.get_vocab() == base.get_vocab()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
+import re
+import shlex
+import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import psutil
+import nbformat
 import pytest
 
 from qilin_lib.errors import QilinError
@@ -20,53 +21,27 @@ from qilin_lib.train import launch
 
 JOB = Path("run/job.json")
 
-# A child with a grandchild, as torchrun has workers; both write their numbers down.
-FAMILY = """
-import os, subprocess, sys, time
-worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(40)"], start_new_session={session})
-open({pids!r}, "w").write(f"{{os.getpid()}} {{worker.pid}}")
-print('QILIN-PROGRESS {{"step": 1, "steps": 9, "loss": 2.0, "seconds": 1}}', flush=True)
-{then}
-"""
-
 
 def child(source: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(source)]
 
 
+def wanted(gpus: int, nodes: int = 1, **others: Any) -> SimpleNamespace:
+    made = {"notebook": "05_dpo", "run": "r", "nproc_per_node": None, "deepspeed": None, "dry_run": False}
+    return SimpleNamespace(**{**made, **others}, gpus=gpus, nodes=nodes)
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
-def family(tmp_path: Path) -> Callable[..., list[str]]:
-    """`family(then, session)`: the command of a child that starts a sleeping grandchild and then does `then`."""
-
-    def make(then: str = "time.sleep(40)", session: bool = False) -> list[str]:
-        return child(FAMILY.format(pids=str(tmp_path / "pids"), then=then, session=session))
-
-    return make
-
-
-def gone(pids: Path, seconds: float = 5.0) -> bool:
-    """Whether all processes that were written down have ended, now or in `seconds`."""
-    numbers = [int(number) for number in pids.read_text(encoding="utf-8").split()]
-    assert len(numbers) == 2
-    deadline = time.time() + seconds
-    while alive := [number for number in numbers if is_alive(number)]:
-        if time.time() > deadline:
-            for number in alive:
-                os.kill(number, signal.SIGKILL)
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def is_alive(number: int) -> bool:
-    try:
-        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wanted(gpus: int, nodes: int = 1) -> SimpleNamespace:
-    return SimpleNamespace(notebook="05_dpo", nproc_per_node=None, gpus=gpus, nodes=nodes)
+def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch script of Slurm job 1234567 on two nodes."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1234567")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -79,6 +54,12 @@ def test_one_process_is_a_plain_child(gpus: int) -> None:
     ]
 
 
+def test_deepspeed_s_only_process_is_under_torchrun() -> None:
+    """A bare child ends in "No module named 'mpi4py'"."""
+    command = launch.command(wanted(1, deepspeed="zero2_offload"), "m", JOB)
+    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node=1", "--standalone"]
+
+
 def test_eight_gpus_are_torchrun_on_one_machine() -> None:
     assert launch.command(wanted(8), "qilin_lib.train.dpo", JOB) == [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=8", "--standalone"),
@@ -86,8 +67,7 @@ def test_eight_gpus_are_torchrun_on_one_machine() -> None:
     ]
 
 
-def test_two_nodes_need_the_first_one_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
+def test_two_nodes_need_the_first_one_s_name() -> None:
     with pytest.raises(QilinError, match="nodes = 2 needs MASTER_ADDR"):
         launch.command(wanted(8, nodes=2), "qilin_lib.train.dcpt", Path("job.json"))
 
@@ -101,6 +81,94 @@ def test_two_nodes_meet_at_the_master_s_address(monkeypatch: pytest.MonkeyPatch,
     assert command[4:7] == ["--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=node7:4321"]
     assert "--standalone" not in command
     assert command[7:] == ["-m", "qilin_lib.train.dpo", "run/job.json"]
+
+
+@pytest.mark.parametrize(("port", "expected"), [(None, "24567"), ("4321", "4321")])
+def test_in_slurm_the_notebook_starts_one_torchrun_a_node(
+    slurm: None, monkeypatch: pytest.MonkeyPatch, port: str | None, expected: str
+) -> None:
+    """The port is 10000 + job number mod 20000: two jobs on one machine do not meet by mistake."""
+    if port:
+        monkeypatch.setenv("MASTER_PORT", port)
+    monkeypatch.setenv("MASTER_ADDR", "elsewhere")
+    assert launch.command(wanted(8, 2), "qilin_lib.train.dpo", JOB) == [
+        *("srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"),
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=8", "--nnodes=2", "--rdzv_backend=c10d"),
+        *(f"--rdzv_endpoint={socket.gethostname()}:{expected}", "-m", "qilin_lib.train.dpo", "run/job.json"),
+    ]
+
+
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_other_nodes_than_slurm_gave_are_refused(slurm: None, nodes: int) -> None:
+    with pytest.raises(QilinError) as refused:
+        launch.command(wanted(8, nodes), "qilin_lib.train.dpo", JOB)
+    assert str(refused.value) == (
+        f"05_dpo: nodes = {nodes}, but Slurm job 1234567 was given 2; nearest valid: nodes = 2"
+    )
+
+
+def test_one_node_needs_no_srun_in_slurm(slurm: None) -> None:
+    assert launch.command(wanted(1), "m", JOB) == [sys.executable, "-m", "m", "run/job.json"]
+    assert "--standalone" in launch.command(wanted(8), "m", JOB)
+
+
+# --- dry run ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_dry_run_nothing_is_shown(capsys: pytest.CaptureFixture) -> None:
+    launch.dry_run(wanted(8), "qilin_lib.train.dpo")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For eight GPUs, on a machine that need not have one; a folder's name with a space is quoted."""
+    folder = tmp_path / "my runs"
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(folder))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "available_gpus", lambda: pytest.fail("torch was asked"))
+    with pytest.raises(SystemExit) as ended:
+        launch.dry_run(wanted(8, dry_run=True), "qilin_lib.train.dpo")
+    assert ended.value.code == 0 and not folder.exists()
+    line = capsys.readouterr().out.splitlines()[1]
+    job = Path("my runs/r/05_dpo/job.json")
+    assert shlex.split(line) == launch.command(wanted(8), "qilin_lib.train.dpo", job)
+    monkeypatch.chdir("/")
+    with pytest.raises(SystemExit):
+        launch.dry_run(wanted(1, dry_run=True), "qilin_lib.train.dpo")
+    line = capsys.readouterr().out.splitlines()[1]
+    assert shlex.split(line)[-1] == str(folder.relative_to("/") / "r/05_dpo/job.json")
+
+
+def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        launch.dry_run(wanted(8, 2, dry_run=True), "m")
+    _, line, remark = capsys.readouterr().out.splitlines()
+    pasted = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {line}"], env={"MASTER_ADDR": "node7"}, capture_output=True, text=True, check=True
+    )
+    assert "--rdzv_endpoint=node7:29500" in pasted.stdout.splitlines() and "MASTER_ADDR" in remark
+
+
+def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
+    """What follows is not run: there is no training to show."""
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    first = nbformat.v4.new_code_cell("gpus = None\ndry_run = None")
+    first.metadata["tags"] = ["parameters"]
+    load = 'from qilin_lib import params\nfrom qilin_lib.train import launch\nP = params.load("05_dpo", globals())'
+    call = 'launch.dry_run(P, "qilin_lib.train.dpo")'
+    made.cells = [first, *(nbformat.v4.new_code_cell(source) for source in (load, call, 'print("trained")'))]
+    nbformat.write(made, tmp_path / "small.ipynb")
+    papermill = [sys.executable, "-m", "papermill", "small.ipynb", "done.ipynb", "--no-progress-bar"]
+    overrides = ["-p", "gpus", "8", "-p", "dry_run", "true"]
+    done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
+    assert "--nproc_per_node=8 --standalone -m qilin_lib.train.dpo" in cells[-2].outputs[0].text
+    assert cells[-1].execution_count is None and cells[-1].outputs == []
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -134,6 +202,24 @@ def test_the_cpu_asks_no_gpu_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_machine_has_no_thousand_gpus() -> None:
     with pytest.raises(QilinError, match=r"gpus = 1000, but this machine has \d+ CUDA device"):
         launch.check_gpus(wanted(1000))
+
+
+@pytest.mark.parametrize(("found", "chosen"), [("c++", None), ("clang++", "clang++")])
+def test_deepspeed_on_the_cpu_needs_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str, chosen: str | None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if chosen:
+        monkeypatch.setenv("CXX", chosen)
+    launch.check_gpus(wanted(0))
+    with pytest.raises(
+        QilinError, match=rf"05_dpo: deepspeed = zero2 on the CPU .*no C\+\+ compiler \('{re.escape(found)}'"
+    ):
+        launch.check_gpus(wanted(0, deepspeed="zero2"))
+    (tmp_path / found).write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / found).chmod(0o755)
+    launch.check_gpus(wanted(0, deepspeed="zero2"))
 
 
 # --- what a run shows and keeps ---------------------------------------------------------------------------------------
@@ -189,123 +275,3 @@ def test_the_cpu_hides_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     launch.run(child(source), tmp_path / "train.log", print, gpus=gpus)
     assert (tmp_path / "train.log").read_text(encoding="utf-8").strip() == seen
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-
-
-# --- failures ---------------------------------------------------------------------------------------------------------
-
-
-def test_an_exception_in_the_child_is_named(tmp_path: Path) -> None:
-    source = 'print("step")\nraise ValueError("the loss is not a number")'
-    with pytest.raises(QilinError) as failed:
-        launch.run(child(source), tmp_path / "train.log", print, gpus=0)
-    log = tmp_path / "train.log"
-    assert str(failed.value) == (
-        f"training ended with exit code 1: ValueError: the loss is not a number (whole log: {log})"
-    )
-    assert "Traceback" in log.read_text(encoding="utf-8")
-
-
-def test_torchrun_s_own_summary_does_not_hide_the_cause(tmp_path: Path) -> None:
-    source = r"""
-    print("[rank1]: torch.OutOfMemoryError: CUDA out of memory.")
-    print("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ")
-    print("=====")
-    raise SystemExit(1)
-    """
-    with pytest.raises(QilinError, match=r"exit code 1: \[rank1\]: torch\.OutOfMemoryError: CUDA out of memory\. "):
-        launch.run(child(source), tmp_path / "train.log", print, gpus=0)
-
-
-def test_an_earlier_attempt_is_not_blamed(tmp_path: Path) -> None:
-    (tmp_path / "train.log").write_text("损失\nValueError: yesterday's\n", encoding="utf-8")
-    with pytest.raises(QilinError, match="exit code 3: 今天"):
-        launch.run(child('print("今天")\nraise SystemExit(3)'), tmp_path / "train.log", print, gpus=0)
-
-
-def test_a_silent_failure_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(QilinError, match="exit code 5: no output"):
-        launch.run(child("raise SystemExit(5)"), tmp_path / "train.log", print, gpus=0)
-
-
-def test_a_killed_child_is_a_failure_and_takes_its_workers_along(tmp_path: Path, family) -> None:
-    """As the kernel's out-of-memory killer does; a worker in a session of its own still holds the pipe."""
-    started = time.time()
-    with pytest.raises(QilinError, match=r"training ended with signal 9 \(Killed\)"):
-        launch.run(family("os.kill(os.getpid(), 9)", session=True), tmp_path / "train.log", print, gpus=0)
-    assert time.time() - started < 30, "the notebook must not wait for the orphan"
-    assert gone(tmp_path / "pids")
-
-
-def test_a_child_that_fails_leaves_no_worker(tmp_path: Path, family) -> None:
-    with pytest.raises(QilinError, match="RuntimeError: lost"):
-        launch.run(family('raise RuntimeError("lost")'), tmp_path / "train.log", print, gpus=0)
-    assert gone(tmp_path / "pids")
-
-
-# --- interrupts -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("session", [False, True])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_an_interrupt_leaves_nothing_running(tmp_path: Path, family, error: type, session: bool) -> None:
-    def stop(text: str) -> None:
-        raise error
-
-    with pytest.raises(error):
-        launch.run(family(session=session), tmp_path / "train.log", stop, gpus=0)
-    assert gone(tmp_path / "pids", seconds=0)
-
-
-def test_a_child_that_ignores_the_request_is_killed(tmp_path: Path, family, monkeypatch: pytest.MonkeyPatch) -> None:
-    wait = psutil.wait_procs
-    monkeypatch.setattr(psutil, "wait_procs", lambda processes, timeout: wait(processes, timeout=0.3))
-
-    def stop(text: str) -> None:
-        if "step 2" in text:
-            raise KeyboardInterrupt
-
-    deaf = """
-import signal
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print('QILIN-PROGRESS {"step": 2, "steps": 9, "seconds": 1}', flush=True)
-time.sleep(40)
-"""
-    with pytest.raises(KeyboardInterrupt):
-        launch.run(family(deaf), tmp_path / "train.log", stop, gpus=0)
-    assert gone(tmp_path / "pids")
-
-
-def test_another_job_s_processes_are_left_alone(tmp_path: Path) -> None:
-    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-    other = subprocess.Popen(sleeper, env={**os.environ, launch.MARK: "another job"})
-    try:
-        launch.run(child("print(1)"), tmp_path / "train.log", print, gpus=0)
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
-
-
-def test_the_child_dies_with_its_notebook(tmp_path: Path) -> None:
-    """kill -9 of a kernel: no `finally` runs, so Linux must end the child."""
-    pids = tmp_path / "pids"
-    inner = f"import os, time; open({str(pids)!r}, 'w').write(str(os.getpid())); time.sleep(40)"
-    outer = f"""
-    import sys
-    from pathlib import Path
-    from qilin_lib.train import launch
-    launch.run([sys.executable, "-c", {inner!r}], Path({str(tmp_path / "train.log")!r}), print, 0)
-    """
-    kernel = subprocess.Popen(child(outer))
-    deadline = time.time() + 30
-    while not (pids.exists() and pids.read_text(encoding="utf-8")):
-        assert kernel.poll() is None and time.time() < deadline, "the child did not start"
-        time.sleep(0.05)
-    number = int(pids.read_text(encoding="utf-8"))
-    assert is_alive(number)
-    kernel.kill()
-    kernel.wait()
-    deadline = time.time() + 5
-    while is_alive(number) and time.time() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(number)

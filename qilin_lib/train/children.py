@@ -1,0 +1,100 @@
+"""A child process that dies with its parent, takes its own children along, and whose log says why it failed."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import signal
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
+MARK = "QILIN_JOB"
+# torch prints "[rank1]: " before a traceback once the ranks have met; before that a traceback stands bare.
+_ERROR = re.compile(r"^(?:\[rank(\d+)\]: )?([A-Za-z_.]*(?:Error|Exception|Interrupt)\b.*)")
+# One entry of the summary that torchrun prints when a rank has failed; the root cause comes last.
+_FAILED = re.compile(
+    r"^ *rank +: (?P<rank>\d+) \(.*\n.*?exitcode +: (?P<code>-?\d+) \(.*\n(?:.*\n)?.*?traceback : (?P<why>.*)", re.M
+)
+
+
+@contextmanager
+def child(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """The started process, its output and errors in one pipe; when the block ends, nothing of it is left running."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        arguments,
+        env={**environment, MARK: mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(process, mark, over), daemon=True).start()
+    try:
+        yield process
+    finally:
+        _end_marked(mark)
+        process.wait()
+        over.set()
+
+
+def _watch(process: subprocess.Popen, mark: str, over: threading.Event) -> None:
+    """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
+    process.wait()
+    # Again and again: a worker in the middle of its exec has no environment yet.
+    while not over.wait(0.2):
+        _end_marked(mark)
+
+
+def _end_marked(mark: str) -> None:
+    """Ask every process of a job to end, insist after ten seconds, and look again until there is none."""
+    import psutil
+
+    family = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                process.terminate()
+                family.append(process)
+    for survivor in psutil.wait_procs(family, timeout=10)[1]:
+        with suppress(psutil.Error):
+            survivor.kill()
+    if family:
+        _end_marked(mark)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this child when the kernel that started it dies (PR_SET_PDEATHSIG = 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
+def cause(log: Path, earlier: int) -> str:
+    """Why a training failed, with the rank that failed first if there are several: "[rank1]: ValueError: …".
+
+    A rank that fails takes the others down: they report a closed connection, and torchrun ends with a summary of its
+    own. So a rank that a signal killed comes first, then the rank whose traceback was printed first; of that rank the
+    last exception (of a chain the last is the one that was not caught). The first `earlier` bytes of `log` belong to a
+    former attempt.
+    """
+    text = log.read_bytes()[earlier:].decode("utf-8")
+    lines = text.splitlines()
+    failed = list(_FAILED.finditer(text))
+    # torchrun itself ends the ranks that are left with SIGTERM.
+    for one in failed:
+        if int(one["code"]) < 0 and int(one["code"]) != -signal.SIGTERM:
+            return f"[rank{one['rank']}]: {one['why']}"
+    errors = [found for line in lines if (found := _ERROR.match(line)) and "ChildFailedError" not in line]
+    if first := next((found[1] for found in errors if found[1]), None):
+        return [found for found in errors if found[1] == first][-1][0]
+    if errors:
+        return (f"[rank{failed[-1]['rank']}]: " if failed else "") + errors[-1][0]
+    return (lines or ["no output"])[-1]

@@ -1,0 +1,311 @@
+"""What a training's child does when something fails: its cause is named, and nothing of it is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.train import children, launch
+
+# A child with a grandchild, as torchrun has workers; both write their numbers down.
+FAMILY = """
+import os, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(40)"], start_new_session={session})
+open({pids!r}, "w").write(f"{{os.getpid()}} {{worker.pid}}")
+print('QILIN-PROGRESS {{"step": 1, "steps": 9, "loss": 2.0, "seconds": 1}}', flush=True)
+{then}
+"""
+
+
+def child(source: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(source)]
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Callable[..., list[str]]:
+    """`family(then, session)`: the command of a child that starts a sleeping grandchild and then does `then`."""
+
+    def make(then: str = "time.sleep(40)", session: bool = False) -> list[str]:
+        return child(FAMILY.format(pids=str(tmp_path / "pids"), then=then, session=session))
+
+    return make
+
+
+def gone(pids: Path, seconds: float = 5.0) -> bool:
+    """Whether all processes that were written down have ended, now or in `seconds`."""
+    numbers = [int(number) for number in pids.read_text(encoding="utf-8").split()]
+    assert len(numbers) == 2
+    deadline = time.time() + seconds
+    while alive := [number for number in numbers if is_alive(number)]:
+        if time.time() > deadline:
+            for number in alive:
+                os.kill(number, signal.SIGKILL)
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def is_alive(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_in_the_child_is_named(tmp_path: Path) -> None:
+    source = 'print("step")\nraise ValueError("the loss is not a number")'
+    with pytest.raises(QilinError) as failed:
+        launch.run(child(source), tmp_path / "train.log", print, gpus=0)
+    log = tmp_path / "train.log"
+    assert str(failed.value) == (
+        f"training ended with exit code 1: ValueError: the loss is not a number (whole log: {log})"
+    )
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_torchrun_s_own_summary_does_not_hide_the_cause(tmp_path: Path) -> None:
+    source = r"""
+    print("[rank1]: torch.OutOfMemoryError: CUDA out of memory.")
+    print("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ")
+    print("=====")
+    raise SystemExit(1)
+    """
+    with pytest.raises(QilinError, match=r"exit code 1: \[rank1\]: torch\.OutOfMemoryError: CUDA out of memory\. "):
+        launch.run(child(source), tmp_path / "train.log", print, gpus=0)
+
+
+def test_an_earlier_attempt_is_not_blamed(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text("损失\nValueError: yesterday's\n", encoding="utf-8")
+    with pytest.raises(QilinError, match="exit code 3: 今天"):
+        launch.run(child('print("今天")\nraise SystemExit(3)'), tmp_path / "train.log", print, gpus=0)
+
+
+def test_a_silent_failure_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match="exit code 5: no output"):
+        launch.run(child("raise SystemExit(5)"), tmp_path / "train.log", print, gpus=0)
+
+
+def test_a_killed_child_is_a_failure_and_takes_its_workers_along(tmp_path: Path, family) -> None:
+    """As the kernel's out-of-memory killer does; a worker in a session of its own still holds the pipe."""
+    started = time.time()
+    with pytest.raises(QilinError, match=r"training ended with signal 9 \(Killed\)"):
+        launch.run(family("os.kill(os.getpid(), 9)", session=True), tmp_path / "train.log", print, gpus=0)
+    assert time.time() - started < 30, "the notebook must not wait for the orphan"
+    assert gone(tmp_path / "pids")
+
+
+def test_a_child_that_fails_leaves_no_worker(tmp_path: Path, family) -> None:
+    with pytest.raises(QilinError, match="RuntimeError: lost"):
+        launch.run(family('raise RuntimeError("lost")'), tmp_path / "train.log", print, gpus=0)
+    assert gone(tmp_path / "pids")
+
+
+# --- interrupts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupt_leaves_nothing_running(tmp_path: Path, family, error: type, session: bool) -> None:
+    def stop(text: str) -> None:
+        raise error
+
+    with pytest.raises(error):
+        launch.run(family(session=session), tmp_path / "train.log", stop, gpus=0)
+    assert gone(tmp_path / "pids", seconds=0)
+
+
+def test_a_child_that_ignores_the_request_is_killed(tmp_path: Path, family, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = psutil.wait_procs
+    monkeypatch.setattr(psutil, "wait_procs", lambda processes, timeout: wait(processes, timeout=0.3))
+
+    def stop(text: str) -> None:
+        if "step 2" in text:
+            raise KeyboardInterrupt
+
+    deaf = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('QILIN-PROGRESS {"step": 2, "steps": 9, "seconds": 1}', flush=True)
+time.sleep(40)
+"""
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(family(deaf), tmp_path / "train.log", stop, gpus=0)
+    assert gone(tmp_path / "pids")
+
+
+def test_another_job_s_processes_are_left_alone(tmp_path: Path) -> None:
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    other = subprocess.Popen(sleeper, env={**os.environ, children.MARK: "another job"})
+    try:
+        launch.run(child("print(1)"), tmp_path / "train.log", print, gpus=0)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_the_child_dies_with_its_notebook(tmp_path: Path) -> None:
+    """kill -9 of a kernel: no `finally` runs, so Linux must end the child."""
+    pids = tmp_path / "pids"
+    inner = f"import os, time; open({str(pids)!r}, 'w').write(str(os.getpid())); time.sleep(40)"
+    outer = f"""
+    import sys
+    from pathlib import Path
+    from qilin_lib.train import children, launch
+    launch.run([sys.executable, "-c", {inner!r}], Path({str(tmp_path / "train.log")!r}), print, 0)
+    """
+    kernel = subprocess.Popen(child(outer))
+    deadline = time.time() + 30
+    while not (pids.exists() and pids.read_text(encoding="utf-8")):
+        assert kernel.poll() is None and time.time() < deadline, "the child did not start"
+        time.sleep(0.05)
+    number = int(pids.read_text(encoding="utf-8"))
+    assert is_alive(number)
+    kernel.kill()
+    kernel.wait()
+    deadline = time.time() + 5
+    while is_alive(number) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(number)
+
+
+# --- two ranks under torchrun -----------------------------------------------------------------------------------------
+
+# Both ranks meet, write their numbers down, and rank 0 reports; then rank 1 fails, or both go on for a while.
+RANKS = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from pathlib import Path
+
+out = Path(sys.argv[1]).parent
+dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+everybody = [None, None]
+dist.all_gather_object(everybody, os.getpid())
+if dist.get_rank() == 0:
+    (out / "pids").write_text(" ".join(map(str, everybody)))
+    print('QILIN-PROGRESS {"step": 1, "steps": 9, "loss": 2.0, "seconds": 1}', flush=True)
+if (out / "fail").exists() and dist.get_rank() == 1:
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        raise ValueError("rank 1 cannot read its data")
+if (out / "fail").exists():
+    dist.barrier()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]], None]:
+    """`two_ranks(show)`: run them under the command that a notebook uses."""
+    (tmp_path / "two_ranks_at_work.py").write_text(RANKS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = launch.command(
+        SimpleNamespace(nproc_per_node=2, gpus=0, nodes=1), "two_ranks_at_work", tmp_path / "job.json"
+    )
+    return lambda show: launch.run(command, tmp_path / "train.log", show, gpus=0)
+
+
+def test_an_interrupt_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -> None:
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        two_ranks(stop)
+    assert gone(tmp_path / "pids", seconds=0)
+
+
+def test_a_killed_rank_is_named_and_takes_all_along(tmp_path: Path, two_ranks: Callable) -> None:
+    def kill(text: str) -> None:
+        os.kill(int((tmp_path / "pids").read_text(encoding="utf-8").split()[1]), signal.SIGKILL)
+
+    with pytest.raises(
+        QilinError, match=r"exit code 1: \[rank1\]: Signal 9 \(SIGKILL\) received by PID \d+ \(whole log"
+    ):
+        two_ranks(kill)
+    assert gone(tmp_path / "pids", seconds=0)
+
+
+def test_a_killed_torchrun_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -> None:
+    def kill(text: str) -> None:
+        psutil.Process(int((tmp_path / "pids").read_text(encoding="utf-8").split()[0])).parent().kill()
+
+    with pytest.raises(QilinError, match=r"training ended with signal 9 \(Killed\)"):
+        two_ranks(kill)
+    assert gone(tmp_path / "pids", seconds=0)
+
+
+def test_the_rank_that_failed_is_named_with_its_own_exception(tmp_path: Path, two_ranks: Callable) -> None:
+    """Rank 0 waits for rank 1: its own error is only that the connection was closed."""
+    (tmp_path / "fail").touch()
+    with pytest.raises(QilinError, match=r"code 1: \[rank1\]: ValueError: rank 1 cannot read its data \(whole log"):
+        two_ranks(lambda _: None)
+    assert gone(tmp_path / "pids", seconds=0)
+
+
+SUMMARY = """torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+m FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-01-01_10:00:01
+  host      : node7
+  rank      : 2 (local_rank: 0)
+  exitcode  : {other} (pid: 41)
+  error_file: <N/A>
+  traceback : {why}
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_10:00:00
+  host      : node7
+  rank      : 3 (local_rank: 1)
+  exitcode  : 1 (pid: 42)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
+SEE = "To enable traceback see: https://pytorch.org"
+
+
+@pytest.mark.parametrize(
+    ("printed", "other", "why", "expected"),
+    [
+        ("OSError: no disk", 1, SEE, "[rank3]: OSError: no disk"),
+        ("OSError: no disk", -15, "Signal 15 (SIGTERM) received by PID 41", "[rank3]: OSError: no disk"),
+        (
+            "[rank3]: RuntimeError: Connection closed by peer",
+            "-9",
+            "Signal 9 (SIGKILL) received by PID 41",
+            "[rank2]: Signal 9 (SIGKILL) received by PID 41",
+        ),
+        (
+            "[rank2]: KeyError: 'a'\n[rank3]: RuntimeError: Connection closed\n[rank2]: ValueError: b",
+            1,
+            SEE,
+            "[rank2]: ValueError: b",
+        ),
+    ],
+)
+def test_the_cause_is_found_among_the_consequences(
+    tmp_path: Path, printed: str, other: int | str, why: str, expected: str
+) -> None:
+    log = tmp_path / "train.log"
+    log.write_text(printed + "\n" + SUMMARY.format(other=other, why=why), encoding="utf-8")
+    assert children.cause(log, 0) == expected

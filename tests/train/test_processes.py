@@ -1,0 +1,257 @@
+"""Two processes train what one trains: DDP, ZeRO-2, ZeRO-3, over nodes, and after an interruption.
+
+The global batch is 4 conversations, blocks or pairs: 1 x 4 or 2 x 2. Every training of two ranks runs below the command
+that a notebook uses. One launch takes many jobs, since importing the libraries costs more than training.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.tokens.pack import pack
+from qilin_lib.train import dcpt, dpo, fit, launch, sft
+
+STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
+# Rank 0 and rank 1 run one job after the other; a job with `stop` is left before step 3, as by an interrupt.
+WORKER = """
+import importlib, os, sys
+from pathlib import Path
+from accelerate.state import AcceleratorState
+from qilin_lib import files
+from qilin_lib.train import fit
+
+made = fit.log_callback
+
+def impatient(out):
+    callback = made(out)
+    def on_step_begin(args, state, control, **_):
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+    callback.on_step_begin = on_step_begin
+    return callback
+
+for module, job, stop in files.read_json(sys.argv[1]):
+    fit.log_callback = impatient if stop else made
+    try:
+        importlib.import_module(module).work(fit.read_job(job))
+        assert not stop
+    except KeyboardInterrupt:
+        assert stop
+    seen = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")}
+    files.write_json(Path(job).with_name("rank" + seen["RANK"] + ".json"), seen)
+    # Each job has its own DeepSpeed, or none; a notebook's child trains once.
+    AcceleratorState._reset_state()
+"""
+# Runs its command once a node, all at the same time on this machine.
+SRUN = """#!/bin/sh
+nodes=0
+while true; do
+    case "$1" in
+        --nodes=*) nodes="${1#--nodes=}" ;;
+        --*) ;;
+        *) break ;;
+    esac
+    shift
+done
+for node in $(seq "$nodes"); do
+    "$@" &
+    all="$all $!"
+done
+code=0
+for one in $all; do wait "$one" || code=$?; done
+exit $code
+"""
+FULL = {"finetuning": "full"}
+# r = 16: adapters above ZeRO-3's threshold for small tensors are really split. lm_head is trained whole beside them.
+ADAPTER = {"finetuning": "lora", "lora_r": 16, "modules_to_save": ["lm_head"]}
+JOBS = {
+    "sft": ("04_sft", ADAPTER),
+    "dcpt": ("03_dcpt", FULL),
+    "dpo": ("05_dpo", {"finetuning": "lora"}),
+}
+DDP = {"per_device_train_batch_size": 2, "nproc_per_node": 2}
+TWO_NODES = {"per_device_train_batch_size": 2, "nproc_per_node": 1, "nodes": 2}
+
+
+class Place:
+    """Data, and the folders of jobs by name."""
+
+    def __init__(self, folder: Path, base: Path, training: Callable) -> None:
+        self.folder, self.base, self.training = folder, base, training
+
+    def job(self, name: str, what: str, **others: Any) -> Path:
+        """job.json in folder `name` for one of JOBS: four steps of four, a checkpoint every other step."""
+        notebook, overrides = JOBS[what]
+        data = {
+            "03_dcpt": {part: self.folder / "held.jsonl" for part in ("medical", "general")}
+            | {"blocks": self.folder / "blocks.npy"},
+            "04_sft": {"data": self.folder / "sft.jsonl"},
+            "05_dpo": {"data": self.folder / "dpo.jsonl", "cache": self.folder / "cache"},
+        }[notebook] | {"weights": self.base}
+        parameters = self.training(notebook, max_steps=4, save_steps=2, **overrides, **others)
+        written = {"parameters": vars(parameters), "out": str(self.folder / name), "template": "baichuan"}
+        written["paths"] = {key: str(path) for key, path in data.items()}
+        files.write_json(self.folder / name / "job.json", written)
+        return self.folder / name / "job.json"
+
+    def alone(self, what: str) -> None:
+        """One process, this one."""
+        STAGES[JOBS[what][0]].work(fit.read_job(str(self.job(f"one_{what}", what))))
+
+    def together(self, jobs: list[tuple[str, str, dict[str, Any], bool]]) -> list[str]:
+        """Two ranks run jobs of (folder, what, overrides, whether to stop it); returns the command."""
+        todo = [
+            (STAGES[JOBS[what][0]].__name__, str(self.job(name, what, **more)), stop) for name, what, more, stop in jobs
+        ]
+        files.write_json(self.folder / "todo.json", todo)
+        (self.folder / "ranks_at_work.py").write_text(WORKER, encoding="utf-8")
+        parameters = fit.read_job(todo[0][1]).parameters
+        command = launch.command(parameters, "ranks_at_work", self.folder / "todo.json")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(self.folder))
+            launch.run(command, self.folder / "train.log", lambda _: None, gpus=0)
+        return command
+
+
+@pytest.fixture(scope="module")
+def place(
+    tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, training: Callable, tmp_path_factory: Any
+) -> Place:
+    """Conversations, pairs and blocks, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("processes")
+    pack(tiny_tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"], 64, 3, 0).save(folder / "blocks.npy")
+    files.write_jsonl(folder / "held.jsonl", [{"text": text} for text in sentences(4, 13)])
+    asked, good, bad = ([{"role": role, "content": text} for text in sentences(30, seed)]
+                        for role, seed in (("user", 14), ("assistant", 15), ("assistant", 16)))  # fmt: skip
+    rows = [
+        {"source": "made", "part": "medical", "split": "train" if i < 26 else "heldout", "prompt": [asked[i]]}
+        | {"messages": [asked[i], good[i]], "chosen": [good[i]], "rejected": [bad[i]]}
+        for i in range(30)
+    ]
+    for name in ("sft", "dpo"):
+        files.write_jsonl(folder / f"{name}.jsonl", rows)
+    made = Place(folder, tiny_model_dir, training)
+    for what in JOBS:
+        made.alone(what)
+    return made
+
+
+@pytest.fixture(scope="module")
+def on_two_nodes(place: Place) -> list[str]:
+    """SFT in a Slurm job of two nodes with one process each; returns the command."""
+    srun = place.folder / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(SRUN, encoding="utf-8")
+    srun.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
+        for name, value in {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "2"}.items():
+            patch.setenv(name, value)
+        patch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+        return place.together([("nodes_sft", "sft", TWO_NODES, False)])
+
+
+@pytest.fixture(scope="module")
+def on_one_node(place: Place) -> None:
+    """Every other training of two ranks."""
+    jobs = [("ddp_dcpt", "dcpt", DDP, False), ("ddp_dpo", "dpo", DDP, False)]
+    jobs += [("ddp_stopped", "dcpt", DDP, stop) for stop in (True, False)]
+    if shutil.which(os.environ.get("CXX", "c++")):
+        zero2, zero3 = ({**DDP, "deepspeed": name} for name in ("zero2", "zero3"))
+        jobs += [("zero2_dcpt", "dcpt", zero2, False), ("zero2_sft", "sft", zero2, False)]
+        jobs += [("zero2_stopped", "dcpt", zero2, stop) for stop in (True, False)]
+        jobs += [("zero3_dcpt", "dcpt", zero3, False), ("zero3_sft", "sft", zero3, False)]
+    place.together(jobs)
+
+
+@pytest.fixture
+def zero(on_one_node: None) -> None:
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("DeepSpeed on the CPU compiles its collectives, and there is no C++ compiler")
+
+
+def assert_same(place: Place, one: str, other: str, tolerance: float) -> None:
+    """Folders `one` and `other` hold the same losses, weights and held-out scores within `tolerance`."""
+    import torch
+    from safetensors.torch import load_file
+
+    rows, others = ([lasting(row) for row in fit.read_log(place.folder / name)] for name in (one, other))
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert rows == [pytest.approx(row, abs=tolerance, rel=tolerance) for row in others]
+    expected, found, base = (
+        load_file(folder / "model.safetensors")
+        for folder in (place.folder / one / "model", place.folder / other / "model", place.base)
+    )
+    assert {name: t.shape for name, t in found.items()} == {name: t.shape for name, t in base.items()}
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=f"{other}: {name}")
+    assert max((found[name] - base[name]).abs().max().item() for name in base) > 100 * tolerance
+    kept, scores = (files.read_json(place.folder / name / "heldout.json") for name in (one, other))
+    part = "medical" if "medical" in kept else None
+    for key in kept[part] if part else kept:
+        pair = [whole[part][key] if part else whole[key] for whole in (kept, scores)]
+        if isinstance(pair[0], list) and pair[0] and isinstance(pair[0][0], float):
+            assert pair[1] == pytest.approx(pair[0], abs=1e-2)
+
+
+def lasting(row: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on speed or on how many processes count."""
+    return {key: row[key] for key in ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "epoch") if key in row}
+
+
+def facts(place: Place, name: str) -> dict[str, Any]:
+    found = files.read_json(place.folder / name / "facts.json")
+    return {key: found[key] for key in ("processes", "global_batch_size", "steps_done", "resumed_from")}
+
+
+def test_two_nodes_of_a_slurm_job_train_what_one_process_trains(place: Place, on_two_nodes: list[str]) -> None:
+    """SFT with conversations of different lengths: the loss is a mean over the tokens of both ranks."""
+    assert on_two_nodes[0] == "srun" and "--nnodes=2" in on_two_nodes
+    assert_same(place, "one_sft", "nodes_sft", 1e-5)
+    seen = [files.read_json(place.folder / "nodes_sft" / f"rank{rank}.json") for rank in (0, 1)]
+    assert {one["GROUP_RANK"] for one in seen} == {"0", "1"}, "one torchrun a node"
+    assert {(one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"]) for one in seen} == {("2", "1")}
+    assert facts(place, "nodes_sft") == {"processes": 2, "global_batch_size": 4, "steps_done": 4, "resumed_from": None}
+
+
+@pytest.mark.parametrize("what", ["dcpt", "dpo"])
+def test_two_ranks_train_what_one_process_trains(place: Place, on_one_node: None, what: str) -> None:
+    assert_same(place, f"one_{what}", f"ddp_{what}", 1e-5)
+    assert facts(place, f"ddp_{what}") == facts(place, f"one_{what}") | {"processes": 2}
+    assert files.read_json(place.folder / f"ddp_{what}" / "rank1.json")["WORLD_SIZE"] == "2"
+
+
+@pytest.mark.parametrize("what", ["dcpt", "sft"])
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_zero_trains_what_one_process_trains_and_saves_it_whole(
+    place: Place, zero: None, stage: str, what: str
+) -> None:
+    """Under ZeRO-3 each rank holds half of every tensor: full weights, and an adapter with a head beside it."""
+    assert_same(place, f"one_{what}", f"{stage}_{what}", 1e-5)
+    assert facts(place, f"{stage}_{what}")["processes"] == 2
+
+
+def test_two_ranks_go_on_as_if_never_stopped(place: Place, on_one_node: None) -> None:
+    assert_same(place, "ddp_dcpt", "ddp_stopped", 1e-6)
+    assert facts(place, "ddp_stopped")["resumed_from"] == "checkpoint-2"
+
+
+def test_zero_goes_on_as_if_never_stopped(place: Place, zero: None) -> None:
+    assert_same(place, "zero2_dcpt", "zero2_stopped", 1e-6)
+    assert facts(place, "zero2_stopped")["resumed_from"] == "checkpoint-2"
+
+
+def test_another_number_of_processes_than_asked_for_stops_the_training(place: Place) -> None:
+    """This process is one: as when a launcher falls back to one without a word."""
+    job = fit.read_job(str(place.job("too_few", "dcpt", **DDP)))
+    with pytest.raises(RuntimeError, match="2 processes were asked for, 1 take part"):
+        dcpt.work(job)
+    assert not (place.folder / "too_few" / "model").exists()

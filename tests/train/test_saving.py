@@ -1,0 +1,114 @@
+"""What a finished training leaves: whole weights in the asked-for dtype, one adapter, no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.models.adapters import weights_sha256
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.tiny import new_model
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import fit, saving
+
+
+@pytest.fixture
+def saved(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..., tuple[Any, Path]]:
+    """`saved(**parameters)`: a trainer of the tiny model, its weights moved as by training, and what was saved."""
+
+    def make(**overrides: Any) -> tuple[Any, Path]:
+        import torch
+        from transformers import Trainer, TrainingArguments
+
+        parameters = training("04_sft", **overrides)
+        model, _ = fit.prepare_model(parameters, tiny_model_dir)
+        if parameters.finetuning != "full":
+            model.add_adapter("ref", model.peft_config["default"])
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(4)
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.add_(torch.randn_like(weight) * 0.02)
+        trainer = Trainer(model=model, args=TrainingArguments(**fit.arguments(parameters, tmp_path)))
+        job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN)
+        saving.save(trainer, job, tiny_model_dir)
+        return trainer, tmp_path
+
+    return make
+
+
+def assert_plain(folder: Path, base: Path) -> None:
+    """Nothing that would have to be unpickled; tokenizer and template as in `base`."""
+    kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert kinds <= {".json", ".safetensors", ".jinja", ".md", ".model"}, kinds
+    found, expected = load_tokenizer(folder / "model"), load_tokenizer(base)
+    assert found.chat_template == expected.chat_template and found.get_vocab() == expected.get_vocab()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_full_training_is_saved_in_the_asked_for_dtype(dtype: str, saved: Callable, tiny_model_dir: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    trainer, out = saved(finetuning="full", dtype=dtype)
+    found, trained = load_file(out / "model" / "model.safetensors"), trainer.model.state_dict()
+    assert found.keys() == trained.keys() and {t.dtype for t in trained.values()} == {torch.float32}
+    assert all(torch.equal(found[name], trained[name].to(getattr(torch, dtype))) for name in trained)
+    assert files.read_json(out / "model" / "config.json")["dtype"] == dtype
+    assert_plain(out, tiny_model_dir)
+    assert not (out / "adapter").exists()
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_an_adapter_is_saved_alone_and_says_what_it_sits_on(kind: str, saved: Callable, tiny_model_dir: Path) -> None:
+    """DPO's frozen reference adapter is no part of the result."""
+    from safetensors.torch import load_file
+
+    trainer, out = saved(finetuning=kind)
+    assert [path.name for path in (out / "adapter").iterdir() if path.is_dir()] == []
+    found = load_file(out / "adapter" / "adapter_model.safetensors")
+    trained = {n: w for n, w in trainer.model.named_parameters() if ".default." in n}
+    assert len(found) == len(trained) > 0
+    assert all((found[name.replace(".default.", ".")] == weight).all() for name, weight in trained.items())
+    assert files.read_json(out / "adapter" / "qilin.json") == {
+        "base_sha256": weights_sha256(tiny_model_dir),
+        "quantised": kind == "qlora",
+        "dtype": "float32",
+        "template_sha256": BAICHUAN.sha256,
+    }
+    assert_plain(out, tiny_model_dir)
+    assert {str(p.dtype) for p in load_model(out / "model").parameters()} == {"torch.float32"}
+
+
+def test_tied_weights_stay_tied(tiny_model_dir: Path, tiny_shape: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = new_model(tiny_shape, tiny_tokenizer, 1)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    saving._save_full(model, model.state_dict(), "bfloat16", tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    again = load_model(tmp_path, "bfloat16")
+    assert again.lm_head.weight.data_ptr() == again.model.embed_tokens.weight.data_ptr()
+    assert (again.lm_head.weight == model.lm_head.weight.bfloat16()).all()
+
+
+@pytest.mark.parametrize("difference", [0.0, 1e-4])
+def test_processes_that_trained_apart_are_found(difference: float) -> None:
+    """Two ranks stand beside each other: `gather` gives this one's figure and the other's."""
+    import torch
+
+    model = torch.nn.Linear(3, 3)
+    model.bias.requires_grad = False
+    gather = lambda own: torch.cat([own, own * (1 + difference)])  # noqa: E731
+    trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(gather=gather))
+    if difference:
+        with pytest.raises(RuntimeError, match="the 2 processes trained apart"):
+            saving.refuse_apart(trainer)
+    else:
+        assert saving.refuse_apart(trainer) is None
