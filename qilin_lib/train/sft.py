@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from qilin_lib import files
+from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.load import load_model
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import IGNORE, Template
+from qilin_lib.tokens import bins
+from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 
-Example = tuple[list[int], list[int]]
+# ids and labels, equally long: lists, or the two rows of an array.
+Example = tuple[Sequence[int], Sequence[int]]
 
 
 def train(stage: Stage) -> dict[str, Any]:
@@ -29,72 +38,172 @@ def train(stage: Stage) -> dict[str, Any]:
     )
 
 
-def examples(
-    rows: list[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any
-) -> tuple[list[Example], int]:
-    """((ids, labels) of each conversation, number left out). Long turns are cut inside; a conversation longer than
-    `max_length` loses whole turns from its front; one that has no assistant token left is left out and counted."""
-    kept: list[Example] = []
-    for row in rows:
-        messages = row["messages"]
-        while messages:
-            ids, labels = template.encode_with_labels(
-                messages, tokenizer, parameters.max_source_length, parameters.max_target_length
+def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
+    """(ids, labels) of a conversation, or None if nothing can be learned from it.
+
+    Long turns are cut inside; a conversation longer than `max_length` loses whole turns from its front.
+    """
+    while messages:
+        ids, labels = template.encode_with_labels(
+            messages, tokenizer, parameters.max_source_length, parameters.max_target_length
+        )
+        if len(ids) <= parameters.max_length and any(label != IGNORE for label in labels):
+            return ids, labels
+        messages = messages[2:]
+    return None
+
+
+def repeats(sources: Sequence[str], weights: Mapping[str, float] | None, seed: int) -> np.ndarray:
+    """How often each training conversation is used, given the source of each; integers, shape (n,).
+
+    Weight 0.5 draws half of a source's conversations, 2 takes each twice, 2.5 each twice and half of them once more;
+    a source that is not named has weight 1. What is drawn of a source depends on the seed and on no other source.
+    QilinError for a source that is not there, and for a weight that is negative or no number.
+    """
+    names = np.array(sources, dtype=object)
+    result = np.ones(len(names), dtype=np.int64)
+    for source, weight in (weights or {}).items():
+        places = np.flatnonzero(names == source)
+        if not len(places):
+            there = sorted(set(sources))
+            raise QilinError(
+                f"source_weights: '{source}' is no source of the training split of sft.jsonl"
+                f"{nearest(source, there)}; there are {there}"
             )
-            if len(ids) <= parameters.max_length and any(label != IGNORE for label in labels):
-                kept.append((ids, labels))
-                break
-            messages = messages[2:]
-    return kept, len(rows) - len(kept)
+        if weight < 0 or not math.isfinite(weight):
+            raise QilinError(f"source_weights: {source} = {weight} is no number of times; nearest valid: 0 (none)")
+        result[places] = int(weight)
+        draw = np.random.default_rng([seed, zlib.crc32(source.encode())])
+        result[draw.choice(places, round((weight - int(weight)) * len(places)), replace=False)] += 1
+    return result
+
+
+def examples(
+    rows: Iterable[dict[str, Any]], often: Iterable[int], template: Template, tokenizer: Any, parameters: Any
+) -> tuple[list[np.ndarray], dict[str, dict[str, int]]]:
+    """Examples, each an int32 array of shape (2, tokens) holding ids and labels, and the count of every source.
+
+    A source's `read` conversations are those `not_drawn` by its weight, those left out because not even their last turn
+    fits max_length (`too_long`) or because nobody answers (`no_answer`), and those `used`; `examples` counts repeats.
+    """
+    made: list[np.ndarray] = []
+    counts: dict[str, dict[str, int]] = {}
+    for row, copies in zip(rows, often, strict=True):
+        empty = dict.fromkeys(("read", "not_drawn", "too_long", "no_answer", "used", "examples"), 0)
+        count = counts.setdefault(row["source"], empty)
+        count["read"] += 1
+        if not copies:
+            count["not_drawn"] += 1
+        elif (example := encode(row["messages"], template, tokenizer, parameters)) is None:
+            answered = any(message["role"] == "assistant" for message in row["messages"])
+            count["too_long" if answered else "no_answer"] += 1
+        else:
+            count["used"] += 1
+            count["examples"] += int(copies)
+            made += [np.array(example, dtype=np.int32)] * int(copies)
+    return made, counts
+
+
+def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: bool) -> dict[str, Any]:
+    """Conversations as the model's arguments: rows of at most `max_length` tokens, or a row each without `packing`.
+
+    Attention stays inside a conversation because its positions restart (see `load_model`: no cache). transformers turns
+    that into a mask for sdpa, eager and flex attention. Flash attention's own implementation isolates by positions only
+    a batch of one row; models here are never loaded with it. Only positions whose next token is labelled reach the
+    vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
+    """
+    import torch
+
+    lengths = [len(ids) for ids, _ in batch]
+    rows = bins.pack_rows(lengths, max_length) if packing else [[i] for i in range(len(batch))]
+    blocks = bins.fill(batch, rows, pad_id)
+    ids, positions, labels = (torch.from_numpy(part.astype(np.int64)) for part in vars(blocks).values())
+    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    keep = following != IGNORE
+    return {
+        "input_ids": ids,
+        "position_ids": positions,
+        "labels": labels,
+        "logits_to_keep": keep,
+        "shift_labels": following[keep],
+    }
+
+
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: Sequence[Example]) -> Any:
+    """transformers' Trainer on `training` in the sampler's order.
+
+    Not TRL's SFTTrainer: on a CPU its loss (1.16) projects every position to the vocabulary, in the forward pass and
+    again in the backward, and it adds entropy and accuracy to each step; what it prepares (template, masks) is made
+    here already. In both the loss is the mean over a whole step's labelled tokens, of all micro-batches and processes.
+    """
+    from transformers import Trainer, TrainingArguments
+
+    parameters = job.parameters
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**shared.arguments(parameters, job.out)),
+        train_dataset=training,
+        data_collator=partial(
+            collate,
+            pad_id=tokenizer.pad_token_id,
+            max_length=parameters.max_length,
+            packing=parameters.packing,
+        ),
+    )
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, train with TRL's SFTTrainer, compare held-out assistant tokens before and after."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
+    """The child's part: tokenise, train, compare held-out assistant tokens before and after."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
-    rows = list(files.read_jsonl(job.paths.data))
-    training, left_out = examples([row for row in rows if row["split"] == "train"], job.template, tokenizer, parameters)
-    dataset = Dataset.from_dict(
-        {"input_ids": [ids for ids, _ in training], "labels": [labels for _, labels in training]}
-    )
-    settings = SFTConfig(
-        **shared.arguments(parameters, job.out),
-        max_length=None,
-        activation_checkpointing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    trainer = SFTTrainer(model=model, args=settings, train_dataset=dataset, processing_class=tokenizer)
+    often = repeats([row["source"] for row in _split(job, "train")], parameters.source_weights, parameters.seed)
+    training, counts = examples(_split(job, "train"), often, job.template, tokenizer, parameters)
+    if not training:
+        raise QilinError(f"{job.paths.data}: nothing to learn from; conversations by source: {counts}")
+    trainer = make_trainer(job, model, tokenizer, training)
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():
-        useful = sum(label_count(labels) for _, labels in training)
+        useful = sum(int((labels[1:] != IGNORE).sum()) for _, labels in training)
+        left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
         facts |= {"examples": len(training), "examples_left_out": left_out, "assistant_tokens": useful}
-        facts["tokens_seen"] = round(useful * facts["steps_done"] * facts["global_batch_size"] / len(training))
-        facts["tokens_per_second"] = round(facts["tokens_seen"] / facts["train_seconds"])
-        files.write_json(
-            job.out / "heldout.json", heldout(job, [row for row in rows if row["split"] == "heldout"], tokenizer)
-        )
+        facts["sources"] = counts
+        files.write_json(job.out / "heldout.json", heldout(job, tokenizer))
         files.write_json(job.out / "facts.json", facts)
 
 
-def heldout(job: SimpleNamespace, rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, Any]:
-    """Per-conversation log-likelihood of assistant tokens before and after, by part (general, medical)."""
-    device = "cuda:0" if job.parameters.gpus else "cpu"
-    models = {
-        "before": load_model(job.paths.weights, job.parameters.dtype, device=device),
-        "after": load_model(job.out / "model", job.parameters.dtype, device=device),
-    }
+def _split(job: SimpleNamespace, split: str) -> Iterator[dict[str, Any]]:
+    return (row for row in files.read_jsonl(job.paths.data) if row["split"] == split)
+
+
+def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
+    """Log-likelihoods of assistant tokens: {"medical"|"general": {source, tokens, before, after, left_out}}.
+
+    All but `left_out` are lists, one entry a conversation; at most `max_heldout` conversations a part.
+    """
+    chosen: dict[str, list[Example]] = {}
     result: dict[str, Any] = {}
+    rows = list(_split(job, "heldout"))
     for part in ("medical", "general"):
-        chosen = [row for row in rows if row["part"] == part][: job.parameters.max_heldout]
-        sequences, _ = examples(chosen, job.template, tokenizer, job.parameters)
-        result[part] = {"tokens": [label_count(labels) for _, labels in sequences]}
-        result[part] |= {
-            moment: sequence_logprobs(model, sequences).round(6).tolist() for moment, model in models.items()
+        taken = spread([row for row in rows if row["part"] == part], job.parameters.max_heldout)
+        coded = [encode(row["messages"], job.template, tokenizer, job.parameters) for row in taken]
+        chosen[part] = [example for example in coded if example]
+        result[part] = {
+            "source": [row["source"] for row, example in zip(taken, coded, strict=True) if example],
+            "tokens": [label_count(labels) for _, labels in chosen[part]],
+            "left_out": coded.count(None),
         }
+    device = "cuda:0" if job.parameters.gpus else "cpu"
+    for moment, weights in (("before", job.paths.weights), ("after", job.out / "model")):
+        model = load_model(weights, job.parameters.dtype, device=device)
+        for part, sequences in chosen.items():
+            result[part][moment] = sequence_logprobs(model, sequences).round(6).tolist()
     return result
+
+
+def spread(rows: list[Any], most: int | None) -> list[Any]:
+    """At most `most` rows, evenly spaced: sft.jsonl is in order of sources, its head would be one source."""
+    count = min(len(rows), most or len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 if __name__ == "__main__":

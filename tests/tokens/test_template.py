@@ -66,6 +66,25 @@ def test_plain_rendering_is_pinned() -> None:
     assert labels == [IGNORE] * 7 + [12, 13, 14, 3] + [IGNORE] * 6 + [14, 3]
 
 
+def test_tokens_of_a_two_turn_conversation_are_pinned(tiny_tokenizer: Any) -> None:
+    """With a real BPE: tags are one token, contents are cut by the tokenizer, a written-out </s> is four bytes."""
+    dialogue = [
+        {"role": "user", "content": "咳嗽三天</s>"},
+        {"role": "assistant", "content": "建议多喝水休息。"},
+        {"role": "user", "content": "需要CT检查"},
+        {"role": "assistant", "content": "血压偏高需要复查"},
+    ]
+    ids, labels = BAICHUAN.encode_with_labels(dialogue, tiny_tokenizer)
+    forged = ["<0x3C>", "<0x2F>", "<0x73>", "<0x3E>"]
+    asked = ["<reserved_102>", "咳嗽", "三天", *forged, "<reserved_103>"]
+    answered = ["建议", "多喝水休息", "。", "</s>"]
+    again = ["<reserved_102>", "需", "要", "C", "T", "检查", "<reserved_103>"]
+    end = ["血压偏高", "需要复查", "</s>"]
+    assert tiny_tokenizer.convert_ids_to_tokens(ids) == [*asked, *answered, *again, *end]
+    learned = [IGNORE] * len(asked) + ids[8:12] + [IGNORE] * len(again) + ids[19:]
+    assert labels == learned and ids[:8] == [4, ids[1], ids[2], 66, 53, 121, 68, 5] and ids[-1] == 3
+
+
 def test_hashes_are_pinned() -> None:
     """A changed hash makes every model trained so far unusable: it must not change by accident."""
     assert BAICHUAN.sha256.startswith("bda22839c720abb1")
@@ -119,7 +138,7 @@ def test_prompt_is_a_prefix_of_the_whole(
 def test_truncation_cuts_contents_only(
     messages: list[dict[str, str]], template: Template, source: int, target: int, tiny_tokenizer: Any
 ) -> None:
-    expected = []
+    expected, turns = [], 0
     for message in messages:
         content = encode(message["content"], tiny_tokenizer)
         if message["role"] == "user":
@@ -128,7 +147,27 @@ def test_truncation_cuts_contents_only(
         else:
             expected += encode_tag(template.assistant_open, tiny_tokenizer) + content[:target]
             expected += [tiny_tokenizer.eos_token_id]
-    assert template.encode_with_labels(messages, tiny_tokenizer, source, target)[0] == expected
+            turns += 1
+    ids, labels = template.encode_with_labels(messages, tiny_tokenizer, source, target)
+    assert ids == expected
+    # However short the cut, every turn of the assistant keeps its one end token, and the model learns it.
+    assert labels.count(tiny_tokenizer.eos_token_id) == turns
+    assert all(label in (IGNORE, token) for token, label in zip(ids, labels, strict=True))
+
+
+@pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
+@pytest.mark.parametrize("character", ["水", "咳嗽三天多喝水", "\U0001f600", "</s>", "<reserved_103>"])
+def test_the_papers_limits_cut_long_turns(character: str, template: Template, tiny_tokenizer: Any) -> None:
+    """256 tokens of the user's text, 256 of the assistant's (paper §4.2), whatever they are made of."""
+    dialogue = [{"role": role, "content": character * 300} for role in ("user", "assistant")] * 2
+    ids, labels = template.encode_with_labels(dialogue, tiny_tokenizer, 256, 256)
+    tags = [template.user_open, template.user_close, template.assistant_open]
+    opened, closed, answers = (encode_tag(tag, tiny_tokenizer) for tag in tags)
+    content = encode(dialogue[0]["content"], tiny_tokenizer)
+    assert len(content) > 256
+    turn = [*opened, *content[:256], *closed, *answers, *content[:256], tiny_tokenizer.eos_token_id]
+    assert ids == turn * 2
+    assert labels == ([IGNORE] * (len(turn) - 257) + turn[-257:]) * 2
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,14 +1,22 @@
-"""SFT examples: what is cut, what is dropped, what is counted."""
+"""SFT examples: what is cut, what is dropped, what is repeated, what is counted; held-out scores by source."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from qilin_lib.tokens.template import BAICHUAN, IGNORE
-from qilin_lib.train.sft import examples
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model
+from qilin_lib.report import training as report
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train.heldout import label_count, sequence_logprobs
+from qilin_lib.train.sft import encode, examples, heldout, repeats, spread, work
 
 TURNS = [
     {"role": "user", "content": "咳嗽三天"},
@@ -22,36 +30,153 @@ def limits(max_length: int, source: int = 100, target: int = 100) -> SimpleNames
     return SimpleNamespace(max_source_length=source, max_target_length=target, max_length=max_length)
 
 
-def made(messages: list[dict[str, str]], tokenizer: Any, parameters: Any) -> tuple[list[Any], int]:
-    return examples([{"messages": messages}], BAICHUAN, tokenizer, parameters)
-
-
 def test_a_conversation_that_fits_is_kept_whole(tiny_tokenizer: Any) -> None:
     whole = BAICHUAN.encode_with_labels(TURNS, tiny_tokenizer)
-    assert made(TURNS, tiny_tokenizer, limits(len(whole[0]))) == ([whole], 0)
+    assert encode(TURNS, BAICHUAN, tiny_tokenizer, limits(len(whole[0]))) == whole
 
 
 @pytest.mark.parametrize("short_of", [1, 3])
 def test_whole_turns_go_from_the_front(short_of: int, tiny_tokenizer: Any) -> None:
     length = len(BAICHUAN.encode(TURNS, tiny_tokenizer))
-    kept, left_out = made(TURNS, tiny_tokenizer, limits(length - short_of))
-    assert kept == [BAICHUAN.encode_with_labels(TURNS[2:], tiny_tokenizer)] and left_out == 0
-    assert kept[0][0][0] == tiny_tokenizer.convert_tokens_to_ids("<reserved_102>")
+    kept = encode(TURNS, BAICHUAN, tiny_tokenizer, limits(length - short_of))
+    assert kept == BAICHUAN.encode_with_labels(TURNS[2:], tiny_tokenizer)
+    assert kept[0][0] == tiny_tokenizer.convert_tokens_to_ids("<reserved_102>")
 
 
 def test_long_turns_are_cut_before_turns_are_dropped(tiny_tokenizer: Any) -> None:
     cut = BAICHUAN.encode_with_labels(TURNS, tiny_tokenizer, 1, 1)
-    assert made(TURNS, tiny_tokenizer, limits(len(cut[0]), 1, 1)) == ([cut], 0)
-
-
-def test_what_cannot_be_learned_from_is_left_out_and_counted(tiny_tokenizer: Any) -> None:
-    good, too_long = {"messages": TURNS}, {"messages": [TURNS[0], {"role": "assistant", "content": "水" * 300}]}
-    unanswered, empty = {"messages": TURNS[:1]}, {"messages": []}
-    kept, left_out = examples([good, too_long, unanswered, empty, good], BAICHUAN, tiny_tokenizer, limits(60, 100, 500))
-    assert len(kept) == 2 and left_out == 3
-    assert all(len(ids) <= 60 and any(label != IGNORE for label in labels) for ids, labels in kept)
+    assert encode(TURNS, BAICHUAN, tiny_tokenizer, limits(len(cut[0]), 1, 1)) == cut
 
 
 def test_an_unanswered_last_question_keeps_the_answers_before_it(tiny_tokenizer: Any) -> None:
-    kept, left_out = made(TURNS[:3], tiny_tokenizer, limits(200))
-    assert left_out == 0 and kept[0][1].count(tiny_tokenizer.eos_token_id) == 1
+    kept = encode(TURNS[:3], BAICHUAN, tiny_tokenizer, limits(200))
+    assert kept is not None and kept[1].count(tiny_tokenizer.eos_token_id) == 1
+
+
+def row(source: str, messages: list[dict[str, str]]) -> dict[str, Any]:
+    return {"source": source, "messages": messages}
+
+
+def test_every_conversation_is_used_or_counted(tiny_tokenizer: Any) -> None:
+    too_long = [TURNS[0], {"role": "assistant", "content": "水" * 300}]
+    rows = [
+        row("a", TURNS),
+        row("b", too_long),
+        row("a", TURNS[:1]),
+        row("a", []),
+        row("a", TURNS[:2]),
+        row("b", TURNS),
+    ]
+    made, counts = examples(rows, [2, 1, 1, 1, 1, 0], BAICHUAN, tiny_tokenizer, limits(60, 100, 500))
+    expected = [BAICHUAN.encode_with_labels(messages, tiny_tokenizer) for messages in (TURNS, TURNS, TURNS[:2])]
+    assert [(ids.tolist(), labels.tolist()) for ids, labels in made] == expected
+    assert counts == {
+        "a": {"read": 4, "not_drawn": 0, "too_long": 0, "no_answer": 2, "used": 2, "examples": 3},
+        "b": {"read": 2, "not_drawn": 1, "too_long": 1, "no_answer": 0, "used": 0, "examples": 0},
+    }
+    shown = report.sources_table(counts).frame
+    assert list(shown.columns) == ["Source", "read", "not drawn", "too long", "no answer", "used", "examples"]
+    assert shown.iloc[1].tolist() == ["b", "2", "1", "1", "0", "0", "0"]
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+SOURCES = ["a"] * 10 + ["b"] * 7 + ["c"] * 5
+
+
+def test_weights_draw_and_repeat() -> None:
+    often = repeats(SOURCES, {"a": 0.5, "b": 2.0}, 3)
+    assert sorted(often[:10]) == [0] * 5 + [1] * 5 and set(often[10:17]) == {2} and set(often[17:]) == {1}
+    assert sorted(repeats(SOURCES, {"a": 2.5}, 3)[:10]) == [2] * 5 + [3] * 5
+    assert repeats(SOURCES, {"c": 0.0}, 3).tolist() == [1] * 17 + [0] * 5
+    assert repeats(SOURCES, None, 3).tolist() == repeats(SOURCES, {}, 3).tolist() == [1] * 22
+
+
+def test_what_is_drawn_depends_on_the_seed_and_on_no_other_source() -> None:
+    first = repeats(SOURCES, {"a": 0.5}, 3)
+    assert first.tolist() == repeats(SOURCES, {"a": 0.5}, 3).tolist()
+    assert first[:10].tolist() == repeats(SOURCES[:10], {"a": 0.5}, 3).tolist()
+    assert first[:10].tolist() == repeats(SOURCES, {"b": 1.5, "a": 0.5}, 3)[:10].tolist()
+    assert len({tuple(repeats(SOURCES, {"a": 0.5}, seed)) for seed in range(20)}) > 10
+    drawn = np.mean([repeats(SOURCES, {"a": 0.5}, seed)[:10] for seed in range(400)], axis=0)
+    assert drawn == pytest.approx(np.full(10, 0.5), abs=0.12), "every conversation is as likely as any other"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"cmexan": 1.0}, r"'cmexan' is no source .* \(did you mean 'cmexam'\?\); there are \['cmexam', 'remedi'\]"),
+        ({"remedi": -1.0}, "remedi = -1.0 is no number of times; nearest valid: 0"),
+        ({"remedi": float("inf")}, "remedi = inf is no number of times"),
+        ({"remedi": float("nan")}, "remedi = nan is no number of times"),
+    ],
+)
+def test_impossible_weights_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(QilinError, match=message):
+        repeats(["cmexam", "remedi"], weights, 3)
+
+
+# --- held-out ---------------------------------------------------------------------------------------------------------
+
+
+def test_spread_takes_evenly_and_no_more_than_asked() -> None:
+    assert spread(list(range(10)), 5) == [0, 2, 4, 6, 8]
+    assert spread([1, 2], 5) == spread([1, 2], None) == [1, 2] and spread([], 5) == []
+
+
+@pytest.fixture
+def job(tiny_model_dir: Path, training: Callable, sentences: Callable, tmp_path: Path) -> SimpleNamespace:
+    """Two medical sources and a general one: one conversation each to train on, three each held out, one unanswered."""
+    texts = sentences(40, 5)
+
+    def rows_of(source: str, part: str) -> list[dict[str, Any]]:
+        said = [[{"role": role, "content": texts.pop()} for role in ("user", "assistant")] for _ in range(4)]
+        splits = ["train", "heldout", "heldout", "heldout"]
+        return [row(source, m) | {"part": part, "split": split} for m, split in zip(said, splits, strict=True)]
+
+    rows = [*rows_of("m1", "medical"), *rows_of("m2", "medical"), *rows_of("g", "general")]
+    rows.append(row("g", TURNS[:1]) | {"part": "general", "split": "heldout"})
+    files.write_jsonl(tmp_path / "sft.jsonl", rows)
+    return SimpleNamespace(
+        parameters=training("04_sft", max_heldout=4, max_steps=2, source_weights={"m2": 3.0}),
+        out=tmp_path,
+        template=BAICHUAN,
+        paths=SimpleNamespace(weights=tiny_model_dir, data=tmp_path / "sft.jsonl"),
+    )
+
+
+def test_heldout_scores_by_part_and_by_source(job: SimpleNamespace, tiny_tokenizer: Any) -> None:
+    rows = list(files.read_jsonl(job.paths.data))
+    load_model(job.paths.weights).save_pretrained(job.out / "model")
+    scores = heldout(job, tiny_tokenizer)
+    assert scores["medical"]["source"] == ["m1", "m1", "m2", "m2"] and scores["medical"]["left_out"] == 0
+    assert scores["general"]["source"] == ["g"] * 3 and scores["general"]["left_out"] == 1
+
+    grouped = report.by_source(scores)
+    assert list(grouped) == ["m1", "m2", "g"]
+    model = load_model(job.paths.weights)
+    for source, entry in grouped.items():
+        mine = [r["messages"] for r in rows if (r["source"], r["split"]) == (source, "heldout")][: len(entry["tokens"])]
+        sequences = [BAICHUAN.encode_with_labels(messages, tiny_tokenizer) for messages in mine]
+        assert entry["tokens"] == [label_count(labels) for _, labels in sequences]
+        assert entry["before"] == pytest.approx(sequence_logprobs(model, sequences).tolist(), abs=1e-3)
+        assert entry["after"] == entry["before"]
+    assert report.perplexity_table(grouped).frame["Type"].tolist() == ["m1", "m2", "g"]
+
+
+def test_the_child_leaves_facts_and_scores(job: SimpleNamespace, tiny_tokenizer: Any) -> None:
+    work(job)
+    facts, scores = (files.read_json(job.out / name) for name in ("facts.json", "heldout.json"))
+    taken = [
+        r
+        for r in files.read_jsonl(job.paths.data)
+        if r["split"] == "train"
+        for _ in range(1 + 2 * (r["source"] == "m2"))
+    ]
+    lengths = [label_count(BAICHUAN.encode_with_labels(r["messages"], tiny_tokenizer)[1]) for r in taken]
+    assert (facts["examples"], facts["examples_left_out"], facts["assistant_tokens"]) == (5, 0, sum(lengths))
+    assert facts["sources"]["m2"] == {**facts["sources"]["m1"], "examples": 3} and facts["steps_done"] == 2
+    assert all(entry["before"] != entry["after"] for entry in scores.values())
+    job.parameters.source_weights = dict.fromkeys(("m1", "m2", "g"), 0.0)
+    with pytest.raises(QilinError, match="nothing to learn from"):
+        work(job)

@@ -1,0 +1,149 @@
+"""Packing changes nothing but the time: each conversation's logits, each step's loss, the weights after training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib.models.load import load_model
+from qilin_lib.tokens.template import BAICHUAN, IGNORE
+from qilin_lib.train import sft
+from qilin_lib.train.fit import prepare_model
+
+
+@pytest.fixture(scope="module")
+def conversations(sentences: Callable, tiny_tokenizer: Any) -> list[sft.Example]:
+    """Twenty-four conversations of one to three turns and very different lengths, the longest 300 tokens at most."""
+    texts, draw = iter(sentences(400, 21)), random.Random(3)
+    made = []
+    for _ in range(24):
+        messages = [
+            {"role": role, "content": next(texts)} for _ in range(draw.choice([1, 1, 1, 2, 3])) for role in ROLES
+        ]
+        made.append(BAICHUAN.encode_with_labels(messages, tiny_tokenizer, 40, 40))
+    assert max(len(ids) for ids, _ in made) > 3 * min(len(ids) for ids, _ in made)
+    return made
+
+
+ROLES = ("user", "assistant")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> Any:
+    return load_model(tiny_model_dir).eval()
+
+
+def batch(examples: list[sft.Example], packing: bool = True, max_length: int = 300) -> dict[str, Any]:
+    return sft.collate(examples, pad_id=0, max_length=max_length, packing=packing)
+
+
+def test_logits_in_a_packed_row_are_those_of_the_conversation_alone(
+    model: Any, conversations: list[sft.Example]
+) -> None:
+    import torch
+
+    packed = batch(conversations[:7])
+    rows = sft.bins.pack_rows([len(ids) for ids, _ in conversations[:7]], 300)
+    assert len(rows) < 7, "nothing shares a row: this would prove nothing"
+    with torch.no_grad():
+        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"]).logits
+        neighbours = model(input_ids=packed["input_ids"]).logits
+        differences, unisolated = [], []
+        for row, members in enumerate(rows):
+            start = 0
+            for i in members:
+                ids = conversations[i][0]
+                alone = model(input_ids=torch.tensor([ids])).logits[0]
+                differences.append((together[row, start : start + len(ids)] - alone).abs().max().item())
+                unisolated.append((neighbours[row, start : start + len(ids)] - alone).abs().max().item())
+                start += len(ids)
+    assert max(differences) < 1e-4
+    assert max(unisolated) > 1, "the bound above means nothing if neighbours do not show in the logits"
+
+
+def test_only_labelled_positions_reach_the_vocabulary(model: Any, conversations: list[sft.Example]) -> None:
+    """The loss of kept positions equals that of all positions, summed by hand over the conversations alone."""
+    import torch
+
+    packed = batch(conversations[:5])
+    total, count = 0.0, 0
+    with torch.no_grad():
+        output = model(**packed)
+        for ids, labels in conversations[:5]:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            target = torch.tensor(labels[1:])
+            total += torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum").item()
+            count += (target != IGNORE).sum().item()
+    assert output.loss.item() == pytest.approx(total / count, abs=1e-5)
+    assert output.logits.shape == (count, model.config.vocab_size)
+    assert packed["shift_labels"].tolist() == [token for token in packed["labels"].ravel().tolist() if token != IGNORE]
+
+
+def test_packing_leaves_less_padding(conversations: list[sft.Example]) -> None:
+    useful = sum(len(ids) for ids, _ in conversations)
+    shares = [useful / batch(conversations, packing)["input_ids"].numel() for packing in (False, True)]
+    assert shares[0] < 0.6 and shares[1] > 0.9
+
+
+def trained(
+    packing: bool, examples: list[sft.Example], parameters: SimpleNamespace, weights: Path, out: Path
+) -> tuple[list[float], list[Any], list[int]]:
+    """Loss and gradient norm of every step, weights after the last, and the rows of each micro-batch."""
+    parameters.packing = packing
+    job = SimpleNamespace(parameters=parameters, out=out)
+    model, tokenizer = prepare_model(parameters, weights)
+    trainer = sft.make_trainer(job, model, tokenizer, examples)
+    rows: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: rows.append(len(given["input_ids"])) or None, with_kwargs=True)
+    trainer.train()
+    steps = [row[name] for row in trainer.state.log_history if "loss" in row for name in ("loss", "grad_norm")]
+    return steps, [weight.detach() for weight in model.parameters() if weight.requires_grad], rows
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"finetuning": "full", "learning_rate": 1e-4},
+        {"finetuning": "full", "learning_rate": 1e-4, "gradient_accumulation_steps": 2},
+        {"gradient_checkpointing": True, "modules_to_save": ["embed_tokens", "lm_head"]},
+    ],
+    ids=["lora", "lora-accumulated", "full", "full-accumulated", "lora-checkpointing-head"],
+)
+def test_packed_training_is_unpacked_training(
+    changed: dict[str, Any], conversations: list[sft.Example], training: Callable, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    runs = []
+    for packing in (False, True):
+        parameters = training(
+            "04_sft", **{"max_steps": 4, "learning_rate": 1e-3, "lr_scheduler_type": "constant"} | changed
+        )
+        parameters.max_length = 300
+        runs.append(trained(packing, conversations, parameters, tiny_model_dir, tmp_path))
+    (steps, weights, rows), (packed_steps, packed_weights, packed_rows) = runs
+    assert len(steps) == 8 and packed_steps == pytest.approx(steps, rel=1e-4, abs=1e-5)
+    assert max((a - b).abs().max().item() for a, b in zip(weights, packed_weights, strict=True)) < 2e-5
+    micro = 4 * changed.get("gradient_accumulation_steps", 1)
+    assert rows == [4] * micro and len(packed_rows) == micro and sum(packed_rows) < 3 * micro
+
+
+def test_a_step_is_the_mean_over_its_labelled_tokens(
+    conversations: list[sft.Example], training: Callable, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Two micro-batches of four weigh by their tokens: the same step as one of eight."""
+    parts = {"max_steps": 1, "lr_scheduler_type": "constant"}
+    runs = []
+    for size, accumulated in ((4, 2), (8, 1)):
+        parameters = training(
+            "04_sft", **parts, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated
+        )
+        parameters.max_length = 300
+        runs.append(trained(True, conversations[:8], parameters, tiny_model_dir, tmp_path))
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-5)
+    assert len(runs[0][2]) == 2 and len(runs[1][2]) == 1
