@@ -156,22 +156,30 @@ def _line(axes: Axes, rows: Rows, name: str, colour: str, label: str, marker: st
 
 
 def dpo_curves(rows: Rows) -> Figure:
-    """Reward margin, reward accuracy, rewards and log-probabilities of chosen and rejected answers over DPO steps."""
-    chart = _chart(8.4, 5.4)
-    margin, accuracy, rewards, logps = chart.subplots(2, 2, sharex=True).ravel()
-    _line(margin, rows, "rewards/margins", COLOURS["dpo"], "margin")
-    margin.axhline(0, color="#333333", linewidth=0.8, linestyle="--")
-    _line(accuracy, rows, "rewards/accuracies", COLOURS["dpo"], "accuracy")
-    accuracy.axhline(0.5, color="#333333", linewidth=0.8, linestyle="--")
+    """Loss, reward margin, reward accuracy over DPO steps; rewards, log-probabilities and lengths of both sides.
+
+    A margin can grow while both log-probabilities fall; rewards show that fall free of which pairs a batch holds.
+    """
+    chart = _chart(11, 5.4)
+    grid = chart.subplots(2, 3, sharex=True)
+    loss, margin, accuracy = grid[0]
+    for axes, name, level in (
+        (loss, "loss", math.log(2)),
+        (margin, "rewards/margins", 0),
+        (accuracy, "rewards/accuracies", 0.5),
+    ):
+        _line(axes, rows, name, COLOURS["dpo"], name)
+        axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
     accuracy.set_ylim(-0.02, 1.02)
-    for axes, prefix in ((rewards, "rewards"), (logps, "logps")):
+    for axes, prefix in zip(grid[1], ("rewards", "logps", "lengths"), strict=True):
         _line(axes, rows, f"{prefix}/chosen", COLOURS["sft"], "chosen")
         _line(axes, rows, f"{prefix}/rejected", PAPER_COLOUR, "rejected", style="--")
         axes.set_xlabel("optimizer step")
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
-    titles = ("reward margin, chosen - rejected", "pairs ranked right", "implicit reward", "log-probability, nats")
-    for axes, title in zip((margin, accuracy, rewards, logps), titles, strict=True):
+    titles = ("loss (dashed: ln 2)", "reward margin, chosen - rejected", "pairs ranked right")
+    titles += ("implicit reward", "log-probability, nats", "answer length, tokens")
+    for axes, title in zip(grid.ravel(), titles, strict=True):
         axes.set_title(title, fontsize=10)
         _quiet(axes)
     return chart

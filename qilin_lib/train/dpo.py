@@ -1,39 +1,62 @@
 """05: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7).
 
-The reference is the SFT policy itself: a frozen copy of the fresh adapter, which adds nothing yet (LoRA), or of all
-weights (full). A wrong reference is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs
-(hiyouga/LLaMA-Factory#8459, #8974); it is checked before step 1.
+The reference is the SFT policy itself. Under LoRA it is the same model with the adapter off (the adapter is fresh, on
+merged SFT weights), so there is one copy of the weights; full training needs a second, unless its log-probabilities
+were computed beforehand (reference.py). A wrong reference is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs
+(hiyouga/LLaMA-Factory#8459, #8974); it is checked before step 1, pair by pair.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib import files
-from qilin_lib.models.load import load_model
+from qilin_lib import files, runs
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import IGNORE, Template
-from qilin_lib.train import checkpoints
+from qilin_lib.train import behaviour, reference
 from qilin_lib.train import fit as shared
+from qilin_lib.train.alarms import alarms
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 
 Pair = dict[str, list[int]]
+# Largest difference (nats an answer) of policy and reference before step 1: same weights, same arithmetic.
+GAP = 1e-4
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Align the SFT model on ChiMed-DPO in a child process; returns its facts."""
+    """Align the SFT model on ChiMed-DPO in a child process; returns its facts.
+
+    QilinError unless the weights it starts from are, byte by byte, those that 04_sft's manifest lists: ln 2 before
+    step 1 says that policy and reference agree, not that they are the right model.
+    """
+    weights = shared.weights_of(stage, "04_sft")
+    if not stage.up_to_date:
+        check_weights(weights, runs.read_manifest(stage.run_dir, "04_sft"))
     return shared.train_in_child(
         stage,
         __name__,
-        {
-            "weights": shared.weights_of(stage, "04_sft"),
-            "data": stage.parent("01_build_chimed") / "dpo.jsonl",
-        },
+        {"weights": weights, "data": stage.parent("01_build_chimed") / "dpo.jsonl", "cache": runs.cache_dir()},
     )
+
+
+def check_weights(weights: Path, manifest: dict[str, Any]) -> None:
+    """QilinError unless the files in `weights` that make a model are those that stage `manifest` wrote."""
+    written = {Path(name): entry["sha256"] for name, entry in manifest["outputs"].items()}
+    listed = {path.name: digest for path, digest in written.items() if path.parent.name == weights.name}
+    for name, found in reference.weight_hashes(weights).items():
+        if found != listed.get(name):
+            raise QilinError(
+                f"{weights / name}: sha256 {found[:12]}, but {manifest['stage']} wrote "
+                f"{listed.get(name, 'no such file')[:12]}; DPO would start from another model than SFT ended with: run "
+                f"notebooks/{manifest['stage']}.ipynb again"
+            )
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
@@ -48,87 +71,233 @@ def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: An
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair], held: list[Pair]) -> Any:
-    """TRL's DPOTrainer on tokenised pairs. Its reference is `model` with the adapter as it is now (TRL copies it to one
-    called "ref"), or for full training the weights in `job.paths.weights`."""
+    """TRL's DPOTrainer on tokenised pairs; `held` are evaluated. RuntimeError for a policy with adapters of its own.
+
+    Loss: Eq. 7 with `beta`. `label_smoothing` > 0 is what TRL 1.16 means by it: the share of flipped labels that robust
+    DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409), not cDPO, whose margin is bounded. `rpo_alpha` adds that
+    multiple of the negative log-likelihood of the batch's chosen tokens, their mean (RPO: Pang et al. 2024, arXiv
+    2404.19733, Eq. 1, who take the mean in each answer and weight the DPO term instead). Dropout acts as asked for:
+    TRL's default would switch off `lora_dropout` without a word.
+    """
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    class TokenisedDPOTrainer(DPOTrainer):
-        """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
+    from trl import DPOConfig
 
     parameters = job.parameters
-    reference = (
-        load_model(job.paths.weights, parameters.dtype, device=str(model.device))
-        if parameters.finetuning == "full"
-        else None
-    )
+    refuse_adapters(model, parameters.finetuning)
+    # Before DPOConfig: once a ZeRO-3 configuration exists, transformers loads no model onto a device of our choice.
+    second = _second_model(job, model)
+    preference = "robust" if parameters.label_smoothing else "sigmoid"
     settings = DPOConfig(
         **shared.arguments(parameters, job.out),
         beta=parameters.beta,
         label_smoothing=parameters.label_smoothing,
         max_length=None,
-        loss_type="robust" if parameters.label_smoothing else "sigmoid",
+        loss_type=[preference, "sft"] if parameters.rpo_alpha else [preference],
+        loss_weights=[1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
         activation_checkpointing=False,
+        disable_dropout=False,
         precompute_ref_log_probs=parameters.precompute_ref_log_probs,
     )
-    return TokenisedDPOTrainer(
+    trainer = _trainer_class(job)(
         model=model,
-        ref_model=reference,
+        ref_model=second,
         args=settings,
         train_dataset=Dataset.from_list(pairs),
-        eval_dataset=Dataset.from_list(held),
+        eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
     )
+    if parameters.finetuning != "full":
+        # TRL's frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and
+        # head) and goes into every checkpoint. Without it TRL takes the model with its adapter off.
+        model.delete_adapter("ref")
+    return trainer
+
+
+def refuse_adapters(model: Any, finetuning: str) -> None:
+    """RuntimeError unless `model` is what the reference is derived from: one adapter on merged weights, or none.
+
+    An SFT adapter below the new one would be off in the reference too (hiyouga/LLaMA-Factory#8459), and a model that
+    was wrapped twice trains nothing useful (huggingface/trl#652).
+    """
+    found = sorted(getattr(model, "peft_config", {}))
+    expected = [] if finetuning == "full" else ["default"]
+    if found != expected:
+        raise RuntimeError(
+            f"the policy carries the adapters {found}, expected {expected} on merged SFT weights: with the adapter off "
+            "it would not be the SFT model; merge the SFT adapter first"
+        )
+
+
+def _second_model(job: SimpleNamespace, model: Any) -> Any:
+    """The frozen SFT model that full training compares with, in the policy's precision; None where none is needed."""
+    if job.parameters.finetuning != "full" or job.parameters.precompute_ref_log_probs:
+        return None
+    return load_model(job.paths.weights, str(model.dtype).removeprefix("torch."), device=str(model.device))
+
+
+def _trainer_class(job: SimpleNamespace) -> type:
+    from trl import DPOTrainer
+
+    class TokenisedDPOTrainer(DPOTrainer):
+        """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own.
+
+        `gaps`: largest |log π - log π_ref| of each evaluated batch. `reused`: whether each set of reference
+        log-probabilities came from the cache.
+        """
+
+        def __init__(self, **settings: Any) -> None:
+            self.gaps: list[float] = []
+            self.reused: list[bool] = []
+            super().__init__(**settings)
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            dataset, found = reference.columns(self, dataset, job)
+            self.reused.append(found)
+            return dataset
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            heard: list[Any] = []
+
+            def policy(*a: Any, **k: Any) -> Any:
+                # Before training starts nothing has put the policy under autocast; the reference always is.
+                with self.accelerator.autocast():
+                    heard.append(model(*a, **k))
+                return heard[-1]
+
+            loss = super().compute_loss(policy, inputs, *args, **kwargs)
+            _log_lengths(self, inputs)
+            if self.model.training:
+                # Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs.
+                return loss * (len(inputs["input_ids"]) / self.rows_a_batch)
+            self.gaps.append(_gap(self, heard[0], inputs))
+            return loss
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            batches, items = super().get_batch_samples(*args, **kwargs)
+            self.rows_a_batch = sum(len(batch["input_ids"]) for batch in batches) / max(1, len(batches))
+            return batches, items
+
+    return TokenisedDPOTrainer
+
+
+def _log_lengths(trainer: Any, inputs: Any) -> None:
+    """Mean tokens of the chosen and the rejected answers of a batch (all processes), beside what TRL logs."""
+    lengths = inputs["completion_mask"].sum(1).float().chunk(2)
+    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
+    for side, values in zip(("chosen", "rejected"), lengths, strict=True):
+        metrics[f"lengths/{side}"].append(trainer.accelerator.gather(values).mean().item())
+
+
+def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
+    """Largest |log π - log π_ref| over the answers of a batch, all processes."""
+    import torch
+
+    policy = outputs.log_probs.sum(1)
+    known = [inputs[name] for name in reference.COLUMNS if name in inputs]
+    sides = known or trainer.compute_ref_log_probs(trainer.ref_model or reference.placed(trainer), inputs)
+    return trainer.accelerator.gather((policy - torch.cat(tuple(sides))).abs().max()).max().item()
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, check the reference, train, score held-out pairs."""
+    """The child's part: tokenise, check the reference, train, then score and sample both models on held-out pairs."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     pairs: dict[str, list[Pair]] = {split: [] for split in ("train", "heldout")}
+    prompts = []
     for row in files.read_jsonl(job.paths.data):
         pairs[row["split"]].append(pair(row, job.template, tokenizer, parameters))
+        if row["split"] == "heldout":
+            prompts.append(row["prompt"])
     held = pairs["heldout"][: parameters.max_heldout]
     trainer = make_trainer(job, model, tokenizer, pairs["train"], held)
-    start = None if checkpoints.last(job.out / "checkpoints") else step_zero_loss(trainer, held)
-    facts = shared.fit(trainer, job, job.paths.weights)
-    if trainer.is_world_process_zero():
-        files.write_json(job.out / "heldout.json", heldout(job, held))
-        facts |= {
-            "pairs": len(pairs["train"]),
-            "pairs_heldout": len(held),
-            "beta": parameters.beta,
-            "step_zero_loss": start,
-        }
-        files.write_json(job.out / "facts.json", facts)
+    facts = step_zero(trainer, held)
+    reused = trainer.reused
+    facts |= shared.fit(trainer, job, job.paths.weights) | {
+        "pairs": len(pairs["train"]),
+        "pairs_heldout": len(held),
+        "beta": parameters.beta,
+        "reference": "live" if not reused else "cached, reused" if all(reused) else "cached, computed",
+    }
+    first = trainer.is_world_process_zero()
+    # The scoring below loads one model after the other; a 7B policy and its optimizer must be gone by then.
+    del trainer, model
+    gc.collect()
+    if first:
+        finish(job, held, prompts, facts)
 
 
-def step_zero_loss(trainer: Any, held: list[Pair]) -> float | None:
-    """Loss on held-out pairs before training; RuntimeError unless it is ln 2, which it is if policy ≡ reference."""
+def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
+    """{step_zero_loss, step_zero_gap} on held-out pairs before training; RuntimeError unless policy ≡ reference.
+
+    The loss is ln 2 then, but ln 2 in the mean can come about with wrong weights: the log-probability of each single
+    answer must be the same. With an SFT term (`rpo_alpha`) the loss is that of the mean margin alone.
+    """
     if not held:
-        return None
-    loss = float(trainer.evaluate()["eval_loss"])
-    if abs(loss - math.log(2)) > 1e-3:
+        return {"step_zero_loss": None, "step_zero_gap": None}
+    losses, margins = _evaluated(trainer)
+    gap = max(trainer.gaps)
+    if not gap < GAP:
         raise RuntimeError(
-            f"DPO loss before step 1 is {loss:.4f}, not ln 2 = 0.6931: the reference is not the SFT policy"
+            f"before step 1 the policy gives a held-out answer a log-probability {gap:.2g} nats away from the "
+            f"reference's (at most {GAP:g} allowed): the reference is not the SFT policy"
         )
-    return loss
+    with_sft = "sft" in trainer.loss_types
+    loss = math.log1p(math.exp(-sum(margins) / len(margins))) if with_sft else sum(losses) / len(losses)
+    if not abs(loss - math.log(2)) < 1e-3:
+        raise RuntimeError(f"DPO loss before step 1 is {loss:.4f}, not ln 2 = 0.6931")
+    return {"step_zero_loss": loss, "step_zero_gap": gap}
 
 
-def heldout(job: SimpleNamespace, held: list[Pair]) -> dict[str, Any]:
-    """Log-probabilities of held-out answers: {reference|policy}_{chosen|rejected}; reference = SFT, policy = DPO."""
+def _evaluated(trainer: Any) -> tuple[list[float], list[float]]:
+    """(losses, reward margins) of the held-out batches of this process.
+
+    Not `trainer.evaluate()`: before training it marks the model as prepared, accelerate then leaves it without DDP, and
+    the processes train apart.
+    """
+    import torch
+
+    model = reference.placed(trainer)
+    trainer.model.eval()
+    with torch.no_grad():
+        losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
+    margins = list(trainer._metrics["eval"]["rewards/margins"])
+    trainer._metrics["eval"].clear()
+    return losses, margins
+
+
+def finish(job: SimpleNamespace, held: list[Pair], prompts: list[Any], facts: dict[str, Any]) -> None:
+    """Write heldout.json, behaviour.json and, last, facts.json; `prompts` are the messages of the held-out pairs."""
+    scores, sampled = compare(job, held)
+    files.write_json(job.out / "heldout.json", scores)
+    if sampled is not None:
+        files.write_json(job.out / "behaviour.json", {"prompts": prompts[: len(sampled["policy"]["texts"])], **sampled})
+    rows = shared.read_log(job.out)
+    facts["alarms"] = alarms(rows, job.parameters, facts["steps_planned"], sampled)
+    files.write_json(job.out / "facts.json", facts)
+
+
+def compare(job: SimpleNamespace, held: list[Pair]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(log-probabilities of held-out answers, {reference|policy}_{chosen|rejected} and tokens; greedy answers of both
+    to the first `sampled_prompts` prompts, or None). Reference = SFT's model, policy = DPO's as saved."""
     device = "cuda:0" if job.parameters.gpus else "cpu"
-    result: dict[str, Any] = {}
+    tokenizer = load_tokenizer(job.paths.weights)
+    limit = job.parameters.max_target_length
+    asked = [p["prompt_ids"] for p in held[: job.parameters.sampled_prompts]]
+    scores: dict[str, Any] = {}
+    sampled: dict[str, Any] = {"max_new_tokens": limit}
     for who, weights in (("reference", job.paths.weights), ("policy", job.out / "model")):
         model = load_model(weights, job.parameters.dtype, device=device)
         for side in ("chosen", "rejected"):
             sequences = [labelled(p["prompt_ids"], p[f"{side}_ids"]) for p in held]
-            result[f"{who}_{side}"] = sequence_logprobs(model, sequences).round(6).tolist()
-            result[f"tokens_{side}"] = [label_count(labels) for _, labels in sequences]
-    return result
+            scores[f"{who}_{side}"] = sequence_logprobs(model, sequences).round(6).tolist()
+            scores[f"tokens_{side}"] = [label_count(labels) for _, labels in sequences]
+        if asked:
+            sampled[who] = behaviour.answers(model, tokenizer, asked, limit)
+        del model
+    return scores, sampled if asked else None
 
 
 def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:

@@ -85,10 +85,10 @@ def test_loss_curves_have_a_panel_a_stage_and_ln_2_for_dpo_only() -> None:
     assert (list(held_out.get_xdata()), list(held_out.get_ydata())) == ([2], [1.9])
 
 
-def test_dpo_curves_draw_six_series() -> None:
+def test_dpo_curves_draw_each_series_once() -> None:
     axes = figures.dpo_curves(DPO_LOG).axes
     drawn = [[len(line.get_xdata()) for line in a.lines if len(line.get_xdata()) == 5] for a in axes]
-    assert [len(lines) for lines in drawn] == [1, 1, 2, 2]
+    assert [len(lines) for lines in drawn] == [1, 1, 1, 2, 2, 0]
 
 
 def test_subjects_without_items_are_left_out_and_the_medical_ones_stand_out(scores: Any) -> None:

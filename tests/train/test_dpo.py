@@ -1,4 +1,4 @@
-"""DPO: pairs in the SFT template, the loss of Rafailov et al. 2023 (Eq. 7), and its reference."""
+"""DPO: pairs in the SFT template, the loss of Rafailov et al. 2023 (Eq. 7) and its gradients, and its reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from qilin_lib import files
+from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import dpo
@@ -44,20 +46,22 @@ def job(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..
             parameters=training("05_dpo", beta=0.3, **overrides),
             out=tmp_path,
             template=BAICHUAN,
-            paths=SimpleNamespace(weights=tiny_model_dir),
+            paths=SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache", data=tmp_path / "dpo.jsonl"),
         )
 
     return make
 
 
-def set_up(job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0) -> tuple[Any, list[dpo.Pair]]:
+def set_up(
+    job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0, seed: int = 2
+) -> tuple[Any, list[dpo.Pair]]:
     """A trainer whose policy went `shift` away from where it was made."""
     import torch
 
     model, tokenizer = prepare_model(job.parameters, job.paths.weights)
     pairs = [dpo.pair(row, job.template, tokenizer, job.parameters) for row in rows]
     trainer = dpo.make_trainer(job, model, tokenizer, pairs[:4], pairs)
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for weight in trainer.model.parameters():
             if weight.requires_grad:
@@ -66,27 +70,36 @@ def set_up(job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0)
     return trainer, pairs
 
 
-def answer_logprob(model: Any, prompt: list[int], answer: list[int]) -> float:
+def answer_logprob(model: Any, prompt: list[int], answer: list[int]) -> Any:
+    """log π(answer | prompt): one forward pass, no padding, in float64 from the logits on; a tensor with a gradient."""
     import torch
 
-    with torch.no_grad():
-        table = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
-    return sum(table[len(prompt) - 1 + i, token].item() for i, token in enumerate(answer))
+    table = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
+    return sum(table[len(prompt) - 1 + i, token] for i, token in enumerate(answer))
 
 
-def loss_by_the_book(policy: Any, reference: Any, pairs: list[dpo.Pair], beta: float, flipped: float = 0.0) -> float:
-    """-log σ(β [log π/π_ref (chosen) - log π/π_ref (rejected)]), mean over pairs; `flipped`: noise (robust DPO)."""
-    losses = []
-    for p in pairs:
-        ratio = {
-            side: answer_logprob(policy, p["prompt_ids"], p[f"{side}_ids"])
-            - answer_logprob(reference, p["prompt_ids"], p[f"{side}_ids"])
-            for side in ("chosen", "rejected")
-        }
-        margin = beta * (ratio["chosen"] - ratio["rejected"])
-        clean, wrong = math.log1p(math.exp(-margin)), math.log1p(math.exp(margin))
-        losses.append(((1 - flipped) * clean - flipped * wrong) / (1 - 2 * flipped))
-    return sum(losses) / len(losses)
+def loss_by_the_book(policy: Any, reference: Any, pairs: list[dpo.Pair], p: SimpleNamespace) -> Any:
+    """Mean of -log σ(β [log π/π_ref (chosen) - log π/π_ref (rejected)]), as robust DPO if `label_smoothing` says that
+    labels are flipped (arXiv 2403.00409), plus `rpo_alpha` times the mean negative log-likelihood of a chosen token."""
+    import torch
+
+    losses, likelihood, tokens = [], 0.0, 0
+    for one in pairs:
+        sides = [(one["prompt_ids"], one[f"{side}_ids"]) for side in ("chosen", "rejected")]
+        chosen, rejected = (answer_logprob(policy, *side) for side in sides)
+        with torch.no_grad():
+            frozen_chosen, frozen_rejected = (answer_logprob(reference, *side) for side in sides)
+        margin = p.beta * ((chosen - frozen_chosen) - (rejected - frozen_rejected))
+        likelihood, tokens = likelihood + chosen, tokens + len(one["chosen_ids"])
+        clean, flipped = -torch.log(torch.sigmoid(margin)), -torch.log(torch.sigmoid(-margin))
+        losses.append(((1 - p.label_smoothing) * clean - p.label_smoothing * flipped) / (1 - 2 * p.label_smoothing))
+    return sum(losses) / len(losses) - (p.rpo_alpha or 0.0) * likelihood / tokens
+
+
+def gradients(model: Any, loss: Any) -> dict[str, Any]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
@@ -108,46 +121,175 @@ def test_long_turns_of_a_pair_are_cut_inside(rows: list[dict[str, Any]], tiny_to
     assert len(found["chosen_ids"]) == 3 and found["chosen_ids"][-1] == tiny_tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("kind, flipped", [("lora", 0.0), ("lora", 0.1), ("qlora", 0.0), ("full", 0.0)])
-def test_loss_is_the_papers(
-    kind: str, flipped: float, job: Callable, rows: list[dict[str, Any]], tiny_model_dir: Path
+@pytest.mark.parametrize(
+    "kind, overrides",
+    [
+        ("lora", {}),
+        ("lora", {"label_smoothing": 0.1}),
+        ("lora", {"rpo_alpha": 0.7}),
+        ("lora", {"label_smoothing": 0.2, "rpo_alpha": 1.5}),
+        ("lora", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        ("qlora", {}),
+        ("full", {}),
+        ("full", {"rpo_alpha": 0.7}),
+    ],
+)
+def test_loss_and_gradients_are_the_papers(
+    kind: str, overrides: dict[str, Any], job: Callable, rows: list[dict[str, Any]], tiny_model_dir: Path
 ) -> None:
-    trainer, pairs = set_up(job(finetuning=kind, label_smoothing=flipped), rows, SHIFT[kind])
+    """Three random policies; the batches hold different pairs in another order, padded together."""
+    import torch
+
     reference = load_model(tiny_model_dir, quantised=kind == "qlora").eval()
-    expected = loss_by_the_book(trainer.model.eval(), reference, pairs, 0.3, flipped)
-    assert abs(expected - math.log(2)) > 0.01
-    # One batch of all pairs: a mean over unequal batches would not be the mean over pairs.
-    loss = trainer.compute_loss(trainer.model, trainer.data_collator(pairs)).item()
-    assert loss == pytest.approx(expected, abs=1e-4)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-4)
+    made = job(finetuning=kind, **overrides)
+    # modules_to_save are whole weights: a shift that suits LoRA matrices would break the model.
+    shift = SHIFT["full"] if "modules_to_save" in overrides else SHIFT[kind]
+    for seed in range(3):
+        trainer, pairs = set_up(made, rows, shift, seed)
+        batch = [pairs[i] for i in torch.randperm(7, generator=torch.Generator().manual_seed(seed))[: 3 + seed]]
+        expected = loss_by_the_book(trainer.model.eval(), reference, batch, made.parameters)
+        book = gradients(trainer.model, expected)
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(batch))
+        assert abs(expected.item() - math.log(2)) > 0.01
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        ours = gradients(trainer.model, loss)
+        largest = max(grad.abs().max() for grad in book.values())
+        assert ours.keys() == book.keys() and largest > 1e-3
+        for name, grad in book.items():
+            torch.testing.assert_close(ours[name], grad, rtol=1e-4, atol=1e-5 * largest.item(), msg=name)
 
 
-def test_precomputed_reference_gives_the_same_loss(job: Callable, rows: list[dict[str, Any]]) -> None:
-    losses = []
-    for precompute in (False, True):
-        trainer, _ = set_up(job(precompute_ref_log_probs=precompute), rows, SHIFT["lora"])
-        losses.append(trainer.evaluate()["eval_loss"])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert losses[0] != pytest.approx(math.log(2), abs=1e-3)
+def test_evaluation_is_the_same_loss(job: Callable, rows: list[dict[str, Any]], tiny_model_dir: Path) -> None:
+    import torch
+
+    made = job(per_device_train_batch_size=7)
+    trainer, pairs = set_up(made, rows, SHIFT["lora"])
+    with torch.no_grad():
+        expected = loss_by_the_book(trainer.model.eval(), load_model(tiny_model_dir).eval(), pairs, made.parameters)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
-def test_loss_before_step_one_is_ln_2(kind: str, job: Callable, rows: list[dict[str, Any]]) -> None:
-    trainer, pairs = set_up(job(finetuning=kind), rows)
-    assert dpo.step_zero_loss(trainer, pairs) == pytest.approx(math.log(2), abs=1e-5)
+# --- one copy, the right one ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, cached", [("lora", False), ("qlora", False), ("lora", True), ("full", True)])
+def test_there_is_one_copy_of_the_weights(
+    kind: str, cached: bool, job: Callable, rows: list[dict[str, Any]], tiny_model_dir: Path
+) -> None:
+    trainer, _ = set_up(job(finetuning=kind, precompute_ref_log_probs=cached), rows)
+    alone = load_model(tiny_model_dir, quantised=kind == "qlora")
+    held = {p.data_ptr(): p.numel() for m in (trainer.model, trainer.ref_model) if m for p in m.parameters()}
+    adapter = sum(p.numel() for name, p in trainer.model.named_parameters() if ".default." in name)
+    assert trainer.ref_model is None and (adapter > 0) == (kind != "full")
+    assert sum(held.values()) == sum(p.numel() for p in alone.parameters()) + adapter
+    assert not [name for name, _ in trainer.model.named_parameters() if ".ref." in name]
+
+
+def test_full_training_without_a_cache_holds_a_second_model(job: Callable, rows: list[dict[str, Any]]) -> None:
+    trainer, _ = set_up(job(finetuning="full"), rows)
+    assert trainer.ref_model is not None
+    assert not any(p.requires_grad and p.grad is not None for p in trainer.ref_model.parameters())
+
+
+@pytest.mark.parametrize("kind, dtype", [("lora", "float32"), ("qlora", "float32"), ("full", "float32"),
+                                         ("lora", "bfloat16"), ("full", "bfloat16")])  # fmt: skip
+@pytest.mark.parametrize("cached", [False, True])
+def test_before_step_one_policy_and_reference_agree(
+    kind: str, dtype: str, cached: bool, job: Callable, rows: list[dict[str, Any]]
+) -> None:
+    trainer, pairs = set_up(job(finetuning=kind, dtype=dtype, precompute_ref_log_probs=cached), rows)
+    found = dpo.step_zero(trainer, pairs)
+    assert found["step_zero_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert found["step_zero_gap"] < dpo.GAP
+
+
+@pytest.mark.parametrize("overrides", [{"label_smoothing": 0.1}, {"rpo_alpha": 1.0}])
+def test_other_losses_start_at_ln_2_too(overrides: dict, job: Callable, rows: list[dict[str, Any]]) -> None:
+    trainer, pairs = set_up(job(**overrides), rows)
+    assert dpo.step_zero(trainer, pairs)["step_zero_loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_wrong_reference_stops_the_training(kind: str, job: Callable, rows: list[dict[str, Any]]) -> None:
-    """LLaMA-Factory#8459: the reference was silently another model than the policy."""
-    trainer, pairs = set_up(job(finetuning=kind), rows, SHIFT[kind])
-    with pytest.raises(RuntimeError, match="not ln 2 = 0.6931: the reference is not the SFT policy"):
-        dpo.step_zero_loss(trainer, pairs)
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_wrong_reference_stops_the_training(
+    kind: str, cached: bool, job: Callable, rows: list[dict[str, Any]]
+) -> None:
+    """LLaMA-Factory#8459: the reference was silently another model than the policy. A shift too small for the loss."""
+    made = job(finetuning=kind, precompute_ref_log_probs=cached)
+    trainer, pairs = set_up(made, rows, SHIFT[kind] / {"lora": 10, "full": 100}[kind])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=5e-3)
+    with pytest.raises(RuntimeError, match="before step 1 .* the reference is not the SFT policy"):
+        dpo.step_zero(trainer, pairs)
 
 
-def test_without_heldout_pairs_there_is_no_loss_to_check() -> None:
-    assert dpo.step_zero_loss(None, []) is None
+def test_without_heldout_pairs_there_is_nothing_to_check() -> None:
+    assert dpo.step_zero(None, []) == {"step_zero_loss": None, "step_zero_gap": None}
+
+
+def test_a_policy_with_an_adapter_below_is_refused(job: Callable, rows: list[dict[str, Any]]) -> None:
+    """hiyouga/LLaMA-Factory#8459: with all adapters off, the reference is the base model, not SFT's."""
+    from qilin_lib.models.adapters import lora_config
+
+    made = job()
+    model, tokenizer = prepare_model(made.parameters, made.paths.weights)
+    model.add_adapter("sft", lora_config(made.parameters))
+    with pytest.raises(RuntimeError, match=r"adapters \['default', 'sft'\], expected \['default'\]"):
+        dpo.make_trainer(made, model, tokenizer, [], [])
+    with pytest.raises(RuntimeError, match=r"expected \[\] on merged SFT weights"):
+        dpo.refuse_adapters(model, "full")
+
+
+def test_weights_that_sft_did_not_write_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "04_sft" / "model"
+    files.write_text(folder / "model.safetensors", "weights")
+    files.write_json(folder / "config.json", {})
+    outputs = {f"model/{p.name}": {"sha256": files.sha256_file(p)} for p in folder.iterdir()}
+    outputs |= {"adapter/model.safetensors": {"sha256": "other"}}
+    manifest = {"stage": "04_sft", "outputs": outputs}
+    assert dpo.check_weights(folder, manifest) is None
+    files.write_text(folder / "model.safetensors", "weightz")
+    with pytest.raises(QilinError, match=r"04_sft wrote .*; DPO would start from another model"):
+        dpo.check_weights(folder, manifest)
+    files.write_text(folder / "model.safetensors", "weights")
+    files.write_text(folder / "model-00002-of-00002.safetensors", "more")
+    with pytest.raises(QilinError, match="00002.safetensors: sha256 .* 04_sft wrote no such fil"):
+        dpo.check_weights(folder, manifest)
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
 
 
 def test_labelled_puts_loss_on_the_answer() -> None:
     assert dpo.labelled([1, 2], [3, 4]) == ([1, 2, 3, 4], [-100, -100, 3, 4])
+
+
+def test_dropout_acts_as_asked(job: Callable, rows: list[dict[str, Any]]) -> None:
+    """TRL's default sets every dropout to 0, whatever the parameter says."""
+    trainer, _ = set_up(job(lora_dropout=0.25), rows)
+    import torch
+
+    assert {m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+
+
+def test_work_leaves_log_scores_answers_and_facts(job: Callable, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    made = job(sampled_prompts=2, max_target_length=16, max_steps=5)
+    split = ["train"] * 4 + ["heldout"] * 3
+    files.write_jsonl(tmp_path / "dpo.jsonl", [row | {"split": s} for row, s in zip(rows, split, strict=True)])
+    dpo.work(made)
+    log = [row for row in files.read_jsonl(tmp_path / "log.jsonl") if "loss" in row]
+    tokenizer = prepare_model(made.parameters, made.paths.weights)[1]
+    pairs = [dpo.pair(row, made.template, tokenizer, made.parameters) for row in rows]
+    for side in ("chosen", "rejected"):
+        # One batch of four is one epoch of four.
+        assert log[0][f"lengths/{side}"] == sum(len(p[f"{side}_ids"]) for p in pairs[:4]) / 4
+    names = [f"{kind}/{side}" for kind in ("logps", "rewards") for side in ("chosen", "rejected")]
+    assert len(log) == 5 and {*names, "rewards/margins", "rewards/accuracies"} <= log[0].keys()
+    scores, sampled = (files.read_json(tmp_path / name) for name in ("heldout.json", "behaviour.json"))
+    for side in ("chosen", "rejected"):
+        assert scores[f"tokens_{side}"] == [len(p[f"{side}_ids"]) for p in pairs[4:]]
+        assert len(scores[f"reference_{side}"]) == 3 and scores[f"reference_{side}"] != scores[f"policy_{side}"]
+    assert sampled["prompts"] == [row["prompt"] for row in rows[4:6]] and sampled["max_new_tokens"] == 16
+    assert [len(sampled[who]["texts"]) for who in ("reference", "policy")] == [2, 2]
+    facts = files.read_json(tmp_path / "facts.json")
+    assert (facts["pairs"], facts["pairs_heldout"], facts["reference"]) == (4, 3, "live")
+    assert facts["step_zero_gap"] < dpo.GAP and "allow_high_lr" in facts["alarms"][0]

@@ -1,0 +1,69 @@
+"""What DPO did to the answers: alarms, lengths and repetition before and after, and some answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qilin_lib.evaluate.intervals import percentiles, resample_counts
+from qilin_lib.report.layout import Table
+from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report.tokens import box
+
+RESAMPLES = 1000
+SEED = 17
+# Row of the table, key in behaviour.json, factor.
+ROWS = (
+    ("tokens an answer", "tokens", 1),
+    ("answers cut, percent", "cut", 100),
+    ("repetition, percent", "repetition", 100),
+)
+
+
+def alarm_list(sentences: Sequence[str]) -> Html:
+    """The alarms of a training (`facts["alarms"]`), or that there is none."""
+    boxes = "".join(f"<div class='box'><div class='text'>{escape(sentence)}</div></div>" for sentence in sentences)
+    count = f"{len(sentences)} to look at" if sentences else "none of the known signs of a failed DPO"
+    return styled(CASE_STYLE, f"<div class='qm-case'><div class='head'>Alarms<span>{count}</span></div>{boxes}</div>")
+
+
+def behaviour_table(behaviour: Mapping[str, Any]) -> Table:
+    """Means over the sampled prompts of behaviour.json, and DPO - SFT with a 95 % bootstrap interval over prompts."""
+    rows = []
+    for name, key, factor in ROWS:
+        before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
+        gain = after - before
+        low, high = percentiles(resample_counts(len(gain), RESAMPLES, SEED) @ gain / len(gain))
+        rows.append(
+            [name, f"{before.mean():.1f}", f"{after.mean():.1f}", f"{gain.mean():+.1f} [{low:+.1f}, {high:+.1f}]"]
+        )
+    count = len(behaviour["policy"]["texts"])
+    notes = [
+        f"greedy answers to {count} held-out prompts, at most {behaviour['max_new_tokens']} tokens; cut = no end token "
+        "by then",
+        "repetition: share of character 4-grams that occurred before in the same answer (seq-rep-4, Welleck et al. "
+        "2020)",
+    ]
+    return Table(
+        "", "Answers before and after DPO", pd.DataFrame(rows, columns=["Metric", "SFT", "DPO", "DPO - SFT"]), notes
+    )
+
+
+def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
+    """The first `most` prompts with the answers of SFT and DPO side by side."""
+    cards = "".join(_card(behaviour, number) for number in range(min(most, len(behaviour["prompts"]))))
+    return styled(CASE_STYLE, cards)
+
+
+def _card(behaviour: Mapping[str, Any], number: int) -> str:
+    prompt = "".join(box(turn["role"], turn["content"]) for turn in behaviour["prompts"][number])
+    sides = ""
+    for name, who in (("SFT", "reference"), ("DPO", "policy")):
+        told = {key: values[number] for key, values in behaviour[who].items()}
+        title = f"{name}: {told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
+        sides += box(title, told["texts"])
+    head = f"<div class='head'>held-out prompt {number + 1}</div>"
+    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{sides}</div></div>"

@@ -1,0 +1,57 @@
+"""How a model answers: greedy answers to held-out prompts, their lengths, and how much they repeat themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def greedy(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int = 8
+) -> list[list[int]]:
+    """The greedy continuation of each prompt as token ids, without the end token; at most `max_new_tokens`.
+
+    Left-padded batches, longest prompts first; padding is masked and takes no position. The model's own
+    generation_config is set aside: Baichuan's has a repetition penalty, which would hide what is to be measured.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    end = tokenizer.eos_token_id
+    pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(
+        do_sample=False, use_cache=True, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=pad
+    )
+    device = next(model.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        width = len(prompts[rows[0]])
+        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows], device=device)
+        with torch.no_grad():
+            out = model.eval().generate(input_ids=ids, attention_mask=mask)
+        for i, written in zip(rows, out[:, width:].tolist(), strict=True):
+            answers[i] = written[: written.index(end)] if end in written else written
+    return answers
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Share of character n-grams that occurred earlier in the text: 1 - distinct / all; 0 for a text below n.
+
+    seq-rep-n of Welleck et al. 2020 (arXiv 1908.04319), on characters, since Chinese has no word boundaries.
+    """
+    grams = [text[i : i + n] for i in range(len(text) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def answers(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> dict[str, list[Any]]:
+    """{texts, tokens, cut, repetition}, one entry a prompt; cut = no end token within `max_new_tokens`."""
+    written = greedy(model, tokenizer, prompts, max_new_tokens)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+    return {
+        "texts": texts,
+        "tokens": [len(ids) for ids in written],
+        "cut": [len(ids) == max_new_tokens for ids in written],
+        "repetition": [round(repetition(text), 4) for text in texts],
+    }

@@ -1,0 +1,197 @@
+"""Cached reference log-probabilities: the same training as with a live reference, and never stale."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.tokens.template import BAICHUAN, PLAIN
+from qilin_lib.train import dpo, fit, reference
+
+PAIRS = [
+    {"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]},
+    {"prompt_ids": [6], "chosen_ids": [7], "rejected_ids": [8, 9]},
+]
+
+
+@pytest.fixture
+def job(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_path: Path) -> Callable[..., Any]:
+    """`job(name, **overrides)`: the child's job of a DPO on fourteen pairs, in its own folder, one cache for all."""
+    texts = sentences(42, 9)
+    data = tmp_path / "dpo.jsonl"
+    files.write_jsonl(
+        data,
+        (
+            {
+                "split": "train" if i < 10 else "heldout",
+                "prompt": [{"role": "user", "content": texts[3 * i]}],
+                "chosen": [{"role": "assistant", "content": texts[3 * i + 1]}],
+                "rejected": [{"role": "assistant", "content": texts[3 * i + 2]}],
+            }
+            for i in range(14)
+        ),
+    )
+
+    def make(name: str, **overrides: Any) -> SimpleNamespace:
+        small = {"sampled_prompts": 0, "max_steps": 4, "lora_dropout": 0.1, "max_heldout": 3} | overrides
+        paths = SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache", data=data)
+        parameters = training("05_dpo", **small)
+        return SimpleNamespace(parameters=parameters, out=tmp_path / name, template=BAICHUAN, paths=paths)
+
+    return make
+
+
+def trained(job: SimpleNamespace) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
+    """(log rows, final weights, facts) of a training."""
+    from safetensors.torch import load_file
+
+    job.out.mkdir()
+    dpo.work(job)
+    folder = job.out / ("model" if job.parameters.finetuning == "full" else "adapter")
+    weights = load_file(next(folder.glob("*.safetensors")))
+    return fit.read_log(job.out), weights, files.read_json(job.out / "facts.json")
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_cached_equals_live_step_by_step(kind: str, job: Callable) -> None:
+    """With dropout: computing the cache must not move the random numbers of the training."""
+    import torch
+
+    live, weights, facts = trained(job("live", finetuning=kind))
+    cached, weights_cached, facts_cached = trained(job("cached", finetuning=kind, precompute_ref_log_probs=True))
+    assert [facts["reference"], facts_cached["reference"]] == ["live", "cached, computed"]
+    assert len(live) == len(cached) == 4
+    for name in ("loss", "grad_norm", "rewards/margins", "rewards/chosen", "logps/rejected"):
+        values = [row[name] for row in live]
+        assert [row[name] for row in cached] == pytest.approx(values, rel=1e-5, abs=1e-5), name
+    # A margin that stays 0 would be equal too.
+    assert abs(live[-1]["rewards/margins"]) > 1e-3
+    for name, tensor in weights.items():
+        torch.testing.assert_close(weights_cached[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_other_rates_reuse_and_other_pairs_do_not(job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (job(name, precompute_ref_log_probs=True, max_steps=1) for name in ("first", "second"))
+    assert trained(first)[2]["reference"] == "cached, computed"
+    again = job("again", precompute_ref_log_probs=True, max_steps=1, beta=0.4, learning_rate=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(reference, "compute", lambda *_: pytest.fail("computed again"))
+        facts = trained(again)[2]
+    assert facts["reference"] == "cached, reused" and facts["step_zero_gap"] < dpo.GAP
+    stored = {path: path.read_bytes() for path in first.paths.cache.rglob("*.npy")}
+    rows = list(files.read_jsonl(first.paths.data))
+    rows[0]["chosen"][0]["content"] += "头痛"
+    files.write_jsonl(first.paths.data, rows)
+    # The held-out pairs are as before, the training pairs are not.
+    assert trained(second)[2]["reference"] == "cached, computed"
+    after = {path: path.read_bytes() for path in first.paths.cache.rglob("*.npy")}
+    assert len(stored) == 2 and len(after) == 3 and stored.items() <= after.items()
+
+
+def test_the_key_covers_weights_arithmetic_and_every_token() -> None:
+    weights, how = {"model.safetensors": "ab", "config.json": "cd"}, {"dtype": "float32", "quantised": False}
+    changed = [{**PAIRS[0], "chosen_ids": [3, 9]}, PAIRS[1]]
+    moved = [{**PAIRS[0], "chosen_ids": [3], "rejected_ids": [4, 5]}, PAIRS[1]]
+    keys = [
+        reference.key(weights, how, PAIRS),
+        reference.key({**weights, "model.safetensors": "ac"}, how, PAIRS),
+        reference.key(weights, {**how, "dtype": "bfloat16"}, PAIRS),
+        reference.key(weights, {**how, "quantised": True}, PAIRS),
+        *(reference.key(weights, how, pairs) for pairs in (changed, moved, PAIRS[::-1], PAIRS[:1], [])),
+    ]
+    assert len(set(keys)) == len(keys)
+    reordered = dict(reversed(weights.items()))
+    assert reference.key(reordered, how, [dict(reversed(p.items())) for p in PAIRS]) == keys[0]
+
+
+def test_the_arithmetic_names_template_precision_and_layout(job: Callable) -> None:
+    def found(template: Any = BAICHUAN, batch: int = 4, **overrides: Any) -> dict[str, Any]:
+        made = job("any", **overrides)
+        made.template = template
+        config = SimpleNamespace(_attn_implementation="sdpa")
+        trainer = SimpleNamespace(
+            model=SimpleNamespace(dtype="torch.float32", config=config),
+            accelerator=SimpleNamespace(mixed_precision="no", num_processes=1),
+            args=SimpleNamespace(per_device_eval_batch_size=batch),
+        )
+        return reference.arithmetic(trainer, made)
+
+    usual = found()
+    assert usual["versions"].keys() == {"torch", "transformers", "trl", "peft", "bitsandbytes"}
+    assert found(beta=0.5, learning_rate=1e-6, lora_r=16, label_smoothing=0.1, rpo_alpha=1.0) == usual
+    for other in (found(PLAIN), found(batch=2), found(finetuning="qlora")):
+        assert other != usual and reference.key({}, other, PAIRS) != reference.key({}, usual, PAIRS)
+
+
+def test_one_changed_weight_is_another_model(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model_dir, copy)
+    assert reference.weight_hashes(copy) == reference.weight_hashes(tiny_model_dir)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] += 1e-3
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    before, after = (reference.weight_hashes(folder) for folder in (tiny_model_dir, copy))
+    assert before.keys() == after.keys() == {"model.safetensors", "config.json"} and before != after
+    assert before["config.json"] == after["config.json"]
+
+
+def test_a_file_that_is_no_cache_is_refused_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "some.npy"
+    assert reference.load(path, 2) is None
+    values = np.array([[-1.5, -2.0], [-3.0, -4.25]], dtype=np.float32)
+    reference.store(path, values, {"pairs": 2})
+    assert reference.load(path, 2).tolist() == values.tolist()
+    assert files.read_json(path.with_suffix(".json")) == {"pairs": 2}
+    with pytest.raises(QilinError, match=r"some.npy: holds \(2, 2\) numbers, expected \(3, 2\)"):
+        reference.load(path, 3)
+    reference.store(path, np.array([[np.nan, 0.0]]), {})
+    with pytest.raises(QilinError, match="all finite; delete it"):
+        reference.load(path, 1)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(QilinError, match="some.npy: not readable as reference log-probabilities"):
+        reference.load(path, 1)
+
+
+def test_two_processes_share_one_cache(job: Callable, tmp_path: Path) -> None:
+    """Five pairs on two processes: the padding of the last batch must not become a sixth row."""
+    made = job("two", precompute_ref_log_probs=True, nproc_per_node=2, per_device_train_batch_size=2, max_steps=2)
+    files.write_json(
+        tmp_path / "job.json",
+        {
+            "parameters": vars(made.parameters),
+            "out": str(made.out),
+            "template": "baichuan",
+            "paths": {name: str(path) for name, path in vars(made.paths).items()},
+        },
+    )
+    made.out.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for expected in ("cached, computed", "cached, reused"):
+        done = subprocess.run(
+            [*command, "qilin_lib.train.dpo", str(tmp_path / "job.json")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        facts = files.read_json(made.out / "facts.json")
+        assert (facts["reference"], facts["processes"]) == (expected, 2)
+        shutil.rmtree(made.out)
+        made.out.mkdir()
+    shapes = sorted(np.load(path).shape for path in made.paths.cache.rglob("*.npy"))
+    assert shapes == [(3, 2), (10, 2)]
