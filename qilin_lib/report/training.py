@@ -22,23 +22,37 @@ def facts_table(facts: Mapping[str, Any], title: str = "What ran") -> Table:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, list | dict):
         return ", ".join(map(str, value))
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def perplexity_table(scores: Mapping[str, Any]) -> Table:
-    """Perplexity a token before and after, by kind of text, with 95 % bootstrap intervals over documents."""
+    """Perplexity before and after, by kind of text, with 95 % bootstrap intervals over documents.
+
+    A token, and a character where `scores` count them (DCPT): tokenizers differ in what a token is, not in that.
+    """
+    units = ["token"] + ["char"] * any("chars" in entry for entry in scores.values())
     rows = []
     for kind, entry in scores.items():
-        if not entry["tokens"]:
-            rows.append([kind, "0", "no items", "no items", "no items"])
-            continue
-        before, after, ratio = (_perplexity(entry, *names) for names in (("before",), ("after",), ("after", "before")))
-        rows.append([kind, str(len(entry["tokens"])), *(_cell(*value) for value in (before, after, ratio))])
+        row = [kind, str(len(entry["tokens"]))]
+        for unit in units:
+            row += _perplexities(entry, f"{unit}s")
+        rows.append(row)
     columns = ["Type", "documents", "before", "after", "after / before"]
     notes = ["perplexity a token, with a 95 % bootstrap interval over documents; a ratio below 1 is an improvement"]
+    if "char" in units:
+        columns += [f"{name}, a character" for name in columns[2:]]
+        notes.append("perplexity a character compares between tokenizers, perplexity a token does not")
     return Table("", "Held-out perplexity", pd.DataFrame(rows, columns=columns), notes)
+
+
+def _perplexities(entry: Mapping[str, Any], unit: str) -> list[str]:
+    """Cells for before, after and after / before."""
+    if not sum(entry.get(unit, [])):
+        return ["no items"] * 3
+    pairs = (("before", None), ("after", None), ("after", "before"))
+    return [_cell(*_perplexity(entry, moment, against, unit)) for moment, against in pairs]
 
 
 def improved(entry: Mapping[str, Any]) -> bool:
@@ -46,13 +60,38 @@ def improved(entry: Mapping[str, Any]) -> bool:
     return _perplexity(entry, "after", "before")[2] < 1
 
 
-def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None = None) -> tuple[float, float, float]:
-    """exp(-sum of log-probabilities / tokens), or the ratio of two such, with its bootstrap interval."""
-    tokens = np.array(entry["tokens"], dtype=float)
+def by_source(scores: Mapping[str, Any]) -> dict[str, dict[str, list]]:
+    """The held-out conversations of all parts as entries of `perplexity_table`, one a source (SFT)."""
+    grouped: dict[str, dict[str, list]] = {}
+    for entry in scores.values():
+        for i, source in enumerate(entry["source"]):
+            group = grouped.setdefault(source, {"tokens": [], "before": [], "after": []})
+            for name, values in group.items():
+                values.append(entry[name][i])
+    return grouped
+
+
+def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """What SFT took of every source: conversations read, each reason for not using one, and examples with repeats."""
+    rows = [[source, *map(_plain, count.values())] for source, count in counts.items()]
+    names = next(iter(counts.values()), {})
+    return Table(
+        "",
+        "Conversations by source",
+        pd.DataFrame(rows, columns=["Source", *(name.replace("_", " ") for name in names)], dtype=str),
+        ["read = not drawn + too long + no answer + used; an example is a use, repeats included"],
+    )
+
+
+def _perplexity(
+    entry: Mapping[str, Any], moment: str, against: str | None = None, unit: str = "tokens"
+) -> tuple[float, float, float]:
+    """exp(-sum of log-probabilities / units), or the ratio of two such, with its bootstrap interval."""
+    sizes = np.array(entry[unit], dtype=float)
     gain = np.array(entry[moment]) - (np.array(entry[against]) if against else 0.0)
-    counts = resample_counts(len(tokens), RESAMPLES, SEED)
-    low, high = percentiles(np.exp(-(counts @ gain) / (counts @ tokens)))
-    return float(np.exp(-gain.sum() / tokens.sum())), low, high
+    counts = resample_counts(len(sizes), RESAMPLES, SEED)
+    low, high = percentiles(np.exp(-(counts @ gain) / (counts @ sizes)))
+    return float(np.exp(-gain.sum() / sizes.sum())), low, high
 
 
 def preference_table(scores: Mapping[str, Any], beta: float) -> Table:

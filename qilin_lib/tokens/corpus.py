@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.tokens.pack import Blocks, load_blocks, pack
-from qilin_lib.tokens.statistics import count_tokens
-from qilin_lib.tokens.template import text_ids
+from qilin_lib.tokens.statistics import count_tokens, encoded, text_of
 
+Ids = Sequence[int]
 SETS = ("cpt", "sft", "dpo", "general")
 
 
 def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks:
     """Write cpt_train.npy, cpt_heldout.jsonl, general_heldout.jsonl, token_counts.json and packing.json into `out`.
 
-    With `max_cpt_tokens`, whole documents are drawn with `seed` until the next would exceed it; packing.json says how
-    many were left out.
+    With `max_cpt_tokens`, whole medical documents are drawn with `seed` until the next would exceed it. `replay_share`
+    (against forgetting: 01-ai/Yi#406, hiyouga/LlamaFactory#2526) adds general documents on top, so it does not count
+    against `max_cpt_tokens`. packing.json says what was packed, what was left out and which share was reached.
     """
     rows = list(files.read_jsonl(chimed / "cpt.jsonl"))
     for name, source in (("cpt", rows), ("general", files.read_jsonl(chimed / "general.jsonl"))):
         files.write_jsonl(out / f"{name}_heldout.jsonl", (row for row in source if row["split"] == "heldout"))
-    training = [row["text"] for row in rows if row["split"] == "train"]
-    encoded = tokenizer(training, add_special_tokens=False, split_special_tokens=True)["input_ids"] if training else []
-    drawn = draw(encoded, parameters.max_cpt_tokens, parameters.seed)
+    training = list(encoded((row["text"] for row in rows if row["split"] == "train"), tokenizer))
+    medical, general = draw(training, parameters.max_cpt_tokens, parameters.seed), []
+    if parameters.replay_share:
+        texts = list(encoded(replayable(chimed), tokenizer))
+        general = replay(texts, stream_length(medical), parameters.replay_share, parameters.seed)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    blocks = pack(drawn, parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
+    documents = mix(medical, general, parameters.seed)
+    blocks = pack(documents, parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
     blocks.save(out / "cpt_train.npy")
     counts = {name: count_tokens(files.read_jsonl(chimed / f"{name}.jsonl"), tokenizer) for name in SETS}
     files.write_json(out / "token_counts.json", {**counts, "tokenizer": tokenizer_name(tokenizer, parameters.base)})
     files.write_json(out / "packing.json", {
         "packing": parameters.packing, "block_size": parameters.block_size, "blocks": len(blocks.ids),
-        "documents": len(drawn), "documents_left_out": len(encoded) - len(drawn), "tokens": sum(map(len, drawn)),
-        "tokens_left_out": sum(map(len, encoded)) - sum(map(len, drawn)), "tokens_with_loss": blocks.useful_tokens,
+        "documents": len(documents), "documents_left_out": len(training) - len(medical),
+        "tokens": sum(map(len, documents)), "tokens_left_out": sum(map(len, training)) - sum(map(len, medical)),
+        "tokens_with_loss": blocks.useful_tokens,
+        "medical_documents": len(medical), "medical_tokens": sum(map(len, medical)),
+        "general_documents": len(general), "general_tokens": sum(map(len, general)),
+        "replay_share": parameters.replay_share,
+        "replay_share_reached": round(stream_length(general) / max(1, stream_length(documents)), 4),
     })  # fmt: skip
     return blocks
 
@@ -45,7 +55,7 @@ def load_tokens(out: Path) -> Blocks:
     return load_blocks(out / "cpt_train.npy")
 
 
-def draw(documents: list[list[int]], limit: int | None, seed: int) -> list[list[int]]:
+def draw(documents: list[Ids], limit: int | None, seed: int) -> list[Ids]:
     """Documents in a seeded order, until the next would take the sum of tokens above `limit` (None = all)."""
     order = random.Random(f"{seed} documents").sample(range(len(documents)), len(documents))
     kept, total = [], 0
@@ -57,11 +67,55 @@ def draw(documents: list[list[int]], limit: int | None, seed: int) -> list[list[
     return kept
 
 
+def replayable(chimed: Path) -> list[str]:
+    """Texts of general.jsonl for training; what any set holds out, by id or by text, is none of them.
+
+    The sets have held-out shares of their own, so a general record may be training text here and held out of SFT.
+    """
+    ids, texts = set(), set()
+    for name in SETS:
+        held = [row for row in files.read_jsonl(chimed / f"{name}.jsonl") if row["split"] == "heldout"]
+        ids |= {row["id"] for row in held}
+        texts |= {text_of(row) for row in held}
+    rows = (row for row in files.read_jsonl(chimed / "general.jsonl") if row["split"] == "train")
+    return [row["text"] for row in rows if row["id"] not in ids and row["text"] not in texts]
+
+
+def replay(documents: list[Ids], medical_tokens: int, share: float, seed: int) -> list[Ids]:
+    """Documents in a seeded order, whole, until they are `share` (0 <= share < 1) of all tokens, ends included.
+
+    The last one may go beyond; if all together are too few, all are taken, and none twice.
+    """
+    wanted = medical_tokens * share / (1 - share)
+    kept: list[Ids] = []
+    total = 0
+    for index in random.Random(f"{seed} replay").sample(range(len(documents)), len(documents)):
+        if total >= wanted:
+            break
+        kept.append(documents[index])
+        total += len(documents[index]) + 1
+    return kept
+
+
+def mix(medical: list[Ids], general: list[Ids], seed: int) -> list[Ids]:
+    """Both in one seeded order; without general documents the order of the medical ones stays as it is."""
+    if not general:
+        return medical
+    both = medical + general
+    return random.Random(f"{seed} mix").sample(both, len(both))
+
+
+def stream_length(documents: list[Ids]) -> int:
+    """Tokens that documents take in the packed stream: their own and one end each."""
+    return sum(map(len, documents)) + len(documents)
+
+
 def lengths(rows: Iterable[dict[str, Any]], tokenizer: Any) -> dict[str, list[int]]:
     """{source: tokens of each row}, for a histogram against block_size."""
     result: dict[str, list[int]] = {}
-    for row in rows:
-        result.setdefault(row["source"], []).append(len(text_ids(tokenizer, row["text"])))
+    first, second = tee(rows)
+    for row, ids in zip(first, encoded((row["text"] for row in second), tokenizer), strict=True):
+        result.setdefault(row["source"], []).append(len(ids))
     return result
 
 

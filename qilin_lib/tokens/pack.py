@@ -7,7 +7,7 @@ token; `naive` lets documents see each other (MeetKai/functionary#265 measures t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,22 +35,25 @@ class Blocks:
 
 
 def load_blocks(path: Path) -> Blocks:
-    """Read what `Blocks.save` wrote."""
-    return Blocks(*np.load(path))
+    """Read what `Blocks.save` wrote; the pages of a large file are shared by all processes that train on it."""
+    return Blocks(*np.load(path, mmap_mode="r"))
 
 
 def pack(
-    documents: Iterable[list[int]], block_size: int, eos_id: int, pad_id: int, packing: str = "isolated"
+    documents: Sequence[Sequence[int]], block_size: int, eos_id: int, pad_id: int, packing: str = "isolated"
 ) -> Blocks:
-    """Pack token lists into blocks. Every token of every document, and one EOS each, stands in exactly one block."""
-    stream: list[int] = []
-    starts: list[bool] = []
+    """Pack documents (token ids) into blocks. Every token, and one EOS a document, stands in exactly one block."""
+    length = sum(map(len, documents)) + len(documents)
+    padding = -length % block_size
+    stream = np.full(length + padding, pad_id, dtype=np.int32)
+    begins = np.zeros(length + padding, dtype=bool)
+    at = 0
     for document in documents:
-        stream += [*document, eos_id]
-        starts += [True] + [False] * len(document)
-    padding = -len(stream) % block_size
-    ids = np.array(stream + [pad_id] * padding, dtype=np.int32).reshape(-1, block_size)
-    begins = np.array(starts + [False] * padding, dtype=bool).reshape(ids.shape)
+        begins[at] = True
+        stream[at : at + len(document)] = document
+        at += len(document) + 1
+        stream[at - 1] = eos_id
+    ids, begins = stream.reshape(-1, block_size), begins.reshape(-1, block_size)
     labels = ids.copy()
     if padding:
         labels[-1, block_size - padding :] = IGNORE

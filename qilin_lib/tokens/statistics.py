@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice, tee
 from typing import Any
+
+import numpy as np
 
 
 def text_of(row: dict[str, Any]) -> str:
@@ -14,24 +17,28 @@ def text_of(row: dict[str, Any]) -> str:
     return "\n".join(turn["content"] for turn in turns)
 
 
+def encoded(texts: Iterable[str], tokenizer: Any, batch: int = 1000) -> Iterator[np.ndarray]:
+    """Token ids (int32) of each text, without template or EOS. In batches, which the tokenizer works on in parallel;
+    as arrays, because a list of Python numbers takes nine times their space."""
+    for start in batches(texts, batch):
+        for ids in tokenizer(start, add_special_tokens=False, split_special_tokens=True)["input_ids"]:
+            yield np.asarray(ids, dtype=np.int32)
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
 def count_tokens(rows: Iterable[dict[str, Any]], tokenizer: Any, batch: int = 1000) -> dict[str, dict[str, int]]:
     """{source: {samples, tokens, chars, bytes}}; tokens of the text alone, without template or EOS."""
     counts: dict[str, dict[str, int]] = {}
-    waiting: list[tuple[str, str]] = []
-    for row in rows:
-        waiting.append((row["source"], text_of(row)))
-        if len(waiting) == batch:
-            _add(counts, waiting, tokenizer)
-            waiting = []
-    _add(counts, waiting, tokenizer)
-    return counts
-
-
-def _add(counts: dict[str, dict[str, int]], texts: list[tuple[str, str]], tokenizer: Any) -> None:
-    if not texts:
-        return
-    encoded = tokenizer([text for _, text in texts], add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    for (source, text), ids in zip(texts, encoded, strict=True):
-        entry = counts.setdefault(source, {"samples": 0, "tokens": 0, "chars": 0, "bytes": 0})
+    first, second = tee(rows)
+    for row, ids in zip(first, encoded(map(text_of, second), tokenizer, batch), strict=True):
+        text = text_of(row)
+        entry = counts.setdefault(row["source"], {"samples": 0, "tokens": 0, "chars": 0, "bytes": 0})
         for name, amount in (("samples", 1), ("tokens", len(ids)), ("chars", len(text)), ("bytes", len(text.encode()))):
             entry[name] += amount
+    return counts

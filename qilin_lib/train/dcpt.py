@@ -30,31 +30,31 @@ def train(stage: Stage) -> dict[str, Any]:
     )
 
 
-def work(job: SimpleNamespace) -> None:
-    """The child's part: train, then compare base and trained model on held-out medical and general documents."""
+def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
+    """transformers' Trainer on packed blocks; the loss of a step is the mean over all its tokens that carry one, of
+    all micro-batches and processes (transformers#34191)."""
     from transformers import Trainer, TrainingArguments
 
-    parameters = job.parameters
-    model, _ = shared.prepare_model(parameters, job.paths.weights)
-    blocks = load_blocks(job.paths.blocks)
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(**shared.arguments(parameters, job.out)),
-        train_dataset=BlockRows(blocks),
-        data_collator=stack,
-    )
+    arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
+    return Trainer(model=model, args=arguments, train_dataset=BlockRows(blocks), data_collator=stack)
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part: train, then compare base and trained model on held-out medical and general documents."""
+    model, _ = shared.prepare_model(job.parameters, job.paths.weights)
+    trainer = make_trainer(job, model, load_blocks(job.paths.blocks))
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():
-        facts["tokens_seen"] = round(
-            blocks.useful_tokens * facts["steps_done"] * facts["global_batch_size"] / len(blocks.ids)
-        )
-        facts["tokens_per_second"] = round(facts["tokens_seen"] / facts["train_seconds"])
         files.write_json(job.out / "heldout.json", heldout(job))
         files.write_json(job.out / "facts.json", facts)
 
 
 def heldout(job: SimpleNamespace) -> dict[str, Any]:
-    """Per-document log-likelihoods: {"medical"|"general": {before, after, tokens, chars}}."""
+    """Per-document log-likelihoods: {"medical"|"general": {before, after, tokens, chars}}.
+
+    `tokens` are the scored ones (no first token; the end counts), `chars` the characters that they complete, so that
+    likelihoods a character compare between tokenizers. Documents are cut at the context's length.
+    """
     device = "cuda:0" if job.parameters.gpus else "cpu"
     tokenizer = load_tokenizer(job.paths.weights)
     result: dict[str, Any] = {}
@@ -64,10 +64,36 @@ def heldout(job: SimpleNamespace) -> dict[str, Any]:
             texts = [row["text"] for row in files.read_jsonl(path)][: job.parameters.max_heldout]
             sequences = documents(texts, tokenizer, _context(model))
             entry = result.setdefault(
-                kind, {"tokens": [label_count(labels) for _, labels in sequences], "chars": [len(t) for t in texts]}
+                kind,
+                {
+                    "tokens": [label_count(labels) for _, labels in sequences],
+                    "chars": scored_characters(texts, tokenizer, _context(model)),
+                },
             )
             entry[moment] = sequence_logprobs(model, sequences).round(6).tolist()
     return result
+
+
+def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list[int]:
+    """Characters of each text that tokens 2 to `max_length` complete: those of the first token are never predicted.
+
+    A character spelled in several byte tokens counts with the last of them. Needs a fast tokenizer (offsets).
+    """
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return [
+        _completed(text, spans, max_length) - _completed(text, spans, 1)
+        for text, spans in zip(texts, encoded["offset_mapping"], strict=True)
+    ]
+
+
+def _completed(text: str, spans: list[tuple[int, int]], count: int) -> int:
+    """Characters that the first `count` tokens spell to their end; `spans` are the (start, end) of all tokens."""
+    if count >= len(spans):
+        return len(text)
+    # The next token starts inside the last one's span if both spell a part of the same character.
+    return min(spans[count][0], spans[count - 1][1])
 
 
 def _context(model: Any) -> int:

@@ -10,24 +10,38 @@ from typing import Any
 import pytest
 
 from qilin_lib import files
-from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, tokenise
+from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, mix, replay, replayable, tokenise
+from qilin_lib.tokens.pack import pack
 
 DOCUMENTS = [[i] * (i % 7 + 1) for i in range(40)]
 
 
 def settings(**changes: Any) -> SimpleNamespace:
-    values = {"max_cpt_tokens": None, "seed": 5, "block_size": 32, "packing": "isolated", "base": "tiny"}
+    values = {
+        "max_cpt_tokens": None,
+        "seed": 5,
+        "block_size": 32,
+        "packing": "isolated",
+        "base": "tiny",
+        "replay_share": 0.0,
+    }
     return SimpleNamespace(**{**values, **changes})
 
 
 @pytest.fixture
 def chimed(tmp_path: Path, sentences: Callable) -> Path:
     rows = [
-        {"source": f"s{i % 2}", "text": text, "split": "heldout" if i % 5 == 0 else "train"}
+        {"id": f"s{i % 2}-{i:06}", "source": f"s{i % 2}", "text": text, "split": "heldout" if i % 5 == 0 else "train"}
         for i, text in enumerate(sentences(30, 6))
     ]
     for name in SETS:
-        files.write_jsonl(tmp_path / "chimed" / f"{name}.jsonl", rows if name == "cpt" else rows[:10])
+        if name != "general":
+            files.write_jsonl(tmp_path / "chimed" / f"{name}.jsonl", rows if name == "cpt" else rows[:10])
+    general = [
+        {"id": f"g-{i:06}", "source": "g", "text": text, "split": "heldout" if i % 5 == 0 else "train"}
+        for i, text in enumerate(sentences(10, 7))
+    ]
+    files.write_jsonl(tmp_path / "chimed" / "general.jsonl", general)
     (tmp_path / "out").mkdir()
     return tmp_path / "chimed"
 
@@ -97,3 +111,104 @@ def test_lengths_by_source(chimed: Path, tiny_tokenizer: Any) -> None:
     found = lengths(rows, tiny_tokenizer)
     assert {source: len(values) for source, values in found.items()} == {"s0": 15, "s1": 15}
     assert found["s0"][0] == len(tiny_tokenizer.encode(rows[0]["text"], add_special_tokens=False))
+
+
+# --- replay of general text -------------------------------------------------------------------------------------------
+
+
+def packed_documents(blocks: Any, eos: int) -> list[list[int]]:
+    """The documents in packed blocks, in their order; what follows the last end is padding."""
+    documents: list[list[int]] = [[]]
+    for token in blocks.ids.ravel().tolist():
+        if token == eos:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return documents[:-1]
+
+
+def ids_of(chimed: Path, name: str, split: str, tokenizer: Any) -> list[list[int]]:
+    rows = [row for row in files.read_jsonl(chimed / f"{name}.jsonl") if row["split"] == split]
+    return [tokenizer.encode(row["text"], add_special_tokens=False) for row in rows]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.5])
+@pytest.mark.parametrize("medical", [1, 40, 90])
+def test_replay_takes_whole_documents_until_the_share_is_reached(share: float, medical: int) -> None:
+    kept, everything = replay(DOCUMENTS, medical, share, 1), replay(DOCUMENTS, 10**6, share, 1)
+    assert kept == everything[: len(kept)] and sorted(everything) == sorted(DOCUMENTS)
+    tokens = [len(document) + 1 for document in kept]
+    assert sum(tokens) >= share * (medical + sum(tokens)) - 1e-9
+    assert sum(tokens[:-1]) < share * (medical + sum(tokens[:-1]))
+
+
+def test_replay_is_drawn_with_the_seed_and_repeats_nothing() -> None:
+    assert replay(DOCUMENTS, 50, 0.5, 1) == replay(DOCUMENTS, 50, 0.5, 1) != replay(DOCUMENTS, 50, 0.5, 2)
+    assert len(replay(DOCUMENTS, 10**6, 0.9, 1)) == len(DOCUMENTS)
+    assert replay(DOCUMENTS, 50, 0.0, 1) == replay(DOCUMENTS, 0, 0.5, 1) == replay([], 50, 0.5, 1) == []
+
+
+def test_mix_keeps_all_and_spreads_the_general_ones() -> None:
+    medical, general = [[i] for i in range(100)], [[i] for i in range(100, 120)]
+    mixed = mix(medical, general, 3)
+    assert sorted(mixed) == medical + general and mixed == mix(medical, general, 3) != mix(medical, general, 4)
+    places = [place for place, (token,) in enumerate(mixed) if token >= 100]
+    assert min(places) < 40 and max(places) > 80
+    assert mix(medical, [], 3) == medical
+
+
+def test_without_replay_the_blocks_are_those_of_the_medical_documents(chimed: Path, tiny_tokenizer: Any) -> None:
+    out = chimed.parent / "out"
+    tokenise(chimed, out, tiny_tokenizer, settings())
+    documents = draw(ids_of(chimed, "cpt", "train", tiny_tokenizer), None, 5)
+    pack(documents, 32, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id).save(out / "expected.npy")
+    assert (out / "cpt_train.npy").read_bytes() == (out / "expected.npy").read_bytes()
+    note = files.read_json(out / "packing.json")
+    assert note["general_documents"] == note["general_tokens"] == note["replay_share_reached"] == 0
+
+
+@pytest.mark.parametrize("share, limit", [(0.1, None), (0.4, 300)])
+def test_replay_goes_into_the_blocks_and_is_counted(
+    share: float, limit: int | None, chimed: Path, tiny_tokenizer: Any
+) -> None:
+    out = chimed.parent / "out"
+    blocks = tokenise(chimed, out, tiny_tokenizer, settings(replay_share=share, max_cpt_tokens=limit))
+    note = files.read_json(out / "packing.json")
+    medical, general = (ids_of(chimed, name, "train", tiny_tokenizer) for name in ("cpt", "general"))
+    packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
+    of_general = [document for document in packed if document in general]
+    assert sorted(d for d in packed if d not in general) == sorted(draw(medical, limit, 5))
+    assert 0 < len(of_general) < 8 and len({tuple(d) for d in of_general}) == len(of_general)
+    assert (note["medical_documents"], note["general_documents"]) == (len(packed) - len(of_general), len(of_general))
+    assert note["documents"] == len(packed) and note["tokens"] == note["medical_tokens"] + note["general_tokens"]
+    assert note["general_tokens"] == sum(map(len, of_general))
+    reached = (note["general_tokens"] + len(of_general)) / (note["tokens"] + len(packed))
+    assert note["replay_share"] == share <= reached == pytest.approx(note["replay_share_reached"], abs=1e-4)
+    assert note["documents"] - note["general_documents"] + note["documents_left_out"] == 24
+
+
+def test_too_little_general_text_is_taken_once_and_said(chimed: Path, tiny_tokenizer: Any) -> None:
+    out = chimed.parent / "out"
+    blocks = tokenise(chimed, out, tiny_tokenizer, settings(replay_share=0.9))
+    note = files.read_json(out / "packing.json")
+    assert note["replay_share"] == 0.9 > 0.5 > note["replay_share_reached"] > 0
+    packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
+    both = ids_of(chimed, "cpt", "train", tiny_tokenizer) + ids_of(chimed, "general", "train", tiny_tokenizer)
+    assert sorted(packed) == sorted(both) and note["general_documents"] == 8
+
+
+def test_nothing_that_any_set_holds_out_is_replayed(chimed: Path, tiny_tokenizer: Any) -> None:
+    """Shares of the sets differ: g-000001 is held out of SFT by its id, g-000002 out of DPO by its text."""
+    general = list(files.read_jsonl(chimed / "general.jsonl"))
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    files.write_jsonl(chimed / "sft.jsonl", [{"id": "g-000001", "source": "g", "split": "heldout", "messages": turns}])
+    files.write_jsonl(
+        chimed / "dpo.jsonl", [{"id": "x", "source": "g", "split": "heldout", "text": general[2]["text"]}]
+    )
+    expected = [general[i]["text"] for i in (3, 4, 6, 7, 8, 9)]
+    assert replayable(chimed) == expected
+    blocks = tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings(replay_share=0.9))
+    packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
+    held = [general[i]["text"] for i in (0, 1, 2, 5)]
+    held += [row["text"] for row in files.read_jsonl(chimed / "cpt.jsonl") if row["split"] == "heldout"]
+    assert not [text for text in held if tiny_tokenizer.encode(text, add_special_tokens=False) in packed]
