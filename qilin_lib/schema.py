@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -127,7 +127,7 @@ class Sft(Training):
     max_target_length: int = Field(ge=8)
     max_length: int = Field(ge=16)
     packing: bool
-    source_weights: dict[str, float] | None
+    source_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None
 
     @model_validator(mode="after")
     def _one_turn_fits(self) -> Sft:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
+from qilin_lib.models import attention as documents
 
 
 def quiet_libraries() -> None:
@@ -26,10 +27,13 @@ def load_tokenizer(path: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False, device: str = "cpu") -> Any:
+def load_model(
+    path: str | Path, dtype: str = "float32", quantised: bool = False, device: str = "cpu", attention: str = "sdpa"
+) -> Any:
     """A causal language model. `quantised` loads linear layers as NF4 with double quantisation (QLoRA, Dettmers 2023).
 
-    `dtype` is that of weights, or of the arithmetic if quantised. The cache of keys and values is off: with it on,
+    `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`,
+    or "documents" (`models.attention`) to train on packed rows. The cache of keys and values is off: with it on,
     transformers ignores position ids that restart and packed documents see each other. Raises QilinError if the
     weights are not safetensors.
     """
@@ -37,6 +41,8 @@ def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()
+    if attention == documents.NAME:
+        documents.register()
     if Path(path).is_dir() and not list(Path(path).glob("*.safetensors")):
         raise QilinError(f"{path}: holds no .safetensors file; pickled weights are not loaded, convert them first")
     kind = getattr(torch, dtype)
@@ -51,6 +57,7 @@ def load_model(path: str | Path, dtype: str = "float32", quantised: bool = False
         path,
         dtype=kind,
         quantization_config=quantisation,
+        attn_implementation=attention,
         device_map={"": device},
         use_safetensors=True,
         trust_remote_code=False,

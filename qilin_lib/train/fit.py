@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files, runs
+from qilin_lib.models import attention as documents
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer
@@ -17,7 +18,7 @@ from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES
-from qilin_lib.train import checkpoints, launch, saving, speed
+from qilin_lib.train import checkpoints, launch, saving, speed, tracking
 
 
 def open_stage(parameters: Any) -> Stage:
@@ -28,6 +29,7 @@ def open_stage(parameters: Any) -> Stage:
     stage = runs.inspect_stage(parameters)
     if not stage.up_to_date:
         launch.check_gpus(parameters)
+        tracking.check(parameters)
         checkpoints.refuse_changed(stage)
     return runs.open_stage(parameters)
 
@@ -86,7 +88,9 @@ def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
     # AdamW on bfloat16 weights loses small updates to rounding: full training keeps fp32 weights under autocast. With
     # DeepSpeed the optimizer has its own fp32 copy.
     kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
-    model = load_model(weights, kind, quantised, device)
+    # The isolation of packed rows for the price of plain causal attention; DPO's rows are padded and have a mask.
+    packed = parameters.notebook == "03_dcpt" or (parameters.notebook == "04_sft" and parameters.packing)
+    model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa")
     if parameters.finetuning != "full":
         model = add_lora(model, parameters, quantised)
     return model, load_tokenizer(weights)
@@ -118,7 +122,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "save_steps": parameters.save_steps,
         "seed": parameters.seed,
         "data_seed": parameters.seed,
-        "report_to": parameters.report_to,
+        **tracking.arguments(parameters, out),
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": parameters.gpus > 0,
@@ -135,6 +139,11 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     expected = launch.processes(parameters)
     if trainer.accelerator.num_processes != expected:
         raise RuntimeError(f"{expected} processes were asked for, {trainer.accelerator.num_processes} take part")
+    if trainer.args.n_gpu > 1:
+        raise RuntimeError(
+            f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
+            "CUDA_VISIBLE_DEVICES, or gpus to their number"
+        )
     if parameters.finetuning == "qlora":
         # TRL casts the adapter of a quantised model to bfloat16, but a resume reloads it as fp32: keep it fp32.
         for weight in trainer.model.parameters():
@@ -145,12 +154,13 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     checkpoint = checkpoints.last(job.out / "checkpoints")
     meter = speed.Meter(trainer)
     started = time.time()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with checkpoints.naming_failed_writes(job.out / "checkpoints"):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.time() - started
     measured = meter.facts(seconds, parameters)
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    return {**_what_ran(trainer, job, checkpoint), "train_loss": round(result.training_loss, 4), **measured}
+    return {**_what_ran(trainer, job, checkpoint), **measured}
 
 
 def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:
@@ -164,13 +174,23 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
         "steps_planned": trainer.state.max_steps,
         "steps_done": trainer.state.global_step,
         "resumed_from": checkpoint.name if checkpoint else None,
+        "train_loss": _mean_loss(job.out),
         "dtype_observed": sorted({str(p.dtype).removeprefix("torch.") for p in trainer.model.parameters()}),
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        # Under ZeRO-3 a process holds a slice; `ds_numel` is the whole.
+        "trainable_parameters": sum(
+            getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad
+        ),
         "finetuning": parameters.finetuning,
         "template": job.template.name,
         "template_sha256": job.template.sha256,
         "optimizer": type(trainer.optimizer).__name__,
     }
+
+
+def _mean_loss(stage_dir: Path) -> float | None:
+    """Mean of the logged losses: the trainer's own figure forgets what came before a resume."""
+    losses = [row["loss"] for row in read_log(stage_dir) if "loss" in row]
+    return round(sum(losses) / len(losses), 4) if losses else None
 
 
 def read_log(stage_dir: Path) -> list[dict[str, Any]]:

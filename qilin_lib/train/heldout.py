@@ -40,7 +40,7 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
 
 def label_count(labels: list[int]) -> int:
     """Tokens that count in `sequence_logprobs`."""
-    return sum(label != IGNORE for label in labels[1:])
+    return int(sum(label != IGNORE for label in labels[1:]))
 
 
 def documents(texts: list[str], tokenizer: Any, max_length: int) -> list[tuple[list[int], list[int]]]:
