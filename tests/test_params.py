@@ -13,7 +13,7 @@ from qilin_lib import params
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
-PROFILES = ("full_a100", "qlora_24gb", "released_code", "smoke")
+PROFILES = ("full_a100", "qlora_24gb", "released_code", "smoke", "smollm2_cpu")
 SMOKE = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
 
 

@@ -71,7 +71,7 @@ def document_attention(
 # device a batch instead of one a layer.
 @lru_cache(maxsize=1)
 def runs(position_ids: Any, rows: int, version: int) -> tuple[tuple[int, int], ...]:
-    """(count, length) of neighbouring documents of equal length, through all rows of `position_ids`, (rows or 1, tokens).
+    """(count, length) of neighbouring documents of equal length, through all rows; `position_ids`: (rows or 1, tokens).
 
     A document ends where the next position is not one more, which is transformers' own rule, and at a row's end.
     """

@@ -110,7 +110,7 @@ def _master(parameters: Any) -> tuple[str, str]:
     return host, os.environ.get("MASTER_PORT", PORT)
 
 
-def dry_run(parameters: Any, module: str) -> None:
+def dry_run(parameters: Any) -> None:
     """With `dry_run: true`: print the command that this notebook would train with, as one would paste it, and end the
     notebook without an error (papermill takes SystemExit(0) for success and stops there). Else: nothing at all.
 
@@ -121,7 +121,7 @@ def dry_run(parameters: Any, module: str) -> None:
     job = runs.runs_dir() / parameters.run / parameters.notebook / "job.json"
     if job.is_relative_to(Path.cwd()):
         job = job.relative_to(Path.cwd())
-    words = command(parameters, module, job)
+    words = command(parameters, f"qilin_lib.train.{parameters.notebook.split('_')[1]}", job)
     print(f"dry_run: {parameters.notebook} would write {job} and train with")
     print(" ".join(f'"{word}"' if UNSET in word else shlex.quote(word) for word in words))
     if any(UNSET in word for word in words):

@@ -116,7 +116,7 @@ def test_one_node_needs_no_srun_in_slurm(slurm: None) -> None:
 
 
 def test_without_dry_run_nothing_is_shown(capsys: pytest.CaptureFixture) -> None:
-    launch.dry_run(wanted(8), "qilin_lib.train.dpo")
+    launch.dry_run(wanted(8))
     assert capsys.readouterr().out == ""
 
 
@@ -129,21 +129,21 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "available_gpus", lambda: pytest.fail("torch was asked"))
     with pytest.raises(SystemExit) as ended:
-        launch.dry_run(wanted(8, dry_run=True), "qilin_lib.train.dpo")
+        launch.dry_run(wanted(8, dry_run=True))
     assert ended.value.code == 0 and not folder.exists()
     line = capsys.readouterr().out.splitlines()[1]
     job = Path("my runs/r/05_dpo/job.json")
     assert shlex.split(line) == launch.command(wanted(8), "qilin_lib.train.dpo", job)
     monkeypatch.chdir("/")
     with pytest.raises(SystemExit):
-        launch.dry_run(wanted(1, dry_run=True), "qilin_lib.train.dpo")
+        launch.dry_run(wanted(1, dry_run=True))
     line = capsys.readouterr().out.splitlines()[1]
     assert shlex.split(line)[-1] == str(folder.relative_to("/") / "r/05_dpo/job.json")
 
 
 def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        launch.dry_run(wanted(8, 2, dry_run=True), "m")
+        launch.dry_run(wanted(8, 2, dry_run=True))
     _, line, remark = capsys.readouterr().out.splitlines()
     pasted = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {line}"], env={"MASTER_ADDR": "node7"}, capture_output=True, text=True, check=True
@@ -159,7 +159,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     first = nbformat.v4.new_code_cell("gpus = None\ndry_run = None")
     first.metadata["tags"] = ["parameters"]
     load = 'from qilin_lib import params\nfrom qilin_lib.train import launch\nP = params.load("05_dpo", globals())'
-    call = 'launch.dry_run(P, "qilin_lib.train.dpo")'
+    call = 'launch.dry_run(P)'
     made.cells = [first, *(nbformat.v4.new_code_cell(source) for source in (load, call, 'print("trained")'))]
     nbformat.write(made, tmp_path / "small.ipynb")
     papermill = [sys.executable, "-m", "papermill", "small.ipynb", "done.ipynb", "--no-progress-bar"]

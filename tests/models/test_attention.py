@@ -1,0 +1,256 @@
+"""Attention over packed rows: the numbers of transformers' sdpa with its isolation mask, without a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_lib import files
+from qilin_lib.models import attention
+from qilin_lib.models.adapters import add_lora
+from qilin_lib.models.load import load_model
+from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import dcpt, sft
+from qilin_lib.train.fit import prepare_model
+
+WIDTH = 24
+# Documents of every row, by length: a row is what they fill.
+LAYOUTS = {
+    "many": [[5, 1, 1, 7, 2, 8]],
+    "one": [[24]],
+    "ends-with-one-token": [[23, 1]],
+    "begins-with-one-token": [[1, 23]],
+    "equal": [[6, 6, 6, 6], [6, 6, 6, 6]],
+    "rows": [[24], [24], [10, 14], [3, 3, 3, 15], [14, 10], [10, 14]],
+    "padding-as-a-document": [[20, 4], [24], [9, 15]],
+    "single-tokens": [[1] * 24, [24]],
+}
+
+
+def batch(layout: list[list[int]], vocabulary: int = 90) -> dict[str, Any]:
+    """Random ids; positions and labels as packing makes them: a document's first token is not learned."""
+    import torch
+
+    positions = torch.tensor([[place for length in row for place in range(length)] for row in layout])
+    ids = torch.from_numpy(np.random.default_rng(3).integers(6, vocabulary, tuple(positions.shape)))
+    return {"input_ids": ids, "position_ids": positions, "labels": ids.masked_fill(positions == 0, -100)}
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["grouped-heads", "own-heads"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA of two layers and four query heads on two or four heads of keys, wide weights: neighbours would show."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=request.param, max_position_embeddings=128, initializer_range=0.15,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("llama")
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def passed(model: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(logits, gradients by name) of a training pass."""
+    model.zero_grad()
+    output = model.train()(**given)
+    output.loss.backward()
+    return output.logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def furthest(found: tuple[Any, dict[str, Any]], expected: tuple[Any, dict[str, Any]]) -> float:
+    """The largest difference of a logit or a gradient."""
+    assert found[1].keys() == expected[1].keys() and found[1]
+    pairs = [(found[0], expected[0]), *((found[1][name], expected[1][name]) for name in found[1])]
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+def of_kind(kind: str, folder: Path, name: str, training: Callable) -> Any:
+    """A model with attention `name`; "lora" with an adapter that is not zero any more."""
+    import torch
+
+    model = load_model(folder, attention=name)
+    if kind == "lora":
+        torch.manual_seed(6)
+        model = add_lora(model, training("03_dcpt"), False)
+        for weight_name, weight in model.named_parameters():
+            if "lora_B" in weight_name:
+                torch.nn.init.normal_(weight, std=0.05)
+        model.enable_input_require_grads()
+    if kind != "full":
+        model.gradient_checkpointing_enable()
+    assert model.config._attn_implementation == name
+    return model
+
+
+@pytest.mark.parametrize("kind", ["full", "checkpointing", "lora"])
+def test_logits_and_gradients_are_those_of_the_isolation_mask(kind: str, folder: Path, training: Callable) -> None:
+    ours, theirs = (of_kind(kind, folder, name, training) for name in ("documents", "sdpa"))
+    for name, layout in LAYOUTS.items():
+        given = batch(layout)
+        assert furthest(passed(ours, given), passed(theirs, given)) < 1e-5, name
+
+
+def test_the_bound_means_something(folder: Path) -> None:
+    """Without isolation the same batches have other logits, and each document alone has ours."""
+    import torch
+
+    ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
+    for name in ("many", "rows", "padding-as-a-document"):
+        given = batch(LAYOUTS[name])
+        with torch.no_grad():
+            found = ours(**given).logits
+            naive = theirs(input_ids=given["input_ids"]).logits
+            for ids, logits, lengths in zip(given["input_ids"], found, LAYOUTS[name], strict=True):
+                parts = zip(ids.split(lengths), logits.split(lengths), strict=True)
+                for alone, together in parts:
+                    assert torch.allclose(theirs(input_ids=alone[None]).logits[0], together, atol=1e-5)
+        assert (found - naive).abs().max() > 0.1, name
+
+
+def test_rows_without_restart_are_plain_causal_attention(folder: Path) -> None:
+    """Naive blocks: one call of the same kernel on the same numbers, so equality to the last bit."""
+    import torch
+
+    blocks = pack([[7, 8, 9, 10], [11, 12], list(range(20, 60))], WIDTH, 3, 0, "naive")
+    given = dcpt.stack([(blocks.ids[i], blocks.positions[i], blocks.labels[i]) for i in range(len(blocks.ids))])
+    ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
+    with torch.no_grad():
+        found = ours(**given).logits
+        assert torch.equal(found, theirs(input_ids=given["input_ids"]).logits)
+        assert torch.equal(found, ours(input_ids=given["input_ids"]).logits), "positions that transformers makes"
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_documents_are_called_by_runs_of_equal_length(name: str) -> None:
+    positions = batch(LAYOUTS[name])["position_ids"]
+    found = attention.runs(positions, len(positions), 0)
+    assert [length for count, length in found for _ in range(count)] == [n for row in LAYOUTS[name] for n in row]
+    assert all(one[1] != other[1] for one, other in zip(found, found[1:], strict=False))
+
+
+def test_positions_written_in_place_are_read_anew(folder: Path) -> None:
+    import torch
+
+    ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
+    given, other = batch(LAYOUTS["many"]), batch([[12, 12]])
+    with torch.no_grad():
+        before = ours(**given).logits
+        given["position_ids"].copy_(other["position_ids"])
+        after = ours(**given).logits
+        assert torch.allclose(after, theirs(**given).logits, atol=1e-5)
+    assert (before - after).abs().max() > 0.1
+
+
+# --- what it is not for -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [2, 4])
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_attention_mask_is_refused(dimensions: int, padded: bool, folder: Path) -> None:
+    """Also one that hides nothing: with it transformers ignores position ids that restart."""
+    import torch
+
+    model, given = load_model(folder, attention="documents"), batch(LAYOUTS["many"])
+    mask = torch.ones(1, WIDTH, dtype=torch.long) if dimensions == 2 else torch.ones(1, 1, WIDTH, WIDTH).bool().tril()
+    if padded:
+        mask[..., :4] = 0
+    with pytest.raises(ValueError, match='load the model with attention="sdpa"'):
+        model(**given, attention_mask=mask)
+
+
+def test_generation_is_refused_where_it_is_not_plain_causal_attention(folder: Path) -> None:
+    """A cache that holds tokens, or a padded row; all else is a row of one document."""
+    import torch
+
+    ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
+    ids = batch(LAYOUTS["one"])["input_ids"]
+    settings = {"min_new_tokens": 3, "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    with pytest.raises(ValueError, match="keys of the same tokens"):
+        ours.generate(input_ids=ids, use_cache=True, **settings)
+    mask = torch.ones_like(ids)
+    mask[:, :4] = 0
+    with pytest.raises(ValueError, match="takes no attention mask"):
+        ours.generate(input_ids=ids, attention_mask=mask, use_cache=False, **settings)
+    found, expected = (model.generate(input_ids=ids, use_cache=False, **settings) for model in (ours, theirs))
+    assert found.shape == (1, WIDTH + 3) and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_empty_cache_does_not_undo_the_isolation(checkpointing: bool, folder: Path) -> None:
+    """With a cache transformers' own mask forgets the documents; ours never asks it."""
+    import torch
+
+    ours, theirs = (load_model(folder, attention=name).train() for name in ("documents", "sdpa"))
+    if checkpointing:
+        ours.gradient_checkpointing_enable()
+    given = batch(LAYOUTS["many"])
+    found, expected = ours(**given, use_cache=True).logits, theirs(**given).logits
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_layer_that_passes_no_positions_or_a_window_is_refused() -> None:
+    import torch
+
+    states = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(ValueError, match="needs position_ids"):
+        attention.document_attention(torch.nn.Module(), states, states, states, None)
+    with pytest.raises(ValueError, match="sliding window"):
+        attention.no_mask(q_length=4, kv_length=4, local_size=2)
+
+
+# --- who asks for it --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("notebook", "changed", "expected"),
+    [
+        ("03_dcpt", {}, "documents"),
+        ("03_dcpt", {"finetuning": "full"}, "documents"),
+        ("03_dcpt", {"finetuning": "qlora"}, "documents"),
+        ("04_sft", {"packing": True}, "documents"),
+        ("04_sft", {"packing": False}, "sdpa"),
+        ("05_dpo", {}, "sdpa"),
+    ],
+)
+def test_training_on_packed_rows_asks_for_it(
+    notebook: str, changed: dict[str, Any], expected: str, training: Callable, tiny_model_dir: Path
+) -> None:
+    model, _ = prepare_model(training(notebook, **changed), tiny_model_dir)
+    assert model.config._attn_implementation == expected
+
+
+def test_packed_conversations_train_on_it(training: Callable, tiny_model_dir: Path, tiny_tokenizer: Any) -> None:
+    """SFT's own batch: padding is a document, and only labelled positions reach the vocabulary."""
+    turns = [[("user", "咳嗽" * n), ("assistant", "多喝水" * m)] for n, m in ((3, 5), (9, 2), (1, 1), (4, 4), (2, 7))]
+    examples = [
+        BAICHUAN.encode_with_labels([{"role": r, "content": c} for r, c in turn], tiny_tokenizer, 90, 90)
+        for turn in turns
+    ]
+    given = sft.collate(examples, pad_id=0, max_length=60, packing=True)
+    assert (given["position_ids"][:, 1:] == 0).sum() > len(given["input_ids"])
+    ours, theirs = (load_model(tiny_model_dir, attention=name) for name in ("documents", "sdpa"))
+    assert furthest(passed(ours, given), passed(theirs, given)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_no_saved_file_names_it(kind: str, training: Callable, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Whoever loads the trained model has transformers' own attention."""
+    model, _ = prepare_model(training("03_dcpt", finetuning=kind), tiny_model_dir)
+    model.save_pretrained(tmp_path)
+    saved = {
+        path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.suffix in (".json", ".md")
+    }
+    assert ("config.json" if kind == "full" else "adapter_config.json") in saved
+    assert not [name for name, text in saved.items() if "attn_implementation" in text or '"documents"' in text]
+    if kind == "full":
+        assert files.read_json(tmp_path / "config.json")["model_type"] == "llama"
+        assert load_model(tmp_path).config._attn_implementation == "sdpa"
