@@ -56,6 +56,8 @@ def document_attention(
     rows, _, tokens, _ = query.shape
     # Written in place the ids are another key: the cache must not answer for what they were.
     documents = runs(position_ids, rows, position_ids._version)
+    if documents == ((rows, tokens),):
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
     # All rows as one stream. `split` and not slices: its gradient is one concatenation, a slice's is a whole stream.
     sizes = [count * length for count, length in documents]
     streams = [states.transpose(1, 2).flatten(0, 1).split(sizes) for states in (query, key, value)]

@@ -159,7 +159,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     first = nbformat.v4.new_code_cell("gpus = None\ndry_run = None")
     first.metadata["tags"] = ["parameters"]
     load = 'from qilin_lib import params\nfrom qilin_lib.train import launch\nP = params.load("05_dpo", globals())'
-    call = 'launch.dry_run(P)'
+    call = "launch.dry_run(P)"
     made.cells = [first, *(nbformat.v4.new_code_cell(source) for source in (load, call, 'print("trained")'))]
     nbformat.write(made, tmp_path / "small.ipynb")
     papermill = [sys.executable, "-m", "papermill", "small.ipynb", "done.ipynb", "--no-progress-bar"]
