@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from qilin_lib.models import attention as documents
 
 
 def quiet_libraries() -> None:
-    """No progress bars for loading, and no warning of DeepSpeed's that a machine without a GPU has none."""
+    """No progress bars for loading, and none of the warnings that a user of this kit can do nothing about: DeepSpeed's
+    that there is no GPU, bitsandbytes' that an optional kernel is missing, peft's use of a renamed attribute."""
     import torch
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

@@ -114,7 +114,7 @@ class BlockRows:
 
 
 def stack(rows: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
-    """Batch of blocks; position ids that restart keep attention inside a document, so no mask is passed."""
+    """Batch of blocks; position ids that restart keep attention inside a document (models.attention), without a mask."""
     import numpy as np
     import torch
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from qilin_lib import params
 from qilin_lib.evaluate.items import huatuo_items
+from qilin_lib.models import attention
 from qilin_lib.models.tiny import new_model
 from qilin_lib.sample.render import raw_dir
 from qilin_lib.tokens.pack import pack
@@ -104,7 +105,10 @@ def ways(size: int, steps: int, documents: list[list[int]], tokenizer: Any, shap
     for packing in ("isolated", "naive"):
         blocks = pack(documents, size, tokenizer.eos_token_id, tokenizer.pad_token_id, packing)
         useful = (blocks.labels[:, 1:] >= 0).sum() / len(blocks.ids)
-        made[packing] = (dcpt.make_trainer(job, new_model(shape, tokenizer, 1), blocks), float(useful))
+        model = new_model(shape, tokenizer, 1)
+        # What fit.prepare_model gives a model that is trained on blocks.
+        model.set_attn_implementation("documents")
+        made[packing] = (dcpt.make_trainer(job, model, blocks), float(useful))
     from transformers import PrinterCallback
 
     watched = {}
@@ -139,6 +143,7 @@ def main(show: Callable[[str], None] = print) -> None:
     import torch
 
     torch.set_num_threads(given.threads)
+    attention.register()
     text = texts(given.characters)
     shape = params.load("02_tokenize", {"profile": "smoke"}).tiny
     tokenizer = train_tokenizer(text, shape.vocab_size, shape.max_position_embeddings)
