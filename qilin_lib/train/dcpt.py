@@ -114,7 +114,7 @@ class BlockRows:
 
 
 def stack(rows: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
-    """Batch of blocks; position ids that restart keep attention inside a document (models.attention), without a mask."""
+    """Batch of blocks; position ids that restart keep attention inside a document (models.attention)."""
     import numpy as np
     import torch
 

@@ -107,9 +107,8 @@ def examples(
 def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: bool) -> dict[str, Any]:
     """Conversations as the model's arguments: rows of at most `max_length` tokens, or a row each without `packing`.
 
-    Attention stays inside a conversation because its positions restart (see `load_model`: no cache). transformers turns
-    that into a mask for sdpa, eager and flex attention. Flash attention's own implementation isolates by positions only
-    a batch of one row; models here are never loaded with it. Only positions whose next token is labelled reach the
+    Attention stays inside a conversation because its positions restart: `models.attention` goes by them in packed rows,
+    transformers' own mask in others (no cache: `load_model`). Only positions whose next token is labelled reach the
     vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
     """
     import torch
