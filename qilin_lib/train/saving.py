@@ -26,14 +26,17 @@ def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if parameters.finetuning == "full":
         _save_full(model, state, parameters.dtype, job.out / "model")
-        load_tokenizer(weights).save_pretrained(job.out / "model")
-        return
-    # DPO's frozen reference is an adapter too, and no part of the result.
-    model.save_pretrained(job.out / "adapter", selected_adapters=["default"], state_dict=state)
-    adapters.describe(
-        job.out / "adapter", weights, parameters.finetuning == "qlora", parameters.dtype, job.template.sha256
-    )
-    adapters.merge(weights, job.out / "adapter", job.out / "model")
+    else:
+        # DPO's frozen reference is an adapter too, and no part of the result.
+        model.save_pretrained(job.out / "adapter", selected_adapters=["default"], state_dict=state)
+        adapters.describe(
+            job.out / "adapter", weights, parameters.finetuning == "qlora", parameters.dtype, job.template.sha256
+        )
+        adapters.merge(weights, job.out / "adapter", job.out / "model")
+    tokenizer = load_tokenizer(weights)
+    # A base from elsewhere brings a chat template of its own, which this model was not trained with.
+    tokenizer.chat_template = job.template.jinja(tokenizer.eos_token)
+    tokenizer.save_pretrained(job.out / "model")
 
 
 def refuse_apart(trainer: Any) -> None:

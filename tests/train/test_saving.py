@@ -13,7 +13,7 @@ from qilin_lib import files
 from qilin_lib.models.adapters import weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.tiny import new_model
-from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.tokens.template import BAICHUAN, PLAIN, Template
 from qilin_lib.train import fit, saving
 
 
@@ -21,7 +21,7 @@ from qilin_lib.train import fit, saving
 def saved(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..., tuple[Any, Path]]:
     """`saved(**parameters)`: a trainer of the tiny model, its weights moved as by training, and what was saved."""
 
-    def make(**overrides: Any) -> tuple[Any, Path]:
+    def make(template: Template = BAICHUAN, **overrides: Any) -> tuple[Any, Path]:
         import torch
         from transformers import Trainer, TrainingArguments
 
@@ -35,7 +35,7 @@ def saved(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[
                 if weight.requires_grad:
                     weight.add_(torch.randn_like(weight) * 0.02)
         trainer = Trainer(model=model, args=TrainingArguments(**fit.arguments(parameters, tmp_path)))
-        job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN)
+        job = SimpleNamespace(parameters=parameters, out=tmp_path, template=template)
         saving.save(trainer, job, tiny_model_dir)
         return trainer, tmp_path
 
@@ -112,3 +112,10 @@ def test_processes_that_trained_apart_are_found(difference: float) -> None:
             saving.refuse_apart(trainer)
     else:
         assert saving.refuse_apart(trainer) is None
+
+
+@pytest.mark.parametrize("finetuning", ["lora", "full"])
+def test_the_template_that_was_trained_replaces_the_base_s_own(finetuning: str, saved: Callable) -> None:
+    _, out = saved(finetuning=finetuning, template=PLAIN)
+    asked = [{"role": "user", "content": "痛"}]
+    assert load_tokenizer(out / "model").apply_chat_template(asked, tokenize=False) == "问：痛\n"
