@@ -16,13 +16,15 @@ SEED = 17
 
 
 def facts_table(facts: Mapping[str, Any], title: str = "What ran") -> Table:
-    """What really ran, as the child process reported it: steps, batch, precision, speed."""
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items() if name != "template_sha256"]
+    """What really ran, as the child process reported it: steps, batch, precision, speed. What has a table of its own
+    (counts by source) is left to that."""
+    shown = {name: value for name, value in facts.items() if name != "template_sha256" and not isinstance(value, dict)}
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in shown.items()]
     return Table("", title, pd.DataFrame(rows, columns=["What", "Value"], dtype=str))
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, list | dict):
+    if isinstance(value, list):
         return ", ".join(map(str, value))
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 

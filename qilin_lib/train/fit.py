@@ -29,6 +29,7 @@ def open_stage(parameters: Any) -> Stage:
     stage = runs.inspect_stage(parameters)
     if not stage.up_to_date:
         launch.check_gpus(parameters)
+        launch.check_compiler(parameters)
         tracking.check(parameters)
         checkpoints.refuse_changed(stage)
     return runs.open_stage(parameters)

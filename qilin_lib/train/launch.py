@@ -36,13 +36,17 @@ def available_gpus() -> int:
 
 
 def check_gpus(parameters: Any) -> None:
-    """QilinError with one sentence when this machine lacks the GPUs that are asked for, or what stands in for them:
-    on the CPU DeepSpeed compiles its collectives when it starts (op_builder/cpu/comm.py)."""
+    """QilinError with one sentence when more GPUs are asked for than this machine has."""
     if parameters.gpus and parameters.gpus > (found := available_gpus()):
         raise QilinError(
             f"{parameters.notebook}: gpus = {parameters.gpus}, but this machine has {found} CUDA "
             f"device{'s' * (found != 1)}; nearest valid: gpus = {found}{' (the CPU)' * (found == 0)}"
         )
+
+
+def check_compiler(parameters: Any) -> None:
+    """QilinError when DeepSpeed is to run on a CPU without a C++ compiler: it compiles its collectives when it starts
+    (op_builder/cpu/comm.py)."""
     # torch's builder takes CXX, or c++.
     compiler = os.environ.get("CXX", "c++")
     if parameters.gpus == 0 and parameters.deepspeed and shutil.which(compiler) is None:

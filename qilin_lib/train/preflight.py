@@ -12,6 +12,7 @@ from typing import Any
 
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
+from qilin_lib.models.load import quiet_libraries
 from qilin_lib.models.shapes import Census, census, shape
 from qilin_lib.train import flops, launch, memory
 from qilin_lib.train.memory import Batch
@@ -147,6 +148,7 @@ def estimate(parameters: Any) -> Preflight:
     Shape and block size come from the run's 02_tokenize if it is there, else from the profile. Raises QilinError if the
     shape of the base model is not to be had on this machine.
     """
+    quiet_libraries()
     stage = runs.runs_dir() / parameters.run / "02_tokenize"
     tokenize = params.load("02_tokenize", {"profile": parameters.profile})
     made = (stage / "base.json").exists()

@@ -212,14 +212,14 @@ def test_deepspeed_on_the_cpu_needs_a_compiler(
     monkeypatch.delenv("CXX", raising=False)
     if chosen:
         monkeypatch.setenv("CXX", chosen)
-    launch.check_gpus(wanted(0))
+    launch.check_compiler(wanted(0))
     with pytest.raises(
         QilinError, match=rf"05_dpo: deepspeed = zero2 on the CPU .*no C\+\+ compiler \('{re.escape(found)}'"
     ):
-        launch.check_gpus(wanted(0, deepspeed="zero2"))
+        launch.check_compiler(wanted(0, deepspeed="zero2"))
     (tmp_path / found).write_text("#!/bin/sh\n", encoding="utf-8")
     (tmp_path / found).chmod(0o755)
-    launch.check_gpus(wanted(0, deepspeed="zero2"))
+    launch.check_compiler(wanted(0, deepspeed="zero2"))
 
 
 # --- what a run shows and keeps ---------------------------------------------------------------------------------------
