@@ -17,21 +17,23 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
+from qilin_lib.schema import Training
 from qilin_lib.tokens.template import TEMPLATES
 from qilin_lib.train import checkpoints, launch, saving, speed, tracking
 
 
 def open_stage(parameters: Any) -> Stage:
-    """`runs.open_stage` for a training notebook, after the machine was found to have the GPUs that are asked for.
+    """`runs.open_stage` for a notebook that trains or evaluates, after the machine was found to have what it asks for.
 
     The order matters: opening a stage with new parameters clears what the old ones made.
     """
     stage = runs.inspect_stage(parameters)
     if not stage.up_to_date:
         launch.check_gpus(parameters)
-        launch.check_compiler(parameters)
-        tracking.check(parameters)
-        checkpoints.refuse_changed(stage)
+        if isinstance(parameters, Training):
+            launch.check_compiler(parameters)
+            tracking.check(parameters)
+            checkpoints.refuse_changed(stage)
     return runs.open_stage(parameters)
 
 
