@@ -76,8 +76,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--steps", type=int, default=20)
+    options.add_argument("--threads", type=int, default=2)
     chosen = options.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(chosen.threads)
     rates: dict[bool, list[float]] = {True: [], False: []}
     making: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder:
