@@ -149,7 +149,7 @@ class Dpo(Training):
     beta: float = Field(gt=0)
     label_smoothing: float = Field(ge=0, lt=0.5)
     rpo_alpha: float | None = Field(gt=0)
-    sampled_prompts: int = Field(ge=1)
+    sampled_prompts: int = Field(ge=0)
     precompute_ref_log_probs: bool
     allow_high_lr: bool
 
