@@ -50,7 +50,7 @@ def test_an_answer_ends_before_its_end_token(model: Any, tiny_tokenizer: Any, pr
     import copy
 
     answer = one_by_one(model, prompts[0], 14, -1)
-    ender = copy.copy(tiny_tokenizer)
+    ender = copy.deepcopy(tiny_tokenizer)
     ender.eos_token = tiny_tokenizer.convert_ids_to_tokens(answer[4])
     expected = [one_by_one(model, prompt, 14, answer[4]) for prompt in prompts]
     assert expected[0] == answer[: answer.index(answer[4])] and len(expected[0]) < 14
