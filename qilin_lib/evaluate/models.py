@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template
+from qilin_lib.tokens.template import PLAIN, Template, as_trained
 
 STAGES = {"base": "02_tokenize", "dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
 
@@ -36,13 +35,7 @@ def template(stage: Stage, name: str) -> Template:
     if name in ("base", "dcpt"):
         return PLAIN
     facts = files.read_json(stage.parent(STAGES[name]) / "facts.json")
-    found = TEMPLATES.get(facts["template"])
-    if found is None or found.sha256 != facts["template_sha256"]:
-        raise QilinError(
-            f"model '{name}' was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which "
-            f"is not the one in qilin_lib/tokens/template.py now: run notebooks/{STAGES[name]}.ipynb again"
-        )
-    return found
+    return as_trained(facts, f"model '{name}'", STAGES[name])
 
 
 def _loader(stage: Stage, name: str) -> Callable[[], Any]:

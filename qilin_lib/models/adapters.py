@@ -40,8 +40,8 @@ def add_lora(model: Any, parameters: Any, quantised: bool) -> Any:
     return get_peft_model(model, lora_config(parameters))
 
 
-def weights_sha256(folder: str | Path) -> str:
-    """Hex sha256 over the names and bytes of a model's weight files and config.json: the exact weights, and no others.
+def weight_hashes(folder: str | Path) -> dict[str, str]:
+    """sha256 by name of the files that say what a model computes: every .safetensors and config.json.
 
     QilinError if `folder` holds no safetensors.
     """
@@ -49,8 +49,15 @@ def weights_sha256(folder: str | Path) -> str:
     if not found:
         raise QilinError(f"{folder}: holds no .safetensors file, so nothing says which weights these are")
     hashes = {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found}
-    hashes["config.json"] = files.sha256_file(Path(folder) / "config.json")
-    return files.sha256_text(json.dumps(hashes, sort_keys=True))
+    return {**hashes, "config.json": files.sha256_file(Path(folder) / "config.json")}
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """Hex sha256 over the names and bytes of a model's weight files and config.json: the exact weights, and no others.
+
+    QilinError if `folder` holds no safetensors.
+    """
+    return files.sha256_text(json.dumps(weight_hashes(folder), sort_keys=True))
 
 
 @cache

@@ -10,6 +10,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.adapters import lora_config
 from qilin_lib.models.load import quiet_libraries
+from qilin_lib.models.tiny import SHAPE
 from qilin_lib.params import ROOT
 
 _LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -35,15 +36,6 @@ KNOWN: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
     "smollm2": _SMOLLM2_135M,
 }
-_TINY_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-)
 
 
 def shape(base: str | Path, tiny: Any = None) -> Any:
@@ -58,7 +50,9 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     if name == "tiny":
         if tiny is None:
             raise QilinError("base = 'tiny': its shape stands in the profile under tokenize.tiny, which was not given")
-        return LlamaConfig(**{field: getattr(tiny, field) for field in _TINY_FIELDS}, tie_word_embeddings=False)
+        return LlamaConfig(
+            **{field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)}, tie_word_embeddings=False
+        )
     folder = ROOT / name
     if folder.is_dir():
         return _from_folder(folder)

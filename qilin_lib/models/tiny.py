@@ -17,6 +17,15 @@ from qilin_lib.tokens.template import choose
 from qilin_lib.tokens.tokenizer import train_tokenizer
 
 Progress = Callable[[str], None]
+# Fields that `schema.Tiny` and `LlamaConfig` share; the vocabulary's size is the tokenizer's.
+SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
 
 
 def tiny_base(
@@ -57,14 +66,6 @@ def new_model(shape: Any, tokenizer: Any, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     quiet_libraries()
-    fields = (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-    )
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         tie_word_embeddings=False,
@@ -72,7 +73,7 @@ def new_model(shape: Any, tokenizer: Any, seed: int) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **{name: getattr(shape, name) for name in fields},
+        **{name: getattr(shape, name) for name in SHAPE},
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

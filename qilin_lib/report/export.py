@@ -16,7 +16,7 @@ from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.report import card
-from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template
+from qilin_lib.tokens.template import PLAIN, Template, as_trained
 
 STAGES = {"dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
 # Whose weights a stage's adapter sits on.
@@ -184,13 +184,7 @@ def _template(name: str, facts: dict[str, Any]) -> Template:
     """What the model is asked in: plain text before any conversation was learnt, as 06_eval does it."""
     if name == "03_dcpt":
         return PLAIN
-    found = TEMPLATES.get(facts["template"])
-    if found is None or found.sha256 != facts["template_sha256"]:
-        raise QilinError(
-            f"{name} was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is not "
-            f"the one in qilin_lib/tokens/template.py now: run notebooks/{name}.ipynb again"
-        )
-    return found
+    return as_trained(facts, name, name)
 
 
 def _scores(run_dir: Path, name: str, digest: str) -> dict[str, Any] | None:

@@ -107,6 +107,17 @@ def choose(name: str, tokenizer: Any) -> Template:
     return BAICHUAN if _has_tokens(tokenizer, BAICHUAN) else PLAIN
 
 
+def as_trained(facts: dict[str, Any], who: str, notebook: str) -> Template:
+    """The template that a stage's `facts` name; QilinError, about `who`, if the code has another one by that name."""
+    found = TEMPLATES.get(facts["template"])
+    if found is None or found.sha256 != facts["template_sha256"]:
+        raise QilinError(
+            f"{who} was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is not "
+            f"the one in qilin_lib/tokens/template.py now: run notebooks/{notebook}.ipynb again"
+        )
+    return found
+
+
 def _has_tokens(tokenizer: Any, template: Template) -> bool:
     return all(len(_ids(tokenizer, tag)) == 1 for tag in (template.user_open, template.assistant_open))
 

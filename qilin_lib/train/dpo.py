@@ -17,6 +17,7 @@ from typing import Any
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import weight_hashes
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import IGNORE, Template
@@ -50,7 +51,7 @@ def check_weights(weights: Path, manifest: dict[str, Any]) -> None:
     """QilinError unless the files in `weights` that make a model are those that stage `manifest` wrote."""
     written = {Path(name): entry["sha256"] for name, entry in manifest["outputs"].items()}
     listed = {path.name: digest for path, digest in written.items() if path.parent.name == weights.name}
-    for name, found in reference.weight_hashes(weights).items():
+    for name, found in weight_hashes(weights).items():
         if found != listed.get(name):
             raise QilinError(
                 f"{weights / name}: sha256 {found[:12]}, but {manifest['stage']} wrote "

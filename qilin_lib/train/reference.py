@@ -18,13 +18,9 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import weight_hashes
 
 COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
-
-
-def weight_hashes(folder: Path) -> dict[str, str]:
-    """sha256 by name of the files that say what a model computes: every .safetensors and config.json."""
-    return {p.name: files.sha256_file(p) for p in sorted([*folder.glob("*.safetensors"), folder / "config.json"])}
 
 
 def arithmetic(trainer: Any, job: SimpleNamespace) -> dict[str, Any]:
