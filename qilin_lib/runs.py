@@ -36,7 +36,7 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "07_case_study": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval"),
 }
 # These parameters do not change what a stage makes: names, the number of workers, where training is reported.
-OUTSIDE_KEY = frozenset({"run", "profile", "workers", "dry_run", "report_to"})
+OUTSIDE_KEY = frozenset({"run", "profile", "workers", "processes", "dry_run", "report_to"})
 PACKAGES = (
     "torch",
     "transformers",

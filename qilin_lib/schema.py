@@ -163,15 +163,58 @@ class Dpo(Training):
         return self
 
 
+class Finetune(BaseModel):
+    """Training of a baseline on a benchmark's own train split before it answers (paper §4.2: LoRA r 8, alpha 16)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    on: Literal["cmexam", "huatuo"]
+    finetuning: Literal["full", "lora"]
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    per_device_train_batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, lt=1)
+    lora_r: int = Field(default=8, ge=1)
+    lora_alpha: int = Field(default=16, ge=1)
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    max_source_length: int = Field(default=256, ge=8)
+    max_target_length: int = Field(default=256, ge=8)
+
+
+class Baseline(BaseModel):
+    """A further model of Tables 4-6, one line of the profile.
+
+    `model`: a stage of this run, a local folder, a hub id, or the model's name at `endpoint` (an OpenAI-compatible
+    base URL). `template`: "chat" is the tokenizer's own or the server's. `shots`: null = as `eval.shots`.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str = Field(min_length=1)
+    template: Literal["plain", "baichuan", "chat"] = "plain"
+    shots: int | None = Field(default=None, ge=0, le=5)
+    finetune: Finetune | None = None
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    api_key_env: str = "OPENAI_API_KEY"
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    timeout: float = Field(default=60.0, gt=0)
+    price_per_million_input: float | None = Field(default=None, ge=0)
+    price_per_million_output: float | None = Field(default=None, ge=0)
+
+
 class Evaluate(Strict):
     """06_eval (paper §4.1, §4.3)."""
 
-    gpus: int = Field(ge=0, le=1)
+    gpus: int = Field(ge=0)
+    processes: int | None = Field(ge=1)
     models: list[Literal["base", "dcpt", "sft", "dpo"]]
+    baselines: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()-]*$")], Baseline]
     benchmarks: list[Literal["ceval", "cmexam", "huatuo"]]
+    protocols: list[Literal["fixed", "released"]] = Field(min_length=1)
     dtype: Literal["float32", "bfloat16"]
     shots: int = Field(ge=0, le=5)
-    ceval_split: Literal["val", "test"]
+    ceval_subjects: list[str] | None
+    ceval_split: Literal["dev", "val", "test"]
     cmexam_split: Literal["val", "test"]
     max_items_ceval_per_subject: int | None = Field(ge=1)
     max_items_cmexam: int | None = Field(ge=1)
