@@ -185,7 +185,8 @@ class Baseline(BaseModel):
     """A further model of Tables 4-6, one line of the profile.
 
     `model`: a stage of this run, a local folder, a hub id, or the model's name at `endpoint` (an OpenAI-compatible
-    base URL). `template`: "chat" is the tokenizer's own or the server's. `shots`: null = as `eval.shots`.
+    base URL). `template`: "chat" is the tokenizer's own or the server's. `shots`: null = as `eval.shots`; `benchmarks`:
+    null = all of the run.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -193,6 +194,7 @@ class Baseline(BaseModel):
     model: str = Field(min_length=1)
     template: Literal["plain", "baichuan", "chat"] = "plain"
     shots: int | None = Field(default=None, ge=0, le=5)
+    benchmarks: list[Literal["ceval", "cmexam", "huatuo"]] | None = None
     finetune: Finetune | None = None
     endpoint: str | None = Field(default=None, pattern=r"^https?://")
     api_key_env: str = "OPENAI_API_KEY"

@@ -1,105 +1,184 @@
 """Who answers: a causal language model of transformers.
 
-Both kinds of answer depend on the prompt's tokens alone: batches are left-padded, padding is masked and takes no
-position, and results come back in input order whatever the batch size.
+A call gets one chunk of prompts and is one batch. Scores come from a chunk's content alone, bit for bit, whatever was
+scored before. Greedy text in float32 is that of the prompt alone, whatever batch it is in and however it is padded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.prompts import Prompt
 
-Progress = Callable[[int], None]
-"""Called after each batch with the number of prompts it finished."""
+MASKED = ("sdpa", "eager")
+PACK_TOKENS = 512
+"""Tokens of different prompts in one forward when choices are scored: attention's waste is quadratic in it."""
+TIE = 1e-4
+"""A gap between two logits, relative to the largest, that float32 arithmetic in another batch could turn round."""
 
 
 class TransformersBackend:
     """A loaded model, its tokenizer and the template it was trained with; `context` is its longest input in tokens."""
 
+    likelihood = True
+
     def __init__(self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str) -> None:
         self.model = model.to(device).eval() if not getattr(model, "hf_device_map", None) else model.eval()
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
-        self.context = int(model.config.max_position_embeddings)
-        self.stop_ids = _stop_ids(model, tokenizer)
+        self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.stop_ids = stop_ids(model, tokenizer)
+        self._prefix: tuple[tuple[int, ...], list[tuple[Any, Any]]] = ((), [])
 
-    def choice_logprobs(
-        self, prompt_ids: list[list[int]], choices: list[str], reply_prefix: str = "", progress: Progress | None = None
-    ) -> list[dict[str, float]]:
-        """Natural log-probability of each choice as the next token, one dict a prompt; one forward pass each.
+    def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
+        """Natural log-probability of each choice as the next token, one dict a prompt.
 
-        `reply_prefix` is the text that the prompts end with. QilinError when a choice is not one token after it.
+        Prompts with the same first `shared` tokens read one cache of keys and values: it is computed alone, once, and
+        kept until another one is needed. The rest of the prompts stands side by side in one sequence, each with its own
+        positions and a mask that hides the others (no padding, and no copy of the cache for every prompt).
+        QilinError when a choice is not one token after the prompt's `reply_prefix`, when a prompt is longer than the
+        context, or for a model without full attention and explicit positions: windows, ALiBi, recurrence.
         """
         import torch
 
-        ids = [single_token(self.tokenizer, reply_prefix, choice) for choice in choices]
-        results: list[dict[str, float]] = [{} for _ in prompt_ids]
-        for batch in self._batches(prompt_ids, new_tokens=0):
-            with torch.inference_mode():
-                inputs = self._padded([prompt_ids[index] for index in batch])
-                logits = self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-            for index, row in zip(batch, logits.log_softmax(-1)[:, ids].tolist(), strict=True):
-                results[index] = dict(zip(choices, row, strict=True))
-            _tell(progress, len(batch))
+        self._check(prompts, 0)
+        if reason := self._unmaskable():
+            raise QilinError(
+                f"model type '{self.model.config.model_type}' cannot score choices: {reason}; needed are full "
+                "attention in every layer (sdpa or eager) and explicit positions, as in LLaMA, Qwen2, Mistral, GPT-2"
+            )
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            groups.setdefault(_shared(prompt), []).append(index)
+        forced = {prompt.reply_prefix for prompt in prompts}
+        tokens = {words: [single_token(self.tokenizer, words, choice) for choice in choices] for words in forced}
+        results: list[dict[str, float]] = [{} for _ in prompts]
+        for prefix, members in groups.items():
+            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
+            for pack in _packs(rests):
+                with torch.inference_mode():
+                    rows = self._last_logits(prefix, [rests[index] for index in pack]).log_softmax(-1)
+                for index, row in zip(pack, rows, strict=True):
+                    values = row[tokens[prompts[index].reply_prefix]].tolist()
+                    results[index] = dict(zip(choices, values, strict=True))
         return results
 
-    def generate(self, prompt_ids: list[list[int]], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
-        """Greedy continuation of each prompt as text, up to the end token (left out) or `max_new_tokens`."""
-        results = [""] * len(prompt_ids)
-        for batch in self._batches(prompt_ids, max_new_tokens):
-            texts = self._greedy([prompt_ids[index] for index in batch], max_new_tokens)
-            for index, ids in zip(batch, texts, strict=True):
-                results[index] = self.tokenizer.decode(ids, skip_special_tokens=True)
-            _tell(progress, len(batch))
-        return results
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Greedy continuation of each prompt as text, up to the end token (left out) or `max_new_tokens`.
+
+        Tokens that all prompts share are read once, as in `choice_logprobs`. QilinError when a prompt and its new
+        tokens are longer than the context.
+        """
+        self._check(prompts, max_new_tokens)
+        prefixes = {_shared(prompt) for prompt in prompts}
+        prefix = prefixes.pop() if len(prefixes) == 1 and not self._unmaskable() else ()
+        asked = [prompt.ids for prompt in prompts]
+        written = self._greedy(asked, prefix, max_new_tokens)
+        return [_text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
 
     def fingerprint(self) -> str:
-        """A hash of the weights (a sample of every tensor): predictions of one model are never taken for another's."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            flat = tensor.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + sample.tobytes())
-        return digest.hexdigest()
+        """Predictions of one model are never taken for another's."""
+        return weights_hash(self.model)
 
-    def _greedy(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    def _last_logits(self, prefix: tuple[int, ...], rests: list[list[int]]) -> Any:
+        """Logits after each of `rests`, read after the common `prefix`: (prompts, vocabulary), float32."""
+        import torch
+
+        lengths = torch.tensor([len(rest) for rest in rests])
+        owner = torch.repeat_interleave(torch.arange(len(rests)), lengths)
+        seen = (owner[:, None] == owner).tril()
+        seen = torch.cat([seen.new_ones(len(owner), len(prefix)), seen], dim=1)
+        # Additive, because eager attention would add a boolean mask as zeros and ones.
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(~seen, float("-inf"))
+        ids, positions = torch.tensor(sum(rests, [])), torch.cat([torch.arange(len(rest)) for rest in rests])
+        inputs = {"input_ids": ids, "attention_mask": mask[None], "position_ids": positions + len(prefix)}
+        out = self.model(
+            **{name: tensor[None].to(self.device) for name, tensor in inputs.items()},
+            past_key_values=self._prefix_cache(prefix, 1),
+            use_cache=True,
+            logits_to_keep=(lengths.cumsum(0) - 1).to(self.device),
+        )
+        return out.logits[0].float()
+
+    def _prefix_cache(self, prefix: tuple[int, ...], rows: int) -> Any:
+        """A new cache with `prefix` in every row; what the model appends goes into new tensors, the kept ones stay."""
+        import torch
+        from transformers import DynamicCache
+
+        if not prefix:
+            return DynamicCache()
+        if self._prefix[0] != prefix:
+            self._prefix = ((), [])  # the old keys and values go before the new ones come
+            cache = DynamicCache()
+            ids = torch.tensor([prefix]).to(self.device)
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self._prefix = (prefix, [(layer.keys, layer.values) for layer in cache.layers])
+        return DynamicCache([tuple(t.expand(rows, -1, -1, -1) for t in layer) for layer in self._prefix[1]])
+
+    def _greedy(self, prompts: list[list[int]], prefix: tuple[int, ...], max_new_tokens: int) -> list[list[int]]:
         # transformers' generate() would mix in the model's own generation_config (repetition penalty, minimum length).
         import torch
 
-        inputs, cache = self._padded(prompts), None
-        mask, written = inputs["attention_mask"], [[] for _ in prompts]
-        running = [True] * len(prompts)
+        ids, mask = self._padded([prompt[len(prefix) :] for prompt in prompts])
+        positions = (mask.cumsum(-1) - 1).clamp(min=0) + len(prefix)
+        mask = torch.cat([mask.new_ones(len(prompts), len(prefix)), mask], dim=1)
+        with torch.inference_mode():
+            cache = self._prefix_cache(prefix, len(prompts)) if prefix else None
+        written: list[list[int]] = [[] for _ in prompts]
+        rows = list(range(len(prompts)))
         for _ in range(max_new_tokens):
             with torch.inference_mode():
-                out = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, chosen = out.past_key_values, out.logits[:, -1].float().argmax(-1)
-            for row, token in enumerate(chosen.tolist()):
-                running[row] = running[row] and token not in self.stop_ids
-                if running[row]:
-                    written[row].append(token)
-            if not any(running):
+                out = self._step(ids, mask, positions, cache)
+                chosen = self._choose(out.logits[:, -1].float(), [prompts[row] + written[row] for row in rows])
+            going = [place for place, token in enumerate(chosen) if token not in self.stop_ids]
+            rows, chosen = [rows[place] for place in going], [chosen[place] for place in going]
+            for row, token in zip(rows, chosen, strict=True):
+                written[row].append(token)
+            if not rows:
                 break
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-            positions = inputs["position_ids"][:, -1:] + 1
-            inputs = {"input_ids": chosen[:, None], "attention_mask": mask, "position_ids": positions}
+            cache, positions = out.past_key_values, positions[:, -1:] + 1
+            if len(going) < len(mask):
+                kept = torch.tensor(going, device=self.device)
+                cache.batch_select_indices(kept)
+                mask, positions = mask[kept], positions[kept]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            ids = torch.tensor(chosen, device=self.device)[:, None]
         return written
 
-    def _batches(self, prompt_ids: list[list[int]], new_tokens: int) -> Iterator[list[int]]:
-        """Indices, longest prompts first: little padding, and a batch too large for memory fails at once."""
-        for index, ids in enumerate(prompt_ids):
-            if not ids or len(ids) + new_tokens > self.context:
+    def _step(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
+        place = {"position_ids": positions} if self._takes_positions else {}
+        return self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **place
+        )
+
+    def _choose(self, logits: Any, contexts: list[list[int]]) -> list[int]:
+        """The likeliest next token of each row. Near ties in float32 are settled by reading the row's tokens alone."""
+        import torch
+
+        best, tokens = logits.topk(2)
+        chosen = tokens[:, 0].tolist()
+        if self.model.dtype == torch.float32:
+            close = best[:, 0] - best[:, 1] <= TIE * logits.abs().amax(-1)
+            for row in close.nonzero().flatten().tolist():
+                ids = torch.tensor([contexts[row]], device=self.device)
+                chosen[row] = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].argmax().item()
+        return chosen
+
+    def _check(self, prompts: Sequence[Prompt], new_tokens: int) -> None:
+        for index, prompt in enumerate(prompts):
+            if not prompt.ids or len(prompt.ids) + new_tokens > self.context:
                 raise QilinError(
-                    f"prompt {index} has {len(ids)} tokens; the model's context of {self.context} takes 1 to "
+                    f"prompt {index} has {len(prompt.ids)} tokens; the model's context of {self.context} takes 1 to "
                     f"{self.context - new_tokens} beside {new_tokens} new ones"
                 )
-        order = sorted(range(len(prompt_ids)), key=lambda index: (-len(prompt_ids[index]), index))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
 
-    def _padded(self, prompts: list[list[int]]) -> dict[str, Any]:
+    def _padded(self, prompts: list[list[int]]) -> tuple[Any, Any]:
+        """(ids, mask), each (prompts, longest), padded on the left whatever side the tokenizer pads."""
         import torch
 
         width = max(map(len, prompts))
@@ -108,9 +187,32 @@ class TransformersBackend:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        tensors = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        return ids.to(self.device), mask.to(self.device)
+
+    def _unmaskable(self) -> str | None:
+        """Why prompts cannot stand side by side in one sequence; None if every layer attends as the mask says."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None) or self.context
+        kinds = set(getattr(config, "layer_types", None) or ())
+        reasons = {
+            "its layers are " + ", ".join(sorted(kinds)): kinds - {"full_attention"},
+            f"its attention window is {window} tokens": not kinds and window < self.context,
+            "its positions are ALiBi": getattr(config, "alibi", False),
+            "its forward takes no position_ids": not self._takes_positions,
+            f"attention '{config._attn_implementation}' takes no mask": config._attn_implementation not in MASKED,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _packs(rests: dict[int, list[int]]) -> Iterator[list[int]]:
+    """The keys in order, as many at a time as stay within PACK_TOKENS."""
+    pack: list[int] = []
+    for index, rest in rests.items():
+        if pack and sum(len(rests[other]) for other in pack) + len(rest) > PACK_TOKENS:
+            yield pack
+            pack = []
+        pack.append(index)
+    yield pack
 
 
 def single_token(tokenizer: Any, prefix: str, choice: str) -> int:
@@ -129,12 +231,30 @@ def single_token(tokenizer: Any, prefix: str, choice: str) -> int:
     return after[-1]
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a reply: the tokenizer's end token and those of the model's generation_config."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return {token for token in [tokenizer.eos_token_id, *configured] if token is not None}
 
 
-def _tell(progress: Progress | None, finished: int) -> None:
-    if progress is not None:
-        progress(finished)
+def weights_hash(model: Any) -> str:
+    """A hash of a model's weights (a sample of every tensor)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()
+
+
+def _shared(prompt: Prompt) -> tuple[int, ...]:
+    """The ids to read once; at least one is left over, after which the reply begins."""
+    return tuple(prompt.ids[: min(prompt.shared, len(prompt.ids) - 1)])
+
+
+def _text_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+    """The text of `ids` as it follows `before`: decoded alone, SentencePiece's "▁A" would lose its blank."""
+    tail = tokenizer.decode(before[-2:], skip_special_tokens=True)
+    whole = tokenizer.decode([*before[-2:], *ids], skip_special_tokens=True)
+    return whole.removeprefix(tail) if whole.startswith(tail) else tokenizer.decode(ids, skip_special_tokens=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.backends import Progress
+from qilin_lib.evaluate.breakdown import categories
+from qilin_lib.evaluate.extraction import extract_letters
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, ceval_messages, fit
-from qilin_lib.evaluate.scores import Table, summarise
+from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.subjects import HARD, MEDICAL
+
+# What a generating model may write for one letter; the released evaluator allows as many.
+MAX_NEW_TOKENS = 10
 
 
 def prompts(
@@ -19,40 +23,39 @@ def prompts(
 ) -> list[Prompt]:
     """One prompt an item, with the first `shots` dev examples of its subject, fewer where the context is too short.
 
-    Raises QilinError when a subject has fewer dev examples than `shots`, or no Chinese name.
+    Raises QilinError when a subject has no Chinese name.
     """
     return [_prompt(item, backend, dev, names, shots) for item in items]
 
 
-def run(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, model_name: str, progress: Progress | None = None
-) -> Iterator[dict]:
-    """Records of the `fixed` protocol: the log-probabilities of A-D and the likeliest one (the first of equals)."""
-    scores = backend.choice_logprobs([prompt.ids for prompt in asked], list(CEVAL_LETTERS), REPLY_PREFIX, progress)
-    for item, prompt, logprobs in zip(items, asked, scores, strict=True):
-        prediction = max(logprobs, key=logprobs.get) if all(value == value for value in logprobs.values()) else None
-        yield {
-            "id": item.id,
-            "benchmark": "ceval",
-            "model": model_name,
-            "split": item.split,
-            "protocol": "fixed",
-            "template": backend.template.name,
-            "subject": item.subject,
-            "prompt": prompt.text,
-            "output": "",
-            "reference": item.reference,
-            "gold": item.gold,
-            "prediction": prediction,
-            "correct": None if item.gold is None else prediction == item.gold,
-            "scores": logprobs,
-            "shots": prompt.shots,
-            "truncated": prompt.truncated,
-        }
+def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+    """The likeliest of A-D (the first of equals) with all four log-probabilities.
+
+    A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
+    """
+    if not backend.likelihood:
+        outputs = backend.generate(asked, MAX_NEW_TOKENS)
+        return [_written(item, output) for item, output in zip(items, outputs, strict=True)]
+    scores = backend.choice_logprobs(asked, list(CEVAL_LETTERS))
+    return [_answer(item, "", _likeliest(row)) | {"scores": row} for item, row in zip(items, scores, strict=True)]
+
+
+def _written(item: Item, output: str) -> dict:
+    return _answer(item, output, extract_letters(REPLY_PREFIX + output, item.options or {}, multiple=False))
+
+
+def _answer(item: Item, output: str, letter: str | None) -> dict:
+    correct = None if item.gold is None else letter == item.gold
+    return {"output": output, "prediction": letter, "correct": correct}
+
+
+def _likeliest(logprobs: dict[str, float]) -> str | None:
+    whole = all(value == value for value in logprobs.values())
+    return max(logprobs, key=logprobs.get) if whole else None
 
 
 def statistics(records: Sequence[dict]) -> Table:
-    """The columns of Table 4 and each subject over the records with a gold answer; `unparsed` over all records.
+    """The columns of Table 4, categories and subjects over the records with a gold answer; `unparsed` over all.
 
     Averages weigh every subject alike, as C-Eval's own do. A column without such records is an empty Statistic.
     """
@@ -64,12 +67,8 @@ def statistics(records: Sequence[dict]) -> Table:
     table |= {subject: _accuracy(known, subject) for subject in MEDICAL}
     subjects = sorted({record["subject"] for record in records})
     table["subjects"] = {subject: _accuracy(known, subject) for subject in subjects}
+    table["categories"] = categories(known)
     return table | {"unparsed": proportion([record["prediction"] is None for record in records])}
-
-
-def score(records: Sequence[dict], resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """One model's entry of scores.json."""
-    return summarise(statistics(records), resamples, seed)
 
 
 def _prompt(item: Item, backend: Any, dev: dict[str, list[Item]], names: dict[str, str], shots: int) -> Prompt:
@@ -78,8 +77,6 @@ def _prompt(item: Item, backend: Any, dev: dict[str, list[Item]], names: dict[st
         near = nearest(subject, names)
         raise QilinError(f"C-Eval subject '{subject}' has no Chinese name{near}; add it to mapping.json")
     examples = dev.get(subject, [])[:shots]
-    if len(examples) < shots:
-        raise QilinError(f"C-Eval subject '{subject}' has {len(examples)} dev examples, fewer than shots = {shots}")
 
     def build(question: str, left: Sequence[Item]) -> Messages:
         return ceval_messages(question, item, left, names[subject])

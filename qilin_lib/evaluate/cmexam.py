@@ -6,16 +6,16 @@ each item may have several answers (a template chosen by the gold answer's lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from qilin_lib.evaluate.backends import Progress
+from qilin_lib.evaluate.breakdown import groups, parsed_only
 from qilin_lib.evaluate.extraction import extract_letters, split_reply
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
-from qilin_lib.evaluate.scores import summarise
+from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
 
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
@@ -33,35 +33,14 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
     return asked
 
 
-def run(
-    items: Sequence[Item],
-    asked: Sequence[Prompt],
-    backend: Any,
-    model_name: str,
-    max_new_tokens: int,
-    progress: Progress | None = None,
-) -> Iterator[dict]:
-    """Records of the `fixed` protocol; `output` is what the model wrote after "答案："."""
-    outputs = backend.generate([prompt.ids for prompt in asked], max_new_tokens, progress)
-    for item, prompt, output in zip(items, asked, outputs, strict=True):
-        prediction, explanation = read_reply(output, item.options or {})
-        yield {
-            "id": item.id,
-            "benchmark": "cmexam",
-            "model": model_name,
-            "split": item.split,
-            "protocol": "fixed",
-            "template": backend.template.name,
-            "prompt": prompt.text,
-            "output": output,
-            "reference": item.reference,
-            "gold": item.gold,
-            "prediction": prediction,
-            "correct": prediction == item.gold,
-            "n_options": len(item.options or {}),
-            "explanation": explanation,
-            "truncated": prompt.truncated,
-        }
+def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
+    """`output` is what the model wrote after "答案：", its letters the prediction, the rest its explanation."""
+    return [_read(item, output) for item, output in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
+
+
+def _read(item: Item, output: str) -> dict:
+    letters, explanation = read_reply(output, item.options or {})
+    return {"output": output, "prediction": letters, "correct": letters == item.gold, "explanation": explanation}
 
 
 def read_reply(output: str, options: dict[str, str]) -> tuple[str | None, str]:
@@ -74,19 +53,15 @@ def read_reply(output: str, options: dict[str, str]) -> tuple[str | None, str]:
     return letters or extract_letters(REPLY_PREFIX + output, options, multiple=True), explanation
 
 
-def statistics(records: Sequence[dict], tokenisation: str = "char") -> dict[str, Statistic]:
+def statistics(records: Sequence[dict], how: str = "char") -> Table:
     """The columns of Table 5: answers over all records, reasoning over those with a gold explanation."""
     gold, predicted = [r["gold"] for r in records], [r["prediction"] for r in records]
     explained = [record for record in records if record["reference"]]
-    texts = text_statistics([r["explanation"] for r in explained], [r["reference"] for r in explained], tokenisation)
-    answers = {
+    texts = text_statistics([r["explanation"] for r in explained], [r["reference"] for r in explained], how)
+    answers: Table = {
         "accuracy": proportion([record["correct"] for record in records]),
         "f1_weighted": Statistic(f1_rows(gold, predicted), f1_weighted),
     }
     answers["unparsed"] = proportion([record["prediction"] is None for record in records])
-    return answers | {name: texts[name] for name in REASONING}
-
-
-def score(records: Sequence[dict], tokenisation: str = "char", resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """One model's entry of scores.json."""
-    return summarise(statistics(records, tokenisation), resamples, seed)
+    answers |= {name: texts[name] for name in REASONING}
+    return answers | {"parsed_only": parsed_only(records), "groups": groups(records)}

@@ -1,36 +1,89 @@
-"""The run's four models, each with the template it was trained with."""
+"""Who answers in Tables 4-6: the run's four models, and every model that a line of `eval.baselines` names.
+
+A model is asked in the template it was trained with: the same weights score 26 % or 57 % by template alone
+(hiyouga/LLaMA-Factory#2509).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, runs
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.models.base import base_path
+from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.models.base import from_hub
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.params import ROOT
+from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import PLAIN, Template, as_trained
+from qilin_lib.schema import Baseline
+from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template, as_trained, choose
+from qilin_lib.train import baseline
+from qilin_lib.train.fit import weights_of
 
 STAGES = {"base": "02_tokenize", "dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
+STAND_IN = "tiny-t5"
+Load = Callable[[], Any]
 
 
-def loaders(stage: Stage) -> dict[str, Callable[[], TransformersBackend]]:
-    """{model name: callable that loads it}, for the models named in the stage's parameters."""
-    return {name: _loader(stage, name) for name in stage.parameters.models}
+@dataclass(frozen=True)
+class OwnTemplate:
+    """The chat template that comes with a tokenizer."""
+
+    name: str = "chat"
+
+    def encode(self, messages: list[dict[str, str]], tokenizer: Any, add_generation_prompt: bool = False) -> list[int]:
+        """Token ids of a conversation, ending in the opening of the assistant's turn if `add_generation_prompt`."""
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+        )
 
 
-def weights(stage: Stage, name: str) -> Path:
-    """Folder of a model's full weights."""
-    parent = stage.parent(STAGES[name])
-    return base_path(parent) if name == "base" else parent / "model"
+def prepare(stage: Stage, show: Show) -> None:
+    """Look at every baseline before any model answers, and fine-tune those that ask for it, once.
+
+    Raises QilinError naming eval.baselines.<name>, the value and the nearest valid choice.
+    """
+    for name, line in stage.parameters.baselines.items():
+        if name in STAGES:
+            raise QilinError(f"eval.baselines.{name}: that is the name of a stage of this run; call the baseline else")
+        if line.endpoint is not None:
+            _endpoint(stage, name)
+            continue
+        weights = source(stage, name)
+        asked = _template(stage, name, weights)
+        if line.finetune is not None:
+            _refuse_training(name, line, weights)
+            baseline.finetune(stage, name, line.finetune, asked, weights, show)
+
+
+def loaders(stage: Stage, device: str) -> dict[str, Load]:
+    """{model name: callable that loads it onto `device` and returns its backend}, in the order of the tables.
+
+    The models named in `stage.parameters.models`, then its baselines, which `prepare` has seen.
+    """
+    own = {name: partial(_load_stage, stage, name, device) for name in stage.parameters.models}
+    return own | {
+        name: partial(_endpoint, stage, name) if line.endpoint else partial(_load_baseline, stage, name, device)
+        for name, line in stage.parameters.baselines.items()
+    }
+
+
+def shots(stage: Stage, name: str) -> int:
+    """C-Eval examples that a model is shown: a baseline's own number, or `eval.shots`."""
+    line = stage.parameters.baselines.get(name)
+    return stage.parameters.shots if line is None or line.shots is None else line.shots
 
 
 def template(stage: Stage, name: str) -> Template:
-    """The form in which a model is asked: the one it was trained with; plain text for base and DCPT, which saw no chat.
-
-    Raises QilinError when the template in the code is no longer the one that the model was trained with.
+    """The form in which a stage's model is asked: the one it was trained with; plain for base and DCPT, which saw no
+    chat. Raises QilinError when the template in the code is no longer the one that the model was trained with.
     """
     if name in ("base", "dcpt"):
         return PLAIN
@@ -38,12 +91,173 @@ def template(stage: Stage, name: str) -> Template:
     return as_trained(facts, f"model '{name}'", STAGES[name])
 
 
-def _loader(stage: Stage, name: str) -> Callable[[], Any]:
-    def load() -> TransformersBackend:
-        parameters = stage.parameters
-        device = "cuda:0" if parameters.gpus else "cpu"
-        folder = weights(stage, name)
-        model = load_model(folder, parameters.dtype, device=device)
-        return TransformersBackend(model, load_tokenizer(folder), template(stage, name), parameters.batch_size, device)
+def source(stage: Stage, name: str) -> Path:
+    """Folder of the weights that a baseline's `model` names: a stage, a local folder, a hub id, or the stand-in.
 
-    return load
+    Raises QilinError when there is none, or when what is there cannot answer.
+    """
+    model = stage.parameters.baselines[name].model
+    if model in STAGES:
+        return weights_of(stage, STAGES[model])
+    if model == STAND_IN:
+        target = stage.dir / "baselines" / STAND_IN
+        return sequence.stand_in(weights_of(stage, "02_tokenize"), target, stage.parameters.seed)
+    if (ROOT / model).is_dir():
+        found = (ROOT / model).resolve()
+    elif model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        found = _downloaded(name, model)
+    else:
+        beside = [path.name for path in (ROOT / model).parent.glob("*") if path.is_dir()]
+        near = nearest(model, [*STAGES, STAND_IN]) or nearest(Path(model).name, beside)
+        raise _wrong(
+            name, model, f"no stage of this run ({', '.join(STAGES)}), no folder, no hub id like 'owner/name'{near}"
+        )
+    if why := _unusable(found):
+        raise _wrong(name, model, why)
+    return found
+
+
+def _downloaded(name: str, model: str) -> Path:
+    try:
+        return from_hub(model)
+    # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
+    except Exception as reason:
+        why = " ".join(str(reason).split())[:200]
+        raise _wrong(
+            name,
+            model,
+            f"no such folder, and not to be had from the hub ({type(reason).__name__}: {why}); nearest valid: the path "
+            "of a local folder with config.json, tokenizer and .safetensors",
+        ) from None
+
+
+def _wrong(name: str, model: str, why: str) -> QilinError:
+    return QilinError(f"eval.baselines.{name}.model = '{model}': {why}")
+
+
+def _unusable(folder: Path) -> str:
+    """Why the model in `folder` cannot answer, and what could; "" if it can."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            return "the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model"
+        below = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        return f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
+    if not list(folder.glob("*.safetensors")):
+        return "the folder holds no .safetensors; pickled weights are not loaded; nearest valid: the same, converted"
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, KeyError) as reason:
+        why = " ".join(str(reason).split())[:160]
+        return (
+            f"transformers cannot read it without code from the folder ({why}); nearest valid: a folder with tokenizer "
+            "and config.json of a model type that transformers has"
+        )
+    named = config.architectures or ["none named"]
+    if not config.is_encoder_decoder and not set(named) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        return (
+            f"its architecture ({', '.join(named)}) writes no text; nearest valid: a causal (…ForCausalLM) or an "
+            "encoder-decoder model (…ForConditionalGeneration)"
+        )
+    if tokenizer.eos_token_id is None:
+        return (
+            "its tokenizer names no end token, so no answer would end; nearest valid: a copy of the folder with "
+            "eos_token in tokenizer_config.json ([SEP] for a BERT vocabulary)"
+        )
+    return ""
+
+
+def _template(stage: Stage, name: str, weights: Path) -> Any:
+    """The template that a baseline's line names; it must be the trained one where that is known."""
+    line = stage.parameters.baselines[name]
+    trained = template(stage, line.model) if line.model in STAGES else _trained(name, weights)
+    if line.finetune is None and trained is not None and trained.name != line.template:
+        raise QilinError(
+            f"eval.baselines.{name}.template = '{line.template}': model '{line.model}' was trained with template "
+            f"'{trained.name}'; nearest valid: template: {trained.name}"
+        )
+    tokenizer = load_tokenizer(weights)
+    if line.template == "chat" and tokenizer.chat_template is None:
+        raise QilinError(
+            f"eval.baselines.{name}.template = 'chat': the tokenizer of '{line.model}' brings none; nearest valid: "
+            "template: plain"
+        )
+    try:
+        return OwnTemplate() if line.template == "chat" else choose(line.template, tokenizer)
+    except QilinError as reason:
+        raise QilinError(f"eval.baselines.{name}: {reason}") from None
+
+
+def _trained(name: str, weights: Path) -> Template | None:
+    """The template of a model that this kit trained: in a run (facts.json beside model/) or exported (qilin.json)."""
+    beside = weights.parent / "facts.json"
+    facts = files.read_json(beside) if weights.name == "model" and beside.exists() else {}
+    if "template_sha256" in facts:
+        dcpt = weights.parent.name == STAGES["dcpt"]
+        return PLAIN if dcpt else as_trained(facts, f"eval.baselines.{name}.model", "06_eval")
+    note = weights / "qilin.json"
+    if not note.exists() or "stage" not in files.read_json(note):
+        return None
+    tokenizer = load_tokenizer(weights)
+    same = [each for each in TEMPLATES.values() if each.jinja(tokenizer.eos_token) == tokenizer.chat_template]
+    if not same:
+        raise QilinError(
+            f"eval.baselines.{name}.model: {weights} was exported with a template that is none of those in "
+            "qilin_lib/tokens/template.py now; nearest valid: export it again, or template: chat without its qilin.json"
+        )
+    return same[0]
+
+
+def _refuse_training(name: str, line: Baseline, weights: Path) -> None:
+    spec = line.finetune
+    if line.template == "chat":
+        raise QilinError(
+            f"eval.baselines.{name}: finetune cuts long turns inside, which template 'chat' does not allow; nearest "
+            "valid: template: plain"
+        )
+    if spec.finetuning == "lora" and baseline.is_sequence_model(weights):
+        raise QilinError(
+            f"eval.baselines.{name}.finetune.finetuning = 'lora': model '{line.model}' is an encoder-decoder, whose "
+            "adapter the kit does not merge; nearest valid: full (as Huatuo-26M trained its T5)"
+        )
+
+
+def _endpoint(stage: Stage, name: str) -> EndpointBackend:
+    line = stage.parameters.baselines[name]
+    if line.finetune is not None:
+        raise QilinError(f"eval.baselines.{name}.finetune: a model at an endpoint is not trained; nearest valid: null")
+    return EndpointBackend(
+        model=line.model,
+        url=line.endpoint,
+        template=line.template,
+        batch_size=stage.parameters.batch_size,
+        cache_dir=runs.cache_dir() / "responses",
+        key_env=line.api_key_env,
+        requests_per_minute=line.requests_per_minute,
+        timeout=line.timeout,
+        prices=(line.price_per_million_input, line.price_per_million_output),
+    )
+
+
+def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
+    return _load(stage, weights_of(stage, STAGES[name]), template(stage, name), device)
+
+
+def _load_baseline(stage: Stage, name: str, device: str) -> Any:
+    weights = source(stage, name)
+    asked = _template(stage, name, weights)
+    if stage.parameters.baselines[name].finetune is not None:
+        weights = baseline.folder(stage, name) / "model"
+    return _load(stage, weights, asked, device)
+
+
+def _load(stage: Stage, weights: Path, asked: Any, device: str) -> Any:
+    parameters, tokenizer = stage.parameters, load_tokenizer(weights)
+    if baseline.is_sequence_model(weights):
+        model = baseline.load_sequence_model(weights, parameters.dtype, device)
+        return sequence.SequenceBackend(model, tokenizer, asked, parameters.batch_size, device)
+    model = load_model(weights, parameters.dtype, device=device)
+    return TransformersBackend(model, tokenizer, asked, parameters.batch_size, device)

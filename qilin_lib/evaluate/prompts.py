@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.items import Item
+from qilin_lib.tokens.template import Template
 
 REPLY_PREFIX = "答案："
 CEVAL_HEADER = "以下是中国关于{name}考试的单项选择题，请选出其中的正确答案。\n\n"
@@ -21,12 +23,20 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is shown: token ids, their text, how many shots are left in it, whether the question was cut."""
+    """What a model is asked, and what it is shown."""
 
+    messages: Messages
+    reply_prefix: str
+    """The forced beginning of the reply; "" forces nothing."""
     ids: list[int]
+    """The model's input; [] where a server tokenises."""
     text: str
+    """What a reader sees of it."""
     shots: int
     truncated: bool
+    """Whether the question's beginning was cut."""
+    shared: int = 0
+    """So many leading ids hold nothing of the question: every item of a subject with these shots has them."""
 
 
 def ceval_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
@@ -62,31 +72,65 @@ def fit(
     """The prompt that leaves room for `new_tokens` in the model's context.
 
     What is too long loses whole shots first, from the front, then the question's beginning (its end holds the query).
-    `build(question, shots)` gives the messages; `backend` lends tokenizer, template and context.
-    Raises QilinError when not even an empty question fits.
+    `build(question, shots)` gives the messages; `backend` lends tokenizer, template and context. Where a server holds
+    them (`backend.tokenizer` is None) nothing is cut. Raises QilinError when not even an empty question fits.
     """
+    if backend.tokenizer is None:
+        messages = build(item.question, shots)
+        return Prompt(messages, reply_prefix, [], backend.render(messages, reply_prefix), len(shots), truncated=False)
     room = backend.context - new_tokens
 
     def ids(question: str, left: Sequence[Item]) -> list[int]:
-        prefix = backend.tokenizer.encode(reply_prefix, add_special_tokens=False) if reply_prefix else []
-        rendered = backend.template.encode(build(question, left), backend.tokenizer, add_generation_prompt=True)
-        return [*rendered, *prefix]
+        return _encode(build(question, left), reply_prefix, backend)
+
+    def prompt(encoded: list[int], question: str, left: Sequence[Item]) -> Prompt:
+        text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
+        shared = _common(encoded[:-1], ids("", left))
+        cut = question != item.question
+        return Prompt(build(question, left), reply_prefix, encoded, text, len(left), cut, shared)
 
     for first in range(len(shots) + 1):
         encoded = ids(item.question, shots[first:])
         if len(encoded) <= room:
-            return _prompt(encoded, backend.tokenizer, len(shots) - first, truncated=False)
-    encoded = ids(_longest_ending(item.question, lambda end: len(ids(end, ())) <= room), ())
+            return prompt(encoded, item.question, shots[first:])
+    end = _longest_ending(item.question, lambda end: len(ids(end, ())) <= room)
+    encoded = ids(end, ())
     if len(encoded) > room:
         raise QilinError(
             f"{item.benchmark} item {item.id} needs {len(encoded)} tokens without its question, but a context of "
             f"{backend.context} leaves {room} beside {new_tokens} new ones; take a model with a longer context"
         )
-    return _prompt(encoded, backend.tokenizer, 0, truncated=True)
+    return prompt(encoded, end, ())
 
 
-def _prompt(ids: list[int], tokenizer: Any, shots: int, truncated: bool) -> Prompt:
-    return Prompt(ids, tokenizer.decode(ids, skip_special_tokens=False), shots, truncated)
+def as_text(messages: Messages, reply_prefix: str) -> str:
+    """A conversation for a reader, each turn under its role, where no template renders it."""
+    turns = [f"{message['role']}: {message['content']}" for message in messages]
+    return "\n\n".join([*turns, f"assistant: {reply_prefix}"])
+
+
+def _encode(messages: Messages, reply_prefix: str, backend: Any) -> list[int]:
+    template, tokenizer = backend.template, backend.tokenizer
+    forced = tokenizer.encode(reply_prefix, add_special_tokens=False) if reply_prefix else []
+    if not isinstance(template, Template):  # a tokenizer's own template may render a turn by what stands around it
+        return [*template.encode(messages, tokenizer, add_generation_prompt=True), *forced]
+    before = tuple((message["role"], message["content"]) for message in messages[:-1])
+    last = template.encode(messages[-1:], tokenizer, add_generation_prompt=True)
+    return [*_turn_ids(template, tokenizer, before), *last, *forced]
+
+
+# The shots of a subject are most of its prompts' text, and the kit's templates tokenise each turn on its own.
+@lru_cache(maxsize=64)
+def _turn_ids(template: Template, tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> list[int]:
+    return template.encode([{"role": role, "content": content} for role, content in turns], tokenizer)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    for n, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return n
+    return min(len(a), len(b))
 
 
 def _longest_ending(text: str, fits: Callable[[str], bool]) -> str:

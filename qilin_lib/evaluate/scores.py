@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.intervals import Statistic, paired, summary
+from qilin_lib.evaluate.intervals import Statistic, holm, paired, summary
 
 STAGES = ("base", "dcpt", "sft", "dpo")
-UNPAIRED = ("subjects", "unparsed")
+UNPAIRED = ("unparsed",)
 
 Table = dict[str, Any]
-"""metric -> Statistic, or a name -> another such table (C-Eval's subjects)."""
+"""metric -> Statistic, or a name -> another such table (C-Eval's subjects, Huatuo-26M's variants)."""
 
 
 def summarise(table: Table, resamples: int, seed: int) -> dict[str, Any]:
@@ -29,16 +29,22 @@ def summarise(table: Table, resamples: int, seed: int) -> dict[str, Any]:
 def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
     """One row a metric for each pair of stages that follow each other among the models at hand: b minus a, in points.
 
-    The tables must come from the same items in the same order (`same_items`). Metrics without items are left out.
+    The tables must come from the same items in the same order (`same_items`). Only the paper's stages are compared, not
+    baselines; metrics without items, UNPAIRED ones and those of nested tables are left out.
     """
     rows = []
     for a, b in pairwise([stage for stage in STAGES if stage in tables]):
         for metric, left in tables[a].items():
-            if metric in UNPAIRED or len(left.rows) == 0:
+            if metric in UNPAIRED or not isinstance(left, Statistic) or len(left.rows) == 0:
                 continue
             row = {"benchmark": benchmark, "metric": metric, "model_a": a, "model_b": b}
             rows.append(row | paired(left, tables[b][metric], resamples, seed))
     return rows
+
+
+def adjust(rows: Sequence[dict]) -> list[dict]:
+    """The rows of `compare` for all benchmarks of a run, each with "p_adjusted" (Holm over all of them)."""
+    return [row | {"p_adjusted": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]
 
 
 def same_items(benchmark: str, records: dict[str, Sequence[dict]]) -> None:

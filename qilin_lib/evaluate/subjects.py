@@ -1,4 +1,4 @@
-"""C-Eval's 52 subjects (Huang et al. 2023, arXiv 2305.08322): Chinese names for the prompt, and Table 4's groups."""
+"""C-Eval's 52 subjects (Huang et al. 2023, arXiv 2305.08322): Chinese names, categories and Table 4's groups."""
 
 from __future__ import annotations
 
@@ -56,6 +56,134 @@ NAMES: dict[str, str] = {
     "urban_and_rural_planner": "注册城乡规划师",
     "veterinary_medicine": "兽医学",
 }
+
+CATEGORIES: dict[str, frozenset[str]] = {
+    "stem": frozenset(
+        {
+            "advanced_mathematics",
+            "college_chemistry",
+            "college_physics",
+            "college_programming",
+            "computer_architecture",
+            "computer_network",
+            "discrete_mathematics",
+            "electrical_engineer",
+            "high_school_biology",
+            "high_school_chemistry",
+            "high_school_mathematics",
+            "high_school_physics",
+            "metrology_engineer",
+            "middle_school_biology",
+            "middle_school_chemistry",
+            "middle_school_mathematics",
+            "middle_school_physics",
+            "operating_system",
+            "probability_and_statistics",
+            "veterinary_medicine",
+        }
+    ),
+    "social_science": frozenset(
+        {
+            "business_administration",
+            "college_economics",
+            "education_science",
+            "high_school_geography",
+            "high_school_politics",
+            "mao_zedong_thought",
+            "marxism",
+            "middle_school_geography",
+            "middle_school_politics",
+            "teacher_qualification",
+        }
+    ),
+    "humanities": frozenset(
+        {
+            "art_studies",
+            "chinese_language_and_literature",
+            "high_school_chinese",
+            "high_school_history",
+            "ideological_and_moral_cultivation",
+            "law",
+            "legal_professional",
+            "logic",
+            "middle_school_history",
+            "modern_chinese_history",
+            "professional_tour_guide",
+        }
+    ),
+    "other": frozenset(
+        {
+            "accountant",
+            "basic_medicine",
+            "civil_servant",
+            "clinical_medicine",
+            "environmental_impact_assessment_engineer",
+            "fire_engineer",
+            "physician",
+            "plant_protection",
+            "sports_science",
+            "tax_accountant",
+            "urban_and_rural_planner",
+        }
+    ),
+}
+"""C-Eval's four categories (Huang et al. 2023, table 1)."""
+
+TEST_QUESTIONS: dict[str, int] = {
+    "accountant": 443,
+    "advanced_mathematics": 173,
+    "art_studies": 298,
+    "basic_medicine": 175,
+    "business_administration": 301,
+    "chinese_language_and_literature": 209,
+    "civil_servant": 429,
+    "clinical_medicine": 200,
+    "college_chemistry": 224,
+    "college_economics": 497,
+    "college_physics": 176,
+    "college_programming": 342,
+    "computer_architecture": 193,
+    "computer_network": 171,
+    "discrete_mathematics": 153,
+    "education_science": 270,
+    "electrical_engineer": 339,
+    "environmental_impact_assessment_engineer": 281,
+    "fire_engineer": 282,
+    "high_school_biology": 175,
+    "high_school_chemistry": 172,
+    "high_school_chinese": 178,
+    "high_school_geography": 178,
+    "high_school_history": 182,
+    "high_school_mathematics": 166,
+    "high_school_physics": 175,
+    "high_school_politics": 176,
+    "ideological_and_moral_cultivation": 172,
+    "law": 221,
+    "legal_professional": 215,
+    "logic": 204,
+    "mao_zedong_thought": 219,
+    "marxism": 179,
+    "metrology_engineer": 219,
+    "middle_school_biology": 192,
+    "middle_school_chemistry": 185,
+    "middle_school_geography": 108,
+    "middle_school_history": 207,
+    "middle_school_mathematics": 177,
+    "middle_school_physics": 178,
+    "middle_school_politics": 193,
+    "modern_chinese_history": 212,
+    "operating_system": 179,
+    "physician": 443,
+    "plant_protection": 199,
+    "probability_and_statistics": 166,
+    "professional_tour_guide": 266,
+    "sports_science": 180,
+    "tax_accountant": 443,
+    "teacher_qualification": 399,
+    "urban_and_rural_planner": 418,
+    "veterinary_medicine": 210,
+}
+"""Questions of the test split, numbered from 0 in each subject: 12,342 (ceval/ceval-exam on the Hugging Face Hub)."""
 
 HARD = frozenset(
     {

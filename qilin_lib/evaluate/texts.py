@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from qilin_lib.evaluate.intervals import Statistic, mean_of
-from qilin_lib.evaluate.metrics import ORDERS, bleu, distinct, gleu, overlaps, rouge_l, rouge_n, tokenize
+from qilin_lib.evaluate.metrics import ORDERS, bleu, distinct, gleu, longest, overlaps, rouge_l, rouge_n, tokenize
 
 
 def text_statistics(predictions: Sequence[str], references: Sequence[str], tokenisation: str) -> dict[str, Statistic]:
@@ -16,5 +16,6 @@ def text_statistics(predictions: Sequence[str], references: Sequence[str], token
     rows = overlaps(ours, theirs)
     table = {f"bleu_{order}": Statistic(rows, partial(bleu, order=order)) for order in range(1, ORDERS + 1)}
     means = {"gleu": gleu(rows)} | {f"rouge_{order}": rouge_n(rows, order) for order in (1, 2)}
-    means |= {"rouge_l": rouge_l(ours, theirs)} | {f"distinct_{order}": distinct(ours, order) for order in (1, 2)}
+    means["rouge_l"] = rouge_l(longest(ours, theirs))
+    means |= {f"distinct_{order}": distinct(ours, order) for order in (1, 2)}
     return table | {name: mean_of(values) for name, values in means.items()}

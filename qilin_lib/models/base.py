@@ -42,7 +42,7 @@ def prepare_base(
     elif (ROOT / name).is_dir():
         path = (ROOT / name).resolve()
     elif name.count("/") == 1 and not name.startswith((".", "/")):
-        path = _from_hub(name)
+        path = from_hub(name)
     else:
         raise QilinError(
             f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name', nor 'smollm2'"
@@ -68,7 +68,8 @@ def base_path(stage_dir: Path) -> Path:
     return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
 
 
-def _from_hub(name: str) -> Path:
+def from_hub(name: str) -> Path:
+    """Folder with the files of a hub repository that a model needs: configuration, safetensors, tokenizer."""
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt"]))

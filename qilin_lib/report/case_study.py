@@ -1,24 +1,41 @@
 """The paper's Figures 2 (a Huatuo-26M dialogue) and 3 (a CMExam item): one question, every model's answer side by side.
 
-The paper shows one hand-picked item each. Here a rule picks: a seeded sample, the biggest gain and the biggest loss.
+The paper shows one hand-picked item each. Here a rule picks: a seeded sample, the biggest gains and the biggest losses.
+A stage's answer is marked against that of the stage before it: what training changed is what a reader looks for.
 """
 
 from __future__ import annotations
 
+import difflib
 import random
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import metrics
 from qilin_lib.evaluate.models import STAGES
-from qilin_lib.files import read_jsonl
+from qilin_lib.report import records
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.runs import Stage
 
 Record = Mapping[str, Any]
 Metric = Callable[[Record], float | None]
+
+# Characters of one text that are compared and shown; a model that never stops would else fill the page.
+LONGEST = 2000
+# Below this share of common text marks would be confetti: the share is said instead.
+ALIKE = 0.3
+# Equal stretches this short between two changes are chance (的, a comma) and count as changed.
+CHANCE = 2
+
+# Underlined and struck through, so that the marks can be read without their colours.
+MARK_STYLE = """
+.qm-case ins{background:#d5efe0;color:#0b4a2b;text-decoration:underline;text-decoration-thickness:2px}
+.qm-case del{background:#fbe1dc;color:#8a1f0c;text-decoration:line-through}
+.qm-case .note{color:#56606f;font-size:12.5px;margin:.3rem 0 0}
+"""
 
 
 @dataclass(frozen=True)
@@ -39,26 +56,31 @@ def choose(
     first: str = "base",
     last: str = "dpo",
 ) -> list[Case]:
-    """Pick k items by a seeded draw, then the biggest gain and loss of `metric` from model `first` to model `last`.
+    """Pick k items by a seeded draw, then the k biggest gains and k biggest losses of `metric` from `first` to `last`.
 
-    The draw does not depend on the order of the records. A gain or loss that was drawn already is shown once, with
-    both reasons; where no item gains (or loses), none is shown for it. QilinError when the models' items differ.
+    The draw does not depend on the order of the records, and equal changes are taken in drawn order. A gain or loss
+    that was drawn already is shown once, with both reasons; where fewer than k items gain (or lose), fewer are shown.
+    QilinError when the models' items differ.
     """
     by_id = {model: {str(record["id"]): record for record in rows} for model, rows in records_by_model.items()}
     ids = _common_ids(by_id, first, last)
-    drawn = random.Random(seed).sample(ids, min(k, len(ids)))
-    rules = {item: ["seeded sample"] for item in drawn}
-    scores = {item: {model: metric(rows[item]) for model, rows in by_id.items()} for item in ids}
-    changes = [(change, item) for item in ids if (change := _change(scores[item], first, last)) is not None]
-    gain, loss = max(changes, default=(0, "")), min(changes, default=(0, ""))
-    if gain[0] > 0:
-        rules.setdefault(gain[1], []).append(f"biggest gain from {first} to {last}")
-    if loss[0] < 0:
-        rules.setdefault(loss[1], []).append(f"biggest loss from {first} to {last}")
-    return [
-        Case(item, ", ".join(why), {model: rows[item] for model, rows in by_id.items()}, scores[item])
-        for item, why in rules.items()
-    ]
+    drawn = random.Random(seed).sample(ids, len(ids))
+    rules = {item: ["seeded sample"] for item in drawn[:k]}
+    changes = {item: _change(metric(by_id[first][item]), metric(by_id[last][item])) for item in drawn}
+    # From the far end of the draw: among equal changes those that the sample does not show already.
+    scored = [(change, item) for item, change in reversed(changes.items()) if change is not None]
+    gains = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
+    losses = sorted((pair for pair in scored if pair[0] < 0), key=lambda pair: pair[0])
+    for name, ranked in (("gain", gains), ("loss", losses)):
+        for number, (_, item) in enumerate(ranked[:k], start=1):
+            place = f" (no. {number})" if k > 1 else ""
+            rules.setdefault(item, []).append(f"biggest {name} from {first} to {last}{place}")
+    return [_picked(item, why, by_id, metric) for item, why in rules.items()]
+
+
+def _picked(item: str, why: list[str], by_id: Mapping[str, Mapping[str, Record]], metric: Metric) -> Case:
+    answers = {model: rows[item] for model, rows in by_id.items()}
+    return Case(item, ", ".join(why), answers, {model: metric(record) for model, record in answers.items()})
 
 
 def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str, last: str) -> list[str]:
@@ -75,40 +97,132 @@ def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str, last: str
     return sorted(by_id[first])
 
 
-def _change(scores: Mapping[str, float | None], first: str, last: str) -> float | None:
-    before, after = scores[first], scores[last]
+def _change(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
 
 
 def side_by_side(cases: Iterable[Case], metric_name: str, first: str = "base") -> Html:
-    """The cases as HTML: question, reference, then one column a model with its metric and the change since `first`."""
+    """The cases as HTML: question, reference, then one column a model with its metric, the change since `first` and
+    its answer, marked against the stage before it (base and baselines: against the reference)."""
     body = "".join(_case(case, metric_name, first) for case in cases)
-    return styled(CASE_STYLE, body or '<p class="qm-case empty">No case: the benchmark has no items in this run.</p>')
+    if not body:
+        return styled(CASE_STYLE, '<p class="qm-case">No case: the benchmark has no items in this run.</p>')
+    return styled(CASE_STYLE + MARK_STYLE, f'<div class="qm-case">{LEGEND}</div>\n{body}')
+
+
+LEGEND = (
+    "Marks: <ins>added</ins> and <del>left out</del> compared with the stage before (base and baselines: compared with "
+    f"the reference). Texts that share less than {ALIKE:.0%} are not marked; the share is said instead."
+)
 
 
 def _case(case: Case, metric_name: str, first: str) -> str:
     record = case.records[first]
-    answers = "".join(_answer(model, case, metric_name, first) for model in case.records)
+    boxes = [_answer(model, case, metric_name, first) for model in case.records]
+    title = f"{record.get('benchmark', 'case')}: {case.id}"
+    return card(title, f"picked by: {case.rule}", plain(_question(record)), plain(reference(record)), boxes)
+
+
+def card(title: str, aside: str, asked: str, wanted: str, boxes: Iterable[str]) -> str:
+    """One item as HTML: head, question, reference, and the models' boxes (made by `box`) side by side.
+
+    `asked` and `wanted` are escaped already (`plain`), title and `aside` are not.
+    """
     return (
-        f'<article class="qm-case"><div class="head">{escape(record.get("benchmark", "case"))}: {escape(case.id)}'
-        f"<span>picked by: {escape(case.rule)}</span></div>"
-        f"{_box('Question', _question(record))}{_box('Reference', _reference(record))}"
-        f'<div class="answers">{answers}</div></article>\n'
+        f'<article class="qm-case"><div class="head">{escape(title)}<span>{escape(aside)}</span></div>'
+        f"{box('Question', asked)}{box('Reference', wanted)}"
+        f'<div class="answers">{"".join(boxes)}</div></article>\n'
     )
 
 
+def box(title: str, content: str, aside: str = "") -> str:
+    """A titled box; `content` is escaped already (`plain`, `marked`), title and `aside` are not."""
+    side = f"<span>{escape(aside)}</span>" if aside else ""
+    content = content if content.strip() else '<span class="empty">(empty)</span>'
+    return f'<div class="box"><h4>{escape(title)}{side}</h4><div class="text" lang="zh">{content}</div></div>'
+
+
+def plain(text: str) -> str:
+    """`text` escaped, and cut at LONGEST characters with a word about the rest."""
+    return escape(text[:LONGEST]) + _rest(text)
+
+
+def _rest(text: str) -> str:
+    more = len(text) - LONGEST
+    return f'<span class="empty"> … ({more:,} more characters in the records file)</span>' if more > 0 else ""
+
+
 def _answer(model: str, case: Case, metric_name: str, first: str) -> str:
-    change = _change(case.scores, first, model)
+    change = _change(case.scores[first], case.scores[model])
     delta = "" if change is None or model == first else f" ({change:+.1f})"
     score = case.scores[model]
     shown = f"{metric_name} " + ("not scored" if score is None else f"{score:.1f}{delta}")
-    record = case.records[model]
-    parts = [f"Read as: {record['prediction'] or 'unparsed'}"] if "prediction" in record else []
-    parts += [record[name] for name in ("output", "explanation") if record.get(name)]
+    record, other = case.records[model], _before(model, case)
+    name, compared = (other, case.records[other]) if other else ("the reference", {"output": record.get("reference")})
+    output, note = marked(str(compared["output"] or ""), str(record["output"] or ""), name)
+    parts = [output, *map(plain, reading(record))]
+    return box(model, "\n".join(filter(None, parts)) + note, shown)
+
+
+def _before(model: str, case: Case) -> str | None:
+    """The stage that `model` was trained from; None for the first stage and for baselines."""
+    stages = [name for name in STAGES if name in case.records]
+    return stages[stages.index(model) - 1] if model in stages[1:] else None
+
+
+def reading(record: Record) -> list[str]:
+    """What was read from an answer, line by line: the explanation unless the output holds it, the letters taken for
+    the prediction, and each choice's log-probability where the choices were scored."""
+    lines = [f"Read as: {record['prediction'] or 'unparsed'}"] if "prediction" in record else []
+    if scores := record.get("scores"):
+        lines.append("log p: " + "  ".join(f"{letter} {value:.2f}" for letter, value in scores.items()))
+    explanation = record.get("explanation")
     # A model's explanation is often the tail of its raw output; showing it twice would tell nothing.
-    if len(parts) > 1 and parts[-1] in parts[-2]:
-        parts.pop()
-    return _box(model, "\n".join(parts), shown)
+    return [explanation, *lines] if explanation and explanation not in (record["output"] or "") else lines
+
+
+def marked(before: str, after: str, name: str) -> tuple[str, str]:
+    """(`after` escaped with what was added and left out since `before`, a note that says what it was compared with).
+
+    The first LONGEST characters are compared, Latin words and numbers as a whole, all else character by character.
+    """
+    old, new = (re.findall(r"[A-Za-z0-9.%]+|\s+|.", text[:LONGEST], re.DOTALL) for text in (before, after))
+    if not old or not new:
+        return plain(after), ""
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    share = matcher.ratio()
+    if share == 1:
+        return plain(after), _note(f"same as {name}")
+    if share < ALIKE:
+        return plain(after), _note(f"{share:.0%} in common with {name}: not marked")
+    return _marks(old, new, _changes(matcher)) + _rest(after), _note(f"compared with {name}")
+
+
+def _note(text: str) -> str:
+    return f'<div class="note">{escape(text)}</div>'
+
+
+def _changes(matcher: difflib.SequenceMatcher) -> list[tuple[int, int, int, int]]:
+    """Changed stretches (old from, to, new from, to), each joined with the one before it across a chance match."""
+    joined: list[tuple[int, int, int, int]] = []
+    for kind, *here in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        if joined and here[0] - joined[-1][1] <= CHANCE:
+            here = [joined[-1][0], here[1], joined.pop()[2], here[3]]
+        joined.append(tuple(here))
+    return joined
+
+
+def _marks(old: Sequence[str], new: Sequence[str], changes: Iterable[tuple[int, int, int, int]]) -> str:
+    parts, done = [], 0
+    for old_from, old_to, new_from, new_to in changes:
+        parts.append(escape("".join(new[done:new_from])))
+        removed, added = "".join(old[old_from:old_to]), "".join(new[new_from:new_to])
+        parts += [f"<del>{escape(removed)}</del>"] if removed else []
+        parts += [f"<ins>{escape(added)}</ins>"] if added else []
+        done = new_to
+    return "".join([*parts, escape("".join(new[done:]))])
 
 
 def _question(record: Record) -> str:
@@ -118,36 +232,33 @@ def _question(record: Record) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
-def _reference(record: Record) -> str:
+def reference(record: Record) -> str:
+    """The gold letters of an exam item, and the reference text."""
     gold = f"Answer: {record['gold']}\n" if record.get("gold") else ""
     return f"{gold}{record.get('reference') or ''}"
 
 
-def _box(title: str, text: str, aside: str = "") -> str:
-    side = f"<span>{escape(aside)}</span>" if aside else ""
-    content = escape(text) if text.strip() else '<span class="empty">(empty)</span>'
-    return f'<div class="box"><h4>{escape(title)}{side}</h4><div class="text" lang="zh">{content}</div></div>'
-
-
 def cases(stage: Stage, benchmark: str) -> Html:
     """The chosen items of one benchmark, all models side by side. Metric: ROUGE-L, or 100/0 for an exam answer."""
-    folder = stage.parent("06_eval") / "predictions" / benchmark
-    models = [name for name in STAGES if (folder / f"{name}.jsonl").exists()]
-    if len(models) < 2:
+    folder = stage.parent("06_eval")
+    models = records.models_of(folder, benchmark)
+    stages = [name for name in models if name in STAGES]
+    if len(stages) < 2:
         return Html(
-            f"<p>{escape(benchmark)} was answered by {len(models)} model(s) in this run: nothing to compare.</p>"
+            f"<p>{escape(benchmark)} was answered by {len(stages)} stage(s) of this run under the fixed protocol: "
+            "nothing to compare.</p>"
         )
-    records = {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in models}
+    answers = {name: records.read(folder, "fixed", benchmark, name) for name in models}
     metric, label = METRICS[benchmark]
     parameters = stage.parameters
-    chosen = choose(records, parameters.cases, parameters.seed, metric, models[0], models[-1])
-    return side_by_side(chosen, label, models[0])
+    chosen = choose(answers, parameters.cases, parameters.seed, metric, stages[0], stages[-1])
+    return side_by_side(chosen, label, stages[0])
 
 
 def rouge_l(record: Record) -> float:
     """ROUGE-L F1 (percent, characters) of one answer."""
     words = [[metrics.tokenize(record[name], "char")] for name in ("output", "reference")]
-    return float(metrics.rouge_l(*words)[0])
+    return float(metrics.rouge_l(metrics.longest(*words))[0])
 
 
 def right(record: Record) -> float:

@@ -1,7 +1,8 @@
 """Figures of notebooks 01-07: the ledger, training curves, accuracy by subject, lengths, ours against the paper.
 
-Labels are English throughout (subject handles, registry names), so that no picture depends on a Chinese font. Colours
-are those of Okabe and Ito, doubled by marker shapes for readers who see no colour. No pyplot: nothing global moves.
+Labels are English throughout (subject handles, registry names, `annotations.ENGLISH`), so that no picture depends on a
+Chinese font. Colours are those of Okabe and Ito, doubled by marker shapes for readers who see no colour. No pyplot:
+nothing global moves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -20,7 +22,12 @@ from matplotlib.lines import Line2D
 
 from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
-from qilin_lib.report.paper import PaperTable
+from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
+from qilin_lib.report.annotations import COLUMNS, figure_label
+from qilin_lib.report.benchmark_tables import ordered
+from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
+from qilin_lib.report.breakdowns import group_values
+from qilin_lib.report.paper import PaperTable, Row
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -35,7 +42,9 @@ FATES = {
     "excluded": "#999999",
     "merged": "#56b4e9",
 }
-MEDICAL_SUBJECTS = ("clinical_medicine", "physician", "basic_medicine")
+# Baselines take these in the order of their names, again and again.
+FURTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b", "#b2a100", "#000000", "#9467bd", "#17718c", "#a6611a", "#5e8c31")
+FURTHER_MARKERS = ("v", "P", "<", "*", ">", "h")
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
 
@@ -217,93 +226,167 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     return chart
 
 
-def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, model: str) -> bool:
+def _looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """{model: (colour, marker)}: the stages have their own, baselines the next free ones."""
+    looks = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
+    for place, model in enumerate(model for model in models if model not in COLOURS):
+        colour = FURTHER_COLOURS[place % len(FURTHER_COLOURS)]
+        looks[model] = (colour, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
+    return looks
+
+
+def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, look: tuple[str, str]) -> bool:
     """Draw one score with its interval; False when it has no items."""
     if not score or not score["n"]:
         return False
-    error = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
-    axes.errorbar(
-        score["value"],
-        height,
-        xerr=error,
-        fmt=MARKERS.get(model, "v"),
-        color=COLOURS.get(model, "#333333"),
-        markersize=4,
-        linewidth=1.1,
-        capsize=0,
-    )
+    colour, marker = look
+    # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do.
+    axes.plot((score["low"], score["high"]), (height, height), color=colour, linewidth=1.1, solid_capstyle="butt")
+    axes.plot(score["value"], height, color=colour, marker=marker, markersize=4, linestyle="")
     return True
 
 
 def _model_key(chart: Chart, models: Sequence[str], paper: bool = False) -> None:
     handles = [
-        Line2D([], [], color=COLOURS.get(m, "#333333"), marker=MARKERS.get(m, "v"), linewidth=1.2, label=m)
-        for m in models
+        Line2D([], [], color=colour, marker=marker, linewidth=1.2, label=model)
+        for model, (colour, marker) in _looks(models).items()
     ]
     if paper:
         handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
-    chart.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    chart.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
 
 
-def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] = tuple(COLOURS)) -> Figure:
-    """C-Eval accuracy by subject and model with 95 % intervals, best subject of the last model on top."""
-    results = {m: scores["ceval"][m]["subjects"] for m in models if m in scores["ceval"]}
-    known = [(s, score["value"]) for s, score in list(results.values())[-1].items() if score["n"]] if results else []
-    if not known:
-        raise QilinError(f"scores.json has no C-Eval item for {list(models)}: nothing to draw by subject")
-    subjects = [subject for subject, _ in sorted(known, key=lambda pair: (pair[1], pair[0]))]
-    chart = _chart(7.5, 1.3 + (0.12 + 0.06 * len(results)) * len(subjects))
-    axes = chart.subplots()
-    for place, (model, by_subject) in enumerate(results.items()):
-        shift = 0.2 * ((len(results) - 1) / 2 - place)
-        for height, subject in enumerate(subjects):
-            _interval(axes, by_subject.get(subject), height + shift, model)
-    last = list(results.values())[-1]
-    axes.set_yticks(range(len(subjects)), [f"{s.replace('_', ' ')} ({last[s]['n']})" for s in subjects], fontsize=8)
-    for label, subject in zip(axes.get_yticklabels(), subjects, strict=True):
-        label.set_fontweight("bold" if subject in MEDICAL_SUBJECTS else "normal")
-    axes.axvline(25, color="#333333", linestyle="--", linewidth=0.8)
-    axes.set(
-        xlim=(-1, 101),
-        ylim=(-0.7, len(subjects) - 0.3),
-        xlabel="accuracy, percent, with 95 % interval; (n) items; dashed: chance; bold: medical subjects",
-    )
-    _quiet(axes, "x")
-    for height in range(0, len(subjects), 2):
-        axes.axhspan(height - 0.5, height + 0.5, color="#f5f6f9", zorder=0)
-    _model_key(chart, list(results))
+@dataclass(frozen=True)
+class Line:
+    """A row of a chart of intervals: its label, each model's score, and whether it stands out."""
+
+    label: str
+    scores: Mapping[str, Any]
+    bold: bool = False
+
+
+def _interval_chart(panels: Mapping[str, Sequence[Line]], models: Sequence[str], xlabel: str) -> Figure:
+    """Scores with intervals, a panel a title, a row a line (the first on top), a mark a model."""
+    heights = [len(lines) for lines in panels.values()]
+    row = 0.13 + 0.065 * len(models)
+    chart = _chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * ((len(models) + 4) // 5))
+    grid = chart.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+    looks, step = _looks(models), 0.74 / max(1, len(models))
+    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+        for place, model in enumerate(models):
+            shift = step * ((len(models) - 1) / 2 - place)
+            for height, line in enumerate(reversed(lines)):
+                _interval(axes, line.scores.get(model), height + shift, looks[model])
+        axes.set_yticks(range(len(lines)), [line.label for line in reversed(lines)], fontsize=8)
+        for label, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
+            label.set_fontweight("bold" if line.bold else "normal")
+        axes.set(xlim=(-1, 101), ylim=(-0.6, len(lines) - 0.4))
+        axes.set_title(title, fontsize=9, loc="left")
+        _quiet(axes, "x")
+        # So tall a figure is never seen whole: every panel has its own numbers.
+        axes.tick_params(axis="x", labelbottom=True, labelsize=8)
+        for height in range(0, len(lines), 2):
+            axes.axhspan(height - 0.5, height + 0.5, color="#f5f6f9", zorder=0)
+    grid[-1].set_xlabel(xlabel)
+    _model_key(chart, models)
     return chart
+
+
+def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = None) -> Figure:
+    """C-Eval accuracy by subject and model with 95 % intervals, a panel a category, last stage's best on top.
+
+    `models`: None = all, the stages before the baselines. Subjects without items are left out.
+    """
+    results = {m: scores["ceval"][m]["subjects"] for m in models or ordered(scores["ceval"]) if m in scores["ceval"]}
+    counts = {s: score["n"] for by_subject in results.values() for s, score in by_subject.items() if score["n"]}
+    if not counts:
+        raise QilinError(f"scores.json has no C-Eval item for {list(models or ['any model'])}: nothing to draw")
+    last = results[[m for m in results if m in COLOURS or not set(results) & set(COLOURS)][-1]]
+
+    def line(subject: str) -> Line:
+        by_model = {model: by_subject.get(subject) for model, by_subject in results.items()}
+        return Line(f"{subject.replace('_', ' ')} ({counts[subject]})", by_model, subject in MEDICAL)
+
+    best = sorted(counts, key=lambda s: (-(last.get(s, {}).get("value") or 0), s))
+    home = {subject: name for name, subjects in CATEGORIES.items() for subject in subjects}
+    panels = {title: [line(s) for s in best if home.get(s) == name] for name, title in CATEGORY_NAMES.items()}
+    panels["No category"] = [line(s) for s in best if s not in home]
+    chart = _interval_chart(
+        {title: lines for title, lines in panels.items() if lines},
+        list(results),
+        "accuracy, percent, with 95 % interval; (n) items; dashed: chance; bold: medical subjects",
+    )
+    for axes in chart.axes:
+        axes.axvline(25, color="#333333", linestyle="--", linewidth=0.8)
+    return chart
+
+
+def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: int = 40) -> Figure:
+    """CMExam accuracy by the values of an annotation column with 95 % intervals, the `most` commonest values.
+
+    A Chinese value bears its English name, or the number that it has in the table of the same column.
+    """
+    results = scores["cmexam"]
+    counts = group_values(results, column)
+    if not counts:
+        raise QilinError(f"CMExam's items carry no annotation '{column}' in this run: nothing to draw")
+    lines = [
+        Line(
+            f"{figure_label(value, number)} ({n})",
+            {model: entry.get("groups", {}).get(column, {}).get(value) for model, entry in results.items()},
+        )
+        for number, (value, n) in enumerate(counts.items(), start=1)
+    ]
+    title = f"CMExam by {COLUMNS.get(column, column)}" + (f", the {most} commonest" if len(lines) > most else "")
+    return _interval_chart({title: lines[:most]}, ordered(results), "accuracy, percent, with 95 % interval; (n) items")
 
 
 def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure:
     """Our scores with 95 % intervals against the paper's numbers, for the headline metrics of Tables 4, 5 and 6.
 
-    A cross appears only where the paper's number is known (`paper.TABLES`).
+    A row is a stage of ours or a row of the paper that either side has a number for; a cross appears only where the
+    paper's number is known (`paper.TABLES`).
     """
     panels = [(paper[number], name) for number, names in HEADLINES.items() for name in names]
-    chart = _chart(8.2, 1.1 + 1.25 * len(panels))
-    for axes, (table, metric) in zip(chart.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-        results = scores.get(table.benchmark, {})
-        theirs = {row.ours: row.cells[metric].value for row in table.rows if row.ours}
-        for height, model in enumerate(reversed(COLOURS)):
-            found = _interval(axes, results.get(model, {}).get(metric), height, model)
-            if theirs.get(model) is not None:
-                axes.plot(theirs[model], height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
+    rows = [_forest_rows(table, metric, scores.get(table.benchmark, {})) for table, metric in panels]
+    chart = _chart(8.2, 1.1 + sum(0.45 + 0.2 * len(lines) for lines in rows))
+    grid = chart.subplots(len(panels), 1, squeeze=False, height_ratios=[len(lines) + 1 for lines in rows])[:, 0]
+    for axes, (table, metric), lines in zip(grid, panels, rows, strict=True):
+        for height, (_, model, score, theirs) in enumerate(reversed(lines)):
+            found = _interval(axes, score, height, _looks([model])[model])
+            if theirs is not None:
+                axes.plot(theirs, height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
             elif not found:
-                axes.text(
-                    0.01,
-                    height,
-                    "no number",
-                    transform=axes.get_yaxis_transform(),
-                    va="center",
-                    fontsize=7,
-                    color="#7a8494",
-                )
-        axes.set_yticks(range(len(COLOURS)), list(reversed(COLOURS)), fontsize=8)
-        axes.set_ylim(-0.6, len(COLOURS) - 0.4)
+                _no_number(axes, height)
+        axes.set_yticks(range(len(lines)), [label for label, *_ in reversed(lines)], fontsize=8)
+        axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.set_title(f"{table.title.removesuffix(' results')}: {table.columns[metric]}", fontsize=9, loc="left")
         axes.set_xlim(left=0)
         _quiet(axes, "x")
-    axes.set_xlabel("percent")
+    grid[-1].set_xlabel("percent")
     _model_key(chart, list(COLOURS), paper=True)
     return chart
+
+
+def _forest_rows(
+    table: PaperTable, metric: str, results: Mapping[str, Any]
+) -> list[tuple[str, str, Mapping[str, Any] | None, float | None]]:
+    """(label, our model, our score, the paper's number) of each row: the stages, then what else has a number."""
+    stands: dict[str, Row] = {row.ours: row for row in table.rows if row.ours}
+    rows = []
+    for model in COLOURS:
+        row = stands.get(model)
+        label = f"{model} ({row.label})" if row else model
+        rows.append((label, model, results.get(model, {}).get(metric), row.cells[metric].value if row else None))
+    named = {row.label: row for row in table.rows}
+    for label in dict.fromkeys([*named, *ordered(results)]):
+        row, score = named.get(label), results.get(label, {}).get(metric)
+        theirs = row.cells[metric].value if row else None
+        if label not in COLOURS and (score or (theirs is not None and not row.ours)):
+            rows.append((label, label, score, theirs))
+    return rows
+
+
+def _no_number(axes: Axes, height: float) -> None:
+    across = axes.get_yaxis_transform()
+    axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")

@@ -1,4 +1,8 @@
-"""report.html: one self-contained page with the tables, figures and cases of a run, and the chain of its manifests."""
+"""report.html: one self-contained page with the tables, figures and cases of a run, and the chain of its manifests.
+
+The page lies in a stage's folder; links to the run's other files start with "../" and work from disk. Nothing is
+fetched: style, pictures and the search's own script are inside, and a policy in the head forbids anything else.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,16 @@ from matplotlib.figure import Figure
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
+from qilin_lib.report.cells import Linked, Source
 from qilin_lib.report.figures import png, svg
 from qilin_lib.report.layout import Table, body_html
 from qilin_lib.report.markup import FONTS, TABLE_STYLE, Html, escape
 
 WARNING = "Research only, not for clinical use."
 LARGEST = 5_000_000
+# From the page to the run's folder.
+PREFIX = "../"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 # Above this a picture of many points is smaller as pixels than as paths.
 LARGEST_SVG = 400_000
 
@@ -33,7 +41,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it: tables, pictures, plain text (escaped) or Html (already escaped)."""
+    """A heading and what stands below it: tables, pictures, plain text (escaped) or Html (already escaped).
+
+    Html may hold a script of its own; the page's policy lets no script fetch anything.
+    """
 
     title: str
     parts: tuple[Table | Picture | Html | str, ...]
@@ -42,6 +53,7 @@ class Section:
 PAGE_STYLE = f"""
 :root{{color-scheme:light}}
 *{{box-sizing:border-box}}
+html{{-webkit-text-size-adjust:100%}}
 body{{margin:0;background:#fff;color:#1c2430;font:16px/1.6 {FONTS}}}
 main,header{{max-width:76rem;margin:0 auto;padding:0 1.2rem}}
 header{{padding-top:1.6rem}}
@@ -56,6 +68,8 @@ p{{max-width:46rem;overflow-wrap:anywhere}}
 figure{{margin:1.2rem 0}}
 figure .scroll{{overflow-x:auto}}
 figure img{{display:block;max-width:100%;min-width:min(34rem,200%);height:auto}}
+details{{border:1px solid #d8dde5;border-radius:6px;padding:.5rem .8rem;margin:.8rem 0}}
+summary{{cursor:pointer;font-weight:600}}
 figcaption{{color:#56606f;font-size:.85rem;max-width:46rem;margin-top:.4rem}}
 footer{{color:#56606f;font-size:.85rem;padding:2rem 0 3rem}}
 @media print{{.scroll,.qm-case .text{{overflow:visible!important;max-height:none!important}}}}
@@ -72,6 +86,7 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
     body = "\n".join(_section(number, section) for number, section in enumerate(sections, start=1))
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{PAGE_STYLE}{TABLE_STYLE}</style></head><body>\n"
         f'<header><h1>{escape(title)}</h1><p class="warning" role="note">{WARNING}</p>'
@@ -92,7 +107,7 @@ def _section(number: int, section: Section) -> str:
 
 def _part(part: Any, title: str) -> str:
     if isinstance(part, Table):
-        return body_html(part)
+        return body_html(part, PREFIX)
     if isinstance(part, Picture):
         return _picture(part)
     if isinstance(part, Html):
@@ -132,10 +147,12 @@ def manifest_chain(run_dir: str | Path) -> Table:
         "manifest.json. Each stage names the digests of those it stands on, back to the sha256 of every raw file.",
         "A page is written before its own stage has finished, so 07_case_study reads unfinished here.",
     ]
-    return Table("A2", f"Manifest chain of run {run_dir.name}", pd.DataFrame(rows, columns=columns, dtype=str), notes)
+    return Table(
+        "A2", f"Manifest chain of run {run_dir.name}", pd.DataFrame(rows, columns=columns, dtype=object), notes
+    )
 
 
-def _chain_row(name: str, manifests: dict[str, dict[str, Any]]) -> list[str]:
+def _chain_row(name: str, manifests: dict[str, dict[str, Any]]) -> list[Any]:
     manifest = manifests.get(name)
     if manifest is None:
         return [name, "unfinished", *["-"] * 5]
@@ -146,7 +163,7 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]]) -> list[str]:
     environment = manifest["environment"]
     commit = environment["git_commit"][:10] or "no git"
     return [
-        name,
+        Linked(name, Source(f"{name}/manifest.json", manifest["digest"])),
         f"stale: {', '.join(stale)} changed" if stale else "finished",
         manifest["digest"][:12],
         ", ".join(raw + parents) or "-",

@@ -1,4 +1,7 @@
-"""A table as a value, and its three dresses: plain text (terminal), HTML (notebook, report), Markdown (repository)."""
+"""A table as a value, and its dresses: text (terminal), HTML (notebook, report), Markdown, LaTeX and CSV (files).
+
+A cell is a text, or a `Score` or `Linked` of `cells`, which know their own dresses.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,29 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from qilin_lib.files import write_text
+from qilin_lib.report.cells import Linked, Score, link_markdown, link_paths
+from qilin_lib.report.latex import latex_heading, latex_table, latex_text
 from qilin_lib.report.markup import TABLE_STYLE, Html, escape, styled
 
 # Cells that say "there is no number here" and are shown in grey.
 ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not counted", "no paper row", "-")
-OURS = "this run"
 # Columns of words, which read from the left; all others hold numbers.
 WORDS = frozenset(
     (
-        "Type,Dataset,Our sources,Model,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
-        "Set,Feeds,Licence,Reason,Place,Begins with,Split,What,Value"
+        "Type,Dataset,Our sources,Model,Ours,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
+        "Set,Feeds,Licence,Reason,Place,Begins with,Split,Protocols,What,Value,Variant,English"
     ).split(",")
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells with notes under it. `number` is the paper's own for "1" to "6", empty for one without."""
+    """A table with notes under it. `number` begins with the paper's own for "1" to "6", empty for one without."""
 
     number: str
     title: str
@@ -39,7 +44,8 @@ class Table:
         return f"Table {self.number}. {self.title}" if self.number else self.title
 
     def _repr_html_(self) -> str:
-        return to_html(self)
+        # An executed notebook lies in the run's folder, so that its links start there.
+        return to_html(self, "")
 
 
 def width(text: str) -> int:
@@ -72,22 +78,32 @@ def _classes(**wanted: bool) -> str:
     return f' class="{names}"' if names else ""
 
 
-def _cell_html(cell: str, left: bool) -> str:
+def _cell_html(cell: Any, left: bool, prefix: str | None) -> str:
+    if isinstance(cell, Score | Linked):
+        return f"<td{_classes(left=left, none=str(cell) in ABSENT)}>{cell.html(prefix)}</td>"
     # Interval and n go below their number, so that seven metrics fit side by side.
-    score = re.fullmatch(r"(\S+) (\[[^]]*\]) (\(n=\d+\))", cell)
+    score = re.fullmatch(r"(\S+) (\[[^]]*\]) (\(n=\d+\))", str(cell))
     body = "{} <small>{}</small> <small>{}</small>".format(*map(escape, score.groups())) if score else escape(cell)
     return f"<td{_classes(left=left, none=cell in ABSENT)}>{body}</td>"
 
 
-def body_html(table: Table) -> Html:
-    """The table in its scrolling box with caption and notes, every cell escaped, without the style."""
+def _is_ours(columns: list[str], row: tuple[Any, ...]) -> bool:
+    """Whether the row of a table that mixes the paper's rows with ours holds a number of ours."""
+    return "Ours" in columns and any(isinstance(cell, Score) and cell.known for cell in row)
+
+
+def body_html(table: Table, prefix: str | None = None) -> Html:
+    """The table in its scrolling box with caption and notes, every cell escaped, without the style.
+
+    `prefix`: the way from the page to the run's folder, for links; None = no links.
+    """
     columns = list(table.frame.columns)
     head = "".join(f"<th{_classes(left=c in WORDS)}>{escape(c)}</th>" for c in columns)
     rows = []
-    for row in table.frame.astype(str).itertuples(index=False):
-        cells = "".join(_cell_html(cell, column in WORDS) for column, cell in zip(columns, row, strict=True))
-        rows.append(f"<tr{_classes(ours=OURS in row, total='Total' in row)}>{cells}</tr>")
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    for row in table.frame.itertuples(index=False, name=None):
+        cells = "".join(_cell_html(cell, column in WORDS, prefix) for column, cell in zip(columns, row, strict=True))
+        rows.append(f"<tr{_classes(ours=_is_ours(columns, row), total='Total' in row)}>{cells}</tr>")
+    notes = "".join(f"<li>{link_paths(note, prefix)}</li>" for note in table.notes)
     return Html(
         f'<div class="qm-table"><div class="caption">{escape(table.heading)}</div>'
         f'<div class="scroll" tabindex="0"><table>'
@@ -96,34 +112,61 @@ def body_html(table: Table) -> Html:
     )
 
 
-def to_html(table: Table) -> Html:
-    """The table with its own scoped style, for a notebook cell."""
-    return styled(TABLE_STYLE, body_html(table))
+def to_html(table: Table, prefix: str | None = None) -> Html:
+    """The table with its own scoped style, for a notebook cell; `prefix` as in `body_html`."""
+    return styled(TABLE_STYLE, body_html(table, prefix))
 
 
-def _markdown_cell(cell: object) -> str:
-    text = str(cell).replace("\\", "\\\\").replace("|", "\\|")
-    return re.sub(r"\s*\n\s*", "<br>", re.sub(r"[<>]", lambda m: {"<": "&lt;", ">": "&gt;"}[m[0]], text))
+def _markdown_text(text: object) -> str:
+    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|")
+    return re.sub(r"\s*\n\s*", "<br>", re.sub(r"[<>]", lambda m: {"<": "&lt;", ">": "&gt;"}[m[0]], escaped))
 
 
-def to_markdown(table: Table) -> str:
-    """A pipe table under a heading, the notes as a list below it."""
+def _markdown_cell(cell: Any, prefix: str | None) -> str:
+    return cell.markdown(prefix) if isinstance(cell, Score | Linked) else _markdown_text(cell)
+
+
+def to_markdown(table: Table, prefix: str | None = None) -> str:
+    """A pipe table under a heading, the notes as a list below it; `prefix` as in `body_html`."""
     columns = list(table.frame.columns)
-    lines = [f"### {_markdown_cell(table.heading)}", ""]
-    lines.append("| " + " | ".join(map(_markdown_cell, columns)) + " |")
+    lines = [f"### {_markdown_text(table.heading)}", ""]
+    lines.append("| " + " | ".join(map(_markdown_text, columns)) + " |")
     lines.append("|" + "|".join(":---" if c in WORDS else "---:" for c in columns) + "|")
-    for row in table.frame.itertuples(index=False):
-        lines.append("| " + " | ".join(map(_markdown_cell, row)) + " |")
-    notes = [f"- {_markdown_cell(note)}" for note in table.notes]
+    for row in table.frame.itertuples(index=False, name=None):
+        lines.append("| " + " | ".join(_markdown_cell(cell, prefix) for cell in row) + " |")
+    notes = [f"- {link_markdown(_markdown_text(note), prefix)}" for note in table.notes]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
-def write_all(tables: Iterable[Table], out_dir: str | Path) -> list[Path]:
-    """Write table_<number>.csv and .md for each table and one tables.txt with all; returns the paths written."""
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX float with booktabs rules; its first line says which packages it needs."""
+    left = [column in WORDS for column in table.frame.columns]
+    rows = [[latex_heading(column, "l" if side else "r") for column, side in zip(table.frame, left, strict=True)]]
+    for row in table.frame.itertuples(index=False, name=None):
+        cells = [cell.latex() if isinstance(cell, Score | Linked) else latex_text(str(cell)) for cell in row]
+        rows.append(cells)
+    return latex_table(table.number, table.title, left, rows, table.notes)
+
+
+def to_csv(table: Table) -> str:
+    """The cells as CSV; a table of scores in long form, one line a cell, with interval, n and the paper's number."""
+    rows = [
+        {"table": table.number, "model": "", "row": str(row[0]), "metric": column, **cell.row()}
+        for row in table.frame.itertuples(index=False, name=None)
+        for column, cell in zip(table.frame.columns, row, strict=True)
+        if isinstance(cell, Score)
+    ]
+    # Int64 knows missing values; as a float, n would read "500.0".
+    return (pd.DataFrame(rows).astype({"n": "Int64"}) if rows else table.frame).to_csv(index=False)
+
+
+def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:
+    """Write table_<number>.csv, .md and .tex for each table and one tables.txt with all; returns the paths written."""
     out, written, texts = Path(out_dir), [], []
     for table in tables:
         stem = f"table_{re.sub(r'[^0-9A-Za-z]+', '_', table.number).lower()}"
-        for suffix, content in ((".csv", table.frame.to_csv(index=False)), (".md", to_markdown(table))):
+        dresses = {".csv": to_csv(table), ".md": to_markdown(table, prefix), ".tex": to_latex(table)}
+        for suffix, content in dresses.items():
             write_text(out / f"{stem}{suffix}", content)
             written.append(out / f"{stem}{suffix}")
         texts.append(to_text(table))

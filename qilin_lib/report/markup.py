@@ -32,18 +32,25 @@ background:#fff;color:inherit;font-variant-numeric:tabular-nums}}
 .qm-table th,.qm-table td{{padding:.35rem .55rem;border:0;border-bottom:1px solid #e8ebf0;text-align:right;
 white-space:nowrap;vertical-align:top;background:none}}
 .qm-table th{{background:#f2f4f8;font-weight:600;vertical-align:bottom;white-space:normal}}
+.qm-table td.left{{white-space:normal;min-width:5.5rem}}
 .qm-table tr>:first-child{{position:sticky;left:0;background:#fff;text-align:left}}
 .qm-table tr>th:first-child{{background:#f2f4f8}}
 .qm-table .left{{text-align:left!important}}
 .qm-table tbody tr{{background:#fff!important}}
 .qm-table tbody tr:last-child td{{border-bottom:0}}
 .qm-table tr.ours td,.qm-table tr.ours>:first-child{{background:#eef6fc}}
-@media (max-width:40rem){{.qm-table tr>:first-child{{white-space:normal;min-width:5rem;max-width:8rem;
+@media (max-width:40rem){{.qm-table tr>:first-child{{white-space:normal;min-width:6.2rem;max-width:8rem;
 overflow-wrap:anywhere}}}}
 .qm-table tr.total td{{font-weight:600;border-top:2px solid #b8c0cc}}
-.qm-table td.none{{color:#6b7585;font-size:11.5px}}
+.qm-table td.none,.qm-table .none{{color:#6b7585;font-size:11.5px}}
+.qm-table td a{{color:inherit;text-decoration-color:#9db4c6;text-underline-offset:2px}}
+.qm-table td a:hover{{color:#00568a}}
+.qm-table td small.paper{{color:#a34700;white-space:nowrap}}
+.qm-table td small.agrees{{color:#006b4d;font-weight:600}}
+.qm-table td small.none{{color:#7a8494}}
 .qm-table td small{{display:block;color:#56606f;font-size:11px;line-height:1.25;font-weight:400}}
 .qm-table ul{{margin:.5rem 0 0;padding-left:1.1rem;color:#56606f;font-size:12.5px}}
+.qm-table li a{{color:#00568a}}
 .qm-table li{{margin:.1rem 0;overflow-wrap:anywhere}}
 """
 

@@ -3,57 +3,75 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import store
+from qilin_lib.report.benchmark_tables import ordered
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
 
+LETTERS = ("A", "B", "C", "D", "E")
+# What is shown of a record beside its texts.
+READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "groups", "scores")
+
 
 def items_table(tasks: Iterable[Any]) -> Table:
-    """Items a benchmark brings to this run, its split and cap, and rows of its files that could not be used."""
-    rows = [
-        [
-            task.name,
-            task.split,
-            str(len(task.items)),
-            "none" if task.cap is None else str(task.cap),
-            str(len(task.invalid)),
-        ]
-        for task in tasks
-    ]
-    columns = ["Benchmark", "Split", "items asked", "cap", "unusable rows"]
-    notes = ["C-Eval's cap is per subject; capped items are a seeded sample in file order"]
-    return Table("", "Items", pd.DataFrame(rows, columns=columns), notes)
+    """Items a benchmark brings to this run, its protocols, split and cap, and rows of its files that were unusable."""
+    rows: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.name in rows:
+            rows[task.name][1] += f", {task.protocol}"
+            continue
+        cap = "none" if task.cap is None else str(task.cap)
+        rows[task.name] = [task.name, task.protocol, task.split, str(len(task.items)), cap, str(len(task.invalid))]
+    columns = ["Benchmark", "Protocols", "Split", "items asked", "cap", "unusable rows"]
+    notes = ["C-Eval's cap is per subject; capped items are a seeded sample in file order; all protocols ask the same"]
+    return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns), notes)
 
 
-def progress(show: Callable[[str], None]) -> Callable[[str, str, int, int], None]:
-    """A progress callable for `evaluate.run.evaluate` that shows one line."""
-    return lambda model, benchmark, done, total: show(f"{model}: {benchmark} {done}/{total}")
+def read(stage_dir: str | Path, protocol: str, benchmark: str, model: str) -> list[dict[str, Any]]:
+    """One model's records. Raises QilinError for a file that is missing or holds none."""
+    path = store.predictions(stage_dir, protocol, benchmark, model)
+    records = list(files.read_jsonl(path))
+    if not records:
+        raise QilinError(f"{path} holds no record; run notebooks/06_eval.ipynb again")
+    return records
 
 
-def example(stage_dir: Path, benchmark: str, model: str) -> Html:
+def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") -> list[str]:
+    """Models with a finished predictions file: the stages, then baselines by name."""
+    folder = store.predictions(stage_dir, protocol, benchmark, "-").parent
+    return ordered(path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl"))
+
+
+def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str = "fixed") -> Html:
     """The first record of a predictions file: prompt, output, reference, and what was read from it."""
-    record = next(iter(files.read_jsonl(stage_dir / "predictions" / benchmark / f"{model}.jsonl")))
+    record = read(stage_dir, protocol, benchmark, model)[0]
     parts = "".join(box(name, record.get(name) or "") for name in ("prompt", "output", "reference"))
-    rest = {key: record[key] for key in ("gold", "prediction", "correct") if key in record}
+    rest = {key: record[key] for key in READ if key in record}
     head = f"<div class='head'>{escape(record['id'])}<span>{escape(rest)}</span></div>"
     return styled(CASE_STYLE, f"<div class='qm-case'>{head}{parts}</div>")
 
 
-def letters_table(stage_dir: Path, models: list[str], benchmark: str = "cmexam") -> Table:
+def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: str = "fixed") -> Table:
     """How often each model gave each answer, beside the gold answers; "-" is an answer that could not be read."""
-    gold, given = Counter(), {}
-    for model in models:
-        rows = list(files.read_jsonl(stage_dir / "predictions" / benchmark / f"{model}.jsonl"))
-        given[model] = Counter(_kind(row["prediction"]) for row in rows)
-        gold = Counter(_kind(row["gold"]) for row in rows)
-    columns = ["A", "B", "C", "D", "E", "several letters", "-"]
+    gold: Counter = Counter()
+    given: dict[str, Counter] = {}
+    for model in models_of(stage_dir, benchmark, protocol):
+        records = read(stage_dir, protocol, benchmark, model)
+        given[model] = Counter(_kind(record["prediction"]) for record in records)
+        gold = Counter(_kind(record["gold"]) for record in records)
+    columns = [*LETTERS, "several letters", "-"]
+    if not given:
+        frame = pd.DataFrame([], columns=["Model", *columns])
+        return Table("", "Answers given", frame, [f"No model answered {benchmark} under protocol {protocol}."])
     rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in {"gold": gold, **given}.items()]
     return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
 

@@ -1,37 +1,30 @@
 """Tables 1-6 of the paper with our numbers beside the paper's, and what each number rests on written under the table.
 
-Tables 1-3 are made from 01_build_chimed/ledger.json and 02_tokenize/token_counts.json, Tables 4-6 from
-06_eval/scores.json. A number of ours comes with its 95 % interval and n; it is said to agree with the paper only where
-the paper's number lies inside that interval.
+Tables 1-3 are made here from 01_build_chimed/ledger.json and 02_tokenize/token_counts.json, Tables 4-6 by
+`benchmark_tables` and `breakdowns` from 06_eval/scores.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from qilin_lib.errors import QilinError
+from qilin_lib.report.benchmark_tables import key, paper_notes, released_tables, table4, table5, table6
+from qilin_lib.report.breakdowns import category_table, group_tables, paired_table, usage_table, variant_table
+from qilin_lib.report.cells import Linked, Source, paper_text, score_text, signed
 from qilin_lib.report.external import ExternalTable
-from qilin_lib.report.layout import OURS, Table, to_html, to_markdown, to_text, write_all
-from qilin_lib.report.paper import (
-    TABLE_1,
-    TABLE_2,
-    TABLE_3,
-    TABLE_4,
-    TABLE_5,
-    TABLE_6,
-    UNKNOWN,
-    Cell,
-    PaperTable,
-    Row,
-)
+from qilin_lib.report.layout import Table, to_html, to_latex, to_markdown, to_text, write_all
+from qilin_lib.report.paper import TABLE_1, TABLE_2, TABLE_3, PaperTable, Row
 
 __all__ = [
     "Table",
+    "category_table",
     "external_table",
+    "group_tables",
     "paired_table",
+    "released_tables",
     "score_text",
     "table1",
     "table2",
@@ -40,51 +33,69 @@ __all__ = [
     "table5",
     "table6",
     "to_html",
+    "to_latex",
     "to_markdown",
     "to_text",
+    "usage_table",
+    "variant_table",
     "write_all",
 ]
-
-MODELS = {"base": "base", "dcpt": "base + DCPT", "sft": "base + DCPT + SFT", "dpo": "base + DCPT + SFT + DPO"}
-ONE_DECIMAL = {"accuracy", "f1_weighted", "average", "average_hard", "clinical_medicine", "physician", "basic_medicine"}
 
 
 # --- Tables 1-3: the data -------------------------------------------------------------------------------------------
 
 
-def table1(ledger: Mapping[str, Any], tokens: Mapping[str, Any], manifest: str = "") -> Table:
-    """ChiMed-CPT by data set: samples, tokens and MB of ours beside the paper's. `manifest` is the hash of stage 01."""
-    return _data_table(TABLE_1, "cpt", ledger, tokens, manifest)
+LEDGER, COUNTS = "01_build_chimed/ledger.json", "02_tokenize/token_counts.json"
+Digests = Mapping[str, str]
+"""{stage: digest of its manifest}, empty while the stages are being made."""
 
 
-def table2(ledger: Mapping[str, Any], tokens: Mapping[str, Any], manifest: str = "") -> Table:
+def table1(ledger: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests | None = None) -> Table:
+    """ChiMed-CPT by data set: samples, tokens and MB of ours, the paper's, and the difference where both are known."""
+    return _data_table(TABLE_1, "cpt", ledger, tokens, digests or {})
+
+
+def table2(ledger: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests | None = None) -> Table:
     """ChiMed-SFT by data set, as `table1`."""
-    return _data_table(TABLE_2, "sft", ledger, tokens, manifest)
+    return _data_table(TABLE_2, "sft", ledger, tokens, digests or {})
 
 
-def table3(ledger: Mapping[str, Any], tokens: Mapping[str, Any], manifest: str = "") -> Table:
+def table3(ledger: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests | None = None) -> Table:
     """ChiMed-DPO by data set, as `table1`; a sample is one (prompt, chosen, rejected) triplet."""
-    return _data_table(TABLE_3, "dpo", ledger, tokens, manifest)
+    return _data_table(TABLE_3, "dpo", ledger, tokens, digests or {})
 
 
 def _data_table(
-    table: PaperTable, part: str, ledger: Mapping[str, Any], tokens: Mapping[str, Any], manifest: str
+    table: PaperTable, part: str, ledger: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests
 ) -> Table:
-    entries = [entry for entry in _key(ledger, "sources", "ledger.json") if entry["set"] == part]
+    entries = [entry for entry in key(ledger, "sources", "ledger.json") if entry["set"] == part]
     counts = tokens.get(part, {})
     owner = {entry["source"]: _owner(table, entry) for entry in entries}
-    rows = []
-    for row in table.rows[:-1]:
-        mine = [entry for entry in entries if owner[entry["source"]] is row]
-        rows.append([row.group, row.label, _sources(mine), *_ours(mine, counts), *map(_paper, row.cells.values())])
-    for entry in (entry for entry in entries if owner[entry["source"]] is None):
-        rows.append(["Further", entry["source"], entry["source"], *_ours([entry], counts), *["no paper row"] * 3])
-    total = map(_paper, table.rows[-1].cells.values())
-    rows.append(["", "Total", f"{len(entries)} sources", *_ours(entries, counts), *total])
+    # A difference can stand only where the paper gives a number at all.
+    compared = [name for name in table.columns if any(row.cells[name].value is not None for row in table.rows)]
+
+    def line(kind: str, label: str, sources: str, mine: list[Mapping[str, Any]], row: Row | None) -> list[Any]:
+        ours = _ours(mine, counts)
+        theirs = ["no paper row"] * 3 if row is None else [paper_text(cell) for cell in row.cells.values()]
+        gaps = [_gap(ours.get(name), row, name) for name in compared]
+        return [kind, label, sources, *_cells(ours, digests), *theirs, *gaps]
+
+    rows = [
+        line(row.group, row.label, _sources(mine), mine, row)
+        for row in table.rows[:-1]
+        for mine in [[entry for entry in entries if owner[entry["source"]] is row]]
+    ]
+    further = [entry for entry in entries if owner[entry["source"]] is None]
+    rows += [line("Further", entry["source"], entry["source"], [entry], None) for entry in further]
+    rows.append(line("", "Total", f"{len(entries)} sources", entries, table.rows[-1]))
     columns = ["Type", "Dataset", "Our sources", "Samples (ours)", "Tokens (ours)", "Size MB (ours)"]
     columns += [f"{heading.capitalize()} (paper)" for heading in table.columns.values()]
-    notes = [*_ledger_notes(entries, counts, tokens, manifest), *_paper_notes(table)]
-    return Table(str(table.number), table.title, pd.DataFrame(rows, columns=columns, dtype=str), notes)
+    columns += [f"{HEADINGS[name]}, ours \u2212 paper" for name in compared]
+    notes = [*_ledger_notes(entries, counts, tokens, digests), *paper_notes(table)]
+    return Table(str(table.number), table.title, pd.DataFrame(rows, columns=columns, dtype=object), notes)
+
+
+HEADINGS = {"samples": "Samples", "tokens": "Tokens", "size_mb": "Size MB"}
 
 
 def _owner(table: PaperTable, entry: Mapping[str, Any]) -> Row | None:
@@ -100,35 +111,50 @@ def _sources(entries: list[Mapping[str, Any]]) -> str:
     return ", ".join(sorted(entry["source"] for entry in entries)) or "-"
 
 
-def _ours(entries: list[Mapping[str, Any]], counts: Mapping[str, Any]) -> list[str]:
+def _ours(entries: list[Mapping[str, Any]], counts: Mapping[str, Any]) -> dict[str, float | None]:
     """Samples, tokens, MB of some ledger entries. Tokens are given only when every kept source was counted."""
     if not entries:
-        return ["not in this run"] * 3
-    samples = sum(entry["kept"] for entry in entries)
+        return {}
     kept = [entry["source"] for entry in entries if entry["kept"]]
     counted = all(source in counts for source in kept)
-    tokens = f"{sum(counts[source]['tokens'] for source in kept):,}" if counted else "not counted"
-    return [f"{samples:,}", tokens, _megabytes(sum(entry["bytes_kept"] for entry in entries))]
+    return {
+        "samples": sum(entry["kept"] for entry in entries),
+        "tokens": sum(counts[source]["tokens"] for source in kept) if counted else None,
+        "size_mb": sum(entry["bytes_kept"] for entry in entries) / 1e6,
+    }
 
 
-def _megabytes(size: int) -> str:
-    value = size / 1e6
+def _cells(ours: Mapping[str, float | None], digests: Digests) -> list[Any]:
+    if not ours:
+        return ["not in this run"] * 3
+    ledger = Source(LEDGER, digests.get("01_build_chimed", ""))
+    counts = Source(COUNTS, digests.get("02_tokenize", ""))
+    tokens = "not counted" if ours["tokens"] is None else Linked(f"{ours['tokens']:,}", counts)
+    return [Linked(f"{ours['samples']:,}", ledger), tokens, Linked(_megabytes(ours["size_mb"]), ledger)]
+
+
+def _gap(ours: float | None, row: Row | None, name: str) -> str:
+    theirs = None if row is None else row.cells[name].value
+    return "-" if ours is None or theirs is None else signed(ours - theirs, 1 if name == "size_mb" else 0)
+
+
+def _megabytes(value: float) -> str:
     return f"{value:,.1f}" if value >= 10 else f"{value:.3f}"
 
 
 def _ledger_notes(
-    entries: list[Mapping[str, Any]], counts: Mapping[str, Any], tokens: Mapping[str, Any], manifest: str
+    entries: list[Mapping[str, Any]], counts: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests
 ) -> list[str]:
     def total(column: str) -> int:
         return sum(entry[column] for entry in entries)
 
     rejected = sum(sum(entry["rejected"].values()) for entry in entries)
     notes = [
-        f"Our samples and sizes: 01_build_chimed/ledger.json{_stamp(manifest)}; MB = 10^6 bytes of UTF-8. Read "
+        f"Our samples and sizes: {LEDGER}{_stamp(digests, '01_build_chimed')}; MB = 10^6 bytes of UTF-8. Read "
         f"{total('read'):,} = kept {total('kept'):,} + rejected {rejected:,} + duplicate {total('duplicate'):,} + "
         f"contaminated {total('contaminated'):,} + excluded {total('excluded'):,} + merged {total('merged'):,}; "
         f"{total('substring_chars'):,} characters were cut out of kept records as repeated substrings.",
-        f"Our tokens: 02_tokenize/token_counts.json, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
+        f"Our tokens: {COUNTS}{_stamp(digests, '02_tokenize')}, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
     ]
     elsewhere = [f"{entry['source']} {entry['merged']:,}" for entry in entries if entry["merged"]]
     if elsewhere:
@@ -141,105 +167,7 @@ def _ledger_notes(
     return notes
 
 
-# --- Tables 4-6: the scores -----------------------------------------------------------------------------------------
-
-
-def table4(scores: Mapping[str, Any], manifest: str = "") -> Table:
-    """C-Eval: average, hard subset and the three medical subjects. `manifest` is the hash of stage 06."""
-    return _score_table(TABLE_4, scores, manifest)
-
-
-def table5(scores: Mapping[str, Any], manifest: str = "") -> Table:
-    """CMExam: answer prediction and explanation, as `table4`."""
-    return _score_table(TABLE_5, scores, manifest)
-
-
-def table6(scores: Mapping[str, Any], manifest: str = "") -> Table:
-    """Huatuo-26M: answer generation, as `table4`."""
-    return _score_table(TABLE_6, scores, manifest)
-
-
-def score_text(score: Mapping[str, Any] | None, decimals: int = 1) -> str:
-    """A score record as "40.0 [35.1, 45.2] (n=346)"; "no items" for n = 0, "not evaluated" for None."""
-    if score is None:
-        return "not evaluated"
-    if _key(score, "n", "a score of scores.json") == 0:
-        return "no items"
-    value, low, high = (f"{score[name]:.{decimals}f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}] (n={score['n']})"
-
-
-def _score_table(table: PaperTable, scores: Mapping[str, Any], manifest: str) -> Table:
-    results = _key(scores, table.benchmark, "scores.json")
-    rows = [[row.label, "paper", *map(_paper, row.cells.values())] for row in table.rows]
-    for model in [*MODELS, *sorted(set(results) - set(MODELS))]:
-        mine = results.get(model, {})
-        cells = [score_text(mine.get(name), 1 if name in ONE_DECIMAL else 2) for name in table.columns]
-        rows.append([f"Ours: {MODELS.get(model, model)}", OURS, *cells])
-    notes = [*_protocol_notes(table.benchmark, scores, manifest), *_agreement(table, results), *_paper_notes(table)]
-    columns = ["Model", "From", *table.columns.values()]
-    return Table(str(table.number), table.title, pd.DataFrame(rows, columns=columns, dtype=str), notes)
-
-
-def _protocol_notes(benchmark: str, scores: Mapping[str, Any], manifest: str) -> list[str]:
-    def of(name: str) -> Any:
-        value = scores.get(name, "not recorded")
-        value = value.get(benchmark, "not recorded") if isinstance(value, Mapping) else value
-        return "none" if value is None else value
-
-    unit = "items a subject" if benchmark == "ceval" else "items"
-    parts = [f"protocol {of('protocol')}", f"split {of('split')}", f"cap {of('cap')} ({unit})"]
-    parts.append(
-        f"shots {of('shots')}" if benchmark == "ceval" else f"tokenisation of BLEU and ROUGE {of('tokenisation')}"
-    )
-    if "invalid" in scores:
-        parts.append(f"unusable rows of the benchmark {of('invalid')}")
-    unparsed = [
-        f"{model} {score_text(result['unparsed'])}"
-        for model, result in scores[benchmark].items()
-        if "unparsed" in result
-    ]
-    notes = [
-        f"Ours: {', '.join(parts)}. Percent with 95 % interval and n.",
-        f"Our cells: 06_eval/scores.json, from the records in 06_eval/predictions/{benchmark}/<model>.jsonl"
-        f"{_stamp(manifest)}.",
-    ]
-    if unparsed:
-        notes.insert(1, f"Unparsed answers, counted as wrong, percent: {'; '.join(unparsed)}.")
-    return notes
-
-
-def _agreement(table: PaperTable, results: Mapping[str, Any]) -> list[str]:
-    """One sentence on each paper number that one of our cells stands against."""
-    inside, outside = [], []
-    for row in table.rows:
-        for name, cell in row.cells.items():
-            score = results.get(row.ours, {}).get(name)
-            if cell.value is None or not score or not score["n"]:
-                continue
-            agrees = score["low"] <= cell.value <= score["high"]
-            (inside if agrees else outside).append(f"{row.label} {table.columns[name]} {_paper(cell)}")
-    if not inside + outside:
-        return []
-    return [
-        f"Paper numbers inside the interval of our counterpart: {', '.join(inside) or 'none'}; "
-        f"outside: {', '.join(outside) or 'none'}."
-    ]
-
-
-def paired_table(scores: Mapping[str, Any]) -> Table:
-    """Differences between stages on the same items, from the "paired" list of scores.json."""
-    rows = []
-    for pair in _key(scores, "paired", "scores.json"):
-        names = [pair["benchmark"], pair["metric"], f"{pair['model_b']} - {pair['model_a']}"]
-        gap = [f"{pair['difference']:+.2f}", f"[{pair['low']:+.2f}, {pair['high']:+.2f}]", str(pair["n"])]
-        rows.append([*names, *gap, f"{pair['p']:.3g}"])
-    columns = ["Benchmark", "Metric", "Compared", "Difference, points", "95 % interval", "n", "p"]
-    notes = ["Later minus earlier stage on the same items, 95 % interval; one that holds 0 shows no difference."]
-    return Table("A1", "Paired differences between stages", pd.DataFrame(rows, columns=columns, dtype=str), notes)
-
-
-# --- shared ---------------------------------------------------------------------------------------------------------
+# --- shared -----------------------------------------------------------------------------------------------------------
 
 
 def external_table(table: ExternalTable, number: str) -> Table:
@@ -256,32 +184,5 @@ def external_table(table: ExternalTable, number: str) -> Table:
     return Table(number, table.title, frame, notes)
 
 
-def _paper(cell: Cell) -> str:
-    if cell.value is None:
-        return UNKNOWN
-    if cell.wording:
-        return cell.wording
-    return f"{cell.value:,}"
-
-
-def _paper_notes(table: PaperTable) -> list[str]:
-    """Where every known cell of the paper stands, then what is uncertain about the table."""
-    places: dict[str, list[str]] = {}
-    for row in table.rows:
-        for name, cell in row.cells.items():
-            if cell.value is not None:
-                places.setdefault(cell.origin, []).append(f"{row.label} {table.columns[name]} {_paper(cell)}")
-    known = "; ".join(f"{', '.join(cells)} ({origin})" for origin, cells in places.items())
-    lead = f"Paper: {known}. " if known else ""
-    return [f'{lead}"{UNKNOWN}" = stated neither in the text nor in the abstracts we have.', *table.notes]
-
-
-def _stamp(manifest: str) -> str:
-    return f" (manifest {manifest[:12]})" if manifest else ""
-
-
-def _key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
-    if name not in mapping:
-        found: Iterable[str] = sorted(map(str, mapping))
-        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(found) or 'no entry at all'}")
-    return mapping[name]
+def _stamp(digests: Digests, stage: str) -> str:
+    return f" ({stage}/manifest.json {digests[stage][:12]})" if stage in digests else ""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
-from qilin_lib.report import data, external, figures, html, layout, paper, tables, training
+from qilin_lib.report import browse, data, external, figures, html, layout, paper, tables, training
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import Html
 from qilin_lib.runs import Stage, read_manifest
@@ -20,21 +20,33 @@ TRAINED = {"dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
 
 
 def all_tables(stage: Stage) -> list[Table]:
-    """Tables 1-6 of the run, written as CSV, Markdown and text into the stage folder."""
+    """Tables 1-6 of the run, those below them (4c, 4r, 5a …) and A1, written as CSV, Markdown, LaTeX and text."""
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")
     counts = files.read_json(stage.parent("02_tokenize") / "token_counts.json")
-    scores = files.read_json(stage.parent("06_eval") / "scores.json")
-    counted, answers = (read_manifest(stage.run_dir, name)["digest"] for name in ("02_tokenize", "06_eval"))
-    made = [table(ledger, counts, counted) for table in (tables.table1, tables.table2, tables.table3)]
-    made += [table(scores, answers) for table in (tables.table4, tables.table5, tables.table6)]
+    digests = {name: read_manifest(stage.run_dir, name)["digest"] for name in ("01_build_chimed", "02_tokenize")}
+    made = [table(ledger, counts, digests) for table in (tables.table1, tables.table2, tables.table3)]
+    made += result_tables(_scores(stage), read_manifest(stage.run_dir, "06_eval")["digest"])
     if not stage.up_to_date:
         layout.write_all(made, stage.dir)
     return made
 
 
+def result_tables(scores: Mapping[str, Any], digest: str) -> list[Table]:
+    """Tables 4-6, what lies under them, and A1, in the order of their numbers, from scores.json alone."""
+    made = [table(scores, digest) for table in (tables.table4, tables.table5, tables.table6)]
+    made += [tables.category_table(scores, digest), *tables.group_tables(scores, digest)]
+    made += [*tables.released_tables(scores, digest), tables.variant_table(scores, digest)]
+    # 4, 4c, 4r, 5, 5a …: what belongs to a table of the paper stands below it.
+    return [*sorted(made, key=lambda table: table.number), tables.paired_table(scores)]
+
+
+def _scores(stage: Stage) -> dict[str, Any]:
+    return files.read_json(stage.parent("06_eval") / "scores.json")
+
+
 def forest(stage: Stage) -> Figure:
     """Our scores with intervals and the paper's numbers, where it has them."""
-    return figures.forest(files.read_json(stage.parent("06_eval") / "scores.json"), paper.TABLES)
+    return figures.forest(_scores(stage), paper.TABLES)
 
 
 def chain(stage: Stage) -> Table:
@@ -54,26 +66,37 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
     if stage.up_to_date:
         return target
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")
-    scores = files.read_json(stage.parent("06_eval") / "scores.json")
-    models = [name for name in figures.COLOURS if name in scores["ceval"]]
     bars = html.Picture(figures.ledger_bar(ledger), "Records by source and fate")
     sections = [
-        html.Section("Data: Tables 1-3", tuple(made[:3])),
+        html.Section("Data: Tables 1-3", tuple(_of(made, "123"))),
         html.Section("Where every record went", (bars, data.ledger_table(ledger))),
         html.Section("Test items in training data, personal data", tuple(_checks(stage, ledger))),
         html.Section("Training", tuple(_training(stage))),
-        html.Section("Results: Tables 4-6", tuple(made[3:])),
-        html.Section("From stage to stage", (tables.paired_table(scores),)),
-        html.Section("C-Eval by subject", tuple(_subjects(scores, models))),
-        html.Section(
-            "Ours and the paper's", (html.Picture(forest(stage), "Our scores with 95 % intervals; crosses: paper"),)
-        ),
+        *result_sections(_scores(stage), made),
         html.Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         html.Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
+        html.Section("Search all records", (browse.section(stage),)),
         html.Section("Numbers of other papers", tuple(_external())),
         html.Section("Where it comes from", (chain(stage),)),
     ]
     return html.report(sections, target, f"Qilin-Med, run {stage.run_dir.name}")
+
+
+def _of(made: list[Table], numbers: str) -> list[Table]:
+    return [table for table in made if table.number[0] in numbers]
+
+
+def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.Section]:
+    """The sections that scores.json fills, whatever benchmarks, protocols and models it holds."""
+    crosses = "Our scores with 95 % intervals; crosses: the paper. Rows are stages, then models either side has."
+    usage = tables.usage_table(scores)
+    return [
+        html.Section("Ours and the paper's", (html.Picture(figures.forest(scores, paper.TABLES), crosses),)),
+        html.Section("C-Eval: Table 4", (*_of(made, "4"), _subjects(scores))),
+        html.Section("CMExam: Table 5", (*_of(made, "5"), *_departments(scores))),
+        html.Section("Huatuo-26M: Table 6", tuple(_of(made, "6"))),
+        html.Section("From stage to stage", (*_of(made, "A"), *([usage] if usage else []))),
+    ]
 
 
 def _training(stage: Stage) -> list[Any]:
@@ -89,10 +112,22 @@ def _training(stage: Stage) -> list[Any]:
     return [*parts, training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), beta)]
 
 
-def _subjects(scores: Mapping[str, Any], models: list[str]) -> list[Any]:
-    if not models:
-        return ["C-Eval was not evaluated in this run."]
-    return [html.Picture(figures.subject_accuracy(scores, models), "Accuracy by subject with 95 % intervals")]
+def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:
+    results = scores["ceval"]
+    if not results:
+        return "C-Eval by subject: C-Eval was not evaluated in this run."
+    if not any(score["n"] for entry in results.values() for score in entry["subjects"].values()):
+        return (
+            "C-Eval by subject: no item of this run has a public answer (the test split's are not), so none is drawn."
+        )
+    return html.Picture(figures.subject_accuracy(scores), "C-Eval: accuracy by subject with 95 % intervals")
+
+
+def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:
+    """Nothing where items carry no annotations: a note of Table 5 says so."""
+    if not any("department" in entry.get("groups", {}) for entry in scores["cmexam"].values()):
+        return []
+    return [html.Picture(figures.group_accuracy(scores), "CMExam: accuracy by clinical department with 95 % intervals")]
 
 
 def _external() -> list[Table]:

@@ -134,7 +134,7 @@ def dry_run(parameters: Any) -> None:
 
 
 def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
-    """Run a training command; `show` gets one short line now and then. If it fails, QilinError names cause and log.
+    """Run the command of a child process; `show` gets one short line now and then. If it fails, QilinError names cause and log.
 
     Nothing is left running, however this ends: an interrupt, a failure, or the death of the notebook's kernel.
     """
@@ -162,10 +162,13 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
         code = process.wait()
     if code:
         how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
-        raise QilinError(f"training ended with {how}: {children.cause(log, earlier)} (whole log: {log})")
+        why = children.cause(log, earlier).replace(f"{QilinError.__module__}.{QilinError.__name__}: ", "")
+        raise QilinError(f"the process ended with {how}: {why} (whole log: {log})")
 
 
 def _progress_text(state: dict[str, Any]) -> str:
+    if "text" in state:
+        return state["text"]
     text = f"step {state['step']}/{state['steps']}"
     return (
         text + (f", loss {state['loss']:.4f}" if state.get("loss") is not None else "") + f", {state['seconds']:.0f} s"

@@ -105,7 +105,10 @@ def raw_dir(tmp_path: Path) -> Path:
 def params() -> SimpleNamespace:
     return SimpleNamespace(
         benchmarks=["ceval", "cmexam", "huatuo"],
+        protocols=["fixed", "released"],
+        baselines={},
         shots=5,
+        ceval_subjects=None,
         ceval_split="val",
         cmexam_split="test",
         batch_size=4,

@@ -1,71 +1,199 @@
 from __future__ import annotations
 
-import math
 import random
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.backends import TransformersBackend, single_token
+from qilin_lib.evaluate import backends
+from qilin_lib.evaluate.backends import TransformersBackend, single_token, stop_ids, weights_hash
+from qilin_lib.evaluate.prompts import Prompt
+
+LETTERS = list("ABCD")
+SHAPE = {
+    "vocab_size": 640,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.5,
+    "eos_token_id": 1,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+}
 
 
-def prompts(n: int, longest: int = 60) -> list[list[int]]:
-    rng = random.Random(5)
-    return [[rng.randrange(2, 640) for _ in range(rng.randrange(1, longest))] for _ in range(n)]
+def draw(count: int, seed: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(2, 640) for _ in range(count)]
+
+
+def prompt(ids: Sequence[int], shared: int = 0, reply_prefix: str = "") -> Prompt:
+    return Prompt([], reply_prefix, list(ids), "", 0, False, shared)
+
+
+def prompts(n: int, longest: int = 60, seed: int = 5) -> list[Prompt]:
+    lengths = random.Random(seed)
+    return [prompt(draw(lengths.randrange(1, longest), seed + k)) for k in range(n)]
+
+
+def subject(n: int, seed: int, shared: int = 90) -> list[Prompt]:
+    """Prompts that begin with the same `shared` ids."""
+    return [prompt([*draw(shared, seed), *p.ids], shared) for p in prompts(n, 40, seed + 100)]
 
 
 @pytest.fixture
 def make(tiny_llama: Any, tokenizer: Any, template: Any) -> Any:
     model = tiny_llama()
-    return lambda batch_size: TransformersBackend(model, tokenizer, template, batch_size, "cpu")
+    return lambda batch_size=4: TransformersBackend(model, tokenizer, template, batch_size, "cpu")
 
 
-def test_generation_does_not_depend_on_the_batch(make: Any):
-    asked = prompts(16)
-    one, seven = make(1).generate(asked, 20), make(7).generate(asked, 20)
-    assert one == seven and len(set(one)) > 8
+@pytest.fixture
+def built(tokenizer: Any, template: Any) -> Callable[..., TransformersBackend]:
+    """built(model type, **changes of its configuration) -> the backend of a small random model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def build(kind: str, **changes: Any) -> TransformersBackend:
+        config = AutoConfig.for_model(kind, **SHAPE | changes)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            model = AutoModelForCausalLM.from_config(config).eval()
+        return TransformersBackend(model, tokenizer, template, 4, "cpu")
+
+    return build
 
 
-def test_padding_stands_left_is_masked_and_takes_no_position(make: Any):
-    # Rotary positions are relative, so a shift would not show in this model's answers; it would in learned positions.
-    inputs = make(2)._padded([[7, 8, 9], [5]])
-    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert inputs["input_ids"][1, -1] == 5 and inputs["position_ids"][:, -1].tolist() == [2, 0]
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> Callable[[TransformersBackend], list[tuple[int, int]]]:
+    """forwards(backend) -> the growing list of (rows, tokens) that its model reads."""
+
+    def watch(backend: TransformersBackend) -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+        forward = backend.model.forward
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            seen.append(tuple(kwargs["input_ids"].shape))
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(backend.model, "forward", counted)
+        return seen
+
+    return watch
 
 
-def test_generation_is_what_a_cacheless_loop_gives_and_stops_at_the_end_token(make: Any, tokenizer: Any):
+def plain_logprobs(backend: TransformersBackend, ids: list[int]) -> list[float]:
+    """Of A-D, by one forward over the whole prompt: no cache, no mask, no neighbours."""
     import torch
 
-    backend, asked = make(3), prompts(5)
-    backend.stop_ids = {backend.model(torch.tensor([asked[2]])).logits[0, -1].argmax().item()}
-    expected = []
-    for ids in asked:
-        written = list(ids)
-        for _ in range(12):
-            token = backend.model(torch.tensor([written])).logits[0, -1].argmax().item()
-            if token in backend.stop_ids:
-                break
-            written.append(token)
-        expected.append(tokenizer.decode(written[len(ids) :]))
-    assert backend.generate(asked, 12) == expected and expected[2] == ""
+    with torch.inference_mode():
+        row = backend.model(torch.tensor([ids]), use_cache=False).logits[0, -1].float().log_softmax(-1)
+    return [row[backend.tokenizer.encode(letter)[0]].item() for letter in LETTERS]
 
 
-def test_choices_do_not_depend_on_the_batch_and_equal_the_softmax(make: Any, tokenizer: Any):
+def largest_difference(backend: TransformersBackend, asked: list[Prompt]) -> float:
+    found = backend.choice_logprobs(asked, LETTERS)
+    pairs = zip(found, asked, strict=True)
+    exact = [(list(row.values()), plain_logprobs(backend, p.ids)) for row, p in pairs]
+    return max(abs(a - b) for ours, theirs in exact for a, b in zip(ours, theirs, strict=True))
+
+
+# --- choices
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("llama", {"num_key_value_heads": 2}),
+        ("llama", {"num_key_value_heads": 1, "attn_implementation": "eager"}),
+        ("qwen2", {"num_key_value_heads": 2}),
+        ("mistral", {"num_key_value_heads": 4, "sliding_window": None}),
+        ("gpt2", {"initializer_range": 0.2}),
+        ("gpt_neox", {}),
+    ],
+)
+def test_choices_equal_the_plain_forward(built: Any, kind: str, changes: dict):
+    backend = built(kind, **changes)
+    assert backend.model.config._attn_implementation == changes.get("attn_implementation", "sdpa")
+    assert largest_difference(backend, subject(12, 1)) < 1e-4
+    assert largest_difference(backend, prompts(12)) < 1e-4, "and without anything shared"
+
+
+def test_choices_in_bfloat16_equal_it_within_its_rounding(built: Any):
     import torch
 
-    asked, letters = prompts(16), list("ABCD")
-    one, seven = make(1).choice_logprobs(asked, letters), make(7).choice_logprobs(asked, letters)
-    for ids, a, b in zip(asked, one, seven, strict=True):
-        exact = make(1).model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-        for letter in letters:
-            assert math.isclose(a[letter], b[letter], abs_tol=1e-4)
-            assert math.isclose(a[letter], exact[tokenizer.encode(letter)[0]].item(), abs_tol=1e-4)
+    backend = built("llama", num_key_value_heads=2, initializer_range=0.1)
+    backend.model.to(torch.bfloat16)
+    assert 0 < largest_difference(backend, subject(12, 1)) < 0.05
+
+
+def test_a_long_prompt_beside_short_ones_is_scored_as_alone(make: Any):
+    asked = [*subject(9, 1, shared=20), prompt(draw(500, 3)), prompt([*draw(20, 1), *draw(480, 4)], 20)]
+    assert largest_difference(make(), asked) < 1e-4
+
+
+def test_scores_are_the_same_bits_whatever_was_scored_before(make: Any):
+    first, second, other = subject(5, 1), subject(4, 1)[::-1], subject(3, 2)
+    expected = [make().choice_logprobs(chunk, LETTERS) for chunk in (first, second, other)]
+    backend = make()
+    for chunk, values in [(other, 2), (first, 0), (second, 1), (prompts(2), None), (second, 1), (first, 0)]:
+        found = backend.choice_logprobs(chunk, LETTERS)
+        assert values is None or found == expected[values]
+
+
+def test_the_prefix_of_a_subject_is_read_once(make: Any, forwards: Any):
+    backend = make()
+    seen, chunk = forwards(backend), subject(3, 1)
+    rests = sum(len(p.ids) - 90 for p in chunk)
+    backend.choice_logprobs(chunk, LETTERS)
+    backend.choice_logprobs(chunk[:2], LETTERS)
+    assert seen == [(1, 90), (1, rests), (1, rests - len(chunk[2].ids) + 90)]
+    backend.choice_logprobs(subject(1, 2), LETTERS)
+    assert seen[3] == (1, 90) and len(backend._prefix[1]) == 2, "another subject's prefix takes its place"
+
+
+def test_a_prompt_that_lost_shots_does_not_cost_the_others_their_prefix(make: Any, forwards: Any):
+    backend, chunk = make(), subject(4, 1)
+    chunk[2] = prompt(chunk[2].ids[30:], 60)
+    assert largest_difference(make(), chunk) < 1e-4
+    seen = forwards(backend)
+    backend.choice_logprobs(chunk, LETTERS)
+    assert [tokens for _, tokens in seen[::2]] == [90, 60] and len(seen) == 4
+
+
+def test_long_chunks_are_read_in_parts_of_bounded_size(make: Any, forwards: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "PACK_TOKENS", 64)
+    backend, chunk = make(), subject(16, 1)
+    assert largest_difference(make(), chunk) < 1e-4
+    seen = forwards(backend)
+    backend.choice_logprobs(chunk, LETTERS)
+    assert len(seen) > 4 and max(tokens for _, tokens in seen[1:]) <= 64
+    assert sum(tokens for _, tokens in seen) == 90 + sum(len(p.ids) - 90 for p in chunk)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("bloom", {}, "its forward takes no position_ids"),
+        ("mistral", {"sliding_window": 64, "num_key_value_heads": 4}, "its attention window is 64 tokens"),
+        ("falcon", {"alibi": True}, "its positions are ALiBi"),
+        ("gemma2", {"head_dim": 8, "num_key_value_heads": 2}, "its layers are full_attention, sliding_attention"),
+    ],
+)
+def test_a_model_whose_layers_do_not_attend_as_the_mask_says_is_refused(
+    built: Any, kind: str, changes: dict, reason: str
+):
+    with pytest.raises(QilinError, match=f"model type '{kind}' cannot score choices: {reason}"):
+        built(kind, **changes).choice_logprobs(prompts(1), LETTERS)
 
 
 def test_a_choice_of_two_tokens_is_refused(make: Any, tokenizer: Any):
     with pytest.raises(QilinError, match="'AB' after '答案：' is 2 tokens"):
-        make(1).choice_logprobs([[5]], ["AB"], "答案：")
+        make().choice_logprobs([prompt([5], reply_prefix="答案：")], ["AB"])
     assert single_token(tokenizer, "答案：", "A") == tokenizer.encode("A")[0]
 
 
@@ -78,17 +206,139 @@ def test_a_choice_that_melts_into_the_prefix_is_refused():
         single_token(Merging(), "答案：", "A")
 
 
-def test_a_prompt_beyond_the_context_is_refused(make: Any):
-    with pytest.raises(QilinError, match="prompt 0 has 510 tokens"):
-        make(1).generate([[5] * 510], 10)
+# --- generation
 
 
-def test_progress_counts_every_prompt_once(make: Any):
-    seen: list[int] = []
-    make(4).choice_logprobs(prompts(10), ["A"], progress=seen.append)
-    assert seen == [4, 4, 2]
+@pytest.mark.parametrize("size", [2, 7, 16])
+def test_generation_does_not_depend_on_the_batch(make: Any, size: int):
+    asked = prompts(16)
+    alone = [make().generate([one], 20)[0] for one in asked]
+    batched = [text for start in range(0, 16, size) for text in make().generate(asked[start : start + size], 20)]
+    assert batched == alone and len(set(alone)) > 8
+    assert make().generate(asked[::-1], 20) == alone[::-1]
 
 
-def test_the_fingerprint_tells_models_apart(make: Any, tiny_llama: Any, tokenizer: Any, template: Any):
-    other = TransformersBackend(tiny_llama(1), tokenizer, template, 1, "cpu")
-    assert make(1).fingerprint() == make(2).fingerprint() != other.fingerprint()
+def test_near_ties_do_not_depend_on_the_batch(tiny_llama: Any, tokenizer: Any, template: Any):
+    """Every token has a twin whose logit differs by less than the rounding of float32."""
+    import torch
+
+    model = tiny_llama()
+    with torch.no_grad():
+        weight = model.lm_head.weight
+        noise = torch.randn(weight[320:].shape, generator=torch.Generator().manual_seed(0))
+        weight[320:] = weight[:320] * (1 + 2e-7 * noise)
+    backend, asked = TransformersBackend(model, tokenizer, template, 8, "cpu"), prompts(16)
+    alone = [backend.generate([one], 30)[0] for one in asked]
+    assert backend.generate(asked, 30) == alone == backend.generate(asked[::-1], 30)[::-1]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_trained_models_text_is_transformers_own_whatever_side_is_padded(
+    tiny_model_dir: Any, template: Any, sentences: Any, side: str
+):
+    import torch
+    from transformers import GenerationConfig
+
+    from qilin_lib.models.load import load_model, load_tokenizer
+
+    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
+    tokenizer.padding_side = side
+    backend = TransformersBackend(model, tokenizer, template, 8, "cpu")
+    greedy = GenerationConfig(max_new_tokens=24, do_sample=False, use_cache=True, eos_token_id=list(backend.stop_ids))
+    asked = [tokenizer.encode(text, add_special_tokens=False)[: 5 + 3 * k] for k, text in enumerate(sentences(8, 3))]
+    expected = []
+    for ids in asked:
+        out = model.generate(torch.tensor([ids]), generation_config=greedy)[0, len(ids) :].tolist()
+        expected.append(tokenizer.decode([i for i in out if i not in backend.stop_ids], skip_special_tokens=True))
+    assert backend.generate([prompt(ids) for ids in asked], 24) == expected
+    assert len(set(expected)) > 3 and len({len(text) for text in expected}) > 1
+
+
+def test_padding_stands_left_and_takes_no_position(make: Any, monkeypatch: pytest.MonkeyPatch):
+    # Rotary positions are relative, so a shift would not show in this model's answers; it would in learned positions.
+    backend, seen = make(), []
+    forward = backend.model.forward
+    monkeypatch.setattr(backend.model, "forward", lambda **kwargs: seen.append(kwargs) or forward(**kwargs))
+    backend.stop_ids = set()
+    backend.generate([prompt([7, 8, 9]), prompt([5])], 2)
+    assert seen[0]["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]] and seen[0]["input_ids"][1, -1] == 5
+    assert [step["position_ids"][:, -1].tolist() for step in seen[:2]] == [[2, 0], [3, 1]]
+
+
+def test_learned_positions_count_from_the_first_token(built: Any):
+    backend, asked = built("gpt2", initializer_range=0.2), [*prompts(6), prompt([9]), prompt(draw(80, 8))]
+    assert backend.generate(asked, 12) == [backend.generate([one], 12)[0] for one in asked]
+
+
+def test_generation_is_what_a_cacheless_loop_gives_and_stops_at_the_end_token(make: Any, tokenizer: Any):
+    import torch
+
+    backend, asked = make(), prompts(5)
+    backend.stop_ids = {backend.model(torch.tensor([asked[2].ids])).logits[0, -1].argmax().item()}
+    expected = []
+    for one in asked:
+        written = list(one.ids)
+        for _ in range(12):
+            token = backend.model(torch.tensor([written])).logits[0, -1].argmax().item()
+            if token in backend.stop_ids:
+                break
+            written.append(token)
+        expected.append(tokenizer.decode(written[len(one.ids) :]))
+    assert backend.generate(asked, 12) == expected and expected[2] == ""
+
+
+def test_a_row_that_has_ended_leaves_the_batch(make: Any, forwards: Any):
+    backend, asked = make(), prompts(6)
+    backend.tokenizer = SimpleNamespace(decode=lambda ids, **_: "".join(f" {i}" for i in ids))
+    backend.stop_ids = set()
+    written = [text.split() for text in backend.generate(asked, 20)]
+    ends = [ids[4 + 2 * k] for k, ids in enumerate(written[:4])]
+    backend.stop_ids = {int(end) for end in ends}
+    lengths = [next((n for n, i in enumerate(ids) if i in ends), 20) for ids in written]
+    assert len(set(lengths)) > 3
+    seen = forwards(backend)
+    kept = [ids[:length] for ids, length in zip(written, lengths, strict=True)]
+    assert [text.split() for text in backend.generate(asked, 20)] == kept
+    rows = [sum(length > step for length in lengths) for step in range(min(max(lengths), 19))]
+    assert [count for count, tokens in seen[1:] if tokens == 1] == rows
+
+
+def test_shared_tokens_are_read_once_and_change_no_text(make: Any, forwards: Any):
+    chunk = subject(6, 1)
+    apart = make().generate([prompt(p.ids) for p in chunk], 15)
+    assert apart == make().generate([prompt(chunk[0].ids), *chunk[1:]], 15), "one without: nothing is shared"
+    backend = make()
+    seen = forwards(backend)
+    assert backend.generate(chunk, 15) == apart
+    assert seen[:2] == [(1, 90), (6, max(len(p.ids) for p in chunk) - 90)]
+    backend.generate(chunk[:2], 1)
+    assert (1, 90) not in seen[1:], "the next chunk reads it from the cache"
+
+
+def test_what_follows_the_prompt_keeps_its_blank():
+    class Sentences:
+        """As SentencePiece: a blank at the beginning of what is decoded is left out."""
+
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            return "".join({1: "答", 2: "：", 3: " A", 4: ""}[i] for i in ids).lstrip()
+
+    assert backends._text_after(Sentences(), [1, 2], [3]) == " A"
+    assert backends._text_after(Sentences(), [1, 2], []) == ""
+    assert backends._text_after(Sentences(), [4], [3, 4]) == "A"
+
+
+def test_every_end_token_of_the_models_own_configuration_stops():
+    tokenizer, config = SimpleNamespace(eos_token_id=2), SimpleNamespace(eos_token_id=[2, 9])
+    assert stop_ids(SimpleNamespace(generation_config=config), tokenizer) == {2, 9}
+    assert stop_ids(SimpleNamespace(), tokenizer) == {2}
+
+
+@pytest.mark.parametrize("length", [0, 503])
+def test_a_prompt_that_is_empty_or_beyond_the_context_is_refused(make: Any, length: int):
+    with pytest.raises(QilinError, match=f"prompt 1 has {length} tokens; the model's context of 512 takes 1 to 502"):
+        make().generate([prompt([5]), prompt([5] * length)], 10)
+    assert len(make().generate([prompt([5] * 502)], 10)) == 1
+
+
+def test_the_fingerprint_tells_models_apart(make: Any, tiny_llama: Any):
+    assert make(1).fingerprint() == make(2).fingerprint() == weights_hash(tiny_llama(0)) != weights_hash(tiny_llama(1))

@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.items import Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
-from qilin_lib.evaluate.subjects import HARD, MEDICAL, NAMES
+from qilin_lib.evaluate.items import GROUPS, Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
+from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES, TEST_QUESTIONS
+
+HEADER = "Question,Options,Answer,Explanation\n"
+GOOD = '问,"A 甲\nB 乙",A,略\n'
+
+
+def cmexam(raw_dir: Path, content: str | bytes, name: str = "val.csv") -> Path:
+    path = raw_dir / "cmexam" / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
 
 
 def test_ceval_reads_every_subject_in_order(raw_dir: Path):
@@ -32,9 +43,29 @@ def test_ceval_without_an_answer_column_has_no_gold_and_a_wrong_answer_is_listed
     assert [(bad["file"], bad["line"]) for bad in invalid] == [("logic_test.csv", 2)]
 
 
+def test_ceval_reads_the_answers_of_a_test_split_that_publishes_them(raw_dir: Path):
+    folder = raw_dir / "ceval" / "test"
+    folder.mkdir()
+    rows = "0,问,甲,乙,丙,丁,C,因为\n1,问,甲,乙,丙,丁,a,\n2,问,甲,乙,丙,丁,Ｄ,\n"
+    (folder / "law_test.csv").write_text("id,question,A,B,C,D,answer,explanation\n" + rows, encoding="utf-8-sig")
+    items, invalid = ceval_items(raw_dir, "test", ["law"])
+    assert [(i.split, i.gold, i.reference) for i in items] == [("test", "C", "因为"), ("test", "D", "")]
+    assert [bad["detail"] for bad in invalid] == ["answer 'a' is not one of A-D"]
+
+
+def test_ceval_lists_an_id_that_comes_twice(raw_dir: Path):
+    path = raw_dir / "ceval" / "val" / "law_val.csv"
+    path.write_text("id,question,A,B,C,D,answer\n7,甲问,1,2,3,4,A\n7,乙问,1,2,3,4,B\n", encoding="utf-8")
+    items, invalid = ceval_items(raw_dir, "val", ["law"])
+    assert [i.question for i in items] == ["甲问"]
+    assert [(bad["line"], bad["detail"]) for bad in invalid] == [(3, "id law-7 came before")]
+
+
 def test_ceval_names_a_subject_or_split_that_is_not_there(raw_dir: Path):
     with pytest.raises(QilinError, match="did you mean 'physician'"):
         ceval_items(raw_dir, "val", ["physicain"])
+    with pytest.raises(QilinError, match="'zz' has no file zz_val.csv in .*advanced_mathematics, clinical_medicine"):
+        ceval_items(raw_dir, "val", ["zz"])
     with pytest.raises(QilinError, match="dev, val and test"):
         ceval_items(raw_dir, "train")
 
@@ -45,11 +76,44 @@ def test_ceval_dev_gives_five_answered_shots(raw_dir: Path):
     assert all(shot.gold for shots in dev.values() for shot in shots)
 
 
+def test_ceval_dev_with_fewer_examples_than_shots_names_the_file(raw_dir: Path):
+    path = raw_dir / "ceval" / "dev" / "physician_dev.csv"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
+    with pytest.raises(QilinError, match=r"physician_dev.csv has 3 rows, fewer than shots = 5; set eval.shots to 3 at"):
+        ceval_dev(raw_dir)
+    assert len(ceval_dev(raw_dir, shots=3)["physician"]) == 3
+    assert set(ceval_dev(raw_dir, 5, ["clinical_medicine"])) == {"clinical_medicine"}
+    shutil.rmtree(path.parent)
+    assert ceval_dev(raw_dir, shots=0) == {}
+
+
 def test_subject_groups_are_official_subjects(raw_dir: Path):
     assert len(NAMES) == 52 and len(HARD) == 8 and HARD < set(NAMES) and set(MEDICAL) < set(NAMES)
     mapping = {"tcm": {"name": "中医学", "category": "Other"}}
     (raw_dir / "ceval" / "mapping.json").write_text(json.dumps(mapping), encoding="utf-8")
     assert ceval_names(raw_dir)["tcm"] == "中医学" and ceval_names(raw_dir)["law"] == "法学"
+    parts = [subject for members in CATEGORIES.values() for subject in members]
+    assert sorted(parts) == sorted(NAMES) == sorted(TEST_QUESTIONS) and sum(TEST_QUESTIONS.values()) == 12342
+    assert {name: len(members) for name, members in CATEGORIES.items()} == {
+        "stem": 20,
+        "social_science": 10,
+        "humanities": 11,
+        "other": 11,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"tcm": {"name": "中医"', r"mapping.json is not valid JSON: .*line 1 column"),
+        ('["tcm"]', r"mapping.json holds a list, not an object of the form"),
+        ('{"tcm": {"category": "Other"}}', r"mapping.json: subject 'tcm' is .*which has no name; write"),
+    ],
+)
+def test_a_broken_mapping_is_one_sentence(raw_dir: Path, content: str, expected: str):
+    (raw_dir / "ceval" / "mapping.json").write_text(content, encoding="utf-8")
+    with pytest.raises(QilinError, match=expected):
+        ceval_names(raw_dir)
 
 
 def test_cmexam_reads_both_kinds_of_line_end_and_lists_what_it_cannot_use(raw_dir: Path):
@@ -71,6 +135,85 @@ def test_cmexam_takes_the_annotated_file_when_there_is_no_other(raw_dir: Path):
         cmexam_items(raw_dir, "val")
 
 
+def test_cmexam_reads_the_annotations_and_prefers_the_file_that_has_them(raw_dir: Path):
+    columns = ",".join(GROUPS)
+    rows = (
+        '问,"A 甲\nB 乙",A,略,循环系统疾病,疾病治疗,内科,临床医学,4\n又问,"A 甲\nB 乙",B,略,,疾病治疗,,临床医学, 1 \n'
+    )
+    cmexam(raw_dir, f"{HEADER.strip()},{columns}\n{rows}", "test_with_annotations.csv")
+    items, invalid = cmexam_items(raw_dir)
+    assert not invalid and items[0].groups == {
+        "disease_group": "循环系统疾病",
+        "competency": "疾病治疗",
+        "department": "内科",
+        "discipline": "临床医学",
+        "difficulty": "4",
+    }
+    assert items[1].groups == {"competency": "疾病治疗", "discipline": "临床医学", "difficulty": "1"}
+    cmexam(raw_dir, HEADER + GOOD)
+    assert cmexam_items(raw_dir, "val")[0][0].groups == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", r"val.csv is empty; the header must have Question, Options, Answer, Explanation"),
+        (HEADER, r"val.csv has no usable row among 0"),
+        (HEADER.replace("Answer", "Answr") + GOOD, r"line 1: no column 'Answer' among .* \(did you mean 'Answr'\?\)"),
+        (HEADER.replace("Answer,", "") + GOOD, r"line 1: no column 'Answer' among Question, Options, Explanation"),
+        (HEADER.replace("Answer", "Answer,Answer") + GOOD, r"line 1: column 'Answer' comes 2 times; keep one"),
+        (
+            HEADER + '问,"A 甲\nB 乙",,略\n',
+            r"val.csv has no usable row among 1, the first \(line 2\) because: no answer",
+        ),
+        (HEADER + GOOD + '问,"A 甲\nB 乙,A,略\n' + GOOD, r"val.csv, line \d: not a CSV record .*close every quote"),
+        (
+            (HEADER + GOOD).encode("gb18030"),
+            r"val.csv, line 2: byte 0x\w\w is not UTF-8, likely GBK; .*iconv -f GB18030",
+        ),
+        (
+            (HEADER + GOOD).encode("utf-16"),
+            r"val.csv, line 1: byte 0xff is not UTF-8, likely UTF-16; .*iconv -f UTF-16",
+        ),
+    ],
+)
+def test_a_cmexam_file_that_cannot_be_read_is_one_sentence(raw_dir: Path, content: str | bytes, expected: str):
+    cmexam(raw_dir, content)
+    with pytest.raises(QilinError, match=expected) as raised:
+        cmexam_items(raw_dir, "val")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cmexam_file_with_missing_answers_keeps_the_rest_and_lists_them(raw_dir: Path):
+    cmexam(raw_dir, ("\ufeff" + HEADER + GOOD + '问二,"A 甲\nB 乙",,略\n' + '问三,"A 甲\nB 乙", ,略\n' + GOOD))
+    items, invalid = cmexam_items(raw_dir, "val")
+    assert [item.id for item in items] == ["val-00000", "val-00003"]
+    assert [(bad["line"], bad["detail"], bad["excerpt"]) for bad in invalid] == [
+        (4, "no answer", "问二"),
+        (6, "no answer", "问三"),
+    ]
+
+
+def test_ragged_rows_and_unreadable_options_are_listed_with_the_reason(raw_dir: Path):
+    rows = [
+        "短行,A 甲",
+        "长行,A 甲,A,略,多余",
+        "空尾,A 甲\\nB 乙,A,略,,",
+        "无选项,甲、乙,A,略",
+        "两个A,A 甲\\nA 乙,A,略",
+        "",
+    ]
+    cmexam(raw_dir, HEADER + GOOD + "\n".join(rows))
+    items, invalid = cmexam_items(raw_dir, "val")
+    assert [item.question for item in items] == ["问", "空尾"]
+    assert [(bad["excerpt"], bad["line"], bad["detail"]) for bad in invalid] == [
+        ("短行", 4, "2 cells, but the header has 4"),
+        ("长行", 5, "5 cells, but the header has 4"),
+        ("无选项", 7, "options are not lines 'A text', each letter once"),
+        ("两个A", 8, "options are not lines 'A text', each letter once"),
+    ]
+
+
 def test_a_literal_backslash_n_inside_an_option_stays(raw_dir: Path):
     path = raw_dir / "cmexam" / "val.csv"
     path.write_text("Question,Options,Answer,Explanation\n问,A \\nu 频率\\nB 波长\\nC 能量,Ａ,\n", encoding="utf-8")
@@ -88,6 +231,37 @@ def test_huatuo_reads_both_forms(raw_dir: Path):
     (folder / "huatuo26M_test.json").write_text(json.dumps(listed, ensure_ascii=False), encoding="utf-8")
     again, invalid = huatuo_items(raw_dir)
     assert again == items and [bad["line"] for bad in invalid] == [5]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "huatuo26M_test.json",
+            '{"data": []}',
+            r"huatuo26M_test.json holds one object, not a list .*instruction and output",
+        ),
+        (
+            "huatuo26M_test.json",
+            '["问"]',
+            r"no usable row among 1, the first \(line 1\) because: .*instruction and output",
+        ),
+        ("huatuo26M_test.json", "[", r"huatuo26M_test.json is not valid JSON"),
+        (
+            "test_datasets.jsonl",
+            '{"question": "问", "answer": "答"}\n',
+            r"no usable row .*because: .*questions and answers",
+        ),
+        ("test_datasets.jsonl", '{"questions": "问"\n', r"test_datasets.jsonl, line 1: not valid JSON"),
+        ("test_datasets.jsonl", "", r"test_datasets.jsonl has no usable row among 0"),
+    ],
+)
+def test_a_huatuo_file_of_another_form_is_one_sentence(raw_dir: Path, name: str, content: str, expected: str):
+    folder = raw_dir / "huatuo26m_test"
+    (folder / "test_datasets.jsonl").unlink()
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(QilinError, match=expected):
+        huatuo_items(raw_dir)
 
 
 def test_cap_is_per_subject_seeded_nested_and_keeps_order(raw_dir: Path):
@@ -108,10 +282,45 @@ def test_cap_samples_evenly():
     assert all(60 <= drawn.count(item.id) <= 145 for item in items)
 
 
-def test_the_real_files():
+@pytest.fixture
+def real() -> Path:
     root = os.environ.get("QILIN_RAW_DIR")
     if not root:
         pytest.skip("QILIN_RAW_DIR is not set")
-    assert set(ceval_dev(root)) == set(NAMES)
-    items, invalid = cmexam_items(root)
-    assert len(items) > 500 and len(invalid) <= 2 and len(huatuo_items(root)[0]) > 1000
+    return Path(root)
+
+
+def rows_of(path: Path) -> int:
+    with open(path, encoding="utf-8-sig", newline="") as handle:
+        return sum(1 for _ in csv.DictReader(handle))
+
+
+def test_every_row_of_the_real_files_is_an_item_or_listed(real: Path):
+    for split in ("dev", "val", "test"):
+        items, invalid = ceval_items(real, split)
+        assert len(items) + len(invalid) == sum(map(rows_of, (real / "ceval" / split).glob("*.csv"))) > 0
+    items, invalid = cmexam_items(real)
+    assert len(items) + len(invalid) == rows_of(real / "cmexam" / "test.csv") and len(invalid) <= 2
+    items, invalid = huatuo_items(real)
+    (path,) = (real / "huatuo26m_test").glob("*test*.json*")
+    text = path.read_text(encoding="utf-8")
+    rows = text.splitlines() if path.suffix == ".jsonl" else json.loads(text)
+    assert len(items) + len(invalid) == len(rows) > 1000
+
+
+def test_the_real_subjects_are_ours(real: Path):
+    mapping = json.loads((real / "ceval" / "mapping.json").read_text(encoding="utf-8"))
+    labels = {"stem": "STEM", "social_science": "Social Sciences", "humanities": "Humanities", "other": "Other"}
+    for category, members in CATEGORIES.items():
+        assert members == {key for key, entry in mapping.items() if entry["category"] == labels[category]}
+    assert {key: entry["name"] for key, entry in mapping.items()} == NAMES
+    sizes = {key: rows_of(real / "ceval" / "test" / f"{key}_test.csv") for key in mapping}
+    assert sizes == TEST_QUESTIONS and set(ceval_dev(real)) == set(NAMES)
+
+
+def test_the_real_annotations_are_read(real: Path, raw_dir: Path):
+    shutil.copy(real / "cmexam" / "test_10.csv", raw_dir / "cmexam" / "test_with_annotations.csv")
+    items, invalid = cmexam_items(raw_dir)
+    assert len(items) + len(invalid) == rows_of(real / "cmexam" / "test_10.csv") == 9
+    assert all(set(item.groups) == set(GROUPS.values()) for item in items)
+    assert {item.groups["difficulty"] for item in items} <= set("12345")

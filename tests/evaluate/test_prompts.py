@@ -7,7 +7,15 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, ceval_messages, cmexam_messages, fit, huatuo_messages
+from qilin_lib.evaluate.prompts import (
+    REPLY_PREFIX,
+    Prompt,
+    as_text,
+    ceval_messages,
+    cmexam_messages,
+    fit,
+    huatuo_messages,
+)
 
 OPTIONS = {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}
 ITEM = Item("ceval", "physician-9", "val", "physician", "核心问题是____", OPTIONS, "B", "")
@@ -82,3 +90,57 @@ def test_then_the_questions_beginning(room: int, tokenizer: Any, template: Any):
 def test_a_prompt_that_cannot_fit_is_refused(tokenizer: Any, template: Any):
     with pytest.raises(QilinError, match="physician-9 needs .* tokens without its question"):
         fit(build, ITEM, SHOTS, REPLY_PREFIX, backend(40, tokenizer, template), new_tokens=5)
+
+
+def test_a_prompt_says_what_is_asked_and_what_is_shown(tokenizer: Any, template: Any):
+    prompt = fit(build, ITEM, SHOTS, REPLY_PREFIX, backend(4096, tokenizer, template), new_tokens=0)
+    assert prompt.messages == build(ITEM.question, SHOTS) and prompt.reply_prefix == REPLY_PREFIX
+    assert prompt.text == tokenizer.decode(prompt.ids)
+
+
+def test_what_is_cut_is_missing_in_the_messages_too(tokenizer: Any, template: Any):
+    item = Item("ceval", "x", "val", "physician", "病史很长" * 50 + "应诊断为", OPTIONS, "A", "")
+    prompt = fit(build, item, SHOTS, REPLY_PREFIX, backend(80, tokenizer, template), new_tokens=5)
+    assert prompt.truncated and template.encode(prompt.messages, tokenizer, True) == prompt.ids[: -len(REPLY_PREFIX)]
+
+
+def test_where_a_server_tokenises_nothing_is_cut_and_it_says_what_it_sends():
+    server = SimpleNamespace(tokenizer=None, context=None, render=lambda messages, prefix: f"{len(messages)} {prefix}")
+    prompt = fit(build, ITEM, SHOTS, REPLY_PREFIX, server, new_tokens=10**6)
+    assert prompt == Prompt(build(ITEM.question, SHOTS), REPLY_PREFIX, [], f"11 {REPLY_PREFIX}", 5, False)
+    assert as_text(prompt.messages[-1:], REPLY_PREFIX).endswith("D. 丁\n\nassistant: 答案：")
+
+
+@pytest.mark.parametrize("name", ["baichuan", "plain"])
+def test_shared_is_header_and_shots_and_the_same_for_a_whole_subject(name: str):
+    from qilin_lib.tokens.template import TEMPLATES
+    from qilin_lib.tokens.tokenizer import train_tokenizer
+
+    kit = train_tokenizer(["问：以下是中国关于医师资格考试的单项选择题\n答：", "例核心问题是甲乙丙丁。"], 600, 512)
+    asked = backend(4096, kit, TEMPLATES[name])
+    questions = ["核心问题是____", "A. 甲", "一名患者\n咳嗽", "核"]
+    items = [Item("ceval", q, "val", "physician", q, OPTIONS, "B", "") for q in questions]
+    prompts = [fit(build, item, SHOTS, REPLY_PREFIX, asked, new_tokens=0) for item in items]
+    starts = {tuple(prompt.ids[: prompt.shared]) for prompt in prompts}
+    assert len(starts) == 1
+    text = kit.decode(starts.pop(), skip_special_tokens=False)
+    assert text.endswith(TEMPLATES[name].user_open) and "例4\nA. 甲" in text
+    bare = fit(build, items[0], (), REPLY_PREFIX, asked, new_tokens=0)
+    assert 0 < bare.shared < len(bare.ids) and prompts[0].shared > bare.shared
+
+
+def test_a_question_that_is_empty_leaves_a_token_to_read(tokenizer: Any, template: Any):
+    empty = Item("huatuo", "x", "test", None, "", None, None, "略")
+    prompt = fit(lambda q, _: huatuo_messages(q), empty, (), "", backend(100, tokenizer, template), new_tokens=0)
+    assert prompt.shared == len(prompt.ids) - 1
+
+
+def test_a_template_that_renders_a_turn_by_its_neighbours_is_not_split(tokenizer: Any):
+    class Whole:
+        name = "chat"
+
+        def encode(self, messages: list[dict], tokenizer: Any, add_generation_prompt: bool = False) -> list[int]:
+            return [len(messages), *tokenizer.encode(messages[-1]["content"])]
+
+    prompt = fit(build, ITEM, SHOTS, "", backend(4096, tokenizer, Whole()), new_tokens=0)
+    assert prompt.ids == [11, *tokenizer.encode(build(ITEM.question, SHOTS)[-1]["content"])]

@@ -1,6 +1,9 @@
+"""From raw files to scores.json: the records' contract, what is kept and what is made again."""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,15 +11,21 @@ from typing import Any
 import pytest
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.run import evaluate
-from qilin_lib.files import read_json, read_jsonl
+from qilin_lib.evaluate.run import score
+from qilin_lib.evaluate.store import predictions
+from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.files import read_jsonl
 
-COMMON = {"id", "benchmark", "model", "split", "protocol", "prompt", "output", "reference", "template"}
+COMMON = {"id", "benchmark", "model", "split", "protocol", "prompt", "output", "reference", "template", "truncated"}
+COMMON |= {"shots", "scoring"}
+EXAM = COMMON | {"gold", "prediction", "correct", "n_options", "groups"}
 KEYS = {
-    "ceval": COMMON | {"subject", "gold", "prediction", "correct", "scores", "shots", "truncated"},
-    "cmexam": COMMON | {"gold", "prediction", "correct", "n_options", "explanation", "truncated"},
-    "huatuo": COMMON | {"truncated"},
+    ("fixed", "ceval"): EXAM | {"subject", "scores"},
+    ("fixed", "cmexam"): EXAM | {"explanation"},
+    ("fixed", "huatuo"): COMMON,
+    ("released", "ceval"): EXAM | {"subject"},
 }
 
 
@@ -32,94 +41,191 @@ def loaders(tiny_llama: Any, tokenizer: Any, template: Any, params: SimpleNamesp
     return make
 
 
-def test_records_and_scores_are_the_contracts(loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace):
+@pytest.fixture
+def evaluate(raw_dir: Path, params: SimpleNamespace) -> Callable:
+    """`evaluate(models, out, processes=1, progress=None)`: what the processes and then the notebook do, in turn."""
+
+    def run(models: dict, out: Path, processes: int = 1, progress: Any = None) -> dict[str, Any]:
+        tasks = prepare(raw_dir, params)
+        shots = dict.fromkeys(models, params.shots)
+        for rank in range(processes):
+            answer_all(tasks, models, shots, out, rank, processes, progress)
+        return score(tasks, {task.name: list(models) for task in tasks}, out, params)
+
+    return run
+
+
+def test_records_and_scores_are_the_contracts(
+    loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
+):
     seen: list[tuple] = []
-    out = tmp_path / "06_eval"
-    scores = evaluate(loaders(0, 1), params.benchmarks, raw_dir, out, params, lambda *step: seen.append(step))
-    assert read_json(out / "scores.json") == json.loads(json.dumps(scores))
-    for benchmark, n in {"ceval": 6, "cmexam": 3, "huatuo": 3}.items():
+    scores = evaluate(loaders(0, 1), tmp_path, progress=lambda *step: seen.append(step[:4]))
+    assert scores == json.loads(json.dumps(scores))
+    for (protocol, benchmark), keys in KEYS.items():
         for model in ("base", "dcpt"):
-            records = list(read_jsonl(out / "predictions" / benchmark / f"{model}.jsonl"))
-            assert len(records) == n and all(set(record) == KEYS[benchmark] for record in records)
-            assert {record["model"] for record in records} == {model} and {r["protocol"] for r in records} == {"fixed"}
-            assert (model, benchmark, n, n) in seen
-        assert set(scores[benchmark]) == {"base", "dcpt"}
+            records = list(read_jsonl(predictions(tmp_path, protocol, benchmark, model)))
+            assert len(records) == {"ceval": 6, "cmexam": 3, "huatuo": 3}[benchmark]
+            assert all(set(record) == keys for record in records), set(records[0]) ^ keys
+            assert {row["model"] for row in records} == {model} and {row["protocol"] for row in records} == {protocol}
+            assert (model, f"{benchmark}, {protocol}", len(records), len(records)) in seen
+    assert set(scores["ceval"]) == set(scores["released"]["cmexam"]) == {"base", "dcpt"}
     assert scores["cap"] == {"ceval": 2, "cmexam": None, "huatuo": 3}
     assert scores["split"] == {"ceval": "val", "cmexam": "test", "huatuo": "test"}
+    assert scores["scoring"] == {"ceval": "likelihood", "cmexam": "generate", "huatuo": "generate"}
     assert (scores["tokenisation"], scores["protocol"]) == ("char", "fixed")
     assert scores["shots"]["ceval"] == 5 and scores["truncated"]["cmexam"] == {"base": 0, "dcpt": 0}
-    assert len(list(read_jsonl(out / "invalid.jsonl"))) == scores["invalid"]["cmexam"] == 2
+    assert scores["invalid"]["cmexam"] == 2
     assert {(row["model_a"], row["model_b"]) for row in scores["paired"]} == {("base", "dcpt")}
     assert {"average", "accuracy", "gleu"} <= {row["metric"] for row in scores["paired"]}
+    assert all(row["p"] <= row["p_adjusted"] <= 1 for row in scores["paired"])
 
 
-def test_ceval_records_choose_the_likeliest_letter(
-    loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace
-):
-    evaluate(loaders(0), ["ceval"], raw_dir, tmp_path, params)
-    for record in read_jsonl(tmp_path / "predictions" / "ceval" / "base.jsonl"):
+def test_ceval_records_choose_the_likeliest_letter(loaders: Any, evaluate: Callable, tmp_path: Path, params: Any):
+    params.benchmarks = ["ceval"]
+    evaluate(loaders(0), tmp_path)
+    for record in read_jsonl(predictions(tmp_path, "fixed", "ceval", "base")):
         logprobs = record["scores"]
         assert set(logprobs) == set("ABCD") and record["prediction"] == max(logprobs, key=logprobs.get)
         assert record["correct"] == (record["prediction"] == record["gold"]) and 0 <= record["shots"] <= 5
-        assert record["template"] == "stand-in"
+        assert record["template"] == "stand-in" and record["scoring"] == "likelihood"
 
 
-def test_the_batch_size_changes_nothing(loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace):
-    first = evaluate(loaders(0), params.benchmarks, raw_dir, tmp_path / "a", params)
+def test_batch_size_and_processes_change_no_record(loaders: Any, evaluate: Callable, tmp_path: Path, params: Any):
+    first = evaluate(loaders(0), tmp_path / "a")
     params.batch_size = 1
-    assert evaluate(loaders(0), params.benchmarks, raw_dir, tmp_path / "b", params) == first
-    for name in ("cmexam", "huatuo"):
-        path = Path("predictions") / name / "base.jsonl"
-        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    assert evaluate(loaders(0), tmp_path / "b", processes=2) == first
+    files = [path.relative_to(tmp_path / "a") for path in sorted((tmp_path / "a").glob("predictions/*/*/*.jsonl"))]
+    assert len(files) == 5
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_killed_goes_on_to_the_same_records(
+    loaders: Any, evaluate: Callable, tmp_path: Path, params: Any, monkeypatch: pytest.MonkeyPatch, processes: int
+):
+    params.batch_size = 2
+    whole = evaluate(loaders(0), tmp_path / "whole")
+    calls: list[str] = []
+    for name in ("choice_logprobs", "generate"):
+        real = getattr(TransformersBackend, name)
+
+        def counted(self: Any, *given: Any, real: Any = real, name: str = name) -> Any:
+            calls.append(name)
+            if len(calls) in (2, 5, 9):
+                raise _Killed
+            return real(self, *given)
+
+        monkeypatch.setattr(TransformersBackend, name, counted)
+    for _ in range(3):
+        with pytest.raises(_Killed):
+            evaluate(loaders(0), tmp_path / "killed", processes)
+    assert evaluate(loaders(0), tmp_path / "killed", processes) == whole
+    # Six chunks of C-Eval (3 subjects, two protocols in pairs) … three kills cost three calls, nothing else is redone.
+    undisturbed = len(calls) - 3
+    calls[:] = ["done"] * 10
+    evaluate(loaders(0), tmp_path / "again", processes)
+    assert len(calls) - 10 == undisturbed
 
 
 def test_complete_predictions_are_kept_and_others_made_again(
-    loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace
+    loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
 ):
+    params.benchmarks, params.protocols = ["huatuo", "cmexam"], ["fixed"]
+
     def times(models: dict) -> dict[str, int]:
-        evaluate(models, ["huatuo", "cmexam"], raw_dir, tmp_path, params)
-        folder = tmp_path / "predictions"
-        return {name: (folder / name / "base.jsonl").stat().st_mtime_ns for name in ("huatuo", "cmexam")}
+        evaluate(models, tmp_path)
+        return {name: predictions(tmp_path, "fixed", name, "base").stat().st_mtime_ns for name in params.benchmarks}
 
     first = times(loaders(0))
     assert times(loaders(0)) == first
     params.max_new_tokens_huatuo += 1
     second = times(loaders(0))
     assert second["huatuo"] > first["huatuo"] and second["cmexam"] == first["cmexam"]
-    (tmp_path / "predictions" / "cmexam" / "base.jsonl").write_text("{}\n", encoding="utf-8")
+    predictions(tmp_path, "fixed", "cmexam", "base").write_text("{}\n", encoding="utf-8")
     third = times(loaders(0))
     assert third["cmexam"] > second["cmexam"] and third["huatuo"] == second["huatuo"]
     other_weights = times(loaders(5))
     assert all(other_weights[name] > third[name] for name in third)
 
 
-def test_one_model_at_a_time(loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace):
+def test_one_model_at_a_time(loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace):
     events: list[str] = []
     made = loaders(0, 1)
     models = {name: lambda name=name: (events.append(name), made[name]())[1] for name in made}
-    evaluate(models, ["huatuo"], raw_dir, tmp_path, params, lambda model, *_: events.append(f"{model} answers"))
+    params.benchmarks = ["huatuo"]
+    evaluate(models, tmp_path, progress=lambda model, *_: events.append(f"{model} answers"))
     assert events == ["base", "base answers", "dcpt", "dcpt answers"]
 
 
-def test_an_unknown_benchmark_is_named_before_any_model_loads(raw_dir: Path, tmp_path: Path, params: SimpleNamespace):
+def test_a_backend_without_probabilities_writes_its_letters(
+    loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
+):
+    def writer() -> Any:
+        backend = loaders(0)["base"]()
+        backend.likelihood = False
+        backend.generate = lambda asked, _: ["选B。" for _ in asked]
+        return backend
+
+    params.benchmarks = ["ceval"]
+    scores = evaluate({"base": writer}, tmp_path)
+    records = list(read_jsonl(predictions(tmp_path, "fixed", "ceval", "base")))
+    assert {row["prediction"] for row in records} == {"B"} and "scores" not in records[0]
+    assert scores["scoring"]["ceval"] == "generate" and scores["ceval"]["base"]["unparsed"]["value"] == 0
+
+
+def test_a_server_is_asked_by_one_process_alone(evaluate: Callable, tmp_path: Path, params: SimpleNamespace):
+    asked: list[str] = []
+
+    class Server:
+        tokenizer = context = None
+        likelihood, batch_size = False, 2
+        template = SimpleNamespace(name="chat")
+
+        def render(self, messages: list[dict], reply_prefix: str) -> str:
+            return messages[-1]["content"] + reply_prefix
+
+        def generate(self, prompts: list, max_new_tokens: int) -> list[str]:
+            asked.extend(prompt.text for prompt in prompts)
+            return ["休息。" for _ in prompts]
+
+        def fingerprint(self) -> str:
+            return "server"
+
+        def usage(self) -> dict:
+            return {"requests": len(asked)}
+
+    params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
+    scores = evaluate({"GPT-4": Server}, tmp_path, processes=2)
+    assert len(asked) == len(set(asked)) == 3 and scores["usage"] == {"GPT-4": {"requests": 3}}
+    assert scores["huatuo"]["GPT-4"]["rouge_1"]["n"] == 3
+
+
+def test_an_unknown_benchmark_is_named(raw_dir: Path, params: SimpleNamespace):
+    params.benchmarks = ["cmexm"]
     with pytest.raises(QilinError, match="did you mean 'cmexam'"):
-        evaluate({"base": lambda: pytest.fail("loaded")}, ["cmexm"], raw_dir, tmp_path, params)
+        prepare(raw_dir, params)
 
 
 def test_a_short_context_leaves_fewer_shots_and_says_so(
-    loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace
+    loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
 ):
     def short() -> TransformersBackend:
         backend = loaders(0)["base"]()
         backend.context = 165
         return backend
 
-    scores = evaluate({"base": short}, ["ceval"], raw_dir, tmp_path, params)
-    used = [record["shots"] for record in read_jsonl(tmp_path / "predictions" / "ceval" / "base.jsonl")]
+    params.benchmarks, params.protocols = ["ceval"], ["fixed"]
+    scores = evaluate({"base": short}, tmp_path)
+    used = [record["shots"] for record in read_jsonl(predictions(tmp_path, "fixed", "ceval", "base"))]
     assert max(used) < 5 and scores["shots"]["ceval"] == (f"{min(used)}-{max(used)}" if len(set(used)) > 1 else used[0])
 
 
-def test_too_few_dev_examples_are_named(loaders: Any, raw_dir: Path, tmp_path: Path, params: SimpleNamespace):
+def test_too_few_dev_examples_are_named(loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace):
     params.shots = 6
-    with pytest.raises(QilinError, match="has 5 dev examples, fewer than shots = 6"):
-        evaluate(loaders(0), ["ceval"], raw_dir, tmp_path, params)
+    with pytest.raises(QilinError, match="has 5 rows, fewer than shots = 6"):
+        evaluate(loaders(0), tmp_path)

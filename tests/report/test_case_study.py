@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import re
+from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.report.case_study import choose, side_by_side
+from qilin_lib.files import write_jsonl
+from qilin_lib.report.case_study import cases, choose, marked, side_by_side
 
 
 def records(values: dict[str, list[float | None]]) -> dict[str, list[dict[str, Any]]]:
@@ -32,19 +38,40 @@ def metric(record: Any) -> float | None:
     return record["value"]
 
 
-def test_the_biggest_gain_and_loss_are_always_there() -> None:
-    rows = records({"base": [10, 20, 30, 40, 50, 60], "dpo": [11, 90, 31, 41, 2, 61]})
-    cases = {case.id: case for case in choose(rows, 0, 7, metric)}
-    assert {i: case.rule for i, case in cases.items()} == {
-        "i1": "biggest gain from base to dpo",
-        "i4": "biggest loss from base to dpo",
+def test_k_of_each_rule_are_picked_biggest_first() -> None:
+    base = [50.0] * 40
+    dpo = [50.0] * 30 + [60, 90, 70, 40, 10, 30, 80, 45, 55, 50]
+    cases = choose(records({"base": base, "dpo": dpo}), 2, 7, metric)
+    rules = {case.id: case.rule for case in cases}
+    assert [rule for rule in rules.values() if "sample" in rule] == ["seeded sample"] * 2
+    assert {item: rule for item, rule in rules.items() if "biggest" in rule} == {
+        "i31": "biggest gain from base to dpo (no. 1)",
+        "i36": "biggest gain from base to dpo (no. 2)",
+        "i34": "biggest loss from base to dpo (no. 1)",
+        "i35": "biggest loss from base to dpo (no. 2)",
     }
-    assert cases["i1"].scores == {"base": 20, "dpo": 90}
+    assert next(case for case in cases if case.id == "i31").scores == {"base": 50, "dpo": 90}
+
+
+def test_one_case_each_needs_no_numbers() -> None:
+    cases = choose(records({"base": [1.0] * 9 + [5, 9], "dpo": [1.0] * 9 + [9, 5]}), 1, 7, metric)
+    assert {case.id: case.rule for case in cases if "biggest" in case.rule} == {
+        "i9": "biggest gain from base to dpo",
+        "i10": "biggest loss from base to dpo",
+    }
+
+
+def test_equal_gains_are_drawn_and_not_the_first_of_the_file() -> None:
+    rows = records({"base": [0.0] * 60, "dpo": [100.0] * 60})
+    picked = {seed: [case.id for case in choose(rows, 2, seed, metric)] for seed in range(4)}
+    assert all(len(set(items)) == 4 for items in picked.values())
+    assert len({tuple(items) for items in picked.values()}) == 4
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_order() -> None:
     rows = records({"base": [1.0] * 50, "dpo": [1.0] * 50})
     first = [case.id for case in choose(rows, 5, 1, metric)]
+    assert {case.rule for case in choose(rows, 5, 1, metric)} == {"seeded sample"}
     turned = {model: list(reversed(column)) for model, column in rows.items()}
     assert [case.id for case in choose(turned, 5, 1, metric)] == first
     assert [case.id for case in choose(rows, 5, 2, metric)] != first
@@ -56,15 +83,15 @@ def test_an_item_with_two_reasons_is_shown_once_and_no_gain_means_no_case() -> N
     cases = choose(rows, 9, 0, metric)
     assert {case.id: case.rule for case in cases} == {
         "i0": "seeded sample",
-        "i1": "seeded sample, biggest loss from base to dpo",
+        "i1": "seeded sample, biggest loss from base to dpo (no. 1)",
     }
 
 
 def test_items_without_a_metric_are_never_the_biggest() -> None:
     rows = records({"base": [None, 1.0], "dpo": [99.0, 2.0]})
-    cases = choose(rows, 0, 0, metric)
-    assert [case.id for case in cases] == ["i1"]
-    assert "not scored" in side_by_side(choose(rows, 2, 0, metric), "BLEU-1")
+    cases = choose(rows, 2, 0, metric)
+    assert {case.id: "gain" in case.rule for case in cases} == {"i0": False, "i1": True}
+    assert "not scored" in side_by_side(cases, "BLEU-1")
 
 
 def test_models_with_different_items_are_refused() -> None:
@@ -84,7 +111,7 @@ def test_side_by_side_shows_delta_and_escapes_everything() -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;\ufffd" in html
     assert "BLEU-1 12.5 (+2.5)" in html and "BLEU-1 9.0 (-1.0)" in html and "BLEU-1 10.0<" in html
     assert "Read as: unparsed" in html and "(empty)" in html and "Answer: AB\n参考" in html
-    assert html.index("base") < html.index("sft") < html.index("dpo的回答0")
+    assert html.index("<h4>base") < html.index("<h4>sft") < html.index("<h4>dpo")
 
 
 def test_an_explanation_that_is_part_of_the_output_is_shown_once() -> None:
@@ -95,3 +122,84 @@ def test_an_explanation_that_is_part_of_the_output_is_shown_once() -> None:
 
 def test_no_cases_is_said() -> None:
     assert "no items in this run" in side_by_side(choose({"base": [], "dpo": []}, 3, 0, metric), "m")
+
+
+def texts_of(html: str) -> tuple[str, str]:
+    """(the older text, the newer text) that marks leave when read without their colours."""
+    old = re.sub(r"</?del>", "", re.sub(r"<ins>.*?</ins>", "", html, flags=re.DOTALL))
+    new = re.sub(r"</?ins>", "", re.sub(r"<del>.*?</del>", "", html, flags=re.DOTALL))
+    return unescape(old), unescape(new)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_marks_hold_both_texts_whole_and_no_markup_of_theirs(seed: int) -> None:
+    draw = random.Random(seed)
+    pieces = ["头痛", "建议休息", "<b>", "&amp;", "CT", " 3.5 ", "\n", "</ins>", '"', "，", "多喝水", "x"]
+    before = "".join(draw.choices(pieces, k=30))
+    after = "".join(piece for piece in re.split("(，)", before) if draw.random() > 0.3) + "复查"
+    html, _ = marked(before, after, "sft")
+    assert not re.search(r"<(?!/?(?:ins|del)>)", html)
+    if "<del>" in html:
+        assert texts_of(html) == (before, after)
+    else:
+        assert texts_of(html)[1] == after
+
+
+def test_marks_show_the_change_and_not_chance_matches() -> None:
+    html, note = marked("建议您多喝水，注意休息，必要时做CT检查。", "建议您多喝水，注意休息，必要时做MRI检查。", "sft")
+    assert html == "建议您多喝水，注意休息，必要时做<del>CT</del><ins>MRI</ins>检查。"
+    assert "compared with sft" in note
+    # The lone 的 between two changes is chance: one change, not two around it.
+    html, _ = marked("头痛三天请您注意休息，甲的乙。", "头痛三天请您注意休息，丙的丁。", "sft")
+    assert html == "头痛三天请您注意休息，<del>甲的乙</del><ins>丙的丁</ins>。"
+
+
+def test_texts_that_share_little_or_everything_are_said_to_and_not_marked() -> None:
+    html, note = marked("甲乙丙丁戊己庚辛", "子丑寅卯辰巳午未", "base")
+    assert html == "子丑寅卯辰巳午未" and "0% in common with base: not marked" in note
+    html, note = marked("休息", "休息", "base")
+    assert html == "休息" and "same as base" in note
+    assert marked("", "休息", "base") == ("休息", "")
+
+
+def test_a_text_without_end_is_cut_and_its_rest_counted() -> None:
+    before, after = "痛" * 5000, "痛" * 4000 + "不"
+    html, _ = marked(before, after, "sft")
+    assert len(html) < 2200 and "2,001 more characters" in html
+    html = side_by_side(choose(records({"base": [1.0], "dpo": [2.0]}), 1, 0, metric), "m")
+    assert "more characters" not in html
+
+
+def test_a_stage_is_marked_against_the_one_before_it_and_a_baseline_against_the_reference() -> None:
+    rows = records({"base": [1.0], "sft": [2.0], "dpo": [3.0], "ChatGLM": [9.0]})
+    for model, output in (
+        ("base", "多喝水多休息"),
+        ("sft", "多喝水，休息"),
+        ("dpo", "多喝水，休息"),
+        ("ChatGLM", "多喝茶"),
+    ):
+        rows[model][0] |= {"output": output, "reference": "多喝水"}
+    html = side_by_side(choose(rows, 1, 0, metric), "ROUGE-L")
+    notes = re.findall(r'<h4>(\w+)<span>.*?<div class="note">(.*?)</div>', html, re.DOTALL)
+    assert notes == [
+        ("base", "compared with the reference"),
+        ("sft", "compared with base"),
+        ("dpo", "same as sft"),
+        ("ChatGLM", "compared with the reference"),
+    ]
+    assert "<ins>茶</ins>" in html and "<del>水</del>" in html and "ROUGE-L 9.0 (+8.0)" in html
+
+
+def test_cases_of_a_run_come_from_the_fixed_protocol_with_baselines_and_k_from_the_profile(tmp_path: Path) -> None:
+    rows = records({"base": [1.0] * 9, "dpo": [1.0] * 9, "GPT-4 (0314)": [1.0] * 9, "released": [1.0]})
+    folder = tmp_path / "06_eval" / "predictions"
+    for model in ("base", "dpo", "GPT-4 (0314)"):
+        write_jsonl(folder / "fixed" / "huatuo" / f"{model}.jsonl", rows[model])
+    write_jsonl(folder / "released" / "huatuo" / "base.jsonl", rows["released"])
+    stage = SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=2, seed=3))
+    html = cases(stage, "huatuo")
+    assert html.count("<article") == 2 and html.count("<h4>GPT-4 (0314)") == 2
+    assert "answered by 0 stage(s)" in cases(stage, "cmexam")
+    (folder / "fixed" / "huatuo" / "dpo.jsonl").write_text("")
+    with pytest.raises(QilinError, match=r"dpo\.jsonl holds no record"):
+        cases(stage, "huatuo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from qilin_lib.errors import QilinError
-from qilin_lib.report import figures, paper
+from qilin_lib.evaluate.subjects import NAMES
+from qilin_lib.report import annotations, figures, paper, tables
 
 DPO_LOG = [
     {
@@ -91,14 +93,66 @@ def test_dpo_curves_draw_each_series_once() -> None:
     assert [len(lines) for lines in drawn] == [1, 1, 1, 2, 2, 0]
 
 
+def marks(axes: Any) -> int:
+    """Scores drawn: each has a marker of its own beside the line of its interval."""
+    return sum(line.get_linestyle() == "None" and line.get_marker() != "X" for line in axes.lines)
+
+
 def test_subjects_without_items_are_left_out_and_the_medical_ones_stand_out(scores: Any) -> None:
     figure = figures.subject_accuracy(scores, ["base", "dpo"])
-    labels = figure.axes[0].get_yticklabels()
-    assert [label.get_text() for label in labels] == ["physician (346)", "law (346)"]
-    assert [label.get_fontweight() for label in labels] == ["bold", "normal"]
-    assert len(figure.axes[0].containers) == 4
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels) == ["Humanities", "Other"]  # law; physician; nothing of art studies, which has no items
+    labels = [label for axes in figure.axes for label in axes.get_yticklabels()]
+    assert [label.get_text() for label in labels] == ["law (346)", "physician (346)"]
+    assert [label.get_fontweight() for label in labels] == ["normal", "bold"]
+    assert [marks(axes) for axes in figure.axes] == [2, 2]
     with pytest.raises(QilinError, match="nothing to draw"):
         figures.subject_accuracy(scores, ["rag"])
+
+
+def test_an_interval_is_drawn_from_its_low_to_its_high_end(scores: Any) -> None:
+    scores["ceval"] = {"dpo": {"subjects": {"law": {"value": 40.0, "n": 20, "low": 21.5, "high": 61.0}}}}
+    interval, mark, *_ = figures.subject_accuracy(scores).axes[0].lines
+    assert (list(interval.get_xdata()), list(mark.get_xdata())) == ([21.5, 61.0], [40.0])
+
+
+def test_52_subjects_of_13_models_do_not_run_into_each_other(scores: Any) -> None:
+    one = {subject: {"value": 30.0, "n": 22, "low": 12.0, "high": 50.0} for subject in NAMES}
+    scores["ceval"] = {name: {"subjects": one} for name in [*figures.COLOURS, *(f"baseline {n}" for n in range(9))]}
+    figure = figures.subject_accuracy(scores)
+    figure.draw_without_rendering()
+    assert sum(marks(axes) for axes in figure.axes) == 52 * 13
+    heights = sorted(
+        axes.transData.transform((0, line.get_ydata()[0]))[1] for axes in figure.axes for line in axes.lines[::2]
+    )
+    # Points: lines and markers of neighbouring models stay apart, at figure.dpi = 100.
+    assert min(b - a for a, b in itertools.pairwise(sorted(set(heights)))) > 2
+    looks = {
+        (line.get_color(), line.get_marker())
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_marker() != "None"
+    }
+    assert len(looks) == 13
+
+
+def test_departments_bear_english_names_or_their_number_in_the_table(scores: Any) -> None:
+    figure = figures.group_accuracy(scores)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["no. 3 (20)", "ophthalmology (90)", "internal medicine (150)"]
+    assert tables.group_tables(scores)[0].frame.iloc[2][["No.", "Value"]].tolist() == ["3", "某新科"]
+    assert marks(figure.axes[0]) == 3 * 4
+    assert [label.get_text() for label in figures.group_accuracy(scores, "difficulty").axes[0].get_yticklabels()] == [
+        "4 (60)",
+        "1 (200)",
+    ]
+    with pytest.raises(QilinError, match="no annotation 'discipline'"):
+        figures.group_accuracy(scores, "discipline")
+
+
+def test_only_the_commonest_values_are_drawn_and_the_title_says_so(scores: Any) -> None:
+    axes = figures.group_accuracy(scores, "department", most=2).axes[0]
+    assert len(axes.get_yticklabels()) == 2 and axes.get_title(loc="left").endswith("the 2 commonest")
 
 
 def test_length_histogram_says_what_lies_beyond_the_limit() -> None:
@@ -111,7 +165,26 @@ def test_length_histogram_says_what_lies_beyond_the_limit() -> None:
 def test_forest_has_a_cross_only_where_the_paper_has_a_number(scores: Any) -> None:
     figure = figures.forest(scores, paper.TABLES)
     crosses = [[float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "X"] for axes in figure.axes]
-    assert crosses == [[40.1, 42.8], [45.1], [40.0, 38.4, 33.5], [16.66, 12.69, 10.63], [27.44, 24.21]]
+    assert crosses == [
+        [40.1, 42.8],
+        [36.6, 45.1],
+        [42.8, 5, 26, 40.0, 38.4, 33.5],
+        [16.66, 12.69, 10.63],
+        [27.44, 24.21],
+    ]
+    labels = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+    assert labels == [
+        *["Qilin-Med-RAG (v2)", "Vicuna-7B", "ChatGLM-6B", "dpo"],
+        *["sft (Qilin-Med-7B-SFT)", "dcpt (Qilin-Med-7B-CPT)", "base (Baichuan-7B)"],
+    ]
+    assert [marks(axes) for axes in figure.axes] == [4] * 5
+
+
+def test_forest_shows_baselines_in_their_row(scores: Any) -> None:
+    scores["cmexam"] |= {name: {"accuracy": scores["cmexam"]["sft"]["accuracy"]} for name in ("Vicuna-7B", "mine")}
+    axes = figures.forest(scores, paper.TABLES).axes[2]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:3] == ["mine", "Qilin-Med-RAG (v2)", "Vicuna-7B"] and marks(axes) == 6
 
 
 def test_forest_without_scores_says_so() -> None:
@@ -119,8 +192,10 @@ def test_forest_without_scores_says_so() -> None:
 
 
 def test_no_word_needs_a_chinese_font(scores: Any, ledger: Any) -> None:
-    for figure in (figures.ledger_bar(ledger), figures.forest(scores, paper.TABLES), figures.dpo_curves(DPO_LOG)):
-        assert all(ord(character) < 0x2E80 for word in words(figure) for character in word)
+    drawn = [figures.ledger_bar(ledger), figures.forest(scores, paper.TABLES), figures.dpo_curves(DPO_LOG)]
+    drawn += [figures.subject_accuracy(scores), figures.group_accuracy(scores)]
+    assert all(ord(character) < 0x2E80 for figure in drawn for word in words(figure) for character in word)
+    assert all(name.isascii() for name in annotations.ENGLISH.values())
 
 
 def test_pictures_are_bytes_and_svg_is_the_same_twice(ledger: Any) -> None:

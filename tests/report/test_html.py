@@ -40,13 +40,31 @@ def page(tmp_path: Path, *parts: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_a_part_may_bring_its_own_script_and_the_policy_lets_nothing_be_fetched(tmp_path: Path) -> None:
+    text = page(tmp_path, Html("<div id='x'></div><script>document.getElementById('x').textContent = 1</script>"))
+    assert "<script>document.getElementById" in text
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert policy.startswith("default-src 'none';") and "http" not in policy and "*" not in policy
+    # Before anything that it is to hold back.
+    assert text.index(policy) < text.index("<style>") < text.index("<script>")
+
+
+def test_numbers_on_the_page_lead_from_a_stage_s_folder_to_records_and_manifest(tmp_path: Path, scores: Any) -> None:
+    text = page(tmp_path, tables.table5(scores, "ab" * 32))
+    links = set(re.findall(r'href="(\.\./[^"]*)"', text))
+    models = ("base", "dcpt", "sft", "dpo")
+    records = {f"../06_eval/predictions/fixed/cmexam/{model}.jsonl" for model in models}
+    assert links == {*records, "../06_eval/manifest.json", "../06_eval/scores.json"}
+
+
 def test_the_page_is_whole_well_formed_and_fetches_nothing(tmp_path: Path, ledger: Any, tokens: Any) -> None:
     picture = Picture(figures.ledger_bar(ledger), 'what "became" of it')
     text = page(tmp_path, tables.table1(ledger, tokens), picture, "plain <i>text</i>", Html("<p>trusted</p>"))
     balance = Balance()
     balance.feed(text)
     assert (balance.open, balance.wrong) == ([], [])
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text) and "@import" not in text and "url(" not in text
+    assert not re.search(r"""(src|href)=["'](?!data:|#|\.\./\d\d_)""", text)
+    assert "@import" not in text and "url(" not in text
     assert html.WARNING == "Research only, not for clinical use."
     assert text.index(html.WARNING) < text.index("<nav")
     assert '<a href="#s1">Data &lt;1&gt;</a>' in text and 'id="s2"' in text
@@ -93,9 +111,10 @@ def test_manifest_chain_follows_digests(tmp_path: Path) -> None:
     manifest(run, "02_tokenize", "b" * 64, {"01_build_chimed": "a" * 64}, seconds=4000)
     manifest(run, "03_dcpt", "c" * 64, {"02_tokenize": "0" * 64})
     (run / "04_sft").mkdir()
-    frame = manifest_chain(run).frame.set_index("Stage")
+    frame = manifest_chain(run).frame.astype(str).set_index("Stage")
     assert list(frame["Status"])[:4] == ["finished", "finished", "stale: 02_tokenize changed", "unfinished"]
     assert frame.loc["01_build_chimed", "Stands on"] == "2 files of raw"
     assert frame.loc["02_tokenize", "Stands on"] == "01: aaaaaaaaaaaa"
     assert list(frame.loc["02_tokenize"])[-3:] == ["1 h 06 min", "1,530 MB", "abcdef0123, dirty"]
     assert len(frame) == 7
+    assert '<a href="01_build_chimed/manifest.json" title' in manifest_chain(run)._repr_html_()

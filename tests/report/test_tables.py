@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,24 @@ import pandas as pd
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.report import external, tables
-from qilin_lib.report.layout import Table, width
+from qilin_lib.report import external, paper, tables
+from qilin_lib.report.layout import Table, to_csv, width
 
 
 def row(table: Table, label: str) -> dict[str, str]:
-    column = "Dataset" if "Dataset" in table.frame else "Model"
-    found = table.frame[table.frame[column] == label].to_dict("records")
+    """The row with that label, every cell as its text."""
+    column = "Dataset" if "Dataset" in table.frame else table.frame.columns[0]
+    found = table.frame[table.frame[column] == label].astype(str).to_dict("records")
     assert len(found) == 1, f"{label}: {len(found)} rows"
     return found[0]
 
 
+def long(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
 def test_table1_sums_the_sources_of_a_row_and_keeps_the_papers_cells(ledger: Any, tokens: Any) -> None:
-    table = tables.table1(ledger, tokens, "abcdef0123456789")
+    table = tables.table1(ledger, tokens, {"01_build_chimed": "abcdef0123456789", "02_tokenize": "9" * 64})
     cpubmed = row(table, "CPubMed-KG")
     assert cpubmed["Our sources"] == "kg_cpubmed, kg_cpubmed_sample"
     assert (cpubmed["Samples (ours)"], cpubmed["Tokens (ours)"], cpubmed["Size MB (ours)"]) == ("25", "2,500", "0.025")
@@ -32,8 +39,25 @@ def test_table1_sums_the_sources_of_a_row_and_keeps_the_papers_cells(ledger: Any
     assert row(table, "remedi")["Samples (paper)"] == "no paper row"
     total = row(table, "Total")
     assert (total["Samples (ours)"], total["Size (paper)"]) == ("132", "3.0 GB")
-    assert "(manifest abcdef012345)" in table.notes[0]
+    assert "01_build_chimed/ledger.json (01_build_chimed/manifest.json abcdef012345)" in table.notes[0]
     assert "Read 164 = kept 132 + rejected 32 " in table.notes[0]
+
+
+def test_data_tables_show_the_difference_where_the_paper_has_a_number(ledger: Any, tokens: Any) -> None:
+    first, third = tables.table1(ledger, tokens), tables.table3(ledger, tokens)
+    assert list(first.frame.columns[-2:]) == ["Samples, ours \u2212 paper", "Size MB, ours \u2212 paper"]
+    assert row(first, "Total")["Size MB, ours \u2212 paper"] == "\u22122,999.9"  # 0.132 MB of ours, 3 GB of theirs
+    assert row(first, "Total")["Samples, ours \u2212 paper"] == "-"
+    assert row(first, "CMD")["Samples, ours \u2212 paper"] == "-"  # theirs is known, ours is not in this run
+    assert row(third, "Zhongjing_rlhf")["Samples, ours \u2212 paper"] == "\u221219,936"
+    assert not [name for name in tables.table2(ledger, tokens).frame.columns if "\u2212" in name]
+
+
+def test_numbers_of_the_data_tables_lead_to_the_ledger_and_the_counts(ledger: Any, tokens: Any) -> None:
+    page = tables.to_html(tables.table3(ledger, tokens, {"01_build_chimed": "ab" * 32}), "../")
+    title = "01_build_chimed/ledger.json; manifest abababababab"
+    assert f'<a href="../01_build_chimed/ledger.json" title="{title}">64</a>' in page
+    assert '<a href="../02_tokenize/token_counts.json" title="02_tokenize/token_counts.json; manifest not' in page
 
 
 def test_tables_2_and_3_hold_their_own_set_only(ledger: Any, tokens: Any) -> None:
@@ -47,7 +71,7 @@ def test_tables_2_and_3_hold_their_own_set_only(ledger: Any, tokens: Any) -> Non
 def test_merged_diseases_are_named_below_the_table(ledger: Any, tokens: Any) -> None:
     one = next(entry for entry in ledger["sources"] if entry["source"] == "kg_cpubmed")
     one |= {"read": one["read"] + 9, "merged": 9}
-    assert any(note.endswith("not here: kg_cpubmed 9.") for note in tables.table1(ledger, tokens, "ab").notes)
+    assert any(note.endswith("not here: kg_cpubmed 9.") for note in tables.table1(ledger, tokens).notes)
 
 
 def test_every_ledger_entry_is_counted_once(ledger: Any, tokens: Any) -> None:
@@ -73,51 +97,173 @@ def test_score_text() -> None:
     assert tables.score_text(None) == "not evaluated"
 
 
-def test_table4_shows_paper_rows_then_our_four_models(scores: Any) -> None:
+def test_our_models_stand_in_the_papers_rows(scores: Any) -> None:
     table = tables.table4(scores, "0123456789abcdef")
-    assert list(table.frame["From"]) == ["paper"] * 8 + ["this run"] * 4
-    assert row(table, "Baichuan-7B")["Average"] == "42.8"
-    assert row(table, "Qilin-Med-7B-SFT")["Physician"] == "not available"
-    assert row(table, "Ours: base")["Average"] == "40.0 [35.0, 45.0] (n=346)"
-    assert row(table, "Ours: base")["Physician"] == "no items"
-    notes = "\n".join(table.notes)
+    assert list(table.frame["Ours"]) == [
+        *["base", "-", "-", "-", "-", "-", "base + DCPT", "base + DCPT + SFT"],
+        "base + DCPT + SFT + DPO",
+    ]
+    assert row(table, "Baichuan-7B")["Average"] == "40.0 [35.0, 45.0] (n=346); paper 42.8 (\u22122.8)"
+    assert row(table, "Baichuan-7B")["Physician"] == "no items"
+    assert row(table, "ChatGLM-6B")["Basic Medicine"] == "paper 36.6"
+    assert row(table, "Zhongjing-LLaMA")["Average"] == "not available"
+    assert row(table, "Qilin-Med-7B-DPO")["Average"] == "40.0 [35.0, 45.0] (n=346)"
+
+
+def test_notes_name_all_that_a_number_rests_on(scores: Any) -> None:
+    fourth, fifth, sixth = (
+        "\n".join(t(scores, "ab" * 32).notes) for t in (tables.table4, tables.table5, tables.table6)
+    )
     for words in (
-        "protocol fixed",
-        "split val",
-        "cap none",
-        "shots not recorded",
+        "protocol fixed; split val; shots 5; no cap on items; scoring likelihood; averages weigh every subject alike",
         "dpo 3.0 [2.0, 4.0] (n=1346)",
-        "06_eval/predictions/ceval/<model>.jsonl (manifest 0123456789ab)",
+        "No prompt was cut",
+        "Power: n = 346: ",
+        "06_eval/predictions/fixed/ceval",
     ):
-        assert words in notes, words
+        assert words in fourth, words
+    assert "cap 500 (items)" in fifth and "tokenisation of BLEU and ROUGE jieba" in fifth
+    assert "unusable rows of the benchmark 1" in fifth and "Prompts cut to fit the context: sft 7." in fifth
+    assert "Parsed rows only: answers that could not be read are left out" in fifth
+    assert "Power" not in sixth and "shots" not in sixth
 
 
 def test_agreement_is_claimed_only_inside_the_interval(scores: Any) -> None:
-    note = next(n for n in tables.table5(scores).notes if "inside the interval" in n)
+    note = next(n for n in tables.table5(scores).notes if "inside our interval" in n)
     inside, outside = note.split("; outside: ")
     assert "Qilin-Med-7B-CPT Accuracy 38.4" in inside
     assert "Qilin-Med-7B-SFT Accuracy 40.0" in inside
     assert outside.startswith("Baichuan-7B Accuracy 33.5")
+    said = {r["row"]: r["paper_inside_interval"] for r in long(tables.table5(scores)) if r["metric"] == "Accuracy"}
+    assert (said["Qilin-Med-7B-CPT"], said["Baichuan-7B"], said["ChatGLM-6B"]) == ("yes", "no", "")
 
 
-def test_table6_has_two_decimals_and_names_the_tokenisation(scores: Any) -> None:
-    table = tables.table6(scores)
-    assert row(table, "Ours: base + DCPT + SFT + DPO")["GLEU"] == "12.35 [11.35, 13.35] (n=300)"
-    assert any("tokenisation of BLEU and ROUGE jieba" in note for note in table.notes)
+def test_table6_has_two_decimals(scores: Any) -> None:
+    assert row(tables.table6(scores), "Qilin-Med-7B-DPO")["GLEU"] == "12.35 [11.35, 13.35] (n=300)"
+
+
+def test_parsed_rows_only_are_columns_of_their_own_and_named_inflated(scores: Any) -> None:
+    table = tables.table5(scores)
+    inflated = [name for name in table.frame.columns if "inflated" in name]
+    assert list(table.frame.columns[2:6]) == ["Accuracy", "F1 (weighted)", *inflated]
+    assert row(table, "Baichuan-7B")[inflated[0]] == "42.0 [37.0, 47.0] (n=460)"
+    for entry in scores["cmexam"].values():
+        del entry["parsed_only"]
+    assert not [name for name in tables.table5(scores).frame.columns if "inflated" in name]
+
+
+def test_baselines_stand_in_the_row_of_their_name_or_below(scores: Any) -> None:
+    chatglm = {"accuracy": {"value": 25.0, "n": 9, "low": 20.0, "high": 30.0}}
+    scores["cmexam"] |= {"ChatGLM-6B": chatglm, "my (model)": chatglm, "Baichuan-7B": chatglm}
+    table = tables.table5(scores)
+    assert row(table, "ChatGLM-6B")["Accuracy"] == "25.0 [20.0, 30.0] (n=9); paper 26 (\u22121.0)"
+    assert (row(table, "ChatGLM-6B")["Ours"], row(table, "ChatGLM-6B")["ROUGE-1"]) == ("baseline", "-")
+    assert row(table, "my (model)")["Accuracy"] == "25.0 [20.0, 30.0] (n=9)"
+    assert list(table.frame[table.frame["Model"] == "Baichuan-7B"]["Ours"]) == ["base", "baseline"]
+    assert 'href="06_eval/predictions/fixed/cmexam/my%20%28model%29.jsonl"' in table._repr_html_()
 
 
 def test_a_model_that_was_not_run_reads_not_evaluated(scores: Any) -> None:
-    del scores["cmexam"]["dpo"]
-    scores["cmexam"]["rag"] = {"accuracy": {"value": 1.0, "n": 9, "low": 0.0, "high": 2.0}}
+    del scores["cmexam"]["dpo"], scores["cmexam"]["sft"]
     table = tables.table5(scores)
-    assert set(list(row(table, "Ours: base + DCPT + SFT + DPO").values())[2:]) == {"not evaluated"}
-    assert row(table, "Ours: rag")["Accuracy"] == "1.0 [0.0, 2.0] (n=9)"
+    assert set(list(row(table, "Qilin-Med-7B-DPO").values())[2:]) == {"not evaluated"}
+    assert row(table, "Qilin-Med-7B-SFT")["Accuracy"] == "not evaluated; paper 40.0"
+
+
+def test_a_benchmark_that_was_not_run_leaves_the_papers_numbers_alone(scores: Any) -> None:
+    scores |= {"ceval": {}, "split": {}, "cap": {}, "shots": {}}
+    table = tables.table4(scores)
+    assert row(table, "Baichuan-7B")["Average"] == "not evaluated; paper 42.8"
+    assert table.notes[0].startswith("C-Eval was not evaluated in this run")
+    assert "not evaluated in this run" in tables.category_table(scores).notes[0]
+    assert not tables.category_table(scores).frame.size
 
 
 def test_missing_benchmark_is_named(scores: Any) -> None:
     del scores["huatuo"]
     with pytest.raises(QilinError, match="scores.json has no entry 'huatuo'"):
         tables.table6(scores)
+
+
+def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
+    ceval, cmexam, lora = tables.released_tables(scores, "ab")
+    assert [table.number for table in (ceval, cmexam, lora)] == ["4r", "5r", "5l"]
+    assert row(ceval, "Baichuan-7B")["Average"] == "25.0 [20.0, 30.0] (n=346); paper 42.8 (\u221217.8)"
+    assert list(ceval.frame.columns) == ["Model", "Ours", "Average", "Basic Medicine"]
+    assert row(cmexam, "Baichuan-7B")["Accuracy"].startswith("21.0 ") and "F1 (weighted)" not in cmexam.frame
+    assert row(lora, "Baichuan-7B")["F1 (weighted)"].startswith("11.0 ")
+    assert {r["protocol"] for r in long(cmexam) if r["ours"]} == {"released"}
+    assert "06_eval/predictions/released/cmexam/sft.jsonl" in {r["records"] for r in long(cmexam)}
+    assert "protocol released" in cmexam.notes[0] and "fixed" not in " ".join(cmexam.notes)
+    assert tables.released_tables({**scores, "released": {}}) == []
+
+
+def test_long_csv_has_a_line_a_cell_with_all_parts_apart(scores: Any) -> None:
+    cells = long(tables.table5(scores, "ab" * 32))
+    assert list(cells[0]) == [
+        *["table", "model", "row", "metric", "paper", "paper_origin", "ours", "low", "high", "n", "difference"],
+        *["paper_inside_interval", "protocol", "records", "manifest"],
+    ]
+    cell = next(c for c in cells if (c["model"], c["metric"]) == ("base", "Accuracy"))
+    assert cell == {
+        **{"table": "5", "model": "base", "row": "Baichuan-7B", "metric": "Accuracy", "paper": "33.5"},
+        **{"paper_origin": "v1 abstract", "ours": "39.0", "low": "34.0", "high": "44.0", "n": "500"},
+        **{"difference": "5.5", "paper_inside_interval": "no", "protocol": "fixed", "manifest": "ab" * 32},
+        "records": "06_eval/predictions/fixed/cmexam/base.jsonl",
+    }
+    models = len(scores["cmexam"])
+    ours = [c for c in cells if c["ours"]]
+    assert len(ours) == models * (len(paper.CMEXAM_COLUMNS) + 2)
+    assert all(c["n"].isdigit() for c in ours)
+
+
+def test_every_number_of_ours_leads_to_its_records_and_manifest(scores: Any) -> None:
+    page = tables.to_html(tables.table5(scores, "ab" * 32), "../")
+    numbers = re.findall(r'<a href="\.\./(06_eval/predictions/fixed/cmexam/(\w+)\.jsonl)" title="([^"]*)">', page)
+    assert len(numbers) == 4 * 9 and {model for _, model, _ in numbers} == {"base", "dcpt", "sft", "dpo"}
+    assert {title for *_, title in numbers if "/sft." in title} == {
+        "06_eval/predictions/fixed/cmexam/sft.jsonl; manifest abababababab"
+    }
+    assert page.count('<a href="../06_eval/manifest.json"') == 4 * 9 + 1  # each n, and the note
+    text = tables.to_markdown(tables.table5(scores), "../")
+    assert "[39.0](../06_eval/predictions/fixed/cmexam/sft.jsonl) [34.0, 44.0]<br>[n=500](../06_eval/manifest" in text
+    assert "<a " not in tables.to_html(tables.table5(scores), None) and "](" not in tables.to_markdown(
+        tables.table5(scores)
+    )
+
+
+def test_breakdowns_by_category_and_annotation(scores: Any) -> None:
+    assert row(tables.category_table(scores), "sft")["STEM"] == "41.0 [36.0, 46.0] (n=346)"
+    assert row(tables.category_table(scores), "sft")["Other"] == "no items"
+    department, difficulty = tables.group_tables(scores)
+    assert list(department.frame["Value"]) == ["内科", "眼科", "某新科"]  # by number of items
+    assert list(department.frame["English"]) == ["internal medicine", "ophthalmology", "-"]
+    assert "English" not in difficulty.frame and difficulty.number == "5b"
+    assert str(department.frame["dpo"][1]) == "20.0 [15.0, 25.0] (n=90)"
+    assert not [note for note in tables.table5(scores).notes if "carry no annotations" in note]
+
+
+def test_items_without_annotations_are_one_sentence(scores: Any) -> None:
+    for entry in scores["cmexam"].values():
+        entry["groups"] = {}
+    assert tables.group_tables(scores) == []
+    assert sum("carry no annotations" in note for note in tables.table5(scores).notes) == 1
+
+
+def test_variants_are_a_row_each_with_or_without_interval(scores: Any) -> None:
+    table = tables.variant_table(scores)
+    assert row(table, "bleu_4 nltk corpus jieba")["sft"] == "7.25 (n=300)"
+    assert row(table, "rouge_1 cmexam set")["dpo"] == "31.50 [26.50, 36.50] (n=300)"
+    empty = tables.variant_table({**scores, "huatuo": {}})
+    assert not empty.frame.size and "not evaluated in this run" in empty.notes[0]
+
+
+def test_endpoint_usage_is_shown_only_if_there_was_any(scores: Any) -> None:
+    assert tables.usage_table(scores) is None
+    usage = {"GPT-4-0314": {"requests": 1200, "cached": 3, "cost": 1.5}, "local": {"requests": 5, "cost": None}}
+    table = tables.usage_table({**scores, "usage": usage})
+    assert list(row(table, "GPT-4-0314").values()) == ["GPT-4-0314", "1,200", "3", "1.5000"]
+    assert list(row(table, "local").values()) == ["local", "5", "not known", "not known"]
 
 
 def test_external_table_is_labelled_and_as_printed() -> None:
@@ -132,12 +278,15 @@ def test_paired_table(scores: Any) -> None:
     assert list(tables.paired_table(scores).frame.iloc[0]) == [
         "cmexam",
         "accuracy",
-        "dcpt - base",
+        "dcpt \u2212 base",
         "+4.00",
-        "[-0.50, +8.50]",
+        "[\u22120.50, +8.50]",
         "500",
         "0.08",
+        "0.24",
     ]
+    assert "Holm" in tables.paired_table(scores).notes[1]
+    assert "Nothing to compare" in tables.paired_table({"paired": []}).notes[0]
 
 
 def demo() -> Table:
@@ -168,9 +317,11 @@ def test_markdown_escapes_pipes_and_tags() -> None:
 
 
 def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> None:
-    made = [tables.table1(ledger, tokens), tables.table5(scores)]
+    made = [tables.table1(ledger, tokens), tables.table5(scores), tables.paired_table(scores)]
     written = tables.write_all(made, tmp_path / "tables")
-    assert [path.name for path in written] == ["table_1.csv", "table_1.md", "table_5.csv", "table_5.md", "tables.txt"]
-    with open(written[2], encoding="utf-8") as handle:
-        assert list(csv.reader(handle))[0][:3] == ["Model", "From", "Accuracy"]
+    stems = [f"table_{stem}{suffix}" for stem in ("1", "5", "a1") for suffix in (".csv", ".md", ".tex")]
+    assert [path.name for path in written] == [*stems, "tables.txt"]
+    with open(written[3], encoding="utf-8") as handle:
+        assert list(csv.reader(handle))[0][:4] == ["table", "model", "row", "metric"]
+    assert "](../06_eval/predictions/fixed/" in written[4].read_text(encoding="utf-8")
     assert "Table 5. CMExam results" in written[-1].read_text(encoding="utf-8")

@@ -72,7 +72,7 @@ def test_an_exception_in_the_child_is_named(tmp_path: Path) -> None:
         launch.run(child(source), tmp_path / "train.log", print, gpus=0)
     log = tmp_path / "train.log"
     assert str(failed.value) == (
-        f"training ended with exit code 1: ValueError: the loss is not a number (whole log: {log})"
+        f"the process ended with exit code 1: ValueError: the loss is not a number (whole log: {log})"
     )
     assert "Traceback" in log.read_text(encoding="utf-8")
 
@@ -102,7 +102,7 @@ def test_a_silent_failure_is_a_failure(tmp_path: Path) -> None:
 def test_a_killed_child_is_a_failure_and_takes_its_workers_along(tmp_path: Path, family) -> None:
     """As the kernel's out-of-memory killer does; a worker in a session of its own still holds the pipe."""
     started = time.time()
-    with pytest.raises(QilinError, match=r"training ended with signal 9 \(Killed\)"):
+    with pytest.raises(QilinError, match=r"the process ended with signal 9 \(Killed\)"):
         launch.run(family("os.kill(os.getpid(), 9)", session=True), tmp_path / "train.log", print, gpus=0)
     assert time.time() - started < 30, "the notebook must not wait for the orphan"
     assert gone(tmp_path / "pids")
@@ -245,7 +245,7 @@ def test_a_killed_torchrun_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -
     def kill(text: str) -> None:
         psutil.Process(int((tmp_path / "pids").read_text(encoding="utf-8").split()[0])).parent().kill()
 
-    with pytest.raises(QilinError, match=r"training ended with signal 9 \(Killed\)"):
+    with pytest.raises(QilinError, match=r"the process ended with signal 9 \(Killed\)"):
         two_ranks(kill)
     assert gone(tmp_path / "pids", seconds=0)
 

@@ -1,0 +1,129 @@
+"""One process's share of the answers: every model in turn, every task, chunk by chunk."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.evaluate import store
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.tasks import Task, chunks
+from qilin_lib.files import read_json, sha256_text, write_json
+
+Progress = Callable[[str, str, int, int, float], None]
+"""progress(model, "benchmark, protocol", items done by all processes, items in all, seconds left at this pace)."""
+
+
+def answer_all(
+    tasks: Sequence[Task],
+    models: dict[str, Callable[[], Any]],
+    shots: dict[str, int],
+    out_dir: str | Path,
+    rank: int = 0,
+    of: int = 1,
+    progress: Progress | None = None,
+    benchmarks: dict[str, list[str]] | None = None,
+) -> None:
+    """Let every model answer this process's chunks of every task; one model is in memory at a time.
+
+    `models` maps a name to a callable that loads it; `shots` to its C-Eval examples; `benchmarks` to those it is asked
+    (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept.
+    """
+    for name, load in models.items():
+        backend = load()
+        for task in tasks:
+            if task.name in (benchmarks or {}).get(name, [task.name]):
+                path = store.predictions(out_dir, task.protocol, task.name, name)
+                answer(task, name, backend, shots[name], path, rank, of, progress)
+        if rank == 0 and hasattr(backend, "usage"):
+            _add_usage(Path(out_dir) / "usage" / f"{name}.json", backend.usage())
+        del backend
+        _free_memory()
+
+
+def answer(
+    task: Task,
+    model_name: str,
+    backend: Any,
+    shots: int,
+    path: Path,
+    rank: int = 0,
+    of: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Append this process's records of one task to its part of `path`; a chunk counts only as a whole."""
+    asked = task.prompts(task.items, backend, shots)
+    key = _key(task, asked, backend)
+    if store.complete(path, key):
+        return
+    done, started = store.kept(path, key), time.monotonic()
+    with store.appending(path, rank, key) as append:
+        for chunk in _share(chunks(task, asked, backend), backend, rank, of):
+            items, prompts = [task.items[i] for i in chunk], [asked[i] for i in chunk]
+            if all(item.id in done for item in items):
+                continue
+            answers = task.answer(items, prompts, backend)
+            append([_record(task, model_name, backend, *row) for row in zip(items, prompts, answers, strict=True)])
+            if progress:
+                progress(model_name, f"{task.name}, {task.protocol}", *_pace(path, len(done), task, started))
+
+
+def _share(every: list[list[int]], backend: Any, rank: int, of: int) -> Iterable[list[int]]:
+    """This process's chunks out of all of them, done or not: the others may be writing while this one looks."""
+    # A server answers many at once by itself, and one process keeps to its limit of requests.
+    return every[rank::of] if backend.tokenizer is not None else every if rank == 0 else []
+
+
+def _pace(path: Path, before: int, task: Task, started: float) -> tuple[int, int, float]:
+    finished, count = store.count(path), len(task.items)
+    rate = max(1, finished - before) / (time.monotonic() - started)
+    return min(finished, count), count, max(0, count - finished) / rate
+
+
+def _record(task: Task, model_name: str, backend: Any, item: Item, prompt: Prompt, own: dict) -> dict:
+    exam = {} if item.options is None else {"gold": item.gold, "n_options": len(item.options), "groups": item.groups}
+    return {
+        "id": item.id,
+        "benchmark": task.name,
+        "model": model_name,
+        "protocol": task.protocol,
+        "split": item.split,
+        "template": backend.template.name if task.protocol == "fixed" else "released",
+        "scoring": "likelihood" if task.likelihood and backend.likelihood else "generate",
+        **({"subject": item.subject} if item.subject else {}),
+        "prompt": prompt.text,
+        "shots": prompt.shots,
+        "truncated": prompt.truncated,
+        "reference": item.reference,
+        **exam,
+        **own,
+    }
+
+
+def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
+    """What the predictions depend on; neither the batch size nor the number of processes is part of it."""
+    items = [
+        [item.id, item.gold, item.reference, item.options, prompt.ids or prompt.messages]
+        for item, prompt in zip(task.items, asked, strict=True)
+    ]
+    parts = [task.protocol, task.name, task.split, task.settings, backend.template.name, backend.fingerprint(), items]
+    return sha256_text(json.dumps(parts, ensure_ascii=False))
+
+
+def _add_usage(path: Path, usage: dict[str, Any]) -> None:
+    """A server's bill is the sum over all attempts: what one attempt paid for, the next finds in its cache."""
+    before = read_json(path) if path.exists() else {}
+    write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in usage.items()})
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

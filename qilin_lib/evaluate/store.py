@@ -1,0 +1,107 @@
+"""Predictions on disk: parts that grow while models answer, and the finished file in item order.
+
+Every process appends to a part of its own, a whole chunk at a time; a part's first line names what its records belong
+to. A kill can tear the last line, which nobody counts. When all items are there the parts become `<model>.jsonl`, and
+last of all `<model>.key.json` beside it says that the file is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.errors import QilinError
+from qilin_lib.files import read_json, sha256_file, write_json, write_jsonl
+
+Append = Callable[[Sequence[dict]], None]
+
+
+def predictions(out_dir: str | Path, protocol: str, benchmark: str, model: str) -> Path:
+    """The finished file of one model's records: `out_dir`/predictions/<protocol>/<benchmark>/<model>.jsonl."""
+    return Path(out_dir) / "predictions" / protocol / benchmark / f"{model}.jsonl"
+
+
+def complete(path: Path, key: str) -> bool:
+    """Whether the finished file is there, untouched, and belongs to `key`."""
+    beside = _key_file(path)
+    if not (path.exists() and beside.exists()):
+        return False
+    known = read_json(beside)
+    return known["key"] == key and known["sha256"] == sha256_file(path)
+
+
+def kept(path: Path, key: str) -> dict[str, dict]:
+    """Records by id that the parts of an unfinished file already hold under `key`, whichever process wrote them."""
+    found: dict[str, dict] = {}
+    for part in _parts(path):
+        lines = _whole_lines(part)
+        if next(lines, {}).get("key") == key:
+            found |= {record["id"]: record for record in lines}
+    return found
+
+
+@contextmanager
+def appending(path: Path, rank: int, key: str) -> Iterator[Append]:
+    """`append(records)` to this process's part, on disk when it returns; what belongs to another key is thrown away."""
+    part = path.with_name(f"{path.stem}.part{rank}")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    lines = list(_whole_lines(part)) if part.exists() else []
+    if not lines or lines[0].get("key") != key:
+        lines = [{"key": key}]
+    # Written anew without the torn line: appending behind one would spoil the next record too.
+    write_jsonl(part, lines)
+    with open(part, "a", encoding="utf-8") as handle:
+
+        def append(records: Sequence[dict]) -> None:
+            handle.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            handle.flush()
+            os.fsync(handle.fileno())
+
+        yield append
+
+
+def finish(path: Path, ids: Sequence[str]) -> None:
+    """Make the finished file, in the order of `ids`, out of the parts; nothing to do where there is none.
+
+    Raises QilinError when an item has no record.
+    """
+    parts = _parts(path)
+    if not parts:
+        return
+    # Rank 0 takes part in every evaluation, so its part names the key; others may be left from more processes.
+    key = next(_whole_lines(path.with_name(f"{path.stem}.part0")))["key"]
+    records = kept(path, key)
+    if missing := [item for item in ids if item not in records]:
+        raise QilinError(
+            f"{path} lacks {len(missing)} of {len(ids)} items, e.g. {missing[0]}; run notebooks/06_eval.ipynb again: "
+            "it goes on where it stopped"
+        )
+    write_jsonl(path, (records[item] for item in ids))
+    write_json(_key_file(path), {"key": key, "records": len(ids), "sha256": sha256_file(path)})
+    for part in parts:
+        part.unlink()
+
+
+def count(path: Path) -> int:
+    """Records in the parts so far: lines, less the first of each part."""
+    return sum(max(0, part.read_bytes().count(b"\n") - 1) for part in _parts(path))
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.part[0-9]*"))
+
+
+def _key_file(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.key.json")
+
+
+def _whole_lines(part: Path) -> Iterator[dict[str, Any]]:
+    with open(part, encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)

@@ -1,0 +1,57 @@
+"""A process of notebook 06: `python -m qilin_lib.evaluate.worker job.json`, alone or one of several under torchrun.
+
+Each process computes with one thread on the CPU: sums in another order give other last digits, and a record must not
+depend on how many processes there were. More cores are used by more processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.evaluate.answering import answer_all
+from qilin_lib.evaluate.models import loaders, shots
+from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.runs import Stage
+from qilin_lib.schema import Evaluate
+from qilin_lib.train.launch import PROGRESS
+
+
+def work(job: str | Path) -> None:
+    """Answer this process's share; `job` is a JSON file with parameters, run_dir and raw_dir."""
+    import torch
+
+    said = files.read_json(job)
+    parameters = Evaluate.model_validate(said["parameters"])
+    stage = Stage(parameters, Path(said["run_dir"]), "", {}, False)
+    rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not parameters.gpus:
+        torch.set_num_threads(1)
+    names = [*parameters.models, *parameters.baselines]
+    answer_all(
+        prepare(said["raw_dir"], parameters),
+        loaders(stage, f"cuda:{rank}" if parameters.gpus else "cpu"),
+        {name: shots(stage, name) for name in names},
+        stage.dir,
+        rank,
+        of,
+        _tell if rank == 0 else None,
+        {name: line.benchmarks for name, line in parameters.baselines.items() if line.benchmarks},
+    )
+
+
+def _tell(model: str, task: str, done: int, total: int, left: float) -> None:
+    text = f"{model}: {task} {done}/{total}, {left:.0f} s left"
+    print(PROGRESS + json.dumps({"text": text}), flush=True)
+
+
+def _main(arguments: list[Any]) -> None:
+    work(arguments[0])
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

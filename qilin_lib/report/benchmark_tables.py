@@ -1,0 +1,280 @@
+"""Tables 4-6: a row a model, a column a metric; our number with interval and n above the paper's and the difference.
+
+A model of this run stands in the paper's row of the same stage or, for a baseline, of the same name. Everything is read
+from 06_eval/scores.json. Tables 4r and 5r hold the same models under the authors' own protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import store
+from qilin_lib.evaluate.intervals import power_note
+from qilin_lib.report.cells import Score, Source, paper_text, score_text
+from qilin_lib.report.layout import Table
+from qilin_lib.report.paper import TABLE_4, TABLE_5, TABLE_6, UNKNOWN, Cell, PaperTable
+
+STAGES = {"base": "base", "dcpt": "base + DCPT", "sft": "base + DCPT + SFT", "dpo": "base + DCPT + SFT + DPO"}
+BENCHMARKS = {"ceval": "C-Eval", "cmexam": "CMExam", "huatuo": "Huatuo-26M"}
+# Shares of right answers; one more decimal would suggest more than a few hundred items can tell.
+ONE_DECIMAL = {"accuracy", "f1_weighted", "average", "average_hard", "clinical_medicine", "physician", "basic_medicine"}
+NO_GROUPS = (
+    "The items of this run carry no annotations (only CMExam's test_with_annotations.csv does): no break-down by "
+    "department, disease group, competency, discipline or difficulty."
+)
+SHARES = ONE_DECIMAL - {"f1_weighted"}
+INFLATED = {
+    ("parsed_only", "accuracy"): "Accuracy, parsed rows only (inflated)",
+    ("parsed_only", "f1_weighted"): "F1, parsed rows only (inflated)",
+}
+AVERAGING = {
+    "ceval": "averages weigh every subject alike",
+    "cmexam": "F1 weighs each gold answer by how often it occurs, unparsed answers are wrong; BLEU over the whole "
+    "corpus, ROUGE as the mean of the items",
+    "huatuo": "BLEU over the whole corpus, the others as the mean of the items",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of Tables 4-6: the path of its score in a model's entry, its heading, whether the paper has it."""
+
+    path: tuple[str, ...]
+    heading: str
+    in_paper: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A table to make: the paper's, what to add to its number and title, {model: entry}, and the protocol."""
+
+    paper: PaperTable
+    suffix: str
+    aside: str
+    results: Mapping[str, Any]
+    protocol: str
+
+
+def table4(scores: Mapping[str, Any], digest: str = "") -> Table:
+    """C-Eval: average, hard subset and the three medical subjects. `digest` is that of stage 06."""
+    return _fixed(TABLE_4, scores, digest)
+
+
+def table5(scores: Mapping[str, Any], digest: str = "") -> Table:
+    """CMExam: answer prediction and explanation, as `table4`; beside them the numbers that drop unparsed answers."""
+    return _fixed(TABLE_5, scores, digest)
+
+
+def table6(scores: Mapping[str, Any], digest: str = "") -> Table:
+    """Huatuo-26M: answer generation, as `table4`."""
+    return _fixed(TABLE_6, scores, digest)
+
+
+def released_tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
+    """Tables 4r, 5r and 5l, the authors' protocol; those of its benchmarks that were not run are left out.
+
+    5l is CMExam as the authors' script for their fine-tuned (LoRA) models reads and measures the same answers.
+    """
+    made = scores.get("released", {})
+    results = [(TABLE_4, "r", "the released protocol", made.get("ceval", {}))]
+    results.append((TABLE_5, "r", "the released protocol", made.get("cmexam", {})))
+    lora = {model: entry["lora"] for model, entry in made.get("cmexam", {}).items() if "lora" in entry}
+    results.append((TABLE_5, "l", "the released protocol, script for fine-tuned models", lora))
+    return [_made(Asked(*asked, "released"), scores, digest) for asked in results if asked[-1]]
+
+
+def ordered(results: Iterable[str]) -> list[str]:
+    """Models in the order of tables and figures: the stages, then baselines by name."""
+    results = set(results)
+    return [*(name for name in STAGES if name in results), *sorted(results - set(STAGES))]
+
+
+def source(benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
+    """The records file that one model's scores on one benchmark are made of."""
+    path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
+    return Source(path, digest, model, protocol)
+
+
+def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
+    """`mapping[name]`; QilinError, naming what there is, when it has none."""
+    if name not in mapping:
+        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
+    return mapping[name]
+
+
+def paper_notes(table: PaperTable) -> list[str]:
+    """Where every known cell of the paper stands, then what is uncertain about the table."""
+    places: dict[str, list[str]] = {}
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            if cell.value is not None:
+                places.setdefault(cell.origin, []).append(f"{row.label} {table.columns[name]} {paper_text(cell)}")
+    known = "; ".join(f"{', '.join(cells)} ({origin})" for origin, cells in places.items())
+    lead = f"Paper: {known}. " if known else ""
+    return [f'{lead}"{UNKNOWN}" = stated neither in the text nor in the abstracts we have.', *table.notes]
+
+
+def _fixed(table: PaperTable, scores: Mapping[str, Any], digest: str) -> Table:
+    return _made(Asked(table, "", "", key(scores, table.benchmark, "scores.json"), "fixed"), scores, digest)
+
+
+def _made(asked: Asked, scores: Mapping[str, Any], digest: str) -> Table:
+    table, results = asked.paper, asked.results
+    columns, rows = _columns(asked), []
+    for label, model, cells in _lines(table, results):
+        where = source(table.benchmark, model, digest, asked.protocol) if model in results else None
+        rows.append([label, _ours(model, results), *_cells(columns, cells, results.get(model), model, where)])
+    frame = pd.DataFrame(rows, columns=["Model", "Ours", *(column.heading for column in columns)], dtype=object)
+    notes = _notes(asked, scores, columns) if results else [_not_run(table.benchmark)]
+    title = f"{table.title}: {asked.aside}" if asked.aside else table.title
+    notes += [f"The paper's numbers: as under Table {table.number}."] if asked.suffix else paper_notes(table)
+    return Table(f"{table.number}{asked.suffix}", title, frame, notes)
+
+
+def _not_run(benchmark: str) -> str:
+    return f"{BENCHMARKS[benchmark]} was not evaluated in this run: the paper's numbers stand alone."
+
+
+def _columns(asked: Asked) -> list[Column]:
+    """The paper's columns, CMExam's inflated ones behind the answers; of the released protocol those that it has."""
+    made = [Column((name,), heading) for name, heading in asked.paper.columns.items()]
+    extra = [Column(path, heading, False) for path, heading in INFLATED.items()]
+
+    def there(column: Column) -> bool:
+        return any(_at(entry, column.path) for entry in asked.results.values())
+
+    made = [column for column in made if asked.protocol == "fixed" or there(column)]
+    answers = [column for column in made if column.path[-1] in ONE_DECIMAL]
+    return [*answers, *filter(there, extra), *made[len(answers) :]]
+
+
+def _at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any] | None:
+    """The score at a path of a model's entry, None where there is none."""
+    for name in path:
+        entry = (entry or {}).get(name)
+        if not isinstance(entry, Mapping):
+            return None
+    return entry if entry is not None and "value" in entry else None
+
+
+def _lines(table: PaperTable, results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Cell] | None]]:
+    """(label, our model or "", the paper's cells or None) of each row: the paper's rows, then our others."""
+    lines: list[tuple[str, str, Mapping[str, Cell] | None]] = []
+    for row in table.rows:
+        # A baseline may bear the name of a row that one of our stages stands in: then the row stands twice.
+        models = [row.ours] if row.ours else []
+        models += [row.label] if row.label in results and row.label != row.ours else []
+        lines += [(row.label, model, row.cells) for model in models or [""]]
+    placed = {model for _, model, _ in lines}
+    lines += [(_label(model), model, None) for model in [*STAGES, *ordered(results)] if model not in placed]
+    return list({line[:2]: line for line in lines}.values())
+
+
+def _label(model: str) -> str:
+    return "Qilin-Med-7B-DPO" if model == "dpo" else model
+
+
+def _ours(model: str, results: Mapping[str, Any]) -> str:
+    return STAGES.get(model, "baseline" if model in results else "-")
+
+
+def _cells(
+    columns: Sequence[Column], paper: Mapping[str, Cell] | None, entry: Any, model: str, where: Source | None
+) -> list[Score]:
+    return [
+        Score(
+            _at(entry, column.path),
+            paper[column.path[0]] if paper is not None and column.in_paper else None,
+            where,
+            1 if column.path[-1] in ONE_DECIMAL else 2,
+            "not evaluated" if model and entry is None else "-" if model else "",
+        )
+        for column in columns
+    ]
+
+
+def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
+    benchmark, protocol, results = asked.paper.benchmark, asked.protocol, asked.results
+    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *_unparsed(results)]
+    notes += _cut(scores.get("truncated", {}).get(benchmark), results) if protocol == "fixed" else []
+    if any(column.path[0] == "parsed_only" for column in columns):
+        notes.append(
+            "Parsed rows only: answers that could not be read are left out of numerator and denominator, as CMExam's "
+            "own evaluation does; it flatters a model that often gives no answer. Everywhere else they count as wrong."
+        )
+    if benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
+        notes += [NO_GROUPS] if protocol == "fixed" else []
+    return [*notes, *_power(results, columns), *_agreement(asked.paper, results)]
+
+
+def _settings(benchmark: str, scores: Mapping[str, Any], protocol: str) -> str:
+    def of(name: str) -> str:
+        value = scores.get(name, "not recorded")
+        value = value.get(benchmark, "not recorded") if isinstance(value, Mapping) else value
+        return ", ".join(f"{m} {v}" for m, v in value.items()) if isinstance(value, Mapping) else str(value)
+
+    parts = [f"protocol {protocol}", f"split {of('split')}"]
+    if benchmark == "ceval":
+        parts.append(f"shots {of('shots')}")
+    unit = "items a subject" if benchmark == "ceval" else "items"
+    parts.append("no cap on items" if of("cap") == "None" else f"cap {of('cap')} ({unit})")
+    if protocol == "fixed":
+        parts.append(f"scoring {of('scoring')}")
+        parts += [] if benchmark == "ceval" else [f"tokenisation of BLEU and ROUGE {of('tokenisation')}"]
+        parts.append(AVERAGING[benchmark])
+    parts.append(f"unusable rows of the benchmark {of('invalid')}")
+    return f"Ours: {'; '.join(parts)}. Percent, with 95 % interval and n."
+
+
+def _reading(benchmark: str, protocol: str) -> str:
+    lead = (
+        "The authors' prompts, answer extraction and arithmetic, their defects included, so that both numbers can be "
+        "set beside the paper's. "
+        if protocol == "released"
+        else ""
+    )
+    return (
+        f"{lead}In brackets: ours minus the paper's; a row without a word on the paper is not in it. Ours are the "
+        "models of this run, in the paper's row of the same stage or name; their base need not be the paper's. A "
+        f"number leads to its records in 06_eval/predictions/{protocol}/{benchmark}, its n to 06_eval/manifest.json; "
+        "all scores: 06_eval/scores.json."
+    )
+
+
+def _unparsed(results: Mapping[str, Any]) -> list[str]:
+    shares = [f"{m} {score_text(results[m]['unparsed'])}" for m in ordered(results) if _at(results[m], ("unparsed",))]
+    return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
+
+
+def _cut(counts: Mapping[str, int] | None, results: Mapping[str, Any]) -> list[str]:
+    if not counts:
+        return []
+    cut = [f"{model} {counts[model]}" for model in ordered(results) if counts.get(model)]
+    return [f"Prompts cut to fit the context: {', '.join(cut)}." if cut else "No prompt was cut to fit the context."]
+
+
+def _power(results: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
+    """What each n of the table's shares of right answers can show."""
+    found = [_at(entry, column.path) for entry in results.values() for column in columns if column.path[-1] in SHARES]
+    sizes = sorted({score["n"] for score in found if score and score["n"]})
+    return [f"Power: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
+
+
+def _agreement(table: PaperTable, results: Mapping[str, Any]) -> list[str]:
+    """One sentence on the paper's numbers that one of our cells stands against."""
+    inside, outside = [], []
+    for label, model, cells in _lines(table, results):
+        for name, cell in (cells or {}).items():
+            agrees = Score(_at(results.get(model), (name,)), cell).agrees
+            if agrees is not None:
+                (inside if agrees else outside).append(f"{label} {table.columns[name]} {paper_text(cell)}")
+    if not inside + outside:
+        return ["No number of ours stands beside a known number of the paper."]
+    return [
+        f"Paper's numbers inside our interval: {', '.join(inside) or 'none'}; outside: {', '.join(outside) or 'none'}."
+    ]

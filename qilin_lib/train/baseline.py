@@ -1,0 +1,214 @@
+"""06: a baseline learns a benchmark's train split before it answers (paper §4.2: the "-CMExam" models, LoRA r 8).
+
+The pairs come from ChiMed-SFT as notebook 01 left it: train splits only, every near-duplicate of a test item removed.
+One form of answer for every question: CMExam's own script takes another prompt for a long gold answer, which tells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import weights_sha256
+from qilin_lib.models.load import load_tokenizer, quiet_libraries
+from qilin_lib.progress import Show
+from qilin_lib.runs import Stage
+from qilin_lib.schema import Finetune
+from qilin_lib.tokens.template import IGNORE, Template, text_ids
+from qilin_lib.train import fit as shared
+from qilin_lib.train import launch, sft
+
+# Where neither the paper nor CMExam and Huatuo-26M state a setting: what transformers does by default.
+DEFAULTS: dict[str, Any] = {
+    "nodes": 1,
+    "nproc_per_node": None,
+    "gradient_accumulation_steps": 1,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "target_modules": "all-linear",
+    "modules_to_save": [],
+    "gradient_checkpointing": False,
+    "deepspeed": None,
+    "report_to": "none",
+    "logging_steps": 1,
+    # An interrupted training is made again as a whole.
+    "save_steps": 10**9,
+    "packing": False,
+}
+# Role tags and the end token need a few tokens beside the two turns.
+TAGS = 32
+
+
+def folder(stage: Stage, name: str) -> Path:
+    """Where a fine-tuned baseline lies: model/, key.json (last), facts.json, the pairs and the logs."""
+    return stage.dir / "baselines" / name
+
+
+def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weights: Path, show: Show) -> Path:
+    """The folder of the model in `weights` after training on `spec.on`; trained in a child process, once a key.
+
+    The key holds parameters, template, and the hashes of pairs and weights. Raises QilinError when the run has no such
+    pairs, when the model cannot be trained so, and when training fails.
+    """
+    target, evaluate = folder(stage, name), stage.parameters
+    rows = pairs(stage, spec.on)
+    if not rows:
+        raise QilinError(
+            f"eval.baselines.{name}.finetune.on = '{spec.on}': ChiMed-SFT of run '{stage.run_dir.name}' has no "
+            "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
+        )
+    parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"})} | {
+        "notebook": evaluate.notebook,
+        "run": evaluate.run,
+        "seed": evaluate.seed,
+        "gpus": evaluate.gpus,
+        "dtype": evaluate.dtype,
+        "max_length": spec.max_source_length + spec.max_target_length + TAGS,
+    }
+    key = {
+        # A renamed run is the same training.
+        "parameters": {name: value for name, value in parameters.items() if name != "run"},
+        "template": template.sha256,
+        "data": files.sha256_text(json.dumps(rows, ensure_ascii=False)),
+        "weights": weights_sha256(weights),
+    }
+    note = target / "key.json"
+    if not (note.exists() and files.read_json(note) == key):
+        shutil.rmtree(target, ignore_errors=True)
+        files.write_jsonl(target / "train.jsonl", rows)
+        paths = {"weights": str(weights), "data": str(target / "train.jsonl")}
+        job = {"parameters": parameters, "out": str(target), "template": template.name, "paths": paths}
+        files.write_json(target / "job.json", job)
+        command = launch.command(SimpleNamespace(**parameters), __name__, target / "job.json")
+        launch.run(command, target / "train.log", lambda text: show(f"training {name}: {text}"), evaluate.gpus)
+        (target / "job.json").unlink()
+        shutil.rmtree(target / "checkpoints", ignore_errors=True)
+        files.write_json(note, key)
+    return target / "model"
+
+
+def pairs(stage: Stage, on: str) -> list[dict[str, Any]]:
+    """Training conversations {id, source, messages} of one question and one answer, in the order of sft.jsonl.
+
+    "cmexam": CMExam's train rows, answered "答案：C。\\n解释：…". "huatuo": all other medical ones, among them those of
+    Huatuo-26M's own train sources.
+    """
+    rows = files.read_jsonl(stage.parent("01_build_chimed") / "sft.jsonl")
+    return [
+        {name: row[name] for name in ("id", "source", "messages")}
+        for row in rows
+        if row["split"] == "train" and row["part"] == "medical" and len(row["messages"]) == 2
+        if (row["source"] == "cmexam") == (on == "cmexam")
+    ]
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part: tokenise, train, save; facts.json says what was read, left out and trained."""
+    if is_sequence_model(job.paths.weights):
+        model, tokenizer = _sequence_model(job)
+        training, counts = sequence_examples(_rows(job), job.template, tokenizer, job.parameters)
+        make = make_sequence_trainer
+    else:
+        model, tokenizer = shared.prepare_model(job.parameters, job.paths.weights)
+        rows = _rows(job)
+        training, counts = sft.examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
+        make = sft.make_trainer
+    if tokenizer.pad_token_id is None:
+        # Padding is masked by length, never by id, so the end token is still learnt.
+        tokenizer.pad_token = tokenizer.eos_token
+    if not training:
+        raise QilinError(f"{job.paths.data}: no pair fits max_source_length and max_target_length; by source: {counts}")
+    trainer = make(job, model, tokenizer, training)
+    facts = shared.fit(trainer, job, job.paths.weights)
+    if trainer.is_world_process_zero():
+        files.write_json(job.out / "facts.json", facts | {"examples": len(training), "sources": counts})
+
+
+def is_sequence_model(weights: str | Path) -> bool:
+    """Whether a model folder holds an encoder-decoder (T5, BART)."""
+    return bool(files.read_json(Path(weights) / "config.json").get("is_encoder_decoder"))
+
+
+def load_sequence_model(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Any:
+    """An encoder-decoder in evaluation mode; safetensors only, no remote code. `models.load.load_model` is its twin.
+
+    Raises QilinError when the configuration does not say with which token an answer starts.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    quiet_libraries()
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        path, dtype=getattr(torch, dtype), device_map={"": device}, use_safetensors=True, trust_remote_code=False
+    )
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        raise QilinError(f"{path}/config.json: no decoder_start_token_id; T5's is that of its pad token")
+    return model
+
+
+def sequence_examples(
+    rows: list[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any
+) -> tuple[list[dict[str, list[int]]], dict[str, dict[str, int]]]:
+    """Examples {input_ids, labels} for an encoder-decoder, and {source: {"read", "used"}}.
+
+    The encoder gets the question in the template up to the opening of the answer, and an end token (T5's convention);
+    the labels are the answer and the end token. Long texts are cut, nothing is left out.
+    """
+    made, counts = [], {}
+    for row in rows:
+        question, answer = row["messages"]
+        asked, _ = template.encode_with_labels(
+            [question], tokenizer, parameters.max_source_length, add_generation_prompt=True
+        )
+        answered = text_ids(tokenizer, answer["content"])[: parameters.max_target_length]
+        made.append({"input_ids": [*asked, tokenizer.eos_token_id], "labels": [*answered, tokenizer.eos_token_id]})
+        counts[row["source"]] = counts.get(row["source"], 0) + 1
+    return made, {source: {"read": count, "used": count} for source, count in counts.items()}
+
+
+def make_sequence_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[dict[str, Any]]) -> Any:
+    """transformers' Trainer for an encoder-decoder; its Seq2SeqTrainer adds evaluation by generation, which 06 does."""
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**shared.arguments(job.parameters, job.out)),
+        train_dataset=training,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=IGNORE),
+        compute_loss_func=token_loss,
+    )
+
+
+def token_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    """Mean loss over the labelled tokens of a whole step. T5's own is the mean of one process's part of it, but the
+    Trainer takes it for the former and multiplies it by the number of processes (transformers 5.23, compute_loss)."""
+    from torch.nn.functional import cross_entropy
+
+    total = cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / ((labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def _sequence_model(job: SimpleNamespace) -> tuple[Any, Any]:
+    import torch
+
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
+    torch.manual_seed(job.parameters.seed)
+    # fp32 weights under autocast, as full training of a stage has them.
+    return load_sequence_model(job.paths.weights, "float32", device), load_tokenizer(job.paths.weights)
+
+
+def _rows(job: SimpleNamespace) -> list[dict[str, Any]]:
+    return list(files.read_jsonl(job.paths.data))
+
+
+if __name__ == "__main__":
+    work(shared.read_job(str(Path(sys.argv[1]))))

@@ -1,0 +1,465 @@
+"""A server that misbehaves in every way known to us, and what the endpoint backend makes of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import endpoint
+from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.responses import Responses
+
+KEY = "sk-secret-0123456789abcdef"
+USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+
+
+def completion(text: str | None, **more: Any) -> dict:
+    """A body that suits both kinds of request."""
+    choice = {"index": 0, "text": text, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"choices": [choice], "usage": USAGE, **more}
+
+
+def said(request: dict) -> str:
+    """The last thing that a request says."""
+    return request["body"]["prompt"] if "prompt" in request["body"] else request["body"]["messages"][-1]["content"]
+
+
+class Faulty(ThreadingHTTPServer):
+    """Answers by `reply(request, number)`: (status, body), (status, body, headers), or None to close the connection."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply: Callable[[dict, int], Any] = lambda request, number: (200, completion(f"Re: {said(request)}"))
+        self.requests: list[dict] = []
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that gave up is part of the play."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        seen = {"path": self.path, "body": body, "headers": self.headers, "at": time.monotonic()}
+        with self.server.lock:
+            self.server.requests.append(seen)
+            number = len(self.server.requests)
+            self.server.running += 1
+            self.server.most = max(self.server.most, self.server.running)
+        try:
+            self._reply(self.server.reply(seen, number))
+        finally:
+            with self.server.lock:
+                self.server.running -= 1
+
+    def _reply(self, reply: Any) -> None:
+        if reply is None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        status, body, headers = (*reply, {})[:3]
+        body = body if isinstance(body, bytes | list) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"content-type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        pieces = body if isinstance(body, list) else [body]
+        self.send_header("content-length", str(sum(map(len, pieces))))
+        self.end_headers()
+        for n, piece in enumerate(pieces):
+            time.sleep(0.1 * (n > 0))
+            self.wfile.write(piece)
+            self.wfile.flush()
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setenv("A_KEY", KEY)
+    # A proxy where nobody listens: a server on this machine must be reached without it.
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    faulty = Faulty()
+    thread = threading.Thread(target=faulty.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield faulty
+    faulty.shutdown()
+    faulty.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def backend(server: Faulty, tmp_path: Path) -> Callable[..., EndpointBackend]:
+    def make(**changes: Any) -> EndpointBackend:
+        given = {"model": "m-1", "url": server.url, "template": "chat", "batch_size": 4, "key_env": "A_KEY"}
+        return EndpointBackend(**{**given, "cache_dir": tmp_path / "responses", **changes})
+
+    return make
+
+
+def ask(text: str, prefix: str = "") -> Prompt:
+    return Prompt([{"role": "user", "content": text}], prefix, [], f"问：{text}\n答：{prefix}", 0, False)
+
+
+def asks(count: int) -> list[Prompt]:
+    return [ask(f"q{n}") for n in range(count)]
+
+
+# --- what is sent, and in which order it comes back -------------------------------------------------------------------
+
+
+def test_a_chunk_is_asked_concurrently_and_answered_in_order(server: Faulty, backend: Callable) -> None:
+    def reply(request: dict, number: int) -> Any:
+        time.sleep(0.4 - 0.04 * number)  # later ones are faster
+        return 200, completion(f"Re: {said(request)}")
+
+    server.reply = reply
+    assert backend(batch_size=3).generate(asks(8), 5) == [f"Re: q{n}" for n in range(8)]
+    assert server.most == 3 and len(server.requests) == 8
+
+
+def test_the_same_prompt_twice_in_a_chunk_is_asked_once(server: Faulty, backend: Callable) -> None:
+    asked = backend()
+    assert asked.generate([ask("a"), ask("b"), ask("a")], 5) == ["Re: a", "Re: b", "Re: a"]
+    assert len(server.requests) == 2 and asked.usage()["cached"] == 1
+
+
+def test_a_chat_is_sent_as_messages_with_the_forced_beginning_as_its_last_line(
+    server: Faulty, backend: Callable
+) -> None:
+    shots = [{"role": "user", "content": "一"}, {"role": "assistant", "content": "答案：A"}]
+    last = {"role": "user", "content": "二"}
+    asked = backend(url=server.url.removesuffix("/v1") + "/")
+    asked.generate([Prompt([*shots, last], "答案：", [], "", 1, False)], 7)
+    (request,) = server.requests
+    assert request["path"] == "/v1/chat/completions"
+    assert request["body"] == {
+        "model": "m-1",
+        "messages": [*shots, {"role": "user", "content": "二\n答案："}],
+        "max_tokens": 7,
+        "temperature": 0,
+        "top_p": 1,
+        "seed": 1,
+    }
+    assert last["content"] == "二", "the caller's messages are left alone"
+    assert asked.render([*shots, last], "答案：") == "user: 一\n\nassistant: 答案：A\n\nuser: 二\n答案：\n\nassistant: "
+
+
+def test_plain_text_goes_to_completions_as_rendered(server: Faulty, backend: Callable) -> None:
+    asked = backend(template="plain")
+    messages = [
+        {"role": "user", "content": "一"},
+        {"role": "assistant", "content": "甲"},
+        {"role": "user", "content": "二"},
+    ]
+    text = asked.render(messages, "答案：")
+    assert text == "问：一\n答：甲\n问：二\n答：答案："
+    assert asked.generate([Prompt(messages, "答案：", [], text, 1, False)], 7) == [f"Re: {text}"]
+    assert server.requests[0]["path"] == "/v1/completions" and "messages" not in server.requests[0]["body"]
+
+
+def test_a_fingerprint_tells_server_model_and_template_apart(
+    backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [{}, {"model": "m-2"}, {"url": "http://localhost:9/v1"}, {"template": "plain"}]
+    prints = [backend(**change).fingerprint() for change in changes]
+    assert len(set(prints)) == 4
+    monkeypatch.setenv("A_KEY", "sk-another-key")
+    assert backend().fingerprint() == prints[0]
+
+
+# --- the server's faults ----------------------------------------------------------------------------------------------
+
+
+def test_after_429_every_thread_waits_as_long_as_the_server_asks(server: Faulty, backend: Callable) -> None:
+    def reply(request: dict, number: int) -> Any:
+        if number == 1:
+            return 429, {"error": {"message": "slow down"}}, {"retry-after": "0.5"}
+        time.sleep(0.4)
+        return 200, completion(f"Re: {said(request)}")
+
+    server.reply = reply
+    asked = backend(batch_size=2)
+    assert asked.generate(asks(4), 5) == [f"Re: q{n}" for n in range(4)]
+    at = [request["at"] for request in server.requests]
+    # The second thread may have sent its first request before the 429 came; all others wait.
+    assert len(at) == 5 and min(at[2:]) - at[0] >= 0.45
+    assert asked.usage()["requests"] == 5 and asked.usage()["retries"] == 1
+
+
+def test_500_and_a_closed_connection_pass(server: Faulty, backend: Callable) -> None:
+    faults = {1: (500, b"oops"), 2: None, 3: (503, {}), 4: (200, b"<html>starting</html>")}
+    server.reply = lambda request, number: faults.get(number, (200, completion("at last")))
+    asked = backend()
+    assert asked.generate([ask("q")], 5) == ["at last"]
+    assert asked.usage()["retries"] == 4 and asked.usage()["requests"] == 5 == len(server.requests)
+
+
+HOPELESS = {
+    "500": ((500, b"<h1>oops</h1>"), endpoint.TRIES, "status 500 (<h1>oops</h1>)"),
+    "503": ((503, {"detail": "loading"}), endpoint.TRIES, "status 503 (loading)"),
+    "429": ((429, {"error": {"message": "slow down"}}), endpoint.TRIES, "status 429 (slow down)"),
+    "429 for an hour": ((429, {}, {"retry-after": "3600"}), 1, "a wait of 3600 s more passes the 300 s"),
+    "quota": ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), 1, "quota is used up (pay)"),
+    "401": ((401, {"error": {"message": f"no {KEY}"}}), 1, "status 401, the server refuses the key of A_KEY"),
+    "403": ((403, {"error": {"message": f"not {KEY}"}}), 1, "may not use this model (not [key])"),
+    "404": ((404, {"error": {"message": "no m-1"}}), 1, "no model of this name or no such path (no m-1)"),
+    "too long": (
+        (400, {"error": {"message": "maximum context length is 4096 tokens", "code": "context_length_exceeded"}}),
+        1,
+        "status 400 with 5 new tokens asked for (maximum context length is 4096 tokens); take fewer shots or a model",
+    ),
+    "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), endpoint.TRIES, "no completion (<ht"),
+    "cut JSON": ((200, b'{"choices": [{"mess'), endpoint.TRIES, 'no completion ({"choices": [{"mess)'),
+    "other JSON": ((200, {"error": "busy"}), endpoint.TRIES, 'no completion ({"error": "busy"})'),
+    "a list": ((200, b"[1, 2]"), endpoint.TRIES, "no completion ([1, 2])"),
+    "no choices": ((200, {"choices": []}), endpoint.TRIES, 'no completion ({"choices": []})'),
+    "parts": ((200, completion([{"type": "text", "text": "a"}])), endpoint.TRIES, "no completion"),
+    "not text": ((200, b"\xff\xfe\x00"), endpoint.TRIES, "no completion"),
+    "deep": ((200, b"[" * 100_000), endpoint.TRIES, "no completion ([[[["),
+    "null": ((200, completion(None)), 1, "an answer without text (finish_reason stop)"),
+    "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
+    "closed": (None, endpoint.TRIES, "no connection (Server disconnected"),
+}
+
+
+@pytest.mark.parametrize("name", HOPELESS)
+def test_a_fault_that_stays_is_one_sentence(
+    name: str, server: Faulty, backend: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply, tries, reason = HOPELESS[name]
+    server.reply = lambda request, number: reply
+    caplog.set_level(logging.DEBUG)
+    asked = backend()
+    with pytest.raises(QilinError) as raised:
+        asked.generate([ask("头痛怎么办")], 5)
+    message = str(raised.value)
+    assert reason in message
+    for part in (server.url, "model 'm-1'", f"tried {tries} time", "头痛怎么办", str(tmp_path / "responses"), "rerun"):
+        assert part in message, part
+    assert len(server.requests) == tries == asked.usage()["requests"]
+    assert "\n" not in message and len(message) < 800
+    everything = "".join(traceback.format_exception(raised.value)) + caplog.text + repr(asked)
+    # Half of a key is still a leak.
+    assert KEY[:12] not in everything
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_server_that_hangs_or_drips_ends_at_the_timeout(server: Faulty, backend: Callable) -> None:
+    over = threading.Event()
+    server.reply = lambda request, number: over.wait(20) and None
+    asked, started = backend(timeout=0.2), time.monotonic()
+    with pytest.raises(QilinError, match=r"no whole answer within the timeout of 0\.2 s; tried 6 times"):
+        asked.generate([ask("q")], 5)
+    over.set()
+    # A byte every tenth of a second keeps any timeout between bytes from ending it.
+    server.requests.clear()
+    server.reply = lambda request, number: (200, [b" "] * 50 + [json.dumps(completion("late")).encode()])
+    with pytest.raises(QilinError, match="no whole answer within the timeout"):
+        asked.generate([ask("q")], 5)
+    assert len(server.requests) == 6 and time.monotonic() - started < 20
+
+
+def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        refused = backend(url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        with pytest.raises(QilinError, match=r"no connection \(.*refused.*\); tried 6 times"):
+            refused.generate([ask("q")], 5)
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(QilinError, match=r"no connection \(.*Name or service not known\); tried 6 times"):
+        backend(url="http://no-such-host.invalid/v1").generate([ask("q")], 5)
+
+
+def test_waiting_is_bounded_in_all(server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "MAX_WAIT", 0.5)
+    server.reply = lambda request, number: (429, {}, {"retry-after": "0.2"})
+    with pytest.raises(QilinError, match="status 429.*passes the"):
+        backend().generate([ask("q")], 5)
+    assert len(server.requests) == 3
+
+
+def test_one_hopeless_prompt_loses_no_other_answer(server: Faulty, backend: Callable, tmp_path: Path) -> None:
+    arrived = threading.Barrier(4, timeout=30)
+
+    def reply(request: dict, number: int) -> Any:
+        if number <= 4:
+            arrived.wait()
+        if said(request) == "q1" and not healed:
+            return 400, {"error": {"message": "bad prompt"}}
+        time.sleep(1)  # the others end after the failure
+        return 200, completion(f"Re: {said(request)}")
+
+    healed: list[bool] = []
+    server.reply = reply
+    with pytest.raises(QilinError, match=r"ends 'q1'.*kept in"):
+        backend(batch_size=4).generate(asks(9), 5)
+    # Those under way were finished and kept; none was started after the failure.
+    assert len(server.requests) == 4 and len(list((tmp_path / "responses").glob("*.json"))) == 3
+    healed.append(True)
+    again = backend(batch_size=4)
+    assert again.generate(asks(9), 5) == [f"Re: q{n}" for n in range(9)]
+    assert len(server.requests) == 10 and again.usage()["cached"] == 3
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, backend: Callable) -> None:
+    backend().generate(asks(3), 5)
+    again = backend(prices=(1.0, 2.0))
+    assert again.generate(asks(3), 5) == ["Re: q0", "Re: q1", "Re: q2"]
+    assert again.usage() == dict.fromkeys(again.usage(), 0) | {"cached": 3} and len(server.requests) == 3
+    for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"url": server.url + "/deeper"}], start=4):
+        backend(**other).generate([ask("q0")], 5)
+        assert len(server.requests) == n, other
+    backend().generate([ask("q0")], 6)
+    assert len(server.requests) == 7
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "other"])
+def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Callable, tmp_path: Path) -> None:
+    backend().generate([ask("q")], 5)
+    (path,) = (tmp_path / "responses").glob("*.json")
+    good = path.read_text(encoding="utf-8")
+    bad = {"cut": good[: len(good) // 2], "empty": "", "flipped": good.replace("Re: q", "Re: r"), "other": "[]"}[harm]
+    path.write_text(bad, encoding="utf-8")
+    asked = backend()
+    assert asked.generate([ask("q")], 5) == ["Re: q"]
+    assert asked.usage()["damaged"] == 1 and len(server.requests) == 2
+    assert path.read_text(encoding="utf-8") == good
+
+
+def test_two_processes_share_the_folder(tmp_path: Path) -> None:
+    program = (
+        "import sys; from qilin_lib.evaluate.responses import Responses\n"
+        "kept = Responses(sys.argv[1])\n"
+        "for n in range(60): kept.put({'q': n % 3}, {'text': 'long ' * 9999 + str(n % 3)})\n"
+        "print(len(kept.damaged))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    kept, read = Responses(tmp_path), 0
+    while any(writer.poll() is None for writer in writers):
+        for n in range(3):
+            answer = kept.get({"q": n})
+            read += answer is not None
+            assert answer is None or answer["text"].endswith(f"long {n}")
+    assert [writer.communicate()[0] for writer in writers] == ["0\n", "0\n"]
+    assert kept.damaged == [] and read > 3
+    assert len(list(tmp_path.iterdir())) == 3, "no temporary file stays"
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(backend: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(QilinError, match="file/responses/.*cannot be"):
+        backend(cache_dir=tmp_path / "file" / "responses").generate([ask("q")], 5)
+
+
+# --- tokens, money, pace ----------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: Callable) -> None:
+    server.reply = lambda request, number: (200, completion("a") if number < 4 else {**completion("a"), "usage": None})
+    asked = backend(batch_size=1, prices=(0.5, 1.5))
+    asked.generate(asks(5), 5)
+    expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
+    assert asked.usage() == {**expected, "unmetered": 2, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
+    assert backend(prices=(0.5, None)).usage()["cost"] is None
+
+
+def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, at = backend(batch_size=8, requests_per_minute=600), []
+    post = asked._post
+    # Seen where requests start: how long one takes to the server depends on the machine.
+    monkeypatch.setattr(asked, "_post", lambda body: at.append(time.monotonic()) or post(body))
+    asked.generate(asks(8), 5)
+    assert len(at) == 8 and max(at) - min(at) >= 0.65, "seven gaps of 0.1 s"
+
+
+def test_a_refusal_is_an_answer_and_broken_unicode_is_mended(server: Faulty, backend: Callable) -> None:
+    refused = {"choices": [{"message": {"content": None, "refusal": "我不能回答"}}]}
+    server.reply = lambda request, number: (200, refused if number == 1 else completion("半\ud83d"))
+    asked = backend(batch_size=1)
+    assert asked.generate(asks(2), 5) == ["我不能回答", "半?"]
+    assert backend().generate(asks(2), 5) == ["我不能回答", "半?"]
+
+
+# --- the key, the address ---------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_sent_and_stands_nowhere_else(server: Faulty, backend: Callable, tmp_path: Path) -> None:
+    asked = backend()
+    asked.generate(asks(3), 5)
+    assert [request["headers"]["Authorization"] for request in server.requests] == [f"Bearer {KEY}"] * 3
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 3 and not any(KEY.encode() in path.read_bytes() for path in written)
+    assert KEY not in repr(asked) + str(asked.usage()) + asked.fingerprint()
+
+
+def test_the_key_does_not_follow_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
+    other = Faulty()
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
+    assert backend().generate([ask("q")], 5) == ["Re: q"]
+    other.shutdown()
+    other.server_close()
+    assert [request["headers"]["authorization"] for request in other.requests] == [None]
+
+
+def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
+    server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "  ")
+    with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
+        backend(url="https://api.example.com")
+    assert backend().generate([ask("q")], 5) == ["Re: q"]
+    assert server.requests[0]["headers"]["Authorization"] == f"Bearer {endpoint.PLACEHOLDER}"
+    monkeypatch.setenv("A_KEY", "sk-not-ascii-密")
+    with pytest.raises(QilinError, match="A_KEY holds no key") as raised:
+        backend()
+    assert "sk-not" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"template": "baichuan"}, "nearest valid: 'chat'"),
+        ({"url": "localhost:8000"}, "no URL of a server"),
+        ({"url": "http://localhost:many/v1"}, "is no URL"),
+        ({"url": "http://me:hunter2@host/v1"}, "the endpoint at host has a user"),
+        ({"url": "http://host/v1?key=hunter2"}, "the endpoint at host has a user"),
+    ],
+)
+def test_what_cannot_be_an_endpoint_is_refused_before_anything_is_sent(
+    changes: dict, reason: str, server: Faulty, backend: Callable
+) -> None:
+    with pytest.raises(QilinError, match=reason) as raised:
+        backend(**changes)
+    assert "hunter2" not in str(raised.value) and server.requests == []

@@ -1,0 +1,194 @@
+"""EleutherAI's lm-evaluation-harness as oracle: it assembles the few-shot prompts, scores the letters and chooses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib.evaluate import ceval
+from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.items import Item, ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.prompts import CEVAL_HEADER, REPLY_PREFIX, Prompt, ceval_messages, fit
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.sample.render import render
+from qilin_lib.tokens.template import PLAIN
+
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One subject: its shots, its questions with the rows that lm-eval reads, and their prompts by our own code."""
+
+    name: str
+    header: str
+    shots: list[Item]
+    items: list[Item]
+    asked: list[Prompt]
+
+
+@pytest.fixture
+def backend(tiny_model_dir: Path, tmp_path: Path) -> TransformersBackend:
+    """The small trained model with room for five shots: its positions are rotary, so no weight depends on it."""
+    folder = tmp_path / "model"
+    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
+    model.config.max_position_embeddings = tokenizer.model_max_length = 8192
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return TransformersBackend(load_model(folder), load_tokenizer(folder), PLAIN, 4, "cpu")
+
+
+def ceval_exam(raw: Path, subject: str, backend: Any, questions: int, shots: int = 5) -> Exam:
+    dev, names = ceval_dev(raw), ceval_names(raw)
+    items = ceval_items(raw, "val", [subject])[0][:questions]
+    asked = ceval.prompts(items, backend, dev, names, shots)
+    return Exam(f"ceval_{subject}", CEVAL_HEADER.format(name=names[subject]), dev[subject][:shots], items, asked)
+
+
+def cmmlu_exam(raw: Path, subject: str, name: str, backend: Any, questions: int, shots: int = 5) -> Exam:
+    """CMMLU (Li et al. 2023, arXiv 2306.09212): an unnamed first column, then Question, A-D and Answer."""
+
+    def read(split: str) -> list[Item]:
+        with open(raw / "cmmlu" / split / f"{subject}.csv", encoding="utf-8-sig", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        options = [{letter: row[letter].strip() for letter in LETTERS} for row in rows]
+        return [
+            Item("cmmlu", f"{subject}-{n}", split, subject, row["Question"].strip(), options[n], row["Answer"], "")
+            for n, row in enumerate(rows)
+        ]
+
+    def build(item: Item, question: str, left: Sequence[Item]) -> list[dict[str, str]]:
+        return ceval_messages(question, item, left, name)
+
+    examples, items = read("dev")[:shots], read("test")[:questions]
+    asked = [fit(partial(build, item), item, examples, REPLY_PREFIX, backend, 0) for item in items]
+    return Exam(f"cmmlu_{subject}", CEVAL_HEADER.format(name=name), examples, items, asked)
+
+
+def write_cmmlu(ceval: Path, subject: str, raw: Path) -> None:
+    """The same questions in CMMLU's files."""
+    for split, theirs in (("dev", "dev"), ("val", "test")):
+        target = raw / "cmmlu" / theirs / f"{subject}.csv"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "w", encoding="utf-8", newline="") as handle:
+            rows = [
+                [n, item.question, *item.options.values(), item.gold]
+                for n, item in enumerate(ceval_items(ceval, split, [subject])[0])
+            ]
+            csv.writer(handle).writerows([["", "Question", *LETTERS, "Answer"], *rows])
+
+
+def lm_eval_samples(exams: Sequence[Exam], backend: Any, folder: Path, delimiter: str = "") -> dict[str, list[dict]]:
+    """{exam: samples that lm-eval logs}. Its tasks get rows and fragments of the template, never our prompts."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    for exam in exams:
+        _write_task(exam, backend.tokenizer.eos_token, folder, delimiter)
+    result = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": backend.model.name_or_path, "dtype": "float32"},
+        tasks=[exam.name for exam in exams],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        num_fewshot=len(exams[0].shots),
+        batch_size=3,
+        device="cpu",
+        bootstrap_iters=0,
+    )
+    return {name: sorted(rows, key=lambda row: row["doc_id"]) for name, rows in result["samples"].items()}
+
+
+def _write_task(exam: Exam, end: str, folder: Path, delimiter: str) -> None:
+    files = {"dev": exam.shots, "test": exam.items}
+    for split, items in files.items():
+        rows = [{"question": i.question, "answer": i.gold, **(i.options or {})} for i in items]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{exam.name}_{split}.jsonl").write_text(lines, encoding="utf-8")
+    task = {
+        "task": exam.name,
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {split: str(folder / f"{exam.name}_{split}.jsonl") for split in files},
+            "cache_dir": str(folder / "cache"),
+        },
+        "test_split": "test",
+        "fewshot_split": "dev",
+        "fewshot_config": {"sampler": "first_n"},
+        "output_type": "multiple_choice",
+        "description": f"问：{exam.header}",
+        "doc_to_text": "{{question}}\nA. {{A}}\nB. {{B}}\nC. {{C}}\nD. {{D}}\n答：答案：",
+        "doc_to_choice": list(LETTERS),
+        "doc_to_target": "{{['A', 'B', 'C', 'D'].index(answer)}}",
+        "target_delimiter": delimiter,
+        "fewshot_delimiter": f"{end}问：",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (folder / f"{exam.name}.yaml").write_text(json.dumps(task, ensure_ascii=False), encoding="utf-8")
+
+
+def compare(exam: Exam, samples: list[dict], backend: Any) -> tuple[float, list[tuple[str, str]]]:
+    """(largest difference of a log-likelihood, pairs of letters chosen) for prompts of the very same text."""
+    ours = ceval.answer(exam.items, exam.asked, backend)
+    largest, letters = 0.0, []
+    for prompt, mine, sample in zip(exam.asked, ours, samples, strict=True):
+        assert [tuple(call) for call in sample["arguments"]] == [(prompt.text, letter) for letter in LETTERS]
+        theirs = [float(value[0]) for value in sample["filtered_resps"]]
+        largest = max(largest, *(abs(a - b) for a, b in zip(mine["scores"].values(), theirs, strict=True)))
+        letters.append((mine["prediction"], LETTERS[theirs.index(max(theirs))]))
+        assert sample["acc"] == mine["correct"]
+    return largest, letters
+
+
+def assert_agreement(exams: Sequence[Exam], backend: Any, folder: Path) -> None:
+    folder.mkdir()
+    samples, chosen = lm_eval_samples(exams, backend, folder), []
+    for exam in exams:
+        largest, letters = compare(exam, samples[exam.name], backend)
+        assert all(prompt.shots == len(exam.shots) for prompt in exam.asked)
+        assert largest < 1e-3 and [a for a, _ in letters] == [b for _, b in letters]
+        chosen += [a for a, _ in letters]
+    assert len(set(chosen)) > 1, "a model that always says the same would prove little"
+
+
+def test_letters_of_the_sample_agree_item_by_item(backend: TransformersBackend, tmp_path: Path):
+    render(tmp_path / "raw")
+    subjects = sorted({path.name.removesuffix("_val.csv") for path in (tmp_path / "raw/ceval/val").iterdir()})[:2]
+    write_cmmlu(tmp_path / "raw", subjects[0], tmp_path)
+    exams = [ceval_exam(tmp_path / "raw", subject, backend, 12) for subject in subjects]
+    exams.append(cmmlu_exam(tmp_path, subjects[0], "自拟", backend, 12))
+    assert_agreement(exams, backend, tmp_path / "tasks")
+    assert sum(len(exam.items) for exam in exams) >= 20
+
+
+@pytest.mark.skipif(not os.environ.get("QILIN_RAW_DIR"), reason="QILIN_RAW_DIR names no folder of real data")
+def test_letters_of_real_items_agree_item_by_item(backend: TransformersBackend, tmp_path: Path):
+    raw = Path(os.environ["QILIN_RAW_DIR"])
+    exams = [
+        ceval_exam(raw, subject, backend, 10, 3) for subject in ("basic_medicine", "chinese_language_and_literature")
+    ]
+    exams += [
+        cmmlu_exam(raw, subject, "医学", backend, 10, 3) for subject in ("anatomy", "traditional_chinese_medicine")
+    ]
+    assert_agreement(exams, backend, tmp_path / "tasks")
+    assert sum(len(exam.items) for exam in exams) == 40
+
+
+def test_lm_evals_own_delimiter_asks_for_another_token(backend: TransformersBackend, tmp_path: Path):
+    """What its C-Eval task really scores is " A" (lm-evaluation-harness#2346): not the letter that training taught."""
+    render(tmp_path / "raw")
+    subject = min(path.name.removesuffix("_val.csv") for path in (tmp_path / "raw/ceval/val").iterdir())
+    exam = ceval_exam(tmp_path / "raw", subject, backend, 3, 1)
+    (tmp_path / "tasks").mkdir()
+    samples = lm_eval_samples([exam], backend, tmp_path / "tasks", " ")[exam.name]
+    assert all(sample["arguments"][0][1] == " A" for sample in samples)
+    ours = [row["scores"]["A"] for row in ceval.answer(exam.items, exam.asked, backend)]
+    theirs = [float(sample["filtered_resps"][0][0]) for sample in samples]
+    assert all(abs(a - b) > 0.1 for a, b in zip(ours, theirs, strict=True))

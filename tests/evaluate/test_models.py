@@ -1,0 +1,250 @@
+"""Which models answer: stages, folders, hub ids, endpoints; what is refused, with the sentence that says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib import files, params
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import models
+from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.sequence import SequenceBackend
+from qilin_lib.models.load import load_tokenizer
+from qilin_lib.runs import Stage
+from qilin_lib.schema import Baseline
+from qilin_lib.tokens.template import BAICHUAN, PLAIN
+
+TRAIN = {
+    "on": "cmexam",
+    "finetuning": "lora",
+    "num_train_epochs": 1.0,
+    "max_steps": 1,
+    "per_device_train_batch_size": 1,
+    "learning_rate": 1e-3,
+}
+ASKED = [{"role": "user", "content": "头痛"}]
+
+
+@pytest.fixture
+def run_of(tmp_path: Path, tiny_model_dir: Path) -> Any:
+    """`run_of({name: line})`: notebook 06 of a run whose four stages all hold the tiny model."""
+    run = tmp_path / "run"
+
+    def make(lines: dict[str, Any], stages: tuple[str, ...] = ()) -> Stage:
+        files.write_json(run / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
+        for name in ("03_dcpt", "04_sft", "05_dpo"):
+            copy(tiny_model_dir, run / name / "model")
+            facts = {"template": "baichuan", "template_sha256": BAICHUAN.sha256}
+            files.write_json(run / name / "facts.json", facts)
+        (run / "06_eval").mkdir(exist_ok=True)
+        given = {"run": "run", "models": list(stages), "baselines": lines, "shots": 5}
+        return Stage(params.load("06_eval", given), run, "", {}, False)
+
+    return make
+
+
+def copy(source: Path, target: Path, without: str = "", **config: Any) -> Path:
+    """A model folder with links to the weights and, maybe, another configuration."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if not (without and path.name.startswith(without)) and not (target / path.name).exists():
+            (target / path.name).symlink_to(path)
+    if config:
+        changed = json.loads((source / "config.json").read_text(encoding="utf-8")) | config
+        (target / "config.json").unlink()
+        files.write_json(target / "config.json", changed)
+    return target
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def refused(stage: Stage) -> str:
+    with pytest.raises(QilinError) as error:
+        models.prepare(stage, silent)
+    return str(error.value)
+
+
+# --- who answers ------------------------------------------------------------------------------------------------------
+
+
+def test_stages_and_baselines_in_the_order_of_the_tables(run_of: Any, tiny_model_dir: Path) -> None:
+    lines = {
+        "LLaMA-7B": {"model": str(tiny_model_dir)},
+        "Qilin again": {"model": "sft", "template": "baichuan", "shots": 0},
+        "T5": {"model": "tiny-t5"},
+    }
+    stage = run_of(lines, ("base", "sft"))
+    models.prepare(stage, silent)
+    loaders = models.loaders(stage, "cpu")
+    assert list(loaders) == ["base", "sft", *lines]
+    kinds = {name: (type(backend := load()), backend.template.name) for name, load in loaders.items()}
+    assert kinds == {
+        "base": (TransformersBackend, "plain"),
+        "sft": (TransformersBackend, "baichuan"),
+        "LLaMA-7B": (TransformersBackend, "plain"),
+        "Qilin again": (TransformersBackend, "baichuan"),
+        "T5": (SequenceBackend, "plain"),
+    }
+    assert {name: models.shots(stage, name) for name in loaders} == dict.fromkeys(loaders, 5) | {"Qilin again": 0}
+    assert all(load().batch_size == stage.parameters.batch_size for load in loaders.values())
+
+
+def test_a_fine_tuned_baseline_answers_with_its_own_weights(run_of: Any, tiny_model_dir: Path) -> None:
+    from qilin_lib.models.load import load_model
+
+    stage = run_of({"LLaMA-CMExam": {"model": "base", "finetune": TRAIN}})
+    changed = load_model(tiny_model_dir)
+    changed.lm_head.weight.data.zero_()
+    changed.save_pretrained(stage.dir / "baselines" / "LLaMA-CMExam" / "model")
+    load_tokenizer(tiny_model_dir).save_pretrained(stage.dir / "baselines" / "LLaMA-CMExam" / "model")
+    backend = models.loaders(stage, "cpu")["LLaMA-CMExam"]()
+    assert not backend.model.lm_head.weight.any() and backend.template is PLAIN
+
+
+def test_the_chat_template_of_a_tokenizer(run_of: Any, tiny_model_dir: Path) -> None:
+    stage = run_of({"ChatGLM-6B": {"model": str(tiny_model_dir), "template": "chat"}})
+    models.prepare(stage, silent)
+    backend = models.loaders(stage, "cpu")["ChatGLM-6B"]()
+    assert backend.template.name == "chat"
+    ids = backend.template.encode(ASKED, backend.tokenizer, add_generation_prompt=True)
+    rendered = backend.tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
+    assert backend.tokenizer.decode(ids) == rendered and ids != backend.template.encode(ASKED, backend.tokenizer)
+    assert isinstance(backend.generate([Prompt(ASKED, "", ids, "", 0, False)], 3)[0], str)
+
+
+def test_an_endpoint_is_reached_by_its_line(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "none")
+    line = {"model": "gpt-4-0314", "endpoint": "http://localhost:1/v1", "template": "chat", "api_key_env": "MY_KEY"}
+    stage = run_of({"GPT-4-0314": line})
+    models.prepare(stage, silent)
+    backend = models.loaders(stage, "cpu")["GPT-4-0314"]()
+    assert isinstance(backend, EndpointBackend) and (backend.template.name, backend.tokenizer) == ("chat", None)
+    assert "is not trained" in refused(run_of({"GPT-4-0314": {**line, "finetune": TRAIN}}))
+
+
+# --- models that cannot answer ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("dpoo", r"= 'dpoo': no stage of this run \(base, .*\), no folder, no hub id .*\(did you mean 'dpo'\?\)"),
+        ("tiny-t6", r"= .*did you mean 'tiny-t5'"),
+        ("./models/llama", r"= .*no stage of this run .*, no folder"),
+    ],
+)
+def test_a_model_that_is_nowhere(run_of: Any, model: str, message: str) -> None:
+    with pytest.raises(QilinError, match=r"eval\.baselines\.X\.model " + message):
+        models.prepare(run_of({"X": {"model": model}}), silent)
+
+
+def test_a_hub_id_without_network(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    said = refused(run_of({"X": {"model": "nobody/nothing"}}))
+    assert said.startswith("eval.baselines.X.model = 'nobody/nothing': no such folder, and not to be had from the hub")
+    assert "nearest valid: the path of a local folder" in said
+
+
+@pytest.mark.parametrize(
+    ("without", "config", "message"),
+    [
+        ("config.json", {}, "has no config.json"),
+        ("model.safetensors", {}, "holds no .safetensors; pickled weights"),
+        ("tokenizer", {}, "cannot read it without code from the folder"),
+        ("", {"model_type": "chatglm", "auto_map": {"AutoConfig": "a.B"}}, "cannot read it without code"),
+        ("", {"architectures": ["BertForMaskedLM"], "model_type": "bert"}, r"\(BertForMaskedLM\) writes no text"),
+        ("", {"architectures": None}, r"\(none named\) writes no text"),
+    ],
+)
+def test_a_folder_that_cannot_answer(
+    run_of: Any, tiny_model_dir: Path, tmp_path: Path, without: str, config: dict, message: str
+) -> None:
+    folder = copy(tiny_model_dir, tmp_path / "mine", without, **config)
+    with pytest.raises(QilinError, match=r"eval\.baselines\.X\.model = '.*mine': .*" + message + r".*nearest valid"):
+        models.prepare(run_of({"X": {"model": str(folder)}}), silent)
+
+
+def test_an_adapter_alone_and_the_folder_above_a_model(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "mine" / "adapter_config.json", {})
+    assert "a LoRA adapter alone" in refused(run_of({"X": {"model": str(tmp_path / "mine")}}))
+    copy(tiny_model_dir, tmp_path / "above" / "model")
+    assert "nearest valid: ['model']" in refused(run_of({"X": {"model": str(tmp_path / "above")}}))
+
+
+def test_a_tokenizer_without_an_end(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = copy(tiny_model_dir, tmp_path / "mine", "tokenizer")
+    tokenizer = load_tokenizer(tiny_model_dir)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    assert "names no end token" in refused(run_of({"X": {"model": str(folder)}}))
+
+
+def test_a_stage_s_name_is_taken(run_of: Any) -> None:
+    assert refused(run_of({"sft": {"model": "base"}})).startswith("eval.baselines.sft: that is the name of a stage")
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_in_another_template_is_refused(run_of: Any) -> None:
+    said = refused(run_of({"X": {"model": "sft", "template": "plain"}}))
+    assert said == (
+        "eval.baselines.X.template = 'plain': model 'sft' was trained with template 'baichuan'; nearest valid: "
+        "template: baichuan"
+    )
+    assert "trained with template 'plain'" in refused(run_of({"X": {"model": "base", "template": "baichuan"}}))
+
+
+def test_a_model_of_another_run_is_known_by_its_facts(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = copy(tiny_model_dir, tmp_path / "other" / "04_sft" / "model")
+    facts = {"template": "baichuan", "template_sha256": BAICHUAN.sha256}
+    files.write_json(folder.parent / "facts.json", facts)
+    assert "was trained with template 'baichuan'" in refused(run_of({"X": {"model": str(folder)}}))
+    models.prepare(run_of({"X": {"model": str(folder), "template": "baichuan"}}), silent)
+    files.write_json(folder.parent / "facts.json", facts | {"template_sha256": "0" * 64})
+    assert "which is not the one in" in refused(run_of({"X": {"model": str(folder), "template": "baichuan"}}))
+
+
+def test_an_exported_model_is_known_by_its_note(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = copy(tiny_model_dir, tmp_path / "exported")
+    assert load_tokenizer(folder).chat_template == BAICHUAN.jinja("</s>"), "as report.export writes it"
+    models.prepare(run_of({"X": {"model": str(folder), "template": "plain"}}), silent)
+    files.write_json(folder / "qilin.json", {"stage": "05_dpo", "kind": "model"})
+    assert "was trained with template 'baichuan'" in refused(run_of({"X": {"model": str(folder)}}))
+    models.prepare(run_of({"X": {"model": str(folder), "template": "baichuan"}}), silent)
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    assert "none of those in" in refused(run_of({"X": {"model": str(folder), "template": "baichuan"}}))
+
+
+def test_templates_that_a_tokenizer_does_not_have(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = copy(tiny_model_dir, tmp_path / "mine", "chat_template")
+    said = refused(run_of({"X": {"model": str(folder), "template": "chat"}}))
+    assert said.startswith("eval.baselines.X.template = 'chat':") and said.endswith("nearest valid: template: plain")
+
+
+def test_trainings_that_are_not_built(run_of: Any) -> None:
+    chat = {"model": "base", "template": "chat", "finetune": TRAIN}
+    assert "finetune cuts long turns" in refused(run_of({"X": chat}))
+    assert "whose adapter the kit does not merge" in refused(run_of({"X": {"model": "tiny-t5", "finetune": TRAIN}}))
+
+
+def test_every_line_of_the_profile_can_be_read() -> None:
+    """params/baselines.yaml: a row fine-tuned on CMExam as the paper did it, two on Huatuo-26M, one as it comes."""
+    lines = params.load("06_eval", {"profile": "baselines"}).baselines
+    assert all(isinstance(line, Baseline) for line in lines.values())
+    tuned = {name: line.finetune.on for name, line in lines.items() if line.finetune}
+    assert tuned == {"LLaMA-CMExam": "cmexam", "T5 (fine-tuned)": "huatuo", "GPT2 (fine-tuned)": "huatuo"}
+    assert [name for name, line in lines.items() if line.finetune is None] == ["T5"]
+    adapter = lines["LLaMA-CMExam"].finetune
+    assert (adapter.finetuning, adapter.lora_r, adapter.lora_alpha, adapter.lora_dropout) == ("lora", 8, 16, 0.05)

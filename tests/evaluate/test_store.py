@@ -1,0 +1,72 @@
+"""Predictions that grow in parts: torn lines, other keys, several processes, the finished file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import store
+from qilin_lib.files import read_jsonl
+
+
+def rows(*ids: str) -> list[dict]:
+    return [{"id": name, "output": f"答{name}"} for name in ids]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return store.predictions(tmp_path, "fixed", "cmexam", "GPT-3.5-turbo")
+
+
+def test_parts_of_two_processes_become_one_file_in_item_order(path: Path) -> None:
+    for rank, ids in ((1, ("b", "d")), (0, ("c", "a"))):
+        with store.appending(path, rank, "k") as append:
+            append(rows(*ids))
+    assert store.count(path) == 4 and not store.complete(path, "k")
+    store.finish(path, ["a", "b", "c", "d"])
+    assert [row["id"] for row in read_jsonl(path)] == ["a", "b", "c", "d"] and store.complete(path, "k")
+    assert not store.complete(path, "other") and not list(path.parent.glob("*.part*"))
+
+
+def test_a_torn_last_line_is_thrown_away_and_the_part_goes_on(path: Path) -> None:
+    with store.appending(path, 0, "k") as append:
+        append(rows("a", "b"))
+    part = path.with_name("GPT-3.5-turbo.part0")
+    whole = part.read_bytes()
+    for cut in (1, 5, len("答b".encode()) + 3):
+        part.write_bytes(whole[:-cut])
+        assert set(store.kept(path, "k")) == {"a"}
+    with store.appending(path, 0, "k") as append:
+        append(rows("b"))
+    assert part.read_bytes() == whole
+
+
+def test_records_of_another_key_are_not_taken_for_these(path: Path) -> None:
+    with store.appending(path, 0, "old") as append:
+        append(rows("a"))
+    with store.appending(path, 1, "old") as append:
+        append(rows("b"))
+    assert store.kept(path, "new") == {}
+    with store.appending(path, 0, "new") as append:
+        append(rows("a"))
+    with pytest.raises(QilinError, match=r"lacks 1 of 2 items, e\.g\. b; run notebooks/06_eval"):
+        store.finish(path, ["a", "b"])
+
+
+def test_a_finished_file_that_was_touched_is_not_complete(path: Path) -> None:
+    with store.appending(path, 0, "k") as append:
+        append(rows("a"))
+    store.finish(path, ["a"])
+    path.write_text(path.read_text(encoding="utf-8").replace("答a", "答b"), encoding="utf-8")
+    assert not store.complete(path, "k")
+
+
+def test_finish_leaves_a_finished_file_alone(path: Path) -> None:
+    with store.appending(path, 0, "k") as append:
+        append(rows("a"))
+    store.finish(path, ["a"])
+    before = path.stat().st_mtime_ns
+    store.finish(path, ["a"])
+    assert path.stat().st_mtime_ns == before

@@ -1,0 +1,102 @@
+"""The processes of notebook 06, started as it starts them: kill -9, one and two processes, batch sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib import params
+from qilin_lib.evaluate import run, store
+from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.runs import Stage
+
+SMALL = {
+    "models": ["base"],
+    "shots": 2,
+    "max_items_ceval_per_subject": 4,
+    "max_items_cmexam": None,
+    "max_items_huatuo": 4,
+    "max_new_tokens_cmexam": 12,
+    "max_new_tokens_huatuo": 12,
+    "bootstrap_resamples": 100,
+}
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Stage]:
+    """`make_stage(name, **overrides)`: notebook 06 of a run whose only model is the tiny base."""
+
+    def make(name: str, **overrides: Any) -> Stage:
+        run_dir = tmp_path / name
+        (run_dir / "02_tokenize").mkdir(parents=True)
+        base = {"path": os.path.relpath(tiny_model_dir, run_dir / "02_tokenize")}
+        (run_dir / "02_tokenize" / "base.json").write_text(json.dumps(base))
+        return Stage(params.load("06_eval", {**SMALL, **overrides}), run_dir, "", {}, False)
+
+    return make
+
+
+@pytest.fixture
+def shown() -> list[str]:
+    return []
+
+
+def records(stage: Stage) -> dict[str, bytes]:
+    paths = sorted((stage.dir / "predictions").rglob("*.jsonl"))
+    return {str(path.relative_to(stage.dir)): path.read_bytes() for path in paths}
+
+
+def test_batch_sizes_and_processes_give_the_same_records(
+    make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
+):
+    one = make_stage("one", batch_size=1, processes=1)
+    two = make_stage("two", batch_size=16, processes=2)
+    scores = run.evaluate(one, raw_dir, shown.append)
+    assert run.evaluate(two, raw_dir, shown.append) == scores
+    assert len(records(one)) == 5 and records(one) == records(two)
+    assert any("base: ceval, fixed 12/12, 0 s left" in line for line in shown)
+    assert not list(two.dir.rglob("*.part*")) and not (two.dir / "job.json").exists()
+
+
+def test_killed_three_times_it_ends_with_the_same_tables(
+    make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
+):
+    settings = {"batch_size": 2, "processes": 1}
+    undisturbed = make_stage("undisturbed", **settings)
+    scores = run.evaluate(undisturbed, raw_dir, shown.append)
+    killed = make_stage("killed", **settings)
+    draw = random.Random(5)
+    for _ in range(3):
+        _kill_when(killed, raw_dir, _written(killed) + draw.randint(1, 5))
+    assert 0 < _written(killed) < sum(len(task.items) for task in prepare(raw_dir, killed.parameters))
+    assert run.evaluate(killed, raw_dir, shown.append) == scores
+    assert records(killed) == records(undisturbed)
+
+
+def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
+    """Start the worker as the notebook does and kill it with SIGKILL once it has written `enough` records."""
+    job = stage.dir / "job.json"
+    job.parent.mkdir(parents=True, exist_ok=True)
+    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir)}
+    job.write_text(json.dumps(said | {"raw_dir": str(raw_dir)}), encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
+    while _written(stage) < enough:
+        assert process.poll() is None, "the worker ended before it was killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def _written(stage: Stage) -> int:
+    paths = {path.with_name(path.name.rpartition(".part")[0] + ".jsonl") for path in stage.dir.rglob("*.part*")}
+    return sum(store.count(path) for path in paths)

@@ -1,0 +1,322 @@
+"""Searching all records: the same records, the same matches, in Python and in a browser without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.files import write_jsonl
+from qilin_lib.report import browse, browse_page, html
+
+HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">\x00\u2028'`${1}"
+SHOTS = "以下是考试。\n第一题\nA. 甲\n答：答案：B</s>问："
+SUBJECTS = ("law", "physician")
+INFINITY = {"-Infinity": "-inf"}
+QUESTIONS = ("下列关于发热的是", "下列关于CT检查的是", "下列关于B超 的是")
+
+
+def exam(model: str, subject: str, n: int) -> dict[str, Any]:
+    prediction = ("A", "B", None)[(n + len(model)) % 3]
+    return {
+        "id": f"{subject}-{n}",
+        "benchmark": "ceval",
+        "model": model,
+        "protocol": "fixed",
+        "template": "plain",
+        "prompt": f"{subject}{SHOTS}{QUESTIONS[n % 3]}{n}\nA. 甲\n答：答案：",
+        "output": "",
+        "reference": "",
+        "truncated": False,
+        "shots": 5,
+        "gold": "A",
+        "prediction": prediction,
+        "correct": prediction == "A",
+        "groups": {},
+        "subject": subject,
+        "scores": {"A": -0.1 * (n + 1), "B": float("-inf") if n == 4 else -2.0},
+    }
+
+
+def answer(model: str, n: int, protocol: str = "fixed") -> dict[str, Any]:
+    return {
+        "id": f"test-{n}",
+        "benchmark": "huatuo",
+        "model": model,
+        "protocol": protocol,
+        "template": "plain",
+        "prompt": f"问：头痛{n}天怎么办？\n答：",
+        "output": HOSTILE if n == 3 else f"{model}：建议休息{n}天" * (n + 1),
+        "reference": None if n == 5 else f"多喝水{n}",
+        "truncated": n == 6,
+    }
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Any:
+    folder = tmp_path / "06_eval" / "predictions"
+    for model in ("base", "dpo", "GPT-4 (0314)"):
+        exams = [exam(model, subject, n) for subject in SUBJECTS for n in range(7)]
+        if model == "dpo":
+            exams[2] |= {"explanation": "因为发热"}
+        write_jsonl(folder / "fixed" / "ceval" / f"{model}.jsonl", exams)
+        write_jsonl(folder / "fixed" / "huatuo" / f"{model}.jsonl", [answer(model, n) for n in range(12)])
+    write_jsonl(folder / "released" / "huatuo" / "base.jsonl", [answer("base", n, "released") for n in range(12)])
+    (tmp_path / "07_case_study").mkdir()
+    return SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(seed=3), dir=tmp_path)
+
+
+def rows_of(stage: Any) -> list[browse.Row]:
+    return browse.load(stage.parent("06_eval"))
+
+
+def unpacked(data: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """{(task, model): records}, read back by the description in `pack`'s docstring alone."""
+    packed = json.loads(zlib.decompress(base64.b64decode(data)))
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for file in packed["files"]:
+        found[file["task"], file["model"]] = records = [{} for _ in range(file["records"])]
+        for field, column in file["columns"].items():
+            for number, record in enumerate(records):
+                if number in column.get("absent", ()):
+                    continue
+                if "all" in column:
+                    record[field] = column["all"]
+                elif "text" in column:
+                    text = column["text"][number]
+                    record[field] = None if text is None else packed["texts"][text]
+                else:
+                    record[field] = column["values"][number]
+        for record in records:
+            record["prompt"] = record.pop("prompt_beginning") + record["prompt"]
+    return found
+
+
+def as_files(rows: list[browse.Row]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The same of rows. Infinity is no JSON: it travels as its text."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        line = json.dumps(row.record)
+        found.setdefault((row.task, row.model), []).append(json.loads(line, parse_constant=INFINITY.get))
+    return found
+
+
+def test_the_packed_data_decode_to_exactly_the_records(stage: Any) -> None:
+    rows = rows_of(stage)
+    expected = {}
+    for path in sorted((stage.dir / "06_eval" / "predictions").rglob("*.jsonl")):
+        protocol, benchmark = path.parts[-3:-1]
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        records = [json.loads(line, parse_constant=INFINITY.get) for line in lines]
+        expected[f"{benchmark} ({protocol})", path.stem] = records
+    assert unpacked(browse_page.pack(rows)) == expected
+    assert sum(map(len, expected.values())) == len(rows) == 3 * 14 + 4 * 12
+
+
+def test_the_question_is_stored_once_an_item_and_the_shots_once_a_subject(stage: Any) -> None:
+    packed = json.loads(zlib.decompress(base64.b64decode(browse_page.pack(rows_of(stage)))))
+    assert len(packed["texts"]) == len(set(packed["texts"]))
+    assert [text for text in packed["texts"] if "第一题" in text] == [f"{subject}{SHOTS}" for subject in SUBJECTS]
+    assert sum(text.startswith("下列关于发热的是3") for text in packed["texts"]) == 1
+
+
+def test_prompts_are_cut_before_the_question_even_where_questions_begin_alike(stage: Any) -> None:
+    exams = [row for row in rows_of(stage) if row.task == "ceval (fixed)"]
+    assert {row.beginning for row in exams} == {f"{subject}{SHOTS}" for subject in SUBJECTS}
+    assert all(row.question.startswith("下列关于") for row in exams)
+    assert all(row.beginning + row.question == row.record["prompt"] for row in exams)
+    assert browse.beginnings([exam("base", "law", 1)]) == [""]
+    assert browse.beginnings([answer("base", 1), answer("base", 2)]) == ["", ""]
+
+
+def test_over_the_budget_whole_items_stay_and_the_page_says_how_many(stage: Any) -> None:
+    rows = rows_of(stage)
+    whole = len(browse_page.pack(rows))
+    data, kept = browse_page.fitted(rows, 3, whole * 2 // 3)
+    assert len(data) <= whole * 2 // 3 and 0 < len(kept) < len(rows)
+    assert unpacked(data) == as_files(kept)
+    items = {row.item for row in kept}
+    assert [row for row in rows if row.item in items] == kept, "an item lost a model's record"
+    assert {row.task for row in kept} == {row.task for row in rows}
+    assert browse_page.fitted(rows, 3, whole * 2 // 3)[1] == kept != browse_page.fitted(rows, 4, whole * 2 // 3)[1]
+    page = browse.section(stage, whole * 2 // 3)
+    assert f"{len(kept)} of this run's {len(rows)} records are in this page" in page and "seed 3" in page
+    here = sum(row.path == "fixed/huatuo/dpo.jsonl" for row in kept)
+    assert f"fixed/huatuo/dpo.jsonl</a>: {here} of 12 records" in page
+    assert f"All {len(rows)} records" in browse.section(stage)
+
+
+def test_a_budget_for_nothing_shows_nothing_and_says_so(stage: Any) -> None:
+    assert "0 of this run's 90 records" in browse.section(stage, 10)
+
+
+def test_links_lead_to_the_files(stage: Any) -> None:
+    page = browse.section(stage)
+    links = re.findall(r'href="(\.\./06_eval/[^"]*)"', page)
+    assert len(links) == 7 and "../06_eval/predictions/fixed/ceval/GPT-4%20%280314%29.jsonl" in links
+
+
+QUERIES = [
+    {"words": ""},
+    {"words": "ct检查"},
+    {"words": "发热 physician"},
+    {"words": "第一题"},
+    {"words": "休息1天 头痛1天"},
+    {"words": "因为发热"},
+    {"words": "(.*"},
+    {"words": "", "task": "huatuo (released)"},
+    {"words": "", "model": "GPT-4 (0314)"},
+    {"words": "下列", "verdict": "unparsed", "subject": "law"},
+    {"words": "", "verdict": "right"},
+    {"words": "多喝水3", "task": "huatuo (fixed)", "model": "base"},
+]
+
+
+def test_matching_by_word_and_menu(stage: Any) -> None:
+    rows = rows_of(stage)
+    found = [len(browse.matching(rows, **query)) for query in QUERIES]
+    # "第一题" stands in the shots alone, which would make every item of a subject match.
+    assert found == [90, 12, 9, 0, 4, 1, 0, 12, 26, 6, 16, 1]
+    wrong = browse.matching(rows, verdict="wrong", model="base")
+    assert {row.record["prediction"] for row in wrong} == {"B"} and {row.model for row in wrong} == {"base"}
+    assert [[row.model for row in item] for item in browse.by_item(rows)[:2]] == [["base", "dpo", "GPT-4 (0314)"]] * 2
+
+
+def test_cards_show_everything_of_a_record_escaped(stage: Any) -> None:
+    items = browse.by_item(browse.matching(rows_of(stage), task="ceval (fixed)"))
+    page = browse.page_html(items[2:3], "甲")
+    for shown in (
+        "law-2",
+        "5 examples before it",
+        "Read as: unparsed",
+        "log p: A -0.30  B -2.00",
+        "因为发热",
+        "unparsed",
+    ):
+        assert shown in page
+    assert "<mark>甲</mark>" in page and "prompt, template plain" in page and "Answer: A" in page
+    hostile = browse.page_html(browse.by_item(browse.matching(rows_of(stage), "onerror")), "img")
+    assert "<img" not in hostile and "&lt;<mark>img</mark> src=x" in hostile and "\x00" not in hostile
+    assert "question cut" in browse.page_html(browse.by_item(browse.matching(rows_of(stage), "test-6")))
+
+
+def test_an_empty_file_is_named_and_a_run_without_records_says_so(stage: Any, tmp_path: Path) -> None:
+    (stage.dir / "06_eval" / "predictions" / "fixed" / "huatuo" / "dpo.jsonl").write_text("")
+    with pytest.raises(QilinError, match=r"dpo\.jsonl holds no record"):
+        browse.section(stage)
+    none = SimpleNamespace(parent=lambda name: tmp_path / "none" / name, parameters=stage.parameters)
+    assert browse.section(none) == "<p>This run has no records: nothing to search.</p>"
+
+
+# --- the notebook -----------------------------------------------------------------------------------------------------
+
+
+def test_the_widget_searches_filters_and_turns_pages(stage: Any) -> None:
+    rows = rows_of(stage)
+    form, pages, shown = browse.browser(rows).children
+    words, task, _, verdict, _ = form.children
+    back, on, page, told = pages.children
+    assert told.value == "90 of 90 records, 38 items; page 1 of 8" and back.disabled and not on.disabled
+    assert shown.value.count("<article") == 5
+    on.click()
+    assert page.value == 2 and "law-5" in shown.value and "law-4" not in shown.value
+    words.value = "发热"
+    assert page.value == 1 and told.value.startswith("19 of 90 records") and "<mark>发热</mark>" in shown.value
+    verdict.value = "right"
+    assert told.value.startswith(f"{len(browse.matching(rows, '发热', verdict='right'))} of 90 records")
+    words.value, verdict.value, task.value = "", "all", "huatuo (released)"
+    page.value = 3
+    assert told.value == "12 of 90 records, 12 items; page 3 of 3" and shown.value.count("<article") == 2
+    assert on.disabled and not back.disabled
+    task.value = "ceval (fixed)"
+    assert page.value == 1 and "page 1 of 3" in told.value
+
+
+def test_a_notebook_without_a_kernel_keeps_the_first_page(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+
+    displayed: list[Any] = []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    static = browse.widget(stage)
+    assert len(displayed) == 1 and displayed[0].children[-1].value.count("<article") == 5
+    assert "First 5 of 38 items" in static and static.count("<article") == 5 and "<script" not in static
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+DRIVER = """<script>
+(async () => {
+  const root = document.getElementById("qm-browse"), part = name => root.querySelector(`[data-part="${name}"]`);
+  while (!part("status").textContent) await new Promise(done => setTimeout(done, 5));
+  const told = [];
+  for (const query of %s) {
+    for (const name of ["task", "model", "verdict", "subject"]) {
+      part(name).value = query[name] || "all";
+      part(name).dispatchEvent(new Event("change"));
+    }
+    part("words").value = query.words;
+    part("words").dispatchEvent(new Event("input"));
+    const cards = [...root.querySelectorAll("article")];
+    told.push({status: part("status").textContent, cards: cards.map(card => card.querySelector(".head").textContent),
+      hits: [...new Set([...root.querySelectorAll("mark")].map(mark => mark.textContent))],
+      text: cards.length ? cards[0].textContent : "", first: part("top").hidden});
+  }
+  part("task").value = "all"; part("words").value = "onerror"; part("task").dispatchEvent(new Event("change"));
+  const hostile = {images: root.querySelectorAll("img, script:not([data-part])").length, title: document.title,
+    text: root.querySelector("article").textContent};
+  const unnamed = [...root.querySelectorAll("input, select")].filter(field => !field.labels.length).length;
+  const width = [document.documentElement.scrollWidth, innerWidth];
+  const out = document.createElement("pre");
+  out.id = "told";
+  out.textContent = btoa(unescape(encodeURIComponent(JSON.stringify({told, hostile, unnamed, width}))));
+  document.body.append(out);
+})();
+</script>"""
+
+
+def in_chromium(page: Path, width: int) -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium here: the report's script can only run in a browser")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [found, *flags, f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_report_finds_in_a_browser_what_python_finds(stage: Any, width: int) -> None:
+    page = html.report([html.Section("All", (browse.section(stage),))], stage.dir / "07_case_study" / "r.html", "kept")
+    driver = DRIVER % json.dumps(QUERIES)
+    page.write_text(page.read_text("utf-8").replace("</body>", f"{driver}</body>"), encoding="utf-8")
+    dom = in_chromium(page, width)
+    told = json.loads(base64.b64decode(re.search(r'<pre id="told">([^<]+)</pre>', dom)[1]))
+    rows = rows_of(stage)
+    for query, seen in zip(QUERIES, told["told"], strict=True):
+        found = browse.matching(rows, **query)
+        items = browse.by_item(found)
+        assert seen["status"] == f"{len(found)} of 90 records match, in {len(items)} items."
+        assert [re.match(r"[^:]*: \w+-\d+", card)[0] for card in seen["cards"]] == [
+            f"{task}: {name}" for (task, name) in (item[0].item for item in items[:5])
+        ]
+        assert {hit.lower() for hit in seen["hits"]} <= set(query["words"].split())
+    assert "log p: A -0.10  B -2.00" in told["told"][0]["text"] and "Read as: B" in told["told"][0]["text"]
+    assert told["told"][1]["hits"] == ["CT检查"]
+    assert told["hostile"] == {"images": 0, "title": "kept", "text": told["hostile"]["text"]}
+    assert HOSTILE.replace("\x00", "\ufffd") in told["hostile"]["text"]
+    assert told["unnamed"] == 0
+    assert told["width"][0] <= told["width"][1], "the page is wider than its window"
+
+
+def test_the_script_writes_text_only_and_fetches_nothing() -> None:
+    for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "fetch(", "XMLHttp", "http", "eval("):
+        assert way not in browse_page.SCRIPT
+    assert "</" not in browse_page.SCRIPT

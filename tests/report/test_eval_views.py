@@ -1,0 +1,76 @@
+"""What notebook 06 shows of items and records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.report import records
+
+
+def write(stage: Path, model: str, predictions: list[str | None], protocol: str = "fixed", **more: Any) -> None:
+    rows = [
+        {"id": str(n), "prompt": "问<b>", "output": "答", "reference": "", "gold": "AC", "prediction": letters, **more}
+        for n, letters in enumerate(predictions)
+    ]
+    files.write_jsonl(stage / "predictions" / protocol / "cmexam" / f"{model}.jsonl", rows)
+
+
+def task(name: str, protocol: str, cap: int | None, items: int, invalid: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        name=name, protocol=protocol, split="test", cap=cap, items=[None] * items, invalid=[None] * invalid
+    )
+
+
+def test_a_benchmark_is_one_row_whatever_its_protocols() -> None:
+    made = [
+        task("cmexam", "fixed", 60, 43, 2),
+        task("cmexam", "released", 60, 43, 2),
+        task("huatuo", "fixed", None, 9, 0),
+    ]
+    rows = records.items_table(made).frame.to_numpy().tolist()
+    assert rows == [
+        ["cmexam", "fixed, released", "test", "43", "60", "2"],
+        ["huatuo", "fixed", "test", "9", "none", "0"],
+    ]
+
+
+def test_letters_of_all_models_baselines_behind_the_stages(tmp_path: Path) -> None:
+    write(tmp_path, "GPT-4-0314", ["A", None])
+    write(tmp_path, "dpo", ["AC", "B"])
+    write(tmp_path, "base", ["B", "B"])
+    write(tmp_path, "base", [None, None], "released")
+    frame = records.letters_table(tmp_path).frame.set_index("Model")
+    assert list(frame.index) == ["gold", "base", "dpo", "GPT-4-0314"]
+    assert list(frame.loc["gold"]) == ["0", "0", "0", "0", "0", "2", "0"]
+    assert list(frame.loc["dpo"]) == ["0", "1", "0", "0", "0", "1", "0"]
+    assert list(frame.loc["GPT-4-0314"]) == ["1", "0", "0", "0", "0", "0", "1"]
+    assert records.letters_table(tmp_path, protocol="released").frame.set_index("Model").loc["base", "-"] == "2"
+
+
+def test_letters_of_a_benchmark_that_nobody_answered_are_a_sentence(tmp_path: Path) -> None:
+    table = records.letters_table(tmp_path)
+    assert table.notes == ["No model answered cmexam under protocol fixed."] and table.frame.empty
+    assert "No model answered" in table._repr_html_()
+
+
+def test_an_example_shows_prompt_and_reading_escaped(tmp_path: Path) -> None:
+    write(tmp_path, "my model", ["AC"], scoring="likelihood", scores={"A": -0.5})
+    page = records.example(tmp_path, "cmexam", "my model")
+    assert "问&lt;b&gt;" in page and "&#x27;prediction&#x27;: &#x27;AC&#x27;" in page and "likelihood" in page
+    assert "-0.5" in page
+
+
+def test_an_empty_or_missing_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "sft", [])
+    with pytest.raises(QilinError, match=r"fixed/cmexam/sft\.jsonl holds no record; run notebooks/06_eval"):
+        records.example(tmp_path, "cmexam", "sft")
+    with pytest.raises(QilinError, match=r"fixed/cmexam/sft\.jsonl holds no record"):
+        records.letters_table(tmp_path)
+    with pytest.raises(QilinError, match="released"):
+        records.example(tmp_path, "cmexam", "sft", "released")

@@ -1,0 +1,138 @@
+"""The page's sections on results: complete for a full run, a sentence instead of a traceback for a poor one."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib.evaluate import ceval, cmexam, huatuo
+from qilin_lib.evaluate.scores import summarise
+from qilin_lib.report import html, tables, whole
+from qilin_lib.report.layout import Table
+
+EXAM = {"benchmark": "cmexam", "split": "test", "truncated": False, "shots": 0}
+
+
+def page(scores: Any, tmp_path: Path) -> str:
+    sections = whole.result_sections(scores, whole.result_tables(scores, "ab" * 32))
+    return html.report(sections, tmp_path / "report.html", "run").read_text(encoding="utf-8")
+
+
+def only(scores: Any, *models: str) -> None:
+    """Keep these models alone."""
+    for results in (*(scores[name] for name in ("ceval", "cmexam", "huatuo")), *scores["released"].values()):
+        for model in set(results) - set(models):
+            del results[model]
+
+
+def without_ceval(scores: Any) -> str:
+    scores["ceval"], scores["released"]["ceval"] = {}, {}
+    for name in ("split", "cap", "shots", "invalid", "scoring", "truncated"):
+        del scores[name]["ceval"]
+    return "C-Eval was not evaluated in this run"
+
+
+def fixed_alone(scores: Any) -> str:
+    scores["released"] = {}
+    return "protocol fixed"
+
+
+def released_alone(scores: Any) -> str:
+    scores |= {name: {} for name in ("ceval", "cmexam", "huatuo", "split", "cap", "shots", "scoring", "truncated")}
+    scores["paired"] = []
+    return "Huatuo-26M was not evaluated in this run"
+
+
+def one_model(scores: Any) -> str:
+    only(scores, "base")
+    scores["paired"] = []
+    return "Nothing to compare: fewer than two stages answered the same benchmark."
+
+
+def no_public_answers(scores: Any) -> str:
+    empty = {"value": None, "n": 0, "low": None, "high": None}
+    for results in (scores["ceval"], scores["released"]["ceval"]):
+        for entry in results.values():
+            for part in ("subjects", "categories"):
+                entry[part] = dict.fromkeys(entry.get(part, {}), empty)
+            entry |= {name: empty for name, score in entry.items() if "value" in score}
+    return "no item of this run has a public answer"
+
+
+def no_annotations(scores: Any) -> str:
+    for results in (scores["cmexam"], scores["released"]["cmexam"]):
+        for entry in results.values():
+            entry["groups"] = {}
+    return "carry no annotations"
+
+
+def no_model(scores: Any) -> str:
+    only(scores)
+    scores["paired"] = []
+    return "CMExam was not evaluated in this run"
+
+
+def baseline_of_one_benchmark(scores: Any) -> str:
+    scores["cmexam"]["LLaMA-CMExam"] = copy.deepcopy(scores["cmexam"]["sft"])
+    return "LLaMA-CMExam"
+
+
+CASES = (without_ceval, fixed_alone, released_alone, one_model, no_public_answers, no_annotations, no_model)
+
+
+def test_a_full_run_shows_every_table_once_in_order(scores: Any, tmp_path: Path) -> None:
+    shown = re.findall(r'<div class="caption">Table (\w+)\.', page(scores, tmp_path))
+    assert shown == ["4", "4c", "4r", "5", "5a", "5b", "5l", "5r", "6", "6v", "A1"]
+
+
+@pytest.mark.parametrize("spoil", [*CASES, baseline_of_one_benchmark], ids=lambda case: case.__name__)
+def test_a_poor_run_says_what_it_lacks(scores: Any, tmp_path: Path, spoil: Callable[[Any], str]) -> None:
+    sentence = spoil(scores)
+    text = page(scores, tmp_path)
+    assert sentence in text
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
+    assert not [cell for cell in cells if re.search(r"\b(None|nan)\b", cell)] and len(cells) > 50
+
+
+@pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)
+def test_a_poor_run_can_be_written_in_every_dress(scores: Any, tmp_path: Path, spoil: Callable[[Any], str]) -> None:
+    spoil(scores)
+    made = whole.result_tables(scores, "")
+    written = tables.write_all(made, tmp_path)
+    assert len(written) == 3 * len(made) + 1 and all(path.stat().st_size for path in written)
+
+
+def answer(number: int, gold: str, prediction: str | None, department: str) -> dict[str, Any]:
+    right = {"gold": gold, "prediction": prediction, "correct": gold == prediction}
+    words = {"output": "肺炎链球菌", "explanation": "肺炎链球菌", "reference": "肺炎由肺炎链球菌引起"}
+    return {**EXAM, **right, **words, "id": str(number), "groups": {"department": department} if department else {}}
+
+
+def test_what_the_statistics_make_of_records_is_what_the_tables_read(scores: Any) -> None:
+    """The scores of the other tests are written by hand; these come from records."""
+    exams = [answer(n, "C", "C" if n % 4 else None, "内科" if n < 6 else "") for n in range(8)]
+    asked = [
+        {"subject": s, "gold": "A", "prediction": "AB"[n % 2], "correct": n % 2 == 0}
+        for s in ("law", "physician")
+        for n in range(4)
+    ]
+    made = {
+        "ceval": {"sft": summarise(ceval.statistics(asked), 200, 1)},
+        "cmexam": {"sft": summarise(cmexam.statistics(exams), 200, 1)},
+        "huatuo": {"sft": summarise(huatuo.statistics(exams), 200, 1)},
+    }
+    scores |= made | {"released": {}, "paired": []}
+    found: dict[str, Table] = {table.number: table for table in whole.result_tables(scores, "")}
+    cell = {number: table.frame.set_index(table.frame.columns[0]).astype(str) for number, table in found.items()}
+    assert cell["5"].loc["Qilin-Med-7B-SFT", "Accuracy"].startswith("75.0 [")
+    assert "100.0" in cell["5"].loc["Qilin-Med-7B-SFT", "Accuracy, parsed rows only (inflated)"]
+    assert cell["4"].loc["Qilin-Med-7B-SFT", "Average"].startswith("50.0 [")
+    assert cell["4c"].loc["sft", "Humanities"].startswith("50.0 [") and cell["4c"].loc["sft", "STEM"] == "no items"
+    assert list(found["5a"].frame["Value"]) == ["内科", "(not annotated)"]
+    assert [text.partition(" ")[0] for text in cell["5a"]["sft"]] == ["66.7", "100.0"]
+    assert len(found["6v"].frame) > 10 and "not" not in " ".join(cell["6v"]["sft"])

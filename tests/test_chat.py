@@ -1,0 +1,253 @@
+"""Chatting with a stage: the same words as evaluation would get, several turns, and an end without a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import chat
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.files import write_json
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.tokens.template import PLAIN
+
+TALK = ["头痛伴恶心，请问医生这是什么病", "可以服用奥美拉唑", "CT检查"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model_dir: Path) -> Iterator[Any]:
+    """The tiny model in the template that the run below was trained with; it says much the same to everything."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield TransformersBackend(load_model(tiny_model_dir), load_tokenizer(tiny_model_dir), PLAIN, 4, "cpu")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def backend(trained: Any) -> Any:
+    """A random model of the same shape, whose every token depends on every one before it; broken characters abound."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**trained.model.config.to_dict() | {"initializer_range": 0.5})
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return TransformersBackend(LlamaForCausalLM(config), trained.tokenizer, PLAIN, 4, "cpu")
+
+
+@pytest.fixture
+def run(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose SFT has finished, with the tiny model as its weights."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    folder = tmp_path / "night"
+    shutil.copytree(tiny_model_dir, folder / "04_sft" / "model")
+    write_json(folder / "04_sft" / "manifest.json", {"parameters": {"profile": "smoke"}})
+    write_json(folder / "04_sft" / "facts.json", {"template": "plain", "template_sha256": PLAIN.sha256})
+    return folder
+
+
+def evaluated(backend: Any, messages: list[dict[str, str]], new_tokens: int) -> str:
+    """What notebook 06 would get for these messages."""
+    ids = backend.template.encode(messages, backend.tokenizer, add_generation_prompt=True)
+    return backend.generate([Prompt(messages, "", ids, "", 0, False)], new_tokens)[0]
+
+
+def test_a_greedy_answer_is_what_evaluation_gets_for_the_same_messages(backend: Any) -> None:
+    talk, messages, pieces = chat.Chat(backend, max_new_tokens=40), [], []
+    for text in TALK:
+        messages.append({"role": "user", "content": text})
+        expected = evaluated(backend, messages, 40)
+        assert talk.say(text, pieces.append) == (expected, 0)
+        messages.append({"role": "assistant", "content": expected})
+    answers = [message["content"] for message in messages[1::2]]
+    assert talk.messages == messages and len(set(answers)) == 3, "it does not listen: the test shows nothing"
+    assert "".join(pieces) == "".join(answers) and len(pieces) > 30
+
+
+def test_the_trained_model_s_answers_are_evaluation_s_too(trained: Any) -> None:
+    answer, _ = chat.Chat(trained, max_new_tokens=30).say(TALK[0])
+    assert answer == evaluated(trained, [{"role": "user", "content": TALK[0]}], 30) != ""
+
+
+def test_earlier_turns_matter_and_reset_forgets_them(backend: Any) -> None:
+    talk = chat.Chat(backend, max_new_tokens=40)
+    alone = talk.say(TALK[1])[0]
+    talk.reset()
+    talk.say(TALK[0])
+    assert talk.say(TALK[1])[0] != alone
+    talk.reset()
+    assert talk.say(TALK[1])[0] == alone
+
+
+def test_the_oldest_turns_go_first_and_their_number_is_said(backend: Any) -> None:
+    talk = chat.Chat(backend, max_new_tokens=100)
+    forgotten = [talk.say(f"{text}，" * 12)[1] for text in TALK * 2]
+    assert forgotten[0] == 0 and any(forgotten) and all(number % 2 == 0 for number in forgotten)
+    ids = backend.template.encode(talk.messages[:-1], backend.tokenizer, add_generation_prompt=True)
+    assert len(ids) + 100 <= backend.context and talk.messages[0]["role"] == "user"
+    # One turn more would not have fitted: no more was forgotten than had to be.
+    kept = len(talk.messages)
+    assert kept == 2 * 6 - sum(forgotten)
+
+
+def test_a_message_longer_than_the_context_is_refused_and_nothing_lost(backend: Any) -> None:
+    talk = chat.Chat(backend, max_new_tokens=100)
+    talk.say(TALK[0])
+    before = list(talk.messages)
+    with pytest.raises(QilinError, match=r"this message has \d+ tokens, .* leaves 412 beside 100 new ones"):
+        talk.say("头痛" * 2000)
+    assert talk.messages == before
+
+
+def test_sampling_follows_the_seed_and_a_narrow_nucleus_is_greedy(backend: Any) -> None:
+    def said(temperature: float, top_p: float, seed: int) -> str:
+        return chat.Chat(backend, chat.Sampling(temperature, top_p, seed), 30).say(TALK[0])[0]
+
+    assert said(1.5, 1.0, 1) == said(1.5, 1.0, 1)
+    assert len({said(1.5, 1.0, seed) for seed in range(4)}) == 4
+    assert said(1.0, 1e-6, 5) == said(0.0, 1.0, 0)
+
+
+def test_bytes_that_are_no_text_do_not_end_the_session(backend: Any) -> None:
+    talk = chat.Chat(backend, max_new_tokens=5)
+    talk.say("头\udce5痛")
+    assert talk.messages[0]["content"] == "头?痛"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((-1.0, 1.0, 0), "--temperature -1.0: must be 0"),
+        ((float("nan"), 1.0, 0), "--temperature nan"),
+        ((0.7, 0.0, 0), "--top-p 0.0: must be above 0"),
+        ((0.0, 0.9, 0), "changes nothing at temperature 0"),
+        ((0.7, 0.9, -1), "--seed -1"),
+    ],
+)
+def test_impossible_settings_are_one_sentence(values: tuple, said: str) -> None:
+    with pytest.raises(QilinError, match=said):
+        chat.Sampling(*values)
+
+
+@pytest.mark.parametrize("tokens", [0, -3, 512])
+def test_an_answer_must_fit_the_context(backend: Any, tokens: int) -> None:
+    with pytest.raises(QilinError, match=f"--max-new-tokens {tokens}: must be 1 to 511"):
+        chat.Chat(backend, max_new_tokens=tokens)
+
+
+def session(backend: Any, lines: list[Any]) -> str:
+    """Everything shown in a session whose reader types `lines`; an exception among them is raised instead."""
+    shown: list[str] = []
+    typed = iter([*lines, EOFError()])
+
+    def read(prompt: str) -> str:
+        line = next(typed)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    chat.converse(chat.Chat(backend, max_new_tokens=8), read, shown.append)
+    return "".join(shown)
+
+
+def test_a_session_shows_the_disclaimer_and_knows_its_commands(backend: Any) -> None:
+    shown = session(backend, [TALK[0], "", "/rest", "/reset", TALK[0], "/exit", "never asked"])
+    assert shown.startswith("Research only, not for clinical use. 仅供研究，不得用于临床。\n")
+    assert "unknown command /rest (did you mean '/reset'?)" in shown
+    first, second = shown.split("model> ")[1:]
+    assert first.split("\n")[0] == second.split("\n")[0] and "never" not in shown
+    assert second.count("\n") == 1, "something was written after /exit"
+    assert shown.count(chat.DISCLAIMER) == 2, "a new session (/reset) shows it again"
+
+
+def test_ctrl_c_and_ctrl_d_end_it(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session(backend, []).endswith("\n") and session(backend, [KeyboardInterrupt()]).endswith("\n")
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat.Chat, "_choose", stopped)
+    assert session(backend, [TALK[0], "never asked"]).endswith("model> \n")
+
+
+def test_errors_and_forgotten_turns_are_shown_in_the_session(backend: Any) -> None:
+    shown = session(backend, ["头痛" * 2000, *[f"{text}，" * 20 for text in TALK * 2]])
+    assert "model> error: this message has" in shown
+    assert "2 earlier messages no longer fit the model's context and were forgotten" in shown
+
+
+def test_a_scripted_session_of_the_command(run: Path, trained: Any) -> None:
+    command = [sys.executable, "-m", "qilin_lib.chat", "night", "--stage", "sft", "--max-new-tokens", "12"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, input=f"{TALK[0]}\n{TALK[1]}\n", capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    messages = [{"role": "user", "content": TALK[0]}]
+    first = evaluated(trained, messages, 12)
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": TALK[1]}]
+    assert done.stdout.split("\n", 3)[1:3] == [chat.DISCLAIMER, chat.HELP]
+    assert (
+        done.stdout.split("\n", 3)[3] == f"you> model> {first}\nyou> model> {evaluated(trained, messages, 12)}\nyou> \n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nigth"], "run 'nigth': no such run in .* (did you mean 'night'?); there are night"),
+        (["night", "--stage", "dpp"], "--stage dpp: unknown (did you mean 'dpo'?); there are base, dcpt, sft, dpo"),
+        (["night"], "run 'night' has no finished 05_dpo: run notebooks/05_dpo.ipynb first"),
+        (["night", "--stage", "sft", "--top-p", "0.5"], "--top-p 0.5 changes nothing at temperature 0"),
+        (["night", "--stage", "sft", "--max-new-tokens", "9999"], "--max-new-tokens 9999: must be 1 to 511"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(run: Path, capsys: pytest.CaptureFixture, arguments: list, said: str) -> None:
+    assert chat.main(arguments) == 2
+    error = capsys.readouterr().err
+    before, _, after = said.partition(".*")
+    assert error.startswith(f"error: {before}") and after in error and error.count("\n") == 1
+
+
+def test_the_first_of_all_runs_is_to_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "none"))
+    with pytest.raises(QilinError, match="run 'smoke': no such run .* there is none: run `make smoke` first"):
+        chat.load("smoke", "dpo")
+
+
+def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
+    run: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import IPython.display
+
+    displayed: list[Any] = []
+    monkeypatch.setattr(IPython.display, "display", displayed.append)
+    asked: list[Any] = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append(_))
+    static = chat.widget(SimpleNamespace(run_dir=run), "sft")
+    assert not asked, "nothing may wait for input under papermill"
+    messages = [{"role": "user", "content": chat.FIRST_QUESTION}]
+    first = evaluated(trained, messages, 128)
+    assert chat.DISCLAIMER in static and chat.FIRST_QUESTION in static and chat.plain(first) in static
+    shown, text, (send, reset) = displayed[0].children[0], displayed[0].children[1], displayed[0].children[2].children
+    assert chat.DISCLAIMER in shown.value
+    text.value = TALK[0]
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": TALK[0]}]
+    assert chat.plain(evaluated(trained, messages, 128)) in shown.value and text.value == ""
+    before = shown.value
+    send.click()
+    assert shown.value == before, "an empty field was sent"
+    text.value = "<b>头痛" * 2000
+    assert "error" in shown.value and "<b>" not in shown.value
+    reset.click()
+    assert TALK[0] not in shown.value and chat.DISCLAIMER in shown.value
