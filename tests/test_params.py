@@ -13,7 +13,7 @@ from qilin_lib import params
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
-PROFILES = ("full_a100", "qlora_24gb", "released_code", "smoke", "smollm2_cpu")
+PROFILES = ("baselines", "full_a100", "qlora_24gb", "released_code", "smoke", "smollm2_cpu")
 SMOKE = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
 
 
@@ -226,7 +226,7 @@ def test_every_profile_loads_in_every_notebook(profile_name: str, notebook_name:
     assert loaded.notebook == notebook_name and loaded.profile == profile_name
     written = params.read_profile(profile_name)
     for name, value in (written.get(section) or {}).items():
-        assert loaded.model_dump()[name] == value
+        assert loaded.model_dump(exclude_unset=True)[name] == value
 
 
 def test_full_a100_is_the_paper() -> None:

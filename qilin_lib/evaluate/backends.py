@@ -79,7 +79,7 @@ class TransformersBackend:
         prefix = prefixes.pop() if len(prefixes) == 1 and not self._unmaskable() else ()
         asked = [prompt.ids for prompt in prompts]
         written = self._greedy(asked, prefix, max_new_tokens)
-        return [_text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
+        return [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
 
     def fingerprint(self) -> str:
         """Predictions of one model are never taken for another's."""
@@ -134,7 +134,7 @@ class TransformersBackend:
         for _ in range(max_new_tokens):
             with torch.inference_mode():
                 out = self._step(ids, mask, positions, cache)
-                chosen = self._choose(out.logits[:, -1].float(), [prompts[row] + written[row] for row in rows])
+                chosen = self.likeliest(out.logits[:, -1].float(), [prompts[row] + written[row] for row in rows])
             going = [place for place, token in enumerate(chosen) if token not in self.stop_ids]
             rows, chosen = [rows[place] for place in going], [chosen[place] for place in going]
             for row, token in zip(rows, chosen, strict=True):
@@ -156,7 +156,7 @@ class TransformersBackend:
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **place
         )
 
-    def _choose(self, logits: Any, contexts: list[list[int]]) -> list[int]:
+    def likeliest(self, logits: Any, contexts: list[list[int]]) -> list[int]:
         """The likeliest next token of each row. Near ties in float32 are settled by reading the row's tokens alone."""
         import torch
 
@@ -166,7 +166,9 @@ class TransformersBackend:
             close = best[:, 0] - best[:, 1] <= TIE * logits.abs().amax(-1)
             for row in close.nonzero().flatten().tolist():
                 ids = torch.tensor([contexts[row]], device=self.device)
-                chosen[row] = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].argmax().item()
+                with torch.inference_mode():
+                    alone = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+                chosen[row] = alone.argmax().item()
         return chosen
 
     def _check(self, prompts: Sequence[Prompt], new_tokens: int) -> None:
@@ -253,7 +255,7 @@ def _shared(prompt: Prompt) -> tuple[int, ...]:
     return tuple(prompt.ids[: min(prompt.shared, len(prompt.ids) - 1)])
 
 
-def _text_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+def text_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
     """The text of `ids` as it follows `before`: decoded alone, SentencePiece's "▁A" would lose its blank."""
     tail = tokenizer.decode(before[-2:], skip_special_tokens=True)
     whole = tokenizer.decode([*before[-2:], *ids], skip_special_tokens=True)

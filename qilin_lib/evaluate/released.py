@@ -12,7 +12,8 @@ answer is the reply's first run of capitals ("CT检查，选B" answers "CT"), co
 explanation is cut at 50 new tokens.
 
 Not kept: crashes (CMExam option lines without a text, corpora without a word); pandas' reading of cells such as "NA";
-half precision, and the model's own generation settings beside greedy search; the spelled-out special tokens in a reply.
+rows without a usable answer, which the authors count as wrong and we leave out; blanks around a gold explanation; half
+precision, and the model's own generation settings beside greedy search; the spelled-out special tokens in a reply.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _CUES = [
     for cue in (
         f"{_LETTER}是正确的",
         f"选项{_LETTER}正确",
-        *(words + _LETTER for words in ("答案为", "答案是", "答案", "答案：", "选择", "答：", "选择答案")),
+        *(words + _LETTER for words in ("答案为", "答案是", "答案", "选择", "答案：", "答：", "选择答案")),
     )
 ]
 _EXPLANATION = re.compile("解释：(.*)")

@@ -39,6 +39,16 @@ def category_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     return Table("4c", "C-Eval by category", frame, [*notes, "The paper gives no numbers by category."])
 
 
+def no_subjects(scores: Mapping[str, Any]) -> str:
+    """Why there is no figure of C-Eval by subject, in a sentence; "" where there is one."""
+    results = scores["ceval"]
+    if not results:
+        return "C-Eval by subject: C-Eval was not evaluated in this run."
+    if any(score["n"] for entry in results.values() for score in entry["subjects"].values()):
+        return ""
+    return "C-Eval by subject: no item of this run has a public answer (the test split's are not), so none is drawn."
+
+
 def group_tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     """CMExam's accuracy by each annotation column: a row a value, the commonest first, a column a model.
 

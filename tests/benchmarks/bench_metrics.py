@@ -1,6 +1,6 @@
 """All text metrics of 6,000 answer pairs with their intervals, one thread; the plain library loops on 300 of them.
 
-Run by hand or by `make bench`. The first part is what the evaluation of Huatuo-26M pays: main metrics, the variants under
+Run by hand or by `make bench`. First what the evaluation of Huatuo-26M pays: main metrics, the variants under
 other people's code, 1,000 resamples. The second sets our arithmetic beside the libraries' on the same tokens: the two
 must agree, and their ratio is what carries over to another machine.
 """

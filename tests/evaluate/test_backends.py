@@ -322,9 +322,9 @@ def test_what_follows_the_prompt_keeps_its_blank():
         def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
             return "".join({1: "答", 2: "：", 3: " A", 4: ""}[i] for i in ids).lstrip()
 
-    assert backends._text_after(Sentences(), [1, 2], [3]) == " A"
-    assert backends._text_after(Sentences(), [1, 2], []) == ""
-    assert backends._text_after(Sentences(), [4], [3, 4]) == "A"
+    assert backends.text_after(Sentences(), [1, 2], [3]) == " A"
+    assert backends.text_after(Sentences(), [1, 2], []) == ""
+    assert backends.text_after(Sentences(), [4], [3, 4]) == "A"
 
 
 def test_every_end_token_of_the_models_own_configuration_stops():

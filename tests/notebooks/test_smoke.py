@@ -111,7 +111,7 @@ def test_scores_can_be_recomputed_from_the_records(runs: Path) -> None:
     folder = runs / "smoke" / "06_eval"
     scores = read(folder / "scores.json")
     for model in ("base", "dcpt", "sft", "dpo"):
-        path = folder / "predictions" / "cmexam" / f"{model}.jsonl"
+        path = folder / "predictions" / "fixed" / "cmexam" / f"{model}.jsonl"
         records = [json.loads(line) for line in path.open(encoding="utf-8")]
         right = sum(record["prediction"] == record["gold"] for record in records)
         assert math.isclose(scores["cmexam"][model]["accuracy"]["value"], 100 * right / len(records))
