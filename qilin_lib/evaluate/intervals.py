@@ -46,8 +46,9 @@ def proportion(correct: Sequence[bool], groups: Sequence[str] | None = None) -> 
     """The share of right items; with `groups` [N] the mean of the groups' shares, each group with the same weight."""
     hits = np.asarray(correct, dtype=bool)
     labels = np.zeros(len(hits), dtype=int) if groups is None else np.unique(groups, return_inverse=True)[1]
-    member = labels[:, None] == np.unique(labels)[None, :]
-    rows = np.concatenate([member & hits[:, None], member], axis=1).astype(float)
+    many, items = len(np.bincount(labels)), np.arange(len(hits))
+    rows = np.zeros((len(hits), 2 * many))
+    rows[items, labels], rows[items, many + labels] = hits, 1
     return Statistic(rows, _mean_share, hits, labels)
 
 
@@ -140,14 +141,14 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> dict[str, f
     Proportions: Bonett and Price, p of McNemar's exact test on the items (of all groups together). Else bootstrap-t of
     the difference, items resampled together.
     """
-    gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), functools.partial(_difference, a=a, b=b))
-    difference = float(gap.value(gap.rows.sum(axis=0)))
     if a.correct is None or b.correct is None:
+        gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), functools.partial(_difference, a=a, b=b))
         low, high, p = studentised(gap, resamples, seed)
         low, high = max(-100.0, low), min(100.0, high)
     else:
         low, high = (100 * bound for bound in bonett_price(*_changes(a, b)))
         p = mcnemar(a.correct, b.correct)
+    difference = float(b.value(b.rows.sum(axis=0)) - a.value(a.rows.sum(axis=0)))
     return {"n": len(a.rows), "difference": difference, "low": low, "high": high, "p": p}
 
 

@@ -127,6 +127,9 @@ def _made(asked: Asked, scores: Mapping[str, Any], digest: str) -> Table:
     table, results = asked.paper, asked.results
     columns, rows = _columns(asked), []
     for label, model, cells in _lines(table, results):
+        # A paper's row without any number need not be said again: it stands in the table of the fixed protocol.
+        if asked.suffix and model not in results and not any(_known(cells, column) for column in columns):
+            continue
         where = source(table.benchmark, model, digest, asked.protocol) if model in results else None
         rows.append([label, _ours(model, results), *_cells(columns, cells, results.get(model), model, where)])
     frame = pd.DataFrame(rows, columns=["Model", "Ours", *(column.heading for column in columns)], dtype=object)
@@ -177,6 +180,10 @@ def _lines(table: PaperTable, results: Mapping[str, Any]) -> list[tuple[str, str
 
 def _label(model: str) -> str:
     return "Qilin-Med-7B-DPO" if model == "dpo" else model
+
+
+def _known(cells: Mapping[str, Cell] | None, column: Column) -> bool:
+    return cells is not None and column.in_paper and cells[column.path[0]].value is not None
 
 
 def _ours(model: str, results: Mapping[str, Any]) -> str:

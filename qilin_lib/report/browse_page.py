@@ -121,8 +121,8 @@ def _files(rows: Sequence[Any], kept: Sequence[Any], folder: str) -> str:
 
 
 STYLE = """
-.qm-case details{margin:.3rem 0;font-size:12.5px;color:#56606f;white-space:pre-wrap}
-.qm-case summary{cursor:pointer;white-space:normal}
+.qm-case details{margin:.3rem 0;padding:0;border:0;font-size:12.5px;color:#56606f;white-space:pre-wrap}
+.qm-case summary{cursor:pointer;white-space:normal;font-weight:400;padding:0}
 .qm-case mark{background:#ffe58a;color:inherit;font-weight:600}
 #qm-browse form{display:grid;gap:.6rem;grid-template-columns:repeat(auto-fit,minmax(min(8rem,100%),1fr));
 margin:.8rem 0;background:#f7f8fa;border-radius:6px;padding:.8rem}

@@ -253,7 +253,10 @@ def _model_key(chart: Chart, models: Sequence[str], paper: bool = False) -> None
     ]
     if paper:
         handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
-    chart.legend(handles=handles, loc="outside upper center", ncols=min(5, len(handles)), frameon=False, fontsize=8)
+    columns = min(5, len(handles))
+    # Legends fill their columns first; models are to be read row by row.
+    across = [handle for column in range(columns) for handle in handles[column::columns]]
+    chart.legend(handles=across, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
 
 
 @dataclass(frozen=True)

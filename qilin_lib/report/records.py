@@ -17,6 +17,7 @@ from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
 
+PROTOCOLS = ("fixed", "released")
 LETTERS = ("A", "B", "C", "D", "E")
 # What is shown of a record beside its texts.
 READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "groups", "scores")
@@ -51,17 +52,24 @@ def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") ->
     return ordered(path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl"))
 
 
-def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str = "fixed") -> Html:
-    """The first record of a predictions file: prompt, output, reference, and what was read from it."""
-    record = read(stage_dir, protocol, benchmark, model)[0]
+def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | None = None) -> Html:
+    """The first record of a predictions file: prompt, output, reference, and what was read from it.
+
+    `protocol`: None = the first that the run has of fixed and released.
+    """
+    record = read(stage_dir, protocol or _protocol(stage_dir, benchmark), benchmark, model)[0]
     parts = "".join(box(name, record.get(name) or "") for name in ("prompt", "output", "reference"))
     rest = {key: record[key] for key in READ if key in record}
     head = f"<div class='head'>{escape(record['id'])}<span>{escape(rest)}</span></div>"
     return styled(CASE_STYLE, f"<div class='qm-case'>{head}{parts}</div>")
 
 
-def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: str = "fixed") -> Table:
-    """How often each model gave each answer, beside the gold answers; "-" is an answer that could not be read."""
+def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: str | None = None) -> Table:
+    """How often each model gave each answer, beside the gold answers; "-" is an answer that could not be read.
+
+    `protocol` as in `example`.
+    """
+    protocol = protocol or _protocol(stage_dir, benchmark)
     gold: Counter = Counter()
     given: dict[str, Counter] = {}
     for model in models_of(stage_dir, benchmark, protocol):
@@ -74,6 +82,10 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: st
         return Table("", "Answers given", frame, [f"No model answered {benchmark} under protocol {protocol}."])
     rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in {"gold": gold, **given}.items()]
     return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
+
+
+def _protocol(stage_dir: str | Path, benchmark: str) -> str:
+    return next((name for name in PROTOCOLS if models_of(stage_dir, benchmark, name)), PROTOCOLS[0])
 
 
 def _kind(letters: str | None) -> str:

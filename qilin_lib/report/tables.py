@@ -12,7 +12,14 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib.report.benchmark_tables import key, paper_notes, released_tables, table4, table5, table6
-from qilin_lib.report.breakdowns import category_table, group_tables, paired_table, usage_table, variant_table
+from qilin_lib.report.breakdowns import (
+    category_table,
+    group_tables,
+    no_subjects,
+    paired_table,
+    usage_table,
+    variant_table,
+)
 from qilin_lib.report.cells import Linked, Source, paper_text, score_text, signed
 from qilin_lib.report.external import ExternalTable
 from qilin_lib.report.layout import Table, to_html, to_latex, to_markdown, to_text, write_all
@@ -23,6 +30,7 @@ __all__ = [
     "category_table",
     "external_table",
     "group_tables",
+    "no_subjects",
     "paired_table",
     "released_tables",
     "score_text",

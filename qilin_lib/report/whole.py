@@ -113,14 +113,8 @@ def _training(stage: Stage) -> list[Any]:
 
 
 def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:
-    results = scores["ceval"]
-    if not results:
-        return "C-Eval by subject: C-Eval was not evaluated in this run."
-    if not any(score["n"] for entry in results.values() for score in entry["subjects"].values()):
-        return (
-            "C-Eval by subject: no item of this run has a public answer (the test split's are not), so none is drawn."
-        )
-    return html.Picture(figures.subject_accuracy(scores), "C-Eval: accuracy by subject with 95 % intervals")
+    caption = "C-Eval: accuracy by subject with 95 % intervals"
+    return tables.no_subjects(scores) or html.Picture(figures.subject_accuracy(scores), caption)
 
 
 def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:

@@ -1,4 +1,4 @@
-"""Multiple-choice exams as local tasks of EleutherAI's lm-evaluation-harness, for its oracle test and for bench_eval."""
+"""Multiple-choice exams as local tasks of EleutherAI's lm-evaluation-harness: for its oracle test and for bench_eval."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_task(
 
 
 def samples(folder: Path, names: Sequence[str], model: Any, **settings: Any) -> dict[str, list[dict]]:
-    """{task: one dict an item, in order}, with `arguments` (context, letter) and `filtered_resps` (log-likelihood, …)."""
+    """{task: one dict an item, in order}: `arguments` (context, letter) and `filtered_resps` (log-likelihood, …)."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 

@@ -50,6 +50,8 @@ def test_letters_of_all_models_baselines_behind_the_stages(tmp_path: Path) -> No
     assert list(frame.loc["gold"]) == ["0", "0", "0", "0", "0", "2", "0"]
     assert list(frame.loc["dpo"]) == ["0", "1", "0", "0", "0", "1", "0"]
     assert list(frame.loc["GPT-4-0314"]) == ["1", "0", "0", "0", "0", "0", "1"]
+    write(tmp_path / "other", "base", ["C"], "released")
+    assert records.letters_table(tmp_path / "other").frame.set_index("Model").loc["base", "C"] == "1"
     assert records.letters_table(tmp_path, protocol="released").frame.set_index("Model").loc["base", "-"] == "2"
 
 

@@ -190,6 +190,9 @@ def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
     assert [table.number for table in (ceval, cmexam, lora)] == ["4r", "5r", "5l"]
     assert row(ceval, "Baichuan-7B")["Average"] == "25.0 [20.0, 30.0] (n=346); paper 42.8 (\u221217.8)"
     assert list(ceval.frame.columns) == ["Model", "Ours", "Average", "Basic Medicine"]
+    # Of the rows without a model of ours, those with a number of the paper's stay.
+    assert list(ceval.frame["Ours"] == "-") == [False, True, False, False, False]
+    assert row(ceval, "ChatGLM-6B")["Basic Medicine"] == "paper 36.6"
     assert row(cmexam, "Baichuan-7B")["Accuracy"].startswith("21.0 ") and "F1 (weighted)" not in cmexam.frame
     assert row(lora, "Baichuan-7B")["F1 (weighted)"].startswith("11.0 ")
     assert {r["protocol"] for r in long(cmexam) if r["ours"]} == {"released"}

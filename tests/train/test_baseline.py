@@ -177,6 +177,34 @@ def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
     assert len(started) == 4 and not (model / "left_over").exists()
 
 
+def test_a_gpt2_learns_to_answer(
+    stage: Stage, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another architecture than the stages': learnt positions, Conv1D layers, tied embeddings."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    trained_here(monkeypatch)
+    tokenizer = load_tokenizer(tiny_model_dir)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"vocab_size": len(tokenizer), "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 2}
+        config = GPT2Config(**sizes, **ends, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    # As GPT2's own tokenizer has it.
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    given = spec("huatuo", finetuning="full", max_steps=60, learning_rate=3e-3)
+    model = baseline.finetune(stage, "GPT2", given, PLAIN, tmp_path / "gpt2", silent)
+    backend = TransformersBackend(load_model(model), load_tokenizer(model), PLAIN, 4, "cpu")
+    answers = backend.generate(asked(["胃痛3周怎么办", "头痛"], backend.tokenizer), 32)
+    assert answers == ["可以服用奥美拉唑。", "多喝水"]
+    before, after = load_model(tmp_path / "gpt2"), backend.model
+    assert before.transformer.h[0].attn.c_attn.weight.shape == after.transformer.h[0].attn.c_attn.weight.shape
+    assert after.lm_head.weight.data_ptr() == after.transformer.wte.weight.data_ptr()
+
+
 # --- an encoder-decoder -----------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,257 @@
+"""Evaluation's speed beside the ways in use, on the same small model and the same items, in one run, one thread.
+
+1. C-Eval, 5 shots, letters scored: lm-eval on the same local files and prompts. Its clock starts when its requests are
+   made; ours includes making and tokenising the prompts.
+2. CMExam, letters: the released way reads the scores of the first token that `generate(max_length=2048)` returns, one
+   item at a time; "letters" reads the same scores by one forward pass, "fixed" is what notebook 06 does (letters and
+   explanation, 64 new tokens).
+3. Huatuo-26M, answers of at most 96 tokens: transformers' generate, one item at a time.
+4. All text metrics of 6,000 pairs (bench_metrics).
+
+2 and 3 are run twice: with the model's end token, and with none, as a base model that writes on (what it costs the
+released way depends on nothing else). Run by hand or by `make bench-eval`, alone on the machine. Rounds alternate; what
+counts are the ratios. QILIN_RAW_DIR names real items; without it they are the sample's.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")  # before torch
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench_metrics
+import numpy as np
+import torch
+
+from qilin_lib import params
+from qilin_lib.evaluate import ceval, cmexam, huatuo
+from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.items import Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
+from qilin_lib.evaluate.prompts import CEVAL_HEADER, Prompt
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.smollm2 import smollm2_base
+from qilin_lib.models.tiny import tiny_base
+from qilin_lib.sample.render import raw_dir
+from qilin_lib.tokens.template import PLAIN
+
+sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
+import lm_eval_tasks
+
+BATCH, CHUNK, LETTERS, CONTEXT = 32, 16, list("ABCDE"), 2048
+NEW_CMEXAM, NEW_HUATUO = 64, 96
+TITLES = {
+    "ceval": "C-Eval, 5 shots / lm-eval",
+    "letters": "CMExam letters / released generate(2048)",
+    "fixed": "CMExam fixed / released generate(2048)",
+    "huatuo": "Huatuo / generate, one at a time",
+}
+GOALS = {"ceval": 2, "letters": 50, "fixed": 50, "huatuo": 3}
+
+Timing = tuple[float, float]
+"""Items a second: the way in use, ours."""
+
+
+def model_folder(name: str, raw: Path, cache: Path) -> Path:
+    """The kit's tiny model, trained for a minute on questions and answers; SmolLM2-135M; or a folder."""
+    if name == "smollm2":
+        return smollm2_base(cache, print)
+    if name != "tiny":
+        return Path(name)
+    exams = [
+        f"问：{cmexam.cmexam_messages(item.question, item)[0]['content']}\n答：答案：{item.gold}。\n解释：{item.reference}"
+        for item in cmexam_items(raw)[0][:600]
+    ]
+    talks = [f"问：{item.question}\n答：{item.reference}" for item in huatuo_items(raw)[0][:600]]
+    shape = params.load("02_tokenize", {}).tiny
+    return tiny_base(exams + talks, exams + talks, shape, 17, cache, lambda line: print(line, end="\r"))
+
+
+def seconds_of(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    value = work()
+    return time.perf_counter() - started, value
+
+
+def chunked(answer: Callable[[list[Prompt]], list], asked: list[Prompt], size: int) -> list:
+    """The answers in the order of `asked`, the longest prompts first, as notebook 06 asks."""
+    order = sorted(range(len(asked)), key=lambda i: (-len(asked[i].ids), i))
+    found: list[Any] = [None] * len(asked)
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        for index, value in zip(part, answer([asked[i] for i in part]), strict=True):
+            found[index] = value
+    return found
+
+
+def must_agree(ours: list[list[float]], theirs: list[list[float]]) -> None:
+    gap = np.abs(np.array(ours) - np.array(theirs)).max()
+    assert gap < 1e-3, f"the two must agree before their times count; log-probabilities differ by {gap:.4f}"
+
+
+class CEval:
+    """Whole subjects in alphabetical order, at least `count` items."""
+
+    def __init__(self, raw: Path, backend: TransformersBackend, count: int, folder: Path) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        self.backend, self.folder = backend, folder
+        self.dev, self.names = ceval_dev(raw), ceval_names(raw)
+        self.subjects: dict[str, list[Item]] = {}
+        for item in ceval_items(raw, "val")[0]:
+            if item.subject not in self.subjects and sum(map(len, self.subjects.values())) >= count:
+                break
+            self.subjects.setdefault(item.subject or "", []).append(item)
+        end = backend.tokenizer.eos_token
+        for name, items in self.subjects.items():
+            header = CEVAL_HEADER.format(name=self.names[name])
+            lm_eval_tasks.write_task(folder, name, header, self.dev[name], items, end)
+        self.lm = HFLM(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=CHUNK, device="cpu")
+        self.inside, self.requests = 0.0, self.lm.loglikelihood
+        self.lm.loglikelihood = self._timed
+
+    def _timed(self, requests: list[Any], **settings: Any) -> Any:
+        self.inside, value = seconds_of(lambda: self.requests(requests, **settings))
+        return value
+
+    def ours(self) -> list[dict]:
+        rows = []
+        for items in self.subjects.values():
+            asked = ceval.prompts(items, self.backend, self.dev, self.names, 5)
+            for start in range(0, len(items), CHUNK):
+                part = slice(start, start + CHUNK)
+                rows += ceval.answer(items[part], asked[part], self.backend)
+        return rows
+
+    def round(self) -> Timing:
+        seconds, rows = seconds_of(self.ours)
+        theirs = lm_eval_tasks.samples(self.folder, list(self.subjects), self.lm)
+        flat = [lm_eval_tasks.loglikelihoods(sample) for name in self.subjects for sample in theirs[name]]
+        must_agree([list(row["scores"].values()) for row in rows], flat)
+        return len(rows) / self.inside, len(rows) / seconds
+
+
+def released_scores(backend: TransformersBackend, prompt: Prompt, ends: bool) -> list[float]:
+    """Of the letters, from the first step of a whole generation (eval/CMExam of the released code, zero-shot)."""
+    settings = {"do_sample": False, "num_beams": 1, "max_length": CONTEXT, "use_cache": True, "pad_token_id": 0}
+    ids = torch.tensor([prompt.ids])
+    end = sorted(backend.stop_ids) if ends else None
+    output = backend.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        return_dict_in_generate=True,
+        output_scores=True,
+        eos_token_id=end,
+        **settings,
+    )
+    row = output.scores[0][0].log_softmax(-1)
+    return [row[backend.tokenizer.encode(f"：{letter}", add_special_tokens=False)[-1]].item() for letter in LETTERS]
+
+
+class CMExam:
+    """`count` items; the released way sees the first `few` of them, for it is slow and its cost an item is even."""
+
+    def __init__(self, raw: Path, backend: TransformersBackend, count: int, few: int) -> None:
+        self.backend, self.few = backend, few
+        self.items = cap(cmexam_items(raw)[0], count, 1)
+        self.asked = cmexam.prompts(self.items, backend, NEW_CMEXAM)
+
+    def round(self, ends: bool) -> dict[str, Timing]:
+        slow, theirs = seconds_of(lambda: [released_scores(self.backend, p, ends) for p in self.asked[: self.few]])
+        letters, ours = seconds_of(
+            lambda: chunked(lambda part: self.backend.choice_logprobs(part, LETTERS), self.asked, CHUNK)
+        )
+        must_agree([list(row.values()) for row in ours[: self.few]], theirs)
+        kept, self.backend.stop_ids = self.backend.stop_ids, self.backend.stop_ids if ends else set()
+        fixed, _ = seconds_of(lambda: chunked(lambda p: self.backend.generate(p, NEW_CMEXAM), self.asked, BATCH))
+        self.backend.stop_ids = kept
+        rate, count = self.few / slow, len(self.items)
+        return {"letters": (rate, count / letters), "fixed": (rate, count / fixed)}
+
+
+class Huatuo:
+    """`count` questions, answered by both."""
+
+    def __init__(self, raw: Path, backend: TransformersBackend, count: int) -> None:
+        self.backend = backend
+        self.asked = huatuo.prompts(cap(huatuo_items(raw)[0], count, 1), backend, NEW_HUATUO)
+
+    def _alone(self, prompt: Prompt, ends: bool) -> str:
+        ids = torch.tensor([prompt.ids])
+        end = sorted(self.backend.stop_ids) if ends else None
+        settings = {"do_sample": False, "max_new_tokens": NEW_HUATUO, "use_cache": True, "pad_token_id": 0}
+        out = self.backend.model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=end, **settings)
+        return self.backend.tokenizer.decode(out[0, len(prompt.ids) :], skip_special_tokens=True)
+
+    def round(self, ends: bool) -> tuple[Timing, int, int]:
+        """(rates, equal texts, characters written)"""
+        slow, theirs = seconds_of(lambda: [self._alone(prompt, ends) for prompt in self.asked])
+        kept, self.backend.stop_ids = self.backend.stop_ids, self.backend.stop_ids if ends else set()
+        fast, ours = seconds_of(lambda: chunked(lambda p: self.backend.generate(p, NEW_HUATUO), self.asked, BATCH))
+        self.backend.stop_ids = kept
+        same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+        assert same >= 0.9 * len(ours), f"the two must agree before their times count: {same} of {len(ours)}"
+        return (len(ours) / slow, len(ours) / fast), same, sum(map(len, ours))
+
+
+def show(name: str, rounds: list[Timing], goal: int) -> None:
+    ratios = [ours / theirs for theirs, ours in rounds]
+    slow, fast = (statistics.median(column) for column in zip(*rounds, strict=True))
+    middle = statistics.median(ratios)
+    verdict = "met" if middle >= goal else "NOT met"
+    print(
+        f"{name:<52} {slow:9.3f} {fast:9.2f}   {middle:7.1f}  [{min(ratios):.1f}, {max(ratios):.1f}]   >= {goal}: {verdict}"
+    )
+
+
+def run(chosen: argparse.Namespace, work: Path) -> None:
+    torch.set_num_threads(chosen.threads)
+    raw = Path(os.environ["QILIN_RAW_DIR"]) if os.environ.get("QILIN_RAW_DIR") else raw_dir(work)
+    weights = model_folder(chosen.model, raw, chosen.cache or work)
+    backend = TransformersBackend(load_model(weights), load_tokenizer(weights), PLAIN, BATCH, "cpu")
+    exam, tests = CEval(raw, backend, chosen.items, work), CMExam(raw, backend, chosen.items, chosen.released_items)
+    talks = Huatuo(raw, backend, chosen.items)
+    tables: dict[tuple[str, bool], list[Timing]] = {}
+    for number in range(chosen.rounds):
+        tables.setdefault(("ceval", True), []).append(exam.round())
+        for ends in (True, False):
+            for name, timing in tests.round(ends).items():
+                tables.setdefault((name, ends), []).append(timing)
+            timing, same, written = talks.round(ends)
+            tables.setdefault(("huatuo", ends), []).append(timing)
+            print(f"round {number + 1}, ends {ends}: {same} of {len(talks.asked)} texts equal, {written} characters")
+    print(f"\nmodel {chosen.model}, {chosen.threads} thread(s), {chosen.rounds} rounds; items a second, medians")
+    print(f"{'':<52} {'theirs':>9} {'ours':>9}   {'ratio':>7}  [range]   goal")
+    for (name, ends), rounds in tables.items():
+        show(TITLES[name] + ("" if ends else ", writes on"), rounds, GOALS[name])
+    if not chosen.no_metrics:
+        seconds = bench_metrics.everything(*bench_metrics.pairs())
+        print(
+            f"metrics of {bench_metrics.PAIRS:,} pairs: {seconds:.1f} s CPU   <= 60: {'met' if seconds <= 60 else 'NOT met'}"
+        )
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", default="tiny", help="tiny, smollm2 or a model folder")
+    options.add_argument("--items", type=int, default=64, help="items of each benchmark")
+    options.add_argument("--released-items", type=int, default=3, help="items that the released way answers a round")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--cache", type=Path, default=None, help="folder that keeps the tiny model")
+    options.add_argument("--no-metrics", action="store_true", help="leave part 4 out")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run(chosen, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
