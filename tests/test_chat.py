@@ -251,3 +251,20 @@ def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
     assert "error" in shown.value and "<b>" not in shown.value
     reset.click()
     assert TALK[0] not in shown.value and chat.DISCLAIMER in shown.value
+
+
+def test_no_half_character_is_shown_with_a_byte_level_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=alphabet[0])
+    ids = tokenizer.encode("头痛：B超", add_special_tokens=False)
+    assert len(ids) == 13, "one token a byte"
+    monkeypatch.setattr(chat.Chat, "_tokens", lambda self, asked: iter(ids))
+    pieces: list[str] = []
+    backend = SimpleNamespace(tokenizer=tokenizer, template=PLAIN, context=400, device="cpu")
+    assert chat.Chat(backend).say("问", pieces.append)[0] == "头痛：B超"
+    assert [piece for piece in pieces if piece] == list("头痛：B超")

@@ -35,11 +35,13 @@ def answer_all(
     (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept.
     """
     for name, load in models.items():
+        mine = [task for task in tasks if task.name in (benchmarks or {}).get(name, [task.name])]
+        if not mine:
+            continue
         backend = load()
-        for task in tasks:
-            if task.name in (benchmarks or {}).get(name, [task.name]):
-                path = store.predictions(out_dir, task.protocol, task.name, name)
-                answer(task, name, backend, shots[name], path, rank, of, progress)
+        for task in mine:
+            path = store.predictions(out_dir, task.protocol, task.name, name)
+            answer(task, name, backend, shots[name], path, rank, of, progress)
         if rank == 0 and hasattr(backend, "usage"):
             _add_usage(Path(out_dir) / "usage" / f"{name}.json", backend.usage())
         del backend

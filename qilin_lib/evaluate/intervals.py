@@ -60,6 +60,9 @@ def summary(statistic: Statistic, resamples: int, seed: int) -> Summary:
     value = float(statistic.value(statistic.rows.sum(axis=0)))
     if statistic.correct is not None:
         low, high = (100 * bound for bound in wilson(value / 100, _trials(statistic)))
+    elif value in (0.0, 100.0):
+        # No bootstrap sees beyond items that are all alike; of scores from 0 to 100, proportions spread the most.
+        low, high = (100 * bound for bound in wilson(value / 100, n))
     else:
         low, high = studentised(statistic, resamples, seed)[:2]
         low, high = max(0.0, low), min(100.0, high)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.report import browse_page, records
-from qilin_lib.report.case_study import MARK_STYLE, Record, box, card, reading, reference
+from qilin_lib.report.case_study import Record, box, card, reading, reference
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.runs import Stage
 
@@ -127,7 +127,7 @@ def by_item(rows: Iterable[Row]) -> list[list[Row]]:
 def page_html(items: Iterable[Sequence[Row]], words: str = "") -> Html:
     """Items as cards, the searched words marked."""
     terms = words.lower().split()
-    return styled(CASE_STYLE + MARK_STYLE + browse_page.STYLE, "".join(_card(rows, terms) for rows in items))
+    return styled(CASE_STYLE + browse_page.STYLE, "".join(_card(rows, terms) for rows in items))
 
 
 def _card(rows: Sequence[Row], terms: Sequence[str]) -> str:

@@ -108,18 +108,18 @@ def answers(rng: np.random.Generator, n: int) -> np.ndarray:
 def test_corpus_bleu():
     value = functools.partial(bleu, order=4)
     truth = float(value(answers(np.random.default_rng(99), 1_000_000).sum(axis=0)))
-    assert 94 <= coverage(lambda rng: Statistic(answers(rng, 120), value), truth, 3000) <= 96
+    assert 94 <= coverage(lambda rng: Statistic(answers(rng, 120), value), truth, 2000) <= 96
 
 
 def test_weighted_f1():
-    letters = np.array(["A", "B", "C", "D", "AB"])
+    letters = np.array(["A", "B", "CD"])
 
     def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        gold = letters[rng.choice(5, n, p=[0.3, 0.25, 0.2, 0.15, 0.1])]
-        return gold, np.where(rng.random(n) < 0.4, gold, letters[rng.choice(5, n)])
+        gold = letters[rng.choice(3, n, p=[0.5, 0.3, 0.2])]
+        return gold, np.where(rng.random(n) < 0.4, gold, letters[rng.choice(3, n)])
 
     truth = float(f1_weighted(f1_rows(*draw(np.random.default_rng(99), 200_000)).sum(axis=0)))
-    found = coverage(lambda rng: Statistic(f1_rows(*draw(rng, 200)), f1_weighted), truth, 2000)
+    found = coverage(lambda rng: Statistic(f1_rows(*draw(rng, 150)), f1_weighted), truth, 2000)
     assert 94 <= found <= 96
 
 
@@ -132,7 +132,7 @@ def test_difference_of_paired_accuracies(n: int):
     assert 94 <= paired_coverage(draw, 15.0, 3000) <= 96
 
 
-@pytest.mark.parametrize("subjects", [52, 8])
+@pytest.mark.parametrize("subjects", [20, 8])
 def test_difference_of_paired_averages_over_subjects(subjects: int):
     groups = np.repeat(np.arange(subjects), SIZES[:subjects])
     ease = np.linspace(0.1, 0.9, subjects)

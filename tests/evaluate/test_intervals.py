@@ -7,16 +7,21 @@ import pytest
 
 from qilin_lib.evaluate.intervals import (
     Statistic,
-    bootstrap,
+    bonett_price,
+    estimates,
+    holm,
     mcnemar,
     mean_of,
     paired,
     percentiles,
+    power_note,
     proportion,
     resample_counts,
+    studentised,
     summary,
     wilson,
 )
+from qilin_lib.evaluate.metrics import bleu, f1_rows, f1_weighted, overlaps
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (2724, 6811), (1, 1)])
@@ -48,24 +53,71 @@ def test_a_proportion_has_wilsons_interval_and_an_empty_one_none():
 def test_groups_weigh_alike_whatever_their_size():
     found = summary(proportion([True] * 8 + [False] * 2, ["a"] * 8 + ["b"] * 2), 100, 0)
     assert found["value"] == 50.0 and found["n"] == 10
-    # Two groups of 8 and 2 carry the information of 4 / (1/8 + 1/2) = 6.4 items.
-    low, high = wilson(0.5, 6.4)
+    # Shares drawn to 0.5 by two items: 9/10 of 8 and 1/4 of 2; as many trials as give a mean this variance.
+    trials = 0.25 / ((0.9 * 0.1 / 8 + 0.25 * 0.75 / 2) / 4)
+    low, high = wilson(0.5, trials)
     assert (found["low"], found["high"]) == pytest.approx((100 * low, 100 * high))
 
 
-def test_resamples_draw_n_items_within_their_strata_and_depend_on_the_seed_alone():
-    strata = np.array([0] * 30 + [1] * 5)
-    counts = resample_counts(35, 200, 7, strata)
-    assert (counts[:, :30].sum(axis=1) == 30).all() and (counts[:, 30:].sum(axis=1) == 5).all()
-    assert (counts == resample_counts(35, 200, 7, strata)).all()
-    assert (counts != resample_counts(35, 200, 8, strata)).any()
+def test_groups_of_equal_shares_count_as_the_items_they_have():
+    hits, groups = [True, False] * 30, np.repeat(np.arange(3), 20)
+    assert summary(proportion(hits, groups), 9, 0) == pytest.approx(summary(proportion(hits), 9, 0))
+    sure = summary(proportion([True] * 12, ["a"] * 8 + ["b"] * 4), 9, 0)
+    # No variance at all: groups count as if alike, 4 / (1/8 + 1/4) trials.
+    assert sure["low"] == pytest.approx(100 * wilson(1.0, 4 / (1 / 8 + 1 / 4))[0]) and sure["high"] == 100
+
+
+def test_far_groups_have_a_narrower_interval_than_like_ones():
+    groups = np.repeat(np.arange(2), 100)
+    far = summary(proportion([True] * 95 + [False] * 5 + [True] * 5 + [False] * 95, groups), 9, 0)
+    like = summary(proportion([True, False] * 100, groups), 9, 0)
+    assert far["value"] == like["value"] == 50 and far["high"] - far["low"] < 0.6 * (like["high"] - like["low"])
+
+
+def test_resamples_draw_n_items_and_depend_on_the_seed_alone():
+    counts = resample_counts(35, 200, 7)
+    assert counts.shape == (200, 35) and (counts.sum(axis=1) == 35).all()
+    assert (counts == resample_counts(35, 200, 7)).all() and (counts != resample_counts(35, 200, 8)).any()
 
 
 def test_the_bootstrap_equals_resampling_the_items_themselves():
     values = np.random.default_rng(1).exponential(size=50)
     counts = resample_counts(50, 20, 3)
-    expected = [np.repeat(values, row.astype(int)).mean() for row in counts]
-    assert bootstrap(mean_of(values), counts) == pytest.approx(expected)
+    means, errors = estimates(mean_of(values), counts)
+    drawn = [np.repeat(values, row.astype(int)) for row in counts]
+    assert means == pytest.approx([one.mean() for one in drawn])
+    assert errors == pytest.approx([one.std() / np.sqrt(50) for one in drawn])
+
+
+def test_standard_errors_of_bleu_and_f1_are_the_jackknifes():
+    rng = np.random.default_rng(4)
+    texts = [list(rng.choice(list("一二三四五六七"), rng.integers(8, 60))) for _ in range(400)]
+    noisy = [[c if rng.random() < 0.8 else "〇" for c in text] for text in texts]
+    gold, guess = rng.choice(["A", "B", "CD"], (2, 400))
+    for statistic in (Statistic(overlaps(noisy, texts), bleu_4), Statistic(f1_rows(gold, guess), f1_weighted)):
+        rows = statistic.rows
+        without = statistic.value(rows.sum(axis=0) - rows)
+        jackknife = np.sqrt(399 / 400 * ((without - without.mean()) ** 2).sum())
+        assert estimates(statistic, np.ones((1, 400)))[1] == pytest.approx([jackknife], rel=0.01)
+
+
+def bleu_4(sums: np.ndarray) -> np.ndarray:
+    return bleu(sums, 4)
+
+
+def test_orders_without_a_match_do_not_break_the_standard_error():
+    rows = overlaps([list("一二三四"), list("一四五二")] * 20, [list("一三二四"), list("四一五五")] * 20)
+    assert rows[:, 0, 3].sum() == 0
+    low, high, _ = studentised(Statistic(rows, bleu_4), 200, 0)
+    assert 0 < low < high < 100
+
+
+def test_items_without_variance_have_a_point_and_no_error():
+    assert summary(mean_of([40.0] * 9), 100, 0) == {"value": 40.0, "n": 9, "low": 40.0, "high": 40.0}
+    assert summary(mean_of([40.0]), 100, 0)["n"] == 1
+    # All zero: as if none of 30 had been right, not a bound of zero.
+    assert summary(mean_of([0.0] * 30), 100, 0)["high"] == pytest.approx(100 * wilson(0.0, 30)[1])
+    assert summary(mean_of([0.0] * 30 + [90.0]), 200, 0)["low"] == 0.0
 
 
 def test_the_bootstrap_of_6000_items_takes_seconds():
@@ -93,24 +145,68 @@ def test_paired_proportions_use_mcnemar():
     assert row["p"] == mcnemar(a, b) and row["difference"] == pytest.approx(100 * (b.mean() - a.mean()))
 
 
-def coverage(draw, truth: float, times: int = 300) -> float:
-    inside = 0
-    for seed in range(times):
-        found = summary(draw(np.random.default_rng(seed)), 200, seed)
-        inside += found["low"] <= truth <= found["high"]
-    return inside / times
+def test_an_unmistakable_difference_is_not_bounded_by_the_number_of_resamples():
+    from scipy.stats import ttest_rel
+
+    rng = np.random.default_rng(5)
+    a = rng.normal(50, 20, 60)
+    for shift in (0.5, 1.0, 1.5):
+        b = a + rng.normal(shift, 1, 60)
+        p = paired(mean_of(a), mean_of(b), 200, 0)["p"]
+        expected = ttest_rel(b, a).pvalue
+        assert p == pytest.approx(expected, rel=0.02) if expected < 1e-4 else 0.3 * expected < p < 3 * expected + 0.02
 
 
-def test_intervals_hold_the_truth_95_times_in_100():
-    # 300 simulated test sets: a true coverage of 95 % stays above 91.5 % (three standard errors).
-    assert 0.915 <= coverage(lambda rng: proportion(rng.random(200) < 0.4), 40.0) <= 0.99
-    assert 0.905 <= coverage(lambda rng: mean_of(rng.exponential(20, 200)), 20.0) <= 0.99
+def test_p_and_interval_agree_on_zero():
+    rng, agree = np.random.default_rng(6), []
+    for _ in range(300):
+        a = rng.exponential(15, 80)
+        row = paired(mean_of(a), mean_of(a + rng.normal(2, 8, 80)), 199, 0)
+        agree.append((row["p"] <= 0.05) == (not row["low"] <= 0 <= row["high"]))
+    assert all(agree)
 
 
-def test_the_macro_average_covers_too():
-    sizes = [5, 20, 40, 25]
-    groups = np.repeat(np.arange(4), sizes)
-    assert 0.915 <= coverage(lambda rng: proportion(rng.random(90) < 0.4, groups), 40.0) <= 0.99
+def test_paired_proportions_never_have_a_zero_width():
+    row = paired(proportion([True] * 22), proportion([True] * 22), 100, 0)
+    assert row["difference"] == 0 and row["p"] == 1 and row["low"] < -8 and row["high"] > 8
+
+
+def test_bonett_and_price_by_hand():
+    # 3 lost and 9 won of 40: (9 + 1 - 3 - 1) / 42 and its Wald interval.
+    low, high = bonett_price(3 / 40, 9 / 40, 40)
+    half = 1.959964 * np.sqrt((14 / 42 - (6 / 42) ** 2) / 42)
+    assert (low, high) == pytest.approx((6 / 42 - half, 6 / 42 + half), abs=1e-6)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.5]) == [1.0, 1.0] and holm([]) == [] and holm([0.2]) == [0.2]
+
+
+def test_holm_keeps_false_finds_below_5_percent_in_all():
+    p = np.random.default_rng(0).random((3000, 40))
+    assert np.mean([min(holm(list(row))) < 0.05 for row in p]) == pytest.approx(0.05, abs=0.012)
+
+
+def test_power_note():
+    width, difference = power_note(22).split("; ")
+    assert width == "n = 22: a 95 % interval of ±21 points at 50 %"
+    assert difference == "two models must differ by 40 points to be told apart 4 times in 5"
+    assert power_note(6811).startswith(
+        "n = 6,811: a 95 % interval of ±1.2 points at 50 %; two models must differ by 2.4"
+    )
+    assert power_note(10).endswith("too few to tell two models apart") and power_note(0) == "n = 0: no items"
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_the_difference_of_the_power_note_is_found_4_times_in_5(n: int):
+    points = float(power_note(n).split("differ by ")[1].split(" points")[0])
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(1500):
+        luck = rng.random((2, n))
+        found += mcnemar(luck[0] < 0.5 - points / 200, luck[1] < 0.5 + points / 200) < 0.05
+    # The exact test is a little stricter than the formula's.
+    assert 0.72 < found / 1500 < 0.84
 
 
 def test_percentiles():

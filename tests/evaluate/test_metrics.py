@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.intervals import proportion
 from qilin_lib.evaluate.metrics import (
     bleu,
     distinct,
     f1_rows,
     f1_weighted,
     gleu,
+    longest,
     overlaps,
     rouge_l,
     rouge_n,
+    segment,
     tokenize,
 )
 from qilin_lib.evaluate.texts import text_statistics
@@ -70,6 +76,19 @@ def test_bleu_is_sacrebleus(order: int, smooth: str, how: str, take: slice):
     assert bleu(overlaps(ours, theirs).sum(axis=0), order, smooth) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize(("how", "option"), [("char", "char"), ("jieba", "none")])
+def test_bleu_is_what_sacrebleus_command_prints(tmp_path: Path, how: str, option: str):
+    # "none" reads our words as they stand; "char" gets the raw text and cuts it itself.
+    lines = [text if option == "char" else " ".join(tokenize(text, how)) for text in PREDICTIONS + REFERENCES]
+    for name, part in (("ours", lines[: len(PREDICTIONS)]), ("theirs", lines[len(PREDICTIONS) :])):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in part), encoding="utf-8")
+    command = [sys.executable, "-m", "sacrebleu", tmp_path / "theirs", "-i", tmp_path / "ours", "-b", "-w", "8"]
+    command += ["--tokenize", option, "--force"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    found = bleu(overlaps(tokens(PREDICTIONS, how), tokens(REFERENCES, how)).sum(axis=0), 4)
+    assert found == pytest.approx(float(printed), abs=1e-8) and 10 < found < 90
+
+
 @pytest.mark.parametrize("pair", [("高血", "高血压"), ("天气很好", "高血压"), ("高血压病", "高血脂病"), ("高", "高")])
 @pytest.mark.parametrize("smooth", ["none", "exp"])
 def test_bleu_of_short_and_foreign_texts_is_sacrebleus(pair: tuple[str, str], smooth: str):
@@ -94,11 +113,11 @@ def test_identical_chinese_text_is_100_and_an_empty_prediction_0(how: str):
     same, empty = tokens(REFERENCES, how), [[] for _ in REFERENCES]
     assert bleu(overlaps(same, same).sum(axis=0), 4) == pytest.approx(100)
     rows = overlaps(same, same)
-    for values in (rouge_n(rows, 1), rouge_n(rows, 2), rouge_l(same, same), gleu(rows)):
+    for values in (rouge_n(rows, 1), rouge_n(rows, 2), rouge_l(longest(same, same)), gleu(rows)):
         assert values == pytest.approx([100] * len(same))
     assert bleu(overlaps(empty, same).sum(axis=0), 1) == 0
     rows = overlaps(empty, same)
-    for values in (rouge_n(rows, 1), rouge_l(empty, same), gleu(rows), distinct(empty, 1), distinct(empty, 2)):
+    for values in (rouge_n(rows, 1), rouge_l(longest(empty, same)), gleu(rows), distinct(empty, 1), distinct(empty, 2)):
         assert not values.any()
 
 
@@ -117,7 +136,7 @@ def test_rouge_is_rouge_scores(how: str):
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())
     expected = [scorer.score(" ".join(t), " ".join(o)) for o, t in zip(ours, theirs, strict=True)]
     rows = overlaps(ours, theirs)
-    found = {"rouge1": rouge_n(rows, 1), "rouge2": rouge_n(rows, 2), "rougeL": rouge_l(ours, theirs)}
+    found = {"rouge1": rouge_n(rows, 1), "rouge2": rouge_n(rows, 2), "rougeL": rouge_l(longest(ours, theirs))}
     for kind, values in found.items():
         assert values == pytest.approx([100 * score[kind].fmeasure for score in expected], abs=1e-9)
 
@@ -125,7 +144,7 @@ def test_rouge_is_rouge_scores(how: str):
 def test_rouge_by_hand():
     ours, theirs = tokens(["高血压病人"]), tokens(["高血脂病"])
     rows = overlaps(ours, theirs)
-    assert rouge_n(rows, 1) == rouge_l(ours, theirs) == pytest.approx([100 * 2 * 3 / (5 + 4)])
+    assert rouge_n(rows, 1) == rouge_l(longest(ours, theirs)) == pytest.approx([100 * 2 * 3 / (5 + 4)])
     assert rouge_n(rows, 2) == pytest.approx([100 * 2 * 1 / (4 + 3)])
 
 
@@ -151,6 +170,27 @@ def test_weighted_f1_is_scikit_learns_with_unparsed_as_a_class(share_unparsed: f
     guess = [None if rng.random() < share_unparsed else rng.choice([g, "A", "CD"]) for g in gold]
     expected = 100 * f1_score(gold, [g or "unparsed" for g in guess], average="weighted", zero_division=0)
     assert f1_weighted(f1_rows(gold, guess).sum(axis=0)) == pytest.approx(expected)
+
+
+def test_accuracy_and_weighted_f1_of_strings_of_letters_are_scikit_learns():
+    from sklearn.metrics import accuracy_score, f1_score
+
+    gold = ["AB", "AB", "ABDE", "E", "C", "C", "D", "ABC"]
+    guess = ["AB", "A", "ABDE", None, "C", "CD", None, "ABC"]
+    named = [letters or "unparsed" for letters in guess]
+    right = proportion([truth == letters for truth, letters in zip(gold, guess, strict=True)])
+    assert right.value(right.rows.sum(axis=0)) == pytest.approx(100 * accuracy_score(gold, named))
+    expected = 100 * f1_score(gold, named, average="weighted", zero_division=0)
+    assert f1_weighted(f1_rows(gold, guess).sum(axis=0)) == pytest.approx(expected)
+
+
+def test_no_items_have_no_rows():
+    assert f1_rows([], []).shape == (0, 0) and overlaps([], []).shape == (0, 3, 4) and longest([], []).shape == (0, 3)
+
+
+def test_segments_are_kept_and_glue_together():
+    text = "阿莫西林 0.5g\n饭后服用"
+    assert "".join(segment(text)) == text and segment(text) is segment(text) and " " in segment(text)
 
 
 def test_text_statistics_names():

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import ceval, cmexam, huatuo
 from qilin_lib.evaluate.intervals import mean_of, proportion
-from qilin_lib.evaluate.scores import compare, same_items, summarise
+from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 
 
 def ceval_record(subject: str, gold: str | None, prediction: str | None) -> dict:
@@ -21,7 +22,7 @@ def test_ceval_columns():
         ceval_record("law", None, "D"),
         ceval_record("law", None, None),
     ]
-    scores = ceval.score(records, resamples=50)
+    scores = summarise(ceval.statistics(records), 50, 0)
     assert set(scores) == {
         "average",
         "average_hard",
@@ -29,6 +30,7 @@ def test_ceval_columns():
         "physician",
         "basic_medicine",
         "subjects",
+        "categories",
         "unparsed",
     }
     assert (scores["average"]["value"], scores["average"]["n"]) == (75.0, 3)
@@ -46,6 +48,7 @@ def cmexam_record(gold: str, prediction: str | None, explanation: str, reference
         "correct": gold == prediction,
         "explanation": explanation,
         "reference": reference,
+        "groups": {},
     }
 
 
@@ -56,7 +59,7 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
         cmexam_record("ABD", "ABD", "有解释", ""),
         cmexam_record("C", "A", "因为", "因为所以"),
     ]
-    scores = cmexam.score(records, resamples=50)
+    scores = summarise(cmexam.statistics(records), 50, 0)
     assert set(scores) == {
         "accuracy",
         "f1_weighted",
@@ -66,11 +69,15 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
         "rouge_1",
         "rouge_2",
         "rouge_l",
+        "parsed_only",
+        "groups",
     }
     assert scores["accuracy"]["value"] == 50.0 and scores["unparsed"]["value"] == 25.0
     assert scores["accuracy"]["n"] == 4 and scores["rouge_l"]["n"] == scores["bleu_4"]["n"] == 3
-    perfect = cmexam.score([cmexam_record("E", "E", "解释一致吗", "解释一致吗")], resamples=20)
-    assert all(perfect[name]["value"] == pytest.approx(100) for name in perfect if name != "unparsed")
+    assert scores["parsed_only"]["accuracy"] == pytest.approx(summarise({"a": proportion([1, 1, 0])}, 9, 0)["a"])
+    perfect = summarise(cmexam.statistics([cmexam_record("E", "E", "解释一致吗", "解释一致吗")]), 20, 0)
+    columns = [entry for name, entry in perfect.items() if name != "unparsed" and "value" in entry]
+    assert len(columns) == 7 and all(entry["value"] == pytest.approx(100) for entry in columns)
 
 
 def test_cmexam_reads_the_answer_before_the_explanation():
@@ -83,7 +90,7 @@ def test_cmexam_reads_the_answer_before_the_explanation():
 
 def test_huatuo_columns():
     records = [{"output": "多喝水", "reference": "多喝水"}, {"output": "", "reference": "休息"}]
-    scores = huatuo.score(records, resamples=30)
+    scores = summarise(huatuo.statistics(records), 30, 0)
     assert set(scores) == {
         "bleu_1",
         "bleu_2",
@@ -95,10 +102,11 @@ def test_huatuo_columns():
         "rouge_l",
         "distinct_1",
         "distinct_2",
+        "variants",
     }
     assert scores["rouge_l"]["value"] == 50.0 and scores["rouge_l"]["n"] == 2
     records = [{"output": "多喝热水", "reference": "多喝开水"}]
-    words, characters = huatuo.score(records, "jieba", resamples=30), huatuo.score(records, "char", resamples=30)
+    words, characters = (summarise(huatuo.statistics(records, how), 30, 0) for how in ("jieba", "char"))
     assert words["rouge_1"]["value"] < characters["rouge_1"]["value"] == 75.0
 
 
@@ -112,6 +120,43 @@ def test_comparison_pairs_consecutive_stages_in_the_papers_order():
     assert pairs == [("base", "sft", "accuracy"), ("sft", "dpo", "accuracy")]
     assert set(rows[0]) == {"benchmark", "metric", "model_a", "model_b", "n", "difference", "low", "high", "p"}
     assert rows[0]["difference"] < 0 < rows[1]["difference"]
+
+
+def test_nested_tables_are_not_compared_and_baselines_do_no_harm():
+    def table(k: int) -> dict:
+        right = [n % 5 < k for n in range(40)]
+        return {"accuracy": proportion(right), "groups": {"科室": {"内科": proportion(right)}}, "variants": {}}
+
+    models = {"gpt-4": table(4), "base": table(1), "t5": table(2), "dcpt": table(3)}
+    rows = compare("cmexam", models, 50, 0)
+    assert [(r["metric"], r["model_a"], r["model_b"]) for r in rows] == [("accuracy", "base", "dcpt")]
+
+
+def test_scores_depend_on_the_seed_alone_and_not_on_the_order_of_models():
+    rng = np.random.default_rng(0)
+    names, values = ["base", "dcpt", "sft"], rng.exponential(20, (3, 60))
+
+    def tables(order: list[str]) -> dict:
+        return {
+            name: {"rouge_l": mean_of(values[names.index(name)]), "accuracy": proportion(values[0] > 9)}
+            for name in order
+        }
+
+    forth, back = tables(names), tables(names[::-1])
+    # Other sizes in between: what the draw keeps must not leak from one to the next.
+    first = {name: summarise(forth[name], 200, 3) for name in forth}
+    rows = compare("huatuo", forth, 200, 3)
+    summarise({"a": mean_of(values[0, :17])}, 200, 3)
+    assert compare("huatuo", back, 200, 3) == rows
+    assert {name: summarise(back[name], 200, 3) for name in back} == first
+    assert compare("huatuo", forth, 200, 4) != rows
+
+
+def test_p_values_of_a_run_are_adjusted_over_all_its_rows():
+    rows = [{"benchmark": "ceval", "p": 0.01}, {"benchmark": "cmexam", "p": 0.2}, {"benchmark": "huatuo", "p": 0.02}]
+    found = adjust(rows)
+    assert [row["p_adjusted"] for row in found] == pytest.approx([0.03, 0.2, 0.04])
+    assert [row["p"] for row in found] == [0.01, 0.2, 0.02] and "p_adjusted" not in rows[0] and adjust([]) == []
 
 
 def test_metrics_without_items_are_not_compared():

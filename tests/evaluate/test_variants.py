@@ -135,6 +135,12 @@ def test_nmt_and_cmexam_are_the_authors_numbers():
         one = variants([case["prediction"]], [case["reference"]])
         found = [value(one, f"rouge_{kind} · CMExam, char") for kind in "12l"]
         assert found == pytest.approx(case["rouge_1_2_l"], abs=1e-6)
+        found = [value(one, f"bleu_4 · nmt, {how}") for how in ("char", "jieba")]
+        # The authors' code divides by zero (null) where an answer is empty; ours gives 0.
+        assert found == pytest.approx([number or 0 for number in case["nmt_4_char_jieba"]], abs=1e-6)
+    # One order without a match makes it 0: this is not sacrebleu's smoothed BLEU.
+    assert value(variants(["天气好热"], ["天气不热"]), "bleu_4 · nmt, char") == 0
+    assert value(variants(["天气好热"], ["天气不热"]), "bleu_4 · sacrebleu, char") > 20
 
 
 @each_how
