@@ -40,7 +40,7 @@ class Task:
 def prepare(raw_dir: str | Path, params: Any) -> list[Task]:
     """The tasks of a run, benchmarks in the order of `params.benchmarks`, `fixed` before `released`.
 
-    Raises QilinError for an unknown benchmark or subject, or when nothing is left of a benchmark.
+    Raises QilinError for an unknown benchmark or subject, or when nothing is left of a benchmark or of all of them.
     """
     makers = {"ceval": _ceval, "cmexam": _cmexam, "huatuo": _huatuo}
     tasks = []
@@ -53,6 +53,11 @@ def prepare(raw_dir: str | Path, params: Any) -> list[Task]:
             unusable = len(made[0].invalid)
             raise QilinError(f"benchmark '{name}' has no usable item in {raw_dir} ({unusable} unusable rows)")
         tasks += [task for task in made if task.protocol in params.protocols]
+    if not tasks:
+        raise QilinError(
+            f"eval.protocols = {params.protocols} leaves nothing of eval.benchmarks = {params.benchmarks}: Huatuo-26M has "
+            "no released evaluator; nearest valid: protocols = ['fixed']"
+        )
     return tasks
 
 

@@ -211,6 +211,12 @@ def test_an_unknown_benchmark_is_named(raw_dir: Path, params: SimpleNamespace):
         prepare(raw_dir, params)
 
 
+def test_a_protocol_that_leaves_nothing_is_refused(raw_dir: Path, params: SimpleNamespace):
+    params.benchmarks, params.protocols = ["huatuo"], ["released"]
+    with pytest.raises(QilinError, match=r"leaves nothing of eval.benchmarks = \['huatuo'\].*nearest valid"):
+        prepare(raw_dir, params)
+
+
 def test_a_short_context_leaves_fewer_shots_and_says_so(
     loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
 ):
