@@ -24,8 +24,11 @@ def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
     """Predictions and scores of the run's models and baselines; returns what it writes to scores.json.
 
     Finished predictions that belong to the same prompts, settings and weights are kept, unfinished ones are gone on
-    with. Unusable rows of the benchmarks are listed in invalid.jsonl. Raises QilinError, also for a process that fails.
+    with. Unusable rows of the benchmarks are listed in invalid.jsonl. Does nothing if the stage is up to date. Raises
+    QilinError, also for a process that fails.
     """
+    if stage.up_to_date:
+        return files.read_json(stage.dir / "scores.json")
     parameters = stage.parameters
     tasks = prepare(raw_dir, parameters)
     unusable = {task.name: task.invalid for task in tasks}

@@ -55,8 +55,8 @@ def prepare(raw_dir: str | Path, params: Any) -> list[Task]:
         tasks += [task for task in made if task.protocol in params.protocols]
     if not tasks:
         raise QilinError(
-            f"eval.protocols = {params.protocols} leaves nothing of eval.benchmarks = {params.benchmarks}: Huatuo-26M has "
-            "no released evaluator; nearest valid: protocols = ['fixed']"
+            f"eval.protocols = {params.protocols} leaves nothing of eval.benchmarks = {params.benchmarks}: Huatuo-26M "
+            "has no released evaluator; nearest valid: protocols = ['fixed']"
         )
     return tasks
 

@@ -134,7 +134,7 @@ def dry_run(parameters: Any) -> None:
 
 
 def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
-    """Run the command of a child process; `show` gets one short line now and then. If it fails, QilinError names cause and log.
+    """Run a child process; `show` gets one short line now and then. If it fails, QilinError names cause and log.
 
     Nothing is left running, however this ends: an interrupt, a failure, or the death of the notebook's kernel.
     """

@@ -72,7 +72,8 @@ def model_folder(name: str, raw: Path, cache: Path) -> Path:
     ]
     talks = [(item.question, item.reference) for item in huatuo_items(raw)[0][:600]]
     texts = [f"问：{asked}\n答：{told}" for asked, told in exams + talks]
-    shape = params.load("02_tokenize", {}).tiny
+    shape = params.load("02_tokenize", {}).tiny.model_copy(update={"max_steps": 80})
+    torch.set_num_threads(os.cpu_count() or 1)
     return tiny_base(texts, texts, shape, 17, cache, lambda line: print(line, end="\r"))
 
 
@@ -217,9 +218,9 @@ def show(name: str, rounds: list[Timing], goal: int) -> None:
 
 
 def run(chosen: argparse.Namespace, work: Path) -> None:
-    torch.set_num_threads(chosen.threads)
     raw = Path(os.environ["QILIN_RAW_DIR"]) if os.environ.get("QILIN_RAW_DIR") else raw_dir(work)
     weights = model_folder(chosen.model, raw, chosen.cache or work)
+    torch.set_num_threads(chosen.threads)
     backend = TransformersBackend(load_model(weights), load_tokenizer(weights), PLAIN, BATCH, "cpu")
     exam, tests = CEval(raw, backend, chosen.items, work), CMExam(raw, backend, chosen.items, chosen.released_items)
     talks = Huatuo(raw, backend, chosen.items)

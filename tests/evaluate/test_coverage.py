@@ -141,7 +141,7 @@ def test_difference_of_paired_averages_over_subjects(subjects: int):
         luck = rng.random((2, len(groups)))
         return proportion(luck[0] < 0.7 * ease[groups], groups), proportion(luck[1] < 0.1 + 0.8 * ease[groups], groups)
 
-    assert 94 <= paired_coverage(draw, 15.0, 3000) <= 96
+    assert 94 <= paired_coverage(draw, 15.0, 8000) <= 96
 
 
 @pytest.mark.parametrize("n", [100, 250])
