@@ -1,4 +1,4 @@
-"""Multiple-choice exams as local tasks of EleutherAI's lm-evaluation-harness: for its oracle test and for bench_eval."""
+"""Multiple-choice exams as local tasks of EleutherAI's lm-evaluation-harness, for its oracle and for bench_eval."""
 
 from __future__ import annotations
 
