@@ -39,6 +39,7 @@ ENGLISH = {
     "地方病科": "endemic diseases",
     "肿瘤科": "oncology",
     "急诊医学科": "emergency medicine",
+    "急诊科": "emergency medicine",
     "康复医学科": "rehabilitation medicine",
     "运动医学科": "sports medicine",
     "职业病科": "occupational diseases",
@@ -53,6 +54,10 @@ ENGLISH = {
     "中医科": "traditional Chinese medicine",
     "民族医学科": "ethnic medicine",
     "中西医结合科": "integrated Chinese and Western medicine",
+    # Of our own sample, whose writers did not keep to that catalogue.
+    "药学部": "pharmacy",
+    "护理部": "nursing",
+    "基础医学": "basic medical sciences",
     # Areas of competency.
     "医学基础知识": "basic medical knowledge",
     "疾病诊断和鉴别诊断": "diagnosis and differential diagnosis",

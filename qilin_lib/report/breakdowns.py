@@ -88,7 +88,7 @@ def _group_table(results: Mapping[str, Any], column: str, letter: str, digest: s
     names = " The English names are ours." if english else ""
     notes = [f"Percent, with 95 % interval and n.{names}"]
     frame = pd.DataFrame(rows, columns=["No.", "Value", *(["English"] if english else []), *models], dtype=object)
-    return Table(f"5{letter}", title, frame, notes)
+    return Table(f"5{letter}", title, frame, notes, compact=True)
 
 
 def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
@@ -108,7 +108,7 @@ def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     ]
     if not rows:
         notes = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
-    return Table("6v", "Huatuo-26M: the same answers, other metric code", frame, notes)
+    return Table("6v", "Huatuo-26M: the same answers, other metric code", frame, notes, compact=True)
 
 
 def _score(score: Any, benchmark: str, model: str, digest: str, decimals: int = 1) -> Score:

@@ -317,7 +317,7 @@ def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = N
     chart = _interval_chart(
         {title: lines for title, lines in panels.items() if lines},
         list(results),
-        "accuracy, percent, with 95 % interval; (n) items; dashed: chance; bold: medical subjects",
+        "accuracy, percent, 95 % interval; (items); dashed: chance; bold: medical",
     )
     for axes in chart.axes:
         axes.axvline(25, color="#333333", linestyle="--", linewidth=0.8)

@@ -38,6 +38,8 @@ class Table:
     title: str
     frame: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    compact: bool = False
+    """Interval and n beside the number instead of below it: for long tables."""
 
     @property
     def heading(self) -> str:
@@ -105,7 +107,7 @@ def body_html(table: Table, prefix: str | None = None) -> Html:
         rows.append(f"<tr{_classes(ours=_is_ours(columns, row), total='Total' in row)}>{cells}</tr>")
     notes = "".join(f"<li>{link_paths(note, prefix)}</li>" for note in table.notes)
     return Html(
-        f'<div class="qm-table"><div class="caption">{escape(table.heading)}</div>'
+        f'<div class="qm-table{" compact" if table.compact else ""}"><div class="caption">{escape(table.heading)}</div>'
         f'<div class="scroll" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
@@ -161,7 +163,10 @@ def to_csv(table: Table) -> str:
 
 
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:
-    """Write table_<number>.csv, .md and .tex for each table and one tables.txt with all; returns the paths written."""
+    """Write table_<number>.csv, .md and .tex for each table; returns the paths written.
+
+    The last one is tables.txt with the paper's own tables (a bare number), which is what a terminal shows.
+    """
     out, written, texts = Path(out_dir), [], []
     for table in tables:
         stem = f"table_{re.sub(r'[^0-9A-Za-z]+', '_', table.number).lower()}"
@@ -169,6 +174,6 @@ def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../")
         for suffix, content in dresses.items():
             write_text(out / f"{stem}{suffix}", content)
             written.append(out / f"{stem}{suffix}")
-        texts.append(to_text(table))
+        texts += [to_text(table)] if table.number.isdigit() else []
     write_text(out / "tables.txt", "\n\n".join(texts))
     return [*written, out / "tables.txt"]

@@ -49,6 +49,7 @@ overflow-wrap:anywhere}}}}
 .qm-table td small.agrees{{color:#006b4d;font-weight:600}}
 .qm-table td small.none{{color:#7a8494}}
 .qm-table td small{{display:block;color:#56606f;font-size:11px;line-height:1.25;font-weight:400}}
+.qm-table.compact td small{{display:inline;white-space:nowrap}}
 .qm-table ul{{margin:.5rem 0 0;padding-left:1.1rem;color:#56606f;font-size:12.5px}}
 .qm-table li a{{color:#00568a}}
 .qm-table li{{margin:.1rem 0;overflow-wrap:anywhere}}

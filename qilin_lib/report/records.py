@@ -58,9 +58,9 @@ def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | N
     `protocol`: None = the first that the run has of fixed and released.
     """
     record = read(stage_dir, protocol or _protocol(stage_dir, benchmark), benchmark, model)[0]
-    parts = "".join(box(name, record.get(name) or "") for name in ("prompt", "output", "reference"))
-    rest = {key: record[key] for key in READ if key in record}
-    head = f"<div class='head'>{escape(record['id'])}<span>{escape(rest)}</span></div>"
+    parts = "".join(box(name, record[name]) for name in ("prompt", "output", "reference") if record.get(name))
+    told = [f"{key} {_told(record[key])}" for key in READ if record.get(key) not in (None, {})]
+    head = f"<div class='head'>{escape(record['id'])}<span>{escape(' · '.join(told))}</span></div>"
     return styled(CASE_STYLE, f"<div class='qm-case'>{head}{parts}</div>")
 
 
@@ -82,6 +82,14 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: st
         return Table("", "Answers given", frame, [f"No model answered {benchmark} under protocol {protocol}."])
     rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in {"gold": gold, **given}.items()]
     return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(inner)}" for name, inner in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _protocol(stage_dir: str | Path, benchmark: str) -> str:
