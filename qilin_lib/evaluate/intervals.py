@@ -73,7 +73,8 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
     """Wilson's (1927) 95 % score interval of a proportion `share` in [0, 1] out of `trials`, as shares."""
     centre = (share + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
     half = Z / (1 + Z * Z / trials) * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The bounds are 0 and 1 exactly there; rounding would put a share of 0 outside its own interval.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def bonett_price(lost: float, won: float, trials: float) -> tuple[float, float]:

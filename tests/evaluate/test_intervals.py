@@ -211,3 +211,10 @@ def test_the_difference_of_the_power_note_is_found_4_times_in_5(n: int):
 
 def test_percentiles():
     assert percentiles(np.arange(1001.0)) == (25.0, 975.0)
+
+
+def test_no_share_lies_outside_its_own_wilson_interval() -> None:
+    for trials in range(1, 400):
+        for share in (0.0, 0.5, 1.0):
+            low, high = wilson(share, trials)
+            assert 0 <= low <= share <= high <= 1, (share, trials)
