@@ -12,12 +12,13 @@ import pandas as pd
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
+from qilin_lib.evaluate.tasks import FIXED, RELEASED
 from qilin_lib.report.benchmark_tables import ordered
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
 
-PROTOCOLS = ("fixed", "released")
+PROTOCOLS = (FIXED, RELEASED)
 LETTERS = ("A", "B", "C", "D", "E")
 # What is shown of a record beside its texts.
 READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "groups", "scores")

@@ -49,7 +49,8 @@ def kill_during_dcpt(folder: Path) -> dict[str, int]:
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoints = folder / "smoke" / "03_dcpt" / "checkpoints"
     while process.poll() is None:
-        whole = [path for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+        # A checkpoint counts once it is sealed, a moment after its last file was written.
+        whole = list(checkpoints.glob("checkpoint-*/sealed.json"))
         if whole:
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             for member in family:
