@@ -186,7 +186,8 @@ def power_note(n: int) -> str:
     changed = 0.5
     alpha = Z * math.sqrt(changed)
     root = n * alpha**2 - (n + Z_POWER**2) * (alpha**2 - Z_POWER**2 * changed)
-    gap = (alpha * math.sqrt(n) + math.sqrt(root)) / (n + Z_POWER**2)
+    # Below four items no difference whatever would be found so often, and the equation has no root.
+    gap = (alpha * math.sqrt(n) + math.sqrt(root)) / (n + Z_POWER**2) if root >= 0 else math.inf
     if gap > changed:
         return f"{width}; too few to tell two models apart"
     return f"{width}; two models must differ by {_points(100 * gap)} points to be told apart 4 times in 5"

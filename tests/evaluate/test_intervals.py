@@ -218,3 +218,10 @@ def test_no_share_lies_outside_its_own_wilson_interval() -> None:
         for share in (0.0, 0.5, 1.0):
             low, high = wilson(share, trials)
             assert 0 <= low <= share <= high <= 1, (share, trials)
+
+
+def test_every_number_of_items_has_a_power_note() -> None:
+    notes = [power_note(n) for n in range(1, 200)]
+    few = [n for n, note in enumerate(notes, start=1) if "too few to tell two models apart" in note]
+    assert few == list(range(1, len(few) + 1)) and len(few) >= 3
+    assert "n = 22" in notes[21] and "4 times in 5" in notes[21]
