@@ -246,9 +246,9 @@ def run(chosen: argparse.Namespace, work: Path) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", default="tiny", help="tiny, smollm2 or a model folder")
-    options.add_argument("--items", type=int, default=64, help="items of each benchmark")
+    options.add_argument("--items", type=int, default=32, help="items of each benchmark")
     options.add_argument("--released-items", type=int, default=3, help="items that the released way answers a round")
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--cache", type=Path, default=None, help="folder that keeps the tiny model")
     options.add_argument("--no-metrics", action="store_true", help="leave part 4 out")
