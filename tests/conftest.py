@@ -19,6 +19,17 @@ PHRASES = (
 ).split()
 
 
+@pytest.fixture
+def one_thread() -> Any:
+    """One torch thread: a model this small is slower on two, much slower when the cores are busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def sentences() -> Callable[[int, int], list[str]]:
     """`sentences(count, seed)`: made-up medical texts of three to twelve phrases."""

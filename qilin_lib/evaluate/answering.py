@@ -64,14 +64,16 @@ def answer(
     if store.complete(path, key):
         return
     done, started = store.kept(path, key), time.monotonic()
+    mine = _share(chunks(task, asked, backend), backend, rank, of)
+    todo, told = [chunk for chunk in mine if any(task.items[i].id not in done for i in chunk)], started
     with store.appending(path, rank, key) as append:
-        for chunk in _share(chunks(task, asked, backend), backend, rank, of):
+        for left, chunk in zip(reversed(range(len(todo))), todo, strict=True):
             items, prompts = [task.items[i] for i in chunk], [asked[i] for i in chunk]
-            if all(item.id in done for item in items):
-                continue
             answers = task.answer(items, prompts, backend)
             append([_record(task, model_name, backend, *row) for row in zip(items, prompts, answers, strict=True)])
-            if progress:
+            # Counting reads every part: after each chunk of a long benchmark that would be most of the reading.
+            if progress and (left == 0 or time.monotonic() - told >= 1):
+                told = time.monotonic()
                 progress(model_name, f"{task.name}, {task.protocol}", *_pace(path, len(done), task, started))
 
 

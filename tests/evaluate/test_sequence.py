@@ -17,14 +17,7 @@ from qilin_lib.train.baseline import load_sequence_model
 QUESTIONS = ["头痛", "患者咳嗽发热三天，请问医生这是什么病", "胃痛两周可以服用奥美拉唑，血压偏高需要复查", "您好"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
