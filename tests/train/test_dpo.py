@@ -200,7 +200,7 @@ def test_before_step_one_policy_and_reference_agree(
     trainer, pairs = set_up(job(finetuning=kind, dtype=dtype, precompute_ref_log_probs=cached), rows)
     found = dpo.step_zero(trainer, pairs)
     assert found["step_zero_loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert found["step_zero_gap"] < dpo.GAP
+    assert found["step_zero_gap"] < dpo.GAP[dtype]
 
 
 @pytest.mark.parametrize("overrides", [{"label_smoothing": 0.1}, {"rpo_alpha": 1.0}])
@@ -292,4 +292,4 @@ def test_work_leaves_log_scores_answers_and_facts(job: Callable, rows: list[dict
     assert [len(sampled[who]["texts"]) for who in ("reference", "policy")] == [2, 2]
     facts = files.read_json(tmp_path / "facts.json")
     assert (facts["pairs"], facts["pairs_heldout"], facts["reference"]) == (4, 3, "live")
-    assert facts["step_zero_gap"] < dpo.GAP and "allow_high_lr" in facts["alarms"][0]
+    assert facts["step_zero_gap"] < dpo.GAP["float32"] and "allow_high_lr" in facts["alarms"][0]

@@ -88,7 +88,7 @@ def test_other_rates_reuse_and_other_pairs_do_not(job: Callable, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(reference, "compute", lambda *_: pytest.fail("computed again"))
         facts = trained(again)[2]
-    assert facts["reference"] == "cached, reused" and facts["step_zero_gap"] < dpo.GAP
+    assert facts["reference"] == "cached, reused" and facts["step_zero_gap"] < dpo.GAP["float32"]
     stored = {path: path.read_bytes() for path in first.paths.cache.rglob("*.npy")}
     rows = list(files.read_jsonl(first.paths.data))
     rows[0]["chosen"][0]["content"] += "头痛"
