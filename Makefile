@@ -1,4 +1,4 @@
-# make smoke : install if needed, run notebooks 01-07 on two CPU cores, print Tables 1-6 and the report's path
+# make smoke : install if needed, run notebooks 01-09 on two CPU cores, print Tables 1-6 and the report's path
 # make test  : install if needed, run every test
 # Options of smoke: PROFILE=smoke RUN=name RAW_DIR=folder ARGS="--from 05 -p beta 0.2"
 

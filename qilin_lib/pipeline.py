@@ -158,6 +158,9 @@ def _close(run: str, nothing_done: bool) -> None:
     if tables.exists():
         print("\n" + tables.read_text(encoding="utf-8"))
         print(f"Report: {run_dir / '07_case_study' / 'report.html'}")
+    second = run_dir / "09_bias" / "report.html"
+    if second.exists():
+        print(f"Reward model, policies, attitude scales: {second}")
     if nothing_done:
         print("Nothing to do: every notebook is up to date (--force runs them again).")
 

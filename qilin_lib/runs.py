@@ -34,6 +34,8 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "05_dpo": ("01_build_chimed", "02_tokenize", "04_sft"),
     "06_eval": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo"),
     "07_case_study": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval"),
+    "08_rlhf": ("01_build_chimed", "02_tokenize", "04_sft", "05_dpo"),
+    "09_bias": ("02_tokenize", "03_dcpt", "04_sft", "05_dpo", "08_rlhf"),
 }
 # These parameters do not change what a stage makes: names, the number of workers, where training is reported.
 OUTSIDE_KEY = frozenset({"run", "profile", "workers", "processes", "dry_run", "report_to"})
@@ -155,10 +157,20 @@ def inspect_stage(parameters: Strict, raw: Path | None = None) -> Stage:
         inputs["base"] = raw_hashes(ROOT / base)
     if deepspeed := getattr(parameters, "deepspeed", None):
         inputs["deepspeed"] = files.sha256_file(ROOT / "params" / "deepspeed" / f"{deepspeed}.json")
+    if scales := getattr(parameters, "scales", None):
+        inputs["scales"] = _scale_hashes(scales)
     settings = parameters.model_dump(mode="json", exclude=set(OUTSIDE_KEY))
     key = files.sha256_text(json.dumps([settings, inputs, closure.code_hash(parameters.notebook)], sort_keys=True))
     path = run_dir / parameters.notebook / "manifest.json"
     return Stage(parameters, run_dir, key, inputs, path.exists() and files.read_json(path)["key"] == key)
+
+
+def _scale_hashes(names: list[str]) -> dict[str, str]:
+    """sha256 of each scale's file; one that is not there is left to its reader, which says so."""
+    shipped = ROOT / "qilin_lib" / "evaluate" / "data" / "scales"
+    paths = {name: (shipped / f"{name}.yaml", ROOT / name) for name in names}
+    found = {name: next((path for path in both if path.is_file()), None) for name, both in paths.items()}
+    return {name: files.sha256_file(path) for name, path in found.items() if path}
 
 
 def read_manifest(run_dir: Path, name: str) -> dict[str, Any]:

@@ -80,20 +80,15 @@ class Tokenize(Strict):
     replay_share: float = Field(ge=0, lt=1)
 
 
-class Training(Strict):
-    """What DCPT, SFT and DPO share (paper §4.2)."""
+class Trained(Strict):
+    """What every training shares, whatever it is trained on and for how long (paper §4.2)."""
 
-    dry_run: bool
     gpus: int = Field(ge=0)
     nodes: int = Field(ge=1)
     nproc_per_node: int | None = Field(ge=1)
     finetuning: Literal["full", "lora", "qlora"]
     dtype: Literal["float32", "bfloat16"]
-    per_device_train_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
-    num_train_epochs: float = Field(gt=0)
-    max_steps: int = Field(ge=-1)
-    learning_rate: float = Field(gt=0, lt=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
     warmup_ratio: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, lt=1)
@@ -111,13 +106,36 @@ class Training(Strict):
     max_heldout: int | None = Field(ge=1)
 
     @model_validator(mode="after")
-    def _possible(self) -> Training:
+    def _possible(self) -> Trained:
         compatibility.check(self)
         return self
 
 
+class Training(Trained):
+    """What DCPT, SFT and DPO share: one training a notebook."""
+
+    dry_run: bool
+    per_device_train_batch_size: int = Field(ge=1)
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    learning_rate: float = Field(gt=0, lt=1)
+
+
 class Dcpt(Training):
     """03_dcpt: next-token prediction on ChiMed-CPT (paper §3.1.2, §4.2)."""
+
+
+class OneStage(BaseModel):
+    """DCPT text in instruction form, learned together with ChiMed-SFT (HuatuoGPT-II, arXiv 2311.09774).
+
+    `priority`: how much likelier a passage is drawn next than an SFT conversation; `priorities`: {source: the same of
+    its passages}, for sources of their own.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    priority: float = Field(gt=0, allow_inf_nan=False)
+    priorities: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
 
 
 class Sft(Training):
@@ -128,6 +146,7 @@ class Sft(Training):
     max_length: int = Field(ge=16)
     packing: bool
     source_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None
+    one_stage: OneStage | None
 
     @model_validator(mode="after")
     def _one_turn_fits(self) -> Sft:
@@ -163,6 +182,11 @@ class Dpo(Training):
         return self
 
 
+FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc"]
+"""What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind."""
+BaselineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()-]*$")]
+
+
 class Finetune(BaseModel):
     """Training of a baseline on a benchmark's own train split before it answers (paper §4.2: LoRA r 8, alpha 16)."""
 
@@ -194,7 +218,7 @@ class Baseline(BaseModel):
     model: str = Field(min_length=1)
     template: Literal["plain", "baichuan", "chat"] = "plain"
     shots: int | None = Field(default=None, ge=0, le=5)
-    benchmarks: list[Literal["ceval", "cmexam", "huatuo"]] | None = None
+    benchmarks: list[Literal["ceval", "cmexam", "huatuo"] | FurtherBenchmark] | None = None
     finetune: Finetune | None = None
     endpoint: str | None = Field(default=None, pattern=r"^https?://")
     api_key_env: str = "OPENAI_API_KEY"
@@ -210,8 +234,9 @@ class Evaluate(Strict):
     gpus: int = Field(ge=0)
     processes: int | None = Field(ge=1)
     models: list[Literal["base", "dcpt", "sft", "dpo"]]
-    baselines: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()-]*$")], Baseline]
+    baselines: dict[BaselineName, Baseline]
     benchmarks: list[Literal["ceval", "cmexam", "huatuo"]]
+    further_benchmarks: list[FurtherBenchmark] | None
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1)
     dtype: Literal["float32", "bfloat16"]
     shots: int = Field(ge=0, le=5)
@@ -221,8 +246,11 @@ class Evaluate(Strict):
     max_items_ceval_per_subject: int | None = Field(ge=1)
     max_items_cmexam: int | None = Field(ge=1)
     max_items_huatuo: int | None = Field(ge=1)
+    max_items_further: int | None = Field(ge=1)
     max_new_tokens_cmexam: int = Field(ge=1)
     max_new_tokens_huatuo: int = Field(ge=1)
+    max_new_tokens_ner: int = Field(ge=1)
+    max_new_tokens_dialogue: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     tokenisation: Literal["char", "jieba"]
     bootstrap_resamples: int = Field(ge=100)
@@ -234,6 +262,74 @@ class CaseStudy(Strict):
     cases: int = Field(ge=1, le=50)
 
 
+class Steps(BaseModel):
+    """How long and how fast one of the trainings of 08_rlhf goes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    per_device_train_batch_size: int = Field(ge=1)
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    learning_rate: float = Field(gt=0, lt=1)
+
+
+class Rlhf(Trained):
+    """08_rlhf: reward model, rejection sampling, reinforcement learning (ChiMed-GPT, arXiv 2311.06025, abstract).
+
+    `reward`, `rejection` and `rl` are the three trainings; everything else about training is common to them.
+    """
+
+    reward: Steps
+    rejection: Steps
+    rl: Steps
+    max_source_length: int = Field(ge=8)
+    max_target_length: int = Field(ge=8)
+    rounds: int = Field(ge=1)
+    prompts: int = Field(ge=1)
+    num_samples: int = Field(ge=1)
+    keep: int = Field(ge=1)
+    temperature: float = Field(gt=0)
+    top_p: float = Field(gt=0, le=1)
+    method: Literal["rloo", "grpo", "none"]
+    num_generations: int = Field(ge=2)
+    kl_coef: float = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    max_items: int | None = Field(ge=1)
+    bootstrap_resamples: int = Field(ge=100)
+
+    @model_validator(mode="after")
+    def _countable(self) -> Rlhf:
+        if self.keep > self.num_samples:
+            raise ValueError(
+                f"keep: {self.keep} is more than num_samples: {self.num_samples}; nearest valid: {self.num_samples}"
+            )
+        batch = self.rl.per_device_train_batch_size * self.gradient_accumulation_steps
+        if self.method != "none" and batch % self.num_generations:
+            raise ValueError(
+                f"num_generations: {self.num_generations} does not divide the {batch} answers of a step (rl."
+                "per_device_train_batch_size x gradient_accumulation_steps); nearest valid: a divisor of it from 2 on"
+            )
+        return self
+
+
+class Bias(Strict):
+    """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025, abstract) with the controls that the original lacks."""
+
+    gpus: int = Field(ge=0)
+    processes: int | None = Field(ge=1)
+    models: list[Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]]
+    baselines: dict[BaselineName, Baseline]
+    scales: list[str] = Field(min_length=1)
+    protocols: list[Literal["next_token", "generation"]] = Field(min_length=1)
+    option_orders: int = Field(ge=1)
+    labels: list[Literal["letters", "digits", "lower_case", "heavenly_stems"]] = Field(min_length=1)
+    paraphrases: bool
+    max_new_tokens: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    batch_size: int = Field(ge=1)
+    bootstrap_resamples: int = Field(ge=100)
+
+
 SECTIONS: dict[str, tuple[str, type[Strict]]] = {
     "01_build_chimed": ("build", Build),
     "02_tokenize": ("tokenize", Tokenize),
@@ -242,4 +338,6 @@ SECTIONS: dict[str, tuple[str, type[Strict]]] = {
     "05_dpo": ("dpo", Dpo),
     "06_eval": ("eval", Evaluate),
     "07_case_study": ("case_study", CaseStudy),
+    "08_rlhf": ("rlhf", Rlhf),
+    "09_bias": ("bias", Bias),
 }

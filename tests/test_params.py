@@ -13,7 +13,7 @@ from qilin_lib import params
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
-PROFILES = ("baselines", "full_a100", "qlora_24gb", "released_code", "smoke", "smollm2_cpu")
+PROFILES = ("baselines", "full_a100", "one_stage", "qlora_24gb", "released_code", "smoke", "smollm2_cpu")
 SMOKE = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
 
 
@@ -385,6 +385,19 @@ def test_a_conversation_has_room_for_one_turn() -> None:
     with pytest.raises(QilinError, match="max_length: 200 is too short for one turn.*nearest valid: 216"):
         params.load("04_sft", {**lengths, "max_length": 200})
     assert params.load("04_sft", {**lengths, "max_length": 216}).max_length == 216
+
+
+def test_rejection_sampling_keeps_no_more_than_it_draws() -> None:
+    with pytest.raises(QilinError, match="keep: 5 is more than num_samples: 4; nearest valid: 4"):
+        params.load("08_rlhf", {"keep": 5, "num_samples": 4})
+    assert params.load("08_rlhf", {"keep": 4, "num_samples": 4}).keep == 4
+
+
+def test_groups_of_answers_fill_a_step() -> None:
+    """TRL refuses it too, but only after the reward model was trained."""
+    with pytest.raises(QilinError, match="num_generations: 3 does not divide the 8 answers of a step"):
+        params.load("08_rlhf", {"num_generations": 3})
+    assert params.load("08_rlhf", {"num_generations": 3, "method": "none"}).method == "none"
 
 
 def test_the_rate_rule_is_dpo_s_alone() -> None:

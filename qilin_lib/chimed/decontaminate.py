@@ -1,7 +1,7 @@
 """Benchmarks out of the training data: equal question stems, and benchmark items that are found inside a record.
 
-The benchmarks are C-Eval, CMExam, Huatuo-26M, CMMLU and MedQA (mainland China): of each what its source feeds to the
-set "eval". CMExam's train split is training data.
+The benchmarks are C-Eval, CMExam, Huatuo-26M, CMMLU, MedQA (mainland China) and CMtMedQA's test file: of each what its
+source feeds to the set "eval". CMExam's train split is training data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ GRAM = 13
 # A shorter stem ("下列说法正确的是") is shared by unrelated questions; such an item is known by its stem and options
 # together.
 SHORT_STEM = 10
-BENCHMARKS = {"ceval": "ceval", "cmexam": "cmexam", "huatuo26m_test": "huatuo", "cmmlu": "cmmlu", "medqa": "medqa"}
+BENCHMARKS = {
+    "ceval": "ceval",
+    "cmexam": "cmexam",
+    "huatuo26m_test": "huatuo",
+    "cmmlu": "cmmlu",
+    "medqa": "medqa",
+    "cmtmedqa": "cmtmedqa",
+}
 # The filter has 2**24 bytes, one bit for each value of a hash's first 27 bits: with the 2.4 million grams of 60,000
 # items it lets 2 % of foreign grams through to the binary search.
 _BYTE = np.uint64(64 - 24)
@@ -68,6 +75,9 @@ def item_of(record: Record) -> Item | None:
             return Item(benchmark, place, known, searched, stem)
         case Dialogue(turns):
             stem = skeleton(turns[0])
+            # Many dialogues begin alike ("医生您好"): one of several turns, or short, is known by all that is said.
+            if len(turns) > 2 or benchmark == "cmtmedqa" and len(stem) < SHORT_STEM:
+                stem = skeleton("".join(turns))
             return Item(benchmark, place, stem, stem, stem)
     return None
 

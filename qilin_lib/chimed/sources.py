@@ -197,8 +197,9 @@ class Unit:
 def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterator[Unit]:
     """Everything that a source's files hold for `sets`, files in name order, compressed ones and archives among them.
 
-    Lazy, and its memory does not grow with the files. What cannot be read of a file or archive is one Rejection with
-    line 0; a fault of a whole archive or folder comes with the source's first feed.
+    Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
+    them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
+    comes with the source's first feed.
     """
     folder = raw_dir / source.name
     with contextlib.ExitStack() as archives:
@@ -206,9 +207,13 @@ def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterat
         for number, feed in enumerate(source.feeds):
             wanted = tuple(name for name in feed.rows if name in sets)
             for file in files if wanted else ():
-                if file.fits(feed.glob) if not file.always else number == 0:
+                if number == (0 if file.always else _feed_of(source, file)):
                     for read in _reads(source.name, file, feed.reader):
                         yield Unit(wanted, read)
+
+
+def _feed_of(source: Source, file: Found) -> int | None:
+    return next((n for n, feed in reversed([*enumerate(source.feeds)]) if file.fits(feed.glob)), None)
 
 
 def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Rejection]:

@@ -12,7 +12,8 @@ from typing import Any
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.tasks import FIXED, RELEASED, Task, chunks
+from qilin_lib.evaluate.task import RELEASED, Task
+from qilin_lib.evaluate.tasks import chunks
 from qilin_lib.files import read_json, sha256_text, write_json
 
 Progress = Callable[[str, str, int, int, float], None]
@@ -97,7 +98,7 @@ def _record(task: Task, model_name: str, backend: Any, item: Item, prompt: Promp
         "model": model_name,
         "protocol": task.protocol,
         "split": item.split,
-        "template": backend.template.name if task.protocol == FIXED else RELEASED,
+        "template": RELEASED if task.protocol == RELEASED else backend.template.name,
         "scoring": "likelihood" if task.likelihood and backend.likelihood else "generate",
         **({"subject": item.subject} if item.subject else {}),
         "prompt": prompt.text,

@@ -16,6 +16,8 @@ from qilin_lib.evaluate.subjects import HARD, MEDICAL
 
 # What a generating model may write for one letter; the released evaluator allows as many.
 MAX_NEW_TOKENS = 10
+# What ChiMed-GPT calls C-Eval: these two, all their items in one pot (41 in the validation split; FACTS 5.3).
+CHIMED_GPT = ("basic_medicine", "clinical_medicine")
 
 
 def prompts(
@@ -28,15 +30,17 @@ def prompts(
     return [_prompt(item, backend, dev, names, shots) for item in items]
 
 
-def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-    """The likeliest of A-D (the first of equals) with all four log-probabilities.
+def answer(
+    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, letters: Sequence[str] = tuple(CEVAL_LETTERS)
+) -> list[dict]:
+    """The likeliest of `letters` (the first of equals) with all their log-probabilities.
 
     A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
     """
     if not backend.likelihood:
         outputs = backend.generate(asked, MAX_NEW_TOKENS)
         return [_written(item, output) for item, output in zip(items, outputs, strict=True)]
-    scores = backend.choice_logprobs(asked, list(CEVAL_LETTERS))
+    scores = backend.choice_logprobs(asked, list(letters))
     return [_answer(item, "", _likeliest(row)) | {"scores": row} for item, row in zip(items, scores, strict=True)]
 
 
@@ -57,7 +61,8 @@ def _likeliest(logprobs: dict[str, float]) -> str | None:
 def statistics(records: Sequence[dict]) -> Table:
     """The columns of Table 4, categories and subjects over the records with a gold answer; `unparsed` over all.
 
-    Averages weigh every subject alike, as C-Eval's own do. A column without such records is an empty Statistic.
+    Averages weigh every subject alike, as C-Eval's own do; under "chimed_gpt" every item of its two subjects weighs
+    alike, as ChiMed-GPT counts. A column without such records is an empty Statistic.
     """
     known = [record for record in records if record["gold"] is not None]
     table: Table = {
@@ -68,7 +73,18 @@ def statistics(records: Sequence[dict]) -> Table:
     subjects = sorted({record["subject"] for record in records})
     table["subjects"] = {subject: _accuracy(known, subject) for subject in subjects}
     table["categories"] = categories(known)
-    return table | {"unparsed": proportion([record["prediction"] is None for record in records])}
+    table["chimed_gpt"] = _chimed_gpt(records)
+    return table | {"unparsed": _unparsed(records)}
+
+
+def _chimed_gpt(records: Sequence[dict]) -> Table:
+    mine = [record for record in records if record["subject"] in CHIMED_GPT]
+    correct = [record["correct"] for record in mine if record["gold"] is not None]
+    return {"accuracy": proportion(correct), "unparsed": _unparsed(mine)}
+
+
+def _unparsed(records: Sequence[dict]) -> Statistic:
+    return proportion([record["prediction"] is None for record in records])
 
 
 def _prompt(item: Item, backend: Any, dev: dict[str, list[Item]], names: dict[str, str], shots: int) -> Prompt:

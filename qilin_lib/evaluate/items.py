@@ -37,7 +37,8 @@ class Item:
     """One question.
 
     `gold`: sorted letters (None: label not public); `reference`: the gold text ("": there is none); `groups`: column ->
-    value of CMExam's annotations (GROUPS), {} where the file has none.
+    value of CMExam's annotations (GROUPS), {} where the file has none; `history`: what was said before the question,
+    as (user, assistant) in order, () outside dialogues.
     """
 
     benchmark: str
@@ -49,6 +50,7 @@ class Item:
     gold: str | None
     reference: str
     groups: dict[str, str] = field(default_factory=dict)
+    history: tuple[tuple[str, str], ...] = ()
 
 
 Reading = tuple[list[Item], list[dict]]
@@ -90,7 +92,7 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
     for subject in sorted(subjects or files):
         rows = _rows(files[subject], ("id", "question", *CEVAL_LETTERS))
         judged = ((line, ragged, *_ceval_item(subject, split, row)) for line, ragged, row in rows)
-        kept, bad = _part(files[subject], judged)
+        kept, bad = part(files[subject], judged)
         items += kept
         invalid += bad
     return items, invalid
@@ -134,7 +136,7 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
         raise QilinError(f"{folder} has neither {split}.csv nor {split}_with_annotations.csv")
     rows = enumerate(_rows(found[0], ("Question", "Options", "Answer", "Explanation")))
     judged = ((line, bad, *_cmexam_item(f"{split}-{n:05d}", split, row)) for n, (line, bad, row) in rows)
-    return _part(found[0], judged)
+    return part(found[0], judged)
 
 
 def huatuo_items(raw_dir: str | Path) -> Reading:
@@ -153,7 +155,15 @@ def huatuo_items(raw_dir: str | Path) -> Reading:
         raise QilinError(f"{folder} has neither {lines.name} nor {listed.name}")
     if isinstance(rows, dict):
         raise QilinError(f"{path} holds one object, not a list of them with the fields {keys[0]} and {keys[1]}")
-    return _part(path, ((n + 1, "", *_huatuo_item(f"test-{n:05d}", row, keys)) for n, row in enumerate(rows)))
+    return part(path, ((n + 1, "", *_huatuo_item(f"test-{n:05d}", row, keys)) for n, row in enumerate(rows)))
+
+
+def unusable(
+    benchmark: str, file: str, line: int, detail: str, text: str, reason: str = "unusable benchmark row"
+) -> dict[str, Any]:
+    """A row that is not asked, in the form of dropped.jsonl; of `text` its beginning is shown."""
+    place = {"source": benchmark, "set": "eval", "file": file, "line": line}
+    return place | {"reason": reason, "detail": detail, "excerpt": text[:80]}
 
 
 def cap(items: list[Item], n: int | None, seed: int) -> list[Item]:
@@ -180,7 +190,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, str, dict
     Raises QilinError when it is empty, not UTF-8, broken, or its header lacks a column or has one twice.
     """
     # Strict: an unclosed quote would otherwise swallow the rest of the file as one cell.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(path, header, columns)
@@ -208,7 +218,8 @@ def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> No
         raise QilinError(f"{path}, line 1: column '{twice[0]}' comes {header.count(twice[0])} times; keep one of them")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Text of a file in UTF-8, with a mark or without; QilinError names line and likely encoding otherwise."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -276,7 +287,7 @@ def _only(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _part(path: Path, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:
+def part(path: Path, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:
     """Part (line, ragged, reason, item) into the items with nothing against them and the others, with their place.
 
     QilinError when not one row is usable: such a file is of another kind.
@@ -288,8 +299,7 @@ def _part(path: Path, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:
         if not detail:
             items.append(item)
             continue
-        place = {"source": item.benchmark, "set": "eval", "file": path.name, "line": line}
-        invalid.append(place | {"reason": "unusable benchmark row", "detail": detail, "excerpt": item.question[:80]})
+        invalid.append(unusable(item.benchmark, path.name, line, detail, item.question))
     if not items:
         first = f", the first (line {invalid[0]['line']}) because: {invalid[0]['detail']}" if invalid else ""
         raise QilinError(f"{path} has no usable row among {len(invalid)}{first}")

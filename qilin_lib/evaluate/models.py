@@ -24,10 +24,17 @@ from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
 from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template, as_trained, choose
-from qilin_lib.train import baseline
+from qilin_lib.train import baseline, rejection
 from qilin_lib.train.fit import weights_of
 
-STAGES = {"base": "02_tokenize", "dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
+STAGES = {
+    "base": "02_tokenize",
+    "dcpt": "03_dcpt",
+    "sft": "04_sft",
+    "dpo": "05_dpo",
+    "rejection_sampling": "08_rlhf",
+    "rl": "08_rlhf",
+}
 STAND_IN = "tiny-t5"
 Load = Callable[[], Any]
 
@@ -56,11 +63,11 @@ def prepare(stage: Stage, show: Show) -> None:
         if line.endpoint is not None:
             _endpoint(stage, name)
             continue
-        weights = source(stage, name)
-        asked = _template(stage, name, weights)
+        found = source(stage, name)
+        asked = _template(stage, name, found)
         if line.finetune is not None:
-            _refuse_training(name, line, weights)
-            baseline.finetune(stage, name, line.finetune, asked, weights, show)
+            _refuse_training(name, line, found)
+            baseline.finetune(stage, name, line.finetune, asked, found, show)
 
 
 def loaders(stage: Stage, device: str) -> dict[str, Load]:
@@ -78,7 +85,8 @@ def loaders(stage: Stage, device: str) -> dict[str, Load]:
 def shots(stage: Stage, name: str) -> int:
     """C-Eval examples that a model is shown: a baseline's own number, or `eval.shots`."""
     line = stage.parameters.baselines.get(name)
-    return stage.parameters.shots if line is None or line.shots is None else line.shots
+    # Attitude scales (09) are asked without examples and have no such parameter.
+    return getattr(stage.parameters, "shots", 0) if line is None or line.shots is None else line.shots
 
 
 def template(stage: Stage, name: str) -> Template:
@@ -87,8 +95,21 @@ def template(stage: Stage, name: str) -> Template:
     """
     if name in ("base", "dcpt"):
         return PLAIN
-    facts = files.read_json(stage.parent(STAGES[name]) / "facts.json")
+    facts = files.read_json(trained(stage, name) / "facts.json")
     return as_trained(facts, f"model '{name}'", STAGES[name])
+
+
+def trained(stage: Stage, name: str) -> Path:
+    """Folder of a trained model of the run: facts.json and model/."""
+    folder = stage.parent(STAGES[name])
+    if name == "rejection_sampling":
+        return rejection.last_round(folder)
+    return folder / "rl" if name == "rl" else folder
+
+
+def weights(stage: Stage, name: str) -> Path:
+    """Folder of the full weights that a stage name stands for."""
+    return weights_of(stage, STAGES[name]) if name == "base" else trained(stage, name) / "model"
 
 
 def source(stage: Stage, name: str) -> Path:
@@ -98,7 +119,7 @@ def source(stage: Stage, name: str) -> Path:
     """
     model = stage.parameters.baselines[name].model
     if model in STAGES:
-        return weights_of(stage, STAGES[model])
+        return weights(stage, model)
     if model == STAND_IN:
         target = stage.dir / "baselines" / STAND_IN
         return sequence.stand_in(weights_of(stage, "02_tokenize"), target, stage.parameters.seed)
@@ -243,15 +264,15 @@ def _endpoint(stage: Stage, name: str) -> EndpointBackend:
 
 
 def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
-    return _load(stage, weights_of(stage, STAGES[name]), template(stage, name), device)
+    return _load(stage, weights(stage, name), template(stage, name), device)
 
 
 def _load_baseline(stage: Stage, name: str, device: str) -> Any:
-    weights = source(stage, name)
-    asked = _template(stage, name, weights)
+    found = source(stage, name)
+    asked = _template(stage, name, found)
     if stage.parameters.baselines[name].finetune is not None:
-        weights = baseline.folder(stage, name) / "model"
-    return _load(stage, weights, asked, device)
+        found = baseline.folder(stage, name) / "model"
+    return _load(stage, found, asked, device)
 
 
 def _load(stage: Stage, weights: Path, asked: Any, device: str) -> Any:

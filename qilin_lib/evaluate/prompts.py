@@ -17,6 +17,7 @@ from qilin_lib.tokens.template import Template
 
 REPLY_PREFIX = "答案："
 CEVAL_HEADER = "以下是中国关于{name}考试的单项选择题，请选出其中的正确答案。\n\n"
+CMMLU_HEADER = "以下是关于{name}的单项选择题，请直接给出正确答案的选项。\n\n"
 
 Messages = list[dict[str, str]]
 
@@ -41,9 +42,18 @@ class Prompt:
 
 def ceval_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
     """Each shot is a turn of the user and one of the assistant; the header (`name`: Chinese subject) comes first."""
+    return _exam_messages(question, item, shots, CEVAL_HEADER.format(name=name))
+
+
+def cmmlu_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
+    """As `ceval_messages`, under the header of CMMLU's own evaluation (lm-evaluation-harness has the same)."""
+    return _exam_messages(question, item, shots, CMMLU_HEADER.format(name=name))
+
+
+def _exam_messages(question: str, item: Item, shots: Sequence[Item], header: str) -> Messages:
     asked = [_ceval_question(shot.question, shot.options) for shot in shots]
     asked.append(_ceval_question(question, item.options))
-    asked[0] = CEVAL_HEADER.format(name=name) + asked[0]
+    asked[0] = header + asked[0]
     messages = []
     for text, shot in zip(asked, shots, strict=False):
         messages += [_turn("user", text), _turn("assistant", f"{REPLY_PREFIX}{shot.gold}")]
@@ -59,6 +69,14 @@ def cmexam_messages(question: str, item: Item) -> Messages:
 def huatuo_messages(question: str) -> Messages:
     """The patient's question as it is."""
     return [_turn("user", question)]
+
+
+def dialogue_messages(question: str, history: Sequence[Item]) -> Messages:
+    """What was said before as it was said, each exchange (question, reference) two turns, then the patient's turn."""
+    messages = []
+    for exchange in history:
+        messages += [_turn("user", exchange.question), _turn("assistant", exchange.reference)]
+    return [*messages, _turn("user", question)]
 
 
 def fit(

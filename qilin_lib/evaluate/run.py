@@ -13,11 +13,14 @@ from qilin_lib.evaluate import store, submission, worker
 from qilin_lib.evaluate.items import BENCHMARKS
 from qilin_lib.evaluate.models import prepare as prepare_baselines
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
-from qilin_lib.evaluate.tasks import FIXED, RELEASED, Task, prepare
+from qilin_lib.evaluate.task import FIXED, RELEASED, Task
+from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import read_jsonl, write_json, write_jsonl
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
+
+BUILD = "01_build_chimed"
 
 
 def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
@@ -30,15 +33,11 @@ def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
     if stage.up_to_date:
         return files.read_json(stage.dir / "scores.json")
     parameters = stage.parameters
-    tasks = prepare(raw_dir, parameters)
+    tasks = prepare(raw_dir, parameters, stage.parent(BUILD))
     unusable = {task.name: task.invalid for task in tasks}
     write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
-    prepare_baselines(stage, show)
-    job = stage.dir / "job.json"
-    said = {"parameters": parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir), "raw_dir": str(raw_dir)}
-    write_json(job, said)
-    launch.run(_command(parameters, job), stage.dir / "eval.log", show, parameters.gpus)
-    job.unlink()
+    tasks = [task for task in tasks if task.items]
+    ask(stage, raw_dir, show)
     models = {task.name: _models(parameters, task.name) for task in tasks}
     scores = score(tasks, models, stage.dir, parameters)
     for task in tasks:
@@ -49,6 +48,26 @@ def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
                 submission.write(_records(task, name, stage.dir), target)
     write_json(stage.dir / "scores.json", scores)
     return scores
+
+
+def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:
+    """Let the stage's models and baselines answer its tasks, in processes of their own; records go to its folder.
+
+    QilinError for a baseline that cannot answer, and for a process that fails.
+    """
+    parameters, job = stage.parameters, stage.dir / "job.json"
+    prepare_baselines(stage, show)
+    write_json(
+        job,
+        {
+            "parameters": parameters.model_dump(mode="json"),
+            "run_dir": str(stage.run_dir),
+            "raw_dir": str(raw_dir),
+            "built": str(stage.run_dir / BUILD),
+        },
+    )
+    launch.run(_command(parameters, job), stage.dir / "eval.log", show, parameters.gpus)
+    job.unlink()
 
 
 def _models(parameters: Any, benchmark: str) -> list[str]:
@@ -82,7 +101,8 @@ def score(tasks: Sequence[Task], models: dict[str, list[str]], out_dir: str | Pa
             scores[RELEASED][task.name] = brief
             continue
         scores[task.name] = brief
-        pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
+        if task.name in BENCHMARKS:
+            pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
         for name, value in _settings(task, records).items():
             beside[name][task.name] = value
     usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
@@ -102,7 +122,7 @@ def _settings(task: Task, records: dict[str, list[dict]]) -> dict[str, Any]:
         "split": task.split,
         "cap": task.cap,
         "invalid": len(task.invalid),
-        "shots": _shots(rows) if task.name == "ceval" else None,
+        "shots": _shots(rows) if task.likelihood else None,
         "truncated": {model: sum(row["truncated"] for row in answers) for model, answers in records.items()},
         "scoring": ", ".join(sorted({row["scoring"] for row in rows})),
     }

@@ -77,8 +77,8 @@ def finish(path: Path, ids: Sequence[str]) -> None:
     records = kept(path, key)
     if missing := [item for item in ids if item not in records]:
         raise QilinError(
-            f"{path} lacks {len(missing)} of {len(ids)} items, e.g. {missing[0]}; run notebooks/06_eval.ipynb again: "
-            "it goes on where it stopped"
+            f"{path} lacks {len(missing)} of {len(ids)} items, e.g. {missing[0]}; run the notebook again: it goes on "
+            "where it stopped"
         )
     write_jsonl(path, (records[item] for item in ids))
     write_json(_key_file(path), {"key": key, "records": len(ids), "sha256": sha256_file(path)})

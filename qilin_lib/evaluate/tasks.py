@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate import ceval, cmexam, huatuo, released
+from qilin_lib.evaluate import ceval, cmexam, further, huatuo, released
 from qilin_lib.evaluate.items import Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.scores import Table
+from qilin_lib.evaluate.task import FIXED, RELEASED, Task
 
-FIXED, RELEASED = "fixed", "released"
 # Items of a subject that share one forward pass. It is no parameter: records must not depend on how they were made.
 LIKELIHOOD_CHUNK = 16
 
 
-@dataclass(frozen=True)
-class Task:
-    """One benchmark under one protocol. `prompts(items, backend, shots)`; `answer(items, prompts, backend)` gives each
-    record's own part; `statistics(records)`; `likelihood`: choices are scored, by a backend that can."""
-
-    name: str
-    protocol: str
-    split: str
-    cap: int | None
-    items: list[Item]
-    invalid: list[dict]
-    settings: dict[str, Any]
-    likelihood: bool
-    prompts: Callable[[Sequence[Item], Any, int], list[Prompt]]
-    answer: Callable[[Sequence[Item], Sequence[Prompt], Any], list[dict]]
-    statistics: Callable[[Sequence[dict]], Table]
-
-
-def prepare(raw_dir: str | Path, params: Any) -> list[Task]:
-    """The tasks of a run, benchmarks in the order of `params.benchmarks`, `fixed` before `released`.
+def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list[Task]:
+    """The tasks of a run, benchmarks in the order of `params.benchmarks`, `fixed` before `released`, then the further
+    ones. `built` is the folder of notebook 01, which says what a model was trained on (None: nothing).
 
     Raises QilinError for an unknown benchmark or subject, or when nothing is left of a benchmark or of all of them.
     """
@@ -53,6 +34,7 @@ def prepare(raw_dir: str | Path, params: Any) -> list[Task]:
             unusable = len(made[0].invalid)
             raise QilinError(f"benchmark '{name}' has no usable item in {raw_dir} ({unusable} unusable rows)")
         tasks += [task for task in made if task.protocol in params.protocols]
+    tasks += further.prepare(raw_dir, params, built)
     if not tasks:
         raise QilinError(
             f"eval.protocols = {params.protocols} leaves nothing of eval.benchmarks = {params.benchmarks}: Huatuo-26M "

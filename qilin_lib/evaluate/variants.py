@@ -12,12 +12,19 @@ the code it stands for (tests/evaluate/test_variants.py), whose habits are kept:
   rouge-score      Google's, with a tokenizer of ours (its own drops all Chinese and scores the digits that are left)
   rouge-chinese    n-grams as sets on jieba words, 1e-8 in the denominator; raises on an empty text
   CMExam           n-grams as sets on characters, F of ROUGE-L with beta = precision / recall
+  ChiMed-GPT       generate.py of IDEA-CCNL/Fengshenbang-LM, branch dev_bio: a space on both sides of every character it
+                   takes for Chinese. BLEU is nltk's corpus_bleu on that STRING, so that its tokens are characters and
+                   spaces, with weights (.5, .5) and (.333, .333, .334): BLEU-2 and BLEU-3, where its README has BLEU-1
+                   and BLEU-2 (README_METRICS). ROUGE is the package rouge 1.0.1's average over the words of the string:
+                   sets of n-grams, sentences cut at every ".", ROUGE-L the union of the words of one longest common
+                   subsequence for each pair of sentences. Which one, where there are several, moves the number.
 An empty answer scores 0 under each of them, where the library raises too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -42,6 +49,28 @@ from qilin_lib.evaluate.metrics import (
 
 Tokens = Sequence[Sequence[str]]
 
+README_METRICS = {
+    "B-1": "bleu_2 · ChiMed-GPT (README: BLEU-1), spaced char",
+    "B-2": "bleu_3 · ChiMed-GPT (README: BLEU-2), spaced char",
+    "R-1": "rouge_1 · ChiMed-GPT, spaced char",
+    "R-2": "rouge_2 · ChiMed-GPT, spaced char",
+    "R-L": "rouge_l · ChiMed-GPT, spaced char",
+}
+"""ChiMed-GPT's README's name of a metric -> the variant that its code computes (FACTS 5.3)."""
+TRUE_BLEU = {
+    "BLEU-1, spaced string": "bleu_1 · ChiMed-GPT (not in its README), spaced char",
+    "BLEU-1, characters": "bleu_1 · nltk corpus, char",
+    "BLEU-2, characters": "bleu_2 · nltk corpus, char",
+}
+"""What those names ought to be: BLEU-1 of the same string, BLEU-1 and BLEU-2 of its characters without the spaces.
+BLEU-2 of the same string is the README's B-1."""
+# What ChiMed-GPT's chinese_char_tokenize takes for Chinese. Its ranges beyond the basic plane are written as \u, which
+# reads four digits, so they cover U+2001-2A6D: dashes, typographic quotes, units and arrows are spaced as well.
+_CHINESE = re.compile(
+    "[\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u303f\u3100-\u312f\u31a0-\u31ef\u3200-\u4db5\u4e00-\u9fbb"
+    "\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef]"
+)
+
 
 def variants(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Statistic]:
     """{"bleu_4 · nltk corpus, jieba": Statistic, …} of N texts, sorted by name: metric, code, tokens."""
@@ -57,7 +86,12 @@ def variants(predictions: Sequence[str], references: Sequence[str]) -> dict[str,
         else:
             means |= {f"{name} · rouge-chinese, jieba": values for name, values in _rouge_chinese(ours, theirs).items()}
         table |= {name: mean_of(values) for name, values in means.items()} | _bleus(rows, how)
-    return dict(sorted(table.items()))
+    return dict(sorted((table | _chimed_gpt(predictions, references)).items()))
+
+
+def spaced(text: str) -> str:
+    """A text as ChiMed-GPT's metrics see it: stripped, a space on both sides of what they take for Chinese."""
+    return _CHINESE.sub(r" \g<0> ", text.strip())
 
 
 def cmexam_texts(predictions: Sequence[str], references: Sequence[str], tokenisation: str) -> dict[str, Statistic]:
@@ -75,6 +109,69 @@ def cmexam_texts(predictions: Sequence[str], references: Sequence[str], tokenisa
 
 def _cmexam_tokens(text: str, tokenisation: str) -> Sequence[str]:
     return segment(text) if tokenisation == "jieba" else tokenize(text, tokenisation)
+
+
+def _chimed_gpt(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Statistic]:
+    ours, theirs = ([spaced(text) for text in texts] for texts in (predictions, references))
+    rows = overlaps(ours, theirs)
+    counted = np.concatenate([rows, np.maximum(1, rows[:, 1:2])], axis=1)
+    one, two, three = ((1.0,), (0.5, 0.5), (0.333, 0.333, 0.334))
+    names = {TRUE_BLEU["BLEU-1, spaced string"]: one, README_METRICS["B-1"]: two, README_METRICS["B-2"]: three}
+    table = {name: Statistic(counted, partial(_weighted_bleu, weights=weights)) for name, weights in names.items()}
+    ours, theirs = ([_sentences(text) for text in texts] for texts in (ours, theirs))
+    words, wanted = ([sum(sentences, []) for sentences in texts] for texts in (ours, theirs))
+    rouge = {f"R-{order}": _sets(words, wanted, order) for order in (1, 2)} | {"R-L": _united(ours, theirs)}
+    return table | {README_METRICS[name]: mean_of(_f1(found)) for name, found in rouge.items()}
+
+
+def _weighted_bleu(sums: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """nltk's BLEU in percent with a weight for each order, of sums [..., 4, 4] -> [...]; 0 if an order has no match."""
+    matches, counted = sums[..., 0, : len(weights)], sums[..., 3, : len(weights)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = np.exp((np.log(matches / counted) * np.asarray(weights)).sum(axis=-1))
+        brevity = np.exp(np.minimum(0.0, 1 - sums[..., 2, 0] / sums[..., 1, 0]))
+        return np.where((matches > 0).all(axis=-1), 100 * precision * brevity, 0.0)
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """Sentences of words as the package rouge cuts them; one of blanks alone holds one empty word."""
+    return [" ".join(part.split()).split(" ") for part in text.split(".") if part]
+
+
+def _united(ours: Sequence[list[list[str]]], theirs: Sequence[list[list[str]]]) -> np.ndarray:
+    """Words in a common subsequence, different words of the prediction, of the reference, of each item -> [N, 3]."""
+    rows = np.zeros((len(ours), 3))
+    for row, said, wanted in zip(rows, ours, theirs, strict=True):
+        union = {word for a in wanted for b in said for word in _subsequence(a, b)}
+        row[:] = len(union), len(set().union(*said)), len(set().union(*wanted))
+    return rows
+
+
+def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
+    """Words of that longest common subsequence of two sentences which the package rouge picks, the last one first.
+
+    It needs the whole table of lengths, one row of which is a big integer (see metrics.longest): bit i of rows[j] is 0
+    where the i + 1 first words of `a` share one word more with the j first of `b` than the i first do.
+    """
+    places: dict[str, int] = {}
+    for index, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << index
+    full = (1 << len(a)) - 1
+    rows = [full]
+    for word in b:
+        row, hit = rows[-1], rows[-1] & places.get(word, 0)
+        rows.append((row + hit | row - hit) & full)
+    i, j = len(a), len(b)
+    while i and j:
+        low = (1 << i) - 1
+        if a[i - 1] == b[j - 1]:
+            yield a[i - 1]
+            i, j = i - 1, j - 1
+        # Of two ways of the same length the package drops a word of `b`. Lengths are i less the ones of a row.
+        elif (rows[j - 1] & low).bit_count() > (rows[j] & low >> 1).bit_count() + 1:
+            i -= 1
+        else:
+            j -= 1
 
 
 def _bleus(rows: np.ndarray, how: str) -> dict[str, Statistic]:

@@ -1,4 +1,4 @@
-"""A process of notebook 06: `python -m qilin_lib.evaluate.worker job.json`, alone or one of several under torchrun.
+"""A process of notebook 06 or 09: `python -m qilin_lib.evaluate.worker job.json`, alone or one of many under torchrun.
 
 Each process computes with one thread on the CPU: sums in another order give other last digits, and a record must not
 depend on how many processes there were. More cores are used by more processes.
@@ -13,27 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
+from qilin_lib.evaluate import attitudes, tasks
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.models import loaders, shots
-from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Evaluate
+from qilin_lib.schema import SECTIONS
 from qilin_lib.train.launch import PROGRESS
+
+PREPARE = {"06_eval": tasks.prepare, "09_bias": attitudes.prepare}
 
 
 def work(job: str | Path) -> None:
-    """Answer this process's share; `job` is a JSON file with parameters, run_dir and raw_dir."""
+    """Answer this process's share; `job` is what `run.ask` writes."""
     import torch
 
     said = files.read_json(job)
-    parameters = Evaluate.model_validate(said["parameters"])
+    parameters = SECTIONS[said["parameters"]["notebook"]][1].model_validate(said["parameters"])
     stage = Stage(parameters, Path(said["run_dir"]), "", {}, False)
     rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if not parameters.gpus:
         torch.set_num_threads(1)
     names = [*parameters.models, *parameters.baselines]
+    prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, Path(said["built"]))
     answer_all(
-        prepare(said["raw_dir"], parameters),
+        [task for task in prepared if task.items],
         loaders(stage, f"cuda:{rank}" if parameters.gpus else "cpu"),
         {name: shots(stage, name) for name in names},
         stage.dir,

@@ -14,30 +14,37 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.load import REWARD_HEAD, load_model, load_tokenizer
+
+# What an adapter's own configuration says of the model it belongs to.
+REWARD_TASK = "SEQ_CLS"
 
 
-def lora_config(parameters: Any) -> Any:
-    """peft's LoraConfig from a stage's parameters (paper §4.2: r, alpha, dropout)."""
+def lora_config(parameters: Any, rewards: bool = False) -> Any:
+    """peft's LoraConfig from a stage's parameters (paper §4.2: r, alpha, dropout).
+
+    With `rewards` the head that gives the reward is trained as a whole, and there is no lm_head to train.
+    """
     from peft import LoraConfig
 
+    whole = [name for name in parameters.modules_to_save if name != "lm_head"] + [REWARD_HEAD]
     return LoraConfig(
         r=parameters.lora_r,
         lora_alpha=parameters.lora_alpha,
         lora_dropout=parameters.lora_dropout,
         target_modules=parameters.target_modules,
-        modules_to_save=parameters.modules_to_save or None,
-        task_type="CAUSAL_LM",
+        modules_to_save=whole if rewards else parameters.modules_to_save or None,
+        task_type=REWARD_TASK if rewards else "CAUSAL_LM",
     )
 
 
-def add_lora(model: Any, parameters: Any, quantised: bool) -> Any:
-    """Wrap `model` with a fresh adapter."""
+def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False) -> Any:
+    """Wrap `model` with a fresh adapter; `rewards` as in `lora_config`."""
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=parameters.gradient_checkpointing)
-    return get_peft_model(model, lora_config(parameters))
+    return get_peft_model(model, lora_config(parameters, rewards))
 
 
 def weight_hashes(folder: str | Path) -> dict[str, str]:
@@ -99,7 +106,8 @@ def merged_model(base: str | Path, adapter: str | Path) -> Any:
     from peft import PeftModel
 
     note = described(base, adapter)
-    model = load_model(base, note["dtype"], quantised=note["quantised"])
+    rewards = files.read_json(Path(adapter) / "adapter_config.json")["task_type"] == REWARD_TASK
+    model = load_model(base, note["dtype"], quantised=note["quantised"], rewards=rewards)
     if note["quantised"]:
         model = model.dequantize()
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()

@@ -11,6 +11,9 @@ from typing import Any
 from qilin_lib.errors import QilinError
 from qilin_lib.models import attention as documents
 
+# transformers' name for the head of a sequence classifier, of LLaMA's kind and its relatives.
+REWARD_HEAD = "score"
+
 
 def quiet_libraries() -> None:
     """No progress bars for loading, and none of the warnings that a user of this kit can do nothing about: DeepSpeed's
@@ -33,9 +36,17 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def load_model(
-    path: str | Path, dtype: str = "float32", quantised: bool = False, device: str = "cpu", attention: str = "sdpa"
+    path: str | Path,
+    dtype: str = "float32",
+    quantised: bool = False,
+    device: str = "cpu",
+    attention: str = "sdpa",
+    rewards: bool = False,
 ) -> Any:
     """A causal language model. `quantised` loads linear layers as NF4 with double quantisation (QLoRA, Dettmers 2023).
+
+    With `rewards` the same weights under a head of one output, a sequence classifier: a head that the folder lacks is
+    drawn from torch's generator, and is never quantised, since it is trained as a whole.
 
     `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`,
     or "documents" (`models.attention`) to train on packed rows. The cache of keys and values is off: with it on,
@@ -43,7 +54,7 @@ def load_model(
     weights are not safetensors.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
     quiet_libraries()
     if attention == documents.NAME:
@@ -53,12 +64,17 @@ def load_model(
     kind = getattr(torch, dtype)
     quantisation = (
         BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=kind,
+            llm_int8_skip_modules=[REWARD_HEAD] if rewards else None,
         )
         if quantised
         else None
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    loader = AutoModelForSequenceClassification if rewards else AutoModelForCausalLM
+    model = loader.from_pretrained(
         path,
         dtype=kind,
         quantization_config=quantisation,
@@ -66,6 +82,7 @@ def load_model(
         device_map={"": device},
         use_safetensors=True,
         trust_remote_code=False,
+        **({"num_labels": 1} if rewards else {}),
     )
     model.config.use_cache = False
     if quantised:

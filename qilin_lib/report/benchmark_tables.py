@@ -149,14 +149,14 @@ def _columns(asked: Asked) -> list[Column]:
     extra = [Column(path, heading, False) for path, heading in INFLATED.items()]
 
     def there(column: Column) -> bool:
-        return any(_at(entry, column.path) for entry in asked.results.values())
+        return any(at(entry, column.path) for entry in asked.results.values())
 
     made = [column for column in made if asked.protocol == "fixed" or there(column)]
     answers = [column for column in made if column.path[-1] in ONE_DECIMAL]
     return [*answers, *filter(there, extra), *made[len(answers) :]]
 
 
-def _at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any] | None:
+def at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any] | None:
     """The score at a path of a model's entry, None where there is none."""
     for name in path:
         entry = (entry or {}).get(name)
@@ -195,7 +195,7 @@ def _cells(
 ) -> list[Score]:
     return [
         Score(
-            _at(entry, column.path),
+            at(entry, column.path),
             paper[column.path[0]] if paper is not None and column.in_paper else None,
             where,
             1 if column.path[-1] in ONE_DECIMAL else 2,
@@ -207,8 +207,8 @@ def _cells(
 
 def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
     benchmark, protocol, results = asked.paper.benchmark, asked.protocol, asked.results
-    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *_unparsed(results)]
-    notes += _cut(scores.get("truncated", {}).get(benchmark), results) if protocol == "fixed" else []
+    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results)]
+    notes += cut_notes(scores.get("truncated", {}).get(benchmark), results) if protocol == "fixed" else []
     if any(column.path[0] == "parsed_only" for column in columns):
         notes.append(
             "Parsed rows only: answers that could not be read are left out of numerator and denominator, as CMExam's "
@@ -253,12 +253,14 @@ def _reading(benchmark: str, protocol: str) -> str:
     )
 
 
-def _unparsed(results: Mapping[str, Any]) -> list[str]:
-    shares = [f"{m} {score_text(results[m]['unparsed'])}" for m in ordered(results) if _at(results[m], ("unparsed",))]
+def unparsed_notes(results: Mapping[str, Any]) -> list[str]:
+    """The share of unreadable answers of each model, one sentence; [] where none is recorded."""
+    shares = [f"{m} {score_text(results[m]['unparsed'])}" for m in ordered(results) if at(results[m], ("unparsed",))]
     return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
 
 
-def _cut(counts: Mapping[str, int] | None, results: Mapping[str, Any]) -> list[str]:
+def cut_notes(counts: Mapping[str, int] | None, results: Mapping[str, Any]) -> list[str]:
+    """How many prompts of each model were cut, one sentence; [] where nobody counted."""
     if not counts:
         return []
     cut = [f"{model} {counts[model]}" for model in ordered(results) if counts.get(model)]
@@ -267,7 +269,7 @@ def _cut(counts: Mapping[str, int] | None, results: Mapping[str, Any]) -> list[s
 
 def _power(results: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
     """What each n of the table's shares of right answers can show."""
-    found = [_at(entry, column.path) for entry in results.values() for column in columns if column.path[-1] in SHARES]
+    found = [at(entry, column.path) for entry in results.values() for column in columns if column.path[-1] in SHARES]
     sizes = sorted({score["n"] for score in found if score and score["n"]})
     return [f"Power: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
 
@@ -277,7 +279,7 @@ def _agreement(table: PaperTable, results: Mapping[str, Any]) -> list[str]:
     inside, outside = [], []
     for label, model, cells in _lines(table, results):
         for name, cell in (cells or {}).items():
-            agrees = Score(_at(results.get(model), (name,)), cell).agrees
+            agrees = Score(at(results.get(model), (name,)), cell).agrees
             if agrees is not None:
                 (inside if agrees else outside).append(f"{label} {table.columns[name]} {paper_text(cell)}")
     if not inside + outside:

@@ -71,13 +71,15 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _chart(width: float, height: float) -> Chart:
+def new_chart(width: float, height: float) -> Chart:
+    """An empty figure of so many inches."""
     chart = Chart(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(chart)
     return chart
 
 
-def _quiet(axes: Axes, grid: str = "y") -> None:
+def quiet(axes: Axes, grid: str = "y") -> None:
+    """No frame, a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#e3e6eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -93,7 +95,7 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
         raise QilinError("ledger.json lists no source with records read: notebook 01 found nothing to draw")
     entries.sort(key=lambda entry: (SETS.index(entry["set"]), entry["source"]))
     counts = {fate: np.array([_count(entry[fate]) for entry in entries]) for fate in ("read", *FATES)}
-    chart = _chart(11, 1.2 + 0.24 * len(entries))
+    chart = new_chart(11, 1.2 + 0.24 * len(entries))
     axes, numbers = chart.subplots(1, 2, sharey=True, width_ratios=[6, 7])
     left = np.zeros(len(entries))
     for fate, colour in FATES.items():
@@ -107,7 +109,7 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
                 half.axhline(place - 0.5, color="#56606f", linewidth=0.7)
     axes.set_yticks(range(len(entries)), [f"{entry['set']} / {entry['source']}" for entry in entries], fontsize=8)
     axes.set(xlim=(0, 100), ylim=(len(entries) - 0.5, -0.5), xlabel="share of units read, percent")
-    _quiet(axes, "x")
+    quiet(axes, "x")
     chart.legend(loc="outside upper center", ncols=len(FATES), frameon=False)
     return chart
 
@@ -134,13 +136,13 @@ def loss_curves(logs: Mapping[str, Rows]) -> Figure:
     """
     if not logs:
         raise QilinError("loss_curves needs the log of at least one stage, got none")
-    chart = _chart(max(4.2, 3.8 * len(logs)), 4.2)
+    chart = new_chart(max(4.2, 3.8 * len(logs)), 4.2)
     grid = chart.subplots(2, len(logs), squeeze=False, sharex="col", height_ratios=[3, 1])
     for (stage, rows), (top, bottom) in zip(logs.items(), grid.T, strict=True):
         colour = COLOURS.get(stage, "#333333")
-        _line(top, rows, "loss", colour, "training")
-        _line(top, rows, "eval_loss", PAPER_COLOUR, "held out", marker="o")
-        _line(bottom, rows, "learning_rate", colour, "")
+        line(top, rows, "loss", colour, "training")
+        line(top, rows, "eval_loss", PAPER_COLOUR, "held out", marker="o")
+        line(bottom, rows, "learning_rate", colour, "")
         if stage == "dpo":
             top.axhline(math.log(2), color="#333333", linestyle="--", linewidth=1, label="ln 2")
         top.set_title(stage.upper(), fontsize=10)
@@ -148,14 +150,15 @@ def loss_curves(logs: Mapping[str, Rows]) -> Figure:
         bottom.set_xlabel("optimizer step")
         if top.get_legend_handles_labels()[0]:
             top.legend(frameon=False, fontsize=8)
-        _quiet(top)
-        _quiet(bottom)
+        quiet(top)
+        quiet(bottom)
     grid[0, 0].set_ylabel("loss, nats")
     grid[1, 0].set_ylabel("learning rate")
     return chart
 
 
-def _line(axes: Axes, rows: Rows, name: str, colour: str, label: str, marker: str = "", style: str = "-") -> None:
+def line(axes: Axes, rows: Rows, name: str, colour: str, label: str, marker: str = "", style: str = "-") -> None:
+    """Draw one logged quantity by step, leaving out the rows that lack it."""
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     if points:
         # A single logged step would be an invisible line.
@@ -169,7 +172,7 @@ def dpo_curves(rows: Rows) -> Figure:
 
     A margin can grow while both log-probabilities fall; rewards show that fall free of which pairs a batch holds.
     """
-    chart = _chart(11, 5.4)
+    chart = new_chart(11, 5.4)
     grid = chart.subplots(2, 3, sharex=True)
     loss, margin, accuracy = grid[0]
     for axes, name, level in (
@@ -177,12 +180,12 @@ def dpo_curves(rows: Rows) -> Figure:
         (margin, "rewards/margins", 0),
         (accuracy, "rewards/accuracies", 0.5),
     ):
-        _line(axes, rows, name, COLOURS["dpo"], name)
+        line(axes, rows, name, COLOURS["dpo"], name)
         axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
     accuracy.set_ylim(-0.02, 1.02)
     for axes, prefix in zip(grid[1], ("rewards", "logps", "lengths"), strict=True):
-        _line(axes, rows, f"{prefix}/chosen", COLOURS["sft"], "chosen")
-        _line(axes, rows, f"{prefix}/rejected", PAPER_COLOUR, "rejected", style="--")
+        line(axes, rows, f"{prefix}/chosen", COLOURS["sft"], "chosen")
+        line(axes, rows, f"{prefix}/rejected", PAPER_COLOUR, "rejected", style="--")
         axes.set_xlabel("optimizer step")
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
@@ -190,7 +193,7 @@ def dpo_curves(rows: Rows) -> Figure:
     titles += ("implicit reward", "log-probability, nats", "answer length, tokens")
     for axes, title in zip(grid.ravel(), titles, strict=True):
         axes.set_title(title, fontsize=10)
-        _quiet(axes)
+        quiet(axes)
     return chart
 
 
@@ -201,7 +204,7 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
         raise QilinError("length_histogram got no length to draw: every group is empty")
     top = max(values.max() for values in filled.values())
     bins = np.unique(np.geomspace(1, max(top + 1, 2), 50).round())
-    chart = _chart(7.5, 3.6)
+    chart = new_chart(7.5, 3.6)
     axes = chart.subplots()
     palette = [*COLOURS.values(), PAPER_COLOUR, "#56b4e9", "#cc79a7", "#000000"]
     for place, (name, values) in enumerate(filled.items()):
@@ -221,7 +224,7 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     if limit is not None:
         axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:,}")
     axes.set(xscale="log", xlabel=f"length, {unit}", ylabel="share of samples, percent")
-    _quiet(axes)
+    quiet(axes)
     chart.legend(loc="outside upper center", ncols=1 if len(filled) < 4 else 2, frameon=False, fontsize=8)
     return chart
 
@@ -272,7 +275,7 @@ def _interval_chart(panels: Mapping[str, Sequence[Line]], models: Sequence[str],
     """Scores with intervals, a panel a title, a row a line (the first on top), a mark a model."""
     heights = [len(lines) for lines in panels.values()]
     row = 0.13 + 0.065 * len(models)
-    chart = _chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * ((len(models) + 4) // 5))
+    chart = new_chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * ((len(models) + 4) // 5))
     grid = chart.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     looks, step = _looks(models), 0.74 / max(1, len(models))
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
@@ -285,7 +288,7 @@ def _interval_chart(panels: Mapping[str, Sequence[Line]], models: Sequence[str],
             label.set_fontweight("bold" if line.bold else "normal")
         axes.set(xlim=(-1, 101), ylim=(-0.6, len(lines) - 0.4))
         axes.set_title(title, fontsize=9, loc="left")
-        _quiet(axes, "x")
+        quiet(axes, "x")
         # So tall a figure is never seen whole: every panel has its own numbers.
         axes.tick_params(axis="x", labelbottom=True, labelsize=8)
         for height in range(0, len(lines), 2):
@@ -352,7 +355,7 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
     """
     panels = [(paper[number], name) for number, names in HEADLINES.items() for name in names]
     rows = [_forest_rows(table, metric, scores.get(table.benchmark, {})) for table, metric in panels]
-    chart = _chart(8.2, 1.1 + sum(0.45 + 0.2 * len(lines) for lines in rows))
+    chart = new_chart(8.2, 1.1 + sum(0.45 + 0.2 * len(lines) for lines in rows))
     grid = chart.subplots(len(panels), 1, squeeze=False, height_ratios=[len(lines) + 1 for lines in rows])[:, 0]
     for axes, (table, metric), lines in zip(grid, panels, rows, strict=True):
         for height, (_, model, score, theirs) in enumerate(reversed(lines)):
@@ -365,7 +368,7 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.set_title(f"{table.title.removesuffix(' results')}: {table.columns[metric]}", fontsize=9, loc="left")
         axes.set_xlim(left=0)
-        _quiet(axes, "x")
+        quiet(axes, "x")
     grid[-1].set_xlabel("percent")
     _model_key(chart, list(COLOURS), paper=True)
     return chart

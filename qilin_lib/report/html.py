@@ -130,14 +130,15 @@ def _picture(picture: Picture) -> str:
     )
 
 
-def manifest_chain(run_dir: str | Path) -> Table:
-    """The stages of a run from NN_*/manifest.json: digests, what each stands on, cost and code version.
+def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
+    """The stages of a run from NN_*/manifest.json, up to the one that writes the page: digests, what each stands on,
+    cost and code version.
 
     A stage is "finished", "unfinished" (no manifest), or "stale" when a parent's digest has changed since it was made.
     """
     run_dir = Path(run_dir)
     present = {path.name for path in run_dir.glob("[0-9][0-9]_*") if path.is_dir()}
-    names = sorted(set(runs.PARENTS) | present)
+    names = sorted(name for name in set(runs.PARENTS) | present if name <= page)
     found = {name: run_dir / name / "manifest.json" for name in names}
     manifests = {name: files.read_json(path) for name, path in found.items() if path.exists()}
     rows = [_chain_row(name, manifests) for name in names]
@@ -145,7 +146,7 @@ def manifest_chain(run_dir: str | Path) -> Table:
     notes = [
         "Digest: first 12 digits of the sha256 over a stage's parameters, inputs, code and output bytes, from its "
         "manifest.json. Each stage names the digests of those it stands on, back to the sha256 of every raw file.",
-        "A page is written before its own stage has finished, so 07_case_study reads unfinished here.",
+        f"A page is written before its own stage has finished, so {page} reads unfinished here.",
     ]
     return Table(
         "A2", f"Manifest chain of run {run_dir.name}", pd.DataFrame(rows, columns=columns, dtype=object), notes

@@ -25,7 +25,7 @@ ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not 
 WORDS = frozenset(
     (
         "Type,Dataset,Our sources,Model,Ours,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
-        "Set,Feeds,Licence,Reason,Place,Begins with,Split,Protocols,What,Value,Variant,English"
+        "Set,Feeds,Licence,Reason,Place,Begins with,Split,Protocols,What,Value,Variant,English,Statement,Subscale"
     ).split(",")
 )
 

@@ -12,7 +12,7 @@ import pandas as pd
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
-from qilin_lib.evaluate.tasks import FIXED, RELEASED
+from qilin_lib.evaluate.task import FIXED, RELEASED
 from qilin_lib.report.benchmark_tables import ordered
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
@@ -25,7 +25,7 @@ READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "group
 
 
 def items_table(tasks: Iterable[Any]) -> Table:
-    """Items a benchmark brings to this run, its protocols, split and cap, and rows of its files that were unusable."""
+    """Items a benchmark brings to this run, its protocols, split, cap, and rows left out: unusable, or trained on."""
     rows: dict[str, list[str]] = {}
     for task in tasks:
         if task.name in rows:
@@ -33,8 +33,11 @@ def items_table(tasks: Iterable[Any]) -> Table:
             continue
         cap = "none" if task.cap is None else str(task.cap)
         rows[task.name] = [task.name, task.protocol, task.split, str(len(task.items)), cap, str(len(task.invalid))]
-    columns = ["Benchmark", "Protocols", "Split", "items asked", "cap", "unusable rows"]
-    notes = ["C-Eval's cap is per subject; capped items are a seeded sample in file order; all protocols ask the same"]
+    columns = ["Benchmark", "Protocols", "Split", "items asked", "cap", "rows left out"]
+    notes = [
+        "The cap of C-Eval and CMMLU is per subject; capped items are a seeded sample in file order; all protocols ask "
+        "the same"
+    ]
     return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns), notes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,13 @@ def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
         pd.DataFrame(rows, columns=["Source", *(name.replace("_", " ") for name in names)], dtype=str),
         ["read = not drawn + too long + no answer + used; an example is a use, repeats included"],
     )
+
+
+def tokens_table(rows: Iterable[tuple[str, int, int]]) -> Table:
+    """Rows (quantity, two stages, one stage) of `one_stage.compare_tokens`: whether both arms read the same."""
+    made = [[name, _plain(two), _plain(one), "yes" if two == one else "no"] for name, two, one in rows]
+    frame = pd.DataFrame(made, columns=["What", "two stages", "one stage", "equal"], dtype=str)
+    return Table("", "Tokens of both arms, one epoch", frame, ["Two stages: 02's packing.json for DCPT; the same SFT."])
 
 
 def _perplexity(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
-from qilin_lib.report import browse, data, external, figures, html, layout, paper, tables, training
+from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import Html
 from qilin_lib.runs import Stage, read_manifest
@@ -32,12 +32,13 @@ def all_tables(stage: Stage) -> list[Table]:
 
 
 def result_tables(scores: Mapping[str, Any], digest: str) -> list[Table]:
-    """Tables 4-6, what lies under them, and A1, in the order of their numbers, from scores.json alone."""
+    """Tables 4-6, what lies under them, A1 and ChiMed-GPT's (C1 …), in the order of their numbers, from scores.json."""
     made = [table(scores, digest) for table in (tables.table4, tables.table5, tables.table6)]
     made += [tables.category_table(scores, digest), *tables.group_tables(scores, digest)]
     made += [*tables.released_tables(scores, digest), tables.variant_table(scores, digest)]
     # 4, 4c, 4r, 5, 5a …: what belongs to a table of the paper stands below it.
-    return [*sorted(made, key=lambda table: table.number), tables.paired_table(scores)]
+    second = chimed_gpt.tables(scores, digest)
+    return [*sorted(made, key=lambda table: table.number), tables.paired_table(scores), *second]
 
 
 def _scores(stage: Stage) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.S
         html.Section("CMExam: Table 5", (*_of(made, "5"), *_departments(scores))),
         html.Section("Huatuo-26M: Table 6", tuple(_of(made, "6"))),
         html.Section("From stage to stage", (*_of(made, "A"), *([usage] if usage else []))),
+        html.Section("ChiMed-GPT", tuple(_of(made, "C")) or (chimed_gpt.published(),)),
     ]
 
 

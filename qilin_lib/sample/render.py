@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qilin_lib.errors import QilinError
 from qilin_lib.files import sha256_file, sha256_text, write_json
-from qilin_lib.sample import dialogue, exams, flaws, general, kg, preferences, qa, textbook
+from qilin_lib.sample import dialogue, entities, exams, flaws, further, general, kg, preferences, qa, textbook
 from qilin_lib.sample.knowledge import DATA, FILES, Knowledge, load
 from qilin_lib.sample.shares import share_out
 from qilin_lib.sample.sheets import Sheet, write
@@ -44,6 +44,8 @@ def build(known: Knowledge, seed: int) -> list[Sheet]:
         *textbook.sheets(known.diseases, seed),
         *exams.sheets(known.exams, known.ceval, seed),
         *general.sheets(known, seed),
+        *further.sheets(known.diseases, seed),
+        *entities.sheets(known.diseases, seed),
     ]
 
 

@@ -104,9 +104,10 @@ def refuse_changed(stage: Stage) -> None:
 
     The sentence names each changed parameter with both values. A stage that finished has nothing to lose.
     """
-    checkpoint = last(stage.dir / "checkpoints")
+    # 08 trains in folders of its own below the stage's.
+    found = [checkpoint for folder in sorted(stage.dir.rglob("checkpoints")) if (checkpoint := last(folder))]
     note = stage.dir / "in_progress.json"
-    if checkpoint is None or not note.exists() or (stage.dir / "manifest.json").exists():
+    if not found or not note.exists() or (stage.dir / "manifest.json").exists():
         return
     earlier = files.read_json(note)
     if earlier["key"] == stage.key:
@@ -121,8 +122,8 @@ def refuse_changed(stage: Stage) -> None:
         changes, restore = ["the kit's code has changed"], ["go back to the version of the kit that started it"]
     raise QilinError(
         f"{stage.name}: {', '.join(changes)} since this training was interrupted, and starting over would lose its "
-        f"{_step(checkpoint)} steps; nearest valid: {' and '.join(restore)}, or take another run name than "
-        f"'{stage.parameters.run}', or delete {_shown(checkpoint.parent)} to start over"
+        f"{_step(found[-1])} steps; nearest valid: {' and '.join(restore)}, or take another run name than "
+        f"'{stage.parameters.run}', or delete {_shown(found[-1].parent)} to start over"
     )
 
 

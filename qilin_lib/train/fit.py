@@ -17,7 +17,7 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Training
+from qilin_lib.schema import Trained
 from qilin_lib.tokens.template import TEMPLATES
 from qilin_lib.train import checkpoints, launch, saving, speed, tracking
 
@@ -30,7 +30,7 @@ def open_stage(parameters: Any) -> Stage:
     stage = runs.inspect_stage(parameters)
     if not stage.up_to_date:
         launch.check_gpus(parameters)
-        if isinstance(parameters, Training):
+        if isinstance(parameters, Trained):
             launch.check_compiler(parameters)
             tracking.check(parameters)
             checkpoints.refuse_changed(stage)

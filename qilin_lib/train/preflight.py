@@ -284,7 +284,9 @@ def _tokens(parameters: Any, stage: Path, packing: Mapping[str, Any], batch: Bat
     if not counts.exists():
         return None
     entries = _entries(files.read_json(counts), parameters.notebook)
-    return round(sum(entry["tokens"] for entry in entries) * parameters.num_train_epochs)
+    # In one stage the passages of DCPT are learned here too; a DPO stage has no such parameter.
+    passages = packing.get("tokens", 0) if getattr(parameters, "one_stage", None) else 0
+    return round((sum(entry["tokens"] for entry in entries) + passages) * parameters.num_train_epochs)
 
 
 def _entries(counts: Mapping[str, Any], notebook: str) -> list[Mapping[str, int]]:

@@ -1,4 +1,7 @@
-"""04: supervised fine-tuning; loss on every assistant turn and its end token, on nothing else (paper §3.2.2, §4.2)."""
+"""04: supervised fine-tuning; loss on every assistant turn and its end token, on nothing else (paper §3.2.2, §4.2).
+
+With `one_stage` it starts from the base model and learns DCPT's documents too, as instructions (`train.one_stage`).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins
 from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import fit as shared
+from qilin_lib.train import one_stage
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 
 # ids and labels, equally long: lists, or the two rows of an array.
@@ -27,15 +31,12 @@ Example = tuple[Sequence[int], Sequence[int]]
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Fine-tune the DCPT model on ChiMed-SFT in a child process; returns its facts."""
-    return shared.train_in_child(
-        stage,
-        __name__,
-        {
-            "weights": shared.weights_of(stage, "03_dcpt"),
-            "data": stage.parent("01_build_chimed") / "sft.jsonl",
-        },
-    )
+    """Fine-tune the DCPT model (`one_stage`: the base model) on ChiMed-SFT in a child process; returns its facts."""
+    chimed, tokens = stage.parent("01_build_chimed"), stage.parent("02_tokenize")
+    paths = {"weights": shared.weights_of(stage, "03_dcpt"), "data": chimed / "sft.jsonl"}
+    if stage.parameters.one_stage:
+        paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
+    return shared.train_in_child(stage, __name__, paths)
 
 
 def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
@@ -128,8 +129,10 @@ def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: boo
     }
 
 
-def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: Sequence[Example]) -> Any:
-    """transformers' Trainer on `training` in the sampler's order.
+def make_trainer(
+    job: SimpleNamespace, model: Any, tokenizer: Any, training: Sequence[Example], in_order: bool = False
+) -> Any:
+    """transformers' Trainer on `training`, shuffled anew in every epoch, or `in_order`, the same in every epoch.
 
     Not TRL's SFTTrainer: on a CPU its loss (1.16) projects every position to the vocabulary, in the forward pass and
     again in the backward, and it adds entropy and accuracy to each step; what it prepares (template, masks) is made
@@ -138,9 +141,10 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: Seq
     from transformers import Trainer, TrainingArguments
 
     parameters = job.parameters
+    sampling = "sequential" if in_order else "random"
     return Trainer(
         model=model,
-        args=TrainingArguments(**shared.arguments(parameters, job.out)),
+        args=TrainingArguments(**shared.arguments(parameters, job.out), train_sampling_strategy=sampling),
         train_dataset=training,
         data_collator=partial(
             collate,
@@ -159,15 +163,40 @@ def work(job: SimpleNamespace) -> None:
     training, counts = examples(_split(job, "train"), often, job.template, tokenizer, parameters)
     if not training:
         raise QilinError(f"{job.paths.data}: nothing to learn from; conversations by source: {counts}")
-    trainer = make_trainer(job, model, tokenizer, training)
+    more: dict[str, Any] = {}
+    if parameters.one_stage:
+        training, more = with_passages(job, tokenizer, training)
+    trainer = make_trainer(job, model, tokenizer, training, in_order=bool(parameters.one_stage))
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():
         useful = sum(int((labels[1:] != IGNORE).sum()) for _, labels in training)
         left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
         facts |= {"examples": len(training), "examples_left_out": left_out, "assistant_tokens": useful}
-        facts["sources"] = counts
+        facts |= {"sources": counts, **more}
         files.write_json(job.out / "heldout.json", heldout(job, tokenizer))
         files.write_json(job.out / "facts.json", facts)
+
+
+def with_passages(
+    job: SimpleNamespace, tokenizer: Any, conversations: list[np.ndarray]
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """(examples, facts): DCPT's documents as instructions and `conversations`, in the order of priority sampling."""
+    settings, seed = job.parameters.one_stage, job.parameters.seed
+    rows, sources = one_stage.passages(job, tokenizer)
+    made, _ = examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
+    if len(made) != len(rows):
+        raise RuntimeError(f"{len(rows) - len(made)} passages were left out, though each was made to fit")
+    weights = one_stage.weights([row["source"] for row in rows], settings)
+    places = one_stage.order(np.concatenate([weights, np.ones(len(conversations))]), seed)
+    both = made + conversations
+    facts = {
+        **settings,
+        "passages": one_stage.measured(made),
+        "conversations": one_stage.measured(conversations),
+        "share_of_passages_by_tenth": one_stage.fading(places, len(made)),
+        "sources": sources,
+    }
+    return [both[place] for place in places], {"one_stage": facts}
 
 
 def _split(job: SimpleNamespace, split: str) -> Iterator[dict[str, Any]]:

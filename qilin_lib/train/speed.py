@@ -28,9 +28,14 @@ class Meter:
         reset_peak_memory()
 
     def _counted(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.steps += 1
+        if isinstance(inputs, list):
+            # Reinforcement learning: the answers are written within the step, the batch is there after it.
+            loss = self._step(model, inputs, *args, **kwargs)
+            self.counts = self.counts + count(self.trainer.trained_on)
+            return loss
         # Before the step: it may take the batch apart. Sums stay on the device, so nothing waits for it.
         self.counts = self.counts + count(inputs, getattr(self.trainer.model.config, "pad_token_id", None))
-        self.steps += 1
         return self._step(model, inputs, *args, **kwargs)
 
     def facts(self, seconds: float, parameters: Any) -> dict[str, Any]:

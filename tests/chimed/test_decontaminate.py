@@ -90,9 +90,32 @@ def test_empty_index_and_empty_batch_hit_nothing():
 def test_every_source_that_feeds_the_evaluation_is_a_benchmark():
     feeding = {source.name for source in sources.REGISTRY if any("eval" in feed.rows for feed in source.feeds)}
     assert feeding == BENCHMARKS.keys()
-    assert set(BENCHMARKS.values()) == {"ceval", "cmexam", "huatuo", "cmmlu", "medqa"}
+    assert set(BENCHMARKS.values()) == {"ceval", "cmexam", "huatuo", "cmmlu", "medqa", "cmtmedqa"}
     for name, benchmark in BENCHMARKS.items():
         assert item_of(Record(name, "x.csv", 2, Exam(LONG, OPTIONS, "A", ""))).benchmark == benchmark
+
+
+def test_a_dialogue_is_held_by_all_that_is_said_and_not_by_how_it_begins():
+    said = (
+        "医生您好",
+        "您好，请说说哪里不舒服，有多久了？",
+        "头顶胀痛三天，熬夜以后加重，量过血压不高。",
+        "先休息两天，少看屏幕，仍痛再来面诊。",
+    )
+    short = ("谢谢医生", "不客气，祝您早日康复，按时复诊就好。")
+    asked = ("孕妇感冒两天可以喝板蓝根吗", "先多饮水，用药前到产科面诊。")
+    items = [
+        item_of(Record("cmtmedqa", "a_test.json", n, Dialogue(turns))) for n, turns in enumerate((said, short, asked))
+    ]
+    records = [
+        Dialogue(said),
+        Passage("", "患者：" + "".join(said)),
+        Dialogue(("医生您好", "您好，我是外科的，请把片子发来看看。")),
+        Dialogue(("谢谢医生", "注意休息，下周来拆线。")),
+        Dialogue((asked[0] + "？", "可以问问药师。")),
+    ]
+    found = hits(Index(items), records, 0.6)
+    assert [one and one.item[-1] for one in found] == ["0", "0", None, None, "2"]
 
 
 # --- against an independent definition: every pair of record and item, compared as Python sets ------------------------

@@ -57,6 +57,16 @@ def test_registry_is_complete():
         assert {name for feed in source.feeds for name in feed.rows} <= set(sources.SETS)
 
 
+def test_a_file_that_fits_two_patterns_feeds_once(tmp_path):
+    folder = tmp_path / "cmtmedqa"
+    folder.mkdir()
+    for name, said in (("CMtMedQA.json", "练"), ("CMtMedQA_test.json", "考")):
+        (folder / name).write_text(f'[{{"instruct": "{said}", "output": "答"}}]', encoding="utf-8")
+    found = [(unit.sets, unit.read.file) for unit in sources.units(sources.BY_NAME["cmtmedqa"], tmp_path)]
+    assert found == [(("cpt", "sft"), "CMtMedQA.json"), (("eval",), "CMtMedQA_test.json")]
+    assert not sources.unread(sources.BY_NAME["cmtmedqa"], tmp_path)
+
+
 def test_inventory(tmp_path):
     for name in ("cmd", "cmeee_v2", "mystery", ".hidden"):
         (tmp_path / name).mkdir()

@@ -105,6 +105,7 @@ def raw_dir(tmp_path: Path) -> Path:
 def params() -> SimpleNamespace:
     return SimpleNamespace(
         benchmarks=["ceval", "cmexam", "huatuo"],
+        further_benchmarks=None,
         protocols=["fixed", "released"],
         baselines={},
         shots=5,
@@ -116,8 +117,11 @@ def params() -> SimpleNamespace:
         max_items_ceval_per_subject=2,
         max_items_cmexam=None,
         max_items_huatuo=3,
+        max_items_further=4,
         max_new_tokens_cmexam=12,
         max_new_tokens_huatuo=9,
+        max_new_tokens_ner=9,
+        max_new_tokens_dialogue=9,
         tokenisation="char",
         bootstrap_resamples=50,
     )

@@ -31,6 +31,7 @@ def test_ceval_columns():
         "basic_medicine",
         "subjects",
         "categories",
+        "chimed_gpt",
         "unparsed",
     }
     assert (scores["average"]["value"], scores["average"]["n"]) == (75.0, 3)

@@ -51,7 +51,7 @@ def test_records_of_another_key_are_not_taken_for_these(path: Path) -> None:
     assert store.kept(path, "new") == {}
     with store.appending(path, 0, "new") as append:
         append(rows("a"))
-    with pytest.raises(QilinError, match=r"lacks 1 of 2 items, e\.g\. b; run notebooks/06_eval"):
+    with pytest.raises(QilinError, match=r"lacks 1 of 2 items, e\.g\. b; run the notebook again"):
         store.finish(path, ["a", "b"])
 
 

@@ -1,4 +1,4 @@
-"""The whole product, once: seven notebooks with the smoke profile, through the command that a person types.
+"""The whole product, once: nine notebooks with the smoke profile, through the command that a person types.
 
 The run is made in a temporary folder; a smoke run takes minutes, so every test below reads the same one.
 """
@@ -19,7 +19,8 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval", "07_case_study")
+STAGES = ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval", "07_case_study", "08_rlhf",
+          "09_bias")  # fmt: skip
 
 
 def pipeline(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
@@ -149,6 +150,48 @@ def test_report_is_one_self_contained_page(runs: Path) -> None:
     for number in range(1, 7):
         assert f"Table {number}." in page
     assert "<script src" not in page and "<link" not in page and 'src="http' not in page
+
+
+def test_further_benchmarks_are_answered_and_stand_beside_chimed_gpt(runs: Path) -> None:
+    run = runs / "smoke"
+    scores = read(run / "06_eval" / "scores.json")
+    for name in ("cmeee", "ccks2019", "cmmlu", "medqa", "cmtmedqa", "mc"):
+        assert set(scores[name]) == {"base", "dcpt", "sft", "dpo"}, name
+    page = (run / "07_case_study" / "report.html").read_text(encoding="utf-8")
+    assert "Table C1." in page and "40.82" in page, "ChiMed-GPT's published F1 on CCKS-2019"
+
+
+def test_every_sampled_answer_is_kept_with_its_reward(runs: Path) -> None:
+    folder = runs / "smoke" / "08_rlhf" / "rejection" / "round1"
+    pool = [json.loads(line) for line in (folder / "pool.jsonl").open(encoding="utf-8")]
+    asked: dict[str, list[dict]] = {}
+    for row in pool:
+        asked.setdefault(row["id"], []).append(row)
+    parameters = read(runs / "smoke" / "08_rlhf" / "manifest.json")["parameters"]
+    assert len(asked) == parameters["prompts"] and len(pool) == parameters["prompts"] * parameters["num_samples"]
+    for rows in asked.values():
+        kept = [row["reward"] for row in rows if row["kept"]]
+        assert kept == sorted((row["reward"] for row in rows if row["answer"].strip()), reverse=True)[: len(kept)]
+
+
+def test_policies_are_compared_on_the_same_questions(runs: Path) -> None:
+    folder = runs / "smoke" / "08_rlhf"
+    compared = read(folder / "policies.json")["policies"]
+    assert list(compared) == ["sft", "dpo", "rejection_sampling", "rl"]
+    ids = [
+        [json.loads(line)["id"] for line in (folder / "policies" / f"{n}.jsonl").open(encoding="utf-8")]
+        for n in compared
+    ]
+    assert all(found == ids[0] for found in ids) and len(ids[0]) > 0
+    assert compared["sft"]["kl"]["value"] == 0
+
+
+def test_attitudes_stand_on_one_page_with_their_controls(runs: Path) -> None:
+    folder = runs / "smoke" / "09_bias"
+    models = read(folder / "scores.json")["models"]
+    assert all(set(found["example"]) == {"sft", "dpo", "rejection_sampling", "rl"} for found in models.values())
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "not for clinical use" in page and "<script src" not in page and "<link" not in page
 
 
 def test_executed_notebooks_are_quiet(runs: Path) -> None:

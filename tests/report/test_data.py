@@ -89,7 +89,7 @@ def test_contamination_by_source_and_benchmark(leaky: Any) -> None:
         {"Dataset": "Total", "ceval": "2", "cmexam": "1,201", "huatuo": "0", "all": "1,203"},
     ]
     assert "1,346 items of ceval, 1,000 items of cmexam, 6,000 items of huatuo" in table.notes[0]
-    assert table.notes[1].endswith("does not have them: cmmlu, medqa")
+    assert table.notes[1].endswith("does not have them: cmmlu, medqa, cmtmedqa")
 
 
 def test_what_was_not_compared_is_not_shown_as_clean(leaky: Any) -> None:

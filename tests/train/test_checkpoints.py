@@ -13,6 +13,7 @@ import pytest
 from qilin_lib import files, params, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.runs import Stage
+from qilin_lib.schema import OneStage
 from qilin_lib.train import checkpoints
 
 
@@ -256,6 +257,7 @@ def test_parameters_outside_the_key_are_those_that_do_not_change_it(
     monkeypatch.setattr(runs, "_digest", lambda *_, **__: "d")
     usual = params.load("04_sft", {"run": "mine"})
     unset = {"nproc_per_node": 2, "deepspeed": "zero2", "source_weights": {"x": 1.0}}
+    unset["one_stage"] = OneStage(priority=2.0)
     other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.125, str: lambda v: v + "x"}
     outside = set()
     for name, value in usual:

@@ -1,0 +1,197 @@
+"""CMMLU's medical subjects (Li et al. 2023, arXiv 2306.09212) and MedQA of mainland China (Jin et al. 2020, arXiv
+2009.13081): the likeliest letter, as in C-Eval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.chimed.readers import exam
+from qilin_lib.chimed.readers.decode import Reader
+from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.records import Exam, Rejection
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import ceval
+from qilin_lib.evaluate.intervals import Statistic, proportion
+from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, unusable
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, cmmlu_messages, fit
+from qilin_lib.evaluate.scores import Table
+from qilin_lib.evaluate.task import FIXED, Task
+
+CMMLU_SUBJECTS = {
+    "anatomy": "解剖学",
+    "clinical_knowledge": "临床知识",
+    "college_medical_statistics": "大学医学统计",
+    "genetics": "遗传学",
+    "nutrition": "营养学",
+    "traditional_chinese_medicine": "中医中药",
+    "virology": "病毒学",
+}
+"""The subjects of ChiMed-GPT's evaluation code (IDEA-CCNL/Fengshenbang-LM, branch dev_bio), with the names that
+lm-evaluation-harness's cmmlu tasks give them.
+"""
+
+
+def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
+    """ "cmmlu": the seven subjects that are there, with dev examples; "medqa": test.jsonl without examples.
+
+    At most `params.max_items_further` items, of each subject in CMMLU. `built` says nothing here: notebook 01 takes
+    what holds an item of either out of the training data (chimed.decontaminate). QilinError when no file is there, one
+    has no usable question, or a dev example is missing or incomplete.
+    """
+    limit = params.max_items_further
+    if name == "medqa":
+        items, invalid = medqa_items(folder)
+        asked = medqa_prompts
+    else:
+        items, invalid = cmmlu_items(folder)
+        wanted = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
+        dev = cmmlu_dev(folder, sorted({item.subject or "" for item in items}), wanted)
+        asked = partial(cmmlu_prompts, dev=dev)
+    kept = cap(items, limit, params.seed)
+    return Task(name, FIXED, "test", limit, kept, invalid, {}, True, asked, answer, statistics)
+
+
+def cmmlu_items(folder: Path, split: str = "test") -> Reading:
+    """Questions of CMMLU's medical subjects of one split (dev or test), subjects in alphabetical order.
+
+    Unusable: what the reader of notebook 01 rejects, not exactly the options A-D, no answer. QilinError when no subject
+    has a file, or one has no usable row.
+    """
+    there = [subject for subject in CMMLU_SUBJECTS if (folder / split / f"{subject}.csv").is_file()]
+    if not there:
+        raise QilinError(
+            f"{folder / split} has none of {', '.join(f'{subject}.csv' for subject in CMMLU_SUBJECTS)}; put one there, "
+            "or leave 'cmmlu' out of eval.further_benchmarks"
+        )
+    items, invalid = [], []
+    for subject in there:
+        found = _items(folder / split / f"{subject}.csv", exam.cmmlu, "cmmlu", subject, split)
+        items += found[0]
+        invalid += found[1]
+    return items, invalid
+
+
+def cmmlu_dev(folder: Path, subjects: Sequence[str], shots: int) -> dict[str, list[Item]]:
+    """The first `shots` dev examples of each subject; {} for no shots. QilinError when one is missing or unusable."""
+    dev: dict[str, list[Item]] = {}
+    for subject in subjects if shots else ():
+        path = folder / "dev" / f"{subject}.csv"
+        if not path.is_file():
+            raise QilinError(f"{path} is missing; CMMLU's dev split has it, or set eval.shots to 0")
+        items, invalid = _items(path, exam.cmmlu, "cmmlu", subject, "dev")
+        for bad in invalid:
+            raise QilinError(f"{path}, line {bad['line']}: {bad['detail']}; a dev example must be complete")
+        if len(items) < shots:
+            raise QilinError(
+                f"{path} has {len(items)} rows, fewer than shots = {shots}; set eval.shots to {len(items)} at most"
+            )
+        dev[subject] = items[:shots]
+    return dev
+
+
+def medqa_items(folder: Path) -> Reading:
+    """Questions of MedQA's test.jsonl, with four options or five, as the file has them.
+
+    Unusable: what the reader of notebook 01 rejects, letters that do not begin at A or leave one out, no answer.
+    QilinError when there is no such file, or no usable row in it.
+    """
+    path = folder / "test.jsonl"
+    if not path.is_file():
+        raise QilinError(
+            f"{folder} has no test.jsonl (questions/Mainland/test.jsonl of MedQA, or its 4-option form); put it there, "
+            "or leave 'medqa' out of eval.further_benchmarks"
+        )
+    return _items(path, exam.medqa, "medqa", None, "test")
+
+
+def cmmlu_prompts(items: Sequence[Item], backend: Any, shots: int, dev: dict[str, list[Item]]) -> list[Prompt]:
+    """One prompt an item, with the first `shots` dev examples of its subject, fewer where the context is too short."""
+
+    def prompt(item: Item) -> Prompt:
+        subject = item.subject or ""
+
+        def build(question: str, left: Sequence[Item]) -> Messages:
+            return cmmlu_messages(question, item, left, CMMLU_SUBJECTS[subject])
+
+        return fit(build, item, dev.get(subject, [])[:shots], REPLY_PREFIX, backend, new_tokens=0)
+
+    return [prompt(item) for item in items]
+
+
+def medqa_prompts(items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+    """Question and options laid out as CMExam's, the same kind of exam; no examples, whatever `shots` says."""
+
+    def prompt(item: Item) -> Prompt:
+        def build(question: str, _: Sequence[Item]) -> Messages:
+            return cmexam_messages(question, item)
+
+        return fit(build, item, (), REPLY_PREFIX, backend, new_tokens=0)
+
+    return [prompt(item) for item in items]
+
+
+def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+    """As `ceval.answer`, the letters being the item's own; items with the same letters are scored together."""
+    if not backend.likelihood:
+        return ceval.answer(items, asked, backend)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(tuple(item.options or ()), []).append(place)
+    answers: dict[int, dict] = {}
+    for letters, places in groups.items():
+        mine, prompts = [items[place] for place in places], [asked[place] for place in places]
+        answers |= zip(places, ceval.answer(mine, prompts, backend, letters), strict=True)
+    return [answers[place] for place in range(len(items))]
+
+
+def statistics(records: Sequence[dict]) -> Table:
+    """`accuracy` over all items, `unparsed`, and accuracy by number of options (the chance level differs).
+
+    Where items have subjects also `average`, in which every subject weighs alike, and `subjects`.
+    """
+    correct = [record["correct"] for record in records]
+    table: Table = {"accuracy": proportion(correct)}
+    if subjects := [record["subject"] for record in records if "subject" in record]:
+        table["average"] = proportion(correct, subjects)
+        table["subjects"] = _by(records, "subject")
+    table["options"] = _by(records, "n_options")
+    return table | {"unparsed": proportion([record["prediction"] is None for record in records])}
+
+
+def _by(records: Sequence[dict], key: str) -> dict[str, Statistic]:
+    return {
+        str(value): proportion([record["correct"] for record in records if record[key] == value])
+        for value in sorted({record[key] for record in records})
+    }
+
+
+def _items(path: Path, reader: Reader, benchmark: str, subject: str | None, split: str) -> Reading:
+    """The questions of one file by the reader with which notebook 01 knows them; QilinError when none is usable."""
+    items, invalid = [], []
+    for number, read in enumerate(reader(benchmark, path.name, Stream.of(path.read_bytes()))):
+        if isinstance(read, Rejection):
+            invalid.append(unusable(benchmark, path.name, read.line, f"{read.reason}: {read.detail}", read.excerpt))
+        elif wrong := _wrong(read.payload, benchmark):
+            invalid.append(unusable(benchmark, path.name, read.line, wrong, read.payload.question))
+        else:
+            known = read.payload
+            identity = f"{subject or split}-{number:05d}"
+            items.append(
+                Item(benchmark, identity, split, subject, known.question, dict(known.options), known.answer, "")
+            )
+    if not items:
+        first = f", the first (line {invalid[0]['line']}) because: {invalid[0]['detail']}" if invalid else ""
+        raise QilinError(f"{path} has no usable question among {len(invalid)} rows{first}")
+    return items, invalid
+
+
+def _wrong(known: Exam, benchmark: str) -> str:
+    letters = "".join(letter for letter, _ in known.options)
+    wanted = CEVAL_LETTERS if benchmark == "cmmlu" else "ABCDEFGH"[: len(letters)]
+    if letters != wanted:
+        return f"options {letters}, expected {wanted}"
+    return "" if known.answer else "no answer"

@@ -1,0 +1,156 @@
+"""Named entities of CMeEE-V2, CCKS-2019 and ChiMST: the model lists them, zero-shot (ChiMed-GPT, arXiv 2311.06025).
+
+Scored as ChiMed-GPT's code does: micro F1 over the distinct (type, mention) pairs of each text. A mention that is not
+in the text and one of an unknown type are wrong answers; a reply that cannot be read holds none, and its share is
+shown. Other than there (generate.py of Fengshenbang-LM's dev_bio): replies are greedy, not sampled; a pair is read from
+"类型：实体", not from the first two words of a line, so that an empty line is nothing and not an entity on both sides;
+and the texts are a seeded sample, not the first 100 of ChiMST and 200 of CCKS-2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qilin_lib.evaluate.entities import KINDS, gold, located, parse, read, types_of
+from qilin_lib.evaluate.intervals import Statistic, proportion
+from qilin_lib.evaluate.items import Item, cap
+from qilin_lib.evaluate.prompts import Messages, Prompt, fit
+from qilin_lib.evaluate.scores import Table
+from qilin_lib.evaluate.task import FIXED, Task
+
+ASKED = (
+    "请找出下面文本中的医学命名实体。实体类型有：{types}。\n"
+    "每行写一个实体，格式为“类型：实体”。实体须与原文完全一致，相同的只写一次；没有实体时只写“无”。\n\n"
+    "文本：{text}"
+)
+
+
+def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
+    """The task of a folder of annotated texts (entities.read says which files, and which QilinError).
+
+    `built` is not looked at: notebook 01 makes no training data of these folders.
+    """
+    split, (items, invalid) = read(name, folder)
+    types, limit, new = types_of(items), params.max_items_further, {"max_new_tokens": params.max_new_tokens_ner}
+    return Task(
+        name=name,
+        protocol=FIXED,
+        split=split,
+        cap=limit,
+        items=cap(items, limit, params.seed),
+        invalid=invalid,
+        settings=new,
+        likelihood=False,
+        prompts=partial(_prompts, types=types, **new),
+        answer=partial(answer, types=types, **new),
+        statistics=partial(statistics, types=tuple(types)),
+    )
+
+
+def prompts(items: Sequence[Item], backend: Any, types: Mapping[str, str], max_new_tokens: int) -> list[Prompt]:
+    """One prompt an item, without shots and nothing forced; `types` {code: Chinese name} are all those of the file.
+
+    Where the context is too short the text loses its beginning, never the instruction.
+    """
+    named = "、".join(name if name == code else f"{name}（{code}）" for code, name in types.items())
+
+    def build(text: str, _: Sequence[Item]) -> Messages:
+        return [{"role": "user", "content": ASKED.format(types=named, text=text)}]
+
+    return [fit(build, item, (), "", backend, max_new_tokens) for item in items]
+
+
+def _prompts(items: Sequence[Item], backend: Any, shots: int, **settings: Any) -> list[Prompt]:
+    """Entities are asked for without examples, whatever `shots` says of C-Eval."""
+    return prompts(items, backend, **settings)
+
+
+def answer(
+    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, types: Mapping[str, str], max_new_tokens: int
+) -> list[dict]:
+    """`output` is the reply; beside it what was understood: see `understood`."""
+    outputs = backend.generate(asked, max_new_tokens)
+    return [{"output": output} | understood(item, output, types) for item, output in zip(items, outputs, strict=True)]
+
+
+def understood(item: Item, output: str, types: Mapping[str, str]) -> dict[str, Any]:
+    """`predicted` [[type, mention], …], `located` [[type, begin, end], …] (below 0: no such place), `lines` {kind
+    of entry: how many}, `unparsed`."""
+    reply = parse(output, types, item.question)
+    return {
+        "predicted": [list(pair) for pair in reply.pairs],
+        "located": [list(span) for span in located(reply.pairs, item.question)],
+        "lines": reply.lines,
+        "unparsed": reply.unparsed,
+    }
+
+
+def statistics(records: Sequence[dict], types: Sequence[str]) -> Table:
+    """Micro F1, precision and recall over distinct (type, mention) pairs, and `unparsed`, the share of replies.
+
+    Under "spans" the same over places (type, begin, end), every occurrence of a mention predicted; under "types" by
+    type, over the texts that have it (gold or predicted); under "lines" what the entries of the replies were, in
+    percent of all entries.
+    """
+    gold_entities = [gold(record["reference"]) for record in records]
+    truth = [{(kind, mention) for kind, mention, _, _ in entities} for entities in gold_entities]
+    guess = [{(kind, mention) for kind, mention in record["predicted"]} for record in records]
+    places = [{(kind, begin, end) for kind, _, begin, end in entities} for entities in gold_entities]
+    placed = [{tuple(span) for span in record["located"]} for record in records]
+    table: Table = _scores(_rows(truth, guess))
+    table["unparsed"] = proportion([record["unparsed"] for record in records])
+    table["spans"] = _scores(_rows(places, placed))
+    table["types"] = {kind: _scores(_with_any(_rows(_of(kind, truth), _of(kind, guess)))) for kind in types}
+    table["lines"] = _lines([record["lines"] for record in records])
+    return table
+
+
+def _rows(gold_sets: Sequence[set], predicted: Sequence[set]) -> np.ndarray:
+    """Right, predicted and gold ones of each text -> [N, 3]."""
+    rows = [(len(g & p), len(p), len(g)) for g, p in zip(gold_sets, predicted, strict=True)]
+    return np.array(rows, dtype=float).reshape(-1, 3)
+
+
+def _of(kind: str, sets: Sequence[set]) -> list[set]:
+    return [{pair for pair in pairs if pair[0] == kind} for pairs in sets]
+
+
+def _with_any(rows: np.ndarray) -> np.ndarray:
+    # Texts without a type say nothing of it; counted as items they would make its interval look certain.
+    return rows[rows.any(axis=1)]
+
+
+def _scores(rows: np.ndarray) -> Table:
+    values: dict[str, Callable] = {"f1": _f1, "precision": _precision, "recall": _recall}
+    return {name: Statistic(rows, value) for name, value in values.items()}
+
+
+def _f1(sums: np.ndarray) -> np.ndarray:
+    return _percent(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
+
+
+def _precision(sums: np.ndarray) -> np.ndarray:
+    return _percent(sums[..., 0], sums[..., 1])
+
+
+def _recall(sums: np.ndarray) -> np.ndarray:
+    return _percent(sums[..., 0], sums[..., 2])
+
+
+def _lines(counts: Sequence[Mapping[str, int]]) -> Table:
+    rows = np.array([[count[kind] for kind in KINDS] for count in counts], dtype=float).reshape(-1, len(KINDS))
+    return {kind: Statistic(rows, partial(_share, column=column)) for column, kind in enumerate(KINDS)}
+
+
+def _share(sums: np.ndarray, column: int) -> np.ndarray:
+    return _percent(sums[..., column], sums.sum(axis=-1))
+
+
+def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 * part / whole; 0 where there is nothing (a model that names no entity has neither precision nor F1)."""
+    return 100 * np.divide(part, whole, out=np.zeros_like(part, dtype=float), where=whole != 0)

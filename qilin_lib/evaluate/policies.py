@@ -1,0 +1,363 @@
+"""08: what each way of aligning SFT's model did to it, on the same held-out questions of ChiMed-DPO.
+
+A question gets two answers of every policy: the greedy one (reward, BLEU, ROUGE, length, repetition) and one sampled at
+temperature 1 from the whole vocabulary. Along the sampled answer the KL divergence from SFT is summed, at every
+position over the whole vocabulary, the end token's included: the mean over answers is KL(policy || SFT) of answers of
+at most max_target_length tokens, without the noise of a log-ratio of sampled tokens alone.
+
+`python -m qilin_lib.evaluate.policies job.json` is the child that computes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qilin_lib import files
+from qilin_lib.evaluate import store
+from qilin_lib.evaluate.backends import text_after
+from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised, summary
+from qilin_lib.evaluate.scores import adjust, same_items
+from qilin_lib.evaluate.texts import text_statistics
+from qilin_lib.models.adapters import weights_sha256
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.progress import Show
+from qilin_lib.runs import Stage
+from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
+from qilin_lib.train import behaviour, launch, rejection, reward, sampling
+from qilin_lib.train.rl import questions
+from qilin_lib.train.sft import spread
+
+REFERENCE = "sft"
+TEXTS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
+# Any real number; everything else is a percentage.
+UNBOUNDED = ("reward", "sampled_reward", "tokens", "sampled_tokens")
+TOKENISATION = "char"
+FORWARD = 8
+"""Sequences in one forward pass of the KL divergence: its logits are batch x tokens x vocabulary."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A held-out question: its row's id and source, the messages, the model's input, and the preferred answer."""
+
+    id: str
+    source: str
+    messages: list[dict[str, str]]
+    ids: list[int]
+    chosen: str
+
+
+def compare(stage: Stage, show: Show) -> dict[str, Any]:
+    """policies.json: {"policies": {policy: {metric: {value, n, low, high}}}, "paired": [...], "settings": {...}}.
+
+    Policies: sft, dpo, rejection_sampling, and rl unless `method` is "none". The records of each are in
+    policies/<policy>.jsonl; what an interrupted call has finished is kept. `paired`: policy_b minus policy_a (SFT) on
+    the same questions, p adjusted by Holm over all rows. QilinError for a policy that was trained in another template.
+    """
+    target = stage.dir / "policies.json"
+    if not target.exists():
+        job = stage.dir / "policies" / "job.json"
+        files.write_json(job, _job(stage))
+        command = [sys.executable, "-m", "qilin_lib.evaluate.policies", str(job)]
+        launch.run(command, stage.dir / "policies.log", show, stage.parameters.gpus)
+        settings = files.read_json(job.with_name("settings.json"))
+        records = {name: list(files.read_jsonl(_records(stage.dir, name))) for name in policies(stage)}
+        files.write_json(target, score(records, stage.parameters) | {"settings": settings})
+        job.unlink()
+    return files.read_json(target)
+
+
+def policies(stage: Stage) -> dict[str, Path]:
+    """{policy: folder of its training} (facts.json and model/), SFT first, in the order of the table."""
+    folders = {
+        REFERENCE: stage.parent("04_sft"),
+        "dpo": stage.parent("05_dpo"),
+        "rejection_sampling": rejection.last_round(stage.dir),
+    }
+    return folders | ({} if stage.parameters.method == "none" else {"rl": stage.dir / "rl"})
+
+
+def _job(stage: Stage) -> dict[str, Any]:
+    folders = policies(stage)
+    template = TEMPLATES[files.read_json(stage.parent("02_tokenize") / "base.json")["template"]]
+    for name, folder in folders.items():
+        notebook = folder.name if folder.parent == stage.run_dir else stage.name
+        trained = as_trained(files.read_json(folder / "facts.json"), f"policy '{name}'", notebook)
+        if trained is not template:
+            raise RuntimeError(
+                f"policy '{name}' was trained in template '{trained.name}', the run's is {template.name}"
+            )
+    return {
+        "parameters": stage.parameters.model_dump(mode="json"),
+        "out": str(stage.dir),
+        "template": template.name,
+        "data": str(stage.parent("01_build_chimed") / "dpo.jsonl"),
+        "reward": str(stage.dir / "reward" / "model"),
+        "policies": {name: str(folder / "model") for name, folder in folders.items()},
+    }
+
+
+def _records(out: Path, policy: str) -> Path:
+    return out / "policies" / f"{policy}.jsonl"
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+def work(path: str | Path) -> None:
+    """Let every policy answer, score the answers, write policies/<policy>.jsonl and settings.json."""
+    import torch
+
+    job = files.read_json(path)
+    parameters, out = SimpleNamespace(**job["parameters"]), Path(job["out"])
+    if not parameters.gpus:
+        # Sums in another order give other last digits, and near ties other answers.
+        torch.set_num_threads(1)
+    weights = {name: Path(folder) for name, folder in job["policies"].items()}
+    asked, too_long = items(job["data"], TEMPLATES[job["template"]], weights[REFERENCE], parameters)
+    settings = {
+        "questions": len(asked),
+        "too_long": too_long,
+        "max_new_tokens": parameters.max_target_length,
+        "sampled": {"temperature": 1.0, "top_p": 1.0, "seed": parameters.seed},
+        "tokenisation": TOKENISATION,
+        "dtype": parameters.dtype,
+        "batch_size": parameters.batch_size,
+        "bootstrap_resamples": parameters.bootstrap_resamples,
+        "reward_model": weights_sha256(job["reward"]),
+        "weights": {name: weights_sha256(folder) for name, folder in weights.items()},
+    }
+    files.write_json(out / "policies" / "settings.json", settings)
+    for name in weights:
+        common = {key: value for key, value in settings.items() if key not in ("weights", "bootstrap_resamples")}
+        key = _key(common, [settings["weights"][who] for who in (name, REFERENCE)], asked)
+        path = _records(out, name)
+        if asked and not store.complete(path, key):
+            _answer(name, path, key, asked, weights, Path(job["reward"]), parameters)
+        elif not asked:
+            files.write_jsonl(path, [])
+
+
+def items(data: str | Path, template: Template, model: Path, parameters: Any) -> tuple[list[Item], int]:
+    """(at most `max_items` held-out questions evenly spaced in dpo.jsonl, how many are too long for the context)."""
+    from transformers import AutoConfig
+
+    tokenizer = load_tokenizer(model)
+    context = getattr(AutoConfig.from_pretrained(model, trust_remote_code=False), "max_position_embeddings", None)
+    kept, too_long = [], 0
+    for row in files.read_jsonl(data):
+        if row["split"] == "heldout":
+            ids, left_out = questions([row], template, tokenizer, parameters, context or math.inf)
+            too_long += left_out
+            kept += [Item(row["id"], row["source"], row["prompt"], one, row["chosen"][-1]["content"]) for one in ids]
+    return spread(kept, parameters.max_items), too_long
+
+
+def _key(settings: dict[str, Any], weights: list[str], asked: Sequence[Item]) -> str:
+    """What a policy's records depend on."""
+    content = [settings, weights, [[item.id, item.ids, item.chosen] for item in asked]]
+    return files.sha256_text(json.dumps(content, ensure_ascii=False, sort_keys=True))
+
+
+def _answer(
+    name: str, path: Path, key: str, asked: list[Item], weights: dict[str, Path], judged: Path, parameters: Any
+) -> None:
+    """The records of one policy, chunk by chunk; a chunk that an earlier call wrote whole is not computed again."""
+    device = "cuda:0" if parameters.gpus else "cpu"
+    done = store.kept(path, key)
+    chunks = [asked[start : start + parameters.batch_size] for start in range(0, len(asked), parameters.batch_size)]
+    todo = [chunk for chunk in chunks if any(item.id not in done for item in chunk)]
+    if todo:
+        policy = load_model(weights[name], parameters.dtype)
+        reference = policy if name == REFERENCE else load_model(weights[REFERENCE], parameters.dtype)
+        judge = reward.load(judged, parameters.dtype, "cpu")
+        tokenizer = load_tokenizer(weights[name])
+    with store.appending(path, 0, key) as append:
+        for number, chunk in enumerate(todo, start=1):
+            rows = measured(chunk, policy, reference, judge, tokenizer, parameters, device)
+            append([{"id": item.id, "policy": name, **row} for item, row in zip(chunk, rows, strict=True)])
+            text = f"comparing policies, {name}: {number}/{len(todo)} batches"
+            print(launch.PROGRESS + json.dumps({"text": text}), flush=True)
+    store.finish(path, [item.id for item in asked])
+
+
+def measured(
+    chunk: list[Item], policy: Any, reference: Any, judge: Any, tokenizer: Any, parameters: Any, device: str
+) -> list[dict[str, Any]]:
+    """One record an item: both answers with their rewards, lengths and, for the sampled one, its KL divergence.
+
+    One model at a time is on `device`. `reference is policy` gives a divergence of exactly 0.
+    """
+    limit, prompts = parameters.max_target_length, [item.ids for item in chunk]
+    with _placed(policy, device):
+        greedy = behaviour.greedy(policy, tokenizer, prompts, limit, parameters.batch_size)
+        # The same noise for every policy: what differs between two answers comes from the policies.
+        drawn = sampling.sample(
+            policy,
+            tokenizer,
+            prompts,
+            [f"policy:{item.id}" for item in chunk],
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=limit,
+            seed=parameters.seed,
+            batch_size=parameters.batch_size,
+        )
+        ours = answer_logits(policy, prompts, drawn, limit)
+    theirs = ours
+    if reference is not policy:
+        with _placed(reference, device):
+            theirs = answer_logits(reference, prompts, drawn, limit)
+    kl = [divergence(*pair) for pair in zip(ours, theirs, strict=True)]
+    with _placed(judge, device):
+        both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
+        rewards = reward.score(judge, both, parameters.batch_size)
+    return [
+        _record(item, tokenizer, greedy[i], drawn[i], (rewards[i], rewards[len(chunk) + i]), kl[i].tolist(), limit)
+        for i, item in enumerate(chunk)
+    ]
+
+
+def _record(
+    item: Item, tokenizer: Any, greedy: list[int], drawn: list[int], rewards: tuple[float, float], kl: list, limit: int
+) -> dict[str, Any]:
+    text = text_after(tokenizer, item.ids, greedy)
+    return {
+        "source": item.source,
+        "prompt": item.messages,
+        "chosen": item.chosen,
+        "answer": text,
+        "tokens": len(greedy),
+        "cut": len(greedy) == limit,
+        "repetition": behaviour.repetition(text),
+        "reward": rewards[0],
+        "sampled": text_after(tokenizer, item.ids, drawn),
+        "sampled_tokens": len(drawn),
+        "sampled_cut": len(drawn) == limit,
+        "sampled_reward": rewards[1],
+        "kl": sum(kl),
+        "positions": len(kl),
+    }
+
+
+@contextmanager
+def _placed(model: Any, device: str) -> Iterator[None]:
+    """`model` on `device` for the block and back on the CPU after it: a card holds one of three 7B models."""
+    model.to(device)
+    yield
+    model.to("cpu")
+
+
+def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]], limit: int) -> list[Any]:
+    """Logits at every position of each answer, float32 on the CPU, (tokens, vocabulary) each.
+
+    An answer shorter than `limit` ended by itself: the position of its end token counts too. Right-padded batches.
+    """
+    import torch
+
+    device, found = next(model.parameters()).device, []
+    model.eval()
+    for start in range(0, len(prompts), FORWARD):
+        batch = list(zip(prompts[start : start + FORWARD], answers[start : start + FORWARD], strict=True))
+        width = max(len(prompt) + len(answer) for prompt, answer in batch)
+        ids, mask = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
+        for row, (prompt, answer) in enumerate(batch):
+            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            mask[row, : len(prompt) + len(answer)] = 1
+        with torch.inference_mode():
+            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+        for row, (prompt, answer) in zip(logits, batch, strict=True):
+            first = len(prompt) - 1
+            found.append(row[first : first + len(answer) + (len(answer) < limit)].float().cpu())
+    return found
+
+
+def divergence(ours: Any, theirs: Any) -> Any:
+    """KL(softmax(ours) || softmax(theirs)) in nats at each position: (tokens, vocabulary) twice -> (tokens,), float64.
+
+    Never negative: what rounding leaves below zero is zero.
+    """
+    import torch
+
+    p, q = ours.double().log_softmax(-1), theirs.double().log_softmax(-1)
+    # A token that the policy never writes adds nothing, whatever the reference thinks of it.
+    terms = torch.where(p > -math.inf, p.exp() * (p - q), 0.0)
+    return terms.sum(-1).clamp(min=0.0)
+
+
+# --- from records to policies.json ------------------------------------------------------------------------------------
+
+
+def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str, Any]:
+    """{"policies", "paired"} from the records of every policy. QilinError unless all answered the same questions."""
+    same_items("policies", records)
+    resamples, seed = parameters.bootstrap_resamples, parameters.seed
+    tables = {name: statistics(rows) for name, rows in records.items()}
+    brief = {
+        name: {metric: _summary(metric, one, resamples, seed) for metric, one in table.items()}
+        for name, table in tables.items()
+    }
+    rows = []
+    for name, table in tables.items():
+        if name != REFERENCE and records[name]:
+            for metric in table:
+                # KL of SFT from itself is 0 by definition: the value itself is the difference.
+                if not metric.startswith("kl"):
+                    row = {"metric": metric, "model_a": REFERENCE, "model_b": name}
+                    rows.append(row | _paired(metric, tables[REFERENCE][metric], table[metric], resamples, seed))
+    return {"policies": brief, "paired": adjust(rows)}
+
+
+def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
+    """Metrics of one policy's records. Percent, but for UNBOUNDED and the KL divergence in nats: a token (all answers'
+    nats by all their positions) and an answer (mean of the sums)."""
+    texts = text_statistics([row["answer"] for row in rows], [row["chosen"] for row in rows], TOKENISATION)
+    kl = np.array([[row["kl"], row["positions"]] for row in rows]).reshape(-1, 2)
+    return {
+        "reward": mean_of([row["reward"] for row in rows]),
+        "sampled_reward": mean_of([row["sampled_reward"] for row in rows]),
+        **{name: texts[name] for name in TEXTS},
+        "tokens": mean_of([row["tokens"] for row in rows]),
+        "sampled_tokens": mean_of([row["sampled_tokens"] for row in rows]),
+        "cut": proportion([row["cut"] for row in rows]),
+        "repetition": mean_of([100 * row["repetition"] for row in rows]),
+        "kl_token": Statistic(kl, _a_position),
+        "kl_answer": mean_of(kl[:, 0]),
+    }
+
+
+def _a_position(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
+def _summary(metric: str, statistic: Statistic, resamples: int, seed: int) -> dict[str, float | int | None]:
+    n, nats = len(statistic.rows), metric.startswith("kl")
+    # `summary` is for percentages: it keeps bounds within 0 and 100.
+    if n == 0 or not (nats or metric in UNBOUNDED):
+        return summary(statistic, resamples, seed)
+    value = float(statistic.value(statistic.rows.sum(axis=0)))
+    low, high, _ = studentised(statistic, resamples, seed)
+    return {"value": value, "n": n, "low": max(0.0, low) if nats else low, "high": high}
+
+
+def _paired(metric: str, a: Statistic, b: Statistic, resamples: int, seed: int) -> dict[str, float | int]:
+    if metric not in UNBOUNDED:
+        return paired(a, b, resamples, seed)
+    # `mean_of` holds the items' values beside a column of ones.
+    gap = mean_of(b.rows[:, 0] - a.rows[:, 0])
+    low, high, p = studentised(gap, resamples, seed)
+    return {"n": len(gap.rows), "difference": float(gap.rows[:, 0].mean()), "low": low, "high": high, "p": p}
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

@@ -1,0 +1,276 @@
+"""The attitude part of 09's page: totals beside the controls that say whether they mean anything, and plain words.
+
+Everything is read from 09_bias/scores.json. The published totals are those stored in the authors' notebooks
+(Fengshenbang-LM, branch dev_bio); the attitude table of their paper (arXiv 2311.06025) was not available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from qilin_lib import files
+from qilin_lib.evaluate import scales
+from qilin_lib.report.cells import Score, Source
+from qilin_lib.report.figures import Chart
+from qilin_lib.report.html import Picture, Section
+from qilin_lib.report.layout import Table
+from qilin_lib.report.markup import Html, escape, styled
+from qilin_lib.runs import Stage
+
+ASKED = {"next_token": "next token", "generation": "reply read"}
+FLAGS = {
+    "follows_position": "follows the position",
+    "order_decides": "another order, another choice",
+    "ignores_direction": "ignores the direction",
+    "paraphrases_disagree": "paraphrases disagree",
+    "labels_disagree": "labels disagree",
+    "often_unread": "often unread",
+}
+STORED_SCALES = ("HIV", "MICA", "CAMI", "Stigma", "STD")
+STORED = {
+    "chimedgpt": (48, 66, 120, 75, 59),
+    "medicalgpt": (49, 66, 120, 77, 59),
+    "chatdoctor": (48, 66, 120, 75, 59),
+    "gpt4": (95, 40, 120, 61, 45),
+    "Baichuan-13B-Chat": (118, 46, 127, 64, 62),
+}
+"""Totals stored in the authors' notebooks {chimedgpt, medicalgpt, …}_inference_medical.ipynb, by scale."""
+
+
+def sections(stage: Stage) -> list[Section]:
+    """One section a scale (totals and controls, reading, what was answered, items), then the authors' own totals.
+
+    `stage`: 09_bias, whose scores.json is there.
+    """
+    scores = files.read_json(stage.dir / "scores.json")
+    made = [
+        Section(f"Attitude scale: {facts['title']}", _parts(scores, name, f"B{number}"))
+        for number, (name, facts) in enumerate(scores["scales"].items(), start=1)
+    ]
+    return [*made, Section("Attitude totals in ChiMed-GPT's notebooks", (stored_table("B0"),))]
+
+
+def _parts(scores: Mapping[str, Any], name: str, number: str) -> tuple[Any, ...]:
+    caption = (
+        "What was answered: rows are positions as shown, columns the options as the scale numbers them, in percent of "
+        "a model's answers. All in one row: the model follows a position. All in one column: it keeps to one content."
+    )
+    return (
+        total_table(scores, name, number),
+        *readings(scores, name),
+        Picture(chosen_figure(scores, name), caption),
+        *_subscales(scores, name, f"{number}s"),
+        *_pairs(scores, name, f"{number}p"),
+        item_table(scores, name, f"{number}i"),
+    )
+
+
+def total_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
+    """Table of one scale, a row a model and protocol: totals, and the controls with their numbers."""
+    facts = scores["scales"][name]
+    columns = ["Model", "Protocols", "Authors' form", "All forms", "Top position, %", "Same in another order, %"]
+    columns += ["Position alone, %", "Same in other words, %", "Same under other labels, %", "Unparsed, %", "Status"]
+    rows = [_row(model, protocol, entry, name) for protocol, model, entry in _entries(scores, name)]
+    low, high = facts["range"]
+    title = f"{facts['title']}: {low} to {high} possible, neutral {facts['midpoint']:g}"
+    return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), _notes(facts))
+
+
+def _row(model: str, protocol: str, entry: Mapping[str, Any], name: str) -> list[Any]:
+    source = Source(f"09_bias/predictions/{protocol}/{name}/{model}.jsonl", model=model, protocol=protocol)
+    tops = [max(shares) for shares in entry["positions"].values() if shares]
+    alone = entry["agreement"]["position_alone"]
+    up = [FLAGS[flag] for flag, found in entry["flags"].items() if found["up"]]
+    written = protocol == "next_token" and "generate" in entry["scoring"]
+    return [
+        model,
+        ASKED[protocol] + (" (written: no probabilities)" if written else ""),
+        _authors(entry["authors"]),
+        _total(entry["total"], source),
+        f"{max(tops):.0f}" if tops else "-",
+        _share(entry["agreement"], source),
+        "-" if alone is None else f"{alone:.0f}",
+        _share(entry["paraphrases"], source),
+        _share(entry["label_sets"], source),
+        _share(entry["unparsed"], source),
+        "cannot be read as an attitude: " + "; ".join(up) if up else "no control is up",
+    ]
+
+
+def _authors(total: Mapping[str, Any] | None) -> str:
+    if total is None:
+        return "not in this run"
+    return f"- ({total['n']} answered)" if total["value"] is None else f"{total['value']}"
+
+
+def _total(total: Mapping[str, Any], source: Source | None = None) -> Score | str:
+    return f"- ({total['n']} items answered)" if total["value"] is None else Score(total, source=source)
+
+
+def _share(score: Mapping[str, Any], source: Source) -> Score | str:
+    return Score(score, source=source, decimals=0) if score["n"] else "-"
+
+
+def _notes(facts: Mapping[str, Any]) -> list[str]:
+    letters = ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items())
+    even = (
+        "so that every option stands equally often at every position"
+        if facts["balanced"]
+        else ("too few for every option to stand equally often at every position")
+    )
+    return [
+        f"A high total: {facts['high_total']}; a low one: {facts['low_total']}. Points of reversed items are turned.",
+        f"By arithmetic, who always gives the same letter in the authors' form has: {letters}.",
+        "Authors' form: the plain sum of the original wording, the given order and letters; none where an item has no "
+        f"answer. All forms: wordings, {len(facts['orders'])} orders ({even}), labels: "
+        f"{', '.join(facts['labels'])}. The interval draws items and orders anew; n = items with an answer, half of "
+        "them at least, and the mean of these stands for the others.",
+        "Same in another order: pairs of orders under which the same content was chosen; position alone: what choosing "
+        "by position would give. Intervals of shares are over items.",
+        f"Source: {facts['citation']} Licence: {facts['licence']}.",
+    ]
+
+
+def scale_table(name: str) -> Table:
+    """The instrument itself: its statements as a model is asked them, and what counts from the other end."""
+    scale = scales.read(name)
+    rows = [[str(s.number), s.wordings[0], s.subscale or "-", "yes" if s.reversed else "no"] for s in scale.items]
+    frame = pd.DataFrame(rows, columns=["Item", "Statement", "Subscale", "Reversed"], dtype=object)
+    options = "; ".join(f"{points} {text}" for points, text in enumerate(scale.options, start=1))
+    notes = [f"Options and their points, from the end for reversed items: {options}.", f"Source: {scale.citation}"]
+    return Table("", scale.title, frame, notes)
+
+
+def reading(scores: Mapping[str, Any], name: str) -> Html:
+    """The paragraphs of `readings` for a notebook."""
+    return styled("", "".join(f"<p>{escape(paragraph)}</p>" for paragraph in readings(scores, name)))
+
+
+def readings(scores: Mapping[str, Any], name: str) -> list[str]:
+    """One paragraph a model and protocol: what its total can and cannot say."""
+    return [
+        f"{model}, {ASKED[protocol]}: " + " ".join(entry["reading"])
+        for protocol, model, entry in _entries(scores, name)
+    ]
+
+
+def chosen_figure(scores: Mapping[str, Any], name: str) -> Figure:
+    """Positions against contents in percent of the answers: a row of panels a protocol, a panel a model."""
+    protocols = [protocol for protocol in ASKED if name in scores["models"].get(protocol, {})]
+    models = list(scores["models"][protocols[0]][name])
+    chart = Chart(
+        figsize=(1.2 + 2.1 * len(models), 0.7 + 2.1 * len(protocols)), layout="constrained", facecolor="white"
+    )
+    FigureCanvasAgg(chart)
+    grid = chart.subplots(len(protocols), len(models), squeeze=False)
+    for protocol, line in zip(protocols, grid, strict=True):
+        for model, axes in zip(models, line, strict=True):
+            _heat(axes, np.array(scores["models"][protocol][name][model]["chosen"]), f"{model}, {ASKED[protocol]}")
+        line[0].set_ylabel("position shown", fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("option of the scale", fontsize=8)
+    return chart
+
+
+def _heat(axes: Axes, counts: np.ndarray, title: str) -> None:
+    answers = counts.sum()
+    share = 100 * counts / max(1, answers)
+    axes.imshow(share, cmap=mpl.colormaps["Blues"], vmin=0, vmax=60)
+    for (row, column), value in np.ndenumerate(share):
+        if counts[row, column]:
+            colour = "white" if value > 35 else "#1c2430"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    ticks = range(len(counts))
+    axes.set_xticks(ticks, [str(n + 1) for n in ticks], fontsize=7)
+    axes.set_yticks(ticks, [str(n + 1) for n in ticks], fontsize=7)
+    axes.set_title(f"{title}\n{answers:,} answers", fontsize=8)
+
+
+def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
+    """Mean points of each item over all forms, a column a model; next-token answers where there are any."""
+    facts = scores["scales"][name]
+    protocol = next(protocol for protocol in ASKED if name in scores["models"].get(protocol, {}))
+    entries = scores["models"][protocol][name]
+    columns = ["Item", "What", "Place", *entries]
+    rows = [
+        [
+            str(item["number"]),
+            item["text"],
+            " ".join(filter(None, (item["subscale"], "reversed" if item["reversed"] else ""))) or "-",
+            *(_points(entry["items"][place]) for entry in entries.values()),
+        ]
+        for place, item in enumerate(facts["items"])
+    ]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    middle = (1 + len(facts["options"])) / 2
+    notes = [f"Points from 1 to {len(facts['options'])} after turning, neutral {middle:g}; original wording shown."]
+    return Table(number, f"Mean points by item ({ASKED[protocol]})", frame, notes, compact=True)
+
+
+def _points(item: Mapping[str, Any]) -> str:
+    return "-" if item["points"] is None else f"{item['points']:.2f}"
+
+
+def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
+    parts = [item["subscale"] for item in scores["scales"][name]["items"] if item["subscale"]]
+    if not parts:
+        return []
+    sizes = {part: parts.count(part) for part in dict.fromkeys(parts)}
+    options = len(scores["scales"][name]["options"])
+    columns = ["Model", "Protocols", *(f"{part} ({size} to {size * options})" for part, size in sizes.items())]
+    rows = [
+        [model, ASKED[protocol], *(_total(entry["subscales"][part]) for part in sizes)]
+        for protocol, model, entry in _entries(scores, name)
+    ]
+    notes = ["Over all forms; a flag on the total holds for its parts, too."]
+    return [Table(number, "Subscales", pd.DataFrame(rows, columns=columns, dtype=object), notes)]
+
+
+def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
+    rows = [
+        [f"{row['model_b']} - {row['model_a']}", ASKED[row["protocol"]], _gap(row)]
+        for row in scores["paired"]
+        if row["scale"] == name
+    ]
+    if not rows:
+        return []
+    frame = pd.DataFrame(rows, columns=["Compared", "Protocols", "Difference of totals"], dtype=object)
+    notes = ["Over all forms, the same items and orders drawn for both. Not adjusted for the number of comparisons."]
+    return [Table(number, "Between models", frame, notes)]
+
+
+def _gap(row: Mapping[str, Any]) -> Score | str:
+    if row["difference"] is None:
+        return "-"
+    return Score({"value": row["difference"], "n": None, "low": row["low"], "high": row["high"]})
+
+
+def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(protocol, model, numbers) of a scale, the protocols of a model together."""
+    by_protocol = {protocol: scores["models"].get(protocol, {}).get(name, {}) for protocol in ASKED}
+    models = dict.fromkeys(model for entries in by_protocol.values() for model in entries)
+    return [(p, model, entries[model]) for model in models for p, entries in by_protocol.items() if model in entries]
+
+
+def stored_table(number: str) -> Table:
+    """The totals in the authors' notebooks, which the controls of ours were made for."""
+    rows = [[name, *map(str, totals)] for name, totals in STORED.items()]
+    frame = pd.DataFrame(rows, columns=["Model", *STORED_SCALES], dtype=object)
+    notes = [
+        "From the outputs of the notebooks at the root of Fengshenbang-LM's branch dev_bio; the paper's own table was "
+        "not available. Local models: the likeliest letter in one order, no chat template; models behind an API: first "
+        "character of the reply, C by default.",
+        "A model that always answers one letter has MICA 66 (A), 62, 58, 54, 50 or 46 (F), and CAMI 120 whatever the "
+        "letter. The notebook chimedgpt answered A throughout both, and two more rows have the same totals: no number "
+        "here tells attitude from position.",
+        "The notebook chimedgpt overwrites its checkpoint with another one (ziya-llama-13b-medical-merged).",
+    ]
+    return Table(number, "Totals stored in ChiMed-GPT's notebooks", frame, notes)

@@ -1,0 +1,195 @@
+"""What each way of aligning did to SFT's model: notebook 08's comparison, reward against divergence, the RL curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
+from qilin_lib.report.cells import Score, Source
+from qilin_lib.report.figures import COLOURS, FURTHER_COLOURS, FURTHER_MARKERS, MARKERS, Chart
+from qilin_lib.report.layout import Table
+from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report.tokens import box
+
+NAMES = {"sft": "SFT", "dpo": "DPO", "rejection_sampling": "rejection sampling", "rl": "RL"}
+# Metric of policies.json: heading, decimals.
+COLUMNS = {
+    "reward": ("Reward, greedy", 2),
+    "sampled_reward": ("Reward, sampled", 2),
+    "bleu_1": ("BLEU-1", 2),
+    "bleu_2": ("BLEU-2", 2),
+    "bleu_3": ("BLEU-3", 2),
+    "bleu_4": ("BLEU-4", 2),
+    "rouge_1": ("ROUGE-1", 2),
+    "rouge_2": ("ROUGE-2", 2),
+    "rouge_l": ("ROUGE-L", 2),
+    "tokens": ("Tokens, greedy", 1),
+    "sampled_tokens": ("Tokens, sampled", 1),
+    "cut": ("Cut, percent", 1),
+    "repetition": ("Repetition, percent", 1),
+    "kl_token": ("KL a token, nats", 4),
+    "kl_answer": ("KL an answer, nats", 3),
+}
+LOOKS = {
+    "sft": (COLOURS["sft"], MARKERS["sft"]),
+    "dpo": (COLOURS["dpo"], MARKERS["dpo"]),
+    "rejection_sampling": (FURTHER_COLOURS[0], FURTHER_MARKERS[0]),
+    "rl": (FURTHER_COLOURS[1], FURTHER_MARKERS[1]),
+}
+# Key in log.jsonl and title.
+CURVES = {
+    "reward": "reward of the step's answers",
+    "kl": "KL from SFT, estimated, nats a token",
+    "completions/mean_length": "tokens an answer",
+    "completions/clipped_ratio": "share of answers cut",
+}
+
+
+def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
+    """One row a policy of policies.json, one column a metric, with 95 % intervals; `digest` is that of stage 08."""
+    rows = [
+        [NAMES[name], *(_cell(name, entry, metric, decimals, digest) for metric, (_, decimals) in COLUMNS.items())]
+        for name, entry in compared["policies"].items()
+    ]
+    headings = ["Model", *(heading for heading, _ in COLUMNS.values())]
+    frame = pd.DataFrame(rows, columns=headings, dtype=object)
+    return Table("", "Policies on the same held-out questions", frame, _notes(compared))
+
+
+def _cell(name: str, entry: Mapping[str, Any], metric: str, decimals: int, digest: str) -> Score:
+    return Score(entry[metric], source=Source(f"08_rlhf/policies/{name}.jsonl", digest, name), decimals=decimals)
+
+
+def _notes(compared: Mapping[str, Any]) -> list[str]:
+    told = compared["settings"]
+    limit = told["max_new_tokens"]
+    return [
+        f"{told['questions']} held-out questions of ChiMed-DPO, the same for every policy, at most {limit} new tokens; "
+        f"{told['too_long']} questions too long for the context are left out. All records: 08_rlhf/policies.json.",
+        "The reward model judges what was trained on it (rejection sampling, RL) or on the same preferences (DPO): a "
+        "higher reward alone is no better answer. Read it beside KL, length, repetition and the answers.",
+        "BLEU and ROUGE: the greedy answer against the preferred one, tokenisation "
+        f"{told['tokenisation']}; BLEU over all answers, ROUGE as their mean. Repetition: share of character 4-grams "
+        "that occurred before in the answer (seq-rep-4). Cut: no end token within the limit.",
+        "KL: divergence of the policy from SFT over the whole vocabulary at every position of an answer sampled from "
+        "the policy at temperature 1, its end included. A token: all nats by all positions; an answer: mean of the "
+        "sums. SFT's own is 0 by definition.",
+        f"Power, cut answers: {power_note(told['questions'])}.{_reward_power(compared)}",
+    ]
+
+
+def _reward_power(compared: Mapping[str, Any]) -> str:
+    """The least difference in greedy reward from SFT that would be found four times in five, by policy."""
+    found = [
+        # Half the interval is 1.96 standard errors; 80 % power takes 1.96 + 0.84 of them.
+        f"{NAMES[row['model_b']]} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
+        for row in compared["paired"]
+        if row["metric"] == "reward"
+    ]
+    return f" Reward: a difference from SFT must be about {', '.join(found)} to be found 4 times in 5." if found else ""
+
+
+def differences_table(compared: Mapping[str, Any]) -> Table:
+    """Each policy less SFT on the same questions, a metric a row: difference with 95 % interval, p, p after Holm."""
+    rows = [
+        [
+            NAMES[row["model_b"]],
+            COLUMNS[row["metric"]][0],
+            Score({"value": row["difference"], **{key: row[key] for key in ("n", "low", "high")}}, decimals=2),
+            _p(row["p"]),
+            _p(row["p_adjusted"]),
+        ]
+        for row in compared["paired"]
+    ]
+    frame = pd.DataFrame(rows, columns=["Model", "Metric", "less SFT", "p", "p, Holm"], dtype=object)
+    notes = [
+        f"Paired over questions; Holm's correction over the {len(rows)} rows. p below 0.05 after it: told from SFT.",
+        "KL is not tested: it is 0 for SFT by definition, and above 0 for every other model.",
+    ]
+    return Table("", "Differences from SFT", frame, notes, compact=True)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
+    """Reward of sampled answers over KL from SFT, one mark a policy with both 95 % intervals.
+
+    A policy far to the right without a gain in reward, or with one that BLEU and the answers do not share, has been
+    optimised past what the reward model knows. QilinError when there is no question.
+    """
+    known = {name: entry for name, entry in compared["policies"].items() if entry["kl_answer"]["value"] is not None}
+    if not known:
+        raise QilinError("policies.json holds no held-out question: nothing to draw")
+    chart = _chart(7.0, 4.2)
+    axes = chart.subplots()
+    for name, entry in known.items():
+        colour, marker = LOOKS[name]
+        kl, reward = entry["kl_answer"], entry["sampled_reward"]
+        axes.plot((kl["low"], kl["high"]), [reward["value"]] * 2, color=colour, linewidth=1.1)
+        axes.plot([kl["value"]] * 2, (reward["low"], reward["high"]), color=colour, linewidth=1.1)
+        axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=NAMES[name])
+    axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
+    axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
+    chart.legend(loc="outside lower center", ncols=len(known), frameon=False, fontsize=8)
+    _quiet(axes)
+    return chart
+
+
+def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Reward, KL from SFT, length and cut share over the steps of `rl/log.jsonl`. QilinError for an empty log.
+
+    The KL is TRL's estimate from the sampled tokens: RLOO's is the mean log-ratio, which can be below 0. The loss is
+    left out: RLOO's and GRPO's advantages sum to 0 in a group, so it says nothing about progress.
+    """
+    if not rows:
+        raise QilinError("the log of reinforcement learning is empty: nothing to draw")
+    chart = _chart(11, 2.9)
+    for axes, (key, title) in zip(chart.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+        points = np.array([(row["step"], row[key]) for row in rows if row.get(key) is not None]).reshape(-1, 2)
+        axes.plot(*points.T, color=LOOKS["rl"][0], marker="." if len(points) < 15 else "", linewidth=1.4)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("optimizer step")
+        _quiet(axes)
+    return chart
+
+
+def _chart(width: float, height: float) -> Chart:
+    chart = Chart(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(chart)
+    return chart
+
+
+def _quiet(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e3e6eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 3) -> Html:
+    """The first `most` questions with the preferred answer and the greedy answers of all policies.
+
+    `records`: {policy: rows of policies/<policy>.jsonl}, the same questions in the same order.
+    """
+    shown = range(min(most, *(len(rows) for rows in records.values())))
+    return styled(CASE_STYLE, "".join(_card({name: rows[i] for name, rows in records.items()}) for i in shown))
+
+
+def _card(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    first = next(iter(rows.values()))
+    prompt = "".join(box(turn["role"], turn["content"]) for turn in first["prompt"])
+    answers = box("preferred in ChiMed-DPO", first["chosen"])
+    for name, row in rows.items():
+        told = f"reward {row['reward']:.2f}, {row['tokens']} tokens{', cut' * row['cut']}"
+        answers += box(f"{NAMES[name]}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"])
+    head = f"<div class='head'>held-out question {escape(first['id'])}</div>"
+    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{answers}</div></div>"

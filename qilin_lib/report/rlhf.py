@@ -1,0 +1,264 @@
+"""Notebook 08's reward model and rejection sampling: held-out accuracy, calibration, and the pool of sampled answers.
+
+Rewards have no zero and no unit of their own: σ of a difference is the stated chance that one answer is preferred, and
+only differences between answers to the same question are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import calibration as reliability
+from qilin_lib.evaluate.intervals import Summary, mean_of, power_note, studentised
+from qilin_lib.report import figures
+from qilin_lib.report.layout import Table
+from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report.tokens import box
+
+RESAMPLES = 1000
+SEED = 17
+CURVE_COLOUR = figures.COLOURS["sft"]
+Row = Mapping[str, Any]
+
+
+# --- the reward model -------------------------------------------------------------------------------------------------
+
+
+def accuracy_table(scores: Mapping[str, Sequence[Any]]) -> Table:
+    """Held-out pairs of reward/heldout.json that are ranked right, by source and in all, with 95 % intervals (Wilson),
+    and the mean margin r(chosen) - r(rejected) (bootstrap over pairs)."""
+    groups = {**reliability.by_source(scores), "Total": scores}
+    rows = []
+    for name, entry in groups.items():
+        share = reliability.accuracy(entry["chosen"], entry["rejected"])
+        margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
+        rows.append([name, f"{share['n']:,}", _percent(share), str(int((margins == 0).sum())), _number(_mean(margins))])
+    n = len(scores["chosen"])
+    notes = [
+        "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
+        "50 and a model without any preference 0",
+        power_note(n),
+        "accuracy on pairs of the kind it was trained on: it says how well these preferences were learned, not whether "
+        "they are good medicine",
+    ]
+    columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
+    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns), notes)
+
+
+def calibration_table(calibration: Mapping[str, Any]) -> Table:
+    """Expected calibration error, Brier score and log loss of `calibration.calibration`, beside those of a model that
+    gives every pair one half."""
+    named = (
+        ("expected calibration error", "ece", "-"),
+        ("Brier score", "brier", "0.250"),
+        ("log loss, nats", "log_loss", f"{math.log(2):.3f}"),
+    )
+    rows = [[name, _number(calibration[key]), level] for name, key, level in named]
+    notes = [
+        "of σ(r(chosen) - r(rejected)), the stated chance that the chosen answer is preferred; smaller is better; 95 % "
+        f"intervals by bootstrap over {calibration['n']:,} pairs",
+        f"calibration error over {len(calibration['bins'])} bins; on few pairs it is biased upward, and that of a "
+        "calibrated model is above 0 too",
+    ]
+    columns = ["Metric", "value", "always one half"]
+    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns), notes)
+
+
+def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
+    """Share of pairs ranked right against stated confidence, with Wilson intervals and the diagonal of a calibrated
+    model; below, how many pairs there are. QilinError if there is none."""
+    filled = [one for one in calibration["bins"] if one["n"]]
+    if not filled:
+        raise QilinError("calibration_figure needs at least one held-out pair, got none; see heldout_share_dpo")
+    chart = figures.new_chart(5.2, 4.8)
+    top, bottom = chart.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    confidence = 100 * np.array([one["confidence"] for one in filled])
+    share, low, high = (100 * np.array([one["right"][name] for one in filled]) for name in ("value", "low", "high"))
+    top.plot([50, 100], [50, 100], color="#333333", linestyle="--", linewidth=1, label="calibrated")
+    top.errorbar(
+        confidence, share, [share - low, high - share], color=CURVE_COLOUR, marker="o", capsize=3, linestyle="none",
+        label="share right, 95 % interval",
+    )  # fmt: skip
+    top.set(ylabel="pairs ranked right, percent", ylim=(-2, 102))
+    top.legend(frameon=False, fontsize=8, loc="lower right")
+    edges = [(100 * one["low"], 100 * one["high"], one["n"]) for one in calibration["bins"]]
+    for start, end, count in edges:
+        bottom.bar((start + end) / 2, count, width=0.92 * (end - start), color="#b8c0cc")
+        bottom.annotate(f"{count:,}", ((start + end) / 2, count), ha="center", va="bottom", fontsize=8)
+    bottom.set(
+        xlabel="confidence in the preferred answer, percent", ylabel="pairs",
+        ylim=(0, 1.35 * max(n for *_, n in edges)), xlim=(49, 101),
+    )  # fmt: skip
+    figures.quiet(top)
+    figures.quiet(bottom)
+    return chart
+
+
+def reward_curves(rows: figures.Rows) -> figures.Figure:
+    """Loss, share ranked right and margin of the training batches over steps: rows of reward/log.jsonl."""
+    chart = figures.new_chart(11, 3)
+    panels = (
+        ("loss", "loss (dashed: ln 2)", math.log(2)),
+        ("accuracy", "pairs of the batch ranked right", 0.5),
+        ("margin", "margin, chosen - rejected", 0.0),
+    )
+    for axes, (name, title, level) in zip(chart.subplots(1, 3), panels, strict=True):
+        figures.line(axes, rows, name, CURVE_COLOUR, name)
+        axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("optimizer step")
+        figures.quiet(axes)
+    return chart
+
+
+# --- the pool of rejection sampling -----------------------------------------------------------------------------------
+
+
+def pool_table(pool: Sequence[Row]) -> Table:
+    """What the choice among K answers gains, one row a round: means over questions with 95 % intervals over questions.
+
+    `pool`: rows of pool.jsonl, of one round or several. QilinError if there is none.
+    """
+    rows = []
+    for number, questions in _rounds(pool).items():
+        rewards = [[row["reward"] for row in ranked] for ranked in questions]
+        best, worst = (np.array([own[place] for own in rewards]) for place in (-1, 0))
+        mean = np.array([np.mean(own) for own in rewards])
+        above = [_chance(own) for own in rewards if len(own) > 1]
+        level = sum(len(set(own)) == 1 for own in rewards)
+        sizes = sorted({len(own) for own in rewards})
+        rows.append(
+            [
+                str(number),
+                f"{len(questions):,}",
+                " or ".join(map(str, sizes)),
+                *(_number(_mean(values)) for values in (worst, mean, best, best - mean)),
+                _percent(_mean(np.array(above))),
+                f"{level:,}",
+            ]
+        )
+    columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
+    columns += ["best preferred, percent", "all alike"]
+    notes = [
+        "best preferred: the chance, as the reward model states it, that the best of the K answers is preferred to "
+        "another one of them, σ(r(best) - r(other)); 50 = the choice changes nothing",
+        "all alike: questions whose K answers all have the same reward, so that there was nothing to choose",
+        "an answer without a visible character ranks below all others; the judge is the model that training will "
+        "please, so a gain here is no proof of better answers",
+    ]
+    return Table("", "Rejection sampling: rewards of the pool", pd.DataFrame(rows, columns=columns), notes)
+
+
+def best_of_k(pool: Sequence[Row]) -> dict[int, Summary]:
+    """{k: {"value", "n", "low", "high"}}: reward to expect of the best of k answers, k from 1 to the K sampled.
+
+    Each question gives the mean over all subsets of k of its K answers, an estimate without bias of which the best of
+    the first k is one draw: Σ_i r_(i) C(i - 1, k - 1) / C(K, k), answers in the order of their rank, the best last.
+    Means over questions of all rounds, 95 % intervals over questions. QilinError if there is no answer.
+    """
+    questions = [[row["reward"] for row in ranked] for found in _rounds(pool).values() for ranked in found]
+    fewest = min(map(len, questions))
+    return {k: _mean(np.array([_expected_best(own, k) for own in questions])) for k in range(1, fewest + 1)}
+
+
+def best_of_k_figure(pool: Sequence[Row]) -> figures.Figure:
+    """`best_of_k` as a curve with its intervals, one a round: where it flattens, more samples buy little."""
+    chart = figures.new_chart(5.6, 3.6)
+    axes = chart.subplots()
+    colours = (CURVE_COLOUR, figures.PAPER_COLOUR, *figures.FURTHER_COLOURS)
+    largest = 1
+    for place, number in enumerate(_rounds(pool)):
+        found = best_of_k([row for row in pool if row["round"] == number])
+        value, low, high = (_column(found, name) for name in ("value", "low", "high"))
+        axes.errorbar(
+            list(found), value, [value - low, high - value], color=colours[place % len(colours)], marker="o",
+            markersize=4, capsize=3, linewidth=1.4, label=f"round {number}",
+        )  # fmt: skip
+        largest = max(largest, *found)
+    axes.set(xlabel="k, answers sampled to a question", ylabel="expected reward of the best")
+    axes.set_xticks(range(1, largest + 1, max(1, largest // 8)))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figures.quiet(axes)
+    return chart
+
+
+def _column(found: Mapping[int, Summary], name: str) -> np.ndarray:
+    # A bound that is not there becomes NaN, which matplotlib leaves out.
+    return np.array([score[name] for score in found.values()], dtype=float)
+
+
+def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
+    """Best and worst answer to `most` questions, evenly spaced over the pool, with rewards and lengths."""
+    questions = [ranked for found in _rounds(pool).values() for ranked in found]
+    count = min(most, len(questions))
+    chosen = [questions[i * len(questions) // count] for i in range(count)]
+    return styled(CASE_STYLE, "".join(map(_card, chosen)))
+
+
+def _card(ranked: Sequence[Row]) -> str:
+    best, worst = ranked[-1], ranked[0]
+    prompt = "".join(box(turn["role"], turn["content"]) for turn in best["prompt"])
+    sides = "".join(
+        box(
+            f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}",
+            row["answer"] or "(empty)",
+        )
+        for name, row in (("best", best), ("worst", worst))
+    )
+    head = f"<div class='head'>{escape(best['id'])}<span>round {best['round']}</span></div>"
+    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{sides}</div></div>"
+
+
+def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:
+    """{round: [answers to a question, the best last]}, questions in the order of the pool."""
+    if not pool:
+        raise QilinError("the pool of rejection sampling holds no answer; see rlhf.prompts and rlhf.num_samples")
+    found: dict[int, dict[str, list[Row]]] = {}
+    for row in pool:
+        found.setdefault(row["round"], {}).setdefault(row["id"], []).append(row)
+    return {number: [sorted(own, key=_rank) for own in asked.values()] for number, asked in found.items()}
+
+
+def _rank(row: Row) -> tuple[bool, float, int]:
+    # As train/rejection.py keeps them: silence ranks last, and of equal rewards the earlier sample first.
+    return bool(row["answer"].strip()), row["reward"], -row["sample"]
+
+
+def _chance(rewards: Sequence[float]) -> float:
+    """Mean over the other answers of σ(r(best) - r(other))."""
+    gaps = rewards[-1] - np.array(rewards[:-1])
+    return float(np.exp(-np.logaddexp(0.0, -gaps)).mean())
+
+
+def _expected_best(rewards: Sequence[float], k: int) -> float:
+    ways = math.comb(len(rewards), k)
+    return sum(value * math.comb(i, k - 1) / ways for i, value in enumerate(rewards))
+
+
+def _mean(values: np.ndarray) -> Summary:
+    """The mean of values [N] with its bootstrap-t interval; without one for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return {"value": float(values.mean()) if n else None, "n": n, "low": None, "high": None}
+    low, high, _ = studentised(mean_of(values), RESAMPLES, SEED)
+    return {"value": float(values.mean()), "n": n, "low": low, "high": high}
+
+
+def _number(score: Summary, factor: float = 1.0, decimals: int = 3) -> str:
+    if score["value"] is None:
+        return "no items"
+    value = f"{factor * score['value']:.{decimals}f}"
+    if score["low"] is None:
+        return value
+    return f"{value} [{factor * score['low']:.{decimals}f}, {factor * score['high']:.{decimals}f}]"
+
+
+def _percent(score: Summary) -> str:
+    bounds = {name: score[name] and min(1.0, max(0.0, score[name])) for name in ("low", "high")}
+    return _number({**score, **bounds}, 100, 1)

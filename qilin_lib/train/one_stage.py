@@ -1,0 +1,311 @@
+"""One-stage training (HuatuoGPT-II, arXiv 2311.09774): DCPT's passages as instructions, learned together with SFT.
+
+HuatuoGPT-II lets an LLM write a question to each passage and rewrite the passage as its answer. There is none here, so
+rules make the instruction from what the record states, and the passage itself is the answer. That is weaker: the
+instructions are few in kind and the answers keep the style of the passage. The order is that of its public code
+(FreedomIntelligence/HuatuoGPT-II, 88ddf9a, data_process.py): all examples are drawn once, without replacement, each
+draw in proportion to a weight of its source; 32, 16, 8 or 4 for kinds of passages, 1 for SFT.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.tokens import corpus
+from qilin_lib.tokens.statistics import encoded
+from qilin_lib.tokens.template import Message, text_ids
+from qilin_lib.train.heldout import label_count
+
+ROLES = {"患者": "user", "医生": "assistant"}
+SPEAKER = re.compile(r"^(患者|医生)：", re.MULTILINE)
+SECTION = re.compile(r"^第[一二三四五六七八九十百\d]+[章节篇]\s*(.{1,30})$", re.MULTILINE)
+HEADING = re.compile(r"【([^】\n]{1,12})】|^([^：\n，。]{1,12})：", re.MULTILINE)
+NUMBERING = re.compile(r"^[\d\s\-_.、]+")
+SENTENCE_END = re.compile(r"[。！？；\n]")
+OPENING = re.compile(r"\s*(.{6,20}?)(?=[，。！？；\n]|\Z)", re.DOTALL)
+ABOUT_HEADINGS = (
+    "请介绍{subject}的{headings}。",
+    "关于{subject}，请说明{headings}。",
+    "我想了解{subject}的{headings}，请讲一讲。",
+    "{subject}的{headings}，要知道些什么？",
+)
+ABOUT_SUBJECT = (
+    "请介绍{subject}。",
+    "请讲一讲{subject}。",
+    "关于{subject}，有哪些需要了解的知识？",
+    "我想了解{subject}，请说明。",
+)
+FROM_OPENING = (
+    "请从“{opening}”说起，介绍有关的知识。",
+    "“{opening}”，请接着讲下去。",
+    "有一段文字以“{opening}”开头，请写出它的内容。",
+    "请围绕“{opening}”说明有关内容。",
+)
+CONTINUED = "接着上文，"
+# What is counted of every source. The last two: rows made of its documents, and 02's tokens of those.
+COUNTS = ("documents", "conversations", "instructed", "held_out", "examples", "document_tokens")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document that DCPT learns; its length is its tokens, which is what `tokens.corpus` draws by."""
+
+    row: dict[str, Any]
+    tokens: int
+
+    def __len__(self) -> int:
+        return self.tokens
+
+
+def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """The documents that 02 packed for DCPT as rows {source, messages}, and the counts of every source.
+
+    Of a source's `documents` some stay `conversations` (they are asked and answered already) and some are `instructed`
+    by rules, `held_out` of them because ChiMed-SFT holds the same conversation out: no arm of a comparison may see it
+    as one. `examples` counts the rows, `document_tokens` is what 02 counted. QilinError if 02 packed other documents.
+    """
+    taken = documents(job.paths.chimed, job.paths.tokens, tokenizer)
+    known = _known(job.paths.data, {document.row["id"] for document in taken})
+    rows: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
+    for document in taken:
+        row, (split, messages) = document.row, known.get(document.row["id"], ("train", None))
+        held_out = split == "heldout"
+        turns = None if held_out else conversation(row["text"], messages)
+        parts = turns and exchanges(turns, job.template, tokenizer, job.parameters)
+        count = counts.setdefault(row["source"], dict.fromkeys(COUNTS, 0))
+        for name, amount in zip(COUNTS, (1, bool(parts), not parts, held_out, 0, len(document)), strict=True):
+            count[name] += amount
+        parts = parts or instructed(row, tokenizer, job.parameters)
+        count["examples"] += len(parts)
+        rows += [{"source": row["source"], "messages": part} for part in parts]
+    return rows, counts
+
+
+def documents(chimed: Path, tokens: Path, tokenizer: Any) -> list[Document]:
+    """What 02 packed for 03, drawn again from cpt.jsonl (and general.jsonl, where 02 replays) with 02's parameters.
+
+    `chimed` and `tokens` are the folders of 01 and 02. QilinError if that is not what packing.json counts.
+    """
+    drawn = SimpleNamespace(**files.read_json(tokens / "manifest.json")["parameters"])
+    packed = files.read_json(tokens / "packing.json")
+    training = _sized([row for row in files.read_jsonl(chimed / "cpt.jsonl") if row["split"] == "train"], tokenizer)
+    medical = corpus.draw(training, drawn.max_cpt_tokens, drawn.seed)
+    general: list[Any] = []
+    if drawn.replay_share:
+        by_text = {row["text"]: row for row in files.read_jsonl(chimed / "general.jsonl")}
+        texts = _sized([by_text[text] for text in corpus.replayable(chimed)], tokenizer)
+        general = corpus.replay(texts, corpus.stream_length(medical), drawn.replay_share, drawn.seed)
+    found = [len(medical), sum(map(len, medical)), len(general), sum(map(len, general))]
+    names = ("medical_documents", "medical_tokens", "general_documents", "general_tokens")
+    if found != [packed[name] for name in names]:
+        raise QilinError(
+            f"{chimed / 'cpt.jsonl'}: {dict(zip(names, found, strict=True))} are not what {tokens / 'packing.json'} "
+            "counts, so the arms would not see equal tokens; run notebooks/02_tokenize.ipynb again"
+        )
+    return medical + general
+
+
+def _sized(rows: list[dict[str, Any]], tokenizer: Any) -> list[Any]:
+    lengths = map(len, encoded((row["text"] for row in rows), tokenizer))
+    return [Document(row, length) for row, length in zip(rows, lengths, strict=True)]
+
+
+def _known(path: Path, ids: set[str]) -> dict[str, tuple[str, list[Message]]]:
+    """{id: (split, messages)} of the conversations of sft.jsonl that are records of DCPT too."""
+    return {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(path) if row["id"] in ids}
+
+
+# --- a passage as instruction and answer ------------------------------------------------------------------------------
+
+
+def conversation(text: str, known: list[Message] | None) -> list[Message] | None:
+    """The turns of a passage that is one: the `known` ones if they spell `text`, else what stands after the speakers'
+    names; None for a passage that nobody asks and answers in."""
+    if known is not None and text in _spellings(known):
+        return known
+    before, *parts = SPEAKER.split(text)
+    turns = [
+        {"role": ROLES[name], "content": said.removesuffix("\n")}
+        for name, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    alternate = all(turn["role"] == ("user", "assistant")[i % 2] for i, turn in enumerate(turns))
+    return turns if not before and len(turns) > 1 and alternate else None
+
+
+def _spellings(messages: list[Message]) -> tuple[str, str]:
+    """How 01 writes a conversation as running text: one turn a line, with speakers' names from three turns on."""
+    names = {role: name for name, role in ROLES.items()}
+    return (
+        "\n".join(message["content"] for message in messages),
+        "\n".join(f"{names[message['role']]}：{message['content']}" for message in messages),
+    )
+
+
+def exchanges(turns: list[Message], template: Any, tokenizer: Any, parameters: Any) -> list[list[Message]] | None:
+    """`turns` as conversations of whole exchanges within `max_length` tokens; an answer longer than `max_target_length`
+    goes on in further exchanges, asked for by the same question. None if a question would have to be cut, or a
+    conversation would have no answer: such a passage is learned as text."""
+    limits = (parameters.max_source_length, parameters.max_target_length)
+    if any(len(text_ids(tokenizer, turn["content"])) > limits[0] for turn in turns[::2]):
+        return None
+    parts: list[list[Message]] = []
+    room = 0
+    for exchange in _fitting(turns, tokenizer, limits[1]):
+        length = len(template.encode_with_labels(exchange, tokenizer, *limits)[0])
+        if length > room:
+            parts.append([])
+            room = parameters.max_length
+        parts[-1] += exchange
+        room -= length
+    return parts if all(len(part) > 1 for part in parts) else None
+
+
+def _fitting(turns: list[Message], tokenizer: Any, limit: int) -> Iterator[list[Message]]:
+    """The exchanges of `turns`; a long answer is divided, and its question asked again for each further part."""
+    for at in range(0, len(turns), 2):
+        question, *answers = turns[at : at + 2]
+        if not answers:
+            yield [question]
+        for answer in answers:
+            for number, piece in enumerate(pieces(answer["content"], tokenizer, limit)):
+                asked = CONTINUED * (number > 0) + question["content"]
+                yield [{"role": "user", "content": asked}, {"role": "assistant", "content": piece}]
+
+
+def instructed(row: dict[str, Any], tokenizer: Any, parameters: Any) -> list[list[Message]]:
+    """The passage of a record {id, text} as answers of at most `max_target_length` tokens, one after the other.
+
+    Each has an instruction that names what the passage states: its title or section and its headings, or its opening
+    clause. The phrasing is drawn by seed and id. The answers together are the text, character for character.
+    """
+    draw = random.Random(f"{parameters.seed} {row['id']}")
+    text, start, made = row["text"], 0, []
+    for piece in pieces(text, tokenizer, parameters.max_target_length):
+        asked = CONTINUED * (start > 0) + instruction(text, start, piece, draw)
+        made.append([{"role": "user", "content": asked}, {"role": "assistant", "content": piece}])
+        start += len(piece)
+    return made
+
+
+def pieces(text: str, tokenizer: Any, limit: int) -> list[str]:
+    """`text` in parts of at most `limit` tokens, halved at the sentence end nearest to the middle (else in the middle)
+    until they fit. Nothing is lost: the parts joined are the text."""
+    if len(text) < 2 or len(text_ids(tokenizer, text)) <= limit:
+        return [text]
+    middle = len(text) // 2
+    quarter = max(1, len(text) // 4)
+    ends = [match.end() for match in SENTENCE_END.finditer(text, middle - quarter, middle + quarter)]
+    # A sentence's closing quotation mark or bracket belongs to it.
+    ends = [end + (text[end : end + 1] in tuple("”）》」")) for end in ends]
+    at = min((end for end in ends if end < len(text)), key=lambda end: abs(end - middle), default=middle)
+    return pieces(text[:at], tokenizer, limit) + pieces(text[at:], tokenizer, limit)
+
+
+def instruction(text: str, start: int, piece: str, draw: random.Random) -> str:
+    """A request to which `piece`, which stands at character `start` of `text`, is the answer."""
+    subject = subject_of(text, start)
+    if not subject:
+        found = OPENING.match(piece)
+        opening = found.group(1) if found else piece.strip()[:20]
+        return draw.choice(FROM_OPENING).format(opening=" ".join(opening.split()))
+    found = [first or second for first, second in HEADING.findall(piece)]
+    headings = "、".join(dict.fromkeys(name for name in found if name not in ROLES))
+    phrasings = ABOUT_HEADINGS if headings else ABOUT_SUBJECT
+    return draw.choice(phrasings).format(subject=subject, headings=_shortened(headings))
+
+
+def subject_of(text: str, start: int) -> str:
+    """The section that character `start` of `text` stands in or begins with, else the title (a short first line that
+    ends no sentence), else ""."""
+    # Where a piece begins just before a section's heading, the section is what it is about.
+    sections = [match for match in SECTION.finditer(text) if match.start() <= start + 1]
+    if sections:
+        return sections[-1].group(1).strip()
+    title, _, rest = text.partition("\n")
+    title = NUMBERING.sub("", title).strip()
+    return title if rest and len(title) <= 30 and not re.search(r"[，。！？；：?!]", title) else ""
+
+
+def _shortened(headings: str) -> str:
+    names = headings.split("、")
+    return "、".join(names[:4]) + "等" * (len(names) > 4)
+
+
+# --- the order --------------------------------------------------------------------------------------------------------
+
+
+def weights(sources: Sequence[str], one_stage: Mapping[str, Any]) -> np.ndarray:
+    """The sampling weight of every passage, given its source; floats, shape (n,). An SFT conversation has weight 1.
+
+    `priorities` names sources, `priority` is that of all others. QilinError for a source that is not there.
+    """
+    named = one_stage["priorities"] or {}
+    for source in named:
+        if source not in sources:
+            there = sorted(set(sources))
+            raise QilinError(
+                f"one_stage.priorities: '{source}' is no source of the documents that DCPT learns"
+                f"{nearest(source, there)}; there are {there}"
+            )
+    return np.array([named.get(source, one_stage["priority"]) for source in sources], dtype=np.float64)
+
+
+def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
+    """Every index once, in the order of a draw without replacement in proportion to `weights`; integers, shape (n,).
+
+    Exponential times with rates `weights`, sorted: the first is index i with probability w_i / Σ w, and so on among
+    the rest (Efraimidis & Spirakis 2006). So what has more weight comes earlier, and its share fades as it is used up.
+    Equal weights are a plain shuffle. A function of its arguments alone.
+    """
+    times = np.random.default_rng([seed, len(weights)]).exponential(size=len(weights))
+    return np.argsort(times / np.asarray(weights, dtype=np.float64), kind="stable")
+
+
+# --- what the two arms see --------------------------------------------------------------------------------------------
+
+
+def measured(made: Sequence[np.ndarray]) -> dict[str, int]:
+    """{examples, input_tokens, assistant_tokens} of examples, int32 arrays of shape (2, tokens) of ids and labels."""
+    return {
+        "examples": len(made),
+        "input_tokens": sum(example.shape[1] for example in made),
+        "assistant_tokens": sum(label_count(labels) for _, labels in made),
+    }
+
+
+def fading(places: np.ndarray, count: int) -> list[float]:
+    """The share of passages in each tenth of the training; `places` is `order`, passages are its first `count`."""
+    return [round(float((tenth < count).mean()), 4) for tenth in np.array_split(places, 10) if len(tenth)]
+
+
+def compare_tokens(packing: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Rows (quantity, two stages, one stage) of one epoch: 02's packing.json and 04's facts.
+
+    What the passages and the conversations say is equal by construction, and checked; what differs is what the forms
+    add (DCPT: an end a document; here: instructions, role tags, ends) and which of the tokens carry loss.
+    """
+    passages, said = facts["one_stage"]["passages"], facts["one_stage"]["conversations"]
+    read = {name: sum(count[name] for count in facts["one_stage"]["sources"].values()) for name in COUNTS}
+    ends = packing["documents"]
+    yield "documents of DCPT", packing["documents"], read["documents"]
+    yield "their tokens", packing["tokens"], read["document_tokens"]
+    yield "tokens that the form adds to them", ends, passages["input_tokens"] - read["document_tokens"]
+    yield "tokens with loss in them", packing["tokens_with_loss"], passages["assistant_tokens"]
+    yield "conversations of SFT", said["examples"], said["examples"]
+    yield "their tokens, role tags and ends included", said["input_tokens"], said["input_tokens"]
+    yield "tokens with loss in those", said["assistant_tokens"], said["assistant_tokens"]
+    entered = packing["tokens"] + ends + said["input_tokens"]
+    yield "all tokens that enter the model", entered, passages["input_tokens"] + said["input_tokens"]
+    learned = packing["tokens_with_loss"] + said["assistant_tokens"]
+    yield "all tokens with loss", learned, passages["assistant_tokens"] + said["assistant_tokens"]

@@ -1,0 +1,331 @@
+"""08: rejection sampling, as ChiMed-GPT has it (arXiv 2311.06025; the architecture figure of its repository): a reward
+model ranks the answers that the policy writes to a question, and the best return to supervised fine-tuning. The number
+of answers, of those kept and of rounds, and how they are drawn, were not found.
+
+A round has a folder: `sampling/` (questions.jsonl and what its processes leave), pool.jsonl (every answer with its
+reward), chosen.jsonl (what the policy learns from), and what 04's training leaves. A round starts from the model of the
+round before it, the first from 04_sft's.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.progress import Show
+from qilin_lib.runs import Stage
+from qilin_lib.train import fit as shared
+from qilin_lib.train import reward, sampling, sft, steps
+from qilin_lib.train.launch import PROGRESS
+
+Row = dict[str, Any]
+# From a chunk's number and questions to its values.
+Turn = Callable[[int, list[Row]], list[Any]]
+OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
+"""Two lines that begin with A and B: a multiple-choice question, whatever its source."""
+ROLE_TOKENS = 32
+"""Room for role tags and the end token beside a question and an answer that were cut to their limits."""
+
+
+def train(stage: Stage, show: Show) -> dict[str, Any]:
+    """All rounds, each in child processes; {"rounds": [facts of a round]}. A finished round is only read.
+
+    QilinError if ChiMed-SFT holds no question to ask, if no answer of a round says anything, or if a child fails.
+    """
+    weights, done = shared.weights_of(stage, "04_sft"), []
+    for number in range(1, stage.parameters.rounds + 1):
+        folder = stage.dir / "rejection" / f"round{number}"
+        done.append(_round(stage, folder, number, weights, _about(number, show)))
+        weights = folder / "model"
+    return {"rounds": done}
+
+
+def last_round(folder: Path) -> Path:
+    """Folder of the last finished round below 08's `folder`; QilinError when there is none."""
+    finished = [path.parent for path in (folder / "rejection").glob("round*/facts.json")]
+    if not finished:
+        raise QilinError(f"{folder / 'rejection'}: holds no finished round; run notebooks/08_rlhf.ipynb first")
+    return max(finished, key=lambda path: int(path.name.removeprefix("round")))
+
+
+def _about(number: int, show: Show) -> Show:
+    return lambda text: show(f"round {number}: {text}")
+
+
+def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -> dict[str, Any]:
+    """Sample, rank, fine-tune; the facts of the training with those of the pool under "pool"."""
+    parameters, data = stage.parameters, stage.parent("01_build_chimed") / "sft.jsonl"
+    pool = _sampled(stage, folder, number, weights, data, show)
+    if not pool["kept"]:
+        raise QilinError(
+            f"{folder / 'pool.jsonl'}: none of {pool['answers']} answers says anything, so there is nothing to learn "
+            f"from; nearest valid: a lower temperature than {parameters.temperature}, or a longer SFT"
+        )
+    if not (folder / "chosen.jsonl").exists():
+        files.write_jsonl(folder / "chosen.jsonl", _chosen(folder, data))
+    facts = steps.run(
+        stage,
+        sft.__name__,
+        folder,
+        parameters.rejection,
+        {"weights": weights, "data": folder / "chosen.jsonl"},
+        show,
+        max_length=parameters.max_source_length + parameters.max_target_length + ROLE_TOKENS,
+        packing=False,
+        source_weights=None,
+        one_stage=None,
+    )
+    if "pool" not in facts:
+        facts["pool"] = pool
+        files.write_json(folder / "facts.json", facts)
+    return facts
+
+
+def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path, show: Show) -> dict[str, Any]:
+    """Facts of the pool, after pool.jsonl was made."""
+    out = folder / "sampling"
+    asked, counts = out / "questions.jsonl", None
+    if not (out / "facts.json").exists():
+        drawn, counts = questions(data, stage.parameters.prompts, stage.parameters.seed, number)
+        files.write_jsonl(asked, drawn)
+    paths = {"weights": weights, "reward": stage.dir / "reward" / "model", "questions": asked}
+    facts = steps.run(stage, __name__, out, stage.parameters.rejection, paths, show, round=number, questions=counts)
+    for part in out.glob("*.part*"):
+        part.unlink()
+    return facts
+
+
+def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row], dict[str, int]]:
+    """(rows of sft.jsonl whose question is asked in round `number`, counts), in the order of the file.
+
+    Asked are medical training rows of one question and one answer that offer no options to choose from: of those of
+    `drawable` a permutation by `seed` gives every round the next `count`, from the start again when it has ended, and
+    all of them where they are fewer. QilinError if there is none.
+    """
+    counts = dict.fromkeys(("train_medical", "more_turns", "multiple_choice", "drawable", "drawn"), 0)
+    places = []
+    for place, row in enumerate(files.read_jsonl(data)):
+        if row["split"] == "train" and row["part"] == "medical":
+            counts["train_medical"] += 1
+            reason = _unsuitable(row)
+            counts[reason or "drawable"] += 1
+            if not reason:
+                places.append(place)
+    if not places:
+        raise QilinError(f"{data}: no medical training question with one answer and no options; found {counts}")
+    counts["drawn"] = min(count, len(places))
+    turns = np.arange(counts["drawn"]) + (number - 1) * counts["drawn"]
+    order = np.random.default_rng(seed).permutation(places)
+    wanted = set(order[turns % len(places)].tolist())
+    return [row for place, row in enumerate(files.read_jsonl(data)) if place in wanted], counts
+
+
+def _unsuitable(row: Row) -> str | None:
+    if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
+        return "more_turns"
+    if row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"]):
+        return "multiple_choice"
+    return None
+
+
+def _chosen(folder: Path, data: Path) -> Iterator[Row]:
+    """The kept answers as rows of sft.jsonl, in the pool's order, then the held-out rows of `data` as they are."""
+    asked = {row["id"]: row for row in files.read_jsonl(folder / "sampling" / "questions.jsonl")}
+    for row in files.read_jsonl(folder / "pool.jsonl"):
+        if row["kept"]:
+            answer = {"role": "assistant", "content": row["answer"]}
+            own = {"id": f"{row['id']}:{row['sample']}", "messages": [*row["prompt"], answer]}
+            yield asked[row["id"]] | own
+    yield from (row for row in files.read_jsonl(data) if row["split"] == "heldout")
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part, alone or one of many under torchrun: its share of answers, then of rewards, chunk by chunk.
+
+    The policy is gone before the reward model comes. A chunk is the same whoever works on it, and is on disk as a whole
+    or not at all; the first process waits for the others, and writes pool.jsonl, last of all facts.json.
+    """
+    parameters = job.parameters
+    rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
+    if not parameters.gpus:
+        import torch
+
+        # Sums in another order give other last digits.
+        torch.set_num_threads(1)
+    asked = list(files.read_jsonl(job.paths.questions))
+    size = max(1, parameters.batch_size // parameters.num_samples)
+    chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
+    _in_chunks(job.out, "answers", chunks, rank, of, lambda: _writer(job, device))
+    gc.collect()
+    _in_chunks(job.out, "rewards", chunks, rank, of, lambda: _judge(job, device))
+    if rank == 0:
+        while len(rewards := _finished(job.out, "rewards")) < len(chunks):
+            time.sleep(1)
+        answers = _finished(job.out, "answers")
+        flat = [[value for i in range(len(chunks)) for value in values[i]] for values in (answers, rewards)]
+        rows = pool(asked, *flat, parameters)
+        files.write_jsonl(job.out.parent / "pool.jsonl", rows)
+        files.write_json(job.out / "facts.json", {"questions": parameters.questions, **summary(rows, parameters)})
+
+
+def _in_chunks(out: Path, name: str, chunks: list[list[Row]], rank: int, of: int, make: Callable[[], Turn]) -> None:
+    """Add to `name`.part<rank> what is missing of this process's chunks; `make()` loads a model and returns what turns
+    a chunk into its values, and is not called where nothing is missing."""
+    done = _finished(out, name)
+    missing = [i for i in range(rank, len(chunks), of) if i not in done]
+    if not missing:
+        return
+    turn, part = make(), out / f"{name}.part{rank}"
+    # Written anew without a torn line, behind which the next chunk would be lost too.
+    files.write_jsonl(part, _lines(part) if part.exists() else [])
+    with open(part, "a", encoding="utf-8") as handle:
+        for place, i in enumerate(missing):
+            handle.write(json.dumps({"chunk": i, "values": turn(i, chunks[i])}, ensure_ascii=False) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+            if rank == 0:
+                print(PROGRESS + json.dumps({"text": f"{name} {place + 1}/{len(missing)} chunks"}), flush=True)
+
+
+def _finished(out: Path, name: str) -> dict[int, Any]:
+    """Values by chunk in the parts so far, whichever process wrote them."""
+    return {line["chunk"]: line["values"] for part in out.glob(f"{name}.part*") for line in _lines(part)}
+
+
+def _lines(part: Path) -> Iterator[dict[str, Any]]:
+    # Bytes: a kill can tear a character, and another process may be writing right now.
+    return (json.loads(line) for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
+
+
+def key(number: int, row: str, sample: int) -> str:
+    """What seeds the draw of answer `sample` to question `row` in round `number`, beside the seed."""
+    return f"{number}:{row}:{sample}"
+
+
+def _writer(job: SimpleNamespace, device: str) -> Turn:
+    """A chunk's answers from the policy, num_samples a question: [text, tokens] each."""
+    p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
+    model = load_model(job.paths.weights, p.dtype, device=device)
+
+    def write(_: int, rows: list[Row]) -> list[list[Any]]:
+        prompts = [
+            job.template.encode_with_labels(
+                row["messages"][:1], tokenizer, p.max_source_length, p.max_target_length, add_generation_prompt=True
+            )[0]
+            for row in rows
+        ]
+        drawn = sampling.sample(
+            model,
+            tokenizer,
+            [prompt for prompt in prompts for _ in range(p.num_samples)],
+            [key(p.round, row["id"], k) for row in rows for k in range(p.num_samples)],
+            temperature=p.temperature,
+            top_p=p.top_p,
+            max_new_tokens=p.max_target_length,
+            seed=p.seed,
+            batch_size=p.batch_size,
+        )
+        return [[tokenizer.decode(ids, skip_special_tokens=True), len(ids)] for ids in drawn]
+
+    return write
+
+
+def _judge(job: SimpleNamespace, device: str) -> Turn:
+    """A chunk's rewards. Judged is an answer's text with an end token, as fine-tuning would learn it."""
+    p, tokenizer = job.parameters, load_tokenizer(job.paths.reward)
+    model, written = reward.load(job.paths.reward, p.dtype, device), _finished(job.out, "answers")
+
+    def judge(chunk: int, rows: list[Row]) -> list[float]:
+        prompts = [row["messages"][:1] for row in rows for _ in range(p.num_samples)]
+        sequences = [
+            reward.sequence(prompt, text, job.template, tokenizer, p)
+            for prompt, (text, _) in zip(prompts, written[chunk], strict=True)
+        ]
+        found = reward.score(model, sequences, p.batch_size)
+        for place, value in enumerate(found):
+            if not math.isfinite(value):
+                row, k = rows[place // p.num_samples], place % p.num_samples
+                raise QilinError(
+                    f"{job.paths.reward}: the reward of answer {k} to question {row['id']} is {value}, no finite number"
+                )
+        return [round(value, 6) for value in found]
+
+    return judge
+
+
+def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], parameters: Any) -> list[Row]:
+    """Rows of pool.jsonl, num_samples a question: {id, round, prompt, sample, answer, tokens, reward, kept}.
+
+    Kept are the `keep` of the largest reward, the earlier sample before a later one of the same reward. An answer
+    without a visible character ranks below all others and is never kept: it would teach silence.
+    """
+    rows = []
+    for place, row in enumerate(asked):
+        span = slice(place * parameters.num_samples, (place + 1) * parameters.num_samples)
+        own = list(zip(answers[span], rewards[span], strict=True))
+        speaking = [k for k, ((text, _), _) in enumerate(own) if text.strip()]
+        kept = sorted(speaking, key=lambda k: -own[k][1])[: parameters.keep]
+        rows += [
+            {
+                "id": row["id"],
+                "round": parameters.round,
+                "prompt": row["messages"][:1],
+                "sample": k,
+                "answer": text,
+                "tokens": tokens,
+                "reward": value,
+                "kept": k in kept,
+            }
+            for k, ((text, tokens), value) in enumerate(own)
+        ]
+    return rows
+
+
+def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
+    """Counts, rewards and tokens of a pool. `reward_best` is the mean over questions of the largest of their rewards,
+    `cut` an answer as long as the limit, `silent` a question whose answers are all empty, so that none was kept."""
+    by_question: dict[str, list[Row]] = {}
+    for row in rows:
+        by_question.setdefault(row["id"], []).append(row)
+    kept = [row for row in rows if row["kept"]]
+
+    def mean(values: list[float]) -> float | None:
+        return round(sum(values) / len(values), 6) if values else None
+
+    return {
+        "prompts": len(by_question),
+        "num_samples": parameters.num_samples,
+        "answers": len(rows),
+        "kept": len(kept),
+        "empty": sum(not row["answer"].strip() for row in rows),
+        "silent": sum(not any(row["kept"] for row in own) for own in by_question.values()),
+        "cut": sum(row["tokens"] == parameters.max_target_length for row in rows),
+        "distinct": sum(len({row["answer"] for row in own}) for own in by_question.values()),
+        "reward_mean": mean([row["reward"] for row in rows]),
+        "reward_best": mean([max(row["reward"] for row in own) for own in by_question.values()]),
+        "reward_kept": mean([row["reward"] for row in kept]),
+        "tokens": sum(row["tokens"] for row in rows),
+        "tokens_kept": sum(row["tokens"] for row in kept),
+    }
+
+
+if __name__ == "__main__":
+    work(shared.read_job(str(Path(sys.argv[1]))))

@@ -1,0 +1,230 @@
+"""08: a reward model on the ChiMed-DPO triplets, as ChiMed-GPT's regime has one (arXiv 2311.06025, abstract; its
+settings were not found).
+
+SFT's weights under a head of one output; the loss is Bradley and Terry's (1952), -log σ(r(chosen) - r(rejected)), as in
+Ouyang et al. 2022 (arXiv 2203.02155). A reward is read at the end token of a whole conversation in the SFT template.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import add_lora
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.progress import Show
+from qilin_lib.runs import Stage
+from qilin_lib.tokens.template import Message, Template
+from qilin_lib.train import fit as shared
+from qilin_lib.train import sft, steps
+
+Pair = dict[str, list[int]]
+SIDES = ("chosen", "rejected")
+
+
+def train(stage: Stage, show: Show) -> dict[str, Any]:
+    """Train the reward model in a child process, into `reward/` of 08's folder; returns its facts.
+
+    It starts from 04_sft's merged weights. QilinError if ChiMed-DPO has no training pair, or if the training fails.
+    """
+    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": stage.parent("01_build_chimed") / "dpo.jsonl"}
+    return steps.run(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
+
+
+def load(folder: Path, dtype: str, device: str) -> Any:
+    """The reward model in `folder` (08_rlhf/reward/model), in evaluation mode.
+
+    QilinError if the folder holds another kind of model: transformers would give it a head of random numbers.
+    """
+    config = files.read_json(folder / "config.json")
+    kind = (config.get("architectures") or ["none"])[0]
+    if not kind.endswith("ForSequenceClassification"):
+        raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: 08_rlhf/reward/model")
+    return load_model(folder, dtype, device=device, rewards=True).eval()
+
+
+def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
+    """Token ids of a prompt (`messages`) with an answer, as the reward model was trained on them: in the template, long
+    turns cut inside to max_source_length and max_target_length, the end token last."""
+    return _ids([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
+
+
+def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
+    """{chosen_ids, rejected_ids} of one triplet: prompt and answer as `sequence` gives them."""
+    return {f"{side}_ids": _ids(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
+
+
+def _ids(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> list[int]:
+    limits = (parameters.max_source_length, parameters.max_target_length)
+    return template.encode_with_labels(messages, tokenizer, *limits)[0]
+
+
+def score(model: Any, sequences: list[list[int]], batch_size: int) -> list[float]:
+    """Reward of each token sequence (prompt and answer ids), in the order given; any real number, larger is better.
+
+    A sequence that does not end in the end token (an answer that was cut, or sampled ids without it) gets one: the
+    model was trained on none without. Right-padded batches sorted by length; in float32 the batch changes a reward by
+    rounding alone (below 1e-4).
+    """
+    import torch
+
+    model.eval()
+    device, end, pad = next(model.parameters()).device, model.config.eos_token_id, model.config.pad_token_id
+    whole = [ids if ids and ids[-1] == end else [*ids, end] for ids in sequences]
+    order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
+    rewards = [0.0] * len(whole)
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            width = len(whole[rows[-1]])
+            ids = torch.tensor([whole[i] + [pad] * (width - len(whole[i])) for i in rows], device=device)
+            mask = torch.tensor([[1] * len(whole[i]) + [0] * (width - len(whole[i])) for i in rows], device=device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0]
+            for i, reward in zip(rows, logits.double().tolist(), strict=True):
+                rewards[i] = reward
+    return rewards
+
+
+def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) ready to train: `fit.prepare_model` for a sequence classifier with one output.
+
+    The new head is drawn with `seed`. A tokenizer without a padding token pads with its end token: transformers then
+    reads the reward at the last token before the end, in training and ever after.
+    """
+    import torch
+
+    quantised = parameters.finetuning == "qlora"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
+    torch.manual_seed(parameters.seed)
+    # As in fit.prepare_model: AdamW on bfloat16 weights loses small updates to rounding.
+    kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
+    model = load_model(weights, kind, quantised, device, rewards=True)
+    if parameters.finetuning != "full":
+        model = add_lora(model, parameters, quantised, rewards=True)
+    return model, _padding(load_tokenizer(weights))
+
+
+def _padding(tokenizer: Any) -> Any:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair]) -> Any:
+    """TRL's RewardTrainer on tokenised pairs, all of them: TRL's default would leave out pairs beyond 1,024 tokens
+    without a word, and switch off `lora_dropout`."""
+    from datasets import Dataset
+    from trl import RewardConfig
+
+    settings = RewardConfig(
+        **shared.arguments(job.parameters, job.out), max_length=None, pad_to_multiple_of=None, disable_dropout=False
+    )
+    trainer = _trainer_class()(
+        model=model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
+    )
+    trainer.data_collator = partial(_collate, trainer.data_collator)
+    if len(trainer.train_dataset) != len(pairs):
+        raise RuntimeError(f"{len(pairs)} pairs were given, the trainer holds {len(trainer.train_dataset)}")
+    return trainer
+
+
+def _collate(usual: Callable[[list[Pair]], dict[str, Any]], pairs: list[Pair]) -> dict[str, Any]:
+    """TRL's batch, and for `speed.Meter`, which counts the tokens that a loss comes from, all of a conversation."""
+    batch = usual(pairs)
+    return {**batch, "completion_mask": batch["attention_mask"]}
+
+
+def _trainer_class() -> type:
+    from trl import RewardTrainer
+
+    class EvenRewardTrainer(RewardTrainer):
+        """RewardTrainer whose step is the mean over its pairs, however they fall into micro-batches: Trainer divides by
+        the number of micro-batches, and the last one of an epoch may hold fewer pairs."""
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            loss = super().compute_loss(model, known, *args, **kwargs)
+            return loss * (len(inputs["input_ids"]) / self.rows_a_batch)
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            batches, items = super().get_batch_samples(*args, **kwargs)
+            self.rows_a_batch = sum(len(batch["input_ids"]) for batch in batches) / max(1, len(batches))
+            return batches, items
+
+    return EvenRewardTrainer
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part: tokenise, train, merge, then score held-out pairs with the saved model."""
+    parameters = job.parameters
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": []}
+    for row in files.read_jsonl(job.paths.data):
+        rows[row["split"]].append(row)
+    if not rows["train"]:
+        raise QilinError(f"{job.paths.data}: holds no pair of split 'train' to learn rewards from")
+    model, tokenizer = prepare_model(parameters, job.paths.weights)
+    pairs = [pair(row, job.template, tokenizer, parameters) for row in rows["train"]]
+    trainer = make_trainer(job, model, tokenizer, pairs)
+    facts = shared.fit(trainer, job, job.paths.weights) | {
+        "pairs": len(pairs),
+        # Long answers that differ only where they were cut teach nothing, but they count.
+        "pairs_alike": sum(one["chosen_ids"] == one["rejected_ids"] for one in pairs),
+        "pairs_heldout": len(rows["heldout"]),
+    }
+    first = trainer.is_world_process_zero()
+    # The scoring loads another model; this one and its optimizer must be gone by then.
+    del trainer, model
+    gc.collect()
+    if first:
+        complete(job.out / "model")
+        scores = heldout(job, sft.spread(rows["heldout"], parameters.max_heldout))
+        files.write_json(job.out / "heldout.json", scores)
+        files.write_json(job.out / "facts.json", facts | summary(scores))
+
+
+def complete(folder: Path) -> None:
+    """Give a saved reward model what transformers needs to find the token that carries the reward, and what `score`
+    needs to end a sequence: pad and end token, in config.json and tokenizer."""
+    tokenizer = _padding(load_tokenizer(folder))
+    tokenizer.save_pretrained(folder)
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    files.write_json(folder / "config.json", files.read_json(folder / "config.json") | ends)
+
+
+def heldout(job: SimpleNamespace, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the merged model."""
+    folder = job.out / "model"
+    model = load(folder, job.parameters.dtype, "cuda:0" if job.parameters.gpus else "cpu")
+    tokenizer = load_tokenizer(folder)
+    pairs = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
+    rewards = {side: score(model, [one[f"{side}_ids"] for one in pairs], job.parameters.batch_size) for side in SIDES}
+    return {
+        "ids": [row["id"] for row in rows],
+        "sources": [row["source"] for row in rows],
+        **{side: [round(value, 6) for value in values] for side, values in rewards.items()},
+    }
+
+
+def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
+    """{accuracy, n, mean_margin} of heldout.json; None where there is no pair. A tie counts as wrong."""
+    margins = [chosen - rejected for chosen, rejected in zip(scores["chosen"], scores["rejected"], strict=True)]
+    if not margins:
+        return {"accuracy": None, "n": 0, "mean_margin": None}
+    right = sum(margin > 0 for margin in margins)
+    return {
+        "accuracy": round(right / len(margins), 6),
+        "n": len(margins),
+        "mean_margin": round(sum(margins) / len(margins), 6),
+    }
+
+
+if __name__ == "__main__":
+    work(shared.read_job(str(Path(sys.argv[1]))))

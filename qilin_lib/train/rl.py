@@ -1,0 +1,218 @@
+"""08: reinforcement learning against the reward model, the last step of Zhongjing's regime.
+
+Zhongjing used PPO, which TRL 1.16 has neither among its stable nor its experimental trainers. In its place stand two
+methods that need no value model: RLOO (Ahmadian et al. 2024, arXiv 2402.14740: the baseline of an answer is the mean
+reward of the other answers to the same question, the KL divergence from SFT is part of the reward) and GRPO (Shao et
+al. 2024, arXiv 2402.03300: rewards are normalised within the group, the KL divergence is part of the loss).
+
+The policy starts from SFT's merged weights; the reference is the same model with the adapter off. Answers are drawn by
+`sampling.sample`, the sampler of rejection sampling, which is seeded by step and row: a training that was killed draws
+the same answers again. With top_p below 1 the answers come from the nucleus while the loss reads the whole
+distribution, as everywhere in TRL.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.progress import Show
+from qilin_lib.runs import Stage
+from qilin_lib.tokens.template import Template
+from qilin_lib.train import dpo, launch, reward, sampling, steps
+from qilin_lib.train import fit as shared
+
+# One update a batch, so that no clipping ever acts; cut answers count like all others.
+COMMON = {"num_iterations": 1, "mask_truncated_completions": False, "top_k": 0, "disable_dropout": True}
+# As in the papers. TRL's GRPO would divide by the tokens of the batch (DAPO) and weigh the KL term by the ratio.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rloo": {"normalize_advantages": False, "reward_clip_range": None},
+    "grpo": {"loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False},
+}
+
+
+def train(stage: Stage, show: Show) -> dict[str, Any] | None:
+    """Train SFT's model with `method` on the questions of ChiMed-DPO in a child process; its facts, None for "none".
+
+    Writes rl/ in the stage folder: adapter/, model/, log.jsonl, facts.json. QilinError if the child fails.
+    """
+    if stage.parameters.method == "none":
+        return None
+    paths = {
+        "weights": shared.weights_of(stage, "04_sft"),
+        "reward": stage.dir / "reward" / "model",
+        "data": stage.parent("01_build_chimed") / "dpo.jsonl",
+    }
+    return steps.run(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show)
+
+
+def questions(
+    rows: Iterable[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any, context: float
+) -> tuple[list[list[int]], int]:
+    """(token ids of each prompt up to the opening of the answer, how many are too long for `context` tokens).
+
+    Long turns are cut inside, as in SFT and DPO; what leaves no room for max_target_length new tokens is left out.
+    """
+    limits = (parameters.max_source_length, parameters.max_target_length)
+    made = [
+        template.encode_with_labels(row["prompt"], tokenizer, *limits, add_generation_prompt=True)[0] for row in rows
+    ]
+    asked = [ids for ids in made if len(ids) + parameters.max_target_length <= context]
+    return asked, len(made) - len(asked)
+
+
+def reward_function(judge: Any, batch_size: int) -> Callable[..., list[float]]:
+    """A reward function for TRL: the rewards of prompt and completion ids, no text tokenised again.
+
+    An answer that was cut is scored as if it ended there (`reward.score`). RuntimeError for a reward that is no number:
+    TRL would leave such an answer out without a word.
+    """
+
+    def reward_model(prompts: list[list[int]], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        sequences = [prompt + answer for prompt, answer in zip(prompts, completion_ids, strict=True)]
+        values = reward.score(judge, sequences, batch_size)
+        if broken := sum(not math.isfinite(value) for value in values):
+            raise RuntimeError(f"the reward model gives {broken} of {len(values)} answers no finite reward")
+        return values
+
+    return reward_model
+
+
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[list[int]], judge: Any) -> Any:
+    """TRL's RLOOTrainer or GRPOTrainer on the token ids of prompts. RuntimeError for a policy with other adapters.
+
+    Dropout is off, whatever `lora_dropout` says: the probability of an answer must be that of the model that wrote it.
+    """
+    import trl
+    from datasets import Dataset
+
+    parameters = job.parameters
+    dpo.refuse_adapters(model, parameters.finetuning)
+    name = parameters.method.upper()
+    settings = getattr(trl, f"{name}Config")(
+        **shared.arguments(parameters, job.out),
+        **COMMON,
+        **SETTINGS[parameters.method],
+        beta=parameters.kl_coef,
+        num_generations=parameters.num_generations,
+        temperature=parameters.temperature,
+        top_p=parameters.top_p,
+        max_completion_length=parameters.max_target_length,
+    )
+    trainer = _trainer_class(getattr(trl, f"{name}Trainer"), parameters)(
+        model=model,
+        reward_funcs=reward_function(judge, parameters.batch_size),
+        args=settings,
+        train_dataset=Dataset.from_list([{"prompt": ids} for ids in asked]),
+        processing_class=tokenizer,
+    )
+    if parameters.finetuning != "full":
+        # TRL's frozen copy of the fresh adapter: without it TRL takes the model with its adapter off (as in dpo.py).
+        model.delete_adapter("ref")
+    return trainer
+
+
+def _trainer_class(base: type, parameters: Any) -> type:
+    import torch
+    from trl.models import unwrap_model_for_generation
+
+    class TokenisedTrainer(base):
+        """A trainer whose prompts are token ids of our template, and whose answers our sampler draws.
+
+        `trained_on`: the batch of the last step as one sequence a row, for `speed.Meter`.
+        """
+
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            return prompts, None, {}
+
+        def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+            place = f"rl:{self.state.global_step}:{self.accelerator.process_index}"
+            with (
+                unwrap_model_for_generation(
+                    self.model_wrapped,
+                    self.accelerator,
+                    gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                    gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+                ) as policy,
+                self.accelerator.autocast(),
+            ):
+                written = sampling.sample(
+                    # A peft wrapper hides that the model takes positions; its adapter acts inside.
+                    policy.get_base_model() if hasattr(policy, "get_base_model") else policy,
+                    self.processing_class,
+                    prompt_ids,
+                    [f"{place}:{row}" for row in range(len(prompt_ids))],
+                    temperature=parameters.temperature,
+                    top_p=parameters.top_p,
+                    max_new_tokens=parameters.max_target_length,
+                    seed=parameters.seed,
+                    batch_size=parameters.batch_size,
+                )
+            self.model.train()
+            end = self.processing_class.eos_token_id
+            ids = [answer + [end] * (len(answer) < parameters.max_target_length) for answer in written]
+            return (ids, None) if parameters.method == "grpo" else ids
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            prompt, answer = inputs["prompt_mask"], inputs["completion_mask"]
+            self.trained_on = {
+                "input_ids": torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+                "attention_mask": torch.cat([prompt, answer], dim=1),
+                "completion_mask": torch.cat([torch.zeros_like(prompt), answer], dim=1),
+            }
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    return TokenisedTrainer
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part: tokenise the questions, train, and write facts.json last."""
+    parameters = job.parameters
+    model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
+    # Before TRL's configuration: once a ZeRO-3 configuration exists, transformers would split the reward model too.
+    judge = reward.load(job.paths.reward, parameters.dtype, str(model.device))
+    rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "train"]
+    context = getattr(model.config, "max_position_embeddings", None) or math.inf
+    asked, too_long = questions(rows, job.template, tokenizer, parameters, context)
+    counts = _counts(job, len(asked), too_long)
+    trainer = make_trainer(job, model, tokenizer, asked, judge)
+    facts = shared.fit(trainer, job, job.paths.weights) | counts
+    if trainer.is_world_process_zero():
+        files.write_json(job.out / "facts.json", facts)
+
+
+def _counts(job: SimpleNamespace, asked: int, too_long: int) -> dict[str, Any]:
+    """Facts about the questions; QilinError when there are too few for one step."""
+    parameters = job.parameters
+    answers = (
+        parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * launch.processes(parameters)
+    )
+    each = answers // parameters.num_generations
+    if asked < each:
+        raise QilinError(
+            f"{job.paths.data}: {asked} questions of the training split fit the context ({too_long} are too long), and "
+            f"a step of {answers} answers in groups of num_generations = {parameters.num_generations} takes {each}; "
+            "nearest valid: a smaller rl.per_device_train_batch_size, or more ChiMed-DPO triplets"
+        )
+    return {
+        "method": parameters.method,
+        "kl_coef": parameters.kl_coef,
+        "num_generations": parameters.num_generations,
+        "questions": asked,
+        "questions_too_long": too_long,
+        "questions_a_step": each,
+        # Other ones each epoch: the order is drawn anew.
+        "questions_left_over_an_epoch": asked % each,
+        "answers_a_step": answers,
+        "lora_dropout_used": 0.0,
+    }
+
+
+if __name__ == "__main__":
+    work(shared.read_job(str(Path(sys.argv[1]))))

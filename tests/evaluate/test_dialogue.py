@@ -1,0 +1,413 @@
+"""Dialogues turn by turn: forms, prompts, statistics, and that nothing is asked which notebook 01 trains on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib.chimed.build import build
+from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.records import Record, Rejection
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import dialogue, huatuo
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.scores import summarise
+from qilin_lib.runs import raw_hashes
+
+BUILD = {
+    "sources": None,
+    "exclude_licences": [],
+    "near_dup_threshold": 0.8,
+    "near_dup_ngram": 5,
+    "exact_substrings": "remove",
+    "exact_substring_length": 75,
+    "workers": 1,
+    "decontaminate": True,
+    "contamination_share": 0.6,
+    "heldout_share_cpt": 0.2,
+    "heldout_share_sft": 0.5,
+    "heldout_share_dpo": 0.2,
+    "heldout_share_general": 0.2,
+    "general_share": None,
+    "max_records_per_source": None,
+    "seed": 17,
+    "min_chars": 8,
+}
+ILLS = "头痛 腹痛 咳嗽 失眠 皮疹 腰酸 耳鸣 鼻塞 心慌 便秘 腹泻 口干 脱发 盗汗 眩晕 胸闷 手麻 眼涩 牙疼 乏力".split()
+HERBS = "清淡饮食 多饮温水 早睡早起 按时复查 适量运动 保暖避风 少食辛辣 热敷患处 放松心情 减少熬夜".split()
+
+
+def cmtmedqa(number: int, turns: int = 2) -> dict[str, Any]:
+    """A dialogue of its own words, so that no two are near-duplicates; `turns` exchanges before the last."""
+    ill = ILLS[number % len(ILLS)]
+
+    def told(place: int) -> str:
+        words = [HERBS[(number * 3 + place * 7 + step * (1 + number % 4)) % len(HERBS)] for step in range(5)]
+        return f"第{number}号患者的{ill}，第{place}次回复：{'，'.join(words)}，编号{number * 7919 % 9973}再看{place}。"
+
+    history = [[f"{ill}已经{number + place}天，先说情况{place}，{HERBS[place]}", told(place)] for place in range(turns)]
+    return {
+        "id": f"j{number}", "instruction": f"那{ill}还要注意哪些，{number}天后怎么办？", "input": "",
+        "output": told(99), "history": history,
+    }  # fmt: skip
+
+
+def put_json(path: Path, rows: Any, indent: int | None = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8")
+    return path
+
+
+def put_mc(folder: Path, *blocks: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chunyu.txt").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    return folder
+
+
+def made(raw: Path, out: Path, **changes: Any) -> Path:
+    build(SimpleNamespace(**BUILD | changes), raw, out, progress=lambda line: None)
+    return out
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def learned(built: Path) -> str:
+    """All text of the training splits of CPT and SFT: read without any of the code under test."""
+    rows = [row for name in ("cpt", "sft") for row in lines(built / f"{name}.jsonl") if row["split"] == "train"]
+    return "\n".join(row.get("text") or "\n".join(turn["content"] for turn in row["messages"]) for row in rows)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    put_json(tmp_path / "raw/cmtmedqa/a.json", [cmtmedqa(number) for number in range(30)])
+    return tmp_path / "raw"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_mc_joins_turns_and_lists_what_it_cannot_use(tmp_path: Path):
+    folder = put_mc(
+        tmp_path / "mc",
+        "id\t7\nP\t头痛三天\nP\t还恶心\nD\t量过血压吗\nP\t没有\nD\t先量血压\nD\t再来复诊",
+        "id\t8\nD\t您好\nP\t您好",
+        "id\t9\nP\t在吗",
+        "id\t10\nP\t咳嗽\nD\t多久了\nP\t两天",
+        "id\t11\nP\t咳嗽\nN\t护士说的\nD\t两天",
+        "id\t7\nP\t又来了\nD\t您说",
+        "id\t12\nP\t腹痛\nD 忘了制表符",
+        "id\t\nP\t没有编号\nD\t嗯",
+    )
+    items, invalid = dialogue.dialogue_items("mc", folder, None)
+    assert [(item.id, item.history, item.question, item.reference, item.split) for item in items] == [
+        ("7", (("头痛三天\n还恶心", "量过血压吗"),), "没有", "先量血压\n再来复诊", "test")
+    ]
+    assert [(row["line"], row["detail"]) for row in invalid] == [
+        (9, "the assistant speaks first: 您好"),
+        (13, "no answer: 在吗"),
+        (16, "the dialogue does not end with the doctor"),
+        (21, "unknown speaker: N"),
+        (26, "id 7 came before"),
+        (30, "unknown speaker: D 忘了制表符"),
+        (34, "no id: line 34"),
+    ]
+    assert {(row["source"], row["set"], row["file"]) for row in invalid} == {("mc", "eval", "chunyu.txt")}
+
+
+def test_mc_lines_before_the_first_id_are_no_dialogue():
+    found = list(dialogue.mc("a.txt", Stream.of("\nP\t谁的\nD\t不知\n\nid\t1\nP\t问\nD\t答\n")))
+    assert [(own, type(read), read.line) for own, read in found] == [("", Rejection, 2), ("1", Record, 5)]
+
+
+def test_mc_in_gb18030_and_without_a_file(tmp_path: Path):
+    folder = put_mc(tmp_path / "mc", "id\t1\nP\t头痛三天怎么办，还有些恶心\nD\t先量血压")
+    (folder / "chunyu.txt").write_bytes((folder / "chunyu.txt").read_text("utf-8").encode("gb18030"))
+    assert [item.question for item in dialogue.dialogue_items("mc", folder, None)[0]] == ["头痛三天怎么办，还有些恶心"]
+    (folder / "chunyu.txt").unlink()
+    with pytest.raises(QilinError, match=r"has no \.txt file of dialogues"):
+        dialogue.dialogue_items("mc", folder, None)
+
+
+def test_cmtmedqa_in_both_its_forms(tmp_path: Path):
+    rows = [
+        cmtmedqa(1),
+        {"instruct": "能信吗", "output": "不能"},
+        {"instruction": "在吗"},
+        cmtmedqa(2) | {"history": "无"},
+    ]
+    folder = put_json(tmp_path / "cmtmedqa/a.json", rows).parent
+    items, invalid = dialogue.dialogue_items("cmtmedqa", folder, None)
+    assert [(item.id, len(item.history)) for item in items] == [("cmtmedqa-000001", 2), ("cmtmedqa-000002", 0)]
+    first = rows[0]
+    assert [list(pair) for pair in items[0].history] == first["history"]
+    assert (items[0].question, items[0].reference) == (first["instruction"], first["output"])
+    details = [row["detail"].split(":")[0] for row in invalid]
+    assert details == ["missing field", "unknown form"] and len(items) + len(invalid) == len(rows)
+
+
+def test_meddialog_in_all_its_forms(tmp_path: Path):
+    said = ["病人：头痛", "医生：多久了", "病人：三天", "医生：量血压"]
+    turns = [
+        {"speaker": who, "utterance": text} for who, text in ((0, "头痛"), (1, "多久了"), (0, "三天"), (1, "量血压"))
+    ]
+    rows = [
+        said,
+        {"utterances": said},
+        {"dialogue_turns": turns},
+        {"medical_case": "三天", "doctor_diagnosis": "量血压"},
+        said[:3],
+        said[1:],
+    ]
+    items, invalid = dialogue.dialogue_items("meddialog", put_json(tmp_path / "meddialog_cn/a.json", rows).parent, None)
+    assert [(item.question, item.reference) for item in items] == [("三天", "量血压")] * 4
+    assert [item.history for item in items] == [(("头痛", "多久了"),)] * 3 + [()]
+    assert [row["detail"].split(":")[0] for row in invalid] == [
+        "the dialogue does not end with the doctor",
+        "the assistant speaks first",
+    ]
+    assert {row["source"] for row in invalid} == {"meddialog"}
+
+
+# --- prompts and records ----------------------------------------------------------------------------------------------
+
+ITEM = Item(
+    "mc", "1", "unused", None, "第三问", None, None, "第三答", history=(("第一问", "第一答"), ("第二问", "第二答"))
+)
+
+
+def asked(item: Item, context: int, tokenizer: Any, template: Any, new: int = 5) -> Any:
+    backend = SimpleNamespace(context=context, tokenizer=tokenizer, template=template)
+    (prompt,) = dialogue.prompts([item], backend, 5, new)
+    return prompt
+
+
+def test_what_was_said_is_given_turn_by_turn(tokenizer: Any, template: Any):
+    prompt = asked(ITEM, 500, tokenizer, template)
+    assert [(turn["role"], turn["content"]) for turn in prompt.messages] == [
+        ("user", "第一问"),
+        ("assistant", "第一答"),
+        ("user", "第二问"),
+        ("assistant", "第二答"),
+        ("user", "第三问"),
+    ]
+    assert (prompt.shots, prompt.truncated, prompt.shared, prompt.reply_prefix) == (2, False, 0, "")
+    assert prompt.ids == template.encode(prompt.messages, tokenizer, add_generation_prompt=True)
+
+
+def test_the_oldest_exchange_goes_first_and_whole_and_it_is_said(tokenizer: Any, template: Any):
+    whole = len(asked(ITEM, 500, tokenizer, template).ids)
+    less = asked(ITEM, whole + 4, tokenizer, template)
+    assert [turn["content"] for turn in less.messages] == ["第二问", "第二答", "第三问"]
+    assert (less.shots, less.truncated) == (1, True)
+    alone = asked(ITEM, 10, tokenizer, template)
+    assert [turn["content"] for turn in alone.messages] == ["第三问"] and (alone.shots, alone.truncated) == (0, True)
+
+
+def test_then_the_beginning_of_the_patients_turn_goes(tokenizer: Any, template: Any):
+    long = Item("mc", "1", "unused", None, "很久" * 50 + "怎么办", None, None, "答", history=ITEM.history)
+    prompt = asked(long, 25, tokenizer, template)
+    assert len(prompt.ids) == 20 and prompt.truncated and prompt.shots == 0
+    assert prompt.messages[-1]["content"].endswith("怎么办") and len(prompt.messages) == 1
+
+
+def test_a_server_gets_all_of_it():
+    server = SimpleNamespace(tokenizer=None, context=None, render=lambda messages, prefix: "")
+    (prompt,) = dialogue.prompts([ITEM], server, 0, 10**6)
+    assert len(prompt.messages) == 5 and (prompt.shots, prompt.truncated) == (2, False)
+
+
+def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, template: Any):
+    whole = len(asked(ITEM, 500, tokenizer, template).ids)
+    prompts = [asked(ITEM, 500, tokenizer, template), asked(ITEM, whole + 4, tokenizer, template)]
+    writer: Any = SimpleNamespace(generate=lambda given, new: [f"{len(prompt.ids)} {new}" for prompt in given])
+    answers = dialogue.answer([ITEM, ITEM], prompts, writer, 7)
+    assert answers == [
+        {"output": f"{whole} 7", "exchanges": 2, "exchanges_kept": 2},
+        {"output": f"{len(prompts[1].ids)} 7", "exchanges": 2, "exchanges_kept": 1},
+    ]
+
+
+def test_statistics_are_huatuos_and_by_length_of_the_context():
+    records = [
+        {"output": "先量血压再看", "reference": "先量血压", "exchanges": exchanges} for exchanges in (4, 0, 1, 3, 0, 7)
+    ]
+    records[1]["output"] = "不知道"
+    table = summarise(dialogue.statistics(records), 50, 1)
+    plain = summarise(huatuo.statistics(records), 50, 1)
+    assert {name: table[name] for name in plain} == plain and "variants" in plain
+    assert {name: part["rouge_l"]["n"] for name, part in table["exchanges"].items()} == {"0": 2, "1": 1, "3 or more": 3}
+    alone = summarise(huatuo.statistics([record for record in records if record["exchanges"] == 0]), 50, 1)
+    assert table["exchanges"]["0"] == {name: alone[name] for name in ("bleu_1", "bleu_4", "rouge_l")}
+
+
+# --- what was trained on ----------------------------------------------------------------------------------------------
+
+
+def test_only_what_neither_cpt_nor_sft_trains_on_is_asked(raw: Path, tmp_path: Path):
+    built = made(raw, tmp_path / "out")
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    texts = learned(built)
+    splits = {name: {row["id"]: row["split"] for row in lines(built / f"{name}.jsonl")} for name in ("cpt", "sft")}
+    assert len(splits["sft"]) == 30 and 0 < len(items) < 30
+    assert not any(item.question in texts or item.reference in texts for item in items)
+    assert all(row["excerpt"] in texts and row["reason"] == "in the training split" for row in invalid)
+    assert len(items) + len(invalid) == 30 and {item.split for item in items} == {"heldout"}
+    # Shares differ: some are held out of SFT and trained on in CPT.
+    assert {item.id for item in items} < {own for own, split in splits["sft"].items() if split == "heldout"}
+    for item in items:
+        (row,) = (row for row in lines(built / "sft.jsonl") if row["id"] == item.id)
+        assert [turn["content"] for turn in row["messages"][-2:]] == [item.question, item.reference]
+
+
+def test_a_near_duplicate_of_what_is_trained_on_is_not_asked(raw: Path, tmp_path: Path):
+    rows = [cmtmedqa(number) for number in range(30)]
+    twins = [row | {"output": row["output"] + "谢谢"} for row in rows[:12]]
+    # All on one line, so that a place says nothing of which dialogue it is.
+    put_json(raw / "cmtmedqa/b.json", twins, indent=None)
+    built = made(raw, tmp_path / "out")
+    dropped = [row for row in lines(built / "dropped.jsonl") if row["reason"] == "duplicate" and row["set"] == "sft"]
+    assert len(dropped) == 12
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    texts = learned(built)
+    assert not any(item.question in texts for item in items) and len(items) + len(invalid) == 42
+    assert {row["reason"] for row in invalid} == {"in the training split"}
+
+
+def test_a_duplicate_of_another_source_is_known_by_its_keeper(tmp_path: Path):
+    copied = [cmtmedqa(number, 0) for number in range(12)]
+    chats = [
+        [f"病人：{row['instruction']}", f"医生：{row['output']}"] for row in copied
+    ]  # MedDialog comes before CMtMedQA, so that it keeps what both have
+    put_json(tmp_path / "raw/meddialog_cn/a.json", chats)
+    put_json(tmp_path / "raw/cmtmedqa/a.json", copied)
+    built = made(tmp_path / "raw", tmp_path / "out")
+    items, invalid = dialogue.dialogue_items("cmtmedqa", tmp_path / "raw/cmtmedqa", built)
+    texts = learned(built)
+    assert not any(row["id"].startswith("cmtmedqa") for row in lines(built / "sft.jsonl"))
+    assert items and invalid and not any(item.question in texts for item in items)
+    assert all(row["excerpt"] in texts for row in invalid)
+
+
+def test_what_was_de_identified_is_known_too(raw: Path, tmp_path: Path):
+    rows = [row | {"instruction": row["instruction"] + "我的电话13912345678"} for row in map(cmtmedqa, range(30))]
+    put_json(raw / "cmtmedqa/a.json", rows)
+    built = made(raw, tmp_path / "out")
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    assert "13912345678" not in learned(built) and len(items) + len(invalid) == 30
+    assert not any(item.reference in learned(built) for item in items)
+    replies = [rows[int(row["detail"].split()[0].split("-")[1]) - 1]["output"] for row in invalid]
+    assert replies and all(reply in learned(built) for reply in replies)
+
+
+def test_what_notebook_01_left_out_is_asked(raw: Path, tmp_path: Path):
+    put_json(raw / "meddialog_cn/a.json", [["病人：头痛三天怎么办", "医生：先量血压再说"]] * 1)
+    built = made(raw, tmp_path / "out", sources=["meddialog_cn"])
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    assert (len(items), invalid) == (30, []) and {item.split for item in items} == {"unused"}
+    few = made(raw, tmp_path / "few", max_records_per_source=10)
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", few)
+    fates = Counter(item.split for item in items)
+    assert fates["unused"] == 20 and fates["heldout"] + len(invalid) == 10
+    assert not any(item.question in learned(few) for item in items)
+
+
+def test_a_copy_of_a_training_dialogue_in_mc_is_not_asked(raw: Path, tmp_path: Path):
+    built = made(raw, tmp_path / "out")
+    rows = [cmtmedqa(number) for number in range(30)]
+    talks = []
+    for number, row in enumerate(rows):
+        turns = [*(text for pair in row["history"] for text in pair), row["instruction"], row["output"]]
+        turns[0] += "　" * (number % 2)  # what cleaning takes away makes no other dialogue of it
+        talks.append("\n".join([f"id\t{number}", *(f"{'PD'[at % 2]}\t{turn}" for at, turn in enumerate(turns))]))
+    folder = put_mc(tmp_path / "raw2/mc", *talks, "id\t99\nP\t与别人无关的问题\nD\t与别人无关的回答")
+    items, invalid = dialogue.dialogue_items("mc", folder, built)
+    texts = learned(built)
+    assert len(items) + len(invalid) == 31 and "99" in {item.id for item in items}
+    assert {item.id for item in items} - {"99"} == {str(n) for n, row in enumerate(rows) if row["output"] not in texts}
+
+
+def test_a_pair_of_dpo_is_trained_on_too(raw: Path, tmp_path: Path):
+    rows = [cmtmedqa(number) for number in range(30)]
+    pairs = [
+        {"instruction": row["instruction"], "output": ["另一个更好的回答是先去看医生再说。", row["output"]]}
+        for row in rows
+    ]
+    put_json(raw / "zhongjing_rlhf/rlhf.json", pairs)
+    none, all_ = {"heldout_share_dpo": 0.99}, {"heldout_share_dpo": 0.0}
+    without = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "without", **none))[0]
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "out", **all_))
+    assert without and not items and len(invalid) == 30
+
+
+def test_cmtmedqas_test_file_is_asked_and_not_trained_on(raw: Path, tmp_path: Path):
+    put_json(raw / "cmtmedqa/CMtMedQA_test.json", [cmtmedqa(number) for number in range(20, 36)])
+    built = made(raw, tmp_path / "out")
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    assert [item.id for item in items] == [f"cmtmedqa-test-{n:06d}" for n in range(1, 17)] and not invalid
+    assert {item.split for item in items} == {"test"}
+    # Ten of them stand among the training dialogues too: those 01 took out.
+    dropped = {row["reason"] for row in lines(built / "dropped.jsonl") if row["source"] == "cmtmedqa"}
+    assert dropped == {"contaminated"} and len(lines(built / "sft.jsonl")) == 20
+    assert not any(item.question in learned(built) for item in items)
+
+
+def test_without_decontamination_a_copied_test_dialogue_is_not_asked(raw: Path, tmp_path: Path):
+    put_json(raw / "cmtmedqa/CMtMedQA_test.json", [cmtmedqa(number) for number in range(20, 36)])
+    built = made(raw, tmp_path / "out", decontaminate=False, heldout_share_cpt=0.0, heldout_share_sft=0.0)
+    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    assert (len(items), len(invalid)) == (6, 10)
+    assert not any(item.question in learned(built) for item in items)
+    assert all(row["excerpt"] in learned(built) for row in invalid)
+
+
+def test_other_files_than_those_of_the_build_are_refused(raw: Path, tmp_path: Path):
+    built = made(raw, tmp_path / "out")
+    (built / "manifest.json").write_text(json.dumps({"inputs": {"raw": raw_hashes(raw)}}), encoding="utf-8")
+    assert len(dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)[0]) > 0
+    put_json(raw / "cmtmedqa/a.json", [cmtmedqa(number) for number in range(1, 30)])
+    with pytest.raises(QilinError, match="is not what 01_build_chimed read as cmtmedqa/a.json; run notebook 01 again"):
+        dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+
+
+@pytest.mark.parametrize("name", ["cpt", "sft", "dpo", "dropped"])
+def test_a_build_that_cannot_say_what_it_trained_on_is_refused(name: str, raw: Path, tmp_path: Path):
+    built = made(raw, tmp_path / "out")
+    (built / f"{name}.jsonl").unlink()
+    with pytest.raises(QilinError, match=f"has no {name}.jsonl, so what was trained on is not known"):
+        dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+
+
+def test_a_set_in_another_form_is_refused(raw: Path, tmp_path: Path):
+    built = made(raw, tmp_path / "out")
+    (built / "cpt.jsonl").write_text('{"text": "无"}\n', encoding="utf-8")
+    with pytest.raises(QilinError, match=r"cpt\.jsonl has a line that does not begin with an id"):
+        dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+
+
+def test_the_task_with_a_limit_and_with_nothing_left(raw: Path, tmp_path: Path):
+    params: Any = SimpleNamespace(max_items_further=3, max_new_tokens_dialogue=9, tokenisation="char", seed=1)
+    task = dialogue.task("cmtmedqa", raw / "cmtmedqa", params, None)
+    assert (len(task.items), task.cap, task.settings, task.likelihood) == (3, 3, {"max_new_tokens": 9}, False)
+    built = made(raw, tmp_path / "out", heldout_share_cpt=0.0, heldout_share_sft=0.0)
+    empty = dialogue.task("cmtmedqa", raw / "cmtmedqa", params, built)
+    assert (empty.items, len(empty.invalid)) == ([], 30)
+
+
+@pytest.mark.skipif(not os.environ.get("QILIN_RAW_DIR"), reason="QILIN_RAW_DIR names no folder of real data")
+def test_real_dialogues_are_read_whole():
+    folder = Path(os.environ["QILIN_RAW_DIR"])
+    for name, place in (("cmtmedqa", "cmtmedqa/CMtMedQA_test.json"), ("meddialog", "meddialog_cn/Med-dialog_100.json")):
+        rows = json.loads((folder / place).read_text(encoding="utf-8"))
+        items, invalid = dialogue.dialogue_items(name, (folder / place).parent, None)
+        assert len(items) + len(invalid) == len(rows) and len(items) > 0.99 * len(rows)
+        if name == "cmtmedqa" and not invalid:
+            assert [len(item.history) for item in items] == [len(row.get("history") or []) for row in rows]
+            assert all(item.reference == row["output"].strip() for item, row in zip(items, rows, strict=True))

@@ -1,0 +1,313 @@
+"""CMMLU's medical subjects and MedQA: what is read, asked and counted; lm-eval as oracle of the letters."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import test_lm_eval
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import answering, exams
+from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.prompts import CMMLU_HEADER
+from qilin_lib.evaluate.scores import summarise
+from qilin_lib.evaluate.task import Task
+from qilin_lib.files import read_jsonl
+from qilin_lib.sample.knowledge import load
+from qilin_lib.sample.render import build
+from qilin_lib.sample.sheets import write
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+HEADER = ["", "Question", "A", "B", "C", "D", "Answer"]
+ROWS = [[str(n), f"第{n}题，下列正确的是", "甲", "乙", "丙", "丁", "ABCD"[n % 4]] for n in range(6)]
+# The tiny model with room for five shots.
+backend = test_lm_eval.backend
+
+
+def put_csv(path: Path, rows: list[list[str]], encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([HEADER, *rows])
+    path.write_bytes(text.getvalue().encode(encoding))
+
+
+def medqa_row(question: str, letters: str, answer: str) -> dict[str, Any]:
+    options = {letter: f"{question}之{letter}" for letter in letters}
+    return {"question": question, "options": options, "answer": options.get(answer, ""), "answer_idx": answer}
+
+
+def put_medqa(folder: Path, rows: list[Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    (folder / "test.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def cmmlu(tmp_path: Path) -> Path:
+    folder = tmp_path / "cmmlu"
+    for subject, encoding in (("virology", "gb18030"), ("anatomy", "utf-8-sig"), ("world_history", "utf-8")):
+        put_csv(folder / "dev" / f"{subject}.csv", ROWS[:5], encoding)
+        put_csv(folder / "test" / f"{subject}.csv", ROWS, encoding)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    for sheet in build(load(), 17):
+        if sheet.source in ("cmmlu", "medqa"):
+            write(sheet, folder)
+    return folder
+
+
+def settings(**changes: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"shots": 5, "baselines": {}, "max_items_further": None, "seed": 1, **changes})
+
+
+def test_medical_subjects_in_any_encoding_and_no_other(cmmlu: Path):
+    items, invalid = exams.cmmlu_items(cmmlu)
+    assert [(item.subject, item.id, item.gold) for item in items] == [
+        (subject, f"{subject}-{n:05d}", "ABCD"[n % 4]) for subject in ("anatomy", "virology") for n in range(6)
+    ]
+    assert invalid == [] and items[7].options == dict(zip("ABCD", "甲乙丙丁", strict=True))
+    assert items[7].question == "第1题，下列正确的是"
+
+
+def test_unusable_rows_are_listed_with_their_line(cmmlu: Path):
+    flawed = [
+        ROWS[0],
+        [*ROWS[1][:6], ""],
+        [*ROWS[2][:6], "E"],
+        [*ROWS[3][:5], "", "A"],
+        ROWS[4][:5],
+        ["5", "", "甲", "乙", "丙", "丁", "A"],
+    ]
+    put_csv(cmmlu / "test" / "genetics.csv", flawed)
+    items, invalid = exams.cmmlu_items(cmmlu)
+    mine = [row for row in invalid if row["file"] == "genetics.csv"]
+    assert [(row["line"], row["detail"]) for row in mine] == [
+        (3, "no answer"),
+        (4, "answer is no option: E"),
+        (5, "options ABC, expected ABCD"),
+        (6, "wrong number of columns: 5 instead of 7"),
+        (7, "empty field: Question"),
+    ]
+    assert len(mine) + sum(item.subject == "genetics" for item in items) == len(flawed)
+    assert {(row["source"], row["set"], row["reason"]) for row in mine} == {("cmmlu", "eval", "unusable benchmark row")}
+
+
+def test_the_first_examples_of_dev(cmmlu: Path):
+    dev = exams.cmmlu_dev(cmmlu, ["anatomy"], 3)
+    assert [shot.question for shot in dev["anatomy"]] == [row[1] for row in ROWS[:3]]
+    assert exams.cmmlu_dev(cmmlu, ["anatomy", "genetics"], 0) == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (None, r"genetics\.csv is missing; CMMLU's dev split has it, or set eval\.shots to 0"),
+        (ROWS[:2], r"has 2 rows, fewer than shots = 5; set eval\.shots to 2 at most"),
+        (
+            [*ROWS[:4], [*ROWS[4][:6], "E"]],
+            r"genetics\.csv, line 6: answer is no option: E; a dev example must be comp",
+        ),
+    ],
+)
+def test_examples_that_are_not_there_are_told(cmmlu: Path, rows: list | None, message: str):
+    if rows is not None:
+        put_csv(cmmlu / "dev" / "genetics.csv", rows)
+    with pytest.raises(QilinError, match=message):
+        exams.cmmlu_dev(cmmlu, ["genetics"], 5)
+
+
+def test_folders_without_a_usable_file_are_refused(tmp_path: Path):
+    (tmp_path / "test").mkdir()
+    with pytest.raises(QilinError, match="has none of anatomy.csv, .* leave 'cmmlu' out of eval.further_benchmarks"):
+        exams.cmmlu_items(tmp_path)
+    with pytest.raises(QilinError, match="has no test.jsonl"):
+        exams.medqa_items(tmp_path)
+    with pytest.raises(QilinError, match="no usable question among 1 rows, the first .line 1. because: no answer"):
+        exams.medqa_items(put_medqa(tmp_path / "medqa", [medqa_row("问", "ABCD", "")]))
+
+
+def test_medqa_keeps_four_and_five_options_and_lists_the_rest(tmp_path: Path):
+    rows = [
+        medqa_row("甲题", "ABCDE", "E"),
+        medqa_row("乙题", "ABCD", "B"),
+        medqa_row("丙题", "ABCD", "E"),
+        medqa_row("丁题", "ABDE", "A"),
+        '{"question": "断了',
+    ]
+    items, invalid = exams.medqa_items(put_medqa(tmp_path / "medqa", rows))
+    assert [(item.id, "".join(item.options), item.gold, item.subject) for item in items] == [
+        ("test-00000", "ABCDE", "E", None),
+        ("test-00001", "ABCD", "B", None),
+    ]
+    details = [row["detail"].split(": ")[0] for row in invalid]
+    assert details == ["answer is no option", "options ABDE, expected ABCD", "broken JSON"]
+    assert len(items) + len(invalid) == len(rows)
+
+
+def test_limit_counts_for_each_subject(cmmlu: Path, tmp_path: Path):
+    made = exams.task("cmmlu", cmmlu, settings(max_items_further=2), None)
+    assert [item.subject for item in made.items] == ["anatomy", "anatomy", "virology", "virology"]
+    assert (made.name, made.protocol, made.split, made.cap, made.likelihood) == ("cmmlu", "fixed", "test", 2, True)
+    folder = put_medqa(tmp_path / "medqa", [medqa_row(f"第{n}题", "ABCDE", "A") for n in range(9)])
+    assert len(exams.task("medqa", folder, settings(max_items_further=4), None).items) == 4
+
+
+def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Path, tokenizer: Any, template: Any):
+    asked = SimpleNamespace(context=4096, tokenizer=tokenizer, template=template)
+    made = exams.task("cmmlu", cmmlu, settings(shots=2), None)
+    prompt = made.prompts(made.items[:1], asked, 2)[0]
+    options = "\nA. 甲\nB. 乙\nC. 丙\nD. 丁"
+    assert [message["content"] for message in prompt.messages] == [
+        "以下是关于解剖学的单项选择题，请直接给出正确答案的选项。\n\n" + ROWS[0][1] + options,
+        "答案：A",
+        ROWS[1][1] + options,
+        "答案：B",
+        ROWS[0][1] + options,
+    ]
+    assert prompt.reply_prefix == "答案：" and prompt.shots == 2
+    assert made.prompts(made.items[:1], asked, 0)[0].shots == 0
+    folder = put_medqa(tmp_path / "medqa", [medqa_row("问", "AB", "A")])
+    medqa = exams.task("medqa", folder, settings(), None)
+    bare = medqa.prompts(medqa.items, asked, 5)[0]
+    assert bare.messages == [{"role": "user", "content": "问\nA 问之A\nB 问之B"}] and bare.shots == 0
+
+
+class Letters:
+    """Gives each item the log-probabilities that its question names; remembers what it was asked together."""
+
+    likelihood = True
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[str, ...], int]] = []
+
+    def choice_logprobs(self, prompts: list[Any], letters: list[str]) -> list[dict[str, float]]:
+        self.calls.append((tuple(letters), len(prompts)))
+        return [{letter: -1.0 if letter == prompt.wanted else -2.0 for letter in letters} for prompt in prompts]
+
+
+def medqa_item(number: int, letters: str, gold: str) -> Item:
+    return Item("medqa", f"test-{number}", "test", None, "问", dict.fromkeys(letters, "项"), gold, "")
+
+
+def test_items_are_scored_over_their_own_letters_and_keep_their_order():
+    items = [
+        medqa_item(0, "ABCDE", "E"),
+        medqa_item(1, "ABCD", "D"),
+        medqa_item(2, "ABCDE", "A"),
+        medqa_item(3, "AB", "B"),
+    ]
+    asked: Any = [SimpleNamespace(wanted=wanted) for wanted in "EDEB"]
+    model = Letters()
+    answers = exams.answer(items, asked, model)
+    assert [row["prediction"] for row in answers] == list("EDEB")
+    assert [row["correct"] for row in answers] == [True, True, False, True]
+    assert [list(row["scores"]) for row in answers] == [list("ABCDE"), list("ABCD"), list("ABCDE"), list("AB")]
+    assert model.calls == [(tuple("ABCDE"), 2), (tuple("ABCD"), 1), (tuple("AB"), 1)]
+
+
+def test_a_model_without_probabilities_writes_its_letter():
+    writer: Any = SimpleNamespace(likelihood=False, generate=lambda asked, new: ["E。因为", "不知道"])
+    items = [medqa_item(0, "ABCDE", "E"), medqa_item(1, "ABCD", "A")]
+    answers = exams.answer(items, [SimpleNamespace(), SimpleNamespace()], writer)
+    assert [(row["prediction"], row["correct"]) for row in answers] == [("E", True), (None, False)]
+
+
+def test_pooled_accuracy_and_the_average_of_subjects():
+    rights = {"anatomy": [True, True, True, False], "virology": [False]}
+    records = [
+        {"subject": subject, "correct": right, "prediction": "A" if right else None, "n_options": 4}
+        for subject, members in rights.items()
+        for right in members
+    ]
+    table = summarise(exams.statistics(records), 100, 1)
+    assert (table["accuracy"]["value"], table["average"]["value"], table["unparsed"]["value"]) == (60.0, 37.5, 40.0)
+    assert {name: (row["value"], row["n"]) for name, row in table["subjects"].items()} == {
+        "anatomy": (75.0, 4),
+        "virology": (0.0, 1),
+    }
+
+
+def test_accuracy_by_number_of_options_and_no_subjects_in_medqa():
+    records = [{"correct": n > 1, "prediction": "A", "n_options": 4 + n % 2} for n in range(6)]
+    table = summarise(exams.statistics(records), 100, 1)
+    assert "subjects" not in table and "average" not in table
+    assert {name: round(row["value"], 2) for name, row in table["options"].items()} == {"4": 66.67, "5": 66.67}
+
+
+def answered(task: Task, model: Any, path: Path, shots: int = 5) -> list[dict]:
+    from qilin_lib.evaluate import store
+
+    answering.answer(task, "tiny", model, shots, path)
+    store.finish(path, [item.id for item in task.items])
+    return list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("name", ["cmmlu", "medqa"])
+def test_records_of_a_model_say_what_one_item_alone_says(
+    name: str, sample: Path, backend: TransformersBackend, tmp_path: Path
+):
+    made = exams.task(name, sample / name, settings(max_items_further=2 if name == "cmmlu" else 10), None)
+    records = answered(made, backend, tmp_path / "fixed" / name / "tiny.jsonl")
+    assert [record["id"] for record in records] == [item.id for item in made.items]
+    for item, record in zip(made.items, records, strict=True):
+        assert record["scoring"] == "likelihood" and record["n_options"] == len(item.options)
+        assert record["correct"] == (record["prediction"] == item.gold) and not record["truncated"]
+        (alone,) = exams.answer([item], made.prompts([item], backend, 5), backend)
+        assert alone["scores"] == pytest.approx(record["scores"], abs=1e-4)
+        assert list(alone["scores"]) == list(item.options)
+    assert {record["shots"] for record in records} == {5 if name == "cmmlu" else 0}
+    assert summarise(made.statistics(records), 100, 1)["accuracy"]["n"] == len(records)
+
+
+def lm_eval_exam(made: Task, subject: str, dev: list[Item], model: Any, questions: int) -> test_lm_eval.Exam:
+    items = [item for item in made.items if item.subject == subject][:questions]
+    header = CMMLU_HEADER.format(name=exams.CMMLU_SUBJECTS[subject])
+    return test_lm_eval.Exam(f"cmmlu_{subject}", header, dev, items, made.prompts(items, model, len(dev)))
+
+
+def test_lm_eval_gives_the_same_log_likelihoods(sample: Path, backend: TransformersBackend, tmp_path: Path):
+    """CMMLU's own header is lm-eval's description; its examples and letters are put together by lm-eval."""
+    made = exams.task("cmmlu", sample / "cmmlu", settings(), None)
+    dev = exams.cmmlu_dev(sample / "cmmlu", list(exams.CMMLU_SUBJECTS), 5)
+    chosen = [lm_eval_exam(made, subject, dev[subject], backend, 6) for subject in ("nutrition", "genetics", "anatomy")]
+    test_lm_eval.assert_agreement(chosen, backend, tmp_path / "tasks")
+    assert sum(len(exam.items) for exam in chosen) == 17
+
+
+def test_names_of_the_subjects_are_lm_evals():
+    yaml = pytest.importorskip("yaml")
+    lm_eval = pytest.importorskip("lm_eval")
+    folder = Path(lm_eval.__file__).parent / "tasks" / "cmmlu"
+    for subject, name in exams.CMMLU_SUBJECTS.items():
+        said = yaml.safe_load((folder / f"cmmlu_{subject}.yaml").read_text(encoding="utf-8"))
+        assert said["description"] == CMMLU_HEADER.format(name=name)
+
+
+@pytest.mark.skipif(not os.environ.get("QILIN_RAW_DIR"), reason="QILIN_RAW_DIR names no folder of real data")
+def test_every_row_of_the_real_files_is_an_item():
+    folder = Path(os.environ["QILIN_RAW_DIR"]) / "cmmlu"
+    items, invalid = exams.cmmlu_items(folder)
+    rows: dict[str, list[list[str]]] = {}
+    for subject in exams.CMMLU_SUBJECTS:
+        path = folder / "test" / f"{subject}.csv"
+        if path.exists():
+            with open(path, encoding="utf-8-sig", newline="") as handle:
+                rows[subject] = list(csv.reader(handle))[1:]
+    assert rows and not invalid
+    for subject, cells in rows.items():
+        assert [item.gold for item in items if item.subject == subject] == [row[-1] for row in cells]
+    dev = exams.cmmlu_dev(folder, list(rows), 5)
+    assert all(len(shots) == 5 for shots in dev.values())

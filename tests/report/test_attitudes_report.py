@@ -1,0 +1,164 @@
+"""Attitude scales on the page: each number beside its controls, a flagged total never read as an attitude."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from qilin_lib.evaluate import attitude_scores, attitudes, scales
+from qilin_lib.report import attitudes as report
+from qilin_lib.report import html
+from qilin_lib.report.layout import Table, to_text
+
+Choose = Callable[[int, list[int]], int | None]
+"""choose(item number, content at each position) -> position from 0, None for a reply that says nothing."""
+
+
+def made(choose: Choose, orders: int = 10) -> list[dict]:
+    """Records of the kit's own scale, letters and digits, two wordings."""
+    scale = scales.read("example")
+    rows = []
+    for order, contents in enumerate(attitudes.orders(5, orders, seed=1)):
+        for statement in scale.items:
+            at = choose(statement.number, list(contents))
+            content = None if at is None else contents[at]
+            own = {
+                "item": statement.number,
+                "order": order,
+                "contents": list(contents),
+                "position": None if at is None else at + 1,
+                "choice": content,
+                "points": None if content is None else scale.points(statement, content),
+                "scoring": "likelihood",
+            }
+            rows += [own | {"wording": w, "labels": labels} for w in (0, 1) for labels in ("letters", "digits")]
+    return rows
+
+
+def rejecting(number: int, contents: list[int]) -> int:
+    return contents.index(1 if number % 2 == 0 else 5)
+
+
+MODELS: dict[str, Choose] = {
+    "sft": lambda number, contents: 0,
+    "dpo": rejecting,
+    "silent": lambda number, contents: None,
+}
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[str, Any]:
+    scale = scales.read("example")
+    answers = {model: made(choose) for model, choose in MODELS.items()}
+    entries = {model: attitude_scores.statistics(rows, scale, 200, 1) for model, rows in answers.items()}
+    gap = attitude_scores.difference(answers["sft"], answers["dpo"], scale, 200, 1)
+    return {
+        "scales": {
+            "example": attitude_scores.facts(
+                scale, ["letters", "digits"], attitudes.orders(5, 10, seed=1), attitudes.LABELS
+            )
+        },
+        "models": {"next_token": {"example": entries}, "generation": {"example": entries}},
+        "paired": [{"protocol": "next_token", "scale": "example", "model_a": "sft", "model_b": "dpo"} | gap],
+    }
+
+
+@pytest.fixture
+def stage(scores: dict[str, Any], tmp_path: Path) -> SimpleNamespace:
+    folder = tmp_path / "09_bias"
+    folder.mkdir()
+    (folder / "scores.json").write_text(json.dumps(scores, ensure_ascii=False), encoding="utf-8")
+    return SimpleNamespace(dir=folder)
+
+
+def row(table: Table, model: str) -> dict[str, str]:
+    found = table.frame[table.frame["Model"] == model].iloc[0]
+    return {name: str(cell) for name, cell in found.items()}
+
+
+def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
+    table = report.total_table(scores, "example", "B1")
+    assert list(table.frame["Model"]) == ["sft", "sft", "dpo", "dpo", "silent", "silent"]
+    assert list(table.frame["Protocols"]) == ["next token", "reply read"] * 3
+    assert "12 to 60 possible, neutral 36" in table.heading
+    follower, biased, silent = (row(table, model) for model in ("sft", "dpo", "silent"))
+    assert follower["Authors' form"] == "36" and follower["All forms"].startswith("36.0 [")
+    assert follower["Top position, %"] == "100"
+    assert follower["Status"].startswith("cannot be read as an attitude: follows the position; another order")
+    assert biased["All forms"] == "60.0 [60.0, 60.0] (n=12)" and biased["Status"] == "no control is up"
+    # Every pair of orders kept the content; position alone is one in five, for all positions come equally often.
+    assert biased["Same in another order, %"].startswith("100 ") and biased["Position alone, %"] == "20"
+    assert silent["Authors' form"] == "- (0 answered)" and silent["All forms"] == "- (0 items answered)"
+    assert silent["Unparsed, %"].startswith("100 ")
+    assert any("A 36, B 36, C 36, D 36, E 36" in note for note in table.notes)
+    assert any("every option stands equally often" in note and "too few" not in note for note in table.notes)
+
+
+def test_the_words_say_what_a_total_can_and_cannot(scores: dict[str, Any]) -> None:
+    told = {line.partition(":")[0]: line for line in report.readings(scores, "example")}
+    assert "cannot be read as an attitude" in told["sft, next token"] and "neutral" in told["sft, next token"]
+    assert "above neutral: more rejecting answers" in told["dpo, reply read"]
+    assert "no finding about how it treats patients" in told["dpo, reply read"]
+    assert "0 of 12 items" in told["silent, next token"]
+    assert not re.search(r"\bbiased\b", " ".join(told.values()))
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_the_figure_shows_positions_against_contents_in_latin_letters(scores: dict[str, Any]) -> None:
+    figure = report.chosen_figure(scores, "example")
+    said = texts(figure)
+    assert all(text.isascii() for text in said)
+    assert "sft, next token\n480 answers" in said and "silent, next token\n0 answers" in said
+    images = {axes.get_title().partition("\n")[0]: axes.images[0].get_array() for axes in figure.axes if axes.images}
+    assert set(images) == {f"{model}, {asked}" for model in MODELS for asked in ("next token", "reply read")}
+    # One row for who follows a position; two columns, the ends of the scale, for who holds an attitude.
+    assert images["sft, next token"][0].sum() == pytest.approx(100)
+    assert images["dpo, next token"][:, [0, 4]].sum() == pytest.approx(100)
+
+
+def test_items_subscales_and_differences(scores: dict[str, Any]) -> None:
+    items = report.item_table(scores, "example", "B1i")
+    assert list(items.frame["dpo"]) == ["5.00"] * 12 and list(items.frame["silent"]) == ["-"] * 12
+    assert items.frame["Place"].iloc[1] == "contact reversed" and items.frame["What"].iloc[0].startswith("如果同事")
+    parts = {part.title: part for part in report._parts(scores, "example", "B1") if isinstance(part, Table)}
+    subscales, pairs = parts["Subscales"], parts["Between models"]
+    assert list(subscales.frame.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
+    assert row(subscales, "dpo")["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
+    assert str(pairs.frame.iloc[0, 2]).startswith("24.0 [")
+
+
+def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: Path) -> None:
+    made = report.sections(stage)
+    assert [section.title for section in made] == [
+        "Attitude scale: Twelve statements about people with mental illness (project example)",
+        "Attitude totals in ChiMed-GPT's notebooks",
+    ]
+    page = html.report(made, stage.dir / "report.html", "Attitudes").read_text(encoding="utf-8")
+    assert "../09_bias/predictions/next_token/example/sft.jsonl" in page and "如果同事正在接受" in page
+    (stored,) = made[1].parts
+    assert row(stored, "gpt4") == {
+        "Model": "gpt4", "HIV": "95", "MICA": "40", "CAMI": "120", "Stigma": "61", "STD": "45"
+    }  # fmt: skip
+    assert "CAMI 120 whatever the letter" in to_text(stored)
+
+
+def test_a_run_with_one_protocol_and_one_scale_without_subscales(scores: dict[str, Any]) -> None:
+    alone = json.loads(json.dumps(scores))
+    del alone["models"]["next_token"]
+    alone["paired"] = []
+    for item in alone["scales"]["example"]["items"]:
+        item["subscale"] = None
+    parts = report._parts(alone, "example", "B1")
+    assert [part.title for part in parts if isinstance(part, Table)][1:] == ["Mean points by item (reply read)"]
+    assert len(report.chosen_figure(alone, "example").axes) == 3

@@ -1,0 +1,237 @@
+"""The block "ChiMed-GPT": the README's numbers verbatim, ours in rows of their own, and nothing in between."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from qilin_lib.evaluate import ceval, dialogue, exams, ner
+from qilin_lib.evaluate.entities import KINDS
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.scores import summarise
+from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
+from qilin_lib.report import chimed_gpt as block
+from qilin_lib.report import chimed_gpt_paper as readme
+from qilin_lib.report import tables
+from qilin_lib.report.layout import Table, to_csv
+
+# Copied from FACTS 5.1, row by row: NER F1 and accuracy, ChiMed QA, MC dialogue.
+STATED = """
+GPT-3.5 | 31.42 | 32.15 | 56.58 | 49.91 | 44.50 | 39.15 32.85 26.61 7.31 16.84 | 24.29 20.17 20.64 8.39 17.14
+GPT-4 | 41.37 | 41.25 | 71.29 | 69.55 | 67.99 | 33.61 28.27 26.51 7.13 16.63 | 18.58 15.76 18.92 6.62 14.55
+Ziya-v1 | 25.31 | 22.26 | 36.59 | 29.07 | 12.50 | 6.18 5.77 18.59 3.94 12.66 | 15.85 11.75 9.92 3.04 9.02
+Ziya-v2 | 27.84 | 25.76 | 39.02 | 49.06 | 13.00 | 38.41 31.90 26.91 7.90 18.67 | 14.21 10.99 12.20 4.45 10.61
+Baichuan | 24.14 | 21.20 | 41.46 | 45.28 | 13.00 | 5.81 5.25 16.91 3.01 11.30 | 3.44 1.61 3.87 0.34 3.49
+Taiyi | 30.90 | 30.55 | 48.78 | 45.20 | 39.20 | 11.73 9.96 21.76 5.26 15.46 | 5.81 4.67 14.23 4.55 11.99
+MedicalGPT (Z) | 29.59 | 28.12 | 48.78 | 34.56 | 25.99 | 39.02 32.35 26.76 8.10 18.16 | 20.26 16.42 17.51 5.42 14.21
+MedicalGPT (B) | 23.80 | 26.16 | 39.02 | 43.82 | 18.50 | 5.82 5.26 16.61 2.94 11.11 | 3.94 2.19 4.34 0.13 3.50
+ChiMed-GPT | 40.82 | 41.04 | 68.29 | 52.92 | 44.50 | 44.58 37.22 27.11 8.89 19.86 | 33.14 30.86 43.43 34.91 42.16
+"""
+
+
+def score(value: float, n: int = 60, half: float = 5.0) -> dict[str, Any]:
+    return {"value": value, "n": n, "low": value - half, "high": value + half}
+
+
+def entities(value: float, *kinds: str) -> dict[str, Any]:
+    made = {name: score(value) for name in ("f1", "precision", "recall")}
+    made |= {"unparsed": score(7.0), "spans": {"f1": score(value - 1)}, "lines": {kind: score(11.0) for kind in KINDS}}
+    return made | {"types": {kind: {"f1": score(value + 2, 9)} for kind in kinds}}
+
+
+@pytest.fixture
+def further(scores: dict[str, Any]) -> dict[str, Any]:
+    """The scores of the neighbouring tests and what a run of the further benchmarks adds to them."""
+    measured = {name: score(20.5 + n) for n, name in enumerate([*README_METRICS.values(), *TRUE_BLEU.values()])}
+    for entry in scores["ceval"].values():
+        entry["chimed_gpt"] = {"accuracy": score(29.27, 41), "unparsed": score(2.4, 41, 1.0)}
+    more = {
+        "ccks2019": {"base": entities(10.0, "手术"), "GPT-4": entities(41.0, "手术", "药物")},
+        "cmeee": {"sft": entities(33.0, "dis", "sym")},
+        "cmmlu": {"base": {"accuracy": score(25.0, 700), "average": score(26.0, 700), "unparsed": score(0.0, 700, 0)}},
+        "mc": {"sft": {"variants": measured}},
+        "cmtmedqa": {"sft": {"variants": measured}},
+    }
+    settings = {"ccks2019": "test", "cmeee": "dev", "cmmlu": "test", "mc": "unseen", "cmtmedqa": "unseen"}
+    scores["split"] |= settings
+    scores["cap"] |= {name: 60 for name in settings}
+    scores["shots"] |= {name: 5 if name == "cmmlu" else None for name in settings}
+    scores["invalid"] |= {name: 2 for name in settings}
+    scores["scoring"] |= {name: "likelihood" if name == "cmmlu" else "generate" for name in settings}
+    scores["truncated"] |= {name: {model: 0 for model in more[name]} for name in settings}
+    scores["truncated"]["mc"]["sft"] = 4
+    return scores | more
+
+
+def made(scores: dict[str, Any]) -> dict[str, Table]:
+    return {table.number: table for table in block.tables(scores, "ab" * 32)}
+
+
+def row(table: Table, label: str) -> dict[str, str]:
+    found = table.frame[table.frame.iloc[:, 0] == label].astype(str).to_dict("records")
+    assert len(found) == 1, f"{label}: {len(found)} rows"
+    return found[0]
+
+
+def long(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(table))))
+
+
+def test_the_published_cells_are_the_readmes_digits() -> None:
+    lines = [line.split(" | ") for line in STATED.strip().splitlines()]
+    assert tuple(line[0] for line in lines) == readme.MODELS
+    for name, *numbers in lines:
+        assert [cell.wording for cell in readme.RESULTS[name].values()] == numbers[:5]
+        assert [cell.wording for cell in readme.CHIMED_QA[name].values()] == numbers[5].split()
+        assert [cell.wording for cell in readme.MC_DIALOGUE[name].values()] == numbers[6].split()
+    cells = [
+        cell
+        for group in (readme.RESULTS, readme.CHIMED_QA, readme.MC_DIALOGUE)
+        for r in group.values()
+        for cell in r.values()
+    ]
+    assert len(cells) == 9 * 15 and {cell.origin for cell in cells} == {"README of synlp/ChiMed-GPT"}
+    assert all(cell.value == float(cell.wording) for cell in cells)
+
+
+def test_published_ceval_is_k_of_41_but_for_gpt() -> None:
+    """A check of FACTS 5.3: the benchmark is the 41 validation items of two subjects."""
+    possible = {f"{100 * k / readme.CEVAL_ITEMS:.2f}": k for k in range(readme.CEVAL_ITEMS + 1)}
+    found = {model: possible.get(cells["ceval"].wording) for model, cells in readme.RESULTS.items()}
+    assert found == dict(zip(readme.MODELS, (None, None, 15, 16, 17, 20, 20, 16, 28), strict=True))
+
+
+def test_nothing_run_nothing_shown_but_what_is_published(scores: dict[str, Any]) -> None:
+    assert block.tables(scores) == [] and block.tables({}) == []
+    for entry in scores["ceval"].values():  # the test split: no public answer
+        entry["chimed_gpt"] = {"accuracy": {"value": None, "n": 0, "low": None, "high": None}, "unparsed": score(0.0)}
+    assert block.tables(scores) == []
+    table = block.published()
+    assert (len(table.frame), len(table.frame.columns)) == (9, 16) and table.number == "C"
+    chimed_gpt = row(table, "ChiMed-GPT")
+    assert chimed_gpt["MedQA, accuracy"] == "44.50" and chimed_gpt["MC dialogue, README's R-L"] == "42.16"
+
+
+def test_the_block_has_what_was_run(further: dict[str, Any]) -> None:
+    assert list(made(further)) == ["C1", "C2a", "C2b", "C2c", "C3a", "C3c"]
+    assert list(made({"cmmlu": further["cmmlu"]})) == ["C1", "C2a", "C2b"]
+
+
+def test_ours_stand_below_the_published_rows(further: dict[str, Any]) -> None:
+    table = made(further)["C1"]
+    assert list(table.frame["Model"]) == [*readme.MODELS, "base", "dcpt", "sft", "dpo"]
+    base, published = row(table, "base"), row(table, "ChiMed-GPT")
+    assert base["CCKS-2019, F1"] == "10.00 [5.00, 15.00] (n=60)"
+    assert base["C-Eval, two subjects, accuracy"] == "29.3 [24.3, 34.3] (n=41)"
+    assert base["CMMLU, accuracy"] == "25.0 [20.0, 30.0] (n=700)"
+    assert base["CMeEE-V2, F1 (ours only)"] == base["MedQA, accuracy"] == "not evaluated"
+    assert published["CCKS-2019, F1"] == "paper 40.82" and published["MedQA, accuracy"] == "paper 44.50"
+    assert published["CMeEE-V2, F1 (ours only)"] == "not available"
+    assert row(table, "sft")["CMeEE-V2, F1 (ours only)"] == "33.00 [28.00, 38.00] (n=60)"
+
+
+def test_a_difference_is_taken_only_for_a_model_of_the_same_name(further: dict[str, Any]) -> None:
+    table = made(further)["C1"]
+    assert row(table, "GPT-4")["CCKS-2019, F1"] == "41.00 [36.00, 46.00] (n=60); paper 41.37 (\u22120.37)"
+    assert row(table, "GPT-4")["Ours"] == "baseline"
+    differing = {(line["row"], line["metric"]) for line in long(table) if line["difference"]}
+    assert differing == {("GPT-4", "CCKS-2019, F1")}
+    assert "(GPT-4)" in table.notes[-1]
+    assert (
+        made(further)["C2b"].notes[-1] == "No model of this run is one of the published ones: no difference is taken."
+    )
+
+
+def test_numbers_lead_to_their_records(further: dict[str, Any]) -> None:
+    records = {line["records"] for line in long(made(further)["C1"]) if line["ours"]}
+    assert "06_eval/predictions/fixed/ccks2019/GPT-4.jsonl" in records
+    assert "06_eval/predictions/fixed/ceval/dpo.jsonl" in records
+    assert 'href="06_eval/predictions/fixed/mc/sft.jsonl"' in made(further)["C2b"]._repr_html_()
+    assert 'href="06_eval/predictions/fixed/cmeee/sft.jsonl"' in made(further)["C3c"]._repr_html_()
+
+
+def test_the_headings_say_what_the_readmes_bleu_is(further: dict[str, Any]) -> None:
+    table = made(further)["C2b"]
+    sft, published = row(table, "sft"), row(table, "GPT-4")
+    # 20.5, 21.5, … in the order of README_METRICS, then TRUE_BLEU
+    assert sft["README's B-1 (is BLEU-2, spaced string)"].startswith("20.50 ")
+    assert sft["README's B-2 (is BLEU-3, spaced string)"].startswith("21.50 ")
+    assert sft["README's R-L"].startswith("24.50 ") and sft["BLEU-1, characters"].startswith("26.50 ")
+    assert published["README's B-1 (is BLEU-2, spaced string)"] == "paper 18.58"
+    assert published["BLEU-1, characters"] == published["BLEU-1, spaced string"] == "not available"
+    assert "corpus_bleu with weights (.5, .5)" in "\n".join(table.notes)
+
+
+def test_chimed_qa_stands_alone_and_says_why(further: dict[str, Any]) -> None:
+    table = made(further)["C2a"]
+    assert list(table.frame["Ours"]) == ["-"] * 9 and "not available to us" in table.notes[0]
+    assert row(table, "ChiMed-GPT")["README's R-L"] == "paper 19.86"
+
+
+def test_sets_of_ours_have_no_published_row(further: dict[str, Any]) -> None:
+    table = made(further)["C2c"]
+    assert list(table.frame["Model"]) == ["sft"] and "CMtMedQA" in table.title
+    assert "ChiMed-GPT was not evaluated on it." in table.notes
+
+
+def test_notes_name_split_shots_protocol_and_what_could_not_be_read(further: dict[str, Any]) -> None:
+    notes = made(further)["C1"].notes
+    ccks, ceval, cmmlu = (
+        next(n for n in notes if n.startswith(name)) for name in ("CCKS-2019", "C-Eval, two", "CMMLU")
+    )
+    assert (
+        "protocol fixed, split test; cap 60 items; no examples; scoring generate; unusable rows of the benchmark 2"
+        in ccks
+    )
+    assert "base 7.0 [2.0, 12.0] (n=60)" in ccks and "records in 06_eval/predictions/fixed/ccks2019" in ccks
+    assert "split val; no cap on items; shots 5" in ceval and "sft 2.4 [1.4, 3.4] (n=41)" in ceval
+    assert "cap 60 items a subject; shots 5; scoring likelihood" in cmmlu
+    assert "Not evaluated in this run: ChiMST, MedQA." in notes
+    assert "Power of the accuracies: n = 41: " in "\n".join(notes) and "n = 700: " in "\n".join(notes)
+    assert "Prompts cut to fit the context: sft 4." in "\n".join(made(further)["C2b"].notes)
+
+
+def test_entities_by_type_and_what_became_of_the_replies(further: dict[str, Any]) -> None:
+    table = made(further)["C3a"]
+    assert list(table.frame.columns) == ["Type", "base", "GPT-4"]
+    assert row(table, "药物") == {"Type": "药物", "base": "-", "GPT-4": "43.0 [38.0, 48.0] (n=9)"}
+    assert row(table, "all types, F1")["base"] == "10.0 [5.0, 15.0] (n=60)"
+    assert row(table, "all types, F1 of places")["base"].startswith("9.0 ")
+    assert row(table, "replies that cannot be read")["GPT-4"].startswith("7.0 ")
+    assert len([name for name in table.frame["Type"] if name.startswith("entries")]) == len(KINDS)
+    assert list(made(further)["C3c"].frame["Type"])[:2] == ["dis 疾病", "sym 临床表现"]
+
+
+def test_every_table_has_its_four_dresses(further: dict[str, Any]) -> None:
+    for table in (*block.tables(further), block.published()):
+        assert table.number in tables.to_text(table) and "\\toprule" in tables.to_latex(table)
+        assert tables.to_markdown(table, "../").startswith(f"### Table {table.number}. ") and to_csv(table)
+
+
+def real_entities() -> Any:
+    """Two texts: one entity of two found and a wrong one beside it, then a reply that cannot be read."""
+    text, reference = "头痛用药", '[["sym", "头痛", 0, 2], ["dru", "用药", 2, 4]]'
+    item = Item("cmeee", "dev-0", "dev", None, text, None, None, reference)
+    known = {"sym": "临床表现", "dru": "药物"}
+    answers = ["临床表现：头痛\n药物：头", "我不知道"]
+    return ner.statistics([{"reference": reference} | ner.understood(item, a, known) for a in answers], tuple(known))
+
+
+def test_the_block_reads_what_the_evaluation_writes() -> None:
+    exam = [{"subject": s, "gold": "A", "prediction": p, "correct": p == "A"} for s in ceval.CHIMED_GPT for p in "AAB"]
+    asked = [row | {"n_options": 4} for row in exam]
+    talk = [{"output": "多喝水。", "reference": "多喝水，休息。", "exchanges": n} for n in (0, 1, 2)]
+    statistics = {"ceval": ceval.statistics(exam), "cmmlu": exams.statistics(asked), "medqa": exams.statistics(asked)}
+    statistics |= {"mc": dialogue.statistics(talk), "cmeee": real_entities()}
+    block_of = made({name: {"base": summarise(table, 50, 0)} for name, table in statistics.items()})
+    first = row(block_of["C1"], "base")
+    assert [first[f"{name}, accuracy"][:4] for name in block.EXAMS.values()] == ["66.7"] * 3
+    assert first["CMeEE-V2, F1 (ours only)"].startswith("33.33 ")  # one right of 2 said and 4 wanted
+    third = block_of["C3c"]
+    assert row(third, "replies that cannot be read")["base"].startswith("50.0 ")
+    assert row(third, "sym 临床表现")["base"].startswith("66.7 ") and row(third, "dru 药物")["base"].startswith("0.0 ")
+    second = row(block_of["C2b"], "base")
+    assert not [name for name, cell in second.items() if cell in ("-", "not evaluated", "no items")]

@@ -1,0 +1,363 @@
+"""The reward model: Bradley and Terry's loss in our template, no pair lost, seeded, and the same after a kill."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import test_resume
+
+from qilin_lib import files, params
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.tokens.template import BAICHUAN, PLAIN
+from qilin_lib.train import checkpoints, fit, reward
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LIBRARIES = [*test_resume.LIBRARIES[:-2], "trl.trainer.reward_trainer", "test_resume", "qilin_lib.train.reward"]
+SHAPE = {"save_steps": 2, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
+LOADED = ("adapter_model.safetensors", "model.safetensors")
+
+
+def parameters(**overrides: Any) -> SimpleNamespace:
+    """What the child gets from `steps.run`, small and on the CPU."""
+    small = {"finetuning": "lora", "logging_steps": 1, "max_source_length": 200, "max_target_length": 200}
+    steps = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0, "max_steps": 6, "learning_rate": 1e-2}
+    own = {name: overrides.pop(name) for name in list(overrides) if name in steps}
+    stage = params.load("08_rlhf", {**small, "method": "none", **overrides}).model_dump(mode="json")
+    return SimpleNamespace(**{**stage, "dry_run": False, **steps, **own})
+
+
+def triplet(asked: str, good: str, bad: str, **more: Any) -> dict[str, Any]:
+    roles = {"prompt": ("user", asked), "chosen": ("assistant", good), "rejected": ("assistant", bad)}
+    return {**more, **{name: [{"role": role, "content": text}] for name, (role, text) in roles.items()}}
+
+
+@pytest.fixture(scope="module")
+def rows(sentences: Callable) -> list[dict[str, Any]]:
+    """30 triplets of two sources, 22 to train on. A preferred answer ends politely: that can be learnt."""
+    texts = zip(sentences(30, 31), sentences(30, 32), sentences(30, 33), strict=True)
+    return [
+        triplet(asked, f"{good}您好", bad, id=f"p{i}", source="ab"[i % 2], split="train" if i < 22 else "heldout")
+        for i, (asked, good, bad) in enumerate(texts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model_dir: Path, rows: list[dict[str, Any]], tmp_path_factory: Any) -> Callable[..., SimpleNamespace]:
+    """`job(**overrides)`: a fresh folder with the pairs, and what `reward.work` is given."""
+
+    def make(**overrides: Any) -> SimpleNamespace:
+        folder = tmp_path_factory.mktemp("reward")
+        files.write_jsonl(folder / "dpo.jsonl", rows)
+        paths = SimpleNamespace(weights=tiny_model_dir, data=folder / "dpo.jsonl")
+        return SimpleNamespace(parameters=parameters(**overrides), out=folder, template=BAICHUAN, paths=paths)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(job: Callable) -> Callable[[str], SimpleNamespace]:
+    """`trained(finetuning)`: the job of a finished training of 18 steps."""
+    done: dict[str, SimpleNamespace] = {}
+
+    def make(kind: str) -> SimpleNamespace:
+        if kind not in done:
+            done[kind] = job(finetuning=kind, max_steps=18, learning_rate=1e-3 if kind == "full" else 6e-3)
+            reward.work(done[kind])
+        return done[kind]
+
+    return make
+
+
+def rewards_by_the_book(model: Any, sequences: list[list[int]]) -> Any:
+    """One sequence at a time, no padding: the head's output at the last token."""
+    import torch
+
+    inner = model.base_model.model if hasattr(model, "peft_config") else model
+    return torch.stack(
+        [inner.score(inner.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1])[0] for ids in sequences]
+    )
+
+
+def shifted(model: Any) -> Any:
+    """The model away from where it was made: a fresh adapter changes nothing, and its first gradient is half zero."""
+    import torch
+
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float() + 0.03 * torch.randn(weight.shape)
+    return model
+
+
+# --- what the model reads ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
+def test_a_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
+    limits = SimpleNamespace(max_source_length=500, max_target_length=500)
+    for row in rows[:5]:
+        found = reward.pair(row, template, tiny_tokenizer, limits)
+        for side in reward.SIDES:
+            assert found[f"{side}_ids"] == template.encode(row["prompt"] + row[side], tiny_tokenizer)
+            assert found[f"{side}_ids"][-1] == tiny_tokenizer.eos_token_id
+            answer = row[side][0]["content"]
+            assert found[f"{side}_ids"] == reward.sequence(row["prompt"], answer, template, tiny_tokenizer, limits)
+
+
+def test_long_turns_are_cut_inside(rows: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
+    limits = SimpleNamespace(max_source_length=3, max_target_length=2)
+    ids = reward.sequence(rows[0]["prompt"], rows[0]["chosen"][0]["content"], BAICHUAN, tiny_tokenizer, limits)
+    user, assistant = tiny_tokenizer.convert_tokens_to_ids(["<reserved_102>", "<reserved_103>"])
+    assert (ids[0], ids[4], ids[-1], len(ids)) == (user, assistant, tiny_tokenizer.eos_token_id, 8)
+
+
+def test_no_pair_is_left_out_for_its_length(job: Callable) -> None:
+    """RewardTrainer's own default drops pairs beyond 1,024 tokens without a word."""
+    made = job()
+    model, tokenizer = reward.prepare_model(made.parameters, made.paths.weights)
+    pairs = [{"chosen_ids": [5] * n, "rejected_ids": [6] * 9} for n in (4, 1500, 3000)]
+    trainer = reward.make_trainer(made, model, tokenizer, pairs)
+    assert [len(row["chosen_ids"]) for row in trainer.train_dataset] == [4, 1500, 3000]
+    assert not any(isinstance(m.p, float) and m.p for m in model.modules() if hasattr(m, "p"))
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_loss_and_gradients_are_bradley_and_terrys(kind: str, job: Callable, rows: list[dict[str, Any]]) -> None:
+    import torch
+
+    made = job(finetuning=kind)
+    model, tokenizer = reward.prepare_model(made.parameters, made.paths.weights)
+    pairs = [reward.pair(row, BAICHUAN, tokenizer, made.parameters) for row in rows[:5]]
+    trainer = reward.make_trainer(made, model, tokenizer, pairs)
+    model = shifted(trainer.model).train()
+    chosen, rejected = (rewards_by_the_book(model, [one[f"{side}_ids"] for one in pairs]) for side in reward.SIDES)
+    expected = -torch.log(torch.sigmoid(chosen - rejected)).mean()
+    expected.backward()
+    book = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    trainer.rows_a_batch = 5
+    loss = trainer.compute_loss(model, {k: v[:] for k, v in trainer.data_collator(pairs).items()})
+    # The trainer's batch holds the five chosen and the five rejected rows.
+    loss = loss * trainer.rows_a_batch / 10
+    assert abs(expected.item() - math.log(2)) > 1e-3 and loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    loss.backward()
+    largest = max(grad.abs().max() for grad in book.values())
+    assert any("score" in name for name in book) and largest > 1e-3
+    for name, weight in model.named_parameters():
+        if name in book:
+            torch.testing.assert_close(weight.grad, book[name], rtol=1e-3, atol=1e-4 * largest.item(), msg=name)
+
+
+def test_the_shape_of_a_step_does_not_matter(job: Callable) -> None:
+    """22 pairs, 8 a step: the last step of an epoch has six, and its second micro-batch two."""
+    losses = []
+    for size, accumulated in ((8, 1), (4, 2)):
+        shape = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
+        made = job(**shape, max_steps=-1, learning_rate=1e-3, max_heldout=1)
+        reward.work(made)
+        losses.append([row["loss"] for row in fit.read_log(made.out) if "loss" in row])
+    assert len(losses[0]) == 3 and losses[0][2] != pytest.approx(losses[0][0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+# --- what is saved ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_the_saved_model_needs_transformers_alone(kind: str, trained: Callable, rows: list[dict[str, Any]]) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    made = trained(kind)
+    folder = made.out / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.num_labels == 1 and model.config.pad_token_id == tokenizer.pad_token_id is not None
+    held = [row for row in rows if row["split"] == "heldout"]
+    known = files.read_json(made.out / "heldout.json")
+    assert known["ids"] == [row["id"] for row in held] and known["sources"] == [row["source"] for row in held]
+    for side in reward.SIDES:
+        texts = [tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False) for row in held]
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        assert rewards_by_the_book(model, ids).tolist() == pytest.approx(known[side], abs=1e-4)
+    assert (made.out / "adapter").exists() == (kind != "full")
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_what_separates_the_answers_is_learnt_and_carries_over(kind: str, trained: Callable) -> None:
+    facts = files.read_json(trained(kind).out / "facts.json")
+    scores = files.read_json(trained(kind).out / "heldout.json")
+    assert facts["accuracy"] >= 0.85 and facts["n"] == 8 and facts["mean_margin"] > 0.3
+    assert facts["accuracy"] == sum(c > r for c, r in zip(scores["chosen"], scores["rejected"], strict=True)) / 8
+    assert (facts["pairs"], facts["pairs_heldout"], facts["pairs_alike"]) == (22, 8, 0)
+    assert (facts["steps_done"], facts["finetuning"], facts["template"]) == (18, kind, "baichuan")
+
+
+def test_the_head_of_a_quantised_model_is_not_quantised_and_the_adapter_is_float32(trained: Callable) -> None:
+    from safetensors.torch import load_file
+
+    adapter = load_file(trained("qlora").out / "adapter" / "adapter_model.safetensors")
+    heads = [name for name in adapter if "score" in name]
+    assert len(heads) == 1 and adapter[heads[0]].shape == (1, 64)
+    assert {str(weight.dtype) for weight in adapter.values()} == {"torch.float32"}
+    assert files.read_json(trained("qlora").out / "adapter" / "qilin.json")["quantised"] is True
+
+
+def test_scoring_leaves_nf4_scales_as_they_are(job: Callable) -> None:
+    """bitsandbytes rounds them at the first evaluation on a CPU with AVX512-BF16; `load_model` forbids it."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    made = job(finetuning="qlora")
+    model, _ = reward.prepare_model(made.parameters, made.paths.weights)
+    layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
+    scales = [layer.weight.quant_state.absmax.clone() for layer in layers]
+    reward.score(shifted(model), [[9, 10, 11, 12]], 1)
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    assert all(torch.equal(layer.weight.quant_state.absmax, was) for layer, was in zip(layers, scales, strict=True))
+
+
+def test_a_tie_of_held_out_rewards_is_wrong() -> None:
+    assert reward.summary({"chosen": [1.0, 2.0, 0.5], "rejected": [1.0, 0.0, 1.0]}) == {
+        "accuracy": 0.333333,
+        "n": 3,
+        "mean_margin": 0.5,
+    }
+    assert reward.summary({"chosen": [], "rejected": []}) == {"accuracy": None, "n": 0, "mean_margin": None}
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer: Any, sentences: Callable) -> None:
+    model = reward.load(trained("lora").out / "model", "float32", "cpu")
+    ids = [BAICHUAN.encode([{"role": "user", "content": text}], tiny_tokenizer, True) for text in sentences(17, 40)]
+    ids = [one + [7 + n] * (1 + 3 * n) for n, one in enumerate(ids)]
+    end = tiny_tokenizer.eos_token_id
+    alone = reward.score(model, ids, 1)
+    assert alone == pytest.approx(rewards_by_the_book(model, [[*one, end] for one in ids]).tolist(), abs=1e-4)
+    for size in (3, 16, 64):
+        assert reward.score(model, ids, size) == pytest.approx(alone, abs=1e-4)
+    assert reward.score(model, ids[::-1], 5)[::-1] == pytest.approx(alone, abs=1e-4)
+    assert reward.score(model, [[*one, end] for one in ids], 4) == pytest.approx(alone, abs=1e-4)
+    assert max(alone) - min(alone) > 1e-2 and reward.score(model, [], 4) == []
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    made = job(finetuning="full", max_steps=1)
+    made.paths.weights = Path(shutil.copytree(made.paths.weights, tmp_path / "no_pad"))
+    for name, keys in (("config.json", ["pad_token_id"]), ("tokenizer_config.json", ["pad_token"])):
+        content = json.loads((tmp_path / "no_pad" / name).read_text(encoding="utf-8"))
+        (tmp_path / "no_pad" / name).write_text(json.dumps(content | dict.fromkeys(keys)), encoding="utf-8")
+    assert load_tokenizer(made.paths.weights).pad_token_id is None
+    reward.work(made)
+    model = reward.load(made.out / "model", "float32", "cpu")
+    assert model.config.pad_token_id == model.config.eos_token_id == load_tokenizer(made.out / "model").pad_token_id
+    ids = [[9, 10, 11], [12, 13], [9, 14, 15, 16, 17]]
+    assert reward.score(model, ids, 3) == pytest.approx(reward.score(model, ids, 1), abs=1e-4)
+
+
+def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
+    with pytest.raises(QilinError, match="holds a LlamaForCausalLM, not a reward model; nearest valid: 08_rlhf/rewa"):
+        reward.load(tiny_model_dir, "float32", "cpu")
+
+
+def test_without_pairs_there_is_nothing_to_learn(job: Callable) -> None:
+    made = job()
+    files.write_jsonl(made.paths.data, [])
+    with pytest.raises(QilinError, match=r"dpo\.jsonl: holds no pair of split 'train'"):
+        reward.work(made)
+
+
+# --- seeds and kills --------------------------------------------------------------------------------------------------
+
+
+def child(job_file: str, moment: str, step: int) -> None:
+    """Train as a child of notebook 08 does; the process is killed when `moment` of `step` comes."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    test_resume.STAGES["08_rlhf"] = reward
+    test_resume.quietly(job_file, *([moment, step] if moment else []))
+
+
+def train(made: SimpleNamespace, moment: str = "", step: int = 0) -> int:
+    """Exit code of a child process that trains as `made` says, negative for a signal."""
+    inputs = vars(made.paths)
+    job_file = test_resume.write_job(made.out, made.parameters, inputs)
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(LIBRARIES)
+    process = server.Process(target=child, args=(str(job_file), moment, step))
+    process.start()
+    process.join(120)
+    assert not process.is_alive(), test_resume.output(job_file)
+    return int(process.exitcode or 0)
+
+
+def same(expected: Path, found: Path) -> bool:
+    """Whether two trainings wrote the same weights, bit for bit, and the same rewards of held-out pairs."""
+    paths = [path for path in sorted(expected.rglob("*.safetensors")) if path.name in LOADED]
+    assert paths
+    equal = all(path.read_bytes() == (found / path.relative_to(expected)).read_bytes() for path in paths)
+    return equal and files.read_json(expected / "heldout.json") == files.read_json(found / "heldout.json")
+
+
+@pytest.fixture(scope="module")
+def straight(job: Callable) -> Callable[[str], Path]:
+    """`straight(finetuning)`: the folder of a training that nobody interrupted."""
+    done: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in done:
+            made = job(finetuning=kind, **SHAPE)
+            assert train(made) == 0, test_resume.output(made.out / "job.json")
+            done[kind] = made.out
+        return done[kind]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["qlora", "full"])
+def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(
+    kind: str, job: Callable, straight: Callable
+) -> None:
+    broken = job(finetuning=kind, **SHAPE)
+    draw = random.Random(f"reward {kind}")
+    moment, step = draw.choice(("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")), draw.randint(3, 5)
+    assert train(broken, moment, step) == -signal.SIGKILL, test_resume.output(broken.out / "job.json")
+    assert not (broken.out / "facts.json").exists()
+    before = checkpoints.last(broken.out / "checkpoints")
+    assert train(broken) == 0, test_resume.output(broken.out / "job.json")
+    assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
+    assert same(straight(kind), broken.out)
+
+
+def test_the_seed_decides_head_order_and_dropout(job: Callable, straight: Callable) -> None:
+    other = job(finetuning="qlora", seed=18, **SHAPE)
+    assert other.parameters.seed != files.read_json(straight("qlora") / "job.json")["parameters"]["seed"]
+    assert train(other) == 0, test_resume.output(other.out / "job.json")
+    assert not same(straight("qlora"), other.out)
+
+
+def test_the_same_seed_draws_the_same_head(tiny_model_dir: Path) -> None:
+    import torch
+
+    heads = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        heads.append(load_model(tiny_model_dir, rewards=True).score.weight)
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])

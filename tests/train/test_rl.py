@@ -1,0 +1,397 @@
+"""08's reinforcement learning: our token ids, the papers' losses and gradients, the right reference, seeds, kills."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_resume import differences, output
+
+from qilin_lib import files, params
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model
+from qilin_lib.tokens.template import BAICHUAN, PLAIN
+from qilin_lib.train import checkpoints, fit, launch, reward, rl
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = {
+    "gpus": 0,
+    "finetuning": "lora",
+    "dtype": "float32",
+    "lora_dropout": 0.0,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "max_source_length": 60,
+    "max_target_length": 8,
+    "num_generations": 3,
+    "batch_size": 4,
+    "kl_coef": 0.1,
+    "rl": {"per_device_train_batch_size": 6, "num_train_epochs": 1.0, "max_steps": 6, "learning_rate": 0.01},
+}
+
+
+def parameters(**overrides: Any) -> SimpleNamespace:
+    """What a child of 08 gets: the common parameters and the four of `rl`."""
+    made = params.load("08_rlhf", SMALL | overrides).model_dump(mode="json")
+    return SimpleNamespace(**made, **made["rl"], dry_run=False)
+
+
+@pytest.fixture(scope="module")
+def rows(sentences: Callable) -> list[dict[str, Any]]:
+    """Fourteen questions, every third one with a turn before it; two are held out."""
+    texts = sentences(42, 21)
+    made = []
+    for i in range(14):
+        first, answer, asked = texts[3 * i : 3 * i + 3]
+        earlier = [{"role": "user", "content": first}, {"role": "assistant", "content": answer}]
+        prompt = [*(earlier if i % 3 == 0 else []), {"role": "user", "content": asked}]
+        made.append({"prompt": prompt, "split": "heldout" if i in (4, 9) else "train"})
+    return made
+
+
+@pytest.fixture(scope="module")
+def judge_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model with a random head."""
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    model, tokenizer = reward.prepare_model(parameters(finetuning="full"), tiny_model_dir)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    reward.complete(folder)
+    return folder
+
+
+@pytest.fixture
+def job(tiny_model_dir: Path, judge_dir: Path, rows: list[dict], tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    def make(**overrides: Any) -> SimpleNamespace:
+        data = tmp_path / "dpo.jsonl"
+        files.write_jsonl(data, rows)
+        return SimpleNamespace(
+            parameters=parameters(**overrides),
+            out=tmp_path,
+            template=BAICHUAN,
+            paths=SimpleNamespace(weights=tiny_model_dir, reward=judge_dir, data=data),
+        )
+
+    return make
+
+
+def set_up(job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0) -> tuple[Any, list[list[int]]]:
+    """A trainer whose policy went `shift` away from SFT, and its questions."""
+    import torch
+
+    model, tokenizer = fit.prepare_model(job.parameters, job.paths.weights)
+    asked, _ = rl.questions(rows, job.template, tokenizer, job.parameters, 512)
+    judge = reward.load(job.paths.reward, "float32", "cpu")
+    trainer = rl.make_trainer(job, model, tokenizer, asked, judge)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float() + shift * torch.randn(weight.shape)
+    return trainer, asked
+
+
+def prepared(trainer: Any, asked: list[list[int]]) -> dict[str, Any]:
+    """The batch that TRL makes of two questions, three answers each."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer._prepare_inputs([{"prompt": asked[i]} for i in (0, 0, 0, 1, 1, 1)])
+
+
+def sequences(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, answer ids) of each row, without padding."""
+    parts = [(batch[f"{part}_ids"], batch[f"{part}_mask"].bool()) for part in ("prompt", "completion")]
+    rows = [[ids[i][mask[i]].tolist() for ids, mask in parts] for i in range(len(parts[0][0]))]
+    return [(prompt, answer) for prompt, answer in rows]
+
+
+def token_logprobs(model: Any, prompt: list[int], answer: list[int], temperature: float) -> Any:
+    """log p of each answer token from a plain forward pass: no padding, float64 from the logits on."""
+    import torch
+
+    logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0].double() / temperature
+    return logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+# --- the questions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
+def test_questions_are_the_templates_encoding(template: Any, rows: list[dict], tiny_tokenizer: Any) -> None:
+    wide = SimpleNamespace(max_source_length=500, max_target_length=500)
+    found, too_long = rl.questions(rows, template, tiny_tokenizer, wide, 5000)
+    assert found == [template.encode(row["prompt"], tiny_tokenizer, add_generation_prompt=True) for row in rows]
+    assert too_long == 0
+
+
+def test_long_turns_are_cut_inside_and_what_fits_no_context_is_counted(rows: list[dict], tiny_tokenizer: Any) -> None:
+    narrow = SimpleNamespace(max_source_length=3, max_target_length=4)
+    found, too_long = rl.questions(rows, BAICHUAN, tiny_tokenizer, narrow, 5 + 4)
+    # One turn: two role tokens and three of text. With a turn before it: fifteen tokens.
+    single = [row for row in rows if len(row["prompt"]) == 1]
+    assert {len(ids) for ids in found} == {5} and len(found) == len(single) and too_long == len(rows) - len(single)
+
+
+def test_trl_feeds_the_policy_our_ids(job: Callable, rows: list[dict]) -> None:
+    made = job()
+    trainer, asked = set_up(made, rows)
+    batch = prepared(trainer, asked)
+    found = sequences(batch)
+    assert sorted(prompt for prompt, _ in found) == sorted([asked[0]] * 3 + [asked[1]] * 3)
+    end = trainer.processing_class.eos_token_id
+    for _, answer in found:
+        assert 1 <= len(answer) <= 8 and end not in answer[:-1] and (len(answer) == 8 or answer[-1] == end)
+
+
+def test_the_same_seed_draws_the_same_answers_and_another_seed_others(job: Callable, rows: list[dict]) -> None:
+    import torch
+
+    drawn = []
+    for seed in (17, 17, 18):
+        trainer, asked = set_up(job(seed=seed), rows)
+        # What the process drew before must not matter: a resumed training has drawn something else.
+        torch.manual_seed(len(drawn))
+        drawn.append(sorted(sequences(prepared(trainer, asked))))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+# --- rewards ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_reward_is_that_of_prompt_and_answer_ids(job: Callable, rows: list[dict]) -> None:
+    made = job(kl_coef=0.0)
+    trainer, asked = set_up(made, rows)
+    batch = prepared(trainer, asked)
+    judge = reward.load(made.paths.reward, "float32", "cpu")
+    expected = reward.score(judge, [prompt + answer for prompt, answer in sequences(batch)], 1)
+    assert trainer._metrics["train"]["reward"][-1] == pytest.approx(sum(expected) / 6, abs=1e-4)
+    assert max(expected) - min(expected) > 0.01
+
+
+def test_a_reward_that_is_no_number_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward, "score", lambda *_: [1.0, math.nan, math.inf])
+    with pytest.raises(RuntimeError, match="gives 2 of 3 answers no finite reward"):
+        rl.reward_function(None, 4)(prompts=[[1], [2], [3]], completion_ids=[[4], [5], [6]], trainer_state=None)
+
+
+# --- the losses -------------------------------------------------------------------------------------------------------
+
+
+def by_the_book(policy: Any, reference: Any, batch: dict[str, Any], values: list[float], p: SimpleNamespace) -> Any:
+    """RLOO (arXiv 2402.14740) or GRPO (arXiv 2402.03300) on sampled answers, one update a batch; a float64 tensor."""
+    import torch
+
+    rows = sequences(batch)
+    ours = [token_logprobs(policy, *row, p.temperature) for row in rows]
+    with torch.no_grad():
+        theirs = [token_logprobs(reference, *row, p.temperature) for row in rows]
+    size, losses = p.num_generations, []
+    if p.method == "rloo":
+        scored = [v - p.kl_coef * (a.detach() - b).sum() for v, a, b in zip(values, ours, theirs, strict=True)]
+    else:
+        scored = [torch.tensor(v, dtype=torch.float64) for v in values]
+    groups = [[j for j in range(len(rows)) if rows[j][0] == rows[i][0]] for i in range(len(rows))]
+    for i, group in enumerate(groups):
+        assert len(group) == size
+        if p.method == "rloo":
+            advantage = scored[i] - sum(scored[j] for j in group if j != i) / (size - 1)
+            losses.append(-advantage * ours[i].sum())
+        else:
+            together = torch.stack([scored[j] for j in group])
+            advantage = (scored[i] - together.mean()) / (together.std() + 1e-4)
+            gap = theirs[i] - ours[i]
+            kl = gap.exp() - gap - 1
+            losses.append((-advantage * ours[i] + p.kl_coef * kl).mean())
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo"])
+@pytest.mark.parametrize("kind, overrides", [("lora", {}), ("lora", {"temperature": 0.7, "top_p": 0.8}), ("full", {})])
+def test_gradients_are_the_papers(
+    method: str, kind: str, overrides: dict, job: Callable, rows: list[dict], tiny_model_dir: Path
+) -> None:
+    """A policy away from the reference, so that the KL term counts."""
+    made = job(method=method, finetuning=kind, **overrides)
+    trainer, asked = set_up(made, rows, {"lora": 0.1, "full": 0.03}[kind])
+    batch = prepared(trainer, asked)
+    judge = reward.load(made.paths.reward, "float32", "cpu")
+    values = reward.score(judge, [prompt + answer for prompt, answer in sequences(batch)], 4)
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, batch).backward()
+    ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.model.zero_grad()
+    by_the_book(trainer.model.eval(), load_model(tiny_model_dir).eval(), batch, values, made.parameters).backward()
+    book = {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
+    largest = max(grad.abs().max().item() for grad in book.values())
+    assert largest > 1e-3 and ours.keys() == book.keys()
+    for name, grad in book.items():
+        assert (ours[name] - grad).abs().max().item() < 2e-4 * largest, name
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_the_reference_is_the_sft_model(kind: str, job: Callable, rows: list[dict], tiny_model_dir: Path) -> None:
+    """At the start the divergence is 0 to the last bit; later it is the log-ratio to SFT's own weights."""
+    trainer, asked = set_up(job(finetuning=kind), rows)
+    prepared(trainer, asked)
+    assert trainer._metrics["train"]["kl"] == [0.0]
+    assert (trainer.ref_model is None) == (kind != "full")
+    moved, asked = set_up(job(finetuning=kind), rows, {"lora": 0.1, "qlora": 0.1, "full": 0.03}[kind])
+    batch = prepared(moved, asked)
+    sft = load_model(tiny_model_dir, quantised=kind == "qlora").eval()
+    gaps = [token_logprobs(moved.model.eval(), *row, 1.0) - token_logprobs(sft, *row, 1.0) for row in sequences(batch)]
+    mean = sum(gap.sum().item() for gap in gaps) / sum(len(gap) for gap in gaps)
+    assert moved._metrics["train"]["kl"][-1] == pytest.approx(mean, abs=1e-4) and abs(mean) > 1e-3
+
+
+def test_no_dropout_and_no_leftover_adapter(job: Callable, rows: list[dict]) -> None:
+    import torch
+
+    trainer, _ = set_up(job(lora_dropout=0.3), rows)
+    assert {m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)} == {0}
+    assert list(trainer.model.peft_config) == ["default"]
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+def test_too_few_questions_are_refused_in_one_sentence(job: Callable, rows: list[dict]) -> None:
+    made = job()
+    files.write_jsonl(made.paths.data, [row for row in rows if row["split"] == "train"][:1])
+    with pytest.raises(QilinError, match=r"1 questions of the training split fit .* takes 2; nearest valid: a smaller"):
+        rl.work(made)
+
+
+def test_method_none_does_nothing() -> None:
+    assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none")), print) is None
+
+
+def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short answers are rewarded: after thirty steps they are shorter, and the reward that is logged rose."""
+
+    def brevity(_: Any, whole: list[list[int]], __: int) -> list[float]:
+        return [-float(len(ids)) for ids in whole]
+
+    monkeypatch.setattr(reward, "score", brevity)
+    steps = SMALL["rl"] | {"max_steps": 30, "per_device_train_batch_size": 12, "num_train_epochs": 30.0}
+    made = job(rl=steps | {"learning_rate": 0.02}, num_generations=6, kl_coef=0.0, save_steps=100, warmup_ratio=0.0)
+    rl.work(made)
+    lengths = [row["completions/mean_length"] for row in fit.read_log(made.out) if "loss" in row]
+    assert len(lengths) == 30 and sum(lengths[-5:]) / 5 < 0.7 * sum(lengths[:5]) / 5
+    facts = files.read_json(made.out / "facts.json")
+    assert (facts["questions"], facts["questions_a_step"], facts["answers_a_step"]) == (12, 2, 12)
+    assert facts["tokens_seen"] == pytest.approx(12 * sum(lengths), abs=1) and facts["steps_done"] == 30
+    assert load_model(made.out / "model").config.model_type == "llama"
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def write_job(folder: Path, made: SimpleNamespace) -> Path:
+    paths = {name: str(path) for name, path in vars(made.paths).items()}
+    content = {"parameters": vars(made.parameters), "out": str(folder), "template": "baichuan", "paths": paths}
+    files.write_json(folder / "job.json", content)
+    return folder / "job.json"
+
+
+def child(job: str, moment: str = "", step: int = 0) -> None:
+    """Train as a child of the notebook does; at `moment` of `step` the machine takes it."""
+    import torch
+
+    log = os.open(Path(job).parent / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    made = fit.log_callback
+
+    def armed(out: Path) -> Any:
+        callback = made(out)
+        usual = getattr(callback, moment)
+
+        def strike(args: Any, state: Any, control: Any, **others: Any) -> None:
+            usual(args, state, control, **others)
+            if state.global_step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(callback, moment, strike)
+        return callback
+
+    if moment:
+        fit.log_callback = armed
+    rl.work(fit.read_job(job))
+
+
+def run(job: Path, *fault: Any) -> int:
+    """`child` in a process of its own; its exit code, negative for a signal."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch", "datasets", "peft", "trl.trainer.rloo_trainer", "trl.trainer.grpo_trainer"])
+    process = server.Process(target=child, args=(str(job), *fault))
+    process.start()
+    process.join(120)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"the child hangs: {output(job)}")
+    return int(process.exitcode or 0)
+
+
+@pytest.mark.parametrize(
+    "method, kind, kills",
+    [("rloo", "qlora", [("on_step_begin", 1), ("on_pre_optimizer_step", 3)]), ("grpo", "lora", [("on_log", 5)])],
+)
+def test_killed_and_continued_equals_uninterrupted(
+    method: str, kind: str, kills: list[tuple[str, int]], job: Callable, tmp_path: Path
+) -> None:
+    """Two micro-batches a step, two epochs: answers, order and weights are those of the training nobody disturbed."""
+    shape = {"rl": SMALL["rl"] | {"per_device_train_batch_size": 3}, "gradient_accumulation_steps": 2}
+    made = job(method=method, finetuning=kind, **shape)
+    straight, broken = (write_job(tmp_path / name, made) for name in ("straight", "broken"))
+    assert run(straight) == 0, output(straight)
+    for fault in kills:
+        assert run(broken, *fault) == -signal.SIGKILL, output(broken)
+        assert not (broken.parent / "facts.json").exists()
+    before = checkpoints.last(broken.parent / "checkpoints")
+    assert run(broken) == 0, output(broken)
+    assert files.read_json(broken.parent / "facts.json")["resumed_from"] == before.name
+    assert differences(straight.parent, broken.parent) == []
+    logs = [[row["reward"] for row in fit.read_log(j.parent) if "reward" in row] for j in (straight, broken)]
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5) and len(set(logs[0])) > 1
+
+
+GUARDED = """
+import sys
+attempts = []
+def guard(event, what):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        attempts.append(what[0])
+        raise OSError("no network here")
+sys.addaudithook(guard)
+from qilin_lib.train import fit, rl
+rl.work(fit.read_job(sys.argv[1]))
+seen = list(attempts)
+import huggingface_hub
+try:
+    huggingface_hub.hf_hub_download("owner/name", "config.json")
+except Exception:
+    pass
+open(sys.argv[2], "w").write(f"{len(seen)} {len(attempts) > len(seen)}")
+"""
+
+
+def test_training_uses_no_network(job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*filter(lambda name: name.endswith(("_OFFLINE", "_TELEMETRY")), os.environ), "DO_NOT_TRACK"]:
+        monkeypatch.delenv(name, raising=False)
+    made = write_job(tmp_path / "guarded", job(rl=SMALL["rl"] | {"max_steps": 2}))
+    command = [sys.executable, "-c", GUARDED, str(made), str(tmp_path / "seen")]
+    launch.run(command, tmp_path / "train.log", lambda _: None, 0)
+    # Nothing was asked for, and the guard would have seen it.
+    assert (tmp_path / "seen").read_text() == "0 True"
+    assert (made.parent / "facts.json").exists()

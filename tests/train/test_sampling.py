@@ -1,0 +1,232 @@
+"""Sampling: the draws follow the cut softmax, and nobody's draw depends on its batch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import behaviour, sampling
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SETTINGS: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 24, "seed": 3, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> Any:
+    return load_model(tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def prompts(sentences: Callable, tiny_tokenizer: Any) -> list[list[int]]:
+    """Thirty questions of different lengths."""
+    texts = sentences(30, 5)
+    return [
+        BAICHUAN.encode([{"role": "user", "content": text[: 4 + 3 * i]}], tiny_tokenizer, add_generation_prompt=True)
+        for i, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def keys() -> list[str]:
+    return [f"item-{i}:0" for i in range(30)]
+
+
+def cut_softmax(logits: Any, temperature: float, top_p: float) -> Any:
+    """What transformers' own warpers leave of one row of logits, as probabilities."""
+    import torch
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    steps: list[Any] = [TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+    steps += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    return LogitsProcessorList(steps)(torch.zeros(1, 1, dtype=torch.long), logits.double()[None])[0].softmax(-1)
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 0.9), (0.7, 1.0), (1.6, 0.6), (0.2, 0.95)])
+def test_answers_do_not_depend_on_batch_order_or_padding(
+    temperature: float, top_p: float, model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
+) -> None:
+    settings = SETTINGS | {"temperature": temperature, "top_p": top_p}
+    alone = sampling.sample(model, tiny_tokenizer, prompts, keys, **(settings | {"batch_size": 1}))
+    for size in (3, 16):
+        assert sampling.sample(model, tiny_tokenizer, prompts, keys, **(settings | {"batch_size": size})) == alone
+    turned = sampling.sample(model, tiny_tokenizer, prompts[::-1], keys[::-1], **settings)
+    assert turned[::-1] == alone
+    assert sampling.sample(model, tiny_tokenizer, prompts[7:9], keys[7:9], **settings) == alone[7:9]
+    assert len(set(map(tuple, alone))) > 20 and tiny_tokenizer.eos_token_id not in sum(alone, [])
+    assert temperature < 0.5 or len({len(answer) for answer in alone}) > 3
+
+
+def test_an_answer_is_the_argmax_of_log_p_and_noise_step_by_step(
+    model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
+) -> None:
+    """Written out without cache, batch or padding."""
+    import torch
+
+    found = sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS)
+    for prompt, key, answer in list(zip(prompts, keys, found, strict=True))[::6]:
+        source, expected = sampling.generator(SETTINGS["seed"], key), []
+        while len(expected) < SETTINGS["max_new_tokens"]:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + expected])).logits[0, -1]
+            uniform = torch.from_numpy(source.random(len(logits)))
+            token = (cut_softmax(logits, 1.0, 0.9).log() - (-uniform.log()).log()).argmax().item()
+            if token == tiny_tokenizer.eos_token_id:
+                break
+            expected.append(token)
+        assert answer == expected
+
+
+@pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (1.0, 0.8), (0.6, 0.9), (2.0, 0.5)])
+def test_draws_follow_the_cut_softmax(
+    temperature: float, top_p: float, model: Any, tiny_tokenizer: Any, prompts: list
+) -> None:
+    """4000 keys, one step; chi-square against transformers' warpers, rare tokens pooled."""
+    import torch
+    from scipy.stats import chisquare
+
+    many, prompt = 4000, prompts[0]
+    settings = SETTINGS | {"temperature": temperature, "top_p": top_p, "max_new_tokens": 1, "batch_size": 500}
+    answers = sampling.sample(model, tiny_tokenizer, [prompt] * many, [f"k{i}" for i in range(many)], **settings)
+    found = Counter(answer[0] if answer else tiny_tokenizer.eos_token_id for answer in answers)
+    with torch.no_grad():
+        expected = cut_softmax(model(input_ids=torch.tensor([prompt])).logits[0, -1], temperature, top_p) * many
+    expected = expected.tolist()
+    assert all(expected[token] > 0 for token in found)
+    common = [token for token, count in enumerate(expected) if count >= 5]
+    observed, wanted = [found[token] for token in common], [expected[token] for token in common]
+    if (rest := many - sum(wanted)) > 1:
+        observed, wanted = [*observed, many - sum(observed)], [*wanted, rest]
+    scale = sum(observed) / sum(wanted)
+    assert len(wanted) >= 3 and chisquare(observed, [count * scale for count in wanted]).pvalue > 1e-3
+
+
+def test_seed_key_and_prompt_make_the_draw(model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]) -> None:
+    first = sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS)
+    assert sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS) == first
+    others = [
+        sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | {"seed": 4})),
+        sampling.sample(model, tiny_tokenizer, prompts, [key + "1" for key in keys], **SETTINGS),
+    ]
+    for other in others:
+        assert sum(a != b for a, b in zip(first, other, strict=True)) > 20
+    same = sampling.sample(model, tiny_tokenizer, [prompts[9]] * 4, [keys[9], "a", keys[9], "b"], **SETTINGS)
+    assert same[0] == same[2] == first[9] and len({tuple(answer) for answer in same}) == 3
+
+
+def test_a_longer_limit_goes_on_with_the_same_answer(
+    model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
+) -> None:
+    long = sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS)
+    short = sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | {"max_new_tokens": 5}))
+    assert short == [answer[:5] for answer in long] and max(map(len, long)) > 5
+
+
+@pytest.mark.parametrize("cold", [{"temperature": 1e-4, "top_p": 1.0}, {"temperature": 1.0, "top_p": 1e-6}])
+def test_the_coldest_draw_is_greedy(
+    cold: dict, model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
+) -> None:
+    """Both ways to leave one token; the model's own generation_config has no say."""
+    expected = behaviour.greedy(model, tiny_tokenizer, prompts, 24)
+    model.generation_config.update(repetition_penalty=9.0, min_new_tokens=20, temperature=50.0, top_k=1)
+    assert sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | cold)) == expected
+
+
+def test_finished_rows_leave_the_batch(model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]) -> None:
+    widths: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, inputs: widths.append(len(inputs["input_ids"])) if inputs["use_cache"] else None, with_kwargs=True
+    )
+    found = sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | {"batch_size": 30}))
+    hook.remove()
+    # A row is read once for each of its tokens and, unless it was cut, once more for its end.
+    assert widths == [sum(len(answer) >= step for answer in found) for step in range(len(widths))]
+    assert widths[0] == 30 > widths[-1]
+
+
+def test_rounding_changes_no_draw_that_is_called_sure() -> None:
+    """Logits as another batch would give them (errors of 1e-6): what is sure stays; what is not is rare."""
+    import torch
+
+    made = torch.Generator().manual_seed(1)
+    logits = 5 * torch.randn(3000, 40, generator=made)
+    logits[::3] = logits[::3].round()  # ties, at the border of the nucleus too
+    noise = sampling.gumbel([sampling.generator(0, str(i)) for i in range(3000)], 40, "cpu")
+    slack = sampling.TIE * logits.double().abs().amax(-1, keepdim=True)
+    exact = torch.zeros_like(slack)
+    for top_p in (0.3, 0.7, 0.95, 1.0):
+        tokens, sure = sampling.draw(logits, noise, 1.0, top_p, slack)
+        assert sure.double().mean() > 0.8
+        for _ in range(5):
+            near = logits + 1e-5 * (torch.rand(logits.shape, generator=made) - 0.5)
+            other = sampling.draw(near, noise, 1.0, top_p, exact)[0]
+            assert torch.equal(tokens[sure], other[sure])
+
+
+def test_the_nucleus_is_that_of_transformers() -> None:
+    import torch
+
+    logits = 3 * torch.randn(50, 30, generator=torch.Generator().manual_seed(2))
+    none = torch.zeros(50, 1, dtype=torch.float64)
+    for temperature, top_p in ((1.0, 0.05), (0.5, 0.5), (1.0, 0.9), (3.0, 0.99)):
+        inside = torch.stack([cut_softmax(row, temperature, top_p) > 0 for row in logits])
+        for token in range(30):
+            # So much noise on one token that it wins wherever it may.
+            noise = torch.zeros(50, 30, dtype=torch.float64)
+            noise[:, token] = 1e3
+            won = sampling.draw(logits, noise, temperature, top_p, none)[0] == token
+            assert torch.equal(won, inside[:, token])
+
+
+def test_gumbel_noise_is_gumbel() -> None:
+    from scipy.stats import kstest
+
+    noise = sampling.gumbel([sampling.generator(5, "a"), sampling.generator(5, "b")], 20_000, "cpu")
+    assert all(kstest(row.numpy(), "gumbel_r").pvalue > 1e-3 for row in noise)
+    assert abs(float((noise[0] * noise[1]).mean() - noise[0].mean() * noise[1].mean())) < 0.05
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"temperature": 0.0}, "temperature: 0.0 is no temperature"),
+        ({"temperature": math.nan}, "temperature: nan is no temperature"),
+        ({"top_p": 1.2}, r"top_p: 1.2 is no share of probability; nearest valid: 1.0"),
+        ({"top_p": 0.0}, "top_p: 0.0 is no share"),
+        ({"keys": ["a"]}, "keys: 1 for 2 prompts"),
+        ({"prompts": [[5], []]}, "prompt b has no token"),
+        ({"prompts": [[5] * 500, [5]]}, "prompt a has 500 tokens; the model's context of 512 takes 488 beside 24"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(wrong: dict, says: str, model: Any, tiny_tokenizer: Any) -> None:
+    asked = {"prompts": [[5, 6], [7]], "keys": ["a", "b"], **SETTINGS} | wrong
+    with pytest.raises(QilinError, match=says):
+        sampling.sample(model, tiny_tokenizer, **asked)
+
+
+def test_broken_weights_are_named(tiny_model_dir: Path, tiny_tokenizer: Any) -> None:
+    import torch
+
+    broken = load_model(tiny_model_dir)
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(math.nan)
+    with pytest.raises(QilinError, match="logits are not finite numbers"):
+        sampling.sample(broken, tiny_tokenizer, [[5, 6]], ["a"], **SETTINGS)
+
+
+def test_nothing_asked_nothing_answered(model: Any, tiny_tokenizer: Any) -> None:
+    assert sampling.sample(model, tiny_tokenizer, [], [], **SETTINGS) == []
+
+
+def test_bfloat16_is_sampled_too(tiny_model_dir: Path, tiny_tokenizer: Any, prompts: list, keys: list[str]) -> None:
+    """No promise about other batches there, but the same batch gives the same answers."""
+    half = load_model(tiny_model_dir, "bfloat16")
+    first = sampling.sample(half, tiny_tokenizer, prompts, keys, **SETTINGS)
+    assert sampling.sample(half, tiny_tokenizer, prompts, keys, **SETTINGS) == first and any(first)

@@ -1,0 +1,90 @@
+"""One training of 08 in a folder of its own: what its child is told, what is skipped, what a failure leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files, params
+from qilin_lib.errors import QilinError
+from qilin_lib.train import fit, steps
+
+# Stands in for a module with a training: it writes what it was told, and fails once where it is asked to.
+CHILD = """
+import json, pathlib, sys
+job = json.loads(pathlib.Path(sys.argv[1]).read_text())
+out = pathlib.Path(job["out"])
+(out / "checkpoints" / "checkpoint-2").mkdir(parents=True, exist_ok=True)
+print('QILIN-PROGRESS {"text": "half way"}')
+if job["parameters"].get("fails") and not (out / "failed").exists():
+    (out / "failed").touch()
+    sys.exit("no luck")
+(out / "told.json").write_text(json.dumps(job))
+(out / "facts.json").write_text(json.dumps({"ran": 1}))
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """`start(module, overrides, **more)`: `steps.run` in tmp/08_rlhf/reward with the steps of the reward model."""
+    (tmp_path / "child_of_steps.py").write_text(CHILD, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    files.write_json(tmp_path / "02_tokenize" / "base.json", {"template": "plain"})
+
+    def run(module: str = "child_of_steps", overrides: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        stage = SimpleNamespace(
+            parameters=params.load("08_rlhf", {"seed": 5, **(overrides or {})}), parent=lambda name: tmp_path / name
+        )
+        shown: list[str] = []
+        inputs = {"weights": tmp_path / "weights"}
+        folder = tmp_path / "08_rlhf" / "reward"
+        facts = steps.run(stage, module, folder, stage.parameters.reward, inputs, shown.append, **more)
+        return {"facts": facts, "shown": shown, "folder": folder, "stage": stage.parameters}
+
+    return run
+
+
+def test_the_child_is_told_the_stage_s_parameters_and_one_training_s_steps(start: Callable) -> None:
+    made = start(notebook="08_rlhf", temperature=0.5)
+    told = files.read_json(made["folder"] / "told.json")
+    given, common = told["parameters"], made["stage"].model_dump(mode="json")
+    assert made["facts"] == {"ran": 1} and made["shown"] == ["half way"]
+    assert not given.keys() & {"reward", "rejection", "rl"} and given["seed"] == 5
+    assert {name: given[name] for name in common["reward"]} == common["reward"]
+    assert given["temperature"] == 0.5 and given["lora_r"] == common["lora_r"]
+    files.write_json(made["folder"] / "again.json", told)
+    job = fit.read_job(str(made["folder"] / "again.json"))
+    assert (job.template.name, job.out) == ("plain", made["folder"])
+    assert job.paths.weights.name == "weights" and job.parameters.max_steps == common["reward"]["max_steps"]
+
+
+def test_a_finished_folder_is_only_read_and_swept(start: Callable) -> None:
+    folder = start()["folder"]
+    assert not (folder / "checkpoints").exists() and not (folder / "job.json").exists()
+    # As a kill between the facts and the sweeping leaves it.
+    (folder / "checkpoints").mkdir()
+    files.write_json(folder / "job.json", {})
+    again = start("module.that.is.not.there")
+    assert again["facts"] == {"ran": 1} and again["shown"] == []
+    assert not (folder / "checkpoints").exists() and not (folder / "job.json").exists()
+
+
+def test_a_failed_child_is_named_keeps_its_checkpoints_and_goes_on(start: Callable, tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match=r"exit code 1: no luck \(whole log: .*reward/train\.log\)"):
+        start(fails=True)
+    folder = tmp_path / "08_rlhf" / "reward"
+    assert (folder / "checkpoints" / "checkpoint-2").is_dir() and not (folder / "facts.json").exists()
+    assert start(fails=True)["facts"] == {"ran": 1}
+
+
+def test_nodes_without_a_meeting_place_are_refused_in_a_sentence(
+    start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(QilinError, match="08_rlhf: nodes = 2 needs MASTER_ADDR"):
+        start(overrides={"nodes": 2, "nproc_per_node": 1})
