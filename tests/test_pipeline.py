@@ -52,12 +52,12 @@ def test_choose() -> None:
     assert pipeline.choose(None, None) == list(params.NOTEBOOKS)
     assert pipeline.choose("06", None) == ["06_eval"]
     assert pipeline.choose("06_eval", None) == ["06_eval"]
-    assert [name[:2] for name in pipeline.choose(None, "05")] == ["05", "06", "07"]
+    assert [name[:2] for name in pipeline.choose(None, "05")] == ["05", "06", "07", "08", "09"]
 
 
-@pytest.mark.parametrize("prefix", ["9", "0", "dpo"])
+@pytest.mark.parametrize("prefix", ["10", "0", "dpo"])
 def test_choose_names_the_choices(prefix: str) -> None:
-    with pytest.raises(QilinError, match=rf"notebook '{prefix}': expected one of \['01', .*'07'\]"):
+    with pytest.raises(QilinError, match=rf"notebook '{prefix}': expected one of \['01', .*'09'\]"):
         pipeline.choose(prefix, None)
 
 
@@ -79,7 +79,7 @@ def test_a_section_or_number_says_which(name: str) -> None:
 def test_common_names_go_everywhere() -> None:
     overrides = pipeline.split_overrides("smoke", [["seed", "7"], ["gpus", "0"]])
     assert all(values["seed"] == "7" for values in overrides.values())
-    assert [n[:2] for n, values in overrides.items() if "gpus" in values] == ["03", "04", "05", "06"]
+    assert [n[:2] for n, values in overrides.items() if "gpus" in values] == ["03", "04", "05", "06", "08", "09"]
 
 
 def test_an_ambiguous_name_lists_the_choices() -> None:
@@ -128,21 +128,21 @@ def test_a_run_that_is_no_folder_name_is_refused_before_force_deletes(
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def test_seven_notebooks_in_order_then_nothing_to_do(call: Callable[..., int], executed: Executed, capsys) -> None:
+def test_nine_notebooks_in_order_then_nothing_to_do(call: Callable[..., int], executed: Executed, capsys) -> None:
     assert call() == 0
-    assert names(executed) == ["01", "02", "03", "04", "05", "06", "07"]
-    assert capsys.readouterr().out.count("done in") == 7
+    assert names(executed) == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
+    assert capsys.readouterr().out.count("done in") == 9
     assert call() == 0
-    assert len(executed) == 7, "a second call runs nothing"
+    assert len(executed) == 9, "a second call runs nothing"
     out = capsys.readouterr().out
-    assert out.count("up to date\n") == 7 and "Nothing to do" in out
+    assert out.count("up to date\n") == 9 and "Nothing to do" in out
 
 
 def test_only_what_stands_on_a_change_runs_again(call: Callable[..., int], executed: Executed) -> None:
     call()
     executed.clear()
     assert call("-p", "beta", "0.2") == 0
-    assert names(executed) == ["05", "06", "07"]
+    assert names(executed) == ["05", "06", "07", "08", "09"]
 
 
 def test_values_reach_the_notebook_with_profile_and_run(call: Callable[..., int], executed: Executed) -> None:
@@ -158,7 +158,7 @@ def test_force_runs_the_chosen_again(call: Callable[..., int], executed: Execute
     assert names(executed) == ["04"]
     executed.clear()
     assert call("--force", "--from", "06") == 0
-    assert names(executed) == ["06", "07"]
+    assert names(executed) == ["06", "07", "08", "09"]
 
 
 def test_tables_are_printed_and_the_report_named(call: Callable[..., int], executed: Executed, capsys) -> None:
@@ -169,6 +169,11 @@ def test_tables_are_printed_and_the_report_named(call: Callable[..., int], execu
     out = capsys.readouterr().out
     assert "Table 1" in out
     assert f"Report: {runs.runs_dir() / 'smoke' / '07_case_study' / 'report.html'}" in out
+    assert "attitude scales:" not in out, "no such page yet"
+    second = runs.runs_dir() / "smoke" / "09_bias" / "report.html"
+    files.write_text(second, "page")
+    call()
+    assert f"Reward model, policies, attitude scales: {second}" in capsys.readouterr().out
 
 
 def test_run_notebook_skips_what_is_up_to_date(call: Callable[..., int], executed: Executed, tmp_path: Path) -> None:
@@ -249,4 +254,4 @@ def test_exit_code_130_when_interrupted_and_the_same_command_goes_on(
     assert "the same command continues from here" in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "_execute", succeed)
     assert call() == 0
-    assert names(executed) == ["01", "02", "03", "04", "05", "06", "07"]
+    assert names(executed) == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]

@@ -135,7 +135,11 @@ def _medqa(diseases: list[Disease], seed: int) -> Sheet:
         person = patient(disease, dice)
         complaints = dice.sample(disease["symptoms"], 3)
         others = [other["name"] for other in diseases if not set(complaints) & set(other["symptoms"])]
-        options, letter = _lettered(disease["name"], dice.sample(others, 4 if number % 3 else 3), dice)
+        texts = dice.sample(others, 4 if number % 3 else 3)
+        # Every letter is right as often as the others: by chance alone A was right nowhere among so few.
+        texts.insert(number % (len(texts) + 1), disease["name"])
+        options = dict(zip(LETTERS, texts, strict=False))
+        letter = LETTERS[texts.index(disease["name"])]
         said = f"患者，{person.sex}，{person.age}，因{'、'.join(complaints)}就诊，{span(disease, dice)}"
         rows.append({
             "question": f"{said}。首先应当考虑的诊断是（　　）。", "options": options, "answer": disease["name"],
