@@ -14,13 +14,11 @@ from qilin_lib.evaluate.items import BENCHMARKS
 from qilin_lib.evaluate.models import prepare as prepare_baselines
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
-from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.evaluate.tasks import BUILD, prepare
 from qilin_lib.files import read_jsonl, write_json, write_jsonl
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
-
-BUILD = "01_build_chimed"
 
 
 def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
@@ -63,7 +61,6 @@ def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:
             "parameters": parameters.model_dump(mode="json"),
             "run_dir": str(stage.run_dir),
             "raw_dir": str(raw_dir),
-            "built": str(stage.run_dir / BUILD),
         },
     )
     launch.run(_command(parameters, job), stage.dir / "eval.log", show, parameters.gpus)

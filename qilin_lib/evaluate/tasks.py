@@ -15,6 +15,8 @@ from qilin_lib.evaluate.task import FIXED, RELEASED, Task
 
 # Items of a subject that share one forward pass. It is no parameter: records must not depend on how they were made.
 LIKELIHOOD_CHUNK = 16
+# The notebook that knows what a model was trained on.
+BUILD = "01_build_chimed"
 
 
 def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list[Task]:

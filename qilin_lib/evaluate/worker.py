@@ -34,7 +34,7 @@ def work(job: str | Path) -> None:
     if not parameters.gpus:
         torch.set_num_threads(1)
     names = [*parameters.models, *parameters.baselines]
-    prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, Path(said["built"]))
+    prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, stage.run_dir / tasks.BUILD)
     answer_all(
         [task for task in prepared if task.items],
         loaders(stage, f"cuda:{rank}" if parameters.gpus else "cpu"),

@@ -178,12 +178,10 @@ def test_policies_are_compared_on_the_same_questions(runs: Path) -> None:
     folder = runs / "smoke" / "08_rlhf"
     compared = read(folder / "policies.json")["policies"]
     assert list(compared) == ["sft", "dpo", "rejection_sampling", "rl"]
-    ids = [
-        [json.loads(line)["id"] for line in (folder / "policies" / f"{n}.jsonl").open(encoding="utf-8")]
-        for n in compared
-    ]
+    files = [folder / "policies" / f"{name}.jsonl" for name in compared]
+    ids = [[json.loads(line)["id"] for line in path.open(encoding="utf-8")] for path in files]
     assert all(found == ids[0] for found in ids) and len(ids[0]) > 0
-    assert compared["sft"]["kl"]["value"] == 0
+    assert compared["sft"]["kl_token"]["value"] == 0 < compared["rl"]["kl_token"]["value"]
 
 
 def test_attitudes_stand_on_one_page_with_their_controls(runs: Path) -> None:
