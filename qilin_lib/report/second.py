@@ -22,7 +22,7 @@ def write_report(stage: Stage) -> Path:
         return target
     folder, digest = stage.parent(RLHF), read_manifest(stage.run_dir, RLHF)["digest"]
     sections = [
-        html.Section("The reward model", tuple(reward_parts(folder, stage.parameters))),
+        html.Section("The reward model", tuple(_reward_parts(folder, stage.parameters))),
         html.Section("Rejection sampling", tuple(_pool_parts(read_pool(folder)))),
         html.Section("Policies side by side", tuple(_policy_parts(folder, digest))),
         *attitudes.sections(stage),
@@ -48,7 +48,7 @@ def read_answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: list(files.read_jsonl(folder / "policies" / f"{name}.jsonl")) for name in names}
 
 
-def reward_parts(folder: Path, parameters: Any) -> list[Any]:
+def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
     """Accuracy by source, training curves and calibration of the reward model in 08's `folder`."""
     scores = files.read_json(folder / "reward" / "heldout.json")
     measured = calibration(scores["chosen"], scores["rejected"], parameters.bootstrap_resamples, parameters.seed)
