@@ -7,12 +7,12 @@ scored before. Greedy text in float32 is that of the prompt alone, whatever batc
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.models import decode
 
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
@@ -31,7 +31,6 @@ class TransformersBackend:
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
         self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.stop_ids = stop_ids(model, tokenizer)
         self._prefix: tuple[tuple[int, ...], list[tuple[Any, Any]]] = ((), [])
 
@@ -74,11 +73,23 @@ class TransformersBackend:
         Tokens that all prompts share are read once, as in `choice_logprobs`. QilinError when a prompt and its new
         tokens are longer than the context.
         """
+        import torch
+
         self._check(prompts, max_new_tokens)
         prefixes = {_shared(prompt) for prompt in prompts}
         prefix = prefixes.pop() if len(prefixes) == 1 and not self._unmaskable() else ()
         asked = [prompt.ids for prompt in prompts]
-        written = self._greedy(asked, prefix, max_new_tokens)
+        with torch.inference_mode():
+            cache = self._prefix_cache(prefix, len(prompts)) if prefix else None
+        written = decode.write(
+            self.model,
+            asked,
+            self.stop_ids,
+            max_new_tokens,
+            lambda logits, contexts: self.likeliest(logits, list(contexts.values())),
+            prefix,
+            cache,
+        )
         return [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
 
     def fingerprint(self) -> str:
@@ -120,42 +131,6 @@ class TransformersBackend:
             self._prefix = (prefix, [(layer.keys, layer.values) for layer in cache.layers])
         return DynamicCache([tuple(t.expand(rows, -1, -1, -1) for t in layer) for layer in self._prefix[1]])
 
-    def _greedy(self, prompts: list[list[int]], prefix: tuple[int, ...], max_new_tokens: int) -> list[list[int]]:
-        # transformers' generate() would mix in the model's own generation_config (repetition penalty, minimum length).
-        import torch
-
-        ids, mask = self._padded([prompt[len(prefix) :] for prompt in prompts])
-        positions = (mask.cumsum(-1) - 1).clamp(min=0) + len(prefix)
-        mask = torch.cat([mask.new_ones(len(prompts), len(prefix)), mask], dim=1)
-        with torch.inference_mode():
-            cache = self._prefix_cache(prefix, len(prompts)) if prefix else None
-        written: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))
-        for _ in range(max_new_tokens):
-            with torch.inference_mode():
-                out = self._step(ids, mask, positions, cache)
-                chosen = self.likeliest(out.logits[:, -1].float(), [prompts[row] + written[row] for row in rows])
-            going = [place for place, token in enumerate(chosen) if token not in self.stop_ids]
-            rows, chosen = [rows[place] for place in going], [chosen[place] for place in going]
-            for row, token in zip(rows, chosen, strict=True):
-                written[row].append(token)
-            if not rows:
-                break
-            cache, positions = out.past_key_values, positions[:, -1:] + 1
-            if len(going) < len(mask):
-                kept = torch.tensor(going, device=self.device)
-                cache.batch_select_indices(kept)
-                mask, positions = mask[kept], positions[kept]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            ids = torch.tensor(chosen, device=self.device)[:, None]
-        return written
-
-    def _step(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
-        place = {"position_ids": positions} if self._takes_positions else {}
-        return self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **place
-        )
-
     def likeliest(self, logits: Any, contexts: list[list[int]]) -> list[int]:
         """The likeliest next token of each row. Near ties in float32 are settled by reading the row's tokens alone."""
         import torch
@@ -165,10 +140,7 @@ class TransformersBackend:
         if self.model.dtype == torch.float32:
             close = best[:, 0] - best[:, 1] <= TIE * logits.abs().amax(-1)
             for row in close.nonzero().flatten().tolist():
-                ids = torch.tensor([contexts[row]], device=self.device)
-                with torch.inference_mode():
-                    alone = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
-                chosen[row] = alone.argmax().item()
+                chosen[row] = decode.alone(self.model, contexts[row]).argmax().item()
         return chosen
 
     def _check(self, prompts: Sequence[Prompt], new_tokens: int) -> None:
@@ -179,18 +151,6 @@ class TransformersBackend:
                     f"{self.context - new_tokens} beside {new_tokens} new ones"
                 )
 
-    def _padded(self, prompts: list[list[int]]) -> tuple[Any, Any]:
-        """(ids, mask), each (prompts, longest), padded on the left whatever side the tokenizer pads."""
-        import torch
-
-        width = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        return ids.to(self.device), mask.to(self.device)
-
     def _unmaskable(self) -> str | None:
         """Why prompts cannot stand side by side in one sequence; None if every layer attends as the mask says."""
         config = self.model.config.get_text_config()
@@ -200,7 +160,7 @@ class TransformersBackend:
             "its layers are " + ", ".join(sorted(kinds)): kinds - {"full_attention"},
             f"its attention window is {window} tokens": not kinds and window < self.context,
             "its positions are ALiBi": getattr(config, "alibi", False),
-            "its forward takes no position_ids": not self._takes_positions,
+            "its forward takes no position_ids": not decode.takes_positions(self.model),
             f"attention '{config._attn_implementation}' takes no mask": config._attn_implementation not in MASKED,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)

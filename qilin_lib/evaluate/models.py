@@ -1,4 +1,4 @@
-"""Who answers in Tables 4-6: the run's four models, and every model that a line of `eval.baselines` names.
+"""Who answers in Tables 4-6: the run's four models, and every model that a line of `baselines` names.
 
 A model is asked in the template it was trained with: the same weights score 26 % or 57 % by template alone
 (hiyouga/LLaMA-Factory#2509).
@@ -25,6 +25,7 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
 from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template, as_trained, choose
 from qilin_lib.train import baseline, rejection
+from qilin_lib.train.baseline import named
 from qilin_lib.train.fit import weights_of
 
 STAGES = {
@@ -55,18 +56,18 @@ class OwnTemplate:
 def prepare(stage: Stage, show: Show) -> None:
     """Look at every baseline before any model answers, and fine-tune those that ask for it, once.
 
-    Raises QilinError naming eval.baselines.<name>, the value and the nearest valid choice.
+    Raises QilinError naming eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
     """
     for name, line in stage.parameters.baselines.items():
         if name in STAGES:
-            raise QilinError(f"eval.baselines.{name}: that is the name of a stage of this run; call the baseline else")
+            raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
         if line.endpoint is not None:
             _endpoint(stage, name)
             continue
         found = source(stage, name)
         asked = _template(stage, name, found)
         if line.finetune is not None:
-            _refuse_training(name, line, found)
+            _refuse_training(named(stage, name), line, found)
             baseline.finetune(stage, name, line.finetune, asked, found, show)
 
 
@@ -126,34 +127,36 @@ def source(stage: Stage, name: str) -> Path:
     if (ROOT / model).is_dir():
         found = (ROOT / model).resolve()
     elif model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        found = _downloaded(name, model)
+        found = _downloaded(named(stage, name), model)
     else:
         beside = [path.name for path in (ROOT / model).parent.glob("*") if path.is_dir()]
         near = nearest(model, [*STAGES, STAND_IN]) or nearest(Path(model).name, beside)
         raise _wrong(
-            name, model, f"no stage of this run ({', '.join(STAGES)}), no folder, no hub id like 'owner/name'{near}"
+            named(stage, name),
+            model,
+            f"no stage of this run ({', '.join(STAGES)}), no folder, no hub id like 'owner/name'{near}",
         )
     if why := _unusable(found):
-        raise _wrong(name, model, why)
+        raise _wrong(named(stage, name), model, why)
     return found
 
 
-def _downloaded(name: str, model: str) -> Path:
+def _downloaded(what: str, model: str) -> Path:
     try:
         return from_hub(model)
     # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
     except Exception as reason:
         why = " ".join(str(reason).split())[:200]
         raise _wrong(
-            name,
+            what,
             model,
             f"no such folder, and not to be had from the hub ({type(reason).__name__}: {why}); nearest valid: the path "
             "of a local folder with config.json, tokenizer and .safetensors",
         ) from None
 
 
-def _wrong(name: str, model: str, why: str) -> QilinError:
-    return QilinError(f"eval.baselines.{name}.model = '{model}': {why}")
+def _wrong(what: str, model: str, why: str) -> QilinError:
+    return QilinError(f"{what}.model = '{model}': {why}")
 
 
 def _unusable(folder: Path) -> str:
@@ -194,31 +197,31 @@ def _unusable(folder: Path) -> str:
 def _template(stage: Stage, name: str, weights: Path) -> Any:
     """The template that a baseline's line names; it must be the trained one where that is known."""
     line = stage.parameters.baselines[name]
-    trained = template(stage, line.model) if line.model in STAGES else _trained(name, weights)
+    trained = template(stage, line.model) if line.model in STAGES else _trained(named(stage, name), weights)
     if line.finetune is None and trained is not None and trained.name != line.template:
         raise QilinError(
-            f"eval.baselines.{name}.template = '{line.template}': model '{line.model}' was trained with template "
+            f"{named(stage, name)}.template = '{line.template}': model '{line.model}' was trained with template "
             f"'{trained.name}'; nearest valid: template: {trained.name}"
         )
     tokenizer = load_tokenizer(weights)
     if line.template == "chat" and tokenizer.chat_template is None:
         raise QilinError(
-            f"eval.baselines.{name}.template = 'chat': the tokenizer of '{line.model}' brings none; nearest valid: "
+            f"{named(stage, name)}.template = 'chat': the tokenizer of '{line.model}' brings none; nearest valid: "
             "template: plain"
         )
     try:
         return OwnTemplate() if line.template == "chat" else choose(line.template, tokenizer)
     except QilinError as reason:
-        raise QilinError(f"eval.baselines.{name}: {reason}") from None
+        raise QilinError(f"{named(stage, name)}: {reason}") from None
 
 
-def _trained(name: str, weights: Path) -> Template | None:
+def _trained(what: str, weights: Path) -> Template | None:
     """The template of a model that this kit trained: in a run (facts.json beside model/) or exported (qilin.json)."""
     beside = weights.parent / "facts.json"
     facts = files.read_json(beside) if weights.name == "model" and beside.exists() else {}
     if "template_sha256" in facts:
         dcpt = weights.parent.name == STAGES["dcpt"]
-        return PLAIN if dcpt else as_trained(facts, f"eval.baselines.{name}.model", "06_eval")
+        return PLAIN if dcpt else as_trained(facts, f"{what}.model", "06_eval")
     note = weights / "qilin.json"
     if not note.exists() or "stage" not in files.read_json(note):
         return None
@@ -226,22 +229,22 @@ def _trained(name: str, weights: Path) -> Template | None:
     same = [each for each in TEMPLATES.values() if each.jinja(tokenizer.eos_token) == tokenizer.chat_template]
     if not same:
         raise QilinError(
-            f"eval.baselines.{name}.model: {weights} was exported with a template that is none of those in "
+            f"{what}.model: {weights} was exported with a template that is none of those in "
             "qilin_lib/tokens/template.py now; nearest valid: export it again, or template: chat without its qilin.json"
         )
     return same[0]
 
 
-def _refuse_training(name: str, line: Baseline, weights: Path) -> None:
+def _refuse_training(what: str, line: Baseline, weights: Path) -> None:
     spec = line.finetune
     if line.template == "chat":
         raise QilinError(
-            f"eval.baselines.{name}: finetune cuts long turns inside, which template 'chat' does not allow; nearest "
+            f"{what}: finetune cuts long turns inside, which template 'chat' does not allow; nearest "
             "valid: template: plain"
         )
     if spec.finetuning == "lora" and baseline.is_sequence_model(weights):
         raise QilinError(
-            f"eval.baselines.{name}.finetune.finetuning = 'lora': model '{line.model}' is an encoder-decoder, whose "
+            f"{what}.finetune.finetuning = 'lora': model '{line.model}' is an encoder-decoder, whose "
             "adapter the kit does not merge; nearest valid: full (as Huatuo-26M trained its T5)"
         )
 
@@ -249,7 +252,7 @@ def _refuse_training(name: str, line: Baseline, weights: Path) -> None:
 def _endpoint(stage: Stage, name: str) -> EndpointBackend:
     line = stage.parameters.baselines[name]
     if line.finetune is not None:
-        raise QilinError(f"eval.baselines.{name}.finetune: a model at an endpoint is not trained; nearest valid: null")
+        raise QilinError(f"{named(stage, name)}.finetune: a model at an endpoint is not trained; nearest valid: null")
     return EndpointBackend(
         model=line.model,
         url=line.endpoint,

@@ -20,7 +20,7 @@ from qilin_lib.models.adapters import weights_sha256
 from qilin_lib.models.load import load_tokenizer, quiet_libraries
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Finetune
+from qilin_lib.schema import SECTIONS, Finetune
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import launch, sft
@@ -48,6 +48,11 @@ DEFAULTS: dict[str, Any] = {
 TAGS = 32
 
 
+def named(stage: Stage, name: str) -> str:
+    """A baseline as its profile spells it: eval.baselines.<name>, or bias.baselines.<name> in 09."""
+    return f"{SECTIONS[stage.name][0]}.baselines.{name}"
+
+
 def folder(stage: Stage, name: str) -> Path:
     """Where a fine-tuned baseline lies: model/, key.json (last), facts.json, the pairs and the logs."""
     return stage.dir / "baselines" / name
@@ -63,7 +68,7 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
     rows = pairs(stage, spec.on)
     if not rows:
         raise QilinError(
-            f"eval.baselines.{name}.finetune.on = '{spec.on}': ChiMed-SFT of run '{stage.run_dir.name}' has no "
+            f"{named(stage, name)}.finetune.on = '{spec.on}': ChiMed-SFT of run '{stage.run_dir.name}' has no "
             "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
         )
     parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"})} | {

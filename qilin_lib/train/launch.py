@@ -139,6 +139,9 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
     Nothing is left running, however this ends: an interrupt, a failure, or the death of the notebook's kernel.
     """
     environment = {
+        # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
+        # value stays.
+        "TORCHDYNAMO_DISABLE": "1",
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",

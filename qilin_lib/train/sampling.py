@@ -8,14 +8,13 @@ is asked for again is the same one.
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from qilin_lib.errors import QilinError
+from qilin_lib.models import decode
 
 TIE = 1e-4
 """A gap between two scores, relative to the largest, that float32 arithmetic in another batch could turn round."""
@@ -41,8 +40,6 @@ def sample(
     tokenizer's end token ends an answer. QilinError for a prompt that is empty or longer than the context allows, for a
     temperature or top_p out of range, for as many keys as there are not prompts, and for logits that are no numbers.
     """
-    import torch
-
     _check(model, prompts, keys, temperature, top_p, max_new_tokens)
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -52,8 +49,7 @@ def sample(
         sources = [generator(seed, keys[place]) for place in places]
         choose = partial(_next, model=model, sources=sources, temperature=temperature, top_p=top_p)
         asked = [prompts[place] for place in places]
-        with torch.inference_mode():
-            written = _write(model, asked, tokenizer.eos_token_id, max_new_tokens, choose)
+        written = decode.write(model, asked, {tokenizer.eos_token_id}, max_new_tokens, choose)
         for place, ids in zip(places, written, strict=True):
             answers[place] = ids
     return answers
@@ -124,50 +120,9 @@ def _next(
     chosen = tokens.tolist()
     for place, (settled, context) in enumerate(zip(sure.tolist(), contexts.values(), strict=True)):
         if not settled:
-            ids = torch.tensor([context], device=logits.device)
-            alone = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+            alone = decode.alone(model, context)
             chosen[place] = draw(alone, noise[place : place + 1], temperature, top_p, exact[:1])[0].item()
     return chosen
-
-
-def _write(
-    model: Any,
-    prompts: list[list[int]],
-    end: int,
-    max_new_tokens: int,
-    choose: Callable[[Any, dict[int, list[int]]], list[int]],
-) -> list[list[int]]:
-    """Continue one batch until each row has met `end`; rows that have leave it. `choose(logits, {row: its tokens})`."""
-    import torch
-
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    written: list[list[int]] = [[] for _ in prompts]
-    rows, cache = list(range(len(prompts))), None
-    for _ in range(max_new_tokens):
-        place = {"position_ids": positions} if takes_positions else {}
-        out = model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **place
-        )
-        chosen = choose(out.logits[:, -1].float(), {row: prompts[row] + written[row] for row in rows})
-        going = [at for at, token in enumerate(chosen) if token != end]
-        rows, chosen = [rows[at] for at in going], [chosen[at] for at in going]
-        for row, token in zip(rows, chosen, strict=True):
-            written[row].append(token)
-        if not rows:
-            break
-        cache, positions = out.past_key_values, positions[:, -1:] + 1
-        if len(going) < len(mask):
-            kept = torch.tensor(going, device=device)
-            cache.batch_select_indices(kept)
-            mask, positions = mask[kept], positions[kept]
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        ids = torch.tensor(chosen, device=device)[:, None]
-    return written
 
 
 def _check(

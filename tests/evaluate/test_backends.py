@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +77,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> Callable[[TransformersBackend],
         seen: list[tuple[int, int]] = []
         forward = backend.model.forward
 
+        @wraps(forward)
         def counted(*args: Any, **kwargs: Any) -> Any:
             seen.append(tuple(kwargs["input_ids"].shape))
             return forward(*args, **kwargs)
@@ -258,7 +260,8 @@ def test_padding_stands_left_and_takes_no_position(make: Any, monkeypatch: pytes
     # Rotary positions are relative, so a shift would not show in this model's answers; it would in learned positions.
     backend, seen = make(), []
     forward = backend.model.forward
-    monkeypatch.setattr(backend.model, "forward", lambda **kwargs: seen.append(kwargs) or forward(**kwargs))
+    watched = wraps(forward)(lambda **kwargs: seen.append(kwargs) or forward(**kwargs))
+    monkeypatch.setattr(backend.model, "forward", watched)
     backend.stop_ids = set()
     backend.generate([prompt([7, 8, 9]), prompt([5])], 2)
     assert seen[0]["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]] and seen[0]["input_ids"][1, -1] == 5

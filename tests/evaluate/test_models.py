@@ -146,6 +146,16 @@ def test_a_model_that_is_nowhere(run_of: Any, model: str, message: str) -> None:
         models.prepare(run_of({"X": {"model": model}}), silent)
 
 
+def test_a_baseline_of_09_is_named_as_its_profile_names_it(run_of: Any) -> None:
+    stage = run_of({})
+    lines = {"X": {"model": "tiny-t6"}, "sft": {"model": "base"}}
+    for name, line in lines.items():
+        given = params.load("09_bias", {"run": "run", "models": [], "baselines": {name: line}})
+        asked = Stage(given, stage.run_dir, "", {}, False)
+        with pytest.raises(QilinError, match=rf"^bias\.baselines\.{name}[.:]"):
+            models.prepare(asked, silent)
+
+
 def test_a_hub_id_without_network(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 

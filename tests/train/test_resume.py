@@ -213,11 +213,11 @@ def straight(job: Run) -> Run:
     return run
 
 
-def train(job: Path, *fault: Any) -> int:
-    """Run `child` in a process of its own; its exit code, negative for a signal."""
+def train(job: Path, *fault: Any, target: Callable[..., None] | None = None) -> int:
+    """Run `target` (quietly) in a process of its own; its exit code, negative for a signal."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload([*LIBRARIES, *(module.__name__ for module in STAGES.values())])
-    process = server.Process(target=quietly, args=(str(job), *fault))
+    process = server.Process(target=target or quietly, args=(str(job), *fault))
     process.start()
     process.join(120)
     if process.is_alive():

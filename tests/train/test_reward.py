@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -22,7 +20,6 @@ from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import checkpoints, fit, reward
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LIBRARIES = [*test_resume.LIBRARIES[:-2], "trl.trainer.reward_trainer", "test_resume", "qilin_lib.train.reward"]
 SHAPE = {"save_steps": 2, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
 LOADED = ("adapter_model.safetensors", "model.safetensors")
 
@@ -288,24 +285,16 @@ def test_without_pairs_there_is_nothing_to_learn(job: Callable) -> None:
 # --- seeds and kills --------------------------------------------------------------------------------------------------
 
 
-def child(job_file: str, moment: str, step: int) -> None:
-    """Train as a child of notebook 08 does; the process is killed when `moment` of `step` comes."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+def child(job_file: str, *fault: Any) -> None:
+    """Train as a child of notebook 08 does; `fault` strikes as in test_resume."""
     test_resume.STAGES["08_rlhf"] = reward
-    test_resume.quietly(job_file, *([moment, step] if moment else []))
+    test_resume.quietly(job_file, *fault)
 
 
-def train(made: SimpleNamespace, moment: str = "", step: int = 0) -> int:
+def train(made: SimpleNamespace, *fault: Any) -> int:
     """Exit code of a child process that trains as `made` says, negative for a signal."""
-    inputs = vars(made.paths)
-    job_file = test_resume.write_job(made.out, made.parameters, inputs)
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(LIBRARIES)
-    process = server.Process(target=child, args=(str(job_file), moment, step))
-    process.start()
-    process.join(120)
-    assert not process.is_alive(), test_resume.output(job_file)
-    return int(process.exitcode or 0)
+    job_file = test_resume.write_job(made.out, made.parameters, vars(made.paths))
+    return test_resume.train(job_file, *fault, target=child)
 
 
 def same(expected: Path, found: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import test_resume
 from test_resume import differences, output
 
 from qilin_lib import files, params
@@ -296,51 +296,17 @@ def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monke
 
 
 def write_job(folder: Path, made: SimpleNamespace) -> Path:
-    paths = {name: str(path) for name, path in vars(made.paths).items()}
-    content = {"parameters": vars(made.parameters), "out": str(folder), "template": "baichuan", "paths": paths}
-    files.write_json(folder / "job.json", content)
-    return folder / "job.json"
+    return test_resume.write_job(folder, made.parameters, vars(made.paths))
 
 
-def child(job: str, moment: str = "", step: int = 0) -> None:
-    """Train as a child of the notebook does; at `moment` of `step` the machine takes it."""
-    import torch
-
-    log = os.open(Path(job).parent / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.set_num_threads(1)
-    made = fit.log_callback
-
-    def armed(out: Path) -> Any:
-        callback = made(out)
-        usual = getattr(callback, moment)
-
-        def strike(args: Any, state: Any, control: Any, **others: Any) -> None:
-            usual(args, state, control, **others)
-            if state.global_step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        setattr(callback, moment, strike)
-        return callback
-
-    if moment:
-        fit.log_callback = armed
-    rl.work(fit.read_job(job))
+def child(job: str, *fault: Any) -> None:
+    """Train as a child of the notebook does; `fault` strikes as in test_resume."""
+    test_resume.STAGES["08_rlhf"] = rl
+    test_resume.quietly(job, *fault)
 
 
 def run(job: Path, *fault: Any) -> int:
-    """`child` in a process of its own; its exit code, negative for a signal."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch", "datasets", "peft", "trl.trainer.rloo_trainer", "trl.trainer.grpo_trainer"])
-    process = server.Process(target=child, args=(str(job), *fault))
-    process.start()
-    process.join(120)
-    if process.is_alive():
-        process.kill()
-        pytest.fail(f"the child hangs: {output(job)}")
-    return int(process.exitcode or 0)
+    return test_resume.train(job, *fault, target=child)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""One decoding loop, for the greedy answers of an evaluation and for seeded samples: they differ in who chooses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Choose = Callable[[Any, dict[int, list[int]]], list[int]]
+"""choose(logits, {row: its tokens so far}): the next token of each row; logits (rows, vocabulary) in float32."""
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the model's forward can be told where each token stands."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def write(
+    model: Any,
+    prompts: list[list[int]],
+    stop_ids: set[int],
+    max_new_tokens: int,
+    choose: Choose,
+    prefix: Sequence[int] = (),
+    cache: Any = None,
+) -> list[list[int]]:
+    """Continue one batch until each row has met one of `stop_ids` (left out); a row that has leaves the batch.
+
+    `cache` holds keys and values of `prefix`, which all `prompts` begin with, in every row. transformers' generate()
+    would mix in the model's own generation_config (repetition penalty, minimum length).
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    ids, mask = padded([prompt[len(prefix) :] for prompt in prompts], device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0) + len(prefix)
+    mask = torch.cat([mask.new_ones(len(prompts), len(prefix)), mask], dim=1)
+    places = takes_positions(model)
+    written: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    for _ in range(max_new_tokens):
+        place = {"position_ids": positions} if places else {}
+        with torch.inference_mode():
+            out = model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **place
+            )
+            chosen = choose(out.logits[:, -1].float(), {row: prompts[row] + written[row] for row in rows})
+        going = [at for at, token in enumerate(chosen) if token not in stop_ids]
+        rows, chosen = [rows[at] for at in going], [chosen[at] for at in going]
+        for row, token in zip(rows, chosen, strict=True):
+            written[row].append(token)
+        if not rows:
+            break
+        cache, positions = out.past_key_values, positions[:, -1:] + 1
+        if len(going) < len(mask):
+            kept = torch.tensor(going, device=device)
+            cache.batch_select_indices(kept)
+            mask, positions = mask[kept], positions[kept]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        ids = torch.tensor(chosen, device=device)[:, None]
+    return written
+
+
+def padded(sequences: list[list[int]], device: Any) -> tuple[Any, Any]:
+    """(ids, mask), each (sequences, longest), padded on the left whatever side the tokenizer pads."""
+    import torch
+
+    width = max(map(len, sequences))
+    ids = torch.tensor([[0] * (width - len(one)) + one for one in sequences], device=device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in sequences], device=device)
+    return ids, mask
+
+
+def alone(model: Any, tokens: list[int]) -> Any:
+    """Logits after `tokens` in a batch of their own: (1, vocabulary). What a close call in a batch is settled by."""
+    import torch
+
+    ids = torch.tensor([tokens], device=next(model.parameters()).device)
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
