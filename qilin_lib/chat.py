@@ -194,7 +194,7 @@ def widget(stage: runs.Stage, name: str = "dpo") -> Html:
 
     chat = Chat(load(stage.run_dir.name, name))
     opened = _exchange(chat, name, FIRST_QUESTION)
-    text = widgets.Text(placeholder="a message, then Enter", continuous_update=False, layout={"width": "100%"})
+    text = widgets.Text(placeholder="a message, then Enter", continuous_update=False, layout={"width": "auto"})
     send, reset = widgets.Button(description="Send"), widgets.Button(description="Reset")
     shown = widgets.HTML(_conversation([]))
     said: list[str] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Show = Callable[[str], None]
+FINISHED = "finished before: read from the run's folder"
+"""What a call says that has nothing to do."""
 
 
 def live_line() -> Show:

@@ -27,7 +27,7 @@ from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
 from qilin_lib.evaluate.scales import Scale
 from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_json, read_jsonl, write_json
-from qilin_lib.progress import Show
+from qilin_lib.progress import FINISHED, Show
 from qilin_lib.runs import Stage
 
 NEXT_TOKEN, GENERATION = "next_token", "generation"
@@ -101,6 +101,7 @@ def evaluate(stage: Stage, show: Show) -> dict[str, Any]:
 
     target, parameters = stage.dir / "scores.json", stage.parameters
     if stage.up_to_date:
+        show(FINISHED)
         return read_json(target)
     for name, line in parameters.baselines.items():
         if line.benchmarks is not None:

@@ -30,7 +30,7 @@ from qilin_lib.evaluate.scores import adjust, same_items
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.models.adapters import weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.progress import Show
+from qilin_lib.progress import FINISHED, Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
 from qilin_lib.train import behaviour, launch, rejection, reward, sampling
@@ -74,6 +74,8 @@ def compare(stage: Stage, show: Show) -> dict[str, Any]:
         records = {name: list(files.read_jsonl(_records(stage.dir, name))) for name in policies(stage)}
         files.write_json(target, score(records, stage.parameters) | {"settings": settings})
         job.unlink()
+    else:
+        show(FINISHED)
     return files.read_json(target)
 
 

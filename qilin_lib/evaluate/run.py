@@ -16,7 +16,7 @@ from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
 from qilin_lib.evaluate.tasks import BUILD, prepare
 from qilin_lib.files import read_jsonl, write_json, write_jsonl
-from qilin_lib.progress import Show
+from qilin_lib.progress import FINISHED, Show
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
 
@@ -29,6 +29,7 @@ def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
     QilinError, also for a process that fails.
     """
     if stage.up_to_date:
+        show(FINISHED)
         return files.read_json(stage.dir / "scores.json")
     parameters = stage.parameters
     tasks = prepare(raw_dir, parameters, stage.parent(BUILD))

@@ -13,6 +13,7 @@ from qilin_lib.models.load import load_tokenizer, parameter_count
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.params import ROOT
+from qilin_lib.progress import FINISHED
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import choose
 
@@ -31,6 +32,7 @@ def prepare_base(
     is called only if "tiny" is asked for.
     """
     if stage.up_to_date:
+        progress(FINISHED)
         return files.read_json(stage.dir / "base.json")
     name, stage_dir = parameters.base, stage.dir
     if name == "tiny":

@@ -212,7 +212,7 @@ function hits(text, terms) {
 }
 
 function box(title, aside, ...inside) {
-  const head = make("h4", "", title, make("span", "", aside)), text = make("div", "text", ...inside);
+  const head = make("div", "title", title, make("span", "", aside)), text = make("div", "text", ...inside);
   text.lang = "zh";
   if (!text.textContent.trim()) text.append(make("span", "empty", "(empty)"));
   return make("div", "box", head, text);

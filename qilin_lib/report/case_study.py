@@ -136,10 +136,14 @@ def card(title: str, aside: str, asked: str, wanted: str, boxes: Iterable[str]) 
 
 
 def box(title: str, content: str, aside: str = "") -> str:
-    """A titled box; `content` is escaped already (`plain`, `marked`), title and `aside` are not."""
+    """A titled box; `content` is escaped already (`plain`, `marked`), title and `aside` are not.
+
+    The title is no heading: JupyterLab would number it and list it in the notebook's table of contents.
+    """
     side = f"<span>{escape(aside)}</span>" if aside else ""
     content = content if content.strip() else '<span class="empty">(empty)</span>'
-    return f'<div class="box"><h4>{escape(title)}{side}</h4><div class="text" lang="zh">{content}</div></div>'
+    head = f'<div class="title">{escape(title)}{side}</div>'
+    return f'<div class="box">{head}<div class="text" lang="zh">{content}</div></div>'
 
 
 def plain(text: str) -> str:

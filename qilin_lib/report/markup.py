@@ -64,8 +64,9 @@ margin:1rem 0;max-width:100%}}
 grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr))}}
 .qm-case .box{{background:#f7f8fa;border-radius:4px;padding:.5rem .7rem;margin-top:.6rem;min-width:0}}
 .qm-case .answers .box{{margin-top:0;border-top:3px solid #0072b2}}
-.qm-case h4{{margin:0 0 .25rem;font-size:13px;display:flex;justify-content:space-between;gap:.5rem;flex-wrap:wrap}}
-.qm-case h4 span{{font-weight:400;color:#56606f}}
+.qm-case .title{{margin:0 0 .25rem;font-size:13px;font-weight:600;display:flex;
+justify-content:space-between;gap:.5rem;flex-wrap:wrap}}
+.qm-case .title span{{font-weight:400;color:#56606f}}
 .qm-case .text{{font-family:{CJK_FONTS};white-space:pre-wrap;overflow-wrap:anywhere;max-height:22rem;overflow-y:auto}}
 .qm-case .empty{{color:#7a8494;font-style:italic}}
 """

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.report.cells import Score, Source
-from qilin_lib.report.figures import COLOURS, FURTHER_COLOURS, FURTHER_MARKERS, MARKERS, Chart
+from qilin_lib.report.figures import COLOURS, FURTHER_COLOURS, FURTHER_MARKERS, MARKERS, new_chart, quiet
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
@@ -130,7 +128,7 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
     known = {name: entry for name, entry in compared["policies"].items() if entry["kl_answer"]["value"] is not None}
     if not known:
         raise QilinError("policies.json holds no held-out question: nothing to draw")
-    chart = _chart(7.0, 4.2)
+    chart = new_chart(7.0, 4.2)
     axes = chart.subplots()
     for name, entry in known.items():
         colour, marker = LOOKS[name]
@@ -141,7 +139,7 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
     axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
     axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
     chart.legend(loc="outside lower center", ncols=len(known), frameon=False, fontsize=8)
-    _quiet(axes)
+    quiet(axes, "both")
     return chart
 
 
@@ -153,26 +151,15 @@ def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """
     if not rows:
         raise QilinError("the log of reinforcement learning is empty: nothing to draw")
-    chart = _chart(11, 2.9)
+    chart = new_chart(11, 2.9)
     for axes, (key, title) in zip(chart.subplots(1, len(CURVES)), CURVES.items(), strict=True):
         points = np.array([(row["step"], row[key]) for row in rows if row.get(key) is not None]).reshape(-1, 2)
         axes.plot(*points.T, color=LOOKS["rl"][0], marker="." if len(points) < 15 else "", linewidth=1.4)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("optimizer step")
-        _quiet(axes)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        quiet(axes, "both")
     return chart
-
-
-def _chart(width: float, height: float) -> Chart:
-    chart = Chart(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(chart)
-    return chart
-
-
-def _quiet(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e3e6eb", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 3) -> Html:

@@ -50,7 +50,7 @@ def pair(row: dict[str, Any]) -> Html:
 
 def box(title: str, text: str) -> str:
     """A titled box of text for a card; both are escaped."""
-    return f"<div class='box'><h4>{escape(title)}</h4><div class='text'>{escape(text)}</div></div>"
+    return f"<div class='box'><div class='title'>{escape(title)}</div><div class='text'>{escape(text)}</div></div>"
 
 
 def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:

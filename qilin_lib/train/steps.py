@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
-from qilin_lib.progress import Show
+from qilin_lib.progress import FINISHED, Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Steps
 from qilin_lib.train import launch
@@ -39,6 +39,8 @@ def run(
         )
         command = launch.command(SimpleNamespace(**parameters), module, job)
         launch.run(command, folder / "train.log", show, parameters["gpus"])
+    else:
+        show(FINISHED)
     # Also after a kill between the facts and this line.
     (folder / "job.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -111,7 +111,7 @@ def test_side_by_side_shows_delta_and_escapes_everything() -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;\ufffd" in html
     assert "BLEU-1 12.5 (+2.5)" in html and "BLEU-1 9.0 (-1.0)" in html and "BLEU-1 10.0<" in html
     assert "Read as: unparsed" in html and "(empty)" in html and "Answer: AB\n参考" in html
-    assert html.index("<h4>base") < html.index("<h4>sft") < html.index("<h4>dpo")
+    assert html.index('title">base') < html.index('title">sft') < html.index('title">dpo')
 
 
 def test_an_explanation_that_is_part_of_the_output_is_shown_once() -> None:
@@ -180,7 +180,7 @@ def test_a_stage_is_marked_against_the_one_before_it_and_a_baseline_against_the_
     ):
         rows[model][0] |= {"output": output, "reference": "多喝水"}
     html = side_by_side(choose(rows, 1, 0, metric), "ROUGE-L")
-    notes = re.findall(r'<h4>(\w+)<span>.*?<div class="note">(.*?)</div>', html, re.DOTALL)
+    notes = re.findall(r'<div class="title">(\w+)<span>.*?<div class="note">(.*?)</div>', html, re.DOTALL)
     assert notes == [
         ("base", "compared with the reference"),
         ("sft", "compared with base"),
@@ -198,7 +198,7 @@ def test_cases_of_a_run_come_from_the_fixed_protocol_with_baselines_and_k_from_t
     write_jsonl(folder / "released" / "huatuo" / "base.jsonl", rows["released"])
     stage = SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=2, seed=3))
     html = cases(stage, "huatuo")
-    assert html.count("<article") == 2 and html.count("<h4>GPT-4 (0314)") == 2
+    assert html.count("<article") == 2 and html.count('title">GPT-4 (0314)') == 2
     assert "answered by 0 stage(s)" in cases(stage, "cmexam")
     (folder / "fixed" / "huatuo" / "dpo.jsonl").write_text("")
     with pytest.raises(QilinError, match=r"dpo\.jsonl holds no record"):

@@ -11,6 +11,7 @@ import pytest
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
+from qilin_lib.progress import FINISHED
 from qilin_lib.train import fit, steps
 
 # Stands in for a module with a training: it writes what it was told, and fails once where it is asked to.
@@ -69,7 +70,7 @@ def test_a_finished_folder_is_only_read_and_swept(start: Callable) -> None:
     (folder / "checkpoints").mkdir()
     files.write_json(folder / "job.json", {})
     again = start("module.that.is.not.there")
-    assert again["facts"] == {"ran": 1} and again["shown"] == []
+    assert again["facts"] == {"ran": 1} and again["shown"] == [FINISHED]
     assert not (folder / "checkpoints").exists() and not (folder / "job.json").exists()
 
 
