@@ -158,8 +158,11 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
     with open(log, "a", encoding="utf-8") as handle, children.child(arguments, environment) as process:
         for line in process.stdout or ():
             if line.startswith(PROGRESS):
-                show(_progress_text(json.loads(line[len(PROGRESS) :])))
-            else:
+                # print ends its line with a write of its own: what another rank says can come in between.
+                state, end = json.JSONDecoder().raw_decode(line, len(PROGRESS))
+                show(_progress_text(state))
+                line = line[end:].removeprefix("\n")
+            if line:
                 handle.write(line)
                 handle.flush()
         code = process.wait()

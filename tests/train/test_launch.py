@@ -239,6 +239,19 @@ def test_progress_goes_to_the_notebook_and_the_rest_to_the_log(tmp_path: Path) -
     assert (tmp_path / "train.log").read_text(encoding="utf-8").splitlines() == ["loading", "损失"]
 
 
+def test_another_rank_that_speaks_before_a_progress_line_has_ended(tmp_path: Path) -> None:
+    """Unbuffered, print writes text and line end apart; two processes share the pipe."""
+    shown: list[str] = []
+    source = """
+    import sys
+    sys.stdout.write('QILIN-PROGRESS {"text": "half way"}[rank1]: ValueError: lost\\n\\n')
+    print("done")
+    """
+    launch.run(child(source), tmp_path / "train.log", shown.append, gpus=0)
+    assert shown == ["half way"]
+    assert (tmp_path / "train.log").read_text(encoding="utf-8") == "[rank1]: ValueError: lost\n\ndone\n"
+
+
 def test_progress_arrives_while_the_child_is_working(tmp_path: Path) -> None:
     """The child goes on only when its first line has been shown."""
     flag = tmp_path / "flag"
