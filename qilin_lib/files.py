@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from typing import IO, Any
 
 from qilin_lib.errors import QilinError
 
+# What a disk says when it takes no more: that is for the user to mend.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
 # json.dumps makes a new encoder a call.
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -31,17 +34,33 @@ def sha256_file(path: str | Path) -> str:
 def atomic(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
     """A handle (text, or bytes) whose content appears under `path` only when the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     form: dict[str, Any] = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": "\n"}
     try:
-        with open(temporary, **form) as handle:
+        with naming(path), open(temporary, **form) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Around writes to `path`: a full disk, a read-only folder and the like become a QilinError that names it."""
+    try:
+        yield
+    except OSError as reason:
+        # What could not be read elsewhere while `path` was written is another matter.
+        elsewhere = reason.filename is not None and not Path(path).is_relative_to(Path(reason.filename).parent)
+        if reason.errno not in REFUSALS or elsewhere:
+            raise
+        raise QilinError(
+            f"{path} cannot be written: {reason.strerror}; make room or allow writing there, and run it again"
+        ) from reason
 
 
 def write_text(path: str | Path, text: str) -> None:

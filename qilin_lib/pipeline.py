@@ -1,6 +1,7 @@
 """The notebooks in order, headless.
 
-python -m qilin_lib.pipeline PROFILE [--run NAME] [--from 04] [--only 06] [--force] [-p name value]
+python -m qilin_lib.pipeline PROFILE [--run NAME] [--from-run OTHER] [--from 04] [--only 06] [--force] [-p name value]
+python -m qilin_lib.pipeline PROFILE --plan | --verify | --accept NN | --old [NAME ...]
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import params, runs
+from qilin_lib import files, params, runs, stages
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.schema import SECTIONS
+from qilin_lib.schema import SECTIONS, Strict
 
 # Applied to every notebook that has them; any other name found in several notebooks must say which one it means.
 COMMON = ("seed", "gpus")
@@ -26,11 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         run = options.run or options.profile
-        overrides = split_overrides(options.profile, options.p, run)
+        overrides = split_overrides(options.profile, options.p, run, options.from_run)
         chosen = choose(options.only, options.start)
+        if _looked(options, run, overrides):
+            return 0
         if options.force:
-            for notebook in chosen:
-                runs.remove_stage(run, notebook)
+            stages.force(run, chosen)
         results = [run_notebook(notebook, options.profile, run, overrides[notebook]) for notebook in chosen]
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,6 +48,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _looked(options: argparse.Namespace, run: str, overrides: dict[str, dict[str, Any]]) -> bool:
+    """Answer the options that run nothing: --plan, --verify, --old, --accept; False if none was given."""
+    lines: Iterable[str] = ()
+    if options.plan:
+        from qilin_lib.train.plan import plan
+
+        lines = [str(plan({name: _load(name, options.profile, run, overrides[name]) for name in params.NOTEBOOKS}))]
+    elif options.verify:
+        lines = stages.verify(run)
+    elif options.old is not None:
+        lines = stages.remove_old(run, options.old)
+    elif options.accept:
+        name = _named(options.accept)
+        reason = stages.accept(_load(name, options.profile, run, overrides[name]))
+        lines = [f"{name} is taken as it is: {reason}" if reason else f"{name} is up to date: nothing to accept"]
+    else:
+        return False
+    for line in lines:
+        print(line, flush=True)
+    return True
+
+
 class NotebookFailed(Exception):
     """A cell raised; the executed notebook holds the evidence."""
 
@@ -55,7 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", help="name of the run folder (default: the profile's name)")
     parser.add_argument("--from", dest="start", metavar="NN", help="first notebook, e.g. 04")
     parser.add_argument("--only", metavar="NN", help="just this notebook")
-    parser.add_argument("--force", action="store_true", help="run the chosen notebooks even if they are up to date")
+    parser.add_argument("--from-run", metavar="RUN", help="stand on the finished stages of another run")
+    parser.add_argument("--force", action="store_true", help="make the chosen stages again; what is there moves aside")
+    parser.add_argument("--plan", action="store_true", help="disk, memory and hours of the whole run; runs nothing")
+    parser.add_argument(
+        "--accept", metavar="NN", help="take a finished stage as it is, whatever changed"
+    )
+    parser.add_argument("--verify", action="store_true", help="compare every byte of the run with its manifests")
+    parser.add_argument(
+        "--old", nargs="*", metavar="NAME", help="stages moved aside; with names: remove them"
+    )
     parser.add_argument(
         "-p",
         nargs=2,
@@ -82,13 +116,18 @@ def _named(prefix: str) -> str:
     return found[0]
 
 
-def split_overrides(profile: str, pairs: list[list[str]], run: str | None = None) -> dict[str, dict[str, Any]]:
+def split_overrides(
+    profile: str, pairs: list[list[str]], run: str | None = None, from_run: str | None = None
+) -> dict[str, dict[str, Any]]:
     """{notebook: {name: value}} from `-p NAME VALUE` pairs; refuses unknown and ambiguous names, and bad values."""
-    overrides: dict[str, dict[str, Any]] = {notebook: {} for notebook in SECTIONS}
+    overrides: dict[str, dict[str, Any]] = {n: {"from_run": from_run} if from_run else {} for n in SECTIONS}
     for name, value in pairs:
         section, _, field = name.rpartition(".")
-        if field in ("notebook", "profile", "run"):
-            raise QilinError(f"-p {name}: not a parameter here; say: python -m qilin_lib.pipeline PROFILE --run NAME")
+        if field in ("notebook", "profile", "run", "from_run"):
+            raise QilinError(
+                f"-p {name}: not a parameter here; say: python -m qilin_lib.pipeline PROFILE --run NAME "
+                "[--from-run OTHER]"
+            )
         homes = [n for n, (s, model) in SECTIONS.items() if field in model.model_fields and section in ("", s, n[:2])]
         if not homes:
             known = {f for _, model in SECTIONS.values() for f in model.model_fields}
@@ -99,30 +138,29 @@ def split_overrides(profile: str, pairs: list[list[str]], run: str | None = None
         for notebook in homes:
             overrides[notebook][field] = value
     for notebook in SECTIONS:
-        params.load(notebook, {"profile": profile, "run": run, **overrides[notebook]})
+        _load(notebook, profile, run, overrides[notebook])
     return overrides
+
+
+def _load(notebook: str, profile: str, run: str | None, overrides: dict[str, Any]) -> Strict:
+    return params.load(notebook, {"profile": profile, "run": run, **overrides})
 
 
 def run_notebook(notebook: str, profile: str, run: str, overrides: dict[str, Any]) -> str:
     """Execute one notebook unless it is up to date; one line on the terminal. Returns 'done' or 'up to date'."""
-    parameters = params.load(notebook, {"profile": profile, "run": run, **overrides})
+    parameters = _load(notebook, profile, run, overrides)
     print(f"{notebook:<16} ", end="", flush=True)
-    if _stage(parameters).up_to_date:
+    if shared := stages.share(parameters):
+        print(shared, flush=True)
+        return "up to date"
+    if stages.inspect_stage(parameters).up_to_date:
         print("up to date", flush=True)
         return "up to date"
-    started = time.time()
+    started = time.monotonic()
     _execute(notebook, {"profile": profile, "run": run, **overrides}, runs.runs_dir() / run)
-    manifest = runs.read_manifest(runs.runs_dir() / run, notebook)
-    print(f"done in {time.time() - started:5.0f} s, peak {manifest['peak_memory_mb'] / 1024:.1f} GiB", flush=True)
+    manifest = runs.Run(runs.runs_dir() / run).manifest(notebook)
+    print(f"done in {time.monotonic() - started:5.0f} s, peak {manifest['peak_memory_mb'] / 1024:.1f} GiB", flush=True)
     return "done"
-
-
-def _stage(parameters: Any) -> runs.Stage:
-    if parameters.notebook != "01_build_chimed":
-        return runs.inspect_stage(parameters)
-    from qilin_lib.sample import corpus
-
-    return runs.inspect_stage(parameters, corpus.raw_or_sample(parameters.raw_dir, params.ROOT, runs.cache_dir()))
 
 
 def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
@@ -132,7 +170,8 @@ def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
     # papermill warns about names that the parameters cell does not list; `params.load` has checked them all.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
-    run_dir.mkdir(parents=True, exist_ok=True)
+    with files.naming(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
             params.ROOT / "notebooks" / f"{notebook}.ipynb",

@@ -1,8 +1,9 @@
-"""Runs: a folder runs/<name>/ with one stage folder a notebook.
+"""Runs: a folder runs/<name>/ with one folder per stage.
 
-manifest.json is written last, so a stage without one did not happen. A stage's key is the sha256 of its parameters,
-its inputs and the code it uses. Equal key: nothing to do. The digest of a manifest covers key and output bytes;
-children name their parents' digests, a chain back to the raw files.
+manifest.json is written last, so a stage without one did not happen. A stage's key is the sha256 of the parameters that
+move its result, the digests of its inputs and its declared VERSION. Equal key: nothing to do. A stage whose key differs
+is moved to `<stage>.old-<digest>`, never deleted, and comes back when its key is asked for again. The digest of a
+manifest covers output bytes; children name their parents' digests, a chain back to the raw files.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import resource
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import closure, files
+from qilin_lib import files, locks
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
-from qilin_lib.schema import Strict
+from qilin_lib.schema import Strict, outside_key
 
 # Which stages a stage reads from. 06 and 07 read everything: the report shows the whole chain.
 PARENTS: dict[str, tuple[str, ...]] = {
@@ -37,8 +39,10 @@ PARENTS: dict[str, tuple[str, ...]] = {
     "08_rlhf": ("01_build_chimed", "02_tokenize", "04_sft", "05_dpo"),
     "09_bias": ("02_tokenize", "03_dcpt", "04_sft", "05_dpo", "08_rlhf"),
 }
-# These parameters do not change what a stage makes: names, the number of workers, where training is reported.
-OUTSIDE_KEY = frozenset({"run", "profile", "workers", "processes", "dry_run", "report_to"})
+# Raise a stage's number by hand in the commit that moves its results; golden and byte tests say when.
+VERSION = dict.fromkeys(PARENTS, 1)
+# Timings differ between two makings of the same bytes; equal bytes keep children valid.
+UNSTABLE = (".log", "log.jsonl", "facts.json")
 PACKAGES = (
     "torch",
     "transformers",
@@ -57,29 +61,159 @@ PACKAGES = (
 
 
 def runs_dir() -> Path:
-    """Where runs live: QILIN_RUNS_DIR, or runs/ beside the notebooks."""
-    return Path(os.environ.get("QILIN_RUNS_DIR", ROOT / "runs")).resolve()
+    """Where runs live: QILIN_RUNS_DIR, or runs/ beside the notebooks. QilinError if that is a file."""
+    return _folder("QILIN_RUNS_DIR", "runs")
 
 
 def cache_dir() -> Path:
     """Where reusable artefacts (sample data, tiny base) live: QILIN_CACHE_DIR, or .cache/ beside the notebooks."""
-    return Path(os.environ.get("QILIN_CACHE_DIR", ROOT / ".cache")).resolve()
+    return _folder("QILIN_CACHE_DIR", ".cache")
+
+
+def _folder(variable: str, usual: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / usual)).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise QilinError(
+            f"{variable} = {str(folder)!r}: a file; nearest valid: a folder"
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, for those who read it."""
+
+    dir: Path
+
+    @property
+    def name(self) -> str:
+        return self.dir.name
+
+    def folder(self, stage: str) -> Path:
+        """A stage's folder, finished or not; a stage shared with another run is a link to its folder there."""
+        return self.dir / stage
+
+    def finished(self, stage: str) -> bool:
+        return (self.folder(stage) / "manifest.json").exists()
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """The manifest of a finished stage; QilinError says which notebook to run when there is none."""
+        path = self.folder(stage) / "manifest.json"
+        if not path.exists():
+            raise QilinError(
+                f"run '{self.name}' has no finished {stage}: run notebooks/{stage}.ipynb first "
+                f"(or: python -m qilin_lib.pipeline PROFILE --run {self.name})"
+            )
+        manifest = files.read_json(path)
+        if not isinstance(manifest, dict) or not {"key", "digest", "inputs", "outputs"} <= manifest.keys():
+            raise QilinError(
+                f"{path}: not a manifest of this kit (key, digest, inputs or outputs is missing); restore it, or make "
+                f"the stage again: python -m qilin_lib.pipeline PROFILE --run {self.name} --force --only {stage[:2]}"
+            )
+        return manifest
+
+    def acceptances(self, stage: str) -> list[dict[str, Any]]:
+        """What `--accept` noted about a stage: [{stage, when, reason, key, files}], oldest first."""
+        path = self.dir / f"{stage}.accepted.json"
+        return files.read_json(path) if path.exists() else []
+
+    def old(self, stage: str = "[0-9][0-9]_*") -> list[Path]:
+        """Folders of stages that were moved aside, oldest first."""
+        return sorted(self.dir.glob(f"{stage}.old-*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    def digests(self, stage: str) -> dict[str, str]:
+        """{parent: digest} of what `stage` stands on, after checking that the whole chain above is there, fits, and
+        is what its manifests say."""
+        seen: dict[str, str] = {}
+        return {parent: self._digest(parent, stage, seen) for parent in PARENTS[stage]}
+
+    def _digest(self, stage: str, needed_by: str, seen: dict[str, str]) -> str:
+        if stage in seen:
+            return seen[stage]
+        if not self.finished(stage):
+            raise QilinError(
+                f"{needed_by} needs {stage}, which run '{self.name}' does not have: "
+                f"run notebooks/{self._first_missing(stage)}.ipynb first"
+            )
+        manifest = self.manifest(stage)
+        accepted = {key for note in self.acceptances(stage) for key in note["inputs"].items()}
+        for parent in PARENTS[stage]:
+            digest = self._digest(parent, needed_by, seen)
+            if digest != manifest["inputs"].get(parent) and (parent, digest) not in accepted:
+                raise QilinError(
+                    f"{needed_by} needs {stage}, but {stage} of run '{self.name}' was made from an older "
+                    f"{parent}: run notebooks/{stage}.ipynb again"
+                )
+        self.check(stage, manifest)
+        seen[stage] = manifest["digest"]
+        return seen[stage]
+
+    def _first_missing(self, stage: str) -> str:
+        missing = [parent for parent in PARENTS[stage] if not self.finished(parent)]
+        return self._first_missing(missing[0]) if missing else stage
+
+    def check(self, stage: str, manifest: dict[str, Any], every_byte: bool = False) -> None:
+        """QilinError for the first output of a stage that is not what its manifest says.
+
+        Size and time tell; a file whose time differs is hashed, with `every_byte` all are.
+        """
+        known = {name: sha for note in self.acceptances(stage) for name, sha in note["files"].items()}
+        for name, entry in manifest["outputs"].items():
+            path = self.folder(stage) / name
+            if (sha := known.get(name)) is not None:
+                entry = {"sha256": sha}
+            if not path.exists():
+                problem = "is gone"
+            elif _same(path, entry, every_byte):
+                continue
+            else:
+                problem = f"is not what {stage} wrote (sha256 {entry['sha256'][:12]})"
+            raise QilinError(
+                f"{path} {problem}: restore it, or make the stage again (--force --only {stage[:2]}), or take what is "
+                f"there (--accept {stage[:2]})"
+            )
+
+
+def _same(path: Path, entry: dict[str, Any], every_byte: bool) -> bool:
+    state = path.stat()
+    if state.st_size != entry.get("bytes", state.st_size):
+        return False
+    if every_byte:
+        return files.sha256_file(path) == entry["sha256"]
+    if state.st_mtime_ns == entry.get("mtime_ns"):
+        return True
+    return _hash_at(path, state.st_size, state.st_mtime_ns) == entry["sha256"]
+
+
+@cache
+def _hash_at(path: Path, size: int, mtime_ns: int) -> str:
+    """sha256 of a file at a size and time; a copied run is hashed once per process."""
+    return files.sha256_file(path)
 
 
 @dataclass
 class Stage:
-    """One notebook's folder in a run. `up_to_date`: every product is there already, load it, do not make it again."""
+    """One notebook's folder in a run. `up_to_date`: every product is there already, load it, do not make it again.
+
+    `raw` is the folder of raw files (01). Work begins with `begin()` and ends with `finish()`.
+    """
 
     parameters: Strict
     run_dir: Path
     key: str
     inputs: dict[str, Any]
     up_to_date: bool
-    started: float = field(default_factory=time.time)
+    raw: Path | None = None
+    read: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def name(self) -> str:
         return self.parameters.notebook
+
+    @property
+    def run(self) -> Run:
+        return Run(self.run_dir)
 
     @property
     def dir(self) -> Path:
@@ -90,141 +224,182 @@ class Stage:
         """Folder of a parent stage, e.g. `stage.parent("02_tokenize")`."""
         if name not in PARENTS[self.name]:
             raise QilinError(f"{self.name} does not stand on {name}; it stands on {list(PARENTS[self.name])}")
-        return self.run_dir / name
+        return self.run.folder(name)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What a parent stage reported in its manifest under `facts`."""
-        return read_manifest(self.run_dir, name)["facts"]
+        return self.run.manifest(name)["facts"]
+
+    def begin(self, follow: Callable[[str], None] | None = None) -> None:
+        """Become the stage's one writer, move aside what another key left, note what is being made.
+
+        Nothing happens if the stage is up to date. Where another process works on it QilinError says who, since when;
+        with `follow`, and the same key, its progress is shown until it ends, and what it left counts.
+        """
+        if self.up_to_date or not locks.acquire(self._lock, {"key": self.key}, follow):
+            return
+        with files.naming(self.dir):
+            if _key_of(self.dir) != self.key or self.forced.exists():
+                self._make_room()
+            # Another process finished it while this one waited, or it was moved aside and is back.
+            self.up_to_date = self.run.finished(self.name)
+            if self.up_to_date:
+                locks.release(self._lock)
+            elif not (self.dir / "in_progress.json").exists():
+                note = {"key": self.key, "parameters": self.parameters.model_dump(mode="json"), "inputs": self.inputs}
+                files.write_json(self.dir / "in_progress.json", note)
+
+    def _make_room(self) -> None:
+        """Move aside what stands in the stage's place, and bring back unfinished work of this very key."""
+        before = changes(self)
+        if moved := move_aside(self.dir):
+            print(f"{self.name}: {before or 'made again'}; what was there is now {moved.name}")
+        forced = self.forced.exists()
+        self.forced.unlink(missing_ok=True)
+        if not forced:
+            restore(self)
+
+    @property
+    def _lock(self) -> Path:
+        return self.run_dir / f".{self.name}.lock"
+
+    @property
+    def forced(self) -> Path:
+        """There if the stage is to be made again although it is up to date."""
+        return self.run_dir / f".{self.name}.force"
 
     def finish(self, **facts: Any) -> dict[str, Any]:
-        """Write manifest.json, last; returns the manifest. `facts` must be plain JSON. Does nothing if up to date."""
+        """Write manifest.json, last; returns the manifest. `facts` must be plain JSON. Does nothing if up to date.
+
+        QilinError if a raw file changed since it was hashed: what was read is not what the key says.
+        """
         if self.up_to_date:
-            return read_manifest(self.run_dir, self.name)
-        outputs = {
-            str(path.relative_to(self.dir)): {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
-            for path in sorted(self.dir.rglob("*"))
-            if path.is_file()
-            and path.name != "in_progress.json"
-            and "checkpoints" not in path.relative_to(self.dir).parts
-        }
+            return self.run.manifest(self.name)
+        self.begin()
+        self._check_read()
         # The digest leaves out training logs and facts: they hold timings, and equal bytes should keep children valid.
-        lasting = {name: entry["sha256"] for name, entry in outputs.items() if not name.endswith((".log", "log.jsonl"))}
+        outputs = _outputs(self.dir)
+        lasting = {name: entry["sha256"] for name, entry in outputs.items() if not name.endswith(UNSTABLE)}
         manifest = {
             "stage": self.name,
-            "digest": files.sha256_text(json.dumps([self.key, lasting], sort_keys=True)),
+            "digest": files.sha256_text(json.dumps([self.name, lasting], sort_keys=True)),
             "key": self.key,
+            "version": VERSION[self.name],
             "parameters": self.parameters.model_dump(mode="json"),
             "inputs": self.inputs,
             "outputs": outputs,
             "facts": facts,
-            "environment": _environment(),
-            "wall_seconds": round(time.time() - self.started, 1),
+            "environment": environment(),
+            "wall_seconds": round(time.monotonic() - self.started, 1),
             "peak_memory_mb": _peak_memory_mb(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         files.write_json(self.dir / "manifest.json", manifest)
         shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         (self.dir / "in_progress.json").unlink(missing_ok=True)
+        locks.release(self._lock)
         return manifest
 
-
-def open_stage(parameters: Strict, raw: Path | None = None) -> Stage:
-    """Open a notebook's stage: find its parents, decide whether there is anything to do, keep or clear partial work.
-
-    `raw` is the raw folder (01 only); its files are hashed. A parent that is missing or stale raises QilinError with
-    one sentence that says which notebook to run. Partial work of the same key is kept (training resumes from it).
-    """
-    stage = inspect_stage(parameters, raw)
-    if stage.up_to_date:
-        return stage
-    note = stage.dir / "in_progress.json"
-    if not (note.exists() and files.read_json(note)["key"] == stage.key):
-        shutil.rmtree(stage.dir, ignore_errors=True)
-    files.write_json(note, {"key": stage.key, "parameters": parameters.model_dump(mode="json"), "inputs": stage.inputs})
-    return stage
+    def _check_read(self) -> None:
+        for path, state in self.read.items():
+            if not path.exists() or (path.stat().st_size, path.stat().st_mtime_ns) != state:
+                raise QilinError(f"{path} changed while {self.name} was working: run notebooks/{self.name}.ipynb again")
 
 
-def inspect_stage(parameters: Strict, raw: Path | None = None) -> Stage:
-    """Like `open_stage`, but touches nothing on disk."""
-    run_dir = runs_dir() / parameters.run
-    inputs: dict[str, Any] = {
-        name: _digest(run_dir, name, needed_by=parameters.notebook) for name in PARENTS[parameters.notebook]
+def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "in_progress.json"]
+    kept = [path for path in paths if "checkpoints" not in path.relative_to(folder).parts]
+    return {
+        str(path.relative_to(folder)): {
+            "sha256": files.sha256_file(path),
+            "bytes": path.stat().st_size,
+            "mtime_ns": path.stat().st_mtime_ns,
+        }
+        for path in kept
     }
-    if raw is not None:
-        inputs["raw"] = raw_hashes(raw)
-    base = getattr(parameters, "base", None)
-    if base is not None and (ROOT / base).is_dir():
-        inputs["base"] = raw_hashes(ROOT / base)
-    if deepspeed := getattr(parameters, "deepspeed", None):
-        inputs["deepspeed"] = files.sha256_file(ROOT / "params" / "deepspeed" / f"{deepspeed}.json")
-    if scales := getattr(parameters, "scales", None):
-        inputs["scales"] = _scale_hashes(scales)
-    settings = parameters.model_dump(mode="json", exclude=set(OUTSIDE_KEY))
-    key = files.sha256_text(json.dumps([settings, inputs, closure.code_hash(parameters.notebook)], sort_keys=True))
-    path = run_dir / parameters.notebook / "manifest.json"
-    return Stage(parameters, run_dir, key, inputs, path.exists() and files.read_json(path)["key"] == key)
 
 
-def _scale_hashes(names: list[str]) -> dict[str, str]:
-    """sha256 of each scale's file; one that is not there is left to its reader, which says so."""
-    shipped = ROOT / "qilin_lib" / "evaluate" / "data" / "scales"
-    paths = {name: (shipped / f"{name}.yaml", ROOT / name) for name in names}
-    found = {name: next((path for path in both if path.is_file()), None) for name, both in paths.items()}
-    return {name: files.sha256_file(path) for name, path in found.items() if path}
+def key(parameters: Strict, inputs: dict[str, Any]) -> str:
+    """sha256 over what decides a stage's result: see the head of this file."""
+    settings = result_settings(parameters.model_dump(mode="json"), outside_key(type(parameters)))
+    return files.sha256_text(json.dumps([settings, inputs, VERSION[parameters.notebook]], sort_keys=True))
+
+
+def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str, Any]:
+    """The parameters that move a result. How many devices share a global batch, and in how many steps, does not."""
+    settings = {name: value for name, value in values.items() if name not in outside}
+    if "gradient_accumulation_steps" in settings:
+        processes = (values["nproc_per_node"] or max(1, values["gpus"])) * values["nodes"]
+        settings["global_batch_size"] = settings.pop("gradient_accumulation_steps") * processes
+        settings["global_batch_size"] *= settings.pop("per_device_train_batch_size", 1)
+    return settings
+
+
+def changes(stage: Stage) -> str:
+    """What differs between a stage and what stands in its place: "learning_rate was 0.006, is 0.003"; "" if nothing."""
+    before, outside = _note(stage.dir), outside_key(type(stage.parameters))
+    if not before:
+        return ""
+    old = result_settings(stage.parameters.model_dump(mode="json") | before.get("parameters", {}), outside)
+    new = result_settings(stage.parameters.model_dump(mode="json"), outside)
+    told = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
+    inputs = before.get("inputs", {})
+    told += [f"its input {name} changed" for name in stage.inputs if inputs.get(name) != stage.inputs[name]]
+    if before.get("version", VERSION[stage.name]) != VERSION[stage.name]:
+        told.append(f"this version of the kit makes {stage.name} in another way")
+    return ", ".join(told)
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename a stage's folder to <name>.old-<digest>; a link to another run's stage is taken away; None if nothing."""
+    if folder.is_symlink():
+        folder.unlink()
+    if not (folder.exists() and any(folder.iterdir())):
+        return None
+    note = _note(folder)
+    target = folder.with_name(f"{folder.name}.old-{note.get('digest', note.get('key', 'unknown'))[:8]}")
+    number = 2
+    while target.exists():
+        target = target.with_name(f"{target.name.split('+')[0]}+{number}")
+        number += 1
+    with files.naming(folder):
+        folder.rename(target)
+    return target
+
+
+def restore(stage: Stage) -> bool:
+    """Bring back what an earlier call with this key left, finished work first; the stage's place must be free."""
+    same = [path for path in reversed(stage.run.old(stage.name)) if _key_of(path) == stage.key]
+    same.sort(key=lambda path: not (path / "manifest.json").exists())
+    if not same:
+        return False
+    if stage.dir.exists():
+        stage.dir.rmdir()
+    same[0].rename(stage.dir)
+    print(f"{stage.name}: {same[0].name} was made with these parameters and is back")
+    return True
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    for name in ("manifest.json", "in_progress.json"):
+        if (folder / name).exists():
+            note = files.read_json(folder / name)
+            return note if isinstance(note, dict) else {}
+    return {}
+
+
+def _key_of(folder: Path) -> str | None:
+    return _note(folder).get("key")
 
 
 def read_manifest(run_dir: Path, name: str) -> dict[str, Any]:
-    """The manifest of a finished stage; QilinError says which notebook to run when there is none."""
-    path = run_dir / name / "manifest.json"
-    if not path.exists():
-        raise QilinError(
-            f"run '{run_dir.name}' has no finished {name}: run notebooks/{name}.ipynb first "
-            f"(or: python -m qilin_lib.pipeline PROFILE --run {run_dir.name})"
-        )
-    return files.read_json(path)
+    """`Run(run_dir).manifest(name)`."""
+    return Run(Path(run_dir)).manifest(name)
 
 
-def remove_stage(run: str, name: str) -> None:
-    """Forget a stage, so that it is made again (--force)."""
-    shutil.rmtree(runs_dir() / run / name, ignore_errors=True)
-
-
-def _digest(run_dir: Path, name: str, needed_by: str) -> str:
-    """Digest of a parent, after checking that the parent itself stands on what is there now."""
-    path = run_dir / name / "manifest.json"
-    if not path.exists():
-        raise QilinError(
-            f"{needed_by} needs {name}, which run '{run_dir.name}' does not have: "
-            f"run notebooks/{_first_missing(run_dir, name)}.ipynb first"
-        )
-    manifest = files.read_json(path)
-    for grandparent in PARENTS[name]:
-        if _digest(run_dir, grandparent, needed_by) != manifest["inputs"][grandparent]:
-            raise QilinError(
-                f"{needed_by} needs {name}, but {name} of run '{run_dir.name}' was made from an older "
-                f"{grandparent}: run notebooks/{name}.ipynb again"
-            )
-    return manifest["digest"]
-
-
-def _first_missing(run_dir: Path, name: str) -> str:
-    for parent in PARENTS[name]:
-        if not (run_dir / parent / "manifest.json").exists():
-            return _first_missing(run_dir, parent)
-    return name
-
-
-def raw_hashes(raw: Path) -> dict[str, str]:
-    """sha256 of every file below `raw`, by relative path; QilinError if the folder does not exist or is empty.
-
-    A file that cannot be read has its reason instead: the build counts it as a rejection.
-    """
-    if not raw.is_dir():
-        raise QilinError(f"raw_dir = {str(raw)!r}: no such folder")
-    found = {str(p.relative_to(raw)): _hash_or_reason(p) for p in sorted(raw.rglob("*")) if p.is_file()}
-    if not found:
-        raise QilinError(f"raw_dir = {str(raw)!r}: the folder holds no file")
-    return found
+def file_hashes(paths: dict[str, Path]) -> dict[str, str]:
+    """sha256 per file; one that cannot be read has its reason instead: whoever reads it counts it as a rejection."""
+    return {name: _hash_or_reason(path) for name, path in sorted(paths.items())}
 
 
 def _hash_or_reason(path: Path) -> str:
@@ -242,8 +417,10 @@ def _peak_memory_mb() -> float:
 
 
 @cache
-def _environment() -> dict[str, Any]:
-    """Versions, hardware and git state; a version of None means the package is not installed."""
+def environment() -> dict[str, Any]:
+    """Versions, code, hardware and git state; a version of None means the package is not installed."""
+    library = Path(__file__).parent
+    code = [[str(path.relative_to(library)), files.sha256_file(path)] for path in sorted(library.rglob("*.py"))]
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -251,9 +428,26 @@ def _environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines(),
+        "code": files.sha256_text(json.dumps(code)),
         "git_commit": _output("git", "-C", str(ROOT), "rev-parse", "HEAD"),
         "git_dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain")),
     }
+
+
+def provenance(manifest: dict[str, Any]) -> str:
+    """What made a stage, where it was not this code on this Python: "made by other code: …"; "" if nothing differs."""
+    then, now = manifest.get("environment", {}), environment()
+    told = []
+    if then.get("code") != now["code"]:
+        told.append(f"other code: commit {then.get('git_commit', '')[:7] or 'unknown'}")
+    told += [
+        f"{name} {then['packages'][name]} (now {version})"
+        for name, version in now["packages"].items()
+        if then.get("packages", {}).get(name, version) != version
+    ]
+    if then.get("python", now["python"]).split(".")[:2] != now["python"].split(".")[:2]:
+        told.append(f"Python {then['python']} (now {now['python']})")
+    return f"made by {', '.join(told)}" if told else ""
 
 
 def _version(name: str) -> str | None:

@@ -20,6 +20,7 @@ class Strict(BaseModel):
     notebook: str
     profile: str
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    from_run: str | None = None
     seed: int = Field(ge=0)
 
     def _repr_html_(self) -> str:
@@ -328,6 +329,17 @@ class Bias(Strict):
     dtype: Literal["float32", "bfloat16"]
     batch_size: int = Field(ge=1)
     bootstrap_resamples: int = Field(ge=100)
+
+
+OUTSIDE = frozenset(
+    "run profile from_run workers processes dry_run report_to logging_steps save_steps max_heldout sampled_prompts "
+    "gpus nodes nproc_per_node deepspeed gradient_checkpointing batch_size".split()
+)
+
+
+def outside_key(model: type[Strict]) -> frozenset[str]:
+    """Parameters that move no result."""
+    return OUTSIDE & model.model_fields.keys()
 
 
 SECTIONS: dict[str, tuple[str, type[Strict]]] = {

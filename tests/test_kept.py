@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import files, params, pipeline, runs
+from qilin_lib import files, params, pipeline, runs, stages
 from qilin_lib.errors import QilinError
 
 BUILD, DCPT = "01_build_chimed", "03_dcpt"
@@ -34,12 +34,13 @@ def raw(tmp_path: Path) -> Path:
 
 def opened(name: str, raw: Path, **overrides: Any) -> runs.Stage:
     given = params.load(name, {"run": "r", **({"raw_dir": str(raw)} if name == BUILD else {}), **overrides})
-    return runs.open_stage(given, raw if name == BUILD else None)
+    return stages.open_stage(given)
 
 
 def make(name: str, raw: Path, content: str = "out", **overrides: Any) -> dict[str, Any]:
     """Open a stage, write one file, finish it; returns the manifest."""
     stage = opened(name, raw, **overrides)
+    stage.begin()
     if not stage.up_to_date:
         files.write_text(stage.dir / "out.txt", content)
     return stage.finish()
@@ -101,7 +102,7 @@ def test_what_moves_results_does_retrain(raw: Path, change: dict[str, Any]) -> N
     for name in (BUILD, "02_tokenize", DCPT):
         make(name, raw)
     stage = params.load(DCPT, {"run": "r", **change})
-    assert not runs.inspect_stage(stage).up_to_date
+    assert not stages.inspect_stage(stage).up_to_date
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_second_process_is_told_who_works_on_the_stage(raw: Path, tmp_path: Pa
         import test_kept
         from pathlib import Path
         stage = test_kept.opened("01_build_chimed", Path(sys.argv[1]))
-        getattr(stage, "begin", lambda: None)()
+        stage.begin()
         print("open", flush=True)
         time.sleep(60)
     """)
@@ -228,7 +229,7 @@ def test_predictions_outlive_a_changed_parameter_of_another_benchmark(raw: Path,
         make(name, raw)
     for number, cap in enumerate((5, 6)):
         stage = opened("06_eval", raw, max_items_huatuo=cap)
-        getattr(stage, "begin", lambda: None)()
+        stage.begin()
         task = one_item_task("cmexam", 1)
         path = store.predictions(stage.dir, "fixed", "cmexam", "base")
         answering.answer(task, "base", Backend(silent=number == 1), 0, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import closure, files, params, pipeline, runs
+from qilin_lib import files, params, pipeline, runs, stages
 from qilin_lib.errors import QilinError
 
 Executed = list[tuple[str, dict[str, Any]]]
@@ -19,7 +19,6 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`call(*arguments)`: the exit code of `pipeline smoke -p raw_dir … *arguments` in a temporary runs folder."""
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(closure, "code_hash", lambda notebook: f"code of {notebook}")
     files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "{}\n")
     return lambda *arguments: pipeline.main(["smoke", "-p", "raw_dir", str(tmp_path / "raw"), *arguments])
 
@@ -31,8 +30,8 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> Executed:
 
     def execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
         parameters = params.load(notebook, values)
-        raw = Path(parameters.raw_dir) if notebook == "01_build_chimed" else None
-        stage = runs.open_stage(parameters, raw)
+        stage = stages.open_stage(parameters)
+        stage.begin()
         files.write_text(stage.dir / "out.txt", str(parameters))
         stage.finish()
         done.append((notebook, values))

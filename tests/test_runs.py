@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qilin_lib import closure, files, params, runs
+from qilin_lib import files, params, runs, stages
 from qilin_lib.errors import QilinError
 
 ORDER = tuple(runs.PARENTS)
@@ -16,10 +17,9 @@ ORDER = tuple(runs.PARENTS)
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty runs folder, and code that does not change while the tests run."""
+    """An empty runs folder."""
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(closure, "code_hash", lambda notebook: f"code of {notebook}")
     return tmp_path / "runs"
 
 
@@ -29,8 +29,15 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
+def loaded(name: str, raw: Path | None = None, **overrides: Any) -> Any:
+    return params.load(name, {"run": "r", **({} if raw is None else {"raw_dir": str(raw)}), **overrides})
+
+
 def opened(name: str, raw: Path | None = None, **overrides: Any) -> runs.Stage:
-    return runs.open_stage(params.load(name, {"run": "r", **overrides}), raw)
+    """A stage whose work has begun."""
+    stage = stages.open_stage(loaded(name, raw, **overrides))
+    stage.begin()
+    return stage
 
 
 def make(name: str, raw: Path | None = None, content: str = "out", **overrides: Any) -> dict[str, Any]:
@@ -91,8 +98,9 @@ def test_manifest_fields(raw: Path) -> None:
     second = make("02_tokenize")
     assert first["stage"] == "01_build_chimed"
     assert first["inputs"] == {"raw": {"cmd/a.jsonl": files.sha256_text("{}\n")}}
-    assert first["outputs"] == {"out.txt": {"sha256": files.sha256_text("out"), "bytes": 3}}
-    assert first["parameters"] == params.load("01_build_chimed", {"run": "r"}).model_dump(mode="json")
+    entry = first["outputs"]["out.txt"]
+    assert entry.pop("mtime_ns") > 0 and entry == {"sha256": files.sha256_text("out"), "bytes": 3}
+    assert first["parameters"] == loaded("01_build_chimed", raw).model_dump(mode="json")
     assert first["parameters"]["seed"] == 17 and first["parameters"]["profile"] == "smoke"
     assert first["facts"] == {"answer": 42}
     assert second["inputs"] == {"01_build_chimed": first["digest"]}
@@ -100,12 +108,12 @@ def test_manifest_fields(raw: Path) -> None:
     assert environment["packages"].keys() == set(runs.PACKAGES)
     assert environment["packages"]["numpy"], "an installed package has a version"
     assert environment.keys() == {
-        *("python", "packages", "platform", "cpus", "memory_gb", "gpus", "git_commit", "git_dirty")
+        *("python", "packages", "platform", "cpus", "memory_gb", "gpus", "code", "git_commit", "git_dirty")
     }
     assert first["wall_seconds"] >= 0 and first["peak_memory_mb"] > 10
     assert len(first["digest"]) == len(first["key"]) == 64
     on_disk = files.read_json(runs.runs_dir() / "r" / "01_build_chimed" / "manifest.json")
-    assert on_disk == first
+    assert on_disk["digest"] == first["digest"]
 
 
 def test_a_finished_stage_keeps_no_checkpoints(raw: Path) -> None:
@@ -123,38 +131,56 @@ def test_partial_work_of_the_same_key_is_kept(raw: Path) -> None:
     assert (again.dir / "checkpoints" / "1").exists()
 
 
-@pytest.mark.parametrize("change", ["parameter", "raw", "code"])
-def test_partial_work_of_another_key_is_cleared(raw: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+@pytest.mark.parametrize("change", ["parameter", "raw"])
+def test_partial_work_of_another_key_is_moved_aside_and_comes_back(raw: Path, capsys: Any, change: str) -> None:
     files.write_text(opened("01_build_chimed", raw).dir / "checkpoints" / "1", "half")
     if change == "raw":
         files.write_text(raw / "cmd" / "a.jsonl", '{"new": 1}\n')
-    if change == "code":
-        monkeypatch.setattr(closure, "code_hash", lambda notebook: "other code")
     again = opened("01_build_chimed", raw, seed=5 if change == "parameter" else None)
     assert not (again.dir / "checkpoints").exists()
+    told = {"parameter": "seed was 17, is 5", "raw": "its input raw changed"}[change]
+    assert f"01_build_chimed: {told}; what was there is now 01_build_chimed.old-" in capsys.readouterr().out
+    files.write_text(raw / "cmd" / "a.jsonl", "{}\n")
+    back = opened("01_build_chimed", raw)
+    assert (back.dir / "checkpoints" / "1").read_text(encoding="utf-8") == "half"
 
 
-def test_work_of_an_earlier_key_is_cleared_with_its_manifest(raw: Path) -> None:
-    make("01_build_chimed", raw)
-    stage = opened("01_build_chimed", raw, seed=5)
-    assert {path.name for path in stage.dir.iterdir()} == {"in_progress.json"}
+def test_a_finished_stage_comes_back_when_its_parameters_do(raw: Path, place: Path) -> None:
+    first = make("01_build_chimed", raw)
+    second = make("01_build_chimed", raw, content="other", seed=5)
+    assert opened("01_build_chimed", raw).up_to_date
+    assert files.read_json(place / "r" / "01_build_chimed" / "manifest.json") == first
+    assert opened("01_build_chimed", raw, seed=5).up_to_date
+    assert files.read_json(place / "r" / "01_build_chimed" / "manifest.json") == second
+    assert [path.name for path in runs.Run(place / "r").old()] == [f"01_build_chimed.old-{first['digest'][:8]}"]
 
 
 def test_looking_touches_nothing(raw: Path, place: Path) -> None:
-    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+    assert not stages.inspect_stage(loaded("01_build_chimed", raw)).up_to_date
     assert not place.exists()
 
 
 @pytest.mark.parametrize("overrides", [{"seed": 5}, {"min_chars": 9}, {"sources": ["cmd"]}])
 def test_a_changed_parameter_makes_a_stage_stale(raw: Path, overrides: dict[str, Any]) -> None:
     make("01_build_chimed", raw)
-    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r", **overrides}), raw).up_to_date
+    assert not stages.inspect_stage(loaded("01_build_chimed", raw, **overrides)).up_to_date
 
 
-def test_changed_code_makes_a_stage_stale(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raised_version_makes_a_stage_stale(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     make("01_build_chimed", raw)
-    monkeypatch.setattr(closure, "code_hash", lambda notebook: "other code")
-    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+    monkeypatch.setitem(runs.VERSION, "01_build_chimed", 2)
+    assert not opened("01_build_chimed", raw).up_to_date
+    assert "this version of the kit makes 01_build_chimed in another way" in capsys.readouterr().out
+
+
+def test_other_code_is_told_and_makes_nothing_stale(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    make("01_build_chimed", raw)
+    now = runs.environment()
+    packages = now["packages"] | {"torch": "9.9"}
+    monkeypatch.setattr(runs, "environment", lambda: now | {"code": "other", "packages": packages})
+    assert opened("01_build_chimed", raw).up_to_date
+    told = capsys.readouterr().out
+    assert "made by other code: commit" in told and f"torch {now['packages']['torch']} (now 9.9)" in told
 
 
 @pytest.mark.parametrize("change", ["content", "new file", "renamed file"])
@@ -163,10 +189,10 @@ def test_changed_raw_files_make_a_stage_stale(raw: Path, change: str) -> None:
     if change == "content":
         files.write_text(raw / "cmd" / "a.jsonl", '{"new": 1}\n')
     elif change == "new file":
-        files.write_text(raw / "remedi" / "b.txt", "x")
+        files.write_text(raw / "cmd" / "b.jsonl", "{}")
     else:
         (raw / "cmd" / "a.jsonl").rename(raw / "cmd" / "b.jsonl")
-    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
+    assert not stages.inspect_stage(loaded("01_build_chimed", raw)).up_to_date
 
 
 def test_names_of_run_and_profile_do_not_count(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +225,10 @@ def test_a_base_folder_counts_by_its_bytes(raw: Path, tmp_path: Path) -> None:
     files.write_text(base / "config.json", "{}")
     make("01_build_chimed", raw)
     make("02_tokenize", base=str(base))
-    loaded = params.load("02_tokenize", {"run": "r", "base": str(base)})
-    assert runs.inspect_stage(loaded).up_to_date
+    given = loaded("02_tokenize", base=str(base))
+    assert stages.inspect_stage(given).up_to_date
     files.write_text(base / "config.json", '{"a": 1}')
-    assert not runs.inspect_stage(loaded).up_to_date
+    assert not stages.inspect_stage(given).up_to_date
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -211,7 +237,7 @@ def test_a_base_folder_counts_by_its_bytes(raw: Path, tmp_path: Path) -> None:
 def test_a_whole_chain_is_up_to_date_and_names_its_parents(raw: Path) -> None:
     manifests = make_all(raw)
     for name in ORDER:
-        stage = runs.inspect_stage(params.load(name, {"run": "r"}), raw if name == ORDER[0] else None)
+        stage = stages.inspect_stage(loaded(name, raw if name == ORDER[0] else None))
         assert stage.up_to_date, name
         for parent in runs.PARENTS[name]:
             assert manifests[name]["inputs"][parent] == manifests[parent]["digest"]
@@ -245,7 +271,7 @@ def test_a_remade_parent_makes_children_stale(raw: Path) -> None:
 
 def test_a_parent_remade_with_equal_bytes_keeps_its_children(raw: Path) -> None:
     make_all(raw)
-    runs.remove_stage("r", "01_build_chimed")
+    stages.force("r", ["01_build_chimed"])
     make("01_build_chimed", raw)
     assert opened("02_tokenize").up_to_date and opened("07_case_study").up_to_date
 
@@ -287,11 +313,12 @@ def test_parents_stand_left_of_their_children() -> None:
     assert ORDER == params.NOTEBOOKS
 
 
-def test_removed_stage_is_made_again(raw: Path) -> None:
+def test_a_forced_stage_is_made_again_and_does_not_come_back(raw: Path, place: Path) -> None:
     make("01_build_chimed", raw)
-    runs.remove_stage("r", "01_build_chimed")
-    assert not runs.inspect_stage(params.load("01_build_chimed", {"run": "r"}), raw).up_to_date
-    runs.remove_stage("r", "02_tokenize")
+    stages.force("r", ["01_build_chimed", "02_tokenize"])
+    assert not stages.inspect_stage(loaded("01_build_chimed", raw)).up_to_date
+    assert not opened("01_build_chimed", raw).up_to_date
+    assert len(runs.Run(place / "r").old()) == 1
 
 
 def test_broken_manifest_is_a_sentence(raw: Path, place: Path) -> None:
@@ -307,7 +334,7 @@ def test_reading_a_manifest_that_is_not_there_names_the_notebook(place: Path) ->
 
 
 def test_raw_folder_missing_or_empty(tmp_path: Path) -> None:
-    with pytest.raises(QilinError, match=r"raw_dir = '.*nowhere': no such folder"):
+    with pytest.raises(QilinError, match=r"raw_dir = '.*nowhere': .*is not a folder"):
         opened("01_build_chimed", tmp_path / "nowhere")
     (tmp_path / "empty" / "cmd").mkdir(parents=True)
     with pytest.raises(QilinError, match=r"raw_dir = '.*empty': the folder holds no file"):
@@ -325,10 +352,103 @@ def test_a_raw_file_that_cannot_be_read_does_not_stop_the_notebook(raw: Path, mo
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(files, "sha256_file", refuse)
-    assert runs.raw_hashes(raw) == {"cmd/a.jsonl": "unreadable: Permission denied"}
+    inputs = stages.inspect_stage(loaded("01_build_chimed", raw)).inputs
+    assert inputs == {"raw": {"cmd/a.jsonl": "unreadable: Permission denied"}}
+
+
+def test_a_raw_file_that_changes_during_the_build_is_noticed(raw: Path) -> None:
+    stage = opened("01_build_chimed", raw)
+    files.write_text(raw / "cmd" / "a.jsonl", '{"other": 1}\n')
+    with pytest.raises(QilinError, match=r"cmd/a\.jsonl changed while 01_build_chimed was working"):
+        stage.finish()
 
 
 def test_the_number_of_workers_does_not_change_a_stage(raw: Path) -> None:
-    keys = {opened("01_build_chimed", raw, workers=workers).key for workers in (1, 2, None)}
+    keys = {stages.inspect_stage(loaded("01_build_chimed", raw, workers=workers)).key for workers in (1, 2, None)}
     assert len(keys) == 1
-    assert opened("01_build_chimed", raw, exact_substring_length=99).key not in keys
+    assert stages.inspect_stage(loaded("01_build_chimed", raw, exact_substring_length=99)).key not in keys
+
+
+# --- accepted, shared, verified, old ----------------------------------------------------------------------------------
+
+
+def test_an_accepted_stage_is_up_to_date_and_keeps_its_manifest(raw: Path, place: Path) -> None:
+    first = make("01_build_chimed", raw)
+    make("02_tokenize")
+    reason = stages.accept(loaded("01_build_chimed", raw, seed=5))
+    assert reason == "seed was 17, is 5"
+    assert opened("01_build_chimed", raw, seed=5).up_to_date and opened("02_tokenize").up_to_date
+    assert files.read_json(place / "r" / "01_build_chimed" / "manifest.json") == first
+    (note,) = runs.Run(place / "r").acceptances("01_build_chimed")
+    assert note["stage"] == "01_build_chimed" and note["reason"] == reason and note["when"]
+    assert stages.accept(loaded("01_build_chimed", raw)) == "", "its own parameters need no acceptance"
+
+
+def test_an_accepted_change_by_hand_passes_and_the_next_one_does_not(raw: Path, place: Path) -> None:
+    make("01_build_chimed", raw)
+    out = place / "r" / "01_build_chimed" / "out.txt"
+    files.write_text(out, "by hand")
+    assert "changed by hand: out.txt" in stages.accept(loaded("01_build_chimed", raw))
+    make("02_tokenize")
+    files.write_text(out, "again")
+    with pytest.raises(QilinError, match=r"out\.txt is not what 01_build_chimed wrote"):
+        opened("02_tokenize")
+
+
+def test_a_parent_that_was_made_again_can_be_accepted(raw: Path) -> None:
+    make("01_build_chimed", raw)
+    make("02_tokenize")
+    make("01_build_chimed", raw, content="other", seed=5)
+    assert stages.accept(loaded("02_tokenize")) == "its input 01_build_chimed changed"
+    make("03_dcpt")
+    assert opened("02_tokenize").up_to_date
+
+
+def test_two_runs_share_what_is_equal(raw: Path, place: Path) -> None:
+    make_all(raw)
+    same = stages.open_stage(loaded("04_sft", run="b", from_run="r"))
+    assert same.up_to_date
+    other = stages.open_stage(loaded("05_dpo", run="b", from_run="r", beta=0.2))
+    assert not other.up_to_date
+    assert [path.name for path in sorted((place / "b").iterdir())] == list(ORDER[:4])
+    assert all(path.is_symlink() for path in (place / "b").iterdir())
+    make("05_dpo", run="b", from_run="r", beta=0.2, content="two")
+    assert (place / "r" / "05_dpo" / "out.txt").read_text(encoding="utf-8") == "out"
+
+
+def test_a_shared_stage_is_never_written_to(raw: Path, place: Path) -> None:
+    make_all(raw)
+    stages.open_stage(loaded("04_sft", run="b", from_run="r"))
+    before = (place / "r" / "04_sft" / "manifest.json").read_bytes()
+    make("04_sft", run="b", from_run="r", content="own", seed=5)
+    assert (place / "r" / "04_sft" / "manifest.json").read_bytes() == before
+    assert not (place / "b" / "04_sft").is_symlink()
+
+
+def test_a_run_to_share_with_that_is_not_there(raw: Path) -> None:
+    make_all(raw)
+    with pytest.raises(QilinError, match=r"from_run = 'rr': no such run \(did you mean 'r'\?\)|from_run = 'rr'"):
+        stages.open_stage(loaded("04_sft", run="b", from_run="rr"))
+
+
+def test_verify_reads_every_byte(raw: Path, place: Path) -> None:
+    make_all(raw)
+    assert len(list(stages.verify("r"))) == len(ORDER)
+    out = place / "r" / "03_dcpt" / "out.txt"
+    state = out.stat()
+    out.write_text("tuo", encoding="utf-8")
+    os.utime(out, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(QilinError, match=r"03_dcpt/out\.txt is not what 03_dcpt wrote"):
+        list(stages.verify("r"))
+
+
+def test_old_stages_are_listed_with_sizes_and_removed_by_name(raw: Path, place: Path) -> None:
+    make("01_build_chimed", raw)
+    make("01_build_chimed", raw, content="other", seed=5)
+    (line,) = stages.remove_old("r", [])
+    name = line.split()[0]
+    assert name.startswith("01_build_chimed.old-") and "GB" in line
+    with pytest.raises(QilinError, match="no such stage"):
+        list(stages.remove_old("r", ["01_build_chimed"]))
+    assert list(stages.remove_old("r", [name]))[0].endswith("removed")
+    assert not runs.Run(place / "r").old() and (place / "r" / "01_build_chimed").exists()

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from qilin_lib.chimed.records import Rejection, content
 from qilin_lib.chimed.sources import TRAINING_SETS, Source
 from qilin_lib.chimed.verdicts import MIXING, SUBSTRING, Fates
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.progress import live_line
+from qilin_lib.runs import Stage
 
 Say = Callable[[str], None]
 
@@ -59,7 +61,15 @@ class Params(Protocol):
     min_chars: int
 
 
-def build(params: Params, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
+def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
+    """Build ChiMed in 01's folder unless it is there; returns ledger.json. Raises what `build_sets` raises."""
+    stage.begin()
+    if not stage.up_to_date:
+        build_sets(stage.parameters, stage.raw, stage.dir, show or live_line())
+    return files.read_json(stage.dir / "ledger.json")
+
+
+def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
     """Build the four sets in `out_dir` from `raw_dir`; returns the checked ledger.
 
     Same raw files and parameters give byte-identical outputs, with any number of workers and after any interruption.
@@ -106,8 +116,8 @@ def _work_dir(params: Params, raw_dir: Path, out_dir: Path) -> Path:
     """The folder of half-done work, emptied unless it was left by a build of the same parameters and raw files."""
     work = out_dir / "checkpoints" / "build"
     settings = {name: getattr(params, name) for name in Params.__annotations__ if name != "workers"}
-    found = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in raw_dir.rglob("*")
-                   if path.is_file())  # fmt: skip
+    read = sources.files_read(raw_dir, params.sources).items()
+    found = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in read if path.is_file()]
     print_of = files.sha256_text(json.dumps([settings, str(raw_dir.resolve()), found], sort_keys=True))
     made_for = work / "made_for.txt"
     if not made_for.exists() or made_for.read_text(encoding="utf-8") != print_of:

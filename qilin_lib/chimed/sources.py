@@ -260,6 +260,27 @@ def unread(source: Source, raw_dir: Path) -> list[str]:
         return [file.file for file in files if not (file.fault or any(map(file.fits, patterns)))]
 
 
+def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
+    """{path below `raw_dir`: file} of what a build reads: training sources (those in `chosen`, or all) and benchmarks.
+
+    An archive counts as a whole, a link by what it leads to; files that fit no pattern are not among them.
+    """
+    read: dict[str, Path] = {}
+    for source in REGISTRY:
+        folder, patterns = raw_dir / source.name, [feed.glob for feed in source.feeds]
+        benchmark = any("eval" in feed.rows for feed in source.feeds)
+        if not folder.exists() or not (benchmark or chosen is None or source.name in chosen):
+            continue
+        with contextlib.ExitStack() as archives:
+            for file in found(folder, patterns, archives):
+                if file.fault or any(map(file.fits, patterns)):
+                    # A member of an archive is read from the archive.
+                    parts = [part for part in (Path(file.file), *Path(file.file).parents) if (folder / part).is_file()]
+                    path = parts[0] if parts else Path(file.file)
+                    read[f"{source.name}/{path}"] = folder / path
+    return read
+
+
 def counted(source: Source, raw_dir: Path) -> tuple[int, int, int]:
     """Files, records and rejections of a source; reads everything."""
     files, kinds = set(), Counter()

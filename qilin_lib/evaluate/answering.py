@@ -62,7 +62,7 @@ def answer(
     """Append this process's records of one task to its part of `path`; a chunk counts only as a whole."""
     asked = task.prompts(task.items, backend, shots)
     key = _key(task, asked, backend)
-    if store.complete(path, key):
+    if store.complete(path, key) or store.reuse(path, key):
         return
     done, started = store.kept(path, key), time.monotonic()
     mine = _share(chunks(task, asked, backend), backend, rank, of)

@@ -27,7 +27,7 @@ from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
 from qilin_lib.evaluate.scales import Scale
 from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_json, read_jsonl, write_json
-from qilin_lib.progress import FINISHED, Show
+from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 
 NEXT_TOKEN, GENERATION = "next_token", "generation"
@@ -90,7 +90,7 @@ def orders(options: int, count: int, seed: int) -> list[tuple[int, ...]]:
     return found[:count]
 
 
-def evaluate(stage: Stage, show: Show) -> dict[str, Any]:
+def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """Answers and scores of the run's models and baselines; returns what it writes to scores.json.
 
     Finished answers that belong to the same prompts, scale and weights are kept, unfinished ones are gone on with. Does
@@ -99,14 +99,15 @@ def evaluate(stage: Stage, show: Show) -> dict[str, Any]:
     # run starts the processes, whose module imports this one.
     from qilin_lib.evaluate import run
 
-    target, parameters = stage.dir / "scores.json", stage.parameters
-    if stage.up_to_date:
-        show(FINISHED)
-        return read_json(target)
+    target, parameters, show = stage.dir / "scores.json", stage.parameters, show or live_line()
     for name, line in parameters.baselines.items():
         if line.benchmarks is not None:
             raise QilinError(f"bias.baselines.{name}.benchmarks: every model is asked every scale; nearest valid: null")
     tasks = prepare("", parameters)
+    stage.begin()
+    if stage.up_to_date:
+        show(FINISHED)
+        return read_json(target)
     run.ask(stage, "", show)
     scores = score(tasks, [*parameters.models, *parameters.baselines], stage.dir, parameters)
     write_json(target, scores)

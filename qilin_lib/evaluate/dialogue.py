@@ -22,7 +22,7 @@ from qilin_lib.chimed.deidentify import deidentify
 from qilin_lib.chimed.readers.dialogue import alternating
 from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt, mapped
-from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, units
+from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, files_read, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import huatuo
 from qilin_lib.evaluate.items import Item, Reading, cap, unusable
@@ -231,9 +231,8 @@ def _same_files(built: Path, folder: Path) -> None:
     if not manifest.exists():  # 01 is still at work, or its build was called by itself
         return
     recorded = read_json(manifest)["inputs"]["raw"]
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        place = str(path.relative_to(folder.parent))
-        if recorded.get(place) != sha256_file(path):
+    for place, path in files_read(folder.parent, [folder.name]).items():
+        if place.startswith(f"{folder.name}/") and recorded.get(place) != sha256_file(path):
             raise QilinError(f"{path} is not what 01_build_chimed read as {place}; run notebook 01 again")
 
 

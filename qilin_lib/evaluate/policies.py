@@ -30,7 +30,7 @@ from qilin_lib.evaluate.scores import adjust, same_items
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.models.adapters import weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.progress import FINISHED, Show
+from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
 from qilin_lib.train import behaviour, launch, rejection, reward, sampling
@@ -57,14 +57,15 @@ class Item:
     chosen: str
 
 
-def compare(stage: Stage, show: Show) -> dict[str, Any]:
+def compare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """policies.json: {"policies": {policy: {metric: {value, n, low, high}}}, "paired": [...], "settings": {...}}.
 
     Policies: sft, dpo, rejection_sampling, and rl unless `method` is "none". The records of each are in
     policies/<policy>.jsonl; what an interrupted call has finished is kept. `paired`: policy_b minus policy_a (SFT) on
     the same questions, p adjusted by Holm over all rows. QilinError for a policy that was trained in another template.
     """
-    target = stage.dir / "policies.json"
+    target, show = stage.dir / "policies.json", show or live_line()
+    stage.begin()
     if not target.exists():
         job = stage.dir / "policies" / "job.json"
         files.write_json(job, _job(stage))

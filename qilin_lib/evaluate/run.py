@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
+from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store, submission, worker
 from qilin_lib.evaluate.items import BENCHMARKS
 from qilin_lib.evaluate.models import prepare as prepare_baselines
@@ -16,27 +17,40 @@ from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
 from qilin_lib.evaluate.tasks import BUILD, prepare
 from qilin_lib.files import read_jsonl, write_json, write_jsonl
-from qilin_lib.progress import FINISHED, Show
+from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
 
 
-def evaluate(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, Any]:
+def items(stage: Stage) -> list[Task]:
+    """The tasks of 06 with their items. QilinError if the raw folder that 01 read is gone."""
+    raw = Path(stage.facts(BUILD)["raw_dir"])
+    if not raw.is_dir():
+        raise QilinError(
+            f"the raw folder that 01_build_chimed read is gone: {raw}; bring it back, or run notebooks/"
+            f"{BUILD}.ipynb with another raw_dir"
+        )
+    return prepare(raw, stage.parameters, stage.parent(BUILD))
+
+
+def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """Predictions and scores of the run's models and baselines; returns what it writes to scores.json.
 
-    Finished predictions that belong to the same prompts, settings and weights are kept, unfinished ones are gone on
-    with. Unusable rows of the benchmarks are listed in invalid.jsonl. Does nothing if the stage is up to date. Raises
-    QilinError, also for a process that fails.
+    Predictions that belong to the same prompts, settings and weights are kept, also those of a stage that was moved
+    aside; unfinished ones are gone on with. Unusable rows of the benchmarks are listed in invalid.jsonl. Does nothing
+    if the stage is up to date. Raises QilinError, also for a process that fails.
     """
+    show, parameters = show or live_line(), stage.parameters
+    if not stage.up_to_date:
+        tasks = items(stage)
+        stage.begin()
     if stage.up_to_date:
         show(FINISHED)
         return files.read_json(stage.dir / "scores.json")
-    parameters = stage.parameters
-    tasks = prepare(raw_dir, parameters, stage.parent(BUILD))
     unusable = {task.name: task.invalid for task in tasks}
     write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
     tasks = [task for task in tasks if task.items]
-    ask(stage, raw_dir, show)
+    ask(stage, stage.facts(BUILD)["raw_dir"], show)
     models = {task.name: _models(parameters, task.name) for task in tasks}
     scores = score(tasks, models, stage.dir, parameters)
     for task in tasks:
@@ -55,6 +69,7 @@ def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:
     QilinError for a baseline that cannot answer, and for a process that fails.
     """
     parameters, job = stage.parameters, stage.dir / "job.json"
+    store.carry_over(stage.dir, stage.run.old(stage.name))
     prepare_baselines(stage, show)
     write_json(
         job,

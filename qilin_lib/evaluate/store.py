@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,32 @@ def complete(path: Path, key: str) -> bool:
         return False
     known = read_json(beside)
     return known["key"] == key and known["sha256"] == sha256_file(path)
+
+
+def reuse(path: Path, key: str) -> bool:
+    """Whether a stage that was moved aside holds the finished file of `key`; then it is here too, and takes no room."""
+    out_dir = path.parents[3]
+    for old in out_dir.parent.glob(f"{out_dir.name}.old-*"):
+        earlier = old / path.relative_to(out_dir)
+        if complete(earlier, key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for source, target in ((earlier, path), (_key_file(earlier), _key_file(path))):
+                # Another process may do the same; files are replaced, never written in place.
+                temporary = target.with_name(f".{target.name}.{os.getpid()}.link")
+                os.link(source, temporary)
+                os.replace(temporary, target)
+            return True
+    return False
+
+
+def carry_over(out_dir: Path, old: Sequence[Path]) -> None:
+    """Copy from the last stage that was moved aside what is not keyed by a finished file: parts that grew, bills."""
+    for earlier in old[-1:]:
+        for source in (*earlier.glob("predictions/*/*/*.part[0-9]*"), *earlier.glob("usage/*.json")):
+            target = out_dir / source.relative_to(earlier)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
 
 
 def kept(path: Path, key: str) -> dict[str, dict]:

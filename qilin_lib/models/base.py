@@ -7,15 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_tokenizer, parameter_count
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.params import ROOT
-from qilin_lib.progress import FINISHED
+from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
+from qilin_lib.sample import corpus
 from qilin_lib.tokens.template import choose
+
+
+def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
+    """The run's base model, described as in base.json: `prepare_base` with what the embedded sample teaches "tiny"."""
+    stage.begin()
+    general = stage.parent("01_build_chimed") / "general.jsonl"
+
+    def texts() -> tuple[list[str], list[str]]:
+        held = {row["text"] for row in files.read_jsonl(general) if row["split"] == "heldout"}
+        return corpus.base_texts(runs.cache_dir(), held)
+
+    return prepare_base(stage.parameters, stage, texts, runs.cache_dir(), show or live_line())
 
 
 def prepare_base(
@@ -70,8 +83,17 @@ def base_path(stage_dir: Path) -> Path:
     return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
 
 
+# What a model needs of a repository: configuration, safetensors, tokenizer.
+PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+
+
 def from_hub(name: str) -> Path:
-    """Folder with the files of a hub repository that a model needs: configuration, safetensors, tokenizer."""
+    """Folder with the files of a hub repository that a model needs."""
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt"]))
+    return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
+
+
+def files_read(folder: Path) -> dict[str, Path]:
+    """{name: file} of what loading the model in `folder` reads; a README or a download's cache is not among it."""
+    return {path.name: path for pattern in PATTERNS for path in sorted(folder.glob(pattern)) if path.is_file()}

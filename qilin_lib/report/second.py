@@ -18,6 +18,7 @@ RLHF = "08_rlhf"
 def write_report(stage: Stage) -> Path:
     """report.html of 09_bias, one self-contained page. Returns its path; leaves it alone if the stage is up to date."""
     target = stage.dir / "report.html"
+    stage.begin()
     if stage.up_to_date:
         return target
     folder, digest = stage.parent(RLHF), read_manifest(stage.run_dir, RLHF)["digest"]

@@ -26,6 +26,7 @@ def all_tables(stage: Stage) -> list[Table]:
     digests = {name: read_manifest(stage.run_dir, name)["digest"] for name in ("01_build_chimed", "02_tokenize")}
     made = [table(ledger, counts, digests) for table in (tables.table1, tables.table2, tables.table3)]
     made += result_tables(_scores(stage), read_manifest(stage.run_dir, "06_eval")["digest"])
+    stage.begin()
     if not stage.up_to_date:
         layout.write_all(made, stage.dir)
     return made
@@ -64,6 +65,7 @@ def _checks(stage: Stage, ledger: Mapping[str, Any]) -> list[Table]:
 def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> Path:
     """report.html: one self-contained page. Returns its path; leaves it alone if the stage is up to date."""
     target = stage.dir / "report.html"
+    stage.begin()
     if stage.up_to_date:
         return target
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
+from qilin_lib.runs import Stage
 from qilin_lib.tokens.pack import Blocks, load_blocks, pack
 from qilin_lib.tokens.statistics import count_tokens, encoded, text_of
 
@@ -48,6 +49,14 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
         "replay_share_reached": round(stream_length(general) / max(1, stream_length(documents)), 4),
     })  # fmt: skip
     return blocks
+
+
+def prepare(stage: Stage, tokenizer: Any) -> Blocks:
+    """The packed blocks of a run: tokenised from 01's sets unless they are there."""
+    stage.begin()
+    if not stage.up_to_date:
+        return tokenise(stage.parent("01_build_chimed"), stage.dir, tokenizer, stage.parameters)
+    return load_tokens(stage.dir)
 
 
 def load_tokens(out: Path) -> Blocks:

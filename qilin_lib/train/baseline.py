@@ -87,6 +87,11 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
         "weights": weights_sha256(weights),
     }
     note = target / "key.json"
+    for old in stage.run.old(stage.name):
+        # A stage that was moved aside may hold this very training.
+        earlier = old / "baselines" / name
+        if not note.exists() and (earlier / "key.json").exists() and files.read_json(earlier / "key.json") == key:
+            shutil.copytree(earlier, target, copy_function=os.link, dirs_exist_ok=True)
     if not (note.exists() and files.read_json(note) == key):
         shutil.rmtree(target, ignore_errors=True)
         files.write_jsonl(target / "train.jsonl", rows)

@@ -17,9 +17,10 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.runs import OUTSIDE_KEY, Stage
+from qilin_lib.runs import Stage
 
 SEAL = "sealed.json"
+LAYOUT = ("gpus", "nodes", "nproc_per_node", "deepspeed", "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def last(folder: Path) -> Path | None:
@@ -99,43 +100,26 @@ def naming_failed_writes(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def refuse_changed(stage: Stage) -> None:
-    """QilinError if opening `stage` would clear checkpoints of a training with other parameters, inputs or code.
+def refuse_other_layout(stage: Stage) -> None:
+    """QilinError if `stage` would go on from a checkpoint of other devices or another cut of the same global batch.
 
-    The sentence names each changed parameter with both values. A stage that finished has nothing to lose.
+    A checkpoint holds a random state, and under DeepSpeed an optimizer shard, per process. A stage with another key is
+    moved aside with its checkpoints, so nothing is lost there.
     """
     # 08 trains in folders of its own below the stage's.
-    found = [checkpoint for folder in sorted(stage.dir.rglob("checkpoints")) if (checkpoint := last(folder))]
+    sealed = [checkpoint for folder in sorted(stage.dir.rglob("checkpoints")) if (checkpoint := last(folder))]
     note = stage.dir / "in_progress.json"
-    if not found or not note.exists() or (stage.dir / "manifest.json").exists():
+    if not sealed or not note.exists() or (begun := files.read_json(note))["key"] != stage.key:
         return
-    earlier = files.read_json(note)
-    if earlier["key"] == stage.key:
-        return
-    values = _values(stage.parameters.model_dump(mode="json"), earlier.get("parameters", {}))
-    inputs = _changed_inputs(stage.inputs, earlier.get("inputs", stage.inputs))
-    changes = [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in values.items()] + inputs
-    restore = ["set " + ", ".join(f"{name} = {old!r}" for name, (old, _) in values.items()) + " again"] * bool(values)
-    restore += ["restore the earlier input"] * bool(inputs)
-    if not changes:
-        # A training that ran for three days is worth more than the newest version of the kit.
-        changes, restore = ["the kit's code has changed"], ["go back to the version of the kit that started it"]
-    raise QilinError(
-        f"{stage.name}: {', '.join(changes)} since this training was interrupted, and starting over would lose its "
-        f"{_step(found[-1])} steps; nearest valid: {' and '.join(restore)}, or take another run name than "
-        f"'{stage.parameters.run}', or delete {_shown(found[-1].parent)} to start over"
-    )
-
-
-def _values(now: dict[str, Any], before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """{parameter: (old, new)} of those that differ. One that only one side has came with another version of the kit."""
-    common = [name for name in now if name in before and name not in OUTSIDE_KEY]
-    return {name: (before[name], now[name]) for name in common if before[name] != now[name]}
-
-
-def _changed_inputs(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
-    changed = [name for name in sorted({*now, *before}) if now.get(name) != before.get(name)]
-    return [f"its input {name} has changed" for name in changed]
+    before, now = begun.get("parameters", {}), stage.parameters.model_dump(mode="json")
+    changed = {name: (before[name], now[name]) for name in LAYOUT if name in now and before.get(name) != now[name]}
+    if changed:
+        told = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
+        restored = ", ".join(f"{name} = {old!r}" for name, (old, _) in changed.items())
+        raise QilinError(
+            f"{stage.name}: {told} since this training was interrupted at step {_step(sealed[-1])}; nearest valid: set "
+            f"{restored} again, or start over with --force --only {stage.name[:2]}"
+        )
 
 
 def _all(folder: Path) -> list[Path]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from qilin_lib import locks
+
 # In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
 MARK = "QILIN_JOB"
 # torch prints "[rank1]: " before a traceback once the ranks have met; before that a traceback stands bare.
@@ -35,6 +37,8 @@ def child(arguments: list[str], environment: dict[str, str]) -> Iterator[subproc
         bufsize=1,
         errors="replace",
         start_new_session=True,
+        # The stage stays locked while any of its processes lives.
+        pass_fds=locks.descriptors(),
         preexec_fn=_die_with_parent,
     )
     over = threading.Event()

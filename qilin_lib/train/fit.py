@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import files
 from qilin_lib.models import attention as documents
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.base import base_path
@@ -17,32 +17,20 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Trained
 from qilin_lib.tokens.template import TEMPLATES
 from qilin_lib.train import checkpoints, launch, saving, speed, tracking
-
-
-def open_stage(parameters: Any) -> Stage:
-    """`runs.open_stage` for a notebook that trains or evaluates, after the machine was found to have what it asks for.
-
-    The order matters: opening a stage with new parameters clears what the old ones made.
-    """
-    stage = runs.inspect_stage(parameters)
-    if not stage.up_to_date:
-        launch.check_gpus(parameters)
-        if isinstance(parameters, Trained):
-            launch.check_compiler(parameters)
-            tracking.check(parameters)
-            checkpoints.refuse_changed(stage)
-    return runs.open_stage(parameters)
 
 
 def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
     """Train stage `stage` by running `module` in a child process; returns the facts it wrote. Loads them if up to date.
 
     `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
+    Where another process trains this stage with these parameters, its progress is shown until it ends.
     """
-    if not stage.up_to_date:
+    show = show or live_line()
+    stage.begin(show)
+    # A training that ended while its notebook did not is only read: facts.json is the last that it writes.
+    if not stage.up_to_date and not (stage.dir / "facts.json").exists():
         job = stage.dir / "job.json"
         template = files.read_json(stage.parent("02_tokenize") / "base.json")["template"]
         files.write_json(
@@ -57,10 +45,10 @@ def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show
         launch.run(
             launch.command(stage.parameters, module, job),
             stage.dir / "train.log",
-            show or live_line(),
+            show,
             stage.parameters.gpus,
         )
-        job.unlink()
+    (stage.dir / "job.json").unlink(missing_ok=True)
     return files.read_json(stage.dir / "facts.json")
 
 

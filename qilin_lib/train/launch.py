@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import runs
+from qilin_lib import locks, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
 from qilin_lib.train import children
@@ -160,7 +160,9 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
             if line.startswith(PROGRESS):
                 # print ends its line with a write of its own: what another rank says can come in between.
                 state, end = json.JSONDecoder().raw_decode(line, len(PROGRESS))
-                show(_progress_text(state))
+                text = _progress_text(state)
+                show(text)
+                locks.report(text)
                 line = line[end:].removeprefix("\n")
             if line:
                 handle.write(line)

@@ -26,7 +26,7 @@ import numpy as np
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.progress import Show
+from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.train import fit as shared
 from qilin_lib.train import reward, sampling, sft, steps
@@ -41,12 +41,13 @@ ROLE_TOKENS = 32
 """Room for role tags and the end token beside a question and an answer that were cut to their limits."""
 
 
-def train(stage: Stage, show: Show) -> dict[str, Any]:
+def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """All rounds, each in child processes; {"rounds": [facts of a round]}. A finished round is only read.
 
     QilinError if ChiMed-SFT holds no question to ask, if no answer of a round says anything, or if a child fails.
     """
-    weights, done = shared.weights_of(stage, "04_sft"), []
+    weights, done, show = shared.weights_of(stage, "04_sft"), [], show or live_line()
+    stage.begin()
     for number in range(1, stage.parameters.rounds + 1):
         folder = stage.dir / "rejection" / f"round{number}"
         done.append(_round(stage, folder, number, weights, _about(number, show)))

@@ -30,7 +30,7 @@ Pair = dict[str, list[int]]
 SIDES = ("chosen", "rejected")
 
 
-def train(stage: Stage, show: Show) -> dict[str, Any]:
+def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """Train the reward model in a child process, into `reward/` of 08's folder; returns its facts.
 
     It starts from 04_sft's merged weights. QilinError if ChiMed-DPO has no training pair, or if the training fails.

@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(stage: Stage, show: Show) -> dict[str, Any] | None:
+def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
     """Train SFT's model with `method` on the questions of ChiMed-DPO in a child process; its facts, None for "none".
 
     Writes rl/ in the stage folder: adapter/, model/, log.jsonl, facts.json. QilinError if the child fails.

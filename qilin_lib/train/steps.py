@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
-from qilin_lib.progress import FINISHED, Show
+from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Steps
 from qilin_lib.train import launch
@@ -17,7 +17,7 @@ TRAININGS = ("reward", "rejection", "rl")
 
 
 def run(
-    stage: Stage, module: str, folder: Path, steps: Steps, paths: dict[str, Path], show: Show, **more: Any
+    stage: Stage, module: str, folder: Path, steps: Steps, paths: dict[str, Path], show: Show | None, **more: Any
 ) -> dict[str, Any]:
     """Train with `module` (its `work`) in a child process that writes into `folder`; returns its facts.json.
 
@@ -25,6 +25,8 @@ def run(
     replace any of them. `paths` are the inputs by name. A folder with facts.json is finished and only read; one without
     goes on from its checkpoints, which are removed at the end. QilinError if the child fails.
     """
+    show = show or live_line()
+    stage.begin()
     if not (folder / "facts.json").exists():
         parameters = _parameters(stage, steps) | more
         job = folder / "job.json"
@@ -41,9 +43,10 @@ def run(
         launch.run(command, folder / "train.log", show, parameters["gpus"])
     else:
         show(FINISHED)
-    # Also after a kill between the facts and this line.
-    (folder / "job.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if not stage.up_to_date:
+        # Also after a kill between the facts and this line.
+        (folder / "job.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return files.read_json(folder / "facts.json")
 
 

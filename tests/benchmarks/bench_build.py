@@ -122,10 +122,10 @@ def stop_cleanly() -> None:
 def child(raw: str, out: str, workers: int) -> None:
     """What the fresh process does: build, every progress message on a line of its own."""
     from qilin_lib import params
-    from qilin_lib.chimed.build import build
+    from qilin_lib.chimed.build import build_sets
 
     given = params.load("01_build_chimed", {"profile": PROFILE, "workers": workers})
-    build(given, Path(raw), Path(out), lambda message: print(" ".join(message.split()), flush=True))
+    build_sets(given, Path(raw), Path(out), lambda message: print(" ".join(message.split()), flush=True))
 
 
 def phases(run: Measured) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from raw_files import jsonl, put
 
-from qilin_lib.chimed.build import build
+from qilin_lib.chimed.build import build_sets
 from qilin_lib.errors import QilinError
 
 FILES = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl", "ledger.json", "dropped.jsonl")
@@ -19,7 +19,7 @@ def lines(path):
 
 
 def run(params, raw, out):
-    ledger = build(params, raw, out, progress=lambda line: None)
+    ledger = build_sets(params, raw, out, progress=lambda line: None)
     return ledger, {name.split(".")[0]: lines(out / name) for name in FILES if name.endswith("jsonl")}
 
 
@@ -75,7 +75,7 @@ def test_lines_have_the_agreed_keys(params, tiny_raw, tmp_path):
 
 def test_same_input_same_bytes(params, tiny_raw, tmp_path):
     for name in ("one", "two"):
-        build(params, tiny_raw, tmp_path / name, progress=lambda line: None)
+        build_sets(params, tiny_raw, tmp_path / name, progress=lambda line: None)
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -150,15 +150,15 @@ def test_undecodable_and_short_records_are_rejected(params, tiny_raw, tmp_path):
 def test_bad_parameters_are_one_sentence(params, tiny_raw, tmp_path, change, said):
     vars(params).update(change)
     if said is None:
-        build(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+        build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
         return
     with pytest.raises(QilinError, match=said):
-        build(params, tiny_raw, tmp_path / "out")
+        build_sets(params, tiny_raw, tmp_path / "out")
 
 
 def test_an_empty_raw_folder_is_an_error(params, tmp_path):
     with pytest.raises(QilinError, match="no training source"):
-        build(params, tmp_path, tmp_path / "out")
+        build_sets(params, tmp_path, tmp_path / "out")
 
 
 def repeated(raw, notice):

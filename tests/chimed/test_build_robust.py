@@ -16,7 +16,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.chimed import batches
-from qilin_lib.chimed.build import build
+from qilin_lib.chimed.build import build_sets
 from qilin_lib.errors import QilinError
 from qilin_lib.sample.render import render
 
@@ -25,10 +25,10 @@ SCRIPT = """
 import json, sys
 from types import SimpleNamespace
 from qilin_lib.chimed import reading
-from qilin_lib.chimed.build import build
+from qilin_lib.chimed.build import build_sets
 reading.BATCH_UNITS = 300
 if __name__ == "__main__":
-    build(SimpleNamespace(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3])
+    build_sets(SimpleNamespace(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3])
 """
 
 
@@ -52,7 +52,7 @@ def start(params, raw, out, workers=2):
 
 
 def test_two_workers_and_five_kills_change_no_byte(params, raw, tmp_path):
-    build(params, raw, tmp_path / "plain", progress=lambda line: None)
+    build_sets(params, raw, tmp_path / "plain", progress=lambda line: None)
     begun = time.monotonic()
     assert start(params, raw, tmp_path / "two").wait() == 0
     seconds = time.monotonic() - begun
@@ -70,9 +70,9 @@ def test_two_workers_and_five_kills_change_no_byte(params, raw, tmp_path):
 
 
 def test_the_size_of_a_batch_changes_no_byte(params, raw, tmp_path, monkeypatch):
-    build(params, raw, tmp_path / "one", progress=lambda line: None)
+    build_sets(params, raw, tmp_path / "one", progress=lambda line: None)
     monkeypatch.setattr("qilin_lib.chimed.reading.BATCH_UNITS", 37)
-    build(params, raw, tmp_path / "other", progress=lambda line: None)
+    build_sets(params, raw, tmp_path / "other", progress=lambda line: None)
     assert made(tmp_path / "one") == made(tmp_path / "other")
 
 
@@ -80,11 +80,11 @@ def test_work_of_other_parameters_is_not_gone_on_with(params, tiny_raw, tmp_path
     with monkeypatch.context() as broken:
         broken.setattr(batches, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            build(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+            build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
     assert list((tmp_path / "out/checkpoints/build").glob("*.candidates.npy"))
     params.min_chars = 30
-    build(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
-    build(params, tiny_raw, tmp_path / "fresh", progress=lambda line: None)
+    build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+    build_sets(params, tiny_raw, tmp_path / "fresh", progress=lambda line: None)
     assert made(tmp_path / "out") == made(tmp_path / "fresh")
 
 
@@ -95,9 +95,9 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, t
     with monkeypatch.context() as broken:
         broken.setattr(files, "write_jsonl", full)
         with pytest.raises(QilinError, match="no room left on the disk"):
-            build(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
-    build(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
-    build(params, tiny_raw, tmp_path / "fresh", progress=lambda line: None)
+            build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+    build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+    build_sets(params, tiny_raw, tmp_path / "fresh", progress=lambda line: None)
     assert made(tmp_path / "out") == made(tmp_path / "fresh")
 
 
@@ -117,7 +117,9 @@ def corpus(folder: Path, answers: list[str]) -> Path:
 
 
 def test_one_document(params, tmp_path):
-    ledger = build(params, corpus(tmp_path, ["多休息，多喝水，三天不好再来。"]), tmp_path / "out", lambda line: None)
+    ledger = build_sets(
+        params, corpus(tmp_path, ["多休息，多喝水，三天不好再来。"]), tmp_path / "out", lambda line: None
+    )
     assert {key: (row.read, row.kept) for key, row in ledger.rows.items()} == {
         ("huatuo_encyclopedia_qa", "cpt"): (1, 1),
         ("huatuo_encyclopedia_qa", "sft"): (1, 1),
@@ -125,7 +127,7 @@ def test_one_document(params, tmp_path):
 
 
 def test_nothing_but_duplicates(params, tmp_path):
-    ledger = build(
+    ledger = build_sets(
         params, corpus(tmp_path, ["多休息，多喝水，三天不好再来。"] * 3000), tmp_path / "out", lambda line: None
     )
     row = ledger.rows["huatuo_encyclopedia_qa", "sft"]
@@ -133,6 +135,6 @@ def test_nothing_but_duplicates(params, tmp_path):
 
 
 def test_nothing_usable_leaves_empty_sets(params, tmp_path):
-    ledger = build(params, corpus(tmp_path, ["", " "]), tmp_path / "out", lambda line: None)
+    ledger = build_sets(params, corpus(tmp_path, ["", " "]), tmp_path / "out", lambda line: None)
     assert ledger.rows["huatuo_encyclopedia_qa", "cpt"].rejected == {"empty field": 2}
     assert (tmp_path / "out" / "cpt.jsonl").read_bytes() == b""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from qilin_lib.chimed.build import build
+from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.shingles import skeleton
 
 render = pytest.importorskip("qilin_lib.sample.render", reason="the embedded sample is not there")
@@ -38,7 +38,7 @@ def built(tmp_path_factory):
     """(planted flaws, ledger, {set: lines}, dropped lines)."""
     folder = tmp_path_factory.mktemp("sample")
     render.render(folder / "raw")
-    ledger = build(PARAMS, folder / "raw", folder / "out", progress=lambda line: None)
+    ledger = build_sets(PARAMS, folder / "raw", folder / "out", progress=lambda line: None)
     lines = {n: (folder / "out" / f"{n}.jsonl").read_text(encoding="utf-8").splitlines() for n in (*SETS, "dropped")}
     planted = json.loads((folder / "raw" / "planted.json").read_text(encoding="utf-8"))
     return planted, ledger, {name: lines[name] for name in SETS}, [json.loads(line) for line in lines["dropped"]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.chimed.build import build
+from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.records import Record, Rejection
 from qilin_lib.errors import QilinError
@@ -71,7 +71,7 @@ def put_mc(folder: Path, *blocks: str) -> Path:
 
 
 def made(raw: Path, out: Path, **changes: Any) -> Path:
-    build(SimpleNamespace(**BUILD | changes), raw, out, progress=lambda line: None)
+    build_sets(SimpleNamespace(**BUILD | changes), raw, out, progress=lambda line: None)
     return out
 
 

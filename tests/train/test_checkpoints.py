@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import files, params, runs
+from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.runs import Stage
-from qilin_lib.schema import OneStage
 from qilin_lib.train import checkpoints
 
 
@@ -169,101 +168,47 @@ def test_a_full_device_is_named_with_file_and_what_to_do(tmp_path: Path) -> None
         torch.save({"a": torch.zeros(10_000)}, broken / "scheduler.pt")
 
 
-# --- a training with other parameters ---------------------------------------------------------------------------------
+# --- going on with other devices --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
-    """`stage(key, inputs, **overrides)`: 04_sft of run `mine`, below the working directory."""
-    monkeypatch.chdir(tmp_path)
+def stage(tmp_path: Path) -> Callable[..., Stage]:
+    """`stage(key, **overrides)`: 04_sft of run `mine`."""
 
-    def make(key: str, inputs: dict | None = None, **overrides: Any) -> Stage:
+    def make(key: str, **overrides: Any) -> Stage:
         parameters = params.load("04_sft", {"run": "mine", **overrides})
-        return Stage(parameters, tmp_path / "runs" / "mine", key, inputs or {"03_dcpt": "a1"}, False)
+        return Stage(parameters, tmp_path / "runs" / "mine", key, {"03_dcpt": "a1"}, False)
 
     return make
 
 
-def interrupted(stage: Stage, **note: Any) -> None:
+def interrupted(stage: Stage) -> Path:
     """The stage folder as it is after a kill: a note of what is made, and a checkpoint."""
-    known = {"parameters": stage.parameters.model_dump(mode="json"), "inputs": stage.inputs}
-    files.write_json(stage.dir / "in_progress.json", {"key": stage.key, **(note or known)})
-    checkpoint(stage.dir / "checkpoints", 1500)
+    note = {"key": stage.key, "parameters": stage.parameters.model_dump(mode="json"), "inputs": stage.inputs}
+    files.write_json(stage.dir / "in_progress.json", note)
+    return checkpoint(stage.dir / "checkpoints", 1500)
 
 
-def refusal(stage: Stage) -> str:
+def test_another_cut_of_the_same_batch_is_refused_before_a_resume(stage: Callable) -> None:
+    interrupted(stage("k1"))
+    other = stage("k1", per_device_train_batch_size=4, gradient_accumulation_steps=2)
     with pytest.raises(QilinError) as refused:
-        checkpoints.refuse_changed(stage)
-    return str(refused.value)
-
-
-def test_changed_parameters_are_named_with_both_values(stage: Callable) -> None:
-    interrupted(stage("k1", learning_rate=0.0002, max_steps=9))
-    assert refusal(stage("k2", learning_rate=0.0001, max_steps=8, report_to="tensorboard", run="mine")) == (
-        "04_sft: max_steps was 9 and is now 8, learning_rate was 0.0002 and is now 0.0001 since this training was "
-        "interrupted, and starting over would lose its 1500 steps; nearest valid: set max_steps = 9, learning_rate = "
-        "0.0002 again, or take another run name than 'mine', or delete runs/mine/04_sft/checkpoints to start over"
+        checkpoints.refuse_other_layout(other)
+    assert str(refused.value) == (
+        "04_sft: per_device_train_batch_size was 8 and is now 4, gradient_accumulation_steps was 1 and is now 2 since "
+        "this training was interrupted at step 1500; nearest valid: set per_device_train_batch_size = 8, "
+        "gradient_accumulation_steps = 1 again, or start over with --force --only 04"
     )
 
 
-def test_a_changed_input_and_changed_code_are_refused_too(stage: Callable) -> None:
-    interrupted(stage("k1"))
-    text = refusal(stage("k2", {"03_dcpt": "b2"}))
-    assert "04_sft: its input 03_dcpt has changed since" in text and "restore the earlier input, or" in text
-    text = refusal(stage("k2"))
-    assert "the kit's code has changed since" in text and "go back to the version of the kit that started it" in text
-    text = refusal(stage("k2", {"03_dcpt": "b2"}, lora_r=4))
-    assert "is now 4, its input 03_dcpt has changed since" in text
-
-
-def test_notes_of_other_versions_of_the_kit_are_understood(stage: Callable) -> None:
-    old = stage("k1")
-    interrupted(old, parameters={"learning_rate": old.parameters.learning_rate, "abolished": 1})
-    assert "the kit's code has changed since" in refusal(stage("k2"))
-    files.write_json(old.dir / "in_progress.json", {"key": "k1"})
-    assert "the kit's code has changed since" in refusal(stage("k2", lora_r=4))
-
-
 def test_nothing_is_refused_where_nothing_would_be_lost(stage: Callable) -> None:
-    old, new = stage("k1"), stage("k2", lora_r=4)
-    assert checkpoints.refuse_changed(new) is None, "nothing there"
-    interrupted(old)
-    assert "lora_r" in refusal(new)
-    assert checkpoints.refuse_changed(old) is None, "the same key goes on"
-    path = checkpoint(new.dir / "checkpoints", 1600, sealed=False)
-    assert "1500 steps" in refusal(new), "an unsealed one is no step forward"
-    files.write_json(new.dir / "manifest.json", {"key": "k1"})
-    assert checkpoints.refuse_changed(new) is None, "finished; the end of its clean-up is missing"
-    (new.dir / "manifest.json").unlink()
-    (path.parent / "checkpoint-1500" / "sealed.json").unlink()
-    assert checkpoints.refuse_changed(new) is None, "no sealed checkpoint"
-
-
-def test_deleting_the_named_folder_and_force_both_start_over(stage: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = stage("k1"), stage("k2", lora_r=4)
-    monkeypatch.setenv("QILIN_RUNS_DIR", str(new.run_dir.parent))
-    interrupted(old)
-    shutil.rmtree(refusal(new).split("or delete ")[1].removesuffix(" to start over"))
-    assert checkpoints.refuse_changed(new) is None
-    checkpoint(old.dir / "checkpoints", 1500)
-    assert "lora_r" in refusal(new)
-    runs.remove_stage("mine", "04_sft")
-    assert checkpoints.refuse_changed(new) is None
-
-
-def test_parameters_outside_the_key_are_those_that_do_not_change_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "_digest", lambda *_, **__: "d")
-    usual = params.load("04_sft", {"run": "mine"})
-    unset = {"nproc_per_node": 2, "deepspeed": "zero2", "source_weights": {"x": 1.0}}
-    unset["one_stage"] = OneStage(priority=2.0)
-    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.125, str: lambda v: v + "x"}
-    outside = set()
-    for name, value in usual:
-        changed = unset[name] if value is None else other.get(type(value), lambda v: [*v, "x"])(value)
-        stage = runs.inspect_stage(usual.model_copy(update={} if name == "notebook" else {name: changed}))
-        if stage.key == runs.inspect_stage(usual).key:
-            outside.add(name)
-    assert outside - {"notebook"} == runs.OUTSIDE_KEY & type(usual).model_fields.keys()
-    assert outside == {"notebook", "dry_run", "profile", "report_to", "run"}
+    old = stage("k1")
+    other = stage("k1", per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    assert checkpoints.refuse_other_layout(other) is None, "nothing there"
+    path = interrupted(old)
+    assert checkpoints.refuse_other_layout(stage("k1", logging_steps=1, save_steps=7)) is None
+    assert checkpoints.refuse_other_layout(stage("k2", per_device_train_batch_size=4)) is None, (
+        "another key moves aside"
+    )
+    (path / "sealed.json").unlink()
+    assert checkpoints.refuse_other_layout(other) is None, "no sealed checkpoint"
