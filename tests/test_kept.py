@@ -163,6 +163,47 @@ def test_a_second_process_is_told_who_works_on_the_stage(raw: Path, tmp_path: Pa
     make(BUILD, raw)
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_kept
+from qilin_lib import files, locks
+stage = test_kept.opened("01_build_chimed", Path(sys.argv[1]))
+stage.begin()
+print("open", flush=True)
+locks.report("step 7/9")
+time.sleep(4)
+if sys.argv[3] == "finishes":
+    files.write_text(stage.dir / "out.txt", "of the first process")
+    stage.finish()
+"""
+
+
+@pytest.mark.parametrize("end", ["finishes", "dies"])
+def test_who_follows_sees_the_progress_and_takes_what_is_left(raw: Path, place: Path, end: str) -> None:
+    """A notebook opened beside a running training of the same stage: papermill in tmux, then Run All in a browser."""
+    call = [sys.executable, "-c", HOLDER, str(raw), str(Path(__file__).parent), end]
+    holder = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "open\n"
+    shown: list[str] = []
+    stage = opened(BUILD, raw)
+    stage.begin(shown.append)
+    holder.wait()
+    assert f"process {holder.pid}" in shown[-1] and "step 7/9" in shown[-1]
+    assert stage.up_to_date == (end == "finishes")
+    assert contents(place) == ({"of the first process"} if stage.up_to_date else set())
+
+
+def test_who_asks_for_other_parameters_does_not_follow(raw: Path) -> None:
+    call = [sys.executable, "-c", HOLDER, str(raw), str(Path(__file__).parent), "finishes"]
+    holder = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "open\n"
+    with pytest.raises(QilinError, match=rf"is being made by process {holder.pid} on .* since 20"):
+        opened(BUILD, raw, seed=5).begin([].append)
+    holder.wait()
+
+
 def test_a_run_folder_that_is_a_file_is_a_sentence(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_text(tmp_path / "file", "x")
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "file"))

@@ -440,7 +440,9 @@ def make_stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Stage]:
         scale = write_scale(tmp_path, (3, 4, [2]))
         small = {"models": ["base"], "scales": [scale], "labels": ["letters"], "option_orders": 2, "max_new_tokens": 2}
         parameters = params.load("09_bias", {**small, "bootstrap_resamples": 100, **overrides})
-        return Stage(parameters, run_dir, "", {}, up_to_date)
+        stage = Stage(parameters, run_dir, "", {}, up_to_date)
+        stage.begin()
+        return stage
 
     return make
 

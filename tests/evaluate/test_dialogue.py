@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.records import Record, Rejection
@@ -18,7 +19,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import dialogue, huatuo
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.scores import summarise
-from qilin_lib.runs import raw_hashes
+from qilin_lib.runs import file_hashes
 
 BUILD = {
     "sources": None,
@@ -370,7 +371,8 @@ def test_without_decontamination_a_copied_test_dialogue_is_not_asked(raw: Path, 
 
 def test_other_files_than_those_of_the_build_are_refused(raw: Path, tmp_path: Path):
     built = made(raw, tmp_path / "out")
-    (built / "manifest.json").write_text(json.dumps({"inputs": {"raw": raw_hashes(raw)}}), encoding="utf-8")
+    inputs = {"raw": file_hashes(sources.files_read(raw))}
+    (built / "manifest.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
     assert len(dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)[0]) > 0
     put_json(raw / "cmtmedqa/a.json", [cmtmedqa(number) for number in range(1, 30)])
     with pytest.raises(QilinError, match="is not what 01_build_chimed read as cmtmedqa/a.json; run notebook 01 again"):

@@ -72,6 +72,7 @@ def run_dir(
     for place, amount in zip(places, (0.0, 0.2, 0.4, 0.8), strict=True):
         shifted(tiny_model_dir, run / place / "model", amount)
         files.write_json(run / place / "facts.json", {"template": "baichuan", "template_sha256": BAICHUAN.sha256})
+    files.write_json(run / "08_rlhf" / "in_progress.json", {"key": "key"})
     judge, tokenizer = reward.prepare_model(parameters, tiny_model_dir)
     judge.save_pretrained(run / "08_rlhf" / "reward" / "model")
     tokenizer.save_pretrained(run / "08_rlhf" / "reward" / "model")

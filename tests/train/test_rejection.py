@@ -88,6 +88,7 @@ def make_stage(corpus: list, judge_dir: Path, tiny_model_dir: Path, tmp_path: Pa
         for link, target in (("04_sft/model", tiny_model_dir), ("08_rlhf/reward/model", judge_dir)):
             (run / link).parent.mkdir(parents=True)
             (run / link).symlink_to(target)
+        files.write_json(run / "08_rlhf" / "in_progress.json", {"key": "key"})
         return runs.Stage(params.load("08_rlhf", SMALL | overrides), run, "key", {}, False)
 
     return make
