@@ -16,37 +16,37 @@ from qilin_lib.errors import QilinError
 
 # Handles of this process by path: opening the same stage again in one kernel is no second writer.
 _HELD: dict[Path, IO[str]] = {}
+# Seconds that the children of a killed notebook have to end.
+PATIENCE = 15
 
 
-def acquire(path: Path, note: dict[str, Any], follow: Callable[[str], None] | None = None) -> bool:
+def acquire(path: Path, key: str, follow: Callable[[str], None] | None = None) -> None:
     """Hold the lock at `path`; QilinError names host, process and time of whoever holds it already.
 
-    With `follow`, and an equal `note["key"]`, its progress is shown until it lets go. Always True in the end. A child
-    that was given `descriptors()` holds the lock too, so a killed notebook does not free a stage whose training is
-    still ending.
+    With `follow`, and an equal key, the holder's progress is shown until it lets go. Children that inherit
+    `descriptors()` hold the lock too: a killed notebook does not free a stage whose training is still ending.
     """
     if path in _HELD:
-        return True
-    with files.naming(path.parent):
+        return
+    with files.naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115
-    patience = time.monotonic() + 15
-    while not _try(handle):
+        handle = path.open("a+", encoding="utf-8")
+    last = time.monotonic() + PATIENCE
+    while not _locked(handle):
         holder = _read(handle)
-        same = follow is not None and holder.get("key") == note.get("key")
-        if not same and (_alive(holder) or time.monotonic() > patience):
+        who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+        if follow is not None and holder.get("key") == key:
+            follow(f"made by {who}: {holder.get('progress', 'starting')}")
+        elif _alive(holder) or time.monotonic() > last:
             handle.close()
+            stage = path.name.strip(".").removesuffix(".lock")
             raise QilinError(
-                f"{path.name.strip('.').removesuffix('.lock')} of run '{path.parent.name}' is being made by process "
-                f"{holder.get('pid')} on {holder.get('host')} since {holder.get('since')}: wait for it, or end it, or "
-                "take another run name"
+                f"{stage} of run '{path.parent.name}' is being made by {who}: wait for it, or end it, or take another "
+                "run name"
             )
-        if same:
-            follow(f"process {holder.get('pid')} is at it: {holder.get('progress', 'starting')}")
         time.sleep(1)
     _HELD[path] = handle
-    _write(handle, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T"), **note})
-    return True
+    _write(handle, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T"), "key": key})
 
 
 def release(path: Path) -> None:
@@ -66,7 +66,7 @@ def descriptors() -> tuple[int, ...]:
     return tuple(handle.fileno() for handle in _HELD.values())
 
 
-def _try(handle: IO[str]) -> bool:
+def _locked(handle: IO[str]) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -76,24 +76,17 @@ def _try(handle: IO[str]) -> bool:
 
 def _alive(holder: dict[str, Any]) -> bool:
     """Whether the process that took the lock lives; on another host it is taken to."""
-    if holder.get("host") != socket.gethostname():
-        return True
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except (ProcessLookupError, KeyError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    import psutil
+
+    return holder.get("host") != socket.gethostname() or psutil.pid_exists(holder.get("pid", 0))
 
 
 def _read(handle: IO[str]) -> dict[str, Any]:
     handle.seek(0)
     try:
-        note = json.loads(handle.read())
-    except ValueError:
+        return dict(json.loads(handle.read()))
+    except (ValueError, TypeError):
         return {}
-    return note if isinstance(note, dict) else {}
 
 
 def _write(handle: IO[str], note: dict[str, Any]) -> None:

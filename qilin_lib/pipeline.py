@@ -83,13 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-run", metavar="RUN", help="stand on the finished stages of another run")
     parser.add_argument("--force", action="store_true", help="make the chosen stages again; what is there moves aside")
     parser.add_argument("--plan", action="store_true", help="disk, memory and hours of the whole run; runs nothing")
-    parser.add_argument(
-        "--accept", metavar="NN", help="take a finished stage as it is, whatever changed"
-    )
+    parser.add_argument("--accept", metavar="NN", help="take a finished stage as it is, whatever changed")
     parser.add_argument("--verify", action="store_true", help="compare every byte of the run with its manifests")
-    parser.add_argument(
-        "--old", nargs="*", metavar="NAME", help="stages moved aside; with names: remove them"
-    )
+    parser.add_argument("--old", nargs="*", metavar="NAME", help="stages moved aside; with names: remove them")
     parser.add_argument(
         "-p",
         nargs=2,

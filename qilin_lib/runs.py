@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, locks
+from qilin_lib import environment, files, locks
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
 from qilin_lib.schema import Strict, outside_key
@@ -43,21 +39,6 @@ PARENTS: dict[str, tuple[str, ...]] = {
 VERSION = dict.fromkeys(PARENTS, 1)
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "bitsandbytes",
-    "deepspeed",
-    "tokenizers",
-    "numpy",
-    "pandas",
-    "sacrebleu",
-    "rouge-score",
-    "papermill",
-)
 
 
 def runs_dir() -> Path:
@@ -73,9 +54,7 @@ def cache_dir() -> Path:
 def _folder(variable: str, usual: str) -> Path:
     folder = Path(os.environ.get(variable, ROOT / usual)).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
-        raise QilinError(
-            f"{variable} = {str(folder)!r}: a file; nearest valid: a folder"
-        )
+        raise QilinError(f"{variable} = {str(folder)!r}: a file; nearest valid: a folder")
     return folder
 
 
@@ -236,8 +215,9 @@ class Stage:
         Nothing happens if the stage is up to date. Where another process works on it QilinError says who, since when;
         with `follow`, and the same key, its progress is shown until it ends, and what it left counts.
         """
-        if self.up_to_date or not locks.acquire(self._lock, {"key": self.key}, follow):
+        if self.up_to_date:
             return
+        locks.acquire(self._lock, self.key, follow)
         with files.naming(self.dir):
             if _key_of(self.dir) != self.key or self.forced.exists():
                 self._make_room()
@@ -289,9 +269,9 @@ class Stage:
             "inputs": self.inputs,
             "outputs": outputs,
             "facts": facts,
-            "environment": environment(),
+            "environment": environment.describe(),
             "wall_seconds": round(time.monotonic() - self.started, 1),
-            "peak_memory_mb": _peak_memory_mb(),
+            "peak_memory_mb": environment.peak_memory_mb(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         files.write_json(self.dir / "manifest.json", manifest)
@@ -407,58 +387,3 @@ def _hash_or_reason(path: Path) -> str:
         return files.sha256_file(path)
     except OSError as reason:
         return f"unreadable: {reason.strerror}"
-
-
-def _peak_memory_mb() -> float:
-    """Largest resident set (MB) of this process or of any child that ended."""
-    return round(
-        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024, 1
-    )
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Versions, code, hardware and git state; a version of None means the package is not installed."""
-    library = Path(__file__).parent
-    code = [[str(path.relative_to(library)), files.sha256_file(path)] for path in sorted(library.rglob("*.py"))]
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines(),
-        "code": files.sha256_text(json.dumps(code)),
-        "git_commit": _output("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-        "git_dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain")),
-    }
-
-
-def provenance(manifest: dict[str, Any]) -> str:
-    """What made a stage, where it was not this code on this Python: "made by other code: …"; "" if nothing differs."""
-    then, now = manifest.get("environment", {}), environment()
-    told = []
-    if then.get("code") != now["code"]:
-        told.append(f"other code: commit {then.get('git_commit', '')[:7] or 'unknown'}")
-    told += [
-        f"{name} {then['packages'][name]} (now {version})"
-        for name, version in now["packages"].items()
-        if then.get("packages", {}).get(name, version) != version
-    ]
-    if then.get("python", now["python"]).split(".")[:2] != now["python"].split(".")[:2]:
-        told.append(f"Python {then['python']} (now {now['python']})")
-    return f"made by {', '.join(told)}" if told else ""
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _output(*command: str) -> str:
-    """Standard output of a command, or the empty string where the program is missing or says no."""
-    if shutil.which(command[0]) is None:
-        return ""
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

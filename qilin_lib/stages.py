@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import environment, files, runs
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.params import ROOT
 from qilin_lib.runs import PARENTS, Run, Stage
@@ -31,7 +31,11 @@ def open_stage(parameters: Strict) -> Stage:
         stage = _bring_back(stage)
     if stage.up_to_date:
         manifest = stage.run.manifest(stage.name)
-        told = [f"{stage.name}: finished {manifest['finished']}", runs.provenance(manifest), _unmoved(stage, manifest)]
+        told = [
+            f"{stage.name}: finished {manifest['finished']}",
+            environment.provenance(manifest),
+            _unmoved(stage, manifest),
+        ]
         print(", ".join(text for text in told if text))
     return stage
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import files, params, runs, stages
+from qilin_lib import environment, files, params, runs, stages
 from qilin_lib.errors import QilinError
 
 ORDER = tuple(runs.PARENTS)
@@ -104,10 +104,10 @@ def test_manifest_fields(raw: Path) -> None:
     assert first["parameters"]["seed"] == 17 and first["parameters"]["profile"] == "smoke"
     assert first["facts"] == {"answer": 42}
     assert second["inputs"] == {"01_build_chimed": first["digest"]}
-    environment = first["environment"]
-    assert environment["packages"].keys() == set(runs.PACKAGES)
-    assert environment["packages"]["numpy"], "an installed package has a version"
-    assert environment.keys() == {
+    recorded = first["environment"]
+    assert recorded["packages"].keys() == set(environment.PACKAGES)
+    assert recorded["packages"]["numpy"], "an installed package has a version"
+    assert recorded.keys() == {
         *("python", "packages", "platform", "cpus", "memory_gb", "gpus", "code", "git_commit", "git_dirty")
     }
     assert first["wall_seconds"] >= 0 and first["peak_memory_mb"] > 10
@@ -175,9 +175,9 @@ def test_a_raised_version_makes_a_stage_stale(raw: Path, monkeypatch: pytest.Mon
 
 def test_other_code_is_told_and_makes_nothing_stale(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     make("01_build_chimed", raw)
-    now = runs.environment()
+    now = environment.describe()
     packages = now["packages"] | {"torch": "9.9"}
-    monkeypatch.setattr(runs, "environment", lambda: now | {"code": "other", "packages": packages})
+    monkeypatch.setattr(environment, "describe", lambda: now | {"code": "other", "packages": packages})
     assert opened("01_build_chimed", raw).up_to_date
     told = capsys.readouterr().out
     assert "made by other code: commit" in told and f"torch {now['packages']['torch']} (now 9.9)" in told
