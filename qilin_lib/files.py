@@ -55,7 +55,8 @@ def naming(path: str | Path) -> Iterator[None]:
         yield
     except OSError as reason:
         # What could not be read elsewhere while `path` was written is another matter.
-        elsewhere = reason.filename is not None and not Path(path).is_relative_to(Path(reason.filename).parent)
+        named = Path(path if reason.filename is None else os.fsdecode(reason.filename))
+        elsewhere = not (Path(path).is_relative_to(named.parent) or named.is_relative_to(path))
         if reason.errno not in REFUSALS or elsewhere:
             raise
         raise QilinError(

@@ -149,9 +149,12 @@ def run_notebook(notebook: str, profile: str, run: str, overrides: dict[str, Any
     if shared := stages.share(parameters):
         print(shared, flush=True)
         return "up to date"
-    if stages.inspect_stage(parameters).up_to_date:
+    stage = stages.inspect_stage(parameters)
+    if stage.up_to_date:
         print("up to date", flush=True)
         return "up to date"
+    if told := runs.changes(stage):
+        print(f"({told}) ", end="", flush=True)
     started = time.monotonic()
     _execute(notebook, {"profile": profile, "run": run, **overrides}, runs.runs_dir() / run)
     manifest = runs.Run(runs.runs_dir() / run).manifest(notebook)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import environment, files, runs
+from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.params import ROOT
-from qilin_lib.runs import PARENTS, Run, Stage
+from qilin_lib.runs import PARENTS, Run, Stage, environment
 from qilin_lib.schema import Strict, Trained
 
 BUILD = "01_build_chimed"

@@ -168,7 +168,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_kept
-from qilin_lib import files, locks
+from qilin_lib import files
+from qilin_lib.runs import locks
 stage = test_kept.opened("01_build_chimed", Path(sys.argv[1]))
 stage.begin()
 print("open", flush=True)

@@ -160,6 +160,55 @@ def test_force_runs_the_chosen_again(call: Callable[..., int], executed: Execute
     assert names(executed) == ["06", "07", "08", "09"]
 
 
+def test_force_moves_aside_and_loses_nothing(call: Callable[..., int], executed: Executed, capsys) -> None:
+    call()
+    before = (runs.runs_dir() / "smoke" / "04_sft" / "manifest.json").read_bytes()
+    assert call("--force", "--only", "04") == 0
+    capsys.readouterr()
+    assert call("--old") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (old,) = runs.Run(runs.runs_dir() / "smoke").old()
+    assert old.name in line and (old / "manifest.json").read_bytes() == before
+    assert call("--old", old.name) == 0 and not old.exists()
+    assert call("--old", old.name) == 2
+
+
+def test_the_terminal_says_what_changed(call: Callable[..., int], executed: Executed, capsys) -> None:
+    call()
+    assert call("-p", "dcpt.learning_rate", "0.003", "--only", "03") == 0
+    assert "03_dcpt          (learning_rate was 0.006, is 0.003) " in capsys.readouterr().out
+
+
+def test_two_betas_share_the_first_four_stages(call: Callable[..., int], executed: Executed, capsys) -> None:
+    call("--run", "beta1")
+    executed.clear()
+    assert call("--run", "beta2", "--from-run", "beta1", "-p", "beta", "0.2") == 0
+    assert names(executed) == ["05", "06", "07", "08", "09"]
+    assert capsys.readouterr().out.count("shared with run 'beta1'") == 4
+    executed.clear()
+    assert call("--run", "beta2", "--from-run", "beta1", "-p", "beta", "0.2") == 0
+    assert names(executed) == []
+
+
+def test_an_accepted_stage_does_not_run_again(call: Callable[..., int], executed: Executed, capsys) -> None:
+    call()
+    executed.clear()
+    assert call("--accept", "05", "-p", "beta", "0.2") == 0
+    assert "05_dpo is taken as it is: beta was 0.1, is 0.2" in capsys.readouterr().out
+    assert call("-p", "beta", "0.2") == 0
+    assert executed == []
+
+
+def test_verify_finds_a_score_edited_by_hand(call: Callable[..., int], executed: Executed, capsys) -> None:
+    call()
+    assert call("--verify") == 0
+    assert capsys.readouterr().out.count("files are what the manifest says") == 9
+    files.write_text(runs.runs_dir() / "smoke" / "06_eval" / "out.txt", "99.9")
+    assert call("--verify") == 2
+    assert "06_eval/out.txt is not what 06_eval wrote" in capsys.readouterr().err
+    assert call("--only", "07") == 2, "and the report does not show it"
+
+
 def test_tables_are_printed_and_the_report_named(call: Callable[..., int], executed: Executed, capsys) -> None:
     call()
     files.write_text(runs.runs_dir() / "smoke" / "07_case_study" / "tables.txt", "Table 1\n")

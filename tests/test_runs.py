@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import environment, files, params, runs, stages
+from qilin_lib import files, params, runs, stages
 from qilin_lib.errors import QilinError
+from qilin_lib.runs import environment
 
 ORDER = tuple(runs.PARENTS)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qilin_lib import locks
+from qilin_lib.runs import locks
 
 # In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
 MARK = "QILIN_JOB"

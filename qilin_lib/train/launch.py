@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import locks, runs
+from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
+from qilin_lib.runs import locks
 from qilin_lib.train import children
 
 PROGRESS = "QILIN-PROGRESS "

@@ -32,7 +32,7 @@ def peak_memory_mb() -> float:
 @cache
 def describe() -> dict[str, Any]:
     """Versions, code, hardware and git state; a version of None means the package is not installed."""
-    library = Path(__file__).parent
+    library = Path(__file__).parents[1]
     code = [[str(path.relative_to(library)), files.sha256_file(path)] for path in sorted(library.rglob("*.py"))]
     return {
         "python": platform.python_version(),

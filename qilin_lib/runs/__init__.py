@@ -18,9 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import environment, files, locks
+from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
+from qilin_lib.runs import environment, locks
 from qilin_lib.schema import Strict, outside_key
 
 # Which stages a stage reads from. 06 and 07 read everything: the report shows the whole chain.
@@ -219,7 +220,8 @@ class Stage:
             return
         locks.acquire(self._lock, self.key, follow)
         with files.naming(self.dir):
-            if _key_of(self.dir) != self.key or self.forced.exists():
+            # A link to another run's stage that is not up to date there is none here either.
+            if self.dir.is_symlink() or _key_of(self.dir) != self.key or self.forced.exists():
                 self._make_room()
             # Another process finished it while this one waited, or it was moved aside and is back.
             self.up_to_date = self.run.finished(self.name)
