@@ -2,7 +2,7 @@
 # make test  : install if needed, run every test
 # Options of smoke: PROFILE=smoke RUN=name RAW_DIR=folder ARGS="--from 05 -p beta 0.2"
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 PROFILE ?= smoke
 RUN ?=
 RAW_DIR ?=
@@ -50,6 +50,7 @@ install: .venv/installed
 
 # torch first and alone: with it in place pip never meets the question which build the others want.
 .venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python %d.%d, the kit needs 3.11, 3.12 or 3.13: say PYTHON=python3.12, or where yours lies" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
