@@ -211,7 +211,7 @@ BOMB = ", ".join(
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("bomb in a value", SMOKE.replace("  sources: null", f"  sources: [{BOMB}]")),
+        ("bomb in a value", SMOKE.replace("  sources: null", f"  sources: [[{BOMB}]]")),
         ("bomb in a section", "extends: smoke\nbuild: &a {x: [y, y]}\ndpo: {b: &b [*a, *a], c: [*b, *b]}\n"),
         ("recursive alias", "extends: smoke\nbuild: &a\n  sources: [*a]\n"),
         ("deep nesting", "extends: smoke\nbuild: {sources: " + "[" * 5000 + "]" * 5000 + "}\n"),
