@@ -39,7 +39,7 @@ class Strict(Part):
 
     notebook: str = Field(description="which stage of the paper this is")
     profile: str = Outside(description="the file of params/ that says all other values")
-    run: RunName = Outside(description="folder of runs/ to work in; None: named as the profile")
+    run: RunName = Outside(description="folder of runs/ to work in; null: named as the profile")
     from_run: RunName | None = Outside(default=None, description="a run whose finished stages this run may stand on")
     seed: int = Field(ge=0, lt=2**32, description="of every random draw; released code: 42")
 
@@ -65,7 +65,7 @@ class Strict(Part):
 
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
-Processes = Annotated[int | None, Outside(ge=1, description="None: one per GPU, or one per core")]
+Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
 Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="of arithmetic; bfloat16 on a GPU")]
 Resamples = Annotated[int, Field(ge=100, description="bootstrap resamples behind each 95 % interval")]
 AskedTogether = Annotated[int, Outside(ge=1, description="prompts answered or scored together")]
@@ -96,23 +96,23 @@ def _registered(key: str, value: str) -> str:
 class Build(Strict):
     """01_build_chimed (paper §3.1.1, §3.2.1, §3.3.1)."""
 
-    raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; None: the embedded sample")
+    raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
     sources: list[Annotated[str, AfterValidator(partial(_registered, "name"))]] | None = Field(
-        description="sub-folders to read; None: every one that is there"
+        description="sub-folders to read; null: every one that is there"
     )
     exclude_licences: list[Annotated[str, AfterValidator(partial(_registered, "licence"))]] = Field(
         description="licences to leave out; the ledger counts what is left out"
     )
     min_chars: int = Field(ge=1, description="shorter records are rejected")
-    max_records_per_source: int | None = Field(ge=1, description="None: all; the ledger counts what is left out")
-    workers: int | None = Outside(ge=1, description="processes; None: one per core")
+    max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
+    workers: int | None = Outside(ge=1, description="processes; null: one per core")
     near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
     near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
     exact_substrings: Literal["remove", "drop"] | None = Field(description="cut later copies out, or drop the document")
     exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
     decontaminate: bool | Literal["report"] = Field(description="drop what overlaps a test item; report: only count it")
     contamination_share: float = Field(gt=0, le=1, description="share of a test item's 13-grams that makes a hit")
-    general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; None: as they come")
+    general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; null: as they come")
     heldout_share_cpt: float = Field(
         ge=0, lt=1, description="share of documents held out, by hash; released code: 0.05"
     )
@@ -145,7 +145,7 @@ class Tokenize(Strict):
     template: Literal["auto", "baichuan", "plain"] = Field(description="auto: Baichuan's role tokens if it has them")
     block_size: int = Field(ge=16, description="tokens per DCPT block; paper: 1024")
     packing: Literal["isolated", "naive"] = Field(description="naive: documents of a block see each other")
-    max_cpt_tokens: int | None = Field(ge=1, description="DCPT tokens of one epoch; None: all")
+    max_cpt_tokens: int | None = Field(ge=1, description="DCPT tokens of one epoch; null: all")
     replay_share: float = Field(ge=0, lt=1, description="share of general text among the DCPT tokens")
 
 
@@ -163,7 +163,7 @@ class Trained(Strict):
 
     gpus: Gpus
     nodes: int = Outside(ge=1, description="machines; more than one wants MASTER_ADDR or Slurm")
-    nproc_per_node: int | None = Outside(ge=1, description="processes per node; None: one per GPU, or one on the CPU")
+    nproc_per_node: int | None = Outside(ge=1, description="processes per node; null: one per GPU, or one on the CPU")
     finetuning: Literal["full", "lora", "qlora"] = Field(description="what learns; paper: LoRA in SFT and DPO")
     dtype: Dtype
     gradient_accumulation_steps: int = Field(ge=1, description="batches per optimizer step")
@@ -187,7 +187,7 @@ class Trained(Strict):
     )
     logging_steps: int = Outside(ge=1, description="steps between two lines of log.jsonl")
     save_steps: int = Outside(ge=1, description="steps between two checkpoints")
-    max_heldout: int | None = Outside(ge=1, description="held-out records scored; None: all")
+    max_heldout: int | None = Outside(ge=1, description="held-out records scored; null: all")
 
     @model_validator(mode="after")
     def _possible(self) -> Trained:
@@ -222,7 +222,7 @@ class Sft(Training):
     max_length: int = Field(ge=16, description="most tokens of a whole conversation")
     packing: bool = Field(description="conversations share rows unseen by each other: same loss, no padding")
     source_weights: dict[str, Weight] | None = Field(
-        description="{source: weight}: 0.5 draws half of its conversations, 2 takes each twice; None: each once"
+        description="{source: weight}: 0.5 draws half of its conversations, 2 takes each twice; null: each once"
     )
     one_stage: OneStage | None = Field(description="start from the base and learn DCPT text as instructions here too")
 
@@ -234,7 +234,7 @@ class Dpo(Training):
     max_target_length: TargetLength
     beta: float = Field(gt=0, description="strength of the reference; released code: 0.1")
     label_smoothing: float = Field(ge=0, lt=0.5, description="share of pairs taken for mislabelled")
-    rpo_alpha: float | None = Field(gt=0, description="weight of an SFT loss on the chosen answer (RPO); None: none")
+    rpo_alpha: float | None = Field(gt=0, description="weight of an SFT loss on the chosen answer (RPO); null: none")
     sampled_prompts: int = Outside(ge=0, description="held-out prompts answered before and after")
     precompute_ref_log_probs: bool = Field(description="ask the reference once, before training")
     allow_high_lr: bool = Outside(description="permits a learning rate above 1e-5")
@@ -285,16 +285,16 @@ class Baseline(Part):
 
     model: LocalPath = Field(description="a stage of this run | a local folder | a hub id | a name at endpoint")
     template: Literal["plain", "baichuan", "chat"] = Field(default="plain", description="chat: the model's own")
-    shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; None: as eval.shots")
+    shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
     benchmarks: list[Literal[PaperBenchmark, FurtherBenchmark]] | None = Field(
-        default=None, description="what it answers; None: all of the run"
+        default=None, description="what it answers; null: all of the run"
     )
     finetune: Finetune | None = Field(default=None, description="training before it answers")
     endpoint: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_secret)] | None = Field(
         default=None, description="base URL of an OpenAI-compatible server, without a key"
     )
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="the variable that holds the key, in capitals")
-    requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; None: no limit")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
     timeout: float = Field(default=60.0, gt=0, description="seconds that a request may take")
     price_per_million_input: float | None = Field(default=None, ge=0, description="of a million tokens read")
     price_per_million_output: float | None = Field(default=None, ge=0, description="of a million tokens written")
@@ -311,17 +311,19 @@ class Evaluate(Strict):
     models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
     baselines: Baselines
     benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
-    further_benchmarks: list[FurtherBenchmark] | None = Field(description="None: all whose folder is there")
+    further_benchmarks: list[FurtherBenchmark] | None = Field(
+        description="public sets beside them; null: all whose folder is there"
+    )
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
     dtype: Dtype
     shots: int = Field(ge=0, le=5, description="C-Eval dev examples in the prompt; paper: 5")
-    ceval_subjects: list[str] | None = Field(description="handles such as basic_medicine; None: all that are there")
+    ceval_subjects: list[str] | None = Field(description="handles such as basic_medicine; null: all that are there")
     ceval_split: Literal["dev", "val", "test"] = Field(description="test has no labels; paper: test, online")
     cmexam_split: Literal["val", "test"] = Field(description="split of CMExam that is asked")
-    max_items_ceval_per_subject: int | None = Field(ge=1, description="a seeded sample of each subject; None: all")
-    max_items_cmexam: int | None = Field(ge=1, description="a seeded sample; None: all")
-    max_items_huatuo: int | None = Field(ge=1, description="a seeded sample of the 6,000; None: all")
-    max_items_further: int | None = Field(ge=1, description="of each further benchmark or CMMLU subject; None: all")
+    max_items_ceval_per_subject: int | None = Field(ge=1, description="a seeded sample of each subject; null: all")
+    max_items_cmexam: int | None = Field(ge=1, description="a seeded sample; null: all")
+    max_items_huatuo: int | None = Field(ge=1, description="a seeded sample of the 6,000; null: all")
+    max_items_further: int | None = Field(ge=1, description="of each further benchmark or CMMLU subject; null: all")
     max_new_tokens_cmexam: NewTokens
     max_new_tokens_huatuo: NewTokens
     max_new_tokens_ner: NewTokens
@@ -355,7 +357,7 @@ class Rlhf(Trained):
     num_generations: int = Field(ge=2, description="answers per group in rloo and grpo")
     kl_coef: float = Field(ge=0, description="weight of the KL divergence from SFT (TRL's beta)")
     batch_size: AskedTogether
-    max_items: int | None = Field(ge=1, description="held-out questions in the comparison of policies; None: all")
+    max_items: int | None = Field(ge=1, description="held-out questions in the comparison of policies; null: all")
     bootstrap_resamples: Resamples
 
 
@@ -414,7 +416,7 @@ def describe(field: FieldInfo) -> str:
     """Meaning of a parameter in one line: its choices, its description, what the paper says if it is of any result."""
     lists = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in members(field.annotation)]
     choices = [choice for kind in lists if get_origin(kind) is Literal for choice in get_args(kind)]
-    listed = " | ".join(choices) + ": " if choices else ""
+    listed = " | ".join(choices) + ": " if 0 < len(choices) < 8 else ""
     silent = _outside(field) or "paper" in field.description.lower()
     return f"{listed}{field.description}{'' if silent else '; paper: not stated'}"
 

@@ -253,15 +253,6 @@ def test_parameters_do_not_change_after_loading() -> None:
         load().beta = 0.5
 
 
-def test_html_shows_every_parameter_and_escapes() -> None:
-    loaded = params.load("02_tokenize", {"base": "<b>&模型</b>"})
-    shown = loaded._repr_html_()
-    assert "<b>&模型" not in shown
-    assert "&lt;b&gt;&amp;模型&lt;/b&gt;" in shown
-    for name in loaded.model_dump():
-        assert f"<code>{name}</code>" in shown
-
-
 # --- papermill itself -------------------------------------------------------------------------------------------------
 
 

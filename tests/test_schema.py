@@ -78,12 +78,10 @@ def test_p_shows_value_origin_and_meaning(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
     (tmp_path / "smoke.yaml").write_text(smoke, encoding="utf-8")
     (tmp_path / "mine.yaml").write_text("extends: smoke\ndpo: {lora_r: 4}\n", encoding="utf-8")
-    shown = params.load("05_dpo", {"profile": "mine", "beta": 0.4})._repr_html_()
-    rows = {re.search("<code>(.*?)</code>", row)[1]: row for row in shown.split("<tr>")[2:]}
-    assert rows.keys() == schema.Dpo.model_fields.keys()
+    frame = params.load("05_dpo", {"profile": "mine", "beta": 0.4}).frame.set_index("parameter")
+    assert set(frame.index) == schema.Dpo.model_fields.keys()
     for name, value, origin in (("beta", "0.4", "override"), ("lora_r", "4", "mine"), ("lora_alpha", "16", "smoke")):
-        assert f"<td>{value}</td><td>{origin}</td><td>" in rows[name], rows[name]
-    assert schema.Dpo.model_fields["beta"].description in rows["beta"]
+        assert frame.loc[name].tolist() == [value, origin, schema.describe(schema.Dpo.model_fields[name])]
 
 
 def test_p_escapes_the_profile_s_name_and_every_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +89,11 @@ def test_p_escapes_the_profile_s_name_and_every_value(tmp_path: Path, monkeypatc
     name = "<img src=x onerror=alert(1)>"
     smoke = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
     (tmp_path / f"{name}.yaml").write_text(smoke, encoding="utf-8")
-    shown = params.load("02_tokenize", {"profile": name, "run": "r", "base": "<b>&模型</b>"})._repr_html_()
+    loaded = params.load("02_tokenize", {"profile": name, "run": "r", "base": "<b>&模型</b>" + "x" * 90})
+    shown = loaded._repr_html_()
+    assert all(f"<td>{parameter}</td>" in shown for parameter in loaded.model_dump())
     assert "<img" not in shown and "&lt;img" in shown
-    assert "<b>&" not in shown and "&lt;b&gt;&amp;模型&lt;/b&gt;" in shown
+    assert "<b>&" not in shown and f"&lt;b&gt;&amp;模型&lt;/b&gt;{'x' * 90}" in shown
 
 
 def test_an_error_says_what_the_parameter_means() -> None:
