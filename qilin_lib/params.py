@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from qilin_lib import strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.schema import SECTIONS, SHARED, Strict, Trained, Training, describe, members
+from qilin_lib.schema import SECTIONS, SHARED, Strict, Trained, Training, choices, describe, members
 from qilin_lib.strict_yaml import read as read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +29,8 @@ NOTEBOOKS = tuple(SECTIONS)
 MODELS = dict(SECTIONS.values())
 TRAINED = [section for section, model in MODELS.items() if issubclass(model, Trained)]
 DEPTH = 5
+# {(section, parameter): (value, the profile that says it)}; the section of the seed is empty.
 Settings = dict[tuple[str, str], tuple[Any, str]]
-"""{(section, parameter): (value, the profile that says it)}; the section of the seed is empty."""
 
 
 def params_dir() -> Path:
@@ -52,9 +52,8 @@ def read_profile(profile: str) -> dict:
         raise QilinError(f"profile {_short(profile)}: a name has at most 100 characters")
     path = params_dir() / f"{profile}.yaml"
     if not path.exists():
-        raise QilinError(
-            f"profile '{profile}': no such file {path}{nearest(profile, profiles())}; there are {profiles()}"
-        )
+        names = profiles()
+        raise QilinError(f"profile '{profile}': no such file {path}{nearest(profile, names)}; there are {names}")
     content = read_yaml(path)
     known = {"extends", "train", "run", "seed", *MODELS}
     for key in content:
@@ -127,41 +126,37 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
         loaded = model.model_validate(values)
     except ValidationError as failure:
         raise QilinError(f"{notebook} (profile {profile}): {_sentence(model, failure)}") from None
-    loaded._origins.update(
-        {name: origin for name, (_, origin) in written.items()} | dict.fromkeys(overrides, "override")
-    )
+    loaded._origins.update({name: origin for name, (_, origin) in written.items()})
+    loaded._origins.update(dict.fromkeys(overrides, "override"))
     return loaded
 
 
 def _sentence(model: type[Strict], failure: ValidationError) -> str:
     """Parameter, value, reason, nearest valid choice and meaning, of a failure's first parameter."""
-    errors = failure.errors(include_url=False)
-    name, field, _ = _place(model, errors[0]["loc"])
-    places = [(error, _place(model, error["loc"])) for error in errors]
-    reasons = " or ".join(dict.fromkeys(_reason(error, known) for error, (other, _, known) in places if other == name))
+    errors = [(error, *_place(model, error["loc"])) for error in failure.errors(include_url=False)]
+    first, name, field, _ = errors[0]
+    reasons = " or ".join(dict.fromkeys(_reason(error, *place) for error, other, *place in errors if other == name))
     # An error of a whole-model rule has no location; its message already names the parameters.
     if not name:
-        return _cut(reasons, 600)
+        return reasons
     # Keys and passwords are typed into lines of baselines, also under names that are not theirs.
-    secret = name.startswith("baselines") and (field is None or name.endswith(("baselines", "endpoint", "api_key_env")))
-    hidden = secret or errors[0]["type"] == "missing"
-    shown = "" if hidden else f" = {_short(errors[0]['input'])}"
-    return f"{name}{shown}: {_cut(reasons, 600)}" + (f"; it is {describe(field)}" if field else "")
+    known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env"))
+    hidden = first["type"] == "missing" or name.startswith("baselines") and not known
+    shown = "" if hidden else f" = {_short(first['input'])}"
+    return f"{name}{shown}: {reasons}" + (f"; it is {describe(field)}" if field else "")
 
 
 def _place(model: type[BaseModel], location: tuple) -> tuple[str, Any, list[str]]:
     """(a parameter's dotted name, its field, the fields beside it) for the location of an error; no field: unknown."""
-    names, field, models = [], None, [model]
+    names, field, known, models = [], None, [], [model]
     # What stands for a member of a union, or for a mapping's key, is no part of the name.
-    parts = [part for part in location if not re.fullmatch(r"bool|str|\[key\]|(list|literal)\[.*", str(part))]
-    known: list[str] = []
-    for part in parts:
-        known = [name for one in models for name in one.model_fields]
-        if not isinstance(part, int):
-            field = next((one.model_fields[part] for one in models if part in one.model_fields), None)
-        if field:
-            models = _classes(field.annotation)
+    for part in (part for part in location if not re.fullmatch(r"bool|str|\[key\]|(list|literal)\[.*", str(part))):
         names.append(_cut(str(part), 100))
+        if isinstance(part, int):
+            continue
+        known = [name for one in models for name in one.model_fields]
+        field = next((one.model_fields[part] for one in models if part in one.model_fields), None)
+        models = _classes(field.annotation) if field else models
     return ".".join(names), field, known
 
 
@@ -171,16 +166,17 @@ def _classes(annotation: Any) -> list[type[BaseModel]]:
     return [kind for one in get_args(annotation) for kind in _classes(one)]
 
 
-def _reason(error: dict[str, Any], known: list[str]) -> str:
+def _reason(error: dict[str, Any], field: Any, known: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key{_nearest(error['loc'][-1], known)}"
     if error["type"] == "literal_error":
-        return error["msg"] + _nearest(error["input"], re.findall(r"'(.*?)'", error["ctx"]["expected"]))
-    return error["msg"].removeprefix("Value error, ")
+        return _cut(error["msg"]) + _nearest(error["input"], choices(field))
+    return _cut(error["msg"].removeprefix("Value error, "), 600)
 
 
 def _nearest(word: Any, choices: Iterable[str]) -> str:
-    return nearest(str(word)[:100].lower() if isinstance(word, str) else "", choices)
+    word = word[:100] if isinstance(word, str) else ""
+    return nearest(word, choices) or nearest(word.lower(), choices)
 
 
 def _short(value: Any) -> str:
@@ -208,7 +204,7 @@ def _overrides(namespace: Mapping[str, Any]) -> dict[str, Any]:
         values |= {} if wrong else found
     if derived:
         raise QilinError(
-            f"parameters cell: `{_cut(derived)}` is not a plain `name = literal` line; write the value itself"
+            f"parameters cell: `{_cut(derived)}` is no plain `name = literal` line; write the value itself"
         )
     return {name: value for name, value in values.items() if value is not None}
 

@@ -6,19 +6,16 @@ A description says meaning, unit and the paper's value (§4.2); `describe` adds 
 from __future__ import annotations
 
 import json
-import re
-from functools import cache, partial
+from functools import partial
 from os.path import expanduser
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic.fields import FieldInfo
 
 from qilin_lib import compatibility, strict_yaml
-from qilin_lib.errors import nearest
 
 # Parameters that stand in no section of a profile.
 SHARED = ("notebook", "profile", "run", "from_run", "seed")
@@ -31,7 +28,7 @@ LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
 class Part(BaseModel):
     """Base of all parameter classes: no unknown key, silent conversion or infinity, no change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, regex_engine="python-re")
 
 
 class Strict(Part):
@@ -74,35 +71,22 @@ Alpha = Annotated[int, Field(ge=1, description="LoRA's scale times its rank; pap
 Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout before LoRA; paper: 0.05 in SFT and DPO")]
 SourceLength = Annotated[int, Field(ge=8, description="most tokens of a user's turn; paper: 256")]
 TargetLength = Annotated[int, Field(ge=8, description="most tokens of an assistant's turn; paper: 256")]
-NewTokens = Annotated[
-    int, Field(ge=1, description="most tokens of an answer; paper: 512 for T5 and GPT2 on Huatuo-26M")
-]
-Weight = Annotated[float, Field(ge=0)]
+NewTokens = Annotated[int, Field(ge=1, description="most tokens of an answer; paper: 512 for T5, GPT2 on Huatuo-26M")]
+Share = Annotated[float, Field(ge=0, lt=1, description="share held out, by hash; released code: CPT 0.05, SFT 0.01")]
 
 
-@cache
-def _registry() -> dict[str, list[str]]:
-    """Names and licences of the raw sources: from the registry's file, as no package may be imported from here."""
-    entries = strict_yaml.read(Path(__file__).parent / "chimed" / "sources.yaml")["sources"]
-    return {key: [entry[key] for entry in entries] for key in ("name", "licence")}
-
-
-def _registered(key: str, value: str) -> str:
-    if value not in _registry()[key]:
-        raise ValueError(f"no source of the registry has this {key}{nearest(value[:100], _registry()[key])}")
-    return value
+# The registry's file, not its module: no package may be imported from here.
+_SOURCES = strict_yaml.read(Path(__file__).parent / "chimed" / "sources.yaml")["sources"]
+SourceName = Literal[tuple(source["name"] for source in _SOURCES)]
+Licence = Literal[tuple(dict.fromkeys(source["licence"] for source in _SOURCES))]
 
 
 class Build(Strict):
     """01_build_chimed (paper §3.1.1, §3.2.1, §3.3.1)."""
 
     raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
-    sources: list[Annotated[str, AfterValidator(partial(_registered, "name"))]] | None = Field(
-        description="sub-folders to read; null: every one that is there"
-    )
-    exclude_licences: list[Annotated[str, AfterValidator(partial(_registered, "licence"))]] = Field(
-        description="licences to leave out; the ledger counts what is left out"
-    )
+    sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
+    exclude_licences: list[Licence] = Field(description="licences to leave out; the ledger counts what that takes")
     min_chars: int = Field(ge=1, description="shorter records are rejected")
     max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
     workers: int | None = Outside(ge=1, description="processes; null: one per core")
@@ -113,12 +97,10 @@ class Build(Strict):
     decontaminate: bool | Literal["report"] = Field(description="drop what overlaps a test item; report: only count it")
     contamination_share: float = Field(gt=0, le=1, description="share of a test item's 13-grams that makes a hit")
     general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; null: as they come")
-    heldout_share_cpt: float = Field(
-        ge=0, lt=1, description="share of documents held out, by hash; released code: 0.05"
-    )
-    heldout_share_sft: float = Field(ge=0, lt=1, description="share of conversations held out; released code: 0.01")
-    heldout_share_dpo: float = Field(ge=0, lt=1, description="share of pairs held out")
-    heldout_share_general: float = Field(ge=0, lt=1, description="share of general conversations held out")
+    heldout_share_cpt: Share
+    heldout_share_sft: Share
+    heldout_share_dpo: Share
+    heldout_share_general: Share
 
 
 class Tiny(Part):
@@ -221,7 +203,7 @@ class Sft(Training):
     max_target_length: TargetLength
     max_length: int = Field(ge=16, description="most tokens of a whole conversation")
     packing: bool = Field(description="conversations share rows unseen by each other: same loss, no padding")
-    source_weights: dict[str, Weight] | None = Field(
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         description="{source: weight}: 0.5 draws half of its conversations, 2 takes each twice; null: each once"
     )
     one_stage: OneStage | None = Field(description="start from the base and learn DCPT text as instructions here too")
@@ -257,27 +239,12 @@ class Finetune(Steps):
     max_target_length: TargetLength = 256
 
 
-def _not_a_part(name: str) -> str:
-    if re.search(r"\.part\d*$", name):
-        raise ValueError("names that end in .part and a number are those of unfinished predictions")
-    return name
-
-
-def _without_secret(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError(
-            "a user, password, query or fragment in it would be stored in the run; nearest valid: the plain base URL, "
-            "and the key in an environment variable"
-        )
-    return url
-
-
-BaselineName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()-]*$", max_length=100), AfterValidator(_not_a_part)
-]
+# Predictions that are still being made are called <name>.part<n>.
+BaselineName = Annotated[str, Field(pattern=r"^(?!.*\.part\d*$)[A-Za-z0-9][A-Za-z0-9 ._()-]*$", max_length=100)]
 # Keys of the known services have small letters; an environment variable, by custom, has none.
 Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")]
+# A user, a password or a query in a URL would be stored in the run.
+PlainUrl = Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
 
 
 class Baseline(Part):
@@ -290,9 +257,7 @@ class Baseline(Part):
         default=None, description="what it answers; null: all of the run"
     )
     finetune: Finetune | None = Field(default=None, description="training before it answers")
-    endpoint: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_secret)] | None = Field(
-        default=None, description="base URL of an OpenAI-compatible server, without a key"
-    )
+    endpoint: PlainUrl | None = Field(default=None, description="base URL of a server; the key has its variable")
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="the variable that holds the key, in capitals")
     requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
     timeout: float = Field(default=60.0, gt=0, description="seconds that a request may take")
@@ -311,9 +276,7 @@ class Evaluate(Strict):
     models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
     baselines: Baselines
     benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
-    further_benchmarks: list[FurtherBenchmark] | None = Field(
-        description="public sets beside them; null: all whose folder is there"
-    )
+    further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
     dtype: Dtype
     shots: int = Field(ge=0, le=5, description="C-Eval dev examples in the prompt; paper: 5")
@@ -412,11 +375,16 @@ def _outside(field: FieldInfo) -> bool:
     return bool((field.json_schema_extra or {}).get("outside_key"))
 
 
+def choices(field: FieldInfo) -> list[str]:
+    """The words that a parameter, or an entry of it, may be; none if it is free."""
+    kinds = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in members(field.annotation)]
+    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+
+
 def describe(field: FieldInfo) -> str:
     """Meaning of a parameter in one line: its choices, its description, what the paper says if it is of any result."""
-    lists = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in members(field.annotation)]
-    choices = [choice for kind in lists if get_origin(kind) is Literal for choice in get_args(kind)]
-    listed = " | ".join(choices) + ": " if 0 < len(choices) < 8 else ""
+    words = choices(field)
+    listed = " | ".join(words) + ": " if 0 < len(words) < 8 else ""
     silent = _outside(field) or "paper" in field.description.lower()
     return f"{listed}{field.description}{'' if silent else '; paper: not stated'}"
 

@@ -27,6 +27,11 @@ class _Loader(yaml.SafeLoader):
             raise QilinError(f"{self.name}, line {line}: anchors, aliases and tags are not read; write the value out")
         return super().compose_node(parent, index)
 
+    def fetch_flow_collection_start(self, kind: type[yaml.Token]) -> None:
+        if self.flow_level > 50:  # the scanner's time grows with the square of it
+            raise QilinError(f"{self.name}, line {self.line + 1}: not valid YAML: nested too deeply")
+        super().fetch_flow_collection_start(kind)
+
 
 for _tag, _pattern, _first in (
     ("bool", r"^(?:true|false)$", "tf"),

@@ -192,60 +192,7 @@ def test_a_later_variable_of_the_same_name_is_no_parameter() -> None:
     assert (loaded.beta, loaded.max_steps) == (load().beta, 7)
 
 
-# --- impossible combinations, and what a parameter object is ----------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        ({"finetuning": "qlora", "deepspeed": "zero3", "gpus": 2}, "qlora with deepspeed: zero3.*nearest valid.*zero2"),
-        ({"deepspeed": "zero2", "gpus": 0}, "deepspeed: zero2 needs gpus >= 1, .* got gpus: 0.*nearest valid"),
-        ({"nodes": 2, "gpus": 0}, "nodes: 2 needs gpus >= 1.*nearest valid: nodes: 1"),
-        ({"learning_rate": 2e-5, "allow_high_lr": False}, "learning_rate: 2e-05 is high for DPO.*1e-5.*allow_high_lr"),
-    ],
-)
-def test_impossible_combinations_say_what_is_possible(overrides: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(QilinError, match=sentence):
-        load(**overrides)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"finetuning": "qlora", "deepspeed": "zero2", "gpus": 2},
-        {"finetuning": "lora", "deepspeed": "zero3", "gpus": 2},
-        {"nodes": 2, "gpus": 1},
-        {"learning_rate": 1e-5, "allow_high_lr": False},
-        {"learning_rate": 2e-5, "allow_high_lr": True},
-    ],
-)
-def test_possible_combinations_load(overrides: dict[str, Any]) -> None:
-    loaded = load(**overrides)
-    assert {name: getattr(loaded, name) for name in overrides} == overrides
-
-
-def test_a_conversation_has_room_for_one_turn() -> None:
-    lengths = {"max_source_length": 100, "max_target_length": 100}
-    with pytest.raises(QilinError, match="max_length: 200 is too short for one turn.*nearest valid: 216"):
-        params.load("04_sft", {**lengths, "max_length": 200})
-    assert params.load("04_sft", {**lengths, "max_length": 216}).max_length == 216
-
-
-def test_rejection_sampling_keeps_no_more_than_it_draws() -> None:
-    with pytest.raises(QilinError, match="keep: 5 is more than num_samples: 4; nearest valid: 4"):
-        params.load("08_rlhf", {"keep": 5, "num_samples": 4})
-    assert params.load("08_rlhf", {"keep": 4, "num_samples": 4}).keep == 4
-
-
-def test_groups_of_answers_fill_a_step() -> None:
-    """TRL refuses it too, but only after the reward model was trained."""
-    with pytest.raises(QilinError, match="num_generations: 3 does not divide the 8 answers of a step"):
-        params.load("08_rlhf", {"num_generations": 3})
-    assert params.load("08_rlhf", {"num_generations": 3, "method": "none"}).method == "none"
-
-
-def test_the_rate_rule_is_dpo_s_alone() -> None:
-    assert params.load("04_sft", {"learning_rate": 2e-4}).learning_rate == 2e-4
+# --- what a parameter object is ---------------------------------------------------------------------------------------
 
 
 def test_parameters_do_not_change_after_loading() -> None:
