@@ -145,6 +145,20 @@ def test_an_unknown_scale_names_the_nearest_and_a_wrong_encoding_its_byte(tmp_pa
         scales.read(str(path))
 
 
+BOMB = ", ".join(
+    ["&a [x, x, x, x, x, x, x, x, x]"] + [f"&{b} [{f'*{a}, ' * 9}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)]
+)
+
+
+@pytest.mark.parametrize(
+    "text", [f"name: [{BOMB}]\n", "name: !!timestamp hello\n", "? [a]\n: 1\n", "name: " + "[" * 3000, "name: &a [*a]\n"]
+)
+def test_a_hostile_file_is_refused_at_once_with_a_short_sentence(read: Callable, text: str):
+    with pytest.raises(QilinError, match="own.yaml") as error:
+        read(text)
+    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+
 def test_the_27_item_cami_converts_and_reads(read: Callable):
     """The items of a public repository, English; they stay outside the kit."""
     root = os.environ.get("QILIN_RAW_DIR")
