@@ -73,8 +73,8 @@ class Scale:
 def read(name: str) -> Scale:
     """The scale `name` of the kit, or the one in the YAML file at path `name` (relative to the repository).
 
-    Raises QilinError naming file, item and the nearest valid choice: no such scale; what `read_yaml` refuses; a key that
-    is unknown, missing or of another kind; fewer than two options; two that read alike; a number twice; a reversed
+    Raises QilinError naming file, item and the nearest valid choice: no such scale; what `read_yaml` refuses; a key
+    that is unknown, missing or of another kind; fewer than two options; two that read alike; a number twice; a reversed
     number that is no item; an instruction without {options} or {item}.
     """
     path = _path(name)
