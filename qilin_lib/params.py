@@ -1,75 +1,44 @@
 """Typed parameters: a profile (params/<name>.yaml) holds one whole experiment, a notebook's cell overrides a handful.
 
-papermill only warns about an unknown `-p`, hands `-p flag false` over as a string and reads YAML 1.1, where `2e-5` is
-a string and `NO` is False (nteract/papermill#667, #818). `load` re-reads what arrived and refuses what is ambiguous.
+A profile may say `extends: <profile>` and then only what differs. Values of the parent stand under those of the
+profile's `train:` block (for dcpt, sft, dpo and rlhf, where they have the parameter), those under its own sections; a
+value is replaced whole, also a mapping. papermill only warns about an unknown `-p`, hands `-p flag false` over as a
+string and reads YAML 1.1, where `2e-5` is a string and `NO` is False (nteract/papermill#667, #818): `load` re-reads
+what arrived and refuses what is ambiguous.
 """
 
 from __future__ import annotations
 
 import ast
-import html
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from types import NoneType
+from typing import Any, get_args, get_origin
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from qilin_lib import strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.schema import SECTIONS, SHARED, Strict
+from qilin_lib.schema import SECTIONS, SHARED, Strict, Trained, Training, choices, describe, members
+from qilin_lib.strict_yaml import read as read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = tuple(SECTIONS)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2: `2e-5` is a number, `NO`, `on`, `017` and `12:30` are not magic."""
-
-
-_StrictLoader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|false)$", "tf"),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
-    ("null", r"^(?:~|null|)$", "~n\0"),
-):
-    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first) + [""])
-
-
-def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        key, line = key_node.value, key_node.start_mark.line + 1
-        if key in seen:
-            raise QilinError(f"{loader.name}, line {line}: key '{key}' stands twice (first in line {seen[key]})")
-        seen[key] = line
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
-_StrictLoader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
-
-
-def read_yaml(path: str | Path) -> dict:
-    """Read a YAML file with YAML 1.2 scalars; duplicate keys and syntax errors raise QilinError with file and line."""
-    try:
-        with open(path, encoding="utf-8") as handle:
-            value = yaml.load(handle, _StrictLoader)
-    except yaml.YAMLError as reason:
-        raise QilinError(f"{path}: not valid YAML: {' '.join(str(reason).split())}") from None
-    if not isinstance(value, dict):
-        raise QilinError(f"{path}: expected 'key: value' lines, found {type(value).__name__}")
-    return value
+MODELS = dict(SECTIONS.values())
+TRAINED = [section for section, model in MODELS.items() if issubclass(model, Trained)]
+DEPTH = 5
+# {(section, parameter): (value, the profile that says it)}; the section of the seed is empty.
+Settings = dict[tuple[str, str], tuple[Any, str]]
 
 
 def params_dir() -> Path:
     """The folder of profiles; QILIN_PARAMS_DIR points elsewhere."""
-    return Path(os.environ.get("QILIN_PARAMS_DIR", ROOT / "params"))
+    path = Path(os.environ.get("QILIN_PARAMS_DIR", ROOT / "params"))
+    if path.exists() and not path.is_dir():
+        raise QilinError(f"QILIN_PARAMS_DIR = '{path}': not a folder; nearest valid: {path.parent}")
+    return path
 
 
 def profiles() -> list[str]:
@@ -78,18 +47,58 @@ def profiles() -> list[str]:
 
 
 def read_profile(profile: str) -> dict:
-    """The raw content of params/<profile>.yaml with unknown sections refused."""
+    """The raw content of params/<profile>.yaml, without its parent's; unknown sections and keys are refused."""
+    if len(profile) > 100:
+        raise QilinError(f"profile {_short(profile)}: a name has at most 100 characters")
     path = params_dir() / f"{profile}.yaml"
     if not path.exists():
-        raise QilinError(
-            f"profile '{profile}': no such file {path}{nearest(profile, profiles())}; there are {profiles()}"
-        )
+        names = profiles()
+        raise QilinError(f"profile '{profile}': no such file {path}{nearest(profile, names)}; there are {names}")
     content = read_yaml(path)
-    known = {section for section, _ in SECTIONS.values()} | set(SHARED)
+    known = {"extends", "train", "run", "seed", *MODELS}
     for key in content:
         if key not in known:
-            raise QilinError(f"{path}: unknown key '{key}'{nearest(key, known)}; allowed are {sorted(known)}")
+            raise QilinError(f"{path}: unknown key {_short(key)}{_nearest(key, known)}; allowed are {sorted(known)}")
+    for section in content.keys() & {"train", *MODELS}:
+        values, fields = content[section] or {}, MODELS.get(section, Training).model_fields.keys() - set(SHARED)
+        if not isinstance(values, dict):
+            raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {_short(values)}")
+        for name in values:
+            if name not in fields:
+                raise QilinError(f"{path}: unknown key {_short(name)} in '{section}:'{_nearest(name, fields)}")
     return content
+
+
+def settings(profile: str, children: tuple[str, ...] = ()) -> Settings:
+    """All values of a profile with its parents', each with the profile that says it."""
+    content, chain = read_profile(profile), (*children, profile)
+    parent, where = content.get("extends"), params_dir() / f"{profile}.yaml"
+    if not isinstance(parent, str | None):
+        raise QilinError(f"{where}: extends = {_short(parent)}: names one profile, such as smoke")
+    if parent in chain:
+        raise QilinError(f"{where}: extends goes round: {' -> '.join([*chain, parent])}")
+    if len(chain) > DEPTH:
+        raise QilinError(f"{where}: more than {DEPTH} profiles extend each other: {' -> '.join(chain)}")
+    values = settings(parent, chain) if parent else {}
+    values.pop(("", "run"), None)
+    for section in TRAINED:
+        shared = content.get("train") or {}
+        values |= {(section, n): (v, profile) for n, v in shared.items() if n in MODELS[section].model_fields}
+    for section in MODELS:
+        values |= {(section, name): (value, profile) for name, value in (content.get(section) or {}).items()}
+    return values | {("", name): (content[name], profile) for name in ("seed", "run") if name in content}
+
+
+def compare(a: str, b: str, section: str | None = None) -> Any:
+    """DataFrame of what differs between two profiles (in one section), with columns parameter, `a` and `b`."""
+    import pandas as pd
+
+    if section not in (None, *MODELS):
+        raise QilinError(f"section '{section}': unknown{nearest(section, MODELS)}; there are {list(MODELS)}")
+    first, second = settings(a), settings(b)
+    keys = [key for key in first | second if section in (None, key[0]) and key[1] != "run"]
+    rows = [(".".join(filter(None, key)), *(each.get(key, (None,))[0] for each in (first, second))) for key in keys]
+    return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["parameter", a, b], dtype=object)
 
 
 def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
@@ -97,46 +106,89 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
 
     `namespace` is a notebook's `globals()` (only cells made of plain `name = literal` lines count, so that running the
     load again is safe after a later cell took one of the names) or a plain dict of overrides. `None` means "as the
-    profile says". Raises QilinError naming parameter, value and nearest choice.
+    profile says", the string "null" nothing at all. Raises QilinError naming parameter, value and nearest choice.
     """
     if notebook not in SECTIONS:
         raise QilinError(f"notebook '{notebook}': unknown{nearest(notebook, NOTEBOOKS)}; there are {list(NOTEBOOKS)}")
     section, model = SECTIONS[notebook]
     overrides = _overrides(namespace or {})
-    profile = str(overrides.pop("profile", None) or "smoke")
-    content = read_profile(profile)
+    profile = str(overrides.pop("profile", None) or "smoke").removesuffix(".yaml")
+    written = {name: entry for (place, name), entry in settings(profile).items() if place in ("", section)}
     fields = {name: field for name, field in model.model_fields.items() if name != "notebook"}
     for name in overrides:
         if name not in fields:
-            raise QilinError(
-                f"{notebook}: unknown parameter '{name}'{nearest(name, fields)}; known are {sorted(fields)}"
-            )
-    values = {key: content[key] for key in SHARED if key in content and key in fields}
-    values |= _section(content, section, fields, params_dir() / f"{profile}.yaml")
-    values |= {name: _plain(value, fields[name].annotation) for name, value in overrides.items() if value is not None}
+            known = sorted(fields)
+            raise QilinError(f"{notebook}: unknown parameter {_short(name)}{_nearest(name, known)}; known are {known}")
+    values = {name: value for name, (value, _) in written.items()}
+    values |= {name: _plain(value, fields[name].annotation) for name, value in overrides.items()}
     values |= {"notebook": notebook, "profile": profile, "run": values.get("run") or profile}
-    return _validated(model, values, f"{notebook} (profile {profile})")
-
-
-def _section(content: dict, section: str, fields: Mapping[str, Any], path: Path) -> dict:
-    values = content.get(section) or {}
-    if not isinstance(values, dict):
-        raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {values!r}")
-    for name in values:
-        if name not in fields or name in SHARED:
-            raise QilinError(f"{path}: unknown key '{name}' in '{section}:'{nearest(name, set(fields) - set(SHARED))}")
-    return dict(values)
-
-
-def _validated(model: type[Strict], values: dict, where: str) -> Strict:
     try:
-        return model.model_validate(values)
-    except ValidationError as errors:
-        first = errors.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        # An error of a whole-model rule has no location; its message already names the parameters.
-        what = f"{name} = {first['input']!r}: " if name else ""
-        raise QilinError(f"{where}: {what}{first['msg'].removeprefix('Value error, ')}") from None
+        loaded = model.model_validate(values)
+    except ValidationError as failure:
+        raise QilinError(f"{notebook} (profile {profile}): {_sentence(model, failure)}") from None
+    loaded._origins.update({name: origin for name, (_, origin) in written.items()})
+    loaded._origins.update(dict.fromkeys(overrides, "override"))
+    return loaded
+
+
+def _sentence(model: type[Strict], failure: ValidationError) -> str:
+    """Parameter, value, reason, nearest valid choice and meaning, of a failure's first parameter."""
+    errors = [(error, *_place(model, error["loc"])) for error in failure.errors(include_url=False)]
+    first, name, field, _ = errors[0]
+    reasons = " or ".join(dict.fromkeys(_reason(error, *place) for error, other, *place in errors if other == name))
+    # An error of a whole-model rule has no location; its message already names the parameters.
+    if not name:
+        return reasons
+    # Keys and passwords are typed into lines of baselines, also under names that are not theirs.
+    known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env"))
+    hidden = first["type"] == "missing" or name.startswith("baselines") and not known
+    shown = "" if hidden else f" = {_short(first['input'])}"
+    return f"{name}{shown}: {reasons}" + (f"; it is {describe(field)}" if field else "")
+
+
+def _place(model: type[BaseModel], location: tuple) -> tuple[str, Any, list[str]]:
+    """(a parameter's dotted name, its field, the fields beside it) for the location of an error; no field: unknown."""
+    names, field, known, models = [], None, [], [model]
+    # What stands for a member of a union, or for a mapping's key, is no part of the name.
+    for part in (part for part in location if not re.fullmatch(r"bool|str|\[key\]|(list|literal)\[.*", str(part))):
+        names.append(_cut(str(part), 100))
+        if isinstance(part, int):
+            continue
+        known = [name for one in models for name in one.model_fields]
+        field = next((one.model_fields[part] for one in models if part in one.model_fields), None)
+        models = _classes(field.annotation) if field else models
+    return ".".join(names), field, known
+
+
+def _classes(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for one in get_args(annotation) for kind in _classes(one)]
+
+
+def _reason(error: dict[str, Any], field: Any, known: list[str]) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown key{_nearest(error['loc'][-1], known)}"
+    if error["type"] == "literal_error":
+        return _cut(error["msg"]) + _nearest(error["input"], choices(field))
+    return _cut(error["msg"].removeprefix("Value error, "), 600)
+
+
+def _nearest(word: Any, choices: Iterable[str]) -> str:
+    word = word[:100] if isinstance(word, str) else ""
+    return nearest(word, choices) or nearest(word.lower(), choices)
+
+
+def _short(value: Any) -> str:
+    """A value for an error, as it is written in Python, cut if it is long."""
+    try:
+        return _cut(repr(value))
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
+
+
+def _cut(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 30]}… ({len(text):,} characters)"
 
 
 def _overrides(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +203,9 @@ def _overrides(namespace: Mapping[str, Any]) -> dict[str, Any]:
             values, derived = {}, wrong
         values |= {} if wrong else found
     if derived:
-        raise QilinError(f"parameters cell: `{derived}` is not a plain `name = literal` line; write the value itself")
+        raise QilinError(
+            f"parameters cell: `{_cut(derived)}` is no plain `name = literal` line; write the value itself"
+        )
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -163,49 +217,23 @@ def _assignments(source: str) -> tuple[dict[str, Any], str]:
         return {}, source
     values, wrong = {}, ""
     for line in body:
-        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
         try:
-            value = ast.literal_eval(line.value) if isinstance(line, ast.Assign) and len(targets) == 1 else line
-        except (ValueError, TypeError):
-            value = line
-        values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
-        if value is line or not isinstance(targets[0], ast.Name):
+            (target,) = line.targets
+            values[target.id] = ast.literal_eval(line.value)
+        except (AttributeError, ValueError, TypeError):
             wrong = wrong or str(ast.get_source_segment(source, line))
     return values, wrong
 
 
 def _plain(value: Any, annotation: Any) -> Any:
-    """Undo papermill's strings where only one reading is possible: 'false', '2e-5', '8', '[1, 2]'."""
+    """Undo papermill's strings where only one reading is possible: 'false', '2e-5', '8', '[1, 2]', 'null'."""
     if not isinstance(value, str):
         return value
-    types = _members(annotation)
-    if bool in types and value in ("true", "false", "True", "False"):
-        return value.lower() == "true"
-    if int in types and re.fullmatch(r"[-+]?\d+", value):
-        return int(value)
-    if float in types and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
-        return float(value)
-    if list in types and value.startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _members(annotation: Any) -> set[Any]:
-    if get_origin(annotation) in (Union, UnionType):
-        return set().union(*(_members(a) for a in get_args(annotation)))
-    return {get_origin(annotation) or annotation}
-
-
-def to_html(parameters: Strict) -> str:
-    """The resolved parameters as a small table for a notebook."""
-    rows = "".join(
-        f"<tr><td><code>{name}</code></td><td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>"
-        for name, value in parameters.model_dump(mode="json").items()
-    )
-    return (
-        f"<details><summary>Parameters of {parameters.notebook}, profile <b>{parameters.profile}</b></summary>"
-        f"<table>{rows}</table></details>"
-    )
+    kinds = {get_origin(kind) or kind for kind in members(annotation)}
+    try:
+        read = strict_yaml.parse({"True": "true", "False": "false"}.get(value, value), "value")
+    except QilinError:
+        return value
+    if read is None:
+        return None if value == "null" and NoneType in kinds else value
+    return read if type(read) in kinds or (type(read) is int and float in kinds) else value

@@ -1,110 +1,175 @@
-"""What each notebook may be told: one class a notebook, one line a parameter, impossible combinations refused here."""
+"""Every parameter once: one class per notebook, one described line per parameter, impossible combinations refused.
+
+A description says meaning, unit and the paper's value (§4.2); `describe` adds the choices, and "paper: not stated".
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from functools import partial
+from os.path import expanduser
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic.fields import FieldInfo
 
-from qilin_lib import compatibility
+from qilin_lib import compatibility, strict_yaml
 
-# Keys that stand at the top of a profile and belong to every notebook that declares them.
-SHARED = ("notebook", "profile", "run", "seed")
+# Parameters that stand in no section of a profile.
+SHARED = ("notebook", "profile", "run", "from_run", "seed")
+# A parameter that changes no result, and so no stage's key.
+Outside = partial(Field, json_schema_extra={"outside_key": True})
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
 
 
-class Strict(BaseModel):
-    """Base of all parameter classes: no unknown key, no silent conversion, no change after loading."""
+class Part(BaseModel):
+    """Base of all parameter classes: no unknown key, silent conversion or infinity, no change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, regex_engine="python-re")
 
-    notebook: str
-    profile: str
-    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    from_run: str | None = None
-    seed: int = Field(ge=0)
+
+class Strict(Part):
+    """What every notebook has. A notebook shows it as a folded table: value, origin and meaning of each parameter."""
+
+    notebook: str = Field(description="which stage of the paper this is")
+    profile: str = Outside(description="the file of params/ that says all other values")
+    run: RunName = Outside(description="folder of runs/ to work in; null: named as the profile")
+    from_run: RunName | None = Outside(default=None, description="a run whose finished stages this run may stand on")
+    seed: int = Field(ge=0, lt=2**32, description="of every random draw; released code: 42")
+
+    # {parameter: "override", or the profile that says it}
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def frame(self) -> Any:
+        """DataFrame of all parameters: parameter, value (JSON), origin, meaning."""
+        import pandas as pd
+
+        fields = type(self).model_fields
+        values = {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
+        rows = [(name, text, self._origins.get(name, ""), describe(fields[name])) for name, text in values.items()]
+        return pd.DataFrame(rows, columns=["parameter", "value", "origin", "meaning"])
 
     def _repr_html_(self) -> str:
-        from qilin_lib.params import to_html
+        import pandas as pd
 
-        return to_html(self)
+        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+            table = self.frame.to_html(index=False, escape=True)
+        return f"<details><summary>Parameters of {self.notebook} (value, origin, meaning)</summary>{table}</details>"
+
+
+Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
+Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
+Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="of arithmetic; bfloat16 on a GPU")]
+Resamples = Annotated[int, Field(ge=100, description="bootstrap resamples behind each 95 % interval")]
+AskedTogether = Annotated[int, Outside(ge=1, description="prompts answered or scored together")]
+Rank = Annotated[int, Field(ge=1, description="rank of LoRA; paper: 8 in SFT and DPO")]
+Alpha = Annotated[int, Field(ge=1, description="LoRA's scale times its rank; paper: SFT 32, DPO 16")]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout before LoRA; paper: 0.05 in SFT and DPO")]
+SourceLength = Annotated[int, Field(ge=8, description="most tokens of a user's turn; paper: 256")]
+TargetLength = Annotated[int, Field(ge=8, description="most tokens of an assistant's turn; paper: 256")]
+NewTokens = Annotated[int, Field(ge=1, description="most tokens of an answer; paper: 512 for T5, GPT2 on Huatuo-26M")]
+Share = Annotated[float, Field(ge=0, lt=1, description="share held out, by hash; released code: CPT 0.05, SFT 0.01")]
+
+
+# The registry's file, not its module: no package may be imported from here.
+_SOURCES = strict_yaml.read(Path(__file__).parent / "chimed" / "sources.yaml")["sources"]
+SourceName = Literal[tuple(source["name"] for source in _SOURCES)]
+Licence = Literal[tuple(dict.fromkeys(source["licence"] for source in _SOURCES))]
 
 
 class Build(Strict):
     """01_build_chimed (paper §3.1.1, §3.2.1, §3.3.1)."""
 
-    raw_dir: str | None
-    sources: list[str] | None
-    exclude_licences: list[str]
-    min_chars: int = Field(ge=1)
-    max_records_per_source: int | None = Field(ge=1)
-    workers: int | None = Field(ge=1)
-    near_dup_ngram: int = Field(ge=1, le=20)
-    near_dup_threshold: float = Field(gt=0, le=1)
-    exact_substrings: Literal["remove", "drop"] | None
-    exact_substring_length: int = Field(ge=10)
-    decontaminate: bool | Literal["report"]
-    contamination_share: float = Field(gt=0, le=1)
-    general_share: float | None = Field(ge=0, le=1)
-    heldout_share_cpt: float = Field(ge=0, lt=1)
-    heldout_share_sft: float = Field(ge=0, lt=1)
-    heldout_share_dpo: float = Field(ge=0, lt=1)
-    heldout_share_general: float = Field(ge=0, lt=1)
+    raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
+    sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
+    exclude_licences: list[Licence] = Field(description="licences to leave out; the ledger counts what that takes")
+    min_chars: int = Field(ge=1, description="shorter records are rejected")
+    max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
+    workers: int | None = Outside(ge=1, description="processes; null: one per core")
+    near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
+    near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
+    exact_substrings: Literal["remove", "drop"] | None = Field(description="cut later copies out, or drop the document")
+    exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
+    decontaminate: bool | Literal["report"] = Field(description="drop what overlaps a test item; report: only count it")
+    contamination_share: float = Field(gt=0, le=1, description="share of a test item's 13-grams that makes a hit")
+    general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; null: as they come")
+    heldout_share_cpt: Share
+    heldout_share_sft: Share
+    heldout_share_dpo: Share
+    heldout_share_general: Share
 
 
-class Tiny(BaseModel):
+class Tiny(Part):
     """Shape and brief pre-training of the built-in base model (a small LLaMA)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    vocab_size: int = Field(ge=512)
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    max_position_embeddings: int
-    max_steps: int
-    learning_rate: float
-    per_device_train_batch_size: int
-    block_size: int
+    vocab_size: int = Field(ge=512, description="pieces of its tokenizer")
+    hidden_size: int = Field(description="width of a layer")
+    intermediate_size: int = Field(description="width of the MLP; NF4 on a CPU wants multiples of 64")
+    num_hidden_layers: int = Field(description="layers")
+    num_attention_heads: int = Field(description="query heads")
+    num_key_value_heads: int = Field(description="key and value heads")
+    max_position_embeddings: int = Field(description="longest context, tokens")
+    max_steps: int = Field(description="optimizer steps of its pre-training")
+    learning_rate: float = Field(description="peak rate of its pre-training")
+    per_device_train_batch_size: int = Field(description="blocks per step of its pre-training")
+    block_size: int = Field(description="tokens per block of its pre-training")
 
 
 class Tokenize(Strict):
     """02_tokenize."""
 
-    base: str
-    tiny: Tiny
-    template: Literal["auto", "baichuan", "plain"]
-    block_size: int = Field(ge=16)
-    packing: Literal["isolated", "naive"]
-    max_cpt_tokens: int | None = Field(ge=1)
-    replay_share: float = Field(ge=0, lt=1)
+    base: LocalPath = Field(description="tiny | smollm2 | a local folder | a hub id owner/name; paper: Baichuan-7B")
+    tiny: Tiny = Field(description="the built-in base model; read only if base is tiny")
+    template: Literal["auto", "baichuan", "plain"] = Field(description="auto: Baichuan's role tokens if it has them")
+    block_size: int = Field(ge=16, description="tokens per DCPT block; paper: 1024")
+    packing: Literal["isolated", "naive"] = Field(description="naive: documents of a block see each other")
+    max_cpt_tokens: int | None = Field(ge=1, description="DCPT tokens of one epoch; null: all")
+    replay_share: float = Field(ge=0, lt=1, description="share of general text among the DCPT tokens")
+
+
+class Steps(Part):
+    """How long and how fast a training goes."""
+
+    per_device_train_batch_size: int = Field(ge=1, description="examples per process; paper: DCPT 1, SFT 64, DPO 8")
+    num_train_epochs: float = Field(gt=0, description="passes over the data; paper: DCPT 3, SFT and DPO not stated")
+    max_steps: int = Field(ge=-1, lt=2**31, description="optimizer steps; -1: as many as the epochs have")
+    learning_rate: float = Field(gt=0, lt=1, description="peak rate; paper: DCPT 2e-4, SFT and DPO 2e-5")
 
 
 class Trained(Strict):
     """What every training shares, whatever it is trained on and for how long (paper §4.2)."""
 
-    gpus: int = Field(ge=0)
-    nodes: int = Field(ge=1)
-    nproc_per_node: int | None = Field(ge=1)
-    finetuning: Literal["full", "lora", "qlora"]
-    dtype: Literal["float32", "bfloat16"]
-    gradient_accumulation_steps: int = Field(ge=1)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
-    warmup_ratio: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0, lt=1)
-    max_grad_norm: float = Field(gt=0)
-    lora_r: int = Field(ge=1)
-    lora_alpha: int = Field(ge=1)
-    lora_dropout: float = Field(ge=0, lt=1)
-    target_modules: str | list[str]
-    modules_to_save: list[str]
-    gradient_checkpointing: bool
-    deepspeed: Literal["zero2", "zero2_offload", "zero3", "zero3_offload"] | None
-    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
-    logging_steps: int = Field(ge=1)
-    save_steps: int = Field(ge=1)
-    max_heldout: int | None = Field(ge=1)
+    gpus: Gpus
+    nodes: int = Outside(ge=1, description="machines; more than one wants MASTER_ADDR or Slurm")
+    nproc_per_node: int | None = Outside(ge=1, description="processes per node; null: one per GPU, or one on the CPU")
+    finetuning: Literal["full", "lora", "qlora"] = Field(description="what learns; paper: LoRA in SFT and DPO")
+    dtype: Dtype
+    gradient_accumulation_steps: int = Field(ge=1, description="batches per optimizer step")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        description="course of the learning rate"
+    )
+    warmup_ratio: float = Field(ge=0, lt=1, description="share of the steps in which the rate rises; paper: 0.05")
+    weight_decay: float = Field(ge=0, lt=1, description="of AdamW; paper: DCPT 0.01, SFT and DPO 0.05")
+    max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
+    lora_r: Rank
+    lora_alpha: Alpha
+    lora_dropout: Dropout
+    target_modules: str | list[str] = Field(description="layers with LoRA: all-linear, or names")
+    modules_to_save: list[str] = Field(description="layers trained whole beside LoRA, such as lm_head")
+    gradient_checkpointing: bool = Outside(description="computes activations twice to save memory")
+    deepspeed: Literal["zero2", "zero2_offload", "zero3", "zero3_offload"] | None = Outside(
+        description="a file of params/deepspeed; paper: ZeRO-2 in SFT"
+    )
+    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Outside(
+        description="where losses go as well; log.jsonl is always written"
+    )
+    logging_steps: int = Outside(ge=1, description="steps between two lines of log.jsonl")
+    save_steps: int = Outside(ge=1, description="steps between two checkpoints")
+    max_heldout: int | None = Outside(ge=1, description="held-out records scored; null: all")
 
     @model_validator(mode="after")
     def _possible(self) -> Trained:
@@ -112,234 +177,173 @@ class Trained(Strict):
         return self
 
 
-class Training(Trained):
-    """What DCPT, SFT and DPO share: one training a notebook."""
+class Training(Trained, Steps):
+    """What DCPT, SFT and DPO share: one training per notebook."""
 
-    dry_run: bool
-    per_device_train_batch_size: int = Field(ge=1)
-    num_train_epochs: float = Field(gt=0)
-    max_steps: int = Field(ge=-1)
-    learning_rate: float = Field(gt=0, lt=1)
+    dry_run: bool = Outside(description="show memory, time and launch command, then stop")
 
 
 class Dcpt(Training):
     """03_dcpt: next-token prediction on ChiMed-CPT (paper §3.1.2, §4.2)."""
 
 
-class OneStage(BaseModel):
-    """DCPT text in instruction form, learned together with ChiMed-SFT (HuatuoGPT-II, arXiv 2311.09774).
+class OneStage(Part):
+    """DCPT text in instruction form, learned together with ChiMed-SFT (HuatuoGPT-II, arXiv 2311.09774)."""
 
-    `priority`: how much likelier a passage is drawn next than an SFT conversation; `priorities`: {source: the same of
-    its passages}, for sources of their own.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    priority: float = Field(gt=0, allow_inf_nan=False)
-    priorities: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    priority: float = Field(gt=0, description="how much likelier a passage is drawn next than a conversation")
+    priorities: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, description="{source: the same of its passages}, for sources of their own"
+    )
 
 
 class Sft(Training):
     """04_sft: loss on the assistant's turns (paper §3.2.2, §4.2)."""
 
-    max_source_length: int = Field(ge=8)
-    max_target_length: int = Field(ge=8)
-    max_length: int = Field(ge=16)
-    packing: bool
-    source_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None
-    one_stage: OneStage | None
-
-    @model_validator(mode="after")
-    def _one_turn_fits(self) -> Sft:
-        # Role tags and the end token need a few tokens beside the two turns.
-        least = self.max_source_length + self.max_target_length + 16
-        if self.max_length < least:
-            raise ValueError(
-                f"max_length: {self.max_length} is too short for one turn of max_source_length + max_target_length; "
-                f"nearest valid: {least}"
-            )
-        return self
+    max_source_length: SourceLength
+    max_target_length: TargetLength
+    max_length: int = Field(ge=16, description="most tokens of a whole conversation")
+    packing: bool = Field(description="conversations share rows unseen by each other: same loss, no padding")
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        description="{source: weight}: 0.5 draws half of its conversations, 2 takes each twice; null: each once"
+    )
+    one_stage: OneStage | None = Field(description="start from the base and learn DCPT text as instructions here too")
 
 
 class Dpo(Training):
     """05_dpo: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7)."""
 
-    max_source_length: int = Field(ge=8)
-    max_target_length: int = Field(ge=8)
-    beta: float = Field(gt=0)
-    label_smoothing: float = Field(ge=0, lt=0.5)
-    rpo_alpha: float | None = Field(gt=0)
-    sampled_prompts: int = Field(ge=0)
-    precompute_ref_log_probs: bool
-    allow_high_lr: bool
-
-    @model_validator(mode="after")
-    def _rate(self) -> Dpo:
-        if self.learning_rate > 1e-5 and not self.allow_high_lr:
-            raise ValueError(
-                f"learning_rate: {self.learning_rate} is high for DPO and ends in babble (hiyouga/LLaMA-Factory"
-                "#797); nearest valid: 1e-5, or say allow_high_lr: true"
-            )
-        return self
+    max_source_length: SourceLength
+    max_target_length: TargetLength
+    beta: float = Field(gt=0, description="strength of the reference; released code: 0.1")
+    label_smoothing: float = Field(ge=0, lt=0.5, description="share of pairs taken for mislabelled")
+    rpo_alpha: float | None = Field(gt=0, description="weight of an SFT loss on the chosen answer (RPO); null: none")
+    sampled_prompts: int = Outside(ge=0, description="held-out prompts answered before and after")
+    precompute_ref_log_probs: bool = Field(description="ask the reference once, before training")
+    allow_high_lr: bool = Outside(description="permits a learning rate above 1e-5")
 
 
+PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc"]
 """What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind."""
-BaselineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._()-]*$")]
 
 
-class Finetune(BaseModel):
+class Finetune(Steps):
     """Training of a baseline on a benchmark's own train split before it answers (paper §4.2: LoRA r 8, alpha 16)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    on: Literal["cmexam", "huatuo"]
-    finetuning: Literal["full", "lora"]
-    num_train_epochs: float = Field(gt=0)
-    max_steps: int = Field(ge=-1)
-    per_device_train_batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0, lt=1)
-    lora_r: int = Field(default=8, ge=1)
-    lora_alpha: int = Field(default=16, ge=1)
-    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
-    max_source_length: int = Field(default=256, ge=8)
-    max_target_length: int = Field(default=256, ge=8)
+    on: Literal["cmexam", "huatuo"] = Field(description="the benchmark whose train split is learned")
+    finetuning: Literal["full", "lora"] = Field(description="what learns; paper: LoRA")
+    lora_r: Rank = 8
+    lora_alpha: Alpha = 16
+    lora_dropout: Dropout = 0.05
+    max_source_length: SourceLength = 256
+    max_target_length: TargetLength = 256
 
 
-class Baseline(BaseModel):
-    """A further model of Tables 4-6, one line of the profile.
+# Predictions that are still being made are called <name>.part<n>.
+BaselineName = Annotated[str, Field(pattern=r"^(?!.*\.part\d*$)[A-Za-z0-9][A-Za-z0-9 ._()-]*$", max_length=100)]
+# Keys of the known services have small letters; an environment variable, by custom, has none.
+Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")]
+# A user, a password or a query in a URL would be stored in the run.
+PlainUrl = Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
 
-    `model`: a stage of this run, a local folder, a hub id, or the model's name at `endpoint` (an OpenAI-compatible
-    base URL). `template`: "chat" is the tokenizer's own or the server's. `shots`: null = as `eval.shots`; `benchmarks`:
-    null = all of the run.
-    """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class Baseline(Part):
+    """A further model of Tables 4-6, one line of the profile."""
 
-    model: str = Field(min_length=1)
-    template: Literal["plain", "baichuan", "chat"] = "plain"
-    shots: int | None = Field(default=None, ge=0, le=5)
-    benchmarks: list[Literal["ceval", "cmexam", "huatuo"] | FurtherBenchmark] | None = None
-    finetune: Finetune | None = None
-    endpoint: str | None = Field(default=None, pattern=r"^https?://")
-    api_key_env: str = "OPENAI_API_KEY"
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    timeout: float = Field(default=60.0, gt=0)
-    price_per_million_input: float | None = Field(default=None, ge=0)
-    price_per_million_output: float | None = Field(default=None, ge=0)
+    model: LocalPath = Field(description="a stage of this run | a local folder | a hub id | a name at endpoint")
+    template: Literal["plain", "baichuan", "chat"] = Field(default="plain", description="chat: the model's own")
+    shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
+    benchmarks: list[Literal[PaperBenchmark, FurtherBenchmark]] | None = Field(
+        default=None, description="what it answers; null: all of the run"
+    )
+    finetune: Finetune | None = Field(default=None, description="training before it answers")
+    endpoint: PlainUrl | None = Field(default=None, description="base URL of a server; the key has its variable")
+    api_key_env: Variable = Field(default="OPENAI_API_KEY", description="the variable that holds the key, in capitals")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
+    timeout: float = Field(default=60.0, gt=0, description="seconds that a request may take")
+    price_per_million_input: float | None = Field(default=None, ge=0, description="of a million tokens read")
+    price_per_million_output: float | None = Field(default=None, ge=0, description="of a million tokens written")
+
+
+Baselines = Annotated[dict[BaselineName, Baseline], Field(description="further rows: {name: {model, template, …}}")]
 
 
 class Evaluate(Strict):
     """06_eval (paper §4.1, §4.3)."""
 
-    gpus: int = Field(ge=0)
-    processes: int | None = Field(ge=1)
-    models: list[Literal["base", "dcpt", "sft", "dpo"]]
-    baselines: dict[BaselineName, Baseline]
-    benchmarks: list[Literal["ceval", "cmexam", "huatuo"]]
-    further_benchmarks: list[FurtherBenchmark] | None
-    protocols: list[Literal["fixed", "released"]] = Field(min_length=1)
-    dtype: Literal["float32", "bfloat16"]
-    shots: int = Field(ge=0, le=5)
-    ceval_subjects: list[str] | None
-    ceval_split: Literal["dev", "val", "test"]
-    cmexam_split: Literal["val", "test"]
-    max_items_ceval_per_subject: int | None = Field(ge=1)
-    max_items_cmexam: int | None = Field(ge=1)
-    max_items_huatuo: int | None = Field(ge=1)
-    max_items_further: int | None = Field(ge=1)
-    max_new_tokens_cmexam: int = Field(ge=1)
-    max_new_tokens_huatuo: int = Field(ge=1)
-    max_new_tokens_ner: int = Field(ge=1)
-    max_new_tokens_dialogue: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    tokenisation: Literal["char", "jieba"]
-    bootstrap_resamples: int = Field(ge=100)
+    gpus: Gpus
+    processes: Processes
+    models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
+    baselines: Baselines
+    benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
+    further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
+    protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
+    dtype: Dtype
+    shots: int = Field(ge=0, le=5, description="C-Eval dev examples in the prompt; paper: 5")
+    ceval_subjects: list[str] | None = Field(description="handles such as basic_medicine; null: all that are there")
+    ceval_split: Literal["dev", "val", "test"] = Field(description="test has no labels; paper: test, online")
+    cmexam_split: Literal["val", "test"] = Field(description="split of CMExam that is asked")
+    max_items_ceval_per_subject: int | None = Field(ge=1, description="a seeded sample of each subject; null: all")
+    max_items_cmexam: int | None = Field(ge=1, description="a seeded sample; null: all")
+    max_items_huatuo: int | None = Field(ge=1, description="a seeded sample of the 6,000; null: all")
+    max_items_further: int | None = Field(ge=1, description="of each further benchmark or CMMLU subject; null: all")
+    max_new_tokens_cmexam: NewTokens
+    max_new_tokens_huatuo: NewTokens
+    max_new_tokens_ner: NewTokens
+    max_new_tokens_dialogue: NewTokens
+    batch_size: AskedTogether
+    tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
+    bootstrap_resamples: Resamples
 
 
 class CaseStudy(Strict):
     """07_case_study (paper §4.4, Figures 2 and 3)."""
 
-    cases: int = Field(ge=1, le=50)
-
-
-class Steps(BaseModel):
-    """How long and how fast one of the trainings of 08_rlhf goes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    per_device_train_batch_size: int = Field(ge=1)
-    num_train_epochs: float = Field(gt=0)
-    max_steps: int = Field(ge=-1)
-    learning_rate: float = Field(gt=0, lt=1)
+    cases: int = Field(ge=1, le=50, description="of the seeded sample, biggest gain and biggest loss: this many each")
 
 
 class Rlhf(Trained):
-    """08_rlhf: reward model, rejection sampling, reinforcement learning (ChiMed-GPT, arXiv 2311.06025, abstract).
+    """08_rlhf: reward model, rejection sampling, reinforcement learning (ChiMed-GPT, arXiv 2311.06025)."""
 
-    `reward`, `rejection` and `rl` are the three trainings; everything else about training is common to them.
-    """
-
-    reward: Steps
-    rejection: Steps
-    rl: Steps
-    max_source_length: int = Field(ge=8)
-    max_target_length: int = Field(ge=8)
-    rounds: int = Field(ge=1)
-    prompts: int = Field(ge=1)
-    num_samples: int = Field(ge=1)
-    keep: int = Field(ge=1)
-    temperature: float = Field(gt=0)
-    top_p: float = Field(gt=0, le=1)
-    method: Literal["rloo", "grpo", "none"]
-    num_generations: int = Field(ge=2)
-    kl_coef: float = Field(ge=0)
-    batch_size: int = Field(ge=1)
-    max_items: int | None = Field(ge=1)
-    bootstrap_resamples: int = Field(ge=100)
-
-    @model_validator(mode="after")
-    def _countable(self) -> Rlhf:
-        if self.keep > self.num_samples:
-            raise ValueError(
-                f"keep: {self.keep} is more than num_samples: {self.num_samples}; nearest valid: {self.num_samples}"
-            )
-        batch = self.rl.per_device_train_batch_size * self.gradient_accumulation_steps
-        if self.method != "none" and batch % self.num_generations:
-            raise ValueError(
-                f"num_generations: {self.num_generations} does not divide the {batch} answers of a step (rl."
-                "per_device_train_batch_size x gradient_accumulation_steps); nearest valid: a divisor of it from 2 on"
-            )
-        return self
+    reward: Steps = Field(description="training of the reward model")
+    rejection: Steps = Field(description="fine-tuning on the best answers, each round")
+    rl: Steps = Field(description="reinforcement learning")
+    max_source_length: SourceLength
+    max_target_length: TargetLength
+    rounds: int = Field(ge=1, description="of rejection sampling: sample, rank, fine-tune on the best")
+    prompts: int = Field(ge=1, description="questions of ChiMed-SFT that a round samples answers to")
+    num_samples: int = Field(ge=1, description="answers sampled per question (K)")
+    keep: int = Field(ge=1, description="the best so many of the K return to fine-tuning")
+    temperature: float = Field(gt=0, description="of sampling")
+    top_p: float = Field(gt=0, le=1, description="of sampling; ChiMed-GPT's model card: 0.9")
+    method: Literal["rloo", "grpo", "none"] = Field(description="of reinforcement learning; Zhongjing used PPO")
+    num_generations: int = Field(ge=2, description="answers per group in rloo and grpo")
+    kl_coef: float = Field(ge=0, description="weight of the KL divergence from SFT (TRL's beta)")
+    batch_size: AskedTogether
+    max_items: int | None = Field(ge=1, description="held-out questions in the comparison of policies; null: all")
+    bootstrap_resamples: Resamples
 
 
 class Bias(Strict):
-    """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025, abstract) with the controls that the original lacks."""
+    """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025) with the controls that the original lacks."""
 
-    gpus: int = Field(ge=0)
-    processes: int | None = Field(ge=1)
-    models: list[Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]]
-    baselines: dict[BaselineName, Baseline]
-    scales: list[str] = Field(min_length=1)
-    protocols: list[Literal["next_token", "generation"]] = Field(min_length=1)
-    option_orders: int = Field(ge=1)
-    labels: list[Literal["letters", "digits", "lower_case", "heavenly_stems"]] = Field(min_length=1)
-    paraphrases: bool
-    max_new_tokens: int = Field(ge=1)
-    dtype: Literal["float32", "bfloat16"]
-    batch_size: int = Field(ge=1)
-    bootstrap_resamples: int = Field(ge=100)
-
-
-OUTSIDE = frozenset(
-    "run profile from_run workers processes dry_run report_to logging_steps save_steps max_heldout sampled_prompts "
-    "gpus nodes nproc_per_node deepspeed gradient_checkpointing batch_size".split()
-)
-
-
-def outside_key(model: type[Strict]) -> frozenset[str]:
-    """Parameters that move no result."""
-    return OUTSIDE & model.model_fields.keys()
+    gpus: Gpus
+    processes: Processes
+    models: list[Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]] = Field(
+        description="stages of this run that answer"
+    )
+    baselines: Baselines
+    scales: list[LocalPath] = Field(min_length=1, description="scales of the kit, or paths of YAML files of that form")
+    protocols: list[Literal["next_token", "generation"]] = Field(min_length=1, description="how an option is chosen")
+    option_orders: int = Field(ge=1, description="orders of the options, the given one first")
+    labels: list[Literal["letters", "digits", "lower_case", "heavenly_stems"]] = Field(
+        min_length=1, description="what the options are called"
+    )
+    paraphrases: bool = Field(description="ask the scale's paraphrases too")
+    max_new_tokens: NewTokens
+    dtype: Dtype
+    batch_size: AskedTogether
+    bootstrap_resamples: Resamples
 
 
 SECTIONS: dict[str, tuple[str, type[Strict]]] = {
@@ -353,3 +357,42 @@ SECTIONS: dict[str, tuple[str, type[Strict]]] = {
     "08_rlhf": ("rlhf", Rlhf),
     "09_bias": ("bias", Bias),
 }
+
+
+def members(annotation: Any) -> list[Any]:
+    """What an annotation allows, unions opened: [list[str], NoneType] for `list[str] | None`."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for one in get_args(annotation) for kind in members(one)]
+    return members(get_args(annotation)[0]) if get_origin(annotation) is Annotated else [annotation]
+
+
+def outside_key(model: type[Part]) -> frozenset[str]:
+    """The parameters that change no result: names, hardware, logging, how much is shown."""
+    return frozenset(name for name, field in model.model_fields.items() if _outside(field))
+
+
+def _outside(field: FieldInfo) -> bool:
+    return bool((field.json_schema_extra or {}).get("outside_key"))
+
+
+def choices(field: FieldInfo) -> list[str]:
+    """The words that a parameter, or an entry of it, may be; none if it is free."""
+    kinds = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in members(field.annotation)]
+    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+
+
+def describe(field: FieldInfo) -> str:
+    """Meaning of a parameter in one line: its choices, its description, what the paper says if it is of any result."""
+    words = choices(field)
+    listed = " | ".join(words) + ": " if 0 < len(words) < 8 else ""
+    silent = _outside(field) or "paper" in field.description.lower()
+    return f"{listed}{field.description}{'' if silent else '; paper: not stated'}"
+
+
+def cell_line(model: type[Strict], name: str) -> str:
+    """The line of a parameter in a notebook's parameters cell, as papermill's own inspection reads it."""
+    kinds = [kind for kind in members(model.model_fields[name].annotation) if kind is not NoneType]
+    names = [str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in kinds]
+    types = "|".join(dict.fromkeys("dict" if issubclass(kind, Part) else kind.__name__ for kind in names))
+    default = '"smoke"' if name == "profile" else None
+    return f"{name} = {default}  # type: {types} {describe(model.model_fields[name])}"

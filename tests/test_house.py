@@ -85,8 +85,9 @@ def test_a_package_imports_only_packages_left_of_it(path: Path) -> None:
     [
         ("errors", set()),
         ("files", {"errors"}),
-        ("schema", {"params", "compatibility"}),
-        ("params", {"errors", "schema"}),
+        ("strict_yaml", {"errors"}),
+        ("schema", {"compatibility", "strict_yaml"}),
+        ("params", {"errors", "schema", "strict_yaml"}),
         ("closure", {"files", "params"}),
         ("runs", {"closure", "errors", "files", "params", "schema"}),
         ("pipeline", {"errors", "params", "runs", "schema", "sample"}),

@@ -11,10 +11,6 @@ import pytest
 
 from qilin_lib import params
 from qilin_lib.errors import QilinError
-from qilin_lib.schema import SECTIONS
-
-PROFILES = ("baselines", "full_a100", "one_stage", "qlora_24gb", "released_code", "smoke", "smollm2_cpu")
-SMOKE = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
 
 
 def load(**overrides: Any) -> Any:
@@ -30,20 +26,6 @@ def notebook(*cells: str) -> dict[str, Any]:
         except Exception as error:  # a cell that fails is in `In` all the same
             namespace["error"] = error
     return {**namespace, "In": ["", *cells]}
-
-
-@pytest.fixture
-def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`profile(old, new)`: a params folder whose `mine.yaml` is smoke.yaml with one line changed."""
-    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
-
-    def make(old: str, new: str) -> Path:
-        assert SMOKE.count(old) >= 1, f"smoke.yaml no longer has {old!r}"
-        path = tmp_path / "mine.yaml"
-        path.write_text(SMOKE.replace(old, new, 1), encoding="utf-8")
-        return path
-
-    return make
 
 
 # --- names and values that papermill hands over -----------------------------------------------------------------------
@@ -210,212 +192,12 @@ def test_a_later_variable_of_the_same_name_is_no_parameter() -> None:
     assert (loaded.beta, loaded.max_steps) == (load().beta, 7)
 
 
-# --- profiles ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_profiles_are_these() -> None:
-    assert params.profiles() == list(PROFILES)
-
-
-@pytest.mark.parametrize("profile_name", PROFILES)
-@pytest.mark.parametrize("notebook_name", SECTIONS)
-def test_every_profile_loads_in_every_notebook(profile_name: str, notebook_name: str) -> None:
-    loaded = params.load(notebook_name, {"profile": profile_name})
-    section, model = SECTIONS[notebook_name]
-    assert isinstance(loaded, model)
-    assert loaded.notebook == notebook_name and loaded.profile == profile_name
-    written = params.read_profile(profile_name)
-    for name, value in (written.get(section) or {}).items():
-        assert loaded.model_dump(exclude_unset=True)[name] == value
-
-
-def test_full_a100_is_the_paper() -> None:
-    """Paper §4.2."""
-    dcpt, sft, dpo = (params.load(n, {"profile": "full_a100"}) for n in ("03_dcpt", "04_sft", "05_dpo"))
-    assert (dcpt.gpus, dcpt.per_device_train_batch_size, dcpt.num_train_epochs) == (8, 1, 3.0)
-    assert (dcpt.learning_rate, dcpt.warmup_ratio, dcpt.weight_decay) == (2e-4, 0.05, 0.01)
-    assert params.load("02_tokenize", {"profile": "full_a100"}).block_size == 1024
-    assert (sft.per_device_train_batch_size, sft.learning_rate, sft.weight_decay) == (64, 2e-5, 0.05)
-    assert (sft.lora_r, sft.lora_alpha, sft.lora_dropout) == (8, 32, 0.05)
-    assert (dpo.gpus, dpo.per_device_train_batch_size, dpo.learning_rate) == (4, 8, 2e-5)
-    assert (dpo.lora_r, dpo.lora_alpha, dpo.lora_dropout) == (8, 16, 0.05)
-
-
-def test_missing_profile_names_the_nearest() -> None:
-    with pytest.raises(QilinError, match=r"profile 'smok': no such file .*did you mean 'smoke'"):
-        load(profile="smok")
-
-
-def test_unknown_key_in_a_section_names_file_and_nearest(profile) -> None:
-    path = profile("  beta: 0.1", "  betta: 0.1")
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert f"{path}: unknown key 'betta' in 'dpo:' (did you mean 'beta'?)" == str(refused.value)
-
-
-def test_unknown_section_names_file_and_nearest(profile) -> None:
-    path = profile("dpo:   ", "dop:   ")
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert str(refused.value).startswith(f"{path}: unknown key 'dop' (did you mean 'dpo'?)")
-
-
-def test_shared_key_inside_a_section_is_refused(profile) -> None:
-    profile("  beta: 0.1", "  beta: 0.1\n  seed: 3")
-    with pytest.raises(QilinError, match=r"unknown key 'seed' in 'dpo:'"):
-        load(profile="mine")
-
-
-def test_missing_key_is_named(profile) -> None:
-    profile("  beta: 0.1", "")
-    with pytest.raises(QilinError, match=r"05_dpo \(profile mine\): beta = .*Field required"):
-        load(profile="mine")
-
-
-def test_duplicate_key_names_file_and_both_lines(profile) -> None:
-    path = profile("  beta: 0.1", "  beta: 0.2\n  beta: 0.1")
-    first = path.read_text(encoding="utf-8").splitlines().index("  beta: 0.2") + 1
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert str(refused.value) == f"{path}, line {first + 1}: key 'beta' stands twice (first in line {first})"
-
-
-def test_broken_yaml_names_file_and_line(profile) -> None:
-    path = profile("  beta: 0.1", "  beta: [0.1")
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert str(path) in str(refused.value) and "line" in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_an_empty_profile_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
-    (tmp_path / "mine.yaml").write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(QilinError, match="mine.yaml: expected 'key: value' lines"):
-        load(profile="mine")
-
-
-def test_a_section_that_is_no_mapping_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
-    (tmp_path / "mine.yaml").write_text("seed: 1\ncase_study: 3\n", encoding="utf-8")
-    with pytest.raises(QilinError, match="mine.yaml: 'case_study:' must hold 'key: value' lines, found 3"):
-        params.load("07_case_study", {"profile": "mine"})
-
-
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
-        ("2e-5", 2e-5),
-        ("1.5E3", 1500.0),
-        (".5", 0.5),
-        ("NO", "NO"),
-        ("on", "on"),
-        ("yes", "yes"),
-        ("true", True),
-        ("True", "True"),
-        ("017", 17),
-        ("12:30", "12:30"),
-        ("0x1F", "0x1F"),
-        ("2023-12-01", "2023-12-01"),
-        ("-1", -1),
-        ("null", None),
-        ("~", None),
-        ("", None),
-        ('"2e-5"', "2e-5"),
-        ("1_000", "1_000"),
-    ],
-)
-def test_yaml_scalars_are_those_of_yaml_1_2(tmp_path: Path, written: str, read: Any) -> None:
-    (tmp_path / "a.yaml").write_text(f"key: {written}\n", encoding="utf-8")
-    value = params.read_yaml(tmp_path / "a.yaml")["key"]
-    assert value == read and type(value) is type(read)
-
-
-@pytest.mark.parametrize("value", ["NO", "yes", "12:30", '"true "', "1"])
-def test_a_flag_in_a_profile_is_true_or_false(profile, value: str) -> None:
-    profile("  precompute_ref_log_probs: false", f"  precompute_ref_log_probs: {value}")
-    with pytest.raises(QilinError, match="precompute_ref_log_probs = .*valid boolean"):
-        load(profile="mine")
-
-
-def test_learning_rate_in_a_profile_needs_no_decimal_point(profile) -> None:
-    profile("  learning_rate: 5e-4", "  learning_rate: 7e-6")
-    assert load(profile="mine").learning_rate == 7e-6
-
-
-def test_wrong_type_in_a_profile_is_refused(profile) -> None:
-    profile("  lora_r: 8", "  lora_r: eight")
-    with pytest.raises(QilinError, match=r"05_dpo \(profile mine\): lora_r = 'eight': .*valid integer"):
-        load(profile="mine")
-
-
-# --- impossible combinations, and what a parameter object is ----------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        ({"finetuning": "qlora", "deepspeed": "zero3", "gpus": 2}, "qlora with deepspeed: zero3.*nearest valid.*zero2"),
-        ({"deepspeed": "zero2", "gpus": 0}, "deepspeed: zero2 needs gpus >= 1, .* got gpus: 0.*nearest valid"),
-        ({"nodes": 2, "gpus": 0}, "nodes: 2 needs gpus >= 1.*nearest valid: nodes: 1"),
-        ({"learning_rate": 2e-5, "allow_high_lr": False}, "learning_rate: 2e-05 is high for DPO.*1e-5.*allow_high_lr"),
-    ],
-)
-def test_impossible_combinations_say_what_is_possible(overrides: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(QilinError, match=sentence):
-        load(**overrides)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"finetuning": "qlora", "deepspeed": "zero2", "gpus": 2},
-        {"finetuning": "lora", "deepspeed": "zero3", "gpus": 2},
-        {"nodes": 2, "gpus": 1},
-        {"learning_rate": 1e-5, "allow_high_lr": False},
-        {"learning_rate": 2e-5, "allow_high_lr": True},
-    ],
-)
-def test_possible_combinations_load(overrides: dict[str, Any]) -> None:
-    loaded = load(**overrides)
-    assert {name: getattr(loaded, name) for name in overrides} == overrides
-
-
-def test_a_conversation_has_room_for_one_turn() -> None:
-    lengths = {"max_source_length": 100, "max_target_length": 100}
-    with pytest.raises(QilinError, match="max_length: 200 is too short for one turn.*nearest valid: 216"):
-        params.load("04_sft", {**lengths, "max_length": 200})
-    assert params.load("04_sft", {**lengths, "max_length": 216}).max_length == 216
-
-
-def test_rejection_sampling_keeps_no_more_than_it_draws() -> None:
-    with pytest.raises(QilinError, match="keep: 5 is more than num_samples: 4; nearest valid: 4"):
-        params.load("08_rlhf", {"keep": 5, "num_samples": 4})
-    assert params.load("08_rlhf", {"keep": 4, "num_samples": 4}).keep == 4
-
-
-def test_groups_of_answers_fill_a_step() -> None:
-    """TRL refuses it too, but only after the reward model was trained."""
-    with pytest.raises(QilinError, match="num_generations: 3 does not divide the 8 answers of a step"):
-        params.load("08_rlhf", {"num_generations": 3})
-    assert params.load("08_rlhf", {"num_generations": 3, "method": "none"}).method == "none"
-
-
-def test_the_rate_rule_is_dpo_s_alone() -> None:
-    assert params.load("04_sft", {"learning_rate": 2e-4}).learning_rate == 2e-4
+# --- what a parameter object is ---------------------------------------------------------------------------------------
 
 
 def test_parameters_do_not_change_after_loading() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         load().beta = 0.5
-
-
-def test_html_shows_every_parameter_and_escapes() -> None:
-    loaded = params.load("02_tokenize", {"base": "<b>&模型</b>"})
-    shown = loaded._repr_html_()
-    assert "<b>&模型" not in shown
-    assert "&lt;b&gt;&amp;模型&lt;/b&gt;" in shown
-    for name in loaded.model_dump():
-        assert f"<code>{name}</code>" in shown
 
 
 # --- papermill itself -------------------------------------------------------------------------------------------------

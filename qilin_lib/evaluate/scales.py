@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.files import sha256_text
-from qilin_lib.params import ROOT
+from qilin_lib.params import ROOT, read_yaml
 
 FOLDER = Path(__file__).resolve().parent / "data" / "scales"
 TEXTS = ("name", "title", "citation", "licence", "language", "instruction", "high_total", "low_total")
@@ -75,12 +73,12 @@ class Scale:
 def read(name: str) -> Scale:
     """The scale `name` of the kit, or the one in the YAML file at path `name` (relative to the repository).
 
-    Raises QilinError naming file, item and the nearest valid choice: no such scale; no YAML; a key that is unknown,
-    missing, twice there or of another kind; fewer than two options; two that read alike; a number twice; a reversed
+    Raises QilinError naming file, item and the nearest valid choice: no such scale; what `read_yaml` refuses; a key
+    that is unknown, missing or of another kind; fewer than two options; two that read alike; a number twice; a reversed
     number that is no item; an instruction without {options} or {item}.
     """
     path = _path(name)
-    content = _parsed(path)
+    content = read_yaml(path)
     _keys(content, KEYS, KEYS, path.name)
     texts = {key: _text(content[key], f"{path.name}: {key}") for key in TEXTS}
     _check_texts(texts, path.name)
@@ -107,32 +105,6 @@ def _path(name: str) -> Path:
             "no path of a YAML file"
         )
     return path
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree, content = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except UnicodeDecodeError as reason:
-        raise QilinError(f"{path.name}, byte {reason.start}: not UTF-8; convert the file with iconv") from None
-    except yaml.YAMLError as reason:
-        raise QilinError(f"{path.name} is no YAML: {' '.join(str(reason).split())}") from None
-    _refuse_twice(tree, path.name)
-    return content
-
-
-def _refuse_twice(node: yaml.Node | None, where: str) -> None:
-    """PyYAML lets the last of two equal keys win without a word."""
-    if isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            _refuse_twice(child, where)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise QilinError(f"{where}, line {key.start_mark.line + 1}: '{key.value}' stands there twice; keep one")
-            seen.add(key.value)
-            _refuse_twice(value, where)
 
 
 def _keys(content: Any, known: Sequence[str], needed: Sequence[str], where: str) -> None:
@@ -209,7 +181,7 @@ def _texts(content: Any, where: str) -> tuple[str, ...]:
 
 
 def _text(content: Any, where: str) -> str:
-    """A text without blanks around it; YAML makes no text of bare yes, no, 1 or null, so those need quotes."""
+    """A text without blanks around it; YAML makes no text of bare true, false, 1 or null, so those need quotes."""
     if not isinstance(content, str):
         raise QilinError(f"{where} is {_kind(content)}, not a text; write it in quotes")
     if not content.strip():

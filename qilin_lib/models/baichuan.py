@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.sentencepieces import fast_tokenizer
@@ -304,10 +306,14 @@ def main(arguments: list[str]) -> int:
     """Convert SRC to DST and say what was done; 1 with one sentence on an error, 2 when the arguments are wrong."""
     if len(arguments) != 2:
         print("usage: python -m qilin_lib.models.baichuan SRC DST")
-        print("SRC: a folder with Baichuan-7B's or Baichuan2-7B's own files; DST: a new folder in LLaMA's layout")
+        print("SRC: Baichuan-7B's or Baichuan2-7B's own files, a folder or a hub id; DST: a new folder, LLaMA's layout")
         return 2
     source, target = map(Path, arguments)
     try:
+        if not source.exists() and arguments[0].count("/") == 1:
+            source = Path(
+                snapshot_download(arguments[0], allow_patterns=["*.json", "*.bin", "*.safetensors", "*.model"])
+            )
         report = convert(source, target)
     except (QilinError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

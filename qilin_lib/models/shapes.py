@@ -25,6 +25,17 @@ _SMOLLM2_135M = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
+# Qwen2 has biases on q, k and v alone; LLaMA's flag adds o's, 100,352 numbers of 7.6 billion.
+_QWEN2_7B = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "attention_bias": True,
+}
 # From the config.json that the authors publish. Baichuan is LLaMA's arithmetic with W_pack = [q; k; v]; its 13B
 # has ALiBi for rotary positions, which changes no size.
 KNOWN: dict[str, dict[str, Any]] = {
@@ -35,6 +46,14 @@ KNOWN: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolLM2-135M": _SMOLLM2_135M,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
     "smollm2": _SMOLLM2_135M,
+    "baichuan-inc/Baichuan2-7B-Chat": {**_LLAMA_7B, "vocab_size": 125696, "max_position_embeddings": 4096},
+    "Qwen/Qwen2.5-7B-Instruct": _QWEN2_7B,
+}
+# The folders that the large profiles name, before the command of their headers has written them.
+KNOWN |= {
+    "models/baichuan-7b-llama": KNOWN["baichuan-inc/Baichuan-7B"],
+    "models/baichuan2-7b-chat-llama": KNOWN["baichuan-inc/Baichuan2-7B-Chat"],
+    "models/Qwen2.5-7B-Instruct": _QWEN2_7B,
 }
 
 

@@ -287,6 +287,18 @@ def test_half_a_conversion_is_never_taken_for_whole(
         convert(source, target)
 
 
+def test_a_hub_id_is_downloaded_and_converted_by_the_one_command(
+    make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, config, _ = make("bin", 2)
+    wanted: list[str] = []
+    monkeypatch.setattr("qilin_lib.models.baichuan.snapshot_download", lambda name, **_: wanted.append(name) or source)
+    monkeypatch.chdir(tmp_path)
+    assert main(["baichuan-inc/Baichuan-7B", "models/baichuan-7b-llama"]) == 0
+    assert wanted == ["baichuan-inc/Baichuan-7B"]
+    assert load_model(tmp_path / "models/baichuan-7b-llama").config.hidden_size == config["hidden_size"]
+
+
 def test_wrong_arguments_show_the_usage(capsys: pytest.CaptureFixture) -> None:
     assert main(["only-one"]) == 2
     assert "SRC DST" in capsys.readouterr().out

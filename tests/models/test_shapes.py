@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from qilin_lib import params
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.load import load_model, parameter_count
@@ -128,3 +129,9 @@ def test_a_quantised_model_has_the_same_linear_layers(training: Callable, tiny_m
     model = add_lora(load_model(tiny_model_dir, quantised=True), parameters, True)
     found = census(shape(tiny_model_dir), parameters)
     assert [*found.layers, found.head] == linears(model)
+
+
+@pytest.mark.parametrize("profile", ["full_a100", "qlora_24gb", "released_code", "chat_24gb"])
+def test_a_dry_run_of_a_large_profile_knows_the_shape_of_its_base_before_it_is_there(profile: str) -> None:
+    base = params.load("02_tokenize", {"profile": profile}).base
+    assert 6.5e9 < census(shape(base), FULL).total < 8e9
