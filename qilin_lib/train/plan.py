@@ -34,11 +34,10 @@ Need = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """`frame`: one row per notebook, NaN = not known; `host_gb` of one machine, `gpu_gb` of one card. `fits`: None if a
-    GPU is needed and this machine has none."""
+    """`frame`: one row per notebook, NaN = not known; `host_gb` of one machine, `gpu_gb` of one card. `sentences`: the
+    sums, and whether they fit this machine."""
 
     frame: pd.DataFrame
-    fits: bool | None
     sentences: tuple[str, ...]
 
     def _lines(self) -> list[str]:
@@ -65,12 +64,7 @@ def plan(parameters: Mapping[str, Strict]) -> Plan:
     rows = [_need(name, one, tokenize) for name, one in parameters.items()]
     frame = pd.DataFrame(rows, list(parameters), [*NUMBERS, "basis", "not_known"]).astype(dict.fromkeys(NUMBERS, float))
     frame[SIZES] /= GB
-    verdicts = list(_verdicts(frame))
-    answers = [fits for fits, _ in verdicts]
-    fits = False if False in answers else None if None in answers else True
-    lacking = ", ".join(frame.index[frame["hours"].isna()])
-    hours = f"Hours: {_short(frame['hours'].sum())}" + f", and those of {lacking}, not known" * bool(lacking) + "."
-    return Plan(frame, fits, (*(said for _, said in verdicts), hours))
+    return Plan(frame, tuple(_sentences(frame)))
 
 
 def _need(name: str, parameters: Any, tokenize: Any) -> Need:
@@ -132,8 +126,8 @@ def _training(parameters: Any, tokenize: Any) -> Need:
     memory, adapter = found.total * preflight.GIB, found.terms["adapter"] * preflight.GIB
     # AdamW's two moments in the weights' type; DeepSpeed writes the weights twice and 12 bytes a weight of its own.
     trained = adapter if not full else whole if parameters.deepspeed else 4 * _weights(tokenize)
-    width = whole / _weights(tokenize)
-    checkpoint = 2 * trained + 12 * trained / width if parameters.deepspeed else 3 * trained
+    count = trained * _weights(tokenize) / whole
+    checkpoint = 2 * trained + 12 * count if parameters.deepspeed else 3 * trained
     processes = launch.processes(parameters) // parameters.nodes
     # The adapter is merged in the machine's memory, by one process.
     host = processes * (preflight.PYTHON + preflight.GIB * sum(found.host.values())) + (0 if full else whole)
@@ -159,8 +153,7 @@ def _answering(parameters: Any, tokenize: Any) -> Need:
     lacking = "caches of keys and values, baselines; hours; records (a few kB each): not known before 01 has run"
     host = processes * (preflight.PYTHON + (0 if parameters.gpus else whole))
     card = preflight.CUDA_CONTEXT + whole if parameters.gpus else 0
-    basis = f"{processes} processes, each with at least {basis}"
-    return Need(basis=basis, not_known=lacking, host_gb=host, gpu_gb=card)
+    return Need(basis=f"{processes} x at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
 
 
 def _policies(parameters: Any, tokenize: Any) -> Need:
@@ -187,25 +180,31 @@ def card_gb() -> float:
     return torch.cuda.get_device_properties(0).total_memory / GB
 
 
-def _verdicts(frame: pd.DataFrame) -> Iterator[tuple[bool | None, str]]:
-    """(whether it fits, the sentence) of disk, memory and GPU."""
+def _sentences(frame: pd.DataFrame) -> Iterator[str]:
     stays, memory = frame["disk_stays_gb"].fillna(0), psutil.virtual_memory()
     # A notebook's peak stands on what the notebooks before it have left.
     peaks = stays.cumsum() - stays + frame["disk_peak_gb"]
     folder = next(path for path in (runs.runs_dir(), *runs.runs_dir().parents) if path.exists())
-    free, card = shutil.disk_usage(folder).free / GB, card_gb() if launch.available_gpus() else None
-    disk = f"{_short(stays.sum())} GB stay; {folder} (QILIN_RUNS_DIR) has {_short(free)} GB free"
-    host = f"this machine has {_short(memory.total / GB)} GB, {_short(memory.available / GB)} of them free"
-    gpu = f"a card here has {_short(card)} GB" if card else "this machine has no GPU"
-    for what, needs, room, beside in (
-        ("Disk at its peak", peaks, free, disk),
-        ("Memory", frame["host_gb"], memory.total / GB, host),
-        ("GPU memory per card", frame["gpu_gb"], card, gpu),
-    ):
-        most, least = needs.fillna(0).max(), "at least " * bool(needs.isna().any())
-        fits = bool(most <= (room or 0)) or (False if room else None)
-        said = {True: "it fits", False: "it does NOT fit", None: "whether it fits is not known without the device"}
-        yield fits, f"{what}: {least}{_short(most)} GB ({needs.fillna(0).idxmax()}); {beside}: {said[fits]}."
+    free, total = shutil.disk_usage(folder).free / GB, memory.total / GB
+    beside = f"{_short(stays.sum())} GB stay; {folder} (QILIN_RUNS_DIR) has {_short(free)} GB free"
+    yield _sentence("Disk at its peak", peaks, free, beside)
+    beside = f"this machine has {_short(total)} GB, {_short(memory.available / GB)} of them free"
+    yield _sentence("Memory", frame["host_gb"], total, beside)
+    card = card_gb() if launch.available_gpus() else None
+    beside = f"a card here has {_short(card)} GB" if card else "this machine has no GPU"
+    yield _sentence("GPU memory per card", frame["gpu_gb"], card, beside)
+    lacking = ", ".join(frame.index[frame["hours"].isna()])
+    yield f"Hours: {_short(frame['hours'].sum())}" + f" and those of {lacking}, not known" * bool(lacking) + "."
+
+
+def _sentence(what: str, needs: pd.Series, room: float | None, beside: str) -> str:
+    most, least = needs.fillna(0).max(), bool(needs.isna().any())
+    fits = "it fits" + ", as far as it is known" * least
+    if room is None:
+        fits = "whether it fits is not known without the device" if most else "none is asked for"
+    elif most > room:
+        fits = "it does NOT fit"
+    return f"{what}: {'at least ' * least}{_short(most)} GB ({needs.fillna(0).idxmax()}); {beside}: {fits}."
 
 
 def _short(value: float) -> str:
