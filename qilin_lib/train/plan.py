@@ -153,7 +153,7 @@ def _answering(parameters: Any, tokenize: Any) -> Need:
     lacking = "caches of keys and values, baselines; hours; records (a few kB each): not known before 01 has run"
     host = processes * (preflight.PYTHON + (0 if parameters.gpus else whole))
     card = preflight.CUDA_CONTEXT + whole if parameters.gpus else 0
-    return Need(basis=f"{processes} x at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
+    return Need(basis=f"{processes} at a time, each at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
 
 
 def _policies(parameters: Any, tokenize: Any) -> Need:
@@ -194,14 +194,16 @@ def _sentences(frame: pd.DataFrame) -> Iterator[str]:
     beside = f"a card here has {_short(card)} GB" if card else "this machine has no GPU"
     yield _sentence("GPU memory per card", frame["gpu_gb"], card, beside)
     lacking = ", ".join(frame.index[frame["hours"].isna()])
-    yield f"Hours: {_short(frame['hours'].sum())}" + f" and those of {lacking}, not known" * bool(lacking) + "."
+    yield f"Hours: {_short(frame['hours'].sum())} as far as known" + f"; not known of {lacking}" * bool(lacking) + "."
 
 
 def _sentence(what: str, needs: pd.Series, room: float | None, beside: str) -> str:
     most, least = needs.fillna(0).max(), bool(needs.isna().any())
     fits = "it fits" + ", as far as it is known" * least
+    if not most:
+        return f"{what}: 0, as far as it is known; {beside}."
     if room is None:
-        fits = "whether it fits is not known without the device" if most else "none is asked for"
+        fits = "whether it fits is not known without the device"
     elif most > room:
         fits = "it does NOT fit"
     return f"{what}: {'at least ' * least}{_short(most)} GB ({needs.fillna(0).idxmax()}); {beside}: {fits}."
