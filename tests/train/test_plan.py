@@ -123,8 +123,11 @@ def test_the_smoke_run_fits_and_nothing_is_written(tmp_path: Path, monkeypatch: 
 
 
 def test_scratch_of_01_is_eight_times_the_raw_text(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "raw" / "cmd" / "a.csv", "x" * 3_000_000)
-    files.write_text(tmp_path / "raw" / "cmexam" / "b.csv", "x" * 1_000_000)
+    """Of the files that 01 reads: links are followed, notes beside the data do not count."""
+    files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "x" * 3_000_000)
+    files.write_text(tmp_path / "elsewhere" / "b.jsonl", "x" * 1_000_000)
+    (tmp_path / "raw" / "meddialog_cn").symlink_to(tmp_path / "elsewhere")
+    files.write_text(tmp_path / "raw" / "cmd" / "README.md", "x" * 500_000)
     whole = plan({"01_build_chimed": params.load("01_build_chimed", {"raw_dir": str(tmp_path / "raw")})})
     assert whole.frame["disk_peak_gb"]["01_build_chimed"] == pytest.approx(0.032)
     assert whole.frame["hours"]["01_build_chimed"] == pytest.approx(22 / 60 * 4e6 / 3e9)
@@ -142,7 +145,7 @@ def test_a_finished_02_gives_the_exact_tokens() -> None:
 
 
 def test_an_unknown_base_is_one_sentence_and_the_rest_stands(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "raw" / "cmd" / "a.csv", "x" * 1000)
+    files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "x" * 1000)
     found = plan(loaded({"01_build_chimed": {"raw_dir": str(tmp_path / "raw")}, "02_tokenize": {"base": "no/thing"}}))
     assert found.frame["disk_peak_gb"]["01_build_chimed"] > 0
     for notebook in (*TRAININGS, "06_eval", "08_rlhf"):
