@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 
 from qilin_lib import files, params, runs
+from qilin_lib.chimed import sources
 from qilin_lib.chimed.pool import cores
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import quiet_libraries
@@ -97,7 +98,7 @@ def _build(parameters: Any, tokenize: Any) -> Need:
     if raw is None or not raw.is_dir():
         why = f"raw_dir = '{raw}': no such folder" if raw else "the embedded sample is not rendered yet"
         return Need(basis="", not_known=f"disk and hours, because {why}; memory", gpu_gb=0)
-    size = sum(path.stat().st_size for path in raw.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in sources.files_read(raw, parameters.sources).values() if path.is_file())
     basis = f"{SCRATCH} x {_short(size / GB)} GB of raw files (compressed ones count as they lie), 3 GB in 22 minutes"
     lacking = "what stays and memory: not known before 01 has run"
     return Need(basis=basis, not_known=lacking, disk_peak_gb=SCRATCH * size, gpu_gb=0, hours=size / RAW_PER_HOUR)
