@@ -142,16 +142,16 @@ def error(estimate: Preflight, facts: Mapping[str, Any]) -> Error:
     )
 
 
-def estimate(parameters: Any) -> Preflight:
+def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
     """What a DCPT, SFT or DPO stage (`parameters`: a loaded `schema.Training`) will need; nothing need be finished.
 
-    Shape and block size come from the run's 02_tokenize if it is there, else from the profile. Raises QilinError if the
-    shape of the base model is not to be had on this machine.
+    Shape and block size are those of `tokenize`, 02's parameters; without them those of the run's 02_tokenize if it is
+    there, else of the profile. Raises QilinError if the shape of the base model is not to be had on this machine.
     """
     quiet_libraries()
     stage = runs.runs_dir() / parameters.run / "02_tokenize"
-    tokenize = params.load("02_tokenize", {"profile": parameters.profile})
-    made = (stage / "base.json").exists()
+    made = tokenize is None and (stage / "base.json").exists()
+    tokenize = tokenize or params.load("02_tokenize", {"profile": parameters.profile})
     weights = census(shape(base_path(stage)) if made else shape(tokenize.base, tokenize.tiny), parameters)
     packing = files.read_json(stage / "packing.json") if (stage / "packing.json").exists() else {}
     batch = _batch(parameters, packing.get("block_size", tokenize.block_size))

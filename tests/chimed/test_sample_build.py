@@ -87,3 +87,11 @@ def test_sample_feeds_every_set_and_table_row(built):
     assert {"CMD", "CMExam", "MedQA-textbooks", "Xywy-KG", "Zhongjing_rlhf"} <= {
         row.table_row for row in built[1].rows.values()
     }
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_as_many_are_held_out_as_the_share_says(built, name):
+    splits = [json.loads(line)["split"] for line in built[2][name]]
+    share = getattr(PARAMS, f"heldout_share_{name}")
+    # Drawn one by one: within four standard deviations of a binomial.
+    assert abs(splits.count("heldout") - share * len(splits)) < 4 * (share * (1 - share) * len(splits)) ** 0.5

@@ -1,0 +1,214 @@
+"""What a whole run will need, said before anything starts: disk, memory and hours of each notebook.
+
+A number stands here only if arithmetic gives one; `basis` says from what, `not_known` what no number covers and why.
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from qilin_lib import files, params, runs
+from qilin_lib.chimed import sources
+from qilin_lib.chimed.pool import cores
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import quiet_libraries
+from qilin_lib.models.shapes import shape
+from qilin_lib.schema import Strict
+from qilin_lib.train import launch, preflight
+
+GB = 10**9
+# 01's work folder at its peak against the raw text, and its pace: 3 GB in 22 minutes on two cores (README).
+SCRATCH, RAW_PER_HOUR = 8, 3 * GB / (22 / 60)
+SIZES = ["disk_peak_gb", "disk_stays_gb", "host_gb", "gpu_gb"]
+NUMBERS = [*SIZES, "hours"]
+# The row of one notebook: sizes in bytes here; what is not in it is not known.
+Need = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`frame`: one row per notebook, NaN = not known; `host_gb` of one machine, `gpu_gb` of one card. `sentences`: the
+    sums, and whether they fit this machine."""
+
+    frame: pd.DataFrame
+    sentences: tuple[str, ...]
+
+    def _lines(self) -> list[str]:
+        rows = [f"{row.Index}: {row.basis or '-'}. Not known: {row.not_known}." for row in self.frame.itertuples()]
+        return [*self.sentences, *rows, "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."]
+
+    def _numbers(self) -> pd.DataFrame:
+        return self.frame[NUMBERS].map(lambda value: "not known" if pd.isna(value) else _short(value))
+
+    def __repr__(self) -> str:
+        return "\n".join([self._numbers().to_string(), *self._lines()])
+
+    def _repr_html_(self) -> str:
+        return self._numbers().to_html() + "".join(f"<p>{html.escape(line)}</p>" for line in self._lines())
+
+
+def plan(parameters: Mapping[str, Strict]) -> Plan:
+    """The needs of the notebooks in `parameters` ({notebook: its loaded parameters}, in order), beside what is there.
+
+    Starts nothing and writes nothing. What this machine does not know (a base model, a raw folder) raises nothing.
+    """
+    profile = next(iter(parameters.values())).profile
+    tokenize = parameters.get("02_tokenize") or params.load("02_tokenize", {"profile": profile})
+    rows = [_need(name, one, tokenize) for name, one in parameters.items()]
+    frame = pd.DataFrame(rows, list(parameters), [*NUMBERS, "basis", "not_known"]).astype(dict.fromkeys(NUMBERS, float))
+    frame[SIZES] /= GB
+    return Plan(frame, tuple(_sentences(frame)))
+
+
+def _need(name: str, parameters: Any, tokenize: Any) -> Need:
+    try:
+        return NEEDS[name](parameters, tokenize)
+    except QilinError as reason:
+        return Need(basis="", not_known=str(reason))
+
+
+@cache
+def _weights(tokenize: Any) -> int:
+    """Number of weights of the base that 02 names, counted on the meta device; QilinError if its shape is not known."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(shape(tokenize.base, tokenize.tiny)).num_parameters()
+
+
+def _saved(parameters: Any, tokenize: Any) -> tuple[int, str]:
+    """(bytes of a saved model, how they come about)."""
+    weights, width = _weights(tokenize), 4 if parameters.dtype == "float32" else 2
+    return width * weights, f"{weights:,} weights x {width} bytes"
+
+
+def _build(parameters: Any, tokenize: Any) -> Need:
+    named = parameters.raw_dir and (params.ROOT / parameters.raw_dir).resolve()
+    raw = named or next(runs.cache_dir().glob("sample-*"), None)
+    if raw is None or not raw.is_dir():
+        why = f"raw_dir = '{raw}': no such folder" if raw else "the embedded sample is not rendered yet"
+        return Need(basis="", not_known=f"disk and hours, because {why}; memory", gpu_gb=0)
+    size = sum(path.stat().st_size for path in sources.files_read(raw, parameters.sources).values() if path.is_file())
+    basis = f"{SCRATCH} x {_short(size / GB)} GB of raw files (compressed ones count as they lie), 3 GB in 22 minutes"
+    lacking = "what stays and memory: not known before 01 has run"
+    return Need(basis=basis, not_known=lacking, disk_peak_gb=SCRATCH * size, gpu_gb=0, hours=size / RAW_PER_HOUR)
+
+
+def _tokens(parameters: Any, tokenize: Any) -> Need:
+    packing = runs.runs_dir() / parameters.run / "02_tokenize" / "packing.json"
+    lacking, count = "memory and hours; what a base from elsewhere takes in the cache", None
+    if packing.exists():
+        packed = files.read_json(packing)
+        count, basis = packed["blocks"] * packed["block_size"], "ids, positions, labels of the tokens packed last"
+    elif parameters.max_cpt_tokens:
+        count = parameters.max_cpt_tokens / (1 - parameters.replay_share)
+        basis = "ids, positions, labels of at most max_cpt_tokens and the replayed share"
+    else:
+        basis, lacking = "the base", f"tokens: not known before 01 has run; {lacking}"
+    tiny = 4 * _weights(tokenize) if parameters.base == "tiny" else 0
+    # Three int32 a token.
+    size = None if count is None and not tiny else 12 * (count or 0) + tiny
+    return Need(basis=basis, not_known=lacking, disk_peak_gb=size, disk_stays_gb=size, gpu_gb=0)
+
+
+def _training(parameters: Any, tokenize: Any) -> Need:
+    (whole, basis), full = _saved(parameters, tokenize), parameters.finetuning == "full"
+    found = preflight.estimate(parameters, tokenize)
+    memory, adapter = found.total * preflight.GIB, found.terms["adapter"] * preflight.GIB
+    # AdamW's two moments in the weights' type; DeepSpeed writes the weights twice and 12 bytes a weight of its own.
+    trained = adapter if not full else whole if parameters.deepspeed else 4 * _weights(tokenize)
+    count = trained * _weights(tokenize) / whole
+    checkpoint = 2 * trained + 12 * count if parameters.deepspeed else 3 * trained
+    processes = launch.processes(parameters) // parameters.nodes
+    # The adapter is merged in the machine's memory, by one process.
+    host = processes * (preflight.PYTHON + preflight.GIB * sum(found.host.values())) + (0 if full else whole)
+    absent = parameters.gpus > 0 and not launch.available_gpus()
+    hours = None if absent else found.times[0].hours
+    lacking = "" if hours else f"hours: not known {'without a device' if absent else 'before 02 has run'}; "
+    return Need(
+        basis=f"model/ of {basis}{'' if full else ' and the adapter'}; at most two checkpoints of "
+        f"{_short(checkpoint / GB)} GB; memory as the notebook's dry run has it; {'; '.join(map(str, found.times))}",
+        not_known=f"{lacking}logs and scores",
+        disk_peak_gb=max(2 * checkpoint, checkpoint + whole + adapter),
+        disk_stays_gb=whole + adapter,
+        host_gb=host if parameters.gpus else processes * memory,
+        gpu_gb=memory if parameters.gpus else 0,
+        hours=hours,
+    )
+
+
+def _answering(parameters: Any, tokenize: Any) -> Need:
+    """06 and 09: one model at a time in every process, of which at least the weights are in memory."""
+    whole, basis = _saved(parameters, tokenize)
+    processes = parameters.gpus or parameters.processes or cores()
+    lacking = "caches of keys and values, baselines; hours; records (a few kB each): not known before 01 has run"
+    host = processes * (preflight.PYTHON + (0 if parameters.gpus else whole))
+    card = preflight.CUDA_CONTEXT + whole if parameters.gpus else 0
+    return Need(basis=f"{processes} at a time, each at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
+
+
+def _policies(parameters: Any, tokenize: Any) -> Need:
+    (whole, basis), models = _saved(parameters, tokenize), 1 + parameters.rounds + (parameters.method != "none")
+    lacking = "adapters, checkpoints, answers; memory and hours of sampling and RL, of which there is no estimate"
+    sizes = {"disk_peak_gb": models * whole, "disk_stays_gb": models * whole, "gpu_gb": None if parameters.gpus else 0}
+    return Need(sizes, basis=f"{models} models (reward, rounds, RL) of {basis}", not_known=lacking)
+
+
+NEEDS = {
+    "01_build_chimed": _build,
+    "02_tokenize": _tokens,
+    **dict.fromkeys(("03_dcpt", "04_sft", "05_dpo"), _training),
+    **dict.fromkeys(("06_eval", "09_bias"), _answering),
+    "07_case_study": lambda *_: Need(basis="loads no model", not_known="memory, minutes, the report's size", gpu_gb=0),
+    "08_rlhf": _policies,
+}
+
+
+def card_gb() -> float:
+    """Memory of the first GPU."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / GB
+
+
+def _sentences(frame: pd.DataFrame) -> Iterator[str]:
+    stays, memory = frame["disk_stays_gb"].fillna(0), psutil.virtual_memory()
+    # A notebook's peak stands on what the notebooks before it have left.
+    peaks = stays.cumsum() - stays + frame["disk_peak_gb"]
+    folder = next(path for path in (runs.runs_dir(), *runs.runs_dir().parents) if path.exists())
+    free, total = shutil.disk_usage(folder).free / GB, memory.total / GB
+    beside = f"{_short(stays.sum())} GB stay; {folder} (QILIN_RUNS_DIR) has {_short(free)} GB free"
+    yield _sentence("Disk at its peak", peaks, free, beside)
+    beside = f"this machine has {_short(total)} GB, {_short(memory.available / GB)} of them free"
+    yield _sentence("Memory", frame["host_gb"], total, beside)
+    card = card_gb() if launch.available_gpus() else None
+    beside = f"a card here has {_short(card)} GB" if card else "this machine has no GPU"
+    yield _sentence("GPU memory per card", frame["gpu_gb"], card, beside)
+    lacking = ", ".join(frame.index[frame["hours"].isna()])
+    yield f"Hours: {_short(frame['hours'].sum())} as far as known" + f"; not known of {lacking}" * bool(lacking) + "."
+
+
+def _sentence(what: str, needs: pd.Series, room: float | None, beside: str) -> str:
+    most, least = needs.fillna(0).max(), bool(needs.isna().any())
+    fits = "it fits" + ", as far as it is known" * least
+    if not most:
+        return f"{what}: 0, as far as it is known; {beside}."
+    if room is None:
+        fits = "whether it fits is not known without the device"
+    elif most > room:
+        fits = "it does NOT fit"
+    return f"{what}: {'at least ' * least}{_short(most)} GB ({needs.fillna(0).idxmax()}); {beside}: {fits}."
+
+
+def _short(value: float) -> str:
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"

@@ -1,0 +1,183 @@
+"""What a whole run needs before it starts: every number against its arithmetic, and what cannot be known said so."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files, params
+from qilin_lib.schema import Strict
+from qilin_lib.train import launch
+from qilin_lib.train import plan as planning
+from qilin_lib.train.plan import Plan, plan
+
+# LLaMA-7B's weights, and those of LoRA of rank 8 on its seven linear layers in 32 layers.
+WEIGHTS = 6_738_415_616
+LORA = 32 * 8 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
+ADAPTER = {"finetuning": "lora", "dtype": "bfloat16", "gpus": 1, "lora_r": 8, "modules_to_save": []}
+TRAININGS = ("03_dcpt", "04_sft", "05_dpo")
+
+pytestmark = pytest.mark.usefixtures("nowhere")
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of this test alone, and a machine without a GPU."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(launch, "available_gpus", lambda: 0)
+
+
+def loaded(overrides: dict[str, dict[str, Any]] | None = None) -> dict[str, Strict]:
+    """The smoke profile's parameters of every notebook with `overrides` by notebook."""
+    return {name: params.load(name, (overrides or {}).get(name, {})) for name in params.NOTEBOOKS}
+
+
+@pytest.fixture(scope="module")
+def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """LoRA in 03, full training in 04, LoRA under DeepSpeed in 05, all of LLaMA-7B in bfloat16 on one GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QILIN_RUNS_DIR", str(tmp_path_factory.mktemp("runs")))
+        patch.setattr(launch, "available_gpus", lambda: 0)
+        return plan(
+            loaded(
+                {
+                    "02_tokenize": {"base": "huggyllama/llama-7b", "max_cpt_tokens": 10**9, "replay_share": 0.0},
+                    "03_dcpt": ADAPTER,
+                    "04_sft": {**ADAPTER, "finetuning": "full"},
+                    "05_dpo": {**ADAPTER, "deepspeed": "zero2", "learning_rate": 1e-5},
+                    "06_eval": {"dtype": "bfloat16", "gpus": 1},
+                    "08_rlhf": {**ADAPTER, "rounds": 2, "method": "rloo"},
+                }
+            )
+        )
+
+
+def test_every_stage_writes_whole_weights_of_7b(seven_billion: Plan) -> None:
+    stays = seven_billion.frame["disk_stays_gb"] * 1e9
+    assert 2 * WEIGHTS / 1e9 == pytest.approx(13.5, abs=0.03)
+    assert stays["03_dcpt"] == pytest.approx(2 * WEIGHTS + 4 * LORA)
+    assert stays["04_sft"] == pytest.approx(2 * WEIGHTS)
+    assert stays["05_dpo"] == pytest.approx(2 * WEIGHTS + 2 * LORA), "DeepSpeed keeps the adapter in bfloat16"
+    assert stays["08_rlhf"] == pytest.approx(4 * 2 * WEIGHTS), "a reward model, two rounds, and what RL ends with"
+
+
+def test_two_checkpoints_at_the_peak(seven_billion: Plan) -> None:
+    """The sealed one and the one being written; later the last one beside the result."""
+    peak = seven_billion.frame["disk_peak_gb"] * 1e9
+    assert peak["03_dcpt"] == pytest.approx(3 * 4 * LORA + 2 * WEIGHTS + 4 * LORA)
+    assert peak["04_sft"] == pytest.approx(2 * 3 * 4 * WEIGHTS), "fp32 weights and two moments: 81 GB each"
+    assert peak["05_dpo"] == pytest.approx((2 * 2 + 12) * LORA + 2 * WEIGHTS + 2 * LORA)
+
+
+def test_memory_of_7b(seven_billion: Plan) -> None:
+    frame = seven_billion.frame
+    gpu, host = frame["gpu_gb"] * 1e9, frame["host_gb"] * 1e9
+    assert gpu["03_dcpt"] > 2 * WEIGHTS + 4 * 4 * LORA, "weights, adapter, its gradient and two moments, activations"
+    assert gpu["04_sft"] > 4 * 4 * WEIGHTS
+    assert 2 * WEIGHTS < gpu["06_eval"] < 2 * WEIGHTS + 1e9
+    assert 2 * WEIGHTS < host["03_dcpt"] < 2 * WEIGHTS + 2e9, "the adapter is merged in the machine's memory"
+    assert host["04_sft"] < 2e9
+    assert gpu["07_case_study"] == 0
+
+
+def test_tokens_are_bounded_by_what_02_may_draw(seven_billion: Plan) -> None:
+    assert seven_billion.frame["disk_stays_gb"]["02_tokenize"] == pytest.approx(12), "three int32 a token"
+
+
+def test_the_whole_run_adds_up(seven_billion: Plan) -> None:
+    frame = seven_billion.frame
+    stays, peak = frame["disk_stays_gb"].fillna(0), frame["disk_peak_gb"].fillna(0)
+    at_04 = stays["02_tokenize"] + stays["03_dcpt"] + peak["04_sft"]
+    assert at_04 == pytest.approx(12 + 13.6 + 161.7, abs=0.1), "04's checkpoints beside what 02 and 03 left"
+    assert f"at least {at_04:,.1f} GB (04_sft); {stays.sum():,.1f} GB stay" in str(seven_billion)
+
+
+def test_without_a_device_hours_and_fit_are_not_known(seven_billion: Plan) -> None:
+    assert seven_billion.frame.loc[list(TRAININGS), "hours"].isna().all()
+    assert "hours: not known without a device" in seven_billion.frame["not_known"]["03_dcpt"]
+    assert "tokens/s" in seven_billion.frame["basis"]["03_dcpt"], "what some GPUs would do is said"
+    assert "this machine has no GPU" in str(seven_billion)
+    assert "whether it fits is not known without the device" in str(seven_billion)
+
+
+def test_the_smoke_run_fits_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: SimpleNamespace(total=8e9, available=8e9))
+    found = plan(loaded())
+    assert "NOT fit" not in str(found) and found.frame["disk_peak_gb"].max() < 1 and (found.frame["gpu_gb"] == 0).all()
+    assert list(found.frame.index) == list(params.NOTEBOOKS)
+    stays = found.frame["disk_stays_gb"]["04_sft"] * 1e9
+    assert 9e6 < stays < 3e7, "2.2 million weights in fp32, and an adapter that repeats embeddings and head"
+    assert found.frame["hours"]["04_sft"] != found.frame["hours"]["04_sft"], "no mean length before 02 has run"
+    assert "it fits, as far as it is known" in str(found)
+    assert "not known before 01 has run" in str(found) and "not known before 02 has run" in str(found)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_scratch_of_01_is_eight_times_the_raw_text(tmp_path: Path) -> None:
+    """Of the files that 01 reads: links are followed, notes beside the data do not count."""
+    files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "x" * 3_000_000)
+    files.write_text(tmp_path / "elsewhere" / "b.jsonl", "x" * 1_000_000)
+    (tmp_path / "raw" / "meddialog_cn").symlink_to(tmp_path / "elsewhere")
+    files.write_text(tmp_path / "raw" / "cmd" / "README.md", "x" * 500_000)
+    whole = plan({"01_build_chimed": params.load("01_build_chimed", {"raw_dir": str(tmp_path / "raw")})})
+    assert whole.frame["disk_peak_gb"]["01_build_chimed"] == pytest.approx(0.032)
+    assert whole.frame["hours"]["01_build_chimed"] == pytest.approx(22 / 60 * 4e6 / 3e9)
+    none = plan({"01_build_chimed": params.load("01_build_chimed", {"raw_dir": str(tmp_path / "no")})})
+    assert math.isnan(none.frame["disk_peak_gb"]["01_build_chimed"])
+    assert "no such folder" in none.frame["not_known"]["01_build_chimed"]
+
+
+def test_a_finished_02_gives_the_exact_tokens() -> None:
+    stage = planning.runs.runs_dir() / "smoke" / "02_tokenize"
+    files.write_json(stage / "packing.json", {"blocks": 1000, "block_size": 256, "tokens": 250_000})
+    found = plan({name: one for name, one in loaded().items() if name in ("02_tokenize", "03_dcpt")})
+    assert found.frame["disk_stays_gb"]["02_tokenize"] * 1e9 == pytest.approx(12 * 256_000 + 4 * 2_261_952)
+    assert found.frame["hours"]["03_dcpt"] > 0
+
+
+def test_an_unknown_base_is_one_sentence_and_the_rest_stands(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "x" * 1000)
+    found = plan(loaded({"01_build_chimed": {"raw_dir": str(tmp_path / "raw")}, "02_tokenize": {"base": "no/thing"}}))
+    assert found.frame["disk_peak_gb"]["01_build_chimed"] > 0
+    for notebook in (*TRAININGS, "06_eval", "08_rlhf"):
+        assert found.frame.loc[notebook, ["disk_stays_gb", "host_gb", "hours"]].isna().all()
+        assert "base = 'no/thing'" in found.frame["not_known"][notebook]
+
+
+@pytest.mark.parametrize(
+    ("free", "memory", "sentence"),
+    [(10**6, 64e9, "Disk .* it does NOT fit"), (10**12, 1e8, "Memory: .* it does NOT fit")],
+)
+def test_a_run_that_does_not_fit_is_told(
+    free: int, memory: float, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory, available=1e8))
+    found = plan(loaded())
+    assert any(re.match(sentence, line) for line in found.sentences)
+
+
+def test_a_card_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "available_gpus", lambda: 1)
+    for size, fits in ((0.2, False), (80.0, True)):
+        monkeypatch.setattr(planning, "card_gb", lambda size=size: size)
+        found = plan({"06_eval": params.load("06_eval", {"gpus": 1})})
+        assert ("does NOT fit" in str(found)) != fits
+
+
+@pytest.mark.parametrize("form", [str, repr, lambda found: found._repr_html_()])
+def test_it_shows_itself(form: Callable[[Plan], str]) -> None:
+    found = plan({"01_build_chimed": params.load("01_build_chimed", {"raw_dir": "<b>no</b>"})})
+    shown = form(found)
+    assert "01_build_chimed" in shown and "not known" in shown and "GB = 10^9 bytes" in shown
+    if "<table" in shown:
+        assert "<b>" not in shown and "&lt;b&gt;" in shown
