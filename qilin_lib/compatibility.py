@@ -1,8 +1,7 @@
 """Combinations of training parameters that do not work, each with the reason and the nearest that does.
 
 A rule stands here only if arithmetic, a thread, a line of an installed library, or a failing run of our own says so.
-ZeRO-3 with `modules_to_save` (huggingface/peft#1418) and with gradient checkpointing have none: both work on two CPU
-processes.
+ZeRO-3 has none with `modules_to_save` (huggingface/peft#1418) or gradient checkpointing: both work on two processes.
 """
 
 from __future__ import annotations

@@ -56,16 +56,14 @@ def read_profile(profile: str) -> dict:
         raise QilinError(f"profile '{profile}': no such file {path}{nearest(profile, names)}; there are {names}")
     content = read_yaml(path)
     known = {"extends", "train", "run", "seed", *MODELS}
-    for key in content:
-        if key not in known:
-            raise QilinError(f"{path}: unknown key {_short(key)}{_nearest(key, known)}; allowed are {sorted(known)}")
-    for section in content.keys() & {"train", *MODELS}:
+    for key in [key for key in content if key not in known]:
+        raise QilinError(f"{path}: unknown key {_short(key)}{_nearest(key, known)}; allowed are {sorted(known)}")
+    for section in [key for key in content if key not in ("extends", "run", "seed")]:
         values, fields = content[section] or {}, MODELS.get(section, Training).model_fields.keys() - set(SHARED)
         if not isinstance(values, dict):
             raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {_short(values)}")
-        for name in values:
-            if name not in fields:
-                raise QilinError(f"{path}: unknown key {_short(name)} in '{section}:'{_nearest(name, fields)}")
+        for name in [name for name in values if name not in fields]:
+            raise QilinError(f"{path}: unknown key {_short(name)} in '{section}:'{_nearest(name, fields)}")
     return content
 
 
@@ -115,10 +113,9 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
     profile = str(overrides.pop("profile", None) or "smoke").removesuffix(".yaml")
     written = {name: entry for (place, name), entry in settings(profile).items() if place in ("", section)}
     fields = {name: field for name, field in model.model_fields.items() if name != "notebook"}
-    for name in overrides:
-        if name not in fields:
-            known = sorted(fields)
-            raise QilinError(f"{notebook}: unknown parameter {_short(name)}{_nearest(name, known)}; known are {known}")
+    for name in [name for name in overrides if name not in fields]:
+        known = sorted(fields)
+        raise QilinError(f"{notebook}: unknown parameter {_short(name)}{_nearest(name, known)}; known are {known}")
     values = {name: value for name, (value, _) in written.items()}
     values |= {name: _plain(value, fields[name].annotation) for name, value in overrides.items()}
     values |= {"notebook": notebook, "profile": profile, "run": values.get("run") or profile}

@@ -17,9 +17,8 @@ from pydantic.fields import FieldInfo
 
 from qilin_lib import compatibility, strict_yaml
 
-# Parameters that stand in no section of a profile.
-SHARED = ("notebook", "profile", "run", "from_run", "seed")
-# A parameter that changes no result, and so no stage's key.
+SHARED = ("notebook", "profile", "run", "from_run", "seed")  # these stand in no section of a profile
+# A parameter that changes no result, and so no stage's key; nothing else is marked.
 Outside = partial(Field, json_schema_extra={"outside_key": True})
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
@@ -140,6 +139,11 @@ class Steps(Part):
     learning_rate: float = Field(gt=0, lt=1, description="peak rate; paper: DCPT 2e-4, SFT and DPO 2e-5")
 
 
+Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+DeepSpeed = Literal["zero2", "zero2_offload", "zero3", "zero3_offload"]
+Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class Trained(Strict):
     """What every training shares, whatever it is trained on and for how long (paper §4.2)."""
 
@@ -149,9 +153,7 @@ class Trained(Strict):
     finetuning: Literal["full", "lora", "qlora"] = Field(description="what learns; paper: LoRA in SFT and DPO")
     dtype: Dtype
     gradient_accumulation_steps: int = Field(ge=1, description="batches per optimizer step")
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        description="course of the learning rate"
-    )
+    lr_scheduler_type: Scheduler = Field(description="course of the learning rate")
     warmup_ratio: float = Field(ge=0, lt=1, description="share of the steps in which the rate rises; paper: 0.05")
     weight_decay: float = Field(ge=0, lt=1, description="of AdamW; paper: DCPT 0.01, SFT and DPO 0.05")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
@@ -161,12 +163,8 @@ class Trained(Strict):
     target_modules: str | list[str] = Field(description="layers with LoRA: all-linear, or names")
     modules_to_save: list[str] = Field(description="layers trained whole beside LoRA, such as lm_head")
     gradient_checkpointing: bool = Outside(description="computes activations twice to save memory")
-    deepspeed: Literal["zero2", "zero2_offload", "zero3", "zero3_offload"] | None = Outside(
-        description="a file of params/deepspeed; paper: ZeRO-2 in SFT"
-    )
-    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Outside(
-        description="where losses go as well; log.jsonl is always written"
-    )
+    deepspeed: DeepSpeed | None = Outside(description="a file of params/deepspeed; paper: ZeRO-2 in SFT")
+    report_to: Tracker = Outside(description="where losses go as well; log.jsonl is always written")
     logging_steps: int = Outside(ge=1, description="steps between two lines of log.jsonl")
     save_steps: int = Outside(ge=1, description="steps between two checkpoints")
     max_heldout: int | None = Outside(ge=1, description="held-out records scored; null: all")
@@ -191,9 +189,7 @@ class OneStage(Part):
     """DCPT text in instruction form, learned together with ChiMed-SFT (HuatuoGPT-II, arXiv 2311.09774)."""
 
     priority: float = Field(gt=0, description="how much likelier a passage is drawn next than a conversation")
-    priorities: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
-        default=None, description="{source: the same of its passages}, for sources of their own"
-    )
+    priorities: dict[str, Annotated[float, Field(gt=0)]] | None = Field(default=None, description="the same by source")
 
 
 class Sft(Training):
@@ -223,8 +219,9 @@ class Dpo(Training):
 
 
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
+# What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
 FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc"]
-"""What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind."""
+Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
 
 
 class Finetune(Steps):
@@ -253,9 +250,7 @@ class Baseline(Part):
     model: LocalPath = Field(description="a stage of this run | a local folder | a hub id | a name at endpoint")
     template: Literal["plain", "baichuan", "chat"] = Field(default="plain", description="chat: the model's own")
     shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
-    benchmarks: list[Literal[PaperBenchmark, FurtherBenchmark]] | None = Field(
-        default=None, description="what it answers; null: all of the run"
-    )
+    benchmarks: list[Benchmark] | None = Field(default=None, description="what it answers; null: all of the run")
     finetune: Finetune | None = Field(default=None, description="training before it answers")
     endpoint: PlainUrl | None = Field(default=None, description="base URL of a server; the key has its variable")
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="the variable that holds the key, in capitals")
@@ -324,21 +319,21 @@ class Rlhf(Trained):
     bootstrap_resamples: Resamples
 
 
+Policy = Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]
+Label = Literal["letters", "digits", "lower_case", "heavenly_stems"]
+
+
 class Bias(Strict):
     """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025) with the controls that the original lacks."""
 
     gpus: Gpus
     processes: Processes
-    models: list[Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]] = Field(
-        description="stages of this run that answer"
-    )
+    models: list[Policy] = Field(description="stages of this run that answer")
     baselines: Baselines
     scales: list[LocalPath] = Field(min_length=1, description="scales of the kit, or paths of YAML files of that form")
     protocols: list[Literal["next_token", "generation"]] = Field(min_length=1, description="how an option is chosen")
     option_orders: int = Field(ge=1, description="orders of the options, the given one first")
-    labels: list[Literal["letters", "digits", "lower_case", "heavenly_stems"]] = Field(
-        min_length=1, description="what the options are called"
-    )
+    labels: list[Label] = Field(min_length=1, description="what the options are called")
     paraphrases: bool = Field(description="ask the scale's paraphrases too")
     max_new_tokens: NewTokens
     dtype: Dtype
@@ -368,11 +363,7 @@ def members(annotation: Any) -> list[Any]:
 
 def outside_key(model: type[Part]) -> frozenset[str]:
     """The parameters that change no result: names, hardware, logging, how much is shown."""
-    return frozenset(name for name, field in model.model_fields.items() if _outside(field))
-
-
-def _outside(field: FieldInfo) -> bool:
-    return bool((field.json_schema_extra or {}).get("outside_key"))
+    return frozenset(name for name, field in model.model_fields.items() if field.json_schema_extra)
 
 
 def choices(field: FieldInfo) -> list[str]:
@@ -385,7 +376,7 @@ def describe(field: FieldInfo) -> str:
     """Meaning of a parameter in one line: its choices, its description, what the paper says if it is of any result."""
     words = choices(field)
     listed = " | ".join(words) + ": " if 0 < len(words) < 8 else ""
-    silent = _outside(field) or "paper" in field.description.lower()
+    silent = field.json_schema_extra or "paper" in field.description.lower()
     return f"{listed}{field.description}{'' if silent else '; paper: not stated'}"
 
 

@@ -214,7 +214,7 @@ def small(tmp_path: Path) -> Path:
     made.cells = [
         first,
         nbformat.v4.new_code_cell('from qilin_lib import params\n\nP = params.load("05_dpo", globals())'),
-        nbformat.v4.new_code_cell('print("rate", P.learning_rate * 2)'),
+        nbformat.v4.new_code_cell('print("rate", P.learning_rate * 2, "held out", P.max_heldout)'),
     ]
     nbformat.write(made, tmp_path / "small.ipynb")
     return tmp_path / "small.ipynb"
@@ -236,11 +236,12 @@ def test_papermill_run_with_a_misspelt_parameter_fails_with_our_sentence(small: 
 
 
 def test_papermill_file_of_parameters_with_a_rate_of_yaml_1_1_succeeds(small: Path) -> None:
-    """`papermill -f rate.yaml` reads `2e-5` as a string."""
+    """`papermill -f rate.yaml` reads `2e-5` as a string, `papermill -p max_heldout null` reads "null"."""
+    from papermill.cli import _resolve_type
     from papermill.iorw import read_yaml_file
 
     (small.parent / "rate.yaml").write_text("learning_rate: 2e-5\n", encoding="utf-8")
     values = read_yaml_file(str(small.parent / "rate.yaml"))
     assert values == {"learning_rate": "2e-5"}, "papermill reads YAML 1.2 now: this guard can go"
-    done = execute(small, values)
-    assert "rate 4e-05" in done.cells[-1].outputs[0].text
+    done = execute(small, values | {"max_heldout": _resolve_type("null")})
+    assert "rate 4e-05 held out None" in done.cells[-1].outputs[0].text
