@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from qilin_lib import strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.schema import SECTIONS, SHARED, Strict, Trained, Training, choices, describe, members
+from qilin_lib.schema import SECTIONS, SHARED, SILENT, Strict, Trained, Training, choices, describe, members
 from qilin_lib.strict_yaml import read as read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,6 @@ NOTEBOOKS = tuple(SECTIONS)
 MODELS = dict(SECTIONS.values())
 TRAINED = [section for section, model in MODELS.items() if issubclass(model, Trained)]
 DEPTH = 5
-# {(section, parameter): (value, the profile that says it)}; the section of the seed is empty.
 Settings = dict[tuple[str, str], tuple[Any, str]]
 
 
@@ -68,7 +67,7 @@ def read_profile(profile: str) -> dict:
 
 
 def settings(profile: str, children: tuple[str, ...] = ()) -> Settings:
-    """All values of a profile with its parents', each with the profile that says it."""
+    """{(section, parameter): (value, the profile that says it)} with the parents' values; the seed's section is ""."""
     content, chain = read_profile(profile), (*children, profile)
     parent, where = content.get("extends"), params_dir() / f"{profile}.yaml"
     if not isinstance(parent, str | None):
@@ -140,7 +139,8 @@ def _sentence(model: type[Strict], failure: ValidationError) -> str:
     known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env"))
     hidden = first["type"] == "missing" or name.startswith("baselines") and not known
     shown = "" if hidden else f" = {_short(first['input'])}"
-    return f"{name}{shown}: {reasons}" + (f"; it is {describe(field)}" if field else "")
+    meaning = f"; meaning: {describe(field).removesuffix(SILENT)}" if field else ""
+    return f"{name}{shown}: {reasons}{meaning}"
 
 
 def _place(model: type[BaseModel], location: tuple) -> tuple[str, Any, list[str]]:

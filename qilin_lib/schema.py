@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from qilin_lib import compatibility, strict_yaml
 
+SILENT = "; paper: not stated"
 SHARED = ("notebook", "profile", "run", "from_run", "seed")  # these stand in no section of a profile
 # A parameter that changes no result, and so no stage's key; nothing else is marked.
 Outside = partial(Field, json_schema_extra={"outside_key": True})
@@ -252,8 +253,8 @@ class Baseline(Part):
     shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
     benchmarks: list[Benchmark] | None = Field(default=None, description="what it answers; null: all of the run")
     finetune: Finetune | None = Field(default=None, description="training before it answers")
-    endpoint: PlainUrl | None = Field(default=None, description="base URL of a server; the key has its variable")
-    api_key_env: Variable = Field(default="OPENAI_API_KEY", description="the variable that holds the key, in capitals")
+    endpoint: PlainUrl | None = Field(default=None, description="base URL of a server, no user, password or key")
+    api_key_env: Variable = Field(default="OPENAI_API_KEY", description="NAME_IN_CAPITALS of the variable with the key")
     requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
     timeout: float = Field(default=60.0, gt=0, description="seconds that a request may take")
     price_per_million_input: float | None = Field(default=None, ge=0, description="of a million tokens read")
@@ -376,8 +377,8 @@ def describe(field: FieldInfo) -> str:
     """Meaning of a parameter in one line: its choices, its description, what the paper says if it is of any result."""
     words = choices(field)
     listed = " | ".join(words) + ": " if 0 < len(words) < 8 else ""
-    silent = field.json_schema_extra or "paper" in field.description.lower()
-    return f"{listed}{field.description}{'' if silent else '; paper: not stated'}"
+    known = field.json_schema_extra or "paper" in field.description.lower()
+    return f"{listed}{field.description}{'' if known else SILENT}"
 
 
 def cell_line(model: type[Strict], name: str) -> str:
