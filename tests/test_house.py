@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -258,3 +263,37 @@ def test_no_two_test_files_share_a_name() -> None:
     """pytest imports them by base name, since tests/ holds no packages."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(set(names)) == sorted(names)
+
+
+# --- the CI command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_ci_ends_what_its_command_left_running(status: int, tmp_path: Path) -> None:
+    """A `make` that leaves a sleeping process behind: afterwards it is gone, and CI reports make's exit status."""
+    fake = tmp_path / "make"
+    fake.write_text(
+        f'#!/bin/sh\necho "$@" > "{tmp_path}/arguments"\nsleep 60 &\necho $! > "{tmp_path}/pid"\nexit {status}\n'
+    )
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([ROOT / ".ci" / "run"], env=environment, stdout=subprocess.DEVNULL, check=False)
+    assert (done.returncode, (tmp_path / "arguments").read_text().strip()) == (status, "test")
+    sleeper = int((tmp_path / "pid").read_text())
+    try:
+        assert ended(sleeper)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(sleeper, signal.SIGKILL)
+
+
+def ended(pid: int, seconds: float = 3) -> bool:
+    """Whether a process ends (or is only waiting to be reaped) within some seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)
+                continue
+        return True
+    return False
