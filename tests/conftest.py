@@ -27,6 +27,14 @@ sys.path.insert(0, str(GUARD))
 
 import no_network  # noqa: E402
 
+# What `launch.run` gives to a training, for the trainings that tests run in their own process.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+}
 PHRASES = (
     "患者咳嗽发热三天 头痛伴恶心 建议多喝水休息 血压偏高需要复查 糖尿病饮食控制 肺炎应当使用抗生素 "
     "下列选项中正确的是 答案：A 答案：B 答案：C 答案：D 请问医生这是什么病 您好 胃痛两周 可以服用奥美拉唑 12岁 CT检查"
@@ -35,14 +43,12 @@ PHRASES = (
 
 def isolate() -> None:
     """One thread and no other machine for this process and those below it; no cache of downloads, no offline switch."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
+    os.environ |= ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(GUARD), os.environ.get("PYTHONPATH", "")])}
     # The kit is to ask for nothing by itself, not because a variable forbids it.
-    for name in [name for name in os.environ if name.endswith(("_OFFLINE", "_TELEMETRY")) or name == "DO_NOT_TRACK"]:
+    for name in [name for name in os.environ if name.endswith("_OFFLINE")]:
         del os.environ[name]
     folder = tempfile.mkdtemp(prefix="qilin-tests-")
-    os.environ["HF_HOME"] = folder
-    os.environ[no_network.LOG] = str(Path(folder) / "network.log")
+    os.environ |= {"HF_HOME": folder, no_network.LOG: str(Path(folder) / "network.log")}
     no_network.install()
 
 

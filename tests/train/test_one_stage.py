@@ -24,8 +24,6 @@ from qilin_lib.tokens.pack import load_blocks
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
 from qilin_lib.train import checkpoints, fit, one_stage, sft
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def limits(max_length: int = 200, source: int = 60, target: int = 60) -> SimpleNamespace:
     return SimpleNamespace(max_source_length=source, max_target_length=target, max_length=max_length, seed=3)

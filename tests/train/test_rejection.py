@@ -20,7 +20,6 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit, launch, rejection, reward, sampling, sft
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL: dict[str, Any] = {
     "finetuning": "lora",
     "prompts": 5,
