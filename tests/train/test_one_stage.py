@@ -285,6 +285,7 @@ def test_one_stage_starts_from_the_base_model(priority: float | None, start: str
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, monkeypatch: Any) -> None:
     batches: list[Any] = []
     collate = sft.collate
@@ -315,6 +316,7 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_where_the_other_one_ends(job: SimpleNamespace, monkeypatch: Any) -> None:
     whole = SimpleNamespace(**vars(job) | {"out": job.out / "whole"})
     stopped = SimpleNamespace(**vars(job) | {"out": job.out / "stopped"})

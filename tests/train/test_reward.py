@@ -158,6 +158,7 @@ def test_loss_and_gradients_are_bradley_and_terrys(kind: str, job: Callable, row
             torch.testing.assert_close(weight.grad, book[name], rtol=1e-3, atol=1e-4 * largest.item(), msg=name)
 
 
+@pytest.mark.slow
 def test_the_shape_of_a_step_does_not_matter(job: Callable) -> None:
     """22 pairs, 8 a step: the last step of an epoch has six, and its second micro-batch two."""
     losses = []
@@ -173,6 +174,7 @@ def test_the_shape_of_a_step_does_not_matter(job: Callable) -> None:
 # --- what is saved ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 def test_the_saved_model_needs_transformers_alone(kind: str, trained: Callable, rows: list[dict[str, Any]]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -192,6 +194,7 @@ def test_the_saved_model_needs_transformers_alone(kind: str, trained: Callable, 
     assert (made.out / "adapter").exists() == (kind != "full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 def test_what_separates_the_answers_is_learnt_and_carries_over(kind: str, trained: Callable) -> None:
     facts = files.read_json(trained(kind).out / "facts.json")
@@ -202,6 +205,7 @@ def test_what_separates_the_answers_is_learnt_and_carries_over(kind: str, traine
     assert (facts["steps_done"], facts["finetuning"], facts["template"]) == (18, kind, "baichuan")
 
 
+@pytest.mark.slow
 def test_the_head_of_a_quantised_model_is_not_quantised_and_the_adapter_is_float32(trained: Callable) -> None:
     from safetensors.torch import load_file
 
@@ -238,6 +242,7 @@ def test_a_tie_of_held_out_rewards_is_wrong() -> None:
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer: Any, sentences: Callable) -> None:
     model = reward.load(trained("lora").out / "model", "float32", "cpu")
     ids = [BAICHUAN.encode([{"role": "user", "content": text}], tiny_tokenizer, True) for text in sentences(17, 40)]

@@ -270,6 +270,7 @@ def test_method_none_does_nothing() -> None:
     assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none")), print) is None
 
 
+@pytest.mark.slow
 def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """Short answers are rewarded: after thirty steps they are shorter, and the reward that is logged rose."""
 
