@@ -73,11 +73,6 @@ def no_other_machine_is_asked() -> Iterator[None]:
     assert no_network.attempts() == []
 
 
-@pytest.fixture
-def one_thread() -> None:
-    """Every test has one thread, see `isolate`; a test that names this fixture says that it needs it."""
-
-
 @pytest.fixture(scope="session")
 def sentences() -> Callable[[int, int], list[str]]:
     """`sentences(count, seed)`: made-up medical texts of three to twelve phrases."""

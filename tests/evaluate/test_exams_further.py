@@ -25,7 +25,6 @@ from qilin_lib.sample.knowledge import load
 from qilin_lib.sample.render import build
 from qilin_lib.sample.sheets import write
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 HEADER = ["", "Question", "A", "B", "C", "D", "Answer"]
 ROWS = [[str(n), f"第{n}题，下列正确的是", "甲", "乙", "丙", "丁", "ABCD"[n % 4]] for n in range(6)]
 
