@@ -43,7 +43,8 @@ PHRASES = (
 
 def isolate() -> None:
     """One thread and no other machine for this process and those below it; no cache of downloads, no offline switch."""
-    os.environ |= ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(GUARD), os.environ.get("PYTHONPATH", "")])}
+    os.environ |= ENVIRONMENT
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
     # The kit is to ask for nothing by itself, not because a variable forbids it.
     for name in [name for name in os.environ if name.endswith("_OFFLINE")]:
         del os.environ[name]
