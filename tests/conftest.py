@@ -1,33 +1,77 @@
-"""A small LLaMA (hidden 64, two layers) with its tokenizer, made once a session for every package's tests."""
+"""What every test stands under, and a small LLaMA (hidden 64, two layers) made once per session for all of them.
+
+One thread per process: a model this small is slower on two, and much slower when the cores are busy. No network. Both
+hold in this process and, through the environment, in every child of a test.
+"""
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from qilin_lib import params
 from qilin_lib.schema import Tiny
 
+GUARD = Path(__file__).with_name("guard")
+sys.path.insert(0, str(GUARD))
+
+import no_network  # noqa: E402
+
+# What `launch.run` gives to a training, for the trainings that tests run in their own process.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+}
 PHRASES = (
     "患者咳嗽发热三天 头痛伴恶心 建议多喝水休息 血压偏高需要复查 糖尿病饮食控制 肺炎应当使用抗生素 "
     "下列选项中正确的是 答案：A 答案：B 答案：C 答案：D 请问医生这是什么病 您好 胃痛两周 可以服用奥美拉唑 12岁 CT检查"
 ).split()
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    """One torch thread: a model this small is slower on two, much slower when the cores are busy."""
-    import torch
+def isolate() -> None:
+    """One thread and no other machine for this process and those below it; no cache of downloads, no offline switch."""
+    os.environ |= ENVIRONMENT
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
+    # The kit is to ask for nothing by itself, not because a variable forbids it.
+    for name in [name for name in os.environ if name.endswith("_OFFLINE")]:
+        del os.environ[name]
+    folder = tempfile.mkdtemp(prefix="qilin-tests-")
+    os.environ |= {"HF_HOME": folder, no_network.LOG: str(Path(folder) / "network.log")}
+    no_network.install()
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+
+# Before anything imports torch or the hub's client, which read the environment once.
+isolate()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, the smoke run before all: two workers then end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_smoke.py", item.path not in slow))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_other_machine_is_asked() -> Iterator[None]:
+    """A test during which this process or one below it asked another machine for anything fails."""
     yield
-    torch.set_num_threads(threads)
+    assert no_network.attempts() == []
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +104,22 @@ def tiny_shape() -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def tiny_model_dir(tiny_shape: Tiny, sentences: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all of pytest-xdist's workers see."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_shape: Tiny, sentences: Callable, shared_dir: Path) -> Path:
     """Weights, tokenizer and chat template of a base model trained long enough to depend on its context."""
     from qilin_lib.models.tiny import tiny_base
 
-    return tiny_base(sentences(150, 1), sentences(150, 2), tiny_shape, 17, tmp_path_factory.mktemp("cache"))
+    # One worker trains, the others wait and find it.
+    with FileLock(shared_dir / "tiny.lock"):
+        return tiny_base(sentences(150, 1), sentences(150, 2), tiny_shape, 17, shared_dir)
 
 
 @pytest.fixture(scope="session")

@@ -70,11 +70,28 @@ def tiny_llama() -> Any:
             torch.manual_seed(seed)
             return LlamaForCausalLM(config).eval()
 
-    threads = torch.get_num_threads()
-    # A model this small is slower on two threads than on one, much slower when the cores are busy.
-    torch.set_num_threads(1)
-    yield make
-    torch.set_num_threads(threads)
+    return make
+
+
+@pytest.fixture
+def backend(tiny_model_dir: Path, tmp_path: Path) -> Any:
+    """The small trained model with room for five shots: its positions are rotary, so no weight depends on it."""
+    import torch
+
+    from qilin_lib.evaluate.backends import TransformersBackend
+    from qilin_lib.models.load import load_model, load_tokenizer
+    from qilin_lib.tokens.template import PLAIN
+
+    folder = tmp_path / "model"
+    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
+    model.config.max_position_embeddings = tokenizer.model_max_length = 8192
+    with torch.no_grad():  # sharper layers: as trained, it says the same letter to everything
+        for layer in model.model.layers:
+            for weight in layer.parameters():
+                weight.mul_(3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return TransformersBackend(load_model(folder), load_tokenizer(folder), PLAIN, 4, "cpu")
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.prompts import Prompt
 
 LETTERS = "ABCD"
 
@@ -62,3 +65,47 @@ def samples(folder: Path, names: Sequence[str], model: Any, **settings: Any) -> 
 def loglikelihoods(sample: dict) -> list[float]:
     """Of A-D."""
     return [float(value[0]) for value in sample["filtered_resps"]]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One subject: its shots, its questions with the rows that lm-eval reads, and their prompts by our own code."""
+
+    name: str
+    header: str
+    shots: list[Item]
+    items: list[Item]
+    asked: list[Prompt]
+
+
+def ask_lm_eval(exams: Sequence[Exam], backend: Any, folder: Path, delimiter: str = "") -> dict[str, list[dict]]:
+    for exam in exams:
+        end = backend.tokenizer.eos_token
+        write_task(folder, exam.name, exam.header, exam.shots, exam.items, end, delimiter)
+    model = {"pretrained": backend.model.name_or_path, "dtype": "float32"}
+    names = [exam.name for exam in exams]
+    return samples(folder, names, "hf", model_args=model, batch_size=3, device="cpu")
+
+
+def compare(exam: Exam, samples: list[dict], backend: Any) -> tuple[float, list[tuple[str, str]]]:
+    """(largest difference of a log-likelihood, pairs of letters chosen) for prompts of the very same text."""
+    ours = ceval.answer(exam.items, exam.asked, backend)
+    largest, letters = 0.0, []
+    for prompt, mine, sample in zip(exam.asked, ours, samples, strict=True):
+        assert [tuple(call) for call in sample["arguments"]] == [(prompt.text, letter) for letter in LETTERS]
+        theirs = loglikelihoods(sample)
+        largest = max(largest, *(abs(a - b) for a, b in zip(mine["scores"].values(), theirs, strict=True)))
+        letters.append((mine["prediction"], LETTERS[theirs.index(max(theirs))]))
+        assert sample["acc"] == mine["correct"]
+    return largest, letters
+
+
+def assert_agreement(exams: Sequence[Exam], backend: Any, folder: Path) -> None:
+    folder.mkdir()
+    samples, chosen = ask_lm_eval(exams, backend, folder), []
+    for exam in exams:
+        largest, letters = compare(exam, samples[exam.name], backend)
+        assert all(prompt.shots == len(exam.shots) for prompt in exam.asked)
+        assert largest < 1e-3 and [a for a, _ in letters] == [b for _, b in letters]
+        chosen += [a for a, _ in letters]
+    assert len(set(chosen)) > 1, "a model that always says the same would prove little"

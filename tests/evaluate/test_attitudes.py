@@ -28,7 +28,6 @@ from qilin_lib.runs import Stage
 MICA = (16, 6, [1, 2, 4, 5, 6, 7, 8, 13, 14, 15])
 CAMI = (40, 5, [1, 9, 17, 25, 33, 2, 10, 18, 26, 34, 3, 11, 19, 27, 35, 4, 12, 20, 28, 36])
 NUMBER = re.compile(r"说法(\d+)")
-pytestmark = pytest.mark.usefixtures("one_thread")
 Choose = Callable[[int, list[int], str], int]
 """choose(item number, content at each position, prompt text) -> position from 0."""
 

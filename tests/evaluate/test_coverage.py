@@ -2,7 +2,8 @@
 
 Each test draws thousands of test sets from a known distribution and asks the shipped functions for their intervals. The
 standard error of a coverage from 3,000 sets is 0.4 points, so a bound of one point is 2.5 of them. Wilson's is exact:
-no simulation, the binomial probabilities themselves.
+no simulation, the binomial probabilities themselves. One distribution per kind of interval is in every run, the others
+are `extended`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,15 @@ from qilin_lib.evaluate.intervals import (
 )
 from qilin_lib.evaluate.metrics import bleu, f1_rows, f1_weighted
 
+pytestmark = pytest.mark.slow
 RESAMPLES = 199
+
+
+def extended(*values: Any, id: str | None = None) -> Any:
+    """A parameter of the tests that run by hand."""
+    return pytest.param(*values, marks=pytest.mark.extended, id=id)
+
+
 Draw = Callable[[np.random.Generator], Statistic]
 
 
@@ -59,8 +69,11 @@ def test_wilson_averaged_over_true_shares(n: int):
 SIZES = np.random.default_rng(1).integers(11, 50, 52)
 
 
-@pytest.mark.parametrize("subjects", [52, 8])
-@pytest.mark.parametrize("spread", [(0.25, 0.25), (0.2, 0.7), (0.05, 0.95)], ids=["alike", "usual", "far apart"])
+@pytest.mark.parametrize("subjects", [52, extended(8)])
+@pytest.mark.parametrize(
+    "spread",
+    [pytest.param((0.2, 0.7), id="usual"), extended((0.25, 0.25), id="alike"), extended((0.05, 0.95), id="far apart")],
+)
 def test_average_over_unequal_subjects(subjects: int, spread: tuple[float, float]):
     shares, sizes = np.linspace(*spread, subjects), SIZES[:subjects]
     groups, each = np.repeat(np.arange(subjects), sizes), np.repeat(shares, sizes)
@@ -76,12 +89,19 @@ SKEWED = {
 }
 
 
-@pytest.mark.parametrize(("shape", "n"), [*((shape, 100) for shape in SKEWED), ("exponential", 250)])
+@pytest.mark.parametrize(
+    ("shape", "n"),
+    [
+        ("exponential", 100),
+        *(extended(*other) for other in (("beta", 100), ("mostly zero", 100), ("exponential", 250))),
+    ],
+)
 def test_mean_of_a_skewed_text_metric(shape: str, n: int):
     draw, truth = SKEWED[shape]
     assert 94 <= coverage(lambda rng: mean_of(draw(rng, n)), truth, 3000) <= 96
 
 
+@pytest.mark.extended
 def test_the_percentile_bootstrap_would_not_do():
     # Why intervals.studentised exists.
     rng, counts, inside = np.random.default_rng(0), resample_counts(100, RESAMPLES, 0), 0
@@ -123,7 +143,7 @@ def test_weighted_f1():
     assert 94 <= found <= 96
 
 
-@pytest.mark.parametrize("n", [100, 400])
+@pytest.mark.parametrize("n", [100, extended(400)])
 def test_difference_of_paired_accuracies(n: int):
     def draw(rng: np.random.Generator) -> tuple[Statistic, Statistic]:
         ease, luck = rng.random(n), rng.random((2, n))
@@ -132,7 +152,7 @@ def test_difference_of_paired_accuracies(n: int):
     assert 94 <= paired_coverage(draw, 15.0, 3000) <= 96
 
 
-@pytest.mark.parametrize("subjects", [20, 8])
+@pytest.mark.parametrize("subjects", [20, extended(8)])
 def test_difference_of_paired_averages_over_subjects(subjects: int):
     groups = np.repeat(np.arange(subjects), SIZES[:subjects])
     ease = np.linspace(0.1, 0.9, subjects)
@@ -144,7 +164,7 @@ def test_difference_of_paired_averages_over_subjects(subjects: int):
     assert 94 <= paired_coverage(draw, 15.0, 8000) <= 96
 
 
-@pytest.mark.parametrize("n", [100, 250])
+@pytest.mark.parametrize("n", [100, extended(250)])
 def test_difference_of_paired_text_metrics(n: int):
     def draw(rng: np.random.Generator) -> tuple[Statistic, Statistic]:
         first = rng.exponential(15, n)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import test_lm_eval
+from lm_eval_tasks import Exam, assert_agreement
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering, exams
@@ -25,11 +25,8 @@ from qilin_lib.sample.knowledge import load
 from qilin_lib.sample.render import build
 from qilin_lib.sample.sheets import write
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 HEADER = ["", "Question", "A", "B", "C", "D", "Answer"]
 ROWS = [[str(n), f"第{n}题，下列正确的是", "甲", "乙", "丙", "丁", "ABCD"[n % 4]] for n in range(6)]
-# The tiny model with room for five shots.
-backend = test_lm_eval.backend
 
 
 def put_csv(path: Path, rows: list[list[str]], encoding: str = "utf-8") -> None:
@@ -272,18 +269,19 @@ def test_records_of_a_model_say_what_one_item_alone_says(
     assert summarise(made.statistics(records), 100, 1)["accuracy"]["n"] == len(records)
 
 
-def lm_eval_exam(made: Task, subject: str, dev: list[Item], model: Any, questions: int) -> test_lm_eval.Exam:
+def lm_eval_exam(made: Task, subject: str, dev: list[Item], model: Any, questions: int) -> Exam:
     items = [item for item in made.items if item.subject == subject][:questions]
     header = CMMLU_HEADER.format(name=exams.CMMLU_SUBJECTS[subject])
-    return test_lm_eval.Exam(f"cmmlu_{subject}", header, dev, items, made.prompts(items, model, len(dev)))
+    return Exam(f"cmmlu_{subject}", header, dev, items, made.prompts(items, model, len(dev)))
 
 
+@pytest.mark.extended
 def test_lm_eval_gives_the_same_log_likelihoods(sample: Path, backend: TransformersBackend, tmp_path: Path):
     """CMMLU's own header is lm-eval's description; its examples and letters are put together by lm-eval."""
     made = exams.task("cmmlu", sample / "cmmlu", settings(), None)
     dev = exams.cmmlu_dev(sample / "cmmlu", list(exams.CMMLU_SUBJECTS), 5)
     chosen = [lm_eval_exam(made, subject, dev[subject], backend, 6) for subject in ("nutrition", "genetics", "anatomy")]
-    test_lm_eval.assert_agreement(chosen, backend, tmp_path / "tasks")
+    assert_agreement(chosen, backend, tmp_path / "tasks")
     assert sum(len(exam.items) for exam in chosen) == 17
 
 

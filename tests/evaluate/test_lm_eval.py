@@ -5,50 +5,19 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lm_eval_tasks
 import pytest
-from lm_eval_tasks import LETTERS
+from lm_eval_tasks import LETTERS, Exam, ask_lm_eval, assert_agreement
 
 from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.items import Item, ceval_dev, ceval_items, ceval_names
-from qilin_lib.evaluate.prompts import CEVAL_HEADER, REPLY_PREFIX, Prompt, ceval_messages, fit
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.evaluate.prompts import CEVAL_HEADER, REPLY_PREFIX, ceval_messages, fit
 from qilin_lib.sample.render import render
-from qilin_lib.tokens.template import PLAIN
-
-
-@dataclass(frozen=True)
-class Exam:
-    """One subject: its shots, its questions with the rows that lm-eval reads, and their prompts by our own code."""
-
-    name: str
-    header: str
-    shots: list[Item]
-    items: list[Item]
-    asked: list[Prompt]
-
-
-@pytest.fixture
-def backend(tiny_model_dir: Path, tmp_path: Path) -> TransformersBackend:
-    """The small trained model with room for five shots: its positions are rotary, so no weight depends on it."""
-    import torch
-
-    folder = tmp_path / "model"
-    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
-    model.config.max_position_embeddings = tokenizer.model_max_length = 8192
-    with torch.no_grad():  # sharper layers: as trained, it says the same letter to everything
-        for layer in model.model.layers:
-            for weight in layer.parameters():
-                weight.mul_(3)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return TransformersBackend(load_model(folder), load_tokenizer(folder), PLAIN, 4, "cpu")
 
 
 def ceval_exam(raw: Path, subject: str, backend: Any, questions: int, shots: int = 5) -> Exam:
@@ -91,39 +60,7 @@ def write_cmmlu(ceval: Path, subject: str, raw: Path) -> None:
             csv.writer(handle).writerows([["", "Question", *LETTERS, "Answer"], *rows])
 
 
-def ask_lm_eval(exams: Sequence[Exam], backend: Any, folder: Path, delimiter: str = "") -> dict[str, list[dict]]:
-    for exam in exams:
-        end = backend.tokenizer.eos_token
-        lm_eval_tasks.write_task(folder, exam.name, exam.header, exam.shots, exam.items, end, delimiter)
-    model = {"pretrained": backend.model.name_or_path, "dtype": "float32"}
-    names = [exam.name for exam in exams]
-    return lm_eval_tasks.samples(folder, names, "hf", model_args=model, batch_size=3, device="cpu")
-
-
-def compare(exam: Exam, samples: list[dict], backend: Any) -> tuple[float, list[tuple[str, str]]]:
-    """(largest difference of a log-likelihood, pairs of letters chosen) for prompts of the very same text."""
-    ours = ceval.answer(exam.items, exam.asked, backend)
-    largest, letters = 0.0, []
-    for prompt, mine, sample in zip(exam.asked, ours, samples, strict=True):
-        assert [tuple(call) for call in sample["arguments"]] == [(prompt.text, letter) for letter in LETTERS]
-        theirs = lm_eval_tasks.loglikelihoods(sample)
-        largest = max(largest, *(abs(a - b) for a, b in zip(mine["scores"].values(), theirs, strict=True)))
-        letters.append((mine["prediction"], LETTERS[theirs.index(max(theirs))]))
-        assert sample["acc"] == mine["correct"]
-    return largest, letters
-
-
-def assert_agreement(exams: Sequence[Exam], backend: Any, folder: Path) -> None:
-    folder.mkdir()
-    samples, chosen = ask_lm_eval(exams, backend, folder), []
-    for exam in exams:
-        largest, letters = compare(exam, samples[exam.name], backend)
-        assert all(prompt.shots == len(exam.shots) for prompt in exam.asked)
-        assert largest < 1e-3 and [a for a, _ in letters] == [b for _, b in letters]
-        chosen += [a for a, _ in letters]
-    assert len(set(chosen)) > 1, "a model that always says the same would prove little"
-
-
+@pytest.mark.slow
 def test_letters_of_the_sample_agree_item_by_item(backend: TransformersBackend, tmp_path: Path):
     render(tmp_path / "raw")
     subjects = sorted({path.name.removesuffix("_val.csv") for path in (tmp_path / "raw/ceval/val").iterdir()})[:2]
@@ -134,6 +71,7 @@ def test_letters_of_the_sample_agree_item_by_item(backend: TransformersBackend, 
     assert sum(len(exam.items) for exam in exams) >= 20
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not os.environ.get("QILIN_RAW_DIR"), reason="QILIN_RAW_DIR names no folder of real data")
 def test_letters_of_real_items_agree_item_by_item(backend: TransformersBackend, tmp_path: Path):
     raw = Path(os.environ["QILIN_RAW_DIR"])
@@ -145,6 +83,7 @@ def test_letters_of_real_items_agree_item_by_item(backend: TransformersBackend, 
     assert sum(len(exam.items) for exam in exams) == 40
 
 
+@pytest.mark.extended
 def test_lm_evals_own_delimiter_asks_for_another_token(backend: TransformersBackend, tmp_path: Path):
     """What its C-Eval task really scores is " A" (lm-evaluation-harness#2346): not the letter that training taught."""
     render(tmp_path / "raw")

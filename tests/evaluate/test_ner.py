@@ -25,7 +25,6 @@ from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
 from qilin_lib.sample.render import render
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TYPES = {"dis": "疾病", "sym": "临床表现", "dru": "药物", "ite": "医学检验项目"}
 TEXT = "患者咳嗽、发热三天，诊断为支气管肺炎，予青霉素和头孢治疗，17-羟孕酮升高，仍咳嗽。"
 COUGH = ("sym", "咳嗽", 2, 4)

@@ -21,8 +21,6 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import launch, reward, sampling
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = {"gpus": 0, "finetuning": "full", "dtype": "float32", "max_source_length": 60, "max_target_length": 10,
          "batch_size": 4, "max_items": 6, "bootstrap_resamples": 200}  # fmt: skip
 

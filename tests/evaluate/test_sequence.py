@@ -17,9 +17,6 @@ from qilin_lib.train.baseline import load_sequence_model
 QUESTIONS = ["头痛", "患者咳嗽发热三天，请问医生这是什么病", "胃痛两周可以服用奥美拉唑，血压偏高需要复查", "您好"]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer: Any) -> Any:
     return tiny_tokenizer

@@ -20,6 +20,7 @@ from qilin_lib.evaluate import run, store
 from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.runs import Stage
 
+pytestmark = pytest.mark.slow
 SMALL = {
     "models": ["base"],
     "shots": 2,
@@ -56,7 +57,7 @@ def records(stage: Stage) -> dict[str, bytes]:
     return {str(path.relative_to(stage.dir)): path.read_bytes() for path in paths}
 
 
-def test_batch_sizes_and_processes_give_the_same_records(
+def test_batch_sizes_processes_and_a_kill_change_no_record(
     make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
 ):
     one = make_stage("one", batch_size=1, processes=1)
@@ -66,21 +67,27 @@ def test_batch_sizes_and_processes_give_the_same_records(
     assert len(records(one)) == 5 and records(one) == records(two)
     assert any("base: ceval, fixed 12/12, 0 s left" in line for line in shown)
     assert not list(two.dir.rglob("*.part*")) and not (two.dir / "job.json").exists()
+    killed = make_stage("killed", batch_size=2, processes=1)
+    assert _killed(killed, raw_dir, 1) and run.evaluate(killed, raw_dir, shown.append) == scores
+    assert records(killed) == records(one)
 
 
+@pytest.mark.extended
 def test_killed_three_times_it_ends_with_the_same_tables(
     make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
 ):
-    settings = {"batch_size": 2, "processes": 1}
-    undisturbed = make_stage("undisturbed", **settings)
+    undisturbed, killed = (make_stage(name, batch_size=2, processes=1) for name in ("undisturbed", "killed"))
     scores = run.evaluate(undisturbed, raw_dir, shown.append)
-    killed = make_stage("killed", **settings)
-    draw = random.Random(5)
-    for _ in range(3):
-        _kill_when(killed, raw_dir, _written(killed) + draw.randint(1, 5))
-    assert 0 < _written(killed) < sum(len(task.items) for task in prepare(raw_dir, killed.parameters))
-    assert run.evaluate(killed, raw_dir, shown.append) == scores
+    assert _killed(killed, raw_dir, 3) and run.evaluate(killed, raw_dir, shown.append) == scores
     assert records(killed) == records(undisturbed)
+
+
+def _killed(stage: Stage, raw_dir: Path, times: int) -> bool:
+    """Kill the worker so often, each time after some more records; whether something was left to do afterwards."""
+    draw = random.Random(5)
+    for _ in range(times):
+        _kill_when(stage, raw_dir, _written(stage) + draw.randint(1, 5))
+    return 0 < _written(stage) < sum(len(task.items) for task in prepare(raw_dir, stage.parameters))
 
 
 def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:

@@ -158,6 +158,7 @@ print(high() - before, report.written)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel keeps no VmHWM here")
 @pytest.mark.parametrize("kind", ["bin", "safetensors"])
 def test_memory_stays_near_one_shard(kind: str, make: Callable) -> None:

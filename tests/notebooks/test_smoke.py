@@ -1,6 +1,7 @@
 """The whole product, once: nine notebooks with the smoke profile, through the command that a person types.
 
-The run is made in a temporary folder; a smoke run takes minutes, so every test below reads the same one.
+The run is made in a temporary folder; a smoke run takes minutes, so every test below reads the same one. All of its
+processes stand under the tests' guard (tests/guard), with nothing but the kit itself to keep libraries from the hub.
 """
 
 from __future__ import annotations
@@ -13,20 +14,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import no_network
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval", "07_case_study", "08_rlhf",
           "09_bias")  # fmt: skip
 
 
-def pipeline(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "qilin_lib.pipeline", *arguments]
+def start(*arguments: str, runs: Path, **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "QILIN_RUNS_DIR": str(runs)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    del environment["HF_HUB_DISABLE_TELEMETRY"]
+    command = [sys.executable, "-m", "qilin_lib.pipeline", *arguments]
+    return subprocess.Popen(command, text=True, cwd=ROOT, env=environment, **options)
+
+
+def pipeline(*arguments: str, runs: Path) -> subprocess.CompletedProcess[str]:
+    with start(*arguments, runs=runs, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     killed = kill_during_dcpt(folder)
     done = pipeline("smoke", runs=folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert no_network.attempts() == []
     (folder / "first.txt").write_text(done.stdout, encoding="utf-8")
     (folder / "killed.json").write_text(json.dumps(killed), encoding="utf-8")
     return folder
@@ -45,9 +57,7 @@ def kill_during_dcpt(folder: Path) -> dict[str, int]:
     """Start the pipeline and kill -9 all of it once DCPT has written a checkpoint; returns the checkpoint's step."""
     import psutil
 
-    environment = {**os.environ, "QILIN_RUNS_DIR": str(folder)}
-    command = [sys.executable, "-m", "qilin_lib.pipeline", "smoke"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("smoke", runs=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoints = folder / "smoke" / "03_dcpt" / "checkpoints"
     while process.poll() is None:
         # A checkpoint counts once it is sealed, a moment after its last file was written.
@@ -206,7 +216,7 @@ def test_second_run_does_nothing_and_one_parameter_reruns_what_stands_on_it(runs
     again = pipeline("smoke", runs=runs)
     assert again.returncode == 0 and again.stdout.count("up to date") == len(STAGES) + 1, again.stdout
     assert "Nothing to do" in again.stdout and time.time() - started < 60
-    changed = pipeline("smoke", "-p", "max_items_huatuo", "20", "-p", "cases", "1", runs=runs)
+    changed = pipeline("smoke", "-p", "eval.bootstrap_resamples", "500", runs=runs)
     assert changed.returncode == 0, changed.stderr
     lines = {line.split()[0]: line for line in changed.stdout.splitlines() if line.startswith("0")}
     assert [name for name in STAGES if "done in" in lines[name]] == ["06_eval", "07_case_study"]

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_golden import make_data, make_weights, parameters_of, run
+from helpers.golden import make_data, make_weights, parameters_of, run
 
 from qilin_lib import files
 
+pytestmark = pytest.mark.slow
 SHAPES = [(4, 1), (2, 2), (1, 4)]
 CASES = [
     ("03_dcpt", {"finetuning": "full"}),

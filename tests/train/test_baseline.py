@@ -55,9 +55,6 @@ ROWS = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def stage(tmp_path: Path, tiny_model_dir: Path) -> Stage:
     """Notebook 06 of a run that has ROWS and the tiny base model."""

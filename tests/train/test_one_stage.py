@@ -24,8 +24,6 @@ from qilin_lib.tokens.pack import load_blocks
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
 from qilin_lib.train import checkpoints, fit, one_stage, sft
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def limits(max_length: int = 200, source: int = 60, target: int = 60) -> SimpleNamespace:
     return SimpleNamespace(max_source_length=source, max_target_length=target, max_length=max_length, seed=3)
@@ -284,6 +282,7 @@ def test_one_stage_starts_from_the_base_model(priority: float | None, start: str
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, monkeypatch: Any) -> None:
     batches: list[Any] = []
     collate = sft.collate
@@ -314,6 +313,7 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_where_the_other_one_ends(job: SimpleNamespace, monkeypatch: Any) -> None:
     whole = SimpleNamespace(**vars(job) | {"out": job.out / "whole"})
     stopped = SimpleNamespace(**vars(job) | {"out": job.out / "stopped"})

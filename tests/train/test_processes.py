@@ -1,4 +1,4 @@
-"""Two processes train what one trains: DDP, ZeRO-2, ZeRO-3, over nodes, and after an interruption.
+"""Two processes train what one trains: DDP, ZeRO-2, over nodes, after an interruption; by hand also ZeRO-3.
 
 The global batch is 4 conversations, blocks or pairs: 1 x 4 or 2 x 2. Every training of two ranks runs below the command
 that a notebook uses. One launch takes many jobs, since importing the libraries costs more than training.
@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
 from qilin_lib.train import dcpt, dpo, fit, launch, sft
 
+pytestmark = pytest.mark.slow
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 # Rank 0 and rank 1 run one job after the other; a job with `stop` is left before step 3, as by an interrupt.
 WORKER = """
@@ -77,6 +79,8 @@ JOBS = {
     "dpo": ("05_dpo", {"finetuning": "lora"}),
 }
 DDP = {"per_device_train_batch_size": 2, "nproc_per_node": 2}
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+zero = pytest.mark.skipif(not COMPILER, reason="DeepSpeed on the CPU compiles its collectives: no C++ compiler here")
 TWO_NODES = {"per_device_train_batch_size": 2, "nproc_per_node": 1, "nodes": 2}
 
 
@@ -115,7 +119,7 @@ class Place:
         parameters = fit.read_job(todo[0][1]).parameters
         command = launch.command(parameters, "ranks_at_work", self.folder / "todo.json")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(self.folder))
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(self.folder), os.environ["PYTHONPATH"]]))
             launch.run(command, self.folder / "train.log", lambda _: None, gpus=0)
         return command
 
@@ -163,19 +167,17 @@ def on_two_nodes(place: Place) -> list[str]:
 def on_one_node(place: Place) -> None:
     """Every other training of two ranks."""
     jobs = [("ddp_dcpt", "dcpt", DDP, False), ("ddp_dpo", "dpo", DDP, False)]
+    jobs += [(name, "dpo", {**DDP, "precompute_ref_log_probs": True}, False) for name in ("cached_dpo", "reused_dpo")]
     jobs += [("ddp_stopped", "dcpt", DDP, stop) for stop in (True, False)]
-    if shutil.which(os.environ.get("CXX", "c++")):
-        zero2, zero3 = ({**DDP, "deepspeed": name} for name in ("zero2", "zero3"))
-        jobs += [("zero2_dcpt", "dcpt", zero2, False), ("zero2_sft", "sft", zero2, False)]
-        jobs += [("zero2_stopped", "dcpt", zero2, stop) for stop in (True, False)]
-        jobs += [("zero3_dcpt", "dcpt", zero3, False), ("zero3_sft", "sft", zero3, False)]
+    if COMPILER:
+        jobs += [(f"zero2_{what}", what, {**DDP, "deepspeed": "zero2"}, False) for what in ("dcpt", "sft")]
+        jobs += [("zero2_stopped", "dcpt", {**DDP, "deepspeed": "zero2"}, stop) for stop in (True, False)]
     place.together(jobs)
 
 
-@pytest.fixture
-def zero(on_one_node: None) -> None:
-    if not shutil.which(os.environ.get("CXX", "c++")):
-        pytest.skip("DeepSpeed on the CPU compiles its collectives, and there is no C++ compiler")
+@pytest.fixture(scope="module")
+def under_zero3(place: Place) -> None:
+    place.together([(f"zero3_{what}", what, {**DDP, "deepspeed": "zero3"}, False) for what in ("dcpt", "sft")])
 
 
 def assert_same(place: Place, one: str, other: str, tolerance: float) -> None:
@@ -229,14 +231,30 @@ def test_two_ranks_train_what_one_process_trains(place: Place, on_one_node: None
     assert files.read_json(place.folder / f"ddp_{what}" / "rank1.json")["WORLD_SIZE"] == "2"
 
 
+@zero
 @pytest.mark.parametrize("what", ["dcpt", "sft"])
-@pytest.mark.parametrize("stage", ["zero2", "zero3"])
-def test_zero_trains_what_one_process_trains_and_saves_it_whole(
-    place: Place, zero: None, stage: str, what: str
-) -> None:
-    """Under ZeRO-3 each rank holds half of every tensor: full weights, and an adapter with a head beside it."""
-    assert_same(place, f"one_{what}", f"{stage}_{what}", 1e-5)
-    assert facts(place, f"{stage}_{what}")["processes"] == 2
+def test_zero2_trains_what_one_process_trains(place: Place, on_one_node: None, what: str) -> None:
+    assert_same(place, f"one_{what}", f"zero2_{what}", 1e-5)
+    assert facts(place, f"zero2_{what}")["processes"] == 2
+
+
+@zero
+@pytest.mark.extended
+@pytest.mark.parametrize("what", ["dcpt", "sft"])
+def test_zero3_trains_what_one_process_trains_and_saves_it_whole(place: Place, under_zero3: None, what: str) -> None:
+    """Each rank holds half of every tensor: full weights, and an adapter with a head beside it."""
+    assert_same(place, f"one_{what}", f"zero3_{what}", 1e-5)
+    assert facts(place, f"zero3_{what}")["processes"] == 2
+
+
+def test_two_processes_share_one_cache_of_reference_log_probabilities(place: Place, on_one_node: None) -> None:
+    """26 pairs on two processes, two each: the padding of the last batch must not become a further row."""
+    seen = [files.read_json(place.folder / name / "facts.json") for name in ("cached_dpo", "reused_dpo")]
+    assert [one["reference"] for one in seen] == ["cached, computed", "cached, reused"]
+    assert_same(place, "one_dpo", "cached_dpo", 1e-5)
+    assert_same(place, "cached_dpo", "reused_dpo", 1e-6)
+    rows = sorted(np.load(path).shape for path in (place.folder / "cache").rglob("*.npy"))
+    assert rows == [(4, 2), (26, 2)]
 
 
 def test_two_ranks_go_on_as_if_never_stopped(place: Place, on_one_node: None) -> None:
@@ -244,7 +262,8 @@ def test_two_ranks_go_on_as_if_never_stopped(place: Place, on_one_node: None) ->
     assert facts(place, "ddp_stopped")["resumed_from"] == "checkpoint-2"
 
 
-def test_zero_goes_on_as_if_never_stopped(place: Place, zero: None) -> None:
+@zero
+def test_zero2_goes_on_as_if_never_stopped(place: Place, on_one_node: None) -> None:
     assert_same(place, "zero2_dcpt", "zero2_stopped", 1e-6)
     assert facts(place, "zero2_stopped")["resumed_from"] == "checkpoint-2"
 

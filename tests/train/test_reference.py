@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +60,7 @@ def trained(job: SimpleNamespace) -> tuple[list[dict[str, float]], dict[str, Any
     return fit.read_log(job.out), weights, files.read_json(job.out / "facts.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 def test_cached_equals_live_step_by_step(kind: str, job: Callable) -> None:
     """With dropout: computing the cache must not move the random numbers of the training."""
@@ -81,6 +79,7 @@ def test_cached_equals_live_step_by_step(kind: str, job: Callable) -> None:
         torch.testing.assert_close(weights_cached[name], tensor, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_other_rates_reuse_and_other_pairs_do_not(job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (job(name, precompute_ref_log_probs=True, max_steps=1) for name in ("first", "second"))
     assert trained(first)[2]["reference"] == "cached, computed"
@@ -163,35 +162,3 @@ def test_a_file_that_is_no_cache_is_refused_with_its_name(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(QilinError, match="some.npy: not readable as reference log-probabilities"):
         reference.load(path, 1)
-
-
-def test_two_processes_share_one_cache(job: Callable, tmp_path: Path) -> None:
-    """Five pairs on two processes: the padding of the last batch must not become a sixth row."""
-    made = job("two", precompute_ref_log_probs=True, nproc_per_node=2, per_device_train_batch_size=2, max_steps=2)
-    files.write_json(
-        tmp_path / "job.json",
-        {
-            "parameters": vars(made.parameters),
-            "out": str(made.out),
-            "template": "baichuan",
-            "paths": {name: str(path) for name, path in vars(made.paths).items()},
-        },
-    )
-    made.out.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    for expected in ("cached, computed", "cached, reused"):
-        done = subprocess.run(
-            [*command, "qilin_lib.train.dpo", str(tmp_path / "job.json")],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        facts = files.read_json(made.out / "facts.json")
-        assert (facts["reference"], facts["processes"]) == (expected, 2)
-        shutil.rmtree(made.out)
-        made.out.mkdir()
-    shapes = sorted(np.load(path).shape for path in made.paths.cache.rglob("*.npy"))
-    assert shapes == [(3, 2), (10, 2)]

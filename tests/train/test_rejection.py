@@ -20,7 +20,6 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit, launch, rejection, reward, sampling, sft
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL: dict[str, Any] = {
     "finetuning": "lora",
     "prompts": 5,
@@ -258,6 +257,7 @@ def test_a_seed_makes_the_pool(make_job: Callable) -> None:
     assert sum(a != b for a, b in zip(*answers, strict=True)) > 20
 
 
+@pytest.mark.slow
 def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks one after the other, the first one last: it waits for nobody, and writes what one process writes."""
     expected = sampled(make_job, "alone")
@@ -289,6 +289,7 @@ def child(job: str) -> None:
     rejection.work(fit.read_job(job))
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_changes_no_byte(make_job: Callable) -> None:
     """Killed three times, each at a random moment after one more chunk is there; chunks are one question each."""
     calm, expected = make_job("calm", batch_size=4)
@@ -315,6 +316,7 @@ def progress(out: Path) -> int:
     return sum(len(rejection._finished(out, name)) for name in ("answers", "rewards"))
 
 
+@pytest.mark.slow
 def test_a_torn_line_costs_its_chunk_alone(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever byte a kill tears the part at; a finished chunk is not drawn again."""
     expected = sampled(make_job, "calm")
@@ -335,6 +337,7 @@ def test_a_torn_line_costs_its_chunk_alone(make_job: Callable, monkeypatch: pyte
 # --- the rounds -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_rounds_chain_and_a_finished_one_is_only_read(
     make_stage: Callable, in_process: list[tuple[str, Path]], corpus: list, tiny_model_dir: Path
 ) -> None:
@@ -372,6 +375,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_children_repeats_neither(
     make_stage: Callable, in_process: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import test_resume
+from helpers import trainings
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
@@ -19,7 +19,6 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import checkpoints, fit, reward
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = {"save_steps": 2, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
 LOADED = ("adapter_model.safetensors", "model.safetensors")
 
@@ -159,6 +158,7 @@ def test_loss_and_gradients_are_bradley_and_terrys(kind: str, job: Callable, row
             torch.testing.assert_close(weight.grad, book[name], rtol=1e-3, atol=1e-4 * largest.item(), msg=name)
 
 
+@pytest.mark.slow
 def test_the_shape_of_a_step_does_not_matter(job: Callable) -> None:
     """22 pairs, 8 a step: the last step of an epoch has six, and its second micro-batch two."""
     losses = []
@@ -174,6 +174,7 @@ def test_the_shape_of_a_step_does_not_matter(job: Callable) -> None:
 # --- what is saved ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 def test_the_saved_model_needs_transformers_alone(kind: str, trained: Callable, rows: list[dict[str, Any]]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -193,6 +194,7 @@ def test_the_saved_model_needs_transformers_alone(kind: str, trained: Callable, 
     assert (made.out / "adapter").exists() == (kind != "full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
 def test_what_separates_the_answers_is_learnt_and_carries_over(kind: str, trained: Callable) -> None:
     facts = files.read_json(trained(kind).out / "facts.json")
@@ -203,6 +205,7 @@ def test_what_separates_the_answers_is_learnt_and_carries_over(kind: str, traine
     assert (facts["steps_done"], facts["finetuning"], facts["template"]) == (18, kind, "baichuan")
 
 
+@pytest.mark.slow
 def test_the_head_of_a_quantised_model_is_not_quantised_and_the_adapter_is_float32(trained: Callable) -> None:
     from safetensors.torch import load_file
 
@@ -239,6 +242,7 @@ def test_a_tie_of_held_out_rewards_is_wrong() -> None:
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer: Any, sentences: Callable) -> None:
     model = reward.load(trained("lora").out / "model", "float32", "cpu")
     ids = [BAICHUAN.encode([{"role": "user", "content": text}], tiny_tokenizer, True) for text in sentences(17, 40)]
@@ -285,16 +289,9 @@ def test_without_pairs_there_is_nothing_to_learn(job: Callable) -> None:
 # --- seeds and kills --------------------------------------------------------------------------------------------------
 
 
-def child(job_file: str, *fault: Any) -> None:
-    """Train as a child of notebook 08 does; `fault` strikes as in test_resume."""
-    test_resume.STAGES["08_rlhf"] = reward
-    test_resume.quietly(job_file, *fault)
-
-
 def train(made: SimpleNamespace, *fault: Any) -> int:
     """Exit code of a child process that trains as `made` says, negative for a signal."""
-    job_file = test_resume.write_job(made.out, made.parameters, vars(made.paths))
-    return test_resume.train(job_file, *fault, target=child)
+    return trainings.train(trainings.write_job(made.out, made.parameters, vars(made.paths)), reward, *fault)
 
 
 def same(expected: Path, found: Path) -> bool:
@@ -313,32 +310,34 @@ def straight(job: Callable) -> Callable[[str], Path]:
     def make(kind: str) -> Path:
         if kind not in done:
             made = job(finetuning=kind, **SHAPE)
-            assert train(made) == 0, test_resume.output(made.out / "job.json")
+            assert train(made) == 0, trainings.output(made.out / "job.json")
             done[kind] = made.out
         return done[kind]
 
     return make
 
 
-@pytest.mark.parametrize("kind", ["qlora", "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qlora", pytest.param("full", marks=pytest.mark.extended)])
 def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(
     kind: str, job: Callable, straight: Callable
 ) -> None:
     broken = job(finetuning=kind, **SHAPE)
     draw = random.Random(f"reward {kind}")
     moment, step = draw.choice(("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")), draw.randint(3, 5)
-    assert train(broken, moment, step) == -signal.SIGKILL, test_resume.output(broken.out / "job.json")
+    assert train(broken, moment, step) == -signal.SIGKILL, trainings.output(broken.out / "job.json")
     assert not (broken.out / "facts.json").exists()
     before = checkpoints.last(broken.out / "checkpoints")
-    assert train(broken) == 0, test_resume.output(broken.out / "job.json")
+    assert train(broken) == 0, trainings.output(broken.out / "job.json")
     assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
     assert same(straight(kind), broken.out)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_head_order_and_dropout(job: Callable, straight: Callable) -> None:
     other = job(finetuning="qlora", seed=18, **SHAPE)
     assert other.parameters.seed != files.read_json(straight("qlora") / "job.json")["parameters"]["seed"]
-    assert train(other) == 0, test_resume.output(other.out / "job.json")
+    assert train(other) == 0, trainings.output(other.out / "job.json")
     assert not same(straight("qlora"), other.out)
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import test_resume
-from test_resume import differences, output
+from helpers import trainings
+from helpers.trainings import differences, output
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
-from qilin_lib.train import checkpoints, fit, launch, reward, rl
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from qilin_lib.train import checkpoints, fit, reward, rl
 
 SMALL = {
     "gpus": 0,
@@ -274,6 +270,7 @@ def test_method_none_does_nothing() -> None:
     assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none")), print) is None
 
 
+@pytest.mark.slow
 def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """Short answers are rewarded: after thirty steps they are shorter, and the reward that is logged rose."""
 
@@ -295,23 +292,14 @@ def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monke
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-def write_job(folder: Path, made: SimpleNamespace) -> Path:
-    return test_resume.write_job(folder, made.parameters, vars(made.paths))
-
-
-def child(job: str, *fault: Any) -> None:
-    """Train as a child of the notebook does; `fault` strikes as in test_resume."""
-    test_resume.STAGES["08_rlhf"] = rl
-    test_resume.quietly(job, *fault)
-
-
-def run(job: Path, *fault: Any) -> int:
-    return test_resume.train(job, *fault, target=child)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, kind, kills",
-    [("rloo", "qlora", [("on_step_begin", 1), ("on_pre_optimizer_step", 3)]), ("grpo", "lora", [("on_log", 5)])],
+    [
+        ("rloo", "qlora", [("on_pre_optimizer_step", 3)]),
+        ("grpo", "lora", [("on_log", 5)]),
+        pytest.param("rloo", "qlora", [("on_step_begin", 1), ("on_pre_optimizer_step", 3)], marks=pytest.mark.extended),
+    ],
 )
 def test_killed_and_continued_equals_uninterrupted(
     method: str, kind: str, kills: list[tuple[str, int]], job: Callable, tmp_path: Path
@@ -319,45 +307,16 @@ def test_killed_and_continued_equals_uninterrupted(
     """Two micro-batches a step, two epochs: answers, order and weights are those of the training nobody disturbed."""
     shape = {"rl": SMALL["rl"] | {"per_device_train_batch_size": 3}, "gradient_accumulation_steps": 2}
     made = job(method=method, finetuning=kind, **shape)
-    straight, broken = (write_job(tmp_path / name, made) for name in ("straight", "broken"))
-    assert run(straight) == 0, output(straight)
+    straight, broken = (
+        trainings.write_job(tmp_path / name, made.parameters, vars(made.paths)) for name in ("straight", "broken")
+    )
+    assert trainings.train(straight, rl) == 0, output(straight)
     for fault in kills:
-        assert run(broken, *fault) == -signal.SIGKILL, output(broken)
+        assert trainings.train(broken, rl, *fault) == -signal.SIGKILL, output(broken)
         assert not (broken.parent / "facts.json").exists()
     before = checkpoints.last(broken.parent / "checkpoints")
-    assert run(broken) == 0, output(broken)
+    assert trainings.train(broken, rl) == 0, output(broken)
     assert files.read_json(broken.parent / "facts.json")["resumed_from"] == before.name
     assert differences(straight.parent, broken.parent) == []
     logs = [[row["reward"] for row in fit.read_log(j.parent) if "reward" in row] for j in (straight, broken)]
     assert logs[0] == pytest.approx(logs[1], abs=1e-5) and len(set(logs[0])) > 1
-
-
-GUARDED = """
-import sys
-attempts = []
-def guard(event, what):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        attempts.append(what[0])
-        raise OSError("no network here")
-sys.addaudithook(guard)
-from qilin_lib.train import fit, rl
-rl.work(fit.read_job(sys.argv[1]))
-seen = list(attempts)
-import huggingface_hub
-try:
-    huggingface_hub.hf_hub_download("owner/name", "config.json")
-except Exception:
-    pass
-open(sys.argv[2], "w").write(f"{len(seen)} {len(attempts) > len(seen)}")
-"""
-
-
-def test_training_uses_no_network(job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*filter(lambda name: name.endswith(("_OFFLINE", "_TELEMETRY")), os.environ), "DO_NOT_TRACK"]:
-        monkeypatch.delenv(name, raising=False)
-    made = write_job(tmp_path / "guarded", job(rl=SMALL["rl"] | {"max_steps": 2}))
-    command = [sys.executable, "-c", GUARDED, str(made), str(tmp_path / "seen")]
-    launch.run(command, tmp_path / "train.log", lambda _: None, 0)
-    # Nothing was asked for, and the guard would have seen it.
-    assert (tmp_path / "seen").read_text() == "0 True"
-    assert (made.parent / "facts.json").exists()

@@ -15,7 +15,6 @@ from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import behaviour, sampling
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 24, "seed": 3, "batch_size": 16}
 
 
