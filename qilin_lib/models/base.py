@@ -9,7 +9,9 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import load_tokenizer, parameter_count
+from qilin_lib.models.examine import context, why_unusable
+from qilin_lib.models.load import load_tokenizer, parameter_count, weight_files
+from qilin_lib.models.shapes import shape
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.params import ROOT
@@ -36,19 +38,23 @@ def prepare_base(
         return files.read_json(stage.dir / "base.json")
     name, stage_dir = parameters.base, stage.dir
     if name == "tiny":
+        _check_block(parameters, parameters.tiny.max_position_embeddings)
         path = stage_dir / "base"
         made = tiny_base(*texts(), parameters.tiny, parameters.seed, cache, progress)
         shutil.copytree(made, path, dirs_exist_ok=True)
     elif name == "smollm2":
         path = smollm2_base(cache, progress)
-    elif (ROOT / name).is_dir():
-        path = (ROOT / name).resolve()
-    elif name.count("/") == 1 and not name.startswith((".", "/")):
-        path = from_hub(name)
+    elif local(name).is_dir():
+        path = local(name).resolve()
+    elif is_hub_id(name):
+        path = from_hub(f"base = '{name}'", name)
     else:
         raise QilinError(
             f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name', nor 'smollm2'"
         )
+    if why := why_unusable(path, sequence=False):
+        raise QilinError(f"base = '{name}': {why}")
+    _check_block(parameters, context(shape(path)))
     template = choose(parameters.template, load_tokenizer(path))
     # The tiny model's folder moves with the run, so its path is kept relative to the stage.
     described = {
@@ -59,7 +65,7 @@ def prepare_base(
         "template_sha256": template.sha256,
     }
     # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
-    weights = {file.name: files.sha256_file(file) for file in sorted(path.glob("*.safetensors"))}
+    weights = {file.name: files.sha256_file(file) for file in weight_files(path)}
     files.write_json(stage_dir / "base_weights.json", weights)
     files.write_json(stage_dir / "base.json", described)
     return described
@@ -70,8 +76,39 @@ def base_path(stage_dir: Path) -> Path:
     return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
 
 
-def from_hub(name: str) -> Path:
-    """Folder with the files of a hub repository that a model needs: configuration, safetensors, tokenizer."""
+def local(name: str) -> Path:
+    """The folder that a name stands for if it is one: relative to the kit, `~` is the user's home."""
+    return ROOT / Path(name).expanduser()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub repository, "owner/name" or "owner/name@revision"."""
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def from_hub(what: str, name: str) -> Path:
+    """Folder with the files of a hub repository that a model needs: configuration, safetensors, tokenizer.
+
+    QilinError, about `what`, if it is not to be had.
+    """
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt"]))
+    repository, _, revision = name.partition("@")
+    patterns = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
+    except Exception as reason:
+        why = " ".join(str(reason).split())[:200]
+        raise QilinError(
+            f"{what}: no such folder, and not to be had from the hub ({type(reason).__name__}: {why}); nearest valid: "
+            "the path of a local folder with config.json, tokenizer and .safetensors, or HF_ENDPOINT set to a mirror"
+        ) from None
+
+
+def _check_block(parameters: Any, limit: int | None) -> None:
+    if limit and parameters.block_size > limit:
+        raise QilinError(
+            f"block_size = {parameters.block_size}: the context of base = '{parameters.base}' is {limit} tokens; "
+            f"nearest valid: {limit}"
+        )
