@@ -61,10 +61,9 @@ def weight_files(folder: str | Path) -> list[Path]:
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
     if not index.exists():
-        raise QilinError(
-            f"{folder}: holds no model.safetensors and no {index.name}; pickled weights are not loaded; nearest "
-            "valid: the same model, converted"
-        )
+        others = [path.name for path in folder.glob("*.safetensors")]
+        why = f"{others} are neither model.safetensors nor named by an index" if others else "holds no .safetensors"
+        raise QilinError(f"{folder}: {why}; pickled weights are not loaded; nearest valid: the same model, converted")
     try:
         names = sorted(set(files.read_json(index)["weight_map"].values()))
     except (LookupError, TypeError, AttributeError, ValueError):
