@@ -56,7 +56,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     index, config = folder / INDEX, folder / "config.json"
-    if config.exists() and "transformers_weights" in files.read_json(config):
+    if config.exists() and b'"transformers_weights"' in config.read_bytes():
         raise QilinError(f"{config}: transformers_weights names other files; nearest valid: a config.json without it")
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
