@@ -85,7 +85,7 @@ def _files_read(parameters: Strict, raw: Path | None) -> dict[str, dict[str, Pat
     if base is not None and (ROOT / base).is_dir():
         from qilin_lib.models import base as bases
 
-        read["base"] = bases.files_read(ROOT / base)
+        read["base"] = bases.files_read(bases.local(base))
     if scales := getattr(parameters, "scales", None):
         # One that is not there is left to its reader, which says so.
         shipped = ROOT / "qilin_lib" / "evaluate" / "data" / "scales"
@@ -109,12 +109,13 @@ def check(stage: Stage) -> None:
 
         build.chosen_sources(parameters, stage.raw)
     if hasattr(parameters, "gpus"):
-        from qilin_lib.train import checkpoints, launch, tracking
+        from qilin_lib.train import checkpoints, checks, launch, tracking
 
         launch.check_gpus(parameters)
         if isinstance(parameters, Trained):
             launch.check_compiler(parameters)
             tracking.check(parameters)
+            checks.check(stage)
             checkpoints.refuse_other_layout(stage)
 
 

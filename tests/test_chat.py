@@ -268,3 +268,16 @@ def test_no_half_character_is_shown_with_a_byte_level_vocabulary(monkeypatch: py
     backend = SimpleNamespace(tokenizer=tokenizer, template=PLAIN, context=400, device="cpu")
     assert chat.Chat(backend).say("问", pieces.append)[0] == "头痛：B超"
     assert [piece for piece in pieces if piece] == list("头痛：B超")
+
+
+def test_ids_beyond_the_vocabulary_write_nothing(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings are often padded beyond the tokenizer, and sampling can draw such an id."""
+    ids = trained.tokenizer.encode("头痛", add_special_tokens=False)
+    beyond = len(trained.tokenizer) + 5
+    monkeypatch.setattr(chat.Chat, "_tokens", lambda self, asked: iter([beyond, *ids, beyond]))
+    pieces: list[str] = []
+    try:
+        said: Any = chat.Chat(trained).say("问", pieces.append)[0]
+    except TypeError as reason:
+        said = reason
+    assert said == "头痛" and "".join(pieces) == "头痛"

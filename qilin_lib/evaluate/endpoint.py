@@ -86,7 +86,7 @@ class EndpointBackend:
 
         Raises QilinError, one sentence, when a prompt stays without an answer; those that arrived are on disk by then.
         """
-        self._client = self._client or self._open()
+        self._client = self._client or self.open()
         bodies = [self._body(prompt, max_new_tokens) for prompt in prompts]
         names = [json.dumps(body, sort_keys=True) for body in bodies]
         stop, pool = threading.Event(), ThreadPoolExecutor(self.batch_size)
@@ -138,7 +138,8 @@ class EndpointBackend:
     def _chat(self) -> bool:
         return self.template.name == "chat"
 
-    def _open(self) -> Any:
+    def open(self) -> Any:
+        """A client of the server; ImportError or ValueError for a proxy in the environment that it cannot use."""
         import openai
 
         # A server on this machine is not reached through the proxy of HTTP_PROXY.

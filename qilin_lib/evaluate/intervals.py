@@ -70,7 +70,9 @@ def summary(statistic: Statistic, resamples: int, seed: int) -> Summary:
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Wilson's (1927) 95 % score interval of a proportion `share` in [0, 1] out of `trials`, as shares."""
+    """Wilson's (1927) 95 % score interval of a proportion `share` in [0, 1] out of `trials`, as shares; of none NaN."""
+    if not trials:
+        return math.nan, math.nan
     centre = (share + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
     half = Z / (1 + Z * Z / trials) * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
     # The bounds are 0 and 1 exactly there; rounding would put a share of 0 outside its own interval.
@@ -90,7 +92,7 @@ def bonett_price(lost: float, won: float, trials: float) -> tuple[float, float]:
 def resample_counts(n: int, resamples: int, seed: int) -> np.ndarray:
     """How often each item is drawn in each resample -> [resamples, n]."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+    return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float) if n else np.zeros((resamples, 0))
 
 
 def estimates(statistic: Statistic, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,12 +141,14 @@ def percentiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> dict[str, float | int]:
-    """{"n", "difference", "low", "high", "p"} of b minus a on the same items in the same order.
+def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
+    """{"n", "difference", "low", "high", "p"} of b minus a on the same items in the same order; without items None.
 
     Proportions: Bonett and Price, p of McNemar's exact test on the items (of all groups together). Else bootstrap-t of
     the difference, items resampled together.
     """
+    if not len(a.rows):
+        return {"n": 0, **dict.fromkeys(("difference", "low", "high", "p"))}
     if a.correct is None or b.correct is None:
         gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), functools.partial(_difference, a=a, b=b))
         low, high, p = studentised(gap, resamples, seed)

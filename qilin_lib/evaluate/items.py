@@ -73,6 +73,15 @@ def ceval_names(raw_dir: str | Path) -> dict[str, str]:
     return NAMES | {subject: entry["name"] for subject, entry in mapping.items()}
 
 
+def _raw(raw_dir: str | Path) -> Path:
+    if not Path(raw_dir).is_dir():
+        raise QilinError(
+            f"{raw_dir}: the raw folder is not there any more, and benchmarks are read from it; put it back, or run "
+            "notebooks/01_build_chimed.ipynb again with another raw_dir"
+        )
+    return Path(raw_dir)
+
+
 def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = None) -> Reading:
     """C-Eval's questions of one split (dev, val or test), subjects in alphabetical order, rows in file order.
 
@@ -80,7 +89,7 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
     answer outside A-D is unusable. `subjects` None: every file of the split. Raises QilinError when the split's folder
     is missing, a named subject has no file in it, or a file cannot be read.
     """
-    folder = Path(raw_dir) / "ceval" / split
+    folder = _raw(raw_dir) / "ceval" / split
     files = {path.name.removesuffix(f"_{split}.csv"): path for path in sorted(folder.glob(f"*_{split}.csv"))}
     if not files:
         raise QilinError(f"{folder} has no <subject>_{split}.csv: C-Eval's splits are dev, val and test")
@@ -130,7 +139,7 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
     no lettered options, no answer, or one such as "nan" or with a letter that is not among the options. Raises
     QilinError when there is no such file, or it cannot be read.
     """
-    folder = Path(raw_dir) / "cmexam"
+    folder = _raw(raw_dir) / "cmexam"
     found = [path for name in (f"{split}_with_annotations.csv", f"{split}.csv") if (path := folder / name).exists()]
     if not found:
         raise QilinError(f"{folder} has neither {split}.csv nor {split}_with_annotations.csv")
@@ -145,7 +154,7 @@ def huatuo_items(raw_dir: str | Path) -> Reading:
     Unusable: not exactly one question and one answer, or an empty one. Raises QilinError when there is no such file, or
     it has another form.
     """
-    folder = Path(raw_dir) / "huatuo26m_test"
+    folder = _raw(raw_dir) / "huatuo26m_test"
     lines, listed = folder / "test_datasets.jsonl", folder / "huatuo26M_test.json"
     if lines.exists():
         path, rows, keys = lines, read_jsonl(lines), ("questions", "answers")

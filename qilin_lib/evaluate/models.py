@@ -17,9 +17,9 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.models.base import from_hub
+from qilin_lib.models.base import from_hub, is_hub_id, local
+from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.params import ROOT
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
@@ -62,7 +62,7 @@ def prepare(stage: Stage, show: Show) -> None:
         if name in STAGES:
             raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
         if line.endpoint is not None:
-            _endpoint(stage, name)
+            _check_proxy(stage, name, _endpoint(stage, name))
             continue
         found = source(stage, name)
         asked = _template(stage, name, found)
@@ -124,74 +124,25 @@ def source(stage: Stage, name: str) -> Path:
     if model == STAND_IN:
         target = stage.dir / "baselines" / STAND_IN
         return sequence.stand_in(weights_of(stage, "02_tokenize"), target, stage.parameters.seed)
-    if (ROOT / model).is_dir():
-        found = (ROOT / model).resolve()
-    elif model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        found = _downloaded(named(stage, name), model)
+    if local(model).is_dir():
+        found = local(model).resolve()
+    elif is_hub_id(model):
+        found = from_hub(f"{named(stage, name)}.model = '{model}'", model)
     else:
-        beside = [path.name for path in (ROOT / model).parent.glob("*") if path.is_dir()]
+        beside = [path.name for path in local(model).parent.glob("*") if path.is_dir()]
         near = nearest(model, [*STAGES, STAND_IN]) or nearest(Path(model).name, beside)
         raise _wrong(
             named(stage, name),
             model,
             f"no stage of this run ({', '.join(STAGES)}), no folder, no hub id like 'owner/name'{near}",
         )
-    if why := _unusable(found):
+    if why := why_unusable(found):
         raise _wrong(named(stage, name), model, why)
     return found
 
 
-def _downloaded(what: str, model: str) -> Path:
-    try:
-        return from_hub(model)
-    # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
-    except Exception as reason:
-        why = " ".join(str(reason).split())[:200]
-        raise _wrong(
-            what,
-            model,
-            f"no such folder, and not to be had from the hub ({type(reason).__name__}: {why}); nearest valid: the path "
-            "of a local folder with config.json, tokenizer and .safetensors",
-        ) from None
-
-
 def _wrong(what: str, model: str, why: str) -> QilinError:
     return QilinError(f"{what}.model = '{model}': {why}")
-
-
-def _unusable(folder: Path) -> str:
-    """Why the model in `folder` cannot answer, and what could; "" if it can."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    if not (folder / "config.json").exists():
-        if (folder / "adapter_config.json").exists():
-            return "the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model"
-        below = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        return f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
-    if not list(folder.glob("*.safetensors")):
-        return "the folder holds no .safetensors; pickled weights are not loaded; nearest valid: the same, converted"
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError, KeyError) as reason:
-        why = " ".join(str(reason).split())[:160]
-        return (
-            f"transformers cannot read it without code from the folder ({why}); nearest valid: a folder with tokenizer "
-            "and config.json of a model type that transformers has"
-        )
-    named = config.architectures or ["none named"]
-    if not config.is_encoder_decoder and not set(named) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        return (
-            f"its architecture ({', '.join(named)}) writes no text; nearest valid: a causal (…ForCausalLM) or an "
-            "encoder-decoder model (…ForConditionalGeneration)"
-        )
-    if tokenizer.eos_token_id is None:
-        return (
-            "its tokenizer names no end token, so no answer would end; nearest valid: a copy of the folder with "
-            "eos_token in tokenizer_config.json ([SEP] for a BERT vocabulary)"
-        )
-    return ""
 
 
 def _template(stage: Stage, name: str, weights: Path) -> Any:
@@ -264,6 +215,18 @@ def _endpoint(stage: Stage, name: str) -> EndpointBackend:
         timeout=line.timeout,
         prices=(line.price_per_million_input, line.price_per_million_output),
     )
+
+
+def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
+    """A proxy of the environment that httpx cannot use is found out before the first model answers, not at this one."""
+    try:
+        backend.open().close()
+    except (ImportError, ValueError) as reason:
+        why = " ".join(str(reason).split())[:160]
+        raise QilinError(
+            f"{named(stage, name)}.endpoint = '{backend.url}': the proxy that ALL_PROXY, HTTPS_PROXY or HTTP_PROXY "
+            f"names cannot be used ({why}); nearest valid: http://host:port, or the endpoint's host in NO_PROXY"
+        ) from None
 
 
 def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:

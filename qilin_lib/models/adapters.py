@@ -8,13 +8,14 @@ which weights it sits on, and goes on no others (huggingface/alignment-handbook#
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError
-from qilin_lib.models.load import REWARD_HEAD, load_model, load_tokenizer
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models.load import REWARD_HEAD, load_model, load_tokenizer, weight_files
 
 # What an adapter's own configuration says of the model it belongs to.
 REWARD_TASK = "SEQ_CLS"
@@ -38,24 +39,47 @@ def lora_config(parameters: Any, rewards: bool = False) -> Any:
     )
 
 
+def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
+    """QilinError for an entry of target_modules or modules_to_save that names no module of `model` (weights not read).
+
+    peft leaves out an entry that matches nothing as long as another one matches. LoRA goes on layers with a matrix.
+    """
+    every = [name for name, _ in model.named_modules() if name]
+    matrices = [name for name, one in model.named_modules() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
+    targets, whole = parameters.target_modules, parameters.modules_to_save
+    if targets == "all-linear":
+        targets = []
+    elif isinstance(targets, str):
+        # peft takes any other text for a regular expression over whole names.
+        targets = [] if any(re.fullmatch(targets, name) for name in matrices) else [targets]
+    for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, every)):
+        for entry in entries:
+            # A reward model has no lm_head, and `lora_config` leaves it out.
+            if not any(f".{name}".endswith(f".{entry}") for name in names) and not (rewards and entry == "lm_head"):
+                known = sorted({name.rsplit(".", 1)[-1] for name in names} - set("0123456789"))
+                near = nearest(entry, ["all-linear", *known] if parameter == "target_modules" else known)
+                raise QilinError(
+                    f"{parameters.notebook}: {parameter}: '{entry}' is no module of the model{near}; there are {known}"
+                )
+
+
 def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False) -> Any:
     """Wrap `model` with a fresh adapter; `rewards` as in `lora_config`."""
     from peft import get_peft_model, prepare_model_for_kbit_training
 
+    check_modules(model, parameters, rewards)
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=parameters.gradient_checkpointing)
     return get_peft_model(model, lora_config(parameters, rewards))
 
 
 def weight_hashes(folder: str | Path) -> dict[str, str]:
-    """sha256 by name of the files that say what a model computes: every .safetensors and config.json.
+    """sha256 by name of the files that say what a model computes: those of its weights, and config.json.
 
     QilinError if `folder` holds no safetensors.
     """
-    found = sorted(Path(folder).glob("*.safetensors"))
-    if not found:
-        raise QilinError(f"{folder}: holds no .safetensors file, so nothing says which weights these are")
-    hashes = {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+    found = {path: path.stat() for path in weight_files(folder)}
+    hashes = {path.name: _sha256(path, status.st_size, status.st_mtime_ns) for path, status in found.items()}
     return {**hashes, "config.json": files.sha256_file(Path(folder) / "config.json")}
 
 

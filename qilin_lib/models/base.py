@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import load_tokenizer, parameter_count
+from qilin_lib.models.examine import context, why_unusable
+from qilin_lib.models.load import load_tokenizer, parameter_count, weight_files
+from qilin_lib.models.shapes import shape
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.params import ROOT
@@ -21,6 +24,9 @@ from qilin_lib.tokens.template import choose
 
 def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """The run's base model, described as in base.json: `prepare_base` with what the embedded sample teaches "tiny"."""
+    if not stage.up_to_date and stage.parameters.base != "tiny":
+        # Refused before anything is moved.
+        located(stage.parameters, runs.cache_dir(), show or live_line())
     stage.begin()
     general = stage.parent("01_build_chimed") / "general.jsonl"
 
@@ -49,19 +55,12 @@ def prepare_base(
         return files.read_json(stage.dir / "base.json")
     name, stage_dir = parameters.base, stage.dir
     if name == "tiny":
+        _check_block(parameters, parameters.tiny.max_position_embeddings)
         path = stage_dir / "base"
         made = tiny_base(*texts(), parameters.tiny, parameters.seed, cache, progress)
         shutil.copytree(made, path, dirs_exist_ok=True)
-    elif name == "smollm2":
-        path = smollm2_base(cache, progress)
-    elif (ROOT / name).is_dir():
-        path = (ROOT / name).resolve()
-    elif name.count("/") == 1 and not name.startswith((".", "/")):
-        path = from_hub(name)
     else:
-        raise QilinError(
-            f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name', nor 'smollm2'"
-        )
+        path = located(parameters, cache, progress)
     template = choose(parameters.template, load_tokenizer(path))
     # The tiny model's folder moves with the run, so its path is kept relative to the stage.
     described = {
@@ -72,10 +71,29 @@ def prepare_base(
         "template_sha256": template.sha256,
     }
     # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
-    weights = {file.name: files.sha256_file(file) for file in sorted(path.glob("*.safetensors"))}
+    weights = {file.name: files.sha256_file(file) for file in weight_files(path)}
     files.write_json(stage_dir / "base_weights.json", weights)
     files.write_json(stage_dir / "base.json", described)
     return described
+
+
+def located(parameters: Any, cache: Path, progress: Callable[[str], None]) -> Path:
+    """Folder of a base that is not "tiny", examined; QilinError says why it is not there or cannot be used."""
+    name = parameters.base
+    if name == "smollm2":
+        path = smollm2_base(cache, progress)
+    elif local(name).is_dir():
+        path = local(name).resolve()
+    elif is_hub_id(name):
+        path = from_hub(f"base = '{name}'", name)
+    else:
+        raise QilinError(
+            f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name', nor 'smollm2'"
+        )
+    if why := why_unusable(path, sequence=False):
+        raise QilinError(f"base = '{name}': {why}")
+    _check_block(parameters, context(shape(path)))
+    return path
 
 
 def base_path(stage_dir: Path) -> Path:
@@ -83,17 +101,52 @@ def base_path(stage_dir: Path) -> Path:
     return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
 
 
-# What a model needs of a repository: configuration, safetensors, tokenizer.
-PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
-
-
-def from_hub(name: str) -> Path:
-    """Folder with the files of a hub repository that a model needs."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
+# What a model needs of a repository beside its weights: configuration, tokenizer.
+BESIDE = ("*.json", "tokenizer*", "*.model", "*.txt", "*.jinja")
+WEIGHTS = ("*.safetensors",)
 
 
 def files_read(folder: Path) -> dict[str, Path]:
     """{name: file} of what loading the model in `folder` reads; a README or a download's cache is not among it."""
-    return {path.name: path for pattern in PATTERNS for path in sorted(folder.glob(pattern)) if path.is_file()}
+    paths = [path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file()]
+    # A folder without usable weights is refused where it is examined, with the reason.
+    with suppress(QilinError):
+        paths += weight_files(folder)
+    return {path.name: path for path in sorted(paths)}
+
+
+def local(name: str) -> Path:
+    """The folder that a name stands for if it is one: relative to the kit, `~` is the user's home."""
+    return ROOT / Path(name).expanduser()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub repository, "owner/name" or "owner/name@revision"."""
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def from_hub(what: str, name: str) -> Path:
+    """Folder with the files of a hub repository that a model needs: configuration, safetensors, tokenizer.
+
+    QilinError, about `what`, if it is not to be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*BESIDE, *WEIGHTS]))
+    # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
+    except Exception as reason:
+        why = " ".join(str(reason).split())[:200]
+        raise QilinError(
+            f"{what}: no such folder, and not to be had from the hub ({type(reason).__name__}: {why}); nearest valid: "
+            "the path of a local folder with config.json, tokenizer and .safetensors, or HF_ENDPOINT set to a mirror"
+        ) from None
+
+
+def _check_block(parameters: Any, limit: int | None) -> None:
+    if limit and parameters.block_size > limit:
+        raise QilinError(
+            f"block_size = {parameters.block_size}: the context of base = '{parameters.base}' is {limit} tokens; "
+            f"nearest valid: {limit}"
+        )

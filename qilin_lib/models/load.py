@@ -8,11 +8,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models import attention as documents
 
 # transformers' name for the head of a sequence classifier, of LLaMA's kind and its relatives.
 REWARD_HEAD = "score"
+INDEX = "model.safetensors.index.json"
 
 
 def quiet_libraries() -> None:
@@ -30,11 +32,48 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
+def padding(tokenizer: Any) -> Any:
+    """The same tokenizer; one without a padding token pads with its end token, as LLaMA does everywhere.
+
+    Padding is masked by length, never by id, so the end token is still learnt.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer in a model folder (or of a hub id); never runs code that comes with it."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that a model's weights are loaded from, by name: model.safetensors, or the shards that its index names.
+
+    QilinError for a folder without either, and for an index that names what is missing, no .safetensors, or elsewhere.
+    """
+    folder = Path(folder)
+    index, config = folder / INDEX, folder / "config.json"
+    if config.exists() and b'"transformers_weights"' in config.read_bytes():
+        raise QilinError(f"{config}: transformers_weights names other files; nearest valid: a config.json without it")
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not index.exists():
+        others = [path.name for path in folder.glob("*.safetensors")]
+        why = f"{others} are neither model.safetensors nor named by an index" if others else "holds no .safetensors"
+        raise QilinError(f"{folder}: {why}; pickled weights are not loaded; nearest valid: the same model, converted")
+    try:
+        names = sorted(set(files.read_json(index)["weight_map"].values()))
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise QilinError(f"{index}: has no weight_map; nearest valid: the file as published") from None
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise QilinError(f"{index}: names '{name}'; nearest valid: names of .safetensors files in its own folder")
+        if not (folder / name).exists():
+            raise QilinError(f"{folder / name}: the index names it, but it is missing; nearest valid: download it too")
+    return [folder / name for name in names]
 
 
 def load_model(
@@ -61,8 +100,8 @@ def load_model(
     quiet_libraries()
     if attention == documents.NAME:
         documents.register()
-    if Path(path).is_dir() and not list(Path(path).glob("*.safetensors")):
-        raise QilinError(f"{path}: holds no .safetensors file; pickled weights are not loaded, convert them first")
+    if Path(path).is_dir():
+        weight_files(path)
     kind = getattr(torch, dtype)
     quantisation = (
         BitsAndBytesConfig(
@@ -103,12 +142,18 @@ def _keep_scales(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def parameter_count(path: str | Path) -> int:
-    """Number of weights of the model in a folder, from its configuration alone (nothing is allocated)."""
+def skeleton(config: Any) -> Any:
+    """A causal language model of a transformers configuration without weights (meta device): nothing is allocated."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     quiet_libraries()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=False))
-    return sum(p.numel() for p in model.parameters())
+        return AutoModelForCausalLM.from_config(config)
+
+
+def parameter_count(path: str | Path) -> int:
+    """Number of weights of the model in a folder, from its configuration alone."""
+    from transformers import AutoConfig
+
+    return sum(p.numel() for p in skeleton(AutoConfig.from_pretrained(path, trust_remote_code=False)).parameters())

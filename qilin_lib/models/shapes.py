@@ -8,8 +8,8 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.adapters import lora_config
-from qilin_lib.models.load import quiet_libraries
+from qilin_lib.models.adapters import check_modules, lora_config
+from qilin_lib.models.load import skeleton
 from qilin_lib.models.tiny import SHAPE
 from qilin_lib.params import ROOT
 
@@ -72,19 +72,20 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
         return LlamaConfig(
             **{field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)}, tie_word_embeddings=False
         )
-    folder = ROOT / name
+    folder = ROOT / Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder)
     cached = _from_cache(name)
     if cached is not None:
         return cached
     known = {key.lower(): value for key, value in KNOWN.items()}
-    if name.lower() not in known:
+    plain = name.lower().partition("@")[0]
+    if plain not in known:
         raise QilinError(
             f"base = '{name}': neither a folder, nor in the local hub cache, nor a shape known here"
             f"{nearest(name, KNOWN)}; known are 'tiny' and {sorted(KNOWN)}"
         )
-    return LlamaConfig(**known[name.lower()])
+    return LlamaConfig(**known[plain])
 
 
 def _from_folder(folder: Path) -> Any:
@@ -109,9 +110,10 @@ def _from_folder(folder: Path) -> Any:
 def _from_cache(name: str) -> Any:
     from huggingface_hub import try_to_load_from_cache
 
-    if name.count("/") != 1 or name.startswith((".", "/")):
+    repository, _, revision = name.partition("@")
+    if repository.count("/") != 1 or name.startswith((".", "/")):
         return None
-    found = try_to_load_from_cache(name, "config.json")
+    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
     return _from_folder(Path(found).parent) if isinstance(found, str) else None
 
 
@@ -151,17 +153,16 @@ def census(config: Any, parameters: Any) -> Census:
     """
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    quiet_libraries()
-    full = parameters.finetuning == "full"
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-        total = sum(weight.numel() for weight in model.parameters())
-        wrapped = model if full else get_peft_model(model, lora_config(parameters))
-    trained = {name: weight.numel() for name, weight in wrapped.named_parameters() if weight.requires_grad}
+    full, model = parameters.finetuning == "full", skeleton(config)
+    total = sum(weight.numel() for weight in model.parameters())
+    if not full:
+        check_modules(model, parameters)
+        with torch.device("meta"):
+            model = get_peft_model(model, lora_config(parameters))
+    trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
     lora = 0 if full else sum(count for name, count in trained.items() if ".lora_" in name)
-    found = linears(wrapped)
+    found = linears(model)
     return Census(
         config,
         total,

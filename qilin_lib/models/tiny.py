@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,16 @@ def tiny_base(
     )
     target = cache / f"tiny-{key[:16]}"
     if not target.exists():
-        work = target.with_suffix(".tmp")
-        shutil.rmtree(work, ignore_errors=True)
-        _make(texts, vocabulary, shape, seed, work, progress)
-        work.rename(target)
+        cache.mkdir(parents=True, exist_ok=True)
+        # Another run with the same cache may make the same model now: each in a folder of its own, the first one stays.
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=cache, ignore_cleanup_errors=True) as work:
+            made = Path(work) / "model"
+            _make(texts, vocabulary, shape, seed, made, progress)
+            try:
+                made.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
     return target
 
 

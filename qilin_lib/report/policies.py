@@ -123,11 +123,9 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
     """Reward of sampled answers over KL from SFT, one mark a policy with both 95 % intervals.
 
     A policy far to the right without a gain in reward, or with one that BLEU and the answers do not share, has been
-    optimised past what the reward model knows. QilinError when there is no question.
+    optimised past what the reward model knows. Empty when there is no question.
     """
     known = {name: entry for name, entry in compared["policies"].items() if entry["kl_answer"]["value"] is not None}
-    if not known:
-        raise QilinError("policies.json holds no held-out question: nothing to draw")
     chart = new_chart(7.0, 4.2)
     axes = chart.subplots()
     for name, entry in known.items():
@@ -138,7 +136,7 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
         axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=NAMES[name])
     axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
     axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
-    chart.legend(loc="outside lower center", ncols=len(known), frameon=False, fontsize=8)
+    chart.legend(loc="outside lower center", ncols=max(1, len(known)), frameon=False, fontsize=8)
     quiet(axes, "both")
     return chart
 

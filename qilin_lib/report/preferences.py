@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qilin_lib.evaluate.intervals import percentiles, resample_counts
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
+from qilin_lib.report.training import mean_interval
 
-RESAMPLES = 1000
-SEED = 17
 # Row of the table, key in behaviour.json, factor.
 ROWS = (
     ("tokens an answer", "tokens", 1),
@@ -35,11 +33,11 @@ def behaviour_table(behaviour: Mapping[str, Any]) -> Table:
     rows = []
     for name, key, factor in ROWS:
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
-        gain = after - before
-        low, high = percentiles(resample_counts(len(gain), RESAMPLES, SEED) @ gain / len(gain))
-        rows.append(
-            [name, f"{before.mean():.1f}", f"{after.mean():.1f}", f"{gain.mean():+.1f} [{low:+.1f}, {high:+.1f}]"]
-        )
+        if not len(after):
+            rows.append([name, *["no items"] * 3])
+            continue
+        gain, low, high = mean_interval(after - before)
+        rows.append([name, f"{before.mean():.1f}", f"{after.mean():.1f}", f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"])
     count = len(behaviour["policy"]["texts"])
     notes = [
         f"greedy answers to {count} held-out prompts, at most {behaviour['max_new_tokens']} tokens; cut = no end token "

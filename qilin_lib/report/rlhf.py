@@ -72,10 +72,8 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
 
 def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
     """Share of pairs ranked right against stated confidence, with Wilson intervals and the diagonal of a calibrated
-    model; below, how many pairs there are. QilinError if there is none."""
+    model; below, how many pairs there are (none where heldout_share_dpo is 0)."""
     filled = [one for one in calibration["bins"] if one["n"]]
-    if not filled:
-        raise QilinError("calibration_figure needs at least one held-out pair, got none; see heldout_share_dpo")
     chart = figures.new_chart(5.2, 4.8)
     top, bottom = chart.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     confidence = 100 * np.array([one["confidence"] for one in filled])
@@ -93,7 +91,7 @@ def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
         bottom.annotate(f"{count:,}", ((start + end) / 2, count), ha="center", va="bottom", fontsize=8)
     bottom.set(
         xlabel="confidence in the preferred answer, percent", ylabel="pairs",
-        ylim=(0, 1.35 * max(n for *_, n in edges)), xlim=(49, 101),
+        ylim=(0, 1.35 * max(1, *(n for *_, n in edges))), xlim=(49, 101),
     )  # fmt: skip
     figures.quiet(top)
     figures.quiet(bottom)

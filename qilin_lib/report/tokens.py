@@ -55,6 +55,8 @@ def box(title: str, text: str) -> str:
 
 def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
     """The documents inside one packed block: where each starts, how long its part is, how it begins."""
+    if number >= len(blocks.ids):
+        return Table("", f"Block {number}", pd.DataFrame(), [f"there are {len(blocks.ids)} blocks"])
     starts = [i for i, position in enumerate(blocks.positions[number]) if position == 0]
     ends = [*starts[1:], blocks.ids.shape[1]]
     rows = [

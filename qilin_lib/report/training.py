@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,8 +59,8 @@ def _perplexities(entry: Mapping[str, Any], unit: str) -> list[str]:
 
 
 def improved(entry: Mapping[str, Any]) -> bool:
-    """Whether the whole 95 % interval of after / before lies below 1."""
-    return _perplexity(entry, "after", "before")[2] < 1
+    """Whether the whole 95 % interval of after / before lies below 1; never for fewer than three documents."""
+    return len(entry["tokens"]) >= 3 and _perplexity(entry, "after", "before")[2] < 1
 
 
 def by_source(scores: Mapping[str, Any]) -> dict[str, dict[str, list]]:
@@ -111,24 +112,32 @@ def preference_table(scores: Mapping[str, Any], beta: float) -> Table:
     }
     margin = beta * (shift["chosen"] - shift["rejected"])
     share, low, high = accuracy(scores)
-    rows = [["reward accuracy, percent", f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}] (n={len(margin)})"]]
+    value = f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}] (n={len(margin)})" if len(margin) else "no items"
+    rows = [["reward accuracy, percent", value]]
     for name, values in (
         ("reward margin", margin),
         ("shift of log π(chosen)", shift["chosen"]),
         ("shift of log π(rejected)", shift["rejected"]),
     ):
-        bounds = percentiles(resample_counts(len(values), RESAMPLES, SEED) @ values / len(values))
-        rows.append([name, _cell(float(values.mean()), *bounds)])
+        rows.append([name, _cell(*mean_interval(values)) if len(values) else "no items"])
     notes = ["accuracy above 50 whose interval lies above 50 means that DPO learned something that carries over"]
     return Table("", "Held-out preference pairs", pd.DataFrame(rows, columns=["Metric", "value"]), notes)
 
 
 def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
-    """(share, low, high) of held-out pairs whose implicit reward prefers the chosen answer; a tie counts as wrong."""
+    """(share, low, high) of held-out pairs whose implicit reward prefers the chosen answer; a tie counts as wrong.
+
+    NaN without any pair.
+    """
     chosen = np.array(scores["policy_chosen"]) - np.array(scores["reference_chosen"])
     rejected = np.array(scores["policy_rejected"]) - np.array(scores["reference_rejected"])
-    share = float((chosen > rejected).mean())
+    share = float((chosen > rejected).mean()) if len(chosen) else math.nan
     return share, *wilson(share, len(chosen))
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of one or more values, by the percentile bootstrap."""
+    return float(values.mean()), *percentiles(resample_counts(len(values), RESAMPLES, SEED) @ values / len(values))
 
 
 def _cell(*numbers: float) -> str:

@@ -14,7 +14,7 @@ def raw_or_sample(named: str | None, root: Path, cache: Path) -> Path:
     """The raw folder that a profile names (relative to `root`), or the embedded sample rendered below `cache`."""
     if named is None:
         return raw_dir(cache)
-    folder = (root / named).resolve()
+    folder = (root / Path(named).expanduser()).resolve()
     if not folder.is_dir():
         raise QilinError(f"raw_dir = '{named}': {folder} is not a folder; null takes the embedded sample")
     return folder

@@ -17,7 +17,7 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import weights_sha256
-from qilin_lib.models.load import load_tokenizer, quiet_libraries
+from qilin_lib.models.load import load_tokenizer, padding, quiet_libraries
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS, Finetune
@@ -132,9 +132,6 @@ def work(job: SimpleNamespace) -> None:
         rows = _rows(job)
         training, counts = sft.examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
         make = sft.make_trainer
-    if tokenizer.pad_token_id is None:
-        # Padding is masked by length, never by id, so the end token is still learnt.
-        tokenizer.pad_token = tokenizer.eos_token
     if not training:
         raise QilinError(f"{job.paths.data}: no pair fits max_source_length and max_target_length; by source: {counts}")
     trainer = make(job, model, tokenizer, training)
@@ -213,7 +210,7 @@ def _sequence_model(job: SimpleNamespace) -> tuple[Any, Any]:
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
     torch.manual_seed(job.parameters.seed)
     # fp32 weights under autocast, as full training of a stage has them.
-    return load_sequence_model(job.paths.weights, "float32", device), load_tokenizer(job.paths.weights)
+    return load_sequence_model(job.paths.weights, "float32", device), padding(load_tokenizer(job.paths.weights))
 
 
 def _rows(job: SimpleNamespace) -> list[dict[str, Any]]:

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from qilin_lib.models import decode
+
 
 def greedy(
     model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int = 8
 ) -> list[list[int]]:
     """The greedy continuation of each prompt as token ids, without the end token; at most `max_new_tokens`.
 
-    Left-padded batches, longest prompts first; padding is masked and takes no position. The model's own
-    generation_config is set aside: Baichuan's has a repetition penalty, which would hide what is to be measured.
+    Batches, longest prompts first. The model's own generation_config plays no part: Baichuan's has a repetition
+    penalty, which would hide what is to be measured.
     """
-    import torch
-    from transformers import GenerationConfig
-
-    end = tokenizer.eos_token_id
-    pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    model.generation_config = GenerationConfig(
-        do_sample=False, use_cache=True, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=pad
-    )
-    device = next(model.parameters()).device
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     answers: list[list[int]] = [[] for _ in prompts]
+    model.eval()
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        width = len(prompts[rows[0]])
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in rows], device=device)
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows], device=device)
-        with torch.no_grad():
-            out = model.eval().generate(input_ids=ids, attention_mask=mask)
-        for i, written in zip(rows, out[:, width:].tolist(), strict=True):
-            answers[i] = written[: written.index(end)] if end in written else written
+        asked, stops = [prompts[i] for i in rows], {tokenizer.eos_token_id}
+        written = decode.write(model, asked, stops, max_new_tokens, lambda logits, _: logits.argmax(-1).tolist())
+        for i, ids in zip(rows, written, strict=True):
+            answers[i] = ids
     return answers
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from qilin_lib import files
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.pack import Blocks, load_blocks
+from qilin_lib.tokens.template import IGNORE
 from qilin_lib.train import fit as shared
+from qilin_lib.train import saving
 from qilin_lib.train.heldout import documents, label_count, sequence_logprobs
 
 
@@ -41,12 +46,36 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train, then compare base and trained model on held-out medical and general documents."""
-    model, _ = shared.prepare_model(job.parameters, job.paths.weights)
-    trainer = make_trainer(job, model, load_blocks(job.paths.blocks))
-    facts = shared.fit(trainer, job, job.paths.weights)
-    if trainer.is_world_process_zero():
+    blocks = load_blocks(job.paths.blocks)
+    if len(BlockRows(blocks)):
+        model, _ = shared.prepare_model(job.parameters, job.paths.weights)
+        trainer = make_trainer(job, model, blocks)
+        facts, first = shared.fit(trainer, job, job.paths.weights), trainer.is_world_process_zero()
+    else:
+        first = os.environ.get("RANK", "0") == "0"
+        facts = unchanged(job) if first else {}
+    if first:
         files.write_json(job.out / "heldout.json", heldout(job))
         files.write_json(job.out / "facts.json", facts)
+
+
+def unchanged(job: SimpleNamespace) -> dict[str, Any]:
+    """What is left where no source feeds CPT: the base model as it is, after no step; returns the facts.
+
+    SFT can start from it; an adapter there is none.
+    """
+    load_model(job.paths.weights, job.parameters.dtype).save_pretrained(job.out / "model")
+    saving.save_tokenizer(job, job.paths.weights)
+    files.write_text(job.out / "log.jsonl", "")
+    return {
+        "note": "no document to learn from: the base model, unchanged",
+        "steps_planned": 0,
+        "steps_done": 0,
+        "train_loss": None,
+        "finetuning": "none",
+        "template": job.template.name,
+        "template_sha256": job.template.sha256,
+    }
 
 
 def heldout(job: SimpleNamespace) -> dict[str, Any]:
@@ -101,21 +130,22 @@ def _context(model: Any) -> int:
 
 
 class BlockRows:
-    """A map-style dataset over packed blocks."""
+    """A map-style dataset over the packed blocks that have a loss: the mean over no token at all is NaN."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks = blocks
+        self.places = np.flatnonzero((blocks.labels[:, 1:] != IGNORE).any(axis=1))
 
     def __len__(self) -> int:
-        return len(self.blocks.ids)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
-        return self.blocks.ids[index], self.blocks.positions[index], self.blocks.labels[index]
+        place = self.places[index]
+        return self.blocks.ids[place], self.blocks.positions[place], self.blocks.labels[place]
 
 
 def stack(rows: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
     """Batch of blocks; position ids that restart keep attention inside a document (models.attention)."""
-    import numpy as np
     import torch
 
     ids, positions, labels = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*rows, strict=True))

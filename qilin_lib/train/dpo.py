@@ -21,7 +21,7 @@ from qilin_lib.models.adapters import weight_hashes
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import IGNORE, Template
-from qilin_lib.train import behaviour, reference
+from qilin_lib.train import behaviour, numerics, reference
 from qilin_lib.train import fit as shared
 from qilin_lib.train.alarms import alarms
 from qilin_lib.train.heldout import label_count, sequence_logprobs
@@ -241,6 +241,9 @@ def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
     if not held:
         return {"step_zero_loss": None, "step_zero_gap": None}
     losses, margins = _evaluated(trainer)
+    for gap in trainer.gaps:
+        what = "before step 1 the distance of policy and reference on a held-out answer"
+        numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
     gap, allowed = max(trainer.gaps), GAP[str(trainer.model.dtype).removeprefix("torch.")]
     if not gap < allowed:
         raise RuntimeError(
@@ -297,10 +300,10 @@ def compare(job: SimpleNamespace, held: list[Pair]) -> tuple[dict[str, Any], dic
             sequences = [labelled(p["prompt_ids"], p[f"{side}_ids"]) for p in held]
             scores[f"{who}_{side}"] = sequence_logprobs(model, sequences).round(6).tolist()
             scores[f"tokens_{side}"] = [label_count(labels) for _, labels in sequences]
-        if asked:
+        if job.parameters.sampled_prompts:
             sampled[who] = behaviour.answers(model, tokenizer, asked, limit)
         del model
-    return scores, sampled if asked else None
+    return scores, sampled if job.parameters.sampled_prompts else None
 
 
 def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:

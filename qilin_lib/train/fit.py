@@ -9,16 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from qilin_lib import files
 from qilin_lib.models import attention as documents
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.base import base_path
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES
-from qilin_lib.train import checkpoints, launch, saving, speed, tracking
+from qilin_lib.train import checkpoints, launch, numerics, saving, speed, tracking
 
 
 def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
@@ -69,8 +71,9 @@ def weights_of(stage: Stage, parent: str) -> Path:
     return base_path(folder) if parent == "02_tokenize" else folder / "model"
 
 
-def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) ready to train: full, LoRA, or LoRA on NF4."""
+def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) ready to train: full, LoRA, or LoRA on NF4; with `rewards` a sequence classifier with one
+    output, whose new head is drawn with `seed`."""
     import torch
 
     quantised = parameters.finetuning == "qlora"
@@ -81,10 +84,10 @@ def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
     kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
     # The isolation of packed rows for the price of plain causal attention; DPO's rows are padded and have a mask.
     packed = parameters.notebook == "03_dcpt" or (parameters.notebook == "04_sft" and parameters.packing)
-    model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa")
+    model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa", rewards)
     if parameters.finetuning != "full":
-        model = add_lora(model, parameters, quantised)
-    return model, load_tokenizer(weights)
+        model = add_lora(model, parameters, quantised, rewards)
+    return model, padding(load_tokenizer(weights))
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
@@ -110,6 +113,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         else None,
         "ddp_find_unused_parameters": False,
         "logging_steps": parameters.logging_steps,
+        "logging_nan_inf_filter": False,
         "save_steps": parameters.save_steps,
         "seed": parameters.seed,
         "data_seed": parameters.seed,
@@ -141,8 +145,11 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
             if weight.requires_grad:
                 weight.data = weight.data.float()
     trainer.add_callback(log_callback(job.out))
+    # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
+    numerics.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing())
-    checkpoint = checkpoints.last(job.out / "checkpoints")
+    if checkpoint := checkpoints.last(job.out / "checkpoints"):
+        numerics.refuse_broken(checkpoint)
     meter = speed.Meter(trainer)
     started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
@@ -179,9 +186,11 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
 
 
 def _mean_loss(stage_dir: Path) -> float | None:
-    """Mean of the logged losses: the trainer's own figure forgets what came before a resume."""
-    losses = [row["loss"] for row in read_log(stage_dir) if "loss" in row]
-    return round(sum(losses) / len(losses), 4) if losses else None
+    """Mean loss of all steps, from the log: the trainer's own figure forgets what came before a resume."""
+    rows = [row for row in read_log(stage_dir) if "loss" in row]
+    # A logged loss is the mean over the steps since the row before.
+    steps = np.diff([0, *(row["step"] for row in rows)])
+    return round(float(np.average([row["loss"] for row in rows], weights=steps)), 4) if rows else None
 
 
 def read_log(stage_dir: Path) -> list[dict[str, Any]]:
@@ -199,6 +208,10 @@ def log_callback(out: Path) -> Any:
     started = time.time()
 
     class JsonLog(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # Also the last step of a training that is no multiple of logging_steps, or shorter than it.
+            control.should_log |= state.global_step >= state.max_steps
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and "train_runtime" not in logs:
                 row = {"step": state.global_step, **logs}

@@ -45,6 +45,7 @@ def label_count(labels: list[int]) -> int:
 
 def documents(texts: list[str], tokenizer: Any, max_length: int) -> list[tuple[list[int], list[int]]]:
     """Texts as (ids, labels): text + EOS, cut to `max_length` tokens, every token but the first predicted."""
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    # A tokenizer takes no empty list.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
     cut = [[*ids, tokenizer.eos_token_id][:max_length] for ids in encoded]
     return [(ids, list(ids)) for ids in cut]

@@ -8,7 +8,6 @@ Ouyang et al. 2022 (arXiv 2203.02155). A reward is read at the end token of a wh
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +17,7 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import add_lora
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import Message, Template
@@ -93,29 +91,9 @@ def score(model: Any, sequences: list[list[int]], batch_size: int) -> list[float
     return rewards
 
 
-def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) ready to train: `fit.prepare_model` for a sequence classifier with one output.
-
-    The new head is drawn with `seed`. A tokenizer without a padding token pads with its end token: transformers then
-    reads the reward at the last token before the end, in training and ever after.
-    """
-    import torch
-
-    quantised = parameters.finetuning == "qlora"
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
-    torch.manual_seed(parameters.seed)
-    # As in fit.prepare_model: AdamW on bfloat16 weights loses small updates to rounding.
-    kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
-    model = load_model(weights, kind, quantised, device, rewards=True)
-    if parameters.finetuning != "full":
-        model = add_lora(model, parameters, quantised, rewards=True)
-    return model, _padding(load_tokenizer(weights))
-
-
-def _padding(tokenizer: Any) -> Any:
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+prepare_model = partial(shared.prepare_model, rewards=True)
+"""(parameters, weights) -> (model, tokenizer). A tokenizer without a padding token pads with its end token:
+transformers then reads the reward at the last token before the end, in training and ever after."""
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair]) -> Any:
@@ -193,7 +171,7 @@ def work(job: SimpleNamespace) -> None:
 def complete(folder: Path) -> None:
     """Give a saved reward model what transformers needs to find the token that carries the reward, and what `score`
     needs to end a sequence: pad and end token, in config.json and tokenizer."""
-    tokenizer = _padding(load_tokenizer(folder))
+    tokenizer = padding(load_tokenizer(folder))
     tokenizer.save_pretrained(folder)
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     files.write_json(folder / "config.json", files.read_json(folder / "config.json") | ends)

@@ -33,6 +33,11 @@ def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
             job.out / "adapter", weights, parameters.finetuning == "qlora", parameters.dtype, job.template.sha256
         )
         adapters.merge(weights, job.out / "adapter", job.out / "model")
+    save_tokenizer(job, weights)
+
+
+def save_tokenizer(job: SimpleNamespace, weights: Path) -> None:
+    """Write the tokenizer of `weights` into model/, with the template that the job trains with."""
     tokenizer = load_tokenizer(weights)
     # A base from elsewhere brings a chat template of its own, which this model was not trained with.
     tokenizer.chat_template = job.template.jinja(tokenizer.eos_token)

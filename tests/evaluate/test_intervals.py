@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -225,3 +226,10 @@ def test_every_number_of_items_has_a_power_note() -> None:
     few = [n for n, note in enumerate(notes, start=1) if "too few to tell two models apart" in note]
     assert few == list(range(1, len(few) + 1)) and len(few) >= 3
     assert "n = 22" in notes[21] and "4 times in 5" in notes[21]
+
+
+def test_of_no_item_there_is_no_interval() -> None:
+    assert all(math.isnan(bound) for bound in wilson(0.0, 0))
+    assert resample_counts(0, 10, 1).shape == (10, 0)
+    for nothing in (proportion([]), mean_of([])):
+        assert paired(nothing, nothing, 100, 1) == {"n": 0, "difference": None, "low": None, "high": None, "p": None}

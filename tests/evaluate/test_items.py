@@ -324,3 +324,10 @@ def test_the_real_annotations_are_read(real: Path, raw_dir: Path):
     assert len(items) + len(invalid) == rows_of(real / "cmexam" / "test_10.csv") == 9
     assert all(set(item.groups) == set(GROUPS.values()) for item in items)
     assert {item.groups["difficulty"] for item in items} <= set("12345")
+
+
+@pytest.mark.parametrize("read", [lambda raw: ceval_items(raw, "val"), cmexam_items, huatuo_items])
+def test_a_raw_folder_that_is_gone_is_said(read, tmp_path: Path):
+    with pytest.raises(QilinError) as error:
+        read(tmp_path / "gone")
+    assert "gone: the raw folder is not there any more" in str(error.value) and "raw_dir" in str(error.value)

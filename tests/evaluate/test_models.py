@@ -130,6 +130,25 @@ def test_an_endpoint_is_reached_by_its_line(run_of: Any, monkeypatch: pytest.Mon
     assert "is not trained" in refused(run_of({"GPT-4-0314": {**line, "finetune": TRAIN}}))
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "socks://127.0.0.1:1080"])
+def test_a_proxy_that_cannot_be_used_is_said_before_any_model_answers(
+    run_of: Any, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    for name in ("all_proxy", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("MY_KEY", "none")
+    line = {"model": "m", "endpoint": "https://api.example.com/v1", "template": "chat", "api_key_env": "MY_KEY"}
+    stage = run_of({"X": line})
+    try:
+        models.prepare(stage, silent)
+        said = "accepted"
+    except QilinError as error:
+        said = str(error)
+    assert said.startswith("eval.baselines.X.endpoint = 'https://api.example.com/v1': ") and "ALL_PROXY" in said, said
+    models.prepare(run_of({"X": line | {"endpoint": "http://localhost:1/v1"}}), silent)
+
+
 # --- models that cannot answer ----------------------------------------------------------------------------------------
 
 
@@ -169,11 +188,12 @@ def test_a_hub_id_without_network(run_of: Any, monkeypatch: pytest.MonkeyPatch) 
     ("without", "config", "message"),
     [
         ("config.json", {}, "has no config.json"),
-        ("model.safetensors", {}, "holds no .safetensors; pickled weights"),
-        ("tokenizer", {}, "cannot read it without code from the folder"),
-        ("", {"model_type": "chatglm", "auto_map": {"AutoConfig": "a.B"}}, "cannot read it without code"),
+        ("model.safetensors", {}, "no .*safetensors"),
+        ("tokenizer", {}, "no tokenizer"),
+        ("", {"model_type": "chatglm", "auto_map": {"AutoConfig": "a.B"}}, "without code from the folder"),
         ("", {"architectures": ["BertForMaskedLM"], "model_type": "bert"}, r"\(BertForMaskedLM\) writes no text"),
         ("", {"architectures": None}, r"\(none named\) writes no text"),
+        ("", {"vocab_size": 16}, "embeddings"),
     ],
 )
 def test_a_folder_that_cannot_answer(

@@ -27,7 +27,7 @@ def stage(folder: Path, up_to_date: bool = False) -> Any:
 
 
 def settings(base: str, shape: Tiny, template: str = "auto") -> SimpleNamespace:
-    return SimpleNamespace(base=base, tiny=shape, template=template, seed=1)
+    return SimpleNamespace(base=base, tiny=shape, template=template, seed=1, block_size=64)
 
 
 def test_local_folder_is_named_where_it_lies(tiny_model_dir: Path, tiny_shape: Tiny, tmp_path: Path) -> None:

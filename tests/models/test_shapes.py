@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +136,58 @@ def test_a_quantised_model_has_the_same_linear_layers(training: Callable, tiny_m
 def test_a_dry_run_of_a_large_profile_knows_the_shape_of_its_base_before_it_is_there(profile: str) -> None:
     base = params.load("02_tokenize", {"profile": profile}).base
     assert 6.5e9 < census(shape(base), FULL).total < 8e9
+
+
+# --- names of modules -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"target_modules": ["q_proj", "gate_porj"]}, "target_modules: 'gate_porj' .*did you mean 'gate_proj'"),
+        ({"target_modules": ["W_pack"]}, "target_modules: 'W_pack' .*q_proj"),
+        ({"target_modules": ["norm"]}, "target_modules: 'norm' "),
+        ({"target_modules": "all_linear"}, "target_modules: 'all_linear' .*did you mean 'all-linear'"),
+        ({"modules_to_save": ["embed_tokenz", "lm_head"]}, "'embed_tokenz' .*did you mean 'embed_tokens'"),
+        ({"modules_to_save": [""]}, "modules_to_save: '' "),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_module_has_is_refused_with_the_nearest(
+    given: dict, message: str, tiny_model_dir: Path, training: Callable
+) -> None:
+    """Before anything is loaded (the estimate counts on such a shape), and in the child."""
+    parameters = training("03_dcpt", **given)
+    for wrap in (
+        lambda: census(shape(tiny_model_dir), parameters),
+        lambda: add_lora(load_model(tiny_model_dir), parameters, False),
+    ):
+        try:
+            wrap()
+            said = "accepted"
+        except (QilinError, ValueError) as reason:
+            said = f"{type(reason).__name__} {reason}"
+        assert re.search("^QilinError .*" + message, said), said
+
+
+@pytest.mark.parametrize(
+    "targets", ["all-linear", ["q_proj", "layers.1.mlp.down_proj"], r".*layers\.0\..*_proj", ["lm_head"]]
+)
+def test_names_that_modules_have_are_taken(targets: str | list[str], tiny_model_dir: Path, training: Callable) -> None:
+    parameters = training("03_dcpt", target_modules=targets, modules_to_save=["embed_tokens"])
+    assert census(shape(tiny_model_dir), parameters).lora > 0
+
+
+def test_the_reward_model_s_wrap_needs_no_lm_head(tiny_model_dir: Path, training: Callable) -> None:
+    parameters = training("03_dcpt", modules_to_save=["lm_head"])
+    assert add_lora(load_model(tiny_model_dir, rewards=True), parameters, False, rewards=True)
+    parameters.target_modules = ["q_porj", "v_proj"]
+    with pytest.raises(QilinError, match="'q_porj'"):
+        add_lora(load_model(tiny_model_dir, rewards=True), parameters, False, rewards=True)
+
+
+def test_a_revision_does_not_hide_a_known_shape() -> None:
+    try:
+        found = shape("huggyllama/llama-7b@main").hidden_size
+    except QilinError as reason:
+        found = str(reason)
+    assert found == 4096

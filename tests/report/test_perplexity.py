@@ -67,5 +67,12 @@ def test_nothing_held_out_is_said(empty: dict[str, Any]) -> None:
 
 
 def test_improved_needs_the_whole_interval_below_one() -> None:
-    assert improved(SCORES["medical"])
-    assert not improved({**SCORES["medical"], "after": [-60.0, -200.0]})
+    four = {name: values * 2 for name, values in SCORES["medical"].items()}
+    assert improved(four)
+    assert not improved({**four, "after": [-60.0, -200.0] * 2})
+
+
+@pytest.mark.parametrize("documents", [0, 1, 2])
+def test_below_three_documents_nothing_is_claimed(documents: int) -> None:
+    entry = {"tokens": [30], "chars": [20], "before": [-90.0], "after": [-60.0]}
+    assert improved({name: values * documents for name, values in entry.items()}) is False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 
-from qilin_lib.report import figures, preferences
+from qilin_lib.report import figures, preferences, training
 from qilin_lib.report.layout import to_text
 
 
@@ -61,3 +62,17 @@ def test_curves_show_loss_margin_accuracy_and_both_sides() -> None:
     assert drawn == [1, 1, 1, 2, 2, 2]
     assert [one.get_title() for one in axes][-1] == "answer length, tokens"
     assert figures.dpo_curves([]).axes
+
+
+def test_without_prompts_and_pairs_the_tables_say_so() -> None:
+    empty: dict[str, list] = {name: [] for name in ("texts", "tokens", "cut", "repetition")}
+    behaviour = {"max_new_tokens": 64, "prompts": [], "reference": empty, "policy": empty}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = preferences.behaviour_table(behaviour)
+        sides = [f"{who}_{side}" for who in ("policy", "reference") for side in ("chosen", "rejected")]
+        pairs = training.preference_table({name: [] for name in sides}, 0.1)
+    assert [row[1:] for row in shown.frame.values.tolist()] == [["no items"] * 3] * 3
+    assert preferences.answers(behaviour, 3)
+    assert pairs.frame.values.tolist()[0] == ["reward accuracy, percent", "no items"]
+    assert {value for _, value in pairs.frame.values.tolist()[1:]} == {"no items"}

@@ -72,9 +72,10 @@ def test_batches_are_the_blocks_as_they_were_packed() -> None:
     rows = dcpt.BlockRows(blocks)
     batch = dcpt.stack([rows[i] for i in range(len(rows))])
     assert set(batch) == {"input_ids", "position_ids", "labels"}
-    assert batch["input_ids"].tolist() == [[7, 8, 9, 3], [10, 11, 3, 12], [3, 0, 0, 0]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 0, 1, 2]]
-    assert batch["labels"].tolist() == [[-100, 8, 9, 3], [-100, 11, 3, -100], [-100] * 4]
+    # The third block holds one end token, which nothing stands before: no loss, so it is no row.
+    assert batch["input_ids"].tolist() == [[7, 8, 9, 3], [10, 11, 3, 12]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
+    assert batch["labels"].tolist() == [[-100, 8, 9, 3], [-100, 11, 3, -100]]
 
 
 # --- characters of the scored tokens ----------------------------------------------------------------------------------
@@ -123,3 +124,48 @@ def test_heldout_counts_what_the_context_lets_through(
     assert found["tokens"] == [511] and found["chars"] == [len(tokenizer.decode(ids[1:]))]
     assert found["chars"][0] < len(text)
     assert found["before"] == pytest.approx([expected], rel=1e-4) and found["after"] == found["before"]
+
+
+# --- nothing to learn from, nothing held out --------------------------------------------------------------------------
+
+
+def test_a_block_without_a_loss_is_no_step(
+    inputs: SimpleNamespace, tiny_model_dir: Path, training: Callable, tmp_path: Path
+) -> None:
+    """The last block can hold one end token and padding: the mean over no token is NaN, and so are all weights then."""
+    import torch
+
+    blocks = pack([[7] * 63, [8] * 63, [9] * 64], 64, 3, 0)
+    assert [int((row != -100).sum()) for row in blocks.labels] == [63, 63, 63, 0]
+    blocks.save(tmp_path / "blocks.npy")
+    paths = SimpleNamespace(weights=tiny_model_dir, blocks=tmp_path / "blocks.npy", **{
+        kind: tmp_path / "none.jsonl" for kind in ("medical", "general")
+    })  # fmt: skip
+    files.write_jsonl(tmp_path / "none.jsonl", [])
+    parameters = training("03_dcpt", max_steps=-1, per_device_train_batch_size=1)
+    dcpt.work(SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=paths))
+    assert [row["step"] for row in fit.read_log(tmp_path) if row.get("loss")] == [1, 2, 3]
+    weights = load_model(tmp_path / "model").state_dict().values()
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights)
+    held = files.read_json(tmp_path / "heldout.json")
+    assert held["medical"] == held["general"] == {"tokens": [], "chars": [], "before": [], "after": []}
+
+
+@pytest.mark.parametrize(("steps", "logged", "rows"), [(3, 5, [3]), (6, 5, [5, 6]), (6, 3, [3, 6])])
+def test_the_last_step_is_always_logged(
+    steps: int, logged: int, rows: list[int], inputs: SimpleNamespace, tiny_model_dir: Path, training: Callable,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    paths = SimpleNamespace(weights=tiny_model_dir, **vars(inputs))
+    job = SimpleNamespace(
+        parameters=training("03_dcpt", max_steps=steps, logging_steps=logged),
+        out=tmp_path,
+        template=BAICHUAN,
+        paths=paths,
+    )
+    dcpt.work(job)
+    log = fit.read_log(tmp_path)
+    assert [row["step"] for row in log] == rows
+    spans = np.diff([0, *rows])
+    mean = sum(row["loss"] * span for row, span in zip(log, spans, strict=True)) / steps
+    assert files.read_json(tmp_path / "facts.json")["train_loss"] == pytest.approx(mean, abs=1e-4)

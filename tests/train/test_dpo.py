@@ -250,8 +250,9 @@ def test_weights_that_sft_did_not_write_are_refused(tmp_path: Path) -> None:
     files.write_text(folder / "model.safetensors", "weightz")
     with pytest.raises(QilinError, match=r"04_sft wrote .*; DPO would start from another model"):
         dpo.check_weights(folder, manifest)
-    files.write_text(folder / "model.safetensors", "weights")
+    (folder / "model.safetensors").unlink()
     files.write_text(folder / "model-00002-of-00002.safetensors", "more")
+    files.write_json(folder / "model.safetensors.index.json", {"weight_map": {"w": "model-00002-of-00002.safetensors"}})
     with pytest.raises(QilinError, match="00002.safetensors: sha256 .* 04_sft wrote no such fil"):
         dpo.check_weights(folder, manifest)
 
@@ -293,3 +294,14 @@ def test_work_leaves_log_scores_answers_and_facts(job: Callable, rows: list[dict
     facts = files.read_json(tmp_path / "facts.json")
     assert (facts["pairs"], facts["pairs_heldout"], facts["reference"]) == (4, 3, "live")
     assert facts["step_zero_gap"] < dpo.GAP["float32"] and "allow_high_lr" in facts["alarms"][0]
+
+
+def test_without_heldout_pairs_everything_is_written_empty(
+    job: Callable, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    files.write_jsonl(tmp_path / "dpo.jsonl", [row | {"split": "train"} for row in rows[:4]])
+    dpo.work(job(sampled_prompts=2, max_steps=1))
+    scores = files.read_json(tmp_path / "heldout.json")
+    assert scores["policy_chosen"] == scores["tokens_rejected"] == []
+    assert (tmp_path / "behaviour.json").exists(), "notebook 05 reads it where prompts were to be sampled"
+    assert files.read_json(tmp_path / "behaviour.json")["policy"]["texts"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.template import PLAIN
-from qilin_lib.train.fit import arguments, log_callback, read_job, read_log
+from qilin_lib.train.fit import arguments, log_callback, prepare_model, read_job, read_log
 
 
 def test_later_row_of_a_step_counts(tmp_path: Path) -> None:
@@ -81,3 +82,16 @@ def test_job_file_comes_back_typed(training: Callable, tmp_path: Path) -> None:
     job = read_job(str(tmp_path / "job.json"))
     assert job.parameters == parameters and job.template is PLAIN
     assert job.out == Path("/o") and job.paths.data == Path("/d/sft.jsonl")
+
+
+@pytest.mark.parametrize("notebook", ["03_dcpt", "04_sft", "05_dpo"])
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(
+    notebook: str, training: Callable, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """LLaMA's has none."""
+    shutil.copytree(tiny_model_dir, tmp_path / "base")
+    settings = tmp_path / "base" / "tokenizer_config.json"
+    files.write_json(settings, {k: v for k, v in files.read_json(settings).items() if k != "pad_token"})
+    tokenizer = prepare_model(training(notebook), tmp_path / "base")[1]
+    assert tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id

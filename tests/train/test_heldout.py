@@ -72,3 +72,11 @@ def test_documents_end_in_eos_and_are_cut(tiny_tokenizer: Any) -> None:
     assert made[0][0] == [*whole[0], eos] and made[1][0] == whole[1][:20] and made[2][0] == [eos]
     assert all(ids == labels for ids, labels in made)
     assert np.array([label_count(labels) for _, labels in made]).tolist() == [len(whole[0]), 19, 0]
+
+
+def test_no_document_is_no_sequence(tiny_tokenizer: Any) -> None:
+    try:
+        found: Any = documents([], tiny_tokenizer, 20)
+    except IndexError as reason:
+        found = reason
+    assert found == []

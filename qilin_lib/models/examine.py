@@ -1,0 +1,145 @@
+"""Can the model in a folder be loaded, trained and asked? Found out from configuration, tokenizer and file headers.
+
+No weight is read: a 7B is looked at in seconds, before anything is built on it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import INDEX, load_tokenizer, weight_files
+
+POINTER = b"version https://git-lfs"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+
+
+def why_unusable(folder: Path, sequence: bool = True) -> str:
+    """Why nothing can be done with the model in `folder`, and what could be done; "" if it is fit for use.
+
+    An encoder-decoder is fit only with `sequence`. Looks at everything that loading would look at, except weights.
+    """
+    try:
+        _refuse_pointers(folder)
+        config = _configuration(folder)
+        _check_kind(config, sequence)
+        tensors = {path.name: _tensors(path) for path in weight_files(folder)}
+        if tensors.keys() != {"model.safetensors"}:
+            _check_index(folder, tensors)
+        _check_tokenizer(folder, config)
+    except QilinError as reason:
+        return str(reason)
+    return ""
+
+
+def context(config: Any) -> int | None:
+    """Tokens that a model of this configuration can read; None if it names no limit (ALiBi)."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _refuse_pointers(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".model", ".safetensors") and path.is_file():
+            with open(path, "rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    raise QilinError(
+                        f"{path.name} is a git-lfs pointer, not the file itself; run git lfs pull in there"
+                    )
+
+
+def _configuration(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            raise QilinError("the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model")
+        below = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        raise QilinError(
+            f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
+        )
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as reason:
+        raise QilinError(f"config.json is no JSON object ({reason}); nearest valid: the file as published") from None
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    # Whatever a configuration from elsewhere makes transformers raise.
+    except Exception as reason:
+        cure = "a folder with config.json of a model type that transformers has"
+        if kind == "baichuan":
+            cure = f"what `python -m qilin_lib.models.baichuan {folder} TARGET` writes"
+        why = " ".join(str(reason).split())[:160]
+        raise QilinError(
+            f"transformers cannot read model_type {kind!r} without code from the folder, which the kit never runs "
+            f"({why}); nearest valid: {cure}"
+        ) from None
+
+
+def _check_kind(config: Any, sequence: bool) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    named = config.architectures or ["none named"]
+    if config.is_encoder_decoder:
+        if not sequence:
+            raise QilinError("it is an encoder-decoder; nearest valid: a causal model (…ForCausalLM)")
+    elif not set(named) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise QilinError(
+            f"its architecture ({', '.join(named)}) writes no text; nearest valid: a causal (…ForCausalLM) or an "
+            "encoder-decoder model (…ForConditionalGeneration)"
+        )
+
+
+def _check_index(folder: Path, tensors: dict[str, set[str]]) -> None:
+    """A tensor that its shard lacks would be drawn at random, with a warning."""
+    for name, shard in files.read_json(folder / INDEX)["weight_map"].items():
+        if name not in tensors[shard]:
+            raise QilinError(f"{shard} lacks {name}, which {INDEX} says it holds; nearest valid: download it again")
+
+
+def _tensors(path: Path) -> set[str]:
+    """Names of the tensors in a safetensors file; QilinError unless it is as long as its header says.
+
+    It begins with 8 bytes, the length of the header, and the header, which says where every tensor ends.
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length) if length < size else b"")
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, AttributeError, LookupError, TypeError):
+        raise QilinError(
+            f"{path.name} ({size:,} bytes) is cut or no safetensors file; nearest valid: download it again"
+        ) from None
+    if size != (whole := 8 + length + max(ends.values(), default=0)):
+        raise QilinError(
+            f"{path.name} has {size:,} bytes, its header says {whole:,}: it is cut; nearest valid: download it again"
+        )
+    return set(ends)
+
+
+def _check_tokenizer(folder: Path, config: Any) -> None:
+    try:
+        tokenizer = load_tokenizer(folder)
+    # tokenizers raises bare Exceptions for a file that it cannot parse.
+    except Exception as reason:
+        if not any((folder / name).exists() for name in TOKENIZERS):
+            raise QilinError(
+                "the folder holds no tokenizer; nearest valid: that of the model, copied into it"
+            ) from None
+        why = " ".join(str(reason).split())[:160]
+        raise QilinError(f"its tokenizer cannot be read ({why}); nearest valid: the files as published") from None
+    if tokenizer.eos_token_id is None:
+        raise QilinError(
+            "its tokenizer names no end token, so no answer would end; nearest valid: a copy of the folder with "
+            "eos_token in tokenizer_config.json ([SEP] for a BERT vocabulary)"
+        )
+    largest, rows = max(tokenizer.get_vocab().values()), config.get_text_config().vocab_size
+    if largest >= rows:
+        raise QilinError(
+            f"its tokenizer has ids up to {largest} ({largest + 1} tokens), but the model's embeddings have {rows} "
+            f"rows; nearest valid: model.resize_token_embeddings({largest + 1}), saved, or the tokenizer as published"
+        )

@@ -1,0 +1,49 @@
+"""What a training is refused for before anything is moved or started: nothing to learn from, or misspelt modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import check_modules
+from qilin_lib.models.base import base_path
+from qilin_lib.models.load import skeleton
+from qilin_lib.models.shapes import shape
+from qilin_lib.runs import Stage
+
+# The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
+# model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
+SETS = {"04_sft": "sft", "05_dpo": "dpo", "08_rlhf": "dpo"}
+
+
+def check(stage: Stage) -> None:
+    """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, or if
+    target_modules or modules_to_save name a module that the base model lacks. Seconds; touches nothing on disk."""
+    refuse_empty(stage)
+    if stage.parameters.finetuning != "full":
+        model = skeleton(shape(base_path(stage.parent("02_tokenize"))))
+        check_modules(model, stage.parameters, rewards=stage.name == "08_rlhf")
+
+
+def refuse_empty(stage: Stage) -> None:
+    """QilinError naming the empty set and the reason that 01's ledger gives, if there is no row to train on."""
+    if (name := SETS.get(stage.name)) is None:
+        return
+    chimed = stage.parent("01_build_chimed")
+    if not any(row["split"] == "train" for row in files.read_jsonl(chimed / f"{name}.jsonl")):
+        raise QilinError(
+            f"{stage.name}: {name}.jsonl of run '{stage.parameters.run}' has nothing to train on: {_why(chimed, name)}"
+            f"; nearest valid: a raw_dir with a source of {name} (python -m qilin_lib.chimed.sources lists them)"
+        )
+
+
+def _why(chimed: Path, name: str) -> str:
+    rows = [row for row in files.read_json(chimed / "ledger.json")["sources"] if row["set"] == name]
+    if not rows:
+        return f"no source of its raw folder feeds {name}"
+    if kept := sum(row["kept"] for row in rows):
+        return f"all {kept} records that were kept are held out (heldout_share_{name})"
+    rejected = sum(sum(row["rejected"].values()) for row in rows)
+    duplicate, contaminated, read = (sum(row[fate] for row in rows) for fate in ("duplicate", "contaminated", "read"))
+    return f"of {read} read none was kept ({rejected} rejected, {duplicate} duplicate, {contaminated} contaminated)"

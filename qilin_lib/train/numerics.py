@@ -1,0 +1,109 @@
+"""A training whose numbers are dead ends at once: no loss, gradient or weight may be NaN or infinite.
+
+transformers logs a loss of NaN as the mean of the losses before it (`logging_nan_inf_filter`), and goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import weight_files
+
+SHOWN = 3
+CURE = "a lower learning_rate or a longer warmup_ratio"
+
+
+def guard(trainer: Any, weights: Path) -> None:
+    """Make `trainer` look at every loss and gradient, and at its weights before a checkpoint and at the end.
+
+    From then on it raises QilinError naming step, quantity and the first weights concerned; if the `weights` that it
+    started from are the cause, it names those. Nothing is saved then: what the last checkpoint holds is finite.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    usual = trainer.training_step
+
+    def checked_step(*args: Any, **more: Any) -> Any:
+        loss = usual(*args, **more)
+        if not torch.isfinite(loss).all():
+            raise _stopped(trainer, 1, f"the loss is {loss.float().mean().item()}", weights)
+        return loss
+
+    class Finite(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            gradients = {name: weight.grad for name, weight in _trained(trainer) if weight.grad is not None}
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+            if not torch.isfinite(norm):
+                raise _stopped(trainer, 1, f"the gradient norm is {norm.item()}", weights, gradients.items())
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+            # DeepSpeed keeps its gradients to itself, but it tells their norm.
+            for name in {"loss", "grad_norm"} & (logs or {}).keys():
+                if not math.isfinite(logs[name]):
+                    raise _stopped(trainer, 0, f"{name} is {logs[name]}", weights)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if _broken(_trained(trainer)):
+                raise _stopped(trainer, 0, "a weight is no finite number after the update", weights)
+
+        on_train_end = on_save
+
+    trainer.training_step = checked_step
+    trainer.add_callback(Finite())
+
+
+def check_finite(value: float, what: str, weights: Path) -> None:
+    """QilinError saying that `what` is no finite number, and whether the model folder `weights` is the cause."""
+    if not math.isfinite(value):
+        raise QilinError(f"{what} is {value}: {_cause(weights, [])}")
+
+
+def refuse_broken(checkpoint: Path) -> None:
+    """QilinError if a checkpoint holds weights that are no finite numbers: nothing can go on from it."""
+    if found := _broken(_stored(sorted(checkpoint.glob("*.safetensors")))):
+        raise QilinError(
+            f"{checkpoint}: holds weights that are no finite numbers ({', '.join(found)}), so training cannot go on "
+            f"from it; delete {checkpoint.parent} to start over, with a lower learning_rate"
+        )
+
+
+def _stopped(
+    trainer: Any, ahead: int, what: str, weights: Path, tensors: Iterable[tuple[str, Any]] | None = None
+) -> QilinError:
+    where = _broken(_trained(trainer) if tensors is None else tensors)
+    return QilinError(f"step {trainer.state.global_step + ahead}: {what}, so training stops: {_cause(weights, where)}")
+
+
+def _cause(weights: Path, where: list[str]) -> str:
+    if started := _broken(_stored(weight_files(weights))):
+        return f"{weights}, which it starts from, holds weights that are no finite numbers: {', '.join(started)}"
+    first = f"first in {', '.join(where)}; " if where else ""
+    return f"{first}the weights that it starts from are finite; nearest valid: {CURE}"
+
+
+def _trained(trainer: Any) -> Iterator[tuple[str, Any]]:
+    return ((name, weight) for name, weight in trainer.model.named_parameters() if weight.requires_grad)
+
+
+def _stored(paths: Iterable[Path]) -> Iterator[tuple[str, Any]]:
+    """("name (file)", tensor) of safetensors files, one at a time."""
+    from safetensors import safe_open
+
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield f"{name} ({path.name})", file.get_tensor(name)
+
+
+def _broken(tensors: Iterable[tuple[str, Any]]) -> list[str]:
+    """Names of the first few tensors with a number that is not finite; packed integers (NF4) hold none."""
+    import torch
+
+    bad = (name for name, one in tensors if one.is_floating_point() and not torch.isfinite(one.float()).all())
+    return list(islice(bad, SHOWN))

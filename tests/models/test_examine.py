@@ -1,0 +1,281 @@
+"""What notebook 02 refuses before anything stands on it: bases that a later stage would trip over."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.models.base import base_path, prepare_base
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.schema import Tiny
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4939116424\n"
+INDEX = "model.safetensors.index.json"
+Change = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in at least three shards."""
+    folder = tmp_path_factory.mktemp("sharded") / "base"
+    load_model(tiny_model_dir).save_pretrained(folder, max_shard_size="200KB")
+    load_tokenizer(tiny_model_dir).save_pretrained(folder)
+    assert len(list(folder.glob("model-*.safetensors"))) >= 3
+    return folder
+
+
+@pytest.fixture
+def prepared(tiny_shape: Tiny, tmp_path: Path) -> Callable[..., Any]:
+    """`prepared(base)`: what 02 makes of it, base.json or the sentence that it refuses it with."""
+
+    def make(base: Path | str, block_size: int = 64) -> Any:
+        stage = SimpleNamespace(dir=tmp_path / "02", up_to_date=False)
+        settings = SimpleNamespace(base=str(base), tiny=tiny_shape, template="auto", seed=1, block_size=block_size)
+        try:
+            return prepare_base(settings, stage, lambda: ([], []), tmp_path / "cache")
+        except QilinError as error:
+            assert not (tmp_path / "02" / "base.json").exists()
+            return str(error)
+        except Exception as error:  # noqa: BLE001
+            return f"a traceback: {error!r}"
+
+    return make
+
+
+def edit(folder: Path, name: str, change: Callable[[dict], Any]) -> None:
+    content = files.read_json(folder / name)
+    change(content)
+    files.write_json(folder / name, content)
+
+
+def shard(folder: Path, number: int) -> Path:
+    return sorted(folder.glob("model-*.safetensors"))[number]
+
+
+def more_tokens(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["高血压病", "二甲双胍缓释片"])
+    tokenizer.save_pretrained(folder)
+
+
+def no_end(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def adapter_alone(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+def pickles(folder: Path) -> None:
+    for path in (*folder.glob("*.safetensors"), folder / INDEX):
+        path.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+
+
+def elsewhere(folder: Path) -> None:
+    """The index leads out of the folder; a decoy lies in it."""
+    shutil.copytree(folder, folder.parent / "elsewhere", dirs_exist_ok=True)
+    edit(
+        folder,
+        INDEX,
+        lambda index: index.update(weight_map={n: f"../elsewhere/{f}" for n, f in index["weight_map"].items()}),
+    )
+
+
+def same_shards(folder: Path) -> None:
+    """A shard downloaded twice, under two names: whole files, and half of the tensors nowhere."""
+    shutil.copy(shard(folder, 0), shard(folder, 1))
+
+
+def bin_in_index(folder: Path) -> None:
+    (folder / "w.bin").write_bytes(b"pickle")
+    edit(folder, INDEX, lambda index: index["weight_map"].update(dict.fromkeys(list(index["weight_map"])[:1], "w.bin")))
+
+
+def configured(**values: Any) -> Change:
+    return lambda folder: edit(folder, "config.json", lambda config: config.update(values))
+
+
+def remote(kind: str) -> Change:
+    code = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.X"}
+    return configured(model_type=kind, auto_map=code)
+
+
+FIRST, SECOND = (rf"model-0000{number}-of-\d+\.safetensors" for number in (1, 2))
+CASES: dict[str, tuple[Change, str]] = {
+    "tokenizer larger than the embeddings": (more_tokens, r"\b407 .*\b406\b.*resize"),
+    "no end token": (no_end, r"end token"),
+    "no tokenizer": (no_tokenizer, r"no tokenizer"),
+    "an adapter": (adapter_alone, r"adapter"),
+    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json"),
+    "broken config": (lambda f: (f / "config.json").write_text("{"), r"config\.json"),
+    "half a shard": (lambda f: cut(shard(f, 1), 0.5), rf"{SECOND}.*bytes"),
+    "last byte gone": (lambda f: cut(shard(f, 0), 1 - 1e-7), rf"{FIRST}.*bytes"),
+    "an empty shard": (lambda f: shard(f, 0).write_bytes(b""), FIRST),
+    "no safetensors at all": (lambda f: shard(f, 0).write_text("<html>404</html>"), FIRST),
+    "a shard missing": (lambda f: shard(f, 1).unlink(), rf"{SECOND}.*(missing|not there)"),
+    "a pointer": (lambda f: shard(f, 0).write_text(POINTER), rf"{FIRST}.*git lfs pull"),
+    "a pointer as tokenizer": (lambda f: (f / "tokenizer.json").write_text(POINTER), r"tokenizer\.json.*git lfs pull"),
+    "pickles alone": (pickles, r"pickle"),
+    "an index out of the folder": (elsewhere, r"index\.json.*\.\./elsewhere"),
+    "an index of pickles": (bin_in_index, r"index\.json.*w\.bin"),
+    "a tensor missing": (same_shards, rf"{SECOND}.*lacks"),
+    "weights by another name": (configured(transformers_weights="decoy.safetensors"), r"transformers_weights"),
+    "a broken index": (lambda f: (f / INDEX).write_text("[]"), r"index\.json"),
+    "Baichuan's code": (remote("baichuan"), r"python -m qilin_lib\.models\.baichuan"),
+    "other code": (remote("chatglm"), r"chatglm"),
+    "no writer": (configured(model_type="bert", architectures=["BertModel"]), r"BertModel"),
+    "an encoder-decoder": (
+        configured(model_type="t5", architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True),
+        r"encoder-decoder",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_base_that_cannot_be_used_is_refused_in_02(
+    case: str, sharded: Path, prepared: Callable, tmp_path: Path
+) -> None:
+    change, message = CASES[case]
+    folder = tmp_path / "mine"
+    shutil.copytree(sharded, folder)
+    change(folder)
+    said = prepared(folder)
+    assert isinstance(said, str), "accepted"
+    assert f"base = '{folder}'" in said and re.search(message, said), said
+    assert "\n" not in said
+
+
+def test_blocks_longer_than_the_context_are_refused(sharded: Path, prepared: Callable) -> None:
+    said = prepared(sharded, 513)
+    assert isinstance(said, str) and "block_size = 513" in said and "512" in said
+    said = prepared("tiny", 513)
+    assert isinstance(said, str) and "block_size = 513" in said and "512" in said
+    assert prepared(sharded, 512)["name"] == str(sharded)
+
+
+def test_what_is_hashed_is_what_is_loaded(sharded: Path, prepared: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(sharded, folder)
+    shutil.copy(shard(folder, 0), folder / "decoy.safetensors")
+    prepared(folder)
+    listed = files.read_json(tmp_path / "02" / "base_weights.json")
+    assert listed == {path.name: files.sha256_file(path) for path in sorted(folder.glob("model-*.safetensors"))}
+
+
+def test_weights_that_the_index_does_not_name_are_never_read(sharded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(sharded, folder)
+    bin_in_index(folder)
+    with pytest.raises(QilinError, match=r"w\.bin"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama", "glm", "bloom"])
+def test_models_of_many_kinds_pass(kind: str, tiny_tokenizer: Any, prepared: Callable, tmp_path: Path) -> None:
+    """No padding token, embeddings larger than the vocabulary, tied or not."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    }
+    names = {"gpt2": {"n_embd": 64, "n_layer": 1, "n_head": 2}, "bloom": {"hidden_size": 64, "n_layer": 1, "n_head": 2}}
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tiny_tokenizer) + 64, **names.get(kind, small), pad_token_id=None
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / kind)
+    tiny_tokenizer.save_pretrained(tmp_path / kind)
+    edit(tmp_path / kind, "tokenizer_config.json", lambda c: c.pop("pad_token"))
+    described = prepared(tmp_path / kind)
+    assert isinstance(described, dict), described
+    assert base_path(tmp_path / "02") == tmp_path / kind
+
+
+def test_home_is_expanded(
+    tiny_model_dir: Path, prepared: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").symlink_to(tiny_model_dir)
+    assert isinstance(prepared("~/models/mine"), dict)
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"), [("owner/name", None), ("owner/name@v1.0", "v1.0"), ("owner/name@refs/pr/3", "refs/pr/3")]
+)
+def test_a_hub_id_with_its_revision(
+    name: str, revision: str | None, tiny_model_dir: Path, prepared: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository: str, revision: str | None = None, **_: Any) -> str:
+        asked.append((repository, revision))
+        return str(tiny_model_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert prepared(name)["name"] == name and asked == [("owner/name", revision)]
+
+
+def test_a_hub_that_does_not_answer_leaves_two_ways(prepared: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def download(*_: Any, **__: Any) -> str:
+        raise OSError("[Errno -3] Temporary failure in name resolution\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    try:
+        said = prepared("owner/name@main")
+    except OSError as reason:
+        said = f"uncaught {reason!r}"
+    assert said.startswith("base = 'owner/name@main': ") and "HF_ENDPOINT" in said and "folder" in said
+    assert "\n" not in said
+
+
+def test_two_runs_make_the_tiny_model_at_once(
+    tiny_shape: Tiny, sentences: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process that finished in the meantime is no failure, and neither touches the other's half-done work."""
+    from qilin_lib.models import tiny
+
+    brief, texts, made = tiny_shape.model_copy(update={"max_steps": 2}), sentences(40, 1), []
+
+    def interrupted_by_another(*arguments: Any) -> None:
+        monkeypatch.undo()
+        made.append(tiny.tiny_base(texts, texts, brief, 1, tmp_path))
+        usual(*arguments)
+
+    usual = tiny._make
+    monkeypatch.setattr(tiny, "_make", interrupted_by_another)
+    try:
+        made.append(tiny.tiny_base(texts, texts, brief, 1, tmp_path))
+    except OSError as reason:
+        made.append(reason)
+    assert made[0] == made[1] and [path.name for path in tmp_path.iterdir()] == [made[0].name]
+    assert json.loads((made[0] / "config.json").read_text())
