@@ -238,6 +238,12 @@ def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir
     assert any(line.startswith("| learning_rate |") and line.endswith(f" {rate} |") for line in text.splitlines())
 
 
+def test_the_card_is_called_by_base_and_stages(make: Callable[..., Path]) -> None:
+    text = readme(make())
+    assert "\n# tiny 123K + DCPT + SFT\n" in text
+    assert "| Benchmark | Metric | tiny 123K | tiny 123K + DCPT + SFT |" in text
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "cell"),
     [
