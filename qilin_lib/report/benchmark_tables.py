@@ -1,7 +1,8 @@
-"""Tables 4-6: a row a model, a column a metric; our number with interval and n above the paper's and the difference.
+"""Tables 4-6: a row per model, a column per metric, the paper's rows first, then those of this run with intervals.
 
-A model of this run stands in the paper's row of the same stage or, for a baseline, of the same name. Everything is read
-from 06_eval/scores.json. Tables 4r and 5r hold the same models under the authors' own protocol.
+The paper's rows hold the paper's numbers alone. Ours are called by base and stages; a difference is taken only where
+our base is the paper's. Everything is read from 06_eval/scores.json. Tables 4r and 5r hold the same models
+under the authors' own protocol.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import pandas as pd
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.intervals import power_note
+from qilin_lib.evaluate.scores import STAGES as PAPER_STAGES
+from qilin_lib.models.names import PAPER_BASE, STAGES, weights
 from qilin_lib.report.cells import Score, Source, paper_text, score_text
+from qilin_lib.report.chimed_gpt_paper import MODELS
 from qilin_lib.report.layout import Table
 from qilin_lib.report.paper import TABLE_4, TABLE_5, TABLE_6, UNKNOWN, Cell, PaperTable
 
-STAGES = {"base": "base", "dcpt": "base + DCPT", "sft": "base + DCPT + SFT", "dpo": "base + DCPT + SFT + DPO"}
+PUBLISHED = {*MODELS, *(row.label for table in (TABLE_4, TABLE_5, TABLE_6) for row in table.rows)}
 BENCHMARKS = {"ceval": "C-Eval", "cmexam": "CMExam", "huatuo": "Huatuo-26M"}
 # Shares of right answers; one more decimal would suggest more than a few hundred items can tell.
 ONE_DECIMAL = {"accuracy", "f1_weighted", "average", "average_hard", "clinical_medicine", "physician", "basic_medicine"}
@@ -94,10 +98,27 @@ def ordered(results: Iterable[str]) -> list[str]:
     return [*(name for name in STAGES if name in results), *sorted(results - set(STAGES))]
 
 
-def source(benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
+def label(scores: Mapping[str, Any], model: str) -> str:
+    """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does.
+
+    A baseline that has the name of a published row is marked "(ours)".
+    """
+    name = key(scores, "run", "scores.json")["names"].get(model, model)
+    return f"{name} (ours)" if name in PUBLISHED else name
+
+
+def foot(scores: Mapping[str, Any], paper: str = PAPER_BASE) -> list[str]:
+    """What stands under every table of a run's scores: its base beside the paper's, and accepted stages."""
+    run = key(scores, "run", "scores.json")
+    beside = "it is the paper's" if run["as_paper"] else f"the paper's: {paper}"
+    own = f"{run['base']['name']}, {weights(run['base']['parameters'], words=True)}"
+    return [f"Base model here: {own}{f'; {beside}' if paper else ''}.", *scores.get("accepted", [])]
+
+
+def source(scores: Mapping[str, Any], benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
     """The records file that one model's scores on one benchmark are made of."""
     path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
-    return Source(path, digest, model, protocol)
+    return Source(path, digest, label(scores, model), protocol)
 
 
 def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
@@ -126,16 +147,18 @@ def _fixed(table: PaperTable, scores: Mapping[str, Any], digest: str) -> Table:
 def _made(asked: Asked, scores: Mapping[str, Any], digest: str) -> Table:
     table, results = asked.paper, asked.results
     columns, rows = _columns(asked), []
-    for label, model, cells in _lines(table, results):
-        # A paper's row without any number need not be said again: it stands in the table of the fixed protocol.
+    for name, model, cells in _lines(table, results, scores):
+        # A row without any number need not be said again: it stands in the table of the fixed protocol.
         if asked.suffix and model not in results and not any(_known(cells, column) for column in columns):
             continue
-        where = source(table.benchmark, model, digest, asked.protocol) if model in results else None
-        rows.append([label, _ours(model, results), *_cells(columns, cells, results.get(model), model, where)])
-    frame = pd.DataFrame(rows, columns=["Model", "Ours", *(column.heading for column in columns)], dtype=object)
+        where = source(scores, table.benchmark, model, digest, asked.protocol) if model in results else None
+        whose = "this run" if model else "paper"
+        rows.append([name, whose, *_cells(columns, cells, results.get(model), model, where)])
+    frame = pd.DataFrame(rows, columns=["Model", "From", *(column.heading for column in columns)], dtype=object)
     notes = _notes(asked, scores, columns) if results else [_not_run(table.benchmark)]
     title = f"{table.title}: {asked.aside}" if asked.aside else table.title
     notes += [f"The paper's numbers: as under Table {table.number}."] if asked.suffix else paper_notes(table)
+    notes = [*foot(scores), *notes]
     return Table(f"{table.number}{asked.suffix}", title, frame, notes)
 
 
@@ -165,29 +188,23 @@ def at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any
     return entry if entry is not None and "value" in entry else None
 
 
-def _lines(table: PaperTable, results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Cell] | None]]:
-    """(label, our model or "", the paper's cells or None) of each row: the paper's rows, then our others."""
-    lines: list[tuple[str, str, Mapping[str, Cell] | None]] = []
-    for row in table.rows:
-        # A baseline may bear the name of a row that one of our stages stands in: then the row stands twice.
-        models = [row.ours] if row.ours else []
-        models += [row.label] if row.label in results and row.label != row.ours else []
-        lines += [(row.label, model, row.cells) for model in models or [""]]
-    placed = {model for _, model, _ in lines}
-    lines += [(_label(model), model, None) for model in [*STAGES, *ordered(results)] if model not in placed]
-    return list({line[:2]: line for line in lines}.values())
+def _lines(
+    table: PaperTable, results: Mapping[str, Any], scores: Mapping[str, Any]
+) -> list[tuple[str, str, Mapping[str, Cell] | None]]:
+    """(name, our model or "", the paper's cells) of each row: the paper's rows, then ours.
 
-
-def _label(model: str) -> str:
-    return "Qilin-Med-7B-DPO" if model == "dpo" else model
+    Ours have the cells of the paper's row of the same stage if they were trained as it was, on the paper's base.
+    """
+    compared = {row.ours: row.cells for row in table.rows if row.ours in key(scores, "run", "scores.json")["as_paper"]}
+    models = dict.fromkeys([*PAPER_STAGES, *ordered(results)]) if results else ()
+    return [
+        *((row.label, "", row.cells) for row in table.rows),
+        *((label(scores, model), model, compared.get(model)) for model in models),
+    ]
 
 
 def _known(cells: Mapping[str, Cell] | None, column: Column) -> bool:
     return cells is not None and column.in_paper and cells[column.path[0]].value is not None
-
-
-def _ours(model: str, results: Mapping[str, Any]) -> str:
-    return STAGES.get(model, "baseline" if model in results else "-")
 
 
 def _cells(
@@ -207,8 +224,8 @@ def _cells(
 
 def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
     benchmark, protocol, results = asked.paper.benchmark, asked.protocol, asked.results
-    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results)]
-    notes += cut_notes(scores.get("truncated", {}).get(benchmark), results) if protocol == "fixed" else []
+    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results, scores)]
+    notes += cut_notes(scores, benchmark) if protocol == "fixed" else []
     if any(column.path[0] == "parsed_only" for column in columns):
         notes.append(
             "Parsed rows only: answers that could not be read are left out of numerator and denominator, as CMExam's "
@@ -216,7 +233,7 @@ def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -
         )
     if benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
         notes += [NO_GROUPS] if protocol == "fixed" else []
-    return [*notes, *_power(results, columns), *_agreement(asked.paper, results)]
+    return [*notes, *_power(results, columns), *_agreement(asked, scores)]
 
 
 def _settings(benchmark: str, scores: Mapping[str, Any], protocol: str) -> str:
@@ -246,24 +263,24 @@ def _reading(benchmark: str, protocol: str) -> str:
         else ""
     )
     return (
-        f"{lead}In brackets: ours minus the paper's; a row without a word on the paper is not in it. Ours are the "
-        "models of this run, in the paper's row of the same stage or name; their base need not be the paper's. A "
-        f"number leads to its records in 06_eval/predictions/{protocol}/{benchmark}, its n to 06_eval/manifest.json; "
-        "all scores: 06_eval/scores.json."
+        f"{lead}A number leads to its records in 06_eval/predictions/{protocol}/{benchmark}, its n to "
+        "06_eval/manifest.json; all scores: 06_eval/scores.json."
     )
 
 
-def unparsed_notes(results: Mapping[str, Any]) -> list[str]:
+def unparsed_notes(results: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
     """The share of unreadable answers of each model, one sentence; [] where none is recorded."""
-    shares = [f"{m} {score_text(results[m]['unparsed'])}" for m in ordered(results) if at(results[m], ("unparsed",))]
+    found = {label(scores, model): at(results[model], ("unparsed",)) for model in ordered(results)}
+    shares = [f"{name} {score_text(share)}" for name, share in found.items() if share]
     return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
 
 
-def cut_notes(counts: Mapping[str, int] | None, results: Mapping[str, Any]) -> list[str]:
+def cut_notes(scores: Mapping[str, Any], benchmark: str) -> list[str]:
     """How many prompts of each model were cut, one sentence; [] where nobody counted."""
+    counts = scores.get("truncated", {}).get(benchmark)
     if not counts:
         return []
-    cut = [f"{model} {counts[model]}" for model in ordered(results) if counts.get(model)]
+    cut = [f"{label(scores, model)} {counts[model]}" for model in ordered(counts) if counts[model]]
     return [f"Prompts cut to fit the context: {', '.join(cut)}." if cut else "No prompt was cut to fit the context."]
 
 
@@ -274,16 +291,19 @@ def _power(results: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
     return [f"Power: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
 
 
-def _agreement(table: PaperTable, results: Mapping[str, Any]) -> list[str]:
-    """One sentence on the paper's numbers that one of our cells stands against."""
+def _agreement(asked: Asked, scores: Mapping[str, Any]) -> list[str]:
+    """The paper's numbers inside and outside our intervals; [] unless our base is the paper's."""
     inside, outside = [], []
-    for label, model, cells in _lines(table, results):
-        for name, cell in (cells or {}).items():
-            agrees = Score(at(results.get(model), (name,)), cell).agrees
+    rows = {row.ours: row.label for row in asked.paper.rows}
+    for _, model, cells in _lines(asked.paper, asked.results, scores):
+        for name, cell in (cells or {}).items() if model else ():
+            agrees = Score(at(asked.results.get(model), (name,)), cell).agrees
             if agrees is not None:
-                (inside if agrees else outside).append(f"{label} {table.columns[name]} {paper_text(cell)}")
+                text = f"{rows[model]} {asked.paper.columns[name]} {paper_text(cell)}"
+                (inside if agrees else outside).append(text)
     if not inside + outside:
-        return ["No number of ours stands beside a known number of the paper."]
+        return []
     return [
-        f"Paper's numbers inside our interval: {', '.join(inside) or 'none'}; outside: {', '.join(outside) or 'none'}."
+        "In brackets: ours minus the paper's number of the same stage. Paper's numbers inside our interval: "
+        f"{', '.join(inside) or 'none'}; outside: {', '.join(outside) or 'none'}."
     ]

@@ -1,8 +1,8 @@
 """The block "ChiMed-GPT": its published numbers and ours on the same kind of task, in the form of Tables 4-6.
 
 C1 named entities and multiple choice, C2 generated answers, C3 named entities by type. None of our models is ChiMed-GPT
-or one of those it is compared with: the published rows and ours stand one below the other, and a difference is taken
-only where a baseline of the run bears the name of a published row. Everything of ours is read from 06_eval/scores.json.
+or one of those it is compared with: the published rows and ours stand one below the other, and no difference is taken.
+Everything of ours is read from 06_eval/scores.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from qilin_lib.evaluate.entities import KINDS, NAMES
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
-from qilin_lib.report.benchmark_tables import STAGES, at, cut_notes, ordered, source, unparsed_notes
+from qilin_lib.report.benchmark_tables import at, cut_notes, foot, label, ordered, source, unparsed_notes
 from qilin_lib.report.cells import Score, paper_text
 from qilin_lib.report.chimed_gpt_paper import (
     ABOUT,
@@ -135,36 +135,21 @@ def _made(
     digest: str,
     notes: Sequence[str],
 ) -> Table:
-    """The published rows, a baseline of the same name in its own, then our other models; a column a score."""
-    asked = ordered({model for column in columns for model in _results(scores, column.benchmark)})
-    lines = [(label, label if label in asked else "", cells) for label, cells in rows.items()]
-    lines += [(model, model, None) for model in asked if model not in rows]
-
-    def cell(column: Column, model: str, cells: Mapping[str, Cell] | None) -> Score:
-        theirs = None if cells is None else cells.get(column.published, Cell(None))
-        if not model:
-            return Score(None, theirs, decimals=column.decimals)
-        entry = _results(scores, column.benchmark).get(model)
-        found, where = at(entry, column.path), source(column.benchmark, model, digest)
-        return Score(found, theirs, where, column.decimals, "not evaluated" if entry is None else "-")
-
-    body = [[label, _ours(model), *(cell(c, model, cells) for c in columns)] for label, model, cells in lines]
-    frame = pd.DataFrame(body, columns=["Model", "Ours", *(column.heading for column in columns)], dtype=object)
-    return Table(number, title, frame, [*notes, *(_reading(rows, asked) if asked and rows else [])])
-
-
-def _ours(model: str) -> str:
-    return STAGES.get(model, "baseline") if model else "-"
-
-
-def _reading(rows: Published, asked: Sequence[str]) -> list[str]:
-    same = [model for model in asked if model in rows]
-    if not same:
-        return ["No model of this run is one of the published ones: no difference is taken."]
-    return [
-        f"In brackets: ours minus the published number, for baselines of a published name ({', '.join(same)}). Whether "
-        "they are the same weights is the profile's word."
+    """The published rows, then our models; a column per score."""
+    body = [
+        [name, "published", *(Score(None, cells.get(c.published, Cell(None)), decimals=c.decimals) for c in columns)]
+        for name, cells in rows.items()
     ]
+
+    def cell(column: Column, model: str) -> Score:
+        entry = _results(scores, column.benchmark).get(model)
+        found, where = at(entry, column.path), source(scores, column.benchmark, model, digest)
+        return Score(found, None, where, column.decimals, "not evaluated" if entry is None else "-")
+
+    models = ordered({model for column in columns for model in _results(scores, column.benchmark)})
+    body += [[label(scores, model), "this run", *(cell(c, model) for c in columns)] for model in models]
+    frame = pd.DataFrame(body, columns=["Model", "From", *(column.heading for column in columns)], dtype=object)
+    return Table(number, title, frame, [*(foot(scores, paper="") if models else []), *notes])
 
 
 def _about_runs(columns: Sequence[Column], scores: Mapping[str, Any]) -> list[str]:
@@ -186,8 +171,8 @@ def _about_run(benchmark: str, scores: Mapping[str, Any]) -> str:
     parts += ["dialogues that no training set of the run holds"] if benchmark in DIALOGUES else []
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     asked = {model: entry["chimed_gpt"] for model, entry in results.items()} if benchmark == "ceval" else results
-    notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *unparsed_notes(asked)]
-    notes += cut_notes(of("truncated", {}), results)
+    notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *unparsed_notes(asked, scores)]
+    notes += cut_notes(scores, benchmark)
     where = f"06_eval/predictions/fixed/{benchmark}"
     return " ".join([*notes, f"Percent, with 95 % interval and n; records in {where}."])
 
@@ -213,8 +198,8 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     lines |= {ENTRIES[kind]: ("lines", kind) for kind in KINDS}
     models = ordered(results)
     rows = [
-        [label, *(Score(at(results[m], path), None, source(benchmark, m, digest), 1, "-") for m in models)]
-        for label, path in lines.items()
+        [heading, *(Score(at(results[m], path), None, source(scores, benchmark, m, digest), 1, "-") for m in models)]
+        for heading, path in lines.items()
     ]
     notes = [
         "F1 over distinct (type, mention) pairs of each text, by type over the texts that hold the type or are said to "
@@ -223,8 +208,9 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
         "replies; those of an unknown type and those that are not in the text are wrong predictions.",
         "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it.",
     ]
-    frame = pd.DataFrame(rows, columns=["Type", *models], dtype=object)
-    return Table(number, f"Named entities by type: {LABELS[benchmark]}", frame, notes, compact=True)
+    frame = pd.DataFrame(rows, columns=["Type", *(label(scores, m) for m in models)], dtype=object)
+    title = f"Named entities by type: {LABELS[benchmark]}"
+    return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)
 
 
 def _type_label(kind: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not 
 # Columns of words, which read from the left; all others hold numbers.
 WORDS = frozenset(
     (
-        "Type,Dataset,Our sources,Model,Ours,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
+        "Type,Dataset,Our sources,Model,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
         "Set,Feeds,Licence,Reason,Place,Begins with,Split,Protocols,What,Value,Variant,English,Statement,Subscale"
     ).split(",")
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table with notes under it. `number` begins with the paper's own for "1" to "6", empty for one without."""
 
@@ -45,9 +45,17 @@ class Table:
     def heading(self) -> str:
         return f"Table {self.number}. {self.title}" if self.number else self.title
 
+    def __repr__(self) -> str:
+        return to_text(self)
+
     def _repr_html_(self) -> str:
         # An executed notebook lies in the run's folder, so that its links start there.
         return to_html(self, "")
+
+
+def with_notes(parts: Iterable[Any], notes: list[str]) -> tuple[Any, ...]:
+    """`parts` of a page with `notes` added under every table."""
+    return tuple(replace(part, notes=[*part.notes, *notes]) if isinstance(part, Table) else part for part in parts)
 
 
 def width(text: str) -> int:
@@ -91,7 +99,7 @@ def _cell_html(cell: Any, left: bool, prefix: str | None) -> str:
 
 def _is_ours(columns: list[str], row: tuple[Any, ...]) -> bool:
     """Whether the row of a table that mixes the paper's rows with ours holds a number of ours."""
-    return "Ours" in columns and any(isinstance(cell, Score) and cell.known for cell in row)
+    return "From" in columns and any(isinstance(cell, Score) and cell.known for cell in row)
 
 
 def body_html(table: Table, prefix: str | None = None) -> Html:
@@ -120,7 +128,8 @@ def to_html(table: Table, prefix: str | None = None) -> Html:
 
 
 def _markdown_text(text: object) -> str:
-    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|")
+    # "](" would make a link of what a data set or a model says.
+    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
     return re.sub(r"\s*\n\s*", "<br>", re.sub(r"[<>]", lambda m: {"<": "&lt;", ">": "&gt;"}[m[0]], escaped))
 
 
@@ -151,15 +160,24 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The cells as CSV; a table of scores in long form, one line a cell, with interval, n and the paper's number."""
-    rows = [
-        {"table": table.number, "model": "", "row": str(row[0]), "metric": column, **cell.row()}
-        for row in table.frame.itertuples(index=False, name=None)
-        for column, cell in zip(table.frame.columns, row, strict=True)
-        if isinstance(cell, Score)
-    ]
+    """The cells as CSV; a table of scores in long form: a line per score with interval, n and the paper's number.
+
+    The row's words (model, group, English name …) stand in columns of their own, under their headings in lower case.
+    """
+    rows = []
+    for row in table.frame.itertuples(index=False, name=None):
+        cells = dict(zip(table.frame.columns, row, strict=True))
+        words = {name.lower(): _csv_text(cell) for name, cell in cells.items() if not isinstance(cell, Score)}
+        scores = {name: cell.row() for name, cell in cells.items() if isinstance(cell, Score)}
+        rows += [{"table": table.number, "model": "", **words, "column": name, **own} for name, own in scores.items()]
     # Int64 knows missing values; as a float, n would read "500.0".
     return (pd.DataFrame(rows).astype({"n": "Int64"}) if rows else table.frame).to_csv(index=False)
+
+
+def _csv_text(cell: Any) -> str:
+    """A cell's text; an apostrophe before what a spreadsheet would run as a formula."""
+    text = str(cell)
+    return f"'{text}" if text.startswith(("=", "+", "@", "\t", "\r")) or re.match(r"-[^\d.]", text) else text
 
 
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:

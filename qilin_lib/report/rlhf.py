@@ -21,8 +21,6 @@ from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
 
-RESAMPLES = 1000
-SEED = 17
 CURVE_COLOUR = figures.COLOURS["sft"]
 Row = Mapping[str, Any]
 
@@ -30,7 +28,7 @@ Row = Mapping[str, Any]
 # --- the reward model -------------------------------------------------------------------------------------------------
 
 
-def accuracy_table(scores: Mapping[str, Sequence[Any]]) -> Table:
+def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Table:
     """Held-out pairs of reward/heldout.json that are ranked right, by source and in all, with 95 % intervals (Wilson),
     and the mean margin r(chosen) - r(rejected) (bootstrap over pairs)."""
     groups = {**reliability.by_source(scores), "Total": scores}
@@ -38,7 +36,8 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]]) -> Table:
     for name, entry in groups.items():
         share = reliability.accuracy(entry["chosen"], entry["rejected"])
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
-        rows.append([name, f"{share['n']:,}", _percent(share), str(int((margins == 0).sum())), _number(_mean(margins))])
+        rows.append([name, f"{share['n']:,}", _percent(share), str(int((margins == 0).sum()))])
+        rows[-1].append(_number(_mean(margins, parameters)))
     n = len(scores["chosen"])
     notes = [
         "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
@@ -120,7 +119,7 @@ def reward_curves(rows: figures.Rows) -> figures.Figure:
 # --- the pool of rejection sampling -----------------------------------------------------------------------------------
 
 
-def pool_table(pool: Sequence[Row]) -> Table:
+def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
     """What the choice among K answers gains, one row a round: means over questions with 95 % intervals over questions.
 
     `pool`: rows of pool.jsonl, of one round or several. QilinError if there is none.
@@ -138,8 +137,8 @@ def pool_table(pool: Sequence[Row]) -> Table:
                 str(number),
                 f"{len(questions):,}",
                 " or ".join(map(str, sizes)),
-                *(_number(_mean(values)) for values in (worst, mean, best, best - mean)),
-                _percent(_mean(np.array(above))),
+                *(_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)),
+                _percent(_mean(np.array(above), parameters)),
                 f"{level:,}",
             ]
         )
@@ -155,7 +154,7 @@ def pool_table(pool: Sequence[Row]) -> Table:
     return Table("", "Rejection sampling: rewards of the pool", pd.DataFrame(rows, columns=columns), notes)
 
 
-def best_of_k(pool: Sequence[Row]) -> dict[int, Summary]:
+def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
     """{k: {"value", "n", "low", "high"}}: reward to expect of the best of k answers, k from 1 to the K sampled.
 
     Each question gives the mean over all subsets of k of its K answers, an estimate without bias of which the best of
@@ -164,17 +163,18 @@ def best_of_k(pool: Sequence[Row]) -> dict[int, Summary]:
     """
     questions = [[row["reward"] for row in ranked] for found in _rounds(pool).values() for ranked in found]
     fewest = min(map(len, questions))
-    return {k: _mean(np.array([_expected_best(own, k) for own in questions])) for k in range(1, fewest + 1)}
+    expected = {k: np.array([_expected_best(own, k) for own in questions]) for k in range(1, fewest + 1)}
+    return {k: _mean(values, parameters) for k, values in expected.items()}
 
 
-def best_of_k_figure(pool: Sequence[Row]) -> figures.Figure:
+def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> figures.Figure:
     """`best_of_k` as a curve with its intervals, one a round: where it flattens, more samples buy little."""
     chart = figures.new_chart(5.6, 3.6)
     axes = chart.subplots()
     colours = (CURVE_COLOUR, figures.PAPER_COLOUR, *figures.FURTHER_COLOURS)
     largest = 1
     for place, number in enumerate(_rounds(pool)):
-        found = best_of_k([row for row in pool if row["round"] == number])
+        found = best_of_k([row for row in pool if row["round"] == number], parameters)
         value, low, high = (_column(found, name) for name in ("value", "low", "high"))
         axes.errorbar(
             list(found), value, [value - low, high - value], color=colours[place % len(colours)], marker="o",
@@ -241,12 +241,15 @@ def _expected_best(rewards: Sequence[float], k: int) -> float:
     return sum(value * math.comb(i, k - 1) / ways for i, value in enumerate(rewards))
 
 
-def _mean(values: np.ndarray) -> Summary:
-    """The mean of values [N] with its bootstrap-t interval; without one for fewer than two."""
+def _mean(values: np.ndarray, parameters: Any) -> Summary:
+    """The mean of values [N] with its bootstrap-t interval; without one for fewer than two.
+
+    `parameters`: the profile's `bootstrap_resamples` and `seed`.
+    """
     n = len(values)
     if n < 2:
         return {"value": float(values.mean()) if n else None, "n": n, "low": None, "high": None}
-    low, high, _ = studentised(mean_of(values), RESAMPLES, SEED)
+    low, high, _ = studentised(mean_of(values), parameters.bootstrap_resamples, parameters.seed)
     return {"value": float(values.mean()), "n": n, "low": low, "high": high}
 
 

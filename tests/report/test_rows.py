@@ -99,7 +99,7 @@ def test_the_csv_names_group_and_model_in_columns_of_their_own(made: list[Table]
     department = next(table for table in made if table.number == "5a")
     lines = list(csv.DictReader(io.StringIO(layout.to_csv(department))))
     cells = {(line.get("value"), line["model"]): line["ours"] for line in lines}
-    assert cells.get(("眼科", DPO)) == "20.0" and cells.get(("内科", "Vicuna-7B (ours)")) == "60.0"
+    assert cells.get(("眼科", DPO)) == "20" and cells.get(("内科", "Vicuna-7B (ours)")) == "60"
 
 
 def test_text_that_a_spreadsheet_would_run_is_only_text_in_the_csv(scores: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_text_of_the_data_is_no_link_in_markdown(scores: dict[str, Any]) -> None
 
 
 def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], run_of: Callable) -> None:
-    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, paper_base=True)
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
     table = tables.table5(scores)
     cells = {str(row[0]): str(row[2]) for row in table.frame.itertuples(index=False, name=None)}
     assert cells.get("Baichuan-7B 7.0B") == "39.0 [34.0, 44.0] (n=500); paper 33.5 (+5.5)"
