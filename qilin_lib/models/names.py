@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from qilin_lib import files, runs
+from qilin_lib.errors import QilinError
 
 # Where each model of a run lies.
 STAGES = {
@@ -17,6 +18,8 @@ STAGES = {
     "rejection_sampling": "08_rlhf",
     "rl": "08_rlhf",
 }
+# Those that were trained from the base, one after the other.
+TRAINED = {model: STAGES[model] for model in ("dcpt", "sft", "dpo")}
 PAPER_BASE = "Baichuan-7B"
 PAPER_HUB_ID = f"baichuan-inc/{PAPER_BASE}"
 # Counted from Baichuan-7B's config.json: 32 layers of 4,096 and 11,008, two tables of 64,000 tokens.
@@ -39,11 +42,34 @@ def describe(base: Mapping[str, Any], one_stage: bool = False) -> dict[str, Any]
     return {"base": about, "names": names, "as_paper": as_paper}
 
 
+def below(stage: str, one_stage: bool = False) -> str:
+    """The stage whose weights the training of 03, 04 or 05 started from; one-stage SFT leaves DCPT out."""
+    return {"03_dcpt": "02_tokenize", "04_sft": "02_tokenize" if one_stage else "03_dcpt", "05_dpo": "04_sft"}[stage]
+
+
 def describe_run(stage: runs.Stage) -> dict[str, Any]:
     """`describe` of the run that `stage` (06, 07, 08 or 09) belongs to."""
     facts = stage.parent("04_sft") / "facts.json"
     one_stage = facts.exists() and "one_stage" in files.read_json(facts)
     return describe(files.read_json(stage.parent("02_tokenize") / "base.json"), one_stage)
+
+
+def facts(scores: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`describe_run` as a scores.json or policies.json holds it; QilinError for one of an older kit."""
+    if "run" not in scores:
+        raise QilinError("the scores do not say which run they are of: run notebooks 06, 08 and 09 again")
+    return scores["run"]
+
+
+def foot(scores: Mapping[str, Any], paper: str = PAPER_BASE) -> list[str]:
+    """What stands under every table of a run's scores: its base beside the paper's, and accepted stages.
+
+    `paper`: the base of the paper that the table belongs to, "" to say nothing of it.
+    """
+    run = facts(scores)
+    base = f"{run['base']['name']}, {weights(run['base']['parameters'], words=True)}"
+    beside = "it is the paper's" if run["as_paper"] else f"the paper's: {paper}"
+    return [f"Base model here: {base}{f'; {beside}' if paper else ''}.", *scores.get("accepted", [])]
 
 
 def base_name(base: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
-from qilin_lib.models.names import read_scores
-from qilin_lib.report.benchmark_tables import foot, label
+from qilin_lib.models.names import foot, read_scores
+from qilin_lib.report.benchmark_tables import name_of
 from qilin_lib.report.cells import Score, Source
 from qilin_lib.report.figures import literal, new_chart
 from qilin_lib.report.html import Picture, Section
@@ -88,7 +88,7 @@ def total_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
 
 def _row(scores: Mapping[str, Any], model: str, protocol: str, name: str) -> list[Any]:
     entry, path = scores["models"][protocol][name][model], f"09_bias/predictions/{protocol}/{name}/{model}.jsonl"
-    source = Source(path, model=label(scores, model), protocol=protocol)
+    source = Source(path, model=name_of(scores, model), protocol=protocol)
     tops = [max(shares) for shares in entry["positions"].values() if shares]
     alone = entry["agreement"]["position_alone"]
     up = [FLAGS[flag] for flag, found in entry["flags"].items() if found["up"]]
@@ -160,7 +160,7 @@ def reading(scores: Mapping[str, Any], name: str) -> Html:
 def readings(scores: Mapping[str, Any], name: str) -> list[str]:
     """One paragraph a model and protocol: what its total can and cannot say."""
     return [
-        f"{label(scores, model)}, {ASKED[protocol]}: " + " ".join(entry["reading"])
+        f"{name_of(scores, model)}, {ASKED[protocol]}: " + " ".join(entry["reading"])
         for protocol, model, entry in _entries(scores, name)
     ]
 
@@ -173,7 +173,7 @@ def chosen_figure(scores: Mapping[str, Any], name: str) -> Figure:
     grid = chart.subplots(len(protocols), len(models), squeeze=False)
     for protocol, line in zip(protocols, grid, strict=True):
         for model, axes in zip(models, line, strict=True):
-            title = literal(textwrap.fill(f"{label(scores, model)}, {ASKED[protocol]}", 24))
+            title = literal(textwrap.fill(f"{name_of(scores, model)}, {ASKED[protocol]}", 24))
             _heat(axes, np.array(scores["models"][protocol][name][model]["chosen"]), title)
         line[0].set_ylabel("position shown", fontsize=8)
     for axes in grid[-1]:
@@ -200,7 +200,7 @@ def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     facts = scores["scales"][name]
     protocol = next(protocol for protocol in ASKED if name in scores["models"].get(protocol, {}))
     entries = scores["models"][protocol][name]
-    columns = ["Item", "What", "Place", *(label(scores, model) for model in entries)]
+    columns = ["Item", "What", "Place", *(name_of(scores, model) for model in entries)]
     rows = [
         [
             str(item["number"]),
@@ -229,7 +229,7 @@ def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]
     options = len(scores["scales"][name]["options"])
     columns = ["Model", "Protocols", *(f"{part} ({size} to {size * options})" for part, size in sizes.items())]
     rows = [
-        [label(scores, model), ASKED[protocol], *(_total(entry["subscales"][part]) for part in sizes)]
+        [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part]) for part in sizes)]
         for protocol, model, entry in _entries(scores, name)
     ]
     notes = ["Over all forms; a flag on the total holds for its parts, too.", *foot(scores, paper="")]
@@ -239,7 +239,7 @@ def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]
 def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
     rows = [
         [
-            f"({label(scores, row['model_b'])}) \u2212 ({label(scores, row['model_a'])})",
+            f"({name_of(scores, row['model_b'])}) \u2212 ({name_of(scores, row['model_a'])})",
             ASKED[row["protocol"]],
             _gap(row),
         ]

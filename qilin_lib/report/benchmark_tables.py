@@ -17,7 +17,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.evaluate.scores import STAGES as PAPER_STAGES
-from qilin_lib.models.names import PAPER_BASE, STAGES, weights
+from qilin_lib.models import names
+from qilin_lib.models.names import STAGES, foot
 from qilin_lib.report.cells import Score, Source, paper_text, score_text
 from qilin_lib.report.chimed_gpt_paper import MODELS
 from qilin_lib.report.layout import Table
@@ -98,27 +99,34 @@ def ordered(results: Iterable[str]) -> list[str]:
     return [*(name for name in STAGES if name in results), *sorted(results - set(STAGES))]
 
 
-def label(scores: Mapping[str, Any], model: str) -> str:
+def name_of(scores: Mapping[str, Any], model: str) -> str:
     """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does.
 
     A baseline that has the name of a published row is marked "(ours)".
     """
-    name = key(scores, "run", "scores.json")["names"].get(model, model)
+    name = names.facts(scores)["names"].get(model, model)
     return f"{name} (ours)" if name in PUBLISHED else name
-
-
-def foot(scores: Mapping[str, Any], paper: str = PAPER_BASE) -> list[str]:
-    """What stands under every table of a run's scores: its base beside the paper's, and accepted stages."""
-    run = key(scores, "run", "scores.json")
-    beside = "it is the paper's" if run["as_paper"] else f"the paper's: {paper}"
-    own = f"{run['base']['name']}, {weights(run['base']['parameters'], words=True)}"
-    return [f"Base model here: {own}{f'; {beside}' if paper else ''}.", *scores.get("accepted", [])]
 
 
 def source(scores: Mapping[str, Any], benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
     """The records file that one model's scores on one benchmark are made of."""
     path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
-    return Source(path, digest, label(scores, model), protocol)
+    return Source(path, digest, name_of(scores, model), protocol)
+
+
+def across(
+    scores: Mapping[str, Any], benchmark: str, path: Sequence[str], digest: str, decimals: int = 1
+) -> list[Score]:
+    """The score at a path of every model that answered a benchmark: the cells of a row below `headings`."""
+    return [
+        Score(at(scores[benchmark][m], path), None, source(scores, benchmark, m, digest), decimals, "-")
+        for m in ordered(scores[benchmark])
+    ]
+
+
+def headings(scores: Mapping[str, Any], benchmark: str) -> list[str]:
+    """The names of the models that answered a benchmark, in the order of the tables."""
+    return [name_of(scores, model) for model in ordered(scores[benchmark])]
 
 
 def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
@@ -195,11 +203,11 @@ def _lines(
 
     Ours have the cells of the paper's row of the same stage if they were trained as it was, on the paper's base.
     """
-    compared = {row.ours: row.cells for row in table.rows if row.ours in key(scores, "run", "scores.json")["as_paper"]}
+    compared = {row.ours: row.cells for row in table.rows if row.ours in names.facts(scores)["as_paper"]}
     models = dict.fromkeys([*PAPER_STAGES, *ordered(results)]) if results else ()
     return [
         *((row.label, "", row.cells) for row in table.rows),
-        *((label(scores, model), model, compared.get(model)) for model in models),
+        *((name_of(scores, model), model, compared.get(model)) for model in models),
     ]
 
 
@@ -233,7 +241,8 @@ def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -
         )
     if benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
         notes += [NO_GROUPS] if protocol == "fixed" else []
-    return [*notes, *_power(results, columns), *_agreement(asked, scores)]
+    shares = [at(entry, c.path) for entry in results.values() for c in columns if c.path[-1] in SHARES]
+    return [*notes, *power(shares), *_agreement(asked, scores)]
 
 
 def _settings(benchmark: str, scores: Mapping[str, Any], protocol: str) -> str:
@@ -270,7 +279,7 @@ def _reading(benchmark: str, protocol: str) -> str:
 
 def unparsed_notes(results: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
     """The share of unreadable answers of each model, one sentence; [] where none is recorded."""
-    found = {label(scores, model): at(results[model], ("unparsed",)) for model in ordered(results)}
+    found = {name_of(scores, model): at(results[model], ("unparsed",)) for model in ordered(results)}
     shares = [f"{name} {score_text(share)}" for name, share in found.items() if share]
     return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
 
@@ -280,15 +289,14 @@ def cut_notes(scores: Mapping[str, Any], benchmark: str) -> list[str]:
     counts = scores.get("truncated", {}).get(benchmark)
     if not counts:
         return []
-    cut = [f"{label(scores, model)} {counts[model]}" for model in ordered(counts) if counts[model]]
+    cut = [f"{name_of(scores, model)} {counts[model]}" for model in ordered(counts) if counts[model]]
     return [f"Prompts cut to fit the context: {', '.join(cut)}." if cut else "No prompt was cut to fit the context."]
 
 
-def _power(results: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
-    """What each n of the table's shares of right answers can show."""
-    found = [at(entry, column.path) for entry in results.values() for column in columns if column.path[-1] in SHARES]
-    sizes = sorted({score["n"] for score in found if score and score["n"]})
-    return [f"Power: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
+def power(scores: Iterable[Mapping[str, Any] | None], lead: str = "Power") -> list[str]:
+    """What each n of some shares of right answers can show, one sentence; [] where there is none."""
+    sizes = sorted({score["n"] for score in scores if score and score["n"]})
+    return [f"{lead}: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
 
 
 def _agreement(asked: Asked, scores: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
+from qilin_lib.models.names import foot
 from qilin_lib.report.annotations import COLUMNS, ENGLISH
-from qilin_lib.report.benchmark_tables import foot, key, label, ordered, source
+from qilin_lib.report.benchmark_tables import across, headings, key, name_of, ordered, source
 from qilin_lib.report.cells import Score, signed
 from qilin_lib.report.layout import Table
 
@@ -31,7 +32,7 @@ def category_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     # Subjects that C-Eval does not know (mapping.json may add some) are a column only where there are any.
     names = [*CATEGORIES, *([NO_CATEGORY] if any(NO_CATEGORY in found for found in made.values()) else [])]
     rows = [
-        [label(scores, m), *(_score(found.get(name), scores, "ceval", m, digest) for name in names)]
+        [name_of(scores, m), *(Score(found.get(c), None, source(scores, "ceval", m, digest), 1, "-") for c in names)]
         for m, found in made.items()
     ]
     columns = ["Model", *(CATEGORIES.get(name, name) for name in names)]
@@ -74,25 +75,21 @@ def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
 
 
 def _group_table(scores: Mapping[str, Any], column: str, letter: str, digest: str) -> Table:
-    results = scores["cmexam"]
-    values, models = group_values(results, column), ordered(results)
+    values = group_values(scores["cmexam"], column)
     english = any(value in ENGLISH for value in values)
     rows = [
         [
             str(number),
             value,
             *([ENGLISH.get(value, "-")] if english else []),
-            *(
-                _score(results[model].get("groups", {}).get(column, {}).get(value), scores, "cmexam", model, digest)
-                for model in models
-            ),
+            *across(scores, "cmexam", ("groups", column, value), digest),
         ]
         for number, value in enumerate(values, start=1)
     ]
     title = f"CMExam by {COLUMNS.get(column, column)}: accuracy"
     names = " The English names are ours." if english else ""
     notes = [f"Percent, with 95 % interval and n.{names}", *foot(scores)]
-    columns = ["No.", "Value", *(["English"] if english else []), *(label(scores, model) for model in models)]
+    columns = ["No.", "Value", *(["English"] if english else []), *headings(scores, "cmexam")]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return Table(f"5{letter}", title, frame, notes, compact=True)
 
@@ -100,13 +97,9 @@ def _group_table(scores: Mapping[str, Any], column: str, letter: str, digest: st
 def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     """Huatuo-26M: the same answers under other metric code, a row a variant, a column a model."""
     results = key(scores, "huatuo", "scores.json")
-    models = ordered(results)
-    names = list(dict.fromkeys(name for model in models for name in results[model].get("variants", {})))
-    rows = [
-        [name, *(_score(results[m].get("variants", {}).get(name), scores, "huatuo", m, digest, 2) for m in models)]
-        for name in names
-    ]
-    frame = pd.DataFrame(rows, columns=["Variant", *(label(scores, m) for m in models)], dtype=object)
+    names = list(dict.fromkeys(name for model in ordered(results) for name in results[model].get("variants", {})))
+    rows = [[name, *across(scores, "huatuo", ("variants", name), digest, 2)] for name in names]
+    frame = pd.DataFrame(rows, columns=["Variant", *headings(scores, "huatuo")], dtype=object)
     notes = [
         "One set of answers, measured by the code that each name says (metric, package, level, tokens). Which of them "
         "the paper and Huatuo-26M used is not known; numbers of two rows must not be compared.",
@@ -118,15 +111,11 @@ def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     return Table("6v", title, frame, [*notes, *foot(scores)], compact=True)
 
 
-def _score(score: Any, scores: Mapping[str, Any], benchmark: str, model: str, digest: str, decimals: int = 1) -> Score:
-    return Score(score, None, source(scores, benchmark, model, digest), decimals, "-")
-
-
 def paired_table(scores: Mapping[str, Any]) -> Table:
     """Differences between stages on the same items, from the "paired" list of scores.json."""
     rows = []
     for pair in key(scores, "paired", "scores.json"):
-        later, earlier = (label(scores, pair[model]) for model in ("model_b", "model_a"))
+        later, earlier = (name_of(scores, pair[model]) for model in ("model_b", "model_a"))
         names = [pair["benchmark"], pair["metric"], f"({later}) \u2212 ({earlier})"]
         interval = f"[{signed(pair['low'], 2)}, {signed(pair['high'], 2)}]"
         tests = [f"{pair[name]:.3g}" if pair.get(name) is not None else "-" for name in ("p", "p_adjusted")]
@@ -150,7 +139,7 @@ def usage_table(scores: Mapping[str, Any]) -> Table | None:
         return None
     names = list(dict.fromkeys(name for counts in usage.values() for name in counts))
     rows = [
-        [label(scores, model), *(_amount(counts.get(name)) for name in names)]
+        [name_of(scores, model), *(_amount(counts.get(name)) for name in names)]
         for model, counts in sorted(usage.items())
     ]
     frame = pd.DataFrame(rows, columns=["Model", *(name.replace("_", " ") for name in names)], dtype=str)

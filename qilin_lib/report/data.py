@@ -22,7 +22,7 @@ from qilin_lib.report.figures import FATES, count
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tables import score_text
-from qilin_lib.report.tokens import box
+from qilin_lib.report.tokens import card
 
 
 def sources_table(raw: Path) -> Table:
@@ -41,9 +41,8 @@ def example(raw: Path, name: str, kind: str = "sft") -> Html:
     for unit in units(BY_NAME[name], raw, (kind,)):
         if isinstance(unit.read, Record):
             made = compose(kind, unit.read.payload) or {}
-            turns = "".join(box(turn["role"], turn["content"]) for turn in made.get("messages", []))
-            head = f"<div class='head'>{escape(name)}<span>{escape(unit.read.file)}, line {unit.read.line}</span></div>"
-            return styled(CASE_STYLE, f"<div class='qm-case'>{head}{turns}</div>")
+            place = f"{unit.read.file}, line {unit.read.line}"
+            return styled(CASE_STYLE, card(name, made.get("messages", []), aside=place))
     return Html(f"<p>{escape(name)} has no record that feeds {escape(kind)} in this raw folder.</p>")
 
 

@@ -24,8 +24,7 @@ from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report.annotations import COLUMNS, figure_label
-from qilin_lib.report.benchmark_tables import label as called
-from qilin_lib.report.benchmark_tables import ordered
+from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import group_values
 from qilin_lib.report.paper import PaperTable
@@ -46,6 +45,8 @@ FATES = {
 # Baselines take these in the order of their names, again and again.
 FURTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b", "#b2a100", "#000000", "#9467bd", "#17718c", "#a6611a", "#5e8c31")
 FURTHER_MARKERS = ("v", "P", "<", "*", ">", "h")
+# A name by base and stages is long: more columns would not fit side by side.
+KEY_COLUMNS = 2
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
 
@@ -113,8 +114,7 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
         if above["set"] != entry["set"]:
             for half in (axes, numbers):
                 half.axhline(place - 0.5, color="#56606f", linewidth=0.7)
-    names = [literal(f"{entry['set']} / {entry['source']}") for entry in entries]
-    axes.set_yticks(range(len(entries)), names, fontsize=8)
+    axes.set_yticks(range(len(entries)), [f"{entry['set']} / {entry['source']}" for entry in entries], fontsize=8)
     axes.set(xlim=(0, 100), ylim=(len(entries) - 0.5, -0.5), xlabel="share of units read, percent")
     quiet(axes, "x")
     chart.legend(loc="outside upper center", ncols=len(FATES), frameon=False)
@@ -257,11 +257,6 @@ def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, look: 
     return True
 
 
-def _columns(names: Sequence[str]) -> int:
-    """Names that fit side by side into a legend: a page of these charts is some 115 characters wide."""
-    return min(5, len(names), max(1, 115 // (8 + max(map(len, names)))))
-
-
 def _model_key(chart: Chart, names: Mapping[str, str], paper: bool = False) -> None:
     """The legend; `names`: {model: what it is called}."""
     handles = [
@@ -270,7 +265,7 @@ def _model_key(chart: Chart, names: Mapping[str, str], paper: bool = False) -> N
     ]
     if paper:
         handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
-    columns = _columns([handle.get_label() for handle in handles])
+    columns = min(KEY_COLUMNS, len(handles))
     # Legends fill their columns first; models are to be read row by row.
     across = [handle for column in range(columns) for handle in handles[column::columns]]
     chart.legend(handles=across, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
@@ -288,8 +283,8 @@ class Line:
 def _interval_chart(panels: Mapping[str, Sequence[Line]], names: Mapping[str, str], xlabel: str) -> Figure:
     """Scores with intervals, a panel per title, a row per line (the first on top), a mark per model of `names`."""
     heights, models = [len(lines) for lines in panels.values()], list(names)
-    row, key = 0.13 + 0.065 * len(models), -(-len(models) // _columns(list(names.values())))
-    chart = new_chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * key)
+    row = 0.13 + 0.065 * len(models)
+    chart = new_chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * math.ceil(len(models) / KEY_COLUMNS))
     grid = chart.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     look, step = looks(models), 0.74 / max(1, len(models))
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
@@ -333,7 +328,7 @@ def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = N
     panels["No category"] = [line(s) for s in best if s not in home]
     chart = _interval_chart(
         {title: lines for title, lines in panels.items() if lines},
-        {model: called(scores, model) for model in results},
+        {model: name_of(scores, model) for model in results},
         "accuracy, percent, 95 % interval; (items); dashed: chance; bold: medical",
     )
     for axes in chart.axes:
@@ -358,7 +353,7 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
         for number, (value, n) in enumerate(counts.items(), start=1)
     ]
     title = f"CMExam by {COLUMNS.get(column, column)}" + (f", the {most} commonest" if len(lines) > most else "")
-    names = {model: called(scores, model) for model in ordered(results)}
+    names = {model: name_of(scores, model) for model in ordered(results)}
     return _interval_chart({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
@@ -377,14 +372,15 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
             if theirs is not None:
                 axes.plot(theirs, height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
             elif not found:
-                _no_number(axes, height)
+                across = axes.get_yaxis_transform()
+                axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")
         axes.set_yticks(range(len(lines)), [literal(name) for name, *_ in reversed(lines)], fontsize=8)
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.set_title(f"{table.title.removesuffix(' results')}: {table.columns[metric]}", fontsize=9, loc="left")
         axes.set_xlim(left=0)
         quiet(axes, "x")
     grid[-1].set_xlabel("percent")
-    _model_key(chart, {model: called(scores, model) for model in COLOURS}, paper=True)
+    _model_key(chart, {model: name_of(scores, model) for model in COLOURS}, paper=True)
     return chart
 
 
@@ -396,12 +392,7 @@ def _forest_rows(
     further = [model for model in ordered(found) if model not in COLOURS and found[model]]
     theirs = [(row.label, row.cells[metric].value) for row in table.rows]
     return [
-        *((called(scores, model), model, found.get(model), None) for model in COLOURS),
+        *((name_of(scores, model), model, found.get(model), None) for model in COLOURS),
         *((name, name, None, value) for name, value in theirs if value is not None),
-        *((called(scores, model), model, found[model], None) for model in further),
+        *((name_of(scores, model), model, found[model], None) for model in further),
     ]
-
-
-def _no_number(axes: Axes, height: float) -> None:
-    across = axes.get_yaxis_transform()
-    axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")

@@ -177,7 +177,7 @@ def to_csv(table: Table) -> str:
 def _csv_text(cell: Any) -> str:
     """A cell's text; an apostrophe before what a spreadsheet would run as a formula."""
     text = str(cell)
-    return f"'{text}" if text.startswith(("=", "+", "@", "\t", "\r")) or re.match(r"-[^\d.]", text) else text
+    return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
-from qilin_lib.report.benchmark_tables import foot
-from qilin_lib.report.benchmark_tables import label as called
+from qilin_lib.models.names import foot
+from qilin_lib.report.benchmark_tables import name_of
 from qilin_lib.report.cells import Score, Source
 from qilin_lib.report.figures import line, literal, looks, new_chart, quiet
 from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box
+from qilin_lib.report.markup import CASE_STYLE, Html, styled
+from qilin_lib.report.tokens import box, card
 
 # Metric of policies.json: heading, decimals.
 COLUMNS = {
@@ -49,7 +49,7 @@ CURVES = {
 def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
     """A row per policy of policies.json, a column per metric, with 95 % intervals; `digest` is that of stage 08."""
     rows = [
-        [called(compared, name), *(_cell(compared, name, metric, digest) for metric in COLUMNS)]
+        [name_of(compared, name), *(_cell(compared, name, metric, digest) for metric in COLUMNS)]
         for name in compared["policies"]
     ]
     headings = ["Model", *(heading for heading, _ in COLUMNS.values())]
@@ -58,7 +58,7 @@ def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
 
 
 def _cell(compared: Mapping[str, Any], name: str, metric: str, digest: str) -> Score:
-    where = Source(f"08_rlhf/policies/{name}.jsonl", digest, called(compared, name))
+    where = Source(f"08_rlhf/policies/{name}.jsonl", digest, name_of(compared, name))
     return Score(compared["policies"][name][metric], source=where, decimals=COLUMNS[metric][1])
 
 
@@ -85,7 +85,7 @@ def _reward_power(compared: Mapping[str, Any]) -> str:
     """The least difference in greedy reward from SFT that would be found four times in five, by policy."""
     found = [
         # Half the interval is 1.96 standard errors; 80 % power takes 1.96 + 0.84 of them.
-        f"{called(compared, row['model_b'])} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
+        f"{name_of(compared, row['model_b'])} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
         for row in compared["paired"]
         if row["metric"] == "reward"
     ]
@@ -96,7 +96,7 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
     """Each policy less SFT on the same questions, a metric a row: difference with 95 % interval, p, p after Holm."""
     rows = [
         [
-            called(compared, row["model_b"]),
+            name_of(compared, row["model_b"]),
             COLUMNS[row["metric"]][0],
             Score({"value": row["difference"], **{key: row[key] for key in ("n", "low", "high")}}, decimals=2),
             _p(row["p"]),
@@ -133,7 +133,7 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
         kl, reward = entry["kl_answer"], entry["sampled_reward"]
         axes.plot((kl["low"], kl["high"]), [reward["value"]] * 2, color=colour, linewidth=1.1)
         axes.plot([kl["value"]] * 2, (reward["low"], reward["high"]), color=colour, linewidth=1.1)
-        label = literal(called(compared, name))
+        label = literal(name_of(compared, name))
         axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=label)
     axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
     axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
@@ -171,10 +171,8 @@ def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int =
 
 def _card(rows: Mapping[str, Mapping[str, Any]]) -> str:
     first = next(iter(rows.values()))
-    prompt = "".join(box(turn["role"], turn["content"]) for turn in first["prompt"])
-    answers = box("preferred in ChiMed-DPO", first["chosen"])
+    answers = [box("preferred in ChiMed-DPO", first["chosen"])]
     for name, row in rows.items():
         told = f"reward {row['reward']:.2f}, {row['tokens']} tokens{', cut' * row['cut']}"
-        answers += box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"])
-    head = f"<div class='head'>held-out question {escape(first['id'])}</div>"
-    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{answers}</div></div>"
+        answers.append(box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"]))
+    return card(f"held-out question {first['id']}", first["prompt"], answers)

@@ -13,7 +13,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.task import FIXED, RELEASED
-from qilin_lib.report.benchmark_tables import label, ordered
+from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
@@ -59,7 +59,7 @@ def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") ->
 def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
     """{model: what it is called}, as scores.json beside the records says."""
     scores = files.read_json(Path(stage_dir) / "scores.json")
-    return {model: label(scores, model) for model in models}
+    return {model: name_of(scores, model) for model in models}
 
 
 def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | None = None) -> Html:
@@ -88,11 +88,10 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: st
         given[name] = Counter(_kind(record["prediction"]) for record in records)
         gold = Counter(_kind(record["gold"]) for record in records)
     columns = [*LETTERS, "several letters", "-"]
-    if not given:
-        frame = pd.DataFrame([], columns=["Model", *columns])
-        return Table("", "Answers given", frame, [f"No model answered {benchmark} under protocol {protocol}."])
-    rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in {"gold": gold, **given}.items()]
-    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
+    shown = {"gold": gold, **given} if given else {}
+    rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in shown.items()]
+    notes = [] if given else [f"No model answered {benchmark} under protocol {protocol}."]
+    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]), notes)
 
 
 def _told(value: Any) -> str:

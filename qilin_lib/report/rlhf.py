@@ -18,8 +18,8 @@ from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import Summary, mean_of, power_note, studentised
 from qilin_lib.report import figures
 from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box
+from qilin_lib.report.markup import CASE_STYLE, Html, styled
+from qilin_lib.report.tokens import box, card
 
 CURVE_COLOUR = figures.COLOURS["sft"]
 Row = Mapping[str, Any]
@@ -203,16 +203,14 @@ def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
 
 def _card(ranked: Sequence[Row]) -> str:
     best, worst = ranked[-1], ranked[0]
-    prompt = "".join(box(turn["role"], turn["content"]) for turn in best["prompt"])
-    sides = "".join(
+    sides = [
         box(
             f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}",
             row["answer"] or "(empty)",
         )
         for name, row in (("best", best), ("worst", worst))
-    )
-    head = f"<div class='head'>{escape(best['id'])}<span>round {best['round']}</span></div>"
-    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{sides}</div></div>"
+    ]
+    return card(best["id"], best["prompt"], sides, f"round {best['round']}")
 
 
 def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:

@@ -9,8 +9,9 @@ from qilin_lib import files
 from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import attitudes, html, policies, rlhf
-from qilin_lib.report.benchmark_tables import label
-from qilin_lib.report.layout import Table, with_notes
+from qilin_lib.report.benchmark_tables import name_of
+from qilin_lib.report.layout import with_notes
+from qilin_lib.report.whole import chain
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
 
@@ -35,11 +36,6 @@ def write_report(stage: Stage) -> Path:
     return html.report(sections, target, f"ChiMed-GPT's regime and analyses, run {stage.run_dir.name}")
 
 
-def chain(stage: Stage) -> Table:
-    """The manifests of the run, back to the raw files."""
-    return html.manifest_chain(stage.run_dir, stage.name)
-
-
 def read_pool(folder: Path) -> list[dict[str, Any]]:
     """Every sampled answer with its reward, all rounds in order; `folder` is 08's."""
     rounds = sorted(folder.glob("rejection/round*/pool.jsonl"), key=lambda path: (len(path.parent.name), path))
@@ -49,7 +45,7 @@ def read_pool(folder: Path) -> list[dict[str, Any]]:
 def read_answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """{name of a policy: its answers to the held-out questions}; `folder` is 08's."""
     compared, answers = files.read_json(folder / "policies.json"), folder / "policies"
-    return {label(compared, name): list(files.read_jsonl(answers / f"{name}.jsonl")) for name in compared["policies"]}
+    return {name_of(compared, name): list(files.read_jsonl(answers / f"{name}.jsonl")) for name in compared["policies"]}
 
 
 def _reward_parts(folder: Path, parameters: Any) -> list[Any]:

@@ -10,14 +10,12 @@ from matplotlib.figure import Figure
 
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
-from qilin_lib.models.names import STAGES, accepted, read_scores
+from qilin_lib.models.names import TRAINED, accepted, read_scores
 from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
 from qilin_lib.report.layout import Table, with_notes
 from qilin_lib.report.markup import Html
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
-
-TRAINED = {name: STAGES[name] for name in ("dcpt", "sft", "dpo")}
 
 
 def all_tables(stage: Stage) -> list[Table]:
@@ -55,7 +53,7 @@ def forest(stage: Stage) -> Figure:
 
 def chain(stage: Stage) -> Table:
     """The manifests of the run, back to the raw files."""
-    return html.manifest_chain(stage.run_dir)
+    return html.manifest_chain(stage.run_dir, stage.name)
 
 
 def _checks(stage: Stage, ledger: Mapping[str, Any]) -> list[Table]:

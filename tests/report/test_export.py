@@ -212,7 +212,7 @@ def test_only_a_hub_id_is_a_base_model_of_the_hub(base: str, inputs: dict, named
     ledger = {"sources": [row("cmexam", "sft", 1)]}
     manifests = {"02_tokenize": {"inputs": inputs}}
     made = card.Export(
-        "r", "04_sft", "03_dcpt", False, manifests, {"name": base}, ledger, {}, None, "plain", "", {}, {}
+        "r", "04_sft", "03_dcpt", False, manifests, {"name": base}, ledger, {}, None, "plain", "", {}, {}, {}, []
     )
     assert card.front_matter(made).get("base_model") == named
 
