@@ -50,7 +50,7 @@ def entry(source: str, part: str, row: str | None, read: int, kept: int) -> dict
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_of() -> Callable[..., dict[str, Any]]:
     return run_facts
 
