@@ -125,9 +125,8 @@ def test_the_figure_shows_positions_against_contents_in_latin_letters(scores: di
     assert "tiny 2.3M + DCPT + SFT,\nnext token\n480 answers" in said and "silent, next token\n0 answers" in said
     titled = {axes.get_title().rpartition("\n")[0]: axes for axes in figure.axes if axes.images}
     images = {title.replace("\n", " "): axes.images[0].get_array() for title, axes in titled.items()}
-    assert set(images) == {
-        f"{model}, {asked}" for model in (SFT, DPO, "silent") for asked in ("next token", "reply read")
-    }
+    models = (SFT, DPO, "silent")
+    assert set(images) == {f"{model}, {asked}" for model in models for asked in ("next token", "reply read")}
     # One row for who follows a position; two columns, the ends of the scale, for who holds an attitude.
     assert images[f"{SFT}, next token"][0].sum() == pytest.approx(100)
     assert images[f"{DPO}, next token"][:, [0, 4]].sum() == pytest.approx(100)
