@@ -64,10 +64,11 @@ def prepare_base(
             f"base = '{name}': neither 'tiny', nor an existing folder, nor a hub id like 'owner/name', nor 'smollm2'"
         )
     template = choose(parameters.template, load_tokenizer(path))
+    is_folder = (ROOT / Path(name).expanduser()).is_dir()
     # The tiny model's folder moves with the run, so its path is kept relative to the stage.
     described = {
         "name": name,
-        "source": "kit" if name in ("tiny", "smollm2") else "folder" if (ROOT / name).is_dir() else "hub",
+        "source": "kit" if name in ("tiny", "smollm2") else "folder" if is_folder else "hub",
         "path": "base" if name == "tiny" else str(path),
         "parameters": parameter_count(path),
         "vocabulary": files.read_json(path / "config.json")["vocab_size"],

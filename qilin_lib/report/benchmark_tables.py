@@ -45,6 +45,10 @@ AVERAGING = {
 }
 
 
+Scores = Mapping[str, Any]
+"""What `names.read_scores` returns."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of Tables 4-6: the path of its score in a model's entry, its heading, whether the paper has it."""
@@ -65,22 +69,22 @@ class Asked:
     protocol: str
 
 
-def table4(scores: Mapping[str, Any], digest: str = "") -> Table:
+def table4(scores: Scores, digest: str = "") -> Table:
     """C-Eval: average, hard subset and the three medical subjects. `digest` is that of stage 06."""
     return _fixed(TABLE_4, scores, digest)
 
 
-def table5(scores: Mapping[str, Any], digest: str = "") -> Table:
+def table5(scores: Scores, digest: str = "") -> Table:
     """CMExam: answer prediction and explanation, as `table4`; beside them the numbers that drop unparsed answers."""
     return _fixed(TABLE_5, scores, digest)
 
 
-def table6(scores: Mapping[str, Any], digest: str = "") -> Table:
+def table6(scores: Scores, digest: str = "") -> Table:
     """Huatuo-26M: answer generation, as `table4`."""
     return _fixed(TABLE_6, scores, digest)
 
 
-def released_tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
+def released_tables(scores: Scores, digest: str = "") -> list[Table]:
     """Tables 4r, 5r and 5l, the authors' protocol; those of its benchmarks that were not run are left out.
 
     5l is CMExam as the authors' script for their fine-tuned (LoRA) models reads and measures the same answers.
@@ -99,7 +103,7 @@ def ordered(results: Iterable[str]) -> list[str]:
     return [*(name for name in STAGES if name in results), *sorted(results - set(STAGES))]
 
 
-def name_of(scores: Mapping[str, Any], model: str) -> str:
+def name_of(scores: Scores, model: str) -> str:
     """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does.
 
     A baseline that has the name of a published row is marked "(ours)".
@@ -108,15 +112,13 @@ def name_of(scores: Mapping[str, Any], model: str) -> str:
     return f"{name} (ours)" if name in PUBLISHED else name
 
 
-def source(scores: Mapping[str, Any], benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
+def source(scores: Scores, benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
     """The records file that one model's scores on one benchmark are made of."""
     path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
     return Source(path, digest, name_of(scores, model), protocol)
 
 
-def across(
-    scores: Mapping[str, Any], benchmark: str, path: Sequence[str], digest: str, decimals: int = 1
-) -> list[Score]:
+def across(scores: Scores, benchmark: str, path: Sequence[str], digest: str, decimals: int = 1) -> list[Score]:
     """The score at a path of every model that answered a benchmark: the cells of a row below `headings`."""
     return [
         Score(at(scores[benchmark][m], path), None, source(scores, benchmark, m, digest), decimals, "-")
@@ -124,7 +126,7 @@ def across(
     ]
 
 
-def headings(scores: Mapping[str, Any], benchmark: str) -> list[str]:
+def headings(scores: Scores, benchmark: str) -> list[str]:
     """The names of the models that answered a benchmark, in the order of the tables."""
     return [name_of(scores, model) for model in ordered(scores[benchmark])]
 
@@ -148,11 +150,11 @@ def paper_notes(table: PaperTable) -> list[str]:
     return [f'{lead}"{UNKNOWN}" = stated neither in the text nor in the abstracts we have.', *table.notes]
 
 
-def _fixed(table: PaperTable, scores: Mapping[str, Any], digest: str) -> Table:
+def _fixed(table: PaperTable, scores: Scores, digest: str) -> Table:
     return _made(Asked(table, "", "", key(scores, table.benchmark, "scores.json"), "fixed"), scores, digest)
 
 
-def _made(asked: Asked, scores: Mapping[str, Any], digest: str) -> Table:
+def _made(asked: Asked, scores: Scores, digest: str) -> Table:
     table, results = asked.paper, asked.results
     columns, rows = _columns(asked), []
     for name, model, cells in _lines(table, results, scores):
@@ -197,7 +199,7 @@ def at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any
 
 
 def _lines(
-    table: PaperTable, results: Mapping[str, Any], scores: Mapping[str, Any]
+    table: PaperTable, results: Mapping[str, Any], scores: Scores
 ) -> list[tuple[str, str, Mapping[str, Cell] | None]]:
     """(name, our model or "", the paper's cells) of each row: the paper's rows, then ours.
 
@@ -230,7 +232,7 @@ def _cells(
     ]
 
 
-def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
+def _notes(asked: Asked, scores: Scores, columns: Sequence[Column]) -> list[str]:
     benchmark, protocol, results = asked.paper.benchmark, asked.protocol, asked.results
     notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results, scores)]
     notes += cut_notes(scores, benchmark) if protocol == "fixed" else []
@@ -245,7 +247,7 @@ def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -
     return [*notes, *power(shares), *_agreement(asked, scores)]
 
 
-def _settings(benchmark: str, scores: Mapping[str, Any], protocol: str) -> str:
+def _settings(benchmark: str, scores: Scores, protocol: str) -> str:
     def of(name: str) -> str:
         value = scores.get(name, "not recorded")
         value = value.get(benchmark, "not recorded") if isinstance(value, Mapping) else value
@@ -277,14 +279,14 @@ def _reading(benchmark: str, protocol: str) -> str:
     )
 
 
-def unparsed_notes(results: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
+def unparsed_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:
     """The share of unreadable answers of each model, one sentence; [] where none is recorded."""
     found = {name_of(scores, model): at(results[model], ("unparsed",)) for model in ordered(results)}
     shares = [f"{name} {score_text(share)}" for name, share in found.items() if share]
     return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
 
 
-def cut_notes(scores: Mapping[str, Any], benchmark: str) -> list[str]:
+def cut_notes(scores: Scores, benchmark: str) -> list[str]:
     """How many prompts of each model were cut, one sentence; [] where nobody counted."""
     counts = scores.get("truncated", {}).get(benchmark)
     if not counts:
@@ -299,7 +301,7 @@ def power(scores: Iterable[Mapping[str, Any] | None], lead: str = "Power") -> li
     return [f"{lead}: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
 
 
-def _agreement(asked: Asked, scores: Mapping[str, Any]) -> list[str]:
+def _agreement(asked: Asked, scores: Scores) -> list[str]:
     """The paper's numbers inside and outside our intervals; [] unless our base is the paper's."""
     inside, outside = [], []
     rows = {row.ours: row.label for row in asked.paper.rows}

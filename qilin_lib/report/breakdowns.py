@@ -138,10 +138,7 @@ def usage_table(scores: Mapping[str, Any]) -> Table | None:
     if not usage:
         return None
     names = list(dict.fromkeys(name for counts in usage.values() for name in counts))
-    rows = [
-        [name_of(scores, model), *(_amount(counts.get(name)) for name in names)]
-        for model, counts in sorted(usage.items())
-    ]
+    rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in names)] for m, counts in sorted(usage.items())]
     frame = pd.DataFrame(rows, columns=["Model", *(name.replace("_", " ") for name in names)], dtype=str)
     notes = ["Answers from the cache cost nothing; cost is in the currency of the profile's prices, if it gives any."]
     return Table("", "Requests to endpoints", frame, [*notes, *foot(scores)])

@@ -117,7 +117,13 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         elif (place := draw.randrange(counts[row["reason"]])) < each:
             sample[place] = row
     rows = [
-        [f"{reason} ({counts[reason]:,})", row["source"], row["set"], _place(row), row["excerpt"][:32]]
+        [
+            f"{reason} ({counts[reason]:,})",
+            row["source"],
+            row["set"],
+            f"{row['file']}, line {row['line']}",
+            row["excerpt"][:32],
+        ]
         for reason in sorted(shown)
         for row in shown[reason]
     ]
@@ -127,10 +133,6 @@ def dropped_table(path: Path, each: int = 2) -> Table:
     ]
     columns = ["Reason", "Dataset", "Set", "Place", "Begins with"]
     return Table("", "Not kept, by reason", pd.DataFrame(rows, columns=columns, dtype=str), notes)
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['file']}, line {row['line']}"
 
 
 def deidentified_table(ledger: Mapping[str, Any]) -> Table:

@@ -58,8 +58,7 @@ def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") ->
 
 def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
     """{model: what it is called}, as scores.json beside the records says."""
-    scores = files.read_json(Path(stage_dir) / "scores.json")
-    return {model: name_of(scores, model) for model in models}
+    return {model: name_of(files.read_json(Path(stage_dir) / "scores.json"), model) for model in models}
 
 
 def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | None = None) -> Html:

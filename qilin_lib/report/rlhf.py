@@ -36,8 +36,8 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
     for name, entry in groups.items():
         share = reliability.accuracy(entry["chosen"], entry["rejected"])
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
-        rows.append([name, f"{share['n']:,}", _percent(share), str(int((margins == 0).sum()))])
-        rows[-1].append(_number(_mean(margins, parameters)))
+        margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
+        rows.append([name, f"{share['n']:,}", _percent(share), str(ties), margin])
     n = len(scores["chosen"])
     notes = [
         "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
@@ -175,7 +175,9 @@ def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> figures.Figure:
     largest = 1
     for place, number in enumerate(_rounds(pool)):
         found = best_of_k([row for row in pool if row["round"] == number], parameters)
-        value, low, high = (_column(found, name) for name in ("value", "low", "high"))
+        # A bound that is not there becomes NaN, which matplotlib leaves out.
+        columns = [[score[name] for score in found.values()] for name in ("value", "low", "high")]
+        value, low, high = np.array(columns, dtype=float)
         axes.errorbar(
             list(found), value, [value - low, high - value], color=colours[place % len(colours)], marker="o",
             markersize=4, capsize=3, linewidth=1.4, label=f"round {number}",
@@ -186,11 +188,6 @@ def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> figures.Figure:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     figures.quiet(axes)
     return chart
-
-
-def _column(found: Mapping[int, Summary], name: str) -> np.ndarray:
-    # A bound that is not there becomes NaN, which matplotlib leaves out.
-    return np.array([score[name] for score in found.values()], dtype=float)
 
 
 def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
