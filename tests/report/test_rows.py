@@ -213,3 +213,9 @@ def test_policies_are_named_like_the_models_they_are(run_of: Callable) -> None:
     assert list(policies.differences_table(compared).frame["Model"]) == named[3:]
     labels = [line.get_label() for line in policies.reward_against_kl(compared).axes[0].lines]
     assert [label for label in labels if not label.startswith("_")] == named
+
+
+def test_a_name_moves_no_terminal(scores: dict[str, Any], run_of: Callable) -> None:
+    scores["run"] = run_of("\x1b[31mmine\x9b2J", 2_263_296)
+    text = layout.to_text(tables.table4(scores))
+    assert "mine" in text and not [c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)]
