@@ -206,7 +206,7 @@ def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
             str(item["number"]),
             item["text"],
             " ".join(filter(None, (item["subscale"], "reversed" if item["reversed"] else ""))) or "-",
-            *(_points(entry["items"][place]) for entry in entries.values()),
+            *("-" if (p := e["items"][place]["points"]) is None else f"{p:.2f}" for e in entries.values()),
         ]
         for place, item in enumerate(facts["items"])
     ]
@@ -215,10 +215,6 @@ def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     notes = [f"Points from 1 to {len(facts['options'])} after turning, neutral {middle:g}; original wording shown."]
     title = f"Mean points by item ({ASKED[protocol]})"
     return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)
-
-
-def _points(item: Mapping[str, Any]) -> str:
-    return "-" if item["points"] is None else f"{item['points']:.2f}"
 
 
 def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:

@@ -267,12 +267,8 @@ def _settings(benchmark: str, scores: Scores, protocol: str) -> str:
 
 
 def _reading(benchmark: str, protocol: str) -> str:
-    lead = (
-        "The authors' prompts, answer extraction and arithmetic, their defects included, so that both numbers can be "
-        "set beside the paper's. "
-        if protocol == "released"
-        else ""
-    )
+    released = "The authors' prompts, answer extraction and arithmetic, their defects included. "
+    lead = released if protocol == "released" else ""
     return (
         f"{lead}A number leads to its records in 06_eval/predictions/{protocol}/{benchmark}, its n to "
         "06_eval/manifest.json; all scores: 06_eval/scores.json."

@@ -294,12 +294,11 @@ def _heldout(made: Export) -> list[Table]:
 def _evaluation(made: Export) -> str:
     name = MODELS[made.stage]
     scores = made.scores or {}
-    compared = ("base", name)
     there = {task: scores[task] for task in scores.get("split", {}) if name in scores[task]}
     if not there:
         return "Not evaluated in this run: 06_eval has not finished on these weights.\n"
     rows = [
-        [task, metric, *(score_text(models.get(model, {}).get(metric)) for model in compared)]
+        [task, metric, *(score_text(models.get(model, {}).get(metric)) for model in ("base", name))]
         for task, models in there.items()
         for metric, score in models[name].items()
         if "value" in score
@@ -310,7 +309,7 @@ def _evaluation(made: Export) -> str:
     ]
     notes.append(f"percent, with 95 % interval and n; texts compared by {scores['tokenisation']} tokens")
     notes += foot({"run": made.about})
-    columns = ["Benchmark", "Metric", *(made.about["names"][model] for model in compared)]
+    columns = ["Benchmark", "Metric", *(made.about["names"][model] for model in ("base", name))]
     frame = pd.DataFrame(rows, columns=columns, dtype=str)
     return to_markdown(Table("", "Scores of 06_eval", frame, notes))
 

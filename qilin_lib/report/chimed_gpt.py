@@ -176,7 +176,9 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     """Micro F1 by type and over all, then what became of the replies; a column a model."""
     results = _results(scores, benchmark)
     kinds = dict.fromkeys(kind for entry in results.values() for kind in entry["types"])
-    lines: dict[str, tuple[str, ...]] = {_type_label(kind): ("types", kind, "f1") for kind in kinds}
+    lines: dict[str, tuple[str, ...]] = {
+        f"{kind} {NAMES.get(kind, '')}".rstrip(): ("types", kind, "f1") for kind in kinds
+    }
     lines |= {f"all types, {said}": (said.lower(),) for said in ("F1", "precision", "recall")}
     lines |= {"all types, F1 of places": ("spans", "f1"), "replies that cannot be read": ("unparsed",)}
     lines |= {ENTRIES[kind]: ("lines", kind) for kind in KINDS}
@@ -191,7 +193,3 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     frame = pd.DataFrame(rows, columns=["Type", *shared.headings(scores, benchmark)], dtype=object)
     title = f"Named entities by type: {LABELS[benchmark]}"
     return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)
-
-
-def _type_label(kind: str) -> str:
-    return f"{kind} {NAMES[kind]}" if kind in NAMES else kind

@@ -111,7 +111,9 @@ def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: 
     # A base from elsewhere brings a chat template of its own, in which this model was not trained.
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
     if adapter:
-        _forget_machine(work / "adapter_config.json", f"{run_dir.name}/{parent}")
+        # peft notes where the base lay on the machine that trained; the card says by sha256 which one it was.
+        config = work / "adapter_config.json"
+        files.write_json(config, files.read_json(config) | {"base_model_name_or_path": f"{run_dir.name}/{parent}"})
     asked = [{"role": "user", "content": EXAMPLE}]
     told = card.Export(
         run=run_dir.name,
@@ -206,11 +208,6 @@ def _base_weights(run_dir: Path, parent: str, manifests: dict[str, dict[str, Any
     outputs = manifests[parent]["outputs"]
     kept = [file for file in outputs if file.startswith("model/") and file.endswith(".safetensors")]
     return {Path(file).name: outputs[file]["sha256"] for file in kept}
-
-
-def _forget_machine(path: Path, base: str) -> None:
-    """peft notes where the base lay on the machine that trained; the card says by sha256 which one it was."""
-    files.write_json(path, files.read_json(path) | {"base_model_name_or_path": base})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pandas as pd
 from qilin_lib.files import write_text
 from qilin_lib.report.cells import Linked, Score, link_markdown, link_paths
 from qilin_lib.report.latex import latex_heading, latex_table, latex_text
-from qilin_lib.report.markup import TABLE_STYLE, Html, escape, styled
+from qilin_lib.report.markup import TABLE_STYLE, Html, escape, styled, visible
 
 # Cells that say "there is no number here" and are shown in grey.
 ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not counted", "no paper row", "-")
@@ -80,7 +80,8 @@ def to_text(table: Table) -> str:
         for row in rows
     ]
     rule = "-" * max(map(width, lines))
-    return "\n".join([table.heading, rule, lines[0], rule, *lines[1:], rule, *(f"* {n}" for n in table.notes)]) + "\n"
+    lines = [table.heading, rule, lines[0], rule, *lines[1:], rule, *(f"* {note}" for note in table.notes)]
+    return visible("\n".join(lines)) + "\n"
 
 
 def _classes(**wanted: bool) -> str:
