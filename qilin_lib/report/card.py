@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from qilin_lib.models.names import TRAINED, base_name, foot
-from qilin_lib.report.layout import Table, to_markdown
+from qilin_lib.report.layout import Table, markdown_text, to_markdown
 from qilin_lib.report.tables import score_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
 
@@ -75,7 +75,7 @@ def identity(made: Export) -> dict[str, Any]:
 def markdown(made: Export) -> str:
     """README.md: front matter of a Hugging Face model card, then the card."""
     sections = [
-        f"# {made.about['names'][MODELS[made.stage]]}\n\n**{WARNING}**\n",
+        f"# {markdown_text(made.about['names'][MODELS[made.stage]])}\n\n**{WARNING}**\n",
         _what(made),
         "## How to load it\n\n" + _loading(made),
         "## Data\n\n" + to_markdown(data_table(made)) + "\n" + _data_notes(made),

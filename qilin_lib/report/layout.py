@@ -128,25 +128,26 @@ def to_html(table: Table, prefix: str | None = None) -> Html:
     return styled(TABLE_STYLE, body_html(table, prefix))
 
 
-def _markdown_text(text: object) -> str:
+def markdown_text(text: object) -> str:
+    """`text` as Markdown shows it word for word."""
     # "](" would make a link of what a data set or a model says.
     escaped = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
     return re.sub(r"\s*\n\s*", "<br>", re.sub(r"[<>]", lambda m: {"<": "&lt;", ">": "&gt;"}[m[0]], escaped))
 
 
 def _markdown_cell(cell: Any, prefix: str | None) -> str:
-    return cell.markdown(prefix) if isinstance(cell, Score | Linked) else _markdown_text(cell)
+    return cell.markdown(prefix) if isinstance(cell, Score | Linked) else markdown_text(cell)
 
 
 def to_markdown(table: Table, prefix: str | None = None) -> str:
     """A pipe table under a heading, the notes as a list below it; `prefix` as in `body_html`."""
     columns = list(table.frame.columns)
-    lines = [f"### {_markdown_text(table.heading)}", ""]
-    lines.append("| " + " | ".join(map(_markdown_text, columns)) + " |")
+    lines = [f"### {markdown_text(table.heading)}", ""]
+    lines.append("| " + " | ".join(map(markdown_text, columns)) + " |")
     lines.append("|" + "|".join(":---" if c in WORDS else "---:" for c in columns) + "|")
     for row in table.frame.itertuples(index=False, name=None):
         lines.append("| " + " | ".join(_markdown_cell(cell, prefix) for cell in row) + " |")
-    notes = [f"- {link_markdown(_markdown_text(note), prefix)}" for note in table.notes]
+    notes = [f"- {link_markdown(markdown_text(note), prefix)}" for note in table.notes]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
