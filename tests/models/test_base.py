@@ -36,11 +36,8 @@ def test_local_folder_is_named_where_it_lies(tiny_model_dir: Path, tiny_shape: T
     assert described == files.read_json(here.dir / "base.json")
     assert described["parameters"] == parameter_count(tiny_model_dir)
     assert (described["template"], described["template_sha256"]) == ("baichuan", BAICHUAN.sha256)
-    assert (described["source"], described["converted"], described["vocabulary"]) == (
-        "folder",
-        "",
-        tiny_shape.vocab_size,
-    )
+    assert (described["source"], described["converted"]) == ("folder", "")
+    assert 0 < described["vocabulary"] <= tiny_shape.vocab_size
     assert base_path(here.dir) == tiny_model_dir.resolve()
     assert not (here.dir / "base").exists()
 
