@@ -17,6 +17,7 @@ from qilin_lib import params, runs
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.models import STAGES, loaders
+from qilin_lib.models.names import describe_run
 from qilin_lib.report.case_study import box, plain
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 
@@ -196,8 +197,8 @@ def widget(stage: runs.Stage, name: str = "dpo") -> Html:
     import ipywidgets as widgets
     from IPython.display import display
 
-    chat = Chat(load(stage.run_dir.name, name))
-    opened = _exchange(chat, name, FIRST_QUESTION)
+    chat, caption = Chat(load(stage.run_dir.name, name)), describe_run(stage)["names"][name]
+    opened = _exchange(chat, caption, FIRST_QUESTION)
     text = widgets.Text(placeholder="a message, then Enter", continuous_update=False, layout={"width": "auto"})
     send, reset = widgets.Button(description="Send"), widgets.Button(description="Reset")
     shown = widgets.HTML(_conversation([]))
@@ -206,7 +207,7 @@ def widget(stage: runs.Stage, name: str = "dpo") -> Html:
     def exchange(_: Any) -> None:
         asked, text.value = text.value.strip(), ""
         if asked:
-            said.append(_exchange(chat, name, asked))
+            said.append(_exchange(chat, caption, asked))
             shown.value = _conversation(said)
 
     def forget(_: Any) -> None:

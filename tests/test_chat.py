@@ -54,6 +54,7 @@ def run(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = tmp_path / "night"
     shutil.copytree(tiny_model_dir, folder / "04_sft" / "model")
     write_json(folder / "04_sft" / "manifest.json", {"parameters": {"profile": "smoke"}})
+    write_json(folder / "02_tokenize" / "base.json", {"name": "tiny", "parameters": 2_263_296})
     write_json(folder / "04_sft" / "facts.json", {"template": "plain", "template_sha256": PLAIN.sha256})
     return folder
 
@@ -234,7 +235,8 @@ def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
     monkeypatch.setattr(IPython.display, "display", displayed.append)
     asked: list[Any] = []
     monkeypatch.setattr("builtins.input", lambda *_: asked.append(_))
-    static = chat.widget(SimpleNamespace(run_dir=run), "sft")
+    static = chat.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name), "sft")
+    assert 'title">tiny 2.3M + DCPT + SFT<' in static
     assert not asked, "nothing may wait for input under papermill"
     messages = [{"role": "user", "content": chat.FIRST_QUESTION}]
     first = evaluated(trained, messages, 128)

@@ -26,7 +26,8 @@ from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
 from qilin_lib.evaluate.scales import Scale
 from qilin_lib.evaluate.task import Task
-from qilin_lib.files import read_json, read_jsonl, write_json
+from qilin_lib.files import read_jsonl, write_json
+from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 
@@ -107,11 +108,11 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     stage.begin()
     if stage.up_to_date:
         show(FINISHED)
-        return read_json(target)
+        return read_scores(target)
     run.ask(stage, "", show)
     scores = score(tasks, [*parameters.models, *parameters.baselines], stage.dir, parameters)
-    write_json(target, scores)
-    return scores
+    write_json(target, scores | {"run": describe_run(stage)})
+    return read_scores(target)
 
 
 def score(tasks: Sequence[Task], models: Sequence[str], out_dir: str | Path, params: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.models.base import from_hub, is_hub_id, local
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.names import STAGES
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
@@ -28,14 +29,6 @@ from qilin_lib.train import baseline, rejection
 from qilin_lib.train.baseline import named
 from qilin_lib.train.fit import weights_of
 
-STAGES = {
-    "base": "02_tokenize",
-    "dcpt": "03_dcpt",
-    "sft": "04_sft",
-    "dpo": "05_dpo",
-    "rejection_sampling": "08_rlhf",
-    "rl": "08_rlhf",
-}
 STAND_IN = "tiny-t5"
 Load = Callable[[], Any]
 

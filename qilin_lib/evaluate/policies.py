@@ -30,6 +30,7 @@ from qilin_lib.evaluate.scores import adjust, same_items
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.models.adapters import weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
@@ -73,11 +74,11 @@ def compare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         launch.run(command, stage.dir / "policies.log", show, stage.parameters.gpus)
         settings = files.read_json(job.with_name("settings.json"))
         records = {name: list(files.read_jsonl(_records(stage.dir, name))) for name in policies(stage)}
-        files.write_json(target, score(records, stage.parameters) | {"settings": settings})
+        files.write_json(target, score(records, stage.parameters) | {"settings": settings, "run": describe_run(stage)})
         job.unlink()
     else:
         show(FINISHED)
-    return files.read_json(target)
+    return read_scores(target)
 
 
 def policies(stage: Stage) -> dict[str, Path]:

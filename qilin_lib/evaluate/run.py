@@ -17,6 +17,7 @@ from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
 from qilin_lib.evaluate.tasks import BUILD, prepare
 from qilin_lib.files import read_jsonl, write_json, write_jsonl
+from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
@@ -46,7 +47,7 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         stage.begin()
     if stage.up_to_date:
         show(FINISHED)
-        return files.read_json(stage.dir / "scores.json")
+        return read_scores(stage.dir / "scores.json")
     unusable = {task.name: task.invalid for task in tasks}
     write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
     tasks = [task for task in tasks if task.items]
@@ -59,8 +60,8 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
             for name in models[task.name]:
                 target = stage.dir / "submission" / task.protocol / f"{name}.json"
                 submission.write(_records(task, name, stage.dir), target)
-    write_json(stage.dir / "scores.json", scores)
-    return scores
+    write_json(stage.dir / "scores.json", scores | {"run": describe_run(stage)})
+    return read_scores(stage.dir / "scores.json")
 
 
 def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:

@@ -35,6 +35,9 @@ NEEDED = (
     "eos_token_id",
     "pad_token_id",
 )
+KINDS = ("Baichuan-7B", "Baichuan2-7B")
+# First line of the README.md of a converted folder.
+TITLES = {kind: f"# {kind}'s layout, converted to LLaMA's" for kind in KINDS}
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -156,9 +159,15 @@ def _write_config(work: Path, config: dict[str, Any], report: Report) -> None:
         architectures=["LlamaForCausalLM"],
     )
     made.save_pretrained(work)
-    kind = "Baichuan2-7B" if is_second(config) else "Baichuan-7B"
     text = "\n".join(f"- {line}" for line in report.lines())
-    files.write_text(work / "README.md", f"# {kind}'s layout, converted to LLaMA's\n\n{text}\n")
+    files.write_text(work / "README.md", f"{TITLES[KINDS[is_second(config)]]}\n\n{text}\n")
+
+
+def converted_from(folder: Path) -> str:
+    """ "Baichuan-7B" or "Baichuan2-7B" for a folder that `convert` wrote, as its README.md says; "" for any other."""
+    readme = folder / "README.md"
+    first = readme.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if readme.is_file() else ""
+    return next((kind for kind, title in TITLES.items() if title == first), "")
 
 
 def _write_tokenizer(source: Path, work: Path, config: dict[str, Any], report: Report) -> None:

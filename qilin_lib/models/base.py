@@ -10,6 +10,7 @@ from typing import Any
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
+from qilin_lib.models.baichuan import converted_from
 from qilin_lib.models.examine import context, why_unusable
 from qilin_lib.models.load import load_tokenizer, parameter_count, weight_files
 from qilin_lib.models.shapes import shape
@@ -44,7 +45,7 @@ def prepare_base(
     cache: Path,
     progress: Callable[[str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Make `parameters.base` ready and describe it in base.json: path, name, parameter count, template and its hash.
+    """Make `parameters.base` ready and describe it in base.json: name, source, path, sizes, template and its hash.
 
     The tiny model is small and copied into the run; any other base is named where it lies. base_weights.json has the
     sha256 of every weight file. `texts` gives what the tiny model learns from and what its tokenizer is trained on; it
@@ -62,11 +63,15 @@ def prepare_base(
     else:
         path = located(parameters, cache, progress)
     template = choose(parameters.template, load_tokenizer(path))
+    is_folder = local(name).is_dir()
     # The tiny model's folder moves with the run, so its path is kept relative to the stage.
     described = {
         "name": name,
+        "source": "kit" if name in ("tiny", "smollm2") else "folder" if is_folder else "hub",
         "path": "base" if name == "tiny" else str(path),
         "parameters": parameter_count(path),
+        "vocabulary": files.read_json(path / "config.json")["vocab_size"],
+        "converted": converted_from(path),
         "template": template.name,
         "template_sha256": template.sha256,
     }

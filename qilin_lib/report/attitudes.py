@@ -6,6 +6,7 @@ Everything is read from 09_bias/scores.json. The published totals are those stor
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +14,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from qilin_lib import files
 from qilin_lib.evaluate import scales
+from qilin_lib.models.names import foot, read_scores
+from qilin_lib.report.benchmark_tables import name_of
 from qilin_lib.report.cells import Score, Source
-from qilin_lib.report.figures import Chart
+from qilin_lib.report.figures import literal, new_chart
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import Html, escape, styled
@@ -50,7 +51,7 @@ def sections(stage: Stage) -> list[Section]:
 
     `stage`: 09_bias, whose scores.json is there.
     """
-    scores = files.read_json(stage.dir / "scores.json")
+    scores = read_scores(stage.dir / "scores.json")
     made = [
         Section(f"Attitude scale: {facts['title']}", _parts(scores, name, f"B{number}"))
         for number, (name, facts) in enumerate(scores["scales"].items(), start=1)
@@ -78,20 +79,22 @@ def total_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     facts = scores["scales"][name]
     columns = ["Model", "Protocols", "Authors' form", "All forms", "Top position, %", "Same in another order, %"]
     columns += ["Position alone, %", "Same in other words, %", "Same under other labels, %", "Unparsed, %", "Status"]
-    rows = [_row(model, protocol, entry, name) for protocol, model, entry in _entries(scores, name)]
+    rows = [_row(scores, model, protocol, name) for protocol, model, _ in _entries(scores, name)]
     low, high = facts["range"]
     title = f"{facts['title']}: {low} to {high} possible, neutral {facts['midpoint']:g}"
-    return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), _notes(facts))
+    notes = [*_notes(facts), *foot(scores, paper="")]
+    return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), notes)
 
 
-def _row(model: str, protocol: str, entry: Mapping[str, Any], name: str) -> list[Any]:
-    source = Source(f"09_bias/predictions/{protocol}/{name}/{model}.jsonl", model=model, protocol=protocol)
+def _row(scores: Mapping[str, Any], model: str, protocol: str, name: str) -> list[Any]:
+    entry, path = scores["models"][protocol][name][model], f"09_bias/predictions/{protocol}/{name}/{model}.jsonl"
+    source = Source(path, model=name_of(scores, model), protocol=protocol)
     tops = [max(shares) for shares in entry["positions"].values() if shares]
     alone = entry["agreement"]["position_alone"]
     up = [FLAGS[flag] for flag, found in entry["flags"].items() if found["up"]]
     written = protocol == "next_token" and "generate" in entry["scoring"]
     return [
-        model,
+        source.model,
         ASKED[protocol] + (" (written: no probabilities)" if written else ""),
         _authors(entry["authors"]),
         _total(entry["total"], source),
@@ -157,7 +160,7 @@ def reading(scores: Mapping[str, Any], name: str) -> Html:
 def readings(scores: Mapping[str, Any], name: str) -> list[str]:
     """One paragraph a model and protocol: what its total can and cannot say."""
     return [
-        f"{model}, {ASKED[protocol]}: " + " ".join(entry["reading"])
+        f"{name_of(scores, model)}, {ASKED[protocol]}: " + " ".join(entry["reading"])
         for protocol, model, entry in _entries(scores, name)
     ]
 
@@ -166,14 +169,12 @@ def chosen_figure(scores: Mapping[str, Any], name: str) -> Figure:
     """Positions against contents in percent of the answers: a row of panels a protocol, a panel a model."""
     protocols = [protocol for protocol in ASKED if name in scores["models"].get(protocol, {})]
     models = list(scores["models"][protocols[0]][name])
-    chart = Chart(
-        figsize=(1.2 + 2.1 * len(models), 0.7 + 2.1 * len(protocols)), layout="constrained", facecolor="white"
-    )
-    FigureCanvasAgg(chart)
+    chart = new_chart(1.2 + 2.1 * len(models), 0.7 + 2.3 * len(protocols))
     grid = chart.subplots(len(protocols), len(models), squeeze=False)
     for protocol, line in zip(protocols, grid, strict=True):
         for model, axes in zip(models, line, strict=True):
-            _heat(axes, np.array(scores["models"][protocol][name][model]["chosen"]), f"{model}, {ASKED[protocol]}")
+            title = literal(textwrap.fill(f"{name_of(scores, model)}, {ASKED[protocol]}", 24))
+            _heat(axes, np.array(scores["models"][protocol][name][model]["chosen"]), title)
         line[0].set_ylabel("position shown", fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("option of the scale", fontsize=8)
@@ -199,24 +200,21 @@ def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     facts = scores["scales"][name]
     protocol = next(protocol for protocol in ASKED if name in scores["models"].get(protocol, {}))
     entries = scores["models"][protocol][name]
-    columns = ["Item", "What", "Place", *entries]
+    columns = ["Item", "What", "Place", *(name_of(scores, model) for model in entries)]
     rows = [
         [
             str(item["number"]),
             item["text"],
             " ".join(filter(None, (item["subscale"], "reversed" if item["reversed"] else ""))) or "-",
-            *(_points(entry["items"][place]) for entry in entries.values()),
+            *("-" if (p := e["items"][place]["points"]) is None else f"{p:.2f}" for e in entries.values()),
         ]
         for place, item in enumerate(facts["items"])
     ]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     middle = (1 + len(facts["options"])) / 2
     notes = [f"Points from 1 to {len(facts['options'])} after turning, neutral {middle:g}; original wording shown."]
-    return Table(number, f"Mean points by item ({ASKED[protocol]})", frame, notes, compact=True)
-
-
-def _points(item: Mapping[str, Any]) -> str:
-    return "-" if item["points"] is None else f"{item['points']:.2f}"
+    title = f"Mean points by item ({ASKED[protocol]})"
+    return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)
 
 
 def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
@@ -227,16 +225,20 @@ def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]
     options = len(scores["scales"][name]["options"])
     columns = ["Model", "Protocols", *(f"{part} ({size} to {size * options})" for part, size in sizes.items())]
     rows = [
-        [model, ASKED[protocol], *(_total(entry["subscales"][part]) for part in sizes)]
+        [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part]) for part in sizes)]
         for protocol, model, entry in _entries(scores, name)
     ]
-    notes = ["Over all forms; a flag on the total holds for its parts, too."]
+    notes = ["Over all forms; a flag on the total holds for its parts, too.", *foot(scores, paper="")]
     return [Table(number, "Subscales", pd.DataFrame(rows, columns=columns, dtype=object), notes)]
 
 
 def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
     rows = [
-        [f"{row['model_b']} - {row['model_a']}", ASKED[row["protocol"]], _gap(row)]
+        [
+            f"({name_of(scores, row['model_b'])}) \u2212 ({name_of(scores, row['model_a'])})",
+            ASKED[row["protocol"]],
+            _gap(row),
+        ]
         for row in scores["paired"]
         if row["scale"] == name
     ]
@@ -244,7 +246,7 @@ def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
         return []
     frame = pd.DataFrame(rows, columns=["Compared", "Protocols", "Difference of totals"], dtype=object)
     notes = ["Over all forms, the same items and orders drawn for both. Not adjusted for the number of comparisons."]
-    return [Table(number, "Between models", frame, notes)]
+    return [Table(number, "Between models", frame, [*notes, *foot(scores, paper="")])]
 
 
 def _gap(row: Mapping[str, Any]) -> Score | str:

@@ -1,7 +1,8 @@
-"""Tables 4-6: a row a model, a column a metric; our number with interval and n above the paper's and the difference.
+"""Tables 4-6: a row per model, a column per metric, the paper's rows first, then those of this run with intervals.
 
-A model of this run stands in the paper's row of the same stage or, for a baseline, of the same name. Everything is read
-from 06_eval/scores.json. Tables 4r and 5r hold the same models under the authors' own protocol.
+The paper's rows hold the paper's numbers alone. Ours are called by base and stages; a difference is taken only where
+our base is the paper's. Everything is read from 06_eval/scores.json. Tables 4r and 5r hold the same models
+under the authors' own protocol.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import pandas as pd
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.intervals import power_note
+from qilin_lib.evaluate.scores import STAGES as PAPER_STAGES
+from qilin_lib.models import names
+from qilin_lib.models.names import STAGES, foot
 from qilin_lib.report.cells import Score, Source, paper_text, score_text
+from qilin_lib.report.chimed_gpt_paper import MODELS
 from qilin_lib.report.layout import Table
 from qilin_lib.report.paper import TABLE_4, TABLE_5, TABLE_6, UNKNOWN, Cell, PaperTable
 
-STAGES = {"base": "base", "dcpt": "base + DCPT", "sft": "base + DCPT + SFT", "dpo": "base + DCPT + SFT + DPO"}
+PUBLISHED = {*MODELS, *(row.label for table in (TABLE_4, TABLE_5, TABLE_6) for row in table.rows)}
 BENCHMARKS = {"ceval": "C-Eval", "cmexam": "CMExam", "huatuo": "Huatuo-26M"}
 # Shares of right answers; one more decimal would suggest more than a few hundred items can tell.
 ONE_DECIMAL = {"accuracy", "f1_weighted", "average", "average_hard", "clinical_medicine", "physician", "basic_medicine"}
@@ -38,6 +43,10 @@ AVERAGING = {
     "corpus, ROUGE as the mean of the items",
     "huatuo": "BLEU over the whole corpus, the others as the mean of the items",
 }
+
+
+Scores = Mapping[str, Any]
+"""What `names.read_scores` returns."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +69,22 @@ class Asked:
     protocol: str
 
 
-def table4(scores: Mapping[str, Any], digest: str = "") -> Table:
+def table4(scores: Scores, digest: str = "") -> Table:
     """C-Eval: average, hard subset and the three medical subjects. `digest` is that of stage 06."""
     return _fixed(TABLE_4, scores, digest)
 
 
-def table5(scores: Mapping[str, Any], digest: str = "") -> Table:
+def table5(scores: Scores, digest: str = "") -> Table:
     """CMExam: answer prediction and explanation, as `table4`; beside them the numbers that drop unparsed answers."""
     return _fixed(TABLE_5, scores, digest)
 
 
-def table6(scores: Mapping[str, Any], digest: str = "") -> Table:
+def table6(scores: Scores, digest: str = "") -> Table:
     """Huatuo-26M: answer generation, as `table4`."""
     return _fixed(TABLE_6, scores, digest)
 
 
-def released_tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
+def released_tables(scores: Scores, digest: str = "") -> list[Table]:
     """Tables 4r, 5r and 5l, the authors' protocol; those of its benchmarks that were not run are left out.
 
     5l is CMExam as the authors' script for their fine-tuned (LoRA) models reads and measures the same answers.
@@ -94,10 +103,32 @@ def ordered(results: Iterable[str]) -> list[str]:
     return [*(name for name in STAGES if name in results), *sorted(results - set(STAGES))]
 
 
-def source(benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
+def name_of(scores: Scores, model: str) -> str:
+    """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does.
+
+    A baseline that has the name of a published row is marked "(ours)".
+    """
+    name = names.facts(scores)["names"].get(model, model)
+    return f"{name} (ours)" if name in PUBLISHED else name
+
+
+def source(scores: Scores, benchmark: str, model: str, digest: str, protocol: str = "fixed") -> Source:
     """The records file that one model's scores on one benchmark are made of."""
     path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
-    return Source(path, digest, model, protocol)
+    return Source(path, digest, name_of(scores, model), protocol)
+
+
+def across(scores: Scores, benchmark: str, path: Sequence[str], digest: str, decimals: int = 1) -> list[Score]:
+    """The score at a path of every model that answered a benchmark: the cells of a row below `headings`."""
+    return [
+        Score(at(scores[benchmark][m], path), None, source(scores, benchmark, m, digest), decimals, "-")
+        for m in ordered(scores[benchmark])
+    ]
+
+
+def headings(scores: Scores, benchmark: str) -> list[str]:
+    """The names of the models that answered a benchmark, in the order of the tables."""
+    return [name_of(scores, model) for model in ordered(scores[benchmark])]
 
 
 def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
@@ -119,23 +150,25 @@ def paper_notes(table: PaperTable) -> list[str]:
     return [f'{lead}"{UNKNOWN}" = stated neither in the text nor in the abstracts we have.', *table.notes]
 
 
-def _fixed(table: PaperTable, scores: Mapping[str, Any], digest: str) -> Table:
+def _fixed(table: PaperTable, scores: Scores, digest: str) -> Table:
     return _made(Asked(table, "", "", key(scores, table.benchmark, "scores.json"), "fixed"), scores, digest)
 
 
-def _made(asked: Asked, scores: Mapping[str, Any], digest: str) -> Table:
+def _made(asked: Asked, scores: Scores, digest: str) -> Table:
     table, results = asked.paper, asked.results
     columns, rows = _columns(asked), []
-    for label, model, cells in _lines(table, results):
-        # A paper's row without any number need not be said again: it stands in the table of the fixed protocol.
+    for name, model, cells in _lines(table, results, scores):
+        # A row without any number need not be said again: it stands in the table of the fixed protocol.
         if asked.suffix and model not in results and not any(_known(cells, column) for column in columns):
             continue
-        where = source(table.benchmark, model, digest, asked.protocol) if model in results else None
-        rows.append([label, _ours(model, results), *_cells(columns, cells, results.get(model), model, where)])
-    frame = pd.DataFrame(rows, columns=["Model", "Ours", *(column.heading for column in columns)], dtype=object)
+        where = source(scores, table.benchmark, model, digest, asked.protocol) if model in results else None
+        whose = "this run" if model else "paper"
+        rows.append([name, whose, *_cells(columns, cells, results.get(model), model, where)])
+    frame = pd.DataFrame(rows, columns=["Model", "From", *(column.heading for column in columns)], dtype=object)
     notes = _notes(asked, scores, columns) if results else [_not_run(table.benchmark)]
     title = f"{table.title}: {asked.aside}" if asked.aside else table.title
     notes += [f"The paper's numbers: as under Table {table.number}."] if asked.suffix else paper_notes(table)
+    notes = [*foot(scores), *notes]
     return Table(f"{table.number}{asked.suffix}", title, frame, notes)
 
 
@@ -165,29 +198,23 @@ def at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any
     return entry if entry is not None and "value" in entry else None
 
 
-def _lines(table: PaperTable, results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Cell] | None]]:
-    """(label, our model or "", the paper's cells or None) of each row: the paper's rows, then our others."""
-    lines: list[tuple[str, str, Mapping[str, Cell] | None]] = []
-    for row in table.rows:
-        # A baseline may bear the name of a row that one of our stages stands in: then the row stands twice.
-        models = [row.ours] if row.ours else []
-        models += [row.label] if row.label in results and row.label != row.ours else []
-        lines += [(row.label, model, row.cells) for model in models or [""]]
-    placed = {model for _, model, _ in lines}
-    lines += [(_label(model), model, None) for model in [*STAGES, *ordered(results)] if model not in placed]
-    return list({line[:2]: line for line in lines}.values())
+def _lines(
+    table: PaperTable, results: Mapping[str, Any], scores: Scores
+) -> list[tuple[str, str, Mapping[str, Cell] | None]]:
+    """(name, our model or "", the paper's cells) of each row: the paper's rows, then ours.
 
-
-def _label(model: str) -> str:
-    return "Qilin-Med-7B-DPO" if model == "dpo" else model
+    Ours have the cells of the paper's row of the same stage if they were trained as it was, on the paper's base.
+    """
+    compared = {row.ours: row.cells for row in table.rows if row.ours in names.facts(scores)["as_paper"]}
+    models = dict.fromkeys([*PAPER_STAGES, *ordered(results)]) if results else ()
+    return [
+        *((row.label, "", row.cells) for row in table.rows),
+        *((name_of(scores, model), model, compared.get(model)) for model in models),
+    ]
 
 
 def _known(cells: Mapping[str, Cell] | None, column: Column) -> bool:
     return cells is not None and column.in_paper and cells[column.path[0]].value is not None
-
-
-def _ours(model: str, results: Mapping[str, Any]) -> str:
-    return STAGES.get(model, "baseline" if model in results else "-")
 
 
 def _cells(
@@ -205,10 +232,10 @@ def _cells(
     ]
 
 
-def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
+def _notes(asked: Asked, scores: Scores, columns: Sequence[Column]) -> list[str]:
     benchmark, protocol, results = asked.paper.benchmark, asked.protocol, asked.results
-    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results)]
-    notes += cut_notes(scores.get("truncated", {}).get(benchmark), results) if protocol == "fixed" else []
+    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results, scores)]
+    notes += cut_notes(scores, benchmark) if protocol == "fixed" else []
     if any(column.path[0] == "parsed_only" for column in columns):
         notes.append(
             "Parsed rows only: answers that could not be read are left out of numerator and denominator, as CMExam's "
@@ -216,10 +243,11 @@ def _notes(asked: Asked, scores: Mapping[str, Any], columns: Sequence[Column]) -
         )
     if benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
         notes += [NO_GROUPS] if protocol == "fixed" else []
-    return [*notes, *_power(results, columns), *_agreement(asked.paper, results)]
+    shares = [at(entry, c.path) for entry in results.values() for c in columns if c.path[-1] in SHARES]
+    return [*notes, *power(shares), *_agreement(asked, scores)]
 
 
-def _settings(benchmark: str, scores: Mapping[str, Any], protocol: str) -> str:
+def _settings(benchmark: str, scores: Scores, protocol: str) -> str:
     def of(name: str) -> str:
         value = scores.get(name, "not recorded")
         value = value.get(benchmark, "not recorded") if isinstance(value, Mapping) else value
@@ -239,51 +267,49 @@ def _settings(benchmark: str, scores: Mapping[str, Any], protocol: str) -> str:
 
 
 def _reading(benchmark: str, protocol: str) -> str:
-    lead = (
-        "The authors' prompts, answer extraction and arithmetic, their defects included, so that both numbers can be "
-        "set beside the paper's. "
-        if protocol == "released"
-        else ""
-    )
+    released = "The authors' prompts, answer extraction and arithmetic, their defects included. "
+    lead = released if protocol == "released" else ""
     return (
-        f"{lead}In brackets: ours minus the paper's; a row without a word on the paper is not in it. Ours are the "
-        "models of this run, in the paper's row of the same stage or name; their base need not be the paper's. A "
-        f"number leads to its records in 06_eval/predictions/{protocol}/{benchmark}, its n to 06_eval/manifest.json; "
-        "all scores: 06_eval/scores.json."
+        f"{lead}A number leads to its records in 06_eval/predictions/{protocol}/{benchmark}, its n to "
+        "06_eval/manifest.json; all scores: 06_eval/scores.json."
     )
 
 
-def unparsed_notes(results: Mapping[str, Any]) -> list[str]:
+def unparsed_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:
     """The share of unreadable answers of each model, one sentence; [] where none is recorded."""
-    shares = [f"{m} {score_text(results[m]['unparsed'])}" for m in ordered(results) if at(results[m], ("unparsed",))]
+    found = {name_of(scores, model): at(results[model], ("unparsed",)) for model in ordered(results)}
+    shares = [f"{name} {score_text(share)}" for name, share in found.items() if share]
     return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
 
 
-def cut_notes(counts: Mapping[str, int] | None, results: Mapping[str, Any]) -> list[str]:
+def cut_notes(scores: Scores, benchmark: str) -> list[str]:
     """How many prompts of each model were cut, one sentence; [] where nobody counted."""
+    counts = scores.get("truncated", {}).get(benchmark)
     if not counts:
         return []
-    cut = [f"{model} {counts[model]}" for model in ordered(results) if counts.get(model)]
+    cut = [f"{name_of(scores, model)} {counts[model]}" for model in ordered(counts) if counts[model]]
     return [f"Prompts cut to fit the context: {', '.join(cut)}." if cut else "No prompt was cut to fit the context."]
 
 
-def _power(results: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
-    """What each n of the table's shares of right answers can show."""
-    found = [at(entry, column.path) for entry in results.values() for column in columns if column.path[-1] in SHARES]
-    sizes = sorted({score["n"] for score in found if score and score["n"]})
-    return [f"Power: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
+def power(scores: Iterable[Mapping[str, Any] | None], lead: str = "Power") -> list[str]:
+    """What each n of some shares of right answers can show, one sentence; [] where there is none."""
+    sizes = sorted({score["n"] for score in scores if score and score["n"]})
+    return [f"{lead}: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
 
 
-def _agreement(table: PaperTable, results: Mapping[str, Any]) -> list[str]:
-    """One sentence on the paper's numbers that one of our cells stands against."""
+def _agreement(asked: Asked, scores: Scores) -> list[str]:
+    """The paper's numbers inside and outside our intervals; [] unless our base is the paper's."""
     inside, outside = [], []
-    for label, model, cells in _lines(table, results):
-        for name, cell in (cells or {}).items():
-            agrees = Score(at(results.get(model), (name,)), cell).agrees
+    rows = {row.ours: row.label for row in asked.paper.rows}
+    for _, model, cells in _lines(asked.paper, asked.results, scores):
+        for name, cell in (cells or {}).items() if model else ():
+            agrees = Score(at(asked.results.get(model), (name,)), cell).agrees
             if agrees is not None:
-                (inside if agrees else outside).append(f"{label} {table.columns[name]} {paper_text(cell)}")
+                text = f"{rows[model]} {asked.paper.columns[name]} {paper_text(cell)}"
+                (inside if agrees else outside).append(text)
     if not inside + outside:
-        return ["No number of ours stands beside a known number of the paper."]
+        return []
     return [
-        f"Paper's numbers inside our interval: {', '.join(inside) or 'none'}; outside: {', '.join(outside) or 'none'}."
+        "In brackets: ours minus the paper's number of the same stage. Paper's numbers inside our interval: "
+        f"{', '.join(inside) or 'none'}; outside: {', '.join(outside) or 'none'}."
     ]

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
+from qilin_lib.models.names import foot
 from qilin_lib.report.annotations import COLUMNS, ENGLISH
-from qilin_lib.report.benchmark_tables import key, ordered, source
+from qilin_lib.report.benchmark_tables import across, headings, key, name_of, ordered, source
 from qilin_lib.report.cells import Score, signed
 from qilin_lib.report.layout import Table
 
@@ -30,13 +31,17 @@ def category_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     made = {model: results[model].get("categories", {}) for model in ordered(results)}
     # Subjects that C-Eval does not know (mapping.json may add some) are a column only where there are any.
     names = [*CATEGORIES, *([NO_CATEGORY] if any(NO_CATEGORY in found for found in made.values()) else [])]
-    rows = [[m, *(_score(found.get(name), "ceval", m, digest) for name in names)] for m, found in made.items()]
+    rows = [
+        [name_of(scores, m), *(Score(found.get(c), None, source(scores, "ceval", m, digest), 1, "-") for c in names)]
+        for m, found in made.items()
+    ]
     columns = ["Model", *(CATEGORIES.get(name, name) for name in names)]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     notes = ["Mean of the category's subjects, every subject with the same weight; percent, with 95 % interval and n."]
     if not rows:
         notes = ["C-Eval was not evaluated in this run."]
-    return Table("4c", "C-Eval by category", frame, [*notes, "The paper gives no numbers by category."])
+    notes = [*foot(scores), *notes, "The paper gives no numbers by category."]
+    return Table("4c", "C-Eval by category", frame, notes)
 
 
 def no_subjects(scores: Mapping[str, Any]) -> str:
@@ -57,7 +62,7 @@ def group_tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     results = key(scores, "cmexam", "scores.json")
     found = {column for entry in results.values() for column in entry.get("groups", {})}
     columns = [*(c for c in COLUMNS if c in found), *sorted(found - set(COLUMNS))]
-    return [_group_table(results, column, letter, digest) for column, letter in zip(columns, "abcdefgh", strict=False)]
+    return [_group_table(scores, column, letter, digest) for column, letter in zip(columns, "abcdefgh", strict=False)]
 
 
 def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
@@ -69,38 +74,32 @@ def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (pair[0] == NOT_ANNOTATED, -pair[1], pair[0])))
 
 
-def _group_table(results: Mapping[str, Any], column: str, letter: str, digest: str) -> Table:
-    values, models = group_values(results, column), ordered(results)
+def _group_table(scores: Mapping[str, Any], column: str, letter: str, digest: str) -> Table:
+    values = group_values(scores["cmexam"], column)
     english = any(value in ENGLISH for value in values)
     rows = [
         [
             str(number),
             value,
             *([ENGLISH.get(value, "-")] if english else []),
-            *(
-                _score(results[model].get("groups", {}).get(column, {}).get(value), "cmexam", model, digest)
-                for model in models
-            ),
+            *across(scores, "cmexam", ("groups", column, value), digest),
         ]
         for number, value in enumerate(values, start=1)
     ]
     title = f"CMExam by {COLUMNS.get(column, column)}: accuracy"
     names = " The English names are ours." if english else ""
-    notes = [f"Percent, with 95 % interval and n.{names}"]
-    frame = pd.DataFrame(rows, columns=["No.", "Value", *(["English"] if english else []), *models], dtype=object)
+    notes = [f"Percent, with 95 % interval and n.{names}", *foot(scores)]
+    columns = ["No.", "Value", *(["English"] if english else []), *headings(scores, "cmexam")]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return Table(f"5{letter}", title, frame, notes, compact=True)
 
 
 def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     """Huatuo-26M: the same answers under other metric code, a row a variant, a column a model."""
     results = key(scores, "huatuo", "scores.json")
-    models = ordered(results)
-    names = list(dict.fromkeys(name for model in models for name in results[model].get("variants", {})))
-    rows = [
-        [name, *(_score(results[m].get("variants", {}).get(name), "huatuo", m, digest, 2) for m in models)]
-        for name in names
-    ]
-    frame = pd.DataFrame(rows, columns=["Variant", *models], dtype=object)
+    names = list(dict.fromkeys(name for model in ordered(results) for name in results[model].get("variants", {})))
+    rows = [[name, *across(scores, "huatuo", ("variants", name), digest, 2)] for name in names]
+    frame = pd.DataFrame(rows, columns=["Variant", *headings(scores, "huatuo")], dtype=object)
     notes = [
         "One set of answers, measured by the code that each name says (metric, package, level, tokens). Which of them "
         "the paper and Huatuo-26M used is not known; numbers of two rows must not be compared.",
@@ -108,18 +107,16 @@ def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
     ]
     if not rows:
         notes = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
-    return Table("6v", "Huatuo-26M: the same answers, other metric code", frame, notes, compact=True)
-
-
-def _score(score: Any, benchmark: str, model: str, digest: str, decimals: int = 1) -> Score:
-    return Score(score, None, source(benchmark, model, digest), decimals, "-")
+    title = "Huatuo-26M: the same answers, other metric code"
+    return Table("6v", title, frame, [*notes, *foot(scores)], compact=True)
 
 
 def paired_table(scores: Mapping[str, Any]) -> Table:
     """Differences between stages on the same items, from the "paired" list of scores.json."""
     rows = []
     for pair in key(scores, "paired", "scores.json"):
-        names = [pair["benchmark"], pair["metric"], f"{pair['model_b']} \u2212 {pair['model_a']}"]
+        later, earlier = (name_of(scores, pair[model]) for model in ("model_b", "model_a"))
+        names = [pair["benchmark"], pair["metric"], f"({later}) \u2212 ({earlier})"]
         interval = f"[{signed(pair['low'], 2)}, {signed(pair['high'], 2)}]"
         tests = [f"{pair[name]:.3g}" if pair.get(name) is not None else "-" for name in ("p", "p_adjusted")]
         rows.append([*names, signed(pair["difference"], 2), interval, str(pair["n"]), *tests])
@@ -131,7 +128,8 @@ def paired_table(scores: Mapping[str, Any]) -> Table:
     ]
     if not rows:
         notes = ["Nothing to compare: fewer than two stages answered the same benchmark."]
-    return Table("A1", "Paired differences between stages", pd.DataFrame(rows, columns=columns, dtype=str), notes)
+    frame = pd.DataFrame(rows, columns=columns, dtype=str)
+    return Table("A1", "Paired differences between stages", frame, [*notes, *foot(scores)])
 
 
 def usage_table(scores: Mapping[str, Any]) -> Table | None:
@@ -140,10 +138,10 @@ def usage_table(scores: Mapping[str, Any]) -> Table | None:
     if not usage:
         return None
     names = list(dict.fromkeys(name for counts in usage.values() for name in counts))
-    rows = [[model, *(_amount(counts.get(name)) for name in names)] for model, counts in sorted(usage.items())]
+    rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in names)] for m, counts in sorted(usage.items())]
     frame = pd.DataFrame(rows, columns=["Model", *(name.replace("_", " ") for name in names)], dtype=str)
     notes = ["Answers from the cache cost nothing; cost is in the currency of the profile's prices, if it gives any."]
-    return Table("", "Requests to endpoints", frame, notes)
+    return Table("", "Requests to endpoints", frame, [*notes, *foot(scores)])
 
 
 def _amount(value: Any) -> str:

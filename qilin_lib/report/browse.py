@@ -26,7 +26,7 @@ ANY = "all"
 
 @dataclass(frozen=True)
 class Row:
-    """One record with what it is filtered by.
+    """One record with what it is filtered by, `model` as the tables call it.
 
     `path`: its file under predictions/. `beginning`: the prompt's few-shot part, equal for a whole subject.
     """
@@ -55,17 +55,17 @@ def load(eval_dir: str | Path) -> list[Row]:
     rows = []
     for folder in sorted(Path(eval_dir, "predictions").glob("*/*")):
         protocol, benchmark = folder.parts[-2:]
-        models = records.models_of(eval_dir, benchmark, protocol)
-        found = [row for model in models for row in _rows(eval_dir, protocol, benchmark, model)]
+        names = records.names_of(eval_dir, records.models_of(eval_dir, benchmark, protocol))
+        found = [row for model in names for row in _rows(eval_dir, protocol, benchmark, model, names[model])]
         rows += [row for item in by_item(found) for row in item]
     return rows
 
 
-def _rows(eval_dir: str | Path, protocol: str, benchmark: str, model: str) -> list[Row]:
+def _rows(eval_dir: str | Path, protocol: str, benchmark: str, model: str, name: str) -> list[Row]:
     path, task = f"{protocol}/{benchmark}/{model}.jsonl", f"{benchmark} ({protocol})"
     answers = records.read(eval_dir, protocol, benchmark, model)
     pairs = zip(answers, beginnings(answers), strict=True)
-    return [Row(path, task, model, record, start, _searched(record, start)) for record, start in pairs]
+    return [Row(path, task, name, record, start, _searched(record, start)) for record, start in pairs]
 
 
 def beginnings(answers: Sequence[Record]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from qilin_lib.report.layout import Table, to_markdown
+from qilin_lib.models.names import TRAINED, base_name, foot
+from qilin_lib.report.layout import Table, markdown_text, to_markdown
 from qilin_lib.report.tables import score_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
 
 WARNING = "Research only. Not for clinical use."
-TITLES = {"03_dcpt": "domain-specific continued pre-training", "04_sft": "supervised fine-tuning", "05_dpo": "DPO"}
-MODELS = {"03_dcpt": "dcpt", "04_sft": "sft", "05_dpo": "dpo"}
+MODELS = {folder: model for model, folder in TRAINED.items()}
+WORDS = "DCPT: domain-specific continued pre-training; SFT: supervised fine-tuning; DPO: direct preference optimisation"
 # Sets whose records have gone into a stage's weights: its own and those of the stages before it.
 SETS = {"03_dcpt": ("cpt",), "04_sft": ("cpt", "sft"), "05_dpo": ("cpt", "sft", "dpo")}
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -36,7 +37,8 @@ class Export:
     """What a card is written from. `manifests`: the stage and all it stands on; `scores`: None if not evaluated.
 
     `files`: {name: sha256} of the exported files; `base_weights`: the same for the weights training started from
-    (those of stage `below`); `rendered`: an example question in the template.
+    (those of stage `below`); `rendered`: an example question in the template; `about`: what
+    `names.describe` says of the run; `accepted`: sentences on accepted stages.
     """
 
     run: str
@@ -52,6 +54,8 @@ class Export:
     rendered: str
     files: Mapping[str, str]
     base_weights: Mapping[str, str]
+    about: Mapping[str, Any]
+    accepted: Sequence[str]
 
 
 def identity(made: Export) -> dict[str, Any]:
@@ -71,7 +75,7 @@ def identity(made: Export) -> dict[str, Any]:
 def markdown(made: Export) -> str:
     """README.md: front matter of a Hugging Face model card, then the card."""
     sections = [
-        f"# Qilin-Med, {TITLES[made.stage]}: run {made.run}\n\n**{WARNING}**\n",
+        f"# {markdown_text(made.about['names'][MODELS[made.stage]])}\n\n**{WARNING}**\n",
         _what(made),
         "## How to load it\n\n" + _loading(made),
         "## Data\n\n" + to_markdown(data_table(made)) + "\n" + _data_notes(made),
@@ -105,11 +109,6 @@ def front_matter(made: Export) -> dict[str, Any]:
     }
 
 
-def base_name(base: Mapping[str, Any]) -> str:
-    """The base as others may read it: a local folder by its last name."""
-    return str(_public(base["name"]))
-
-
 def _public(value: Any) -> Any:
     """Folders of the machine that trained are nobody's business."""
     return PurePath(value).name if isinstance(value, str) and value.startswith(("/", "./", "../", "~")) else value
@@ -121,12 +120,12 @@ def _what(made: Export) -> str:
         "tiny": "the kit's built-in LLaMA, trained for about a minute on made-up general text",
         "smollm2": f"{SMOLLM2} (Apache-2.0, mostly English), de-quantised from a Q4_1 GGUF file",
     }.get(base["name"], f"`{base_name(base)}`")
-    steps = " -> ".join(TITLES[name] for name in made.manifests if name in TITLES)
+    steps = made.about["names"][MODELS[made.stage]].removeprefix(f"{made.about['names']['base']} + ")
     kind = "The LoRA adapter" if made.adapter else "The merged model"
     text = (
         f"{kind} of stage {made.stage} (finetuning: {own['parameters']['finetuning']}) of run `{made.run}`, profile "
         f"`{own['parameters']['profile']}`, made with the Qilin-Med training kit (after arXiv:2310.09089).\n\n"
-        f"- Base: {about}; {base['parameters']:,} parameters\n- Training: {steps}\n"
+        f"- Base: {about}; {base['parameters']:,} parameters\n- Training: {steps} ({WORDS})\n"
     )
     if not made.adapter:
         return text
@@ -239,7 +238,7 @@ def _licence(made: Export) -> str:
 def _training(made: Export) -> str:
     tables = [_parameters(made), _machines(made)]
     for stage, manifest in made.manifests.items():
-        if stage in TITLES:
+        if stage in MODELS:
             facts = {name: _public(value) for name, value in manifest["facts"].items()}
             flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
             tables.append(facts_table(flat, f"What ran in {stage}"))
@@ -309,7 +308,9 @@ def _evaluation(made: Export) -> str:
         for task in there
     ]
     notes.append(f"percent, with 95 % interval and n; texts compared by {scores['tokenisation']} tokens")
-    frame = pd.DataFrame(rows, columns=["Benchmark", "Metric", "base", "this model"], dtype=str)
+    notes += foot({"run": made.about})
+    columns = ["Benchmark", "Metric", *(made.about["names"][model] for model in ("base", name))]
+    frame = pd.DataFrame(rows, columns=columns, dtype=str)
     return to_markdown(Table("", "Scores of 06_eval", frame, notes))
 
 
@@ -348,9 +349,12 @@ def _chain(made: Export) -> Table:
         commit = environment["git_commit"] or "no git"
         code = f"{commit}, with changes that were not committed" if environment["git_dirty"] else commit
         rows.append([stage, manifest["digest"], manifest["finished"], code])
-    notes = ["Digest: sha256 over parameters, inputs, code and output bytes; each stage names those it stands on"]
+    notes = [
+        "Digest: sha256 over parameters, inputs, code and output bytes; each stage names those it stands on",
+        *made.accepted,
+    ]
     columns = ["Stage", "Digest", "finished", "Git commit"]
-    return Table("", "Stages", pd.DataFrame(rows, columns=columns, dtype=str), notes)
+    return Table("", "Stages", pd.DataFrame(rows, columns=columns, dtype=str), [*notes, *made.accepted])
 
 
 def _files(made: Export) -> Table:

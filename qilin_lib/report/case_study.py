@@ -15,7 +15,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import metrics
-from qilin_lib.evaluate.models import STAGES
+from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.report import records
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.runs import Stage
@@ -40,12 +40,14 @@ MARK_STYLE = """
 
 @dataclass(frozen=True)
 class Case:
-    """One item: why it was picked, every model's record of it, and every model's metric (None = no value)."""
+    """One item: why it was picked, every model's record of it, every model's metric (None = no value), and which models
+    are stages of the run, in the order of training."""
 
     id: str
     rule: str
     records: dict[str, Record]
     scores: dict[str, float | None]
+    stages: Sequence[str]
 
 
 def choose(
@@ -53,15 +55,15 @@ def choose(
     k: int,
     seed: int,
     metric: Metric,
-    first: str = "base",
-    last: str = "dpo",
+    stages: Sequence[str] = STAGES,
 ) -> list[Case]:
-    """Pick k items by a seeded draw, then the k biggest gains and k biggest losses of `metric` from `first` to `last`.
+    """Pick k items by a seeded draw, then the k biggest gains and losses of `metric` from the first stage to the last.
 
     The draw does not depend on the order of the records, and equal changes are taken in drawn order. A gain or loss
     that was drawn already is shown once, with both reasons; where fewer than k items gain (or lose), fewer are shown.
     QilinError when the models' items differ.
     """
+    first, last = stages[0], stages[-1]
     by_id = {model: {str(record["id"]): record for record in rows} for model, rows in records_by_model.items()}
     ids = _common_ids(by_id, first, last)
     drawn = random.Random(seed).sample(ids, len(ids))
@@ -75,12 +77,11 @@ def choose(
         for number, (_, item) in enumerate(ranked[:k], start=1):
             place = f" (no. {number})" if k > 1 else ""
             rules.setdefault(item, []).append(f"biggest {name} from {first} to {last}{place}")
-    return [_picked(item, why, by_id, metric) for item, why in rules.items()]
-
-
-def _picked(item: str, why: list[str], by_id: Mapping[str, Mapping[str, Record]], metric: Metric) -> Case:
-    answers = {model: rows[item] for model, rows in by_id.items()}
-    return Case(item, ", ".join(why), answers, {model: metric(record) for model, record in answers.items()})
+    picked = {item: {model: rows[item] for model, rows in by_id.items()} for item in rules}
+    return [
+        Case(item, ", ".join(rules[item]), answers, {m: metric(record) for m, record in answers.items()}, stages)
+        for item, answers in picked.items()
+    ]
 
 
 def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str, last: str) -> list[str]:
@@ -101,10 +102,10 @@ def _change(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
 
 
-def side_by_side(cases: Iterable[Case], metric_name: str, first: str = "base") -> Html:
-    """The cases as HTML: question, reference, then one column a model with its metric, the change since `first` and
-    its answer, marked against the stage before it (base and baselines: against the reference)."""
-    body = "".join(_case(case, metric_name, first) for case in cases)
+def side_by_side(cases: Iterable[Case], metric_name: str) -> Html:
+    """The cases as HTML: question, reference, then one column per model with its metric, the change since the first
+    stage and its answer, marked against the stage before it (first stage and baselines: against the reference)."""
+    body = "".join(_case(case, metric_name) for case in cases)
     if not body:
         return styled(CASE_STYLE, '<p class="qm-case">No case: the benchmark has no items in this run.</p>')
     return styled(CASE_STYLE + MARK_STYLE, f'<div class="qm-case">{LEGEND}</div>\n{body}')
@@ -116,9 +117,9 @@ LEGEND = (
 )
 
 
-def _case(case: Case, metric_name: str, first: str) -> str:
-    record = case.records[first]
-    boxes = [_answer(model, case, metric_name, first) for model in case.records]
+def _case(case: Case, metric_name: str) -> str:
+    record = case.records[case.stages[0]]
+    boxes = [_answer(model, case, metric_name) for model in case.records]
     title = f"{record.get('benchmark', 'case')}: {case.id}"
     return card(title, f"picked by: {case.rule}", plain(_question(record)), plain(reference(record)), boxes)
 
@@ -156,7 +157,8 @@ def _rest(text: str) -> str:
     return f'<span class="empty"> … ({more:,} more characters in the records file)</span>' if more > 0 else ""
 
 
-def _answer(model: str, case: Case, metric_name: str, first: str) -> str:
+def _answer(model: str, case: Case, metric_name: str) -> str:
+    first = case.stages[0]
     change = _change(case.scores[first], case.scores[model])
     delta = "" if change is None or model == first else f" ({change:+.1f})"
     score = case.scores[model]
@@ -170,7 +172,7 @@ def _answer(model: str, case: Case, metric_name: str, first: str) -> str:
 
 def _before(model: str, case: Case) -> str | None:
     """The stage that `model` was trained from; None for the first stage and for baselines."""
-    stages = [name for name in STAGES if name in case.records]
+    stages = [name for name in case.stages if name in case.records]
     return stages[stages.index(model) - 1] if model in stages[1:] else None
 
 
@@ -247,16 +249,17 @@ def cases(stage: Stage, benchmark: str) -> Html:
     folder = stage.parent("06_eval")
     models = records.models_of(folder, benchmark)
     stages = [name for name in models if name in STAGES]
+    names = records.names_of(folder, models)
     if len(stages) < 2:
         return Html(
             f"<p>{escape(benchmark)} was answered by {len(stages)} stage(s) of this run under the fixed protocol: "
             "nothing to compare.</p>"
         )
-    answers = {name: records.read(folder, "fixed", benchmark, name) for name in models}
+    answers = {name: records.read(folder, "fixed", benchmark, model) for model, name in names.items()}
     metric, label = METRICS[benchmark]
     parameters = stage.parameters
-    chosen = choose(answers, parameters.cases, parameters.seed, metric, stages[0], stages[-1])
-    return side_by_side(chosen, label, stages[0])
+    chosen = choose(answers, parameters.cases, parameters.seed, metric, [names[stage] for stage in stages])
+    return side_by_side(chosen, label)
 
 
 def rouge_l(record: Record) -> float:

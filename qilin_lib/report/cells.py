@@ -160,9 +160,9 @@ class Score:
         ours, source = self.ours or {}, self.source or Source("")
         agrees = {None: "", True: "yes", False: "no"}[self.agrees]
         return {
-            "model": source.model,
+            **({"model": source.model} if source.model else {}),
             "paper": None if self.paper is None else self.paper.value,
-            "paper_origin": "no paper row or column" if self.paper is None else self.paper.origin or UNKNOWN,
+            "paper_origin": "" if self.paper is None else self.paper.origin or UNKNOWN,
             "ours": ours.get("value"),
             "low": ours.get("low"),
             "high": ours.get("high"),

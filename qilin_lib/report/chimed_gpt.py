@@ -1,8 +1,8 @@
 """The block "ChiMed-GPT": its published numbers and ours on the same kind of task, in the form of Tables 4-6.
 
 C1 named entities and multiple choice, C2 generated answers, C3 named entities by type. None of our models is ChiMed-GPT
-or one of those it is compared with: the published rows and ours stand one below the other, and a difference is taken
-only where a baseline of the run bears the name of a published row. Everything of ours is read from 06_eval/scores.json.
+or one of those it is compared with: the published rows and ours stand one below the other, and no difference is taken.
+Everything of ours is read from 06_eval/scores.json.
 """
 
 from __future__ import annotations
@@ -14,24 +14,11 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib.evaluate.entities import KINDS, NAMES
-from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
-from qilin_lib.report.benchmark_tables import STAGES, at, cut_notes, ordered, source, unparsed_notes
+from qilin_lib.models.names import foot
+from qilin_lib.report import benchmark_tables as shared
+from qilin_lib.report import chimed_gpt_paper as readme
 from qilin_lib.report.cells import Score, paper_text
-from qilin_lib.report.chimed_gpt_paper import (
-    ABOUT,
-    BENCHMARKS,
-    CEVAL_NOTE,
-    CHIMED_QA,
-    ENTITIES_NOTE,
-    MC_DIALOGUE,
-    METRICS,
-    METRICS_NOTE,
-    MODELS,
-    RESULTS,
-    TRUE_NOTE,
-    Published,
-)
 from qilin_lib.report.layout import Table
 from qilin_lib.report.paper import Cell
 
@@ -67,7 +54,7 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     """
     if not any(_results(scores, benchmark) for benchmark in LABELS):
         return []
-    made = [_results_table(scores, digest), _chimed_qa(), _generation("mc", "C2b", scores, digest, MC_DIALOGUE)]
+    made = [_results_table(scores, digest), _chimed_qa(), _generation("mc", "C2b", scores, digest, readme.MC_DIALOGUE)]
     for letter, benchmark in zip("cd", ("cmtmedqa", "meddialog"), strict=True):
         made += [_generation(benchmark, f"C2{letter}", scores, digest, {})] if _results(scores, benchmark) else []
     for letter, benchmark in zip("abc", ENTITIES, strict=True):
@@ -77,12 +64,13 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
 
 def published() -> Table:
     """What ChiMed-GPT's README prints, a row a model, for a run that evaluated none of it."""
-    groups = [("", RESULTS), ("ChiMed QA, ", CHIMED_QA), ("MC dialogue, ", MC_DIALOGUE)]
-    rows = [[m, *(paper_text(cell) for _, group in groups for cell in group[m].values())] for m in MODELS]
-    headings = [f"{LABELS[name]}, {'F1' if name in ENTITIES else 'accuracy'}" for name in BENCHMARKS]
-    headings += [f"{lead}{_readme_heading(name)}" for lead, _ in groups[1:] for name in METRICS]
+    groups = [("", readme.RESULTS), ("ChiMed QA, ", readme.CHIMED_QA), ("MC dialogue, ", readme.MC_DIALOGUE)]
+    rows = [[m, *(paper_text(cell) for _, group in groups for cell in group[m].values())] for m in readme.MODELS]
+    headings = [f"{LABELS[name]}, {'F1' if name in ENTITIES else 'accuracy'}" for name in readme.BENCHMARKS]
+    headings += [f"{lead}{_readme_heading(name)}" for lead, _ in groups[1:] for name in readme.METRICS]
     frame = pd.DataFrame(rows, columns=["Model", *headings], dtype=str)
-    notes = [ABOUT, ENTITIES_NOTE, CEVAL_NOTE, METRICS_NOTE, "None of its benchmarks was evaluated in this run."]
+    notes = [readme.ABOUT, readme.ENTITIES_NOTE, readme.CEVAL_NOTE, readme.METRICS_NOTE]
+    notes.append("None of its benchmarks was evaluated in this run.")
     return Table("C", "ChiMed-GPT's published results", frame, notes)
 
 
@@ -102,22 +90,26 @@ def _results_table(scores: Mapping[str, Any], digest: str) -> Table:
     columns.append(Column("ceval", ("chimed_gpt", "accuracy"), f"{LABELS['ceval']}, accuracy", "ceval", 1))
     columns += [Column(name, ("accuracy",), f"{LABELS[name]}, accuracy", name, 1) for name in ("cmmlu", "medqa")]
     columns.append(Column("cmeee", ("f1",), f"{LABELS['cmeee']}, F1 (ours only)"))
-    notes = [*_about_runs(columns, scores), *_power(columns, scores), ABOUT, ENTITIES_NOTE, CEVAL_NOTE]
-    return _made("C1", "ChiMed-GPT: named entities and multiple choice", columns, RESULTS, scores, digest, notes)
+    exams = [column for column in columns if column.benchmark in EXAMS]
+    shares = [shared.at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
+    notes = [*_about_runs(columns, scores), *shared.power(shares, "Power of the accuracies")]
+    notes += [readme.ABOUT, readme.ENTITIES_NOTE, readme.CEVAL_NOTE]
+    return _made("C1", "ChiMed-GPT: named entities and multiple choice", columns, readme.RESULTS, scores, digest, notes)
 
 
 def _chimed_qa() -> Table:
-    columns = [Column("chimed_qa", (), _readme_heading(name), name) for name in METRICS]
+    columns = [Column("chimed_qa", (), _readme_heading(name), name) for name in readme.METRICS]
     ours = "Ours: the data of ChiMed are not available to us (signed contract): the published numbers stand alone."
-    return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, CHIMED_QA, {}, "", [ours, ABOUT, METRICS_NOTE])
+    notes = [ours, readme.ABOUT, readme.METRICS_NOTE]
+    return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, readme.CHIMED_QA, {}, "", notes)
 
 
-def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str, rows: Published) -> Table:
-    columns = [Column(benchmark, ("variants", README_METRICS[m]), _readme_heading(m), m) for m in METRICS]
+def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str, rows: readme.Published) -> Table:
+    columns = [Column(benchmark, ("variants", README_METRICS[m]), _readme_heading(m), m) for m in readme.METRICS]
     columns += [Column(benchmark, ("variants", name), heading) for heading, name in TRUE_BLEU.items()]
     title = f"{'ChiMed-GPT' if rows else 'ChiMed-GPT, a set of ours'}: {LABELS[benchmark]}"
-    notes = [*_about_runs(columns, scores), *([ABOUT] if rows else ["ChiMed-GPT was not evaluated on it."])]
-    return _made(number, title, columns, rows, scores, digest, [*notes, METRICS_NOTE, TRUE_NOTE])
+    notes = [*_about_runs(columns, scores), *([readme.ABOUT] if rows else ["ChiMed-GPT was not evaluated on it."])]
+    return _made(number, title, columns, rows, scores, digest, [*notes, readme.METRICS_NOTE, readme.TRUE_NOTE])
 
 
 def _readme_heading(metric: str) -> str:
@@ -130,41 +122,26 @@ def _made(
     number: str,
     title: str,
     columns: Sequence[Column],
-    rows: Published,
+    rows: readme.Published,
     scores: Mapping[str, Any],
     digest: str,
     notes: Sequence[str],
 ) -> Table:
-    """The published rows, a baseline of the same name in its own, then our other models; a column a score."""
-    asked = ordered({model for column in columns for model in _results(scores, column.benchmark)})
-    lines = [(label, label if label in asked else "", cells) for label, cells in rows.items()]
-    lines += [(model, model, None) for model in asked if model not in rows]
-
-    def cell(column: Column, model: str, cells: Mapping[str, Cell] | None) -> Score:
-        theirs = None if cells is None else cells.get(column.published, Cell(None))
-        if not model:
-            return Score(None, theirs, decimals=column.decimals)
-        entry = _results(scores, column.benchmark).get(model)
-        found, where = at(entry, column.path), source(column.benchmark, model, digest)
-        return Score(found, theirs, where, column.decimals, "not evaluated" if entry is None else "-")
-
-    body = [[label, _ours(model), *(cell(c, model, cells) for c in columns)] for label, model, cells in lines]
-    frame = pd.DataFrame(body, columns=["Model", "Ours", *(column.heading for column in columns)], dtype=object)
-    return Table(number, title, frame, [*notes, *(_reading(rows, asked) if asked and rows else [])])
-
-
-def _ours(model: str) -> str:
-    return STAGES.get(model, "baseline") if model else "-"
-
-
-def _reading(rows: Published, asked: Sequence[str]) -> list[str]:
-    same = [model for model in asked if model in rows]
-    if not same:
-        return ["No model of this run is one of the published ones: no difference is taken."]
-    return [
-        f"In brackets: ours minus the published number, for baselines of a published name ({', '.join(same)}). Whether "
-        "they are the same weights is the profile's word."
+    """The published rows, then our models; a column per score."""
+    body = [
+        [name, "published", *(Score(None, cells.get(c.published, Cell(None)), decimals=c.decimals) for c in columns)]
+        for name, cells in rows.items()
     ]
+
+    def cell(column: Column, model: str) -> Score:
+        entry = _results(scores, column.benchmark).get(model)
+        found, where = shared.at(entry, column.path), shared.source(scores, column.benchmark, model, digest)
+        return Score(found, None, where, column.decimals, "not evaluated" if entry is None else "-")
+
+    models = shared.ordered({model for column in columns for model in _results(scores, column.benchmark)})
+    body += [[shared.name_of(scores, model), "this run", *(cell(c, model) for c in columns)] for model in models]
+    frame = pd.DataFrame(body, columns=["Model", "From", *(column.heading for column in columns)], dtype=object)
+    return Table(number, title, frame, [*(foot(scores, paper="") if models else []), *notes])
 
 
 def _about_runs(columns: Sequence[Column], scores: Mapping[str, Any]) -> list[str]:
@@ -186,18 +163,10 @@ def _about_run(benchmark: str, scores: Mapping[str, Any]) -> str:
     parts += ["dialogues that no training set of the run holds"] if benchmark in DIALOGUES else []
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     asked = {model: entry["chimed_gpt"] for model, entry in results.items()} if benchmark == "ceval" else results
-    notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *unparsed_notes(asked)]
-    notes += cut_notes(of("truncated", {}), results)
+    notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *shared.unparsed_notes(asked, scores)]
+    notes += shared.cut_notes(scores, benchmark)
     where = f"06_eval/predictions/fixed/{benchmark}"
     return " ".join([*notes, f"Percent, with 95 % interval and n; records in {where}."])
-
-
-def _power(columns: Sequence[Column], scores: Mapping[str, Any]) -> list[str]:
-    """What each n of the shares of right answers can show."""
-    exams = [column for column in columns if column.benchmark in EXAMS]
-    found = [at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
-    sizes = sorted({score["n"] for score in found if score and score["n"]})
-    return [f"Power of the accuracies: {'; '.join(power_note(n) for n in sizes)}."] if sizes else []
 
 
 # --- C3 ---------------------------------------------------------------------------------------------------------------
@@ -207,15 +176,13 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     """Micro F1 by type and over all, then what became of the replies; a column a model."""
     results = _results(scores, benchmark)
     kinds = dict.fromkeys(kind for entry in results.values() for kind in entry["types"])
-    lines: dict[str, tuple[str, ...]] = {_type_label(kind): ("types", kind, "f1") for kind in kinds}
+    lines: dict[str, tuple[str, ...]] = {
+        f"{kind} {NAMES.get(kind, '')}".rstrip(): ("types", kind, "f1") for kind in kinds
+    }
     lines |= {f"all types, {said}": (said.lower(),) for said in ("F1", "precision", "recall")}
     lines |= {"all types, F1 of places": ("spans", "f1"), "replies that cannot be read": ("unparsed",)}
     lines |= {ENTRIES[kind]: ("lines", kind) for kind in KINDS}
-    models = ordered(results)
-    rows = [
-        [label, *(Score(at(results[m], path), None, source(benchmark, m, digest), 1, "-") for m in models)]
-        for label, path in lines.items()
-    ]
+    rows = [[heading, *shared.across(scores, benchmark, path, digest)] for heading, path in lines.items()]
     notes = [
         "F1 over distinct (type, mention) pairs of each text, by type over the texts that hold the type or are said to "
         "hold it; of places: type, begin and end must agree. Percent, with 95 % interval and n texts.",
@@ -223,9 +190,6 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
         "replies; those of an unknown type and those that are not in the text are wrong predictions.",
         "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it.",
     ]
-    frame = pd.DataFrame(rows, columns=["Type", *models], dtype=object)
-    return Table(number, f"Named entities by type: {LABELS[benchmark]}", frame, notes, compact=True)
-
-
-def _type_label(kind: str) -> str:
-    return f"{kind} {NAMES[kind]}" if kind in NAMES else kind
+    frame = pd.DataFrame(rows, columns=["Type", *shared.headings(scores, benchmark)], dtype=object)
+    title = f"Named entities by type: {LABELS[benchmark]}"
+    return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)

@@ -18,10 +18,11 @@ from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, inventory, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
+from qilin_lib.report.figures import FATES, count
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tables import score_text
-from qilin_lib.report.tokens import box
+from qilin_lib.report.tokens import card
 
 
 def sources_table(raw: Path) -> Table:
@@ -40,20 +41,16 @@ def example(raw: Path, name: str, kind: str = "sft") -> Html:
     for unit in units(BY_NAME[name], raw, (kind,)):
         if isinstance(unit.read, Record):
             made = compose(kind, unit.read.payload) or {}
-            turns = "".join(box(turn["role"], turn["content"]) for turn in made.get("messages", []))
-            head = f"<div class='head'>{escape(name)}<span>{escape(unit.read.file)}, line {unit.read.line}</span></div>"
-            return styled(CASE_STYLE, f"<div class='qm-case'>{head}{turns}</div>")
+            place = f"{unit.read.file}, line {unit.read.line}"
+            return styled(CASE_STYLE, card(name, made.get("messages", []), aside=place))
     return Html(f"<p>{escape(name)} has no record that feeds {escape(kind)} in this raw folder.</p>")
-
-
-FATES = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> Table:
     """One line a source and set; every line adds up to what was read."""
     names = ("read", *FATES, "substring_chars", "deidentified")
-    rows = [[row["source"], row["set"], *(f"{_count(row[name]):,}" for name in names)] for row in ledger["sources"]]
-    total = ["Total", "", *(f"{sum(_count(row[name]) for row in ledger['sources']):,}" for name in names)]
+    rows = [[row["source"], row["set"], *(f"{count(row[name]):,}" for name in names)] for row in ledger["sources"]]
+    total = ["Total", "", *(f"{sum(count(row[name]) for row in ledger['sources']):,}" for name in names)]
     notes = [
         f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
         "merged: entries of a knowledge graph that went into an earlier record of the same disease",
@@ -64,15 +61,11 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     return Table("", "Ledger", pd.DataFrame([*rows, total], columns=columns, dtype=str), notes)
 
 
-def _count(value: int | Mapping[str, int]) -> int:
-    return sum(value.values()) if isinstance(value, Mapping) else value
-
-
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
     """Records kept by set; QilinError names the source and set whose counts do not add up."""
     result: dict[str, int] = {}
     for row in ledger["sources"]:
-        accounted = sum(_count(row[name]) for name in FATES)
+        accounted = sum(count(row[name]) for name in FATES)
         if row["read"] != accounted:
             raise QilinError(
                 f"ledger of {row['source']} in {row['set']}: {row['read']} read, {accounted} accounted for"
@@ -94,7 +87,7 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
     missing = [name for name in BENCHMARKS.values() if not items[name]]
     total = sum(map(Counter, ledger["hits"].values()), Counter())
     rows = [
-        [source, *(f"{found.get(name, 0):,}" for name in there), f"{_count(found):,}"]
+        [source, *(f"{found.get(name, 0):,}" for name in there), f"{count(found):,}"]
         for source, found in [*ledger["hits"].items(), ("Total", total)]
     ]
     notes = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
@@ -124,7 +117,13 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         elif (place := draw.randrange(counts[row["reason"]])) < each:
             sample[place] = row
     rows = [
-        [f"{reason} ({counts[reason]:,})", row["source"], row["set"], _place(row), row["excerpt"][:32]]
+        [
+            f"{reason} ({counts[reason]:,})",
+            row["source"],
+            row["set"],
+            f"{row['file']}, line {row['line']}",
+            row["excerpt"][:32],
+        ]
         for reason in sorted(shown)
         for row in shown[reason]
     ]
@@ -134,10 +133,6 @@ def dropped_table(path: Path, each: int = 2) -> Table:
     ]
     columns = ["Reason", "Dataset", "Set", "Place", "Begins with"]
     return Table("", "Not kept, by reason", pd.DataFrame(rows, columns=columns, dtype=str), notes)
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['file']}, line {row['line']}"
 
 
 def deidentified_table(ledger: Mapping[str, Any]) -> Table:

@@ -15,12 +15,10 @@ from typing import Any
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.load import load_tokenizer
+from qilin_lib.models.names import TRAINED, accepted, below, describe
 from qilin_lib.report import card
 from qilin_lib.tokens.template import PLAIN, Template, as_trained
 
-STAGES = {"dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
-# Whose weights a stage's adapter sits on.
-BELOW = {"03_dcpt": "02_tokenize", "04_sft": "03_dcpt", "05_dpo": "04_sft"}
 EXAMPLE = "感冒了要看哪个科？"
 # peft writes an empty card; ours takes its place.
 NOT_COPIED = ("README.md",)
@@ -68,9 +66,9 @@ def export(run: str, stage: str, target: Path, adapter: bool = False) -> Path:
 
 
 def _stage_name(word: str) -> str:
-    name = STAGES.get(word, word)
-    if name not in BELOW:
-        choices = [*BELOW, *STAGES]
+    name = TRAINED.get(word, word)
+    if name not in TRAINED.values():
+        choices = [*TRAINED.values(), *TRAINED]
         raise QilinError(f"stage '{word}': has no weights to export{nearest(word, choices)}; there are {choices}")
     return name
 
@@ -103,6 +101,8 @@ def chain(run_dir: Path, name: str) -> dict[str, dict[str, Any]]:
 def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool) -> None:
     """All files of the export below `work`."""
     stage_dir, manifest = run_dir / name, manifests[name]
+    one_stage = "one_stage" in manifests.get(TRAINED["sft"], {}).get("facts", {})
+    base, parent = _content(run_dir, manifests, "02_tokenize", "base.json"), below(name, one_stage)
     for file, folder in _chosen(run_dir.name, name, manifest, adapter).items():
         _copy(stage_dir, manifest, f"{folder}/{file}", work / file)
     template = _template(name, manifest["facts"])
@@ -111,22 +111,26 @@ def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: 
     # A base from elsewhere brings a chat template of its own, in which this model was not trained.
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
     if adapter:
-        _forget_machine(work / "adapter_config.json", f"{run_dir.name}/{BELOW[name]}")
+        # peft notes where the base lay on the machine that trained; the card says by sha256 which one it was.
+        config = work / "adapter_config.json"
+        files.write_json(config, files.read_json(config) | {"base_model_name_or_path": f"{run_dir.name}/{parent}"})
     asked = [{"role": "user", "content": EXAMPLE}]
     told = card.Export(
         run=run_dir.name,
         stage=name,
-        below=BELOW[name],
+        below=parent,
         adapter=adapter,
         manifests=manifests,
-        base=_content(run_dir, manifests, "02_tokenize", "base.json"),
+        base=base,
+        about=describe(base, one_stage),
         ledger=_content(run_dir, manifests, "01_build_chimed", "ledger.json"),
-        heldout={at: _content(run_dir, manifests, at, "heldout.json") for at in manifests if at in BELOW},
+        heldout={at: _content(run_dir, manifests, at, "heldout.json") for at in manifests if at in TRAINED.values()},
         scores=_scores(run_dir, name, manifest["digest"]),
         template=template.name,
         rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
         files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
-        base_weights=_base_weights(run_dir, name, manifests),
+        base_weights=_base_weights(run_dir, parent, manifests),
+        accepted=accepted(run_dir, name),
     )
     # An adapter has such a note already, by which `adapters.merged_model` knows its base: ours adds to it.
     note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
@@ -197,19 +201,13 @@ def _scores(run_dir: Path, name: str, digest: str) -> dict[str, Any] | None:
     return _content(run_dir, {"06_eval": manifest}, "06_eval", "scores.json")
 
 
-def _base_weights(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """{file: sha256} of the full weights that training of `name` started from."""
-    below = BELOW[name]
-    if below == "02_tokenize":
-        return _content(run_dir, manifests, below, "base_weights.json")
-    outputs = manifests[below]["outputs"]
+def _base_weights(run_dir: Path, parent: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """{file: sha256} of the full weights of stage `parent`."""
+    if parent == "02_tokenize":
+        return _content(run_dir, manifests, parent, "base_weights.json")
+    outputs = manifests[parent]["outputs"]
     kept = [file for file in outputs if file.startswith("model/") and file.endswith(".safetensors")]
     return {Path(file).name: outputs[file]["sha256"] for file in kept}
-
-
-def _forget_machine(path: Path, base: str) -> None:
-    """peft notes where the base lay on the machine that trained; the card says by sha256 which one it was."""
-    files.write_json(path, files.read_json(path) | {"base_model_name_or_path": base})
 
 
 if __name__ == "__main__":

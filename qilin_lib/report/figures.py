@@ -24,10 +24,10 @@ from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report.annotations import COLUMNS, figure_label
-from qilin_lib.report.benchmark_tables import ordered
+from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import group_values
-from qilin_lib.report.paper import PaperTable, Row
+from qilin_lib.report.paper import PaperTable
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -45,6 +45,8 @@ FATES = {
 # Baselines take these in the order of their names, again and again.
 FURTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b", "#b2a100", "#000000", "#9467bd", "#17718c", "#a6611a", "#5e8c31")
 FURTHER_MARKERS = ("v", "P", "<", "*", ">", "h")
+# A name by base and stages is long: more columns would not fit side by side.
+KEY_COLUMNS = 2
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
 
@@ -78,6 +80,11 @@ def new_chart(width: float, height: float) -> Chart:
     return chart
 
 
+def literal(text: str) -> str:
+    """`text` as it stands: matplotlib would set what stands between two dollars as a formula."""
+    return text.replace("$", r"\$")
+
+
 def quiet(axes: Axes, grid: str = "y") -> None:
     """No frame, a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -94,7 +101,7 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
     if not entries:
         raise QilinError("ledger.json lists no source with records read: notebook 01 found nothing to draw")
     entries.sort(key=lambda entry: (SETS.index(entry["set"]), entry["source"]))
-    counts = {fate: np.array([_count(entry[fate]) for entry in entries]) for fate in ("read", *FATES)}
+    counts = {fate: np.array([count(entry[fate]) for entry in entries]) for fate in ("read", *FATES)}
     chart = new_chart(11, 1.2 + 0.24 * len(entries))
     axes, numbers = chart.subplots(1, 2, sharey=True, width_ratios=[6, 7])
     left = np.zeros(len(entries))
@@ -124,7 +131,8 @@ def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
     axes.axis("off")
 
 
-def _count(value: int | Mapping[str, int]) -> int:
+def count(value: int | Mapping[str, int]) -> int:
+    """How many, of a number or of all the numbers of a mapping."""
     return sum(value.values()) if isinstance(value, Mapping) else value
 
 
@@ -207,7 +215,7 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     palette = [*COLOURS.values(), PAPER_COLOUR, "#56b4e9", "#cc79a7", "#000000"]
     for place, (name, values) in enumerate(filled.items()):
         beyond = "" if limit is None else f", {100 * (values > limit).mean():.1f} % beyond"
-        label = f"{name} (n={len(values):,}, median {np.median(values):,.0f}{beyond})"
+        label = f"{literal(name)} (n={len(values):,}, median {np.median(values):,.0f}{beyond})"
         style = "-" if place < len(palette) else "--"
         axes.hist(
             np.maximum(values, 1),
@@ -227,13 +235,13 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     return chart
 
 
-def _looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """{model: (colour, marker)}: the stages have their own, baselines the next free ones."""
-    looks = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
+    found = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
     for place, model in enumerate(model for model in models if model not in COLOURS):
         colour = FURTHER_COLOURS[place % len(FURTHER_COLOURS)]
-        looks[model] = (colour, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
-    return looks
+        found[model] = (colour, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
+    return found
 
 
 def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, look: tuple[str, str]) -> bool:
@@ -247,14 +255,15 @@ def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, look: 
     return True
 
 
-def _model_key(chart: Chart, models: Sequence[str], paper: bool = False) -> None:
+def _model_key(chart: Chart, names: Mapping[str, str], paper: bool = False) -> None:
+    """The legend; `names`: {model: what it is called}."""
     handles = [
-        Line2D([], [], color=colour, marker=marker, linewidth=1.2, label=model)
-        for model, (colour, marker) in _looks(models).items()
+        Line2D([], [], color=colour, marker=marker, linewidth=1.2, label=literal(names[model]))
+        for model, (colour, marker) in looks(list(names)).items()
     ]
     if paper:
         handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
-    columns = min(5, len(handles))
+    columns = min(KEY_COLUMNS, len(handles))
     # Legends fill their columns first; models are to be read row by row.
     across = [handle for column in range(columns) for handle in handles[column::columns]]
     chart.legend(handles=across, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
@@ -269,30 +278,30 @@ class Line:
     bold: bool = False
 
 
-def _interval_chart(panels: Mapping[str, Sequence[Line]], models: Sequence[str], xlabel: str) -> Figure:
-    """Scores with intervals, a panel a title, a row a line (the first on top), a mark a model."""
-    heights = [len(lines) for lines in panels.values()]
+def _interval_chart(panels: Mapping[str, Sequence[Line]], names: Mapping[str, str], xlabel: str) -> Figure:
+    """Scores with intervals, a panel per title, a row per line (the first on top), a mark per model of `names`."""
+    heights, models = [len(lines) for lines in panels.values()], list(names)
     row = 0.13 + 0.065 * len(models)
-    chart = new_chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * ((len(models) + 4) // 5))
+    chart = new_chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * math.ceil(len(models) / KEY_COLUMNS))
     grid = chart.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    looks, step = _looks(models), 0.74 / max(1, len(models))
+    look, step = looks(models), 0.74 / max(1, len(models))
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
         for place, model in enumerate(models):
             shift = step * ((len(models) - 1) / 2 - place)
             for height, line in enumerate(reversed(lines)):
-                _interval(axes, line.scores.get(model), height + shift, looks[model])
-        axes.set_yticks(range(len(lines)), [line.label for line in reversed(lines)], fontsize=8)
+                _interval(axes, line.scores.get(model), height + shift, look[model])
+        axes.set_yticks(range(len(lines)), [literal(line.label) for line in reversed(lines)], fontsize=8)
         for label, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
             label.set_fontweight("bold" if line.bold else "normal")
         axes.set(xlim=(-1, 101), ylim=(-0.6, len(lines) - 0.4))
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_title(literal(title), fontsize=9, loc="left")
         quiet(axes, "x")
         # So tall a figure is never seen whole: every panel has its own numbers.
         axes.tick_params(axis="x", labelbottom=True, labelsize=8)
         for height in range(0, len(lines), 2):
             axes.axhspan(height - 0.5, height + 0.5, color="#f5f6f9", zorder=0)
     grid[-1].set_xlabel(xlabel)
-    _model_key(chart, models)
+    _model_key(chart, names)
     return chart
 
 
@@ -317,7 +326,7 @@ def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = N
     panels["No category"] = [line(s) for s in best if s not in home]
     chart = _interval_chart(
         {title: lines for title, lines in panels.items() if lines},
-        list(results),
+        {model: name_of(scores, model) for model in results},
         "accuracy, percent, 95 % interval; (items); dashed: chance; bold: medical",
     )
     for axes in chart.axes:
@@ -342,55 +351,46 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
         for number, (value, n) in enumerate(counts.items(), start=1)
     ]
     title = f"CMExam by {COLUMNS.get(column, column)}" + (f", the {most} commonest" if len(lines) > most else "")
-    return _interval_chart({title: lines[:most]}, ordered(results), "accuracy, percent, with 95 % interval; (n) items")
+    names = {model: name_of(scores, model) for model in ordered(results)}
+    return _interval_chart({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
 def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure:
-    """Our scores with 95 % intervals against the paper's numbers, for the headline metrics of Tables 4, 5 and 6.
+    """Our scores with 95 % intervals, and the paper's numbers, for the headline metrics of Tables 4, 5 and 6.
 
-    A row is a stage of ours or a row of the paper that either side has a number for; a cross appears only where the
-    paper's number is known (`paper.TABLES`).
+    Rows of ours have an interval, rows of the paper a cross, where its number is known (`paper.TABLES`).
     """
     panels = [(paper[number], name) for number, names in HEADLINES.items() for name in names]
-    rows = [_forest_rows(table, metric, scores.get(table.benchmark, {})) for table, metric in panels]
+    rows = [_forest_rows(table, metric, scores) for table, metric in panels]
     chart = new_chart(8.2, 1.1 + sum(0.45 + 0.2 * len(lines) for lines in rows))
     grid = chart.subplots(len(panels), 1, squeeze=False, height_ratios=[len(lines) + 1 for lines in rows])[:, 0]
     for axes, (table, metric), lines in zip(grid, panels, rows, strict=True):
         for height, (_, model, score, theirs) in enumerate(reversed(lines)):
-            found = _interval(axes, score, height, _looks([model])[model])
+            found = _interval(axes, score, height, looks([model])[model])
             if theirs is not None:
                 axes.plot(theirs, height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
             elif not found:
-                _no_number(axes, height)
-        axes.set_yticks(range(len(lines)), [label for label, *_ in reversed(lines)], fontsize=8)
+                across = axes.get_yaxis_transform()
+                axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")
+        axes.set_yticks(range(len(lines)), [literal(name) for name, *_ in reversed(lines)], fontsize=8)
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.set_title(f"{table.title.removesuffix(' results')}: {table.columns[metric]}", fontsize=9, loc="left")
         axes.set_xlim(left=0)
         quiet(axes, "x")
     grid[-1].set_xlabel("percent")
-    _model_key(chart, list(COLOURS), paper=True)
+    _model_key(chart, {model: name_of(scores, model) for model in COLOURS}, paper=True)
     return chart
 
 
 def _forest_rows(
-    table: PaperTable, metric: str, results: Mapping[str, Any]
+    table: PaperTable, metric: str, scores: Mapping[str, Any]
 ) -> list[tuple[str, str, Mapping[str, Any] | None, float | None]]:
-    """(label, our model, our score, the paper's number) of each row: the stages, then what else has a number."""
-    stands: dict[str, Row] = {row.ours: row for row in table.rows if row.ours}
-    rows = []
-    for model in COLOURS:
-        row = stands.get(model)
-        label = f"{model} ({row.label})" if row else model
-        rows.append((label, model, results.get(model, {}).get(metric), row.cells[metric].value if row else None))
-    named = {row.label: row for row in table.rows}
-    for label in dict.fromkeys([*named, *ordered(results)]):
-        row, score = named.get(label), results.get(label, {}).get(metric)
-        theirs = row.cells[metric].value if row else None
-        if label not in COLOURS and (score or (theirs is not None and not row.ours)):
-            rows.append((label, label, score, theirs))
-    return rows
-
-
-def _no_number(axes: Axes, height: float) -> None:
-    across = axes.get_yaxis_transform()
-    axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")
+    """(name, model, our score, the paper's number) of each row: our stages, the paper's numbers, then our others."""
+    found = {model: entry.get(metric) for model, entry in scores.get(table.benchmark, {}).items()}
+    further = [model for model in ordered(found) if model not in COLOURS and found[model]]
+    theirs = [(row.label, row.cells[metric].value) for row in table.rows]
+    return [
+        *((name_of(scores, model), model, found.get(model), None) for model in COLOURS),
+        *((name, name, None, value) for name, value in theirs if value is not None),
+        *((name_of(scores, model), model, found[model], None) for model in further),
+    ]

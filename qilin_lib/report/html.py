@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
+from qilin_lib.models.names import accepted
 from qilin_lib.report.cells import Linked, Source
 from qilin_lib.report.figures import png, svg
 from qilin_lib.report.layout import Table, body_html
@@ -147,6 +148,7 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
         "Digest: first 12 digits of the sha256 over a stage's parameters, inputs, code and output bytes, from its "
         "manifest.json. Each stage names the digests of those it stands on, back to the sha256 of every raw file.",
         f"A page is written before its own stage has finished, so {page} reads unfinished here.",
+        *accepted(run_dir, page),
     ]
     return Table(
         "A2", f"Manifest chain of run {run_dir.name}", pd.DataFrame(rows, columns=columns, dtype=object), notes

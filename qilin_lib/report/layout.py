@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ import pandas as pd
 from qilin_lib.files import write_text
 from qilin_lib.report.cells import Linked, Score, link_markdown, link_paths
 from qilin_lib.report.latex import latex_heading, latex_table, latex_text
-from qilin_lib.report.markup import TABLE_STYLE, Html, escape, styled
+from qilin_lib.report.markup import TABLE_STYLE, Html, escape, styled, visible
 
 # Cells that say "there is no number here" and are shown in grey.
 ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not counted", "no paper row", "-")
 # Columns of words, which read from the left; all others hold numbers.
 WORDS = frozenset(
     (
-        "Type,Dataset,Our sources,Model,Ours,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
+        "Type,Dataset,Our sources,Model,From,Benchmark,Metric,Compared,Stage,Status,Digest,Stands on,Git commit,"
         "Set,Feeds,Licence,Reason,Place,Begins with,Split,Protocols,What,Value,Variant,English,Statement,Subscale"
     ).split(",")
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table with notes under it. `number` begins with the paper's own for "1" to "6", empty for one without."""
 
@@ -45,9 +45,17 @@ class Table:
     def heading(self) -> str:
         return f"Table {self.number}. {self.title}" if self.number else self.title
 
+    def __repr__(self) -> str:
+        return to_text(self)
+
     def _repr_html_(self) -> str:
         # An executed notebook lies in the run's folder, so that its links start there.
         return to_html(self, "")
+
+
+def with_notes(parts: Iterable[Any], notes: list[str]) -> tuple[Any, ...]:
+    """`parts` of a page with `notes` added under every table."""
+    return tuple(replace(part, notes=[*part.notes, *notes]) if isinstance(part, Table) else part for part in parts)
 
 
 def width(text: str) -> int:
@@ -72,7 +80,8 @@ def to_text(table: Table) -> str:
         for row in rows
     ]
     rule = "-" * max(map(width, lines))
-    return "\n".join([table.heading, rule, lines[0], rule, *lines[1:], rule, *(f"* {n}" for n in table.notes)]) + "\n"
+    lines = [table.heading, rule, lines[0], rule, *lines[1:], rule, *(f"* {note}" for note in table.notes)]
+    return visible("\n".join(lines)) + "\n"
 
 
 def _classes(**wanted: bool) -> str:
@@ -91,7 +100,7 @@ def _cell_html(cell: Any, left: bool, prefix: str | None) -> str:
 
 def _is_ours(columns: list[str], row: tuple[Any, ...]) -> bool:
     """Whether the row of a table that mixes the paper's rows with ours holds a number of ours."""
-    return "Ours" in columns and any(isinstance(cell, Score) and cell.known for cell in row)
+    return "From" in columns and any(isinstance(cell, Score) and cell.known for cell in row)
 
 
 def body_html(table: Table, prefix: str | None = None) -> Html:
@@ -119,24 +128,26 @@ def to_html(table: Table, prefix: str | None = None) -> Html:
     return styled(TABLE_STYLE, body_html(table, prefix))
 
 
-def _markdown_text(text: object) -> str:
-    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|")
+def markdown_text(text: object) -> str:
+    """`text` as Markdown shows it word for word."""
+    # "](" would make a link of what a data set or a model says.
+    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
     return re.sub(r"\s*\n\s*", "<br>", re.sub(r"[<>]", lambda m: {"<": "&lt;", ">": "&gt;"}[m[0]], escaped))
 
 
 def _markdown_cell(cell: Any, prefix: str | None) -> str:
-    return cell.markdown(prefix) if isinstance(cell, Score | Linked) else _markdown_text(cell)
+    return cell.markdown(prefix) if isinstance(cell, Score | Linked) else markdown_text(cell)
 
 
 def to_markdown(table: Table, prefix: str | None = None) -> str:
     """A pipe table under a heading, the notes as a list below it; `prefix` as in `body_html`."""
     columns = list(table.frame.columns)
-    lines = [f"### {_markdown_text(table.heading)}", ""]
-    lines.append("| " + " | ".join(map(_markdown_text, columns)) + " |")
+    lines = [f"### {markdown_text(table.heading)}", ""]
+    lines.append("| " + " | ".join(map(markdown_text, columns)) + " |")
     lines.append("|" + "|".join(":---" if c in WORDS else "---:" for c in columns) + "|")
     for row in table.frame.itertuples(index=False, name=None):
         lines.append("| " + " | ".join(_markdown_cell(cell, prefix) for cell in row) + " |")
-    notes = [f"- {link_markdown(_markdown_text(note), prefix)}" for note in table.notes]
+    notes = [f"- {link_markdown(markdown_text(note), prefix)}" for note in table.notes]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
@@ -151,15 +162,24 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The cells as CSV; a table of scores in long form, one line a cell, with interval, n and the paper's number."""
-    rows = [
-        {"table": table.number, "model": "", "row": str(row[0]), "metric": column, **cell.row()}
-        for row in table.frame.itertuples(index=False, name=None)
-        for column, cell in zip(table.frame.columns, row, strict=True)
-        if isinstance(cell, Score)
-    ]
+    """The cells as CSV; a table of scores in long form: a line per score with interval, n and the paper's number.
+
+    The row's words (model, group, English name …) stand in columns of their own, under their headings in lower case.
+    """
+    rows = []
+    for row in table.frame.itertuples(index=False, name=None):
+        cells = dict(zip(table.frame.columns, row, strict=True))
+        words = {name.lower(): _csv_text(cell) for name, cell in cells.items() if not isinstance(cell, Score)}
+        scores = {name: cell.row() for name, cell in cells.items() if isinstance(cell, Score)}
+        rows += [{"table": table.number, "model": "", **words, "column": name, **own} for name, own in scores.items()]
     # Int64 knows missing values; as a float, n would read "500.0".
     return (pd.DataFrame(rows).astype({"n": "Int64"}) if rows else table.frame).to_csv(index=False)
+
+
+def _csv_text(cell: Any) -> str:
+    """A cell's text; an apostrophe before what a spreadsheet would run as a formula."""
+    text = str(cell)
+    return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:

@@ -17,9 +17,14 @@ class Html(str):
         return str(self)
 
 
+def visible(text: object) -> str:
+    """`text` with control characters, which models emit and terminals obey, shown as U+FFFD."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", str(text))
+
+
 def escape(text: object) -> str:
-    """`text` with &, <, > and both quotes escaped, and control characters (models emit them) shown as U+FFFD."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\ufffd", str(text)), quote=True)
+    """`text` with &, <, > and both quotes escaped, control characters as `visible` shows them."""
+    return html.escape(visible(text), quote=True)
 
 
 # Colours are set on the box itself: a notebook in dark mode would else show dark text on a dark page.

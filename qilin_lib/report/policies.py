@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
+from qilin_lib.models.names import foot
+from qilin_lib.report.benchmark_tables import name_of
 from qilin_lib.report.cells import Score, Source
-from qilin_lib.report.figures import COLOURS, FURTHER_COLOURS, FURTHER_MARKERS, MARKERS, new_chart, quiet
+from qilin_lib.report.figures import line, literal, looks, new_chart, quiet
 from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box
+from qilin_lib.report.markup import CASE_STYLE, Html, styled
+from qilin_lib.report.tokens import box, card
 
-NAMES = {"sft": "SFT", "dpo": "DPO", "rejection_sampling": "rejection sampling", "rl": "RL"}
 # Metric of policies.json: heading, decimals.
 COLUMNS = {
     "reward": ("Reward, greedy", 2),
@@ -36,12 +36,7 @@ COLUMNS = {
     "kl_token": ("KL a token, nats", 4),
     "kl_answer": ("KL an answer, nats", 3),
 }
-LOOKS = {
-    "sft": (COLOURS["sft"], MARKERS["sft"]),
-    "dpo": (COLOURS["dpo"], MARKERS["dpo"]),
-    "rejection_sampling": (FURTHER_COLOURS[0], FURTHER_MARKERS[0]),
-    "rl": (FURTHER_COLOURS[1], FURTHER_MARKERS[1]),
-}
+LOOKS = looks(("sft", "dpo", "rejection_sampling", "rl"))
 # Key in log.jsonl and title.
 CURVES = {
     "reward": "reward of the step's answers",
@@ -52,18 +47,19 @@ CURVES = {
 
 
 def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
-    """One row a policy of policies.json, one column a metric, with 95 % intervals; `digest` is that of stage 08."""
+    """A row per policy of policies.json, a column per metric, with 95 % intervals; `digest` is that of stage 08."""
     rows = [
-        [NAMES[name], *(_cell(name, entry, metric, decimals, digest) for metric, (_, decimals) in COLUMNS.items())]
-        for name, entry in compared["policies"].items()
+        [name_of(compared, name), *(_cell(compared, name, metric, digest) for metric in COLUMNS)]
+        for name in compared["policies"]
     ]
     headings = ["Model", *(heading for heading, _ in COLUMNS.values())]
     frame = pd.DataFrame(rows, columns=headings, dtype=object)
     return Table("", "Policies on the same held-out questions", frame, _notes(compared))
 
 
-def _cell(name: str, entry: Mapping[str, Any], metric: str, decimals: int, digest: str) -> Score:
-    return Score(entry[metric], source=Source(f"08_rlhf/policies/{name}.jsonl", digest, name), decimals=decimals)
+def _cell(compared: Mapping[str, Any], name: str, metric: str, digest: str) -> Score:
+    where = Source(f"08_rlhf/policies/{name}.jsonl", digest, name_of(compared, name))
+    return Score(compared["policies"][name][metric], source=where, decimals=COLUMNS[metric][1])
 
 
 def _notes(compared: Mapping[str, Any]) -> list[str]:
@@ -81,6 +77,7 @@ def _notes(compared: Mapping[str, Any]) -> list[str]:
         "the policy at temperature 1, its end included. A token: all nats by all positions; an answer: mean of the "
         "sums. SFT's own is 0 by definition.",
         f"Power, cut answers: {power_note(told['questions'])}.{_reward_power(compared)}",
+        *foot(compared, paper=""),
     ]
 
 
@@ -88,7 +85,7 @@ def _reward_power(compared: Mapping[str, Any]) -> str:
     """The least difference in greedy reward from SFT that would be found four times in five, by policy."""
     found = [
         # Half the interval is 1.96 standard errors; 80 % power takes 1.96 + 0.84 of them.
-        f"{NAMES[row['model_b']]} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
+        f"{name_of(compared, row['model_b'])} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
         for row in compared["paired"]
         if row["metric"] == "reward"
     ]
@@ -99,7 +96,7 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
     """Each policy less SFT on the same questions, a metric a row: difference with 95 % interval, p, p after Holm."""
     rows = [
         [
-            NAMES[row["model_b"]],
+            name_of(compared, row["model_b"]),
             COLUMNS[row["metric"]][0],
             Score({"value": row["difference"], **{key: row[key] for key in ("n", "low", "high")}}, decimals=2),
             _p(row["p"]),
@@ -111,6 +108,7 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
     notes = [
         f"Paired over questions; Holm's correction over the {len(rows)} rows. p below 0.05 after it: told from SFT.",
         "KL is not tested: it is 0 for SFT by definition, and above 0 for every other model.",
+        *foot(compared, paper=""),
     ]
     return Table("", "Differences from SFT", frame, notes, compact=True)
 
@@ -133,10 +131,11 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
         kl, reward = entry["kl_answer"], entry["sampled_reward"]
         axes.plot((kl["low"], kl["high"]), [reward["value"]] * 2, color=colour, linewidth=1.1)
         axes.plot([kl["value"]] * 2, (reward["low"], reward["high"]), color=colour, linewidth=1.1)
-        axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=NAMES[name])
+        label = literal(name_of(compared, name))
+        axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=label)
     axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
     axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
-    chart.legend(loc="outside lower center", ncols=max(1, len(known)), frameon=False, fontsize=8)
+    chart.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     quiet(axes, "both")
     return chart
 
@@ -151,8 +150,7 @@ def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
         raise QilinError("the log of reinforcement learning is empty: nothing to draw")
     chart = new_chart(11, 2.9)
     for axes, (key, title) in zip(chart.subplots(1, len(CURVES)), CURVES.items(), strict=True):
-        points = np.array([(row["step"], row[key]) for row in rows if row.get(key) is not None]).reshape(-1, 2)
-        axes.plot(*points.T, color=LOOKS["rl"][0], marker="." if len(points) < 15 else "", linewidth=1.4)
+        line(axes, rows, key, LOOKS["rl"][0], "")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("optimizer step")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -163,7 +161,7 @@ def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 3) -> Html:
     """The first `most` questions with the preferred answer and the greedy answers of all policies.
 
-    `records`: {policy: rows of policies/<policy>.jsonl}, the same questions in the same order.
+    `records`: {name: rows of policies/<policy>.jsonl}, the same questions in the same order.
     """
     shown = range(min(most, *(len(rows) for rows in records.values())))
     return styled(CASE_STYLE, "".join(_card({name: rows[i] for name, rows in records.items()}) for i in shown))
@@ -171,10 +169,8 @@ def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int =
 
 def _card(rows: Mapping[str, Mapping[str, Any]]) -> str:
     first = next(iter(rows.values()))
-    prompt = "".join(box(turn["role"], turn["content"]) for turn in first["prompt"])
-    answers = box("preferred in ChiMed-DPO", first["chosen"])
+    answers = [box("preferred in ChiMed-DPO", first["chosen"])]
     for name, row in rows.items():
         told = f"reward {row['reward']:.2f}, {row['tokens']} tokens{', cut' * row['cut']}"
-        answers += box(f"{NAMES[name]}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"])
-    head = f"<div class='head'>held-out question {escape(first['id'])}</div>"
-    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{answers}</div></div>"
+        answers.append(box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"]))
+    return card(f"held-out question {first['id']}", first["prompt"], answers)

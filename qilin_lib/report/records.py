@@ -13,7 +13,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.task import FIXED, RELEASED
-from qilin_lib.report.benchmark_tables import ordered
+from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 from qilin_lib.report.tokens import box
@@ -56,6 +56,11 @@ def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") ->
     return ordered(path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl"))
 
 
+def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
+    """{model: what it is called}, as scores.json beside the records says."""
+    return {model: name_of(files.read_json(Path(stage_dir) / "scores.json"), model) for model in models}
+
+
 def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | None = None) -> Html:
     """The first record of a predictions file: prompt, output, reference, and what was read from it.
 
@@ -76,16 +81,16 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: st
     protocol = protocol or _protocol(stage_dir, benchmark)
     gold: Counter = Counter()
     given: dict[str, Counter] = {}
-    for model in models_of(stage_dir, benchmark, protocol):
+    models = models_of(stage_dir, benchmark, protocol)
+    for model, name in names_of(stage_dir, models).items() if models else ():
         records = read(stage_dir, protocol, benchmark, model)
-        given[model] = Counter(_kind(record["prediction"]) for record in records)
+        given[name] = Counter(_kind(record["prediction"]) for record in records)
         gold = Counter(_kind(record["gold"]) for record in records)
     columns = [*LETTERS, "several letters", "-"]
-    if not given:
-        frame = pd.DataFrame([], columns=["Model", *columns])
-        return Table("", "Answers given", frame, [f"No model answered {benchmark} under protocol {protocol}."])
-    rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in {"gold": gold, **given}.items()]
-    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]))
+    shown = {"gold": gold, **given} if given else {}
+    rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in shown.items()]
+    notes = [] if given else [f"No model answered {benchmark} under protocol {protocol}."]
+    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]), notes)
 
 
 def _told(value: Any) -> str:

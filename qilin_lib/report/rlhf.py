@@ -18,11 +18,9 @@ from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import Summary, mean_of, power_note, studentised
 from qilin_lib.report import figures
 from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box
+from qilin_lib.report.markup import CASE_STYLE, Html, styled
+from qilin_lib.report.tokens import box, card
 
-RESAMPLES = 1000
-SEED = 17
 CURVE_COLOUR = figures.COLOURS["sft"]
 Row = Mapping[str, Any]
 
@@ -30,7 +28,7 @@ Row = Mapping[str, Any]
 # --- the reward model -------------------------------------------------------------------------------------------------
 
 
-def accuracy_table(scores: Mapping[str, Sequence[Any]]) -> Table:
+def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Table:
     """Held-out pairs of reward/heldout.json that are ranked right, by source and in all, with 95 % intervals (Wilson),
     and the mean margin r(chosen) - r(rejected) (bootstrap over pairs)."""
     groups = {**reliability.by_source(scores), "Total": scores}
@@ -38,7 +36,8 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]]) -> Table:
     for name, entry in groups.items():
         share = reliability.accuracy(entry["chosen"], entry["rejected"])
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
-        rows.append([name, f"{share['n']:,}", _percent(share), str(int((margins == 0).sum())), _number(_mean(margins))])
+        margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
+        rows.append([name, f"{share['n']:,}", _percent(share), str(ties), margin])
     n = len(scores["chosen"])
     notes = [
         "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
@@ -118,7 +117,7 @@ def reward_curves(rows: figures.Rows) -> figures.Figure:
 # --- the pool of rejection sampling -----------------------------------------------------------------------------------
 
 
-def pool_table(pool: Sequence[Row]) -> Table:
+def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
     """What the choice among K answers gains, one row a round: means over questions with 95 % intervals over questions.
 
     `pool`: rows of pool.jsonl, of one round or several. QilinError if there is none.
@@ -136,8 +135,8 @@ def pool_table(pool: Sequence[Row]) -> Table:
                 str(number),
                 f"{len(questions):,}",
                 " or ".join(map(str, sizes)),
-                *(_number(_mean(values)) for values in (worst, mean, best, best - mean)),
-                _percent(_mean(np.array(above))),
+                *(_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)),
+                _percent(_mean(np.array(above), parameters)),
                 f"{level:,}",
             ]
         )
@@ -153,7 +152,7 @@ def pool_table(pool: Sequence[Row]) -> Table:
     return Table("", "Rejection sampling: rewards of the pool", pd.DataFrame(rows, columns=columns), notes)
 
 
-def best_of_k(pool: Sequence[Row]) -> dict[int, Summary]:
+def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
     """{k: {"value", "n", "low", "high"}}: reward to expect of the best of k answers, k from 1 to the K sampled.
 
     Each question gives the mean over all subsets of k of its K answers, an estimate without bias of which the best of
@@ -162,18 +161,21 @@ def best_of_k(pool: Sequence[Row]) -> dict[int, Summary]:
     """
     questions = [[row["reward"] for row in ranked] for found in _rounds(pool).values() for ranked in found]
     fewest = min(map(len, questions))
-    return {k: _mean(np.array([_expected_best(own, k) for own in questions])) for k in range(1, fewest + 1)}
+    expected = {k: np.array([_expected_best(own, k) for own in questions]) for k in range(1, fewest + 1)}
+    return {k: _mean(values, parameters) for k, values in expected.items()}
 
 
-def best_of_k_figure(pool: Sequence[Row]) -> figures.Figure:
+def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> figures.Figure:
     """`best_of_k` as a curve with its intervals, one a round: where it flattens, more samples buy little."""
     chart = figures.new_chart(5.6, 3.6)
     axes = chart.subplots()
     colours = (CURVE_COLOUR, figures.PAPER_COLOUR, *figures.FURTHER_COLOURS)
     largest = 1
     for place, number in enumerate(_rounds(pool)):
-        found = best_of_k([row for row in pool if row["round"] == number])
-        value, low, high = (_column(found, name) for name in ("value", "low", "high"))
+        found = best_of_k([row for row in pool if row["round"] == number], parameters)
+        # A bound that is not there becomes NaN, which matplotlib leaves out.
+        columns = [[score[name] for score in found.values()] for name in ("value", "low", "high")]
+        value, low, high = np.array(columns, dtype=float)
         axes.errorbar(
             list(found), value, [value - low, high - value], color=colours[place % len(colours)], marker="o",
             markersize=4, capsize=3, linewidth=1.4, label=f"round {number}",
@@ -186,11 +188,6 @@ def best_of_k_figure(pool: Sequence[Row]) -> figures.Figure:
     return chart
 
 
-def _column(found: Mapping[int, Summary], name: str) -> np.ndarray:
-    # A bound that is not there becomes NaN, which matplotlib leaves out.
-    return np.array([score[name] for score in found.values()], dtype=float)
-
-
 def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
     """Best and worst answer to `most` questions, evenly spaced over the pool, with rewards and lengths."""
     questions = [ranked for found in _rounds(pool).values() for ranked in found]
@@ -201,16 +198,14 @@ def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
 
 def _card(ranked: Sequence[Row]) -> str:
     best, worst = ranked[-1], ranked[0]
-    prompt = "".join(box(turn["role"], turn["content"]) for turn in best["prompt"])
-    sides = "".join(
+    sides = [
         box(
             f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}",
             row["answer"] or "(empty)",
         )
         for name, row in (("best", best), ("worst", worst))
-    )
-    head = f"<div class='head'>{escape(best['id'])}<span>round {best['round']}</span></div>"
-    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{sides}</div></div>"
+    ]
+    return card(best["id"], best["prompt"], sides, f"round {best['round']}")
 
 
 def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:
@@ -239,12 +234,15 @@ def _expected_best(rewards: Sequence[float], k: int) -> float:
     return sum(value * math.comb(i, k - 1) / ways for i, value in enumerate(rewards))
 
 
-def _mean(values: np.ndarray) -> Summary:
-    """The mean of values [N] with its bootstrap-t interval; without one for fewer than two."""
+def _mean(values: np.ndarray, parameters: Any) -> Summary:
+    """The mean of values [N] with its bootstrap-t interval; without one for fewer than two.
+
+    `parameters`: the profile's `bootstrap_resamples` and `seed`.
+    """
     n = len(values)
     if n < 2:
         return {"value": float(values.mean()) if n else None, "n": n, "low": None, "high": None}
-    low, high, _ = studentised(mean_of(values), RESAMPLES, SEED)
+    low, high, _ = studentised(mean_of(values), parameters.bootstrap_resamples, parameters.seed)
     return {"value": float(values.mean()), "n": n, "low": low, "high": high}
 
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.evaluate.calibration import calibration
+from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import attitudes, html, policies, rlhf
-from qilin_lib.report.layout import Table
+from qilin_lib.report.benchmark_tables import name_of
+from qilin_lib.report.layout import with_notes
+from qilin_lib.report.whole import chain
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
 
@@ -22,19 +25,15 @@ def write_report(stage: Stage) -> Path:
     if stage.up_to_date:
         return target
     folder, digest = stage.parent(RLHF), read_manifest(stage.run_dir, RLHF)["digest"]
+    notes = accepted(stage.run_dir, RLHF)
     sections = [
-        html.Section("The reward model", tuple(_reward_parts(folder, stage.parameters))),
-        html.Section("Rejection sampling", tuple(_pool_parts(read_pool(folder)))),
+        html.Section("The reward model", with_notes(_reward_parts(folder, stage.parameters), notes)),
+        html.Section("Rejection sampling", with_notes(_pool_parts(read_pool(folder), stage.parameters), notes)),
         html.Section("Policies side by side", tuple(_policy_parts(folder, digest))),
         *attitudes.sections(stage),
         html.Section("Where it comes from", (chain(stage),)),
     ]
     return html.report(sections, target, f"ChiMed-GPT's regime and analyses, run {stage.run_dir.name}")
-
-
-def chain(stage: Stage) -> Table:
-    """The manifests of the run, back to the raw files."""
-    return html.manifest_chain(stage.run_dir, stage.name)
 
 
 def read_pool(folder: Path) -> list[dict[str, Any]]:
@@ -44,9 +43,9 @@ def read_pool(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """{policy: its answers to the held-out questions}; `folder` is 08's."""
-    names = files.read_json(folder / "policies.json")["policies"]
-    return {name: list(files.read_jsonl(folder / "policies" / f"{name}.jsonl")) for name in names}
+    """{name of a policy: its answers to the held-out questions}; `folder` is 08's."""
+    compared, answers = files.read_json(folder / "policies.json"), folder / "policies"
+    return {name_of(compared, name): list(files.read_jsonl(answers / f"{name}.jsonl")) for name in compared["policies"]}
 
 
 def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
@@ -54,23 +53,23 @@ def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
     scores = files.read_json(folder / "reward" / "heldout.json")
     measured = calibration(scores["chosen"], scores["rejected"], parameters.bootstrap_resamples, parameters.seed)
     return [
-        rlhf.accuracy_table(scores),
+        rlhf.accuracy_table(scores, parameters),
         html.Picture(rlhf.reward_curves(read_log(folder / "reward")), "The reward model on its training batches"),
         html.Picture(rlhf.calibration_figure(measured), "Stated confidence against the share ranked right"),
         rlhf.calibration_table(measured),
     ]
 
 
-def _pool_parts(pool: list[dict[str, Any]]) -> list[Any]:
+def _pool_parts(pool: list[dict[str, Any]], parameters: Any) -> list[Any]:
     return [
-        rlhf.pool_table(pool),
-        html.Picture(rlhf.best_of_k_figure(pool), "Mean reward of the best of k answers"),
+        rlhf.pool_table(pool, parameters),
+        html.Picture(rlhf.best_of_k_figure(pool, parameters), "Mean reward of the best of k answers"),
         rlhf.pool_examples(pool),
     ]
 
 
 def _policy_parts(folder: Path, digest: str) -> list[Any]:
-    compared = files.read_json(folder / "policies.json")
+    compared = read_scores(folder / "policies.json")
     parts = [
         policies.comparison_table(compared, digest),
         policies.differences_table(compared),

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib.report.benchmark_tables import key, paper_notes, released_tables, table4, table5, table6
-from qilin_lib.report.breakdowns import (
+from qilin_lib.report.benchmark_tables import key, paper_notes, released_tables, table4, table5, table6  # noqa: F401
+from qilin_lib.report.breakdowns import (  # noqa: F401
     category_table,
     group_tables,
     no_subjects,
@@ -20,35 +20,10 @@ from qilin_lib.report.breakdowns import (
     usage_table,
     variant_table,
 )
-from qilin_lib.report.cells import Linked, Source, paper_text, score_text, signed
+from qilin_lib.report.cells import Linked, Source, paper_text, score_text, signed  # noqa: F401
 from qilin_lib.report.external import ExternalTable
-from qilin_lib.report.layout import Table, to_html, to_latex, to_markdown, to_text, write_all
+from qilin_lib.report.layout import Table, to_html, to_latex, to_markdown, to_text, write_all  # noqa: F401
 from qilin_lib.report.paper import TABLE_1, TABLE_2, TABLE_3, PaperTable, Row
-
-__all__ = [
-    "Table",
-    "category_table",
-    "external_table",
-    "group_tables",
-    "no_subjects",
-    "paired_table",
-    "released_tables",
-    "score_text",
-    "table1",
-    "table2",
-    "table3",
-    "table4",
-    "table5",
-    "table6",
-    "to_html",
-    "to_latex",
-    "to_markdown",
-    "to_text",
-    "usage_table",
-    "variant_table",
-    "write_all",
-]
-
 
 # --- Tables 1-3: the data -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -33,19 +34,20 @@ def _token(text: str, learned: bool) -> str:
 
 def messages(row: dict[str, Any]) -> Html:
     """One conversation of sft.jsonl."""
-    turns = "".join(box(turn["role"], turn["content"]) for turn in row["messages"])
-    return styled(CASE_STYLE, f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{turns}</div>")
+    return styled(CASE_STYLE, card(row["id"], row["messages"]))
 
 
 def pair(row: dict[str, Any]) -> Html:
     """One triplet of dpo.jsonl: prompt above, chosen and rejected side by side."""
-    prompt = "".join(box(turn["role"], turn["content"]) for turn in row["prompt"])
-    answers = "".join(box(side, row[side][-1]["content"]) for side in ("chosen", "rejected"))
-    return styled(
-        CASE_STYLE,
-        f"<div class='qm-case'><div class='head'>{escape(row['id'])}</div>{prompt}"
-        f"<div class='answers'>{answers}</div></div>",
-    )
+    answers = [box(side, row[side][-1]["content"]) for side in ("chosen", "rejected")]
+    return styled(CASE_STYLE, card(row["id"], row["prompt"], answers))
+
+
+def card(title: str, turns: Iterable[Mapping[str, str]], answers: Iterable[str] = (), aside: str = "") -> str:
+    """The turns of a conversation below each other, then boxes of answers side by side."""
+    told = "".join(box(turn["role"], turn["content"]) for turn in turns)
+    head = f"<div class='head'>{escape(title)}<span>{escape(aside)}</span></div>"
+    return f"<div class='qm-case'>{head}{told}<div class='answers'>{''.join(answers)}</div></div>"
 
 
 def box(title: str, text: str) -> str:

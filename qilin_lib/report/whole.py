@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
+from qilin_lib.models.names import TRAINED, accepted, read_scores
 from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
-from qilin_lib.report.layout import Table
+from qilin_lib.report.layout import Table, with_notes
 from qilin_lib.report.markup import Html
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
-
-TRAINED = {"dcpt": "03_dcpt", "sft": "04_sft", "dpo": "05_dpo"}
 
 
 def all_tables(stage: Stage) -> list[Table]:
@@ -24,7 +23,8 @@ def all_tables(stage: Stage) -> list[Table]:
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")
     counts = files.read_json(stage.parent("02_tokenize") / "token_counts.json")
     digests = {name: read_manifest(stage.run_dir, name)["digest"] for name in ("01_build_chimed", "02_tokenize")}
-    made = [table(ledger, counts, digests) for table in (tables.table1, tables.table2, tables.table3)]
+    counted = [table(ledger, counts, digests) for table in (tables.table1, tables.table2, tables.table3)]
+    made = list(with_notes(counted, accepted(stage.run_dir, "02_tokenize")))
     made += result_tables(_scores(stage), read_manifest(stage.run_dir, "06_eval")["digest"])
     stage.begin()
     if not stage.up_to_date:
@@ -43,7 +43,7 @@ def result_tables(scores: Mapping[str, Any], digest: str) -> list[Table]:
 
 
 def _scores(stage: Stage) -> dict[str, Any]:
-    return files.read_json(stage.parent("06_eval") / "scores.json")
+    return read_scores(stage.parent("06_eval") / "scores.json")
 
 
 def forest(stage: Stage) -> Figure:
@@ -53,7 +53,7 @@ def forest(stage: Stage) -> Figure:
 
 def chain(stage: Stage) -> Table:
     """The manifests of the run, back to the raw files."""
-    return html.manifest_chain(stage.run_dir)
+    return html.manifest_chain(stage.run_dir, stage.name)
 
 
 def _checks(stage: Stage, ledger: Mapping[str, Any]) -> list[Table]:
@@ -70,10 +70,11 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         return target
     ledger = files.read_json(stage.parent("01_build_chimed") / "ledger.json")
     bars = html.Picture(figures.ledger_bar(ledger), "Records by source and fate")
+    notes = accepted(stage.run_dir, "01_build_chimed")
     sections = [
         html.Section("Data: Tables 1-3", tuple(_of(made, "123"))),
-        html.Section("Where every record went", (bars, data.ledger_table(ledger))),
-        html.Section("Test items in training data, personal data", tuple(_checks(stage, ledger))),
+        html.Section("Where every record went", with_notes((bars, data.ledger_table(ledger)), notes)),
+        html.Section("Test items in training data, personal data", with_notes(_checks(stage, ledger), notes)),
         html.Section("Training", tuple(_training(stage))),
         *result_sections(_scores(stage), made),
         html.Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
@@ -91,7 +92,7 @@ def _of(made: list[Table], numbers: str) -> list[Table]:
 
 def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.Section]:
     """The sections that scores.json fills, whatever benchmarks, protocols and models it holds."""
-    crosses = "Our scores with 95 % intervals; crosses: the paper. Rows are stages, then models either side has."
+    crosses = "Our scores with 95 % intervals; crosses: the paper's numbers, in rows of their own."
     usage = tables.usage_table(scores)
     return [
         html.Section("Ours and the paper's", (html.Picture(figures.forest(scores, paper.TABLES), crosses),)),
@@ -108,12 +109,14 @@ def _training(stage: Stage) -> list[Any]:
     parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the three stages")]
     for name in ("dcpt", "sft"):
         table = training.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
-        parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, table.notes))
+        notes = [*table.notes, *accepted(stage.run_dir, TRAINED[name])]
+        parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, notes))
     parts.append(
         html.Picture(figures.dpo_curves(logs["dpo"]), "DPO: rewards and log-probabilities on training batches")
     )
     beta = stage.facts("05_dpo")["beta"]
-    return [*parts, training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), beta)]
+    pairs = training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), beta)
+    return [*parts, *with_notes([pairs], accepted(stage.run_dir, "05_dpo"))]
 
 
 def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:

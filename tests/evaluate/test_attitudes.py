@@ -23,6 +23,7 @@ from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_json, read_jsonl, sha256_text, write_json
+from qilin_lib.models.names import describe_run
 from qilin_lib.runs import Stage
 
 MICA = (16, 6, [1, 2, 4, 5, 6, 7, 8, 13, 14, 15])
@@ -434,7 +435,7 @@ def make_stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Stage]:
     def make(name: str, up_to_date: bool = False, **overrides: Any) -> Stage:
         run_dir = tmp_path / name
         (run_dir / "02_tokenize").mkdir(parents=True, exist_ok=True)
-        base = {"path": os.path.relpath(tiny_model_dir, run_dir / "02_tokenize")}
+        base = {"name": "tiny", "parameters": 9, "path": os.path.relpath(tiny_model_dir, run_dir / "02_tokenize")}
         write_json(run_dir / "02_tokenize" / "base.json", base)
         scale = write_scale(tmp_path, (3, 4, [2]))
         small = {"models": ["base"], "scales": [scale], "labels": ["letters"], "option_orders": 2, "max_new_tokens": 2}
@@ -460,11 +461,13 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     lines = whole.read_text(encoding="utf-8").splitlines()
     key = json.dumps({"key": read_json(whole.with_suffix(".key.json"))["key"]})
     part.write_text("\n".join([key, *lines[:5], lines[5][:40]]), encoding="utf-8")
-    assert attitudes.evaluate(stage, lambda text: None) == expected == read_json(stage.dir / "scores.json")
+    expected |= {"run": describe_run(stage)}
+    written = attitudes.evaluate(stage, lambda text: None)
+    assert written == expected | {"accepted": []} and read_json(stage.dir / "scores.json") == expected
     assert path.read_bytes() == whole.read_bytes() and not part.exists()
     assert {row["template"] for row in read_jsonl(path)} == {"plain"}
     monkeypatch.setattr(run, "ask", lambda *given: pytest.fail("asked again"))
-    assert attitudes.evaluate(make_stage("run", up_to_date=True), lambda text: None) == expected
+    assert attitudes.evaluate(make_stage("run", up_to_date=True), lambda text: None) == written
 
 
 def test_a_baseline_that_names_benchmarks_is_refused(make_stage: Callable[..., Stage]):

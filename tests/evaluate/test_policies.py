@@ -65,7 +65,7 @@ def run_dir(
         for i in range(11)
     ]
     files.write_jsonl(run / "01_build_chimed" / "dpo.jsonl", rows)
-    files.write_json(run / "02_tokenize" / "base.json", {"template": "baichuan"})
+    files.write_json(run / "02_tokenize" / "base.json", {"name": "tiny", "parameters": 9, "template": "baichuan"})
     places = ("04_sft", "05_dpo", "08_rlhf/rejection/round1", "08_rlhf/rl")
     for place, amount in zip(places, (0.0, 0.2, 0.4, 0.8), strict=True):
         shifted(tiny_model_dir, run / place / "model", amount)

@@ -19,7 +19,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import add_lora
-from qilin_lib.models.baichuan import convert, main
+from qilin_lib.models.baichuan import convert, converted_from, main
 from qilin_lib.models.load import load_model, load_tokenizer, parameter_count
 from qilin_lib.models.sentencepieces import PROBES, fast_core, fast_tokenizer, read_pieces
 from qilin_lib.tokens.template import choose, text_ids
@@ -136,6 +136,7 @@ def test_baichuan2_s_head_is_folded_and_said_to_be(
     said = capsys.readouterr().out
     assert "NormHead folded" in said and "training the head is not" in said
     assert "NormHead folded" in (tmp_path / "llama" / "README.md").read_text(encoding="utf-8")
+    assert converted_from(tmp_path / "llama") == "Baichuan2-7B"
 
 
 PEAK = """

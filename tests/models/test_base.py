@@ -36,6 +36,8 @@ def test_local_folder_is_named_where_it_lies(tiny_model_dir: Path, tiny_shape: T
     assert described == files.read_json(here.dir / "base.json")
     assert described["parameters"] == parameter_count(tiny_model_dir)
     assert (described["template"], described["template_sha256"]) == ("baichuan", BAICHUAN.sha256)
+    assert (described["source"], described["converted"]) == ("folder", "")
+    assert 0 < described["vocabulary"] <= tiny_shape.vocab_size
     assert base_path(here.dir) == tiny_model_dir.resolve()
     assert not (here.dir / "base").exists()
 
@@ -51,7 +53,7 @@ def test_tiny_moves_with_its_run(tiny_shape: Tiny, sentences: Callable, tmp_path
     here = stage(tmp_path / "run" / "02")
     texts = sentences(40, 1)
     described = prepare_base(settings("tiny", brief), here, lambda: (texts, texts), tmp_path / "cache")
-    assert described["path"] == "base" and described["name"] == "tiny"
+    assert described["path"] == "base" and (described["name"], described["source"]) == ("tiny", "kit")
     (tmp_path / "run").rename(tmp_path / "moved")
     assert (base_path(tmp_path / "moved" / "02") / "model.safetensors").exists()
 

@@ -106,13 +106,16 @@ def test_ledger_balances_and_caught_the_planted_flaws(runs: Path) -> None:
     assert sum(sum(row["deidentified"].values()) for row in rows) > 0
 
 
+STEPS = ("", " + DCPT", " + DCPT + SFT", " + DCPT + SFT + DPO")
+
+
 def test_tables_one_to_six_are_filled(runs: Path) -> None:
     folder = runs / "smoke" / "07_case_study"
     sources = set(pd.read_csv(folder / "table_1.csv", dtype=str)["Our sources"])
     assert {"cmexam", "kg_xywy", "toyhom_dialogue"} <= sources
     for name in ("4", "5", "6", "4r", "5r"):
         ours = pd.read_csv(folder / f"table_{name}.csv").dropna(subset=["ours"])
-        assert set(ours["model"]) == {"base", "dcpt", "sft", "dpo"}, name
+        assert set(ours["model"]) == {f"tiny 2.3M{step}" for step in STEPS} and set(ours["from"]) == {"this run"}, name
         assert ours[["low", "high", "n"]].notna().all(axis=None), f"table {name}: every score has interval and n"
         assert ((ours["low"] <= ours["ours"]) & (ours["ours"] <= ours["high"])).all(), name
     assert "not available" in (folder / "tables.txt").read_text(encoding="utf-8")
@@ -123,7 +126,7 @@ def test_every_cell_leads_to_records_that_give_its_number(runs: Path) -> None:
     digest = read(run / "06_eval" / "manifest.json")["digest"]
     for name, protocol in (("5", "fixed"), ("5r", "released")):
         table = pd.read_csv(run / "07_case_study" / f"table_{name}.csv").dropna(subset=["ours"])
-        accuracy = table[table["metric"] == "Accuracy"]
+        accuracy = table[table["column"] == "Accuracy"]
         assert len(accuracy) == 4 and set(table["manifest"]) == {digest} and set(table["protocol"]) == {protocol}
         for cell in accuracy.itertuples():
             records = [json.loads(line) for line in (run / cell.records).open(encoding="utf-8")]

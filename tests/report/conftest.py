@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,19 @@ EMPTY = {"value": None, "n": 0, "low": None, "high": None}
 
 def score(value: float, n: int = 346, half: float = 5.0) -> dict[str, Any]:
     return {"value": value, "n": n, "low": value - half, "high": value + half}
+
+
+def run_facts(base: str, parameters: int, as_paper: bool = False) -> dict[str, Any]:
+    """What scores.json says of the run's models: the base, and each model's name by base and stages."""
+    size = {2_263_296: "2.3M", 7_000_559_616: "7.0B"}[parameters]
+    steps = {"base": "", "dcpt": " + DCPT", "sft": " + DCPT + SFT", "dpo": " + DCPT + SFT + DPO"}
+    steps |= {"rejection_sampling": f"{steps['sft']} + rejection sampling", "rl": f"{steps['sft']} + RL"}
+    names = {model: f"{base} {size}{step}" for model, step in steps.items()}
+    return {
+        "base": {"name": base, "parameters": parameters},
+        "as_paper": list(MODELS) if as_paper else [],
+        "names": names,
+    }
 
 
 def entry(source: str, part: str, row: str | None, read: int, kept: int) -> dict[str, Any]:
@@ -34,6 +48,11 @@ def entry(source: str, part: str, row: str | None, read: int, kept: int) -> dict
         "bytes_kept": kept * 1000,
         "chars_kept": kept * 333,
     }
+
+
+@pytest.fixture(scope="session")
+def run_of() -> Callable[..., dict[str, Any]]:
+    return run_facts
 
 
 @pytest.fixture
@@ -118,6 +137,7 @@ def scores() -> dict[str, Any]:
             }
         ],
         "usage": {},
+        "run": run_facts("tiny", 2_263_296),
         "tokenisation": "jieba",
         "protocol": "fixed",
         "split": {"ceval": "val", "cmexam": "test", "huatuo": "test"},

@@ -47,6 +47,8 @@ def rejecting(number: int, contents: list[int]) -> int:
     return contents.index(1 if number % 2 == 0 else 5)
 
 
+SFT = "tiny 2.3M + DCPT + SFT"
+DPO = f"{SFT} + DPO"
 MODELS: dict[str, Choose] = {
     "sft": lambda number, contents: 0,
     "dpo": rejecting,
@@ -55,7 +57,7 @@ MODELS: dict[str, Choose] = {
 
 
 @pytest.fixture(scope="module")
-def scores() -> dict[str, Any]:
+def scores(run_of: Any) -> dict[str, Any]:
     scale = scales.read("example")
     answers = {model: made(choose) for model, choose in MODELS.items()}
     entries = {model: attitude_scores.statistics(rows, scale, 200, 1) for model, rows in answers.items()}
@@ -66,6 +68,7 @@ def scores() -> dict[str, Any]:
                 scale, ["letters", "digits"], attitudes.orders(5, 10, seed=1), attitudes.LABELS
             )
         },
+        "run": run_of("tiny", 2_263_296),
         "models": {"next_token": {"example": entries}, "generation": {"example": entries}},
         "paired": [{"protocol": "next_token", "scale": "example", "model_a": "sft", "model_b": "dpo"} | gap],
     }
@@ -86,10 +89,10 @@ def row(table: Table, model: str) -> dict[str, str]:
 
 def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
     table = report.total_table(scores, "example", "B1")
-    assert list(table.frame["Model"]) == ["sft", "sft", "dpo", "dpo", "silent", "silent"]
+    assert list(table.frame["Model"]) == [SFT, SFT, DPO, DPO, "silent", "silent"]
     assert list(table.frame["Protocols"]) == ["next token", "reply read"] * 3
     assert "12 to 60 possible, neutral 36" in table.heading
-    follower, biased, silent = (row(table, model) for model in ("sft", "dpo", "silent"))
+    follower, biased, silent = (row(table, model) for model in (SFT, DPO, "silent"))
     assert follower["Authors' form"] == "36" and follower["All forms"].startswith("36.0 [")
     assert follower["Top position, %"] == "100"
     assert follower["Status"].startswith("cannot be read as an attitude: follows the position; another order")
@@ -104,9 +107,9 @@ def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
 
 def test_the_words_say_what_a_total_can_and_cannot(scores: dict[str, Any]) -> None:
     told = {line.partition(":")[0]: line for line in report.readings(scores, "example")}
-    assert "cannot be read as an attitude" in told["sft, next token"] and "neutral" in told["sft, next token"]
-    assert "above neutral: more rejecting answers" in told["dpo, reply read"]
-    assert "no finding about how it treats patients" in told["dpo, reply read"]
+    assert "cannot be read as an attitude" in told[f"{SFT}, next token"] and "neutral" in told[f"{SFT}, next token"]
+    assert "above neutral: more rejecting answers" in told[f"{DPO}, reply read"]
+    assert "no finding about how it treats patients" in told[f"{DPO}, reply read"]
     assert "0 of 12 items" in told["silent, next token"]
     assert not re.search(r"\bbiased\b", " ".join(told.values()))
 
@@ -119,22 +122,25 @@ def test_the_figure_shows_positions_against_contents_in_latin_letters(scores: di
     figure = report.chosen_figure(scores, "example")
     said = texts(figure)
     assert all(text.isascii() for text in said)
-    assert "sft, next token\n480 answers" in said and "silent, next token\n0 answers" in said
-    images = {axes.get_title().partition("\n")[0]: axes.images[0].get_array() for axes in figure.axes if axes.images}
-    assert set(images) == {f"{model}, {asked}" for model in MODELS for asked in ("next token", "reply read")}
+    assert "tiny 2.3M + DCPT + SFT,\nnext token\n480 answers" in said and "silent, next token\n0 answers" in said
+    titled = {axes.get_title().rpartition("\n")[0]: axes for axes in figure.axes if axes.images}
+    images = {title.replace("\n", " "): axes.images[0].get_array() for title, axes in titled.items()}
+    models = (SFT, DPO, "silent")
+    assert set(images) == {f"{model}, {asked}" for model in models for asked in ("next token", "reply read")}
     # One row for who follows a position; two columns, the ends of the scale, for who holds an attitude.
-    assert images["sft, next token"][0].sum() == pytest.approx(100)
-    assert images["dpo, next token"][:, [0, 4]].sum() == pytest.approx(100)
+    assert images[f"{SFT}, next token"][0].sum() == pytest.approx(100)
+    assert images[f"{DPO}, next token"][:, [0, 4]].sum() == pytest.approx(100)
 
 
 def test_items_subscales_and_differences(scores: dict[str, Any]) -> None:
     items = report.item_table(scores, "example", "B1i")
-    assert list(items.frame["dpo"]) == ["5.00"] * 12 and list(items.frame["silent"]) == ["-"] * 12
+    assert list(items.frame[DPO]) == ["5.00"] * 12 and list(items.frame["silent"]) == ["-"] * 12
     assert items.frame["Place"].iloc[1] == "contact reversed" and items.frame["What"].iloc[0].startswith("如果同事")
     parts = {part.title: part for part in report._parts(scores, "example", "B1") if isinstance(part, Table)}
     subscales, pairs = parts["Subscales"], parts["Between models"]
     assert list(subscales.frame.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
-    assert row(subscales, "dpo")["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
+    assert row(subscales, DPO)["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
+    assert pairs.frame.iloc[0, 0] == f"({DPO}) \u2212 ({SFT})" and "tiny, 2.3 million" in pairs.notes[-1]
     assert str(pairs.frame.iloc[0, 2]).startswith("24.0 [")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.files import write_jsonl
+from qilin_lib.files import write_json, write_jsonl
 from qilin_lib.report import browse, browse_page, html
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">\x00\u2028'`${1}"
@@ -73,6 +73,7 @@ def stage(tmp_path: Path) -> Any:
         write_jsonl(folder / "fixed" / "ceval" / f"{model}.jsonl", exams)
         write_jsonl(folder / "fixed" / "huatuo" / f"{model}.jsonl", [answer(model, n) for n in range(12)])
     write_jsonl(folder / "released" / "huatuo" / "base.jsonl", [answer("base", n, "released") for n in range(12)])
+    write_json(tmp_path / "06_eval" / "scores.json", {"run": {"names": {}}})
     (tmp_path / "07_case_study").mkdir()
     return SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(seed=3), dir=tmp_path)
 

@@ -32,6 +32,10 @@ ChiMed-GPT | 40.82 | 41.04 | 68.29 | 52.92 | 44.50 | 44.58 37.22 27.11 8.89 19.8
 """
 
 
+BASE = "tiny 2.3M"
+SFT = f"{BASE} + DCPT + SFT"
+
+
 def score(value: float, n: int = 60, half: float = 5.0) -> dict[str, Any]:
     return {"value": value, "n": n, "low": value - half, "high": value + half}
 
@@ -117,32 +121,29 @@ def test_nothing_run_nothing_shown_but_what_is_published(scores: dict[str, Any])
 
 def test_the_block_has_what_was_run(further: dict[str, Any]) -> None:
     assert list(made(further)) == ["C1", "C2a", "C2b", "C2c", "C3a", "C3c"]
-    assert list(made({"cmmlu": further["cmmlu"]})) == ["C1", "C2a", "C2b"]
+    assert list(made({name: further[name] for name in ("cmmlu", "run")})) == ["C1", "C2a", "C2b"]
 
 
 def test_ours_stand_below_the_published_rows(further: dict[str, Any]) -> None:
     table = made(further)["C1"]
-    assert list(table.frame["Model"]) == [*readme.MODELS, "base", "dcpt", "sft", "dpo"]
-    base, published = row(table, "base"), row(table, "ChiMed-GPT")
+    assert list(table.frame["Model"]) == [*readme.MODELS, BASE, f"{BASE} + DCPT", SFT, f"{SFT} + DPO", "GPT-4 (ours)"]
+    assert list(table.frame["From"]) == ["published"] * 9 + ["this run"] * 5
+    base, published = row(table, BASE), row(table, "ChiMed-GPT")
     assert base["CCKS-2019, F1"] == "10.00 [5.00, 15.00] (n=60)"
     assert base["C-Eval, two subjects, accuracy"] == "29.3 [24.3, 34.3] (n=41)"
     assert base["CMMLU, accuracy"] == "25.0 [20.0, 30.0] (n=700)"
     assert base["CMeEE-V2, F1 (ours only)"] == base["MedQA, accuracy"] == "not evaluated"
     assert published["CCKS-2019, F1"] == "paper 40.82" and published["MedQA, accuracy"] == "paper 44.50"
     assert published["CMeEE-V2, F1 (ours only)"] == "not available"
-    assert row(table, "sft")["CMeEE-V2, F1 (ours only)"] == "33.00 [28.00, 38.00] (n=60)"
+    assert row(table, SFT)["CMeEE-V2, F1 (ours only)"] == "33.00 [28.00, 38.00] (n=60)"
 
 
-def test_a_difference_is_taken_only_for_a_model_of_the_same_name(further: dict[str, Any]) -> None:
+def test_no_difference_is_taken_even_for_a_model_of_a_published_name(further: dict[str, Any]) -> None:
     table = made(further)["C1"]
-    assert row(table, "GPT-4")["CCKS-2019, F1"] == "41.00 [36.00, 46.00] (n=60); paper 41.37 (\u22120.37)"
-    assert row(table, "GPT-4")["Ours"] == "baseline"
-    differing = {(line["row"], line["metric"]) for line in long(table) if line["difference"]}
-    assert differing == {("GPT-4", "CCKS-2019, F1")}
-    assert "(GPT-4)" in table.notes[-1]
-    assert (
-        made(further)["C2b"].notes[-1] == "No model of this run is one of the published ones: no difference is taken."
-    )
+    assert row(table, "GPT-4")["CCKS-2019, F1"] == "paper 41.37"
+    assert row(table, "GPT-4 (ours)")["CCKS-2019, F1"] == "41.00 [36.00, 46.00] (n=60)"
+    assert not [line for line in long(table) if line["difference"] or (line["ours"] and line["paper"])]
+    assert table.notes[0] == "Base model here: tiny, 2.3 million weights."
 
 
 def test_numbers_lead_to_their_records(further: dict[str, Any]) -> None:
@@ -155,7 +156,7 @@ def test_numbers_lead_to_their_records(further: dict[str, Any]) -> None:
 
 def test_the_headings_say_what_the_readmes_bleu_is(further: dict[str, Any]) -> None:
     table = made(further)["C2b"]
-    sft, published = row(table, "sft"), row(table, "GPT-4")
+    sft, published = row(table, SFT), row(table, "GPT-4")
     # 20.5, 21.5, … in the order of README_METRICS, then TRUE_BLEU
     assert sft["README's B-1 (is BLEU-2, spaced string)"].startswith("20.50 ")
     assert sft["README's B-2 (is BLEU-3, spaced string)"].startswith("21.50 ")
@@ -167,13 +168,13 @@ def test_the_headings_say_what_the_readmes_bleu_is(further: dict[str, Any]) -> N
 
 def test_chimed_qa_stands_alone_and_says_why(further: dict[str, Any]) -> None:
     table = made(further)["C2a"]
-    assert list(table.frame["Ours"]) == ["-"] * 9 and "not available to us" in table.notes[0]
+    assert list(table.frame["From"]) == ["published"] * 9 and "not available to us" in table.notes[0]
     assert row(table, "ChiMed-GPT")["README's R-L"] == "paper 19.86"
 
 
 def test_sets_of_ours_have_no_published_row(further: dict[str, Any]) -> None:
     table = made(further)["C2c"]
-    assert list(table.frame["Model"]) == ["sft"] and "CMtMedQA" in table.title
+    assert list(table.frame["Model"]) == [SFT] and "CMtMedQA" in table.title
     assert "ChiMed-GPT was not evaluated on it." in table.notes
 
 
@@ -186,21 +187,21 @@ def test_notes_name_split_shots_protocol_and_what_could_not_be_read(further: dic
         "protocol fixed, split test; cap 60 items; no examples; scoring generate; unusable rows of the benchmark 2"
         in ccks
     )
-    assert "base 7.0 [2.0, 12.0] (n=60)" in ccks and "records in 06_eval/predictions/fixed/ccks2019" in ccks
-    assert "split val; no cap on items; shots 5" in ceval and "sft 2.4 [1.4, 3.4] (n=41)" in ceval
+    assert f"{BASE} 7.0 [2.0, 12.0] (n=60)" in ccks and "records in 06_eval/predictions/fixed/ccks2019" in ccks
+    assert "split val; no cap on items; shots 5" in ceval and f"{SFT} 2.4 [1.4, 3.4] (n=41)" in ceval
     assert "cap 60 items a subject; shots 5; scoring likelihood" in cmmlu
     assert "Not evaluated in this run: ChiMST, MedQA." in notes
     assert "Power of the accuracies: n = 41: " in "\n".join(notes) and "n = 700: " in "\n".join(notes)
-    assert "Prompts cut to fit the context: sft 4." in "\n".join(made(further)["C2b"].notes)
+    assert f"Prompts cut to fit the context: {SFT} 4." in "\n".join(made(further)["C2b"].notes)
 
 
 def test_entities_by_type_and_what_became_of_the_replies(further: dict[str, Any]) -> None:
     table = made(further)["C3a"]
-    assert list(table.frame.columns) == ["Type", "base", "GPT-4"]
-    assert row(table, "药物") == {"Type": "药物", "base": "-", "GPT-4": "43.0 [38.0, 48.0] (n=9)"}
-    assert row(table, "all types, F1")["base"] == "10.0 [5.0, 15.0] (n=60)"
-    assert row(table, "all types, F1 of places")["base"].startswith("9.0 ")
-    assert row(table, "replies that cannot be read")["GPT-4"].startswith("7.0 ")
+    assert list(table.frame.columns) == ["Type", BASE, "GPT-4 (ours)"]
+    assert row(table, "药物") == {"Type": "药物", BASE: "-", "GPT-4 (ours)": "43.0 [38.0, 48.0] (n=9)"}
+    assert row(table, "all types, F1")[BASE] == "10.0 [5.0, 15.0] (n=60)"
+    assert row(table, "all types, F1 of places")[BASE].startswith("9.0 ")
+    assert row(table, "replies that cannot be read")["GPT-4 (ours)"].startswith("7.0 ")
     assert len([name for name in table.frame["Type"] if name.startswith("entries")]) == len(KINDS)
     assert list(made(further)["C3c"].frame["Type"])[:2] == ["dis 疾病", "sym 临床表现"]
 
@@ -220,18 +221,19 @@ def real_entities() -> Any:
     return ner.statistics([{"reference": reference} | ner.understood(item, a, known) for a in answers], tuple(known))
 
 
-def test_the_block_reads_what_the_evaluation_writes() -> None:
+def test_the_block_reads_what_the_evaluation_writes(run_of: Any) -> None:
     exam = [{"subject": s, "gold": "A", "prediction": p, "correct": p == "A"} for s in ceval.CHIMED_GPT for p in "AAB"]
     asked = [row | {"n_options": 4} for row in exam]
     talk = [{"output": "多喝水。", "reference": "多喝水，休息。", "exchanges": n} for n in (0, 1, 2)]
     statistics = {"ceval": ceval.statistics(exam), "cmmlu": exams.statistics(asked), "medqa": exams.statistics(asked)}
     statistics |= {"mc": dialogue.statistics(talk), "cmeee": real_entities()}
-    block_of = made({name: {"base": summarise(table, 50, 0)} for name, table in statistics.items()})
-    first = row(block_of["C1"], "base")
+    scores = {name: {"base": summarise(table, 50, 0)} for name, table in statistics.items()}
+    block_of = made(scores | {"run": run_of("tiny", 2_263_296)})
+    first = row(block_of["C1"], BASE)
     assert [first[f"{name}, accuracy"][:4] for name in block.EXAMS.values()] == ["66.7"] * 3
     assert first["CMeEE-V2, F1 (ours only)"].startswith("33.33 ")  # one right of 2 said and 4 wanted
     third = block_of["C3c"]
-    assert row(third, "replies that cannot be read")["base"].startswith("50.0 ")
-    assert row(third, "sym 临床表现")["base"].startswith("66.7 ") and row(third, "dru 药物")["base"].startswith("0.0 ")
-    second = row(block_of["C2b"], "base")
+    assert row(third, "replies that cannot be read")[BASE].startswith("50.0 ")
+    assert row(third, "sym 临床表现")[BASE].startswith("66.7 ") and row(third, "dru 药物")[BASE].startswith("0.0 ")
+    second = row(block_of["C2b"], BASE)
     assert not [name for name, cell in second.items() if cell in ("-", "not evaluated", "no items")]

@@ -19,6 +19,7 @@ def write(stage: Path, model: str, predictions: list[str | None], protocol: str 
         for n, letters in enumerate(predictions)
     ]
     files.write_jsonl(stage / "predictions" / protocol / "cmexam" / f"{model}.jsonl", rows)
+    files.write_json(stage / "scores.json", {"run": {"names": {"dpo": "tiny 2.3M + DPO"}}})
 
 
 def task(name: str, protocol: str, cap: int | None, items: int, invalid: int) -> SimpleNamespace:
@@ -46,10 +47,10 @@ def test_letters_of_all_models_baselines_behind_the_stages(tmp_path: Path) -> No
     write(tmp_path, "base", ["B", "B"])
     write(tmp_path, "base", [None, None], "released")
     frame = records.letters_table(tmp_path).frame.set_index("Model")
-    assert list(frame.index) == ["gold", "base", "dpo", "GPT-4-0314"]
+    assert list(frame.index) == ["gold", "base", "tiny 2.3M + DPO", "GPT-4-0314 (ours)"]
     assert list(frame.loc["gold"]) == ["0", "0", "0", "0", "0", "2", "0"]
-    assert list(frame.loc["dpo"]) == ["0", "1", "0", "0", "0", "1", "0"]
-    assert list(frame.loc["GPT-4-0314"]) == ["1", "0", "0", "0", "0", "0", "1"]
+    assert list(frame.loc["tiny 2.3M + DPO"]) == ["0", "1", "0", "0", "0", "1", "0"]
+    assert list(frame.loc["GPT-4-0314 (ours)"]) == ["1", "0", "0", "0", "0", "0", "1"]
     write(tmp_path / "other", "base", ["C"], "released")
     assert records.letters_table(tmp_path / "other").frame.set_index("Model").loc["base", "C"] == "1"
     assert records.letters_table(tmp_path, protocol="released").frame.set_index("Model").loc["base", "-"] == "2"

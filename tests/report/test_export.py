@@ -212,7 +212,7 @@ def test_only_a_hub_id_is_a_base_model_of_the_hub(base: str, inputs: dict, named
     ledger = {"sources": [row("cmexam", "sft", 1)]}
     manifests = {"02_tokenize": {"inputs": inputs}}
     made = card.Export(
-        "r", "04_sft", "03_dcpt", False, manifests, {"name": base}, ledger, {}, None, "plain", "", {}, {}
+        "r", "04_sft", "03_dcpt", False, manifests, {"name": base}, ledger, {}, None, "plain", "", {}, {}, {}, []
     )
     assert card.front_matter(made).get("base_model") == named
 
@@ -236,6 +236,26 @@ def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir
         assert runs.read_manifest(run_dir, name)["digest"] in text
     rate = runs.read_manifest(run_dir, "04_sft")["parameters"]["learning_rate"]
     assert any(line.startswith("| learning_rate |") and line.endswith(f" {rate} |") for line in text.splitlines())
+
+
+def test_a_one_stage_model_names_neither_dcpt_nor_its_weights(make: Callable[..., Path], run_dir: Path) -> None:
+    change(run_dir / "04_sft" / "manifest.json", "facts", "one_stage", to={"passages": {}})
+    text, base = readme(make(adapter=True)), files.read_json(make(name="again", adapter=True) / "qilin.json")["base"]
+    assert "\n# tiny 123K + one-stage SFT\n" in text and "- Training: one-stage SFT (" in text
+    assert base["stage"] == "02_tokenize" and "BASE_FOLDER: the base model `tiny`" in text
+    assert base["weights"] == files.read_json(run_dir / "02_tokenize" / "base_weights.json")
+
+
+def test_acceptances_stand_in_the_card(make: Callable[..., Path], run_dir: Path) -> None:
+    entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the log alone differs"}
+    files.write_json(run_dir / "03_dcpt.accepted.json", [entry])
+    assert "03_dcpt was accepted as it is on 2026-01-02: the log alone differs" in readme(make())
+
+
+def test_the_card_is_called_by_base_and_stages(make: Callable[..., Path]) -> None:
+    text = readme(make())
+    assert "\n# tiny 123K + DCPT + SFT\n" in text
+    assert "| Benchmark | Metric | tiny 123K | tiny 123K + DCPT + SFT |" in text
 
 
 @pytest.mark.parametrize(

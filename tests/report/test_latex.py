@@ -66,7 +66,8 @@ def test_the_checker_finds_what_it_is_for() -> None:
             structure(bad)
 
 
-def test_a_score_cell_has_its_interval_small_and_the_papers_number_below(scores: Any) -> None:
+def test_a_score_cell_has_its_interval_small_and_the_papers_number_below(scores: Any, run_of: Any) -> None:
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
     text = to_latex(tables.table5(scores))
     cell = r"39.0\,{\scriptsize[34.0, 44.0]}\\{\tiny n=500; paper 33.5 (+5.5)}"
     assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{cell}\end{{tabular}}" in text

@@ -11,6 +11,8 @@ from qilin_lib.report import policies
 from qilin_lib.report.figures import png
 from qilin_lib.report.layout import to_csv, to_html, to_latex, to_markdown, to_text
 
+SFT = "tiny 2.3M + DCPT + SFT"
+NAMES = {"sft": SFT, "dpo": f"{SFT} + DPO", "rejection_sampling": f"{SFT} + rejection sampling", "rl": f"{SFT} + RL"}
 VALUES = {"sft": 1.0, "dpo": 2.0, "rejection_sampling": 3.0, "rl": 4.0}
 
 
@@ -20,7 +22,7 @@ def score(value: float | None, n: int = 24) -> dict[str, Any]:
 
 
 @pytest.fixture
-def compared() -> dict[str, Any]:
+def compared(run_of: Any) -> dict[str, Any]:
     entries = {
         name: {metric: score(value + 10 * place) for place, metric in enumerate(policies.COLUMNS)}
         for name, value in VALUES.items()
@@ -33,7 +35,7 @@ def compared() -> dict[str, Any]:
         for metric in ("reward", "bleu_1")
     ]  # fmt: skip
     settings = {"questions": 24, "too_long": 2, "max_new_tokens": 64, "tokenisation": "char"}
-    return {"policies": entries, "paired": paired, "settings": settings}
+    return {"policies": entries, "paired": paired, "settings": settings, "run": run_of("tiny", 2_263_296)}
 
 
 @pytest.fixture
@@ -50,12 +52,12 @@ def records() -> dict[str, list[dict[str, Any]]]:
             "repetition": 0.25,
         }
 
-    return {name: [row(name, i) for i in range(5)] for name in VALUES}
+    return {NAMES[name]: [row(name, i) for i in range(5)] for name in VALUES}
 
 
 def test_there_is_a_row_a_policy_and_a_number_a_metric(compared: dict) -> None:
     table = policies.comparison_table(compared, "abc")
-    assert table.frame["Model"].tolist() == ["SFT", "DPO", "rejection sampling", "RL"]
+    assert table.frame["Model"].tolist() == list(NAMES.values())
     assert len(table.frame.columns) == 16
     cells = dict(zip(table.frame.columns, table.frame.values.tolist()[3], strict=True))
     assert str(cells["Reward, greedy"]) == "4.00 [3.50, 4.50] (n=24)"
@@ -76,19 +78,24 @@ def test_notes_say_who_judges_how_many_and_what_could_be_seen(compared: dict) ->
     assert "24 held-out questions" in notes and "2 questions too long" in notes
     assert "a higher reward alone is no better answer" in notes and "n = 24: a 95 % interval of ±20 points" in notes
     # Half of [-2, -0.5] is 0.75 = 1.96 standard errors; four times in five needs 2.80 of them.
-    assert "must be about DPO 1.07, RL 1.07 to be found 4 times in 5" in notes
+    assert f"must be about {NAMES['dpo']} 1.07, {NAMES['rl']} 1.07 to be found 4 times in 5" in notes
 
 
 def test_differences_come_with_interval_and_both_p(compared: dict) -> None:
     table = policies.differences_table(compared)
     row = table.frame.values.tolist()[0]
-    assert row[:2] == ["DPO", "Reward, greedy"] and str(row[2]) == "-1.25 [-2.00, -0.50] (n=24)"
+    assert row[:2] == [NAMES["dpo"], "Reward, greedy"] and str(row[2]) == "-1.25 [-2.00, -0.50] (n=24)"
     assert row[3:] == ["< 0.001", "0.040"] and "over the 4 rows" in table.notes[0]
 
 
 def test_without_questions_there_are_words_and_no_figure(compared: dict) -> None:
     empty = {name: dict.fromkeys(policies.COLUMNS, score(None, 0)) for name in VALUES}
-    nothing = {"policies": empty, "paired": [], "settings": compared["settings"] | {"questions": 0}}
+    nothing = {
+        "policies": empty,
+        "paired": [],
+        "settings": compared["settings"] | {"questions": 0},
+        "run": compared["run"],
+    }
     assert str(policies.comparison_table(nothing).frame["Reward, greedy"][0]) == "no items"
     assert policies.differences_table(nothing).frame.empty
     assert png(policies.reward_against_kl(nothing)), "08 goes on where no pair is held out"
@@ -98,8 +105,8 @@ def test_a_mark_stands_at_its_policy_s_divergence_and_reward(compared: dict) -> 
     figure = policies.reward_against_kl(compared)
     axes = figure.axes[0]
     marks = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-    assert list(marks) == ["SFT", "DPO", "rejection sampling", "RL"]
-    assert (marks["RL"].get_xdata()[0], marks["RL"].get_ydata()[0]) == (144.0, 14.0)
+    assert list(marks) == list(NAMES.values())
+    assert (marks[NAMES["rl"]].get_xdata()[0], marks[NAMES["rl"]].get_ydata()[0]) == (144.0, 14.0)
     bars = [sorted(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
     assert [143.5, 144.5] in bars and [144.0, 144.0] in bars
     assert len({(line.get_color(), line.get_marker()) for line in marks.values()}) == 4
@@ -123,5 +130,5 @@ def test_answers_of_all_policies_stand_side_by_side_and_are_escaped(records: dic
     shown = policies.side_by_side(records)
     assert shown.count("held-out question") == 3 and "dpo答2" in shown and "dpo答3" not in shown
     assert "问题0&lt;b&gt;" in shown and "<b>" not in shown and "<i>" not in shown and "zhongjing-0&lt;" in shown
-    assert "RL: reward -1.50, 7 tokens, cut, repetition 25 %" in shown and "优选1" in shown
+    assert "SFT + RL: reward -1.50, 7 tokens, cut, repetition 25 %" in shown and "优选1" in shown
     assert policies.side_by_side(records, most=9).count("held-out question") == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.report import figures, rlhf
 from qilin_lib.report.layout import to_text
 
+DRAWS = SimpleNamespace(bootstrap_resamples=1000, seed=17)
 SCORES = {
     "ids": [f"p{i}" for i in range(5)],
     "sources": ["zhongjing", "medical_rlhf", "zhongjing", "zhongjing", "zhongjing"],
@@ -51,7 +53,7 @@ def words(figure: Any) -> set[str]:
 
 
 def test_accuracy_stands_by_source_and_in_all() -> None:
-    table = rlhf.accuracy_table(SCORES)
+    table = rlhf.accuracy_table(SCORES, DRAWS)
     rows = table.frame.values.tolist()
     assert [row[:2] + row[3:4] for row in rows] == [
         ["medical_rlhf", "1", "1"],
@@ -66,7 +68,7 @@ def test_accuracy_stands_by_source_and_in_all() -> None:
 
 def test_accuracy_of_no_pair_has_no_number() -> None:
     empty = {name: [] for name in SCORES}
-    assert rlhf.accuracy_table(empty).frame.values.tolist() == [["Total", "0", "no items", "0", "no items"]]
+    assert rlhf.accuracy_table(empty, DRAWS).frame.values.tolist() == [["Total", "0", "no items", "0", "no items"]]
 
 
 def test_calibration_table_stands_beside_knowing_nothing() -> None:
@@ -111,7 +113,7 @@ def test_reward_curves_have_three_panels() -> None:
 
 
 def test_pool_table_holds_means_over_questions() -> None:
-    (row,) = rlhf.pool_table(POOL).frame.values.tolist()
+    (row,) = rlhf.pool_table(POOL, DRAWS).frame.values.tolist()
     assert row[:3] == ["1", "3", "4"] and row[8] == "1"
     values = [cell.split(" [")[0] for cell in row[3:8]]
     # Worst 0, 1, -4; mean 1.5, 1, -1; best 3, 1, 2.
@@ -128,7 +130,7 @@ def test_pool_table_holds_means_over_questions() -> None:
 
 def test_pool_table_has_a_row_a_round() -> None:
     second = answers("a", [5.0, 6.0], 2) + answers("d", [5.0, 8.0], 2)
-    rows = rlhf.pool_table([*POOL, *second]).frame.values.tolist()
+    rows = rlhf.pool_table([*POOL, *second], DRAWS).frame.values.tolist()
     assert [row[:3] for row in rows] == [["1", "3", "4"], ["2", "2", "2"]]
     assert rows[1][5].startswith("7.000 [")
 
@@ -137,7 +139,7 @@ def test_pool_table_has_a_row_a_round() -> None:
 def test_best_of_k_is_the_mean_over_all_subsets(seed: int) -> None:
     draw = np.random.default_rng(seed)
     rewards = {name: [float(value) for value in draw.normal(size=6)] for name in "abcde"}
-    found = rlhf.best_of_k([row for name, own in rewards.items() for row in answers(name, own)])
+    found = rlhf.best_of_k([row for name, own in rewards.items() for row in answers(name, own)], DRAWS)
     assert list(found) == [1, 2, 3, 4, 5, 6]
     for k, score in found.items():
         by_hand = [statistics.mean(map(max, itertools.combinations(own, k))) for own in rewards.values()]
@@ -147,22 +149,22 @@ def test_best_of_k_is_the_mean_over_all_subsets(seed: int) -> None:
 
 
 def test_best_of_one_and_of_all_are_mean_and_maximum() -> None:
-    found = rlhf.best_of_k(POOL)
+    found = rlhf.best_of_k(POOL, DRAWS)
     assert found[1]["value"] == pytest.approx(0.5) and found[4]["value"] == pytest.approx(2.0)
 
 
 def test_an_empty_answer_is_never_the_best() -> None:
     pool = answers("a", [9.0, 1.0, 2.0], empty=(0,))
-    assert rlhf.best_of_k(pool)[3]["value"] == 2.0
+    assert rlhf.best_of_k(pool, DRAWS)[3]["value"] == 2.0
     shown = rlhf.pool_examples(pool)
     assert "best of 3: reward 2.00, 20 tokens, kept" in shown and "worst of 3: reward 9.00, 0 tokens" in shown
     assert "(empty)" in shown
 
 
 def test_one_question_and_one_answer_have_no_interval() -> None:
-    (row,) = rlhf.pool_table(answers("a", [1.5])).frame.values.tolist()
+    (row,) = rlhf.pool_table(answers("a", [1.5]), DRAWS).frame.values.tolist()
     assert row == ["1", "1", "1", "1.500", "1.500", "1.500", "0.000", "no items", "1"]
-    assert rlhf.best_of_k(answers("a", [1.5])) == {1: {"value": 1.5, "n": 1, "low": None, "high": None}}
+    assert rlhf.best_of_k(answers("a", [1.5]), DRAWS) == {1: {"value": 1.5, "n": 1, "low": None, "high": None}}
 
 
 def test_examples_are_spread_over_the_pool_and_escaped() -> None:
@@ -174,16 +176,16 @@ def test_examples_are_spread_over_the_pool_and_escaped() -> None:
 
 
 def test_the_curve_has_a_line_a_round() -> None:
-    figure = rlhf.best_of_k_figure([*POOL, *answers("a", [5.0, 6.0], 2), *answers("d", [5.0, 9.0], 2)])
+    figure = rlhf.best_of_k_figure([*POOL, *answers("a", [5.0, 6.0], 2), *answers("d", [5.0, 9.0], 2)], DRAWS)
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in lines] == [4, 2]
     assert list(lines[1].get_ydata()) == pytest.approx([6.25, 7.5])
     assert {"round 1", "round 2"} <= words(figure)
     # A single question has no interval; the curve is drawn all the same.
-    assert rlhf.best_of_k_figure(answers("a", [0.0, 1.0])).axes[0].lines
+    assert rlhf.best_of_k_figure(answers("a", [0.0, 1.0]), DRAWS).axes[0].lines
 
 
 @pytest.mark.parametrize("show", [rlhf.pool_table, rlhf.best_of_k, rlhf.best_of_k_figure, rlhf.pool_examples])
 def test_an_empty_pool_is_refused(show: Any) -> None:
     with pytest.raises(QilinError, match="holds no answer"):
-        show([])
+        show([], DRAWS)

@@ -15,6 +15,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.report import external, paper, tables
 from qilin_lib.report.layout import Table, to_csv, width
 
+SFT = "tiny 2.3M + DCPT + SFT"
+DPO = f"{SFT} + DPO"
+
 
 def row(table: Table, label: str) -> dict[str, str]:
     """The row with that label, every cell as its text."""
@@ -97,17 +100,14 @@ def test_score_text() -> None:
     assert tables.score_text(None) == "not evaluated"
 
 
-def test_our_models_stand_in_the_papers_rows(scores: Any) -> None:
+def test_our_models_stand_below_the_papers_rows(scores: Any) -> None:
     table = tables.table4(scores, "0123456789abcdef")
-    assert list(table.frame["Ours"]) == [
-        *["base", "-", "-", "-", "-", "-", "base + DCPT", "base + DCPT + SFT"],
-        "base + DCPT + SFT + DPO",
-    ]
-    assert row(table, "Baichuan-7B")["Average"] == "40.0 [35.0, 45.0] (n=346); paper 42.8 (\u22122.8)"
-    assert row(table, "Baichuan-7B")["Physician"] == "no items"
+    assert list(table.frame["From"]) == ["paper"] * 8 + ["this run"] * 4
+    assert row(table, "Baichuan-7B")["Average"] == "paper 42.8"
+    assert row(table, "tiny 2.3M")["Physician"] == "no items"
     assert row(table, "ChatGLM-6B")["Basic Medicine"] == "paper 36.6"
     assert row(table, "Zhongjing-LLaMA")["Average"] == "not available"
-    assert row(table, "Qilin-Med-7B-DPO")["Average"] == "40.0 [35.0, 45.0] (n=346)"
+    assert row(table, DPO)["Average"] == "40.0 [35.0, 45.0] (n=346)"
 
 
 def test_notes_name_all_that_a_number_rests_on(scores: Any) -> None:
@@ -116,66 +116,68 @@ def test_notes_name_all_that_a_number_rests_on(scores: Any) -> None:
     )
     for words in (
         "protocol fixed; split val; shots 5; no cap on items; scoring likelihood; averages weigh every subject alike",
-        "dpo 3.0 [2.0, 4.0] (n=1346)",
+        f"{DPO} 3.0 [2.0, 4.0] (n=1346)",
         "No prompt was cut",
         "Power: n = 346: ",
         "06_eval/predictions/fixed/ceval",
     ):
         assert words in fourth, words
     assert "cap 500 (items)" in fifth and "tokenisation of BLEU and ROUGE jieba" in fifth
-    assert "unusable rows of the benchmark 1" in fifth and "Prompts cut to fit the context: sft 7." in fifth
+    assert "unusable rows of the benchmark 1" in fifth and f"Prompts cut to fit the context: {SFT} 7." in fifth
     assert "Parsed rows only: answers that could not be read are left out" in fifth
     assert "Power" not in sixth and "shots" not in sixth
 
 
-def test_agreement_is_claimed_only_inside_the_interval(scores: Any) -> None:
+def test_agreement_is_claimed_only_inside_the_interval(scores: Any, run_of: Any) -> None:
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
     note = next(n for n in tables.table5(scores).notes if "inside our interval" in n)
     inside, outside = note.split("; outside: ")
     assert "Qilin-Med-7B-CPT Accuracy 38.4" in inside
     assert "Qilin-Med-7B-SFT Accuracy 40.0" in inside
     assert outside.startswith("Baichuan-7B Accuracy 33.5")
-    said = {r["row"]: r["paper_inside_interval"] for r in long(tables.table5(scores)) if r["metric"] == "Accuracy"}
-    assert (said["Qilin-Med-7B-CPT"], said["Baichuan-7B"], said["ChatGLM-6B"]) == ("yes", "no", "")
+    said = {r["model"]: r["paper_inside_interval"] for r in long(tables.table5(scores)) if r["column"] == "Accuracy"}
+    assert (said["Baichuan-7B 7.0B + DCPT"], said["Baichuan-7B 7.0B"], said["Baichuan-7B"]) == ("yes", "no", "")
 
 
 def test_table6_has_two_decimals(scores: Any) -> None:
-    assert row(tables.table6(scores), "Qilin-Med-7B-DPO")["GLEU"] == "12.35 [11.35, 13.35] (n=300)"
+    assert row(tables.table6(scores), DPO)["GLEU"] == "12.35 [11.35, 13.35] (n=300)"
 
 
 def test_parsed_rows_only_are_columns_of_their_own_and_named_inflated(scores: Any) -> None:
     table = tables.table5(scores)
     inflated = [name for name in table.frame.columns if "inflated" in name]
     assert list(table.frame.columns[2:6]) == ["Accuracy", "F1 (weighted)", *inflated]
-    assert row(table, "Baichuan-7B")[inflated[0]] == "42.0 [37.0, 47.0] (n=460)"
+    assert row(table, "tiny 2.3M")[inflated[0]] == "42.0 [37.0, 47.0] (n=460)"
     for entry in scores["cmexam"].values():
         del entry["parsed_only"]
     assert not [name for name in tables.table5(scores).frame.columns if "inflated" in name]
 
 
-def test_baselines_stand_in_the_row_of_their_name_or_below(scores: Any) -> None:
+def test_baselines_stand_below_whatever_their_name(scores: Any) -> None:
     chatglm = {"accuracy": {"value": 25.0, "n": 9, "low": 20.0, "high": 30.0}}
     scores["cmexam"] |= {"ChatGLM-6B": chatglm, "my (model)": chatglm, "Baichuan-7B": chatglm}
     table = tables.table5(scores)
-    assert row(table, "ChatGLM-6B")["Accuracy"] == "25.0 [20.0, 30.0] (n=9); paper 26 (\u22121.0)"
-    assert (row(table, "ChatGLM-6B")["Ours"], row(table, "ChatGLM-6B")["ROUGE-1"]) == ("baseline", "-")
+    assert row(table, "ChatGLM-6B")["Accuracy"] == "paper 26"
+    ours = row(table, "ChatGLM-6B (ours)")
+    assert (ours["From"], ours["Accuracy"], ours["ROUGE-1"]) == ("this run", "25.0 [20.0, 30.0] (n=9)", "-")
     assert row(table, "my (model)")["Accuracy"] == "25.0 [20.0, 30.0] (n=9)"
-    assert list(table.frame[table.frame["Model"] == "Baichuan-7B"]["Ours"]) == ["base", "baseline"]
+    assert list(table.frame["Model"])[-3:] == ["Baichuan-7B (ours)", "ChatGLM-6B (ours)", "my (model)"]
     assert 'href="06_eval/predictions/fixed/cmexam/my%20%28model%29.jsonl"' in table._repr_html_()
 
 
 def test_a_model_that_was_not_run_reads_not_evaluated(scores: Any) -> None:
     del scores["cmexam"]["dpo"], scores["cmexam"]["sft"]
     table = tables.table5(scores)
-    assert set(list(row(table, "Qilin-Med-7B-DPO").values())[2:]) == {"not evaluated"}
-    assert row(table, "Qilin-Med-7B-SFT")["Accuracy"] == "not evaluated; paper 40.0"
+    assert set(list(row(table, DPO).values())[2:]) == {"not evaluated"}
+    assert row(table, "Qilin-Med-7B-SFT")["Accuracy"] == "paper 40.0"
 
 
 def test_a_benchmark_that_was_not_run_leaves_the_papers_numbers_alone(scores: Any) -> None:
     scores |= {"ceval": {}, "split": {}, "cap": {}, "shots": {}}
     table = tables.table4(scores)
-    assert row(table, "Baichuan-7B")["Average"] == "not evaluated; paper 42.8"
-    assert table.notes[0].startswith("C-Eval was not evaluated in this run")
-    assert "not evaluated in this run" in tables.category_table(scores).notes[0]
+    assert row(table, "Baichuan-7B")["Average"] == "paper 42.8" and set(table.frame["From"]) == {"paper"}
+    assert table.notes[1].startswith("C-Eval was not evaluated in this run")
+    assert "not evaluated in this run" in tables.category_table(scores).notes[1]
     assert not tables.category_table(scores).frame.size
 
 
@@ -188,32 +190,35 @@ def test_missing_benchmark_is_named(scores: Any) -> None:
 def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
     ceval, cmexam, lora = tables.released_tables(scores, "ab")
     assert [table.number for table in (ceval, cmexam, lora)] == ["4r", "5r", "5l"]
-    assert row(ceval, "Baichuan-7B")["Average"] == "25.0 [20.0, 30.0] (n=346); paper 42.8 (\u221217.8)"
-    assert list(ceval.frame.columns) == ["Model", "Ours", "Average", "Basic Medicine"]
-    # Of the rows without a model of ours, those with a number of the paper's stay.
-    assert list(ceval.frame["Ours"] == "-") == [False, True, False, False, False]
+    assert row(ceval, "tiny 2.3M")["Average"] == "25.0 [20.0, 30.0] (n=346)"
+    assert list(ceval.frame.columns) == ["Model", "From", "Average", "Basic Medicine"]
+    # Of the paper's rows those with a number stay.
+    assert list(ceval.frame["Model"])[:3] == ["Baichuan-7B", "ChatGLM-6B", "Qilin-Med-7B-SFT"]
     assert row(ceval, "ChatGLM-6B")["Basic Medicine"] == "paper 36.6"
-    assert row(cmexam, "Baichuan-7B")["Accuracy"].startswith("21.0 ") and "F1 (weighted)" not in cmexam.frame
-    assert row(lora, "Baichuan-7B")["F1 (weighted)"].startswith("11.0 ")
+    assert row(cmexam, "tiny 2.3M")["Accuracy"].startswith("21.0 ") and "F1 (weighted)" not in cmexam.frame
+    assert row(lora, "tiny 2.3M")["F1 (weighted)"].startswith("11.0 ")
     assert {r["protocol"] for r in long(cmexam) if r["ours"]} == {"released"}
     assert "06_eval/predictions/released/cmexam/sft.jsonl" in {r["records"] for r in long(cmexam)}
-    assert "protocol released" in cmexam.notes[0] and "fixed" not in " ".join(cmexam.notes)
+    assert "protocol released" in cmexam.notes[1] and "fixed" not in " ".join(cmexam.notes)
     assert tables.released_tables({**scores, "released": {}}) == []
 
 
 def test_long_csv_has_a_line_a_cell_with_all_parts_apart(scores: Any) -> None:
     cells = long(tables.table5(scores, "ab" * 32))
     assert list(cells[0]) == [
-        *["table", "model", "row", "metric", "paper", "paper_origin", "ours", "low", "high", "n", "difference"],
+        *["table", "model", "from", "column", "paper", "paper_origin", "ours", "low", "high", "n", "difference"],
         *["paper_inside_interval", "protocol", "records", "manifest"],
     ]
-    cell = next(c for c in cells if (c["model"], c["metric"]) == ("base", "Accuracy"))
+    cell = next(c for c in cells if (c["model"], c["column"]) == ("tiny 2.3M", "Accuracy"))
     assert cell == {
-        **{"table": "5", "model": "base", "row": "Baichuan-7B", "metric": "Accuracy", "paper": "33.5"},
-        **{"paper_origin": "v1 abstract", "ours": "39.0", "low": "34.0", "high": "44.0", "n": "500"},
-        **{"difference": "5.5", "paper_inside_interval": "no", "protocol": "fixed", "manifest": "ab" * 32},
+        **{"table": "5", "model": "tiny 2.3M", "from": "this run", "column": "Accuracy", "paper": ""},
+        **{"paper_origin": "", "ours": "39.0", "low": "34.0", "high": "44.0", "n": "500"},
+        **{"difference": "", "paper_inside_interval": "", "protocol": "fixed", "manifest": "ab" * 32},
         "records": "06_eval/predictions/fixed/cmexam/base.jsonl",
     }
+    cell = next(c for c in cells if (c["model"], c["column"]) == ("Baichuan-7B", "Accuracy"))
+    assert (cell["from"], cell["paper"], cell["paper_origin"]) == ("paper", "33.5", "v1 abstract")
+    assert cell["ours"] == cell["records"] == cell["difference"] == ""
     models = len(scores["cmexam"])
     ours = [c for c in cells if c["ours"]]
     assert len(ours) == models * (len(paper.CMEXAM_COLUMNS) + 2)
@@ -236,13 +241,13 @@ def test_every_number_of_ours_leads_to_its_records_and_manifest(scores: Any) -> 
 
 
 def test_breakdowns_by_category_and_annotation(scores: Any) -> None:
-    assert row(tables.category_table(scores), "sft")["STEM"] == "41.0 [36.0, 46.0] (n=346)"
-    assert row(tables.category_table(scores), "sft")["Other"] == "no items"
+    assert row(tables.category_table(scores), SFT)["STEM"] == "41.0 [36.0, 46.0] (n=346)"
+    assert row(tables.category_table(scores), SFT)["Other"] == "no items"
     department, difficulty = tables.group_tables(scores)
     assert list(department.frame["Value"]) == ["内科", "眼科", "某新科"]  # by number of items
     assert list(department.frame["English"]) == ["internal medicine", "ophthalmology", "-"]
     assert "English" not in difficulty.frame and difficulty.number == "5b"
-    assert str(department.frame["dpo"][1]) == "20.0 [15.0, 25.0] (n=90)"
+    assert str(department.frame[DPO][1]) == "20.0 [15.0, 25.0] (n=90)"
     assert not [note for note in tables.table5(scores).notes if "carry no annotations" in note]
 
 
@@ -255,8 +260,8 @@ def test_items_without_annotations_are_one_sentence(scores: Any) -> None:
 
 def test_variants_are_a_row_each_with_or_without_interval(scores: Any) -> None:
     table = tables.variant_table(scores)
-    assert row(table, "bleu_4 nltk corpus jieba")["sft"] == "7.25 (n=300)"
-    assert row(table, "rouge_1 cmexam set")["dpo"] == "31.50 [26.50, 36.50] (n=300)"
+    assert row(table, "bleu_4 nltk corpus jieba")[SFT] == "7.25 (n=300)"
+    assert row(table, "rouge_1 cmexam set")[DPO] == "31.50 [26.50, 36.50] (n=300)"
     empty = tables.variant_table({**scores, "huatuo": {}})
     assert not empty.frame.size and "not evaluated in this run" in empty.notes[0]
 
@@ -265,7 +270,7 @@ def test_endpoint_usage_is_shown_only_if_there_was_any(scores: Any) -> None:
     assert tables.usage_table(scores) is None
     usage = {"GPT-4-0314": {"requests": 1200, "cached": 3, "cost": 1.5}, "local": {"requests": 5, "cost": None}}
     table = tables.usage_table({**scores, "usage": usage})
-    assert list(row(table, "GPT-4-0314").values()) == ["GPT-4-0314", "1,200", "3", "1.5000"]
+    assert list(row(table, "GPT-4-0314 (ours)").values()) == ["GPT-4-0314 (ours)", "1,200", "3", "1.5000"]
     assert list(row(table, "local").values()) == ["local", "5", "not known", "not known"]
 
 
@@ -281,7 +286,7 @@ def test_paired_table(scores: Any) -> None:
     assert list(tables.paired_table(scores).frame.iloc[0]) == [
         "cmexam",
         "accuracy",
-        "dcpt \u2212 base",
+        "(tiny 2.3M + DCPT) \u2212 (tiny 2.3M)",
         "+4.00",
         "[\u22120.50, +8.50]",
         "500",
@@ -289,7 +294,7 @@ def test_paired_table(scores: Any) -> None:
         "0.24",
     ]
     assert "Holm" in tables.paired_table(scores).notes[1]
-    assert "Nothing to compare" in tables.paired_table({"paired": []}).notes[0]
+    assert "Nothing to compare" in tables.paired_table({**scores, "paired": []}).notes[0]
 
 
 def demo() -> Table:
@@ -325,6 +330,6 @@ def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> Non
     stems = [f"table_{stem}{suffix}" for stem in ("1", "5", "a1") for suffix in (".csv", ".md", ".tex")]
     assert [path.name for path in written] == [*stems, "tables.txt"]
     with open(written[3], encoding="utf-8") as handle:
-        assert list(csv.reader(handle))[0][:4] == ["table", "model", "row", "metric"]
+        assert list(csv.reader(handle))[0][:4] == ["table", "model", "from", "column"]
     assert "](../06_eval/predictions/fixed/" in written[4].read_text(encoding="utf-8")
     assert "Table 5. CMExam results" in written[-1].read_text(encoding="utf-8")
