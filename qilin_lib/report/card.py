@@ -350,7 +350,7 @@ def _chain(made: Export) -> Table:
         code = f"{commit}, with changes that were not committed" if environment["git_dirty"] else commit
         rows.append([stage, manifest["digest"], manifest["finished"], code])
     notes = [
-        "Digest: sha256 over parameters, inputs, code and output bytes; each stage names those it stands on",
+        "Digest: sha256 over output bytes; each stage names those it stands on",
         *made.accepted,
     ]
     columns = ["Stage", "Digest", "finished", "Git commit"]

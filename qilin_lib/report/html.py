@@ -135,18 +135,17 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
     """The stages of a run from NN_*/manifest.json, up to the one that writes the page: digests, what each stands on,
     cost and code version.
 
-    A stage is "finished", "unfinished" (no manifest), or "stale" when a parent's digest has changed since it was made.
+    A stage is "finished", "unfinished" (no manifest), "accepted" as it is, or "stale" when a parent's digest has
+    changed since it was made.
     """
     run_dir = Path(run_dir)
-    present = {path.name for path in run_dir.glob("[0-9][0-9]_*") if path.is_dir()}
-    names = sorted(name for name in set(runs.PARENTS) | present if name <= page)
-    found = {name: run_dir / name / "manifest.json" for name in names}
-    manifests = {name: files.read_json(path) for name, path in found.items() if path.exists()}
-    rows = [_chain_row(name, manifests) for name in names]
+    run, names = runs.Run(run_dir), [name for name in runs.PARENTS if name <= page]
+    manifests = {name: run.manifest(name) for name in names if run.finished(name)}
+    rows = [_chain_row(name, manifests, run) for name in names]
     columns = ["Stage", "Status", "Digest", "Stands on", "Wall time", "Peak memory", "Git commit"]
     notes = [
-        "Digest: first 12 digits of the sha256 over a stage's parameters, inputs, code and output bytes, from its "
-        "manifest.json. Each stage names the digests of those it stands on, back to the sha256 of every raw file.",
+        "Digest: first 12 digits of the sha256 over a stage's output bytes, from its manifest.json. Each stage names "
+        "the digests of those it stands on, back to the sha256 of every raw file.",
         f"A page is written before its own stage has finished, so {page} reads unfinished here.",
         *accepted(run_dir, page),
     ]
@@ -155,19 +154,22 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
     )
 
 
-def _chain_row(name: str, manifests: dict[str, dict[str, Any]]) -> list[Any]:
+def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -> list[Any]:
     manifest = manifests.get(name)
     if manifest is None:
         return [name, "unfinished", *["-"] * 5]
     digests = {key: value for key, value in manifest["inputs"].items() if key in runs.PARENTS}
     raw = [f"{len(value)} files of {key}" for key, value in manifest["inputs"].items() if isinstance(value, dict)]
-    stale = [key for key, value in digests.items() if manifests.get(key, {}).get("digest") != value]
+    accepted = run.acceptances(name)
+    allowed = [digests, *(note["inputs"] for note in accepted)]
+    now = {key: manifests.get(key, {}).get("digest") for key in digests}
+    stale = [key for key, value in now.items() if value not in [one.get(key) for one in allowed]]
     parents = [f"{key[:2]}: {value[:12]}" for key, value in digests.items()]
     environment = manifest["environment"]
     commit = environment["git_commit"][:10] or "no git"
     return [
         Linked(name, Source(f"{name}/manifest.json", manifest["digest"])),
-        f"stale: {', '.join(stale)} changed" if stale else "finished",
+        f"stale: {', '.join(stale)} changed" if stale else "accepted" if accepted else "finished",
         manifest["digest"][:12],
         ", ".join(raw + parents) or "-",
         _duration(manifest["wall_seconds"]),

@@ -55,6 +55,7 @@ class MadeUp:
     def finish(self, notebook: str, **told: Any) -> dict[str, Any]:
         parameters = params.load(notebook, {"run": self.dir.name})
         inputs = {name: runs.read_manifest(self.dir, name)["digest"] for name in runs.PARENTS[notebook]}
+        files.write_json(self.dir / notebook / "in_progress.json", {"key": f"key of {notebook}"})
         return runs.Stage(parameters, self.dir, f"key of {notebook}", inputs, False).finish(**told)
 
     def json(self, path: str, value: Any) -> None:

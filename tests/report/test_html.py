@@ -97,7 +97,9 @@ def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds
         {
             "stage": stage,
             "digest": digest,
+            "key": digest,
             "inputs": inputs,
+            "outputs": {},
             "environment": environment,
             "wall_seconds": seconds,
             "peak_memory_mb": 1530.4,
