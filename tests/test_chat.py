@@ -15,13 +15,17 @@ import pytest
 
 from qilin_lib import chat
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import conversation
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.files import write_json
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.report import chat_box
 from qilin_lib.tokens.template import PLAIN
 
 TALK = ["头痛伴恶心，请问医生这是什么病", "可以服用奥美拉唑", "CT检查"]
+
+MANIFEST = {"key": "k", "digest": "d", "inputs": {}, "outputs": {}, "parameters": {"profile": "smoke"}}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def run(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
     folder = tmp_path / "night"
     shutil.copytree(tiny_model_dir, folder / "04_sft" / "model")
-    write_json(folder / "04_sft" / "manifest.json", {"parameters": {"profile": "smoke"}})
+    write_json(folder / "04_sft" / "manifest.json", MANIFEST)
     write_json(folder / "02_tokenize" / "base.json", {"name": "tiny", "parameters": 2_263_296})
     write_json(folder / "04_sft" / "facts.json", {"template": "plain", "template_sha256": PLAIN.sha256})
     return folder
@@ -66,7 +70,7 @@ def evaluated(backend: Any, messages: list[dict[str, str]], new_tokens: int) -> 
 
 
 def test_a_greedy_answer_is_what_evaluation_gets_for_the_same_messages(backend: Any) -> None:
-    talk, messages, pieces = chat.Chat(backend, max_new_tokens=40), [], []
+    talk, messages, pieces = conversation.Chat(backend, max_new_tokens=40), [], []
     for text in TALK:
         messages.append({"role": "user", "content": text})
         expected = evaluated(backend, messages, 40)
@@ -78,12 +82,12 @@ def test_a_greedy_answer_is_what_evaluation_gets_for_the_same_messages(backend: 
 
 
 def test_the_trained_model_s_answers_are_evaluation_s_too(trained: Any) -> None:
-    answer, _ = chat.Chat(trained, max_new_tokens=30).say(TALK[0])
+    answer, _ = conversation.Chat(trained, max_new_tokens=30).say(TALK[0])
     assert answer == evaluated(trained, [{"role": "user", "content": TALK[0]}], 30) != ""
 
 
 def test_earlier_turns_matter_and_reset_forgets_them(backend: Any) -> None:
-    talk = chat.Chat(backend, max_new_tokens=40)
+    talk = conversation.Chat(backend, max_new_tokens=40)
     alone = talk.say(TALK[1])[0]
     talk.reset()
     talk.say(TALK[0])
@@ -93,7 +97,7 @@ def test_earlier_turns_matter_and_reset_forgets_them(backend: Any) -> None:
 
 
 def test_the_oldest_turns_go_first_and_their_number_is_said(backend: Any) -> None:
-    talk = chat.Chat(backend, max_new_tokens=100)
+    talk = conversation.Chat(backend, max_new_tokens=100)
     forgotten = [talk.say(f"{text}，" * 12)[1] for text in TALK * 2]
     assert forgotten[0] == 0 and any(forgotten) and all(number % 2 == 0 for number in forgotten)
     ids = backend.template.encode(talk.messages[:-1], backend.tokenizer, add_generation_prompt=True)
@@ -104,7 +108,7 @@ def test_the_oldest_turns_go_first_and_their_number_is_said(backend: Any) -> Non
 
 
 def test_a_message_longer_than_the_context_is_refused_and_nothing_lost(backend: Any) -> None:
-    talk = chat.Chat(backend, max_new_tokens=100)
+    talk = conversation.Chat(backend, max_new_tokens=100)
     talk.say(TALK[0])
     before = list(talk.messages)
     with pytest.raises(QilinError, match=r"this message has \d+ tokens, .* leaves 412 beside 100 new ones"):
@@ -114,7 +118,7 @@ def test_a_message_longer_than_the_context_is_refused_and_nothing_lost(backend: 
 
 def test_sampling_follows_the_seed_and_a_narrow_nucleus_is_greedy(backend: Any) -> None:
     def said(temperature: float, top_p: float, seed: int) -> str:
-        return chat.Chat(backend, chat.Sampling(temperature, top_p, seed), 30).say(TALK[0])[0]
+        return conversation.Chat(backend, conversation.Sampling(temperature, top_p, seed), 30).say(TALK[0])[0]
 
     assert said(1.5, 1.0, 1) == said(1.5, 1.0, 1)
     assert len({said(1.5, 1.0, seed) for seed in range(4)}) == 4
@@ -122,7 +126,7 @@ def test_sampling_follows_the_seed_and_a_narrow_nucleus_is_greedy(backend: Any) 
 
 
 def test_bytes_that_are_no_text_do_not_end_the_session(backend: Any) -> None:
-    talk = chat.Chat(backend, max_new_tokens=5)
+    talk = conversation.Chat(backend, max_new_tokens=5)
     talk.say("头\udce5痛")
     assert talk.messages[0]["content"] == "头?痛"
 
@@ -139,13 +143,13 @@ def test_bytes_that_are_no_text_do_not_end_the_session(backend: Any) -> None:
 )
 def test_impossible_settings_are_one_sentence(values: tuple, said: str) -> None:
     with pytest.raises(QilinError, match=said):
-        chat.Sampling(*values)
+        conversation.Sampling(*values)
 
 
 @pytest.mark.parametrize("tokens", [0, -3, 512])
 def test_an_answer_must_fit_the_context(backend: Any, tokens: int) -> None:
     with pytest.raises(QilinError, match=f"--max-new-tokens {tokens}: must be 1 to 511"):
-        chat.Chat(backend, max_new_tokens=tokens)
+        conversation.Chat(backend, max_new_tokens=tokens)
 
 
 def session(backend: Any, lines: list[Any]) -> str:
@@ -159,7 +163,7 @@ def session(backend: Any, lines: list[Any]) -> str:
             raise line
         return line
 
-    chat.converse(chat.Chat(backend, max_new_tokens=8), read, shown.append)
+    conversation.converse(conversation.Chat(backend, max_new_tokens=8), read, shown.append)
     return "".join(shown)
 
 
@@ -170,7 +174,7 @@ def test_a_session_shows_the_disclaimer_and_knows_its_commands(backend: Any) -> 
     first, second = shown.split("model> ")[1:]
     assert first.split("\n")[0] == second.split("\n")[0] and "never" not in shown
     assert second.count("\n") == 1, "something was written after /exit"
-    assert shown.count(chat.DISCLAIMER) == 2, "a new session (/reset) shows it again"
+    assert shown.count(conversation.DISCLAIMER) == 2, "a new session (/reset) shows it again"
 
 
 def test_ctrl_c_and_ctrl_d_end_it(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +183,7 @@ def test_ctrl_c_and_ctrl_d_end_it(backend: Any, monkeypatch: pytest.MonkeyPatch)
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(chat.Chat, "_choose", stopped)
+    monkeypatch.setattr(conversation.Chat, "_choose", stopped)
     assert session(backend, [TALK[0], "never asked"]).endswith("model> \n")
 
 
@@ -197,7 +201,7 @@ def test_a_scripted_session_of_the_command(run: Path, trained: Any) -> None:
     messages = [{"role": "user", "content": TALK[0]}]
     first = evaluated(trained, messages, 12)
     messages += [{"role": "assistant", "content": first}, {"role": "user", "content": TALK[1]}]
-    assert done.stdout.split("\n", 3)[1:3] == [chat.DISCLAIMER, chat.HELP]
+    assert done.stdout.split("\n", 3)[1:3] == [conversation.DISCLAIMER, conversation.HELP]
     assert (
         done.stdout.split("\n", 3)[3] == f"you> model> {first}\nyou> model> {evaluated(trained, messages, 12)}\nyou> \n"
     )
@@ -223,7 +227,7 @@ def test_a_wrong_call_is_one_sentence(run: Path, capsys: pytest.CaptureFixture, 
 def test_the_first_of_all_runs_is_to_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "none"))
     with pytest.raises(QilinError, match="run 'smoke': no such run .* there is none: run `make smoke` first"):
-        chat.load("smoke", "dpo")
+        conversation.load("smoke", "dpo")
 
 
 def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
@@ -235,24 +239,24 @@ def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
     monkeypatch.setattr(IPython.display, "display", displayed.append)
     asked: list[Any] = []
     monkeypatch.setattr("builtins.input", lambda *_: asked.append(_))
-    static = chat.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name), "sft")
+    static = chat_box.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name), "sft")
     assert 'title">tiny 2.3M + DCPT + SFT<' in static
     assert not asked, "nothing may wait for input under papermill"
-    messages = [{"role": "user", "content": chat.FIRST_QUESTION}]
+    messages = [{"role": "user", "content": chat_box.FIRST_QUESTION}]
     first = evaluated(trained, messages, 128)
-    assert chat.DISCLAIMER in static and chat.FIRST_QUESTION in static and chat.plain(first) in static
+    assert conversation.DISCLAIMER in static and chat_box.FIRST_QUESTION in static and chat_box.plain(first) in static
     shown, text, (send, reset) = displayed[0].children[0], displayed[0].children[1], displayed[0].children[2].children
-    assert chat.DISCLAIMER in shown.value
+    assert conversation.DISCLAIMER in shown.value
     text.value = TALK[0]
     messages += [{"role": "assistant", "content": first}, {"role": "user", "content": TALK[0]}]
-    assert chat.plain(evaluated(trained, messages, 128)) in shown.value and text.value == ""
+    assert chat_box.plain(evaluated(trained, messages, 128)) in shown.value and text.value == ""
     before = shown.value
     send.click()
     assert shown.value == before, "an empty field was sent"
     text.value = "<b>头痛" * 2000
     assert "error" in shown.value and "<b>" not in shown.value
     reset.click()
-    assert TALK[0] not in shown.value and chat.DISCLAIMER in shown.value
+    assert TALK[0] not in shown.value and conversation.DISCLAIMER in shown.value
 
 
 def test_no_half_character_is_shown_with_a_byte_level_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,10 +269,10 @@ def test_no_half_character_is_shown_with_a_byte_level_vocabulary(monkeypatch: py
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=alphabet[0])
     ids = tokenizer.encode("头痛：B超", add_special_tokens=False)
     assert len(ids) == 13, "one token a byte"
-    monkeypatch.setattr(chat.Chat, "_tokens", lambda self, asked: iter(ids))
+    monkeypatch.setattr(conversation.Chat, "_tokens", lambda self, asked: iter(ids))
     pieces: list[str] = []
     backend = SimpleNamespace(tokenizer=tokenizer, template=PLAIN, context=400, device="cpu")
-    assert chat.Chat(backend).say("问", pieces.append)[0] == "头痛：B超"
+    assert conversation.Chat(backend).say("问", pieces.append)[0] == "头痛：B超"
     assert [piece for piece in pieces if piece] == list("头痛：B超")
 
 
@@ -276,10 +280,10 @@ def test_ids_beyond_the_vocabulary_write_nothing(trained: Any, monkeypatch: pyte
     """Embeddings are often padded beyond the tokenizer, and sampling can draw such an id."""
     ids = trained.tokenizer.encode("头痛", add_special_tokens=False)
     beyond = len(trained.tokenizer) + 5
-    monkeypatch.setattr(chat.Chat, "_tokens", lambda self, asked: iter([beyond, *ids, beyond]))
+    monkeypatch.setattr(conversation.Chat, "_tokens", lambda self, asked: iter([beyond, *ids, beyond]))
     pieces: list[str] = []
     try:
-        said: Any = chat.Chat(trained).say("问", pieces.append)[0]
+        said: Any = conversation.Chat(trained).say("问", pieces.append)[0]
     except TypeError as reason:
         said = reason
     assert said == "头痛" and "".join(pieces) == "头痛"
