@@ -164,7 +164,7 @@ def _write_config(work: Path, config: dict[str, Any], report: Report) -> None:
 
 
 def converted_from(folder: Path) -> str:
-    """ "Baichuan-7B" or "Baichuan2-7B" for a folder that `convert` wrote, as its README.md says; "" for any other."""
+    """The model whose layout `convert` read to write a folder, by the title of its README.md; "" for any other."""
     readme = folder / "README.md"
     first = readme.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if readme.is_file() else ""
     return next((kind for kind, title in TITLES.items() if title == first), "")

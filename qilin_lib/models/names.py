@@ -103,11 +103,11 @@ def weights(count: int, words: bool = False) -> str:
 def accepted(run_dir: Path, stage: str) -> list[str]:
     """A sentence for each time that `stage`, or one it stands on, was accepted although it had become stale.
 
-    Read from <stage>.accepted.json beside the stages' folders: a list of {"stage", "when", "reason"}.
+    Read from <stage>.accepted.json of this run, and of the run that a shared stage belongs to.
     """
-    path = run_dir / f"{stage}.accepted.json"
-    entries = files.read_json(path) if path.exists() else []
-    own = {f"{each['stage']} was accepted as it is on {each['when']}: {each['reason']}" for each in entries}
+    places = {run_dir, (run_dir / stage).resolve().parent}
+    notes = [note for place in places for note in runs.Run(place).acceptances(stage)]
+    own = {f"{note['stage']} was accepted as it is on {note['when']}: {note['reason']}" for note in notes}
     return sorted(own.union(*(accepted(run_dir, parent) for parent in runs.PARENTS.get(stage, ()))))
 
 

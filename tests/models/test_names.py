@@ -100,5 +100,9 @@ def test_acceptances_are_found_down_the_chain_and_nowhere_else(tmp_path: Path) -
     third = "03_dcpt was accepted as it is on 2026-01-01: only the log differs"
     assert names.accepted(tmp_path, "04_sft") == [third] and names.accepted(tmp_path, "02_tokenize") == []
     assert names.accepted(tmp_path, "06_eval") == [third, third.replace("03_dcpt", "05_dpo").replace("01-01", "02-01")]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "03_dcpt").mkdir()
+    (tmp_path / "other" / "03_dcpt").symlink_to(tmp_path / "03_dcpt")
+    assert names.accepted(tmp_path / "other", "04_sft") == [third], "a shared stage brings its acceptance along"
     files.write_json(tmp_path / "06_eval" / "scores.json", {"ceval": {}})
     assert len(names.read_scores(tmp_path / "06_eval" / "scores.json")["accepted"]) == 2

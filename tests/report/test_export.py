@@ -51,14 +51,21 @@ class MadeUp:
 
     def __init__(self, run_dir: Path) -> None:
         self.dir = run_dir
+        self.stages: dict[str, runs.Stage] = {}
+
+    def begin(self, notebook: str) -> runs.Stage:
+        if notebook not in self.stages:
+            parameters = params.load(notebook, {"run": self.dir.name})
+            inputs = {name: runs.read_manifest(self.dir, name)["digest"] for name in runs.PARENTS[notebook]}
+            self.stages[notebook] = runs.Stage(parameters, self.dir, f"key of {notebook}", inputs, False)
+            self.stages[notebook].begin()
+        return self.stages[notebook]
 
     def finish(self, notebook: str, **told: Any) -> dict[str, Any]:
-        parameters = params.load(notebook, {"run": self.dir.name})
-        inputs = {name: runs.read_manifest(self.dir, name)["digest"] for name in runs.PARENTS[notebook]}
-        files.write_json(self.dir / notebook / "in_progress.json", {"key": f"key of {notebook}"})
-        return runs.Stage(parameters, self.dir, f"key of {notebook}", inputs, False).finish(**told)
+        return self.begin(notebook).finish(**told)
 
     def json(self, path: str, value: Any) -> None:
+        self.begin(path.partition("/")[0])
         files.write_json(self.dir / path, value)
 
 
@@ -96,6 +103,7 @@ def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     run.finish("02_tokenize", base=base)
     before = tiny_model_dir
     for number, name in enumerate(("03_dcpt", "04_sft", "05_dpo")):
+        run.begin(name)
         lora(before, run.dir / name, number)
         run.json(f"{name}/heldout.json", PAIRS if name == "05_dpo" else HELDOUT)
         run.finish(name, **facts(1_000_000 + number))
