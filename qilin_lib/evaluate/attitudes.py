@@ -105,7 +105,9 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         if line.benchmarks is not None:
             raise QilinError(f"bias.baselines.{name}.benchmarks: every model is asked every scale; nearest valid: null")
     tasks = prepare("", parameters)
-    stage.begin()
+    if not stage.up_to_date:
+        run.check_baselines(stage)
+        stage.begin()
     if stage.up_to_date:
         show(FINISHED)
         return read_scores(target)

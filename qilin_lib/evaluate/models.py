@@ -46,22 +46,38 @@ class OwnTemplate:
         )
 
 
-def prepare(stage: Stage, show: Show) -> None:
-    """Look at every baseline before any model answers, and fine-tune those that ask for it, once.
+def check(stage: Stage) -> None:
+    """Look at every baseline before anything is moved or made; the stand-in is made by the stage itself.
 
     Raises QilinError naming eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
     """
     for name, line in stage.parameters.baselines.items():
-        if name in STAGES:
-            raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
-        if line.endpoint is not None:
-            _check_proxy(stage, name, _endpoint(stage, name))
-            continue
-        found = source(stage, name)
-        asked = _template(stage, name, found)
-        if line.finetune is not None:
-            _refuse_training(named(stage, name), line, found)
-            baseline.finetune(stage, name, line.finetune, asked, found, show)
+        if line.model != STAND_IN:
+            _usable(stage, name)
+
+
+def prepare(stage: Stage, show: Show) -> None:
+    """Look at every baseline, and fine-tune those that ask for it, once. Raises what `check` raises."""
+    for name, line in stage.parameters.baselines.items():
+        usable = _usable(stage, name)
+        if usable is not None and line.finetune is not None:
+            weights, template = usable
+            baseline.finetune(stage, name, line.finetune, template, weights, show)
+
+
+def _usable(stage: Stage, name: str) -> tuple[Path, Any] | None:
+    """(folder of the weights, template) of a baseline; None for one at an endpoint. QilinError if it cannot answer."""
+    line = stage.parameters.baselines[name]
+    if name in STAGES:
+        raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
+    if line.endpoint is not None:
+        _check_proxy(stage, name, _endpoint(stage, name))
+        return None
+    weights = source(stage, name)
+    template = _template(stage, name, weights)
+    if line.finetune is not None:
+        _refuse_training(named(stage, name), line, weights)
+    return weights, template
 
 
 def loaders(stage: Stage, device: str) -> dict[str, Load]:

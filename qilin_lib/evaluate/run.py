@@ -12,6 +12,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store, submission, worker
 from qilin_lib.evaluate.items import BENCHMARKS
+from qilin_lib.evaluate.models import check as check_baselines
 from qilin_lib.evaluate.models import prepare as prepare_baselines
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
@@ -44,6 +45,7 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     show, parameters = show or live_line(), stage.parameters
     if not stage.up_to_date:
         tasks = items(stage)
+        check_baselines(stage)
         stage.begin()
     if stage.up_to_date:
         show(FINISHED)
