@@ -69,6 +69,7 @@ def evaluated(backend: Any, messages: list[dict[str, str]], new_tokens: int) -> 
     return backend.generate([Prompt(messages, "", ids, "", 0, False)], new_tokens)[0]
 
 
+@pytest.mark.slow
 def test_a_greedy_answer_is_what_evaluation_gets_for_the_same_messages(backend: Any) -> None:
     talk, messages, pieces = conversation.Chat(backend, max_new_tokens=40), [], []
     for text in TALK:
@@ -193,6 +194,7 @@ def test_errors_and_forgotten_turns_are_shown_in_the_session(backend: Any) -> No
     assert "2 earlier messages no longer fit the model's context and were forgotten" in shown
 
 
+@pytest.mark.slow
 def test_a_scripted_session_of_the_command(run: Path, trained: Any) -> None:
     command = [sys.executable, "-m", "qilin_lib.chat", "night", "--stage", "sft", "--max-new-tokens", "12"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -51,6 +51,7 @@ def start(params, raw, out, workers=2):
     return subprocess.Popen([sys.executable, script, settings, raw, out], stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_two_workers_and_five_kills_change_no_byte(params, raw, tmp_path):
     build_sets(params, raw, tmp_path / "plain", progress=lambda line: None)
     begun = time.monotonic()
@@ -69,6 +70,7 @@ def test_two_workers_and_five_kills_change_no_byte(params, raw, tmp_path):
     assert made(tmp_path / "killed") == made(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_the_size_of_a_batch_changes_no_byte(params, raw, tmp_path, monkeypatch):
     build_sets(params, raw, tmp_path / "one", progress=lambda line: None)
     monkeypatch.setattr("qilin_lib.chimed.reading.BATCH_UNITS", 37)

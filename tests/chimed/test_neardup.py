@@ -111,6 +111,7 @@ def test_other_ngrams(tmp_path, ngram):
     assert found(tmp_path, texts, 0.7, ngram) == brute_force(texts, 0.7, ngram)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("甲乙丙a", max_size=12), max_size=25), st.sampled_from([0.3, 0.6, 0.8, 1.0]), st.integers(1, 4))
 def test_joins_nothing_that_brute_force_does_not(tmp_path_factory, texts, threshold, ngram):

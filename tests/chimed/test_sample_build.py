@@ -50,6 +50,7 @@ def planted(built, kind):
     return found
 
 
+@pytest.mark.slow
 def test_no_personal_datum_survives(built):
     text = "\n".join(line for lines in built[2].values() for line in lines)
     left = [f"{flaw['detail']}: {flaw['text']}" for flaw in planted(built, "personal_data") if flaw["text"] in text]

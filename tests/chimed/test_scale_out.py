@@ -89,6 +89,7 @@ def test_local_keeps_what_near_duplicates_keeps(tmp_path, monkeypatch, tasks):
     }
 
 
+@pytest.mark.slow
 def test_the_command_runs_its_stages_in_processes(tmp_path):
     scale_out()
     lines = write_corpus(tmp_path / "in")

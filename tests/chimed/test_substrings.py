@@ -73,6 +73,7 @@ texts = st.one_of(
 corpora = st.lists(st.lists(texts, max_size=5), max_size=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(corpora, st.integers(2, 12), st.sampled_from([8, 64, 1 << 19]), st.sampled_from([4, 1 << 22]), st.booleans())
 def test_equals_brute_force(tmp_path, corpus, length, chunk, records, passes):
@@ -228,6 +229,7 @@ def test_every_text_a_copy(tmp_path):
     assert found == [[[]] * 20] + [[[(0, 300)]] * 20] * 5
 
 
+@pytest.mark.slow
 def test_a_phrase_two_hundred_thousand_times(tmp_path):
     """Linear: 200,000 squared comparisons would not end."""
     phrase = "".join(random.Random(0).choices("头痛发热咳嗽三天无汗，", k=80))

@@ -133,6 +133,7 @@ def up(entry: dict[str, Any]) -> set[str]:
 # --- who always answers one letter ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "totals"),
     [(MICA, {"A": 66, "B": 62, "C": 58, "D": 54, "E": 50, "F": 46}), (CAMI, dict.fromkeys("ABCDE", 120))],
@@ -175,6 +176,7 @@ def accepting(number: int) -> int:
     return 7 - rejecting(number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["next_token", "generation"])
 def test_biased_unbiased_and_random_are_told_apart(ask: Callable, protocol: str):
     scores = ask(MICA, {"biased": holds(rejecting), "unbiased": holds(accepting), "random": at_random})
@@ -447,6 +449,7 @@ def make_stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Stage]:
     return make
 
 
+@pytest.mark.slow
 def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     make_stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

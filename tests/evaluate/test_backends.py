@@ -220,6 +220,7 @@ def test_generation_does_not_depend_on_the_batch(make: Any, size: int):
     assert make().generate(asked[::-1], 20) == alone[::-1]
 
 
+@pytest.mark.slow
 def test_near_ties_do_not_depend_on_the_batch(tiny_llama: Any, tokenizer: Any, template: Any):
     """Every token has a twin whose logit differs by less than the rounding of float32."""
     import torch

@@ -172,6 +172,7 @@ def next_logprobs(model: Any, ids: list[int]) -> Any:
 # --- the records ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_records_are_what_the_models_say(compared: dict, run_dir: Path, parameters: Any) -> None:
     """Rewards, lengths and KL of one policy against transformers' own forward passes, one sequence at a time."""
     import torch

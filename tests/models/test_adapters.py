@@ -66,6 +66,7 @@ def greedy(model: Any, prompts: list[list[int]], tokens: int = 12) -> list[list[
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"]])
 @pytest.mark.parametrize("quantised", [False, True])
 def test_merged_model_equals_the_adapted_one(

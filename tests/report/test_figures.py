@@ -116,6 +116,7 @@ def test_an_interval_is_drawn_from_its_low_to_its_high_end(scores: Any) -> None:
     assert (list(interval.get_xdata()), list(mark.get_xdata())) == ([21.5, 61.0], [40.0])
 
 
+@pytest.mark.slow
 def test_52_subjects_of_13_models_do_not_run_into_each_other(scores: Any) -> None:
     one = {subject: {"value": 30.0, "n": 22, "low": 12.0, "high": 50.0} for subject in NAMES}
     scores["ceval"] = {name: {"subjects": one} for name in [*figures.COLOURS, *(f"baseline {n}" for n in range(9))]}
@@ -204,6 +205,7 @@ def test_pictures_are_bytes_and_svg_is_the_same_twice(ledger: Any) -> None:
     assert mpl.rcParams["svg.hashsalt"] == salt
 
 
+@pytest.mark.slow
 def test_pyplot_is_not_imported() -> None:
     code = "import sys, qilin_lib.report.html; sys.exit(any(m in sys.modules for m in ('matplotlib.pyplot', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -91,6 +91,7 @@ def test_a_full_run_shows_every_table_once_in_order(scores: Any, tmp_path: Path)
     assert shown == ["4", "4c", "4r", "5", "5a", "5b", "5l", "5r", "6", "6v", "A1", "C"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [*CASES, baseline_of_one_benchmark], ids=lambda case: case.__name__)
 def test_a_poor_run_says_what_it_lacks(scores: Any, tmp_path: Path, spoil: Callable[[Any], str]) -> None:
     sentence = spoil(scores)

@@ -59,6 +59,7 @@ def narrowest(lengths: list[int], count: int) -> int:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(30, 60))
 def test_rows_are_nearly_as_equal_as_they_can_be(lengths: list[int], capacity: int) -> None:

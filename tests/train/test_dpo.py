@@ -121,6 +121,7 @@ def test_long_turns_of_a_pair_are_cut_inside(rows: list[dict[str, Any]], tiny_to
     assert len(found["chosen_ids"]) == 3 and found["chosen_ids"][-1] == tiny_tokenizer.eos_token_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, overrides",
     [
@@ -272,6 +273,7 @@ def test_dropout_acts_as_asked(job: Callable, rows: list[dict[str, Any]]) -> Non
     assert {m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
 
 
+@pytest.mark.slow
 def test_work_leaves_log_scores_answers_and_facts(job: Callable, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     made = job(sampled_prompts=2, max_target_length=16, max_steps=5)
     split = ["train"] * 4 + ["heldout"] * 3

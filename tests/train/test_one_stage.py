@@ -100,6 +100,7 @@ def test_what_nobody_asks_and_answers_is_no_conversation(text: str) -> None:
     assert one_stage.conversation(text, None) is None
 
 
+@pytest.mark.slow
 def test_pieces_fit_and_lose_nothing(tiny_tokenizer: Any, sentences: Callable) -> None:
     draw = random.Random(4)
     texts = ["".join(draw.choices([*sentences(20, 6), "无标点" * 9, "\n", "“好。”", "𠮷"], k=9)) for _ in range(40)]

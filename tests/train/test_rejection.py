@@ -248,6 +248,7 @@ def test_rewards_are_the_reward_models_and_the_best_is_kept(make_job: Callable, 
     assert len({row["reward"] for row in rows}) > 14 and [row["sample"] for row in rows] == [0, 1, 2, 3] * 7
 
 
+@pytest.mark.slow
 def test_a_seed_makes_the_pool(make_job: Callable) -> None:
     (one, first), (again, second), (_, third) = (make_job(n, seed=s) for n, s in (("a", 5), ("b", 5), ("c", 6)))
     for job in (one, again, make_job("c", seed=6)[0]):

@@ -48,6 +48,7 @@ def cut_softmax(logits: Any, temperature: float, top_p: float) -> Any:
     return LogitsProcessorList(steps)(torch.zeros(1, 1, dtype=torch.long), logits.double()[None])[0].softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 0.9), (0.7, 1.0), (1.6, 0.6), (0.2, 0.95)])
 def test_answers_do_not_depend_on_batch_order_or_padding(
     temperature: float, top_p: float, model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]

@@ -105,6 +105,7 @@ def trained(
     return steps, [weight.detach() for weight in model.parameters() if weight.requires_grad], rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
