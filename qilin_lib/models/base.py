@@ -70,7 +70,7 @@ def prepare_base(
         "source": "kit" if name in ("tiny", "smollm2") else "folder" if is_folder else "hub",
         "path": "base" if name == "tiny" else str(path),
         "parameters": parameter_count(path),
-        "vocabulary": files.read_json(path / "config.json")["vocab_size"],
+        "vocabulary": shape(path).get_text_config().vocab_size,
         "converted": converted_from(path),
         "template": template.name,
         "template_sha256": template.sha256,

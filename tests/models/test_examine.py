@@ -125,6 +125,7 @@ def remote(kind: str) -> Change:
 FIRST, SECOND = (rf"model-0000{number}-of-\d+\.safetensors" for number in (1, 2))
 CASES: dict[str, tuple[Change, str]] = {
     "tokenizer larger than the embeddings": (more_tokens, r"\b407 .*\b406\b.*resize"),
+    "a configuration of another size": (configured(vocab_size=512), r"vocab_size = 512.*embed_tokens.* 406 rows"),
     "no end token": (no_end, r"end token"),
     "no tokenizer": (no_tokenizer, r"no tokenizer"),
     "an adapter": (adapter_alone, r"adapter"),
@@ -205,12 +206,14 @@ def test_models_of_many_kinds_pass(kind: str, tiny_tokenizer: Any, prepared: Cal
         "head_dim": 32,
     }
     names = {"gpt2": {"n_embd": 64, "n_layer": 1, "n_head": 2}, "bloom": {"hidden_size": 64, "n_layer": 1, "n_head": 2}}
-    config = AutoConfig.for_model(
-        kind, vocab_size=len(tiny_tokenizer) + 64, **names.get(kind, small), pad_token_id=None
-    )
+    size = 32_000 if kind == "llama" else len(tiny_tokenizer) + 64
+    config = AutoConfig.for_model(kind, vocab_size=size, **names.get(kind, small), pad_token_id=None)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / kind)
     tiny_tokenizer.save_pretrained(tmp_path / kind)
     edit(tmp_path / kind, "tokenizer_config.json", lambda c: c.pop("pad_token"))
+    if kind == "llama":
+        # A size that is the library's default need not be written.
+        edit(tmp_path / kind, "config.json", lambda c: c.pop("vocab_size"))
     described = prepared(tmp_path / kind)
     assert isinstance(described, dict), described
     assert base_path(tmp_path / "02") == tmp_path / kind
