@@ -214,7 +214,7 @@ def test_other_tensors_are_refused_in_one_sentence(
     rewrite(source, change)
     with pytest.raises(QilinError, match=said):
         convert(source, tmp_path / "llama")
-    assert main([str(source), str(tmp_path / "llama")]) == 1
+    assert main([str(source), str(tmp_path / "llama")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
@@ -280,7 +280,7 @@ def test_half_a_conversion_is_never_taken_for_whole(
         save(*given, **named)
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    assert main([str(source), str(target)]) == 1
+    assert main([str(source), str(target)]) == 2
     assert calls == [False, False] and [path.name for path in tmp_path.iterdir()] == ["source"]
     monkeypatch.undo()
     target.mkdir()

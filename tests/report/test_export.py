@@ -378,7 +378,7 @@ def test_a_full_target_is_refused_and_an_empty_one_taken(make: Callable[..., Pat
 def test_the_command_fails_in_one_sentence(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    assert export.main([*arguments, str(tmp_path / "out")]) == 1
+    assert export.main([*arguments, str(tmp_path / "out")]) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith(sentence) and told.err.count("\n") == 1
 
