@@ -312,7 +312,7 @@ def _write_weights(
 
 
 def main(arguments: list[str]) -> int:
-    """Convert SRC to DST and say what was done; 1 with one sentence on an error, 2 when the arguments are wrong."""
+    """Convert SRC to DST and say what was done; 2 with one sentence when it is refused."""
     if len(arguments) != 2:
         print("usage: python -m qilin_lib.models.baichuan SRC DST")
         print("SRC: Baichuan-7B's or Baichuan2-7B's own files, a folder or a hub id; DST: a new folder, LLaMA's layout")
@@ -326,7 +326,7 @@ def main(arguments: list[str]) -> int:
         report = convert(source, target)
     except (QilinError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"{target}: written in {report.seconds:.1f} s", *report.lines(), sep="\n")
     return 0
 

@@ -27,7 +27,7 @@ BESIDE_ADAPTER = ("tokenizer", "special_tokens", "vocab", "merges", "added_token
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code, 1 after an error (one sentence on stderr)."""
+    """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m qilin_lib.report.export", description=__doc__)
     parser.add_argument("run", help="name of a run, e.g. smoke")
     parser.add_argument("stage", help="03_dcpt, 04_sft or 05_dpo; dcpt, sft and dpo will do")
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         made = export(options.run, options.stage, options.target, options.adapter)
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"{made}: {len(list(made.iterdir()))} files, checked against the run's manifest; read README.md first")
     return 0
 
