@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from qilin_lib.errors import QilinError
-from qilin_lib.files import sha256_file, sha256_text, write_json
+from qilin_lib.files import naming, sha256_file, sha256_text, write_json
 from qilin_lib.sample import dialogue, entities, exams, flaws, further, general, kg, preferences, qa, textbook
 from qilin_lib.sample.knowledge import DATA, FILES, Knowledge, load
 from qilin_lib.sample.shares import share_out
@@ -57,17 +57,18 @@ def raw_dir(cache: Path) -> Path:
     final = Path(cache) / f"sample-{fingerprint()[:16]}"
     if final.is_dir():
         return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    try:
-        render(temporary)
-        temporary.chmod(0o755)
-        os.rename(temporary, final)
-    except OSError:
-        if not final.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with naming(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        try:
+            render(temporary)
+            temporary.chmod(0o755)
+            os.rename(temporary, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
