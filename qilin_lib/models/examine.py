@@ -14,6 +14,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import INDEX, load_tokenizer, weight_files
 
 POINTER = b"version https://git-lfs"
+# What transformers' causal models call the embeddings of their input.
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -29,6 +31,7 @@ def why_unusable(folder: Path, sequence: bool = True) -> str:
         tensors = {path.name: _tensors(path) for path in weight_files(folder)}
         if tensors.keys() != {"model.safetensors"}:
             _check_index(folder, tensors)
+        _check_embeddings(config, tensors)
         _check_tokenizer(folder, config)
     except QilinError as reason:
         return str(reason)
@@ -92,15 +95,27 @@ def _check_kind(config: Any, sequence: bool) -> None:
         )
 
 
-def _check_index(folder: Path, tensors: dict[str, set[str]]) -> None:
+def _check_embeddings(config: Any, tensors: dict[str, dict[str, list[int]]]) -> None:
+    size = config.get_text_config().vocab_size
+    for path, shapes in tensors.items():
+        for name, shape in shapes.items():
+            # Quantised weights are packed; their embeddings hardly ever are, but then their rows say nothing.
+            if name.endswith(EMBEDDINGS) and shape[0] != size and not hasattr(config, "quantization_config"):
+                raise QilinError(
+                    f"config.json says vocab_size = {size}, but {name} in {path} has {shape[0]} rows; nearest valid: "
+                    "configuration and weights of one and the same model"
+                )
+
+
+def _check_index(folder: Path, tensors: dict[str, dict[str, list[int]]]) -> None:
     """A tensor that its shard lacks would be drawn at random, with a warning."""
     for name, shard in files.read_json(folder / INDEX)["weight_map"].items():
         if name not in tensors[shard]:
             raise QilinError(f"{shard} lacks {name}, which {INDEX} says it holds; nearest valid: download it again")
 
 
-def _tensors(path: Path) -> set[str]:
-    """Names of the tensors in a safetensors file; QilinError unless it is as long as its header says.
+def _tensors(path: Path) -> dict[str, list[int]]:
+    """Shapes by name of the tensors in a safetensors file; QilinError unless it is as long as its header says.
 
     It begins with 8 bytes, the length of the header, and the header, which says where every tensor ends.
     """
@@ -118,7 +133,7 @@ def _tensors(path: Path) -> set[str]:
         raise QilinError(
             f"{path.name} has {size:,} bytes, its header says {whole:,}: it is cut; nearest valid: download it again"
         )
-    return set(ends)
+    return {name: header[name]["shape"] for name in ends}
 
 
 def _check_tokenizer(folder: Path, config: Any) -> None:
