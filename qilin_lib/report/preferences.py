@@ -10,7 +10,7 @@ import pandas as pd
 
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box
+from qilin_lib.report.tokens import box, card
 from qilin_lib.report.training import mean_interval
 
 # Row of the table, key in behaviour.json, factor.
@@ -57,11 +57,9 @@ def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
 
 
 def _card(behaviour: Mapping[str, Any], number: int) -> str:
-    prompt = "".join(box(turn["role"], turn["content"]) for turn in behaviour["prompts"][number])
-    sides = ""
+    sides = []
     for name, who in (("SFT", "reference"), ("DPO", "policy")):
         told = {key: values[number] for key, values in behaviour[who].items()}
         title = f"{name}: {told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
-        sides += box(title, told["texts"])
-    head = f"<div class='head'>held-out prompt {number + 1}</div>"
-    return f"<div class='qm-case'>{head}{prompt}<div class='answers'>{sides}</div></div>"
+        sides.append(box(title, told["texts"]))
+    return card(f"held-out prompt {number + 1}", behaviour["prompts"][number], sides)
