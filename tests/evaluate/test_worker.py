@@ -18,6 +18,7 @@ import pytest
 from qilin_lib import params
 from qilin_lib.evaluate import run, store
 from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
 
 pytestmark = pytest.mark.slow
@@ -34,15 +35,19 @@ SMALL = {
 
 
 @pytest.fixture
-def make_stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Stage]:
+def make_stage(tmp_path: Path, tiny_model_dir: Path, raw_dir: Path) -> Callable[..., Stage]:
     """`make_stage(name, **overrides)`: notebook 06 of a run whose only model is the tiny base."""
 
     def make(name: str, **overrides: Any) -> Stage:
         run_dir = tmp_path / name
         (run_dir / "02_tokenize").mkdir(parents=True)
-        base = {"path": os.path.relpath(tiny_model_dir, run_dir / "02_tokenize")}
-        (run_dir / "02_tokenize" / "base.json").write_text(json.dumps(base))
-        return Stage(params.load("06_eval", {**SMALL, **overrides}), run_dir, "", {}, False)
+        path = os.path.relpath(tiny_model_dir, run_dir / "02_tokenize")
+        write_json(run_dir / "02_tokenize" / "base.json", {"path": path, "name": "tiny", "parameters": 100_000})
+        built = {"key": "", "digest": "", "inputs": {}, "outputs": {}, "facts": {"raw_dir": str(raw_dir)}}
+        write_json(run_dir / "01_build_chimed" / "manifest.json", built)
+        stage = Stage(params.load("06_eval", {**SMALL, **overrides}), run_dir, "", {}, False)
+        stage.begin()
+        return stage
 
     return make
 
@@ -62,13 +67,13 @@ def test_batch_sizes_processes_and_a_kill_change_no_record(
 ):
     one = make_stage("one", batch_size=1, processes=1)
     two = make_stage("two", batch_size=16, processes=2)
-    scores = run.evaluate(one, raw_dir, shown.append)
-    assert run.evaluate(two, raw_dir, shown.append) == scores
+    scores = run.evaluate(one, shown.append)
+    assert run.evaluate(two, shown.append) == scores
     assert len(records(one)) == 5 and records(one) == records(two)
     assert any("base: ceval, fixed 12/12, 0 s left" in line for line in shown)
     assert not list(two.dir.rglob("*.part*")) and not (two.dir / "job.json").exists()
     killed = make_stage("killed", batch_size=2, processes=1)
-    assert _killed(killed, raw_dir, 1) and run.evaluate(killed, raw_dir, shown.append) == scores
+    assert _killed(killed, raw_dir, 1) and run.evaluate(killed, shown.append) == scores
     assert records(killed) == records(one)
 
 
@@ -77,8 +82,8 @@ def test_killed_three_times_it_ends_with_the_same_tables(
     make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
 ):
     undisturbed, killed = (make_stage(name, batch_size=2, processes=1) for name in ("undisturbed", "killed"))
-    scores = run.evaluate(undisturbed, raw_dir, shown.append)
-    assert _killed(killed, raw_dir, 3) and run.evaluate(killed, raw_dir, shown.append) == scores
+    scores = run.evaluate(undisturbed, shown.append)
+    assert _killed(killed, raw_dir, 3) and run.evaluate(killed, shown.append) == scores
     assert records(killed) == records(undisturbed)
 
 

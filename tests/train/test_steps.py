@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import FINISHED
+from qilin_lib.runs import Stage
 from qilin_lib.train import fit, steps
 
 # Stands in for a module with a training: it writes what it was told, and fails once where it is asked to.
@@ -37,9 +37,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"template": "plain"})
 
     def run(module: str = "child_of_steps", overrides: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        stage = SimpleNamespace(
-            parameters=params.load("08_rlhf", {"seed": 5, **(overrides or {})}), parent=lambda name: tmp_path / name
-        )
+        stage = Stage(params.load("08_rlhf", {"seed": 5, **(overrides or {})}), tmp_path, "key", {}, False)
         shown: list[str] = []
         inputs = {"weights": tmp_path / "weights"}
         folder = tmp_path / "08_rlhf" / "reward"
