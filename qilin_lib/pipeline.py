@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotebookFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1
-    _close(run, all(result == "up to date" for result in results))
+    _close(run, chosen, all(result == "up to date" for result in results))
     return 0
 
 
@@ -190,10 +190,10 @@ def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
         ) from None
 
 
-def _close(run: str, nothing_done: bool) -> None:
+def _close(run: str, chosen: list[str], nothing_done: bool) -> None:
     run_dir = runs.runs_dir() / run
     tables = run_dir / "07_case_study" / "tables.txt"
-    if tables.exists():
+    if "07_case_study" in chosen and tables.exists():
         print("\n" + tables.read_text(encoding="utf-8"))
         print(f"Report: {run_dir / '07_case_study' / 'report.html'}")
     second = run_dir / "09_bias" / "report.html"
