@@ -135,7 +135,8 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
         axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=label)
     axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
     axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
-    chart.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    if known:
+        chart.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     quiet(axes, "both")
     return chart
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,15 +147,28 @@ def test_rates_and_mfu_follow_from_tokens_and_seconds(job: Callable, monkeypatch
         assert facts["mfu"] == (round(tflops / 0.5, 4) if expected else None) and facts["peak_tflops"] == known[0]
 
 
-def test_peak_memory_sees_a_large_block_and_forgets_it() -> None:
+def _peaks(results: Any) -> None:
     speed.reset_peak_memory()
     before = speed.peak_memory()
     block = np.ones(200 * 2**20, dtype=np.uint8)
     after = speed.peak_memory()
-    assert 190 * 2**20 < after - before < 260 * 2**20
     del block
     speed.reset_peak_memory()
-    assert speed.peak_memory() < after - 150 * 2**20
+    results.put((before, after, speed.peak_memory()))
+
+
+def test_peak_memory_sees_a_large_block_and_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: this one holds free pages of earlier tests, in which the block would find room."""
+    for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    child = context.Process(target=_peaks, args=(results,))
+    child.start()
+    before, after, then = results.get(timeout=120)
+    child.join()
+    assert 190 * 2**20 < after - before < 260 * 2**20
+    assert then < after - 150 * 2**20
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
