@@ -29,8 +29,9 @@ def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show
     `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
     Where another process trains this stage with these parameters, its progress is shown until it ends.
     """
-    show = show or live_line()
-    stage.begin(show)
+    if not stage.up_to_date:
+        show = show or live_line()
+        stage.begin(show)
     # A training that ended while its notebook did not is only read: facts.json is the last that it writes.
     if not stage.up_to_date and not (stage.dir / "facts.json").exists():
         job = stage.dir / "job.json"
