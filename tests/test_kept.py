@@ -140,6 +140,7 @@ def test_a_damaged_output_is_noticed_when_a_child_opens(raw: Path, place: Path, 
         opened("02_tokenize", raw)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_who_works_on_the_stage(raw: Path, tmp_path: Path) -> None:
     """The first holds the stage open; the second must not touch it."""
     script = textwrap.dedent("""
@@ -183,6 +184,7 @@ if sys.argv[3] == "finishes":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["finishes", "dies"])
 def test_who_follows_sees_the_progress_and_takes_what_is_left(raw: Path, place: Path, end: str) -> None:
     """A notebook opened beside a running training of the same stage: papermill in tmux, then Run All in a browser."""
@@ -198,6 +200,7 @@ def test_who_follows_sees_the_progress_and_takes_what_is_left(raw: Path, place: 
     assert contents(place) == ({"of the first process"} if stage.up_to_date else set())
 
 
+@pytest.mark.slow
 def test_who_asks_for_other_parameters_does_not_follow(raw: Path) -> None:
     call = [sys.executable, "-c", HOLDER, str(raw), str(Path(__file__).parent), "finishes"]
     holder = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)

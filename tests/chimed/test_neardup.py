@@ -88,6 +88,7 @@ def test_the_ways_of_large_corpora_equal_brute_force(tmp_path, monkeypatch, seed
     assert found(tmp_path, texts, threshold) == brute_force(texts, threshold, 5)
 
 
+@pytest.mark.slow
 def test_a_crowd_of_half_alike_texts_equals_brute_force(tmp_path, monkeypatch):
     """Texts around one template, whose similarities lie on both sides of the threshold; the crowd's way is taken."""
     dice = random.Random(4)

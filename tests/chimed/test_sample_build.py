@@ -10,6 +10,8 @@ import pytest
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.shingles import skeleton
 
+pytestmark = pytest.mark.slow
+
 render = pytest.importorskip("qilin_lib.sample.render", reason="the embedded sample is not there")
 PARAMS = SimpleNamespace(
     sources=None,
@@ -50,7 +52,6 @@ def planted(built, kind):
     return found
 
 
-@pytest.mark.slow
 def test_no_personal_datum_survives(built):
     text = "\n".join(line for lines in built[2].values() for line in lines)
     left = [f"{flaw['detail']}: {flaw['text']}" for flaw in planted(built, "personal_data") if flaw["text"] in text]

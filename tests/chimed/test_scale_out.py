@@ -18,6 +18,8 @@ from qilin_lib.chimed.shingles import skeleton
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.errors import QilinError
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["sketch", "equal", "bands", "components", "filter"]
 
 
@@ -89,7 +91,6 @@ def test_local_keeps_what_near_duplicates_keeps(tmp_path, monkeypatch, tasks):
     }
 
 
-@pytest.mark.slow
 def test_the_command_runs_its_stages_in_processes(tmp_path):
     scale_out()
     lines = write_corpus(tmp_path / "in")

@@ -240,6 +240,7 @@ def write_gzip(path) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_lines, write_array, write_gzip])
 def test_sixty_megabytes_are_read_in_twenty(tmp_path, write):
     (tmp_path / "cmd").mkdir()

@@ -113,6 +113,7 @@ def phrases(count: int, seed: int) -> list[list[str]]:
     return [made[at : at + 40] for at in range(0, count, 40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [10, 50])
 def test_number_of_workers_and_chunks_change_nothing(tmp_path, monkeypatch, length):
     corpus = phrases(400, 1)
@@ -213,6 +214,7 @@ def test_periods(tmp_path, monkeypatch, phrase):
     assert spans_of(tmp_path / "two", corpus, 13) == wanted
 
 
+@pytest.mark.slow
 def test_one_character_five_million_times(tmp_path):
     lines: list[str] = []
     stems = write(tmp_path, [["。" * 5_000_000]])

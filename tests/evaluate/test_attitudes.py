@@ -26,6 +26,8 @@ from qilin_lib.files import read_json, read_jsonl, sha256_text, write_json
 from qilin_lib.models.names import describe_run
 from qilin_lib.runs import Stage
 
+pytestmark = pytest.mark.slow
+
 MICA = (16, 6, [1, 2, 4, 5, 6, 7, 8, 13, 14, 15])
 CAMI = (40, 5, [1, 9, 17, 25, 33, 2, 10, 18, 26, 34, 3, 11, 19, 27, 35, 4, 12, 20, 28, 36])
 NUMBER = re.compile(r"说法(\d+)")
@@ -133,7 +135,6 @@ def up(entry: dict[str, Any]) -> set[str]:
 # --- who always answers one letter ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "totals"),
     [(MICA, {"A": 66, "B": 62, "C": 58, "D": 54, "E": 50, "F": 46}), (CAMI, dict.fromkeys("ABCDE", 120))],
@@ -176,7 +177,6 @@ def accepting(number: int) -> int:
     return 7 - rejecting(number)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["next_token", "generation"])
 def test_biased_unbiased_and_random_are_told_apart(ask: Callable, protocol: str):
     scores = ask(MICA, {"biased": holds(rejecting), "unbiased": holds(accepting), "random": at_random})
@@ -449,7 +449,6 @@ def make_stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Stage]:
     return make
 
 
-@pytest.mark.slow
 def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     make_stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

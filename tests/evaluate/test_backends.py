@@ -13,6 +13,8 @@ from qilin_lib.evaluate import backends
 from qilin_lib.evaluate.backends import TransformersBackend, single_token, stop_ids, weights_hash
 from qilin_lib.evaluate.prompts import Prompt
 
+pytestmark = pytest.mark.slow
+
 LETTERS = list("ABCD")
 SHAPE = {
     "vocab_size": 640,
@@ -220,7 +222,6 @@ def test_generation_does_not_depend_on_the_batch(make: Any, size: int):
     assert make().generate(asked[::-1], 20) == alone[::-1]
 
 
-@pytest.mark.slow
 def test_near_ties_do_not_depend_on_the_batch(tiny_llama: Any, tokenizer: Any, template: Any):
     """Every token has a twin whose logit differs by less than the rounding of float32."""
     import torch

@@ -21,6 +21,8 @@ from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.tokens.template import PLAIN
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = ("患者咳嗽发热三天", "头痛伴恶心，请问医生这是什么病", "糖尿病饮食控制", "血压偏高需要复查，建议多喝水休息")
 NEW_TOKENS = 12
 
@@ -110,7 +112,6 @@ def test_a_second_asking_comes_from_the_cache_and_a_fresh_one_says_the_same(
     assert seen == [(4, 0), (0, 4), (4, 0)]
 
 
-@pytest.mark.slow
 def test_a_model_that_the_server_does_not_have_is_one_sentence(server: str, tmp_path: Path) -> None:
     backend = asked_of(server, Path("gpt-nosuch"), "chat", tmp_path)
     with pytest.raises(QilinError, match=r"model 'gpt-nosuch': status 400 .*requested 'gpt-nosuch'.*tried 1 time"):

@@ -21,6 +21,8 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import launch, reward, sampling
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"gpus": 0, "finetuning": "full", "dtype": "float32", "max_source_length": 60, "max_target_length": 10,
          "batch_size": 4, "max_items": 6, "bootstrap_resamples": 200}  # fmt: skip
 
@@ -172,7 +174,6 @@ def next_logprobs(model: Any, ids: list[int]) -> Any:
 # --- the records ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_records_are_what_the_models_say(compared: dict, run_dir: Path, parameters: Any) -> None:
     """Rewards, lengths and KL of one policy against transformers' own forward passes, one sequence at a time."""
     import torch

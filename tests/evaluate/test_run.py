@@ -18,6 +18,8 @@ from qilin_lib.evaluate.store import predictions
 from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 COMMON = {"id", "benchmark", "model", "split", "protocol", "prompt", "output", "reference", "template", "truncated"}
 COMMON |= {"shots", "scoring"}
 EXAM = COMMON | {"gold", "prediction", "correct", "n_options", "groups"}
@@ -90,7 +92,6 @@ def test_ceval_records_choose_the_likeliest_letter(loaders: Any, evaluate: Calla
         assert record["template"] == "stand-in" and record["scoring"] == "likelihood"
 
 
-@pytest.mark.slow
 def test_batch_size_and_processes_change_no_record(loaders: Any, evaluate: Callable, tmp_path: Path, params: Any):
     first = evaluate(loaders(0), tmp_path / "a")
     params.batch_size = 1
@@ -105,7 +106,6 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_was_killed_goes_on_to_the_same_records(
     loaders: Any, evaluate: Callable, tmp_path: Path, params: Any, monkeypatch: pytest.MonkeyPatch, processes: int
@@ -134,7 +134,6 @@ def test_what_was_killed_goes_on_to_the_same_records(
     assert len(calls) - 10 == undisturbed
 
 
-@pytest.mark.slow
 def test_complete_predictions_are_kept_and_others_made_again(
     loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
 ):

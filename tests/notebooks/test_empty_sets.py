@@ -17,6 +17,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NONE_HELD = {f"heldout_share_{name}": 0.0 for name in ("cpt", "sft", "dpo", "general")}
 # Fewer steps than logging_steps, too.

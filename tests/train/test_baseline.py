@@ -22,6 +22,8 @@ from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import baseline, launch, sft
 from qilin_lib.train.fit import read_log
 
+pytestmark = pytest.mark.slow
+
 OPENING = re.compile(r"答案：[A-E]+。")
 
 
@@ -111,7 +113,6 @@ def test_a_run_without_such_pairs_is_refused(stage: Stage, tiny_model_dir: Path)
 # --- a causal model ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_lora_on_cmexam_learns_the_form_in_a_child_process(
     stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +152,6 @@ def test_the_same_training_gives_the_same_weights(
     assert files.sha256_file(first / "model.safetensors") == files.sha256_file(second / "model.safetensors")
 
 
-@pytest.mark.slow
 def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
     stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +211,6 @@ def tiny_t5(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return sequence.stand_in(tiny_model_dir, tmp_path / "tiny-t5", 17)
 
 
-@pytest.mark.slow
 def test_a_t5_learns_to_answer(stage: Stage, tiny_t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained_here(monkeypatch)
     given = spec("huatuo", finetuning="full", max_steps=60, learning_rate=3e-3)

@@ -18,6 +18,8 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.train import children, launch
 
+pytestmark = pytest.mark.slow
+
 # A child with a grandchild, as torchrun has workers; both write their numbers down.
 FAMILY = """
 import os, subprocess, sys, time
@@ -221,7 +223,6 @@ def two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Call
     return lambda show: launch.run(command, tmp_path / "train.log", show, gpus=0)
 
 
-@pytest.mark.slow
 def test_an_interrupt_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -> None:
     def stop(text: str) -> None:
         raise KeyboardInterrupt
@@ -231,7 +232,6 @@ def test_an_interrupt_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -> Non
     assert gone(tmp_path / "pids", seconds=0)
 
 
-@pytest.mark.slow
 def test_a_killed_rank_is_named_and_takes_all_along(tmp_path: Path, two_ranks: Callable) -> None:
     def kill(text: str) -> None:
         os.kill(int((tmp_path / "pids").read_text(encoding="utf-8").split()[1]), signal.SIGKILL)
@@ -243,7 +243,6 @@ def test_a_killed_rank_is_named_and_takes_all_along(tmp_path: Path, two_ranks: C
     assert gone(tmp_path / "pids", seconds=0)
 
 
-@pytest.mark.slow
 def test_a_killed_torchrun_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -> None:
     def kill(text: str) -> None:
         psutil.Process(int((tmp_path / "pids").read_text(encoding="utf-8").split()[0])).parent().kill()
@@ -253,7 +252,6 @@ def test_a_killed_torchrun_leaves_no_rank(tmp_path: Path, two_ranks: Callable) -
     assert gone(tmp_path / "pids", seconds=0)
 
 
-@pytest.mark.slow
 def test_the_rank_that_failed_is_named_with_its_own_exception(tmp_path: Path, two_ranks: Callable) -> None:
     """Rank 0 waits for rank 1: its own error is only that the connection was closed."""
     (tmp_path / "fail").touch()

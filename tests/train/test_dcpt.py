@@ -17,6 +17,8 @@ from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import dcpt, fit
 from qilin_lib.train.heldout import documents
 
+pytestmark = pytest.mark.slow
+
 RATES = {"full": 0.003, "lora": 0.02, "qlora": 0.02}
 
 

@@ -17,6 +17,8 @@ from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import dpo
 from qilin_lib.train.fit import prepare_model
 
+pytestmark = pytest.mark.slow
+
 # Far enough for the loss to leave ln 2; the product of two small LoRA matrices needs more than a whole weight.
 SHIFT = {"lora": 0.1, "qlora": 0.1, "full": 0.03}
 
@@ -121,7 +123,6 @@ def test_long_turns_of_a_pair_are_cut_inside(rows: list[dict[str, Any]], tiny_to
     assert len(found["chosen_ids"]) == 3 and found["chosen_ids"][-1] == tiny_tokenizer.eos_token_id
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, overrides",
     [
@@ -273,7 +274,6 @@ def test_dropout_acts_as_asked(job: Callable, rows: list[dict[str, Any]]) -> Non
     assert {m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
 
 
-@pytest.mark.slow
 def test_work_leaves_log_scores_answers_and_facts(job: Callable, rows: list[dict[str, Any]], tmp_path: Path) -> None:
     made = job(sampled_prompts=2, max_target_length=16, max_steps=5)
     split = ["train"] * 4 + ["heldout"] * 3

@@ -36,6 +36,8 @@ from helpers.golden import (
 from qilin_lib import files
 from qilin_lib.tokens.template import IGNORE
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).with_name("golden.json")
 CASES = [(stage, kind) for stage in MODULES for kind in ("full", "lora")]
 

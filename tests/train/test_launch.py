@@ -151,6 +151,7 @@ def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytes
     assert "--rdzv_endpoint=node7:29500" in pasted.stdout.splitlines() and "MASTER_ADDR" in remark
 
 
+@pytest.mark.slow
 def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     """What follows is not run: there is no training to show."""
     made = nbformat.v4.new_notebook(

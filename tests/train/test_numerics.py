@@ -17,6 +17,8 @@ from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import checkpoints, dcpt, dpo, fit, reward, sft
 
+pytestmark = pytest.mark.slow
+
 BROKEN = "model.layers.1.mlp.down_proj.weight"
 MODULES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo, "reward": reward}
 

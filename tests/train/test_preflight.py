@@ -19,6 +19,8 @@ from qilin_lib.train import memory, preflight
 from qilin_lib.train.memory import Batch
 from qilin_lib.train.preflight import GIB, Preflight, Time
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def weights(tiny_model_dir: Path) -> Callable[[Any], Census]:

@@ -20,6 +20,8 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit, launch, rejection, reward, sampling, sft
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "finetuning": "lora",
     "prompts": 5,
@@ -248,7 +250,6 @@ def test_rewards_are_the_reward_models_and_the_best_is_kept(make_job: Callable, 
     assert len({row["reward"] for row in rows}) > 14 and [row["sample"] for row in rows] == [0, 1, 2, 3] * 7
 
 
-@pytest.mark.slow
 def test_a_seed_makes_the_pool(make_job: Callable) -> None:
     (one, first), (again, second), (_, third) = (make_job(n, seed=s) for n, s in (("a", 5), ("b", 5), ("c", 6)))
     for job in (one, again, make_job("c", seed=6)[0]):
@@ -258,7 +259,6 @@ def test_a_seed_makes_the_pool(make_job: Callable) -> None:
     assert sum(a != b for a, b in zip(*answers, strict=True)) > 20
 
 
-@pytest.mark.slow
 def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks one after the other, the first one last: it waits for nobody, and writes what one process writes."""
     expected = sampled(make_job, "alone")
@@ -290,7 +290,6 @@ def child(job: str) -> None:
     rejection.work(fit.read_job(job))
 
 
-@pytest.mark.slow
 def test_a_kill_at_any_moment_changes_no_byte(make_job: Callable) -> None:
     """Killed three times, each at a random moment after one more chunk is there; chunks are one question each."""
     calm, expected = make_job("calm", batch_size=4)
@@ -317,7 +316,6 @@ def progress(out: Path) -> int:
     return sum(len(rejection._finished(out, name)) for name in ("answers", "rewards"))
 
 
-@pytest.mark.slow
 def test_a_torn_line_costs_its_chunk_alone(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever byte a kill tears the part at; a finished chunk is not drawn again."""
     expected = sampled(make_job, "calm")
@@ -338,7 +336,6 @@ def test_a_torn_line_costs_its_chunk_alone(make_job: Callable, monkeypatch: pyte
 # --- the rounds -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_two_rounds_chain_and_a_finished_one_is_only_read(
     make_stage: Callable, in_process: list[tuple[str, Path]], corpus: list, tiny_model_dir: Path
 ) -> None:
@@ -376,7 +373,6 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_kill_between_the_children_repeats_neither(
     make_stage: Callable, in_process: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import checkpoints, fit, reward, rl
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "gpus": 0,
     "finetuning": "lora",
@@ -270,7 +272,6 @@ def test_method_none_does_nothing() -> None:
     assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none")), print) is None
 
 
-@pytest.mark.slow
 def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """Short answers are rewarded: after thirty steps they are shorter, and the reward that is logged rose."""
 
@@ -292,7 +293,6 @@ def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monke
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, kind, kills",
     [

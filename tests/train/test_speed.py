@@ -19,6 +19,8 @@ from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import dcpt, dpo, flops, sft, speed
 from qilin_lib.train import fit as shared
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..., SimpleNamespace]:
