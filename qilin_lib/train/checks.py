@@ -21,9 +21,12 @@ def check(stage: Stage) -> None:
     """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, or if
     target_modules or modules_to_save name a module that the base model lacks. Seconds; touches nothing on disk."""
     refuse_empty(stage)
-    if stage.parameters.finetuning != "full":
+    parameters = stage.parameters
+    # "all-linear" names no module: a look at the base, which imports transformers, would find nothing.
+    named = parameters.target_modules != "all-linear" or parameters.modules_to_save
+    if parameters.finetuning != "full" and named:
         model = skeleton(shape(base_path(stage.parent("02_tokenize"))))
-        check_modules(model, stage.parameters, rewards=stage.name == "08_rlhf")
+        check_modules(model, parameters, rewards=stage.name == "08_rlhf")
 
 
 def refuse_empty(stage: Stage) -> None:
