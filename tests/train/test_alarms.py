@@ -84,7 +84,8 @@ def test_chosen_falls_while_the_margin_grows() -> None:
 
 
 def test_chosen_loses_more_than_a_tenth_of_a_nat_a_token() -> None:
-    """Last quarter: β 0.1, 200 tokens, so the threshold is a reward of -2. (From 3.12 on `sum` rounds floats otherwise.)"""
+    """Last quarter: β 0.1, 200 tokens, so the threshold is a reward of -2."""
+    # Not at the edge of rounding: from Python 3.12 on `sum` adds floats otherwise.
     changes = {"rewards/margins": 0.3}
     found = alarms(log(**changes, **{"rewards/chosen": -2.2}), CALM, 400, None)
     assert len(found) == 1 and "0.11 nats a token" in found[0] and "rpo_alpha" in found[0]
