@@ -43,20 +43,22 @@ def open_stage(parameters: Strict) -> Stage:
 def inspect_stage(parameters: Strict) -> Stage:
     """Like `open_stage`, but checks nothing beyond the chain and touches nothing on disk."""
     run = Run(runs.runs_dir() / parameters.run)
-    inputs: dict[str, Any] = dict(run.digests(parameters.notebook))
-    raw = raw_folder(parameters) if parameters.notebook == BUILD else None
-    read = _files_read(parameters, raw)
-    for kind, paths in read.items():
-        inputs[kind] = runs.file_hashes(paths)
-    key = runs.key(parameters, inputs)
-    stage = Stage(parameters, run.dir, key, inputs, False, raw, dict(_states(read)))
+    stage = _keyed(parameters, run, run.digests(parameters.notebook))
     if run.finished(stage.name):
         manifest = run.manifest(stage.name)
         keys = {manifest["key"], *(note["key"] for note in run.acceptances(stage.name))}
-        if key in keys and not stage.forced.exists():
+        if stage.key in keys and not stage.forced.exists():
             run.check(stage.name, manifest)
             stage.up_to_date = True
     return stage
+
+
+def _keyed(parameters: Strict, run: Run, parents: dict[str, str]) -> Stage:
+    """The stage with the key that its parameters, the digests of its `parents` and the files it reads give."""
+    raw = raw_folder(parameters) if parameters.notebook == BUILD else None
+    read = _files_read(parameters, raw)
+    inputs = parents | {kind: runs.file_hashes(paths) for kind, paths in read.items()}
+    return Stage(parameters, run.dir, runs.key(parameters, inputs), inputs, False, raw, dict(_states(read)))
 
 
 def raw_folder(parameters: Strict) -> Path:
@@ -203,21 +205,15 @@ def accept(parameters: Strict) -> str:
         if (sha := files.sha256_file(path)) != entry["sha256"]:
             outputs[file] = sha
     parents = {parent: run.manifest(parent)["digest"] for parent in PARENTS[name]}
-    read = _files_read(parameters, _raw(parameters))
-    inputs = parents | {kind: runs.file_hashes(paths) for kind, paths in read.items()}
-    key = runs.key(parameters, inputs)
-    told = runs.changes(Stage(parameters, run.dir, key, inputs, False))
+    stage = _keyed(parameters, run, parents)
+    told = runs.changes(stage)
     reason = "; ".join(text for text in (told, f"changed by hand: {', '.join(outputs)}" if outputs else "") if text)
     if not reason:
         return ""
     note = {"stage": name, "when": time.strftime("%F %T"), "reason": reason}
-    note |= {"key": key, "inputs": parents, "files": outputs}
+    note |= {"key": stage.key, "inputs": parents, "files": outputs}
     files.write_json(run.dir / f"{name}.accepted.json", [*run.acceptances(name), note])
     return reason
-
-
-def _raw(parameters: Strict) -> Path | None:
-    return raw_folder(parameters) if parameters.notebook == BUILD else None
 
 
 def verify(run: str) -> Iterator[str]:

@@ -167,7 +167,7 @@ def _same(path: Path, entry: dict[str, Any], every_byte: bool) -> bool:
 
 @cache
 def _hash_at(path: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of a file at a size and time; a copied run is hashed once per process."""
+    """sha256 of a file at a size and time: a copied run and the raw files are hashed once per process."""
     return files.sha256_file(path)
 
 
@@ -386,6 +386,7 @@ def file_hashes(paths: dict[str, Path]) -> dict[str, str]:
 
 def _hash_or_reason(path: Path) -> str:
     try:
-        return files.sha256_file(path)
+        state = path.stat()
+        return _hash_at(path, state.st_size, state.st_mtime_ns)
     except OSError as reason:
         return f"unreadable: {reason.strerror}"
