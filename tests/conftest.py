@@ -152,3 +152,12 @@ def training() -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(**params.load(notebook, {**small, **overrides}).model_dump(mode="json"))
 
     return make
+
+
+@pytest.fixture
+def empty_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty runs folder, for stages that hold no model to look at."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("qilin_lib.train.checks.check", lambda stage: None)
+    return tmp_path / "runs"

@@ -15,12 +15,8 @@ Executed = list[tuple[str, dict[str, Any]]]
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def call(tmp_path: Path, empty_runs: Path) -> Callable[..., int]:
     """`call(*arguments)`: the exit code of `pipeline smoke -p raw_dir … *arguments` in a temporary runs folder."""
-    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    # The stages here hold no model to look at.
-    monkeypatch.setattr("qilin_lib.train.checks.check", lambda stage: None)
     files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "{}\n")
     return lambda *arguments: pipeline.main(["smoke", "-p", "raw_dir", str(tmp_path / "raw"), *arguments])
 

@@ -17,13 +17,9 @@ ORDER = tuple(runs.PARENTS)
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(empty_runs: Path) -> Path:
     """An empty runs folder."""
-    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    # The stages here hold no model to look at.
-    monkeypatch.setattr("qilin_lib.train.checks.check", lambda stage: None)
-    return tmp_path / "runs"
+    return empty_runs
 
 
 @pytest.fixture

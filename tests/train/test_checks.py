@@ -52,8 +52,8 @@ def test_an_empty_set_is_named_with_its_reason(stage: Callable, splits: list, ro
 
 
 def test_one_row_is_enough_and_03_needs_none(stage: Callable) -> None:
-    checks.check(stage("04_sft", ["heldout", "train"], []))
-    checks.check(stage("03_dcpt", [], []))
+    assert checks.check(stage("04_sft", ["heldout", "train"], [])) is None
+    assert checks.check(stage("03_dcpt", [], [])) is None
 
 
 @pytest.mark.parametrize("notebook", ["03_dcpt", "04_sft", "05_dpo"])
