@@ -28,7 +28,9 @@ def open_stage(parameters: Strict) -> Stage:
     stage = inspect_stage(parameters)
     if not stage.up_to_date:
         check(stage)
-        stage = _bring_back(stage)
+        if not stage.forced.exists() and any((path / "manifest.json").exists() for path in runs.aside(stage)):
+            # What was finished under this key takes its place again, and what stands there moves aside.
+            stage.begin()
     if stage.up_to_date:
         manifest = stage.run.manifest(stage.name)
         told = [
@@ -119,16 +121,6 @@ def check(stage: Stage) -> None:
             tracking.check(parameters)
             checks.check(stage)
             checkpoints.refuse_other_layout(stage)
-
-
-def _bring_back(stage: Stage) -> Stage:
-    """A finished stage that was moved aside and has this key takes its place again; the other one moves aside."""
-    aside = [path for path in stage.run.old(stage.name) if (path / "manifest.json").exists()]
-    keys = [files.read_json(path / "manifest.json").get("key") for path in aside]
-    if stage.key not in keys or stage.forced.exists():
-        return stage
-    stage.begin()
-    return stage
 
 
 def _unmoved(stage: Stage, manifest: dict[str, Any]) -> str:

@@ -349,17 +349,21 @@ def move_aside(folder: Path) -> Path | None:
     return target
 
 
-def restore(stage: Stage) -> bool:
-    """Bring back what an earlier call with this key left, finished work first; the stage's place must be free."""
+def aside(stage: Stage) -> list[Path]:
+    """Folders of a stage that were moved aside and have its key, finished ones first, then the newest."""
     same = [path for path in reversed(stage.run.old(stage.name)) if _key_of(path) == stage.key]
-    same.sort(key=lambda path: not (path / "manifest.json").exists())
+    return sorted(same, key=lambda path: not (path / "manifest.json").exists())
+
+
+def restore(stage: Stage) -> None:
+    """Bring back what an earlier call with this key left, finished work first; the stage's place must be free."""
+    same = aside(stage)
     if not same:
-        return False
+        return
     if stage.dir.exists():
         stage.dir.rmdir()
     same[0].rename(stage.dir)
     print(f"{stage.name}: {same[0].name} was made with these parameters and is back")
-    return True
 
 
 def _note(folder: Path) -> dict[str, Any]:
