@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.models.adapters import add_lora, describe, merge
+from qilin_lib.models.adapters import add_lora, describe
 from qilin_lib.models.load import load_model
+from qilin_lib.models.merge import merge
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import saving
@@ -95,12 +96,14 @@ def test_an_adapter_survives_the_step_to_the_next_stage(
     kind: str, share: float, base: Path, training: Callable, tmp_path: Path
 ) -> None:
     adapter(base, tmp_path / "adapter", training("03_dcpt", finetuning=kind), share)
-    merge(base, tmp_path / "adapter", tmp_path / "start")
+    survival = merge(base, tmp_path / "adapter", tmp_path / "start")
     before, after, update = tensors(base), tensors(tmp_path / "start"), dict(updates(tmp_path / "adapter"))
     seen = nf4 if kind == "qlora" else lambda weight: weight.float()
     moved = {name: seen(after[name]) - seen(before[name]) for name in update}
     # Quantising adds noise, which over five million weights is about one percent of the smallest update.
     assert 0.95 < kept(moved, update) < 1.05
+    found = survival.nf4.share if kind == "qlora" else survival.merged.share
+    assert found == pytest.approx(kept(moved, update), abs=0.01)
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -115,7 +118,7 @@ def test_full_training_survives_being_stored_in_bfloat16(share: float, base: Pat
             if weight.ndim == 2:
                 update[name] = share * DEVIATION * torch.randn(weight.shape, generator=draw)
                 weight += update[name]
-    saving._save_full(model, model.state_dict(), "bfloat16", tmp_path)
+    saving.save_full(model, saving.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
     after = tensors(tmp_path)
     assert {one.dtype for one in after.values()} == {torch.bfloat16}
     assert 0.95 < kept({name: after[name].float() - before[name].float() for name in update}, update) < 1.05
