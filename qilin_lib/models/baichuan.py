@@ -293,16 +293,21 @@ def _write_weights(
     """The weights, on the disk for certain; read as they are written, so that no whole file is in memory."""
     writer = ShardWriter(work)
     for path, _ in shards:
-        tensors = _tensors(path)
-        report.dropped += sum(map(_is_buffer, tensors))
-        for name, tensor in llama_tensors(tensors, config["hidden_size"], is_second(config)):
-            report.parameters += tensor.numel()
-            writer.add(name, tensor)
+        _add_shard(writer, path, config, report)
     written = writer.close()
     for path in written:
         with open(path, "rb") as handle:
             os.fsync(handle.fileno())
     report.written, report.shards = writer.written, len(written)
+
+
+def _add_shard(writer: ShardWriter, path: Path, config: dict[str, Any], report: Report) -> None:
+    """In a function of its own: the next file is mapped only when this one is not."""
+    tensors = _tensors(path)
+    report.dropped += sum(map(_is_buffer, tensors))
+    for name, tensor in llama_tensors(tensors, config["hidden_size"], is_second(config)):
+        report.parameters += tensor.numel()
+        writer.add(name, tensor)
 
 
 def main(arguments: list[str]) -> int:

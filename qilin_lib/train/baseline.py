@@ -97,7 +97,7 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
         files.write_jsonl(target / "train.jsonl", rows)
         paths = {"weights": weights, "data": target / "train.jsonl"}
         told = lambda text: show(f"training {name}: {text}")  # noqa: E731
-        jobs.run(stage, __name__, target, parameters, paths, told, template.name)
+        jobs.run(stage, __name__, target, parameters, paths, told, scored=False, template=template.name)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         files.write_json(note, key)
     return trained(target)

@@ -44,7 +44,14 @@ def train_stage(stage: Stage, module: str, paths: dict[str, Path], show: Show | 
 
 
 def train_step(
-    stage: Stage, module: str, folder: Path, steps: Steps, paths: dict[str, Path], show: Show | None, **more: Any
+    stage: Stage,
+    module: str,
+    folder: Path,
+    steps: Steps,
+    paths: dict[str, Path],
+    show: Show | None,
+    scored: bool = True,
+    **more: Any,
 ) -> dict[str, Any]:
     """Train by `module` in `folder`, one of several of stage 08; returns its facts.
 
@@ -56,7 +63,7 @@ def train_step(
     # launch asks whether it only prints the command: 08 has no dry run.
     common = stage.parameters.model_dump(mode="json", exclude=set(TRAININGS))
     parameters = {**common, "dry_run": False, **steps.model_dump(mode="json"), **more}
-    if not run(stage, module, folder, parameters, paths, show):
+    if not run(stage, module, folder, parameters, paths, show, scored):
         show(FINISHED)
     if not stage.up_to_date:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -70,13 +77,17 @@ def run(
     parameters: dict[str, Any],
     paths: dict[str, Path],
     show: Show,
+    scored: bool = True,
     template: str | None = None,
 ) -> list[str]:
-    """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails."""
+    """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
+
+    `scored`: the module has a phase "score". `template`: name of another one than the run's.
+    """
     phases = [] if (folder / "facts.json").exists() else ["train"]
     if phases and "weights" in paths and is_adapter(paths["weights"]):
         phases = ["open", "train"]
-    if not (folder / "heldout.json").exists() and hasattr(sys.modules[module], "score"):
+    if scored and not (folder / "heldout.json").exists():
         phases.append("score")
     path = folder / "job.json"
     if phases:

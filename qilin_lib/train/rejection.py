@@ -106,7 +106,7 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
         files.write_jsonl(asked, drawn)
     paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
     settings = {"round": number, "questions": counts}
-    facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, **settings)
+    facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, scored=False, **settings)
     for part in out.glob("*.part*"):
         part.unlink()
     return facts

@@ -49,9 +49,7 @@ def load(folder: Path, dtype: str, device: str) -> Any:
     if kind != REWARD_TASK and not kind.endswith("ForSequenceClassification"):
         raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: what 08 left in reward/")
     model = load_trained(folder, dtype, device, rewards=True)[0].eval()
-    # transformers finds the token that carries the reward by them, and `score` ends a sequence.
-    tokenizer = padding(load_tokenizer(folder))
-    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    _name_ends(model, padding(load_tokenizer(folder)))
     return model
 
 
@@ -97,9 +95,17 @@ def score(model: Any, sequences: list[list[int]], batch_size: int) -> list[float
     return rewards
 
 
-prepare_model = partial(shared.prepare_model, rewards=True)
-"""(parameters, weights) -> (model, tokenizer). A tokenizer without a padding token pads with its end token:
-transformers then reads the reward at the last token before the end, in training and ever after."""
+def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
+    """(model, tokenizer). A tokenizer without a padding token pads with its end token: transformers then reads the
+    reward at the last token before the end, in training and ever after."""
+    model, tokenizer = shared.prepare_model(parameters, weights, rewards=True)
+    _name_ends(model, tokenizer)
+    return model, tokenizer
+
+
+def _name_ends(model: Any, tokenizer: Any) -> None:
+    """transformers finds the token that carries the reward by the padding token, and `score` ends a sequence."""
+    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair]) -> Any:

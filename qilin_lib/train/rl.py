@@ -49,7 +49,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
         "reward": trained(stage.dir / "reward"),
         "data": stage.parent("01_build_chimed") / "dpo.jsonl",
     }
-    return jobs.train_step(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show)
+    return jobs.train_step(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show, scored=False)
 
 
 def questions(

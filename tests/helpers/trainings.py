@@ -25,6 +25,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
 from qilin_lib.train import checkpoints, dcpt, dpo, fit, reward, rl, saving, sft
+from qilin_lib.train import job as jobs
 
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 LIBRARIES = ["torch", "datasets", "bitsandbytes", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
@@ -43,7 +44,7 @@ def child(job: str, module: str, fault: str = "", step: int = 0) -> None:
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
-    read = fit.read_job(job)
+    read = jobs.read(job)
     made = fit.log_callback
 
     def armed(out: Path) -> Any:

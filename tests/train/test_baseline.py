@@ -20,6 +20,7 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import Finetune
 from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import baseline, launch, sft
+from qilin_lib.train import job as jobs
 from qilin_lib.train.fit import read_log
 
 pytestmark = pytest.mark.slow
@@ -82,7 +83,7 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run(command: list[str], log: Path, show: Any, gpus: int) -> None:
         started.append(command[-1])
-        baseline.work(baseline.shared.read_job(command[-1]))
+        baseline.work(jobs.read(command[-1]))
 
     monkeypatch.setattr(launch, "run", run)
     return started

@@ -18,7 +18,8 @@ from qilin_lib import files, params, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import fit, launch, rejection, reward, sampling, sft
+from qilin_lib.train import job as jobs
+from qilin_lib.train import launch, rejection, reward, sampling, sft
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     works = {module.__name__: module.work for module in (rejection, sft)}
 
     def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int) -> None:
-        job = fit.read_job(arguments[-1])
+        job = jobs.read(arguments[-1])
         ran.append((arguments[-2], job.paths.weights))
         show("goes on")
         works[arguments[-2]](job)
@@ -124,7 +125,7 @@ def make_job(
         paths = {"weights": tiny_model_dir, "reward": judge_dir, "questions": out / "questions.jsonl"}
         job = {"parameters": parameters, "out": str(out), "template": "baichuan"}
         files.write_json(out / "job.json", job | {"paths": {name: str(path) for name, path in paths.items()}})
-        return fit.read_job(str(out / "job.json")), out.parent / "pool.jsonl"
+        return jobs.read(str(out / "job.json")), out.parent / "pool.jsonl"
 
     return make
 
@@ -287,7 +288,7 @@ def test_a_reward_that_is_no_number_is_an_error(
 
 def child(job: str) -> None:
     """As `python -m qilin_lib.train.rejection job.json`, with the libraries imported already."""
-    rejection.work(fit.read_job(job))
+    rejection.work(jobs.read(job))
 
 
 def test_a_kill_at_any_moment_changes_no_byte(make_job: Callable) -> None:
