@@ -125,13 +125,12 @@ def commands(parameters: Any, module: str, path: Path, phases: list[str]) -> Ite
 def main(work: Work, score: Work | None = None) -> None:
     """`python -m MODULE job.json PHASE ...`: what a child does. Several phases are forked one after the other."""
     path, *phases = sys.argv[1:]
-    known = {"open": lambda: open_start(path), "train": lambda: work(read(path)), "score": lambda: score(read(path))}
     if len(phases) == 1:
-        known[phases[0]]()
+        run_phase(phases[0], path, work, score)
         return
     _import_libraries()
     for phase in phases:
-        process = multiprocessing.get_context("fork").Process(target=_forked, args=(known[phase],))
+        process = multiprocessing.get_context("fork").Process(target=_forked, args=(phase, path, work, score))
         process.start()
         process.join()
         if process.exitcode:
@@ -141,9 +140,17 @@ def main(work: Work, score: Work | None = None) -> None:
             sys.exit(process.exitcode)
 
 
-def _forked(phase: Callable[[], None]) -> None:
+def run_phase(phase: str, path: str, work: Work, score: Work | None) -> None:
+    """One phase of the job in `path`, in this process."""
+    if phase == "open":
+        open_start(path)
+    else:
+        {"train": work, "score": score}[phase](read(path))
+
+
+def _forked(*given: Any) -> None:
     children.die_with_parent()
-    phase()
+    run_phase(*given)
 
 
 def _import_libraries() -> None:

@@ -175,7 +175,8 @@ def test_memory_stays_near_one_shard(kind: str, make: Callable) -> None:
     )
     peak, written = map(int, ran.stdout.split())
     assert written > 7.9 * shard > 100e6
-    assert peak < 4 * shard
+    # A file that is written can hold tensors of two that are read.
+    assert peak < 5 * shard
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ if "score" in sys.argv[2:]:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """`start(module, overrides, **more)`: `jobs.train_step` in tmp/08_rlhf/reward with the steps of the reward model."""
+    """`start(module, overrides, **more)`: `jobs.train_step` in tmp/08_rlhf/reward, as for a reward model."""
     (tmp_path / "child_of_steps.py").write_text(CHILD, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"template": "plain"})

@@ -80,7 +80,7 @@ def rewards_by_the_book(model: Any, sequences: list[list[int]]) -> Any:
     """One sequence at a time, no padding: the head's output at the last token."""
     import torch
 
-    inner = model.base_model.model if hasattr(model, "peft_config") else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return torch.stack(
         [inner.score(inner.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1])[0] for ids in sequences]
     )
@@ -283,7 +283,7 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, 
 
 
 def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
-    with pytest.raises(QilinError, match="holds a LlamaForCausalLM, not a reward model; nearest valid: 08_rlhf/rewa"):
+    with pytest.raises(QilinError, match="holds a LlamaForCausalLM, not a reward model; nearest valid: what 08 left"):
         reward.load(tiny_model_dir, "float32", "cpu")
 
 
