@@ -81,7 +81,7 @@ def test_batch_sizes_processes_and_a_kill_change_no_record(
 def test_workers_that_never_talk_are_plain_processes(
     make_stage: Callable[..., Stage], shown: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """No torchrun, whose agents meet over an open port: each knows its rank, and one that falls takes the other down."""
+    """No torchrun, whose agents meet over an open port: each knows its rank and how many there are."""
     started: list[tuple[list[str], dict[str, str]]] = []
     real = subprocess.Popen
 

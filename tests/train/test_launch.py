@@ -60,12 +60,12 @@ def test_one_process_is_a_plain_child(gpus: int) -> None:
 def test_deepspeed_s_only_process_is_under_torchrun() -> None:
     """A bare child ends in "No module named 'mpi4py'"."""
     command = launch.command(wanted(1, deepspeed="zero2_offload"), "m", JOB)
-    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node=1", "--standalone"]
+    assert command[1:4] == ["-m", "qilin_lib.train.one_node", "--nproc_per_node=1"]
 
 
 def test_eight_gpus_are_torchrun_on_one_machine() -> None:
     assert launch.command(wanted(8), "qilin_lib.train.dpo", JOB) == [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=8", "--standalone"),
+        *(sys.executable, "-m", "qilin_lib.train.one_node", "--nproc_per_node=8"),
         *("-m", "qilin_lib.train.dpo", "run/job.json"),
     ]
 
@@ -82,7 +82,6 @@ def test_two_nodes_meet_at_the_master_s_address(monkeypatch: pytest.MonkeyPatch,
     command = launch.command(wanted(gpus, 2), "qilin_lib.train.dpo", JOB)
     assert command[:4] == [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={gpus}"]
     assert command[4:7] == ["--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=node7:4321"]
-    assert "--standalone" not in command
     assert command[7:] == ["-m", "qilin_lib.train.dpo", "run/job.json"]
 
 
@@ -112,7 +111,7 @@ def test_other_nodes_than_slurm_gave_are_refused(slurm: None, nodes: int) -> Non
 
 def test_one_node_needs_no_srun_in_slurm(slurm: None) -> None:
     assert launch.command(wanted(1), "m", JOB) == [sys.executable, "-m", "m", "run/job.json"]
-    assert "--standalone" in launch.command(wanted(8), "m", JOB)
+    assert "qilin_lib.train.one_node" in launch.command(wanted(8), "m", JOB)
 
 
 # --- dry run ----------------------------------------------------------------------------------------------------------
@@ -171,7 +170,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    assert "--nproc_per_node=8 --standalone -m qilin_lib.train.dpo" in cells[-2].outputs[0].text
+    assert "--nproc_per_node=8 -m qilin_lib.train.dpo" in cells[-2].outputs[0].text
     assert cells[-1].execution_count is None and cells[-1].outputs == []
 
 
