@@ -104,7 +104,9 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
         drawn, counts = questions(data, stage.parameters.prompts, stage.parameters.seed, number)
         files.write_jsonl(asked, drawn)
     paths = {"weights": weights, "reward": stage.dir / "reward" / "model", "questions": asked}
-    facts = steps.run(stage, __name__, out, stage.parameters.rejection, paths, show, round=number, questions=counts)
+    facts = steps.run(
+        stage, __name__, out, stage.parameters.rejection, paths, show, apart=True, round=number, questions=counts
+    )
     for part in out.glob("*.part*"):
         part.unlink()
     return facts
@@ -158,7 +160,7 @@ def _chosen(folder: Path, data: Path) -> Iterator[Row]:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part, alone or one of many under torchrun: its share of answers, then of rewards, chunk by chunk.
+    """The child's part, alone or one of many: its share of answers, then of rewards, chunk by chunk.
 
     The policy is gone before the reward model comes. A chunk is the same whoever works on it, and is on disk as a whole
     or not at all; the first process waits for the others, and writes pool.jsonl, last of all facts.json.

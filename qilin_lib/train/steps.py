@@ -17,13 +17,21 @@ TRAININGS = ("reward", "rejection", "rl")
 
 
 def run(
-    stage: Stage, module: str, folder: Path, steps: Steps, paths: dict[str, Path], show: Show | None, **more: Any
+    stage: Stage,
+    module: str,
+    folder: Path,
+    steps: Steps,
+    paths: dict[str, Path],
+    show: Show | None,
+    apart: bool = False,
+    **more: Any,
 ) -> dict[str, Any]:
     """Train with `module` (its `work`) in a child process that writes into `folder`; returns its facts.json.
 
     The child's parameters are the stage's, the four of `steps` in place of the three trainings, then `more`, which may
     replace any of them. `paths` are the inputs by name. A folder with facts.json is finished and only read; one without
-    goes on from its checkpoints, which are removed at the end. QilinError if the child fails.
+    goes on from its checkpoints, which are removed at the end. `apart`: the processes never talk to each other, so on
+    one node they are plain children. QilinError if the child fails.
     """
     show = show or live_line()
     stage.begin()
@@ -39,8 +47,11 @@ def run(
                 "paths": {name: str(path) for name, path in paths.items()},
             },
         )
-        command = launch.command(SimpleNamespace(**parameters), module, job)
-        launch.run(command, folder / "train.log", show, parameters["gpus"])
+        given, log = SimpleNamespace(**parameters), folder / "train.log"
+        if apart and given.nodes == 1:
+            launch.run(launch.plain(module, job), log, show, given.gpus, launch.processes(given))
+        else:
+            launch.run(launch.command(given, module, job), log, show, given.gpus)
     else:
         show(FINISHED)
     if not stage.up_to_date:
