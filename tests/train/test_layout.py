@@ -72,12 +72,15 @@ def test_checkpoints_come_by_minutes_as_well_as_by_steps(start: Start) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_training_goes_on_with_another_number_of_processes(start: Start, before: int, after: int) -> None:
-    """Stopped after step 3 by `max_steps`, its rate constant. float32: sums in another order differ at 1e-6."""
+    """Stopped after step 3 by `max_steps`, its rate constant. float32: sums in another order differ at 1e-6.
+
+    All processes save by the first one's clock, at every step here.
+    """
 
     def cut(processes: int) -> dict[str, Any]:
         return {"nproc_per_node": processes, "per_device_train_batch_size": 4 // processes}
 
-    same = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "save_steps": 3}
+    same = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "save_minutes": 1e-9}
     straight, changed = start(**same, **cut(before)), start(**same, **cut(before), max_steps=3)
     train(straight)
     train(changed)
