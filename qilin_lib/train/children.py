@@ -34,25 +34,14 @@ def running(
 
     One that fails takes the others down.
     """
-    mark = uuid.uuid4().hex
+    mark, over = uuid.uuid4().hex, threading.Event()
+    processes: list[subprocess.Popen] = []
     reading, writing = os.pipe()
-    processes = [
-        subprocess.Popen(
-            arguments,
-            env={**environment, MARK: mark},
-            stdout=writing,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # The stage stays locked while any of its processes lives.
-            pass_fds=locks.descriptors(),
-            preexec_fn=_die_with_parent,
-        )
-        for environment in environments
-    ]
-    os.close(writing)
-    over = threading.Event()
-    threading.Thread(target=_watch, args=(processes, mark, over), daemon=True).start()
     try:
+        for environment in environments:
+            processes.append(_start(arguments, {**environment, MARK: mark}, writing))
+        os.close(writing)
+        threading.Thread(target=_watch, args=(processes, mark, over), daemon=True).start()
         with open(reading, encoding="utf-8", errors="replace") as output:
             yield output, processes
     finally:
@@ -60,6 +49,19 @@ def running(
         for process in processes:
             process.wait()
         over.set()
+
+
+def _start(arguments: list[str], environment: dict[str, str], output: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        arguments,
+        env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # The stage stays locked while any of its processes lives.
+        pass_fds=locks.descriptors(),
+        preexec_fn=_die_with_parent,
+    )
 
 
 def _watch(processes: list[subprocess.Popen], mark: str, over: threading.Event) -> None:

@@ -146,9 +146,11 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
     each other; the first one that fails takes the others down and is named. Nothing is left running, however this ends:
     an interrupt, a failure, or the death of the notebook's kernel.
     """
-    environment, count = _environment(gpus), str(workers)
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count} for rank in range(workers)]
-    environments = [environment | rank for rank in ranks] if workers > 1 else [environment]
+    environments = [environment := _environment(gpus)]
+    if workers > 1:
+        # On the CPU a core each, as torchrun has it.
+        common = {"OMP_NUM_THREADS": "1", **environment, "WORLD_SIZE": str(workers)}
+        environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
     earlier = log.stat().st_size if log.exists() else 0
     with open(log, "a", encoding="utf-8") as handle, children.running(arguments, environments) as (output, started):
         for line in output:
@@ -183,9 +185,10 @@ def _environment(gpus: int) -> dict[str, str]:
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         first = [str(number) for number in range(gpus)] if visible is None else visible.split(",")[:gpus]
+        # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. torch knows two names.
+        growing = {} if "PYTORCH_ALLOC_CONF" in os.environ else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
         return {
-            # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into.
-            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+            **growing,
             # torchrun says 1: an optimizer that DeepSpeed moved to the CPU would run on one thread.
             "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // gpus)),
             **os.environ,

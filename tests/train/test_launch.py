@@ -348,6 +348,7 @@ def test_what_the_user_has_set_stays(seen: Callable) -> None:
     own = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64", "OMP_NUM_THREADS": "3", "TORCHDYNAMO_DISABLE": "0"}
     assert seen(1, **own) == own | {"CUDA_VISIBLE_DEVICES": "0"}
     assert seen(0, **own)["TORCHDYNAMO_DISABLE"] == "0"
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in seen(1, PYTORCH_ALLOC_CONF="max_split_size_mb:64"), "it would come first"
 
 
 @pytest.mark.parametrize("cuda", [False, True])

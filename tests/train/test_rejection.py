@@ -101,7 +101,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     ran: list[tuple[str, Path]] = []
     works = {module.__name__: module.work for module in (rejection, sft)}
 
-    def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int) -> None:
+    def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int, workers: int = 1) -> None:
         job = fit.read_job(arguments[-1])
         ran.append((arguments[-2], job.paths.weights))
         show("goes on")
