@@ -185,7 +185,7 @@ def _environment(gpus: int) -> dict[str, str]:
     if gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         first = [str(number) for number in range(gpus)] if visible is None else visible.split(",")[:gpus]
-        # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. torch knows two names.
+        # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. Both names count.
         growing = {} if "PYTORCH_ALLOC_CONF" in os.environ else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
         return {
             **growing,
