@@ -71,6 +71,9 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "logging_steps": parameters.logging_steps,
         "logging_nan_inf_filter": False,
         "save_steps": parameters.save_steps,
+        # Seconds. The other ranks wait while the first forces a checkpoint to the disk: 112 GB of a full 7B take an
+        # hour at 30 MB/s, and NCCL gives up after half of one. A rank that dies ends the others at once anyway.
+        "ddp_timeout": 4 * 3600,
         "seed": parameters.seed,
         "data_seed": parameters.seed,
         **tracking.arguments(parameters, out),
@@ -103,7 +106,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
     numerics.guard(trainer, weights)
-    trainer.add_callback(checkpoints.sealing())
+    trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     if checkpoint := checkpoints.last(job.out / "checkpoints"):
         numerics.refuse_broken(checkpoint)
     meter = speed.Meter(trainer)
