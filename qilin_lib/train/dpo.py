@@ -97,7 +97,6 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         max_length=None,
         loss_type=[preference, "sft"] if parameters.rpo_alpha else [preference],
         loss_weights=[1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
-        activation_checkpointing=False,
         disable_dropout=False,
         precompute_ref_log_probs=parameters.precompute_ref_log_probs,
     )

@@ -18,6 +18,16 @@ SHOWN = 3
 CURE = "a lower learning_rate or a longer warmup_ratio"
 
 
+def full_precision(trainer: Any) -> None:
+    """Make float32 of every weight that learns, unless DeepSpeed does: it keeps a float32 copy of its own.
+
+    AdamW loses an update below 1/256 of a bfloat16 weight to rounding; peft leaves `modules_to_save` in bfloat16, and
+    TRL casts the adapter of a quantised model to it. Call it when the trainer is made, before its optimizer is.
+    """
+    for _, weight in [] if trainer.is_deepspeed_enabled else _trained(trainer):
+        weight.data = weight.data.float()
+
+
 def guard(trainer: Any, weights: Path) -> None:
     """Make `trainer` look at every loss and gradient, and at its weights before a checkpoint and at the end.
 

@@ -8,6 +8,7 @@ What then would exchange numbers (DPO's reference before step 1) or need noteboo
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,11 +88,15 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
             monkeypatch.setenv(name, str(value))
         torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
 
+    # transformers hands DeepSpeed's settings to accelerate through the environment.
+    before = set(os.environ)
     yield pretend
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
     unset_hf_deepspeed_config()
+    for name in os.environ.keys() - before:
+        del os.environ[name]
 
 
 @pytest.fixture
