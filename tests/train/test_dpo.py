@@ -194,12 +194,15 @@ def test_full_training_without_a_cache_holds_a_second_model(job: Callable, rows:
 
 
 @pytest.mark.parametrize("kind, dtype", [("lora", "float32"), ("qlora", "float32"), ("full", "float32"),
-                                         ("lora", "bfloat16"), ("full", "bfloat16")])  # fmt: skip
+                                         ("lora", "bfloat16"), ("qlora", "bfloat16"), ("full", "bfloat16")])  # fmt: skip
 @pytest.mark.parametrize("cached", [False, True])
 def test_before_step_one_policy_and_reference_agree(
     kind: str, dtype: str, cached: bool, job: Callable, rows: list[dict[str, Any]]
 ) -> None:
-    trainer, pairs = set_up(job(finetuning=kind, dtype=dtype, precompute_ref_log_probs=cached), rows)
+    """Also where whole modules are trained: the reference has them as they were, in the same precision."""
+    whole = ["embed_tokens", "lm_head"] if dtype == "bfloat16" else []
+    made = job(finetuning=kind, dtype=dtype, precompute_ref_log_probs=cached, modules_to_save=whole)
+    trainer, pairs = set_up(made, rows)
     found = dpo.step_zero(trainer, pairs)
     assert found["step_zero_loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert found["step_zero_gap"] < dpo.GAP[dtype]
