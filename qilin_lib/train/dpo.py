@@ -112,6 +112,8 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         # TRL's frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and
         # head) and goes into every checkpoint. Without it TRL takes the model with its adapter off.
         model.delete_adapter("ref")
+    # Undoes TRL's cast of a quantised model's adapter before `step_zero` looks.
+    numerics.full_precision(model, parameters)
     return trainer
 
 
@@ -164,12 +166,12 @@ def _trainer_class(job: SimpleNamespace) -> type:
             heard: list[Any] = []
 
             def policy(*a: Any, **k: Any) -> Any:
-                # Before training starts nothing has put the policy under autocast; the reference always is.
-                with self.accelerator.autocast():
-                    heard.append(model(*a, **k))
+                heard.append(model(*a, **k))
                 return heard[-1]
 
-            loss = super().compute_loss(policy, inputs, *args, **kwargs)
+            # Before training starts nothing has put policy and reference under autocast.
+            with self.accelerator.autocast():
+                loss = super().compute_loss(policy, inputs, *args, **kwargs)
             _log_lengths(self, inputs)
             if self.model.training:
                 # Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs.

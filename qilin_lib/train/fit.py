@@ -88,6 +88,7 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa", rewards)
     if parameters.finetuning != "full":
         model = add_lora(model, parameters, quantised, rewards)
+    numerics.full_precision(model, parameters)
     return model, padding(load_tokenizer(weights))
 
 
@@ -140,7 +141,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
             f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
             "CUDA_VISIBLE_DEVICES, or gpus to their number"
         )
-    numerics.full_precision(trainer)
+    numerics.full_precision(trainer.model, parameters)
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
     numerics.guard(trainer, weights)

@@ -18,14 +18,16 @@ SHOWN = 3
 CURE = "a lower learning_rate or a longer warmup_ratio"
 
 
-def full_precision(trainer: Any) -> None:
+def full_precision(model: Any, parameters: Any) -> None:
     """Make float32 of every weight that learns, unless DeepSpeed does: it keeps a float32 copy of its own.
 
     AdamW loses an update below 1/256 of a bfloat16 weight to rounding; peft leaves `modules_to_save` in bfloat16, and
-    TRL casts the adapter of a quantised model to it. Call it when the trainer is made, before its optimizer is.
+    TRL's trainers cast the adapter of a quantised model to it when they are made. The frozen originals of
+    `modules_to_save`, DPO's reference, get the same precision: before step 1 both must compute the same.
     """
-    for _, weight in [] if trainer.is_deepspeed_enabled else _trained(trainer):
-        weight.data = weight.data.float()
+    for name, weight in model.named_parameters():
+        if not parameters.deepspeed and (weight.requires_grad or ".original_module." in name):
+            weight.data = weight.data.float()
 
 
 def guard(trainer: Any, weights: Path) -> None:

@@ -67,8 +67,7 @@ def set_up(
     with torch.no_grad():
         for weight in trainer.model.parameters():
             if weight.requires_grad:
-                # TRL casts the adapter of a quantised model to bfloat16; `fit` undoes that before it trains.
-                weight.data = weight.data.float() + shift * torch.randn(weight.shape)
+                weight.data += shift * torch.randn(weight.shape)
     return trainer, pairs
 
 
