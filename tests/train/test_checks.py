@@ -82,13 +82,14 @@ def test_zero3_is_refused_where_a_card_cannot_hold_the_whole_model(
     width, inner = {40: (5120, 13824), 32: (4096, 11008)}[layers]
     asked = stage("03_dcpt", ["train"], [], **{"finetuning": "full", "gpus": 8, "dtype": "bfloat16"} | overrides)
     shape = files.read_json(tiny_model_dir / "config.json") | {"num_hidden_layers": layers, "vocab_size": 32000}
-    shape |= {"hidden_size": width, "intermediate_size": inner}
+    shape |= {"hidden_size": width, "intermediate_size": inner, "head_dim": 128}
+    shape |= dict.fromkeys(("num_attention_heads", "num_key_value_heads"), layers)
     files.write_json(tmp_path / "big" / "config.json", shape)
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tmp_path / "big")})
     if not refused:
         assert checks.check(asked) is None
         return
     with pytest.raises(
-        QilinError, match=rf"03_dcpt: deepspeed: {overrides['deepspeed']} .*GiB.*nearest valid: .*zero2"
+        QilinError, match=rf"03_dcpt: deepspeed: {overrides['deepspeed']}: .*GiB.*nearest valid: .*zero2"
     ):
         checks.check(asked)

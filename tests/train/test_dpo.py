@@ -192,8 +192,8 @@ def test_full_training_without_a_cache_holds_a_second_model(job: Callable, rows:
     assert not any(p.requires_grad and p.grad is not None for p in trainer.ref_model.parameters())
 
 
-@pytest.mark.parametrize("kind, dtype", [("lora", "float32"), ("qlora", "float32"), ("full", "float32"),
-                                         ("lora", "bfloat16"), ("qlora", "bfloat16"), ("full", "bfloat16")])  # fmt: skip
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cached", [False, True])
 def test_before_step_one_policy_and_reference_agree(
     kind: str, dtype: str, cached: bool, job: Callable, rows: list[dict[str, Any]]
