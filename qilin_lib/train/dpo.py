@@ -282,7 +282,7 @@ def finish(job: SimpleNamespace, held: list[Pair], prompts: list[Any], facts: di
     if sampled is not None:
         files.write_json(job.out / "behaviour.json", {"prompts": prompts[: len(sampled["policy"]["texts"])], **sampled})
     rows = shared.read_log(job.out)
-    facts["alarms"] = alarms(rows, job.parameters, facts["steps_planned"], sampled)
+    facts["alarms"] = alarms(rows, job.parameters, facts["steps_planned"], sampled) + facts["alarms"]
     files.write_json(job.out / "facts.json", facts)
 
 

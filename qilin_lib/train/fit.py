@@ -20,7 +20,7 @@ from qilin_lib.params import ROOT
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES
-from qilin_lib.train import checkpoints, launch, numerics, saving, speed, tracking
+from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
 
 def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
@@ -180,6 +180,7 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
         "template": job.template.name,
         "template_sha256": job.template.sha256,
         "optimizer": type(trainer.optimizer).__name__,
+        "alarms": alarms.spikes(read_log(job.out), parameters.max_grad_norm),
     }
 
 

@@ -37,8 +37,8 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     return steps.run(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
 
 
-def load(folder: Path, dtype: str, device: str) -> Any:
-    """The reward model in `folder` (08_rlhf/reward/model), in evaluation mode.
+def load(folder: Path, dtype: str, device: str, quantised: bool = False) -> Any:
+    """The reward model in `folder` (08_rlhf/reward/model), in evaluation mode; `quantised` as in `load_model`.
 
     QilinError if the folder holds another kind of model: transformers would give it a head of random numbers.
     """
@@ -46,7 +46,7 @@ def load(folder: Path, dtype: str, device: str) -> Any:
     kind = (config.get("architectures") or ["none"])[0]
     if not kind.endswith("ForSequenceClassification"):
         raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: 08_rlhf/reward/model")
-    return load_model(folder, dtype, device=device, rewards=True).eval()
+    return load_model(folder, dtype, quantised, device, rewards=True).eval()
 
 
 def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
