@@ -60,7 +60,7 @@ def _dpo(p: Any) -> Iterator[str]:
     if p.finetuning == "lora" and (p.deepspeed or "").startswith("zero3") and not p.precompute_ref_log_probs:
         yield (
             f"deepspeed: {p.deepspeed} with a live reference: DeepSpeed expects one pass through the layers in a step, "
-            "and there are two, with the adapter on and off ('pop from an empty deque' on two processes); nearest valid: "
+            "and there are two, adapter on and off ('pop from an empty deque' on two processes); nearest valid: "
             f"precompute_ref_log_probs: true, or deepspeed: {p.deepspeed.replace('3', '2')}"
         )
     if p.finetuning != "full" and "lm_head" in modules:
