@@ -26,7 +26,7 @@ def facts_table(facts: Mapping[str, Any], title: str = "What ran") -> Table:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "none"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -1,8 +1,10 @@
-"""What a training is refused for before anything is moved or started: nothing to learn from, or misspelt modules."""
+"""What a training is refused for before anything is moved or started: nothing to learn from, misspelt modules, or a
+model too large to load."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -15,18 +17,40 @@ from qilin_lib.runs import Stage
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
 # model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
 SETS = {"04_sft": "sft", "05_dpo": "dpo", "08_rlhf": "dpo"}
+# What a GPU of 24 GB can hold of weights before they are split. With transformers' own way of loading split models, the
+# judge and the model that an adapter is merged into would come split too.
+ZERO3_GIB = 20
 
 
 def check(stage: Stage) -> None:
     """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, or if
-    target_modules or modules_to_save name a module that the base model lacks. Seconds; touches nothing on disk."""
+    target_modules or modules_to_save name a module that the base model lacks, or if ZeRO-3 is to split a model that is
+    too large to be loaded whole. Seconds; touches nothing on disk."""
     refuse_empty(stage)
     parameters = stage.parameters
     # "all-linear" names no module: a look at the base, which imports transformers, would find nothing.
     named = parameters.target_modules != "all-linear" or parameters.modules_to_save
-    if parameters.finetuning != "full" and named:
+    split = (parameters.deepspeed or "").startswith("zero3")
+    if split or (parameters.finetuning != "full" and named):
         model = skeleton(shape(base_path(stage.parent("02_tokenize"))))
-        check_modules(model, parameters, rewards=stage.name == "08_rlhf")
+        if split:
+            refuse_large(model, parameters)
+        if parameters.finetuning != "full":
+            check_modules(model, parameters, rewards=stage.name == "08_rlhf")
+
+
+def refuse_large(model: Any, parameters: Any) -> None:
+    """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
+    DeepSpeed splits it only then."""
+    size = sum(p.numel() for p in model.parameters()) * {"float32": 4, "bfloat16": 2}[parameters.dtype] / 2**30
+    if size > ZERO3_GIB:
+        nearest = parameters.deepspeed.replace("3", "2")
+        raise QilinError(
+            f"{parameters.notebook}: deepspeed: {parameters.deepspeed}: each process loads the whole model before "
+            f"DeepSpeed splits it, and its weights in {parameters.dtype} are {size:.1f} GiB, more than the "
+            f"{ZERO3_GIB} GiB that a GPU of 24 GB holds; nearest valid: deepspeed: {nearest} on larger GPUs, or "
+            "finetuning: qlora with deepspeed: null"
+        )
 
 
 def refuse_empty(stage: Stage) -> None:

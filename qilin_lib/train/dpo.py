@@ -71,7 +71,6 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         max_length=None,
         loss_type=[preference, "sft"] if parameters.rpo_alpha else [preference],
         loss_weights=[1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
-        activation_checkpointing=False,
         disable_dropout=False,
         precompute_ref_log_probs=parameters.precompute_ref_log_probs,
     )
@@ -87,6 +86,8 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         # TRL's frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and
         # head) and goes into every checkpoint. Without it TRL takes the model with its adapter off.
         model.delete_adapter("ref")
+    # Undoes TRL's cast of a quantised model's adapter before `step_zero` looks.
+    numerics.full_precision(model, parameters)
     return trainer
 
 
@@ -139,12 +140,12 @@ def _trainer_class(job: SimpleNamespace) -> type:
             heard: list[Any] = []
 
             def policy(*a: Any, **k: Any) -> Any:
-                # Before training starts nothing has put the policy under autocast; the reference always is.
-                with self.accelerator.autocast():
-                    heard.append(model(*a, **k))
+                heard.append(model(*a, **k))
                 return heard[-1]
 
-            loss = super().compute_loss(policy, inputs, *args, **kwargs)
+            # Before training starts nothing has put policy and reference under autocast.
+            with self.accelerator.autocast():
+                loss = super().compute_loss(policy, inputs, *args, **kwargs)
             _log_lengths(self, inputs)
             if self.model.training:
                 # Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs.
@@ -195,7 +196,6 @@ def work(job: SimpleNamespace) -> None:
         "reference": "live" if not reused else "cached, reused" if all(reused) else "cached, computed",
     }
     if trainer.is_world_process_zero():
-        facts["alarms"] = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], None)
         files.write_json(job.out / "facts.json", facts)
 
 
@@ -255,9 +255,11 @@ def score(job: SimpleNamespace) -> None:
     if parameters.sampled_prompts:
         prompts = prompts[: len(sampled["policy"]["texts"])]
         files.write_json(job.out / "behaviour.json", {"prompts": prompts, **sampled})
-        facts = files.read_json(job.out / "facts.json")
-        facts["alarms"] = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], sampled)
-        files.write_json(job.out / "facts.json", facts)
+    facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
+    told = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], answered)
+    # A second scoring tells nothing twice.
+    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
+    files.write_json(job.out / "facts.json", facts)
     files.write_json(job.out / "heldout.json", scores)
 
 

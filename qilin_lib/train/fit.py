@@ -18,7 +18,7 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
-from qilin_lib.train import checkpoints, launch, numerics, saving, speed, tracking
+from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
 
 def weights_of(stage: Stage, parent: str) -> Path:
@@ -43,6 +43,7 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa", rewards)
     if parameters.finetuning != "full":
         model = add_lora(model, parameters, quantised, rewards)
+    numerics.full_precision(model, parameters)
     return model, padding(load_tokenizer(weights))
 
 
@@ -98,11 +99,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
             f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
             "CUDA_VISIBLE_DEVICES, or gpus to their number"
         )
-    if parameters.finetuning == "qlora":
-        # TRL casts the adapter of a quantised model to bfloat16, but a resume reloads it as fp32: keep it fp32.
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+    numerics.full_precision(trainer.model, parameters)
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
     numerics.guard(trainer, weights)
@@ -117,7 +114,10 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     measured = meter.facts(seconds, parameters)
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    return {**_what_ran(trainer, job, checkpoint), **measured, **getattr(job, "opened", {})}
+    opened = dict(getattr(job, "opened", {}))
+    facts = {**_what_ran(trainer, job, checkpoint), **measured}
+    facts["alarms"] += opened.pop("warnings", [])
+    return facts | opened
 
 
 def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:
@@ -141,6 +141,7 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
         "template": job.template.name,
         "template_sha256": job.template.sha256,
         "optimizer": type(trainer.optimizer).__name__,
+        "alarms": alarms.spikes(read_log(job.out), parameters.max_grad_norm),
     }
 
 

@@ -176,6 +176,7 @@ def work(job: SimpleNamespace) -> None:
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     # Before TRL's configuration: once a ZeRO-3 configuration exists, transformers would split the reward model too.
+    # It stands beside the policy, on NF4 where the policy is: it was trained so.
     judge = reward.load(job.paths.reward, parameters.dtype, str(model.device))
     rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "train"]
     context = getattr(model.config, "max_position_embeddings", None) or math.inf

@@ -16,6 +16,7 @@ from helpers.trainings import write_data, write_job
 
 from qilin_lib import files
 from qilin_lib.train import checkpoints, dcpt, fit, launch
+from qilin_lib.train import job as jobs
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Path]
