@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,16 +107,9 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
     trainer = _trainer_class()(
         model=model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
     )
-    trainer.data_collator = partial(_collate, trainer.data_collator)
     if len(trainer.train_dataset) != len(pairs):
         raise RuntimeError(f"{len(pairs)} pairs were given, the trainer holds {len(trainer.train_dataset)}")
     return trainer
-
-
-def _collate(usual: Callable[[list[Pair]], dict[str, Any]], pairs: list[Pair]) -> dict[str, Any]:
-    """TRL's batch, and for `speed.Meter`, which counts the tokens that a loss comes from, all of a conversation."""
-    batch = usual(pairs)
-    return {**batch, "completion_mask": batch["attention_mask"]}
 
 
 def _trainer_class() -> type:
@@ -128,8 +120,7 @@ def _trainer_class() -> type:
         the number of micro-batches, and the last one of an epoch may hold fewer pairs."""
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            loss = super().compute_loss(model, known, *args, **kwargs)
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
             return loss * (len(inputs["input_ids"]) / self.rows_a_batch)
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
