@@ -99,3 +99,13 @@ def test_what_no_arithmetic_gives_is_called_a_bound(tmp_path: Path, monkeypatch:
     chosen = {"profile": "full_a100", "gradient_checkpointing": False}
     found = preflight.estimate(params.load("05_dpo", chosen))
     assert "bound" in repr(found) and found.gib("training") > 60
+
+
+def test_checks_of_module_names_import_no_heavy_library(tiny_model_dir: Path, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
+    statements = (
+        "from pathlib import Path\nfrom types import SimpleNamespace as Of\nfrom qilin_lib.train import checks\n"
+        "p = params.load('03_dcpt', {'target_modules': ['q_proj', 'v_proj']})\n"
+        f"checks.check(Of(name='03_dcpt', parameters=p, parent=Path({str(tmp_path)!r}).joinpath))"
+    )
+    assert imported(statements, tmp_path) == []
