@@ -120,6 +120,12 @@ class Sizes:
             count += sum(sizes) or self.vocabulary * self.hidden
         return count
 
+    def names(self, targets: str | list[str]) -> bool:
+        """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
+        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[target] for target in targets]
+        matrices = [name for name, shape in self.tensors if name and len(shape) == 2]
+        return all(any(_named(name, entry) for name in matrices) for entry in entries)
+
 
 def _named(name: str, targets: str | list[str]) -> bool:
     if not name or targets == "all-linear":

@@ -9,7 +9,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import check_modules
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
-from qilin_lib.models.shapes import shape
+from qilin_lib.models.shapes import shape, sizes
 from qilin_lib.runs import Stage
 
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
@@ -22,11 +22,14 @@ def check(stage: Stage) -> None:
     target_modules or modules_to_save name a module that the base model lacks. Seconds; touches nothing on disk."""
     refuse_empty(stage)
     parameters = stage.parameters
-    # "all-linear" names no module: a look at the base, which imports transformers, would find nothing.
-    named = parameters.target_modules != "all-linear" or parameters.modules_to_save
-    if parameters.finetuning != "full" and named:
-        model = skeleton(shape(base_path(stage.parent("02_tokenize"))))
-        check_modules(model, parameters, rewards=stage.name == "08_rlhf")
+    if parameters.finetuning == "full" or (
+        parameters.target_modules == "all-linear" and not parameters.modules_to_save
+    ):
+        return
+    # The headers of the weight files name most modules; a look at all of them imports transformers.
+    base = base_path(stage.parent("02_tokenize"))
+    if not all(sizes(base).names(entries) for entries in (parameters.target_modules, parameters.modules_to_save)):
+        check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
 
 
 def refuse_empty(stage: Stage) -> None:
