@@ -63,6 +63,8 @@ KNOWN |= {
 }
 
 
+# NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
+NF4 = 4.127 / 8
 # What configurations call these sizes; the first name that is there counts.
 ALIASES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -119,6 +121,22 @@ class Sizes:
             sizes = [prod(shape) for name, shape in self.tensors if name and _named(name, [entry])]
             count += sum(sizes) or self.vocabulary * self.hidden
         return count
+
+    def stored(self, p: Any, training: bool = True) -> float:
+        """Bytes in a process, unsharded: NF4 with all else in fp32; fp32 for full training without DeepSpeed (and
+        autocast's bfloat16 copies), else as `dtype` says."""
+        width = 4 if p.dtype == "float32" else 2
+        if p.finetuning == "qlora":
+            inner = self.matrices - self.vocabulary * self.hidden
+            return inner * NF4 + (self.total - inner) * (2 if p.deepspeed and width == 2 else 4)
+        if training and p.finetuning == "full" and not p.deepspeed:
+            return self.total * 4 + self.matrices * 2 * (width == 2)
+        return self.total * width
+
+    def trained(self, p: Any) -> tuple[int, int]:
+        """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""
+        count = self.total if p.finetuning == "full" else self.lora(p) + self.copies(p)
+        return count, 2 if p.deepspeed and p.dtype == "bfloat16" else 4
 
     def names(self, targets: str | list[str]) -> bool:
         """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""

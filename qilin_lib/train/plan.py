@@ -20,7 +20,7 @@ from qilin_lib.chimed.pool import cores
 from qilin_lib.errors import QilinError
 from qilin_lib.models.shapes import sizes
 from qilin_lib.schema import Strict
-from qilin_lib.train import launch, preflight
+from qilin_lib.train import launch, preflight, speed
 
 GB = 10**9
 # 01's work folder at its peak against the raw text, and its pace: 3 GB in 22 minutes on two cores (README).
@@ -119,15 +119,16 @@ def _training(parameters: Any, tokenize: Any) -> Need:
         for row in found.frame.itertuples()
         if row.where == "disk"
     )
+    hours = None if found.available is None else found.hours
     why = "without a device" if found.available is None else "before 02 has run" if found.rate else "on this processor"
     return Need(
         basis=f"disk: {terms}; memory as the notebook's dry run has it, bounds included; {found.lines()[2]}",
-        not_known=f"hours: not known {why}; " * (not found.hours) + LACKING.get(parameters.notebook, "logs and scores"),
+        not_known=f"hours: not known {why}; " * (not hours) + LACKING.get(parameters.notebook, "logs and scores"),
         disk_peak_gb=found.gib("disk") * preflight.GIB,
         disk_stays_gb=kept["GiB"].sum() * preflight.GIB,
         host_gb=processes * (preflight.PYTHON + host if parameters.gpus else memory),
         gpu_gb=memory if parameters.gpus else 0,
-        hours=found.hours,
+        hours=hours,
     )
 
 
@@ -152,7 +153,7 @@ NEEDS = {
 
 def card_gb() -> float | None:
     """Memory of the first GPU; None without one."""
-    available = preflight.card()
+    available = speed.card()
     return available and available[1] * preflight.GIB / GB
 
 

@@ -7,8 +7,6 @@ knows for every architecture (activations, logits). What really peaks is measure
 from __future__ import annotations
 
 import html
-import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +22,9 @@ from qilin_lib.train import launch, speed
 GIB = 2**30
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
 PYTHON, CUDA_CONTEXT = 0.6 * GIB, 0.5 * GIB
-# NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
-NF4 = 4.127 / 8
 # DeepSpeed's default for stage3_max_live_parameters; tokens and words of a tile of TRL's fused head; most rows x tokens
-# that scoring reads together; share of the peak that hours assume (full 7B on A100 reaches 0.5-0.64: llm-foundry).
-LIVE, TILE, SCORED, SHARE = 10**9, (4096, 32768), 8 * 2048, 0.4
+# that scoring reads together.
+LIVE, TILE, SCORED = 10**9, (4096, 32768), 8 * 2048
 Row = tuple[str, str, float, str]
 
 
@@ -43,7 +39,7 @@ class Preflight:
     processor: str
     rate: float | None
     tokens: int | None
-    notes: tuple[str, ...]
+    note: str
 
     def gib(self, *where: str, bounds: bool = True) -> float:
         """The largest of the sums over these places, without what is only bounded if so told."""
@@ -52,9 +48,8 @@ class Preflight:
 
     @property
     def hours(self) -> float | None:
-        """Of the whole stage on the processor at hand; None where its speed or the number of tokens is not known."""
-        known = self.rate and self.tokens and self.available is not None
-        return self.tokens / self.rate / 3600 if known else None
+        """Of the whole stage; None where speed or the number of tokens is not known."""
+        return self.tokens / self.rate / 3600 if self.rate and self.tokens else None
 
     def lines(self) -> list[str]:
         """Verdict, disk, speed and notes, a sentence each."""
@@ -63,14 +58,14 @@ class Preflight:
         fits = "it does NOT fit" if self.available is not None and least > self.available else fits
         room = f"{self.place}, {self.available:.1f} GiB per process" if self.available is not None else self.place
         rate = f"about {self.rate:,.0f} tokens/s" if self.rate else "time unknown"
-        if self.rate and self.tokens:
-            rate += f", {self.tokens / self.rate / 3600:,.2f} h for {self.tokens:,} tokens"
+        rate += f", {self.hours:,.2f} h for {self.tokens:,} tokens" if self.hours else ""
         sentences = (
             f"{room}: at least {least:.1f} and at most {most:.1f} GiB are needed, {fits}",
             f"The stage's folder takes at most {self.gib('disk'):.1f} GiB of disk",
             f"{self.processor}: {rate}",
+            self.note,
         )
-        return [f"{sentence}." for sentence in (*sentences, *self.notes)]
+        return [f"{sentence}." for sentence in sentences]
 
     def __repr__(self) -> str:
         return "\n".join([self.frame.round(2).to_string(index=False), *self.lines()])
@@ -82,16 +77,12 @@ class Preflight:
 
 
 def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
-    """What was estimated beside what `facts` (`speed.Meter.facts`) measured; None where one is not known. CUDA's
-    allocator does not see its own context."""
+    """The bounds on the peak of training, GiB, beside what `facts` (`speed.Meter.facts`) measured (None: nothing).
+    CUDA's allocator does not see its own context."""
     context = CUDA_CONTEXT / GIB if "CUDA context" in set(estimate.frame["what"]) else 0
     least, most = (round(estimate.gib("training", bounds=bounds) - context, 3) for bounds in (False, True))
-    rate = round(estimate.rate) if estimate.rate and estimate.available is not None else None
-    rows = {
-        "peak_memory_gib": (least, most, facts.get("peak_memory_gib")),
-        "input_tokens_per_second": (None, rate, facts.get("input_tokens_per_second")),
-    }
-    return pd.DataFrame.from_dict(rows, "index", object, ["at_least", "at_most", "measured"])
+    row = (least, most, facts.get("peak_memory_gib"))
+    return pd.DataFrame([row], ["peak_memory_gib"], ["at_least", "at_most", "measured"], object)
 
 
 def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
@@ -107,20 +98,19 @@ def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
     packing = files.read_json(stage / "packing.json") if (stage / "packing.json").exists() else {}
     rows, length, head = batch(parameters, packing.get("block_size", tokenize.block_size))
     table = [*training(model, parameters, rows, length, head), *afterwards(model, parameters)]
-    place, available = room(parameters)
+    place, available = speed.room(parameters)
     card = (place if available else "A100") if parameters.gpus else None
-    peak, needed = speed.peak(parameters.dtype, card)[0], speed.operations(model, length, parameters)
-    rate = peak * 1e12 * SHARE / needed[1] * launch.processes(parameters) if peak and needed else None
+    rate = speed.expected(model, length, parameters, card)
+    rows_gib = [(where, what, size / GIB, basis) for where, what, size, basis in table if size]
     return Preflight(
-        pd.DataFrame(
-            [(*row[:2], row[2] / GIB, row[3]) for row in table if row[2]], columns=["where", "what", "GiB", "basis"]
-        ),
+        pd.DataFrame(rows_gib, columns=["where", "what", "GiB", "basis"]),
         place,
         available,
         f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
-        rate,
+        rate and rate * launch.processes(parameters),
         _tokens(parameters, stage, packing, rows * length),
-        tuple(_notes(parameters, rows, length)),
+        f"For full rows ({rows} x {length} tokens), as if all terms peaked at once"
+        + f"; time at {speed.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
     )
 
 
@@ -136,34 +126,16 @@ def batch(p: Any, block_size: int) -> tuple[int, int, str]:
     return max(2 * p.reward.per_device_train_batch_size, p.rejection.per_device_train_batch_size), length, "logits"
 
 
-def stored(model: Sizes, p: Any, training: bool = True) -> float:
-    """Bytes of the base's weights in a process, unsharded: NF4 with all else in fp32; fp32 for full training without
-    DeepSpeed (and autocast's bfloat16 copies), else as `dtype` says."""
-    width = 4 if p.dtype == "float32" else 2
-    if p.finetuning == "qlora":
-        inner = sum(rows * columns for _, (rows, columns, *_) in model.linear)
-        return inner * NF4 + (model.total - inner) * (2 if p.deepspeed and width == 2 else 4)
-    if training and p.finetuning == "full" and not p.deepspeed:
-        return model.total * 4 + model.matrices * 2 * (width == 2)
-    return model.total * width
-
-
-def trained(model: Sizes, p: Any) -> tuple[int, int]:
-    """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""
-    count = model.total if p.finetuning == "full" else model.lora(p) + model.copies(p)
-    return count, 2 if p.deepspeed and p.dtype == "bfloat16" else 4
-
-
 def training(model: Sizes, p: Any, rows: int, length: int, head: str) -> Iterator[Row]:
     """Bytes while it trains. AdamW keeps two numbers a trained weight, data parallelism copies gradients into buckets;
     DeepSpeed shards an fp32 copy and two moments, from stage 2 gradients, in stage 3 weights too (Rajbhandari et al.
     2020, arXiv:1910.02054, §3)."""
-    (count, width), base, over = trained(model, p), stored(model, p), launch.processes(p)
-    zero = files.read_json(params.ROOT / "params" / "deepspeed" / f"{p.deepspeed}.json") if p.deepspeed else {}
-    zero, stage = zero.get("zero_optimization", {}), zero.get("zero_optimization", {}).get("stage", 0)
+    (count, width), base, over = model.trained(p), model.stored(p), launch.processes(p)
+    settings = params.ROOT / "params" / "deepspeed" / f"{p.deepspeed}.json"
+    zero = files.read_json(settings)["zero_optimization"] if p.deepspeed else {"stage": 0}
     gradients, optimizer = width * count * (2 if over > 1 else 1), 8.0 * count
     weights, second = base, p.notebook == "05_dpo" and p.finetuning == "full" and not p.precompute_ref_log_probs
-    if stage:
+    if stage := zero["stage"]:
         bucket = zero.get("reduce_bucket_size", 5e8)
         bucket = min(model.hidden**2 if bucket == "auto" else bucket, count)
         gradients, optimizer = width * (count / (over if stage > 1 else 1) + bucket), 12 * count / over
@@ -213,12 +185,11 @@ def logits(model: Sizes, p: Any, tokens: int, head: str) -> float:
 def afterwards(model: Sizes, p: Any) -> Iterator[Row]:
     """Bytes of scoring (one model, no optimizer), of the merge (tensor by tensor) and of the stage's folder.
 
-    From the second training on a stage writes its parent's adapter merged into the parent's weights (start/). It keeps
-    `save_total_limit` checkpoints and one that is being written: weights and AdamW's two moments; DeepSpeed writes the
-    weights twice and 12 bytes a trained weight.
+    start/: the weights with the adapter of the stage before. Checkpoints, those that are kept and one being written:
+    weights and AdamW's two moments; DeepSpeed writes the weights twice and 12 bytes a trained weight.
     """
-    (count, width), full, kind = trained(model, p), p.finetuning == "full", 4 if p.dtype == "float32" else 2
-    yield "scoring", "weights", stored(model, p, training=False) + (0 if full else width * count), "arithmetic"
+    (count, width), full, kind = model.trained(p), p.finetuning == "full", 4 if p.dtype == "float32" else 2
+    yield "scoring", "weights", model.stored(p, training=False) + (0 if full else width * count), "arithmetic"
     yield "scoring", "logits", SCORED * model.vocabulary * (kind + 8), "bound"
     yield "host memory", "merge", 0 if full else 3 * 4 * model.largest, "arithmetic"
     several = 1 if p.notebook != "08_rlhf" else 1 + p.rounds + (p.method != "none")
@@ -226,25 +197,6 @@ def afterwards(model: Sizes, p: Any) -> Iterator[Row]:
     checkpoint = count * (2 * width + 12 if p.deepspeed else 3 * 4)
     yield "disk", "checkpoints", (1 + (getattr(p, "save_total_limit", None) or 1)) * checkpoint, "arithmetic"
     yield "disk", "result", several * (kind * count if full else width * count), "arithmetic"
-
-
-def room(parameters: Any) -> tuple[str, float | None]:
-    """(place, GiB for one process; None without the GPU that is asked for)."""
-    if parameters.gpus:
-        return card() or ("this machine has no GPU", None)
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    return "this machine", whole / (launch.processes(parameters) // parameters.nodes)
-
-
-def card() -> tuple[str, float] | None:
-    """(name, GiB) of the first GPU; nvidia-smi is asked, and no CUDA context made."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    command = ["nvidia-smi", "-i", first, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        name, mib = subprocess.run(command, capture_output=True, text=True, check=True).stdout.rsplit(",", 1)
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        return None
-    return name, float(mib) / 1024
 
 
 def _tokens(p: Any, stage: Path, packing: Mapping[str, Any], batch: int) -> int | None:
@@ -258,9 +210,3 @@ def _tokens(p: Any, stage: Path, packing: Mapping[str, Any], batch: int) -> int 
     if name and counts.exists():
         learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
     return round(sum(learned) * p.num_train_epochs) or None
-
-
-def _notes(p: Any, rows: int, length: int) -> Iterator[str]:
-    yield f"For full rows ({rows} x {length} tokens), and as if all terms peaked at once"
-    if p.gpus:
-        yield f"Time assumes {SHARE:.0%} of the data sheet's peak and no padding"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.models.shapes import Sizes
+from qilin_lib.train import launch
 
 GIB = 2**30
 # Dense bfloat16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets; the first name that fits counts.
@@ -14,6 +17,8 @@ DATASHEET = {
     "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0,
     "L40S": 362.0, "RTX 4090": 165.2, "RTX 3090": 71.0,
 }  # fmt: skip
+# Share of the peak that hours assume (full 7B training on A100 reaches 0.5-0.64: llm-foundry's tables).
+USUAL = 0.4
 
 
 def operations(sizes: Sizes, length: float, parameters: Any) -> tuple[float, float] | None:
@@ -32,12 +37,37 @@ def operations(sizes: Sizes, length: float, parameters: Any) -> tuple[float, flo
     return needed, needed + forward * parameters.gradient_checkpointing
 
 
+def expected(sizes: Sizes, length: int, parameters: Any, card: str | None) -> float | None:
+    """Tokens per second of one process at USUAL of the data sheet's peak; None where that is not known."""
+    best, needed = peak(parameters.dtype, card)[0], operations(sizes, length, parameters)
+    return best * 1e12 * USUAL / needed[1] if best and needed else None
+
+
 def peak(dtype: str, card: str | None) -> tuple[float | None, str]:
     """(most TFLOP/s of a GPU by its name, where the number is from); None where no data sheet says it, as for CPUs."""
     names = [key for key in DATASHEET if card and key.replace(" ", "").lower() in card.replace(" ", "").lower()]
     if not names or dtype != "bfloat16":
         return None, f"no data sheet value for {card or 'a CPU'} in {dtype}"
     return DATASHEET[names[0]], f"data sheet of {names[0]}, dense bfloat16"
+
+
+def room(parameters: Any) -> tuple[str, float | None]:
+    """(place, GiB for one process; None without the GPU that is asked for)."""
+    if parameters.gpus:
+        return card() or ("this machine has no GPU", None)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return "this machine", whole / (launch.processes(parameters) // parameters.nodes)
+
+
+def card() -> tuple[str, float] | None:
+    """(name, GiB) of the first GPU; nvidia-smi is asked, and no CUDA context made."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", "-i", first, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        name, mib = subprocess.run(command, capture_output=True, text=True, check=True).stdout.rsplit(",", 1)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
+    return name, float(mib) / 1024
 
 
 class Meter:

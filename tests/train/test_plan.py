@@ -14,7 +14,7 @@ import pytest
 from qilin_lib import files, params
 from qilin_lib.schema import Strict
 from qilin_lib.train import plan as planning
-from qilin_lib.train import preflight
+from qilin_lib.train import speed
 from qilin_lib.train.plan import Plan, plan
 
 # LLaMA-7B's weights, and those of LoRA of rank 8 on its seven linear layers in 32 layers.
@@ -31,7 +31,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders of this test alone, and a machine without a GPU."""
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(preflight, "card", lambda: None)
+    monkeypatch.setattr(speed, "card", lambda: None)
 
 
 def loaded(overrides: dict[str, dict[str, Any]] | None = None) -> dict[str, Strict]:
@@ -44,7 +44,7 @@ def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """LoRA in 03, full training in 04, LoRA under DeepSpeed in 05, all of LLaMA-7B in bfloat16 on one GPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QILIN_RUNS_DIR", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr(preflight, "card", lambda: None)
+        patch.setattr(speed, "card", lambda: None)
         return plan(
             loaded(
                 {
@@ -110,7 +110,7 @@ def test_without_a_device_hours_and_fit_are_not_known(seven_billion: Plan) -> No
 
 
 def test_hours_follow_from_a_card_and_the_tokens_of_02(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
+    monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
     chosen = {**ADAPTER, "max_steps": -1}
     before = plan({"03_dcpt": params.load("03_dcpt", chosen)})
     assert "hours: not known before 02 has run" in before.frame["not_known"]["03_dcpt"]
