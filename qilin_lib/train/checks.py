@@ -1,8 +1,10 @@
-"""What a training is refused for before anything is moved or started: nothing to learn from, or misspelt modules."""
+"""What a training learns from, looked at before anything is started: none, how many tokens, or misspelt modules."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -11,6 +13,7 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import shape, sizes
 from qilin_lib.runs import Stage
+from qilin_lib.train import launch
 
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
 # model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
@@ -53,3 +56,16 @@ def _why(chimed: Path, name: str) -> str:
     rejected = sum(sum(row["rejected"].values()) for row in rows)
     duplicate, contaminated, read = (sum(row[fate] for row in rows) for fate in ("duplicate", "contaminated", "read"))
     return f"of {read} read none was kept ({rejected} rejected, {duplicate} duplicate, {contaminated} contaminated)"
+
+
+def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
+    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
+    if p.notebook == "08_rlhf":
+        return None
+    if p.max_steps > 0:
+        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
+    counts, name = tokenized / "token_counts.json", SETS.get(p.notebook)
+    learned = [packing.get("tokens", 0)] if name is None or getattr(p, "one_stage", None) else []
+    if name and counts.exists():
+        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
+    return round(sum(learned) * p.num_train_epochs) or None

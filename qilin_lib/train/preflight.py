@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +16,7 @@ import pandas as pd
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
 from qilin_lib.models.shapes import Sizes, sizes
-from qilin_lib.train import launch, speed
+from qilin_lib.train import checks, launch, speed
 
 GIB = 2**30
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
@@ -108,7 +107,7 @@ def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
         available,
         f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
         rate and rate * launch.processes(parameters),
-        _tokens(parameters, stage, packing, rows * length),
+        checks.input_tokens(parameters, stage, packing, rows * length),
         f"For full rows ({rows} x {length} tokens), as if all terms peaked at once"
         + f"; time at {speed.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
     )
@@ -197,16 +196,3 @@ def afterwards(model: Sizes, p: Any) -> Iterator[Row]:
     checkpoint = count * (2 * width + 12 if p.deepspeed else 3 * 4)
     yield "disk", "checkpoints", (1 + (getattr(p, "save_total_limit", None) or 1)) * checkpoint, "arithmetic"
     yield "disk", "result", several * (kind * count if full else width * count), "arithmetic"
-
-
-def _tokens(p: Any, stage: Path, packing: Mapping[str, Any], batch: int) -> int | None:
-    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
-    if p.notebook == "08_rlhf":
-        return None
-    if p.max_steps > 0:
-        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
-    counts, name = stage / "token_counts.json", {"04_sft": "sft", "05_dpo": "dpo"}.get(p.notebook)
-    learned = [packing.get("tokens", 0)] if name is None or getattr(p, "one_stage", None) else []
-    if name and counts.exists():
-        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
-    return round(sum(learned) * p.num_train_epochs) or None
