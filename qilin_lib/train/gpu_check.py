@@ -1,8 +1,7 @@
 """What a GPU alone can prove: speed, memory and hand-over of a 7B, with random weights made on the device.
 
 A model of Baichuan-7B's shape in LLaMA layout; QLoRA as on a card of 24 GB, LoRA at the paper's lengths, generation.
-Nothing is downloaded or installed. It ends within six minutes: a case for which no time is left is skipped. With
-`--tiny` the same code runs on the CPU at a small shape.
+Nothing is installed. It ends within six minutes. `--tiny` runs the same code on the CPU at a small shape.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -33,20 +31,13 @@ from qilin_lib.runs import environment
 from qilin_lib.train import preflight, probe, speed
 
 GIB = 2**30
-SECONDS = 350
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")
+# Of the whole check; GiB that a card of 24 GB has beside its context.
+SECONDS, CARD_24 = 350, 23.0
 Row = dict[str, Any]
-TORCH, PACKAGES = (2, 11), ("transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")
-# What a card of 24 GB has beside its context.
-CARD_24 = 23.0
-TINY = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
+TINY = dict.fromkeys(("vocab_size", "intermediate_size"), 512) | {"hidden_size": 64, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 4}
 LORA = {"profile": "full_a100", "finetuning": "lora", "deepspeed": "null", "per_device_train_batch_size": 8}
-# Name of a case: notebook, parameters.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "QLoRA DCPT, 23 GiB": ("03_dcpt", {"profile": "qlora_24gb"}),
     "QLoRA SFT, 23 GiB": ("04_sft", {"profile": "qlora_24gb"}),
@@ -55,30 +46,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA DPO, live reference": ("05_dpo", {**LORA, "precompute_ref_log_probs": False}),
     "LoRA DPO, cached reference": ("05_dpo", {**LORA, "precompute_ref_log_probs": True}),
 }
-ALL = {"gradient_accumulation_steps": 1, "allow_high_lr": True}
 SMALL = {"dtype": "float32", "gpus": 0, "max_source_length": 24, "max_target_length": 24, "max_length": 64}
-BLOCK = {False: 1024, True: 64}
-# Root mean square of an update by that of the weights.
-SHARES = (0.0005, 0.0025, 0.01)
+# Tokens of a block; root mean square of an update by that of the weights.
+BLOCK, SHARES = {False: 1024, True: 64}, (0.0005, 0.0025, 0.01)
 
 
 def lacking(tiny: bool) -> str:
     """Why the check cannot run here, in one sentence; "" if it can."""
-    absent = [name for name in ("torch", *PACKAGES) if importlib.util.find_spec(name) is None]
-    if absent:
+    if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         return f"skipped, because these Python packages are not installed: {', '.join(absent)}"
     import torch
 
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < TORCH:
-        return f"skipped, because torch is {torch.__version__}; it takes {'.'.join(map(str, TORCH))} or later"
-    if tiny:
-        return ""
-    if not torch.cuda.is_available():
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
+        return f"skipped, because torch is {torch.__version__}; it takes 2.11 or later"
+    if not tiny and not torch.cuda.is_available():
         return "skipped, because torch sees no GPU here; --tiny runs the same code on the CPU"
-    total = torch.cuda.get_device_properties(0).total_memory
-    if total < 22 * GIB:
-        return f"skipped, because the GPU has {total / GIB:.0f} GiB; it takes 22"
-    if shutil.disk_usage(tempfile.gettempdir()).free < 16 * GIB:
+    if not tiny and torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
+        return "skipped, because the GPU has less than 22 GiB"
+    if not tiny and shutil.disk_usage(tempfile.gettempdir()).free < 16 * GIB:
         return f"skipped, because {tempfile.gettempdir()} has no 16 GiB free for the model; TMPDIR names another folder"
     return ""
 
@@ -89,14 +74,13 @@ def make_base(folder: Path, tiny: bool) -> Row:
     from tokenizers import Tokenizer, models
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-    config = LlamaConfig(**(TINY if tiny else KNOWN["baichuan-inc/Baichuan-7B"]), pad_token_id=0)
+    config = LlamaConfig(**KNOWN["baichuan-inc/Baichuan-7B"] | (TINY if tiny else {}), pad_token_id=0)
     torch.manual_seed(0)
     with torch.device("cpu" if tiny else "cuda:0"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32 if tiny else torch.bfloat16)
     model.save_pretrained(folder)
-    words = {f"w{i}": i for i in range(config.vocab_size)}
-    core = Tokenizer(models.WordLevel(words, unk_token="w3"))
-    special = {"pad_token": "w0", "bos_token": "w1", "eos_token": "w2", "unk_token": "w3"}
+    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(config.vocab_size)}, unk_token="w1"))
+    special = {"pad_token": "w0", "unk_token": "w1", "eos_token": "w2"}
     PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder)
     return {"weights": sum(weight.numel() for weight in model.parameters())}
 
@@ -104,7 +88,7 @@ def make_base(folder: Path, tiny: bool) -> Row:
 def trained(notebook: str, chosen: dict[str, Any], base: Path, tiny: bool) -> Row:
     """Four steps of a case at full rows, its peak beside the estimate."""
     fields = params.MODELS[params.SECTIONS[notebook][0]].model_fields
-    own = {**ALL, **(SMALL if tiny else {"gpus": 1}), **chosen}
+    own = {"gradient_accumulation_steps": 1, "allow_high_lr": True, **(SMALL if tiny else {"gpus": 1}), **chosen}
     p = params.load(notebook, {name: value for name, value in own.items() if name in fields})
     rows, length, head = preflight.batch(p, BLOCK[tiny])
     least = most = 0.0
@@ -112,16 +96,10 @@ def trained(notebook: str, chosen: dict[str, Any], base: Path, tiny: bool) -> Ro
         if where == "training" and what != "CUDA context":
             least, most = least + size / GIB * (basis != "bound"), most + size / GIB
     with tempfile.TemporaryDirectory() as out:
-        job = probe.job_of(p.model_dump(mode="json"), base, Path(out))
-        facts = probe.measure(job, BLOCK[tiny], steps=4)
-    return {
-        "batch": f"{rows} x {length}",
-        "tokens/s": facts["input_tokens_per_second"],
-        "MFU": facts["mfu"],
-        "peak GiB": facts["peak_memory_gib"],
-        "at least": round(least, 2),
-        "at most": round(most, 2),
-    }
+        facts = probe.measure(probe.job_of(p.model_dump(mode="json"), base, Path(out)), BLOCK[tiny], steps=4)
+    measured = {"tokens/s": "input_tokens_per_second", "MFU": "mfu", "peak GiB": "peak_memory_gib"}
+    bounds = {"batch": f"{rows} x {length}", "at least": round(least, 2), "at most": round(most, 2)}
+    return bounds | {column: facts[name] for column, name in measured.items()}
 
 
 def generated(base: Path, tiny: bool) -> Row:
@@ -146,7 +124,6 @@ def survival(base: Path, share: float, tiny: bool) -> Row:
     device, (name, _) = "cpu" if tiny else "cuda:0", sizes(base).linear[0]
     file = next(path for path in weight_files(base) if f"{name}.weight" in tensors_of(path))
     with safe_open(file, "pt", device=device) as tensors:
-        # What a stage starts from is in 16 bit.
         weight = tensors.get_tensor(f"{name}.weight").bfloat16().float()
     torch.manual_seed(1)
     update = torch.randn(len(weight), 8, device=device) @ torch.randn(8, weight.shape[1], device=device)
@@ -158,34 +135,24 @@ def survival(base: Path, share: float, tiny: bool) -> Row:
     def kept(stored: Any, before: Any) -> float:
         return round(float(((stored - before) * update).sum() / (update * update).sum()), 4)
 
-    def nf4(matrix: Any) -> Any:
-        return dequantize_4bit(*quantize_4bit(matrix, quant_type="nf4"))
-
-    return {
-        "nearest bf16": kept(merged.bfloat16().float(), weight),
-        "stochastic bf16": kept(stochastic, weight),
-        "as NF4": kept(nf4(stochastic), nf4(weight)),
-    }
+    before, after = (dequantize_4bit(*quantize_4bit(one, quant_type="nf4")) for one in (weight, stochastic))
+    nearest = kept(merged.bfloat16().float(), weight)
+    return {"nearest bf16": nearest, "stochastic bf16": kept(stochastic, weight), "as NF4": kept(after, before)}
 
 
-def limited(gib: float | None) -> None:
-    """Allow this process so much of the GPU, or all of it."""
+def row(case: Callable[[], Row], deadline: float, gib: float | None = None) -> Row:
+    """What a case measured with so much of the GPU (None: all), or in one line why not; it takes no other with it."""
     import torch
 
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(0).total_memory / GIB
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib / total) if gib else 1.0)
-
-
-def row(case: Callable[[], Row], gib: float | None, deadline: float) -> Row:
-    """What a case measured, or in one line why not; it takes no other case with it."""
     if (left := int(deadline - time.monotonic())) < 20:
         return {"note": "skipped: no time left"}
     signal.alarm(left)
     try:
-        limited(gib)
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+            total = torch.cuda.get_device_properties(0).total_memory / GIB
+            torch.cuda.set_per_process_memory_fraction(min(1.0, (gib or total) / total))
         return case()
     # Out of memory, a library's own complaint, the alarm: all are results of this check.
     except Exception as reason:
@@ -194,22 +161,21 @@ def row(case: Callable[[], Row], gib: float | None, deadline: float) -> Row:
         signal.alarm(0)
 
 
-def check(tiny: bool) -> pd.DataFrame:
+def check(tiny: bool) -> dict[str, Row]:
     """The table: one row per case."""
     deadline, rows = time.monotonic() + SECONDS, {}
     signal.signal(signal.SIGALRM, _out_of_time)
     with tempfile.TemporaryDirectory(prefix="qilin-gpu-check-") as folder:
         base = Path(folder)
-        rows["base"] = row(lambda: make_base(base, tiny), None, deadline)
-        for name, (notebook, chosen) in CASES.items() if "note" not in rows["base"] else ():
+        rows["base"] = row(partial(make_base, base, tiny), deadline)
+        for name, (notebook, chosen) in CASES.items():
             gib = CARD_24 if name.startswith("QLoRA") else None
-            rows[name] = row(partial(trained, notebook, chosen, base, tiny), gib, deadline)
+            rows[name] = row(partial(trained, notebook, chosen, base, tiny), deadline, gib)
             print(f"{name}: {rows[name]}", flush=True)
-        if "note" not in rows["base"]:
-            rows["generation"] = row(partial(generated, base, tiny), None, deadline)
-            for share in SHARES:
-                rows[f"update of {share:.2%}"] = row(partial(survival, base, share, tiny), None, deadline)
-    return pd.DataFrame.from_dict(rows, "index")
+        rows["generation"] = row(partial(generated, base, tiny), deadline)
+        for share in SHARES:
+            rows[f"update of {share:.2%}"] = row(partial(survival, base, share, tiny), deadline)
+    return rows
 
 
 def _out_of_time(*_: Any) -> None:
@@ -223,14 +189,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="write the table as JSON too")
     options = parser.parse_args(arguments)
     # One card; before torch looks for them.
-    os.environ["CUDA_VISIBLE_DEVICES"] = (
-        "" if options.tiny else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    )
+    cards = "" if options.tiny else os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards.split(",")[0]
     if why := lacking(options.tiny):
         print(f"gpu_check: {why}.")
         return
-    table = check(options.tiny)
-    machine = {"device": (speed.card() or ("CPU",))[0], "packages": environment.describe()["packages"]}
-    print(machine, table.to_string(na_rep=""), sep="\n")
+    rows, device = check(options.tiny), "CPU" if options.tiny else (speed.card() or ["unknown"])[0]
+    print(device, pd.DataFrame.from_dict(rows, "index").to_string(na_rep=""), sep="\n")
     if options.out:
-        files.write_json(options.out, machine | {"rows": json.loads(table.to_json(orient="index", force_ascii=False))})
+        files.write_json(options.out, {"device": device, **environment.describe()["packages"], "rows": rows})
