@@ -16,6 +16,7 @@ from qilin_lib.models import attention as documents
 from qilin_lib.models.adapters import add_lora, trained
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
+from qilin_lib.models.shapes import sizes
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
@@ -111,7 +112,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.time() - started
-    measured = meter.facts(seconds, parameters)
+    measured = meter.facts(seconds, parameters, sizes(weights))
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
     opened = dict(getattr(job, "opened", {}))
