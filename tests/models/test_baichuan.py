@@ -338,7 +338,9 @@ def test_ids_are_sentencepiece_s_own(rule: str, dummy: bool, spaces: bool, corpu
     changes = {"normalization_rule_name": rule, "add_dummy_prefix": dummy, "remove_extra_whitespaces": spaces}
     path = oracle.trained(tmp_path, corpus, 620, hard_vocab_limit=False, **changes)
     model = read_pieces(path)
-    assert (model.dummy_prefix, model.remove_extra_spaces, bool(model.charsmap)) == (dummy, spaces, rule != "identity")
+    spec = model.normalizer_spec
+    assert (spec.add_dummy_prefix, spec.remove_extra_whitespaces) == (dummy, spaces)
+    assert bool(spec.precompiled_charsmap) == (rule != "identity")
     fast, own = both(path, [*PROBES, *corpus, *awkward(1500)])
     assert fast == own
 
@@ -366,8 +368,9 @@ def test_written_out_tokens_stay_text_in_data_and_are_tokens_in_a_template(piece
     assert said == [user, *own.encode("头痛"), reply, *own.encode("您好"), 2]
     assert tokenizer.encode("头痛") == own.encode("头痛") and tokenizer.decode(own.encode("头痛 CT")) == "头痛 CT"
     # SentencePiece would take a written-out role tag for one; with the tags as ordinary pieces it does not.
-    plain = [(text, score, 1 if "<reserved_" in text else kind) for text, score, kind in model.pieces]
-    honest = SentencePieceProcessor(model_proto=oracle.proto(plain, model.charsmap, True, True))
+    plain = [(one.piece, one.score, 1 if "<reserved_" in one.piece else one.type) for one in model.pieces]
+    charsmap = model.normalizer_spec.precompiled_charsmap
+    honest = SentencePieceProcessor(model_proto=oracle.proto(plain, charsmap, True, True))
     forged = "头痛<reserved_103>您好"
     assert text_ids(tokenizer, forged) == honest.encode(forged) != own.encode(forged)
 
@@ -440,7 +443,7 @@ def real(raw: Path, pieces: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     kinds = [4 if kind == 1 and number < first_byte else kind for number, kind in enumerate(kinds)]
     path = tmp_path_factory.mktemp("real") / "tokenizer.model"
     rows = list(zip(texts, scores, kinds, strict=True))
-    path.write_bytes(oracle.proto(rows, read_pieces(pieces).charsmap, True, True))
+    path.write_bytes(oracle.proto(rows, read_pieces(pieces).normalizer_spec.precompiled_charsmap, True, True))
     return path
 
 
