@@ -26,7 +26,7 @@ def why_unusable(folder: Path, sequence: bool = True) -> str:
     """
     try:
         _refuse_pointers(folder)
-        config = _configuration(folder)
+        config = configuration(folder)
         _check_kind(config, sequence)
         tensors = {path.name: tensors_of(path) for path in weight_files(folder)}
         if tensors.keys() != {"model.safetensors"}:
@@ -53,7 +53,8 @@ def _refuse_pointers(folder: Path) -> None:
                     )
 
 
-def _configuration(folder: Path) -> Any:
+def configuration(folder: Path) -> Any:
+    """transformers' configuration of the model in `folder`; QilinError if there is none that it knows by itself."""
     from transformers import AutoConfig
 
     if not (folder / "config.json").exists():
