@@ -235,6 +235,8 @@ class Finetune(Steps):
     lora_r: Rank = 8
     lora_alpha: Alpha = 16
     lora_dropout: Dropout = 0.05
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="batches per optimizer step")
+    gradient_checkpointing: bool = Field(default=False, description="computes activations twice to save memory")
     max_source_length: SourceLength = 256
     max_target_length: TargetLength = 256
 

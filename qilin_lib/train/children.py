@@ -60,7 +60,7 @@ def _start(arguments: list[str], environment: dict[str, str], output: int) -> su
         start_new_session=True,
         # The stage stays locked while any of its processes lives.
         pass_fds=locks.descriptors(),
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
 
 
@@ -96,8 +96,8 @@ def _end_marked(mark: str) -> None:
         _end_marked(mark)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when the kernel that started it dies (PR_SET_PDEATHSIG = 1)."""
+def die_with_parent() -> None:
+    """Ask Linux to end this child when the process that started it dies (PR_SET_PDEATHSIG = 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 

@@ -16,6 +16,7 @@ from helpers.trainings import write_data, write_job
 
 from qilin_lib import files
 from qilin_lib.train import checkpoints, dcpt, fit, launch
+from qilin_lib.train import job as jobs
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Path]
@@ -44,7 +45,7 @@ def change(folder: Path, **overrides: Any) -> None:
 
 def train(folder: Path) -> None:
     """As the notebook does, in processes of their own."""
-    job = fit.read_job(str(folder / "job.json"))
+    job = jobs.read(str(folder / "job.json"))
     command = launch.command(job.parameters, dcpt.__name__, folder / "job.json")
     launch.run(command, folder / "train.log", lambda _: None, gpus=0)
 
@@ -59,14 +60,14 @@ def losses(folder: Path) -> dict[int, float]:
 
 def test_as_many_checkpoints_stay_as_are_to_be_kept(start: Start) -> None:
     folder = start(save_steps=2, save_total_limit=2)
-    dcpt.work(fit.read_job(str(folder / "job.json")))
+    dcpt.work(jobs.read(str(folder / "job.json")))
     assert saved(folder) == ["checkpoint-4", "checkpoint-6"]
     assert all(checkpoints.whole(path) for path in (folder / "checkpoints").iterdir())
 
 
 def test_checkpoints_come_by_minutes_as_well_as_by_steps(start: Start) -> None:
     folder = start(save_steps=100, save_minutes=1e-9, save_total_limit=3)
-    dcpt.work(fit.read_job(str(folder / "job.json")))
+    dcpt.work(jobs.read(str(folder / "job.json")))
     assert saved(folder) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
 
 
