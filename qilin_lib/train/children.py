@@ -39,7 +39,7 @@ def child(arguments: list[str], environment: dict[str, str]) -> Iterator[subproc
         start_new_session=True,
         # The stage stays locked while any of its processes lives.
         pass_fds=locks.descriptors(),
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     over = threading.Event()
     threading.Thread(target=_watch, args=(process, mark, over), daemon=True).start()
@@ -76,8 +76,8 @@ def _end_marked(mark: str) -> None:
         _end_marked(mark)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when the kernel that started it dies (PR_SET_PDEATHSIG = 1)."""
+def die_with_parent() -> None:
+    """Ask Linux to end this child when the process that started it dies (PR_SET_PDEATHSIG = 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 

@@ -13,63 +13,18 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.models import attention as documents
-from qilin_lib.models.adapters import add_lora
+from qilin_lib.models.adapters import add_lora, trained
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.params import ROOT
-from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import TEMPLATES
 from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
 
-def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
-    """Train stage `stage` by running `module` in a child process; returns the facts it wrote. Loads them if up to date.
-
-    `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
-    Where another process trains this stage with these parameters, its progress is shown until it ends.
-    """
-    if not stage.up_to_date:
-        show = show or live_line()
-        stage.begin(show)
-    # A training that ended while its notebook did not is only read: facts.json is the last that it writes.
-    if not stage.up_to_date and not (stage.dir / "facts.json").exists():
-        job = stage.dir / "job.json"
-        template = files.read_json(stage.parent("02_tokenize") / "base.json")["template"]
-        files.write_json(
-            job,
-            {
-                "parameters": stage.parameters.model_dump(mode="json"),
-                "out": str(stage.dir),
-                "template": template,
-                "paths": {name: str(path) for name, path in paths.items()},
-            },
-        )
-        launch.run(
-            launch.command(stage.parameters, module, job),
-            stage.dir / "train.log",
-            show,
-            stage.parameters.gpus,
-        )
-    (stage.dir / "job.json").unlink(missing_ok=True)
-    return files.read_json(stage.dir / "facts.json")
-
-
-def read_job(path: str) -> SimpleNamespace:
-    """The child's side of `train_in_child`: parameters, out (folder), template, paths."""
-    job = files.read_json(path)
-    return SimpleNamespace(
-        parameters=SimpleNamespace(**job["parameters"]),
-        out=Path(job["out"]),
-        template=TEMPLATES[job["template"]],
-        paths=SimpleNamespace(**{name: Path(p) for name, p in job["paths"].items()}),
-    )
-
-
 def weights_of(stage: Stage, parent: str) -> Path:
-    """Folder of the full (merged) weights that a stage starts from: 02's base model or a trained stage's `model/`."""
+    """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
     folder = stage.parent(parent)
-    return base_path(folder) if parent == "02_tokenize" else folder / "model"
+    return base_path(folder) if parent == "02_tokenize" else trained(folder)
 
 
 def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tuple[Any, Any]:
@@ -127,7 +82,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 
 def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
-    """Train (resuming from the last whole checkpoint), save the adapter and the merged model; returns what happened.
+    """Train (resuming from the last whole checkpoint), save the adapter or the full weights; returns what happened.
 
     RuntimeError if another number of processes took part than `launch.command` asks for: accelerate's own launcher
     can fall back to one process without a word.
@@ -156,7 +111,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     measured = meter.facts(seconds, parameters)
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    return {**_what_ran(trainer, job, checkpoint), **measured}
+    return {**_what_ran(trainer, job, checkpoint), **measured, **getattr(job, "opened", {})}
 
 
 def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:

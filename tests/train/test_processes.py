@@ -19,6 +19,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
 from qilin_lib.train import dcpt, dpo, fit, launch, sft
+from qilin_lib.train import job as jobs
 
 pytestmark = pytest.mark.slow
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
@@ -29,6 +30,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 from qilin_lib import files
 from qilin_lib.train import fit
+from qilin_lib.train import job as jobs
 
 made = fit.log_callback
 
@@ -43,7 +45,7 @@ def impatient(out):
 for module, job, stop in files.read_json(sys.argv[1]):
     fit.log_callback = impatient if stop else made
     try:
-        importlib.import_module(module).work(fit.read_job(job))
+        importlib.import_module(module).work(jobs.read(job))
         assert not stop
     except KeyboardInterrupt:
         assert stop
@@ -110,7 +112,7 @@ class Place:
 
     def alone(self, what: str) -> None:
         """One process, this one."""
-        STAGES[JOBS[what][0]].work(fit.read_job(str(self.job(f"one_{what}", what))))
+        STAGES[JOBS[what][0]].work(jobs.read(str(self.job(f"one_{what}", what))))
 
     def together(self, jobs: list[tuple[str, str, dict[str, Any], bool]]) -> list[str]:
         """Two ranks run jobs of (folder, what, overrides, whether to stop it); returns the command."""
@@ -119,7 +121,7 @@ class Place:
         ]
         files.write_json(self.folder / "todo.json", todo)
         (self.folder / "ranks_at_work.py").write_text(WORKER, encoding="utf-8")
-        parameters = fit.read_job(todo[0][1]).parameters
+        parameters = jobs.read(todo[0][1]).parameters
         command = launch.command(parameters, "ranks_at_work", self.folder / "todo.json")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", os.pathsep.join([str(self.folder), os.environ["PYTHONPATH"]]))
@@ -298,7 +300,7 @@ def test_zero2_goes_on_as_if_never_stopped(place: Place, on_one_node: None) -> N
 
 def test_another_number_of_processes_than_asked_for_stops_the_training(place: Place) -> None:
     """This process is one: as when a launcher falls back to one without a word."""
-    job = fit.read_job(str(place.job("too_few", "dcpt", **DDP)))
+    job = jobs.read(str(place.job("too_few", "dcpt", **DDP)))
     with pytest.raises(RuntimeError, match="2 processes were asked for, 1 take part"):
         dcpt.work(job)
     assert not (place.folder / "too_few" / "model").exists()
