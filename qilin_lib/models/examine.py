@@ -28,7 +28,7 @@ def why_unusable(folder: Path, sequence: bool = True) -> str:
         _refuse_pointers(folder)
         config = _configuration(folder)
         _check_kind(config, sequence)
-        tensors = {path.name: _tensors(path) for path in weight_files(folder)}
+        tensors = {path.name: tensors_of(path) for path in weight_files(folder)}
         if tensors.keys() != {"model.safetensors"}:
             _check_index(folder, tensors)
         _check_embeddings(config, tensors)
@@ -114,7 +114,7 @@ def _check_index(folder: Path, tensors: dict[str, dict[str, list[int]]]) -> None
             raise QilinError(f"{shard} lacks {name}, which {INDEX} says it holds; nearest valid: download it again")
 
 
-def _tensors(path: Path) -> dict[str, list[int]]:
+def tensors_of(path: Path) -> dict[str, list[int]]:
     """Shapes by name of the tensors in a safetensors file; QilinError unless it is as long as its header says.
 
     It begins with 8 bytes, the length of the header, and the header, which says where every tensor ends.

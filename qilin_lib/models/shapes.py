@@ -1,15 +1,21 @@
-"""Shapes of base models without their weights: what a dry run on a machine without model and network needs."""
+"""Sizes of base models without their weights: what a dry run on a machine without model and network needs.
+
+Only `shape` imports transformers; the rest reads configurations and headers of safetensors files.
+"""
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.adapters import check_modules, lora_config
-from qilin_lib.models.load import skeleton
+from qilin_lib.models.examine import tensors_of
+from qilin_lib.models.load import weight_files
 from qilin_lib.models.tiny import SHAPE
 from qilin_lib.params import ROOT
 
@@ -57,27 +63,154 @@ KNOWN |= {
 }
 
 
-def shape(base: str | Path, tiny: Any = None) -> Any:
-    """The transformers configuration of `base`: a local folder, a known name, a hub id in the local cache, or 'tiny'.
+# NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
+NF4 = 4.127 / 8
+# What configurations call these sizes; the first name that is there counts.
+ALIASES = {
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "inner": ("intermediate_size", "ffn_hidden_size", "n_inner", "d_ff"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "vocabulary": ("vocab_size", "padded_vocab_size"),
+    "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+}
 
-    `tiny` is the run's `schema.Tiny`, read only for base 'tiny'. Nothing is downloaded and no remote code runs. Raises
-    QilinError if the shape is not to be had on this machine.
+
+@dataclass(frozen=True)
+class Sizes:
+    """Names and shapes of a model's tensors (names without ".weight"; "" where only the configuration is known), and
+    the sizes that bound its activations: `width` is that of all attention heads, `inner` that of a token's experts,
+    `routed` their number."""
+
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    vocabulary: int
+    hidden: int
+    width: int
+    inner: int
+    layers: int
+    routed: int
+
+    @property
+    def total(self) -> int:
+        return sum(prod(shape) for _, shape in self.tensors)
+
+    @property
+    def largest(self) -> int:
+        return max(prod(shape) for _, shape in self.tensors)
+
+    @property
+    def linear(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Matrices of the layers: all but embeddings and head, which have a row for each word."""
+        return [(name, shape) for name, shape in self.tensors if len(shape) > 1 and shape[0] != self.vocabulary]
+
+    @property
+    def matrices(self) -> int:
+        """Weights that every token is multiplied with, the head included."""
+        return sum(prod(shape) for _, shape in self.linear) + self.vocabulary * self.hidden
+
+    def lora(self, parameters: Any) -> int:
+        """Weights of LoRA on `target_modules`: rank x (rows + columns); all matrices where names are not known."""
+        shapes = (shape for name, shape in self.linear if len(shape) == 2 and _named(name, parameters.target_modules))
+        return parameters.lora_r * sum(map(sum, shapes))
+
+    def copies(self, parameters: Any) -> int:
+        """Weights of the modules that `modules_to_save` trains whole; one that no tensor is named by is as large as the
+        embeddings (a head that is tied to them)."""
+        count = 0
+        for entry in parameters.modules_to_save:
+            sizes = [prod(shape) for name, shape in self.tensors if name and _named(name, [entry])]
+            count += sum(sizes) or self.vocabulary * self.hidden
+        return count
+
+    def stored(self, p: Any, training: bool = True) -> float:
+        """Bytes in a process, unsharded: NF4 with all else in fp32; fp32 for full training without DeepSpeed (and
+        autocast's bfloat16 copies), else as `dtype` says."""
+        width = 4 if p.dtype == "float32" else 2
+        if p.finetuning == "qlora":
+            inner = self.matrices - self.vocabulary * self.hidden
+            return inner * NF4 + (self.total - inner) * (2 if p.deepspeed and width == 2 else 4)
+        if training and p.finetuning == "full" and not p.deepspeed:
+            return self.total * 4 + self.matrices * 2 * (width == 2)
+        return self.total * width
+
+    def trained(self, p: Any) -> tuple[int, int]:
+        """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""
+        count = self.total if p.finetuning == "full" else self.lora(p) + self.copies(p)
+        return count, 2 if p.deepspeed and p.dtype == "bfloat16" else 4
+
+    def names(self, targets: str | list[str]) -> bool:
+        """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
+        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[target] for target in targets]
+        matrices = [name for name, shape in self.tensors if name and len(shape) == 2]
+        return all(any(_named(name, entry) for name in matrices) for entry in entries)
+
+
+def _named(name: str, targets: str | list[str]) -> bool:
+    if not name or targets == "all-linear":
+        return True
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(f".{name}".endswith(f".{target}") for target in targets)
+
+
+def sizes(base: str | Path, tiny: Any = None) -> Sizes:
+    """Sizes of `base`, named as for `shape`: exact from the headers of its weight files where they are here.
+
+    Else as LLaMA's arithmetic has it from config.json's few numbers: exact for LLaMA and Baichuan, near for others.
+    Raises QilinError if they are not to be had on this machine.
     """
-    from transformers import LlamaConfig
+    config = content(base, tiny)
+    config = config.get("text_config") or config
+    size = {key: next((config[n] for n in names if config.get(n)), None) for key, names in ALIASES.items()}
+    if missing := [key for key in ("hidden", "layers", "heads", "vocabulary") if not size[key]]:
+        raise QilinError(
+            f"base = '{base}': its config.json names no {ALIASES[missing[0]][0]}; nearest valid: a causal LM"
+        )
+    inner, routed = size["inner"] or 4 * size["hidden"], 0
+    if size["experts"]:
+        routed = config.get("num_experts_per_tok") or 1
+        inner = max(
+            inner, (config.get("moe_intermediate_size") or inner) * (routed + (config.get("n_shared_experts") or 0))
+        )
+    found: list[tuple[str, tuple[int, ...]]] = []
+    folder = _folder(str(base))
+    if folder:
+        with suppress(QilinError):
+            for path in weight_files(folder):
+                found += [(name.removesuffix(".weight"), tuple(s)) for name, s in tensors_of(path).items()]
+    tensors = tuple(found) or tuple(("", shape) for shape in _as_llama(config, size))
+    width = size["heads"] * (config.get("head_dim") or size["hidden"] // size["heads"])
+    return Sizes(tensors, size["vocabulary"], size["hidden"], width, inner, size["layers"], routed)
 
+
+def _as_llama(config: dict[str, Any], size: dict[str, Any]) -> list[tuple[int, ...]]:
+    hidden, heads = size["hidden"], size["heads"]
+    width = heads * (config.get("head_dim") or hidden // heads)
+    shared = width * (config.get("num_key_value_heads") or heads) // heads
+    inner, experts = size["inner"] or 4 * hidden, size["experts"] or 1
+    layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
+    if experts > 1:
+        inner, layer = config.get("moe_intermediate_size") or inner, [*layer, (experts, hidden)]
+    layer += [(inner, hidden), (inner, hidden), (hidden, inner)] * experts
+    if config.get("attention_bias"):
+        layer += [(width,), (shared,), (shared,), (hidden,)]
+    ends = [(size["vocabulary"], hidden)] * (1 if config.get("tie_word_embeddings") else 2)
+    return [*ends, *layer * size["layers"], (hidden,)]
+
+
+def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
+    """What config.json says of `base`, or would: as for `shape`, but without transformers."""
     name = str(base)
     if name == "tiny":
         if tiny is None:
             raise QilinError("base = 'tiny': its shape stands in the profile under tokenize.tiny, which was not given")
-        return LlamaConfig(
-            **{field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)}, tie_word_embeddings=False
-        )
-    folder = ROOT / Path(name).expanduser()
-    if folder.is_dir():
-        return _from_folder(folder)
-    cached = _from_cache(name)
-    if cached is not None:
-        return cached
+        return {field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)} | {"tie_word_embeddings": False}
+    if folder := _folder(name):
+        if not (folder / "config.json").exists():
+            raise QilinError(
+                f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors"
+            )
+        return files.read_json(folder / "config.json")
     known = {key.lower(): value for key, value in KNOWN.items()}
     plain = name.lower().partition("@")[0]
     if plain not in known:
@@ -85,110 +218,42 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
             f"base = '{name}': neither a folder, nor in the local hub cache, nor a shape known here"
             f"{nearest(name, KNOWN)}; known are 'tiny' and {sorted(KNOWN)}"
         )
-    return LlamaConfig(**known[plain])
+    return known[plain]
 
 
-def _from_folder(folder: Path) -> Any:
+def shape(base: str | Path, tiny: Any = None) -> Any:
+    """The transformers configuration of `base`: a local folder, a known name, a hub id in the local cache, or 'tiny'.
+
+    `tiny` is the run's `schema.Tiny`, read only for base 'tiny'. Nothing is downloaded and no remote code runs. Raises
+    QilinError if the shape is not to be had on this machine.
+    """
     from transformers import AutoConfig, LlamaConfig
 
-    if not (folder / "config.json").exists():
-        raise QilinError(f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors")
-    content = files.read_json(folder / "config.json")
-    if content.get("model_type") == "baichuan":
+    found, folder = content(base, tiny), _folder(str(base))
+    if folder is None:
+        return LlamaConfig(**found)
+    if found.get("model_type") == "baichuan":
         # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        return LlamaConfig(**{name: content[name] for name in names})
+        return LlamaConfig(**{name: found[name] for name in names})
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except ValueError as reason:
         raise QilinError(
-            f"base = '{folder}': transformers does not know model_type {content.get('model_type')!r} without remote "
+            f"base = '{folder}': transformers does not know model_type {found.get('model_type')!r} without remote "
             f"code ({str(reason).splitlines()[0]}); nearest valid: a folder in LLaMA layout"
         ) from None
 
 
-def _from_cache(name: str) -> Any:
-    from huggingface_hub import try_to_load_from_cache
-
+def _folder(name: str) -> Path | None:
+    """The local folder that a name stands for, or that of a hub id in the local cache."""
+    folder = ROOT / Path(name).expanduser()
+    if name == "tiny" or folder.is_dir():
+        return None if name == "tiny" else folder
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1 or name.startswith((".", "/")):
         return None
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
-    return _from_folder(Path(found).parent) if isinstance(found, str) else None
-
-
-@dataclass(frozen=True)
-class Linear:
-    """One linear layer: features in and out, rank of its LoRA (0 = none), whether its own weight is trained."""
-
-    name: str
-    inputs: int
-    outputs: int
-    rank: int
-    trained: bool
-
-
-@dataclass(frozen=True)
-class Census:
-    """Numbers of weights: all of the base model, those of its linear layers without the head, the trained ones (`lora`
-    matrices, `copies` of modules saved whole, or all), and the linear layers one by one."""
-
-    config: Any
-    total: int
-    inner: int
-    lora: int
-    copies: int
-    layers: tuple[Linear, ...]
-    head: Linear
-
-    @property
-    def trained(self) -> int:
-        return self.lora + self.copies or self.total
-
-
-def census(config: Any, parameters: Any) -> Census:
-    """Count the weights of a model of shape `config` as peft wraps it for `parameters`, on the meta device.
-
-    Nothing is allocated. peft itself decides what `target_modules` and `modules_to_save` match (7B: about 4 s).
-    """
-    import torch
-    from peft import get_peft_model
-
-    full, model = parameters.finetuning == "full", skeleton(config)
-    total = sum(weight.numel() for weight in model.parameters())
-    if not full:
-        check_modules(model, parameters)
-        with torch.device("meta"):
-            model = get_peft_model(model, lora_config(parameters))
-    trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
-    lora = 0 if full else sum(count for name, count in trained.items() if ".lora_" in name)
-    found = linears(model)
-    return Census(
-        config,
-        total,
-        sum(layer.inputs * layer.outputs for layer in found[:-1]),
-        lora,
-        0 if full else sum(trained.values()) - lora,
-        tuple(found[:-1]),
-        found[-1],
-    )
-
-
-def linears(model: Any) -> list[Linear]:
-    """Linear layers of a language model in their order, the head last; one that peft saves whole counts as trained."""
-    found = []
-    for name, module in model.named_modules():
-        sizes = getattr(module, "in_features", 0), getattr(module, "out_features", 0)
-        parts = name.split(".")
-        # Wrappers of peft carry the sizes of what they wrap: look at the wrapper only.
-        inside = {"base_layer", "original_module", "modules_to_save"} & set(parts)
-        if all(sizes) and not inside and "lora_" not in name:
-            # DPO's frozen copy of an adapter never runs beside the trained one.
-            rank = getattr(module, "r", {}).get("default", 0)
-            trained = bool(getattr(module, "modules_to_save", None)) or _is_trained(module, rank)
-            found.append(Linear(parts[-1], *sizes, rank, trained))
-    return sorted(found, key=lambda layer: layer.name == "lm_head")
-
-
-def _is_trained(module: Any, rank: int) -> bool:
-    return rank == 0 and any(weight.requires_grad for weight in module.parameters())
+    return Path(found).parent if isinstance(found, str) else None

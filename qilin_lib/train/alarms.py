@@ -50,10 +50,9 @@ def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
 
 
 def alarms(rows: Rows, parameters: Any, steps: int, behaviour: Mapping[str, Any] | None) -> list[str]:
-    """All alarms of a DPO training of `steps` steps; `rows` of log.jsonl, `behaviour` as in behaviour.json or None."""
+    """All alarms of a training of `steps` steps; `rows` of log.jsonl, `behaviour` as in behaviour.json or None."""
     logged = [row for row in rows if "rewards/accuracies" in row]
     found = [high_rate(parameters), *solved(logged, steps), *falling(logged, parameters.beta)]
-    found += spikes(rows, parameters.max_grad_norm)
     if behaviour is not None:
         found += [*longer(behaviour), repeats(behaviour)]
     return [sentence for sentence in found if sentence]

@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "logging_steps": 1,
     # An interrupted training is made again as a whole.
     "save_steps": 10**9,
+    "save_minutes": None,
+    "save_total_limit": 1,
     "packing": False,
 }
 # Role tags and the end token need a few tokens beside the two turns.

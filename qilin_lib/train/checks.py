@@ -1,8 +1,9 @@
-"""What a training is refused for before anything is moved or started: nothing to learn from, misspelt modules, or a
+"""What a training learns from, looked at before anything is started: none, how many tokens, misspelt modules, or a
 model too large to load."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import check_modules
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
-from qilin_lib.models.shapes import shape
+from qilin_lib.models.shapes import shape, sizes
 from qilin_lib.runs import Stage
+from qilin_lib.train import launch
 
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
 # model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
@@ -28,21 +30,22 @@ def check(stage: Stage) -> None:
     too large to be loaded whole. Seconds; touches nothing on disk."""
     refuse_empty(stage)
     parameters = stage.parameters
-    # "all-linear" names no module: a look at the base, which imports transformers, would find nothing.
-    named = parameters.target_modules != "all-linear" or parameters.modules_to_save
-    split = (parameters.deepspeed or "").startswith("zero3")
-    if split or (parameters.finetuning != "full" and named):
-        model = skeleton(shape(base_path(stage.parent("02_tokenize"))))
-        if split:
-            refuse_large(model, parameters)
-        if parameters.finetuning != "full":
-            check_modules(model, parameters, rewards=stage.name == "08_rlhf")
+    base = base_path(stage.parent("02_tokenize"))
+    if (parameters.deepspeed or "").startswith("zero3"):
+        refuse_large(sizes(base).total, parameters)
+    if parameters.finetuning == "full" or (
+        parameters.target_modules == "all-linear" and not parameters.modules_to_save
+    ):
+        return
+    # The headers of the weight files name most modules; a look at all of them imports transformers.
+    if not all(sizes(base).names(entries) for entries in (parameters.target_modules, parameters.modules_to_save)):
+        check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
 
 
-def refuse_large(model: Any, parameters: Any) -> None:
+def refuse_large(weights: int, parameters: Any) -> None:
     """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
     DeepSpeed splits it only then."""
-    size = sum(p.numel() for p in model.parameters()) * {"float32": 4, "bfloat16": 2}[parameters.dtype] / 2**30
+    size = weights * {"float32": 4, "bfloat16": 2}[parameters.dtype] / 2**30
     if size > ZERO3_GIB:
         nearest = parameters.deepspeed.replace("3", "2")
         raise QilinError(
@@ -74,3 +77,16 @@ def _why(chimed: Path, name: str) -> str:
     rejected = sum(sum(row["rejected"].values()) for row in rows)
     duplicate, contaminated, read = (sum(row[fate] for row in rows) for fate in ("duplicate", "contaminated", "read"))
     return f"of {read} read none was kept ({rejected} rejected, {duplicate} duplicate, {contaminated} contaminated)"
+
+
+def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
+    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
+    if p.notebook == "08_rlhf":
+        return None
+    if p.max_steps > 0:
+        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
+    counts, name = tokenized / "token_counts.json", SETS.get(p.notebook)
+    learned = [packing.get("tokens", 0)] if name is None or getattr(p, "one_stage", None) else []
+    if name and counts.exists():
+        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
+    return round(sum(learned) * p.num_train_epochs) or None

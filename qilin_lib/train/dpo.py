@@ -196,7 +196,6 @@ def work(job: SimpleNamespace) -> None:
         "reference": "live" if not reused else "cached, reused" if all(reused) else "cached, computed",
     }
     if trainer.is_world_process_zero():
-        facts["alarms"] = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], None)
         files.write_json(job.out / "facts.json", facts)
 
 
@@ -256,9 +255,11 @@ def score(job: SimpleNamespace) -> None:
     if parameters.sampled_prompts:
         prompts = prompts[: len(sampled["policy"]["texts"])]
         files.write_json(job.out / "behaviour.json", {"prompts": prompts, **sampled})
-        facts = files.read_json(job.out / "facts.json")
-        facts["alarms"] = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], sampled)
-        files.write_json(job.out / "facts.json", facts)
+    facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
+    told = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], answered)
+    # A second scoring tells nothing twice.
+    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
+    files.write_json(job.out / "facts.json", facts)
     files.write_json(job.out / "heldout.json", scores)
 
 

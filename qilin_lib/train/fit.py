@@ -16,6 +16,7 @@ from qilin_lib.models import attention as documents
 from qilin_lib.models.adapters import add_lora, trained
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
+from qilin_lib.models.shapes import sizes
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
@@ -72,6 +73,9 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "logging_steps": parameters.logging_steps,
         "logging_nan_inf_filter": False,
         "save_steps": parameters.save_steps,
+        # Seconds. The other ranks wait while the first forces a checkpoint to the disk: 112 GB of a full 7B take an
+        # hour at 30 MB/s, and NCCL gives up after half of one. A rank that dies ends the others at once anyway.
+        "ddp_timeout": 4 * 3600,
         "seed": parameters.seed,
         "data_seed": parameters.seed,
         **tracking.arguments(parameters, out),
@@ -100,7 +104,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
     numerics.guard(trainer, weights)
-    trainer.add_callback(checkpoints.sealing())
+    trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     if checkpoint := checkpoints.last(job.out / "checkpoints"):
         numerics.refuse_broken(checkpoint)
     meter = speed.Meter(trainer)
@@ -108,10 +112,13 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.time() - started
-    measured = meter.facts(seconds, parameters)
+    measured = meter.facts(seconds, parameters, sizes(weights))
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    return {**_what_ran(trainer, job, checkpoint), **measured, **getattr(job, "opened", {})}
+    opened = dict(getattr(job, "opened", {}))
+    facts = {**_what_ran(trainer, job, checkpoint), **measured}
+    facts["alarms"] += opened.pop("warnings", [])
+    return facts | opened
 
 
 def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:

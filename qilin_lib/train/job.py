@@ -51,6 +51,7 @@ def train_step(
     paths: dict[str, Path],
     show: Show | None,
     scored: bool = True,
+    apart: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """Train by `module` in `folder`, one of several of stage 08; returns its facts.
@@ -63,7 +64,7 @@ def train_step(
     # launch asks whether it only prints the command: 08 has no dry run.
     common = stage.parameters.model_dump(mode="json", exclude=set(TRAININGS))
     parameters = {**common, "dry_run": False, **steps.model_dump(mode="json"), **more}
-    if not run(stage, module, folder, parameters, paths, show, scored):
+    if not run(stage, module, folder, parameters, paths, show, scored, apart):
         show(FINISHED)
     if not stage.up_to_date:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -78,11 +79,13 @@ def run(
     paths: dict[str, Path],
     show: Show,
     scored: bool = True,
+    apart: bool = False,
     template: str | None = None,
 ) -> list[str]:
     """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
 
-    `scored`: the module has a phase "score". `template`: name of another one than the run's.
+    `scored`: the module has a phase "score". `apart`: the processes of a training never talk to each other, so on one
+    node they are plain children. `template`: name of another one than the run's.
     """
     phases = [] if (folder / "facts.json").exists() else ["train"]
     if phases and "weights" in paths and is_adapter(paths["weights"]):
@@ -102,15 +105,19 @@ def run(
             "opened": earlier.get("opened", {}),
         }
         files.write_json(path, described)
-        for command in commands(SimpleNamespace(**parameters), module, path, phases):
-            launch.run(command, folder / "train.log", show, parameters["gpus"])
+        given, log = SimpleNamespace(**parameters), folder / "train.log"
+        if apart and given.nodes == 1:
+            launch.run([*launch.plain(module, path), *phases], log, show, given.gpus, launch.processes(given))
+        else:
+            for command in commands(given, module, path, phases):
+                launch.run(command, log, show, given.gpus)
     path.unlink(missing_ok=True)
     return phases
 
 
 def commands(parameters: Any, module: str, path: Path, phases: list[str]) -> Iterator[list[str]]:
     """Command lines of a job's phases: one for all where a single process trains on the CPU."""
-    alone = [sys.executable, "-m", module, str(path)]
+    alone = launch.plain(module, path)
     training = launch.command(parameters, module, path)
     if training == alone and not parameters.gpus:
         yield [*alone, *phases]

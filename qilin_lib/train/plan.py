@@ -9,7 +9,6 @@ import html
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -19,16 +18,16 @@ from qilin_lib import files, params, runs
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.pool import cores
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import quiet_libraries
-from qilin_lib.models.shapes import shape
+from qilin_lib.models.shapes import sizes
 from qilin_lib.schema import Strict
-from qilin_lib.train import launch, preflight
+from qilin_lib.train import launch, preflight, speed
 
 GB = 10**9
 # 01's work folder at its peak against the raw text, and its pace: 3 GB in 22 minutes on two cores (README).
 SCRATCH, RAW_PER_HOUR = 8, 3 * GB / (22 / 60)
 SIZES = ["disk_peak_gb", "disk_stays_gb", "host_gb", "gpu_gb"]
 NUMBERS = [*SIZES, "hours"]
+LACKING = {"08_rlhf": "answers; memory of their sampling, and of the judge beside the policy in RL"}
 # The row of one notebook: sizes in bytes here; what is not in it is not known.
 Need = dict[str, Any]
 
@@ -75,20 +74,9 @@ def _need(name: str, parameters: Any, tokenize: Any) -> Need:
         return Need(basis="", not_known=str(reason))
 
 
-@cache
-def _weights(tokenize: Any) -> int:
-    """Number of weights of the base that 02 names, counted on the meta device; QilinError if its shape is not known."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    quiet_libraries()
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(shape(tokenize.base, tokenize.tiny)).num_parameters()
-
-
 def _saved(parameters: Any, tokenize: Any) -> tuple[int, str]:
     """(bytes of a saved model, how they come about)."""
-    weights, width = _weights(tokenize), 4 if parameters.dtype == "float32" else 2
+    weights, width = sizes(tokenize.base, tokenize.tiny).total, 4 if parameters.dtype == "float32" else 2
     return width * weights, f"{weights:,} weights x {width} bytes"
 
 
@@ -115,33 +103,30 @@ def _tokens(parameters: Any, tokenize: Any) -> Need:
         basis = "ids, positions, labels of at most max_cpt_tokens and the replayed share"
     else:
         basis, lacking = "the base", f"tokens: not known before 01 has run; {lacking}"
-    tiny = 4 * _weights(tokenize) if parameters.base == "tiny" else 0
+    tiny = 4 * sizes(tokenize.base, tokenize.tiny).total if parameters.base == "tiny" else 0
     # Three int32 a token.
     size = None if count is None and not tiny else 12 * (count or 0) + tiny
     return Need(basis=basis, not_known=lacking, disk_peak_gb=size, disk_stays_gb=size, gpu_gb=0)
 
 
 def _training(parameters: Any, tokenize: Any) -> Need:
-    (whole, basis), full = _saved(parameters, tokenize), parameters.finetuning == "full"
     found = preflight.estimate(parameters, tokenize)
-    memory, adapter = found.total * preflight.GIB, found.terms["adapter"] * preflight.GIB
-    # AdamW's two moments in the weights' type; DeepSpeed writes the weights twice and 12 bytes a weight of its own.
-    trained = adapter if not full else whole if parameters.deepspeed else 4 * _weights(tokenize)
-    count = trained * _weights(tokenize) / whole
-    checkpoint = 2 * trained + 12 * count if parameters.deepspeed else 3 * trained
+    kept = found.frame[(found.frame["where"] == "disk") & (found.frame["what"] != "checkpoints")]
+    memory, host = (preflight.GIB * found.gib(*where) for where in (("training", "scoring"), ("host memory",)))
     processes = launch.processes(parameters) // parameters.nodes
-    # The adapter is merged in the machine's memory, by one process.
-    host = processes * (preflight.PYTHON + preflight.GIB * sum(found.host.values())) + (0 if full else whole)
-    absent = parameters.gpus > 0 and not launch.available_gpus()
-    hours = None if absent else found.times[0].hours
-    lacking = "" if hours else f"hours: not known {'without a device' if absent else 'before 02 has run'}; "
+    terms = ", ".join(
+        f"{row.what} {_short(row.GiB * preflight.GIB / GB)} GB"
+        for row in found.frame.itertuples()
+        if row.where == "disk"
+    )
+    hours = None if found.available is None else found.hours
+    why = "without a device" if found.available is None else "before 02 has run" if found.rate else "on this processor"
     return Need(
-        basis=f"model/ of {basis}{'' if full else ' and the adapter'}; at most two checkpoints of "
-        f"{_short(checkpoint / GB)} GB; memory as the notebook's dry run has it; {'; '.join(map(str, found.times))}",
-        not_known=f"{lacking}logs and scores",
-        disk_peak_gb=max(2 * checkpoint, checkpoint + whole + adapter),
-        disk_stays_gb=whole + adapter,
-        host_gb=host if parameters.gpus else processes * memory,
+        basis=f"disk: {terms}; memory as the notebook's dry run has it, bounds included; {found.lines()[2]}",
+        not_known=f"hours: not known {why}; " * (not hours) + LACKING.get(parameters.notebook, "logs and scores"),
+        disk_peak_gb=found.gib("disk") * preflight.GIB,
+        disk_stays_gb=kept["GiB"].sum() * preflight.GIB,
+        host_gb=processes * (preflight.PYTHON + host if parameters.gpus else memory),
         gpu_gb=memory if parameters.gpus else 0,
         hours=hours,
     )
@@ -157,28 +142,19 @@ def _answering(parameters: Any, tokenize: Any) -> Need:
     return Need(basis=f"{processes} at a time, each at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
 
 
-def _policies(parameters: Any, tokenize: Any) -> Need:
-    (whole, basis), models = _saved(parameters, tokenize), 1 + parameters.rounds + (parameters.method != "none")
-    lacking = "adapters, checkpoints, answers; memory and hours of sampling and RL, of which there is no estimate"
-    sizes = {"disk_peak_gb": models * whole, "disk_stays_gb": models * whole, "gpu_gb": None if parameters.gpus else 0}
-    return Need(sizes, basis=f"{models} models (reward, rounds, RL) of {basis}", not_known=lacking)
-
-
 NEEDS = {
     "01_build_chimed": _build,
     "02_tokenize": _tokens,
-    **dict.fromkeys(("03_dcpt", "04_sft", "05_dpo"), _training),
+    **dict.fromkeys(("03_dcpt", "04_sft", "05_dpo", "08_rlhf"), _training),
     **dict.fromkeys(("06_eval", "09_bias"), _answering),
     "07_case_study": lambda *_: Need(basis="loads no model", not_known="memory, minutes, the report's size", gpu_gb=0),
-    "08_rlhf": _policies,
 }
 
 
-def card_gb() -> float:
-    """Memory of the first GPU."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory / GB
+def card_gb() -> float | None:
+    """Memory of the first GPU; None without one."""
+    available = speed.card()
+    return available and available[1] * preflight.GIB / GB
 
 
 def _sentences(frame: pd.DataFrame) -> Iterator[str]:
@@ -191,7 +167,7 @@ def _sentences(frame: pd.DataFrame) -> Iterator[str]:
     yield _sentence("Disk at its peak", peaks, free, beside)
     beside = f"this machine has {_short(total)} GB, {_short(memory.available / GB)} of them free"
     yield _sentence("Memory", frame["host_gb"], total, beside)
-    card = card_gb() if launch.available_gpus() else None
+    card = card_gb()
     beside = f"a card here has {_short(card)} GB" if card else "this machine has no GPU"
     yield _sentence("GPU memory per card", frame["gpu_gb"], card, beside)
     lacking = ", ".join(frame.index[frame["hours"].isna()])

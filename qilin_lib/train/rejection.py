@@ -105,8 +105,8 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
         drawn, counts = questions(data, stage.parameters.prompts, stage.parameters.seed, number)
         files.write_jsonl(asked, drawn)
     paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
-    settings = {"round": number, "questions": counts}
-    facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, scored=False, **settings)
+    more = {"scored": False, "apart": True, "round": number, "questions": counts}
+    facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, **more)
     for part in out.glob("*.part*"):
         part.unlink()
     return facts
@@ -160,7 +160,7 @@ def _chosen(folder: Path, data: Path) -> Iterator[Row]:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part, alone or one of many under torchrun: its share of answers, then of rewards, chunk by chunk.
+    """The child's part, alone or one of many: its share of answers, then of rewards, chunk by chunk.
 
     The policy is gone before the reward model comes. A chunk is the same whoever works on it, and is on disk as a whole
     or not at all; the first process waits for the others, and writes pool.jsonl, last of all facts.json.

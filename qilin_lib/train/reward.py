@@ -7,8 +7,6 @@ Ouyang et al. 2022 (arXiv 2203.02155). A reward is read at the end token of a wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +35,9 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     return jobs.train_step(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
 
 
-def load(folder: Path, dtype: str, device: str) -> Any:
-    """The reward model in `folder` (what a training left in 08_rlhf/reward), in evaluation mode; under QLoRA on NF4.
+def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -> Any:
+    """The reward model in `folder` (what a training left in 08_rlhf/reward), in evaluation mode; `quantised` as in
+    `load_trained`.
 
     QilinError if the folder holds another kind of model: transformers would give it a head of random numbers.
     """
@@ -48,7 +47,7 @@ def load(folder: Path, dtype: str, device: str) -> Any:
         kind = (files.read_json(folder / "config.json").get("architectures") or ["none"])[0]
     if kind != REWARD_TASK and not kind.endswith("ForSequenceClassification"):
         raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: what 08 left in reward/")
-    model = load_trained(folder, dtype, device, rewards=True)[0].eval()
+    model = load_trained(folder, dtype, device, quantised, rewards=True)[0].eval()
     _name_ends(model, padding(load_tokenizer(folder)))
     return model
 
@@ -120,16 +119,9 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
     trainer = _trainer_class()(
         model=model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
     )
-    trainer.data_collator = partial(_collate, trainer.data_collator)
     if len(trainer.train_dataset) != len(pairs):
         raise RuntimeError(f"{len(pairs)} pairs were given, the trainer holds {len(trainer.train_dataset)}")
     return trainer
-
-
-def _collate(usual: Callable[[list[Pair]], dict[str, Any]], pairs: list[Pair]) -> dict[str, Any]:
-    """TRL's batch, and for `speed.Meter`, which counts the tokens that a loss comes from, all of a conversation."""
-    batch = usual(pairs)
-    return {**batch, "completion_mask": batch["attention_mask"]}
 
 
 def _trainer_class() -> type:
@@ -140,8 +132,7 @@ def _trainer_class() -> type:
         the number of micro-batches, and the last one of an epoch may hold fewer pairs."""
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            known = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            loss = super().compute_loss(model, known, *args, **kwargs)
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
             return loss * (len(inputs["input_ids"]) / self.rows_a_batch)
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:

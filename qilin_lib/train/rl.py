@@ -119,14 +119,10 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
 
 
 def _trainer_class(base: type, parameters: Any) -> type:
-    import torch
     from trl.models import unwrap_model_for_generation
 
     class TokenisedTrainer(base):
-        """A trainer whose prompts are token ids of our template, and whose answers our sampler draws.
-
-        `trained_on`: the batch of the last step as one sequence a row, for `speed.Meter`.
-        """
+        """A trainer whose prompts are token ids of our template, and whose answers our sampler draws."""
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
@@ -159,15 +155,6 @@ def _trainer_class(base: type, parameters: Any) -> type:
             ids = [answer + [end] * (len(answer) < parameters.max_target_length) for answer in written]
             return (ids, None) if parameters.method == "grpo" else ids
 
-        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            prompt, answer = inputs["prompt_mask"], inputs["completion_mask"]
-            self.trained_on = {
-                "input_ids": torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-                "attention_mask": torch.cat([prompt, answer], dim=1),
-                "completion_mask": torch.cat([torch.zeros_like(prompt), answer], dim=1),
-            }
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
     return TokenisedTrainer
 
 
@@ -176,7 +163,8 @@ def work(job: SimpleNamespace) -> None:
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     # Before TRL's configuration: once a ZeRO-3 configuration exists, transformers would split the reward model too.
-    judge = reward.load(job.paths.reward, parameters.dtype, str(model.device))
+    # It stands beside the policy: on NF4 where the policy is.
+    judge = reward.load(job.paths.reward, parameters.dtype, str(model.device), parameters.finetuning == "qlora" or None)
     rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "train"]
     context = getattr(model.config, "max_position_embeddings", None) or math.inf
     asked, too_long = questions(rows, job.template, tokenizer, parameters, context)

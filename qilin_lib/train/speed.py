@@ -1,115 +1,132 @@
-"""What training really did a second: useful tokens, share of the processor's peak, peak memory."""
+"""What a training really did: input tokens per second, share of the processor's peak, peak memory."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.models.shapes import linears
-from qilin_lib.tokens.template import IGNORE
-from qilin_lib.train import flops
+from qilin_lib.models.shapes import Sizes
+from qilin_lib.train import launch
 
 GIB = 2**30
+# Dense bfloat16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets; the first name that fits counts.
+DATASHEET = {
+    "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0,
+    "L40S": 362.0, "RTX 4090": 165.2, "RTX 3090": 71.0,
+}  # fmt: skip
+# Share of the peak that hours assume (full 7B training on A100 reaches 0.5-0.64: llm-foundry's tables).
+USUAL = 0.4
+
+
+def operations(sizes: Sizes, length: float, parameters: Any) -> tuple[float, float] | None:
+    """Floating-point operations per input token: (what the method needs, what runs with activations computed again).
+
+    Two per weight forward, two for the gradient of a layer's input, two for that of a trained weight: 6 N in full
+    training, 4 N under LoRA. Attention counts the whole row: 12 x its width x length per layer (PaLM, arXiv:2204.02311,
+    Appendix B). DPO's live reference is one forward pass more. None for a mixture of experts.
+    """
+    if sizes.routed:
+        return None
+    attention = sizes.layers * sizes.width * length
+    forward = 2 * sizes.matrices + 4 * attention
+    backward = 2 * sizes.matrices * (1 + (parameters.finetuning == "full")) + 8 * attention
+    needed = forward * (1 + (not getattr(parameters, "precompute_ref_log_probs", True))) + backward
+    return needed, needed + forward * parameters.gradient_checkpointing
+
+
+def expected(sizes: Sizes, length: int, parameters: Any, card: str | None) -> float | None:
+    """Tokens per second of one process at USUAL of the data sheet's peak; None where that is not known."""
+    best, needed = peak(parameters.dtype, card)[0], operations(sizes, length, parameters)
+    return best * 1e12 * USUAL / needed[1] if best and needed else None
+
+
+def peak(dtype: str, card: str | None) -> tuple[float | None, str]:
+    """(most TFLOP/s of a GPU by its name, where the number is from); None where no data sheet says it, as for CPUs."""
+    names = [key for key in DATASHEET if card and key.replace(" ", "").lower() in card.replace(" ", "").lower()]
+    if not names or dtype != "bfloat16":
+        return None, f"no data sheet value for {card or 'a CPU'} in {dtype}"
+    return DATASHEET[names[0]], f"data sheet of {names[0]}, dense bfloat16"
+
+
+def room(parameters: Any) -> tuple[str, float | None]:
+    """(place, GiB for one process; None without the GPU that is asked for)."""
+    if parameters.gpus:
+        return card() or ("this machine has no GPU", None)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return "this machine", whole / (launch.processes(parameters) // parameters.nodes)
+
+
+def card() -> tuple[str, float] | None:
+    """(name, GiB) of the first GPU; nvidia-smi is asked, and no CUDA context made."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", "-i", first, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        name, mib = subprocess.run(command, capture_output=True, text=True, check=True).stdout.rsplit(",", 1)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
+    return name, float(mib) / 1024
 
 
 class Meter:
-    """Counts the tokens of every training step of `trainer` from now on (this process), and the peak of its memory.
+    """Counts the input tokens of every training step of `trainer` from now on, and the peak of memory.
 
     A resumed training counts its own steps alone: those of earlier attempts never pass through here.
     """
 
     def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-        self.counts: Any = 0
-        self.steps = 0
-        self._step = trainer.training_step
+        self.trainer, self.counts, self._step = trainer, 0, trainer.training_step
         trainer.training_step = self._counted
         reset_peak_memory()
 
-    def _counted(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.steps += 1
-        if isinstance(inputs, list):
-            # Reinforcement learning: the answers are written within the step, the batch is there after it.
-            loss = self._step(model, inputs, *args, **kwargs)
-            self.counts = self.counts + count(self.trainer.trained_on)
-            return loss
-        # Before the step: it may take the batch apart. Sums stay on the device, so nothing waits for it.
-        self.counts = self.counts + count(inputs, getattr(self.trainer.model.config, "pad_token_id", None))
+    def _counted(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Reinforcement learning writes its answers within the step, and TRL counts them.
+        if not isinstance(inputs, list):
+            import torch
+
+            ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+            entered = (
+                mask.sum() if mask is not None and mask.dim() == 2 else torch.tensor(ids.numel(), device=ids.device)
+            )
+            # Sums stay on the device, so nothing waits for it.
+            self.counts = self.counts + torch.stack([entered, torch.tensor(len(ids), device=ids.device)])
         return self._step(model, inputs, *args, **kwargs)
 
-    def facts(self, seconds: float, parameters: Any) -> dict[str, Any]:
-        """Tokens (of all processes), rates over `seconds` of training, memory; called by every process, once.
+    def facts(self, seconds: float, parameters: Any, sizes: Sizes) -> dict[str, Any]:
+        """Input tokens (of all processes; padding counts in rows without a mask), rates over `seconds`, memory; called
+        by every process, once.
 
         `achieved_tflops` and `mfu` are of one process and count what the method needs, `hfu` also the forward pass that
-        gradient checkpointing repeats. None where the peak of the processor is unknown.
+        checkpointing repeats. None where operations or the processor's peak are unknown.
         """
+        import torch
+
         del self.trainer.training_step
-        useful, entered, area, rows = self._sums()
-        operations = flops.per_token(
-            linears(self.trainer.model), area / max(1, rows), parameters, _scored(useful, entered, parameters)
+        accelerator = self.trainer.accelerator
+        counts = (
+            torch.as_tensor(self.counts, device=accelerator.device) + torch.zeros(2, device=accelerator.device).long()
         )
-        best, source = flops.peak(parameters.dtype, bool(parameters.gpus))
-        each = entered / seconds / self.trainer.accelerator.num_processes / 1e12
+        tokens, rows = (int(n) for n in accelerator.reduce(counts, reduction="sum").tolist())
+        if not rows:
+            tokens = self.trainer.state.num_input_tokens_seen - self.trainer._initial_num_input_tokens_seen
+        needed, run = operations(sizes, tokens / rows if rows else 0, parameters) or (None, None)
+        best, source = peak(parameters.dtype, torch.cuda.get_device_name() if parameters.gpus else None)
+        rate = tokens / seconds / accelerator.num_processes / 1e12
+        highest = accelerator.gather(torch.tensor([peak_memory()], device=accelerator.device)).max()
         return {
             "train_seconds": round(seconds, 1),
-            "tokens_seen": useful,
-            "tokens_input": entered,
-            "tokens_per_second": round(useful / seconds),
-            "input_tokens_per_second": round(entered / seconds),
-            "padding_share": round(1 - entered / max(1, area), 4),
-            "flops_per_token": round(operations.model),
-            "achieved_tflops": round(each * operations.model, 4),
-            "mfu": round(each * operations.model / best, 4) if best else None,
-            "hfu": round(each * operations.hardware / best, 4) if best else None,
-            "peak_tflops": round(best, 3) if best else None,
+            "tokens_input": tokens,
+            "input_tokens_per_second": round(tokens / seconds),
+            "flops_per_token": needed and round(needed),
+            "achieved_tflops": needed and round(rate * needed, 4),
+            "mfu": round(rate * needed / best, 4) if best and needed else None,
+            "hfu": round(rate * run / best, 4) if best and run else None,
+            "peak_tflops": best and round(best, 3),
             "peak_source": source,
-            "peak_memory_gib": round(self._highest(peak_memory()) / GIB, 3),
+            "peak_memory_gib": round(int(highest) / GIB, 3),
         }
-
-    def _sums(self) -> list[int]:
-        """[useful, input, area, rows] of all processes."""
-        import torch
-
-        accelerator = self.trainer.accelerator
-        counts = torch.as_tensor(self.counts, device=accelerator.device) + torch.zeros(4, dtype=torch.long).to(
-            accelerator.device
-        )
-        return [int(n) for n in accelerator.reduce(counts, reduction="sum").tolist()]
-
-    def _highest(self, value: int) -> int:
-        import torch
-
-        accelerator = self.trainer.accelerator
-        return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())
-
-
-def count(inputs: dict[str, Any], pad_id: int | None = None) -> Any:
-    """Tensor [tokens with loss, tokens that are no padding, area, rows] of a batch as a trainer gets it.
-
-    Loss: labelled tokens, or DPO's completions; the first of a row is never predicted. Padding is what the attention
-    mask says. Packed rows have none: there it is the end of a row that repeats one unlabelled token (a single one only
-    if it is `pad_id`).
-    """
-    import torch
-
-    ids = inputs["input_ids"]
-    scored = inputs["completion_mask"].bool() if "completion_mask" in inputs else inputs["labels"] != IGNORE
-    mask = inputs.get("attention_mask")
-    if mask is not None and mask.dim() == 2:
-        entered = mask.sum()
-    else:
-        last = ids[:, -1:]
-        run = (~scored & (ids == last)).flip(1).long().cumprod(1).sum(1)
-        alone = (run == 1) & (last[:, 0] != (-1 if pad_id is None else pad_id))
-        entered = ids.numel() - torch.where(alone, 0, run).sum()
-    constants = torch.tensor([ids.numel(), len(ids)], device=ids.device)
-    return torch.cat([torch.stack([scored[:, 1:].sum(), entered]), constants])
-
-
-def _scored(useful: int, entered: int, parameters: Any) -> float:
-    """Share of the input that the output layer needs: all of a DCPT block, only the answers elsewhere."""
-    return 1.0 if parameters.notebook == "03_dcpt" else useful / max(1, entered)
 
 
 def reset_peak_memory() -> None:

@@ -7,18 +7,15 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from qilin_lib import params
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import add_lora
-from qilin_lib.models.load import load_model, parameter_count
-from qilin_lib.models.shapes import census, linears, shape
+from qilin_lib.models.adapters import add_lora, check_modules
+from qilin_lib.models.load import load_model, parameter_count, skeleton
+from qilin_lib.models.shapes import shape, sizes
 from qilin_lib.schema import Tiny
-
-FULL = SimpleNamespace(finetuning="full")
 
 
 @pytest.fixture(autouse=True)
@@ -42,23 +39,24 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_known_shapes_have_the_published_number_of_weights(base: str, parameters: int, context: int) -> None:
     config = shape(base)
-    assert census(config, FULL).total == parameters and config.max_position_embeddings == context
+    assert sizes(base).total == parameters == sum(p.numel() for p in skeleton(config).parameters())
+    assert config.max_position_embeddings == context
 
 
 def test_a_folder_says_its_own_shape(tiny_model_dir: Path) -> None:
     config = shape(tiny_model_dir)
     written = json.loads((tiny_model_dir / "config.json").read_text())
     assert (config.hidden_size, config.vocab_size) == (written["hidden_size"], written["vocab_size"])
-    assert census(config, FULL).total == parameter_count(tiny_model_dir)
+    assert sizes(tiny_model_dir).total == parameter_count(tiny_model_dir)
 
 
 def test_baichuan_s_own_layout_is_read_without_its_code(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
-    content = {**sizes, "vocab_size": 500, "model_type": "baichuan", "auto_map": {"AutoConfig": "configuration.Evil"}}
+    given = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    content = {**given, "vocab_size": 500, "model_type": "baichuan", "auto_map": {"AutoConfig": "configuration.Evil"}}
     (tmp_path / "config.json").write_text(json.dumps(content))
     # Embeddings, head, last norm; per layer W_pack, o_proj, three of the feed-forward, two norms.
     expected = 2 * 500 * 64 + 64 + 3 * (4 * 64 * 64 + 3 * 64 * 96 + 2 * 64)
-    assert census(shape(tmp_path), FULL).total == expected
+    assert sizes(tmp_path).total == expected == sum(p.numel() for p in skeleton(shape(tmp_path)).parameters())
 
 
 def test_tiny_takes_the_profile_s_shape(tiny_shape: Tiny) -> None:
@@ -109,33 +107,64 @@ def test_trained_weights_are_those_of_the_real_model(
     parameters = training("03_dcpt", target_modules=targets, modules_to_save=saved_whole)
     model = add_lora(load_model(tiny_model_dir), parameters, False)
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    found = census(shape(tiny_model_dir), parameters)
-    assert found.trained == sum(trained.values())
-    assert found.lora == sum(count for name, count in trained.items() if "lora_A" in name or "lora_B" in name)
-    assert [*found.layers, found.head] == linears(model)
+    found = sizes(tiny_model_dir)
+    lora = sum(count for name, count in trained.items() if "lora_A" in name or "lora_B" in name)
+    assert (found.lora(parameters), found.copies(parameters)) == (lora, sum(trained.values()) - lora)
 
 
-def test_linear_layers_of_a_small_model_by_hand(training: Callable, tiny_model_dir: Path) -> None:
-    found = census(shape(tiny_model_dir), training("03_dcpt", target_modules=["q_proj"], modules_to_save=["lm_head"]))
-    assert found.inner == 2 * (4 * 64 * 64 + 3 * 64 * 128)
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert [layer.name for layer in found.layers] == names * 2
-    assert [layer.rank for layer in found.layers] == [8, 0, 0, 0, 0, 0, 0] * 2
-    assert not any(layer.trained for layer in found.layers) and found.head.trained
-    assert {layer.name: (layer.inputs, layer.outputs) for layer in found.layers}["down_proj"] == (128, 64)
+def test_a_configuration_alone_gives_what_the_weights_would(
+    tiny_model_dir: Path, training: Callable, tmp_path: Path
+) -> None:
+    """LLaMA's layers: LoRA on all of them is the same count, on fewer no more than that."""
+    (tmp_path / "config.json").write_text((tiny_model_dir / "config.json").read_text())
+    alone, whole = sizes(tmp_path), sizes(tiny_model_dir)
+    every = training("03_dcpt", modules_to_save=["embed_tokens", "lm_head"])
+    assert (alone.total, alone.largest, alone.matrices) == (whole.total, whole.largest, whole.matrices)
+    assert alone.lora(every) == whole.lora(every) and alone.copies(every) == whole.copies(every)
+    assert alone.lora(training("03_dcpt", target_modules=["q_proj"])) == whole.lora(every)
 
 
-def test_a_quantised_model_has_the_same_linear_layers(training: Callable, tiny_model_dir: Path) -> None:
-    parameters = training("03_dcpt", finetuning="qlora")
-    model = add_lora(load_model(tiny_model_dir, quantised=True), parameters, True)
-    found = census(shape(tiny_model_dir), parameters)
-    assert [*found.layers, found.head] == linears(model)
+# What the authors publish as config.json, and the number of weights that the hub shows.
+PUBLISHED = {
+    "t5": ({"vocab_size": 32128, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8}, None),
+    "gpt2": ({"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None}, None),
+    "chatglm": (
+        {"padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "num_layers": 28}
+        | {"num_attention_heads": 32},
+        None,
+    ),
+    "qwen3_moe": (
+        {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32}
+        | {"num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8}
+        | {"intermediate_size": 6144, "moe_intermediate_size": 768},
+        30_532_122_624,
+    ),
+    "glm4": (
+        {"vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40}
+        | {"num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "attention_bias": True},
+        9_400_279_040,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_a_configuration_of_another_make_is_near(kind: str, tmp_path: Path) -> None:
+    config, published = PUBLISHED[kind]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **config}))
+    found = sizes(tmp_path)
+    assert found.total == pytest.approx(published or found.total, rel=0.001) and found.layers and found.inner
+
+
+def test_a_configuration_without_sizes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    with pytest.raises(QilinError, match="names no hidden_size"):
+        sizes(tmp_path)
 
 
 @pytest.mark.parametrize("profile", ["full_a100", "qlora_24gb", "released_code", "chat_24gb"])
 def test_a_dry_run_of_a_large_profile_knows_the_shape_of_its_base_before_it_is_there(profile: str) -> None:
     base = params.load("02_tokenize", {"profile": profile}).base
-    assert 6.5e9 < census(shape(base), FULL).total < 8e9
+    assert 6.5e9 < sizes(base).total < 8e9
 
 
 # --- names of modules -------------------------------------------------------------------------------------------------
@@ -155,10 +184,10 @@ def test_a_dry_run_of_a_large_profile_knows_the_shape_of_its_base_before_it_is_t
 def test_a_name_that_no_module_has_is_refused_with_the_nearest(
     given: dict, message: str, tiny_model_dir: Path, training: Callable
 ) -> None:
-    """Before anything is loaded (the estimate counts on such a shape), and in the child."""
+    """Before anything is loaded, and in the child."""
     parameters = training("03_dcpt", **given)
     for wrap in (
-        lambda: census(shape(tiny_model_dir), parameters),
+        lambda: check_modules(skeleton(shape(tiny_model_dir)), parameters),
         lambda: add_lora(load_model(tiny_model_dir), parameters, False),
     ):
         try:
@@ -174,7 +203,7 @@ def test_a_name_that_no_module_has_is_refused_with_the_nearest(
 )
 def test_names_that_modules_have_are_taken(targets: str | list[str], tiny_model_dir: Path, training: Callable) -> None:
     parameters = training("03_dcpt", target_modules=targets, modules_to_save=["embed_tokens"])
-    assert census(shape(tiny_model_dir), parameters).lora > 0
+    check_modules(skeleton(shape(tiny_model_dir)), parameters)
 
 
 def test_the_reward_model_s_wrap_needs_no_lm_head(tiny_model_dir: Path, training: Callable) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from qilin_lib.train.alarms import alarms
 
-CALM = SimpleNamespace(learning_rate=5e-6, beta=0.1, max_grad_norm=1.0)
+CALM = SimpleNamespace(learning_rate=5e-6, beta=0.1)
 
 
 def log(steps: int = 400, every: int = 4, **changes: Any) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def test_a_healthy_training_is_silent() -> None:
 
 @pytest.mark.parametrize("rate, count", [(1e-5, 0), (1.1e-5, 1), (2e-5, 1)])
 def test_high_learning_rate(rate: float, count: int) -> None:
-    found = alarms(log(), SimpleNamespace(learning_rate=rate, beta=0.1, max_grad_norm=1.0), 400, behaviour())
+    found = alarms(log(), SimpleNamespace(learning_rate=rate, beta=0.1), 400, behaviour())
     assert len(found) == count and all("LLaMA-Factory#797" in sentence for sentence in found)
 
 
@@ -107,7 +107,7 @@ def test_answers_that_grow_do_not_end_or_repeat(after: dict[str, float], word: s
 
 def test_every_alarm_names_source_and_remedy() -> None:
     bad = log(**{"loss": 0.0, "rewards/chosen": lambda done: -5 * done})
-    found = alarms(bad, SimpleNamespace(learning_rate=1e-3, beta=0.1, max_grad_norm=1.0), 400, behaviour(200, 8, 0.9))
+    found = alarms(bad, SimpleNamespace(learning_rate=1e-3, beta=0.1), 400, behaviour(200, 8, 0.9))
     assert len(found) == 7
     for sentence in found:
         assert "#" in sentence and ("Try " in sentence or "try " in sentence or "Look at" in sentence)

@@ -150,10 +150,8 @@ def test_the_same_training_gives_the_same_weights(
 ) -> None:
     trained_here(monkeypatch)
     few = spec("huatuo", max_steps=2, lora_dropout=0.05)
-    first, second = (baseline.finetune(stage, name, few, PLAIN, tiny_model_dir, silent) for name in ("a", "b"))
-    assert files.sha256_file(first / "adapter_model.safetensors") == files.sha256_file(
-        second / "adapter_model.safetensors"
-    )
+    both = [baseline.finetune(stage, name, few, PLAIN, tiny_model_dir, silent) for name in ("a", "b")]
+    assert len({files.sha256_file(folder / "adapter_model.safetensors") for folder in both}) == 1
 
 
 def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(

@@ -287,8 +287,16 @@ def test_one_stage_starts_from_the_base_model(priority: float | None, start: str
 @pytest.mark.slow
 def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, monkeypatch: Any) -> None:
     batches: list[Any] = []
+    areas: list[int] = []
     collate = sft.collate
-    monkeypatch.setattr(sft, "collate", lambda batch, **rest: (batches.append(batch), collate(batch, **rest))[1])
+
+    def watched(batch: Any, **rest: Any) -> Any:
+        batches.append(batch)
+        made = collate(batch, **rest)
+        areas.append(made["input_ids"].numel())
+        return made
+
+    monkeypatch.setattr(sft, "collate", watched)
     sft.work(job)
     facts = files.read_json(job.out / "facts.json")
     _, tokenizer = fit.prepare_model(job.parameters, job.paths.weights)
@@ -297,7 +305,7 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
     expected, more = sft.with_passages(job, tokenizer, said)
     fed = [ids.tolist() for batch in batches for ids, _ in batch]
     assert fed == [ids.tolist() for ids, _ in expected], "each example once, none moved by a sampler"
-    assert facts["one_stage"] == more["one_stage"] and facts["tokens_input"] == sum(map(len, fed))
+    assert facts["one_stage"] == more["one_stage"] and facts["tokens_input"] == sum(areas)
     assert (
         facts["examples"] == len(fed) == sum(facts["one_stage"][p]["examples"] for p in ("passages", "conversations"))
     )

@@ -101,7 +101,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     ran: list[tuple[str, Path]] = []
     works = {rejection.__name__: (rejection.work, None), sft.__name__: (sft.work, sft.score)}
 
-    def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int) -> None:
+    def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int, workers: int = 1) -> None:
         module, path, *phases = arguments[2:]
         paths = jobs.read(path).paths
         ran.append((module, getattr(paths, "policy", None) or paths.weights))

@@ -286,7 +286,11 @@ def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monke
     assert len(lengths) == 30 and sum(lengths[-5:]) / 5 < 0.7 * sum(lengths[:5]) / 5
     facts = files.read_json(made.out / "facts.json")
     assert (facts["questions"], facts["questions_a_step"], facts["answers_a_step"]) == (12, 2, 12)
-    assert facts["tokens_seen"] == pytest.approx(12 * sum(lengths), abs=1) and facts["steps_done"] == 30
+    # Sixty questions, two a step, are each of the twelve five times.
+    _, tokenizer = fit.prepare_model(made.parameters, made.paths.weights)
+    asked, _ = rl.questions([row for row in rows if row["split"] == "train"], BAICHUAN, tokenizer, made.parameters, 512)
+    prompts = 5 * 6 * sum(map(len, asked))
+    assert facts["tokens_input"] == pytest.approx(prompts + 12 * sum(lengths), abs=1) and facts["steps_done"] == 30
     assert load_trained(made.out / "adapter", "float32")[0].config.model_type == "llama"
 
 

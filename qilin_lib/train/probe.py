@@ -1,0 +1,100 @@
+"""Two optimizer steps at the largest batch that can come up, by the real trainer on the real device: what they take.
+
+`python -m qilin_lib.train.probe 04_sft qlora_24gb` needs the base's weights and no data: its rows are full of made-up
+tokens that all carry loss. For where an estimate only says "at most".
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from qilin_lib import files, params, runs
+from qilin_lib.errors import QilinError
+from qilin_lib.models.base import base_path, local
+from qilin_lib.models.shapes import sizes
+from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import dcpt, dpo, fit, launch, sft, speed
+from qilin_lib.train.preflight import batch
+
+
+def trainer_of(job: SimpleNamespace, block_size: int, steps: int) -> Any:
+    """The trainer of a stage (03-05) on made-up rows, each as long as any may be, enough for `steps` steps."""
+    p, vocabulary = job.parameters, sizes(job.paths.weights).vocabulary
+    p.max_steps, p.report_to, p.save_steps, p.logging_steps = steps, "none", 10**6, 10**6
+    model, tokenizer = fit.prepare_model(p, job.paths.weights)
+    count = p.per_device_train_batch_size * p.gradient_accumulation_steps * launch.processes(p) * steps
+    _, length, _ = batch(p, block_size)
+    rows = np.random.default_rng(p.seed).integers(0, vocabulary, (count, length))
+    if p.notebook == "03_dcpt":
+        return dcpt.make_trainer(job, model, pack([row[:-1].tolist() for row in rows], length, 0, 0))
+    if p.notebook == "04_sft":
+        return sft.make_trainer(job, model, tokenizer, [np.stack([row, row]).astype(np.int32) for row in rows])
+    parts = np.split(rows, [p.max_source_length], axis=1)
+    sides = {"prompt_ids": parts[0], "chosen_ids": parts[1], "rejected_ids": np.flip(parts[1], axis=1)}
+    pairs = [{name: ids[i].tolist() for name, ids in sides.items()} for i in range(count)]
+    return dpo.make_trainer(job, model, tokenizer, pairs, [])
+
+
+def measure(job: SimpleNamespace, block_size: int, steps: int = 2) -> dict[str, Any]:
+    """`speed.Meter`'s facts of so many steps, and the last loss; the rate is that of all steps but the first."""
+    import torch
+    from transformers import TrainerCallback
+
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+    trainer = trainer_of(job, block_size, steps)
+    trainer.add_callback(Clock())
+    meter = speed.Meter(trainer)
+    loss = trainer.train().training_loss
+    seconds = (ends[-1] - ends[0]) * steps / (steps - 1)
+    return meter.facts(seconds, job.parameters, sizes(job.paths.weights)) | {"loss": loss}
+
+
+def job_of(parameters: dict[str, Any], weights: Path, out: Path) -> SimpleNamespace:
+    """What `fit.read_job` gives to a stage, as far as a trainer needs it."""
+    paths = SimpleNamespace(weights=weights, cache=out / "cache")
+    return SimpleNamespace(parameters=SimpleNamespace(**parameters), out=out, template=BAICHUAN, paths=paths)
+
+
+def start(notebook: str, profile: str) -> dict[str, Any]:
+    """`measure` a stage of a profile in a child process, with as many processes as its training would have."""
+    p, tokenize = params.load(notebook, {"profile": profile}), params.load("02_tokenize", {"profile": profile})
+    prepared = runs.runs_dir() / p.run / "02_tokenize"
+    weights = base_path(prepared) if (prepared / "base.json").exists() else local(tokenize.base)
+    if not weights.is_dir():
+        raise QilinError(f"base = '{tokenize.base}': not here yet; nearest valid: run 02_tokenize of '{p.run}' first")
+    with tempfile.TemporaryDirectory() as out:
+        job = Path(out) / "job.json"
+        values = {"parameters": p.model_dump(mode="json"), "weights": str(weights), "block_size": tokenize.block_size}
+        files.write_json(job, values)
+        launch.run(launch.command(p, "qilin_lib.train.probe", job), job.with_suffix(".log"), print, p.gpus)
+        return files.read_json(job.with_name("facts.json"))
+
+
+def _child(path: Path) -> None:
+    values = files.read_json(path)
+    job = job_of(values["parameters"], Path(values["weights"]), path.parent)
+    # Every process has the same facts.
+    files.write_json(path.with_name("facts.json"), measure(job, values["block_size"]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1].endswith(".json"):
+        _child(Path(sys.argv[1]))
+    else:
+        for name, value in start(*sys.argv[1:3]).items():
+            print(f"{name}: {value}")
