@@ -56,7 +56,7 @@ def place(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_pat
         files.write_jsonl(tmp_path / "data.jsonl", rows)
         files.write_jsonl(tmp_path / "held.jsonl", [{"text": next(texts)} for _ in range(3)])
         files.write_jsonl(tmp_path / "log.jsonl", [{"step": 1, "loss": 1.0}])
-        files.write_json(tmp_path / "facts.json", {"steps_planned": 1})
+        files.write_json(tmp_path / "facts.json", {"steps_planned": 1, "alarms": []})
         rewards = notebook == "08_rlhf"
         parameters = training("04_sft" if rewards else notebook, finetuning=finetuning)
         parameters.batch_size, parameters.sampled_prompts = 4, 2
