@@ -2,7 +2,7 @@
 
 A rule stands here only if arithmetic, a thread, a line of an installed library, or a failing run of our own says so.
 ZeRO-3 has none with `modules_to_save` (huggingface/peft#1418) or gradient checkpointing: both work on two processes,
-checkpointing as transformers does it (SFT) and the reentrant way that TRL forces under peft (DPO; huggingface/trl#2514).
+checkpointing as transformers does it (SFT) and the reentrant way, forced by TRL under peft (DPO; huggingface/trl#2514).
 """
 
 from __future__ import annotations
