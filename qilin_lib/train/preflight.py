@@ -67,12 +67,11 @@ class Preflight:
         return [f"{sentence}." for sentence in sentences]
 
     def __repr__(self) -> str:
-        return "\n".join([self.frame.round(2).to_string(index=False), *self.lines()])
+        return "\n".join([self.frame.to_string(index=False, float_format="{:.4g}".format), *self.lines()])
 
     def _repr_html_(self) -> str:
-        return self.frame.round(2).to_html(index=False) + "".join(
-            f"<p>{html.escape(line)}</p>" for line in self.lines()
-        )
+        table = self.frame.to_html(index=False, float_format="{:.4g}".format)
+        return table + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
 
 
 def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
