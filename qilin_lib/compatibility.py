@@ -57,6 +57,12 @@ def _dpo(p: Any) -> Iterator[str]:
             f"learning_rate: {p.learning_rate} is high for DPO and ends in babble (hiyouga/LLaMA-Factory#797); nearest "
             "valid: 1e-5, or say allow_high_lr: true"
         )
+    if p.finetuning == "lora" and (p.deepspeed or "").startswith("zero3") and not p.precompute_ref_log_probs:
+        yield (
+            f"deepspeed: {p.deepspeed} with a live reference: DeepSpeed expects one pass through the layers in a step, "
+            "and there are two, adapter on and off ('pop from an empty deque' on two processes); nearest valid: "
+            f"precompute_ref_log_probs: true, or deepspeed: {p.deepspeed.replace('3', '2')}"
+        )
     if p.finetuning != "full" and "lm_head" in modules:
         yield (
             "target_modules: lm_head with DPO would never be trained: TRL takes log-probabilities from lm_head.weight "

@@ -168,6 +168,8 @@ class Trained(Strict):
     report_to: Tracker = Outside(description="where losses go as well; log.jsonl is always written")
     logging_steps: int = Outside(ge=1, description="steps between two lines of log.jsonl")
     save_steps: int = Outside(ge=1, description="steps between two checkpoints")
+    save_minutes: float | None = Outside(default=None, gt=0, description="minutes between two; null: by steps alone")
+    save_total_limit: int = Outside(default=1, ge=1, description="checkpoints kept; from 2 on one before a loss spike")
     max_heldout: int | None = Outside(ge=1, description="held-out records scored; null: all")
 
     @model_validator(mode="after")
@@ -233,6 +235,8 @@ class Finetune(Steps):
     lora_r: Rank = 8
     lora_alpha: Alpha = 16
     lora_dropout: Dropout = 0.05
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="batches per optimizer step")
+    gradient_checkpointing: bool = Field(default=False, description="computes activations twice to save memory")
     max_source_length: SourceLength = 256
     max_target_length: TargetLength = 256
 

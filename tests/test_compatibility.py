@@ -28,6 +28,12 @@ CASES = [
         {"finetuning": "lora", "gpus": 2, "deepspeed": "zero3_offload"},
     ),
     (
+        "05_dpo",
+        {"finetuning": "lora", "gpus": 2, "deepspeed": "zero3", "precompute_ref_log_probs": False},
+        "deepspeed: zero3 with a live reference.*nearest valid: precompute_ref_log_probs: true, or deepspeed: zero2",
+        {"finetuning": "lora", "gpus": 2, "deepspeed": "zero3", "precompute_ref_log_probs": True},
+    ),
+    (
         "03_dcpt",
         {"gpus": 4, "nproc_per_node": 8},
         "nproc_per_node: 8 with gpus: 4: one process drives one GPU; nearest valid: nproc_per_node: 4",

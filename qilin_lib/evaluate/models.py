@@ -17,9 +17,10 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.models.adapters import load_trained, trained
 from qilin_lib.models.base import from_hub, is_hub_id, local
 from qilin_lib.models.examine import why_unusable
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.names import STAGES
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
@@ -105,12 +106,12 @@ def template(stage: Stage, name: str) -> Template:
     """
     if name in ("base", "dcpt"):
         return PLAIN
-    facts = files.read_json(trained(stage, name) / "facts.json")
+    facts = files.read_json(training(stage, name) / "facts.json")
     return as_trained(facts, f"model '{name}'", STAGES[name])
 
 
-def trained(stage: Stage, name: str) -> Path:
-    """Folder of a trained model of the run: facts.json and model/."""
+def training(stage: Stage, name: str) -> Path:
+    """Folder of a training of the run: facts.json, and adapter/ or model/."""
     folder = stage.parent(STAGES[name])
     if name == "rejection_sampling":
         return rejection.last_round(folder)
@@ -118,8 +119,8 @@ def trained(stage: Stage, name: str) -> Path:
 
 
 def weights(stage: Stage, name: str) -> Path:
-    """Folder of the full weights that a stage name stands for."""
-    return weights_of(stage, STAGES[name]) if name == "base" else trained(stage, name) / "model"
+    """Folder of the full weights, or the adapter, that a stage name stands for."""
+    return weights_of(stage, STAGES[name]) if name == "base" else trained(training(stage, name))
 
 
 def source(stage: Stage, name: str) -> Path:
@@ -176,9 +177,9 @@ def _template(stage: Stage, name: str, weights: Path) -> Any:
 
 
 def _trained(what: str, weights: Path) -> Template | None:
-    """The template of a model that this kit trained: in a run (facts.json beside model/) or exported (qilin.json)."""
+    """The template of a model that this kit trained: in a run (facts.json beside it) or exported (qilin.json)."""
     beside = weights.parent / "facts.json"
-    facts = files.read_json(beside) if weights.name == "model" and beside.exists() else {}
+    facts = files.read_json(beside) if weights == trained(weights.parent) and beside.exists() else {}
     if "template_sha256" in facts:
         dcpt = weights.parent.name == STAGES["dcpt"]
         return PLAIN if dcpt else as_trained(facts, f"{what}.model", "06_eval")
@@ -246,7 +247,7 @@ def _load_baseline(stage: Stage, name: str, device: str) -> Any:
     found = source(stage, name)
     asked = _template(stage, name, found)
     if stage.parameters.baselines[name].finetune is not None:
-        found = baseline.folder(stage, name) / "model"
+        found = trained(baseline.folder(stage, name))
     return _load(stage, found, asked, device)
 
 
@@ -255,5 +256,5 @@ def _load(stage: Stage, weights: Path, asked: Any, device: str) -> Any:
     if baseline.is_sequence_model(weights):
         model = baseline.load_sequence_model(weights, parameters.dtype, device)
         return sequence.SequenceBackend(model, tokenizer, asked, parameters.batch_size, device)
-    model = load_model(weights, parameters.dtype, device=device)
+    model = load_trained(weights, parameters.dtype, device)[0]
     return TransformersBackend(model, tokenizer, asked, parameters.batch_size, device)

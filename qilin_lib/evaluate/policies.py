@@ -28,9 +28,11 @@ from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised, summary
 from qilin_lib.evaluate.scores import adjust, same_items
 from qilin_lib.evaluate.texts import text_statistics
-from qilin_lib.models.adapters import weights_sha256
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_trained, trained, weights_sha256
+from qilin_lib.models.examine import context as longest
+from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.names import describe_run, read_scores
+from qilin_lib.models.shapes import shape
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
@@ -82,7 +84,7 @@ def compare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
 
 def policies(stage: Stage) -> dict[str, Path]:
-    """{policy: folder of its training} (facts.json and model/), SFT first, in the order of the table."""
+    """{policy: folder of its training} (facts.json, adapter/ or model/), SFT first, in the order of the table."""
     folders = {
         REFERENCE: stage.parent("04_sft"),
         "dpo": stage.parent("05_dpo"),
@@ -96,18 +98,16 @@ def _job(stage: Stage) -> dict[str, Any]:
     template = TEMPLATES[files.read_json(stage.parent("02_tokenize") / "base.json")["template"]]
     for name, folder in folders.items():
         notebook = folder.name if folder.parent == stage.run_dir else stage.name
-        trained = as_trained(files.read_json(folder / "facts.json"), f"policy '{name}'", notebook)
-        if trained is not template:
-            raise RuntimeError(
-                f"policy '{name}' was trained in template '{trained.name}', the run's is {template.name}"
-            )
+        own = as_trained(files.read_json(folder / "facts.json"), f"policy '{name}'", notebook)
+        if own is not template:
+            raise RuntimeError(f"policy '{name}' was trained in template '{own.name}', the run's is {template.name}")
     return {
         "parameters": stage.parameters.model_dump(mode="json"),
         "out": str(stage.dir),
         "template": template.name,
         "data": str(stage.parent("01_build_chimed") / "dpo.jsonl"),
-        "reward": str(stage.dir / "reward" / "model"),
-        "policies": {name: str(folder / "model") for name, folder in folders.items()},
+        "reward": str(trained(stage.dir / "reward")),
+        "policies": {name: str(trained(folder)) for name, folder in folders.items()},
     }
 
 
@@ -154,10 +154,8 @@ def work(path: str | Path) -> None:
 
 def items(data: str | Path, template: Template, model: Path, parameters: Any) -> tuple[list[Item], int]:
     """(at most `max_items` held-out questions evenly spaced in dpo.jsonl, how many are too long for the context)."""
-    from transformers import AutoConfig
-
     tokenizer = load_tokenizer(model)
-    context = getattr(AutoConfig.from_pretrained(model, trust_remote_code=False), "max_position_embeddings", None)
+    context = longest(shape(base_of(model) if is_adapter(model) else model))
     kept, too_long = [], 0
     for row in files.read_jsonl(data):
         if row["split"] == "heldout":
@@ -182,9 +180,9 @@ def _answer(
     chunks = [asked[start : start + parameters.batch_size] for start in range(0, len(asked), parameters.batch_size)]
     todo = [chunk for chunk in chunks if any(item.id not in done for item in chunk)]
     if todo:
-        policy = load_model(weights[name], parameters.dtype)
-        reference = policy if name == REFERENCE else load_model(weights[REFERENCE], parameters.dtype)
-        judge = reward.load(judged, parameters.dtype, "cpu")
+        policy = _loaded(weights[name], parameters.dtype, device)
+        reference = policy if name == REFERENCE else _loaded(weights[REFERENCE], parameters.dtype, device)
+        judge = reward.load(judged, parameters.dtype, _waiting(judged, device))
         tokenizer = load_tokenizer(weights[name])
     with store.appending(path, 0, key) as append:
         for number, chunk in enumerate(todo, start=1):
@@ -193,6 +191,15 @@ def _answer(
             text = f"comparing policies, {name}: {number}/{len(todo)} batches"
             print(launch.PROGRESS + json.dumps({"text": text}), flush=True)
     store.finish(path, [item.id for item in asked])
+
+
+def _loaded(folder: Path, dtype: str, device: str) -> Any:
+    return load_trained(folder, dtype, _waiting(folder, device))[0]
+
+
+def _waiting(folder: Path, device: str) -> str:
+    """Where a model waits for its turn: three NF4 models of 7B share a card, and NF4 weights are not moved about."""
+    return device if is_quantised(folder) else "cpu"
 
 
 def measured(
@@ -256,7 +263,10 @@ def _record(
 
 @contextmanager
 def _placed(model: Any, device: str) -> Iterator[None]:
-    """`model` on `device` for the block and back on the CPU after it: a card holds one of three 7B models."""
+    """`model` on `device` for the block and back on the CPU after it: a card holds one of three 7B models in 16 bit."""
+    if getattr(model, "is_quantized", False):
+        yield
+        return
     model.to(device)
     yield
     model.to("cpu")

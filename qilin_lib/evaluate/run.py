@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,8 @@ def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:
             "raw_dir": str(raw_dir),
         },
     )
-    launch.run(_command(parameters, job), stage.dir / "eval.log", show, parameters.gpus)
+    program = launch.plain(worker.__name__, job)
+    launch.run(program, stage.dir / "eval.log", show, parameters.gpus, _workers(parameters))
     job.unlink()
 
 
@@ -91,13 +91,9 @@ def _models(parameters: Any, benchmark: str) -> list[str]:
     return [*parameters.models, *asked]
 
 
-def _command(parameters: Any, job: Path) -> list[str]:
+def _workers(parameters: Any) -> int:
     """One process a GPU, or as many as `processes` says, or one a core."""
-    count = parameters.gpus or parameters.processes or len(os.sched_getaffinity(0))
-    program = ["-m", worker.__name__, str(job)]
-    if count == 1:
-        return [sys.executable, *program]
-    return [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}", "--standalone", *program]
+    return parameters.gpus or parameters.processes or len(os.sched_getaffinity(0))
 
 
 def score(tasks: Sequence[Task], models: dict[str, list[str]], out_dir: str | Path, params: Any) -> dict[str, Any]:

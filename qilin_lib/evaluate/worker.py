@@ -1,7 +1,7 @@
-"""A process of notebook 06 or 09: `python -m qilin_lib.evaluate.worker job.json`, alone or one of many under torchrun.
+"""A process of notebook 06 or 09: `python -m qilin_lib.evaluate.worker job.json`, alone or one of many.
 
-Each process computes with one thread on the CPU: sums in another order give other last digits, and a record must not
-depend on how many processes there were. More cores are used by more processes.
+They never talk to each other. Each computes with one thread on the CPU: sums in another order give other last digits,
+and a record must not depend on how many processes there were. More cores are used by more processes.
 """
 
 from __future__ import annotations

@@ -1,24 +1,27 @@
-"""LoRA on, LoRA merged. A QLoRA adapter was trained against dequantised NF4 weights, so it is merged into those.
+"""LoRA on the weights it was trained on. What a stage trained is loaded as it was trained: weights, NF4 under QLoRA,
+and the live adapter; merging (`models.merge`) makes another model, by the quantisation error (trl#1193).
 
-Merging in 4 bit rounds again and ruins or undoes the training (huggingface/transformers#31293, peft#2321); merging
-into the original weights is off by the quantisation error (trl#1193). There is no 4-bit merge here. An adapter says
-which weights it sits on, and goes on no others (huggingface/alignment-handbook#188, #99).
+An adapter says which weights it sits on, and goes on no others (huggingface/alignment-handbook#188, #99).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.load import REWARD_HEAD, load_model, load_tokenizer, weight_files
+from qilin_lib.models.load import REWARD_HEAD, load_model, weight_files
 
 # What an adapter's own configuration says of the model it belongs to.
 REWARD_TASK = "SEQ_CLS"
+ADAPTER = "adapter_config.json"
+# Beside an adapter: which weights it sits on.
+NOTE = "qilin.json"
 
 
 def lora_config(parameters: Any, rewards: bool = False) -> Any:
@@ -47,6 +50,7 @@ def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
     every = [name for name, _ in model.named_modules() if name]
     matrices = [name for name, one in model.named_modules() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
     targets, whole = parameters.target_modules, parameters.modules_to_save
+    _refuse_tied(model, parameters)
     if targets == "all-linear":
         targets = []
     elif isinstance(targets, str):
@@ -63,6 +67,22 @@ def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
                 )
 
 
+def _refuse_tied(model: Any, parameters: Any) -> None:
+    """QilinError if embeddings that are also the head would be trained: peft trains a copy of one of the two uses."""
+    config = model.config.get_text_config()
+    if not getattr(config, "tie_word_embeddings", False) or model.get_output_embeddings() is None:
+        return
+    shared = {model.get_input_embeddings(), model.get_output_embeddings()}
+    names = [name for name, one in model.named_modules() if one in shared]
+    asked = parameters.target_modules if isinstance(parameters.target_modules, list) else []
+    for entry in [*asked, *parameters.modules_to_save]:
+        if any(f".{name}".endswith(f".{entry}") for name in names):
+            raise QilinError(
+                f"{parameters.notebook}: '{entry}': the base model uses one matrix for embeddings and head, which an "
+                f"adapter cannot train as one; nearest valid: leave {[name.rpartition('.')[2] for name in names]} out"
+            )
+
+
 def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False) -> Any:
     """Wrap `model` with a fresh adapter; `rewards` as in `lora_config`."""
     from peft import get_peft_model, prepare_model_for_kbit_training
@@ -73,35 +93,67 @@ def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False
     return get_peft_model(model, lora_config(parameters, rewards))
 
 
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter, not full weights."""
+    return (Path(folder) / ADAPTER).exists()
+
+
+def is_quantised(folder: str | Path) -> bool:
+    """Whether what a training left is an adapter on NF4 weights."""
+    return is_adapter(folder) and files.read_json(Path(folder) / NOTE)["quantised"]
+
+
+def trained(folder: Path) -> Path:
+    """What a training left in `folder`: the adapter, or the full weights. Both are loaded by `load_trained`."""
+    return folder / ("adapter" if is_adapter(folder / "adapter") else "model")
+
+
 def weight_hashes(folder: str | Path) -> dict[str, str]:
-    """sha256 by name of the files that say what a model computes: those of its weights, and config.json.
+    """sha256 by name of the files that say what a model computes: those of its weights, and config.json; of an adapter
+    its own two files, and the hash of the weights below it.
 
     QilinError if `folder` holds no safetensors.
     """
-    found = {path: path.stat() for path in weight_files(folder)}
-    hashes = {path.name: _sha256(path, status.st_size, status.st_mtime_ns) for path, status in found.items()}
-    return {**hashes, "config.json": files.sha256_file(Path(folder) / "config.json")}
+    folder = Path(folder)
+    if is_adapter(folder):
+        # peft notes where the base lay, which says nothing of what it computes.
+        config = files.read_json(folder / ADAPTER) | {"base_model_name_or_path": None}
+        own = {"adapter_model.safetensors": _sha256(folder / "adapter_model.safetensors")}
+        own |= {ADAPTER: files.sha256_text(json.dumps(config, sort_keys=True))}
+        return own | {name: str(described(base_of(folder), folder)[name]) for name in ("base_sha256", "quantised")}
+    return {path.name: _sha256(path) for path in [*weight_files(folder), folder / "config.json"]}
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """Hex sha256 over the names and bytes of a model's weight files and config.json: the exact weights, and no others.
-
-    QilinError if `folder` holds no safetensors.
-    """
+    """Hex sha256 over `weight_hashes`: the exact weights, and no others. QilinError if there are no safetensors."""
     return files.sha256_text(json.dumps(weight_hashes(folder), sort_keys=True))
 
 
+def _sha256(path: Path) -> str:
+    state = path.stat()
+    return _sha256_at(path, state.st_size, state.st_mtime_ns)
+
+
 @cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Gigabytes are read once a process: saving an adapter and merging it both ask."""
+def _sha256_at(path: Path, size: int, changed: int) -> str:
+    """Gigabytes are read once a process: saving an adapter and loading it both ask."""
     return files.sha256_file(path)
 
 
 def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str, template_sha256: str) -> None:
-    """Write qilin.json beside an adapter: hash of the weights it sits on, whether they were NF4, dtype, template."""
+    """Write qilin.json beside an adapter: place and hash of the weights it sits on, if they were NF4, dtype, template.
+
+    Weights in the runs folder are named relative to the adapter, so that the folder can move.
+    """
+    adapter, base = Path(adapter), Path(base).resolve()
+    inside = base.is_relative_to(runs.runs_dir())
+    place = os.path.relpath(base, adapter.resolve()) if inside else str(base)
+    if is_adapter(adapter):
+        files.write_json(adapter / ADAPTER, files.read_json(adapter / ADAPTER) | {"base_model_name_or_path": place})
     files.write_json(
-        Path(adapter) / "qilin.json",
+        adapter / NOTE,
         {
+            "base": place,
             "base_sha256": weights_sha256(base),
             "quantised": quantised,
             "dtype": dtype,
@@ -110,37 +162,39 @@ def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str,
     )
 
 
+def base_of(adapter: str | Path) -> Path:
+    """Folder of the weights that an adapter sits on, as qilin.json names it."""
+    adapter = Path(adapter).resolve()
+    return (adapter / files.read_json(adapter / NOTE)["base"]).resolve()
+
+
 def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:
     """What qilin.json says of an adapter; QilinError unless `base` holds the very weights that it was trained on."""
-    note = files.read_json(Path(adapter) / "qilin.json")
-    found = weights_sha256(base)
-    if note["base_sha256"] != found:
+    note = files.read_json(Path(adapter) / NOTE)
+    held = weights_sha256(base)
+    if note["base_sha256"] != held:
         raise QilinError(
-            f"{adapter}: the adapter sits on weights {note['base_sha256'][:12]}, but {base} holds {found[:12]}; "
-            "nearest valid: the model/ folder of the stage before, as it was when the adapter was trained"
+            f"{adapter}: the adapter sits on weights {note['base_sha256'][:12]}, but {base} holds {held[:12]}; "
+            "nearest valid: the weights as they were when the adapter was trained"
         )
     return note
 
 
-def merged_model(base: str | Path, adapter: str | Path) -> Any:
-    """Base plus adapter as one ordinary model in the adapter's dtype; an NF4 base is dequantised first.
+def load_trained(
+    folder: str | Path, dtype: str, device: str = "cpu", quantised: bool | None = None, rewards: bool = False
+) -> tuple[Any, Any]:
+    """(model, how to switch its adapter off) of full weights, or of an adapter live on the weights below it.
 
-    QilinError if `base` is not what the adapter was trained on.
+    An adapter that was trained on NF4 is loaded on NF4: that is the model that was trained. `quantised` overrides it.
+    The model is transformers' own, with the adapter inside its layers; the second is a context manager, in which the
+    model is what training started from (full weights have none: None). QilinError if the base is another one.
     """
+    if not is_adapter(folder):
+        return load_model(folder, dtype, bool(quantised), device, rewards=rewards), None
     from peft import PeftModel
 
-    note = described(base, adapter)
-    rewards = files.read_json(Path(adapter) / "adapter_config.json")["task_type"] == REWARD_TASK
-    model = load_model(base, note["dtype"], quantised=note["quantised"], rewards=rewards)
-    if note["quantised"]:
-        model = model.dequantize()
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-
-
-def merge(base: str | Path, adapter: str | Path, target: Path) -> None:
-    """Write the merged model with tokenizer and template: without them it is another model (LLaMA-Factory#2771)."""
-    model = merged_model(base, adapter)
-    model.config.quantization_config = None
-    delattr(model.config, "quantization_config")
-    model.save_pretrained(target)
-    load_tokenizer(base).save_pretrained(target)
+    base = base_of(folder)
+    note = described(base, folder)
+    nf4 = note["quantised"] if quantised is None else quantised
+    model = PeftModel.from_pretrained(load_model(base, dtype, nf4, device, rewards=rewards), str(folder))
+    return model.get_base_model(), model.disable_adapter

@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from huggingface_hub import snapshot_download
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.sentencepieces import fast_tokenizer
+from qilin_lib.models.shards import ShardWriter
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -67,7 +69,7 @@ class Report:
 def convert(source: Path, target: Path) -> Report:
     """Convert the checkpoint in `source` to a LLaMA-layout folder `target` with a fast tokenizer.
 
-    Memory stays near one shard of the checkpoint. Everything is checked before a weight is written, and `target`
+    Memory stays near one file that is written (2 GB). Everything is checked before a weight is written, and `target`
     appears only when whole. Raises QilinError for anything that is not Baichuan-7B's or Baichuan2-7B's layout, for a
     tensor that is unknown, missing, twice there or of another shape, and for a `target` that is not empty.
     """
@@ -76,7 +78,7 @@ def convert(source: Path, target: Path) -> Report:
         raise QilinError(f"{target} exists and is not empty: choose a new folder")
     config = read_config(source)
     shards = _shards(source)
-    report = Report(config["num_hidden_layers"], shards=len(shards))
+    report = Report(config["num_hidden_layers"])
     report.dtype = _check(shards, expected(config), config)
     work = target.with_name(f".{target.name}.converting")
     shutil.rmtree(work, ignore_errors=True)
@@ -266,49 +268,46 @@ def _check_rotary(path: Path, name: str, buffer: Any, config: dict[str, Any]) ->
         raise QilinError(f"{path}: {name} is not that of rotary base 10000, a rescaled model is not converted")
 
 
-def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> dict[str, Any]:
-    """The tensors of one shard under LLaMA's names; rotary buffers are left out.
+def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of one shard under LLaMA's names; rotary buffers are left out.
 
     W_pack's rows are q, k, v, `hidden` each. `fold_head` divides each row of lm_head by its L2 norm, in fp32.
     """
     import torch
 
-    made: dict[str, Any] = {}
     for name, tensor in tensors.items():
         if _is_buffer(name):
             continue
         if "W_pack" in name:
             for part, rows in zip("qkv", tensor.split(hidden), strict=True):
-                made[name.replace("W_pack", f"{part}_proj")] = rows.contiguous()
+                yield name.replace("W_pack", f"{part}_proj"), rows
         elif fold_head and name == "lm_head.weight":
-            made[name] = torch.nn.functional.normalize(tensor.float(), dim=-1).to(tensor.dtype)
+            yield name, torch.nn.functional.normalize(tensor.float(), dim=-1).to(tensor.dtype)
         else:
-            made[name] = tensor.contiguous()
-    return made
+            yield name, tensor
 
 
 def _write_weights(
     shards: list[tuple[Path, set[str] | None]], work: Path, config: dict[str, Any], report: Report
 ) -> None:
-    """One safetensors file a shard, so that one shard at a time is in memory, and their index."""
-    from safetensors.torch import save_file
-
-    weight_map: dict[str, str] = {}
-    for number, (path, _) in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = _tensors(path)
-        made = llama_tensors(tensors, config["hidden_size"], is_second(config))
-        report.dropped += sum(map(_is_buffer, tensors))
-        report.parameters += sum(tensor.numel() for tensor in made.values())
-        report.written += sum(tensor.nbytes for tensor in made.values())
-        save_file(made, work / file, metadata={"format": "pt"})
-        with open(work / file, "rb") as handle:
+    """The weights, on the disk for certain; read as they are written, so that no whole file is in memory."""
+    writer = ShardWriter(work)
+    for path, _ in shards:
+        _add_shard(writer, path, config, report)
+    written = writer.close()
+    for path in written:
+        with open(path, "rb") as handle:
             os.fsync(handle.fileno())
-        weight_map |= dict.fromkeys(made, file)
-        del tensors, made
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": report.written}, "weight_map": dict(sorted(weight_map.items()))}
-        files.write_json(work / INDEXES[0], index)
+    report.written, report.shards = writer.written, len(written)
+
+
+def _add_shard(writer: ShardWriter, path: Path, config: dict[str, Any], report: Report) -> None:
+    """In a function of its own: the next file is mapped only when this one is not."""
+    tensors = _tensors(path)
+    report.dropped += sum(map(_is_buffer, tensors))
+    for name, tensor in llama_tensors(tensors, config["hidden_size"], is_second(config)):
+        report.parameters += tensor.numel()
+        writer.add(name, tensor)
 
 
 def main(arguments: list[str]) -> int:

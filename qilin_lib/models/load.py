@@ -19,8 +19,8 @@ INDEX = "model.safetensors.index.json"
 
 def quiet_libraries() -> None:
     """No progress bars for loading, and none of the warnings that a user of this kit can do nothing about: DeepSpeed's
-    that there is no GPU, bitsandbytes' that an optional kernel is missing, peft's use of a renamed attribute. Nor the
-    compiler, which bitsandbytes' torch.compile would import; nothing here compiles."""
+    that there is no GPU, bitsandbytes' that an optional kernel is missing, peft's use of a renamed attribute. On the
+    CPU nor the compiler, which bitsandbytes' torch.compile would import; nothing there compiles."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -29,7 +29,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def padding(tokenizer: Any) -> Any:

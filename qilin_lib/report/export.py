@@ -14,7 +14,9 @@ from typing import Any
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models.adapters import base_of
 from qilin_lib.models.load import load_tokenizer
+from qilin_lib.models.merge import merge
 from qilin_lib.models.names import TRAINED, accepted, below, describe
 from qilin_lib.report import card
 from qilin_lib.tokens.template import PLAIN, Template, as_trained
@@ -23,7 +25,6 @@ EXAMPLE = "感冒了要看哪个科？"
 # peft writes an empty card; ours takes its place.
 NOT_COPIED = ("README.md",)
 NOTE = "qilin.json"
-BESIDE_ADAPTER = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,20 +101,20 @@ def chain(run_dir: Path, name: str) -> dict[str, dict[str, Any]]:
 
 def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool) -> None:
     """All files of the export below `work`."""
-    stage_dir, manifest = run_dir / name, manifests[name]
+    manifest = manifests[name]
     one_stage = "one_stage" in manifests.get(TRAINED["sft"], {}).get("facts", {})
     base, parent = _content(run_dir, manifests, "02_tokenize", "base.json"), below(name, one_stage)
-    for file, folder in _chosen(run_dir.name, name, manifest, adapter).items():
-        _copy(stage_dir, manifest, f"{folder}/{file}", work / file)
+    _weights(run_dir, name, manifest, adapter, work)
     template = _template(name, manifest["facts"])
     tokenizer = load_tokenizer(work)
     tokenizer.chat_template = template.jinja(tokenizer.eos_token)
     # A base from elsewhere brings a chat template of its own, in which this model was not trained.
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
     if adapter:
-        # peft notes where the base lay on the machine that trained; the card says by sha256 which one it was.
-        config = work / "adapter_config.json"
-        files.write_json(config, files.read_json(config) | {"base_model_name_or_path": f"{run_dir.name}/{parent}"})
+        # Both name where the base lay on the machine that trained; the card says by sha256 which one it was.
+        place = f"{run_dir.name}/{parent}"
+        for file, key in (("adapter_config.json", "base_model_name_or_path"), (NOTE, "base")):
+            files.write_json(work / file, files.read_json(work / file) | {key: place})
     asked = [{"role": "user", "content": EXAMPLE}]
     told = card.Export(
         run=run_dir.name,
@@ -129,28 +130,35 @@ def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: 
         template=template.name,
         rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
         files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
-        base_weights=_base_weights(run_dir, parent, manifests),
+        base_weights=_base_weights(run_dir, name, parent, manifests),
         accepted=accepted(run_dir, name),
     )
-    # An adapter has such a note already, by which `adapters.merged_model` knows its base: ours adds to it.
+    # An adapter has such a note already, by which `adapters.described` knows its base: ours adds to it.
     note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
     files.write_json(work / NOTE, note | card.identity(told))
     files.write_text(work / "README.md", card.markdown(told))
 
 
-def _chosen(run: str, name: str, manifest: dict[str, Any], adapter: bool) -> dict[str, str]:
-    """{file name: folder of the stage it lies in}; an adapter takes the tokenizer of its merged model along."""
-    listed = [Path(file) for file in manifest["outputs"]]
-    model = {path.name: "model" for path in listed if str(path.parent) == "model"}
-    parts = {path.name: "adapter" for path in listed if str(path.parent) == "adapter" and path.name not in NOT_COPIED}
-    if adapter and not parts:
+def _weights(run_dir: Path, name: str, manifest: dict[str, Any], adapter: bool, work: Path) -> None:
+    """The adapter, the full weights, or base plus adapter merged, below `work`; each file read is checked first."""
+    stage_dir, outputs = run_dir / name, [Path(file) for file in manifest["outputs"]]
+    folder = "adapter" if any(file.parts[0] == "adapter" for file in outputs) else "model"
+    listed = [file.name for file in outputs if str(file.parent) == folder]
+    if adapter and folder != "adapter":
         raise QilinError(
-            f"--adapter: {name} of run '{run}' was trained with finetuning: {manifest['parameters']['finetuning']} and "
-            "has no adapter; leave --adapter out"
+            f"--adapter: {name} of run '{run_dir.name}' was trained with finetuning: "
+            f"{manifest['parameters']['finetuning']} and has no adapter; leave --adapter out"
         )
-    if not any(file.endswith(".safetensors") for file in model):
-        raise QilinError(f"{name} of run '{run}' has no model/*.safetensors: run notebooks/{name}.ipynb again")
-    return {file: at for file, at in model.items() if file.startswith(BESIDE_ADAPTER)} | parts if adapter else model
+    if not any(file.endswith(".safetensors") for file in listed):
+        raise QilinError(f"{name} of run '{run_dir.name}' has no weights: run notebooks/{name}.ipynb again")
+    if adapter or folder == "model":
+        for file in set(listed) - set(NOT_COPIED):
+            _copy(stage_dir, manifest, f"{folder}/{file}", work / file)
+        return
+    for file in listed:
+        _check(stage_dir, manifest, f"{folder}/{file}")
+    # The adapter's note has the hash of its base.
+    merge(base_of(stage_dir / folder), stage_dir / folder, work)
 
 
 def _copy(stage_dir: Path, manifest: dict[str, Any], file: str, target: Path) -> None:
@@ -161,12 +169,16 @@ def _copy(stage_dir: Path, manifest: dict[str, Any], file: str, target: Path) ->
 
 def _content(run_dir: Path, manifests: dict[str, dict[str, Any]], stage: str, file: str) -> Any:
     """A JSON file of a stage, after checking that it is the one its manifest lists."""
-    listed, path = manifests[stage]["outputs"].get(file), run_dir / stage / file
-    if listed is None:
+    if file not in manifests[stage]["outputs"]:
         raise QilinError(f"{stage} of run '{run_dir.name}' has no {file}: run notebooks/{stage}.ipynb again")
-    _there(run_dir / stage, file)
-    _same(path, files.sha256_file(path), listed["sha256"])
-    return files.read_json(path)
+    _check(run_dir / stage, manifests[stage], file)
+    return files.read_json(run_dir / stage / file)
+
+
+def _check(stage_dir: Path, manifest: dict[str, Any], file: str) -> None:
+    """QilinError unless a file of a stage is there and is the one that its manifest lists."""
+    _there(stage_dir, file)
+    _same(stage_dir / file, files.sha256_file(stage_dir / file), manifest["outputs"][file]["sha256"])
 
 
 def _there(stage_dir: Path, file: str) -> None:
@@ -201,13 +213,14 @@ def _scores(run_dir: Path, name: str, digest: str) -> dict[str, Any] | None:
     return _content(run_dir, {"06_eval": manifest}, "06_eval", "scores.json")
 
 
-def _base_weights(run_dir: Path, parent: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """{file: sha256} of the full weights of stage `parent`."""
-    if parent == "02_tokenize":
-        return _content(run_dir, manifests, parent, "base_weights.json")
-    outputs = manifests[parent]["outputs"]
-    kept = [file for file in outputs if file.startswith("model/") and file.endswith(".safetensors")]
-    return {Path(file).name: outputs[file]["sha256"] for file in kept}
+def _base_weights(run_dir: Path, name: str, parent: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """{file: sha256} of the full weights that training started from: merged by the stage itself, or its parent's."""
+    for stage, folder in ((name, "start/"), (parent, "model/")):
+        outputs = manifests[stage]["outputs"]
+        kept = [file for file in outputs if file.startswith(folder) and file.endswith(".safetensors")]
+        if kept:
+            return {Path(file).name: outputs[file]["sha256"] for file in kept}
+    return _content(run_dir, manifests, "02_tokenize", "base_weights.json")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def facts_table(facts: Mapping[str, Any], title: str = "What ran") -> Table:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "none"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -36,25 +36,32 @@ def perplexity_table(scores: Mapping[str, Any]) -> Table:
     A token, and a character where `scores` count them (DCPT): tokenizers differ in what a token is, not in that.
     """
     units = ["token"] + ["char"] * any("chars" in entry for entry in scores.values())
+    quantised = any("unquantised_after" in entry for entry in scores.values())
     rows = []
     for kind, entry in scores.items():
         row = [kind, str(len(entry["tokens"]))]
         for unit in units:
             row += _perplexities(entry, f"{unit}s")
-        rows.append(row)
+        rows.append(row + _perplexities(entry, "tokens", UNQUANTISED) * quantised)
     columns = ["Type", "documents", "before", "after", "after / before"]
     notes = ["perplexity a token, with a 95 % bootstrap interval over documents; a ratio below 1 is an improvement"]
     if "char" in units:
         columns += [f"{name}, a character" for name in columns[2:]]
         notes.append("perplexity a character compares between tokenizers, perplexity a token does not")
+    if quantised:
+        columns += ["before, not quantised", "after, not quantised"]
+        notes.append("trained was on NF4 weights; not quantised: the same adapter on the weights before quantisation")
     return Table("", "Held-out perplexity", pd.DataFrame(rows, columns=columns), notes)
 
 
-def _perplexities(entry: Mapping[str, Any], unit: str) -> list[str]:
-    """Cells for before, after and after / before."""
-    if not sum(entry.get(unit, [])):
-        return ["no items"] * 3
-    pairs = (("before", None), ("after", None), ("after", "before"))
+CHANGE = (("before", None), ("after", None), ("after", "before"))
+UNQUANTISED = (("unquantised_before", None), ("unquantised_after", None))
+
+
+def _perplexities(entry: Mapping[str, Any], unit: str, pairs: tuple = CHANGE) -> list[str]:
+    """Cells of moments, or of one against another: before, after and after / before."""
+    if not sum(entry.get(unit, [])) or pairs[0][0] not in entry:
+        return ["no items"] * len(pairs)
     return [_cell(*_perplexity(entry, moment, against, unit)) for moment, against in pairs]
 
 
@@ -68,7 +75,8 @@ def by_source(scores: Mapping[str, Any]) -> dict[str, dict[str, list]]:
     grouped: dict[str, dict[str, list]] = {}
     for entry in scores.values():
         for i, source in enumerate(entry["source"]):
-            group = grouped.setdefault(source, {"tokens": [], "before": [], "after": []})
+            names = [name for name, values in entry.items() if name != "source" and isinstance(values, list)]
+            group = grouped.setdefault(source, {name: [] for name in names})
             for name, values in group.items():
                 values.append(entry[name][i])
     return grouped

@@ -1,4 +1,5 @@
-"""Signs that a DPO training went wrong although it ended: plain sentences from its log, its answers and parameters.
+"""Signs that a training went wrong although it ended: plain sentences from its log, of DPO also from its answers and
+parameters.
 
 Each says what was seen, the threshold, where users met it and what to try. Shifts are those against the reference:
 rewards / β, so that they do not depend on which pairs a batch happened to hold. The log-probability of chosen answers
@@ -8,7 +9,9 @@ ours and say from where on we would look at answers before anything else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
@@ -17,7 +20,33 @@ HIGH_RATE = 1e-5
 SOLVED, NO_LOSS = 0.98, 0.05
 FIRST_SHARE, FIRST_STEPS, EARLY_SHARE = 0.02, 5, 0.2
 FALL_PER_TOKEN, FALL = 0.1, 1.0
+BEFORE, WINDOW, LOSS_JUMP, NORM_JUMP = 5, 20, 3, 10
 LONGER, LONGER_TOKENS, CUT_MORE, REPEATS_MORE = 1.5, 10, 0.25, 0.1
+
+
+def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
+    """Logged steps of any training whose loss or gradient norm is far above the median of those before: the first, and
+    how many. Small figures never count: a loss within one nat of the median, a norm that is not clipped."""
+    found = []
+    for name, what, times, least in (
+        ("loss", "loss", LOSS_JUMP, 1.0),
+        ("grad_norm", "gradient norm", NORM_JUMP, max_grad_norm),
+    ):
+        logged = [(row["step"], row[name]) for row in rows if name in row]
+        high = []
+        for place, (step, value) in enumerate(logged):
+            before = [other for _, other in logged[max(0, place - WINDOW) : place]]
+            usual = median(before) if len(before) >= BEFORE else math.inf
+            if value > max(times * usual, usual + least):
+                high.append((step, value, usual))
+        if high:
+            step, value, usual = high[0]
+            found.append(
+                f"Step {step}: the {what} is {value:.3g}, the median of the steps logged before {usual:.3g} (alarm: "
+                f"above {times} times; {len(high)} such steps). Look at the examples of that step; try a lower "
+                "learning_rate or a longer warmup_ratio."
+            )
+    return found
 
 
 def alarms(rows: Rows, parameters: Any, steps: int, behaviour: Mapping[str, Any] | None) -> list[str]:

@@ -9,39 +9,39 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import weights_sha256
+from qilin_lib.models.adapters import trained, weights_sha256
 from qilin_lib.models.load import load_tokenizer, padding, quiet_libraries
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS, Finetune
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
-from qilin_lib.train import launch, sft
+from qilin_lib.train import job as jobs
+from qilin_lib.train import sft
 
 # Where neither the paper nor CMExam and Huatuo-26M state a setting: what transformers does by default.
 DEFAULTS: dict[str, Any] = {
     "nodes": 1,
     "nproc_per_node": None,
-    "gradient_accumulation_steps": 1,
     "lr_scheduler_type": "linear",
     "warmup_ratio": 0.0,
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "target_modules": "all-linear",
     "modules_to_save": [],
-    "gradient_checkpointing": False,
     "deepspeed": None,
     "report_to": "none",
     "logging_steps": 1,
     # An interrupted training is made again as a whole.
     "save_steps": 10**9,
+    "save_minutes": None,
+    "save_total_limit": 1,
     "packing": False,
 }
 # Role tags and the end token need a few tokens beside the two turns.
@@ -54,7 +54,7 @@ def named(stage: Stage, name: str) -> str:
 
 
 def folder(stage: Stage, name: str) -> Path:
-    """Where a fine-tuned baseline lies: model/, key.json (last), facts.json, the pairs and the logs."""
+    """Where a fine-tuned baseline lies: adapter/ or model/, key.json (last), facts.json, the pairs and the logs."""
     return stage.dir / "baselines" / name
 
 
@@ -95,15 +95,12 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
     if not (note.exists() and files.read_json(note) == key):
         shutil.rmtree(target, ignore_errors=True)
         files.write_jsonl(target / "train.jsonl", rows)
-        paths = {"weights": str(weights), "data": str(target / "train.jsonl")}
-        job = {"parameters": parameters, "out": str(target), "template": template.name, "paths": paths}
-        files.write_json(target / "job.json", job)
-        command = launch.command(SimpleNamespace(**parameters), __name__, target / "job.json")
-        launch.run(command, target / "train.log", lambda text: show(f"training {name}: {text}"), evaluate.gpus)
-        (target / "job.json").unlink()
+        paths = {"weights": weights, "data": target / "train.jsonl"}
+        told = lambda text: show(f"training {name}: {text}")  # noqa: E731
+        jobs.run(stage, __name__, target, parameters, paths, told, scored=False, template=template.name)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         files.write_json(note, key)
-    return target / "model"
+    return trained(target)
 
 
 def pairs(stage: Stage, on: str) -> list[dict[str, Any]]:
@@ -218,4 +215,4 @@ def _rows(job: SimpleNamespace) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work)

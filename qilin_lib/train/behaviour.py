@@ -15,6 +15,8 @@ def greedy(
     Batches, longest prompts first. The model's own generation_config plays no part: Baichuan's has a repetition
     penalty, which would hide what is to be measured.
     """
+    if not prompts:
+        return []
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     answers: list[list[int]] = [[] for _ in prompts]
     model.eval()

@@ -1,8 +1,8 @@
 """Checkpoints that a killed training can trust: only one that was written to its end counts.
 
-`sealed.json`, written last, lists a checkpoint's files and sizes. transformers 5.23 writes into the final folder and
-removes older checkpoints before `on_save` (`Trainer._save_checkpoint`), so `save_total_limit` stays unset and the older
-ones are removed here, once the newer one is sealed: at no moment is there no checkpoint to go on from.
+`sealed.json`, written last, lists a checkpoint's files and sizes. transformers 5.23 removes older checkpoints before it
+tells that the newer one is written (`Trainer._save_checkpoint`), so its limit stays unset and they are removed here,
+once the newer one is sealed: at no moment is there no checkpoint to go on from.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.runs import Stage
+from qilin_lib.train import launch
 
 SEAL = "sealed.json"
-LAYOUT = ("gpus", "nodes", "nproc_per_node", "deepspeed", "per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def last(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` that is sealed and whose files have the sealed sizes; None if there is none."""
-    return max((path for path in _all(folder) if whole(path)), key=_step, default=None)
+    return next((path for path in reversed(_all(folder)) if whole(path)), None)
 
 
 def whole(checkpoint: Path) -> bool:
@@ -40,41 +42,55 @@ def whole(checkpoint: Path) -> bool:
 def seal(checkpoint: Path) -> None:
     """Force a checkpoint's files to the disk, then write its `sealed.json`: {"files": {relative path: bytes}}.
 
-    Sizes, not hashes: after fsync a file of the right size has the right bytes, whatever ends the process or the power.
-    A hash would read everything again: sha256 of the 84 GB of a full 7B checkpoint takes a minute or more each time.
+    Sizes, not hashes: after fsync a file of the right size has the right bytes, and a hash would read all 112 GB of a
+    full 7B checkpoint again.
     """
-    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
-    for path in [*paths, *{path.parent for path in paths}]:
+    paths = [path for path in sorted(checkpoint.rglob("*")) if path.name != SEAL]
+    for path in paths:
         _to_disk(path)
-    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths if path.is_file()}
     files.write_json(checkpoint / SEAL, {"files": sizes})
-    _to_disk(checkpoint)
-    _to_disk(checkpoint.parent)
+    for folder in (checkpoint, checkpoint.parent):
+        _to_disk(folder)
 
 
-def sealing() -> Any:
-    """A trainer callback that seals each checkpoint and then removes the others; at the start it removes broken ones.
+def sealing(keep: int = 1, minutes: float | None = None) -> Any:
+    """A trainer callback that seals each checkpoint and then removes all but the newest `keep`; broken ones go at the
+    start. With `minutes` a checkpoint is also written when so many have passed since the one before.
 
-    Every process takes part: the first one seals when all have written their random states and optimizer shards.
+    Every process takes part: the first one seals when all have written their random states and optimizer shards. While
+    it does, the others wait in their next collective call, for which `fit.arguments` gives them time enough.
     """
     import torch
-    from transformers import TrainerCallback
+    from accelerate.utils import broadcast
+    from transformers import TrainerCallback, set_seed
 
     class Sealing(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.saved = time.monotonic()
+            if state.global_step:
+                # For a process that the checkpoint holds no random state of: there were fewer, or another number. Where
+                # there is one, it is loaded after this (`Trainer._load_rng_state`).
+                set_seed((args.seed + 7919 * state.global_step + args.process_index) % 2**32)
             if state.is_world_process_zero:
                 folder = Path(args.output_dir)
                 _mend_log(folder.parent / "log.jsonl")
                 _remove(path for path in _all(folder) if not whole(path))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if minutes is not None:
+                # All save at the same step, by the first one's clock.
+                due = torch.tensor([int(time.monotonic() - self.saved >= 60 * minutes)], device=args.device)
+                control.should_save |= bool(broadcast(due).item())
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()
             if state.is_world_process_zero:
                 folder = Path(args.output_dir)
-                newest = folder / f"checkpoint-{state.global_step}"
-                seal(newest)
-                _remove(path for path in _all(folder) if path != newest)
+                seal(folder / f"checkpoint-{state.global_step}")
+                _remove(_all(folder)[:-keep])
+            self.saved = time.monotonic()
 
     return Sealing()
 
@@ -83,54 +99,66 @@ def sealing() -> Any:
 def naming_failed_writes(folder: Path) -> Iterator[None]:
     """Around training: QilinError with file and cause if a checkpoint in `folder` could not be written.
 
-    torch.save says "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534" when the disk is full, and
-    safetensors does not name the file. The file they gave up on is still there: writing on to it tells why.
+    When a disk is full torch.save says "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", and
+    safetensors gives the cause but not the file, which it removes.
     """
     try:
         yield
     except Exception as error:
-        if (failed := _failed_write(folder, error)) is None:
+        broken = next((path for path in reversed(_all(folder)) if not whole(path)), None)
+        system = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(system[1]) if system else None
+        if broken is None or (number is None and "inline_container.cc" not in str(error)):
             raise
-        path, reason = failed
+        cause = os.strerror(number) if number else "the disk or a limit takes no more bytes"
+        newest = max(broken.rglob("*"), key=lambda path: path.lstat().st_mtime_ns, default=broken)
+        path = broken / "*.safetensors" if system else getattr(error, "filename", None) or newest
         earlier = last(folder)
         begin = f"goes on from {earlier.name}" if earlier else "starts at step 0, for there is no earlier checkpoint"
         raise QilinError(
-            f"a checkpoint could not be written: {reason}: {_shown(path)}; make room and run this notebook again, it "
-            f"{begin}"
+            f"a checkpoint could not be written: {cause}: {path} ({shutil.disk_usage(folder).free / 1e9:.1f} GB are "
+            f"free there); make room and run this notebook again, it {begin}"
         ) from error
 
 
 def refuse_other_layout(stage: Stage) -> None:
-    """QilinError if `stage` would go on from a checkpoint of other devices or another cut of the same global batch.
+    """QilinError if `stage` would go on from a checkpoint of another DeepSpeed, or under DeepSpeed with another number
+    of processes: each has a shard of the optimizer. Without it any cut of the same global batch goes on.
 
-    A checkpoint holds a random state, and under DeepSpeed an optimizer shard, per process. A stage with another key is
-    moved aside with its checkpoints, so nothing is lost there.
+    A stage with another key is moved aside with its checkpoints, so nothing is lost there.
     """
     # 08 trains in folders of its own below the stage's.
     sealed = [checkpoint for folder in sorted(stage.dir.rglob("checkpoints")) if (checkpoint := last(folder))]
     note = stage.dir / "in_progress.json"
     if not sealed or not note.exists() or (begun := files.read_json(note))["key"] != stage.key:
         return
-    before, now = begun.get("parameters", {}), stage.parameters.model_dump(mode="json")
-    changed = {name: (before[name], now[name]) for name in LAYOUT if name in now and before.get(name) != now[name]}
-    if changed:
-        told = ", ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
-        restored = ", ".join(f"{name} = {old!r}" for name, (old, _) in changed.items())
-        raise QilinError(
-            f"{stage.name}: {told} since this training was interrupted at step {_step(sealed[-1])}; nearest valid: set "
-            f"{restored} again, or start over with --force --only {stage.name[:2]}"
-        )
+    now = stage.parameters.model_dump(mode="json")
+    before = now | begun["parameters"]
+    (old, shards), (new, share) = (
+        (f"deepspeed = {values['deepspeed'] or 'null'}", launch.processes(SimpleNamespace(**values)))
+        for values in (before, now)
+    )
+    if (old, shards) == (new, share) or before["deepspeed"] is now["deepspeed"] is None:
+        return
+    names = [name for name in ("deepspeed", "gpus", "nodes", "nproc_per_node") if before[name] != now[name]]
+    restored = ", ".join(f"{name} = {'null' if before[name] is None else before[name]}" for name in names)
+    raise QilinError(
+        f"{stage.name}: was interrupted at step {_step(sealed[-1])} with {old} on {shards} processes and would go on "
+        f"with {new} on {share}, but each process keeps its own part of the optimizer; nearest valid: set {restored} "
+        f"again, or start over with --force --only {stage.name[:2]}"
+    )
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    """Checkpoints, whole or not, by step."""
+    return sorted((path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()), key=_step)
 
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def _remove(checkpoints: Iterator[Path]) -> None:
+def _remove(checkpoints: Iterator[Path] | list[Path]) -> None:
     """The seal goes first: what is left when the process dies here is no checkpoint."""
     for path in list(checkpoints):
         (path / SEAL).unlink(missing_ok=True)
@@ -152,41 +180,3 @@ def _mend_log(log: Path) -> None:
     text = log.read_bytes()
     if (end := text.rfind(b"\n") + 1) < len(text):
         os.truncate(log, end)
-
-
-def _failed_write(folder: Path, error: Exception) -> tuple[Path, str] | None:
-    """(file, reason) if `error` ended the writing of a checkpoint, None if it came from anywhere else."""
-    broken = max((path for path in _all(folder) if not whole(path)), key=_step, default=None)
-    if broken is None:
-        return None
-    # safetensors removes the file it could not write, and says why.
-    if said := re.search(r"\(os error (\d+)\)", str(error)):
-        return broken / "*.safetensors", os.strerror(int(said[1]))
-    if isinstance(error, OSError):
-        return Path(error.filename or broken), str(error.strerror)
-    left = [path for path in broken.rglob("*") if not path.is_dir()]
-    # Two files of the same tick of the clock: the larger one hit the limit.
-    for path in sorted(left, key=lambda path: (path.lstat().st_mtime_ns, path.lstat().st_size), reverse=True):
-        if reason := _refusal(path):
-            return path, reason
-    return None
-
-
-def _refusal(path: Path) -> str | None:
-    """Why a file takes no more bytes, None if it does; what is added to a broken checkpoint is removed with it."""
-    try:
-        with open(path, "ab") as handle:
-            handle.write(bytes(2**16))
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as reason:
-        return str(reason.strerror)
-    return None
-
-
-def _shown(path: Path) -> str:
-    """Relative to the working directory where it lies below it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

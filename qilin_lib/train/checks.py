@@ -1,4 +1,5 @@
-"""What a training learns from, looked at before anything is started: none, how many tokens, or misspelt modules."""
+"""What a training learns from, looked at before anything is started: none, how many tokens, misspelt modules, or a
+model too large to load."""
 
 from __future__ import annotations
 
@@ -18,21 +19,41 @@ from qilin_lib.train import launch
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
 # model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
 SETS = {"04_sft": "sft", "05_dpo": "dpo", "08_rlhf": "dpo"}
+# What a GPU of 24 GB can hold of weights before they are split. With transformers' own way of loading split models, the
+# judge and the model that an adapter is merged into would come split too.
+ZERO3_GIB = 20
 
 
 def check(stage: Stage) -> None:
     """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, or if
-    target_modules or modules_to_save name a module that the base model lacks. Seconds; touches nothing on disk."""
+    target_modules or modules_to_save name a module that the base model lacks, or if ZeRO-3 is to split a model that is
+    too large to be loaded whole. Seconds; touches nothing on disk."""
     refuse_empty(stage)
     parameters = stage.parameters
+    base = base_path(stage.parent("02_tokenize"))
+    if (parameters.deepspeed or "").startswith("zero3"):
+        refuse_large(sizes(base).total, parameters)
     if parameters.finetuning == "full" or (
         parameters.target_modules == "all-linear" and not parameters.modules_to_save
     ):
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
-    base = base_path(stage.parent("02_tokenize"))
     if not all(sizes(base).names(entries) for entries in (parameters.target_modules, parameters.modules_to_save)):
         check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
+
+
+def refuse_large(weights: int, parameters: Any) -> None:
+    """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
+    DeepSpeed splits it only then."""
+    size = weights * {"float32": 4, "bfloat16": 2}[parameters.dtype] / 2**30
+    if size > ZERO3_GIB:
+        nearest = parameters.deepspeed.replace("3", "2")
+        raise QilinError(
+            f"{parameters.notebook}: deepspeed: {parameters.deepspeed}: each process loads the whole model before "
+            f"DeepSpeed splits it, and its weights in {parameters.dtype} are {size:.1f} GiB, more than the "
+            f"{ZERO3_GIB} GiB that a GPU of 24 GB holds; nearest valid: deepspeed: {nearest} on larger GPUs, or "
+            "finetuning: qlora with deepspeed: null"
+        )
 
 
 def refuse_empty(stage: Stage) -> None:

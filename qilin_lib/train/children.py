@@ -1,8 +1,9 @@
-"""A child process that dies with its parent, takes its own children along, and whose log says why it failed."""
+"""Child processes that die with their parent, take their own children along, and whose log says why one failed."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from qilin_lib.runs import locks
 
@@ -25,38 +27,56 @@ _FAILED = re.compile(
 
 
 @contextmanager
-def child(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """The started process, its output and errors in one pipe; when the block ends, nothing of it is left running."""
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        arguments,
-        env={**environment, MARK: mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-        errors="replace",
-        start_new_session=True,
-        # The stage stays locked while any of its processes lives.
-        pass_fds=locks.descriptors(),
-        preexec_fn=_die_with_parent,
-    )
-    over = threading.Event()
-    threading.Thread(target=_watch, args=(process, mark, over), daemon=True).start()
+def running(
+    arguments: list[str], environments: list[dict[str, str]]
+) -> Iterator[tuple[IO[str], list[subprocess.Popen]]]:
+    """(outputs and errors of all in one pipe, the processes): one per environment; at the end nothing of them is left.
+
+    One that fails takes the others down.
+    """
+    mark, over = uuid.uuid4().hex, threading.Event()
+    processes: list[subprocess.Popen] = []
+    reading, writing = os.pipe()
     try:
-        yield process
+        for environment in environments:
+            processes.append(_start(arguments, {**environment, MARK: mark}, writing))
+        os.close(writing)
+        threading.Thread(target=_watch, args=(processes, mark, over), daemon=True).start()
+        with open(reading, encoding="utf-8", errors="replace") as output:
+            yield output, processes
     finally:
         _end_marked(mark)
-        process.wait()
+        for process in processes:
+            process.wait()
         over.set()
 
 
-def _watch(process: subprocess.Popen, mark: str, over: threading.Event) -> None:
+def _start(arguments: list[str], environment: dict[str, str], output: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        arguments,
+        env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # The stage stays locked while any of its processes lives.
+        pass_fds=locks.descriptors(),
+        preexec_fn=die_with_parent,
+    )
+
+
+def _watch(processes: list[subprocess.Popen], mark: str, over: threading.Event) -> None:
     """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
-    process.wait()
     # Again and again: a worker in the middle of its exec has no environment yet.
     while not over.wait(0.2):
-        _end_marked(mark)
+        codes = [process.poll() for process in processes]
+        if any(codes) or None not in codes:
+            _end_marked(mark)
+
+
+def first_failure(codes: list[int]) -> tuple[int, int] | None:
+    """(rank, exit code) of the process that failed by itself; those that it took down were ended by SIGTERM."""
+    failed = [(rank, code) for rank, code in enumerate(codes) if code]
+    return next((one for one in failed if one[1] != -signal.SIGTERM), failed[0] if failed else None)
 
 
 def _end_marked(mark: str) -> None:
@@ -76,8 +96,8 @@ def _end_marked(mark: str) -> None:
         _end_marked(mark)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this child when the kernel that started it dies (PR_SET_PDEATHSIG = 1)."""
+def die_with_parent() -> None:
+    """Ask Linux to end this child when the process that started it dies (PR_SET_PDEATHSIG = 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from qilin_lib import files
+from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.shapes import shape
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.pack import Blocks, load_blocks
 from qilin_lib.tokens.template import IGNORE
 from qilin_lib.train import fit as shared
+from qilin_lib.train import job as jobs
 from qilin_lib.train import saving
-from qilin_lib.train.heldout import documents, label_count, sequence_logprobs
+from qilin_lib.train.heldout import documents, label_count, measured
+
+# Tokens of a held-out document that are scored, where the model's context is longer.
+CONTEXT = 2048
 
 
 def train(stage: Stage) -> dict[str, Any]:
     """Continue the base model's pre-training on ChiMed-CPT in a child process; returns its facts."""
     tokens = stage.parent("02_tokenize")
-    return shared.train_in_child(
+    return jobs.train_stage(
         stage,
         __name__,
         {
@@ -45,7 +49,7 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: train, then compare base and trained model on held-out medical and general documents."""
+    """The child's part: train; facts.json last."""
     blocks = load_blocks(job.paths.blocks)
     if len(BlockRows(blocks)):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
@@ -55,8 +59,12 @@ def work(job: SimpleNamespace) -> None:
         first = os.environ.get("RANK", "0") == "0"
         facts = unchanged(job) if first else {}
     if first:
-        files.write_json(job.out / "heldout.json", heldout(job))
         files.write_json(job.out / "facts.json", facts)
+
+
+def score(job: SimpleNamespace) -> None:
+    """Compare what was trained from and what was trained on held-out medical and general documents: heldout.json."""
+    files.write_json(job.out / "heldout.json", heldout(job))
 
 
 def unchanged(job: SimpleNamespace) -> dict[str, Any]:
@@ -65,7 +73,7 @@ def unchanged(job: SimpleNamespace) -> dict[str, Any]:
     SFT can start from it; an adapter there is none.
     """
     load_model(job.paths.weights, job.parameters.dtype).save_pretrained(job.out / "model")
-    saving.save_tokenizer(job, job.paths.weights)
+    saving.save_tokenizer(job, job.paths.weights, job.out / "model")
     files.write_text(job.out / "log.jsonl", "")
     return {
         "note": "no document to learn from: the base model, unchanged",
@@ -79,28 +87,23 @@ def unchanged(job: SimpleNamespace) -> dict[str, Any]:
 
 
 def heldout(job: SimpleNamespace) -> dict[str, Any]:
-    """Per-document log-likelihoods: {"medical"|"general": {before, after, tokens, chars}}.
+    """Per-document log-likelihoods: {"medical"|"general": {tokens, chars, before, after, ...}} (`heldout.moments`).
 
     `tokens` are the scored ones (no first token; the end counts), `chars` the characters that they complete, so that
     likelihoods a character compare between tokenizers. Documents are cut at the context's length.
     """
-    device = "cuda:0" if job.parameters.gpus else "cpu"
     tokenizer = load_tokenizer(job.paths.weights)
+    limit = min(context(shape(job.paths.weights)) or CONTEXT, CONTEXT)
     result: dict[str, Any] = {}
-    for moment, weights in (("before", job.paths.weights), ("after", job.out / "model")):
-        model = load_model(weights, job.parameters.dtype, device=device)
-        for kind, path in (("medical", job.paths.medical), ("general", job.paths.general)):
-            texts = [row["text"] for row in files.read_jsonl(path)][: job.parameters.max_heldout]
-            sequences = documents(texts, tokenizer, _context(model))
-            entry = result.setdefault(
-                kind,
-                {
-                    "tokens": [label_count(labels) for _, labels in sequences],
-                    "chars": scored_characters(texts, tokenizer, _context(model)),
-                },
-            )
-            entry[moment] = sequence_logprobs(model, sequences).round(6).tolist()
-    return result
+    sequences = {}
+    for kind, path in (("medical", job.paths.medical), ("general", job.paths.general)):
+        texts = [row["text"] for row in files.read_jsonl(path)][: job.parameters.max_heldout]
+        sequences[kind] = documents(texts, tokenizer, limit)
+        result[kind] = {
+            "tokens": [label_count(labels) for _, labels in sequences[kind]],
+            "chars": scored_characters(texts, tokenizer, limit),
+        }
+    return measured(job, sequences, result)
 
 
 def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list[int]:
@@ -123,10 +126,6 @@ def _completed(text: str, spans: list[tuple[int, int]], count: int) -> int:
         return len(text)
     # The next token starts inside the last one's span if both spell a part of the same character.
     return min(spans[count][0], spans[count - 1][1])
-
-
-def _context(model: Any) -> int:
-    return min(model.config.max_position_embeddings, 2048)
 
 
 class BlockRows:
@@ -153,4 +152,4 @@ def stack(rows: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work, score)

@@ -8,23 +8,20 @@ were computed beforehand (reference.py). A wrong reference is the commonest faul
 
 from __future__ import annotations
 
-import gc
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files, runs
-from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import weight_hashes
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import IGNORE, Template
+from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import behaviour, numerics, reference
 from qilin_lib.train import fit as shared
+from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
-from qilin_lib.train.heldout import label_count, sequence_logprobs
+from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
 
 Pair = dict[str, list[int]]
 # Largest difference (nats an answer) of policy and reference before step 1. Same weights and arithmetic give 0 on most
@@ -34,32 +31,9 @@ GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Align the SFT model on ChiMed-DPO in a child process; returns its facts.
-
-    QilinError unless the weights it starts from are, byte by byte, those that 04_sft's manifest lists: ln 2 before
-    step 1 says that policy and reference agree, not that they are the right model.
-    """
-    weights = shared.weights_of(stage, "04_sft")
-    if not stage.up_to_date:
-        check_weights(weights, runs.read_manifest(stage.run_dir, "04_sft"))
-    return shared.train_in_child(
-        stage,
-        __name__,
-        {"weights": weights, "data": stage.parent("01_build_chimed") / "dpo.jsonl", "cache": runs.cache_dir()},
-    )
-
-
-def check_weights(weights: Path, manifest: dict[str, Any]) -> None:
-    """QilinError unless the files in `weights` that make a model are those that stage `manifest` wrote."""
-    written = {Path(name): entry["sha256"] for name, entry in manifest["outputs"].items()}
-    listed = {path.name: digest for path, digest in written.items() if path.parent.name == weights.name}
-    for name, found in weight_hashes(weights).items():
-        if found != listed.get(name):
-            raise QilinError(
-                f"{weights / name}: sha256 {found[:12]}, but {manifest['stage']} wrote "
-                f"{listed.get(name, 'no such file')[:12]}; DPO would start from another model than SFT ended with: run "
-                f"notebooks/{manifest['stage']}.ipynb again"
-            )
+    """Align the SFT model on ChiMed-DPO in a child process; returns its facts."""
+    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": stage.parent("01_build_chimed") / "dpo.jsonl"}
+    return jobs.train_stage(stage, __name__, paths | {"cache": runs.cache_dir()})
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
@@ -97,7 +71,6 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         max_length=None,
         loss_type=[preference, "sft"] if parameters.rpo_alpha else [preference],
         loss_weights=[1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
-        activation_checkpointing=False,
         disable_dropout=False,
         precompute_ref_log_probs=parameters.precompute_ref_log_probs,
     )
@@ -113,6 +86,8 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         # TRL's frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and
         # head) and goes into every checkpoint. Without it TRL takes the model with its adapter off.
         model.delete_adapter("ref")
+    # Undoes TRL's cast of a quantised model's adapter before `step_zero` looks.
+    numerics.full_precision(model, parameters)
     return trainer
 
 
@@ -165,12 +140,12 @@ def _trainer_class(job: SimpleNamespace) -> type:
             heard: list[Any] = []
 
             def policy(*a: Any, **k: Any) -> Any:
-                # Before training starts nothing has put the policy under autocast; the reference always is.
-                with self.accelerator.autocast():
-                    heard.append(model(*a, **k))
+                heard.append(model(*a, **k))
                 return heard[-1]
 
-            loss = super().compute_loss(policy, inputs, *args, **kwargs)
+            # Before training starts nothing has put policy and reference under autocast.
+            with self.accelerator.autocast():
+                loss = super().compute_loss(policy, inputs, *args, **kwargs)
             _log_lengths(self, inputs)
             if self.model.training:
                 # Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs.
@@ -205,31 +180,29 @@ def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, check the reference, train, then score and sample both models on held-out pairs."""
+    """The child's part: tokenise, check the reference, train; facts.json last."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
-    pairs: dict[str, list[Pair]] = {split: [] for split in ("train", "heldout")}
-    prompts = []
-    for row in files.read_jsonl(job.paths.data):
-        pairs[row["split"]].append(pair(row, job.template, tokenizer, parameters))
-        if row["split"] == "heldout":
-            prompts.append(row["prompt"])
-    held = pairs["heldout"][: parameters.max_heldout]
-    trainer = make_trainer(job, model, tokenizer, pairs["train"], held)
+    rows = list(files.read_jsonl(job.paths.data))
+    training = [pair(row, job.template, tokenizer, parameters) for row in rows if row["split"] == "train"]
+    held = heldout_pairs(job, tokenizer)[1]
+    trainer = make_trainer(job, model, tokenizer, training, held)
     facts = step_zero(trainer, held)
     reused = trainer.reused
     facts |= shared.fit(trainer, job, job.paths.weights) | {
-        "pairs": len(pairs["train"]),
+        "pairs": len(training),
         "pairs_heldout": len(held),
         "beta": parameters.beta,
         "reference": "live" if not reused else "cached, reused" if all(reused) else "cached, computed",
     }
-    first = trainer.is_world_process_zero()
-    # The scoring below loads one model after the other; a 7B policy and its optimizer must be gone by then.
-    del trainer, model
-    gc.collect()
-    if first:
-        finish(job, held, prompts, facts)
+    if trainer.is_world_process_zero():
+        files.write_json(job.out / "facts.json", facts)
+
+
+def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Message]], list[Pair]]:
+    """(prompts, tokenised pairs) of the held-out split, at most `max_heldout`."""
+    rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "heldout"][: job.parameters.max_heldout]
+    return [r["prompt"] for r in rows], [pair(row, job.template, tokenizer, job.parameters) for row in rows]
 
 
 def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
@@ -274,36 +247,49 @@ def _evaluated(trainer: Any) -> tuple[list[float], list[float]]:
     return losses, margins
 
 
-def finish(job: SimpleNamespace, held: list[Pair], prompts: list[Any], facts: dict[str, Any]) -> None:
-    """Write heldout.json, behaviour.json and, last, facts.json; `prompts` are the messages of the held-out pairs."""
-    scores, sampled = compare(job, held)
-    files.write_json(job.out / "heldout.json", scores)
-    if sampled is not None:
-        files.write_json(job.out / "behaviour.json", {"prompts": prompts[: len(sampled["policy"]["texts"])], **sampled})
-    rows = shared.read_log(job.out)
-    facts["alarms"] = alarms(rows, job.parameters, facts["steps_planned"], sampled)
+def score(job: SimpleNamespace) -> None:
+    """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json."""
+    parameters, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
+    prompts, held = heldout_pairs(job, tokenizer)
+    scores, sampled = compare(job, held, tokenizer)
+    if parameters.sampled_prompts:
+        prompts = prompts[: len(sampled["policy"]["texts"])]
+        files.write_json(job.out / "behaviour.json", {"prompts": prompts, **sampled})
+    facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
+    told = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], answered)
+    # A second scoring tells nothing twice.
+    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
     files.write_json(job.out / "facts.json", facts)
+    files.write_json(job.out / "heldout.json", scores)
 
 
-def compare(job: SimpleNamespace, held: list[Pair]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """(log-probabilities of held-out answers, {reference|policy}_{chosen|rejected} and tokens; greedy answers of both
-    to the first `sampled_prompts` prompts, or None). Reference = SFT's model, policy = DPO's as saved."""
-    device = "cuda:0" if job.parameters.gpus else "cpu"
-    tokenizer = load_tokenizer(job.paths.weights)
+# What `heldout.moments` calls before and after training is here the reference and the policy.
+WHO = {"before": "reference", "after": "policy"}
+
+
+def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(log-probabilities of held-out answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens;
+    greedy answers of both to the first `sampled_prompts` prompts).
+
+    The reference is the model that training compared with: under LoRA the policy with its adapter off.
+    """
     limit = job.parameters.max_target_length
-    asked = [p["prompt_ids"] for p in held[: job.parameters.sampled_prompts]]
-    scores: dict[str, Any] = {}
+    asked = [one["prompt_ids"] for one in held[: job.parameters.sampled_prompts]]
+    sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in ("chosen", "rejected")}
     sampled: dict[str, Any] = {"max_new_tokens": limit}
-    for who, weights in (("reference", job.paths.weights), ("policy", job.out / "model")):
-        model = load_model(weights, job.parameters.dtype, device=device)
-        for side in ("chosen", "rejected"):
-            sequences = [labelled(p["prompt_ids"], p[f"{side}_ids"]) for p in held]
-            scores[f"{who}_{side}"] = sequence_logprobs(model, sequences).round(6).tolist()
-            scores[f"tokens_{side}"] = [label_count(labels) for _, labels in sequences]
-        if job.parameters.sampled_prompts:
-            sampled[who] = behaviour.answers(model, tokenizer, asked, limit)
-        del model
-    return scores, sampled if job.parameters.sampled_prompts else None
+
+    def measure(model: Any, moment: str) -> dict[str, list[float]]:
+        if moment in WHO and job.parameters.sampled_prompts:
+            sampled[WHO[moment]] = behaviour.answers(model, tokenizer, asked, limit)
+        return {side: sequence_logprobs(model, own).round(6).tolist() for side, own in sides.items()}
+
+    scores = {f"tokens_{side}": [label_count(labels) for _, labels in own] for side, own in sides.items()}
+    found = moments(job, measure) if held else {moment: measure(None, moment) for moment in WHO}
+    for moment, values in found.items():
+        kind, _, plain = moment.rpartition("_")
+        who = f"{kind}_{WHO[plain]}".strip("_")
+        scores |= {f"{who}_{side}": own for side, own in values.items()}
+    return scores, sampled
 
 
 def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
@@ -312,4 +298,4 @@ def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work, score)

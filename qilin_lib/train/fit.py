@@ -13,64 +13,19 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.models import attention as documents
-from qilin_lib.models.adapters import add_lora
+from qilin_lib.models.adapters import add_lora, trained
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.models.shapes import sizes
 from qilin_lib.params import ROOT
-from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import TEMPLATES
-from qilin_lib.train import checkpoints, launch, numerics, saving, speed, tracking
-
-
-def train_in_child(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
-    """Train stage `stage` by running `module` in a child process; returns the facts it wrote. Loads them if up to date.
-
-    `paths` are the inputs (weights, tokens, data) by name; the child reads them from job.json in the stage folder.
-    Where another process trains this stage with these parameters, its progress is shown until it ends.
-    """
-    if not stage.up_to_date:
-        show = show or live_line()
-        stage.begin(show)
-    # A training that ended while its notebook did not is only read: facts.json is the last that it writes.
-    if not stage.up_to_date and not (stage.dir / "facts.json").exists():
-        job = stage.dir / "job.json"
-        template = files.read_json(stage.parent("02_tokenize") / "base.json")["template"]
-        files.write_json(
-            job,
-            {
-                "parameters": stage.parameters.model_dump(mode="json"),
-                "out": str(stage.dir),
-                "template": template,
-                "paths": {name: str(path) for name, path in paths.items()},
-            },
-        )
-        launch.run(
-            launch.command(stage.parameters, module, job),
-            stage.dir / "train.log",
-            show,
-            stage.parameters.gpus,
-        )
-    (stage.dir / "job.json").unlink(missing_ok=True)
-    return files.read_json(stage.dir / "facts.json")
-
-
-def read_job(path: str) -> SimpleNamespace:
-    """The child's side of `train_in_child`: parameters, out (folder), template, paths."""
-    job = files.read_json(path)
-    return SimpleNamespace(
-        parameters=SimpleNamespace(**job["parameters"]),
-        out=Path(job["out"]),
-        template=TEMPLATES[job["template"]],
-        paths=SimpleNamespace(**{name: Path(p) for name, p in job["paths"].items()}),
-    )
+from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
 
 def weights_of(stage: Stage, parent: str) -> Path:
-    """Folder of the full (merged) weights that a stage starts from: 02's base model or a trained stage's `model/`."""
+    """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
     folder = stage.parent(parent)
-    return base_path(folder) if parent == "02_tokenize" else folder / "model"
+    return base_path(folder) if parent == "02_tokenize" else trained(folder)
 
 
 def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tuple[Any, Any]:
@@ -89,6 +44,7 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa", rewards)
     if parameters.finetuning != "full":
         model = add_lora(model, parameters, quantised, rewards)
+    numerics.full_precision(model, parameters)
     return model, padding(load_tokenizer(weights))
 
 
@@ -117,6 +73,9 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "logging_steps": parameters.logging_steps,
         "logging_nan_inf_filter": False,
         "save_steps": parameters.save_steps,
+        # Seconds. The other ranks wait while the first forces a checkpoint to the disk: 112 GB of a full 7B take an
+        # hour at 30 MB/s, and NCCL gives up after half of one. A rank that dies ends the others at once anyway.
+        "ddp_timeout": 4 * 3600,
         "seed": parameters.seed,
         "data_seed": parameters.seed,
         **tracking.arguments(parameters, out),
@@ -127,7 +86,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 
 def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
-    """Train (resuming from the last whole checkpoint), save the adapter and the merged model; returns what happened.
+    """Train (resuming from the last whole checkpoint), save the adapter or the full weights; returns what happened.
 
     RuntimeError if another number of processes took part than `launch.command` asks for: accelerate's own launcher
     can fall back to one process without a word.
@@ -141,15 +100,11 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
             f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
             "CUDA_VISIBLE_DEVICES, or gpus to their number"
         )
-    if parameters.finetuning == "qlora":
-        # TRL casts the adapter of a quantised model to bfloat16, but a resume reloads it as fp32: keep it fp32.
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+    numerics.full_precision(trainer.model, parameters)
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
     numerics.guard(trainer, weights)
-    trainer.add_callback(checkpoints.sealing())
+    trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     if checkpoint := checkpoints.last(job.out / "checkpoints"):
         numerics.refuse_broken(checkpoint)
     meter = speed.Meter(trainer)
@@ -160,7 +115,10 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     measured = meter.facts(seconds, parameters, sizes(weights))
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    return {**_what_ran(trainer, job, checkpoint), **measured}
+    opened = dict(getattr(job, "opened", {}))
+    facts = {**_what_ran(trainer, job, checkpoint), **measured}
+    facts["alarms"] += opened.pop("warnings", [])
+    return facts | opened
 
 
 def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:
@@ -184,6 +142,7 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
         "template": job.template.name,
         "template_sha256": job.template.sha256,
         "optimizer": type(trainer.optimizer).__name__,
+        "alarms": alarms.spikes(read_log(job.out), parameters.max_grad_norm),
     }
 
 

@@ -2,39 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qilin_lib.models.adapters import is_adapter, load_trained, trained
 from qilin_lib.tokens.template import IGNORE
 
+# Tokens whose logits are in float32 at a time.
+SLICE = 512
 
-def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], batch_size: int = 8) -> np.ndarray:
+
+def moments(job: Any, measure: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """{"before": ..., "after": ...} of `measure(model, moment)` on the model that a training started from, and on the
+    one that it left; never two in memory.
+
+    With an adapter both are the model as it was trained, the adapter off and on. Under QLoRA "unquantised_before" and
+    "unquantised_after" are the same on the weights that were quantised: what quantisation costs.
+    """
+    folder, parameters = trained(job.out), job.parameters
+    device = "cuda:0" if parameters.gpus else "cpu"
+    if not is_adapter(folder):
+        pairs = (("before", job.paths.weights), ("after", folder))
+        return {moment: measure(load_trained(path, parameters.dtype, device)[0], moment) for moment, path in pairs}
+    result = {}
+    kinds = {"": True, "unquantised_": False} if parameters.finetuning == "qlora" else {"": False}
+    for kind, quantised in kinds.items():
+        result |= _off_and_on(folder, parameters.dtype, device, quantised, kind, measure)
+    return result
+
+
+def _off_and_on(
+    folder: Path, dtype: str, device: str, quantised: bool, kind: str, measure: Callable[[Any, str], Any]
+) -> dict[str, Any]:
+    model, off = load_trained(folder, dtype, device, quantised)
+    with off():
+        before = measure(model, f"{kind}before")
+    return {f"{kind}before": before, f"{kind}after": measure(model, f"{kind}after")}
+
+
+def measured(job: Any, sequences: Mapping[str, list], entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`entries` by part, with the log-probabilities of the part's `sequences` at each of `moments`; no model is loaded
+    for none."""
+    if not any(sequences.values()):
+        return {part: entry | {"before": [], "after": []} for part, entry in entries.items()}
+
+    def logprobs(model: Any, _: str) -> dict[str, list[float]]:
+        return {part: sequence_logprobs(model, own).round(6).tolist() for part, own in sequences.items()}
+
+    found = moments(job, logprobs)
+    return {part: entry | {moment: own[part] for moment, own in found.items()} for part, entry in entries.items()}
+
+
+def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], batch_tokens: int = 4096) -> np.ndarray:
     """Summed log-probability of the labelled tokens of each (ids, labels); float64, shape (n,).
 
-    Right-padded batches sorted by length; labels as in training (IGNORE = no loss; the first token never counts).
+    Right-padded batches sorted by length, of at most `batch_tokens` tokens or one sequence; labels as in training
+    (IGNORE = no loss; the first token never counts).
     """
     import torch
 
+    if not sequences:
+        return np.zeros(0)
     model.eval()
     device = next(model.parameters()).device
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
     sums = np.zeros(len(sequences))
     with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in _batches([len(ids) for ids, _ in sequences], batch_tokens):
             width = max(len(sequences[i][0]) for i in rows)
             ids = torch.zeros(len(rows), width, dtype=torch.long)
             labels = torch.full((len(rows), width), IGNORE)
             for row, i in enumerate(rows):
                 ids[row, : len(sequences[i][0])] = torch.tensor(sequences[i][0])
                 labels[row, : len(sequences[i][1])] = torch.tensor(sequences[i][1])
-            logits = model(input_ids=ids.to(device), use_cache=False).logits[:, :-1].float()
-            targets = labels[:, 1:].to(device)
+            logits = model(input_ids=ids.to(device), use_cache=False).logits
+            sums[rows] = _log_likelihoods(logits, labels.to(device)).cpu().numpy()
+    return sums
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # The next one is the longest yet, to which all are padded.
+        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _log_likelihoods(logits: Any, labels: Any) -> Any:
+    """Sums over each row, (rows,) in float64. Only a slice of the logits is ever there in float32: of 4,096 tokens and
+    152,000 words all are 2.5 GB, and the loss wants them twice."""
+    import torch
+
+    targets, sums = labels[:, 1:], torch.zeros(len(labels), dtype=torch.float64, device=logits.device)
+    for row, own in enumerate(targets):
+        for start in range(0, len(own), SLICE):
+            part = own[start : start + SLICE]
             losses = torch.nn.functional.cross_entropy(
-                logits.transpose(1, 2), targets, ignore_index=IGNORE, reduction="none"
+                logits[row, start : start + len(part)].float(), part, ignore_index=IGNORE, reduction="none"
             )
-            sums[rows] = -losses.double().sum(1).cpu().numpy()
+            sums[row] -= losses.double().sum()
     return sums
 
 

@@ -20,7 +20,7 @@ from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
 from qilin_lib.runs import locks
-from qilin_lib.train import children
+from qilin_lib.train import children, one_node
 
 PROGRESS = "QILIN-PROGRESS "
 # torchrun's default; a Slurm job gets a port of its own.
@@ -46,16 +46,19 @@ def check_gpus(parameters: Any) -> None:
 
 
 def check_compiler(parameters: Any) -> None:
-    """QilinError when DeepSpeed is to run on a CPU without a C++ compiler: it compiles its collectives when it starts
-    (op_builder/cpu/comm.py)."""
+    """QilinError when DeepSpeed has no C++ compiler for what it compiles when it starts: its collectives on a CPU
+    (op_builder/cpu/comm.py), the optimizer that it moves off the GPUs (DeepSpeedCPUAdam)."""
+    offloads = (parameters.deepspeed or "").endswith("_offload")
     # torch's builder takes CXX, or c++.
     compiler = os.environ.get("CXX", "c++")
-    if parameters.gpus == 0 and parameters.deepspeed and shutil.which(compiler) is None:
-        raise QilinError(
-            f"{parameters.notebook}: deepspeed = {parameters.deepspeed} on the CPU compiles its collectives when it "
-            f"starts, but there is no C++ compiler ('{compiler}') on PATH; nearest valid: deepspeed = null, or install "
-            "g++"
-        )
+    if shutil.which(compiler) or not parameters.deepspeed or (parameters.gpus and not offloads):
+        return
+    what = "on the CPU compiles its collectives" if parameters.gpus == 0 else "compiles its optimizer for the CPU"
+    other = "null" if parameters.gpus == 0 else parameters.deepspeed.removesuffix("_offload")
+    raise QilinError(
+        f"{parameters.notebook}: deepspeed = {parameters.deepspeed} {what} when it starts, but there is no C++ "
+        f"compiler ('{compiler}') on PATH; nearest valid: deepspeed = {other}, or install g++"
+    )
 
 
 def processes(parameters: Any) -> int:
@@ -64,7 +67,8 @@ def processes(parameters: Any) -> int:
 
 
 def command(parameters: Any, module: str, job: Path) -> list[str]:
-    """The exact command line that trains: `python -m module job`, under torchrun for more than one process.
+    """The exact command line that trains: `python -m module job`, under torchrun for more than one process (on one node
+    with sockets that no other machine reaches).
 
     Several nodes: inside a Slurm allocation this process, on the allocation's first node, starts one torchrun a node
     through srun; elsewhere MASTER_ADDR names the first node, and the same notebook is started on every node. `job`
@@ -73,18 +77,19 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
     """
     # DeepSpeed finds its only process through torchrun too; without, it looks for MPI.
     if processes(parameters) == 1 and not parameters.deepspeed:
-        return [sys.executable, "-m", module, str(job)]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes(parameters) // parameters.nodes}",
-    ]
+        return plain(module, job)
+    each = f"--nproc_per_node={processes(parameters) // parameters.nodes}"
     if parameters.nodes == 1:
-        return [*torchrun, "--standalone", "-m", module, str(job)]
+        return [sys.executable, "-m", one_node.__name__, each, "-m", module, str(job)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", each]
     before, host, port = _slurm(parameters) if _in_slurm() else ([], *_master(parameters))
     meeting = [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
     return [*before, *torchrun, *meeting, "-m", module, str(job)]
+
+
+def plain(module: str, job: Path) -> list[str]:
+    """The command line of one process, or of each of several that never talk to each other."""
+    return [sys.executable, "-m", module, str(job)]
 
 
 def _in_slurm() -> bool:
@@ -134,30 +139,21 @@ def dry_run(parameters: Any) -> None:
     raise SystemExit(0)
 
 
-def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
+def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1) -> None:
     """Run a child process; `show` gets one short line now and then. If it fails, QilinError names cause and log.
 
-    Nothing is left running, however this ends: an interrupt, a failure, or the death of the notebook's kernel.
+    With `workers` so many of them, which find RANK, LOCAL_RANK and WORLD_SIZE in their environment and never talk to
+    each other; the first one that fails takes the others down and is named. Nothing is left running, however this ends:
+    an interrupt, a failure, or the death of the notebook's kernel.
     """
-    environment = {
-        # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
-        # value stays.
-        "TORCHDYNAMO_DISABLE": "1",
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        # TRL's trainers look up the hub's address to report their use.
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    }
-    if gpus == 0:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environments = [environment := _environment(gpus)]
+    if workers > 1:
+        # On the CPU a core each, as torchrun has it.
+        common = {"OMP_NUM_THREADS": "1", **environment, "WORLD_SIZE": str(workers)}
+        environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
     earlier = log.stat().st_size if log.exists() else 0
-    with open(log, "a", encoding="utf-8") as handle, children.child(arguments, environment) as process:
-        for line in process.stdout or ():
+    with open(log, "a", encoding="utf-8") as handle, children.running(arguments, environments) as (output, started):
+        for line in output:
             if line.startswith(PROGRESS):
                 # print ends its line with a write of its own: what another rank says can come in between.
                 state, end = json.JSONDecoder().raw_decode(line, len(PROGRESS))
@@ -168,11 +164,49 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int) -> None:
             if line:
                 handle.write(line)
                 handle.flush()
-        code = process.wait()
-    if code:
+        codes = [process.wait() for process in started]
+    if failed := children.first_failure(codes):
+        rank, code = failed
         how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
         why = children.cause(log, earlier).replace(f"{QilinError.__module__}.{QilinError.__name__}: ", "")
-        raise QilinError(f"the process ended with {how}: {why} (whole log: {log})")
+        which = f"[rank{rank}]: " if workers > 1 else ""
+        raise QilinError(f"the process ended with {how}: {which}{why} (whole log: {log})")
+
+
+def _environment(gpus: int) -> dict[str, str]:
+    """The environment of a child that computes on the first `gpus` of the visible GPUs, or on the CPU."""
+    quiet = {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        # TRL's trainers look up the hub's address to report their use.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        first = [str(number) for number in range(gpus)] if visible is None else visible.split(",")[:gpus]
+        # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. Both names count.
+        growing = {} if "PYTORCH_ALLOC_CONF" in os.environ else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+        return {
+            **growing,
+            # torchrun says 1: an optimizer that DeepSpeed moved to the CPU would run on one thread.
+            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // gpus)),
+            **os.environ,
+            **quiet,
+            # A process that sees more GPUs than its own would split every batch over them (nn.DataParallel).
+            "CUDA_VISIBLE_DEVICES": ",".join(name.strip() for name in first),
+        }
+    return {
+        # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
+        # value stays.
+        "TORCHDYNAMO_DISABLE": "1",
+        **os.environ,
+        **quiet,
+        "CUDA_VISIBLE_DEVICES": "",
+        # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    }
 
 
 def _progress_text(state: dict[str, Any]) -> str:

@@ -18,6 +18,18 @@ SHOWN = 3
 CURE = "a lower learning_rate or a longer warmup_ratio"
 
 
+def full_precision(model: Any, parameters: Any) -> None:
+    """Make float32 of every weight that learns, unless DeepSpeed does: it keeps a float32 copy of its own.
+
+    AdamW loses an update below 1/256 of a bfloat16 weight to rounding; peft leaves `modules_to_save` in bfloat16, and
+    TRL's trainers cast the adapter of a quantised model to it when they are made. The frozen originals of
+    `modules_to_save`, DPO's reference, get the same precision: before step 1 both must compute the same.
+    """
+    for name, weight in model.named_parameters():
+        if not parameters.deepspeed and (weight.requires_grad or ".original_module." in name):
+            weight.data = weight.data.float()
+
+
 def guard(trainer: Any, weights: Path) -> None:
     """Make `trainer` look at every loss and gradient, and at its weights before a checkpoint and at the end.
 

@@ -36,6 +36,8 @@ def arithmetic(trainer: Any, job: SimpleNamespace) -> dict[str, Any]:
         "dtype": str(trainer.model.dtype),
         "autocast": trainer.accelerator.mixed_precision,
         "quantised": job.parameters.finetuning == "qlora",
+        # Their originals compute in the precision of the copies that learn.
+        "modules_to_save": job.parameters.modules_to_save,
         "attention": trainer.model.config._attn_implementation,
         "device": torch.cuda.get_device_name() if job.parameters.gpus else "cpu",
         "batch": trainer.args.per_device_eval_batch_size,

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,11 +24,13 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.adapters import load_trained, trained
+from qilin_lib.models.load import load_tokenizer
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.train import fit as shared
-from qilin_lib.train import reward, sampling, sft, steps
+from qilin_lib.train import job as jobs
+from qilin_lib.train import reward, sampling, sft
 from qilin_lib.train.launch import PROGRESS
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     for number in range(1, stage.parameters.rounds + 1):
         folder = stage.dir / "rejection" / f"round{number}"
         done.append(_round(stage, folder, number, weights, _about(number, show)))
-        weights = folder / "model"
+        weights = trained(folder)
     return {"rounds": done}
 
 
@@ -78,7 +79,7 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
         )
     if not (folder / "chosen.jsonl").exists():
         files.write_jsonl(folder / "chosen.jsonl", _chosen(folder, data))
-    facts = steps.run(
+    facts = jobs.train_step(
         stage,
         sft.__name__,
         folder,
@@ -103,8 +104,9 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
     if not (out / "facts.json").exists():
         drawn, counts = questions(data, stage.parameters.prompts, stage.parameters.seed, number)
         files.write_jsonl(asked, drawn)
-    paths = {"weights": weights, "reward": stage.dir / "reward" / "model", "questions": asked}
-    facts = steps.run(stage, __name__, out, stage.parameters.rejection, paths, show, round=number, questions=counts)
+    paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
+    more = {"scored": False, "apart": True, "round": number, "questions": counts}
+    facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, **more)
     for part in out.glob("*.part*"):
         part.unlink()
     return facts
@@ -158,7 +160,7 @@ def _chosen(folder: Path, data: Path) -> Iterator[Row]:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part, alone or one of many under torchrun: its share of answers, then of rewards, chunk by chunk.
+    """The child's part, alone or one of many: its share of answers, then of rewards, chunk by chunk.
 
     The policy is gone before the reward model comes. A chunk is the same whoever works on it, and is on disk as a whole
     or not at all; the first process waits for the others, and writes pool.jsonl, last of all facts.json.
@@ -223,8 +225,8 @@ def key(number: int, row: str, sample: int) -> str:
 
 def _writer(job: SimpleNamespace, device: str) -> Turn:
     """A chunk's answers from the policy, num_samples a question: [text, tokens] each."""
-    p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
-    model = load_model(job.paths.weights, p.dtype, device=device)
+    p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
+    model = load_trained(job.paths.policy, p.dtype, device)[0]
 
     def write(_: int, rows: list[Row]) -> list[list[Any]]:
         prompts = [
@@ -329,4 +331,4 @@ def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work)

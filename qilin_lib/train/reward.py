@@ -7,21 +7,20 @@ Ouyang et al. 2022 (arXiv 2203.02155). A reward is read at the end token of a wh
 
 from __future__ import annotations
 
-import gc
-import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import load_model, load_tokenizer, padding
+from qilin_lib.models.adapters import REWARD_TASK, is_adapter, load_trained, trained
+from qilin_lib.models.load import load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
-from qilin_lib.train import sft, steps
+from qilin_lib.train import job as jobs
+from qilin_lib.train import sft
 
 Pair = dict[str, list[int]]
 SIDES = ("chosen", "rejected")
@@ -30,22 +29,27 @@ SIDES = ("chosen", "rejected")
 def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """Train the reward model in a child process, into `reward/` of 08's folder; returns its facts.
 
-    It starts from 04_sft's merged weights. QilinError if ChiMed-DPO has no training pair, or if the training fails.
+    It starts from what 04_sft left. QilinError if ChiMed-DPO has no training pair, or if the training fails.
     """
     paths = {"weights": shared.weights_of(stage, "04_sft"), "data": stage.parent("01_build_chimed") / "dpo.jsonl"}
-    return steps.run(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
+    return jobs.train_step(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
 
 
-def load(folder: Path, dtype: str, device: str) -> Any:
-    """The reward model in `folder` (08_rlhf/reward/model), in evaluation mode.
+def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -> Any:
+    """The reward model in `folder` (what a training left in 08_rlhf/reward), in evaluation mode; `quantised` as in
+    `load_trained`.
 
     QilinError if the folder holds another kind of model: transformers would give it a head of random numbers.
     """
-    config = files.read_json(folder / "config.json")
-    kind = (config.get("architectures") or ["none"])[0]
-    if not kind.endswith("ForSequenceClassification"):
-        raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: 08_rlhf/reward/model")
-    return load_model(folder, dtype, device=device, rewards=True).eval()
+    if is_adapter(folder):
+        kind = files.read_json(folder / "adapter_config.json")["task_type"]
+    else:
+        kind = (files.read_json(folder / "config.json").get("architectures") or ["none"])[0]
+    if kind != REWARD_TASK and not kind.endswith("ForSequenceClassification"):
+        raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: what 08 left in reward/")
+    model = load_trained(folder, dtype, device, quantised, rewards=True)[0].eval()
+    _name_ends(model, padding(load_tokenizer(folder)))
+    return model
 
 
 def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
@@ -90,9 +94,17 @@ def score(model: Any, sequences: list[list[int]], batch_size: int) -> list[float
     return rewards
 
 
-prepare_model = partial(shared.prepare_model, rewards=True)
-"""(parameters, weights) -> (model, tokenizer). A tokenizer without a padding token pads with its end token:
-transformers then reads the reward at the last token before the end, in training and ever after."""
+def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
+    """(model, tokenizer). A tokenizer without a padding token pads with its end token: transformers then reads the
+    reward at the last token before the end, in training and ever after."""
+    model, tokenizer = shared.prepare_model(parameters, weights, rewards=True)
+    _name_ends(model, tokenizer)
+    return model, tokenizer
+
+
+def _name_ends(model: Any, tokenizer: Any) -> None:
+    """transformers finds the token that carries the reward by the padding token, and `score` ends a sequence."""
+    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair]) -> Any:
@@ -132,7 +144,7 @@ def _trainer_class() -> type:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, train, merge, then score held-out pairs with the saved model."""
+    """The child's part: tokenise, train; facts.json last."""
     parameters = job.parameters
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": []}
     for row in files.read_jsonl(job.paths.data):
@@ -148,29 +160,21 @@ def work(job: SimpleNamespace) -> None:
         "pairs_alike": sum(one["chosen_ids"] == one["rejected_ids"] for one in pairs),
         "pairs_heldout": len(rows["heldout"]),
     }
-    first = trainer.is_world_process_zero()
-    # The scoring loads another model; this one and its optimizer must be gone by then.
-    del trainer, model
-    gc.collect()
-    if first:
-        complete(job.out / "model")
-        scores = heldout(job, sft.spread(rows["heldout"], parameters.max_heldout))
-        files.write_json(job.out / "heldout.json", scores)
-        files.write_json(job.out / "facts.json", facts | summary(scores))
+    if trainer.is_world_process_zero():
+        files.write_json(job.out / "facts.json", facts)
 
 
-def complete(folder: Path) -> None:
-    """Give a saved reward model what transformers needs to find the token that carries the reward, and what `score`
-    needs to end a sequence: pad and end token, in config.json and tokenizer."""
-    tokenizer = padding(load_tokenizer(folder))
-    tokenizer.save_pretrained(folder)
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    files.write_json(folder / "config.json", files.read_json(folder / "config.json") | ends)
+def score_heldout(job: SimpleNamespace) -> None:
+    """Rewards of held-out pairs: heldout.json, and its summary in facts.json."""
+    rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "heldout"]
+    scores = heldout(job, sft.spread(rows, job.parameters.max_heldout))
+    files.write_json(job.out / "facts.json", files.read_json(job.out / "facts.json") | summary(scores))
+    files.write_json(job.out / "heldout.json", scores)
 
 
 def heldout(job: SimpleNamespace, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the merged model."""
-    folder = job.out / "model"
+    """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the model that was trained."""
+    folder = trained(job.out)
     model = load(folder, job.parameters.dtype, "cuda:0" if job.parameters.gpus else "cpu")
     tokenizer = load_tokenizer(folder)
     pairs = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
@@ -196,4 +200,4 @@ def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work, score_heldout)

@@ -5,7 +5,7 @@ methods that need no value model: RLOO (Ahmadian et al. 2024, arXiv 2402.14740: 
 reward of the other answers to the same question, the KL divergence from SFT is part of the reward) and GRPO (Shao et
 al. 2024, arXiv 2402.03300: rewards are normalised within the group, the KL divergence is part of the loss).
 
-The policy starts from SFT's merged weights; the reference is the same model with the adapter off. Answers are drawn by
+The policy starts from what SFT left, merged; the reference is the same model with the adapter off. Answers are drawn by
 `sampling.sample`, the sampler of rejection sampling, which is seeded by step and row: a training that was killed draws
 the same answers again. With top_p below 1 the answers come from the nucleus while the loss reads the whole
 distribution, as everywhere in TRL.
@@ -14,19 +14,19 @@ distribution, as everywhere in TRL.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import trained
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import Template
-from qilin_lib.train import dpo, launch, reward, sampling, steps
+from qilin_lib.train import dpo, launch, reward, sampling
 from qilin_lib.train import fit as shared
+from qilin_lib.train import job as jobs
 
 # One update a batch, so that no clipping ever acts; cut answers count like all others.
 COMMON = {"num_iterations": 1, "mask_truncated_completions": False, "top_k": 0, "disable_dropout": True}
@@ -40,16 +40,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
     """Train SFT's model with `method` on the questions of ChiMed-DPO in a child process; its facts, None for "none".
 
-    Writes rl/ in the stage folder: adapter/, model/, log.jsonl, facts.json. QilinError if the child fails.
+    Writes rl/ in the stage folder: adapter/ or model/, log.jsonl, facts.json. QilinError if the child fails.
     """
     if stage.parameters.method == "none":
         return None
     paths = {
         "weights": shared.weights_of(stage, "04_sft"),
-        "reward": stage.dir / "reward" / "model",
+        "reward": trained(stage.dir / "reward"),
         "data": stage.parent("01_build_chimed") / "dpo.jsonl",
     }
-    return steps.run(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show)
+    return jobs.train_step(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show, scored=False)
 
 
 def questions(
@@ -163,7 +163,8 @@ def work(job: SimpleNamespace) -> None:
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     # Before TRL's configuration: once a ZeRO-3 configuration exists, transformers would split the reward model too.
-    judge = reward.load(job.paths.reward, parameters.dtype, str(model.device))
+    # It stands beside the policy: on NF4 where the policy is.
+    judge = reward.load(job.paths.reward, parameters.dtype, str(model.device), parameters.finetuning == "qlora" or None)
     rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "train"]
     context = getattr(model.config, "max_position_embeddings", None) or math.inf
     asked, too_long = questions(rows, job.template, tokenizer, parameters, context)
@@ -202,4 +203,4 @@ def _counts(job: SimpleNamespace, asked: int, too_long: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work)

@@ -1,4 +1,4 @@
-"""What a finished training leaves: adapter/ (LoRA) and model/ (full weights, tokenizer, template)."""
+"""What a training leaves: adapter/ (LoRA, in float32) or model/ (full weights), with tokenizer and template."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.models import adapters
 from qilin_lib.models.load import load_tokenizer
+from qilin_lib.models.merge import rounded
 
 
 def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
-    """Write adapter/ and model/ below `job.out`; called by every process (ZeRO-3 gathers), written by the first.
+    """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first.
 
     Nothing is pickled: the trainer's own `save_model` would add training_args.bin. After this call DeepSpeed's
     configuration is forgotten: no further training step.
     """
     refuse_apart(trainer)
-    state = _whole_weights(trainer)
+    parameters = job.parameters
+    full = parameters.finetuning == "full"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = parameters.dtype if full else "float32"
+    state = trained_state(model, dtype, str(parameters.seed), trainer.is_deepspeed_enabled)
     _forget_deepspeed()
     if not trainer.is_world_process_zero():
         return
-    parameters = job.parameters
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if parameters.finetuning == "full":
-        _save_full(model, state, parameters.dtype, job.out / "model")
+    folder = job.out / ("model" if full else "adapter")
+    if full:
+        save_full(model, state, parameters.dtype, folder)
     else:
         # DPO's frozen reference is an adapter too, and no part of the result.
-        model.save_pretrained(job.out / "adapter", selected_adapters=["default"], state_dict=state)
-        adapters.describe(
-            job.out / "adapter", weights, parameters.finetuning == "qlora", parameters.dtype, job.template.sha256
-        )
-        adapters.merge(weights, job.out / "adapter", job.out / "model")
-    save_tokenizer(job, weights)
+        model.save_pretrained(folder, selected_adapters=["default"], state_dict=state)
+        quantised = parameters.finetuning == "qlora"
+        adapters.describe(folder, weights, quantised, parameters.dtype, job.template.sha256)
+    save_tokenizer(job, weights, folder)
 
 
-def save_tokenizer(job: SimpleNamespace, weights: Path) -> None:
-    """Write the tokenizer of `weights` into model/, with the template that the job trains with."""
+def save_tokenizer(job: SimpleNamespace, weights: Path, folder: Path) -> None:
+    """Write the tokenizer of `weights` into `folder`, with the template that the job trains with."""
     tokenizer = load_tokenizer(weights)
     # A base from elsewhere brings a chat template of its own, which this model was not trained with.
     tokenizer.chat_template = job.template.jinja(tokenizer.eos_token)
-    tokenizer.save_pretrained(job.out / "model")
+    tokenizer.save_pretrained(folder)
 
 
 def refuse_apart(trainer: Any) -> None:
@@ -61,13 +63,23 @@ def refuse_apart(trainer: Any) -> None:
         raise RuntimeError(f"the {len(sums)} processes trained apart: the norms of their weights are {sums.tolist()}")
 
 
-def _whole_weights(trainer: Any) -> dict[str, Any] | None:
-    """The weights by name on the first process. Under ZeRO-3 every process holds a part of each tensor, and what a
-    model saves by itself is empty (deepspeedai/DeepSpeed#3620): all processes must call this to gather them."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
-        return trainer.accelerator.get_state_dict(trainer.deepspeed)
-    return model.state_dict()
+def trained_state(model: Any, dtype: str, seed: str, deepspeed: bool = False) -> dict[str, Any]:
+    """The trained weights by name as they are stored (`merge.rounded`), on the CPU.
+
+    DeepSpeed trains a float32 copy, of which each process holds a part, and rounds it to the model's weights after
+    each step: the copy counts, and all processes must call this.
+    """
+    state = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            state[name] = rounded(_master(weight) if deepspeed else weight.detach().cpu(), dtype, seed + name)
+    return state
+
+
+def _master(weight: Any) -> Any:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return safe_get_full_fp32_param(weight).cpu()
 
 
 def _forget_deepspeed() -> None:
@@ -78,15 +90,10 @@ def _forget_deepspeed() -> None:
     unset_hf_deepspeed_config()
 
 
-def _save_full(model: Any, state: dict[str, Any], dtype: str, target: Path) -> None:
-    """Without DeepSpeed full training keeps fp32 weights for its optimizer; the result is in the asked-for dtype."""
-    import torch
-
-    cast: dict[tuple[int, Any], Any] = {}
-    for name, tensor in state.items():
-        # Tied weights stay tied: they are two names of one storage.
-        key = (tensor.data_ptr(), tensor.shape)
-        state[name] = cast.setdefault(key, tensor.to(getattr(torch, dtype)))
+def save_full(model: Any, state: dict[str, Any], dtype: str, target: Path) -> None:
+    """Write a model's weights, given by name as they are to be stored, and say their type in config.json."""
+    buffers = dict(model.named_buffers())
+    state = {name: one for name, one in model.state_dict().items() if name in buffers} | state
     model.save_pretrained(target, state_dict=state)
     config = files.read_json(target / "config.json")
     files.write_json(target / "config.json", config | {"dtype": dtype})

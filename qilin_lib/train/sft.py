@@ -6,11 +6,9 @@ With `one_stage` it starts from the base model and learns DCPT's documents too, 
 from __future__ import annotations
 
 import math
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +16,14 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.load import load_model
+from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins
 from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import fit as shared
+from qilin_lib.train import job as jobs
 from qilin_lib.train import one_stage
-from qilin_lib.train.heldout import label_count, sequence_logprobs
+from qilin_lib.train.heldout import label_count, measured
 
 # ids and labels, equally long: lists, or the two rows of an array.
 Example = tuple[Sequence[int], Sequence[int]]
@@ -36,7 +35,7 @@ def train(stage: Stage) -> dict[str, Any]:
     paths = {"weights": shared.weights_of(stage, "03_dcpt"), "data": chimed / "sft.jsonl"}
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
-    return shared.train_in_child(stage, __name__, paths)
+    return jobs.train_stage(stage, __name__, paths)
 
 
 def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
@@ -156,7 +155,7 @@ def make_trainer(
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, train, compare held-out assistant tokens before and after."""
+    """The child's part: tokenise, train; facts.json last."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     often = repeats([row["source"] for row in _split(job, "train")], parameters.source_weights, parameters.seed)
@@ -173,8 +172,12 @@ def work(job: SimpleNamespace) -> None:
         left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
         facts |= {"examples": len(training), "examples_left_out": left_out, "assistant_tokens": useful}
         facts |= {"sources": counts, **more}
-        files.write_json(job.out / "heldout.json", heldout(job, tokenizer))
         files.write_json(job.out / "facts.json", facts)
+
+
+def score(job: SimpleNamespace) -> None:
+    """Compare held-out assistant tokens before and after training: heldout.json."""
+    files.write_json(job.out / "heldout.json", heldout(job, load_tokenizer(job.paths.weights)))
 
 
 def with_passages(
@@ -220,19 +223,14 @@ def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
             "tokens": [label_count(labels) for _, labels in chosen[part]],
             "left_out": coded.count(None),
         }
-    device = "cuda:0" if job.parameters.gpus else "cpu"
-    for moment, weights in (("before", job.paths.weights), ("after", job.out / "model")):
-        model = load_model(weights, job.parameters.dtype, device=device)
-        for part, sequences in chosen.items():
-            result[part][moment] = sequence_logprobs(model, sequences).round(6).tolist()
-    return result
+    return measured(job, chosen, result)
 
 
 def spread(rows: list[Any], most: int | None) -> list[Any]:
     """At most `most` rows, evenly spaced: sft.jsonl is in order of sources, its head would be one source."""
-    count = min(len(rows), most or len(rows))
+    count = len(rows) if most is None else min(len(rows), most)
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
 if __name__ == "__main__":
-    work(shared.read_job(str(Path(sys.argv[1]))))
+    jobs.main(work, score)

@@ -76,7 +76,6 @@ def run_dir(
     judge, tokenizer = reward.prepare_model(parameters, tiny_model_dir)
     judge.save_pretrained(run / "08_rlhf" / "reward" / "model")
     tokenizer.save_pretrained(run / "08_rlhf" / "reward" / "model")
-    reward.complete(run / "08_rlhf" / "reward" / "model")
     return run
 
 

@@ -20,6 +20,7 @@ from qilin_lib.evaluate import run, store
 from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
+from qilin_lib.train import children
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -75,6 +76,25 @@ def test_batch_sizes_processes_and_a_kill_change_no_record(
     killed = make_stage("killed", batch_size=2, processes=1)
     assert _killed(killed, raw_dir, 1) and run.evaluate(killed, shown.append) == scores
     assert records(killed) == records(one)
+
+
+def test_workers_that_never_talk_are_plain_processes(
+    make_stage: Callable[..., Stage], shown: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """No torchrun, whose agents meet over an open port: each knows its rank and how many there are."""
+    started: list[tuple[list[str], dict[str, str]]] = []
+    real = subprocess.Popen
+
+    def watched(arguments: list[str], **how: Any) -> subprocess.Popen:
+        started.append((arguments, how["env"]))
+        return real(arguments, **how)
+
+    monkeypatch.setattr(children.subprocess, "Popen", watched)
+    stage = make_stage("apart", processes=2, benchmarks=["cmexam"], further_benchmarks=[], protocols=["fixed"])
+    run.evaluate(stage, shown.append)
+    assert [arguments[1:3] for arguments, _ in started] == [["-m", "qilin_lib.evaluate.worker"]] * 2
+    seen = [[env.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] for _, env in started]
+    assert seen == [["0", "0", "2"], ["1", "1", "2"]]
 
 
 @pytest.mark.extended

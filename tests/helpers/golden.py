@@ -17,6 +17,7 @@ from qilin_lib import files, params
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import dcpt, dpo, fit, sft
+from qilin_lib.train import job as jobs
 
 MODULES: dict[str, ModuleType] = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<reserved_102>", "<reserved_103>"]
@@ -113,7 +114,7 @@ def run(stage: str, paths: dict[str, Path], out: Path, parameters: SimpleNamespa
         "parameters": vars(parameters), "out": str(out), "template": "baichuan",
         "paths": {name: str(path) for name, path in paths.items()},
     })  # fmt: skip
-    MODULES[stage].work(fit.read_job(str(out / "job.json")))
+    MODULES[stage].work(jobs.read(str(out / "job.json")))
     return [row["loss"] for row in fit.read_log(out) if "loss" in row]
 
 

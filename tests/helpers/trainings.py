@@ -25,10 +25,12 @@ import pytest
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
 from qilin_lib.train import checkpoints, dcpt, dpo, fit, reward, rl, saving, sft
+from qilin_lib.train import job as jobs
 
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 LIBRARIES = ["torch", "datasets", "bitsandbytes", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
 MODULES = [module.__name__ for module in (dcpt, sft, dpo, reward, rl)]
+SCORES = {module.__name__: module.score for module in (dcpt, sft, dpo)} | {reward.__name__: reward.score_heldout}
 
 
 # --- what happens inside a child --------------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def child(job: str, module: str, fault: str = "", step: int = 0) -> None:
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
-    read = fit.read_job(job)
+    read = jobs.read(job)
     made = fit.log_callback
 
     def armed(out: Path) -> Any:
@@ -64,6 +66,8 @@ def child(job: str, module: str, fault: str = "", step: int = 0) -> None:
     elif fault:
         fit.log_callback = armed
     importlib.import_module(module).work(read)
+    if score := SCORES.get(module):
+        score(read)
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -146,7 +150,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
 
 
 def write_data(folder: Path, weights: Path, tokenizer: Any, sentences: Callable) -> dict[str, dict[str, Path]]:
-    """{notebook: {name: path}} as `fit.train_in_child` gives them to its child."""
+    """{notebook: {name: path}} as `job.train_stage` gives them to its child."""
     documents = tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"]
     pack(documents, 64, 3, 0).save(folder / "blocks.npy")
     files.write_jsonl(folder / "held.jsonl", [{"text": text} for text in sentences(4, 13)])

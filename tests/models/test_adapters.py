@@ -1,4 +1,4 @@
-"""Merging: the merged model is the model that was trained, also after QLoRA (peft#2321, trl#1193)."""
+"""What was trained is what is loaded, also after QLoRA (peft#2321, trl#1193); and what an adapter sits on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import add_lora, describe, described, merge, merged_model, weights_sha256
+from qilin_lib.models.adapters import add_lora, describe, described, load_trained, weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.merge import merge
 from qilin_lib.tokens.template import BAICHUAN
 
 # NF4 arithmetic is exact up to float32 rounding: the same dequantised weights, added in another order.
@@ -69,53 +70,68 @@ def greedy(model: Any, prompts: list[list[int]], tokens: int = 12) -> list[list[
 @pytest.mark.slow
 @pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"]])
 @pytest.mark.parametrize("quantised", [False, True])
-def test_merged_model_equals_the_adapted_one(
+def test_what_is_loaded_is_what_was_trained(
     quantised: bool, saved_whole: list[str], ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
     kind = "qlora" if quantised else "lora"
     parameters = training("03_dcpt", finetuning=kind, modules_to_save=saved_whole)
     model = adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised)
     trained = logits(model, ids)
-    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
-    whole = load_model(tmp_path / "model")
-    merged = logits(whole, ids)
+    whole, off = load_trained(tmp_path / "adapter", "float32")
+    again = logits(whole, ids)
     assert len(ids) >= 4
-    assert distance(merged, trained) <= (TOLERANCE if quantised else 1e-5)
-    assert distance(merged, logits(load_model(tiny_model_dir), ids)) > 0.1
-    assert (merged.argmax(-1) == trained.argmax(-1)).all()
-    # LLaMA-Factory#3096: what counts is what the merged model says.
+    assert distance(again, trained) <= (TOLERANCE if quantised else 1e-5)
+    with off():
+        before = logits(whole, ids)
+    assert distance(before, logits(load_model(tiny_model_dir, quantised=quantised), ids)) <= TOLERANCE
+    assert distance(again, before) > 0.1 and distance(logits(whole, ids), again) == 0
+    # LLaMA-Factory#3096: what counts is what the loaded model says.
     prompts = [row.tolist() for start in (0, 4, 8, 12) for row in ids[:4, start : start + 8]]
     assert len({tuple(prompt) for prompt in prompts}) == 16
     said = greedy(whole, prompts)
     assert said == greedy(model, prompts) and len({tuple(answer) for answer in said}) > 3
 
 
+@pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"]])
+def test_a_merged_adapter_is_the_model_that_was_trained(
+    saved_whole: list[str], ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
+) -> None:
+    parameters = training("03_dcpt", modules_to_save=saved_whole)
+    trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, False), ids)
+    survival = merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
+    assert distance(logits(load_model(tmp_path / "model"), ids), trained) <= 1e-5
+    assert survival.facts() == {"update_kept": 1.0}
+
+
 @pytest.mark.parametrize("quantised", [False, True])
-def test_bfloat16_merge_is_off_by_rounding_alone(
+def test_bfloat16_is_loaded_as_it_was_trained(
     quantised: bool, ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
-    """The sum of a weight and its adapter has eight bits; 2^-8 of the largest logit, over a few layers."""
+    """Layers round to eight bits; 2^-8 of the largest logit, over a few of them (training keeps norms in float32)."""
     parameters = training("03_dcpt", finetuning="qlora" if quantised else "lora")
     trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised, "bfloat16"), ids)
-    merged = logits(merged_model(tiny_model_dir, tmp_path / "adapter"), ids)
+    again = logits(load_trained(tmp_path / "adapter", "bfloat16")[0], ids)
     tolerance = 4 * 2**-8 * trained.abs().max().item()
-    assert distance(merged, trained) <= tolerance
+    assert distance(again, trained) <= tolerance
     top = trained.topk(2, -1).values
     clear = (top[..., 0] - top[..., 1]) > 2 * tolerance
     assert clear.float().mean() > 0.3
-    assert (merged.argmax(-1) == trained.argmax(-1))[clear].all()
+    assert (again.argmax(-1) == trained.argmax(-1))[clear].all()
 
 
-def test_qlora_merged_into_unquantised_weights_is_another_model(
+def test_a_merged_qlora_adapter_is_another_model_by_the_quantisation_error(
     ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
-    from peft import PeftModel
-
     parameters = training("03_dcpt", finetuning="qlora")
     trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, True), ids)
-    right = distance(logits(merged_model(tiny_model_dir, tmp_path / "adapter"), ids), trained)
-    unquantised = PeftModel.from_pretrained(load_model(tiny_model_dir), str(tmp_path / "adapter"))
-    assert distance(logits(unquantised.merge_and_unload(), ids), trained) > 100 * right
+    live = distance(logits(load_trained(tmp_path / "adapter", "float32")[0], ids), trained)
+    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
+    merged, unquantised = (
+        logits(load_model(tmp_path / "model"), ids),
+        load_trained(tmp_path / "adapter", "float32", quantised=False),
+    )
+    assert distance(merged, trained) > 100 * live
+    assert distance(merged, logits(unquantised[0], ids)) <= 1e-5
 
 
 def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
@@ -149,7 +165,7 @@ def test_one_changed_byte_is_another_base(changed: str, tiny_model_dir: Path, tm
 
 def test_an_adapter_that_names_no_base_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(QilinError, match=r"qilin\.json does not exist"):
-        merged_model(tiny_model_dir, tmp_path)
+        merge(tiny_model_dir, tmp_path, tmp_path / "model")
     with pytest.raises(QilinError, match=r"holds no \.safetensors"):
         describe(tmp_path, tmp_path, False, "float32", "0" * 64)
 

@@ -105,9 +105,9 @@ def test_logits_are_those_of_baichuan_s_own_arithmetic(
     assert difference(model, tensors, config) <= TOLERANCE
     assert difference(model, tensors, config, padded=False) <= TOLERANCE
     layers = config["num_hidden_layers"]
-    assert (report.layers, report.dropped, report.shards, report.dtype) == (layers, layers, shards, dtype)
+    assert (report.layers, report.dropped, report.shards, report.dtype) == (layers, layers, 1, dtype)
     assert report.parameters == model.num_parameters() == parameter_count(tmp_path / "llama")
-    assert len(list((tmp_path / "llama").glob("*.safetensors"))) == shards
+    assert len(list((tmp_path / "llama").glob("*.safetensors"))) == 1
     assert files.read_json(tmp_path / "llama" / "config.json")["dtype"] == dtype
 
 
@@ -145,6 +145,8 @@ from pathlib import Path
 import torch, transformers
 from safetensors.torch import save_file
 from qilin_lib.models import baichuan
+from qilin_lib.models import shards as written
+written.FILE_BYTES = int(sys.argv[2])
 def high(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 folder, config = Path(sys.argv[1]), baichuan.read_config(Path(sys.argv[1]))
 save_file({"warm": torch.zeros(8)}, folder / "warm.up")
@@ -168,10 +170,13 @@ def test_memory_stays_near_one_shard(kind: str, make: Callable) -> None:
         kind, 8, hidden_size=512, intermediate_size=1024, num_attention_heads=8, num_hidden_layers=16, vocab_size=512
     )
     shard = sum(tensor.nbytes for tensor in tensors.values()) / 8
-    ran = subprocess.run([sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", PEAK, str(folder), str(int(shard))], stdout=subprocess.PIPE, text=True, check=True
+    )
     peak, written = map(int, ran.stdout.split())
     assert written > 7.9 * shard > 100e6
-    assert peak < 4 * shard
+    # A file that is written can hold tensors of two that are read.
+    assert peak < 5 * shard
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -280,6 +285,7 @@ def test_half_a_conversion_is_never_taken_for_whole(
         save(*given, **named)
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr("qilin_lib.models.shards.FILE_BYTES", 300_000)
     assert main([str(source), str(target)]) == 2
     assert calls == [False, False] and [path.name for path in tmp_path.iterdir()] == ["source"]
     monkeypatch.undo()

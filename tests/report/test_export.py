@@ -69,20 +69,28 @@ class MadeUp:
         files.write_json(self.dir / path, value)
 
 
-def lora(base: Path, stage: Path, seed: int) -> None:
-    """A LoRA with weights that are not zero, and the model merged from it."""
+def lora(before: Path, stage: Path, seed: int) -> Path:
+    """A LoRA with weights that are not zero, on `before`, which is full weights or an adapter; its folder."""
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from qilin_lib.models.adapters import describe, merge
-    from qilin_lib.models.load import load_model
+    from qilin_lib.models.adapters import describe
+    from qilin_lib.models.load import load_model, load_tokenizer
+    from qilin_lib.models.merge import start
 
     settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    base, _ = start(before, stage / "start", False, [])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         get_peft_model(load_model(base), settings).save_pretrained(stage / "adapter")
     describe(stage / "adapter", base, False, "float32", BAICHUAN.sha256)
-    merge(base, stage / "adapter", stage / "model")
+    load_tokenizer(base).save_pretrained(stage / "adapter")
+    return stage / "adapter"
+
+
+def merge_of(stage: Path) -> str:
+    """sha256 of the weights that a stage started from."""
+    return files.sha256_file(next((stage / "start").glob("*/model.safetensors")))
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +112,9 @@ def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     before = tiny_model_dir
     for number, name in enumerate(("03_dcpt", "04_sft", "05_dpo")):
         run.begin(name)
-        lora(before, run.dir / name, number)
+        before = lora(before, run.dir / name, number)
         run.json(f"{name}/heldout.json", PAIRS if name == "05_dpo" else HELDOUT)
         run.finish(name, **facts(1_000_000 + number))
-        before = run.dir / name / "model"
     models = {name: {"accuracy": score(value)} for name, value in (("base", 10.0), ("sft", 27.9))}
     top = {"cmexam": models, "split": {"cmexam": "test"}, "cap": {"cmexam": 43}}
     run.json("06_eval/scores.json", {**top, "protocol": "fixed", "tokenisation": "char"})
@@ -149,15 +156,16 @@ def change(path: Path, *keys: str, to: Any) -> None:
 def test_the_model_is_the_manifest_s_and_loads(make: Callable[..., Path], run_dir: Path) -> None:
     import torch
 
+    from qilin_lib.models.adapters import load_trained
     from qilin_lib.models.load import load_model, load_tokenizer
 
     folder = make()
-    listed = {k: v["sha256"] for k, v in runs.read_manifest(run_dir, "04_sft")["outputs"].items() if k[:6] == "model/"}
-    assert {f"model/{p.name}" for p in folder.iterdir()} == {*listed, "model/README.md", "model/qilin.json"}
-    assert {name: files.sha256_file(folder / name[6:]) for name in listed} == listed
     ids = torch.tensor([[7, 8, 9]])
     with torch.no_grad():
-        assert torch.equal(load_model(folder)(ids).logits, load_model(run_dir / "04_sft" / "model")(ids).logits)
+        merged, live = load_model(folder), load_trained(run_dir / "04_sft" / "adapter", "float32")[0]
+        assert torch.allclose(merged(ids).logits, live(ids).logits, atol=1e-5)
+    # The next stage starts from exactly this model.
+    assert merge_of(run_dir / "05_dpo") == files.sha256_file(folder / "model.safetensors")
     tokenizer = load_tokenizer(folder)
     asked = [{"role": "user", "content": "头痛"}]
     ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
@@ -168,7 +176,7 @@ def test_the_adapter_on_the_named_base_is_the_merged_model(make: Callable[..., P
     import torch
     from peft import PeftModel
 
-    from qilin_lib.models.adapters import merged_model
+    from qilin_lib.models.adapters import described
     from qilin_lib.models.load import load_model
 
     adapter, base, merged = make(adapter=True), make("dcpt", "base"), make(name="merged")
@@ -182,7 +190,7 @@ def test_the_adapter_on_the_named_base_is_the_merged_model(make: Callable[..., P
     with torch.no_grad():
         both = PeftModel.from_pretrained(load_model(base), str(adapter))(ids).logits
         assert torch.allclose(both, load_model(merged)(ids).logits, atol=1e-5)
-        assert torch.allclose(both, merged_model(base, adapter)(ids).logits, atol=1e-5), "its own note still fits"
+        assert described(base, adapter)["quantised"] is False, "its own note still fits"
         assert not torch.allclose(both, load_model(base)(ids).logits, atol=1e-2)
     assert front(adapter)["library_name"] == "peft" and "lora" in front(adapter)["tags"]
     assert {"tokenizer.json", "chat_template.jinja", "adapter_config.json"} <= {p.name for p in adapter.iterdir()}
@@ -248,7 +256,11 @@ def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir
 
 
 def test_a_one_stage_model_names_neither_dcpt_nor_its_weights(make: Callable[..., Path], run_dir: Path) -> None:
-    change(run_dir / "04_sft" / "manifest.json", "facts", "one_stage", to={"passages": {}})
+    manifest = run_dir / "04_sft" / "manifest.json"
+    change(manifest, "facts", "one_stage", to={"passages": {}})
+    # It starts from full weights, so it merges none.
+    outputs = {k: v for k, v in files.read_json(manifest)["outputs"].items() if not k.startswith("start/")}
+    change(manifest, "outputs", to=outputs)
     text, base = readme(make(adapter=True)), files.read_json(make(name="again", adapter=True) / "qilin.json")["base"]
     assert "\n# tiny 123K + one-stage SFT\n" in text and "- Training: one-stage SFT (" in text
     assert base["stage"] == "02_tokenize" and "BASE_FOLDER: the base model `tiny`" in text
@@ -299,7 +311,7 @@ def test_scores_of_other_weights_are_not_shown(make: Callable[..., Path], run_di
     assert "Not evaluated in this run" in text and "27.9" not in text
 
 
-@pytest.mark.parametrize("file", ["model/model.safetensors", "model/config.json", "heldout.json"])
+@pytest.mark.parametrize("file", ["adapter/adapter_model.safetensors", "adapter/qilin.json", "heldout.json"])
 def test_a_damaged_file_is_named_and_nothing_is_left(make: Callable[..., Path], run_dir: Path, file: str) -> None:
     path = run_dir / "04_sft" / file
     content = bytearray(path.read_bytes())
@@ -311,14 +323,14 @@ def test_a_damaged_file_is_named_and_nothing_is_left(make: Callable[..., Path], 
 
 
 def test_a_lost_file_is_named(make: Callable[..., Path], run_dir: Path) -> None:
-    (run_dir / "04_sft" / "model" / "model.safetensors").unlink()
+    (run_dir / "04_sft" / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(QilinError, match="model.safetensors is gone, .* run notebooks/04_sft.ipynb again"):
         make()
 
 
 def test_a_file_that_no_manifest_lists_stays_behind(make: Callable[..., Path], run_dir: Path) -> None:
-    (run_dir / "04_sft" / "model" / "notes.txt").write_text("private", encoding="utf-8")
-    assert not (make() / "notes.txt").exists()
+    (run_dir / "04_sft" / "adapter" / "notes.txt").write_text("private", encoding="utf-8")
+    assert not (make(adapter=True) / "notes.txt").exists()
 
 
 def test_unfinished_and_stale_stages_name_the_notebook(make: Callable[..., Path], run_dir: Path) -> None:
@@ -348,10 +360,10 @@ def test_a_template_that_is_no_longer_in_the_code_is_refused(make: Callable[...,
 def test_a_foreign_chat_template_is_replaced_by_the_trained_one(make: Callable[..., Path], run_dir: Path) -> None:
     from qilin_lib.models.load import load_tokenizer
 
-    model, path = run_dir / "04_sft" / "model", run_dir / "04_sft" / "manifest.json"
+    model, path = run_dir / "04_sft" / "adapter", run_dir / "04_sft" / "manifest.json"
     (model / "chat_template.jinja").write_text("{{ 'foreign' }}", encoding="utf-8")
     changed = files.sha256_file(model / "chat_template.jinja")
-    change(path, "outputs", "model/chat_template.jinja", "sha256", to=changed)
+    change(path, "outputs", "adapter/chat_template.jinja", "sha256", to=changed)
     folder = make()
     tokenizer = load_tokenizer(folder)
     assert tokenizer.apply_chat_template([{"role": "user", "content": "痛"}], tokenize=False) == "<reserved_102>痛"

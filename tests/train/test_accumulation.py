@@ -63,7 +63,7 @@ def ends(weights: Path, data: dict, tmp_path: Path) -> Callable[..., list[tuple[
                 learning_rate=0.001,
             )  # fmt: skip
             losses = run(stage, {"weights": weights, **data[stage]}, out, parameters)
-            found.append((losses, load_file(out / "model" / "model.safetensors")))
+            found.append((losses, load_file(next(out.glob("*/*model.safetensors")))))
         return found
 
     return make

@@ -15,11 +15,13 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.models.adapters import load_trained
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Finetune
 from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import baseline, launch, sft
+from qilin_lib.train import job as jobs
 from qilin_lib.train.fit import read_log
 
 pytestmark = pytest.mark.slow
@@ -81,8 +83,10 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
 
     def run(command: list[str], log: Path, show: Any, gpus: int) -> None:
-        started.append(command[-1])
-        baseline.work(baseline.shared.read_job(command[-1]))
+        path, *phases = command[3:]
+        started.append(path)
+        for phase in phases:
+            jobs.run_phase(phase, path, baseline.work, None)
 
     monkeypatch.setattr(launch, "run", run)
     return started
@@ -126,17 +130,15 @@ def test_lora_on_cmexam_learns_the_form_in_a_child_process(
     assert len(losses) == 100 and losses[-1] < 0.6 * losses[0]
     assert said[-1].startswith("training LLaMA-CMExam: step 100/100")
     tokenizer = load_tokenizer(model)
-    backend = TransformersBackend(load_model(model), tokenizer, PLAIN, 4, "cpu")
+    backend = TransformersBackend(load_trained(model, "float32")[0], tokenizer, PLAIN, 4, "cpu")
     questions = [exam(number)["messages"][0]["content"] for number in (0, 1, 2, 20)]
     answers = backend.generate(asked(questions, tokenizer), 48)
     untaught = TransformersBackend(load_model(tiny_model_dir), tokenizer, PLAIN, 4, "cpu")
     # How far a tiny model gets beyond the opening depends on the machine's arithmetic; the base does not open so.
     assert all(OPENING.match(answer) for answer in answers), answers
     assert not any(OPENING.match(answer) for answer in untaught.generate(asked(questions, tokenizer), 48))
-    # Merged: an ordinary model of other weights than the base, and the adapter beside it.
-    before, after = load_model(tiny_model_dir).state_dict(), backend.model.state_dict()
-    assert set(before) == set(after) and any((before[name] != after[name]).any() for name in before)
-    assert (model.parent / "adapter" / "adapter_model.safetensors").exists()
+    # The adapter is live, on the weights that it was trained on.
+    assert model.name == "adapter" and any("lora_" in name for name, _ in backend.model.named_parameters())
     facts = files.read_json(model.parent / "facts.json")
     assert (facts["template"], facts["examples"], facts["steps_done"]) == ("plain", 20, 100)
     assert facts["sources"]["cmexam"] | {"used": 20, "too_long": 0} == facts["sources"]["cmexam"]
@@ -148,8 +150,8 @@ def test_the_same_training_gives_the_same_weights(
 ) -> None:
     trained_here(monkeypatch)
     few = spec("huatuo", max_steps=2, lora_dropout=0.05)
-    first, second = (baseline.finetune(stage, name, few, PLAIN, tiny_model_dir, silent) for name in ("a", "b"))
-    assert files.sha256_file(first / "model.safetensors") == files.sha256_file(second / "model.safetensors")
+    both = [baseline.finetune(stage, name, few, PLAIN, tiny_model_dir, silent) for name in ("a", "b")]
+    assert len({files.sha256_file(folder / "adapter_model.safetensors") for folder in both}) == 1
 
 
 def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
@@ -195,7 +197,7 @@ def test_a_gpt2_learns_to_answer(
     tokenizer.save_pretrained(tmp_path / "gpt2")
     given = spec("huatuo", finetuning="full", max_steps=60, learning_rate=3e-3)
     model = baseline.finetune(stage, "GPT2", given, PLAIN, tmp_path / "gpt2", silent)
-    backend = TransformersBackend(load_model(model), load_tokenizer(model), PLAIN, 4, "cpu")
+    backend = TransformersBackend(load_trained(model, "float32")[0], load_tokenizer(model), PLAIN, 4, "cpu")
     answers = backend.generate(asked(["胃痛3周怎么办", "头痛"], backend.tokenizer), 32)
     assert answers == ["可以服用奥美拉唑。", "多喝水"]
     before, after = load_model(tmp_path / "gpt2"), backend.model

@@ -63,3 +63,33 @@ def test_a_misspelt_module_is_found_before_anything_starts(stage: Callable, note
         checks.check(asked)
     asked.parameters.finetuning = "full"
     checks.check(asked)
+
+
+@pytest.mark.parametrize(
+    ("layers", "overrides", "refused"),
+    [
+        (40, {"deepspeed": "zero3"}, True),
+        (40, {"deepspeed": "zero3_offload"}, True),
+        (40, {"deepspeed": "zero2"}, False),
+        (32, {"deepspeed": "zero3"}, False),
+        (32, {"deepspeed": "zero3", "dtype": "float32"}, True),
+    ],
+)
+def test_zero3_is_refused_where_a_card_cannot_hold_the_whole_model(
+    stage: Callable, tiny_model_dir: Path, tmp_path: Path, layers: int, overrides: dict[str, Any], refused: bool
+) -> None:
+    """Each process loads all weights before DeepSpeed splits them: LLaMA's 13B in bfloat16 are 24 GiB, 7B are 12.6."""
+    width, inner = {40: (5120, 13824), 32: (4096, 11008)}[layers]
+    asked = stage("03_dcpt", ["train"], [], **{"finetuning": "full", "gpus": 8, "dtype": "bfloat16"} | overrides)
+    shape = files.read_json(tiny_model_dir / "config.json") | {"num_hidden_layers": layers, "vocab_size": 32000}
+    shape |= {"hidden_size": width, "intermediate_size": inner, "head_dim": 128}
+    shape |= dict.fromkeys(("num_attention_heads", "num_key_value_heads"), layers)
+    files.write_json(tmp_path / "big" / "config.json", shape)
+    files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tmp_path / "big")})
+    if not refused:
+        assert checks.check(asked) is None
+        return
+    with pytest.raises(
+        QilinError, match=rf"03_dcpt: deepspeed: {overrides['deepspeed']}: .*GiB.*nearest valid: .*zero2"
+    ):
+        checks.check(asked)

@@ -160,29 +160,77 @@ def test_another_job_s_processes_are_left_alone(tmp_path: Path) -> None:
         other.wait()
 
 
-def test_the_child_dies_with_its_notebook(tmp_path: Path) -> None:
-    """kill -9 of a kernel: no `finally` runs, so Linux must end the child."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_child_dies_with_its_notebook(tmp_path: Path, workers: int) -> None:
+    """kill -9 of a kernel: no `finally` runs, so Linux must end the child, or every worker."""
     pids = tmp_path / "pids"
-    inner = f"import os, time; open({str(pids)!r}, 'w').write(str(os.getpid())); time.sleep(40)"
+    inner = f"import os, time; open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(40)"
     outer = f"""
     import sys
     from pathlib import Path
     from qilin_lib.train import children, launch
-    launch.run([sys.executable, "-c", {inner!r}], Path({str(tmp_path / "train.log")!r}), print, 0)
+    launch.run([sys.executable, "-c", {inner!r}], Path({str(tmp_path / "train.log")!r}), print, 0, {workers})
     """
     kernel = subprocess.Popen(child(outer))
     deadline = time.time() + 30
-    while not (pids.exists() and pids.read_text(encoding="utf-8")):
+    while not pids.exists() or len(numbers := pids.read_text(encoding="utf-8").split()) < workers:
         assert kernel.poll() is None and time.time() < deadline, "the child did not start"
         time.sleep(0.05)
-    number = int(pids.read_text(encoding="utf-8"))
-    assert is_alive(number)
+    assert all(is_alive(int(number)) for number in numbers)
     kernel.kill()
     kernel.wait()
     deadline = time.time() + 5
-    while is_alive(number) and time.time() < deadline:
+    while any(is_alive(int(number)) for number in numbers) and time.time() < deadline:
         time.sleep(0.05)
-    assert not is_alive(number)
+    assert not any(is_alive(int(number)) for number in numbers)
+
+
+# --- workers that never talk to each other ----------------------------------------------------------------------------
+
+# All three write their numbers down; the first one reports when they have, then rank 1 does `then`.
+WORKERS = """
+import os, time
+from pathlib import Path
+out, rank = Path({out!r}), os.environ["RANK"]
+assert (os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]) == (rank, "3")
+(out / ("pid" + rank)).write_text(str(os.getpid()))
+while len(list(out.glob("pid?"))) < 3 or any(not path.read_text() for path in out.glob("pid?")):
+    time.sleep(0.02)
+if rank == "0":
+    print('QILIN-PROGRESS {{"text": "all are there"}}', flush=True)
+if rank == "1":
+    {then}
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [
+        ('raise ValueError("no such item")', r"exit code 1: \[rank1\]: ValueError: no such item \(whole log: "),
+        ("os.kill(os.getpid(), 9)", r"signal 9 \(Killed\): \[rank1\]: "),
+    ],
+)
+def test_a_worker_that_fails_is_named_and_takes_the_others_down(tmp_path: Path, then: str, expected: str) -> None:
+    started, shown = time.time(), []
+    with pytest.raises(QilinError, match=rf"the process ended with {expected}"):
+        launch.run(child(WORKERS.format(out=str(tmp_path), then=then)), tmp_path / "log", shown.append, 0, workers=3)
+    assert time.time() - started < 30 and shown == ["all are there"]
+    assert not any(is_alive(int(path.read_text(encoding="utf-8"))) for path in tmp_path.glob("pid?"))
+
+
+def test_an_interrupt_leaves_no_worker(tmp_path: Path) -> None:
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(child(WORKERS.format(out=str(tmp_path), then="pass")), tmp_path / "log", stop, 0, workers=3)
+    assert not any(is_alive(int(path.read_text(encoding="utf-8"))) for path in tmp_path.glob("pid?"))
+
+
+def test_workers_that_all_end_well_are_no_failure(tmp_path: Path) -> None:
+    launch.run(child('import os\nprint(os.environ["RANK"])'), tmp_path / "log", print, 0, workers=3)
+    assert sorted((tmp_path / "log").read_text(encoding="utf-8").split()) == ["0", "1", "2"]
 
 
 # --- two ranks under torchrun -----------------------------------------------------------------------------------------

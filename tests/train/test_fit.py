@@ -11,7 +11,8 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.template import PLAIN
-from qilin_lib.train.fit import arguments, log_callback, prepare_model, read_job, read_log
+from qilin_lib.train import job as jobs
+from qilin_lib.train.fit import arguments, log_callback, prepare_model, read_log
 
 
 def test_later_row_of_a_step_counts(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_job_file_comes_back_typed(training: Callable, tmp_path: Path) -> None:
     parameters = training("04_sft")
     written = {"parameters": vars(parameters), "out": "/o", "template": "plain", "paths": {"data": "/d/sft.jsonl"}}
     files.write_json(tmp_path / "job.json", written)
-    job = read_job(str(tmp_path / "job.json"))
+    job = jobs.read(str(tmp_path / "job.json"))
     assert job.parameters == parameters and job.template is PLAIN
     assert job.out == Path("/o") and job.paths.data == Path("/d/sft.jsonl")
 

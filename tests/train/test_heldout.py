@@ -80,3 +80,27 @@ def test_no_document_is_no_sequence(tiny_tokenizer: Any) -> None:
     except IndexError as reason:
         found = reason
     assert found == []
+
+
+def test_scoring_holds_a_slice_of_the_logits_in_float32(tiny_model_dir: Path, tiny_tokenizer: Any) -> None:
+    """Of 8 x 2047 tokens and 64,000 words they would be 4 GB, twice."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    model = load_model(tiny_model_dir, "bfloat16")
+    words, largest = model.config.vocab_size, 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            for one in result if isinstance(result, tuple) else (result,):
+                if isinstance(one, torch.Tensor) and one.dtype == torch.float32 and words in one.shape:
+                    largest = max(largest, one.numel() // words)
+            return result
+
+    sequences = documents(["患者咳嗽发热三天。" * 160] * 16, tiny_tokenizer, 400)
+    assert min(len(ids) for ids, _ in sequences) == 400
+    with Largest():
+        sequence_logprobs(model, sequences)
+    assert 0 < largest <= 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,11 +10,13 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
 
 from qilin_lib.errors import QilinError
@@ -57,12 +60,12 @@ def test_one_process_is_a_plain_child(gpus: int) -> None:
 def test_deepspeed_s_only_process_is_under_torchrun() -> None:
     """A bare child ends in "No module named 'mpi4py'"."""
     command = launch.command(wanted(1, deepspeed="zero2_offload"), "m", JOB)
-    assert command[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node=1", "--standalone"]
+    assert command[1:4] == ["-m", "qilin_lib.train.one_node", "--nproc_per_node=1"]
 
 
 def test_eight_gpus_are_torchrun_on_one_machine() -> None:
     assert launch.command(wanted(8), "qilin_lib.train.dpo", JOB) == [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=8", "--standalone"),
+        *(sys.executable, "-m", "qilin_lib.train.one_node", "--nproc_per_node=8"),
         *("-m", "qilin_lib.train.dpo", "run/job.json"),
     ]
 
@@ -79,7 +82,6 @@ def test_two_nodes_meet_at_the_master_s_address(monkeypatch: pytest.MonkeyPatch,
     command = launch.command(wanted(gpus, 2), "qilin_lib.train.dpo", JOB)
     assert command[:4] == [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={gpus}"]
     assert command[4:7] == ["--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=node7:4321"]
-    assert "--standalone" not in command
     assert command[7:] == ["-m", "qilin_lib.train.dpo", "run/job.json"]
 
 
@@ -109,7 +111,7 @@ def test_other_nodes_than_slurm_gave_are_refused(slurm: None, nodes: int) -> Non
 
 def test_one_node_needs_no_srun_in_slurm(slurm: None) -> None:
     assert launch.command(wanted(1), "m", JOB) == [sys.executable, "-m", "m", "run/job.json"]
-    assert "--standalone" in launch.command(wanted(8), "m", JOB)
+    assert "qilin_lib.train.one_node" in launch.command(wanted(8), "m", JOB)
 
 
 # --- dry run ----------------------------------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    assert "--nproc_per_node=8 --standalone -m qilin_lib.train.dpo" in cells[-2].outputs[0].text
+    assert "--nproc_per_node=8 -m qilin_lib.train.dpo" in cells[-2].outputs[0].text
     assert cells[-1].execution_count is None and cells[-1].outputs == []
 
 
@@ -282,10 +284,133 @@ def test_the_log_of_an_earlier_attempt_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "train.log").read_text(encoding="utf-8") == "first\nsecond\n"
 
 
-@pytest.mark.parametrize(("gpus", "seen"), [(0, "''"), (1, "'0,1'")])
-def test_the_cpu_hides_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, seen: str) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    source = 'import os\nprint(repr(os.environ["CUDA_VISIBLE_DEVICES"]))'
-    launch.run(child(source), tmp_path / "train.log", print, gpus=gpus)
-    assert (tmp_path / "train.log").read_text(encoding="utf-8").strip() == seen
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+# --- the environment of a child ---------------------------------------------------------------------------------------
+
+TUNED = ("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "TORCHDYNAMO_DISABLE",
+         "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """`seen(gpus, **set)`: what a child finds of `TUNED` when the user has set only `set`."""
+
+    def run(gpus: int, **chosen: str) -> dict[str, str]:
+        for name in TUNED:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in chosen.items():
+            monkeypatch.setenv(name, value)
+        source = f"import json, os\nprint(json.dumps({{n: os.environ[n] for n in {TUNED} if n in os.environ}}))"
+        launch.run(child(source), tmp_path / "train.log", print, gpus)
+        assert {name: os.environ[name] for name in TUNED if name in os.environ} == chosen, "the notebook's own"
+        return json.loads((tmp_path / "train.log").read_text(encoding="utf-8").splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "given"),
+    [
+        (0, None, ""),
+        (0, "0,1", ""),
+        (1, None, "0"),
+        (3, None, "0,1,2"),
+        (1, "0,1", "0"),
+        (2, "5, 3,1", "5,3"),
+        (1, "GPU-8a56,MIG-77cd", "GPU-8a56"),
+        (2, "1,2", "1,2"),
+    ],
+)
+def test_a_child_sees_the_first_gpus_and_no_other(seen: Callable, gpus: int, visible: str | None, given: str) -> None:
+    """One process that sees two GPUs would split every batch over both (nn.DataParallel)."""
+    chosen = {"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {}
+    assert seen(gpus, **chosen)["CUDA_VISIBLE_DEVICES"] == given
+
+
+def test_on_gpus_memory_can_grow_and_each_process_has_its_share_of_the_cores(seen: Callable) -> None:
+    cores = len(os.sched_getaffinity(0))
+    for gpus in (1, 2, 4096):
+        found = seen(gpus)
+        assert found["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+        assert found["OMP_NUM_THREADS"] == str(max(1, cores // gpus))
+        assert found.keys() <= {"CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS"}
+
+
+def test_on_the_cpu_nothing_compiles_and_pages_are_kept(seen: Callable) -> None:
+    assert seen(0) == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHDYNAMO_DISABLE": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    }
+
+
+def test_what_the_user_has_set_stays(seen: Callable) -> None:
+    own = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64", "OMP_NUM_THREADS": "3", "TORCHDYNAMO_DISABLE": "0"}
+    assert seen(1, **own) == own | {"CUDA_VISIBLE_DEVICES": "0"}
+    assert seen(0, **own)["TORCHDYNAMO_DISABLE"] == "0"
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in seen(1, PYTORCH_ALLOC_CONF="max_split_size_mb:64"), "it would come first"
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_a_user_s_own_kernel_loses_the_compiler_only_without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
+    import torch
+
+    from qilin_lib.models.load import quiet_libraries
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    quiet_libraries()
+    assert os.environ.get("TORCHDYNAMO_DISABLE") == (None if cuda else "1")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+def test_an_optimizer_that_is_offloaded_needs_a_compiler_on_a_gpu_host_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    launch.check_compiler(wanted(1, deepspeed="zero2"))
+    said = ""
+    try:
+        launch.check_compiler(wanted(1, deepspeed="zero2_offload"))
+    except QilinError as error:
+        said = str(error)
+    assert re.search(
+        r"zero2_offload .*no C\+\+ compiler \('c\+\+'\).*nearest valid: deepspeed = zero2, or install", said
+    )
+
+
+# --- what listens -----------------------------------------------------------------------------------------------------
+
+MEET = """
+import os, time
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+dist.all_reduce(torch.ones(1))
+os.write(1, b"met\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_node_listen_on_loopback_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's store and the processes' own sockets: whoever reaches them could end the training, or worse."""
+    (tmp_path / "meet.py").write_text(MEET, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    command = launch.command(wanted(0, nproc_per_node=2), "meet", JOB)
+    agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        met = 0
+        for line in agent.stdout:
+            if (met := met + line.count("met")) == 2:
+                break
+        family = [psutil.Process(agent.pid), *psutil.Process(agent.pid).children(recursive=True)]
+        open_ports = [one.laddr.ip for process in family for one in process.net_connections("inet")
+                      if one.status == psutil.CONN_LISTEN]  # fmt: skip
+    finally:
+        agent.terminate()
+        agent.wait(30)
+    assert met == 2 and len(family) == 3 and len(open_ports) >= 3
+    assert {ip.removeprefix("::ffff:") for ip in open_ports} <= {"127.0.0.1", "::1"}

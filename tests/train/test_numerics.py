@@ -160,3 +160,27 @@ def test_a_checkpoint_that_holds_no_numbers_is_not_gone_on_from(job: Callable, t
     checkpoints.seal(newest)
     said = outcome("03_dcpt", job("03_dcpt", save_steps=2, max_steps=8))
     assert said.startswith("QilinError: ") and "checkpoint-4" in said and "lora_" in said and "delete" in said
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_spike_is_an_alarm_that_names_its_step(what: str, job: Callable, tmp_path: Path, monkeypatch: Any) -> None:
+    """A loss, or a gradient alone, that jumps to many times its usual size; the training goes on and says so."""
+    from transformers import Trainer
+
+    usual = Trainer.compute_loss
+
+    def jumping(self: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        loss = usual(self, model, inputs, *args, **more)
+        if self.state.global_step == 9:
+            return loss * 50 if what == "loss" else loss.detach() + 50 * (loss - loss.detach())
+        return loss
+
+    assert outcome("04_sft", job("04_sft", max_steps=12)) == "finished"
+    assert files.read_json(tmp_path / "facts.json").get("alarms") == []
+    monkeypatch.setattr(Trainer, "compute_loss", jumping)
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    (tmp_path / "log.jsonl").unlink()
+    assert outcome("04_sft", job("04_sft", max_steps=12)) == "finished"
+    raised = files.read_json(tmp_path / "facts.json").get("alarms", [])
+    assert any(sentence.startswith(f"Step 10: the {what}") for sentence in raised), raised
+    assert all("Step 10: " in sentence for sentence in raised)

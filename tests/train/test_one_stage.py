@@ -23,6 +23,7 @@ from qilin_lib.tokens import corpus
 from qilin_lib.tokens.pack import load_blocks
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
 from qilin_lib.train import checkpoints, fit, one_stage, sft
+from qilin_lib.train import job as jobs
 
 
 def limits(max_length: int = 200, source: int = 60, target: int = 60) -> SimpleNamespace:
@@ -274,7 +275,7 @@ def test_the_profile_is_smoke_but_for_the_arms() -> None:
 @pytest.mark.parametrize(("priority", "start"), [(None, "03_dcpt"), (8.0, "02_tokenize")])
 def test_one_stage_starts_from_the_base_model(priority: float | None, start: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(fit, "weights_of", lambda stage, parent: Path(parent))
-    monkeypatch.setattr(fit, "train_in_child", lambda stage, module, paths: paths)
+    monkeypatch.setattr(jobs, "train_stage", lambda stage, module, paths: paths)
     parameters = SimpleNamespace(one_stage=priority and OneStage(priority=priority))
     paths = sft.train(SimpleNamespace(parameters=parameters, parent=Path))
     assert paths["weights"] == Path(start) and ("chimed" in paths) == bool(priority)
@@ -348,6 +349,6 @@ def test_a_stopped_training_ends_where_the_other_one_ends(job: SimpleNamespace, 
     sft.work(stopped)
     facts = [files.read_json(each.out / "facts.json") for each in (whole, stopped)]
     assert facts[1]["resumed_from"] == "checkpoint-2" and facts[0]["one_stage"] == facts[1]["one_stage"]
-    weights = [(each.out / "model" / "model.safetensors").read_bytes() for each in (whole, stopped)]
+    weights = [(each.out / "adapter" / "adapter_model.safetensors").read_bytes() for each in (whole, stopped)]
     losses = [[row["loss"] for row in fit.read_log(each.out) if "loss" in row] for each in (whole, stopped)]
     assert losses[0] == losses[1] and weights[0] == weights[1] and len(losses[0]) == facts[0]["steps_done"] > 3

@@ -18,7 +18,8 @@ from qilin_lib import files, params, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import fit, launch, rejection, reward, sampling, sft
+from qilin_lib.train import job as jobs
+from qilin_lib.train import launch, rejection, reward, sampling, sft
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +75,6 @@ def judge_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     torch.nn.init.normal_(model.score.weight, std=0.5)
     model.save_pretrained(folder)
     load_tokenizer(tiny_model_dir).save_pretrained(folder)
-    reward.complete(folder)
     return folder
 
 
@@ -99,13 +99,15 @@ def make_stage(corpus: list, judge_dir: Path, tiny_model_dir: Path, tmp_path: Pa
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """Children run here; the list names their modules, and the weights that they start from."""
     ran: list[tuple[str, Path]] = []
-    works = {module.__name__: module.work for module in (rejection, sft)}
+    works = {rejection.__name__: (rejection.work, None), sft.__name__: (sft.work, sft.score)}
 
-    def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int) -> None:
-        job = fit.read_job(arguments[-1])
-        ran.append((arguments[-2], job.paths.weights))
+    def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int, workers: int = 1) -> None:
+        module, path, *phases = arguments[2:]
+        paths = jobs.read(path).paths
+        ran.append((module, getattr(paths, "policy", None) or paths.weights))
         show("goes on")
-        works[arguments[-2]](job)
+        for phase in phases:
+            jobs.run_phase(phase, path, *works[module])
 
     monkeypatch.setattr(launch, "run", run)
     return ran
@@ -121,10 +123,10 @@ def make_job(
         out = tmp_path / name / "sampling"
         parameters = params.load("08_rlhf", SMALL | overrides).model_dump(mode="json") | {"round": 1, "questions": {}}
         files.write_jsonl(out / "questions.jsonl", [row for row in corpus if row["id"].startswith("q")][:7])
-        paths = {"weights": tiny_model_dir, "reward": judge_dir, "questions": out / "questions.jsonl"}
+        paths = {"policy": tiny_model_dir, "reward": judge_dir, "questions": out / "questions.jsonl"}
         job = {"parameters": parameters, "out": str(out), "template": "baichuan"}
         files.write_json(out / "job.json", job | {"paths": {name: str(path) for name, path in paths.items()}})
-        return fit.read_job(str(out / "job.json")), out.parent / "pool.jsonl"
+        return jobs.read(str(out / "job.json")), out.parent / "pool.jsonl"
 
     return make
 
@@ -287,7 +289,7 @@ def test_a_reward_that_is_no_number_is_an_error(
 
 def child(job: str) -> None:
     """As `python -m qilin_lib.train.rejection job.json`, with the libraries imported already."""
-    rejection.work(fit.read_job(job))
+    rejection.work(jobs.read(job))
 
 
 def test_a_kill_at_any_moment_changes_no_byte(make_job: Callable) -> None:
@@ -342,7 +344,7 @@ def test_two_rounds_chain_and_a_finished_one_is_only_read(
     stage, told = make_stage(), []
     facts = rejection.train(stage, told.append)
     folders = [stage.dir / "rejection" / f"round{number}" for number in (1, 2)]
-    starts = (stage.run_dir / "04_sft" / "model", folders[0] / "model")
+    starts = (stage.run_dir / "04_sft" / "model", folders[0] / "adapter")
     assert in_process == [(module.__name__, start) for start in starts for module in (rejection, sft)]
     assert rejection.last_round(stage.dir) == folders[1]
     by_id = {row["id"]: row for row in corpus}
@@ -370,7 +372,7 @@ def test_two_rounds_chain_and_a_finished_one_is_only_read(
 
 
 def weights(folder: Path) -> bytes:
-    return (folder / "model" / "model.safetensors").read_bytes()
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def test_a_kill_between_the_children_repeats_neither(
@@ -379,7 +381,7 @@ def test_a_kill_between_the_children_repeats_neither(
     stage, usual = make_stage(rounds=1, prompts=3), launch.run
 
     def fall(arguments: list[str], *rest: Any) -> None:
-        if arguments[-2] == sft.__name__:
+        if sft.__name__ in arguments:
             raise KeyboardInterrupt
         usual(arguments, *rest)
 

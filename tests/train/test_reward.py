@@ -15,6 +15,7 @@ from helpers import trainings
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
+from qilin_lib.models import adapters
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import checkpoints, fit, reward
@@ -24,7 +25,7 @@ LOADED = ("adapter_model.safetensors", "model.safetensors")
 
 
 def parameters(**overrides: Any) -> SimpleNamespace:
-    """What the child gets from `steps.run`, small and on the CPU."""
+    """What the child gets from `jobs.train_step`, small and on the CPU."""
     small = {"finetuning": "lora", "logging_steps": 1, "max_source_length": 200, "max_target_length": 200}
     steps = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0, "max_steps": 6, "learning_rate": 1e-2}
     own = {name: overrides.pop(name) for name in list(overrides) if name in steps}
@@ -69,6 +70,7 @@ def trained(job: Callable) -> Callable[[str], SimpleNamespace]:
         if kind not in done:
             done[kind] = job(finetuning=kind, max_steps=18, learning_rate=1e-3 if kind == "full" else 6e-3)
             reward.work(done[kind])
+            reward.score_heldout(done[kind])
         return done[kind]
 
     return make
@@ -78,7 +80,7 @@ def rewards_by_the_book(model: Any, sequences: list[list[int]]) -> Any:
     """One sequence at a time, no padding: the head's output at the last token."""
     import torch
 
-    inner = model.base_model.model if hasattr(model, "peft_config") else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return torch.stack(
         [inner.score(inner.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1])[0] for ids in sequences]
     )
@@ -176,12 +178,18 @@ def test_the_shape_of_a_step_does_not_matter(job: Callable) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
-def test_the_saved_model_needs_transformers_alone(kind: str, trained: Callable, rows: list[dict[str, Any]]) -> None:
+def test_the_saved_model_needs_the_libraries_alone(kind: str, trained: Callable, rows: list[dict[str, Any]]) -> None:
+    from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     made = trained(kind)
-    folder = made.out / "model"
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    folder = adapters.trained(made.out)
+    if kind == "full":
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    else:
+        base = load_model(made.paths.weights, quantised=kind == "qlora", rewards=True)
+        model = PeftModel.from_pretrained(base, folder).eval()
+        model.config.pad_token_id = AutoTokenizer.from_pretrained(folder).pad_token_id
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.num_labels == 1 and model.config.pad_token_id == tokenizer.pad_token_id is not None
     held = [row for row in rows if row["split"] == "heldout"]
@@ -244,7 +252,7 @@ def test_a_tie_of_held_out_rewards_is_wrong() -> None:
 
 @pytest.mark.slow
 def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer: Any, sentences: Callable) -> None:
-    model = reward.load(trained("lora").out / "model", "float32", "cpu")
+    model = reward.load(trained("lora").out / "adapter", "float32", "cpu")
     ids = [BAICHUAN.encode([{"role": "user", "content": text}], tiny_tokenizer, True) for text in sentences(17, 40)]
     ids = [one + [7 + n] * (1 + 3 * n) for n, one in enumerate(ids)]
     end = tiny_tokenizer.eos_token_id
@@ -269,13 +277,13 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, 
     assert load_tokenizer(made.paths.weights).pad_token_id is None
     reward.work(made)
     model = reward.load(made.out / "model", "float32", "cpu")
-    assert model.config.pad_token_id == model.config.eos_token_id == load_tokenizer(made.out / "model").pad_token_id
+    assert model.config.pad_token_id == model.config.eos_token_id == load_tokenizer(made.out / "model").eos_token_id
     ids = [[9, 10, 11], [12, 13], [9, 14, 15, 16, 17]]
     assert reward.score(model, ids, 3) == pytest.approx(reward.score(model, ids, 1), abs=1e-4)
 
 
 def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
-    with pytest.raises(QilinError, match="holds a LlamaForCausalLM, not a reward model; nearest valid: 08_rlhf/rewa"):
+    with pytest.raises(QilinError, match="holds a LlamaForCausalLM, not a reward model; nearest valid: what 08 left"):
         reward.load(tiny_model_dir, "float32", "cpu")
 
 

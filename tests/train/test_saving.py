@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qilin_lib import files
-from qilin_lib.models.adapters import weights_sha256
+from qilin_lib.models.adapters import trained, weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN, Template
@@ -46,7 +46,7 @@ def assert_plain(folder: Path, base: Path) -> None:
     """Nothing that would have to be unpickled; tokenizer and template as in `base`."""
     kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert kinds <= {".json", ".safetensors", ".jinja", ".md", ".model"}, kinds
-    found, expected = load_tokenizer(folder / "model"), load_tokenizer(base)
+    found, expected = load_tokenizer(trained(folder)), load_tokenizer(base)
     assert found.chat_template == expected.chat_template and found.get_vocab() == expected.get_vocab()
 
 
@@ -56,9 +56,13 @@ def test_full_training_is_saved_in_the_asked_for_dtype(dtype: str, saved: Callab
     from safetensors.torch import load_file
 
     trainer, out = saved(finetuning="full", dtype=dtype)
-    found, trained = load_file(out / "model" / "model.safetensors"), trainer.model.state_dict()
-    assert found.keys() == trained.keys() and {t.dtype for t in trained.values()} == {torch.float32}
-    assert all(torch.equal(found[name], trained[name].to(getattr(torch, dtype))) for name in trained)
+    found, state = load_file(out / "model" / "model.safetensors"), trainer.model.state_dict()
+    assert found.keys() == state.keys() and {t.dtype for t in state.values()} == {torch.float32}
+    for name, weight in state.items():
+        # Stochastic rounding takes one of the two neighbours; bfloat16 has eight bits.
+        assert found[name].dtype == getattr(torch, dtype)
+        limit = 2**-7 * weight.abs() if dtype == "bfloat16" else torch.zeros(())
+        assert ((found[name].float() - weight).abs() <= limit).all()
     assert files.read_json(out / "model" / "config.json")["dtype"] == dtype
     assert_plain(out, tiny_model_dir)
     assert not (out / "adapter").exists()
@@ -72,17 +76,18 @@ def test_an_adapter_is_saved_alone_and_says_what_it_sits_on(kind: str, saved: Ca
     trainer, out = saved(finetuning=kind)
     assert [path.name for path in (out / "adapter").iterdir() if path.is_dir()] == []
     found = load_file(out / "adapter" / "adapter_model.safetensors")
-    trained = {n: w for n, w in trainer.model.named_parameters() if ".default." in n}
-    assert len(found) == len(trained) > 0
-    assert all((found[name.replace(".default.", ".")] == weight).all() for name, weight in trained.items())
+    state = {n: w for n, w in trainer.model.named_parameters() if ".default." in n}
+    assert len(found) == len(state) > 0
+    assert all((found[name.replace(".default.", ".")] == weight).all() for name, weight in state.items())
     assert files.read_json(out / "adapter" / "qilin.json") == {
+        "base": str(tiny_model_dir.resolve()),
         "base_sha256": weights_sha256(tiny_model_dir),
         "quantised": kind == "qlora",
         "dtype": "float32",
         "template_sha256": BAICHUAN.sha256,
     }
     assert_plain(out, tiny_model_dir)
-    assert {str(p.dtype) for p in load_model(out / "model").parameters()} == {"torch.float32"}
+    assert not (out / "model").exists()
 
 
 def test_tied_weights_stay_tied(tiny_model_dir: Path, tiny_shape: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
@@ -91,15 +96,15 @@ def test_tied_weights_stay_tied(tiny_model_dir: Path, tiny_shape: Any, tiny_toke
     model = new_model(tiny_shape, tiny_tokenizer, 1)
     model.config.tie_word_embeddings = True
     model.tie_weights()
-    saving._save_full(model, model.state_dict(), "bfloat16", tmp_path)
+    saving.save_full(model, saving.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     again = load_model(tmp_path, "bfloat16")
     assert again.lm_head.weight.data_ptr() == again.model.embed_tokens.weight.data_ptr()
-    assert (again.lm_head.weight == model.lm_head.weight.bfloat16()).all()
+    assert (again.lm_head.weight.float() - model.lm_head.weight).abs().max() < 2**-7 * model.lm_head.weight.abs().max()
 
 
 @pytest.mark.parametrize("difference", [0.0, 1e-4])
-def test_processes_that_trained_apart_are_found(difference: float) -> None:
+def test_processes_that_stateapart_are_found(difference: float) -> None:
     """Two ranks stand beside each other: `gather` gives this one's figure and the other's."""
     import torch
 
@@ -115,7 +120,7 @@ def test_processes_that_trained_apart_are_found(difference: float) -> None:
 
 
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
-def test_the_template_that_was_trained_replaces_the_base_s_own(finetuning: str, saved: Callable) -> None:
+def test_the_template_that_was_statereplaces_the_base_s_own(finetuning: str, saved: Callable) -> None:
     _, out = saved(finetuning=finetuning, template=PLAIN)
     asked = [{"role": "user", "content": "痛"}]
-    assert load_tokenizer(out / "model").apply_chat_template(asked, tokenize=False) == "问：痛\n"
+    assert load_tokenizer(trained(out)).apply_chat_template(asked, tokenize=False) == "问：痛\n"

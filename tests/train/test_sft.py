@@ -16,7 +16,7 @@ from qilin_lib.models.load import load_model
 from qilin_lib.report import training as report
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train.heldout import label_count, sequence_logprobs
-from qilin_lib.train.sft import encode, examples, heldout, repeats, spread, work
+from qilin_lib.train.sft import encode, examples, heldout, repeats, score, spread, work
 
 TURNS = [
     {"role": "user", "content": "咳嗽三天"},
@@ -166,6 +166,7 @@ def test_heldout_scores_by_part_and_by_source(job: SimpleNamespace, tiny_tokeniz
 
 def test_the_child_leaves_facts_and_scores(job: SimpleNamespace, tiny_tokenizer: Any) -> None:
     work(job)
+    score(job)
     facts, scores = (files.read_json(job.out / name) for name in ("facts.json", "heldout.json"))
     taken = [
         r

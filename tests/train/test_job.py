@@ -1,4 +1,4 @@
-"""One training of 08 in a folder of its own: what its child is told, what is skipped, what a failure leaves behind."""
+"""A training's processes: what they are told, what is skipped, what a failure leaves behind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import FINISHED
 from qilin_lib.runs import Stage
-from qilin_lib.train import fit, steps
+from qilin_lib.train import job as jobs
 
 # Stands in for a module with a training: it writes what it was told, and fails once where it is asked to.
 CHILD = """
 import json, pathlib, sys
 job = json.loads(pathlib.Path(sys.argv[1]).read_text())
 out = pathlib.Path(job["out"])
+if sys.argv[2:] == ["score"]:
+    (out / "heldout.json").write_text(json.dumps(sys.argv[2:]))
+    sys.exit()
 (out / "checkpoints" / "checkpoint-2").mkdir(parents=True, exist_ok=True)
 print('QILIN-PROGRESS {"text": "half way"}')
 if job["parameters"].get("fails") and not (out / "failed").exists():
@@ -26,12 +29,16 @@ if job["parameters"].get("fails") and not (out / "failed").exists():
     sys.exit("no luck")
 (out / "told.json").write_text(json.dumps(job))
 (out / "facts.json").write_text(json.dumps({"ran": 1}))
+if "score" in sys.argv[2:]:
+    if job["parameters"].get("cannot_score"):
+        sys.exit("no room")
+    (out / "heldout.json").write_text(json.dumps(sys.argv[2:]))
 """
 
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """`start(module, overrides, **more)`: `steps.run` in tmp/08_rlhf/reward with the steps of the reward model."""
+    """`start(module, overrides, **more)`: `jobs.train_step` in tmp/08_rlhf/reward, as for a reward model."""
     (tmp_path / "child_of_steps.py").write_text(CHILD, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"template": "plain"})
@@ -41,7 +48,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
         shown: list[str] = []
         inputs = {"weights": tmp_path / "weights"}
         folder = tmp_path / "08_rlhf" / "reward"
-        facts = steps.run(stage, module, folder, stage.parameters.reward, inputs, shown.append, **more)
+        facts = jobs.train_step(stage, module, folder, stage.parameters.reward, inputs, shown.append, **more)
         return {"facts": facts, "shown": shown, "folder": folder, "stage": stage.parameters}
 
     return run
@@ -56,7 +63,7 @@ def test_the_child_is_told_the_stage_s_parameters_and_one_training_s_steps(start
     assert {name: given[name] for name in common["reward"]} == common["reward"]
     assert given["temperature"] == 0.5 and given["lora_r"] == common["lora_r"]
     files.write_json(made["folder"] / "again.json", told)
-    job = fit.read_job(str(made["folder"] / "again.json"))
+    job = jobs.read(str(made["folder"] / "again.json"))
     assert (job.template.name, job.out) == ("plain", made["folder"])
     assert job.paths.weights.name == "weights" and job.parameters.max_steps == common["reward"]["max_steps"]
 
@@ -78,6 +85,15 @@ def test_a_failed_child_is_named_keeps_its_checkpoints_and_goes_on(start: Callab
     folder = tmp_path / "08_rlhf" / "reward"
     assert (folder / "checkpoints" / "checkpoint-2").is_dir() and not (folder / "facts.json").exists()
     assert start(fails=True)["facts"] == {"ran": 1}
+
+
+def test_scoring_that_fails_is_repeated_and_the_training_is_not(start: Callable, tmp_path: Path) -> None:
+    with pytest.raises(QilinError, match="exit code 1: no room"):
+        start(cannot_score=True)
+    folder = tmp_path / "08_rlhf" / "reward"
+    (folder / "told.json").unlink()
+    assert start()["facts"] == {"ran": 1}
+    assert not (folder / "told.json").exists() and files.read_json(folder / "heldout.json") == ["score"]
 
 
 def test_nodes_without_a_meeting_place_are_refused_in_a_sentence(

@@ -1,0 +1,194 @@
+"""A training in processes of its own, one after the other: open, train, score.
+
+"open" merges what the stage before trained into the weights that this one starts from, "train" writes facts.json last,
+"score" reads weights from disk alone and writes heldout.json last. So no two of them share memory, and each can be
+repeated without the one before it. On the CPU they are forked from one process, which imports the libraries once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from qilin_lib import files
+from qilin_lib.models.adapters import is_adapter
+from qilin_lib.progress import FINISHED, Show, live_line
+from qilin_lib.runs import Stage
+from qilin_lib.schema import Steps
+from qilin_lib.tokens.template import TEMPLATES
+from qilin_lib.train import children, launch
+
+Work = Callable[[SimpleNamespace], None]
+TRAININGS = ("reward", "rejection", "rl")
+
+
+def train_stage(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
+    """Train and score stage `stage` (03-05) by `module`, in its folder; returns its facts, which are read if up to
+    date.
+
+    `paths` are the inputs (weights, tokens, data) by name. Where another process trains this stage with these
+    parameters, its progress is shown until it ends. A training that ended while its notebook did not is only read.
+    """
+    if not stage.up_to_date:
+        show = show or live_line()
+        stage.begin(show)
+    if not stage.up_to_date:
+        run(stage, module, stage.dir, stage.parameters.model_dump(mode="json"), paths, show)
+    return files.read_json(stage.dir / "facts.json")
+
+
+def train_step(
+    stage: Stage,
+    module: str,
+    folder: Path,
+    steps: Steps,
+    paths: dict[str, Path],
+    show: Show | None,
+    scored: bool = True,
+    apart: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Train by `module` in `folder`, one of several of stage 08; returns its facts.
+
+    The parameters are the stage's, the four of `steps` in place of its trainings, then `more`, which may replace any of
+    them. A folder that is finished is only read; its checkpoints are removed. QilinError if a process fails.
+    """
+    show = show or live_line()
+    stage.begin()
+    # launch asks whether it only prints the command: 08 has no dry run.
+    common = stage.parameters.model_dump(mode="json", exclude=set(TRAININGS))
+    parameters = {**common, "dry_run": False, **steps.model_dump(mode="json"), **more}
+    if not run(stage, module, folder, parameters, paths, show, scored, apart):
+        show(FINISHED)
+    if not stage.up_to_date:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return files.read_json(folder / "facts.json")
+
+
+def run(
+    stage: Stage,
+    module: str,
+    folder: Path,
+    parameters: dict[str, Any],
+    paths: dict[str, Path],
+    show: Show,
+    scored: bool = True,
+    apart: bool = False,
+    template: str | None = None,
+) -> list[str]:
+    """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
+
+    `scored`: the module has a phase "score". `apart`: the processes of a training never talk to each other, so on one
+    node they are plain children. `template`: name of another one than the run's.
+    """
+    phases = [] if (folder / "facts.json").exists() else ["train"]
+    if phases and "weights" in paths and is_adapter(paths["weights"]):
+        phases = ["open", "train"]
+    if scored and not (folder / "heldout.json").exists():
+        phases.append("score")
+    path = folder / "job.json"
+    if phases:
+        # What a training that has ended started from stands there.
+        earlier = {} if "train" in phases or not path.exists() else files.read_json(path)
+        described = {
+            "parameters": parameters,
+            "out": str(folder),
+            "start": str(stage.dir / "start"),
+            "template": template or files.read_json(stage.parent("02_tokenize") / "base.json")["template"],
+            "paths": {name: str(path) for name, path in paths.items()},
+            "opened": earlier.get("opened", {}),
+        }
+        files.write_json(path, described)
+        given, log = SimpleNamespace(**parameters), folder / "train.log"
+        if apart and given.nodes == 1:
+            launch.run([*launch.plain(module, path), *phases], log, show, given.gpus, launch.processes(given))
+        else:
+            for command in commands(given, module, path, phases):
+                launch.run(command, log, show, given.gpus)
+    path.unlink(missing_ok=True)
+    return phases
+
+
+def commands(parameters: Any, module: str, path: Path, phases: list[str]) -> Iterator[list[str]]:
+    """Command lines of a job's phases: one for all where a single process trains on the CPU."""
+    alone = launch.plain(module, path)
+    training = launch.command(parameters, module, path)
+    if training == alone and not parameters.gpus:
+        yield [*alone, *phases]
+        return
+    for phase in phases:
+        yield [*(training if phase == "train" else alone), phase]
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+def main(work: Work, score: Work | None = None) -> None:
+    """`python -m MODULE job.json PHASE ...`: what a child does. Several phases are forked one after the other."""
+    path, *phases = sys.argv[1:]
+    if len(phases) == 1:
+        run_phase(phases[0], path, work, score)
+        return
+    _import_libraries()
+    for phase in phases:
+        process = multiprocessing.get_context("fork").Process(target=_forked, args=(phase, path, work, score))
+        process.start()
+        process.join()
+        if process.exitcode:
+            # A signal (memory, a kill) ends this process too: the notebook names it.
+            if process.exitcode < 0:
+                os.kill(os.getpid(), -process.exitcode)
+            sys.exit(process.exitcode)
+
+
+def run_phase(phase: str, path: str, work: Work, score: Work | None) -> None:
+    """One phase of the job in `path`, in this process."""
+    if phase == "open":
+        open_start(path)
+    else:
+        {"train": work, "score": score}[phase](read(path))
+
+
+def _forked(*given: Any) -> None:
+    children.die_with_parent()
+    run_phase(*given)
+
+
+def _import_libraries() -> None:
+    """What every phase needs: seconds, once. No thread of torch's runs before a fork."""
+    import bitsandbytes  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+def read(path: str | Path) -> SimpleNamespace:
+    """The child's side of `run`: parameters, out (folder), template, paths; `opened`: facts of the hand-over."""
+    job = files.read_json(path)
+    paths = {name: Path(p) for name, p in job["paths"].items()}
+    opened = dict(job.get("opened", {}))
+    if "weights" in opened:
+        paths["weights"] = Path(opened.pop("weights"))
+    return SimpleNamespace(
+        parameters=SimpleNamespace(**job["parameters"]),
+        out=Path(job["out"]),
+        template=TEMPLATES[job["template"]],
+        paths=SimpleNamespace(**paths),
+        opened=opened,
+    )
+
+
+def open_start(path: str | Path) -> None:
+    """Merge the adapter that a job starts from into its start folder, and note in the job where, and what was kept."""
+    from qilin_lib.models import merge
+
+    job = files.read_json(path)
+    folder, quantised = Path(job["start"]), job["parameters"]["finetuning"] == "qlora"
+    siblings = sorted(folder.parent.parent.glob("*/start"))
+    weights, kept = merge.start(Path(job["paths"]["weights"]), folder, quantised, siblings)
+    files.write_json(path, job | {"opened": {"weights": str(weights), **kept}})

@@ -1,0 +1,124 @@
+"""What a stage learned reaches the next one, at the size of real updates: a small share of the weights' deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib.models.adapters import add_lora, describe
+from qilin_lib.models.load import load_model
+from qilin_lib.models.merge import merge
+from qilin_lib.models.tiny import new_model
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import saving
+
+DEVIATION = 0.02
+# Of the weights' deviation; a 7B model after some thousand steps at 2e-5 has moved by about one hundredth of it.
+SHARES = (0.0005, 0.0025, 0.01)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_shape: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bfloat16 checkpoint whose matrices are normal with deviation 0.02, as those of a trained LLaMA about are."""
+    import torch
+
+    shape = tiny_shape.model_copy(update={"hidden_size": 512, "intermediate_size": 1024})
+    model = new_model(shape, tiny_tokenizer, 5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(0, DEVIATION)
+    folder = tmp_path_factory.mktemp("handover") / "base"
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def adapter(base: Path, target: Path, parameters: Any, share: float) -> None:
+    """An adapter in `target` whose product has `share` of the weights' deviation in every matrix."""
+    import torch
+
+    quantised = parameters.finetuning == "qlora"
+    model = add_lora(load_model(base, "bfloat16", quantised), parameters, quantised)
+    draw = torch.Generator().manual_seed(8)
+    layers = [one for one in model.modules() if hasattr(one, "lora_B")]
+    with torch.no_grad():
+        for layer in layers:
+            first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            second.data = torch.randn(second.shape, generator=draw, dtype=torch.float32)
+            size = (layer.scaling["default"] * second @ first.float()).square().mean().sqrt()
+            second.data *= share * DEVIATION / size
+    assert layers
+    model.save_pretrained(target)
+    describe(target, base, quantised, "bfloat16", BAICHUAN.sha256)
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def nf4(weight: Any) -> Any:
+    """What a QLoRA stage sees of a matrix."""
+    import bitsandbytes as bnb
+    import torch
+
+    params = bnb.nn.Params4bit(weight.to(torch.bfloat16), requires_grad=False, quant_type="nf4").to("cpu")
+    return bnb.functional.dequantize_4bit(params.data, params.quant_state).float()
+
+
+def updates(folder: Path) -> Iterator[tuple[str, Any]]:
+    """(name of a matrix, the update that the adapter in `folder` stands for)."""
+    from peft import LoraConfig
+    from safetensors.torch import load_file
+
+    config, stored = LoraConfig.from_pretrained(folder), load_file(folder / "adapter_model.safetensors")
+    for name, first in stored.items():
+        if "lora_A" in name:
+            second = stored[name.replace("lora_A", "lora_B")]
+            plain = name.removeprefix("base_model.model.").replace(".lora_A", "")
+            yield plain, config.lora_alpha / config.r * second.float() @ first.float()
+
+
+def kept(moved: dict[str, Any], update: dict[str, Any]) -> float:
+    """The share of `update` in what `moved`: its projection, over all matrices."""
+    along = sum((moved[name] * one).sum().item() for name, one in update.items())
+    return along / sum(one.square().sum().item() for one in update.values())
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_an_adapter_survives_the_step_to_the_next_stage(
+    kind: str, share: float, base: Path, training: Callable, tmp_path: Path
+) -> None:
+    adapter(base, tmp_path / "adapter", training("03_dcpt", finetuning=kind), share)
+    survival = merge(base, tmp_path / "adapter", tmp_path / "start")
+    before, after, update = tensors(base), tensors(tmp_path / "start"), dict(updates(tmp_path / "adapter"))
+    seen = nf4 if kind == "qlora" else lambda weight: weight.float()
+    moved = {name: seen(after[name]) - seen(before[name]) for name in update}
+    # Quantising adds noise, which over five million weights is about one percent of the smallest update.
+    assert 0.95 < kept(moved, update) < 1.05
+    found = survival.nf4.share if kind == "qlora" else survival.merged.share
+    assert found == pytest.approx(kept(moved, update), abs=0.01)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_full_training_survives_being_stored_in_bfloat16(share: float, base: Path, tmp_path: Path) -> None:
+    import torch
+
+    model = load_model(base, "float32")
+    draw = torch.Generator().manual_seed(9)
+    before, update = tensors(base), {}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                update[name] = share * DEVIATION * torch.randn(weight.shape, generator=draw)
+                weight += update[name]
+    saving.save_full(model, saving.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
+    after = tensors(tmp_path)
+    assert {one.dtype for one in after.values()} == {torch.bfloat16}
+    assert 0.95 < kept({name: after[name].float() - before[name].float() for name in update}, update) < 1.05
