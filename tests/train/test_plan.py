@@ -65,7 +65,7 @@ def test_an_adapter_stays_small_and_merged_weights_are_whole(seven_billion: Plan
     assert stays["03_dcpt"] == pytest.approx(4 * LORA), "an adapter on the base"
     assert stays["04_sft"] == pytest.approx(2 * 2 * WEIGHTS), "03's adapter merged into the base, and the result"
     assert stays["05_dpo"] == pytest.approx(2 * WEIGHTS + 2 * LORA), "DeepSpeed keeps the adapter in bfloat16"
-    eight = 4 * (2 * WEIGHTS + 4 * LORA)
+    eight = 2 * 2 * WEIGHTS + 4 * 4 * LORA
     assert stays["08_rlhf"] == pytest.approx(eight), "a reward model, two rounds, and what RL ends with"
 
 
