@@ -131,7 +131,9 @@ class Sizes:
             return inner * NF4 + (self.total - inner) * (2 if p.deepspeed and width == 2 else 4)
         if p.finetuning == "full" and not p.deepspeed:
             return self.total * 4 + self.matrices * 2 * (width == 2)
-        return self.total * width
+        # The frozen originals of `modules_to_save` are as precise as their trained copies.
+        originals = self.copies(p) if p.finetuning == "lora" and not p.deepspeed else 0
+        return self.total * width + originals * (4 - width)
 
     def trained(self, p: Any) -> tuple[int, int]:
         """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""
