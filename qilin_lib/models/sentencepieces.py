@@ -69,20 +69,16 @@ def special_pieces(model: ModelProto) -> list[str]:
 
 
 def merges(model: ModelProto) -> list[tuple[str, str]]:
-    """Pairs of pieces in SentencePiece's order: by the score of what they make, then by the left one's length.
+    """Pairs of pieces in SentencePiece's order: by the score of what they make.
 
     Only NORMAL pieces merge. SentencePiece cuts user-defined symbols out first, and control and byte pieces are never
     made from text: with merges into them, a written-out `</s>` would end a record.
     """
+    from transformers.convert_slow_tokenizer import generate_merges
+
     special = set(special_pieces(model))
     scores = {p.piece: p.score for p in model.pieces if p.type == TYPES.NORMAL and p.piece not in special}
-    pairs = [
-        (-score, rank, cut, piece[:cut], piece[cut:])
-        for rank, (piece, score) in enumerate(scores.items())
-        for cut in range(1, len(piece))
-        if piece[:cut] in scores and piece[cut:] in scores
-    ]
-    return [(left, right) for *_, left, right in sorted(pairs)]
+    return generate_merges(scores, scores)
 
 
 def _map(charsmap: bytes, symbols: list[str]) -> list[Any]:
