@@ -61,9 +61,10 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
     if (folder / single).exists():
         return [folder / single]
     if not index.exists():
-        others = [path.name for path in folder.glob("*.safetensors")]
-        why = f"{others} are neither {single} nor named by an index" if others else "holds no .safetensors"
-        raise QilinError(f"{folder}: {why}; pickled weights are not loaded; nearest valid: the same model, converted")
+        raise QilinError(
+            f"{folder}: holds neither {single} nor {index.name}; pickled weights are not loaded; nearest valid: the "
+            "same model, converted to safetensors"
+        )
     try:
         names = sorted(set(files.read_json(index)["weight_map"].values()))
     except (LookupError, TypeError, AttributeError, ValueError):

@@ -130,7 +130,9 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
         raise QilinError(
             f"base = '{base}': its config.json names no {ALIASES[missing[0]][0]}; nearest valid: a causal LM"
         )
-    inner, routed = size["inner"] or 4 * size["hidden"], 0
+    size["inner"] = inner = size["inner"] or 4 * size["hidden"]
+    size["width"] = size["heads"] * (config.get("head_dim") or size["hidden"] // size["heads"])
+    routed = 0
     if size["experts"]:
         routed = config.get("num_experts_per_tok") or 1
         inner = max(
@@ -143,15 +145,12 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
             for path in weight_files(folder):
                 found += [(name.removesuffix(".weight"), tuple(s)) for name, s in tensors_of(path).items()]
     tensors = tuple(found) or tuple(("", shape) for shape in _as_llama(config, size))
-    width = size["heads"] * (config.get("head_dim") or size["hidden"] // size["heads"])
-    return Sizes(tensors, size["vocabulary"], size["hidden"], width, inner, size["layers"], routed)
+    return Sizes(tensors, size["vocabulary"], size["hidden"], size["width"], inner, size["layers"], routed)
 
 
 def _as_llama(config: dict[str, Any], size: dict[str, Any]) -> list[tuple[int, ...]]:
-    hidden, heads = size["hidden"], size["heads"]
-    width = heads * (config.get("head_dim") or hidden // heads)
-    shared = width * (config.get("num_key_value_heads") or heads) // heads
-    inner, experts = size["inner"] or 4 * hidden, size["experts"] or 1
+    hidden, width, inner, experts = size["hidden"], size["width"], size["inner"], size["experts"] or 1
+    shared = width * (config.get("num_key_value_heads") or size["heads"]) // size["heads"]
     layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
     if experts > 1:
         inner, layer = config.get("moe_intermediate_size") or inner, [*layer, (experts, hidden)]
