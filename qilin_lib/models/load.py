@@ -62,7 +62,7 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
         return [folder / single]
     if not index.exists():
         raise QilinError(
-            f"{folder}: holds neither {single} nor {index.name}; pickled weights are not loaded; nearest valid: the "
+            f"{folder}: holds no {single} and no {index.name}; pickled weights are not loaded; nearest valid: the "
             "same model, converted to safetensors"
         )
     try:
