@@ -344,7 +344,7 @@ def test_ids_are_sentencepiece_s_own(rule: str, dummy: bool, spaces: bool, corpu
 
 def test_a_symbol_that_the_normaliser_would_change_stays_itself(corpus: list[str], tmp_path: Path) -> None:
     """As Baichuan's wide digits and line ends, but of several characters, or one that Unicode itself composes."""
-    symbols = [*oracle.SYMBOLS, "（注）", "\u212b"]
+    symbols = [*oracle.SYMBOLS, "（", "（注）", "\u212b"]
     path = oracle.trained(tmp_path, corpus, 640, hard_vocab_limit=False, user_defined_symbols=symbols)
     texts = ["（注）：见表（１）", "a（注）１（注） （注", "甲\u212b\u0301乙\u212b", "é\n１\u0301\t（注）\r\n，"]
     try:
