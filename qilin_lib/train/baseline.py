@@ -15,7 +15,7 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import trained, weights_sha256
+from qilin_lib.models.adapters import is_adapter, trained, weights_sha256
 from qilin_lib.models.load import load_tokenizer, padding, quiet_libraries
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
@@ -138,8 +138,8 @@ def work(job: SimpleNamespace) -> None:
 
 
 def is_sequence_model(weights: str | Path) -> bool:
-    """Whether a model folder holds an encoder-decoder (T5, BART)."""
-    return bool(files.read_json(Path(weights) / "config.json").get("is_encoder_decoder"))
+    """Whether a model folder holds an encoder-decoder (T5, BART); the kit makes no adapters of such."""
+    return not is_adapter(weights) and bool(files.read_json(Path(weights) / "config.json").get("is_encoder_decoder"))
 
 
 def load_sequence_model(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Any:

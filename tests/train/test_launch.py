@@ -135,12 +135,12 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     assert ended.value.code == 0 and not folder.exists()
     line = capsys.readouterr().out.splitlines()[1]
     job = Path("my runs/r/05_dpo/job.json")
-    assert shlex.split(line) == launch.command(wanted(8), "qilin_lib.train.dpo", job)
+    assert shlex.split(line) == [*launch.command(wanted(8), "qilin_lib.train.dpo", job), "train"]
     monkeypatch.chdir("/")
     with pytest.raises(SystemExit):
         launch.dry_run(wanted(1, dry_run=True))
     line = capsys.readouterr().out.splitlines()[1]
-    assert shlex.split(line)[-1] == str(folder.relative_to("/") / "r/05_dpo/job.json")
+    assert shlex.split(line)[-2] == str(folder.relative_to("/") / "r/05_dpo/job.json")
 
 
 def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytest.CaptureFixture) -> None:
