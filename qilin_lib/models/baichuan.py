@@ -6,13 +6,13 @@ Baichuan-7B is LLaMA but for one fused projection: `W_pack` holds the query's, k
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from huggingface_hub import snapshot_download
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models.load import skeleton, weight_files
 from qilin_lib.models.sentencepieces import fast_tokenizer
 from qilin_lib.models.shards import ShardWriter
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 DTYPES = ("float32", "float16", "bfloat16")
 NEEDED = (
@@ -40,21 +40,24 @@ NEEDED = (
 KINDS = ("Baichuan-7B", "Baichuan2-7B")
 # First line of the README.md of a converted folder.
 TITLES = {kind: f"# {kind}'s layout, converted to LLaMA's" for kind in KINDS}
+FOLDED = (
+    "Baichuan2: NormHead folded, the rows of lm_head are L2-normalised once; generation is the same, but training the "
+    "head is not: Baichuan2 normalises anew at every step"
+)
 Shapes = dict[str, tuple[int, ...]]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Report:
     """What a conversion did. `parameters` counts numbers, `dropped` the rotary buffers, `written` bytes of weights."""
 
     layers: int
-    dtype: str = ""
-    shards: int = 0
-    parameters: int = 0
-    dropped: int = 0
-    written: int = 0
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    dtype: str
+    shards: int
+    parameters: int
+    dropped: int
+    written: int
+    notes: list[str]
 
     def lines(self) -> list[str]:
         """The report for a terminal and for the README.md of the converted folder."""
@@ -73,29 +76,25 @@ def convert(source: Path, target: Path) -> Report:
     appears only when whole. Raises QilinError for anything that is not Baichuan-7B's or Baichuan2-7B's layout, for a
     tensor that is unknown, missing, twice there or of another shape, and for a `target` that is not empty.
     """
-    started = time.monotonic()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise QilinError(f"{target} exists and is not empty: choose a new folder")
     config = read_config(source)
-    shards = _shards(source)
-    report = Report(config["num_hidden_layers"])
-    report.dtype = _check(shards, expected(config), config)
+    paths, shapes = _weight_files(source), expected(config)
+    dtype, dropped = _check(paths, shapes, config)
     work = target.with_name(f".{target.name}.converting")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        _write_tokenizer(source, work, config, report)
-        if is_second(config):
-            report.notes.append(
-                "Baichuan2: NormHead folded, the rows of lm_head are L2-normalised once; generation is the same, but "
-                "training the head is not: Baichuan2 normalises anew at every step"
-            )
-        _write_weights(shards, work, config, report)
-        _write_config(work, config, report)
+        notes = [_write_tokenizer(source, work, config), *[FOLDED] * is_second(config)]
+        shards, written = _write_weights(paths, work, config)
+        numbers = sum(map(prod, shapes.values()))
+        report = Report(config["num_hidden_layers"], dtype, shards, numbers, dropped, written, notes)
+        _llama_config(config, dtype).save_pretrained(work)
+        text = "\n".join(f"- {line}" for line in report.lines())
+        files.write_text(work / "README.md", f"{TITLES[KINDS[is_second(config)]]}\n\n{text}\n")
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    report.seconds = time.monotonic() - started
     return report
 
 
@@ -127,42 +126,30 @@ def is_second(config: dict[str, Any]) -> bool:
 
 
 def expected(config: dict[str, Any]) -> Shapes:
-    """{name: shape} of the tensors of a Baichuan checkpoint, without the rotary buffers."""
-    hidden, wide, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    layer = {
-        "self_attn.W_pack.weight": (3 * hidden, hidden),
-        "self_attn.o_proj.weight": (hidden, hidden),
-        "mlp.gate_proj.weight": (wide, hidden),
-        "mlp.up_proj.weight": (wide, hidden),
-        "mlp.down_proj.weight": (hidden, wide),
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
-    for number in range(config["num_hidden_layers"]):
-        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
-    return shapes | {"lm_head.weight": (vocabulary, hidden)}
+    """{name: shape} of the tensors of a Baichuan checkpoint without its buffers: LLaMA's, with q, k and v in one."""
+    shapes: Shapes = {}
+    for name, tensor in skeleton(_llama_config(config)).state_dict().items():
+        rows, *columns = tensor.shape
+        if "q_proj" in name:
+            shapes[name.replace("q_proj", "W_pack")] = (3 * rows, *columns)
+        elif "k_proj" not in name and "v_proj" not in name:
+            shapes[name] = (rows, *columns)
+    return shapes
 
 
-def _write_config(work: Path, config: dict[str, Any], report: Report) -> None:
+def _llama_config(config: dict[str, Any], dtype: str = "float32") -> Any:
     from transformers import LlamaConfig
 
-    kept = {name: config[name] for name in (*NEEDED, "max_position_embeddings")}
-    made = LlamaConfig(
-        **kept,
+    return LlamaConfig(
+        **{name: config[name] for name in (*NEEDED, "max_position_embeddings")},
         num_key_value_heads=config["num_attention_heads"],
         hidden_act="silu",
         tie_word_embeddings=False,
-        attention_bias=False,
-        mlp_bias=False,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         initializer_range=config.get("initializer_range", 0.02),
-        dtype=report.dtype,
+        dtype=dtype,
         architectures=["LlamaForCausalLM"],
     )
-    made.save_pretrained(work)
-    text = "\n".join(f"- {line}" for line in report.lines())
-    files.write_text(work / "README.md", f"{TITLES[KINDS[is_second(config)]]}\n\n{text}\n")
 
 
 def converted_from(folder: Path) -> str:
@@ -172,14 +159,14 @@ def converted_from(folder: Path) -> str:
     return next((kind for kind, title in TITLES.items() if title == first), "")
 
 
-def _write_tokenizer(source: Path, work: Path, config: dict[str, Any], report: Report) -> None:
+def _write_tokenizer(source: Path, work: Path, config: dict[str, Any]) -> str:
     path = source / "tokenizer.model"
     bos, eos, pad = (config[f"{name}_token_id"] for name in ("bos", "eos", "pad"))
     tokenizer = fast_tokenizer(path, bos, eos, pad, config["max_position_embeddings"])
     if len(tokenizer) > config["vocab_size"]:
         raise QilinError(f"{path}: {len(tokenizer)} pieces, but vocab_size is {config['vocab_size']}")
     tokenizer.save_pretrained(work)
-    report.notes.append(
+    return (
         f"tokenizer: {len(tokenizer)} pieces with SentencePiece's own ids; neither bos nor eos is added, "
         f"pad is {tokenizer.pad_token}"
     )
@@ -188,21 +175,12 @@ def _write_tokenizer(source: Path, work: Path, config: dict[str, Any], report: R
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def _shards(source: Path) -> list[tuple[Path, set[str] | None]]:
-    """(file, tensors that the index gives it; None without an index), safetensors before .bin."""
-    for index, single in zip(INDEXES, SINGLES, strict=True):
-        if (source / index).exists():
-            weight_map = files.read_json(source / index).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise QilinError(f"{source / index}: holds no weight_map")
-            named = {file: {name for name, at in weight_map.items() if at == file} for file in weight_map.values()}
-            for file in named:
-                if Path(file).name != file or not (source / file).is_file():
-                    raise QilinError(f"{source / index} names {file}, which is not in the folder")
-            return [(source / file, named[file]) for file in sorted(named)]
-        if (source / single).exists():
-            return [(source / single, None)]
-    raise QilinError(f"{source}: neither {' nor '.join((*SINGLES, *INDEXES))}")
+def _weight_files(source: Path) -> list[Path]:
+    """Safetensors before .bin. Which file an index says a tensor is in does not matter: `_check` reads them all."""
+    for single in SINGLES:
+        if (source / single).exists() or (source / f"{single}.index.json").exists():
+            return weight_files(source, single)
+    raise QilinError(f"{source}: neither {' nor '.join(SINGLES)} nor an index of one")
 
 
 def _tensors(path: Path) -> dict[str, Any]:
@@ -210,12 +188,12 @@ def _tensors(path: Path) -> dict[str, Any]:
     import pickle
 
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as handle:
-                return {name: handle.get_tensor(name) for name in handle.keys()}
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as reason:
         raise QilinError(f"{path} is damaged or holds more than tensors: {str(reason).splitlines()[0]}") from None
@@ -228,18 +206,16 @@ def _is_buffer(name: str) -> bool:
     return name.startswith("model.layers.") and name.endswith(".self_attn.rotary_emb.inv_freq")
 
 
-def _check(shards: list[tuple[Path, set[str] | None]], shapes: Shapes, config: dict[str, Any]) -> str:
-    """The one dtype of a checkpoint whose files hold each expected tensor once, in its shape; else QilinError."""
+def _check(paths: list[Path], shapes: Shapes, config: dict[str, Any]) -> tuple[str, int]:
+    """(dtype, number of buffers) of files that hold each expected tensor once, in its shape; else QilinError."""
     seen: dict[str, Path] = {}
     dtypes: Counter[str] = Counter()
-    for path, named in shards:
-        tensors = _tensors(path)
-        if named is not None and (other := sorted(named ^ set(tensors))):
-            lacks = other[0] in named
-            raise QilinError(f"{path}: {'lacks' if lacks else 'holds'} {other[0]}, against the index")
-        for name, tensor in tensors.items():
+    buffers = 0
+    for path in paths:
+        for name, tensor in _tensors(path).items():
             if _is_buffer(name):
                 _check_rotary(path, name, tensor, config)
+                buffers += 1
                 continue
             if name not in shapes:
                 raise QilinError(f"{path}: {name} is no tensor of Baichuan-7B{nearest(name, shapes)}")
@@ -249,13 +225,12 @@ def _check(shards: list[tuple[Path, set[str] | None]], shapes: Shapes, config: d
                 raise QilinError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shapes[name]}")
             seen[name] = path
             dtypes[str(tensor.dtype).removeprefix("torch.")] += 1
+    folder = paths[0].parent
     if missing := [name for name in shapes if name not in seen]:
-        raise QilinError(
-            f"{shards[0][0].parent}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors are)"
-        )
-    if len(dtypes) != 1 or next(iter(dtypes)) not in DTYPES:
-        raise QilinError(f"{shards[0][0].parent}: weights in {', '.join(dtypes)}, expected one of {', '.join(DTYPES)}")
-    return next(iter(dtypes))
+        raise QilinError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors are)")
+    if len(dtypes) != 1 or not dtypes.keys() <= set(DTYPES):
+        raise QilinError(f"{folder}: weights in {', '.join(dtypes)}, expected one of {', '.join(DTYPES)}")
+    return next(iter(dtypes)), buffers
 
 
 def _check_rotary(path: Path, name: str, buffer: Any, config: dict[str, Any]) -> None:
@@ -287,27 +262,13 @@ def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> Iter
             yield name, tensor
 
 
-def _write_weights(
-    shards: list[tuple[Path, set[str] | None]], work: Path, config: dict[str, Any], report: Report
-) -> None:
-    """The weights, on the disk for certain; read as they are written, so that no whole file is in memory."""
+def _write_weights(paths: list[Path], work: Path, config: dict[str, Any]) -> tuple[int, int]:
+    """(number of files, bytes); read as they are written, so that no whole file is in memory."""
     writer = ShardWriter(work)
-    for path, _ in shards:
-        _add_shard(writer, path, config, report)
-    written = writer.close()
-    for path in written:
-        with open(path, "rb") as handle:
-            os.fsync(handle.fileno())
-    report.written, report.shards = writer.written, len(written)
-
-
-def _add_shard(writer: ShardWriter, path: Path, config: dict[str, Any], report: Report) -> None:
-    """In a function of its own: the next file is mapped only when this one is not."""
-    tensors = _tensors(path)
-    report.dropped += sum(map(_is_buffer, tensors))
-    for name, tensor in llama_tensors(tensors, config["hidden_size"], is_second(config)):
-        report.parameters += tensor.numel()
-        writer.add(name, tensor)
+    for path in paths:
+        for name, tensor in llama_tensors(_tensors(path), config["hidden_size"], is_second(config)):
+            writer.add(name, tensor)
+    return len(writer.close()), writer.written
 
 
 def main(arguments: list[str]) -> int:
@@ -319,14 +280,14 @@ def main(arguments: list[str]) -> int:
     source, target = map(Path, arguments)
     try:
         if not source.exists() and arguments[0].count("/") == 1:
-            source = Path(
-                snapshot_download(arguments[0], allow_patterns=["*.json", "*.bin", "*.safetensors", "*.model"])
-            )
+            wanted = ["*.json", "*.bin", "*.safetensors", "*.model"]
+            source = Path(snapshot_download(arguments[0], allow_patterns=wanted))
+        started = time.monotonic()
         report = convert(source, target)
     except (QilinError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{target}: written in {report.seconds:.1f} s", *report.lines(), sep="\n")
+    print(f"{target}: written in {time.monotonic() - started:.1f} s", *report.lines(), sep="\n")
     return 0
 
 

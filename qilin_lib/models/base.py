@@ -13,10 +13,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.baichuan import converted_from
 from qilin_lib.models.examine import context, why_unusable
 from qilin_lib.models.load import load_tokenizer, parameter_count, weight_files
-from qilin_lib.models.shapes import shape
+from qilin_lib.models.shapes import is_hub_id, local, shape
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
-from qilin_lib.params import ROOT
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.sample import corpus
@@ -118,16 +117,6 @@ def files_read(folder: Path) -> dict[str, Path]:
     with suppress(QilinError):
         paths += weight_files(folder)
     return {path.name: path for path in sorted(paths)}
-
-
-def local(name: str) -> Path:
-    """The folder that a name stands for if it is one: relative to the kit, `~` is the user's home."""
-    return ROOT / Path(name).expanduser()
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub repository, "owner/name" or "owner/name@revision"."""
-    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def from_hub(what: str, name: str) -> Path:

@@ -49,28 +49,29 @@ def load_tokenizer(path: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def weight_files(folder: str | Path) -> list[Path]:
-    """The files that a model's weights are loaded from, by name: model.safetensors, or the shards that its index names.
+def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[Path]:
+    """The files that a model's weights are loaded from, by name: `single`, or the shards that its index names.
 
-    QilinError for a folder without either, and for an index that names what is missing, no .safetensors, or elsewhere.
+    QilinError for a folder without either, and for an index that names what is missing, of another kind, or elsewhere.
     """
-    folder = Path(folder)
-    index, config = folder / INDEX, folder / "config.json"
+    folder, suffix = Path(folder), Path(single).suffix
+    index, config = folder / f"{single}.index.json", folder / "config.json"
     if config.exists() and b'"transformers_weights"' in config.read_bytes():
         raise QilinError(f"{config}: transformers_weights names other files; nearest valid: a config.json without it")
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
+    if (folder / single).exists():
+        return [folder / single]
     if not index.exists():
-        others = [path.name for path in folder.glob("*.safetensors")]
-        why = f"{others} are neither model.safetensors nor named by an index" if others else "holds no .safetensors"
-        raise QilinError(f"{folder}: {why}; pickled weights are not loaded; nearest valid: the same model, converted")
+        raise QilinError(
+            f"{folder}: holds no {single} and no {index.name}; pickled weights are not loaded; nearest valid: the "
+            "same model, converted to safetensors"
+        )
     try:
         names = sorted(set(files.read_json(index)["weight_map"].values()))
     except (LookupError, TypeError, AttributeError, ValueError):
         raise QilinError(f"{index}: has no weight_map; nearest valid: the file as published") from None
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise QilinError(f"{index}: names '{name}'; nearest valid: names of .safetensors files in its own folder")
+        if Path(name).name != name or not name.endswith(suffix):
+            raise QilinError(f"{index}: names '{name}'; nearest valid: names of {suffix} files in its own folder")
         if not (folder / name).exists():
             raise QilinError(f"{folder / name}: the index names it, but it is missing; nearest valid: download it too")
     return [folder / name for name in names]

@@ -12,57 +12,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.examine import tensors_of
+from qilin_lib.models.examine import configuration, tensors_of
 from qilin_lib.models.load import weight_files
 from qilin_lib.models.tiny import SHAPE
 from qilin_lib.params import ROOT
 
-_LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-_LLAMA_13B = {"hidden_size": 5120, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 40}
-_SMOLLM2_135M = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
-# Qwen2 has biases on q, k and v alone; LLaMA's flag adds o's, 100,352 numbers of 7.6 billion.
-_QWEN2_7B = {
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 32768,
-    "attention_bias": True,
-}
-# From the config.json that the authors publish. Baichuan is LLaMA's arithmetic with W_pack = [q; k; v]; its 13B
-# has ALiBi for rotary positions, which changes no size.
+# {base: its configuration, as far as sizes go}; read once.
 KNOWN: dict[str, dict[str, Any]] = {
-    "baichuan-inc/Baichuan-7B": {**_LLAMA_7B, "vocab_size": 64000, "max_position_embeddings": 4096},
-    "baichuan-inc/Baichuan2-13B-Base": {**_LLAMA_13B, "vocab_size": 125696, "max_position_embeddings": 4096},
-    "baichuan-inc/Baichuan2-13B-Chat": {**_LLAMA_13B, "vocab_size": 125696, "max_position_embeddings": 4096},
-    "huggyllama/llama-7b": {**_LLAMA_7B, "vocab_size": 32000, "max_position_embeddings": 2048},
-    "HuggingFaceTB/SmolLM2-135M": _SMOLLM2_135M,
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
-    "smollm2": _SMOLLM2_135M,
-    "baichuan-inc/Baichuan2-7B-Chat": {**_LLAMA_7B, "vocab_size": 125696, "max_position_embeddings": 4096},
-    "Qwen/Qwen2.5-7B-Instruct": _QWEN2_7B,
+    name: model["config"]
+    for model in strict_yaml.read(Path(__file__).with_name("known.yaml")).values()
+    for name in model["names"]
 }
-# The folders that the large profiles name, before the command of their headers has written them.
-KNOWN |= {
-    "models/baichuan-7b-llama": KNOWN["baichuan-inc/Baichuan-7B"],
-    "models/baichuan2-7b-chat-llama": KNOWN["baichuan-inc/Baichuan2-7B-Chat"],
-    "models/Qwen2.5-7B-Instruct": _QWEN2_7B,
-}
-
-
 # NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
 NF4 = 4.127 / 8
 # What configurations call these sizes; the first name that is there counts.
@@ -168,7 +130,9 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
         raise QilinError(
             f"base = '{base}': its config.json names no {ALIASES[missing[0]][0]}; nearest valid: a causal LM"
         )
-    inner, routed = size["inner"] or 4 * size["hidden"], 0
+    size["inner"] = inner = size["inner"] or 4 * size["hidden"]
+    size["width"] = size["heads"] * (config.get("head_dim") or size["hidden"] // size["heads"])
+    routed = 0
     if size["experts"]:
         routed = config.get("num_experts_per_tok") or 1
         inner = max(
@@ -181,15 +145,12 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
             for path in weight_files(folder):
                 found += [(name.removesuffix(".weight"), tuple(s)) for name, s in tensors_of(path).items()]
     tensors = tuple(found) or tuple(("", shape) for shape in _as_llama(config, size))
-    width = size["heads"] * (config.get("head_dim") or size["hidden"] // size["heads"])
-    return Sizes(tensors, size["vocabulary"], size["hidden"], width, inner, size["layers"], routed)
+    return Sizes(tensors, size["vocabulary"], size["hidden"], size["width"], inner, size["layers"], routed)
 
 
 def _as_llama(config: dict[str, Any], size: dict[str, Any]) -> list[tuple[int, ...]]:
-    hidden, heads = size["hidden"], size["heads"]
-    width = heads * (config.get("head_dim") or hidden // heads)
-    shared = width * (config.get("num_key_value_heads") or heads) // heads
-    inner, experts = size["inner"] or 4 * hidden, size["experts"] or 1
+    hidden, width, inner, experts = size["hidden"], size["width"], size["inner"], size["experts"] or 1
+    shared = width * (config.get("num_key_value_heads") or size["heads"]) // size["heads"]
     layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
     if experts > 1:
         inner, layer = config.get("moe_intermediate_size") or inner, [*layer, (experts, hidden)]
@@ -229,32 +190,37 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     `tiny` is the run's `schema.Tiny`, read only for base 'tiny'. Nothing is downloaded and no remote code runs. Raises
     QilinError if the shape is not to be had on this machine.
     """
-    from transformers import AutoConfig, LlamaConfig
+    from transformers import LlamaConfig
 
-    found, folder = content(base, tiny), _folder(str(base))
+    known, folder = content(base, tiny), _folder(str(base))
     if folder is None:
-        return LlamaConfig(**found)
-    if found.get("model_type") == "baichuan":
+        return LlamaConfig(**known)
+    if known.get("model_type") == "baichuan":
         # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        return LlamaConfig(**{name: found[name] for name in names})
+        return LlamaConfig(**{name: known[name] for name in ("vocab_size", *SHAPE) if name in known})
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except ValueError as reason:
-        raise QilinError(
-            f"base = '{folder}': transformers does not know model_type {found.get('model_type')!r} without remote "
-            f"code ({str(reason).splitlines()[0]}); nearest valid: a folder in LLaMA layout"
-        ) from None
+        return configuration(folder)
+    except QilinError as reason:
+        raise QilinError(f"base = '{base}': {reason}") from None
+
+
+def local(name: str) -> Path:
+    """The folder that a name stands for if it is one: relative to the kit, `~` is the user's home."""
+    return ROOT / Path(name).expanduser()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub repository, "owner/name" or "owner/name@revision"."""
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def _folder(name: str) -> Path | None:
     """The local folder that a name stands for, or that of a hub id in the local cache."""
-    folder = ROOT / Path(name).expanduser()
-    if name == "tiny" or folder.is_dir():
-        return None if name == "tiny" else folder
-    repository, _, revision = name.partition("@")
-    if repository.count("/") != 1 or name.startswith((".", "/")):
+    if name == "tiny" or local(name).is_dir():
+        return None if name == "tiny" else local(name)
+    if not is_hub_id(name):
         return None
+    repository, _, revision = name.partition("@")
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, "config.json", revision=revision or None)

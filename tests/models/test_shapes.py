@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QilinError, match="holds no config.json"):
         shape(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
-    with pytest.raises(QilinError, match="'unheard_of' without remote code.*nearest valid: a folder in LLaMA layout"):
+    with pytest.raises(QilinError, match="'unheard_of' without code from the folder.*nearest valid: a folder with"):
         shape(tmp_path)
 
 
