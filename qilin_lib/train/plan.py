@@ -74,12 +74,6 @@ def _need(name: str, parameters: Any, tokenize: Any) -> Need:
         return Need(basis="", not_known=str(reason))
 
 
-def _saved(parameters: Any, tokenize: Any) -> tuple[int, str]:
-    """(bytes of a saved model, how they come about)."""
-    weights, width = sizes(tokenize.base, tokenize.tiny).total, 4 if parameters.dtype == "float32" else 2
-    return width * weights, f"{weights:,} weights x {width} bytes"
-
-
 def _build(parameters: Any, tokenize: Any) -> Need:
     named = parameters.raw_dir and (params.ROOT / parameters.raw_dir).resolve()
     raw = named or next(runs.cache_dir().glob("sample-*"), None)
@@ -111,21 +105,17 @@ def _tokens(parameters: Any, tokenize: Any) -> Need:
 
 def _training(parameters: Any, tokenize: Any) -> Need:
     found = preflight.estimate(parameters, tokenize)
-    kept = found.frame[(found.frame["where"] == "disk") & (found.frame["what"] != "checkpoints")]
     memory, host = (preflight.GIB * found.gib(*where) for where in (("training", "scoring"), ("host memory",)))
     processes = launch.processes(parameters) // parameters.nodes
-    terms = ", ".join(
-        f"{row.what} {_short(row.GiB * preflight.GIB / GB)} GB"
-        for row in found.frame.itertuples()
-        if row.where == "disk"
-    )
+    disk = found.frame[found.frame["where"] == "disk"]
+    terms = ", ".join(f"{row.what} {_short(row.GiB * preflight.GIB / GB)} GB" for row in disk.itertuples())
     hours = None if found.available is None else found.hours
     why = "without a device" if found.available is None else "before 02 has run" if found.rate else "on this processor"
     return Need(
         basis=f"disk: {terms}; memory as the notebook's dry run has it, bounds included; {found.lines()[2]}",
         not_known=f"hours: not known {why}; " * (not hours) + LACKING.get(parameters.notebook, "logs and scores"),
         disk_peak_gb=found.gib("disk") * preflight.GIB,
-        disk_stays_gb=kept["GiB"].sum() * preflight.GIB,
+        disk_stays_gb=disk["GiB"][disk["what"] != "checkpoints"].sum() * preflight.GIB,
         host_gb=processes * (preflight.PYTHON + host if parameters.gpus else memory),
         gpu_gb=memory if parameters.gpus else 0,
         hours=hours,
@@ -134,12 +124,13 @@ def _training(parameters: Any, tokenize: Any) -> Need:
 
 def _answering(parameters: Any, tokenize: Any) -> Need:
     """06 and 09: one model at a time in every process, of which at least the weights are in memory."""
-    whole, basis = _saved(parameters, tokenize)
+    weights, width = sizes(tokenize.base, tokenize.tiny).total, 4 if parameters.dtype == "float32" else 2
     processes = parameters.gpus or parameters.processes or cores()
     lacking = "caches of keys and values, baselines; hours; records (a few kB each): not known before 01 has run"
-    host = processes * (preflight.PYTHON + (0 if parameters.gpus else whole))
-    card = preflight.CUDA_CONTEXT + whole if parameters.gpus else 0
-    return Need(basis=f"{processes} at a time, each at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
+    host = processes * (preflight.PYTHON + (0 if parameters.gpus else width * weights))
+    card = preflight.CUDA_CONTEXT + width * weights if parameters.gpus else 0
+    basis = f"{processes} at a time, each at least {weights:,} weights x {width} bytes"
+    return Need(basis=basis, not_known=lacking, host_gb=host, gpu_gb=card)
 
 
 NEEDS = {
@@ -176,13 +167,11 @@ def _sentences(frame: pd.DataFrame) -> Iterator[str]:
 
 def _sentence(what: str, needs: pd.Series, room: float | None, beside: str) -> str:
     most, least = needs.fillna(0).max(), bool(needs.isna().any())
-    fits = "it fits" + ", as far as it is known" * least
     if not most:
         return f"{what}: 0, as far as it is known; {beside}."
-    if room is None:
-        fits = "whether it fits is not known without the device"
-    elif most > room:
-        fits = "it does NOT fit"
+    fits = "it fits" + ", as far as it is known" * least
+    if room is None or most > room:
+        fits = "whether it fits is not known without the device" if room is None else "it does NOT fit"
     return f"{what}: {'at least ' * least}{_short(most)} GB ({needs.fillna(0).idxmax()}); {beside}: {fits}."
 
 
