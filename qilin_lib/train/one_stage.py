@@ -75,7 +75,9 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
     as one. `examples` counts the rows, `document_tokens` is what 02 counted. QilinError if 02 packed other documents.
     """
     taken = documents(job.paths.chimed, job.paths.tokens, tokenizer)
-    known = _known(job.paths.data, {document.row["id"] for document in taken})
+    ids = {document.row["id"] for document in taken}
+    # Conversations of sft.jsonl that are records of DCPT too.
+    known = {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(job.paths.data) if row["id"] in ids}
     rows: list[dict[str, Any]] = []
     counts: dict[str, dict[str, int]] = {}
     for document in taken:
@@ -119,11 +121,6 @@ def documents(chimed: Path, tokens: Path, tokenizer: Any) -> list[Document]:
 def _sized(rows: list[dict[str, Any]], tokenizer: Any) -> list[Any]:
     lengths = map(len, encoded((row["text"] for row in rows), tokenizer))
     return [Document(row, length) for row, length in zip(rows, lengths, strict=True)]
-
-
-def _known(path: Path, ids: set[str]) -> dict[str, tuple[str, list[Message]]]:
-    """{id: (split, messages)} of the conversations of sft.jsonl that are records of DCPT too."""
-    return {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(path) if row["id"] in ids}
 
 
 # --- a passage as instruction and answer ------------------------------------------------------------------------------
@@ -220,9 +217,9 @@ def instruction(text: str, start: int, piece: str, draw: random.Random) -> str:
         opening = found.group(1) if found else piece.strip()[:20]
         return draw.choice(FROM_OPENING).format(opening=" ".join(opening.split()))
     found = [first or second for first, second in HEADING.findall(piece)]
-    headings = "、".join(dict.fromkeys(name for name in found if name not in ROLES))
-    phrasings = ABOUT_HEADINGS if headings else ABOUT_SUBJECT
-    return draw.choice(phrasings).format(subject=subject, headings=_shortened(headings))
+    headings = "、".join(dict.fromkeys(name for name in found if name not in ROLES)).split("、")
+    phrasings = ABOUT_HEADINGS if headings != [""] else ABOUT_SUBJECT
+    return draw.choice(phrasings).format(subject=subject, headings="、".join(headings[:4]) + "等" * (len(headings) > 4))
 
 
 def subject_of(text: str, start: int) -> str:
@@ -235,11 +232,6 @@ def subject_of(text: str, start: int) -> str:
     title, _, rest = text.partition("\n")
     title = NUMBERING.sub("", title).strip()
     return title if rest and len(title) <= 30 and not re.search(r"[，。！？；：?!]", title) else ""
-
-
-def _shortened(headings: str) -> str:
-    names = headings.split("、")
-    return "、".join(names[:4]) + "等" * (len(names) > 4)
 
 
 # --- the order --------------------------------------------------------------------------------------------------------
