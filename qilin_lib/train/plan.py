@@ -5,7 +5,6 @@ A number stands here only if arithmetic gives one; `basis` says from what, `not_
 
 from __future__ import annotations
 
-import html
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,18 +39,11 @@ class Plan:
     frame: pd.DataFrame
     sentences: tuple[str, ...]
 
-    def _lines(self) -> list[str]:
-        rows = [f"{row.Index}: {row.basis or '-'}. Not known: {row.not_known}." for row in self.frame.itertuples()]
-        return [*self.sentences, *rows, "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."]
-
-    def _numbers(self) -> pd.DataFrame:
-        return self.frame[NUMBERS].map(lambda value: "not known" if pd.isna(value) else _short(value))
-
     def __repr__(self) -> str:
-        return "\n".join([self._numbers().to_string(), *self._lines()])
-
-    def _repr_html_(self) -> str:
-        return self._numbers().to_html() + "".join(f"<p>{html.escape(line)}</p>" for line in self._lines())
+        numbers = self.frame[NUMBERS].map(lambda value: "not known" if pd.isna(value) else _short(value))
+        rows = [f"{row.Index}: {row.basis or '-'}. Not known: {row.not_known}." for row in self.frame.itertuples()]
+        note = "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."
+        return "\n".join([numbers.to_string(), *self.sentences, *rows, note])
 
 
 def plan(parameters: Mapping[str, Strict]) -> Plan:
