@@ -10,6 +10,7 @@ the round before it, the first from 04_sft's.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -277,26 +279,20 @@ def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], param
 def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
     """Counts, rewards and tokens of a pool. `reward_best` is the mean over questions of the largest of their rewards,
     `cut` an answer as long as the limit, `silent` a question whose answers are all empty, so that none was kept."""
-    by_question: dict[str, list[Row]] = {}
-    for row in rows:
-        by_question.setdefault(row["id"], []).append(row)
+    by_question = [list(own) for _, own in itertools.groupby(rows, key=lambda row: row["id"])]
     kept = [row for row in rows if row["kept"]]
-
-    def mean(values: list[float]) -> float | None:
-        return round(sum(values) / len(values), 6) if values else None
-
     return {
         "prompts": len(by_question),
         "num_samples": parameters.num_samples,
         "answers": len(rows),
         "kept": len(kept),
         "empty": sum(not row["answer"].strip() for row in rows),
-        "silent": sum(not any(row["kept"] for row in own) for own in by_question.values()),
+        "silent": sum(not any(row["kept"] for row in own) for own in by_question),
         "cut": sum(row["tokens"] == parameters.max_target_length for row in rows),
-        "distinct": sum(len({row["answer"] for row in own}) for own in by_question.values()),
-        "reward_mean": mean([row["reward"] for row in rows]),
-        "reward_best": mean([max(row["reward"] for row in own) for own in by_question.values()]),
-        "reward_kept": mean([row["reward"] for row in kept]),
+        "distinct": sum(len({row["answer"] for row in own}) for own in by_question),
+        "reward_mean": round(fmean(row["reward"] for row in rows), 6),
+        "reward_best": round(fmean(max(row["reward"] for row in own) for own in by_question), 6),
+        "reward_kept": round(fmean(row["reward"] for row in kept), 6) if kept else None,
         "tokens": sum(row["tokens"] for row in rows),
         "tokens_kept": sum(row["tokens"] for row in kept),
     }
