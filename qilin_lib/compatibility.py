@@ -1,7 +1,8 @@
 """Combinations of training parameters that do not work, each with the reason and the nearest that does.
 
 A rule stands here only if arithmetic, a thread, a line of an installed library, or a failing run of our own says so.
-ZeRO-3 has none with `modules_to_save` (huggingface/peft#1418) or gradient checkpointing: both work on two processes.
+ZeRO-3 has none with `modules_to_save` (huggingface/peft#1418) or gradient checkpointing: both work on two processes,
+checkpointing as transformers does it (SFT) and the reentrant way, forced by TRL under peft (DPO; huggingface/trl#2514).
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class Trained(Strict):
     save_steps: int = Outside(ge=1, description="steps between two checkpoints")
     save_minutes: float | None = Outside(default=None, gt=0, description="minutes between two; null: by steps alone")
     save_total_limit: int = Outside(default=1, ge=1, description="checkpoints kept; from 2 on one before a loss spike")
-    max_heldout: int | None = Outside(ge=1, description="held-out records scored; null: all")
+    max_heldout: int | None = Outside(ge=0, description="held-out records scored; null: all; 0: none")
 
     @model_validator(mode="after")
     def _possible(self) -> Trained:

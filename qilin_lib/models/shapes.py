@@ -122,16 +122,18 @@ class Sizes:
             count += sum(sizes) or self.vocabulary * self.hidden
         return count
 
-    def stored(self, p: Any, training: bool = True) -> float:
-        """Bytes in a process, unsharded: NF4 with all else in fp32; fp32 for full training without DeepSpeed (and
+    def stored(self, p: Any) -> float:
+        """Bytes while it trains, unsharded: NF4 with all else in fp32; fp32 for full training without DeepSpeed (and
         autocast's bfloat16 copies), else as `dtype` says."""
         width = 4 if p.dtype == "float32" else 2
         if p.finetuning == "qlora":
             inner = self.matrices - self.vocabulary * self.hidden
             return inner * NF4 + (self.total - inner) * (2 if p.deepspeed and width == 2 else 4)
-        if training and p.finetuning == "full" and not p.deepspeed:
+        if p.finetuning == "full" and not p.deepspeed:
             return self.total * 4 + self.matrices * 2 * (width == 2)
-        return self.total * width
+        # The frozen originals of `modules_to_save` are as precise as their trained copies.
+        originals = self.copies(p) if p.finetuning == "lora" and not p.deepspeed else 0
+        return self.total * width + originals * (4 - width)
 
     def trained(self, p: Any) -> tuple[int, int]:
         """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""

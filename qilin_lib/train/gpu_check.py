@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files, params
-from qilin_lib.models import decode
+from qilin_lib.models import decode, merge
 from qilin_lib.models.examine import tensors_of
 from qilin_lib.models.load import load_model, weight_files
 from qilin_lib.models.shapes import KNOWN, sizes
@@ -118,7 +118,6 @@ def survival(base: Path, share: float, tiny: bool) -> Row:
     """Share of a rank-8 update, so large against one matrix, that is there when the next stage reads it: stored in
     bfloat16 to nearest, by stochastic rounding, and that as NF4. Projection <stored - W, update> / <update, update>."""
     import torch
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     from safetensors import safe_open
 
     device, (name, _) = "cpu" if tiny else "cuda:0", sizes(base).linear[0]
@@ -128,16 +127,15 @@ def survival(base: Path, share: float, tiny: bool) -> Row:
     torch.manual_seed(1)
     update = torch.randn(len(weight), 8, device=device) @ torch.randn(8, weight.shape[1], device=device)
     update *= share * weight.std() / update.std()
-    merged = weight + update
-    bits = merged.view(torch.int32) + torch.randint_like(weight, 2**16).int()
-    stochastic = (bits & -(2**16)).view(torch.float32)
+    stochastic = merge.rounded(weight + update, "bfloat16", "").float().to(device)
 
-    def kept(stored: Any, before: Any) -> float:
-        return round(float(((stored - before) * update).sum() / (update * update).sum()), 4)
+    def kept(after: Any, before: Any) -> float | None:
+        projection = merge.Projection()
+        projection.add(after - before, update)
+        return projection.share
 
-    before, after = (dequantize_4bit(*quantize_4bit(one, quant_type="nf4")) for one in (weight, stochastic))
-    nearest = kept(merged.bfloat16().float(), weight)
-    return {"nearest bf16": nearest, "stochastic bf16": kept(stochastic, weight), "as NF4": kept(after, before)}
+    nearest, nf4 = (weight + update).bfloat16().float(), kept(merge.nf4(stochastic), merge.nf4(weight))
+    return {"nearest bf16": kept(nearest, weight), "stochastic bf16": kept(stochastic, weight), "as NF4": nf4}
 
 
 def row(case: Callable[[], Row], deadline: float, gib: float | None = None) -> Row:

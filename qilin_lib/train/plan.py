@@ -96,20 +96,23 @@ def _tokens(parameters: Any, tokenize: Any) -> Need:
 
 
 def _training(parameters: Any, tokenize: Any) -> Need:
-    found = preflight.estimate(parameters, tokenize)
-    memory, host = (preflight.GIB * found.gib(*where) for where in (("training", "scoring"), ("host memory",)))
+    """Memory without what only has a bound: activations and logits."""
+    found, gb = preflight.estimate(parameters, tokenize), preflight.GIB / GB
+    disk = found.frame[found.frame["where"] == "disk"].set_index("what")["GiB"] * preflight.GIB
+    least, most = (found.gib("training", "scoring", bounds=bounds) for bounds in (False, True))
+    terms = ", ".join(f"{what} {_short(size / GB)} GB" for what, size in disk.items())
     processes = launch.processes(parameters) // parameters.nodes
-    disk = found.frame[found.frame["where"] == "disk"]
-    terms = ", ".join(f"{row.what} {_short(row.GiB * preflight.GIB / GB)} GB" for row in disk.itertuples())
     hours = None if found.available is None else found.hours
     why = "without a device" if found.available is None else "before 02 has run" if found.rate else "on this processor"
+    bounds = f"activations and logits (at most {_short((most - least) * gb)} GB per process)"
+    host = preflight.PYTHON + found.gib("host memory") * preflight.GIB if parameters.gpus else least * preflight.GIB
     return Need(
-        basis=f"disk: {terms}; memory as the notebook's dry run has it, bounds included; {found.lines()[2]}",
-        not_known=f"hours: not known {why}; " * (not hours) + LACKING.get(parameters.notebook, "logs and scores"),
-        disk_peak_gb=found.gib("disk") * preflight.GIB,
-        disk_stays_gb=disk["GiB"][disk["what"] != "checkpoints"].sum() * preflight.GIB,
-        host_gb=processes * (preflight.PYTHON + host if parameters.gpus else memory),
-        gpu_gb=memory if parameters.gpus else 0,
+        basis=f"disk: {terms}; {found.lines()[2][:-1]}",
+        not_known=f"hours: not known {why}; " * (not hours) + f"{bounds}; {LACKING.get(parameters.notebook, 'scores')}",
+        disk_peak_gb=disk.sum(),
+        disk_stays_gb=disk.drop("checkpoints").sum(),
+        host_gb=processes * host,
+        gpu_gb=least * preflight.GIB if parameters.gpus else 0,
         hours=hours,
     )
 

@@ -16,14 +16,14 @@ import pandas as pd
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
 from qilin_lib.models.shapes import Sizes, sizes
-from qilin_lib.train import checks, launch, speed
+from qilin_lib.train import checks, heldout, launch, speed
 
 GIB = 2**30
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
 PYTHON, CUDA_CONTEXT = 0.6 * GIB, 0.5 * GIB
-# DeepSpeed's default for stage3_max_live_parameters; tokens and words of a tile of TRL's fused head; most rows x tokens
-# that scoring reads together.
-LIVE, TILE, SCORED = 10**9, (4096, 32768), 8 * 2048
+# DeepSpeed's default for stage3_max_live_parameters; tokens and words of a tile of TRL's fused head; tokens that
+# `heldout` reads together.
+LIVE, TILE, SCORED = 10**9, (4096, 32768), 4096
 Row = tuple[str, str, float, str]
 
 
@@ -67,12 +67,11 @@ class Preflight:
         return [f"{sentence}." for sentence in sentences]
 
     def __repr__(self) -> str:
-        return "\n".join([self.frame.round(2).to_string(index=False), *self.lines()])
+        return "\n".join([self.frame.to_string(index=False, float_format="{:.4g}".format), *self.lines()])
 
     def _repr_html_(self) -> str:
-        return self.frame.round(2).to_html(index=False) + "".join(
-            f"<p>{html.escape(line)}</p>" for line in self.lines()
-        )
+        table = self.frame.to_html(index=False, float_format="{:.4g}".format)
+        return table + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
 
 
 def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
@@ -182,17 +181,18 @@ def logits(model: Sizes, p: Any, tokens: int, head: str) -> float:
 
 
 def afterwards(model: Sizes, p: Any) -> Iterator[Row]:
-    """Bytes of scoring (one model, no optimizer), of the merge (tensor by tensor) and of the stage's folder.
+    """Bytes of scoring (one model, without quantisation too), of the merge (tensor by tensor) and of the folder.
 
     start/: the weights with the adapter of the stage before. Checkpoints, those that are kept and one being written:
     weights and AdamW's two moments; DeepSpeed writes the weights twice and 12 bytes a trained weight.
     """
     (count, width), full, kind = model.trained(p), p.finetuning == "full", 4 if p.dtype == "float32" else 2
-    yield "scoring", "weights", model.stored(p, training=False) + (0 if full else width * count), "arithmetic"
-    yield "scoring", "logits", SCORED * model.vocabulary * (kind + 8), "bound"
+    yield "scoring", "weights", kind * model.total + (0 if full else width * count), "arithmetic"
+    yield "scoring", "logits", (SCORED * kind + heldout.SLICE * 12) * model.vocabulary, "bound"
     yield "host memory", "merge", 0 if full else 3 * 4 * model.largest, "arithmetic"
-    several = 1 if p.notebook != "08_rlhf" else 1 + p.rounds + (p.method != "none")
-    yield "disk", "start/", kind * model.total * (p.notebook != "03_dcpt") * several, "arithmetic"
+    # 08: one for what starts from SFT, one for each further round; what a reward model, rounds and RL leave.
+    starts, several = (p.rounds, 1 + p.rounds + (p.method != "none")) if p.notebook == "08_rlhf" else (1, 1)
+    yield "disk", "start/", kind * model.total * (p.notebook != "03_dcpt") * starts, "arithmetic"
     checkpoint = count * (2 * width + 12 if p.deepspeed else 3 * 4)
-    yield "disk", "checkpoints", (1 + (getattr(p, "save_total_limit", None) or 1)) * checkpoint, "arithmetic"
+    yield "disk", "checkpoints", (1 + p.save_total_limit) * checkpoint, "arithmetic"
     yield "disk", "result", several * (kind * count if full else width * count), "arithmetic"

@@ -21,7 +21,7 @@ from qilin_lib.models.base import base_path, local
 from qilin_lib.models.shapes import sizes
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, dpo, fit, launch, sft, speed
+from qilin_lib.train import dcpt, dpo, fit, launch, numerics, sft, speed
 from qilin_lib.train.preflight import batch
 
 
@@ -58,6 +58,7 @@ def measure(job: SimpleNamespace, block_size: int, steps: int = 2) -> dict[str, 
 
     trainer = trainer_of(job, block_size, steps)
     trainer.add_callback(Clock())
+    numerics.full_precision(trainer.model, job.parameters)
     meter = speed.Meter(trainer)
     loss = trainer.train().training_loss
     seconds = (ends[-1] - ends[0]) * steps / (steps - 1)

@@ -19,10 +19,11 @@ import pytest
 from qilin_lib import files, params
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.models import STAND_IN
-from qilin_lib.models import load
+from qilin_lib.models import adapters, load
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import baseline, dpo, fit, launch, reference, sft
+from qilin_lib.train import baseline, dpo, fit, launch, reference, reward, sft
+from qilin_lib.train import job as jobs
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +46,6 @@ class Entered(Exception):
 @pytest.fixture(scope="module")
 def place(tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, tmp_path_factory: Any) -> SimpleNamespace:
     """Data for every trainer, and the models that it starts from; some turns are longer than every limit."""
-    import torch
-
     folder = tmp_path_factory.mktemp("construction")
     texts = iter(sentences(400, 61))
     rows = []
@@ -63,13 +62,8 @@ def place(tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, tmp_pa
     files.write_jsonl(folder / "held.jsonl", [])
     encoded = tiny_tokenizer([next(texts) for _ in range(60)], add_special_tokens=False)["input_ids"]
     pack(encoded, 64, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id).save(folder / "blocks.npy")
-    torch.manual_seed(0)
-    judge = load.load_model(tiny_model_dir, rewards=True)
-    judge.config.pad_token_id, judge.config.eos_token_id = tiny_tokenizer.pad_token_id, tiny_tokenizer.eos_token_id
-    judge.save_pretrained(folder / "reward")
-    tiny_tokenizer.save_pretrained(folder / "reward")
     return SimpleNamespace(folder=folder, paths={
-        "weights": tiny_model_dir, "reward": folder / "reward", "cache": folder / "cache",
+        "weights": tiny_model_dir, "cache": folder / "cache",
         "data": folder / "sft.jsonl", "blocks": folder / "blocks.npy",
         "medical": folder / "held.jsonl", "general": folder / "held.jsonl",
     })  # fmt: skip
@@ -124,7 +118,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
             dataset = dataset.add_column(name, [0.0] * len(dataset))
         return dataset, False
 
-    for name in ("models.adapters", "train.fit", "train.dpo", "train.sft", "train.dcpt", "train.reward"):
+    for name in ("models.adapters", "train.fit", "train.dpo", "train.dcpt"):
         module = importlib.import_module(f"qilin_lib.{name}")
         if hasattr(module, "load_model"):
             monkeypatch.setattr(module, "load_model", on_cpu)
@@ -232,6 +226,16 @@ def check_lengths(trainer: Any, parameters: SimpleNamespace, method: str) -> Non
         assert trainer.args.num_generations == parameters.num_generations
 
 
+def judge(parameters: SimpleNamespace, weights: Path, folder: Path) -> Path:
+    """An untrained reward model as 08 leaves one: an adapter with a head."""
+    parameters.__dict__.update({"gpus": 0})
+    model, tokenizer = reward.prepare_model(parameters, weights)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    adapters.describe(folder, weights, parameters.finetuning == "qlora", parameters.dtype, BAICHUAN.sha256)
+    return folder
+
+
 def distinct() -> list[Any]:
     """(profile, trainer) with parameters that no profile before it has."""
     seen, cases = [], []
@@ -245,10 +249,15 @@ def distinct() -> list[Any]:
 
 
 @pytest.mark.parametrize(("profile", "method"), distinct())
-def test_the_trainer_does_what_the_profile_says(profile: str, method: str, built: Callable) -> None:
+def test_the_trainer_does_what_the_profile_says(
+    profile: str, method: str, built: Callable, place: SimpleNamespace, tmp_path: Path
+) -> None:
     parameters = parameters_of(profile, method)
     module = importlib.import_module(f"qilin_lib.train.{TRAINERS[method][1]}")
-    trainer, loads = built(parameters, module)
+    paths = {}
+    if method == "rl":
+        paths = {"reward": judge(parameters_of(profile, "reward"), place.paths["weights"], tmp_path / "judge")}
+    trainer, loads = built(parameters, module, **paths)
     check(trainer, parameters)
     if method != "dcpt":
         check_lengths(trainer, parameters, method)
@@ -259,7 +268,7 @@ def test_the_trainer_does_what_the_profile_says(profile: str, method: str, built
     assert loads[0]["quantised"] == (parameters.finetuning == "qlora")
     assert {one["device"] for one in loads} <= {device, "cpu"} and loads[0]["device"] == device
     if method == "rl":
-        assert loads[1]["quantised"] == loads[0]["quantised"], "the judge is as large as the policy beside it"
+        assert len(loads) == 2 and loads[1]["quantised"] == loads[0]["quantised"], "the judge is as the policy"
     packed = method == "dcpt" or (method == "sft" and parameters.packing)
     assert trainer.model.config._attn_implementation == ("documents" if packed else "sdpa")
     heads = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad and ".score." in name]
@@ -341,7 +350,7 @@ def finetuned(
         monkeypatch.setattr(launch, "run", started)
         with pytest.raises(Entered):
             baseline.finetune(stage, name, spec, BAICHUAN, weights, lambda _: None)
-        parameters = fit.read_job(str(baseline.folder(stage, name) / "job.json")).parameters
+        parameters = jobs.read(baseline.folder(stage, name) / "job.json").parameters
         return built(parameters, baseline, weights=weights)[0], parameters
 
     return make

@@ -286,8 +286,8 @@ def test_the_log_of_an_earlier_attempt_is_kept(tmp_path: Path) -> None:
 
 # --- the environment of a child ---------------------------------------------------------------------------------------
 
-TUNED = ("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "TORCHDYNAMO_DISABLE",
-         "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
+TUNED = ("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "OMP_NUM_THREADS",
+         "TORCHDYNAMO_DISABLE", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
 
 
 @pytest.fixture

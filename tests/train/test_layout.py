@@ -47,7 +47,7 @@ def train(folder: Path) -> None:
     """As the notebook does, in processes of their own."""
     job = jobs.read(str(folder / "job.json"))
     command = launch.command(job.parameters, dcpt.__name__, folder / "job.json")
-    launch.run(command, folder / "train.log", lambda _: None, gpus=0)
+    launch.run([*command, "train"], folder / "train.log", lambda _: None, gpus=0)
 
 
 def saved(folder: Path) -> list[str]:

@@ -64,7 +64,7 @@ def test_an_adapter_stays_small_and_merged_weights_are_whole(seven_billion: Plan
     assert stays["03_dcpt"] == pytest.approx(4 * LORA), "an adapter on the base"
     assert stays["04_sft"] == pytest.approx(2 * 2 * WEIGHTS), "03's adapter merged into the base, and the result"
     assert stays["05_dpo"] == pytest.approx(2 * WEIGHTS + 2 * LORA), "DeepSpeed keeps the adapter in bfloat16"
-    eight = 4 * (2 * WEIGHTS + 4 * LORA)
+    eight = 2 * 2 * WEIGHTS + 4 * 4 * LORA
     assert stays["08_rlhf"] == pytest.approx(eight), "a reward model, two rounds, and what RL ends with"
 
 
@@ -116,6 +116,14 @@ def test_hours_follow_from_a_card_and_the_tokens_of_02(monkeypatch: pytest.Monke
     stage = planning.runs.runs_dir() / "smoke" / "02_tokenize"
     files.write_json(stage / "packing.json", {"blocks": 1000, "block_size": 256, "tokens": 10**9})
     assert plan({"03_dcpt": params.load("03_dcpt", chosen)}).frame["hours"]["03_dcpt"] > 0
+
+
+def test_a_bound_alone_does_not_say_that_a_card_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full rows of 64 conversations of 1,024 tokens would not fit if every token carried loss; few batches are such."""
+    monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
+    found = plan({"04_sft": params.load("04_sft", {"profile": "full_a100"})})
+    assert 14 < found.frame["gpu_gb"]["04_sft"] < 20 and "GPU memory per card: 14" in str(found)
+    assert "NOT fit" not in found.sentences[2] and "at most 1" in found.frame["not_known"]["04_sft"]
 
 
 def test_the_smoke_run_fits_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

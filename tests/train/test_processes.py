@@ -113,10 +113,11 @@ class Place:
         """One process, this one."""
         STAGES[JOBS[what][0]].work(jobs.read(str(self.job(f"one_{what}", what))))
 
-    def together(self, jobs: list[tuple[str, str, dict[str, Any], bool]]) -> list[str]:
+    def together(self, trainings: list[tuple[str, str, dict[str, Any], bool]]) -> list[str]:
         """Two ranks run jobs of (folder, what, overrides, whether to stop it); returns the command."""
         todo = [
-            (STAGES[JOBS[what][0]].__name__, str(self.job(name, what, **more)), stop) for name, what, more, stop in jobs
+            (STAGES[JOBS[what][0]].__name__, str(self.job(name, what, **more)), stop)
+            for name, what, more, stop in trainings
         ]
         files.write_json(self.folder / "todo.json", todo)
         (self.folder / "ranks_at_work.py").write_text(WORKER, encoding="utf-8")
@@ -188,27 +189,29 @@ def under_zero3(place: Place) -> None:
 
 
 def assert_same(place: Place, one: str, other: str, tolerance: float) -> None:
-    """Folders `one` and `other` hold the same losses, weights and held-out scores within `tolerance`."""
+    """Folders `one` and `other` hold the same losses and weights within `tolerance`."""
     import torch
     from safetensors.torch import load_file
 
     rows, others = ([lasting(row) for row in fit.read_log(place.folder / name)] for name in (one, other))
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     assert rows == [pytest.approx(row, abs=tolerance, rel=tolerance) for row in others]
-    expected, found, base = (
-        load_file(folder / "model.safetensors")
-        for folder in (place.folder / one / "model", place.folder / other / "model", place.base)
-    )
-    assert {name: t.shape for name, t in found.items()} == {name: t.shape for name, t in base.items()}
+    expected, found = (learned(place.folder / name) for name in (one, other))
+    assert {name: t.shape for name, t in found.items()} == {name: t.shape for name, t in expected.items()}
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=f"{other}: {name}")
-    assert max((found[name] - base[name]).abs().max().item() for name in base) > 100 * tolerance
-    kept, scores = (files.read_json(place.folder / name / "heldout.json") for name in (one, other))
-    part = "medical" if "medical" in kept else None
-    for key in kept[part] if part else kept:
-        pair = [whole[part][key] if part else whole[key] for whole in (kept, scores)]
-        if isinstance(pair[0], list) and pair[0] and isinstance(pair[0][0], float):
-            assert pair[1] == pytest.approx(pair[0], abs=1e-2)
+    base = load_file(place.base / "model.safetensors")
+    # LoRA's second matrix begins at zero.
+    moved = [t - base.get(name, 0) for name, t in found.items() if name in base or "lora_B" in name]
+    assert max(change.abs().max().item() for change in moved) > 100 * tolerance
+
+
+def learned(folder: Path) -> dict[str, Any]:
+    """What a training left: full weights, or an adapter."""
+    from safetensors.torch import load_file
+
+    (path,) = [*folder.glob("model/model.safetensors"), *folder.glob("adapter/adapter_model.safetensors")]
+    return load_file(path)
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
@@ -247,22 +250,19 @@ def test_zero2_trains_what_one_process_trains(place: Place, on_one_node: None) -
 @zero
 def test_zero2_in_bfloat16_with_checkpointing_trains_what_one_process_trains(place: Place, on_one_node: None) -> None:
     """DeepSpeed computes on bfloat16 copies of its float32 weights, one process on float32 weights under autocast: the
-    losses differ by rounding (below 1 %), and the updates by at most 5 % of their length."""
+    losses differ by rounding (below 0.2 %), and the updates by at most 2 % of their length."""
     import torch
-    from safetensors.torch import load_file
 
     rows, others = (fit.read_log(place.folder / name) for name in ("one_bf16", "zero2_bf16"))
     losses, found = ([row["loss"] for row in part if "loss" in row] for part in (rows, others))
-    assert len(losses) == 4 and found == pytest.approx(losses, rel=0.01)
-    expected, adapter = (
-        load_file(place.folder / name / "adapter" / "adapter_model.safetensors") for name in ("one_bf16", "zero2_bf16")
-    )
+    assert len(losses) == 4 and found == pytest.approx(losses, rel=0.002)
+    expected, adapter = (learned(place.folder / name) for name in ("one_bf16", "zero2_bf16"))
     # What begins at zero has moved by what it is now.
     moved, away = (
         torch.cat([tensors[name].float().flatten() for name in sorted(expected) if "lora_B" in name])
         for tensors in (expected, adapter)
     )
-    assert moved.norm() > 0 and (away - moved).norm() < 0.05 * moved.norm()
+    assert moved.norm() > 0 and (away - moved).norm() < 0.02 * moved.norm()
     assert files.read_json(place.folder / "zero2_bf16" / "facts.json")["processes"] == 2
 
 

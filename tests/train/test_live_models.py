@@ -1,0 +1,115 @@
+"""How many models are in memory at once: never more than a method needs, on a device that does not hold two.
+
+Every load is recorded on a pretended GPU: models are loaded on the CPU whatever device is named. Nobody waits for
+Python's garbage collection, because a device does not.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files
+from qilin_lib.models import adapters, load
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import dcpt, dpo, fit, rejection, reward, sft
+
+pytestmark = pytest.mark.slow
+
+SCORES = {"03_dcpt": dcpt.score, "04_sft": sft.score, "05_dpo": dpo.score, "08_rlhf": reward.score_heldout}
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """One entry per load: device, whether NF4, how many models are alive with it."""
+    usual, seen, models = load.load_model, [], []
+
+    def recorded(path: Any, dtype: str = "float32", quantised: bool = False, device: str = "cpu", *a: Any, **k: Any):
+        alive = sum(model() is not None for model in models) + 1
+        model = usual(path, dtype, quantised, "cpu", *a, **k)
+        models.append(weakref.ref(model))
+        seen.append({"device": device, "quantised": quantised, "alive": alive})
+        return model
+
+    for module in (adapters, fit, dpo, dcpt):
+        monkeypatch.setattr(module, "load_model", recorded)
+    return seen
+
+
+@pytest.fixture
+def place(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_path: Path) -> Callable:
+    """`place(notebook, finetuning)`: a job whose training has ended, on one pretended GPU."""
+
+    def make(notebook: str, finetuning: str) -> SimpleNamespace:
+        texts = iter(sentences(100, 71))
+        rows = []
+        for i in range(6):
+            turns = {side: [{"role": "assistant", "content": next(texts)}] for side in ("chosen", "rejected")}
+            prompt = [{"role": "user", "content": next(texts)}]
+            row = {"id": str(i), "source": "a", "part": "medical", "split": "heldout", "prompt": prompt, **turns}
+            rows.append(row | {"messages": prompt + turns["chosen"]})
+        files.write_jsonl(tmp_path / "data.jsonl", rows)
+        files.write_jsonl(tmp_path / "held.jsonl", [{"text": next(texts)} for _ in range(3)])
+        files.write_jsonl(tmp_path / "log.jsonl", [{"step": 1, "loss": 1.0}])
+        files.write_json(tmp_path / "facts.json", {"steps_planned": 1, "alarms": []})
+        rewards = notebook == "08_rlhf"
+        parameters = training("04_sft" if rewards else notebook, finetuning=finetuning)
+        parameters.batch_size, parameters.sampled_prompts = 4, 2
+        left(parameters, tiny_model_dir, tmp_path, rewards)
+        parameters.gpus = 1
+        names = {"data": "data.jsonl", "medical": "held.jsonl", "general": "held.jsonl"}
+        paths = SimpleNamespace(weights=tiny_model_dir, **{name: tmp_path / file for name, file in names.items()})
+        return SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=paths)
+
+    return make
+
+
+def left(parameters: SimpleNamespace, weights: Path, out: Path, rewards: bool) -> Path:
+    """What a training leaves in `out`, untrained."""
+    make = reward.prepare_model if rewards else fit.prepare_model
+    model, tokenizer = make(parameters, weights)
+    folder = out / ("model" if parameters.finetuning == "full" else "adapter")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if parameters.finetuning != "full":
+        adapters.describe(folder, weights, parameters.finetuning == "qlora", parameters.dtype, BAICHUAN.sha256)
+    return folder
+
+
+@pytest.mark.parametrize("finetuning", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("notebook", SCORES)
+def test_scoring_holds_one_model_at_a_time(notebook: str, finetuning: str, place: Callable, loads: list) -> None:
+    job = place(notebook, finetuning)
+    loads.clear()
+    SCORES[notebook](job)
+    assert loads and {one["device"] for one in loads} == {"cuda:0"}
+    assert max(one["alive"] for one in loads) == 1
+    assert any(one["quantised"] for one in loads) == (finetuning == "qlora")
+
+
+@pytest.mark.parametrize("finetuning", ["lora", "qlora", "full"])
+def test_rejection_sampling_lets_the_policy_go_before_the_judge_comes(
+    finetuning: str, place: Callable, loads: list, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    job = place("04_sft", finetuning)
+    judge = SimpleNamespace(**vars(job.parameters) | {"gpus": 0})
+    policy = tmp_path / ("model" if finetuning == "full" else "adapter")
+    job.paths = SimpleNamespace(
+        policy=policy,
+        reward=left(judge, tiny_model_dir, tmp_path / "judge", rewards=True),
+        questions=tmp_path / "data.jsonl",
+    )
+    drawn = {"num_samples": 2, "keep": 1, "temperature": 1.0, "top_p": 0.9, "round": 1, "questions": {}}
+    job.parameters.__dict__.update(drawn | {"max_target_length": 8})
+    job.out = tmp_path / "round1" / "sampling"
+    job.out.mkdir(parents=True)
+    loads.clear()
+    rejection.work(job)
+    assert [one["alive"] for one in loads] == [1, 1]
+    assert {one["device"] for one in loads} == {"cuda:0"}
+    assert {one["quantised"] for one in loads} == {finetuning == "qlora"}
