@@ -117,7 +117,10 @@ def work(job: SimpleNamespace) -> None:
     """The child's part: tokenise, train, save; facts.json says what was read, left out and trained."""
     rows = list(files.read_jsonl(job.paths.data))
     if is_sequence_model(job.paths.weights):
-        model, tokenizer = _sequence_model(job)
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
+        # fp32 weights under autocast, as full training of a stage has them.
+        model = load_sequence_model(job.paths.weights, "float32", device)
+        tokenizer = padding(load_tokenizer(job.paths.weights))
         training, counts = sequence_examples(rows, job.template, tokenizer, job.parameters)
         make = make_sequence_trainer
     else:
@@ -194,15 +197,6 @@ def token_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any
 
     total = cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
     return total / ((labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch)
-
-
-def _sequence_model(job: SimpleNamespace) -> tuple[Any, Any]:
-    import torch
-
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
-    torch.manual_seed(job.parameters.seed)
-    # fp32 weights under autocast, as full training of a stage has them.
-    return load_sequence_model(job.paths.weights, "float32", device), padding(load_tokenizer(job.paths.weights))
 
 
 if __name__ == "__main__":
