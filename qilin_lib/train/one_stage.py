@@ -132,10 +132,8 @@ def conversation(text: str, known: list[Message] | None) -> list[Message] | None
     if known is not None and text in _spellings(known):
         return known
     before, *parts = SPEAKER.split(text)
-    turns = [
-        {"role": ROLES[name], "content": said.removesuffix("\n")}
-        for name, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    spoken = zip(parts[::2], parts[1::2], strict=True)
+    turns = [{"role": ROLES[name], "content": words.removesuffix("\n")} for name, words in spoken]
     alternate = all(turn["role"] == ("user", "assistant")[i % 2] for i, turn in enumerate(turns))
     return turns if not before and len(turns) > 1 and alternate else None
 
@@ -257,8 +255,7 @@ def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
     """Every index once, in the order of a draw without replacement in proportion to `weights`; integers, shape (n,).
 
     Exponential times with rates `weights`, sorted: the first is index i with probability w_i / Σ w, and so on among
-    the rest (Efraimidis & Spirakis 2006). So what has more weight comes earlier, and its share fades as it is used up.
-    Equal weights are a plain shuffle. A function of its arguments alone.
+    the rest (Efraimidis & Spirakis 2006).
     """
     times = np.random.default_rng([seed, len(weights)]).exponential(size=len(weights))
     return np.argsort(times / np.asarray(weights, dtype=np.float64), kind="stable")
