@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,21 +65,15 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
     The key holds parameters, template, and the hashes of pairs and weights. Raises QilinError when the run has no such
     pairs, when the model cannot be trained so, and when training fails.
     """
-    target, evaluate = folder(stage, name), stage.parameters
-    rows = pairs(stage, spec.on)
+    target, rows, evaluate = folder(stage, name), pairs(stage, spec.on), stage.parameters
     if not rows:
         raise QilinError(
             f"{named(stage, name)}.finetune.on = '{spec.on}': ChiMed-SFT of run '{stage.run_dir.name}' has no "
             "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
         )
-    parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"})} | {
-        "notebook": evaluate.notebook,
-        "run": evaluate.run,
-        "seed": evaluate.seed,
-        "gpus": evaluate.gpus,
-        "dtype": evaluate.dtype,
-        "max_length": spec.max_source_length + spec.max_target_length + TAGS,
-    }
+    own = {name: getattr(evaluate, name) for name in ("notebook", "run", "seed", "gpus", "dtype")}
+    own["max_length"] = spec.max_source_length + spec.max_target_length + TAGS
+    parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"}), **own}
     key = {
         # A renamed run is the same training.
         "parameters": {name: value for name, value in parameters.items() if name != "run"},
@@ -120,13 +115,16 @@ def pairs(stage: Stage, on: str) -> list[dict[str, Any]]:
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: tokenise, train, save; facts.json says what was read, left out and trained."""
+    rows = list(files.read_jsonl(job.paths.data))
     if is_sequence_model(job.paths.weights):
-        model, tokenizer = _sequence_model(job)
-        training, counts = sequence_examples(_rows(job), job.template, tokenizer, job.parameters)
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
+        # fp32 weights under autocast, as full training of a stage has them.
+        model = load_sequence_model(job.paths.weights, "float32", device)
+        tokenizer = padding(load_tokenizer(job.paths.weights))
+        training, counts = sequence_examples(rows, job.template, tokenizer, job.parameters)
         make = make_sequence_trainer
     else:
         model, tokenizer = shared.prepare_model(job.parameters, job.paths.weights)
-        rows = _rows(job)
         training, counts = sft.examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
         make = sft.make_trainer
     if not training:
@@ -167,16 +165,16 @@ def sequence_examples(
     The encoder gets the question in the template up to the opening of the answer, and an end token (T5's convention);
     the labels are the answer and the end token. Long texts are cut, nothing is left out.
     """
-    made, counts = [], {}
+    examples = []
     for row in rows:
         question, answer = row["messages"]
         asked, _ = template.encode_with_labels(
             [question], tokenizer, parameters.max_source_length, add_generation_prompt=True
         )
         answered = text_ids(tokenizer, answer["content"])[: parameters.max_target_length]
-        made.append({"input_ids": [*asked, tokenizer.eos_token_id], "labels": [*answered, tokenizer.eos_token_id]})
-        counts[row["source"]] = counts.get(row["source"], 0) + 1
-    return made, {source: {"read": count, "used": count} for source, count in counts.items()}
+        examples.append({"input_ids": [*asked, tokenizer.eos_token_id], "labels": [*answered, tokenizer.eos_token_id]})
+    counts = Counter(row["source"] for row in rows)
+    return examples, {source: {"read": count, "used": count} for source, count in counts.items()}
 
 
 def make_sequence_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[dict[str, Any]]) -> Any:
@@ -199,19 +197,6 @@ def token_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any
 
     total = cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
     return total / ((labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch)
-
-
-def _sequence_model(job: SimpleNamespace) -> tuple[Any, Any]:
-    import torch
-
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
-    torch.manual_seed(job.parameters.seed)
-    # fp32 weights under autocast, as full training of a stage has them.
-    return load_sequence_model(job.paths.weights, "float32", device), padding(load_tokenizer(job.paths.weights))
-
-
-def _rows(job: SimpleNamespace) -> list[dict[str, Any]]:
-    return list(files.read_jsonl(job.paths.data))
 
 
 if __name__ == "__main__":

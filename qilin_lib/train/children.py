@@ -19,7 +19,7 @@ from qilin_lib.runs import locks
 # In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
 MARK = "QILIN_JOB"
 # torch prints "[rank1]: " before a traceback once the ranks have met; before that a traceback stands bare.
-_ERROR = re.compile(r"^(?:\[rank(\d+)\]: )?([A-Za-z_.]*(?:Error|Exception|Interrupt)\b.*)")
+_ERROR = re.compile(r"^(?:\[rank(\d+)\]: )?[A-Za-z_.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
 # One entry of the summary that torchrun prints when a rank has failed; the root cause comes last.
 _FAILED = re.compile(
     r"^ *rank +: (?P<rank>\d+) \(.*\n.*?exitcode +: (?P<code>-?\d+) \(.*\n(?:.*\n)?.*?traceback : (?P<why>.*)", re.M
@@ -110,15 +110,14 @@ def cause(log: Path, earlier: int) -> str:
     former attempt.
     """
     text = log.read_bytes()[earlier:].decode("utf-8")
-    lines = text.splitlines()
     failed = list(_FAILED.finditer(text))
     # torchrun itself ends the ranks that are left with SIGTERM.
     for one in failed:
         if int(one["code"]) < 0 and int(one["code"]) != -signal.SIGTERM:
             return f"[rank{one['rank']}]: {one['why']}"
-    errors = [found for line in lines if (found := _ERROR.match(line)) and "ChildFailedError" not in line]
-    if first := next((found[1] for found in errors if found[1]), None):
-        return [found for found in errors if found[1] == first][-1][0]
-    if errors:
-        return (f"[rank{failed[-1]['rank']}]: " if failed else "") + errors[-1][0]
-    return (lines or ["no output"])[-1]
+    errors = [error for error in _ERROR.finditer(text) if "ChildFailedError" not in error[0]]
+    if not errors:
+        return (text.splitlines() or ["no output"])[-1]
+    rank = next((error[1] for error in errors if error[1]), None)
+    last = [error[0] for error in errors if error[1] == rank][-1]
+    return last if rank or not failed else f"[rank{failed[-1]['rank']}]: {last}"

@@ -9,6 +9,7 @@ were computed beforehand (reference.py). A wrong reference is the commonest faul
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,8 +133,9 @@ def _trainer_class(job: SimpleNamespace) -> type:
             return dataset
 
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-            dataset, found = reference.columns(self, dataset, job)
-            self.reused.append(found)
+            compute = partial(super()._precompute_ref_logps, name=name, batch_size=self.args.per_device_eval_batch_size)
+            dataset, reused = reference.columns(self, compute, dataset, job)
+            self.reused.append(reused)
             return dataset
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:

@@ -82,7 +82,8 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
     if parameters.nodes == 1:
         return [sys.executable, "-m", one_node.__name__, each, "-m", module, str(job)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", each]
-    before, host, port = _slurm(parameters) if _in_slurm() else ([], *_master(parameters))
+    in_slurm = {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys()
+    before, host, port = _slurm(parameters) if in_slurm else ([], *_master(parameters))
     meeting = [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
     return [*before, *torchrun, *meeting, "-m", module, str(job)]
 
@@ -90,10 +91,6 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
 def plain(module: str, job: Path) -> list[str]:
     """The command line of one process, or of each of several that never talk to each other."""
     return [sys.executable, "-m", module, str(job)]
-
-
-def _in_slurm() -> bool:
-    return {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys()
 
 
 def _slurm(parameters: Any) -> tuple[list[str], str, str]:
@@ -212,7 +209,5 @@ def _environment(gpus: int) -> dict[str, str]:
 def _progress_text(state: dict[str, Any]) -> str:
     if "text" in state:
         return state["text"]
-    text = f"step {state['step']}/{state['steps']}"
-    return (
-        text + (f", loss {state['loss']:.4f}" if state.get("loss") is not None else "") + f", {state['seconds']:.0f} s"
-    )
+    loss = "" if state.get("loss") is None else f", loss {state['loss']:.4f}"
+    return f"step {state['step']}/{state['steps']}{loss}, {state['seconds']:.0f} s"

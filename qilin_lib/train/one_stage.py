@@ -75,7 +75,9 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
     as one. `examples` counts the rows, `document_tokens` is what 02 counted. QilinError if 02 packed other documents.
     """
     taken = documents(job.paths.chimed, job.paths.tokens, tokenizer)
-    known = _known(job.paths.data, {document.row["id"] for document in taken})
+    ids = {document.row["id"] for document in taken}
+    # Conversations of sft.jsonl that are records of DCPT too.
+    known = {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(job.paths.data) if row["id"] in ids}
     rows: list[dict[str, Any]] = []
     counts: dict[str, dict[str, int]] = {}
     for document in taken:
@@ -121,11 +123,6 @@ def _sized(rows: list[dict[str, Any]], tokenizer: Any) -> list[Any]:
     return [Document(row, length) for row, length in zip(rows, lengths, strict=True)]
 
 
-def _known(path: Path, ids: set[str]) -> dict[str, tuple[str, list[Message]]]:
-    """{id: (split, messages)} of the conversations of sft.jsonl that are records of DCPT too."""
-    return {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(path) if row["id"] in ids}
-
-
 # --- a passage as instruction and answer ------------------------------------------------------------------------------
 
 
@@ -135,10 +132,8 @@ def conversation(text: str, known: list[Message] | None) -> list[Message] | None
     if known is not None and text in _spellings(known):
         return known
     before, *parts = SPEAKER.split(text)
-    turns = [
-        {"role": ROLES[name], "content": said.removesuffix("\n")}
-        for name, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    spoken = zip(parts[::2], parts[1::2], strict=True)
+    turns = [{"role": ROLES[name], "content": words.removesuffix("\n")} for name, words in spoken]
     alternate = all(turn["role"] == ("user", "assistant")[i % 2] for i, turn in enumerate(turns))
     return turns if not before and len(turns) > 1 and alternate else None
 
@@ -220,9 +215,9 @@ def instruction(text: str, start: int, piece: str, draw: random.Random) -> str:
         opening = found.group(1) if found else piece.strip()[:20]
         return draw.choice(FROM_OPENING).format(opening=" ".join(opening.split()))
     found = [first or second for first, second in HEADING.findall(piece)]
-    headings = "、".join(dict.fromkeys(name for name in found if name not in ROLES))
-    phrasings = ABOUT_HEADINGS if headings else ABOUT_SUBJECT
-    return draw.choice(phrasings).format(subject=subject, headings=_shortened(headings))
+    headings = "、".join(dict.fromkeys(name for name in found if name not in ROLES)).split("、")
+    phrasings = ABOUT_HEADINGS if headings != [""] else ABOUT_SUBJECT
+    return draw.choice(phrasings).format(subject=subject, headings="、".join(headings[:4]) + "等" * (len(headings) > 4))
 
 
 def subject_of(text: str, start: int) -> str:
@@ -235,11 +230,6 @@ def subject_of(text: str, start: int) -> str:
     title, _, rest = text.partition("\n")
     title = NUMBERING.sub("", title).strip()
     return title if rest and len(title) <= 30 and not re.search(r"[，。！？；：?!]", title) else ""
-
-
-def _shortened(headings: str) -> str:
-    names = headings.split("、")
-    return "、".join(names[:4]) + "等" * (len(names) > 4)
 
 
 # --- the order --------------------------------------------------------------------------------------------------------
@@ -265,8 +255,7 @@ def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
     """Every index once, in the order of a draw without replacement in proportion to `weights`; integers, shape (n,).
 
     Exponential times with rates `weights`, sorted: the first is index i with probability w_i / Σ w, and so on among
-    the rest (Efraimidis & Spirakis 2006). So what has more weight comes earlier, and its share fades as it is used up.
-    Equal weights are a plain shuffle. A function of its arguments alone.
+    the rest (Efraimidis & Spirakis 2006).
     """
     times = np.random.default_rng([seed, len(weights)]).exponential(size=len(weights))
     return np.argsort(times / np.asarray(weights, dtype=np.float64), kind="stable")

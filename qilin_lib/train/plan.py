@@ -5,7 +5,6 @@ A number stands here only if arithmetic gives one; `basis` says from what, `not_
 
 from __future__ import annotations
 
-import html
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,18 +39,11 @@ class Plan:
     frame: pd.DataFrame
     sentences: tuple[str, ...]
 
-    def _lines(self) -> list[str]:
-        rows = [f"{row.Index}: {row.basis or '-'}. Not known: {row.not_known}." for row in self.frame.itertuples()]
-        return [*self.sentences, *rows, "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."]
-
-    def _numbers(self) -> pd.DataFrame:
-        return self.frame[NUMBERS].map(lambda value: "not known" if pd.isna(value) else _short(value))
-
     def __repr__(self) -> str:
-        return "\n".join([self._numbers().to_string(), *self._lines()])
-
-    def _repr_html_(self) -> str:
-        return self._numbers().to_html() + "".join(f"<p>{html.escape(line)}</p>" for line in self._lines())
+        numbers = self.frame[NUMBERS].map(lambda value: "not known" if pd.isna(value) else _short(value))
+        rows = [f"{row.Index}: {row.basis or '-'}. Not known: {row.not_known}." for row in self.frame.itertuples()]
+        note = "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."
+        return "\n".join([numbers.to_string(), *self.sentences, *rows, note])
 
 
 def plan(parameters: Mapping[str, Strict]) -> Plan:
@@ -72,12 +64,6 @@ def _need(name: str, parameters: Any, tokenize: Any) -> Need:
         return NEEDS[name](parameters, tokenize)
     except QilinError as reason:
         return Need(basis="", not_known=str(reason))
-
-
-def _saved(parameters: Any, tokenize: Any) -> tuple[int, str]:
-    """(bytes of a saved model, how they come about)."""
-    weights, width = sizes(tokenize.base, tokenize.tiny).total, 4 if parameters.dtype == "float32" else 2
-    return width * weights, f"{weights:,} weights x {width} bytes"
 
 
 def _build(parameters: Any, tokenize: Any) -> Need:
@@ -133,12 +119,13 @@ def _training(parameters: Any, tokenize: Any) -> Need:
 
 def _answering(parameters: Any, tokenize: Any) -> Need:
     """06 and 09: one model at a time in every process, of which at least the weights are in memory."""
-    whole, basis = _saved(parameters, tokenize)
+    weights, width = sizes(tokenize.base, tokenize.tiny).total, 4 if parameters.dtype == "float32" else 2
     processes = parameters.gpus or parameters.processes or cores()
     lacking = "caches of keys and values, baselines; hours; records (a few kB each): not known before 01 has run"
-    host = processes * (preflight.PYTHON + (0 if parameters.gpus else whole))
-    card = preflight.CUDA_CONTEXT + whole if parameters.gpus else 0
-    return Need(basis=f"{processes} at a time, each at least {basis}", not_known=lacking, host_gb=host, gpu_gb=card)
+    host = processes * (preflight.PYTHON + (0 if parameters.gpus else width * weights))
+    card = preflight.CUDA_CONTEXT + width * weights if parameters.gpus else 0
+    basis = f"{processes} at a time, each at least {weights:,} weights x {width} bytes"
+    return Need(basis=basis, not_known=lacking, host_gb=host, gpu_gb=card)
 
 
 NEEDS = {
@@ -175,13 +162,11 @@ def _sentences(frame: pd.DataFrame) -> Iterator[str]:
 
 def _sentence(what: str, needs: pd.Series, room: float | None, beside: str) -> str:
     most, least = needs.fillna(0).max(), bool(needs.isna().any())
-    fits = "it fits" + ", as far as it is known" * least
     if not most:
         return f"{what}: 0, as far as it is known; {beside}."
-    if room is None:
-        fits = "whether it fits is not known without the device"
-    elif most > room:
-        fits = "it does NOT fit"
+    fits = "it fits" + ", as far as it is known" * least
+    if room is None or most > room:
+        fits = "whether it fits is not known without the device" if room is None else "it does NOT fit"
     return f"{what}: {'at least ' * least}{_short(most)} GB ({needs.fillna(0).idxmax()}); {beside}: {fits}."
 
 

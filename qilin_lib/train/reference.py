@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
-from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import weight_hashes
 
@@ -54,78 +52,42 @@ def key(weights: dict[str, str], how: dict[str, Any], pairs: list[dict[str, list
     return digest.hexdigest()
 
 
-def load(path: Path, count: int) -> np.ndarray | None:
-    """The cached (chosen, rejected) log-probabilities, shape (count, 2); None if there are none.
-
-    QilinError for a file that is not what `store` writes: it is never passed over in silence.
-    """
-    if not path.exists():
-        return None
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as reason:
-        raise QilinError(f"{path}: not readable as reference log-probabilities ({reason}); delete it") from None
-    if values.shape != (count, 2) or not np.isfinite(values).all():
-        raise QilinError(f"{path}: holds {values.shape} numbers, expected ({count}, 2), all finite; delete it")
-    return values
-
-
-def store(path: Path, values: np.ndarray, about: dict[str, Any]) -> None:
-    """Write the numbers atomically, and beside them as JSON what they depend on."""
-    files.write_json(path.with_suffix(".json"), about)
-    with files.atomic(path, binary=True) as handle:
-        np.save(handle, values, allow_pickle=False)
-
-
-def columns(trainer: Any, dataset: Any, job: SimpleNamespace) -> tuple[Any, bool]:
+def columns(trainer: Any, compute: Callable[[Any], Any], dataset: Any, job: SimpleNamespace) -> tuple[Any, bool]:
     """(`dataset` with the reference log-probabilities TRL reads, whether they came from the cache).
 
-    All processes compute, the first reads and writes `job.paths.cache` and tells the others, so that nodes without a
-    common disk agree. `trainer` is a DPOTrainer whose reference is still what training starts from.
+    `compute` is TRL's own, which reads its cache file or writes it; by itself it lies in a temporary folder of each
+    process, so the first process names one below `job.paths.cache` for all. `trainer` is a DPOTrainer whose reference
+    is still what training starts from. QilinError for a file that cannot be read: it is never passed over in silence.
     """
+    import torch
     from accelerate.utils import broadcast_object_list
 
     known: list[Any] = [None, None]
     if trainer.accelerator.is_main_process:
-        about = {"weights": weight_hashes(job.paths.weights), "how": arithmetic(trainer, job), "pairs": len(dataset)}
-        path = job.paths.cache / "reference" / f"{key(about['weights'], about['how'], list(dataset))[:32]}.npy"
-        known = [load(path, len(dataset)), None]
+        name = key(weight_hashes(job.paths.weights), arithmetic(trainer, job), list(dataset))[:32]
+        path = job.paths.cache / "reference" / f"{name}.arrow"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = [path, path.exists()]
     broadcast_object_list(known)
-    values = known[0]
-    if values is None:
-        values = compute(trainer, dataset)
-        if trainer.accelerator.is_main_process:
-            store(path, values, about)
-    for name, column in zip(COLUMNS, values.T, strict=True):
-        dataset = dataset.add_column(name, column.tolist())
-    return dataset, known[0] is not None
-
-
-def compute(trainer: Any, dataset: Any) -> np.ndarray:
-    """(chosen, rejected) log-probabilities of the reference for every pair, float32, shape (n, 2).
-
-    TRL's own `precompute_ref_log_probs` does the same but writes a file in a temporary folder of each process, which
-    the other processes then do not find.
-    """
-    import torch
-    from torch.utils.data import DataLoader
-
-    size = trainer.args.per_device_eval_batch_size
-    loader = trainer.accelerator.prepare(DataLoader(dataset, batch_size=size, collate_fn=trainer.data_collator))
-    model = placed(trainer)
-    was_training = model.training
-    model.eval()
-    parts = []
-    # A loader draws from the global generator, and dropout in training would then differ from a run without a cache.
-    with torch.random.fork_rng(devices=[]):
-        for batch in loader:
-            sides = trainer.accelerator.gather_for_metrics(trainer.compute_ref_log_probs(model, batch))
-            parts.append(torch.stack(sides, dim=1).float().cpu())
-    model.train(was_training)
-    values = torch.cat(parts).numpy()
-    if not np.isfinite(values).all():
-        raise RuntimeError(f"the reference gives {int((~np.isfinite(values)).sum())} log-probabilities not finite")
-    return values
+    path, reused = known
+    dataset._get_cache_file_path = lambda _: str(path)
+    was_training = trainer.model.training
+    trainer.model.eval()
+    try:
+        # A loader draws from the global generator, and dropout in training would then differ from a run without a
+        # cache.
+        with torch.random.fork_rng(devices=[]):
+            dataset = compute(dataset)
+    except (ValueError, OSError) as reason:
+        if not reused:
+            raise
+        raise QilinError(f"{path}: not readable as reference log-probabilities ({reason}); delete it") from None
+    trainer.model.train(was_training)
+    broken = sum(not math.isfinite(value) for name in COLUMNS for value in dataset[name])
+    if broken:
+        path.unlink(missing_ok=True)
+        raise RuntimeError(f"the reference gives {broken} log-probabilities not finite")
+    return dataset, reused
 
 
 def placed(trainer: Any) -> Any:

@@ -2,21 +2,24 @@
 model ranks the answers that the policy writes to a question, and the best return to supervised fine-tuning. The number
 of answers, of those kept and of rounds, and how they are drawn, were not found.
 
-A round has a folder: `sampling/` (questions.jsonl and what its processes leave), pool.jsonl (every answer with its
-reward), chosen.jsonl (what the policy learns from), and what 04's training leaves. A round starts from the model of the
-round before it, the first from 04_sft's.
+A round has a folder: `sampling/` (questions.jsonl; a file per chunk until all are there), pool.jsonl (every answer with
+its reward), chosen.jsonl (what the policy learns from), and what 04's training leaves. A round starts from the model of
+the round before it, the first from 04_sft's.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,7 +54,8 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     stage.begin()
     for number in range(1, stage.parameters.rounds + 1):
         folder = stage.dir / "rejection" / f"round{number}"
-        done.append(_round(stage, folder, number, weights, _about(number, show)))
+        about = lambda text, number=number: show(f"round {number}: {text}")  # noqa: E731
+        done.append(_round(stage, folder, number, weights, about))
         weights = trained(folder)
     return {"rounds": done}
 
@@ -62,10 +66,6 @@ def last_round(folder: Path) -> Path:
     if not finished:
         raise QilinError(f"{folder / 'rejection'}: holds no finished round; run notebooks/08_rlhf.ipynb first")
     return max(finished, key=lambda path: int(path.name.removeprefix("round")))
-
-
-def _about(number: int, show: Show) -> Show:
-    return lambda text: show(f"round {number}: {text}")
 
 
 def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
     paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
     more = {"scored": False, "apart": True, "round": number, "questions": counts}
     facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, **more)
-    for part in out.glob("*.part*"):
-        part.unlink()
+    for name in ("answers", "rewards"):
+        shutil.rmtree(out / name, ignore_errors=True)
     return facts
 
 
@@ -190,37 +190,20 @@ def work(job: SimpleNamespace) -> None:
 
 
 def _in_chunks(out: Path, name: str, chunks: list[list[Row]], rank: int, of: int, make: Callable[[], Turn]) -> None:
-    """Add to `name`.part<rank> what is missing of this process's chunks; `make()` loads a model and returns what turns
-    a chunk into its values, and is not called where nothing is missing."""
+    """Write `name`/<chunk>.json for what is missing of this process's chunks; `make()` loads a model and returns what
+    turns a chunk into its values, and is not called where nothing is missing."""
     done = _finished(out, name)
     missing = [i for i in range(rank, len(chunks), of) if i not in done]
-    if not missing:
-        return
-    turn, part = make(), out / f"{name}.part{rank}"
-    # Written anew without a torn line, behind which the next chunk would be lost too.
-    files.write_jsonl(part, _lines(part) if part.exists() else [])
-    with open(part, "a", encoding="utf-8") as handle:
-        for place, i in enumerate(missing):
-            handle.write(json.dumps({"chunk": i, "values": turn(i, chunks[i])}, ensure_ascii=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-            if rank == 0:
-                print(PROGRESS + json.dumps({"text": f"{name} {place + 1}/{len(missing)} chunks"}), flush=True)
+    turn = make() if missing else None
+    for place, i in enumerate(missing, start=1):
+        files.write_json(out / name / f"{i}.json", turn(i, chunks[i]))
+        if rank == 0:
+            print(PROGRESS + json.dumps({"text": f"{name} {place}/{len(missing)} chunks"}), flush=True)
 
 
 def _finished(out: Path, name: str) -> dict[int, Any]:
-    """Values by chunk in the parts so far, whichever process wrote them."""
-    return {line["chunk"]: line["values"] for part in out.glob(f"{name}.part*") for line in _lines(part)}
-
-
-def _lines(part: Path) -> Iterator[dict[str, Any]]:
-    # Bytes: a kill can tear a character, and another process may be writing right now.
-    return (json.loads(line) for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
-
-
-def key(number: int, row: str, sample: int) -> str:
-    """What seeds the draw of answer `sample` to question `row` in round `number`, beside the seed."""
-    return f"{number}:{row}:{sample}"
+    """Values by chunk so far, whichever process wrote them."""
+    return {int(path.stem): files.read_json(path) for path in (out / name).glob("*.json")}
 
 
 def _writer(job: SimpleNamespace, device: str) -> Turn:
@@ -239,7 +222,7 @@ def _writer(job: SimpleNamespace, device: str) -> Turn:
             model,
             tokenizer,
             [prompt for prompt in prompts for _ in range(p.num_samples)],
-            [key(p.round, row["id"], k) for row in rows for k in range(p.num_samples)],
+            [f"{p.round}:{row['id']}:{k}" for row in rows for k in range(p.num_samples)],
             temperature=p.temperature,
             top_p=p.top_p,
             max_new_tokens=p.max_target_length,
@@ -282,49 +265,34 @@ def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], param
     """
     rows = []
     for place, row in enumerate(asked):
+        common = {"id": row["id"], "round": parameters.round, "prompt": row["messages"][:1]}
         span = slice(place * parameters.num_samples, (place + 1) * parameters.num_samples)
-        own = list(zip(answers[span], rewards[span], strict=True))
-        speaking = [k for k, ((text, _), _) in enumerate(own) if text.strip()]
-        kept = sorted(speaking, key=lambda k: -own[k][1])[: parameters.keep]
-        rows += [
-            {
-                "id": row["id"],
-                "round": parameters.round,
-                "prompt": row["messages"][:1],
-                "sample": k,
-                "answer": text,
-                "tokens": tokens,
-                "reward": value,
-                "kept": k in kept,
-            }
-            for k, ((text, tokens), value) in enumerate(own)
+        own = [
+            {**common, "sample": k, "answer": text, "tokens": tokens, "reward": value}
+            for k, ((text, tokens), value) in enumerate(zip(answers[span], rewards[span], strict=True))
         ]
+        best = sorted((one for one in own if one["answer"].strip()), key=lambda one: -one["reward"])[: parameters.keep]
+        rows += [one | {"kept": one in best} for one in own]
     return rows
 
 
 def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
     """Counts, rewards and tokens of a pool. `reward_best` is the mean over questions of the largest of their rewards,
     `cut` an answer as long as the limit, `silent` a question whose answers are all empty, so that none was kept."""
-    by_question: dict[str, list[Row]] = {}
-    for row in rows:
-        by_question.setdefault(row["id"], []).append(row)
+    by_question = [list(own) for _, own in itertools.groupby(rows, key=lambda row: row["id"])]
     kept = [row for row in rows if row["kept"]]
-
-    def mean(values: list[float]) -> float | None:
-        return round(sum(values) / len(values), 6) if values else None
-
     return {
         "prompts": len(by_question),
         "num_samples": parameters.num_samples,
         "answers": len(rows),
         "kept": len(kept),
         "empty": sum(not row["answer"].strip() for row in rows),
-        "silent": sum(not any(row["kept"] for row in own) for own in by_question.values()),
+        "silent": sum(not any(row["kept"] for row in own) for own in by_question),
         "cut": sum(row["tokens"] == parameters.max_target_length for row in rows),
-        "distinct": sum(len({row["answer"] for row in own}) for own in by_question.values()),
-        "reward_mean": mean([row["reward"] for row in rows]),
-        "reward_best": mean([max(row["reward"] for row in own) for own in by_question.values()]),
-        "reward_kept": mean([row["reward"] for row in kept]),
+        "distinct": sum(len({row["answer"] for row in own}) for own in by_question),
+        "reward_mean": round(fmean(row["reward"] for row in rows), 6),
+        "reward_best": round(fmean(max(row["reward"] for row in own) for own in by_question), 6),
+        "reward_kept": round(fmean(row["reward"] for row in kept), 6) if kept else None,
         "tokens": sum(row["tokens"] for row in rows),
         "tokens_kept": sum(row["tokens"] for row in kept),
     }

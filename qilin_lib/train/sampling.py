@@ -8,7 +8,6 @@ is asked for again is the same one.
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,8 +45,7 @@ def sample(
     answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        sources = [generator(seed, keys[place]) for place in places]
-        choose = partial(_next, model=model, sources=sources, temperature=temperature, top_p=top_p)
+        choose = _chooser(model, [generator(seed, keys[place]) for place in places], temperature, top_p)
         asked = [prompts[place] for place in places]
         written = decode.write(model, asked, {tokenizer.eos_token_id}, max_new_tokens, choose)
         for place, ids in zip(places, written, strict=True):
@@ -99,30 +97,25 @@ def draw(logits: Any, noise: Any, temperature: float, top_p: float, slack: Any) 
     return tokens[:, 0], sure
 
 
-def _next(
-    logits: Any,
-    contexts: dict[int, list[int]],
-    *,
-    model: Any,
-    sources: list[np.random.Generator],
-    temperature: float,
-    top_p: float,
-) -> list[int]:
-    """The next token of each row. In float32 a close call is settled by reading the row's own tokens alone."""
+def _chooser(model: Any, sources: list[np.random.Generator], temperature: float, top_p: float) -> decode.Choose:
+    """What draws the next token of each row; in float32 a close call is settled by reading the row alone."""
     import torch
 
-    noise = gumbel([sources[row] for row in contexts], logits.shape[-1], logits.device)
-    exact = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
-    if model.dtype != torch.float32:
-        return draw(logits, noise, temperature, top_p, exact)[0].tolist()
-    slack = TIE * logits.double().abs().amax(-1, keepdim=True) / temperature
-    tokens, sure = draw(logits, noise, temperature, top_p, slack)
-    chosen = tokens.tolist()
-    for place, (settled, context) in enumerate(zip(sure.tolist(), contexts.values(), strict=True)):
-        if not settled:
-            alone = decode.alone(model, context)
-            chosen[place] = draw(alone, noise[place : place + 1], temperature, top_p, exact[:1])[0].item()
-    return chosen
+    def choose(logits: Any, contexts: dict[int, list[int]]) -> list[int]:
+        noise = gumbel([sources[row] for row in contexts], logits.shape[-1], logits.device)
+        exact = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
+        if model.dtype != torch.float32:
+            return draw(logits, noise, temperature, top_p, exact)[0].tolist()
+        slack = TIE * logits.double().abs().amax(-1, keepdim=True) / temperature
+        tokens, sure = draw(logits, noise, temperature, top_p, slack)
+        chosen = tokens.tolist()
+        for place, (settled, context) in enumerate(zip(sure.tolist(), contexts.values(), strict=True)):
+            if not settled:
+                alone = decode.alone(model, context)
+                chosen[place] = draw(alone, noise[place : place + 1], temperature, top_p, exact[:1])[0].item()
+        return chosen
+
+    return choose
 
 
 def _check(

@@ -87,9 +87,8 @@ class Meter:
             import torch
 
             ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-            entered = (
-                mask.sum() if mask is not None and mask.dim() == 2 else torch.tensor(ids.numel(), device=ids.device)
-            )
+            masked = mask is not None and mask.dim() == 2
+            entered = mask.sum() if masked else torch.tensor(ids.numel(), device=ids.device)
             # Sums stay on the device, so nothing waits for it.
             self.counts = self.counts + torch.stack([entered, torch.tensor(len(ids), device=ids.device)])
         return self._step(model, inputs, *args, **kwargs)
@@ -104,17 +103,15 @@ class Meter:
         import torch
 
         del self.trainer.training_step
-        accelerator = self.trainer.accelerator
-        counts = (
-            torch.as_tensor(self.counts, device=accelerator.device) + torch.zeros(2, device=accelerator.device).long()
-        )
+        accelerator, device = self.trainer.accelerator, self.trainer.accelerator.device
+        counts = torch.as_tensor(self.counts, device=device) + torch.zeros(2, device=device).long()
         tokens, rows = (int(n) for n in accelerator.reduce(counts, reduction="sum").tolist())
         if not rows:
             tokens = self.trainer.state.num_input_tokens_seen - self.trainer._initial_num_input_tokens_seen
         needed, run = operations(sizes, tokens / rows if rows else 0, parameters) or (None, None)
         best, source = peak(parameters.dtype, torch.cuda.get_device_name() if parameters.gpus else None)
         rate = tokens / seconds / accelerator.num_processes / 1e12
-        highest = accelerator.gather(torch.tensor([peak_memory()], device=accelerator.device)).max()
+        highest = accelerator.gather(torch.tensor([peak_memory()], device=device)).max()
         return {
             "train_seconds": round(seconds, 1),
             "tokens_input": tokens,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,10 +190,6 @@ def test_a_card_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         assert ("does NOT fit" in str(found)) != fits
 
 
-@pytest.mark.parametrize("form", [str, repr, lambda found: found._repr_html_()])
-def test_it_shows_itself(form: Callable[[Plan], str]) -> None:
-    found = plan({"01_build_chimed": params.load("01_build_chimed", {"raw_dir": "<b>no</b>"})})
-    shown = form(found)
+def test_it_shows_itself() -> None:
+    shown = str(plan({"01_build_chimed": params.load("01_build_chimed", {})}))
     assert "01_build_chimed" in shown and "not known" in shown and "GB = 10^9 bytes" in shown
-    if "<table" in shown:
-        assert "<b>" not in shown and "&lt;b&gt;" in shown

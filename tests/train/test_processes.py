@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from qilin_lib import files
@@ -279,11 +278,13 @@ def test_zero3_trains_what_one_process_trains_and_saves_it_whole(place: Place, u
 
 def test_two_processes_share_one_cache_of_reference_log_probabilities(place: Place, on_one_node: None) -> None:
     """26 pairs on two processes, two each: the padding of the last batch must not become a further row."""
+    from datasets import Dataset
+
     seen = [files.read_json(place.folder / name / "facts.json") for name in ("cached_dpo", "reused_dpo")]
     assert [one["reference"] for one in seen] == ["cached, computed", "cached, reused"]
     assert_same(place, "one_dpo", "cached_dpo", 1e-5)
     assert_same(place, "cached_dpo", "reused_dpo", 1e-6)
-    rows = sorted(np.load(path).shape for path in (place.folder / "cache").rglob("*.npy"))
+    rows = sorted(Dataset.from_file(str(path)).shape for path in (place.folder / "cache").rglob("*.arrow"))
     assert rows == [(4, 2), (26, 2)]
 
 

@@ -81,20 +81,22 @@ def test_cached_equals_live_step_by_step(kind: str, job: Callable) -> None:
 
 @pytest.mark.slow
 def test_other_rates_reuse_and_other_pairs_do_not(job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import DPOTrainer
+
     first, second = (job(name, precompute_ref_log_probs=True, max_steps=1) for name in ("first", "second"))
     assert trained(first)[2]["reference"] == "cached, computed"
     again = job("again", precompute_ref_log_probs=True, max_steps=1, beta=0.4, learning_rate=1e-4)
     with monkeypatch.context() as patch:
-        patch.setattr(reference, "compute", lambda *_: pytest.fail("computed again"))
+        patch.setattr(DPOTrainer, "compute_ref_log_probs", lambda *_: pytest.fail("computed again"))
         facts = trained(again)[2]
     assert facts["reference"] == "cached, reused" and facts["step_zero_gap"] < dpo.GAP["float32"]
-    stored = {path: path.read_bytes() for path in first.paths.cache.rglob("*.npy")}
+    stored = {path: path.read_bytes() for path in first.paths.cache.rglob("*.arrow")}
     rows = list(files.read_jsonl(first.paths.data))
     rows[0]["chosen"][0]["content"] += "头痛"
     files.write_jsonl(first.paths.data, rows)
     # The held-out pairs are as before, the training pairs are not.
     assert trained(second)[2]["reference"] == "cached, computed"
-    after = {path: path.read_bytes() for path in first.paths.cache.rglob("*.npy")}
+    after = {path: path.read_bytes() for path in first.paths.cache.rglob("*.arrow")}
     assert len(stored) == 2 and len(after) == 3 and stored.items() <= after.items()
 
 
@@ -147,18 +149,19 @@ def test_one_changed_weight_is_another_model(tiny_model_dir: Path, tmp_path: Pat
     assert before["config.json"] == after["config.json"]
 
 
-def test_a_file_that_is_no_cache_is_refused_with_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "some.npy"
-    assert reference.load(path, 2) is None
-    values = np.array([[-1.5, -2.0], [-3.0, -4.25]], dtype=np.float32)
-    reference.store(path, values, {"pairs": 2})
-    assert reference.load(path, 2).tolist() == values.tolist()
-    assert files.read_json(path.with_suffix(".json")) == {"pairs": 2}
-    with pytest.raises(QilinError, match=r"some.npy: holds \(2, 2\) numbers, expected \(3, 2\)"):
-        reference.load(path, 3)
-    reference.store(path, np.array([[np.nan, 0.0]]), {})
-    with pytest.raises(QilinError, match="all finite; delete it"):
-        reference.load(path, 1)
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(QilinError, match="some.npy: not readable as reference log-probabilities"):
-        reference.load(path, 1)
+@pytest.mark.slow
+def test_a_file_that_is_no_cache_is_refused_with_its_name(job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import DPOTrainer
+
+    first, second, third = (job(name, precompute_ref_log_probs=True, max_steps=1) for name in ("a", "b", "c"))
+    usual = DPOTrainer.compute_ref_log_probs
+    with monkeypatch.context() as patch:
+        patch.setattr(DPOTrainer, "compute_ref_log_probs", lambda *a: tuple(x * np.nan for x in usual(*a)))
+        with pytest.raises(RuntimeError, match="the reference gives 20 log-probabilities not finite"):
+            trained(first)
+    assert not list(first.paths.cache.rglob("*.arrow"))
+    trained(second)
+    for path in first.paths.cache.rglob("*.arrow"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(QilinError, match=r"[0-9a-f]{32}.arrow: not readable as reference log-probabilities"):
+        trained(third)

@@ -271,7 +271,6 @@ def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pyte
         monkeypatch.setenv("RANK", rank)
         rejection.work(job)
     assert list(files.read_jsonl(pool)) == expected
-    assert sorted(path.name for path in job.out.glob("answers.part*")) == [f"answers.part{i}" for i in range(3)]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -318,21 +317,24 @@ def progress(out: Path) -> int:
     return sum(len(rejection._finished(out, name)) for name in ("answers", "rewards"))
 
 
-def test_a_torn_line_costs_its_chunk_alone(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever byte a kill tears the part at; a finished chunk is not drawn again."""
+def test_a_chunk_that_is_not_there_is_drawn_again_alone(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill leaves finished chunks, and half a file under another name."""
     expected = sampled(make_job, "calm")
-    whole = (make_job("calm")[0].out / "answers.part0").read_bytes()
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    whole = {path.name: path.read_bytes() for path in (make_job("calm")[0].out / "answers").iterdir()}
+    assert sorted(whole) == ["0.json", "1.json", "2.json", "3.json"]
     asked: list[int] = []
     usual = sampling.sample
     monkeypatch.setattr(sampling, "sample", lambda *a, **k: (asked.append(len(a[2])), usual(*a, **k))[1])
-    for place, cut in enumerate((5, ends[1] + 40, ends[-1] - 1)):
-        job, pool = make_job(f"torn{place}")
-        (job.out / "answers.part0").write_bytes(whole[:cut])
+    # The last chunk is one question of four samples.
+    for lost, redrawn in (([], 0), ([1], 8), ([0, 3], 12), ([0, 1, 2, 3], 28)):
+        job, pool = make_job("torn" + "".join(map(str, lost)))
+        (job.out / "answers").mkdir()
+        for name, text in whole.items():
+            torn = int(name[0]) in lost
+            (job.out / "answers" / (f".{name}.7.tmp" if torn else name)).write_bytes(text[:-9] if torn else text)
         asked.clear()
         rejection.work(job)
-        assert list(files.read_jsonl(pool)) == expected and (job.out / "answers.part0").read_bytes() == whole
-        assert sum(asked) == 28 - 8 * sum(end <= cut for end in ends)
+        assert list(files.read_jsonl(pool)) == expected and sum(asked) == redrawn
 
 
 # --- the rounds -------------------------------------------------------------------------------------------------------
@@ -362,7 +364,7 @@ def test_two_rounds_chain_and_a_finished_one_is_only_read(
         pool = found["pool"]
         assert found["examples"] == len(kept) == pool["kept"] and pool["questions"]["drawn"] == 5
         assert pool["reward_best"] >= pool["reward_mean"] and pool["answers"] == 20
-        assert files.read_json(folder / "facts.json") == found and not list(folder.rglob("*.part*"))
+        assert files.read_json(folder / "facts.json") == found and not list(folder.glob("sampling/*/*.json"))
         assert len(files.read_json(folder / "heldout.json")["medical"]["before"]) == 1
     assert weights(folders[0]) != weights(folders[1]) != (tiny_model_dir / "model.safetensors").read_bytes()
     drawn = [{row["id"] for row in files.read_jsonl(folder / "pool.jsonl")} for folder in folders]
