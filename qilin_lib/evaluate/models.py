@@ -17,7 +17,7 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.models.adapters import load_trained, trained
+from qilin_lib.models.adapters import load_to_answer, trained
 from qilin_lib.models.base import from_hub, is_hub_id, local
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_tokenizer
@@ -256,5 +256,5 @@ def _load(stage: Stage, weights: Path, asked: Any, device: str) -> Any:
     if baseline.is_sequence_model(weights):
         model = baseline.load_sequence_model(weights, parameters.dtype, device)
         return sequence.SequenceBackend(model, tokenizer, asked, parameters.batch_size, device)
-    model = load_trained(weights, parameters.dtype, device)[0]
+    model = load_to_answer(weights, parameters.dtype, device)
     return TransformersBackend(model, tokenizer, asked, parameters.batch_size, device)

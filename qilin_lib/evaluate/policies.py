@@ -28,7 +28,7 @@ from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised, summary
 from qilin_lib.evaluate.scores import adjust, same_items
 from qilin_lib.evaluate.texts import text_statistics
-from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_trained, trained, weights_sha256
+from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
 from qilin_lib.models.examine import context as longest
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.names import describe_run, read_scores
@@ -194,7 +194,7 @@ def _answer(
 
 
 def _loaded(folder: Path, dtype: str, device: str) -> Any:
-    return load_trained(folder, dtype, _waiting(folder, device))[0]
+    return load_to_answer(folder, dtype, _waiting(folder, device))
 
 
 def _waiting(folder: Path, device: str) -> str:

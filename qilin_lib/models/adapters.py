@@ -180,6 +180,19 @@ def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:
     return note
 
 
+def load_to_answer(folder: str | Path, dtype: str, device: str = "cpu") -> Any:
+    """The model of `load_trained`, to be asked alone. On a CPU in float32 the adapter is added to the (dequantised)
+    weights: the same sums up to float32's rounding, in a third of the time."""
+    if device != "cpu" or dtype != "float32" or not is_adapter(folder):
+        return load_trained(folder, dtype, device)[0]
+    from peft import PeftModel
+
+    base = base_of(folder)
+    nf4 = described(base, folder)["quantised"]
+    model = load_model(base, dtype, nf4)
+    return PeftModel.from_pretrained(model.dequantize() if nf4 else model, str(folder)).merge_and_unload()
+
+
 def load_trained(
     folder: str | Path, dtype: str, device: str = "cpu", quantised: bool | None = None, rewards: bool = False
 ) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import load_trained, trained
+from qilin_lib.models.adapters import load_to_answer, trained
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
@@ -209,7 +209,7 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
 def _writer(job: SimpleNamespace, device: str) -> Turn:
     """A chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
-    model = load_trained(job.paths.policy, p.dtype, device)[0]
+    model = load_to_answer(job.paths.policy, p.dtype, device)
 
     def write(_: int, rows: list[Row]) -> list[list[Any]]:
         prompts = [

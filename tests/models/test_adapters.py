@@ -11,7 +11,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import add_lora, describe, described, load_trained, weights_sha256
+from qilin_lib.models.adapters import add_lora, describe, described, load_to_answer, load_trained, weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.tokens.template import BAICHUAN
@@ -81,6 +81,7 @@ def test_what_is_loaded_is_what_was_trained(
     again = logits(whole, ids)
     assert len(ids) >= 4
     assert distance(again, trained) <= (TOLERANCE if quantised else 1e-5)
+    assert distance(logits(load_to_answer(tmp_path / "adapter", "float32"), ids), trained) <= TOLERANCE
     with off():
         before = logits(whole, ids)
     assert distance(before, logits(load_model(tiny_model_dir, quantised=quantised), ids)) <= TOLERANCE
