@@ -113,7 +113,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
         assert made["use_cpu"] == (parameters.gpus == 0)
         return made | {"use_cpu": True, "dataloader_pin_memory": False}
 
-    def no_columns(trainer: Any, dataset: Any, job: Any) -> tuple[Any, bool]:
+    def no_columns(trainer: Any, compute: Any, dataset: Any, job: Any) -> tuple[Any, bool]:
         for name in reference.COLUMNS:
             dataset = dataset.add_column(name, [0.0] * len(dataset))
         return dataset, False
