@@ -1,7 +1,7 @@
 """By hand, on a CPU: a random checkpoint in Baichuan-7B's layout through conversion, QLoRA SFT and scoring, and 03 to
 05 at its widths with eight layers.
 
-python tests/benchmarks/bench_full_size.py WORK [convert sft chain]: some 50 GB of disk, 20 GiB of memory, half an hour.
+python tests/benchmarks/bench_full_size.py WORK [sharded one sft chain]: some 50 GB of disk, 20 GiB of memory, half an hour.
 Peaks are of anonymous memory: pages of mapped files, which the kernel takes back at any time, are not in them.
 """
 
@@ -121,8 +121,9 @@ def told(what: str, figures: dict[str, Any]) -> None:
 
 def main(work: Path, parts: list[str]) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    if "convert" in parts:
-        convert(work, "llama", 32, 8)
+    if "sharded" in parts:
+        shutil.rmtree(convert(work, "sharded", 32, 8))
+    if "one" in parts:
         convert(work, "llama", 32, 1)
     if "sft" in parts:
         data = write_data(work, work / "llama")
@@ -147,4 +148,4 @@ def main(work: Path, parts: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "--source":
         sys.exit(write_source(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
-    main(Path(sys.argv[1]), sys.argv[2:] or ["convert", "sft", "chain"])
+    main(Path(sys.argv[1]), sys.argv[2:] or ["sharded", "one", "sft", "chain"])
