@@ -1,7 +1,7 @@
 """By hand, on a CPU: a random checkpoint in Baichuan-7B's layout through conversion, QLoRA SFT and scoring, and 03 to
 05 at its widths with eight layers.
 
-python tests/benchmarks/bench_full_size.py WORK [sharded one sft chain]: some 50 GB of disk, 20 GiB of memory, half an hour.
+python tests/benchmarks/bench_full_size.py WORK [sharded one sft chain]: 50 GB of disk, 20 GiB of memory, half an hour.
 Peaks are of anonymous memory: pages of mapped files, which the kernel takes back at any time, are not in them.
 """
 
@@ -128,7 +128,7 @@ def main(work: Path, parts: list[str]) -> None:
     if "sft" in parts:
         data = write_data(work, work / "llama")
         paths = {"weights": work / "llama", "data": data["sft"]}
-        job(work, "04_sft", paths, ["train", "score"], max_length=64, packing=False, **TURNS)
+        job(work, "04_sft", paths, ["train", "score"], max_length=96, packing=False, **TURNS)
     if "chain" in parts:
         shutil.rmtree(work / "llama", ignore_errors=True)
         base = convert(work, "llama", 8, 1)
@@ -138,7 +138,7 @@ def main(work: Path, parts: list[str]) -> None:
         job(work, "03_dcpt", {"weights": base, **held}, ["train", "score"], **steps)
         phases, before = ["open", "train", "score"], trained(work / "run" / "03_dcpt")
         for notebook, name in (("04_sft", "sft"), ("05_dpo", "dpo")):
-            more = {"max_length": 64, "packing": False} if name == "sft" else {"sampled_prompts": 1}
+            more = {"max_length": 96, "packing": False} if name == "sft" else {"sampled_prompts": 1}
             paths = {"weights": before, "data": data[name], "cache": work / "cache"}
             facts = job(work, notebook, paths, phases, **TURNS, **steps, **more)
             told(f"{notebook} stands on", {key: facts[key] for key in ("update_kept", "update_kept_nf4")})
