@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -28,6 +29,17 @@ def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes, read as a stream."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_once(path: str | Path) -> str:
+    """`sha256_file`, read once per process while the file keeps its size and time: weights are gigabytes."""
+    state = os.stat(path)
+    return _sha256_at(Path(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _sha256_at(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_file(path)
 
 
 @contextlib.contextmanager

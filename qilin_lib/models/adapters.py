@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +117,15 @@ def weight_hashes(folder: str | Path) -> dict[str, str]:
     if is_adapter(folder):
         # peft notes where the base lay, which says nothing of what it computes.
         config = files.read_json(folder / ADAPTER) | {"base_model_name_or_path": None}
-        own = {"adapter_model.safetensors": _sha256(folder / "adapter_model.safetensors")}
+        own = {"adapter_model.safetensors": files.sha256_once(folder / "adapter_model.safetensors")}
         own |= {ADAPTER: files.sha256_text(json.dumps(config, sort_keys=True))}
         return own | {name: str(described(base_of(folder), folder)[name]) for name in ("base_sha256", "quantised")}
-    return {path.name: _sha256(path) for path in [*weight_files(folder), folder / "config.json"]}
+    return {path.name: files.sha256_once(path) for path in [*weight_files(folder), folder / "config.json"]}
 
 
 def weights_sha256(folder: str | Path) -> str:
     """Hex sha256 over `weight_hashes`: the exact weights, and no others. QilinError if there are no safetensors."""
     return files.sha256_text(json.dumps(weight_hashes(folder), sort_keys=True))
-
-
-def _sha256(path: Path) -> str:
-    state = path.stat()
-    return _sha256_at(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _sha256_at(path: Path, size: int, changed: int) -> str:
-    """Gigabytes are read once a process: saving an adapter and loading it both ask."""
-    return files.sha256_file(path)
 
 
 def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str, template_sha256: str) -> None:

@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +161,7 @@ def _same(path: Path, entry: dict[str, Any], every_byte: bool) -> bool:
         return files.sha256_file(path) == entry["sha256"]
     if state.st_mtime_ns == entry.get("mtime_ns"):
         return True
-    return _hash_at(path, state.st_size, state.st_mtime_ns) == entry["sha256"]
-
-
-@cache
-def _hash_at(path: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of a file at a size and time: a copied run and the raw files are hashed once per process."""
-    return files.sha256_file(path)
+    return files.sha256_once(path) == entry["sha256"]
 
 
 @dataclass
@@ -390,7 +383,6 @@ def file_hashes(paths: dict[str, Path]) -> dict[str, str]:
 
 def _hash_or_reason(path: Path) -> str:
     try:
-        state = path.stat()
-        return _hash_at(path, state.st_size, state.st_mtime_ns)
+        return files.sha256_once(path)
     except OSError as reason:
         return f"unreadable: {reason.strerror}"
