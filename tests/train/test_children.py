@@ -351,6 +351,19 @@ SEE = "To enable traceback see: https://pytorch.org"
             SEE,
             "[rank2]: ValueError: b",
         ),
+        # gloo's threads abort a process that leaves with an exception, NCCL's watchdog one that waits for it.
+        (
+            "[rank2]: ValueError: b\n[rank3]: RuntimeError: Connection closed by peer",
+            "-6",
+            "Signal 6 (SIGABRT) received by PID 41",
+            "[rank2]: ValueError: b",
+        ),
+        (
+            "no traceback",
+            "-6",
+            "Signal 6 (SIGABRT) received by PID 41",
+            "[rank2]: Signal 6 (SIGABRT) received by PID 41",
+        ),
     ],
 )
 def test_the_cause_is_found_among_the_consequences(
