@@ -111,11 +111,13 @@ def cause(log: Path, earlier: int) -> str:
     """
     text = log.read_bytes()[earlier:].decode("utf-8")
     failed = list(_FAILED.finditer(text))
-    # torchrun itself ends the ranks that are left with SIGTERM.
-    for one in failed:
-        if int(one["code"]) < 0 and int(one["code"]) != -signal.SIGTERM:
-            return f"[rank{one['rank']}]: {one['why']}"
     errors = [error for error in _ERROR.finditer(text) if "ChildFailedError" not in error[0]]
+    # torchrun ends the ranks that are left with SIGTERM. SIGABRT is what threads of gloo or NCCL do to a process that
+    # leaves with an exception, or that waits for one: the exception says more.
+    consequences = {-signal.SIGTERM} | ({-signal.SIGABRT} if errors else set())
+    for one in failed:
+        if int(one["code"]) < 0 and int(one["code"]) not in consequences:
+            return f"[rank{one['rank']}]: {one['why']}"
     if not errors:
         return (text.splitlines() or ["no output"])[-1]
     rank = next((error[1] for error in errors if error[1]), None)
