@@ -27,6 +27,8 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 # NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
 NF4 = 4.127 / 8
+# Bytes of a number.
+WIDTH = {"float32": 4, "bfloat16": 2}
 # What configurations call these sizes; the first name that is there counts.
 ALIASES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -87,10 +89,10 @@ class Sizes:
     def stored(self, p: Any) -> float:
         """Bytes while it trains, unsharded: NF4 with all else in fp32; fp32 for full training without DeepSpeed (and
         autocast's bfloat16 copies), else as `dtype` says."""
-        width = 4 if p.dtype == "float32" else 2
+        width = WIDTH[p.dtype]
         if p.finetuning == "qlora":
             inner = self.matrices - self.vocabulary * self.hidden
-            return inner * NF4 + (self.total - inner) * (2 if p.deepspeed and width == 2 else 4)
+            return inner * NF4 + (self.total - inner) * (width if p.deepspeed else 4)
         if p.finetuning == "full" and not p.deepspeed:
             return self.total * 4 + self.matrices * 2 * (width == 2)
         # The frozen originals of `modules_to_save` are as precise as their trained copies.
@@ -100,7 +102,7 @@ class Sizes:
     def trained(self, p: Any) -> tuple[int, int]:
         """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""
         count = self.total if p.finetuning == "full" else self.lora(p) + self.copies(p)
-        return count, 2 if p.deepspeed and p.dtype == "bfloat16" else 4
+        return count, WIDTH[p.dtype] if p.deepspeed else 4
 
     def names(self, targets: str | list[str]) -> bool:
         """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
@@ -216,8 +218,8 @@ def is_hub_id(name: str) -> bool:
 
 def _folder(name: str) -> Path | None:
     """The local folder that a name stands for, or that of a hub id in the local cache."""
-    if name == "tiny" or local(name).is_dir():
-        return None if name == "tiny" else local(name)
+    if name != "tiny" and local(name).is_dir():
+        return local(name)
     if not is_hub_id(name):
         return None
     repository, _, revision = name.partition("@")

@@ -12,7 +12,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import check_modules
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
-from qilin_lib.models.shapes import shape, sizes
+from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
 
@@ -45,7 +45,7 @@ def check(stage: Stage) -> None:
 def refuse_large(weights: int, parameters: Any) -> None:
     """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
     DeepSpeed splits it only then."""
-    size = weights * {"float32": 4, "bfloat16": 2}[parameters.dtype] / 2**30
+    size = weights * WIDTH[parameters.dtype] / 2**30
     if size > ZERO3_GIB:
         nearest = parameters.deepspeed.replace("3", "2")
         raise QilinError(
