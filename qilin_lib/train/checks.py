@@ -31,14 +31,13 @@ def check(stage: Stage) -> None:
     refuse_empty(stage)
     parameters = stage.parameters
     base = base_path(stage.parent("02_tokenize"))
+    found = sizes(base)
     if (parameters.deepspeed or "").startswith("zero3"):
-        refuse_large(sizes(base).total, parameters)
-    if parameters.finetuning == "full" or (
-        parameters.target_modules == "all-linear" and not parameters.modules_to_save
-    ):
+        refuse_large(found.total, parameters)
+    if parameters.finetuning == "full":
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
-    if not all(sizes(base).names(entries) for entries in (parameters.target_modules, parameters.modules_to_save)):
+    if not (found.names(parameters.target_modules) and found.names(parameters.modules_to_save)):
         check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
 
 

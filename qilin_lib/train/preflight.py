@@ -60,13 +60,12 @@ class Preflight:
         room = f"{self.place}, {self.available:.1f} GiB per process" if self.available is not None else self.place
         rate = f"about {self.rate:,.0f} tokens/s" if self.rate else "time unknown"
         rate += f", {self.hours:,.2f} h for {self.tokens:,} tokens" if self.hours else ""
-        sentences = (
-            f"{room}: at least {least:.1f} and at most {most:.1f} GiB are needed, {fits}",
-            f"The stage's folder takes at most {self.gib('disk'):.1f} GiB of disk",
-            f"{self.processor}: {rate}",
-            self.note,
-        )
-        return [f"{sentence}." for sentence in sentences]
+        return [
+            f"{room}: at least {least:.1f} and at most {most:.1f} GiB are needed, {fits}.",
+            f"The stage's folder takes at most {self.gib('disk'):.1f} GiB of disk.",
+            f"{self.processor}: {rate}.",
+            f"{self.note}.",
+        ]
 
     def __repr__(self) -> str:
         return "\n".join([self.frame.to_string(index=False, float_format="{:.4g}".format), *self.lines()])
