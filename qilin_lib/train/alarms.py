@@ -1,10 +1,10 @@
 """Signs that a training went wrong although it ended: plain sentences from its log, of DPO also from its answers and
 parameters.
 
-alarms.yaml holds thresholds and sentences: each says what was seen, the threshold, where users met it and what to try.
-Shifts are those against the reference: rewards / β, so that they do not depend on which pairs a batch happened to hold.
-The log-probability of chosen answers falls in most DPO runs (Rafailov et al. 2024, arXiv 2404.12358; Pal et al. 2024,
-arXiv 2402.13228).
+alarms.yaml holds the sentences: each says what was seen, the threshold, where users met it and what to try. The
+thresholds are ours: from where on we would look at answers before anything else. Shifts are those against the
+reference: rewards / β, so that they do not depend on which pairs a batch happened to hold. The log-probability of
+chosen answers falls in most DPO runs (Rafailov et al. 2024, arXiv 2404.12358; Pal et al. 2024, arXiv 2402.13228).
 """
 
 from __future__ import annotations
@@ -18,13 +18,24 @@ from typing import Any
 from qilin_lib import strict_yaml
 
 Rows = Sequence[Mapping[str, Any]]
-TABLE = strict_yaml.read(Path(__file__).with_name("alarms.yaml"))
+SENTENCES = strict_yaml.read(Path(__file__).with_name("alarms.yaml"))
+LIMITS: dict[str, dict[str, Any]] = {
+    "spike": {"before": 5, "window": 20, "times": {"loss": 3, "grad_norm": 10}},
+    "rate": {"most": 1e-5},
+    "first": {"accuracy": 0.98, "loss": 0.05, "share": 0.02, "steps": 5},
+    "early": {"accuracy": 0.98, "share": 0.2},
+    "fall": {"nats": 1.0},
+    "token": {"nats": 0.1},
+    "longer": {"times": 1.5, "tokens": 10},
+    "cut": {"more": 0.25},
+    "repetition": {"more": 0.1},
+}
 
 
 def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
     """Logged steps of any training whose loss or gradient norm is far above the median of those before: the first, and
     how many. Small figures never count: a loss within one nat of the median, a norm that is not clipped."""
-    found, limit = [], TABLE["spike"]
+    found, limit = [], LIMITS["spike"]
     for name, what, least in (("loss", "loss", 1.0), ("grad_norm", "gradient norm", max_grad_norm)):
         factor, high = limit["times"][name], []
         logged = [(row["step"], row[name]) for row in rows if name in row]
@@ -41,18 +52,18 @@ def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
 def alarms(rows: Rows, parameters: Any, steps: int, behaviour: Mapping[str, Any] | None) -> list[str]:
     """All alarms of a training of `steps` steps; `rows` of log.jsonl, `behaviour` as in behaviour.json or None."""
     rate, logged = parameters.learning_rate, [row for row in rows if "rewards/accuracies" in row]
-    high = [_sentence("rate", rate=rate)] if rate > TABLE["rate"]["most"] else []
+    high = [_sentence("rate", rate=rate)] if rate > LIMITS["rate"]["most"] else []
     return [*high, *_solved(logged, steps), *_falling(logged, parameters.beta), *_answered(behaviour)]
 
 
 def _sentence(name: str, **figures: Any) -> str:
-    return TABLE[name]["text"].format(**TABLE[name] | figures)
+    return SENTENCES[name].format(**LIMITS[name] | figures)
 
 
 def _solved(rows: Rows, steps: int) -> Iterator[str]:
     """Pairs ranked right too soon. Before step 1 policy and reference are equal and every pair is a tie, which counts
     as wrong; so a mean over the first steps near 1 cannot come from learning."""
-    first, early = TABLE["first"], TABLE["early"]
+    first, early = LIMITS["first"], LIMITS["early"]
     for row in rows:
         at, accuracy, loss = row["step"], row["rewards/accuracies"], row["loss"]
         soon = at <= max(first["share"] * steps, first["steps"])
@@ -74,9 +85,9 @@ def _falling(rows: Rows, beta: float) -> Iterator[str]:
         for part in (rows[:quarter], rows[-quarter:])
     )
     tokens = _mean([row["lengths/chosen"] for row in rows[-quarter:]])
-    if chosen_late < min(-TABLE["fall"]["nats"], chosen) and margin_late > margin:
+    if chosen_late < min(-LIMITS["fall"]["nats"], chosen) and margin_late > margin:
         yield _sentence("fall", lost=-chosen_late, margin=margin, late=margin_late)
-    if chosen_late < -TABLE["token"]["nats"] * tokens:
+    if chosen_late < -LIMITS["token"]["nats"] * tokens:
         yield _sentence("token", lost=-chosen_late / max(tokens, 1))
 
 
@@ -87,7 +98,7 @@ def _answered(behaviour: Mapping[str, Any] | None) -> Iterator[str]:
     for name in ("tokens", "cut", "repetition"):
         before, after = (_mean(behaviour[who][name]) for who in ("reference", "policy"))
         alarm = "longer" if name == "tokens" else name
-        limit = TABLE[alarm]
+        limit = LIMITS[alarm]
         longer = name == "tokens" and after > limit["times"] * before and after - before > limit["tokens"]
         if longer or (name != "tokens" and after - before > limit["more"]):
             yield _sentence(alarm, before=before, after=after, limit=behaviour["max_new_tokens"])
