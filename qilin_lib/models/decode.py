@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from qilin_lib.tokens.statistics import batches
+
 Choose = Callable[[Any, dict[int, list[int]]], list[int]]
 """choose(logits, {row: its tokens so far}): the next token of each row; logits (rows, vocabulary) in float32."""
 
@@ -13,6 +15,27 @@ Choose = Callable[[Any, dict[int, list[int]]], list[int]]
 def takes_positions(model: Any) -> bool:
     """Whether the model's forward can be told where each token stands."""
     return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def in_batches(
+    model: Any,
+    prompts: list[list[int]],
+    stop_ids: set[int],
+    max_new_tokens: int,
+    choose: Callable[[Any, list[int]], list[int]],
+    batch_size: int,
+) -> list[list[int]]:
+    """`write` for any number of prompts, the longest first; choose(logits, places of the rows among `prompts`)."""
+    model.eval()
+    written: dict[int, list[int]] = {}
+    for places in batches(sorted(range(len(prompts)), key=lambda place: -len(prompts[place])), batch_size):
+
+        def choose_here(logits: Any, rows: dict[int, list[int]], places: list[int] = places) -> list[int]:
+            return choose(logits, [places[row] for row in rows])
+
+        answers = write(model, [prompts[place] for place in places], stop_ids, max_new_tokens, choose_here)
+        written |= zip(places, answers, strict=True)
+    return [written[place] for place in range(len(prompts))]
 
 
 def write(

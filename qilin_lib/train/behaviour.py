@@ -12,21 +12,12 @@ def greedy(
 ) -> list[list[int]]:
     """The greedy continuation of each prompt as token ids, without the end token; at most `max_new_tokens`.
 
-    Batches, longest prompts first. The model's own generation_config plays no part: Baichuan's has a repetition
-    penalty, which would hide what is to be measured.
+    The model's own generation_config plays no part: Baichuan's has a repetition penalty, which would hide what is to be
+    measured.
     """
-    if not prompts:
-        return []
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    answers: list[list[int]] = [[] for _ in prompts]
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        asked, stops = [prompts[i] for i in rows], {tokenizer.eos_token_id}
-        written = decode.write(model, asked, stops, max_new_tokens, lambda logits, _: logits.argmax(-1).tolist())
-        for i, ids in zip(rows, written, strict=True):
-            answers[i] = ids
-    return answers
+    stops = {tokenizer.eos_token_id}
+    likeliest = lambda logits, _: logits.argmax(-1).tolist()  # noqa: E731
+    return decode.in_batches(model, prompts, stops, max_new_tokens, likeliest, batch_size)
 
 
 def repetition(text: str, n: int = 4) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib import files
+from qilin_lib import files, strict_yaml
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.tokens import corpus
 from qilin_lib.tokens.statistics import encoded
@@ -33,24 +33,7 @@ HEADING = re.compile(r"【([^】\n]{1,12})】|^([^：\n，。]{1,12})：", re.MU
 NUMBERING = re.compile(r"^[\d\s\-_.、]+")
 SENTENCE_END = re.compile(r"[。！？；\n]")
 OPENING = re.compile(r"\s*(.{6,20}?)(?=[，。！？；\n]|\Z)", re.DOTALL)
-ABOUT_HEADINGS = (
-    "请介绍{subject}的{headings}。",
-    "关于{subject}，请说明{headings}。",
-    "我想了解{subject}的{headings}，请讲一讲。",
-    "{subject}的{headings}，要知道些什么？",
-)
-ABOUT_SUBJECT = (
-    "请介绍{subject}。",
-    "请讲一讲{subject}。",
-    "关于{subject}，有哪些需要了解的知识？",
-    "我想了解{subject}，请说明。",
-)
-FROM_OPENING = (
-    "请从“{opening}”说起，介绍有关的知识。",
-    "“{opening}”，请接着讲下去。",
-    "有一段文字以“{opening}”开头，请写出它的内容。",
-    "请围绕“{opening}”说明有关内容。",
-)
+PHRASES: dict[str, list[str]] = strict_yaml.read(Path(__file__).with_name("instructions.yaml"))
 CONTINUED = "接着上文，"
 # What is counted of every source. The last two: rows made of its documents, and 02's tokens of those.
 COUNTS = ("documents", "conversations", "instructed", "held_out", "examples", "document_tokens")
@@ -213,10 +196,10 @@ def instruction(text: str, start: int, piece: str, draw: random.Random) -> str:
     if not subject:
         found = OPENING.match(piece)
         opening = found.group(1) if found else piece.strip()[:20]
-        return draw.choice(FROM_OPENING).format(opening=" ".join(opening.split()))
+        return draw.choice(PHRASES["from_opening"]).format(opening=" ".join(opening.split()))
     found = [first or second for first, second in HEADING.findall(piece)]
     headings = "、".join(dict.fromkeys(name for name in found if name not in ROLES)).split("、")
-    phrasings = ABOUT_HEADINGS if headings != [""] else ABOUT_SUBJECT
+    phrasings = PHRASES["about_subject" if headings == [""] else "about_headings"]
     return draw.choice(phrasings).format(subject=subject, headings="、".join(headings[:4]) + "等" * (len(headings) > 4))
 
 

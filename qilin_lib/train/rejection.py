@@ -31,14 +31,15 @@ from qilin_lib.models.adapters import load_to_answer, trained
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
+from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import reward, sampling, sft
 from qilin_lib.train.launch import PROGRESS
 
 Row = dict[str, Any]
-# From a chunk's number and questions to its values.
-Turn = Callable[[int, list[Row]], list[Any]]
+# From job, device and chunks of questions to the values of each chunk.
+Make = Callable[[SimpleNamespace, str, dict[int, list[Row]]], Iterator[list[Any]]]
 OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
 """Two lines that begin with A and B: a multiple-choice question, whatever its source."""
 ROLE_TOKENS = 32
@@ -123,11 +124,10 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
     places = []
     for place, row in enumerate(files.read_jsonl(data)):
         if row["split"] == "train" and row["part"] == "medical":
+            kind = _kind(row)
             counts["train_medical"] += 1
-            reason = _unsuitable(row)
-            counts[reason or "drawable"] += 1
-            if not reason:
-                places.append(place)
+            counts[kind] += 1
+            places += [place] * (kind == "drawable")
     if not places:
         raise QilinError(f"{data}: no medical training question with one answer and no options; found {counts}")
     counts["drawn"] = min(count, len(places))
@@ -137,12 +137,11 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
     return [row for place, row in enumerate(files.read_jsonl(data)) if place in wanted], counts
 
 
-def _unsuitable(row: Row) -> str | None:
+def _kind(row: Row) -> str:
     if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
         return "more_turns"
-    if row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"]):
-        return "multiple_choice"
-    return None
+    offers = row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"])
+    return "multiple_choice" if offers else "drawable"
 
 
 def _chosen(folder: Path, data: Path) -> Iterator[Row]:
@@ -166,37 +165,33 @@ def work(job: SimpleNamespace) -> None:
     or not at all; the first process waits for the others, and writes pool.jsonl, last of all facts.json.
     """
     parameters = job.parameters
-    rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
     if not parameters.gpus:
         import torch
 
         # Sums in another order give other last digits.
         torch.set_num_threads(1)
-    asked = list(files.read_jsonl(job.paths.questions))
     size = max(1, parameters.batch_size // parameters.num_samples)
-    chunks = [asked[start : start + size] for start in range(0, len(asked), size)]
-    _in_chunks(job.out, "answers", chunks, rank, of, lambda: _writer(job, device))
-    gc.collect()
-    _in_chunks(job.out, "rewards", chunks, rank, of, lambda: _judge(job, device))
-    if rank == 0:
-        while len(rewards := _finished(job.out, "rewards")) < len(chunks):
+    chunks = dict(enumerate(batches(files.read_jsonl(job.paths.questions), size)))
+    for name, make in (("answers", _answers), ("rewards", _rewards)):
+        _in_chunks(job, name, chunks, make)
+        gc.collect()
+    if int(os.environ.get("RANK", 0)) == 0:
+        while len(finished := _finished(job.out, "rewards")) < len(chunks):
             time.sleep(1)
-        answers = _finished(job.out, "answers")
-        flat = [[value for i in range(len(chunks)) for value in values[i]] for values in (answers, rewards)]
-        rows = pool(asked, *flat, parameters)
+        rows = [row for i in chunks for row in finished[i]]
         files.write_jsonl(job.out.parent / "pool.jsonl", rows)
         files.write_json(job.out / "facts.json", {"questions": parameters.questions, **summary(rows, parameters)})
 
 
-def _in_chunks(out: Path, name: str, chunks: list[list[Row]], rank: int, of: int, make: Callable[[], Turn]) -> None:
-    """Write `name`/<chunk>.json for what is missing of this process's chunks; `make()` loads a model and returns what
-    turns a chunk into its values, and is not called where nothing is missing."""
-    done = _finished(out, name)
-    missing = [i for i in range(rank, len(chunks), of) if i not in done]
-    turn = make() if missing else None
-    for place, i in enumerate(missing, start=1):
-        files.write_json(out / name / f"{i}.json", turn(i, chunks[i]))
+def _in_chunks(job: SimpleNamespace, name: str, chunks: dict[int, list[Row]], make: Make) -> None:
+    """Write `name`/<chunk>.json for what is missing of this process's chunks; no model is loaded for none."""
+    rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
+    done = _finished(job.out, name)
+    missing = {i: chunk for i, chunk in chunks.items() if i % of == rank and i not in done}
+    values = make(job, device, missing) if missing else ()
+    for place, (i, value) in enumerate(zip(missing, values, strict=True), start=1):
+        files.write_json(job.out / name / f"{i}.json", value)
         if rank == 0:
             print(PROGRESS + json.dumps({"text": f"{name} {place}/{len(missing)} chunks"}), flush=True)
 
@@ -206,16 +201,13 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
     return {int(path.stem): files.read_json(path) for path in (out / name).glob("*.json")}
 
 
-def _writer(job: SimpleNamespace, device: str) -> Turn:
-    """A chunk's answers from the policy, num_samples a question: [text, tokens] each."""
+def _answers(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
+    """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
-    model = load_to_answer(job.paths.policy, p.dtype, device)
-
-    def write(_: int, rows: list[Row]) -> list[list[Any]]:
+    model, limits = load_to_answer(job.paths.policy, p.dtype, device), (p.max_source_length, p.max_target_length)
+    for rows in chunks.values():
         prompts = [
-            job.template.encode_with_labels(
-                row["messages"][:1], tokenizer, p.max_source_length, p.max_target_length, add_generation_prompt=True
-            )[0]
+            job.template.encode_with_labels(row["messages"][:1], tokenizer, *limits, add_generation_prompt=True)[0]
             for row in rows
         ]
         drawn = sampling.sample(
@@ -229,32 +221,27 @@ def _writer(job: SimpleNamespace, device: str) -> Turn:
             seed=p.seed,
             batch_size=p.batch_size,
         )
-        return [[tokenizer.decode(ids, skip_special_tokens=True), len(ids)] for ids in drawn]
-
-    return write
+        yield [[tokenizer.decode(ids, skip_special_tokens=True), len(ids)] for ids in drawn]
 
 
-def _judge(job: SimpleNamespace, device: str) -> Turn:
-    """A chunk's rewards. Judged is an answer's text with an end token, as fine-tuning would learn it."""
+def _rewards(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:
+    """Each chunk's rows of the pool. Judged is an answer's text with an end token, as fine-tuning would learn it."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.reward)
-    model, written = reward.load(job.paths.reward, p.dtype, device), _finished(job.out, "answers")
-
-    def judge(chunk: int, rows: list[Row]) -> list[float]:
+    model, answers = reward.load(job.paths.reward, p.dtype, device), _finished(job.out, "answers")
+    for i, rows in chunks.items():
         prompts = [row["messages"][:1] for row in rows for _ in range(p.num_samples)]
         sequences = [
             reward.sequence(prompt, text, job.template, tokenizer, p)
-            for prompt, (text, _) in zip(prompts, written[chunk], strict=True)
+            for prompt, (text, _) in zip(prompts, answers[i], strict=True)
         ]
-        found = reward.score(model, sequences, p.batch_size)
-        for place, value in enumerate(found):
+        values = reward.score(model, sequences, p.batch_size)
+        for place, value in enumerate(values):
             if not math.isfinite(value):
                 row, k = rows[place // p.num_samples], place % p.num_samples
                 raise QilinError(
                     f"{job.paths.reward}: the reward of answer {k} to question {row['id']} is {value}, no finite number"
                 )
-        return [round(value, 6) for value in found]
-
-    return judge
+        yield pool(rows, answers[i], [round(value, 6) for value in values], p)
 
 
 def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], parameters: Any) -> list[Row]:

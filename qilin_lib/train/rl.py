@@ -28,13 +28,9 @@ from qilin_lib.train import dpo, launch, reward, sampling
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 
-# One update a batch, so that no clipping ever acts; cut answers count like all others.
-COMMON = {"num_iterations": 1, "mask_truncated_completions": False, "top_k": 0, "disable_dropout": True}
-# As in the papers. TRL's GRPO would divide by the tokens of the batch (DAPO) and weigh the KL term by the ratio.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "rloo": {"normalize_advantages": False, "reward_clip_range": None},
-    "grpo": {"loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False},
-}
+# Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
+# term by the ratio.
+SETTINGS: dict[str, dict[str, Any]] = {"rloo": {}, "grpo": {"loss_type": "grpo", "use_bias_correction_kl": False}}
 
 
 def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
@@ -97,8 +93,8 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
     name = parameters.method.upper()
     settings = getattr(trl, f"{name}Config")(
         **shared.arguments(parameters, job.out),
-        **COMMON,
         **SETTINGS[parameters.method],
+        disable_dropout=True,
         beta=parameters.kl_coef,
         num_generations=parameters.num_generations,
         temperature=parameters.temperature,
@@ -177,21 +173,19 @@ def work(job: SimpleNamespace) -> None:
 
 def _counts(job: SimpleNamespace, asked: int, too_long: int) -> dict[str, Any]:
     """Facts about the questions; QilinError when there are too few for one step."""
-    parameters = job.parameters
-    answers = (
-        parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * launch.processes(parameters)
-    )
-    each = answers // parameters.num_generations
+    p = job.parameters
+    answers = p.per_device_train_batch_size * p.gradient_accumulation_steps * launch.processes(p)
+    each = answers // p.num_generations
     if asked < each:
         raise QilinError(
             f"{job.paths.data}: {asked} questions of the training split fit the context ({too_long} are too long), and "
-            f"a step of {answers} answers in groups of num_generations = {parameters.num_generations} takes {each}; "
+            f"a step of {answers} answers in groups of num_generations = {p.num_generations} takes {each}; "
             "nearest valid: a smaller rl.per_device_train_batch_size, or more ChiMed-DPO triplets"
         )
     return {
-        "method": parameters.method,
-        "kl_coef": parameters.kl_coef,
-        "num_generations": parameters.num_generations,
+        "method": p.method,
+        "kl_coef": p.kl_coef,
+        "num_generations": p.num_generations,
         "questions": asked,
         "questions_too_long": too_long,
         "questions_a_step": each,

@@ -136,11 +136,11 @@ def test_the_subject_is_what_the_record_names(text: str, start: int, subject: st
 def test_instructions_state_title_and_headings_or_the_opening(tiny_tokenizer: Any) -> None:
     draw = random.Random(1)
     asked = {one_stage.instruction(BOOK, 12, BOOK[BOOK.index("【概") : BOOK.index("第二")], draw) for _ in range(40)}
-    assert asked == {form.format(subject="肺炎", headings="概述、治疗") for form in one_stage.ABOUT_HEADINGS}
+    assert asked == {form.format(subject="肺炎", headings="概述、治疗") for form in one_stage.PHRASES["about_headings"]}
     plain = {one_stage.instruction("高血压\n应当低盐。", 0, "应当低盐。", draw) for _ in range(40)}
-    assert plain == {form.format(subject="高血压") for form in one_stage.ABOUT_SUBJECT}
+    assert plain == {form.format(subject="高血压") for form in one_stage.PHRASES["about_subject"]}
     opened = {one_stage.instruction("", 0, "\n血压偏高需要复查，不必担心。", draw) for _ in range(40)}
-    assert opened == {form.format(opening="血压偏高需要复查") for form in one_stage.FROM_OPENING}
+    assert opened == {form.format(opening="血压偏高需要复查") for form in one_stage.PHRASES["from_opening"]}
     many = one_stage.instruction("感冒\n甲：一", 0, "甲：一\n乙：二\n丙：三\n丁：四\n戊：五", draw)
     assert "甲、乙、丙、丁等" in many and "戊" not in many
 
