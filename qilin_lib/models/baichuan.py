@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.load import skeleton, weight_files
 from qilin_lib.models.sentencepieces import fast_tokenizer
-from qilin_lib.models.shards import ShardWriter
+from qilin_lib.models.shards import write_shards
 
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -264,11 +265,8 @@ def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> Iter
 
 def _write_weights(paths: list[Path], work: Path, config: dict[str, Any]) -> tuple[int, int]:
     """(number of files, bytes); read as they are written, so that no whole file is in memory."""
-    writer = ShardWriter(work)
-    for path in paths:
-        for name, tensor in llama_tensors(_tensors(path), config["hidden_size"], is_second(config)):
-            writer.add(name, tensor)
-    return len(writer.close()), writer.written
+    parts = (llama_tensors(_tensors(path), config["hidden_size"], is_second(config)) for path in paths)
+    return write_shards(work, chain.from_iterable(parts))
 
 
 def main(arguments: list[str]) -> int:
