@@ -27,15 +27,8 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 # NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
 NF4 = 4.127 / 8
-# What configurations call these sizes; the first name that is there counts.
-ALIASES = {
-    "hidden": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "inner": ("intermediate_size", "ffn_hidden_size", "n_inner", "d_ff"),
-    "heads": ("num_attention_heads", "n_head", "num_heads"),
-    "vocabulary": ("vocab_size", "padded_vocab_size"),
-    "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
-}
+# Bytes of a number.
+WIDTH = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -87,10 +80,10 @@ class Sizes:
     def stored(self, p: Any) -> float:
         """Bytes while it trains, unsharded: NF4 with all else in fp32; fp32 for full training without DeepSpeed (and
         autocast's bfloat16 copies), else as `dtype` says."""
-        width = 4 if p.dtype == "float32" else 2
+        width = WIDTH[p.dtype]
         if p.finetuning == "qlora":
             inner = self.matrices - self.vocabulary * self.hidden
-            return inner * NF4 + (self.total - inner) * (2 if p.deepspeed and width == 2 else 4)
+            return inner * NF4 + (self.total - inner) * (width if p.deepspeed else 4)
         if p.finetuning == "full" and not p.deepspeed:
             return self.total * 4 + self.matrices * 2 * (width == 2)
         # The frozen originals of `modules_to_save` are as precise as their trained copies.
@@ -100,7 +93,7 @@ class Sizes:
     def trained(self, p: Any) -> tuple[int, int]:
         """(weights that are trained, bytes of each): fp32 unless DeepSpeed keeps the fp32 copy."""
         count = self.total if p.finetuning == "full" else self.lora(p) + self.copies(p)
-        return count, 2 if p.deepspeed and p.dtype == "bfloat16" else 4
+        return count, WIDTH[p.dtype] if p.deepspeed else 4
 
     def names(self, targets: str | list[str]) -> bool:
         """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
@@ -125,40 +118,41 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     """
     config = content(base, tiny)
     config = config.get("text_config") or config
-    size = {key: next((config[n] for n in names if config.get(n)), None) for key, names in ALIASES.items()}
-    if missing := [key for key in ("hidden", "layers", "heads", "vocabulary") if not size[key]]:
-        raise QilinError(
-            f"base = '{base}': its config.json names no {ALIASES[missing[0]][0]}; nearest valid: a causal LM"
-        )
-    size["inner"] = inner = size["inner"] or 4 * size["hidden"]
-    size["width"] = size["heads"] * (config.get("head_dim") or size["hidden"] // size["heads"])
-    routed = 0
-    if size["experts"]:
-        routed = config.get("num_experts_per_tok") or 1
-        inner = max(
-            inner, (config.get("moe_intermediate_size") or inner) * (routed + (config.get("n_shared_experts") or 0))
-        )
-    found: list[tuple[str, tuple[int, ...]]] = []
-    folder = _folder(str(base))
-    if folder:
-        with suppress(QilinError):
-            for path in weight_files(folder):
-                found += [(name.removesuffix(".weight"), tuple(s)) for name, s in tensors_of(path).items()]
-    tensors = tuple(found) or tuple(("", shape) for shape in _as_llama(config, size))
-    return Sizes(tensors, size["vocabulary"], size["hidden"], size["width"], inner, size["layers"], routed)
+
+    def number(*names: str, default: int | None = None) -> int:
+        # Configurations call a size by one of these names.
+        found = next((config[name] for name in names if config.get(name)), default)
+        if found is None:
+            raise QilinError(f"base = '{base}': its config.json names no {names[0]}; nearest valid: a causal LM")
+        return found
+
+    hidden, heads = number("hidden_size", "n_embd", "d_model"), number("num_attention_heads", "n_head", "num_heads")
+    width = heads * number("head_dim", default=hidden // heads)
+    inner = number("intermediate_size", "ffn_hidden_size", "n_inner", "d_ff", default=4 * hidden)
+    experts = number("num_experts", "num_local_experts", "n_routed_experts", default=0)
+    expert = number("moe_intermediate_size", default=inner) if experts else inner
+    routed = number("num_experts_per_tok", default=1) if experts else 0
+    flowing = max(inner, expert * (routed + number("n_shared_experts", default=0))) if experts else inner
+    layers, vocabulary = number("num_hidden_layers", "n_layer", "num_layers"), number("vocab_size", "padded_vocab_size")
+    tensors = _headers(base)
+    if not tensors:
+        shared = width * number("num_key_value_heads", default=heads) // heads
+        layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
+        layer += [(expert, hidden), (expert, hidden), (hidden, expert)] * max(1, experts)
+        layer += [(experts, hidden)] * (experts > 1)
+        layer += [(width,), (shared,), (shared,), (hidden,)] * bool(config.get("attention_bias"))
+        ends = [(vocabulary, hidden)] * (1 if config.get("tie_word_embeddings") else 2)
+        tensors = [("", shape) for shape in [*ends, *layer * layers, (hidden,)]]
+    return Sizes(tensors, vocabulary, hidden, width, flowing, layers, routed)
 
 
-def _as_llama(config: dict[str, Any], size: dict[str, Any]) -> list[tuple[int, ...]]:
-    hidden, width, inner, experts = size["hidden"], size["width"], size["inner"], size["experts"] or 1
-    shared = width * (config.get("num_key_value_heads") or size["heads"]) // size["heads"]
-    layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
-    if experts > 1:
-        inner, layer = config.get("moe_intermediate_size") or inner, [*layer, (experts, hidden)]
-    layer += [(inner, hidden), (inner, hidden), (hidden, inner)] * experts
-    if config.get("attention_bias"):
-        layer += [(width,), (shared,), (shared,), (hidden,)]
-    ends = [(size["vocabulary"], hidden)] * (1 if config.get("tie_word_embeddings") else 2)
-    return [*ends, *layer * size["layers"], (hidden,)]
+def _headers(base: str | Path) -> list[tuple[str, tuple[int, ...]]]:
+    """What the weight files of `base` hold; nothing unless all of them are here."""
+    with suppress(QilinError):
+        folder = _folder(str(base))
+        paths = weight_files(folder) if folder else []
+        return [(name.removesuffix(".weight"), tuple(s)) for path in paths for name, s in tensors_of(path).items()]
+    return []
 
 
 def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
@@ -216,8 +210,8 @@ def is_hub_id(name: str) -> bool:
 
 def _folder(name: str) -> Path | None:
     """The local folder that a name stands for, or that of a hub id in the local cache."""
-    if name == "tiny" or local(name).is_dir():
-        return None if name == "tiny" else local(name)
+    if name != "tiny" and local(name).is_dir():
+        return local(name)
     if not is_hub_id(name):
         return None
     repository, _, revision = name.partition("@")

@@ -193,10 +193,9 @@ def make_sequence_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, trai
 def token_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
     """Mean loss over the labelled tokens of a whole step. T5's own is the mean of one process's part of it, but the
     Trainer takes it for the former and multiplies it by the number of processes (transformers 5.23, compute_loss)."""
-    from torch.nn.functional import cross_entropy
+    from transformers.loss.loss_utils import fixed_cross_entropy
 
-    total = cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
-    return total / ((labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch)
+    return fixed_cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), num_items_in_batch, IGNORE)
 
 
 if __name__ == "__main__":

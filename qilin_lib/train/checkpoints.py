@@ -50,8 +50,8 @@ def seal(checkpoint: Path) -> None:
         _to_disk(path)
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths if path.is_file()}
     files.write_json(checkpoint / SEAL, {"files": sizes})
-    for folder in (checkpoint, checkpoint.parent):
-        _to_disk(folder)
+    _to_disk(checkpoint)
+    _to_disk(checkpoint.parent)
 
 
 def sealing(keep: int = 1, minutes: float | None = None) -> Any:
@@ -74,8 +74,10 @@ def sealing(keep: int = 1, minutes: float | None = None) -> Any:
                 set_seed((args.seed + 7919 * state.global_step + args.process_index) % 2**32)
             if state.is_world_process_zero:
                 folder = Path(args.output_dir)
-                _mend_log(folder.parent / "log.jsonl")
-                _remove(path for path in _all(folder) if not whole(path))
+                if (log := folder.parent / "log.jsonl").exists():
+                    # A full disk or a loss of power tore the last line off; the step it belongs to is logged again.
+                    os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+                _remove([path for path in _all(folder) if not whole(path)])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if minutes is not None:
@@ -106,13 +108,13 @@ def naming_failed_writes(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         broken = next((path for path in reversed(_all(folder)) if not whole(path)), None)
-        system = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(system[1]) if system else None
-        if broken is None or (number is None and "inline_container.cc" not in str(error)):
+        found = re.search(r"\(os error (\d+)\)|inline_container\.cc", str(error))
+        if broken is None or not (found or isinstance(error, OSError)):
             raise
+        number = int(found[1] or 0) if found else error.errno
         cause = os.strerror(number) if number else "the disk or a limit takes no more bytes"
         newest = max(broken.rglob("*"), key=lambda path: path.lstat().st_mtime_ns, default=broken)
-        path = broken / "*.safetensors" if system else getattr(error, "filename", None) or newest
+        path = broken / "*.safetensors" if found and found[1] else getattr(error, "filename", None) or newest
         earlier = last(folder)
         begin = f"goes on from {earlier.name}" if earlier else "starts at step 0, for there is no earlier checkpoint"
         raise QilinError(
@@ -134,17 +136,17 @@ def refuse_other_layout(stage: Stage) -> None:
         return
     now = stage.parameters.model_dump(mode="json")
     before = now | begun["parameters"]
-    (old, shards), (new, share) = (
-        (f"deepspeed = {values['deepspeed'] or 'null'}", launch.processes(SimpleNamespace(**values)))
+    old, new = (
+        f"deepspeed = {values['deepspeed'] or 'null'} on {launch.processes(SimpleNamespace(**values))}"
         for values in (before, now)
     )
-    if (old, shards) == (new, share) or before["deepspeed"] is now["deepspeed"] is None:
+    if old == new or before["deepspeed"] is now["deepspeed"] is None:
         return
     names = [name for name in ("deepspeed", "gpus", "nodes", "nproc_per_node") if before[name] != now[name]]
     restored = ", ".join(f"{name} = {'null' if before[name] is None else before[name]}" for name in names)
     raise QilinError(
-        f"{stage.name}: was interrupted at step {_step(sealed[-1])} with {old} on {shards} processes and would go on "
-        f"with {new} on {share}, but each process keeps its own part of the optimizer; nearest valid: set {restored} "
+        f"{stage.name}: was interrupted at step {_step(sealed[-1])} with {old} processes and would go on "
+        f"with {new}, but each process keeps its own part of the optimizer; nearest valid: set {restored} "
         f"again, or start over with --force --only {stage.name[:2]}"
     )
 
@@ -158,9 +160,9 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def _remove(checkpoints: Iterator[Path] | list[Path]) -> None:
+def _remove(checkpoints: list[Path]) -> None:
     """The seal goes first: what is left when the process dies here is no checkpoint."""
-    for path in list(checkpoints):
+    for path in checkpoints:
         (path / SEAL).unlink(missing_ok=True)
         shutil.rmtree(path)
 
@@ -171,12 +173,3 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _mend_log(log: Path) -> None:
-    """Cut a last line that a full disk or a loss of power tore off; the step it belongs to is logged again."""
-    if not log.exists():
-        return
-    text = log.read_bytes()
-    if (end := text.rfind(b"\n") + 1) < len(text):
-        os.truncate(log, end)

@@ -12,7 +12,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import check_modules
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
-from qilin_lib.models.shapes import shape, sizes
+from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
 
@@ -31,21 +31,20 @@ def check(stage: Stage) -> None:
     refuse_empty(stage)
     parameters = stage.parameters
     base = base_path(stage.parent("02_tokenize"))
+    found = sizes(base)
     if (parameters.deepspeed or "").startswith("zero3"):
-        refuse_large(sizes(base).total, parameters)
-    if parameters.finetuning == "full" or (
-        parameters.target_modules == "all-linear" and not parameters.modules_to_save
-    ):
+        refuse_large(found.total, parameters)
+    if parameters.finetuning == "full":
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
-    if not all(sizes(base).names(entries) for entries in (parameters.target_modules, parameters.modules_to_save)):
+    if not (found.names(parameters.target_modules) and found.names(parameters.modules_to_save)):
         check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
 
 
 def refuse_large(weights: int, parameters: Any) -> None:
     """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
     DeepSpeed splits it only then."""
-    size = weights * {"float32": 4, "bfloat16": 2}[parameters.dtype] / 2**30
+    size = weights * WIDTH[parameters.dtype] / 2**30
     if size > ZERO3_GIB:
         nearest = parameters.deepspeed.replace("3", "2")
         raise QilinError(

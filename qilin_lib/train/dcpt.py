@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,13 +47,14 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
     from transformers import Trainer, TrainingArguments
 
     arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
-    return Trainer(model=model, args=arguments, train_dataset=BlockRows(blocks), data_collator=stack)
+    collate = partial(stack, blocks=blocks)
+    return Trainer(model=model, args=arguments, train_dataset=learnable(blocks), data_collator=collate)
 
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
     blocks = load_blocks(job.paths.blocks)
-    if len(BlockRows(blocks)):
+    if learnable(blocks):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
         trainer = make_trainer(job, model, blocks)
         facts, first = shared.fit(trainer, job, job.paths.weights), trainer.is_world_process_zero()
@@ -128,27 +131,18 @@ def _completed(text: str, spans: list[tuple[int, int]], count: int) -> int:
     return min(spans[count][0], spans[count - 1][1])
 
 
-class BlockRows:
-    """A map-style dataset over the packed blocks that have a loss: the mean over no token at all is NaN."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        self.blocks = blocks
-        self.places = np.flatnonzero((blocks.labels[:, 1:] != IGNORE).any(axis=1))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
-        place = self.places[index]
-        return self.blocks.ids[place], self.blocks.positions[place], self.blocks.labels[place]
+def learnable(blocks: Blocks) -> list[int]:
+    """Numbers of the packed blocks that have a loss: the mean over no token at all is NaN."""
+    return np.flatnonzero((blocks.labels[:, 1:] != IGNORE).any(axis=1)).tolist()
 
 
-def stack(rows: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
-    """Batch of blocks; position ids that restart keep attention inside a document (models.attention)."""
+def stack(numbers: Sequence[int], blocks: Blocks) -> dict[str, Any]:
+    """Batch of the blocks of these numbers; position ids that restart keep attention inside a document
+    (models.attention)."""
     import torch
 
-    ids, positions, labels = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in zip(*rows, strict=True))
-    return {"input_ids": ids, "position_ids": positions, "labels": labels}
+    parts = {"input_ids": blocks.ids, "position_ids": blocks.positions, "labels": blocks.labels}
+    return {name: torch.from_numpy(part[numbers].astype(np.int64)) for name, part in parts.items()}
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _second_model(job: SimpleNamespace, model: Any) -> Any:
 def _trainer_class(job: SimpleNamespace) -> type:
     from trl import DPOTrainer
 
-    class TokenisedDPOTrainer(DPOTrainer):
+    class TokenisedDPOTrainer(shared.EvenPairs, DPOTrainer):
         """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own.
 
         `gaps`: largest |log π - log π_ref| of each evaluated batch. `reused`: whether each set of reference
@@ -149,16 +149,9 @@ def _trainer_class(job: SimpleNamespace) -> type:
             with self.accelerator.autocast():
                 loss = super().compute_loss(policy, inputs, *args, **kwargs)
             _log_lengths(self, inputs)
-            if self.model.training:
-                # Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs.
-                return loss * (len(inputs["input_ids"]) / self.rows_a_batch)
-            self.gaps.append(_gap(self, heard[0], inputs))
+            if not self.model.training:
+                self.gaps.append(_gap(self, heard[0], inputs))
             return loss
-
-        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-            batches, items = super().get_batch_samples(*args, **kwargs)
-            self.rows_a_batch = sum(len(batch["input_ids"]) for batch in batches) / max(1, len(batches))
-            return batches, items
 
     return TokenisedDPOTrainer
 

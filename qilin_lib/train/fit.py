@@ -21,6 +21,24 @@ from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
+# Parameters that TrainingArguments has by the same name.
+SAME = """per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate
+lr_scheduler_type weight_decay max_grad_norm gradient_checkpointing logging_steps save_steps seed""".split()
+
+
+class EvenPairs:
+    """Mixin for TRL's trainers of pairs: a step is the mean over its pairs, however they fall into micro-batches.
+    Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss * (len(inputs["input_ids"]) / self.rows_a_batch) if self.model.training else loss
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self.rows_a_batch = sum(len(batch["input_ids"]) for batch in batches) / max(1, len(batches))
+        return batches, items
+
 
 def weights_of(stage: Stage, parent: str) -> Path:
     """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
@@ -52,31 +70,20 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     """Keyword arguments for `TrainingArguments` and its TRL descendants, in the field's own names."""
     return {
         "output_dir": str(out / "checkpoints"),
-        "per_device_train_batch_size": parameters.per_device_train_batch_size,
+        **{name: getattr(parameters, name) for name in SAME},
         "per_device_eval_batch_size": parameters.per_device_train_batch_size,
-        "gradient_accumulation_steps": parameters.gradient_accumulation_steps,
-        "num_train_epochs": parameters.num_train_epochs,
-        "max_steps": parameters.max_steps,
-        "learning_rate": parameters.learning_rate,
-        "lr_scheduler_type": parameters.lr_scheduler_type,
         # transformers 5 reads a float below 1 as a share of all steps.
         "warmup_steps": parameters.warmup_ratio,
-        "weight_decay": parameters.weight_decay,
-        "max_grad_norm": parameters.max_grad_norm,
         "bf16": parameters.dtype == "bfloat16",
         "use_cpu": parameters.gpus == 0,
-        "gradient_checkpointing": parameters.gradient_checkpointing,
         "deepspeed": str(ROOT / "params" / "deepspeed" / f"{parameters.deepspeed}.json")
         if parameters.deepspeed
         else None,
         "ddp_find_unused_parameters": False,
-        "logging_steps": parameters.logging_steps,
         "logging_nan_inf_filter": False,
-        "save_steps": parameters.save_steps,
         # Seconds. The other ranks wait while the first forces a checkpoint to the disk: 112 GB of a full 7B take an
         # hour at 30 MB/s, and NCCL gives up after half of one. A rank that dies ends the others at once anyway.
         "ddp_timeout": 4 * 3600,
-        "seed": parameters.seed,
         "data_seed": parameters.seed,
         **tracking.arguments(parameters, out),
         "disable_tqdm": True,
@@ -178,11 +185,7 @@ def log_callback(out: Path) -> Any:
                 row = {"step": state.global_step, **logs}
                 with open(out / "log.jsonl", "a", encoding="utf-8") as handle:
                     handle.write(json.dumps(row) + "\n")
-                _tell(state.global_step, state.max_steps, logs.get("loss"), time.time() - started)
+                told = {"step": state.global_step, "steps": state.max_steps, "loss": logs.get("loss")}
+                print(launch.PROGRESS + json.dumps(told | {"seconds": time.time() - started}), flush=True)
 
     return JsonLog()
-
-
-def _tell(step: int, steps: int, loss: Any, seconds: float) -> None:
-    loss = None if loss is None else float(loss)
-    print(launch.PROGRESS + json.dumps({"step": step, "steps": steps, "loss": loss, "seconds": seconds}), flush=True)

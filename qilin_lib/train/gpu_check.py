@@ -29,8 +29,8 @@ from qilin_lib.models.load import load_model, weight_files
 from qilin_lib.models.shapes import KNOWN, sizes
 from qilin_lib.runs import environment
 from qilin_lib.train import preflight, probe, speed
+from qilin_lib.train.speed import GIB
 
-GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")
 # Of the whole check; GiB that a card of 24 GB has beside its context.
 SECONDS, CARD_24 = 350, 23.0
@@ -85,16 +85,16 @@ def make_base(folder: Path, tiny: bool) -> Row:
     return {"weights": sum(weight.numel() for weight in model.parameters())}
 
 
-def trained(notebook: str, chosen: dict[str, Any], base: Path, tiny: bool) -> Row:
+def train_steps(notebook: str, chosen: dict[str, Any], base: Path, tiny: bool) -> Row:
     """Four steps of a case at full rows, its peak beside the estimate."""
     fields = params.MODELS[params.SECTIONS[notebook][0]].model_fields
     own = {"gradient_accumulation_steps": 1, "allow_high_lr": True, **(SMALL if tiny else {"gpus": 1}), **chosen}
     p = params.load(notebook, {name: value for name, value in own.items() if name in fields})
-    rows, length, head = preflight.batch(p, BLOCK[tiny])
+    rows, length = preflight.batch(p, BLOCK[tiny])
     least = most = 0.0
-    for where, what, size, basis in preflight.training(sizes(base), p, rows, length, head):
+    for where, what, size in preflight.training(sizes(base), p, rows, length):
         if where == "training" and what != "CUDA context":
-            least, most = least + size / GIB * (basis != "bound"), most + size / GIB
+            least, most = least + size / GIB * (what not in preflight.BOUNDS), most + size / GIB
     with tempfile.TemporaryDirectory() as out:
         facts = probe.measure(probe.job_of(p.model_dump(mode="json"), base, Path(out)), BLOCK[tiny], steps=4)
     measured = {"tokens/s": "input_tokens_per_second", "MFU": "mfu", "peak GiB": "peak_memory_gib"}
@@ -168,7 +168,7 @@ def check(tiny: bool) -> dict[str, Row]:
         rows["base"] = row(partial(make_base, base, tiny), deadline)
         for name, (notebook, chosen) in CASES.items():
             gib = CARD_24 if name.startswith("QLoRA") else None
-            rows[name] = row(partial(trained, notebook, chosen, base, tiny), deadline, gib)
+            rows[name] = row(partial(train_steps, notebook, chosen, base, tiny), deadline, gib)
             print(f"{name}: {rows[name]}", flush=True)
         rows["generation"] = row(partial(generated, base, tiny), deadline)
         for share in SHARES:

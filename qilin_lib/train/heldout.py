@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,17 +29,12 @@ def moments(job: Any, measure: Callable[[Any, str], Any]) -> dict[str, Any]:
     result = {}
     kinds = {"": True, "unquantised_": False} if parameters.finetuning == "qlora" else {"": False}
     for kind, quantised in kinds.items():
-        result |= _off_and_on(folder, parameters.dtype, device, quantised, kind, measure)
+        model, off = load_trained(folder, parameters.dtype, device, quantised)
+        with off():
+            result[f"{kind}before"] = measure(model, f"{kind}before")
+        result[f"{kind}after"] = measure(model, f"{kind}after")
+        del model, off
     return result
-
-
-def _off_and_on(
-    folder: Path, dtype: str, device: str, quantised: bool, kind: str, measure: Callable[[Any, str], Any]
-) -> dict[str, Any]:
-    model, off = load_trained(folder, dtype, device, quantised)
-    with off():
-        before = measure(model, f"{kind}before")
-    return {f"{kind}before": before, f"{kind}after": measure(model, f"{kind}after")}
 
 
 def measured(job: Any, sequences: Mapping[str, list], entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -63,49 +57,40 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
     (IGNORE = no loss; the first token never counts).
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    if not sequences:
-        return np.zeros(0)
-    model.eval()
-    device = next(model.parameters()).device
     sums = np.zeros(len(sequences))
-    with torch.no_grad():
-        for rows in _batches([len(ids) for ids, _ in sequences], batch_tokens):
-            width = max(len(sequences[i][0]) for i in rows)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)
-            labels = torch.full((len(rows), width), IGNORE)
-            for row, i in enumerate(rows):
-                ids[row, : len(sequences[i][0])] = torch.tensor(sequences[i][0])
-                labels[row, : len(sequences[i][1])] = torch.tensor(sequences[i][1])
-            logits = model(input_ids=ids.to(device), use_cache=False).logits
-            sums[rows] = _log_likelihoods(logits, labels.to(device)).cpu().numpy()
+    if not sequences:
+        return sums
+    model.eval()
+    for rows in _batches([len(ids) for ids, _ in sequences], batch_tokens):
+        ids, labels = (
+            pad_sequence([torch.tensor(sequences[i][part]) for i in rows], True, padding).to(model.device)
+            for part, padding in enumerate((0, IGNORE))
+        )
+        with torch.no_grad():
+            sums[rows] = _log_likelihoods(model(input_ids=ids, use_cache=False).logits, labels).cpu().numpy()
     return sums
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # The next one is the longest yet, to which all are padded.
-        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    while order:
+        # Each is the longest yet, to which those before it are padded.
+        fitting = sum(count * lengths[i] <= batch_tokens for count, i in enumerate(order, start=1))
+        yield order[: max(1, fitting)]
+        order = order[max(1, fitting) :]
 
 
 def _log_likelihoods(logits: Any, labels: Any) -> Any:
     """Sums over each row, (rows,) in float64. Only a slice of the logits is ever there in float32: of 4,096 tokens and
     152,000 words all are 2.5 GB, and the loss wants them twice."""
-    import torch
+    from torch.nn.functional import cross_entropy
 
-    targets, sums = labels[:, 1:], torch.zeros(len(labels), dtype=torch.float64, device=logits.device)
-    for row, own in enumerate(targets):
-        for start in range(0, len(own), SLICE):
-            part = own[start : start + SLICE]
-            losses = torch.nn.functional.cross_entropy(
-                logits[row, start : start + len(part)].float(), part, ignore_index=IGNORE, reduction="none"
-            )
+    sums = logits.new_zeros(len(labels)).double()
+    for row, (own, targets) in enumerate(zip(logits[:, :-1], labels[:, 1:], strict=True)):
+        for part, target in zip(own.split(SLICE), targets.split(SLICE), strict=True):
+            losses = cross_entropy(part.float(), target, ignore_index=IGNORE, reduction="none")
             sums[row] -= losses.double().sum()
     return sums
 

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,21 +109,13 @@ def run(
         if apart and given.nodes == 1:
             launch.run([*launch.plain(module, path), *phases], log, show, given.gpus, launch.processes(given))
         else:
-            for command in commands(given, module, path, phases):
-                launch.run(command, log, show, given.gpus)
+            alone, training = launch.plain(module, path), launch.command(given, module, path)
+            # One process for all phases where a single one trains on the CPU.
+            together = training == alone and not given.gpus
+            for part in [phases] if together else [[phase] for phase in phases]:
+                launch.run([*(training if part == ["train"] else alone), *part], log, show, given.gpus)
     path.unlink(missing_ok=True)
     return phases
-
-
-def commands(parameters: Any, module: str, path: Path, phases: list[str]) -> Iterator[list[str]]:
-    """Command lines of a job's phases: one for all where a single process trains on the CPU."""
-    alone = launch.plain(module, path)
-    training = launch.command(parameters, module, path)
-    if training == alone and not parameters.gpus:
-        yield [*alone, *phases]
-        return
-    for phase in phases:
-        yield [*(training if phase == "train" else alone), phase]
 
 
 # --- the child --------------------------------------------------------------------------------------------------------
@@ -135,9 +127,17 @@ def main(work: Work, score: Work | None = None) -> None:
     if len(phases) == 1:
         run_phase(phases[0], path, work, score)
         return
-    _import_libraries()
+    # What every phase needs: seconds, once. No thread of torch's runs before a fork.
+    import bitsandbytes  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+    def forked(phase: str) -> None:
+        children.die_with_parent()
+        run_phase(phase, path, work, score)
+
     for phase in phases:
-        process = multiprocessing.get_context("fork").Process(target=_forked, args=(phase, path, work, score))
+        process = multiprocessing.get_context("fork").Process(target=forked, args=(phase,))
         process.start()
         process.join()
         if process.exitcode:
@@ -153,18 +153,6 @@ def run_phase(phase: str, path: str, work: Work, score: Work | None) -> None:
         open_start(path)
     else:
         {"train": work, "score": score}[phase](read(path))
-
-
-def _forked(*given: Any) -> None:
-    children.die_with_parent()
-    run_phase(*given)
-
-
-def _import_libraries() -> None:
-    """What every phase needs: seconds, once. No thread of torch's runs before a fork."""
-    import bitsandbytes  # noqa: F401
-    import peft  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 
 def read(path: str | Path) -> SimpleNamespace:

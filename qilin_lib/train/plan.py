@@ -17,7 +17,7 @@ from qilin_lib import files, params, runs
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.pool import cores
 from qilin_lib.errors import QilinError
-from qilin_lib.models.shapes import sizes
+from qilin_lib.models.shapes import WIDTH, sizes
 from qilin_lib.schema import Strict
 from qilin_lib.train import launch, preflight, speed
 
@@ -119,7 +119,7 @@ def _training(parameters: Any, tokenize: Any) -> Need:
 
 def _answering(parameters: Any, tokenize: Any) -> Need:
     """06 and 09: one model at a time in every process, of which at least the weights are in memory."""
-    weights, width = sizes(tokenize.base, tokenize.tiny).total, 4 if parameters.dtype == "float32" else 2
+    weights, width = sizes(tokenize.base, tokenize.tiny).total, WIDTH[parameters.dtype]
     processes = parameters.gpus or parameters.processes or cores()
     lacking = "caches of keys and values, baselines; hours; records (a few kB each): not known before 01 has run"
     host = processes * (preflight.PYTHON + (0 if parameters.gpus else width * weights))
@@ -137,12 +137,6 @@ NEEDS = {
 }
 
 
-def card_gb() -> float | None:
-    """Memory of the first GPU; None without one."""
-    available = speed.card()
-    return available and available[1] * preflight.GIB / GB
-
-
 def _sentences(frame: pd.DataFrame) -> Iterator[str]:
     stays, memory = frame["disk_stays_gb"].fillna(0), psutil.virtual_memory()
     # A notebook's peak stands on what the notebooks before it have left.
@@ -153,7 +147,8 @@ def _sentences(frame: pd.DataFrame) -> Iterator[str]:
     yield _sentence("Disk at its peak", peaks, free, beside)
     beside = f"this machine has {_short(total)} GB, {_short(memory.available / GB)} of them free"
     yield _sentence("Memory", frame["host_gb"], total, beside)
-    card = card_gb()
+    found = speed.card()
+    card = found and found[1] * preflight.GIB / GB
     beside = f"a card here has {_short(card)} GB" if card else "this machine has no GPU"
     yield _sentence("GPU memory per card", frame["gpu_gb"], card, beside)
     lacking = ", ".join(frame.index[frame["hours"].isna()])

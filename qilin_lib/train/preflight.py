@@ -15,16 +15,18 @@ import pandas as pd
 
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
-from qilin_lib.models.shapes import Sizes, sizes
+from qilin_lib.models.shapes import WIDTH, Sizes, sizes
 from qilin_lib.train import checks, heldout, launch, speed
+from qilin_lib.train.speed import GIB
 
-GIB = 2**30
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
 PYTHON, CUDA_CONTEXT = 0.6 * GIB, 0.5 * GIB
 # DeepSpeed's default for stage3_max_live_parameters; tokens and words of a tile of TRL's fused head; tokens that
 # `heldout` reads together.
 LIVE, TILE, SCORED = 10**9, (4096, 32768), 4096
-Row = tuple[str, str, float, str]
+BOUNDS = ("activations", "logits")
+# Where, what, bytes.
+Need = tuple[str, str, float]
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,12 @@ class Preflight:
         room = f"{self.place}, {self.available:.1f} GiB per process" if self.available is not None else self.place
         rate = f"about {self.rate:,.0f} tokens/s" if self.rate else "time unknown"
         rate += f", {self.hours:,.2f} h for {self.tokens:,} tokens" if self.hours else ""
-        sentences = (
-            f"{room}: at least {least:.1f} and at most {most:.1f} GiB are needed, {fits}",
-            f"The stage's folder takes at most {self.gib('disk'):.1f} GiB of disk",
-            f"{self.processor}: {rate}",
-            self.note,
-        )
-        return [f"{sentence}." for sentence in sentences]
+        return [
+            f"{room}: at least {least:.1f} and at most {most:.1f} GiB are needed, {fits}.",
+            f"The stage's folder takes at most {self.gib('disk'):.1f} GiB of disk.",
+            f"{self.processor}: {rate}.",
+            f"{self.note}.",
+        ]
 
     def __repr__(self) -> str:
         return "\n".join([self.frame.to_string(index=False, float_format="{:.4g}".format), *self.lines()])
@@ -94,14 +95,14 @@ def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
     tokenize = tokenize or params.load("02_tokenize", {"profile": parameters.profile})
     model = sizes(base_path(stage)) if prepared else sizes(tokenize.base, tokenize.tiny)
     packing = files.read_json(stage / "packing.json") if (stage / "packing.json").exists() else {}
-    rows, length, head = batch(parameters, packing.get("block_size", tokenize.block_size))
-    table = [*training(model, parameters, rows, length, head), *afterwards(model, parameters)]
+    rows, length = batch(parameters, packing.get("block_size", tokenize.block_size))
+    needs = [*training(model, parameters, rows, length), *afterwards(model, parameters)]
+    table = [(*row, size / GIB, "bound" if row[1] in BOUNDS else "arithmetic") for *row, size in needs if size]
     place, available = speed.room(parameters)
     card = (place if available else "A100") if parameters.gpus else None
     rate = speed.expected(model, length, parameters, card)
-    rows_gib = [(where, what, size / GIB, basis) for where, what, size, basis in table if size]
     return Preflight(
-        pd.DataFrame(rows_gib, columns=["where", "what", "GiB", "basis"]),
+        pd.DataFrame(table, columns=["where", "what", "GiB", "basis"]),
         place,
         available,
         f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
@@ -112,57 +113,56 @@ def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
     )
 
 
-def batch(p: Any, block_size: int) -> tuple[int, int, str]:
-    """(rows, tokens of a row, "logits" or "tile": what the head makes) of the largest batch that can come up."""
+def batch(p: Any, block_size: int) -> tuple[int, int]:
+    """(rows, tokens of a row) of the largest batch that can come up."""
+    if p.notebook == "08_rlhf":
+        rows = max(2 * p.reward.per_device_train_batch_size, p.rejection.per_device_train_batch_size)
+    else:
+        rows = p.per_device_train_batch_size * (2 if p.notebook == "05_dpo" else 1)
     if p.notebook == "03_dcpt":
-        return p.per_device_train_batch_size, block_size, "logits"
-    if p.notebook == "04_sft":
-        return p.per_device_train_batch_size, p.max_length, "logits"
-    length = p.max_source_length + p.max_target_length
-    if p.notebook == "05_dpo":
-        return 2 * p.per_device_train_batch_size, length, "tile"
-    return max(2 * p.reward.per_device_train_batch_size, p.rejection.per_device_train_batch_size), length, "logits"
+        return rows, block_size
+    return rows, p.max_length if p.notebook == "04_sft" else p.max_source_length + p.max_target_length
 
 
-def training(model: Sizes, p: Any, rows: int, length: int, head: str) -> Iterator[Row]:
-    """Bytes while it trains. AdamW keeps two numbers a trained weight, data parallelism copies gradients into buckets;
-    DeepSpeed shards an fp32 copy and two moments, from stage 2 gradients, in stage 3 weights too (Rajbhandari et al.
-    2020, arXiv:1910.02054, §3)."""
-    (count, width), base, over = model.trained(p), model.stored(p), launch.processes(p)
-    settings = params.ROOT / "params" / "deepspeed" / f"{p.deepspeed}.json"
-    zero = files.read_json(settings)["zero_optimization"] if p.deepspeed else {"stage": 0}
-    gradients, optimizer = width * count * (2 if over > 1 else 1), 8.0 * count
-    weights, second = base, p.notebook == "05_dpo" and p.finetuning == "full" and not p.precompute_ref_log_probs
-    if stage := zero["stage"]:
+def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:
+    """What it takes while it trains. AdamW keeps two numbers a trained weight, data parallelism copies gradients into
+    buckets; DeepSpeed shards an fp32 copy and two moments, gradients, in stage 3 weights too (Rajbhandari et al. 2020,
+    arXiv:1910.02054, §3)."""
+    (count, width), weights, over = model.trained(p), model.stored(p), launch.processes(p)
+    gradients, optimizer, share, zero = width * count * (2 if over > 1 else 1), 8.0 * count, weights, {}
+    if p.deepspeed:
+        zero = files.read_json(params.ROOT / "params" / "deepspeed" / f"{p.deepspeed}.json")["zero_optimization"]
         bucket = zero.get("reduce_bucket_size", 5e8)
         bucket = min(model.hidden**2 if bucket == "auto" else bucket, count)
-        gradients, optimizer = width * (count / (over if stage > 1 else 1) + bucket), 12 * count / over
-    live = min(base, LIVE * base / model.total)
-    if stage == 3:
-        weights = live + (0 if "offload_param" in zero else base / over)
+        gradients, optimizer = width * (count / over + bucket), 12 * count / over
+    if zero.get("stage") == 3:
+        share = weights / over
+        gathered = min(weights, LIVE * weights / model.total)
+        weights = gathered + (0 if "offload_param" in zero else share)
     if "offload_param" in zero:
-        yield "host memory", "weights", base / over, "arithmetic"
+        yield "host memory", "weights", share
     if "offload_optimizer" in zero:
         # With gradients in fp32.
-        yield "host memory", "optimizer", optimizer + 4 * count / over, "arithmetic"
+        yield "host memory", "optimizer", optimizer + 4 * count / over
         optimizer = 0
-    yield "training", "weights", weights, "arithmetic"
-    yield "training", "adapter", 0 if p.finetuning == "full" else width * count, "arithmetic"
-    yield "training", "gradients", gradients, "arithmetic"
-    yield "training", "optimizer", optimizer, "arithmetic"
-    yield "training", "reference", second * base / (over if stage == 3 else 1), "arithmetic"
-    yield "training", "activations", activations(model, p, rows, length), "bound"
-    yield "training", "logits", logits(model, p, rows * length, head), "bound"
-    yield "training", *(("CUDA context", CUDA_CONTEXT) if p.gpus else ("Python", PYTHON)), "arithmetic"
+    second = p.notebook == "05_dpo" and p.finetuning == "full" and not p.precompute_ref_log_probs
+    yield "training", "weights", weights
+    yield "training", "adapter", 0 if p.finetuning == "full" else width * count
+    yield "training", "gradients", gradients
+    yield "training", "optimizer", optimizer
+    yield "training", "reference", second * share
+    yield "training", "activations", activations(model, p, rows, length)
+    yield "training", "logits", logits(model, p, rows * length)
+    yield "training", *(("CUDA context", CUDA_CONTEXT) if p.gpus else ("Python", PYTHON))
 
 
 def activations(model: Sizes, p: Any, rows: int, length: int) -> float:
     """Bytes at most, head and loss apart: what a layer saves (after Korthikanti et al. 2022, arXiv:2205.05198, §4.1,
     with LoRA's casts and dropout, and six fp32 numbers for each of the feed-forward); with checkpointing once, beside
     the input of every layer. Fused attention is assumed: no heads x length^2."""
-    width, lora = 4 if p.dtype == "float32" else 2, p.finetuning != "full"
+    width = WIDTH[p.dtype]
     stream = 2 if width == 2 and (p.deepspeed or p.finetuning == "lora") else 4
-    mask = (1 if p.gpus else 4) * lora * (p.lora_dropout > 0)
+    mask = (1 if p.gpus else 4) * (p.finetuning != "full" and p.lora_dropout > 0)
     wide = max(model.hidden, model.width)
     layer = wide * (16 + 12 * width + 6 * mask + 4 * width * model.routed) + model.inner * (24 + mask)
     flying = 4 * (2 * model.inner + wide) + 2 * stream * model.hidden
@@ -170,29 +170,29 @@ def activations(model: Sizes, p: Any, rows: int, length: int) -> float:
     return rows * length * (kept + flying) + rows * length**2 * width
 
 
-def logits(model: Sizes, p: Any, tokens: int, head: str) -> float:
-    """Bytes at most of head and loss: logits, their fp32 copy, log-probabilities and two gradients of every token; or
-    a tile of them with the gradients of states and head (TRL's fused head; on a CPU it has more temporaries)."""
-    width = 4 if p.dtype == "float32" else 2
-    if head == "logits":
+def logits(model: Sizes, p: Any, tokens: int) -> float:
+    """Bytes at most of head and loss: logits, their fp32 copy, log-probabilities and two gradients of every token; in
+    DPO a tile of them with the gradients of states and head (TRL's fused head; on a CPU it has more temporaries)."""
+    width = WIDTH[p.dtype]
+    if p.notebook != "05_dpo":
         return tokens * model.vocabulary * (2 * width + 12)
     wide = TILE[1] * width + min(TILE[1], model.vocabulary) * (8 if p.gpus else 32)
     return min(TILE[0], tokens) * wide + tokens * model.hidden * (4 + width) + model.vocabulary * model.hidden * 4
 
 
-def afterwards(model: Sizes, p: Any) -> Iterator[Row]:
-    """Bytes of scoring (one model, without quantisation too), of the merge (tensor by tensor) and of the folder.
+def afterwards(model: Sizes, p: Any) -> Iterator[Need]:
+    """What scoring takes (one model, without quantisation too), the merge (tensor by tensor) and the folder.
 
     start/: the weights with the adapter of the stage before. Checkpoints, those that are kept and one being written:
     weights and AdamW's two moments; DeepSpeed writes the weights twice and 12 bytes a trained weight.
     """
-    (count, width), full, kind = model.trained(p), p.finetuning == "full", 4 if p.dtype == "float32" else 2
-    yield "scoring", "weights", kind * model.total + (0 if full else width * count), "arithmetic"
-    yield "scoring", "logits", (SCORED * kind + heldout.SLICE * 12) * model.vocabulary, "bound"
-    yield "host memory", "merge", 0 if full else 3 * 4 * model.largest, "arithmetic"
+    (count, width), full = model.trained(p), p.finetuning == "full"
+    weights, adapter = WIDTH[p.dtype] * model.total, 0 if full else width * count
+    yield "scoring", "weights", weights + adapter
+    yield "scoring", "logits", (SCORED * WIDTH[p.dtype] + heldout.SLICE * 12) * model.vocabulary
+    yield "host memory", "merge", 0 if full else 3 * 4 * model.largest
     # 08: one for what starts from SFT, one for each further round; what a reward model, rounds and RL leave.
-    starts, several = (p.rounds, 1 + p.rounds + (p.method != "none")) if p.notebook == "08_rlhf" else (1, 1)
-    yield "disk", "start/", kind * model.total * (p.notebook != "03_dcpt") * starts, "arithmetic"
-    checkpoint = count * (2 * width + 12 if p.deepspeed else 3 * 4)
-    yield "disk", "checkpoints", (1 + p.save_total_limit) * checkpoint, "arithmetic"
-    yield "disk", "result", several * (kind * count if full else width * count), "arithmetic"
+    starts, results = (p.rounds, 1 + p.rounds + (p.method != "none")) if p.notebook == "08_rlhf" else (1, 1)
+    yield "disk", "start/", weights * (p.notebook != "03_dcpt") * starts
+    yield "disk", "checkpoints", (1 + p.save_total_limit) * count * (2 * width + 12 if p.deepspeed else 3 * 4)
+    yield "disk", "result", results * (weights if full else adapter)

@@ -31,7 +31,7 @@ def trainer_of(job: SimpleNamespace, block_size: int, steps: int) -> Any:
     p.max_steps, p.report_to, p.save_steps, p.logging_steps = steps, "none", 10**6, 10**6
     model, tokenizer = fit.prepare_model(p, job.paths.weights)
     count = p.per_device_train_batch_size * p.gradient_accumulation_steps * launch.processes(p) * steps
-    _, length, _ = batch(p, block_size)
+    _, length = batch(p, block_size)
     rows = np.random.default_rng(p.seed).integers(0, vocabulary, (count, length))
     if p.notebook == "03_dcpt":
         return dcpt.make_trainer(job, model, pack([row[:-1].tolist() for row in rows], length, 0, 0))

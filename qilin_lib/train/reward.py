@@ -111,36 +111,17 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
     """TRL's RewardTrainer on tokenised pairs, all of them: TRL's default would leave out pairs beyond 1,024 tokens
     without a word, and switch off `lora_dropout`."""
     from datasets import Dataset
-    from trl import RewardConfig
+    from trl import RewardConfig, RewardTrainer
+
+    class EvenRewardTrainer(shared.EvenPairs, RewardTrainer):
+        pass
 
     settings = RewardConfig(
         **shared.arguments(job.parameters, job.out), max_length=None, pad_to_multiple_of=None, disable_dropout=False
     )
-    trainer = _trainer_class()(
+    return EvenRewardTrainer(
         model=model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
     )
-    if len(trainer.train_dataset) != len(pairs):
-        raise RuntimeError(f"{len(pairs)} pairs were given, the trainer holds {len(trainer.train_dataset)}")
-    return trainer
-
-
-def _trainer_class() -> type:
-    from trl import RewardTrainer
-
-    class EvenRewardTrainer(RewardTrainer):
-        """RewardTrainer whose step is the mean over its pairs, however they fall into micro-batches: Trainer divides by
-        the number of micro-batches, and the last one of an epoch may hold fewer pairs."""
-
-        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
-            return loss * (len(inputs["input_ids"]) / self.rows_a_batch)
-
-        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-            batches, items = super().get_batch_samples(*args, **kwargs)
-            self.rows_a_batch = sum(len(batch["input_ids"]) for batch in batches) / max(1, len(batches))
-            return batches, items
-
-    return EvenRewardTrainer
 
 
 def work(job: SimpleNamespace) -> None:

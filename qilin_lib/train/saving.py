@@ -18,13 +18,17 @@ def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
     Nothing is pickled: the trainer's own `save_model` would add training_args.bin. After this call DeepSpeed's
     configuration is forgotten: no further training step.
     """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     refuse_apart(trainer)
     parameters = job.parameters
     full = parameters.finetuning == "full"
     model = trainer.accelerator.unwrap_model(trainer.model)
     dtype = parameters.dtype if full else "float32"
     state = trained_state(model, dtype, str(parameters.seed), trainer.is_deepspeed_enabled)
-    _forget_deepspeed()
+    # Under ZeRO-3 transformers would split every model loaded from now on among the processes, and the first one, which
+    # alone merges and scores, would wait for the others for ever.
+    unset_hf_deepspeed_config()
     if not trainer.is_world_process_zero():
         return
     folder = job.out / ("model" if full else "adapter")
@@ -69,25 +73,13 @@ def trained_state(model: Any, dtype: str, seed: str, deepspeed: bool = False) ->
     DeepSpeed trains a float32 copy, of which each process holds a part, and rounds it to the model's weights after
     each step: the copy counts, and all processes must call this.
     """
+    if deepspeed:
+        from deepspeed.utils import safe_get_full_fp32_param as whole
     state = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            state[name] = rounded(_master(weight) if deepspeed else weight.detach().cpu(), dtype, seed + name)
+            state[name] = rounded((whole(weight) if deepspeed else weight.detach()).cpu(), dtype, seed + name)
     return state
-
-
-def _master(weight: Any) -> Any:
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    return safe_get_full_fp32_param(weight).cpu()
-
-
-def _forget_deepspeed() -> None:
-    """Models that are loaded from now on are whole: under ZeRO-3 transformers would split them among the processes,
-    and the first process, which alone merges and scores, would wait for the others for ever."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()
 
 
 def save_full(model: Any, state: dict[str, Any], dtype: str, target: Path) -> None:

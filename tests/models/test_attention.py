@@ -121,7 +121,7 @@ def test_rows_without_restart_are_plain_causal_attention(folder: Path) -> None:
     import torch
 
     blocks = pack([[7, 8, 9, 10], [11, 12], list(range(20, 60))], WIDTH, 3, 0, "naive")
-    given = dcpt.stack([(blocks.ids[i], blocks.positions[i], blocks.labels[i]) for i in range(len(blocks.ids))])
+    given = dcpt.stack(range(len(blocks.ids)), blocks)
     ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
     with torch.no_grad():
         found = ours(**given).logits

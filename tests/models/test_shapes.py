@@ -8,7 +8,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from qilin_lib import params
 from qilin_lib.errors import QilinError
@@ -122,6 +124,16 @@ def test_a_configuration_alone_gives_what_the_weights_would(
     assert (alone.total, alone.largest, alone.matrices) == (whole.total, whole.largest, whole.matrices)
     assert alone.lora(every) == whole.lora(every) and alone.copies(every) == whole.copies(every)
     assert alone.lora(training("03_dcpt", target_modules=["q_proj"])) == whole.lora(every)
+
+
+def test_a_cut_file_of_weights_leaves_the_configuration(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The sizes of the files that are whole would be those of another model."""
+    (tmp_path / "config.json").write_text((tiny_model_dir / "config.json").read_text())
+    save_file({"lm_head.weight": np.zeros((2, 2))}, tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes((tiny_model_dir / "model.safetensors").read_bytes()[:-9])
+    index = {"weight_map": {"lm_head.weight": "a.safetensors", "model.norm.weight": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert sizes(tmp_path).total == sizes(tiny_model_dir).total
 
 
 # What the authors publish as config.json, and the number of weights that the hub shows.

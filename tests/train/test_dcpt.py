@@ -73,8 +73,7 @@ def test_loss_falls_and_the_model_loads(
 
 def test_batches_are_the_blocks_as_they_were_packed() -> None:
     blocks = pack([[7, 8, 9], [10, 11], [12]], 4, 3, 0)
-    rows = dcpt.BlockRows(blocks)
-    batch = dcpt.stack([rows[i] for i in range(len(rows))])
+    batch = dcpt.stack(dcpt.learnable(blocks), blocks)
     assert set(batch) == {"input_ids", "position_ids", "labels"}
     # The third block holds one end token, which nothing stands before: no loss, so it is no row.
     assert batch["input_ids"].tolist() == [[7, 8, 9, 3], [10, 11, 3, 12]]

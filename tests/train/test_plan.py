@@ -185,7 +185,7 @@ def test_a_run_that_does_not_fit_is_told(
 
 def test_a_card_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for size, fits in ((0.2, False), (80.0, True)):
-        monkeypatch.setattr(planning, "card_gb", lambda size=size: size)
+        monkeypatch.setattr(speed, "card", lambda size=size: ("a card", size))
         found = plan({"06_eval": params.load("06_eval", {"gpus": 1})})
         assert ("does NOT fit" in str(found)) != fits
 

@@ -28,8 +28,8 @@ def terms(training: Callable, tiny_model_dir: Path) -> Callable[..., dict[str, f
 
     def make(notebook: str = "03_dcpt", rows: int = 4, length: int = 64, **overrides: object) -> dict[str, float]:
         p = training(notebook, **overrides)
-        table = preflight.training(sizes(tiny_model_dir), p, rows, length, "logits")
-        return {what if where == "training" else f"{where} {what}": size for where, what, size, _ in table}
+        table = preflight.training(sizes(tiny_model_dir), p, rows, length)
+        return {what if where == "training" else f"{where} {what}": size for where, what, size in table}
 
     return make
 
@@ -152,7 +152,7 @@ def test_disk_of_the_whole_stage_of_7b() -> None:
     def disk(notebook: str, **chosen: object) -> dict[str, float]:
         p = params.load(notebook, {"profile": "full_a100", **chosen})
         table = preflight.afterwards(sizes("baichuan-inc/Baichuan-7B"), p)
-        return {what: size for where, what, size, _ in table if where == "disk"}
+        return {what: size for where, what, size in table if where == "disk"}
 
     assert disk("03_dcpt") == {"start/": 0, "checkpoints": 3 * 16 * count, "result": 2 * count}
     lora = disk("04_sft")["result"] / 2
@@ -227,7 +227,7 @@ def test_a_real_step_stays_below_the_bound(
     step()
     model.zero_grad(set_to_none=True)
     real, size = allocated(step), sizes(base(make))
-    bound = preflight.activations(size, p, rows, length) + preflight.logits(size, p, rows * length, "logits")
+    bound = preflight.activations(size, p, rows, length) + preflight.logits(size, p, rows * length)
     gradients = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     assert real < bound + gradients and bound < 4 * real
 
@@ -246,7 +246,7 @@ def test_dpo_s_fused_head_stays_below_the_bound(words: int, training: Callable) 
         ChunkedLogProbFunction.apply(states, head, None, targets, 1.0, 32768, None, 1.0, wanted)[0].sum().backward()
 
     model = SimpleNamespace(vocabulary=words, hidden=hidden)
-    assert allocated(step) < preflight.logits(model, training("05_dpo"), tokens, "tile") < 3 * allocated(step)
+    assert allocated(step) < preflight.logits(model, training("05_dpo"), tokens) < 3 * allocated(step)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

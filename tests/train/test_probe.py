@@ -31,7 +31,7 @@ def job(training: Callable, tiny_model_dir: Path, tmp_path: Path) -> Callable[[s
 @pytest.mark.parametrize(("notebook", "row"), [("03_dcpt", 48), ("04_sft", 96), ("05_dpo", 64)])
 def test_every_row_is_full_and_the_peak_lies_below_the_bound(notebook: str, row: int, job: Callable) -> None:
     work = job(notebook)
-    rows, length, _ = preflight.batch(work.parameters, 48)
+    rows, length = preflight.batch(work.parameters, 48)
     assert length == row
     facts = probe.measure(work, block_size=48)
     assert facts["tokens_input"] == 2 * 2 * rows * row and facts["peak_memory_gib"] > 0.1

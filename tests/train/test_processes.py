@@ -101,7 +101,7 @@ class Place:
             "03_dcpt": {part: self.folder / "held.jsonl" for part in ("medical", "general")}
             | {"blocks": self.folder / "blocks.npy"},
             "04_sft": {"data": self.folder / "sft.jsonl"},
-            "05_dpo": {"data": self.folder / "dpo.jsonl", "cache": self.folder / "cache"},
+            "05_dpo": {"data": self.folder / "dpo.jsonl", "cache": self.folder / f"cache_{what}"},
         }[notebook] | {"weights": self.base}
         parameters = self.training(notebook, max_steps=4, save_steps=2, **overrides, **others)
         written = {"parameters": vars(parameters), "out": str(self.folder / name), "template": "baichuan"}
@@ -284,7 +284,7 @@ def test_two_processes_share_one_cache_of_reference_log_probabilities(place: Pla
     assert [one["reference"] for one in seen] == ["cached, computed", "cached, reused"]
     assert_same(place, "one_dpo", "cached_dpo", 1e-5)
     assert_same(place, "cached_dpo", "reused_dpo", 1e-6)
-    rows = sorted(Dataset.from_file(str(path)).shape for path in (place.folder / "cache").rglob("*.arrow"))
+    rows = sorted(Dataset.from_file(str(path)).shape for path in (place.folder / "cache_dpo").rglob("*.arrow"))
     assert rows == [(4, 2), (26, 2)]
 
 

@@ -64,20 +64,12 @@ def test_sft_counts_equal_a_count_by_hand(job: Callable, sentences: Callable, ti
 
 def test_dcpt_counts_equal_a_count_by_hand(job: Callable) -> None:
     """Four blocks of 16, the last with padding; one step of two batches of two sees each once."""
-    from transformers import Trainer, TrainingArguments
-
     documents = [[7, 8, 9] * 5, [11] * 20, [12, 13] * 8]
     work = job("03_dcpt", max_steps=1)
     blocks = pack(documents, 16, 2, 0)
     assert len(blocks.ids) == 4 and (blocks.ids[-1, -10:] == 0).all()
     model, _ = shared.prepare_model(work.parameters, work.paths.weights)
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(**shared.arguments(work.parameters, work.out)),
-        train_dataset=dcpt.BlockRows(blocks),
-        data_collator=dcpt.stack,
-    )
-    assert metered(trainer, 1.0, work)["tokens_input"] == 4 * 16
+    assert metered(dcpt.make_trainer(work, model, blocks), 1.0, work)["tokens_input"] == 4 * 16
 
 
 def test_dpo_counts_equal_a_count_by_hand(job: Callable, sentences: Callable, tiny_tokenizer: Any) -> None:
