@@ -158,11 +158,11 @@ def _wrong(what: str, model: str, why: str) -> QilinError:
 def _template(stage: Stage, name: str, weights: Path) -> Any:
     """The template that a baseline's line names; it must be the trained one where that is known."""
     line = stage.parameters.baselines[name]
-    trained = template(stage, line.model) if line.model in STAGES else _trained(named(stage, name), weights)
-    if line.finetune is None and trained is not None and trained.name != line.template:
+    own = template(stage, line.model) if line.model in STAGES else _trained(named(stage, name), weights)
+    if line.finetune is None and own is not None and own.name != line.template:
         raise QilinError(
             f"{named(stage, name)}.template = '{line.template}': model '{line.model}' was trained with template "
-            f"'{trained.name}'; nearest valid: template: {trained.name}"
+            f"'{own.name}'; nearest valid: template: {own.name}"
         )
     tokenizer = load_tokenizer(weights)
     if line.template == "chat" and tokenizer.chat_template is None:

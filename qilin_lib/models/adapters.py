@@ -21,6 +21,7 @@ REWARD_TASK = "SEQ_CLS"
 ADAPTER = "adapter_config.json"
 # Beside an adapter: which weights it sits on.
 NOTE = "qilin.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def lora_config(parameters: Any, rewards: bool = False) -> Any:
@@ -50,11 +51,10 @@ def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
     matrices = [name for name, one in model.named_modules() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
     targets, whole = parameters.target_modules, parameters.modules_to_save
     _refuse_tied(model, parameters)
-    if targets == "all-linear":
-        targets = []
-    elif isinstance(targets, str):
-        # peft takes any other text for a regular expression over whole names.
-        targets = [] if any(re.fullmatch(targets, name) for name in matrices) else [targets]
+    if isinstance(targets, str):
+        # peft takes any text but "all-linear" for a regular expression over whole names.
+        known = targets == "all-linear" or any(re.fullmatch(targets, name) for name in matrices)
+        targets = [] if known else [targets]
     for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, every)):
         for entry in entries:
             # A reward model has no lm_head, and `lora_config` leaves it out.
@@ -117,8 +117,8 @@ def weight_hashes(folder: str | Path) -> dict[str, str]:
     if is_adapter(folder):
         # peft notes where the base lay, which says nothing of what it computes.
         config = files.read_json(folder / ADAPTER) | {"base_model_name_or_path": None}
-        own = {"adapter_model.safetensors": files.sha256_once(folder / "adapter_model.safetensors")}
-        own |= {ADAPTER: files.sha256_text(json.dumps(config, sort_keys=True))}
+        own = {ADAPTER_WEIGHTS: files.sha256_once(folder / ADAPTER_WEIGHTS)}
+        own[ADAPTER] = files.sha256_text(json.dumps(config, sort_keys=True))
         return own | {name: str(described(base_of(folder), folder)[name]) for name in ("base_sha256", "quantised")}
     return {path.name: files.sha256_once(path) for path in [*weight_files(folder), folder / "config.json"]}
 
@@ -175,9 +175,7 @@ def load_to_answer(folder: str | Path, dtype: str, device: str = "cpu") -> Any:
         return load_trained(folder, dtype, device)[0]
     from peft import PeftModel
 
-    base = base_of(folder)
-    nf4 = described(base, folder)["quantised"]
-    model = load_model(base, dtype, nf4)
+    model, nf4 = _below(folder, dtype)
     return PeftModel.from_pretrained(model.dequantize() if nf4 else model, str(folder)).merge_and_unload()
 
 
@@ -194,8 +192,15 @@ def load_trained(
         return load_model(folder, dtype, bool(quantised), device, rewards=rewards), None
     from peft import PeftModel
 
+    model = PeftModel.from_pretrained(_below(folder, dtype, device, quantised, rewards)[0], str(folder))
+    return model.get_base_model(), model.disable_adapter
+
+
+def _below(
+    folder: str | Path, dtype: str, device: str = "cpu", quantised: bool | None = None, rewards: bool = False
+) -> tuple[Any, bool]:
+    """(the weights below an adapter as `load_trained` loads them, whether as NF4)."""
     base = base_of(folder)
     note = described(base, folder)
     nf4 = note["quantised"] if quantised is None else quantised
-    model = PeftModel.from_pretrained(load_model(base, dtype, nf4, device, rewards=rewards), str(folder))
-    return model.get_base_model(), model.disable_adapter
+    return load_model(base, dtype, nf4, device, rewards=rewards), nf4

@@ -9,9 +9,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.load import skeleton, weight_files
 from qilin_lib.models.sentencepieces import fast_tokenizer
-from qilin_lib.models.shards import ShardWriter
+from qilin_lib.models.shards import write_shards
 
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -37,9 +36,8 @@ NEEDED = (
     "eos_token_id",
     "pad_token_id",
 )
-KINDS = ("Baichuan-7B", "Baichuan2-7B")
 # First line of the README.md of a converted folder.
-TITLES = {kind: f"# {kind}'s layout, converted to LLaMA's" for kind in KINDS}
+TITLES = {kind: f"# {kind}'s layout, converted to LLaMA's" for kind in ("Baichuan-7B", "Baichuan2-7B")}
 FOLDED = (
     "Baichuan2: NormHead folded, the rows of lm_head are L2-normalised once; generation is the same, but training the "
     "head is not: Baichuan2 normalises anew at every step"
@@ -47,30 +45,9 @@ FOLDED = (
 Shapes = dict[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a conversion did. `parameters` counts numbers, `dropped` the rotary buffers, `written` bytes of weights."""
-
-    layers: int
-    dtype: str
-    shards: int
-    parameters: int
-    dropped: int
-    written: int
-    notes: list[str]
-
-    def lines(self) -> list[str]:
-        """The report for a terminal and for the README.md of the converted folder."""
-        return [
-            f"{self.layers} layers, {self.parameters:,} parameters in {self.dtype}; every W_pack split into q, k, v",
-            f"{self.dropped} rotary_emb.inv_freq buffers dropped (rotary base 10000, computed by LLaMA itself)",
-            f"{self.written:,} bytes of weights in {self.shards} file{'s' if self.shards > 1 else ''}",
-            *self.notes,
-        ]
-
-
-def convert(source: Path, target: Path) -> Report:
-    """Convert the checkpoint in `source` to a LLaMA-layout folder `target` with a fast tokenizer.
+def convert(source: Path, target: Path) -> list[str]:
+    """Convert the checkpoint in `source` to a LLaMA-layout folder `target` with a fast tokenizer; lines on what was
+    done, which also stand in the folder's README.md.
 
     Memory stays near one file that is written (2 GB). Everything is checked before a weight is written, and `target`
     appears only when whole. Raises QilinError for anything that is not Baichuan-7B's or Baichuan2-7B's layout, for a
@@ -85,13 +62,19 @@ def convert(source: Path, target: Path) -> Report:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        notes = [_write_tokenizer(source, work, config), *[FOLDED] * is_second(config)]
+        tokenizer = _write_tokenizer(source, work, config)
         shards, written = _write_weights(paths, work, config)
-        numbers = sum(map(prod, shapes.values()))
-        report = Report(config["num_hidden_layers"], dtype, shards, numbers, dropped, written, notes)
         _llama_config(config, dtype).save_pretrained(work)
-        text = "\n".join(f"- {line}" for line in report.lines())
-        files.write_text(work / "README.md", f"{TITLES[KINDS[is_second(config)]]}\n\n{text}\n")
+        numbers = sum(map(prod, shapes.values()))
+        report = [
+            f"{config['num_hidden_layers']} layers, {numbers:,} parameters in {dtype}; every W_pack split into q, k, v",
+            f"{dropped} rotary_emb.inv_freq buffers dropped (rotary base 10000, computed by LLaMA itself)",
+            f"{written:,} bytes of weights in {shards} file{'s' if shards > 1 else ''}",
+            tokenizer,
+            *[FOLDED] * is_second(config),
+        ]
+        title = TITLES["Baichuan2-7B" if is_second(config) else "Baichuan-7B"]
+        files.write_text(work / "README.md", "\n- ".join([f"{title}\n", *report]) + "\n")
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -209,7 +192,7 @@ def _is_buffer(name: str) -> bool:
 def _check(paths: list[Path], shapes: Shapes, config: dict[str, Any]) -> tuple[str, int]:
     """(dtype, number of buffers) of files that hold each expected tensor once, in its shape; else QilinError."""
     seen: dict[str, Path] = {}
-    dtypes: Counter[str] = Counter()
+    dtypes: dict[str, None] = {}
     buffers = 0
     for path in paths:
         for name, tensor in _tensors(path).items():
@@ -224,7 +207,7 @@ def _check(paths: list[Path], shapes: Shapes, config: dict[str, Any]) -> tuple[s
             if tuple(tensor.shape) != shapes[name]:
                 raise QilinError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shapes[name]}")
             seen[name] = path
-            dtypes[str(tensor.dtype).removeprefix("torch.")] += 1
+            dtypes[str(tensor.dtype).removeprefix("torch.")] = None
     folder = paths[0].parent
     if missing := [name for name in shapes if name not in seen]:
         raise QilinError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors are)")
@@ -264,11 +247,8 @@ def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> Iter
 
 def _write_weights(paths: list[Path], work: Path, config: dict[str, Any]) -> tuple[int, int]:
     """(number of files, bytes); read as they are written, so that no whole file is in memory."""
-    writer = ShardWriter(work)
-    for path in paths:
-        for name, tensor in llama_tensors(_tensors(path), config["hidden_size"], is_second(config)):
-            writer.add(name, tensor)
-    return len(writer.close()), writer.written
+    parts = (llama_tensors(_tensors(path), config["hidden_size"], is_second(config)) for path in paths)
+    return write_shards(work, chain.from_iterable(parts))
 
 
 def main(arguments: list[str]) -> int:
@@ -287,7 +267,7 @@ def main(arguments: list[str]) -> int:
     except (QilinError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{target}: written in {time.monotonic() - started:.1f} s", *report.lines(), sep="\n")
+    print(f"{target}: written in {time.monotonic() - started:.1f} s", *report, sep="\n")
     return 0
 
 

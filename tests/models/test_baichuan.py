@@ -105,8 +105,12 @@ def test_logits_are_those_of_baichuan_s_own_arithmetic(
     assert difference(model, tensors, config) <= TOLERANCE
     assert difference(model, tensors, config, padded=False) <= TOLERANCE
     layers = config["num_hidden_layers"]
-    assert (report.layers, report.dropped, report.shards, report.dtype) == (layers, layers, 1, dtype)
-    assert report.parameters == model.num_parameters() == parameter_count(tmp_path / "llama")
+    assert model.num_parameters() == parameter_count(tmp_path / "llama")
+    assert report[0].startswith(f"{layers} layers, {model.num_parameters():,} parameters in {dtype};")
+    assert report[1].startswith(f"{layers} rotary_emb.inv_freq buffers dropped")
+    assert re.fullmatch(r"[\d,]+ bytes of weights in 1 file", report[2])
+    title, *lines = (tmp_path / "llama" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert title == "# Baichuan-7B's layout, converted to LLaMA's" and lines == ["", *(f"- {one}" for one in report)]
     assert len(list((tmp_path / "llama").glob("*.safetensors"))) == 1
     assert files.read_json(tmp_path / "llama" / "config.json")["dtype"] == dtype
 

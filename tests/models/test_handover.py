@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qilin_lib.models.adapters import add_lora, describe
-from qilin_lib.models.load import load_model
+from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.template import BAICHUAN
@@ -54,6 +54,7 @@ def adapter(base: Path, target: Path, parameters: Any, share: float) -> None:
             second.data *= share * DEVIATION / size
     assert layers
     model.save_pretrained(target)
+    load_tokenizer(base).save_pretrained(target)
     describe(target, base, quantised, "bfloat16", BAICHUAN.sha256)
 
 
@@ -103,7 +104,7 @@ def test_an_adapter_survives_the_step_to_the_next_stage(
     moved = {name: seen(after[name]) - seen(before[name]) for name in update}
     # Quantising adds noise, which over five million weights is about one percent of the smallest update.
     assert 0.95 < kept(moved, update) < 1.05
-    found = survival.nf4.share if kind == "qlora" else survival.merged.share
+    found = survival["update_kept_nf4" if kind == "qlora" else "update_kept"]
     assert found == pytest.approx(kept(moved, update), abs=0.01)
 
 
@@ -142,6 +143,7 @@ def test_the_held_out_gain_of_qlora_reaches_the_next_stage(
         learn(model, texts[:60], 25, 2e-4)
         after = sequence_logprobs(model, texts[60:]).sum()
         model.save_pretrained(stage)
+        tiny_tokenizer.save_pretrained(stage)
         describe(stage, base, True, "bfloat16", BAICHUAN.sha256)
         merge(base, stage, tmp_path / f"start{seed}")
         start = sequence_logprobs(load_model(tmp_path / f"start{seed}", "bfloat16", True), texts[60:]).sum()

@@ -83,7 +83,7 @@ def test_made_once_then_found(made: tuple[Path, list[str]]) -> None:
 @installed
 def test_base_json_names_it(folder: Path, reader: Any, tmp_path: Path) -> None:
     stage: Any = SimpleNamespace(dir=tmp_path, up_to_date=False)
-    parameters = SimpleNamespace(base="smollm2", tiny=None, template="auto", seed=1)
+    parameters = SimpleNamespace(base="smollm2", tiny=None, template="auto", seed=1, block_size=64)
     described = prepare_base(parameters, stage, lambda: ([], []), folder.parent)
     weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
     assert (described["name"], described["parameters"]) == ("smollm2", weights)
