@@ -25,7 +25,10 @@ def in_batches(
     choose: Callable[[Any, list[int]], list[int]],
     batch_size: int,
 ) -> list[list[int]]:
-    """`write` for any number of prompts, the longest first; choose(logits, places of the rows among `prompts`)."""
+    """`write` for any number of prompts, the longest first; choose(logits, places of the rows among `prompts`). For no
+    prompt no model is needed."""
+    if not prompts:
+        return []
     model.eval()
     written: dict[int, list[int]] = {}
     for places in batches(sorted(range(len(prompts)), key=lambda place: -len(prompts[place])), batch_size):
