@@ -5,6 +5,7 @@ No weight is read: a 7B is looked at in seconds, before anything is built on it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,14 @@ def configuration(folder: Path) -> Any:
         raise QilinError(
             f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
         )
-    content = files.read_json(folder / "config.json")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as reason:
+        raise QilinError(f"config.json is no JSON object ({reason}); nearest valid: the file as published") from None
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     # Whatever a configuration from elsewhere makes transformers raise.
     except Exception as reason:
-        kind = content.get("model_type") if isinstance(content, dict) else None
         cure = "a folder with config.json of a model type that transformers has"
         if kind == "baichuan":
             cure = f"what `python -m qilin_lib.models.baichuan {folder} TARGET` writes"

@@ -49,6 +49,8 @@ def read_pieces(path: Path) -> ModelProto:
         "byte fallback": trainer.byte_fallback,
         "pieces": len(model.pieces) > 0,
         "a use for every piece": not of_type(model, TYPES.UNUSED),
+        "escaped spaces": model.normalizer_spec.escape_whitespaces,
+        "spaces before words": not trainer.treat_whitespace_as_suffix,
     }
     if missing := [name for name, there in needed.items() if not there]:
         raise QilinError(f"{path}: a SentencePiece model without {missing[0]}; only Baichuan's kind is converted")

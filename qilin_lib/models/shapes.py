@@ -143,7 +143,7 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
         layer += [(width,), (shared,), (shared,), (hidden,)] * bool(config.get("attention_bias"))
         ends = [(vocabulary, hidden)] * (1 if config.get("tie_word_embeddings") else 2)
         tensors = [("", shape) for shape in [*ends, *layer * layers, (hidden,)]]
-    return Sizes(tensors, vocabulary, hidden, width, flowing, layers, routed)
+    return Sizes(tuple(tensors), vocabulary, hidden, width, flowing, layers, routed)
 
 
 def _headers(base: str | Path) -> list[tuple[str, tuple[int, ...]]]:

@@ -31,13 +31,14 @@ def check(stage: Stage) -> None:
     refuse_empty(stage)
     parameters = stage.parameters
     base = base_path(stage.parent("02_tokenize"))
-    found = sizes(base)
+    targets, whole = parameters.target_modules, parameters.modules_to_save
     if (parameters.deepspeed or "").startswith("zero3"):
-        refuse_large(found.total, parameters)
-    if parameters.finetuning == "full":
+        refuse_large(sizes(base).total, parameters)
+    if parameters.finetuning == "full" or (targets == "all-linear" and not whole):
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
-    if not (found.names(parameters.target_modules) and found.names(parameters.modules_to_save)):
+    found = sizes(base)
+    if not (found.names(targets) and found.names(whole)):
         check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
 
 

@@ -64,9 +64,10 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
         return sums
     model.eval()
     for rows in _batches([len(ids) for ids, _ in sequences], batch_tokens):
+        columns = [[torch.tensor(sequences[i][part], dtype=torch.long) for i in rows] for part in (0, 1)]
         ids, labels = (
-            pad_sequence([torch.tensor(sequences[i][part]) for i in rows], True, padding).to(model.device)
-            for part, padding in enumerate((0, IGNORE))
+            pad_sequence(column, batch_first=True, padding_value=value).to(model.device)
+            for column, value in zip(columns, (0, IGNORE), strict=True)
         )
         with torch.no_grad():
             sums[rows] = _log_likelihoods(model(input_ids=ids, use_cache=False).logits, labels).cpu().numpy()
@@ -74,12 +75,15 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
 
 
 def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    while order:
-        # Each is the longest yet, to which those before it are padded.
-        fitting = sum(count * lengths[i] <= batch_tokens for count, i in enumerate(order, start=1))
-        yield order[: max(1, fitting)]
-        order = order[max(1, fitting) :]
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # The next one is the longest yet, to which all are padded.
+        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _log_likelihoods(logits: Any, labels: Any) -> Any:
