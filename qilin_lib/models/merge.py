@@ -116,6 +116,9 @@ def _changes(adapter: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     config, stored = files.read_json(adapter / ADAPTER), load_file(adapter / ADAPTER_WEIGHTS)
+    if config.get("use_dora"):
+        raise QilinError(f"{adapter}: use_dora: such an adapter is no product to add; nearest valid: use_dora: false")
+    root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
     changes: dict[str, Any] = {}
     for key, tensor in stored.items():
         module, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
@@ -123,7 +126,7 @@ def _changes(adapter: Path) -> dict[str, Any]:
             second = stored[f"{key.rpartition('.lora_')[0]}.lora_{kind.replace('A', 'B')}"]
             # transformers' Conv1D (GPT-2) and embeddings keep their matrices the other way round.
             turned = kind == "embedding_A" or config.get("fan_in_fan_out", False)
-            changes[f"{module}.weight"] = partial(_product, tensor, second, config["lora_alpha"] / config["r"], turned)
+            changes[f"{module}.weight"] = partial(_product, tensor, second, config["lora_alpha"] / root, turned)
         elif kind not in ("B.weight", "embedding_B"):
             changes[key.removeprefix(PREFIX)] = tensor
     return changes
