@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,3 +162,24 @@ def empty_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("qilin_lib.train.checks.check", lambda stage: None)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """One entry per loaded model: device, whether NF4, how many are alive with it. All are loaded on the CPU, whatever
+    device is named."""
+    from qilin_lib.models import adapters, load
+    from qilin_lib.train import dcpt, dpo, fit
+
+    usual, seen, models = load.load_model, [], []
+
+    def recorded(path: Any, dtype: str = "float32", quantised: bool = False, device: str = "cpu", *a: Any, **k: Any):
+        alive = sum(model() is not None for model in models) + 1
+        model = usual(path, dtype, quantised, "cpu", *a, **k)
+        models.append(weakref.ref(model))
+        seen.append({"device": device, "quantised": quantised, "alive": alive})
+        return model
+
+    for module in (adapters, fit, dpo, dcpt):
+        monkeypatch.setattr(module, "load_model", recorded)
+    return seen

@@ -1,44 +1,25 @@
 """How many models are in memory at once: never more than a method needs, on a device that does not hold two.
 
-Every load is recorded on a pretended GPU: models are loaded on the CPU whatever device is named. Nobody waits for
-Python's garbage collection, because a device does not.
+Every load is recorded on a pretended GPU (`loads`). Nobody waits for Python's garbage collection, because a device does
+not.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from qilin_lib import files
-from qilin_lib.models import adapters, load
+from qilin_lib.models import adapters
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import dcpt, dpo, fit, rejection, reward, sft
 
 pytestmark = pytest.mark.slow
 
 SCORES = {"03_dcpt": dcpt.score, "04_sft": sft.score, "05_dpo": dpo.score, "08_rlhf": reward.score_heldout}
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """One entry per load: device, whether NF4, how many models are alive with it."""
-    usual, seen, models = load.load_model, [], []
-
-    def recorded(path: Any, dtype: str = "float32", quantised: bool = False, device: str = "cpu", *a: Any, **k: Any):
-        alive = sum(model() is not None for model in models) + 1
-        model = usual(path, dtype, quantised, "cpu", *a, **k)
-        models.append(weakref.ref(model))
-        seen.append({"device": device, "quantised": quantised, "alive": alive})
-        return model
-
-    for module in (adapters, fit, dpo, dcpt):
-        monkeypatch.setattr(module, "load_model", recorded)
-    return seen
 
 
 @pytest.fixture
