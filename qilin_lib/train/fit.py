@@ -22,8 +22,20 @@ from qilin_lib.runs import Stage
 from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
 # Parameters that TrainingArguments has by the same name.
-SAME = """per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate
-lr_scheduler_type weight_decay max_grad_norm gradient_checkpointing logging_steps save_steps seed""".split()
+SAME = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+    "logging_steps",
+    "save_steps",
+    "seed",
+)
 
 
 class EvenPairs:

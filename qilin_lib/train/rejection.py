@@ -127,7 +127,8 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
             kind = _kind(row)
             counts["train_medical"] += 1
             counts[kind] += 1
-            places += [place] * (kind == "drawable")
+            if kind == "drawable":
+                places.append(place)
     if not places:
         raise QilinError(f"{data}: no medical training question with one answer and no options; found {counts}")
     counts["drawn"] = min(count, len(places))
