@@ -52,3 +52,12 @@ def test_vocabulary_size_is_a_ceiling(size: int) -> None:
     tokenizer = train_tokenizer(texts, size, 128)
     assert len(tokenizer) <= size and tokenizer.model_max_length == 128
     assert tokenizer.decode(tokenizer.encode("".join(texts), add_special_tokens=False)) == "".join(texts)
+
+
+def test_characters_of_equal_frequency_are_kept_by_code_point() -> None:
+    """Where the vocabulary has no room for all: the library would draw which of them stay."""
+    texts = [chr(0x4E00 + i) for i in range(3000)] + ["病" * 3, "症" * 2]
+    kept = [set(train_tokenizer(iter(texts), 1000, 128).get_vocab()) for _ in range(3)]
+    assert kept[0] == kept[1] == kept[2]
+    assert {"病", "症", "一", chr(0x4E00 + 400)} <= kept[0]
+    assert not {chr(0x4E00 + 1000), chr(0x4E00 + 2999)} & kept[0]
