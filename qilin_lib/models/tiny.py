@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +31,13 @@ SHAPE = (
 def tiny_base(
     texts: list[str], vocabulary: list[str], shape: Any, seed: int, cache: Path, progress: Progress = lambda *_: None
 ) -> Path:
-    """Folder of the tiny base model, made once and kept in `cache` under a hash of texts, shape and seed.
+    """Folder of the tiny base model, made once and kept in `cache` under a hash of texts, shape, seed and code.
 
     `texts` are general-domain documents, `vocabulary` the texts that the tokenizer is trained on, `shape` a
     `schema.Tiny`; `progress(line)` is called now and then.
     """
-    key = files.sha256_text(
-        json.dumps([texts, vocabulary, shape.model_dump(), seed, Path(__file__).read_text(encoding="utf-8")])
-    )
+    code = [Path(path).read_text(encoding="utf-8") for path in (__file__, inspect.getfile(train_tokenizer))]
+    key = files.sha256_text(json.dumps([texts, vocabulary, shape.model_dump(), seed, code]))
     return made_once(cache / f"tiny-{key[:16]}", lambda target: _make(texts, vocabulary, shape, seed, target, progress))
 
 

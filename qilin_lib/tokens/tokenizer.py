@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,11 +23,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> A
     core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=False))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[A-Za-z]|[0-9]|\s|[^\p{L}\p{N}]"), "isolated")
     core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+    every = [f"<0x{byte:02X}>" for byte in range(256)]
+    texts = list(texts)
+    characters = frequent_characters(texts, min(vocab_size // 2, vocab_size - len(SPECIAL + every)))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIAL + alphabet,
-        limit_alphabet=min(vocab_size // 2, vocab_size - len(SPECIAL + alphabet)),
+        special_tokens=SPECIAL + every,
+        # By itself the library drops any of the characters that are equally rare, others in each process.
+        initial_alphabet=characters,
+        limit_alphabet=len(characters),
         max_token_length=6,
         show_progress=False,
     )
@@ -43,3 +48,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> A
         additional_special_tokens=SPECIAL[4:],
         model_max_length=max_length,
     )
+
+
+def frequent_characters(texts: Iterable[str], most: int) -> list[str]:
+    """At most `most` characters, the most frequent ones; of equally frequent ones the lower code point stays."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    return sorted(sorted(counts, key=lambda one: (-counts[one], one))[:most])
