@@ -1,0 +1,150 @@
+"""`trainer` and `peft` of a profile reach the libraries' own configurations; what the kit manages is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import files, params, runs
+from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import describe, load_trained
+from qilin_lib.models.load import load_model
+from qilin_lib.models.merge import merge
+from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.train import checks, dcpt, fit
+
+
+@pytest.fixture
+def stage(tmp_path: Path, tiny_model_dir: Path) -> Callable[..., Any]:
+    def make(notebook: str, **overrides: Any) -> Any:
+        for name in ("sft", "dpo"):
+            files.write_jsonl(tmp_path / "01_build_chimed" / f"{name}.jsonl", [{"split": "train"}])
+        files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
+        parameters = params.load(notebook, overrides)
+        return SimpleNamespace(
+            name=notebook, parameters=parameters, parent=lambda name: tmp_path / name, dir=tmp_path / notebook
+        )
+
+    return make
+
+
+def test_a_field_of_training_arguments_reaches_the_trainer(training: Callable, tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    further = {"neftune_noise_alpha": 5.0, "optim": "adafactor", "adam_beta2": 0.95}
+    arguments = TrainingArguments(**fit.arguments(training("04_sft", trainer=further), tmp_path))
+    assert (arguments.neftune_noise_alpha, arguments.optim, arguments.adam_beta2) == (5.0, "adafactor", 0.95)
+
+
+def test_a_field_of_the_methods_own_configuration_is_known(stage: Callable) -> None:
+    assert checks.check(stage("05_dpo", trainer={"ld_alpha": 0.5})) is None
+    with pytest.raises(QilinError, match="04_sft: trainer: 'ld_alpha'"):
+        checks.check(stage("04_sft", trainer={"ld_alpha": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameter", "given", "sentence"),
+    [
+        ("04_sft", "trainer", {"neftune_noise_alfa": 5}, "nearest valid: 'neftune_noise_alpha'"),
+        ("04_sft", "trainer", {"neftune_noise_alpha": "five"}, "neftune_noise_alpha = 'five'"),
+        ("04_sft", "trainer", {"optim": "adamw_8"}, "optim = 'adamw_8'"),
+        ("03_dcpt", "trainer", {"learning_rate": 1e-4}, "nearest valid: dcpt.learning_rate"),
+        ("03_dcpt", "trainer", {"warmup_steps": 10}, "nearest valid: dcpt.warmup_ratio"),
+        ("03_dcpt", "trainer", {"fp16": True}, "nearest valid: dcpt.dtype"),
+        ("03_dcpt", "trainer", {"output_dir": "elsewhere"}, "the kit sets it"),
+        ("03_dcpt", "trainer", {"push_to_hub": True}, "the kit sets it"),
+        ("05_dpo", "trainer", {"beta": 0.2}, "nearest valid: dpo.beta"),
+        ("05_dpo", "trainer", {"trust_remote_code": True}, "the kit sets it"),
+        ("08_rlhf", "trainer", {"max_steps": 3}, "nearest valid: rlhf.reward.max_steps"),
+        ("04_sft", "peft", {"use_dorra": True}, "nearest valid: 'use_dora'"),
+        ("04_sft", "peft", {"r": 4}, "nearest valid: sft.lora_r"),
+        ("04_sft", "peft", {"init_lora_weights": "pissa"}, "changes the weights below"),
+        ("04_sft", "peft", {"bias": "all"}, "bias"),
+        ("04_sft", "peft", {"use_rslora": "yes"}, "use_rslora = 'yes'"),
+    ],
+)
+def test_what_cannot_be_handed_through_is_refused_before_anything_starts(
+    stage: Callable, notebook: str, parameter: str, given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(QilinError) as error:
+        checks.check(stage(notebook, **{parameter: given}))
+    assert str(error.value).startswith(f"{notebook}: {parameter}: ") and sentence in str(error.value)
+
+
+def test_peft_fields_need_an_adapter(stage: Callable) -> None:
+    with pytest.raises(QilinError, match="04_sft: peft: .*finetuning: full"):
+        checks.check(stage("04_sft", finetuning="full", peft={"use_rslora": True}))
+
+
+def test_only_what_moves_results_counts_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(**overrides: Any) -> str:
+        return runs.key(params.load("04_sft", overrides), {})
+
+    plain = key()
+    assert key(trainer={"dataloader_num_workers": 2}) == plain
+    assert key(trainer={"neftune_noise_alpha": 5}) != plain
+    assert key(peft={"use_rslora": True}) != plain
+    # A stage that was finished before these parameters came stays finished.
+    before = params.load("04_sft", {}).model_dump(mode="json")
+    settings = runs.result_settings({n: v for n, v in before.items() if n not in ("trainer", "peft")}, frozenset())
+    assert runs.result_settings(before, frozenset()) == settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("further", [
+    {"use_rslora": True}, {"use_dora": True}, {"use_dora": True, "use_rslora": True}, {"init_lora_weights": "gaussian"},
+    {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 64}},
+])  # fmt: skip
+@pytest.mark.parametrize("quantised", [False, True])
+def test_every_kind_of_adapter_is_loaded_and_merged_as_it_was_trained(
+    further: dict[str, Any], quantised: bool, tiny_model_dir: Path, training: Callable, tmp_path: Path
+) -> None:
+    import torch
+
+    parameters = training("03_dcpt", finetuning="qlora" if quantised else "lora", peft=further)
+    model, tokenizer = fit.prepare_model(parameters, tiny_model_dir)
+    for name, value in further.items():
+        assert getattr(model.peft_config["default"], name) == value
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.05 * torch.randn(weight.shape)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    describe(tmp_path / "adapter", tiny_model_dir, quantised, "float32", BAICHUAN.sha256)
+    ids = torch.randint(6, 500, (2, 24))
+    positions = torch.arange(24)[None].expand(2, -1)
+
+    def logits(one: Any) -> Any:
+        with torch.no_grad():
+            return one.eval()(input_ids=ids, position_ids=positions, use_cache=False).logits
+
+    trained = logits(model)
+    assert (logits(load_trained(tmp_path / "adapter", "float32")[0]) - trained).abs().max() < 1e-4
+    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "merged")
+    merged = logits(load_model(tmp_path / "merged"))
+    exact = trained if not quantised else logits(load_trained(tmp_path / "adapter", "float32", quantised=False)[0])
+    assert (merged - exact).abs().max() < 1e-3
+    assert (exact - logits(load_model(tiny_model_dir))).abs().max() > 0.05
+
+
+def test_noise_on_embeddings_changes_the_training(
+    tiny_model_dir: Path, training: Callable, tmp_path: Path, sentences: Callable, tiny_tokenizer: Any
+) -> None:
+    """The trainer that 03 builds applies the field, it does not only store it."""
+    from qilin_lib.tokens.pack import pack
+
+    encoded = tiny_tokenizer(sentences(20, 3), add_special_tokens=False)["input_ids"]
+    blocks = pack(encoded, 64, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id)
+    losses = []
+    for further in ({}, {"neftune_noise_alpha": 50.0}):
+        job = SimpleNamespace(parameters=training("03_dcpt", max_steps=1, trainer=further), out=tmp_path)
+        model, _ = fit.prepare_model(job.parameters, tiny_model_dir)
+        trainer = dcpt.make_trainer(job, model, blocks)
+        losses.append(trainer.train().training_loss)
+    assert abs(losses[0] - losses[1]) > 1e-3
