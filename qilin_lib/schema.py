@@ -163,6 +163,10 @@ class Trained(Strict):
     lora_dropout: Dropout
     target_modules: str | list[str] = Field(description="layers with LoRA: all-linear, or names")
     modules_to_save: list[str] = Field(description="layers trained whole beside LoRA, such as lm_head")
+    peft: dict[str, Any] = Field(default={}, description="further fields of peft's LoraConfig, such as use_dora")
+    trainer: dict[str, Any] = Field(
+        default={}, description="further fields of TrainingArguments or TRL's, such as optim"
+    )
     gradient_checkpointing: bool = Outside(description="computes activations twice to save memory")
     deepspeed: DeepSpeed | None = Outside(description="a file of params/deepspeed; paper: ZeRO-2 in SFT")
     report_to: Tracker = Outside(description="where losses go as well; log.jsonl is always written")
@@ -209,8 +213,9 @@ class Sft(Training):
 
 
 class Dpo(Training):
-    """05_dpo: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7)."""
+    """05_dpo: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7), or another method."""
 
+    method: Literal["dpo", "kto", "orpo"] = Field(default="dpo", description="what learns from the pairs; paper: DPO")
     max_source_length: SourceLength
     max_target_length: TargetLength
     beta: float = Field(gt=0, description="strength of the reference; released code: 0.1")

@@ -25,7 +25,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def lora_config(parameters: Any, rewards: bool = False) -> Any:
-    """peft's LoraConfig from a stage's parameters (paper §4.2: r, alpha, dropout).
+    """peft's LoraConfig from a stage's parameters (paper §4.2: r, alpha, dropout), and
+    those of its `peft`.
 
     With `rewards` the head that gives the reward is trained as a whole, and there is no lm_head to train.
     """
@@ -39,6 +40,7 @@ def lora_config(parameters: Any, rewards: bool = False) -> Any:
         target_modules=parameters.target_modules,
         modules_to_save=whole if rewards else parameters.modules_to_save or None,
         task_type=REWARD_TASK if rewards else "CAUSAL_LM",
+        **parameters.peft,
     )
 
 

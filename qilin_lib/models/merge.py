@@ -100,7 +100,7 @@ def _merged(base: Path, adapter: Path, dtype: str, kept: dict[str, Projection]) 
                 change = changes[key] if key else None
                 left.discard(key)
                 if isinstance(change, partial):
-                    update = change()
+                    update = change(before.float())
                     stored = rounded(before.float() + update, dtype, seed + key)
                     _measure(kept, before, stored, update, key in measured)
                 elif change is not None:
@@ -111,30 +111,46 @@ def _merged(base: Path, adapter: Path, dtype: str, kept: dict[str, Projection]) 
 
 
 def _changes(adapter: Path) -> dict[str, Any]:
-    """{name of a weight: its change} of all that an adapter holds: what computes the product of LoRA's two matrices, or
+    """{name of a weight: its change} of all that an adapter holds: what computes the update of LoRA's two matrices, or
     the tensor that takes the weight's place (modules_to_save)."""
     from safetensors.torch import load_file
 
     config, stored = files.read_json(adapter / ADAPTER), load_file(adapter / ADAPTER_WEIGHTS)
-    if config.get("use_dora"):
-        raise QilinError(f"{adapter}: use_dora: such an adapter is no product to add; nearest valid: use_dora: false")
-    root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
     changes: dict[str, Any] = {}
     for key, tensor in stored.items():
         module, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
         if kind in ("A.weight", "embedding_A"):
-            second = stored[f"{key.rpartition('.lora_')[0]}.lora_{kind.replace('A', 'B')}"]
+            before = key.rpartition(".lora_")[0]
+            second = stored[f"{before}.lora_{kind.replace('A', 'B')}"]
             # transformers' Conv1D (GPT-2) and embeddings keep their matrices the other way round.
             turned = kind == "embedding_A" or config.get("fan_in_fan_out", False)
-            changes[f"{module}.weight"] = partial(_product, tensor, second, config["lora_alpha"] / root, turned)
-        elif kind not in ("B.weight", "embedding_B"):
+            magnitude = stored.get(f"{before}.lora_magnitude_vector")
+            changes[f"{module}.weight"] = partial(_update, tensor, second, _scale(config, module), turned, magnitude)
+        elif kind not in ("B.weight", "embedding_B", "magnitude_vector"):
             changes[key.removeprefix(PREFIX)] = tensor
     return changes
 
 
-def _product(first: Any, second: Any, scale: float, turned: bool) -> Any:
+def _scale(config: dict[str, Any], module: str) -> float:
+    """What the product of a module's two matrices is multiplied with: α / r, with rsLoRA α / √r (Kalajdzievski 2023,
+    arXiv 2312.03732)."""
+    from peft.utils.other import get_pattern_key
+
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    rank = ranks.get(get_pattern_key(ranks, module), config["r"])
+    alpha = alphas.get(get_pattern_key(alphas, module), config["lora_alpha"])
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _update(first: Any, second: Any, scale: float, turned: bool, magnitude: Any, before: Any) -> Any:
+    """What an adapter adds to a weight; with `magnitude` (DoRA: Liu et al. 2024, arXiv 2402.09353, Eq. 5) each row of
+    the sum gets that length."""
     product = scale * (second.float() @ first.float())
-    return product.T if turned else product
+    product = product.T if turned else product
+    if magnitude is None:
+        return product
+    whole, axis = before + product, 0 if turned else 1
+    return whole * (magnitude.float().flatten() / whole.norm(dim=axis)).unsqueeze(axis) - before
 
 
 def rounded(tensor: Any, dtype: str, seed: str) -> Any:

@@ -21,6 +21,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
 from qilin_lib.runs import environment, locks
+from qilin_lib.runs.settings import LATER, result_settings
 from qilin_lib.schema import Strict, outside_key
 
 # Which stages a stage reads from. 06 and 07 read everything: the report shows the whole chain.
@@ -300,16 +301,6 @@ def key(parameters: Strict, inputs: dict[str, Any]) -> str:
     return files.sha256_text(json.dumps([settings, inputs, VERSION[parameters.notebook]], sort_keys=True))
 
 
-def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str, Any]:
-    """The parameters that move a result. How many devices share a global batch, and in how many steps, does not."""
-    settings = {name: value for name, value in values.items() if name not in outside}
-    if "gradient_accumulation_steps" in settings:
-        processes = (values["nproc_per_node"] or max(1, values["gpus"])) * values["nodes"]
-        settings["global_batch_size"] = settings.pop("gradient_accumulation_steps") * processes
-        settings["global_batch_size"] *= settings.pop("per_device_train_batch_size", 1)
-    return settings
-
-
 def changes(stage: Stage) -> str:
     """What differs between a stage and what stands in its place: "learning_rate was 0.006, is 0.003"; "" if nothing."""
     before, outside = _note(stage.dir), outside_key(type(stage.parameters))
@@ -317,6 +308,7 @@ def changes(stage: Stage) -> str:
         return ""
     old = result_settings(stage.parameters.model_dump(mode="json") | before.get("parameters", {}), outside)
     new = result_settings(stage.parameters.model_dump(mode="json"), outside)
+    old, new = LATER | old, {name: LATER[name] for name in LATER if name in old} | new
     told = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
     inputs = before.get("inputs", {})
     told += [f"its input {name} changed" for name in stage.inputs if inputs.get(name) != stage.inputs[name]]

@@ -44,6 +44,8 @@ DEFAULTS: dict[str, Any] = {
     "save_minutes": None,
     "save_total_limit": 1,
     "packing": False,
+    "peft": {},
+    "trainer": {},
 }
 # Role tags and the end token need a few tokens beside the two turns.
 TAGS = 32

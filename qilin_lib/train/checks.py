@@ -14,7 +14,7 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
-from qilin_lib.train import launch
+from qilin_lib.train import fields, launch
 
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
 # model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
@@ -29,6 +29,7 @@ def check(stage: Stage) -> None:
     target_modules or modules_to_save name a module that the base model lacks, or if ZeRO-3 is to split a model that is
     too large to be loaded whole. Seconds; touches nothing on disk."""
     refuse_empty(stage)
+    fields.check(stage)
     parameters = stage.parameters
     base = base_path(stage.parent("02_tokenize"))
     targets, whole = parameters.target_modules, parameters.modules_to_save

@@ -48,8 +48,8 @@ def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: An
     return {"prompt_ids": prompt, **{f"{side}_ids": ids[len(prompt) :] for side, ids in whole.items()}}
 
 
-def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair], held: list[Pair]) -> Any:
-    """TRL's DPOTrainer on tokenised pairs; `held` are evaluated. RuntimeError for a policy with adapters of its own.
+def arguments(parameters: Any, out: Path) -> dict[str, Any]:
+    """Keyword arguments for TRL's DPOConfig.
 
     Loss: Eq. 7 with `beta`. `label_smoothing` > 0 is what TRL 1.16 means by it: the share of flipped labels that robust
     DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409), not cDPO, whose margin is bounded. `rpo_alpha` adds that
@@ -57,28 +57,32 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
     2404.19733, Eq. 1, who take the mean in each answer and weight the DPO term instead). Dropout acts as asked for:
     TRL's default would switch off `lora_dropout` without a word.
     """
+    preference = "robust" if parameters.label_smoothing else "sigmoid"
+    return {
+        **shared.arguments(parameters, out),
+        "beta": parameters.beta,
+        "label_smoothing": parameters.label_smoothing,
+        "max_length": None,
+        "loss_type": [preference, "sft"] if parameters.rpo_alpha else [preference],
+        "loss_weights": [1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
+        "disable_dropout": False,
+        "precompute_ref_log_probs": parameters.precompute_ref_log_probs,
+    }
+
+
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair], held: list[Pair]) -> Any:
+    """TRL's DPOTrainer on tokenised pairs; `held` are evaluated. RuntimeError for a policy with adapters of its own."""
     from datasets import Dataset
     from trl import DPOConfig
 
     parameters = job.parameters
     refuse_adapters(model, parameters.finetuning)
     # Before DPOConfig: once a ZeRO-3 configuration exists, transformers loads no model onto a device of our choice.
-    second = _second_model(job, model)
-    preference = "robust" if parameters.label_smoothing else "sigmoid"
-    settings = DPOConfig(
-        **shared.arguments(parameters, job.out),
-        beta=parameters.beta,
-        label_smoothing=parameters.label_smoothing,
-        max_length=None,
-        loss_type=[preference, "sft"] if parameters.rpo_alpha else [preference],
-        loss_weights=[1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
-        disable_dropout=False,
-        precompute_ref_log_probs=parameters.precompute_ref_log_probs,
-    )
+    second = second_model(job, model)
     trainer = _trainer_class(job)(
         model=model,
         ref_model=second,
-        args=settings,
+        args=DPOConfig(**arguments(parameters, job.out)),
         train_dataset=Dataset.from_list(pairs),
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
@@ -107,7 +111,7 @@ def refuse_adapters(model: Any, finetuning: str) -> None:
         )
 
 
-def _second_model(job: SimpleNamespace, model: Any) -> Any:
+def second_model(job: SimpleNamespace, model: Any) -> Any:
     """The frozen SFT model that full training compares with, in the policy's precision; None where none is needed."""
     if job.parameters.finetuning != "full" or job.parameters.precompute_ref_log_probs:
         return None

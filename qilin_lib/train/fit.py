@@ -101,6 +101,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": parameters.gpus > 0,
+        **parameters.trainer,
     }
 
 

@@ -1,0 +1,59 @@
+"""The training methods, by name: what shared code must know of each. A further one is a module and a line here.
+
+A module has `train(stage)`, `work(job)` for the child, and `score(job)` if it is scored; where it sets more of its
+library's configuration than `fit.arguments` does, `arguments(parameters, out)` is all of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from qilin_lib.train import fit
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a training does with its examples. `config`: the class of its arguments; `sides`: the sequences that an
+    example brings into a batch; `reference`: compares with the model that it starts from; `fused`: its head computes
+    log-probabilities tile by tile, never all logits."""
+
+    module: str
+    config: str = "transformers.TrainingArguments"
+    sides: int = 1
+    reference: bool = False
+    fused: bool = False
+
+    def load(self) -> ModuleType:
+        """Its module."""
+        return importlib.import_module(self.module)
+
+
+METHODS = {
+    "dcpt": Method("qilin_lib.train.dcpt"),
+    "sft": Method("qilin_lib.train.sft"),
+    "dpo": Method("qilin_lib.train.dpo", "trl.DPOConfig", sides=2, reference=True, fused=True),
+    "reward": Method("qilin_lib.train.reward", sides=2),
+}
+# What a notebook trains by; 05 names its method itself.
+OF = {"03_dcpt": "dcpt", "04_sft": "sft", "08_rlhf": "reward"}
+
+
+def of(parameters: Any) -> Method:
+    """The method that a stage with these parameters trains by; of 08, its largest."""
+    return METHODS[OF.get(parameters.notebook) or parameters.method]
+
+
+def configuration(parameters: Any, out: Path) -> tuple[type, set[str]]:
+    """(the class that holds a method's arguments, the fields of it that the kit sets)."""
+    values = parameters.model_dump(mode="json")
+    # 08's trainings have settings of their own in the same fields.
+    values |= values.get("reward", {}) | {"trainer": {}}
+    method = of(parameters)
+    library, _, name = method.config.rpartition(".")
+    kind = getattr(importlib.import_module(library), name)
+    arguments = getattr(method.load(), "arguments", fit.arguments)
+    return kind, set(arguments(SimpleNamespace(**values), out))
