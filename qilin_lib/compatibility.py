@@ -52,19 +52,27 @@ def _sft(p: Any) -> Iterator[str]:
 
 
 def _dpo(p: Any) -> Iterator[str]:
+    if p.method != "dpo":
+        for name, plain in (("label_smoothing", "0.0"), ("rpo_alpha", "null"), ("precompute_ref_log_probs", "false")):
+            if value := getattr(p, name):
+                yield f"{name}: {value} with method: {p.method}: only dpo has it; nearest valid: {name}: {plain}"
     modules = [p.target_modules] if isinstance(p.target_modules, str) else p.target_modules
     if p.learning_rate > 1e-5 and not p.allow_high_lr:
         yield (
             f"learning_rate: {p.learning_rate} is high for DPO and ends in babble (hiyouga/LLaMA-Factory#797); nearest "
             "valid: 1e-5, or say allow_high_lr: true"
         )
-    if p.finetuning == "lora" and (p.deepspeed or "").startswith("zero3") and not p.precompute_ref_log_probs:
+    if (
+        p.finetuning == "lora"
+        and (p.deepspeed or "").startswith("zero3")
+        and not (p.precompute_ref_log_probs or p.method == "orpo")
+    ):
         yield (
             f"deepspeed: {p.deepspeed} with a live reference: DeepSpeed expects one pass through the layers in a step, "
             "and there are two, adapter on and off ('pop from an empty deque' on two processes); nearest valid: "
             f"precompute_ref_log_probs: true, or deepspeed: {p.deepspeed.replace('3', '2')}"
         )
-    if p.finetuning != "full" and "lm_head" in modules:
+    if p.finetuning != "full" and "lm_head" in modules and p.method != "orpo":
         yield (
             "target_modules: lm_head with DPO would never be trained: TRL takes log-probabilities from lm_head.weight "
             "and refuses an adapter on it; nearest valid: modules_to_save: [lm_head]"

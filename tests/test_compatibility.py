@@ -81,6 +81,7 @@ CASES = [
         "num_generations: 3 does not divide the 8 answers of a step",
         {"num_generations": 3, "method": "none"},
     ),
+    ("05_dpo", {"method": "kto", "rpo_alpha": 1.0}, "rpo_alpha: 1.0 with method: kto", {"rpo_alpha": 1.0}),
     ("05_dpo", HEAD | {"target_modules": "lm_head"}, "lm_head with DPO", HEAD | {"target_modules": "all-linear"}),
 ]
 
@@ -95,8 +96,9 @@ def test_a_rule_refuses_its_case_and_not_the_neighbour(
     assert {name: getattr(loaded, name) for name in accepted} == accepted
 
 
-def test_the_rule_about_the_head_is_dpo_s_alone() -> None:
-    assert params.load("04_sft", HEAD).target_modules == ["q_proj", "lm_head"]
+def test_the_rule_about_the_head_is_for_trl_s_fused_head() -> None:
+    for notebook, method in (("04_sft", {}), ("05_dpo", {"method": "orpo"})):
+        assert params.load(notebook, HEAD | method).target_modules == ["q_proj", "lm_head"]
 
 
 def test_every_rule_has_a_case() -> None:

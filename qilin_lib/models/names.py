@@ -27,14 +27,18 @@ PAPER_SIZE = {"parameters": 7_000_559_616, "vocabulary": 64_000}
 UNITS = {"B": ("billion", 1e9), "M": ("million", 1e6), "K": ("thousand", 1e3), "": ("", 1.0)}
 
 
-def describe(base: Mapping[str, Any], one_stage: bool = False) -> dict[str, Any]:
+def describe(base: Mapping[str, Any], one_stage: bool = False, method: str = "dpo") -> dict[str, Any]:
     """{"base": {name, parameters}, "names": {model: name}, "as_paper": models trained as the paper's, on its base}.
 
     `base`: 02's base.json. `one_stage`: SFT took the place of DCPT, so that only base and DCPT are as the paper's.
+    `method`: what 05 trained by.
     """
     sft = ("one-stage SFT",) if one_stage else ("DCPT", "SFT")
-    steps = {"base": (), "dcpt": ("DCPT",), "sft": sft, "dpo": (*sft, "DPO")}
-    as_paper = [model for model in steps if is_paper_base(base) and not (one_stage and steps[model][:1] == sft)]
+    steps = {"base": (), "dcpt": ("DCPT",), "sft": sft, "dpo": (*sft, method.upper())}
+    other = {model for model in steps if one_stage and steps[model][:1] == sft} | (
+        {"dpo"} if method != "dpo" else set()
+    )
+    as_paper = [model for model in steps if is_paper_base(base) and model not in other]
     steps |= {"rejection_sampling": (*sft, "rejection sampling"), "rl": (*sft, "RL")}
     root = f"{base_name(base)} {weights(base['parameters'])}"
     names = {model: " + ".join((root, *own)) for model, own in steps.items()}
@@ -49,9 +53,12 @@ def below(stage: str, one_stage: bool = False) -> str:
 
 def describe_run(stage: runs.Stage) -> dict[str, Any]:
     """`describe` of the run that `stage` (06, 07, 08 or 09) belongs to."""
-    facts = stage.parent("04_sft") / "facts.json"
-    one_stage = facts.exists() and "one_stage" in files.read_json(facts)
-    return describe(files.read_json(stage.parent("02_tokenize") / "base.json"), one_stage)
+    sft, pairs = (
+        files.read_json(path) if (path := stage.parent(name) / "facts.json").exists() else {}
+        for name in ("04_sft", "05_dpo")
+    )
+    base = files.read_json(stage.parent("02_tokenize") / "base.json")
+    return describe(base, "one_stage" in sft, pairs.get("method", "dpo"))
 
 
 def facts(scores: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -175,21 +175,23 @@ def line(axes: Axes, rows: Rows, name: str, colour: str, label: str, marker: str
         axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4, linestyle=style, linewidth=1.4)
 
 
-def dpo_curves(rows: Rows) -> Figure:
+def dpo_curves(rows: Rows, start: float | None = math.log(2)) -> Figure:
     """Loss, reward margin, reward accuracy over DPO steps; rewards, log-probabilities and lengths of both sides.
 
-    A margin can grow while both log-probabilities fall; rewards show that fall free of which pairs a batch holds.
+    `start`: what the loss begins at, None if nobody knows (ORPO). A margin can grow while both log-probabilities fall;
+    rewards show that fall free of which pairs a batch holds.
     """
     chart = new_chart(11, 5.4)
     grid = chart.subplots(2, 3, sharex=True)
     loss, margin, accuracy = grid[0]
     for axes, name, level in (
-        (loss, "loss", math.log(2)),
+        (loss, "loss", start),
         (margin, "rewards/margins", 0),
         (accuracy, "rewards/accuracies", 0.5),
     ):
         line(axes, rows, name, COLOURS["dpo"], name)
-        axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
+        if level is not None:
+            axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
     accuracy.set_ylim(-0.02, 1.02)
     for axes, prefix in zip(grid[1], ("rewards", "logps", "lengths"), strict=True):
         line(axes, rows, f"{prefix}/chosen", COLOURS["sft"], "chosen")
@@ -197,7 +199,8 @@ def dpo_curves(rows: Rows) -> Figure:
         axes.set_xlabel("optimizer step")
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
-    titles = ("loss (dashed: ln 2)", "reward margin, chosen - rejected", "pairs ranked right")
+    begin = "" if start is None else " (dashed: ln 2)" if start == math.log(2) else f" (dashed: {start:g})"
+    titles = (f"loss{begin}", "reward margin, chosen - rejected", "pairs ranked right")
     titles += ("implicit reward", "log-probability, nats", "answer length, tokens")
     for axes, title in zip(grid.ravel(), titles, strict=True):
         axes.set_title(title, fontsize=10)

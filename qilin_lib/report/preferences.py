@@ -24,12 +24,12 @@ ROWS = (
 def alarm_list(sentences: Sequence[str]) -> Html:
     """The alarms of a training (`facts["alarms"]`), or that there is none."""
     boxes = "".join(f"<div class='box'><div class='text'>{escape(sentence)}</div></div>" for sentence in sentences)
-    count = f"{len(sentences)} to look at" if sentences else "none of the known signs of a failed DPO"
+    count = f"{len(sentences)} to look at" if sentences else "none of the known signs of a failed training"
     return styled(CASE_STYLE, f"<div class='qm-case'><div class='head'>Alarms<span>{count}</span></div>{boxes}</div>")
 
 
 def behaviour_table(behaviour: Mapping[str, Any]) -> Table:
-    """Means over the sampled prompts of behaviour.json, and DPO - SFT with a 95 % bootstrap interval over prompts."""
+    """Means over the sampled prompts of behaviour.json, and method - SFT with a 95 % bootstrap interval."""
     rows = []
     for name, key, factor in ROWS:
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
@@ -45,9 +45,14 @@ def behaviour_table(behaviour: Mapping[str, Any]) -> Table:
         "repetition: share of character 4-grams that occurred before in the same answer (seq-rep-4, Welleck et al. "
         "2020)",
     ]
-    return Table(
-        "", "Answers before and after DPO", pd.DataFrame(rows, columns=["Metric", "SFT", "DPO", "DPO - SFT"]), notes
-    )
+    name = method_name(behaviour)
+    frame = pd.DataFrame(rows, columns=["Metric", "SFT", name, f"{name} - SFT"])
+    return Table("", f"Answers before and after {name}", frame, notes)
+
+
+def method_name(made: Mapping[str, Any]) -> str:
+    """What the method of 05 is called, from its behaviour.json or facts."""
+    return made.get("method", "dpo").upper()
 
 
 def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
@@ -58,7 +63,7 @@ def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
 
 def _card(behaviour: Mapping[str, Any], number: int) -> str:
     sides = []
-    for name, who in (("SFT", "reference"), ("DPO", "policy")):
+    for name, who in (("SFT", "reference"), (method_name(behaviour), "policy")):
         told = {key: values[number] for key, values in behaviour[who].items()}
         title = f"{name}: {told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
         sides.append(box(title, told["texts"]))

@@ -128,7 +128,7 @@ def preference_table(scores: Mapping[str, Any], beta: float) -> Table:
         ("shift of log π(rejected)", shift["rejected"]),
     ):
         rows.append([name, _cell(*mean_interval(values)) if len(values) else "no items"])
-    notes = ["accuracy above 50 whose interval lies above 50 means that DPO learned something that carries over"]
+    notes = ["accuracy above 50 whose interval lies above 50 means that what was learned carries over"]
     return Table("", "Held-out preference pairs", pd.DataFrame(rows, columns=["Metric", "value"]), notes)
 
 

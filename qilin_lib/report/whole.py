@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from qilin_lib.models.names import TRAINED, accepted, read_scores
 from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
 from qilin_lib.report.layout import Table, with_notes
 from qilin_lib.report.markup import Html
+from qilin_lib.report.preferences import method_name
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
 
@@ -111,11 +113,10 @@ def _training(stage: Stage) -> list[Any]:
         table = training.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
         notes = [*table.notes, *accepted(stage.run_dir, TRAINED[name])]
         parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, notes))
-    parts.append(
-        html.Picture(figures.dpo_curves(logs["dpo"]), "DPO: rewards and log-probabilities on training batches")
-    )
-    beta = stage.facts("05_dpo")["beta"]
-    pairs = training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), beta)
+    facts = stage.facts("05_dpo")
+    curves = figures.dpo_curves(logs["dpo"], facts.get("step_zero_expected", math.log(2)))
+    parts.append(html.Picture(curves, f"{method_name(facts)}: rewards and log-probabilities on training batches"))
+    pairs = training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), facts["beta"])
     return [*parts, *with_notes([pairs], accepted(stage.run_dir, "05_dpo"))]
 
 

@@ -9,6 +9,7 @@ were computed beforehand (reference.py). A wrong reference is the commonest faul
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import IGNORE, Message, Template
-from qilin_lib.train import behaviour, numerics, reference
+from qilin_lib.train import behaviour, methods, numerics, reference
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
@@ -32,9 +33,9 @@ GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Align the SFT model on ChiMed-DPO in a child process; returns its facts."""
+    """Align the SFT model on ChiMed-DPO by the stage's `method` in a child process; returns its facts."""
     paths = {"weights": shared.weights_of(stage, "04_sft"), "data": stage.parent("01_build_chimed") / "dpo.jsonl"}
-    return jobs.train_stage(stage, __name__, paths | {"cache": runs.cache_dir()})
+    return jobs.train_stage(stage, methods.of(stage.parameters).module, paths | {"cache": runs.cache_dir()})
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
@@ -87,13 +88,20 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
     )
-    if parameters.finetuning != "full":
-        # TRL's frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and
-        # head) and goes into every checkpoint. Without it TRL takes the model with its adapter off.
-        model.delete_adapter("ref")
-    # Undoes TRL's cast of a quantised model's adapter before `step_zero` looks.
-    numerics.full_precision(model, parameters)
+    without_copy(model, parameters)
     return trainer
+
+
+def without_copy(model: Any, parameters: Any) -> None:
+    """Undo what TRL's trainers of pairs do to a `model` with an adapter when they are made.
+
+    Their frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and head)
+    and goes into every checkpoint: without it they take the model with its adapter off. And they cast the adapter of a
+    quantised model.
+    """
+    if parameters.finetuning != "full":
+        model.delete_adapter("ref")
+    numerics.full_precision(model, parameters)
 
 
 def refuse_adapters(model: Any, finetuning: str) -> None:
@@ -180,22 +188,34 @@ def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: tokenise, check the reference, train; facts.json last."""
+    learn(job, make_trainer, step_zero)
+
+
+def learn(job: SimpleNamespace, make: Callable[..., Any], before: Callable[..., dict[str, Any]]) -> None:
+    """What every method of 05 does: `make(job, model, tokenizer, pairs, held)` is its trainer, `before(trainer, held)`
+    what is checked before step 1, as facts."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     rows = list(files.read_jsonl(job.paths.data))
     training = [pair(row, job.template, tokenizer, parameters) for row in rows if row["split"] == "train"]
     held = heldout_pairs(job, tokenizer)[1]
-    trainer = make_trainer(job, model, tokenizer, training, held)
-    facts = step_zero(trainer, held)
-    reused = trainer.reused
+    trainer = make(job, model, tokenizer, training, held)
+    facts = before(trainer, held)
     facts |= shared.fit(trainer, job, job.paths.weights) | {
+        "method": parameters.method,
         "pairs": len(training),
         "pairs_heldout": len(held),
         "beta": parameters.beta,
-        "reference": "live" if not reused else "cached, reused" if all(reused) else "cached, computed",
+        "reference": _source(trainer) if methods.of(parameters).reference else "none",
     }
     if trainer.is_world_process_zero():
         files.write_json(job.out / "facts.json", facts)
+
+
+def _source(trainer: Any) -> str:
+    """Where the reference's log-probabilities came from."""
+    reused = getattr(trainer, "reused", [])
+    return "live" if not reused else "cached, reused" if all(reused) else "cached, computed"
 
 
 def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Message]], list[Pair]]:
@@ -205,14 +225,16 @@ def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Messa
 
 
 def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
-    """{step_zero_loss, step_zero_gap} on held-out pairs before training; RuntimeError unless policy ≡ reference.
+    """{step_zero_loss, step_zero_expected, step_zero_gap} on held-out pairs before training.
 
-    The loss is ln 2 then, but ln 2 in the mean can come about with wrong weights: the log-probability of each single
-    answer must be the same. With an SFT term (`rpo_alpha`) the loss is that of the mean margin alone.
+    RuntimeError unless policy ≡ reference. The loss is ln 2 then, but ln 2 in the mean can come about with wrong
+    weights: the log-probability of each single answer must be the same. With an SFT term (`rpo_alpha`) the loss is
+    that of the mean margin alone.
     """
+    facts = {"step_zero_loss": None, "step_zero_expected": math.log(2), "step_zero_gap": None}
     if not held:
-        return {"step_zero_loss": None, "step_zero_gap": None}
-    losses, margins = _evaluated(trainer)
+        return facts
+    losses, margins = evaluated(trainer, "rewards/margins")
     for gap in trainer.gaps:
         what = "before step 1 the distance of policy and reference on a held-out answer"
         numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
@@ -226,11 +248,11 @@ def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
     loss = math.log1p(math.exp(-sum(margins) / len(margins))) if with_sft else sum(losses) / len(losses)
     if not abs(loss - math.log(2)) < 1e-3:
         raise RuntimeError(f"DPO loss before step 1 is {loss:.4f}, not ln 2 = 0.6931")
-    return {"step_zero_loss": loss, "step_zero_gap": gap}
+    return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
 
 
-def _evaluated(trainer: Any) -> tuple[list[float], list[float]]:
-    """(losses, reward margins) of the held-out batches of this process.
+def evaluated(trainer: Any, *names: str) -> tuple[list[float], list[float]]:
+    """(losses, what the trainer logs under `names`) of the held-out batches of this process.
 
     Not `trainer.evaluate()`: before training it marks the model as prepared, accelerate then leaves it without DDP, and
     the processes train apart.
@@ -239,11 +261,12 @@ def _evaluated(trainer: Any) -> tuple[list[float], list[float]]:
 
     model = reference.placed(trainer)
     trainer.model.eval()
-    with torch.no_grad():
+    # Before training starts nothing has put policy and reference under autocast.
+    with torch.no_grad(), trainer.accelerator.autocast():
         losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
-    margins = list(trainer._metrics["eval"]["rewards/margins"])
+    logged = [value for name in names for value in trainer._metrics["eval"][name]]
     trainer._metrics["eval"].clear()
-    return losses, margins
+    return losses, logged
 
 
 def score(job: SimpleNamespace) -> None:
@@ -253,9 +276,11 @@ def score(job: SimpleNamespace) -> None:
     scores, sampled = compare(job, held, tokenizer)
     if parameters.sampled_prompts:
         prompts = prompts[: len(sampled["policy"]["texts"])]
-        files.write_json(job.out / "behaviour.json", {"prompts": prompts, **sampled})
+        files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": parameters.method, **sampled})
     facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
-    told = alarms(shared.read_log(job.out), parameters, facts["steps_planned"], answered)
+    # What the alarms on rewards know is how DPO fails.
+    log = shared.read_log(job.out) if parameters.method == "dpo" else []
+    told = alarms(log, parameters, facts["steps_planned"], answered)
     # A second scoring tells nothing twice.
     facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
     files.write_json(job.out / "facts.json", facts)

@@ -6,13 +6,16 @@ What the kit sets itself is refused with the name of the parameter that says it.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS
-from qilin_lib.train import methods
+from qilin_lib.train import fit, methods
 
 # Fields of peft's LoraConfig that load, merge and switch off as plain LoRA does. `bias` is none of them: with the
 # adapter off it would stay, and DPO's reference would be another model.
@@ -57,7 +60,7 @@ def check(stage: Stage) -> None:
     """QilinError for a field of `trainer` or `peft` that is unknown, of another type, or set by the kit."""
     parameters = stage.parameters
     if parameters.trainer:
-        kind, managed = methods.configuration(parameters, stage.dir)
+        kind, managed = configuration(parameters, stage.dir)
         _check(parameters, "trainer", kind, lambda name: name in managed or KIT.fullmatch(name))
         _construct(parameters, kind, stage)
     if parameters.peft:
@@ -74,6 +77,17 @@ def check(stage: Stage) -> None:
                 f"{parameters.notebook}: peft: init_lora_weights = {start!r} changes the weights below the adapter, or "
                 f"leaves no defined start; nearest valid: one of {list(STARTS)}"
             )
+
+
+def configuration(parameters: Any, out: Path) -> tuple[type, set[str]]:
+    """(the class that holds a method's arguments, the fields of it that the kit sets)."""
+    values = parameters.model_dump(mode="json")
+    # 08's trainings have settings of their own in the same fields.
+    values |= values.get("reward", {}) | {"trainer": {}}
+    method = methods.of(parameters)
+    library, _, name = method.config.rpartition(".")
+    arguments = getattr(method.load(), "arguments", fit.arguments)
+    return getattr(importlib.import_module(library), name), set(arguments(SimpleNamespace(**values), out))
 
 
 def _check(parameters: Any, which: str, kind: type, managed: Any) -> None:

@@ -40,15 +40,18 @@ SAME = (
 
 class EvenPairs:
     """Mixin for TRL's trainers of pairs: a step is the mean over its pairs, however they fall into micro-batches.
-    Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs."""
+    Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs. `counted` names
+    the part of a batch whose rows are its pairs, or a multiple of them."""
+
+    counted = "input_ids"
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss * (len(inputs["input_ids"]) / self.rows_a_batch) if self.model.training else loss
+        return loss * (len(inputs[self.counted]) / self.rows_a_batch) if self.model.training else loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
-        self.rows_a_batch = sum(len(batch["input_ids"]) for batch in batches) / max(1, len(batches))
+        self.rows_a_batch = sum(len(batch[self.counted]) for batch in batches) / max(1, len(batches))
         return batches, items
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
 from qilin_lib.models.shapes import WIDTH, Sizes, sizes
-from qilin_lib.train import checks, heldout, launch, speed
+from qilin_lib.train import checks, heldout, launch, methods, speed
 from qilin_lib.train.speed import GIB
 
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
@@ -118,7 +118,7 @@ def batch(p: Any, block_size: int) -> tuple[int, int]:
     if p.notebook == "08_rlhf":
         rows = max(2 * p.reward.per_device_train_batch_size, p.rejection.per_device_train_batch_size)
     else:
-        rows = p.per_device_train_batch_size * (2 if p.notebook == "05_dpo" else 1)
+        rows = p.per_device_train_batch_size * methods.of(p).sides
     if p.notebook == "03_dcpt":
         return rows, block_size
     return rows, p.max_length if p.notebook == "04_sft" else p.max_source_length + p.max_target_length
@@ -145,7 +145,7 @@ def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:
         # With gradients in fp32.
         yield "host memory", "optimizer", optimizer + 4 * count / over
         optimizer = 0
-    second = p.notebook == "05_dpo" and p.finetuning == "full" and not p.precompute_ref_log_probs
+    second = methods.of(p).reference and p.finetuning == "full" and not p.precompute_ref_log_probs
     yield "training", "weights", weights
     yield "training", "adapter", 0 if p.finetuning == "full" else width * count
     yield "training", "gradients", gradients
@@ -172,9 +172,9 @@ def activations(model: Sizes, p: Any, rows: int, length: int) -> float:
 
 def logits(model: Sizes, p: Any, tokens: int) -> float:
     """Bytes at most of head and loss: logits, their fp32 copy, log-probabilities and two gradients of every token; in
-    DPO a tile of them with the gradients of states and head (TRL's fused head; on a CPU it has more temporaries)."""
+    DPO and KTO a tile of them with the gradients of states and head (TRL's fused head; more temporaries on a CPU)."""
     width = WIDTH[p.dtype]
-    if p.notebook != "05_dpo":
+    if not methods.of(p).fused:
         return tokens * model.vocabulary * (2 * width + 12)
     wide = TILE[1] * width + min(TILE[1], model.vocabulary) * (8 if p.gpus else 32)
     return min(TILE[0], tokens) * wide + tokens * model.hidden * (4 + width) + model.vocabulary * model.hidden * 4

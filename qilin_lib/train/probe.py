@@ -21,7 +21,7 @@ from qilin_lib.models.base import base_path, local
 from qilin_lib.models.shapes import sizes
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, dpo, fit, launch, numerics, sft, speed
+from qilin_lib.train import dcpt, fit, launch, methods, numerics, sft, speed
 from qilin_lib.train.preflight import batch
 
 
@@ -40,7 +40,7 @@ def trainer_of(job: SimpleNamespace, block_size: int, steps: int) -> Any:
     parts = np.split(rows, [p.max_source_length], axis=1)
     sides = {"prompt_ids": parts[0], "chosen_ids": parts[1], "rejected_ids": np.flip(parts[1], axis=1)}
     pairs = [{name: ids[i].tolist() for name, ids in sides.items()} for i in range(count)]
-    return dpo.make_trainer(job, model, tokenizer, pairs, [])
+    return methods.of(p).load().make_trainer(job, model, tokenizer, pairs, [])
 
 
 def measure(job: SimpleNamespace, block_size: int, steps: int = 2) -> dict[str, Any]:

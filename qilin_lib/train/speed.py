@@ -70,6 +70,10 @@ def card() -> tuple[str, float] | None:
     return name, float(mib) / 1024
 
 
+# What enters the model in a step; ORPO's two sides are stacked within it.
+SEQUENCES = ("input_ids", "chosen_input_ids", "rejected_input_ids")
+
+
 class Meter:
     """Counts the input tokens of every training step of `trainer` from now on, and the peak of memory.
 
@@ -86,11 +90,12 @@ class Meter:
         if not isinstance(inputs, list):
             import torch
 
-            ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-            masked = mask is not None and mask.dim() == 2
-            entered = mask.sum() if masked else torch.tensor(ids.numel(), device=ids.device)
-            # Sums stay on the device, so nothing waits for it.
-            self.counts = self.counts + torch.stack([entered, torch.tensor(len(ids), device=ids.device)])
+            for side in [name.removesuffix("input_ids") for name in inputs if name in SEQUENCES]:
+                ids, mask = inputs[f"{side}input_ids"], inputs.get(f"{side}attention_mask")
+                masked = mask is not None and mask.dim() == 2
+                entered = mask.sum() if masked else torch.tensor(ids.numel(), device=ids.device)
+                # Sums stay on the device, so nothing waits for it.
+                self.counts = self.counts + torch.stack([entered, torch.tensor(len(ids), device=ids.device)])
         return self._step(model, inputs, *args, **kwargs)
 
     def facts(self, seconds: float, parameters: Any, sizes: Sizes) -> dict[str, Any]:

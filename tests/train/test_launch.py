@@ -30,7 +30,14 @@ def child(source: str) -> list[str]:
 
 
 def wanted(gpus: int, nodes: int = 1, **others: Any) -> SimpleNamespace:
-    made = {"notebook": "05_dpo", "run": "r", "nproc_per_node": None, "deepspeed": None, "dry_run": False}
+    made = {
+        "notebook": "05_dpo",
+        "method": "dpo",
+        "run": "r",
+        "nproc_per_node": None,
+        "deepspeed": None,
+        "dry_run": False,
+    }
     return SimpleNamespace(**{**made, **others}, gpus=gpus, nodes=nodes)
 
 

@@ -28,18 +28,31 @@ def job(training: Callable, tiny_model_dir: Path, tmp_path: Path) -> Callable[[s
     return make
 
 
-@pytest.mark.parametrize(("notebook", "row"), [("03_dcpt", 48), ("04_sft", 96), ("05_dpo", 64)])
-def test_every_row_is_full_and_the_peak_lies_below_the_bound(notebook: str, row: int, job: Callable) -> None:
+@pytest.mark.parametrize(
+    ("notebook", "row", "method"),
+    [
+        ("03_dcpt", 48, {}),
+        ("04_sft", 96, {}),
+        ("05_dpo", 64, {}),
+        ("05_dpo", 64, {"method": "kto"}),
+        ("05_dpo", 64, {"method": "orpo"}),
+    ],
+)
+def test_every_row_is_full_and_the_peak_lies_below_the_bound(
+    notebook: str, row: int, method: dict, job: Callable
+) -> None:
     work = job(notebook)
+    vars(work.parameters).update(method)
     rows, length = preflight.batch(work.parameters, 48)
     assert length == row
     facts = probe.measure(work, block_size=48)
     assert facts["tokens_input"] == 2 * 2 * rows * row and facts["peak_memory_gib"] > 0.1
     assert facts["input_tokens_per_second"] > 0 and facts["loss"] == facts["loss"]
     seen = probe.trainer_of(work, 48, 2)
-    assert seen.args.max_steps == 2 and seen.args.per_device_train_batch_size == 2
+    assert seen.args.max_steps == 2
     batch: dict[str, Any] = next(iter(seen.get_train_dataloader()))
-    assert batch["input_ids"].shape == (rows, row)
+    entering = [batch[name] for name in batch if name.endswith("input_ids") and not name.startswith("KL")]
+    assert sum(len(ids) for ids in entering) == rows and {ids.shape[1] for ids in entering} == {row}
 
 
 def test_a_probe_runs_as_its_training_would(

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
-
-from qilin_lib.train import fit
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,8 @@ METHODS = {
     "dcpt": Method("qilin_lib.train.dcpt"),
     "sft": Method("qilin_lib.train.sft"),
     "dpo": Method("qilin_lib.train.dpo", "trl.DPOConfig", sides=2, reference=True, fused=True),
+    "kto": Method("qilin_lib.train.methods.kto", "trl.KTOConfig", sides=2, reference=True, fused=True),
+    "orpo": Method("qilin_lib.train.methods.orpo", "trl.experimental.orpo.ORPOConfig", sides=2),
     "reward": Method("qilin_lib.train.reward", sides=2),
 }
 # What a notebook trains by; 05 names its method itself.
@@ -45,15 +44,3 @@ OF = {"03_dcpt": "dcpt", "04_sft": "sft", "08_rlhf": "reward"}
 def of(parameters: Any) -> Method:
     """The method that a stage with these parameters trains by; of 08, its largest."""
     return METHODS[OF.get(parameters.notebook) or parameters.method]
-
-
-def configuration(parameters: Any, out: Path) -> tuple[type, set[str]]:
-    """(the class that holds a method's arguments, the fields of it that the kit sets)."""
-    values = parameters.model_dump(mode="json")
-    # 08's trainings have settings of their own in the same fields.
-    values |= values.get("reward", {}) | {"trainer": {}}
-    method = of(parameters)
-    library, _, name = method.config.rpartition(".")
-    kind = getattr(importlib.import_module(library), name)
-    arguments = getattr(method.load(), "arguments", fit.arguments)
-    return kind, set(arguments(SimpleNamespace(**values), out))

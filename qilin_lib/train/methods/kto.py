@@ -1,0 +1,95 @@
+"""05 with `method: kto`: Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306, Eq. 7).
+
+Each answer stands alone, desirable or not; its log-ratio to the reference is compared with z0, that of answers to other
+prompts of the batch. A batch holds two answers a pair of `per_device_train_batch_size`, of any pairs: all are in one
+seeded order, the same in every epoch, since TRL takes the answers for z0 from fixed neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from qilin_lib.tokens.statistics import batches
+from qilin_lib.train import dpo
+from qilin_lib.train import fit as shared
+from qilin_lib.train import job as jobs
+from qilin_lib.train.dpo import score
+
+# The loss while policy and reference are equal.
+START = 0.5
+
+
+def arguments(parameters: Any, out: Path) -> dict[str, Any]:
+    """Keyword arguments for TRL's KTOConfig."""
+    usual = shared.arguments(parameters, out)
+    size = 2 * parameters.per_device_train_batch_size
+    return usual | {
+        "per_device_train_batch_size": size,
+        "per_device_eval_batch_size": size,
+        "beta": parameters.beta,
+        "max_length": None,
+        "disable_dropout": False,
+        "train_sampling_strategy": "sequential",
+    }
+
+
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[dpo.Pair], held: list[dpo.Pair]) -> Any:
+    """TRL's KTOTrainer on tokenised answers; the reference as in `dpo.make_trainer`."""
+    from trl import KTOConfig, KTOTrainer
+
+    class TokenisedKTOTrainer(shared.EvenPairs, KTOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    dpo.refuse_adapters(model, job.parameters.finetuning)
+    second = dpo.second_model(job, model)
+    settings = KTOConfig(**arguments(job.parameters, job.out))
+    sets = {"train_dataset": answers(pairs, settings), "eval_dataset": answers(held, settings) if held else None}
+    trainer = TokenisedKTOTrainer(model=model, ref_model=second, args=settings, processing_class=tokenizer, **sets)
+    dpo.without_copy(model, job.parameters)
+    return trainer
+
+
+def answers(pairs: list[dpo.Pair], settings: Any) -> Any:
+    """The answers of all pairs as TRL's rows, in a seeded order; for z0 each prompt of a batch gets the answer before
+    its own."""
+    from datasets import Dataset
+
+    rows = [
+        {"prompt_ids": one["prompt_ids"], "completion_ids": one[f"{side}_ids"], "label": side == "chosen"}
+        for one in pairs
+        for side in ("chosen", "rejected")
+    ]
+    random.Random(f"{settings.seed} kto").shuffle(rows)
+    for part in batches(rows, settings.per_device_train_batch_size):
+        for place, row in enumerate(part):
+            row["KL_completion_ids"] = part[place - 1]["completion_ids"]
+    return Dataset.from_list(rows)
+
+
+def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
+    """{step_zero_loss, step_zero_expected, step_zero_gap}; RuntimeError unless policy ≡ reference before step 1."""
+    facts = {"step_zero_loss": None, "step_zero_expected": START, "step_zero_gap": None}
+    if not held:
+        return facts
+    losses, rewards = dpo.evaluated(trainer, "rewards/chosen", "rewards/rejected")
+    loss = sum(losses) / len(losses)
+    gap = max(map(abs, rewards)) / trainer.beta
+    if not (abs(loss - START) < 1e-3 and gap < dpo.GAP[str(trainer.model.dtype).removeprefix("torch.")]):
+        raise RuntimeError(
+            f"before step 1 the KTO loss is {loss:.4f}, not {START}, and mean log-ratios reach {gap:.2g} nats: the "
+            "reference is not the SFT policy"
+        )
+    return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
+
+
+def work(job: SimpleNamespace) -> None:
+    """The child's part."""
+    dpo.learn(job, make_trainer, step_zero)
+
+
+if __name__ == "__main__":
+    jobs.main(work, score)
