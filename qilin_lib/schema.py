@@ -324,6 +324,7 @@ class Rlhf(Trained):
     method: Literal["rloo", "grpo", "none"] = Field(description="of reinforcement learning; Zhongjing used PPO")
     num_generations: int = Field(ge=2, description="answers per group in rloo and grpo")
     kl_coef: float = Field(ge=0, description="weight of the KL divergence from SFT (TRL's beta)")
+    vllm_python: LocalPath | None = Field(default=None, description="python of an environment with vLLM, which samples")
     batch_size: AskedTogether
     max_items: int | None = Field(ge=1, description="held-out questions in the comparison of policies; null: all")
     bootstrap_resamples: Resamples

@@ -15,12 +15,15 @@ OUTSIDE_TRAINER = (
     "torch_empty_cache_steps",
 )
 # Parameters that came after others had finished stages: with these values a result is what it was before.
-LATER: dict[str, Any] = {"peft": {}, "trainer": {}, "method": "dpo"}
+LATER: dict[str, Any] = {"peft": {}, "trainer": {}, "method": "dpo", "vllm_python": None}
 
 
 def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str, Any]:
     """The parameters that move a result. How many devices share a global batch, and in how many steps, does not."""
     settings = {name: value for name, value in values.items() if name not in outside}
+    if settings.get("vllm_python"):
+        # Where it lies moves no result.
+        settings["vllm_python"] = "vLLM"
     if "trainer" in settings:
         settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in OUTSIDE_TRAINER}
     settings = {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}

@@ -14,7 +14,7 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
-from qilin_lib.train import fields, launch
+from qilin_lib.train import fields, launch, vllm_client
 
 # The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
 # model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
@@ -30,6 +30,8 @@ def check(stage: Stage) -> None:
     too large to be loaded whole. Seconds; touches nothing on disk."""
     refuse_empty(stage)
     fields.check(stage)
+    if python := getattr(stage.parameters, "vllm_python", None):
+        vllm_client.check(stage.name, python)
     parameters = stage.parameters
     base = base_path(stage.parent("02_tokenize"))
     targets, whole = parameters.target_modules, parameters.modules_to_save

@@ -64,6 +64,18 @@ def _start(arguments: list[str], environment: dict[str, str], output: int) -> su
     )
 
 
+@contextmanager
+def running_beside(arguments: list[str], environment: dict[str, str], log: IO[str]) -> Iterator[subprocess.Popen]:
+    """One process whose output goes into `log`; at the end nothing of it or of what it started is left."""
+    mark = uuid.uuid4().hex
+    process = _start(arguments, {**environment, MARK: mark}, log.fileno())
+    try:
+        yield process
+    finally:
+        _end_marked(mark)
+        process.wait()
+
+
 def _watch(processes: list[subprocess.Popen], mark: str, over: threading.Event) -> None:
     """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
     # Again and again: a worker in the middle of its exec has no environment yet.

@@ -34,7 +34,7 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import reward, sampling, sft
+from qilin_lib.train import reward, sampling, sft, vllm_client
 from qilin_lib.train.launch import PROGRESS
 
 Row = dict[str, Any]
@@ -106,6 +106,9 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
         drawn, counts = questions(data, stage.parameters.prompts, stage.parameters.seed, number)
         files.write_jsonl(asked, drawn)
     paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
+    if stage.parameters.vllm_python:
+        # vLLM loads full weights: merged before, where the training of this round finds them too.
+        paths["weights"] = weights
     more = {"scored": False, "apart": True, "round": number, "questions": counts}
     facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, **more)
     for name in ("answers", "rewards"):
@@ -181,7 +184,16 @@ def work(job: SimpleNamespace) -> None:
             time.sleep(1)
         rows = [row for i in chunks for row in finished[i]]
         files.write_jsonl(job.out.parent / "pool.jsonl", rows)
-        files.write_json(job.out / "facts.json", {"questions": parameters.questions, **summary(rows, parameters)})
+        files.write_json(
+            job.out / "facts.json",
+            {"questions": parameters.questions, "sampler": sampler(parameters), **summary(rows, parameters)},
+        )
+
+
+def sampler(parameters: Any) -> str:
+    """What draws the answers."""
+    python = parameters.vllm_python
+    return f"vLLM {vllm_client.check(parameters.notebook, python)}, merged weights" if python else "the kit's own"
 
 
 def _in_chunks(job: SimpleNamespace, name: str, chunks: dict[int, list[Row]], make: Make) -> None:
@@ -205,24 +217,59 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
 def _answers(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
     """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
-    model, limits = load_to_answer(job.paths.policy, p.dtype, device), (p.max_source_length, p.max_target_length)
-    for rows in chunks.values():
-        prompts = [
-            job.template.encode_with_labels(row["messages"][:1], tokenizer, *limits, add_generation_prompt=True)[0]
+    limits = (p.max_source_length, p.max_target_length)
+    prompts = {
+        i: {
+            f"{p.round}:{row['id']}": job.template.encode_with_labels(
+                row["messages"][:1], tokenizer, *limits, add_generation_prompt=True
+            )[0]
             for row in rows
-        ]
-        drawn = sampling.sample(
+        }
+        for i, rows in chunks.items()
+    }
+    draw = _by_vllm if p.vllm_python else _here
+    for drawn in draw(job, device, list(prompts.values()), tokenizer):
+        yield [[tokenizer.decode(ids, skip_special_tokens=True), len(ids)] for ids in drawn]
+
+
+def _here(job: SimpleNamespace, device: str, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
+    """Token ids of num_samples answers to each prompt of a chunk, drawn by `sampling.sample`."""
+    p = job.parameters
+    model = load_to_answer(job.paths.policy, p.dtype, device)
+    for prompts in chunks:
+        yield sampling.sample(
             model,
             tokenizer,
-            [prompt for prompt in prompts for _ in range(p.num_samples)],
-            [f"{p.round}:{row['id']}:{k}" for row in rows for k in range(p.num_samples)],
+            [prompt for prompt in prompts.values() for _ in range(p.num_samples)],
+            [f"{key}:{k}" for key in prompts for k in range(p.num_samples)],
             temperature=p.temperature,
             top_p=p.top_p,
             max_new_tokens=p.max_target_length,
             seed=p.seed,
             batch_size=p.batch_size,
         )
-        yield [[tokenizer.decode(ids, skip_special_tokens=True), len(ids)] for ids in drawn]
+
+
+def _by_vllm(job: SimpleNamespace, _: str, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
+    """The same by vLLM, from the merged weights, on the GPU of this process."""
+    p, work = job.parameters, job.out / f"vllm{os.environ.get('RANK', 0)}"
+    answers = vllm_client.generate(
+        p.vllm_python,
+        job.paths.weights,
+        [pair for prompts in chunks for pair in prompts.items()],
+        work,
+        seed=p.seed,
+        dtype=p.dtype,
+        n=p.num_samples,
+        temperature=p.temperature,
+        top_p=p.top_p,
+        max_tokens=p.max_target_length,
+        stop_token_ids=[tokenizer.eos_token_id],
+    )
+    for prompts in chunks:
+        yield [ids for _ in prompts for ids, _ in next(answers)[1]]
+    answers.close()
+    shutil.rmtree(work)
 
 
 def _rewards(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:

@@ -19,7 +19,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import job as jobs
-from qilin_lib.train import launch, rejection, reward, sampling, sft
+from qilin_lib.train import launch, rejection, reward, sampling, sft, vllm_client
 
 pytestmark = pytest.mark.slow
 
@@ -250,6 +250,37 @@ def test_rewards_are_the_reward_models_and_the_best_is_kept(make_job: Callable, 
         best = [row for row in own if row["kept"]]
         assert len(best) == 1 and best[0]["reward"] == max(row["reward"] for row in own)
     assert len({row["reward"] for row in rows}) > 14 and [row["sample"] for row in rows] == [0, 1, 2, 3] * 7
+
+
+def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
+    make_job: Callable, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in client answers by the key; what is judged, kept and told is as for the kit's own draws."""
+    calls: list[dict[str, Any]] = []
+
+    def generate(python: str, model: Path, prompts: list, work: Path, **settings: Any) -> Any:
+        calls.append({"python": python, "model": model, **settings})
+        work.mkdir()
+        for number, (key, ids) in enumerate(prompts):
+            assert key.startswith("1:q") and len(ids) > 2
+            yield key, [([100 + number, 101 + k], "stop") for k in range(settings["n"])]
+
+    monkeypatch.setattr(vllm_client, "generate", generate)
+    monkeypatch.setattr(vllm_client, "check", lambda notebook, python: "0.33.0")
+    job, pool = make_job("served", vllm_python="/env/bin/python")
+    job.paths.weights = tiny_model_dir
+    rejection.work(job)
+    rows, tokenizer = list(files.read_jsonl(pool)), load_tokenizer(tiny_model_dir)
+    assert [row["answer"] for row in rows[:5]] == [
+        tokenizer.decode(ids) for ids in ([100, 101], [100, 102], [100, 103], [100, 104], [101, 101])
+    ]
+    assert len(rows) == 28 and sum(row["kept"] for row in rows) == 7 and len({row["reward"] for row in rows}) > 14
+    assert calls == [{
+        "python": "/env/bin/python", "model": tiny_model_dir, "seed": 17, "dtype": "float32", "n": 4,
+        "temperature": 1.2, "top_p": 0.9, "max_tokens": 16, "stop_token_ids": [tokenizer.eos_token_id],
+    }]  # fmt: skip
+    assert files.read_json(job.out / "facts.json")["sampler"] == "vLLM 0.33.0, merged weights"
+    assert not list(job.out.glob("vllm*"))
 
 
 def test_a_seed_makes_the_pool(make_job: Callable) -> None:

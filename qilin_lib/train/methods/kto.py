@@ -24,9 +24,8 @@ START = 0.5
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     """Keyword arguments for TRL's KTOConfig."""
-    usual = shared.arguments(parameters, out)
     size = 2 * parameters.per_device_train_batch_size
-    return usual | {
+    return shared.arguments(parameters, out) | {
         "per_device_train_batch_size": size,
         "per_device_eval_batch_size": size,
         "beta": parameters.beta,
@@ -80,8 +79,7 @@ def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
     gap = max(map(abs, rewards)) / trainer.beta
     if not (abs(loss - START) < 1e-3 and gap < dpo.GAP[str(trainer.model.dtype).removeprefix("torch.")]):
         raise RuntimeError(
-            f"before step 1 the KTO loss is {loss:.4f}, not {START}, and mean log-ratios reach {gap:.2g} nats: the "
-            "reference is not the SFT policy"
+            f"before step 1 the KTO loss is {loss:.4f}, not {START}, policy and reference {gap:.2g} nats apart"
         )
     return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
 
