@@ -145,6 +145,27 @@ def test_lora_on_cmexam_learns_the_form_in_a_child_process(
     assert not (model.parent / "checkpoints").exists() and not (model.parent / "job.json").exists()
 
 
+def test_prefix_tuning_teaches_the_form(stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's ChatGLM-CMExam: P-Tuning v2, here through everything that 06 does with a baseline."""
+    trained_here(monkeypatch)
+    taught = spec("cmexam", finetuning="prefix", prefix_tokens=16, learning_rate=5e-2, max_steps=60)
+    folder = baseline.finetune(stage, "ChatGLM-CMExam", taught, PLAIN, tiny_model_dir, silent)
+    losses = [entry["loss"] for entry in read_log(folder.parent) if "loss" in entry]
+    assert len(losses) == 60 and losses[-1] < 0.8 * losses[0]
+    tokenizer = load_tokenizer(folder)
+    questions = [exam(number)["messages"][0]["content"] for number in (0, 1, 2, 20)]
+    one, four = (
+        TransformersBackend(load_trained(folder, "float32")[0], tokenizer, PLAIN, size, "cpu").generate(
+            asked(questions, tokenizer), 12
+        )
+        for size in (1, 4)
+    )
+    assert one == four
+    untaught = TransformersBackend(load_model(tiny_model_dir), tokenizer, PLAIN, 4, "cpu")
+    assert untaught.generate(asked(questions, tokenizer), 12) != one
+    assert files.read_json(folder.parent / "facts.json")["finetuning"] == "prefix"
+
+
 def test_the_same_training_gives_the_same_weights(
     stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
