@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from qilin_lib import compatibility, strict_yaml
@@ -236,7 +236,8 @@ class Finetune(Steps):
     """Training of a baseline on a benchmark's own train split before it answers (paper §4.2: LoRA r 8, alpha 16)."""
 
     on: Literal["cmexam", "huatuo"] = Field(description="the benchmark whose train split is learned")
-    finetuning: Literal["full", "lora"] = Field(description="what learns; paper: LoRA")
+    finetuning: Literal["full", "lora", "prefix"] = Field(description="what learns; paper: LoRA, ChatGLM P-Tuning v2")
+    prefix_tokens: int = Field(default=128, ge=1, description="positions of a prefix; paper: CMExam's 128")
     lora_r: Rank = 8
     lora_alpha: Alpha = 16
     lora_dropout: Dropout = 0.05
@@ -244,6 +245,17 @@ class Finetune(Steps):
     gradient_checkpointing: bool = Field(default=False, description="computes activations twice to save memory")
     max_source_length: SourceLength = 256
     max_target_length: TargetLength = 256
+
+    @model_validator(mode="after")
+    def _possible(self) -> Finetune:
+        if self.finetuning == "prefix" and self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing drops the keys and values of a prefix; nearest valid: false")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _own(self, usual: Any) -> dict[str, Any]:
+        """Without `prefix_tokens` where there is no prefix: it came later, and keys stay what they were."""
+        return {n: v for n, v in usual(self).items() if n != "prefix_tokens" or self.finetuning == "prefix"}
 
 
 # Predictions that are still being made are called <name>.part<n>.

@@ -203,9 +203,9 @@ def _refuse_training(what: str, line: Baseline, weights: Path) -> None:
             f"{what}: finetune cuts long turns inside, which template 'chat' does not allow; nearest "
             "valid: template: plain"
         )
-    if spec.finetuning == "lora" and baseline.is_sequence_model(weights):
+    if spec.finetuning != "full" and baseline.is_sequence_model(weights):
         raise QilinError(
-            f"{what}.finetune.finetuning = 'lora': model '{line.model}' is an encoder-decoder, whose "
+            f"{what}.finetune.finetuning = '{spec.finetuning}': model '{line.model}' is an encoder-decoder, whose "
             "adapter the kit does not merge; nearest valid: full (as Huatuo-26M trained its T5)"
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models import prefix
 from qilin_lib.models.load import REWARD_HEAD, load_model, weight_files
 
 # What an adapter's own configuration says of the model it belongs to.
@@ -85,9 +86,11 @@ def _refuse_tied(model: Any, parameters: Any) -> None:
 
 
 def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False) -> Any:
-    """Wrap `model` with a fresh adapter; `rewards` as in `lora_config`."""
+    """Wrap `model` with a fresh adapter (LoRA, or a prefix); `rewards` as in `lora_config`."""
     from peft import get_peft_model, prepare_model_for_kbit_training
 
+    if parameters.finetuning == "prefix":
+        return get_peft_model(model, prefix.config(model, parameters))
     check_modules(model, parameters, rewards)
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=parameters.gradient_checkpointing)
@@ -97,6 +100,11 @@ def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False
 def is_adapter(folder: str | Path) -> bool:
     """Whether a folder holds an adapter, not full weights."""
     return (Path(folder) / ADAPTER).exists()
+
+
+def is_prefix(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter that is a prefix (`models.prefix`), which no weights can take up."""
+    return is_adapter(folder) and files.read_json(Path(folder) / ADAPTER)["peft_type"] == "PREFIX_TUNING"
 
 
 def is_quantised(folder: str | Path) -> bool:
@@ -178,6 +186,8 @@ def load_to_answer(folder: str | Path, dtype: str, device: str = "cpu") -> Any:
     from peft import PeftModel
 
     model, nf4 = _below(folder, dtype)
+    if is_prefix(folder):
+        return prefix.attach(model, folder)
     return PeftModel.from_pretrained(model.dequantize() if nf4 else model, str(folder)).merge_and_unload()
 
 
@@ -194,7 +204,10 @@ def load_trained(
         return load_model(folder, dtype, bool(quantised), device, rewards=rewards), None
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(_below(folder, dtype, device, quantised, rewards)[0], str(folder))
+    below = _below(folder, dtype, device, quantised, rewards)[0]
+    if is_prefix(folder):
+        return prefix.attach(below, folder), None
+    model = PeftModel.from_pretrained(below, str(folder))
     return model.get_base_model(), model.disable_adapter
 
 

@@ -18,7 +18,15 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import ADAPTER, ADAPTER_WEIGHTS, base_of, described, is_adapter, weights_sha256
+from qilin_lib.models.adapters import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    base_of,
+    described,
+    is_adapter,
+    is_prefix,
+    weights_sha256,
+)
 from qilin_lib.models.load import load_tokenizer, weight_files
 from qilin_lib.models.shards import write_shards
 
@@ -72,6 +80,8 @@ def start(weights: Path, folder: Path, quantised: bool, siblings: list[Path]) ->
     """
     if not is_adapter(weights):
         return weights, {}
+    if is_prefix(weights):
+        raise QilinError(f"{weights}: a prefix is part of no weights; nearest valid: a stage trained by lora or full")
     name = weights_sha256(weights)[:16] + "-nf4" * quantised
     target, work = folder / name, folder / f".{name}.tmp"
     if not target.exists():

@@ -20,6 +20,7 @@ from qilin_lib.models.adapters import is_adapter, trained, weights_sha256
 from qilin_lib.models.load import load_tokenizer, padding, quiet_libraries
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
+from qilin_lib.runs.settings import LATER
 from qilin_lib.schema import SECTIONS, Finetune
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
@@ -77,8 +78,8 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
     own["max_length"] = spec.max_source_length + spec.max_target_length + TAGS
     parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"}), **own}
     key = {
-        # A renamed run is the same training.
-        "parameters": {name: value for name, value in parameters.items() if name != "run"},
+        # A renamed run is the same training, and so is one from before the last defaults came.
+        "parameters": {n: v for n, v in parameters.items() if n not in ("run", *LATER) or LATER.get(n, v) != v},
         "template": template.sha256,
         "data": files.sha256_text(json.dumps(rows, ensure_ascii=False)),
         "weights": weights_sha256(weights),

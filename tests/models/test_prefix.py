@@ -35,7 +35,7 @@ def examples(tiny_tokenizer: Any, sentences: Callable) -> list[Any]:
 @pytest.fixture
 def tuned(training: Callable, tiny_model_dir: Path, examples: list, tmp_path: Path) -> tuple[Any, Path, list[float]]:
     """(the model as it was trained, its folder, losses of the training)."""
-    parameters = training("04_sft", packing=False, max_steps=12, learning_rate=2e-2, lr_scheduler_type="constant")
+    parameters = training("04_sft", packing=False, max_steps=30, learning_rate=5e-2, lr_scheduler_type="constant")
     vars(parameters).update(finetuning="prefix", prefix_tokens=TOKENS)
     job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN)
     model, tokenizer = fit.prepare_model(parameters, tiny_model_dir)
@@ -52,7 +52,9 @@ def test_the_prefix_alone_learns(tuned: tuple, tiny_model_dir: Path) -> None:
     model, _, losses = tuned
     learned = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert all("prompt_encoder" in name for name in learned) and learned
-    assert losses[-1] < losses[0] - 0.1
+    # An epoch has three steps.
+    first, last = (sum(part) / 3 for part in (losses[:3], losses[-3:]))
+    assert last < first - 0.05, (first, last)
     before = dict(load_model(tiny_model_dir).named_parameters())
     for name, weight in model.get_base_model().named_parameters():
         assert (weight == before[name]).all()
