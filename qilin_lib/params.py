@@ -20,8 +20,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from qilin_lib import strict_yaml
+from qilin_lib.annotations import SILENT, choices, describe, members
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.schema import SECTIONS, SHARED, SILENT, Strict, Trained, Training, choices, describe, members
+from qilin_lib.schema import SECTIONS, SHARED, Strict, Trained, Training
 from qilin_lib.strict_yaml import read as read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent

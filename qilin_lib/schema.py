@@ -9,15 +9,13 @@ import json
 from functools import partial
 from os.path import expanduser
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_serializer, model_validator
-from pydantic.fields import FieldInfo
 
 from qilin_lib import compatibility, strict_yaml
+from qilin_lib.annotations import describe
 
-SILENT = "; paper: not stated"
 SHARED = ("notebook", "profile", "run", "from_run", "seed")  # these stand in no section of a profile
 # A parameter that changes no result, and so no stage's key; nothing else is marked.
 Outside = partial(Field, json_schema_extra={"outside_key": True})
@@ -375,38 +373,3 @@ SECTIONS: dict[str, tuple[str, type[Strict]]] = {
     "08_rlhf": ("rlhf", Rlhf),
     "09_bias": ("bias", Bias),
 }
-
-
-def members(annotation: Any) -> list[Any]:
-    """What an annotation allows, unions opened: [list[str], NoneType] for `list[str] | None`."""
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for one in get_args(annotation) for kind in members(one)]
-    return members(get_args(annotation)[0]) if get_origin(annotation) is Annotated else [annotation]
-
-
-def outside_key(model: type[Part]) -> frozenset[str]:
-    """The parameters that change no result: names, hardware, logging, how much is shown."""
-    return frozenset(name for name, field in model.model_fields.items() if field.json_schema_extra)
-
-
-def choices(field: FieldInfo) -> list[str]:
-    """The words that a parameter, or an entry of it, may be; none if it is free."""
-    kinds = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in members(field.annotation)]
-    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-
-
-def describe(field: FieldInfo) -> str:
-    """Meaning of a parameter in one line: its choices, its description, what the paper says if it is of any result."""
-    words = choices(field)
-    listed = " | ".join(words) + ": " if 0 < len(words) < 8 else ""
-    known = field.json_schema_extra or "paper" in field.description.lower()
-    return f"{listed}{field.description}{'' if known else SILENT}"
-
-
-def cell_line(model: type[Strict], name: str) -> str:
-    """The line of a parameter in a notebook's parameters cell, as papermill's own inspection reads it."""
-    kinds = [kind for kind in members(model.model_fields[name].annotation) if kind is not NoneType]
-    names = [str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in kinds]
-    types = "|".join(dict.fromkeys("dict" if issubclass(kind, Part) else kind.__name__ for kind in names))
-    default = '"smoke"' if name == "profile" else None
-    return f"{name} = {default}  # type: {types} {describe(model.model_fields[name])}"

@@ -139,7 +139,8 @@ def test_imports_of_other_packages_are_dependencies() -> None:
     named = {"yaml": "pyyaml", "IPython": "ipykernel", "google": "protobuf"}
     asked = versions([*project()["dependencies"], *project()["optional-dependencies"]["scale-out"]])
     found = set()
-    for path in MODULES:
+    # The worker runs in another interpreter.
+    for path in [path for path in MODULES if path.name != "vllm_worker.py"]:
         for node in ast.walk(tree(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []

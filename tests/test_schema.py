@@ -12,7 +12,7 @@ import papermill
 import pytest
 from pydantic import BaseModel
 
-from qilin_lib import params, schema
+from qilin_lib import annotations, params, schema
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
@@ -62,15 +62,17 @@ def test_the_parameters_cell_says_what_the_schema_says(notebook: str) -> None:
     content = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4)
     cell = next(cell.source for cell in content.cells if "parameters" in cell.metadata.get("tags", []))
     model = SECTIONS[notebook][1]
-    assert cell.splitlines() == [schema.cell_line(model, line.split(" = ")[0]) for line in cell.splitlines()]
+    assert cell.splitlines() == [annotations.cell_line(model, line.split(" = ")[0]) for line in cell.splitlines()]
 
 
 def test_a_choice_names_its_choices_and_what_the_paper_says() -> None:
     fields = schema.Dcpt.model_fields
-    assert schema.describe(fields["finetuning"]).startswith("full | lora | qlora: ")
-    assert "2e-4" in schema.describe(fields["learning_rate"]) and "2e-5" in schema.describe(fields["learning_rate"])
-    assert schema.describe(schema.Dpo.model_fields["beta"]).endswith("paper: not stated")
-    assert "paper" not in schema.describe(fields["report_to"]), "it changes no result"
+    assert annotations.describe(fields["finetuning"]).startswith("full | lora | qlora: ")
+    assert "2e-4" in annotations.describe(fields["learning_rate"]) and "2e-5" in annotations.describe(
+        fields["learning_rate"]
+    )
+    assert annotations.describe(schema.Dpo.model_fields["beta"]).endswith("paper: not stated")
+    assert "paper" not in annotations.describe(fields["report_to"]), "it changes no result"
 
 
 def test_p_shows_value_origin_and_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +83,7 @@ def test_p_shows_value_origin_and_meaning(tmp_path: Path, monkeypatch: pytest.Mo
     frame = params.load("05_dpo", {"profile": "mine", "beta": 0.4}).frame.set_index("parameter")
     assert set(frame.index) == schema.Dpo.model_fields.keys()
     for name, value, origin in (("beta", "0.4", "override"), ("lora_r", "4", "mine"), ("lora_alpha", "16", "smoke")):
-        assert frame.loc[name].tolist() == [value, origin, schema.describe(schema.Dpo.model_fields[name])]
+        assert frame.loc[name].tolist() == [value, origin, annotations.describe(schema.Dpo.model_fields[name])]
 
 
 def test_p_escapes_the_profile_s_name_and_every_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +117,7 @@ def test_what_changes_no_result_is_outside_the_key() -> None:
         (schema.CaseStudy, set()),
         (schema.Bias, {"gpus", "processes", "batch_size"}),
     ):
-        assert schema.outside_key(model) == always | outside, model
+        assert annotations.outside_key(model) == always | outside, model
 
 
 def test_schema_stands_below_params() -> None:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
+from qilin_lib.annotations import outside_key
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
 from qilin_lib.runs import environment, locks
 from qilin_lib.runs.settings import LATER, result_settings
-from qilin_lib.schema import Strict, outside_key
+from qilin_lib.schema import Strict
 
 # Which stages a stage reads from. 06 and 07 read everything: the report shows the whole chain.
 PARENTS: dict[str, tuple[str, ...]] = {
