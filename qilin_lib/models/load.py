@@ -103,7 +103,7 @@ def load_model(
     dtype: str = "float32",
     quantised: bool = False,
     device: str = "cpu",
-    attention: str = "sdpa",
+    attention: str | None = None,
     rewards: bool = False,
 ) -> Any:
     """A causal language model. `quantised` loads linear layers as NF4 with double quantisation (QLoRA, Dettmers 2023).
@@ -111,10 +111,10 @@ def load_model(
     With `rewards` the same weights under a head of one output, a sequence classifier: a head that the folder lacks is
     drawn from torch's generator, and is never quantised, since it is trained as a whole.
 
-    `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`,
-    or "documents" (`models.attention`) to train on packed rows. The cache of keys and values is off: with it on,
-    transformers ignores position ids that restart and packed documents see each other. Raises QilinError if the
-    weights are not safetensors.
+    `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`
+    (None: its own choice, sdpa, or eager for a family with soft caps or sinks), or "documents" (`models.attention`) to
+    train on packed rows. The cache of keys and values is off: with it on, transformers ignores position ids that
+    restart and packed documents see each other. Raises QilinError if the weights are not safetensors.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig

@@ -16,6 +16,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models import attention
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins
@@ -140,17 +141,15 @@ def make_trainer(
     from transformers import Trainer, TrainingArguments
 
     parameters = job.parameters
+    rows = partial(collate, pad_id=tokenizer.pad_token_id, max_length=parameters.max_length, packing=parameters.packing)
+    if parameters.packing:
+        attention.isolate(model, parameters)
     sampling = "sequential" if in_order else "random"
     return Trainer(
         model=model,
         args=TrainingArguments(**shared.arguments(parameters, job.out), train_sampling_strategy=sampling),
         train_dataset=training,
-        data_collator=partial(
-            collate,
-            pad_id=tokenizer.pad_token_id,
-            max_length=parameters.max_length,
-            packing=parameters.packing,
-        ),
+        data_collator=attention.in_one_row(model, rows) if parameters.packing else rows,
     )
 
 

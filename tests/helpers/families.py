@@ -62,8 +62,8 @@ TOKENS: dict[str, dict[str, str | None]] = {
 }
 LIKE = {"qwen3": "qwen2", "gemma3": "gemma2", "glm4": "glm", "cohere": "gemma2", "granite": "qwen2"}
 LIKE |= {"gpt_oss": "qwen2", "gpt2": "qwen2", "bloom": "mistral", "mamba": "qwen2"}
-# They take no positions, and read one row as one text.
-ONE_TEXT = ("bloom", "mamba")
+# They take no positions, or give their masks none (transformers 5.23): a row is one text to them.
+ONE_TEXT = ("bloom", "mamba", "gpt_oss")
 FAMILIES = [name for name in CONFIGS if name not in ("baichuan", "baichuan2", *ONE_TEXT)]
 
 
