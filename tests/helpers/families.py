@@ -64,6 +64,9 @@ LIKE = {"qwen3": "qwen2", "gemma3": "gemma2", "glm4": "glm", "cohere": "gemma2",
 LIKE |= {"gpt_oss": "qwen2", "gpt2": "qwen2", "bloom": "mistral", "mamba": "qwen2"}
 # They take no positions, or give their masks none (transformers 5.23): a row is one text to them.
 ONE_TEXT = ("bloom", "mamba", "gpt_oss")
+PUBLISHED = [
+    "llama3", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "glm", "glm4", "phi3", "baichuan", "baichuan2",
+]  # fmt: skip
 FAMILIES = [name for name in CONFIGS if name not in ("baichuan", "baichuan2", *ONE_TEXT)]
 
 
@@ -107,8 +110,19 @@ def base(family: str, tokenizer: Any, folder: Path, seed: int = 5, **changes: An
         model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if family in ("baichuan", "baichuan2"):
+    if family == "qwen2":
+        byte_level().save_pretrained(folder)
+    elif family in ("baichuan", "baichuan2"):
         tokenizer.save_pretrained(folder)
     else:
         renamed(family, tokenizer).save_pretrained(folder)
     return folder
+
+
+def byte_level() -> Any:
+    """Qwen2's tokenizer without merges: a token per byte. transformers takes its own class for this model type."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    names = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    return Qwen2Tokenizer(vocab={name: place for place, name in enumerate(names)}, merges=[])
