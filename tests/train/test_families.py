@@ -249,12 +249,12 @@ def test_a_model_without_a_cache_of_keys_is_no_base(base: Callable) -> None:
 def test_a_tokenizer_that_transformers_reads_as_another_kind_is_refused(
     base: Callable, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
-    """For some model types it takes a class of its own, whatever tokenizer.json holds: all text is unknown then."""
+    """For some model types it takes a class of its own, whatever tokenizer.json holds: texts lose characters then."""
     shutil.copytree(base("qwen2"), tmp_path / "base")
     tiny_tokenizer.save_pretrained(tmp_path / "base")
     tokenizer = load_tokenizer(tmp_path / "base")
-    assert len(set(tokenizer.encode("咳嗽 cough"))) < 2, "transformers reads it: this test has become needless"
-    assert "knows no piece of" in why_unusable(tmp_path / "base")
+    assert tokenizer.decode(tokenizer.encode("咳嗽")) != "咳嗽", "transformers reads it: this test has become needless"
+    assert "which tokenizer.json knows" in why_unusable(tmp_path / "base")
 
 
 def test_a_model_that_also_reads_images_is_no_base(tiny_tokenizer: Any, tmp_path: Path) -> None:
