@@ -139,6 +139,7 @@ class Steps(Part):
 
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Attention = Literal["auto", "documents", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 DeepSpeed = Literal["zero2", "zero2_offload", "zero3", "zero3_offload"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -166,6 +167,7 @@ class Trained(Strict):
         default={}, description="further fields of TrainingArguments or TRL's, such as optim"
     )
     gradient_checkpointing: bool = Outside(description="computes activations twice to save memory")
+    attn_implementation: Attention = Outside(description="kernel; auto: the fastest that gives the right numbers")
     deepspeed: DeepSpeed | None = Outside(description="a file of params/deepspeed; paper: ZeRO-2 in SFT")
     report_to: Tracker = Outside(description="where losses go as well; log.jsonl is always written")
     logging_steps: int = Outside(ge=1, description="steps between two lines of log.jsonl")

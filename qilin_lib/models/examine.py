@@ -6,6 +6,7 @@ No weight is read: a 7B is looked at in seconds, before anything is built on it.
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import INDEX, load_tokenizer, weight_files
 
 POINTER = b"version https://git-lfs"
+# Chinese, English and digits: some tokenizer knows only one of them.
+SAMPLE = "咳嗽 cough 12"
 # What transformers' causal models call the embeddings of their input.
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 
@@ -21,7 +24,8 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 def why_unusable(folder: Path, sequence: bool = True) -> str:
     """Why nothing can be done with the model in `folder`, and what could be done; "" if it is fit for use.
 
-    An encoder-decoder is fit only with `sequence`. Looks at everything that loading would look at, except weights.
+    An encoder-decoder, and a model that also reads images, is fit only with `sequence`, for being asked. Looks at
+    everything that loading would look at, except weights.
     """
     try:
         _refuse_pointers(folder)
@@ -93,6 +97,24 @@ def _check_kind(config: Any, sequence: bool) -> None:
             f"its architecture ({', '.join(named)}) writes no text; nearest valid: a causal (…ForCausalLM) or an "
             "encoder-decoder model (…ForConditionalGeneration)"
         )
+    elif config.get_text_config() is not config:
+        if not sequence:
+            text = config.get_text_config().model_type.removesuffix("_text").capitalize()
+            raise QilinError(
+                f"a {config.model_type} also has a vision or audio part, which LoRA and merging would reach; nearest "
+                f"valid: its text part alone, {text}ForCausalLM.from_pretrained(folder).save_pretrained(target)"
+            )
+    elif not _has_cache(config):
+        raise QilinError(
+            f"a {config.model_type} keeps no keys and values of what it has read, so the kit's decoding cannot ask it; "
+            "nearest valid: a model with attention layers"
+        )
+
+
+def _has_cache(config: Any) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return "past_key_values" in signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters
 
 
 def _check_embeddings(config: Any, tensors: dict[str, dict[str, list[int]]]) -> None:
@@ -144,9 +166,26 @@ def _check_tokenizer(folder: Path, config: Any) -> None:
             "its tokenizer names no end token, so no answer would end; nearest valid: a copy of the folder with "
             "eos_token in tokenizer_config.json ([SEP] for a BERT vocabulary)"
         )
+    _check_class(folder, config, tokenizer)
     largest, rows = max(tokenizer.get_vocab().values()), config.get_text_config().vocab_size
     if largest >= rows:
         raise QilinError(
             f"its tokenizer has ids up to {largest} ({largest + 1} tokens), but the model's embeddings have {rows} "
             f"rows; nearest valid: model.resize_token_embeddings({largest + 1}), saved, or the tokenizer as published"
+        )
+
+
+def _check_class(folder: Path, config: Any, tokenizer: Any) -> None:
+    """For some model types transformers takes a class of its own, whatever kind of tokenizer tokenizer.json holds."""
+    from tokenizers import Tokenizer
+
+    if not (folder / "tokenizer.json").exists():
+        return
+    plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    kept = set(plain.decode(plain.encode(SAMPLE, add_special_tokens=False).ids)) & set(SAMPLE)
+    if lost := kept - set(tokenizer.decode(tokenizer.encode(SAMPLE, add_special_tokens=False))):
+        raise QilinError(
+            f"its tokenizer, which transformers reads as a {type(tokenizer).__name__} because of model_type "
+            f"'{config.model_type}', loses {sorted(lost)} of {SAMPLE!r}, which tokenizer.json knows; nearest valid: "
+            "the tokenizer that was published with this model type"
         )

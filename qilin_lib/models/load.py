@@ -103,7 +103,7 @@ def load_model(
     dtype: str = "float32",
     quantised: bool = False,
     device: str = "cpu",
-    attention: str = "sdpa",
+    attention: str | None = None,
     rewards: bool = False,
 ) -> Any:
     """A causal language model. `quantised` loads linear layers as NF4 with double quantisation (QLoRA, Dettmers 2023).
@@ -111,10 +111,11 @@ def load_model(
     With `rewards` the same weights under a head of one output, a sequence classifier: a head that the folder lacks is
     drawn from torch's generator, and is never quantised, since it is trained as a whole.
 
-    `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`,
-    or "documents" (`models.attention`) to train on packed rows. The cache of keys and values is off: with it on,
-    transformers ignores position ids that restart and packed documents see each other. Raises QilinError if the
-    weights are not safetensors.
+    `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`
+    (None: its own choice, sdpa, or eager for a family with soft caps or sinks), or "documents" (`models.attention`) to
+    train on packed rows. The cache of keys and values is off: with it on, transformers ignores position ids that
+    restart and packed documents see each other. Raises QilinError if the weights are not safetensors, or with
+    `rewards` if the family has no classifier.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
@@ -137,6 +138,8 @@ def load_model(
         else None
     )
     loader = AutoModelForSequenceClassification if rewards else AutoModelForCausalLM
+    if rewards:
+        _check_classifier(path)
     model = loader.from_pretrained(
         path,
         dtype=kind,
@@ -151,6 +154,18 @@ def load_model(
     if quantised:
         _keep_scales(model)
     return model
+
+
+def _check_classifier(path: str | Path) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as known
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if type(config) not in known:
+        raise QilinError(
+            f"{path}: transformers has no sequence classifier of model type '{config.model_type}', which a reward "
+            "model is; nearest valid: a base of another family, such as llama or qwen2"
+        )
 
 
 def _keep_scales(model: Any) -> None:

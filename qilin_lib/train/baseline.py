@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "target_modules": "all-linear",
     "modules_to_save": [],
+    "attn_implementation": "auto",
     "deepspeed": None,
     "report_to": "none",
     "logging_steps": 1,

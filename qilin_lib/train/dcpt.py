@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
+from qilin_lib.models import attention
 from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.shapes import shape
@@ -46,8 +47,12 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
     all micro-batches and processes (transformers#34191)."""
     from transformers import Trainer, TrainingArguments
 
-    arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
     collate = partial(stack, blocks=blocks)
+    # Naive blocks are one text each.
+    if any((positions[1:] == 0).any() for positions in blocks.positions):
+        attention.isolate(model, job.parameters)
+        collate = attention.in_one_row(model, collate)
+    arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
     return Trainer(model=model, args=arguments, train_dataset=learnable(blocks), data_collator=collate)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.models import attention as documents
+from qilin_lib.errors import QilinError
+from qilin_lib.models import attention
 from qilin_lib.models.adapters import add_lora, trained
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
@@ -72,9 +73,15 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     # AdamW on bfloat16 weights loses small updates to rounding: full training keeps fp32 weights under autocast. With
     # DeepSpeed the optimizer has its own fp32 copy.
     kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
-    # The isolation of packed rows for the price of plain causal attention; DPO's rows are padded and have a mask.
-    packed = parameters.notebook == "03_dcpt" or (parameters.notebook == "04_sft" and parameters.packing)
-    model = load_model(weights, kind, quantised, device, documents.NAME if packed else "sdpa", rewards)
+    wanted = parameters.attn_implementation
+    try:
+        model = load_model(weights, kind, quantised, device, attention.loadable(wanted), rewards)
+    # transformers' words for a kernel that the model or the machine lacks.
+    except (ImportError, ValueError) as reason:
+        if attention.loadable(wanted) is None:
+            raise
+        why = " ".join(str(reason).split())[:160]
+        raise QilinError(f"{parameters.notebook}: attn_implementation: {wanted}: {why}; nearest valid: auto") from None
     if parameters.finetuning != "full":
         model = add_lora(model, parameters, quantised, rewards)
     numerics.full_precision(model, parameters)

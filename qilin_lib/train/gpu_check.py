@@ -23,12 +23,13 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files, params
-from qilin_lib.models import decode, merge
+from qilin_lib.models import attention, decode, merge
 from qilin_lib.models.examine import tensors_of
 from qilin_lib.models.load import load_model, weight_files
 from qilin_lib.models.shapes import KNOWN, sizes
 from qilin_lib.runs import environment
-from qilin_lib.train import preflight, probe, speed
+from qilin_lib.tokens.pack import pack
+from qilin_lib.train import dcpt, preflight, probe, speed
 from qilin_lib.train.speed import GIB
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")
@@ -114,6 +115,34 @@ def generated(base: Path, tiny: bool) -> Row:
     return {"batch": f"8 x {asked} + {new}", "tokens/s": round(rate), "peak GiB": round(speed.peak_memory() / GIB, 3)}
 
 
+def packed_rows(base: Path, tiny: bool, kernel: str) -> Row:
+    """Passes over blocks of short documents, forth and back: the loss is the same by every kernel, its speed is not."""
+    import torch
+
+    device = "cpu" if tiny else "cuda:0"
+    attention.register()
+    model = load_model(base, "float32" if tiny else "bfloat16", device=device).requires_grad_(False)
+    model.set_attn_implementation(kernel)
+    model.enable_input_require_grads()
+    model.train().gradient_checkpointing_enable()
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(4, BLOCK[tiny] // 4, 64)
+    blocks = pack([draw.integers(4, model.config.vocab_size, n).tolist() for n in lengths], BLOCK[tiny], 2, 0)
+    batch = {name: part.to(device) for name, part in dcpt.stack(range(4), blocks).items()}
+    speed.reset_peak_memory()
+    for step in range(4):
+        if step == 1:
+            started = time.perf_counter()
+        loss = model(**batch).loss
+        loss.backward()
+        value = loss.item()
+    if not tiny:
+        torch.cuda.synchronize()
+    rate = 3 * batch["input_ids"].numel() / (time.perf_counter() - started)
+    facts = {"tokens/s": round(rate), "peak GiB": round(speed.peak_memory() / GIB, 3), "loss": round(value, 5)}
+    return {"batch": f"4 x {BLOCK[tiny]}", **facts}
+
+
 def survival(base: Path, share: float, tiny: bool) -> Row:
     """Share of a rank-8 update, so large against one matrix, that is there when the next stage reads it: stored in
     bfloat16 to nearest, by stochastic rounding, and that as NF4. Projection <stored - W, update> / <update, update>."""
@@ -171,6 +200,8 @@ def check(tiny: bool) -> dict[str, Row]:
             rows[name] = row(partial(train_steps, notebook, chosen, base, tiny), deadline, gib)
             print(f"{name}: {rows[name]}", flush=True)
         rows["generation"] = row(partial(generated, base, tiny), deadline)
+        for kernel in ("documents", "sdpa") if tiny else ("varlen", "documents", "sdpa"):
+            rows[f"packed rows, {kernel}"] = row(partial(packed_rows, base, tiny, kernel), deadline)
         for share in SHARES:
             rows[f"update of {share:.2%}"] = row(partial(survival, base, share, tiny), deadline)
     return rows

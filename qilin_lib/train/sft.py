@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models import attention
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins
@@ -104,12 +105,14 @@ def examples(
     return made, counts
 
 
-def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: bool) -> dict[str, Any]:
+def collate(
+    batch: Sequence[Example], pad_id: int, max_length: int, packing: bool, labelled: bool = True
+) -> dict[str, Any]:
     """Conversations as the model's arguments: rows of at most `max_length` tokens, or a row each without `packing`.
 
     Attention stays inside a conversation because its positions restart: `models.attention` goes by them in packed rows,
-    transformers' own mask in others (no cache: `load_model`). Only positions whose next token is labelled reach the
-    vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
+    transformers' own mask in others (no cache: `load_model`). With `labelled` only positions whose next token is
+    labelled reach the vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
     """
     import torch
 
@@ -117,15 +120,22 @@ def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: boo
     rows = bins.pack_rows(lengths, max_length) if packing else [[i] for i in range(len(batch))]
     blocks = bins.fill(batch, rows, pad_id)
     ids, positions, labels = (torch.from_numpy(part.astype(np.int64)) for part in vars(blocks).values())
+    given = {"input_ids": ids, "position_ids": positions, "labels": labels}
+    if not labelled:
+        return given
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
     keep = following != IGNORE
-    return {
-        "input_ids": ids,
-        "position_ids": positions,
-        "labels": labels,
-        "logits_to_keep": keep,
-        "shift_labels": following[keep],
-    }
+    return given | {"logits_to_keep": keep, "shift_labels": following[keep]}
+
+
+def collator(parameters: Any, arguments: Any, model: Any, pad_id: int) -> Callable[[Sequence[Example]], dict[str, Any]]:
+    """`collate` as a training of `parameters` needs it; `arguments`: its TrainingArguments.
+
+    Liger's forward pass takes no positions by row (0.8.5), and its fused head makes no logits anyway.
+    """
+    packing, labelled = parameters.packing, not arguments.use_liger_kernel
+    rows = partial(collate, pad_id=pad_id, max_length=parameters.max_length, packing=packing, labelled=labelled)
+    return attention.in_one_row(model, rows) if packing else rows
 
 
 def make_trainer(
@@ -140,17 +150,15 @@ def make_trainer(
     from transformers import Trainer, TrainingArguments
 
     parameters = job.parameters
+    if parameters.packing:
+        attention.isolate(model, parameters)
     sampling = "sequential" if in_order else "random"
+    arguments = TrainingArguments(**shared.arguments(parameters, job.out), train_sampling_strategy=sampling)
     return Trainer(
         model=model,
-        args=TrainingArguments(**shared.arguments(parameters, job.out), train_sampling_strategy=sampling),
+        args=arguments,
         train_dataset=training,
-        data_collator=partial(
-            collate,
-            pad_id=tokenizer.pad_token_id,
-            max_length=parameters.max_length,
-            packing=parameters.packing,
-        ),
+        data_collator=collator(parameters, arguments, model, tokenizer.pad_token_id),
     )
 
 

@@ -29,7 +29,7 @@ SETTINGS = {
     "max_grad_norm": 1.0, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear",
     "modules_to_save": [], "gradient_checkpointing": False, "logging_steps": 1, "save_steps": 100, "max_heldout": 1,
     "seed": 17, "deepspeed": None, "report_to": "none", "dry_run": False, "nodes": 1, "nproc_per_node": None,
-    "num_train_epochs": 3,
+    "num_train_epochs": 3, "attn_implementation": "auto",
 }  # fmt: skip
 LENGTHS = {"max_source_length": 60, "max_target_length": 60}
 OWN: dict[str, dict[str, Any]] = {

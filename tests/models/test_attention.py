@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import families
 
 from qilin_lib import files
+from qilin_lib.errors import QilinError
 from qilin_lib.models import attention
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.load import load_model
@@ -197,14 +200,31 @@ def test_an_empty_cache_does_not_undo_the_isolation(checkpointing: bool, folder:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_layer_that_passes_no_positions_or_a_window_is_refused() -> None:
+def test_a_layer_that_passes_no_positions_is_refused() -> None:
     import torch
 
     states = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match="needs position_ids"):
         attention.document_attention(torch.nn.Module(), states, states, states, None)
-    with pytest.raises(ValueError, match="sliding window"):
-        attention.no_mask(q_length=4, kv_length=4, local_size=2)
+
+
+@pytest.mark.parametrize(("window", "masked"), [(WIDTH - 1, True), (WIDTH, False), (WIDTH + 1, False)])
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "phi3"])
+def test_a_window_is_kept_and_costs_a_mask_only_where_it_is_shorter_than_a_row(
+    family: str, window: int, masked: bool, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import masking_utils
+
+    path = families.base(family, tiny_tokenizer, tmp_path, sliding_window=window)
+    made = []
+    usual = masking_utils.sdpa_mask
+    monkeypatch.setattr(masking_utils, "sdpa_mask", lambda *a, **k: made.append(1) or usual(*a, **k))
+    ours = load_model(path, attention="documents")
+    found = {name: passed(ours, batch(layout)) for name, layout in LAYOUTS.items()}
+    assert bool(made) == masked
+    theirs = load_model(path, attention="sdpa")
+    for name, layout in LAYOUTS.items():
+        assert furthest(found[name], passed(theirs, batch(layout))) < 1e-4, name
 
 
 # --- who asks for it --------------------------------------------------------------------------------------------------
@@ -216,16 +236,83 @@ def test_a_layer_that_passes_no_positions_or_a_window_is_refused() -> None:
         ("03_dcpt", {}, "documents"),
         ("03_dcpt", {"finetuning": "full"}, "documents"),
         ("03_dcpt", {"finetuning": "qlora"}, "documents"),
+        ("03_dcpt", {"attn_implementation": "eager"}, "eager"),
+        ("03_dcpt", {"packing": "naive"}, "sdpa"),
         ("04_sft", {"packing": True}, "documents"),
+        ("04_sft", {"packing": True, "attn_implementation": "sdpa"}, "sdpa"),
         ("04_sft", {"packing": False}, "sdpa"),
+        ("04_sft", {"packing": False, "attn_implementation": "documents"}, "sdpa"),
         ("05_dpo", {}, "sdpa"),
+        ("05_dpo", {"attn_implementation": "eager"}, "eager"),
     ],
 )
-def test_training_on_packed_rows_asks_for_it(
-    notebook: str, changed: dict[str, Any], expected: str, training: Callable, tiny_model_dir: Path
+def test_training_on_packed_rows_has_it(
+    notebook: str, changed: dict[str, Any], expected: str, training: Callable, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    model, _ = prepare_model(training(notebook, **changed), tiny_model_dir)
+    blocks = pack(
+        [[7, 8, 9, 10], [11, 12]], WIDTH, 3, 0, changed.pop("packing", "isolated") if "03" in notebook else ""
+    )
+    job = SimpleNamespace(parameters=training(notebook, **changed), out=tmp_path)
+    model, tokenizer = prepare_model(job.parameters, tiny_model_dir)
+    if notebook == "03_dcpt":
+        dcpt.make_trainer(job, model, blocks)
+    elif notebook == "04_sft":
+        sft.make_trainer(job, model, tokenizer, [])
     assert model.config._attn_implementation == expected
+
+
+def test_a_kernel_that_the_model_or_the_machine_lacks_is_refused(
+    training: Callable, tiny_model_dir: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    gemma = families.base("gemma2", tiny_tokenizer, tmp_path)
+    for path, name in ((gemma, "sdpa"), (tiny_model_dir, "flash_attention_2")):
+        with pytest.raises(QilinError, match=f"attn_implementation: {name}: .*; nearest valid: auto"):
+            prepare_model(training("04_sft", attn_implementation=name), path)
+
+
+def test_a_kernel_that_leaves_a_cap_out_is_refused(training: Callable, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    gemma = families.base("gemma2", tiny_tokenizer, tmp_path)
+    parameters = training("04_sft", packing=True, attn_implementation="documents")
+    model, tokenizer = prepare_model(parameters, gemma)
+    with pytest.raises(QilinError, match="attn_implementation: documents: a gemma2 does not keep"):
+        sft.make_trainer(SimpleNamespace(parameters=parameters, out=tmp_path), model, tokenizer, [])
+
+
+@pytest.mark.parametrize("packing", ["isolated", "naive"])
+def test_rows_joined_for_flash_attention_are_the_rows(packing: str, folder: Path) -> None:
+    """transformers gives its kernel the documents of a single row alone."""
+    blocks = pack([[7, 8, 9, 10], [11, 12], list(range(20, 60)), [5] * 9], WIDTH, 3, 0, packing)
+    given = dcpt.stack(range(len(blocks.ids)), blocks)
+    joined = attention.joined(given)
+    assert len(given["input_ids"]) > 2 and joined["input_ids"].shape == (1, given["input_ids"].numel())
+    model = load_model(folder)
+    one, other = passed(model, given), passed(model, joined)
+    assert furthest((one[0].flatten(0, 1)[None], one[1]), other) < 1e-5
+
+
+def test_one_kernel_for_all_documents_is_a_kernel_for_each(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch's kernel is given, by a plain one in its place: it runs on a GPU alone."""
+    import torch
+    import torch.nn.attention.varlen as library
+
+    calls = []
+
+    def plain(q: Any, k: Any, v: Any, starts: Any, keys: Any, longest: int, _: int, **others: Any) -> Any:
+        assert starts.dtype == torch.int32 and starts[0] == 0 and starts[-1] == len(q) and keys is starts
+        assert others.pop("window_size") == (-1, 0) and longest == starts.diff().max()
+        calls.append(len(starts) - 1)
+        sizes = starts.diff().tolist()
+        parts = zip(*(states.transpose(0, 1).split(sizes, dim=1) for states in (q, k, v)), strict=True)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return torch.cat([attend(*part, is_causal=True, **others) for part in parts], dim=1).transpose(0, 1)
+
+    monkeypatch.setattr(library, "varlen_attn", plain)
+    theirs, ours = load_model(folder, attention="documents"), load_model(folder, attention="documents")
+    ours.set_attn_implementation("varlen")
+    for name, layout in LAYOUTS.items():
+        calls.clear()
+        assert furthest(passed(ours, batch(layout)), passed(theirs, batch(layout))) < 1e-5, name
+        assert set(calls) <= {sum(map(len, layout))} and bool(calls) == any(len(row) > 1 for row in layout), name
 
 
 def test_packed_conversations_train_on_it(training: Callable, tiny_model_dir: Path, tiny_tokenizer: Any) -> None:
@@ -244,7 +331,10 @@ def test_packed_conversations_train_on_it(training: Callable, tiny_model_dir: Pa
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_no_saved_file_names_it(kind: str, training: Callable, tiny_model_dir: Path, tmp_path: Path) -> None:
     """Whoever loads the trained model has transformers' own attention."""
-    model, _ = prepare_model(training("03_dcpt", finetuning=kind), tiny_model_dir)
+    parameters = training("03_dcpt", finetuning=kind)
+    model, _ = prepare_model(parameters, tiny_model_dir)
+    attention.isolate(model, parameters)
+    assert model.config._attn_implementation == "documents"
     model.save_pretrained(tmp_path)
     saved = {
         path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.suffix in (".json", ".md")

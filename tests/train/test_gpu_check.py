@@ -35,6 +35,11 @@ def test_every_case_runs_at_a_small_shape(tmp_path: Path) -> None:
         assert rows[name]["tokens/s"] > 0 and rows[name]["at least"] <= rows[name]["at most"] and name in shown
     assert rows["LoRA SFT"]["batch"] == "8 x 64" and rows["LoRA DPO, live reference"]["batch"] == "16 x 48"
     assert rows["generation"]["tokens/s"] > 0
+    kernels = {name: row for name, row in rows.items() if name.startswith("packed rows, ")}
+    # torch's one kernel for all documents takes a GPU.
+    assert list(kernels) == ["packed rows, documents", "packed rows, sdpa"]
+    losses = [row["loss"] for row in kernels.values()]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and all(row["tokens/s"] > 0 for row in kernels.values())
     small, large = rows["update of 0.05%"], rows["update of 1.00%"]
     # To nearest a small update is mostly lost; stochastic rounding keeps it in the mean.
     assert small["nearest bf16"] < 0.5 and abs(small["stochastic bf16"] - 1) < 0.2

@@ -84,6 +84,22 @@ def test_only_labelled_positions_reach_the_vocabulary(model: Any, conversations:
     assert packed["shift_labels"].tolist() == [token for token in packed["labels"].ravel().tolist() if token != IGNORE]
 
 
+def test_liger_gets_all_positions_and_the_same_loss(
+    model: Any, conversations: list[sft.Example], training: Callable, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Its forward pass indexes states by the second dimension alone: a choice of positions per row would not fit."""
+    import torch
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    arguments.use_liger_kernel = True
+    rows = sft.collator(training("04_sft", packing=True, max_length=320), arguments, model, 0)
+    given, usual = rows(conversations[:5]), batch(conversations[:5], max_length=320)
+    assert given.keys() == {"input_ids", "position_ids", "labels"}
+    with torch.no_grad():
+        assert model(**given).loss.item() == pytest.approx(model(**usual).loss.item(), abs=1e-5)
+
+
 def test_packing_leaves_less_padding(conversations: list[sft.Example]) -> None:
     useful = sum(len(ids) for ids, _ in conversations)
     shares = [useful / batch(conversations, packing)["input_ids"].numel() for packing in (False, True)]
