@@ -167,7 +167,9 @@ class Trained(Strict):
         default={}, description="further fields of TrainingArguments or TRL's, such as optim"
     )
     gradient_checkpointing: bool = Outside(description="computes activations twice to save memory")
-    attn_implementation: Attention = Outside(description="kernel; auto: the fastest that gives the right numbers")
+    attn_implementation: Attention = Outside(
+        default="auto", description="kernel; auto: the fastest that gives the right numbers"
+    )
     deepspeed: DeepSpeed | None = Outside(description="a file of params/deepspeed; paper: ZeRO-2 in SFT")
     report_to: Tracker = Outside(description="where losses go as well; log.jsonl is always written")
     logging_steps: int = Outside(ge=1, description="steps between two lines of log.jsonl")
