@@ -17,8 +17,9 @@ from qilin_lib.models import decode, shapes
 from qilin_lib.models.adapters import is_adapter, load_to_answer, load_trained, trained
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import IGNORE
-from qilin_lib.train import dcpt, dpo, heldout, reward, sft
+from qilin_lib.train import dcpt, dpo, fit, heldout, reward, sft
 from qilin_lib.train import job as jobs
 from qilin_lib.train.fit import prepare_model
 
@@ -273,3 +274,61 @@ def test_a_model_that_also_reads_images_is_no_base(tiny_tokenizer: Any, tmp_path
 def test_a_model_that_is_only_asked_loads(family: str, base: Callable) -> None:
     """Held-out scoring, samples and evaluation name no attention."""
     assert load_model(base(family)).config.model_type == families.configuration(family, 700).model_type
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma2", "granite", "cohere", "phi3"])
+@pytest.mark.parametrize("finetuning", ["lora", "full"])
+def test_the_fused_head_of_a_gpu_gives_the_loss_and_gradients_of_all_logits(
+    family: str, finetuning: str, base: Callable, training: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL's tiles, here on a CPU: soft caps and scales of logits included, in SFT and on DCPT's blocks."""
+    import torch
+
+    found = {}
+    for fused in (False, True):
+        monkeypatch.setattr(fit, "has_fused_head", lambda *_, on=fused: on)
+        settings = {"finetuning": finetuning, "max_steps": 1, "gradient_accumulation_steps": 2}
+        parameters = training("04_sft", packing=True, **settings)
+        trainer, examples = packed_trainer(base(family), parameters, tmp_path / f"{fused}")
+        trainer.args.per_device_train_batch_size = 3
+        batches, count = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, trainer.args.device)
+        assert ("logits_to_keep" in batches[0]) != fused
+        losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=count) for batch in batches]
+        sum(losses).backward()
+        gradients = [weight.grad.flatten() for weight in trainer.model.parameters() if weight.grad is not None]
+        found[fused] = sum(losses).item(), torch.cat(gradients)
+    assert found[True][0] == pytest.approx(found[False][0], abs=TOLERANCE)
+    assert found[True][0] == pytest.approx(loss_apart(base(family), examples), abs=TOLERANCE)
+    assert found[True][1].norm() > 1e-3
+    assert (found[True][1] - found[False][1]).norm() < 1e-4 * found[False][1].norm()
+
+
+def test_blocks_of_documents_go_through_the_fused_head_too(
+    base: Callable, training: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    blocks = pack([ids for ids, _ in conversations(300)], 32, 3, 0)
+    losses = []
+    for fused in (False, True):
+        monkeypatch.setattr(fit, "has_fused_head", lambda *_, on=fused: on)
+        job = SimpleNamespace(parameters=training("03_dcpt"), out=tmp_path)
+        model, _ = prepare_model(job.parameters, base("gemma2"))
+        trainer = dcpt.make_trainer(job, model, blocks)
+        batch = next(iter(trainer.get_train_dataloader()))
+        with torch.no_grad():
+            losses.append(trainer.compute_loss(model.eval(), batch).item())
+    assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE)
+
+
+def test_the_fused_head_is_for_gpus_and_not_for_adapters_on_the_head(base: Callable, training: Callable) -> None:
+    arguments = SimpleNamespace(use_liger_kernel=False)
+    for targets, gpus, liger, expected in (
+        ("all-linear", 1, False, True),
+        ("all-linear", 0, False, False),
+        (["q_proj", "lm_head"], 1, False, False),
+        ("all-linear", 1, True, False),
+    ):
+        model, _ = prepare_model(training("04_sft", target_modules=targets), base("qwen3"))
+        arguments.use_liger_kernel = liger
+        assert fit.has_fused_head(model, SimpleNamespace(gpus=gpus), arguments) == expected
