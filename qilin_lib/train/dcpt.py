@@ -53,6 +53,8 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
         attention.isolate(model, job.parameters)
         collate = attention.in_one_row(model, collate)
     arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
+    if shared.has_fused_head(model, job.parameters, arguments):
+        collate = shared.fuse_head(model, collate)
     return Trainer(model=model, args=arguments, train_dataset=learnable(blocks), data_collator=collate)
 
 

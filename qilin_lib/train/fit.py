@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,25 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
         model = add_lora(model, parameters, quantised, rewards)
     numerics.full_precision(model, parameters)
     return model, padding(load_tokenizer(weights))
+
+
+def has_fused_head(model: Any, parameters: Any, arguments: Any) -> bool:
+    """Whether SFT and DCPT take TRL's fused head: on a GPU, where all logits in float32 would be the largest thing in
+    memory. On a CPU its tiles are slower than the labelled positions alone. It reads the head's weights, so an adapter
+    on the head would not act; Liger brings a head of its own."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = isinstance(model.get_output_embeddings(), BaseTunerLayer)
+    return bool(parameters.gpus) and not adapted and not arguments.use_liger_kernel
+
+
+def fuse_head(model: Any, collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Give `model` TRL's fused head, and return `collate` with what asks for it: the loss comes from tiles of logits,
+    soft caps and scales included."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+    return lambda rows: collate(rows) | {"fused_lm_head": True}
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:

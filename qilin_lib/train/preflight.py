@@ -171,10 +171,10 @@ def activations(model: Sizes, p: Any, rows: int, length: int) -> float:
 
 
 def logits(model: Sizes, p: Any, tokens: int) -> float:
-    """Bytes at most of head and loss: logits, their fp32 copy, log-probabilities and two gradients of every token; in
-    DPO and KTO a tile of them with the gradients of states and head (TRL's fused head; more temporaries on a CPU)."""
+    """Bytes at most of head and loss: logits, their fp32 copy, log-probabilities and two gradients of every token; with
+    TRL's fused head (DPO, KTO, on a GPU SFT and DCPT) a tile of them with the gradients of states and head."""
     width = WIDTH[p.dtype]
-    if not methods.of(p).fused:
+    if not (methods.of(p).fused == "everywhere" or (methods.of(p).fused and p.gpus)):
         return tokens * model.vocabulary * (2 * width + 12)
     wide = TILE[1] * width + min(TILE[1], model.vocabulary) * (8 if p.gpus else 32)
     return min(TILE[0], tokens) * wide + tokens * model.hidden * (4 + width) + model.vocabulary * model.hidden * 4

@@ -131,11 +131,13 @@ def collate(
 def collator(parameters: Any, arguments: Any, model: Any, pad_id: int) -> Callable[[Sequence[Example]], dict[str, Any]]:
     """`collate` as a training of `parameters` needs it; `arguments`: its TrainingArguments.
 
-    Liger's forward pass takes no positions by row (0.8.5), and its fused head makes no logits anyway.
+    Liger's forward pass takes no positions by row (0.8.5), and a fused head makes no logits anyway.
     """
-    packing, labelled = parameters.packing, not arguments.use_liger_kernel
+    packing, fused = parameters.packing, shared.has_fused_head(model, parameters, arguments)
+    labelled = not (fused or arguments.use_liger_kernel)
     rows = partial(collate, pad_id=pad_id, max_length=parameters.max_length, packing=packing, labelled=labelled)
-    return attention.in_one_row(model, rows) if packing else rows
+    rows = attention.in_one_row(model, rows) if packing else rows
+    return shared.fuse_head(model, rows) if fused else rows
 
 
 def make_trainer(

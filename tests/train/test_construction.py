@@ -212,8 +212,10 @@ def check_lengths(trainer: Any, parameters: SimpleNamespace, method: str) -> Non
     rows, target = trainer.train_dataset, parameters.max_target_length
     both = parameters.max_source_length + target
     if method in ("sft", "rejection"):
-        assert trainer.data_collator.keywords["max_length"] == parameters.max_length
-        assert trainer.data_collator.keywords["packing"] == parameters.packing
+        batch = trainer.data_collator([rows[i] for i in range(8)])
+        assert (batch["position_ids"][:, 1:-1] == 0).any() == parameters.packing or batch["input_ids"].shape[0] == 8
+        assert batch["input_ids"].numel() <= 8 * parameters.max_length
+        assert batch.get("fused_lm_head", False) == (parameters.gpus > 0), "no full logits on a GPU"
         assert both <= max(ids.shape[1] for ids in rows) <= min(both + 32, parameters.max_length)
     elif method == "dpo":
         assert trainer.args.max_length is None

@@ -119,9 +119,9 @@ def test_hours_follow_from_a_card_and_the_tokens_of_02(monkeypatch: pytest.Monke
 
 
 def test_a_bound_alone_does_not_say_that_a_card_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full rows of 64 conversations of 1,024 tokens would not fit if every token carried loss; few batches are such."""
+    """Full rows of 160 conversations of 1,024 tokens would not fit; few batches are such."""
     monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
-    found = plan({"04_sft": params.load("04_sft", {"profile": "full_a100"})})
+    found = plan({"04_sft": params.load("04_sft", {"profile": "full_a100", "per_device_train_batch_size": 160})})
     assert 14 < found.frame["gpu_gb"]["04_sft"] < 20 and "GPU memory per card: 14" in str(found)
     assert "NOT fit" not in found.sentences[2] and "at most 1" in found.frame["not_known"]["04_sft"]
 

@@ -15,14 +15,14 @@ from typing import Any
 @dataclass(frozen=True)
 class Method:
     """What a training does with its examples. `config`: the class of its arguments; `sides`: the sequences that an
-    example brings into a batch; `reference`: compares with the model that it starts from; `fused`: its head computes
-    log-probabilities tile by tile, never all logits."""
+    example brings into a batch; `reference`: compares with the model that it starts from; `fused`: where its head
+    computes log-probabilities tile by tile, never all logits ("gpu", "everywhere", or "" for nowhere)."""
 
     module: str
     config: str = "transformers.TrainingArguments"
     sides: int = 1
     reference: bool = False
-    fused: bool = False
+    fused: str = ""
 
     def load(self) -> ModuleType:
         """Its module."""
@@ -30,10 +30,10 @@ class Method:
 
 
 METHODS = {
-    "dcpt": Method("qilin_lib.train.dcpt"),
-    "sft": Method("qilin_lib.train.sft"),
-    "dpo": Method("qilin_lib.train.dpo", "trl.DPOConfig", sides=2, reference=True, fused=True),
-    "kto": Method("qilin_lib.train.methods.kto", "trl.KTOConfig", sides=2, reference=True, fused=True),
+    "dcpt": Method("qilin_lib.train.dcpt", fused="gpu"),
+    "sft": Method("qilin_lib.train.sft", fused="gpu"),
+    "dpo": Method("qilin_lib.train.dpo", "trl.DPOConfig", sides=2, reference=True, fused="everywhere"),
+    "kto": Method("qilin_lib.train.methods.kto", "trl.KTOConfig", sides=2, reference=True, fused="everywhere"),
     "orpo": Method("qilin_lib.train.methods.orpo", "trl.experimental.orpo.ORPOConfig", sides=2),
     "reward": Method("qilin_lib.train.reward", sides=2),
 }
