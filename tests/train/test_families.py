@@ -200,7 +200,8 @@ def test_a_family_goes_through_all_stages(
     assert why_unusable(weights, sequence=False) == ""
     data, ids = trainings.write_data(tmp_path, weights, load_tokenizer(weights), sentences), torch.tensor([[7, 8, 9]])
     for notebook, module in STAGES.items():
-        before = load_trained(weights, "float32")[0](input_ids=ids).logits.detach()
+        # A hand-over is on the weights before quantisation, under QLoRA too.
+        before = load_trained(weights, "float32", quantised=False)[0](input_ids=ids).logits.detach()
         chosen = {"max_steps": 2, "finetuning": kind} | ({"allow_high_lr": True} if notebook == "05_dpo" else {})
         (tmp_path / notebook).mkdir()
         paths = {**data[notebook], "weights": weights, "cache": tmp_path}
@@ -209,8 +210,7 @@ def test_a_family_goes_through_all_stages(
         if is_adapter(weights):
             jobs.open_start(job)
         started = load_model(jobs.read(job).paths.weights)(input_ids=ids).logits.detach()
-        # NF4 of the merged weights is not NF4 of the weights before, plus an adapter.
-        assert (started - before).abs().max() < (1.0 if kind == "qlora" else 1e-4)
+        assert (started - before).abs().max() < 1e-4
         module.work(jobs.read(job))
         module.score(jobs.read(job))
         facts, scores = (files.read_json(job.with_name(name)) for name in ("facts.json", "heldout.json"))
