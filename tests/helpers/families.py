@@ -10,10 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models import baichuan_oracle
+
+from qilin_lib import files
+from qilin_lib.models import baichuan
+
 COMMON = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.1,
 }  # fmt: skip
+SYMPTOMS = ("咳嗽发热", "头痛恶心", "血压偏高", "胃痛", "糖尿病", "肺炎", "皮疹", "失眠", "胸闷气短")
 # Shorter than the rows and the documents of the tests.
 WINDOW = 8
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0}
@@ -31,8 +37,6 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", GLM),
     "glm4": ("Glm4Config", GLM),
     "phi3": ("Phi3Config", {"sliding_window": WINDOW}),
-    "baichuan": ("LlamaConfig", {"num_key_value_heads": 4}),
-    "baichuan2": ("LlamaConfig", {"num_key_value_heads": 4}),
     "cohere": ("CohereConfig", {"logit_scale": 0.0625}),
     "granite": (
         "GraniteConfig",
@@ -67,7 +71,9 @@ ONE_TEXT = ("bloom", "mamba", "gpt_oss")
 PUBLISHED = [
     "llama3", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "glm", "glm4", "phi3", "baichuan", "baichuan2",
 ]  # fmt: skip
-FAMILIES = [name for name in CONFIGS if name not in ("baichuan", "baichuan2", *ONE_TEXT)]
+FAMILIES = [*PUBLISHED, *(name for name in CONFIGS if name not in (*PUBLISHED, *ONE_TEXT))]
+# Their own layout, which the kit's converter turns into LLaMA's; what sets them apart in config.json.
+BAICHUAN: dict[str, dict[str, Any]] = {"baichuan": {}, "baichuan2": {"z_loss_weight": 0}}
 
 
 def configuration(family: str, vocabulary: int, **changes: Any) -> Any:
@@ -104,18 +110,28 @@ def base(family: str, tokenizer: Any, folder: Path, seed: int = 5, **changes: An
     import torch
     from transformers import AutoModelForCausalLM
 
+    if family in BAICHUAN:
+        return converted(family, folder)
     config = configuration(family, len(tokenizer), **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if family == "qwen2":
-        byte_level().save_pretrained(folder)
-    elif family in ("baichuan", "baichuan2"):
-        tokenizer.save_pretrained(folder)
-    else:
-        renamed(family, tokenizer).save_pretrained(folder)
+    (byte_level() if family == "qwen2" else renamed(family, tokenizer)).save_pretrained(folder)
+    return folder
+
+
+def converted(family: str, folder: Path) -> Path:
+    """A random checkpoint in Baichuan's layout with a SentencePiece model, through the kit's converter."""
+    source = folder.with_name(f"{folder.name}-source")
+    source.mkdir()
+    config = baichuan_oracle.configuration(**BAICHUAN[family])
+    files.write_json(source / "config.json", config)
+    baichuan_oracle.write_weights(source, baichuan_oracle.random_tensors(config), "safetensors", 1)
+    texts = [f"患者{one}三天，{other}，建议多喝水休息。" for one in SYMPTOMS for other in SYMPTOMS]
+    baichuan_oracle.trained(source, texts, 620, hard_vocab_limit=False)
+    baichuan.convert(source, folder)
     return folder
 
 

@@ -201,7 +201,8 @@ def test_a_family_goes_through_all_stages(
     assert why_unusable(weights, sequence=False) == ""
     data, ids = trainings.write_data(tmp_path, weights, load_tokenizer(weights), sentences), torch.tensor([[7, 8, 9]])
     for notebook, module in STAGES.items():
-        before = load_trained(weights, "float32")[0](input_ids=ids).logits.detach()
+        # A hand-over is on the weights before quantisation, under QLoRA too.
+        before = load_trained(weights, "float32", quantised=False)[0](input_ids=ids).logits.detach()
         chosen = {"max_steps": 2, "finetuning": kind} | ({"allow_high_lr": True} if notebook == "05_dpo" else {})
         (tmp_path / notebook).mkdir()
         paths = {**data[notebook], "weights": weights, "cache": tmp_path}
@@ -210,8 +211,7 @@ def test_a_family_goes_through_all_stages(
         if is_adapter(weights):
             jobs.open_start(job)
         started = load_model(jobs.read(job).paths.weights)(input_ids=ids).logits.detach()
-        # NF4 of the merged weights is not NF4 of the weights before, plus an adapter.
-        assert (started - before).abs().max() < (1.0 if kind == "qlora" else 1e-4)
+        assert (started - before).abs().max() < 1e-4
         module.work(jobs.read(job))
         module.score(jobs.read(job))
         facts, scores = (files.read_json(job.with_name(name)) for name in ("facts.json", "heldout.json"))
@@ -273,7 +273,8 @@ def test_a_model_that_also_reads_images_is_no_base(tiny_tokenizer: Any, tmp_path
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_a_model_that_is_only_asked_loads(family: str, base: Callable) -> None:
     """Held-out scoring, samples and evaluation name no attention."""
-    assert load_model(base(family)).config.model_type == families.configuration(family, 700).model_type
+    kind = "llama" if family in families.BAICHUAN else families.configuration(family, 700).model_type
+    assert load_model(base(family)).config.model_type == kind
 
 
 @pytest.mark.parametrize("family", ["llama3", "gemma2", "granite", "cohere", "phi3"])
