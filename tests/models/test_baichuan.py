@@ -22,7 +22,8 @@ from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.baichuan import convert, converted_from, main
 from qilin_lib.models.load import load_model, load_tokenizer, parameter_count
 from qilin_lib.models.sentencepieces import PROBES, fast_core, fast_tokenizer, read_pieces
-from qilin_lib.tokens.template import choose, text_ids
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import text_ids
 
 LATIN = "The patient took 120 mg/kg of amoxicillin twice a day, café <h2>CT</h2> T4 ①㎡ ℃ e.g. and so on"
 ATOMS = [

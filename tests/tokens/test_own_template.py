@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.errors import QilinError
-from qilin_lib.tokens.template import IGNORE, choose
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import IGNORE
 from tests.helpers.chat import published, speaking
 
 TURNS = [
@@ -125,7 +126,8 @@ def test_glm_ends_an_answer_with_the_tag_of_the_next_question() -> None:
         "[gMASK]<sop><|user|>\n我头痛，怎么办？/nothink<|assistant|>\n<think></think>\n"
         "休息。\n\n- Drink water\n- 复查<|user|>\nAnd  the fever: 39 °C/nothink<|assistant|>\n<think></think>\n"
     )
-    assert found == theirs(tokenizer, TURNS[:3])
+    # It writes the last line end before a finished answer only, which is where the kit goes on from.
+    assert found == [*theirs(tokenizer, TURNS[:3]), *tokenizer.encode("\n")]
     assert learned(tokenizer, TURNS[:4]) == ["休息。\n\n- Drink water\n- 复查<|user|>", "退烧药<|user|>"]
 
 

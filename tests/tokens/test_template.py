@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.errors import QilinError
-from qilin_lib.tokens.template import BAICHUAN, IGNORE, PLAIN, Template, choose
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import BAICHUAN, IGNORE, PLAIN, Template
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<reserved_102>", "<reserved_103>"]
 # Six special tokens have ids 0-5, these characters 6-14.
@@ -178,7 +179,7 @@ def test_baichuan_equals_the_tokenizers_own_chat_template(
     """TRL, vLLM and chat programs read the jinja form: ids and generation mask must be the same as ours."""
     theirs = tiny_tokenizer.apply_chat_template(
         messages,
-        chat_template=BAICHUAN.jinja(tiny_tokenizer.eos_token),
+        chat_template=BAICHUAN.jinja(tiny_tokenizer.eos_token, generation=True),
         add_generation_prompt=prompt,
         return_dict=True,
         return_assistant_tokens_mask=True,
