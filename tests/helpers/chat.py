@@ -34,3 +34,12 @@ def speaking(chat_template: str | None, eos: str = "<eos>", tags: tuple[str, ...
     tokenizer.add_special_tokens({"additional_special_tokens": sorted(written - {"<bos>", eos})})
     tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def speaking_model(source: Path, target: Path, chat_template: str) -> Path:
+    """The model in `source` with a tokenizer that speaks `chat_template`, in `target`."""
+    target.mkdir(parents=True)
+    for path in (source / "config.json", source / "generation_config.json", *source.glob("*.safetensors")):
+        (target / path.name).symlink_to(path)
+    speaking(chat_template).save_pretrained(target)
+    return target

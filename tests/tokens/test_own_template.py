@@ -79,7 +79,8 @@ def test_chatml_is_pinned() -> None:
     tokenizer = speaking(published("qwen2_5"))
     assert tokenizer.decode(ours(tokenizer, TURNS[:3])) == (
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n我头痛，怎么办？<|im_end|>\n<|im_start|>assistant\n休息。\n\n- Drink water\n- 复查<|im_end|>\n"
+        "<|im_start|>user\n我头痛，怎么办？<|im_end|>\n"
+        "<|im_start|>assistant\n休息。\n\n- Drink water\n- 复查<|im_end|>\n"
         "<|im_start|>user\nAnd  the fever: 39 °C<|im_end|>\n<|im_start|>assistant\n"
     )
     assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
@@ -100,7 +101,8 @@ def test_gemma_is_pinned() -> None:
         ours(tokenizer, [SYSTEM, *TURNS[:1]])
     tokenizer = speaking(published("gemma3"))
     assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
-        "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n\n我头痛，怎么办？<end_of_turn>\n<start_of_turn>model\n"
+        "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n\n我头痛，怎么办？<end_of_turn>\n"
+        "<start_of_turn>model\n"
     )
 
 
