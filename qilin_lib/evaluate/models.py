@@ -25,8 +25,7 @@ from qilin_lib.models.names import STAGES
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
-from qilin_lib.tokens.own_template import choose
-from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template, as_trained
+from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template, as_trained, choose
 from qilin_lib.train import baseline, rejection
 from qilin_lib.train.baseline import named
 from qilin_lib.train.fit import weights_of

@@ -19,7 +19,7 @@ from qilin_lib.models.tiny import tiny_base
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.sample import corpus
-from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import choose
 
 
 def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:

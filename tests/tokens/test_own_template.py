@@ -174,6 +174,15 @@ def test_texts_lose_their_outer_space_where_the_template_trims() -> None:
         assert tokenizer.decode(ours(tokenizer, padded)) == tokenizer.decode(theirs(tokenizer, padded))
 
 
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_2", "gemma3", "glm4moe", "phi3"])
+def test_what_the_kit_writes_of_a_template_is_read_as_the_same(name: str) -> None:
+    """A model that was exported and is trained on keeps its template and the hash of it."""
+    tokenizer = speaking(published(name))
+    template = choose("auto", tokenizer)
+    tokenizer.chat_template = template.jinja(tokenizer.eos_token)
+    assert choose("auto", tokenizer) == template
+
+
 ROUNDS = (
     "{% for m in messages %}{% if m['role'] == 'user' %}[Round {{ loop.index }}]\n问：{{ m['content'] }}\n"
     "{% else %}答：{{ m['content'] }}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}答：{% endif %}"
