@@ -19,7 +19,8 @@ from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.models.names import TRAINED, accepted, below, describe
 from qilin_lib.report import card
-from qilin_lib.tokens.template import PLAIN, Template, as_trained
+from qilin_lib.tokens.own_template import choose, written
+from qilin_lib.tokens.template import Template, as_trained
 
 EXAMPLE = "感冒了要看哪个科？"
 # peft writes an empty card; ours takes its place.
@@ -105,10 +106,9 @@ def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: 
     one_stage = "one_stage" in manifests.get(TRAINED["sft"], {}).get("facts", {})
     base, parent = _content(run_dir, manifests, "02_tokenize", "base.json"), below(name, one_stage)
     _weights(run_dir, name, manifest, adapter, work)
-    template = _template(name, manifest["facts"])
     tokenizer = load_tokenizer(work)
-    tokenizer.chat_template = template.jinja(tokenizer.eos_token)
-    # A base from elsewhere brings a chat template of its own, in which this model was not trained.
+    template = _template(name, manifest["facts"], tokenizer)
+    tokenizer.chat_template = written(template, tokenizer)
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
     if adapter:
         # Both name where the base lay on the machine that trained; the card says by sha256 which one it was.
@@ -196,10 +196,10 @@ def _same(path: Path, found: str, listed: str) -> None:
         )
 
 
-def _template(name: str, facts: dict[str, Any]) -> Template:
+def _template(name: str, facts: dict[str, Any], tokenizer: Any) -> Template:
     """What the model is asked in: plain text before any conversation was learnt, as 06_eval does it."""
     if name == "03_dcpt":
-        return PLAIN
+        return choose("plain", tokenizer)
     return as_trained(facts, name, name)
 
 

@@ -134,12 +134,11 @@ class Template:
         """
         text = "m['content'] | trim" if self.trim else "m['content']"
         mark, unmark = ("{%- generation -%}", "{%- endgeneration -%}") if generation else ("", "")
-        after = f"{{%- if not loop.last or add_generation_prompt -%}}{_write(self.after)}{{%- endif -%}}"
         return (
             f"{{%- for m in messages -%}}{{%- if m['role'] == 'system' -%}}{self._jinja_system(text)}{{%- else -%}}"
             + (f"{{%- if loop.first -%}}{_write(self.begin)}{{%- endif -%}}" if self.begin else "")
             + f"{{%- if m['role'] == 'assistant' -%}}{_write(self.assistant_open)}{mark}{{{{- {text} -}}}}"
-            + f"{_write(self.assistant_close or eos_token)}{unmark}{after if self.after else ''}"
+            + f"{_write(self.assistant_close or eos_token)}{unmark}{_write(self.after)}"
             + f"{{%- else -%}}{self._jinja_user_open()}{{{{- {text} -}}}}{_write(self.user_close)}{{%- endif -%}}"
             + "{%- endif -%}{%- endfor -%}"
             + f"{{%- if add_generation_prompt -%}}{_write(self.assistant_open)}{{%- endif -%}}"

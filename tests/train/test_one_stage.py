@@ -172,7 +172,7 @@ def test_conversations_are_cut_between_exchanges_and_long_answers_go_on(tiny_tok
 
 def test_a_template_that_writes_between_turns_leaves_room_for_it(tiny_tokenizer: Any) -> None:
     turns = messages(("头痛三天", "多喝水", "还有恶心", "休息", "谢谢", "不客气"))
-    template = replace(BAICHUAN, name="own", begin="<s>", after="\n")
+    template = replace(BAICHUAN, name="own", after="\n")
     length = len(template.encode(turns, tiny_tokenizer))
     assert one_stage.exchanges(turns, template, tiny_tokenizer, limits(max_length=length)) == [turns]
     assert len(one_stage.exchanges(turns, template, tiny_tokenizer, limits(max_length=length - 1))) == 2
