@@ -409,6 +409,8 @@ def test_a_converted_folder_is_a_base_like_any_other(make: Callable, training: C
     )
     assert template.name == "baichuan" and ids[-1] == tokenizer.eos_token_id == config["eos_token_id"]
     assert ids.count(2) == 1
+    pieces = (tmp_path / "llama" / "tokenizer.model").read_bytes()
+    assert pieces == (source / "tokenizer.model").read_bytes(), "other programs read the vocabulary from it"
     unsaved = fast_tokenizer(source / "tokenizer.model", 1, 2, 0, 256)
     texts = [*PROBES, LATIN, "<reserved_102>头痛<reserved_103>您好</s>"]
     for split in (True, False):
