@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "save_total_limit": 1,
     "packing": False,
 }
-# Role tags and the end token need a few tokens beside the two turns; a system prompt of the template's own may need more.
+# Role tags and the end token need a few tokens beside the two turns; a system prompt of the template's own more.
 TAGS = 32
 
 
