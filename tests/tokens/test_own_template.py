@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.errors import QilinError
-from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.own_template import choose, keeps
 from qilin_lib.tokens.template import IGNORE
 from tests.helpers.chat import published, speaking
 
@@ -172,6 +172,43 @@ def test_texts_lose_their_outer_space_where_the_template_trims() -> None:
         tokenizer = speaking(published(name))
         assert kept + "<|" in tokenizer.decode(ours(tokenizer, padded))
         assert tokenizer.decode(ours(tokenizer, padded)) == tokenizer.decode(theirs(tokenizer, padded))
+
+
+def pieces(chat_template: str, tags: tuple[str, ...]) -> Any:
+    """SentencePiece's way: a blank before every stretch of text, bytes for unknown letters; tags swallow line ends."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {piece: i for i, piece in enumerate(["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁▁"])}
+    core = Tokenizer(models.BPE(vocabulary, [("▁", "▁")], unk_token="<unk>", byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.add_special_tokens([AddedToken(tag, rstrip=tag.startswith("<|"), normalized=False) for tag in tags])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "tags"),
+    [
+        (MISTRAL, ("[INST]", "[/INST]")),
+        (MISTRAL.replace("[", " [").replace("m [", "m["), ()),
+        (published("phi3"), ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")),
+    ],
+)
+def test_blanks_that_sentencepiece_writes_stand_once(chat_template: str, tags: tuple[str, ...]) -> None:
+    """Mistral's template has a blank behind its tags, which the tokenizer writes before any text that it begins."""
+    tokenizer = pieces(chat_template, tags)
+    for turns in (1, 3, 5):
+        assert ours(tokenizer, TURNS[:turns]) == theirs(tokenizer, TURNS[:turns])
+    assert keeps(choose("auto", tokenizer), tokenizer), "the model is saved with it, blanks and all"
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_2", "gemma3", "glm4moe", "phi3"])
