@@ -80,33 +80,32 @@ def own(tokenizer: Any) -> Template:
     try:
         found = _derived(tokenizer)
         padded = [{"role": "user", "content": f" {TURNS[0]['content']}\n"}]
-        kept = padded[0]["content"] in _render_dated(tokenizer, padded)
-        found = replace(found, trim=not kept)
-        for count in range(1, len(TURNS) + 1):
-            _check(found, tokenizer, TURNS[:count])
+        found = replace(found, trim=padded[0]["content"] not in _render_dated(tokenizer, padded))
+        try:
+            _check_all(found, tokenizer)
+        except _CannotBeWritten:
+            found = replace(found, blank=True)
+            _check_all(found, tokenizer)
     except _CannotBeWritten as reason:
         raise QilinError(
             f"template '{OWN}': the tokenizer's chat template cannot be used, for {reason}; nearest valid: 'plain'"
         ) from None
     try:
         full = _with_system(found, tokenizer)
-        for count in range(1, len(TURNS) + 1):
-            _check(full, tokenizer, [SYSTEM, *TURNS[:count]])
+        _check_all(full, tokenizer, SYSTEM)
     except _CannotBeWritten:
         return found
     return full
 
 
 def keeps(template: Template, tokenizer: Any) -> bool:
-    """Whether the tokenizer's own chat template writes, today and unasked, what `template` writes."""
+    """Whether the tokenizer's own chat template gives, today and unasked, the tokens of `template`."""
     turns = [[SYSTEM, *TURNS], TURNS] if template.system_open is not None else [TURNS]
-    kit = _jinja(template, tokenizer)
     try:
-        return all(
-            _render(tokenizer, each, True) == _render(tokenizer, each, True, chat_template=kit) for each in turns
-        )
+        theirs = [tag_ids(tokenizer, _render(tokenizer, each, True)) for each in turns]
     except _CannotBeWritten:
         return False
+    return theirs == [template.encode(each, tokenizer, add_generation_prompt=True) for each in turns]
 
 
 def written(template: Template, tokenizer: Any) -> str:
@@ -151,6 +150,11 @@ def _with_system(template: Template, tokenizer: Any) -> Template:
     inside = not middle.endswith(template.user_open)
     closed = middle if inside else middle.removesuffix(template.user_open)
     return replace(template, system_open=head, system_close=closed, system_in_user=inside)
+
+
+def _check_all(template: Template, tokenizer: Any, *first: Message) -> None:
+    for count in range(1, len(TURNS) + 1):
+        _check(template, tokenizer, [*first, *TURNS[:count]])
 
 
 def _check(template: Template, tokenizer: Any, messages: list[Message]) -> None:

@@ -25,6 +25,7 @@ class Template:
     token of the assistant's turn (GLM's `<|user|>`), the token stands there once. A system turn is a conversation's
     first; `system_open` opens the conversation in place of `begin`, None means that the model has no such turn, and
     with `system_in_user` its text stands inside the first user turn. `trim`: texts lose their outer white space.
+    `blank`: SentencePiece writes the blanks at the ends of the tags by itself, before whatever text it begins.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Template:
     system_close: str = ""
     system_in_user: bool = False
     trim: bool = False
+    blank: bool = False
 
     @property
     def tags(self) -> dict[str, Any]:
@@ -93,20 +95,31 @@ class Template:
         for message in messages:
             role = message["role"]
             learn = role == "assistant"
-            opened = tag_ids(tokenizer, self._opening(role, follows))
+            opened = self._opened(tokenizer, role, follows)
             text = message["content"].strip() if self.trim else message["content"]
             content = text_ids(tokenizer, text)[: max_target_length if learn else max_source_length]
-            closed = self._close(tokenizer) if learn else tag_ids(tokenizer, getattr(self, f"{role}_close"))
+            closed = self._close(tokenizer) if learn else self._tag(tokenizer, getattr(self, f"{role}_close"))
             ids += opened + content + closed
             labels += [IGNORE] * len(opened) + (content + closed if learn else [IGNORE] * len(content + closed))
             follows = role
         if add_generation_prompt:
-            opened = tag_ids(tokenizer, self._opening("assistant", follows))
+            opened = self._opened(tokenizer, "assistant", follows)
             ids, labels = ids + opened, labels + [IGNORE] * len(opened)
         return ids, labels
 
+    def _opened(self, tokenizer: Any, role: str, follows: str) -> list[int]:
+        text = self._opening(role, follows)
+        if follows == "assistant" and self.after:
+            # A special token can swallow the line end behind it (Phi-3's do), so both are read together.
+            whole = self._tag(tokenizer, (self.assistant_close or tokenizer.eos_token) + text)
+            return whole[len(self._close(tokenizer)) :]
+        return self._tag(tokenizer, text)
+
     def _close(self, tokenizer: Any) -> list[int]:
-        return tag_ids(tokenizer, self.assistant_close) or [tokenizer.eos_token_id]
+        return self._tag(tokenizer, self.assistant_close) or [tokenizer.eos_token_id]
+
+    def _tag(self, tokenizer: Any, text: str) -> list[int]:
+        return tag_ids(tokenizer, text.strip(" ") if self.blank else text)
 
     def _opening(self, role: str, follows: str) -> str:
         """What stands before the text of a turn of `role` that follows one of `follows` ("": none)."""
@@ -133,6 +146,7 @@ class Template:
         them. A system turn that the template has not is refused as published templates refuse it.
         """
         text = "m['content'] | trim" if self.trim else "m['content']"
+        begun = self.assistant_open.rstrip(" ") if self.blank else self.assistant_open
         mark, unmark = ("{%- generation -%}", "{%- endgeneration -%}") if generation else ("", "")
         return (
             f"{{%- for m in messages -%}}{{%- if m['role'] == 'system' -%}}{self._jinja_system(text)}{{%- else -%}}"
@@ -141,7 +155,7 @@ class Template:
             + f"{_write(self.assistant_close or eos_token)}{unmark}{_write(self.after)}"
             + f"{{%- else -%}}{self._jinja_user_open()}{{{{- {text} -}}}}{_write(self.user_close)}{{%- endif -%}}"
             + "{%- endif -%}{%- endfor -%}"
-            + f"{{%- if add_generation_prompt -%}}{_write(self.assistant_open)}{{%- endif -%}}"
+            + f"{{%- if add_generation_prompt -%}}{_write(begun)}{{%- endif -%}}"
         )
 
     def _jinja_system(self, text: str) -> str:
