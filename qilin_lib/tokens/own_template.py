@@ -192,12 +192,10 @@ def _split(tokenizer: Any, messages: list[Message]) -> list[str]:
 
 
 def _render(tokenizer: Any, messages: list[Message], prompt: bool = False, **settings: Any) -> str:
-    from jinja2 import TemplateError
-
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **settings)
-    # What jinja raises, and what a template's expressions do with values that they did not expect.
-    except (TemplateError, ValueError, TypeError, KeyError) as reason:
+    # jinja's errors, and whatever a template's expressions raise over values that they did not expect.
+    except Exception as reason:
         why = " ".join(str(reason).split())[:160]
         roles = "/".join(message["role"] for message in messages)
         raise _CannotBeWritten(f"it refuses the turns {roles} ({why})") from None

@@ -96,7 +96,9 @@ class Template:
             role = message["role"]
             learn = role == "assistant"
             opened = self._opened(tokenizer, role, follows)
-            text = message["content"].strip() if self.trim else message["content"]
+            text = message["content"]
+            # Token ids come from texts that 01 has cleaned, which have no outer space.
+            text = text.strip() if self.trim and isinstance(text, str) else text
             content = text_ids(tokenizer, text)[: max_target_length if learn else max_source_length]
             closed = self._close(tokenizer) if learn else self._tag(tokenizer, getattr(self, f"{role}_close"))
             ids += opened + content + closed
