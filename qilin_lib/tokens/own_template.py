@@ -203,7 +203,11 @@ def _render(tokenizer: Any, messages: list[Message], prompt: bool = False, **set
 
 def _render_dated(tokenizer: Any, messages: list[Message], prompt: bool = False) -> str:
     """As the tokenizer's template writes it on DAY for a model that does not think: none of the data thinks."""
-    text = CLOCK.sub(lambda clock: repr(DAY.strftime(clock[2])), tokenizer.get_chat_template())
+    try:
+        text = tokenizer.get_chat_template()
+    except ValueError as reason:
+        raise _CannotBeWritten(f"there are several and none is the default ({str(reason)[:160]})") from None
+    text = CLOCK.sub(lambda clock: repr(DAY.strftime(clock[2])), text)
     return _render(tokenizer, messages, prompt, chat_template=text, enable_thinking=False)
 
 

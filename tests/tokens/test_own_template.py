@@ -245,6 +245,16 @@ def test_a_template_that_is_no_sequence_of_turns_is_refused(chat_template: str, 
     assert choose("plain", speaking(chat_template)).name == "plain"
 
 
+def test_of_several_templates_the_default_counts() -> None:
+    tokenizer = speaking(published("qwen2_5"))
+    alone = choose("auto", tokenizer)
+    tokenizer.chat_template = {"default": published("qwen2_5"), "tool_use": "{{ tools }}"}
+    assert choose("auto", tokenizer) == alone
+    tokenizer.chat_template = {"rag": "{{ documents }}", "tool_use": "{{ tools }}"}
+    with pytest.raises(QilinError, match="chat template cannot be used.*nearest valid: 'plain'"):
+        choose("auto", tokenizer)
+
+
 def test_a_system_turn_comes_first() -> None:
     with pytest.raises(QilinError, match="role 'system': only the first turn"):
         ours(speaking(published("qwen2_5")), [*TURNS[:2], SYSTEM, *TURNS[2:3]])
