@@ -122,7 +122,9 @@ class Tokenize(Strict):
 
     base: LocalPath = Field(description="tiny | smollm2 | a local folder | a hub id owner/name; paper: Baichuan-7B")
     tiny: Tiny = Field(description="the built-in base model; read only if base is tiny")
-    template: Literal["auto", "baichuan", "plain"] = Field(description="auto: Baichuan's role tokens if it has them")
+    template: Literal["auto", "own", "baichuan", "baichuan2", "plain"] = Field(
+        description="auto: the tokenizer's own chat template, else Baichuan's role tokens if it has them, else plain"
+    )
     block_size: int = Field(ge=16, description="tokens per DCPT block; paper: 1024")
     packing: Literal["isolated", "naive"] = Field(description="naive: documents of a block see each other")
     max_cpt_tokens: int | None = Field(ge=1, description="DCPT tokens of one epoch; null: all")
@@ -272,7 +274,9 @@ class Baseline(Part):
     """A further model of Tables 4-6, one line of the profile."""
 
     model: LocalPath = Field(description="a stage of this run | a local folder | a hub id | a name at endpoint")
-    template: Literal["plain", "baichuan", "chat"] = Field(default="plain", description="chat: the model's own")
+    template: Literal["plain", "baichuan", "baichuan2", "own", "chat"] = Field(
+        default="plain", description="chat: the model's own; own: the same, for models that were trained in it"
+    )
     shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
     benchmarks: list[Benchmark] | None = Field(default=None, description="what it answers; null: all of the run")
     finetune: Finetune | None = Field(default=None, description="training before it answers")

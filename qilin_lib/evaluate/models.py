@@ -25,7 +25,8 @@ from qilin_lib.models.names import STAGES
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
-from qilin_lib.tokens.template import PLAIN, TEMPLATES, Template, as_trained, choose
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
 from qilin_lib.train import baseline, rejection
 from qilin_lib.train.baseline import named
 from qilin_lib.train.fit import weights_of
@@ -105,7 +106,7 @@ def template(stage: Stage, name: str) -> Template:
     chat. Raises QilinError when the template in the code is no longer the one that the model was trained with.
     """
     if name in ("base", "dcpt"):
-        return PLAIN
+        return choose("plain", load_tokenizer(weights(stage, name)))
     facts = files.read_json(training(stage, name) / "facts.json")
     return as_trained(facts, f"model '{name}'", STAGES[name])
 
@@ -159,7 +160,9 @@ def _template(stage: Stage, name: str, weights: Path) -> Any:
     """The template that a baseline's line names; it must be the trained one where that is known."""
     line = stage.parameters.baselines[name]
     own = template(stage, line.model) if line.model in STAGES else _trained(named(stage, name), weights)
-    if line.finetune is None and own is not None and own.name != line.template:
+    if line.finetune is None and own is not None:
+        if own.name == line.template:
+            return own
         raise QilinError(
             f"{named(stage, name)}.template = '{line.template}': model '{line.model}' was trained with template "
             f"'{own.name}'; nearest valid: template: {own.name}"
@@ -182,10 +185,12 @@ def _trained(what: str, weights: Path) -> Template | None:
     facts = files.read_json(beside) if weights == trained(weights.parent) and beside.exists() else {}
     if "template_sha256" in facts:
         dcpt = weights.parent.name == STAGES["dcpt"]
-        return PLAIN if dcpt else as_trained(facts, f"{what}.model", "06_eval")
-    note = weights / "qilin.json"
-    if not note.exists() or "stage" not in files.read_json(note):
+        return choose("plain", load_tokenizer(weights)) if dcpt else as_trained(facts, f"{what}.model", "06_eval")
+    note = files.read_json(weights / "qilin.json") if (weights / "qilin.json").exists() else {}
+    if "stage" not in note:
         return None
+    if "template_tags" in note:
+        return as_trained(note, f"{what}.model", "06_eval")
     tokenizer = load_tokenizer(weights)
     same = [each for each in TEMPLATES.values() if each.jinja(tokenizer.eos_token) == tokenizer.chat_template]
     if not same:

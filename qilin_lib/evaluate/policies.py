@@ -35,7 +35,7 @@ from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.models.shapes import shape
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
+from qilin_lib.tokens.template import Template, as_trained, template_of
 from qilin_lib.train import behaviour, launch, rejection, reward, sampling
 from qilin_lib.train.rl import questions
 from qilin_lib.train.sft import spread
@@ -95,16 +95,16 @@ def policies(stage: Stage) -> dict[str, Path]:
 
 def _job(stage: Stage) -> dict[str, Any]:
     folders = policies(stage)
-    template = TEMPLATES[files.read_json(stage.parent("02_tokenize") / "base.json")["template"]]
+    template = template_of(files.read_json(stage.parent("02_tokenize") / "base.json"))
     for name, folder in folders.items():
         notebook = folder.name if folder.parent == stage.run_dir else stage.name
         own = as_trained(files.read_json(folder / "facts.json"), f"policy '{name}'", notebook)
-        if own is not template:
+        if own != template:
             raise RuntimeError(f"policy '{name}' was trained in template '{own.name}', the run's is {template.name}")
     return {
         "parameters": stage.parameters.model_dump(mode="json"),
         "out": str(stage.dir),
-        "template": template.name,
+        **template.described,
         "data": str(stage.parent("01_build_chimed") / "dpo.jsonl"),
         "reward": str(trained(stage.dir / "reward")),
         "policies": {name: str(trained(folder)) for name, folder in folders.items()},
@@ -128,7 +128,7 @@ def work(path: str | Path) -> None:
         # Sums in another order give other last digits, and near ties other answers.
         torch.set_num_threads(1)
     weights = {name: Path(folder) for name, folder in job["policies"].items()}
-    asked, too_long = items(job["data"], TEMPLATES[job["template"]], weights[REFERENCE], parameters)
+    asked, too_long = items(job["data"], template_of(job), weights[REFERENCE], parameters)
     settings = {
         "questions": len(asked),
         "too_long": too_long,

@@ -133,7 +133,8 @@ def _encode(messages: Messages, reply_prefix: str, backend: Any) -> list[int]:
     if not isinstance(template, Template):  # a tokenizer's own template may render a turn by what stands around it
         return [*template.encode(messages, tokenizer, add_generation_prompt=True), *forced]
     before = tuple((message["role"], message["content"]) for message in messages[:-1])
-    last = template.encode(messages[-1:], tokenizer, add_generation_prompt=True)
+    follows = before[-1][0] if before else ""
+    last = template.encode(messages[-1:], tokenizer, add_generation_prompt=True, follows=follows)
     return [*_turn_ids(template, tokenizer, before), *last, *forced]
 
 

@@ -149,6 +149,8 @@ def _write_tokenizer(source: Path, work: Path, config: dict[str, Any]) -> str:
     if len(tokenizer) > config["vocab_size"]:
         raise QilinError(f"{path}: {len(tokenizer)} pieces, but vocab_size is {config['vocab_size']}")
     tokenizer.save_pretrained(work)
+    # llama.cpp's converter reads the vocabulary from it.
+    shutil.copyfile(path, work / path.name)
     return (
         f"tokenizer: {len(tokenizer)} pieces with SentencePiece's own ids; neither bos nor eos is added, "
         f"pad is {tokenizer.pad_token}"

@@ -19,7 +19,7 @@ from qilin_lib.models.tiny import tiny_base
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.sample import corpus
-from qilin_lib.tokens.template import choose
+from qilin_lib.tokens.own_template import choose
 
 
 def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
@@ -71,8 +71,7 @@ def prepare_base(
         "parameters": parameter_count(path),
         "vocabulary": shape(path).get_text_config().vocab_size,
         "converted": converted_from(path),
-        "template": template.name,
-        "template_sha256": template.sha256,
+        **template.described,
     }
     # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
     weights = {file.name: files.sha256_file(file) for file in weight_files(path)}

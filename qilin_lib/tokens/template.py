@@ -6,7 +6,7 @@ model scores 26 % or 57 % by template alone (hiyouga/LLaMA-Factory#2509).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
@@ -18,21 +18,60 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Template:
-    """What stands around a user's text and before an assistant's, which always ends in the tokenizer's end token."""
+    """What stands around the texts of a conversation; every text between two tags is tokenised on its own.
+
+    An assistant's turn ends in `assistant_close`, by default the tokenizer's end token, and the model learns to write
+    it. `after` comes before whatever follows such a turn and is never learned; where `user_open` begins with the end
+    token of the assistant's turn (GLM's `<|user|>`), the token stands there once. A system turn is a conversation's
+    first; `system_open` opens the conversation in place of `begin`, None means that the model has no such turn, and
+    with `system_in_user` its text stands inside the first user turn. `trim`: texts lose their outer white space.
+    `blank`: SentencePiece writes the blanks at the ends of the tags by itself, before whatever text it begins.
+    """
 
     name: str
     user_open: str
     user_close: str
     assistant_open: str
+    begin: str = ""
+    assistant_close: str = ""
+    after: str = ""
+    system_open: str | None = None
+    system_close: str = ""
+    system_in_user: bool = False
+    trim: bool = False
+    blank: bool = False
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """The fields but the name that a template must have or that are not at their default."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)[1:]
+            if field.default is MISSING or getattr(self, field.name) != field.default
+        }
 
     @property
     def sha256(self) -> str:
         """Hash that manifests carry, so that a model is never asked in a form it was not trained in."""
-        return sha256_text(repr(sorted(asdict(self).items())))
+        return sha256_text(repr(sorted({"name": self.name, **self.tags}.items())))
 
-    def encode(self, messages: list[Message], tokenizer: Any, add_generation_prompt: bool = False) -> list[int]:
+    @property
+    def described(self) -> dict[str, Any]:
+        """What base.json, facts.json and qilin.json say of it; `template_of` reads it."""
+        known = TEMPLATES.get(self.name) == self
+        return {"template": self.name, "template_sha256": self.sha256} | ({} if known else {"template_tags": self.tags})
+
+    def end(self, tokenizer: Any) -> int:
+        """The token that ends an assistant's turn; a trained tokenizer has it as end token, where generation stops."""
+        return self._close(tokenizer)[-1]
+
+    def encode(
+        self, messages: list[Message], tokenizer: Any, add_generation_prompt: bool = False, follows: str = ""
+    ) -> list[int]:
         """Token ids of a conversation, ending in the opening of the assistant's turn if `add_generation_prompt`."""
-        return self.encode_with_labels(messages, tokenizer, add_generation_prompt=add_generation_prompt)[0]
+        return self.encode_with_labels(
+            messages, tokenizer, add_generation_prompt=add_generation_prompt, follows=follows
+        )[0]
 
     def encode_with_labels(
         self,
@@ -41,75 +80,124 @@ class Template:
         max_source_length: int | None = None,
         max_target_length: int | None = None,
         add_generation_prompt: bool = False,
+        follows: str = "",
     ) -> tuple[list[int], list[int]]:
         """(ids, labels), equally long; labels are IGNORE but on the assistant's text and its end token.
 
         Each turn is tokenised on its own, so a prompt's ids are always a prefix of the whole conversation's ids. The
-        limits (tokens) cut the *content* of a user or assistant turn, never a role tag or the end token (the released
-        `source_ids[:256]` cuts off the closing tag). Raises QilinError for a role other than user or assistant.
+        limits (tokens) cut the *content* of a turn (source: user and system, target: assistant), never a tag or the end
+        token (the released `source_ids[:256]` cuts off the closing tag). `follows`: the role of the turn that
+        `messages` go on from; "" begins a conversation. Raises QilinError for an unknown role, and for a system turn
+        that is not the first or that the template has not.
         """
         ids: list[int] = []
         labels: list[int] = []
         for message in messages:
-            opened, content, closed = self._turn(message, tokenizer, max_source_length, max_target_length)
-            learn = message["role"] == "assistant"
+            role = message["role"]
+            learn = role == "assistant"
+            opened = self._opened(tokenizer, role, follows)
+            text = message["content"]
+            # Token ids come from texts that 01 has cleaned, which have no outer space.
+            text = text.strip() if self.trim and isinstance(text, str) else text
+            content = text_ids(tokenizer, text)[: max_target_length if learn else max_source_length]
+            closed = self._close(tokenizer) if learn else self._tag(tokenizer, getattr(self, f"{role}_close"))
             ids += opened + content + closed
             labels += [IGNORE] * len(opened) + (content + closed if learn else [IGNORE] * len(content + closed))
+            follows = role
         if add_generation_prompt:
-            opened = _ids(tokenizer, self.assistant_open)
+            opened = self._opened(tokenizer, "assistant", follows)
             ids, labels = ids + opened, labels + [IGNORE] * len(opened)
         return ids, labels
 
-    def _turn(
-        self, message: Message, tokenizer: Any, max_source: int | None, max_target: int | None
-    ) -> tuple[list[int], list[int], list[int]]:
-        if message["role"] == "user":
-            content = text_ids(tokenizer, message["content"])[:max_source]
-            return _ids(tokenizer, self.user_open), content, _ids(tokenizer, self.user_close)
-        if message["role"] == "assistant":
-            content = text_ids(tokenizer, message["content"])[:max_target]
-            return _ids(tokenizer, self.assistant_open), content, [tokenizer.eos_token_id]
-        raise QilinError(
-            f"role '{message['role']}': a conversation has only 'user' and 'assistant'"
-            f"{nearest(message['role'], ['user', 'assistant'])}"
+    def _opened(self, tokenizer: Any, role: str, follows: str) -> list[int]:
+        text = self._opening(role, follows)
+        if follows == "assistant" and self.after:
+            # A special token can swallow the line end behind it (Phi-3's do), so both are read together.
+            whole = self._tag(tokenizer, (self.assistant_close or tokenizer.eos_token) + text)
+            return whole[len(self._close(tokenizer)) :]
+        return self._tag(tokenizer, text)
+
+    def _close(self, tokenizer: Any) -> list[int]:
+        return self._tag(tokenizer, self.assistant_close) or [tokenizer.eos_token_id]
+
+    def _tag(self, tokenizer: Any, text: str) -> list[int]:
+        return tag_ids(tokenizer, text.strip(" ") if self.blank else text)
+
+    def _opening(self, role: str, follows: str) -> str:
+        """What stands before the text of a turn of `role` that follows one of `follows` ("": none)."""
+        roles = ["user", "assistant"] if self.system_open is None else ["system", "user", "assistant"]
+        if role not in roles:
+            there = " and ".join(map(repr, roles)).replace(" and ", ", ", len(roles) - 2)
+            raise QilinError(f"role '{role}': a conversation has only {there}{nearest(role, roles)}")
+        if role == "system":
+            if follows:
+                raise QilinError("role 'system': only the first turn of a conversation can be the system's")
+            return self.system_open
+        opened = self.user_open if role == "user" else self.assistant_open
+        if follows == "system" and role == "user" and self.system_in_user:
+            return ""
+        if follows == "assistant":
+            repeated = self.assistant_close and opened.startswith(self.assistant_close)
+            return self.after + (opened.removeprefix(self.assistant_close) if repeated else opened)
+        return opened if follows else self.begin + opened
+
+    def jinja(self, eos_token: str, generation: bool = False) -> str:
+        """The same template for `tokenizer.chat_template`, in what llama.cpp's and Ollama's readers know of jinja.
+
+        `generation` adds the markers by which TRL and transformers find the assistant's tokens; other readers fail at
+        them. A system turn that the template has not is refused as published templates refuse it.
+        """
+        text = "m['content'] | trim" if self.trim else "m['content']"
+        begun = self.assistant_open.rstrip(" ") if self.blank else self.assistant_open
+        mark, unmark = ("{%- generation -%}", "{%- endgeneration -%}") if generation else ("", "")
+        return (
+            f"{{%- for m in messages -%}}{{%- if m['role'] == 'system' -%}}{self._jinja_system(text)}{{%- else -%}}"
+            + (f"{{%- if loop.first -%}}{_write(self.begin)}{{%- endif -%}}" if self.begin else "")
+            + f"{{%- if m['role'] == 'assistant' -%}}{_write(self.assistant_open)}{mark}{{{{- {text} -}}}}"
+            + f"{_write(self.assistant_close or eos_token)}{unmark}{_write(self.after)}"
+            + f"{{%- else -%}}{self._jinja_user_open()}{{{{- {text} -}}}}{_write(self.user_close)}{{%- endif -%}}"
+            + "{%- endif -%}{%- endfor -%}"
+            + f"{{%- if add_generation_prompt -%}}{_write(begun)}{{%- endif -%}}"
         )
 
-    def jinja(self, eos_token: str) -> str:
-        """The same template for `tokenizer.chat_template`, with the generation markers TRL wants for its own masks."""
-        user, assistant = repr(self.user_open), repr(self.assistant_open)
-        return (
-            "{%- for m in messages -%}{%- if m['role'] == 'assistant' -%}"
-            f"{{{{- {assistant} -}}}}{{%- generation -%}}"
-            f"{{{{- m['content'] + {eos_token!r} -}}}}{{%- endgeneration -%}}"
-            f"{{%- else -%}}{{{{- {user} + m['content'] + {self.user_close!r} -}}}}{{%- endif -%}}{{%- endfor -%}}"
-            f"{{%- if add_generation_prompt -%}}{{{{- {assistant} -}}}}{{%- endif -%}}"
-        )
+    def _jinja_system(self, text: str) -> str:
+        if self.system_open is None:
+            return "{{- raise_exception('System role not supported') -}}"
+        return f"{_write(self.system_open)}{{{{- {text} -}}}}{_write(self.system_close)}"
+
+    def _jinja_user_open(self) -> str:
+        before = "{%- if not loop.first and messages[loop.index0 - 1]['role'] == "
+        if self.system_in_user:
+            return f"{before}'system' -%}}{{%- else -%}}{_write(self.user_open)}{{%- endif -%}}"
+        if self.assistant_close and self.user_open.startswith(self.assistant_close):
+            rest = _write(self.user_open.removeprefix(self.assistant_close))
+            return f"{before}'assistant' -%}}{rest}{{%- else -%}}{_write(self.user_open)}{{%- endif -%}}"
+        return _write(self.user_open)
+
+
+def _write(text: str) -> str:
+    return f"{{{{- {text!r} -}}}}" if text else ""
 
 
 # Baichuan's chat tokens, without the spaces that the released code adds around them (ANCHORS A0 row 5).
 BAICHUAN = Template("baichuan", "<reserved_102>", "", "<reserved_103>")
+# Baichuan2's: tokens 195 and 196 of its vocabulary too, under other names. A system text stands before them as it is.
+BAICHUAN2 = Template("baichuan2", "<reserved_106>", "", "<reserved_107>", system_open="")
 # For tokenizers without them, and for models that never saw a chat: base and DCPT are asked in plain text.
 PLAIN = Template("plain", "问：", "\n", "答：")
-TEMPLATES = {template.name: template for template in (BAICHUAN, PLAIN)}
+TEMPLATES = {template.name: template for template in (BAICHUAN, BAICHUAN2, PLAIN)}
 
 
-def choose(name: str, tokenizer: Any) -> Template:
-    """The template called `name`; "auto" takes Baichuan's chat tokens if the tokenizer has them, else plain roles."""
-    if name != "auto":
-        chosen = TEMPLATES.get(name)
-        if chosen is None:
-            raise QilinError(f"template '{name}': unknown{nearest(name, TEMPLATES)}; there are {sorted(TEMPLATES)}")
-        if chosen is BAICHUAN and not _has_tokens(tokenizer, chosen):
-            raise QilinError(
-                "template 'baichuan': the tokenizer lacks <reserved_102>/<reserved_103>; nearest valid: 'plain'"
-            )
-        return chosen
-    return BAICHUAN if _has_tokens(tokenizer, BAICHUAN) else PLAIN
+def template_of(described: dict[str, Any]) -> Template:
+    """The template that `Template.described` says; KeyError for a name that the code does not know."""
+    name, tags = described["template"], described.get("template_tags")
+    return Template(name, **tags) if tags else TEMPLATES[name]
 
 
 def as_trained(facts: dict[str, Any], who: str, notebook: str) -> Template:
     """The template that a stage's `facts` name; QilinError, about `who`, if the code has another one by that name."""
-    found = TEMPLATES.get(facts["template"])
+    known = facts["template"] in TEMPLATES or "template_tags" in facts
+    found = template_of(facts) if known else None
     if found is None or found.sha256 != facts["template_sha256"]:
         raise QilinError(
             f"{who} was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is not "
@@ -118,14 +206,11 @@ def as_trained(facts: dict[str, Any], who: str, notebook: str) -> Template:
     return found
 
 
-def _has_tokens(tokenizer: Any, template: Template) -> bool:
-    return all(len(_ids(tokenizer, tag)) == 1 for tag in (template.user_open, template.assistant_open))
-
-
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of data. Special tokens written out in it stay ordinary text: no record can forge a role tag or an end."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def tag_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a tag, in which special tokens are what they say."""
     return tokenizer.encode(text, add_special_tokens=False) if text else []

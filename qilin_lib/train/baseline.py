@@ -49,7 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "peft": {},
     "trainer": {},
 }
-# Role tags and the end token need a few tokens beside the two turns.
+# Role tags and the end token need a few tokens beside the two turns; a system prompt of the template's own more.
 TAGS = 32
 
 
@@ -76,7 +76,7 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
             "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
         )
     own = {name: getattr(evaluate, name) for name in ("notebook", "run", "seed", "gpus", "dtype")}
-    own["max_length"] = spec.max_source_length + spec.max_target_length + TAGS
+    own["max_length"] = spec.max_source_length + spec.max_target_length + max(TAGS, _tags(template, weights))
     parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"}), **own}
     key = {
         # A renamed run is the same training, and so is one from before the last defaults came.
@@ -96,10 +96,15 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
         files.write_jsonl(target / "train.jsonl", rows)
         paths = {"weights": weights, "data": target / "train.jsonl"}
         told = lambda text: show(f"training {name}: {text}")  # noqa: E731
-        jobs.run(stage, __name__, target, parameters, paths, told, scored=False, template=template.name)
+        jobs.run(stage, __name__, target, parameters, paths, told, scored=False, template=template)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         files.write_json(note, key)
     return trained(target)
+
+
+def _tags(template: Template, weights: Path) -> int:
+    empty = [{"role": role, "content": ""} for role in ("user", "assistant")]
+    return len(template.encode(empty, load_tokenizer(weights)))
 
 
 def pairs(stage: Stage, on: str) -> list[dict[str, Any]]:

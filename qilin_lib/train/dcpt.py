@@ -60,6 +60,7 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
+    job.turns = False
     blocks = load_blocks(job.paths.blocks)
     if learnable(blocks):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
@@ -91,8 +92,7 @@ def unchanged(job: SimpleNamespace) -> dict[str, Any]:
         "steps_done": 0,
         "train_loss": None,
         "finetuning": "none",
-        "template": job.template.name,
-        "template_sha256": job.template.sha256,
+        **job.template.described,
     }
 
 

@@ -189,8 +189,7 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
             getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad
         ),
         "finetuning": parameters.finetuning,
-        "template": job.template.name,
-        "template_sha256": job.template.sha256,
+        **job.template.described,
         "optimizer": type(trainer.optimizer).__name__,
         "alarms": alarms.spikes(read_log(job.out), parameters.max_grad_norm),
     }

@@ -21,7 +21,7 @@ from qilin_lib.models.adapters import is_adapter
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Steps
-from qilin_lib.tokens.template import TEMPLATES
+from qilin_lib.tokens.template import Template, template_of
 from qilin_lib.train import children, launch
 
 Work = Callable[[SimpleNamespace], None]
@@ -80,12 +80,12 @@ def run(
     show: Show,
     scored: bool = True,
     apart: bool = False,
-    template: str | None = None,
+    template: Template | None = None,
 ) -> list[str]:
     """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
 
     `scored`: the module has a phase "score". `apart`: the processes of a training never talk to each other, so on one
-    node they are plain children. `template`: name of another one than the run's.
+    node they are plain children. `template`: another one than the run's.
     """
     phases = [] if (folder / "facts.json").exists() else ["train"]
     if phases and "weights" in paths and is_adapter(paths["weights"]):
@@ -100,7 +100,7 @@ def run(
             "parameters": parameters,
             "out": str(folder),
             "start": str(stage.dir / "start"),
-            "template": template or files.read_json(stage.parent("02_tokenize") / "base.json")["template"],
+            **(template or template_of(files.read_json(stage.parent("02_tokenize") / "base.json"))).described,
             "paths": {name: str(path) for name, path in paths.items()},
             "opened": earlier.get("opened", {}),
         }
@@ -165,7 +165,7 @@ def read(path: str | Path) -> SimpleNamespace:
     return SimpleNamespace(
         parameters=SimpleNamespace(**job["parameters"]),
         out=Path(job["out"]),
-        template=TEMPLATES[job["template"]],
+        template=template_of(job),
         paths=SimpleNamespace(**paths),
         opened=opened,
     )

@@ -140,10 +140,11 @@ def exchanges(turns: list[Message], template: Any, tokenizer: Any, parameters: A
     parts: list[list[Message]] = []
     room = 0
     for exchange in _fitting(turns, tokenizer, limits[1]):
-        length = len(template.encode_with_labels(exchange, tokenizer, *limits)[0])
+        length = len(template.encode_with_labels(exchange, tokenizer, *limits, follows="assistant")[0])
         if length > room:
             parts.append([])
             room = parameters.max_length
+            length = len(template.encode_with_labels(exchange, tokenizer, *limits)[0])
         parts[-1] += exchange
         room -= length
     return parts if all(len(part) > 1 for part in parts) else None

@@ -10,6 +10,7 @@ from qilin_lib import files
 from qilin_lib.models import adapters
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.merge import rounded
+from qilin_lib.tokens.own_template import written
 
 
 def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
@@ -43,10 +44,14 @@ def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
 
 
 def save_tokenizer(job: SimpleNamespace, weights: Path, folder: Path) -> None:
-    """Write the tokenizer of `weights` into `folder`, with the template that the job trains with."""
+    """Write the tokenizer of `weights` into `folder`, with the template that the job trains with.
+
+    Its end token is the one that ends an answer; a job without `turns` keeps the one that ends a document.
+    """
     tokenizer = load_tokenizer(weights)
-    # A base from elsewhere brings a chat template of its own, which this model was not trained with.
-    tokenizer.chat_template = job.template.jinja(tokenizer.eos_token)
+    if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
+    tokenizer.chat_template = written(job.template, tokenizer)
     tokenizer.save_pretrained(folder)
 
 

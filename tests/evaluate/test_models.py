@@ -18,7 +18,9 @@ from qilin_lib.evaluate.sequence import SequenceBackend
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
-from qilin_lib.tokens.template import BAICHUAN, PLAIN
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import BAICHUAN, PLAIN, Template
+from tests.helpers.chat import published, speaking_model
 
 TRAIN = {
     "on": "cmexam",
@@ -36,12 +38,11 @@ def run_of(tmp_path: Path, tiny_model_dir: Path) -> Any:
     """`run_of({name: line})`: notebook 06 of a run whose four stages all hold the tiny model."""
     run = tmp_path / "run"
 
-    def make(lines: dict[str, Any], stages: tuple[str, ...] = ()) -> Stage:
+    def make(lines: dict[str, Any], stages: tuple[str, ...] = (), own: Template = BAICHUAN) -> Stage:
         files.write_json(run / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
         for name in ("03_dcpt", "04_sft", "05_dpo"):
             copy(tiny_model_dir, run / name / "model")
-            facts = {"template": "baichuan", "template_sha256": BAICHUAN.sha256}
-            files.write_json(run / name / "facts.json", facts)
+            files.write_json(run / name / "facts.json", own.described)
         (run / "06_eval").mkdir(exist_ok=True)
         given = {"run": "run", "models": list(stages), "baselines": lines, "shots": 5}
         return Stage(params.load("06_eval", given), run, "", {}, False)
@@ -243,6 +244,36 @@ def test_a_model_of_another_run_is_known_by_its_facts(run_of: Any, tiny_model_di
     models.prepare(run_of({"X": {"model": str(folder), "template": "baichuan"}}), silent)
     files.write_json(folder.parent / "facts.json", facts | {"template_sha256": "0" * 64})
     assert "which is not the one in" in refused(run_of({"X": {"model": str(folder), "template": "baichuan"}}))
+
+
+def test_a_model_trained_in_its_tokenizers_template_is_asked_in_it(
+    run_of: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    stage = run_of({}, ("base", "sft"))
+    base = speaking_model(tiny_model_dir, tmp_path / "gemma", published("gemma"))
+    own = choose("auto", load_tokenizer(base))
+    files.write_json(stage.parent("02_tokenize") / "base.json", {"path": str(base), **own.described})
+    files.write_json(stage.parent("04_sft") / "facts.json", own.described)
+    assert models.template(stage, "sft") == own
+    line = {"model": "sft", "template": "plain"}
+    assert "trained with template 'own'; nearest valid: template: own" in refused(run_of({"X": line}, own=own))
+    models.prepare(run_of({"X": line | {"template": "own"}}, own=own), silent)
+    assert models.template(stage, "base") == PLAIN
+
+
+def test_a_base_is_asked_after_the_token_that_its_tokenizer_puts_first(
+    run_of: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    stage = run_of({}, ("base",))
+    base = speaking_model(tiny_model_dir, tmp_path / "llama", published("llama3"))
+    tokenizer = load_tokenizer(base)
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[bos])
+    tokenizer.save_pretrained(base)
+    files.write_json(stage.parent("02_tokenize") / "base.json", {"path": str(base)})
+    assert models.template(stage, "base").encode(ASKED, tokenizer)[0] == tokenizer.bos_token_id
 
 
 def test_an_exported_model_is_known_by_its_note(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:

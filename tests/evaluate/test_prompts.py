@@ -16,6 +16,7 @@ from qilin_lib.evaluate.prompts import (
     fit,
     huatuo_messages,
 )
+from tests.helpers.chat import published, speaking
 
 OPTIONS = {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}
 ITEM = Item("ceval", "physician-9", "val", "physician", "核心问题是____", OPTIONS, "B", "")
@@ -69,6 +70,19 @@ def test_with_the_kits_template_and_tokenizer_the_letter_follows_as_in_training(
     taught = [*build(ITEM.question, SHOTS), {"role": "assistant", "content": "答案：C。\n解释：略"}]
     expected = [*prompt.ids, single_token(kit, REPLY_PREFIX, "C")]
     assert TEMPLATES[name].encode(taught, kit)[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "llama3"])
+def test_a_conversation_begins_once(name: str):
+    """What a template writes before the first turn stands before the shots, not before the question again."""
+    from qilin_lib.tokens.own_template import choose
+
+    kit = speaking(published(name))
+    template = choose("auto", kit)
+    prompt = fit(build, ITEM, SHOTS, "", backend(4096, kit, template), new_tokens=0)
+    whole = kit.apply_chat_template(build(ITEM.question, SHOTS), add_generation_prompt=True, return_dict=False)
+    assert template.begin and prompt.ids == whole
+    assert fit(build, ITEM, (), "", backend(4096, kit, template), new_tokens=0).text.startswith(template.begin)
 
 
 def test_shots_go_first_and_from_the_front(tokenizer: Any, template: Any):

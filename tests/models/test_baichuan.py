@@ -22,7 +22,8 @@ from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.baichuan import convert, converted_from, main
 from qilin_lib.models.load import load_model, load_tokenizer, parameter_count
 from qilin_lib.models.sentencepieces import PROBES, fast_core, fast_tokenizer, read_pieces
-from qilin_lib.tokens.template import choose, text_ids
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import text_ids
 
 LATIN = "The patient took 120 mg/kg of amoxicillin twice a day, café <h2>CT</h2> T4 ①㎡ ℃ e.g. and so on"
 ATOMS = [
@@ -408,6 +409,8 @@ def test_a_converted_folder_is_a_base_like_any_other(make: Callable, training: C
     )
     assert template.name == "baichuan" and ids[-1] == tokenizer.eos_token_id == config["eos_token_id"]
     assert ids.count(2) == 1
+    pieces = (tmp_path / "llama" / "tokenizer.model").read_bytes()
+    assert pieces == (source / "tokenizer.model").read_bytes(), "other programs read the vocabulary from it"
     unsaved = fast_tokenizer(source / "tokenizer.model", 1, 2, 0, 256)
     texts = [*PROBES, LATIN, "<reserved_102>头痛<reserved_103>您好</s>"]
     for split in (True, False):

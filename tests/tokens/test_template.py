@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.errors import QilinError
-from qilin_lib.tokens.template import BAICHUAN, IGNORE, PLAIN, Template, choose
+from qilin_lib.tokens.own_template import choose
+from qilin_lib.tokens.template import BAICHUAN, IGNORE, PLAIN, Template, as_trained, template_of
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<reserved_102>", "<reserved_103>"]
 # Six special tokens have ids 0-5, these characters 6-14.
@@ -96,6 +98,24 @@ def test_hash_changes_with_every_tag(tag: str) -> None:
     assert replace(PLAIN, **{tag: getattr(PLAIN, tag) + " "}).sha256 != PLAIN.sha256
 
 
+def test_a_template_is_stored_whole_where_its_name_does_not_say_it() -> None:
+    mine = replace(PLAIN, name="own", begin="<s>", assistant_close="<|end|>", after="\n", system_open="")
+    stored = json.loads(json.dumps(mine.described))
+    assert template_of(stored) == mine and as_trained(stored, "x", "04_sft") == mine
+    assert PLAIN.described == {"template": "plain", "template_sha256": PLAIN.sha256}
+    begun = replace(PLAIN, begin="<s>")
+    assert template_of(begun.described) == begun and begun.sha256 != PLAIN.sha256
+    with pytest.raises(QilinError, match="x was trained with template 'own'.*run notebooks/04_sft.ipynb again"):
+        as_trained(stored | {"template_tags": stored["template_tags"] | {"begin": "<S>"}}, "x", "04_sft")
+    with pytest.raises(QilinError, match="x was trained with template 'old'"):
+        as_trained({"template": "old", "template_sha256": "0" * 64}, "x", "04_sft")
+
+
+@pytest.mark.parametrize("field, value", [("begin", "b"), ("after", "a"), ("system_open", ""), ("trim", True)])
+def test_hash_changes_with_every_further_field(field: str, value: Any) -> None:
+    assert replace(PLAIN, **{field: value}).sha256 != PLAIN.sha256
+
+
 @settings(max_examples=80, deadline=None)
 @given(messages=conversations(TEXTS), template=TEMPLATES)
 def test_labels_cover_assistant_text_and_one_end_token(
@@ -178,7 +198,7 @@ def test_baichuan_equals_the_tokenizers_own_chat_template(
     """TRL, vLLM and chat programs read the jinja form: ids and generation mask must be the same as ours."""
     theirs = tiny_tokenizer.apply_chat_template(
         messages,
-        chat_template=BAICHUAN.jinja(tiny_tokenizer.eos_token),
+        chat_template=BAICHUAN.jinja(tiny_tokenizer.eos_token, generation=True),
         add_generation_prompt=prompt,
         return_dict=True,
         return_assistant_tokens_mask=True,
@@ -190,6 +210,12 @@ def test_baichuan_equals_the_tokenizers_own_chat_template(
 
 def test_saved_chat_template_is_the_baichuan_one(tiny_tokenizer: Any) -> None:
     assert tiny_tokenizer.chat_template == BAICHUAN.jinja(tiny_tokenizer.eos_token)
+
+
+def test_what_is_saved_has_no_markers_that_other_readers_fail_at() -> None:
+    """llama.cpp and Ollama know no generation blocks."""
+    for template in (BAICHUAN, PLAIN):
+        assert "generation" not in template.jinja("</s>").replace("add_generation_prompt", "")
 
 
 def test_texts_cannot_forge_role_tags(tiny_tokenizer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import FINISHED
 from qilin_lib.runs import Stage
+from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import job as jobs
 
 # Stands in for a module with a training: it writes what it was told, and fails once where it is asked to.
@@ -52,6 +54,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
         return {"facts": facts, "shown": shown, "folder": folder, "stage": stage.parameters}
 
     return run
+
+
+def test_a_template_without_a_name_travels_with_the_job(start: Callable, tmp_path: Path) -> None:
+    own = replace(PLAIN, name="own", begin="<s>", system_open="<s>")
+    files.write_json(tmp_path / "02_tokenize" / "base.json", own.described)
+    folder = start()["folder"]
+    assert jobs.read(folder / "told.json").template == own
 
 
 def test_the_child_is_told_the_stage_s_parameters_and_one_training_s_steps(start: Callable) -> None:

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,6 +168,14 @@ def test_conversations_are_cut_between_exchanges_and_long_answers_go_on(tiny_tok
         whole = BAICHUAN.encode_with_labels(part, tiny_tokenizer)
         assert sft.encode(part, BAICHUAN, tiny_tokenizer, settings) == whole, "nothing of it is cut"
     assert len(parts) > 1 and one_stage.exchanges(turns, BAICHUAN, tiny_tokenizer, limits(4000)) == [flat]
+
+
+def test_a_template_that_writes_between_turns_leaves_room_for_it(tiny_tokenizer: Any) -> None:
+    turns = messages(("头痛三天", "多喝水", "还有恶心", "休息", "谢谢", "不客气"))
+    template = replace(BAICHUAN, name="own", after="\n")
+    length = len(template.encode(turns, tiny_tokenizer))
+    assert one_stage.exchanges(turns, template, tiny_tokenizer, limits(max_length=length)) == [turns]
+    assert len(one_stage.exchanges(turns, template, tiny_tokenizer, limits(max_length=length - 1))) == 2
 
 
 def test_what_would_be_cut_or_unanswered_is_no_conversation(tiny_tokenizer: Any) -> None:

@@ -13,8 +13,10 @@ from qilin_lib import files
 from qilin_lib.models.adapters import trained, weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.tiny import new_model
+from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import BAICHUAN, PLAIN, Template
 from qilin_lib.train import fit, saving
+from tests.helpers.chat import published, speaking_model
 
 
 @pytest.fixture
@@ -124,3 +126,31 @@ def test_the_template_that_was_statereplaces_the_base_s_own(finetuning: str, sav
     _, out = saved(finetuning=finetuning, template=PLAIN)
     asked = [{"role": "user", "content": "痛"}]
     assert load_tokenizer(trained(out)).apply_chat_template(asked, tokenize=False) == "问：痛\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "end"),
+    [("qwen2_5", True, "<|im_end|>"), ("qwen2_5_training", True, "<|im_end|>"), ("qwen3", False, "<|im_end|>")],
+)
+def test_a_model_is_saved_with_the_template_that_it_learned(
+    name: str, kept: bool, end: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The tokenizer's own where it was trained in it; Qwen3's, which opens an answer in two ways, becomes the kit's."""
+    weights = speaking_model(tiny_model_dir, tmp_path / "base", published(name))
+    template = choose("auto", load_tokenizer(weights))
+    saving.save_tokenizer(SimpleNamespace(template=template), weights, tmp_path / "model")
+    found = load_tokenizer(tmp_path / "model")
+    turns = [{"role": role, "content": text} for role, text in [("user", "痛"), ("assistant", "休息"), ("user", "好")]]
+    rendered = found.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert rendered == template.encode(turns, found, add_generation_prompt=True)
+    assert "generation" not in found.chat_template.replace("add_generation_prompt", "")
+    assert ("tools" in found.chat_template) is kept
+    assert found.eos_token == end, "a reply ends where generation stops"
+
+
+def test_a_training_on_documents_leaves_the_token_that_ends_them(tiny_model_dir: Path, tmp_path: Path) -> None:
+    weights = speaking_model(tiny_model_dir, tmp_path / "base", published("qwen2_5"))
+    job = SimpleNamespace(template=choose("auto", load_tokenizer(weights)), turns=False)
+    saving.save_tokenizer(job, weights, tmp_path / "model")
+    found = load_tokenizer(tmp_path / "model")
+    assert (found.eos_token, found.chat_template) == ("<eos>", published("qwen2_5"))
