@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, mix, replay, replayable, tokenise
 from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.template import text_ids
 
 DOCUMENTS = [[i] * (i % 7 + 1) for i in range(40)]
 
@@ -96,6 +99,32 @@ def test_tokenise_writes_heldout_rows_counts_and_the_same_blocks_again(chimed: P
     assert files.sha256_file(out / "cpt_train.npy") == before
     tokenise(chimed, out, tiny_tokenizer, settings(seed=6))
     assert files.sha256_file(out / "cpt_train.npy") != before
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(chimed: Path, tiny_tokenizer: Any, sentences: Callable) -> None:
+    """A third of what the text takes as Python strings, and of its ids in four bytes each."""
+    texts = ["".join(sentences(400, seed)) for seed in range(250)]
+    rows = [{"id": f"s-{i}", "source": "s", "text": text, "split": "train"} for i, text in enumerate(texts)]
+    files.write_jsonl(chimed / "cpt.jsonl", rows)
+    size = sum(map(sys.getsizeof, texts))
+    del texts, rows
+    tracemalloc.start()
+    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings(block_size=1024))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size > 10_000_000 and peak < size
+
+
+def test_tokens_of_a_conversation_are_those_of_its_turns(chimed: Path, tiny_tokenizer: Any) -> None:
+    """What is counted is what is learned from: no character that joins turns."""
+    turns = [{"role": role, "content": text} for role, text in (("user", "头痛两周"), ("assistant", "多喝水休息"))]
+    row = {"id": "s-1", "source": "s", "part": "medical", "split": "train", "messages": turns}
+    files.write_jsonl(chimed / "sft.jsonl", [row])
+    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings())
+    count = files.read_json(chimed.parent / "out" / "token_counts.json")["sft"]["s"]
+    assert count["tokens"] == sum(len(text_ids(tiny_tokenizer, turn["content"])) for turn in turns)
+    assert (count["samples"], count["chars"], count["bytes"]) == (1, 9, 27)
 
 
 def test_documents_that_spell_an_end_token_do_not_end(chimed: Path, tiny_tokenizer: Any) -> None:

@@ -79,6 +79,16 @@ def test_every_conversation_is_used_or_counted(tiny_tokenizer: Any) -> None:
     assert shown.iloc[1].tolist() == ["b", "2", "1", "1", "0", "0", "0"]
 
 
+def test_turns_that_are_cut_are_counted(tiny_tokenizer: Any) -> None:
+    """Four turns of two or more tokens; the first exchange does not fit and goes whole."""
+    sizes = [len(BAICHUAN.encode(TURNS[start:], tiny_tokenizer)) for start in (0, 2)]
+    uncut = [*TURNS, {"role": "user", "content": "痛"}, {"role": "assistant", "content": "水"}]
+    _, counts = examples([row("a", uncut)], [1], BAICHUAN, tiny_tokenizer, limits(500, 1, 1))
+    assert counts["a"].get("turns_cut") == 4
+    _, counts = examples([row("a", TURNS)], [1], BAICHUAN, tiny_tokenizer, limits(sizes[1], 1, 500))
+    assert sizes[1] < sizes[0] and counts["a"].get("turns_cut") == 1
+
+
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 SOURCES = ["a"] * 10 + ["b"] * 7 + ["c"] * 5
