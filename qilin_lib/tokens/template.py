@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.files import sha256_text
 
-Message = dict[str, str]
+# A content is text, or its token ids (`tokens.store`).
+Message = dict[str, Any]
 IGNORE = -100
 
 
@@ -122,8 +125,11 @@ def _has_tokens(tokenizer: Any, template: Template) -> bool:
     return all(len(_ids(tokenizer, tag)) == 1 for tag in (template.user_open, template.assistant_open))
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of data. Special tokens written out in it stay ordinary text: no record can forge a role tag or an end."""
+def text_ids(tokenizer: Any, text: str | np.ndarray) -> list[int]:
+    """Ids of data, or what 02 made of it. Special tokens written out in it stay ordinary text: no record can forge a
+    role tag or an end."""
+    if isinstance(text, np.ndarray):
+        return text.tolist()
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
 
