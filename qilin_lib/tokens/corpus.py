@@ -1,54 +1,74 @@
-"""From ChiMed's files to what DCPT reads: packed blocks, held-out documents, token counts."""
+"""From ChiMed's files to what is trained on: token stores of all sets, DCPT's packed blocks, token counts."""
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterable, Sequence
-from itertools import tee
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qilin_lib import files
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.pack import Blocks, load_blocks, pack
-from qilin_lib.tokens.statistics import count_tokens, encoded, text_of
+from qilin_lib.tokens import pack, store
+from qilin_lib.tokens.pack import Blocks, load_blocks
+from qilin_lib.tokens.store import Store
 
-Ids = Sequence[int]
 SETS = ("cpt", "sft", "dpo", "general")
+# The sets that DCPT packs documents of.
+PACKED = ("cpt", "general")
 
 
 def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks:
-    """Write cpt_train.npy, cpt_heldout.jsonl, general_heldout.jsonl, token_counts.json and packing.json into `out`.
+    """Tokenise ChiMed's sets, each text once, and pack the documents of DCPT; memory does not grow with the sets.
 
-    With `max_cpt_tokens`, whole medical documents are drawn with `seed` until the next would exceed it. `replay_share`
-    (against forgetting: 01-ai/Yi#406, hiyouga/LlamaFactory#2526) adds general documents on top, so it does not count
-    against `max_cpt_tokens`. packing.json says what was packed, what was left out and which share was reached.
+    Writes into `out`: tokens/<set>/ (`store`), cpt_train.npy, cpt_documents.npy and general_documents.npy (`drawn`),
+    cpt_heldout.jsonl, general_heldout.jsonl, token_counts.json and packing.json, which says what was packed, what was
+    left out and which share was reached.
     """
-    rows = list(files.read_jsonl(chimed / "cpt.jsonl"))
-    for name, source in (("cpt", rows), ("general", files.read_jsonl(chimed / "general.jsonl"))):
-        files.write_jsonl(out / f"{name}_heldout.jsonl", (row for row in source if row["split"] == "heldout"))
-    training = list(encoded((row["text"] for row in rows if row["split"] == "train"), tokenizer))
-    medical, general = draw(training, parameters.max_cpt_tokens, parameters.seed), []
-    if parameters.replay_share:
-        texts = list(encoded(replayable(chimed), tokenizer))
-        general = replay(texts, stream_length(medical), parameters.replay_share, parameters.seed)
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    documents = mix(medical, general, parameters.seed)
-    blocks = pack(documents, parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
-    blocks.save(out / "cpt_train.npy")
-    counts = {name: count_tokens(files.read_jsonl(chimed / f"{name}.jsonl"), tokenizer) for name in SETS}
+    counts = {name: store.write(chimed / f"{name}.jsonl", folder(out, name), tokenizer) for name in SETS}
     files.write_json(out / "token_counts.json", {**counts, "tokenizer": tokenizer_name(tokenizer, parameters.base)})
-    files.write_json(out / "packing.json", {
-        "packing": parameters.packing, "block_size": parameters.block_size, "blocks": len(blocks.ids),
-        "documents": len(documents), "documents_left_out": len(training) - len(medical),
-        "tokens": sum(map(len, documents)), "tokens_left_out": sum(map(len, training)) - sum(map(len, medical)),
-        "tokens_with_loss": blocks.useful_tokens,
-        "medical_documents": len(medical), "medical_tokens": sum(map(len, medical)),
-        "general_documents": len(general), "general_tokens": sum(map(len, general)),
+    stores = [Store(folder(out, name)) for name in PACKED]
+    for name, own in zip(PACKED, stores, strict=True):
+        held = Store(own.folder, split="heldout").numbers
+        files.write_jsonl(out / f"{name}_heldout.jsonl", store.lines(chimed / f"{name}.jsonl", held))
+    rows = drawn(chimed, out, parameters)
+    for name, numbers in zip(PACKED, rows, strict=True):
+        with files.atomic(out / f"{name}_documents.npy", binary=True) as handle:
+            np.save(handle, numbers)
+    sizes = [own.lengths()[numbers] for own, numbers in zip(stores, rows, strict=True)]
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    how = (parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
+    length = sum(map(stream_length, sizes))
+    useful = pack.write(out / "cpt_train.npy", mixed(stores, rows, parameters.seed), length, *how)
+    training = Store(stores[0].folder, split="train").lengths()
+    files.write_json(out / "packing.json", packing(parameters, training, sizes, useful))
+    return load_tokens(out)
+
+
+def packing(parameters: Any, training: np.ndarray, sizes: list[np.ndarray], useful: int) -> dict[str, Any]:
+    """packing.json, from the tokens of each document: all medical ones for training, and the packed ones of each set;
+    `useful` tokens carry loss."""
+    medical, general = sizes
+    length = sum(map(stream_length, sizes))
+    return {
+        "packing": parameters.packing,
+        "block_size": parameters.block_size,
+        "blocks": -(-length // parameters.block_size),
+        "documents": len(medical) + len(general),
+        "documents_left_out": len(training) - len(medical),
+        "tokens": int(medical.sum() + general.sum()),
+        "tokens_left_out": int(training.sum() - medical.sum()),
+        "tokens_with_loss": useful,
+        "medical_documents": len(medical),
+        "medical_tokens": int(medical.sum()),
+        "general_documents": len(general),
+        "general_tokens": int(general.sum()),
         "replay_share": parameters.replay_share,
-        "replay_share_reached": round(stream_length(general) / max(1, stream_length(documents)), 4),
-    })  # fmt: skip
-    return blocks
+        "replay_share_reached": round(stream_length(general) / max(1, length), 4),
+    }
 
 
 def prepare(stage: Stage, tokenizer: Any) -> Blocks:
@@ -59,73 +79,97 @@ def prepare(stage: Stage, tokenizer: Any) -> Blocks:
     return load_tokens(stage.dir)
 
 
+def folder(out: Path, name: str) -> Path:
+    """The token store of a set below 02's folder `out`."""
+    return out / "tokens" / name
+
+
 def load_tokens(out: Path) -> Blocks:
     """The packed blocks that `tokenise` wrote."""
     return load_blocks(out / "cpt_train.npy")
 
 
-def draw(documents: list[Ids], limit: int | None, seed: int) -> list[Ids]:
-    """Documents in a seeded order, until the next would take the sum of tokens above `limit` (None = all)."""
-    order = random.Random(f"{seed} documents").sample(range(len(documents)), len(documents))
-    kept, total = [], 0
-    for index in order:
-        total += len(documents[index]) + 1
-        if limit is not None and total > limit:
-            break
-        kept.append(documents[index])
-    return kept
+def drawn(chimed: Path, out: Path, parameters: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows of cpt.jsonl and of general.jsonl that are packed, each in the order of its draw.
+
+    With `max_cpt_tokens`, whole medical documents are drawn with `seed` until the next would exceed it. `replay_share`
+    (against forgetting: 01-ai/Yi#406, hiyouga/LlamaFactory#2526) adds general documents on top, so it does not count
+    against `max_cpt_tokens`.
+    """
+    cpt = Store(folder(out, "cpt"), split="train")
+    taken = draw(cpt.lengths(), parameters.max_cpt_tokens, parameters.seed)
+    general = np.empty(0, np.int64)
+    if parameters.replay_share:
+        usable, tokens = replayable(chimed, out), stream_length(cpt.lengths()[taken])
+        sizes = Store(folder(out, "general")).lengths()[usable]
+        general = usable[replay(sizes, tokens, parameters.replay_share, parameters.seed)]
+    return cpt.numbers[taken], general
 
 
-def replayable(chimed: Path) -> list[str]:
-    """Texts of general.jsonl for training; what any set holds out, by id or by text, is none of them.
+def draw(lengths: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
+    """Places of documents of so many tokens in a seeded order, until the next would take the sum above `limit` (None =
+    all). An end counts as a token."""
+    order = _shuffled(len(lengths), f"{seed} documents")
+    return order if limit is None else order[: np.searchsorted(np.cumsum(lengths[order] + 1), limit, side="right")]
+
+
+def replayable(chimed: Path, out: Path) -> np.ndarray:
+    """Numbers of the rows of general.jsonl for training; what any set holds out, by id or by text, is none of them.
 
     The sets have held-out shares of their own, so a general record may be training text here and held out of SFT.
     """
-    ids, texts = set(), set()
+    held: set[bytes] = set()
     for name in SETS:
-        held = [row for row in files.read_jsonl(chimed / f"{name}.jsonl") if row["split"] == "heldout"]
-        ids |= {row["id"] for row in held}
-        texts |= {text_of(row) for row in held}
-    rows = (row for row in files.read_jsonl(chimed / "general.jsonl") if row["split"] == "train")
-    return [row["text"] for row in rows if row["id"] not in ids and row["text"] not in texts]
+        for row in store.lines(chimed / f"{name}.jsonl", Store(folder(out, name), split="heldout").numbers):
+            held |= _marks(row)
+    numbers = Store(folder(out, "general"), split="train").numbers
+    rows = store.lines(chimed / "general.jsonl", numbers)
+    return numbers[[held.isdisjoint(_marks(row)) for row in rows]]
 
 
-def replay(documents: list[Ids], medical_tokens: int, share: float, seed: int) -> list[Ids]:
-    """Documents in a seeded order, whole, until they are `share` (0 <= share < 1) of all tokens, ends included.
+def _marks(row: dict[str, Any]) -> set[bytes]:
+    """Digests of a row's id and of its text, all turns of it."""
+    text = "\n".join(text for *_, text in store.contents(row))
+    marks = (f"id {row['id']}", f"text {text}")
+    return {hashlib.blake2b(mark.encode(), digest_size=16).digest() for mark in marks}
+
+
+def replay(lengths: np.ndarray, medical_tokens: int, share: float, seed: int) -> np.ndarray:
+    """Places of documents in a seeded order, whole, until they are `share` (0 <= share < 1) of all tokens, ends
+    included.
 
     The last one may go beyond; if all together are too few, all are taken, and none twice.
     """
-    wanted = medical_tokens * share / (1 - share)
-    kept: list[Ids] = []
-    total = 0
-    for index in random.Random(f"{seed} replay").sample(range(len(documents)), len(documents)):
-        if total >= wanted:
-            break
-        kept.append(documents[index])
-        total += len(documents[index]) + 1
-    return kept
+    order = _shuffled(len(lengths), f"{seed} replay")
+    before = np.cumsum(lengths[order] + 1) - (lengths[order] + 1)
+    return order[: np.searchsorted(before, medical_tokens * share / (1 - share), side="left")]
 
 
-def mix(medical: list[Ids], general: list[Ids], seed: int) -> list[Ids]:
-    """Both in one seeded order; without general documents the order of the medical ones stays as it is."""
-    if not general:
-        return medical
-    both = medical + general
-    return random.Random(f"{seed} mix").sample(both, len(both))
+def mixed(stores: list[Store], rows: tuple[np.ndarray, np.ndarray], seed: int) -> Iterator[np.ndarray]:
+    """The documents of both sets in one seeded order; without general ones that of the medical ones stays as it is."""
+    medical, general = rows
+    count = len(medical) + len(general)
+    order = _shuffled(count, f"{seed} mix") if len(general) else np.arange(count)
+    second = order >= len(medical)
+    numbers = medical[order[~second]], general[order[second] - len(medical)]
+    sets = [own.documents(some) for own, some in zip(stores, numbers, strict=True)]
+    return (next(sets[which]) for which in map(int, second))
 
 
-def stream_length(documents: list[Ids]) -> int:
+def _shuffled(count: int, seed: str) -> np.ndarray:
+    return np.array(random.Random(seed).sample(range(count), count), dtype=np.int64)
+
+
+def stream_length(lengths: np.ndarray) -> int:
     """Tokens that documents take in the packed stream: their own and one end each."""
-    return sum(map(len, documents)) + len(documents)
+    return int(lengths.sum()) + len(lengths)
 
 
-def lengths(rows: Iterable[dict[str, Any]], tokenizer: Any) -> dict[str, list[int]]:
-    """{source: tokens of each row}, for a histogram against block_size."""
-    result: dict[str, list[int]] = {}
-    first, second = tee(rows)
-    for row, ids in zip(first, encoded((row["text"] for row in second), tokenizer), strict=True):
-        result.setdefault(row["source"], []).append(len(ids))
-    return result
+def lengths(out: Path) -> dict[str, np.ndarray]:
+    """{source: tokens of each document of ChiMed-CPT}, for a histogram against block_size; `out` is 02's folder."""
+    own = Store(folder(out, "cpt"))
+    sources, sizes = own.sources(), own.lengths()
+    return {source: sizes[sources == source] for source in own.names["source"]}
 
 
 def tokenizer_name(tokenizer: Any, base: str) -> str:

@@ -7,13 +7,18 @@ token; `naive` lets documents see each other (MeetKai/functionary#265 measures t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from qilin_lib import files
 from qilin_lib.tokens.template import IGNORE
+
+# Tokens that are packed at a time.
+TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -43,27 +48,65 @@ def pack(
     documents: Sequence[Sequence[int]], block_size: int, eos_id: int, pad_id: int, packing: str = "isolated"
 ) -> Blocks:
     """Pack documents (token ids) into blocks. Every token, and one EOS a document, stands in exactly one block."""
-    length = sum(map(len, documents)) + len(documents)
-    padding = -length % block_size
-    stream = np.full(length + padding, pad_id, dtype=np.int32)
-    begins = np.zeros(length + padding, dtype=bool)
+    some = list(packed(documents, block_size, eos_id, pad_id, packing))
+    return Blocks(*map(np.concatenate, zip(*(vars(blocks).values() for blocks in some), strict=True)))
+
+
+def write(path: Path, documents: Iterable[Sequence[int]], length: int, *how: Any) -> int:
+    """`pack` documents straight into the file that `Blocks.save` would write; returns how many tokens carry loss.
+
+    `length` is what they take, ends included, `how` the further arguments of `pack`; memory is that of some blocks.
+    """
+    block_size = how[0]
+    count = -(-length // block_size)
+    done = useful = 0
+    with files.atomic(path, binary=True) as handle:
+        described = {"descr": "<i4", "fortran_order": False, "shape": (3, count, block_size)}
+        np.lib.format.write_array_header_1_0(handle, described)
+        start = handle.tell()
+        for blocks in packed(documents, *how):
+            for place, part in enumerate(vars(blocks).values()):
+                handle.seek(start + 4 * block_size * (place * count + done))
+                handle.write(part.tobytes())
+            done += len(blocks.ids)
+            useful += blocks.useful_tokens
+    return useful
+
+
+def packed(
+    documents: Iterable[Sequence[int]], block_size: int, eos_id: int, pad_id: int, packing: str = "isolated"
+) -> Iterator[Blocks]:
+    """The blocks of `pack`, some at a time."""
+    stream = np.full(max(1, TOKENS // block_size) * block_size, pad_id, dtype=np.int32)
+    begins = np.zeros(len(stream), dtype=bool)
     at = 0
     for document in documents:
+        ids = np.append(np.asarray(document, np.int32), eos_id)
         begins[at] = True
-        stream[at : at + len(document)] = document
-        at += len(document) + 1
-        stream[at - 1] = eos_id
-    ids, begins = stream.reshape(-1, block_size), begins.reshape(-1, block_size)
-    labels = ids.copy()
-    if padding:
-        labels[-1, block_size - padding :] = IGNORE
-    if packing == "naive":
-        return Blocks(ids, np.broadcast_to(np.arange(block_size, dtype=np.int32), ids.shape).copy(), labels)
-    begins[:, 0] = True
-    if padding:
+        while at + len(ids) >= len(stream):
+            room = len(stream) - at
+            stream[at:], ids = ids[:room], ids[room:]
+            yield _blocks(stream, begins, len(stream), block_size, packing)
+            stream, begins, at = np.full_like(stream, pad_id), np.zeros_like(begins), 0
+        stream[at : at + len(ids)] = ids
+        at += len(ids)
+    rows = -(-at // block_size) * block_size
+    yield _blocks(stream[:rows], begins[:rows], at, block_size, packing)
+
+
+def _blocks(stream: np.ndarray, begins: np.ndarray, length: int, block_size: int, packing: str) -> Blocks:
+    """Whole blocks; from token `length` on there is only padding."""
+    labels = stream.copy()
+    labels[length:] = IGNORE
+    if packing == "isolated":
+        begins[::block_size] = True
         # Padding is a "document" of its own, else it would lengthen the last real one.
-        begins[-1, block_size - padding] = True
-    labels[begins] = IGNORE
+        begins[length : length + 1] = True
+        labels[begins] = IGNORE
+    else:
+        begins = np.zeros_like(begins)
+        begins[::block_size] = True
+    ids, labels, begins = (part.reshape(-1, block_size) for part in (stream, labels, begins))
     return Blocks(ids, _positions(begins), labels)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.files import sha256_text
 
-Message = dict[str, str]
+# A content is text, or its token ids (`tokens.store`).
+Message = dict[str, Any]
 IGNORE = -100
 
 
@@ -206,8 +209,11 @@ def as_trained(facts: dict[str, Any], who: str, notebook: str) -> Template:
     return found
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of data. Special tokens written out in it stay ordinary text: no record can forge a role tag or an end."""
+def text_ids(tokenizer: Any, text: str | np.ndarray) -> list[int]:
+    """Ids of data, or what 02 made of it. Special tokens written out in it stay ordinary text: no record can forge a
+    role tag or an end."""
+    if isinstance(text, np.ndarray):
+        return text.tolist()
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
 

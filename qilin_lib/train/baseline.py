@@ -22,6 +22,7 @@ from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.runs.settings import LATER
 from qilin_lib.schema import SECTIONS, Finetune
+from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
@@ -134,7 +135,8 @@ def work(job: SimpleNamespace) -> None:
         make = make_sequence_trainer
     else:
         model, tokenizer = shared.prepare_model(job.parameters, job.paths.weights)
-        training, counts = sft.examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
+        coded = store.rows(job.paths, tokenizer)
+        training, counts = sft.examples(coded, [1] * len(coded), job.template, tokenizer, job.parameters)
         make = sft.make_trainer
     if not training:
         raise QilinError(f"{job.paths.data}: no pair fits max_source_length and max_target_length; by source: {counts}")

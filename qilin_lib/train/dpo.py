@@ -18,8 +18,9 @@ from typing import Any
 from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
+from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.template import IGNORE, Message, Template
-from qilin_lib.train import behaviour, methods, numerics, reference
+from qilin_lib.train import behaviour, methods, numerics, pairs, reference
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
@@ -34,8 +35,9 @@ GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 
 def train(stage: Stage) -> dict[str, Any]:
     """Align the SFT model on ChiMed-DPO by the stage's `method` in a child process; returns its facts."""
-    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": stage.parent("01_build_chimed") / "dpo.jsonl"}
-    return jobs.train_stage(stage, methods.of(stage.parameters).module, paths | {"cache": runs.cache_dir()})
+    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
+    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": data, "store": tokens, "cache": runs.cache_dir()}
+    return jobs.train_stage(stage, methods.of(stage.parameters).module, paths)
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
@@ -71,7 +73,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     }
 
 
-def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair], held: list[Pair]) -> Any:
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any], held: list[Pair]) -> Any:
     """TRL's DPOTrainer on tokenised pairs; `held` are evaluated. RuntimeError for a policy with adapters of its own."""
     from datasets import Dataset
     from trl import DPOConfig
@@ -84,7 +86,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         model=model,
         ref_model=second,
         args=DPOConfig(**arguments(parameters, job.out)),
-        train_dataset=Dataset.from_list(pairs),
+        train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
     )
@@ -187,24 +189,25 @@ def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, check the reference, train; facts.json last."""
+    """The child's part: check the reference, train; facts.json last."""
     learn(job, make_trainer, step_zero)
 
 
 def learn(job: SimpleNamespace, make: Callable[..., Any], before: Callable[..., dict[str, Any]]) -> None:
-    """What every method of 05 does: `make(job, model, tokenizer, pairs, held)` is its trainer, `before(trainer, held)`
-    what is checked before step 1, as facts."""
+    """What every method of 05 does: `make(job, model, tokenizer, training, held)` is its trainer, `before(trainer,
+    held)` what is checked before step 1, as facts."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
-    rows = list(files.read_jsonl(job.paths.data))
-    training = [pair(row, job.template, tokenizer, parameters) for row in rows if row["split"] == "train"]
-    held = heldout_pairs(job, tokenizer)[1]
+    rows = store.rows(job.paths, tokenizer, split="train")
+    training = [pairs.compact(pair(row, job.template, tokenizer, parameters)) for row in rows]
+    _, held, apart = heldout_pairs(job, tokenizer)
     trainer = make(job, model, tokenizer, training, held)
     facts = before(trainer, held)
     facts |= shared.fit(trainer, job, job.paths.weights) | {
+        **pairs.facts(rows, training, parameters.max_target_length),
         "method": parameters.method,
-        "pairs": len(training),
         "pairs_heldout": len(held),
+        "pairs_heldout_apart": apart,
         "beta": parameters.beta,
         "reference": _source(trainer) if methods.of(parameters).reference else "none",
     }
@@ -218,10 +221,12 @@ def _source(trainer: Any) -> str:
     return "live" if not reused else "cached, reused" if all(reused) else "cached, computed"
 
 
-def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Message]], list[Pair]]:
-    """(prompts, tokenised pairs) of the held-out split, at most `max_heldout`."""
-    rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "heldout"][: job.parameters.max_heldout]
-    return [r["prompt"] for r in rows], [pair(row, job.template, tokenizer, job.parameters) for row in rows]
+def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Message]], list[Pair], int]:
+    """(prompts, tokenised pairs, how many are set apart) of the held-out split, at most `max_heldout`."""
+    rows, apart = pairs.heldout(job.paths, tokenizer)
+    rows.numbers = rows.numbers[: job.parameters.max_heldout]
+    prompts = [row["prompt"] for row in store.lines(job.paths.data, rows.numbers)]
+    return prompts, [pair(row, job.template, tokenizer, job.parameters) for row in rows], apart
 
 
 def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
@@ -272,7 +277,7 @@ def evaluated(trainer: Any, *names: str) -> tuple[list[float], list[float]]:
 def score(job: SimpleNamespace) -> None:
     """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json."""
     parameters, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
-    prompts, held = heldout_pairs(job, tokenizer)
+    prompts, held, _ = heldout_pairs(job, tokenizer)
     scores, sampled = compare(job, held, tokenizer)
     if parameters.sampled_prompts:
         prompts = prompts[: len(sampled["policy"]["texts"])]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +20,8 @@ import numpy as np
 
 from qilin_lib import files, strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.tokens import corpus
-from qilin_lib.tokens.statistics import encoded
+from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.template import Message, text_ids
-from qilin_lib.train.heldout import label_count
 
 ROLES = {"患者": "user", "医生": "assistant"}
 SPEAKER = re.compile(r"^(患者|医生)：", re.MULTILINE)
@@ -39,37 +36,26 @@ CONTINUED = "接着上文，"
 COUNTS = ("documents", "conversations", "instructed", "held_out", "examples", "document_tokens")
 
 
-@dataclass(frozen=True)
-class Document:
-    """A document that DCPT learns; its length is its tokens, which is what `tokens.corpus` draws by."""
-
-    row: dict[str, Any]
-    tokens: int
-
-    def __len__(self) -> int:
-        return self.tokens
-
-
 def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
     """The documents that 02 packed for DCPT as rows {source, messages}, and the counts of every source.
 
     Of a source's `documents` some stay `conversations` (they are asked and answered already) and some are `instructed`
     by rules, `held_out` of them because ChiMed-SFT holds the same conversation out: no arm of a comparison may see it
-    as one. `examples` counts the rows, `document_tokens` is what 02 counted. QilinError if 02 packed other documents.
+    as one. `examples` counts the rows, `document_tokens` is what 02 counted.
     """
-    taken = documents(job.paths.chimed, job.paths.tokens, tokenizer)
-    ids = {document.row["id"] for document in taken}
+    taken = list(documents(job.paths.chimed, job.paths.tokens))
+    ids = {row["id"] for row, _ in taken}
     # Conversations of sft.jsonl that are records of DCPT too.
     known = {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(job.paths.data) if row["id"] in ids}
     rows: list[dict[str, Any]] = []
     counts: dict[str, dict[str, int]] = {}
-    for document in taken:
-        row, (split, messages) = document.row, known.get(document.row["id"], ("train", None))
+    for row, tokens in taken:
+        split, messages = known.get(row["id"], ("train", None))
         held_out = split == "heldout"
         turns = None if held_out else conversation(row["text"], messages)
         parts = turns and exchanges(turns, job.template, tokenizer, job.parameters)
         count = counts.setdefault(row["source"], dict.fromkeys(COUNTS, 0))
-        for name, amount in zip(COUNTS, (1, bool(parts), not parts, held_out, 0, len(document)), strict=True):
+        for name, amount in zip(COUNTS, (1, bool(parts), not parts, held_out, 0, tokens), strict=True):
             count[name] += amount
         parts = parts or instructed(row, tokenizer, job.parameters)
         count["examples"] += len(parts)
@@ -77,33 +63,16 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
     return rows, counts
 
 
-def documents(chimed: Path, tokens: Path, tokenizer: Any) -> list[Document]:
-    """What 02 packed for 03, drawn again from cpt.jsonl (and general.jsonl, where 02 replays) with 02's parameters.
+def documents(chimed: Path, tokens: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """(row, tokens) of every document that 02 packed for 03, in the order of its draw, the general ones last.
 
-    `chimed` and `tokens` are the folders of 01 and 02. QilinError if that is not what packing.json counts.
+    `chimed` and `tokens` are the folders of 01 and 02.
     """
-    drawn = SimpleNamespace(**files.read_json(tokens / "manifest.json")["parameters"])
-    packed = files.read_json(tokens / "packing.json")
-    training = _sized([row for row in files.read_jsonl(chimed / "cpt.jsonl") if row["split"] == "train"], tokenizer)
-    medical = corpus.draw(training, drawn.max_cpt_tokens, drawn.seed)
-    general: list[Any] = []
-    if drawn.replay_share:
-        by_text = {row["text"]: row for row in files.read_jsonl(chimed / "general.jsonl")}
-        texts = _sized([by_text[text] for text in corpus.replayable(chimed)], tokenizer)
-        general = corpus.replay(texts, corpus.stream_length(medical), drawn.replay_share, drawn.seed)
-    found = [len(medical), sum(map(len, medical)), len(general), sum(map(len, general))]
-    names = ("medical_documents", "medical_tokens", "general_documents", "general_tokens")
-    if found != [packed[name] for name in names]:
-        raise QilinError(
-            f"{chimed / 'cpt.jsonl'}: {dict(zip(names, found, strict=True))} are not what {tokens / 'packing.json'} "
-            "counts, so the arms would not see equal tokens; run notebooks/02_tokenize.ipynb again"
-        )
-    return medical + general
-
-
-def _sized(rows: list[dict[str, Any]], tokenizer: Any) -> list[Any]:
-    lengths = map(len, encoded((row["text"] for row in rows), tokenizer))
-    return [Document(row, length) for row, length in zip(rows, lengths, strict=True)]
+    for name in corpus.PACKED:
+        numbers = np.load(tokens / f"{name}_documents.npy").tolist()
+        lengths = store.Store(corpus.folder(tokens, name)).lengths()
+        rows = dict(zip(sorted(numbers), store.lines(chimed / f"{name}.jsonl", numbers), strict=True))
+        yield from ((rows[number], int(lengths[number])) for number in numbers)
 
 
 # --- a passage as instruction and answer ------------------------------------------------------------------------------
@@ -219,7 +188,7 @@ def subject_of(text: str, start: int) -> str:
 # --- the order --------------------------------------------------------------------------------------------------------
 
 
-def weights(sources: Sequence[str], one_stage: Mapping[str, Any]) -> np.ndarray:
+def weights(sources: Sequence[str] | np.ndarray, one_stage: Mapping[str, Any]) -> np.ndarray:
     """The sampling weight of every passage, given its source; floats, shape (n,). An SFT conversation has weight 1.
 
     `priorities` names sources, `priority` is that of all others. QilinError for a source that is not there.
@@ -248,12 +217,12 @@ def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
 # --- what the two arms see --------------------------------------------------------------------------------------------
 
 
-def measured(made: Sequence[np.ndarray]) -> dict[str, int]:
-    """{examples, input_tokens, assistant_tokens} of examples, int32 arrays of shape (2, tokens) of ids and labels."""
+def measured(made: Any) -> dict[str, int]:
+    """{examples, input_tokens, assistant_tokens} of `sft.Examples`."""
     return {
         "examples": len(made),
-        "input_tokens": sum(example.shape[1] for example in made),
-        "assistant_tokens": sum(label_count(labels) for _, labels in made),
+        "input_tokens": int(made.tokens.sum()),
+        "assistant_tokens": int(made.learned.sum()),
     }
 
 

@@ -11,19 +11,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import REWARD_TASK, is_adapter, load_trained, trained
 from qilin_lib.models.load import load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
+from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import sft
+from qilin_lib.train import pairs, sft
+from qilin_lib.train.pairs import SIDES
 
 Pair = dict[str, list[int]]
-SIDES = ("chosen", "rejected")
 
 
 def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     It starts from what 04_sft left. QilinError if ChiMed-DPO has no training pair, or if the training fails.
     """
-    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": stage.parent("01_build_chimed") / "dpo.jsonl"}
+    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
+    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": data, "store": tokens}
     return jobs.train_step(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
 
 
@@ -107,7 +111,7 @@ def _name_ends(model: Any, tokenizer: Any) -> None:
     model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
 
-def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[Pair]) -> Any:
+def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any]) -> Any:
     """TRL's RewardTrainer on tokenised pairs, all of them: TRL's default would leave out pairs beyond 1,024 tokens
     without a word, and switch off `lora_dropout`."""
     from datasets import Dataset
@@ -120,26 +124,24 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[P
         **shared.arguments(job.parameters, job.out), max_length=None, pad_to_multiple_of=None, disable_dropout=False
     )
     return EvenRewardTrainer(
-        model=model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer
+        model=model, args=settings, train_dataset=Dataset.from_list(training), processing_class=tokenizer
     )
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, train; facts.json last."""
+    """The child's part: train; facts.json last."""
     parameters = job.parameters
-    rows: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": []}
-    for row in files.read_jsonl(job.paths.data):
-        rows[row["split"]].append(row)
-    if not rows["train"]:
-        raise QilinError(f"{job.paths.data}: holds no pair of split 'train' to learn rewards from")
     model, tokenizer = prepare_model(parameters, job.paths.weights)
-    pairs = [pair(row, job.template, tokenizer, parameters) for row in rows["train"]]
-    trainer = make_trainer(job, model, tokenizer, pairs)
+    rows = store.rows(job.paths, tokenizer, split="train")
+    if not rows:
+        raise QilinError(f"{job.paths.data}: holds no pair of split 'train' to learn rewards from")
+    training = [pairs.compact(pair(row, job.template, tokenizer, parameters)) for row in rows]
+    trainer = make_trainer(job, model, tokenizer, training)
+    held, apart = pairs.heldout(job.paths, tokenizer)
     facts = shared.fit(trainer, job, job.paths.weights) | {
-        "pairs": len(pairs),
-        # Long answers that differ only where they were cut teach nothing, but they count.
-        "pairs_alike": sum(one["chosen_ids"] == one["rejected_ids"] for one in pairs),
-        "pairs_heldout": len(rows["heldout"]),
+        **pairs.facts(rows, training, parameters.max_target_length),
+        "pairs_heldout": len(held),
+        "pairs_heldout_apart": apart,
     }
     if trainer.is_world_process_zero():
         files.write_json(job.out / "facts.json", facts)
@@ -147,22 +149,23 @@ def work(job: SimpleNamespace) -> None:
 
 def score_heldout(job: SimpleNamespace) -> None:
     """Rewards of held-out pairs: heldout.json, and its summary in facts.json."""
-    rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "heldout"]
-    scores = heldout(job, sft.spread(rows, job.parameters.max_heldout))
+    scores = heldout(job)
     files.write_json(job.out / "facts.json", files.read_json(job.out / "facts.json") | summary(scores))
     files.write_json(job.out / "heldout.json", scores)
 
 
-def heldout(job: SimpleNamespace, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def heldout(job: SimpleNamespace) -> dict[str, list[Any]]:
     """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the model that was trained."""
     folder = trained(job.out)
     model = load(folder, job.parameters.dtype, "cuda:0" if job.parameters.gpus else "cpu")
     tokenizer = load_tokenizer(folder)
-    pairs = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
-    rewards = {side: score(model, [one[f"{side}_ids"] for one in pairs], job.parameters.batch_size) for side in SIDES}
+    rows, _ = pairs.heldout(job.paths, tokenizer)
+    rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
+    held = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
+    rewards = {side: score(model, [one[f"{side}_ids"] for one in held], job.parameters.batch_size) for side in SIDES}
     return {
-        "ids": [row["id"] for row in rows],
-        "sources": [row["source"] for row in rows],
+        "ids": [row["id"] for row in store.lines(job.paths.data, rows.numbers)],
+        "sources": rows.sources().tolist(),
         **{side: [round(value, 6) for value in values] for side, values in rewards.items()},
     }
 

@@ -23,6 +23,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import trained
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
+from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.template import Template
 from qilin_lib.train import dpo, launch, reward, sampling
 from qilin_lib.train import fit as shared
@@ -44,6 +45,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
         "weights": shared.weights_of(stage, "04_sft"),
         "reward": trained(stage.dir / "reward"),
         "data": stage.parent("01_build_chimed") / "dpo.jsonl",
+        "store": corpus.folder(stage.parent("02_tokenize"), "dpo"),
     }
     return jobs.train_step(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show, scored=False)
 
@@ -155,13 +157,13 @@ def _trainer_class(base: type, parameters: Any) -> type:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise the questions, train, and write facts.json last."""
+    """The child's part: train on the questions, and write facts.json last."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     # Before TRL's configuration: once a ZeRO-3 configuration exists, transformers would split the reward model too.
     # It stands beside the policy: on NF4 where the policy is.
     judge = reward.load(job.paths.reward, parameters.dtype, str(model.device), parameters.finetuning == "qlora" or None)
-    rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "train"]
+    rows = store.rows(job.paths, tokenizer, split="train")
     context = getattr(model.config, "max_position_embeddings", None) or math.inf
     asked, too_long = questions(rows, job.template, tokenizer, parameters, context)
     counts = _counts(job, len(asked), too_long)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,8 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models import attention
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import bins
-from qilin_lib.tokens.template import IGNORE, Message, Template
+from qilin_lib.tokens import bins, corpus, store
+from qilin_lib.tokens.template import IGNORE, Message, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import one_stage
@@ -33,7 +35,8 @@ Example = tuple[Sequence[int], Sequence[int]]
 def train(stage: Stage) -> dict[str, Any]:
     """Fine-tune the DCPT model (`one_stage`: the base model) on ChiMed-SFT in a child process; returns its facts."""
     chimed, tokens = stage.parent("01_build_chimed"), stage.parent("02_tokenize")
-    paths = {"weights": shared.weights_of(stage, "03_dcpt"), "data": chimed / "sft.jsonl"}
+    data = {"data": chimed / "sft.jsonl", "store": corpus.folder(tokens, "sft")}
+    paths = {"weights": shared.weights_of(stage, "03_dcpt"), **data}
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
     return jobs.train_stage(stage, __name__, paths)
@@ -44,14 +47,49 @@ def encode(messages: list[Message], template: Template, tokenizer: Any, paramete
 
     Long turns are cut inside; a conversation longer than `max_length` loses whole turns from its front.
     """
+    fitting = _fitting(messages, template, tokenizer, parameters)
+    return fitting and fitting[1]
+
+
+def _fitting(
+    messages: list[Message], template: Template, tokenizer: Any, parameters: Any
+) -> tuple[list[Message], Example] | None:
+    """(the turns that `encode` leaves, their ids and labels)."""
+    limits = (parameters.max_source_length, parameters.max_target_length)
     while messages:
-        ids, labels = template.encode_with_labels(
-            messages, tokenizer, parameters.max_source_length, parameters.max_target_length
-        )
+        ids, labels = template.encode_with_labels(messages, tokenizer, *limits)
         if len(ids) <= parameters.max_length and any(label != IGNORE for label in labels):
-            return ids, labels
+            return messages, (ids, labels)
         messages = messages[2:]
     return None
+
+
+def _cut(messages: list[Message], tokenizer: Any, parameters: Any) -> int:
+    """How many of these turns are longer than their limit."""
+    lengths = ((turn["role"], len(text_ids(tokenizer, turn["content"]))) for turn in messages)
+    most = {"assistant": parameters.max_target_length}
+    return sum(length > most.get(role, parameters.max_source_length) for role, length in lengths)
+
+
+@dataclass(frozen=True)
+class Examples(Sequence[np.ndarray]):
+    """Conversations as int32 arrays of shape (2, tokens), ids and labels, each put together when it is read.
+
+    `rows` are as `tokens.store` has them; `places`, `tokens` and `learned`, shape (n,): the row of each example, its
+    tokens, and those with loss.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    encode: Callable[[list[Message]], Example | None]
+    places: np.ndarray
+    tokens: np.ndarray
+    learned: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: Any) -> np.ndarray:
+        return np.array(self.encode(self.rows[self.places[number]]["messages"]), dtype=np.int32)
 
 
 def repeats(sources: Sequence[str], weights: Mapping[str, float] | None, seed: int) -> np.ndarray:
@@ -80,29 +118,33 @@ def repeats(sources: Sequence[str], weights: Mapping[str, float] | None, seed: i
 
 
 def examples(
-    rows: Iterable[dict[str, Any]], often: Iterable[int], template: Template, tokenizer: Any, parameters: Any
-) -> tuple[list[np.ndarray], dict[str, dict[str, int]]]:
-    """Examples, each an int32 array of shape (2, tokens) holding ids and labels, and the count of every source.
+    rows: Sequence[Mapping[str, Any]], often: Iterable[int], template: Template, tokenizer: Any, parameters: Any
+) -> tuple[Examples, dict[str, dict[str, int]]]:
+    """The examples of conversations, and the count of every source.
 
     A source's `read` conversations are those `not_drawn` by its weight, those left out because not even their last turn
-    fits max_length (`too_long`) or because nobody answers (`no_answer`), and those `used`; `examples` counts repeats.
+    fits max_length (`too_long`) or because nobody answers (`no_answer`), and those `used`; `examples` counts repeats,
+    `turns_cut` the turns of a used conversation that are longer than their limit.
     """
-    made: list[np.ndarray] = []
+    made = array("q")
     counts: dict[str, dict[str, int]] = {}
-    for row, copies in zip(rows, often, strict=True):
-        empty = dict.fromkeys(("read", "not_drawn", "too_long", "no_answer", "used", "examples"), 0)
-        count = counts.setdefault(row["source"], empty)
+    for place, (row, copies) in enumerate(zip(rows, often, strict=True)):
+        names = ("read", "not_drawn", "too_long", "no_answer", "used", "examples", "turns_cut")
+        count = counts.setdefault(row["source"], dict.fromkeys(names, 0))
         count["read"] += 1
         if not copies:
             count["not_drawn"] += 1
-        elif (example := encode(row["messages"], template, tokenizer, parameters)) is None:
+        elif (fitting := _fitting(row["messages"], template, tokenizer, parameters)) is None:
             answered = any(message["role"] == "assistant" for message in row["messages"])
             count["too_long" if answered else "no_answer"] += 1
         else:
+            kept, (ids, labels) = fitting
             count["used"] += 1
             count["examples"] += int(copies)
-            made += [np.array(example, dtype=np.int32)] * int(copies)
-    return made, counts
+            count["turns_cut"] += _cut(kept, tokenizer, parameters)
+            made.extend((place, len(ids), label_count(labels)) * int(copies))
+    found = partial(encode, template=template, tokenizer=tokenizer, parameters=parameters)
+    return Examples(rows, found, *np.array(made, dtype=np.int64).reshape(-1, 3).T), counts
 
 
 def collate(
@@ -165,11 +207,13 @@ def make_trainer(
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: tokenise, train; facts.json last."""
+    """The child's part: train; facts.json last."""
     parameters = job.parameters
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
-    often = repeats([row["source"] for row in _split(job, "train")], parameters.source_weights, parameters.seed)
-    training, counts = examples(_split(job, "train"), often, job.template, tokenizer, parameters)
+    rows = store.rows(job.paths, tokenizer, split="train")
+    often = repeats(rows.sources(), parameters.source_weights, parameters.seed)
+    training, counts = examples(rows, often, job.template, tokenizer, parameters)
+    useful = int(training.learned.sum())
     if not training:
         raise QilinError(f"{job.paths.data}: nothing to learn from; conversations by source: {counts}")
     more: dict[str, Any] = {}
@@ -178,7 +222,6 @@ def work(job: SimpleNamespace) -> None:
     trainer = make_trainer(job, model, tokenizer, training, in_order=bool(parameters.one_stage))
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():
-        useful = sum(int((labels[1:] != IGNORE).sum()) for _, labels in training)
         left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
         facts |= {"examples": len(training), "examples_left_out": left_out, "assistant_tokens": useful}
         facts |= {"sources": counts, **more}
@@ -191,17 +234,19 @@ def score(job: SimpleNamespace) -> None:
 
 
 def with_passages(
-    job: SimpleNamespace, tokenizer: Any, conversations: list[np.ndarray]
-) -> tuple[list[np.ndarray], dict[str, Any]]:
+    job: SimpleNamespace, tokenizer: Any, conversations: Examples
+) -> tuple[Sequence[np.ndarray], dict[str, Any]]:
     """(examples, facts): DCPT's documents as instructions and `conversations`, in the order of priority sampling."""
+    from torch.utils.data import ConcatDataset, Subset
+
     settings, seed = job.parameters.one_stage, job.parameters.seed
-    rows, sources = one_stage.passages(job, tokenizer)
+    passages, sources = one_stage.passages(job, tokenizer)
+    rows = store.temporary(passages, tokenizer)
     made, _ = examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
     if len(made) != len(rows):
         raise RuntimeError(f"{len(rows) - len(made)} passages were left out, though each was made to fit")
-    weights = one_stage.weights([row["source"] for row in rows], settings)
+    weights = one_stage.weights(rows.sources(), settings)
     places = one_stage.order(np.concatenate([weights, np.ones(len(conversations))]), seed)
-    both = made + conversations
     facts = {
         **settings,
         "passages": one_stage.measured(made),
@@ -209,11 +254,8 @@ def with_passages(
         "share_of_passages_by_tenth": one_stage.fading(places, len(made)),
         "sources": sources,
     }
-    return [both[place] for place in places], {"one_stage": facts}
-
-
-def _split(job: SimpleNamespace, split: str) -> Iterator[dict[str, Any]]:
-    return (row for row in files.read_jsonl(job.paths.data) if row["split"] == split)
+    both = Subset(ConcatDataset([made, conversations]), places.tolist())
+    return both, {"one_stage": facts, "assistant_tokens": int(made.learned.sum() + conversations.learned.sum())}
 
 
 def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
@@ -223,9 +265,9 @@ def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
     """
     chosen: dict[str, list[Example]] = {}
     result: dict[str, Any] = {}
-    rows = list(_split(job, "heldout"))
     for part in ("medical", "general"):
-        taken = spread([row for row in rows if row["part"] == part], job.parameters.max_heldout)
+        rows = store.rows(job.paths, tokenizer, split="heldout", part=part)
+        taken = spread(rows, job.parameters.max_heldout)
         coded = [encode(row["messages"], job.template, tokenizer, job.parameters) for row in taken]
         chosen[part] = [example for example in coded if example]
         result[part] = {
@@ -236,7 +278,7 @@ def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
     return measured(job, chosen, result)
 
 
-def spread(rows: list[Any], most: int | None) -> list[Any]:
+def spread(rows: Sequence[Any], most: int | None) -> list[Any]:
     """At most `most` rows, evenly spaced: sft.jsonl is in order of sources, its head would be one source."""
     count = len(rows) if most is None else min(len(rows), most)
     return [rows[i * len(rows) // count] for i in range(count)]

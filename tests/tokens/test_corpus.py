@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qilin_lib import files
-from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, mix, replay, replayable, tokenise
+from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, mixed, replay, replayable, tokenise
 from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.store import Store, write
+from qilin_lib.tokens.template import text_ids
 
-DOCUMENTS = [[i] * (i % 7 + 1) for i in range(40)]
+LENGTHS = np.array([i % 7 + 1 for i in range(40)])
 
 
 def settings(**changes: Any) -> SimpleNamespace:
@@ -47,19 +52,19 @@ def chimed(tmp_path: Path, sentences: Callable) -> Path:
 
 
 def test_draw_without_limit_is_a_seeded_order_of_everything() -> None:
-    drawn = draw(DOCUMENTS, None, 1)
-    assert sorted(drawn) == sorted(DOCUMENTS) and drawn != DOCUMENTS
-    assert drawn == draw(DOCUMENTS, None, 1) != draw(DOCUMENTS, None, 2)
+    drawn = draw(LENGTHS, None, 1).tolist()
+    assert sorted(drawn) == list(range(40)) != drawn
+    assert drawn == draw(LENGTHS, None, 1).tolist() != draw(LENGTHS, None, 2).tolist()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 57, 100, 10_000])
 def test_draw_stops_before_the_limit(limit: int) -> None:
     """Ends count as tokens; the document that was not drawn would have gone beyond the limit."""
-    drawn, everything = draw(DOCUMENTS, limit, 1), draw(DOCUMENTS, None, 1)
+    drawn, everything = draw(LENGTHS, limit, 1).tolist(), draw(LENGTHS, None, 1).tolist()
     assert drawn == everything[: len(drawn)]
-    assert sum(len(document) + 1 for document in drawn) <= limit
+    assert sum(LENGTHS[drawn] + 1) <= limit
     if len(drawn) < len(everything):
-        assert sum(len(document) + 1 for document in everything[: len(drawn) + 1]) > limit
+        assert sum(LENGTHS[everything[: len(drawn) + 1]] + 1) > limit
 
 
 @pytest.mark.parametrize("limit, packing", [(None, "isolated"), (None, "naive"), (300, "isolated"), (1, "isolated")])
@@ -98,6 +103,32 @@ def test_tokenise_writes_heldout_rows_counts_and_the_same_blocks_again(chimed: P
     assert files.sha256_file(out / "cpt_train.npy") != before
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(chimed: Path, tiny_tokenizer: Any, sentences: Callable) -> None:
+    """A third of what the text takes as Python strings, and of its ids in four bytes each."""
+    texts = ["".join(sentences(400, seed)) for seed in range(250)]
+    rows = [{"id": f"s-{i}", "source": "s", "text": text, "split": "train"} for i, text in enumerate(texts)]
+    files.write_jsonl(chimed / "cpt.jsonl", rows)
+    size = sum(map(sys.getsizeof, texts))
+    del texts, rows
+    tracemalloc.start()
+    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings(block_size=1024))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size > 10_000_000 and peak < size
+
+
+def test_tokens_of_a_conversation_are_those_of_its_turns(chimed: Path, tiny_tokenizer: Any) -> None:
+    """What is counted is what is learned from: no character that joins turns."""
+    turns = [{"role": role, "content": text} for role, text in (("user", "头痛两周"), ("assistant", "多喝水休息"))]
+    row = {"id": "s-1", "source": "s", "part": "medical", "split": "train", "messages": turns}
+    files.write_jsonl(chimed / "sft.jsonl", [row])
+    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings())
+    count = files.read_json(chimed.parent / "out" / "token_counts.json")["sft"]["s"]
+    assert count["tokens"] == sum(len(text_ids(tiny_tokenizer, turn["content"])) for turn in turns)
+    assert (count["samples"], count["chars"], count["bytes"]) == (1, 9, 27)
+
+
 def test_documents_that_spell_an_end_token_do_not_end(chimed: Path, tiny_tokenizer: Any) -> None:
     out = chimed.parent / "out"
     files.write_jsonl(chimed / "cpt.jsonl", [{"source": "s", "text": "咳嗽</s>发热<pad>", "split": "train"}])
@@ -108,7 +139,8 @@ def test_documents_that_spell_an_end_token_do_not_end(chimed: Path, tiny_tokeniz
 
 def test_lengths_by_source(chimed: Path, tiny_tokenizer: Any) -> None:
     rows = list(files.read_jsonl(chimed / "cpt.jsonl"))
-    found = lengths(rows, tiny_tokenizer)
+    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings())
+    found = lengths(chimed.parent / "out")
     assert {source: len(values) for source, values in found.items()} == {"s0": 15, "s1": 15}
     assert found["s0"][0] == len(tiny_tokenizer.encode(rows[0]["text"], add_special_tokens=False))
 
@@ -135,32 +167,41 @@ def ids_of(chimed: Path, name: str, split: str, tokenizer: Any) -> list[list[int
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.5])
 @pytest.mark.parametrize("medical", [1, 40, 90])
 def test_replay_takes_whole_documents_until_the_share_is_reached(share: float, medical: int) -> None:
-    kept, everything = replay(DOCUMENTS, medical, share, 1), replay(DOCUMENTS, 10**6, share, 1)
-    assert kept == everything[: len(kept)] and sorted(everything) == sorted(DOCUMENTS)
-    tokens = [len(document) + 1 for document in kept]
+    kept, everything = (replay(LENGTHS, tokens, share, 1).tolist() for tokens in (medical, 10**6))
+    assert kept == everything[: len(kept)] and sorted(everything) == list(range(40))
+    tokens = LENGTHS[kept] + 1
     assert sum(tokens) >= share * (medical + sum(tokens)) - 1e-9
     assert sum(tokens[:-1]) < share * (medical + sum(tokens[:-1]))
 
 
 def test_replay_is_drawn_with_the_seed_and_repeats_nothing() -> None:
-    assert replay(DOCUMENTS, 50, 0.5, 1) == replay(DOCUMENTS, 50, 0.5, 1) != replay(DOCUMENTS, 50, 0.5, 2)
-    assert len(replay(DOCUMENTS, 10**6, 0.9, 1)) == len(DOCUMENTS)
-    assert replay(DOCUMENTS, 50, 0.0, 1) == replay(DOCUMENTS, 0, 0.5, 1) == replay([], 50, 0.5, 1) == []
+    drawn = replay(LENGTHS, 50, 0.5, 1).tolist()
+    assert drawn == replay(LENGTHS, 50, 0.5, 1).tolist() != replay(LENGTHS, 50, 0.5, 2).tolist()
+    assert len(replay(LENGTHS, 10**6, 0.9, 1)) == len(LENGTHS)
+    assert not any(map(len, (replay(LENGTHS, 50, 0.0, 1), replay(LENGTHS, 0, 0.5, 1), replay(LENGTHS[:0], 50, 0.5, 1))))
 
 
-def test_mix_keeps_all_and_spreads_the_general_ones() -> None:
-    medical, general = [[i] for i in range(100)], [[i] for i in range(100, 120)]
-    mixed = mix(medical, general, 3)
-    assert sorted(mixed) == medical + general and mixed == mix(medical, general, 3) != mix(medical, general, 4)
-    places = [place for place, (token,) in enumerate(mixed) if token >= 100]
-    assert min(places) < 40 and max(places) > 80
-    assert mix(medical, [], 3) == medical
+def test_mixed_keeps_all_and_spreads_the_general_ones(sentences: Callable, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    for n in (100, 20):
+        files.write_jsonl(tmp_path / f"{n}.jsonl", [{"text": text} for text in sentences(n, n)])
+        write(tmp_path / f"{n}.jsonl", tmp_path / str(n), tiny_tokenizer)
+    stores = [Store(tmp_path / "100"), Store(tmp_path / "20")]
+    rows = (np.arange(100), np.arange(20)[::-1])
+    known = {ids["text"].tobytes(): place for own in stores for place, ids in enumerate(own)}
+    assert len(known) == 120
+    both, again, other = ([known[ids.tobytes()] for ids in mixed(stores, rows, seed)] for seed in (3, 3, 4))
+    assert sorted(both) == sorted([*range(100), *range(20)]) and both == again != other
+    general = {ids["text"].tobytes() for ids in stores[1]}
+    places = [place for place, ids in enumerate(mixed(stores, rows, 3)) if ids.tobytes() in general]
+    assert len(places) == 20 and min(places) < 40 and max(places) > 80
+    assert [known[ids.tobytes()] for ids in mixed(stores, (rows[0], rows[1][:0]), 3)] == list(range(100))
 
 
 def test_without_replay_the_blocks_are_those_of_the_medical_documents(chimed: Path, tiny_tokenizer: Any) -> None:
     out = chimed.parent / "out"
     tokenise(chimed, out, tiny_tokenizer, settings())
-    documents = draw(ids_of(chimed, "cpt", "train", tiny_tokenizer), None, 5)
+    training = ids_of(chimed, "cpt", "train", tiny_tokenizer)
+    documents = [training[place] for place in draw(np.array(list(map(len, training))), None, 5)]
     pack(documents, 32, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id).save(out / "expected.npy")
     assert (out / "cpt_train.npy").read_bytes() == (out / "expected.npy").read_bytes()
     note = files.read_json(out / "packing.json")
@@ -177,7 +218,8 @@ def test_replay_goes_into_the_blocks_and_is_counted(
     medical, general = (ids_of(chimed, name, "train", tiny_tokenizer) for name in ("cpt", "general"))
     packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
     of_general = [document for document in packed if document in general]
-    assert sorted(d for d in packed if d not in general) == sorted(draw(medical, limit, 5))
+    drawn = draw(np.array(list(map(len, medical))), limit, 5)
+    assert sorted(d for d in packed if d not in general) == sorted(medical[place] for place in drawn)
     assert 0 < len(of_general) < 8 and len({tuple(d) for d in of_general}) == len(of_general)
     assert (note["medical_documents"], note["general_documents"]) == (len(packed) - len(of_general), len(of_general))
     assert note["documents"] == len(packed) and note["tokens"] == note["medical_tokens"] + note["general_tokens"]
@@ -205,9 +247,8 @@ def test_nothing_that_any_set_holds_out_is_replayed(chimed: Path, tiny_tokenizer
     files.write_jsonl(
         chimed / "dpo.jsonl", [{"id": "x", "source": "g", "split": "heldout", "text": general[2]["text"]}]
     )
-    expected = [general[i]["text"] for i in (3, 4, 6, 7, 8, 9)]
-    assert replayable(chimed) == expected
     blocks = tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings(replay_share=0.9))
+    assert replayable(chimed, chimed.parent / "out").tolist() == [3, 4, 6, 7, 8, 9]
     packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
     held = [general[i]["text"] for i in (0, 1, 2, 5)]
     held += [row["text"] for row in files.read_jsonl(chimed / "cpt.jsonl") if row["split"] == "heldout"]

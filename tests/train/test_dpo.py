@@ -283,6 +283,27 @@ def test_work_leaves_log_scores_answers_and_facts(job: Callable, rows: list[dict
     assert facts["step_zero_gap"] < dpo.GAP["float32"] and "allow_high_lr" in facts["alarms"][0]
 
 
+def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
+    job: Callable, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    made = job(sampled_prompts=1, max_steps=1)
+    made.parameters.max_target_length = 3
+    train = [row | {"split": "train"} for row in rows[:4]]
+    begin = rows[0]["chosen"][0]["content"]
+    train.append(train[0] | {"rejected": [{"role": "assistant", "content": f"{begin}休息"}]})
+    held = [row | {"split": "heldout"} for row in rows[4:]]
+    held[1] = held[1] | {"rejected": train[2]["rejected"]}
+    files.write_jsonl(tmp_path / "dpo.jsonl", train + held)
+    dpo.work(made)
+    dpo.score(made)
+    facts, scores = (files.read_json(tmp_path / name) for name in ("facts.json", "heldout.json"))
+    assert len(scores["tokens_rejected"]) == 2
+    assert files.read_json(tmp_path / "behaviour.json")["prompts"] == [held[0]["prompt"]]
+    assert (facts["pairs"], facts["pairs_heldout"], facts.get("pairs_heldout_apart")) == (5, 2, 1)
+    # Ten answers of more than three tokens; two of them begin alike.
+    assert (facts.get("answers_cut"), facts.get("pairs_alike")) == (10, 1)
+
+
 def test_without_heldout_pairs_everything_is_written_empty(
     job: Callable, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -287,6 +287,22 @@ def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
         reward.load(tiny_model_dir, "float32", "cpu")
 
 
+def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
+    job: Callable, rows: list[dict[str, Any]]
+) -> None:
+    made = job(finetuning="full", max_steps=1, max_heldout=4)
+    made.parameters.max_target_length = 2
+    mixed = list(rows)
+    mixed[24] = mixed[24] | {"rejected": mixed[3]["rejected"]}
+    files.write_jsonl(made.paths.data, mixed)
+    reward.work(made)
+    reward.score_heldout(made)
+    facts, scores = (files.read_json(made.out / name) for name in ("facts.json", "heldout.json"))
+    assert scores["ids"] == ["p22", "p23", "p26", "p28"] and facts["n"] == 4
+    assert (facts["pairs"], facts["pairs_heldout"], facts.get("pairs_heldout_apart")) == (22, 7, 1)
+    assert facts.get("answers_cut") == 44
+
+
 def test_without_pairs_there_is_nothing_to_learn(job: Callable) -> None:
     made = job()
     files.write_jsonl(made.paths.data, [])

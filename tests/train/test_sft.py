@@ -71,12 +71,24 @@ def test_every_conversation_is_used_or_counted(tiny_tokenizer: Any) -> None:
     expected = [BAICHUAN.encode_with_labels(messages, tiny_tokenizer) for messages in (TURNS, TURNS, TURNS[:2])]
     assert [(ids.tolist(), labels.tolist()) for ids, labels in made] == expected
     assert counts == {
-        "a": {"read": 4, "not_drawn": 0, "too_long": 0, "no_answer": 2, "used": 2, "examples": 3},
-        "b": {"read": 2, "not_drawn": 1, "too_long": 1, "no_answer": 0, "used": 0, "examples": 0},
+        "a": {"read": 4, "not_drawn": 0, "too_long": 0, "no_answer": 2, "used": 2, "examples": 3, "turns_cut": 0},
+        "b": {"read": 2, "not_drawn": 1, "too_long": 1, "no_answer": 0, "used": 0, "examples": 0, "turns_cut": 0},
     }
     shown = report.sources_table(counts).frame
-    assert list(shown.columns) == ["Source", "read", "not drawn", "too long", "no answer", "used", "examples"]
-    assert shown.iloc[1].tolist() == ["b", "2", "1", "1", "0", "0", "0"]
+    columns = ["Source", "read", "not drawn", "too long", "no answer", "used", "examples", "turns cut"]
+    assert list(shown.columns) == columns
+    assert shown.iloc[1].tolist() == ["b", "2", "1", "1", "0", "0", "0", "0"]
+
+
+def test_turns_that_are_cut_are_counted(tiny_tokenizer: Any) -> None:
+    """Four turns of two or more tokens and two of one; where only the last exchange fits, only its turns are cut."""
+    long = [turn | {"content": turn["content"] * 3} for turn in TURNS]
+    short = [{"role": "user", "content": "痛"}, {"role": "assistant", "content": "水"}]
+    _, counts = examples([row("a", long + short)], [1], BAICHUAN, tiny_tokenizer, limits(500, 1, 1))
+    assert counts["a"].get("turns_cut") == 4
+    last = len(BAICHUAN.encode_with_labels(long[2:], tiny_tokenizer, 1)[0])
+    _, counts = examples([row("a", long)], [1], BAICHUAN, tiny_tokenizer, limits(last, 1, 500))
+    assert counts["a"].get("turns_cut") == 1
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
