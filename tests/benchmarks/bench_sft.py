@@ -1,11 +1,11 @@
-"""Supervised fine-tuning: assistant tokens a second, ours (packed) against TRL's SFTTrainer as it comes (padded).
+"""Supervised fine-tuning: assistant tokens a second, ours (packed) against TRL's SFTTrainer, padded and packed.
 
 Run by hand or by `make bench-train`, with QILIN_RAW_DIR set and nothing else on the machine. Same conversations in the
 same order with the same tokens and loss mask, same LLaMA (four layers, hidden 256, vocabulary 4096, random weights),
 same LoRA (r 8, all linear layers), fp32, two threads. TRL renders the template's jinja form with assistant_only_loss
-and keeps its other defaults but two: no activation checkpointing (ours has none either), and a batch size whose padded
-area is nearest to ours. Rounds alternate; the first steps of each are not timed. The ratio carries over to other
-machines.
+and keeps its other defaults but two: no activation checkpointing (ours has none either), and a batch size whose area
+is nearest to ours. Packed it fills rows to max_length (best fit) and restarts positions at every conversation. Rounds
+alternate; the first steps of each are not timed. The ratio carries over to other machines.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ def ours(job: SimpleNamespace, model: Any, tokenizer: Any, examples: list[sft.Ex
     return trainer
 
 
-def theirs(job: SimpleNamespace, model: Any, tokenizer: Any, messages: list[Messages], size: int) -> Any:
+def theirs(
+    job: SimpleNamespace, model: Any, tokenizer: Any, messages: list[Messages], size: int, packing: bool = False
+) -> Any:
+    """TRL's trainer; `size` conversations a batch, or packed rows of max_length."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -118,6 +121,7 @@ def theirs(job: SimpleNamespace, model: Any, tokenizer: Any, messages: list[Mess
         **fit.arguments(job.parameters, job.out) | {"per_device_train_batch_size": size},
         activation_checkpointing=False,
         assistant_only_loss=True,
+        packing=packing,
         max_length=job.parameters.max_length,
         train_sampling_strategy="sequential",
     )
@@ -193,15 +197,21 @@ def compare(
     mean = statistics.mean(lengths)
     for name, batch, tokens in (("ours", given.batch, area), ("TRL", size, padded_area(lengths, size))):
         print(f"{name}: {batch} conversations a batch, {tokens:.0f} tokens, {1 - batch * mean / tokens:.0%} padding")
-    rates: dict[str, list[float]] = {"ours, packed": [], "TRL SFTTrainer, padded": []}
+    rows = max(1, round(area / job.parameters.max_length))
+    rates: dict[str, list[float]] = {"ours, packed": [], "TRL SFTTrainer, padded": [], "TRL SFTTrainer, packed": []}
+    own, padded, packed = rates.values()
     for number in range(given.rounds):
         part = slice(number * given.conversations, (number + 1) * given.conversations)
-        rates["ours, packed"].append(rate(ours(job, model(), tokenizer, examples[part]), useful[part], given.batch))
-        trainer = theirs(job, model(), tokenizer, messages[part], size)
-        rates["TRL SFTTrainer, padded"].append(rate(trainer, useful[part], size))
-    fast, slow = (shown(name, values) for name, values in rates.items())
-    pairs = [a / b for a, b in zip(*rates.values(), strict=True)]
-    print(f"ratio {fast / slow:.2f}  (rounds {min(pairs):.2f}-{max(pairs):.2f})")
+        own.append(rate(ours(job, model(), tokenizer, examples[part]), useful[part], given.batch))
+        padded.append(rate(theirs(job, model(), tokenizer, messages[part], size), useful[part], size))
+        trainer = theirs(job, model(), tokenizer, messages[part], rows, packing=True)
+        packed.append(
+            rate(trainer, [sum(label != IGNORE for label in row["labels"]) for row in trainer.train_dataset], rows)
+        )
+    fast, *others = (shown(name, values) for name, values in rates.items())
+    for name, slow, values in zip(("padded", "packed"), others, (padded, packed), strict=True):
+        pairs = [a / b for a, b in zip(own, values, strict=True)]
+        print(f"ratio to TRL {name} {fast / slow:.2f}  (rounds {min(pairs):.2f}-{max(pairs):.2f})")
 
 
 if __name__ == "__main__":
