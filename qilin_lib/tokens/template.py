@@ -6,6 +6,7 @@ model scores 26 % or 57 % by template alone (hiyouga/LLaMA-Factory#2509).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -219,4 +220,10 @@ def text_ids(tokenizer: Any, text: str | np.ndarray) -> list[int]:
 
 def tag_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of a tag, in which special tokens are what they say."""
-    return tokenizer.encode(text, add_special_tokens=False) if text else []
+    return list(_tag_ids(tokenizer, text, len(tokenizer))) if text else []
+
+
+@functools.lru_cache(maxsize=256)
+def _tag_ids(tokenizer: Any, text: str, _: int) -> tuple[int, ...]:
+    # A template has few tags, and a training wants them for every conversation. The size changes as tokens are added.
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -14,6 +14,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
 from qilin_lib.report import training as report
+from qilin_lib.tokens.store import temporary
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 from qilin_lib.train.sft import encode, examples, heldout, repeats, score, spread, work
@@ -89,6 +90,15 @@ def test_turns_that_are_cut_are_counted(tiny_tokenizer: Any) -> None:
     last = len(BAICHUAN.encode_with_labels(long[2:], tiny_tokenizer, 1)[0])
     _, counts = examples([row("a", long)], [1], BAICHUAN, tiny_tokenizer, limits(last, 1, 500))
     assert counts["a"].get("turns_cut") == 1
+
+
+def test_what_02_tokenised_is_not_tokenised_again(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training looks at each conversation at its start, and puts it together anew in each epoch."""
+    rows = temporary([row("a", TURNS)] * 3, tiny_tokenizer)
+    made, _ = examples(rows, [1, 1, 1], BAICHUAN, tiny_tokenizer, limits(500))
+    monkeypatch.setattr(type(tiny_tokenizer), "encode", lambda *_, **__: pytest.fail("the tokenizer was asked again"))
+    again, _ = examples(rows, [1, 1, 1], BAICHUAN, tiny_tokenizer, limits(500))
+    assert (again[0] == made[2]).all() and again.tokens.tolist() == [made[0].shape[1]] * 3
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
