@@ -169,7 +169,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """One entry per loaded model: device, whether NF4, how many are alive with it. All are loaded on the CPU, whatever
     device is named."""
     from qilin_lib.models import adapters, load
-    from qilin_lib.train import dcpt, dpo, fit
+    from qilin_lib.train import fit
+    from qilin_lib.train.methods import dcpt, dpo
 
     usual, seen, models = load.load_model, [], []
 

@@ -36,9 +36,10 @@ from qilin_lib.models.shapes import shape
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import Template, as_trained, template_of
-from qilin_lib.train import behaviour, launch, rejection, reward, sampling
-from qilin_lib.train.rl import questions
-from qilin_lib.train.sft import spread
+from qilin_lib.train import behaviour, launch, rejection, sampling
+from qilin_lib.train.methods import reward
+from qilin_lib.train.methods.rl import questions
+from qilin_lib.train.methods.sft import spread
 
 REFERENCE = "sft"
 TEXTS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_1", "rouge_2", "rouge_l")

@@ -26,7 +26,7 @@ from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import sft
+from qilin_lib.train.methods import sft
 
 # Where neither the paper nor CMExam and Huatuo-26M state a setting: what transformers does by default.
 DEFAULTS: dict[str, Any] = {

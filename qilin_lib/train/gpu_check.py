@@ -29,7 +29,8 @@ from qilin_lib.models.load import load_model, weight_files
 from qilin_lib.models.shapes import KNOWN, sizes
 from qilin_lib.runs import environment
 from qilin_lib.tokens.pack import pack
-from qilin_lib.train import dcpt, preflight, probe, speed
+from qilin_lib.train import preflight, probe, speed
+from qilin_lib.train.methods import dcpt
 from qilin_lib.train.speed import GIB
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")

@@ -21,7 +21,8 @@ from qilin_lib.models.base import base_path, local
 from qilin_lib.models.shapes import sizes
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, fit, launch, methods, numerics, sft, speed
+from qilin_lib.train import fit, launch, methods, numerics, speed
+from qilin_lib.train.methods import dcpt, sft
 from qilin_lib.train.preflight import batch
 
 

@@ -34,8 +34,9 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import reward, sampling, sft, vllm_client
+from qilin_lib.train import sampling, vllm_client
 from qilin_lib.train.launch import PROGRESS
+from qilin_lib.train.methods import reward, sft
 
 Row = dict[str, Any]
 # From job, device and chunks of questions to the values of each chunk.

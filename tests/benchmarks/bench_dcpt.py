@@ -29,7 +29,8 @@ from qilin_lib.models.tiny import new_model
 from qilin_lib.sample.render import raw_dir
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.tokenizer import train_tokenizer
-from qilin_lib.train import dcpt, fit
+from qilin_lib.train import fit
+from qilin_lib.train.methods import dcpt
 
 TOKENS_A_STEP = 4096
 PASSAGE = 1500

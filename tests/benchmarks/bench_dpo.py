@@ -21,8 +21,8 @@ from qilin_lib import params
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.template import PLAIN
 from qilin_lib.tokens.tokenizer import train_tokenizer
-from qilin_lib.train import dpo
 from qilin_lib.train.fit import prepare_model
+from qilin_lib.train.methods import dpo
 
 WARM_UP = 2
 

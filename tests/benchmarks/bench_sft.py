@@ -33,7 +33,8 @@ from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
 from qilin_lib.tokens.tokenizer import train_tokenizer
-from qilin_lib.train import fit, sft
+from qilin_lib.train import fit
+from qilin_lib.train.methods import sft
 
 Messages = list[dict[str, str]]
 WARM_UP = 2

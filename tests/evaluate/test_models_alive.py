@@ -14,7 +14,7 @@ import pytest
 from qilin_lib import files, params
 from qilin_lib.evaluate import policies, worker
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import reward
+from qilin_lib.train.methods import reward
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,8 @@ from qilin_lib.evaluate.metrics import tokenize
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import launch, reward, sampling
+from qilin_lib.train import launch, sampling
+from qilin_lib.train.methods import reward
 
 pytestmark = pytest.mark.slow
 

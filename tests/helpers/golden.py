@@ -16,8 +16,9 @@ import numpy as np
 from qilin_lib import files, params
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, dpo, fit, sft
+from qilin_lib.train import fit
 from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import dcpt, dpo, sft
 
 MODULES: dict[str, ModuleType] = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<reserved_102>", "<reserved_103>"]

@@ -24,8 +24,9 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
-from qilin_lib.train import checkpoints, dcpt, dpo, fit, reward, rl, saving, sft
+from qilin_lib.train import checkpoints, fit, saving
 from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import dcpt, dpo, reward, rl, sft
 
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 LIBRARIES = ["torch", "datasets", "bitsandbytes", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]

@@ -18,8 +18,8 @@ from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, sft
 from qilin_lib.train.fit import prepare_model
+from qilin_lib.train.methods import dcpt, sft
 
 WIDTH = 24
 # Documents of every row, by length: a row is what they fill.

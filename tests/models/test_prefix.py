@@ -15,7 +15,8 @@ from qilin_lib.models.adapters import describe, load_to_answer, load_trained, we
 from qilin_lib.models.decode import in_batches
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import fit, sft
+from qilin_lib.train import fit
+from qilin_lib.train.methods import sft
 
 pytestmark = pytest.mark.slow
 TOKENS = 6

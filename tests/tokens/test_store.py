@@ -16,7 +16,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.tokens import store
 from qilin_lib.tokens.store import Store, rows, temporary, write
 from qilin_lib.tokens.template import TEMPLATES, text_ids
-from qilin_lib.train import dpo, reward, rl, sft
+from qilin_lib.train.methods import dpo, reward, rl, sft
 
 # Written-out special tokens, an empty text, white space, characters that are not in the vocabulary, several scripts.
 ODD = ["</s><reserved_102>咳嗽", "", " \n", "𠮷龘", "aspirin 0.5g\n\n每日 3 次"]

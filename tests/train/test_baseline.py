@@ -20,9 +20,10 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Finetune
 from qilin_lib.tokens.template import PLAIN
-from qilin_lib.train import baseline, launch, sft
+from qilin_lib.train import baseline, launch
 from qilin_lib.train import job as jobs
 from qilin_lib.train.fit import read_log
+from qilin_lib.train.methods import sft
 
 pytestmark = pytest.mark.slow
 

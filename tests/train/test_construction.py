@@ -22,8 +22,9 @@ from qilin_lib.evaluate.models import STAND_IN
 from qilin_lib.models import adapters, load
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import baseline, dpo, fit, launch, reference, reward, sft
+from qilin_lib.train import baseline, fit, launch, reference
 from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import dpo, reward, sft
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
             dataset = dataset.add_column(name, [0.0] * len(dataset))
         return dataset, False
 
-    for name in ("models.adapters", "train.fit", "train.dpo", "train.dcpt"):
+    for name in ("models.adapters", "train.fit", "train.methods.dpo", "train.methods.dcpt"):
         module = importlib.import_module(f"qilin_lib.{name}")
         if hasattr(module, "load_model"):
             monkeypatch.setattr(module, "load_model", on_cpu)
@@ -307,7 +308,7 @@ def test_a_reward_head_under_lora_moves_in_bfloat16_as_in_float32(built: Callabl
     import torch
 
     parameters = parameters_of("full_a100", "reward")
-    trainer, _ = built(parameters, importlib.import_module("qilin_lib.train.reward"))
+    trainer, _ = built(parameters, importlib.import_module("qilin_lib.train.methods.reward"))
     (head,) = [w for name, w in trainer.model.named_parameters() if w.requires_grad and ".score." in name]
     random = torch.Generator().manual_seed(3)
     head.data.copy_(0.02 * torch.randn(head.shape, generator=random))

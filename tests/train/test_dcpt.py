@@ -15,8 +15,9 @@ from qilin_lib.models.adapters import load_trained, trained
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, fit
+from qilin_lib.train import fit
 from qilin_lib.train.heldout import documents
+from qilin_lib.train.methods import dcpt
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ import pytest
 from qilin_lib import files
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
-from qilin_lib.train import dpo
 from qilin_lib.train.fit import prepare_model
+from qilin_lib.train.methods import dpo
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,10 @@ from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import IGNORE
-from qilin_lib.train import dcpt, dpo, fit, heldout, reward, sft
+from qilin_lib.train import fit, heldout
 from qilin_lib.train import job as jobs
 from qilin_lib.train.fit import prepare_model
+from qilin_lib.train.methods import dcpt, dpo, reward, sft
 
 # Of a loss in float32. Wrong isolation, windows, caps or scales move it by more than a hundredth.
 TOLERANCE = 2e-5

@@ -15,7 +15,8 @@ from qilin_lib.models.adapters import describe, load_trained
 from qilin_lib.models.load import load_model
 from qilin_lib.models.merge import merge
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import checks, dcpt, fit
+from qilin_lib.train import checks, fit
+from qilin_lib.train.methods import dcpt
 
 
 @pytest.fixture

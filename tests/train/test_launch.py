@@ -59,8 +59,8 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_one_process_is_a_plain_child(gpus: int) -> None:
-    assert launch.command(wanted(gpus), "qilin_lib.train.dpo", JOB) == [
-        *(sys.executable, "-m", "qilin_lib.train.dpo", "run/job.json")
+    assert launch.command(wanted(gpus), "qilin_lib.train.methods.dpo", JOB) == [
+        *(sys.executable, "-m", "qilin_lib.train.methods.dpo", "run/job.json")
     ]
 
 
@@ -71,25 +71,25 @@ def test_deepspeed_s_only_process_is_under_torchrun() -> None:
 
 
 def test_eight_gpus_are_torchrun_on_one_machine() -> None:
-    assert launch.command(wanted(8), "qilin_lib.train.dpo", JOB) == [
+    assert launch.command(wanted(8), "qilin_lib.train.methods.dpo", JOB) == [
         *(sys.executable, "-m", "qilin_lib.train.one_node", "--nproc_per_node=8"),
-        *("-m", "qilin_lib.train.dpo", "run/job.json"),
+        *("-m", "qilin_lib.train.methods.dpo", "run/job.json"),
     ]
 
 
 def test_two_nodes_need_the_first_one_s_name() -> None:
     with pytest.raises(QilinError, match="nodes = 2 needs MASTER_ADDR"):
-        launch.command(wanted(8, nodes=2), "qilin_lib.train.dcpt", Path("job.json"))
+        launch.command(wanted(8, nodes=2), "qilin_lib.train.methods.dcpt", Path("job.json"))
 
 
 @pytest.mark.parametrize("gpus", [1, 8])
 def test_two_nodes_meet_at_the_master_s_address(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     monkeypatch.setenv("MASTER_ADDR", "node7")
     monkeypatch.setenv("MASTER_PORT", "4321")
-    command = launch.command(wanted(gpus, 2), "qilin_lib.train.dpo", JOB)
+    command = launch.command(wanted(gpus, 2), "qilin_lib.train.methods.dpo", JOB)
     assert command[:4] == [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={gpus}"]
     assert command[4:7] == ["--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=node7:4321"]
-    assert command[7:] == ["-m", "qilin_lib.train.dpo", "run/job.json"]
+    assert command[7:] == ["-m", "qilin_lib.train.methods.dpo", "run/job.json"]
 
 
 @pytest.mark.parametrize(("port", "expected"), [(None, "24567"), ("4321", "4321")])
@@ -100,17 +100,17 @@ def test_in_slurm_the_notebook_starts_one_torchrun_a_node(
     if port:
         monkeypatch.setenv("MASTER_PORT", port)
     monkeypatch.setenv("MASTER_ADDR", "elsewhere")
-    assert launch.command(wanted(8, 2), "qilin_lib.train.dpo", JOB) == [
+    assert launch.command(wanted(8, 2), "qilin_lib.train.methods.dpo", JOB) == [
         *("srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"),
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=8", "--nnodes=2", "--rdzv_backend=c10d"),
-        *(f"--rdzv_endpoint={socket.gethostname()}:{expected}", "-m", "qilin_lib.train.dpo", "run/job.json"),
+        *(f"--rdzv_endpoint={socket.gethostname()}:{expected}", "-m", "qilin_lib.train.methods.dpo", "run/job.json"),
     ]
 
 
 @pytest.mark.parametrize("nodes", [3, 4])
 def test_other_nodes_than_slurm_gave_are_refused(slurm: None, nodes: int) -> None:
     with pytest.raises(QilinError) as refused:
-        launch.command(wanted(8, nodes), "qilin_lib.train.dpo", JOB)
+        launch.command(wanted(8, nodes), "qilin_lib.train.methods.dpo", JOB)
     assert str(refused.value) == (
         f"05_dpo: nodes = {nodes}, but Slurm job 1234567 was given 2; nearest valid: nodes = 2"
     )
@@ -142,7 +142,7 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     assert ended.value.code == 0 and not folder.exists()
     line = capsys.readouterr().out.splitlines()[1]
     job = Path("my runs/r/05_dpo/job.json")
-    assert shlex.split(line) == [*launch.command(wanted(8), "qilin_lib.train.dpo", job), "train"]
+    assert shlex.split(line) == [*launch.command(wanted(8), "qilin_lib.train.methods.dpo", job), "train"]
     monkeypatch.chdir("/")
     with pytest.raises(SystemExit):
         launch.dry_run(wanted(1, dry_run=True))
@@ -177,7 +177,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    assert "--nproc_per_node=8 -m qilin_lib.train.dpo" in cells[-2].outputs[0].text
+    assert "--nproc_per_node=8 -m qilin_lib.train.methods.dpo" in cells[-2].outputs[0].text
     assert cells[-1].execution_count is None and cells[-1].outputs == []
 
 

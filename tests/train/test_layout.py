@@ -15,8 +15,9 @@ import pytest
 from helpers.trainings import write_data, write_job
 
 from qilin_lib import files
-from qilin_lib.train import checkpoints, dcpt, fit, launch
+from qilin_lib.train import checkpoints, fit, launch
 from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import dcpt
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Path]

@@ -15,7 +15,8 @@ import pytest
 from qilin_lib import files
 from qilin_lib.models import adapters
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, dpo, fit, rejection, reward, sft
+from qilin_lib.train import fit, rejection
+from qilin_lib.train.methods import dcpt, dpo, reward, sft
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models import names
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dpo, methods
+from qilin_lib.train import methods
 from qilin_lib.train.fit import prepare_model
+from qilin_lib.train.methods import dpo
 
 pytestmark = pytest.mark.slow
 BETA = 0.3

@@ -15,7 +15,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import checkpoints, dcpt, dpo, fit, reward, sft
+from qilin_lib.train import checkpoints, fit
+from qilin_lib.train.methods import dcpt, dpo, reward, sft
 
 pytestmark = pytest.mark.slow
 

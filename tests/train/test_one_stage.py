@@ -23,8 +23,9 @@ from qilin_lib.schema import OneStage
 from qilin_lib.tokens import corpus
 from qilin_lib.tokens.pack import load_blocks
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
-from qilin_lib.train import checkpoints, fit, one_stage, sft
+from qilin_lib.train import checkpoints, fit, one_stage
 from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import sft
 
 
 def limits(max_length: int = 200, source: int = 60, target: int = 60) -> SimpleNamespace:

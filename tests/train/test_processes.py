@@ -17,8 +17,9 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
-from qilin_lib.train import dcpt, dpo, fit, launch, sft
+from qilin_lib.train import fit, launch
 from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import dcpt, dpo, sft
 
 pytestmark = pytest.mark.slow
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}

@@ -14,7 +14,8 @@ import pytest
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
-from qilin_lib.train import dpo, fit, reference
+from qilin_lib.train import fit, reference
+from qilin_lib.train.methods import dpo
 
 PAIRS = [
     {"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]},

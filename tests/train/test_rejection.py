@@ -19,7 +19,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import job as jobs
-from qilin_lib.train import launch, rejection, reward, sampling, sft, vllm_client
+from qilin_lib.train import launch, rejection, sampling, vllm_client
+from qilin_lib.train.methods import reward, sft
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,8 @@ from helpers.trainings import STAGES, differences, output, saved, train, write_d
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.train import checkpoints, dcpt, launch, sft
+from qilin_lib.train import checkpoints, launch
+from qilin_lib.train.methods import dcpt, sft
 
 pytestmark = pytest.mark.slow
 # 26 examples, 8 a step, 6 steps: the second epoch begins after step 4, the fourth ends with a smaller batch.
@@ -178,7 +179,7 @@ def test_a_full_disk_is_named_and_costs_only_the_checkpoint_that_found_no_room(j
 @extended
 def test_the_notebook_s_error_names_the_full_disk(job: Run) -> None:
     broken = job("05_dpo", "lora")
-    call = f"child({str(broken)!r}, 'qilin_lib.train.dpo', 'no room for the optimizer', 4)"
+    call = f"child({str(broken)!r}, 'qilin_lib.train.methods.dpo', 'no room for the optimizer', 4)"
     source = f"import sys; sys.path.insert(0, {str(TESTS)!r}); from helpers.trainings import child; {call}"
     with pytest.raises(
         QilinError, match=r"exit code 1: .*no more bytes: .*optimizer\.pt .*; make room .*\(whole log: "

@@ -18,7 +18,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models import adapters
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
-from qilin_lib.train import checkpoints, fit, reward
+from qilin_lib.train import checkpoints, fit
+from qilin_lib.train.methods import reward
 
 SHAPE = {"save_steps": 2, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
 LOADED = ("adapter_model.safetensors", "model.safetensors")

@@ -18,7 +18,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import load_trained
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
-from qilin_lib.train import checkpoints, fit, reward, rl
+from qilin_lib.train import checkpoints, fit
+from qilin_lib.train.methods import reward, rl
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from qilin_lib.report import training as report
 from qilin_lib.tokens.store import temporary
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train.heldout import label_count, sequence_logprobs
-from qilin_lib.train.sft import encode, examples, heldout, repeats, score, spread, work
+from qilin_lib.train.methods.sft import encode, examples, heldout, repeats, score, spread, work
 
 TURNS = [
     {"role": "user", "content": "咳嗽三天"},

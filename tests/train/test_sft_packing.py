@@ -12,8 +12,8 @@ import pytest
 
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, IGNORE
-from qilin_lib.train import sft
 from qilin_lib.train.fit import prepare_model
+from qilin_lib.train.methods import sft
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.shapes import sizes
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import dcpt, dpo, sft, speed
 from qilin_lib.train import fit as shared
+from qilin_lib.train import speed
+from qilin_lib.train.methods import dcpt, dpo, sft
 
 pytestmark = pytest.mark.slow
 

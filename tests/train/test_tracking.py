@@ -14,7 +14,8 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import PLAIN
-from qilin_lib.train import dcpt, tracking
+from qilin_lib.train import tracking
+from qilin_lib.train.methods import dcpt
 
 
 @pytest.mark.parametrize("tracker", ["none", "tensorboard"])

@@ -30,12 +30,12 @@ class Method:
 
 
 METHODS = {
-    "dcpt": Method("qilin_lib.train.dcpt", fused="gpu"),
-    "sft": Method("qilin_lib.train.sft", fused="gpu"),
-    "dpo": Method("qilin_lib.train.dpo", "trl.DPOConfig", sides=2, reference=True, fused="everywhere"),
+    "dcpt": Method("qilin_lib.train.methods.dcpt", fused="gpu"),
+    "sft": Method("qilin_lib.train.methods.sft", fused="gpu"),
+    "dpo": Method("qilin_lib.train.methods.dpo", "trl.DPOConfig", sides=2, reference=True, fused="everywhere"),
     "kto": Method("qilin_lib.train.methods.kto", "trl.KTOConfig", sides=2, reference=True, fused="everywhere"),
     "orpo": Method("qilin_lib.train.methods.orpo", "trl.experimental.orpo.ORPOConfig", sides=2),
-    "reward": Method("qilin_lib.train.reward", sides=2),
+    "reward": Method("qilin_lib.train.methods.reward", sides=2),
 }
 # What a notebook trains by; 05 names its method itself.
 OF = {"03_dcpt": "dcpt", "04_sft": "sft", "08_rlhf": "reward"}

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib.tokens.statistics import batches
-from qilin_lib.train import dpo
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train.dpo import score
+from qilin_lib.train.methods import dpo
+from qilin_lib.train.methods.dpo import score
 
 # The loss while policy and reference are equal.
 START = 0.5

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib.train import dpo, numerics
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train.dpo import score
+from qilin_lib.train import numerics
+from qilin_lib.train.methods import dpo
+from qilin_lib.train.methods.dpo import score
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.template import Template
-from qilin_lib.train import dpo, launch, reward, sampling
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
+from qilin_lib.train import launch, sampling
+from qilin_lib.train.methods import dpo, reward
 
 # Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
 # term by the ratio.

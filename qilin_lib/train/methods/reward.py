@@ -23,7 +23,8 @@ from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import pairs, sft
+from qilin_lib.train import pairs
+from qilin_lib.train.methods import sft
 from qilin_lib.train.pairs import SIDES
 
 Pair = dict[str, list[int]]
