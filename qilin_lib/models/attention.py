@@ -9,7 +9,6 @@ and each document is a causal sequence of its own: the same numbers, and a row o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate, groupby
 from typing import Any
@@ -45,6 +44,7 @@ def isolate(model: Any, parameters: Any) -> None:
 
     register()
     own, was_training = model.config._attn_implementation, model.training
+    why = "sdpa would leave out the soft caps or sinks of its layers"
     vocabulary = model.config.get_text_config().vocab_size
     texts = torch.arange(12, device=model.device).view(2, 6) * 7 % vocabulary
     rows = torch.cat([texts, texts.flip(0)], dim=1)
@@ -53,16 +53,22 @@ def isolate(model: Any, parameters: Any) -> None:
         expected = torch.cat([alone, alone.flip(0)], dim=1)
         leak = (model(input_ids=rows, use_cache=False).logits - expected).float().norm()
         for name in _candidates(model, parameters.attn_implementation):
-            # Whatever a kernel or a model says that does not know this way.
-            with suppress(Exception):
+            try:
                 model.set_attn_implementation(name)
-                if (_apart(model, rows) - expected).float().norm() <= LEAK * leak:
-                    model.train(was_training)
-                    return
+                distance = (_apart(model, rows) - expected).float().norm()
+            # Whatever a kernel or a model says that does not know this way.
+            except Exception as reason:
+                why = " ".join(str(reason).split())[:160]
+                continue
+            # Weights with NaN are no matter of attention: training's own check names them.
+            if distance <= LEAK * leak or leak.isnan():
+                model.train(was_training)
+                return
+            why = "neighbours show in the logits"
     model.set_attn_implementation(own)
     raise QilinError(
         f"{parameters.notebook}: attn_implementation: {parameters.attn_implementation}: a {model.config.model_type} "
-        "does not keep the documents of a packed row apart that way; nearest valid: packing: false (04_sft), "
+        f"does not keep the documents of a packed row apart that way ({why}); nearest valid: packing: false (04_sft), "
         "packing: naive (02_tokenize), or attn_implementation: auto"
     )
 

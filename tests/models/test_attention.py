@@ -274,7 +274,7 @@ def test_a_kernel_that_leaves_a_cap_out_is_refused(training: Callable, tiny_toke
     gemma = families.base("gemma2", tiny_tokenizer, tmp_path)
     parameters = training("04_sft", packing=True, attn_implementation="documents")
     model, tokenizer = prepare_model(parameters, gemma)
-    with pytest.raises(QilinError, match="attn_implementation: documents: a gemma2 does not keep"):
+    with pytest.raises(QilinError, match=r"attn_implementation: documents: a gemma2 does not keep .*soft caps"):
         sft.make_trainer(SimpleNamespace(parameters=parameters, out=tmp_path), model, tokenizer, [])
 
 
