@@ -89,7 +89,7 @@ def job(work: Path, notebook: str, paths: dict[str, Path], phases: list[str], **
         "paths": {name: str(path) for name, path in paths.items()},
     }
     files.write_json(out / "job.json", described)
-    module = f"qilin_lib.train.{notebook[3:]}"
+    module = f"qilin_lib.train.methods.{notebook[3:]}"
     for phase in phases:
         told(f"{notebook} {phase}", measured(["-m", module, str(out / "job.json"), phase], work / "log.txt"))
     return files.read_json(out / "facts.json")

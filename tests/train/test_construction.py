@@ -256,7 +256,7 @@ def test_the_trainer_does_what_the_profile_says(
     profile: str, method: str, built: Callable, place: SimpleNamespace, tmp_path: Path
 ) -> None:
     parameters = parameters_of(profile, method)
-    module = importlib.import_module(f"qilin_lib.train.{TRAINERS[method][1]}")
+    module = importlib.import_module(f"qilin_lib.train.methods.{TRAINERS[method][1]}")
     paths = {}
     if method == "rl":
         paths = {"reward": judge(parameters_of(profile, "reward"), place.paths["weights"], tmp_path / "judge")}
@@ -295,7 +295,7 @@ def test_what_learns_is_float32_also_after_a_resume(
 
     parameters = parameters_of("smoke", method)
     parameters.__dict__.update(BF16 | {"finetuning": finetuning, "modules_to_save": WHOLE})
-    trainer, _ = built(parameters, importlib.import_module(f"qilin_lib.train.{TRAINERS[method][1]}"))
+    trainer, _ = built(parameters, importlib.import_module(f"qilin_lib.train.methods.{TRAINERS[method][1]}"))
     check(trainer, parameters)
     trainer.save_model(str(tmp_path / "checkpoint-1"))
     trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
