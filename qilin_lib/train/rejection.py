@@ -230,7 +230,10 @@ def _answers(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) ->
     }
     draw = _by_vllm if p.vllm_python else _here
     for drawn in draw(job, device, list(prompts.values()), tokenizer):
-        yield [[tokenizer.decode(ids, skip_special_tokens=True), len(ids)] for ids in drawn]
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
+        # As the template gives them to the reward model; fine-tuning reads ids, which it gives as they are.
+        texts = [text.strip() if job.template.trim else text for text in texts]
+        yield [[text, len(ids)] for text, ids in zip(texts, drawn, strict=True)]
 
 
 def _here(job: SimpleNamespace, device: str, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:

@@ -15,7 +15,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
 from qilin_lib.report import training as report
 from qilin_lib.tokens.store import temporary
-from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.tokens.template import BAICHUAN, Template
 from qilin_lib.train.heldout import label_count, sequence_logprobs
 from qilin_lib.train.methods.sft import encode, examples, heldout, repeats, score, spread, work
 
@@ -203,3 +203,15 @@ def test_the_child_leaves_facts_and_scores(job: SimpleNamespace, tiny_tokenizer:
     job.parameters.source_weights = dict.fromkeys(("m1", "m2", "g"), 0.0)
     with pytest.raises(QilinError, match="nothing to learn from"):
         work(job)
+
+
+def test_a_system_turn_stays_when_a_conversation_is_shortened(tiny_tokenizer: Any) -> None:
+    own = Template("own", "U", "\n", "A", system_open="S", system_close="\n")
+    turn = lambda role, text: {"role": role, "content": text}  # noqa: E731
+    system, last = turn("system", "简短"), [turn("user", "头痛"), turn("assistant", "休息")]
+    long = [turn("user", "咳嗽" * 20), turn("assistant", "多喝水" * 20)]
+    limits = SimpleNamespace(max_source_length=200, max_target_length=200, max_length=40)
+    expected = own.encode([system, *last], tiny_tokenizer)
+    assert list(encode([system, *long, *long, *last], own, tiny_tokenizer, limits)[0]) == expected
+    assert encode([system, *long], own, tiny_tokenizer, limits) is None
+    assert encode([system], own, tiny_tokenizer, limits) is None

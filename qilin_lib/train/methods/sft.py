@@ -45,7 +45,8 @@ def train(stage: Stage) -> dict[str, Any]:
 def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
     """(ids, labels) of a conversation, or None if nothing can be learned from it.
 
-    Long turns are cut inside; a conversation longer than `max_length` loses whole turns from its front.
+    Long turns are cut inside; a conversation longer than `max_length` loses whole turns from its front, but
+    for a system turn.
     """
     fitting = _fitting(messages, template, tokenizer, parameters)
     return fitting and fitting[1]
@@ -56,11 +57,14 @@ def _fitting(
 ) -> tuple[list[Message], Example] | None:
     """(the turns that `encode` leaves, their ids and labels)."""
     limits = (parameters.max_source_length, parameters.max_target_length)
-    while messages:
-        ids, labels = template.encode_with_labels(messages, tokenizer, *limits)
+    system = [turn for turn in messages[:1] if turn["role"] == "system"]
+    turns = messages[len(system) :]
+    while turns:
+        kept = [*system, *turns]
+        ids, labels = template.encode_with_labels(kept, tokenizer, *limits)
         if len(ids) <= parameters.max_length and any(label != IGNORE for label in labels):
-            return messages, (ids, labels)
-        messages = messages[2:]
+            return kept, (ids, labels)
+        turns = turns[2:]
     return None
 
 
