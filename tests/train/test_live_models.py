@@ -86,7 +86,15 @@ def test_rejection_sampling_lets_the_policy_go_before_the_judge_comes(
         reward=left(judge, tiny_model_dir, tmp_path / "judge", rewards=True),
         questions=tmp_path / "data.jsonl",
     )
-    drawn = {"num_samples": 2, "keep": 1, "temperature": 1.0, "top_p": 0.9, "round": 1, "questions": {}}
+    drawn = {
+        "num_samples": 2,
+        "keep": 1,
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "round": 1,
+        "questions": {},
+        "vllm_python": None,
+    }
     job.parameters.__dict__.update(drawn | {"max_target_length": 8})
     job.out = tmp_path / "round1" / "sampling"
     job.out.mkdir(parents=True)
