@@ -1,8 +1,7 @@
 """05 with `method: kto`: Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306, Eq. 7).
 
-Each answer stands alone, desirable or not; its log-ratio to the reference is compared with z0, that of answers to other
-prompts of the batch. A batch holds two answers a pair of `per_device_train_batch_size`, of any pairs: all are in one
-seeded order, the same in every epoch, since TRL takes the answers for z0 from fixed neighbours.
+Each answer stands alone; its log-ratio to the reference is compared with z0, that of answers to other prompts of the
+batch. Of `per_device_train_batch_size` pairs a batch has both answers, in one seeded order for all epochs (TRL's z0).
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dpo
 from qilin_lib.train.methods.dpo import score
 
-# The loss while policy and reference are equal.
-START = 0.5
+START = 0.5  # the loss while policy and reference are equal
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
@@ -53,8 +51,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
 
 
 def answers(pairs: list[dpo.Pair], settings: Any) -> Any:
-    """The answers of all pairs as TRL's rows, in a seeded order; for z0 each prompt of a batch gets the answer before
-    its own."""
+    """All answers as TRL's rows, in a seeded order; for z0 a prompt of a batch gets the answer before its own."""
     from datasets import Dataset
 
     rows = [
