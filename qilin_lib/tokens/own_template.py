@@ -161,7 +161,7 @@ def _check(template: Template, tokenizer: Any, messages: list[Message]) -> None:
     """_CannotBeWritten unless template and tokenizer give one text and the same tokens."""
     prompt = messages[-1]["role"] == "user"
     theirs = _render_dated(tokenizer, messages, prompt)
-    ours = _render(tokenizer, messages, prompt, chat_template=_jinja(template, tokenizer))
+    ours = _render(tokenizer, messages, prompt, chat_template=template.jinja(tokenizer.eos_token))
     # After the last end token nothing is learned; Phi-3 writes one more there.
     if not prompt and not theirs.startswith(ours):
         theirs += template.assistant_close  # The next turn's opening, where it ends this one.
@@ -209,10 +209,6 @@ def _render_dated(tokenizer: Any, messages: list[Message], prompt: bool = False)
         raise _CannotBeWritten(f"there are several and none is the default ({str(reason)[:160]})") from None
     text = CLOCK.sub(lambda clock: repr(DAY.strftime(clock[2])), text)
     return _render(tokenizer, messages, prompt, chat_template=text, enable_thinking=False)
-
-
-def _jinja(template: Template, tokenizer: Any) -> str:
-    return template.jinja(tokenizer.eos_token)
 
 
 def _pieces(tokenizer: Any, text: str) -> list[str]:
