@@ -62,7 +62,8 @@ def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
     job.turns = False
     blocks = load_blocks(job.paths.blocks)
-    if learnable(blocks):
+    # Stops at the first that has a loss; the trainer looks through all of them.
+    if any((labels[1:] != IGNORE).any() for labels in blocks.labels):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
         trainer = make_trainer(job, model, blocks)
         facts, first = shared.fit(trainer, job, job.paths.weights), trainer.is_world_process_zero()
