@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import records
+from qilin_lib.chimed import records, shingles
 from qilin_lib.chimed.clean import clean, clean_general
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.decontaminate import Index
@@ -102,8 +102,8 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
             drafts.append(draft)
     bones = [skeleton(draft.text) for draft in drafts]
     clear = _decontaminated(drafts, bones, settings)
-    write_sketch(stem, [own for own, kept in zip(bones, clear, strict=True) if kept], settings.near_dup_ngram)
     drafts = [draft for draft, kept in zip(drafts, clear, strict=True) if kept]
+    write_sketch(stem, [shingles.identity(draft.text) for draft in drafts], settings.near_dup_ngram)
     for draft in drafts:
         draft.entry.head = _head(BY_NAME[source], draft)
     for name in TRAINING_SETS:
