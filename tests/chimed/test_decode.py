@@ -164,8 +164,8 @@ def test_what_stands_for_nothing_is_empty(value):
     assert string(value) == ""
 
 
-NOTHING = ["nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", "无", "暂无", "无。", "暂无相关资料", "无相关资料", "尚无数据",
-           "暂无解析", "-", "——", "/", "…", "无 "]  # fmt: skip
+NOTHING = ["nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", "无", "暂无", "无。", "暂无相关资料", "无相关资料"]
+NOTHING += ["尚无数据", "暂无解析", "-", "——", "/", "…", "无 "]
 SOMETHING = ["无传染性", "无症状", "暂无生命危险", "不详", "略感头晕", "-1.5", "Na", "空", "...头痛", "none of these"]
 
 

@@ -96,7 +96,7 @@ def test_xywy_row_becomes_a_disease():
         "symptom": ["喘", "咳", "喘"],
         "cost_money": "",
     }
-    ((_, found), empty, nameless) = read(kg.xywy, [row, {"name": "无"}, {"desc": "?"}])
+    ((_, found), empty, nameless) = read(kg.xywy, [row, {"name": "湿疹"}, {"desc": "?"}])
     assert found == Disease("哮喘", (("分类", ("内科",)), ("病因", ("过敏",)), ("症状", ("喘", "咳"))))
     assert empty == (2, "no features") and nameless == (3, "missing field")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
-from qilin_lib.chimed.readers.decode import Reject, json_items, shown, string
+from qilin_lib.chimed.readers.decode import Reject, field_text, json_items, shown
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Passage, Record, Rejection, excerpt
 
@@ -39,11 +39,11 @@ def _entries(source: str, file: str, stream: Stream) -> Iterator[Record | Reject
         if isinstance(row, Reject):
             yield Rejection(source, file, line, row.reason, excerpt(row.detail))
             continue
-        body = string(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
+        body = field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
         if not body:
             yield Rejection(source, file, line, "empty field", "content", excerpt(shown(row)))
             continue
-        for _, passage in passages(string(row.get("title")), enumerate(body.split("\n"))):
+        for _, passage in passages(field_text(row.get("title")), enumerate(body.split("\n"))):
             yield Record(source, file, line, passage)
 
 
