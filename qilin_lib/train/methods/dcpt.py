@@ -22,6 +22,7 @@ from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import saving
 from qilin_lib.train.heldout import documents, label_count, measured
+from qilin_lib.train.methods import METHODS
 
 # Tokens of a held-out document that are scored, where the model's context is longer.
 CONTEXT = 2048
@@ -32,7 +33,7 @@ def train(stage: Stage) -> dict[str, Any]:
     tokens = stage.parent("02_tokenize")
     return jobs.train_stage(
         stage,
-        __name__,
+        METHODS["dcpt"],
         {
             "weights": shared.weights_of(stage, "02_tokenize"),
             "blocks": tokens / "cpt_train.npy",
@@ -153,7 +154,3 @@ def stack(numbers: Sequence[int], blocks: Blocks) -> dict[str, Any]:
 
     parts = {"input_ids": blocks.ids, "position_ids": blocks.positions, "labels": blocks.labels}
     return {name: torch.from_numpy(part[numbers].astype(np.int64)) for name, part in parts.items()}
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)

@@ -27,6 +27,7 @@ from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import one_stage
 from qilin_lib.train.heldout import label_count, measured
+from qilin_lib.train.methods import METHODS
 
 # ids and labels, equally long: lists, or the two rows of an array.
 Example = tuple[Sequence[int], Sequence[int]]
@@ -39,7 +40,7 @@ def train(stage: Stage) -> dict[str, Any]:
     paths = {"weights": shared.weights_of(stage, "03_dcpt"), **data}
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
-    return jobs.train_stage(stage, __name__, paths)
+    return jobs.train_stage(stage, METHODS["sft"], paths)
 
 
 def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
@@ -286,7 +287,3 @@ def spread(rows: Sequence[Any], most: int | None) -> list[Any]:
     """At most `most` rows, evenly spaced: sft.jsonl is in order of sources, its head would be one source."""
     count = len(rows) if most is None else min(len(rows), most)
     return [rows[i * len(rows) // count] for i in range(count)]
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)
