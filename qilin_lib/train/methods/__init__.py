@@ -54,3 +54,15 @@ OF = {"03_dcpt": "dcpt", "04_sft": "sft", "08_rlhf": "reward"}
 def of(parameters: Any) -> Method:
     """The method that a stage with these parameters trains by; of 08, its first."""
     return METHODS[OF.get(parameters.notebook) or parameters.method]
+
+
+def batch(parameters: Any, block_size: int) -> tuple[int, int]:
+    """(rows, tokens of a row) of the largest batch that can come up; of 08 without what RL draws."""
+    p, method = parameters, of(parameters)
+    if hasattr(p, "rejection"):
+        rows = max(method.sides * p.reward.per_device_train_batch_size, p.rejection.per_device_train_batch_size)
+    else:
+        rows = method.sides * p.per_device_train_batch_size
+    if method.data == "cpt":
+        return rows, block_size
+    return rows, p.max_length if method.data == "sft" else p.max_source_length + p.max_target_length
