@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.models import attention
 from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.shapes import shape
@@ -44,19 +43,10 @@ def train(stage: Stage) -> dict[str, Any]:
 
 
 def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
-    """transformers' Trainer on packed blocks; the loss of a step is the mean over all its tokens that carry one, of
-    all micro-batches and processes (transformers#34191)."""
-    from transformers import Trainer, TrainingArguments
-
-    collate = partial(stack, blocks=blocks)
+    """transformers' Trainer on packed blocks (`fit.causal_trainer`)."""
     # Naive blocks are one text each.
-    if any((positions[1:] == 0).any() for positions in blocks.positions):
-        attention.isolate(model, job.parameters)
-        collate = attention.in_one_row(model, collate)
-    arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
-    if shared.has_fused_head(model, job.parameters, arguments):
-        collate = shared.fuse_head(model, collate)
-    return Trainer(model=model, args=arguments, train_dataset=learnable(blocks), data_collator=collate)
+    packed = any((positions[1:] == 0).any() for positions in blocks.positions)
+    return shared.causal_trainer(job, model, learnable(blocks), partial(stack, blocks=blocks), packed)
 
 
 def work(job: SimpleNamespace) -> None:
