@@ -151,7 +151,13 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
         common = {"OMP_NUM_THREADS": "1", **environment, "WORLD_SIZE": str(workers)}
         environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
     earlier = log.stat().st_size if log.exists() else 0
-    with open(log, "a", encoding="utf-8") as handle, children.running(arguments, environments) as (output, started):
+    reading, writing = os.pipe()
+    with (
+        open(log, "a", encoding="utf-8") as handle,
+        children.running(arguments, environments, writing) as started,
+        open(reading, encoding="utf-8", errors="replace") as output,
+    ):
+        os.close(writing)
         for line in output:
             if line.startswith(PROGRESS):
                 # print ends its line with a write of its own: what another rank says can come in between.
