@@ -20,6 +20,7 @@ from qilin_lib.models.load import load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens.statistics import batches
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
@@ -81,22 +82,18 @@ def rewards(model: Any, sequences: list[list[int]], batch_size: int) -> list[flo
     rounding alone (below 1e-4).
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     model.eval()
     device, end, pad = next(model.parameters()).device, model.config.eos_token_id, model.config.pad_token_id
-    whole = [ids if ids and ids[-1] == end else [*ids, end] for ids in sequences]
-    order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
-    found = [0.0] * len(whole)
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            width = len(whole[rows[-1]])
-            ids = torch.tensor([whole[i] + [pad] * (width - len(whole[i])) for i in rows], device=device)
-            mask = torch.tensor([[1] * len(whole[i]) + [0] * (width - len(whole[i])) for i in rows], device=device)
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0]
-            for i, reward in zip(rows, logits.double().tolist(), strict=True):
-                found[i] = reward
-    return found
+    whole = [torch.tensor(ids if ids and ids[-1] == end else [*ids, end], device=device) for ids in sequences]
+    found = torch.zeros(len(whole), dtype=torch.float64)
+    for rows in batches(sorted(range(len(whole)), key=lambda i: len(whole[i])), batch_size):
+        ids = pad_sequence([whole[i] for i in rows], batch_first=True, padding_value=pad)
+        mask = pad_sequence([torch.ones_like(whole[i]) for i in rows], batch_first=True)
+        with torch.no_grad():
+            found[rows] = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].double().cpu()
+    return found.tolist()
 
 
 def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
