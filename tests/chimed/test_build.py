@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
 
 import pytest
@@ -139,6 +141,16 @@ def test_undecodable_and_short_records_are_rejected(params, tiny_raw, tmp_path):
     assert ledger.rows["huatuo_knowledge_graph_qa", "cpt"].rejected == {"undecodable characters": 1, "too short": 1}
 
 
+@pytest.mark.parametrize("lost", ["\ufffd", "\ue006", "\uf8ff", "\U000f1234"])
+def test_a_record_with_a_lost_character_is_rejected_by_name(params, tiny_raw, tmp_path, lost):
+    rows = [{"questions": ["心绞痛吃什么药"], "answers": [f"可以吃盐酸地尔硫{lost}片"]}]
+    put(tiny_raw / "huatuo_knowledge_graph_qa", {"train_datasets.jsonl": jsonl(rows)})
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    assert ledger.rows["huatuo_knowledge_graph_qa", "cpt"].rejected == {"undecodable characters": 1}
+    (dropped,) = (d for d in made["dropped"] if d["source"] == "huatuo_knowledge_graph_qa" and d["set"] == "cpt")
+    assert f"U+{ord(lost):04X}" in dropped["detail"]
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -188,14 +200,82 @@ def test_later_copies_of_a_long_substring_are_cut_out(params, tmp_path):
     assert lost["file"] == "c.txt" and lost["reason"] == "repeated substring"
 
 
-def test_or_their_documents_are_dropped_or_nothing_happens(params, tmp_path):
-    params.near_dup_threshold, params.exact_substrings = 0.99, "drop"
-    raw = repeated(tmp_path / "raw", NOTICE)
-    row = run(params, raw, tmp_path / "drop")[0].rows["plain_text", "cpt"]
-    assert (row.kept, row.duplicate, row.substring_chars) == (1, 2, 0)
-    params.exact_substrings = None
-    row = run(params, raw, tmp_path / "none")[0].rows["plain_text", "cpt"]
+def test_or_nothing_happens(params, tmp_path):
+    params.near_dup_threshold, params.exact_substrings = 0.99, None
+    row = run(params, repeated(tmp_path / "raw", NOTICE), tmp_path / "none")[0].rows["plain_text", "cpt"]
     assert (row.kept, row.duplicate, row.substring_chars) == (3, 0, 0)
+
+
+def test_only_running_text_is_cut(params, tmp_path):
+    params.near_dup_threshold = 0.99
+    price = "根据不同医院收费标准不一致且按病情轻重与住院天数另计护理床位检查化验药品材料等各项费用，" * 2
+    talk = [
+        {"conversations": [{"from": "human", "value": f"我得了{name}怎么办"}, {"from": "gpt", "value": NOTICE + name}]}
+        for name in ("甲病", "乙病")
+    ]
+    rows = [f'题{name}怎么办，{NOTICE}此时最恰当的是,"A 甲\nB 乙",A,因为{name}。{NOTICE}' for name in ("子", "丑")]
+    files = {
+        "cmd/a.jsonl": jsonl(talk),
+        "huatuo_encyclopedia_qa/a.jsonl": jsonl([{"questions": f"{n}是什么", "answers": n + NOTICE} for n in "天地"]),
+        "cmexam/train.csv": "Question,Options,Answer,Explanation\n" + "\n".join(rows),
+        "kg_39health/d.csv": f"name,symptom,money\n甲病,甲咳,{price}\n乙病,乙痛,{price}\n",
+    }
+    whole = run(params, put(tmp_path / "raw", files), tmp_path / "out")
+    params.exact_substrings = None
+    uncut = run(params, tmp_path / "raw", tmp_path / "none")[1]["cpt"]
+    assert [record["text"] for record in whole[1]["cpt"]] == [record["text"] for record in uncut] and len(uncut) == 8
+    assert not any(row.substring_chars for row in whole[0].rows.values())
+
+
+def sentences(text):
+    return [part for line in text.split("\n") for part in re.findall("[^。！？]*[。！？]?", line) if part]
+
+
+def test_what_is_cut_are_whole_sentences_and_lines(params, tmp_path):
+    params.near_dup_threshold = 0.99
+    dice = random.Random(5)
+    words = ["".join(chr(0x4E00 + dice.randrange(4000)) for _ in range(24)) for _ in range(90)]
+    shared = [f"{word}37.5℃至{n}.{n}mg。" for n, word in enumerate(words[:40])]
+    own = [f"{word}为{n}.25mg，并{word[::-1]}{'。' if n % 3 else ''}" for n, word in enumerate(words[40:])]
+    books = []
+    for number in range(8):
+        start = 5 * number % 30
+        lines = [
+            own[6 * number],
+            "".join(shared[start : start + 3]),
+            own[6 * number + 1] + "".join(shared[start + 3 : start + 7]),
+        ]
+        lines += ["".join(shared[start + 7 : start + 9]) + own[6 * number + 2], *shared[start + 9 : start + 11]]
+        books.append("\n".join([*lines, shared[start][4:] + own[6 * number + 3], own[6 * number + 4]]))
+    raw = put(tmp_path / "raw" / "plain_text", {f"{number}.txt": book for number, book in enumerate(books)}).parent
+    ledger, made = run(params, raw, tmp_path / "out")
+    params.exact_substrings = None
+    before = {record["id"]: record["text"] for record in run(params, raw, tmp_path / "none")[1]["cpt"]}
+    assert ledger.rows["plain_text", "cpt"].substring_chars > 500
+    for record in made["cpt"]:
+        text, original = record["text"], before[record["id"]]
+        assert not re.search(r"\n\n|\n$|^\n", text)
+        assert text.split("\n")[0] == original.split("\n")[0], "a heading stays"
+        # What stands on one line now stood on one line before, in the same order.
+        rest = iter(original.split("\n"))
+        for line in text.split("\n"):
+            assert any(is_part(sentences(line), sentences(other)) for other in rest), line
+
+
+def is_part(some, others):
+    rest = iter(others)
+    return all(sentence in rest for sentence in some)
+
+
+def test_a_passage_of_which_only_the_heading_is_left_is_lost(params, tmp_path):
+    params.near_dup_threshold = 0.99
+    both = {
+        "一/甲篇论述要旨概要.txt": f"{NOTICE}{NOTICE[::-1]}余。",
+        "二/乙篇论述要旨概要.txt": f"{NOTICE}{NOTICE[:-1]}。",
+    }
+    ledger, made = run(params, put(tmp_path / "raw" / "plain_text", both).parent, tmp_path / "out")
+    (record,) = made["cpt"]
+    assert record["text"].startswith("甲篇") and made["dropped"][0]["reason"] == "repeated substring"
 
 
 def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tmp_path):

@@ -21,9 +21,7 @@ from qilin_lib.evaluate.prompts import CMMLU_HEADER
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_jsonl
-from qilin_lib.sample.knowledge import load
-from qilin_lib.sample.render import build
-from qilin_lib.sample.sheets import write
+from qilin_lib.sample import raw_dir
 
 HEADER = ["", "Question", "A", "B", "C", "D", "Answer"]
 ROWS = [[str(n), f"第{n}题，下列正确的是", "甲", "乙", "丙", "丁", "ABCD"[n % 4]] for n in range(6)]
@@ -58,12 +56,8 @@ def cmmlu(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    for sheet in build(load(), 17):
-        if sheet.source in ("cmmlu", "medqa"):
-            write(sheet, folder)
-    return folder
+def sample() -> Path:
+    return raw_dir()
 
 
 def settings(**changes: Any) -> SimpleNamespace:

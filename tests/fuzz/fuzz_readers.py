@@ -23,7 +23,7 @@ import zstandard
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.readers import stream
 from qilin_lib.chimed.records import Record, Rejection, strings
-from qilin_lib.sample import render
+from qilin_lib.sample import raw_dir
 
 MOST = 60_000
 TOKENS = [b"\n", b"\r", b"\r\n", b"\0", b'"', b'""', b",", b"[", b"]", b"{", b"}", b":", b"\\", b"\\u", b"\t", b"NaN"]
@@ -32,8 +32,7 @@ TOKENS += ["病人：".encode(), b"<|", "😀𠀀\u202e".encode(), b"\\ud800", b
 
 
 def pool(folder: Path) -> dict[str, list[tuple[str, bytes]]]:
-    """{source: [(file, its first bytes)]} of the rendered sample, and a made-up file where the sample has none."""
-    render(folder)
+    """{source: [(file, its bytes)]} of a raw folder, and a made-up file where it has none."""
     found: dict[str, list[tuple[str, bytes]]] = {}
     for source in sources.REGISTRY:
         for feed in source.feeds:
@@ -141,8 +140,7 @@ def check(source: sources.Source, folder: Path) -> Counter:
 def fuzz(seconds: float, seed: int) -> int:
     """Mutate until the time is over or a case fails; the exit status."""
     dice, counts, runs = random.Random(seed), Counter(), Counter()
-    with tempfile.TemporaryDirectory() as rendered:
-        files = pool(Path(rendered))
+    files = pool(raw_dir())
     others = [raw for held in files.values() for _, raw in held]
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -31,7 +31,7 @@ from qilin_lib.train.methods import dcpt, dpo, reward, rl, sft
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 LIBRARIES = ["torch", "datasets", "bitsandbytes", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
 MODULES = [module.__name__ for module in (dcpt, sft, dpo, reward, rl)]
-SCORES = {module.__name__: module.score for module in (dcpt, sft, dpo)} | {reward.__name__: reward.score_heldout}
+SCORES = {module.__name__: module.score for module in (dcpt, sft, dpo, reward)}
 
 
 # --- what happens inside a child --------------------------------------------------------------------------------------
@@ -171,11 +171,12 @@ def write_data(folder: Path, weights: Path, tokenizer: Any, sentences: Callable)
     }
 
 
-def write_job(folder: Path, parameters: Any, paths: dict[str, Path]) -> Path:
+def write_job(folder: Path, parameters: Any, paths: dict[str, Path], module: str = dcpt.__name__) -> Path:
     """job.json as a notebook leaves it for its child."""
     files.write_json(
         folder / "job.json",
         {
+            "module": module,
             "parameters": vars(parameters),
             "out": str(folder),
             "template": "baichuan",

@@ -87,7 +87,7 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         path, *phases = command[3:]
         started.append(path)
         for phase in phases:
-            jobs.run_phase(phase, path, baseline.work, None)
+            jobs.run_phase(phase, path)
 
     monkeypatch.setattr(launch, "run", run)
     return started

@@ -228,8 +228,8 @@ def test_rewards_of_a_batch_are_those_of_each_answer(family: str, base: Callable
     """Also where padding and end are one token."""
     model, _ = reward.prepare_model(_rewarded(), base(family))
     rows = [ids for ids, _ in conversations(model.config.vocab_size)]
-    together = reward.score(model, rows, len(rows))
-    assert together == pytest.approx([reward.score(model, [row], 1)[0] for row in rows], abs=1e-4)
+    together = reward.rewards(model, rows, len(rows))
+    assert together == pytest.approx([reward.rewards(model, [row], 1)[0] for row in rows], abs=1e-4)
     assert len({round(one, 3) for one in together}) == len(rows)
 
 

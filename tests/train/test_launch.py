@@ -142,7 +142,7 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     assert ended.value.code == 0 and not folder.exists()
     line = capsys.readouterr().out.splitlines()[1]
     job = Path("my runs/r/05_dpo/job.json")
-    assert shlex.split(line) == [*launch.command(wanted(8), "qilin_lib.train.methods.dpo", job), "train"]
+    assert shlex.split(line) == [*launch.command(wanted(8), launch.TRAINS, job), "train"]
     monkeypatch.chdir("/")
     with pytest.raises(SystemExit):
         launch.dry_run(wanted(1, dry_run=True))
@@ -177,7 +177,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    assert "--nproc_per_node=8 -m qilin_lib.train.methods.dpo" in cells[-2].outputs[0].text
+    assert "--nproc_per_node=8 -m qilin_lib.train.job" in cells[-2].outputs[0].text
     assert cells[-1].execution_count is None and cells[-1].outputs == []
 
 

@@ -277,7 +277,7 @@ def test_the_profile_is_smoke_but_for_the_arms() -> None:
 @pytest.mark.parametrize(("priority", "start"), [(None, "03_dcpt"), (8.0, "02_tokenize")])
 def test_one_stage_starts_from_the_base_model(priority: float | None, start: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(fit, "weights_of", lambda stage, parent: Path(parent))
-    monkeypatch.setattr(jobs, "train_stage", lambda stage, module, paths: paths)
+    monkeypatch.setattr(jobs, "train_stage", lambda stage, method, paths: paths)
     parameters = SimpleNamespace(one_stage=priority and OneStage(priority=priority))
     paths = sft.train(SimpleNamespace(parameters=parameters, parent=Path))
     assert paths["weights"] == Path(start) and ("chimed" in paths) == bool(priority)

@@ -133,6 +133,7 @@ def test_the_smoke_run_fits_and_nothing_is_written(tmp_path: Path, monkeypatch: 
     found = plan(loaded())
     assert "NOT fit" not in str(found) and found.frame["disk_peak_gb"].max() < 1 and (found.frame["gpu_gb"] == 0).all()
     assert list(found.frame.index) == list(params.NOTEBOOKS)
+    assert found.frame["disk_peak_gb"]["01_build_chimed"] == pytest.approx(0.016, abs=0.003), "of the sample's 2 MB"
     stays = found.frame["disk_stays_gb"]["04_sft"] * 1e9
     assert 9e6 < stays < 3e7, "2.2 million weights in fp32, and an adapter that repeats embeddings and head"
     assert "it fits, as far as it is known" in str(found)

@@ -100,15 +100,14 @@ def make_stage(corpus: list, judge_dir: Path, tiny_model_dir: Path, tmp_path: Pa
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """Children run here; the list names their modules, and the weights that they start from."""
     ran: list[tuple[str, Path]] = []
-    works = {rejection.__name__: (rejection.work, None), sft.__name__: (sft.work, sft.score)}
 
     def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int, workers: int = 1) -> None:
-        module, path, *phases = arguments[2:]
+        path, *phases = arguments[3:]
         paths = jobs.read(path).paths
-        ran.append((module, getattr(paths, "policy", None) or paths.weights))
+        ran.append((files.read_json(path)["module"], getattr(paths, "policy", None) or paths.weights))
         show("goes on")
         for phase in phases:
-            jobs.run_phase(phase, path, *works[module])
+            jobs.run_phase(phase, path)
 
     monkeypatch.setattr(launch, "run", run)
     return ran
@@ -245,7 +244,7 @@ def test_rewards_are_the_reward_models_and_the_best_is_kept(make_job: Callable, 
     for row in rows[::3]:
         ids = reward.sequence(row["prompt"], row["answer"], BAICHUAN, tokenizer, limits)
         assert ids[-1] == tokenizer.eos_token_id
-        assert row["reward"] == pytest.approx(reward.score(model, [ids], 1)[0], abs=1e-4)
+        assert row["reward"] == pytest.approx(reward.rewards(model, [ids], 1)[0], abs=1e-4)
     for start in range(0, len(rows), 4):
         own = rows[start : start + 4]
         best = [row for row in own if row["kept"]]
@@ -310,7 +309,7 @@ def test_a_reward_that_is_no_number_is_an_error(
     value: float, make_job: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, _ = make_job("broken")
-    monkeypatch.setattr(reward, "score", lambda _, sequences, __: [0.0] * 5 + [value] * (len(sequences) - 5))
+    monkeypatch.setattr(reward, "rewards", lambda _, sequences, __: [0.0] * 5 + [value] * (len(sequences) - 5))
     with pytest.raises(QilinError, match=rf"the reward of answer 1 to question q1 is {value}, no finite number"):
         rejection.work(job)
 
@@ -415,7 +414,7 @@ def test_a_kill_between_the_children_repeats_neither(
     stage, usual = make_stage(rounds=1, prompts=3), launch.run
 
     def fall(arguments: list[str], *rest: Any) -> None:
-        if sft.__name__ in arguments:
+        if files.read_json(arguments[3])["module"] == sft.__name__:
             raise KeyboardInterrupt
         usual(arguments, *rest)
 

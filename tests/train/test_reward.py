@@ -71,7 +71,7 @@ def trained(job: Callable) -> Callable[[str], SimpleNamespace]:
         if kind not in done:
             done[kind] = job(finetuning=kind, max_steps=18, learning_rate=1e-3 if kind == "full" else 6e-3)
             reward.work(done[kind])
-            reward.score_heldout(done[kind])
+            reward.score(done[kind])
         return done[kind]
 
     return make
@@ -234,7 +234,7 @@ def test_scoring_leaves_nf4_scales_as_they_are(job: Callable) -> None:
     model, _ = reward.prepare_model(made.parameters, made.paths.weights)
     layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     scales = [layer.weight.quant_state.absmax.clone() for layer in layers]
-    reward.score(shifted(model), [[9, 10, 11, 12]], 1)
+    reward.rewards(shifted(model), [[9, 10, 11, 12]], 1)
     assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
     assert all(torch.equal(layer.weight.quant_state.absmax, was) for layer, was in zip(layers, scales, strict=True))
 
@@ -257,13 +257,13 @@ def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer
     ids = [BAICHUAN.encode([{"role": "user", "content": text}], tiny_tokenizer, True) for text in sentences(17, 40)]
     ids = [one + [7 + n] * (1 + 3 * n) for n, one in enumerate(ids)]
     end = tiny_tokenizer.eos_token_id
-    alone = reward.score(model, ids, 1)
+    alone = reward.rewards(model, ids, 1)
     assert alone == pytest.approx(rewards_by_the_book(model, [[*one, end] for one in ids]).tolist(), abs=1e-4)
     for size in (3, 16, 64):
-        assert reward.score(model, ids, size) == pytest.approx(alone, abs=1e-4)
-    assert reward.score(model, ids[::-1], 5)[::-1] == pytest.approx(alone, abs=1e-4)
-    assert reward.score(model, [[*one, end] for one in ids], 4) == pytest.approx(alone, abs=1e-4)
-    assert max(alone) - min(alone) > 1e-2 and reward.score(model, [], 4) == []
+        assert reward.rewards(model, ids, size) == pytest.approx(alone, abs=1e-4)
+    assert reward.rewards(model, ids[::-1], 5)[::-1] == pytest.approx(alone, abs=1e-4)
+    assert reward.rewards(model, [[*one, end] for one in ids], 4) == pytest.approx(alone, abs=1e-4)
+    assert max(alone) - min(alone) > 1e-2 and reward.rewards(model, [], 4) == []
 
 
 def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, 
     model = reward.load(made.out / "model", "float32", "cpu")
     assert model.config.pad_token_id == model.config.eos_token_id == load_tokenizer(made.out / "model").eos_token_id
     ids = [[9, 10, 11], [12, 13], [9, 14, 15, 16, 17]]
-    assert reward.score(model, ids, 3) == pytest.approx(reward.score(model, ids, 1), abs=1e-4)
+    assert reward.rewards(model, ids, 3) == pytest.approx(reward.rewards(model, ids, 1), abs=1e-4)
 
 
 def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
     mixed[24] = mixed[24] | {"rejected": mixed[3]["rejected"]}
     files.write_jsonl(made.paths.data, mixed)
     reward.work(made)
-    reward.score_heldout(made)
+    reward.score(made)
     facts, scores = (files.read_json(made.out / name) for name in ("facts.json", "heldout.json"))
     assert scores["ids"] == ["p22", "p23", "p26", "p28"] and facts["n"] == 4
     assert (facts["pairs"], facts["pairs_heldout"], facts.get("pairs_heldout_apart")) == (22, 7, 1)

@@ -12,6 +12,7 @@ import pytest
 
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, IGNORE
+from qilin_lib.train import fit
 from qilin_lib.train.fit import prepare_model
 from qilin_lib.train.methods import sft
 
@@ -93,8 +94,8 @@ def test_liger_gets_all_positions_and_the_same_loss(
 
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     arguments.use_liger_kernel = True
-    rows = sft.collator(training("04_sft", packing=True, max_length=320), arguments, model, 0)
-    given, usual = rows(conversations[:5]), batch(conversations[:5], max_length=320)
+    rows = fit.headed(model, training("04_sft"), arguments, batch)
+    given, usual = rows(conversations[:5]), batch(conversations[:5])
     assert given.keys() == {"input_ids", "position_ids", "labels"}
     with torch.no_grad():
         assert model(**given).loss.item() == pytest.approx(model(**usual).loss.item(), abs=1e-5)
