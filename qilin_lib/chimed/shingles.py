@@ -88,7 +88,7 @@ def gram_set(bones: str, size: int) -> frozenset[str]:
 
 def gram_hashes(bones: str, size: int) -> np.ndarray:
     """64-bit hashes (uint64, one a position) of the character n-grams of a skeleton; same cases as `gram_set`."""
-    return _window_hashes(bones, min(size, len(bones))) if bones else np.empty(0, dtype=np.uint64)
+    return window_hashes(_codes(bones), min(size, len(bones))) if bones else np.empty(0, dtype=np.uint64)
 
 
 def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,17 +103,31 @@ def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, n
         return np.empty(0, dtype=np.uint64), offsets
     # U+0000 adds nothing to a hash: a skeleton shorter than a gram, followed by it, keeps the hash that it has alone.
     gap = "\0" * (size - 1)
-    hashes = _window_hashes(gap.join(skeletons) + gap, size)
+    hashes = window_hashes(_codes(gap.join(skeletons) + gap), size)
     starts = np.cumsum(lengths + size - 1) - (lengths + size - 1)
     return hashes[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)], offsets
 
 
-def _window_hashes(text: str, width: int) -> np.ndarray:
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    total = np.zeros(len(codes) - width + 1, dtype=np.uint64)
+def window_hashes(codes: np.ndarray, width: int) -> np.ndarray:
+    """The hash of the `width` code points (uint32) from each place on, uint64 [max(0, len(codes) - width + 1)]."""
+    codes = codes.astype(np.uint64)
+    total = np.zeros(max(0, len(codes) - width + 1), dtype=np.uint64)
     for offset in range(width):
         total += codes[offset : offset + len(total)] * _ODD[offset]
+    return _mixed(total)
+
+
+def row_hashes(rows: np.ndarray) -> np.ndarray:
+    """The hash of each row of code points (uint32 [rows, width]): that of the same characters in `window_hashes`."""
+    return _mixed((rows.astype(np.uint64) * _ODD[: rows.shape[1]]).sum(axis=1, dtype=np.uint64))
+
+
+def _mixed(total: np.ndarray) -> np.ndarray:
     total ^= total >> np.uint64(31)
     total *= np.uint64(0x9E3779B97F4A7C15)
     total ^= total >> np.uint64(29)
     return total
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
