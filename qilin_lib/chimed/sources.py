@@ -72,6 +72,19 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where `chimed.fetch` gets files: a repository "owner/name" of `kind` "hub" (a data set) or "github".
+
+    under: the folder there whose content goes into the source's folder, "" or ending in "/". files: patterns below it.
+    """
+
+    kind: str
+    repository: str
+    under: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One raw folder.
 
@@ -88,6 +101,7 @@ class Source:
     standing: str = "original"
     part: str = "medical"
     files: tuple[Expected, ...] = ()
+    fetch: tuple[Place, ...] = ()
 
 
 # What a key of a source may hold; None = any text.
@@ -126,7 +140,7 @@ def load(path: Path) -> tuple[tuple[Source, ...], dict[str, str]]:
 
 
 def _source(entry: Any, where: str) -> Source:
-    _keys(entry, (*_KEYS, "feeds", "files"), ("name", "type", "licence", "citation", "home", "feeds"), where)
+    _keys(entry, (*_KEYS, "feeds", "files", "fetch"), ("name", "type", "licence", "citation", "home", "feeds"), where)
     values = {key: _text(entry[key], f"{where}: {key}", choices) for key, choices in _KEYS.items() if key in entry}
     listed = _listed(entry["feeds"], f"{where}: feeds")
     feeds = tuple(_feed(feed, f"{where}, feed {number}") for number, feed in enumerate(listed, start=1))
@@ -134,7 +148,8 @@ def _source(entry: Any, where: str) -> Source:
     if not isinstance(known, dict):
         raise QilinError(f"{where}: files: a {type(known).__name__} where file names with facts were expected")
     files = tuple(_expected(name, facts, where) for name, facts in known.items())
-    return Source(**values, feeds=feeds, files=files)
+    fetch = tuple(_place(place, f"{where}: fetch") for place in entry.get("fetch", ()))
+    return Source(**values, feeds=feeds, files=files, fetch=fetch)
 
 
 def _feed(entry: Any, where: str) -> Feed:
@@ -155,6 +170,17 @@ def _expected(name: str, facts: Any, where: str) -> Expected:
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
         raise QilinError(f"{where}, file {name}: sha256 is {digest!r}, expected 64 hexadecimal digits in quotes")
     return Expected(name, size, digest)
+
+
+def _place(entry: Any, where: str) -> Place:
+    _keys(entry, ("hub", "github", "under", "files"), ("files",), where)
+    kinds = [kind for kind in ("hub", "github") if kind in entry]
+    if len(kinds) != 1:
+        raise QilinError(f"{where}: {len(kinds)} repositories, expected one of hub and github")
+    repository = _text(entry[kinds[0]], f"{where}: {kinds[0]}")
+    under = f"{_text(entry['under'], f'{where}: under')}/" if "under" in entry else ""
+    patterns = _listed(entry["files"], f"{where}: files")
+    return Place(kinds[0], repository, under, tuple(_text(one, f"{where}: files") for one in patterns))
 
 
 def _keys(entry: Any, known: tuple[str, ...], needed: tuple[str, ...], where: str) -> None:

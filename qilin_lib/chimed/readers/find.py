@@ -26,6 +26,9 @@ from qilin_lib.chimed.readers.stream import (
     unreadable,
 )
 
+# What `chimed.fetch` writes into a source's folder about its files; no data.
+FETCHED = "fetched.json"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
@@ -82,7 +85,7 @@ def _walk(
     above = above | {(here.st_dev, here.st_ino)}
     for entry in entries:
         path, place = folder / entry.name, below / os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-        if _hidden(place.name):
+        if _hidden(place.name) or place == PurePosixPath(FETCHED):
             continue
         file, fault = str(place), None
         try:
