@@ -80,7 +80,8 @@ def refined(params: Params, chosen: list[Source], raw_dir: Path, work: Path, poo
     medical = np.repeat([sources.BY_NAME[name].part == "medical" for name in of_batch], sizes).astype(bool)
     batch = np.repeat(np.arange(len(of_batch)), sizes)
     progress(f"reading: done, {len(table):,} candidates")
-    return Candidates(of_batch, batch, table["entry"], table["number"], table["sets"], table["draw"], medical)
+    columns = [table[name] for name in ("entry", "number", "sets", "draw", "heading")]
+    return Candidates(of_batch, batch, *columns, medical)
 
 
 def _tasks(
