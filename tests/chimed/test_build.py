@@ -278,6 +278,14 @@ def test_a_passage_of_which_only_the_heading_is_left_is_lost(params, tmp_path):
     assert record["text"].startswith("甲篇") and made["dropped"][0]["reason"] == "repeated substring"
 
 
+def test_a_disease_that_its_own_graph_repeats_is_not_counted_twice(params, tmp_path):
+    health39 = "name,symptom\n哮喘,喘息 气急 胸闷\n痛风,关节红肿热痛\n"
+    xywy = [{"name": name, "symptom": ["咳嗽咳痰"]} for name in ("哮喘", "哮喘", "痛风", "湿疹", "湿疹")]
+    raw = put(tmp_path / "raw", {"kg_39health/disease.csv": health39, "kg_xywy/medical.json": jsonl(xywy)})
+    row = run(params, raw, tmp_path / "out")[0].rows["kg_xywy", "cpt"]
+    assert (row.read, row.kept, row.merged, row.elsewhere) == (5, 1, 4, 2)
+
+
 def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tmp_path):
     xywy = [
         {"name": "哮喘", "cause": "过敏原和感染", "symptom": ["喘息", "咳嗽"]},
@@ -288,7 +296,7 @@ def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tm
     raw = put(tmp_path / "raw", {"kg_39health/disease.csv": health39, "kg_xywy/medical.json": jsonl(xywy)})
     ledger, made = run(params, raw, tmp_path / "out")
     graphs = {name: ledger.rows[name, "cpt"] for name in ("kg_39health", "kg_xywy")}
-    assert [(r.read, r.kept, r.merged) for r in graphs.values()] == [(1, 1, 0), (2, 1, 1)]
+    assert [(r.read, r.kept, r.merged, r.elsewhere) for r in graphs.values()] == [(1, 1, 0, 0), (2, 1, 1, 1)]
     asthma = next(record for record in made["cpt"] if "哮喘" in record["text"])
     assert "咳嗽" in asthma["text"] and "过敏原" in asthma["text"] and asthma["text"].count("喘息") < 4
     assert asthma["graphs"]["症状"] == ["kg_39health", "kg_xywy"] and asthma["graphs"]["病因"] == ["kg_xywy"]
