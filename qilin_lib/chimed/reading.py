@@ -53,8 +53,11 @@ def _all_units(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Itera
             (barred if source.licence in params.exclude_licences else allowed).append(found)
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
         together = merged(allowed) if of_graphs else ((source, unit, "") for source, found in allowed for unit in found)
+        held: set[tuple[str, str]] = set()
         for source, unit, place in together:
-            yield source, unit, ("merged", "merged", f"into {place}") if place else None
+            again = place.startswith(f"{source.name}/") or (source.name, place) in held
+            held.update([(source.name, place)] if place else [])
+            yield source, unit, ("merged", "repeated" if again else "merged", f"into {place}") if place else None
         for source, found in barred:
             for unit in found:
                 yield source, unit, ("excluded", "licence", source.licence)

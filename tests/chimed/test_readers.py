@@ -122,7 +122,8 @@ HEADER39 = "name,alias,infection,symptom,checklist,treatment,drug,rate,money,,,\
 
 
 def health39(*rows):
-    return read(kg.health39, HEADER39 + "".join(",".join(row) + ",,,\n" for row in rows))
+    cells = HEADER39.count(",") + 1
+    return read(kg.health39, HEADER39 + "".join(",".join(row + [""] * (cells - len(row))) + "\n" for row in rows))
 
 
 def test_39health_cells_are_split_where_the_site_separates_and_outside_brackets():
@@ -170,11 +171,11 @@ def test_links_and_zero_rates_are_no_facts():
 def test_a_disease_whose_name_is_cut_is_rejected_by_name(name):
     assert health39([name, "", "", "心悸"]) == [(2, "cut name")]
     assert read(kg.xywy, [{"name": name, "cause": "不明"}]) == [(1, "cut name")]
-    assert read(kg.cpubmed, f"{name}@@疾病\t症状\t喘\n", "a.txt") == [(1, "cut name")]
+    assert read(kg.cpubmed, f"{name.removesuffix(' [详细]')}@@疾病\t症状\t喘\n", "a.txt") == [(1, "cut name")]
 
 
 def test_a_shifted_row_is_rejected_by_name():
-    shifted = "2-10天,,,成人,无传染性,,内科,颅脑CT,头痛 沮丧,示例面痛病\n"
+    shifted = "2-10天,,,成人,无传染性,,内科,颅脑CT,头痛 沮丧,示例面痛病,,\n"
     found = read(kg.health39, HEADER39 + shifted + "甲病,,,咳嗽,,,,,,,,\n")
     assert [what for _, what in found] == ["shifted row", Disease("甲病", (("症状", ("咳嗽",)),))]
     assert read(exam.cmmlu, ",Question,A,B,C,D,Answer\n0,题,甲,乙,丙,丁,A\n")[0][1].question == "题"
