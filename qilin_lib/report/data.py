@@ -53,7 +53,8 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     total = ["Total", "", *(f"{sum(count(row[name]) for row in ledger['sources']):,}" for name in names)]
     notes = [
         f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
-        "merged: entries of a knowledge graph that went into an earlier record of the same disease",
+        "merged: entries of a knowledge graph that went into an earlier record of the same disease (reason merged: "
+        "into that of another graph; repeated: the graph had it before)",
         "substring: characters cut out of kept records, because an earlier record has them word for word",
         "deidentified: placeholders put into kept records",
     ]

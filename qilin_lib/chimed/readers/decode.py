@@ -356,7 +356,7 @@ def json_reader(parse: Callable[[Any], Payload], key: str = "") -> Reader:
 
 
 def csv_reader(parse: Callable[[dict[str, str]], Payload]) -> Reader:
-    """A reader for CSV with a header row; columns without a name are dropped.
+    """A reader for CSV with a header row; columns without a name are dropped, a row with text behind the last rejected.
 
     A header without a column that `parse` requires is one Rejection of its own, beside those of the rows.
     """
@@ -380,4 +380,9 @@ def csv_reader(parse: Callable[[dict[str, str]], Payload]) -> Reader:
 
 
 def _named(names: list[str], cells: list[str] | Reject) -> dict[str, str] | Reject:
-    return cells if isinstance(cells, Reject) else {n: c for n, c in zip(names, cells, strict=True) if n}
+    if isinstance(cells, Reject):
+        return cells
+    width = max((at for at, name in enumerate(names, start=1) if name), default=0)
+    if behind := "".join(cells[width:]).strip():
+        return Reject("shifted row", f"text behind the last named column: {behind}")
+    return {name: cell for name, cell in zip(names, cells, strict=True) if name}
