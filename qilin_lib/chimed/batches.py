@@ -133,8 +133,9 @@ def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Dra
     """The cleaned and de-identified record, with a body for each set that can use it; None when none can."""
     raw = content(payload)
     entry.shown = excerpt(raw)
-    if records.lost_character(raw):
-        entry.lose("rejected", "undecodable characters")
+    if lost := records.lost_character(raw):
+        around = excerpt(raw[max(0, lost.start() - 12) : lost.end() + 12])
+        entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
         return None
     counts = entry.deidentified
 

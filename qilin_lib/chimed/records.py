@@ -163,9 +163,10 @@ def questions(payload: Payload) -> list[str]:
             return []
 
 
-# A lone surrogate is either an undecodable byte (see readers.decode) or a broken \uXXXX escape; it cannot be written
-# as UTF-8.
-lost_character = re.compile("[\ud800-\udfff]").search
+# What stands where a character was lost: a lone surrogate (an undecodable byte, see readers.decode, or a broken \uXXXX
+# escape; UTF-8 cannot write it), U+FFFD of somebody else's decoder, or a private-use character, which means nothing
+# without its font. Those of a PDF's symbol fonts are cleaned (clean.py).
+lost_character = re.compile("[\ud800-\udfff\ufffd\ue000-\uefff\uf100-\uf8ff\U000f0000-\U0010ffff]").search
 
 
 def excerpt(text: str) -> str:

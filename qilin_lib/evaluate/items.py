@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qilin_lib.chimed.readers.decode import field_text
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.subjects import NAMES
 from qilin_lib.files import read_json, read_jsonl, sha256_text
@@ -246,7 +247,9 @@ def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Ite
     options = {letter: row[letter].strip() for letter in CEVAL_LETTERS}
     gold = _letters(row.get("answer", "")) or None
     question = row["question"].strip()
-    item = Item("ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, row.get("explanation", ""))
+    item = Item(
+        "ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, field_text(row.get("explanation"))
+    )
     if not question:
         return "no question", item
     if gold is not None and gold not in tuple(CEVAL_LETTERS):
@@ -258,7 +261,7 @@ def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, I
     question, gold = row["Question"].strip(), _letters(row["Answer"])
     options = _options(row["Options"])
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, row["Explanation"].strip(), groups)
+    item = Item("cmexam", identity, split, None, question, options, gold, field_text(row["Explanation"]), groups)
     if not question:
         return "no question", item
     if not options:
@@ -293,7 +296,7 @@ def _only(value: Any) -> str:
     """The text of a str or of a one-element list; "" for anything else."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value.strip() if isinstance(value, str) else ""
+    return field_text(value) if isinstance(value, str) else ""
 
 
 def part(path: Path, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:

@@ -139,6 +139,16 @@ def test_undecodable_and_short_records_are_rejected(params, tiny_raw, tmp_path):
     assert ledger.rows["huatuo_knowledge_graph_qa", "cpt"].rejected == {"undecodable characters": 1, "too short": 1}
 
 
+@pytest.mark.parametrize("lost", ["\ufffd", "\ue006", "\uf8ff", "\U000f1234"])
+def test_a_record_with_a_lost_character_is_rejected_by_name(params, tiny_raw, tmp_path, lost):
+    rows = [{"questions": ["心绞痛吃什么药"], "answers": [f"可以吃盐酸地尔硫{lost}片"]}]
+    put(tiny_raw / "huatuo_knowledge_graph_qa", {"train_datasets.jsonl": jsonl(rows)})
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    assert ledger.rows["huatuo_knowledge_graph_qa", "cpt"].rejected == {"undecodable characters": 1}
+    (dropped,) = (d for d in made["dropped"] if d["source"] == "huatuo_knowledge_graph_qa" and d["set"] == "cpt")
+    assert f"U+{ord(lost):04X}" in dropped["detail"]
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from qilin_lib.chimed.readers import decode, stream
+from qilin_lib.chimed.readers import decode, dialogue, exam, kg, qa, stream
 from qilin_lib.chimed.readers.decode import Reject, string
 from qilin_lib.chimed.readers.stream import Stream
 
@@ -162,6 +162,37 @@ def test_csv_agrees_with_the_standard_library_on_random_tables():
 @pytest.mark.parametrize("value", [None, float("nan"), "nan", " NaN ", "null", "", [], {}])
 def test_what_stands_for_nothing_is_empty(value):
     assert string(value) == ""
+
+
+NOTHING = ["nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", "无", "暂无", "无。", "暂无相关资料", "无相关资料"]
+NOTHING += ["尚无数据", "暂无解析", "-", "——", "/", "…", "无 "]
+SOMETHING = ["无传染性", "无症状", "暂无生命危险", "不详", "略感头晕", "-1.5", "Na", "空", "...头痛", "none of these"]
+
+
+@pytest.mark.parametrize("word", NOTHING)
+def test_a_field_that_holds_a_word_for_nothing_is_empty_in_every_reader(word):
+    rows = ["Question,Options,Answer,Explanation", f'题,"A 甲\nB 乙",A,{word}']
+    (exam_record,) = exam.cmexam("s", "train.csv", Stream.of("\n".join(rows)))
+    assert exam_record.payload.explanation == ""
+    (disease,) = kg.health39("s", "d.csv", Stream.of(f"name,symptom,rate\n哮喘,喘 {word},{word}"))
+    assert disease.payload.features == (("症状", ("喘",)),)
+    (disease,) = kg.xywy("s", "m.json", Stream.of(json.dumps({"name": "哮喘", "cause": "敏", "symptom": [word]})))
+    assert disease.payload.features == (("病因", ("敏",)),)
+    (lost,) = qa.huatuo("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
+    assert lost.reason == "empty field"
+
+
+@pytest.mark.parametrize("text", SOMETHING)
+def test_a_field_that_only_holds_such_a_word_among_others_stays(text):
+    (record,) = qa.huatuo("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": text})))
+    assert record.payload.turns == ("痛吗", text)
+
+
+def test_what_somebody_says_in_a_dialogue_may_be_no():
+    said = [("human", "我头痛"), ("gpt", "有过敏史吗？"), ("human", "无"), ("gpt", "那可以服布洛芬。")]
+    row = {"conversations": [{"from": who, "value": text} for who, text in said]}
+    (record,) = dialogue.conversations("s", "a.jsonl", Stream.of(json.dumps(row)))
+    assert record.payload.turns == ("我头痛", "有过敏史吗？", "无", "那可以服布洛芬。")
 
 
 def test_numbers_are_text():

@@ -96,7 +96,7 @@ def test_xywy_row_becomes_a_disease():
         "symptom": ["喘", "咳", "喘"],
         "cost_money": "",
     }
-    ((_, found), empty, nameless) = read(kg.xywy, [row, {"name": "无"}, {"desc": "?"}])
+    ((_, found), empty, nameless) = read(kg.xywy, [row, {"name": "湿疹"}, {"desc": "?"}])
     assert found == Disease("哮喘", (("分类", ("内科",)), ("病因", ("过敏",)), ("症状", ("喘", "咳"))))
     assert empty == (2, "no features") and nameless == (3, "missing field")
 
@@ -245,6 +245,61 @@ def test_guideline_entries():
         (1, Passage("规范", "第一条。\n第二条。")),
         (1, "empty field"),
     ]
+
+
+def pages(count, lines=4, form="{}", tail="\n"):
+    """Text as a PDF gives it, sentences running over from page to page, and all its words."""
+    words = [
+        f"第{n}条规定病人应当在医生指导下按时按量服药并定期复查肝肾功能，不得自行停药" for n in range(count * lines)
+    ]
+    blocks = ["，\n".join(words[n * lines : (n + 1) * lines]) for n in range(count)]
+    return "".join(f"{form.format(n)}\n{block}{tail}" for n, block in enumerate(blocks, start=1)), "".join(words)
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", " {} ", "- {} -", "—{}-", "— {}", "·{}·", "第 {} 页", "第{}页 共9页", "Page {} of 9"]
+)
+def test_page_numbers_of_a_guideline_and_of_a_book_go(form):
+    content, words = pages(9, form=form)
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
+    ((_, book),) = read(text.textbook, content, "规范.txt")
+    assert entry.body.replace("，\n", "").replace("，", "") == words.replace("，", "") and book == entry
+
+
+def test_a_dose_is_not_joined_with_the_page_number_that_cuts_it():
+    content, _ = pages(8, lines=6, tail="，首剂量为每公斤体重静脉注射37.5～\n")
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
+    assert "37.5～第6条" in entry.body and "37.5～\n" not in entry.body
+
+
+def test_missing_pages_and_other_numbers_do_not_hide_the_page_numbers():
+    content, _ = pages(20, lines=6)
+    content = content.replace("\n7\n", "\n").replace("\n12\n", "\n12\n\n3\n").replace("第50条", "\n44\n第50条")
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
+    numbers = [line for line in entry.body.split("\n") if line.strip().isdigit()]
+    assert [n for n in numbers if n not in ("3", "44")] == []
+
+
+def test_numbers_on_lines_of_their_own_stay_where_they_are_no_page_numbers():
+    web = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\n2\n次阴性，\n3\n日后出院，约\n4\n成，\n5\n人"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
+    assert [line for line in entry.body.split("\n") if line.isdigit()] == list("37") + ["39"] + list("12345")
+
+
+def test_the_contents_of_a_pdf_are_left_out():
+    content = "目录\n1.软骨发育不全 ......................... 1\n2.痛风…………………12\n正文。分数……3\n"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "指南", "content": content}]}))
+    assert entry.body == "目录\n正文。分数……3"
+
+
+def test_marks_of_a_book_collection_go_and_captions_stay():
+    book = "<篇名>椰子\n内容：\\r椰子\\ph391.bmp\\r，出安南。\n\\x根\\x\n气味苦，平。\n"
+    book += "\\r图\\p03-b26a4.bmp\\r \n\\x流珠\n形。\\x\n"
+    assert read(text.textbook, book, "001-本草.txt") == [
+        (2, Passage("《本草》椰子", "椰子，出安南。\n根\n气味苦，平。\n流珠\n形。"))
+    ]
+    code = "公式 \\xi 与 \\rho，路径 C:\\pics\\a.bmp 不变。"
+    assert read(text.textbook, code, "a.txt")[0][1].body == code and read(text.prose, "\\x根\\x。", "a.txt")[0][1].body
 
 
 def test_preference_readers():

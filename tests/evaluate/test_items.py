@@ -127,6 +127,17 @@ def test_cmexam_reads_both_kinds_of_line_end_and_lists_what_it_cannot_use(raw_di
     assert "'nan'" in invalid[0]["detail"] and "'E'" in invalid[1]["detail"]
 
 
+def test_a_word_for_nothing_is_no_reference(raw_dir: Path):
+    words = ["nan", "NaN", "None", "null", "N/A", "无", "暂无", ""]
+    cmexam(raw_dir, HEADER + "".join(f'问,"A 甲\nB 乙",A,{word}\n' for word in words) + GOOD)
+    assert [item.reference for item in cmexam_items(raw_dir, "val")[0]] == [""] * len(words) + ["略"]
+    rows = [{"questions": "头痛怎么办", "answers": word} for word in (*words, "休息。")]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (raw_dir / "huatuo26m_test" / "test_datasets.jsonl").write_text(text, encoding="utf-8")
+    items, invalid = huatuo_items(raw_dir)
+    assert [item.reference for item in items] == ["休息。"] and len(invalid) == len(words)
+
+
 def test_cmexam_takes_the_annotated_file_when_there_is_no_other(raw_dir: Path):
     folder = raw_dir / "cmexam"
     (folder / "test.csv").rename(folder / "test_with_annotations.csv")

@@ -24,8 +24,11 @@ Reader = Callable[[str, str, Stream], Iterator[Record | Rejection]]
 _DECODER = json.JSONDecoder(strict=False)
 _ROW_LINES = 400
 _HEAD = 1 << 20
-_MISSING = {"", "nan", "none", "null", "n/a", "暂无", "暂无相关资料"}
-_LONGEST_MISSING = max(map(len, _MISSING))
+# What programs write for a missing cell, and what people write. Only the first is nothing as a turn of a dialogue:
+# "有过敏史吗？" "无".
+_NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
+_NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
+_LONGEST_NOTHING = 10
 csv.field_size_limit(streams.MAX_LINE)
 
 
@@ -290,13 +293,19 @@ def _lenient(line: str, number: int, width: int, reason: str) -> Iterator[tuple[
 
 
 def string(value: Any) -> str:
-    """A cell or JSON value as stripped text; "" for what stands for "nothing" in the wild: None, NaN, "nan", "null"."""
+    """A cell or JSON value as stripped text; "" for None, NaN, and what programs write for them ("nan", "null")."""
     if isinstance(value, str):
         text = value.strip()
-        return "" if len(text) <= _LONGEST_MISSING and text.lower() in _MISSING else text
+        return "" if len(text) <= _LONGEST_NOTHING and _NULL.fullmatch(text) else text
     if isinstance(value, float) and math.isnan(value):
         return ""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def field_text(value: Any) -> str:
+    """`string` of what is no turn of a dialogue: the words that people write for nothing ("无", "暂无") are "" too."""
+    text = string(value)
+    return "" if len(text) <= _LONGEST_NOTHING and _NOTHING.fullmatch(text) else text
 
 
 def required(row: Any, *names: str) -> str:
@@ -305,7 +314,7 @@ def required(row: Any, *names: str) -> str:
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     for name in names:
         if name in row:
-            if text := string(first(row[name])):
+            if text := field_text(first(row[name])):
                 return text
             raise Reject("empty field", name)
     raise Reject("missing field", f"{' or '.join(names)}; found {', '.join(map(str, list(row)[:8]))}")

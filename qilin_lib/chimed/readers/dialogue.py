@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib.chimed.readers.decode import Reject, csv_reader, json_reader, required, string
+from qilin_lib.chimed.readers.decode import Reject, csv_reader, field_text, json_reader, required, string
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt
 
@@ -81,8 +81,9 @@ def toyhom_row(row: dict[str, str]) -> Dialogue:
 
     The title is said first unless ask has it.
     """
-    title, ask, answer = string(row.get("title")), string(row.get("ask", row.get("question"))), required(row, "answer")
-    if ask in ("无", "-", "同上") or ask == title:
+    title, answer = field_text(row.get("title")), required(row, "answer")
+    ask = field_text(row.get("ask", row.get("question")))
+    if ask == "同上" or ask == title:
         ask = ""
     if not (title or ask):
         raise Reject("empty field", "title and ask")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, csv_reader, json_reader, required, string
+from qilin_lib.chimed.readers.decode import Reject, csv_reader, field_text, json_reader, required, string
 from qilin_lib.chimed.records import Exam
 
 # Options are joined by a real newline, or by a literal backslash-n in the val file of the wild (FACTS: CMExam quirks).
@@ -34,12 +34,12 @@ def cmexam_row(row: dict[str, str]) -> Exam:
         raise Reject("broken options", f"letters {''.join(letters) or 'none'}")
     if not set(answer) <= set(letters):
         raise Reject("answer is no option", f"{answer} among {''.join(letters)}")
-    return Exam(question, options, "".join(sorted(set(answer))), string(row.get("Explanation")))
+    return Exam(question, options, "".join(sorted(set(answer))), field_text(row.get("Explanation")))
 
 
 def ceval_row(row: dict[str, str]) -> Exam:
     """id,question,A,B,C,D[,answer[,explanation]]; the test split hides the answer."""
-    return _one_of(required(row, "question"), row, string(row.get("answer")), string(row.get("explanation")))
+    return _one_of(required(row, "question"), row, string(row.get("answer")), field_text(row.get("explanation")))
 
 
 def cmmlu_row(row: dict[str, str]) -> Exam:

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from qilin_lib.chimed import aggregate
-from qilin_lib.chimed.readers.decode import Reject, csv_reader, json_items, json_reader, required, shown, string
+from qilin_lib.chimed.readers.decode import (
+    Reject,
+    csv_reader,
+    field_text,
+    json_items,
+    json_reader,
+    required,
+    shown,
+    string,
+)
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease, Record, Rejection, excerpt
 
@@ -30,9 +39,9 @@ def xywy_row(row: Any) -> Disease:
     """One Xywy disease. `category` repeats the departments after a constant first item, which is dropped."""
     name = required(row, "name")
     features = []
-    for field, heading in XYWY.items():
-        value = row.get(field)
-        items = [string(item) for item in value] if isinstance(value, list) else [string(value)]
+    for key, heading in XYWY.items():
+        value = row.get(key)
+        items = [field_text(item) for item in value] if isinstance(value, list) else [field_text(value)]
         features.append((heading, [item for item in items if item != "疾病百科"]))
     return _usable(aggregate.disease(name, features))
 
@@ -41,9 +50,10 @@ def health39_row(row: dict[str, str]) -> Disease:
     """One 39Health disease; list cells are split, the "[详细]" tails removed."""
     name = required(row, "name").replace("[详细]", "")
     features = []
-    for field, heading in HEALTH39.items():
-        cell = string(row.get(field)).replace("[详细]", "").strip()
-        features.append((heading, aggregate.split_list(cell) if field in _LISTS else [string(cell)]))
+    for key, heading in HEALTH39.items():
+        cell = string(row.get(key)).replace("[详细]", "")
+        items = aggregate.split_list(cell) if key in _LISTS else [cell]
+        features.append((heading, [field_text(item) for item in items]))
     return _usable(aggregate.disease(name, features))
 
 
@@ -89,7 +99,7 @@ def _triple(row: Any) -> tuple[str, str, str] | Reject:
     if not isinstance(parts, list) or len(parts) != 3:
         return Reject("not a triple", f"{len(parts) if isinstance(parts, list) else 0} fields instead of 3")
     head, _, kind = string(parts[0]).partition("@@")
-    relation, tail = string(parts[1]), string(parts[2]).partition("@@")[0]
+    head, relation, tail = field_text(head), field_text(parts[1]), field_text(string(parts[2]).partition("@@")[0])
     if not (head and relation and tail):
         return Reject("empty field", "head, relation or tail")
     if kind and kind != "疾病":

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import PurePosixPath
+from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, json_items, shown, string
+from qilin_lib.chimed.readers.decode import Reject, field_text, json_items, shown
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Passage, Record, Rejection, excerpt
 
+Lines = Iterable[tuple[int, str | Reject]]
 # About one DCPT block of 1,024 tokens (paper §4.2), so that a duplicate or a benchmark hit costs a passage and not a
 # book.
 PASSAGE_CHARS = 1500
 # Text without sentence ends (lists, tables) is cut here, so that a passage does not grow with its file.
 OPEN_CHARS = 64 * PASSAGE_CHARS
 _HEADING = re.compile(r"<篇名>(.*)")
-_FURNITURE = re.compile(r"\s*(<目录>.*|[-－—]\s*\d+\s*[-－—]|(书名|作者|朝代|年份)：.*)")
-_FURNITURE_STARTS = "<-－—书作朝年"
+_FURNITURE = re.compile(
+    r"<目录>.*|(?:书名|作者|朝代|年份)：.*|[-－—]\s*\d+\s*[-－—]|第\s*\d+\s*页(?:\s*共\s*\d+\s*页)?"
+    r"|Page \d+(?: of \d+)?"
+)
+_FURNITURE_STARTS = "<-－—第P书作朝年"
+_LEADERS = ("......", "………", "······")
+_NUMBER = re.compile(r"\s{0,9}[-－—·]?\s{0,9}(\d{1,4})\s{0,9}[-－—·]?\s{0,9}")
+# Marks of the collection of ancient books: \x around what stands out, \r around a picture, its caption first.
+_PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
 
@@ -31,7 +41,7 @@ def textbook(source: str, file: str, stream: Stream) -> Iterator[Record | Reject
     if path.suffix == ".json":
         yield from _entries(source, file, stream)
     else:
-        yield from _running(source, file, path.stem, stream)
+        yield from _book(source, file, path.stem, stream)
 
 
 def _entries(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
@@ -39,23 +49,60 @@ def _entries(source: str, file: str, stream: Stream) -> Iterator[Record | Reject
         if isinstance(row, Reject):
             yield Rejection(source, file, line, row.reason, excerpt(row.detail))
             continue
-        body = string(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
+        body = field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
         if not body:
             yield Rejection(source, file, line, "empty field", "content", excerpt(shown(row)))
             continue
-        for _, passage in passages(string(row.get("title")), enumerate(body.split("\n"))):
+        lines = list(enumerate(body.split("\n")))
+        pages = page_numbers(lines)
+        for _, passage in passages(field_text(row.get("title")), [line for line in lines if line[0] not in pages]):
             yield Record(source, file, line, passage)
 
 
-def _running(source: str, file: str, title: str, stream: Stream) -> Iterator[Record | Rejection]:
-    for line, passage in passages(title, stream.lines()):
+def _book(source: str, file: str, title: str, stream: Stream) -> Iterator[Record | Rejection]:
+    pages = page_numbers(stream.lines())
+    lines = ((number, _unmarked(line)) for number, line in stream.lines() if number not in pages)
+    return _running(source, file, title, lines)
+
+
+def _running(source: str, file: str, title: str, lines: Lines) -> Iterator[Record | Rejection]:
+    for line, passage in passages(title, lines):
         if isinstance(passage, Reject):
             yield Rejection(source, file, line, passage.reason, passage.detail)
         else:
             yield Record(source, file, line, passage)
 
 
-def passages(title: str, lines: Iterable[tuple[int, str | Reject]]) -> Iterator[tuple[int, Passage | Reject]]:
+def page_numbers(lines: Lines) -> set[int]:
+    """The numbers of the lines that hold nothing but a page's number: 1, 2, 4, 5 … through a text made from a PDF.
+
+    It is the longest row of numbers alone on their lines that go up by 1 to 3. None in a text whose numbers mostly
+    stand in no such row, or where less than two other lines stand between two of them: there a web page broke lines.
+    """
+    rows: dict[int, tuple[int, int, Any]] = {}
+    longest, count = None, 0
+    for number, line in lines:
+        if isinstance(line, Reject) or len(line) > 24 or not (alone := _NUMBER.fullmatch(line)):
+            continue
+        page = int(alone[1])
+        before = max((rows[n] for n in range(page - 1, page - 4, -1) if n in rows), key=itemgetter(0), default=None)
+        row = (before[0] + 1 if before else 1, number, before)
+        if page not in rows or row[0] >= rows[page][0]:
+            rows[page] = row
+        longest, count = max(longest or row, row, key=itemgetter(0)), count + 1
+    found, row = [], longest
+    while row:
+        found.append(row[1])
+        row = row[2]
+    much = len(found) >= 3 and 2 * len(found) >= count and found[0] - found[-1] >= 3 * (len(found) - 1)
+    return set(found) if much else set()
+
+
+def _unmarked(line: str | Reject) -> str | Reject:
+    return _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line
+
+
+def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]:
     """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one, between passages.
 
     Sections between <篇名> headings, cut at paragraph ends near PASSAGE_CHARS characters, anywhere at OPEN_CHARS.
@@ -74,11 +121,20 @@ def passages(title: str, lines: Iterable[tuple[int, str | Reject]]) -> Iterator[
             held, size = [], 0
         if found:
             heading = _joined_title(title, found[1].strip())
-        elif (said := line.strip()) and not (said[0] in _FURNITURE_STARTS and _FURNITURE.fullmatch(line)):
+        elif text := _text(line):
             start = start if held else number
-            held.append(line[3:] if line.startswith(_LABELS) else line)
-            size += len(line)
+            held.append(text)
+            size += len(text)
     yield from _passage(heading, start, held)
+
+
+def _text(line: str) -> str:
+    """What a line holds for the reader: "" for a heading of the collection, a page's foot or a line of contents."""
+    text = line[3:] if line.startswith(_LABELS) else line
+    bare = text.strip()
+    if not bare or bare[0] in _FURNITURE_STARTS and _FURNITURE.fullmatch(bare):
+        return ""
+    return "" if bare[-1].isdigit() and bare.rstrip("0123456789 ").endswith(_LEADERS) else text
 
 
 def _closed(line: str) -> bool:
@@ -112,7 +168,7 @@ def unwrapped(lines: list[str]) -> str:
 
 def prose(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
     """General-domain plain text: passages without a title."""
-    yield from _running(source, file, "", stream)
+    yield from _running(source, file, "", stream.lines())
 
 
 def documents(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
