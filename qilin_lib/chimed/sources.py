@@ -7,6 +7,7 @@ where to get it.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import sys
 from collections import Counter
@@ -26,30 +27,18 @@ from qilin_lib.files import sha256_file
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
+
+
+def _parameters(value: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(value).parameters) if inspect.isfunction(value) else ()
+
+
+# A reader is a public function of a module of readers/ that takes (source, file, stream).
 READERS: dict[str, Reader] = {
-    "dialogue.chimed_release": dialogue.chimed_release,
-    "dialogue.cmtmedqa": dialogue.cmtmedqa,
-    "dialogue.conversations": dialogue.conversations,
-    "dialogue.meddialog": dialogue.meddialog,
-    "dialogue.remedi": dialogue.remedi,
-    "dialogue.toyhom": dialogue.toyhom,
-    "exam.ceval": exam.ceval,
-    "exam.cmexam": exam.cmexam,
-    "exam.cmmlu": exam.cmmlu,
-    "exam.medqa": exam.medqa,
-    "general.instructions": general.instructions,
-    "general.safety_prompts": general.safety_prompts,
-    "kg.cpubmed": kg.cpubmed,
-    "kg.health39": kg.health39,
-    "kg.xywy": kg.xywy,
-    "preference.medicalgpt_reward": preference.medicalgpt_reward,
-    "preference.pairs": preference.pairs,
-    "preference.zhongjing_rlhf": preference.zhongjing_rlhf,
-    "qa.huatuo": qa.huatuo,
-    "text.documents": text.documents,
-    "text.medqa_textbook": text.medqa_textbook,
-    "text.prose": text.prose,
-    "text.textbook": text.textbook,
+    f"{module.__name__.rpartition('.')[2]}.{key}": value
+    for module in (dialogue, exam, general, kg, preference, qa, text)
+    for key, value in vars(module).items()
+    if not key.startswith("_") and _parameters(value) == ("source", "file", "stream")
 }
 
 
@@ -194,8 +183,12 @@ class Unit:
     __reduce__ = plainly
 
 
-def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterator[Unit]:
+def units(
+    source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS, ranked_answers: preference.Ranked = "best_two"
+) -> Iterator[Unit]:
     """Everything that a source's files hold for `sets`, files in name order, compressed ones and archives among them.
+
+    Of a ranked list of answers the pairs that `ranked_answers` says.
 
     Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
     them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
@@ -209,7 +202,7 @@ def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterat
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
                     for read in _reads(source.name, file, feed.reader):
-                        yield Unit(wanted, read)
+                        yield from (Unit(wanted, pair) for pair in preference.pairs_of(read, ranked_answers))
 
 
 def _feed_of(source: Source, file: Found) -> int | None:

@@ -111,6 +111,23 @@ def test_general_share(params, tiny_raw, tmp_path, share):
     assert left_out == sum(d["reason"] == "mixing ratio" for d in made["dropped"]) > 0
 
 
+RANKED = ["先测体温，多喝温水，超过三天请到儿科就诊。", "喝水就好，不用管它，过几天自己会好。", "不知道。"]
+
+
+@pytest.mark.parametrize("ranked, pairs", [("best_two", [(0, 1)]), ("all_pairs", [(0, 1), (0, 2), (1, 2)])])
+def test_a_ranked_list_of_answers(params, tmp_path, ranked, pairs):
+    history = [["孩子两岁，从昨天夜里开始发热。", "量体温了吗？"]]
+    row = {"instruction": "量了，三十八度五，怎么办？", "input": "", "output": RANKED, "history": history}
+    put(tmp_path / "raw", {"zhongjing_rlhf/a.json": json.dumps([row], ensure_ascii=False)})
+    params.ranked_answers, params.near_dup_threshold = ranked, 1.0
+    ledger, made = run(params, tmp_path / "raw", tmp_path / "out")
+    sides = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in made["dpo"]]
+    assert sides == [(RANKED[better], RANKED[worse]) for better, worse in pairs]
+    prompt = [*history[0], row["instruction"]]
+    assert all([turn["content"] for turn in line["prompt"]] == prompt for line in made["dpo"])
+    assert ledger.rows["zhongjing_rlhf", "dpo"].read == len(pairs)
+
+
 def test_only_named_sources_are_read_but_benchmarks_always(params, tiny_raw, tmp_path):
     params.sources = ["cmd"]
     ledger, _ = run(params, tiny_raw, tmp_path / "out")
