@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qilin_lib.chimed import aggregate
-from qilin_lib.chimed.readers.decode import Reject, csv_reader, json_items, json_reader, required, shown, string
+from qilin_lib.chimed.readers.decode import Reject, csv_reader, json_reader, required, rows, shown, string
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease, Record, Rejection, excerpt
 
@@ -72,8 +72,8 @@ def cpubmed(source: str, file: str, stream: Stream) -> Iterator[Record | Rejecti
 
 
 def _triple_rows(file: str, stream: Stream) -> Iterator[tuple[int, Any]]:
-    if plain_name(file).endswith(".json"):
-        yield from json_items(stream)
+    if not plain_name(file).lower().endswith(".txt"):
+        yield from rows(file, stream)
         return
     for number, line in stream.lines():
         if isinstance(line, Reject):
