@@ -79,7 +79,7 @@ def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = pri
     """
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     chosen = chosen_sources(params, raw_dir)
-    ledger = Ledger()
+    ledger = Ledger(unread=sources.all_unread(raw_dir))
     with _room(out_dir), Pool(params.workers) as pool:
         work = _work_dir(params, raw_dir, out_dir)
         _benchmarks(raw_dir, ledger, work, progress)
@@ -138,8 +138,11 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
     for name in params.sources or ():
         if name not in sources.BY_NAME:
             raise QilinError(f"sources: '{name}' is no source{nearest(name, sources.BY_NAME)}")
-        if state[name] != "present":
+        if state[name] == "missing":
             raise QilinError(f"sources: {raw_dir / name} does not exist; get it from {sources.BY_NAME[name].home}")
+        if state[name] != "present":
+            left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
+            raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
     licences = {source.licence for source in sources.REGISTRY}
     for licence in params.exclude_licences:
         if licence not in licences:
@@ -148,7 +151,10 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
     present = [source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted]
     training = [source for source in present if any(set(feed.rows) & set(TRAINING_SETS) for feed in source.feeds)]
     if not training:
-        raise QilinError(f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}")
+        left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
+        raise QilinError(
+            f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}{left}"
+        )
     return training
 
 

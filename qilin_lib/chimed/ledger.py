@@ -78,10 +78,12 @@ _COUNTS = Row.__slots__[5:]
 
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order; `hits`: training records that held an item, by source and benchmark."""
+    """Rows by (source, set) in corpus order; `hits`: training records that held an item, by source and benchmark;
+    `unread`: {source: {file of its folder that is not read: why}}."""
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     hits: dict[str, Counter[str]] = field(default_factory=dict)
+    unread: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -110,4 +112,4 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""
         hits = {source: dict(sorted(found.items())) for source, found in sorted(self.hits.items())}
-        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits}
+        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits, "unread": self.unread}
