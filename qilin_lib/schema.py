@@ -90,7 +90,7 @@ class Build(Strict):
     workers: int | None = Outside(ge=1, description="processes; null: one per core")
     near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
     near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
-    exact_substrings: Literal["remove", "drop"] | None = Field(description="cut later copies out, or drop the document")
+    exact_substrings: Literal["remove"] | None = Field(description="cut later copies out of running text in CPT")
     exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
     decontaminate: bool | Literal["report"] = Field(description="drop what overlaps a test item; report: only count it")
     contamination_share: float = Field(gt=0, le=1, description="share of a test item's 13-grams that makes a hit")

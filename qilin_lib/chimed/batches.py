@@ -32,7 +32,8 @@ from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
 from qilin_lib.chimed.substrings import cut
 
-CANDIDATE = np.dtype([("entry", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8")])
+# `heading`: characters of the title of a passage, -1 for what is no running text.
+CANDIDATE = np.dtype([("entry", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
 Lost = tuple[str, str, str]
 PARTS = (*TRAINING_SETS, "dropped")
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
@@ -112,7 +113,10 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
             write_texts(set_stem(stem, name), [body["text"] if name == "cpt" else encoded(body) for body in bodies])
     files.write_jsonl(stem.with_suffix(".jsonl"), ({n: getattr(e, n) for n in e.__slots__} for e in written))
     places = {id(entry): at for at, entry in enumerate(written)}
-    found = [(places[id(d.entry)], d.entry.number, _mask(d.bodies), _draw(settings.seed, d.text)) for d in drafts]
+    found = [
+        (places[id(d.entry)], d.entry.number, _mask(d.bodies), _draw(settings.seed, d.text), _heading(d.payload))
+        for d in drafts
+    ]
     write_array(stem.with_suffix(".candidates.npy"), np.array(found, dtype=CANDIDATE))
 
 
@@ -206,6 +210,13 @@ def _mask(names: Iterable[str]) -> int:
     return sum(1 << TRAINING_SETS.index(name) for name in names)
 
 
+def _heading(payload: Payload) -> int:
+    match payload:
+        case Passage(title, _):
+            return len(title) + bool(title)
+    return -1
+
+
 def _draw(seed: int, text: str) -> float:
     """Uniform in [0, 1) by the record's own text: who is held out does not change when other records come or go."""
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
@@ -217,11 +228,10 @@ def set_stem(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}-{name}")
 
 
-def keep_texts(stem: Path, kept: Sequence[bool]) -> np.ndarray:
-    """Write the CPT texts that `kept` (one value a text) keeps as the shard <stem>-kept; returns their lengths."""
+def keep_texts(stem: Path, kept: Sequence[bool]) -> None:
+    """Write the CPT texts that `kept` (one value a text) chooses as the shard <stem>-kept."""
     found = [text for text, wanted in zip(Texts(set_stem(stem, "cpt")), kept, strict=True) if wanted] if kept else []
     write_texts(set_stem(stem, "kept"), found)
-    return np.array([len(text) for text in found], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,20 +66,22 @@ def _new_record(source: Source) -> dict:
 
 def _listed(place: Place) -> dict[str, dict]:
     """{path below the source's folder: where it comes from} of the files that `place` names; no star is a slash."""
-    if place.kind == "hub":
-        info = HUB.dataset_info(place.repository, files_metadata=True)
+    kind, _, repository = place.repository.partition(":")
+    if kind == "hub":
+        info = HUB.dataset_info(repository, files_metadata=True)
         revision, files = info.sha, [(f.rfilename, f.size, f.lfs.sha256 if f.lfs else f.blob_id) for f in info.siblings]
     else:
-        home = f"{API}/repos/{place.repository}"
+        home = f"{API}/repos/{repository}"
         revision = json.load(urlopen(f"{home}/commits/HEAD", timeout=60))["sha"]
         tree = json.load(urlopen(f"{home}/git/trees/{revision}?recursive=1", timeout=60))
         files = [(blob["path"], blob["size"], blob["sha"]) for blob in tree["tree"] if blob["type"] == "blob"]
         if tree["truncated"]:
-            raise QilinError(f"{place.repository} has more files than GitHub lists; clone it instead")
-    origin = {"from": f"{place.kind}:{place.repository}", "revision": revision}
-    patterns = [f"{place.under}{pattern}" for pattern in place.files]
+            raise QilinError(f"{repository} has more files than GitHub lists; clone it instead")
+    origin = {"repository": place.repository, "revision": revision}
+    under = f"{place.under}/" if place.under else ""
+    patterns = [f"{under}{pattern}" for pattern in place.files]
     return {
-        path.removeprefix(place.under): {**origin, "path": path, "bytes": size, "blob": blob}
+        path.removeprefix(under): {**origin, "path": path, "bytes": size, "blob": blob}
         for path, size, blob in files
         if any(fnmatch.fnmatchcase(path, one) and path.count("/") == one.count("/") for one in patterns)
     }
@@ -87,7 +89,7 @@ def _listed(place: Place) -> dict[str, dict]:
 
 def _download(entry: dict, staging: Path) -> Path:
     """The file below `staging`, which is hidden from readers; goes on with what an earlier call left there."""
-    kind, _, repository = entry["from"].partition(":")
+    kind, _, repository = entry["repository"].partition(":")
     if kind == "hub":
         where = {"repo_type": "dataset", "revision": entry["revision"], "local_dir": staging}
         return Path(HUB.hf_hub_download(repository, entry["path"], **where))
@@ -123,12 +125,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="names of the registry, as --list prints them")
     parser.add_argument("--raw-dir", type=Path, default="raw", help="where the sources' folders lie (%(default)s)")
     parser.add_argument("--yes", action="store_true", help="fetch: the licences allow what I am going to do")
-    parser.add_argument("--list", action="store_true", help="only print all sources with size, licence and home")
+    parser.add_argument("--list", action="store_true", help="only print all sources with licence and home")
     given = parser.parse_args(arguments)
     try:
         for source in REGISTRY if given.list else [_chosen(name) for name in given.sources]:
-            size = f", {sum(known.bytes or 0 for known in source.files):,} bytes" if source.files else ""
-            print(f"{source.name}{size}{'' if source.fetch else ', only by hand'}; licence: {source.licence}")
+            print(f"{source.name}{'' if source.fetch else ', only by hand'}; licence: {source.licence}")
             print(f"  {source.citation}\n  {source.home}", flush=True)
             if given.yes and not given.list:
                 fetch(source, given.raw_dir)

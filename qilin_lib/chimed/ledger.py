@@ -15,8 +15,9 @@ from qilin_lib.errors import QilinError
 class Row:
     """Counts of one source in one set.
 
-    `merged`: entities of a knowledge graph that went into another graph's record. `deidentified` counts placeholders
-    in kept records by type, `substring_chars` the characters cut out of them as repeated substrings.
+    `merged`: entities of a knowledge graph that went into an earlier record of the same disease; `elsewhere`: diseases
+    among them that have no record of this graph. `deidentified` counts placeholders in kept records by type,
+    `substring_chars` the characters cut out of them as repeated substrings.
     """
 
     source: str
@@ -31,6 +32,7 @@ class Row:
     contaminated: int = 0
     excluded: int = 0
     merged: int = 0
+    elsewhere: int = 0
     deidentified: Counter[str] = field(default_factory=Counter)
     substring_chars: int = 0
     bytes_kept: int = 0
@@ -50,6 +52,7 @@ class Row:
 
     def lose(self, column: str, reason: str) -> None:
         """Count a unit in the column of what became of it; rejected ones by `reason`."""
+        self.elsewhere += (column, reason) == ("merged", "merged")
         if column == "rejected":
             self.rejected[reason] += 1
         else:
@@ -75,10 +78,12 @@ _COUNTS = Row.__slots__[5:]
 
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order; `hits`: training records that held an item, by source and benchmark."""
+    """Rows by (source, set) in corpus order; `hits`: training records that held an item, by source and benchmark;
+    `unread`: {source: {file of its folder that is not read: why}}."""
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     hits: dict[str, Counter[str]] = field(default_factory=dict)
+    unread: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -107,4 +112,4 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""
         hits = {source: dict(sorted(found.items())) for source, found in sorted(self.hits.items())}
-        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits}
+        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits, "unread": self.unread}

@@ -19,8 +19,8 @@ from qilin_lib.chimed.batches import encoded, identity
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.deidentify import deidentify
-from qilin_lib.chimed.readers.dialogue import alternating
 from qilin_lib.chimed.readers.stream import Reject, Stream
+from qilin_lib.chimed.readers.turns import speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt, mapped
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, files_read, units
 from qilin_lib.errors import QilinError
@@ -166,7 +166,7 @@ def mc(file: str, stream: Stream) -> Iterator[Unit]:
         try:
             if not own:
                 raise Reject("no id", f"line {line}")
-            yield own, Record("mc", file, line, Dialogue(alternating(turns)))
+            yield own, Record("mc", file, line, talk((speaker_of(who), text) for who, text in turns))
         except Reject as no:
             yield own, Rejection("mc", file, line, no.reason, excerpt(no.detail), shown)
 

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qilin_lib.chimed.readers import exam
 from qilin_lib.chimed.readers.decode import Reader
-from qilin_lib.chimed.readers.stream import Stream
-from qilin_lib.chimed.records import Exam, Rejection
+from qilin_lib.chimed.readers.stream import Stream, plain_name
+from qilin_lib.chimed.records import Exam, Record, Rejection
+from qilin_lib.chimed.sources import BY_NAME, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.intervals import Statistic, proportion
@@ -33,6 +35,8 @@ CMMLU_SUBJECTS = {
 """The subjects of ChiMed-GPT's evaluation code (IDEA-CCNL/Fengshenbang-LM, branch dev_bio), with the names that
 lm-evaluation-harness's cmmlu tasks give them.
 """
+MEDQA_FILES = ("test.jsonl", "*test.jsonl", "*test.json", "*mcmle.jsonl", "zh.json")
+"""MedQA's test set in its original form, as an instruction, in Apollo's two forms; the first that is there counts."""
 
 
 def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
@@ -69,7 +73,7 @@ def cmmlu_items(folder: Path, split: str = "test") -> Reading:
         )
     items, invalid = [], []
     for subject in there:
-        found = _items(folder / split / f"{subject}.csv", exam.cmmlu, "cmmlu", subject, split)
+        found = _file_items(folder / split / f"{subject}.csv", exam.cmmlu, "cmmlu", subject, split)
         items += found[0]
         invalid += found[1]
     return items, invalid
@@ -82,7 +86,7 @@ def cmmlu_dev(folder: Path, subjects: Sequence[str], shots: int) -> dict[str, li
         path = folder / "dev" / f"{subject}.csv"
         if not path.is_file():
             raise QilinError(f"{path} is missing; CMMLU's dev split has it, or set eval.shots to 0")
-        items, invalid = _items(path, exam.cmmlu, "cmmlu", subject, "dev")
+        items, invalid = _file_items(path, exam.cmmlu, "cmmlu", subject, "dev")
         for bad in invalid:
             raise QilinError(f"{path}, line {bad['line']}: {bad['detail']}; a dev example must be complete")
         if len(items) < shots:
@@ -94,18 +98,22 @@ def cmmlu_dev(folder: Path, subjects: Sequence[str], shots: int) -> dict[str, li
 
 
 def medqa_items(folder: Path) -> Reading:
-    """Questions of MedQA's test.jsonl, with four options or five, as the file has them.
+    """Questions of MedQA's test set, with four options or five, of the first file that is there among MEDQA_FILES.
 
     Unusable: what the reader of notebook 01 rejects, letters that do not begin at A or leave one out, no answer.
     QilinError when there is no such file, or no usable row in it.
     """
-    path = folder / "test.jsonl"
-    if not path.is_file():
+    files: dict[str, list[Record | Rejection]] = {}
+    for unit in units(BY_NAME["medqa"], folder.parent, ("eval",)):
+        files.setdefault(unit.read.file, []).append(unit.read)
+    names = {file: PurePosixPath(plain_name(file)).name for file in files}
+    there = [file for form in MEDQA_FILES for file in files if fnmatchcase(names[file], form)]
+    if not there:
         raise QilinError(
-            f"{folder} has no test.jsonl (questions/Mainland/test.jsonl of MedQA, or its 4-option form); put it there, "
-            "or leave 'medqa' out of eval.further_benchmarks"
+            f"{folder} has no test.jsonl (questions/Mainland/test.jsonl of MedQA, its 4-option form, or one of "
+            f"{', '.join(MEDQA_FILES[1:])}); put it there, or leave 'medqa' out of eval.further_benchmarks"
         )
-    return _items(path, exam.medqa, "medqa", None, "test")
+    return _items(folder / there[0], files[there[0]], "medqa", None, "test")
 
 
 def cmmlu_prompts(items: Sequence[Item], backend: Any, shots: int, dev: dict[str, list[Item]]) -> list[Prompt]:
@@ -169,10 +177,15 @@ def _by(records: Sequence[dict], key: str) -> dict[str, Statistic]:
     }
 
 
-def _items(path: Path, reader: Reader, benchmark: str, subject: str | None, split: str) -> Reading:
-    """The questions of one file by the reader with which notebook 01 knows them; QilinError when none is usable."""
+def _file_items(path: Path, reader: Reader, benchmark: str, subject: str | None, split: str) -> Reading:
+    reads = reader(benchmark, path.name, Stream.of(path.read_bytes()))
+    return _items(path, reads, benchmark, subject, split)
+
+
+def _items(path: Path, reads: Iterable[Record | Rejection], benchmark: str, subject: str | None, split: str) -> Reading:
+    """The questions of one file as the reader of notebook 01 knows them; QilinError when none is usable."""
     items, invalid = [], []
-    for number, read in enumerate(reader(benchmark, path.name, Stream.of(path.read_bytes()))):
+    for number, read in enumerate(reads):
         if isinstance(read, Rejection):
             invalid.append(unusable(benchmark, path.name, read.line, f"{read.reason}: {read.detail}", read.excerpt))
         elif wrong := _wrong(read.payload, benchmark):

@@ -6,14 +6,13 @@ import codecs
 import csv
 import io
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import field_text
+from qilin_lib.chimed.readers.decode import field_text, string
+from qilin_lib.chimed.readers.exam import letters_of, options_of
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.subjects import NAMES
 from qilin_lib.files import read_json, read_jsonl, sha256_text
@@ -28,9 +27,6 @@ GROUPS = {
     "Difficulty level": "difficulty",
 }
 """CMExam's annotation columns (Liu et al. 2023, section 3.3) and their names in a record's `groups`."""
-# A lookahead for the letter keeps a literal backslash-n inside an option ("\nu") from being read as a line end.
-_OPTION_BREAK = re.compile(r"(?:\r?\n|\\n)\s*(?=[A-Z][ .、．:：])")
-_OPTION = re.compile(r"([A-Z])[ .、．:：]\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -245,7 +241,7 @@ def text_of(path: Path) -> str:
 
 def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
     options = {letter: row[letter].strip() for letter in CEVAL_LETTERS}
-    gold = _letters(row.get("answer", "")) or None
+    gold = letters_of(row.get("answer", "")) or None
     question = row["question"].strip()
     item = Item(
         "ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, field_text(row.get("explanation"))
@@ -258,16 +254,17 @@ def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Ite
 
 
 def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
-    question, gold = row["Question"].strip(), _letters(row["Answer"])
-    options = _options(row["Options"])
+    question, gold = row["Question"].strip(), letters_of(string(row["Answer"]))
+    options = dict(options_of(row["Options"]))
+    once = len(options) == len(options_of(row["Options"]))
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
     item = Item("cmexam", identity, split, None, question, options, gold, field_text(row["Explanation"]), groups)
     if not question:
         return "no question", item
-    if not options:
+    if len(options) < 2 or not once:
         return "options are not lines 'A text', each letter once", item
     if not gold:
-        return "no answer", item
+        return f"no answer: {row['Answer']!r}" if row["Answer"].strip() else "no answer", item
     if not set(gold) <= set(options):
         return f"answer {row['Answer']!r} is not among the options {''.join(options)}", item
     return "", item
@@ -277,19 +274,6 @@ def _huatuo_item(identity: str, row: Any, keys: tuple[str, str]) -> tuple[str, I
     question, answer = (_only(row.get(key)) if isinstance(row, dict) else "" for key in keys)
     item = Item("huatuo", identity, "test", None, question, None, None, answer)
     return "" if question and answer else f"not exactly one question and one answer in {keys[0]} and {keys[1]}", item
-
-
-def _options(text: str) -> dict[str, str]:
-    """{"A": text, …} of CMExam's option lines; empty when a line has no letter or a letter comes twice."""
-    found = [_OPTION.fullmatch(part.strip()) for part in _OPTION_BREAK.split(text.strip())]
-    options = {match[1]: match[2].strip() for match in found if match}
-    return options if len(options) == len(found) else {}
-
-
-def _letters(text: str) -> str:
-    """Sorted distinct capitals of an answer cell (full-width or separated, too); any other text as it stands."""
-    plain = re.sub(r"[\s,、;]", "", unicodedata.normalize("NFKC", text))
-    return "".join(sorted(set(plain))) if re.fullmatch(r"[A-Z]+", plain) else plain
 
 
 def _only(value: Any) -> str:

@@ -135,7 +135,7 @@ def sha256(content: bytes) -> str:
 def far(monkeypatch):
     handler = type("Bound", (Handler,), {"far": Far()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(fetch, "API", url)
         monkeypatch.setattr(fetch, "RAW", url)
@@ -183,7 +183,7 @@ def test_files_of_a_git_repository_and_their_record(run, far, tmp_path):
     held = record(raw / "kg_39health")
     assert held["licence"] == sources.BY_NAME["kg_39health"].licence
     assert held["files"]["disease.csv"] | {"blob": ""} == {
-        "from": "github:zhihao-chen/QASystemOnMedicalGraph", "revision": COMMIT, "path": "data/disease.csv",
+        "repository": "github:zhihao-chen/QASystemOnMedicalGraph", "revision": COMMIT, "path": "data/disease.csv",
         "bytes": len(GRAPH), "sha256": sha256(GRAPH), "blob": "",
     }  # fmt: skip
 
@@ -300,10 +300,10 @@ def test_the_record_is_no_data_and_no_unread_file(run, far, tmp_path):
     raw = tmp_path / "raw"
     for name in ("cmtmedqa", "kg_39health"):
         source = sources.BY_NAME[name]
-        assert sources.unread(source, raw) == []
+        assert not sources.unread(source, raw)
         assert {unit.read.file for unit in sources.units(source, raw)} == set(record(raw / name)["files"])
-        assert sources.checked(source, raw) in ("ok", "not known")
     assert not [path for path in sources.files_read(raw) if path.endswith("fetched.json")]
+    assert not any(sources.all_unread(raw).values())
 
 
 def test_list_names_every_source_with_home_and_licence(run, far):
@@ -324,17 +324,17 @@ def test_places_of_the_registry_are_among_its_homes():
     assert len(with_place) >= 15
     for source in with_place:
         for place in source.fetch:
-            assert f"/{place.repository}" in source.home, source.name
-            assert place.files and place.kind in ("hub", "github")
+            assert f"/{place.repository.partition(':')[2]}" in source.home, source.name
 
 
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ({"github": "a/b"}, "fetch: files is missing"),
-        ({"github": "a/b", "hub": "a/b", "files": ["*"]}, "fetch: 2 repositories, expected one of hub and github"),
-        ({"githup": "a/b", "files": ["*"]}, "did you mean 'github'"),
-        ({"hub": "a/b", "files": "*"}, "fetch: files: a str where a list"),
+        ({"repository": "github:a/b"}, "fetch.0.files is"),
+        ({"repository": "gitlab:a/b", "files": ["*"]}, "fetch.0.repository is 'gitlab:a/b'"),
+        ({"repository": "hub:a", "files": ["*"]}, "fetch.0.repository is 'hub:a'"),
+        ({"repository": "hub:a/b", "files": []}, "fetch.0.files is []"),
+        ({"repository": "hub:a/b", "files": ["*"], "unter": "x"}, "fetch.0.unter is 'x'"),
     ],
 )
 def test_a_wrong_place_in_a_registry_is_named(tmp_path, place, reason):

@@ -236,6 +236,12 @@ SHAREGPT = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt",
         ("general_zh", SHAREGPT, QA.turns),
         ("multiturn_chat", {"instruction": BELLE, "input": "", "output": "晴"}, ("你好", "你好！", "天气\n如何", "晴")),
         ("multiturn_chat", {"instruction": "Human何意", "input": "", "output": "人"}, ("Human何意", "人")),
+        (
+            "multiturn_chat",
+            {"instruction": "Human:你好\nAssistant:你好！\nHuman:再见", "output": "再会"},
+            ("你好", "你好！", "再见", "再会"),
+        ),
+        ("multiturn_chat", {"instruction": "Human:你好", "output": "你好！"}, ("你好", "你好！")),
         ("instruct_chat", {"input": ["问", "再问"], "output": ["答", "再答"]}, ("问", "答", "再问", "再答")),
         ("instruct_chat", {"instruction": "问", "input": "", "output": "答"}, QA.turns),
         ("safety_prompts", {"prompt": "问", "response": "答", "type": "Insult"}, QA.turns),
@@ -249,8 +255,7 @@ def test_general_instruction_sets(tmp_path, name, row, turns):
 @pytest.mark.parametrize(
     "row",
     [
-        {"instruction": "Human:你好\nAssistant:你好！\nHuman:再见", "output": "再见"},
-        {"instruction": "Human:你好", "output": "你好"},
+        {"input": ["问", "再问"], "output": None},
         {"input": ["问", "再问"], "output": ["答"]},
         {"input": ["问"], "output": "答"},
     ],

@@ -36,6 +36,7 @@ BUILD = {
     "heldout_share_dpo": 0.2,
     "heldout_share_general": 0.2,
     "general_share": None,
+    "ranked_answers": "best_two",
     "max_records_per_source": None,
     "seed": 17,
     "min_chars": 8,

@@ -46,11 +46,15 @@ def test_ceval_without_an_answer_column_has_no_gold_and_a_wrong_answer_is_listed
 def test_ceval_reads_the_answers_of_a_test_split_that_publishes_them(raw_dir: Path):
     folder = raw_dir / "ceval" / "test"
     folder.mkdir()
-    rows = "0,问,甲,乙,丙,丁,C,因为\n1,问,甲,乙,丙,丁,a,\n2,问,甲,乙,丙,丁,Ｄ,\n"
+    rows = "0,问,甲,乙,丙,丁,C,因为\n1,问,甲,乙,丙,丁,a,\n2,问,甲,乙,丙,丁,Ｄ,\n3,问,甲,乙,丙,丁,E,\n"
     (folder / "law_test.csv").write_text("id,question,A,B,C,D,answer,explanation\n" + rows, encoding="utf-8-sig")
     items, invalid = ceval_items(raw_dir, "test", ["law"])
-    assert [(i.split, i.gold, i.reference) for i in items] == [("test", "C", "因为"), ("test", "D", "")]
-    assert [bad["detail"] for bad in invalid] == ["answer 'a' is not one of A-D"]
+    assert [(i.split, i.gold, i.reference) for i in items] == [
+        ("test", "C", "因为"),
+        ("test", "A", ""),
+        ("test", "D", ""),
+    ]
+    assert [bad["detail"] for bad in invalid] == ["answer 'E' is not one of A-D"]
 
 
 def test_ceval_lists_an_id_that_comes_twice(raw_dir: Path):
