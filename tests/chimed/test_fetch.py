@@ -281,14 +281,19 @@ def test_a_pointer_to_git_lfs_is_no_data(run, far, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["../outside.csv", "/outside.csv", "a/../../outside.csv"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(run, far, tmp_path, path):
+@pytest.mark.parametrize("key", ["", "path", "blob"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(run, far, tmp_path, path, key):
+    """In a record that came with somebody's folder."""
     folder = tmp_path / "raw/kg_39health"
     assert run("kg_39health", "--yes")[0] == 0
     held = record(folder)
-    held["files"] = {path: held["files"]["disease.csv"]}
+    entry = held["files"].pop("disease.csv")
+    held["files"] = {"more.csv": entry | {key: path}} if key else {path: entry}
     (folder / "fetched.json").write_text(json.dumps(held))
+    far.requests.clear()
     status, printed = run("kg_39health", "--yes")
-    assert status == 2 and "fetched.json" in printed and not list(tmp_path.rglob("outside.csv"))
+    assert status == 2 and "fetched.json" in printed and not far.requests
+    assert not [path for path in tmp_path.rglob("*outside*")]
 
 
 def test_the_record_is_no_data_and_no_unread_file(run, far, tmp_path):
