@@ -39,7 +39,8 @@ def fetch(source: Source, raw_dir: Path) -> None:
     if not isinstance(record, dict) or record.get("source") != source.name:
         raise QilinError(f"{path} is no record of '{source.name}' made by this command; move it away")
     for name, entry in record["files"].items():
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        inside = [(folder / part).resolve() for part in (name, entry["path"], entry["blob"])]
+        if not all(place.is_relative_to(folder.resolve()) for place in inside):
             raise QilinError(f"{path}: '{name}' leads out of the folder; move the record away")
         if (folder / name).exists() and sha256_file(folder / name) != entry.get("sha256"):
             raise QilinError(f"{folder / name} is not the file that was fetched; move it away to fetch it")
