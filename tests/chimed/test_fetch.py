@@ -50,6 +50,7 @@ class Far:
         }
         self.cuts: dict[str, int] = {}
         self.damaged: set[str] = set()
+        self.ranged = True
         self.requests: list[tuple[str, str, str]] = []
 
     def ranges(self, name: str) -> list[str]:
@@ -102,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(b"", 404)
         if path in self.far.damaged:
             content = content[:-1] + b"?"
-        given = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        given = re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.far.ranged else None
         self.answer(
             content,
             206 if given else 200,
@@ -217,6 +218,12 @@ def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, pa
     held = record(folder)["files"][local]
     assert held["revision"] == COMMIT and sha256((folder / local).read_bytes()) == held["sha256"]
     assert files_of(folder) == {*record(folder)["files"], "fetched.json"}
+
+
+def test_a_server_that_gives_no_parts_gives_the_file_again(run, far, tmp_path):
+    far.ranged, far.cuts["data/disease.csv"] = False, 30_000
+    assert [run("kg_39health", "--yes")[0] for _ in range(2)] == [2, 0]
+    assert (tmp_path / "raw/kg_39health/disease.csv").read_bytes() == GRAPH
 
 
 def test_what_arrives_damaged_is_not_kept(run, far, tmp_path):
