@@ -24,7 +24,8 @@ import numpy as np
 from qilin_lib import files
 from qilin_lib.chimed import batches, sources, substrings, verdicts
 from qilin_lib.chimed.batches import PARTS
-from qilin_lib.chimed.decontaminate import Index, Item, item_of
+from qilin_lib.chimed.decontaminate import Index
+from qilin_lib.chimed.items import Item, item_of
 from qilin_lib.chimed.ledger import Ledger, Row
 from qilin_lib.chimed.neardup import near_duplicates
 from qilin_lib.chimed.pool import Pool

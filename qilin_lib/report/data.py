@@ -12,8 +12,8 @@ import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.decontaminate import BENCHMARKS
 from qilin_lib.chimed.deid_score import ALL, Row
+from qilin_lib.chimed.items import BENCHMARKS
 from qilin_lib.chimed.readers.find import printable
 from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units

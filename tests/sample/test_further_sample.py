@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed import sources
-from qilin_lib.chimed.decontaminate import Index, item_of
-from qilin_lib.chimed.records import Record, content
-from qilin_lib.chimed.shingles import skeleton
+from qilin_lib.chimed.compose import general_text
+from qilin_lib.chimed.decontaminate import Index
+from qilin_lib.chimed.items import item_of
+from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import TRAINING_SETS
 from qilin_lib.evaluate import dialogue, exams
 from qilin_lib.files import read_json, read_jsonl
@@ -81,7 +82,7 @@ def test_no_training_record_holds_a_new_benchmark_item() -> None:
         for unit in units_of(RAW, source.name, *TRAINING_SETS)
         if isinstance(unit.read, Record)
     ]
-    hits = Index(items).hits(training, [skeleton(content(payload)) for payload in training], 0.6)
+    hits = Index(items).hits([[general_text(payload)] for payload in training], 0.6)
     assert len(training) > 2000 and not any(hits)
 
 
