@@ -83,12 +83,16 @@ class Entry:
 
 @dataclass(slots=True)
 class Draft:
-    """A usable record on its way: its entry, payload, all its text, and its body in each set ({set: {key: value}})."""
+    """A usable record on its way: its entry, payload, all its text, and its body in each set ({set: {key: value}}).
+
+    `licence`: that of its file, "" for its source's.
+    """
 
     entry: Entry
     payload: Payload
     text: str
     bodies: dict[str, dict[str, Any]]
+    licence: str
 
 
 def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings) -> None:
@@ -99,7 +103,7 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
     for number, (unit, lost) in enumerate(units, start=first):
         entry = opened(number, unit, lost)
         written.append(entry)
-        if not entry.lost and (draft := _draft(entry, unit.read.payload, medical, settings.min_chars)):
+        if not entry.lost and (draft := _draft(entry, unit, medical, settings.min_chars)):
             drafts.append(draft)
     bones = [skeleton(draft.text) for draft in drafts]
     clear = _decontaminated(drafts, bones, settings)
@@ -133,8 +137,9 @@ def opened(number: int, unit: Unit, lost: Lost | None) -> Entry:
     return entry
 
 
-def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Draft | None:
+def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | None:
     """The cleaned and de-identified record, with a body for each set that can use it; None when none can."""
+    payload = unit.read.payload
     raw = content(payload)
     entry.shown = excerpt(raw)
     if lost := records.lost_character(raw):
@@ -159,7 +164,7 @@ def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Dra
     bodies = {name: compose(name, payload) for name in entry.open_sets()}
     entry.lose("rejected", "nothing to ask", "", [name for name, body in bodies.items() if body is None])
     usable = {name: body for name, body in bodies.items() if body is not None}
-    return Draft(entry, payload, text, usable) if usable else None
+    return Draft(entry, payload, text, usable, unit.licence) if usable else None
 
 
 def _essential(payload: Payload) -> list[str]:
@@ -192,7 +197,7 @@ def _index(stem: str) -> Index:
 def _head(source: Source, draft: Draft) -> dict[str, Any]:
     head: dict[str, Any] = {"id": identity(source.name, draft.entry.number), "source": source.name}
     if not (isinstance(draft.payload, Disease) and draft.payload.origins):
-        return head | {"licence": source.licence}
+        return head | {"licence": draft.licence or source.licence}
     # An entity of several graphs carries every licence, and says which graph states what.
     headings = [heading for heading, _ in draft.payload.features]
     graphs = [name for name in BY_NAME if any(name in origins for origins in draft.payload.origins)]

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import batches, sources, substrings, verdicts
+from qilin_lib.chimed import batches, licences, sources, substrings, verdicts
 from qilin_lib.chimed.batches import PARTS
 from qilin_lib.chimed.decontaminate import Index, Item, item_of
 from qilin_lib.chimed.ledger import Ledger, Row
@@ -140,10 +140,7 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
             raise QilinError(f"sources: '{name}' is no source{nearest(name, sources.BY_NAME)}")
         if state[name] != "present":
             raise QilinError(f"sources: {raw_dir / name} does not exist; get it from {sources.BY_NAME[name].home}")
-    licences = {source.licence for source in sources.REGISTRY}
-    for licence in params.exclude_licences:
-        if licence not in licences:
-            raise QilinError(f"exclude_licences: '{licence}' is no source's licence{nearest(licence, licences)}")
+    licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
     wanted = params.sources if params.sources is not None else state
     present = [source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted]
     training = [source for source in present if any(set(feed.rows) & set(TRAINING_SETS) for feed in source.feeds)]

@@ -42,7 +42,7 @@ class Row:
     def of(cls, source: Source, name: str) -> Row:
         """An empty row of `source` in set `name`."""
         title = next(feed.rows[name] for feed in source.feeds if name in feed.rows)
-        return cls(source.name, name, title, source.standing, source.licence)
+        return cls(source.name, name, title, source.standing, " + ".join(source.licences()))
 
     def keep(self, texts: Sequence[str]) -> None:
         """Count a kept record made of `texts`."""

@@ -55,11 +55,15 @@ READERS: dict[str, Reader] = {
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}."""
+    """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
+
+    `licence`: that of these files, "" for the source's.
+    """
 
     glob: str
     rows: dict[str, str]
     reader: Reader
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,10 @@ class Source:
     standing: str = "original"
     part: str = "medical"
     files: tuple[Expected, ...] = ()
+
+    def licences(self) -> list[str]:
+        """The licences of its files."""
+        return list(dict.fromkeys(feed.licence or self.licence for feed in self.feeds))
 
 
 # What a key of a source may hold; None = any text.
@@ -138,13 +146,14 @@ def _source(entry: Any, where: str) -> Source:
 
 
 def _feed(entry: Any, where: str) -> Feed:
-    _keys(entry, ("glob", "reader", "rows"), ("glob", "reader", "rows"), where)
+    _keys(entry, ("glob", "reader", "rows", "licence"), ("glob", "reader", "rows"), where)
     reader = READERS[_text(entry["reader"], f"{where}: reader", tuple(READERS))]
     _keys(entry["rows"], SETS, (), f"{where}: rows")
     if not entry["rows"]:
         raise QilinError(f"{where}: rows: no set, expected at least one of {', '.join(SETS)}")
     rows = {name: _text(title, f"{where}: rows, {name}") for name, title in entry["rows"].items()}
-    return Feed(_text(entry["glob"], f"{where}: glob"), rows, reader)
+    licence = _text(entry["licence"], f"{where}: licence") if "licence" in entry else ""
+    return Feed(_text(entry["glob"], f"{where}: glob"), rows, reader, licence)
 
 
 def _expected(name: str, facts: Any, where: str) -> Expected:
@@ -187,10 +196,14 @@ BY_NAME = {source.name: source for source in REGISTRY}
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A record or rejection on its way through the build, with the sets that its file feeds."""
+    """A record or rejection on its way through the build, with the sets that its file feeds.
+
+    `licence`: that of its file, "" for its source's.
+    """
 
     sets: tuple[str, ...]
     read: Record | Rejection
+    licence: str = ""
     __reduce__ = plainly
 
 
@@ -209,7 +222,7 @@ def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterat
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
                     for read in _reads(source.name, file, feed.reader):
-                        yield Unit(wanted, read)
+                        yield Unit(wanted, read, feed.licence)
 
 
 def _feed_of(source: Source, file: Found) -> int | None:

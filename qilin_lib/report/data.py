@@ -31,7 +31,15 @@ def sources_table(raw: Path) -> Table:
     for name, state in inventory(raw).items():
         source = BY_NAME.get(name)
         feeds = dict.fromkeys(kind for feed in source.feeds for kind in feed.rows) if source else ["-"]
-        rows.append([name, state, ", ".join(feeds), source.licence if source else "-", source.home if source else "-"])
+        rows.append(
+            [
+                name,
+                state,
+                ", ".join(feeds),
+                " + ".join(source.licences()) if source else "-",
+                source.home if source else "-",
+            ]
+        )
     columns = ["Dataset", "Status", "Feeds", "Licence", "From"]
     return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str))
 
