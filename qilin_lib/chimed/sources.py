@@ -49,11 +49,15 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Feed(_Entry):
-    """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}."""
+    """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
+
+    `licence`: that of these files, "" for the source's.
+    """
 
     glob: Text
     reader: Literal[tuple(READERS)]
     rows: dict[Literal[SETS], Text] = Field(min_length=1)
+    licence: str = ""
 
 
 class Source(_Entry):
@@ -73,6 +77,10 @@ class Source(_Entry):
     standing: Literal["original", "stand-in", "addition"] = "original"
     part: Literal["medical", "general"] = "medical"
     beside: dict[str, str] = {}
+
+    def licences(self) -> list[str]:
+        """The licences of its files."""
+        return list(dict.fromkeys(feed.licence or self.licence for feed in self.feeds))
 
 
 class Registry(_Entry):
@@ -104,10 +112,14 @@ BY_NAME = {source.name: source for source in REGISTRY}
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A record or rejection on its way through the build, with the sets that its file feeds."""
+    """A record or rejection on its way through the build, with the sets that its file feeds.
+
+    `licence`: that of its file, "" for its source's.
+    """
 
     sets: tuple[str, ...]
     read: Record | Rejection
+    licence: str = ""
     __reduce__ = plainly
 
 
@@ -130,7 +142,9 @@ def units(
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
                     for read in _reads(source.name, file, READERS[feed.reader]):
-                        yield from (Unit(wanted, pair) for pair in preference.pairs_of(read, ranked_answers))
+                        yield from (
+                            Unit(wanted, pair, feed.licence) for pair in preference.pairs_of(read, ranked_answers)
+                        )
 
 
 def _feed_of(source: Source, file: Found) -> int | None:
