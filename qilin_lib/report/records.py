@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib import files
+from qilin_lib.chimed.readers.find import printable
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.task import FIXED, RELEASED
@@ -27,6 +28,7 @@ READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "group
 def items_table(tasks: Iterable[Any]) -> Table:
     """Items a benchmark brings to this run, its protocols, split, cap, and rows left out: unusable, or trained on."""
     rows: dict[str, list[str]] = {}
+    tasks = list(tasks)
     for task in tasks:
         if task.name in rows:
             rows[task.name][1] += f", {task.protocol}"
@@ -38,6 +40,8 @@ def items_table(tasks: Iterable[Any]) -> Table:
         "The cap of C-Eval and CMMLU is per subject; capped items are a seeded sample in file order; all protocols ask "
         "the same"
     ]
+    unread = {task.name: row["detail"] for task in tasks for row in task.invalid if not task.items}
+    notes += [f"{name}: {printable(detail)}" for name, detail in unread.items()]
     return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns), notes)
 
 
