@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from qilin_lib import files
 from qilin_lib.chimed.readers.find import printable
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
+from qilin_lib.evaluate.further import MAKERS
 from qilin_lib.evaluate.task import FIXED, RELEASED
 from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.layout import Table
@@ -58,6 +60,17 @@ def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") ->
     """Models with a finished predictions file: the stages, then baselines by name."""
     folder = store.predictions(stage_dir, protocol, benchmark, "-").parent
     return ordered(path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl"))
+
+
+def first_answered(stage_dir: str | Path, benchmarks: Iterable[str], protocols: Iterable[str]) -> tuple[str, str]:
+    """The first of `benchmarks`, then of the further ones, and of `protocols` that has records.
+
+    A benchmark that could not be read has none. Raises QilinError when no benchmark has.
+    """
+    for benchmark, protocol in itertools.product((*benchmarks, *MAKERS), protocols):
+        if models_of(stage_dir, benchmark, protocol):
+            return benchmark, protocol
+    raise QilinError(f"{stage_dir} holds no record of any benchmark; run notebooks/06_eval.ipynb again")
 
 
 def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
