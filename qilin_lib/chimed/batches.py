@@ -85,7 +85,8 @@ class Entry:
 class Draft:
     """A usable record on its way: its entry, payload, all its text, and its body in each set ({set: {key: value}}).
 
-    `identified`: what the sets would hold of it if nothing were de-identified.
+    `identified`: what the sets would hold of it if nothing were de-identified; `licence`: that of its file, "" for its
+    source's.
     """
 
     entry: Entry
@@ -93,6 +94,7 @@ class Draft:
     text: str
     bodies: dict[str, dict[str, Any]]
     identified: list[str]
+    licence: str
 
 
 def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings) -> None:
@@ -103,7 +105,7 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
     for number, (unit, lost) in enumerate(units, start=first):
         entry = opened(number, unit, lost)
         written.append(entry)
-        if not entry.lost and (draft := _draft(entry, unit.read.payload, medical, settings.min_chars)):
+        if not entry.lost and (draft := _draft(entry, unit, medical, settings.min_chars)):
             drafts.append(draft)
     clear = _decontaminated(drafts, settings)
     drafts = [draft for draft, kept in zip(drafts, clear, strict=True) if kept]
@@ -136,8 +138,9 @@ def opened(number: int, unit: Unit, lost: Lost | None) -> Entry:
     return entry
 
 
-def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Draft | None:
+def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | None:
     """The cleaned and de-identified record, with a body for each set that can use it; None when none can."""
+    payload = unit.read.payload
     raw = content(payload)
     entry.shown = excerpt(raw)
     if lost := records.lost_character(raw):
@@ -158,7 +161,7 @@ def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Dra
     if not usable:
         return None
     identified = {name: compose(name, cleaned) for name in usable} if entry.deidentified else usable
-    return Draft(entry, payload, text, usable, _judged(cleaned, identified))
+    return Draft(entry, payload, text, usable, _judged(cleaned, identified), unit.licence)
 
 
 def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Payload:
@@ -212,7 +215,7 @@ def _index(stem: str) -> Index:
 def _head(source: Source, draft: Draft) -> dict[str, Any]:
     head: dict[str, Any] = {"id": identity(source.name, draft.entry.number), "source": source.name}
     if not (isinstance(draft.payload, Disease) and draft.payload.origins):
-        return head | {"licence": source.licence}
+        return head | {"licence": draft.licence or source.licence}
     # An entity of several graphs carries every licence, and says which graph states what.
     headings = [heading for heading, _ in draft.payload.features]
     graphs = [name for name in BY_NAME if any(name in origins for origins in draft.payload.origins)]

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import batches, sources, substrings, verdicts
+from qilin_lib.chimed import batches, licences, sources, substrings, verdicts
 from qilin_lib.chimed.batches import PARTS
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import Item, item_of
@@ -144,10 +144,7 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
         if state[name] != "present":
             left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
             raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
-    licences = {source.licence for source in sources.REGISTRY}
-    for licence in params.exclude_licences:
-        if licence not in licences:
-            raise QilinError(f"exclude_licences: '{licence}' is no source's licence{nearest(licence, licences)}")
+    licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
     wanted = params.sources if params.sources is not None else state
     present = [source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted]
     training = [source for source in present if any(set(feed.rows) & set(TRAINING_SETS) for feed in source.feeds)]

@@ -42,7 +42,7 @@ class Row:
     def of(cls, source: Source, name: str) -> Row:
         """An empty row of `source` in set `name`."""
         title = next(feed.rows[name] for feed in source.feeds if name in feed.rows)
-        return cls(source.name, name, title, source.standing, source.licence)
+        return cls(source.name, name, title, source.standing, " + ".join(source.licences()))
 
     def keep(self, texts: Sequence[str]) -> None:
         """Count a kept record made of `texts`."""
@@ -78,15 +78,7 @@ _COUNTS = Row.__slots__[5:]
 
 @dataclass(slots=True)
 class Ledger:
-<<<<<<< HEAD
-    """Rows by (source, set) in corpus order; `hits`: training records that held an item, by source and benchmark;
-    `unread`: {source: {file of its folder that is not read: why}}."""
-
-    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
-    hits: dict[str, Counter[str]] = field(default_factory=dict)
-    unread: dict[str, dict[str, str]] = field(default_factory=dict)
-=======
-    """Rows by (source, set) in corpus order.
+    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}}.
 
     Training records that held a test item, by source: `hits` by benchmark, `rules` by how they held it.
     """
@@ -94,7 +86,7 @@ class Ledger:
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     hits: dict[str, Counter[str]] = field(default_factory=dict)
     rules: dict[str, Counter[str]] = field(default_factory=dict)
->>>>>>> leaks
+    unread: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -123,13 +115,13 @@ class Ledger:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""
-<<<<<<< HEAD
-        hits = {source: dict(sorted(found.items())) for source, found in sorted(self.hits.items())}
-        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits, "unread": self.unread}
-=======
         hits, rules = (
             {source: dict(sorted(found.items())) for source, found in sorted(counts.items())}
             for counts in (self.hits, self.rules)
         )
-        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits, "rules": rules}
->>>>>>> leaks
+        return {
+            "sources": [row.as_dict() for row in self.rows.values()],
+            "hits": hits,
+            "rules": rules,
+            "unread": self.unread,
+        }

@@ -6,17 +6,15 @@ a disease would stand in the corpus once a graph, each time with a part of what 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from qilin_lib.chimed.aggregate import SCALARS
+from qilin_lib.chimed.licences import forbids_derivatives
 from qilin_lib.chimed.records import Disease, Record
 from qilin_lib.chimed.shingles import skeleton
 from qilin_lib.chimed.sources import BY_NAME, Source, Unit
-
-_NO_DERIVATIVES = re.compile(r"\bND\b|NoDeriv", re.IGNORECASE)
 
 
 def merged(graphs: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[Source, Unit, str]]:
@@ -50,7 +48,7 @@ def merged(graphs: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[So
 def _key(source: Source, unit: Unit) -> tuple | None:
     if isinstance(unit.read, Record) and isinstance(unit.read.payload, Disease):
         bones = skeleton(unit.read.payload.name)
-        alone = source.name if _NO_DERIVATIVES.search(source.licence) else ""
+        alone = source.name if forbids_derivatives(source.licence) else ""
         return (bones, unit.sets, alone) if bones else None
     return None
 

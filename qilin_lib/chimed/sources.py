@@ -49,21 +49,27 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Feed(_Entry):
-    """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}."""
+    """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
+
+    `licence`: that of these files, "" for the source's.
+    """
 
     glob: Text
     reader: Literal[tuple(READERS)]
     rows: dict[Literal[SETS], Text] = Field(min_length=1)
+    licence: str = ""
 
 
 class Place(_Entry):
     """Where `chimed.fetch` gets files of a source: "hub:owner/name" (a data set) or "github:owner/name".
 
-    under: the folder there that becomes the source's own. files: patterns of names below it; no star is a slash.
+    under: the folder there that becomes the source's own, or its sub-folder `into`. files: patterns of names below it;
+    no star is a slash.
     """
 
     repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
     under: str = ""
+    into: str = ""
     files: list[Text] = Field(min_length=1)
 
 
@@ -85,6 +91,10 @@ class Source(_Entry):
     part: Literal["medical", "general"] = "medical"
     beside: dict[str, str] = {}
     fetch: list[Place] = []
+
+    def licences(self) -> list[str]:
+        """The licences of its files."""
+        return list(dict.fromkeys(feed.licence or self.licence for feed in self.feeds))
 
 
 class Registry(_Entry):
@@ -116,10 +126,14 @@ BY_NAME = {source.name: source for source in REGISTRY}
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A record or rejection on its way through the build, with the sets that its file feeds."""
+    """A record or rejection on its way through the build, with the sets that its file feeds.
+
+    `licence`: that of its file, "" for its source's.
+    """
 
     sets: tuple[str, ...]
     read: Record | Rejection
+    licence: str = ""
     __reduce__ = plainly
 
 
@@ -142,7 +156,9 @@ def units(
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
                     for read in _reads(source.name, file, READERS[feed.reader]):
-                        yield from (Unit(wanted, pair) for pair in preference.pairs_of(read, ranked_answers))
+                        yield from (
+                            Unit(wanted, pair, feed.licence) for pair in preference.pairs_of(read, ranked_answers)
+                        )
 
 
 def _feed_of(source: Source, file: Found) -> int | None:

@@ -39,7 +39,7 @@ def sources_table(raw: Path) -> Table:
                 printable(name),
                 state,
                 ", ".join(feeds),
-                source.licence if source else "-",
+                " + ".join(source.licences()) if source else "-",
                 source.home if source else "-",
             ]
         )

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from qilin_lib.evaluate import dialogue, entities, exams, items, tasks
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import dialogue, entities, exams, items, store, tasks
 from qilin_lib.report import records
 
 CEVAL = "id,question,A,B,C,D,answer\n" + "".join(f"{n},第{n}题正确的是,甲,乙,丙,丁,A\n" for n in range(5))
@@ -213,3 +214,11 @@ def test_a_benchmark_whose_folder_is_not_there_is_a_row(raw: Path):
     shutil.rmtree(raw / "ceval")
     made = {task.name: len(task.items) for task in tasks.prepare(raw, settings())}
     assert made["ceval"] == 0 and made["cmexam"] == 2
+
+
+def test_the_example_is_of_a_benchmark_that_was_answered(tmp_path: Path):
+    put(store.predictions(tmp_path, "fixed", "huatuo", "sft"), "{}\n")
+    asked = ["ceval", "cmexam", "huatuo"], ["released", "fixed"]
+    assert records.first_answered(tmp_path, *asked) == ("huatuo", "fixed")
+    with pytest.raises(QilinError, match="holds no record"):
+        records.first_answered(tmp_path / "other", *asked)

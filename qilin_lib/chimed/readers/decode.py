@@ -214,10 +214,11 @@ def json_reader(parse: Callable[[Any], Payload], tabular: bool = False) -> Reade
 
 def csv_reader(parse: Callable[[dict[str, str]], Payload]) -> Reader:
     """A reader of what is published as CSV; of other files the cells are made text."""
-    return json_reader(lambda row: parse(_cells(row)), tabular=True)
+    return json_reader(lambda row: parse(text_cells(row)), tabular=True)
 
 
-def _cells(row: Any) -> dict[str, str]:
+def text_cells(row: Any) -> dict[str, str]:
+    """A row of a table with every cell as text, lists and objects as JSON. Reject: something else than an object."""
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     return {name: shown(cell) if isinstance(cell, list | dict) else cell if isinstance(cell, str) else string(cell)
