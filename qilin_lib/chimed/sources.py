@@ -60,6 +60,17 @@ class Feed(_Entry):
     licence: str = ""
 
 
+class Place(_Entry):
+    """Where `chimed.fetch` gets files of a source: "hub:owner/name" (a data set) or "github:owner/name".
+
+    under: the folder there that becomes the source's own. files: patterns of names below it; no star is a slash.
+    """
+
+    repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
+    under: str = ""
+    files: list[Text] = Field(min_length=1)
+
+
 class Source(_Entry):
     """One raw folder.
 
@@ -77,6 +88,7 @@ class Source(_Entry):
     standing: Literal["original", "stand-in", "addition"] = "original"
     part: Literal["medical", "general"] = "medical"
     beside: dict[str, str] = {}
+    fetch: list[Place] = []
 
     def licences(self) -> list[str]:
         """The licences of its files."""

@@ -24,6 +24,8 @@ _SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
 # What a .tar is called when it is packed.
 _TARS = {".tar": "", ".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}
 Member = tuple[str, Opener, Reject | None]
+# What `chimed.fetch` writes into a source's folder about its files; no data.
+FETCHED = "fetched.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def is_archive(name: str) -> bool:
 
 
 def files_below(folder: Path) -> Iterator[Found]:
-    """All files below `folder`, archives as they are; hidden files and __MACOSX are skipped.
+    """All files below `folder`, archives as they are; hidden files, __MACOSX and the record FETCHED are skipped.
 
     Links are followed inside the raw folder, whose child `folder` is, or inside `folder`, wherever its user has linked
     it to; not back to a folder above them, and not elsewhere: who can write there would have any file read.
@@ -105,7 +107,7 @@ def files_below(folder: Path) -> Iterator[Found]:
         above |= {(state.st_dev, state.st_ino)}
         for name in names:
             path, place = here / name, below / printable(name)
-            if _hidden(name):
+            if _hidden(name) or place == PurePosixPath(FETCHED):
                 continue
             fault = _fault(path, homes, above)
             always = fault is not None and path.is_dir()
