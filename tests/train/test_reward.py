@@ -356,21 +356,3 @@ def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(
     assert train(broken) == 0, trainings.output(broken.out / "job.json")
     assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
     assert same(straight(kind), broken.out)
-
-
-@pytest.mark.slow
-def test_the_seed_decides_head_order_and_dropout(job: Callable, straight: Callable) -> None:
-    other = job(finetuning="qlora", seed=18, **SHAPE)
-    assert other.parameters.seed != files.read_json(straight("qlora") / "job.json")["parameters"]["seed"]
-    assert train(other) == 0, trainings.output(other.out / "job.json")
-    assert not same(straight("qlora"), other.out)
-
-
-def test_the_same_seed_draws_the_same_head(tiny_model_dir: Path) -> None:
-    import torch
-
-    heads = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        heads.append(load_model(tiny_model_dir, rewards=True).score.weight)
-    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
