@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import trainings
 
 from qilin_lib import files, params
 from qilin_lib.evaluate import sequence
@@ -48,20 +49,14 @@ class Entered(Exception):
 def place(tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, tmp_path_factory: Any) -> SimpleNamespace:
     """Data for every trainer, and the models that it starts from; some turns are longer than every limit."""
     folder = tmp_path_factory.mktemp("construction")
-    texts = iter(sentences(400, 61))
-    rows = []
-    for i in range(64):
-        turns = {side: [{"role": "assistant", "content": next(texts)}] for side in ("chosen", "rejected")}
-        prompt = [{"role": "user", "content": next(texts)}]
-        if i == 0:
-            for turn in (*prompt, *turns["chosen"]):
-                turn["content"] = "".join(next(texts) for _ in range(LONG // 10))
-        source = ("cmexam", "other")[i % 2]
-        rows.append({"id": str(i), "source": source, "part": "medical", "split": "train", "prompt": prompt, **turns})
-        rows[-1]["messages"] = prompt + turns["chosen"]
+    rows = trainings.triplets(sentences(192, 61), 64)
+    for row in rows[::2]:
+        row["source"] = "cmexam"
+    for turn in rows[0]["messages"]:
+        turn["content"] = "".join(sentences(LONG // 10, 62))
     files.write_jsonl(folder / "sft.jsonl", rows)
     files.write_jsonl(folder / "held.jsonl", [])
-    encoded = tiny_tokenizer([next(texts) for _ in range(60)], add_special_tokens=False)["input_ids"]
+    encoded = tiny_tokenizer(sentences(60, 63), add_special_tokens=False)["input_ids"]
     pack(encoded, 64, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id).save(folder / "blocks.npy")
     return SimpleNamespace(folder=folder, paths={
         "weights": tiny_model_dir, "cache": folder / "cache",

@@ -57,6 +57,7 @@ def test_a_field_of_the_methods_own_configuration_is_known(stage: Callable) -> N
         ("03_dcpt", "trainer", {"fp16": True}, "nearest valid: dcpt.dtype"),
         ("03_dcpt", "trainer", {"output_dir": "elsewhere"}, "the kit sets it"),
         ("03_dcpt", "trainer", {"push_to_hub": True}, "the kit sets it"),
+        ("03_dcpt", "trainer", {"save_strategy": "no"}, "the kit sets it"),
         ("05_dpo", "trainer", {"beta": 0.2}, "nearest valid: dpo.beta"),
         ("05_dpo", "trainer", {"trust_remote_code": True}, "the kit sets it"),
         ("08_rlhf", "trainer", {"max_steps": 3}, "nearest valid: rlhf.reward.max_steps"),

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import trainings
 
 from qilin_lib import files
-from qilin_lib.tokens.pack import pack
 from qilin_lib.train import fit, launch
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt, dpo, sft
@@ -72,23 +72,16 @@ zero = pytest.mark.skipif(not COMPILER, reason="DeepSpeed on the CPU compiles it
 class Place:
     """Data, and the folders of jobs by name."""
 
-    def __init__(self, folder: Path, base: Path, training: Callable) -> None:
-        self.folder, self.base, self.training = folder, base, training
+    def __init__(self, folder: Path, base: Path, data: dict[str, dict[str, Path]], training: Callable) -> None:
+        self.folder, self.base, self.data, self.training = folder, base, data, training
 
     def job(self, name: str, what: str, **others: Any) -> Path:
         """job.json in folder `name` for one of JOBS: four steps of four, a checkpoint every other step."""
         notebook, overrides = JOBS[what]
-        data = {
-            "03_dcpt": {part: self.folder / "held.jsonl" for part in ("medical", "general")}
-            | {"blocks": self.folder / "blocks.npy"},
-            "04_sft": {"data": self.folder / "sft.jsonl"},
-            "05_dpo": {"data": self.folder / "dpo.jsonl", "cache": self.folder / f"cache_{what}"},
-        }[notebook] | {"weights": self.base}
         parameters = self.training(notebook, max_steps=4, save_steps=2, **overrides, **others)
-        written = {"parameters": vars(parameters), "out": str(self.folder / name), "template": "baichuan"}
-        written["paths"] = {key: str(path) for key, path in data.items()}
-        files.write_json(self.folder / name / "job.json", written)
-        return self.folder / name / "job.json"
+        out = self.folder / name
+        out.mkdir(exist_ok=True)
+        return trainings.write_job(out, parameters, self.data[notebook] | {"cache": self.folder / f"cache_{what}"})
 
     def alone(self, what: str) -> None:
         """One process, this one."""
@@ -115,18 +108,8 @@ def place(
 ) -> Place:
     """Conversations, pairs and blocks, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("processes")
-    pack(tiny_tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"], 64, 3, 0).save(folder / "blocks.npy")
-    files.write_jsonl(folder / "held.jsonl", [{"text": text} for text in sentences(4, 13)])
-    asked, good, bad = ([{"role": role, "content": text} for text in sentences(30, seed)]
-                        for role, seed in (("user", 14), ("assistant", 15), ("assistant", 16)))  # fmt: skip
-    rows = [
-        {"source": "made", "part": "medical", "split": "train" if i < 26 else "heldout", "prompt": [asked[i]]}
-        | {"messages": [asked[i], good[i]], "chosen": [good[i]], "rejected": [bad[i]]}
-        for i in range(30)
-    ]
-    for name in ("sft", "dpo"):
-        files.write_jsonl(folder / f"{name}.jsonl", rows)
-    made = Place(folder, tiny_model_dir, training)
+    data = trainings.write_data(folder, tiny_model_dir, tiny_tokenizer, sentences)
+    made = Place(folder, tiny_model_dir, data, training)
     for what in ("bf16", "dcpt", "dpo"):
         made.alone(what)
     return made

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import job as job_of
+from helpers.trainings import triplets
 
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.shapes import sizes
@@ -25,12 +27,7 @@ pytestmark = pytest.mark.slow
 def job(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..., SimpleNamespace]:
     def make(notebook: str, **overrides: Any) -> SimpleNamespace:
         sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 2, **overrides}
-        return SimpleNamespace(
-            parameters=training(notebook, **sizes),
-            out=tmp_path,
-            template=BAICHUAN,
-            paths=SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache"),
-        )
+        return job_of(training(notebook, **sizes), tmp_path, tiny_model_dir)
 
     return make
 
@@ -43,15 +40,7 @@ def metered(trainer: Any, seconds: float, work: SimpleNamespace) -> dict[str, An
 
 def test_dpo_counts_equal_a_count_by_hand(job: Callable, sentences: Callable, tiny_tokenizer: Any) -> None:
     work = job("05_dpo", max_steps=1)
-    texts = sentences(12, 4)
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": texts[3 * i]}],
-            "chosen": [{"role": "assistant", "content": texts[3 * i + 1]}],
-            "rejected": [{"role": "assistant", "content": texts[3 * i + 2]}],
-        }
-        for i in range(4)
-    ]
+    rows = triplets(sentences(12, 4), 4)
     model, tokenizer = shared.prepare_model(work.parameters, work.paths.weights)
     pairs = [dpo.pair(row, BAICHUAN, tokenizer, work.parameters) for row in rows]
     facts = metered(dpo.make_trainer(work, model, tokenizer, pairs, []), 1.0, work)
