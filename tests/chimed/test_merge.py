@@ -115,7 +115,7 @@ def test_what_graphs_state_differently_is_listed_by_graph():
 
 
 def test_one_graph_that_says_two_things_says_either():
-    pair = [unit("kg_39health", n, entity("哮喘", 治愈率=[rate])) for n, rate in enumerate(("80%", "60%", "80%"))]
+    pair = [unit("kg_39health", n, entity("哮喘", 治愈率=[rate])) for n, rate in enumerate(("80%；", "60%", "80%；"))]
     assert dict(run([], pair)[0][1].read.payload.features) == {"治愈率": ("80%或60%",)}
 
 

@@ -146,7 +146,7 @@ def test_what_the_site_cut_off_is_not_stated():
         "",
         "",
         "咳嗽 发热伴咳... 结核菌素试验（OT",
-        "核磁共振成像(... 血常规",
+        "核磁共振成像(... 血常规 耳、鼻、咽拭...",
         '"以预防为主，一旦发生立..."',
         "甘精胰岛素注射...",
     ]
@@ -358,7 +358,18 @@ def test_missing_pages_and_other_numbers_do_not_hide_the_page_numbers():
 def test_numbers_on_lines_of_their_own_stay_where_they_are_no_page_numbers():
     web = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\n2\n次阴性，\n3\n日后出院，约\n4\n成，\n5\n人"
     ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
-    assert [line for line in entry.body.split("\n") if line.isdigit()] == list("37") + ["39"] + list("12345")
+    numbers = "".join(sign if sign.isdigit() else " " for sign in entry.body).split()
+    assert numbers == list("37") + ["39"] + list("12345")
+
+
+def test_a_text_whose_web_page_broke_its_lines_inside_sentences_is_put_together():
+    web = "一、病原学\n甲\n病毒\n属于披膜病毒科\n，\n直径为\n6\n0\n～\n70nm\n，\n有\n1\n个血清型。基因组为\nRNA\n。\n"
+    web += "二、临床表现\n潜伏期\n（\n3\n～\n7\n）\n天\n，\n体温\n39\n℃\n；\n可有皮疹"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
+    assert entry.body == (
+        "一、病原学\n甲病毒属于披膜病毒科，直径为60～70nm，有1个血清型。基因组为RNA。\n"
+        "二、临床表现\n潜伏期（3～7）天，体温39℃；可有皮疹"
+    )
 
 
 def test_the_contents_of_a_pdf_are_left_out():

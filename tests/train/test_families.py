@@ -271,13 +271,6 @@ def test_a_model_that_also_reads_images_is_no_base(tiny_tokenizer: Any, tmp_path
     assert "vision" in why_unusable(tmp_path, False) and "Gemma3ForCausalLM" in why_unusable(tmp_path, False)
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
-def test_a_model_that_is_only_asked_loads(family: str, base: Callable) -> None:
-    """Held-out scoring, samples and evaluation name no attention."""
-    kind = "llama" if family in families.BAICHUAN else families.configuration(family, 700).model_type
-    assert load_model(base(family)).config.model_type == kind
-
-
 @pytest.mark.parametrize("family", ["llama3", "gemma2", "granite", "cohere", "phi3"])
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_the_fused_head_of_a_gpu_gives_the_loss_and_gradients_of_all_logits(

@@ -23,7 +23,7 @@ from qilin_lib.schema import OneStage
 from qilin_lib.tokens import corpus
 from qilin_lib.tokens.pack import load_blocks
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
-from qilin_lib.train import checkpoints, fit, one_stage
+from qilin_lib.train import fit, one_stage
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import sft
 
@@ -323,34 +323,3 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
         - packed["tokens"]
         - more["one_stage"]["conversations"]["input_tokens"]
     )
-
-
-@pytest.mark.slow
-def test_a_stopped_training_ends_where_the_other_one_ends(job: SimpleNamespace, monkeypatch: Any) -> None:
-    whole = SimpleNamespace(**vars(job) | {"out": job.out / "whole"})
-    stopped = SimpleNamespace(**vars(job) | {"out": job.out / "stopped"})
-    for each in (whole, stopped):
-        each.out.mkdir()
-    sft.work(whole)
-    made = fit.log_callback
-
-    def stopping(out: Path) -> Any:
-        callback = made(out)
-
-        def strike(args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 3:
-                raise KeyboardInterrupt
-
-        callback.on_step_end = strike
-        return callback
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit, "log_callback", stopping)
-        sft.work(stopped)
-    assert checkpoints.last(stopped.out / "checkpoints").name == "checkpoint-2"
-    sft.work(stopped)
-    facts = [files.read_json(each.out / "facts.json") for each in (whole, stopped)]
-    assert facts[1]["resumed_from"] == "checkpoint-2" and facts[0]["one_stage"] == facts[1]["one_stage"]
-    weights = [(each.out / "adapter" / "adapter_model.safetensors").read_bytes() for each in (whole, stopped)]
-    losses = [[row["loss"] for row in fit.read_log(each.out) if "loss" in row] for each in (whole, stopped)]
-    assert losses[0] == losses[1] and weights[0] == weights[1] and len(losses[0]) == facts[0]["steps_done"] > 3

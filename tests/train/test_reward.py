@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import signal
@@ -34,19 +35,14 @@ def parameters(**overrides: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**stage, "dry_run": False, **steps, **own})
 
 
-def triplet(asked: str, good: str, bad: str, **more: Any) -> dict[str, Any]:
-    roles = {"prompt": ("user", asked), "chosen": ("assistant", good), "rejected": ("assistant", bad)}
-    return {**more, **{name: [{"role": role, "content": text}] for name, (role, text) in roles.items()}}
-
-
 @pytest.fixture(scope="module")
 def rows(sentences: Callable) -> list[dict[str, Any]]:
     """30 triplets of two sources, 22 to train on. A preferred answer ends politely: that can be learnt."""
     texts = zip(sentences(30, 31), sentences(30, 32), sentences(30, 33), strict=True)
-    return [
-        triplet(asked, f"{good}您好", bad, id=f"p{i}", source="ab"[i % 2], split="train" if i < 22 else "heldout")
-        for i, (asked, good, bad) in enumerate(texts)
-    ]
+    made = trainings.triplets(itertools.chain(*texts), 30, held=8)
+    for row in made:
+        row["chosen"][0]["content"] += "您好"
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +52,7 @@ def job(tiny_model_dir: Path, rows: list[dict[str, Any]], tmp_path_factory: Any)
     def make(**overrides: Any) -> SimpleNamespace:
         folder = tmp_path_factory.mktemp("reward")
         files.write_jsonl(folder / "dpo.jsonl", rows)
-        paths = SimpleNamespace(weights=tiny_model_dir, data=folder / "dpo.jsonl")
-        return SimpleNamespace(parameters=parameters(**overrides), out=folder, template=BAICHUAN, paths=paths)
+        return trainings.job(parameters(**overrides), folder, tiny_model_dir, data=folder / "dpo.jsonl")
 
     return make
 
@@ -299,7 +294,7 @@ def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
     reward.work(made)
     reward.score(made)
     facts, scores = (files.read_json(made.out / name) for name in ("facts.json", "heldout.json"))
-    assert scores["ids"] == ["p22", "p23", "p26", "p28"] and facts["n"] == 4
+    assert scores["ids"] == ["22", "23", "26", "28"] and facts["n"] == 4
     assert (facts["pairs"], facts["pairs_heldout"], facts.get("pairs_heldout_apart")) == (22, 7, 1)
     assert facts.get("answers_cut") == 44
 
@@ -356,21 +351,3 @@ def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(
     assert train(broken) == 0, trainings.output(broken.out / "job.json")
     assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
     assert same(straight(kind), broken.out)
-
-
-@pytest.mark.slow
-def test_the_seed_decides_head_order_and_dropout(job: Callable, straight: Callable) -> None:
-    other = job(finetuning="qlora", seed=18, **SHAPE)
-    assert other.parameters.seed != files.read_json(straight("qlora") / "job.json")["parameters"]["seed"]
-    assert train(other) == 0, trainings.output(other.out / "job.json")
-    assert not same(straight("qlora"), other.out)
-
-
-def test_the_same_seed_draws_the_same_head(tiny_model_dir: Path) -> None:
-    import torch
-
-    heads = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        heads.append(load_model(tiny_model_dir, rewards=True).score.weight)
-    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
