@@ -63,11 +63,13 @@ class Feed(_Entry):
 class Place(_Entry):
     """Where `chimed.fetch` gets files of a source: "hub:owner/name" (a data set) or "github:owner/name".
 
-    under: the folder there that becomes the source's own. files: patterns of names below it; no star is a slash.
+    under: the folder there that becomes the source's own, or its sub-folder `into`. files: patterns of names below it;
+    no star is a slash.
     """
 
     repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
     under: str = ""
+    into: str = ""
     files: list[Text] = Field(min_length=1)
 
 
