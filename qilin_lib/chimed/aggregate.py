@@ -78,13 +78,12 @@ _BLANK = re.compile(rf"(?:{_BRACKETED}|\S)+")
 _METHOD = re.compile(rf"(?:{_BRACKETED}|[^\s、])+")
 # A blank between Latin letters, or a "、" between digits ("第3、4对咽囊综合征"), belongs to the name.
 _NAME = re.compile(rf"(?:{_BRACKETED}|[^\s,，、;；]|(?<=\d)、(?=\d)|(?<=[A-Za-z.])[ \t]+(?=[A-Za-z]))+")
-_CUT = re.compile(r"(?:\.{3,}|…)[。.;；]?$")
 _LAST_CLAUSE = re.compile(r".*[。；;！？，,、\s]", re.DOTALL)
 
 
 def is_cut(text: str) -> bool:
     """Does the text end in the "..." of a page that had no room for the rest?"""
-    return _CUT.search(text) is not None
+    return text.endswith(("...", "…", "...。", "…。", "...;", "...；"))
 
 
 def whole_name(name: str) -> str:
@@ -100,7 +99,7 @@ def whole_clauses(text: str) -> str:
     text = text.strip()
     if not is_cut(text):
         return text
-    clauses = _LAST_CLAUSE.match(_CUT.sub("", text))
+    clauses = _LAST_CLAUSE.match(text.rstrip("….。;；"))
     return clauses[0].rstrip("，,、；; \n") if clauses else ""
 
 
