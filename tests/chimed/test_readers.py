@@ -393,14 +393,14 @@ def test_marks_of_a_book_collection_go_and_captions_stay():
     "piece", [".", "…", "(", "（", "(a", " ", "、", "1、", "a ", "。.", "图\\r", "9\n", "，\n", "第", "- 1"]
 )
 def test_time_is_linear_in_whatever_a_graph_s_cell_or_a_book_holds(piece):
-    many = piece * (200_000 // len(piece))
+    many = piece * (60_000 // len(piece))
     began = time.process_time()
     for cell in (many, many + "x", f"(x){many}..."):
         list(text.textbook("s", "a.txt", Stream.of(cell)))
         rows = health39(["甲病", *['"' + cell.replace("\n", " ") + '"'] * 8])
         rows += read(kg.xywy, [{"name": "甲病", "cause": cell, "symptom": [cell]}])
         assert len(rows) == 2
-    assert time.process_time() - began < 12
+    assert time.process_time() - began < 4
 
 
 def test_preference_readers():
