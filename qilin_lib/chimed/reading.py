@@ -34,6 +34,7 @@ class Params(Protocol):
     decontaminate: bool | str
     contamination_share: float
     max_records_per_source: int | None
+    ranked_answers: str
     seed: int
     min_chars: int
 
@@ -49,7 +50,7 @@ def _all_units(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Itera
     for of_graphs, members in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
         barred, allowed = [], []
         for source in members:
-            found = (source, sources.units(source, raw_dir, TRAINING_SETS))
+            found = (source, sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers))
             (barred if source.licence in params.exclude_licences else allowed).append(found)
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
         together = merged(allowed) if of_graphs else ((source, unit, "") for source, found in allowed for unit in found)
