@@ -20,9 +20,11 @@ from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
 from qilin_lib.runs import locks
-from qilin_lib.train import children, methods, one_node
+from qilin_lib.train import children, one_node
 
 PROGRESS = "QILIN-PROGRESS "
+# What trains: `python -m` this, a job, and what is to be done of it.
+TRAINS = "qilin_lib.train.job"
 # torchrun's default; a Slurm job gets a port of its own.
 PORT = "29500"
 # In a dry run's command: the shell that it is pasted into knows the first node.
@@ -128,7 +130,7 @@ def dry_run(parameters: Any) -> None:
     job = runs.runs_dir() / parameters.run / parameters.notebook / "job.json"
     if job.is_relative_to(Path.cwd()):
         job = job.relative_to(Path.cwd())
-    words = [*command(parameters, methods.of(parameters).module, job), "train"]
+    words = [*command(parameters, TRAINS, job), "train"]
     print(f"dry_run: {parameters.notebook} would write {job} and train with")
     print(" ".join(f'"{word}"' if UNSET in word else shlex.quote(word) for word in words))
     if any(UNSET in word for word in words):
@@ -149,7 +151,13 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
         common = {"OMP_NUM_THREADS": "1", **environment, "WORLD_SIZE": str(workers)}
         environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
     earlier = log.stat().st_size if log.exists() else 0
-    with open(log, "a", encoding="utf-8") as handle, children.running(arguments, environments) as (output, started):
+    reading, writing = os.pipe()
+    with (
+        open(log, "a", encoding="utf-8") as handle,
+        children.running(arguments, environments, writing) as started,
+        open(reading, encoding="utf-8", errors="replace") as output,
+    ):
+        os.close(writing)
         for line in output:
             if line.startswith(PROGRESS):
                 # print ends its line with a write of its own: what another rank says can come in between.

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from qilin_lib import files, params, runs
+from qilin_lib import files, params, runs, sample
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.pool import cores
 from qilin_lib.errors import QilinError
@@ -67,10 +67,9 @@ def _need(name: str, parameters: Any, tokenize: Any) -> Need:
 
 
 def _build(parameters: Any, tokenize: Any) -> Need:
-    named = parameters.raw_dir and (params.ROOT / parameters.raw_dir).resolve()
-    raw = named or next(runs.cache_dir().glob("sample-*"), None)
-    if raw is None or not raw.is_dir():
-        why = f"raw_dir = '{raw}': no such folder" if raw else "the embedded sample is not rendered yet"
+    raw = (params.ROOT / parameters.raw_dir).resolve() if parameters.raw_dir else sample.raw_dir()
+    if not raw.is_dir():
+        why = f"raw_dir = '{raw}': no such folder"
         return Need(basis="", not_known=f"disk and hours, because {why}; memory", gpu_gb=0)
     size = sum(path.stat().st_size for path in sources.files_read(raw, parameters.sources).values() if path.is_file())
     basis = f"{SCRATCH} x {_short(size / GB)} GB of raw files (compressed ones count as they lie), 3 GB in 22 minutes"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
 
 import pytest
@@ -172,6 +174,7 @@ def test_a_record_with_a_lost_character_is_rejected_by_name(params, tiny_raw, tm
         ({"sources": ["cmdd"]}, "did you mean 'cmd'"),
         ({"sources": ["remedi"]}, "get it from"),
         ({"exclude_licences": ["MTI"]}, "did you mean 'MIT'"),
+        ({"exclude_licences": ["CC BY-NC-ND"]}, "the licences are .*CC BY-ND 4.0"),
         ({"sources": ["cmexam"]}, None),
     ],
 )
@@ -182,6 +185,52 @@ def test_bad_parameters_are_one_sentence(params, tiny_raw, tmp_path, change, sai
         return
     with pytest.raises(QilinError, match=said):
         build_sets(params, tiny_raw, tmp_path / "out")
+
+
+def test_no_other_creative_commons_licence_is_offered_in_place_of_the_one_that_was_meant(params, tiny_raw, tmp_path):
+    for meant in ("CC BY-NC-ND", "CC BY-NC-ND 4.0", "CC0"):
+        params.exclude_licences = [meant]
+        with pytest.raises(QilinError) as no:
+            build_sets(params, tiny_raw, tmp_path / "out")
+        assert "did you mean" not in str(no.value)
+
+
+def test_a_book_of_the_user_has_no_stated_licence_and_the_known_ones_have_theirs(params, tmp_path):
+    text = "第一章讲病史采集的方法与顺序，第{}节讲现病史的写法，医生应当逐项询问并如实记录。"
+    raw = {
+        "内科学.txt": text.format("一"),
+        "tcm_ancient_books/001-本草.txt": "<篇名>根\n内容：气味苦，平，无毒，主治咳嗽上气，喉中如有水声。",
+        "nhc_guides/g.json": json.dumps(
+            {"entries": [{"title": "规范", "content": "各级医院应当设立发热门诊并登记。"}]}
+        ),
+    }
+    folder = put(tmp_path / "raw" / "plain_text", raw).parent
+    ledger, made = run(params, folder, tmp_path / "out")
+    licences = {record["text"][-5:-1]: record["licence"] for record in made["cpt"]}
+    assert licences["如实记录"] == "not stated"
+    assert "out of copyright" in licences["如有水声"] and "official" in licences["诊并登记"]
+    assert "not stated" in ledger.rows["plain_text", "cpt"].licence
+    params.exclude_licences = ["not stated"]
+    ledger, made = run(params, folder, tmp_path / "some")
+    assert (len(made["cpt"]), ledger.rows["plain_text", "cpt"].excluded) == (2, 1)
+    assert [d["detail"] for d in made["dropped"]] == ["not stated"]
+
+
+@pytest.mark.parametrize("words", ["CC BY-ND", "cc-by-nd 4.0", "BY-ND", "ND"])
+def test_a_licence_is_excluded_by_a_part_of_its_name(params, tmp_path, words):
+    triples = "哮喘@@疾病\t症状\t反复发作的喘息和胸闷@@症状\n"
+    health39 = "name,symptom\n哮喘,喘息 气急 胸闷 咳嗽\n"
+    raw = put(tmp_path / "raw", {"kg_cpubmed/a.txt": triples, "kg_39health/d.csv": health39})
+    params.exclude_licences = [words]
+    ledger, _ = run(params, raw, tmp_path / "out")
+    assert (ledger.rows["kg_cpubmed", "cpt"].excluded, ledger.rows["kg_39health", "cpt"].kept) == (1, 1)
+
+
+@pytest.mark.parametrize("words", ["GPL-3", "Apache"])
+def test_a_combined_licence_is_excluded_by_each_of_its_parts(params, tiny_raw, tmp_path, words):
+    params.exclude_licences = [words]
+    ledger, _ = run(params, tiny_raw, tmp_path / "out")
+    assert (ledger.rows["general_zh", "sft"].kept == 0) == (words == "Apache")
 
 
 def test_an_empty_raw_folder_is_an_error(params, tmp_path):
@@ -215,14 +264,90 @@ def test_later_copies_of_a_long_substring_are_cut_out(params, tmp_path):
     assert lost["file"] == "c.txt" and lost["reason"] == "repeated substring"
 
 
-def test_or_their_documents_are_dropped_or_nothing_happens(params, tmp_path):
-    params.near_dup_threshold, params.exact_substrings = 0.99, "drop"
-    raw = repeated(tmp_path / "raw", NOTICE)
-    row = run(params, raw, tmp_path / "drop")[0].rows["plain_text", "cpt"]
-    assert (row.kept, row.duplicate, row.substring_chars) == (1, 2, 0)
-    params.exact_substrings = None
-    row = run(params, raw, tmp_path / "none")[0].rows["plain_text", "cpt"]
+def test_or_nothing_happens(params, tmp_path):
+    params.near_dup_threshold, params.exact_substrings = 0.99, None
+    row = run(params, repeated(tmp_path / "raw", NOTICE), tmp_path / "none")[0].rows["plain_text", "cpt"]
     assert (row.kept, row.duplicate, row.substring_chars) == (3, 0, 0)
+
+
+def test_only_running_text_is_cut(params, tmp_path):
+    params.near_dup_threshold = 0.99
+    price = "根据不同医院收费标准不一致且按病情轻重与住院天数另计护理床位检查化验药品材料等各项费用，" * 2
+    talk = [
+        {"conversations": [{"from": "human", "value": f"我得了{name}怎么办"}, {"from": "gpt", "value": NOTICE + name}]}
+        for name in ("甲病", "乙病")
+    ]
+    rows = [f'题{name}怎么办，{NOTICE}此时最恰当的是,"A 甲\nB 乙",A,因为{name}。{NOTICE}' for name in ("子", "丑")]
+    files = {
+        "cmd/a.jsonl": jsonl(talk),
+        "huatuo_encyclopedia_qa/a.jsonl": jsonl([{"questions": f"{n}是什么", "answers": n + NOTICE} for n in "天地"]),
+        "cmexam/train.csv": "Question,Options,Answer,Explanation\n" + "\n".join(rows),
+        "kg_39health/d.csv": f"name,symptom,money\n甲病,甲咳,{price}\n乙病,乙痛,{price}\n",
+    }
+    whole = run(params, put(tmp_path / "raw", files), tmp_path / "out")
+    params.exact_substrings = None
+    uncut = run(params, tmp_path / "raw", tmp_path / "none")[1]["cpt"]
+    assert [record["text"] for record in whole[1]["cpt"]] == [record["text"] for record in uncut] and len(uncut) == 8
+    assert not any(row.substring_chars for row in whole[0].rows.values())
+
+
+def sentences(text):
+    return [part for line in text.split("\n") for part in re.findall("[^。！？]*[。！？]?", line) if part]
+
+
+def test_what_is_cut_are_whole_sentences_and_lines(params, tmp_path):
+    params.near_dup_threshold = 0.99
+    dice = random.Random(5)
+    words = ["".join(chr(0x4E00 + dice.randrange(4000)) for _ in range(24)) for _ in range(90)]
+    shared = [f"{word}37.5℃至{n}.{n}mg。" for n, word in enumerate(words[:40])]
+    own = [f"{word}为{n}.25mg，并{word[::-1]}{'。' if n % 3 else ''}" for n, word in enumerate(words[40:])]
+    books = []
+    for number in range(8):
+        start = 5 * number % 30
+        lines = [
+            own[6 * number],
+            "".join(shared[start : start + 3]),
+            own[6 * number + 1] + "".join(shared[start + 3 : start + 7]),
+        ]
+        lines += ["".join(shared[start + 7 : start + 9]) + own[6 * number + 2], *shared[start + 9 : start + 11]]
+        books.append("\n".join([*lines, shared[start][4:] + own[6 * number + 3], own[6 * number + 4]]))
+    raw = put(tmp_path / "raw" / "plain_text", {f"{number}.txt": book for number, book in enumerate(books)}).parent
+    ledger, made = run(params, raw, tmp_path / "out")
+    params.exact_substrings = None
+    before = {record["id"]: record["text"] for record in run(params, raw, tmp_path / "none")[1]["cpt"]}
+    assert ledger.rows["plain_text", "cpt"].substring_chars > 500
+    for record in made["cpt"]:
+        text, original = record["text"], before[record["id"]]
+        assert not re.search(r"\n\n|\n$|^\n", text)
+        assert text.split("\n")[0] == original.split("\n")[0], "a heading stays"
+        # What stands on one line now stood on one line before, in the same order.
+        rest = iter(original.split("\n"))
+        for line in text.split("\n"):
+            assert any(is_part(sentences(line), sentences(other)) for other in rest), line
+
+
+def is_part(some, others):
+    rest = iter(others)
+    return all(sentence in rest for sentence in some)
+
+
+def test_a_passage_of_which_only_the_heading_is_left_is_lost(params, tmp_path):
+    params.near_dup_threshold = 0.99
+    both = {
+        "一/甲篇论述要旨概要.txt": f"{NOTICE}{NOTICE[::-1]}余。",
+        "二/乙篇论述要旨概要.txt": f"{NOTICE}{NOTICE[:-1]}。",
+    }
+    ledger, made = run(params, put(tmp_path / "raw" / "plain_text", both).parent, tmp_path / "out")
+    (record,) = made["cpt"]
+    assert record["text"].startswith("甲篇") and made["dropped"][0]["reason"] == "repeated substring"
+
+
+def test_a_disease_that_its_own_graph_repeats_is_not_counted_twice(params, tmp_path):
+    health39 = "name,symptom\n哮喘,喘息 气急 胸闷\n痛风,关节红肿热痛\n"
+    xywy = [{"name": name, "symptom": ["咳嗽咳痰"]} for name in ("哮喘", "哮喘", "痛风", "湿疹", "湿疹")]
+    raw = put(tmp_path / "raw", {"kg_39health/disease.csv": health39, "kg_xywy/medical.json": jsonl(xywy)})
+    row = run(params, raw, tmp_path / "out")[0].rows["kg_xywy", "cpt"]
+    assert (row.read, row.kept, row.merged, row.elsewhere) == (5, 1, 4, 2)
 
 
 def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tmp_path):
@@ -235,7 +360,7 @@ def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tm
     raw = put(tmp_path / "raw", {"kg_39health/disease.csv": health39, "kg_xywy/medical.json": jsonl(xywy)})
     ledger, made = run(params, raw, tmp_path / "out")
     graphs = {name: ledger.rows[name, "cpt"] for name in ("kg_39health", "kg_xywy")}
-    assert [(r.read, r.kept, r.merged) for r in graphs.values()] == [(1, 1, 0), (2, 1, 1)]
+    assert [(r.read, r.kept, r.merged, r.elsewhere) for r in graphs.values()] == [(1, 1, 0, 0), (2, 1, 1, 1)]
     asthma = next(record for record in made["cpt"] if "哮喘" in record["text"])
     assert "咳嗽" in asthma["text"] and "过敏原" in asthma["text"] and asthma["text"].count("喘息") < 4
     assert asthma["graphs"]["症状"] == ["kg_39health", "kg_xywy"] and asthma["graphs"]["病因"] == ["kg_xywy"]

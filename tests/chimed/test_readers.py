@@ -113,9 +113,84 @@ def test_39health_row_loses_detail_tails_and_cuts():
     }
     ((_, found),) = read(kg.health39, f"{','.join(cells)},,,\n{','.join(cells.values())},,,\n")
     features = dict(found.features)
-    assert features["症状"] == ("早泄", "不育") and features["常用药物"] == ("西地那非", "他达拉非片")
+    assert features["症状"] == ("早泄", "不育") and features["常用药物"] == ("他达拉非片",), "a cut name is no drug"
     assert features["治疗方法"] == ("药物治疗",) and features["别名"] == ("勃起障碍", "阳萎")
     assert "治愈率" not in features and "[详细]" not in str(found)
+
+
+HEADER39 = "name,alias,infection,symptom,checklist,treatment,drug,rate,money,,,\n"
+
+
+def health39(*rows):
+    cells = HEADER39.count(",") + 1
+    return read(kg.health39, HEADER39 + "".join(",".join(row + [""] * (cells - len(row))) + "\n" for row in rows))
+
+
+def test_39health_cells_are_split_where_the_site_separates_and_outside_brackets():
+    alias = '"赤(扁)虫病,SLE, 狼疮，第3、4对咽囊综合征、阴癣;ovarian tumor；战栗 鼓栗"'
+    symptom = "三怕(水声、光、风)现象 排尿时灼热、瘙痒或疼痛 杵状指（趾） 单纯疱疹病毒（HSV 1） [详细]"
+    ((_, found),) = health39(
+        ["甲病", alias, "", f'"{symptom}"', "肝、胆、脾CT 肝、胆、胰、脾MRI", "药物治疗、手术治疗（洗胃、催吐）"]
+    )
+    assert dict(found.features) == {
+        "别名": ("赤(扁)虫病", "SLE", "狼疮", "第3、4对咽囊综合征", "阴癣", "ovarian tumor", "战栗", "鼓栗"),
+        "症状": ("三怕(水声、光、风)现象", "排尿时灼热、瘙痒或疼痛", "杵状指（趾）", "单纯疱疹病毒（HSV 1）"),
+        "检查": ("肝、胆、脾CT", "肝、胆、胰、脾MRI"),
+        "治疗方法": ("药物治疗", "手术治疗（洗胃、催吐）"),
+    }
+
+
+def test_what_the_site_cut_off_is_not_stated():
+    cut = [
+        "甲病",
+        "",
+        "",
+        "咳嗽 发热伴咳... 结核菌素试验（OT",
+        "核磁共振成像(... 血常规 耳、鼻、咽拭...",
+        '"以预防为主，一旦发生立..."',
+        "甘精胰岛素注射...",
+    ]
+    ((_, found),) = health39(cut)
+    assert dict(found.features) == {
+        "症状": ("咳嗽", "结核菌素试验"),
+        "检查": ("核磁共振成像", "血常规"),
+        "治疗方法": ("以预防为主",),
+    }
+    ((_, found),) = read(
+        kg.xywy, [{"name": "乙病", "desc": "发热伴咳嗽。咯...。", "cause": "不明...", "check": ["肺功能…"]}]
+    )
+    assert found == Disease("乙病", (("简介", ("发热伴咳嗽。",)),))
+
+
+def test_links_and_zero_rates_are_no_facts():
+    ((_, found),) = health39(["甲病", "", "", "咳嗽", "", "", ">> 应该如何用药？用什么药？ [详细]", "0.00%"])
+    assert found.features == (("症状", ("咳嗽",)),)
+
+
+@pytest.mark.parametrize("name", ["甲状腺功能亢...", "甲状腺功能亢…", " 强直性... [详细]", "克汀（呆小..."])
+def test_a_disease_whose_name_is_cut_is_rejected_by_name(name):
+    assert health39([name, "", "", "心悸"]) == [(2, "cut name")]
+    assert read(kg.xywy, [{"name": name, "cause": "不明"}]) == [(1, "cut name")]
+    assert read(kg.cpubmed, f"{name.removesuffix(' [详细]')}@@疾病\t症状\t喘\n", "a.txt") == [(1, "cut name")]
+
+
+def test_a_shifted_row_is_rejected_by_name():
+    shifted = "2-10天,,,成人,无传染性,,内科,颅脑CT,头痛 沮丧,示例面痛病,,\n"
+    found = read(kg.health39, HEADER39 + shifted + "甲病,,,咳嗽,,,,,,,,\n")
+    assert [what for _, what in found] == ["shifted row", Disease("甲病", (("症状", ("咳嗽",)),))]
+    assert read(exam.cmmlu, ",Question,A,B,C,D,Answer\n0,题,甲,乙,丙,丁,A\n")[0][1].question == "题"
+
+
+def test_fields_of_a_graph_that_nothing_uses_are_named_once():
+    rows = [
+        {"name": "甲病", "cause": "敏", "drug_detail": ["x"], "_id": {}},
+        {"name": "乙病", "cause": "敏", "symptoms": []},
+    ]
+    *records, note = kg.xywy("kg_xywy", "m.json", Stream.of("\n".join(json.dumps(row) for row in rows)))
+    assert len(records) == 2 and all(isinstance(record, Record) for record in records)
+    assert (note.line, note.reason, note.detail) == (0, "fields not used", "drug_detail, symptoms")
+    *_, note = kg.health39("kg_39health", "d.csv", Stream.of("name,symptom,nursing\n甲病,咳,卧床\n"))
+    assert (note.line, note.reason, note.detail) == (0, "fields not used", "nursing")
 
 
 def test_cpubmed_triples_are_grouped_and_bad_ones_rejected():
@@ -283,7 +358,18 @@ def test_missing_pages_and_other_numbers_do_not_hide_the_page_numbers():
 def test_numbers_on_lines_of_their_own_stay_where_they_are_no_page_numbers():
     web = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\n2\n次阴性，\n3\n日后出院，约\n4\n成，\n5\n人"
     ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
-    assert [line for line in entry.body.split("\n") if line.isdigit()] == list("37") + ["39"] + list("12345")
+    numbers = "".join(sign if sign.isdigit() else " " for sign in entry.body).split()
+    assert numbers == list("37") + ["39"] + list("12345")
+
+
+def test_a_text_whose_web_page_broke_its_lines_inside_sentences_is_put_together():
+    web = "一、病原学\n甲\n病毒\n属于披膜病毒科\n，\n直径为\n6\n0\n～\n70nm\n，\n有\n1\n个血清型。基因组为\nRNA\n。\n"
+    web += "二、临床表现\n潜伏期\n（\n3\n～\n7\n）\n天\n，\n体温\n39\n℃\n；\n可有皮疹"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
+    assert entry.body == (
+        "一、病原学\n甲病毒属于披膜病毒科，直径为60～70nm，有1个血清型。基因组为RNA。\n"
+        "二、临床表现\n潜伏期（3～7）天，体温39℃；可有皮疹"
+    )
 
 
 def test_the_contents_of_a_pdf_are_left_out():

@@ -23,7 +23,7 @@ from qilin_lib.schema import OneStage
 from qilin_lib.tokens import corpus
 from qilin_lib.tokens.pack import load_blocks
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, text_ids
-from qilin_lib.train import checkpoints, fit, one_stage
+from qilin_lib.train import fit, one_stage
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import sft
 
@@ -277,7 +277,7 @@ def test_the_profile_is_smoke_but_for_the_arms() -> None:
 @pytest.mark.parametrize(("priority", "start"), [(None, "03_dcpt"), (8.0, "02_tokenize")])
 def test_one_stage_starts_from_the_base_model(priority: float | None, start: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(fit, "weights_of", lambda stage, parent: Path(parent))
-    monkeypatch.setattr(jobs, "train_stage", lambda stage, module, paths: paths)
+    monkeypatch.setattr(jobs, "train_stage", lambda stage, method, paths: paths)
     parameters = SimpleNamespace(one_stage=priority and OneStage(priority=priority))
     paths = sft.train(SimpleNamespace(parameters=parameters, parent=Path))
     assert paths["weights"] == Path(start) and ("chimed" in paths) == bool(priority)
@@ -323,34 +323,3 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
         - packed["tokens"]
         - more["one_stage"]["conversations"]["input_tokens"]
     )
-
-
-@pytest.mark.slow
-def test_a_stopped_training_ends_where_the_other_one_ends(job: SimpleNamespace, monkeypatch: Any) -> None:
-    whole = SimpleNamespace(**vars(job) | {"out": job.out / "whole"})
-    stopped = SimpleNamespace(**vars(job) | {"out": job.out / "stopped"})
-    for each in (whole, stopped):
-        each.out.mkdir()
-    sft.work(whole)
-    made = fit.log_callback
-
-    def stopping(out: Path) -> Any:
-        callback = made(out)
-
-        def strike(args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 3:
-                raise KeyboardInterrupt
-
-        callback.on_step_end = strike
-        return callback
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit, "log_callback", stopping)
-        sft.work(stopped)
-    assert checkpoints.last(stopped.out / "checkpoints").name == "checkpoint-2"
-    sft.work(stopped)
-    facts = [files.read_json(each.out / "facts.json") for each in (whole, stopped)]
-    assert facts[1]["resumed_from"] == "checkpoint-2" and facts[0]["one_stage"] == facts[1]["one_stage"]
-    weights = [(each.out / "adapter" / "adapter_model.safetensors").read_bytes() for each in (whole, stopped)]
-    losses = [[row["loss"] for row in fit.read_log(each.out) if "loss" in row] for each in (whole, stopped)]
-    assert losses[0] == losses[1] and weights[0] == weights[1] and len(losses[0]) == facts[0]["steps_done"] > 3

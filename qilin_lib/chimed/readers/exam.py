@@ -16,9 +16,9 @@ from qilin_lib.chimed.readers.decode import (
     attempted,
     csv_reader,
     field_text,
-    json_items,
     json_reader,
     required,
+    rows,
     string,
 )
 from qilin_lib.chimed.readers.stream import Stream
@@ -137,7 +137,7 @@ def _instructed(row: dict[str, Any]) -> Exam:
 def cmb(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
     """CMB (Wang et al. 2023): {question, option: {A: …, …}, answer: letters, absent in the test set}; of CMB-Clin
     {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair."""
-    for line, row in json_items(stream):
+    for line, row in rows(file, stream):
         pairs = row.get("QA_pairs") if isinstance(row, dict) else None
         if isinstance(pairs, list):
             parse = partial(_clinical, string(row.get("description")))
