@@ -327,6 +327,12 @@ def test_safety_prompts_by_category(tmp_path, indent):
     assert all(indent is None and line == 1 or lines[line - 1].strip() == "{" for _, line, _ in found)
 
 
+def test_lists_of_question_and_answer_made_from_books(tmp_path):
+    content = array([["问", "答"], ["问", ""], ["问"]])
+    for name in ("plain_text", "apollo_book_qa"):
+        assert [what for *_, what in read(tmp_path, name, {"book_qa.json": content})][:2] == [QA, "empty field"]
+
+
 JUNK = [None, True, 3, 2.5, "", "x", [], ["x"], [[]], {}, {"from": 1}, [{"from": "human", "value": None}], [[1, 2, 3]]]
 JSON_ROWS = {
     "huatuo26m_test": {"questions": ["问"], "answers": ["答"]},

@@ -71,6 +71,7 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
         {"instruction": f"用户：{ASKED}\n助手：{ANSWERED}\n用户：{AGAIN}", "input": "", "output": LAST},
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
+        {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
         {"query": f"<s>问：\n{ASKED}\n答：\n{ANSWERED}\n问：\n{AGAIN}\n答：\n", "response": LAST},
         {
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
@@ -171,6 +172,8 @@ def test_empty_fields_beside_the_turns_say_nothing(tmp_path, row):
         "医生：您好，我头痛三天了，该吃什么药？",
         "患者：男，35岁，头痛三天。诊断是什么？",
         "请问：头痛吃什么药？",
+        "怎么写 Flux<User> 和 /home/<user>/bot 的路径？",
+        "1. 医生：开药的人\n2. 患者：吃药的人",
         "医生您好，我问：这药能吃吗",
     ],
 )
