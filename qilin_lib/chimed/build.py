@@ -57,6 +57,7 @@ class Params(Protocol):
     heldout_share_dpo: float
     heldout_share_general: float
     general_share: float | None
+    ranked_answers: str
     max_records_per_source: int | None
     workers: int | None
     seed: int

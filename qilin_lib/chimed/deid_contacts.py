@@ -15,7 +15,9 @@ _EMAIL = (
 
 # --- pages ------------------------------------------------------------------------------------------------------------
 
-_URL = re.compile(r"(?<![A-Za-z0-9@.])(?:https?://|www\.)[A-Za-z0-9._~/?#@!$&'*+,;=%:-]{4,300}|(?<![A-Za-z0-9@./])[a-z0-9-]{1,30}\.(?:com|cn|net|me|org)/[A-Za-z0-9._~/?#@!$&'*+,;=%-]{1,200}")
+_URL = re.compile(
+    r"(?<![A-Za-z0-9@.])(?:https?://|www\.)[A-Za-z0-9._~/?#@!$&'*+,;=%:-]{4,300}|(?<![A-Za-z0-9@./])[a-z0-9-]{1,30}\.(?:com|cn|net|me|org)/[A-Za-z0-9._~/?#@!$&'*+,;=%-]{1,200}"
+)
 _OWN_PAGE = re.compile(r"(?:主页|博客|空间|微博|朋友圈|个人网站|我的(?:网站|链接|网址|网页))[^\n，。；]{0,8}$")
 # A page of one person: by its host, by its path, by what it is asked for.
 _PERSONAL = re.compile(
@@ -61,9 +63,7 @@ _MOBILE_SAID = (
 )
 _AREA = r"0(?:10|2\d|[3-9]\d\d)"
 _LOCAL = r"[2-9](?:\d{6,7}|\d{2,3}[- .]\d{4})"
-_LANDLINE = (
-    rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL}))(?!\d|-\d{{6}}|\.\d)"
-)
+_LANDLINE = rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL}))(?!\d|-\d{{6}}|\.\d)"
 _LANDLINE_LOOSE = rf"{_AREA}[- ]?\d{{4}}[- ]?\d{{4}}"
 _CUES = "电话 手机 座机 联系方式 传真 小灵通 号码 T[Ee][Ll] t[Ee][Ll] Phone phone 电_话 手_机".replace("_", " ").split()
 _CALLS = tuple(call + HAN + "{0,4}" for call in ("联系", "致电", "拨", "打"))
@@ -111,7 +111,9 @@ _ACCOUNT_CUES = (
 _LATIN_CUES = "QQ qq Qq WeChat Wechat wechat VX Vx vx WX Wx wx".split()
 _LATIN = "|".join(f"{cue}(?<![A-Za-z]{cue})群?(?:号码|号)?" for cue in _LATIN_CUES)
 _OWN = r"(?:[么吗呢吧]?[，,？? ]{0,2}(?:我|他|她)的?)?"
-_ACCOUNT_VALUE = r"(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{4,24}|\d(?:[ -]\d){4,11}|\d{3,5}(?:[ -]\d{3,5}){1,5})(?![A-Za-z0-9_@.-])"
+_ACCOUNT_VALUE = (
+    r"(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{4,24}|\d(?:[ -]\d){4,11}|\d{3,5}(?:[ -]\d{3,5}){1,5})(?![A-Za-z0-9_@.-])"
+)
 _ACCOUNT = (
     rf"(?:{either(_ACCOUNT_CUES, '(?:号码|号|ID|id)?')}|{_LATIN}){_OWN}"
     rf"(?:是|为|加)? ?(?P<colon>[：:]?) ?{_ACCOUNT_VALUE}(?! ?元)"
@@ -135,7 +137,11 @@ CONTACT_RULES = (
 )
 _ACCOUNT_HINTS = (*_LATIN_CUES, *ended(cue for cue in _ACCOUNT_CUES if len(cue) > 1), "薇")
 ACCOUNT_RULES = (
-    Rule("账号", (r"保(?<=[医社参]保)(?:卡|证|号|账|编)", "医疗保险", "社会保障"), by(_INSURANCE, lambda match: sum(map(str.isdigit, match["id"])) >= 5)),
+    Rule(
+        "账号",
+        (r"保(?<=[医社参]保)(?:卡|证|号|账|编)", "医疗保险", "社会保障"),
+        by(_INSURANCE, lambda match: sum(map(str.isdigit, match["id"])) >= 5),
+    ),
     Rule("账号", _ACCOUNT_HINTS, by(_ACCOUNT, _account)),
     Rule(
         "账号",

@@ -58,7 +58,13 @@ def _is_name(name: str, links: bool = False) -> bool:
     """Whether `name` may be one without a label: a surname, nothing of a sentence, and no word of the dictionary."""
     surname = _surname(name)
     given = name[len(surname) :]
-    if not (surname and given) or not name.isalpha() or name[-1] == "氏" or not _SMALL.isdisjoint(given) or not (links or _LINKS.isdisjoint(given)):
+    if (
+        not (surname and given)
+        or not name.isalpha()
+        or name[-1] == "氏"
+        or not _SMALL.isdisjoint(given)
+        or not (links or _LINKS.isdisjoint(given))
+    ):
         return False
     return len(surname) == 2 or _words().keys().isdisjoint((name[:2], name[:3], name))
 
@@ -77,9 +83,7 @@ _FIRST = f"[{''.join(sorted(_SURNAMES | _SYLLABLES | {double[0] for double in _D
 _LABELS = tuple(label.replace("_", " ") for label in listed("labels"))
 _ROLES, _KIN = tuple(listed("roles")), tuple(listed("kin"))
 _STAFF = "(?:医师|医生|护士|护师|技师|药师|者|人|员)"
-_LABEL = (
-    rf"(?:{either(_LABELS)}|(?:{either(_ROLES)}){_STAFF})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
-)
+_LABEL = rf"(?:{either(_LABELS)}|(?:{either(_ROLES)}){_STAFF})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
 # All roles have two characters, all staff, too: what is rarer is looked for first.
 _STAFF_NEXT = ("医师", "医生", "护士", "护师", "药师", "技师")
 
@@ -92,7 +96,9 @@ def _marks(words: Iterable[str]) -> tuple[str, ...]:
 
 _LABEL_HINTS = _marks((*_LABELS, *"师生士者人员名字章"))
 _NEXT = rf"(?:[是为叫签（( ]|{_FIRST})"
-_NEXT_HINTS = ended((*_LABELS, *(label + sign for label in (*_LABELS, *_STAFF_NEXT) for sign in ("签名", "签字", "姓名"))), _NEXT)
+_NEXT_HINTS = ended(
+    (*_LABELS, *(label + sign for label in (*_LABELS, *_STAFF_NEXT) for sign in ("签名", "签字", "姓名"))), _NEXT
+)
 _NEXT_HINTS += ended(_STAFF_NEXT, _NEXT)
 _LATIN_LABELLED = rf"(?:{_LATIN}|[A-Za-z][A-Za-z'’.-]{{1,20}}(?: [A-Za-z][A-Za-z'’.-]{{0,20}}){{0,3}})(?![A-Za-z\d@_/])"
 # A name ends in front of the next heading, of the sex with the age, or of what is no part of a word.
@@ -157,9 +163,7 @@ _BY_LABEL = _shorter(by(rf"{_LABEL}{_COLON}{_VALUE}", _labelled))
 _FIELD = rf"(?:{either((*_KIN, *listed('signed')))}|{HAN}{{1,4}}[人者])"
 _BY_KIN = by(rf"{_FIELD}{_COLON}{_VALUE}", _beside)
 _STAFF_CUE = rf"(?:{either(_STAFF_NEXT)})(?<=(?:{'|'.join(_ROLES)})..)"
-_PLAIN_LABEL = (
-    rf"(?:{either(_LABELS)}|{_STAFF_CUE})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
-)
+_PLAIN_LABEL = rf"(?:{either(_LABELS)}|{_STAFF_CUE})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
 _UNMARKED = _shorter(by(rf"{_PLAIN_LABEL}(?:是|为|叫| )?{_VALUE}", _unmarked))
 _QUESTIONS = ("姓名", "名字", "称呼", "贵姓", "叫什么", "哪位", "联系人")
 _ASKED = either(_QUESTIONS)
@@ -171,7 +175,9 @@ _CUES = re.compile(rf"(?:{either((*_KIN, *listed('bare')))})[：:]? ?")
 _AGED = re.compile(
     r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]|[，,] ?\d{4}[年./-]"
 )
-_SAYS = re.compile(r"[自主代补]?[诉述答]|自?称|签[字署名]|已签|要求|表示|拒绝|名下|[的之][家妈爸父母儿女子妻夫]|患[有\u4e00-\u9fa5]{2}|提供|接听")
+_SAYS = re.compile(
+    r"[自主代补]?[诉述答]|自?称|签[字署名]|已签|要求|表示|拒绝|名下|[的之][家妈爸父母儿女子妻夫]|患[有\u4e00-\u9fa5]{2}|提供|接听"
+)
 _DOES = re.compile(r"[于因在由经为与将]|[入转出来住]院|来诊|送至|下床|协助|整理|汇报|曾|现|术后|病情|[，,。；;（(\n]")
 _PATIENT = frozenset("患者 病人 患儿 产妇 孕妇 家属 伤者".split())
 
@@ -208,7 +214,9 @@ def _is_person(name: str, text: str, end: int) -> bool:
         return plain[-1] not in _SEXES
     if says and all(_words().get(plain[:size], "n")[0] == "n" for size in (2, 3)):
         return _LINKS.isdisjoint(plain[-1])
-    if name[0] in _EVERYDAY and not (len(plain) > 2 and _DOES.match(text, end) and _words().keys().isdisjoint((plain[1:], plain[2:]))):
+    if name[0] in _EVERYDAY and not (
+        len(plain) > 2 and _DOES.match(text, end) and _words().keys().isdisjoint((plain[1:], plain[2:]))
+    ):
         return False
     if not _is_name(plain) or plain[0] in _PREPOSITIONS:
         return False
@@ -261,6 +269,8 @@ _POSTS = ("教授", "主任", "院长", "护士", "老师", "专家", "博士")
 _LEADS = frozenset("请问询找谢好是给被让由和跟在与对经约挂看叫听烦到复院科室师您吧那有、小老")
 _LEAD_WORDS = frozenset(listed("lead_words"))
 _TITLES = re.compile(_TITLE).finditer
+
+
 def _doctors(text: str) -> Spans:
     if _classical(text):
         return
@@ -312,7 +322,9 @@ def _is_called(text: str, name: str) -> bool:
     return 2 <= len(name) and _is_name(name, links=not text.startswith("我是"))
 
 
-_NEXT = re.compile(rf"(?:[、/]| ?(?:和|及|与) ?)(?P<id>{_MINORITY}|{_LATIN}|{HAN}{{2,4}}?)(?=[、，,。；;\s及和等（(]|$)").match
+_NEXT = re.compile(
+    rf"(?:[、/]| ?(?:和|及|与) ?)(?P<id>{_MINORITY}|{_LATIN}|{HAN}{{2,4}}?)(?=[、，,。；;\s及和等（(]|$)"
+).match
 _NEXT_AFTER = re.compile(rf"{HIDDEN}(?=[、/和及与 ])").finditer
 
 
@@ -320,7 +332,9 @@ def _names_next(text: str) -> Spans:
     # The second and third of "戚明、仇小年、李娜", of which an earlier rule took the first.
     for end in _NEXT_AFTER(text):
         place = end.end()
-        while (match := _NEXT(text, place)) and (not match["id"].isalpha() or match["id"].isascii() or _is_name(match["id"])):
+        while (match := _NEXT(text, place)) and (
+            not match["id"].isalpha() or match["id"].isascii() or _is_name(match["id"])
+        ):
             place = match.end()
             yield match.span("id")
 
@@ -338,7 +352,17 @@ NAME_RULES = (
     Rule("姓名", _marks((*_KIN, *listed("signed"), "人", "者")), _BY_KIN),
     Rule("姓名", tuple(rf"{asked}[^\n\d]{{0,24}}\n" for asked in _QUESTIONS), _ANSWER),
     Rule("姓名", ended((*_KIN, *_STAFF_NEXT, *listed("bare")), f"[：:]? ?{_FIRST}"), _patients),
-    Rule("姓名", (*(rf"{sex}(?<=[，, ]{sex})(?<![者儿人患][，, ]{sex})(?:性|[，, ]|$)" for sex in "男女MF"), HIDDEN, f"（{_RELATION}[）)]", "（住院号", "（药师"), _subjects),
+    Rule(
+        "姓名",
+        (
+            *(rf"{sex}(?<=[，, ]{sex})(?<![者儿人患][，, ]{sex})(?:性|[，, ]|$)" for sex in "男女MF"),
+            HIDDEN,
+            f"（{_RELATION}[）)]",
+            "（住院号",
+            "（药师",
+        ),
+        _subjects,
+    ),
     Rule("姓名", ("叫", "我是", "名字", "姓"), _CALLED),
     Rule("姓名", tuple(_title_hint(title) for title in listed("titles")), _doctors),
     Rule("姓名", (HIDDEN,), _names_next),

@@ -116,12 +116,20 @@ IDENTITY_RULES = (
     Rule("证件号", ended(_PAPERS), by(_PAPER)),
     Rule("车牌", _PLATE_HINTS, by(_PLATE)),
     Rule("病历号", _CODE_HINTS, by(_RECORD, _numbered)),
-    Rule("病历号", (r"号(?:码)?[^\n\d]{0,24}\n", r"卡[^\n\d]{0,24}\n", r"证[^\n\d]{0,24}\n"), answered("|".join(_RECORD_CUES), CODE, _numbered)),
+    Rule(
+        "病历号",
+        (r"号(?:码)?[^\n\d]{0,24}\n", r"卡[^\n\d]{0,24}\n", r"证[^\n\d]{0,24}\n"),
+        answered("|".join(_RECORD_CUES), CODE, _numbered),
+    ),
 )
 BED_RULES = (
     Rule("床号", ("床号", "床位号", "床 号"), by(_BED)),
     Rule("床号", (rf"床(?<=[号\d{_TEN}]床)",), by(_BED_BARE)),
-    Rule("床号", ("床号", r"床(?<=[几哪]床)"), answered("床号|[几哪]床", rf"(?P<id>[+加]?\d{{1,3}}(?: ?号?床)?)(?![\d.])")),
+    Rule(
+        "床号",
+        ("床号", r"床(?<=[几哪]床)"),
+        answered("床号|[几哪]床", rf"(?P<id>[+加]?\d{{1,3}}(?: ?号?床)?)(?![\d.])"),
+    ),
 )
 BIRTH_RULES = (
     Rule("出生日期", ("出生", "生日", "生于", "DOB"), by(_BIRTH)),

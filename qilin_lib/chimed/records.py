@@ -154,22 +154,6 @@ def content(payload: Payload) -> str:
     return "\n".join(strings(payload))
 
 
-def questions(payload: Payload) -> list[str]:
-    """The questions asked in a payload: what a benchmark stem is compared with.
-
-    An exam question comes also with its options.
-    """
-    match payload:
-        case Dialogue(turns):
-            return list(turns[::2])
-        case Preference(prompt):
-            return list(prompt[::2])
-        case Exam(question, options):
-            return [question, question + "".join(letter + text for letter, text in options)]
-        case _:
-            return []
-
-
 # What stands where a character was lost: a lone surrogate (an undecodable byte, see readers.decode, or a broken \uXXXX
 # escape; UTF-8 cannot write it), U+FFFD of somebody else's decoder, or a private-use character, which means nothing
 # without its font. Those of a PDF's symbol fonts are cleaned (clean.py).

@@ -55,6 +55,8 @@ def test_cmexam_in_01_and_in_06(tmp_path, answer, letters, options):
         ("A 病毒\nA 细菌", "A", "broken options"),
         ("病毒\n细菌", "A", "broken options"),
         ("A 病毒\nB 细菌", "C", "answer is no option"),
+        ("A 病毒\nB 细菌", "nan", "no answer"),
+        ("A 病毒\nB 细菌", "", "no answer"),
         ("A 病毒\nB 细菌", "甲", "unknown answer"),
     ],
 )
@@ -78,6 +80,21 @@ def test_an_option_may_go_on_in_a_line_that_begins_with_a_letter(tmp_path):
     put(tmp_path / "cmexam", {"train.csv": "Question,Options,Answer,Explanation\n" + row})
     (one,) = payloads(tmp_path, "cmexam")
     assert [letter for letter, _ in one.options] == ["A", "B", "C"] and "C反应蛋白升高" in one.options[0][1]
+
+
+def test_an_option_may_be_the_word_none(tmp_path):
+    row = f'{STEM},"A none\nB nan\nC 无",C,nan\n'
+    put(tmp_path / "cmexam", {"train.csv": "Question,Options,Answer,Explanation\n" + row})
+    assert payloads(tmp_path, "cmexam") == [Exam(STEM, (("A", "none"), ("B", "nan"), ("C", "无")), "C", "")]
+
+
+def test_ceval_with_and_without_answer(tmp_path):
+    shown = f"id,question,A,B,C,D,answer\n0,{STEM},1,2,3,4,B\n1,{STEM},1,2,3,4,b\n2,{STEM},1,2,3,4,E\n3,{STEM},1,,,,A\n"
+    hidden = f"id,question,A,B,C,D\n0,{STEM},1,2,3,4\n"
+    put(tmp_path / "ceval", {"dev/x_dev.csv": shown, "test/x_test.csv": hidden})
+    options = tuple(zip("ABCD", "1234", strict=True))
+    exams_of = [Exam(STEM, options, letter, "") for letter in ("B", "B", "")]
+    assert payloads(tmp_path, "ceval") == [*exams_of[:2], "answer is no option", "broken options", exams_of[2]]
 
 
 PUBLISHED = {"question": STEM, "options": dict(OPTIONS), "answer": "病毒", "answer_idx": "A", "meta_info": "卫生资格"}

@@ -67,10 +67,13 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
             "history": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}],
         },
         {"query": AGAIN, "response": LAST, "history": [[ASKED, ANSWERED]]},
+        {"query": AGAIN, "response": LAST, "history": json.dumps([[ASKED, ANSWERED]])},
+        {"conversations": json.dumps(chat("from", "value", "human", "gpt"))},
         {"instruction": f" <user>: {ASKED} <bot>: {ANSWERED} <user>: {AGAIN}", "input": "", "output": LAST},
         {"instruction": f"用户：{ASKED}\n助手：{ANSWERED}\n用户：{AGAIN}", "input": "", "output": LAST},
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
+        {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
         {"query": f"<s>问：\n{ASKED}\n答：\n{ANSWERED}\n问：\n{AGAIN}\n答：\n", "response": LAST},
         {
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
@@ -82,10 +85,12 @@ def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
     assert messages(tmp_path, row) == FOUR
 
 
-def test_a_list_of_question_and_answer_is_a_pair(tmp_path):
-    put(tmp_path / "general_zh", {"a.json": json.dumps([[ASKED, ANSWERED], [ASKED]], ensure_ascii=False)})
-    good, bad = [unit.read for unit in sources.units(sources.BY_NAME["general_zh"], tmp_path)]
-    assert good.payload.turns == (ASKED, ANSWERED) and bad.reason == "unknown form"
+def test_a_list_is_a_pair_or_a_conversation(tmp_path):
+    rows = [[ASKED, ANSWERED], chat("role", "content", "user", "assistant"), [ASKED]]
+    put(tmp_path / "general_zh", {"a.json": json.dumps(rows, ensure_ascii=False)})
+    pair, talk, bad = [unit.read for unit in sources.units(sources.BY_NAME["general_zh"], tmp_path)]
+    assert pair.payload.turns == (ASKED, ANSWERED) and talk.payload.turns == (ASKED, ANSWERED, AGAIN, LAST)
+    assert bad.reason == "unknown form"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +176,8 @@ def test_empty_fields_beside_the_turns_say_nothing(tmp_path, row):
         "医生：您好，我头痛三天了，该吃什么药？",
         "患者：男，35岁，头痛三天。诊断是什么？",
         "请问：头痛吃什么药？",
+        "怎么写 Flux<User> 和 /home/<user>/bot 的路径？",
+        "1. 医生：开药的人\n2. 患者：吃药的人",
         "医生您好，我问：这药能吃吗",
     ],
 )
@@ -248,6 +255,7 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
         {"chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": AGAIN, "chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": PROMPT, "chosen": LAST, "rejected": WORSE},
+        {"messages": PROMPT + said("assistant", LAST), "rejected_response": WORSE},
         {
             "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {LAST}",
             "rejected": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {WORSE}",

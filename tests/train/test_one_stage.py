@@ -95,6 +95,16 @@ def test_a_dialogue_is_found_again_in_the_text_that_01_made_of_it(turns: tuple[s
         assert one_stage.conversation(text, None) == messages(turns)
 
 
+@pytest.mark.parametrize("turns", [("咳嗽三天", "多喝水"), ("头痛", "多久了？", "三天", "休息")])
+def test_a_system_text_stands_before_each_part_of_its_dialogue(turns: tuple[str, ...], tiny_tokenizer: Any) -> None:
+    told = messages(turns, "你是药师。")
+    assert one_stage.conversation(medical_text(Dialogue(turns, "你是药师。")), told) == told
+    room = len(BAICHUAN.encode([*told[:3]], tiny_tokenizer)) + 2
+    limits = SimpleNamespace(max_source_length=50, max_target_length=50, max_length=room)
+    parts = one_stage.exchanges(told, BAICHUAN, tiny_tokenizer, limits)
+    assert parts == [[told[0], *told[at : at + 2]] for at in range(1, len(told), 2)]
+
+
 @pytest.mark.parametrize(
     "text",
     ["感冒\n多喝水", "患者：头痛", "医生：您好\n患者：头痛", "患者：头\n患者：痛", "注：\n患者：头\n医生：痛", ""],

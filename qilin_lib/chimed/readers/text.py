@@ -11,9 +11,10 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, field_text, rows, shown
+from qilin_lib.chimed.readers.decode import Reject, attempted, field_text, rows, shown
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
+from qilin_lib.chimed.readers.turns import instruction_row
 from qilin_lib.chimed.records import Passage, Record, Rejection, excerpt
 
 Lines = Iterable[tuple[int, str | Reject]]
@@ -51,6 +52,9 @@ def _entries(source: str, file: str, stream: Stream) -> Iterator[Record | Reject
     for line, row in rows(file, stream):
         if isinstance(row, Reject):
             yield Rejection(source, file, line, row.reason, excerpt(row.detail))
+            continue
+        if isinstance(row, list):
+            yield attempted(instruction_row, source, file, line, row)
             continue
         body = field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
         if not body:

@@ -215,11 +215,12 @@ def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...
     return tuple(map("\n".join, texts)), "\n".join(filter(None, opening))
 
 
-# A mark in angle brackets is one anywhere, a word with a colon at the beginning of a line or sentence, but not of an
-# entry of a numbered list.
+# A mark is "<user>:" or "<|user|>" anywhere, or a word with a colon at the beginning of a line or sentence, but not of
+# an entry of a numbered list.
 _WORDS = "|".join((*_PATIENT, *_DOCTOR, "human", "user", "用户", "问", "assistant", "gpt", "bot", "助手", "答"))
 _MARK = re.compile(
-    rf"<\|?(?P<tag>{_WORDS})\|?>\s*[：:]?|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]*[：:]",
+    rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?"
+    rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|[：:]))",
     re.IGNORECASE,
 )
 
@@ -231,7 +232,7 @@ def transcript(text: str) -> list[tuple[str, str]]:
     parts = [] if before in ("", "<s>") else [("", before)]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     said = (text[mark.end() : end].strip().removesuffix("</s>").strip() for mark, end in zip(marks, ends, strict=True))
-    return parts + list(zip(((mark["tag"] or mark["word"]).lower() for mark in marks), said, strict=True))
+    return parts + list(zip((mark[mark.lastgroup].lower() for mark in marks), said, strict=True))
 
 
 def whole_transcript(text: str) -> list[Turn]:
@@ -254,7 +255,7 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
     speakers = [_SPEAKERS.get(name, "") for name, _ in parts]
     if len(parts) == 1 and speakers == [speaker] and parts[0][0] not in (*_PATIENT, *_DOCTOR):
         return [(speaker, parts[0][1])]
-    if len(set(speakers) - {""}) == 1 and not mark["tag"]:
+    if len(set(speakers) - {""}) == 1 and mark["word"]:
         return [(speaker, text)]
     if speakers[-1] == "assistant" and not parts[-1][1]:
         parts, speakers = parts[:-1], speakers[:-1]

@@ -1,4 +1,4 @@
-"""Each reader on a few hand-written rows, good and broken."""
+"""Books, guidelines, prose and knowledge graphs: what a reader makes of hand-written files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from qilin_lib.chimed.readers import dialogue, exam, general, kg, preference, qa, text
+from qilin_lib.chimed.readers import exam, kg, text
 from qilin_lib.chimed.readers.stream import Stream
-from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Preference, Record, Rejection
+from qilin_lib.chimed.records import Disease, Passage, Record
 
 
 def read(reader, content, file="f.json"):
@@ -17,75 +17,6 @@ def read(reader, content, file="f.json"):
     if not isinstance(content, str):
         content = "\n".join(json.dumps(row, ensure_ascii=False) for row in content)
     return [(u.line, u.payload if isinstance(u, Record) else u.reason) for u in reader("s", file, Stream.of(content))]
-
-
-def test_units_carry_source_and_file():
-    good, bad = qa.huatuo("src", "a/b.jsonl", Stream.of('{"questions": ["问"], "answers": ["答"]}\n{'))
-    assert (good.source, good.file, good.line) == ("src", "a/b.jsonl", 1)
-    assert isinstance(bad, Rejection) and (bad.source, bad.file, bad.line) == ("src", "a/b.jsonl", 2)
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"questions": [["问", "又问"]], "answers": ["答"]},
-        {"questions": ["问"], "answers": ["答"]},
-        {"questions": "问", "answers": "答"},
-        {"id": "", "instruction": ["问"], "input": "", "output": ["答"]},
-    ],
-)
-def test_huatuo_layouts(row):
-    assert read(qa.huatuo, [row]) == [(1, Dialogue(("问", "答")))]
-
-
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"questions": [], "answers": ["答"]}, "empty field"),
-        ({"questions": ["问"], "answers": ["nan"]}, "empty field"),
-        ({"question": "问"}, "missing field"),
-        (["问", "答"], "unknown form"),
-        (7, "unknown form"),
-    ],
-)
-def test_huatuo_broken_rows(row, reason):
-    assert read(qa.huatuo, [{"questions": "问", "answers": "答"}, row])[1] == (2, reason)
-
-
-CMEXAM = "\ufeffQuestion,Options,Answer,Explanation\n"
-
-
-@pytest.mark.parametrize("options", ['"A 甲\nB 乙\nC 丙"', "A 甲\\nB 乙\\nC 丙", '"A. 甲\nB. 乙\nC. 丙"'])
-def test_cmexam_options_by_real_and_literal_newline(options):
-    wanted = Exam("题", (("A", "甲"), ("B", "乙"), ("C", "丙")), "AC", "因为")
-    assert read(exam.cmexam, CMEXAM.lstrip("\ufeff") + f"题,{options},CA,因为\n") == [(2, wanted)]
-
-
-@pytest.mark.parametrize(
-    "answer, reason",
-    [
-        ("nan", "no answer"),
-        ("", "no answer"),
-        ("F", "answer is no option"),
-        ("甲", "unknown answer"),
-    ],
-)
-def test_cmexam_bad_answers(answer, reason):
-    assert read(exam.cmexam, CMEXAM[1:] + f'题,"A 甲\nB 乙",{answer},x\n') == [(2, reason)]
-
-
-def test_cmexam_explanation_nan_is_empty_and_an_option_may_be_the_word_none():
-    ((_, payload),) = read(exam.cmexam, CMEXAM[1:] + '题,"A none\nB nan",A,nan\n')
-    assert payload.explanation == "" and payload.options == (("A", "none"), ("B", "nan"))
-
-
-def test_ceval_with_and_without_answer():
-    assert read(exam.ceval, "id,question,A,B,C,D,answer\n0,题,1,2,3,4,B\n")[0][1].answer == "B"
-    assert read(exam.ceval, "id,question,A,B,C,D\n0,题,1,2,3,4\n")[0][1].answer == ""
-    assert read(exam.ceval, "id,question,A,B,C,D,answer\n0,题,1,2,3,4,E\n0,题,1,,,,A\n") == [
-        (2, "answer is no option"),
-        (3, "broken options"),
-    ]
 
 
 def test_xywy_row_becomes_a_disease():
@@ -205,95 +136,6 @@ def test_cpubmed_triples_are_grouped_and_bad_ones_rejected():
     ]
 
 
-def test_cpubmed_v1_header_and_json_sample():
-    assert read(kg.cpubmed, "head\trelation\ttail\n哮喘\t症状\t喘\n", "a.txt") == [
-        (2, Disease("哮喘", (("症状", ("喘",)),)))
-    ]
-    sample = '[\n{"head": "哮喘", "relation": "检查", "tail": "肺功能", "triple_id": "1"}]'
-    assert read(kg.cpubmed, sample) == [(2, Disease("哮喘", (("检查", ("肺功能",)),)))]
-
-
-def test_toyhom_title_is_said_once():
-    head = "department,title,ask,answer\n"
-    assert read(dialogue.toyhom, head + "内科,头痛,头痛三天了,休息\n")[0][1] == Dialogue(("头痛三天了", "休息"))
-    assert read(dialogue.toyhom, head + "内科,头痛,无,休息\n")[0][1] == Dialogue(("头痛", "休息"))
-    assert read(dialogue.toyhom, head + "内科,头痛,三天了,休息\n")[0][1] == Dialogue(("头痛\n三天了", "休息"))
-    assert read(dialogue.toyhom, head + "内科,头痛,三天,nan\n内科,,nan,好\n内科,头痛\n") == [
-        (2, "empty field"),
-        (3, "empty field"),
-        (4, "wrong number of columns"),
-    ]
-
-
-def test_meddialog_both_forms():
-    talk = ["病人：头痛", "医生：多久了", "病人：三天", "病人：还吐", "医生：来看看"]
-    assert read(dialogue.meddialog, json.dumps([talk], ensure_ascii=False)) == [
-        (1, Dialogue(("头痛", "多久了", "三天\n还吐", "来看看")))
-    ]
-    assert read(
-        dialogue.meddialog, [{"id": 1, "medical_case": "疾病：x", "doctor_diagnosis": "建议", "Department": "内科"}]
-    ) == [(1, Dialogue(("疾病：x", "建议")))]
-    bad = [["护士：你好"], ["医生：你好", "病人：好"], ["病人：在吗"]]
-    assert [r for _, r in read(dialogue.meddialog, json.dumps(bad, ensure_ascii=False))] == [
-        "unknown speaker",
-        "the assistant speaks first",
-        "no answer",
-    ]
-
-
-def test_cmtmedqa_both_schemas():
-    rows = [
-        {"id": "1", "instruction": "谢谢", "input": "", "output": "不客气", "history": [["问", "答"]]},
-        {"instruct": "问", "output": "答"},
-    ]
-    assert [p for _, p in read(dialogue.cmtmedqa, rows)] == [
-        Dialogue(("问", "答", "谢谢", "不客气")),
-        Dialogue(("问", "答")),
-    ]
-    assert read(dialogue.cmtmedqa, [{"instruction": "问", "output": "答", "history": [["单"]]}]) == [
-        (1, "unknown form")
-    ]
-
-
-def test_conversations_of_both_dialects():
-    for user, assistant in (("human", "gpt"), ("input", "output")):
-        row = {
-            "conversations": [
-                {"from": user, "value": "问"},
-                {"from": assistant, "value": "答"},
-                {"from": user, "value": "再问"},
-            ]
-        }
-        assert read(dialogue.conversations, [row]) == [(1, Dialogue(("问", "答", "再问")))]
-    assert read(dialogue.conversations, [{"conversations": "x"}, {"x": 1}]) == [
-        (1, "unknown form"),
-        (2, "missing field"),
-    ]
-
-
-def remedi_line(context, current, response):
-    said = "".join(f"<|user|> {u} <|system|> {s}" for u, s in context)
-    return (
-        f"<|endoftext|> <|context|> {said}<|endofcontext|> <|currentuser|> {current} <|endofcurrentuser|> "
-        "<|intent|> x <|endofintent|> <|knowledge|> <|k|>甲 症状 乙 <|endofknowledge|> "
-        f"<|response|> {response} <|endofresponse|>  <|endoftext|>"
-    )
-
-
-def test_remedi_counts_only_the_longest_prefix():
-    lines = [
-        remedi_line([], "头痛", "多久"),
-        remedi_line([("头痛", "多久")], "三天", "休息"),
-        remedi_line([], "咳嗽", "喝水"),
-        "坏行 <|user|>",
-    ]
-    assert read(dialogue.remedi, "\n".join(lines), "a.txt") == [
-        (2, Dialogue(("头痛", "多久", "三天", "休息"))),
-        (3, Dialogue(("咳嗽", "喝水"))),
-        (4, "broken tags"),
-    ]
-
-
 def test_textbook_sections_are_unwrapped():
     wrapped = "内容：《记》曰医不三世不服其药郑康成曰慎物齐也孔冲远引旧说云 \n三世者，一曰《黄帝针灸》。\n<目录>\n"
     book = f"<篇名>本草\n书名：本草\n作者：某\n<目录>\n<篇名>邵序\n{wrapped}<篇名>上品\n属性：甘平。\n"
@@ -401,74 +243,3 @@ def test_time_is_linear_in_whatever_a_graph_s_cell_or_a_book_holds(piece):
         rows += read(kg.xywy, [{"name": "甲病", "cause": cell, "symptom": [cell]}])
         assert len(rows) == 2
     assert time.process_time() - began < 4
-
-
-def test_preference_readers():
-    assert read(
-        preference.medicalgpt_reward, [{"question": "问", "response_chosen": "好", "response_rejected": "坏"}]
-    ) == [(1, Preference(("问",), "好", "坏"))]
-    assert read(preference.zhongjing_rlhf, [{"instruction": "问", "output": ["好", "坏", "更坏"]}])[0][1] == Preference(
-        ("问",), "好", "坏"
-    )
-    prompt = [{"from": "system", "value": "你是"}, {"from": "human", "value": "问"}]
-    for chosen in ("好", {"from": "gpt", "value": "好"}):
-        row = {"conversations": prompt, "chosen": chosen, "rejected": "坏"}
-        assert read(preference.pairs, [row]) == [(1, Preference(("你是\n问",), "好", "坏"))]
-
-
-@pytest.mark.parametrize(
-    "reader, row, reason",
-    [
-        (
-            preference.medicalgpt_reward,
-            {"question": "问", "response_chosen": "同", "response_rejected": "同"},
-            "chosen equals rejected",
-        ),
-        (
-            preference.medicalgpt_reward,
-            {"question": "问", "response_chosen": "", "response_rejected": "坏"},
-            "empty field",
-        ),
-        (preference.zhongjing_rlhf, {"instruction": "问", "output": ["好"]}, "fewer than two answers"),
-        (
-            preference.pairs,
-            {"conversations": [{"from": "gpt", "value": "x"}], "chosen": "a", "rejected": "b"},
-            "unknown form",
-        ),
-    ],
-)
-def test_preference_broken_rows(reader, row, reason):
-    assert read(reader, [row]) == [(1, reason)]
-
-
-def test_general_rows_of_three_kinds():
-    rows = [
-        {"instruction": "问", "input": "料", "output": "答"},
-        {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]},
-    ]
-    assert [p for _, p in read(general.instructions, rows)] == [Dialogue(("问\n料", "答")), Dialogue(("问", "答"))]
-
-
-JUNK = [None, True, 3, 2.5, "", "x", [], ["x"], [[]], {}, {"from": 1}, [{"from": "human", "value": None}], [[1, 2, 3]]]
-JSON_ROWS = [
-    (qa.huatuo, {"questions": ["问"], "answers": ["答"]}),
-    (kg.xywy, {"name": "哮喘", "symptom": ["喘"]}),
-    (kg.cpubmed, {"head": "哮喘", "relation": "症状", "tail": "喘"}),
-    (dialogue.meddialog, {"medical_case": "问", "doctor_diagnosis": "答"}),
-    (dialogue.cmtmedqa, {"instruction": "问", "input": "", "output": "答", "history": [["问", "答"]]}),
-    (dialogue.conversations, {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}),
-    (preference.medicalgpt_reward, {"question": "问", "response_chosen": "好", "response_rejected": "坏"}),
-    (preference.zhongjing_rlhf, {"instruction": "问", "output": ["好", "坏"]}),
-    (preference.pairs, {"conversations": [{"from": "human", "value": "问"}], "chosen": "好", "rejected": "坏"}),
-    (general.instructions, {"instruction": "问", "input": "", "output": "答"}),
-    (text.textbook, {"title": "题", "content": "文"}),
-]
-
-
-@pytest.mark.parametrize("reader, row", JSON_ROWS)
-def test_no_reader_raises_whatever_a_field_holds(reader, row):
-    rows = [row | {name: junk} for name in row for junk in JUNK] + [
-        {k: v for k, v in row.items() if k != name} for name in row
-    ]
-    units = read(reader, json.dumps([*rows, *JUNK, row], ensure_ascii=False))
-    assert units and any(isinstance(found, str) for _, found in units) and not isinstance(units[0][1], BaseException)
