@@ -141,7 +141,7 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
     """
     folder = _raw(raw_dir) / "cmexam"
     with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
-        rows = enumerate(_rows(folder, file, ("Question", "Options", "Answer", "Explanation")))
+        rows = enumerate(_rows(folder, file, ("Question", "Options", "Answer")))
         judged = ((line, broken, *_cmexam_item(f"{split}-{n:05d}", split, row)) for n, (line, broken, row) in rows)
         return part(folder, file, judged)
 
@@ -190,19 +190,19 @@ def _rows(folder: Path, file: Found, columns: tuple[str, ...]) -> Iterator[tuple
     found = records(folder, file, tabular=True)
     if not found:
         raise Unreadable(folder / file.file, f"has no row below a header; {wanted}")
+    # A row of a table has only the columns in which it holds something.
+    known = dict.fromkeys(name for _, row in found if isinstance(row, dict) for name in row)
+    for name in columns:
+        if known and name not in known:
+            near = nearest(name, known)
+            raise Unreadable(folder / file.file, f"no column '{name}' among {', '.join(known)}{near}; {wanted}")
     for line, row in found:
         try:
             if isinstance(row, Reject):
                 raise row
-            cells = text_cells(row)
+            yield line, "", empty | text_cells(row)
         except Reject as fault:
             yield line, said(fault), empty
-            continue
-        for name in columns:
-            if name not in cells:
-                near = nearest(name, cells)
-                raise Unreadable(folder / file.file, f"no column '{name}' among {', '.join(cells)}{near}; {wanted}")
-        yield line, "", cells
 
 
 def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
@@ -221,7 +221,7 @@ def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, I
     question, gold = row["Question"].strip(), _letters(row["Answer"])
     options = _options(row["Options"])
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, row["Explanation"].strip(), groups)
+    item = Item("cmexam", identity, split, None, question, options, gold, row.get("Explanation", "").strip(), groups)
     if not question:
         return "no question", item
     if not options:

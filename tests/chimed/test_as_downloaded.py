@@ -149,6 +149,14 @@ def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert lines == [1, 2, 3]
 
 
+def test_a_field_that_a_table_has_for_other_rows_is_none_of_a_row(tmp_path):
+    rows = [
+        {"conversations": [{"role": "user", "content": ASKED[0]}, {"role": "assistant", "content": "好"}]},
+        TALKS[1],
+    ]
+    assert read(tmp_path, "a.parquet", parquet(rows), "cmd") == (ASKED[:2], {})
+
+
 def test_parquet_for_a_source_of_csv(tmp_path):
     rows = [{"Question": asked, "Options": "A 甲\nB 乙", "Answer": "A", "Explanation": None} for asked in ASKED]
     assert read(tmp_path, "data/train-00000-of-00002.parquet", parquet(rows), "cmexam") == (ASKED, {})

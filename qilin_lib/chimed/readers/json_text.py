@@ -14,7 +14,8 @@ from qilin_lib.chimed.records import excerpt
 _DECODER = json.JSONDecoder(strict=False)
 # A first object that ends within so many characters is looked at as a whole before anything is read.
 _HEAD = 1 << 22
-_GAP = re.compile(r"[\s,]*")
+# Commas too many, and byte-order marks of files put together.
+_GAP = re.compile(r"[\s,\ufeff]*")
 _COLON = re.compile(r"[\s:]*")
 _LIST = re.compile(r"\[\s*(.?)", re.DOTALL)
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
@@ -165,7 +166,7 @@ class _Window:
                 if len(part) > limit:
                     value = Reject("element too long", f"more than {limit} characters")
                 elif not last or self.more():
-                    size *= 4
+                    size = min(4 * size, limit + 1)
                     continue
             if broken and part[end : end + 1] in ("}", "]") and part[:end].rstrip().endswith(","):
                 value, end = _decoded(_without_trailing_commas(part), 0)
