@@ -264,10 +264,10 @@ def _container(window: _Window, fits: Callable[[Any], bool] | None) -> str:
         return ""
     if fits and fits(value):
         return ""
-    members = list(value.values())
-    lists = [member[0] for member in members if isinstance(member, list) and member]
-    for holds, held in (("[", lists), ("{", members)):
-        inside = [member for member in held if isinstance(member, dict | (list if holds == "[" else dict))]
-        if inside and (any(map(fits, inside)) if fits else len(inside) == len(held)):
-            return holds
-    return ""
+    members = value.values()
+    firsts = [next(iter(member), None) for member in members if isinstance(member, list)]
+    listed = [first for first in firsts if isinstance(first, list | dict)]
+    if any(map(fits, listed)) if fits else listed:
+        return "["
+    objects = [member for member in members if isinstance(member, dict)]
+    return "{" if objects and (len(objects) == len(value) or fits and any(map(fits, objects))) else ""
