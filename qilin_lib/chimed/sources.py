@@ -7,6 +7,7 @@ where to get it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from qilin_lib.chimed.readers import dialogue, exam, general, kg, preference, qa, text
+from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.records import Record, Rejection, plainly
@@ -25,31 +26,15 @@ from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
-READERS: dict[str, Reader] = {
-    "dialogue.chimed_release": dialogue.chimed_release,
-    "dialogue.cmtmedqa": dialogue.cmtmedqa,
-    "dialogue.conversations": dialogue.conversations,
-    "dialogue.meddialog": dialogue.meddialog,
-    "dialogue.remedi": dialogue.remedi,
-    "dialogue.toyhom": dialogue.toyhom,
-    "exam.ceval": exam.ceval,
-    "exam.cmexam": exam.cmexam,
-    "exam.cmmlu": exam.cmmlu,
-    "exam.medqa": exam.medqa,
-    "general.instructions": general.instructions,
-    "general.safety_prompts": general.safety_prompts,
-    "kg.cpubmed": kg.cpubmed,
-    "kg.health39": kg.health39,
-    "kg.xywy": kg.xywy,
-    "preference.medicalgpt_reward": preference.medicalgpt_reward,
-    "preference.pairs": preference.pairs,
-    "preference.zhongjing_rlhf": preference.zhongjing_rlhf,
-    "qa.huatuo": qa.huatuo,
-    "text.documents": text.documents,
-    "text.medqa_textbook": text.medqa_textbook,
-    "text.prose": text.prose,
-    "text.textbook": text.textbook,
-}
+
+
+def reader_of(name: str) -> Reader:
+    """The reader "module.function" of qilin_lib/chimed/readers; ValueError when there is none of that name."""
+    module, _, function = name.partition(".")
+    try:
+        return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
+    except (ImportError, AttributeError):
+        raise ValueError(f"{readers.__name__} has no such reader") from None
 
 
 class _Entry(BaseModel):
@@ -63,7 +48,7 @@ class Feed(_Entry):
     """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}."""
 
     glob: Text
-    reader: Literal[tuple(READERS)]
+    reader: Annotated[str, AfterValidator(lambda name: reader_of(name) and name)]
     rows: dict[Literal[SETS], Text] = Field(min_length=1)
 
 
@@ -102,7 +87,7 @@ def load(path: Path) -> Registry:
     except ValidationError as reason:
         first = reason.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise QilinError(f"{path.name}: {where} is {first['input']!r}: {first['msg']}") from None
+        raise QilinError(f"{path.name}: {where} is {repr(first['input'])[:80]}: {first['msg']}") from None
     if twice := [name for name, count in Counter(s.name for s in registry.sources).items() if count > 1]:
         raise QilinError(f"{path.name}: there are two sources of the name {twice[0]}; rename one")
     return registry
@@ -136,7 +121,7 @@ def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterat
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
-                    for read in _reads(source.name, file, READERS[feed.reader]):
+                    for read in _reads(source.name, file, reader_of(feed.reader)):
                         yield Unit(wanted, read)
 
 
