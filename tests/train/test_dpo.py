@@ -27,7 +27,7 @@ SHIFT = {"lora": 0.1, "qlora": 0.1, "full": 0.03}
 @pytest.fixture(scope="module")
 def rows(sentences: Callable) -> list[dict[str, Any]]:
     """Seven triplets with answers of different lengths; every other one asks twice."""
-    made = triplets(sentences(21, 9), 7)
+    made = triplets(sentences(21, 11), 7)
     for earlier, row in zip(made[::2], made[1::2], strict=False):
         row["prompt"] = earlier["messages"] + row["prompt"]
     return made
