@@ -201,11 +201,6 @@ def test_a_wrong_reference_stops_the_training(
         dpo.step_zero(trainer, pairs)
 
 
-def test_without_heldout_pairs_there_is_nothing_to_check() -> None:
-    nothing = {"step_zero_loss": None, "step_zero_expected": math.log(2), "step_zero_gap": None}
-    assert dpo.step_zero(None, []) == nothing
-
-
 def test_a_policy_with_an_adapter_below_is_refused(job: Callable, rows: list[dict[str, Any]]) -> None:
     """hiyouga/LLaMA-Factory#8459: with all adapters off, the reference is the base model, not SFT's."""
     from qilin_lib.models.adapters import lora_config

@@ -94,13 +94,6 @@ def test_the_estimate_is_of_the_whole_stage(tmp_path: Path, monkeypatch: pytest.
     assert "scoring" in shown and "disk" in shown and "at most" in shown
 
 
-def test_what_no_arithmetic_gives_is_called_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
-    chosen = {"profile": "full_a100", "gradient_checkpointing": False}
-    found = preflight.estimate(params.load("05_dpo", chosen))
-    assert "bound" in repr(found) and found.gib("training") > 60
-
-
 def test_checks_of_module_names_import_no_heavy_library(tiny_model_dir: Path, tmp_path: Path) -> None:
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
     statements = (
