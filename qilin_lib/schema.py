@@ -76,7 +76,6 @@ Share = Annotated[float, Field(ge=0, lt=1, description="share held out, by hash;
 # The registry's file, not its module: no package may be imported from here.
 _SOURCES = strict_yaml.read(Path(__file__).parent / "chimed" / "sources.yaml")["sources"]
 SourceName = Literal[tuple(source["name"] for source in _SOURCES)]
-Licence = Literal[tuple(dict.fromkeys(source["licence"] for source in _SOURCES))]
 
 
 class Build(Strict):
@@ -84,13 +83,16 @@ class Build(Strict):
 
     raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
     sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
-    exclude_licences: list[Licence] = Field(description="licences to leave out; the ledger counts what that takes")
+    exclude_licences: list[str] = Field(description="licences to leave out, or parts of their names: CC BY-NC, GPL")
     min_chars: int = Field(ge=1, description="shorter records are rejected")
+    ranked_answers: Literal["best_two", "all_pairs"] = Field(
+        description="pairs of a ranked list: its best two answers, or every two of them"
+    )
     max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
     workers: int | None = Outside(ge=1, description="processes; null: one per core")
     near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
     near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
-    exact_substrings: Literal["remove", "drop"] | None = Field(description="cut later copies out, or drop the document")
+    exact_substrings: Literal["remove"] | None = Field(description="cut later copies out of running text in CPT")
     exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
     decontaminate: bool | Literal["report"] = Field(description="drop what overlaps a test item; report: only count it")
     contamination_share: float = Field(gt=0, le=1, description="share of a test item's 13-grams that makes a hit")

@@ -152,7 +152,6 @@ def test_null_is_said_where_the_type_allows_it_and_none_stays_as_the_profile_say
     ("notebook", "overrides", "nearest"),
     [
         ("01_build_chimed", {"sources": ["cmexam", "huatuo_encyclopedia"]}, "huatuo_encyclopedia_qa"),
-        ("01_build_chimed", {"exclude_licences": ["CC BY-NC-SA 4"]}, "CC BY-NC-SA 4.0"),
         ("01_build_chimed", {"decontaminate": "raport"}, "report"),
         ("01_build_chimed", {"exact_substrings": "remov"}, "remove"),
         ("03_dcpt", {"finetuning": "loar"}, "lora"),

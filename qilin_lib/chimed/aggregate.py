@@ -11,6 +11,10 @@ from collections.abc import Iterable, Mapping
 
 from qilin_lib.chimed.records import Disease
 
+# Headings under which one value is true: two graphs that state two contradict each other.
+SCALARS = {
+    "传染性", "传染方式", "医保", "治愈率", "治疗周期", "治疗费用", "多发人群", "易感人群", "患病比例",
+}  # fmt: skip
 # What is asked about a disease, in the paper's order: the question and the headings (or relation names) that answer it.
 QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("{name}的病因是什么？", ("病因", "发病机制", "高危因素")),
@@ -43,10 +47,9 @@ _ASKED = frozenset(heading for _, headings in QUESTIONS for heading in headings)
 def text(entity: Disease) -> str:
     """The entity as running text for DCPT: its name, then one "heading：values" line a feature.
 
-    What `questions` asks for is not said here: a record that says everything twice would lose the answers again as
-    repeated substrings.
+    What `questions` asks for is not said here, so that no record says anything twice.
     """
-    lines = (f"{heading}：{'、'.join(values)}" for heading, values in entity.features if heading not in _ASKED)
+    lines = (f"{heading}：{joined(values)}" for heading, values in entity.features if heading not in _ASKED)
     return "\n".join([entity.name, *lines])
 
 
@@ -57,11 +60,53 @@ def questions(entity: Disease) -> list[tuple[str, str]]:
     for question, headings in QUESTIONS:
         values = [value for heading in headings for value in found.get(heading, ())]
         if values:
-            pairs.append((question.format(name=entity.name), "、".join(values).rstrip("。") + "。"))
+            pairs.append((question.format(name=entity.name), joined(values).rstrip("。；") + "。"))
     return pairs
 
 
-def split_list(cell: str) -> list[str]:
-    """Items of a "头晕 头痛 [详细]" or "甲,乙，丙" cell; the site's "[详细]" link and its "…" cuts removed."""
-    parts = re.split(r"[\s,，、;；]+", cell.replace("[详细]", " "))
-    return [part.removesuffix("...").removesuffix("…") for part in parts if part]
+def joined(values: Iterable[str]) -> str:
+    """Distinct values as one text: sentences one after the other, all else with "、"."""
+    parts = "".join(
+        value if value.endswith(("。", "；", "！", "？")) else f"{value}、" for value in dict.fromkeys(values)
+    )
+    return parts.removesuffix("、")
+
+
+# A separator inside brackets separates nothing: "手术治疗（洗胃、催吐）".
+_BRACKETED = r"[(（](?!\.\.\.|…)[^()（）]{0,60}[)）]"
+_BLANK = re.compile(rf"(?:{_BRACKETED}|\S)+")
+_METHOD = re.compile(rf"(?:{_BRACKETED}|[^\s、])+")
+# A blank between Latin letters, or a "、" between digits ("第3、4对咽囊综合征"), belongs to the name.
+_NAME = re.compile(rf"(?:{_BRACKETED}|[^\s,，、;；]|(?<=\d)、(?=\d)|(?<=[A-Za-z.])[ \t]+(?=[A-Za-z]))+")
+_LAST_CLAUSE = re.compile(r".*[。；;！？，,、\s]", re.DOTALL)
+
+
+def is_cut(text: str) -> bool:
+    """Does the text end in the "..." of a page that had no room for the rest?"""
+    return text.endswith(("...", "…", "...。", "…。", "...;", "...；"))
+
+
+def whole_name(name: str) -> str:
+    """A name, "" when it is cut; that of "核磁共振成像(..." is whole before the bracket."""
+    opened = max(name.rfind("("), name.rfind("（"))
+    if opened > max(name.rfind(")"), name.rfind("）")):
+        return name[:opened]
+    return "" if is_cut(name) else name
+
+
+def whole_clauses(text: str) -> str:
+    """A text without the clause that is cut."""
+    text = text.strip()
+    if not is_cut(text):
+        return text
+    clauses = _LAST_CLAUSE.match(text.rstrip("….。;；"))
+    return clauses[0].rstrip("，,、；; \n") if clauses else ""
+
+
+SEPARATED = {"blank": (_BLANK, whole_name), "name": (_NAME, whole_name), "method": (_METHOD, whole_clauses)}
+
+
+def split_list(cell: str, by: str = "blank") -> list[str]:
+    """The items of a cell, without what the site cut off; `by`: a key of SEPARATED, what stands between them."""
+    item, whole = SEPARATED[by]
+    return [whole(part) for part in item.findall(cell)]

@@ -42,7 +42,8 @@ from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
 from qilin_lib.chimed.substrings import cut
 
-CANDIDATE = np.dtype([("entry", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8")])
+# `heading`: characters of the title of a passage, -1 for what is no running text.
+CANDIDATE = np.dtype([("entry", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
 Lost = tuple[str, str, str]
 PARTS = (*TRAINING_SETS, "dropped")
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
@@ -95,7 +96,8 @@ class Entry:
 class Draft:
     """A usable record on its way: its entry, payload, all its text, and its body in each set ({set: {key: value}}).
 
-    `identified`: what the sets would hold of it if nothing were de-identified.
+    `identified`: what the sets would hold of it if nothing were de-identified; `licence`: that of its file, "" for its
+    source's.
     """
 
     entry: Entry
@@ -103,6 +105,7 @@ class Draft:
     text: str
     bodies: dict[str, dict[str, Any]]
     identified: list[str]
+    licence: str
 
 
 def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings) -> None:
@@ -113,7 +116,7 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
     for number, (unit, lost) in enumerate(units, start=first):
         entry = opened(number, unit, lost)
         written.append(entry)
-        if not entry.lost and (draft := _draft(entry, unit.read.payload, medical, settings.min_chars)):
+        if not entry.lost and (draft := _draft(entry, unit, medical, settings.min_chars)):
             drafts.append(draft)
     clear = _decontaminated(drafts, settings)
     drafts = [draft for draft, kept in zip(drafts, clear, strict=True) if kept]
@@ -126,7 +129,10 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
             write_texts(set_stem(stem, name), [body["text"] if name == "cpt" else encoded(body) for body in bodies])
     files.write_jsonl(stem.with_suffix(".jsonl"), ({n: getattr(e, n) for n in e.__slots__} for e in written))
     places = {id(entry): at for at, entry in enumerate(written)}
-    found = [(places[id(d.entry)], d.entry.number, _mask(d.bodies), _draw(settings.seed, d.text)) for d in drafts]
+    found = [
+        (places[id(d.entry)], d.entry.number, _mask(d.bodies), _draw(settings.seed, d.text), _heading(d.payload))
+        for d in drafts
+    ]
     write_array(stem.with_suffix(".candidates.npy"), np.array(found, dtype=CANDIDATE))
 
 
@@ -143,8 +149,9 @@ def opened(number: int, unit: Unit, lost: Lost | None) -> Entry:
     return entry
 
 
-def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Draft | None:
+def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | None:
     """The cleaned and de-identified record, with a body for each set that can use it; None when none can."""
+    payload = unit.read.payload
     raw = content(payload)
     entry.shown = excerpt(raw)
     if lost := records.lost_character(raw):
@@ -165,7 +172,7 @@ def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Dra
     if not usable:
         return None
     identified = {name: compose(name, cleaned) for name in usable} if entry.deidentified else usable
-    return Draft(entry, payload, text, usable, _judged(cleaned, identified))
+    return Draft(entry, payload, text, usable, _judged(cleaned, identified), unit.licence)
 
 
 def identified(payload: Payload) -> list[str]:
@@ -227,7 +234,7 @@ def _index(stem: str) -> Index:
 def _head(source: Source, draft: Draft) -> dict[str, Any]:
     head: dict[str, Any] = {"id": identity(source.name, draft.entry.number), "source": source.name}
     if not (isinstance(draft.payload, Disease) and draft.payload.origins):
-        return head | {"licence": source.licence}
+        return head | {"licence": draft.licence or source.licence}
     # An entity of several graphs carries every licence, and says which graph states what.
     headings = [heading for heading, _ in draft.payload.features]
     graphs = [name for name in BY_NAME if any(name in origins for origins in draft.payload.origins)]
@@ -245,6 +252,13 @@ def _mask(names: Iterable[str]) -> int:
     return sum(1 << TRAINING_SETS.index(name) for name in names)
 
 
+def _heading(payload: Payload) -> int:
+    match payload:
+        case Passage(title, _):
+            return len(title) + bool(title)
+    return -1
+
+
 def _draw(seed: int, text: str) -> float:
     """Uniform in [0, 1) by the record's own text: who is held out does not change when other records come or go."""
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
@@ -256,11 +270,10 @@ def set_stem(stem: Path, name: str) -> Path:
     return stem.with_name(f"{stem.name}-{name}")
 
 
-def keep_texts(stem: Path, kept: Sequence[bool]) -> np.ndarray:
-    """Write the CPT texts that `kept` (one value a text) keeps as the shard <stem>-kept; returns their lengths."""
+def keep_texts(stem: Path, kept: Sequence[bool]) -> None:
+    """Write the CPT texts that `kept` (one value a text) chooses as the shard <stem>-kept."""
     found = [text for text, wanted in zip(Texts(set_stem(stem, "cpt")), kept, strict=True) if wanted] if kept else []
     write_texts(set_stem(stem, "kept"), found)
-    return np.array([len(text) for text in found], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Notebook 01: raw folders -> cpt.jsonl, sft.jsonl, dpo.jsonl, general.jsonl, ledger.json, dropped.jsonl.
 
 Order: read, merge knowledge graphs, clean, de-identify, reject what is empty or too short, decontaminate, remove
-near-duplicates across sources, mix, cut repeated substrings out of CPT, split, write. Every unit that a reader yields
-ends in exactly one column of the ledger, in every set that its file feeds.
+near-duplicates across sources, mix, cut repeated substrings out of CPT's running text, split, write. Every unit that a
+reader yields ends in exactly one column of the ledger, in every set that its file feeds.
 
 The main process streams units and decides about numbers; workers hold the texts, one batch at a time. What is between
 the steps lies in <out_dir>/checkpoints/build, so memory does not grow with the corpus and a killed build goes on with
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import batches, sources, substrings, verdicts
+from qilin_lib.chimed import batches, licences, sources, substrings, verdicts
 from qilin_lib.chimed.batches import PARTS
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import Item, item_of
@@ -31,6 +31,7 @@ from qilin_lib.chimed.neardup import near_duplicates
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.reading import refined
 from qilin_lib.chimed.records import Rejection, content
+from qilin_lib.chimed.shards import Texts
 from qilin_lib.chimed.sources import TRAINING_SETS, Source
 from qilin_lib.chimed.verdicts import MIXING, SUBSTRING, Fates
 from qilin_lib.errors import QilinError, nearest
@@ -56,6 +57,7 @@ class Params(Protocol):
     heldout_share_dpo: float
     heldout_share_general: float
     general_share: float | None
+    ranked_answers: str
     max_records_per_source: int | None
     workers: int | None
     seed: int
@@ -79,7 +81,7 @@ def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = pri
     """
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     chosen = chosen_sources(params, raw_dir)
-    ledger = Ledger()
+    ledger = Ledger(unread=sources.all_unread(raw_dir))
     with _room(out_dir), Pool(params.workers) as pool:
         work = _work_dir(params, raw_dir, out_dir)
         _benchmarks(raw_dir, ledger, work, progress)
@@ -138,17 +140,20 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
     for name in params.sources or ():
         if name not in sources.BY_NAME:
             raise QilinError(f"sources: '{name}' is no source{nearest(name, sources.BY_NAME)}")
-        if state[name] != "present":
+        if state[name] == "missing":
             raise QilinError(f"sources: {raw_dir / name} does not exist; get it from {sources.BY_NAME[name].home}")
-    licences = {source.licence for source in sources.REGISTRY}
-    for licence in params.exclude_licences:
-        if licence not in licences:
-            raise QilinError(f"exclude_licences: '{licence}' is no source's licence{nearest(licence, licences)}")
+        if state[name] != "present":
+            left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
+            raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
+    licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
     wanted = params.sources if params.sources is not None else state
     present = [source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted]
     training = [source for source in present if any(set(feed.rows) & set(TRAINING_SETS) for feed in source.feeds)]
     if not training:
-        raise QilinError(f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}")
+        left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
+        raise QilinError(
+            f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}{left}"
+        )
     return training
 
 
@@ -173,24 +178,27 @@ def _benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> Non
 
 
 def without_substrings(params: Params, fates: Fates, stems: list[Path], work: Path, pool: Pool, progress: Say) -> None:
-    """Find repeated substrings in the CPT texts that are kept (Lee et al. 2022, ExactSubstr).
+    """Find repeated substrings in the running text that CPT keeps (Lee et al. 2022, ExactSubstr) and cut them out.
 
-    "remove": they are cut out, and a text of which less than `min_chars` is left is lost; "drop": a text with one is
-    lost. The first occurrence always stays.
+    What is cut are whole sentences and lines. A text of which less than `min_chars` is left beside its heading is lost.
+    The first occurrence always stays.
     """
-    batch_of, entry = fates.candidates.batch, fates.candidates.entry
+    heading, entry = fates.candidates.heading, fates.candidates.entry
     kept = fates.kept("cpt")
-    members = np.split(kept, np.searchsorted(batch_of[kept], np.arange(1, len(stems))))
-    tasks = ((stem, fates.is_kept("cpt", number)) for number, stem in enumerate(stems))
-    lengths = list(pool.map(batches.keep_texts, tasks))
+    kept = kept[heading[kept] >= 0]
+    members = np.split(kept, np.searchsorted(fates.candidates.batch[kept], np.arange(1, len(stems))))
+    for _ in pool.map(batches.keep_texts, ((stem, fates.passages(number)) for number, stem in enumerate(stems))):
+        pass
     shards = [batches.set_stem(stem, "kept") for stem in stems]
     found = substrings.repeated_spans(shards, params.exact_substring_length, work / "substrings", pool, progress)
-    for stem, own, sizes, spans in zip(stems, members, lengths, found, strict=True):
-        cuts = [sum(end - start for start, end in some) for some in spans]
-        lost = [params.exact_substrings == "drop" and cut > 0 or size - cut < params.min_chars and cut > 0
-                for size, cut in zip(sizes.tolist(), cuts, strict=True)]  # fmt: skip
-        fates.state["cpt"][own[np.array(lost, bool)]] = SUBSTRING
-        rows = [(e, start, end) for e, some in zip(entry[own].tolist(), spans, strict=True) for start, end in some]
+    for stem, shard, own, spans in zip(stems, shards, members, found, strict=True):
+        rows = []
+        for number, text, some in zip(own.tolist(), Texts(shard), spans, strict=True):
+            cuts = substrings.whole_sentences(text, some, int(heading[number])) if some else []
+            left = len(text) - heading[number] - sum(end - start for start, end in cuts)
+            if cuts and left < params.min_chars:
+                fates.state["cpt"][number] = SUBSTRING
+            rows += [(int(entry[number]), start, end) for start, end in cuts]
         np.save(stem.with_suffix(".spans.npy"), np.array(rows, np.int64).reshape(-1, 3))
 
 

@@ -15,8 +15,9 @@ from qilin_lib.errors import QilinError
 class Row:
     """Counts of one source in one set.
 
-    `merged`: entities of a knowledge graph that went into another graph's record. `deidentified` counts placeholders
-    in kept records by type, `substring_chars` the characters cut out of them as repeated substrings.
+    `merged`: entities of a knowledge graph that went into an earlier record of the same disease; `elsewhere`: diseases
+    among them that have no record of this graph. `deidentified` counts placeholders in kept records by type,
+    `substring_chars` the characters cut out of them as repeated substrings.
     """
 
     source: str
@@ -31,6 +32,7 @@ class Row:
     contaminated: int = 0
     excluded: int = 0
     merged: int = 0
+    elsewhere: int = 0
     deidentified: Counter[str] = field(default_factory=Counter)
     substring_chars: int = 0
     bytes_kept: int = 0
@@ -40,7 +42,7 @@ class Row:
     def of(cls, source: Source, name: str) -> Row:
         """An empty row of `source` in set `name`."""
         title = next(feed.rows[name] for feed in source.feeds if name in feed.rows)
-        return cls(source.name, name, title, source.standing, source.licence)
+        return cls(source.name, name, title, source.standing, " + ".join(source.licences()))
 
     def keep(self, texts: Sequence[str]) -> None:
         """Count a kept record made of `texts`."""
@@ -50,6 +52,7 @@ class Row:
 
     def lose(self, column: str, reason: str) -> None:
         """Count a unit in the column of what became of it; rejected ones by `reason`."""
+        self.elsewhere += (column, reason) == ("merged", "merged")
         if column == "rejected":
             self.rejected[reason] += 1
         else:
@@ -75,7 +78,7 @@ _COUNTS = Row.__slots__[5:]
 
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order.
+    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}}.
 
     Training records that held a test item, by source: `hits` by benchmark, `rules` by how they held it.
     """
@@ -83,6 +86,7 @@ class Ledger:
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     hits: dict[str, Counter[str]] = field(default_factory=dict)
     rules: dict[str, Counter[str]] = field(default_factory=dict)
+    unread: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -115,4 +119,9 @@ class Ledger:
             {source: dict(sorted(found.items())) for source, found in sorted(counts.items())}
             for counts in (self.hits, self.rules)
         )
-        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits, "rules": rules}
+        return {
+            "sources": [row.as_dict() for row in self.rows.values()],
+            "hits": hits,
+            "rules": rules,
+            "unread": self.unread,
+        }

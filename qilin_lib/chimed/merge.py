@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from qilin_lib.chimed.aggregate import SCALARS
+from qilin_lib.chimed.licences import forbids_derivatives
 from qilin_lib.chimed.records import Disease, Record
 from qilin_lib.chimed.shingles import skeleton
-from qilin_lib.chimed.sources import Source, Unit
+from qilin_lib.chimed.sources import BY_NAME, Source, Unit
 
 
 def merged(graphs: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[Source, Unit, str]]:
@@ -20,13 +22,13 @@ def merged(graphs: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[So
 
     Units are of one disease when the skeletons of their names are equal and they feed the same sets. The first of them
     carries what all of them say; each later one comes as it was read, with the place of the first,
-    "source/file:line". Rejections and other payloads pass. All units are held in memory until the last graph is read;
-    what a licence forbids to mix must be left out before.
+    "source/file:line". A graph whose licence allows no derivatives is joined with itself only. Rejections and other
+    payloads pass. All units are held in memory until the last graph is read.
     """
     held = [(source, unit) for source, found in graphs for unit in found]
-    members: defaultdict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(list)
-    for number, (_, unit) in enumerate(held):
-        if key := _key(unit):
+    members: defaultdict[tuple, list[int]] = defaultdict(list)
+    for number, (source, unit) in enumerate(held):
+        if key := _key(source, unit):
             members[key].append(number)
     first_of = {number: group[0] for group in members.values() if len(group) > 1 for number in group}
     groups = {group[0]: group for group in members.values() if len(group) > 1}
@@ -43,10 +45,11 @@ def merged(graphs: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[So
             yield source, unit, f"{read.source}/{read.file}:{read.line}"
 
 
-def _key(unit: Unit) -> tuple[str, tuple[str, ...]] | None:
+def _key(source: Source, unit: Unit) -> tuple | None:
     if isinstance(unit.read, Record) and isinstance(unit.read.payload, Disease):
         bones = skeleton(unit.read.payload.name)
-        return (bones, unit.sets) if bones else None
+        alone = source.name if forbids_derivatives(source.licence) else ""
+        return (bones, unit.sets, alone) if bones else None
     return None
 
 
@@ -54,14 +57,28 @@ def union(entities: Iterable[tuple[str, Disease]]) -> Disease:
     """One Disease of all the features that (graph, Disease) pairs hold, under the first one's name.
 
     Headings in order of first appearance, values without repetitions in order; `origins` names the graphs of a heading.
+    Under a heading of `aggregate.SCALARS`, values that differ stand with the graph that states them.
     """
     name = ""
-    values: dict[str, dict[str, None]] = {}
-    graphs: dict[str, dict[str, None]] = {}
+    stated: dict[str, dict[str, dict[str, None]]] = {}
     for graph, entity in entities:
         name = name or entity.name
-        for heading, said in entity.features:
-            values.setdefault(heading, {}).update(dict.fromkeys(said))
-            graphs.setdefault(heading, {})[graph] = None
-    features = tuple((heading, tuple(said)) for heading, said in values.items())
-    return Disease(name, features, tuple(tuple(graphs[heading]) for heading in values))
+        for heading, values in entity.features:
+            stated.setdefault(heading, {}).setdefault(graph, {}).update(dict.fromkeys(values))
+    features = tuple((heading, _values(heading, by_graph)) for heading, by_graph in stated.items())
+    return Disease(name, features, tuple(tuple(by_graph) for by_graph in stated.values()))
+
+
+def _values(heading: str, by_graph: dict[str, dict[str, None]]) -> tuple[str, ...]:
+    values = tuple(dict.fromkeys(value for some in by_graph.values() for value in some))
+    if heading not in SCALARS or len(values) < 2:
+        return values
+    own = {graph: "或".join(value.rstrip("。；;，") for value in some) for graph, some in by_graph.items()}
+    if len(own) == 1:
+        return tuple(own.values())
+    return tuple(f"{value}（{_title(graph)}）" for graph, value in own.items())
+
+
+def _title(graph: str) -> str:
+    """The paper's name of a graph."""
+    return next(iter(BY_NAME[graph].feeds[0].rows.values()))

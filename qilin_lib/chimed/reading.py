@@ -13,6 +13,7 @@ import numpy as np
 
 from qilin_lib.chimed import batches, sources
 from qilin_lib.chimed.batches import Lost, Settings
+from qilin_lib.chimed.licences import excluded
 from qilin_lib.chimed.merge import merged
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.records import Record, Rejection, strings
@@ -34,6 +35,7 @@ class Params(Protocol):
     decontaminate: bool | str
     contamination_share: float
     max_records_per_source: int | None
+    ranked_answers: str
     seed: int
     min_chars: int
 
@@ -49,12 +51,19 @@ def _all_units(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Itera
     for of_graphs, members in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
         barred, allowed = [], []
         for source in members:
-            found = (source, sources.units(source, raw_dir, TRAINING_SETS))
-            (barred if source.licence in params.exclude_licences else allowed).append(found)
+            found = (source, sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers))
+            whole = all(excluded(licence, params.exclude_licences) for licence in source.licences())
+            (barred if whole else allowed).append(found)
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
         together = merged(allowed) if of_graphs else ((source, unit, "") for source, found in allowed for unit in found)
+        held: set[tuple[str, str]] = set()
         for source, unit, place in together:
-            yield source, unit, ("merged", "merged", f"into {place}") if place else None
+            if excluded(unit.licence or source.licence, params.exclude_licences):
+                yield source, unit, ("excluded", "licence", unit.licence or source.licence)
+                continue
+            again = place.startswith(f"{source.name}/") or (source.name, place) in held
+            held.update([(source.name, place)] if place else [])
+            yield source, unit, ("merged", "repeated" if again else "merged", f"into {place}") if place else None
         for source, found in barred:
             for unit in found:
                 yield source, unit, ("excluded", "licence", source.licence)
@@ -80,7 +89,8 @@ def refined(params: Params, chosen: list[Source], raw_dir: Path, work: Path, poo
     medical = np.repeat([sources.BY_NAME[name].part == "medical" for name in of_batch], sizes).astype(bool)
     batch = np.repeat(np.arange(len(of_batch)), sizes)
     progress(f"reading: done, {len(table):,} candidates")
-    return Candidates(of_batch, batch, table["entry"], table["number"], table["sets"], table["draw"], medical)
+    columns = [table[name] for name in ("entry", "number", "sets", "draw", "heading")]
+    return Candidates(of_batch, batch, *columns, medical)
 
 
 def _tasks(

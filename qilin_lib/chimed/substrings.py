@@ -18,6 +18,7 @@ So the result is exact, and the same with any number of workers. Time and disk a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -67,6 +68,37 @@ def repeated_spans(
             return _read(stems, work)
         progress("repeated substrings: two different strings have one hash; once more with other hashes")
     raise QilinError(f"length of repeated substrings: {length}; the hashes of this corpus collide; try another length")
+
+
+_LINE = re.compile(r"([^\n]*)\n?")
+# A sentence with what closes it, or the rest of a line.
+_SENTENCE = re.compile(r"[^。！？!?]*[。！？!?]+[”’」』）)》]*|[^。！？!?]+")
+
+
+def whole_sentences(text: str, spans: Sequence[tuple[int, int]], heading: int = 0) -> list[tuple[int, int]]:
+    """What may be cut out of `text`: the sentences that lie in `spans` whole, a line with its end when all of it does.
+
+    Nothing of the first `heading` characters. Spans are half-open, ascending and disjoint, as those returned.
+    """
+    found: list[list[int]] = []
+    open_spans = iter(spans)
+    begin, end = next(open_spans, (len(text), len(text)))
+    for line in _LINE.finditer(text, heading):
+        sentences, gone = 0, []
+        for sentence in _SENTENCE.finditer(text, *line.span(1)):
+            while end < sentence.end() and end < len(text):
+                begin, end = next(open_spans, (len(text), len(text)))
+            sentences += 1
+            if begin <= sentence.start():
+                gone.append(sentence.span())
+        for start, stop in [line.span()] if gone and len(gone) == sentences else gone:
+            if found and found[-1][1] == start:
+                found[-1][1] = stop
+            else:
+                found.append([start, stop])
+    if found and found[-1][1] == len(text) and found[-1][0] > heading and text[found[-1][0] - 1] == "\n":
+        found[-1][0] -= 1  # No line stands below the end of the line before any more.
+    return [(start, stop) for start, stop in found]
 
 
 def cut(text: str, spans: Iterable[tuple[int, int]]) -> str:

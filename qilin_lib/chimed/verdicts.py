@@ -21,7 +21,8 @@ class Candidates:
     """All candidates in corpus order.
 
     Arrays [n]: `batch` (its number), `entry` (position in the batch), `number` (unit in its source), `sets` (bit mask
-    over TRAINING_SETS), `draw` (uniform by text), `medical`. `sources` [batches]: the source of each batch.
+    over TRAINING_SETS), `draw` (uniform by text), `heading` (characters of a passage's title, -1: no running text),
+    `medical`. `sources` [batches]: the source of each batch.
     """
 
     sources: list[str]
@@ -30,6 +31,7 @@ class Candidates:
     number: np.ndarray
     sets: np.ndarray
     draw: np.ndarray
+    heading: np.ndarray
     medical: np.ndarray
 
     def of(self, batch: int) -> slice:
@@ -53,11 +55,12 @@ class Fates:
         """Numbers of the candidates that set `name` keeps so far."""
         return np.flatnonzero((self.state[name] == TRAIN) | (self.state[name] == HELDOUT))
 
-    def is_kept(self, name: str, batch: int) -> list[bool]:
-        """For each candidate of a batch that has a body in set `name`, in order, whether the set keeps it so far."""
-        state = self.state[name][self.candidates.of(batch)]
-        state = state[state != ABSENT]
-        return ((state == TRAIN) | (state == HELDOUT)).tolist()
+    def passages(self, batch: int) -> list[bool]:
+        """For each candidate of a batch that has a body in CPT, in order: is it running text that is kept so far?"""
+        where = self.candidates.of(batch)
+        state = self.state["cpt"][where]
+        kept = ((state == TRAIN) | (state == HELDOUT)) & (self.candidates.heading[where] >= 0)
+        return kept[state != ABSENT].tolist()
 
     def verdicts(self, batch: int, reasons: dict[int, tuple[str, str, str]]) -> dict[tuple[int, str], Verdict]:
         """The verdicts of a batch's candidates by (entry, set); `reasons` words the states MIXING and SUBSTRING."""

@@ -14,8 +14,9 @@ from qilin_lib import files
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.deid_score import ALL, Row
 from qilin_lib.chimed.items import BENCHMARKS
+from qilin_lib.chimed.readers.find import printable
 from qilin_lib.chimed.records import Record
-from qilin_lib.chimed.sources import BY_NAME, inventory, units
+from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
 from qilin_lib.report.figures import FATES, count
@@ -26,14 +27,25 @@ from qilin_lib.report.tokens import card
 
 
 def sources_table(raw: Path) -> Table:
-    """Every registered source: whether its folder is there, the paper's row, the sets it feeds, its licence."""
-    rows = []
+    """Every registered source: whether its folder is there, the sets it feeds, its licence; below, what is not read."""
+    rows, left = [], all_unread(raw)
     for name, state in inventory(raw).items():
         source = BY_NAME.get(name)
+        if state == "present" and name in left:
+            state += f", {len(left[name])} file{'s' * (len(left[name]) > 1)} not read"
         feeds = dict.fromkeys(kind for feed in source.feeds for kind in feed.rows) if source else ["-"]
-        rows.append([name, state, ", ".join(feeds), source.licence if source else "-", source.home if source else "-"])
+        rows.append(
+            [
+                printable(name),
+                state,
+                ", ".join(feeds),
+                " + ".join(source.licences()) if source else "-",
+                source.home if source else "-",
+            ]
+        )
     columns = ["Dataset", "Status", "Feeds", "Licence", "From"]
-    return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str))
+    notes = [f"not read in {name}: {listed(files)}" for name, files in left.items()]
+    return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str), notes)
 
 
 def example(raw: Path, name: str, kind: str = "sft") -> Html:
@@ -53,7 +65,8 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     total = ["Total", "", *(f"{sum(count(row[name]) for row in ledger['sources']):,}" for name in names)]
     notes = [
         f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
-        "merged: entries of a knowledge graph that went into an earlier record of the same disease",
+        "merged: entries of a knowledge graph that went into an earlier record of the same disease (reason merged: "
+        "into that of another graph; repeated: the graph had it before)",
         "substring: characters cut out of kept records, because an earlier record has them word for word",
         "deidentified: placeholders put into kept records",
     ]

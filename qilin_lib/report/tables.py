@@ -101,7 +101,7 @@ def _ours(entries: list[Mapping[str, Any]], counts: Mapping[str, Any]) -> dict[s
     kept = [entry["source"] for entry in entries if entry["kept"]]
     counted = all(source in counts for source in kept)
     return {
-        "samples": sum(entry["kept"] for entry in entries),
+        "samples": sum(entry["kept"] + entry.get("elsewhere", 0) for entry in entries),
         "tokens": sum(counts[source]["tokens"] for source in kept) if counted else None,
         "size_mb": sum(entry["bytes_kept"] for entry in entries) / 1e6,
     }
@@ -139,9 +139,12 @@ def _ledger_notes(
         f"{total('substring_chars'):,} characters were cut out of kept records as repeated substrings.",
         f"Our tokens: {COUNTS}{_stamp(digests, '02_tokenize')}, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
     ]
-    elsewhere = [f"{entry['source']} {entry['merged']:,}" for entry in entries if entry["merged"]]
+    elsewhere = [f"{entry['source']} {entry['elsewhere']:,}" for entry in entries if entry.get("elsewhere")]
     if elsewhere:
-        notes.append(f"Diseases counted under the first graph that names them, not here: {', '.join(elsewhere)}.")
+        notes.append(
+            "Samples of a graph are the diseases that it knows. Of these some stand in the record of an earlier graph, "
+            f"where their tokens and bytes are counted: {', '.join(elsewhere)}."
+        )
     kept = {entry["source"]: entry["kept"] for entry in entries}
     for source in sorted(set(kept) | set(counts)):
         counted = counts.get(source, {}).get("samples", 0)

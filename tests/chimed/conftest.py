@@ -28,6 +28,7 @@ DEFAULTS = {
     "heldout_share_dpo": 0.15,
     "heldout_share_general": 0.03,
     "general_share": None,
+    "ranked_answers": "best_two",
     "max_records_per_source": None,
     "seed": 42,
     "min_chars": 8,

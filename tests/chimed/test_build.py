@@ -111,6 +111,40 @@ def test_general_share(params, tiny_raw, tmp_path, share):
     assert left_out == sum(d["reason"] == "mixing ratio" for d in made["dropped"]) > 0
 
 
+def test_a_system_text_is_judged_as_any_other(params, tiny_raw, tmp_path):
+    """It is de-identified, and a test question in it makes the record contaminated."""
+    stem = "患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"
+    turns = [
+        {"from": "human", "value": "孩子怎么了，要去医院吗？"},
+        {"from": "gpt", "value": "请到儿科就诊，拍片检查。"},
+    ]
+    told = {"conversations": turns, "system": "你是药师，咨询者的电话是13912345678，姓名：安晓红。"}
+    other = [{"from": "human", "value": "皮疹三天了怎么办？"}, {"from": "gpt", "value": "外用炉甘石洗剂，避免抓挠。"}]
+    asked = {"conversations": other, "system": f"题目：{stem}"}
+    put(tiny_raw, {"medicalgpt_sft/b.jsonl": jsonl([told, asked])})
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    (kept,) = [line["messages"] for line in made["sft"] if line["messages"][0]["role"] == "system"]
+    assert "139" not in kept[0]["content"] and "安晓红" not in kept[0]["content"] and "药师" in kept[0]["content"]
+    assert ledger.rows["medicalgpt_sft", "sft"].contaminated == 1
+
+
+RANKED = ["先测体温，多喝温水，超过三天请到儿科就诊。", "喝水就好，不用管它，过几天自己会好。", "不知道。"]
+
+
+@pytest.mark.parametrize("ranked, pairs", [("best_two", [(0, 1)]), ("all_pairs", [(0, 1), (0, 2), (1, 2)])])
+def test_a_ranked_list_of_answers(params, tmp_path, ranked, pairs):
+    history = [["孩子两岁，从昨天夜里开始发热。", "量体温了吗？"]]
+    row = {"instruction": "量了，三十八度五，怎么办？", "input": "", "output": RANKED, "history": history}
+    put(tmp_path / "raw", {"zhongjing_rlhf/a.json": json.dumps([row], ensure_ascii=False)})
+    params.ranked_answers, params.near_dup_threshold = ranked, 1.0
+    ledger, made = run(params, tmp_path / "raw", tmp_path / "out")
+    sides = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in made["dpo"]]
+    assert sides == [(RANKED[better], RANKED[worse]) for better, worse in pairs]
+    prompt = [*history[0], row["instruction"]]
+    assert all([turn["content"] for turn in line["prompt"]] == prompt for line in made["dpo"])
+    assert ledger.rows["zhongjing_rlhf", "dpo"].read == len(pairs)
+
+
 def test_only_named_sources_are_read_but_benchmarks_always(params, tiny_raw, tmp_path):
     params.sources = ["cmd"]
     ledger, _ = run(params, tiny_raw, tmp_path / "out")
@@ -157,6 +191,7 @@ def test_a_record_with_a_lost_character_is_rejected_by_name(params, tiny_raw, tm
         ({"sources": ["cmdd"]}, "did you mean 'cmd'"),
         ({"sources": ["remedi"]}, "get it from"),
         ({"exclude_licences": ["MTI"]}, "did you mean 'MIT'"),
+        ({"exclude_licences": ["CC BY-NC-ND"]}, "the licences are .*CC BY-ND 4.0"),
         ({"sources": ["cmexam"]}, None),
     ],
 )
@@ -167,6 +202,52 @@ def test_bad_parameters_are_one_sentence(params, tiny_raw, tmp_path, change, sai
         return
     with pytest.raises(QilinError, match=said):
         build_sets(params, tiny_raw, tmp_path / "out")
+
+
+def test_no_other_creative_commons_licence_is_offered_in_place_of_the_one_that_was_meant(params, tiny_raw, tmp_path):
+    for meant in ("CC BY-NC-ND", "CC BY-NC-ND 4.0", "CC0"):
+        params.exclude_licences = [meant]
+        with pytest.raises(QilinError) as no:
+            build_sets(params, tiny_raw, tmp_path / "out")
+        assert "did you mean" not in str(no.value)
+
+
+def test_a_book_of_the_user_has_no_stated_licence_and_the_known_ones_have_theirs(params, tmp_path):
+    text = "第一章讲病史采集的方法与顺序，第{}节讲现病史的写法，医生应当逐项询问并如实记录。"
+    raw = {
+        "内科学.txt": text.format("一"),
+        "tcm_ancient_books/001-本草.txt": "<篇名>根\n内容：气味苦，平，无毒，主治咳嗽上气，喉中如有水声。",
+        "nhc_guides/g.json": json.dumps(
+            {"entries": [{"title": "规范", "content": "各级医院应当设立发热门诊并登记。"}]}
+        ),
+    }
+    folder = put(tmp_path / "raw" / "plain_text", raw).parent
+    ledger, made = run(params, folder, tmp_path / "out")
+    licences = {record["text"][-5:-1]: record["licence"] for record in made["cpt"]}
+    assert licences["如实记录"] == "not stated"
+    assert "out of copyright" in licences["如有水声"] and "official" in licences["诊并登记"]
+    assert "not stated" in ledger.rows["plain_text", "cpt"].licence
+    params.exclude_licences = ["not stated"]
+    ledger, made = run(params, folder, tmp_path / "some")
+    assert (len(made["cpt"]), ledger.rows["plain_text", "cpt"].excluded) == (2, 1)
+    assert [d["detail"] for d in made["dropped"]] == ["not stated"]
+
+
+@pytest.mark.parametrize("words", ["CC BY-ND", "cc-by-nd 4.0", "BY-ND", "ND"])
+def test_a_licence_is_excluded_by_a_part_of_its_name(params, tmp_path, words):
+    triples = "哮喘@@疾病\t症状\t反复发作的喘息和胸闷@@症状\n"
+    health39 = "name,symptom\n哮喘,喘息 气急 胸闷 咳嗽\n"
+    raw = put(tmp_path / "raw", {"kg_cpubmed/a.txt": triples, "kg_39health/d.csv": health39})
+    params.exclude_licences = [words]
+    ledger, _ = run(params, raw, tmp_path / "out")
+    assert (ledger.rows["kg_cpubmed", "cpt"].excluded, ledger.rows["kg_39health", "cpt"].kept) == (1, 1)
+
+
+@pytest.mark.parametrize("words", ["GPL-3", "Apache"])
+def test_a_combined_licence_is_excluded_by_each_of_its_parts(params, tiny_raw, tmp_path, words):
+    params.exclude_licences = [words]
+    ledger, _ = run(params, tiny_raw, tmp_path / "out")
+    assert (ledger.rows["general_zh", "sft"].kept == 0) == (words == "Apache")
 
 
 def test_an_empty_raw_folder_is_an_error(params, tmp_path):
@@ -278,6 +359,14 @@ def test_a_passage_of_which_only_the_heading_is_left_is_lost(params, tmp_path):
     assert record["text"].startswith("甲篇") and made["dropped"][0]["reason"] == "repeated substring"
 
 
+def test_a_disease_that_its_own_graph_repeats_is_not_counted_twice(params, tmp_path):
+    health39 = "name,symptom\n哮喘,喘息 气急 胸闷\n痛风,关节红肿热痛\n"
+    xywy = [{"name": name, "symptom": ["咳嗽咳痰"]} for name in ("哮喘", "哮喘", "痛风", "湿疹", "湿疹")]
+    raw = put(tmp_path / "raw", {"kg_39health/disease.csv": health39, "kg_xywy/medical.json": jsonl(xywy)})
+    row = run(params, raw, tmp_path / "out")[0].rows["kg_xywy", "cpt"]
+    assert (row.read, row.kept, row.merged, row.elsewhere) == (5, 1, 4, 2)
+
+
 def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tmp_path):
     xywy = [
         {"name": "哮喘", "cause": "过敏原和感染", "symptom": ["喘息", "咳嗽"]},
@@ -288,7 +377,7 @@ def test_a_graph_s_entity_in_two_graphs_is_one_record_with_provenance(params, tm
     raw = put(tmp_path / "raw", {"kg_39health/disease.csv": health39, "kg_xywy/medical.json": jsonl(xywy)})
     ledger, made = run(params, raw, tmp_path / "out")
     graphs = {name: ledger.rows[name, "cpt"] for name in ("kg_39health", "kg_xywy")}
-    assert [(r.read, r.kept, r.merged) for r in graphs.values()] == [(1, 1, 0), (2, 1, 1)]
+    assert [(r.read, r.kept, r.merged, r.elsewhere) for r in graphs.values()] == [(1, 1, 0, 0), (2, 1, 1, 1)]
     asthma = next(record for record in made["cpt"] if "哮喘" in record["text"])
     assert "咳嗽" in asthma["text"] and "过敏原" in asthma["text"] and asthma["text"].count("喘息") < 4
     assert asthma["graphs"]["症状"] == ["kg_39health", "kg_xywy"] and asthma["graphs"]["病因"] == ["kg_xywy"]

@@ -55,6 +55,17 @@ def test_disease_text_and_questions():
     assert text.count("过敏") == 1, "a feature is said once: as a line, or as an answer"
 
 
+def test_no_drug_stands_twice_in_an_answer():
+    both = Disease("哮喘", (("常用药物", ("甲片", "乙片")), ("推荐药物", ("乙片", "丙片", "甲片"))))
+    assert aggregate.questions(both) == [("哮喘一般用什么药？", "甲片、乙片、丙片。")]
+
+
+def test_sentences_are_joined_as_sentences():
+    both = Disease("哮喘", (("简介", ("气道有炎症。", "反复发作。")), ("病因", ("过敏引起。", "敏；", "尘螨"))))
+    assert aggregate.text(both) == "哮喘\n简介：气道有炎症。反复发作。"
+    assert aggregate.questions(both) == [("哮喘的病因是什么？", "过敏引起。敏；尘螨。")]
+
+
 def test_triples_per_disease_in_order():
     triples = [("哮喘", "症状", "喘"), ("痛风", "病因", "尿酸"), ("哮喘", "检查", "肺功能"), ("哮喘", "症状", "喘")]
     assert list(aggregate.from_triples(triples).values()) == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raw_files import put
 
 from qilin_lib.chimed import aggregate, sources
@@ -21,8 +23,9 @@ def entity(name, **features):
 
 
 def run(*units_of):
-    found = [(BY_NAME[graph], units) for graph, units in zip(GRAPHS, units_of, strict=False)]
-    return list(merged(found))
+    """What becomes of the units of GRAPHS, were all of them under a licence that allows to combine them."""
+    sources_of = [replace(BY_NAME[graph], licence="MIT") for graph in GRAPHS]
+    return list(merged(zip(sources_of, units_of, strict=False)))
 
 
 def test_first_record_carries_the_union_and_later_ones_name_it():
@@ -89,6 +92,43 @@ def test_text_and_questions_of_a_merged_disease():
         ("哮喘有哪些症状？", "喘。"),
         ("哮喘一般用什么药？", "沙丁胺醇。"),
     ]
+
+
+def test_what_graphs_state_differently_is_listed_by_graph():
+    def stated(rate, infection, symptom):
+        return entity("哮喘", 传染性=[infection], 治愈率=[rate], 症状=symptom)
+
+    graphs = [
+        [
+            unit("kg_39health", 1, stated("80%", "有传染性", "喘")),
+            unit("kg_39health", 2, stated("60%", "有传染性", "咳")),
+        ],
+        [unit("kg_xywy", 1, stated("80%", "无传染性", "喘闷")), unit("kg_xywy", 2, entity("痛风", 治愈率=["90%"]))],
+    ]
+    found = list(merged(zip([BY_NAME["kg_39health"], BY_NAME["kg_xywy"]], graphs, strict=True)))
+    assert dict(found[0][1].read.payload.features) == {
+        "传染性": ("有传染性（39Health-KG）", "无传染性（Xywy-KG）"),
+        "治愈率": ("80%或60%（39Health-KG）", "80%（Xywy-KG）"),
+        "症状": ("喘", "咳", "闷"),
+    }
+    assert found[3][1].read.payload == entity("痛风", 治愈率=["90%"])
+
+
+def test_one_graph_that_says_two_things_says_either():
+    pair = [unit("kg_39health", n, entity("哮喘", 治愈率=[rate])) for n, rate in enumerate(("80%；", "60%", "80%；"))]
+    assert dict(run([], pair)[0][1].read.payload.features) == {"治愈率": ("80%或60%",)}
+
+
+def test_a_graph_that_forbids_derivatives_is_merged_with_none_but_itself():
+    graphs = [
+        [unit("kg_cpubmed", 1, entity("哮喘", 症状="喘")), unit("kg_cpubmed", 2, entity("哮喘", 症状="咳"))],
+        [unit("kg_39health", 1, entity("哮喘", 症状="闷"))],
+        [unit("kg_xywy", 1, entity("哮喘", 病因="敏"))],
+    ]
+    found = list(merged(zip([BY_NAME[name] for name in GRAPHS], graphs, strict=True)))
+    assert [place for *_, place in found] == ["", "kg_cpubmed/f:1", "", "kg_39health/f:1"]
+    assert found[0][1].read.payload.features == (("症状", ("喘", "咳")),)
+    assert found[2][1].read.payload.origins == (("kg_39health",), ("kg_xywy",))
 
 
 def test_graphs_read_from_files(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from qilin_lib.chimed import substrings, windows
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.shards import write_texts
-from qilin_lib.chimed.substrings import cut, repeated_spans
+from qilin_lib.chimed.substrings import cut, repeated_spans, whole_sentences
 from qilin_lib.errors import QilinError
 
 
@@ -253,6 +254,46 @@ def test_errors(tmp_path):
 def test_cut():
     assert cut("头痛三天，无发热。", [(0, 2), (5, 7)]) == "三天，热。"
     assert cut("", []) == "" == cut("头痛", [(0, 2)])
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
+
+
+@given(st.lists(st.sampled_from([*"甲乙3.。！”", "\n"]), min_size=1, max_size=60).map("".join), SPANS, st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_whole_sentences_leave_lines_of_whole_sentences(text, pairs, headed):
+    text = re.sub("\n+", "\n", text).strip("\n") or "甲"
+    inside = {at for start, end in pairs for at in range(start, min(end, len(text)))}
+    edges = [at for at in range(len(text) + 1) if (at in inside) != (at - 1 in inside)]
+    spans = list(zip(edges[::2], edges[1::2], strict=True))
+    heading = text.find("\n") + 1 if headed else 0
+    cuts = whole_sentences(text, spans, heading)
+    assert all(one[1] < two[0] for one, two in itertools.pairwise(cuts)) and all(heading <= start for start, _ in cuts)
+    removed = {at for start, end in cuts for at in range(start, end)}
+    assert all(at in inside or text[at] == "\n" for at in removed)
+    left = cut(text, cuts)
+    assert left.startswith(text[:heading].rstrip("\n"))
+    assert "\n\n" not in left and (left == text[:heading] or left == left.strip("\n"))
+    rest = iter(text.split("\n"))
+    for line in filter(None, left.split("\n")):
+        assert any(is_part(parts(line), parts(other)) for other in rest)
+    # Nothing that could go stays: no whole sentence of the rest lies in a span.
+    for line in re.finditer("[^\n]+", text):
+        for sentence in re.finditer(SENTENCE, line[0]) if line.start() >= heading else ():
+            start, end = (line.start() + at for at in sentence.span())
+            assert (start in removed) == (set(range(start, end)) <= inside)
+
+
+SENTENCE = "[^。！]*[。！]+”*|[^。！]+"
+
+
+def parts(line):
+    return re.findall(SENTENCE, line)
+
+
+def is_part(some, others):
+    rest = iter(others)
+    return all(sentence in rest for sentence in some)
 
 
 # --- real text --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from qilin_lib.progress import FINISHED
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import job as jobs
+from qilin_lib.train import launch
 from qilin_lib.train.methods import Method
 
 # Stands in for a method's module: it writes what it was told, and fails once where it is asked to.
@@ -88,6 +89,19 @@ def test_a_finished_folder_is_only_read_and_swept(start: Callable) -> None:
     again = start("module.that.is.not.there")
     assert again["facts"] == {"ran": 1} and again["shown"] == [FINISHED]
     assert not (folder / "checkpoints").exists() and not (folder / "job.json").exists()
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_an_adapter_is_merged_before_a_training_starts_from_it(
+    adapter: bool, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if adapter:
+        files.write_json(tmp_path / "weights" / "adapter_config.json", {})
+    done: list[str] = []
+    monkeypatch.setattr(launch, "run", lambda command, *_: done.extend(command[4:]))
+    with pytest.raises(QilinError, match="facts.json"):
+        start()
+    assert done == [*["open"] * adapter, "train", "score"]
 
 
 def test_a_failed_child_is_named_keeps_its_checkpoints_and_goes_on(start: Callable, tmp_path: Path) -> None:

@@ -189,8 +189,3 @@ def test_a_card_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(speed, "card", lambda size=size: ("a card", size))
         found = plan({"06_eval": params.load("06_eval", {"gpus": 1})})
         assert ("does NOT fit" in str(found)) != fits
-
-
-def test_it_shows_itself() -> None:
-    shown = str(plan({"01_build_chimed": params.load("01_build_chimed", {})}))
-    assert "01_build_chimed" in shown and "not known" in shown and "GB = 10^9 bytes" in shown

@@ -149,19 +149,3 @@ def test_packed_training_is_unpacked_training(
     assert max((a - b).abs().max().item() for a, b in zip(weights, packed_weights, strict=True)) < 2e-5
     micro = 4 * changed.get("gradient_accumulation_steps", 1)
     assert rows == [4] * micro and len(packed_rows) == micro and sum(packed_rows) < 3 * micro
-
-
-def test_a_step_is_the_mean_over_its_labelled_tokens(
-    conversations: list[sft.Example], training: Callable, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    """Two micro-batches of four weigh by their tokens: the same step as one of eight."""
-    parts = {"max_steps": 1, "lr_scheduler_type": "constant"}
-    runs = []
-    for size, accumulated in ((4, 2), (8, 1)):
-        parameters = training(
-            "04_sft", **parts, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated
-        )
-        parameters.max_length = 300
-        runs.append(trained(True, conversations[:8], parameters, tiny_model_dir, tmp_path))
-    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-5)
-    assert len(runs[0][2]) == 2 and len(runs[1][2]) == 1

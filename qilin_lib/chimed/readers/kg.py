@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from qilin_lib.chimed import aggregate
 from qilin_lib.chimed.readers.decode import (
+    Reader,
     Reject,
     csv_reader,
     field_text,
-    json_items,
     json_reader,
     required,
+    rows,
     shown,
     string,
 )
@@ -32,35 +33,67 @@ HEALTH39 = {
     "department": "就诊科室", "symptom": "症状", "complication": "并发症", "checklist": "检查",
     "treatment": "治疗方法", "drug": "常用药物", "period": "治疗周期", "rate": "治愈率", "money": "治疗费用",
 }  # fmt: skip
-_LISTS = {"alias", "part", "department", "symptom", "complication", "checklist", "drug"}
+# Between the items of a list cell stands a blank, between names also a comma, between treatments also "、".
+_LISTS = dict.fromkeys(("part", "department", "symptom", "complication", "checklist", "drug"), "blank")
+_LISTS |= {"alias": "name", "treatment": "method"}
+_NO_DRUG = re.compile(r">+|.*[?？]")
+_NO_RATE = re.compile(r"0(?:\.0*)?%?")
 
 
 def xywy_row(row: Any) -> Disease:
     """One Xywy disease. `category` repeats the departments after a constant first item, which is dropped."""
-    name = required(row, "name")
+    name = _name(required(row, "name"))
     features = []
     for key, heading in XYWY.items():
         value = row.get(key)
-        items = [field_text(item) for item in value] if isinstance(value, list) else [field_text(value)]
+        items = [aggregate.whole_clauses(field_text(item)) for item in (value if isinstance(value, list) else [value])]
         features.append((heading, [item for item in items if item != "疾病百科"]))
     return _usable(aggregate.disease(name, features))
 
 
 def health39_row(row: dict[str, str]) -> Disease:
-    """One 39Health disease; list cells are split, the "[详细]" tails removed."""
-    name = required(row, "name").replace("[详细]", "")
+    """One 39Health disease; list cells are split, "[详细]" tails removed. A rate that is missing is 0.00% there."""
+    name = _name(required(row, "name"))
     features = []
     for key, heading in HEALTH39.items():
         cell = string(row.get(key)).replace("[详细]", "")
-        items = aggregate.split_list(cell) if key in _LISTS else [cell]
-        features.append((heading, [field_text(item) for item in items]))
+        items = aggregate.split_list(cell, _LISTS[key]) if key in _LISTS else [aggregate.whole_clauses(cell)]
+        no_fact = {"drug": _NO_DRUG, "rate": _NO_RATE}.get(key)
+        features.append((heading, [field_text(item) for item in items if not (no_fact and no_fact.fullmatch(item))]))
     return _usable(aggregate.disease(name, features))
+
+
+def _name(name: str) -> str:
+    """A disease's name; Reject for one that its page cut off, which names nobody knows how many diseases."""
+    name = name.replace("[详细]", "").strip()
+    if aggregate.is_cut(name):
+        raise Reject("cut name", name)
+    return name
 
 
 def _usable(entity: Disease) -> Disease:
     if not entity.features:
         raise Reject("no features", entity.name)
     return entity
+
+
+def _graph(driver: Callable[..., Reader], parse: Callable[[Any], Disease], used: Iterable[str]) -> Reader:
+    """`driver(parse)`, and one Rejection more, of line 0, that names the fields that no feature is made of."""
+    known = {*used, "name", "_id"}
+
+    def read(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+        unused: set[str] = set()
+
+        def noted(row: Any) -> Disease:
+            if isinstance(row, dict) and len(unused) < 100:
+                unused.update(map(str, row.keys() - known))
+            return parse(row)
+
+        yield from driver(noted)(source, file, stream)
+        if unused:
+            yield Rejection(source, file, 0, "fields not used", excerpt(", ".join(sorted(unused))))
+
+    return read
 
 
 def cpubmed(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
@@ -82,8 +115,8 @@ def cpubmed(source: str, file: str, stream: Stream) -> Iterator[Record | Rejecti
 
 
 def _triple_rows(file: str, stream: Stream) -> Iterator[tuple[int, Any]]:
-    if plain_name(file).endswith(".json"):
-        yield from json_items(stream)
+    if not plain_name(file).lower().endswith(".txt"):
+        yield from rows(file, stream)
         return
     for number, line in stream.lines():
         if isinstance(line, Reject):
@@ -104,8 +137,10 @@ def _triple(row: Any) -> tuple[str, str, str] | Reject:
         return Reject("empty field", "head, relation or tail")
     if kind and kind != "疾病":
         return Reject("head is not a disease", kind)
+    if aggregate.is_cut(head):
+        return Reject("cut name", head)
     return head, relation, tail
 
 
-xywy = json_reader(xywy_row)
-health39 = csv_reader(health39_row)
+xywy = _graph(json_reader, xywy_row, XYWY)
+health39 = _graph(csv_reader, health39_row, HEALTH39)
