@@ -31,6 +31,7 @@ from qilin_lib.chimed.records import (
     Exam,
     Passage,
     Payload,
+    Record,
     Rejection,
     content,
     excerpt,
@@ -177,7 +178,7 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
 
 def identified(payload: Payload) -> list[str]:
     """What the sets would hold of a medical record before de-identification; [] when none would."""
-    draft = _draft(Entry(0, TRAINING_SETS, "", 0), payload, True, 0)
+    draft = _draft(Entry(0, TRAINING_SETS, "", 0), Unit(TRAINING_SETS, Record("", "", 0, payload)), True, 0)
     return draft.identified if draft else []
 
 
