@@ -25,7 +25,19 @@ from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.deidentify import deidentify
 from qilin_lib.chimed.ledger import Row
-from qilin_lib.chimed.records import Disease, Exam, Passage, Payload, Rejection, content, excerpt, mapped, strings
+from qilin_lib.chimed.records import (
+    Dialogue,
+    Disease,
+    Exam,
+    Passage,
+    Payload,
+    Record,
+    Rejection,
+    content,
+    excerpt,
+    mapped,
+    strings,
+)
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
@@ -164,6 +176,12 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
     return Draft(entry, payload, text, usable, _judged(cleaned, identified), unit.licence)
 
 
+def identified(payload: Payload) -> list[str]:
+    """What the sets would hold of a medical record before de-identification; [] when none would."""
+    draft = _draft(Entry(0, TRAINING_SETS, "", 0), Unit(TRAINING_SETS, Record("", "", 0, payload)), True, 0)
+    return draft.identified if draft else []
+
+
 def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Payload:
     def hidden(text: str) -> str:
         text, found = deidentify(text, medical)
@@ -176,7 +194,9 @@ def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Pa
 
 def _judged(payload: Payload, bodies: dict[str, dict[str, Any]]) -> list[str]:
     """The texts of a record's bodies, less those that another one holds; names of speakers would part its turns."""
-    texts = [general_text(payload)] if "cpt" in bodies or "general" in bodies else []
+    texts = [bodies[name]["text"] for name in ("cpt", "general") if name in bodies][:1]
+    if texts and isinstance(payload, Dialogue):
+        texts = [general_text(payload)]
     texts += ["\n".join(_texts_of(bodies[name])) for name in ("dpo", "sft") if name in bodies]
     kept: list[str] = []
     for text in sorted(texts, key=len, reverse=True):
