@@ -23,7 +23,7 @@ from qilin_lib.chimed import records
 from qilin_lib.chimed.clean import clean, clean_general
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.decontaminate import Index
-from qilin_lib.chimed.deidentify import deidentify
+from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
 from qilin_lib.chimed.records import Disease, Exam, Passage, Payload, Rejection, content, excerpt, mapped, strings
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
@@ -138,13 +138,12 @@ def _draft(entry: Entry, payload: Payload, medical: bool, min_chars: int) -> Dra
         return None
     counts = entry.deidentified
 
-    def refine_text(text: str) -> str:
-        text, found = deidentify(clean(text) if medical else clean_general(text), medical)
-        for kind, count in found.items():
-            counts[kind] = counts.get(kind, 0) + count
-        return text
+    def refine_texts(texts: list[str]) -> list[str]:
+        texts, found = deidentify_all([clean(text) if medical else clean_general(text) for text in texts], medical)
+        counts.update(found)
+        return texts
 
-    payload = mapped(payload, refine_text)
+    payload = mapped(payload, refine_texts)
     text = content(payload)
     entry.shown = excerpt(text)
     if not all(_essential(payload)):
