@@ -74,12 +74,13 @@ def _is_name(name: str, links: bool = False) -> bool:
     return len(surname) == 2 or _words().keys().isdisjoint((name[:2], name[:3], name))
 
 
-_CLASSICAL, _MODERN = re.compile("[之其乃曰矣也煎钱余]"), re.compile("[的了吗呢吧您我们很]|医院")
+_CLASSICAL, _MODERN = re.compile("[之其乃曰矣也者而煎钱余]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
 
 
 def _classical(text: str) -> bool:
     # Classical Chinese: its 大夫 and 先生 have been dead for centuries.
-    return not _MODERN.search(text) and len(set(_CLASSICAL.findall(text))) > 1
+    old = _CLASSICAL(text)
+    return len(set(old)) > 1 and len(old) > 2 * len(_MODERN(text))
 
 
 # --- beside a label ---------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def _shorter(finder: Finder) -> Finder:
 
 _COLON = r" ?[：:】] ?[：:]? ?"
 _BY_LABEL = _shorter(by(rf"(?:{_LABEL}{_COLON}|(?:姓 ?名|名字) ){_VALUE}", _labelled))
-_FIELD = rf"(?:{either((*_KIN, *listed('signed')))}|(?:{either(_ROLES)})员|{HAN}{{1,4}}[人者])"
+_FIELD = rf"(?:{either((*_KIN, *listed('signed')))}|(?:{either(_ROLES)})员|{HAN}{{1,4}}(?:人|(?<![作编译记学])者))"
 _BY_KIN = by(rf"{_FIELD}{_COLON}{_VALUE}", _beside)
 _STAFF_CUE = rf"(?:{either(_STAFF_NEXT)})(?<=(?:{'|'.join(_ROLES)})..)"
 _PLAIN_LABEL = rf"(?:{either(_LABELS)}|{_STAFF_CUE})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
@@ -178,7 +179,7 @@ _ANSWER = answered(_ASKED, _VALUE, _beside)
 
 # --- behind the patient, their kin and staff, without a colon -------------------------------------------------------------
 
-_CUES = re.compile(rf"(?:{either((*_KIN, *listed('bare')))})[：:]? ?")
+_CUES = re.compile(rf"(?:{either((*_KIN, *listed('bare')))})[：:]? ?(?={_FIRST})")
 _AGED = re.compile(
     r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]|[，,] ?(?:\d{4}[年./-]|"
     + HIDDEN
@@ -211,7 +212,7 @@ def _patients(text: str) -> Spans:
 
 def _is_person(name: str, text: str, end: int) -> bool:
     if "·" in name or name.isascii():
-        return True
+        return not name.isupper()
     plain = name.replace(" ", "")
     if len(plain) > 3 and not (len(plain) == 4 and _surname(plain)[1:] or _SYLLABLES.issuperset(plain)):
         return False
@@ -234,7 +235,7 @@ def _is_person(name: str, text: str, end: int) -> bool:
     closed = len(plain) == 3 and text[end : end + 1] in "，,。；;（("
     if not _is_name(plain, links=closed) or plain[0] in _PREPOSITIONS:
         return False
-    return len(plain) > 2 or bool(_DOES.match(text, end))
+    return _DOES.match(text, end) is not None
 
 
 _SEXES, _PREPOSITIONS = "男女", frozenset("于易常曾何任方向时成应尚")
@@ -307,6 +308,9 @@ _LEAD_WORDS = frozenset(listed("lead_words"))
 _TITLES = re.compile(_TITLE).finditer
 
 
+_AUTHORS = ("作者", "编者", "主编", "译者", "审校")
+
+
 def _doctors(text: str) -> Spans:
     last, classical = 0, None
     for title in _TITLES(text):
@@ -325,7 +329,8 @@ def _doctors(text: str) -> Spans:
 def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
     name, before = text[start:end], text[start - 1 : start] if start else ""
     surname = name if name in _DOUBLE else _surname(name)
-    if before.isdigit() or not surname or not name.isalpha():
+    public = text[max(0, start - 3) : start].rstrip("：: ").endswith(_AUTHORS)
+    if public or before.isdigit() or not surname or not name.isalpha():
         return False
     inside, led = "\u4e00" <= before <= "\u9fa5", text[max(0, start - 2) : start] in _LEAD_WORDS
     if inside and not led:
@@ -350,23 +355,18 @@ def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
     # "吴九宜先生": those whom a text calls so by their full name are public or dead.
     if public or len(name) - len(surname) > 2 or name[0] in _EVERYDAY and not (led and name[1:] not in _words()):
         return False
-    known = _words().get(name[:2], "n")[0] == "n"
-    if (
-        known
-        and led
-        and len(name) == 3
-        and name[0] not in _EVERYDAY
-        and name[2] not in _PLACES
-        and name not in _words()
-    ):
-        return _SMALL.isdisjoint(name) and _VERBS.isdisjoint(name) and name[1:] not in _words()
+    if led and len(name) == 3 and name[0] not in _EVERYDAY and name[2] not in _PLACES - {"和"} and name not in _words():
+        # "周长风医生", "钱清和医生": a noun at the beginning or a link at the end is no reason to keep a name.
+        noun = _words().get(name[:2], "n")[0] == "n"
+        if (noun and name[2] != "和" or name[:2] not in _words()) and _SMALL.isdisjoint(name) and _VERBS.isdisjoint(name):
+            return True
     return _is_name(name, links=led and len(name) == 3) and (led or len(name) > 2)
 
 
 # --- further ones, beside names ---------------------------------------------------------------------------------------
 
 _CALLED = by(
-    rf"(?:我是|我叫|名叫|名字(?:是|叫|为)|(?:{either(_KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
+    rf"(?:我是|我叫|(?<![品药用学别俗])名叫|名字(?:是|叫|为)|(?:{either(_KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
     rf"(?P<id>{_MINORITY}|{_LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d)",
     lambda match: _is_called(match[0], match["id"]),
 )
@@ -406,7 +406,7 @@ def _title_hint(title: str) -> str:
     plain = re.sub(r"\W.*", "", title)
     behind = "|".join(f"(?<={surnames}{'.' * size}{plain})" for size in range(4))
     # No name ends in these: "麻烦医生", "由医生".
-    return f"{plain[-1]}(?<=[^烦和由诉看般才到请的听去找问告让是叫与向跟经位家级名]{plain})(?:{behind})"
+    return f"{plain[-1]}(?<=[^烦由诉看般才到请的听去找问告让是叫与向跟经位家级名]{plain})(?:{behind})"
 
 
 NAME_RULES = (
