@@ -36,13 +36,15 @@ _OTHER_MEDIA = ("images", "image", "videos", "audios", "audio")
 def instruction_row(row: Any) -> Dialogue:
     """One row of a chat or instruction set, whichever of its forms it has.
 
-    A list of messages under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …], "output": [a, …]};
-    [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on from it) and an
-    answer (`output`, `response`, `answer`, `completion`), after the pairs in `history`. A `system` text stands before
-    all of them. Role marks inside a question ("<user>: … <bot>: …", BELLE's "Human:…\\nAssistant:…") are turns.
+    A list of messages, alone or under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …], "output":
+    [a, …]}; [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on from it)
+    and an answer (`output`, `response`, `answer`, `completion`), after the pairs in `history`. A `system` text stands
+    before all of them. Role marks inside a question ("<user>: … <bot>: …", BELLE's "Human:…\\nAssistant:…") are turns.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
+    elif _is_messages(row):
+        row = {"messages": row}
     plain(row)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
         return talk(_two_lists(row["input"], row.get("output")), string(row.get("system")))
@@ -88,17 +90,23 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
 
 def history(value: Any) -> list[Turn]:
     """Turns of a history: [[question, answer], …], or a list of messages; Reject for another form."""
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Reject("unknown form", "history is a text") from None
+    value = _parsed(value)
     if not value or isinstance(value, str | float) and not string(value):
         return []
     pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
     if not pairs and not _is_messages(value):
         raise Reject("unknown form", "history is no list of pairs")
     return messages(value)
+
+
+def _parsed(value: Any) -> Any:
+    """A list that a table holds as its JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as no:
+            raise Reject("unknown form", f"a list as text: {no}") from None
+    return value
 
 
 def _two_lists(questions: list[Any], answers: Any) -> list[Turn]:
@@ -120,6 +128,7 @@ def messages(value: Any) -> list[Turn]:
     A message is {"from" or "role" or "speaker", "value" or "content" or "text" or "utterance"}, {"human", "assistant"},
     "问：…" with its speaker before it, or [question, answer].
     """
+    value = _parsed(value)
     if not isinstance(value, list) or not all(isinstance(message, dict | str | list) for message in value):
         raise Reject("unknown form", "the conversation is no list of messages")
     return [turn for message in value for turn in _turns(message)]
