@@ -36,8 +36,8 @@ _OTHER_MEDIA = ("images", "image", "videos", "audios", "audio")
 def instruction_row(row: Any) -> Dialogue:
     """One row of a chat or instruction set, whichever of its forms it has.
 
-    A list of messages, alone or under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …], "output":
-    [a, …]}; [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on from it)
+    A list of messages, alone or under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …],
+    "output": [a, …]}; [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on)
     and an answer (`output`, `response`, `answer`, `completion`), after the pairs in `history`. A `system` text stands
     before all of them. Role marks inside a question ("<user>: … <bot>: …", BELLE's "Human:…\\nAssistant:…") are turns.
     """
