@@ -78,30 +78,35 @@ _BLANK = re.compile(rf"(?:{_BRACKETED}|\S)+")
 _METHOD = re.compile(rf"(?:{_BRACKETED}|[^\s、])+")
 # A blank between Latin letters, or a "、" between digits ("第3、4对咽囊综合征"), belongs to the name.
 _NAME = re.compile(rf"(?:{_BRACKETED}|[^\s,，、;；]|(?<=\d)、(?=\d)|(?<=[A-Za-z.])[ \t]+(?=[A-Za-z]))+")
-SEPARATED = {"blank": _BLANK, "method": _METHOD, "name": _NAME}
-
-
-def split_list(cell: str, by: str = "blank") -> list[str]:
-    """The items of a cell, without those that the site cut off; `by`: a key of SEPARATED, what stands between them."""
-    return [item for part in SEPARATED[by].findall(cell) if (item := whole(part))]
-
-
-_CUT = re.compile(r"(?:\.{3,}|…)[。.;；]?$")
 _LAST_CLAUSE = re.compile(r".*[。；;！？，,、\s]", re.DOTALL)
 
 
 def is_cut(text: str) -> bool:
     """Does the text end in the "..." of a page that had no room for the rest?"""
-    return _CUT.search(text) is not None
+    return text.endswith(("...", "…", "...。", "…。", "...;", "...；"))
 
 
-def whole(value: str) -> str:
-    """What of a value stands there whole: "" for a cut name, its clauses up to the cut one for a text."""
-    value = value.strip()
-    opened = max(value.rfind("("), value.rfind("（"))
-    if opened > max(value.rfind(")"), value.rfind("）")):
-        return value[:opened]  # "核磁共振成像(...": the name before the bracket is whole.
-    if not is_cut(value):
-        return value
-    clauses = _LAST_CLAUSE.match(_CUT.sub("", value))
+def whole_name(name: str) -> str:
+    """A name, "" when it is cut; that of "核磁共振成像(..." is whole before the bracket."""
+    opened = max(name.rfind("("), name.rfind("（"))
+    if opened > max(name.rfind(")"), name.rfind("）")):
+        return name[:opened]
+    return "" if is_cut(name) else name
+
+
+def whole_clauses(text: str) -> str:
+    """A text without the clause that is cut."""
+    text = text.strip()
+    if not is_cut(text):
+        return text
+    clauses = _LAST_CLAUSE.match(text.rstrip("….。;；"))
     return clauses[0].rstrip("，,、；; \n") if clauses else ""
+
+
+SEPARATED = {"blank": (_BLANK, whole_name), "name": (_NAME, whole_name), "method": (_METHOD, whole_clauses)}
+
+
+def split_list(cell: str, by: str = "blank") -> list[str]:
+    """The items of a cell, without what the site cut off; `by`: a key of SEPARATED, what stands between them."""
+    item, whole = SEPARATED[by]
+    return [whole(part) for part in item.findall(cell)]

@@ -79,10 +79,10 @@ def _listed(place: Place) -> dict[str, dict]:
         if tree["truncated"]:
             raise QilinError(f"{repository} has more files than GitHub lists; clone it instead")
     origin = {"repository": place.repository, "revision": revision}
-    under = f"{place.under}/" if place.under else ""
+    under, into = (f"{folder}/" if folder else "" for folder in (place.under, place.into))
     patterns = [f"{under}{pattern}" for pattern in place.files]
     return {
-        path.removeprefix(under): {**origin, "path": path, "bytes": size, "blob": blob}
+        into + path.removeprefix(under): {**origin, "path": path, "bytes": size, "blob": blob}
         for path, size, blob in files
         if any(fnmatch.fnmatchcase(path, one) and path.count("/") == one.count("/") for one in patterns)
     }

@@ -24,6 +24,9 @@ _POLITE = (
 # Numbers in circles and brackets mark options: each is a word of its own.
 _MARKS = ((0x2460, 0x2500), (0x2776, 0x2794), (0x3220, 0x322A), (0x3280, 0x328A), (0x32B1, 0x32C0))
 _END, _SEVERAL = 1, 2
+# Blocks whose characters have compatibility forms or capitals; behind the last extension of the Han script.
+_COMPATIBLE = ((0x30, 0x3400), (0xA000, 0xAC00), (0xF900, 0x10000), (0x1D400, 0x1D800), (0x2F800, 0x2FA20))
+_LAST = 0x323B0
 _HAN = [chr(code) for first, end in ((0x3400, 0x4DC0), (0x4E00, 0xA000)) for code in range(first, end)]
 
 
@@ -77,7 +80,7 @@ def decoded(codes: np.ndarray) -> str:
 
 
 def _around_polite_words(codes: np.ndarray, borders: np.ndarray) -> None:
-    begins = np.flatnonzero(_polite_beginnings()[codes])
+    begins = np.flatnonzero(_polite_beginnings().take(codes, mode="clip"))
     for word in _POLITE:
         at = begins[begins <= len(codes) - len(word)]
         for place, letter in enumerate(word):
@@ -87,7 +90,7 @@ def _around_polite_words(codes: np.ndarray, borders: np.ndarray) -> None:
 
 @cache
 def _polite_beginnings() -> np.ndarray:
-    table = np.zeros(0x110000, dtype=bool)
+    table = np.zeros(_LAST + 1, dtype=bool)
     table[_codes([word[0] for word in _POLITE])] = True
     return table
 
@@ -95,7 +98,7 @@ def _polite_beginnings() -> np.ndarray:
 def _single(codes: np.ndarray) -> np.ndarray:
     """Folded code points, 0 for what is no letter; characters that stand for several are written out."""
     table, several = _table()
-    whole = table[codes]
+    whole = table.take(codes, mode="clip")
     at = np.flatnonzero(whole == _SEVERAL)
     if not len(at):
         return whole
@@ -112,17 +115,21 @@ def _single(codes: np.ndarray) -> np.ndarray:
 
 @cache
 def _table() -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """What each code point becomes (uint32; 0: no letter), and the characters that become `_SEVERAL`: {code: codes}."""
-    table = np.zeros(0x110000, dtype=np.uint32)
-    for first, end in ((0xAC00, 0xD7A4), (0x20000, 0x323B0)):
+    """What each code point becomes (uint32; 0: no letter), and the characters that become `_SEVERAL`: {code: codes}.
+
+    What lies beyond the table is no letter, as its last entry says.
+    """
+    table = np.zeros(_LAST + 1, dtype=np.uint32)
+    for first, end in ((0xAC00, 0xD7A4), (0x20000, _LAST)):
         table[first:end] = np.arange(first, end)
+    codes = [code for first, end in _COMPATIBLE for code in range(first, end)]
+    # Nothing composes across U+0000.
+    forms = unicodedata.normalize("NFKC", "\0".join(map(chr, codes))).lower().split("\0")
     written: dict[int, str] = {}
-    ranges = ((0x30, 0x3400), (0xA000, 0xAC00), (0xF900, 0x10000), (0x1D400, 0x1D800), (0x2F800, 0x2FA20))
-    for code in (code for first, end in ranges for code in range(first, end)):
-        plain = unicodedata.normalize("NFKC", chr(code)).lower()
-        if len(plain) == 1 and plain.isalnum():
+    for code, plain in zip(codes, forms, strict=True):
+        if plain.isalnum() and len(plain) == 1:
             table[code] = ord(plain)
-        elif any(map(str.isalnum, plain)):
+        elif len(plain) > 1 and any(map(str.isalnum, plain)):
             written[code] = plain
     written |= {code: f" {_number(chr(code))} " for first, end in _MARKS for code in range(first, end)}
     table[_codes(_HAN)] = _codes(_HAN)
@@ -143,7 +150,7 @@ def _simplified() -> np.ndarray:
 
     Of a character that the regions simplify in two ways (顎: 颚, 腭) both become one.
     """
-    table = np.arange(0x110000, dtype=np.uint32)
+    table = np.arange(_LAST + 1, dtype=np.uint32)
     simple = _converted("t2s", _HAN)
     table[_codes(_HAN)] = _codes(simple)
     merged = table.copy()

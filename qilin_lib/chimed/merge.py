@@ -73,7 +73,7 @@ def _values(heading: str, by_graph: dict[str, dict[str, None]]) -> tuple[str, ..
     values = tuple(dict.fromkeys(value for some in by_graph.values() for value in some))
     if heading not in SCALARS or len(values) < 2:
         return values
-    own = {graph: "或".join(some) for graph, some in by_graph.items()}
+    own = {graph: "或".join(value.rstrip("。；;，") for value in some) for graph, some in by_graph.items()}
     if len(own) == 1:
         return tuple(own.values())
     return tuple(f"{value}（{_title(graph)}）" for graph, value in own.items())

@@ -7,7 +7,7 @@ where to get it.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from qilin_lib.chimed.readers import dialogue, exam, general, kg, preference, qa, text
+from qilin_lib.chimed import readers
+from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.records import Record, Rejection, plainly
@@ -28,17 +29,13 @@ SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
 
 
-def _parameters(value: object) -> tuple[str, ...]:
-    return tuple(inspect.signature(value).parameters) if inspect.isfunction(value) else ()
-
-
-# A reader is a public function of a module of readers/ that takes (source, file, stream).
-READERS: dict[str, Reader] = {
-    f"{module.__name__.rpartition('.')[2]}.{key}": value
-    for module in (dialogue, exam, general, kg, preference, qa, text)
-    for key, value in vars(module).items()
-    if not key.startswith("_") and _parameters(value) == ("source", "file", "stream")
-}
+def reader_of(name: str) -> Reader:
+    """The reader "module.function" of qilin_lib/chimed/readers; ValueError when there is none of that name."""
+    module, _, function = name.partition(".")
+    try:
+        return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
+    except (ImportError, AttributeError):
+        raise ValueError(f"{readers.__name__} has no such reader") from None
 
 
 class _Entry(BaseModel):
@@ -55,7 +52,7 @@ class Feed(_Entry):
     """
 
     glob: Text
-    reader: Literal[tuple(READERS)]
+    reader: Annotated[str, AfterValidator(lambda name: reader_of(name) and name)]
     rows: dict[Literal[SETS], Text] = Field(min_length=1)
     licence: str = ""
 
@@ -63,11 +60,13 @@ class Feed(_Entry):
 class Place(_Entry):
     """Where `chimed.fetch` gets files of a source: "hub:owner/name" (a data set) or "github:owner/name".
 
-    under: the folder there that becomes the source's own. files: patterns of names below it; no star is a slash.
+    under: the folder there that becomes the source's own, or its sub-folder `into`. files: patterns of names below it;
+    no star is a slash.
     """
 
     repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
     under: str = ""
+    into: str = ""
     files: list[Text] = Field(min_length=1)
 
 
@@ -111,7 +110,7 @@ def load(path: Path) -> Registry:
     except ValidationError as reason:
         first = reason.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise QilinError(f"{path.name}: {where} is {first['input']!r}: {first['msg']}") from None
+        raise QilinError(f"{path.name}: {where} is {repr(first['input'])[:80]}: {first['msg']}") from None
     if twice := [name for name, count in Counter(s.name for s in registry.sources).items() if count > 1]:
         raise QilinError(f"{path.name}: there are two sources of the name {twice[0]}; rename one")
     return registry
@@ -153,7 +152,7 @@ def units(
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
-                    for read in _reads(source.name, file, READERS[feed.reader]):
+                    for read in _reads(source.name, file, reader_of(feed.reader)):
                         yield from (
                             Unit(wanted, pair, feed.licence) for pair in preference.pairs_of(read, ranked_answers)
                         )

@@ -137,7 +137,7 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
     """
     folder = _raw(raw_dir) / "cmexam"
     with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
-        rows = enumerate(_rows(folder, file, ("Question", "Options", "Answer", "Explanation")))
+        rows = enumerate(_rows(folder, file, ("Question", "Options", "Answer")))
         judged = ((line, broken, *_cmexam_item(f"{split}-{n:05d}", split, row)) for n, (line, broken, row) in rows)
         return part(folder, file, judged)
 
@@ -186,19 +186,19 @@ def _rows(folder: Path, file: Found, columns: tuple[str, ...]) -> Iterator[tuple
     found = records(folder, file, tabular=True)
     if not found:
         raise Unreadable(folder / file.file, f"has no row below a header; {wanted}")
+    # A row of a table has only the columns in which it holds something.
+    known = dict.fromkeys(name for _, row in found if isinstance(row, dict) for name in row)
+    for name in columns:
+        if known and name not in known:
+            near = nearest(name, known)
+            raise Unreadable(folder / file.file, f"no column '{name}' among {', '.join(known)}{near}; {wanted}")
     for line, row in found:
         try:
             if isinstance(row, Reject):
                 raise row
-            cells = text_cells(row)
+            yield line, "", empty | text_cells(row)
         except Reject as fault:
             yield line, said(fault), empty
-            continue
-        for name in columns:
-            if name not in cells:
-                near = nearest(name, cells)
-                raise Unreadable(folder / file.file, f"no column '{name}' among {', '.join(cells)}{near}; {wanted}")
-        yield line, "", cells
 
 
 def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
@@ -220,7 +220,7 @@ def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, I
     options = dict(options_of(row["Options"]))
     once = len(options) == len(options_of(row["Options"]))
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, field_text(row["Explanation"]), groups)
+    item = Item("cmexam", identity, split, None, question, options, gold, field_text(row.get("Explanation")), groups)
     if not question:
         return "no question", item
     if len(options) < 2 or not once:

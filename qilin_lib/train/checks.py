@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -12,6 +11,7 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
+from qilin_lib.schema import Trained
 from qilin_lib.train import fields, methods, vllm_client
 
 # What a GPU of 24 GB can hold of weights before they are split. With transformers' own way of loading split models, the
@@ -40,7 +40,7 @@ def check(stage: Stage) -> None:
         check_modules(skeleton(shape(base)), parameters, rewards=hasattr(parameters, "reward"))
 
 
-def refuse_large(weights: int, parameters: Any) -> None:
+def refuse_large(weights: int, parameters: Trained) -> None:
     """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
     DeepSpeed splits it only then."""
     size = weights * WIDTH[parameters.dtype] / 2**30

@@ -20,6 +20,7 @@ from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
 from qilin_lib.runs import locks
+from qilin_lib.schema import Trained, Training
 from qilin_lib.train import children, one_node
 
 PROGRESS = "QILIN-PROGRESS "
@@ -47,7 +48,7 @@ def check_gpus(parameters: Any) -> None:
         )
 
 
-def check_compiler(parameters: Any) -> None:
+def check_compiler(parameters: Trained) -> None:
     """QilinError when DeepSpeed has no C++ compiler for what it compiles when it starts: its collectives on a CPU
     (op_builder/cpu/comm.py), the optimizer that it moves off the GPUs (DeepSpeedCPUAdam)."""
     offloads = (parameters.deepspeed or "").endswith("_offload")
@@ -119,7 +120,7 @@ def _master(parameters: Any) -> tuple[str, str]:
     return host, os.environ.get("MASTER_PORT", PORT)
 
 
-def dry_run(parameters: Any) -> None:
+def dry_run(parameters: Training) -> None:
     """With `dry_run: true`: print the command that this notebook would train with, as one would paste it, and end the
     notebook without an error (papermill takes SystemExit(0) for success and stops there). Else: nothing at all.
 

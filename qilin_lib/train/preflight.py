@@ -17,6 +17,7 @@ import pandas as pd
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
 from qilin_lib.models.shapes import WIDTH, Sizes, sizes
+from qilin_lib.schema import Tokenize, Trained
 from qilin_lib.train import heldout, launch, methods, speed
 from qilin_lib.train.speed import GIB
 
@@ -85,8 +86,8 @@ def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([row], ["peak_memory_gib"], ["at_least", "at_most", "measured"], object)
 
 
-def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
-    """What a stage of 03-05 or 08 (`parameters`: a loaded `schema.Trained`) will need; nothing need be finished.
+def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight:
+    """What a stage of 03-05 or 08 will need; nothing need be finished.
 
     Base and block size are those of `tokenize`, 02's parameters; without them those of the run's 02_tokenize if it is
     there, else of the profile. Raises QilinError if the sizes of the base are not to be had on this machine.

@@ -34,7 +34,7 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import sampling, vllm_client
+from qilin_lib.train import pairs, sampling, vllm_client
 from qilin_lib.train.launch import PROGRESS
 from qilin_lib.train.methods import METHODS, reward
 
@@ -218,18 +218,10 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
 def _answers(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
     """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
-    limits = (p.max_source_length, p.max_target_length)
-    prompts = {
-        i: {
-            f"{p.round}:{row['id']}": job.template.encode_with_labels(
-                row["messages"][:1], tokenizer, *limits, add_generation_prompt=True
-            )[0]
-            for row in rows
-        }
-        for i, rows in chunks.items()
-    }
+    ids_of = lambda row: pairs.encoded(row["messages"][:1], job.template, tokenizer, p, opened=True)  # noqa: E731
+    prompts = [{f"{p.round}:{row['id']}": ids_of(row) for row in rows} for rows in chunks.values()]
     draw = _by_vllm if p.vllm_python else _here
-    for drawn in draw(job, device, list(prompts.values()), tokenizer):
+    for drawn in draw(job, device, prompts, tokenizer):
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
         # As the template gives them to the reward model; fine-tuning reads ids, which it gives as they are.
         texts = [text.strip() if job.template.trim else text for text in texts]

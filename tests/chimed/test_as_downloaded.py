@@ -104,6 +104,13 @@ def test_an_object_where_rows_were_expected_is_one_rejection(tmp_path):
     )
 
 
+def test_records_of_another_form_in_a_dict_are_a_rejection_each(tmp_path):
+    text = dump({str(n): {"query": asked, "response": "好"} for n, asked in enumerate(ASKED)}, indent=1)
+    assert read(tmp_path, "a.json", text) == ([], {"missing field": 3})
+    units = list(sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path))
+    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found query, response")]
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_broken_record_of_a_dict_is_named_and_the_others_are_read(tmp_path, indent):
     text = dump({"data": ROWS}, indent=indent).replace(f'"{ASKED[2]}"', "oops")
@@ -147,6 +154,14 @@ def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert read(tmp_path, file, TABLES[file]) == (ASKED, {})
     lines = [unit.read.line for unit in sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path)]
     assert lines == [1, 2, 3]
+
+
+def test_a_field_that_a_table_has_for_other_rows_is_none_of_a_row(tmp_path):
+    rows = [
+        {"conversations": [{"role": "user", "content": ASKED[0]}, {"role": "assistant", "content": "好"}]},
+        TALKS[1],
+    ]
+    assert read(tmp_path, "a.parquet", parquet(rows), "cmd") == (ASKED[:2], {})
 
 
 def test_parquet_for_a_source_of_csv(tmp_path):

@@ -189,6 +189,14 @@ def test_files_of_a_git_repository_and_their_record(run, far, tmp_path):
     }  # fmt: skip
 
 
+def test_books_go_where_their_licence_is_known(run, far, tmp_path):
+    far.files["xiaopangxia/TCM-Ancient-Books"] = {"000-无名书.txt": "<篇名>无名\n内容：多喝水。\n".encode("gb18030")}
+    assert run("plain_text", "--yes")[0] == 0
+    assert files_of(tmp_path / "raw/plain_text") == {"tcm_ancient_books/000-无名书.txt", "fetched.json"}
+    units = list(sources.units(sources.BY_NAME["plain_text"], tmp_path / "raw"))
+    assert units and {unit.read.file for unit in units} == {"tcm_ancient_books/000-无名书.txt"}
+
+
 def test_files_of_the_hub_and_no_secret_in_their_record(run, far, tmp_path):
     status, printed = run("huatuo_encyclopedia_qa", "--yes")
     folder = tmp_path / "raw" / "huatuo_encyclopedia_qa"

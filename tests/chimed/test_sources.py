@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from qilin_lib.chimed import sources
+from qilin_lib.chimed.readers import qa
 from qilin_lib.chimed.records import Rejection
 from qilin_lib.errors import QilinError
 
@@ -141,7 +142,7 @@ def test_a_registry_file_is_read(tmp_path):
     registry = sources.load(toy(tmp_path, TOY, not_used={"other": "why"}))
     (source,) = registry.sources
     assert (source.name, source.standing, source.part) == ("toy", "original", "medical")
-    assert source.feeds[0].reader in sources.READERS and registry.not_used == {"other": "why"}
+    assert sources.reader_of(source.feeds[0].reader) is qa.huatuo and registry.not_used == {"other": "why"}
 
 
 FEED = TOY["feeds"][0]

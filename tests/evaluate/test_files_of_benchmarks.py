@@ -82,7 +82,7 @@ def test_c_eval_as_downloaded(tmp_path: Path, files: dict[str, Any]):
             "data/test-00000-of-00001.parquet",
             parquet(
                 [
-                    {"Question": question, "Options": "A 病毒\nB 细菌", "Answer": answer, "Explanation": "略"}
+                    {"Question": question, "Options": "A 病毒\nB 细菌", "Answer": answer, "Explanation": None}
                     for question, answer in (("感冒的病原体是", "A"), ("头痛的原因是", "B"))
                 ]
             ),

@@ -172,7 +172,7 @@ def test_cmexam_reads_the_annotations_and_prefers_the_file_that_has_them(raw_dir
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", r"val.csv has no row below a header; the header must have Question, Options, Answer, Explanation"),
+        ("", r"val.csv has no row below a header; the header must have Question, Options, Answer"),
         (HEADER, r"val.csv has no row below a header"),
         (HEADER.replace("Answer", "Answr") + GOOD, r"val.csv: no column 'Answer' among .* \(did you mean 'Answr'\?\)"),
         (

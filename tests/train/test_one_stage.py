@@ -42,13 +42,6 @@ def test_everything_stands_in_the_order_once_and_the_seed_decides() -> None:
     assert len({tuple(one_stage.order(weights, seed)) for seed in range(20)}) == 20
 
 
-def test_equal_weights_are_a_plain_shuffle() -> None:
-    assert one_stage.order([1.0] * 50, 3).tolist() == one_stage.order([7.0] * 50, 3).tolist()
-    seen = Counter(tuple(one_stage.order([1.0] * 4, seed)) for seed in range(4800))
-    # 24 orders, 200 expected of each; the 0.9999 quantile of chi-square with 23 degrees of freedom is 59.
-    assert len(seen) == 24 and sum((count - 200) ** 2 / 200 for count in seen.values()) < 59
-
-
 @pytest.mark.parametrize("priority", [0.5, 3.0, 16.0])
 def test_two_sources_come_as_sampling_without_replacement_says(priority: float) -> None:
     wallenius = pytest.importorskip("scipy.stats").nchypergeom_wallenius

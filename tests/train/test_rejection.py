@@ -279,15 +279,6 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
     assert not list(job.out.glob("vllm*"))
 
 
-def test_a_seed_makes_the_pool(make_job: Callable) -> None:
-    (one, first), (again, second), (_, third) = (make_job(n, seed=s) for n, s in (("a", 5), ("b", 5), ("c", 6)))
-    for job in (one, again, make_job("c", seed=6)[0]):
-        rejection.work(job)
-    assert first.read_bytes() == second.read_bytes()
-    answers = [[row["answer"] for row in files.read_jsonl(path)] for path in (first, third)]
-    assert sum(a != b for a, b in zip(*answers, strict=True)) > 20
-
-
 def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks one after the other, the first one last: it waits for nobody, and writes what one process writes."""
     expected = sampled(make_job, "alone")

@@ -17,7 +17,7 @@ from helpers import trainings
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.models import adapters
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import checkpoints, fit
 from qilin_lib.train.methods import reward
@@ -261,23 +261,6 @@ def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer
     assert max(alone) - min(alone) > 1e-2 and reward.rewards(model, [], 4) == []
 
 
-def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    made = job(finetuning="full", max_steps=1)
-    made.paths.weights = Path(shutil.copytree(made.paths.weights, tmp_path / "no_pad"))
-    for name, keys in (("config.json", ["pad_token_id"]), ("tokenizer_config.json", ["pad_token"])):
-        content = json.loads((tmp_path / "no_pad" / name).read_text(encoding="utf-8"))
-        (tmp_path / "no_pad" / name).write_text(json.dumps(content | dict.fromkeys(keys)), encoding="utf-8")
-    assert load_tokenizer(made.paths.weights).pad_token_id is None
-    reward.work(made)
-    model = reward.load(made.out / "model", "float32", "cpu")
-    assert model.config.pad_token_id == model.config.eos_token_id == load_tokenizer(made.out / "model").eos_token_id
-    ids = [[9, 10, 11], [12, 13], [9, 14, 15, 16, 17]]
-    assert reward.rewards(model, ids, 3) == pytest.approx(reward.rewards(model, ids, 1), abs=1e-4)
-
-
 def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
     with pytest.raises(QilinError, match="holds a LlamaForCausalLM, not a reward model; nearest valid: what 08 left"):
         reward.load(tiny_model_dir, "float32", "cpu")
@@ -322,32 +305,15 @@ def same(expected: Path, found: Path) -> bool:
     return equal and files.read_json(expected / "heldout.json") == files.read_json(found / "heldout.json")
 
 
-@pytest.fixture(scope="module")
-def straight(job: Callable) -> Callable[[str], Path]:
-    """`straight(finetuning)`: the folder of a training that nobody interrupted."""
-    done: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in done:
-            made = job(finetuning=kind, **SHAPE)
-            assert train(made) == 0, trainings.output(made.out / "job.json")
-            done[kind] = made.out
-        return done[kind]
-
-    return make
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qlora", pytest.param("full", marks=pytest.mark.extended)])
-def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(
-    kind: str, job: Callable, straight: Callable
-) -> None:
-    broken = job(finetuning=kind, **SHAPE)
-    draw = random.Random(f"reward {kind}")
+def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(job: Callable) -> None:
+    straight, broken = (job(finetuning="qlora", **SHAPE) for _ in range(2))
+    assert train(straight) == 0, trainings.output(straight.out / "job.json")
+    draw = random.Random("reward qlora")
     moment, step = draw.choice(("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")), draw.randint(3, 5)
     assert train(broken, moment, step) == -signal.SIGKILL, trainings.output(broken.out / "job.json")
     assert not (broken.out / "facts.json").exists()
     before = checkpoints.last(broken.out / "checkpoints")
     assert train(broken) == 0, trainings.output(broken.out / "job.json")
     assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
-    assert same(straight(kind), broken.out)
+    assert same(straight.out, broken.out)

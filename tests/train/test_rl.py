@@ -142,18 +142,6 @@ def test_trl_feeds_the_policy_our_ids(job: Callable, rows: list[dict]) -> None:
         assert 1 <= len(answer) <= 8 and end not in answer[:-1] and (len(answer) == 8 or answer[-1] == end)
 
 
-def test_the_same_seed_draws_the_same_answers_and_another_seed_others(job: Callable, rows: list[dict]) -> None:
-    import torch
-
-    drawn = []
-    for seed in (17, 17, 18):
-        trainer, asked = set_up(job(seed=seed), rows)
-        # What the process drew before must not matter: a resumed training has drawn something else.
-        torch.manual_seed(len(drawn))
-        drawn.append(sorted(sequences(prepared(trainer, asked))))
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
 # --- rewards ----------------------------------------------------------------------------------------------------------
 
 

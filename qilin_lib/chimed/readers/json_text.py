@@ -14,7 +14,8 @@ from qilin_lib.chimed.records import excerpt
 _DECODER = json.JSONDecoder(strict=False)
 # A first object that ends within so many characters is looked at as a whole before anything is read.
 _HEAD = 1 << 22
-_GAP = re.compile(r"[\s,]*")
+# Commas too many, and byte-order marks of files put together.
+_GAP = re.compile(r"[\s,\ufeff]*")
 _COLON = re.compile(r"[\s:]*")
 _LIST = re.compile(r"\[\s*(.?)", re.DOTALL)
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
@@ -165,7 +166,7 @@ class _Window:
                 if len(part) > limit:
                     value = Reject("element too long", f"more than {limit} characters")
                 elif not last or self.more():
-                    size *= 4
+                    size = min(4 * size, limit + 1)
                     continue
             if broken and part[end : end + 1] in ("}", "]") and part[:end].rstrip().endswith(","):
                 value, end = _decoded(_without_trailing_commas(part), 0)
@@ -263,10 +264,10 @@ def _container(window: _Window, fits: Callable[[Any], bool] | None) -> str:
         return ""
     if fits and fits(value):
         return ""
-    members = list(value.values())
-    lists = [member[0] for member in members if isinstance(member, list) and member]
-    for holds, held in (("[", lists), ("{", members)):
-        inside = [member for member in held if isinstance(member, dict | (list if holds == "[" else dict))]
-        if inside and (any(map(fits, inside)) if fits else len(inside) == len(held)):
-            return holds
-    return ""
+    members = value.values()
+    firsts = [next(iter(member), None) for member in members if isinstance(member, list)]
+    listed = [first for first in firsts if isinstance(first, list | dict)]
+    if any(map(fits, listed)) if fits else listed:
+        return "["
+    objects = [member for member in members if isinstance(member, dict)]
+    return "{" if objects and (len(objects) == len(value) or fits and any(map(fits, objects))) else ""

@@ -46,7 +46,7 @@ def xywy_row(row: Any) -> Disease:
     features = []
     for key, heading in XYWY.items():
         value = row.get(key)
-        items = [aggregate.whole(field_text(item)) for item in (value if isinstance(value, list) else [value])]
+        items = [aggregate.whole_clauses(field_text(item)) for item in (value if isinstance(value, list) else [value])]
         features.append((heading, [item for item in items if item != "疾病百科"]))
     return _usable(aggregate.disease(name, features))
 
@@ -57,7 +57,7 @@ def health39_row(row: dict[str, str]) -> Disease:
     features = []
     for key, heading in HEALTH39.items():
         cell = string(row.get(key)).replace("[详细]", "")
-        items = aggregate.split_list(cell, _LISTS[key]) if key in _LISTS else [aggregate.whole(cell)]
+        items = aggregate.split_list(cell, _LISTS[key]) if key in _LISTS else [aggregate.whole_clauses(cell)]
         no_fact = {"drug": _NO_DRUG, "rate": _NO_RATE}.get(key)
         features.append((heading, [field_text(item) for item in items if not (no_fact and no_fact.fullmatch(item))]))
     return _usable(aggregate.disease(name, features))

@@ -110,11 +110,18 @@ def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
         with seekable(opener, packing) as handle:
             for batch in (_parquet if kind == ".parquet" else _arrow)(handle):
                 for start in range(0, batch.num_rows, _ROWS):
-                    rows = batch.slice(start, _ROWS).to_pylist()
+                    rows = map(_filled, batch.slice(start, _ROWS).to_pylist())
                     yield "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     # MemoryError: a damaged table may ask for terabytes.
     except (*FAULTS, pyarrow.ArrowException, MemoryError) as reason:
         raise unreadable(reason) from None
+
+
+def _filled(value: Any) -> Any:
+    """Without the fields that are null: a column, and a field of a structure, is there for every row."""
+    if isinstance(value, dict):
+        return {key: _filled(inner) for key, inner in value.items() if inner is not None}
+    return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parquet(handle: IO[bytes]) -> Iterator[Any]:

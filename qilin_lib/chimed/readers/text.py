@@ -29,6 +29,8 @@ _FURNITURE = re.compile(
     r"|Page \d+(?: of \d+)?"
 )
 _FURNITURE_STARTS = "<-－—第P书作朝年"
+_NO_BEGINNING = frozenset("，。、；：！？）」』”～~℃％%.")
+_TITLE = re.compile(r"\s*[一二三四五六七八九十]{1,3}、[^。，；]{1,20}")
 _LEADERS = ("......", "………", "······")
 _NUMBER = re.compile(r"\s{0,9}[-－—·]?\s{0,9}(\d{1,4})\s{0,9}[-－—·]?\s{0,9}")
 # Marks of the collection of ancient books: \x around what stands out, \r around a picture, its caption first.
@@ -82,12 +84,15 @@ def page_numbers(lines: Lines) -> set[int]:
     """The numbers of the lines that hold nothing but a page's number: 1, 2, 4, 5 … through a text made from a PDF.
 
     It is the longest row of numbers alone on their lines that go up by 1 to 3. None in a text whose numbers mostly
-    stand in no such row, or where less than two other lines stand between two of them: there a web page broke lines.
+    stand in no such row, where less than two other lines stand between two of them, or whose lines are `_broken`.
     """
     rows: dict[int, tuple[int, int, Any]] = {}
-    longest, count = None, 0
+    longest, count, filled, odd = None, 0, 0, 0
     for number, line in lines:
-        if isinstance(line, Reject) or len(line) > 24 or not (alone := _NUMBER.fullmatch(line)):
+        if isinstance(line, Reject) or not (text := line.lstrip()):
+            continue
+        filled, odd = filled + 1, odd + (text[0] in _NO_BEGINNING)
+        if len(line) > 24 or not (alone := _NUMBER.fullmatch(line)):
             continue
         page = int(alone[1])
         before = max((rows[n] for n in range(page - 1, page - 4, -1) if n in rows), key=itemgetter(0), default=None)
@@ -100,7 +105,12 @@ def page_numbers(lines: Lines) -> set[int]:
         found.append(row[1])
         row = row[2]
     much = len(found) >= 3 and 2 * len(found) >= count and found[0] - found[-1] >= 3 * (len(found) - 1)
-    return set(found) if much else set()
+    return set(found) if much and not _broken(odd, filled) else set()
+
+
+def _broken(odd: int, lines: int) -> bool:
+    """Did a web page break the lines anywhere? `odd` of them begin with what no typesetter begins a line with."""
+    return odd >= 3 and 20 * odd >= lines
 
 
 def _unmarked(line: str | Reject) -> str | Reject:
@@ -159,14 +169,21 @@ def _passage(heading: str, start: int, lines: list[str]) -> Iterator[tuple[int, 
 def unwrapped(lines: list[str]) -> str:
     """Lines joined into paragraphs.
 
-    A long line that ends inside a sentence was wrapped by a printer and goes on in the next.
+    A long line that ends inside a sentence was wrapped by a printer and goes on in the next. Where a page's lines are
+    `_broken`, every line goes on up to the end of its sentence.
     """
     parts: list[str] = []
+    anywhere = _broken(sum(line.lstrip()[:1] in _NO_BEGINNING for line in lines), len(lines))
     wrapped = False
     for line in lines:
         said = line.rstrip()
-        # Inside a wrapped sentence a short line is a fragment of it, where the printer broke twice.
-        wrapped = not said.endswith(_ENDS) and (len(said) >= 24 or wrapped and line.endswith(" "))
+        if anywhere:
+            wrapped = not said.endswith(("。", "！", "？")) and not _TITLE.fullmatch(said)
+        else:
+            # Inside a wrapped sentence a short line is a fragment of it, where the printer broke twice.
+            wrapped = not said.endswith(_ENDS) and (len(said) >= 24 or wrapped and line.endswith(" "))
+        if anywhere and parts and parts[-1] == "\n" and said.lstrip()[:1] in _NO_BEGINNING:
+            parts.pop()
         parts += said.lstrip(), "" if wrapped else "\n"
     return "".join(parts[:-1])
 

@@ -17,7 +17,7 @@ from typing import Any
 from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import behaviour, methods, numerics, pairs, reference
 from qilin_lib.train import fit as shared
@@ -34,19 +34,14 @@ GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 
 def train(stage: Stage) -> dict[str, Any]:
     """Align the SFT model on ChiMed-DPO by the stage's `method` in a child process; returns its facts."""
-    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
-    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": data, "store": tokens, "cache": runs.cache_dir()}
+    paths = pairs.inputs(stage) | {"cache": runs.cache_dir()}
     return jobs.train_stage(stage, methods.of(stage.parameters), paths)
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
     """{prompt_ids, chosen_ids, rejected_ids} of one triplet, in the SFT template; long turns are cut inside."""
-    limits = (parameters.max_source_length, parameters.max_target_length)
-    prompt, _ = template.encode_with_labels(row["prompt"], tokenizer, *limits, add_generation_prompt=True)
-    whole = {
-        side: template.encode_with_labels(row["prompt"] + row[side], tokenizer, *limits)[0]
-        for side in ("chosen", "rejected")
-    }
+    prompt = pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True)
+    whole = {side: pairs.encoded(row["prompt"] + row[side], template, tokenizer, parameters) for side in pairs.SIDES}
     return {"prompt_ids": prompt, **{f"{side}_ids": ids[len(prompt) :] for side, ids in whole.items()}}
 
 
@@ -299,7 +294,7 @@ def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dic
     """
     limit = job.parameters.max_target_length
     asked = [one["prompt_ids"] for one in held[: job.parameters.sampled_prompts]]
-    sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in ("chosen", "rejected")}
+    sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}
     sampled: dict[str, Any] = {"max_new_tokens": limit}
 
     def measure(model: Any, moment: str) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from qilin_lib.models.adapters import REWARD_TASK, is_adapter, load_trained, tra
 from qilin_lib.models.load import load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens import store
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
@@ -36,9 +36,8 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     It starts from what 04_sft left. QilinError if ChiMed-DPO has no training pair, or if the training fails.
     """
-    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
-    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": data, "store": tokens}
-    return jobs.train_step(stage, METHODS["reward"], stage.dir / "reward", stage.parameters.reward, paths, show)
+    folder, steps = stage.dir / "reward", stage.parameters.reward
+    return jobs.train_step(stage, METHODS["reward"], folder, steps, pairs.inputs(stage), show)
 
 
 def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -> Any:
@@ -61,17 +60,12 @@ def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -
 def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
     """Token ids of a prompt (`messages`) with an answer, as the reward model was trained on them: in the template, long
     turns cut inside to max_source_length and max_target_length, the end token last."""
-    return _ids([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
+    return pairs.encoded([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
     """{chosen_ids, rejected_ids} of one triplet: prompt and answer as `sequence` gives them."""
-    return {f"{side}_ids": _ids(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
-
-
-def _ids(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> list[int]:
-    limits = (parameters.max_source_length, parameters.max_target_length)
-    return template.encode_with_labels(messages, tokenizer, *limits)[0]
+    return {f"{side}_ids": pairs.encoded(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
 
 
 def rewards(model: Any, sequences: list[list[int]], batch_size: int) -> list[float]:

@@ -23,11 +23,11 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import trained
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens import store
 from qilin_lib.tokens.template import Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import launch, sampling
+from qilin_lib.train import launch, pairs, sampling
 from qilin_lib.train.methods import METHODS, dpo, reward
 
 # Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
@@ -42,12 +42,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
     """
     if stage.parameters.method == "none":
         return None
-    paths = {
-        "weights": shared.weights_of(stage, "04_sft"),
-        "reward": trained(stage.dir / "reward"),
-        "data": stage.parent("01_build_chimed") / "dpo.jsonl",
-        "store": corpus.folder(stage.parent("02_tokenize"), "dpo"),
-    }
+    paths = pairs.inputs(stage) | {"reward": trained(stage.dir / "reward")}
     return jobs.train_step(stage, METHODS["rl"], stage.dir / "rl", stage.parameters.rl, paths, show)
 
 
@@ -58,10 +53,7 @@ def questions(
 
     Long turns are cut inside, as in SFT and DPO; what leaves no room for max_target_length new tokens is left out.
     """
-    limits = (parameters.max_source_length, parameters.max_target_length)
-    made = [
-        template.encode_with_labels(row["prompt"], tokenizer, *limits, add_generation_prompt=True)[0] for row in rows
-    ]
+    made = [pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True) for row in rows]
     asked = [ids for ids in made if len(ids) + parameters.max_target_length <= context]
     return asked, len(made) - len(asked)
 
