@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 
 import pytest
 from raw_files import jsonl, put
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.compose import compose
+from qilin_lib.chimed.readers.stream import Reject
+from qilin_lib.chimed.readers.turns import instruction_row
 from qilin_lib.chimed.records import Record, strings
 
 ASKED, ANSWERED, AGAIN, LAST = "头痛吃什么药？", "可以吃布洛芬。", "那要吃多久？", "一般不超过三天。"
@@ -323,6 +327,25 @@ def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):
         ("乙答", "丁答"),
         ("乙答", "丁答"),
     ]
+
+
+MANY = {
+    "turns of one speaker": [{"role": "user", "content": "头"}] * 400_000,
+    "empty turns": [{"role": "user", "content": ""}] * 400_000,
+    "marks": [{"role": "user", "content": "问：头\n" * 300_000}],
+    "words for nothing": [{"role": "user", "content": "头痛" + "\n<无输入>" * 300_000}],
+    "blank lines": [{"role": "user", "content": "头痛" + "\n" * 600_000 + "问：甲\n答：乙"}],
+    "brackets": [{"role": "user", "content": "<" * 1_000_000}],
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_any_row_is_read_in_linear_time(name):
+    row = {"messages": [*MANY[name], {"role": "assistant", "content": "休息"}]}
+    begun = time.perf_counter()
+    with contextlib.suppress(Reject):
+        instruction_row(row)
+    assert time.perf_counter() - begun < 8
 
 
 # --- MedDialog as it is downloaded ------------------------------------------------------------------------------------
