@@ -330,8 +330,8 @@ def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):
 
 
 MANY = {
-    "turns of one speaker": [{"role": "user", "content": "头"}] * 400_000,
-    "empty turns": [{"role": "user", "content": ""}] * 400_000,
+    "turns of one speaker": [{"role": "user", "content": "头"}] * 100_000,
+    "empty turns": [{"role": "user", "content": ""}] * 100_000,
     "marks": [{"role": "user", "content": "问：头\n" * 300_000}],
     "words for nothing": [{"role": "user", "content": "头痛" + "\n<无输入>" * 300_000}],
     "blank lines": [{"role": "user", "content": "头痛" + "\n" * 600_000 + "问：甲\n答：乙"}],

@@ -26,8 +26,10 @@ _SPEAKERS |= dict.fromkeys(("助手", "助理", "答"), "assistant")
 LISTS = ("conversations", "conversation", "messages", "data")
 _QUESTIONS = ("instruction", "instruct", "question", "questions", "query", "prompt")
 _ANSWERS = ("output", "response", "answer", "answers", "completion")
-_TOOLS = ("tools", "functions", "tool_calls", "function_call")
-_OTHER_MEDIA = ("images", "image", "videos", "audios", "audio")
+_REFUSED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "tools")
+_REFUSED |= dict.fromkeys(("images", "image", "videos", "audios", "audio"), "content that is not text")
+_NO_LOSS = ("loss", "weight", "train")
+_EMPTY = ("[]", "{}", "null", "nan", "None")
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -62,11 +64,11 @@ def instruction_row(row: Any) -> Dialogue:
 
 def plain(row: Any) -> None:
     """Reject a row whose answers rest on more than its texts: tools, or content that is not text."""
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or _REFUSED.keys().isdisjoint(row):
         return
-    for names, reason in ((_TOOLS, "tools"), (_OTHER_MEDIA, "content that is not text")):
-        if used := [name for name in names if row.get(name) and row[name] not in ("[]", "{}", "null", "nan", "None")]:
-            raise Reject(reason, used[0])
+    for name, reason in _REFUSED.items():
+        if row.get(name) and row[name] not in _EMPTY:
+            raise Reject(reason, name)
 
 
 def listed(row: Any) -> str:
@@ -153,7 +155,7 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
         return [(who, text_of(text)) for who, text in named if who]
     speaker = speaker_of(message[key])
-    if speaker == "assistant" and any(message.get(flag) in (0, "false") for flag in ("loss", "weight", "train")):
+    if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in _NO_LOSS):
         raise Reject("turn without loss", f"turn of {message[key]}")
     text = next((message[name] for name in ("value", "content", "text", "utterance") if name in message), None)
     return [(speaker, text_of(text))]
