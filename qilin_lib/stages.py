@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import files, runs, sample
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.params import ROOT
 from qilin_lib.runs import PARENTS, Run, Stage, environment
@@ -65,9 +65,10 @@ def _keyed(parameters: Strict, run: Run, parents: dict[str, str]) -> Stage:
 
 def raw_folder(parameters: Strict) -> Path:
     """The raw folder of 01: `raw_dir`, or the embedded sample. QilinError if the folder is not there or empty."""
-    from qilin_lib.sample import corpus
-
-    raw = corpus.raw_or_sample(parameters.raw_dir, ROOT, runs.cache_dir())
+    named = parameters.raw_dir
+    raw = sample.raw_dir() if named is None else (ROOT / Path(named).expanduser()).resolve()
+    if not raw.is_dir():
+        raise QilinError(f"raw_dir = '{named}': {raw} is not a folder; null takes the embedded sample")
     if not any(path.is_file() for path in _below(raw)):
         raise QilinError(f"raw_dir = {str(raw)!r}: the folder holds no file")
     return raw

@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import records
+from qilin_lib.chimed import records, shingles
 from qilin_lib.chimed.clean import clean, clean_general
-from qilin_lib.chimed.compose import compose
+from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.deidentify import deidentify
 from qilin_lib.chimed.ledger import Row
 from qilin_lib.chimed.records import Disease, Exam, Passage, Payload, Rejection, content, excerpt, mapped, strings
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
-from qilin_lib.chimed.shingles import skeleton
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
 from qilin_lib.chimed.substrings import cut
@@ -58,7 +57,7 @@ class Entry:
     `number` counts the units of its source from 1, so that an id never moves. `lost` says for each set that cannot
     have it (column of the ledger, reason, detail); a set in `sets` but not in `lost` may still keep it, and `head` is
     how its line there begins. `shown` is an excerpt, `deidentified` counts placeholders by type, `benchmark` names
-    the test set of which it holds an item.
+    the test set of which it holds an item, `rule` how it holds it (items.RULES).
     """
 
     number: int
@@ -70,6 +69,7 @@ class Entry:
     shown: str = ""
     deidentified: dict[str, int] = field(default_factory=dict)
     benchmark: str = ""
+    rule: str = ""
 
     def lose(self, column: str, reason: str, detail: str = "", sets: Sequence[str] | None = None) -> None:
         """Take the unit out of `sets` (default: every set that could still have it)."""
@@ -85,13 +85,15 @@ class Entry:
 class Draft:
     """A usable record on its way: its entry, payload, all its text, and its body in each set ({set: {key: value}}).
 
-    `licence`: that of its file, "" for its source's.
+    `identified`: what the sets would hold of it if nothing were de-identified; `licence`: that of its file, "" for its
+    source's.
     """
 
     entry: Entry
     payload: Payload
     text: str
     bodies: dict[str, dict[str, Any]]
+    identified: list[str]
     licence: str
 
 
@@ -105,10 +107,9 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
         written.append(entry)
         if not entry.lost and (draft := _draft(entry, unit, medical, settings.min_chars)):
             drafts.append(draft)
-    bones = [skeleton(draft.text) for draft in drafts]
-    clear = _decontaminated(drafts, bones, settings)
-    write_sketch(stem, [own for own, kept in zip(bones, clear, strict=True) if kept], settings.near_dup_ngram)
+    clear = _decontaminated(drafts, settings)
     drafts = [draft for draft, kept in zip(drafts, clear, strict=True) if kept]
+    write_sketch(stem, [shingles.identity(draft.text) for draft in drafts], settings.near_dup_ngram)
     for draft in drafts:
         draft.entry.head = _head(BY_NAME[source], draft)
     for name in TRAINING_SETS:
@@ -146,15 +147,8 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
         around = excerpt(raw[max(0, lost.start() - 12) : lost.end() + 12])
         entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
         return None
-    counts = entry.deidentified
-
-    def refine_text(text: str) -> str:
-        text, found = deidentify(clean(text) if medical else clean_general(text), medical)
-        for kind, count in found.items():
-            counts[kind] = counts.get(kind, 0) + count
-        return text
-
-    payload = mapped(payload, refine_text)
+    cleaned = mapped(payload, clean if medical else clean_general)
+    payload = _deidentified(cleaned, medical, entry.deidentified)
     text = content(payload)
     entry.shown = excerpt(text)
     if not all(_essential(payload)):
@@ -164,7 +158,31 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
     bodies = {name: compose(name, payload) for name in entry.open_sets()}
     entry.lose("rejected", "nothing to ask", "", [name for name, body in bodies.items() if body is None])
     usable = {name: body for name, body in bodies.items() if body is not None}
-    return Draft(entry, payload, text, usable, unit.licence) if usable else None
+    if not usable:
+        return None
+    identified = {name: compose(name, cleaned) for name in usable} if entry.deidentified else usable
+    return Draft(entry, payload, text, usable, _judged(cleaned, identified), unit.licence)
+
+
+def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Payload:
+    def hidden(text: str) -> str:
+        text, found = deidentify(text, medical)
+        for kind, count in found.items():
+            counts[kind] = counts.get(kind, 0) + count
+        return text
+
+    return mapped(payload, hidden)
+
+
+def _judged(payload: Payload, bodies: dict[str, dict[str, Any]]) -> list[str]:
+    """The texts of a record's bodies, less those that another one holds; names of speakers would part its turns."""
+    texts = [general_text(payload)] if "cpt" in bodies or "general" in bodies else []
+    texts += ["\n".join(_texts_of(bodies[name])) for name in ("dpo", "sft") if name in bodies]
+    kept: list[str] = []
+    for text in sorted(texts, key=len, reverse=True):
+        if not any(text in longer for longer in kept):
+            kept.append(text)
+    return kept
 
 
 def _essential(payload: Payload) -> list[str]:
@@ -176,14 +194,14 @@ def _essential(payload: Payload) -> list[str]:
     return strings(payload)
 
 
-def _decontaminated(drafts: Sequence[Draft], bones: Sequence[str], settings: Settings) -> list[bool]:
+def _decontaminated(drafts: Sequence[Draft], settings: Settings) -> list[bool]:
     """Whether each draft may stay; those that hold a benchmark item are booked."""
     if not settings.index:
         return [True] * len(drafts)
-    hits = _index(settings.index).hits([draft.payload for draft in drafts], bones, settings.contamination_share)
+    hits = _index(settings.index).hits([draft.identified for draft in drafts], settings.contamination_share)
     for draft, hit in zip(drafts, hits, strict=True):
         if hit is not None:
-            draft.entry.benchmark = hit.benchmark
+            draft.entry.benchmark, draft.entry.rule = hit.benchmark, hit.how
             if not settings.report_only:
                 draft.entry.lose("contaminated", "contaminated", f"{hit.item} ({hit.how}, {hit.share:.2f})")
     return [settings.report_only or hit is None for hit in hits]
@@ -247,22 +265,26 @@ class Verdict:
     lost: Lost | None = None
 
 
-def write(stem: Path, source: str, verdicts: dict[tuple[int, str], Verdict]) -> tuple[list[Row], Counter[str]]:
-    """Write <stem>.<set>.part and <stem>.dropped.part; returns the batch's ledger rows and its hits by benchmark.
+def write(
+    stem: Path, source: str, verdicts: dict[tuple[int, str], Verdict]
+) -> tuple[list[Row], Counter[tuple[str, str]]]:
+    """Write <stem>.<set>.part and <stem>.dropped.part; returns the batch's ledger rows and its hits.
+
+    Hits are records that held an item, by (benchmark, rule).
 
     `verdicts` has every (entry, set) that `refine` left open; <stem>.spans.npy, int64 [n, 3] of (entry, start, end),
     says what to cut out of CPT texts, where there is something to cut.
     """
     fed = {name for feed in BY_NAME[source].feeds for name in feed.rows}
     rows = {name: Row.of(BY_NAME[source], name) for name in TRAINING_SETS if name in fed}
-    hits: Counter[str] = Counter()
+    hits: Counter[tuple[str, str]] = Counter()
     lines: dict[str, list[str]] = {name: [] for name in PARTS}
     spans = _spans(stem)
     bodies = {name: iter(_bodies(stem, name)) for name in TRAINING_SETS}
     for at, row in enumerate(files.read_jsonl(stem.with_suffix(".jsonl"))):
         entry = Entry(**row)
         if entry.benchmark:
-            hits[entry.benchmark] += 1
+            hits[entry.benchmark, entry.rule] += 1
         for name in entry.sets:
             rows[name].read += 1
             body = None if name in entry.lost else next(bodies[name])

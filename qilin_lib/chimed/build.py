@@ -24,7 +24,8 @@ import numpy as np
 from qilin_lib import files
 from qilin_lib.chimed import batches, licences, sources, substrings, verdicts
 from qilin_lib.chimed.batches import PARTS
-from qilin_lib.chimed.decontaminate import Index, Item, item_of
+from qilin_lib.chimed.decontaminate import Index
+from qilin_lib.chimed.items import Item, item_of
 from qilin_lib.chimed.ledger import Ledger, Row
 from qilin_lib.chimed.neardup import near_duplicates
 from qilin_lib.chimed.pool import Pool
@@ -56,6 +57,7 @@ class Params(Protocol):
     heldout_share_dpo: float
     heldout_share_general: float
     general_share: float | None
+    ranked_answers: str
     max_records_per_source: int | None
     workers: int | None
     seed: int
@@ -79,7 +81,7 @@ def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = pri
     """
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     chosen = chosen_sources(params, raw_dir)
-    ledger = Ledger()
+    ledger = Ledger(unread=sources.all_unread(raw_dir))
     with _room(out_dir), Pool(params.workers) as pool:
         work = _work_dir(params, raw_dir, out_dir)
         _benchmarks(raw_dir, ledger, work, progress)
@@ -138,14 +140,20 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
     for name in params.sources or ():
         if name not in sources.BY_NAME:
             raise QilinError(f"sources: '{name}' is no source{nearest(name, sources.BY_NAME)}")
-        if state[name] != "present":
+        if state[name] == "missing":
             raise QilinError(f"sources: {raw_dir / name} does not exist; get it from {sources.BY_NAME[name].home}")
+        if state[name] != "present":
+            left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
+            raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
     licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
     wanted = params.sources if params.sources is not None else state
     present = [source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted]
     training = [source for source in present if any(set(feed.rows) & set(TRAINING_SETS) for feed in source.feeds)]
     if not training:
-        raise QilinError(f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}")
+        left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
+        raise QilinError(
+            f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}{left}"
+        )
     return training
 
 

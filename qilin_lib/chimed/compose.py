@@ -25,15 +25,21 @@ def compose(name: str, payload: Payload) -> dict[str, Any] | None:
             return {"text": general_text(payload)}
         case "sft":
             turns = conversation(payload)
-            return {"messages": messages(turns)} if turns else None
+            return {"messages": messages(turns, system_of(payload))} if turns else None
         case "dpo" if isinstance(payload, Preference):
             return triplet(payload)
     return None
 
 
-def messages(turns: tuple[str, ...]) -> list[dict[str, str]]:
-    """[{"role", "content"}, …] of alternating texts, the user first."""
-    return [{"role": _SPEAKERS[number % 2], "content": turn} for number, turn in enumerate(turns)]
+def messages(turns: tuple[str, ...], system: str = "") -> list[dict[str, str]]:
+    """[{"role", "content"}, …] of alternating texts, the user first, behind the system's turn if there is one."""
+    opening = [{"role": "system", "content": system}] if system else []
+    return opening + [{"role": _SPEAKERS[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def system_of(payload: Payload) -> str:
+    """The system's text before the turns of a payload; "" where there is none."""
+    return payload.system if isinstance(payload, Dialogue | Preference) else ""
 
 
 def exam_turns(exam: Exam) -> tuple[str, str]:
@@ -52,17 +58,18 @@ def medical_text(payload: Payload) -> str:
             return "\n".join([aggregate.text(payload), *("".join(pair) for pair in aggregate.questions(payload))])
         case Exam():
             return "\n".join(exam_turns(payload))
-        case Dialogue(turns) if len(turns) == 2:
-            return "\n".join(turns)
-        case Dialogue(turns):
-            return "\n".join(f"{('患者', '医生')[number % 2]}：{turn}" for number, turn in enumerate(turns))
+        case Dialogue(turns, system):
+            named = turns if len(turns) == 2 else [f"{('患者', '医生')[n % 2]}：{turn}" for n, turn in enumerate(turns)]
+            return "\n".join([*filter(None, [system]), *named])
         case Preference():
-            return "\n".join([*payload.prompt, payload.chosen])
+            return "\n".join([*filter(None, [payload.system]), *payload.prompt, payload.chosen])
 
 
 def general_text(payload: Payload) -> str:
     """Running text for base pre-training and the tokenizer: turns one after the other, no speaker names."""
-    return "\n".join(payload.turns) if isinstance(payload, Dialogue) else medical_text(payload)
+    if isinstance(payload, Dialogue):
+        return "\n".join([*filter(None, [payload.system]), *payload.turns])
+    return medical_text(payload)
 
 
 def conversation(payload: Payload) -> tuple[str, ...]:
@@ -78,4 +85,5 @@ def conversation(payload: Payload) -> tuple[str, ...]:
 def triplet(pair: Preference) -> dict[str, Any]:
     """prompt, chosen and rejected as message lists (paper §3.3.1)."""
     answers = {"chosen": pair.chosen, "rejected": pair.rejected}
-    return {"prompt": messages(pair.prompt)} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}
+    prompt = messages(pair.prompt, pair.system)
+    return {"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}

@@ -1,34 +1,30 @@
-"""Benchmarks out of the training data: equal question stems, and benchmark items that are found inside a record.
+"""Benchmarks out of the training data: what holds an item of one, in any form in which an item gets into texts.
 
-The benchmarks are C-Eval, CMExam, Huatuo-26M, CMMLU, MedQA (mainland China) and CMtMedQA's test file: of each what its
-source feeds to the set "eval". CMExam's train split is training data.
+A record is judged by what would be written of it. It holds an item when (`RULES`)
+  question  the item's question stands in it between borders, short as it may be: as a turn, a line, a sentence, behind
+            a greeting, before thanks. An exam stem of less than ten letters counts with the right answer beside it only
+  options   a short exam stem and all its options stand in it, in any order and with any marks
+  cloze     an exam question stands in it with an answer in its blank
+  13-gram   a share of the question's 13-character grams stands in it
+  answer    the item's reference answer, thirty letters or more, stands in it under whatever question
+all of it in folded letters (letters.py): punctuation, case, width, and simplified or traditional characters aside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed.records import Dialogue, Exam, Payload, Record, questions
+from qilin_lib.chimed.items import GRAM, RULES, Item, Probe, probes
+from qilin_lib.chimed.letters import HARD, Letters, decoded, letters
 from qilin_lib.chimed.shards import write_array
-from qilin_lib.chimed.shingles import gram_hashes, gram_hashes_many, gram_set, skeleton
+from qilin_lib.chimed.shingles import gram_hashes, gram_set, row_hashes, window_hashes
 
-GRAM = 13
-# A shorter stem ("下列说法正确的是") is shared by unrelated questions; such an item is known by its stem and options
-# together.
-SHORT_STEM = 10
-BENCHMARKS = {
-    "ceval": "ceval",
-    "cmexam": "cmexam",
-    "huatuo26m_test": "huatuo",
-    "cmmlu": "cmmlu",
-    "medqa": "medqa",
-    "cmtmedqa": "cmtmedqa",
-}
 # The filter has 2**24 bytes, one bit for each value of a hash's first 27 bits: with the 2.4 million grams of 60,000
 # items it lets 2 % of foreign grams through to the binary search.
 _BYTE = np.uint64(64 - 24)
@@ -37,10 +33,7 @@ _BIT = np.uint64(64 - 27)
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A benchmark item found in a record.
-
-    how = "stem" (equal questions) or "13-gram" (`share` of its 13-grams found).
-    """
+    """A benchmark item held by a record; `how` is one of RULES, `share` that of its 13-grams (1.0: not counted)."""
 
     benchmark: str
     item: str
@@ -48,149 +41,191 @@ class Hit:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A benchmark item: its place, the skeleton compared as a stem, the skeleton whose 13-grams are looked for, and
-    `asked`.
-
-    `asked` is the question alone. Where `text` had to borrow the options, a record must also hold `asked`: sibling
-    questions share one set of options.
-    """
-
-    benchmark: str
-    place: str
-    stem: str
-    text: str
-    asked: str
-
-
-def item_of(record: Record) -> Item | None:
-    """The benchmark item of a record that a benchmark's reader yielded; None for a payload that asks nothing."""
-    benchmark, place = BENCHMARKS[record.source], f"{record.source}/{record.file}:{record.line}"
-    match record.payload:
-        case Exam(question, options):
-            stem, full = skeleton(question), skeleton(question + "".join(letter + text for letter, text in options))
-            # A stem shorter than one gram cannot be looked for inside a text; stem and options can.
-            known, searched = (full if len(stem) < limit else stem for limit in (SHORT_STEM, GRAM))
-            return Item(benchmark, place, known, searched, stem)
-        case Dialogue(turns):
-            stem = skeleton(turns[0])
-            # Many dialogues begin alike ("医生您好"): one of several turns, or short, is known by all that is said.
-            if len(turns) > 2 or benchmark == "cmtmedqa" and len(stem) < SHORT_STEM:
-                stem = skeleton("".join(turns))
-            return Item(benchmark, place, stem, stem, stem)
-    return None
-
-
 class Index:
-    """The items of all benchmarks, ready to be looked up: stems in a dict, 13-gram hashes in a sorted array.
+    """The probes of all items, ready to be looked up: short texts by length, 13-gram hashes in a sorted array.
 
-    Its arrays, for G grams of all items together: hashes uint64 [G] in rising order, and the item that each belongs to,
-    int32 [G]. `load` maps them from disk, so that worker processes share one copy.
+    Its arrays, for G grams of all probes together: hashes uint64 [G] in rising order, and the probe that each belongs
+    to, int32 [G]. `load` maps them from disk, so that worker processes share one copy.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
-        own = [item for item in items if item.stem]
-        # An item shorter than a gram would match wherever its few characters stand; it can be hit as a stem only.
-        searched = [number for number, item in enumerate(own) if len(item.text) >= GRAM]
-        grams = [np.unique(gram_hashes(own[number].text, GRAM)) for number in searched]
+        own = [*items]
+        known = probes(own)
+        searched = [number for number, probe in enumerate(known) if len(probe.text) >= GRAM]
+        grams = [np.unique(gram_hashes(known[number].text, GRAM)) for number in searched]
         owners = np.repeat(np.array(searched, dtype=np.int32), [len(row) for row in grams])
         flat = np.concatenate([np.empty(0, dtype=np.uint64), *grams])
         order = np.argsort(flat, kind="stable")
-        self._set(own, flat[order], owners[order], _filter(flat[order]))
+        self._set([(item.benchmark, item.place) for item in own], known, flat[order], owners[order])
 
-    def _set(self, items: list[Item], grams: np.ndarray, owners: np.ndarray, known: np.ndarray) -> None:
-        self._items, self._grams, self._owners, self._known = items, grams, owners, known
-        self._totals = np.bincount(owners, minlength=len(items))
-        self._stems: dict[str, int] = {}
-        for number, item in enumerate(items):
-            self._stems.setdefault(item.stem, number)
+    def _set(self, places: list[tuple[str, str]], known: list[Probe], grams: np.ndarray, owners: np.ndarray) -> None:
+        self._places, self._probes, self._grams, self._owners = places, known, grams, owners
+        self._totals = np.bincount(owners, minlength=len(known))
+        self._short: dict[str, list[int]] = {}
+        for number, probe in enumerate(known):
+            if len(probe.text) < GRAM:
+                self._short.setdefault(probe.text, []).append(number)
+
+    @cached_property
+    def _short_hashes(self) -> dict[int, np.ndarray]:
+        """{length: the sorted hashes of the short texts of that length}."""
+        by_length: dict[int, list[np.ndarray]] = {}
+        for text in self._short:
+            by_length.setdefault(len(text), []).append(gram_hashes(text, len(text)))
+        return {length: np.unique(np.concatenate(by_length[length])) for length in sorted(by_length)}
+
+    @cached_property
+    def _filter(self) -> np.ndarray:
+        known = np.zeros(1 << 24, dtype=np.uint8)
+        np.bitwise_or.at(known, self._grams >> _BYTE, _bit(self._grams))
+        return known
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._places)
 
     def save(self, stem: Path) -> None:
-        """Write <stem>.items.jsonl, <stem>.grams.npy, <stem>.owners.npy and <stem>.filter.npy."""
-        for part, values in (("grams", self._grams), ("owners", self._owners), ("filter", self._known)):
+        """Write <stem>.probes.jsonl, <stem>.places.json, <stem>.grams.npy and <stem>.owners.npy."""
+        for part, values in (("grams", self._grams), ("owners", self._owners)):
             write_array(stem.with_suffix(f".{part}.npy"), values)
-        files.write_jsonl(stem.with_suffix(".items.jsonl"), map(asdict, self._items))
+        files.write_json(stem.with_suffix(".places.json"), self._places)
+        rows = ({name: getattr(probe, name) for name in Probe.__slots__} for probe in self._probes)
+        files.write_jsonl(stem.with_suffix(".probes.jsonl"), rows)
 
     @classmethod
     def load(cls, stem: Path) -> Index:
         """The index that `save` wrote under `stem`; its arrays stay on disk. QilinError: nothing was saved there."""
         index = cls.__new__(cls)
-        items = [Item(**row) for row in files.read_jsonl(stem.with_suffix(".items.jsonl"))]
-        arrays = [np.load(stem.with_suffix(f".{part}.npy"), mmap_mode="r") for part in ("grams", "owners", "filter")]
+        rows = files.read_jsonl(stem.with_suffix(".probes.jsonl"))
+        known = [Probe(**row | {"beside": tuple(row["beside"])}) for row in rows]
+        arrays = [np.load(stem.with_suffix(f".{part}.npy"), mmap_mode="r") for part in ("grams", "owners")]
         # Plain views of the mapped pages: an np.memmap does more work at every slice taken of it.
-        index._set(items, *map(np.asarray, arrays))
+        index._set(files.read_json(stem.with_suffix(".places.json")), known, *map(np.asarray, arrays))
         return index
 
-    def hits(self, payloads: Sequence[Payload], bones: Sequence[str], share: float) -> list[Hit | None]:
-        """For each payload (its skeleton in `bones`) the benchmark item that it holds, the best matching one, or None.
+    def hits(self, records: Sequence[Sequence[str]], share: float) -> list[Hit | None]:
+        """For each record, given as its texts, the benchmark item that it holds, or None.
 
-        An item is held when the payload asks its question (`Item.stem`), or when its text has at least `share` of the
-        distinct 13-grams of `Item.text` (and all of `Item.asked`, where `Item.text` is more than that). How records
-        are put into batches changes no result; memory grows with the batch.
+        Of several items it is the one of the first rule, then of the largest share, then the first. How records are put
+        into batches changes no result; time and memory grow with the batch.
         """
-        found = [self._asked(payload) for payload in payloads]
-        # What is settled, or shorter than a gram, need not be searched.
-        rest = [own if hit is None and len(own) >= GRAM else "" for own, hit in zip(bones, found, strict=True)]
-        for place, numbers in self._likely(rest, share) if len(self._grams) else ():
-            found[place] = self._verified(numbers, rest[place], share)
-        return found
+        batch = _Batch(letters([text for texts in records for text in texts]), np.array([*map(len, records)], np.int64))
+        best: dict[int, tuple[int, float, int, Hit]] = {}
+        for record, number, found in (*self._between_borders(batch), *self._of_grams(batch, share)):
+            probe = self._probes[number]
+            how = "question" if probe.how == "13-gram" and batch.holds(record, probe.text) else probe.how
+            rank = (RULES.index(how), -found, probe.item)
+            if record not in best or rank < best[record][:3]:
+                best[record] = (*rank, Hit(*self._places[probe.item], how, round(found, 3)))
+        return [best[record][3] if record in best else None for record in range(len(records))]
 
-    def _asked(self, payload: Payload) -> Hit | None:
-        for question in questions(payload):
-            # A question may carry its options on further lines: its first line alone is compared too.
-            for asked in (question, question.partition("\n")[0]) if "\n" in question else (question,):
-                if (number := self._stems.get(skeleton(asked))) is not None:
-                    return Hit(self._items[number].benchmark, self._items[number].place, "stem", 1.0)
-        return None
+    def _between_borders(self, batch: _Batch) -> Iterator[tuple[int, int, float]]:
+        """(record, number of a short probe that it holds, 1.0)."""
+        for at, length in batch.places_of(self._short_hashes):
+            text = decoded(batch.letters.codes[at : at + length])
+            record = batch.record_at(at, length)
+            for number in self._short.get(text, ()) if record is not None else ():
+                probe = self._probes[number]
+                hard = batch.letters.borders[at] == batch.letters.borders[at + length] == HARD
+                beside = (batch.stands(record, part) for part in probe.beside)
+                if (hard or probe.how == "options") and all(beside):
+                    yield record, number, 1.0
 
-    def _likely(self, bones: Sequence[str], share: float) -> Iterator[tuple[int, np.ndarray]]:
-        """(place in `bones`, numbers of the items of which it seems to hold `share`, best first), by hashes alone."""
-        texts, first = self._shared_grams(bones)
+    def _of_grams(self, batch: _Batch, share: float) -> Iterator[tuple[int, int, float]]:
+        """(record, number of a probe of which it holds enough grams, the share that it holds)."""
+        if not len(self._grams):
+            return
+        wanted = np.array([share if probe.share is None else probe.share for probe in self._probes])
+        for record, numbers in self._likely(batch, wanted):
+            # Hashes proposed the probes; only true 13-grams decide.
+            grams = frozenset().union(*(gram_set(text, GRAM) for text in batch.texts(record)))
+            for number in numbers.tolist():
+                probe = self._probes[number]
+                sought = gram_set(probe.text, GRAM)
+                found = len(sought & grams) / len(sought)
+                if found >= wanted[number] and all(batch.holds(record, part) for part in probe.beside):
+                    yield record, number, found
+
+    def _likely(self, batch: _Batch, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(record, numbers of the probes of which it seems to hold enough), by hashes alone."""
+        records, first = self._shared_grams(batch)
         size = np.searchsorted(self._grams, self._grams[first], "right") - first
         # One row for every owner of every shared gram: the places first, first + 1, ... first + size - 1.
         within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         owners = self._owners[np.repeat(first, size) + within]
-        pairs, counts = np.unique(np.repeat(texts, size) * len(self) + owners, return_counts=True)
-        shares = counts / self._totals[pairs % len(self)]
-        pairs, shares = pairs[shares >= share], shares[shares >= share]
-        for text in np.unique(pairs // len(self)).tolist():
-            here = slice(*np.searchsorted(pairs, [text * len(self), (text + 1) * len(self)]))
-            # Rising item numbers: a stable sort leaves items of equal share in the order of the benchmarks.
-            yield text, pairs[here][np.argsort(-shares[here], kind="stable")] % len(self)
+        pairs, counts = np.unique(np.repeat(records, size) * len(self._probes) + owners, return_counts=True)
+        of_record, probe = np.divmod(pairs, len(self._probes))
+        enough = np.flatnonzero(counts / self._totals[probe] >= wanted[probe])
+        records, begins = np.unique(of_record[enough], return_index=True)
+        yield from zip(records.tolist(), np.split(probe[enough], begins[1:]), strict=len(records) > 0)
 
-    def _shared_grams(self, bones: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct (text, gram) pairs whose gram some item has; a gram is its first place in `_grams`."""
-        hashes, offsets = gram_hashes_many(bones, GRAM)
-        at = np.flatnonzero(self._known[hashes >> _BYTE])
-        at = at[self._known[hashes[at] >> _BYTE] & _bit(hashes[at]) != 0]
+    def _shared_grams(self, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct (record, gram) pairs whose gram some probe has; a gram is its first place in `_grams`."""
+        hashes = window_hashes(batch.letters.codes, GRAM)
+        at = np.flatnonzero(self._filter[hashes >> _BYTE])
+        at = at[self._filter[hashes[at] >> _BYTE] & _bit(hashes[at]) != 0]
         first = np.searchsorted(self._grams, hashes[at], "left")
         # Past the last gram stands the last one, which differs from the hash that was looked for.
         true = self._grams[np.minimum(first, len(self._grams) - 1)] == hashes[at]
-        at, first = at[true], first[true]
-        texts = np.searchsorted(offsets, at, "right") - 1
-        return np.divmod(np.unique(texts * len(self._grams) + first), len(self._grams))
+        records, inside = batch.records_at(at, GRAM)
+        pairs = (records * len(self._grams) + first)[true & inside]
+        return np.divmod(np.unique(pairs), len(self._grams))
 
-    def _verified(self, numbers: np.ndarray, bones: str, share: float) -> Hit | None:
-        # Hashes proposed the items, best share first; only true 13-grams decide.
-        grams = gram_set(bones, GRAM)
-        for number in numbers.tolist():
-            item = self._items[number]
-            wanted = gram_set(item.text, GRAM)
-            found = len(wanted & grams) / len(wanted)
-            if found >= share and (item.text == item.asked or item.asked in bones):
-                return Hit(item.benchmark, item.place, f"{GRAM}-gram", round(found, 3))
-        return None
+
+class _Batch:
+    """The letters of a batch, and which of them are whose. `counts` [records]: the texts of each."""
+
+    def __init__(self, own: Letters, counts: np.ndarray) -> None:
+        self.letters = own
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._of_text = np.repeat(np.arange(len(counts)), counts)
+        self._texts: dict[int, list[str]] = {}
+
+    def texts(self, record: int) -> list[str]:
+        """The letters of a record's texts."""
+        if record not in self._texts:
+            numbers = range(self._first[record], self._first[record + 1])
+            self._texts[record] = [self.letters.text(number) for number in numbers]
+        return self._texts[record]
+
+    def holds(self, record: int, part: str) -> bool:
+        """Whether a text of the record has these letters, anywhere."""
+        return any(part in text for text in self.texts(record))
+
+    def stands(self, record: int, part: str) -> bool:
+        """Whether a text of the record has these letters between borders of whatever kind."""
+        borders = self.letters.borders
+        starts = self.letters.starts[self._first[record] : self._first[record + 1]].tolist()
+        for start, text in zip(starts, self.texts(record), strict=True):
+            at = text.find(part)
+            while at >= 0:
+                if borders[start + at] and borders[start + at + len(part)]:
+                    return True
+                at = text.find(part, at + 1)
+        return False
+
+    def places_of(self, hashes: dict[int, np.ndarray]) -> Iterator[tuple[int, int]]:
+        """(place, length) of what, between borders, seems to be one of the texts of {length: sorted hashes}."""
+        codes, borders = self.letters.codes, self.letters.borders
+        begins = np.flatnonzero(borders)
+        for length, known in hashes.items():
+            at = begins[: np.searchsorted(begins, len(codes) - length, "right")]
+            at = at[borders[at + length] > 0]
+            own = row_hashes(codes[at[:, None] + np.arange(length)])
+            first = np.minimum(np.searchsorted(known, own), len(known) - 1)
+            for place in at[known[first] == own].tolist():
+                yield place, length
+
+    def records_at(self, at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The record of each place, and whether `length` letters from there lie in one text."""
+        starts = self.letters.starts
+        text = np.searchsorted(starts, at, "right") - 1
+        return self._of_text[text], at + length <= starts[text + 1]
+
+    def record_at(self, at: int, length: int) -> int | None:
+        """The record that has the `length` letters at a place in one text."""
+        records, inside = self.records_at(np.array([at]), length)
+        return int(records[0]) if inside[0] else None
 
 
 def _bit(hashes: np.ndarray) -> np.ndarray:
     return np.left_shift(np.uint8(1), (hashes >> _BIT).astype(np.uint8) & np.uint8(7))
-
-
-def _filter(grams: np.ndarray) -> np.ndarray:
-    known = np.zeros(1 << 24, dtype=np.uint8)
-    np.bitwise_or.at(known, grams >> _BYTE, _bit(grams))
-    return known

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 
-from qilin_lib.chimed.deid_rules import HIDDEN, KINDS, RULES, Rule, valid_identity_number
+from qilin_lib.chimed.deid_base import HIDDEN, KINDS, Rule
+from qilin_lib.chimed.deid_numbers import valid_identity_number
+from qilin_lib.chimed.deid_rules import RULES
 
-__all__ = ["KINDS", "Span", "deidentify", "find", "valid_identity_number"]
+__all__ = ["KINDS", "Span", "deidentify", "deidentify_all", "find", "valid_identity_number"]
 
 Span = tuple[int, int, str]
 
+# Full-width digits, letters and signs, each with its plain character: positions stay as they are.
+_WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+_WIDE |= {ord(wide): plain for wide, plain in zip("＠．－＋＿", "@.-+_", strict=True)}
+_WIDE_MARKS = frozenset(map(chr, _WIDE))
 _PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(KINDS)})\]")
 
 
@@ -29,11 +36,19 @@ def _openings(rules: tuple[Rule, ...]) -> re.Pattern[str]:
     for rule in rules:
         for hint in rule.hints:
             rest.setdefault(hint[0], set()).add(hint[1:])
-    return re.compile("|".join(f"{first}(?={'|'.join(sorted(rest[first]))})" for first in sorted(rest)))
+    plain = [f"{re.escape(first)}(?={'|'.join(sorted(rest[first]))})" for first in sorted(rest)]
+    if len(rules) == 1:
+        return re.compile("|".join(plain))
+    return re.compile("|".join((*plain, *(f"{wide}(?=[０-９ａ-ｚＡ-Ｚ]{{3}})" for wide in map(chr, _WIDE)))))
 
 
-def _prepared(rules: tuple[Rule, ...]) -> tuple[re.Pattern[str], tuple[tuple[frozenset[str], Rule], ...]]:
-    return _openings(rules), tuple((frozenset(hint[0] for hint in rule.hints), rule) for rule in rules)
+Prepared = tuple[frozenset[str], Callable[[str], object], Rule]
+
+
+def _prepared(rules: tuple[Rule, ...]) -> tuple[re.Pattern[str], tuple[Prepared, ...]]:
+    """The openings, and each rule with the first characters of its hints and the search for these alone."""
+    own = [(frozenset(hint[0] for hint in rule.hints), _openings((rule,)).search, rule) for rule in rules]
+    return _openings(rules), tuple(own)
 
 
 _MEDICAL = _prepared(RULES)
@@ -47,35 +62,56 @@ def find(text: str, medical: bool = True) -> list[Span]:
     and account numbers. Its names, addresses and dates of birth are those of novels and encyclopedias, not of patients.
     """
     openings, rules = _MEDICAL if medical else _DIRECT
-    if not openings.search(text):
+    present = frozenset(openings.findall(text))
+    if not present:
         return []
+    if not _WIDE_MARKS.isdisjoint(present):
+        text = text.translate(_WIDE)
+        present = frozenset(openings.findall(text))
     hidden = _PLACEHOLDER.sub(lambda mark: HIDDEN * len(mark[0]), text) if "[" in text else text
     spans: list[Span] = []
     # A rule sees what earlier rules took as one blot, whatever its length, just as it sees a placeholder. Going on
     # until nothing more is found is what makes a second call find nothing.
-    while new := _found(hidden, frozenset(openings.findall(hidden)), rules):
+    while new := _found(hidden, present, rules):
         spans += new
         hidden = _hide(hidden, new)
+        present = frozenset(openings.findall(hidden))
     return sorted(spans)
 
 
 def deidentify(text: str, medical: bool = True) -> tuple[str, Counter[str]]:
     """`text` with what `find` finds replaced, and how many of each type. Applying it again changes nothing."""
-    spans = find(text, medical)
+    (text,), counts = deidentify_all([text], medical)
+    return text, counts
+
+
+def deidentify_all(texts: Sequence[str], medical: bool = True) -> tuple[list[str], Counter[str]]:
+    """The texts of one record, de-identified together: what one turn asks for goes in the next.
+
+    Returns as many texts, in the same order, and how many placeholders of each type were put in.
+    """
+    whole = "\n".join(texts)
+    spans = find(whole, medical)
     if not spans:
         # Counter() takes ten times as long as looking at a short text, its bare constructor does not.
-        return text, Counter.__new__(Counter)
-    pieces, last = [], 0
-    for start, end, kind in spans:
-        pieces += [text[last:start], f"[{kind}]"]
-        last = end
-    return "".join((*pieces, text[last:])), Counter(kind for *_, kind in spans)
+        return list(texts), Counter.__new__(Counter)
+    left, counts = iter([*spans, (len(whole) + 1, 0, "")]), Counter(kind for *_, kind in spans)
+    changed, offset, span = [], 0, next(left)
+    for text in texts:
+        pieces, last = [], 0
+        # No rule takes a line end, so a span lies within one text.
+        while span[0] < offset + len(text):
+            pieces += [text[last : span[0] - offset], f"[{span[2]}]"]
+            last, span = span[1] - offset, next(left)
+        changed.append("".join((*pieces, text[last:])))
+        offset += len(text) + 1
+    return changed, counts
 
 
-def _found(text: str, present: frozenset[str], rules: tuple[tuple[frozenset[str], Rule], ...]) -> list[Span]:
+def _found(text: str, present: frozenset[str], rules: tuple[Prepared, ...]) -> list[Span]:
     found: list[Span] = []
-    for openings, rule in rules:
-        if not openings.isdisjoint(present):
+    for openings, hinted, rule in rules:
+        if not openings.isdisjoint(present) and hinted(text):
             new = [(start, end, rule.kind) for start, end in rule.spans(text)]
             if new:
                 found += new

@@ -78,10 +78,15 @@ _COUNTS = Row.__slots__[5:]
 
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order; `hits`: training records that held an item, by source and benchmark."""
+    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}}.
+
+    Training records that held a test item, by source: `hits` by benchmark, `rules` by how they held it.
+    """
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     hits: dict[str, Counter[str]] = field(default_factory=dict)
+    rules: dict[str, Counter[str]] = field(default_factory=dict)
+    unread: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -91,10 +96,11 @@ class Ledger:
         else:
             self.rows[key] = row
 
-    def add_hits(self, source: str, hits: Counter[str]) -> None:
-        """Add benchmark hits of a source's records."""
-        if hits:
-            self.hits.setdefault(source, Counter()).update(hits)
+    def add_hits(self, source: str, hits: Counter[tuple[str, str]]) -> None:
+        """Add hits of a source's records, by (benchmark, rule)."""
+        for (benchmark, rule), count in hits.items():
+            self.hits.setdefault(source, Counter())[benchmark] += count
+            self.rules.setdefault(source, Counter())[rule] += count
 
     def check(self) -> None:
         """QilinError naming the source and set whose counts do not add up."""
@@ -109,5 +115,13 @@ class Ledger:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""
-        hits = {source: dict(sorted(found.items())) for source, found in sorted(self.hits.items())}
-        return {"sources": [row.as_dict() for row in self.rows.values()], "hits": hits}
+        hits, rules = (
+            {source: dict(sorted(found.items())) for source, found in sorted(counts.items())}
+            for counts in (self.hits, self.rules)
+        )
+        return {
+            "sources": [row.as_dict() for row in self.rows.values()],
+            "hits": hits,
+            "rules": rules,
+            "unread": self.unread,
+        }

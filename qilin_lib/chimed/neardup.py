@@ -1,9 +1,10 @@
 """Near-duplicates after Lee et al. 2022 (NearDup, arXiv 2107.06499): MinHash, LSH bands, true Jaccard, components.
 
-Input are sketch shards (sketch.py). A pair is a duplicate when its skeletons are equal; or when its signatures agree
-in all rows of some band, agree in `least_agreement` rows in all, and the Jaccard similarity of its n-gram sets reaches
-the threshold. Duplicates are the connected components of those pairs: they depend on the texts, the threshold and n
-alone. MinHash misses a pair at the threshold with probability 0.01 at most, and joins none below it.
+Input are sketch shards (sketch.py). A pair is a duplicate when its texts are equal; or when its signatures agree in all
+rows of some band, agree in `least_agreement` rows in all, the Jaccard similarity of its n-gram sets reaches the
+threshold, and the two do not differ in signs (shingles.differ_in_signs). Duplicates are the connected components of
+those pairs: they depend on the texts, the threshold and n alone. MinHash misses a pair at the threshold with
+probability 0.01 at most, and joins none below it.
 
 What keeps it fast. Equal skeletons collapse before anything else. One task is one band. A pair that is connected
 already is not looked at again, which changes no component. The rows that agree are counted before a text is read. Of
@@ -22,7 +23,7 @@ import numpy as np
 
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.shards import write_array
-from qilin_lib.chimed.shingles import gram_hashes_many
+from qilin_lib.chimed.shingles import differ_in_signs, gram_hashes_many
 from qilin_lib.chimed.sketch import PERMUTATIONS, Sketches, read_facts
 from qilin_lib.errors import QilinError
 
@@ -286,13 +287,14 @@ def _agreement(marks: np.ndarray, ones: np.ndarray, others: np.ndarray) -> np.nd
 
 
 def _similar(search: _Search, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Whether the Jaccard similarity of the n-gram sets of two records reaches the threshold; bool [pairs].
+    """Whether two records have n-gram sets of the threshold's Jaccard similarity, and the same signs; bool [pairs].
 
     A set is that of 44-bit hashes of its grams. In a pair of 1,000 grams two fall together with probability 3e-8, and
     that changes the verdict only where the similarity is within 0.001 of the threshold.
     """
     numbers, places = np.unique(np.concatenate([ones, others]), return_inverse=True)
-    grams, offsets = _gram_sets(search.sketches.texts(numbers), search.ngram)
+    texts = search.sketches.texts(numbers)
+    grams, offsets = _gram_sets(texts, search.ngram)
     sizes = np.diff(offsets)
     left, right = places[: len(ones)], places[len(ones) :]
     small, large = np.minimum(sizes[left], sizes[right]), np.maximum(sizes[left], sizes[right])
@@ -300,6 +302,8 @@ def _similar(search: _Search, ones: np.ndarray, others: np.ndarray) -> np.ndarra
     wanted = np.flatnonzero(alike)
     shared = _shared(grams, offsets, left[wanted], right[wanted])
     alike[wanted] = shared / (small[wanted] + large[wanted] - shared) >= search.threshold
+    for pair in np.flatnonzero(alike).tolist():
+        alike[pair] = not differ_in_signs(texts[left[pair]], texts[right[pair]])
     return alike
 
 
@@ -345,8 +349,9 @@ def _join_crowd(search: _Search, left: np.ndarray, right: np.ndarray) -> None:
     """Join those of the pairs that are duplicates, text by text of `left` against many of `right`."""
     rows, row_of = np.unique(left, return_inverse=True)
     columns = np.unique(right)
-    row_grams, row_offsets = _gram_sets(search.sketches.texts(rows), search.ngram)
-    grams, offsets = _gram_sets(search.sketches.texts(columns), search.ngram)
+    row_texts, texts = search.sketches.texts(rows), search.sketches.texts(columns)
+    row_grams, row_offsets = _gram_sets(row_texts, search.ngram)
+    grams, offsets = _gram_sets(texts, search.ngram)
     vocabulary, ids = np.unique(np.concatenate([row_grams, grams]), return_inverse=True)
     row_ids, ids = np.split(ids, [len(row_grams)])
     marked = np.zeros(len(vocabulary), dtype=bool)
@@ -360,5 +365,6 @@ def _join_crowd(search: _Search, left: np.ndarray, right: np.ndarray) -> None:
             chosen, sizes = _picked(ids, offsets, others)
             shared = np.add.reduceat(marked[chosen], np.cumsum(sizes) - sizes, dtype=np.int64)
             marked[own] = False
-            same = columns[others[shared / (len(own) + sizes - shared) >= search.threshold]]
+            near = others[shared / (len(own) + sizes - shared) >= search.threshold].tolist()
+            same = columns[[other for other in near if not differ_in_signs(row_texts[row], texts[other])]]
             join(search.roots, np.full(len(same), rows[row]), same)

@@ -35,6 +35,7 @@ class Params(Protocol):
     decontaminate: bool | str
     contamination_share: float
     max_records_per_source: int | None
+    ranked_answers: str
     seed: int
     min_chars: int
 
@@ -50,7 +51,7 @@ def _all_units(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Itera
     for of_graphs, members in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
         barred, allowed = [], []
         for source in members:
-            found = (source, sources.units(source, raw_dir, TRAINING_SETS))
+            found = (source, sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers))
             whole = all(excluded(licence, params.exclude_licences) for licence in source.licences())
             (barred if whole else allowed).append(found)
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.

@@ -28,12 +28,13 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Turns that alternate user, assistant, user, … beginning with the user.
+    """Turns that alternate user, assistant, user, … beginning with the user, and the system's text before them, or "".
 
     A question with its answer is two turns.
     """
 
     turns: tuple[str, ...]
+    system: str = ""
     __reduce__ = plainly
 
 
@@ -68,12 +69,16 @@ class Disease:
 class Preference:
     """A triplet for DPO.
 
-    The prompt's turns (user first, user last), the preferred and the rejected response (paper §3.3.1).
+    The prompt's turns (user first, user last), the preferred and the rejected response (paper §3.3.1), and the system's
+    text before the prompt, or "". `others`: further answers of a ranked list, the best first; the sources' `units`
+    makes pairs of them, so that no record that is built has any.
     """
 
     prompt: tuple[str, ...]
     chosen: str
     rejected: str
+    system: str = ""
+    others: tuple[str, ...] = ()
     __reduce__ = plainly
 
 
@@ -110,8 +115,8 @@ class Rejection:
 def mapped(payload: Payload, change: Callable[[str], str]) -> Payload:
     """The same payload with `change` applied to every string of its text."""
     match payload:
-        case Dialogue(turns):
-            return Dialogue(tuple([change(turn) for turn in turns]))
+        case Dialogue(turns, system):
+            return Dialogue(tuple([change(turn) for turn in turns]), change(system) if system else "")
         case Passage(title, body):
             return Passage(change(title), change(body))
         case Exam(question, options, answer, explanation):
@@ -120,23 +125,25 @@ def mapped(payload: Payload, change: Callable[[str], str]) -> Payload:
         case Disease(name, features, origins):
             said = tuple([(change(heading), tuple(map(change, values))) for heading, values in features])
             return Disease(change(name), said, origins)
-        case Preference(prompt, chosen, rejected):
-            return Preference(tuple(map(change, prompt)), change(chosen), change(rejected))
+        case Preference(prompt, chosen, rejected, system, others):
+            system = change(system) if system else ""
+            answers = change(chosen), change(rejected)
+            return Preference(tuple(map(change, prompt)), *answers, system, tuple(map(change, others)))
 
 
 def strings(payload: Payload) -> list[str]:
     """Every string of a payload's text, in order. Names of graphs (`origins`) say where text is from and are none."""
     match payload:
-        case Dialogue(turns):
-            return list(turns)
+        case Dialogue(turns, system):
+            return [system, *turns] if system else list(turns)
         case Passage(title, body):
             return [title, body]
         case Exam(question, options, answer, explanation):
             return [question, *(part for option in options for part in option), answer, explanation]
         case Disease(name, features):
             return [name, *(part for heading, values in features for part in (heading, *values))]
-        case Preference(prompt, chosen, rejected):
-            return [*prompt, chosen, rejected]
+        case Preference(prompt, chosen, rejected, system, others):
+            return [*filter(None, [system]), *prompt, chosen, rejected, *others]
 
 
 def content(payload: Payload) -> str:
@@ -145,22 +152,6 @@ def content(payload: Payload) -> str:
     It is the identity of a record for deduplication and for the held-out split.
     """
     return "\n".join(strings(payload))
-
-
-def questions(payload: Payload) -> list[str]:
-    """The questions asked in a payload: what a benchmark stem is compared with.
-
-    An exam question comes also with its options.
-    """
-    match payload:
-        case Dialogue(turns):
-            return list(turns[::2])
-        case Preference(prompt):
-            return list(prompt[::2])
-        case Exam(question, options):
-            return [question, question + "".join(letter + text for letter, text in options)]
-        case _:
-            return []
 
 
 # What stands where a character was lost: a lone surrogate (an undecodable byte, see readers.decode, or a broken \uXXXX

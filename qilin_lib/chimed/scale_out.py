@@ -32,7 +32,7 @@ from qilin_lib import files
 from qilin_lib.chimed import neardup
 from qilin_lib.chimed.pool import cores
 from qilin_lib.chimed.shards import write_array
-from qilin_lib.chimed.shingles import skeleton
+from qilin_lib.chimed.shingles import identity
 from qilin_lib.chimed.sketch import PERMUTATIONS, write_sketch
 from qilin_lib.errors import QilinError, nearest
 
@@ -99,7 +99,7 @@ def sketch_files(work_dir: Path, data: object, rank: int, world_size: int) -> No
     """Stage 1: sketch shards of the files rank, rank + world_size, ...; QilinError: a line that is no document."""
     run = files.read_json(work_dir / "run.json")
     for number, name in _mine(run, rank, world_size):
-        texts = (skeleton(text) for _, text in _documents(Path(run["input_dir"]) / name))
+        texts = (identity(text) for _, text in _documents(Path(run["input_dir"]) / name))
         shard = 0
         while part := list(islice(texts, _SHARD)):
             write_sketch(work_dir / "sketches" / f"{number:06d}-{shard:06d}", part, run["ngram"])

@@ -1,4 +1,4 @@
-"""Character n-grams of a text's skeleton: the one notion of "the same words" that dedup and decontaminate share."""
+"""Character n-grams of a text's skeleton, and what makes two texts one: the same words with the same signs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 
 _WORDS = re.compile(r"[^\W_]+")
+_MEANT = "-+.,<>≤≥±"
+_FORMS = str.maketrans("−–—~～≦≧·", "-----≤≥.")
+# A sign, a comparison; a minus in brackets or before a number; whatever parts two numbers. The first character stands
+# in one class, which the engine finds fast; what it must be followed by is said after it.
+_SIGN = re.compile(
+    r"[-+＋±<>＜＞≤≥≦≧(（−–—－0-9０-９](?:(?<=[+＋±<>＜＞≤≥≦≧])|(?<=[(（])[-−–—－]+[)）]|(?<=\d)[\W_]+(?=\d)"
+    r"|(?<=[-−–—－])(?=\d)(?<![\w−–—－-].))"
+)
+# Characters around a sign by which its place is known in another text.
+_AROUND = 8
 # Odd 64-bit constants: a gram's hash is sum(code point * constant) mod 2**64, mixed. Fixed, so that hashes never
 # differ between machines.
 _ODD = np.random.default_rng(2310_09089).integers(1, 2**63, size=64, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -23,6 +33,52 @@ def skeleton(text: str) -> str:
     return bones.lower()
 
 
+def identity(text: str) -> str:
+    """The skeleton of a text with the signs that change what it says: "P＜0.05，(－) 2.5mg" -> "p<0.05-2.5mg".
+
+    Kept are + ± < > ≤ ≥, a minus in brackets or before a number, and one of . - , for whatever parts two numbers.
+    """
+    parts, last = [], 0
+    for found in _SIGN.finditer(text):
+        cut = found.start() + found[0][0].isdecimal()
+        parts += [*_WORDS.findall(text, last, cut), _sign(text[cut : found.end()])]
+        last = found.end()
+    if not last:
+        return skeleton(text)
+    parts += _WORDS.findall(text, last)
+    whole = "".join(parts)
+    if not unicodedata.is_normalized("NFKC", whole):
+        whole = "".join(part if part[0] in _MEANT else skeleton(part) for part in parts)
+    return whole.lower()
+
+
+def _sign(between: str) -> str:
+    marks = unicodedata.normalize("NFKC", between).translate(_FORMS)
+    if strong := "".join(mark for mark in marks if mark in "+<>≤≥±"):
+        return strong
+    return marks if marks == "." else "-" if "-" in marks else ","
+
+
+def differ_in_signs(one: str, other: str) -> bool:
+    """Whether two texts (each its `identity`) somewhere have the same words with other signs between them."""
+    if not any(sign in one or sign in other for sign in _MEANT):
+        return False
+    forms, others = _signed(one), _signed(other)
+    return any(gram in others and own.isdisjoint(others[gram]) for gram, own in forms.items())
+
+
+def _signed(text: str) -> dict[str, set[str]]:
+    """{`_AROUND` neighbouring letters: the forms in which they stand, with the signs between them}."""
+    text = f"\n{text}\n"
+    places = [place for place, letter in enumerate(text) if letter not in _MEANT]
+    bare = "".join([text[place] for place in places])
+    width = min(_AROUND, len(bare))
+    forms: dict[str, set[str]] = {}
+    for at in range(len(bare) - width + 1):
+        forms.setdefault(bare[at : at + width], set()).add(text[places[at] : places[at + width - 1] + 1])
+    return forms
+
+
 def gram_set(bones: str, size: int) -> frozenset[str]:
     """The distinct character n-grams of a skeleton; a shorter skeleton is its own only gram, an empty one has none."""
     if len(bones) <= size:
@@ -32,7 +88,7 @@ def gram_set(bones: str, size: int) -> frozenset[str]:
 
 def gram_hashes(bones: str, size: int) -> np.ndarray:
     """64-bit hashes (uint64, one a position) of the character n-grams of a skeleton; same cases as `gram_set`."""
-    return _window_hashes(bones, min(size, len(bones))) if bones else np.empty(0, dtype=np.uint64)
+    return window_hashes(_codes(bones), min(size, len(bones))) if bones else np.empty(0, dtype=np.uint64)
 
 
 def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,17 +103,31 @@ def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, n
         return np.empty(0, dtype=np.uint64), offsets
     # U+0000 adds nothing to a hash: a skeleton shorter than a gram, followed by it, keeps the hash that it has alone.
     gap = "\0" * (size - 1)
-    hashes = _window_hashes(gap.join(skeletons) + gap, size)
+    hashes = window_hashes(_codes(gap.join(skeletons) + gap), size)
     starts = np.cumsum(lengths + size - 1) - (lengths + size - 1)
     return hashes[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)], offsets
 
 
-def _window_hashes(text: str, width: int) -> np.ndarray:
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    total = np.zeros(len(codes) - width + 1, dtype=np.uint64)
+def window_hashes(codes: np.ndarray, width: int) -> np.ndarray:
+    """The hash of the `width` code points (uint32) from each place on, uint64 [max(0, len(codes) - width + 1)]."""
+    codes = codes.astype(np.uint64)
+    total = np.zeros(max(0, len(codes) - width + 1), dtype=np.uint64)
     for offset in range(width):
         total += codes[offset : offset + len(total)] * _ODD[offset]
+    return _mixed(total)
+
+
+def row_hashes(rows: np.ndarray) -> np.ndarray:
+    """The hash of each row of code points (uint32 [rows, width]): that of the same characters in `window_hashes`."""
+    return _mixed((rows.astype(np.uint64) * _ODD[: rows.shape[1]]).sum(axis=1, dtype=np.uint64))
+
+
+def _mixed(total: np.ndarray) -> np.ndarray:
     total ^= total >> np.uint64(31)
     total *= np.uint64(0x9E3779B97F4A7C15)
     total ^= total >> np.uint64(29)
     return total
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -7,190 +7,117 @@ where to get it.
 from __future__ import annotations
 
 import contextlib
-import re
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from qilin_lib.chimed.readers import dialogue, exam, general, kg, preference, qa, text
+from qilin_lib.chimed import readers
+from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.decode import Reader, Reject
-from qilin_lib.chimed.readers.find import Found, found
+from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.records import Record, Rejection, plainly
-from qilin_lib.errors import QilinError, nearest
-from qilin_lib.files import sha256_file
+from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
-READERS: dict[str, Reader] = {
-    "dialogue.chimed_release": dialogue.chimed_release,
-    "dialogue.cmtmedqa": dialogue.cmtmedqa,
-    "dialogue.conversations": dialogue.conversations,
-    "dialogue.meddialog": dialogue.meddialog,
-    "dialogue.remedi": dialogue.remedi,
-    "dialogue.toyhom": dialogue.toyhom,
-    "exam.ceval": exam.ceval,
-    "exam.cmexam": exam.cmexam,
-    "exam.cmmlu": exam.cmmlu,
-    "exam.medqa": exam.medqa,
-    "general.instructions": general.instructions,
-    "general.safety_prompts": general.safety_prompts,
-    "kg.cpubmed": kg.cpubmed,
-    "kg.health39": kg.health39,
-    "kg.xywy": kg.xywy,
-    "preference.medicalgpt_reward": preference.medicalgpt_reward,
-    "preference.pairs": preference.pairs,
-    "preference.zhongjing_rlhf": preference.zhongjing_rlhf,
-    "qa.huatuo": qa.huatuo,
-    "text.documents": text.documents,
-    "text.medqa_textbook": text.medqa_textbook,
-    "text.prose": text.prose,
-    "text.textbook": text.textbook,
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
+def reader_of(name: str) -> Reader:
+    """The reader "module.function" of qilin_lib/chimed/readers; ValueError when there is none of that name."""
+    module, _, function = name.partition(".")
+    try:
+        return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
+    except (ImportError, AttributeError):
+        raise ValueError(f"{readers.__name__} has no such reader") from None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Feed(_Entry):
     """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
 
     `licence`: that of these files, "" for the source's.
     """
 
-    glob: str
-    rows: dict[str, str]
-    reader: Reader
+    glob: Text
+    reader: Annotated[str, AfterValidator(lambda name: reader_of(name) and name)]
+    rows: dict[Literal[SETS], Text] = Field(min_length=1)
     licence: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """A file whose size in bytes or sha256 is known; None where it is not."""
+class Place(_Entry):
+    """Where `chimed.fetch` gets files of a source: "hub:owner/name" (a data set) or "github:owner/name".
 
-    file: str
-    bytes: int | None = None
-    sha256: str | None = None
+    under: the folder there that becomes the source's own, or its sub-folder `into`. files: patterns of names below it;
+    no star is a slash.
+    """
+
+    repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
+    under: str = ""
+    into: str = ""
+    files: list[Text] = Field(min_length=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(_Entry):
     """One raw folder.
 
     standing: "original" = the data set that the paper names; "stand-in" = takes its row, other or partial data;
-    "addition" = not in the paper. part: what its SFT and DPO records count as, "medical" or "general".
+    "addition" = not in the paper. part: what its SFT and DPO records count as. beside: {file: what other part of the
+    kit reads it}.
     """
 
-    name: str
-    type: str
-    licence: str
-    citation: str
-    home: str
-    feeds: tuple[Feed, ...]
-    standing: str = "original"
-    part: str = "medical"
-    files: tuple[Expected, ...] = ()
+    name: Text
+    type: Literal["qa", "text", "kg", "dialogue", "general", "preference", "mixed"]
+    licence: Text
+    citation: Text
+    home: Text
+    feeds: list[Feed] = Field(min_length=1)
+    standing: Literal["original", "stand-in", "addition"] = "original"
+    part: Literal["medical", "general"] = "medical"
+    beside: dict[str, str] = {}
+    fetch: list[Place] = []
 
     def licences(self) -> list[str]:
         """The licences of its files."""
         return list(dict.fromkeys(feed.licence or self.licence for feed in self.feeds))
 
 
-# What a key of a source may hold; None = any text.
-_KEYS: dict[str, tuple[str, ...] | None] = {
-    "name": None,
-    "type": ("qa", "text", "kg", "dialogue", "general", "preference", "mixed"),
-    "licence": None,
-    "citation": None,
-    "home": None,
-    "standing": ("original", "stand-in", "addition"),
-    "part": ("medical", "general"),
-}
+class Registry(_Entry):
+    """What a registry file holds: sources in corpus order, and {folder: why it feeds nothing}."""
+
+    sources: list[Source] = Field(min_length=1)
+    not_used: dict[str, str] = {}
 
 
-def load(path: Path) -> tuple[tuple[Source, ...], dict[str, str]]:
-    """The sources of a registry file in corpus order, and {folder: why it feeds nothing}.
-
-    QilinError naming the file and the entry: no YAML, an unknown or missing key, a value of the wrong kind, an unknown
-    reader or set, a source that stands there twice.
-    """
+def load(path: Path) -> Registry:
+    """The registry in a file. QilinError naming the file, the entry and what is wrong with it."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        registry = Registry.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as reason:
         raise QilinError(f"{path.name} is no YAML: {' '.join(str(reason).split())}") from None
-    _keys(content, ("sources", "not_used"), ("sources",), path.name)
-    found: dict[str, Source] = {}
-    for number, entry in enumerate(_listed(content["sources"], f"{path.name}: sources"), start=1):
-        where = f"{path.name}, source {number}"
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            where += f" ({entry['name']})"
-        source = _source(entry, where)
-        if source.name in found:
-            raise QilinError(f"{where}: there is a source of that name already")
-        found[source.name] = source
-    return tuple(found.values()), dict(content.get("not_used") or {})
+    except ValidationError as reason:
+        first = reason.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise QilinError(f"{path.name}: {where} is {repr(first['input'])[:80]}: {first['msg']}") from None
+    if twice := [name for name, count in Counter(s.name for s in registry.sources).items() if count > 1]:
+        raise QilinError(f"{path.name}: there are two sources of the name {twice[0]}; rename one")
+    return registry
 
 
-def _source(entry: Any, where: str) -> Source:
-    _keys(entry, (*_KEYS, "feeds", "files"), ("name", "type", "licence", "citation", "home", "feeds"), where)
-    values = {key: _text(entry[key], f"{where}: {key}", choices) for key, choices in _KEYS.items() if key in entry}
-    listed = _listed(entry["feeds"], f"{where}: feeds")
-    feeds = tuple(_feed(feed, f"{where}, feed {number}") for number, feed in enumerate(listed, start=1))
-    known = entry.get("files", {})
-    if not isinstance(known, dict):
-        raise QilinError(f"{where}: files: a {type(known).__name__} where file names with facts were expected")
-    files = tuple(_expected(name, facts, where) for name, facts in known.items())
-    return Source(**values, feeds=feeds, files=files)
-
-
-def _feed(entry: Any, where: str) -> Feed:
-    _keys(entry, ("glob", "reader", "rows", "licence"), ("glob", "reader", "rows"), where)
-    reader = READERS[_text(entry["reader"], f"{where}: reader", tuple(READERS))]
-    _keys(entry["rows"], SETS, (), f"{where}: rows")
-    if not entry["rows"]:
-        raise QilinError(f"{where}: rows: no set, expected at least one of {', '.join(SETS)}")
-    rows = {name: _text(title, f"{where}: rows, {name}") for name, title in entry["rows"].items()}
-    licence = _text(entry["licence"], f"{where}: licence") if "licence" in entry else ""
-    return Feed(_text(entry["glob"], f"{where}: glob"), rows, reader, licence)
-
-
-def _expected(name: str, facts: Any, where: str) -> Expected:
-    _keys(facts, ("bytes", "sha256"), (), f"{where}, file {name}")
-    size, digest = facts.get("bytes"), facts.get("sha256")
-    if size is not None and type(size) is not int:
-        raise QilinError(f"{where}, file {name}: bytes is {size!r}, expected a whole number")
-    if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
-        raise QilinError(f"{where}, file {name}: sha256 is {digest!r}, expected 64 hexadecimal digits in quotes")
-    return Expected(name, size, digest)
-
-
-def _keys(entry: Any, known: tuple[str, ...], needed: tuple[str, ...], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise QilinError(f"{where}: a {type(entry).__name__} where {', '.join(known)} were expected")
-    for key in entry:
-        if key not in known:
-            raise QilinError(f"{where}: '{key}' is none of {', '.join(known)}{nearest(key, known)}")
-    if missing := [key for key in needed if key not in entry]:
-        raise QilinError(f"{where}: {missing[0]} is missing")
-
-
-def _listed(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise QilinError(f"{where}: a {type(value).__name__} where a list with entries was expected")
-    return value
-
-
-def _text(value: Any, where: str, choices: tuple[str, ...] | None = None) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise QilinError(f"{where} is {value!r}, expected a text in quotes")
-    if choices and value not in choices:
-        raise QilinError(f"{where}: '{value}' is none of {', '.join(choices)}{nearest(value, choices)}")
-    return value
-
-
-REGISTRY, NOT_USED = load(Path(__file__).with_name("sources.yaml"))
+_LOADED = load(Path(__file__).with_name("sources.yaml"))
+REGISTRY, NOT_USED = tuple(_LOADED.sources), _LOADED.not_used
 BY_NAME = {source.name: source for source in REGISTRY}
 
 
@@ -207,22 +134,28 @@ class Unit:
     __reduce__ = plainly
 
 
-def units(source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS) -> Iterator[Unit]:
-    """Everything that a source's files hold for `sets`, files in name order, compressed ones and archives among them.
+def units(
+    source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS, ranked_answers: preference.Ranked = "best_two"
+) -> Iterator[Unit]:
+    """Everything that a source's files hold for `sets`, files in name order, packed ones and archives among them.
+
+    Of a ranked list of answers the pairs that `ranked_answers` says.
 
     Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
     them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
     comes with the source's first feed.
     """
     folder = raw_dir / source.name
+    feeds = [tuple(name for name in feed.rows if name in sets) for feed in source.feeds]
     with contextlib.ExitStack() as archives:
-        files = found(folder, [feed.glob for feed in source.feeds], archives) if folder.exists() else []
-        for number, feed in enumerate(source.feeds):
-            wanted = tuple(name for name in feed.rows if name in sets)
+        files = found(folder, archives) if any(feeds) and folder.is_dir() else []
+        for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
             for file in files if wanted else ():
                 if number == (0 if file.always else _feed_of(source, file)):
-                    for read in _reads(source.name, file, feed.reader):
-                        yield Unit(wanted, read, feed.licence)
+                    for read in _reads(source.name, file, reader_of(feed.reader)):
+                        yield from (
+                            Unit(wanted, pair, feed.licence) for pair in preference.pairs_of(read, ranked_answers)
+                        )
 
 
 def _feed_of(source: Source, file: Found) -> int | None:
@@ -246,31 +179,57 @@ def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Reject
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:
-    """{folder: "present" | "missing" | "not used by this profile" | "unknown"}, registry order first."""
+    """{folder: "present" | "nothing read" | "missing" | "not used by this profile" | "unknown"}, registry order first.
+
+    "nothing read": the folder is there and no file in it is one of the source's.
+    """
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
-    state = {source.name: "present" if source.name in there else "missing" for source in REGISTRY}
+    state = {source.name: "missing" for source in REGISTRY}
+    for source in REGISTRY:
+        if source.name in there:
+            state[source.name] = "present" if _files_of(source, raw_dir)[0] else "nothing read"
     state |= {name: "not used by this profile" for name in NOT_USED if name in there}
     return state | {name: "unknown" for name in sorted(there - set(state)) if not name.startswith(".")}
 
 
-def checked(source: Source, raw_dir: Path) -> str:
-    """Whether the files whose bytes or sha256 the registry knows are those: "ok", "differs: file", or "not known"."""
-    for known in source.files:
-        path = raw_dir / source.name / known.file
-        if not path.is_file():
-            return f"absent: {known.file}"
-        size_differs = known.bytes is not None and path.stat().st_size != known.bytes
-        if size_differs or known.sha256 and sha256_file(path) != known.sha256:
-            return f"differs: {known.file}"
-    return "ok" if source.files else "not known"
-
-
-def unread(source: Source, raw_dir: Path) -> list[str]:
-    """Files of a source's folder that fit none of its patterns."""
-    patterns = [feed.glob for feed in source.feeds]
+def _files_of(source: Source, raw_dir: Path) -> tuple[list[Found], list[Found]]:
+    """(files of a source's folder that feed, or have a fault that `units` reports; the others)."""
     with contextlib.ExitStack() as archives:
-        files = found(raw_dir / source.name, patterns, archives)
-        return [file.file for file in files if not (file.fault or any(map(file.fits, patterns)))]
+        files = found(raw_dir / source.name, archives) if (raw_dir / source.name).is_dir() else []
+    feeding = [file for file in files if file.always or _feed_of(source, file) is not None]
+    # A folder is no file; what is in it is.
+    return feeding, [file for file in files if file not in feeding and not file.path.is_dir()]
+
+
+def unread(source: Source, raw_dir: Path) -> dict[str, str]:
+    """{file: why it is not read} of a source's folder; an archive of which no member is read is one entry."""
+    feeding, others = _files_of(source, raw_dir)
+    used = {file.path for file in feeding}
+    patterns = " or ".join(dict.fromkeys(feed.glob for feed in source.feeds))
+    wanted = f"not {patterns}"
+    if not all(feed.glob.endswith(".txt") for feed in source.feeds):
+        wanted += f" (rows: {', '.join(ROWS)}, also packed)"
+    reasons: dict[str, str] = {}
+    for file in others:
+        whole = bool(file.archive) and file.path not in used
+        name = file.archive if whole else file.file
+        reasons[name] = f"an archive with no file for it: {wanted}" if whole else _why(file, source) or wanted
+    return reasons
+
+
+def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
+    """{source: its `unread`} of all sources whose folder holds something that is not read."""
+    return {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
+
+
+def _why(file: Found, source: Source) -> str:
+    if file.fault:
+        return file.fault.detail
+    if file.path.name in source.beside:
+        return source.beside[file.path.name]
+    if any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
+        return f"too deep: {' or '.join(dict.fromkeys(feed.glob for feed in source.feeds))}, or one folder below"
+    return "an archive inside an archive: unpack it" if is_archive(file.file) else ""
 
 
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
@@ -280,17 +239,12 @@ def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path
     """
     read: dict[str, Path] = {}
     for source in REGISTRY:
-        folder, patterns = raw_dir / source.name, [feed.glob for feed in source.feeds]
+        folder = raw_dir / source.name
         benchmark = any("eval" in feed.rows for feed in source.feeds)
-        if not folder.exists() or not (benchmark or chosen is None or source.name in chosen):
-            continue
-        with contextlib.ExitStack() as archives:
-            for file in found(folder, patterns, archives):
-                if file.fault or any(map(file.fits, patterns)):
-                    # A member of an archive is read from the archive.
-                    parts = [part for part in (Path(file.file), *Path(file.file).parents) if (folder / part).is_file()]
-                    path = parts[0] if parts else Path(file.file)
-                    read[f"{source.name}/{path}"] = folder / path
+        if folder.is_dir() and (benchmark or chosen is None or source.name in chosen):
+            for file in sorted(files_below(folder), key=lambda file: file.file):
+                if file.path.is_file() and (is_archive(file.file) or _feed_of(source, file) is not None):
+                    read[f"{source.name}/{file.file}"] = file.path
     return read
 
 
@@ -305,22 +259,27 @@ def counted(source: Source, raw_dir: Path) -> tuple[int, int, int]:
 
 def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
     """Lines of a table of all sources and of the folders that are none; `count` reads every file to count."""
-    form = "{:8}  {:26}  {:>6}  {:>9}  {:>8}  {:12}  {:13}  {}"
-    yield form.format("state", "folder", "files", "records", "rejected", "sha256", "feeds", "licence")
+    form = "{:12}  {:26}  {:>6}  {:>9}  {:>8}  {:13}  {}"
+    yield form.format("state", "folder", "files", "records", "rejected", "feeds", "licence")
     for name, state in inventory(raw_dir).items():
         if name not in BY_NAME:
-            yield f"{'unused' if name in NOT_USED else 'unknown':8}  {name:26}  {NOT_USED.get(name, 'no source')}"
+            state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
+            yield f"{state:12}  {printable(name):26}  {why}"
             continue
         source = BY_NAME[name]
         feeds = ",".join(dict.fromkeys(kind for feed in source.feeds for kind in feed.rows))
+        numbers = ("", "", "") if state == "missing" else counted(source, raw_dir) if count else ("-", "-", "-")
+        yield form.format(state, name, *numbers, feeds, source.licence)
         if state == "missing":
-            yield form.format(state, name, "", "", "", "", feeds, source.licence)
-            yield f"{'':8}  get it: {source.home}"
-            continue
-        numbers = counted(source, raw_dir) if count else ("-", "-", "-")
-        yield form.format(state, name, *numbers, checked(source, raw_dir), feeds, source.licence)
-        if left := unread(source, raw_dir):
-            yield f"{'':8}  not read: {', '.join(left[:5])}{f' and {len(left) - 5} more' if len(left) > 5 else ''}"
+            yield f"{'':12}  get it: {source.home}"
+        elif left := unread(source, raw_dir):
+            yield f"{'':12}  not read: {listed(left)}"
+
+
+def listed(reasons: dict[str, str], most: int = 5) -> str:
+    """The first files with the reason why each is not read, and how many more there are."""
+    first = "; ".join(f"{file} ({reasons[file]})" for file in list(reasons)[:most])
+    return f"{first}; and {len(reasons) - most} more" if len(reasons) > most else first
 
 
 def main(arguments: list[str]) -> int:
@@ -328,7 +287,7 @@ def main(arguments: list[str]) -> int:
     folders = [argument for argument in arguments if argument != "--fast"]
     if len(folders) != 1 or not Path(folders[0]).is_dir():
         print("usage: python -m qilin_lib.chimed.sources [--fast] RAW_DIR")
-        print("RAW_DIR: an existing folder with one folder a source; --fast: do not count what is in the files")
+        print("RAW_DIR: an existing folder with one folder per source; --fast: do not count what is in the files")
         return 2
     for line in overview(Path(folders[0]), count="--fast" not in arguments):
         print(line, flush=True)

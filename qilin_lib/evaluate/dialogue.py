@@ -19,12 +19,13 @@ from qilin_lib.chimed.batches import encoded, identity
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.deidentify import deidentify
-from qilin_lib.chimed.readers.dialogue import alternating
 from qilin_lib.chimed.readers.stream import Reject, Stream
+from qilin_lib.chimed.readers.turns import speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt, mapped
-from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, files_read, units
+from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, files_read, listed, units, unread
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import huatuo
+from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened
 from qilin_lib.evaluate.items import Item, Reading, cap, unusable
 from qilin_lib.evaluate.prompts import Messages, Prompt, dialogue_messages, fit
 from qilin_lib.evaluate.scores import Table
@@ -47,9 +48,12 @@ def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
     """ "cmtmedqa", "meddialog" or "mc": what is usable and unseen, at most `params.max_items_further` of it.
 
     `invalid` lists the unusable dialogues and those that `built` (01's folder; None: nothing was trained on) trains on.
-    QilinError when the folder holds no dialogue file, or other files than those that 01 was made from.
+    Unreadable when the folder holds no dialogue, QilinError when it holds other files than those that 01 was made from.
     """
     items, invalid = dialogue_items(name, folder, built)
+    if not (items or invalid):
+        left = unread(BY_NAME[folder.name], folder.parent) if folder.name in BY_NAME else {}
+        raise Unreadable(folder, f"holds no dialogue that can be read: {listed(left) or 'no file'}")
     new = {"max_new_tokens": params.max_new_tokens_dialogue}
     kept = cap(items, params.max_items_further, params.seed)
     asked, measured = partial(prompts, **new), partial(statistics, how=params.tokenisation)
@@ -135,11 +139,9 @@ def _read(folder: Path) -> Iterator[Unit]:
         for number, unit in enumerate(units(source, folder.parent, EVAL if test else TRAINING_SETS), start=1):
             yield identity(f"{source.name}-test" if test else source.name, number), unit.read
         return
-    paths = sorted(folder.glob("*.txt"))
-    if not paths:
-        raise QilinError(f"{folder} has no .txt file of dialogues in lines id, P and D; put one there")
-    for path in paths:
-        yield from mc(path.name, Stream.of(path.read_bytes()))
+    with files_of(folder, "*.txt", advice="dialogues stand in lines id, P and D") as files:
+        for file in files:
+            yield from mc(label(file), opened(folder, file))
 
 
 def _is_test(folder: Path) -> bool:
@@ -166,7 +168,7 @@ def mc(file: str, stream: Stream) -> Iterator[Unit]:
         try:
             if not own:
                 raise Reject("no id", f"line {line}")
-            yield own, Record("mc", file, line, Dialogue(alternating(turns)))
+            yield own, Record("mc", file, line, talk((speaker_of(who), text) for who, text in turns))
         except Reject as no:
             yield own, Rejection("mc", file, line, no.reason, excerpt(no.detail), shown)
 

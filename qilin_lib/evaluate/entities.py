@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.items import Item, Reading, part, text_of
+from qilin_lib.chimed.readers.find import Found
+from qilin_lib.chimed.readers.stream import Reject, plain_name
+from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, records, said
+from qilin_lib.evaluate.items import Item, Reading, part
 
 Entity = tuple[str, str, int, int]
 """type, mention, begin, end: text[begin:end] is the mention."""
@@ -41,7 +43,7 @@ NAMES = {
 }
 """CMeEE's type codes and their Chinese names; the other sets' types are Chinese words."""
 SPLITS = {"test": ("test",), "dev": ("dev", "val")}
-SUFFIXES = (".json", ".jsonl", ".txt")
+SUFFIXES = (".json", ".jsonl", ".txt", ".parquet", ".arrow")
 KINDS = ("parsed", "unknown_type", "not_in_text", "none", "unreadable")
 """What an entry of a reply can be."""
 DEPTH = 5
@@ -82,22 +84,31 @@ def read(name: str, folder: Path) -> tuple[str, Reading]:
 
     A file without a single entity is passed over (a test file whose labels are kept back). An item's `question` is the
     text, its `reference` the distinct entities as JSON [[type, mention, begin, end], …] in their order. Unusable: a row
-    that is not JSON or has another form, no text, or an entity whose place does not hold its mention. Raises QilinError
+    that is not JSON or has another form, no text, or an entity whose place does not hold its mention. Raises Unreadable
     when there is no such file, more than one of a split, or no usable row in it.
     """
-    for split, words in SPLITS.items():
-        files = {path: _rows(path) for path in sorted(folder.iterdir()) if _fits(path, words)}
-        labelled = {path: rows for path, rows in files.items() if any(_annotated(row) for _, row in rows)}
-        if len(labelled) > 1:
-            raise QilinError(
-                f"{folder} has {len(labelled)} annotated files of its {split} split "
-                f"({', '.join(path.name for path in labelled)}); keep one of them"
-            )
-        for path, rows in labelled.items():
-            return split, part(path, _judged(name, split, rows))
-    raise QilinError(
-        f"{folder} has no file with 'test', 'dev' or 'val' in its name ({', '.join(SUFFIXES)}) that holds annotated "
-        "entities; put CMeEE-V2_dev.json or CCKS-2019's test.json there, or name other eval.further_benchmarks"
+    broken: list[str] = []
+    with files_of(folder) as there:
+        for split, words in SPLITS.items():
+            files = {file: records(folder, file, _has_text) for file in there if _fits(file, words)}
+            for file, rows in files.items():
+                broken += [f"{file.file}, line {n}: {said(row)}" for n, row in rows if isinstance(row, Reject)][:1]
+            labelled = {file: rows for file, rows in files.items() if any(_annotated(row) for _, row in rows)}
+            if len(labelled) > 1:
+                raise Unreadable(
+                    folder,
+                    f"has {len(labelled)} annotated files of its {split} split "
+                    f"({', '.join(file.file for file in labelled)}); keep one of them",
+                )
+            for file, rows in labelled.items():
+                return split, part(folder, file, _judged(name, split, rows))
+        names = ", ".join(file.file for file in there[:5])
+    there_is = "; ".join(broken) or names
+    raise Unreadable(
+        folder,
+        f"has no file with 'test', 'dev' or 'val' in its name ({', '.join(SUFFIXES)}, packed or not) that holds "
+        f"annotated entities, but {there_is}; put CMeEE-V2_dev.json or CCKS-2019's test.json there, or name other "
+        "eval.further_benchmarks",
     )
 
 
@@ -146,19 +157,13 @@ def located(pairs: Sequence[Pair], text: str) -> list[tuple[str, int, int]]:
 # --- annotated files -------------------------------------------------------------------------------------------------
 
 
-def _fits(path: Path, words: Sequence[str]) -> bool:
-    return path.suffix.lower() in SUFFIXES and any(word in path.stem.lower() for word in words)
+def _fits(file: Found, words: Sequence[str]) -> bool:
+    name = PurePosixPath(plain_name(file.place).lower())
+    return name.suffix in SUFFIXES and any(word in name.stem for word in words)
 
 
-def _rows(path: Path) -> list[tuple[int, Any]]:
-    """(line, or place in a list, and the row) of a file; a line that is not JSON stays a string."""
-    text = text_of(path)
-    if text.lstrip().startswith("["):
-        try:
-            return list(enumerate(json.loads(text), start=1))
-        except ValueError as reason:
-            raise QilinError(f"{path} is not valid JSON: {reason}; a cut download is mended by a new one") from None
-    return [(number, _decoded(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+def _has_text(row: Any) -> bool:
+    return isinstance(row, dict) and ("text" in row or "originalText" in row)
 
 
 def _decoded(line: str) -> Any:
@@ -174,7 +179,7 @@ def _annotated(row: Any) -> bool:
 
 def _judged(name: str, split: str, rows: list[tuple[int, Any]]) -> Iterator[tuple[int, str, str, Item]]:
     for place, (line, row) in enumerate(rows):
-        text, entities, reason = _row(row)
+        text, entities, reason = ("", [], said(row)) if isinstance(row, Reject) else _row(row)
         reference = json.dumps(sorted(set(entities), key=lambda e: (e[2], -e[3], e[0])), ensure_ascii=False)
         yield line, "", reason, Item(name, f"{split}-{place:05d}", split, None, text, None, None, reference)
 

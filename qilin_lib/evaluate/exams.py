@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qilin_lib.chimed.readers import exam
 from qilin_lib.chimed.readers.decode import Reader
-from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.records import Exam, Rejection
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import ceval
+from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened, said
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, unusable
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, cmmlu_messages, fit
@@ -33,13 +34,15 @@ CMMLU_SUBJECTS = {
 """The subjects of ChiMed-GPT's evaluation code (IDEA-CCNL/Fengshenbang-LM, branch dev_bio), with the names that
 lm-evaluation-harness's cmmlu tasks give them.
 """
+MEDQA_FILES = ("**/test.jsonl", "**/*test.jsonl", "**/*test.json", "**/*mcmle.jsonl", "**/zh.json")
+"""MedQA's test set in its original form, as an instruction, in Apollo's two forms; the first that is there counts."""
 
 
 def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
     """ "cmmlu": the seven subjects that are there, with dev examples; "medqa": test.jsonl without examples.
 
     At most `params.max_items_further` items, of each subject in CMMLU. `built` says nothing here: notebook 01 takes
-    what holds an item of either out of the training data (chimed.decontaminate). QilinError when no file is there, one
+    what holds an item of either out of the training data (chimed.decontaminate). Unreadable when no file is there, one
     has no usable question, or a dev example is missing or incomplete.
     """
     limit = params.max_items_further
@@ -58,54 +61,58 @@ def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
 def cmmlu_items(folder: Path, split: str = "test") -> Reading:
     """Questions of CMMLU's medical subjects of one split (dev or test), subjects in alphabetical order.
 
-    Unusable: what the reader of notebook 01 rejects, not exactly the options A-D, no answer. QilinError when no subject
+    Unusable: what the reader of notebook 01 rejects, not exactly the options A-D, no answer. Unreadable when no subject
     has a file, or one has no usable row.
     """
-    there = [subject for subject in CMMLU_SUBJECTS if (folder / split / f"{subject}.csv").is_file()]
-    if not there:
-        raise QilinError(
-            f"{folder / split} has none of {', '.join(f'{subject}.csv' for subject in CMMLU_SUBJECTS)}; put one there, "
-            "or leave 'cmmlu' out of eval.further_benchmarks"
-        )
     items, invalid = [], []
-    for subject in there:
-        found = _items(folder / split / f"{subject}.csv", exam.cmmlu, "cmmlu", subject, split)
-        items += found[0]
-        invalid += found[1]
+    wanted = ", ".join(f"{subject}.csv" for subject in CMMLU_SUBJECTS)
+    advice = f"put one of {wanted} there, or leave 'cmmlu' out of eval.further_benchmarks"
+    with files_of(folder, f"{split}/*.csv", advice=advice) as files:
+        there = {subject: file for file in reversed(files) if (subject := _stem(file)) in CMMLU_SUBJECTS}
+        if not there:
+            raise Unreadable(folder, f"has no medical subject; {advice}")
+        for subject in sorted(there):
+            kept, bad = _items(folder, there[subject], exam.cmmlu, "cmmlu", subject, split)
+            items += kept
+            invalid += bad
     return items, invalid
 
 
+def _stem(file: Found) -> str:
+    return PurePosixPath(file.place).name.split(".")[0].lower()
+
+
 def cmmlu_dev(folder: Path, subjects: Sequence[str], shots: int) -> dict[str, list[Item]]:
-    """The first `shots` dev examples of each subject; {} for no shots. QilinError when one is missing or unusable."""
+    """The first `shots` dev examples of each subject; {} for no shots.
+
+    Raises Unreadable when one is missing or unusable, QilinError when there are too few for `shots`.
+    """
     dev: dict[str, list[Item]] = {}
     for subject in subjects if shots else ():
-        path = folder / "dev" / f"{subject}.csv"
-        if not path.is_file():
-            raise QilinError(f"{path} is missing; CMMLU's dev split has it, or set eval.shots to 0")
-        items, invalid = _items(path, exam.cmmlu, "cmmlu", subject, "dev")
+        name = f"dev/{subject}.csv"
+        advice = "CMMLU's dev split has it, or set eval.shots to 0"
+        with files_of(folder, name, advice=advice) as (file, *_):
+            items, invalid = _items(folder, file, exam.cmmlu, "cmmlu", subject, "dev")
         for bad in invalid:
-            raise QilinError(f"{path}, line {bad['line']}: {bad['detail']}; a dev example must be complete")
+            raise Unreadable(folder / name, f"line {bad['line']}: {bad['detail']}; a dev example must be complete")
         if len(items) < shots:
             raise QilinError(
-                f"{path} has {len(items)} rows, fewer than shots = {shots}; set eval.shots to {len(items)} at most"
+                f"{folder / name} has {len(items)} rows, fewer than shots = {shots}; set eval.shots to {len(items)} "
+                "at most"
             )
         dev[subject] = items[:shots]
     return dev
 
 
 def medqa_items(folder: Path) -> Reading:
-    """Questions of MedQA's test.jsonl, with four options or five, as the file has them.
+    """Questions of MedQA's test set, with four options or five, of the first file that is there among MEDQA_FILES.
 
     Unusable: what the reader of notebook 01 rejects, letters that do not begin at A or leave one out, no answer.
-    QilinError when there is no such file, or no usable row in it.
+    Unreadable when there is no such file, or no usable row in it.
     """
-    path = folder / "test.jsonl"
-    if not path.is_file():
-        raise QilinError(
-            f"{folder} has no test.jsonl (questions/Mainland/test.jsonl of MedQA, or its 4-option form); put it there, "
-            "or leave 'medqa' out of eval.further_benchmarks"
-        )
-    return _items(path, exam.medqa, "medqa", None, "test")
+    advice = "MedQA's questions/Mainland has test.jsonl; or leave 'medqa' out of eval.further_benchmarks"
+    with files_of(folder, *MEDQA_FILES, advice=advice) as (file, *_):
+        return _items(folder, file, exam.medqa, "medqa", None, "test")
 
 
 def cmmlu_prompts(items: Sequence[Item], backend: Any, shots: int, dev: dict[str, list[Item]]) -> list[Prompt]:
@@ -169,23 +176,26 @@ def _by(records: Sequence[dict], key: str) -> dict[str, Statistic]:
     }
 
 
-def _items(path: Path, reader: Reader, benchmark: str, subject: str | None, split: str) -> Reading:
-    """The questions of one file by the reader with which notebook 01 knows them; QilinError when none is usable."""
+def _items(folder: Path, file: Found, reader: Reader, benchmark: str, subject: str | None, split: str) -> Reading:
+    """The questions of one file by the reader with which notebook 01 knows them; Unreadable when none is usable."""
     items, invalid = [], []
-    for number, read in enumerate(reader(benchmark, path.name, Stream.of(path.read_bytes()))):
+    stream = opened(folder, file)
+    for number, read in enumerate(reader(benchmark, label(file), stream)):
         if isinstance(read, Rejection):
-            invalid.append(unusable(benchmark, path.name, read.line, f"{read.reason}: {read.detail}", read.excerpt))
+            invalid.append(unusable(benchmark, read.file, read.line, f"{read.reason}: {read.detail}", read.excerpt))
         elif wrong := _wrong(read.payload, benchmark):
-            invalid.append(unusable(benchmark, path.name, read.line, wrong, read.payload.question))
+            invalid.append(unusable(benchmark, read.file, read.line, wrong, read.payload.question))
         else:
             known = read.payload
             identity = f"{subject or split}-{number:05d}"
             items.append(
                 Item(benchmark, identity, split, subject, known.question, dict(known.options), known.answer, "")
             )
+    if stream.broken:
+        invalid.append(unusable(benchmark, label(file), 0, said(stream.broken), ""))
     if not items:
         first = f", the first (line {invalid[0]['line']}) because: {invalid[0]['detail']}" if invalid else ""
-        raise QilinError(f"{path} has no usable question among {len(invalid)} rows{first}")
+        raise Unreadable(folder / file.file, f"has no usable question among {len(invalid)} rows{first}")
     return items, invalid
 
 

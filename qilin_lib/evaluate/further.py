@@ -12,6 +12,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import dialogue, exams, ner
+from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.task import FIXED, Task
 
 Maker = Callable[[str, Path, Any, Path | None], Task]
@@ -47,5 +48,8 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None) -> list[Task]:
                 f"{there or 'null'} (those that are there), or null for all of them"
             )
         if path.is_dir() and (params.further_benchmarks is None or name in params.further_benchmarks):
-            tasks.append(maker(name, path, params, built))
+            try:
+                tasks.append(maker(name, path, params, built))
+            except Unreadable as reason:
+                tasks.append(Task.unread(name, reason))
     return tasks

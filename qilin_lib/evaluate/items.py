@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import field_text
+from qilin_lib.chimed.readers.decode import field_text, string, text_cells
+from qilin_lib.chimed.readers.exam import letters_of, options_of
+from qilin_lib.chimed.readers.find import Found
+from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, records, said, subject_of
 from qilin_lib.evaluate.subjects import NAMES
-from qilin_lib.files import read_json, read_jsonl, sha256_text
+from qilin_lib.files import read_json, sha256_text
 
 BENCHMARKS = ("ceval", "cmexam", "huatuo")
 CEVAL_LETTERS = "ABCD"
@@ -28,9 +27,6 @@ GROUPS = {
     "Difficulty level": "difficulty",
 }
 """CMExam's annotation columns (Liu et al. 2023, section 3.3) and their names in a record's `groups`."""
-# A lookahead for the letter keeps a literal backslash-n inside an option ("\nu") from being read as a line end.
-_OPTION_BREAK = re.compile(r"(?:\r?\n|\\n)\s*(?=[A-Z][ .、．:：])")
-_OPTION = re.compile(r"([A-Z])[ .、．:：]\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -87,24 +83,24 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
     """C-Eval's questions of one split (dev, val or test), subjects in alphabetical order, rows in file order.
 
     An absent or empty answer column gives `gold=None` (the test split until its labels were published in 2025); an
-    answer outside A-D is unusable. `subjects` None: every file of the split. Raises QilinError when the split's folder
-    is missing, a named subject has no file in it, or a file cannot be read.
+    answer outside A-D is unusable. `subjects` None: every file of the split. Raises Unreadable when the split has no
+    file, or one cannot be used, and QilinError when a named subject has none.
     """
-    folder = _raw(raw_dir) / "ceval" / split
-    files = {path.name.removesuffix(f"_{split}.csv"): path for path in sorted(folder.glob(f"*_{split}.csv"))}
-    if not files:
-        raise QilinError(f"{folder} has no <subject>_{split}.csv: C-Eval's splits are dev, val and test")
-    for subject in subjects or ():
-        if subject not in files:
-            near = nearest(subject, files) or f"; the folder has {', '.join(files)}"
-            raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}")
+    folder = _raw(raw_dir) / "ceval"
     items, invalid = [], []
-    for subject in sorted(subjects or files):
-        rows = _rows(files[subject], ("id", "question", *CEVAL_LETTERS))
-        judged = ((line, ragged, *_ceval_item(subject, split, row)) for line, ragged, row in rows)
-        kept, bad = part(files[subject], judged)
-        items += kept
-        invalid += bad
+    advice = "C-Eval's splits are dev, val and test"
+    with files_of(folder, f"{split}/*_{split}.csv", f"*/{split}.csv", advice=advice) as there:
+        files = {subject_of(file, split): file for file in reversed(there)}
+        for subject in subjects or ():
+            if subject not in files:
+                near = nearest(subject, files) or f"; the folder has {', '.join(sorted(files))}"
+                raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}")
+        for subject in sorted(subjects or files):
+            rows = _rows(folder, files[subject], ("id", "question", *CEVAL_LETTERS))
+            judged = ((line, broken, *_ceval_item(subject, split, row)) for line, broken, row in rows)
+            kept, bad = part(folder, files[subject], judged)
+            items += kept
+            invalid += bad
     return items, invalid
 
 
@@ -125,9 +121,8 @@ def ceval_dev(raw_dir: str | Path, shots: int = 5, subjects: list[str] | None = 
         dev.setdefault(item.subject or "", []).append(item)
     for subject, examples in dev.items():
         if len(examples) < shots:
-            path = Path(raw_dir) / "ceval" / "dev" / f"{subject}_dev.csv"
             raise QilinError(
-                f"{path} has {len(examples)} rows, fewer than shots = {shots}; set eval.shots to "
+                f"C-Eval's {subject}_dev.csv has {len(examples)} rows, fewer than shots = {shots}; set eval.shots to "
                 f"{len(examples)} at most, or take C-Eval's own file of five"
             )
     return dev
@@ -138,34 +133,25 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
 
     Reads `cmexam/<split>_with_annotations.csv` (the same rows, with GROUPS), else `<split>.csv`. Unusable: no question,
     no lettered options, no answer, or one such as "nan" or with a letter that is not among the options. Raises
-    QilinError when there is no such file, or it cannot be read.
+    Unreadable when there is no such file, or it cannot be used.
     """
     folder = _raw(raw_dir) / "cmexam"
-    found = [path for name in (f"{split}_with_annotations.csv", f"{split}.csv") if (path := folder / name).exists()]
-    if not found:
-        raise QilinError(f"{folder} has neither {split}.csv nor {split}_with_annotations.csv")
-    rows = enumerate(_rows(found[0], ("Question", "Options", "Answer", "Explanation")))
-    judged = ((line, bad, *_cmexam_item(f"{split}-{n:05d}", split, row)) for n, (line, bad, row) in rows)
-    return part(found[0], judged)
+    with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
+        rows = enumerate(_rows(folder, file, ("Question", "Options", "Answer")))
+        judged = ((line, broken, *_cmexam_item(f"{split}-{n:05d}", split, row)) for n, (line, broken, row) in rows)
+        return part(folder, file, judged)
 
 
 def huatuo_items(raw_dir: str | Path) -> Reading:
     """Huatuo-26M's test questions: `test_datasets.jsonl` {questions, answers} or `huatuo26M_test.json` (instructions).
 
-    Unusable: not exactly one question and one answer, or an empty one. Raises QilinError when there is no such file, or
+    Unusable: not exactly one question and one answer, or an empty one. Raises Unreadable when there is no such file, or
     it has another form.
     """
     folder = _raw(raw_dir) / "huatuo26m_test"
-    lines, listed = folder / "test_datasets.jsonl", folder / "huatuo26M_test.json"
-    if lines.exists():
-        path, rows, keys = lines, read_jsonl(lines), ("questions", "answers")
-    elif listed.exists():
-        path, rows, keys = listed, read_json(listed), ("instruction", "output")
-    else:
-        raise QilinError(f"{folder} has neither {lines.name} nor {listed.name}")
-    if isinstance(rows, dict):
-        raise QilinError(f"{path} holds one object, not a list of them with the fields {keys[0]} and {keys[1]}")
-    return part(path, ((n + 1, "", *_huatuo_item(f"test-{n:05d}", row, keys)) for n, row in enumerate(rows)))
+    with files_of(folder, "test_datasets.jsonl", "huatuo26M_test.json", "test.jsonl") as (file, *_):
+        rows = enumerate(records(folder, file))
+        return part(folder, file, ((line, *_huatuo_item(f"test-{n:05d}", row)) for n, (line, row) in rows))
 
 
 def unusable(
@@ -194,58 +180,30 @@ def cap(items: list[Item], n: int | None, seed: int) -> list[Item]:
     return [item for item in items if item.id in kept]
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(line where the record begins, what is wrong with its number of cells, row) of a CSV.
-
-    Raises QilinError when it is empty, not UTF-8, broken, or its header lacks a column or has one twice.
-    """
-    # Strict: an unclosed quote would otherwise swallow the rest of the file as one cell.
-    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(path, header, columns)
-        line = reader.line_num + 1
-        for cells in reader:
-            if cells:
-                wrong = len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :])
-                ragged = f"{len(cells)} cells, but the header has {len(header)}" if wrong else ""
-                yield line, ragged, dict.fromkeys(header, "") | dict(zip(header, cells, strict=False))
-            line = reader.line_num + 1
-    except csv.Error as reason:
-        raise QilinError(f"{path}, line {reader.line_num}: not a CSV record ({reason}); close every quote") from None
-
-
-def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
-    wanted = f"the header must have {', '.join(columns)}"
-    if not header:
-        raise QilinError(f"{path} is empty; {wanted}")
+def _rows(folder: Path, file: Found, columns: tuple[str, ...]) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """(line where the record begins, what is wrong with it, row) of a table. Unreadable when it lacks a column."""
+    empty, wanted = dict.fromkeys(columns, ""), f"the header must have {', '.join(columns)}"
+    found = records(folder, file, tabular=True)
+    if not found:
+        raise Unreadable(folder / file.file, f"has no row below a header; {wanted}")
+    # A row of a table has only the columns in which it holds something.
+    known = dict.fromkeys(name for _, row in found if isinstance(row, dict) for name in row)
     for name in columns:
-        if name not in header:
-            near = nearest(name, header)
-            raise QilinError(f"{path}, line 1: no column '{name}' among {', '.join(header)}{near}; {wanted}")
-    twice = [name for name in header if name and header.count(name) > 1]
-    if twice:
-        raise QilinError(f"{path}, line 1: column '{twice[0]}' comes {header.count(twice[0])} times; keep one of them")
-
-
-def text_of(path: Path) -> str:
-    """Text of a file in UTF-8, with a mark or without; QilinError names line and likely encoding otherwise."""
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as reason:
-        line = data.count(b"\n", 0, reason.start) + 1
-        marked = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        likely, code = ("UTF-16", "UTF-16") if marked else ("GBK", "GB18030")
-        raise QilinError(
-            f"{path}, line {line}: byte 0x{data[reason.start]:02x} is not UTF-8, likely {likely}; "
-            f"convert the file with: iconv -f {code} -t UTF-8"
-        ) from None
+        if known and name not in known:
+            near = nearest(name, known)
+            raise Unreadable(folder / file.file, f"no column '{name}' among {', '.join(known)}{near}; {wanted}")
+    for line, row in found:
+        try:
+            if isinstance(row, Reject):
+                raise row
+            yield line, "", empty | text_cells(row)
+        except Reject as fault:
+            yield line, said(fault), empty
 
 
 def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
     options = {letter: row[letter].strip() for letter in CEVAL_LETTERS}
-    gold = _letters(row.get("answer", "")) or None
+    gold = letters_of(row.get("answer", "")) or None
     question = row["question"].strip()
     item = Item(
         "ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, field_text(row.get("explanation"))
@@ -258,38 +216,29 @@ def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Ite
 
 
 def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
-    question, gold = row["Question"].strip(), _letters(row["Answer"])
-    options = _options(row["Options"])
+    question, gold = row["Question"].strip(), letters_of(string(row["Answer"]))
+    options = dict(options_of(row["Options"]))
+    once = len(options) == len(options_of(row["Options"]))
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, field_text(row["Explanation"]), groups)
+    item = Item("cmexam", identity, split, None, question, options, gold, field_text(row.get("Explanation")), groups)
     if not question:
         return "no question", item
-    if not options:
+    if len(options) < 2 or not once:
         return "options are not lines 'A text', each letter once", item
     if not gold:
-        return "no answer", item
+        return f"no answer: {row['Answer']!r}" if row["Answer"].strip() else "no answer", item
     if not set(gold) <= set(options):
         return f"answer {row['Answer']!r} is not among the options {''.join(options)}", item
     return "", item
 
 
-def _huatuo_item(identity: str, row: Any, keys: tuple[str, str]) -> tuple[str, Item]:
+def _huatuo_item(identity: str, row: Any) -> tuple[str, str, Item]:
+    """(what is wrong with the record, with the question or answer, the item)."""
+    keys = ("instruction", "output") if isinstance(row, dict) and "instruction" in row else ("questions", "answers")
     question, answer = (_only(row.get(key)) if isinstance(row, dict) else "" for key in keys)
     item = Item("huatuo", identity, "test", None, question, None, None, answer)
-    return "" if question and answer else f"not exactly one question and one answer in {keys[0]} and {keys[1]}", item
-
-
-def _options(text: str) -> dict[str, str]:
-    """{"A": text, …} of CMExam's option lines; empty when a line has no letter or a letter comes twice."""
-    found = [_OPTION.fullmatch(part.strip()) for part in _OPTION_BREAK.split(text.strip())]
-    options = {match[1]: match[2].strip() for match in found if match}
-    return options if len(options) == len(found) else {}
-
-
-def _letters(text: str) -> str:
-    """Sorted distinct capitals of an answer cell (full-width or separated, too); any other text as it stands."""
-    plain = re.sub(r"[\s,、;]", "", unicodedata.normalize("NFKC", text))
-    return "".join(sorted(set(plain))) if re.fullmatch(r"[A-Z]+", plain) else plain
+    wrong = "" if question and answer else f"not exactly one question and one answer in {keys[0]} and {keys[1]}"
+    return said(row) if isinstance(row, Reject) else "", wrong, item
 
 
 def _only(value: Any) -> str:
@@ -299,20 +248,20 @@ def _only(value: Any) -> str:
     return field_text(value) if isinstance(value, str) else ""
 
 
-def part(path: Path, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:
-    """Part (line, ragged, reason, item) into the items with nothing against them and the others, with their place.
+def part(folder: Path, file: Found, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:
+    """Part (line, broken, reason, item) into the items with nothing against them and the others, with their place.
 
-    QilinError when not one row is usable: such a file is of another kind.
+    Unreadable when not one row is usable: such a file is of another kind.
     """
     items, invalid, seen = [], [], set()
-    for line, ragged, reason, item in judged:
-        detail = ragged or reason or (f"id {item.id} came before" if item.id in seen else "")
+    for line, broken, reason, item in judged:
+        detail = broken or reason or (f"id {item.id} came before" if item.id in seen else "")
         seen.add(item.id)
         if not detail:
             items.append(item)
             continue
-        invalid.append(unusable(item.benchmark, path.name, line, detail, item.question))
+        invalid.append(unusable(item.benchmark, label(file), line, detail, item.question))
     if not items:
         first = f", the first (line {invalid[0]['line']}) because: {invalid[0]['detail']}" if invalid else ""
-        raise QilinError(f"{path} has no usable row among {len(invalid)}{first}")
+        raise Unreadable(folder / file.file, f"has no usable row among {len(invalid)}{first}")
     return items, invalid

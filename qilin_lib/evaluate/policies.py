@@ -233,7 +233,7 @@ def measured(
     kl = [divergence(*pair) for pair in zip(ours, theirs, strict=True)]
     with _placed(judge, device):
         both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
-        rewards = reward.score(judge, both, parameters.batch_size)
+        rewards = reward.rewards(judge, both, parameters.batch_size)
     return [
         _record(item, tokenizer, greedy[i], drawn[i], (rewards[i], rewards[len(chunk) + i]), kl[i].tolist(), limit)
         for i, item in enumerate(chunk)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.benchmark_files import Unreadable
+from qilin_lib.evaluate.items import Item, unusable
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.scores import Table
 
@@ -29,3 +30,9 @@ class Task:
     prompts: Callable[[Sequence[Item], Any, int], list[Prompt]]
     answer: Callable[[Sequence[Item], Sequence[Prompt], Any], list[dict]]
     statistics: Callable[[Sequence[dict]], Table]
+
+    @classmethod
+    def unread(cls, name: str, why: Unreadable) -> Task:
+        """A benchmark that cannot be read: nothing is asked of it, and `invalid` says why."""
+        row = unusable(name, why.file, 0, str(why), "", reason="unreadable benchmark")
+        return cls(name, FIXED, "-", None, [], [row], {}, False, lambda *_: [], lambda *_: [], lambda *_: {})

@@ -9,6 +9,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import ceval, cmexam, further, huatuo, released
+from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.items import Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
@@ -23,7 +24,8 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
     """The tasks of a run, benchmarks in the order of `params.benchmarks`, `fixed` before `released`, then the further
     ones. `built` is the folder of notebook 01, which says what a model was trained on (None: nothing).
 
-    Raises QilinError for an unknown benchmark or subject, or when nothing is left of a benchmark or of all of them.
+    One whose files cannot be read is a task without items, whose `invalid` names file and reason. Raises QilinError for
+    an unknown benchmark or subject, or when nothing is left of all of them.
     """
     makers = {"ceval": _ceval, "cmexam": _cmexam, "huatuo": _huatuo}
     tasks = []
@@ -31,12 +33,14 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
         if name not in makers:
             near = nearest(name, makers)
             raise QilinError(f"benchmark '{name}' is not known{near}; choose from {', '.join(makers)}")
-        made = makers[name](raw_dir, params)
-        if not made[0].items:
-            unusable = len(made[0].invalid)
-            raise QilinError(f"benchmark '{name}' has no usable item in {raw_dir} ({unusable} unusable rows)")
-        tasks += [task for task in made if task.protocol in params.protocols]
+        try:
+            tasks += [task for task in makers[name](raw_dir, params) if task.protocol in params.protocols]
+        except Unreadable as reason:
+            tasks.append(Task.unread(name, reason))
     tasks += further.prepare(raw_dir, params, built)
+    if tasks and not any(task.items for task in tasks):
+        why = "; ".join(f"{task.name}: {task.invalid[0]['detail']}" for task in tasks if task.invalid)
+        raise QilinError(f"no benchmark in {raw_dir} has an item to ask: {why}")
     if not tasks:
         raise QilinError(
             f"eval.protocols = {params.protocols} leaves nothing of eval.benchmarks = {params.benchmarks}: Huatuo-26M "

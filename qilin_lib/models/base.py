@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import files, runs, sample
 from qilin_lib.errors import QilinError
 from qilin_lib.models.baichuan import converted_from
 from qilin_lib.models.examine import context, why_unusable
@@ -18,7 +18,6 @@ from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.sample import corpus
 from qilin_lib.tokens.own_template import choose
 
 
@@ -32,7 +31,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     def texts() -> tuple[list[str], list[str]]:
         held = {row["text"] for row in files.read_jsonl(general) if row["split"] == "heldout"}
-        return corpus.base_texts(runs.cache_dir(), held)
+        return sample.base_texts(held)
 
     return prepare_base(stage.parameters, stage, texts, runs.cache_dir(), show or live_line())
 

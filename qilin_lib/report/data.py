@@ -12,10 +12,11 @@ import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.decontaminate import BENCHMARKS
 from qilin_lib.chimed.deid_score import ALL, Row
+from qilin_lib.chimed.items import BENCHMARKS
+from qilin_lib.chimed.readers.find import printable
 from qilin_lib.chimed.records import Record
-from qilin_lib.chimed.sources import BY_NAME, inventory, units
+from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
 from qilin_lib.report.figures import FATES, count
@@ -26,14 +27,16 @@ from qilin_lib.report.tokens import card
 
 
 def sources_table(raw: Path) -> Table:
-    """Every registered source: whether its folder is there, the paper's row, the sets it feeds, its licence."""
-    rows = []
+    """Every registered source: whether its folder is there, the sets it feeds, its licence; below, what is not read."""
+    rows, left = [], all_unread(raw)
     for name, state in inventory(raw).items():
         source = BY_NAME.get(name)
+        if state == "present" and name in left:
+            state += f", {len(left[name])} file{'s' * (len(left[name]) > 1)} not read"
         feeds = dict.fromkeys(kind for feed in source.feeds for kind in feed.rows) if source else ["-"]
         rows.append(
             [
-                name,
+                printable(name),
                 state,
                 ", ".join(feeds),
                 " + ".join(source.licences()) if source else "-",
@@ -41,7 +44,8 @@ def sources_table(raw: Path) -> Table:
             ]
         )
     columns = ["Dataset", "Status", "Feeds", "Licence", "From"]
-    return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str))
+    notes = [f"not read in {name}: {listed(files)}" for name, files in left.items()]
+    return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str), notes)
 
 
 def example(raw: Path, name: str, kind: str = "sft") -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib import files
+from qilin_lib.chimed.readers.find import printable
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
+from qilin_lib.evaluate.further import MAKERS
 from qilin_lib.evaluate.task import FIXED, RELEASED
 from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.layout import Table
@@ -27,6 +30,7 @@ READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "group
 def items_table(tasks: Iterable[Any]) -> Table:
     """Items a benchmark brings to this run, its protocols, split, cap, and rows left out: unusable, or trained on."""
     rows: dict[str, list[str]] = {}
+    tasks = list(tasks)
     for task in tasks:
         if task.name in rows:
             rows[task.name][1] += f", {task.protocol}"
@@ -38,6 +42,8 @@ def items_table(tasks: Iterable[Any]) -> Table:
         "The cap of C-Eval and CMMLU is per subject; capped items are a seeded sample in file order; all protocols ask "
         "the same"
     ]
+    unread = {task.name: row["detail"] for task in tasks for row in task.invalid if not task.items}
+    notes += [f"{name}: {printable(detail)}" for name, detail in unread.items()]
     return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns), notes)
 
 
@@ -54,6 +60,17 @@ def models_of(stage_dir: str | Path, benchmark: str, protocol: str = "fixed") ->
     """Models with a finished predictions file: the stages, then baselines by name."""
     folder = store.predictions(stage_dir, protocol, benchmark, "-").parent
     return ordered(path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl"))
+
+
+def first_answered(stage_dir: str | Path, benchmarks: Iterable[str], protocols: Iterable[str]) -> tuple[str, str]:
+    """The first of `benchmarks`, then of the further ones, and of `protocols` that has records.
+
+    A benchmark that could not be read has none. Raises QilinError when no benchmark has.
+    """
+    for benchmark, protocol in itertools.product((*benchmarks, *MAKERS), protocols):
+        if models_of(stage_dir, benchmark, protocol):
+            return benchmark, protocol
+    raise QilinError(f"{stage_dir} holds no record of any benchmark; run notebooks/06_eval.ipynb again")
 
 
 def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:

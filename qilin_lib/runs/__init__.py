@@ -49,7 +49,7 @@ def runs_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where reusable artefacts (sample data, tiny base) live: QILIN_CACHE_DIR, or .cache/ beside the notebooks."""
+    """Where reusable artefacts (tiny base, endpoint answers) live: QILIN_CACHE_DIR, or .cache/ beside the notebooks."""
     return _folder("QILIN_CACHE_DIR", ".cache")
 
 

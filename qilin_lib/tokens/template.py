@@ -7,7 +7,7 @@ model scores 26 % or 57 % by template alone (hiyouga/LLaMA-Factory#2509).
 from __future__ import annotations
 
 import functools
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class Template:
     it. `after` comes before whatever follows such a turn and is never learned; where `user_open` begins with the end
     token of the assistant's turn (GLM's `<|user|>`), the token stands there once. A system turn is a conversation's
     first; `system_open` opens the conversation in place of `begin`, None means that the model has no such turn, and
-    with `system_in_user` its text stands inside the first user turn. `trim`: texts lose their outer white space.
+    with `system_in_user` its text stands inside the first user turn (`with_system`: so it does where there is no such
+    turn). `trim`: texts lose their outer white space.
     `blank`: SentencePiece writes the blanks at the ends of the tags by itself, before whatever text it begins.
     """
 
@@ -44,6 +45,13 @@ class Template:
     system_in_user: bool = False
     trim: bool = False
     blank: bool = False
+
+    @functools.cached_property
+    def with_system(self) -> Template:
+        """The template itself, or for a model without a system turn one whose system text opens the first user turn."""
+        if self.system_open is not None:
+            return self
+        return replace(self, system_open=self.begin + self.user_open, system_close="\n", system_in_user=True)
 
     @property
     def tags(self) -> dict[str, Any]:
@@ -92,7 +100,7 @@ class Template:
         limits (tokens) cut the *content* of a turn (source: user and system, target: assistant), never a tag or the end
         token (the released `source_ids[:256]` cuts off the closing tag). `follows`: the role of the turn that
         `messages` go on from; "" begins a conversation. Raises QilinError for an unknown role, and for a system turn
-        that is not the first or that the template has not.
+        that is not the first.
         """
         ids: list[int] = []
         labels: list[int] = []
@@ -104,7 +112,9 @@ class Template:
             # Token ids come from texts that 01 has cleaned, which have no outer space.
             text = text.strip() if self.trim and isinstance(text, str) else text
             content = text_ids(tokenizer, text)[: max_target_length if learn else max_source_length]
-            closed = self._close(tokenizer) if learn else self._tag(tokenizer, getattr(self, f"{role}_close"))
+            closed = (
+                self._close(tokenizer) if learn else self._tag(tokenizer, getattr(self.with_system, f"{role}_close"))
+            )
             ids += opened + content + closed
             labels += [IGNORE] * len(opened) + (content + closed if learn else [IGNORE] * len(content + closed))
             follows = role
@@ -129,16 +139,16 @@ class Template:
 
     def _opening(self, role: str, follows: str) -> str:
         """What stands before the text of a turn of `role` that follows one of `follows` ("": none)."""
-        roles = ["user", "assistant"] if self.system_open is None else ["system", "user", "assistant"]
+        roles = ["system", "user", "assistant"]
         if role not in roles:
-            there = " and ".join(map(repr, roles)).replace(" and ", ", ", len(roles) - 2)
-            raise QilinError(f"role '{role}': a conversation has only {there}{nearest(role, roles)}")
+            near = nearest(role, roles)
+            raise QilinError(f"role '{role}': a conversation has only 'system', 'user' and 'assistant'{near}")
         if role == "system":
             if follows:
                 raise QilinError("role 'system': only the first turn of a conversation can be the system's")
-            return self.system_open
+            return self.with_system.system_open
         opened = self.user_open if role == "user" else self.assistant_open
-        if follows == "system" and role == "user" and self.system_in_user:
+        if follows == "system" and role == "user" and self.with_system.system_in_user:
             return ""
         if follows == "assistant":
             repeated = self.assistant_close and opened.startswith(self.assistant_close)
@@ -149,7 +159,7 @@ class Template:
         """The same template for `tokenizer.chat_template`, in what llama.cpp's and Ollama's readers know of jinja.
 
         `generation` adds the markers by which TRL and transformers find the assistant's tokens; other readers fail at
-        them. A system turn that the template has not is refused as published templates refuse it.
+        them.
         """
         text = "m['content'] | trim" if self.trim else "m['content']"
         begun = self.assistant_open.rstrip(" ") if self.blank else self.assistant_open
@@ -165,18 +175,19 @@ class Template:
         )
 
     def _jinja_system(self, text: str) -> str:
-        if self.system_open is None:
-            return "{{- raise_exception('System role not supported') -}}"
-        return f"{_write(self.system_open)}{{{{- {text} -}}}}{_write(self.system_close)}"
+        own = self.with_system
+        return f"{_write(own.system_open)}{{{{- {text} -}}}}{_write(own.system_close)}"
 
     def _jinja_user_open(self) -> str:
-        before = "{%- if not loop.first and messages[loop.index0 - 1]['role'] == "
-        if self.system_in_user:
-            return f"{before}'system' -%}}{{%- else -%}}{_write(self.user_open)}{{%- endif -%}}"
+        before = "not loop.first and messages[loop.index0 - 1]['role'] == "
+        shorter = {}
+        if self.with_system.system_in_user:
+            shorter["system"] = ""
         if self.assistant_close and self.user_open.startswith(self.assistant_close):
-            rest = _write(self.user_open.removeprefix(self.assistant_close))
-            return f"{before}'assistant' -%}}{rest}{{%- else -%}}{_write(self.user_open)}{{%- endif -%}}"
-        return _write(self.user_open)
+            shorter["assistant"] = _write(self.user_open.removeprefix(self.assistant_close))
+        cases = [f"if {before}{role!r} -%}}{text}" for role, text in shorter.items()]
+        written = _write(self.user_open)
+        return f"{{%- {'{%- el'.join(cases)}{{%- else -%}}{written}{{%- endif -%}}" if cases else written
 
 
 def _write(text: str) -> str:

@@ -26,7 +26,7 @@ from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train.methods import sft
+from qilin_lib.train.methods import METHODS, sft
 
 # Where neither the paper nor CMExam and Huatuo-26M state a setting: what transformers does by default.
 DEFAULTS: dict[str, Any] = {
@@ -97,7 +97,7 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
         files.write_jsonl(target / "train.jsonl", rows)
         paths = {"weights": weights, "data": target / "train.jsonl"}
         told = lambda text: show(f"training {name}: {text}")  # noqa: E731
-        jobs.run(stage, __name__, target, parameters, paths, told, scored=False, template=template)
+        jobs.run(stage, METHODS["baseline"], target, parameters, paths, told, template)
         shutil.rmtree(target / "checkpoints", ignore_errors=True)
         files.write_json(note, key)
     return trained(target)
@@ -207,7 +207,3 @@ def token_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any
     from transformers.loss.loss_utils import fixed_cross_entropy
 
     return fixed_cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), num_items_in_batch, IGNORE)
-
-
-if __name__ == "__main__":
-    jobs.main(work)

@@ -1,11 +1,8 @@
-"""What a training learns from, looked at before anything is started: none, how many tokens, misspelt modules, or a
-model too large to load."""
+"""What a training learns from, looked at before anything is started: nothing, misspelt modules, a model too large."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -14,11 +11,9 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
-from qilin_lib.train import fields, launch, vllm_client
+from qilin_lib.schema import Trained
+from qilin_lib.train import fields, methods, vllm_client
 
-# The set that a notebook trains on; 08 learns rewards from the preference pairs. Without CPT text 03 hands the base
-# model on (`dcpt.unchanged`), so that a folder of conversations alone can still be learned from.
-SETS = {"04_sft": "sft", "05_dpo": "dpo", "08_rlhf": "dpo"}
 # What a GPU of 24 GB can hold of weights before they are split. With transformers' own way of loading split models, the
 # judge and the model that an adapter is merged into would come split too.
 ZERO3_GIB = 20
@@ -42,10 +37,10 @@ def check(stage: Stage) -> None:
     # The headers of the weight files name most modules; a look at all of them imports transformers.
     found = sizes(base)
     if not (found.names(targets) and found.names(whole)):
-        check_modules(skeleton(shape(base)), parameters, rewards=stage.name == "08_rlhf")
+        check_modules(skeleton(shape(base)), parameters, rewards=hasattr(parameters, "reward"))
 
 
-def refuse_large(weights: int, parameters: Any) -> None:
+def refuse_large(weights: int, parameters: Trained) -> None:
     """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
     DeepSpeed splits it only then."""
     size = weights * WIDTH[parameters.dtype] / 2**30
@@ -61,7 +56,8 @@ def refuse_large(weights: int, parameters: Any) -> None:
 
 def refuse_empty(stage: Stage) -> None:
     """QilinError naming the empty set and the reason that 01's ledger gives, if there is no row to train on."""
-    if (name := SETS.get(stage.name)) is None:
+    # Without CPT text 03 hands the base model on (`dcpt.unchanged`): conversations alone can be learned from too.
+    if (name := methods.of(stage.parameters).data) == "cpt":
         return
     chimed = stage.parent("01_build_chimed")
     if not any(row["split"] == "train" for row in files.read_jsonl(chimed / f"{name}.jsonl")):
@@ -80,16 +76,3 @@ def _why(chimed: Path, name: str) -> str:
     rejected = sum(sum(row["rejected"].values()) for row in rows)
     duplicate, contaminated, read = (sum(row[fate] for row in rows) for fate in ("duplicate", "contaminated", "read"))
     return f"of {read} read none was kept ({rejected} rejected, {duplicate} duplicate, {contaminated} contaminated)"
-
-
-def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
-    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
-    if p.notebook == "08_rlhf":
-        return None
-    if p.max_steps > 0:
-        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
-    counts, name = tokenized / "token_counts.json", SETS.get(p.notebook)
-    learned = [packing.get("tokens", 0)] if name is None or getattr(p, "one_stage", None) else []
-    if name and counts.exists():
-        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
-    return round(sum(learned) * p.num_train_epochs) or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from qilin_lib.runs import locks
 
@@ -28,52 +26,33 @@ _FAILED = re.compile(
 
 @contextmanager
 def running(
-    arguments: list[str], environments: list[dict[str, str]]
-) -> Iterator[tuple[IO[str], list[subprocess.Popen]]]:
-    """(outputs and errors of all in one pipe, the processes): one per environment; at the end nothing of them is left.
-
-    One that fails takes the others down.
+    arguments: list[str], environments: list[dict[str, str]], output: int
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes, one per environment, outputs and errors of all into the file descriptor `output`; at the end
+    nothing of them is left, nor of what they started. One that fails takes the others down.
     """
     mark, over = uuid.uuid4().hex, threading.Event()
     processes: list[subprocess.Popen] = []
-    reading, writing = os.pipe()
     try:
         for environment in environments:
-            processes.append(_start(arguments, {**environment, MARK: mark}, writing))
-        os.close(writing)
+            process = subprocess.Popen(
+                arguments,
+                env={**environment, MARK: mark},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # The stage stays locked while any of its processes lives.
+                pass_fds=locks.descriptors(),
+                preexec_fn=die_with_parent,
+            )
+            processes.append(process)
         threading.Thread(target=_watch, args=(processes, mark, over), daemon=True).start()
-        with open(reading, encoding="utf-8", errors="replace") as output:
-            yield output, processes
+        yield processes
     finally:
         _end_marked(mark)
         for process in processes:
             process.wait()
         over.set()
-
-
-def _start(arguments: list[str], environment: dict[str, str], output: int) -> subprocess.Popen:
-    return subprocess.Popen(
-        arguments,
-        env=environment,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        # The stage stays locked while any of its processes lives.
-        pass_fds=locks.descriptors(),
-        preexec_fn=die_with_parent,
-    )
-
-
-@contextmanager
-def running_beside(arguments: list[str], environment: dict[str, str], log: IO[str]) -> Iterator[subprocess.Popen]:
-    """One process whose output goes into `log`; at the end nothing of it or of what it started is left."""
-    mark = uuid.uuid4().hex
-    process = _start(arguments, {**environment, MARK: mark}, log.fileno())
-    try:
-        yield process
-    finally:
-        _end_marked(mark)
-        process.wait()
 
 
 def _watch(processes: list[subprocess.Popen], mark: str, over: threading.Event) -> None:

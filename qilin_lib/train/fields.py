@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.runs import Stage
-from qilin_lib.schema import SECTIONS
+from qilin_lib.schema import SECTIONS, Trained
 from qilin_lib.train import fit, methods
 
 # Fields of peft's LoraConfig that load, merge and switch off as plain LoRA does. `bias` is none of them: with the
@@ -79,7 +79,7 @@ def check(stage: Stage) -> None:
             )
 
 
-def configuration(parameters: Any, out: Path) -> tuple[type, set[str]]:
+def configuration(parameters: Trained, out: Path) -> tuple[type, set[str]]:
     """(the class that holds a method's arguments, the fields of it that the kit sets)."""
     values = parameters.model_dump(mode="json")
     # 08's trainings have settings of their own in the same fields.
@@ -90,7 +90,7 @@ def configuration(parameters: Any, out: Path) -> tuple[type, set[str]]:
     return getattr(importlib.import_module(library), name), set(arguments(SimpleNamespace(**values), out))
 
 
-def _check(parameters: Any, which: str, kind: type, managed: Any) -> None:
+def _check(parameters: Trained, which: str, kind: type, managed: Any) -> None:
     import pydantic
 
     where, hints = f"{parameters.notebook}: {which}: ", get_type_hints(kind)
@@ -108,7 +108,7 @@ def _check(parameters: Any, which: str, kind: type, managed: Any) -> None:
             raise QilinError(f"{where}{name} = {value!r}: {reasons} (transformers, trl or peft)") from None
 
 
-def _instead(parameters: Any, name: str) -> str:
+def _instead(parameters: Trained, name: str) -> str:
     own, section = NAMES.get(name, name), SECTIONS[parameters.notebook][0]
     fields = type(parameters).model_fields
     if own in fields:
@@ -118,7 +118,7 @@ def _instead(parameters: Any, name: str) -> str:
     return "the kit sets it, or does not use it; nearest valid: leave it out"
 
 
-def _construct(parameters: Any, kind: type, stage: Stage) -> None:
+def _construct(parameters: Trained, kind: type, stage: Stage) -> None:
     """What only the library's own check of the values finds, such as an optimizer that it does not know."""
     try:
         kind(output_dir=str(stage.dir), report_to="none", use_cpu=True, **parameters.trainer)

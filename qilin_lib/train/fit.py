@@ -23,6 +23,7 @@ from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
 
+Collate = Callable[[Any], dict[str, Any]]
 # Parameters that TrainingArguments has by the same name.
 SAME = (
     "per_device_train_batch_size",
@@ -99,13 +100,40 @@ def has_fused_head(model: Any, parameters: Any, arguments: Any) -> bool:
     return bool(parameters.gpus) and not adapted and not arguments.use_liger_kernel
 
 
-def fuse_head(model: Any, collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """Give `model` TRL's fused head, and return `collate` with what asks for it: the loss comes from tiles of logits,
-    soft caps and scales included."""
-    from trl.trainer.utils import add_fused_lm_head
+def headed(model: Any, parameters: Any, settings: Any, collate: Collate) -> Collate:
+    """`collate` as the model's head wants its batches. A fused head makes the loss from tiles of logits, soft caps and
+    scales included; it and Liger's forward pass (0.8.5) take all positions, no choice by row."""
+    fused = has_fused_head(model, parameters, settings)
+    if not fused and not settings.use_liger_kernel:
+        return collate
+    if fused:
+        from trl.trainer.utils import add_fused_lm_head
 
-    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
-    return lambda rows: collate(rows) | {"fused_lm_head": True}
+        add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+
+    def whole(rows: Any) -> dict[str, Any]:
+        batch = {name: part for name, part in collate(rows).items() if name not in ("logits_to_keep", "shift_labels")}
+        return batch | {"fused_lm_head": True} if fused else batch
+
+    return whole
+
+
+def causal_trainer(job: Any, model: Any, examples: Any, collate: Collate, packed: bool, **more: Any) -> Any:
+    """transformers' Trainer; `packed`: texts share rows and do not see each other; `more` of its arguments. The loss of
+    a step is the mean over all its labelled tokens, of all micro-batches and processes (transformers#34191).
+
+    Not TRL's SFTTrainer: on a CPU its loss (1.16) projects every position to the vocabulary, in the forward pass and
+    again in the backward, and it adds entropy and accuracy to each step; what it prepares (template, masks) is made
+    already. In both the loss is the same mean.
+    """
+    from transformers import Trainer, TrainingArguments
+
+    if packed:
+        attention.isolate(model, job.parameters)
+        collate = attention.in_one_row(model, collate)
+    settings = TrainingArguments(**arguments(job.parameters, job.out), **more)
+    collate = headed(model, job.parameters, settings, collate)
+    return Trainer(model=model, args=settings, train_dataset=examples, data_collator=collate)
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:

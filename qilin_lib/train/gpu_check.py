@@ -29,7 +29,7 @@ from qilin_lib.models.load import load_model, weight_files
 from qilin_lib.models.shapes import KNOWN, sizes
 from qilin_lib.runs import environment
 from qilin_lib.tokens.pack import pack
-from qilin_lib.train import preflight, probe, speed
+from qilin_lib.train import methods, preflight, probe, speed
 from qilin_lib.train.methods import dcpt
 from qilin_lib.train.speed import GIB
 
@@ -92,7 +92,7 @@ def train_steps(notebook: str, chosen: dict[str, Any], base: Path, tiny: bool) -
     fields = params.MODELS[params.SECTIONS[notebook][0]].model_fields
     own = {"gradient_accumulation_steps": 1, "allow_high_lr": True, **(SMALL if tiny else {"gpus": 1}), **chosen}
     p = params.load(notebook, {name: value for name, value in own.items() if name in fields})
-    rows, length = preflight.batch(p, BLOCK[tiny])
+    rows, length = methods.batch(p, BLOCK[tiny])
     least = most = 0.0
     for where, what, size in preflight.training(sizes(base), p, rows, length):
         if where == "training" and what != "CUDA context":

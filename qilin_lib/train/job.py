@@ -7,11 +7,11 @@ repeated without the one before it. On the CPU they are forked from one process,
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +23,13 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import Steps
 from qilin_lib.tokens.template import Template, template_of
 from qilin_lib.train import children, launch
+from qilin_lib.train.methods import Method
 
-Work = Callable[[SimpleNamespace], None]
 TRAININGS = ("reward", "rejection", "rl")
 
 
-def train_stage(stage: Stage, module: str, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
-    """Train and score stage `stage` (03-05) by `module`, in its folder; returns its facts, which are read if up to
-    date.
+def train_stage(stage: Stage, method: Method, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
+    """Train and score stage `stage` (03-05) in its folder; returns its facts, which are read if up to date.
 
     `paths` are the inputs (weights, tokens, data) by name. Where another process trains this stage with these
     parameters, its progress is shown until it ends. A training that ended while its notebook did not is only read.
@@ -39,22 +38,20 @@ def train_stage(stage: Stage, module: str, paths: dict[str, Path], show: Show | 
         show = show or live_line()
         stage.begin(show)
     if not stage.up_to_date:
-        run(stage, module, stage.dir, stage.parameters.model_dump(mode="json"), paths, show)
+        run(stage, method, stage.dir, stage.parameters.model_dump(mode="json"), paths, show)
     return files.read_json(stage.dir / "facts.json")
 
 
 def train_step(
     stage: Stage,
-    module: str,
+    method: Method,
     folder: Path,
     steps: Steps,
     paths: dict[str, Path],
     show: Show | None,
-    scored: bool = True,
-    apart: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
-    """Train by `module` in `folder`, one of several of stage 08; returns its facts.
+    """Train in `folder`, one of several trainings of stage 08; returns its facts.
 
     The parameters are the stage's, the four of `steps` in place of its trainings, then `more`, which may replace any of
     them. A folder that is finished is only read; its checkpoints are removed. QilinError if a process fails.
@@ -64,7 +61,7 @@ def train_step(
     # launch asks whether it only prints the command: 08 has no dry run.
     common = stage.parameters.model_dump(mode="json", exclude=set(TRAININGS))
     parameters = {**common, "dry_run": False, **steps.model_dump(mode="json"), **more}
-    if not run(stage, module, folder, parameters, paths, show, scored, apart):
+    if not run(stage, method, folder, parameters, paths, show):
         show(FINISHED)
     if not stage.up_to_date:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -73,30 +70,28 @@ def train_step(
 
 def run(
     stage: Stage,
-    module: str,
+    method: Method,
     folder: Path,
     parameters: dict[str, Any],
     paths: dict[str, Path],
     show: Show,
-    scored: bool = True,
-    apart: bool = False,
     template: Template | None = None,
 ) -> list[str]:
     """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
 
-    `scored`: the module has a phase "score". `apart`: the processes of a training never talk to each other, so on one
-    node they are plain children. `template`: another one than the run's.
+    `template`: another one than the run's. On one node processes that never talk to each other are plain children.
     """
     phases = [] if (folder / "facts.json").exists() else ["train"]
     if phases and "weights" in paths and is_adapter(paths["weights"]):
         phases = ["open", "train"]
-    if scored and not (folder / "heldout.json").exists():
+    if method.scored and not (folder / "heldout.json").exists():
         phases.append("score")
     path = folder / "job.json"
     if phases:
         # What a training that has ended started from stands there.
         earlier = {} if "train" in phases or not path.exists() else files.read_json(path)
         described = {
+            "module": method.module,
             "parameters": parameters,
             "out": str(folder),
             "start": str(stage.dir / "start"),
@@ -106,10 +101,11 @@ def run(
         }
         files.write_json(path, described)
         given, log = SimpleNamespace(**parameters), folder / "train.log"
-        if apart and given.nodes == 1:
-            launch.run([*launch.plain(module, path), *phases], log, show, given.gpus, launch.processes(given))
+        alone = launch.plain(launch.TRAINS, path)
+        if method.apart and given.nodes == 1:
+            launch.run([*alone, *phases], log, show, given.gpus, launch.processes(given))
         else:
-            alone, training = launch.plain(module, path), launch.command(given, module, path)
+            training = launch.command(given, launch.TRAINS, path)
             # One process for all phases where a single one trains on the CPU.
             together = training == alone and not given.gpus
             for part in [phases] if together else [[phase] for phase in phases]:
@@ -121,23 +117,19 @@ def run(
 # --- the child --------------------------------------------------------------------------------------------------------
 
 
-def main(work: Work, score: Work | None = None) -> None:
-    """`python -m MODULE job.json PHASE ...`: what a child does. Several phases are forked one after the other."""
-    path, *phases = sys.argv[1:]
+def main(path: str, *phases: str) -> None:
+    """`python -m qilin_lib.train.job job.json PHASE ...`: what a child does. Several are forked one after the other."""
     if len(phases) == 1:
-        run_phase(phases[0], path, work, score)
+        run_phase(phases[0], path)
         return
     # What every phase needs: seconds, once. No thread of torch's runs before a fork.
     import bitsandbytes  # noqa: F401
     import peft  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
-    def forked(phase: str) -> None:
-        children.die_with_parent()
-        run_phase(phase, path, work, score)
-
+    importlib.import_module(files.read_json(path)["module"])
     for phase in phases:
-        process = multiprocessing.get_context("fork").Process(target=forked, args=(phase,))
+        process = multiprocessing.get_context("fork").Process(target=_forked, args=(phase, path))
         process.start()
         process.join()
         if process.exitcode:
@@ -147,12 +139,18 @@ def main(work: Work, score: Work | None = None) -> None:
             sys.exit(process.exitcode)
 
 
-def run_phase(phase: str, path: str, work: Work, score: Work | None) -> None:
-    """One phase of the job in `path`, in this process."""
+def _forked(phase: str, path: str) -> None:
+    children.die_with_parent()
+    run_phase(phase, path)
+
+
+def run_phase(phase: str, path: str) -> None:
+    """One phase of the job in `path`, in this process: its module's `work` trains, its `score` scores."""
     if phase == "open":
         open_start(path)
     else:
-        {"train": work, "score": score}[phase](read(path))
+        module = importlib.import_module(files.read_json(path)["module"])
+        getattr(module, {"train": "work", "score": "score"}[phase])(read(path))
 
 
 def read(path: str | Path) -> SimpleNamespace:
@@ -180,3 +178,7 @@ def open_start(path: str | Path) -> None:
     siblings = sorted(folder.parent.parent.glob("*/start"))
     weights, kept = merge.start(Path(job["paths"]["weights"]), folder, quantised, siblings)
     files.write_json(path, job | {"opened": {"weights": str(weights), **kept}})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

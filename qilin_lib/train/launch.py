@@ -20,9 +20,12 @@ from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import Show
 from qilin_lib.runs import locks
-from qilin_lib.train import children, methods, one_node
+from qilin_lib.schema import Trained, Training
+from qilin_lib.train import children, one_node
 
 PROGRESS = "QILIN-PROGRESS "
+# What trains: `python -m` this, a job, and what is to be done of it.
+TRAINS = "qilin_lib.train.job"
 # torchrun's default; a Slurm job gets a port of its own.
 PORT = "29500"
 # In a dry run's command: the shell that it is pasted into knows the first node.
@@ -45,7 +48,7 @@ def check_gpus(parameters: Any) -> None:
         )
 
 
-def check_compiler(parameters: Any) -> None:
+def check_compiler(parameters: Trained) -> None:
     """QilinError when DeepSpeed has no C++ compiler for what it compiles when it starts: its collectives on a CPU
     (op_builder/cpu/comm.py), the optimizer that it moves off the GPUs (DeepSpeedCPUAdam)."""
     offloads = (parameters.deepspeed or "").endswith("_offload")
@@ -117,7 +120,7 @@ def _master(parameters: Any) -> tuple[str, str]:
     return host, os.environ.get("MASTER_PORT", PORT)
 
 
-def dry_run(parameters: Any) -> None:
+def dry_run(parameters: Training) -> None:
     """With `dry_run: true`: print the command that this notebook would train with, as one would paste it, and end the
     notebook without an error (papermill takes SystemExit(0) for success and stops there). Else: nothing at all.
 
@@ -128,7 +131,7 @@ def dry_run(parameters: Any) -> None:
     job = runs.runs_dir() / parameters.run / parameters.notebook / "job.json"
     if job.is_relative_to(Path.cwd()):
         job = job.relative_to(Path.cwd())
-    words = [*command(parameters, methods.of(parameters).module, job), "train"]
+    words = [*command(parameters, TRAINS, job), "train"]
     print(f"dry_run: {parameters.notebook} would write {job} and train with")
     print(" ".join(f'"{word}"' if UNSET in word else shlex.quote(word) for word in words))
     if any(UNSET in word for word in words):
@@ -149,7 +152,13 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
         common = {"OMP_NUM_THREADS": "1", **environment, "WORLD_SIZE": str(workers)}
         environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
     earlier = log.stat().st_size if log.exists() else 0
-    with open(log, "a", encoding="utf-8") as handle, children.running(arguments, environments) as (output, started):
+    reading, writing = os.pipe()
+    with (
+        open(log, "a", encoding="utf-8") as handle,
+        children.running(arguments, environments, writing) as started,
+        open(reading, encoding="utf-8", errors="replace") as output,
+    ):
+        os.close(writing)
         for line in output:
             if line.startswith(PROGRESS):
                 # print ends its line with a write of its own: what another rank says can come in between.

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qilin_lib.tokens import store
+from qilin_lib.runs import Stage
+from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.store import Store
+from qilin_lib.tokens.template import Message, Template
+from qilin_lib.train import fit
 
 SIDES = ("chosen", "rejected")
+
+
+def inputs(stage: Stage) -> dict[str, Path]:
+    """What a training on ChiMed-DPO reads: the weights that SFT left, the pairs, and their tokens from 02."""
+    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
+    return {"weights": fit.weights_of(stage, "04_sft"), "data": data, "store": tokens}
+
+
+def encoded(
+    messages: list[Message], template: Template, tokenizer: Any, parameters: Any, opened: bool = False
+) -> list[int]:
+    """Token ids of a conversation, long turns cut inside to max_source_length and max_target_length; up to the opening
+    of an answer if `opened`."""
+    limits = (parameters.max_source_length, parameters.max_target_length)
+    return template.encode_with_labels(messages, tokenizer, *limits, add_generation_prompt=opened)[0]
 
 
 def heldout(paths: Any, tokenizer: Any) -> tuple[Store, int]:

@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from qilin_lib import files, params, runs
+from qilin_lib import files, params, runs, sample
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.pool import cores
 from qilin_lib.errors import QilinError
 from qilin_lib.models.shapes import WIDTH, sizes
-from qilin_lib.schema import Strict
+from qilin_lib.schema import Bias, Build, Evaluate, Strict, Tokenize, Trained
 from qilin_lib.train import launch, preflight, speed
 
 GB = 10**9
@@ -59,18 +59,17 @@ def plan(parameters: Mapping[str, Strict]) -> Plan:
     return Plan(frame, tuple(_sentences(frame)))
 
 
-def _need(name: str, parameters: Any, tokenize: Any) -> Need:
+def _need(name: str, parameters: Strict, tokenize: Tokenize) -> Need:
     try:
         return NEEDS[name](parameters, tokenize)
     except QilinError as reason:
         return Need(basis="", not_known=str(reason))
 
 
-def _build(parameters: Any, tokenize: Any) -> Need:
-    named = parameters.raw_dir and (params.ROOT / parameters.raw_dir).resolve()
-    raw = named or next(runs.cache_dir().glob("sample-*"), None)
-    if raw is None or not raw.is_dir():
-        why = f"raw_dir = '{raw}': no such folder" if raw else "the embedded sample is not rendered yet"
+def _build(parameters: Build, tokenize: Tokenize) -> Need:
+    raw = (params.ROOT / parameters.raw_dir).resolve() if parameters.raw_dir else sample.raw_dir()
+    if not raw.is_dir():
+        why = f"raw_dir = '{raw}': no such folder"
         return Need(basis="", not_known=f"disk and hours, because {why}; memory", gpu_gb=0)
     size = sum(path.stat().st_size for path in sources.files_read(raw, parameters.sources).values() if path.is_file())
     basis = f"{SCRATCH} x {_short(size / GB)} GB of raw files (compressed ones count as they lie), 3 GB in 22 minutes"
@@ -78,7 +77,7 @@ def _build(parameters: Any, tokenize: Any) -> Need:
     return Need(basis=basis, not_known=lacking, disk_peak_gb=SCRATCH * size, gpu_gb=0, hours=size / RAW_PER_HOUR)
 
 
-def _tokens(parameters: Any, tokenize: Any) -> Need:
+def _tokens(parameters: Tokenize, tokenize: Tokenize) -> Need:
     packing = runs.runs_dir() / parameters.run / "02_tokenize" / "packing.json"
     lacking, count = "memory and hours; what a base from elsewhere takes in the cache", None
     if packing.exists():
@@ -95,7 +94,7 @@ def _tokens(parameters: Any, tokenize: Any) -> Need:
     return Need(basis=basis, not_known=lacking, disk_peak_gb=size, disk_stays_gb=size, gpu_gb=0)
 
 
-def _training(parameters: Any, tokenize: Any) -> Need:
+def _training(parameters: Trained, tokenize: Tokenize) -> Need:
     """Memory without what only has a bound: activations and logits."""
     found, gb = preflight.estimate(parameters, tokenize), preflight.GIB / GB
     disk = found.frame[found.frame["where"] == "disk"].set_index("what")["GiB"] * preflight.GIB
@@ -117,7 +116,7 @@ def _training(parameters: Any, tokenize: Any) -> Need:
     )
 
 
-def _answering(parameters: Any, tokenize: Any) -> Need:
+def _answering(parameters: Evaluate | Bias, tokenize: Tokenize) -> Need:
     """06 and 09: one model at a time in every process, of which at least the weights are in memory."""
     weights, width = sizes(tokenize.base, tokenize.tiny).total, WIDTH[parameters.dtype]
     processes = parameters.gpus or parameters.processes or cores()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,8 @@ import pandas as pd
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
 from qilin_lib.models.shapes import WIDTH, Sizes, sizes
-from qilin_lib.train import checks, heldout, launch, methods, speed
+from qilin_lib.schema import Tokenize, Trained
+from qilin_lib.train import heldout, launch, methods, speed
 from qilin_lib.train.speed import GIB
 
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
@@ -84,8 +86,8 @@ def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([row], ["peak_memory_gib"], ["at_least", "at_most", "measured"], object)
 
 
-def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
-    """What a stage of 03-05 or 08 (`parameters`: a loaded `schema.Trained`) will need; nothing need be finished.
+def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight:
+    """What a stage of 03-05 or 08 will need; nothing need be finished.
 
     Base and block size are those of `tokenize`, 02's parameters; without them those of the run's 02_tokenize if it is
     there, else of the profile. Raises QilinError if the sizes of the base are not to be had on this machine.
@@ -95,7 +97,7 @@ def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
     tokenize = tokenize or params.load("02_tokenize", {"profile": parameters.profile})
     model = sizes(base_path(stage)) if prepared else sizes(tokenize.base, tokenize.tiny)
     packing = files.read_json(stage / "packing.json") if (stage / "packing.json").exists() else {}
-    rows, length = batch(parameters, packing.get("block_size", tokenize.block_size))
+    rows, length = methods.batch(parameters, packing.get("block_size", tokenize.block_size))
     needs = [*training(model, parameters, rows, length), *afterwards(model, parameters)]
     table = [(*row, size / GIB, "bound" if row[1] in BOUNDS else "arithmetic") for *row, size in needs if size]
     place, available = speed.room(parameters)
@@ -107,21 +109,24 @@ def estimate(parameters: Any, tokenize: Any = None) -> Preflight:
         available,
         f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
         rate and rate * launch.processes(parameters),
-        checks.input_tokens(parameters, stage, packing, rows * length),
+        input_tokens(parameters, stage, packing, rows * length),
         f"For full rows ({rows} x {length} tokens), as if all terms peaked at once"
         + f"; time at {speed.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
     )
 
 
-def batch(p: Any, block_size: int) -> tuple[int, int]:
-    """(rows, tokens of a row) of the largest batch that can come up."""
-    if p.notebook == "08_rlhf":
-        rows = max(2 * p.reward.per_device_train_batch_size, p.rejection.per_device_train_batch_size)
-    else:
-        rows = p.per_device_train_batch_size * methods.of(p).sides
-    if p.notebook == "03_dcpt":
-        return rows, block_size
-    return rows, p.max_length if p.notebook == "04_sft" else p.max_source_length + p.max_target_length
+def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
+    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
+    # 08 has several trainings, each with steps of its own.
+    if not hasattr(p, "max_steps"):
+        return None
+    if p.max_steps > 0:
+        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
+    counts, name = tokenized / "token_counts.json", methods.of(p).data
+    learned = [packing.get("tokens", 0)] if name == "cpt" or getattr(p, "one_stage", None) else []
+    if name != "cpt" and counts.exists():
+        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
+    return round(sum(learned) * p.num_train_epochs) or None
 
 
 def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:
@@ -192,7 +197,7 @@ def afterwards(model: Sizes, p: Any) -> Iterator[Need]:
     yield "scoring", "logits", (SCORED * WIDTH[p.dtype] + heldout.SLICE * 12) * model.vocabulary
     yield "host memory", "merge", 0 if full else 3 * 4 * model.largest
     # 08: one for what starts from SFT, one for each further round; what a reward model, rounds and RL leave.
-    starts, results = (p.rounds, 1 + p.rounds + (p.method != "none")) if p.notebook == "08_rlhf" else (1, 1)
-    yield "disk", "start/", weights * (p.notebook != "03_dcpt") * starts
+    starts, results = (p.rounds, 1 + p.rounds + (p.method != "none")) if hasattr(p, "rounds") else (1, 1)
+    yield "disk", "start/", weights * (methods.of(p).data != "cpt") * starts
     yield "disk", "checkpoints", (1 + p.save_total_limit) * count * (2 * width + 12 if p.deepspeed else 3 * 4)
     yield "disk", "result", results * (weights if full else adapter)

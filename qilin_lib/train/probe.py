@@ -23,7 +23,6 @@ from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit, launch, methods, numerics, speed
 from qilin_lib.train.methods import dcpt, sft
-from qilin_lib.train.preflight import batch
 
 
 def trainer_of(job: SimpleNamespace, block_size: int, steps: int) -> Any:
@@ -32,16 +31,16 @@ def trainer_of(job: SimpleNamespace, block_size: int, steps: int) -> Any:
     p.max_steps, p.report_to, p.save_steps, p.logging_steps = steps, "none", 10**6, 10**6
     model, tokenizer = fit.prepare_model(p, job.paths.weights)
     count = p.per_device_train_batch_size * p.gradient_accumulation_steps * launch.processes(p) * steps
-    _, length = batch(p, block_size)
+    method, (_, length) = methods.of(p), methods.batch(p, block_size)
     rows = np.random.default_rng(p.seed).integers(0, vocabulary, (count, length))
-    if p.notebook == "03_dcpt":
+    if method.data == "cpt":
         return dcpt.make_trainer(job, model, pack([row[:-1].tolist() for row in rows], length, 0, 0))
-    if p.notebook == "04_sft":
+    if method.data == "sft":
         return sft.make_trainer(job, model, tokenizer, [np.stack([row, row]).astype(np.int32) for row in rows])
     parts = np.split(rows, [p.max_source_length], axis=1)
     sides = {"prompt_ids": parts[0], "chosen_ids": parts[1], "rejected_ids": np.flip(parts[1], axis=1)}
     pairs = [{name: ids[i].tolist() for name, ids in sides.items()} for i in range(count)]
-    return methods.of(p).load().make_trainer(job, model, tokenizer, pairs, [])
+    return method.load().make_trainer(job, model, tokenizer, pairs, [])
 
 
 def measure(job: SimpleNamespace, block_size: int, steps: int = 2) -> dict[str, Any]:

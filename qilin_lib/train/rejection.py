@@ -34,9 +34,9 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import sampling, vllm_client
+from qilin_lib.train import pairs, sampling, vllm_client
 from qilin_lib.train.launch import PROGRESS
-from qilin_lib.train.methods import reward, sft
+from qilin_lib.train.methods import METHODS, reward
 
 Row = dict[str, Any]
 # From job, device and chunks of questions to the values of each chunk.
@@ -83,7 +83,7 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
         files.write_jsonl(folder / "chosen.jsonl", _chosen(folder, data))
     facts = jobs.train_step(
         stage,
-        sft.__name__,
+        METHODS["sft"],
         folder,
         parameters.rejection,
         {"weights": weights, "data": folder / "chosen.jsonl"},
@@ -110,8 +110,8 @@ def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path,
     if stage.parameters.vllm_python:
         # vLLM loads full weights: merged before, where the training of this round finds them too.
         paths["weights"] = weights
-    more = {"scored": False, "apart": True, "round": number, "questions": counts}
-    facts = jobs.train_step(stage, __name__, out, stage.parameters.rejection, paths, show, **more)
+    more = {"round": number, "questions": counts}
+    facts = jobs.train_step(stage, METHODS["rejection"], out, stage.parameters.rejection, paths, show, **more)
     for name in ("answers", "rewards"):
         shutil.rmtree(out / name, ignore_errors=True)
     return facts
@@ -218,18 +218,10 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
 def _answers(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
     """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
-    limits = (p.max_source_length, p.max_target_length)
-    prompts = {
-        i: {
-            f"{p.round}:{row['id']}": job.template.encode_with_labels(
-                row["messages"][:1], tokenizer, *limits, add_generation_prompt=True
-            )[0]
-            for row in rows
-        }
-        for i, rows in chunks.items()
-    }
+    ids_of = lambda row: pairs.encoded(row["messages"][:1], job.template, tokenizer, p, opened=True)  # noqa: E731
+    prompts = [{f"{p.round}:{row['id']}": ids_of(row) for row in rows} for rows in chunks.values()]
     draw = _by_vllm if p.vllm_python else _here
-    for drawn in draw(job, device, list(prompts.values()), tokenizer):
+    for drawn in draw(job, device, prompts, tokenizer):
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
         # As the template gives them to the reward model; fine-tuning reads ids, which it gives as they are.
         texts = [text.strip() if job.template.trim else text for text in texts]
@@ -286,7 +278,7 @@ def _rewards(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) ->
             reward.sequence(prompt, text, job.template, tokenizer, p)
             for prompt, (text, _) in zip(prompts, answers[i], strict=True)
         ]
-        values = reward.score(model, sequences, p.batch_size)
+        values = reward.rewards(model, sequences, p.batch_size)
         for place, value in enumerate(values):
             if not math.isfinite(value):
                 row, k = rows[place // p.num_samples], place % p.num_samples
@@ -335,7 +327,3 @@ def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
         "tokens": sum(row["tokens"] for row in rows),
         "tokens_kept": sum(row["tokens"] for row in kept),
     }
-
-
-if __name__ == "__main__":
-    jobs.main(work)

@@ -67,23 +67,12 @@ def gumbel(sources: list[np.random.Generator], size: int, device: Any) -> Any:
 
 
 def draw(logits: Any, noise: Any, temperature: float, top_p: float) -> Any:
-    """The token of each row of `logits`, (rows,): argmax of log p plus `noise` inside the nucleus.
+    """The token of each row of `logits`, (rows,): argmax of log p plus `noise` inside the nucleus, as transformers has
+    it after the temperature. QilinError for logits that are no numbers."""
+    from transformers import TopPLogitsWarper
 
-    The nucleus is what transformers' TopPLogitsWarper keeps after the temperature, and tokens exactly as likely as its
-    last one. QilinError for logits that are no numbers.
-    """
-    import torch
-
-    logp = (logits.double() / temperature).log_softmax(-1)
-    p, noisy = logp.exp(), logp + noise
-    while True:
-        tokens = noisy.argmax(-1, keepdim=True)
-        own = logp.gather(-1, tokens)
-        if not torch.isfinite(own).all():
-            raise QilinError("the model's logits are not finite numbers (NaN or infinity): its weights are broken")
-        # What is likelier than the token fills the nucleus already: out goes the token, and what is less likely still.
-        # A few rounds of this cost less than to sort the vocabulary.
-        outside = (p * (logp > own)).sum(-1, keepdim=True) >= top_p
-        if top_p >= 1 or not outside.any():
-            return tokens[:, 0]
-        noisy = noisy.masked_fill(outside & (logp <= own), float("-inf"))
+    logp = TopPLogitsWarper(top_p)(None, logits.double() / temperature).log_softmax(-1)
+    tokens = (logp + noise).argmax(-1, keepdim=True)
+    if not logp.gather(-1, tokens).isfinite().all():
+        raise QilinError("the model's logits are not finite numbers (NaN or infinity): its weights are broken")
+    return tokens[:, 0]

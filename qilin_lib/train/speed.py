@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from qilin_lib.models.shapes import Sizes
 from qilin_lib.train import launch
 
@@ -55,8 +57,7 @@ def room(parameters: Any) -> tuple[str, float | None]:
     """(place, GiB for one process; None without the GPU that is asked for)."""
     if parameters.gpus:
         return card() or ("this machine has no GPU", None)
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    return "this machine", whole / (launch.processes(parameters) // parameters.nodes)
+    return "this machine", psutil.virtual_memory().total / GIB / (launch.processes(parameters) // parameters.nodes)
 
 
 def card() -> tuple[str, float] | None:
@@ -148,10 +149,4 @@ def peak_memory() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

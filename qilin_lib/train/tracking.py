@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
+from qilin_lib.schema import Trained
 
 PROJECT = "qilin-med"
 
 
-def check(parameters: Any) -> None:
+def check(parameters: Trained) -> None:
     """QilinError if `report_to` names a tracker whose package is not installed."""
     tracker = parameters.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:

@@ -59,7 +59,7 @@ def generate(
     (work / "answers.jsonl").touch()
     stops, log = set(sampling["stop_token_ids"]), work / "vllm.log"
     command = [str(python), str(WORKER), str(work)]
-    with open(log, "w") as told, children.running_beside(command, _environment(), told) as process:
+    with open(log, "w") as told, children.running(command, [_environment()], told.fileno()) as (process,):
         with open(work / "answers.jsonl", encoding="utf-8") as answers:
             for key in keyed:
                 row = json.loads(_next_line(answers, process, log))

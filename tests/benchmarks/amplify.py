@@ -29,7 +29,6 @@ import os
 import random
 import re
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -40,8 +39,7 @@ import numpy as np
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Payload, Preference, Record, strings
-from qilin_lib.sample.personal import invented
-from qilin_lib.sample.render import raw_dir
+from qilin_lib.sample import raw_dir
 
 PLANTED = {"exact copy": 0.1, "near copy": 0.15, "boilerplate": 0.03, "benchmark item": 0.005, "identifiers": 0.02,
            "broken row": 0.002}  # fmt: skip
@@ -52,7 +50,13 @@ BOILERPLATES = 200
 BATCH_CHARS = 200_000
 FILE_BYTES = 64 << 20
 WAITING = 20_000
-IDENTIFIERS = ("mobile", "doctor_name", "patient_name")
+# The block of numbers was never issued to mobile customers.
+IDENTIFIERS = (
+    "我的手机号是1540000{number:04d}。",
+    "主治医生：{name}，他让我再问问。",
+    "我叫{name}，麻烦您了。",
+)
+SURNAMES, GIVEN = "赵钱孙李周吴郑王冯陈卫蒋沈韩杨", "明溪 若谷 思远 静姝 云帆 雨桐 景行 书瑶 知白 怀瑾".split()
 NGRAM = 5
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 # Where a turn ends while a record is being edited; no text holds it.
@@ -302,7 +306,9 @@ class Amplifier:
             if shape.group == "text":
                 turns = (turns[0][:8], turns[0] + turns[1])
         elif kind == "identifiers":
-            turns = (*turns[:-1], turns[-1] + invented(dice.choice(IDENTIFIERS), dice)[1])
+            name = dice.choice(SURNAMES) + dice.choice(GIVEN)
+            sentence = dice.choice(IDENTIFIERS).format(number=dice.randrange(10_000), name=name)
+            turns = (*turns[:-1], turns[-1] + sentence)
         elif kind == "boilerplate":
             turns = self._with_boilerplate(turns)
         return kind, turns
@@ -390,16 +396,15 @@ class Files:
             self._handle.close()
 
 
-def raw_folders(cache: Path) -> list[Path]:
-    """QILIN_RAW_DIR, if set, and the embedded sample rendered below `cache`."""
+def raw_folders() -> list[Path]:
+    """QILIN_RAW_DIR, if set, and the embedded sample."""
     real = os.environ.get("QILIN_RAW_DIR")
-    return ([Path(real)] if real else []) + [raw_dir(cache)]
+    return ([Path(real)] if real else []) + [raw_dir()]
 
 
 def material(seed: int = 17) -> Material:
     """Everything to make records from. Copies of the benchmark folders are up to `amplify`."""
-    with tempfile.TemporaryDirectory() as cache:
-        return gather(raw_folders(Path(cache)), seed)
+    return gather(raw_folders(), seed)
 
 
 def amplify(target: Path, size: float, seed: int = 17) -> dict:
@@ -408,11 +413,10 @@ def amplify(target: Path, size: float, seed: int = 17) -> dict:
     The planted counts also stand beside it in <target>.planted.json: records of each kind, by source and in all.
     """
     target.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as cache:
-        found = gather(raw_folders(Path(cache)), seed)
-        for folder in found.folders:
-            # A training split beside the benchmark's would be real text among ours.
-            shutil.copytree(folder, target / folder.name, ignore=shutil.ignore_patterns("train*"))
+    found = gather(raw_folders(), seed)
+    for folder in found.folders:
+        # A training split beside the benchmark's would be real text among ours.
+        shutil.copytree(folder, target / folder.name, ignore=shutil.ignore_patterns("train*"))
     maker = Amplifier(found, seed)
     files = {
         shape.source: Files(target, shape, min(FILE_BYTES, max(int(size * shape.share / 3), 1))) for shape in SHAPES

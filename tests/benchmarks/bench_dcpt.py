@@ -26,7 +26,7 @@ from qilin_lib import params
 from qilin_lib.evaluate.items import huatuo_items
 from qilin_lib.models import attention
 from qilin_lib.models.tiny import new_model
-from qilin_lib.sample.render import raw_dir
+from qilin_lib.sample import raw_dir
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.tokenizer import train_tokenizer
 from qilin_lib.train import fit
@@ -40,8 +40,7 @@ def texts(characters: int) -> list[str]:
     """Passages of real books, `characters` long together, or what the sample has."""
     root = os.environ.get("QILIN_RAW_DIR")
     if not root:
-        with tempfile.TemporaryDirectory() as folder:
-            items, _ = huatuo_items(raw_dir(Path(folder)))
+        items, _ = huatuo_items(raw_dir())
         return [f"{item.question}\n{item.reference}" for item in items]
     books = sorted((Path(root) / "plain_text").rglob("*.txt"))
     found: list[str] = []

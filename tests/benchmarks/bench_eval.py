@@ -40,7 +40,7 @@ from qilin_lib.evaluate.prompts import CEVAL_HEADER, Prompt, cmexam_messages
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
-from qilin_lib.sample.render import raw_dir
+from qilin_lib.sample import raw_dir
 from qilin_lib.tokens.template import PLAIN
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
@@ -218,7 +218,7 @@ def show(name: str, rounds: list[Timing], goal: int) -> None:
 
 
 def run(chosen: argparse.Namespace, work: Path) -> None:
-    raw = Path(os.environ["QILIN_RAW_DIR"]) if os.environ.get("QILIN_RAW_DIR") else raw_dir(work)
+    raw = Path(os.environ["QILIN_RAW_DIR"]) if os.environ.get("QILIN_RAW_DIR") else raw_dir()
     weights = model_folder(chosen.model, raw, chosen.cache or work)
     torch.set_num_threads(chosen.threads)
     backend = TransformersBackend(load_model(weights), load_tokenizer(weights), PLAIN, BATCH, "cpu")

@@ -82,6 +82,7 @@ def job(work: Path, notebook: str, paths: dict[str, Path], phases: list[str], **
     shutil.rmtree(out, ignore_errors=True)
     chosen = {"profile": "qlora_24gb", "run": "bench", **SHORT, **more}
     described = {
+        "module": f"qilin_lib.train.methods.{notebook[3:]}",
         "parameters": params.load(notebook, chosen).model_dump(mode="json"),
         "out": str(out),
         "start": str(out / "start"),
@@ -89,9 +90,9 @@ def job(work: Path, notebook: str, paths: dict[str, Path], phases: list[str], **
         "paths": {name: str(path) for name, path in paths.items()},
     }
     files.write_json(out / "job.json", described)
-    module = f"qilin_lib.train.methods.{notebook[3:]}"
     for phase in phases:
-        told(f"{notebook} {phase}", measured(["-m", module, str(out / "job.json"), phase], work / "log.txt"))
+        command = ["-m", "qilin_lib.train.job", str(out / "job.json"), phase]
+        told(f"{notebook} {phase}", measured(command, work / "log.txt"))
     return files.read_json(out / "facts.json")
 
 

@@ -12,12 +12,10 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: one thread is what a process of the evaluation has
 
 import random
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
@@ -33,7 +31,7 @@ from qilin_lib.evaluate.items import huatuo_items
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.evaluate.variants import variants
-from qilin_lib.sample.render import raw_dir
+from qilin_lib.sample import raw_dir
 
 PAIRS, CHARACTERS, LIBRARY_PAIRS, RESAMPLES = 6000, 119, 300, 1000
 
@@ -47,8 +45,7 @@ class Given(tokenizers.Tokenizer):
 
 def pairs() -> tuple[list[str], list[str]]:
     """Different references of 119 characters in the mean, glued from the sample's, and copies with a fifth dropped."""
-    with tempfile.TemporaryDirectory() as folder:
-        items, _ = huatuo_items(raw_dir(Path(folder)))
+    items, _ = huatuo_items(raw_dir())
     dice = random.Random(17)
     clauses = [clause for item in items for clause in item.reference.replace("。", "，").split("，") if clause]
     references = []

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from raw_files import jsonl, put
+
+from qilin_lib.chimed.build import build_sets
 
 DEFAULTS = {
     "sources": None,
@@ -23,6 +28,7 @@ DEFAULTS = {
     "heldout_share_dpo": 0.15,
     "heldout_share_general": 0.03,
     "general_share": None,
+    "ranked_answers": "best_two",
     "max_records_per_source": None,
     "seed": 42,
     "min_chars": 8,
@@ -42,6 +48,20 @@ DISEASES = {
 def params():
     """Default build parameters; a test changes the attribute it is about."""
     return SimpleNamespace(**DEFAULTS)
+
+
+@pytest.fixture(scope="session")
+def build_of() -> Callable[..., SimpleNamespace]:
+    """A function of raw folder, output folder and changed parameters: the sets, dropped lines and ledger of a build."""
+
+    def build(raw: Path, out: Path, **changed: Any) -> SimpleNamespace:
+        build_sets(SimpleNamespace(**DEFAULTS | changed), raw, out, progress=lambda line: None)
+        names = ("cpt", "sft", "dpo", "general", "dropped")
+        lines = {name: (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in names}
+        ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
+        return SimpleNamespace(raw=raw, ledger=ledger, **{name: [*map(json.loads, own)] for name, own in lines.items()})
+
+    return build
 
 
 @pytest.fixture

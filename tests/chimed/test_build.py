@@ -111,6 +111,40 @@ def test_general_share(params, tiny_raw, tmp_path, share):
     assert left_out == sum(d["reason"] == "mixing ratio" for d in made["dropped"]) > 0
 
 
+def test_a_system_text_is_judged_as_any_other(params, tiny_raw, tmp_path):
+    """It is de-identified, and a test question in it makes the record contaminated."""
+    stem = "患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"
+    turns = [
+        {"from": "human", "value": "孩子怎么了，要去医院吗？"},
+        {"from": "gpt", "value": "请到儿科就诊，拍片检查。"},
+    ]
+    told = {"conversations": turns, "system": "你是药师，咨询者的电话是13912345678，姓名：安晓红。"}
+    other = [{"from": "human", "value": "皮疹三天了怎么办？"}, {"from": "gpt", "value": "外用炉甘石洗剂，避免抓挠。"}]
+    asked = {"conversations": other, "system": f"题目：{stem}"}
+    put(tiny_raw, {"medicalgpt_sft/b.jsonl": jsonl([told, asked])})
+    ledger, made = run(params, tiny_raw, tmp_path / "out")
+    (kept,) = [line["messages"] for line in made["sft"] if line["messages"][0]["role"] == "system"]
+    assert "139" not in kept[0]["content"] and "安晓红" not in kept[0]["content"] and "药师" in kept[0]["content"]
+    assert ledger.rows["medicalgpt_sft", "sft"].contaminated == 1
+
+
+RANKED = ["先测体温，多喝温水，超过三天请到儿科就诊。", "喝水就好，不用管它，过几天自己会好。", "不知道。"]
+
+
+@pytest.mark.parametrize("ranked, pairs", [("best_two", [(0, 1)]), ("all_pairs", [(0, 1), (0, 2), (1, 2)])])
+def test_a_ranked_list_of_answers(params, tmp_path, ranked, pairs):
+    history = [["孩子两岁，从昨天夜里开始发热。", "量体温了吗？"]]
+    row = {"instruction": "量了，三十八度五，怎么办？", "input": "", "output": RANKED, "history": history}
+    put(tmp_path / "raw", {"zhongjing_rlhf/a.json": json.dumps([row], ensure_ascii=False)})
+    params.ranked_answers, params.near_dup_threshold = ranked, 1.0
+    ledger, made = run(params, tmp_path / "raw", tmp_path / "out")
+    sides = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in made["dpo"]]
+    assert sides == [(RANKED[better], RANKED[worse]) for better, worse in pairs]
+    prompt = [*history[0], row["instruction"]]
+    assert all([turn["content"] for turn in line["prompt"]] == prompt for line in made["dpo"])
+    assert ledger.rows["zhongjing_rlhf", "dpo"].read == len(pairs)
+
+
 def test_only_named_sources_are_read_but_benchmarks_always(params, tiny_raw, tmp_path):
     params.sources = ["cmd"]
     ledger, _ = run(params, tiny_raw, tmp_path / "out")

@@ -18,7 +18,7 @@ from qilin_lib import files
 from qilin_lib.chimed import batches
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.errors import QilinError
-from qilin_lib.sample.render import render
+from qilin_lib.sample import raw_dir
 
 FILES = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl", "ledger.json", "dropped.jsonl")
 SCRIPT = """
@@ -33,10 +33,8 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample") / "raw"
-    render(folder)
-    return folder
+def raw():
+    return raw_dir()
 
 
 def made(out: Path) -> dict[str, bytes]:

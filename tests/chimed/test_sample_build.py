@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.shingles import skeleton
+from qilin_lib.sample import raw_dir
 
 pytestmark = pytest.mark.slow
 
-render = pytest.importorskip("qilin_lib.sample.render", reason="the embedded sample is not there")
+PLANTED = Path(__file__).parents[1] / "sample" / "planted.json"
 PARAMS = SimpleNamespace(
     sources=None,
     exclude_licences=[],
@@ -28,6 +30,7 @@ PARAMS = SimpleNamespace(
     heldout_share_dpo=0.15,
     heldout_share_general=0.03,
     general_share=None,
+    ranked_answers="best_two",
     max_records_per_source=None,
     seed=42,
     min_chars=8,
@@ -38,11 +41,10 @@ SETS = ("cpt", "sft", "dpo", "general")
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """(planted flaws, ledger, {set: lines}, dropped lines)."""
-    folder = tmp_path_factory.mktemp("sample")
-    render.render(folder / "raw")
-    ledger = build_sets(PARAMS, folder / "raw", folder / "out", progress=lambda line: None)
-    lines = {n: (folder / "out" / f"{n}.jsonl").read_text(encoding="utf-8").splitlines() for n in (*SETS, "dropped")}
-    planted = json.loads((folder / "raw" / "planted.json").read_text(encoding="utf-8"))
+    out = tmp_path_factory.mktemp("sample")
+    ledger = build_sets(PARAMS, raw_dir(), out, progress=lambda line: None)
+    lines = {n: (out / f"{n}.jsonl").read_text(encoding="utf-8").splitlines() for n in (*SETS, "dropped")}
+    planted = json.loads(PLANTED.read_text(encoding="utf-8"))
     return planted, ledger, {name: lines[name] for name in SETS}, [json.loads(line) for line in lines["dropped"]]
 
 

@@ -25,11 +25,23 @@ def array(rows):
 QA = Dialogue(("问", "答"))
 
 
-@pytest.mark.parametrize("name", ["huatuo_encyclopedia_qa", "huatuo_knowledge_graph_qa"])
-def test_huatuo_files_hold_nested_question_lists(tmp_path, name):
-    rows = [{"questions": [["问", "又问"]], "answers": ["答"]}, {"questions": [[""]], "answers": ["答"]}]
+@pytest.mark.parametrize("name", ["huatuo_encyclopedia_qa", "huatuo_knowledge_graph_qa", "huatuo26m_test"])
+@pytest.mark.parametrize(
+    "row, what",
+    [
+        ({"questions": [["问", "又问"]], "answers": ["答"]}, QA),
+        ({"questions": ["问"], "answers": ["答"]}, QA),
+        ({"questions": "问", "answers": "答"}, QA),
+        ({"id": "", "instruction": ["问"], "input": "", "output": ["答"]}, QA),
+        ({"questions": [[""]], "answers": ["答"]}, "empty field"),
+        ({"questions": [], "answers": ["答"]}, "empty field"),
+        ({"questions": ["问"], "answers": ["nan"]}, "empty field"),
+        ({"question": "问"}, "missing field"),
+    ],
+)
+def test_huatuo_files_hold_nested_question_lists(tmp_path, name, row, what):
     file = "train_datasets.jsonl"
-    assert read(tmp_path, name, {file: jsonl(rows)}) == [(file, 1, QA), (file, 2, "empty field")]
+    assert read(tmp_path, name, {file: jsonl([row])}) == [(file, 1, what)]
 
 
 def test_cmexam_plain_annotated_and_with_literal_newlines(tmp_path):
@@ -111,6 +123,19 @@ def test_toyhom_header_as_in_the_files_and_as_in_the_readme(tmp_path, column):
     ]
 
 
+def test_toyhom_title_is_said_once(tmp_path):
+    rows = ["头痛,头痛三天,休息", "头痛,三天,休息", "头痛,同上,休息", "头痛,三天,nan", ",nan,好", "头痛"]
+    content = "department,title,ask,answer\n" + "".join(f"内科,{row}\n" for row in rows)
+    assert [what for *_, what in read(tmp_path, "toyhom_dialogue", {"a.csv": content})] == [
+        Dialogue(("头痛三天", "休息")),
+        Dialogue(("头痛\n三天", "休息")),
+        Dialogue(("头痛", "休息")),
+        "empty field",
+        "empty field",
+        "wrong number of columns",
+    ]
+
+
 SPOKEN = ["病人：头痛", "医生：多久", "病人: 三天", "医生：休息"]
 TALK = Dialogue(("头痛", "多久", "三天", "休息"))
 
@@ -143,6 +168,8 @@ def test_meddialog_layouts(tmp_path, row):
         ({"utterances": "头痛"}, "unknown speaker"),
         ({"utterances": []}, "no answer"),
         (["护士：头痛"], "unknown speaker"),
+        (["医生：你好", "病人：好"], "the assistant speaks first"),
+        (["病人：在吗"], "no answer"),
     ],
 )
 def test_meddialog_rows_that_are_no_dialogue(tmp_path, row, reason):
@@ -223,6 +250,30 @@ def test_cmtmedqa_two_schemas_in_one_file(tmp_path):
     assert [what for *_, what in found] == [Dialogue(("问", "答", "再问", "再答")), QA]
 
 
+def remedi_line(context, current, response):
+    said = "".join(f"<|user|> {u} <|system|> {s}" for u, s in context)
+    return (
+        f"<|endoftext|> <|context|> {said}<|endofcontext|> <|currentuser|> {current} <|endofcurrentuser|> "
+        "<|intent|> x <|endofintent|> <|knowledge|> <|k|>甲 症状 乙 <|endofknowledge|> "
+        f"<|response|> {response} <|endofresponse|>  <|endoftext|>"
+    )
+
+
+def test_remedi_counts_only_the_longest_prefix(tmp_path):
+    lines = [
+        remedi_line([], "头痛", "多久"),
+        remedi_line([("头痛", "多久")], "三天", "休息"),
+        remedi_line([], "咳嗽", "喝水"),
+        "坏行 <|user|>",
+    ]
+    found = read(tmp_path, "remedi", {"a.txt": "\n".join(lines)})
+    assert [(line, what) for _, line, what in found] == [
+        (2, Dialogue(("头痛", "多久", "三天", "休息"))),
+        (3, Dialogue(("咳嗽", "喝水"))),
+        (4, "broken tags"),
+    ]
+
+
 BELLE = "Human:你好\nAssistant:你好！\nHuman:天气\n如何\nAssistant:\n"
 
 
@@ -236,6 +287,12 @@ SHAREGPT = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt",
         ("general_zh", SHAREGPT, QA.turns),
         ("multiturn_chat", {"instruction": BELLE, "input": "", "output": "晴"}, ("你好", "你好！", "天气\n如何", "晴")),
         ("multiturn_chat", {"instruction": "Human何意", "input": "", "output": "人"}, ("Human何意", "人")),
+        (
+            "multiturn_chat",
+            {"instruction": "Human:你好\nAssistant:你好！\nHuman:再见", "output": "再会"},
+            ("你好", "你好！", "再见", "再会"),
+        ),
+        ("multiturn_chat", {"instruction": "Human:你好", "output": "你好！"}, ("你好", "你好！")),
         ("instruct_chat", {"input": ["问", "再问"], "output": ["答", "再答"]}, ("问", "答", "再问", "再答")),
         ("instruct_chat", {"instruction": "问", "input": "", "output": "答"}, QA.turns),
         ("safety_prompts", {"prompt": "问", "response": "答", "type": "Insult"}, QA.turns),
@@ -249,8 +306,7 @@ def test_general_instruction_sets(tmp_path, name, row, turns):
 @pytest.mark.parametrize(
     "row",
     [
-        {"instruction": "Human:你好\nAssistant:你好！\nHuman:再见", "output": "再见"},
-        {"instruction": "Human:你好", "output": "你好"},
+        {"input": ["问", "再问"], "output": None},
         {"input": ["问", "再问"], "output": ["答"]},
         {"input": ["问"], "output": "答"},
     ],
@@ -269,6 +325,37 @@ def test_safety_prompts_by_category(tmp_path, indent):
     assert [what for *_, what in found] == [*wanted[:3], "missing field", wanted[3]]
     lines = text.split("\n")
     assert all(indent is None and line == 1 or lines[line - 1].strip() == "{" for _, line, _ in found)
+
+
+def test_lists_of_question_and_answer_made_from_books(tmp_path):
+    content = array([["问", "答"], ["问", ""], ["问"]])
+    for name in ("plain_text", "apollo_book_qa"):
+        assert [what for *_, what in read(tmp_path, name, {"book_qa.json": content})][:2] == [QA, "empty field"]
+
+
+JUNK = [None, True, 3, 2.5, "", "x", [], ["x"], [[]], {}, {"from": 1}, [{"from": "human", "value": None}], [[1, 2, 3]]]
+JSON_ROWS = {
+    "huatuo26m_test": {"questions": ["问"], "answers": ["答"]},
+    "kg_xywy": {"name": "哮喘", "symptom": ["喘"]},
+    "kg_cpubmed_sample": {"head": "哮喘", "relation": "症状", "tail": "喘"},
+    "meddialog_cn": {"medical_case": "问", "doctor_diagnosis": "答", "utterances": ["病人：问", "医生：答"]},
+    "general_zh": {"instruction": "问", "input": "", "output": "答", "history": [["问", "答"]], "system": "您"},
+    "chatmed": {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}], "tools": ""},
+    "medicalgpt_reward": {"prompt": "问", "chosen": "好", "rejected": "坏", "history": []},
+    "zhongjing_rlhf": {"instruction": "问", "output": ["好", "坏", "更坏"]},
+    "dpo_zh": {"conversations": [{"from": "human", "value": "问"}], "chosen": "好", "rejected": "坏"},
+    "cmb": {"question": "题", "option": {"A": "甲", "B": "乙"}, "answer": "A", "QA_pairs": None},
+    "plain_text": {"title": "题", "content": "文"},
+}
+
+
+@pytest.mark.parametrize("name", JSON_ROWS)
+def test_no_reader_raises_whatever_a_field_holds(tmp_path, name):
+    row = JSON_ROWS[name]
+    rows = [row | {field: junk} for field in row for junk in JUNK]
+    rows += [{key: value for key, value in row.items() if key != field} for field in row]
+    found = read(tmp_path, name, {"CMB-test.json" if name == "cmb" else "a.json": array([*rows, *JUNK, row])})
+    assert {isinstance(what, str) for *_, what in found} == {True, False}
 
 
 def test_benchmarks_for_decontamination(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import functools
 import gzip
@@ -18,18 +19,19 @@ import zstandard
 
 from qilin_lib.chimed.readers import stream
 from qilin_lib.chimed.readers.find import found
-from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name, streamed
+from qilin_lib.chimed.readers.stream import Reject, Stream, decoded
 
 TEXT = "头痛，发热38.5℃\n第二行"
 PACKERS = {
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".xz": functools.partial(lzma.compress, preset=0),
     ".zst": zstandard.ZstdCompressor().compress,
 }
 
 
 def text_of(raw: bytes, size: int = 1 << 20) -> str:
-    return "".join(streamed(lambda: (raw[at : at + size] for at in range(0, len(raw), size))).pieces())
+    return "".join(Stream(lambda: decoded(raw[at : at + size] for at in range(0, len(raw), size))).pieces())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
@@ -41,10 +43,6 @@ def test_every_encoding_of_the_wild_gives_the_same_text(encoding, size):
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_newlines_and_nul_are_normalised_across_blocks(size):
     assert text_of(b"a\r\nb\rc\0d\r\0\n\r\r\ne\r", size) == "a\nb\ncd\n\n\ne\n"
-
-
-def test_a_file_with_carriage_returns_only_has_lines():
-    assert list(Stream.of("一\r二\r三\r".encode("gb18030")).lines()) == [(1, "一"), (2, "二"), (3, "三")]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
@@ -67,13 +65,6 @@ def test_one_broken_byte_in_a_single_line_of_utf8_does_not_make_it_gb18030():
 
 def test_replacement_characters_in_the_file_are_no_evidence_against_utf8():
     assert text_of("\ufffd\ufffd".encode(), 1) == "\ufffd\ufffd"
-
-
-@pytest.mark.parametrize("size", [1, 64, 1 << 20])
-def test_lines_of_utf8_in_a_gb18030_file_are_read_as_what_they_are(size):
-    gb, utf8 = "这是国标编码的一行文字，占多数。\n", "这是另一种编码的一行。\n"
-    raw = gb.encode("gb18030") * 30 + utf8.encode() + gb.encode("gb18030")
-    assert text_of(raw, size) == gb * 30 + utf8 + gb
 
 
 def test_gb18030_lines_in_a_utf8_file_are_lone_surrogates_not_wrong_characters():
@@ -117,17 +108,8 @@ def one(folder, name: str, raw: bytes):
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(raw)
     with contextlib.ExitStack() as stack:
-        (entry,) = found(folder, ["*.jsonl"], stack)
+        (entry,) = found(folder, stack)
     return entry
-
-
-@pytest.mark.parametrize("suffix", PACKERS)
-@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
-def test_compressed_files_hold_the_same_text(tmp_path, suffix, encoding):
-    raw = ROWS.encode(encoding)
-    entry = one(tmp_path, f"a.jsonl{suffix}", PACKERS[suffix](raw[:100_000]) + PACKERS[suffix](raw[100_000:]))
-    assert entry.fits("*.jsonl") and plain_name(entry.file) == "a.jsonl"
-    assert "".join(entry.stream().pieces()) == ROWS
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
@@ -135,7 +117,7 @@ def test_what_stands_before_a_cut_is_kept_and_the_cut_reported(tmp_path, suffix)
     packed = PACKERS[suffix](ROWS.encode())
     text = one(tmp_path, f"a.jsonl{suffix}", packed[: len(packed) * 4 // 5]).stream()
     lines = [line for _, line in text.lines()]
-    assert text.broken.reason == "unreadable file" and "cut off" in text.broken.detail
+    assert text.broken.reason == "unreadable file" and "bytes of content" in text.broken.detail
     assert len(lines) > 5_000 and lines == ROWS.split("\n")[: len(lines)]
 
 
@@ -143,37 +125,21 @@ def test_what_stands_before_a_cut_is_kept_and_the_cut_reported(tmp_path, suffix)
 def test_damage_in_the_middle_is_reported(tmp_path, suffix):
     packed = bytearray(PACKERS[suffix](ROWS.encode()))
     packed[len(packed) // 2 : len(packed) // 2 + 40] = bytes(range(40))
-    try:
-        fault = one(tmp_path, f"a.jsonl{suffix}", bytes(packed)).stream().broken
-    except Reject as reject:
-        fault = reject
-    assert fault.reason == "unreadable file" and fault.detail
+    text = one(tmp_path, f"a.jsonl{suffix}", bytes(packed)).stream()
+    assert len(list(text.lines())) < 30_000
+    assert text.broken.reason == "unreadable file" and text.broken.detail
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
 @pytest.mark.parametrize("raw", [b"", b"no archive at all"])
 def test_what_is_no_archive_cannot_be_read(tmp_path, suffix, raw):
-    with pytest.raises(Reject) as reject:
-        one(tmp_path, f"a.jsonl{suffix}", raw).stream()
-    assert reject.value.reason == "unreadable file"
+    text = one(tmp_path, f"a.jsonl{suffix}", raw).stream()
+    assert not list(text.lines()) and text.broken.reason == "unreadable file"
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_an_archive_of_nothing_is_not_a_fault(tmp_path, suffix):
     assert list(one(tmp_path, f"a.jsonl{suffix}", PACKERS[suffix](b"")).stream().lines()) == []
-
-
-def test_a_compressed_member_of_an_archive(tmp_path):
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("deep/b.jsonl.gz", gzip.compress(ROWS.encode()))
-        archive.writestr("a.jsonl", ROWS)
-        archive.writestr("__MACOSX/a.jsonl", "x")
-        archive.writestr("deep/.hidden.jsonl", "x")
-    with contextlib.ExitStack() as stack:
-        entries = found(tmp_path, ["**/*.jsonl"], stack)
-        assert [entry.file for entry in entries] == ["all.zip/a.jsonl", "all.zip/deep/b.jsonl.gz"]
-        assert [entry.place for entry in entries] == ["a.jsonl", "deep/b.jsonl"]
-        assert ["".join(entry.stream().pieces()) == ROWS for entry in entries] == [True, True]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
@@ -184,20 +150,21 @@ def test_member_names_of_archives_that_do_not_name_their_encoding(tmp_path, enco
     name = "内科.csv".encode(encoding)
     (tmp_path / "a.zip").write_bytes(raw.replace(b"A" * len(name), name))
     with contextlib.ExitStack() as stack:
-        (entry,) = found(tmp_path, ["*.csv"], stack)
+        (entry,) = found(tmp_path, stack)
         assert (entry.file, list(entry.stream().lines())) == ("a.zip/内科.csv", [(1, "a,b")])
 
 
-def test_patterns_mean_what_they_mean_to_pathlib(tmp_path):
-    names = ("a.csv", "b/a.csv", "b/c/a.csv", "b/test_a.csv", "test.csv", "a.json")
+def test_patterns_mean_what_they_mean_to_pathlib_here_and_one_folder_deeper(tmp_path):
+    names = ("a.csv", "b/a.csv", "b/c/a.csv", "b/c/d/a.csv", "b/test_a.csv", "test.csv", "a.txt")
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     with contextlib.ExitStack() as stack:
-        entries = [entry for entry in found(tmp_path, [], stack) if not entry.fault]
+        entries = [entry for entry in found(tmp_path, stack) if not entry.fault]
     assert [entry.file for entry in entries] == sorted(names)
     for pattern in ("*.csv", "**/*.csv", "*/*.csv", "test*.csv", "b/**/*.csv", "a.csv", "**/test*.csv"):
-        wanted = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob(pattern))
+        paths = {*tmp_path.glob(pattern), *tmp_path.glob(f"*/{pattern}")}
+        wanted = sorted(str(path.relative_to(tmp_path)) for path in paths)
         assert [entry.file for entry in entries if entry.fits(pattern)] == wanted, pattern
 
 

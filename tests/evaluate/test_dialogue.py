@@ -36,6 +36,7 @@ BUILD = {
     "heldout_share_dpo": 0.2,
     "heldout_share_general": 0.2,
     "general_share": None,
+    "ranked_answers": "best_two",
     "max_records_per_source": None,
     "seed": 17,
     "min_chars": 8,
@@ -133,7 +134,7 @@ def test_mc_in_gb18030_and_without_a_file(tmp_path: Path):
     (folder / "chunyu.txt").write_bytes((folder / "chunyu.txt").read_text("utf-8").encode("gb18030"))
     assert [item.question for item in dialogue.dialogue_items("mc", folder, None)[0]] == ["头痛三天怎么办，还有些恶心"]
     (folder / "chunyu.txt").unlink()
-    with pytest.raises(QilinError, match=r"has no \.txt file of dialogues"):
+    with pytest.raises(QilinError, match=r"has no \*\.txt.*dialogues stand in lines id, P and D"):
         dialogue.dialogue_items("mc", folder, None)
 
 

@@ -80,7 +80,7 @@ def test_unusable_rows_are_listed_with_their_place_and_reason(tmp_path: Path) ->
         7: (changed(CMEEE, start_idx="0"), "lacks its type or its place"),
         8: ({"text": " ", "entities": []}, "no text"),
         9: ({"text": "无标注"}, "no list of entities"),
-        10: ('{"text": "断', "not a JSON object"),
+        10: ('{"text": "断', "broken JSON"),
     }
     folder = write(tmp_path / "a" / "dev.jsonl", [CMEEE, *(row for row, _ in bad.values()), CMEEE], lines=True)
     _, (items, invalid) = read("cmeee", folder)
@@ -110,10 +110,7 @@ def test_files_that_cannot_be_used_at_all(tmp_path: Path) -> None:
     with pytest.raises(QilinError, match="no usable row among 1"):
         read("cmeee", folder)
     (folder / "dev.json").write_text('[{"text": "断', encoding="utf-8")
-    with pytest.raises(QilinError, match="dev.json is not valid JSON"):
-        read("cmeee", folder)
-    (folder / "dev.json").write_bytes("[]咳嗽".encode("gb18030"))
-    with pytest.raises(QilinError, match="line 1: byte .* is not UTF-8"):
+    with pytest.raises(QilinError, match="dev.json, line 1: broken JSON"):
         read("cmeee", folder)
 
 

@@ -17,7 +17,7 @@ from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.items import Item, ceval_dev, ceval_items, ceval_names
 from qilin_lib.evaluate.prompts import CEVAL_HEADER, REPLY_PREFIX, ceval_messages, fit
-from qilin_lib.sample.render import render
+from qilin_lib.sample import raw_dir
 
 
 def ceval_exam(raw: Path, subject: str, backend: Any, questions: int, shots: int = 5) -> Exam:
@@ -62,10 +62,9 @@ def write_cmmlu(ceval: Path, subject: str, raw: Path) -> None:
 
 @pytest.mark.slow
 def test_letters_of_the_sample_agree_item_by_item(backend: TransformersBackend, tmp_path: Path):
-    render(tmp_path / "raw")
-    subjects = sorted({path.name.removesuffix("_val.csv") for path in (tmp_path / "raw/ceval/val").iterdir()})[:2]
-    write_cmmlu(tmp_path / "raw", subjects[0], tmp_path)
-    exams = [ceval_exam(tmp_path / "raw", subject, backend, 12) for subject in subjects]
+    subjects = sorted({path.name.removesuffix("_val.csv") for path in (raw_dir() / "ceval/val").iterdir()})[:2]
+    write_cmmlu(raw_dir(), subjects[0], tmp_path)
+    exams = [ceval_exam(raw_dir(), subject, backend, 12) for subject in subjects]
     exams.append(cmmlu_exam(tmp_path, subjects[0], "自拟", backend, 12))
     assert_agreement(exams, backend, tmp_path / "tasks")
     assert sum(len(exam.items) for exam in exams) >= 20
@@ -86,9 +85,8 @@ def test_letters_of_real_items_agree_item_by_item(backend: TransformersBackend, 
 @pytest.mark.extended
 def test_lm_evals_own_delimiter_asks_for_another_token(backend: TransformersBackend, tmp_path: Path):
     """What its C-Eval task really scores is " A" (lm-evaluation-harness#2346): not the letter that training taught."""
-    render(tmp_path / "raw")
-    subject = min(path.name.removesuffix("_val.csv") for path in (tmp_path / "raw/ceval/val").iterdir())
-    exam = ceval_exam(tmp_path / "raw", subject, backend, 3, 1)
+    subject = min(path.name.removesuffix("_val.csv") for path in (raw_dir() / "ceval/val").iterdir())
+    exam = ceval_exam(raw_dir(), subject, backend, 3, 1)
     (tmp_path / "tasks").mkdir()
     samples = ask_lm_eval([exam], backend, tmp_path / "tasks", " ")[exam.name]
     assert all(sample["arguments"][0][1] == " A" for sample in samples)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from qilin_lib import sample
 from qilin_lib.evaluate import further, ner
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
@@ -23,7 +24,6 @@ from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
-from qilin_lib.sample.render import render
 
 TYPES = {"dis": "疾病", "sym": "临床表现", "dru": "药物", "ite": "医学检验项目"}
 TEXT = "患者咳嗽、发热三天，诊断为支气管肺炎，予青霉素和头孢治疗，17-羟孕酮升高，仍咳嗽。"
@@ -222,10 +222,8 @@ def test_corrupted_real_replies_equal_sklearn_and_the_count_of_tags(real: tuple)
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw") / "sample"
-    render(folder)
-    return folder
+def raw() -> Path:
+    return sample.raw_dir()
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_records_are_what_the_models_say(compared: dict, run_dir: Path, paramete
         assert whole.endswith(row["answer"]) and bool(row["answer"]) == bool(greedy)
         assert row["cut"] == (len(greedy) == limit) and row["positions"] == len(drawn) + (len(drawn) < limit)
         for name, answer in (("reward", greedy), ("sampled_reward", drawn)):
-            assert row[name] == pytest.approx(reward.score(judge, [ids + answer], 1)[0], abs=1e-4)
+            assert row[name] == pytest.approx(reward.rewards(judge, [ids + answer], 1)[0], abs=1e-4)
         logits = [model(torch.tensor([ids + drawn])).logits[0, len(ids) - 1 :].double() for model in (dpo, sft)]
         p, q = (one.log_softmax(-1) for one in logits)
         kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)[: row["positions"]]

@@ -6,11 +6,15 @@ Not collected by pytest: python tests/fuzz/fuzz_readers.py --seconds 600 --seed 
 from __future__ import annotations
 
 import argparse
+import bz2
+import contextlib
 import gzip
 import io
+import json
 import lzma
 import random
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -18,12 +22,16 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import zstandard
+from pyarrow import parquet
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.readers import stream
+from qilin_lib.chimed.readers.json_text import json_items
+from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.records import Record, Rejection, strings
-from qilin_lib.sample import render
+from qilin_lib.sample import raw_dir
 
 MOST = 60_000
 TOKENS = [b"\n", b"\r", b"\r\n", b"\0", b'"', b'""', b",", b"[", b"]", b"{", b"}", b":", b"\\", b"\\u", b"\t", b"NaN"]
@@ -32,8 +40,7 @@ TOKENS += ["病人：".encode(), b"<|", "😀𠀀\u202e".encode(), b"\\ud800", b
 
 
 def pool(folder: Path) -> dict[str, list[tuple[str, bytes]]]:
-    """{source: [(file, its first bytes)]} of the rendered sample, and a made-up file where the sample has none."""
-    render(folder)
+    """{source: [(file, its bytes)]} of a raw folder, and a made-up file where it has none."""
     found: dict[str, list[tuple[str, bytes]]] = {}
     for source in sources.REGISTRY:
         for feed in source.feeds:
@@ -90,7 +97,9 @@ def mutated(raw: bytes, others: list[bytes], dice: random.Random) -> bytes:
 def recoded(raw: bytes, dice: random.Random) -> bytes:
     text = raw.decode("utf-8", "replace")
     half = len(text) // 2
-    encodings = ["gb18030", "utf-16", "utf-8-sig", "utf-32", "gb18030"]
+    encodings = ["gb18030", "utf-16", "utf-8-sig", "utf-32", "utf-16-le", "utf-16-be"]
+    if dice.random() < 0.2:
+        return text.encode("big5hkscs", "ignore")
     if dice.random() < 0.3:
         return text[:half].encode(dice.choice(encodings)) + text[half:].encode("utf-8")
     if dice.random() < 0.2:
@@ -99,7 +108,8 @@ def recoded(raw: bytes, dice: random.Random) -> bytes:
 
 
 def packed(file: str, raw: bytes, others: list[bytes], dice: random.Random) -> tuple[str, bytes]:
-    match dice.randrange(12):
+    place = Path(file)
+    match dice.randrange(18):
         case 0:
             file, raw = f"{file}.gz", gzip.compress(raw, 1)
         case 1:
@@ -107,21 +117,55 @@ def packed(file: str, raw: bytes, others: list[bytes], dice: random.Random) -> t
         case 2:
             file, raw = f"{file}.zst", zstandard.ZstdCompressor(write_checksum=dice.random() < 0.5).compress(raw)
         case 3:
-            held, place = io.BytesIO(), Path(file)
+            held = io.BytesIO()
             with zipfile.ZipFile(held, "w", dice.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
                 archive.writestr(place.name, raw)
                 archive.writestr(dice.choice(("../", "/", "a/", "")) + "b" + place.suffix, raw[:500])
             file, raw = str(place.with_name("x.zip")), held.getvalue()
+        case 4:
+            file, raw = f"{file}.bz2", bz2.compress(raw)
+        case 5:
+            mode = dice.choice(("", ":gz", ":xz", ":bz2"))
+            file, raw = str(place.with_name(f"x.tar{mode.replace(':', '.')}")), tarred(place.name, raw, f"w{mode}")
+        case 6 | 7 if place.suffix != ".txt":
+            kind = dice.choice((".parquet", ".arrow"))
+            file, raw = str(place.with_suffix(kind)), table(raw, kind)
         case _:
             return file, raw
     return file, mutated(raw, others, dice) if dice.random() < 0.5 else raw
+
+
+def tarred(name: str, raw: bytes, mode: str) -> bytes:
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode=mode) as archive:
+        for member in (name, f"a/{name}", f"../{name}"):
+            info = tarfile.TarInfo(member)
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+    return held.getvalue()
+
+
+def table(raw: bytes, kind: str) -> bytes:
+    """The rows of a file as a table, as far as there are any."""
+    rows = [row for _, row in json_items(Stream.of(raw)) if isinstance(row, dict)][:50]
+    for content in (rows, [{"text": json.dumps(row)} for row in rows]):
+        held = io.BytesIO()
+        with contextlib.suppress(pa.ArrowException, TypeError, ValueError):
+            columns = pa.Table.from_pylist(content)
+            if kind == ".parquet":
+                parquet.write_table(columns, held)
+            else:
+                with pa.ipc.new_stream(held, columns.schema) as writer:
+                    writer.write_table(columns)
+            break
+    return held.getvalue()
 
 
 def check(source: sources.Source, folder: Path) -> Counter:
     """Read twice; raises AssertionError or whatever a reader raises."""
     first, second = (list(sources.units(source, folder)) for _ in range(2))
     assert repr(first) == repr(second), "a second reading gives something else"
-    assert first, "a file was read without a trace"
+    assert first or sources.unread(source, folder), "a file was read without a trace"
     counts: Counter = Counter()
     for unit in first:
         read = unit.read
@@ -141,8 +185,7 @@ def check(source: sources.Source, folder: Path) -> Counter:
 def fuzz(seconds: float, seed: int) -> int:
     """Mutate until the time is over or a case fails; the exit status."""
     dice, counts, runs = random.Random(seed), Counter(), Counter()
-    with tempfile.TemporaryDirectory() as rendered:
-        files = pool(Path(rendered))
+    files = pool(raw_dir())
     others = [raw for held in files.values() for _, raw in held]
     end = time.monotonic() + seconds
     while time.monotonic() < end:

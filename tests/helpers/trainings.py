@@ -15,15 +15,16 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.template import BAICHUAN, Template
 from qilin_lib.train import checkpoints, fit, saving
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt, dpo, reward, rl, sft
@@ -31,7 +32,7 @@ from qilin_lib.train.methods import dcpt, dpo, reward, rl, sft
 STAGES = {"03_dcpt": dcpt, "04_sft": sft, "05_dpo": dpo}
 LIBRARIES = ["torch", "datasets", "bitsandbytes", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"]
 MODULES = [module.__name__ for module in (dcpt, sft, dpo, reward, rl)]
-SCORES = {module.__name__: module.score for module in (dcpt, sft, dpo)} | {reward.__name__: reward.score_heldout}
+SCORES = {module.__name__: module.score for module in (dcpt, sft, dpo, reward)}
 
 
 # --- what happens inside a child --------------------------------------------------------------------------------------
@@ -150,32 +151,49 @@ FAULTS: dict[str, Callable[[Path], None]] = {
 # --- how a child is started and what its end is compared with ---------------------------------------------------------
 
 
+def triplets(texts: Iterable[str], count: int, held: int = 0) -> list[dict[str, Any]]:
+    """Made-up rows of dpo.jsonl, which serve as rows of sft.jsonl too; the last `held` are held out."""
+    texts = iter(texts)
+    rows = []
+    for i in range(count):
+        sides = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        turns = {side: [{"role": role, "content": next(texts)}] for side, role in sides.items()}
+        row = {
+            "id": str(i),
+            "source": "ab"[i % 2],
+            "part": "medical",
+            "split": "train" if i < count - held else "heldout",
+        }
+        rows.append(row | turns | {"messages": turns["prompt"] + turns["chosen"]})
+    return rows
+
+
+def job(parameters: Any, out: Path, weights: Path, template: Template = BAICHUAN, **paths: Path) -> SimpleNamespace:
+    """What `jobs.read` gives to a child."""
+    everything = SimpleNamespace(weights=weights, cache=out / "cache", **paths)
+    return SimpleNamespace(parameters=parameters, out=out, template=template, paths=everything)
+
+
 def write_data(folder: Path, weights: Path, tokenizer: Any, sentences: Callable) -> dict[str, dict[str, Path]]:
-    """{notebook: {name: path}} as `job.train_stage` gives them to its child."""
+    """{notebook: {name: path}} as `job.train_stage` gives them to its child; 26 rows to train on, four held out."""
     documents = tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"]
-    pack(documents, 64, 3, 0).save(folder / "blocks.npy")
+    pack(documents, 64, tokenizer.eos_token_id, tokenizer.pad_token_id or 0).save(folder / "blocks.npy")
     files.write_jsonl(folder / "held.jsonl", [{"text": text} for text in sentences(4, 13)])
-    asked, good, bad = ([{"role": role, "content": text} for text in sentences(30, seed)]
-                        for role, seed in (("user", 14), ("assistant", 15), ("assistant", 16)))  # fmt: skip
-    common = [{"part": "medical", "split": "train" if i < 26 else "heldout", "source": "x"} for i in range(30)]
-    files.write_jsonl(folder / "sft.jsonl", [{**common[i], "messages": [asked[i], good[i]]} for i in range(30)])
-    files.write_jsonl(
-        folder / "dpo.jsonl",
-        [{**common[i], "prompt": [asked[i]], "chosen": [good[i]], "rejected": [bad[i]]} for i in range(30)],
-    )
+    files.write_jsonl(folder / "rows.jsonl", triplets(sentences(90, 14), 30, held=4))
     held = {"medical": folder / "held.jsonl", "general": folder / "held.jsonl"}
     return {
         "03_dcpt": {"weights": weights, "blocks": folder / "blocks.npy", **held},
-        "04_sft": {"weights": weights, "data": folder / "sft.jsonl"},
-        "05_dpo": {"weights": weights, "data": folder / "dpo.jsonl"},
+        "04_sft": {"weights": weights, "data": folder / "rows.jsonl"},
+        "05_dpo": {"weights": weights, "data": folder / "rows.jsonl"},
     }
 
 
-def write_job(folder: Path, parameters: Any, paths: dict[str, Path]) -> Path:
+def write_job(folder: Path, parameters: Any, paths: dict[str, Path], module: str = dcpt.__name__) -> Path:
     """job.json as a notebook leaves it for its child."""
     files.write_json(
         folder / "job.json",
         {
+            "module": module,
             "parameters": vars(parameters),
             "out": str(folder),
             "template": "baichuan",

@@ -1,3 +1,5 @@
+"""What was planted is there, and nothing else of its kind."""
+
 from __future__ import annotations
 
 import csv
@@ -5,18 +7,18 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from qilin_lib.sample.knowledge import load
-from qilin_lib.sample.personal import AREAS, MAKERS, check_digit
+import pytest
 
-Rendered = tuple[Path, dict[str, int]]
-KINDS = {"exact_duplicate", "near_duplicate", "test_leak", "personal_data", "broken_row"}
+from qilin_lib.evaluate.items import ceval_items
+from qilin_lib.sample import raw_dir
+
+RAW = raw_dir()
+PLANTED = json.loads(Path(__file__).with_name("planted.json").read_text(encoding="utf-8"))
 TRAINING = (
     "cmexam/train.csv", "huatuo_encyclopedia_qa", "huatuo_knowledge_graph_qa", "kg_xywy", "kg_39health", "kg_cpubmed",
     "plain_text", "toyhom_dialogue", "meddialog_cn", "cmd", "cmtmedqa", "remedi", "medicalgpt_sft", "zhongjing_rlhf",
     "medicalgpt_reward", "dpo_zh", "general_zh",
 )  # fmt: skip
-# Folders that notebook 01 makes nothing of; their own wrong rows are the readers' of notebook 06 to list.
-EVALUATION = ("ceval", "cmeee_v2", "ccks2019", "cmmlu", "medqa", "mc")
 
 
 def text_of(path: Path) -> str:
@@ -27,82 +29,65 @@ def text_of(path: Path) -> str:
         return raw.decode("gb18030")
 
 
-def planted(folder: Path) -> list[dict[str, str]]:
-    return json.loads((folder / "planted.json").read_text("utf-8"))
+def planted(kind: str) -> list[dict[str, str]]:
+    return [flaw for flaw in PLANTED if flaw["kind"] == kind]
 
 
-def questions_of_the_tests(folder: Path) -> list[str]:
-    lines = (folder / "huatuo26m_test/test_datasets.jsonl").read_text("utf-8").splitlines()
-    found = [json.loads(line)["questions"] for line in lines]
-    with open(folder / "cmexam/test.csv", encoding="utf-8-sig", newline="") as handle:
-        found += [row["Question"] for row in csv.DictReader(handle)]
-    return found + [item["question"] for item in load().ceval if item["split"] != "dev"]
+def questions_of_the_tests() -> list[str]:
+    lines = text_of(RAW / "huatuo26m_test/test_datasets.jsonl").splitlines()
+    questions = [json.loads(line)["questions"] for line in lines]
+    with open(RAW / "cmexam/test.csv", encoding="utf-8-sig", newline="") as handle:
+        questions += [row["Question"] for row in csv.DictReader(handle)]
+    for split in ("val", "test"):
+        questions += [item.question for item in ceval_items(RAW, split)[0]]
+    return questions
 
 
-def test_every_planted_flaw_is_in_its_file(rendered: Rendered) -> None:
-    files: dict[str, str] = {}
-    for item in planted(rendered[0]):
-        assert set(item) == {"source", "kind", "file", "detail", "text"} and item["kind"] in KINDS
-        assert item["file"].startswith(item["source"] + "/") and item["text"]
-        text = files.setdefault(item["file"], text_of(rendered[0] / item["file"]))
-        assert item["text"] in text, item
+def test_every_planted_flaw_is_in_its_file() -> None:
+    for flaw in PLANTED:
+        assert flaw["file"].startswith(flaw["source"] + "/") and flaw["text"] in text_of(RAW / flaw["file"]), flaw
+    assert len({flaw["source"] for flaw in PLANTED}) >= 12
 
 
-def test_copies_really_occur_twice(rendered: Rendered) -> None:
-    for item in planted(rendered[0]):
-        if item["kind"] == "exact_duplicate":
-            other = item["detail"].removeprefix("copy of a record of ")
-            here = text_of(rendered[0] / item["file"]).count(item["text"])
-            there = 0 if other == item["file"] else text_of(rendered[0] / other).count(item["text"])
-            assert here + there >= 2, item
+def test_copies_really_occur_twice() -> None:
+    for flaw in planted("exact_duplicate"):
+        other = flaw["detail"].removeprefix("copy of a record of ")
+        files = {flaw["file"], other}
+        assert sum(text_of(RAW / file).count(flaw["text"]) for file in files) >= 2, flaw
 
 
-def test_flaws_are_many_kinds_in_many_sources(rendered: Rendered) -> None:
-    folder, counts = rendered
-    items = planted(folder)
-    assert {item["kind"] for item in items} == KINDS
-    assert len({item["source"] for item in items}) >= 12
-    leaks = [item for item in items if item["kind"] == "test_leak"]
-    assert {item["detail"].split()[0].rstrip(":") for item in leaks} == {"huatuo", "cmexam", "ceval"}
-    records = sum(count for path, count in counts.items() if path.split("/")[0] not in (*EVALUATION, "plain_text"))
-    assert 0.03 <= len(items) / records <= 0.05
+def test_test_questions_occur_in_no_training_source_but_where_planted() -> None:
+    allowed, questions = Counter(flaw["file"] for flaw in planted("test_leak")), questions_of_the_tests()
+    assert len(questions) > 300
+    for path in (path for path in sorted(RAW.rglob("*")) if path.is_file()):
+        name = path.relative_to(RAW).as_posix()
+        if name.startswith(TRAINING):
+            text = text_of(path).replace("（　　）", "____").replace("\\n", "\n").replace('\\"', '"').replace('""', '"')
+            hits = [question for question in questions if question in text]
+            assert len(hits) <= allowed[name], (name, hits)
 
 
-def test_test_questions_occur_in_no_training_source_but_where_planted(rendered: Rendered) -> None:
-    folder = rendered[0]
-    leaked = [item for item in planted(folder) if item["kind"] == "test_leak"]
-    allowed = Counter(item["file"] for item in leaked)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in files:
-        name = path.relative_to(folder).as_posix()
-        if not name.startswith(TRAINING):
-            continue
-        text = text_of(path).replace("（　　）", "____").replace("\\n", "\n").replace('\\"', '"').replace('""', '"')
-        hits = [question for question in questions_of_the_tests(folder) if question in text]
-        assert len(hits) <= allowed[name], (name, hits)
+def test_personal_data_is_nobodys() -> None:
+    """GB/T 2260 has no province 17, 27, 48 or 57; the mobile blocks were never issued; example.com is reserved."""
+    reserved = {"identity_number": ("17", "27", "48", "57"), "mobile": ("1540000", "1790000", "1630000", "1640000")}
+    for flaw in planted("personal_data"):
+        assert flaw["text"].startswith(reserved.get(flaw["detail"], "")), flaw
+        assert flaw["detail"] != "email" or flaw["text"].endswith("@example.com")
+    assert set(Counter(flaw["detail"] for flaw in planted("personal_data")).values()) == {5}
 
 
-def test_personal_data_is_of_every_type_and_nobodys(rendered: Rendered) -> None:
-    items = [item for item in planted(rendered[0]) if item["kind"] == "personal_data"]
-    assert {item["detail"] for item in items} == set(MAKERS)
-    for item in items:
-        if item["detail"] == "identity_number":
-            assert item["text"].startswith(AREAS) and check_digit(item["text"][:17]) == item["text"][17]
-        if item["detail"] == "email":
-            assert item["text"].endswith("@example.com")
+def test_identity_numbers_have_the_check_digit_of_gb_11643() -> None:
+    weights = [2 ** (17 - place) % 11 for place in range(17)]
+    for number in ["11010519491231002X"] + [f["text"] for f in PLANTED if f["detail"] == "identity_number"]:
+        total = sum(int(digit) * weight for digit, weight in zip(number, weights, strict=False))
+        assert "10X98765432"[total % 11] == number[17]
 
 
-def test_check_digit_of_the_standards_example() -> None:
-    # GB 11643-1999, appendix: 11010519491231002X.
-    assert check_digit("11010519491231002") == "X"
-
-
-def test_broken_rows_are_broken(rendered: Rendered) -> None:
-    folder = rendered[0]
-    truncated = [item for item in planted(folder) if item["detail"] == "truncated JSON line"]
-    assert len(truncated) >= 8
-    for item in truncated:
-        lines = text_of(folder / item["file"]).splitlines()
-        assert item["text"] in lines
-        good = [line for line in lines if line != item["text"]]
-        assert all(json.loads(line) for line in good)
+def test_broken_lines_are_broken_and_no_others() -> None:
+    truncated = [flaw for flaw in planted("broken_row") if flaw["detail"] == "truncated JSON line"]
+    assert len(truncated) == 9
+    for flaw in truncated:
+        lines = text_of(RAW / flaw["file"]).splitlines()
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(flaw["text"])
+        assert flaw["text"] in lines and all(json.loads(line) for line in lines if line != flaw["text"])

@@ -91,14 +91,15 @@ def test_chatml_is_pinned() -> None:
 
 
 def test_gemma_is_pinned() -> None:
-    """One <bos>; no system turn in Gemma 1, and in Gemma 3 its text opens the first question."""
+    """One <bos>; in Gemma 3 a system text opens the first question, and so it does in Gemma 1, which knows none."""
     tokenizer = speaking(published("gemma"))
     assert tokenizer.decode(ours(tokenizer, TURNS[:2])) == (
         "<bos><start_of_turn>user\n我头痛，怎么办？<end_of_turn>\n"
         "<start_of_turn>model\n休息。\n\n- Drink water\n- 复查<end_of_turn>"
     )
-    with pytest.raises(QilinError, match="role 'system': a conversation has only 'user' and 'assistant'"):
-        ours(tokenizer, [SYSTEM, *TURNS[:1]])
+    assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
+        "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n我头痛，怎么办？<end_of_turn>\n<start_of_turn>model\n"
+    )
     tokenizer = speaking(published("gemma3"))
     assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
         "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n\n我头痛，怎么办？<end_of_turn>\n"

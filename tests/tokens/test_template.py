@@ -226,7 +226,25 @@ def test_texts_cannot_forge_role_tags(tiny_tokenizer: Any) -> None:
     assert tiny_tokenizer.decode(ids) == "<reserved_102>" + forged[0]["content"]
 
 
-@pytest.mark.parametrize("role, hint", [("system", "only 'user' and 'assistant'"), ("asistant", "'assistant'?")])
+SYSTEM = {"role": "system", "content": "你是一名药师。"}
+
+
+@pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
+def test_without_a_system_turn_its_text_opens_the_first_question(template: Template, tiny_tokenizer: Any) -> None:
+    ids, labels = template.encode_with_labels([SYSTEM, *DIALOGUE], tiny_tokenizer)
+    text = tiny_tokenizer.decode(ids)
+    assert text.startswith(f"{template.user_open}{SYSTEM['content']}\n{DIALOGUE[0]['content']}{template.user_close}")
+    alone, learned = template.encode_with_labels(DIALOGUE, tiny_tokenizer)
+    assert [i for i in labels if i != IGNORE] == [i for i in learned if i != IGNORE]
+    opened = template.encode([SYSTEM], tiny_tokenizer)
+    assert ids == opened + template.encode(DIALOGUE, tiny_tokenizer, follows="system")
+    jinja = template.jinja(tiny_tokenizer.eos_token)
+    assert tiny_tokenizer.apply_chat_template([SYSTEM, *DIALOGUE], chat_template=jinja, tokenize=False) == text
+
+
+@pytest.mark.parametrize(
+    "role, hint", [("tool", "only 'system', 'user' and 'assistant'"), ("asistant", "'assistant'?")]
+)
 def test_unknown_role_is_refused(role: str, hint: str, tiny_tokenizer: Any) -> None:
     with pytest.raises(QilinError, match=f"role '{role}'") as error:
         BAICHUAN.encode([{"role": role, "content": "x"}], tiny_tokenizer)

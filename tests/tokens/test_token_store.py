@@ -73,10 +73,9 @@ def test_rows_give_the_ids_that_their_texts_give(size: tuple, mixed: list[dict[s
 def test_all_rows_of_the_sample_give_the_ids_that_their_texts_give(tiny_tokenizer: Any, tmp_path: Path) -> None:
     from qilin_lib import params
     from qilin_lib.chimed.build import build_sets
-    from qilin_lib.sample.render import render
+    from qilin_lib.sample import raw_dir
 
-    render(tmp_path / "raw")
-    build_sets(params.load("01_build_chimed", {}), tmp_path / "raw", tmp_path, lambda line: None)
+    build_sets(params.load("01_build_chimed", {}), raw_dir(), tmp_path, lambda line: None)
     for name in ("cpt", "sft", "dpo", "general"):
         write(tmp_path / f"{name}.jsonl", tmp_path / name, tiny_tokenizer)
         read = files.read_jsonl(tmp_path / f"{name}.jsonl")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +86,7 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         path, *phases = command[3:]
         started.append(path)
         for phase in phases:
-            jobs.run_phase(phase, path, baseline.work, None)
+            jobs.run_phase(phase, path)
 
     monkeypatch.setattr(launch, "run", run)
     return started
@@ -167,15 +166,6 @@ def test_prefix_tuning_teaches_the_form(stage: Stage, tiny_model_dir: Path, monk
     assert files.read_json(folder.parent / "facts.json")["finetuning"] == "prefix"
 
 
-def test_the_same_training_gives_the_same_weights(
-    stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained_here(monkeypatch)
-    few = spec("huatuo", max_steps=2, lora_dropout=0.05)
-    both = [baseline.finetune(stage, name, few, PLAIN, tiny_model_dir, silent) for name in ("a", "b")]
-    assert len({files.sha256_file(folder / "adapter_model.safetensors") for folder in both}) == 1
-
-
 def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
     stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,34 +187,6 @@ def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
     (model / "left_over").write_text("half", encoding="utf-8")
     train(lora_r=4)
     assert len(started) == 4 and not (model / "left_over").exists()
-
-
-def test_a_gpt2_learns_to_answer(
-    stage: Stage, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another architecture than the stages': learnt positions, Conv1D layers, tied embeddings."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    trained_here(monkeypatch)
-    tokenizer = load_tokenizer(tiny_model_dir)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes = {"vocab_size": len(tokenizer), "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 2}
-        config = GPT2Config(**sizes, **ends, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-        GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    # As GPT2's own tokenizer has it.
-    tokenizer.pad_token = None
-    tokenizer.save_pretrained(tmp_path / "gpt2")
-    given = spec("huatuo", finetuning="full", max_steps=60, learning_rate=3e-3)
-    model = baseline.finetune(stage, "GPT2", given, PLAIN, tmp_path / "gpt2", silent)
-    backend = TransformersBackend(load_trained(model, "float32")[0], load_tokenizer(model), PLAIN, 4, "cpu")
-    answers = backend.generate(asked(["胃痛3周怎么办", "头痛"], backend.tokenizer), 32)
-    assert answers == ["可以服用奥美拉唑。", "多喝水"]
-    before, after = load_model(tmp_path / "gpt2"), backend.model
-    assert before.transformer.h[0].attn.c_attn.weight.shape == after.transformer.h[0].attn.c_attn.weight.shape
-    assert after.lm_head.weight.data_ptr() == after.transformer.wte.weight.data_ptr()
 
 
 # --- an encoder-decoder -----------------------------------------------------------------------------------------------
@@ -271,22 +233,6 @@ def test_the_loss_is_t5_s_own_and_counts_the_whole_step(tiny_t5: Path) -> None:
     assert baseline.token_loss(out, labels).item() == pytest.approx(out.loss.item(), rel=1e-6)
     # Half of a step's eight labelled tokens: half of the loss.
     assert baseline.token_loss(out, labels, 8).item() == pytest.approx(out.loss.item() / 2, rel=1e-6)
-
-
-def test_padding_is_no_part_of_a_pair(tiny_t5: Path, tmp_path: Path, training: Callable) -> None:
-    """A batch's loss is that of its pairs one by one."""
-    import torch
-
-    model, tokenizer = baseline.load_sequence_model(tiny_t5), load_tokenizer(tiny_t5)
-    limits = SimpleNamespace(max_source_length=64, max_target_length=64)
-    made, _ = baseline.sequence_examples([ROWS[0], ROWS[21]], PLAIN, tokenizer, limits)
-    job = SimpleNamespace(parameters=training("04_sft"), out=tmp_path)
-    trainer = baseline.make_sequence_trainer(job, model, tokenizer, made)
-    with torch.no_grad():
-        losses = [trainer.compute_loss(model, trainer.data_collator(rows)) for rows in (made, made[:1], made[1:])]
-    count = [len(example["labels"]) for example in made]
-    expected = (losses[1] * count[0] + losses[2] * count[1]) / sum(count)
-    assert losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_causal_example_is_the_prompt_that_evaluation_asks(tiny_tokenizer: Any) -> None:

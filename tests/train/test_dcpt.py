@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import job as job_of
 
 from qilin_lib import files
 from qilin_lib.models.adapters import load_trained, trained
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.tokens.pack import pack
-from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit
 from qilin_lib.train.heldout import documents
 from qilin_lib.train.methods import dcpt
@@ -47,12 +47,7 @@ def test_loss_falls_and_the_model_loads(
     import torch
 
     parameters = training("03_dcpt", finetuning=kind, learning_rate=RATES[kind], save_steps=100)
-    job = SimpleNamespace(
-        parameters=parameters,
-        out=tmp_path,
-        template=BAICHUAN,
-        paths=SimpleNamespace(weights=tiny_model_dir, **vars(inputs)),
-    )
+    job = job_of(parameters, tmp_path, tiny_model_dir, **vars(inputs))
     dcpt.work(job)
     dcpt.score(job)
     losses = [row["loss"] for row in fit.read_log(tmp_path) if "loss" in row]
@@ -142,12 +137,10 @@ def test_a_block_without_a_loss_is_no_step(
     blocks = pack([[7] * 63, [8] * 63, [9] * 64], 64, 3, 0)
     assert [int((row != -100).sum()) for row in blocks.labels] == [63, 63, 63, 0]
     blocks.save(tmp_path / "blocks.npy")
-    paths = SimpleNamespace(weights=tiny_model_dir, blocks=tmp_path / "blocks.npy", **{
-        kind: tmp_path / "none.jsonl" for kind in ("medical", "general")
-    })  # fmt: skip
-    files.write_jsonl(tmp_path / "none.jsonl", [])
+    none = tmp_path / "none.jsonl"
+    files.write_jsonl(none, [])
     parameters = training("03_dcpt", max_steps=-1, per_device_train_batch_size=1)
-    job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=paths)
+    job = job_of(parameters, tmp_path, tiny_model_dir, blocks=tmp_path / "blocks.npy", medical=none, general=none)
     dcpt.work(job)
     dcpt.score(job)
     assert [row["step"] for row in fit.read_log(tmp_path) if row.get("loss")] == [1, 2, 3]
@@ -162,13 +155,8 @@ def test_the_last_step_is_always_logged(
     steps: int, logged: int, rows: list[int], inputs: SimpleNamespace, tiny_model_dir: Path, training: Callable,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    paths = SimpleNamespace(weights=tiny_model_dir, **vars(inputs))
-    job = SimpleNamespace(
-        parameters=training("03_dcpt", max_steps=steps, logging_steps=logged),
-        out=tmp_path,
-        template=BAICHUAN,
-        paths=paths,
-    )
+    parameters = training("03_dcpt", max_steps=steps, logging_steps=logged)
+    job = job_of(parameters, tmp_path, tiny_model_dir, **vars(inputs))
     dcpt.work(job)
     log = fit.read_log(tmp_path)
     assert [row["step"] for row in log] == rows

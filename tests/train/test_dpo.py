@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.trainings import job as job_of
+from helpers.trainings import triplets
 
 from qilin_lib import files
 from qilin_lib.models.load import load_model
@@ -25,32 +27,16 @@ SHIFT = {"lora": 0.1, "qlora": 0.1, "full": 0.03}
 @pytest.fixture(scope="module")
 def rows(sentences: Callable) -> list[dict[str, Any]]:
     """Seven triplets with answers of different lengths; every other one asks twice."""
-    texts = sentences(35, 8)
-    made = []
-    for i in range(7):
-        first, answer, second, good, bad = texts[5 * i : 5 * i + 5]
-        earlier = [{"role": "user", "content": first}, {"role": "assistant", "content": answer}] if i % 2 else []
-        made.append(
-            {
-                "prompt": [*earlier, {"role": "user", "content": second}],
-                "chosen": [{"role": "assistant", "content": good}],
-                "rejected": [{"role": "assistant", "content": bad}],
-            }
-        )
+    made = triplets(sentences(21, 11), 7)
+    for earlier, row in zip(made[::2], made[1::2], strict=False):
+        row["prompt"] = earlier["messages"] + row["prompt"]
     return made
 
 
 @pytest.fixture
 def job(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    def make(**overrides: Any) -> SimpleNamespace:
-        return SimpleNamespace(
-            parameters=training("05_dpo", beta=0.3, **overrides),
-            out=tmp_path,
-            template=BAICHUAN,
-            paths=SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache", data=tmp_path / "dpo.jsonl"),
-        )
-
-    return make
+    data = tmp_path / "dpo.jsonl"
+    return lambda **more: job_of(training("05_dpo", beta=0.3, **more), tmp_path, tiny_model_dir, data=data)
 
 
 def set_up(
@@ -159,16 +145,6 @@ def test_loss_and_gradients_are_the_papers(
             torch.testing.assert_close(ours[name], grad, rtol=1e-4, atol=1e-5 * largest.item(), msg=name)
 
 
-def test_evaluation_is_the_same_loss(job: Callable, rows: list[dict[str, Any]], tiny_model_dir: Path) -> None:
-    import torch
-
-    made = job(per_device_train_batch_size=7)
-    trainer, pairs = set_up(made, rows, SHIFT["lora"])
-    with torch.no_grad():
-        expected = loss_by_the_book(trainer.model.eval(), load_model(tiny_model_dir).eval(), pairs, made.parameters)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
-
-
 # --- one copy, the right one ------------------------------------------------------------------------------------------
 
 
@@ -223,11 +199,6 @@ def test_a_wrong_reference_stops_the_training(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=5e-3)
     with pytest.raises(RuntimeError, match="before step 1 .* the reference is not the SFT policy"):
         dpo.step_zero(trainer, pairs)
-
-
-def test_without_heldout_pairs_there_is_nothing_to_check() -> None:
-    nothing = {"step_zero_loss": None, "step_zero_expected": math.log(2), "step_zero_gap": None}
-    assert dpo.step_zero(None, []) == nothing
 
 
 def test_a_policy_with_an_adapter_below_is_refused(job: Callable, rows: list[dict[str, Any]]) -> None:

@@ -17,7 +17,6 @@ from qilin_lib.models import decode, shapes
 from qilin_lib.models.adapters import is_adapter, load_to_answer, load_trained, trained
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import IGNORE
 from qilin_lib.train import fit, heldout
 from qilin_lib.train import job as jobs
@@ -228,8 +227,8 @@ def test_rewards_of_a_batch_are_those_of_each_answer(family: str, base: Callable
     """Also where padding and end are one token."""
     model, _ = reward.prepare_model(_rewarded(), base(family))
     rows = [ids for ids, _ in conversations(model.config.vocab_size)]
-    together = reward.score(model, rows, len(rows))
-    assert together == pytest.approx([reward.score(model, [row], 1)[0] for row in rows], abs=1e-4)
+    together = reward.rewards(model, rows, len(rows))
+    assert together == pytest.approx([reward.rewards(model, [row], 1)[0] for row in rows], abs=1e-4)
     assert len({round(one, 3) for one in together}) == len(rows)
 
 
@@ -271,13 +270,6 @@ def test_a_model_that_also_reads_images_is_no_base(tiny_tokenizer: Any, tmp_path
     assert "vision" in why_unusable(tmp_path, False) and "Gemma3ForCausalLM" in why_unusable(tmp_path, False)
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
-def test_a_model_that_is_only_asked_loads(family: str, base: Callable) -> None:
-    """Held-out scoring, samples and evaluation name no attention."""
-    kind = "llama" if family in families.BAICHUAN else families.configuration(family, 700).model_type
-    assert load_model(base(family)).config.model_type == kind
-
-
 @pytest.mark.parametrize("family", ["llama3", "gemma2", "granite", "cohere", "phi3"])
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_the_fused_head_of_a_gpu_gives_the_loss_and_gradients_of_all_logits(
@@ -303,24 +295,6 @@ def test_the_fused_head_of_a_gpu_gives_the_loss_and_gradients_of_all_logits(
     assert found[True][0] == pytest.approx(loss_apart(base(family), examples), abs=TOLERANCE)
     assert found[True][1].norm() > 1e-3
     assert (found[True][1] - found[False][1]).norm() < 1e-4 * found[False][1].norm()
-
-
-def test_blocks_of_documents_go_through_the_fused_head_too(
-    base: Callable, training: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    blocks = pack([ids for ids, _ in conversations(300)], 32, 3, 0)
-    losses = []
-    for fused in (False, True):
-        monkeypatch.setattr(fit, "has_fused_head", lambda *_, on=fused: on)
-        job = SimpleNamespace(parameters=training("03_dcpt"), out=tmp_path)
-        model, _ = prepare_model(job.parameters, base("gemma2"))
-        trainer = dcpt.make_trainer(job, model, blocks)
-        batch = next(iter(trainer.get_train_dataloader()))
-        with torch.no_grad():
-            losses.append(trainer.compute_loss(model.eval(), batch).item())
-    assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE)
 
 
 def test_the_fused_head_is_for_gpus_and_not_for_adapters_on_the_head(base: Callable, training: Callable) -> None:

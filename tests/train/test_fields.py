@@ -16,7 +16,6 @@ from qilin_lib.models.load import load_model
 from qilin_lib.models.merge import merge
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import checks, fit
-from qilin_lib.train.methods import dcpt
 
 
 @pytest.fixture
@@ -58,6 +57,7 @@ def test_a_field_of_the_methods_own_configuration_is_known(stage: Callable) -> N
         ("03_dcpt", "trainer", {"fp16": True}, "nearest valid: dcpt.dtype"),
         ("03_dcpt", "trainer", {"output_dir": "elsewhere"}, "the kit sets it"),
         ("03_dcpt", "trainer", {"push_to_hub": True}, "the kit sets it"),
+        ("03_dcpt", "trainer", {"save_strategy": "no"}, "the kit sets it"),
         ("05_dpo", "trainer", {"beta": 0.2}, "nearest valid: dpo.beta"),
         ("05_dpo", "trainer", {"trust_remote_code": True}, "the kit sets it"),
         ("08_rlhf", "trainer", {"max_steps": 3}, "nearest valid: rlhf.reward.max_steps"),
@@ -132,20 +132,3 @@ def test_every_kind_of_adapter_is_loaded_and_merged_as_it_was_trained(
     exact = trained if not quantised else logits(load_trained(tmp_path / "adapter", "float32", quantised=False)[0])
     assert (merged - exact).abs().max() < 1e-3
     assert (exact - logits(load_model(tiny_model_dir))).abs().max() > 0.05
-
-
-def test_noise_on_embeddings_changes_the_training(
-    tiny_model_dir: Path, training: Callable, tmp_path: Path, sentences: Callable, tiny_tokenizer: Any
-) -> None:
-    """The trainer that 03 builds applies the field, it does not only store it."""
-    from qilin_lib.tokens.pack import pack
-
-    encoded = tiny_tokenizer(sentences(20, 3), add_special_tokens=False)["input_ids"]
-    blocks = pack(encoded, 64, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id)
-    losses = []
-    for further in ({}, {"neftune_noise_alpha": 50.0}):
-        job = SimpleNamespace(parameters=training("03_dcpt", max_steps=1, trainer=further), out=tmp_path)
-        model, _ = fit.prepare_model(job.parameters, tiny_model_dir)
-        trainer = dcpt.make_trainer(job, model, blocks)
-        losses.append(trainer.train().training_loss)
-    assert abs(losses[0] - losses[1]) > 1e-3

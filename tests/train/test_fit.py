@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from qilin_lib import files
-from qilin_lib.tokens.template import PLAIN
-from qilin_lib.train import job as jobs
-from qilin_lib.train.fit import arguments, log_callback, prepare_model, read_log
+from qilin_lib.train.fit import log_callback, prepare_model, read_log
 
 
 def test_later_row_of_a_step_counts(tmp_path: Path) -> None:
@@ -44,45 +42,6 @@ def test_log_callback_appends_rows_and_tells_the_notebook(tmp_path: Path, capsys
     assert len(told) == 2 and told[0].startswith("QILIN-PROGRESS ")
     shown = json.loads(told[0].removeprefix("QILIN-PROGRESS "))
     assert {key: shown[key] for key in ("step", "steps", "loss")} == {"step": 4, "steps": 10, "loss": 1.25}
-
-
-def test_arguments_carry_every_parameter_over(training: Callable, tmp_path: Path) -> None:
-    from transformers import TrainingArguments
-
-    chosen = {
-        "per_device_train_batch_size": 3,
-        "gradient_accumulation_steps": 5,
-        "num_train_epochs": 2.5,
-        "max_steps": 77,
-        "learning_rate": 0.00123,
-        "lr_scheduler_type": "linear",
-        "weight_decay": 0.07,
-        "max_grad_norm": 0.7,
-        "gradient_checkpointing": True,
-        "logging_steps": 9,
-        "save_steps": 11,
-        "seed": 23,
-    }
-    given = TrainingArguments(**arguments(training("03_dcpt", **chosen, warmup_ratio=0.25), tmp_path))
-    assert {name: getattr(given, name) for name in chosen} == chosen
-    assert given.get_warmup_steps(80) == 20
-    assert given.output_dir == str(tmp_path / "checkpoints")
-    assert given.use_cpu and not given.bf16 and given.deepspeed is None and given.report_to == []
-
-
-def test_arguments_on_gpus_name_the_deepspeed_file(training: Callable, tmp_path: Path) -> None:
-    given = arguments(training("03_dcpt", gpus=2, dtype="bfloat16", deepspeed="zero2"), tmp_path)
-    assert given["bf16"] and not given["use_cpu"] and given["dataloader_pin_memory"]
-    assert files.read_json(given["deepspeed"])["zero_optimization"]["stage"] == 2
-
-
-def test_job_file_comes_back_typed(training: Callable, tmp_path: Path) -> None:
-    parameters = training("04_sft")
-    written = {"parameters": vars(parameters), "out": "/o", "template": "plain", "paths": {"data": "/d/sft.jsonl"}}
-    files.write_json(tmp_path / "job.json", written)
-    job = jobs.read(str(tmp_path / "job.json"))
-    assert job.parameters == parameters and job.template is PLAIN
-    assert job.out == Path("/o") and job.paths.data == Path("/d/sft.jsonl")
 
 
 @pytest.mark.parametrize("notebook", ["03_dcpt", "04_sft", "05_dpo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,26 +16,27 @@ from qilin_lib.progress import FINISHED
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import job as jobs
+from qilin_lib.train import launch
+from qilin_lib.train.methods import Method
 
-# Stands in for a module with a training: it writes what it was told, and fails once where it is asked to.
+# Stands in for a method's module: it writes what it was told, and fails once where it is asked to.
 CHILD = """
-import json, pathlib, sys
-job = json.loads(pathlib.Path(sys.argv[1]).read_text())
-out = pathlib.Path(job["out"])
-if sys.argv[2:] == ["score"]:
-    (out / "heldout.json").write_text(json.dumps(sys.argv[2:]))
-    sys.exit()
-(out / "checkpoints" / "checkpoint-2").mkdir(parents=True, exist_ok=True)
-print('QILIN-PROGRESS {"text": "half way"}')
-if job["parameters"].get("fails") and not (out / "failed").exists():
-    (out / "failed").touch()
-    sys.exit("no luck")
-(out / "told.json").write_text(json.dumps(job))
-(out / "facts.json").write_text(json.dumps({"ran": 1}))
-if "score" in sys.argv[2:]:
-    if job["parameters"].get("cannot_score"):
+import shutil, sys
+from qilin_lib import files
+
+def work(job):
+    (job.out / "checkpoints" / "checkpoint-2").mkdir(parents=True, exist_ok=True)
+    print('QILIN-PROGRESS {"text": "half way"}', flush=True)
+    if getattr(job.parameters, "fails", False) and not (job.out / "failed").exists():
+        (job.out / "failed").touch()
+        sys.exit("no luck")
+    shutil.copy(sys.argv[1], job.out / "told.json")
+    files.write_json(job.out / "facts.json", {"ran": 1})
+
+def score(job):
+    if getattr(job.parameters, "cannot_score", False) and (job.out / "told.json").exists():
         sys.exit("no room")
-    (out / "heldout.json").write_text(json.dumps(sys.argv[2:]))
+    files.write_json(job.out / "heldout.json", {})
 """
 
 
@@ -42,7 +44,7 @@ if "score" in sys.argv[2:]:
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """`start(module, overrides, **more)`: `jobs.train_step` in tmp/08_rlhf/reward, as for a reward model."""
     (tmp_path / "child_of_steps.py").write_text(CHILD, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"template": "plain"})
 
     def run(module: str = "child_of_steps", overrides: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -50,7 +52,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
         shown: list[str] = []
         inputs = {"weights": tmp_path / "weights"}
         folder = tmp_path / "08_rlhf" / "reward"
-        facts = jobs.train_step(stage, module, folder, stage.parameters.reward, inputs, shown.append, **more)
+        steps, method = stage.parameters.reward, Method(module, "dpo")
+        facts = jobs.train_step(stage, method, folder, steps, inputs, shown.append, **more)
         return {"facts": facts, "shown": shown, "folder": folder, "stage": stage.parameters}
 
     return run
@@ -88,6 +91,19 @@ def test_a_finished_folder_is_only_read_and_swept(start: Callable) -> None:
     assert not (folder / "checkpoints").exists() and not (folder / "job.json").exists()
 
 
+@pytest.mark.parametrize("adapter", [True, False])
+def test_an_adapter_is_merged_before_a_training_starts_from_it(
+    adapter: bool, start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if adapter:
+        files.write_json(tmp_path / "weights" / "adapter_config.json", {})
+    done: list[str] = []
+    monkeypatch.setattr(launch, "run", lambda command, *_: done.extend(command[4:]))
+    with pytest.raises(QilinError, match="facts.json"):
+        start()
+    assert done == [*["open"] * adapter, "train", "score"]
+
+
 def test_a_failed_child_is_named_keeps_its_checkpoints_and_goes_on(start: Callable, tmp_path: Path) -> None:
     with pytest.raises(QilinError, match=r"exit code 1: no luck \(whole log: .*reward/train\.log\)"):
         start(fails=True)
@@ -102,7 +118,7 @@ def test_scoring_that_fails_is_repeated_and_the_training_is_not(start: Callable,
     folder = tmp_path / "08_rlhf" / "reward"
     (folder / "told.json").unlink()
     assert start()["facts"] == {"ran": 1}
-    assert not (folder / "told.json").exists() and files.read_json(folder / "heldout.json") == ["score"]
+    assert not (folder / "told.json").exists() and (folder / "heldout.json").exists()
 
 
 def test_nodes_without_a_meeting_place_are_refused_in_a_sentence(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -142,7 +141,7 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     assert ended.value.code == 0 and not folder.exists()
     line = capsys.readouterr().out.splitlines()[1]
     job = Path("my runs/r/05_dpo/job.json")
-    assert shlex.split(line) == [*launch.command(wanted(8), "qilin_lib.train.methods.dpo", job), "train"]
+    assert shlex.split(line) == [*launch.command(wanted(8), launch.TRAINS, job), "train"]
     monkeypatch.chdir("/")
     with pytest.raises(SystemExit):
         launch.dry_run(wanted(1, dry_run=True))
@@ -177,7 +176,7 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    assert "--nproc_per_node=8 -m qilin_lib.train.methods.dpo" in cells[-2].outputs[0].text
+    assert "--nproc_per_node=8 -m qilin_lib.train.job" in cells[-2].outputs[0].text
     assert cells[-1].execution_count is None and cells[-1].outputs == []
 
 
@@ -199,37 +198,27 @@ def test_too_many_gpus_is_one_sentence(monkeypatch: pytest.MonkeyPatch, found: i
     assert str(refused.value) == sentence
 
 
-def test_as_many_gpus_as_there_are_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "available_gpus", lambda: 4)
-    launch.check_gpus(wanted(4))
-
-
-def test_the_cpu_asks_no_gpu_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "available_gpus", lambda: pytest.fail("torch was asked"))
-    launch.check_gpus(wanted(0))
-
-
-def test_this_machine_has_no_thousand_gpus() -> None:
-    with pytest.raises(QilinError, match=r"gpus = 1000, but this machine has \d+ CUDA device"):
-        launch.check_gpus(wanted(1000))
-
-
-@pytest.mark.parametrize(("found", "chosen"), [("c++", None), ("clang++", "clang++")])
-def test_deepspeed_on_the_cpu_needs_a_compiler(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str, chosen: str | None
+@pytest.mark.parametrize(
+    ("gpus", "deepspeed", "chosen", "sentence"),
+    [
+        (0, "zero2", None, r"zero2 on the CPU .*no C\+\+ compiler \('c\+\+'\).* = null, or install"),
+        (0, "zero2", "clang++", r"zero2 on the CPU .*no C\+\+ compiler \('clang\+\+'"),
+        (1, "zero2_offload", None, r"zero2_offload .*\('c\+\+'\).*nearest valid: deepspeed = zero2, or install"),
+    ],
+)
+def test_what_deepspeed_compiles_needs_a_compiler(
+    gpus: int, deepspeed: str, chosen: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    if chosen:
-        monkeypatch.setenv("CXX", chosen)
-    launch.check_compiler(wanted(0))
-    with pytest.raises(
-        QilinError, match=rf"05_dpo: deepspeed = zero2 on the CPU .*no C\+\+ compiler \('{re.escape(found)}'"
-    ):
-        launch.check_compiler(wanted(0, deepspeed="zero2"))
-    (tmp_path / found).write_text("#!/bin/sh\n", encoding="utf-8")
-    (tmp_path / found).chmod(0o755)
-    launch.check_compiler(wanted(0, deepspeed="zero2"))
+    monkeypatch.setenv("CXX", chosen or "c++")
+    for other in (None, "zero2") if gpus else (None,):
+        launch.check_compiler(wanted(gpus, deepspeed=other))
+    with pytest.raises(QilinError, match=f"05_dpo: deepspeed = {sentence}"):
+        launch.check_compiler(wanted(gpus, deepspeed=deepspeed))
+    compiler = tmp_path / (chosen or "c++")
+    compiler.write_text("#!/bin/sh\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    launch.check_compiler(wanted(gpus, deepspeed=deepspeed))
 
 
 # --- what a run shows and keeps ---------------------------------------------------------------------------------------
@@ -276,13 +265,6 @@ def test_progress_arrives_while_the_child_is_working(tmp_path: Path) -> None:
     """
     launch.run(child(source), tmp_path / "train.log", lambda text: flag.write_text(text, encoding="utf-8"), gpus=0)
     assert flag.read_text(encoding="utf-8") == "step 1/2, 0 s"
-
-
-def test_the_log_can_be_read_while_the_child_is_working(tmp_path: Path) -> None:
-    log, seen = tmp_path / "train.log", []
-    source = """print("loading")\nprint('QILIN-PROGRESS {"step": 1, "steps": 2, "seconds": 0}')"""
-    launch.run(child(source), log, lambda _: seen.append(log.read_text(encoding="utf-8")), gpus=0)
-    assert seen == ["loading\n"]
 
 
 def test_the_log_of_an_earlier_attempt_is_kept(tmp_path: Path) -> None:
@@ -370,22 +352,6 @@ def test_a_user_s_own_kernel_loses_the_compiler_only_without_a_gpu(monkeypatch: 
     quiet_libraries()
     assert os.environ.get("TORCHDYNAMO_DISABLE") == (None if cuda else "1")
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-
-
-def test_an_optimizer_that_is_offloaded_needs_a_compiler_on_a_gpu_host_too(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    launch.check_compiler(wanted(1, deepspeed="zero2"))
-    said = ""
-    try:
-        launch.check_compiler(wanted(1, deepspeed="zero2_offload"))
-    except QilinError as error:
-        said = str(error)
-    assert re.search(
-        r"zero2_offload .*no C\+\+ compiler \('c\+\+'\).*nearest valid: deepspeed = zero2, or install", said
-    )
 
 
 # --- what listens -----------------------------------------------------------------------------------------------------

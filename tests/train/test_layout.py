@@ -47,7 +47,7 @@ def change(folder: Path, **overrides: Any) -> None:
 def train(folder: Path) -> None:
     """As the notebook does, in processes of their own."""
     job = jobs.read(str(folder / "job.json"))
-    command = launch.command(job.parameters, dcpt.__name__, folder / "job.json")
+    command = launch.command(job.parameters, launch.TRAINS, folder / "job.json")
     launch.run([*command, "train"], folder / "train.log", lambda _: None, gpus=0)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import trainings
 
 from qilin_lib import files
 from qilin_lib.models import adapters
@@ -20,7 +21,7 @@ from qilin_lib.train.methods import dcpt, dpo, reward, sft
 
 pytestmark = pytest.mark.slow
 
-SCORES = {"03_dcpt": dcpt.score, "04_sft": sft.score, "05_dpo": dpo.score, "08_rlhf": reward.score_heldout}
+SCORES = {"03_dcpt": dcpt.score, "04_sft": sft.score, "05_dpo": dpo.score, "08_rlhf": reward.score}
 
 
 @pytest.fixture
@@ -28,15 +29,8 @@ def place(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_pat
     """`place(notebook, finetuning)`: a job whose training has ended, on one pretended GPU."""
 
     def make(notebook: str, finetuning: str) -> SimpleNamespace:
-        texts = iter(sentences(100, 71))
-        rows = []
-        for i in range(6):
-            turns = {side: [{"role": "assistant", "content": next(texts)}] for side in ("chosen", "rejected")}
-            prompt = [{"role": "user", "content": next(texts)}]
-            row = {"id": str(i), "source": "a", "part": "medical", "split": "heldout", "prompt": prompt, **turns}
-            rows.append(row | {"messages": prompt + turns["chosen"]})
-        files.write_jsonl(tmp_path / "data.jsonl", rows)
-        files.write_jsonl(tmp_path / "held.jsonl", [{"text": next(texts)} for _ in range(3)])
+        files.write_jsonl(tmp_path / "data.jsonl", trainings.triplets(sentences(18, 71), 6, held=6))
+        files.write_jsonl(tmp_path / "held.jsonl", [{"text": text} for text in sentences(3, 72)])
         files.write_jsonl(tmp_path / "log.jsonl", [{"step": 1, "loss": 1.0}])
         files.write_json(tmp_path / "facts.json", {"steps_planned": 1, "alarms": []})
         rewards = notebook == "08_rlhf"
@@ -44,9 +38,9 @@ def place(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_pat
         parameters.batch_size, parameters.sampled_prompts = 4, 2
         left(parameters, tiny_model_dir, tmp_path, rewards)
         parameters.gpus = 1
-        names = {"data": "data.jsonl", "medical": "held.jsonl", "general": "held.jsonl"}
-        paths = SimpleNamespace(weights=tiny_model_dir, **{name: tmp_path / file for name, file in names.items()})
-        return SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=paths)
+        held = tmp_path / "held.jsonl"
+        paths = {"data": tmp_path / "data.jsonl", "medical": held, "general": held}
+        return trainings.job(parameters, tmp_path, tiny_model_dir, **paths)
 
     return make
 

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.trainings import job as job_of
+from helpers.trainings import triplets
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.models import names
 from qilin_lib.models.load import load_model
-from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import methods
 from qilin_lib.train.fit import prepare_model
 from qilin_lib.train.methods import dpo
@@ -26,38 +27,26 @@ BETA = 0.3
 
 @pytest.fixture(scope="module")
 def rows(sentences: Callable) -> list[dict[str, Any]]:
-    texts = sentences(36, 18)
-    turn = lambda role, text: [{"role": role, "content": text}]  # noqa: E731
-    return [
-        {
-            "id": str(i),
-            "source": "x",
-            "split": "train" if i < 8 else "heldout",
-            "prompt": turn("user", texts[3 * i]),
-            "chosen": turn("assistant", texts[3 * i + 1]),
-            "rejected": turn("assistant", texts[3 * i + 2][: 6 + 3 * i]),
-        }
-        for i in range(12)
-    ]
+    """Twelve triplets, four held out; their rejected answers are longer and longer."""
+    made = triplets(sentences(36, 18), 12, held=4)
+    for i, row in enumerate(made):
+        row["rejected"][0]["content"] = row["rejected"][0]["content"][: 6 + 3 * i]
+    return made
 
 
 @pytest.fixture
 def job(tiny_model_dir: Path, training: Callable, tmp_path: Path, rows: list) -> Callable[..., SimpleNamespace]:
     files.write_jsonl(tmp_path / "dpo.jsonl", rows)
+    small = {"beta": BETA, "per_device_train_batch_size": 2, "max_steps": 2}
 
     def make(**overrides: Any) -> SimpleNamespace:
-        return SimpleNamespace(
-            parameters=training("05_dpo", beta=BETA, **{"per_device_train_batch_size": 2, "max_steps": 2, **overrides}),
-            out=tmp_path,
-            template=BAICHUAN,
-            paths=SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache", data=tmp_path / "dpo.jsonl"),
-        )
+        return job_of(training("05_dpo", **small | overrides), tmp_path, tiny_model_dir, data=tmp_path / "dpo.jsonl")
 
     return make
 
 
 def trainer_and_batch(
-    job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.2
+    job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.2, seed: int = 3
 ) -> tuple[Any, Any, list[dpo.Pair]]:
     """A trainer whose policy went away from the reference, its first batch, the pairs."""
     import torch
@@ -65,7 +54,7 @@ def trainer_and_batch(
     model, tokenizer = prepare_model(job.parameters, job.paths.weights)
     pairs = [dpo.pair(row, job.template, tokenizer, job.parameters) for row in rows[:8]]
     trainer = methods.of(job.parameters).load().make_trainer(job, model, tokenizer, pairs, pairs)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for weight in trainer.model.parameters():
             if weight.requires_grad:
@@ -88,14 +77,14 @@ def answer(model: Any, prompt: list[int], ids: list[int]) -> Any:
     return logprobs(model, prompt, ids)[-len(ids) :]
 
 
-@pytest.mark.parametrize("finetuning", ["lora", "full"])
-def test_kto_loss_is_equation_7(finetuning: str, job: Callable, rows: list, tiny_model_dir: Path) -> None:
+@pytest.mark.parametrize(("finetuning", "shift", "seed"), [("lora", 0.1, 3), ("full", 0.03, 5)])
+def test_kto_loss_is_equation_7(
+    finetuning: str, shift: float, seed: int, job: Callable, rows: list, tiny_model_dir: Path
+) -> None:
     """Ethayarajh et al. 2024 (arXiv 2402.01306): z0 is the mean log-ratio of answers to other prompts of the batch."""
     import torch
 
-    trainer, batch, pairs = trainer_and_batch(
-        job(method="kto", finetuning=finetuning), rows, 0.1 if finetuning == "lora" else 0.03
-    )
+    trainer, batch, pairs = trainer_and_batch(job(method="kto", finetuning=finetuning), rows, shift, seed)
     reference, policy = load_model(tiny_model_dir), trainer.model
     known = {
         tuple(one["prompt_ids"] + one[f"{side}_ids"]): (one["prompt_ids"], one[f"{side}_ids"], side == "chosen")
@@ -111,6 +100,7 @@ def test_kto_loss_is_equation_7(finetuning: str, job: Callable, rows: list, tiny
         other = [examples[-1], *examples[:-1]]
         ratio = lambda prompt, ids: (answer(policy, prompt, ids) - answer(reference, prompt, ids)).sum()  # noqa: E731
         kl = sum(ratio(one[0], two[1]) for one, two in zip(examples, other, strict=True)) / len(examples)
+        assert (kl > 0.1) == (finetuning == "full"), "below zero it counts as zero: both are seen"
         kl = kl.clamp(min=0)
         losses = [
             1 - torch.sigmoid(BETA * (ratio(prompt, ids) - kl) * (1 if good else -1)) for prompt, ids, good in examples

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import trainings
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
-from qilin_lib.tokens.pack import pack
-from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import checkpoints, fit
 from qilin_lib.train.methods import dcpt, dpo, reward, sft
 
@@ -40,35 +39,17 @@ def nan_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def job(tiny_model_dir: Path, tiny_tokenizer: Any, training: Callable, sentences: Callable, tmp_path: Path) -> Any:
-    """`job(stage, weights, **parameters)`: what the child of a stage is given, with eight examples."""
+    """`job(stage, weights, **parameters)`: what the child of a stage is given."""
 
     def make(stage: str, weights: Path = tiny_model_dir, **overrides: Any) -> SimpleNamespace:
-        texts = iter(sentences(80, 41))
-        rows = []
-        for i in range(8):
-            turns = {side: [{"role": "assistant", "content": next(texts)}] for side in ("chosen", "rejected")}
-            prompt = [{"role": "user", "content": next(texts)}]
-            split = "train" if i < 6 else "heldout"
-            rows.append({"id": str(i), "source": "a", "part": "medical", "split": split, "prompt": prompt, **turns})
-            rows[-1]["messages"] = prompt + turns["chosen"]
-        files.write_jsonl(tmp_path / "data.jsonl", rows)
-        files.write_jsonl(tmp_path / "held.jsonl", [{"text": next(texts)}])
-        encoded = tiny_tokenizer([next(texts) for _ in range(20)], add_special_tokens=False)["input_ids"]
-        pack(encoded, 64, tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id).save(tmp_path / "blocks.npy")
-        paths = {"blocks": "blocks.npy", "data": "data.jsonl", "medical": "held.jsonl", "general": "held.jsonl"}
+        data = trainings.write_data(tmp_path, weights, tiny_tokenizer, sentences)
         parameters = training("04_sft" if stage == "reward" else stage, **{"max_heldout": 2, **overrides})
         if stage == "reward":
             parameters.batch_size, parameters.notebook = 4, "08_rlhf"
         if stage == "05_dpo":
             parameters.sampled_prompts = 0
-        return SimpleNamespace(
-            parameters=parameters,
-            out=tmp_path,
-            template=BAICHUAN,
-            paths=SimpleNamespace(
-                weights=weights, cache=tmp_path, **{name: tmp_path / file for name, file in paths.items()}
-            ),
-        )
+        paths = data["03_dcpt"] | data["05_dpo"]
+        return trainings.job(parameters, tmp_path, **paths)
 
     return make
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from qilin_lib import files, params
-from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.load import load_model
 from qilin_lib.models.shapes import sizes
@@ -145,24 +144,6 @@ def test_full_dpo_keeps_a_second_model_unless_it_is_precomputed(terms: Callable)
     assert terms("05_dpo", finetuning="lora", precompute_ref_log_probs=False)["reference"] == 0
 
 
-def test_disk_of_the_whole_stage_of_7b() -> None:
-    """DCPT of the paper: fp32 copy, two moments and the weights twice per checkpoint, two kept while one is written."""
-    count = 7_000_559_616
-
-    def disk(notebook: str, **chosen: object) -> dict[str, float]:
-        p = params.load(notebook, {"profile": "full_a100", **chosen})
-        table = preflight.afterwards(sizes("baichuan-inc/Baichuan-7B"), p)
-        return {what: size for where, what, size in table if where == "disk"}
-
-    assert disk("03_dcpt") == {"start/": 0, "checkpoints": 3 * 16 * count, "result": 2 * count}
-    lora = disk("04_sft")["result"] / 2
-    # The adapter of the stage before is merged into the 16-bit weights before this one starts.
-    assert disk("04_sft")["start/"] == 2 * count and lora < count / 300
-    assert disk("04_sft", deepspeed="null", save_total_limit=1)["checkpoints"] == 2 * 12 * lora
-    assert disk("08_rlhf")["start/"] == 2 * 2 * count, "SFT, and the first of two rounds"
-    assert disk("08_rlhf")["result"] == 4 * 4 * lora, "a reward model, two rounds, and what RL ends with"
-
-
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 SHAPE = {"vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "pad_token_id": 0}
@@ -232,23 +213,6 @@ def test_a_real_step_stays_below_the_bound(
     assert real < bound + gradients and bound < 4 * real
 
 
-@pytest.mark.parametrize("words", [3000, 40000])
-def test_dpo_s_fused_head_stays_below_the_bound(words: int, training: Callable) -> None:
-    import torch
-    from trl.kernels import ChunkedLogProbFunction
-
-    hidden, tokens = 64, 256
-    head = torch.randn(words, hidden)
-    states, targets = torch.randn(tokens, hidden, requires_grad=True), torch.randint(0, words, (tokens,))
-
-    def step() -> None:
-        wanted = ("entropy", "mean_logits", "is_top1")
-        ChunkedLogProbFunction.apply(states, head, None, targets, 1.0, 32768, None, 1.0, wanted)[0].sum().backward()
-
-    model = SimpleNamespace(vocabulary=words, hidden=hidden)
-    assert allocated(step) < preflight.logits(model, training("05_dpo"), tokens) < 3 * allocated(step)
-
-
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -280,17 +244,6 @@ def test_a_finished_02_gives_sizes_and_tokens(
     assert preflight.estimate(params.load("04_sft", chosen)).tokens == 3600
     on_gpu = preflight.estimate(params.load("03_dcpt", {**chosen, "gpus": 1, "dtype": "bfloat16"}))
     assert on_gpu.available == 79.0 and on_gpu.hours == pytest.approx(20_000 / on_gpu.rate / 3600)
-
-
-def test_an_unknown_base_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
-    profile = tmp_path / "params"
-    profile.mkdir()
-    text = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
-    (profile / "other.yaml").write_text(text.replace("base: tiny", "base: nobody/nothing-70b"), encoding="utf-8")
-    monkeypatch.setenv("QILIN_PARAMS_DIR", str(profile))
-    with pytest.raises(QilinError, match="nobody/nothing-70b"):
-        preflight.estimate(params.load("03_dcpt", {"profile": "other"}))
 
 
 def made(size: float, available: float | None = 2.0) -> Preflight:

@@ -11,7 +11,7 @@ import pytest
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
-from qilin_lib.train import preflight, probe
+from qilin_lib.train import methods, probe
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_every_row_is_full_and_the_peak_lies_below_the_bound(
 ) -> None:
     work = job(notebook)
     vars(work.parameters).update(method)
-    rows, length = preflight.batch(work.parameters, 48)
+    rows, length = methods.batch(work.parameters, 48)
     assert length == row
     facts = probe.measure(work, block_size=48)
     assert facts["tokens_input"] == 2 * 2 * rows * row and facts["peak_memory_gib"] > 0.1

@@ -1,5 +1,5 @@
-"""Two processes train what one trains: DDP (also of NF4), ZeRO-2 (also in bfloat16 with checkpointing), over nodes,
-after an interruption; by hand also ZeRO-3.
+"""Two processes train what one trains: DDP (also of NF4), ZeRO-2 (also in bfloat16 with checkpointing, and after an
+interruption); by hand also ZeRO-3.
 
 The global batch is 4 conversations, blocks or pairs: 1 x 4 or 2 x 2. Every training of two ranks runs below the command
 that a notebook uses. One launch takes many jobs, since importing the libraries costs more than training.
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import trainings
 
 from qilin_lib import files
-from qilin_lib.tokens.pack import pack
 from qilin_lib.train import fit, launch
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt, dpo, sft
@@ -49,29 +49,10 @@ for module, job, stop in files.read_json(sys.argv[1]):
         assert not stop
     except KeyboardInterrupt:
         assert stop
-    seen = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")}
+    seen = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE")}
     files.write_json(Path(job).with_name("rank" + seen["RANK"] + ".json"), seen)
     # Each job has its own DeepSpeed, or none; a notebook's child trains once.
     AcceleratorState._reset_state()
-"""
-# Runs its command once a node, all at the same time on this machine.
-SRUN = """#!/bin/sh
-nodes=0
-while true; do
-    case "$1" in
-        --nodes=*) nodes="${1#--nodes=}" ;;
-        --*) ;;
-        *) break ;;
-    esac
-    shift
-done
-for node in $(seq "$nodes"); do
-    "$@" &
-    all="$all $!"
-done
-code=0
-for one in $all; do wait "$one" || code=$?; done
-exit $code
 """
 FULL = {"finetuning": "full"}
 # r = 16: adapters above ZeRO-3's threshold for small tensors are really split. lm_head is trained whole beside them.
@@ -86,36 +67,28 @@ JOBS = {
 DDP = {"per_device_train_batch_size": 2, "nproc_per_node": 2}
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 zero = pytest.mark.skipif(not COMPILER, reason="DeepSpeed on the CPU compiles its collectives: no C++ compiler here")
-TWO_NODES = {"per_device_train_batch_size": 2, "nproc_per_node": 1, "nodes": 2}
 
 
 class Place:
     """Data, and the folders of jobs by name."""
 
-    def __init__(self, folder: Path, base: Path, training: Callable) -> None:
-        self.folder, self.base, self.training = folder, base, training
+    def __init__(self, folder: Path, base: Path, data: dict[str, dict[str, Path]], training: Callable) -> None:
+        self.folder, self.base, self.data, self.training = folder, base, data, training
 
     def job(self, name: str, what: str, **others: Any) -> Path:
         """job.json in folder `name` for one of JOBS: four steps of four, a checkpoint every other step."""
         notebook, overrides = JOBS[what]
-        data = {
-            "03_dcpt": {part: self.folder / "held.jsonl" for part in ("medical", "general")}
-            | {"blocks": self.folder / "blocks.npy"},
-            "04_sft": {"data": self.folder / "sft.jsonl"},
-            "05_dpo": {"data": self.folder / "dpo.jsonl", "cache": self.folder / f"cache_{what}"},
-        }[notebook] | {"weights": self.base}
         parameters = self.training(notebook, max_steps=4, save_steps=2, **overrides, **others)
-        written = {"parameters": vars(parameters), "out": str(self.folder / name), "template": "baichuan"}
-        written["paths"] = {key: str(path) for key, path in data.items()}
-        files.write_json(self.folder / name / "job.json", written)
-        return self.folder / name / "job.json"
+        out = self.folder / name
+        out.mkdir(exist_ok=True)
+        return trainings.write_job(out, parameters, self.data[notebook] | {"cache": self.folder / f"cache_{what}"})
 
     def alone(self, what: str) -> None:
         """One process, this one."""
         STAGES[JOBS[what][0]].work(jobs.read(str(self.job(f"one_{what}", what))))
 
-    def together(self, trainings: list[tuple[str, str, dict[str, Any], bool]]) -> list[str]:
-        """Two ranks run jobs of (folder, what, overrides, whether to stop it); returns the command."""
+    def together(self, trainings: list[tuple[str, str, dict[str, Any], bool]]) -> None:
+        """Two ranks run jobs of (folder, what, overrides, whether to stop it)."""
         todo = [
             (STAGES[JOBS[what][0]].__name__, str(self.job(name, what, **more)), stop)
             for name, what, more, stop in trainings
@@ -127,7 +100,6 @@ class Place:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", os.pathsep.join([str(self.folder), os.environ["PYTHONPATH"]]))
             launch.run(command, self.folder / "train.log", lambda _: None, gpus=0)
-        return command
 
 
 @pytest.fixture(scope="module")
@@ -136,45 +108,18 @@ def place(
 ) -> Place:
     """Conversations, pairs and blocks, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("processes")
-    pack(tiny_tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"], 64, 3, 0).save(folder / "blocks.npy")
-    files.write_jsonl(folder / "held.jsonl", [{"text": text} for text in sentences(4, 13)])
-    asked, good, bad = ([{"role": role, "content": text} for text in sentences(30, seed)]
-                        for role, seed in (("user", 14), ("assistant", 15), ("assistant", 16)))  # fmt: skip
-    rows = [
-        {"source": "made", "part": "medical", "split": "train" if i < 26 else "heldout", "prompt": [asked[i]]}
-        | {"messages": [asked[i], good[i]], "chosen": [good[i]], "rejected": [bad[i]]}
-        for i in range(30)
-    ]
-    for name in ("sft", "dpo"):
-        files.write_jsonl(folder / f"{name}.jsonl", rows)
-    made = Place(folder, tiny_model_dir, training)
-    for what in set(JOBS) - {"dpo_lora"}:
+    data = trainings.write_data(folder, tiny_model_dir, tiny_tokenizer, sentences)
+    made = Place(folder, tiny_model_dir, data, training)
+    for what in ("bf16", "dcpt", "dpo"):
         made.alone(what)
     return made
 
 
 @pytest.fixture(scope="module")
-def on_two_nodes(place: Place) -> list[str]:
-    """SFT in a Slurm job of two nodes with one process each; returns the command."""
-    srun = place.folder / "bin" / "srun"
-    srun.parent.mkdir()
-    srun.write_text(SRUN, encoding="utf-8")
-    srun.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
-            patch.delenv(name, raising=False)
-        for name, value in {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "2"}.items():
-            patch.setenv(name, value)
-        patch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
-        return place.together([("nodes_sft", "sft", TWO_NODES, False)])
-
-
-@pytest.fixture(scope="module")
 def on_one_node(place: Place) -> None:
-    """Every other training of two ranks."""
+    """Every training of two ranks that the regular run has."""
     jobs = [("ddp_dcpt", "dcpt", DDP, False), ("ddp_dpo", "dpo", DDP, False)]
     jobs += [(name, "dpo", {**DDP, "precompute_ref_log_probs": True}, False) for name in ("cached_dpo", "reused_dpo")]
-    jobs += [("ddp_stopped", "dcpt", DDP, stop) for stop in (True, False)]
     if COMPILER:
         jobs += [(f"zero2_{what}", what, {**DDP, "deepspeed": "zero2"}, False) for what in ("dcpt", "bf16")]
         jobs += [("zero2_stopped", "dcpt", {**DDP, "deepspeed": "zero2"}, stop) for stop in (True, False)]
@@ -183,7 +128,8 @@ def on_one_node(place: Place) -> None:
 
 @pytest.fixture(scope="module")
 def under_zero3(place: Place) -> None:
-    place.alone("dpo_lora")
+    for what in ("sft", "dpo_lora"):
+        place.alone(what)
     zero3 = {**DDP, "deepspeed": "zero3", "gradient_checkpointing": True}
     jobs = [(f"zero3_{what}", what, zero3, False) for what in ("dcpt", "sft")]
     place.together([*jobs, ("zero3_dpo_lora", "dpo_lora", {**zero3, "precompute_ref_log_probs": True}, False)])
@@ -223,16 +169,6 @@ def lasting(row: dict[str, Any]) -> dict[str, Any]:
 def facts(place: Place, name: str) -> dict[str, Any]:
     found = files.read_json(place.folder / name / "facts.json")
     return {key: found[key] for key in ("processes", "global_batch_size", "steps_done", "resumed_from")}
-
-
-def test_two_nodes_of_a_slurm_job_train_what_one_process_trains(place: Place, on_two_nodes: list[str]) -> None:
-    """SFT with conversations of different lengths: the loss is a mean over the tokens of both ranks."""
-    assert on_two_nodes[0] == "srun" and "--nnodes=2" in on_two_nodes
-    assert_same(place, "one_sft", "nodes_sft", 1e-5)
-    seen = [files.read_json(place.folder / "nodes_sft" / f"rank{rank}.json") for rank in (0, 1)]
-    assert {one["GROUP_RANK"] for one in seen} == {"0", "1"}, "one torchrun a node"
-    assert {(one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"]) for one in seen} == {("2", "1")}
-    assert facts(place, "nodes_sft") == {"processes": 2, "global_batch_size": 4, "steps_done": 4, "resumed_from": None}
 
 
 @pytest.mark.parametrize("what", ["dcpt", "dpo"])
@@ -287,11 +223,6 @@ def test_two_processes_share_one_cache_of_reference_log_probabilities(place: Pla
     assert_same(place, "cached_dpo", "reused_dpo", 1e-6)
     rows = sorted(Dataset.from_file(str(path)).shape for path in (place.folder / "cache_dpo").rglob("*.arrow"))
     assert rows == [(4, 2), (26, 2)]
-
-
-def test_two_ranks_go_on_as_if_never_stopped(place: Place, on_one_node: None) -> None:
-    assert_same(place, "ddp_dcpt", "ddp_stopped", 1e-6)
-    assert facts(place, "ddp_stopped")["resumed_from"] == "checkpoint-2"
 
 
 @zero

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import job as job_of
+from helpers.trainings import triplets
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -26,26 +28,14 @@ PAIRS = [
 @pytest.fixture
 def job(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_path: Path) -> Callable[..., Any]:
     """`job(name, **overrides)`: the child's job of a DPO on fourteen pairs, in its own folder, one cache for all."""
-    texts = sentences(42, 9)
     data = tmp_path / "dpo.jsonl"
-    files.write_jsonl(
-        data,
-        (
-            {
-                "split": "train" if i < 10 else "heldout",
-                "prompt": [{"role": "user", "content": texts[3 * i]}],
-                "chosen": [{"role": "assistant", "content": texts[3 * i + 1]}],
-                "rejected": [{"role": "assistant", "content": texts[3 * i + 2]}],
-            }
-            for i in range(14)
-        ),
-    )
+    files.write_jsonl(data, triplets(sentences(42, 9), 14, held=4))
 
     def make(name: str, **overrides: Any) -> SimpleNamespace:
         small = {"sampled_prompts": 0, "max_steps": 4, "lora_dropout": 0.1, "max_heldout": 3} | overrides
-        paths = SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache", data=data)
-        parameters = training("05_dpo", **small)
-        return SimpleNamespace(parameters=parameters, out=tmp_path / name, template=BAICHUAN, paths=paths)
+        made = job_of(training("05_dpo", **small), tmp_path / name, tiny_model_dir, data=data)
+        made.paths.cache = tmp_path / "cache"
+        return made
 
     return make
 

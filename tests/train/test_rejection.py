@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import random
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,15 +96,14 @@ def make_stage(corpus: list, judge_dir: Path, tiny_model_dir: Path, tmp_path: Pa
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """Children run here; the list names their modules, and the weights that they start from."""
     ran: list[tuple[str, Path]] = []
-    works = {rejection.__name__: (rejection.work, None), sft.__name__: (sft.work, sft.score)}
 
     def run(arguments: list[str], _: Path, show: Callable[[str], None], __: int, workers: int = 1) -> None:
-        module, path, *phases = arguments[2:]
+        path, *phases = arguments[3:]
         paths = jobs.read(path).paths
-        ran.append((module, getattr(paths, "policy", None) or paths.weights))
+        ran.append((files.read_json(path)["module"], getattr(paths, "policy", None) or paths.weights))
         show("goes on")
         for phase in phases:
-            jobs.run_phase(phase, path, *works[module])
+            jobs.run_phase(phase, path)
 
     monkeypatch.setattr(launch, "run", run)
     return ran
@@ -245,7 +240,7 @@ def test_rewards_are_the_reward_models_and_the_best_is_kept(make_job: Callable, 
     for row in rows[::3]:
         ids = reward.sequence(row["prompt"], row["answer"], BAICHUAN, tokenizer, limits)
         assert ids[-1] == tokenizer.eos_token_id
-        assert row["reward"] == pytest.approx(reward.score(model, [ids], 1)[0], abs=1e-4)
+        assert row["reward"] == pytest.approx(reward.rewards(model, [ids], 1)[0], abs=1e-4)
     for start in range(0, len(rows), 4):
         own = rows[start : start + 4]
         best = [row for row in own if row["kept"]]
@@ -284,15 +279,6 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
     assert not list(job.out.glob("vllm*"))
 
 
-def test_a_seed_makes_the_pool(make_job: Callable) -> None:
-    (one, first), (again, second), (_, third) = (make_job(n, seed=s) for n, s in (("a", 5), ("b", 5), ("c", 6)))
-    for job in (one, again, make_job("c", seed=6)[0]):
-        rejection.work(job)
-    assert first.read_bytes() == second.read_bytes()
-    answers = [[row["answer"] for row in files.read_jsonl(path)] for path in (first, third)]
-    assert sum(a != b for a, b in zip(*answers, strict=True)) > 20
-
-
 def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks one after the other, the first one last: it waits for nobody, and writes what one process writes."""
     expected = sampled(make_job, "alone")
@@ -310,43 +296,12 @@ def test_a_reward_that_is_no_number_is_an_error(
     value: float, make_job: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, _ = make_job("broken")
-    monkeypatch.setattr(reward, "score", lambda _, sequences, __: [0.0] * 5 + [value] * (len(sequences) - 5))
+    monkeypatch.setattr(reward, "rewards", lambda _, sequences, __: [0.0] * 5 + [value] * (len(sequences) - 5))
     with pytest.raises(QilinError, match=rf"the reward of answer 1 to question q1 is {value}, no finite number"):
         rejection.work(job)
 
 
 # --- a kill -----------------------------------------------------------------------------------------------------------
-
-
-def child(job: str) -> None:
-    """As `python -m qilin_lib.train.rejection job.json`, with the libraries imported already."""
-    rejection.work(jobs.read(job))
-
-
-def test_a_kill_at_any_moment_changes_no_byte(make_job: Callable) -> None:
-    """Killed three times, each at a random moment after one more chunk is there; chunks are one question each."""
-    calm, expected = make_job("calm", batch_size=4)
-    rejection.work(calm)
-    job, pool = make_job("killed", batch_size=4)
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["torch", "transformers.models.llama.modeling_llama", rejection.__name__])
-    draw, kept = random.Random(3), [0]
-    for _ in range(3):
-        process = forks.Process(target=child, args=(str(job.out / "job.json"),))
-        process.start()
-        while process.is_alive() and progress(job.out) == kept[-1]:
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.02))
-        process.kill()
-        process.join()
-        kept.append(progress(job.out))
-    assert kept == sorted(set(kept)) and process.exitcode == -signal.SIGKILL and not pool.exists()
-    rejection.work(job)
-    assert pool.read_bytes() == expected.read_bytes()
-
-
-def progress(out: Path) -> int:
-    return sum(len(rejection._finished(out, name)) for name in ("answers", "rewards"))
 
 
 def test_a_chunk_that_is_not_there_is_drawn_again_alone(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,25 +362,6 @@ def test_two_rounds_chain_and_a_finished_one_is_only_read(
 
 def weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
-def test_a_kill_between_the_children_repeats_neither(
-    make_stage: Callable, in_process: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage, usual = make_stage(rounds=1, prompts=3), launch.run
-
-    def fall(arguments: list[str], *rest: Any) -> None:
-        if sft.__name__ in arguments:
-            raise KeyboardInterrupt
-        usual(arguments, *rest)
-
-    monkeypatch.setattr(launch, "run", fall)
-    with pytest.raises(KeyboardInterrupt):
-        rejection.train(stage, print)
-    monkeypatch.setattr(launch, "run", usual)
-    facts = rejection.train(stage, print)
-    assert [module for module, _ in in_process] == [rejection.__name__, sft.__name__]
-    assert facts["rounds"][0]["pool"]["answers"] == 12
 
 
 def test_answers_that_say_nothing_end_the_round(

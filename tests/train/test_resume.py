@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import re
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ import pytest
 from helpers.trainings import STAGES, differences, output, saved, train, write_data, write_job
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError
-from qilin_lib.train import checkpoints, launch
+from qilin_lib.train import checkpoints
 from qilin_lib.train.methods import dcpt, sft
 
 pytestmark = pytest.mark.slow
@@ -174,15 +172,3 @@ def test_a_full_disk_is_named_and_costs_only_the_checkpoint_that_found_no_room(j
         assert checkpoints.last(broken.parent / "checkpoints").name == "checkpoint-2"
     assert train(broken, sft) == 0, output(broken)
     assert differences(straight("04_sft", "lora"), broken.parent) == []
-
-
-@extended
-def test_the_notebook_s_error_names_the_full_disk(job: Run) -> None:
-    broken = job("05_dpo", "lora")
-    call = f"child({str(broken)!r}, 'qilin_lib.train.methods.dpo', 'no room for the optimizer', 4)"
-    source = f"import sys; sys.path.insert(0, {str(TESTS)!r}); from helpers.trainings import child; {call}"
-    with pytest.raises(
-        QilinError, match=r"exit code 1: .*no more bytes: .*optimizer\.pt .*; make room .*\(whole log: "
-    ):
-        launch.run([sys.executable, "-c", source], broken.parent / "train.log", lambda _: None, 0)
-    assert checkpoints.last(broken.parent / "checkpoints").name == "checkpoint-2"

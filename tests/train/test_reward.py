@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import signal
@@ -16,7 +17,7 @@ from helpers import trainings
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.models import adapters
-from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import checkpoints, fit
 from qilin_lib.train.methods import reward
@@ -34,19 +35,14 @@ def parameters(**overrides: Any) -> SimpleNamespace:
     return SimpleNamespace(**{**stage, "dry_run": False, **steps, **own})
 
 
-def triplet(asked: str, good: str, bad: str, **more: Any) -> dict[str, Any]:
-    roles = {"prompt": ("user", asked), "chosen": ("assistant", good), "rejected": ("assistant", bad)}
-    return {**more, **{name: [{"role": role, "content": text}] for name, (role, text) in roles.items()}}
-
-
 @pytest.fixture(scope="module")
 def rows(sentences: Callable) -> list[dict[str, Any]]:
     """30 triplets of two sources, 22 to train on. A preferred answer ends politely: that can be learnt."""
     texts = zip(sentences(30, 31), sentences(30, 32), sentences(30, 33), strict=True)
-    return [
-        triplet(asked, f"{good}您好", bad, id=f"p{i}", source="ab"[i % 2], split="train" if i < 22 else "heldout")
-        for i, (asked, good, bad) in enumerate(texts)
-    ]
+    made = trainings.triplets(itertools.chain(*texts), 30, held=8)
+    for row in made:
+        row["chosen"][0]["content"] += "您好"
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +52,7 @@ def job(tiny_model_dir: Path, rows: list[dict[str, Any]], tmp_path_factory: Any)
     def make(**overrides: Any) -> SimpleNamespace:
         folder = tmp_path_factory.mktemp("reward")
         files.write_jsonl(folder / "dpo.jsonl", rows)
-        paths = SimpleNamespace(weights=tiny_model_dir, data=folder / "dpo.jsonl")
-        return SimpleNamespace(parameters=parameters(**overrides), out=folder, template=BAICHUAN, paths=paths)
+        return trainings.job(parameters(**overrides), folder, tiny_model_dir, data=folder / "dpo.jsonl")
 
     return make
 
@@ -71,7 +66,7 @@ def trained(job: Callable) -> Callable[[str], SimpleNamespace]:
         if kind not in done:
             done[kind] = job(finetuning=kind, max_steps=18, learning_rate=1e-3 if kind == "full" else 6e-3)
             reward.work(done[kind])
-            reward.score_heldout(done[kind])
+            reward.score(done[kind])
         return done[kind]
 
     return make
@@ -234,7 +229,7 @@ def test_scoring_leaves_nf4_scales_as_they_are(job: Callable) -> None:
     model, _ = reward.prepare_model(made.parameters, made.paths.weights)
     layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     scales = [layer.weight.quant_state.absmax.clone() for layer in layers]
-    reward.score(shifted(model), [[9, 10, 11, 12]], 1)
+    reward.rewards(shifted(model), [[9, 10, 11, 12]], 1)
     assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
     assert all(torch.equal(layer.weight.quant_state.absmax, was) for layer, was in zip(layers, scales, strict=True))
 
@@ -257,30 +252,13 @@ def test_a_reward_depends_on_no_other_sequence(trained: Callable, tiny_tokenizer
     ids = [BAICHUAN.encode([{"role": "user", "content": text}], tiny_tokenizer, True) for text in sentences(17, 40)]
     ids = [one + [7 + n] * (1 + 3 * n) for n, one in enumerate(ids)]
     end = tiny_tokenizer.eos_token_id
-    alone = reward.score(model, ids, 1)
+    alone = reward.rewards(model, ids, 1)
     assert alone == pytest.approx(rewards_by_the_book(model, [[*one, end] for one in ids]).tolist(), abs=1e-4)
     for size in (3, 16, 64):
-        assert reward.score(model, ids, size) == pytest.approx(alone, abs=1e-4)
-    assert reward.score(model, ids[::-1], 5)[::-1] == pytest.approx(alone, abs=1e-4)
-    assert reward.score(model, [[*one, end] for one in ids], 4) == pytest.approx(alone, abs=1e-4)
-    assert max(alone) - min(alone) > 1e-2 and reward.score(model, [], 4) == []
-
-
-def test_a_tokenizer_without_a_pad_token_pads_with_its_end_token(job: Callable, tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    made = job(finetuning="full", max_steps=1)
-    made.paths.weights = Path(shutil.copytree(made.paths.weights, tmp_path / "no_pad"))
-    for name, keys in (("config.json", ["pad_token_id"]), ("tokenizer_config.json", ["pad_token"])):
-        content = json.loads((tmp_path / "no_pad" / name).read_text(encoding="utf-8"))
-        (tmp_path / "no_pad" / name).write_text(json.dumps(content | dict.fromkeys(keys)), encoding="utf-8")
-    assert load_tokenizer(made.paths.weights).pad_token_id is None
-    reward.work(made)
-    model = reward.load(made.out / "model", "float32", "cpu")
-    assert model.config.pad_token_id == model.config.eos_token_id == load_tokenizer(made.out / "model").eos_token_id
-    ids = [[9, 10, 11], [12, 13], [9, 14, 15, 16, 17]]
-    assert reward.score(model, ids, 3) == pytest.approx(reward.score(model, ids, 1), abs=1e-4)
+        assert reward.rewards(model, ids, size) == pytest.approx(alone, abs=1e-4)
+    assert reward.rewards(model, ids[::-1], 5)[::-1] == pytest.approx(alone, abs=1e-4)
+    assert reward.rewards(model, [[*one, end] for one in ids], 4) == pytest.approx(alone, abs=1e-4)
+    assert max(alone) - min(alone) > 1e-2 and reward.rewards(model, [], 4) == []
 
 
 def test_another_kind_of_model_is_refused(tiny_model_dir: Path) -> None:
@@ -297,9 +275,9 @@ def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
     mixed[24] = mixed[24] | {"rejected": mixed[3]["rejected"]}
     files.write_jsonl(made.paths.data, mixed)
     reward.work(made)
-    reward.score_heldout(made)
+    reward.score(made)
     facts, scores = (files.read_json(made.out / name) for name in ("facts.json", "heldout.json"))
-    assert scores["ids"] == ["p22", "p23", "p26", "p28"] and facts["n"] == 4
+    assert scores["ids"] == ["22", "23", "26", "28"] and facts["n"] == 4
     assert (facts["pairs"], facts["pairs_heldout"], facts.get("pairs_heldout_apart")) == (22, 7, 1)
     assert facts.get("answers_cut") == 44
 
@@ -327,50 +305,15 @@ def same(expected: Path, found: Path) -> bool:
     return equal and files.read_json(expected / "heldout.json") == files.read_json(found / "heldout.json")
 
 
-@pytest.fixture(scope="module")
-def straight(job: Callable) -> Callable[[str], Path]:
-    """`straight(finetuning)`: the folder of a training that nobody interrupted."""
-    done: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in done:
-            made = job(finetuning=kind, **SHAPE)
-            assert train(made) == 0, trainings.output(made.out / "job.json")
-            done[kind] = made.out
-        return done[kind]
-
-    return make
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qlora", pytest.param("full", marks=pytest.mark.extended)])
-def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(
-    kind: str, job: Callable, straight: Callable
-) -> None:
-    broken = job(finetuning=kind, **SHAPE)
-    draw = random.Random(f"reward {kind}")
+def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(job: Callable) -> None:
+    straight, broken = (job(finetuning="qlora", **SHAPE) for _ in range(2))
+    assert train(straight) == 0, trainings.output(straight.out / "job.json")
+    draw = random.Random("reward qlora")
     moment, step = draw.choice(("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")), draw.randint(3, 5)
     assert train(broken, moment, step) == -signal.SIGKILL, trainings.output(broken.out / "job.json")
     assert not (broken.out / "facts.json").exists()
     before = checkpoints.last(broken.out / "checkpoints")
     assert train(broken) == 0, trainings.output(broken.out / "job.json")
     assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
-    assert same(straight(kind), broken.out)
-
-
-@pytest.mark.slow
-def test_the_seed_decides_head_order_and_dropout(job: Callable, straight: Callable) -> None:
-    other = job(finetuning="qlora", seed=18, **SHAPE)
-    assert other.parameters.seed != files.read_json(straight("qlora") / "job.json")["parameters"]["seed"]
-    assert train(other) == 0, trainings.output(other.out / "job.json")
-    assert not same(straight("qlora"), other.out)
-
-
-def test_the_same_seed_draws_the_same_head(tiny_model_dir: Path) -> None:
-    import torch
-
-    heads = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        heads.append(load_model(tiny_model_dir, rewards=True).score.weight)
-    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert same(straight.out, broken.out)

@@ -121,14 +121,6 @@ def test_seed_key_and_prompt_make_the_draw(model: Any, tiny_tokenizer: Any, prom
     assert same[0] == same[2] == first[9] and len({tuple(answer) for answer in same}) == 3
 
 
-def test_a_longer_limit_goes_on_with_the_same_answer(
-    model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
-) -> None:
-    long = sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS)
-    short = sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | {"max_new_tokens": 5}))
-    assert short == [answer[:5] for answer in long] and max(map(len, long)) > 5
-
-
 @pytest.mark.parametrize("cold", [{"temperature": 1e-4, "top_p": 1.0}, {"temperature": 1.0, "top_p": 1e-6}])
 def test_the_coldest_draw_is_greedy(
     cold: dict, model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
@@ -137,18 +129,6 @@ def test_the_coldest_draw_is_greedy(
     expected = behaviour.greedy(model, tiny_tokenizer, prompts, 24)
     model.generation_config.update(repetition_penalty=9.0, min_new_tokens=20, temperature=50.0, top_k=1)
     assert sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | cold)) == expected
-
-
-def test_finished_rows_leave_the_batch(model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]) -> None:
-    widths: list[int] = []
-    hook = model.register_forward_pre_hook(
-        lambda _, __, inputs: widths.append(len(inputs["input_ids"])) if inputs["use_cache"] else None, with_kwargs=True
-    )
-    found = sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | {"batch_size": 30}))
-    hook.remove()
-    # A row is read once for each of its tokens and, unless it was cut, once more for its end.
-    assert widths == [sum(len(answer) >= step for answer in found) for step in range(len(widths))]
-    assert widths[0] == 30 > widths[-1]
 
 
 def test_the_nucleus_is_that_of_transformers() -> None:
@@ -186,14 +166,3 @@ def test_broken_weights_are_named(tiny_model_dir: Path, tiny_tokenizer: Any) -> 
         broken.lm_head.weight.fill_(math.nan)
     with pytest.raises(QilinError, match="logits are not finite numbers"):
         sampling.sample(broken, tiny_tokenizer, [[5, 6]], ["a"], **SETTINGS)
-
-
-def test_nothing_asked_nothing_answered(model: Any, tiny_tokenizer: Any) -> None:
-    assert sampling.sample(model, tiny_tokenizer, [], [], **SETTINGS) == []
-
-
-def test_bfloat16_is_sampled_too(tiny_model_dir: Path, tiny_tokenizer: Any, prompts: list, keys: list[str]) -> None:
-    """No promise about other batches there, but the same batch gives the same answers."""
-    half = load_model(tiny_model_dir, "bfloat16")
-    first = sampling.sample(half, tiny_tokenizer, prompts, keys, **SETTINGS)
-    assert sampling.sample(half, tiny_tokenizer, prompts, keys, **SETTINGS) == first and any(first)

@@ -70,22 +70,25 @@ def test_full_training_is_saved_in_the_asked_for_dtype(dtype: str, saved: Callab
     assert not (out / "adapter").exists()
 
 
-@pytest.mark.parametrize("kind", ["lora", "qlora"])
-def test_an_adapter_is_saved_alone_and_says_what_it_sits_on(kind: str, saved: Callable, tiny_model_dir: Path) -> None:
-    """DPO's frozen reference adapter is no part of the result."""
+@pytest.mark.parametrize(("kind", "dtype"), [("lora", "float32"), ("qlora", "float32"), ("lora", "bfloat16")])
+def test_an_adapter_is_saved_alone_and_says_what_it_sits_on(
+    kind: str, dtype: str, saved: Callable, tiny_model_dir: Path
+) -> None:
+    """In float32, whatever the weights below it are. DPO's frozen reference adapter is no part of the result."""
     from safetensors.torch import load_file
 
-    trainer, out = saved(finetuning=kind)
+    trainer, out = saved(finetuning=kind, dtype=dtype)
     assert [path.name for path in (out / "adapter").iterdir() if path.is_dir()] == []
     found = load_file(out / "adapter" / "adapter_model.safetensors")
     state = {n: w for n, w in trainer.model.named_parameters() if ".default." in n}
     assert len(found) == len(state) > 0
+    assert {str(weight.dtype) for weight in found.values()} == {"torch.float32"}
     assert all((found[name.replace(".default.", ".")] == weight).all() for name, weight in state.items())
     assert files.read_json(out / "adapter" / "qilin.json") == {
         "base": str(tiny_model_dir.resolve()),
         "base_sha256": weights_sha256(tiny_model_dir),
         "quantised": kind == "qlora",
-        "dtype": "float32",
+        "dtype": dtype,
         "template_sha256": BAICHUAN.sha256,
     }
     assert_plain(out, tiny_model_dir)

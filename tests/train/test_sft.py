@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import job as job_of
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -159,12 +160,8 @@ def job(tiny_model_dir: Path, training: Callable, sentences: Callable, tmp_path:
     rows = [*rows_of("m1", "medical"), *rows_of("m2", "medical"), *rows_of("g", "general")]
     rows.append(row("g", TURNS[:1]) | {"part": "general", "split": "heldout"})
     files.write_jsonl(tmp_path / "sft.jsonl", rows)
-    return SimpleNamespace(
-        parameters=training("04_sft", max_heldout=4, max_steps=2, source_weights={"m2": 3.0}),
-        out=tmp_path,
-        template=BAICHUAN,
-        paths=SimpleNamespace(weights=tiny_model_dir, data=tmp_path / "sft.jsonl"),
-    )
+    parameters = training("04_sft", max_heldout=4, max_steps=2, source_weights={"m2": 3.0})
+    return job_of(parameters, tmp_path, tiny_model_dir, data=tmp_path / "sft.jsonl")
 
 
 def test_heldout_scores_by_part_and_by_source(job: SimpleNamespace, tiny_tokenizer: Any) -> None:

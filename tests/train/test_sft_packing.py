@@ -12,6 +12,7 @@ import pytest
 
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, IGNORE
+from qilin_lib.train import fit
 from qilin_lib.train.fit import prepare_model
 from qilin_lib.train.methods import sft
 
@@ -93,8 +94,8 @@ def test_liger_gets_all_positions_and_the_same_loss(
 
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     arguments.use_liger_kernel = True
-    rows = sft.collator(training("04_sft", packing=True, max_length=320), arguments, model, 0)
-    given, usual = rows(conversations[:5]), batch(conversations[:5], max_length=320)
+    rows = fit.headed(model, training("04_sft"), arguments, batch)
+    given, usual = rows(conversations[:5]), batch(conversations[:5])
     assert given.keys() == {"input_ids", "position_ids", "labels"}
     with torch.no_grad():
         assert model(**given).loss.item() == pytest.approx(model(**usual).loss.item(), abs=1e-5)
@@ -148,19 +149,3 @@ def test_packed_training_is_unpacked_training(
     assert max((a - b).abs().max().item() for a, b in zip(weights, packed_weights, strict=True)) < 2e-5
     micro = 4 * changed.get("gradient_accumulation_steps", 1)
     assert rows == [4] * micro and len(packed_rows) == micro and sum(packed_rows) < 3 * micro
-
-
-def test_a_step_is_the_mean_over_its_labelled_tokens(
-    conversations: list[sft.Example], training: Callable, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    """Two micro-batches of four weigh by their tokens: the same step as one of eight."""
-    parts = {"max_steps": 1, "lr_scheduler_type": "constant"}
-    runs = []
-    for size, accumulated in ((4, 2), (8, 1)):
-        parameters = training(
-            "04_sft", **parts, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated
-        )
-        parameters.max_length = 300
-        runs.append(trained(True, conversations[:8], parameters, tiny_model_dir, tmp_path))
-    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-5)
-    assert len(runs[0][2]) == 2 and len(runs[1][2]) == 1

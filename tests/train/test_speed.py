@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import job as job_of
+from helpers.trainings import triplets
 
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.shapes import sizes
-from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit as shared
 from qilin_lib.train import speed
-from qilin_lib.train.methods import dcpt, dpo, sft
+from qilin_lib.train.methods import dpo, sft
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +27,7 @@ pytestmark = pytest.mark.slow
 def job(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[..., SimpleNamespace]:
     def make(notebook: str, **overrides: Any) -> SimpleNamespace:
         sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 2, **overrides}
-        return SimpleNamespace(
-            parameters=training(notebook, **sizes),
-            out=tmp_path,
-            template=BAICHUAN,
-            paths=SimpleNamespace(weights=tiny_model_dir, cache=tmp_path / "cache"),
-        )
+        return job_of(training(notebook, **sizes), tmp_path, tiny_model_dir)
 
     return make
 
@@ -42,48 +38,9 @@ def metered(trainer: Any, seconds: float, work: SimpleNamespace) -> dict[str, An
     return meter.facts(seconds, work.parameters, sizes(work.paths.weights))
 
 
-def test_sft_counts_equal_a_count_by_hand(job: Callable, sentences: Callable, tiny_tokenizer: Any) -> None:
-    """Eight conversations, two steps of two batches of two: each is seen exactly once, whatever the order."""
-    work = job("04_sft", packing=False)
-    texts = sentences(16, 3)
-    chats = [
-        [{"role": "user", "content": texts[2 * i]}, {"role": "assistant", "content": texts[2 * i + 1]}]
-        for i in range(8)
-    ]
-    examples = [sft.encode(chat, BAICHUAN, tiny_tokenizer, work.parameters) for chat in chats]
-    arrays = [np.array(example, dtype=np.int32) for example in examples]
-    model, tokenizer = shared.prepare_model(work.parameters, work.paths.weights)
-    trainer, areas = sft.make_trainer(work, model, tokenizer, arrays), []
-    collate = trainer.data_collator
-    trainer.data_collator = lambda rows: (areas.append(len(rows) * max(len(row[0]) for row in rows)), collate(rows))[1]
-    facts = metered(trainer, 4.0, work)
-    assert facts["tokens_input"] == sum(areas)
-    assert facts["input_tokens_per_second"] == round(facts["tokens_input"] / 4)
-    assert sum(len(ids) for ids, _ in examples) < facts["tokens_input"], "rows without a mask count with their padding"
-    assert facts["train_seconds"] == 4.0
-
-
-def test_dcpt_counts_equal_a_count_by_hand(job: Callable) -> None:
-    """Four blocks of 16, the last with padding; one step of two batches of two sees each once."""
-    documents = [[7, 8, 9] * 5, [11] * 20, [12, 13] * 8]
-    work = job("03_dcpt", max_steps=1)
-    blocks = pack(documents, 16, 2, 0)
-    assert len(blocks.ids) == 4 and (blocks.ids[-1, -10:] == 0).all()
-    model, _ = shared.prepare_model(work.parameters, work.paths.weights)
-    assert metered(dcpt.make_trainer(work, model, blocks), 1.0, work)["tokens_input"] == 4 * 16
-
-
 def test_dpo_counts_equal_a_count_by_hand(job: Callable, sentences: Callable, tiny_tokenizer: Any) -> None:
     work = job("05_dpo", max_steps=1)
-    texts = sentences(12, 4)
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": texts[3 * i]}],
-            "chosen": [{"role": "assistant", "content": texts[3 * i + 1]}],
-            "rejected": [{"role": "assistant", "content": texts[3 * i + 2]}],
-        }
-        for i in range(4)
-    ]
+    rows = triplets(sentences(12, 4), 4)
     model, tokenizer = shared.prepare_model(work.parameters, work.paths.weights)
     pairs = [dpo.pair(row, BAICHUAN, tokenizer, work.parameters) for row in rows]
     facts = metered(dpo.make_trainer(work, model, tokenizer, pairs, []), 1.0, work)

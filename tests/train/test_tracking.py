@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.trainings import job as job_of
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.tokens.pack import pack
-from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import tracking
 from qilin_lib.train.methods import dcpt
 
@@ -49,19 +48,8 @@ def test_tensorboard_gets_the_losses(
     out = tmp_path / "run" / "03_dcpt"
     pack(tiny_tokenizer(sentences(30, 3))["input_ids"], 64, 3, 0).save(tmp_path / "blocks.npy")
     files.write_jsonl(tmp_path / "held.jsonl", [{"text": text} for text in sentences(2, 4)])
-    dcpt.work(
-        SimpleNamespace(
-            parameters=training("03_dcpt", report_to="tensorboard", max_steps=3),
-            out=out,
-            template=PLAIN,
-            paths=SimpleNamespace(
-                weights=tiny_model_dir,
-                blocks=tmp_path / "blocks.npy",
-                medical=tmp_path / "held.jsonl",
-                general=tmp_path / "held.jsonl",
-            ),
-        )
-    )
+    paths = {"blocks": tmp_path / "blocks.npy", "medical": tmp_path / "held.jsonl", "general": tmp_path / "held.jsonl"}
+    dcpt.work(job_of(training("03_dcpt", report_to="tensorboard", max_steps=3), out, tiny_model_dir, **paths))
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "03_dcpt")).Reload()
     losses = {row["step"]: row["loss"] for row in files.read_jsonl(out / "log.jsonl") if "loss" in row}
     assert {event.step: pytest.approx(event.value) for event in events.Scalars("train/loss")} == losses

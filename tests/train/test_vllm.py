@@ -78,8 +78,9 @@ def draw(python: Path, tmp_path: Path) -> Callable[..., Any]:
 
 def test_every_prompt_gets_its_answers_in_order(draw: Callable) -> None:
     prompts = [(f"q{i}", [i, i + 1]) for i in range(20, 320)]
-    answers = dict(draw(prompts))
-    assert list(answers) == [key for key, _ in prompts]
+    answers = dict(draw([*prompts, ("ends", [3, 7])]))
+    assert answers.pop("ends")[0][0][:1] == [7] and list(answers) == [key for key, _ in prompts]
+    assert not any(3 in ids for pair in dict(draw([("ends", [3, 7])])).values() for ids, _ in pair)
     for i, (first, second) in enumerate(answers.values(), start=20):
         assert first[0][:2] == [i + 1, i] and first[1] == "stop"
         assert second[0][2] == first[0][2] + 1

@@ -1,4 +1,4 @@
-"""Text to rows: JSON in three layouts, CSV with broken quotes, both as streams. Shared by all readers.
+"""Text to rows: JSON of any layout, CSV with broken quotes, both as streams. Shared by all readers, and by notebook 06.
 
 The drivers at the end (`json_reader`, `csv_reader`) turn a function "row -> payload" into a reader. Such a function
 says no by raising `Reject(reason, detail)`; a driver turns that into a Rejection with file and line.
@@ -16,206 +16,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from qilin_lib.chimed.readers import stream as streams
-from qilin_lib.chimed.readers.stream import Reject, Stream
+from qilin_lib.chimed.readers.json_text import json_items
+from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
 from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
 
 Reader = Callable[[str, str, Stream], Iterator[Record | Rejection]]
+Rows = Iterator[tuple[int, Any]]
+# The reasons of a `Reject` that say that a value is no record of this kind, rather than a bad one.
+_NO_FORM = ("missing field", "unknown form")
 
-_DECODER = json.JSONDecoder(strict=False)
 _ROW_LINES = 400
-_HEAD = 1 << 20
 # What programs write for a missing cell, and what people write. Only the first is nothing as a turn of a dialogue:
 # "有过敏史吗？" "无".
 _NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
 _NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
 _LONGEST_NOTHING = 10
 csv.field_size_limit(streams.MAX_LINE)
-
-
-def json_items(stream: Stream, key: str = "") -> Iterator[tuple[int, Any]]:
-    """(line, value) of each element of a JSON array, of the array under `key` in a JSON object, or of JSON lines.
-
-    A broken element comes as (line, Reject); reading goes on at the next place that looks like the start of an element:
-    on a line of its own with the indentation of the others, or behind a comma with the same first key. `key` is looked
-    for in the first _HEAD characters.
-    """
-    window = _Window(stream.pieces())
-    window.skip(_SPACE)
-    while key and len(window.text) < _HEAD and window.more():
-        pass
-    if window.text.startswith("[", window.at):
-        window.at += 1
-        yield from _array_items(window, alone=True)
-    elif found := _under(window, key):
-        window.at = found
-        yield from _array_items(window, alone=False)
-    else:
-        yield from _line_items(stream)
-
-
-def _under(window: _Window, key: str) -> int:
-    """Where the array under `key` begins, when the text's first value is an object that holds it; else 0."""
-    found = re.compile(rf'"{key}"\s*:\s*\[').search(window.text, window.at, _HEAD) if key else None
-    if not (found and window.text[window.at] == "{"):
-        return 0
-    try:
-        _DECODER.raw_decode(window.text[: found.start()], window.at)
-    except (ValueError, RecursionError):
-        return found.end()
-    return 0  # The first object ends before the key: these are JSON lines.
-
-
-def _line_items(stream: Stream) -> Iterator[tuple[int, Any]]:
-    for number, line in stream.lines():
-        if isinstance(line, Reject):
-            yield number, line
-            continue
-        try:
-            value, end = _DECODER.raw_decode(line)
-        except (ValueError, RecursionError):
-            end = -1
-        if end == len(line):
-            yield number, value
-        elif line.strip():
-            yield number, _spaced(line)
-
-
-def _spaced(line: str) -> Any:
-    """The value of a line with blanks around it, or what is wrong with the line."""
-    try:
-        return _DECODER.decode(line)
-    except (ValueError, RecursionError) as reason:
-        return Reject("broken JSON", f"{reason}: {excerpt(line)}")
-
-
-_SPACE = re.compile(r"\s*")
-_GAP = re.compile(r"[\s,]*")
-_OPENING = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")|\[')
-_OVERLAP = 4096
-
-
-class _Window:
-    """The part of a text that one array element may lie in: grows at the end, forgets what is behind `at`."""
-
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
-        self.text, self.at, self.ended = "", 0, False
-        self._line, self._counted = 1, 0
-        self._indent, self._openings = r"\s*", {}
-
-    def more(self) -> bool:
-        """Grow to twice what lies ahead, or by a piece; False at the end of the text."""
-        self.line()
-        parts = [self.text[self.at :]]
-        wanted, size = 2 * len(parts[0]), len(parts[0])
-        for piece in self._pieces:
-            parts.append(piece)
-            size += len(piece)
-            if size >= wanted:
-                break
-        else:
-            self.ended = True
-        self.text, self.at, self._counted = "".join(parts), 0, 0
-        return len(parts) > 1
-
-    def line(self) -> int:
-        """Number of the line at `at`."""
-        self._line += self.text.count("\n", self._counted, self.at)
-        self._counted = self.at
-        return self._line
-
-    def skip(self, gap: re.Pattern[str]) -> str:
-        """Go to the end of `gap`; returns the character there, "" at the end of the text."""
-        while True:
-            start, self.at = self.at, gap.match(self.text, self.at).end()
-            if self.at < len(self.text):
-                break
-            if not self.more():
-                return ""
-        skipped = self.text[start : self.at]
-        if "\n" in skipped:
-            self._indent = re.escape(skipped.rpartition("\n")[2])
-        return self.text[self.at]
-
-    def element(self) -> Any:
-        """The value at `at`, which moves behind it; a Reject, and `at` stays, where there is none."""
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-            except (ValueError, RecursionError) as reason:
-                if not self._cut(reason):
-                    return self._broken(reason)
-                if len(self.text) - self.at > streams.MAX_LINE:
-                    return _too_long()
-                if not self.more():
-                    return self._broken(reason)
-            else:
-                # A number at the window's end may go on behind it.
-                if end < len(self.text) or self.ended or not self.more():
-                    self._remember_opening()
-                    value = value if end - self.at <= streams.MAX_LINE else _too_long()
-                    self.at = end
-                    return value
-
-    def _remember_opening(self) -> None:
-        if len(self._openings) < 16 and (opening := _OPENING.match(self.text, self.at)):
-            self._openings[opening[1]] = True
-
-    def _cut(self, reason: Exception) -> bool:
-        # Whether the element may be whole when more text is there: the parser failed at the very end of the window.
-        if self.ended or not isinstance(reason, json.JSONDecodeError):
-            return False
-        return reason.msg.startswith("Unterminated string") or not self.text[reason.pos + 16 :].strip()
-
-    def _broken(self, reason: Exception) -> Reject:
-        seen = excerpt(self.text[self.at : self.at + 240])
-        return Reject("broken JSON", f"{getattr(reason, 'msg', reason)}: {seen}")
-
-    def resume(self) -> bool:
-        """Go to the next place behind `at` that looks like the start of an element; False when there is none."""
-        self._remember_opening()
-        keys = "|".join(re.escape(key) for key in self._openings if key)
-        behind_comma = [rf",\s*(?=\{{\s*(?:{keys}))"] if keys else []
-        behind_list = [r"(?<=\]),\s*(?=\[)"] if None in self._openings else []
-        pattern = re.compile("|".join([rf"\n{self._indent}(?=[{{\[])", *behind_comma, *behind_list]))
-        start = self.at
-        while True:
-            if found := pattern.search(self.text, start):
-                self.at = found.end()
-                return True
-            self.at = start = max(start, len(self.text) - _OVERLAP)
-            grown = self.more()
-            start = 0
-            if not grown:
-                return False
-
-
-def _too_long() -> Reject:
-    return Reject("element too long", f"more than {streams.MAX_LINE} characters")
-
-
-def _array_items(window: _Window, alone: bool) -> Iterator[tuple[int, Any]]:
-    """The elements from `at` on. `alone`: the array is the whole text, and other arrays may follow it."""
-    while True:
-        char, line = window.skip(_GAP), window.line()
-        if char == "":
-            yield line, Reject("broken JSON", "the file ends inside the array")
-            return
-        if char == "]":
-            window.at += 1
-            char, line = (window.skip(_SPACE), window.line()) if alone else ("", line)
-            if char == "":
-                return
-            if char == "[":
-                window.at += 1
-                continue
-            seen = excerpt(window.text[window.at : window.at + 240])
-            value = Reject("broken JSON", f"text behind the end of the array: {seen}")
-        else:
-            value = window.element()
-        yield line, value
-        if isinstance(value, Reject) and not window.resume():
-            return
 
 
 def csv_rows(stream: Stream, width: int = 0) -> Iterator[tuple[int, list[str] | Reject]]:
@@ -243,6 +59,8 @@ def csv_rows(stream: Stream, width: int = 0) -> Iterator[tuple[int, list[str] | 
                 yield from _lenient(held[first], line, width, str(cells))
             elif any(cell.strip() for cell in cells):
                 width = width or len(cells)
+                if not any(cell.strip() for cell in cells[width:]):
+                    cells = cells[:width]
                 wrong = Reject("wrong number of columns", f"{len(cells)} instead of {width}")
                 yield line, cells if len(cells) == width else wrong
         del held[:used]
@@ -345,38 +163,66 @@ def shown(row: Any) -> str:
         return "(nested too deep to show)"
 
 
-def json_reader(parse: Callable[[Any], Payload], key: str = "") -> Reader:
-    """A reader for JSON arrays, objects with an array under `key`, and JSON lines."""
+def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, tabular: bool = False) -> Rows:
+    """(line, record) of a file: JSON of any layout, or the rows of CSV as dicts; a broken one is a Reject.
+
+    What begins with a bracket is JSON whatever its name says; else the name says, and `tabular` where it does not.
+    """
+    if plain_name(file).lower().endswith(".csv") or tabular:
+        begins = next((text[0] for piece in stream.pieces() if (text := piece.lstrip())), "")
+        if begins not in ("[", "{"):
+            return csv_records(stream)
+    return json_items(stream, fits)
+
+
+def csv_records(stream: Stream) -> Rows:
+    """(line, {column: cell}) of each row below a header; columns without a name are dropped.
+
+    A row with text behind the last named column is a Reject. A header that cannot be read, or names a column twice, is
+    one Reject, and every row below it another.
+    """
+    found = csv_rows(stream)
+    top, header = next(found, (1, []))
+    names = [] if isinstance(header, Reject) else [name.strip() for name in header]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        header = Reject("", f"column {twice[0]!r} comes {names.count(twice[0])} times; keep one of them")
+    if isinstance(header, Reject):
+        yield top, Reject("unreadable file", f"no header row: {header.detail}")
+    for line, cells in found:
+        if isinstance(header, Reject):
+            yield line, Reject("no header")
+        else:
+            yield line, _named(names, cells)
+
+
+def json_reader(parse: Callable[[Any], Payload], tabular: bool = False) -> Reader:
+    """A reader of the records that `rows` finds."""
+
+    def fits(value: Any) -> bool:
+        try:
+            parse(value)
+        except Reject as no:
+            return no.reason not in _NO_FORM
+        return True
 
     def read(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-        for line, row in json_items(stream, key):
+        for line, row in rows(file, stream, fits, tabular):
             yield attempted(parse, source, file, line, row)
 
     return read
 
 
 def csv_reader(parse: Callable[[dict[str, str]], Payload]) -> Reader:
-    """A reader for CSV with a header row; columns without a name are dropped, a row with text behind the last rejected.
+    """A reader of what is published as CSV; of other files the cells are made text."""
+    return json_reader(lambda row: parse(text_cells(row)), tabular=True)
 
-    A header without a column that `parse` requires is one Rejection of its own, beside those of the rows.
-    """
 
-    def read(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-        rows = csv_rows(stream)
-        top, header = next(rows, (1, []))
-        broken = isinstance(header, Reject)
-        if broken:
-            yield Rejection(source, file, top, "unreadable file", f"no header row: {header.detail}")
-        names = [] if broken else [name.strip() for name in header]
-        complete = True
-        for line, cells in rows:
-            unit = attempted(parse, source, file, line, Reject("no header") if broken else _named(names, cells))
-            if complete and isinstance(unit, Rejection) and unit.reason == "missing field":
-                complete = False
-                yield Rejection(source, file, top, "missing column", unit.detail)
-            yield unit
-
-    return read
+def text_cells(row: Any) -> dict[str, str]:
+    """A row of a table with every cell as text, lists and objects as JSON. Reject: something else than an object."""
+    if not isinstance(row, dict):
+        raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
+    return {name: shown(cell) if isinstance(cell, list | dict) else cell if isinstance(cell, str) else string(cell)
+            for name, cell in row.items()}  # fmt: skip
 
 
 def _named(names: list[str], cells: list[str] | Reject) -> dict[str, str] | Reject:

@@ -1,65 +1,28 @@
-"""Doctor-patient dialogues: Toyhom, MedDialog (two layouts), CMtMedQA, ReMeDi, and the {"conversations": …} family."""
+"""Doctor-patient dialogues: Toyhom, MedDialog (JSON and text), ReMeDi, and the authors' release."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from qilin_lib.chimed.readers.decode import Reject, csv_reader, field_text, json_reader, required, string
-from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.readers.decode import (
+    Reject,
+    attempted,
+    csv_reader,
+    field_text,
+    json_reader,
+    required,
+    string,
+)
+from qilin_lib.chimed.readers.stream import Stream, plain_name
+from qilin_lib.chimed.readers.turns import messages, question_and_answer, speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt
-
-_USER = {"human", "user", "input", "病人", "患者", "patient"}
-_ASSISTANT = {"gpt", "assistant", "output", "医生", "doctor", "bot"}
-
-
-def alternating(turns: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Texts that alternate user, assistant, … from (speaker, text) turns.
-
-    Consecutive turns of one speaker are joined by a newline, empty turns skipped, a system turn stands before the
-    first user turn. Reject: an unknown speaker, the assistant speaking first, or nobody answering.
-    """
-    texts: list[str] = []
-    system = ""
-    for speaker, text in turns:
-        if not text:
-            continue
-        if speaker == "system":
-            system = f"{text}\n"
-        elif speaker not in _USER and speaker not in _ASSISTANT:
-            raise Reject("unknown speaker", speaker)
-        elif (speaker in _USER) == (len(texts) % 2 == 0):
-            texts.append(system + text)
-            system = ""
-        elif texts:
-            texts[-1] += "\n" + text
-        else:
-            raise Reject("the assistant speaks first", text)
-    if len(texts) < 2:
-        raise Reject("no answer", texts[0] if texts else "no turns")
-    return tuple(texts)
-
-
-def speaker_turns(messages: Any) -> list[tuple[str, str]]:
-    """(speaker, text) of [{"from", "value"}, …] or [{"role", "content"}, …]."""
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Reject("unknown form", "conversations is not a list of objects")
-    return [
-        (string(message.get("from", message.get("role"))), string(message.get("value", message.get("content"))))
-        for message in messages
-    ]
-
-
-def conversation(row: Any) -> Dialogue:
-    """{"conversations": [{"from": "human"|"input"|…, "value": …}, …]}."""
-    if not isinstance(row, dict) or "conversations" not in row:
-        raise Reject("missing field", "conversations")
-    return Dialogue(alternating(speaker_turns(row["conversations"])))
 
 
 def release_row(row: Any) -> Dialogue:
@@ -67,8 +30,10 @@ def release_row(row: Any) -> Dialogue:
 
     That code drops a dialogue of an odd number of turns and knows no other role; so is it here, and counted.
     """
-    dialogue = conversation(row)
-    speakers = [speaker for speaker, _ in speaker_turns(row["conversations"])]
+    if not isinstance(row, dict) or "conversations" not in row:
+        raise Reject("missing field", "conversations")
+    dialogue = talk(messages(row["conversations"]))
+    speakers = [string(message.get("from")) if isinstance(message, dict) else "" for message in row["conversations"]]
     if unknown := sorted(set(speakers) - {"input", "output"}):
         raise Reject("unknown speaker", unknown[0])
     if speakers != ["input", "output"] * (len(speakers) // 2):
@@ -88,10 +53,7 @@ def toyhom_row(row: dict[str, str]) -> Dialogue:
     if not (title or ask):
         raise Reject("empty field", "title and ask")
     user = ask if title in ask else f"{title}\n{ask}".strip()
-    return Dialogue((user, answer))
-
-
-_SPEECH = re.compile(r"\s*(病人|患者|医生)\s*[：:]\s*(.*)", re.DOTALL)
+    return question_and_answer(user, answer)
 
 
 def meddialog_row(row: Any) -> Dialogue:
@@ -102,15 +64,12 @@ def meddialog_row(row: Any) -> Dialogue:
     {medical_case, doctor_diagnosis}.
     """
     if isinstance(row, dict) and "dialogue_turns" in row:
-        return Dialogue(alternating(_speaker_columns(row["dialogue_turns"])))
+        return talk(_speaker_columns(row["dialogue_turns"]))
     if isinstance(row, dict) and "utterances" in row:
         return meddialog_row(row["utterances"] if isinstance(row["utterances"], list) else [row["utterances"]])
     if isinstance(row, list):
-        spoken = [_SPEECH.fullmatch(string(item)) for item in row]
-        if not all(spoken):
-            raise Reject("unknown speaker", string(row[spoken.index(None)]))
-        return Dialogue(alternating((match[1], string(match[2])) for match in spoken if match))
-    return Dialogue((required(row, "medical_case"), required(row, "doctor_diagnosis")))
+        return talk(messages([string(item) for item in row]))
+    return question_and_answer(required(row, "medical_case"), required(row, "doctor_diagnosis"))
 
 
 def _speaker_columns(turns: Any) -> list[tuple[str, str]]:
@@ -124,19 +83,49 @@ def _speaker_columns(turns: Any) -> list[tuple[str, str]]:
         raise Reject("unknown form", "dialogue_turns does not pair speakers with utterances")
     # The class labels of the data set's card: 0 is the patient, 1 the doctor.
     names = [("病人", "医生")[who] if type(who) is int and who in (0, 1) else string(who) for who in speakers]
-    return list(zip(names, map(string, utterances), strict=True))
+    return list(zip(map(speaker_of, names), map(string, utterances), strict=True))
 
 
-def cmtmedqa_row(row: Any) -> Dialogue:
-    """{instruction, input, output, history: [[q, a], …]} or {instruct, output}, mixed in one file."""
-    if not isinstance(row, dict):
-        raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise Reject("unknown form", "history is not a list of pairs")
-    turns = [(who, string(text)) for pair in history for who, text in zip(("user", "assistant"), pair, strict=True)]
-    asked = f"{required(row, 'instruction', 'instruct')}\n{string(row.get('input'))}".strip()
-    return Dialogue(alternating([*turns, ("user", asked), ("assistant", required(row, "output"))]))
+def meddialog(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+    """MedDialog: JSON, or the text files as they are downloaded."""
+    yield from (meddialog_text if plain_name(file).lower().endswith(".txt") else _meddialog_json)(source, file, stream)
+
+
+# The headings of a block; all but the first end the dialogue.
+_ID = re.compile(r"id\s?=\s?\d+")
+_DIALOGUE = "Dialogue"
+_OTHER_PARTS = ("Diagnosis and suggestions", "Description", "Doctor faculty")
+_SPOKEN = re.compile(r"(病人|患者|医生)\s?[：:](.*)")
+
+
+def meddialog_text(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+    """Blocks that begin with "id=…"; below "Dialogue" a line "病人：" or "医生：" begins a turn, which may have many.
+
+    Of a block the dialogue alone is read, as in MedDialog's own JSON. Rejection: a block that has none, text before the
+    first block, and what is no dialogue.
+    """
+    start, turns, inside, ids = 0, [], False, False
+    for number, line in itertools.chain(stream.lines(), [(0, "id=0")]):
+        if isinstance(line, Reject):
+            yield Rejection(source, file, number, line.reason, line.detail)
+            continue
+        line = line.strip()
+        if _ID.fullmatch(line):
+            if start:
+                reason = Reject("no dialogue", "no turns" if ids else "text before the first id")
+                yield attempted(_told, source, file, start, turns or reason)
+            start, turns, inside, ids = number, [], False, True
+        elif line == _DIALOGUE or line in _OTHER_PARTS:
+            inside = line == _DIALOGUE
+        elif inside and (spoken := _SPOKEN.fullmatch(line)):
+            turns.append((spoken[1], [spoken[2]]))
+        elif inside and turns:
+            turns[-1][1].append(line)
+        start = start or (number if line else 0)
+
+
+def _told(turns: list[tuple[str, list[str]]]) -> Dialogue:
+    return talk((speaker_of(who), "\n".join(line for line in map(str.strip, lines) if line)) for who, lines in turns)
 
 
 _TURN = re.compile(r"<\|(user|system|currentuser|response)\|>(.*?)(?=<\||$)")
@@ -190,13 +179,11 @@ def _speaker(tag: str) -> str:
 
 def _remedi_unit(source: str, file: str, line: int, turns: tuple, raw: str) -> Record | Rejection:
     try:
-        return Record(source, file, line, Dialogue(alternating(turns)))
+        return Record(source, file, line, talk(turns))
     except Reject as no:
         return Rejection(source, file, line, no.reason, excerpt(no.detail), excerpt(raw))
 
 
 toyhom = csv_reader(toyhom_row)
-meddialog = json_reader(meddialog_row)
-cmtmedqa = json_reader(cmtmedqa_row)
-conversations = json_reader(conversation)
+_meddialog_json = json_reader(meddialog_row)
 chimed_release = json_reader(release_row)

@@ -3,54 +3,70 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fnmatch
 import functools
 import os
 import re
 import stat
+import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
-from qilin_lib.chimed.readers.stream import (
-    FAULTS,
-    Reject,
-    Stream,
-    bomb,
-    plain_name,
-    streamed,
-    suffix,
-    unpacked,
-    unreadable,
-)
+from qilin_lib.chimed.readers.packed import FAULTS, TABLES, Opener, bomb, seekable, table, unpacked, unreadable
+from qilin_lib.chimed.readers.stream import Reject, Stream, decoded, plain_name, suffix
+
+ROWS = (".jsonl", ".json", ".csv", *TABLES)
+"""Forms in which rows are published. A pattern that ends in one fits the others too."""
+_SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
+# What a .tar is called when it is packed.
+_TARS = {".tar": "", ".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}
+Member = tuple[str, Opener, Reject | None]
+# What `chimed.fetch` writes into a source's folder about its files; no data.
+FETCHED = "fetched.json"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """A file below a source's folder, or a member of an archive there.
 
-    file: its name for the ledger, relative to the folder; `a.zip/b.csv` for a member. place: where it would stand if it
-    were unpacked, without a compression suffix. fault: why it cannot be read. always: the fault concerns every reader
-    (a damaged archive), not only those whose pattern fits `place`.
+    file: its name for the ledger, relative to the folder; `a.zip/b.csv` for a member. path: the file, or the archive
+    that holds it. place: where it would stand if it were unpacked. fault: why it cannot be read. always: the fault
+    concerns every reader (a damaged archive), not only those whose pattern fits `place`. archive: the name of the one
+    that it is a member of, "" of a file.
     """
 
     file: str
+    path: Path
     place: str
-    open: Callable[[], BinaryIO]
+    open: Opener
     fault: Reject | None = None
     always: bool = False
+    archive: str = ""
 
     def fits(self, pattern: str) -> bool:
-        """Whether `place` is among what pathlib's glob would give for `pattern`."""
-        return _fits(self.place.split("/"), pattern.split("/"))
+        """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
+
+        Capitals, a compression suffix, the number of a shard and the form of the rows (ROWS) do not matter.
+        """
+        parts, wanted = (_form(name).split("/") for name in (plain_name(self.place), pattern))
+        return _fits(parts, wanted) or _fits(parts[1:], wanted)
 
     def stream(self) -> Stream:
-        """The file's text; raises Reject when there is none to be had."""
+        """The file's text; raises Reject when the file has a fault."""
         if self.fault:
             raise self.fault
-        return streamed(functools.partial(unpacked, self.open, suffix(self.file)))
+        kind, packing = PurePosixPath(plain_name(self.file)).suffix.lower(), suffix(self.file)
+        if kind in TABLES:
+            return Stream(functools.partial(table, self.open, packing, kind))
+        return Stream(lambda: decoded(unpacked(self.open, packing)))
+
+
+def _form(name: str) -> str:
+    stem, dot, last = _SHARD.sub("", name.lower()).rpartition(".")
+    return f"{stem}.rows" if dot + last in ROWS else stem + dot + last
 
 
 def _fits(parts: list[str], pattern: list[str]) -> bool:
@@ -61,84 +77,135 @@ def _fits(parts: list[str], pattern: list[str]) -> bool:
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-def found(folder: Path, patterns: Sequence[str], stack: contextlib.ExitStack) -> list[Found]:
-    """All files below `folder` and all members of .zip archives there, in name order; `stack` closes the archives.
+def printable(name: str) -> str:
+    """`name` with the characters escaped that a terminal would act on or not show, and bytes that are no text."""
+    return "".join(c if c.isprintable() or c == "\u3000" else c.encode("unicode_escape").decode() for c in name)
 
-    Hidden files and __MACOSX are skipped, links to folders followed unless they lead back. An archive of which nothing
-    fits `patterns` is a fault: somebody put it there to be read.
+
+def is_archive(name: str) -> bool:
+    """Whether files are looked for inside the file of this name."""
+    plain = plain_name(name).lower()
+    return name.lower().endswith(".zip") or PurePosixPath(plain).suffix in _TARS
+
+
+def files_below(folder: Path) -> Iterator[Found]:
+    """All files below `folder`, archives as they are; hidden files, __MACOSX and the record FETCHED are skipped.
+
+    Links are followed inside the raw folder, whose child `folder` is, or inside `folder`, wherever its user has linked
+    it to; not back to a folder above them, and not elsewhere: who can write there would have any file read.
     """
-    return sorted(_walk(folder, PurePosixPath(), frozenset(), patterns, stack), key=lambda entry: entry.file)
-
-
-def _walk(
-    folder: Path, below: PurePosixPath, above: frozenset, patterns: Sequence[str], stack: contextlib.ExitStack
-) -> Iterator[Found]:
-    try:
-        here = folder.stat()
-        entries = list(os.scandir(folder))
-    except OSError as reason:
-        yield _faulty(str(below), unreadable(reason))
-        return
-    above = above | {(here.st_dev, here.st_ino)}
-    for entry in entries:
-        path, place = folder / entry.name, below / os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-        if _hidden(place.name):
-            continue
-        file, fault = str(place), None
+    homes = folder.parent.resolve(), folder.resolve()
+    todo: list[tuple[Path, PurePosixPath, frozenset]] = [(folder, PurePosixPath(), frozenset())]
+    while todo:
+        here, below, above = todo.pop()
         try:
-            state = path.stat()
+            state = here.stat()
+            names = os.listdir(here)
         except OSError as reason:
-            yield Found(file, plain_name(file), path.open, unreadable(reason))
+            yield _faulty(str(below), here, unreadable(reason))
             continue
-        if stat.S_ISDIR(state.st_mode):
-            fault = Reject("unreadable file", "a folder, not a file")
-            if (state.st_dev, state.st_ino) in above:
-                yield _faulty(file, Reject("unreadable file", "a symbolic link to a folder above it"))
+        above |= {(state.st_dev, state.st_ino)}
+        for name in names:
+            path, place = here / name, below / printable(name)
+            if _hidden(name) or place == PurePosixPath(FETCHED):
                 continue
-            yield from _walk(path, place, above, patterns, stack)
-        elif not stat.S_ISREG(state.st_mode):
-            fault = Reject("unreadable file", "a pipe, socket or device, not a file")
-        elif file.endswith(".zip"):
-            yield from _members(path, place, patterns, stack)
-            continue
-        yield Found(file, plain_name(file), functools.partial(path.open, "rb"), fault)
+            fault = _fault(path, homes, above)
+            always = fault is not None and path.is_dir()
+            if fault is None and path.is_dir():
+                todo.append((path, place, above))
+                fault = Reject("unreadable file", "a folder, not a file")
+            yield Found(str(place), path, str(place), functools.partial(path.open, "rb"), fault, always)
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _faulty(file: str, fault: Reject) -> Found:
-    return Found(file, file, _nothing, fault, always=True)
-
-
-def _nothing() -> BinaryIO:
-    raise FileNotFoundError
-
-
-def _members(path: Path, place: PurePosixPath, patterns: Sequence[str], stack: contextlib.ExitStack) -> Iterator[Found]:
+def _fault(path: Path, homes: tuple[Path, Path], above: frozenset) -> Reject | None:
     try:
-        archive = stack.enter_context(_zip(path))
-    except FAULTS as reason:
-        yield _faulty(str(place), unreadable(reason))
+        state = path.stat()
+        target = path.resolve() if path.is_symlink() else None
+    except (OSError, RuntimeError) as reason:
+        return unreadable(reason)
+    if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) in above:
+        return Reject("unreadable file", "a symbolic link to a folder above it")
+    if target and not any(target.is_relative_to(home) for home in homes):
+        return Reject(
+            "unreadable file",
+            "a symbolic link that leads out of the raw folder; copy the file, or make the source's folder the link",
+        )
+    if not (stat.S_ISDIR(state.st_mode) or stat.S_ISREG(state.st_mode)):
+        return Reject("unreadable file", "a pipe, socket or device, not a file")
+    return None
+
+
+def _faulty(file: str, path: Path, fault: Reject) -> Found:
+    return Found(file, path, file, path.open, fault, always=True)
+
+
+def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
+    """All files below `folder` and all members of .zip and .tar archives there, in name order; `stack` closes them."""
+    entries: list[Found] = []
+    for entry in files_below(folder):
+        if entry.fault or not is_archive(entry.file):
+            entries.append(entry)
+            continue
+        try:
+            for name, opener, fault in _members(entry, stack):
+                if not any(_hidden(part) and part != ".." for part in name.split("/")):
+                    file, place = f"{entry.file}/{name}", str(PurePosixPath(entry.file).parent / name)
+                    entries.append(Found(file, entry.path, place, opener, fault, fault is not None, entry.file))
+        except Reject as fault:
+            entries.append(_faulty(entry.file, entry.path, fault))
+        except FAULTS as reason:
+            entries.append(_faulty(entry.file, entry.path, unreadable(reason)))
+    return sorted(entries, key=lambda entry: entry.file)
+
+
+def _members(entry: Found, stack: contextlib.ExitStack) -> Iterator[Member]:
+    if entry.file.lower().endswith(".zip"):
+        yield from _zip_members(entry.path, stack)
         return
+    packing = suffix(entry.file) or _TARS[PurePosixPath(entry.file).suffix.lower()]
+    state = entry.path.stat()
+    handle = _whole(entry.path, packing, state.st_size, state.st_mtime_ns) if packing else entry.open()
+    handle.seek(0)
+    archive = stack.enter_context(tarfile.open(fileobj=handle, mode="r:"))
+    for member in archive:
+        if not member.isdir():
+            name = str(PurePosixPath(printable(member.name)))
+            fault = _outside(name)
+            if not member.isfile():
+                fault = Reject("unsafe archive", "a link, pipe or device")
+            yield name, functools.partial(_tar_member, archive, member), fault
+
+
+@functools.lru_cache(maxsize=2)
+def _whole(path: Path, packing: str, size: int, mtime_ns: int) -> IO[bytes]:
+    """A packed .tar as it is inside, in a temporary file: to go back in a packed one is to unpack it again."""
+    return seekable(functools.partial(path.open, "rb"), packing)
+
+
+def _tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    handle = archive.extractfile(member)
+    if handle is None:
+        raise EOFError("no file")
+    return handle
+
+
+def _zip_members(path: Path, stack: contextlib.ExitStack) -> Iterator[Member]:
+    archive = stack.enter_context(_zip(path))
     content = [member for member in archive.infolist() if not member.is_dir()]
     if unsafe := bomb(sum(member.file_size for member in content), path.stat().st_size):
-        yield _faulty(str(place), unsafe)
-        return
-    used = False
+        raise unsafe
     for member in content:
-        name = str(PurePosixPath(member.filename.replace("\\", "/")))
-        if any(_hidden(part) and part != ".." for part in name.split("/")):
-            continue
-        fault = _member_fault(member, name)
-        opener = functools.partial(archive.open, member)
-        entry = Found(f"{place}/{name}", plain_name(str(place.parent / name)), opener, fault, fault is not None)
-        used = used or entry.always or any(map(entry.fits, patterns))
-        yield entry
-    if not used:
-        wanted = ", ".join(dict.fromkeys(patterns))
-        yield _faulty(str(place), Reject("unused archive", f"of its {len(content)} files none fits {wanted}"))
+        name = str(PurePosixPath(printable(member.filename.replace("\\", "/"))))
+        fault = _outside(name) or bomb(member.file_size, member.compress_size)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            fault = Reject("unsafe archive", "a symbolic link")
+        elif member.flag_bits & 1:
+            fault = Reject("unreadable file", "encrypted")
+        yield name, functools.partial(archive.open, member), fault
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
@@ -149,11 +216,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _member_fault(member: zipfile.ZipInfo, name: str) -> Reject | None:
+def _outside(name: str) -> Reject | None:
     if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
         return Reject("unsafe archive", "the name leads out of the archive's folder")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        return Reject("unsafe archive", "a symbolic link")
-    if member.flag_bits & 1:
-        return Reject("unreadable file", "encrypted")
-    return bomb(member.file_size, member.compress_size)
+    return None

@@ -12,9 +12,9 @@ from qilin_lib.chimed.readers.decode import (
     Reject,
     csv_reader,
     field_text,
-    json_items,
     json_reader,
     required,
+    rows,
     shown,
     string,
 )
@@ -116,8 +116,8 @@ def cpubmed(source: str, file: str, stream: Stream) -> Iterator[Record | Rejecti
 
 
 def _triple_rows(file: str, stream: Stream) -> Iterator[tuple[int, Any]]:
-    if plain_name(file).endswith(".json"):
-        yield from json_items(stream)
+    if not plain_name(file).lower().endswith(".txt"):
+        yield from rows(file, stream)
         return
     for number, line in stream.lines():
         if isinstance(line, Reject):

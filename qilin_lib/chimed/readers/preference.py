@@ -1,62 +1,124 @@
-"""Preference pairs for DPO: MedicalGPT reward, Zhongjing_rlhf, and general Chinese pairs (paper §3.3.1)."""
+"""Preference pairs for DPO, whichever form they have: TRL's, LLaMA-Factory's, MedicalGPT's, Zhongjing's ranked lists
+(paper §3.3.1)."""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from qilin_lib.chimed.readers.decode import Reject, json_reader, required, string
-from qilin_lib.chimed.readers.dialogue import speaker_turns
-from qilin_lib.chimed.records import Preference
+from qilin_lib.chimed.readers.decode import Reject, json_reader, string
+from qilin_lib.chimed.readers.turns import (
+    Turn,
+    alternating,
+    asked,
+    listed,
+    messages,
+    plain,
+    text_of,
+    unmarked,
+    whole_transcript,
+)
+from qilin_lib.chimed.records import Preference, Record, Rejection, excerpt
 
-
-def triplet(prompt: tuple[str, ...], chosen: str, rejected: str) -> Preference:
-    """A Preference; Reject when a side is empty or both are the same, which would teach nothing."""
-    if not (chosen and rejected):
-        raise Reject("empty field", "rejected response" if chosen else "chosen response")
-    if chosen == rejected:
-        raise Reject("chosen equals rejected", chosen)
-    return Preference(prompt, chosen, rejected)
-
-
-def reward_row(row: Any) -> Preference:
-    """MedicalGPT: {question, response_chosen (a doctor's), response_rejected (BenTsao's)}."""
-    question = required(row, "question")
-    return triplet((question,), string(row.get("response_chosen")), string(row.get("response_rejected")))
-
-
-def zhongjing_row(row: Any) -> Preference:
-    """Zhongjing_rlhf: {instruction, output: [best, …, worst]}; the first answer is preferred to the second."""
-    question = required(row, "instruction")
-    answers = row.get("output")
-    if not isinstance(answers, list) or len(answers) < 2:
-        raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
-    return triplet((f"{question}\n{string(row.get('input'))}".strip(),), string(answers[0]), string(answers[1]))
+Ranked = Literal["best_two", "all_pairs"]
+_SIDES = {
+    "chosen": ("chosen", "response_chosen", "chosen_response"),
+    "rejected": ("rejected", "response_rejected", "rejected_response"),
+}
+_QUESTIONS = ("prompt", "question", "instruction", "query")
 
 
 def pair_row(row: Any) -> Preference:
-    """{"conversations": [… human], "chosen": str | {"from", "value"}, "rejected": …}.
+    """One row of a set of pairs.
 
-    A system turn opens the first user turn.
+    A prompt: a list of messages (`prompt`, `conversations`, …) or a question (`prompt`, `question`, `instruction` with
+    `input`, `query`), after `system` and `history`. Two answers, `chosen` and `rejected` or `response_chosen` and
+    `response_rejected`: texts, messages, or whole conversations, which then need no prompt. Or `output`, a list of
+    answers, the best first.
     """
-    if not isinstance(row, dict) or "conversations" not in row:
-        raise Reject("missing field", "conversations")
-    return triplet(_prompt(row["conversations"]), _response(row.get("chosen")), _response(row.get("rejected")))
+    plain(row)
+    if not isinstance(row, dict):
+        raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
+    if "response_0" in row:
+        raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
+    system, prompt = asked(row) if listed(row) or any(name in row for name in _QUESTIONS) else ("", [])
+    if "output" in row:
+        return _ranking(system, prompt, row["output"])
+    chosen, rejected = (_side(row, name, bool(prompt)) for name in _SIDES)
+    prompt, answers = _split(prompt, chosen, rejected)
+    return _preference(system or string(row.get("system")), prompt, answers)
 
 
-def _prompt(messages: Any) -> tuple[str, ...]:
-    turns = [(who, said) for who, said in speaker_turns(messages) if said]
-    system = "\n".join(said for who, said in turns if who == "system")
-    spoken = [(who, said) for who, said in turns if who != "system"]
-    expected = ["human" if number % 2 == 0 else "gpt" for number in range(len(spoken))]
-    if not spoken or len(spoken) % 2 == 0 or [who for who, _ in spoken] != expected:
-        raise Reject("unknown form", "the prompt does not alternate human and gpt, ending with human")
-    return (f"{system}\n{spoken[0][1]}".strip(), *(said for _, said in spoken[1:]))
+def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
+    """The turns under `chosen` or `rejected`: an answer alone, or a whole conversation that ends in it."""
+    value = next((row[name] for name in _SIDES[side] if name in row), None)
+    if value is None and not any(name in row for name in _SIDES[side]):
+        raise Reject("missing field", f"{side} or response_{side}; found {', '.join(list(row)[:8])}")
+    if isinstance(value, list | dict) and value:
+        return messages(value if isinstance(value, list) else [value])
+    if not with_prompt and (turns := whole_transcript(string(value))):
+        return turns
+    return [("assistant", text_of(value))]
 
 
-def _response(value: Any) -> str:
-    return string(value.get("value", value.get("content")) if isinstance(value, dict) else value)
+def _split(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> tuple[list[Turn], list[str]]:
+    """(the prompt's turns, the two answers); both sides may hold the prompt, which stands there once then."""
+    for turns in (chosen, rejected):
+        if turns[-1][0] != "assistant":
+            raise Reject("unknown form", f"an answer of the {turns[-1][0]}")
+    if len(chosen) > 1 or len(rejected) > 1:
+        if chosen[:-1] != rejected[:-1]:
+            raise Reject("unknown form", "chosen and rejected do not answer one prompt")
+        if prompt and prompt != chosen[-1 - len(prompt) : -1]:
+            raise Reject("unknown form", "chosen and rejected answer another prompt")
+        prompt = chosen[:-1]
+    if not prompt:
+        raise Reject("missing field", "prompt, conversations, question or instruction")
+    return prompt, [chosen[-1][1], rejected[-1][1]]
 
 
-medicalgpt_reward = json_reader(reward_row)
-zhongjing_rlhf = json_reader(zhongjing_row)
+def _ranking(system: str, prompt: list[Turn], answers: Any) -> Preference:
+    if not isinstance(answers, list) or len(answers) < 2:
+        raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
+    if not prompt:
+        raise Reject("missing field", "instruction")
+    return _preference(system, prompt, list(map(text_of, answers)))
+
+
+def _preference(system: str, prompt: list[Turn], answers: Sequence[str]) -> Preference:
+    if next((who for who, text in reversed(prompt) if text), "user") != "user":
+        raise Reject("unknown form", "the prompt does not end with the user")
+    turns, system = alternating(prompt, system)
+    if not turns:
+        raise Reject("empty field", "the prompt")
+    chosen, rejected, *others = (unmarked("assistant", text)[0][1] for text in answers)
+    one = Preference(turns, chosen, rejected, system, tuple(others))
+    return one if others else checked(one)
+
+
+def checked(one: Preference) -> Preference:
+    """The pair itself; Reject when a side is empty or both are the same, which would teach nothing."""
+    if not (one.chosen and one.rejected):
+        raise Reject("empty field", "rejected response" if one.chosen else "chosen response")
+    if one.chosen == one.rejected:
+        raise Reject("chosen equals rejected", one.chosen)
+    return one
+
+
+def pairs_of(read: Record | Rejection, ranked: Ranked) -> Iterator[Record | Rejection]:
+    """The pairs of a ranked list: its best two answers, or all that its order implies; any other unit is given on."""
+    one = read.payload if isinstance(read, Record) else None
+    if not (isinstance(one, Preference) and one.others):
+        yield read
+        return
+    answers = (one.chosen, one.rejected, *one.others)
+    for better, worse in itertools.combinations(answers, 2) if ranked == "all_pairs" else [answers[:2]]:
+        place = (read.source, read.file, read.line)
+        try:
+            yield Record(*place, checked(Preference(one.prompt, better, worse, one.system)))
+        except Reject as no:
+            yield Rejection(*place, no.reason, excerpt(no.detail), excerpt(one.prompt[-1]))
+
+
 pairs = json_reader(pair_row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import json_reader, required
+from qilin_lib.chimed.readers.turns import question_and_answer
 from qilin_lib.chimed.records import Dialogue
 
 
@@ -16,7 +17,7 @@ def huatuo_pair(row: Any) -> Dialogue:
 
     The first wording counts.
     """
-    return Dialogue((required(row, "questions", "instruction"), required(row, "answers", "output")))
+    return question_and_answer(required(row, "questions", "instruction"), required(row, "answers", "output"))
 
 
 huatuo = json_reader(huatuo_pair)

@@ -11,8 +11,10 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, field_text, json_items, shown
+from qilin_lib.chimed.readers.decode import Reject, attempted, field_text, rows, shown
+from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
+from qilin_lib.chimed.readers.turns import instruction_row
 from qilin_lib.chimed.records import Passage, Record, Rejection, excerpt
 
 Lines = Iterable[tuple[int, str | Reject]]
@@ -38,18 +40,21 @@ _ENDS = tuple("。！？：；…」』”）!?:;)")
 
 
 def textbook(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-    """Passages of a .txt book, or of every entry of a .json file (one Rejection for an entry without content)."""
+    """Passages of a .txt book, or of every entry of a file of rows (one Rejection for an entry without content)."""
     path = PurePosixPath(plain_name(file))
-    if path.suffix == ".json":
+    if path.suffix.lower() != ".txt" or holds_rows(stream):
         yield from _entries(source, file, stream)
     else:
         yield from _book(source, file, path.stem, stream)
 
 
 def _entries(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-    for line, row in json_items(stream, "entries"):
+    for line, row in rows(file, stream):
         if isinstance(row, Reject):
             yield Rejection(source, file, line, row.reason, excerpt(row.detail))
+            continue
+        if isinstance(row, list):
+            yield attempted(instruction_row, source, file, line, row)
             continue
         body = field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
         if not body:

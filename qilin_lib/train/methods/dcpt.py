@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.models import attention
 from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.shapes import shape
@@ -22,6 +21,7 @@ from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import saving
 from qilin_lib.train.heldout import documents, label_count, measured
+from qilin_lib.train.methods import METHODS
 
 # Tokens of a held-out document that are scored, where the model's context is longer.
 CONTEXT = 2048
@@ -32,7 +32,7 @@ def train(stage: Stage) -> dict[str, Any]:
     tokens = stage.parent("02_tokenize")
     return jobs.train_stage(
         stage,
-        __name__,
+        METHODS["dcpt"],
         {
             "weights": shared.weights_of(stage, "02_tokenize"),
             "blocks": tokens / "cpt_train.npy",
@@ -43,19 +43,10 @@ def train(stage: Stage) -> dict[str, Any]:
 
 
 def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
-    """transformers' Trainer on packed blocks; the loss of a step is the mean over all its tokens that carry one, of
-    all micro-batches and processes (transformers#34191)."""
-    from transformers import Trainer, TrainingArguments
-
-    collate = partial(stack, blocks=blocks)
+    """transformers' Trainer on packed blocks (`fit.causal_trainer`)."""
     # Naive blocks are one text each.
-    if any((positions[1:] == 0).any() for positions in blocks.positions):
-        attention.isolate(model, job.parameters)
-        collate = attention.in_one_row(model, collate)
-    arguments = TrainingArguments(**shared.arguments(job.parameters, job.out))
-    if shared.has_fused_head(model, job.parameters, arguments):
-        collate = shared.fuse_head(model, collate)
-    return Trainer(model=model, args=arguments, train_dataset=learnable(blocks), data_collator=collate)
+    packed = any((positions[1:] == 0).any() for positions in blocks.positions)
+    return shared.causal_trainer(job, model, learnable(blocks), partial(stack, blocks=blocks), packed)
 
 
 def work(job: SimpleNamespace) -> None:
@@ -153,7 +144,3 @@ def stack(numbers: Sequence[int], blocks: Blocks) -> dict[str, Any]:
 
     parts = {"input_ids": blocks.ids, "position_ids": blocks.positions, "labels": blocks.labels}
     return {name: torch.from_numpy(part[numbers].astype(np.int64)) for name, part in parts.items()}
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)

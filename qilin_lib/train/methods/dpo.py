@@ -9,7 +9,6 @@ were computed beforehand (reference.py). A wrong reference is the commonest faul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from typing import Any
 from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import behaviour, methods, numerics, pairs, reference
 from qilin_lib.train import fit as shared
@@ -35,19 +34,14 @@ GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 
 def train(stage: Stage) -> dict[str, Any]:
     """Align the SFT model on ChiMed-DPO by the stage's `method` in a child process; returns its facts."""
-    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
-    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": data, "store": tokens, "cache": runs.cache_dir()}
-    return jobs.train_stage(stage, methods.of(stage.parameters).module, paths)
+    paths = pairs.inputs(stage) | {"cache": runs.cache_dir()}
+    return jobs.train_stage(stage, methods.of(stage.parameters), paths)
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
     """{prompt_ids, chosen_ids, rejected_ids} of one triplet, in the SFT template; long turns are cut inside."""
-    limits = (parameters.max_source_length, parameters.max_target_length)
-    prompt, _ = template.encode_with_labels(row["prompt"], tokenizer, *limits, add_generation_prompt=True)
-    whole = {
-        side: template.encode_with_labels(row["prompt"] + row[side], tokenizer, *limits)[0]
-        for side in ("chosen", "rejected")
-    }
+    prompt = pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True)
+    whole = {side: pairs.encoded(row["prompt"] + row[side], template, tokenizer, parameters) for side in pairs.SIDES}
     return {"prompt_ids": prompt, **{f"{side}_ids": ids[len(prompt) :] for side, ids in whole.items()}}
 
 
@@ -189,27 +183,23 @@ def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: check the reference, train; facts.json last."""
-    learn(job, make_trainer, step_zero)
-
-
-def learn(job: SimpleNamespace, make: Callable[..., Any], before: Callable[..., dict[str, Any]]) -> None:
-    """What every method of 05 does: `make(job, model, tokenizer, training, held)` is its trainer, `before(trainer,
-    held)` what is checked before step 1, as facts."""
-    parameters = job.parameters
+    """The child's part, of every method of 05: its `make_trainer`, what its `step_zero` checks before step 1, training;
+    facts.json last."""
+    parameters, method = job.parameters, methods.of(job.parameters)
+    module = method.load()
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     rows = store.rows(job.paths, tokenizer, split="train")
     training = [pairs.compact(pair(row, job.template, tokenizer, parameters)) for row in rows]
     _, held, apart = heldout_pairs(job, tokenizer)
-    trainer = make(job, model, tokenizer, training, held)
-    facts = before(trainer, held)
+    trainer = module.make_trainer(job, model, tokenizer, training, held)
+    facts = module.step_zero(trainer, held)
     facts |= shared.fit(trainer, job, job.paths.weights) | {
         **pairs.facts(rows, training, parameters.max_target_length),
         "method": parameters.method,
         "pairs_heldout": len(held),
         "pairs_heldout_apart": apart,
         "beta": parameters.beta,
-        "reference": _source(trainer) if methods.of(parameters).reference else "none",
+        "reference": _source(trainer) if method.reference else "none",
     }
     if trainer.is_world_process_zero():
         files.write_json(job.out / "facts.json", facts)
@@ -304,7 +294,7 @@ def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dic
     """
     limit = job.parameters.max_target_length
     asked = [one["prompt_ids"] for one in held[: job.parameters.sampled_prompts]]
-    sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in ("chosen", "rejected")}
+    sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}
     sampled: dict[str, Any] = {"max_new_tokens": limit}
 
     def measure(model: Any, moment: str) -> dict[str, list[float]]:
@@ -324,7 +314,3 @@ def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dic
 def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
     """(ids, labels) with loss on the answer alone."""
     return prompt + answer, [IGNORE] * len(prompt) + answer
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)

@@ -13,9 +13,8 @@ from typing import Any
 
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
-from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dpo
-from qilin_lib.train.methods.dpo import score
+from qilin_lib.train.methods.dpo import score, work  # noqa: F401
 
 START = 0.5  # the loss while policy and reference are equal
 
@@ -79,12 +78,3 @@ def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
             f"before step 1 the KTO loss is {loss:.4f}, not {START}, policy and reference {gap:.2g} nats apart"
         )
     return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
-
-
-def work(job: SimpleNamespace) -> None:
-    """The child's part."""
-    dpo.learn(job, make_trainer, step_zero)
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)

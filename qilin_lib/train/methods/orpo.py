@@ -12,10 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib.train import fit as shared
-from qilin_lib.train import job as jobs
 from qilin_lib.train import numerics
 from qilin_lib.train.methods import dpo
-from qilin_lib.train.methods.dpo import score
+from qilin_lib.train.methods.dpo import score, work  # noqa: F401
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
@@ -55,12 +54,3 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
 def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
     """Nothing is compared before step 1."""
     return {"step_zero_loss": None, "step_zero_expected": None, "step_zero_gap": None}
-
-
-def work(job: SimpleNamespace) -> None:
-    """The child's part."""
-    dpo.learn(job, make_trainer, step_zero)
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)

@@ -19,12 +19,13 @@ from qilin_lib.models.adapters import REWARD_TASK, is_adapter, load_trained, tra
 from qilin_lib.models.load import load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens import store
+from qilin_lib.tokens.statistics import batches
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import pairs
-from qilin_lib.train.methods import sft
+from qilin_lib.train.methods import METHODS, sft
 from qilin_lib.train.pairs import SIDES
 
 Pair = dict[str, list[int]]
@@ -35,9 +36,8 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     It starts from what 04_sft left. QilinError if ChiMed-DPO has no training pair, or if the training fails.
     """
-    data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
-    paths = {"weights": shared.weights_of(stage, "04_sft"), "data": data, "store": tokens}
-    return jobs.train_step(stage, __name__, stage.dir / "reward", stage.parameters.reward, paths, show)
+    folder, steps = stage.dir / "reward", stage.parameters.reward
+    return jobs.train_step(stage, METHODS["reward"], folder, steps, pairs.inputs(stage), show)
 
 
 def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -> Any:
@@ -60,20 +60,15 @@ def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -
 def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
     """Token ids of a prompt (`messages`) with an answer, as the reward model was trained on them: in the template, long
     turns cut inside to max_source_length and max_target_length, the end token last."""
-    return _ids([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
+    return pairs.encoded([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
 
 
 def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
     """{chosen_ids, rejected_ids} of one triplet: prompt and answer as `sequence` gives them."""
-    return {f"{side}_ids": _ids(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
+    return {f"{side}_ids": pairs.encoded(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
 
 
-def _ids(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> list[int]:
-    limits = (parameters.max_source_length, parameters.max_target_length)
-    return template.encode_with_labels(messages, tokenizer, *limits)[0]
-
-
-def score(model: Any, sequences: list[list[int]], batch_size: int) -> list[float]:
+def rewards(model: Any, sequences: list[list[int]], batch_size: int) -> list[float]:
     """Reward of each token sequence (prompt and answer ids), in the order given; any real number, larger is better.
 
     A sequence that does not end in the end token (an answer that was cut, or sampled ids without it) gets one: the
@@ -81,22 +76,18 @@ def score(model: Any, sequences: list[list[int]], batch_size: int) -> list[float
     rounding alone (below 1e-4).
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     model.eval()
     device, end, pad = next(model.parameters()).device, model.config.eos_token_id, model.config.pad_token_id
-    whole = [ids if ids and ids[-1] == end else [*ids, end] for ids in sequences]
-    order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
-    rewards = [0.0] * len(whole)
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            width = len(whole[rows[-1]])
-            ids = torch.tensor([whole[i] + [pad] * (width - len(whole[i])) for i in rows], device=device)
-            mask = torch.tensor([[1] * len(whole[i]) + [0] * (width - len(whole[i])) for i in rows], device=device)
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0]
-            for i, reward in zip(rows, logits.double().tolist(), strict=True):
-                rewards[i] = reward
-    return rewards
+    whole = [torch.tensor(ids if ids and ids[-1] == end else [*ids, end], device=device) for ids in sequences]
+    found = torch.zeros(len(whole), dtype=torch.float64)
+    for rows in batches(sorted(range(len(whole)), key=lambda i: len(whole[i])), batch_size):
+        ids = pad_sequence([whole[i] for i in rows], batch_first=True, padding_value=pad)
+        mask = pad_sequence([torch.ones_like(whole[i]) for i in rows], batch_first=True)
+        with torch.no_grad():
+            found[rows] = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0].double().cpu()
+    return found.tolist()
 
 
 def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
@@ -108,7 +99,7 @@ def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
 
 
 def _name_ends(model: Any, tokenizer: Any) -> None:
-    """transformers finds the token that carries the reward by the padding token, and `score` ends a sequence."""
+    """transformers finds the token that carries the reward by the padding token, and `rewards` ends a sequence."""
     model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
 
@@ -148,7 +139,7 @@ def work(job: SimpleNamespace) -> None:
         files.write_json(job.out / "facts.json", facts)
 
 
-def score_heldout(job: SimpleNamespace) -> None:
+def score(job: SimpleNamespace) -> None:
     """Rewards of held-out pairs: heldout.json, and its summary in facts.json."""
     scores = heldout(job)
     files.write_json(job.out / "facts.json", files.read_json(job.out / "facts.json") | summary(scores))
@@ -163,11 +154,11 @@ def heldout(job: SimpleNamespace) -> dict[str, list[Any]]:
     rows, _ = pairs.heldout(job.paths, tokenizer)
     rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
     held = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
-    rewards = {side: score(model, [one[f"{side}_ids"] for one in held], job.parameters.batch_size) for side in SIDES}
+    read = {side: rewards(model, [one[f"{side}_ids"] for one in held], job.parameters.batch_size) for side in SIDES}
     return {
         "ids": [row["id"] for row in store.lines(job.paths.data, rows.numbers)],
         "sources": rows.sources().tolist(),
-        **{side: [round(value, 6) for value in values] for side, values in rewards.items()},
+        **{side: [round(value, 6) for value in values] for side, values in read.items()},
     }
 
 
@@ -182,7 +173,3 @@ def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
         "n": len(margins),
         "mean_margin": round(sum(margins) / len(margins), 6),
     }
-
-
-if __name__ == "__main__":
-    jobs.main(work, score_heldout)

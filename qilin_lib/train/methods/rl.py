@@ -23,12 +23,12 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import trained
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
-from qilin_lib.tokens import corpus, store
+from qilin_lib.tokens import store
 from qilin_lib.tokens.template import Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import launch, sampling
-from qilin_lib.train.methods import dpo, reward
+from qilin_lib.train import launch, pairs, sampling
+from qilin_lib.train.methods import METHODS, dpo, reward
 
 # Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
 # term by the ratio.
@@ -42,13 +42,8 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
     """
     if stage.parameters.method == "none":
         return None
-    paths = {
-        "weights": shared.weights_of(stage, "04_sft"),
-        "reward": trained(stage.dir / "reward"),
-        "data": stage.parent("01_build_chimed") / "dpo.jsonl",
-        "store": corpus.folder(stage.parent("02_tokenize"), "dpo"),
-    }
-    return jobs.train_step(stage, __name__, stage.dir / "rl", stage.parameters.rl, paths, show, scored=False)
+    paths = pairs.inputs(stage) | {"reward": trained(stage.dir / "reward")}
+    return jobs.train_step(stage, METHODS["rl"], stage.dir / "rl", stage.parameters.rl, paths, show)
 
 
 def questions(
@@ -58,10 +53,7 @@ def questions(
 
     Long turns are cut inside, as in SFT and DPO; what leaves no room for max_target_length new tokens is left out.
     """
-    limits = (parameters.max_source_length, parameters.max_target_length)
-    made = [
-        template.encode_with_labels(row["prompt"], tokenizer, *limits, add_generation_prompt=True)[0] for row in rows
-    ]
+    made = [pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True) for row in rows]
     asked = [ids for ids in made if len(ids) + parameters.max_target_length <= context]
     return asked, len(made) - len(asked)
 
@@ -69,13 +61,13 @@ def questions(
 def reward_function(judge: Any, batch_size: int) -> Callable[..., list[float]]:
     """A reward function for TRL: the rewards of prompt and completion ids, no text tokenised again.
 
-    An answer that was cut is scored as if it ended there (`reward.score`). RuntimeError for a reward that is no number:
+    An answer that was cut is scored as if it ended there. RuntimeError for a reward that is no number:
     TRL would leave such an answer out without a word.
     """
 
     def reward_model(prompts: list[list[int]], completion_ids: list[list[int]], **_: Any) -> list[float]:
         sequences = [prompt + answer for prompt, answer in zip(prompts, completion_ids, strict=True)]
-        values = reward.score(judge, sequences, batch_size)
+        values = reward.rewards(judge, sequences, batch_size)
         if broken := sum(not math.isfinite(value) for value in values):
             raise RuntimeError(f"the reward model gives {broken} of {len(values)} answers no finite reward")
         return values
@@ -197,7 +189,3 @@ def _counts(job: SimpleNamespace, asked: int, too_long: int) -> dict[str, Any]:
         "answers_a_step": answers,
         "lora_dropout_used": 0.0,
     }
-
-
-if __name__ == "__main__":
-    jobs.main(work)

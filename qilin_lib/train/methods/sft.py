@@ -18,7 +18,6 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models import attention
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins, corpus, store
@@ -27,6 +26,7 @@ from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import one_stage
 from qilin_lib.train.heldout import label_count, measured
+from qilin_lib.train.methods import METHODS
 
 # ids and labels, equally long: lists, or the two rows of an array.
 Example = tuple[Sequence[int], Sequence[int]]
@@ -39,7 +39,7 @@ def train(stage: Stage) -> dict[str, Any]:
     paths = {"weights": shared.weights_of(stage, "03_dcpt"), **data}
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
-    return jobs.train_stage(stage, __name__, paths)
+    return jobs.train_stage(stage, METHODS["sft"], paths)
 
 
 def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
@@ -151,14 +151,12 @@ def examples(
     return Examples(rows, found, *np.array(made, dtype=np.int64).reshape(-1, 3).T), counts
 
 
-def collate(
-    batch: Sequence[Example], pad_id: int, max_length: int, packing: bool, labelled: bool = True
-) -> dict[str, Any]:
+def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: bool) -> dict[str, Any]:
     """Conversations as the model's arguments: rows of at most `max_length` tokens, or a row each without `packing`.
 
     Attention stays inside a conversation because its positions restart: `models.attention` goes by them in packed rows,
-    transformers' own mask in others (no cache: `load_model`). With `labelled` only positions whose next token is
-    labelled reach the vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
+    transformers' own mask in others (no cache: `load_model`). Only positions whose next token is labelled reach the
+    vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
     """
     import torch
 
@@ -166,48 +164,20 @@ def collate(
     rows = bins.pack_rows(lengths, max_length) if packing else [[i] for i in range(len(batch))]
     blocks = bins.fill(batch, rows, pad_id)
     ids, positions, labels = (torch.from_numpy(part.astype(np.int64)) for part in vars(blocks).values())
-    given = {"input_ids": ids, "position_ids": positions, "labels": labels}
-    if not labelled:
-        return given
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
     keep = following != IGNORE
+    given = {"input_ids": ids, "position_ids": positions, "labels": labels}
     return given | {"logits_to_keep": keep, "shift_labels": following[keep]}
-
-
-def collator(parameters: Any, arguments: Any, model: Any, pad_id: int) -> Callable[[Sequence[Example]], dict[str, Any]]:
-    """`collate` as a training of `parameters` needs it; `arguments`: its TrainingArguments.
-
-    Liger's forward pass takes no positions by row (0.8.5), and a fused head makes no logits anyway.
-    """
-    packing, fused = parameters.packing, shared.has_fused_head(model, parameters, arguments)
-    labelled = not (fused or arguments.use_liger_kernel)
-    rows = partial(collate, pad_id=pad_id, max_length=parameters.max_length, packing=packing, labelled=labelled)
-    rows = attention.in_one_row(model, rows) if packing else rows
-    return shared.fuse_head(model, rows) if fused else rows
 
 
 def make_trainer(
     job: SimpleNamespace, model: Any, tokenizer: Any, training: Sequence[Example], in_order: bool = False
 ) -> Any:
-    """transformers' Trainer on `training`, shuffled anew in every epoch, or `in_order`, the same in every epoch.
-
-    Not TRL's SFTTrainer: on a CPU its loss (1.16) projects every position to the vocabulary, in the forward pass and
-    again in the backward, and it adds entropy and accuracy to each step; what it prepares (template, masks) is made
-    here already. In both the loss is the mean over a whole step's labelled tokens, of all micro-batches and processes.
-    """
-    from transformers import Trainer, TrainingArguments
-
-    parameters = job.parameters
-    if parameters.packing:
-        attention.isolate(model, parameters)
-    sampling = "sequential" if in_order else "random"
-    arguments = TrainingArguments(**shared.arguments(parameters, job.out), train_sampling_strategy=sampling)
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=training,
-        data_collator=collator(parameters, arguments, model, tokenizer.pad_token_id),
-    )
+    """transformers' Trainer (`fit.causal_trainer`) on `training`, shuffled anew in every epoch, or `in_order`, the same
+    in every epoch."""
+    p, order = job.parameters, "sequential" if in_order else "random"
+    rows = partial(collate, pad_id=tokenizer.pad_token_id, max_length=p.max_length, packing=p.packing)
+    return shared.causal_trainer(job, model, training, rows, p.packing, train_sampling_strategy=order)
 
 
 def work(job: SimpleNamespace) -> None:
@@ -286,7 +256,3 @@ def spread(rows: Sequence[Any], most: int | None) -> list[Any]:
     """At most `most` rows, evenly spaced: sft.jsonl is in order of sources, its head would be one source."""
     count = len(rows) if most is None else min(len(rows), most)
     return [rows[i * len(rows) // count] for i in range(count)]
-
-
-if __name__ == "__main__":
-    jobs.main(work, score)

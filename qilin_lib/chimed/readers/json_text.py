@@ -1,0 +1,273 @@
+"""The records of a JSON text as a stream, whatever its layout: in bounded memory, and in time linear in its size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qilin_lib.chimed.readers import stream as streams
+from qilin_lib.chimed.readers.stream import Reject, Stream
+from qilin_lib.chimed.records import excerpt
+
+_DECODER = json.JSONDecoder(strict=False)
+# A first object that ends within so many characters is looked at as a whole before anything is read.
+_HEAD = 1 << 22
+# Commas too many, and byte-order marks of files put together.
+_GAP = re.compile(r"[\s,\ufeff]*")
+_COLON = re.compile(r"[\s:]*")
+_LIST = re.compile(r"\[\s*(.?)", re.DOTALL)
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_STRING_OR_COMMA = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
+_SCALAR_MEMBER = rf"{_STRING}\s*:\s*(?:{_STRING}|[-+.\w]+)\s*,\s*"
+# An object whose first member that is not scalar is a list of lists or objects, or an object.
+_SHAPE = re.compile(rf"\{{\s*(?:{_SCALAR_MEMBER})*+{_STRING}\s*:\s*(\[(?=\s*[\[{{])|\{{)", re.DOTALL)
+# Levels of nesting are limited; where the limit was met is not known.
+_DEEP = 1000
+
+
+def json_items(stream: Stream, fits: Callable[[Any], bool] | None = None) -> Iterator[tuple[int, Any]]:
+    """(line, value) of each record of a JSON text; a broken one comes as (line, Reject).
+
+    Records are lines, values one after another over lines or without a gap, the elements of arrays, or what an object
+    holds that is no record itself: the elements of its lists ({"data": […]}), or its members ({"id": {…}, …}). `fits`
+    says of a value whether it has a record's form. Commas too many or too few do not matter. Behind a broken record
+    reading goes on at the next line that begins one; of a text without lines the rest is lost, and said to be.
+    """
+    window = _Window(stream.pieces())
+    opening = window.skip(_GAP)
+    if opening == "[":
+        yield from _values(window)
+    elif opening == "{" and (holds := _container(window, fits)):
+        yield from _members(window, holds)
+    elif opening == "{" and not window.in_lines:
+        yield from _values(window)
+    else:
+        yield from _line_items(stream)
+
+
+def holds_rows(stream: Stream) -> bool:
+    """Whether a text is JSON with records, whatever its file is called."""
+    _, value = next(json_items(stream), (0, None))
+    return isinstance(value, dict | list)
+
+
+def _line_items(stream: Stream) -> Iterator[tuple[int, Any]]:
+    for number, line in stream.lines():
+        if isinstance(line, Reject):
+            yield number, line
+            continue
+        at, mended = _GAP.match(line).end(), False
+        while at < len(line):
+            value, end = _decoded(line, at)
+            if isinstance(value, Reject) and not mended:
+                line, mended = _without_trailing_commas(line), True
+                value, end = _decoded(line, at)
+            yield number, value
+            at = len(line) if isinstance(value, Reject) else _GAP.match(line, end).end()
+
+
+def _decoded(text: str, at: int) -> tuple[Any, int]:
+    """(value, its end), or (Reject, where its fault lies)."""
+    try:
+        return _DECODER.raw_decode(text, at)
+    except json.JSONDecodeError as reason:
+        said = f"{reason.msg.removesuffix(' starting at')} at character {reason.pos - at + 1}"
+        return Reject("broken JSON", f"{said}: {excerpt(text[at : at + 240])}"), reason.pos
+    except (ValueError, RecursionError) as reason:  # a number of thousands of digits; nested too deep
+        said = str(reason).split(";")[0].split(" while")[0]
+        return Reject("broken JSON", f"{said}: {excerpt(text[at : at + 240])}"), min(at + _DEEP, len(text))
+
+
+def _without_trailing_commas(text: str) -> str:
+    """`text` with a blank for each comma before a closing bracket; nothing moves."""
+    return _STRING_OR_COMMA.sub(lambda found: " " if found[0] == "," else found[0], text)
+
+
+class _Window:
+    """The part of a text that one value may lie in: grows at the end, forgets what is behind `at`."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self.text, self.at, self.end, self.ended = "", 0, 0, False
+        self._line, self._counted, self._size = 1, 0, 64
+        # Of values that begin no line, nothing is known.
+        self._indent = r"[ \t]?"
+        self.in_lines = self.lost = False
+
+    def more(self) -> bool:
+        """Grow to twice what lies ahead, or by a piece; False at the end of the text."""
+        self.line()
+        parts = [self.text[self.at :]]
+        wanted, size = 2 * len(parts[0]), len(parts[0])
+        for piece in self._pieces:
+            parts.append(piece)
+            size += len(piece)
+            if size >= wanted:
+                break
+        else:
+            self.ended = True
+        self.text, self.end, self.at, self._counted = "".join(parts), self.end - self.at, 0, 0
+        return len(parts) > 1
+
+    def line(self) -> int:
+        """Number of the line at `at`."""
+        self._line += self.text.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._line
+
+    def skip(self, gap: re.Pattern[str]) -> str:
+        """Go to the end of `gap`; returns the character there, "" at the end of the text."""
+        skipped = ""
+        while True:
+            start, self.at = self.at, gap.match(self.text, self.at).end()
+            skipped += self.text[start : self.at]
+            if self.at < len(self.text) or not self.more():
+                break
+        if "\n" in skipped:
+            self._indent = re.escape(skipped.rpartition("\n")[2].rstrip(","))
+        return self.text[self.at : self.at + 1]
+
+    def is_last(self) -> bool:
+        """Whether nothing comes behind `end`."""
+        while True:
+            if _GAP.match(self.text, self.end).end() < len(self.text):
+                return False
+            if not self.more():
+                return True
+
+    def grow_to_line(self) -> None:
+        """Hold the line of `at` to its end, or _HEAD characters of it."""
+        while "\n" not in self.text[self.at : self.at + _HEAD] and len(self.text) - self.at < _HEAD and self.more():
+            pass
+
+    def opens(self) -> bool:
+        """Whether a list of records begins at `at`: of lists or objects, or an empty one."""
+        while (found := _LIST.match(self.text, self.at)) and not found[1] and self.more():
+            pass
+        return bool(found) and found[1] in ("{", "[", "]")
+
+    def value(self, limit: int = 0) -> Any:
+        """The value at `at`, `end` behind it; a Reject where there is none, `end` at its fault.
+
+        What is parsed is a copy of about the last value's size: a parser that fails looks at all it was given.
+        """
+        size, limit = self._size, limit or streams.MAX_LINE
+        while True:
+            part = self.text[self.at : self.at + size]
+            last = self.at + size >= len(self.text)
+            value, end = _decoded(part, 0)
+            broken = isinstance(value, Reject)
+            cut = (
+                not part[end + 16 :].strip() or value.detail.startswith("Unterminated") if broken else end == len(part)
+            )
+            if cut and not (last and self.ended):
+                if len(part) > limit:
+                    value = Reject("element too long", f"more than {limit} characters")
+                elif not last or self.more():
+                    size = min(4 * size, limit + 1)
+                    continue
+            if broken and part[end : end + 1] in ("}", "]") and part[:end].rstrip().endswith(","):
+                value, end = _decoded(_without_trailing_commas(part), 0)
+            if not isinstance(value, Reject) and end > limit:
+                value = Reject("element too long", f"more than {limit} characters")
+            self._size, self.end = max(64, 2 * end), self.at + end
+            return value
+
+    def record(self) -> tuple[int, Any]:
+        """(line, value) at `at`, which moves behind it; of a broken one to the next line that begins a value.
+
+        That may be the line of the fault itself: every line is looked at twice at most.
+        """
+        line, value = self.line(), self.value()
+        if isinstance(value, Reject):
+            where = f"reading goes on at line {self.line()}" if self._resume() else "nothing behind it is read"
+            return line, Reject(value.reason, f"{value.detail} ({where})")
+        self.at = self.end
+        return line, value
+
+    def _resume(self) -> bool:
+        pattern = re.compile(rf'\n{self._indent},?(?=["{{\[])')
+        begun = self.text.rfind("\n", self.at, self.end)
+        self.at = self.end if begun < 0 else begun
+        while not (found := pattern.search(self.text, self.at)):
+            last = self.text.rfind("\n", self.at)
+            self.at = len(self.text) if last < 0 else last
+            if not self.more():
+                self.at, self.lost = len(self.text), True
+                return False
+        self.at = found.end()
+        return True
+
+
+def _values(window: _Window) -> Iterator[tuple[int, Any]]:
+    """Values one after another, and the elements of lists of records."""
+    while window.skip(_GAP):
+        if window.opens():
+            window.at += 1
+            yield from _elements(window)
+        else:
+            yield window.record()
+
+
+def _elements(window: _Window) -> Iterator[tuple[int, Any]]:
+    """The elements of a list, from behind its bracket to behind the closing one."""
+    while (char := window.skip(_GAP)) != "]":
+        if not char:
+            yield from _cut_off(window, "array")
+            return
+        yield window.record()
+    window.at += 1
+
+
+def _cut_off(window: _Window, inside: str) -> Iterator[tuple[int, Reject]]:
+    if not window.lost:
+        window.lost = True
+        yield window.line(), Reject("broken JSON", f"the file ends inside the {inside}")
+
+
+def _members(window: _Window, holds: str) -> Iterator[tuple[int, Any]]:
+    """The records of an object: elements of its lists, or its objects, as `holds` says; scalars are none."""
+    window.at += 1
+    while (char := window.skip(_GAP)) != "}":
+        if not char:
+            yield from _cut_off(window, "object")
+            return
+        line, key = window.record()
+        if isinstance(key, Reject):
+            yield line, key
+            continue
+        window.skip(_COLON)
+        if holds == "[" and window.opens():
+            window.at += 1
+            yield from _elements(window)
+            continue
+        line, value = window.record()
+        if isinstance(value, Reject) or holds == "{" and isinstance(value, dict):
+            yield line, value
+    window.at += 1
+    yield from _values(window)
+
+
+def _container(window: _Window, fits: Callable[[Any], bool] | None) -> str:
+    """How the object at `at` holds records, "[" in lists or "{" as members; "" when it is one itself."""
+    window.grow_to_line()
+    value = window.value(_HEAD)
+    in_first = window.end <= window.text.find("\n", window.at)
+    if isinstance(value, Reject):
+        window.in_lines = in_first
+        shape = _SHAPE.match(window.text, window.at)
+        return shape[1][0] if shape and not in_first else ""
+    if not window.is_last():
+        window.in_lines = in_first
+        return ""
+    if fits and fits(value):
+        return ""
+    members = value.values()
+    firsts = [next(iter(member), None) for member in members if isinstance(member, list)]
+    listed = [first for first in firsts if isinstance(first, list | dict)]
+    if any(map(fits, listed)) if fits else listed:
+        return "["
+    objects = [member for member in members if isinstance(member, dict)]
+    return "{" if objects and (len(objects) == len(value) or fits and any(map(fits, objects))) else ""

@@ -1,0 +1,143 @@
+"""De-identification of notes and consultations: what stands beside its label goes, what was done and felt stays."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from raw_files import jsonl, put
+
+from qilin_lib.chimed.build import build_sets
+from qilin_lib.chimed.deidentify import deidentify
+from tests.helpers.personal import MAKERS, invented
+
+# Rare surnames, given names of small words, three and four syllables, names of minorities, spaced and Latin ones.
+NAMES = "张和平 安晓红 庞建国 莫晓红 柴玉兰 尚文杰 卓玛 阿依古丽 李来福 王有才 陈同生 赵其昌 李是 王由之 褚清和"
+NAMES = [*NAMES.split(), "买买提·吐尔逊", "李 明", "王 小 明", "Zhang Wei", "ZHANG WEI", "Anna Maria Rossi", "欧阳娜娜"]
+LABELS = "姓名 患者姓名 姓 名 联系人 紧急联系人 收件人 家属姓名 医师签名 记录者 主治医师 责任护士 术者 家属签字 委托人"
+LABELS = LABELS.replace("姓 名", "姓_名").split()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("label", LABELS)
+def test_a_name_beside_its_label_goes_whatever_it_is(label, name):
+    label = label.replace("_", " ")
+    for end in ("。", "，男，45岁", " 性别：女", "\n", "（签字）"):
+        assert deidentify(f"{label}：{name}{end}")[0] == f"{label}：[姓名]{end}"
+
+
+@pytest.mark.parametrize(
+    "value", "不详 无 未知 性别：男 年龄：45岁 暂无 未填 保密 ______ /".split() + ["", "\n性别：女"]
+)
+@pytest.mark.parametrize("label", LABELS[:5])
+def test_a_label_without_a_value_keeps_what_follows(label, value):
+    text = f"入院登记。{label.replace('_', ' ')}：{value}\n主诉：胸痛2小时。"
+    assert deidentify(text) == (text, {})
+
+
+GOES = [
+    ("姓名：周永和性别：男", "姓名：[姓名]性别：男"),
+    ("姓名：孙立女46岁", "姓名：[姓名]女46岁"),
+    ("【姓名】何其", "【姓名】[姓名]"),
+    ("姓名（必填）：施由美", "姓名（必填）：[姓名]"),
+    ("Name: Li Na, F, 30", "Name: [姓名], F, 30"),
+    ("我是方示同博士，下午出诊", "我是[姓名]博士，下午出诊"),
+    ("江博士，我夜里总做梦", "[姓名]博士，我夜里总做梦"),
+    ("上周流产了张医生，今早又查了一次", "上周流产了[姓名]医生，今早又查了一次"),
+    ("想问问胡医生这是什么病", "想问问[姓名]医生这是什么病"),
+    ("腿一直麻王大夫我想咨询一下", "腿一直麻[姓名]大夫我想咨询一下"),
+    ("谢谢您任医生，再见", "谢谢您[姓名]医生，再见"),
+    ("帮我看看吧黄主任。", "帮我看看吧[姓名]主任。"),
+    ("那朱主任，肝炎怎么传染", "那[姓名]主任，肝炎怎么传染"),
+    ("还有范护士长，周末能换药吗", "还有[姓名]护士长，周末能换药吗"),
+    ("患者林佳禾，女，8岁，弱视", "患者[姓名]，女，8岁，弱视"),
+    ("手机13800 138000", "手机[电话]"),
+    ("打 138 001 38000", "打 [电话]"),
+    ("138-001-38000找我", "[电话]找我"),
+    ("电话：1 3 8 0 0 1 3 8 0 0 0", "电话：[电话]"),
+    ("１３８.００１３.８０００", "[电话]"),
+    ("加薇：abc12345", "加薇：[账号]"),
+    ("加v：liming1985", "加v：[账号]"),
+    ("薇信 lm_1985", "薇信 [账号]"),
+    ("加v信 xiaoming88", "加v信 [账号]"),
+    ("身份证 1701011964091 6871 0", "身份证 [身份证号]"),
+    ("170101-19640916-8710", "[身份证号]"),
+    ("身份证号：1701 0119 6409 1687 10", "身份证号：[身份证号]"),
+    ("出生日期：八五年三月", "出生日期：[出生日期]"),
+    ("生于一九八五年三月十二日", "生于[出生日期]"),
+    ("我是1985年出生", "我是[出生日期]出生"),
+    ("车牌粤B12345", "车牌[车牌]"),
+    ("停在楼下的沪A·D12345", "停在楼下的[车牌]"),
+    ("护照号：E12345678", "护照号：[证件号]"),
+    ("军官证 南字第0382216号", "军官证 [证件号]"),
+    ("我的博客 https://blog.example.com/u/liming", "我的博客 [网址]"),
+    ("看 weibo.com/u/1234567890", "看 [网址]"),
+]
+
+
+@pytest.mark.parametrize("raw, wanted", GOES)
+def test_identifiers_go(raw, wanted):
+    assert deidentify(raw)[0] == wanted
+
+
+STAYS = [
+    "患者于昨日因胸痛入院", "患者于凌晨因呼吸困难就诊", "患者于上周因腹泻来诊", "患者曾反复因胸闷住院",
+    "患者易疲劳，食欲差", "患者易出汗，夜间为甚", "患者常失眠，多梦", "患者常腹痛，便后缓解", "患者曾手术，恢复好",
+    "患者曾呕血，量少", "患者于餐后，出现上腹胀", "病人毛发稀，皮肤干", "患者高热不退，予物理降温",
+    "患者温水擦浴后，体温下降", "患者时有头晕，", "患者项强，转侧不利",
+    "骨折发生于2019年3月5日", "主治医生于2021年5月6日为其行阑尾切除术", "学生于2020年9月发病",
+    "剂量递增400-800-1200mg/d", "剂量400-800-1200 mg", "病房共设 60床，开放 45床", "医保账户12000元",
+    "输液管路2号接口", "祝医生工作顺利", "祝主任身体健康", "唐之大夫多服丹石", "古之医生，",
+    "我院地址：青河市样本区白杨街87号", "医院总机：0571-55501234", "预约电话：400-810-5566",
+    "咨询热线：800-810-5566", "青河市第一医院地址：样本路5号", "地址：样本市卫生健康委员会，长青路1号",
+    "于某些患者而言，获益大于风险", "家属：拒绝签字", "联系人：女儿", "父亲：体健，母亲：高血压", "配偶：体健",
+    "家属要求出院，签字为证", "姓名要和身份证一致", "签名后生效", "医生：您好，请讲", "患者：肚子疼",
+    "2015年出生的儿童中患病率为3%", "详见 https://www.who.int/zh/news", "新B12缺乏", "电话随访，联系方式见首页",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STAYS)
+def test_clinical_and_public_text_stays(text):
+    assert deidentify(text) == (text, {})
+
+
+TURNS = [
+    ("患者姓名？", "王丽娟", "[姓名]"),
+    ("请问怎么称呼，姓名和年龄是多少？", "阿依古丽，35岁", "[姓名]，35岁"),
+    ("身份证号发一下", "110105491231002", "[身份证号]"),
+    ("怎么联系您？", "5550123，白天都在", "[电话]，白天都在"),
+    ("方便留个微信号吗？", "好的，abc12345", "好的，[账号]"),
+    ("住院号是多少？", "166302", "[病历号]"),
+    ("孩子的出生日期？", "2015年6月1日", "[出生日期]"),
+    ("家庭住址写一下", "青河市样本区白杨街", "[地址]"),
+    ("患者姓名？", "不详", "不详"),
+    ("患者姓名？", "好的，稍等", "好的，稍等"),
+]
+
+
+@pytest.mark.parametrize("asked, answer, wanted", TURNS)
+def test_a_cue_in_one_turn_covers_the_next(params, tmp_path, asked, answer, wanted):
+    said = ["医生您好，想咨询一下胃胀的问题。", asked, answer, "好，我记下了，请继续说您的情况。"]
+    roles = ["human", "gpt"] * 2
+    rows = [{"conversations": [{"from": role, "value": text} for role, text in zip(roles, said, strict=True)]}]
+    raw = put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl(rows)})
+    build_sets(params, raw, tmp_path / "out", progress=lambda line: None)
+    (record,) = map(json.loads, (tmp_path / "out" / "sft.jsonl").read_text(encoding="utf-8").splitlines())
+    assert [turn["content"] for turn in record["messages"]] == [said[0], said[1], wanted, said[3]]
+
+
+@pytest.mark.parametrize("asked, answer, wanted", TURNS)
+def test_a_cue_in_one_line_covers_the_next(asked, answer, wanted):
+    assert deidentify(f"{asked}\n{answer}\n谢谢")[0] == f"{asked}\n{wanted}\n谢谢"
+
+
+def test_no_invented_value_survives():
+    left = []
+    for seed in range(300):
+        dice = random.Random(seed)
+        for kind in MAKERS:
+            value, sentence = invented(kind, dice)
+            if value in deidentify(sentence)[0]:
+                left.append((seed, sentence))
+    assert not left

@@ -1,0 +1,188 @@
+"""Multiple-choice questions in the forms in which they go round, read alike by 01 and by 06."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from raw_files import jsonl, put
+
+from qilin_lib.chimed import sources
+from qilin_lib.chimed.records import Dialogue, Exam, Record
+from qilin_lib.evaluate import exams
+from qilin_lib.evaluate.items import cmexam_items
+
+STEM = "流感的病原体是"
+OPTIONS = (("A", "病毒"), ("B", "细菌"), ("C", "真菌"), ("D", "DNA"))
+PARAMS = SimpleNamespace(max_items_further=None, seed=1)
+
+
+def payloads(tmp_path, name):
+    reads = [unit.read for unit in sources.units(sources.BY_NAME[name], tmp_path)]
+    return [one.payload if isinstance(one, Record) else one.reason for one in reads]
+
+
+@pytest.mark.parametrize(
+    "answer, letters", [("A,C", "AC"), ("ＡＢ", "AB"), ("C、A", "AC"), ("b", "B"), ("A;B;D", "ABD"), ("A，B", "AB")]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        "A 病毒\nB 细菌\nC 真菌\nD DNA",
+        "A病毒\nB细菌\nC真菌\nD DNA",
+        "(A) 病毒\n(B) 细菌\n(C) 真菌\n(D) DNA",
+        "（A）病毒\n（B）细菌\n（C）真菌\n（D）DNA",
+        "A) 病毒\nB) 细菌\nC) 真菌\nD) DNA",
+        "A）病毒\nB）细菌\nC）真菌\nD）DNA",
+        "A、病毒\\nB、细菌\\nC、真菌\\nD、DNA",
+        "Ａ．病毒\nＢ．细菌\nＣ．真菌\nＤ．DNA",
+        "A. 病毒\r\nB. 细菌\r\n\r\nC. 真菌\r\nD. DNA",
+    ],
+)
+def test_cmexam_in_01_and_in_06(tmp_path, answer, letters, options):
+    head, row = "Question,Options,Answer,Explanation\n", f'{STEM},"{options}","{answer}",因为\n'
+    put(tmp_path / "cmexam", {"train.csv": head + row, "test.csv": head + row})
+    wanted = Exam(STEM, OPTIONS, letters, "因为")
+    assert payloads(tmp_path, "cmexam") == [wanted, wanted]
+    ((item,), _) = cmexam_items(tmp_path)
+    assert (item.question, tuple(item.options.items()), item.gold) == (STEM, OPTIONS, letters)
+
+
+@pytest.mark.parametrize(
+    "options, answer, reason",
+    [
+        ("A 病毒\nA 细菌", "A", "broken options"),
+        ("病毒\n细菌", "A", "broken options"),
+        ("A 病毒\nB 细菌", "C", "answer is no option"),
+        ("A 病毒\nB 细菌", "nan", "no answer"),
+        ("A 病毒\nB 细菌", "", "no answer"),
+        ("A 病毒\nB 细菌", "甲", "unknown answer"),
+    ],
+)
+def test_cmexam_rows_that_neither_uses(tmp_path, options, answer, reason):
+    head = "Question,Options,Answer,Explanation\n"
+    good = f'{STEM},"A 病毒\nB 细菌",A,因为\n'
+    put(
+        tmp_path / "cmexam",
+        {
+            "train.csv": head + f'题,"{options}",{answer},因\n',
+            "test.csv": head + good + f'题,"{options}",{answer},因\n',
+        },
+    )
+    assert reason in payloads(tmp_path, "cmexam")
+    items, invalid = cmexam_items(tmp_path)
+    assert len(items) == 1 and len(invalid) == 1
+
+
+def test_an_option_may_go_on_in_a_line_that_begins_with_a_letter(tmp_path):
+    row = f'{STEM},"A 病毒\nC反应蛋白升高\nB 细菌\nC 真菌",A,因为\n'
+    put(tmp_path / "cmexam", {"train.csv": "Question,Options,Answer,Explanation\n" + row})
+    (one,) = payloads(tmp_path, "cmexam")
+    assert [letter for letter, _ in one.options] == ["A", "B", "C"] and "C反应蛋白升高" in one.options[0][1]
+
+
+def test_an_option_may_be_the_word_none(tmp_path):
+    row = f'{STEM},"A none\nB nan\nC 无",C,nan\n'
+    put(tmp_path / "cmexam", {"train.csv": "Question,Options,Answer,Explanation\n" + row})
+    assert payloads(tmp_path, "cmexam") == [Exam(STEM, (("A", "none"), ("B", "nan"), ("C", "无")), "C", "")]
+
+
+def test_ceval_with_and_without_answer(tmp_path):
+    shown = f"id,question,A,B,C,D,answer\n0,{STEM},1,2,3,4,B\n1,{STEM},1,2,3,4,b\n2,{STEM},1,2,3,4,E\n3,{STEM},1,,,,A\n"
+    hidden = f"id,question,A,B,C,D\n0,{STEM},1,2,3,4\n"
+    put(tmp_path / "ceval", {"dev/x_dev.csv": shown, "test/x_test.csv": hidden})
+    options = tuple(zip("ABCD", "1234", strict=True))
+    exams_of = [Exam(STEM, options, letter, "") for letter in ("B", "B", "")]
+    assert payloads(tmp_path, "ceval") == [*exams_of[:2], "answer is no option", "broken options", exams_of[2]]
+
+
+PUBLISHED = {"question": STEM, "options": dict(OPTIONS), "answer": "病毒", "answer_idx": "A", "meta_info": "卫生资格"}
+LISTED = "\n".join(f"({letter}) {text}." for letter, text in OPTIONS)
+MEDQA = {
+    "test.jsonl": jsonl([PUBLISHED]),
+    "4_options/phrases_no_exclude_test.jsonl": jsonl([PUBLISHED]),
+    "zh.json": json.dumps([{"question": STEM, "options": LISTED + "\n(E) .", "answer": "(A)", "source": "x"}]),
+    "medqa-mcmle.jsonl": jsonl([{"question": STEM, "option": LISTED, "anwer": "(A)", "source": "medqa-mcmle"}]),
+    "zh_multiple-choice_test.json": json.dumps(
+        [
+            {
+                "instruction": "请回答以下选择题。",
+                "input": f"问题：{STEM}\n选项：\n" + "\n".join(f"\t{text}" for _, text in OPTIONS),
+                "output": "病毒",
+            }
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("file", MEDQA)
+def test_medqa_in_original_apollo_and_alpaca_form(tmp_path, file):
+    put(tmp_path / "medqa", {file: MEDQA[file]})
+    assert payloads(tmp_path, "medqa") == [Exam(STEM, OPTIONS, "A", "")]
+    task = exams.task("medqa", tmp_path / "medqa", PARAMS, None)
+    assert [(item.question, item.options, item.gold) for item in task.items] == [(STEM, dict(OPTIONS), "A")]
+
+
+def test_medqa_train_questions_are_no_benchmark(tmp_path):
+    put(tmp_path / "medqa", {"test.jsonl": MEDQA["test.jsonl"], "train.jsonl": MEDQA["test.jsonl"]})
+    assert len(payloads(tmp_path, "medqa")) == 1
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"answer_idx": "E"}, "answer is no option"),
+        ({"options": {"A": "病毒"}}, "broken options"),
+        ({"options": "病毒或细菌"}, "broken options"),
+        ({"options": None}, "broken options"),
+        ({"question": ""}, "empty field"),
+    ],
+)
+def test_medqa_rows_without_a_question(tmp_path, change, reason):
+    put(tmp_path / "medqa", {"test.jsonl": jsonl([PUBLISHED | change])})
+    assert payloads(tmp_path, "medqa") == [reason]
+
+
+def test_an_alpaca_answer_that_is_no_option_or_two_of_them(tmp_path):
+    (row,) = json.loads(MEDQA["zh_multiple-choice_test.json"])
+    twice = row | {"input": row["input"] + "\n\t病毒"}
+    put(tmp_path / "medqa", {"a_test.json": json.dumps([row | {"output": "螨虫"}, twice])})
+    assert payloads(tmp_path, "medqa") == ["answer is no option", "broken options"]
+
+
+def test_cmb_exam_and_clinic(tmp_path):
+    choice = {
+        "exam_type": "医师考试",
+        "question": STEM,
+        "answer": "AB",
+        "question_type": "多项选择题",
+        "option": dict(OPTIONS) | {"E": ""},
+    }
+    hidden = {key: value for key, value in choice.items() if key != "answer"} | {"id": 1}
+    clinic = {
+        "id": "0",
+        "title": "病例",
+        "description": "男，三岁，咳嗽三天。",
+        "QA_pairs": [
+            {"question": "初步诊断是什么？", "answer": "支气管炎。"},
+            {"question": "如何处理？", "solution": "对症。"},
+            {"question": "", "answer": "无题"},
+        ],
+    }
+    put(
+        tmp_path / "cmb",
+        {
+            "CMB-Exam/CMB-test/CMB-test-choice-question-merge.json": json.dumps([hidden, choice]),
+            "CMB-test-qa.json": json.dumps([clinic, {"id": "1"}]),
+            "CMB-Exam/CMB-train/CMB-train-merge.json": json.dumps([choice]),
+        },
+    )
+    assert payloads(tmp_path, "cmb") == [
+        Exam(STEM, OPTIONS, "", ""),
+        Exam(STEM, OPTIONS, "AB", ""),
+        Dialogue(("男，三岁，咳嗽三天。\n初步诊断是什么？", "支气管炎。")),
+        Dialogue(("男，三岁，咳嗽三天。\n如何处理？", "对症。")),
+        "empty field",
+        "missing field",
+    ]

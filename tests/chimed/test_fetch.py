@@ -1,0 +1,365 @@
+"""Fetching sources: what is written and recorded, cuts, damage, files that are not ours; no other machine is asked.
+
+One server on this machine speaks both protocols, GitHub's and the hub's, as far as they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from huggingface_hub import HfApi
+
+from qilin_lib.chimed import fetch, sources
+from qilin_lib.errors import QilinError
+
+COMMIT, LATER = "c0ffee" * 6 + "beef", "decade" * 6 + "cafe"
+GRAPH = b"name,alias\r\n" + "感冒 [详细],伤风\r\n".encode("gb18030") * 4000
+PAIRS = (
+    json.dumps({"questions": [["感冒怎么办？"]], "answers": ["多休息，多喝水。"]}, ensure_ascii=False) + "\n"
+) * 3000
+SECRET = "hf_aSecretThatNoFileMayHold"
+
+
+class Far:
+    """What the other side has, how it misbehaves, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.revision = COMMIT
+        self.files: dict[str, dict[str, bytes]] = {
+            "zhihao-chen/QASystemOnMedicalGraph": {
+                "data/disease.csv": GRAPH,
+                "data/vocab.txt": b"x",
+                "a/disease.csv": b"x",
+            },
+            "FreedomIntelligence/huatuo_encyclopedia_qa": {
+                "train_datasets.jsonl": PAIRS.encode(),
+                "test_datasets.jsonl": PAIRS[:200].encode(),
+                "README.md": b"x",
+            },
+            "Toyhom/Chinese-medical-dialogue-data": {
+                "Data_数据/IM_内科/内科 1.csv": GRAPH,
+                "Data_数据/IM_内科/x.py": b"x",
+            },
+        }
+        self.cuts: dict[str, int] = {}
+        self.damaged: set[str] = set()
+        self.ranged = True
+        self.requests: list[tuple[str, str, str]] = []
+
+    def ranges(self, name: str) -> list[str]:
+        return [asked for method, path, asked in self.requests if method == "GET" and path.endswith(name)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    far: Far
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *words) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.far.requests.append((self.command, path, self.headers.get("Range", "")))
+        parts = path.strip("/").split("/")
+        if parts[0] == "repos":
+            self.github("/".join(parts[1:3]), parts[3:])
+        elif parts[:2] == ["api", "datasets"]:
+            self.hub("/".join(parts[2:4]))
+        elif parts[0] == "datasets":
+            self.file("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
+        else:
+            self.file("/".join(parts[:2]), parts[2], "/".join(parts[3:]))
+
+    def github(self, name: str, words: list[str]) -> None:
+        if words == ["commits", "HEAD"]:
+            return self.answer(json.dumps({"sha": self.far.revision}).encode())
+        files = self.far.files.get(name, {})
+        tree = [{"path": p, "type": "blob", "size": len(c), "sha": git_sha1(c)} for p, c in files.items()]
+        self.answer(json.dumps({"tree": [{"path": "data", "type": "tree"}, *tree], "truncated": False}).encode())
+
+    def hub(self, name: str) -> None:
+        if name not in self.far.files:
+            return self.answer(b"{}", 404)
+        siblings = [
+            {"rfilename": p, "size": len(c), "blobId": git_sha1(c)}
+            | ({"lfs": {"sha256": sha256(c), "size": len(c), "pointerSize": 1}} if p.startswith("train") else {})
+            for p, c in self.far.files[name].items()
+        ]
+        self.answer(json.dumps({"id": name, "sha": self.far.revision, "siblings": siblings}).encode())
+
+    def file(self, name: str, revision: str, path: str) -> None:
+        content = self.far.files.get(name, {}).get(path)
+        if content is None or revision != COMMIT:
+            return self.answer(b"", 404)
+        if path in self.far.damaged:
+            content = content[:-1] + b"?"
+        given = re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.far.ranged else None
+        self.answer(
+            content,
+            206 if given else 200,
+            int(given[1]) if given else 0,
+            self.far.cuts.pop(path, None) if self.command == "GET" else None,
+        )
+
+    def answer(self, content: bytes, status: int = 200, start: int = 0, cut: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("ETag", f'"{git_sha1(content)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content) - start))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content[start:][:cut])
+        self.close_connection = cut is not None
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def far(monkeypatch):
+    handler = type("Bound", (Handler,), {"far": Far()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(fetch, "API", url)
+        monkeypatch.setattr(fetch, "RAW", url)
+        monkeypatch.setattr(fetch, "HUB", HfApi(endpoint=url))
+        monkeypatch.setenv("HF_TOKEN", SECRET)
+        yield handler.far
+        server.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """`run(*words)`: (exit status, everything that was printed)."""
+
+    def call(*words: str) -> tuple[int, str]:
+        status = fetch.main([*words, "--raw-dir", str(tmp_path / "raw")])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return call
+
+
+def record(folder) -> dict:
+    return json.loads((folder / "fetched.json").read_text(encoding="utf-8"))
+
+
+def files_of(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_yes_the_licence_is_shown_and_nobody_asked(run, far, tmp_path):
+    status, printed = run("kg_39health", "kg_xywy")
+    assert status == 2 and not far.requests and not (tmp_path / "raw").exists()
+    for name in ("kg_39health", "kg_xywy"):
+        source = sources.BY_NAME[name]
+        assert all(text in printed for text in (name, source.licence, source.home, source.citation))
+    assert "--yes" in printed
+
+
+def test_files_of_a_git_repository_and_their_record(run, far, tmp_path):
+    assert run("kg_39health", "toyhom_dialogue", "--yes")[0] == 0
+    raw = tmp_path / "raw"
+    assert files_of(raw / "kg_39health") == {"disease.csv", "fetched.json"}
+    assert (raw / "kg_39health/disease.csv").read_bytes() == GRAPH
+    assert files_of(raw / "toyhom_dialogue") == {"IM_内科/内科 1.csv", "fetched.json"}
+    held = record(raw / "kg_39health")
+    assert held["licence"] == sources.BY_NAME["kg_39health"].licence
+    assert held["files"]["disease.csv"] | {"blob": ""} == {
+        "repository": "github:zhihao-chen/QASystemOnMedicalGraph", "revision": COMMIT, "path": "data/disease.csv",
+        "bytes": len(GRAPH), "sha256": sha256(GRAPH), "blob": "",
+    }  # fmt: skip
+
+
+def test_books_go_where_their_licence_is_known(run, far, tmp_path):
+    far.files["xiaopangxia/TCM-Ancient-Books"] = {"000-无名书.txt": "<篇名>无名\n内容：多喝水。\n".encode("gb18030")}
+    assert run("plain_text", "--yes")[0] == 0
+    assert files_of(tmp_path / "raw/plain_text") == {"tcm_ancient_books/000-无名书.txt", "fetched.json"}
+    units = list(sources.units(sources.BY_NAME["plain_text"], tmp_path / "raw"))
+    assert units and {unit.read.file for unit in units} == {"tcm_ancient_books/000-无名书.txt"}
+
+
+def test_files_of_the_hub_and_no_secret_in_their_record(run, far, tmp_path):
+    status, printed = run("huatuo_encyclopedia_qa", "--yes")
+    folder = tmp_path / "raw" / "huatuo_encyclopedia_qa"
+    assert status == 0 and (folder / "train_datasets.jsonl").read_text(encoding="utf-8") == PAIRS
+    assert files_of(folder) == {"train_datasets.jsonl", "test_datasets.jsonl", "fetched.json"}
+    held = record(folder)["files"]["train_datasets.jsonl"]
+    assert held["revision"] == COMMIT and held["sha256"] == held["blob"] == sha256(PAIRS.encode())
+    assert SECRET not in (folder / "fetched.json").read_text(encoding="utf-8") + printed
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "local"),
+    [
+        ("kg_39health", "data/disease.csv", "disease.csv"),
+        ("huatuo_encyclopedia_qa", "train_datasets.jsonl", "train_datasets.jsonl"),
+    ],
+)
+def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, path, local):
+    far.cuts[path] = 30_000
+    status, printed = run(name, "--yes")
+    folder = tmp_path / "raw" / name
+    if name == "kg_39health":  # the hub's client goes on by itself, in pieces larger than this file
+        assert status == 2 and "same command again" in printed and not (folder / local).exists()
+        far.revision = LATER
+        assert run(name, "--yes")[0] == 0 and far.ranges(path)[-1] == "bytes=30000-"
+    assert len(far.ranges(path)) == 2
+    held = record(folder)["files"][local]
+    assert held["revision"] == COMMIT and sha256((folder / local).read_bytes()) == held["sha256"]
+    assert files_of(folder) == {*record(folder)["files"], "fetched.json"}
+
+
+def test_a_server_that_gives_no_parts_gives_the_file_again(run, far, tmp_path):
+    far.ranged, far.cuts["data/disease.csv"] = False, 30_000
+    assert [run("kg_39health", "--yes")[0] for _ in range(2)] == [2, 0]
+    assert (tmp_path / "raw/kg_39health/disease.csv").read_bytes() == GRAPH
+
+
+def test_what_arrives_damaged_is_not_kept(run, far, tmp_path):
+    far.damaged.add("data/disease.csv")
+    status, printed = run("kg_39health", "--yes")
+    assert status == 2 and "disease.csv" in printed and "damaged" in printed
+    assert files_of(tmp_path / "raw/kg_39health") == {"fetched.json"}
+    far.damaged.clear()
+    assert run("kg_39health", "--yes")[0] == 0 and far.ranges("disease.csv") == ["bytes=0-"] * 2
+
+
+def test_a_second_call_verifies_and_asks_nobody(run, far, tmp_path):
+    assert run("kg_39health", "--yes")[0] == 0
+    far.requests.clear()
+    status, printed = run("kg_39health", "--yes")
+    assert status == 0 and "verified" in printed and not far.requests
+    path = tmp_path / "raw/kg_39health/disease.csv"
+    path.write_bytes(b"mine")
+    status, printed = run("kg_39health", "--yes")
+    assert status == 2 and str(path) in printed and path.read_bytes() == b"mine"
+    path.unlink()
+    assert run("kg_39health", "--yes")[0] == 0 and path.read_bytes() == GRAPH
+
+
+def test_a_file_of_the_user_stays(run, far, tmp_path):
+    path = tmp_path / "raw/huatuo_encyclopedia_qa/train_datasets.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    status, printed = run("huatuo_encyclopedia_qa", "--yes")
+    assert status == 2 and str(path) in printed and path.read_text() == "mine"
+    assert files_of(path.parent) == {path.name}, "nothing was begun"
+    path.rename(path.with_name("own.jsonl"))
+    assert run("huatuo_encyclopedia_qa", "--yes")[0] == 0 and path.with_name("own.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["cmd", "meddialog_cn", "kg_cpubmed", "medqa_textbooks"])
+def test_a_source_without_such_a_home_is_refused_with_the_registrys_words(run, far, name):
+    status, printed = run("kg_39health", name, "--yes")
+    assert status == 2 and name in printed and sources.BY_NAME[name].home in printed and not far.requests
+
+
+def test_an_unknown_source_is_refused_with_the_nearest(run, far):
+    status, printed = run("kg_39heath", "--yes")
+    assert status == 2 and "kg_39heath" in printed and "did you mean 'kg_39health'" in printed
+
+
+def test_what_cannot_be_reached_or_is_not_there_is_one_sentence(run, far):
+    del far.files["FreedomIntelligence/huatuo_encyclopedia_qa"]
+    far.files["zhihao-chen/QASystemOnMedicalGraph"].pop("data/disease.csv")
+    for name in ("huatuo_encyclopedia_qa", "kg_39health"):
+        status, printed = run(name, "--yes")
+        assert status == 2 and name in printed and "Traceback" not in printed and SECRET not in printed
+
+
+def test_a_pointer_to_git_lfs_is_no_data(run, far, tmp_path):
+    far.files["zhihao-chen/QASystemOnMedicalGraph"]["data/disease.csv"] = (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+    )
+    status, printed = run("kg_39health", "--yes")
+    assert status == 2 and "LFS" in printed and sources.BY_NAME["kg_39health"].home in printed
+    assert not (tmp_path / "raw/kg_39health/disease.csv").exists()
+
+
+@pytest.mark.parametrize("path", ["../outside.csv", "/outside.csv", "a/../../outside.csv"])
+@pytest.mark.parametrize("key", ["", "path", "blob"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(run, far, tmp_path, path, key):
+    """In a record that came with somebody's folder."""
+    folder = tmp_path / "raw/kg_39health"
+    assert run("kg_39health", "--yes")[0] == 0
+    held = record(folder)
+    entry = held["files"].pop("disease.csv")
+    held["files"] = {"more.csv": entry | {key: path}} if key else {path: entry}
+    (folder / "fetched.json").write_text(json.dumps(held))
+    far.requests.clear()
+    status, printed = run("kg_39health", "--yes")
+    assert status == 2 and "fetched.json" in printed and not far.requests
+    assert not [path for path in tmp_path.rglob("*outside*")]
+
+
+def test_the_record_is_no_data_and_no_unread_file(run, far, tmp_path):
+    """A source whose pattern is *.json among them."""
+    far.files["Suprit/CMtMedQA"] = {
+        "CMtMedQA.json": b'[{"instruction": "a", "input": "", "output": "b", "history": []}]'
+    }
+    assert run("cmtmedqa", "kg_39health", "--yes")[0] == 0
+    raw = tmp_path / "raw"
+    for name in ("cmtmedqa", "kg_39health"):
+        source = sources.BY_NAME[name]
+        assert not sources.unread(source, raw)
+        assert {unit.read.file for unit in sources.units(source, raw)} == set(record(raw / name)["files"])
+    assert not [path for path in sources.files_read(raw) if path.endswith("fetched.json")]
+    assert not any(sources.all_unread(raw).values())
+
+
+def test_list_names_every_source_with_home_and_licence(run, far):
+    status, printed = run("--list")
+    assert status == 0 and not far.requests
+    for source in sources.REGISTRY:
+        entry = re.search(rf"^{source.name}[;,] .*\n(  .*\n)+", printed, re.MULTILINE)[0]
+        assert source.licence in entry and source.home in entry
+
+
+def test_no_source_named_fetches_nothing(run, far):
+    status, printed = run("--yes")
+    assert status == 2 and "Nothing was fetched" in printed and not far.requests
+
+
+def test_places_of_the_registry_are_among_its_homes():
+    with_place = [source for source in sources.REGISTRY if source.fetch]
+    assert len(with_place) >= 15
+    for source in with_place:
+        for place in source.fetch:
+            assert f"/{place.repository.partition(':')[2]}" in source.home, source.name
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ({"repository": "github:a/b"}, "fetch.0.files is"),
+        ({"repository": "gitlab:a/b", "files": ["*"]}, "fetch.0.repository is 'gitlab:a/b'"),
+        ({"repository": "hub:a", "files": ["*"]}, "fetch.0.repository is 'hub:a'"),
+        ({"repository": "hub:a/b", "files": []}, "fetch.0.files is []"),
+        ({"repository": "hub:a/b", "files": ["*"], "unter": "x"}, "fetch.0.unter is 'x'"),
+    ],
+)
+def test_a_wrong_place_in_a_registry_is_named(tmp_path, place, reason):
+    entry = {"name": "x", "type": "qa", "licence": "MIT", "citation": "x", "home": "https://github.com/a/b"}
+    entry |= {"feeds": [{"glob": "*", "reader": "qa.huatuo", "rows": {"sft": "x"}}], "fetch": [place]}
+    (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"sources": [entry]}))
+    with pytest.raises(QilinError, match=re.escape(reason)):
+        sources.load(tmp_path / "sources.yaml")

@@ -1,0 +1,150 @@
+"""Leaks of every kind, end to end: what a record holds of a test item is judged by what would be written of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from raw_files import jsonl, put
+
+CASE = "患儿女，四岁，发热两天后出现皮疹，伴有流涕和结膜充血，口腔颊黏膜可见灰白色小点，最可能的诊断是"
+REPLY = "可以先停用含酒精的护肤品，每天用温水清洗两次，外涂一周保湿乳，仍然脱屑时再到皮肤科就诊。"
+EXPLANATION = "肺循环的起点在右心室，血液经肺动脉到达肺泡毛细血管，完成气体交换以后由肺静脉流回左心房。"
+LONG_CLOZE = "在成人静息状态下，每分钟由一侧心室射出的血液量约为____升，称为心输出量"
+
+BENCHMARKS = {
+    "huatuo26m_test/test_datasets.jsonl": jsonl(
+        [
+            {"questions": ["荨麻疹能洗澡吗？"], "answers": ["能洗，水温不要太高。"]},
+            {"questions": ["脸上脱皮怎么办"], "answers": [REPLY]},
+            {"questions": ["热射病的病因是什么？"], "answers": ["高温环境下体温调节失灵。"]},
+            {"questions": ["血脂高，能吃蛋黄吗"], "answers": ["每天不超过一个。"]},
+            {"questions": ["电话13912345678的患者王丽娟主诉牙龈出血三天应该看哪个科室"], "answers": ["口腔科。"]},
+        ]
+    ),
+    "cmexam/test.csv": "\ufeffQuestion,Options,Answer,Explanation\n"
+    f'{CASE},"A 麻疹\nB 风疹\nC 水痘\nD 猩红热",A,科氏斑是其特征。\n'
+    f'肺循环起于,"A 左心室\nB 右心室\nC 左心房\nD 右心房",B,{EXPLANATION}\n'
+    '属于意志障碍的是,"A 意志增强\nB 情感淡漠\nC 思维奔逸\nD 定向不良",A,\n',
+    "ceval/val/physician_val.csv": "id,question,A,B,C,D,answer\n"
+    "0,指骨属于____。,短骨,长骨,扁骨,不规则骨,B\n"
+    f"1,{LONG_CLOZE},3,5,9,12,B\n",
+    "cmmlu/test/anatomy.csv": ",Question,A,B,C,D,Answer\n0,最大的唾液腺是,腮腺,舌下腺,下颌下腺,唇腺,A\n",
+    "medqa/test.jsonl": jsonl(
+        [
+            {
+                "question": "维持胃酸的细胞是",
+                "options": {"A": "壁细胞", "B": "主细胞", "C": "颈黏液细胞", "D": "G细胞"},
+                "answer": "壁细胞",
+                "answer_idx": "A",
+            }
+        ]
+    ),
+    "cmtmedqa/CMtMedQA_test.json": json.dumps(
+        [
+            {
+                "instruction": "吃药后嘴里发苦好不好",
+                "output": "停药后会慢慢恢复，" + REPLY[::-1],
+                "history": [["我父亲做完支架手术以后总是夜里出汗，需要去复查吗", "先量体温和血压，记录三天。"]],
+            }
+        ],
+        ensure_ascii=False,
+    ),
+}
+QUIET = "先观察几天，注意休息，不舒服再来。"
+# Kind -> what a training record says, question and answer.
+LEAKED = {
+    "greeting": ("医生您好，荨麻疹能洗澡吗谢谢", QUIET),
+    "greeting without punctuation": ("大夫你好请问荨麻疹能洗澡吗谢谢您", QUIET),
+    "thanks": ("血脂高能吃蛋黄吗？感谢医生！", QUIET),
+    "line of a turn": ("皮肤问题\n荨麻疹能洗澡吗\n已经三天了", QUIET),
+    "sentence of a turn": ("这两天起了不少疹子。荨麻疹能洗澡吗？昨天吹了风。", QUIET),
+    "a short question of a case": (f"老师，这道题不会：{CASE}？", "麻疹。"),
+    "options in another order": ("肺循环起于\nA. 右心房\nB. 左心房\nC. 右心室\nD. 左心室", "选C。"),
+    "options marked by circles": ("属于意志障碍的是①定向不良②意志增强③情感淡漠④思维奔逸", "②"),
+    "options in brackets": ("肺循环起于 (A)左心室 (B)右心室 (C)左心房 (D)右心房", "B"),
+    "options with a comma": ("最大的唾液腺是\nA、舌下腺\nB、腮腺\nC、唇腺\nD、下颌下腺", "B"),
+    "options with a half bracket": ("维持胃酸的细胞是：A)主细胞 B)壁细胞 C)G细胞 D)颈黏液细胞", "B"),
+    "options in small letters": ("属于意志障碍的是 a.思维奔逸 b.定向不良 c.意志增强 d.情感淡漠", "c"),
+    "a short cloze filled in": ("背一下：指骨属于长骨。", "记住了。"),
+    "a cloze filled in": ("在成人静息状态下，每分钟由一侧心室射出的血液量约为5升，称为心输出量。", "对。"),
+    "answer under another question": ("敏感肌肤平时怎么护理？", REPLY),
+    "explanation under another question": ("请讲讲肺循环的走向", "好的。" + EXPLANATION),
+    "the answer of a dialogue": ("口苦是什么原因引起的呢", "停药后会慢慢恢复，" + REPLY[::-1]),
+    "the first question of a dialogue": ("我父亲做完支架手术以后总是夜里出汗，需要去复查吗？", "可以查一查。"),
+    "traditional characters": (
+        "患兒女，四歲，發熱兩天後出現皮疹，伴有流涕和結膜充血，口腔頰黏膜可見灰白色小點",
+        "麻疹。",
+    ),
+    "a short question in traditional characters": ("蕁麻疹能洗澡嗎？", QUIET),
+    "personal data": ("电话13912345678的患者王丽娟主诉牙龈出血三天应该看哪个科室", "挂口腔科。"),
+    "width and case": ("维持胃酸的细胞是　Ａ．壁细胞　Ｂ．主细胞　Ｃ．颈黏液细胞　Ｄ．ｇ细胞", "Ａ"),
+    "one line": (f"请回答下面的单选题：{CASE} A.麻疹 B.风疹 C.水痘 D.猩红热", "A"),
+}
+# What shares words with an item and asks for something else.
+CLEAN = {
+    "another subject": ("儿童荨麻疹能洗澡吗", QUIET),
+    "a longer question": ("荨麻疹能洗澡吗还是只能擦身子呢", QUIET),
+    "the same options": ("心脏的哪个腔射血到主动脉\nA 左心室\nB 右心室\nC 左心房\nD 右心房", "A"),
+    "the same short stem": ("属于意志障碍的是\nA 病理性懒散\nB 木僵状态\nC 违拗症状\nD 刻板动作", "均属。"),
+    "another word in the blank": ("指骨属于手部骨骼的一部分。", "对。"),
+    "half of an answer": ("护肤品怎么选", "可以先停用含酒精的护肤品，别的慢慢试。"),
+    "a short answer": ("蛋黄每天吃几个", "每天不超过一个。"),
+}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, build_of: Callable) -> SimpleNamespace:
+    """A build of one record for each kind: the lines of file a.jsonl that were contaminated, and the sets."""
+    folder = tmp_path_factory.mktemp("leaks")
+    said = [*LEAKED.values(), *CLEAN.values()]
+    rows = [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in said]
+    graph = {"name": "热射病", "desc": "夏季高温作业时的急症。", "cause": "体温调节中枢失灵", "symptom": ["高热"]}
+    pairs = [{"question": "脸上总是起皮有什么办法", "response_chosen": "多喝水，别熬夜。", "response_rejected": REPLY}]
+    files = {"medicalgpt_sft/a.jsonl": jsonl(rows), "kg_xywy/medical.json": jsonl([graph])}
+    raw = put(folder / "raw", BENCHMARKS | files | {"medicalgpt_reward/train.json": jsonl(pairs)})
+    return build_of(raw, folder / "out")
+
+
+def lost(judged: SimpleNamespace, source: str) -> set[int]:
+    return {row["line"] for row in judged.dropped if row["source"] == source and row["reason"] == "contaminated"}
+
+
+@pytest.mark.parametrize("kind", LEAKED)
+def test_a_leak_of_each_kind_leaves_every_set(judged: SimpleNamespace, kind: str) -> None:
+    line = [*LEAKED].index(kind) + 1
+    assert line in lost(judged, "medicalgpt_sft")
+    written = json.dumps([judged.cpt, judged.sft], ensure_ascii=False)
+    assert json.dumps(LEAKED[kind][0], ensure_ascii=False)[1:-1] not in written
+
+
+@pytest.mark.parametrize("kind", CLEAN)
+def test_what_only_shares_words_with_an_item_stays(judged: SimpleNamespace, kind: str) -> None:
+    assert len(LEAKED) + [*CLEAN].index(kind) + 1 not in lost(judged, "medicalgpt_sft")
+
+
+def test_a_question_that_the_kit_composes_from_a_graph_is_compared(judged: SimpleNamespace) -> None:
+    assert not any("热射病的病因是什么" in record["text"] for record in judged.cpt)
+    assert lost(judged, "kg_xywy") == {1}
+
+
+def test_a_reference_answer_in_a_rejected_response_is_found(judged: SimpleNamespace) -> None:
+    assert lost(judged, "medicalgpt_reward") == {1}
+
+
+def test_removals_are_counted_by_source_and_rule(judged: SimpleNamespace) -> None:
+    rules = judged.ledger["rules"]
+    assert sum(rules["medicalgpt_sft"].values()) == len(lost(judged, "medicalgpt_sft")) == len(LEAKED)
+    assert {"question", "options", "cloze", "13-gram", "answer"} == set(rules["medicalgpt_sft"])
+    assert rules["kg_xywy"] == {"question": 1} and rules["medicalgpt_reward"] == {"answer": 1}
+
+
+def test_report_counts_the_same_records_and_keeps_them(
+    judged: SimpleNamespace, build_of: Callable, tmp_path: Path
+) -> None:
+    report = build_of(judged.raw, tmp_path / "report", decontaminate="report")
+    assert report.ledger["hits"] == judged.ledger["hits"] and report.ledger["rules"] == judged.ledger["rules"]
+    assert not any(row["reason"] == "contaminated" for row in report.dropped)

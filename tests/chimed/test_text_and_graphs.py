@@ -1,0 +1,254 @@
+"""Books, guidelines, prose and knowledge graphs: what a reader makes of hand-written files."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from qilin_lib.chimed.readers import exam, kg, text
+from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.records import Disease, Passage, Record
+
+
+def read(reader, content, file="f.json"):
+    """(line, payload or rejection reason) of each unit."""
+    if not isinstance(content, str):
+        content = "\n".join(json.dumps(row, ensure_ascii=False) for row in content)
+    return [(u.line, u.payload if isinstance(u, Record) else u.reason) for u in reader("s", file, Stream.of(content))]
+
+
+def test_xywy_row_becomes_a_disease():
+    row = {
+        "_id": {"$oid": "x"},
+        "name": "哮喘",
+        "category": ["疾病百科", "内科"],
+        "cause": "过敏",
+        "symptom": ["喘", "咳", "喘"],
+        "cost_money": "",
+    }
+    ((_, found), empty, nameless) = read(kg.xywy, [row, {"name": "湿疹"}, {"desc": "?"}])
+    assert found == Disease("哮喘", (("分类", ("内科",)), ("病因", ("过敏",)), ("症状", ("喘", "咳"))))
+    assert empty == (2, "no features") and nameless == (3, "missing field")
+
+
+def test_39health_row_loses_detail_tails_and_cuts():
+    cells = {
+        "name": "阳痿",
+        "alias": '"勃起障碍,阳萎"',
+        "department": "男科 生殖健康",
+        "symptom": "早泄 不育 [详细]",
+        "treatment": "药物治疗 [详细]",
+        "drug": "西地那非... 西地那非... 他达拉非片 [详细]",
+        "rate": "暂无相关资料",
+    }
+    ((_, found),) = read(kg.health39, f"{','.join(cells)},,,\n{','.join(cells.values())},,,\n")
+    features = dict(found.features)
+    assert features["症状"] == ("早泄", "不育") and features["常用药物"] == ("他达拉非片",), "a cut name is no drug"
+    assert features["治疗方法"] == ("药物治疗",) and features["别名"] == ("勃起障碍", "阳萎")
+    assert "治愈率" not in features and "[详细]" not in str(found)
+
+
+HEADER39 = "name,alias,infection,symptom,checklist,treatment,drug,rate,money,,,\n"
+
+
+def health39(*rows):
+    cells = HEADER39.count(",") + 1
+    return read(kg.health39, HEADER39 + "".join(",".join(row + [""] * (cells - len(row))) + "\n" for row in rows))
+
+
+def test_39health_cells_are_split_where_the_site_separates_and_outside_brackets():
+    alias = '"赤(扁)虫病,SLE, 狼疮，第3、4对咽囊综合征、阴癣;ovarian tumor；战栗 鼓栗"'
+    symptom = "三怕(水声、光、风)现象 排尿时灼热、瘙痒或疼痛 杵状指（趾） 单纯疱疹病毒（HSV 1） [详细]"
+    ((_, found),) = health39(
+        ["甲病", alias, "", f'"{symptom}"', "肝、胆、脾CT 肝、胆、胰、脾MRI", "药物治疗、手术治疗（洗胃、催吐）"]
+    )
+    assert dict(found.features) == {
+        "别名": ("赤(扁)虫病", "SLE", "狼疮", "第3、4对咽囊综合征", "阴癣", "ovarian tumor", "战栗", "鼓栗"),
+        "症状": ("三怕(水声、光、风)现象", "排尿时灼热、瘙痒或疼痛", "杵状指（趾）", "单纯疱疹病毒（HSV 1）"),
+        "检查": ("肝、胆、脾CT", "肝、胆、胰、脾MRI"),
+        "治疗方法": ("药物治疗", "手术治疗（洗胃、催吐）"),
+    }
+
+
+def test_what_the_site_cut_off_is_not_stated():
+    cut = [
+        "甲病",
+        "",
+        "",
+        "咳嗽 发热伴咳... 结核菌素试验（OT",
+        "核磁共振成像(... 血常规 耳、鼻、咽拭...",
+        '"以预防为主，一旦发生立..."',
+        "甘精胰岛素注射...",
+    ]
+    ((_, found),) = health39(cut)
+    assert dict(found.features) == {
+        "症状": ("咳嗽", "结核菌素试验"),
+        "检查": ("核磁共振成像", "血常规"),
+        "治疗方法": ("以预防为主",),
+    }
+    ((_, found),) = read(
+        kg.xywy, [{"name": "乙病", "desc": "发热伴咳嗽。咯...。", "cause": "不明...", "check": ["肺功能…"]}]
+    )
+    assert found == Disease("乙病", (("简介", ("发热伴咳嗽。",)),))
+
+
+def test_a_separator_at_the_end_of_a_value_is_no_part_of_it():
+    ((_, found),) = health39(["甲病", "甲甲症；", "", "", "", "戒酒， 支持治疗；", "", "", "约（5000元）;"])
+    assert found.features == (
+        ("别名", ("甲甲症",)),
+        ("治疗方法", ("戒酒", "支持治疗")),
+        ("治疗费用", ("约（5000元）",)),
+    )
+
+
+def test_links_and_zero_rates_are_no_facts():
+    ((_, found),) = health39(["甲病", "", "", "咳嗽", "", "", ">> 应该如何用药？用什么药？ [详细]", "0.00%"])
+    assert found.features == (("症状", ("咳嗽",)),)
+
+
+@pytest.mark.parametrize("name", ["甲状腺功能亢...", "甲状腺功能亢…", " 强直性... [详细]", "克汀（呆小..."])
+def test_a_disease_whose_name_is_cut_is_rejected_by_name(name):
+    assert health39([name, "", "", "心悸"]) == [(2, "cut name")]
+    assert read(kg.xywy, [{"name": name, "cause": "不明"}]) == [(1, "cut name")]
+    assert read(kg.cpubmed, f"{name.removesuffix(' [详细]')}@@疾病\t症状\t喘\n", "a.txt") == [(1, "cut name")]
+
+
+def test_a_shifted_row_is_rejected_by_name():
+    shifted = "2-10天,,,成人,无传染性,,内科,颅脑CT,头痛 沮丧,示例面痛病,,\n"
+    found = read(kg.health39, HEADER39 + shifted + "甲病,,,咳嗽,,,,,,,,\n")
+    assert [what for _, what in found] == ["shifted row", Disease("甲病", (("症状", ("咳嗽",)),))]
+    assert read(exam.cmmlu, ",Question,A,B,C,D,Answer\n0,题,甲,乙,丙,丁,A\n")[0][1].question == "题"
+
+
+def test_fields_of_a_graph_that_nothing_uses_are_named_once():
+    rows = [
+        {"name": "甲病", "cause": "敏", "drug_detail": ["x"], "_id": {}},
+        {"name": "乙病", "cause": "敏", "symptoms": []},
+    ]
+    *records, note = kg.xywy("kg_xywy", "m.json", Stream.of("\n".join(json.dumps(row) for row in rows)))
+    assert len(records) == 2 and all(isinstance(record, Record) for record in records)
+    assert (note.line, note.reason, note.detail) == (0, "fields not used", "drug_detail, symptoms")
+    *_, note = kg.health39("kg_39health", "d.csv", Stream.of("name,symptom,nursing\n甲病,咳,卧床\n"))
+    assert (note.line, note.reason, note.detail) == (0, "fields not used", "nursing")
+
+
+def test_cpubmed_triples_are_grouped_and_bad_ones_rejected():
+    rows = "哮喘@@疾病\t症状\t喘@@症状\n痛风@@疾病\t病因\t尿酸@@x\n哮喘@@疾病\t症状\t咳@@症状\n"
+    rows += "断了\t症状\n阿司匹林@@药物\t治\t痛@@症状\n"
+    assert read(kg.cpubmed, rows, "a.txt") == [
+        (1, Disease("哮喘", (("症状", ("喘", "咳")),))),
+        (2, Disease("痛风", (("病因", ("尿酸",)),))),
+        (4, "not a triple"),
+        (5, "head is not a disease"),
+    ]
+
+
+def test_textbook_sections_are_unwrapped():
+    wrapped = "内容：《记》曰医不三世不服其药郑康成曰慎物齐也孔冲远引旧说云 \n三世者，一曰《黄帝针灸》。\n<目录>\n"
+    book = f"<篇名>本草\n书名：本草\n作者：某\n<目录>\n<篇名>邵序\n{wrapped}<篇名>上品\n属性：甘平。\n"
+    assert read(text.textbook, book, "d/000-本草.txt") == [
+        (
+            6,
+            Passage("《本草》邵序", "《记》曰医不三世不服其药郑康成曰慎物齐也孔冲远引旧说云三世者，一曰《黄帝针灸》。"),
+        ),
+        (10, Passage("《本草》上品", "甘平。")),
+    ]
+
+
+def test_long_text_is_cut_at_paragraph_ends_and_nothing_is_lost():
+    lines = [f"第{n}段，" + "内容" * 60 + "。" for n in range(60)]
+    found = [p for _, p in read(text.prose, "\n".join(lines), "a.txt")]
+    assert len(found) > 3 and "\n".join(p.body for p in found) == "\n".join(lines)
+
+
+def test_guideline_entries():
+    book = {
+        "source": "x",
+        "entries": [{"title": "规范", "content": "第一条。\n- 1 -\n第二条。"}, {"title": "空", "content": ""}],
+    }
+    assert read(text.textbook, json.dumps(book, ensure_ascii=False)) == [
+        (1, Passage("规范", "第一条。\n第二条。")),
+        (1, "empty field"),
+    ]
+
+
+def pages(count, lines=4, form="{}", tail="\n"):
+    """Text as a PDF gives it, sentences running over from page to page, and all its words."""
+    words = [
+        f"第{n}条规定病人应当在医生指导下按时按量服药并定期复查肝肾功能，不得自行停药" for n in range(count * lines)
+    ]
+    blocks = ["，\n".join(words[n * lines : (n + 1) * lines]) for n in range(count)]
+    return "".join(f"{form.format(n)}\n{block}{tail}" for n, block in enumerate(blocks, start=1)), "".join(words)
+
+
+@pytest.mark.parametrize(
+    "form", ["{}", " {} ", "- {} -", "—{}-", "— {}", "·{}·", "第 {} 页", "第{}页 共9页", "Page {} of 9"]
+)
+def test_page_numbers_of_a_guideline_and_of_a_book_go(form):
+    content, words = pages(9, form=form)
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
+    ((_, book),) = read(text.textbook, content, "规范.txt")
+    assert entry.body.replace("，\n", "").replace("，", "") == words.replace("，", "") and book == entry
+
+
+def test_a_dose_is_not_joined_with_the_page_number_that_cuts_it():
+    content, _ = pages(8, lines=6, tail="，首剂量为每公斤体重静脉注射37.5～\n")
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
+    assert "37.5～第6条" in entry.body and "37.5～\n" not in entry.body
+
+
+def test_missing_pages_and_other_numbers_do_not_hide_the_page_numbers():
+    content, _ = pages(20, lines=6)
+    content = content.replace("\n7\n", "\n").replace("\n12\n", "\n12\n\n3\n").replace("第50条", "\n44\n第50条")
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
+    numbers = [line for line in entry.body.split("\n") if line.strip().isdigit()]
+    assert [n for n in numbers if n not in ("3", "44")] == []
+
+
+def test_numbers_on_lines_of_their_own_stay_where_they_are_no_page_numbers():
+    web = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\n2\n次阴性，\n3\n日后出院，约\n4\n成，\n5\n人"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
+    numbers = "".join(sign if sign.isdigit() else " " for sign in entry.body).split()
+    assert numbers == list("37") + ["39"] + list("12345")
+
+
+def test_a_text_whose_web_page_broke_its_lines_inside_sentences_is_put_together():
+    web = "一、病原学\n甲\n病毒\n属于披膜病毒科\n，\n直径为\n6\n0\n～\n70nm\n，\n有\n1\n个血清型。基因组为\nRNA\n。\n"
+    web += "二、临床表现\n潜伏期\n（\n3\n～\n7\n）\n天\n，\n体温\n39\n℃\n；\n可有皮疹"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
+    assert entry.body == (
+        "一、病原学\n甲病毒属于披膜病毒科，直径为60～70nm，有1个血清型。基因组为RNA。\n"
+        "二、临床表现\n潜伏期（3～7）天，体温39℃；可有皮疹"
+    )
+
+
+def test_the_contents_of_a_pdf_are_left_out():
+    content = "目录\n1.软骨发育不全 ......................... 1\n2.痛风…………………12\n正文。分数……3\n"
+    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "指南", "content": content}]}))
+    assert entry.body == "目录\n正文。分数……3"
+
+
+def test_marks_of_a_book_collection_go_and_captions_stay():
+    book = "<篇名>椰子\n内容：\\r椰子\\ph391.bmp\\r，出安南。\n\\x根\\x\n气味苦，平。\n"
+    book += "\\r图\\p03-b26a4.bmp\\r \n\\x流珠\n形。\\x\n"
+    assert read(text.textbook, book, "001-本草.txt") == [
+        (2, Passage("《本草》椰子", "椰子，出安南。\n根\n气味苦，平。\n流珠\n形。"))
+    ]
+    code = "公式 \\xi 与 \\rho，路径 C:\\pics\\a.bmp 不变。"
+    assert read(text.textbook, code, "a.txt")[0][1].body == code and read(text.prose, "\\x根\\x。", "a.txt")[0][1].body
+
+
+@pytest.mark.parametrize(
+    "piece", [".", "…", "(", "（", "(a", " ", "、", "1、", "a ", "。.", "图\\r", "9\n", "，\n", "第", "- 1"]
+)
+def test_time_is_linear_in_whatever_a_graph_s_cell_or_a_book_holds(piece):
+    many = piece * (60_000 // len(piece))
+    began = time.process_time()
+    for cell in (many, many + "x", f"(x){many}..."):
+        list(text.textbook("s", "a.txt", Stream.of(cell)))
+        rows = health39(["甲病", *['"' + cell.replace("\n", " ") + '"'] * 8])
+        rows += read(kg.xywy, [{"name": "甲病", "cause": cell, "symptom": [cell]}])
+        assert len(rows) == 2
+    assert time.process_time() - began < 4

@@ -1,0 +1,371 @@
+"""The forms in which chats, instructions, histories and preference pairs go round, as rows of a file in its folder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from raw_files import jsonl, put
+
+from qilin_lib.chimed import sources
+from qilin_lib.chimed.compose import compose
+from qilin_lib.chimed.records import Record, strings
+
+ASKED, ANSWERED, AGAIN, LAST = "头痛吃什么药？", "可以吃布洛芬。", "那要吃多久？", "一般不超过三天。"
+FOUR = [("user", ASKED), ("assistant", ANSWERED), ("user", AGAIN), ("assistant", LAST)]
+SYSTEM = "你是一名药师。"
+
+
+def read(tmp_path, name, rows, **how):
+    """What `units` reads of JSON lines in the folder of source `name`."""
+    put(tmp_path / name, {f"a.{'json' if name in ('zhongjing_rlhf', 'medicalgpt_reward') else 'jsonl'}": jsonl(rows)})
+    return [unit.read for unit in sources.units(sources.BY_NAME[name], tmp_path, **how)]
+
+
+def messages(tmp_path, row, name="general_zh", kind="sft"):
+    """(role, content) of each message that is written for the only row, or the reason why there is none."""
+    (one,) = read(tmp_path, name, [row])
+    if not isinstance(one, Record):
+        return one.reason
+    body = compose(kind, one.payload)
+    written = [(message["role"], message["content"]) for part in body.values() for message in part]
+    assert sorted(strings(one.payload)) == sorted(text for _, text in written), "judged is what is written"
+    return written
+
+
+def chat(speaker, text, user, assistant, turns=FOUR):
+    return [{speaker: {"user": user, "assistant": assistant}[who], text: said} for who, said in turns]
+
+
+@pytest.mark.parametrize("name", ["cmd", "medicalgpt_sft", "general_zh", "instruct_chat"])
+@pytest.mark.parametrize("key", ["conversations", "conversation", "messages"])
+@pytest.mark.parametrize(
+    "speaker, text, user, assistant",
+    [
+        ("from", "value", "human", "gpt"),
+        ("role", "content", "user", "assistant"),
+        ("role", "content", "User", "Assistant"),
+        ("from", "value", "Human", "Assistant"),
+        ("role", "content", "用户", "助手"),
+        ("role", "value", "患者", "医生"),
+        ("from", "content", "input", "output"),
+    ],
+)
+def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text, user, assistant):
+    assert messages(tmp_path, {key: chat(speaker, text, user, assistant)}, name) == FOUR
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversation": [{"human": ASKED, "assistant": ANSWERED}, {"human": AGAIN, "assistant": LAST}]},
+        {"data": [f"问：{ASKED}", f"答：{ANSWERED}", f"问：{AGAIN}", f"答：{LAST}"]},
+        {"instruction": AGAIN, "input": "", "output": LAST, "history": [[ASKED, ANSWERED]]},
+        {
+            "prompt": AGAIN,
+            "response": LAST,
+            "history": [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}],
+        },
+        {"query": AGAIN, "response": LAST, "history": [[ASKED, ANSWERED]]},
+        {"query": AGAIN, "response": LAST, "history": json.dumps([[ASKED, ANSWERED]])},
+        {"conversations": json.dumps(chat("from", "value", "human", "gpt"))},
+        {"instruction": f" <user>: {ASKED} <bot>: {ANSWERED} <user>: {AGAIN}", "input": "", "output": LAST},
+        {"instruction": f"用户：{ASKED}\n助手：{ANSWERED}\n用户：{AGAIN}", "input": "", "output": LAST},
+        {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
+        {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
+        {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
+        {"query": f"<s>问：\n{ASKED}\n答：\n{ANSWERED}\n问：\n{AGAIN}\n答：\n", "response": LAST},
+        {
+            "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
+            "completion": chat("role", "content", "", "assistant", FOUR[3:]),
+        },
+    ],
+)
+def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
+    assert messages(tmp_path, row) == FOUR
+
+
+def test_a_list_is_a_pair_or_a_conversation(tmp_path):
+    rows = [[ASKED, ANSWERED], chat("role", "content", "user", "assistant"), [ASKED]]
+    put(tmp_path / "general_zh", {"a.json": json.dumps(rows, ensure_ascii=False)})
+    pair, talk, bad = [unit.read for unit in sources.units(sources.BY_NAME["general_zh"], tmp_path)]
+    assert pair.payload.turns == (ASKED, ANSWERED) and talk.payload.turns == (ASKED, ANSWERED, AGAIN, LAST)
+    assert bad.reason == "unknown form"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"system": SYSTEM, "conversations": chat("from", "value", "human", "gpt")},
+        {"conversations": [{"from": "system", "value": SYSTEM}, *chat("from", "value", "human", "gpt")]},
+        {"system": SYSTEM, "instruction": AGAIN, "output": LAST, "history": [[ASKED, ANSWERED]]},
+        {"messages": [{"role": "developer", "content": SYSTEM}, *chat("role", "content", "user", "assistant")]},
+    ],
+)
+def test_a_system_text_is_a_turn_of_its_own(tmp_path, row):
+    assert messages(tmp_path, row) == [("system", SYSTEM), *FOUR]
+    (one,) = read(tmp_path, "general_zh", [row])
+    assert SYSTEM in compose("cpt", one.payload)["text"] and SYSTEM in compose("general", one.payload)["text"]
+
+
+TEXT_PARTS = [{"type": "text", "text": "那要"}, {"type": "text", "text": "吃多久？"}]
+
+
+def turns(*changed):
+    """The four turns with some of them replaced, as messages of role and content."""
+    listed = chat("role", "content", "user", "assistant")
+    for place, change in changed:
+        listed[place] = listed[place] | change
+    return listed
+
+
+def test_content_parts_that_are_all_text_are_joined(tmp_path):
+    (third,) = messages(tmp_path, {"messages": turns((2, {"content": TEXT_PARTS}))})[2:3]
+    assert third == ("user", "那要\n吃多久？")
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"messages": turns((2, {"content": ""}))}, "empty turn"),
+        ({"messages": turns((1, {"content": None}))}, "empty turn"),
+        ({"instruction": AGAIN, "output": LAST, "history": [[ASKED, ""]]}, "empty turn"),
+        ({"messages": turns((1, {"loss": False}))}, "turn without loss"),
+        ({"messages": turns((3, {"weight": 0}))}, "turn without loss"),
+        ({"messages": turns(), "tools": [{"name": "get_weather"}]}, "tools"),
+        ({"messages": turns(), "tools": '[{"name": "get_weather"}]'}, "tools"),
+        ({"messages": turns((1, {"content": None, "tool_calls": [{"id": "1"}]}))}, "tools"),
+        (
+            {"messages": turns((2, {"content": [*TEXT_PARTS, {"type": "image_url", "image_url": {}}]}))},
+            "content that is not text",
+        ),
+        ({"messages": turns(), "images": ["x.png"]}, "content that is not text"),
+        ({"messages": [*turns(), {"role": "system", "content": SYSTEM}]}, "system turn after the first"),
+        ({"messages": turns((2, {"role": "tool"}))}, "unknown speaker"),
+        ({"messages": turns((1, {"content": f"好的。\n用户：{AGAIN}\n助手：{LAST}"}))}, "role marks inside a turn"),
+        ({"instruction": f"患者：{ASKED}\n医生：{ANSWERED}", "output": LAST}, "role marks inside a turn"),
+        (
+            {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
+            "role marks inside a turn",
+        ),
+        ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
+        ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
+        ({"x": 1}, "missing field"),
+    ],
+)
+def test_what_cannot_be_turns_is_rejected_by_name(tmp_path, row, reason):
+    assert messages(tmp_path, row) == reason
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": turns((1, {"loss": True})), "tools": "[]", "images": None, "system": ""},
+        {"messages": [*turns(), {"role": "user", "content": ""}], "tools": []},
+        {"instruction": AGAIN, "input": None, "output": LAST, "history": [[ASKED, ANSWERED]], "system": None},
+    ],
+)
+def test_empty_fields_beside_the_turns_say_nothing(tmp_path, row):
+    assert messages(tmp_path, row) == FOUR
+
+
+@pytest.mark.parametrize("name", ["medicalgpt_sft", "general_zh"])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "医生：您好，我头痛三天了，该吃什么药？",
+        "患者：男，35岁，头痛三天。诊断是什么？",
+        "请问：头痛吃什么药？",
+        "怎么写 Flux<User> 和 /home/<user>/bot 的路径？",
+        "1. 医生：开药的人\n2. 患者：吃药的人",
+        "医生您好，我问：这药能吃吗",
+    ],
+)
+def test_a_word_with_a_colon_is_no_role_mark_by_itself(tmp_path, name, turn):
+    said = [("user", turn), ("assistant", ANSWERED)]
+    assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", said)}, name) == said
+
+
+def test_a_mark_of_the_turn_s_own_speaker_goes(tmp_path):
+    row = {"instruction": f" <user>: {ASKED}", "input": "", "output": f"<bot>: {ANSWERED}"}
+    assert messages(tmp_path, row) == FOUR[:2]
+
+
+NOTHING = "无,无输入,<无输入>,&lt;无输入&gt;,没有输入。,nan,NaN,None,null,N/A,n/a,暂无,<noinput>,<no input>".split(",")
+NOTHING += ["No input", "（无）", "无。", "无需输入", "不需要输入", "[无]", "<empty>", "-", "/", " ", None]
+
+
+@pytest.mark.parametrize("word", NOTHING)
+def test_alpaca_words_for_nothing_are_no_input(tmp_path, word):
+    assert (
+        messages(tmp_path, {"instruction": "说出三种水果。", "input": word, "output": "苹果、香蕉、橙子。"})[0][1]
+        == "说出三种水果。"
+    )
+
+
+@pytest.mark.parametrize("word", ["无花果", "没有输入就会报错", "None of them", "12", "无糖尿病史"])
+def test_an_input_that_says_something_stays(tmp_path, word):
+    row = {"instruction": "翻译下面的词。", "input": word, "output": "译文在此。"}
+    assert messages(tmp_path, row)[0] == ("user", f"翻译下面的词。\n{word}")
+
+
+@pytest.mark.parametrize(
+    "asked, kept",
+    [
+        ("孩子吃什么好，无", "孩子吃什么好"),
+        ("提供一份列表。\n<无输入>", "提供一份列表。"),
+        ("提供一份列表。\n&lt;无输入&gt;", "提供一份列表。"),
+        ("既往史：高血压，过敏史，无", "既往史：高血压，过敏史，无"),
+    ],
+)
+def test_a_question_loses_the_word_for_nothing_behind_it(tmp_path, asked, kept):
+    row = {"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": ANSWERED}]}
+    assert messages(tmp_path, row, "medicalgpt_sft")[0][1] == kept
+
+
+@pytest.mark.parametrize("word", ["无", "没有", "暂无"])
+def test_a_patient_may_answer_with_such_a_word(tmp_path, word):
+    said = [("user", ASKED), ("assistant", "有过敏史吗？"), ("user", word), ("assistant", ANSWERED)]
+    assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", said)}) == said
+
+
+@pytest.mark.parametrize("word", ["<无输出>", "无输出", "nan", "", None])
+def test_an_answer_of_nothing_is_an_empty_field(tmp_path, word):
+    assert messages(tmp_path, {"instruction": ASKED, "input": "", "output": word}) == "empty field"
+
+
+# --- preference pairs -------------------------------------------------------------------------------------------------
+
+WORSE = "不知道。"
+PAIR = [*FOUR[:3], ("assistant", LAST), ("assistant", WORSE)]
+
+
+def said(role, text):
+    return [{"role": role, "content": text}]
+
+
+PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
+
+
+@pytest.mark.parametrize("name", ["dpo_zh", "medicalgpt_reward", "zhongjing_rlhf"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": PROMPT, "chosen": said("assistant", LAST), "rejected": said("assistant", WORSE)},
+        {"chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
+        {"prompt": AGAIN, "chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
+        {"prompt": PROMPT, "chosen": LAST, "rejected": WORSE},
+        {"messages": PROMPT + said("assistant", LAST), "rejected_response": WORSE},
+        {
+            "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {LAST}",
+            "rejected": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {WORSE}",
+        },
+        {
+            "question": AGAIN,
+            "history": [[ASKED, ANSWERED]],
+            "response_chosen": LAST,
+            "response_rejected": WORSE,
+            "system": "",
+        },
+        {"instruction": AGAIN, "input": "", "history": [[ASKED, ANSWERED]], "chosen": LAST, "rejected": WORSE},
+        {"instruction": AGAIN, "input": "", "history": [[ASKED, ANSWERED]], "output": [LAST, WORSE]},
+        {
+            "conversations": chat("from", "value", "human", "gpt", FOUR[:3]),
+            "chosen": {"from": "gpt", "value": LAST},
+            "rejected": {"from": "gpt", "value": WORSE},
+        },
+    ],
+)
+def test_pairs_in_every_form(tmp_path, name, row):
+    assert messages(tmp_path, row, name, "dpo") == PAIR
+    assert messages(tmp_path, row | {"system": SYSTEM}, name, "dpo") == [("system", SYSTEM), *PAIR]
+
+
+def test_a_pair_of_strings(tmp_path):
+    row = {"prompt": ASKED, "chosen": ANSWERED, "rejected": WORSE}
+    assert messages(tmp_path, row, "dpo_zh", "dpo") == [("user", ASKED), ("assistant", ANSWERED), ("assistant", WORSE)]
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"chosen": LAST, "rejected": WORSE}, "missing field"),
+        ({"prompt": ASKED, "chosen": LAST}, "missing field"),
+        ({"prompt": ASKED, "chosen": LAST, "rejected": ""}, "empty field"),
+        ({"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}, "chosen equals rejected"),
+        ({"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}, "tools"),
+        ({"prompt": turns(), "chosen": LAST, "rejected": WORSE}, "unknown form"),
+        ({"prompt": PROMPT, "chosen": said("user", LAST), "rejected": WORSE}, "unknown form"),
+        ({"query": ASKED, "history": [], "response_0": LAST, "response_1": WORSE}, "answers without a ranking"),
+        ({"instruction": ASKED, "output": [LAST]}, "fewer than two answers"),
+        (
+            {"prompt": ASKED, "chosen": f"好。\nHuman: {AGAIN}\nAssistant: {LAST}", "rejected": WORSE},
+            "role marks inside a turn",
+        ),
+    ],
+)
+def test_what_is_no_pair_is_rejected_by_name(tmp_path, row, reason):
+    assert messages(tmp_path, row, "dpo_zh", "dpo") == reason
+
+
+def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):
+    rows = [{"instruction": ASKED, "output": ["甲答", "乙答", "乙答", "丁答"]}]
+
+    def sides(reads):
+        return [(one.payload.chosen, one.payload.rejected) if isinstance(one, Record) else one.reason for one in reads]
+
+    assert sides(read(tmp_path, "zhongjing_rlhf", rows)) == [("甲答", "乙答")]
+    assert sides(read(tmp_path, "zhongjing_rlhf", rows, ranked_answers="all_pairs")) == [
+        ("甲答", "乙答"),
+        ("甲答", "乙答"),
+        ("甲答", "丁答"),
+        "chosen equals rejected",
+        ("乙答", "丁答"),
+        ("乙答", "丁答"),
+    ]
+
+
+# --- MedDialog as it is downloaded ------------------------------------------------------------------------------------
+
+DOWNLOADED = """id=1
+https://example.invalid/1
+Doctor faculty
+某医院 内科
+
+Description
+咳嗽三天怎么办
+
+Dialogue
+病人：
+咳嗽三天
+还有痰
+医生：
+发热吗？
+病人： 不发热
+医生：
+多喝水。
+
+Diagnosis and suggestions
+上呼吸道感染
+
+id=2
+https://example.invalid/2
+Description
+没有对话
+id=3
+Dialogue
+医生：您好
+病人：
+"""
+
+
+def test_meddialog_text_as_downloaded(tmp_path):
+    put(
+        tmp_path / "meddialog_cn", {"COVID-Dialogue-Dataset-Chinese.txt": "\ufeff\n" + DOWNLOADED.replace("\n", "\r\n")}
+    )
+    reads = [unit.read for unit in sources.units(sources.BY_NAME["meddialog_cn"], tmp_path)]
+    assert [(one.line, one.payload.turns if isinstance(one, Record) else one.reason) for one in reads] == [
+        (2, ("咳嗽三天\n还有痰", "发热吗？", "不发热", "多喝水。")),
+        (23, "no dialogue"),
+        (27, "the assistant speaks first"),
+    ]
