@@ -23,7 +23,7 @@ from qilin_lib.tokens.statistics import batches
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import pairs
+from qilin_lib.train import launch, pairs
 from qilin_lib.train.methods import METHODS, sft
 from qilin_lib.train.pairs import SIDES
 
@@ -148,7 +148,7 @@ def score(job: SimpleNamespace) -> None:
 def heldout(job: SimpleNamespace) -> dict[str, list[Any]]:
     """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the model that was trained."""
     folder = trained(job.out)
-    model = load(folder, job.parameters.dtype, "cuda:0" if job.parameters.gpus else "cpu")
+    model = load(folder, job.parameters.dtype, launch.device(job.parameters))
     tokenizer = load_tokenizer(folder)
     rows, _ = pairs.heldout(job.paths, tokenizer)
     rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
