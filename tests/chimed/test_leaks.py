@@ -79,14 +79,17 @@ LEAKED = {
         "口服补液盐叙述错误的是：①用温水冲开②分次少量喝③呕吐停后再喝④冲好后可隔日再服",
         "④",
     ),
-    "options behind a stem with another word": ("维持胃酸分泌的细胞是 (1)主细胞 (2)壁细胞 (3)颈黏液细胞 (4)G细胞", "(2)"),
+    "options behind a stem with another word": (
+        "维持胃酸分泌的细胞是 (1)主细胞 (2)壁细胞 (3)颈黏液细胞 (4)G细胞",
+        "(2)",
+    ),
     "options between letters": ("最大的唾液腺为A腮腺B唇腺C舌下腺D下颌下腺", "A"),
     "a short stem completed": ("背一下：最大的唾液腺是腮腺。", "记住了。"),
     "a short stem that asks with another word": ("最大的唾液腺是什么？", "腮腺。"),
     "another wording": ("您好，小孩一直打嗝咋整呢？", QUIET),
     "a numbered answer": ("脱皮要注意什么", "".join(f"{n}、{part}；" for n, part in enumerate(REPLY.split("，"), 1))),
     "an answer with a wrong character": ("皮肤太干了", REPLY.replace("温水", "湿水")),
-    "an answer cut short": ("皮肤太干", REPLY[: len(REPLY) * 9 // 10]),
+    "an answer cut short": ("护肤有哪些误区", REPLY[: len(REPLY) * 9 // 10]),
     "answer under another question": ("敏感肌肤平时怎么护理？", REPLY),
     "explanation under another question": ("请讲讲肺循环的走向", "好的。" + EXPLANATION),
     "the answer of a dialogue": ("口苦是什么原因引起的呢", "停药后会慢慢恢复，" + REPLY[::-1]),
@@ -109,9 +112,7 @@ CLEAN = {
     "another word in the blank": ("指骨属于手部骨骼的一部分。", "对。"),
     "the wrong option": ("背一下：最大的唾液腺是什么，不是唇腺。", "记住了。"),
     "a stem completed otherwise": ("最大的唾液腺是成对的，位于耳前。", "对。"),
-    "the same options and some of the stem": (
-        "属于思维障碍的是\nA 意志增强\nB 情感淡漠\nC 思维奔逸\nD 定向不良", "C"
-    ),
+    "the same options and some of the stem": ("属于思维障碍的是\nA 意志增强\nB 情感淡漠\nC 思维奔逸\nD 定向不良", "C"),
     "half of an answer": ("护肤品怎么选", "可以先停用含酒精的护肤品，别的慢慢试。"),
     "a short answer": ("蛋黄每天吃几个", "每天不超过一个。"),
 }
