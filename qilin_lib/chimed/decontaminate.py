@@ -237,6 +237,13 @@ class _Words:
         return records[order], keys[order], places[order]
 
 
+def _without(text: str, options: Sequence[str]) -> str:
+    """A text with a mark in place of each option; options of one letter stay."""
+    for option in sorted(options, key=len, reverse=True):
+        text = text.replace(option, "\n") if len(option) > 1 else text
+    return text
+
+
 def _between(probe: Probe) -> tuple[str, ...]:
     return probe.beside if probe.how == "options" else (probe.text, *probe.beside)
 
@@ -291,9 +298,8 @@ class _Batch:
         around = decoded(self.letters.codes[first:last])
         if not all(self._bordered(first, around, option) for option in probe.beside):
             return 0.0
-        for option in sorted(probe.beside, key=len, reverse=True):
-            around = around.replace(option, "\n") if len(option) > 1 else around
-        sought = gram_set(probe.text, 2)
+        around, stem = _without(around, probe.beside), _without(probe.text, probe.beside)
+        sought = gram_set(stem, 2)
         return sum(gram in around for gram in sought) / len(sought)
 
     def records_at(self, at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ The benchmarks are the sources that feed the set "eval" (sources.yaml), as far a
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ GRAM = 13
 # An exam stem below SHORT_STEM letters ("下列说法正确的是") says nothing without its options or its answer; a patient's
 # question below SHORT_QUESTION ("头晕") is no question.
 SHORT_STEM, SHORT_QUESTION = 10, 5
-# Letters, numbers not counted, from which an answer is nobody's but the item's.
+# Letters from which an answer is nobody's but the item's; half of them are no numbers.
 ANSWER = 30
 # A short stem that ends so is completed by its answer ("最大的唾液腺是"), or at least asks something, and is not a mere
 # heading or term ("传染性单核细胞增多症"). In folded letters, 什么 is 什幺.
@@ -30,8 +29,8 @@ ASKING = (*COMPLETED, *"项种类者幺何吗哪谁")
 # The share of a filled-in sentence's 13-grams that must stand in a record, and the letters of an answer that make a
 # term and its answer an item.
 NEARLY_ALL, TELLING = 0.9, 8
-# An answer is known by its 5-grams. A doctor's may have lost what a wrong character or a missing tenth takes, an exam's
-# explanation none: those of different items share long passages of textbooks.
+# An answer is known by its 5-grams. A doctor's may have lost what a wrong character or a missing eighth takes, an
+# exam's explanation none: those of different items share long passages of textbooks.
 ANSWER_GRAM = 5
 RULES = ("options", "question", "cloze", "13-gram", "answer")
 _SHORT_NAMES = {"huatuo26m_test": "huatuo"}
@@ -109,9 +108,9 @@ def probes(items: Sequence[Item]) -> list[Probe]:
         own = _of_exam(number, item, fold, sets) if item.options else _of_dialogue(number, item, fold)
         found += [probe for probe in own if probe.text]
         answer = fold.without_numbers[item.answer]
-        if len(answer) >= ANSWER:
+        if len(fold[item.answer]) >= ANSWER and len(answer) > ANSWER / 2:
             total = len(gram_set(answer, ANSWER_GRAM))
-            missing = 0 if item.options else max(ANSWER_GRAM, math.ceil(len(answer) / 10))
+            missing = 0 if item.options else max(ANSWER_GRAM, len(answer) // 8)
             found.append(Probe(number, "answer", answer, max(0, total - missing) / total))
     return found
 
