@@ -23,9 +23,21 @@ from qilin_lib.chimed import records, shingles
 from qilin_lib.chimed.clean import clean, clean_general
 from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
-from qilin_lib.chimed.deidentify import deidentify
+from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
-from qilin_lib.chimed.records import Disease, Exam, Passage, Payload, Rejection, content, excerpt, mapped, strings
+from qilin_lib.chimed.records import (
+    Dialogue,
+    Disease,
+    Exam,
+    Passage,
+    Payload,
+    Record,
+    Rejection,
+    content,
+    excerpt,
+    mapped,
+    strings,
+)
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
@@ -147,7 +159,7 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
         around = excerpt(raw[max(0, lost.start() - 12) : lost.end() + 12])
         entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
         return None
-    cleaned = mapped(payload, clean if medical else clean_general)
+    cleaned = mapped(payload, lambda texts: [*map(clean if medical else clean_general, texts)])
     payload = _deidentified(cleaned, medical, entry.deidentified)
     text = content(payload)
     entry.shown = excerpt(text)
@@ -164,19 +176,26 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
     return Draft(entry, payload, text, usable, _judged(cleaned, identified), unit.licence)
 
 
+def identified(payload: Payload) -> list[str]:
+    """What the sets would hold of a medical record before de-identification; [] when none would."""
+    draft = _draft(Entry(0, TRAINING_SETS, "", 0), Unit(TRAINING_SETS, Record("", "", 0, payload)), True, 0)
+    return draft.identified if draft else []
+
+
 def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Payload:
-    def hidden(text: str) -> str:
-        text, found = deidentify(text, medical)
-        for kind, count in found.items():
-            counts[kind] = counts.get(kind, 0) + count
-        return text
+    def hidden(texts: list[str]) -> list[str]:
+        texts, found = deidentify_all(texts, medical)
+        counts.update(found)
+        return texts
 
     return mapped(payload, hidden)
 
 
 def _judged(payload: Payload, bodies: dict[str, dict[str, Any]]) -> list[str]:
     """The texts of a record's bodies, less those that another one holds; names of speakers would part its turns."""
-    texts = [general_text(payload)] if "cpt" in bodies or "general" in bodies else []
+    texts = [bodies[name]["text"] for name in ("cpt", "general") if name in bodies][:1]
+    if texts and isinstance(payload, Dialogue):
+        texts = [general_text(payload)]
     texts += ["\n".join(_texts_of(bodies[name])) for name in ("dpo", "sft") if name in bodies]
     kept: list[str] = []
     for text in sorted(texts, key=len, reverse=True):

@@ -27,6 +27,8 @@ _END, _SEVERAL = 1, 2
 # Blocks whose characters have compatibility forms or capitals; behind the last extension of the Han script.
 _COMPATIBLE = ((0x30, 0x3400), (0xA000, 0xAC00), (0xF900, 0x10000), (0x1D400, 0x1D800), (0x2F800, 0x2FA20))
 _LAST = 0x323B0
+# Characters that OpenCC tells apart by the words they stand in only.
+_BY_PHRASE = (("覆", "复"), ("瞭", "了"), ("藉", "借"), ("甦", "苏"), ("像", "象"), ("揹", "背"), ("钜", "巨"))
 _HAN = [chr(code) for first, end in ((0x3400, 0x4DC0), (0x4E00, 0xA000)) for code in range(first, end)]
 
 
@@ -154,7 +156,10 @@ def _simplified() -> np.ndarray:
     simple = _converted("t2s", _HAN)
     table[_codes(_HAN)] = _codes(simple)
     merged = table.copy()
-    merged[_codes(simple)] = table[_codes(_converted("hk2s", _converted("tw2s", _HAN)))]
+    regional = _converted("hk2s", _converted("tw2s", _HAN))
+    differing = [(one, other) for one, other in zip(simple, regional, strict=True) if one != other]
+    ones, others = zip(*differing, *_BY_PHRASE, strict=True)
+    merged[_codes(ones)] = table[_codes(others)]
     return merged[table]
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 from qilin_lib import files
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.deid_score import ALL, Row
-from qilin_lib.chimed.items import BENCHMARKS
+from qilin_lib.chimed.items import BENCHMARKS, RULES
+from qilin_lib.chimed.leaks import Recall
 from qilin_lib.chimed.readers.find import printable
 from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
@@ -88,7 +89,7 @@ def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
 
 
 def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = True) -> Table:
-    """Training records that held a benchmark item, by source and benchmark; `decontaminate` is the build's parameter.
+    """Training records that held a benchmark item, by source, benchmark and rule; `decontaminate` is the build's.
 
     Benchmarks that the raw folder does not have are named below the table.
     """
@@ -98,10 +99,11 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
             items[BENCHMARKS[row["source"]]] += row["kept"]
     there = [name for name in BENCHMARKS.values() if items[name]]
     missing = [name for name in BENCHMARKS.values() if not items[name]]
-    total = sum(map(Counter, ledger["hits"].values()), Counter())
+    hits, rules = map(_with_total, (ledger["hits"], ledger.get("rules", {})))
     rows = [
         [source, *(f"{found.get(name, 0):,}" for name in there), f"{count(found):,}"]
-        for source, found in [*ledger["hits"].items(), ("Total", total)]
+        + [f"{rules.get(source, {}).get(rule, 0):,}" for rule in RULES]
+        for source, found in hits.items()
     ]
     notes = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
     if missing:
@@ -111,9 +113,35 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
         f"a record is counted once, for the item that matches it best, and {fate}; sources without hit: no row"
     )
     if not decontaminate:
-        rows, notes = [["Total", *["not counted"] * (len(there) + 1)]], ["decontaminate: false: nothing was compared"]
-    frame = pd.DataFrame(rows, columns=["Dataset", *there, "all"], dtype=str)
-    return Table("", "Training records that held a benchmark item", frame, notes)
+        rows = [["Total", *["not counted"] * (len(there) + 1 + len(RULES))]]
+        notes = ["decontaminate: false: nothing was compared"]
+    columns = ["Dataset", *there, "all", *(f"by {rule}" for rule in RULES)]
+    return Table(
+        "", "Training records that held a benchmark item", pd.DataFrame(rows, columns=columns, dtype=str), notes
+    )
+
+
+def _with_total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
+    return {**counts, "Total": sum(map(Counter, counts.values()), Counter())}
+
+
+def leak_recall_table(rows: Iterable[Recall]) -> Table:
+    """Leaks made of the benchmarks' own items: percent found, by kind and benchmark."""
+    cells: dict[str, dict[str, Recall]] = {}
+    for row in rows:
+        cells.setdefault(row.kind, {})[row.benchmark] = row
+    there = [*dict.fromkeys(name for found in cells.values() for name in found)]
+    lines = []
+    for kind, found in cells.items():
+        made, right = (sum(getattr(row, name) for row in found.values()) for name in ("made", "found"))
+        each = [f"{100 * row.found / row.made:.1f} ({row.made})" if (row := found.get(name)) else "-" for name in there]
+        lines.append([kind, *each, score_text(_proportion(right, made))])
+    notes = [
+        "percent found, in brackets the leaks made; all: with Wilson 95 % interval and n",
+        "made by chimed/leaks.py of the items in this raw folder, judged as the build judges its records",
+    ]
+    frame = pd.DataFrame(lines, columns=["Kind of leak", *there, "all"], dtype=str)
+    return Table("", "Leaks that decontamination finds", frame, notes)
 
 
 def dropped_table(path: Path, each: int = 2) -> Table:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from raw_files import put
 
 from qilin_lib.chimed import aggregate, sources
@@ -24,7 +22,7 @@ def entity(name, **features):
 
 def run(*units_of):
     """What becomes of the units of GRAPHS, were all of them under a licence that allows to combine them."""
-    sources_of = [replace(BY_NAME[graph], licence="MIT") for graph in GRAPHS]
+    sources_of = [BY_NAME[graph].model_copy(update={"licence": "MIT"}) for graph in GRAPHS]
     return list(merged(zip(sources_of, units_of, strict=False)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from qilin_lib.chimed import deid_score
+from qilin_lib.chimed.leaks import Recall
 from qilin_lib.chimed.ledger import Ledger
 from qilin_lib.chimed.ledger import Row as LedgerRow
 from qilin_lib.chimed.sources import BY_NAME
@@ -64,7 +66,7 @@ def test_tables_read_what_the_builder_writes() -> None:
         row.lose(column, "too short")
     written = Ledger()
     written.add(row)
-    written.add_hits("cmexam", {"huatuo": 2})
+    written.add_hits("cmexam", Counter({("huatuo", "question"): 2}))
     written.check()
     form = json.loads(json.dumps(written.as_dict()))
     assert lines(data.ledger_table(form))[0]["merged"] == "1" and data.kept(form) == {"cpt": 1}
@@ -78,18 +80,22 @@ def test_tables_read_what_the_builder_writes() -> None:
 def leaky(ledger: Any) -> Any:
     ledger["sources"] += [eval_row("ceval", 1346), eval_row("cmexam", 1000), eval_row("huatuo26m_test", 6000)]
     ledger["hits"] = {"cmexam": {"ceval": 2, "cmexam": 1200}, "remedi": {"cmexam": 1}}
+    ledger["rules"] = {"cmexam": {"question": 1100, "options": 102}, "remedi": {"answer": 1}}
     return ledger
 
 
 def test_contamination_by_source_and_benchmark(leaky: Any) -> None:
     table = data.contamination_table(leaky)
-    assert lines(table) == [
-        {"Dataset": "cmexam", "ceval": "2", "cmexam": "1,200", "huatuo": "0", "all": "1,202"},
-        {"Dataset": "remedi", "ceval": "0", "cmexam": "1", "huatuo": "0", "all": "1"},
-        {"Dataset": "Total", "ceval": "2", "cmexam": "1,201", "huatuo": "0", "all": "1,203"},
+    assert [[*line.values()] for line in lines(table)] == [
+        ["cmexam", "2", "1,200", "0", "1,202", "102", "1,100", "0", "0", "0"],
+        ["remedi", "0", "1", "0", "1", "0", "0", "0", "0", "1"],
+        ["Total", "2", "1,201", "0", "1,203", "102", "1,100", "0", "0", "1"],
     ]
+    rules = ["by options", "by question", "by cloze", "by 13-gram", "by answer"]
+    assert [*lines(table)[0]] == ["Dataset", "ceval", "cmexam", "huatuo", "all", *rules]
     assert "1,346 items of ceval, 1,000 items of cmexam, 6,000 items of huatuo" in table.notes[0]
-    assert table.notes[1].endswith("does not have them: cmmlu, medqa, cmtmedqa")
+    missing = table.notes[1].rsplit(": ", 1)[1].split(", ")
+    assert {"cmmlu", "medqa", "cmtmedqa"} <= {*missing} and not {"ceval", "cmexam", "huatuo"} & {*missing}
 
 
 def test_what_was_not_compared_is_not_shown_as_clean(leaky: Any) -> None:
@@ -98,6 +104,14 @@ def test_what_was_not_compared_is_not_shown_as_clean(leaky: Any) -> None:
     assert set(only.values()) == {"Total", "not counted"}
     (only,) = lines(data.contamination_table(leaky, "report"))
     assert only["all"] == "0" and "kept all the same" in data.contamination_table(leaky, "report").notes[-1]
+
+
+def test_recall_by_kind_and_benchmark_with_intervals() -> None:
+    rows = [Recall("a kind", "ceval", 100, 99), Recall("a kind", "huatuo", 50, 50), Recall("another", "ceval", 10, 10)]
+    first, second = lines(data.leak_recall_table(rows))
+    assert (first["Kind of leak"], first["huatuo"], second["huatuo"]) == ("a kind", "100.0 (50)", "-")
+    assert first["ceval"] == "99.0 (100)" and first["all"].startswith("99.3") and "150" in first["all"]
+    assert lines(data.leak_recall_table([])) == []
 
 
 # --- what was not kept ------------------------------------------------------------------------------------------------
