@@ -104,7 +104,7 @@ def _too_long() -> Reject:
 # Marks and frequent characters of Chinese old and new, in both scripts: a fifth of any Chinese text, and next to none
 # of one decoded as what it is not. Pieces of ancient books and instructions, each in GB18030, Big5 and UTF-16 without
 # a mark: of 20 characters 99.2 % are read right, of 60 99.9 %. charset-normalizer 3.5.2 with these four to choose from,
-# on 60 to 4,000 bytes: GB18030 45 %, Big5 47 to 58 %, UTF-16 79 to 100 %.
+# on 60 to 4,000 bytes: GB18030 45 to 47 %, Big5 47 to 58 %, UTF-16 79 to 100 %.
 _FREQUENT = re.compile(
     "[，。、：；？（）的一是不了在人有我他你您大小中上下为為以于於之者其而也可用个個这這来來时時会會能要说說地出就"
     "对對生年日月水血气氣病痛症治药藥方主无無心如后後所同自此好医醫患天食热熱头頭身多及或与與因分服两兩二三十]"
