@@ -19,15 +19,16 @@ PAD = "饭后半小时用温水送服，连用七天，期间忌酒，如有皮�
 
 
 @pytest.mark.parametrize(
-    "row, reason",
+    "question, chosen, rejected, reason",
     [
-        ({"question": "多久可以再吃一次药呢？", "response_chosen": "很好的", "response_rejected": "&nbsp;很好的<br>"}, "chosen equals rejected"),
-        ({"question": "医生的电话是多少呢？", "response_chosen": "电话13912345678", "response_rejected": "电话13912345679"}, "chosen equals rejected"),
-        ({"question": "心悸应该看什么科呢？", "response_chosen": "心内科", "response_rejected": "<p>无</p>"}, "empty after cleaning"),
-        ({"question": "心悸应该看什么科呢？", "response_chosen": "心内科", "response_rejected": "暂无"}, "empty after cleaning"),
+        ("多久可以再吃一次药呢？", "很好的", "&nbsp;很好的<br>", "chosen equals rejected"),
+        ("医生的电话是多少呢？", "电话13912345678", "电话13912345679", "chosen equals rejected"),
+        ("心悸应该看什么科呢？", "心内科", "<p>无</p>", "empty after cleaning"),
+        ("心悸应该看什么科呢？", "心内科", "暂无", "empty after cleaning"),
     ],
-)  # fmt: skip
-def test_a_pair_is_judged_by_what_is_written(build_of, tmp_path, row, reason):
+)
+def test_a_pair_is_judged_by_what_is_written(build_of, tmp_path, question, chosen, rejected, reason):
+    row = {"question": question, "response_chosen": chosen, "response_rejected": rejected}
     raw = put(tmp_path / "raw", {"medicalgpt_reward/a.jsonl": jsonl([row])})
     built = build_of(raw, tmp_path / "out")
     assert not built.dpo and [line["reason"] for line in built.dropped] == [reason]
