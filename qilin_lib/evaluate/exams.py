@@ -34,7 +34,14 @@ CMMLU_SUBJECTS = {
 """The subjects of ChiMed-GPT's evaluation code (IDEA-CCNL/Fengshenbang-LM, branch dev_bio), with the names that
 lm-evaluation-harness's cmmlu tasks give them.
 """
-MEDQA_FILES = ("**/test.jsonl", "**/*test.jsonl", "**/*test.json", "**/*mcmle.jsonl", "**/zh.json")
+MEDQA_FILES = (
+    "**/Mainland/test.jsonl",
+    "**/test.jsonl",
+    "**/*test.jsonl",
+    "**/*test.json",
+    "**/*mcmle.jsonl",
+    "**/zh.json",
+)
 """MedQA's test set in its original form, as an instruction, in Apollo's two forms; the first that is there counts."""
 
 
