@@ -36,13 +36,12 @@ from qilin_lib.chimed.deid_lexicon import (
 _NEVER_ALONE, _LED_ONLY = frozenset(listed("never_alone")), frozenset(listed("led_only"))
 _WHO = re.compile(rf"{MINORITY}|{SPACED}|{LATIN}|{HAN}{{2,6}}")
 
-# --- behind the patient, their kin and staff, without a colon -------------------------------------------------------------
+# --- behind the patient, their kin and staff, without a colon ---------------------------------------------------------
 
 _CUES = re.compile(rf"(?:{either((*KIN, *listed('bare')))})[：:]? ?(?={FIRST})")
 _AGED = re.compile(
-    r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]|[，,] ?(?:\d{4}[年./-]|"
-    + HIDDEN
-    + ")"
+    r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]"
+    rf"|[，,] ?(?:\d{{4}}[年./-]|{HIDDEN})"
 )
 _SAYS = re.compile(
     r"[自主代补]?[诉述答]|自?称|签[字署名]|已签|要求|表示|拒绝|名下|[的之][家妈爸父母儿女子妻夫]|患[有\u4e00-\u9fa5]{2}|提供|接听"
@@ -91,15 +90,14 @@ def _is_person(name: str, text: str, end: int) -> bool:
         len(plain) > 2 and _DOES.match(text, end) and dictionary().keys().isdisjoint((plain[1:], plain[2:]))
     ):
         return False
-    closed = len(plain) == 3 and text[end : end + 1] in "，,。；;（("
-    if not is_name(plain, links=closed) or plain[0] in PREPOSITIONS:
+    if not is_name(plain, links=len(plain) == 3) or plain[0] in PREPOSITIONS:
         return False
     return _DOES.match(text, end) is not None
 
 
 _SEXES = "男女"
 
-# --- at the beginning of a clause -------------------------------------------------------------------------------------------
+# --- at the beginning of a clause -------------------------------------------------------------------------------------
 
 _RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
 # Behind somebody at the beginning of a clause: "李 明，男，28岁", "何其（患者之子）", "程前，身份证[身份证号]".
@@ -211,7 +209,7 @@ def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
     return led or address or name not in EVERYDAY
 
 
-_PLACES = frozenset("后前时中上下内外里间患病科院和与及的")
+_PLACES = frozenset("后前时中上下内外里间患病科院与及的")
 
 
 def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
@@ -293,14 +291,14 @@ NAME_RULES = (
             "（住院号",
             "（药师",
             "名下",
-            "个人(?:主页|账号|微信|博客)",
+            r"人(?<=个人)(?:主页|账号|微信|博客)",
             "妈(?<=的妈)妈",
             "爸(?<=的爸)爸",
             r"属(?<=的家属)",
         ),
         _subjects,
     ),
-    Rule("姓名", ("叫", "我是", "名字", "姓"), _CALLED),
+    Rule("姓名", ("叫", rf"我是{FIRST}", "名字", r"姓(?<=[我贵：:，,\n]姓)"), _CALLED),
     Rule("姓名", tuple(_title_hint(title) for title in listed("titles")), _doctors),
     Rule("姓名", (rf"{NAMED}[、/和及与 ]",), _names_next),
 )
