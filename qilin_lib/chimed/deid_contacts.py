@@ -129,7 +129,8 @@ _ACCOUNT = (
 )
 _INSURED = ("医保", "社保", "参保", "医疗保险", "社会保障")
 _INSURANCE = (
-    rf"(?:{either(_INSURED[:3], '(?:卡|证)?(?:账户)?' + NUMBER + '?')}|{either(_INSURED[3:], '(?:卡|证|号)' + NUMBER + '?')})"
+    rf"(?:{either(_INSURED[:3], '(?:卡|证)?(?:账户)?' + NUMBER + '?')}"
+    rf"|{either(_INSURED[3:], '(?:卡|证|号)' + NUMBER + '?')})"
     rf"{IS}{CODE}(?! ?[元年月])"
 )
 

@@ -100,10 +100,12 @@ _SEXES = "男女"
 # --- at the beginning of a clause -------------------------------------------------------------------------------------
 
 _RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
+# What only somebody does.
+_ACTS = "陪同 护送 代诉 代述 签收 签字 签名 来电 接听 致电 誊抄 整理 您好".split()
 # Behind somebody at the beginning of a clause: "李 明，男，28岁", "何其（患者之子）", "程前，身份证[身份证号]".
 _EVIDENCE = re.compile(
     rf"[男女](?<=[，, ].)(?:[，, ]|$)|[MF](?<=[，, ].)[，,] ?\d|（(?:{_RELATION}）|住院号|药师)|{HIDDEN}+"
-    r"|名下|个人(?:主页|账号|微信|博客)|的(?:[妈爸][妈爸]|家属)"
+    rf"|名下|个人(?:主页|账号|微信|博客)|的(?:[妈爸][妈爸]|家属)|(?:{either(_ACTS)})"
 )
 _BOUNDARY = re.compile(rf"(?:^|[\n，,。；;：: 　】“（至见为由是]|{either((*KIN, *listed('bare')))}|[人者员位])$")
 _SUBJECT = re.compile(rf"(?:{MINORITY}|{LATIN}|{HAN} {HAN}{{1,2}})$")
@@ -120,6 +122,8 @@ def _subjects(text: str) -> Spans:
         end = lead.start() if lead else len(before)
         if evidence[0][0] != HIDDEN or lead:
             start = _subject(before, end, left == 0, evidence[0][0] in "男女（")
+            if evidence[0] in _ACTS and start is not None and (end - start < 3 or before[start] in EVERYDAY):
+                continue
             if start is not None:
                 last = left + end
                 yield left + start, last
@@ -295,6 +299,8 @@ NAME_RULES = (
             "妈(?<=的妈)妈",
             "爸(?<=的爸)爸",
             r"属(?<=的家属)",
+            *_ACTS[:-1],
+            r"您(?<![生夫任授士师家长是啊，,。！!？?：:\n 　]您)好",
         ),
         _subjects,
     ),
