@@ -193,15 +193,14 @@ def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
     public = text[max(0, start - 3) : start].rstrip("：: ").endswith(_AUTHORS)
     if public or before.isdigit() or not surname or not name.isalpha():
         return False
-    inside, led = "\u4e00" <= before <= "\u9fa5", text[max(0, start - 2) : start] in _LEAD_WORDS
-    if inside and not led:
-        # "对方医生", "四周医生": the surname belongs to the word before it.
-        if (
-            not dictionary()
-            .keys()
-            .isdisjoint((before + name[0], before + name[:2], text[max(0, start - 2) : start + 1]))
-        ):
-            return False
+    inside = "\u4e00" <= before <= "\u9fa5"
+    # "对方医生", "及时向医生": the surname belongs to the word before it; "班主任": to the title.
+    joined = (before + name[0], before + name[:2], name + title[0])
+    if inside and not dictionary().keys().isdisjoint(joined):
+        return False
+    led = text[max(0, start - 2) : start] in _LEAD_WORDS
+    if inside and not led and text[max(0, start - 2) : start + 1] in dictionary():
+        return False
     led = led or not inside or before in _LEADS
     address = title[0] in _ADDRESSES
     if name != surname:
