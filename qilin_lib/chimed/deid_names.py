@@ -241,7 +241,7 @@ def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
 
 _CALLED = by(
     rf"(?:我是|我叫|(?<![品药用学别俗])名叫|名字(?:是|叫|为)|(?:{either(KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
-    rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d)",
+    rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d|{TITLE})",
     lambda match: _is_called(match[0], match["id"]),
 )
 
