@@ -242,16 +242,19 @@ def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
 _CALLED = by(
     rf"(?:我是|我叫|(?<![品药用学别俗])名叫|名字(?:是|叫|为)|(?:{either(KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
     rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d|{TITLE})",
-    lambda match: _is_called(match[0], match["id"]),
+    lambda match: _is_called(match[0], match["id"], _TITLE_AT(match.string, match.end()) is not None),
 )
 
 
-def _is_called(text: str, name: str) -> bool:
+_TITLE_AT = re.compile(TITLE).match
+
+
+def _is_called(text: str, name: str, titled: bool) -> bool:
     if "姓" in text[:4]:
         return name == surname_of(name) or is_name(name)
     if ends_in_title(name):
         return False
-    if not text.startswith("我是") and len(name) == 3 and surname_of(name) and name not in dictionary():
+    if (titled or not text.startswith("我是")) and len(name) == 3 and surname_of(name) and name not in dictionary():
         return SMALL.isdisjoint(name)
     if name.isascii() or "·" in name:
         return not text.startswith("我是")
