@@ -23,7 +23,7 @@ from qilin_lib.chimed import records, shingles
 from qilin_lib.chimed.clean import clean, clean_general
 from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
-from qilin_lib.chimed.deidentify import deidentify
+from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
 from qilin_lib.chimed.records import (
     Dialogue,
@@ -159,7 +159,7 @@ def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | N
         around = excerpt(raw[max(0, lost.start() - 12) : lost.end() + 12])
         entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
         return None
-    cleaned = mapped(payload, clean if medical else clean_general)
+    cleaned = mapped(payload, lambda texts: [*map(clean if medical else clean_general, texts)])
     payload = _deidentified(cleaned, medical, entry.deidentified)
     text = content(payload)
     entry.shown = excerpt(text)
@@ -183,11 +183,10 @@ def identified(payload: Payload) -> list[str]:
 
 
 def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Payload:
-    def hidden(text: str) -> str:
-        text, found = deidentify(text, medical)
-        for kind, count in found.items():
-            counts[kind] = counts.get(kind, 0) + count
-        return text
+    def hidden(texts: list[str]) -> list[str]:
+        texts, found = deidentify_all(texts, medical)
+        counts.update(found)
+        return texts
 
     return mapped(payload, hidden)
 

@@ -1,6 +1,6 @@
 """What the rules of de-identification are made of: a rule, its finders, and the lists of words in data/deid_words.yaml.
 
-HIDDEN stands for text that an earlier rule took; no pattern may consume it. Every quantifier in front of something
+HIDDEN (for names NAMED) stands for text that an earlier rule took; no pattern may consume it. Every quantifier in front of something
 that may fail is bounded, so that no text takes longer than its length allows.
 """
 
@@ -13,7 +13,8 @@ from importlib.resources import files
 
 import yaml
 
-HIDDEN = "\ue000"  # private use: neither a word character nor a Chinese one
+# Private use: neither word characters nor Chinese ones.
+HIDDEN, NAMED = "\ue000", "\ue001"
 KINDS = (
     "邮箱", "网址", "身份证号", "证件号", "病历号", "电话", "账号", "车牌", "床号", "出生日期", "地址", "姓名",
 )  # fmt: skip

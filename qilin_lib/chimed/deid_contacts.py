@@ -56,15 +56,15 @@ _ELEVEN = (
 _MOBILE_ABROAD = rf"(?P<id>(?<![\dA-Za-z.])(?:\+|00)?86[- ]?1{_ELEVEN})"
 _MOBILE = rf"(?P<id>1(?<![\dA-Za-z.].){_ELEVEN})"
 _MOBILE_CUED_VALUE = rf"1{_SEP}?[3-9](?:{_SEP}{{0,2}}\d){{9}}{_NO_QUANTITY}"
-_SAID = "零〇○一幺二两三四五六七八九"
+_SAID = "零〇○一幺二两三四五六七八九壹贰叁肆伍陆柒捌玖"
 _MOBILE_SAID = (
-    rf"(?P<id>(?<![\d{_SAID}])[一幺1][三四五六七八九3-9](?=[\d {_SEP[1:-1]}]{{0,14}}[{_SAID}])"
+    rf"(?P<id>(?<![\d{_SAID}])[一幺1壹][三四五六七八九3-9叁肆伍陆柒捌玖](?=[\d {_SEP[1:-1]}]{{0,14}}[{_SAID}])"
     rf"(?:{_SEP}?[{_SAID}\d]){{9,11}})(?![\d{_SAID}十])"
 )
 _AREA = r"0(?:10|2\d|[3-9]\d\d)"
 _LOCAL = r"[2-9](?:\d{6,7}|\d{2,3}[- .]\d{4})"
 _LANDLINE = rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL}))(?!\d|-\d{{6}}|\.\d)"
-_LANDLINE_LOOSE = rf"{_AREA}[- ]?\d{{4}}[- ]?\d{{4}}"
+_LANDLINE_LOOSE = rf"{_AREA}(?: ?[-–—] ?| )?\d{{3,4}}[- ]?\d{{4}}"
 _CUES = "电话 手机 座机 联系方式 传真 小灵通 号码 T[Ee][Ll] t[Ee][Ll] Phone phone 电_话 手_机".replace("_", " ").split()
 _CALLS = tuple(call + HAN + "{0,4}" for call in ("联系", "致电", "拨", "打"))
 _CUED_VALUE = (
@@ -116,7 +116,7 @@ _ACCOUNT_VALUE = (
 )
 _ACCOUNT = (
     rf"(?:{either(_ACCOUNT_CUES, '(?:号码|号|ID|id)?')}|{_LATIN}){_OWN}"
-    rf"(?:是|为|加)? ?(?P<colon>[：:]?) ?{_ACCOUNT_VALUE}(?! ?元)"
+    rf"(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT_VALUE}(?! ?元)"
 )
 _INSURED = ("医保", "社保", "参保", "医疗保险", "社会保障")
 _INSURANCE = rf"(?:{either(_INSURED, '(?:卡|证)?(?:账户)?' + NUMBER + '?')}){IS}{CODE}(?! ?[元年月])"
@@ -124,13 +124,13 @@ _INSURANCE = rf"(?:{either(_INSURED, '(?:卡|证)?(?:账户)?' + NUMBER + '?')})
 
 def _account(match: re.Match[str]) -> bool:
     # "微信pay", "QQ email": an account is more than a word, or is what a colon introduces.
-    return bool(match["colon"]) or any(map(str.isdigit, match["id"]))
+    return bool(match["colon"]) or not match["id"].isalpha()
 
 
 _DIGITS = "0123456789"
 # A run of seven digits, or a shorter one that goes on behind a separator.
 _LONG = tuple(rf"{digit}{_SEP}?\d{_SEP}?\d(?:\d{{4}}|(?:{_SEP}|[） )]|\d) ?\d)" for digit in _DIGITS)
-_SPOKEN = tuple(rf"{first}[三四五六七八九3-9](?:{_SEP}?[{_SAID}\d]){{6}}" for first in "一幺1")
+_SPOKEN = tuple(rf"{first}[三四五六七八九3-9叁肆伍陆柒捌玖](?:{_SEP}?[{_SAID}\d]){{6}}" for first in "一幺1壹")
 CONTACT_RULES = (
     Rule("邮箱", ("@",), by(_EMAIL)),
     Rule("网址", ("http", "www", "com/", "cn/", "net/", "me/", "org/"), _pages),

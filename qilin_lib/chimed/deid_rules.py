@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from qilin_lib.chimed.deid_base import Rule
 from qilin_lib.chimed.deid_contacts import ACCOUNT_RULES, CONTACT_RULES, PHONE_RULES
+from qilin_lib.chimed.deid_labels import LABEL_RULES
 from qilin_lib.chimed.deid_names import NAME_RULES
 from qilin_lib.chimed.deid_numbers import BED_RULES, BIRTH_RULES, IDENTITY_RULES
 from qilin_lib.chimed.deid_places import PLACE_RULES
@@ -21,5 +22,6 @@ RULES: tuple[Rule, ...] = (
     *BED_RULES,
     *BIRTH_RULES,
     *PLACE_RULES,
+    *LABEL_RULES,
     *NAME_RULES,
 )

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qilin_lib.chimed.deid_base import HIDDEN, KINDS, Rule
+from qilin_lib.chimed.deid_base import HIDDEN, KINDS, NAMED, Rule
 from qilin_lib.chimed.deid_numbers import valid_identity_number
 from qilin_lib.chimed.deid_rules import RULES
 
@@ -22,8 +22,10 @@ Span = tuple[int, int, str]
 # Full-width digits, letters and signs, each with its plain character: positions stay as they are.
 _WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
 _WIDE |= {ord(wide): plain for wide, plain in zip("＠．－＋＿", "@.-+_", strict=True)}
+# What one rule takes is a cue for the next, but no text holds longer chains: time stays linear.
+_PASSES = 8
 _WIDE_MARKS = frozenset(map(chr, _WIDE))
-_PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(KINDS)})\]")
+_PLACEHOLDER = re.compile(rf"\[({'|'.join(KINDS)})\]")
 
 
 def _openings(rules: tuple[Rule, ...]) -> re.Pattern[str]:
@@ -68,11 +70,14 @@ def find(text: str, medical: bool = True) -> list[Span]:
     if not _WIDE_MARKS.isdisjoint(present):
         text = text.translate(_WIDE)
         present = frozenset(openings.findall(text))
-    hidden = _PLACEHOLDER.sub(lambda mark: HIDDEN * len(mark[0]), text) if "[" in text else text
+    hidden = _PLACEHOLDER.sub(lambda mark: _mark(mark[1]) * len(mark[0]), text) if "[" in text else text
     spans: list[Span] = []
     # A rule sees what earlier rules took as one blot, whatever its length, just as it sees a placeholder. Going on
     # until nothing more is found is what makes a second call find nothing.
-    while new := _found(hidden, present, rules):
+    for _ in range(_PASSES):
+        new = _found(hidden, present, rules)
+        if not new:
+            break
         spans += new
         hidden = _hide(hidden, new)
         present = frozenset(openings.findall(hidden))
@@ -121,6 +126,10 @@ def _found(text: str, present: frozenset[str], rules: tuple[Prepared, ...]) -> l
 
 def _hide(text: str, spans: list[Span]) -> str:
     chars = list(text)
-    for start, end, _ in spans:
-        chars[start:end] = HIDDEN * (end - start)
+    for start, end, kind in spans:
+        chars[start:end] = _mark(kind) * (end - start)
     return "".join(chars)
+
+
+def _mark(kind: str) -> str:
+    return NAMED if kind == "姓名" else HIDDEN

@@ -112,23 +112,26 @@ class Rejection:
     __reduce__ = plainly
 
 
-def mapped(payload: Payload, change: Callable[[str], str]) -> Payload:
-    """The same payload with `change` applied to every string of its text."""
+def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:
+    """The same payload with its text changed: `change` gets all its `strings` and returns as many in their order."""
+    new = change(strings(payload))
     match payload:
-        case Dialogue(turns, system):
-            return Dialogue(tuple([change(turn) for turn in turns]), change(system) if system else "")
-        case Passage(title, body):
-            return Passage(change(title), change(body))
-        case Exam(question, options, answer, explanation):
-            pairs = tuple([(change(letter), change(text)) for letter, text in options])
-            return Exam(change(question), pairs, change(answer), change(explanation))
-        case Disease(name, features, origins):
-            said = tuple([(change(heading), tuple(map(change, values))) for heading, values in features])
-            return Disease(change(name), said, origins)
-        case Preference(prompt, chosen, rejected, system, others):
-            system = change(system) if system else ""
-            answers = change(chosen), change(rejected)
-            return Preference(tuple(map(change, prompt)), *answers, system, tuple(map(change, others)))
+        case Dialogue(_, system):
+            return Dialogue(tuple(new[bool(system) :]), new[0] if system else "")
+        case Passage():
+            return Passage(*new)
+        case Exam():
+            pairs = tuple(zip(new[1:-2:2], new[2:-2:2], strict=True))
+            return Exam(new[0], pairs, new[-2], new[-1])
+        case Disease(_, features, origins):
+            left = iter(new)
+            name = next(left)
+            said = tuple([(next(left), tuple([next(left) for _ in values])) for _, values in features])
+            return Disease(name, said, origins)
+        case Preference(prompt, _, _, system):
+            first, last = bool(system), bool(system) + len(prompt)
+            chosen, rejected, *others = new[last:]
+            return Preference(tuple(new[first:last]), chosen, rejected, new[0] if system else "", tuple(others))
 
 
 def strings(payload: Payload) -> list[str]:

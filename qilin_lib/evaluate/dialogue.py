@@ -18,7 +18,7 @@ from typing import Any
 from qilin_lib.chimed.batches import encoded, identity
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.deidentify import deidentify
+from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.readers.turns import speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt, mapped
@@ -218,7 +218,7 @@ def _fates(built: Path | None, folder: Path) -> Callable[[str, Record], str]:
 
 def _written(said: Dialogue) -> Dialogue:
     """The dialogue with the text that 01 writes: cleaned and de-identified."""
-    return mapped(said, lambda text: deidentify(clean(text))[0])
+    return mapped(said, lambda turns: deidentify_all([clean(turn) for turn in turns])[0])
 
 
 def _preferences(built: Path) -> set[tuple[str, str]]:

@@ -26,6 +26,7 @@ from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
+from qilin_lib.train import launch
 from qilin_lib.train.methods import METHODS, sft
 
 # Where neither the paper nor CMExam and Huatuo-26M state a setting: what transformers does by default.
@@ -127,9 +128,8 @@ def work(job: SimpleNamespace) -> None:
     """The child's part: tokenise, train, save; facts.json says what was read, left out and trained."""
     rows = list(files.read_jsonl(job.paths.data))
     if is_sequence_model(job.paths.weights):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
         # fp32 weights under autocast, as full training of a stage has them.
-        model = load_sequence_model(job.paths.weights, "float32", device)
+        model = load_sequence_model(job.paths.weights, "float32", launch.device(job.parameters))
         tokenizer = padding(load_tokenizer(job.paths.weights))
         training, counts = sequence_examples(rows, job.template, tokenizer, job.parameters)
         make = make_sequence_trainer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,14 +69,13 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     import torch
 
     quantised = parameters.finetuning == "qlora"
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
     torch.manual_seed(parameters.seed)
     # AdamW on bfloat16 weights loses small updates to rounding: full training keeps fp32 weights under autocast. With
     # DeepSpeed the optimizer has its own fp32 copy.
     kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
     wanted = parameters.attn_implementation
     try:
-        model = load_model(weights, kind, quantised, device, attention.loadable(wanted), rewards)
+        model = load_model(weights, kind, quantised, launch.device(parameters), attention.loadable(wanted), rewards)
     # transformers' words for a kernel that the model or the machine lacks.
     except (ImportError, ValueError) as reason:
         if attention.loadable(wanted) is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from qilin_lib.models.adapters import is_adapter, load_trained, trained
 from qilin_lib.tokens.template import IGNORE
+from qilin_lib.train import launch
 
 # Tokens whose logits are in float32 at a time.
 SLICE = 512
@@ -22,7 +23,7 @@ def moments(job: Any, measure: Callable[[Any, str], Any]) -> dict[str, Any]:
     "unquantised_after" are the same on the weights that were quantised: what quantisation costs.
     """
     folder, parameters = trained(job.out), job.parameters
-    device = "cuda:0" if parameters.gpus else "cpu"
+    device = launch.device(parameters)
     if not is_adapter(folder):
         pairs = (("before", job.paths.weights), ("after", folder))
         return {moment: measure(load_trained(path, parameters.dtype, device)[0], moment) for moment, path in pairs}

@@ -28,14 +28,14 @@ from qilin_lib.train.methods import Method
 TRAININGS = ("reward", "rejection", "rl")
 
 
-def train_stage(stage: Stage, method: Method, paths: dict[str, Path], show: Show | None = None) -> dict[str, Any]:
+def train_stage(stage: Stage, method: Method, paths: dict[str, Path]) -> dict[str, Any]:
     """Train and score stage `stage` (03-05) in its folder; returns its facts, which are read if up to date.
 
     `paths` are the inputs (weights, tokens, data) by name. Where another process trains this stage with these
     parameters, its progress is shown until it ends. A training that ended while its notebook did not is only read.
     """
     if not stage.up_to_date:
-        show = show or live_line()
+        show = live_line()
         stage.begin(show)
     if not stage.up_to_date:
         run(stage, method, stage.dir, stage.parameters.model_dump(mode="json"), paths, show)
@@ -48,7 +48,7 @@ def train_step(
     folder: Path,
     steps: Steps,
     paths: dict[str, Path],
-    show: Show | None,
+    show: Show | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Train in `folder`, one of several trainings of stage 08; returns its facts.

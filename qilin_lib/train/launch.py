@@ -39,6 +39,11 @@ def available_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def device(parameters: Any) -> str:
+    """Where this process computes: the GPU of its number on the node, the first if it is alone, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
+
+
 def check_gpus(parameters: Any) -> None:
     """QilinError with one sentence when more GPUs are asked for than this machine has."""
     if parameters.gpus and parameters.gpus > (found := available_gpus()):

@@ -91,32 +91,35 @@ def conversation(text: str, known: list[Message] | None) -> list[Message] | None
 
 
 def _spellings(messages: list[Message]) -> tuple[str, str]:
-    """How 01 writes a conversation as running text: one turn a line, with speakers' names from three turns on."""
-    names = {role: name for name, role in ROLES.items()}
+    """How 01 writes a conversation as running text: one turn a line, with speakers' names from three turns on. What the
+    system says has none."""
+    names = {role: f"{name}：" for name, role in ROLES.items()} | {"system": ""}
     return (
         "\n".join(message["content"] for message in messages),
-        "\n".join(f"{names[message['role']]}：{message['content']}" for message in messages),
+        "\n".join(names[message["role"]] + message["content"] for message in messages),
     )
 
 
 def exchanges(turns: list[Message], template: Any, tokenizer: Any, parameters: Any) -> list[list[Message]] | None:
     """`turns` as conversations of whole exchanges within `max_length` tokens; an answer longer than `max_target_length`
     goes on in further exchanges, asked for by the same question. None if a question would have to be cut, or a
-    conversation would have no answer: such a passage is learned as text."""
+    conversation would have no answer: such a passage is learned as text. A system text stands before each part."""
     limits = (parameters.max_source_length, parameters.max_target_length)
-    if any(len(text_ids(tokenizer, turn["content"])) > limits[0] for turn in turns[::2]):
+    system = [turn for turn in turns[:1] if turn["role"] == "system"]
+    turns = turns[len(system) :]
+    if any(len(text_ids(tokenizer, turn["content"])) > limits[0] for turn in [*system, *turns[::2]]):
         return None
     parts: list[list[Message]] = []
     room = 0
     for exchange in _fitting(turns, tokenizer, limits[1]):
         length = len(template.encode_with_labels(exchange, tokenizer, *limits, follows="assistant")[0])
         if length > room:
-            parts.append([])
+            parts.append([*system])
             room = parameters.max_length
-            length = len(template.encode_with_labels(exchange, tokenizer, *limits)[0])
+            length = len(template.encode_with_labels([*system, *exchange], tokenizer, *limits)[0])
         parts[-1] += exchange
         room -= length
-    return parts if all(len(part) > 1 for part in parts) else None
+    return parts if all(len(part) > 1 + len(system) for part in parts) else None
 
 
 def _fitting(turns: list[Message], tokenizer: Any, limit: int) -> Iterator[list[Message]]:

@@ -34,13 +34,12 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import pairs, sampling, vllm_client
-from qilin_lib.train.launch import PROGRESS
+from qilin_lib.train import launch, pairs, sampling, vllm_client
 from qilin_lib.train.methods import METHODS, reward
 
 Row = dict[str, Any]
-# From job, device and chunks of questions to the values of each chunk.
-Make = Callable[[SimpleNamespace, str, dict[int, list[Row]]], Iterator[list[Any]]]
+# From job and chunks of questions to the values of each chunk.
+Make = Callable[[SimpleNamespace, dict[int, list[Row]]], Iterator[list[Any]]]
 OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
 """Two lines that begin with A and B: a multiple-choice question, whatever its source."""
 ROLE_TOKENS = 32
@@ -200,14 +199,13 @@ def sampler(parameters: Any) -> str:
 def _in_chunks(job: SimpleNamespace, name: str, chunks: dict[int, list[Row]], make: Make) -> None:
     """Write `name`/<chunk>.json for what is missing of this process's chunks; no model is loaded for none."""
     rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if job.parameters.gpus else "cpu"
     done = _finished(job.out, name)
     missing = {i: chunk for i, chunk in chunks.items() if i % of == rank and i not in done}
-    values = make(job, device, missing) if missing else ()
+    values = make(job, missing) if missing else ()
     for place, (i, value) in enumerate(zip(missing, values, strict=True), start=1):
         files.write_json(job.out / name / f"{i}.json", value)
         if rank == 0:
-            print(PROGRESS + json.dumps({"text": f"{name} {place}/{len(missing)} chunks"}), flush=True)
+            print(launch.PROGRESS + json.dumps({"text": f"{name} {place}/{len(missing)} chunks"}), flush=True)
 
 
 def _finished(out: Path, name: str) -> dict[int, Any]:
@@ -215,23 +213,23 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
     return {int(path.stem): files.read_json(path) for path in (out / name).glob("*.json")}
 
 
-def _answers(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
+def _answers(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
     """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
     ids_of = lambda row: pairs.encoded(row["messages"][:1], job.template, tokenizer, p, opened=True)  # noqa: E731
     prompts = [{f"{p.round}:{row['id']}": ids_of(row) for row in rows} for rows in chunks.values()]
     draw = _by_vllm if p.vllm_python else _here
-    for drawn in draw(job, device, prompts, tokenizer):
+    for drawn in draw(job, prompts, tokenizer):
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
         # As the template gives them to the reward model; fine-tuning reads ids, which it gives as they are.
         texts = [text.strip() if job.template.trim else text for text in texts]
         yield [[text, len(ids)] for text, ids in zip(texts, drawn, strict=True)]
 
 
-def _here(job: SimpleNamespace, device: str, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
+def _here(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
     """Token ids of num_samples answers to each prompt of a chunk, drawn by `sampling.sample`."""
     p = job.parameters
-    model = load_to_answer(job.paths.policy, p.dtype, device)
+    model = load_to_answer(job.paths.policy, p.dtype, launch.device(p))
     for prompts in chunks:
         yield sampling.sample(
             model,
@@ -246,7 +244,7 @@ def _here(job: SimpleNamespace, device: str, chunks: list[dict[str, list[int]]],
         )
 
 
-def _by_vllm(job: SimpleNamespace, _: str, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
+def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
     """The same by vLLM, from the merged weights, on the GPU of this process."""
     p, work = job.parameters, job.out / f"vllm{os.environ.get('RANK', 0)}"
     answers = vllm_client.generate(
@@ -268,10 +266,10 @@ def _by_vllm(job: SimpleNamespace, _: str, chunks: list[dict[str, list[int]]], t
     shutil.rmtree(work)
 
 
-def _rewards(job: SimpleNamespace, device: str, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:
+def _rewards(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:
     """Each chunk's rows of the pool. Judged is an answer's text with an end token, as fine-tuning would learn it."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.reward)
-    model, answers = reward.load(job.paths.reward, p.dtype, device), _finished(job.out, "answers")
+    model, answers = reward.load(job.paths.reward, p.dtype, launch.device(p)), _finished(job.out, "answers")
     for i, rows in chunks.items():
         prompts = [row["messages"][:1] for row in rows for _ in range(p.num_samples)]
         sequences = [

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.readers import packed as packings
-from qilin_lib.chimed.readers import stream
 from qilin_lib.chimed.records import Record, Rejection, content
 
 CMD, TOYHOM, CMEXAM = (sources.BY_NAME[name] for name in ("cmd", "toyhom_dialogue", "cmexam"))
@@ -50,13 +49,6 @@ def details(folder: Path, source=CMD) -> str:
 
 
 # --- content ----------------------------------------------------------------------------------------------------------
-
-
-def test_truncated_json(tmp_path):
-    text = "\n".join([row("一"), row("二"), row("三")])
-    assert read(tmp_path, "a.jsonl", text[:-9]) == (["一", "二"], {"broken JSON": 1})
-    text = json.dumps([json.loads(row("一")), json.loads(row("二"))])
-    assert read(tmp_path, "a.jsonl", text[:-9]) == (["一"], {"broken JSON": 1})
 
 
 def test_lines_of_another_encoding_cost_themselves(tmp_path):
@@ -127,12 +119,6 @@ def test_a_line_of_200_megabytes_in_bounded_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 150 << 20
     finally:
         tracemalloc.stop()
-
-
-def test_an_element_of_an_array_over_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "MAX_LINE", 1 << 12)
-    text = f"[{row('前')},\n{row('长' * 9999)},\n{row('后')}]"
-    assert read(tmp_path, "a.jsonl", text) == (["前", "后"], {"element too long": 1})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from qilin_lib.chimed.readers import decode, dialogue, exam, json_text, kg, qa, stream
+from qilin_lib.chimed.readers import decode, exam, general, json_text, kg, qa, stream
 from qilin_lib.chimed.readers.decode import Reject, string
 from qilin_lib.chimed.readers.stream import Stream
 
@@ -174,7 +174,7 @@ def test_a_field_that_only_holds_such_a_word_among_others_stays(text):
 def test_what_somebody_says_in_a_dialogue_may_be_no():
     said = [("human", "我头痛"), ("gpt", "有过敏史吗？"), ("human", "无"), ("gpt", "那可以服布洛芬。")]
     row = {"conversations": [{"from": who, "value": text} for who, text in said]}
-    (record,) = dialogue.conversations("s", "a.jsonl", Stream.of(json.dumps(row)))
+    (record,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps(row)))
     assert record.payload.turns == ("我头痛", "有过敏史吗？", "无", "那可以服布洛芬。")
 
 

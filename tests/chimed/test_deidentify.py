@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -19,10 +20,7 @@ GOES = [
     ("手机号：139-1234-5678", "手机号：[电话]"),
     ("手机139 1234 5678", "手机[电话]"),
     ("+86 13912345678", "[电话]"),
-    ("科室010-68792114转3", "科室[电话]转3"),
-    ("热线400-820-8820", "热线[电话]"),
     ("(021)65432100", "[电话]"),
-    ("电话：4000322310", "电话：[电话]"),
     ("联系方式：65432100", "联系方式：[电话]"),
     ("身份证号170101196409168710", "身份证号[身份证号]"),
     ("证件570307200501252416。", "证件[身份证号]。"),
@@ -64,6 +62,9 @@ GOES = [
 ]
 
 STAYS = [
+    "科室010-68792114转3",
+    "热线400-820-8820",
+    "电话：4000322310",
     "2019年4月3日手术，4月10日拆线",
     "头孢呋辛0.25g每日2次，共14天",
     "血红蛋白128g/L，血小板230×10^9/L",
@@ -209,11 +210,14 @@ def test_the_text_is_what_find_finds(raw, medical):
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.hints[0]}")
 def test_a_text_without_a_hint_has_no_match(rule):
     hint = re.compile("|".join(rule.hints))
-    texts = [raw for raw, _ in GOES] + [case.text for case in labelled_cases()]
+    # The rules see full-width digits and letters as plain ones.
+    texts = [normalize("NFKC", text) for text in (*(raw for raw, _ in GOES), *(case.text for case in labelled_cases()))]
     assert not [text for text in texts if not hint.search(text) and list(rule.spans(text))]
 
 
 REPEATED = (
+    "姓名： 姓名\n 身份证\n 1- http:// www. 粤B 一三 ，男， （妻） 微信a QQ1 医保号1- 出生 王·王 Zhang_ 病人： [姓名]、王明 "
+    "，王明[电话] 镇村 名下 住址： 陈述者 "
     "区 村 路1号 区路1号 1床 王 13 0 地址：区 a@a. 患者王 号1 王医生 姓名王明 /5550123 电话5550123/5550124".split()
 )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
 from raw_files import jsonl, put
 
 from qilin_lib.chimed import sources
+from qilin_lib.chimed.readers import exam
 from qilin_lib.chimed.records import Dialogue, Exam, Record
 from qilin_lib.evaluate import exams
 from qilin_lib.evaluate.items import cmexam_items
@@ -95,6 +97,20 @@ def test_ceval_with_and_without_answer(tmp_path):
     options = tuple(zip("ABCD", "1234", strict=True))
     exams_of = [Exam(STEM, options, letter, "") for letter in ("B", "B", "")]
     assert payloads(tmp_path, "ceval") == [*exams_of[:2], "answer is no option", "broken options", exams_of[2]]
+
+
+@pytest.mark.parametrize("line", ["\nB反应", "\nB 乙", "\n", "\\n", "\nA"])
+def test_a_cell_of_any_kind_is_read_in_linear_time(line):
+    begun = time.perf_counter()
+    exam.options_of("A 甲" + line * 200_000)
+    assert time.perf_counter() - begun < 4
+
+
+def test_an_instruction_of_blank_lines_is_read_in_linear_time(tmp_path):
+    row = {"instruction": "答", "input": "问题：" + "\n" * 200_000, "output": "甲"}
+    put(tmp_path / "medqa", {"a_test.json": json.dumps([row])})
+    begun = time.perf_counter()
+    assert payloads(tmp_path, "medqa") == ["broken options"] and time.perf_counter() - begun < 2
 
 
 PUBLISHED = {"question": STEM, "options": dict(OPTIONS), "answer": "病毒", "answer_idx": "A", "meta_info": "卫生资格"}

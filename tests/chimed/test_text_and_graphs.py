@@ -94,6 +94,15 @@ def test_what_the_site_cut_off_is_not_stated():
     assert found == Disease("乙病", (("简介", ("发热伴咳嗽。",)),))
 
 
+def test_a_separator_at_the_end_of_a_value_is_no_part_of_it():
+    ((_, found),) = health39(["甲病", "甲甲症；", "", "", "", "戒酒， 支持治疗；", "", "", "约（5000元）;"])
+    assert found.features == (
+        ("别名", ("甲甲症",)),
+        ("治疗方法", ("戒酒", "支持治疗")),
+        ("治疗费用", ("约（5000元）",)),
+    )
+
+
 def test_links_and_zero_rates_are_no_facts():
     ((_, found),) = health39(["甲病", "", "", "咳嗽", "", "", ">> 应该如何用药？用什么药？ [详细]", "0.00%"])
     assert found.features == (("症状", ("咳嗽",)),)

@@ -124,7 +124,7 @@ def test_folders_without_a_usable_file_are_refused(tmp_path: Path):
     (tmp_path / "test").mkdir()
     with pytest.raises(QilinError, match="anatomy.csv, .* leave 'cmmlu' out of eval.further_benchmarks"):
         exams.cmmlu_items(tmp_path)
-    with pytest.raises(QilinError, match="has no test.jsonl"):
+    with pytest.raises(QilinError, match="has no .*test.jsonl"):
         exams.medqa_items(tmp_path)
     with pytest.raises(QilinError, match="no usable question among 1 rows, the first .line 1. because: no answer"):
         exams.medqa_items(put_medqa(tmp_path / "medqa", [medqa_row("问", "ABCD", "")]))

@@ -46,78 +46,63 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch script of Slurm job 1234567 on two nodes."""
-    monkeypatch.setenv("SLURM_JOB_ID", "1234567")
-    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
-def test_one_process_is_a_plain_child(gpus: int) -> None:
-    assert launch.command(wanted(gpus), "qilin_lib.train.methods.dpo", JOB) == [
-        *(sys.executable, "-m", "qilin_lib.train.methods.dpo", "run/job.json")
-    ]
+HERE, TAIL = [sys.executable, "-m"], ["-m", "m", "run/job.json"]
+ONE_NODE, TORCHRUN = [*HERE, "qilin_lib.train.one_node"], [*HERE, "torch.distributed.run"]
+MASTER = {"MASTER_ADDR": "node7", "MASTER_PORT": "4321"}
+SLURM = {"SLURM_JOB_ID": "1234567", "SLURM_JOB_NUM_NODES": "2"}
+SRUN = ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
 
 
-def test_deepspeed_s_only_process_is_under_torchrun() -> None:
-    """A bare child ends in "No module named 'mpi4py'"."""
-    command = launch.command(wanted(1, deepspeed="zero2_offload"), "m", JOB)
-    assert command[1:4] == ["-m", "qilin_lib.train.one_node", "--nproc_per_node=1"]
+def meeting(place: str) -> list[str]:
+    return ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint={place}", *TAIL]
 
 
-def test_eight_gpus_are_torchrun_on_one_machine() -> None:
-    assert launch.command(wanted(8), "qilin_lib.train.methods.dpo", JOB) == [
-        *(sys.executable, "-m", "qilin_lib.train.one_node", "--nproc_per_node=8"),
-        *("-m", "qilin_lib.train.methods.dpo", "run/job.json"),
-    ]
+@pytest.mark.parametrize(
+    ("asked", "environment", "expected"),
+    [
+        ({"gpus": 0}, {}, [*HERE[:1], *TAIL]),
+        ({"gpus": 1}, SLURM, [*HERE[:1], *TAIL]),
+        # DeepSpeed's only process: a bare child ends in "No module named 'mpi4py'".
+        ({"gpus": 1, "deepspeed": "zero2_offload"}, {}, [*ONE_NODE, "--nproc_per_node=1", *TAIL]),
+        ({"gpus": 8}, {}, [*ONE_NODE, "--nproc_per_node=8", *TAIL]),
+        ({"gpus": 8}, SLURM, [*ONE_NODE, "--nproc_per_node=8", *TAIL]),
+        ({"gpus": 1, "nodes": 2}, MASTER, [*TORCHRUN, "--nproc_per_node=1", *meeting("node7:4321")]),
+        # The port is 10000 + job number mod 20000: two jobs on one machine do not meet by mistake.
+        (
+            {"gpus": 8, "nodes": 2},
+            SLURM | {"MASTER_ADDR": "elsewhere"},
+            [*SRUN, *TORCHRUN, "--nproc_per_node=8", *meeting(f"{socket.gethostname()}:24567")],
+        ),
+        (
+            {"gpus": 8, "nodes": 2},
+            SLURM | MASTER,
+            [*SRUN, *TORCHRUN, "--nproc_per_node=8", *meeting(f"{socket.gethostname()}:4321")],
+        ),
+    ],
+)
+def test_the_command_that_trains(
+    asked: dict[str, Any], environment: dict[str, str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain child, torchrun on one node, torchruns that meet, or one a node through srun in a Slurm job."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.command(wanted(**asked), "m", JOB) == expected
 
 
 def test_two_nodes_need_the_first_one_s_name() -> None:
     with pytest.raises(QilinError, match="nodes = 2 needs MASTER_ADDR"):
-        launch.command(wanted(8, nodes=2), "qilin_lib.train.methods.dcpt", Path("job.json"))
+        launch.command(wanted(8, nodes=2), "m", JOB)
 
 
-@pytest.mark.parametrize("gpus", [1, 8])
-def test_two_nodes_meet_at_the_master_s_address(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
-    monkeypatch.setenv("MASTER_ADDR", "node7")
-    monkeypatch.setenv("MASTER_PORT", "4321")
-    command = launch.command(wanted(gpus, 2), "qilin_lib.train.methods.dpo", JOB)
-    assert command[:4] == [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={gpus}"]
-    assert command[4:7] == ["--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=node7:4321"]
-    assert command[7:] == ["-m", "qilin_lib.train.methods.dpo", "run/job.json"]
-
-
-@pytest.mark.parametrize(("port", "expected"), [(None, "24567"), ("4321", "4321")])
-def test_in_slurm_the_notebook_starts_one_torchrun_a_node(
-    slurm: None, monkeypatch: pytest.MonkeyPatch, port: str | None, expected: str
-) -> None:
-    """The port is 10000 + job number mod 20000: two jobs on one machine do not meet by mistake."""
-    if port:
-        monkeypatch.setenv("MASTER_PORT", port)
-    monkeypatch.setenv("MASTER_ADDR", "elsewhere")
-    assert launch.command(wanted(8, 2), "qilin_lib.train.methods.dpo", JOB) == [
-        *("srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"),
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=8", "--nnodes=2", "--rdzv_backend=c10d"),
-        *(f"--rdzv_endpoint={socket.gethostname()}:{expected}", "-m", "qilin_lib.train.methods.dpo", "run/job.json"),
-    ]
-
-
-@pytest.mark.parametrize("nodes", [3, 4])
-def test_other_nodes_than_slurm_gave_are_refused(slurm: None, nodes: int) -> None:
+def test_other_nodes_than_slurm_gave_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(QilinError) as refused:
-        launch.command(wanted(8, nodes), "qilin_lib.train.methods.dpo", JOB)
-    assert str(refused.value) == (
-        f"05_dpo: nodes = {nodes}, but Slurm job 1234567 was given 2; nearest valid: nodes = 2"
-    )
-
-
-def test_one_node_needs_no_srun_in_slurm(slurm: None) -> None:
-    assert launch.command(wanted(1), "m", JOB) == [sys.executable, "-m", "m", "run/job.json"]
-    assert "qilin_lib.train.one_node" in launch.command(wanted(8), "m", JOB)
+        launch.command(wanted(8, nodes=3), "m", JOB)
+    assert str(refused.value) == "05_dpo: nodes = 3, but Slurm job 1234567 was given 2; nearest valid: nodes = 2"
 
 
 # --- dry run ----------------------------------------------------------------------------------------------------------

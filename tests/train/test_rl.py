@@ -249,7 +249,7 @@ def test_too_few_questions_are_refused_in_one_sentence(job: Callable, rows: list
 
 
 def test_method_none_does_nothing() -> None:
-    assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none")), print) is None
+    assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none"))) is None
 
 
 def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:

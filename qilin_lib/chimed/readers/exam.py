@@ -44,17 +44,22 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
     "A 甲\\nB 乙", with ".", "、", ":" or ")" behind the letter, "(A) 甲" or "A甲". A line that begins otherwise goes on
     from the option before it.
     """
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, list[str]]] = []
     for line in _BREAK.split(cell.strip()):
         mark = _OPTION.match(line)
-        letter = letters_of(mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
+        letter = _narrow(mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
         if letter and (not mark["tight"] or letter == "ABCDEFGH"[len(found) : len(found) + 1]):
-            found.append((letter, _text(line[mark.end() :])))
+            found.append((letter, [_text(line[mark.end() :])]))
         elif found:
-            found[-1] = found[-1][0], f"{found[-1][1]} {_text(line)}".strip()
+            found[-1][1].append(_text(line))
         else:
             return ()
-    return tuple((letter, text) for letter, text in found if text)
+    options = ((letter, " ".join(filter(None, texts))) for letter, texts in found)
+    return tuple((letter, text) for letter, text in options if text)
+
+
+def _narrow(letter: str) -> str:
+    return letter if letter.isascii() else unicodedata.normalize("NFKC", letter)
 
 
 def _text(option: str) -> str:
@@ -117,7 +122,7 @@ def _of_object(question: str, row: dict[str, Any], answer: str) -> Exam:
     return _one_of(question, cells, answer, "")
 
 
-_INSTRUCTED = re.compile(r"\s*问题[：:](.*?)\n\s*选项[：:](.*)", re.DOTALL)
+_INSTRUCTED = re.compile(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", re.DOTALL)
 
 
 def _instructed(row: dict[str, Any]) -> Exam:

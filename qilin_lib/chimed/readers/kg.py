@@ -59,7 +59,8 @@ def health39_row(row: dict[str, str]) -> Disease:
         cell = string(row.get(key)).replace("[详细]", "")
         items = aggregate.split_list(cell, _LISTS[key]) if key in _LISTS else [aggregate.whole_clauses(cell)]
         no_fact = {"drug": _NO_DRUG, "rate": _NO_RATE}.get(key)
-        features.append((heading, [field_text(item) for item in items if not (no_fact and no_fact.fullmatch(item))]))
+        stated = [field_text(item.strip(" ,，;；")) for item in items if not (no_fact and no_fact.fullmatch(item))]
+        features.append((heading, stated))
     return _usable(aggregate.disease(name, features))
 
 

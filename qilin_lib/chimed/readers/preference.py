@@ -34,8 +34,8 @@ def pair_row(row: Any) -> Preference:
 
     A prompt: a list of messages (`prompt`, `conversations`, …) or a question (`prompt`, `question`, `instruction` with
     `input`, `query`), after `system` and `history`. Two answers, `chosen` and `rejected` or `response_chosen` and
-    `response_rejected`: texts, messages, or whole conversations, which then need no prompt. Or `output`, a list of
-    answers, the best first.
+    `response_rejected`: texts, messages, or whole conversations, which then need no prompt; a list of messages may end
+    with the preferred answer. Or `output`, a list of answers, the best first.
     """
     plain(row)
     if not isinstance(row, dict):
@@ -45,7 +45,11 @@ def pair_row(row: Any) -> Preference:
     system, prompt = asked(row) if listed(row) or any(name in row for name in _QUESTIONS) else ("", [])
     if "output" in row:
         return _ranking(system, prompt, row["output"])
-    chosen, rejected = (_side(row, name, bool(prompt)) for name in _SIDES)
+    if prompt and prompt[-1][0] == "assistant" and not any(name in row for name in _SIDES["chosen"]):
+        prompt, chosen = prompt[:-1], prompt[-1:]
+    else:
+        chosen = _side(row, "chosen", bool(prompt))
+    rejected = _side(row, "rejected", bool(prompt))
     prompt, answers = _split(prompt, chosen, rejected)
     return _preference(system or string(row.get("system")), prompt, answers)
 

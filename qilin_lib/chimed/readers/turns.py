@@ -26,8 +26,10 @@ _SPEAKERS |= dict.fromkeys(("助手", "助理", "答"), "assistant")
 LISTS = ("conversations", "conversation", "messages", "data")
 _QUESTIONS = ("instruction", "instruct", "question", "questions", "query", "prompt")
 _ANSWERS = ("output", "response", "answer", "answers", "completion")
-_TOOLS = ("tools", "functions", "tool_calls", "function_call")
-_OTHER_MEDIA = ("images", "image", "videos", "audios", "audio")
+_REFUSED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "tools")
+_REFUSED |= dict.fromkeys(("images", "image", "videos", "audios", "audio"), "content that is not text")
+_NO_LOSS = ("loss", "weight", "train")
+_EMPTY = ("[]", "{}", "null", "nan", "None")
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -36,13 +38,15 @@ _OTHER_MEDIA = ("images", "image", "videos", "audios", "audio")
 def instruction_row(row: Any) -> Dialogue:
     """One row of a chat or instruction set, whichever of its forms it has.
 
-    A list of messages under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …], "output": [a, …]};
-    [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on from it) and an
-    answer (`output`, `response`, `answer`, `completion`), after the pairs in `history`. A `system` text stands before
-    all of them. Role marks inside a question ("<user>: … <bot>: …", BELLE's "Human:…\\nAssistant:…") are turns.
+    A list of messages, alone or under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …],
+    "output": [a, …]}; [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on)
+    and an answer (`output`, `response`, `answer`, `completion`), after the pairs in `history`. A `system` text stands
+    before all of them. Role marks inside a question ("<user>: … <bot>: …", BELLE's "Human:…\\nAssistant:…") are turns.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
+    elif _is_messages(row):
+        row = {"messages": row}
     plain(row)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
         return talk(_two_lists(row["input"], row.get("output")), string(row.get("system")))
@@ -60,11 +64,11 @@ def instruction_row(row: Any) -> Dialogue:
 
 def plain(row: Any) -> None:
     """Reject a row whose answers rest on more than its texts: tools, or content that is not text."""
-    if not isinstance(row, dict):
+    if not isinstance(row, dict) or _REFUSED.keys().isdisjoint(row):
         return
-    for names, reason in ((_TOOLS, "tools"), (_OTHER_MEDIA, "content that is not text")):
-        if used := [name for name in names if row.get(name) and row[name] not in ("[]", "{}", "null", "nan", "None")]:
-            raise Reject(reason, used[0])
+    for name, reason in _REFUSED.items():
+        if row.get(name) and row[name] not in _EMPTY:
+            raise Reject(reason, name)
 
 
 def listed(row: Any) -> str:
@@ -88,17 +92,23 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
 
 def history(value: Any) -> list[Turn]:
     """Turns of a history: [[question, answer], …], or a list of messages; Reject for another form."""
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Reject("unknown form", "history is a text") from None
+    value = _parsed(value)
     if not value or isinstance(value, str | float) and not string(value):
         return []
     pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
     if not pairs and not _is_messages(value):
         raise Reject("unknown form", "history is no list of pairs")
     return messages(value)
+
+
+def _parsed(value: Any) -> Any:
+    """A list that a table holds as its JSON text."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as no:
+            raise Reject("unknown form", f"a list as text: {no}") from None
+    return value
 
 
 def _two_lists(questions: list[Any], answers: Any) -> list[Turn]:
@@ -120,6 +130,7 @@ def messages(value: Any) -> list[Turn]:
     A message is {"from" or "role" or "speaker", "value" or "content" or "text" or "utterance"}, {"human", "assistant"},
     "问：…" with its speaker before it, or [question, answer].
     """
+    value = _parsed(value)
     if not isinstance(value, list) or not all(isinstance(message, dict | str | list) for message in value):
         raise Reject("unknown form", "the conversation is no list of messages")
     return [turn for message in value for turn in _turns(message)]
@@ -144,7 +155,7 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
         return [(who, text_of(text)) for who, text in named if who]
     speaker = speaker_of(message[key])
-    if speaker == "assistant" and any(message.get(flag) in (0, "false") for flag in ("loss", "weight", "train")):
+    if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in _NO_LOSS):
         raise Reject("turn without loss", f"turn of {message[key]}")
     text = next((message[name] for name in ("value", "content", "text", "utterance") if name in message), None)
     return [(speaker, text_of(text))]

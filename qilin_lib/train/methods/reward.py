@@ -17,27 +17,26 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import REWARD_TASK, is_adapter, load_trained, trained
 from qilin_lib.models.load import load_tokenizer, padding
-from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
 from qilin_lib.tokens.statistics import batches
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import pairs
+from qilin_lib.train import launch, pairs
 from qilin_lib.train.methods import METHODS, sft
 from qilin_lib.train.pairs import SIDES
 
 Pair = dict[str, list[int]]
 
 
-def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
+def train(stage: Stage) -> dict[str, Any]:
     """Train the reward model in a child process, into `reward/` of 08's folder; returns its facts.
 
     It starts from what 04_sft left. QilinError if ChiMed-DPO has no training pair, or if the training fails.
     """
     folder, steps = stage.dir / "reward", stage.parameters.reward
-    return jobs.train_step(stage, METHODS["reward"], folder, steps, pairs.inputs(stage), show)
+    return jobs.train_step(stage, METHODS["reward"], folder, steps, pairs.inputs(stage))
 
 
 def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -> Any:
@@ -149,7 +148,7 @@ def score(job: SimpleNamespace) -> None:
 def heldout(job: SimpleNamespace) -> dict[str, list[Any]]:
     """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the model that was trained."""
     folder = trained(job.out)
-    model = load(folder, job.parameters.dtype, "cuda:0" if job.parameters.gpus else "cpu")
+    model = load(folder, job.parameters.dtype, launch.device(job.parameters))
     tokenizer = load_tokenizer(folder)
     rows, _ = pairs.heldout(job.paths, tokenizer)
     rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)

@@ -21,7 +21,6 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import trained
-from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
 from qilin_lib.tokens.template import Template
@@ -35,7 +34,7 @@ from qilin_lib.train.methods import METHODS, dpo, reward
 SETTINGS: dict[str, dict[str, Any]] = {"rloo": {}, "grpo": {"loss_type": "grpo", "use_bias_correction_kl": False}}
 
 
-def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
+def train(stage: Stage) -> dict[str, Any] | None:
     """Train SFT's model with `method` on the questions of ChiMed-DPO in a child process; its facts, None for "none".
 
     Writes rl/ in the stage folder: adapter/ or model/, log.jsonl, facts.json. QilinError if the child fails.
@@ -43,7 +42,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any] | None:
     if stage.parameters.method == "none":
         return None
     paths = pairs.inputs(stage) | {"reward": trained(stage.dir / "reward")}
-    return jobs.train_step(stage, METHODS["rl"], stage.dir / "rl", stage.parameters.rl, paths, show)
+    return jobs.train_step(stage, METHODS["rl"], stage.dir / "rl", stage.parameters.rl, paths)
 
 
 def questions(
