@@ -49,7 +49,8 @@ class Found:
     def fits(self, pattern: str) -> bool:
         """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
 
-        In an archive it may be two: that of the repository, and one in it. Capitals, a compression suffix, the number of a shard and the form of the rows (ROWS) do not matter.
+        In an archive it may be two: the repository's, and one in it. Capitals, a compression suffix, the number of a
+        shard and the form of the rows (ROWS) do not matter.
         """
         parts, wanted = (_form(name).split("/") for name in (plain_name(self.place), pattern))
         return any(_fits(parts[above:], wanted) for above in range(3 if self.archive else 2))
