@@ -43,10 +43,9 @@ _NO_QUANTITY = (
     r"(?!\d|\.\d| ?(?:IU|U/|copies|拷贝|[cC][fF][uU]|[kMG]?b|reads|条|个|元|例|份|次|万|亿|[mμ]?g|m[lL]"
     r"|/[A-Za-z]|[×*%]))"
 )
-# Eleven digits in the groups that people write them in, never with a blank at some places only by chance.
-_GROUPS = ("4 4", "3 5", "5 3", "3 3 2", "2 3 3", "2 2 2 2", "8", "1 4 3", "4 1 3")
 
 
+# Eleven digits in the groups that people write them in.
 def _grouped(groups: str) -> str:
     return "".join(rf"{_SEP}?\d{{{size}}}" for size in groups.split())
 
