@@ -12,6 +12,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.replies import Reply, replied
 from qilin_lib.models import decode
 
 MASKED = ("sdpa", "eager")
@@ -67,8 +68,8 @@ class TransformersBackend:
                     results[index] = dict(zip(choices, values, strict=True))
         return results
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Greedy continuation of each prompt as text, up to the end token (left out) or `max_new_tokens`.
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
+        """Greedy continuation of each prompt, up to the end token (left out) or `max_new_tokens`.
 
         Tokens that all prompts share are read once, as in `choice_logprobs`. QilinError when a prompt and its new
         tokens are longer than the context.
@@ -90,7 +91,8 @@ class TransformersBackend:
             prefix,
             cache,
         )
-        return [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
+        texts = [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
+        return replied(prompts, texts, [len(new) == max_new_tokens for new in written])
 
     def fingerprint(self) -> str:
         """Predictions of one model are never taken for another's."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.breakdown import categories
-from qilin_lib.evaluate.extraction import extract_letters
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, ceval_messages, fit
+from qilin_lib.evaluate.replies import Reply, letters
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.subjects import HARD, MEDICAL
 
@@ -31,21 +31,21 @@ def prompts(
 
 
 def answer(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, letters: Sequence[str] = tuple(CEVAL_LETTERS)
+    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, choices: Sequence[str] = tuple(CEVAL_LETTERS)
 ) -> list[dict]:
-    """The likeliest of `letters` (the first of equals) with all their log-probabilities.
+    """The likeliest of `choices` (the first of equals) with all their log-probabilities.
 
     A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
     """
     if not backend.likelihood:
-        outputs = backend.generate(asked, MAX_NEW_TOKENS)
-        return [_written(item, output) for item, output in zip(items, outputs, strict=True)]
-    scores = backend.choice_logprobs(asked, list(letters))
+        replies = backend.generate(asked, MAX_NEW_TOKENS)
+        return [_written(item, reply) for item, reply in zip(items, replies, strict=True)]
+    scores = backend.choice_logprobs(asked, list(choices))
     return [_answer(item, "", _likeliest(row)) | {"scores": row} for item, row in zip(items, scores, strict=True)]
 
 
-def _written(item: Item, output: str) -> dict:
-    return _answer(item, output, extract_letters(REPLY_PREFIX + output, item.options or {}, multiple=False))
+def _written(item: Item, reply: Reply) -> dict:
+    return _answer(item, reply.text, letters(reply, item.options or {}, multiple=False))
 
 
 def _answer(item: Item, output: str, letter: str | None) -> dict:

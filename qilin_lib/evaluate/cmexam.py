@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from qilin_lib.evaluate.breakdown import groups, parsed_only
-from qilin_lib.evaluate.extraction import extract_letters, split_reply
+from qilin_lib.evaluate.extraction import split_reply
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
+from qilin_lib.evaluate.replies import Reply, letters
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
 
@@ -35,22 +36,22 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
 
 def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
     """`output` is what the model wrote after "答案：", its letters the prediction, the rest its explanation."""
-    return [_read(item, output) for item, output in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
+    return [_read(item, reply) for item, reply in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
 
 
-def _read(item: Item, output: str) -> dict:
-    letters, explanation = read_reply(output, item.options or {})
-    return {"output": output, "prediction": letters, "correct": letters == item.gold, "explanation": explanation}
+def _read(item: Item, reply: Reply) -> dict:
+    chosen, explanation = read_reply(reply, item.options or {})
+    return {"output": reply.text, "prediction": chosen, "correct": chosen == item.gold, "explanation": explanation}
 
 
-def read_reply(output: str, options: dict[str, str]) -> tuple[str | None, str]:
+def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:
     """(letters or None, explanation) of the text written after "答案：".
 
     The answer stands before "解释："; only when none can be read there is the whole reply searched.
     """
-    answer, explanation = split_reply(output)
-    letters = extract_letters(REPLY_PREFIX + answer, options, multiple=True)
-    return letters or extract_letters(REPLY_PREFIX + output, options, multiple=True), explanation
+    answer, explanation = split_reply(reply.text)
+    chosen = letters(reply._replace(text=answer), options, multiple=True)
+    return chosen or letters(reply, options, multiple=True), explanation
 
 
 def statistics(records: Sequence[dict], how: str = "char") -> Table:

@@ -80,10 +80,10 @@ def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new
     """`output`: the doctor's turn as the model writes it; `exchanges`: how many came before, `exchanges_kept` of them
     are in the prompt.
     """
-    outputs = backend.generate(asked, max_new_tokens)
+    replies = backend.generate(asked, max_new_tokens)
     return [
-        {"output": output, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
-        for item, prompt, output in zip(items, asked, outputs, strict=True)
+        {"output": reply.text, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
+        for item, prompt, reply in zip(items, asked, replies, strict=True)
     ]
 
 

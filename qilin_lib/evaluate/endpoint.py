@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Messages, Prompt, as_text
+from qilin_lib.evaluate.replies import STOP, Reply
 from qilin_lib.evaluate.responses import Responses
 from qilin_lib.tokens.template import PLAIN
 
@@ -81,8 +82,8 @@ class EndpointBackend:
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered"), 0)
         self._lock, self._random = threading.Lock(), random.Random()
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Greedy text for each prompt, in their order; a prompt that occurs twice is asked once.
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
+        """Greedy reply to each prompt, in their order; a prompt that occurs twice is asked once.
 
         Raises QilinError, one sentence, when a prompt stays without an answer; those that arrived are on disk by then.
         """
@@ -102,7 +103,8 @@ class EndpointBackend:
             pool.shutdown(cancel_futures=True)
         _raise_first(asked.values())
         self._count(cached=len(names) - len(asked))
-        return [asked[name].result() for name in names]
+        answers = [asked[name].result() for name in names]
+        return [self._reply(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
     def render(self, messages: Messages, reply_prefix: str) -> str:
         """The text of a conversation: what /completions is sent, or for a chat a reader's view of what is sent."""
@@ -154,13 +156,17 @@ class EndpointBackend:
             return {**sampling, "messages": _with_prefix(prompt.messages, prompt.reply_prefix)}
         return {**sampling, "prompt": prompt.text}
 
-    def _answer(self, body: dict[str, Any], stop: threading.Event) -> str:
-        """Text from the cache, else from the server; kept before it is returned."""
+    def _reply(self, prompt: Prompt, answer: dict[str, Any]) -> Reply:
+        # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
+        return Reply(answer["text"], answer["finish_reason"] or STOP, bool(prompt.reply_prefix) and not self._chat)
+
+    def _answer(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """The answer from the cache, else from the server; kept before it is returned."""
         request = {"url": self.url, "endpoint": "chat/completions" if self._chat else "completions", "body": body}
         kept = self._responses.get(request)
         if kept is not None:
             self._count(cached=1)
-            return kept["text"]
+            return kept
         try:
             answer = self._ask(body, stop)
             self._responses.put(request, answer)
@@ -168,7 +174,7 @@ class EndpointBackend:
             # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
             stop.set()
             raise
-        return answer["text"]
+        return answer
 
     def _ask(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """The answer of the server after as many tries as it takes, at most TRIES."""

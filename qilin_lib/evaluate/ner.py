@@ -74,8 +74,10 @@ def answer(
     items: Sequence[Item], asked: Sequence[Prompt], backend: Any, types: Mapping[str, str], max_new_tokens: int
 ) -> list[dict]:
     """`output` is the reply; beside it what was understood: see `understood`."""
-    outputs = backend.generate(asked, max_new_tokens)
-    return [{"output": output} | understood(item, output, types) for item, output in zip(items, outputs, strict=True)]
+    replies = backend.generate(asked, max_new_tokens)
+    return [
+        {"output": reply.text} | understood(item, reply.text, types) for item, reply in zip(items, replies, strict=True)
+    ]
 
 
 def understood(item: Item, output: str, types: Mapping[str, str]) -> dict[str, Any]:

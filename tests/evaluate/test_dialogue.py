@@ -18,6 +18,7 @@ from qilin_lib.chimed.records import Record, Rejection
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import dialogue, huatuo
 from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.runs import file_hashes
 
@@ -228,7 +229,7 @@ def test_a_server_gets_all_of_it():
 def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, template: Any):
     whole = len(asked(ITEM, 500, tokenizer, template).ids)
     prompts = [asked(ITEM, 500, tokenizer, template), asked(ITEM, whole + 4, tokenizer, template)]
-    writer: Any = SimpleNamespace(generate=lambda given, new: [f"{len(prompt.ids)} {new}" for prompt in given])
+    writer: Any = SimpleNamespace(generate=lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given])
     answers = dialogue.answer([ITEM, ITEM], prompts, writer, 7)
     assert answers == [
         {"output": f"{whole} 7", "exchanges": 2, "exchanges_kept": 2},

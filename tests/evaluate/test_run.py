@@ -13,6 +13,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.evaluate.tasks import prepare
@@ -191,9 +192,9 @@ def test_a_server_is_asked_by_one_process_alone(evaluate: Callable, tmp_path: Pa
         def render(self, messages: list[dict], reply_prefix: str) -> str:
             return messages[-1]["content"] + reply_prefix
 
-        def generate(self, prompts: list, max_new_tokens: int) -> list[str]:
+        def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
             asked.extend(prompt.text for prompt in prompts)
-            return ["休息。" for _ in prompts]
+            return [Reply("休息。") for _ in prompts]
 
         def fingerprint(self) -> str:
             return "server"

@@ -6,6 +6,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import ceval, cmexam, huatuo
 from qilin_lib.evaluate.intervals import mean_of, proportion
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 
 
@@ -83,10 +84,13 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
 
 def test_cmexam_reads_the_answer_before_the_explanation():
     options = {"A": "肺不张", "B": "肺实变", "C": "胸腔积液", "D": "肺气肿"}
-    assert cmexam.read_reply("ABC。\n解释：D错，故选D以外者。", options) == ("ABC", "D错，故选D以外者。")
-    assert cmexam.read_reply("见下\n解释：综上答案为B。", options) == ("B", "综上答案为B。")
-    assert cmexam.read_reply("C\n\n题目：下列\n答案：D", options) == ("C", "")
-    assert cmexam.read_reply("CT检查", options) == (None, "")
+    assert cmexam.read_reply(Reply("ABC。\n解释：D错，故选D以外者。", forced=True), options) == (
+        "ABC",
+        "D错，故选D以外者。",
+    )
+    assert cmexam.read_reply(Reply("见下\n解释：综上答案为B。", forced=True), options) == ("B", "综上答案为B。")
+    assert cmexam.read_reply(Reply("C\n\n题目：下列\n答案：D", forced=True), options) == ("C", "")
+    assert cmexam.read_reply(Reply("CT检查", forced=True), options) == (None, "")
 
 
 def test_huatuo_columns():
