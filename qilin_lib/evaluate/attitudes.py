@@ -248,7 +248,7 @@ def _answer(
     if protocol == GENERATION or not backend.likelihood:
         replies = backend.generate(asked, new_tokens)
         return [
-            _own(item, forms[item.id], scale, read_label(reply, item.options), reply.text, {})
+            _own(item, forms[item.id], scale, read_label(reply, item.options), reply.text, {"finish": reply.finish})
             for item, reply in zip(items, replies, strict=True)
         ]
     rows: list[dict] = [{} for _ in items]

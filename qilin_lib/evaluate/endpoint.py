@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Messages, Prompt, as_text
-from qilin_lib.evaluate.replies import STOP, Reply
+from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied
 from qilin_lib.evaluate.responses import Responses
 from qilin_lib.tokens.template import PLAIN
 
@@ -104,7 +104,9 @@ class EndpointBackend:
         _raise_first(asked.values())
         self._count(cached=len(names) - len(asked))
         answers = [asked[name].result() for name in names]
-        return [self._reply(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        texts, finishes = [answer["text"] or "" for answer in answers], [_finish(answer) for answer in answers]
+        # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
+        return replied(prompts, texts, finishes, forces=not self._chat)
 
     def render(self, messages: Messages, reply_prefix: str) -> str:
         """The text of a conversation: what /completions is sent, or for a chat a reader's view of what is sent."""
@@ -156,10 +158,6 @@ class EndpointBackend:
             return {**sampling, "messages": _with_prefix(prompt.messages, prompt.reply_prefix)}
         return {**sampling, "prompt": prompt.text}
 
-    def _reply(self, prompt: Prompt, answer: dict[str, Any]) -> Reply:
-        # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
-        return Reply(answer["text"], answer["finish_reason"] or STOP, bool(prompt.reply_prefix) and not self._chat)
-
     def _answer(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """The answer from the cache, else from the server; kept before it is returned."""
         request = {"url": self.url, "endpoint": "chat/completions" if self._chat else "completions", "body": body}
@@ -206,7 +204,7 @@ class EndpointBackend:
             answer = _read(raw, self._chat)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
-        if answer["text"] is None:
+        if answer["text"] is None and _finish(answer) == STOP:
             raise _Final(f"an answer without text (finish_reason {self._excerpt(str(answer['finish_reason']))})")
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
             raise _Final(f"the server's answer holds the key of {self._key_env}, so it is not kept")
@@ -322,7 +320,7 @@ def _read(raw: bytes, chat: bool) -> dict[str, Any]:
     message = choice["message"] if chat else {"content": choice["text"]}
     text = message["content"]
     if text is None:
-        # A refusal is what the model says. Other answers without text (a filter, thoughts alone) are none.
+        # A refusal is what the model says. A filter and thoughts up to the limit leave nothing, others are faults.
         text = message.get("refusal")
     if text is not None:
         # Half of a surrogate pair is valid JSON, but no text that a file could hold.
@@ -332,6 +330,11 @@ def _read(raw: bytes, chat: bool) -> dict[str, Any]:
     if not all(type(count) is int and count >= 0 for count in counts.values()):
         counts = dict.fromkeys(counts)
     return {"text": text, "finish_reason": choice.get("finish_reason"), **counts}
+
+
+def _finish(answer: dict[str, Any]) -> str:
+    """How a reply ended; servers call a regular end "stop", "eos", "end_turn", or nothing."""
+    return {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR}.get(answer["finish_reason"], STOP)
 
 
 def _retry_after(headers: Any) -> float | None:

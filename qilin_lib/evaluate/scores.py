@@ -9,9 +9,9 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Statistic, holm, paired, summary
+from qilin_lib.evaluate.replies import FAILURES
 
 STAGES = ("base", "dcpt", "sft", "dpo")
-UNPAIRED = ("unparsed",)
 
 Table = dict[str, Any]
 """metric -> Statistic, or a name -> another such table (C-Eval's subjects, Huatuo-26M's variants)."""
@@ -30,12 +30,12 @@ def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int)
     """One row a metric for each pair of stages that follow each other among the models at hand: b minus a, in points.
 
     The tables must come from the same items in the same order (`same_items`). Only the paper's stages are compared, not
-    baselines; metrics without items, UNPAIRED ones and those of nested tables are left out.
+    baselines; metrics without items, FAILURES and those of nested tables are left out.
     """
     rows = []
     for a, b in pairwise([stage for stage in STAGES if stage in tables]):
         for metric, left in tables[a].items():
-            if metric in UNPAIRED or not isinstance(left, Statistic) or len(left.rows) == 0:
+            if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0:
                 continue
             row = {"benchmark": benchmark, "metric": metric, "model_a": a, "model_b": b}
             rows.append(row | paired(left, tables[b][metric], resamples, seed))

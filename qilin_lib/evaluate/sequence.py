@@ -12,7 +12,7 @@ from typing import Any
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import single_token, stop_ids, weights_hash
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.replies import Reply, replied
+from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.models.load import load_tokenizer, quiet_libraries
 
 # Relative positions (T5) set no limit; Huatuo-26M's own runs had 256 tokens of question and 512 of answer.
@@ -63,7 +63,7 @@ class SequenceBackend:
             if not any(running):
                 break
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-        return replied(prompts, texts, running)
+        return replied(prompts, texts, [LENGTH if one else STOP for one in running])
 
     def fingerprint(self) -> str:
         """Hash of the weights."""

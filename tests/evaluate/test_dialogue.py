@@ -221,7 +221,7 @@ def test_then_the_beginning_of_the_patients_turn_goes(tokenizer: Any, template: 
 
 
 def test_a_server_gets_all_of_it():
-    server = SimpleNamespace(tokenizer=None, context=None, render=lambda messages, prefix: "")
+    server = SimpleNamespace(tokenizer=None, template=None, context=None, render=lambda messages, prefix: "")
     (prompt,) = dialogue.prompts([ITEM], server, 0, 10**6)
     assert len(prompt.messages) == 5 and (prompt.shots, prompt.truncated) == (2, False)
 
@@ -232,8 +232,8 @@ def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, templa
     writer: Any = SimpleNamespace(generate=lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given])
     answers = dialogue.answer([ITEM, ITEM], prompts, writer, 7)
     assert answers == [
-        {"output": f"{whole} 7", "exchanges": 2, "exchanges_kept": 2},
-        {"output": f"{len(prompts[1].ids)} 7", "exchanges": 2, "exchanges_kept": 1},
+        {"output": f"{whole} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 2},
+        {"output": f"{len(prompts[1].ids)} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 1},
     ]
 
 

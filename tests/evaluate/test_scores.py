@@ -6,7 +6,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import ceval, cmexam, huatuo
 from qilin_lib.evaluate.intervals import mean_of, proportion
-from qilin_lib.evaluate.replies import Reply
+from qilin_lib.evaluate.replies import FAILURES, Reply
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 
 
@@ -34,6 +34,8 @@ def test_ceval_columns():
         "categories",
         "chimed_gpt",
         "unparsed",
+        "cut",
+        "error",
     }
     assert (scores["average"]["value"], scores["average"]["n"]) == (75.0, 3)
     assert scores["average_hard"]["value"] == 100.0 and scores["physician"]["value"] == 50.0
@@ -66,6 +68,8 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
         "accuracy",
         "f1_weighted",
         "unparsed",
+        "cut",
+        "error",
         "bleu_1",
         "bleu_4",
         "rouge_1",
@@ -78,7 +82,7 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
     assert scores["accuracy"]["n"] == 4 and scores["rouge_l"]["n"] == scores["bleu_4"]["n"] == 3
     assert scores["parsed_only"]["accuracy"] == pytest.approx(summarise({"a": proportion([1, 1, 0])}, 9, 0)["a"])
     perfect = summarise(cmexam.statistics([cmexam_record("E", "E", "解释一致吗", "解释一致吗")]), 20, 0)
-    columns = [entry for name, entry in perfect.items() if name != "unparsed" and "value" in entry]
+    columns = [entry for name, entry in perfect.items() if name not in FAILURES and "value" in entry]
     assert len(columns) == 7 and all(entry["value"] == pytest.approx(100) for entry in columns)
 
 
@@ -107,6 +111,9 @@ def test_huatuo_columns():
         "rouge_l",
         "distinct_1",
         "distinct_2",
+        "unparsed",
+        "cut",
+        "error",
         "variants",
     }
     assert scores["rouge_l"]["value"] == 50.0 and scores["rouge_l"]["n"] == 2
