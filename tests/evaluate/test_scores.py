@@ -184,3 +184,14 @@ def test_different_items_cannot_be_paired():
 def test_summarise_goes_into_nested_tables():
     found = summarise({"a": mean_of([1, 3]), "deep": {"b": proportion([True])}}, 20, 0)
     assert found["a"]["value"] == 2 and found["deep"]["b"]["value"] == 100
+
+
+def test_a_metric_that_is_not_a_number_names_the_item_of_the_record() -> None:
+    table = {"rouge_l": mean_of([1.0, float("nan"), 2.0])}
+    with pytest.raises(QilinError, match="rouge_l: item h-7 .*nan"):
+        summarise(table, 50, 0, ["h-3", "h-7", "h-9"])
+
+
+def test_comparisons_without_p_are_not_corrected() -> None:
+    rows = adjust([{"p": 0.03}, {"p": None}, {"p": 0.01}])
+    assert [row["p_adjusted"] for row in rows] == [0.03, None, 0.02]
