@@ -4,11 +4,13 @@ A medical text is full of capitals that answer nothing (CT, B超, DNA, 维生素
 run of capitals" takes them all. Here a letter counts only where something says that it is the answer. In order:
 1. the last decision that calls itself one ("答案", "故选", "应选", "改为", "answer", \\boxed), so that a correction
    beats what it corrects; what is quoted, supposed or asked is no decision;
-2. the last sentence that concludes ("选", "因此", "综上", "剩下", "的是"), if it leaves a letter standing;
-3. the options that are called right ("正确", "是", "√", true), one by one;
-4. a reply that begins with letters, or has one line of nothing but letters;
-5. the text of an option instead of its letter.
-A next question that the model invents is read only when there is no answer before it. A refusal stops after step 1.
+2. the one line that holds nothing but letters;
+3. the last sentence that concludes ("选", "因此", "综上", "剩下", "的是"), if it leaves a letter standing;
+4. the options that are called right ("正确", "是", "√", true), one by one;
+5. a reply that begins with letters;
+6. the text of an option instead of its letter.
+What stands before "等等", "不对" or "Wait" is taken back. A next question that the model invents is read only when
+there is no answer before it. A refusal stops after step 1.
 Nothing found, or more than one letter for a single-answer item: None, never a guess.
 """
 
@@ -24,6 +26,8 @@ from qilin_lib.evaluate.mentions import (
     RUN,
     SIMPLIFIED,
     Options,
+    head,
+    heads,
     letters_at,
     lower,
     ordered,
@@ -43,18 +47,24 @@ WINDOW = 80
 _PUNCTUATION = re.compile(r"(?:\s|[|:\-=>()\[\]【】「」『』“”\"'*#_,<`$])*")
 _DECIDED = re.compile(
     r"(?<![不非])(?:(?<!错误)(?<!错误的)答案|(?:正确|最佳|标准)的?(?:选[项择]|option)|(?:更正|修正)[为:]|[改换][为成选]|我的?(?:回答|选择)|所选项"
-    r"|(?<![不挑筛])(?:(?:故|应|宜|改|因此|所以|本题|我|正确|最终|最佳|会|该|当){1,4})选择?|结论|确定是"
+    r"|(?<![不挑筛])(?:(?:故|应|宜|改|因此|所以|本题|我|正确|最终|最佳|会|该|当){1,4})选择?|结论|正确:(?=\s*[A-Z])|确定是"
     r"|应该?[是为](?=\W{0,3}[A-Z](?![A-Za-z]))|(?:[Cc]orrect )?[Aa]nswers?|[Cc]orrect (?:option|choice)s?"
-    r"|\\boxed\{|\"[a-z_]*(?:answer|choice|select|correct)[a-z_]*\"\s*(?=:))"
+    r"|\\boxed\{|\"[a-z_]*(?:answer|choice|select|correct)[a-z_]*\"\s*(?=:)|\"(?:option|result|结果|选项)\"\s*(?=:))"
 )
 _CONCLUDED = re.compile(
     r"(?<![不别勿筛挑首])选择?(?![项题])|选项(?:字母)?[是为]|因此|所以|故(?!事)|综上|综合|总之|对应|只?剩下?"
-    r"|保留|只有|唯有|非(?=[A-Z])|锁定|认为是|倾向于?|正解|当然是|go with|must be|即(?![使将刻便])"
-    r"|(?<!不)(?:正确的|诊断|符合题意的)应?[是为]|的(?:是|为|有)|最[^。;!?\n]{1,20}[是为]|就是|只能是|还是(?=\s*[A-Z])|[Hh]ence|[Tt]herefore"
+    r"|保留|只有|唯有|非(?=[A-Z]莫属)|而是|锁定|认为是|倾向于?|正解|当然是"
+    r"|go with|(?:must|should) be(?! [sc]\w+(?:ed|en)\b)|即(?![使将刻便])"
+    r"|(?<!不)(?:正确的|诊断|符合题意的)应?[是为]|的(?:是|为|有)|最[^。;!?\n]{1,20}[是为]|就是|只能是|还是(?=\s*[A-Z])|[Hh]ence|[Tt]herefore|[Tt]hus|leaves|[Cc]hoice"
     r"|\bchoose\b|\bselect\b|it's"
 )
 _OTHERS = re.compile(
-    r"(?:学生|同学|有人|考生|错误的?答案|误以?为|误选|如果|若|要是|一开始|为什么|为何)[^,。!?;\n]{0,12}$|先[想就]?$"
+    r"(?:小[王李张明红]|常见错误|很多人|不少人|多数人|大家|有些|部分人|网友|学员|初学者|老师|题库|往往|容易|易误|错选|学生|同学|有人|考生|错误的?答案|误以?为|误选|一开始|为什么|为何)[^,。!?;\n]{0,12}$|先[想就]?$|(?:若|如果|假如|要是)[^。!?;\n]{0,24}$|[不别勿非][能应宜可会该当要须]{1,2}$"
+)
+_CORRECTED = re.compile(
+    r"(?:(?<=[。!?;,\n.—:])|(?<=\.\s)) *(?:等等|等一下|且慢|哦?不(?=,)|哦不|不对(?=[,。!不])|更正|纠正"
+    r"|[我刚才前面上之]{0,5}(?:看|搞|记|弄|写|想|说|算)[错混]了?"
+    r"|重新(?:看|想|审|分析)|[Ww]ait|Actually|Hmm)"
 )
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|\.(?!\s+[A-Z][a-z]))*[。!?;\n.]?")
 _NAMED = re.compile(r"(?:选?项)?[)\]】]?[错对]?,?\s*(?:故|所以|因此)?(?:[为是])(?:本题)?的?(?:正确|参考|标准|最佳)答案")
@@ -64,7 +74,7 @@ _FILLER = re.compile(
 )
 _RIGHT = re.compile(
     r"[\s:(.、\"]*(?:[两三四]?选?项)?[)\]】]?(?:的?(?:说法|描述|表述))?[均都全]?[是为]?"
-    r"(?:正确|对(?=[^\w]|[的为A-Z]|$)|符合题[意干]|才是|最(?:为|合适|恰当|符合)|无疑|都?[应要]入?选|true|[√✓✔✅])"
+    r"(?:正确|对(?=[^\w]|[的为A-Z]|$)|符合|才是|最(?:为|合适|恰当|符合)|无疑|都?[应要]入?选|true|[√✓✔✅])"
     r"|\s+(?:is|are)\s+(?:the\s+)?(?:correct|right|best|most)|\s+should be (?:selected|chosen)"
 )
 _HELD = re.compile(r"[√✓✔✅]|【是】|正确|是|属于|符合")
@@ -101,13 +111,16 @@ def extract_letters(text: str, options: Options, multiple: bool) -> str | None:
     text = re.sub(r"(?<![A-Z\d])([A-Z])\s*[至到~]\s*([A-Z])(?![A-Z\d])", _range, text)
     if multiple:
         text = _OTHERWISE.sub(lambda but: "、".join(letter for letter in options if letter not in but[1]), text)
+    short = len(text) <= SHORT and text.count("。") < 3
+    # What stands before a correction is taken back.
+    text = text[max((match.start() for match in _CORRECTED.finditer(text)), default=0) :]
     further = NEXT.search(text)
-    found = _found(text[: further.start()], options, multiple) if further else ""
-    letters = "".join(sorted(set(found or _found(text, options, multiple))))
+    found = _found(text[: further.start()], options, multiple, short) if further else ""
+    letters = "".join(sorted(set(found or _found(text, options, multiple, short))))
     return letters if letters and (multiple or len(letters) == 1) else None
 
 
-def _found(text: str, options: Options, multiple: bool) -> str:
+def _found(text: str, options: Options, multiple: bool, short: bool) -> str:
     decided = _last(text, options, multiple, _DECIDED)
     if decided or _REFUSAL.search(text):
         return decided
@@ -116,7 +129,7 @@ def _found(text: str, options: Options, multiple: bool) -> str:
         or _last(text, options, multiple, _CONCLUDED)
         or _judged(text, options, multiple)
         or _opening(text, options)
-        or (_by_text(text, options) if len(text) <= SHORT else "")
+        or (_by_text(text, options) if short else "")
     )
 
 
@@ -130,7 +143,7 @@ def _last(text: str, options: Options, multiple: bool, cues: re.Pattern) -> str:
             if cue.end() in named:
                 # CMExam's explanations name each of several answers so; the second is no correction of the first.
                 return "".join(named.values()) if multiple else named[cue.end()]
-            others = _OTHERS.search(text, max(sentence.start(), cue.start() - 20), cue.start())
+            others = _OTHERS.search(text, max(sentence.start(), cue.start() - 30), cue.start())
             if not others and (letters := _after(text, cue, sentence, options)):
                 return letters
     return ""
@@ -138,8 +151,13 @@ def _last(text: str, options: Options, multiple: bool, cues: re.Pattern) -> str:
 
 def _named(text: str, options: Options) -> dict[int, str]:
     """{end: letter} of "A为正确答案"."""
-    matches = ((run[0], _NAMED.match(text, run.end())) for run in RUN.finditer(text))
-    return {match.end(): letters for letters, match in matches if match and set(letters) <= set(options)}
+    named: dict[int, str] = {}
+    end = 0
+    for run in RUN.finditer(text):
+        letters, end, _ = read_list(text, run.start(), options) if run.start() >= end else ("", end, False)
+        if letters and (match := _NAMED.match(text, end)):
+            named.setdefault(match.end(), letters)
+    return named
 
 
 def _after(text: str, cue: re.Match, sentence: re.Match, options: Options) -> str:
@@ -148,6 +166,8 @@ def _after(text: str, cue: re.Match, sentence: re.Match, options: Options) -> st
     bare = _PUNCTUATION.match(text, cue.end()).end()
     full = _FILLER.match(text, cue.end()).end()
     here = texts_at(text, bare, options) or letters_at(text, full, options) or texts_at(text, full, options)
+    if len(here) == 1 and "\n" in text[cue.end() : full] and len(listed := _listed(text, full, options)) > 1:
+        return listed
     rest = text[cue.end() : min(sentence.end(), cue.end() + WINDOW)]
     loose = cue.re is _CONCLUDED
     return (
@@ -158,33 +178,31 @@ def _after(text: str, cue: re.Match, sentence: re.Match, options: Options) -> st
     )
 
 
+def _listed(text: str, position: int, options: Options) -> str:
+    """The letters with which the lines from `position` on begin, up to one that is denied or begins otherwise."""
+    letters = ""
+    for line in text[position : position + 10 * WINDOW].split("\n"):
+        letter = head(line, options)
+        if not letter or letter in letters or _FAILED.search(line):
+            break
+        letters += letter
+    return letters
+
+
 def _judged(text: str, options: Options, multiple: bool) -> str:
     """The letters that are called right where they stand, or by lines that judge every option."""
-    right, read = [], 0
+    right, read, mentioned = [], 0, set()
     for run in RUN.finditer(text):
         letters, end, _ = read_list(text, run.start(), options) if run.start() >= read else ("", 0, False)
         if letters and _RIGHT.match(text, end) and not NAMES.search(text[max(0, run.start() - 8) : run.start()]):
             right.append(letters)
-        read = max(read, end)
-    lines = _heads(text, options)
+        read, mentioned = max(read, end), mentioned | set(letters)
+    if multiple and right and max(map(len, right)) == 1 and mentioned == set(right) < set(options):
+        right = []  # some options are still to be judged
+    lines = heads(text, options)
     if set(lines) == set(options) and all(_HELD.search(line) or _FAILED.search(line) for line in lines.values()):
         right = [letter for letter, line in lines.items() if not _FAILED.search(line)]
     return "".join(right) if multiple or len(set(right)) == 1 else ""
-
-
-def _heads(text: str, options: Options) -> dict[str, str]:
-    """{letter: line} of the lines, or sentences, that begin with an option."""
-    lines = text.split("\n") if text.count("\n") >= len(options) - 1 else re.split(r"[\n。;]", text)
-    return {letter: line for line in lines for letter in _head(line, options)}
-
-
-def _head(line: str, options: Options) -> str:
-    """The letter of the option with which a line begins, after numbers and marks; "" for none."""
-    start = re.compile(r"[\W\d_]*").match(line).end()
-    letter = re.compile(r"[A-Z](?![A-Za-z0-9])").match(line, start)
-    if letter and letter[0] in options:
-        return letter[0]
-    return texts_at(line, start, options)[:1]
 
 
 def _alone(text: str, options: Options) -> str:
@@ -204,7 +222,7 @@ def _opening(text: str, options: Options) -> str:
         return lower(small[1], options)
     letters, end, labelled = read_list(text, start, options)
     opens = letters and (labelled or _OPENING.match(text, end)) and ordered(letters) and not DENIED.match(text, end)
-    return letters if opens and len(_heads(text, options)) < 3 else ""
+    return letters if opens and len(heads(text, options)) < 3 else ""
 
 
 def _by_text(text: str, options: Options) -> str:

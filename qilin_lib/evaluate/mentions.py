@@ -9,7 +9,7 @@ from functools import lru_cache
 
 Options = dict[str, str]
 DENIED = re.compile(
-    r"[,。.、\s:()]*(?:[两三四]?选?项)?(?:的?(?:说法|描述|表述))?(?:[也均都全]?(?:可以|可|应|需|先|是|为)?"
+    r"[,。.、\s:()|]*(?:[两三四]?选?项)?(?:的?(?:说法|描述|表述))?(?:[也均都全]?(?:可以|可|应|需|先|是|为)?"
     r"(?:错误|错(?![\w])|错的|不(?:正确|对|符)(?!的[是有为选])|有误|(?:排除|去掉|剔除)(?!\s*[A-Z]))|[×✗✘❌✖])|\s+(?:is|are)\s+(?:not|in|wrong)"
     r"|(?:[两三四]?选?项)?(?:[也均都全]?不(?![良足全同典])(?!(?:选|是|含|包括)?\s*[A-Z])|说反)"
 )
@@ -18,13 +18,13 @@ _STRUCK = re.compile(r"(?:去掉|除去?了?|排除|剔除|[并绝]?非|不(?:�
 RUN = re.compile(r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])")
 LOWER_RUN = re.compile(r"([a-z]+(?:[,、 ]{1,3}[a-z]){0,8})(?:[。.;)\]】\"”]|$|\s+(?=解))", re.MULTILINE)
 _SEPARATOR = re.compile(
-    r"[)\]】」』\"'”*_.]*\s*(?:[,、;/&+和与及](?:\s*and\b)?|以及|and|(?<=\s)(?:\(?\d[.、)]|-))*\s*(?:选项)?[(\[【「『\"'“*_]*"
+    r"[)\]】」』\"'”*_.]*\s*(?:[,、;/&+和与及同](?:\s*and\b)?|以及|and|(?<=\s)(?:\(?\d[.、)]|-))*\s*(?:选项)?[(\[【「『\"'“*_]*"
 )
 _BRACKET = re.compile(r"\s*\([^()]{0,40}\)(?=\s*(?:[,、;和与及]|以及))")
 _SCOPE = re.compile(r"(?:这?[四五]个?)?(?:选项)?(?:之)?中,?(?:的|只有|选)?")
 _TERM = re.compile(r"\s*(?:超(?!过)|型|族|组|群|细胞|淋巴|反应蛋白|肽|带|波|段|链)")
 _AFTER = re.compile(
-    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|[均都全](?:正确|对|是|符合|选|要|应)|[最和与及]|以及|[两三四五]个?|共"
+    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|[均都全](?:正确|对|是|符合|选|要|应)|[最和与及同]|以及|[两三四五]个?|共"
     r"|解释|解析|理由|因|原因|描述|说法|的(?:说法|描述|表述)|[吧了哦啦啊呢嘛才错]|无疑|[均都]?不|之?中|那|这|而|便|应|要|should|best)"
 )
 NAMES = re.compile(r"(?:维生素|维他命|维|抗原|蛋白|辅酶|因子|凝集原|凝集素|类|血型|型)\s*$")
@@ -32,7 +32,8 @@ _STRIKES = re.compile(
     r"[A-Z](?:[、和与及]?[A-Z])*(?:[两三四]?选?项)?[也均都全]?(?:不(?![良足全同典])|错|可?排除)|\(?[A-Z]\)?\s*说反"
 )
 _ORDINAL = re.compile(
-    r"(?:第|选项)\s*([一二三四五六七八1-8][一二三四五六七八1-8、,和]*)\s*[个项种条]?|([前后])([两三四五])[个项]|(最后)一[个项]"
+    r"第(?P<places>[一二三四五六七八1-8][一二三四五六七八1-8、,和]*)\s*[个项种条](?!\w{0,8}(?:不|错|排除))"
+    r"|选项\s*(?P<place>[一二三四五六七八])(?!\w)|(?P<side>[前后])(?P<many>[两三四五])[个项]|(?P<last>最后)一[个项]"
 )
 _NUMBERS = "一二三四五六七八"
 # Letters answer alike in both scripts; only the words around them are read.
@@ -57,14 +58,13 @@ def standing(text: str, options: Options) -> Iterator[str]:
 def ordinal(text: str, options: Options) -> str:
     """The letters of "第二个选项", "前两项", "最后一项"."""
     match, letters = _ORDINAL.search(text), "".join(options)
-    if not match or match[4]:
+    if not match or match["last"]:
         return letters[-1] if match else ""
-    if match[2]:
-        many = "两三四五".index(match[3]) + 2
-        return letters[:many] if match[2] == "前" else letters[-many:]
-    places = [
-        _NUMBERS.find(one) if one in _NUMBERS else int(one) - 1 for one in re.findall(r"\w", match[1]) if one != "和"
-    ]
+    if match["side"]:
+        many = "两三四五".index(match["many"]) + 2
+        return letters[:many] if match["side"] == "前" else letters[-many:]
+    named = re.findall(r"[^、,和]", match["places"] or match["place"])
+    places = [_NUMBERS.find(one) if one in _NUMBERS else int(one) - 1 for one in named]
     return "".join(letters[place] for place in places if place < len(letters))
 
 
@@ -82,15 +82,19 @@ def letters_at(text: str, position: int, options: Options) -> str:
 
 def read_list(text: str, position: int, options: Options) -> tuple[str, int, bool]:
     """(letters, end, labelled) of a list like "ABD", "A、B和E" or "A 肺不张，C 肺实变"; labelled: with its own text."""
-    found, end, labelled = "", position, False
+    found, end, labelled, between = "", position, False, ""
     while run := RUN.match(text, position):
-        if found and re.search(r"[,\n]", text[end:position]) and _STRIKES.match(text, position):
+        between = text[end:position]
+        if found and "\n\n" in between:
+            break
+        if found and (_STRIKES.match(text, position) if re.search(r"[,\n]", between) else between in ("(", " (")):
             break
         if not set(run[0]) <= set(options) or len(set(run[0])) < len(run[0]):
             break
         own = _own_text(text, run.end(), options[run[0]]) if len(run[0]) == 1 else None
         if own is None and (_TERM.match(text, run.end()) or not _AFTER.match(text, run.end())):
-            break
+            # A list that goes on in words that nobody knows is not known to its end.
+            return ("", position, False) if "、" in between else (found, end, labelled)
         if own is None and re.match(r"\s*(?:或|还是|、?其中之一)", text[run.end() :]):
             return "", position, False
         found, end, labelled = found + run[0], own or run.end(), own is not None
@@ -123,6 +127,21 @@ def texts_at(text: str, position: int, options: Options) -> str:
         if follows == end and re.match(r"\w", text[end:]):
             return ""
         found, position = found + at[0], follows
+
+
+def heads(text: str, options: Options) -> dict[str, str]:
+    """{letter: line} of the lines, or sentences, that begin with an option."""
+    lines = text.split("\n") if text.count("\n") >= len(options) - 1 else re.split(r"[\n。;]", text)
+    return {letter: line for line in lines for letter in head(line, options)}
+
+
+def head(line: str, options: Options) -> str:
+    """The letter of the option with which a line begins, after numbers and marks; "" for none."""
+    start = re.compile(r"[\W\d_]*").match(line).end()
+    letter = re.compile(r"[A-Z](?![A-Za-z0-9])").match(line, start)
+    if letter and letter[0] in options:
+        return letter[0]
+    return texts_at(line, start, options)[:1]
 
 
 @lru_cache(maxsize=4096)

@@ -229,7 +229,7 @@ def _cells(
             at(entry, column.path),
             paper[column.path[0]] if paper is not None and column.in_paper else None,
             where,
-            1 if column.path[-1] in ONE_DECIMAL else 2,
+            1 if column.path[-1] in {*ONE_DECIMAL, *FAILURES} else 2,
             "not evaluated" if model and entry is None else "-" if model else "",
         )
         for column in columns
