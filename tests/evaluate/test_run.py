@@ -26,8 +26,8 @@ COMMON |= {"shots", "scoring"}
 EXAM = COMMON | {"gold", "prediction", "correct", "n_options", "groups"}
 KEYS = {
     ("fixed", "ceval"): EXAM | {"subject", "scores"},
-    ("fixed", "cmexam"): EXAM | {"explanation"},
-    ("fixed", "huatuo"): COMMON,
+    ("fixed", "cmexam"): EXAM | {"explanation", "finish"},
+    ("fixed", "huatuo"): COMMON | {"finish"},
     ("released", "ceval"): EXAM | {"subject"},
 }
 
