@@ -171,7 +171,7 @@ def test_a_backend_without_probabilities_writes_its_letters(
     def writer() -> Any:
         backend = loaders(0)["base"]()
         backend.likelihood = False
-        backend.generate = lambda asked, _: ["选B。" for _ in asked]
+        backend.generate = lambda asked, _: [Reply("选B。") for _ in asked]
         return backend
 
     params.benchmarks = ["ceval"]
