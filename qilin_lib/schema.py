@@ -83,7 +83,7 @@ class Build(Strict):
 
     raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
     sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
-    exclude_licences: list[str] = Field(description="licences to leave out, or parts of their names: CC BY-NC, GPL")
+    exclude_licences: list[str] = Field(description="licences not to train on, or parts of their names: CC BY-NC, GPL")
     min_chars: int = Field(ge=1, description="shorter records are rejected")
     ranked_answers: Literal["best_two", "all_pairs"] = Field(
         description="pairs of a ranked list: its best two answers, or every two of them"
@@ -94,8 +94,8 @@ class Build(Strict):
     near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
     exact_substrings: Literal["remove"] | None = Field(description="cut later copies out of running text in CPT")
     exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
-    decontaminate: bool | Literal["report"] = Field(description="drop what overlaps a test item; report: only count it")
-    contamination_share: float = Field(gt=0, le=1, description="share of a test item's 13-grams that makes a hit")
+    decontaminate: bool | Literal["report"] = Field(description="drop what holds a test item; report: only count it")
+    contamination_share: float = Field(gt=0, le=1, description="share of a test question's 13-grams that is a hit")
     general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; null: as they come")
     heldout_share_cpt: Share
     heldout_share_sft: Share

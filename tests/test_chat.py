@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib import chat
 from qilin_lib.errors import QilinError
@@ -66,7 +67,7 @@ def run(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def evaluated(backend: Any, messages: list[dict[str, str]], new_tokens: int) -> str:
     """What notebook 06 would get for these messages."""
     ids = backend.template.encode(messages, backend.tokenizer, add_generation_prompt=True)
-    return backend.generate([Prompt(messages, "", ids, "", 0, False)], new_tokens)[0]
+    return texts(backend.generate([Prompt(messages, "", ids, "", 0, False)], new_tokens))[0]
 
 
 @pytest.mark.slow

@@ -25,12 +25,14 @@ from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
+from qilin_lib.chimed.readers.decode import field_text
 from qilin_lib.chimed.records import (
     Dialogue,
     Disease,
     Exam,
     Passage,
     Payload,
+    Preference,
     Record,
     Rejection,
     content,
@@ -153,18 +155,21 @@ def opened(number: int, unit: Unit, lost: Lost | None) -> Entry:
 def _draft(entry: Entry, unit: Unit, medical: bool, min_chars: int) -> Draft | None:
     """The cleaned and de-identified record, with a body for each set that can use it; None when none can."""
     payload = unit.read.payload
-    raw = content(payload)
-    entry.shown = excerpt(raw)
-    if lost := records.lost_character(raw):
-        around = excerpt(raw[max(0, lost.start() - 12) : lost.end() + 12])
-        entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
-        return None
     cleaned = mapped(payload, lambda texts: [*map(clean if medical else clean_general, texts)])
+    # A character may be lost in the file, or in an entity that cleaning resolves.
+    for text in (content(payload), content(cleaned)):
+        entry.shown = excerpt(text)
+        if lost := records.lost_character(text):
+            around = excerpt(text[max(0, lost.start() - 12) : lost.end() + 12])
+            entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
+            return None
     payload = _deidentified(cleaned, medical, entry.deidentified)
     text = content(payload)
     entry.shown = excerpt(text)
     if not all(_essential(payload)):
         entry.lose("rejected", "empty after cleaning")
+    elif isinstance(payload, Preference) and payload.chosen == payload.rejected:
+        entry.lose("rejected", "chosen equals rejected", "after cleaning and de-identification")
     elif len(text) < min_chars:
         entry.lose("rejected", "too short", f"{len(text)} characters")
     bodies = {name: compose(name, payload) for name in entry.open_sets()}
@@ -210,6 +215,10 @@ def _essential(payload: Payload) -> list[str]:
             return [body]
         case Exam(question, options):
             return [question, *(text for _, text in options)]
+        case Dialogue(turns):
+            return [*turns, "".join(map(field_text, turns[1::2]))]
+        case Preference(_, chosen, rejected):
+            return [*strings(payload), field_text(chosen), field_text(rejected)]
     return strings(payload)
 
 

@@ -26,10 +26,9 @@ from qilin_lib.chimed.letters import HARD, SOFT, Letters, decoded, letters
 from qilin_lib.chimed.shards import write_array
 from qilin_lib.chimed.shingles import gram_hashes, gram_hashes_many, gram_set, row_hashes, window_hashes
 
-# The filter has 2**24 bytes, one bit for each value of a hash's first 27 bits: with the 2.4 million grams of 60,000
-# items it lets 2 % of foreign grams through to the binary search.
-_BYTE = np.uint64(64 - 24)
-_BIT = np.uint64(64 - 27)
+# Bits of the filter a gram, and the most bits of a hash that choose one: a filter of few grams stays in the cache of a
+# core, and with the 2.4 million grams of 60,000 items 2 % of foreign grams come through to the binary search.
+_SPARSE, _MOST_BITS = 56, 27
 
 
 # Texts between borders are looked up by their first letters, so many at most.
@@ -79,10 +78,14 @@ class Index:
         return _Words(self._probes)
 
     @cached_property
-    def _filter(self) -> np.ndarray:
-        known = np.zeros(1 << 24, dtype=np.uint8)
-        np.bitwise_or.at(known, self._grams >> _BYTE, _bit(self._grams))
-        return known
+    def _filter(self) -> tuple[np.ndarray, np.uint64]:
+        """A bit for each value of the hashes' first bits, packed, and by how much a hash is shifted to be one."""
+        bits = min(_MOST_BITS, max(10, (_SPARSE * len(self._grams)).bit_length()))
+        shift = np.uint64(64 - bits)
+        packed = np.zeros(1 << (bits - 3), dtype=np.uint8)
+        at = self._grams >> shift
+        np.bitwise_or.at(packed, at >> np.uint64(3), _bit(at))
+        return packed, shift
 
     def __len__(self) -> int:
         return len(self._places)
@@ -172,8 +175,10 @@ class Index:
     def _shared_grams(self, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
         """The distinct (record, gram) pairs whose gram some probe has; a gram is its first place in `_grams`."""
         hashes = window_hashes(batch.letters.codes, GRAM)
-        at = np.flatnonzero(self._filter[hashes >> _BYTE])
-        at = at[self._filter[hashes[at] >> _BYTE] & _bit(hashes[at]) != 0]
+        packed, shift = self._filter
+        bits = hashes >> shift
+        at = np.flatnonzero(packed[bits >> np.uint64(3)])
+        at = at[packed[bits[at] >> np.uint64(3)] & _bit(bits[at]) != 0]
         first = np.searchsorted(self._grams, hashes[at], "left")
         # Past the last gram stands the last one, which differs from the hash that was looked for.
         true = self._grams[np.minimum(first, len(self._grams) - 1)] == hashes[at]
@@ -200,6 +205,8 @@ class _Words:
         self._keys, number = np.unique(hashes, return_inverse=True)
         of_text = dict(zip(often, number.tolist(), strict=True))
         self._needed = {n: frozenset(map(of_text.__getitem__, own)) for n, own in texts.items()}
+        self._begins = np.zeros(0x110000, dtype=bool)
+        self._begins[[ord(text[0]) for text in often]] = True
         self._lengths = sorted({min(len(text), _KEY) for text in often})
         self._led: dict[int, list[int]] = {}
         for n, own in texts.items():
@@ -222,7 +229,8 @@ class _Words:
     def _standing(self, batch: _Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The records, keys and places of what seems to stand between borders, ordered so."""
         codes, borders = batch.letters.codes, batch.letters.borders
-        begins = np.flatnonzero(borders)
+        begins = np.flatnonzero(borders[:-1])
+        begins = begins[self._begins[codes[begins]]]
         found = [np.empty((3, 0), dtype=np.int64)]
         for length in self._lengths:
             at = begins[: np.searchsorted(begins, len(codes) - length, "right")]
@@ -313,5 +321,5 @@ class _Batch:
         return _Batch(self.letters.without_numbers(), np.diff(self._first))
 
 
-def _bit(hashes: np.ndarray) -> np.ndarray:
-    return np.left_shift(np.uint8(1), (hashes >> _BIT).astype(np.uint8) & np.uint8(7))
+def _bit(numbers: np.ndarray) -> np.ndarray:
+    return np.left_shift(np.uint8(1), numbers.astype(np.uint8) & np.uint8(7))

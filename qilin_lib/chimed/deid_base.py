@@ -1,7 +1,7 @@
 """What the rules of de-identification are made of: a rule, its finders, and the lists of words in data/deid_words.yaml.
 
-HIDDEN (for names NAMED) stands for text that an earlier rule took; no pattern may consume it. Every quantifier in front of something
-that may fail is bounded, so that no text takes longer than its length allows.
+HIDDEN (for names NAMED) stands for text that an earlier rule took; no pattern may consume it. Every quantifier in
+front of something that may fail is bounded, so that no text takes longer than its length allows.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def ended(words: Iterable[str], then: str = "") -> tuple[str, ...]:
 
 # What a reply begins with before the value that was asked for: "患者：好的，我叫".
 _REPLY = (
-    r"(?:(?:患者|病人|家属|用户|家长|本人|客户|母亲|父亲|患儿家长)[：:])? ?(?:(?:好的?|嗯+|是的?|对|行|可以|有的?|您?你?好)[，,。！ ]{1,2})?"
-    r"(?:(?:我|他|她|孩子|宝宝|患者|病人)?(?:的?(?:名字|姓名|电话|手机|微信|地址|生日|号码))?(?:叫做?|是|在|住在?|：|:)?)? ?"
+    r"(?:(?:患者|病人|家属|用户|家长|本人|客户|母亲|父亲|患儿家长)[：:])? ?"
+    r"(?:(?:好的?|嗯{1,3}|是的?|对|行|可以|有的?|您?你?好)[，,。！ ]{1,2})?"
+    r"(?:(?:我|他|她|孩子|宝宝|患者|病人)?(?:的?(?:名字|姓名|电话|手机|微信|地址|生日|号码))?"
+    r"(?:叫做?|是|在|住在?|：|:)?)? ?"
 )
 
 

@@ -39,11 +39,13 @@ def _pages(text: str) -> Spans:
 
 _SEP = "[-–—. ·・－_]"
 # A unit behind eleven digits makes them a quantity, a decimal point a measurement.
-_NO_QUANTITY = r"(?!\d|\.\d| ?(?:IU|U/|copies|拷贝|[cC][fF][uU]|[kMG]?b|reads|条|个|元|例|份|次|万|亿|[mμ]?g|m[lL]|/[A-Za-z]|[×*%]))"
-# Eleven digits in the groups that people write them in, never with a blank at some places only by chance.
-_GROUPS = ("4 4", "3 5", "5 3", "3 3 2", "2 3 3", "2 2 2 2", "8", "1 4 3", "4 1 3")
+_NO_QUANTITY = (
+    r"(?!\d|\.\d| ?(?:IU|U/|copies|拷贝|[cC][fF][uU]|[kMG]?b|reads|条|个|元|例|份|次|万|亿|[mμ]?g|m[lL]"
+    r"|/[A-Za-z]|[×*%]))"
+)
 
 
+# Eleven digits in the groups that people write them in.
 def _grouped(groups: str) -> str:
     return "".join(rf"{_SEP}?\d{{{size}}}" for size in groups.split())
 
@@ -63,13 +65,17 @@ _MOBILE_SAID = (
 )
 _AREA = r"0(?:10|2\d|[3-9]\d\d)"
 _LOCAL = r"[2-9](?:\d{6,7}|\d{2,3}[- .]\d{4})"
-_LANDLINE = rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL}))(?!\d|-\d{{6}}|\.\d)"
+_LANDLINE = (
+    rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}"
+    rf"|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL}))(?!\d|-\d{{6}}|\.\d)"
+)
 _LANDLINE_LOOSE = rf"{_AREA}(?: ?[-–—] ?| )?\d{{3,4}}[- ]?\d{{4}}"
 _CUES = "电话 手机 座机 联系方式 传真 小灵通 号码 T[Ee][Ll] t[Ee][Ll] Phone phone 电_话 手_机".replace("_", " ").split()
 _CALLS = tuple(call + HAN + "{0,4}" for call in ("联系", "致电", "拨", "打"))
 _CUED_VALUE = (
     rf"(?P<id>{_MOBILE_CUED_VALUE}|{_LANDLINE_LOOSE}{_NO_QUANTITY}|{_AREA}[- ]?[2-9]\d{{6,7}}{_NO_QUANTITY}"
-    rf"|[2-9]\d{{2}}[- ]\d{{3}}[- ]\d{{4}}{_NO_QUANTITY}|[2-9]\d{{2,3}}[- ]\d{{4}}{_NO_QUANTITY}|[2-9]\d{{6,7}}{_NO_QUANTITY})"
+    rf"|[2-9]\d{{2}}[- ]\d{{3}}[- ]\d{{4}}{_NO_QUANTITY}|[2-9]\d{{2,3}}[- ]\d{{4}}{_NO_QUANTITY}"
+    rf"|[2-9]\d{{6,7}}{_NO_QUANTITY})"
 )
 _PHONE_CUED = rf"(?:{either((*_CUES, *_CALLS))})(?:号码|号|\.)?{IS}(?:[（(]\w{{1,4}}[）)])?{_CUED_VALUE}"
 _PHONE_NEXT = re.compile(rf"[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_QUANTITY}").match
@@ -105,7 +111,9 @@ def _phones_next(text: str) -> Spans:
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 _ACCOUNT_CUES = (
-    "微信 威信 薇信 徽信 V信 v信 加薇 加微 加v 加V 薇 扣扣 加扣 Q号 q号 企鹅号 企鹅 支付宝 账号 帐号 抖音号 快手号 小红书号 微博号 卡号 "
+    "微信 威信 薇信 徽信 V信 v信 加薇 加微 加v 加V 薇 "
+    "扣扣 加扣 Q号 q号 企鹅号 企鹅 支付宝 账号 帐号 抖音号 快手号 小红书号 "
+    "微博号 卡号 "
     "银行卡 建行卡 工行卡 农行卡 中行卡 交行卡 招行卡 储蓄卡 信用卡"
 ).split()
 _LATIN_CUES = "QQ qq Qq WeChat Wechat wechat VX Vx vx WX Wx wx".split()
@@ -119,7 +127,11 @@ _ACCOUNT = (
     rf"(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT_VALUE}(?! ?元)"
 )
 _INSURED = ("医保", "社保", "参保", "医疗保险", "社会保障")
-_INSURANCE = rf"(?:{either(_INSURED, '(?:卡|证)?(?:账户)?' + NUMBER + '?')}){IS}{CODE}(?! ?[元年月])"
+_INSURANCE = (
+    rf"(?:{either(_INSURED[:3], '(?:卡|证)?(?:账户)?' + NUMBER + '?')}"
+    rf"|{either(_INSURED[3:], '(?:卡|证|号)' + NUMBER + '?')})"
+    rf"{IS}{CODE}(?! ?[元年月])"
+)
 
 
 def _account(match: re.Match[str]) -> bool:
@@ -139,7 +151,11 @@ _ACCOUNT_HINTS = (*_LATIN_CUES, *ended(cue for cue in _ACCOUNT_CUES if len(cue) 
 ACCOUNT_RULES = (
     Rule(
         "账号",
-        (r"保(?<=[医社参]保)(?:卡|证|号|账|编)", "医疗保险", "社会保障"),
+        (
+            r"保(?<=[医社参]保)(?:卡|证|号|账|编|是|为|[：: ]|[A-Za-z0-9])",
+            r"险(?<=保险)[卡号证]",
+            r"障(?<=保障)[卡号证]",
+        ),
         by(_INSURANCE, lambda match: sum(map(str.isdigit, match["id"])) >= 5),
     ),
     Rule("账号", _ACCOUNT_HINTS, by(_ACCOUNT, _account)),

@@ -30,7 +30,9 @@ from qilin_lib.chimed.deid_lexicon import (
 )
 
 _STAFF = "(?:医师|医生|护士|护师|技师|药师|者|人)"
-_LABEL = rf"(?:{either(LABELS)}|(?:{either(ROLES)}){_STAFF})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
+# "医师签名", "姓名（必填）".
+_SIGNED = r"(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{1,8}[）)])?"
+_LABEL = rf"(?:{either(LABELS)}|(?:{either(ROLES)}){_STAFF}){_SIGNED}"
 # All roles have two characters, all staff, too: what is rarer is looked for first.
 _STAFF_NEXT = ("医师", "医生", "护士", "护师", "药师", "技师")
 
@@ -120,7 +122,7 @@ _BY_LABEL = _shorter(by(rf"(?:{_LABEL}{_COLON}|(?:姓 ?名|名字) ){_VALUE}", _
 _FIELD = rf"(?:{either((*KIN, *listed('signed')))}|(?:{either(ROLES)})员|{HAN}{{1,4}}(?:人|(?<![作编译记学])者))"
 _BY_KIN = by(rf"{_FIELD}{_COLON}{_VALUE}", _beside)
 _STAFF_CUE = rf"(?:{either(_STAFF_NEXT)})(?<=(?:{'|'.join(ROLES)})..)"
-_PLAIN_LABEL = rf"(?:{either(LABELS)}|{_STAFF_CUE})(?: ?(?:签名|签字|签章|姓名))?(?: ?[（(][^（()）\n]{{1,8}}[）)])?"
+_PLAIN_LABEL = rf"(?:{either(LABELS)}|{_STAFF_CUE}){_SIGNED}"
 _UNMARKED = _shorter(by(rf"{_PLAIN_LABEL}(?:是|为|叫| )?{_VALUE}", _unmarked))
 _QUESTIONS = ("姓名", "名字", "称呼", "贵姓", "叫什么", "哪位", "联系人")
 _ASKED = either(_QUESTIONS)
@@ -130,5 +132,5 @@ LABEL_RULES = (
     Rule("姓名", _LABEL_HINTS, _BY_LABEL),
     Rule("姓名", _NEXT_HINTS, _UNMARKED),
     Rule("姓名", _marks((*KIN, *listed("signed"), "人", "者", "员")), _BY_KIN),
-    Rule("姓名", tuple(rf"{asked}[^\n\d]{{0,24}}\n" for asked in _QUESTIONS), _ANSWER),
+    Rule("姓名", ended(_QUESTIONS, r"[^\n\d]{0,24}\n"), _ANSWER),
 )

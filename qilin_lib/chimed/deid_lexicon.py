@@ -70,10 +70,10 @@ def is_name(name: str, links: bool = False) -> bool:
     return len(surname) == 2 or dictionary().keys().isdisjoint((name[:2], name[:3], name))
 
 
-_CLASSICAL, _MODERN = re.compile("[之其乃曰矣也者而煎钱余]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
+_CLASSICAL, _MODERN = re.compile("[之其乃曰矣也而]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
 
 
 def classical(text: str) -> bool:
     """Whether `text` is classical Chinese: its 大夫 and 先生 have been dead for centuries."""
     old = _CLASSICAL(text)
-    return len(set(old)) > 1 and len(old) > 2 * len(_MODERN(text))
+    return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_MODERN(text))

@@ -36,13 +36,12 @@ from qilin_lib.chimed.deid_lexicon import (
 _NEVER_ALONE, _LED_ONLY = frozenset(listed("never_alone")), frozenset(listed("led_only"))
 _WHO = re.compile(rf"{MINORITY}|{SPACED}|{LATIN}|{HAN}{{2,6}}")
 
-# --- behind the patient, their kin and staff, without a colon -------------------------------------------------------------
+# --- behind the patient, their kin and staff, without a colon ---------------------------------------------------------
 
 _CUES = re.compile(rf"(?:{either((*KIN, *listed('bare')))})[：:]? ?(?={FIRST})")
 _AGED = re.compile(
-    r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]|[，,] ?(?:\d{4}[年./-]|"
-    + HIDDEN
-    + ")"
+    r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]"
+    rf"|[，,] ?(?:\d{{4}}[年./-]|{HIDDEN})"
 )
 _SAYS = re.compile(
     r"[自主代补]?[诉述答]|自?称|签[字署名]|已签|要求|表示|拒绝|名下|[的之][家妈爸父母儿女子妻夫]|患[有\u4e00-\u9fa5]{2}|提供|接听"
@@ -91,21 +90,22 @@ def _is_person(name: str, text: str, end: int) -> bool:
         len(plain) > 2 and _DOES.match(text, end) and dictionary().keys().isdisjoint((plain[1:], plain[2:]))
     ):
         return False
-    closed = len(plain) == 3 and text[end : end + 1] in "，,。；;（("
-    if not is_name(plain, links=closed) or plain[0] in PREPOSITIONS:
+    if not is_name(plain, links=len(plain) == 3) or plain[0] in PREPOSITIONS:
         return False
     return _DOES.match(text, end) is not None
 
 
 _SEXES = "男女"
 
-# --- at the beginning of a clause -------------------------------------------------------------------------------------------
+# --- at the beginning of a clause -------------------------------------------------------------------------------------
 
 _RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
+# What only somebody does.
+_ACTS = "陪同 护送 代诉 代述 签收 签字 签名 来电 接听 致电 誊抄 整理 您好".split()
 # Behind somebody at the beginning of a clause: "李 明，男，28岁", "何其（患者之子）", "程前，身份证[身份证号]".
 _EVIDENCE = re.compile(
     rf"[男女](?<=[，, ].)(?:[，, ]|$)|[MF](?<=[，, ].)[，,] ?\d|（(?:{_RELATION}）|住院号|药师)|{HIDDEN}+"
-    r"|名下|个人(?:主页|账号|微信|博客)|的(?:[妈爸][妈爸]|家属)"
+    rf"|名下|个人(?:主页|账号|微信|博客)|的(?:[妈爸][妈爸]|家属)|(?:{either(_ACTS)})"
 )
 _BOUNDARY = re.compile(rf"(?:^|[\n，,。；;：: 　】“（至见为由是]|{either((*KIN, *listed('bare')))}|[人者员位])$")
 _SUBJECT = re.compile(rf"(?:{MINORITY}|{LATIN}|{HAN} {HAN}{{1,2}})$")
@@ -122,6 +122,8 @@ def _subjects(text: str) -> Spans:
         end = lead.start() if lead else len(before)
         if evidence[0][0] != HIDDEN or lead:
             start = _subject(before, end, left == 0, evidence[0][0] in "男女（")
+            if evidence[0] in _ACTS and start is not None and (end - start < 3 or before[start] in EVERYDAY):
+                continue
             if start is not None:
                 last = left + end
                 yield left + start, last
@@ -191,15 +193,14 @@ def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
     public = text[max(0, start - 3) : start].rstrip("：: ").endswith(_AUTHORS)
     if public or before.isdigit() or not surname or not name.isalpha():
         return False
-    inside, led = "\u4e00" <= before <= "\u9fa5", text[max(0, start - 2) : start] in _LEAD_WORDS
-    if inside and not led:
-        # "对方医生", "四周医生": the surname belongs to the word before it.
-        if (
-            not dictionary()
-            .keys()
-            .isdisjoint((before + name[0], before + name[:2], text[max(0, start - 2) : start + 1]))
-        ):
-            return False
+    inside = "\u4e00" <= before <= "\u9fa5"
+    # "对方医生", "及时向医生": the surname belongs to the word before it; "班主任": to the title.
+    joined = (before + name[0], before + name[:2], name + title[0])
+    if inside and not dictionary().keys().isdisjoint(joined):
+        return False
+    led = text[max(0, start - 2) : start] in _LEAD_WORDS
+    if inside and not led and text[max(0, start - 2) : start + 1] in dictionary():
+        return False
     led = led or not inside or before in _LEADS
     address = title[0] in _ADDRESSES
     if name != surname:
@@ -211,7 +212,7 @@ def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
     return led or address or name not in EVERYDAY
 
 
-_PLACES = frozenset("后前时中上下内外里间患病科院和与及的")
+_PLACES = frozenset("后前时中上下内外里间患病科院与及的")
 
 
 def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
@@ -240,17 +241,20 @@ def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
 
 _CALLED = by(
     rf"(?:我是|我叫|(?<![品药用学别俗])名叫|名字(?:是|叫|为)|(?:{either(KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
-    rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d)",
-    lambda match: _is_called(match[0], match["id"]),
+    rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d|{TITLE})",
+    lambda match: _is_called(match[0], match["id"], _TITLE_AT(match.string, match.end()) is not None),
 )
 
 
-def _is_called(text: str, name: str) -> bool:
+_TITLE_AT = re.compile(TITLE).match
+
+
+def _is_called(text: str, name: str, titled: bool) -> bool:
     if "姓" in text[:4]:
         return name == surname_of(name) or is_name(name)
     if ends_in_title(name):
         return False
-    if not text.startswith("我是") and len(name) == 3 and surname_of(name) and name not in dictionary():
+    if (titled or not text.startswith("我是")) and len(name) == 3 and surname_of(name) and name not in dictionary():
         return SMALL.isdisjoint(name)
     if name.isascii() or "·" in name:
         return not text.startswith("我是")
@@ -293,14 +297,16 @@ NAME_RULES = (
             "（住院号",
             "（药师",
             "名下",
-            "个人(?:主页|账号|微信|博客)",
+            r"人(?<=个人)(?:主页|账号|微信|博客)",
             "妈(?<=的妈)妈",
             "爸(?<=的爸)爸",
             r"属(?<=的家属)",
+            *_ACTS[:-1],
+            r"您(?<![生夫任授士师家长是啊，,。！!？?：:\n 　]您)好",
         ),
         _subjects,
     ),
-    Rule("姓名", ("叫", "我是", "名字", "姓"), _CALLED),
+    Rule("姓名", ("叫", rf"我是{FIRST}", "名字", r"姓(?<=[我贵：:，,\n]姓)"), _CALLED),
     Rule("姓名", tuple(_title_hint(title) for title in listed("titles")), _doctors),
     Rule("姓名", (rf"{NAMED}[、/和及与 ]",), _names_next),
 )

@@ -44,17 +44,22 @@ def _identity(match: re.Match[str]) -> bool:
 NUMBER = r"(?:号码|编号|号)"
 # A number in one or several pieces, "B-2019-44820", "E 1409 6623"; a piece behind a blank is no age and no date.
 _PIECE = rf"(?: \d{{2,4}}(?![\dA-Za-z]*(?: ?[./:：]|{HAN}| ?[A-Za-z%])))"
-CODE = rf"(?P<id>(?!NCT)[A-Za-z]{{0,4}}[- ]?\d[\dA-Za-z]{{0,24}}(?:[-/][\dA-Za-z]{{1,12}}){{0,5}}{_PIECE}{{0,4}})(?![A-Za-z\d])"
-_PAPERS = "护照 军官证 士官证 士兵证 警官证 通行证 台胞证 回乡证 居留证 居住证 驾驶证 驾照 执业证 资格证 残疾证 学生证 工作证".split()
-_PAPER = rf"(?:{either(_PAPERS, '书?(?:号码|编号|号)?')}){IS}(?P<id>[\u4e00-\u9fa5]字第? ?\d{{4,10}}号?|{CODE[7:]}"
+_CODE = (
+    rf"(?!NCT)[A-Za-z]{{0,4}}[- ]?\d[\dA-Za-z]{{0,24}}(?:[-/][\dA-Za-z]{{1,12}}){{0,5}}{_PIECE}{{0,4}})(?![A-Za-z\d])"
+)
+CODE = f"(?P<id>{_CODE}"
+_PAPERS = (
+    "护照 军官证 士官证 士兵证 警官证 通行证 台胞证 回乡证 居留证 居住证 驾驶证 驾照 执业证 资格证 残疾证 学生证 工作证"
+).split()
+_PAPER = rf"(?:{either(_PAPERS, '书?(?:号码|编号|号)?')}){IS}(?P<id>[\u4e00-\u9fa5]字第? ?\d{{4,10}}号?|{_CODE}"
 _PLATE = (
     r"(?P<id>[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-HJ-Z] ?[·•・.-]? ?"
     r"(?=[A-Z]{0,4}\d)[A-HJ-NP-Z\d]{4,5}[A-HJ-NP-Z\d挂学警港澳])(?![A-Za-z\d])"
 )
 _PLATE_HINTS = tuple(rf"{mark}[A-HJ-Z]" for mark in "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼")
 _NUMBERED = (
-    "住院 住_院 病历 病案 门诊 就诊 登记 检查 影像 病理 超声 内镜 胃镜 肠镜 X线 CT MR 标本 样本 条码 条形码 随访 挂号 处方"
-    " 申请单 腕带 急诊 放射 体检 片 X光片 心电图 B超 彩超 镜检"
+    "住院 住_院 病历 病案 门诊 就诊 登记 检查 影像 病理 超声 内镜 胃镜 肠镜 X线 CT MR 标本 样本 条码 条形码 随访 挂号"
+    " 处方 申请单 腕带 急诊 放射 体检 片 X光片 心电图 B超 彩超 镜检"
 )
 _RECORD_CUES = (
     *(thing.replace("_", " ") + NUMBER for thing in _NUMBERED.split()),
@@ -73,13 +78,17 @@ def _numbered(match: re.Match[str]) -> bool:
 _BED = rf"床 ?位?号{IS}(?P<id>[A-Za-z]?[-+加]?\d{{1,3}}(?: ?号?床)?)(?![\d.])"
 # "1床棉被", "有500床": a bare number is a bed only on its own or beside the ward or whoever lies in it.
 _TEN = "一二三四五六七八九十"
-_WARD = rf"(?:[内外骨妇儿普胸脑神肿呼消心泌肾]{{0,3}}[{_TEN}\d]{{1,3}}(?:病区|区|病房)|重症|抢救|急诊留观|留观|(?:[A-Z]?ICU|CCU)-)"
+_WARD = (
+    rf"(?:[内外骨妇儿普胸脑神肿呼消心泌肾]{{0,3}}[{_TEN}\d]{{1,3}}(?:病区|区|病房)|重症|抢救|急诊留观|留观"
+    r"|(?:[A-Z]?ICU|CCU)-)"
+)
 _BED_NUMBER = r"(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
 _LIER = "病人|患者|家属|产妇|患儿"
 _NOT_A_BED = r"(?![位次旁棉被垫单铺褥毯上下边套头品以])"
 _BED_BARE = (
     rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}"
-    rf"|(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向])){_BED_NUMBER}{_NOT_A_BED}"
+    r"|(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向]))"
+    rf"{_BED_NUMBER}{_NOT_A_BED}"
     rf"|(?<!\d){_BED_NUMBER}(?={_LIER})|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
 )
 

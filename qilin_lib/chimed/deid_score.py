@@ -1,9 +1,9 @@
 """How well de-identification finds what it should, on sentences labelled by hand.
 
 Most sentences are invented by the author of the rules. The others, from the forms of admission notes, discharge
-summaries, consultations and nursing records, half of them without anything to find, are invented by somebody who had
-not read the rules and set out to mislead them; a third of these is the split "test", whose sentences nobody looked at
-while the rules were written. So the score says how the rules do on hard sentences of this kind, and is no estimate for
+summaries, consultations and nursing records, half of them without anything to find, are invented by people who had not
+read the rules and set out to mislead them; one such hand wrote the split "test", which was set aside until the rules
+were done. So the score says how the rules do on hard sentences of this kind, and is no estimate for
 another corpus. Identity numbers carry area codes that do not exist, numbers of wards and hospitals are public.
 
 A span covers what identifies and nothing beside it: the number without its cue, the name without its title, the date

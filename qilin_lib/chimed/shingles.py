@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 _WORDS = re.compile(r"[^\W_]+")
-_MEANT = "-+.,<>≤≥±"
+_STRONG = "+<>≤≥±↑↓‰≠√×♂♀"
+_MEANT = "-.," + _STRONG
 _FORMS = str.maketrans("−–—~～≦≧·", "-----≤≥.")
 # A sign, a comparison; a minus in brackets or before a number; whatever parts two numbers. The first character stands
 # in one class, which the engine finds fast; what it must be followed by is said after it.
 _SIGN = re.compile(
-    r"[-+＋±<>＜＞≤≥≦≧(（−–—－0-9０-９](?:(?<=[+＋±<>＜＞≤≥≦≧])|(?<=[(（])[-−–—－]+[)）]|(?<=\d)[\W_]+(?=\d)"
-    r"|(?<=[-−–—－])(?=\d)(?<![\w−–—－-].))"
+    r"[-+＋±<>＜＞≤≥≦≧↑↓‰≠√×♂♀(（−–—－0-9０-９](?:(?<=[<>＜＞])[=＝]?|(?<=[+＋±≤≥≦≧↑↓‰≠√×♂♀])|(?<=[(（])[-−–—－]+[)）]"
+    r"|(?<=\d)[\W_]+(?=\d)|(?<=[-−–—－])(?=\d)(?<![A-Za-z0-9_−–—－-].))"
 )
 # Characters around a sign by which its place is known in another text.
 _AROUND = 8
@@ -36,7 +37,7 @@ def skeleton(text: str) -> str:
 def identity(text: str) -> str:
     """The skeleton of a text with the signs that change what it says: "P＜0.05，(－) 2.5mg" -> "p<0.05-2.5mg".
 
-    Kept are + ± < > ≤ ≥, a minus in brackets or before a number, and one of . - , for whatever parts two numbers.
+    Kept are _STRONG, a minus in brackets or before a number, and one of . - , for whatever parts two numbers.
     """
     parts, last = [], 0
     for found in _SIGN.finditer(text):
@@ -54,7 +55,7 @@ def identity(text: str) -> str:
 
 def _sign(between: str) -> str:
     marks = unicodedata.normalize("NFKC", between).translate(_FORMS)
-    if strong := "".join(mark for mark in marks if mark in "+<>≤≥±"):
+    if strong := "".join(mark for mark in marks.replace("<=", "≤").replace(">=", "≥") if mark in _STRONG):
         return strong
     return marks if marks == "." else "-" if "-" in marks else ","
 

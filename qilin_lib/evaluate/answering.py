@@ -116,7 +116,17 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         [item.id, item.gold, item.reference, item.options, prompt.ids or prompt.messages]
         for item, prompt in zip(task.items, asked, strict=True)
     ]
-    parts = [task.protocol, task.name, task.split, task.settings, backend.template.name, backend.fingerprint(), items]
+    stop = sorted({tag for prompt in asked for tag in prompt.stop})
+    parts = [
+        task.protocol,
+        task.name,
+        task.split,
+        task.settings,
+        backend.template.name,
+        backend.fingerprint(),
+        items,
+        stop,
+    ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
 
 

@@ -371,7 +371,7 @@ def _order_flag(agreement: dict[str, Any], orders: int) -> dict[str, Any]:
     if orders == 1:
         return _flag(True, None, None, "one order was asked, so position and content cannot be told apart")
     if kept is None:
-        return _flag(True, None, None, "no statement was answered in two orders of the options")
+        return _flag(True, None, None, "fewer than three statements were answered in two orders of the options")
     says = (
         f"two orders of the options agree in {agreement['value']:.0f} % of choices (interval from {kept:.0f} %), where "
         f"position alone would give {alone:.0f} %"

@@ -21,9 +21,9 @@ from typing import Any
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import attitude_scores, scales, store
 from qilin_lib.evaluate.backends import single_token
-from qilin_lib.evaluate.extraction import extract_letters
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
+from qilin_lib.evaluate.replies import Reply, letters
 from qilin_lib.evaluate.scales import Scale
 from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_jsonl, write_json
@@ -246,10 +246,10 @@ def _answer(
     A backend that gives no probabilities (an endpoint, an encoder-decoder) writes under both protocols, as in C-Eval.
     """
     if protocol == GENERATION or not backend.likelihood:
-        outputs = backend.generate(asked, new_tokens)
+        replies = backend.generate(asked, new_tokens)
         return [
-            _own(item, forms[item.id], scale, read_label(output, item.options), output, {})
-            for item, output in zip(items, outputs, strict=True)
+            _own(item, forms[item.id], scale, read_label(reply, item.options), reply.text, {"finish": reply.finish})
+            for item, reply in zip(items, replies, strict=True)
         ]
     rows: list[dict] = [{} for _ in items]
     for layout in dict.fromkeys(item.subject for item in items):
@@ -283,24 +283,25 @@ def _own(item: Item, form: Form, scale: Scale, label: str | None, output: str, m
     }
 
 
-def read_label(reply: str, options: dict[str, str]) -> str | None:
+def read_label(reply: Reply, options: dict[str, str]) -> str | None:
     """The label in a reply begun with "答案：", or the one whose option's text it gives; None if it says neither.
 
     Unlike in the authors' script, which takes the first character and "C" for all else, nothing is assumed. `options`
     {label: text} in the order shown. Labels other than capitals are read as the capital of their position, and only
     where they stand alone: 甲 in 甲状腺 is no answer.
     """
+    text = reply.text
     capitals = dict(zip(options, LABELS["letters"], strict=False))
     if not set("".join(options).upper()) <= set(LABELS["letters"]):
         # A letter that was not on offer answers nothing.
-        reply = re.sub(r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])", "□", reply)
+        text = re.sub(r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])", "□", text)
     texts = "|".join(re.escape(text) for text in sorted(options.values(), key=len, reverse=True))
     for label, capital in capitals.items():
         if label != capital:
             alone = rf"(?:(?<!\w)|(?<=[选择项是为])){re.escape(label)}(?:(?!\w)|(?={texts}))"
-            reply = re.sub(alone, capital, reply)
+            text = re.sub(alone, capital, text)
     named = {capitals[label]: text for label, text in options.items()}
-    found = extract_letters(REPLY_PREFIX + reply, named, multiple=False)
+    found = letters(reply._replace(text=text), named, multiple=False)
     return None if found is None else list(options)[LABELS["letters"].index(found)]
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.models import decode
+from qilin_lib.tokens.template import tag_ids
 
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
@@ -67,8 +69,8 @@ class TransformersBackend:
                     results[index] = dict(zip(choices, values, strict=True))
         return results
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Greedy continuation of each prompt as text, up to the end token (left out) or `max_new_tokens`.
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
+        """Greedy continuation of each prompt, up to the end token or a next turn (left out) or `max_new_tokens`.
 
         Tokens that all prompts share are read once, as in `choice_logprobs`. QilinError when a prompt and its new
         tokens are longer than the context.
@@ -84,13 +86,14 @@ class TransformersBackend:
         written = decode.write(
             self.model,
             asked,
-            self.stop_ids,
+            self.stop_ids | turn_ids(self.tokenizer, prompts),
             max_new_tokens,
             lambda logits, contexts: self.likeliest(logits, list(contexts.values())),
             prefix,
             cache,
         )
-        return [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
+        texts = [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
+        return replied(prompts, texts, [LENGTH if len(new) == max_new_tokens else STOP for new in written])
 
     def fingerprint(self) -> str:
         """Predictions of one model are never taken for another's."""
@@ -198,6 +201,12 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return {token for token in [tokenizer.eos_token_id, *configured] if token is not None}
+
+
+def turn_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> set[int]:
+    """Special tokens with which a next turn begins (`Prompt.stop`); decoding leaves them out, so no text shows them."""
+    first = {tag_ids(tokenizer, tag)[0] for tag in {tag for prompt in prompts for tag in prompt.stop}}
+    return first & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
 
 def weights_hash(model: Any) -> str:

@@ -94,6 +94,8 @@ def _share(right: np.ndarray) -> intervals.Summary:
     if not len(right):
         return {"value": None, "n": 0, "low": None, "high": None}
     share = float(right.mean())
+    if len(right) < intervals.LEAST:
+        return {"value": share, "n": len(right), "low": None, "high": None}
     low, high = intervals.wilson(share, len(right))
     return {"value": share, "n": len(right), "low": low, "high": high}
 
@@ -102,6 +104,8 @@ def _mean(losses: np.ndarray, resamples: int, seed: int) -> intervals.Summary:
     """The mean of losses [N], none of them negative."""
     if not len(losses):
         return {"value": None, "n": 0, "low": None, "high": None}
+    if len(losses) < intervals.LEAST:
+        return {"value": float(losses.mean()), "n": len(losses), "low": None, "high": None}
     low, high, _ = intervals.studentised(intervals.mean_of(losses), resamples, seed)
     return {"value": float(losses.mean()), "n": len(losses), "low": max(0.0, low), "high": high}
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.breakdown import categories
-from qilin_lib.evaluate.extraction import extract_letters
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, ceval_messages, fit
+from qilin_lib.evaluate.replies import Reply, failures, letters, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.subjects import HARD, MEDICAL
 
@@ -31,21 +31,22 @@ def prompts(
 
 
 def answer(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, letters: Sequence[str] = tuple(CEVAL_LETTERS)
+    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, choices: Sequence[str] = tuple(CEVAL_LETTERS)
 ) -> list[dict]:
-    """The likeliest of `letters` (the first of equals) with all their log-probabilities.
+    """The likeliest of `choices` (the first of equals) with all their log-probabilities.
 
     A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
     """
     if not backend.likelihood:
-        outputs = backend.generate(asked, MAX_NEW_TOKENS)
-        return [_written(item, output) for item, output in zip(items, outputs, strict=True)]
-    scores = backend.choice_logprobs(asked, list(letters))
+        replies = backend.generate(asked, MAX_NEW_TOKENS)
+        return [_written(item, reply) for item, reply in zip(items, replies, strict=True)]
+    scores = backend.choice_logprobs(asked, list(choices))
     return [_answer(item, "", _likeliest(row)) | {"scores": row} for item, row in zip(items, scores, strict=True)]
 
 
-def _written(item: Item, output: str) -> dict:
-    return _answer(item, output, extract_letters(REPLY_PREFIX + output, item.options or {}, multiple=False))
+def _written(item: Item, reply: Reply) -> dict:
+    letter = letters(reply, item.options or {}, multiple=False)
+    return _answer(item, reply.text, letter) | {"finish": reply.finish}
 
 
 def _answer(item: Item, output: str, letter: str | None) -> dict:
@@ -59,7 +60,7 @@ def _likeliest(logprobs: dict[str, float]) -> str | None:
 
 
 def statistics(records: Sequence[dict]) -> Table:
-    """The columns of Table 4, categories and subjects over the records with a gold answer; `unparsed` over all.
+    """The columns of Table 4, categories and subjects over the records with a gold answer; FAILURES over all.
 
     Averages weigh every subject alike, as C-Eval's own do; under "chimed_gpt" every item of its two subjects weighs
     alike, as ChiMed-GPT counts. A column without such records is an empty Statistic.
@@ -74,17 +75,13 @@ def statistics(records: Sequence[dict]) -> Table:
     table["subjects"] = {subject: _accuracy(known, subject) for subject in subjects}
     table["categories"] = categories(known)
     table["chimed_gpt"] = _chimed_gpt(records)
-    return table | {"unparsed": _unparsed(records)}
+    return table | failures(records, unread)
 
 
 def _chimed_gpt(records: Sequence[dict]) -> Table:
     mine = [record for record in records if record["subject"] in CHIMED_GPT]
     correct = [record["correct"] for record in mine if record["gold"] is not None]
-    return {"accuracy": proportion(correct), "unparsed": _unparsed(mine)}
-
-
-def _unparsed(records: Sequence[dict]) -> Statistic:
-    return proportion([record["prediction"] is None for record in records])
+    return {"accuracy": proportion(correct), **failures(mine, unread)}
 
 
 def _prompt(item: Item, backend: Any, dev: dict[str, list[Item]], names: dict[str, str], shots: int) -> Prompt:

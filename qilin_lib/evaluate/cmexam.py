@@ -6,19 +6,23 @@ each item may have several answers (a template chosen by the gold answer's lengt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from qilin_lib.evaluate.breakdown import groups, parsed_only
-from qilin_lib.evaluate.extraction import extract_letters, split_reply
+from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
+from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
 
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
+_MARK = re.compile(r"[(【\[#*]*\s*(?:答案)?(?:解释|解析|分析|理由|Explanation)(?:\s*[)】\]*]*\s*[:：][*\s]*|[】\]]\s*)")
+_RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
 
 
 def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
@@ -35,22 +39,40 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
 
 def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
     """`output` is what the model wrote after "答案：", its letters the prediction, the rest its explanation."""
-    return [_read(item, output) for item, output in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
+    return [_read(item, reply) for item, reply in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
 
 
-def _read(item: Item, output: str) -> dict:
-    letters, explanation = read_reply(output, item.options or {})
-    return {"output": output, "prediction": letters, "correct": letters == item.gold, "explanation": explanation}
+def _read(item: Item, reply: Reply) -> dict:
+    chosen, explanation = read_reply(reply, item.options or {})
+    own = {"output": reply.text, "finish": reply.finish, "prediction": chosen}
+    return own | {"correct": chosen == item.gold, "explanation": explanation}
 
 
-def read_reply(output: str, options: dict[str, str]) -> tuple[str | None, str]:
-    """(letters or None, explanation) of the text written after "答案：".
+def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:
+    """(letters or None, explanation) of a reply, its thoughts left out.
 
-    The answer stands before "解释："; only when none can be read there is the whole reply searched.
+    After a forced "答案：" the answer stands before "解释："; only when none can be read there is the whole reply
+    searched. Any other reply may reason first.
     """
-    answer, explanation = split_reply(output)
-    letters = extract_letters(REPLY_PREFIX + answer, options, multiple=True)
-    return letters or extract_letters(REPLY_PREFIX + output, options, multiple=True), explanation
+    text = spoken(reply.text)
+    answer, explanation = split_reply(text, reply.forced)
+    chosen = letters(reply._replace(text=answer), options, multiple=True) if reply.forced else None
+    return chosen or letters(reply, options, multiple=True), explanation
+
+
+def split_reply(reply: str, forced: bool) -> tuple[str, str]:
+    """(answer, explanation) of a reply, parted at "解释：" (the form taught in training).
+
+    Without it all of the reply is the answer, and the explanation is what follows its first line or sentence. A reply
+    begun with "答案：" (`forced`) ends before another answer or question.
+    """
+    mark = _MARK.search(reply)
+    if mark:
+        return reply[: mark.start()].strip(), reply[mark.end() :].strip()
+    stop = (_RUN_ON if forced else NEXT).search(reply.lstrip())
+    answer = reply.lstrip()[: stop.start()] if stop else reply
+    first = re.search(r"[\n。]", answer)
+    return answer.strip(), answer[first.end() :].strip() if first else ""
 
 
 def statistics(records: Sequence[dict], how: str = "char") -> Table:
@@ -62,6 +84,6 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
         "accuracy": proportion([record["correct"] for record in records]),
         "f1_weighted": Statistic(f1_rows(gold, predicted), f1_weighted),
     }
-    answers["unparsed"] = proportion([record["prediction"] is None for record in records])
+    answers |= failures(records, unread)
     answers |= {name: texts[name] for name in REASONING}
     return answers | {"parsed_only": parsed_only(records), "groups": groups(records)}

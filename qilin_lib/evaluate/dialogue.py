@@ -28,6 +28,7 @@ from qilin_lib.evaluate import huatuo
 from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened
 from qilin_lib.evaluate.items import Item, Reading, cap, unusable
 from qilin_lib.evaluate.prompts import Messages, Prompt, dialogue_messages, fit
+from qilin_lib.evaluate.replies import spoken
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.task import FIXED, Task
 from qilin_lib.evaluate.texts import text_statistics
@@ -84,10 +85,10 @@ def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new
     """`output`: the doctor's turn as the model writes it; `exchanges`: how many came before, `exchanges_kept` of them
     are in the prompt.
     """
-    outputs = backend.generate(asked, max_new_tokens)
+    replies = backend.generate(asked, max_new_tokens)
     return [
-        {"output": output, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
-        for item, prompt, output in zip(items, asked, outputs, strict=True)
+        {"output": reply.text, "finish": reply.finish, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
+        for item, prompt, reply in zip(items, asked, replies, strict=True)
     ]
 
 
@@ -99,7 +100,7 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
         groups.setdefault(str(many) if many < LONG else f"{LONG} or more", []).append(record)
     by_context = {}
     for name, members in groups.items():
-        table = text_statistics([r["output"] for r in members], [r["reference"] for r in members], how)
+        table = text_statistics([spoken(r["output"]) for r in members], [r["reference"] for r in members], how)
         by_context[name] = {metric: table[metric] for metric in BY_CONTEXT}
     return huatuo.statistics(records, how) | {"exchanges": by_context}
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Messages, Prompt, as_text
+from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied
 from qilin_lib.evaluate.responses import Responses
 from qilin_lib.tokens.template import PLAIN
 
@@ -81,8 +82,8 @@ class EndpointBackend:
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered"), 0)
         self._lock, self._random = threading.Lock(), random.Random()
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
-        """Greedy text for each prompt, in their order; a prompt that occurs twice is asked once.
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
+        """Greedy reply to each prompt, in their order; a prompt that occurs twice is asked once.
 
         Raises QilinError, one sentence, when a prompt stays without an answer; those that arrived are on disk by then.
         """
@@ -102,7 +103,10 @@ class EndpointBackend:
             pool.shutdown(cancel_futures=True)
         _raise_first(asked.values())
         self._count(cached=len(names) - len(asked))
-        return [asked[name].result() for name in names]
+        answers = [asked[name].result() for name in names]
+        texts, finishes = [answer["text"] or "" for answer in answers], [_finish(answer) for answer in answers]
+        # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
+        return replied(prompts, texts, finishes, forces=not self._chat)
 
     def render(self, messages: Messages, reply_prefix: str) -> str:
         """The text of a conversation: what /completions is sent, or for a chat a reader's view of what is sent."""
@@ -154,13 +158,13 @@ class EndpointBackend:
             return {**sampling, "messages": _with_prefix(prompt.messages, prompt.reply_prefix)}
         return {**sampling, "prompt": prompt.text}
 
-    def _answer(self, body: dict[str, Any], stop: threading.Event) -> str:
-        """Text from the cache, else from the server; kept before it is returned."""
+    def _answer(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """The answer from the cache, else from the server; kept before it is returned."""
         request = {"url": self.url, "endpoint": "chat/completions" if self._chat else "completions", "body": body}
         kept = self._responses.get(request)
         if kept is not None:
             self._count(cached=1)
-            return kept["text"]
+            return kept
         try:
             answer = self._ask(body, stop)
             self._responses.put(request, answer)
@@ -168,7 +172,7 @@ class EndpointBackend:
             # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
             stop.set()
             raise
-        return answer["text"]
+        return answer
 
     def _ask(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """The answer of the server after as many tries as it takes, at most TRIES."""
@@ -200,7 +204,7 @@ class EndpointBackend:
             answer = _read(raw, self._chat)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
-        if answer["text"] is None:
+        if answer["text"] is None and _finish(answer) == STOP:
             raise _Final(f"an answer without text (finish_reason {self._excerpt(str(answer['finish_reason']))})")
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
             raise _Final(f"the server's answer holds the key of {self._key_env}, so it is not kept")
@@ -316,7 +320,7 @@ def _read(raw: bytes, chat: bool) -> dict[str, Any]:
     message = choice["message"] if chat else {"content": choice["text"]}
     text = message["content"]
     if text is None:
-        # A refusal is what the model says. Other answers without text (a filter, thoughts alone) are none.
+        # A refusal is what the model says. A filter and thoughts up to the limit leave nothing, others are faults.
         text = message.get("refusal")
     if text is not None:
         # Half of a surrogate pair is valid JSON, but no text that a file could hold.
@@ -326,6 +330,11 @@ def _read(raw: bytes, chat: bool) -> dict[str, Any]:
     if not all(type(count) is int and count >= 0 for count in counts.values()):
         counts = dict.fromkeys(counts)
     return {"text": text, "finish_reason": choice.get("finish_reason"), **counts}
+
+
+def _finish(answer: dict[str, Any]) -> str:
+    """How a reply ended; servers call a regular end "stop", "eos", "end_turn", or nothing."""
+    return {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR}.get(answer["finish_reason"], STOP)
 
 
 def _retry_after(headers: Any) -> float | None:

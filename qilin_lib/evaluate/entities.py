@@ -126,14 +126,16 @@ def gold(reference: str) -> list[Entity]:
 def parse(reply: str, types: Mapping[str, str], text: str) -> Reply:
     """Read a reply in the asked form, one "类型：实体" a line, and what models make of it.
 
-    Also read: codes for names, bullets and numbers, quotes, other separators, several pairs in a line, several mentions
-    after one type (split at 、，； only where the whole is not in the text), "实体（类型）", "实体：类型", two words of
-    which one is a type, JSON as a whole or line by line. Mentions are exact: one that is no substring of the text is
-    not in it. An unknown type is one before something that is in the text; any other line is unreadable.
+    Also read: codes for names, bullets and numbers, quotes, brackets, other separators, several pairs in a line,
+    several mentions after one type (split at 、，； only where the whole is not in the text), "实体（类型）",
+    "实体：类型", "实体/类型", two words of which one is a type, JSON as a whole or line by line. Mentions are exact:
+    one that is no substring of the text is not in it. An unknown type is one before something that is in the text; any
+    other line is unreadable.
     """
     known = {}
     for kind, name in types.items():
-        known |= {alias.lower(): kind for alias in (name, kind, f"{name}({kind})", f"{name}（{kind}）")}
+        glossed = [f"{name}{gloss}" for gloss in (f"({kind})", f"（{kind}）", f" ({kind})", f" （{kind}）")]
+        known |= {alias.lower(): kind for alias in (name, kind, *glossed)}
     entries = [entry for line in _lines(reply) for entry in _entries(line, known, text)]
     pairs = dict.fromkeys(pair for _, pair in entries if pair)
     counts = Counter(kind for kind, _ in entries)
@@ -293,7 +295,7 @@ def _typed(line: str, known: Mapping[str, str], text: str) -> list[Entry]:
     if not marks or line[: marks[0].start()].strip(_ENDS):
         return []
     ends = [*(mark.start() for mark in marks[1:]), len(line)]
-    said = [(mark[1], line[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
+    said = [(mark[1] or mark[2], line[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
     return [entry for kind, words in said for entry in _mentions(kind, words, known, text)]
 
 
@@ -320,8 +322,11 @@ def _patterns(known: tuple[str, ...]) -> tuple[re.Pattern, re.Pattern]:
     names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
     quotes, ends = f"[{re.escape(_QUOTES)}]*", f"[{re.escape(_ENDS)})）]*"
     return (
-        re.compile(rf"(?:^|(?<=[\s、，,；;。|])){quotes}({names}){quotes}{_SEPARATOR}", re.IGNORECASE),
-        re.compile(rf"(.+?)(?:{_SEPARATOR}|\s+|\s*[(（\[【]\s*){quotes}({names}){ends}", re.IGNORECASE),
+        re.compile(
+            rf"(?:^|(?<=[\s、，,；;。|]))(?:{quotes}({names}){quotes}{_SEPARATOR}|[\[【(（]\s*({names})\s*[\]】)）]\s*)",
+            re.IGNORECASE,
+        ),
+        re.compile(rf"(.+?)(?:{_SEPARATOR}|\s+|\s*[(（\[【/／]\s*){quotes}({names}){ends}", re.IGNORECASE),
     )
 
 

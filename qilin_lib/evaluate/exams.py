@@ -19,6 +19,7 @@ from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, open
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, unusable
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, cmmlu_messages, fit
+from qilin_lib.evaluate.replies import failures, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.task import FIXED, Task
 
@@ -34,7 +35,14 @@ CMMLU_SUBJECTS = {
 """The subjects of ChiMed-GPT's evaluation code (IDEA-CCNL/Fengshenbang-LM, branch dev_bio), with the names that
 lm-evaluation-harness's cmmlu tasks give them.
 """
-MEDQA_FILES = ("**/test.jsonl", "**/*test.jsonl", "**/*test.json", "**/*mcmle.jsonl", "**/zh.json")
+MEDQA_FILES = (
+    "**/Mainland/test.jsonl",
+    "**/test.jsonl",
+    "**/*test.jsonl",
+    "**/*test.json",
+    "**/*mcmle.jsonl",
+    "**/zh.json",
+)
 """MedQA's test set in its original form, as an instruction, in Apollo's two forms; the first that is there counts."""
 
 
@@ -156,7 +164,7 @@ def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list
 
 
 def statistics(records: Sequence[dict]) -> Table:
-    """`accuracy` over all items, `unparsed`, and accuracy by number of options (the chance level differs).
+    """`accuracy` over all items, FAILURES, and accuracy by number of options (the chance level differs).
 
     Where items have subjects also `average`, in which every subject weighs alike, and `subjects`.
     """
@@ -166,7 +174,7 @@ def statistics(records: Sequence[dict]) -> Table:
         table["average"] = proportion(correct, subjects)
         table["subjects"] = _by(records, "subject")
     table["options"] = _by(records, "n_options")
-    return table | {"unparsed": proportion([record["prediction"] is None for record in records])}
+    return table | failures(records, unread)
 
 
 def _by(records: Sequence[dict], key: str) -> dict[str, Statistic]:

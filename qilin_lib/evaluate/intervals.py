@@ -14,9 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qilin_lib.errors import QilinError
+
 Z = 1.959963984540054
 Z_POWER = 0.8416212335729143  # 80 % power
 EPSILON = 1e-4  # relative step of the numerical slopes
+LEAST = 3  # items; below it resamples show nothing of the spread, and nothing is claimed
 BLOCK = 16  # sums whose slopes are taken at once: weighted F1 of all answers in use has a hundred
 TINY = 1e-9  # points; below it a standard error is rounding
 Summary = dict[str, float | int | None]
@@ -52,12 +55,18 @@ def proportion(correct: Sequence[bool], groups: Sequence[str] | None = None) -> 
     return Statistic(rows, _mean_share, hits, labels)
 
 
-def summary(statistic: Statistic, resamples: int, seed: int) -> Summary:
-    """{"value", "n", "low", "high"} in percent; value and bounds None when there is no item."""
+def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] = ()) -> Summary:
+    """{"value", "n", "low", "high"} in percent; the value None when there is no item, the bounds below LEAST items.
+
+    QilinError for an item whose rows are no numbers, by its id if there are as many `ids`, else by its place.
+    """
     n = len(statistic.rows)
     if n == 0:
         return {"value": None, "n": 0, "low": None, "high": None}
+    _check_finite(statistic, ids)
     value = float(statistic.value(statistic.rows.sum(axis=0)))
+    if n < LEAST:
+        return {"value": value, "n": n, "low": None, "high": None}
     if statistic.correct is not None:
         low, high = (100 * bound for bound in wilson(value / 100, _trials(statistic)))
     elif value in (0.0, 100.0):
@@ -142,13 +151,19 @@ def percentiles(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
-    """{"n", "difference", "low", "high", "p"} of b minus a on the same items in the same order; without items None.
+    """{"n", "difference", "low", "high", "p"} of b minus a on the same items in the same order; without items None,
+    below LEAST items the difference alone.
 
     Proportions: Bonett and Price, p of McNemar's exact test on the items (of all groups together). Else bootstrap-t of
     the difference, items resampled together.
     """
     if not len(a.rows):
         return {"n": 0, **dict.fromkeys(("difference", "low", "high", "p"))}
+    _check_finite(a)
+    _check_finite(b)
+    difference = float(b.value(b.rows.sum(axis=0)) - a.value(a.rows.sum(axis=0)))
+    if len(a.rows) < LEAST:
+        return {"n": len(a.rows), "difference": difference, "low": None, "high": None, "p": None}
     if a.correct is None or b.correct is None:
         gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), functools.partial(_difference, a=a, b=b))
         low, high, p = studentised(gap, resamples, seed)
@@ -156,7 +171,6 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
     else:
         low, high = (100 * bound for bound in bonett_price(*_changes(a, b)))
         p = mcnemar(a.correct, b.correct)
-    difference = float(b.value(b.rows.sum(axis=0)) - a.value(a.rows.sum(axis=0)))
     return {"n": len(a.rows), "difference": difference, "low": low, "high": high, "p": p}
 
 
@@ -208,6 +222,16 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
 def _mean_share(sums: np.ndarray) -> np.ndarray:
     hits, members = np.split(sums, 2, axis=-1)
     return 100 * (hits / members).mean(axis=-1)
+
+
+def _check_finite(statistic: Statistic, ids: Sequence[str] = ()) -> None:
+    flat = _flat(statistic)
+    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if len(bad):
+        first, n = int(bad[0]), len(flat)
+        which = f"item {ids[first]}" if len(ids) == n else f"item {first + 1} of {n}"
+        value = next(number for number in flat[first].tolist() if not math.isfinite(number))
+        raise QilinError(f"{which} has the metric {value}, which is no number; look at its record, and ask it again")
 
 
 def _flat(statistic: Statistic) -> np.ndarray:

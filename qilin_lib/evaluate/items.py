@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.readers.decode import field_text, string, text_cells
 from qilin_lib.chimed.readers.exam import letters_of, options_of
 from qilin_lib.chimed.readers.find import Found
@@ -206,7 +207,7 @@ def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Ite
     gold = letters_of(row.get("answer", "")) or None
     question = row["question"].strip()
     item = Item(
-        "ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, field_text(row.get("explanation"))
+        "ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, reference_of(row.get("explanation"))
     )
     if not question:
         return "no question", item
@@ -220,7 +221,7 @@ def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, I
     options = dict(options_of(row["Options"]))
     once = len(options) == len(options_of(row["Options"]))
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, field_text(row.get("Explanation")), groups)
+    item = Item("cmexam", identity, split, None, question, options, gold, reference_of(row.get("Explanation")), groups)
     if not question:
         return "no question", item
     if len(options) < 2 or not once:
@@ -242,10 +243,15 @@ def _huatuo_item(identity: str, row: Any) -> tuple[str, str, Item]:
 
 
 def _only(value: Any) -> str:
-    """The text of a str or of a one-element list; "" for anything else."""
-    if isinstance(value, list) and len(value) == 1:
+    """The text of a str or of a list of one, cleaned; "" for anything else."""
+    while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return field_text(value) if isinstance(value, str) else ""
+    return reference_of(value) if isinstance(value, str) else ""
+
+
+def reference_of(value: Any) -> str:
+    """A reference as training text is cleaned, so that no answer is measured against markup; "": there is none."""
+    return field_text(clean(string(value)))
 
 
 def part(folder: Path, file: Found, judged: Iterable[tuple[int, str, str, Item]]) -> Reading:

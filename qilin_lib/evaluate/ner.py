@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from qilin_lib.evaluate.entities import KINDS, gold, located, parse, read, types_of
-from qilin_lib.evaluate.intervals import Statistic, proportion
+from qilin_lib.evaluate.intervals import Statistic
 from qilin_lib.evaluate.items import Item, cap
 from qilin_lib.evaluate.prompts import Messages, Prompt, fit
+from qilin_lib.evaluate.replies import failures, spoken
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.task import FIXED, Task
 
@@ -74,14 +75,17 @@ def answer(
     items: Sequence[Item], asked: Sequence[Prompt], backend: Any, types: Mapping[str, str], max_new_tokens: int
 ) -> list[dict]:
     """`output` is the reply; beside it what was understood: see `understood`."""
-    outputs = backend.generate(asked, max_new_tokens)
-    return [{"output": output} | understood(item, output, types) for item, output in zip(items, outputs, strict=True)]
+    replies = backend.generate(asked, max_new_tokens)
+    return [
+        {"output": reply.text, "finish": reply.finish} | understood(item, reply.text, types)
+        for item, reply in zip(items, replies, strict=True)
+    ]
 
 
 def understood(item: Item, output: str, types: Mapping[str, str]) -> dict[str, Any]:
     """`predicted` [[type, mention], …], `located` [[type, begin, end], …] (below 0: no such place), `lines` {kind
     of entry: how many}, `unparsed`."""
-    reply = parse(output, types, item.question)
+    reply = parse(spoken(output), types, item.question)
     return {
         "predicted": [list(pair) for pair in reply.pairs],
         "located": [list(span) for span in located(reply.pairs, item.question)],
@@ -91,7 +95,7 @@ def understood(item: Item, output: str, types: Mapping[str, str]) -> dict[str, A
 
 
 def statistics(records: Sequence[dict], types: Sequence[str]) -> Table:
-    """Micro F1, precision and recall over distinct (type, mention) pairs, and `unparsed`, the share of replies.
+    """Micro F1, precision and recall over distinct (type, mention) pairs, and FAILURES.
 
     Under "spans" the same over places (type, begin, end), every occurrence of a mention predicted; under "types" by
     type, over the texts that have it (gold or predicted); under "lines" what the entries of the replies were, in
@@ -103,7 +107,7 @@ def statistics(records: Sequence[dict], types: Sequence[str]) -> Table:
     places = [{(kind, begin, end) for kind, _, begin, end in entities} for entities in gold_entities]
     placed = [{tuple(span) for span in record["located"]} for record in records]
     table: Table = _scores(_rows(truth, guess))
-    table["unparsed"] = proportion([record["unparsed"] for record in records])
+    table |= failures(records, lambda record: record["unparsed"])
     table["spans"] = _scores(_rows(places, placed))
     table["types"] = {kind: _scores(_with_any(_rows(_of(kind, truth), _of(kind, guess)))) for kind in types}
     table["lines"] = _lines([record["lines"] for record in records])

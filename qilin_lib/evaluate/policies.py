@@ -25,7 +25,7 @@ import numpy as np
 from qilin_lib import files
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.backends import text_after
-from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised, summary
+from qilin_lib.evaluate.intervals import LEAST, Statistic, mean_of, paired, proportion, studentised, summary
 from qilin_lib.evaluate.scores import adjust, same_items
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
@@ -361,6 +361,8 @@ def _summary(metric: str, statistic: Statistic, resamples: int, seed: int) -> di
     if n == 0 or not (nats or metric in UNBOUNDED):
         return summary(statistic, resamples, seed)
     value = float(statistic.value(statistic.rows.sum(axis=0)))
+    if n < LEAST:
+        return {"value": value, "n": n, "low": None, "high": None}
     low, high, _ = studentised(statistic, resamples, seed)
     return {"value": value, "n": n, "low": max(0.0, low) if nats else low, "high": high}
 
@@ -370,8 +372,11 @@ def _paired(metric: str, a: Statistic, b: Statistic, resamples: int, seed: int) 
         return paired(a, b, resamples, seed)
     # `mean_of` holds the items' values beside a column of ones.
     gap = mean_of(b.rows[:, 0] - a.rows[:, 0])
+    difference = float(gap.rows[:, 0].mean())
+    if len(gap.rows) < LEAST:
+        return {"n": len(gap.rows), "difference": difference, "low": None, "high": None, "p": None}
     low, high, p = studentised(gap, resamples, seed)
-    return {"n": len(gap.rows), "difference": float(gap.rows[:, 0].mean()), "low": low, "high": high, "p": p}
+    return {"n": len(gap.rows), "difference": difference, "low": low, "high": high, "p": p}
 
 
 if __name__ == "__main__":

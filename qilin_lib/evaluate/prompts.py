@@ -38,6 +38,8 @@ class Prompt:
     """Whether the question's beginning was cut."""
     shared: int = 0
     """So many leading ids hold nothing of the question: every item of a subject with these shots has them."""
+    stop: tuple[str, ...] = ()
+    """What begins a next turn in the model's own template: the reply ends before it."""
 
 
 def ceval_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
@@ -95,8 +97,9 @@ def fit(
     """
     if backend.tokenizer is None:
         messages = build(item.question, shots)
-        return Prompt(messages, reply_prefix, [], backend.render(messages, reply_prefix), len(shots), truncated=False)
-    room = backend.context - new_tokens
+        text = backend.render(messages, reply_prefix)
+        return Prompt(messages, reply_prefix, [], text, len(shots), truncated=False, stop=next_turns(backend))
+    room, stop = backend.context - new_tokens, next_turns(backend)
 
     def ids(question: str, left: Sequence[Item]) -> list[int]:
         return _encode(build(question, left), reply_prefix, backend)
@@ -105,7 +108,7 @@ def fit(
         text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
         shared = _common(encoded[:-1], ids("", left))
         cut = question != item.question
-        return Prompt(build(question, left), reply_prefix, encoded, text, len(left), cut, shared)
+        return Prompt(build(question, left), reply_prefix, encoded, text, len(left), cut, shared, stop)
 
     for first in range(len(shots) + 1):
         encoded = ids(item.question, shots[first:])
@@ -119,6 +122,27 @@ def fit(
             f"{backend.context} leaves {room} beside {new_tokens} new ones; take a model with a longer context"
         )
     return prompt(encoded, end, ())
+
+
+def next_turns(backend: Any) -> tuple[str, ...]:
+    """What the backend's template writes before a turn that follows a reply; () where a server keeps it to itself.
+
+    Of a tokenizer's own template: what it renders between a reply and the next question, less the end token.
+    """
+    template, tokenizer = backend.template, backend.tokenizer
+    if isinstance(template, Template):
+        return tuple(tag for tag in (template.user_open.strip(), template.assistant_open.strip()) if tag)
+    return _own_turns(tokenizer) if getattr(tokenizer, "chat_template", None) else ()
+
+
+@lru_cache(maxsize=8)
+def _own_turns(tokenizer: Any) -> tuple[str, ...]:
+    reply, question = "甲乙丙丁", "戊己庚辛"
+    messages = [_turn("user", "壬癸"), _turn("assistant", reply), _turn("user", question)]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    between = text.rpartition(reply)[2].partition(question)
+    tag = between[0].replace(tokenizer.eos_token or "", "", 1).strip() if between[1] else ""
+    return (tag,) if tag else ()
 
 
 def as_text(messages: Messages, reply_prefix: str) -> str:

@@ -77,11 +77,11 @@ def ceval_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -
 
     Where a server tokenises, "答：" stands for the two tokens.
     """
-    outputs = backend.generate(asked, CEVAL_NEW_TOKENS)
+    replies = backend.generate(asked, CEVAL_NEW_TOKENS)
     answers = []
-    for item, prompt, written in zip(items, asked, outputs, strict=True):
+    for item, prompt, reply in zip(items, asked, replies, strict=True):
         tail = backend.tokenizer.decode(prompt.ids[-2:]) if prompt.ids else prompt.text[-2:]
-        output = (tail + written).strip()
+        output = (tail + reply.text).strip()
         letter = ceval_letter(output, item.options or {})
         correct = None if item.gold is None else letter == item.gold
         answers.append({"output": output, "prediction": letter, "correct": correct})
@@ -96,8 +96,8 @@ def cmexam_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) 
     `lora_prediction` and `lora_explanation` are the readings of CMExam's evaluate_lora_result.py.
     """
     answers = []
-    for item, written in zip(items, backend.generate(asked, CMEXAM_NEW_TOKENS), strict=True):
-        output, options = written.strip(), item.options or {}
+    for item, reply in zip(items, backend.generate(asked, CMEXAM_NEW_TOKENS), strict=True):
+        output, options = reply.text.strip(), item.options or {}
         prediction, explained = cmexam_letters(output, options), _EXPLANATION.search(output)
         answers.append(
             {

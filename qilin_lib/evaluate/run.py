@@ -79,6 +79,7 @@ def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:
             "parameters": parameters.model_dump(mode="json"),
             "run_dir": str(stage.run_dir),
             "raw_dir": str(raw_dir),
+            "workers": _workers(parameters),
         },
     )
     program = launch.plain(worker.__name__, job)
@@ -108,7 +109,10 @@ def score(tasks: Sequence[Task], models: dict[str, list[str]], out_dir: str | Pa
         records = {name: _records(task, name, out_dir) for name in models[task.name]}
         same_items(task.name, records)
         tables = {name: task.statistics(rows) for name, rows in records.items()}
-        brief = {name: summarise(table, params.bootstrap_resamples, params.seed) for name, table in tables.items()}
+        brief = {
+            name: summarise(table, params.bootstrap_resamples, params.seed, [item.id for item in task.items])
+            for name, table in tables.items()
+        }
         if task.protocol == RELEASED:
             scores[RELEASED][task.name] = brief
             continue

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Statistic, holm, paired, summary
+from qilin_lib.evaluate.replies import FAILURES
 
 STAGES = ("base", "dcpt", "sft", "dpo")
-UNPAIRED = ("unparsed",)
 
 Table = dict[str, Any]
 """metric -> Statistic, or a name -> another such table (C-Eval's subjects, Huatuo-26M's variants)."""
 
 
-def summarise(table: Table, resamples: int, seed: int) -> dict[str, Any]:
-    """The table with each Statistic replaced by {"value", "n", "low", "high"}."""
-    brief = partial(summary, resamples=resamples, seed=seed)
-    return {
-        name: brief(entry) if isinstance(entry, Statistic) else summarise(entry, resamples, seed)
-        for name, entry in table.items()
-    }
+def summarise(table: Table, resamples: int, seed: int, ids: Sequence[str] = ()) -> dict[str, Any]:
+    """The table with each Statistic replaced by {"value", "n", "low", "high"}.
+
+    QilinError for a metric that is no number, with the item's id if `ids` are those of all records.
+    """
+    brief = {}
+    for name, entry in table.items():
+        if not isinstance(entry, Statistic):
+            brief[name] = summarise(entry, resamples, seed, ids)
+            continue
+        try:
+            brief[name] = summary(entry, resamples, seed, ids)
+        except QilinError as reason:
+            raise QilinError(f"{name}: {reason}") from None
+    return brief
 
 
 def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
     """One row a metric for each pair of stages that follow each other among the models at hand: b minus a, in points.
 
     The tables must come from the same items in the same order (`same_items`). Only the paper's stages are compared, not
-    baselines; metrics without items, UNPAIRED ones and those of nested tables are left out.
+    baselines; metrics without items, FAILURES and those of nested tables are left out.
     """
     rows = []
     for a, b in pairwise([stage for stage in STAGES if stage in tables]):
         for metric, left in tables[a].items():
-            if metric in UNPAIRED or not isinstance(left, Statistic) or len(left.rows) == 0:
+            if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0:
                 continue
             row = {"benchmark": benchmark, "metric": metric, "model_a": a, "model_b": b}
             rows.append(row | paired(left, tables[b][metric], resamples, seed))
@@ -43,8 +50,9 @@ def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int)
 
 
 def adjust(rows: Sequence[dict]) -> list[dict]:
-    """The rows of `compare` for all benchmarks of a run, each with "p_adjusted" (Holm over all of them)."""
-    return [row | {"p_adjusted": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]
+    """The rows of `compare` for all benchmarks of a run, each with "p_adjusted" (Holm over all that have a p)."""
+    adjusted = iter(holm([row["p"] for row in rows if row["p"] is not None]))
+    return [row | {"p_adjusted": None if row["p"] is None else next(adjusted)} for row in rows]
 
 
 def same_items(benchmark: str, records: dict[str, Sequence[dict]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import single_token, stop_ids, weights_hash
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.models.load import load_tokenizer, quiet_libraries
 
 # Relative positions (T5) set no limit; Huatuo-26M's own runs had 256 tokens of question and 512 of answer.
@@ -44,7 +45,7 @@ class SequenceBackend:
         rows = logits.log_softmax(-1)[:, ids].tolist()
         return [dict(zip(choices, row, strict=True)) for row in rows]
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """Greedy answer to each prompt after its forced words, up to the end token (left out) or `max_new_tokens`."""
         import torch
 
@@ -61,7 +62,8 @@ class SequenceBackend:
                     written[row].append(token)
             if not any(running):
                 break
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+        return replied(prompts, texts, [LENGTH if one else STOP for one in running])
 
     def fingerprint(self) -> str:
         """Hash of the weights."""

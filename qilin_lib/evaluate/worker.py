@@ -30,7 +30,9 @@ def work(job: str | Path) -> None:
     said = files.read_json(job)
     parameters = SECTIONS[said["parameters"]["notebook"]][1].model_validate(said["parameters"])
     stage = Stage(parameters, Path(said["run_dir"]), "", {}, False)
-    rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    of = said["workers"]
+    # A single process takes no rank from around it: a pod of a training operator says one to all that runs there.
+    rank = int(os.environ["RANK"]) if of > 1 else 0
     if not parameters.gpus:
         torch.set_num_threads(1)
     names = [*parameters.models, *parameters.baselines]

@@ -37,6 +37,8 @@ INFLATED = {
     ("parsed_only", "accuracy"): "Accuracy, parsed rows only (inflated)",
     ("parsed_only", "f1_weighted"): "F1, parsed rows only (inflated)",
 }
+FAILURES = {"unparsed": "Unreadable", "cut": "Cut at the limit", "error": "Error"}
+"""Why an answer counts as wrong or as empty though nobody judged it (evaluate.replies)."""
 AVERAGING = {
     "ceval": "averages weigh every subject alike",
     "cmexam": "F1 weighs each gold answer by how often it occurs, unparsed answers are wrong; BLEU over the whole "
@@ -177,7 +179,8 @@ def _not_run(benchmark: str) -> str:
 
 
 def _columns(asked: Asked) -> list[Column]:
-    """The paper's columns, CMExam's inflated ones behind the answers; of the released protocol those that it has."""
+    """The paper's columns, CMExam's inflated ones behind the answers, FAILURES last; of the released protocol those
+    that it has."""
     made = [Column((name,), heading) for name, heading in asked.paper.columns.items()]
     extra = [Column(path, heading, False) for path, heading in INFLATED.items()]
 
@@ -186,7 +189,8 @@ def _columns(asked: Asked) -> list[Column]:
 
     made = [column for column in made if asked.protocol == "fixed" or there(column)]
     answers = [column for column in made if column.path[-1] in ONE_DECIMAL]
-    return [*answers, *filter(there, extra), *made[len(answers) :]]
+    failed = [Column((name,), heading, False) for name, heading in FAILURES.items()]
+    return [*answers, *filter(there, extra), *made[len(answers) :], *filter(there, failed)]
 
 
 def at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any] | None:
@@ -225,7 +229,7 @@ def _cells(
             at(entry, column.path),
             paper[column.path[0]] if paper is not None and column.in_paper else None,
             where,
-            1 if column.path[-1] in ONE_DECIMAL else 2,
+            1 if column.path[-1] in {*ONE_DECIMAL, *FAILURES} else 2,
             "not evaluated" if model and entry is None else "-" if model else "",
         )
         for column in columns
@@ -234,7 +238,7 @@ def _cells(
 
 def _notes(asked: Asked, scores: Scores, columns: Sequence[Column]) -> list[str]:
     benchmark, protocol, results = asked.paper.benchmark, asked.protocol, asked.results
-    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol), *unparsed_notes(results, scores)]
+    notes = [_settings(benchmark, scores, protocol), _reading(benchmark, protocol)]
     notes += cut_notes(scores, benchmark) if protocol == "fixed" else []
     if any(column.path[0] == "parsed_only" for column in columns):
         notes.append(
@@ -275,11 +279,14 @@ def _reading(benchmark: str, protocol: str) -> str:
     )
 
 
-def unparsed_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:
-    """The share of unreadable answers of each model, one sentence; [] where none is recorded."""
-    found = {name_of(scores, model): at(results[model], ("unparsed",)) for model in ordered(results)}
-    shares = [f"{name} {score_text(share)}" for name, share in found.items() if share]
-    return [f"Unparsed answers, counted as wrong, percent: {'; '.join(shares)}."] if shares else []
+def failure_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:
+    """The shares of FAILURES of each model, a sentence each; those that nobody recorded are left out."""
+    notes = []
+    for failure, heading in FAILURES.items():
+        found = {name_of(scores, model): at(results[model], (failure,)) for model in ordered(results)}
+        if shares := [f"{name} {score_text(share)}" for name, share in found.items() if share]:
+            notes.append(f"{heading}, percent: {'; '.join(shares)}.")
+    return notes
 
 
 def cut_notes(scores: Scores, benchmark: str) -> list[str]:

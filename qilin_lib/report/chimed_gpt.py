@@ -163,7 +163,7 @@ def _about_run(benchmark: str, scores: Mapping[str, Any]) -> str:
     parts += ["dialogues that no training set of the run holds"] if benchmark in DIALOGUES else []
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     asked = {model: entry["chimed_gpt"] for model, entry in results.items()} if benchmark == "ceval" else results
-    notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *shared.unparsed_notes(asked, scores)]
+    notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *shared.failure_notes(asked, scores)]
     notes += shared.cut_notes(scores, benchmark)
     where = f"06_eval/predictions/fixed/{benchmark}"
     return " ".join([*notes, f"Percent, with 95 % interval and n; records in {where}."])
@@ -181,6 +181,7 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     }
     lines |= {f"all types, {said}": (said.lower(),) for said in ("F1", "precision", "recall")}
     lines |= {"all types, F1 of places": ("spans", "f1"), "replies that cannot be read": ("unparsed",)}
+    lines |= {"replies cut at the limit": ("cut",), "replies with an error": ("error",)}
     lines |= {ENTRIES[kind]: ("lines", kind) for kind in KINDS}
     rows = [[heading, *shared.across(scores, benchmark, path, digest)] for heading, path in lines.items()]
     notes = [

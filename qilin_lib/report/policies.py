@@ -87,7 +87,7 @@ def _reward_power(compared: Mapping[str, Any]) -> str:
         # Half the interval is 1.96 standard errors; 80 % power takes 1.96 + 0.84 of them.
         f"{name_of(compared, row['model_b'])} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
         for row in compared["paired"]
-        if row["metric"] == "reward"
+        if row["metric"] == "reward" and row["low"] is not None
     ]
     return f" Reward: a difference from SFT must be about {', '.join(found)} to be found 4 times in 5." if found else ""
 
@@ -113,7 +113,9 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
     return Table("", "Differences from SFT", frame, notes, compact=True)
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
-from qilin_lib.evaluate.intervals import Summary, mean_of, power_note, studentised
+from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import figures
 from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import CASE_STYLE, Html, styled
@@ -76,7 +76,9 @@ def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
     chart = figures.new_chart(5.2, 4.8)
     top, bottom = chart.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     confidence = 100 * np.array([one["confidence"] for one in filled])
-    share, low, high = (100 * np.array([one["right"][name] for one in filled]) for name in ("value", "low", "high"))
+    bounds = ("value", "low", "high")
+    # A bin of one or two pairs has no interval: NaN draws nothing.
+    share, low, high = (100 * np.array([one["right"][name] for one in filled], dtype=float) for name in bounds)
     top.plot([50, 100], [50, 100], color="#333333", linestyle="--", linewidth=1, label="calibrated")
     top.errorbar(
         confidence, share, [share - low, high - share], color=CURVE_COLOUR, marker="o", capsize=3, linestyle="none",
@@ -235,12 +237,12 @@ def _expected_best(rewards: Sequence[float], k: int) -> float:
 
 
 def _mean(values: np.ndarray, parameters: Any) -> Summary:
-    """The mean of values [N] with its bootstrap-t interval; without one for fewer than two.
+    """The mean of values [N] with its bootstrap-t interval; without one for fewer than three.
 
     `parameters`: the profile's `bootstrap_resamples` and `seed`.
     """
     n = len(values)
-    if n < 2:
+    if n < LEAST:
         return {"value": float(values.mean()) if n else None, "n": n, "low": None, "high": None}
     low, high, _ = studentised(mean_of(values), parameters.bootstrap_resamples, parameters.seed)
     return {"value": float(values.mean()), "n": n, "low": low, "high": high}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -109,24 +108,10 @@ def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight
         available,
         f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
         rate and rate * launch.processes(parameters),
-        input_tokens(parameters, stage, packing, rows * length),
+        speed.input_tokens(parameters, stage, packing, rows * length),
         f"For full rows ({rows} x {length} tokens), as if all terms peaked at once"
         + f"; time at {speed.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
     )
-
-
-def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
-    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
-    # 08 has several trainings, each with steps of its own.
-    if not hasattr(p, "max_steps"):
-        return None
-    if p.max_steps > 0:
-        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
-    counts, name = tokenized / "token_counts.json", methods.of(p).data
-    learned = [packing.get("tokens", 0)] if name == "cpt" or getattr(p, "one_stage", None) else []
-    if name != "cpt" and counts.exists():
-        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
-    return round(sum(learned) * p.num_train_epochs) or None
 
 
 def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from qilin_lib import files
 from qilin_lib.models.shapes import Sizes
-from qilin_lib.train import launch
+from qilin_lib.train import launch, methods
 
 GIB = 2**30
 # Dense bfloat16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets; the first name that fits counts.
@@ -43,6 +45,20 @@ def expected(sizes: Sizes, length: int, parameters: Any, card: str | None) -> fl
     """Tokens per second of one process at USUAL of the data sheet's peak; None where that is not known."""
     best, needed = peak(parameters.dtype, card)[0], operations(sizes, length, parameters)
     return best * 1e12 * USUAL / needed[1] if best and needed else None
+
+
+def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
+    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
+    # 08 has several trainings, each with steps of its own.
+    if not hasattr(p, "max_steps"):
+        return None
+    if p.max_steps > 0:
+        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
+    counts, name = tokenized / "token_counts.json", methods.of(p).data
+    learned = [packing.get("tokens", 0)] if name == "cpt" or getattr(p, "one_stage", None) else []
+    if name != "cpt" and counts.exists():
+        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
+    return round(sum(learned) * p.num_train_epochs) or None
 
 
 def peak(dtype: str, card: str | None) -> tuple[float | None, str]:

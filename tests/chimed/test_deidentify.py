@@ -185,7 +185,7 @@ def test_clinical_and_everyday_text_stays(text):
     assert deidentify(text) == (text, {})
 
 
-@pytest.mark.parametrize("text", [case.text for case in labelled_cases() if not case.spans])
+@pytest.mark.parametrize("text", [case.text for case in labelled_cases("tune") if not case.spans])
 def test_hard_negatives_stay(text):
     assert deidentify(text) == (text, {})
 
@@ -211,12 +211,15 @@ def test_the_text_is_what_find_finds(raw, medical):
 def test_a_text_without_a_hint_has_no_match(rule):
     hint = re.compile("|".join(rule.hints))
     # The rules see full-width digits and letters as plain ones.
-    texts = [normalize("NFKC", text) for text in (*(raw for raw, _ in GOES), *(case.text for case in labelled_cases()))]
+    texts = [
+        normalize("NFKC", text) for text in (*(raw for raw, _ in GOES), *(case.text for case in labelled_cases("tune")))
+    ]
     assert not [text for text in texts if not hint.search(text) and list(rule.spans(text))]
 
 
 REPEATED = (
-    "姓名： 姓名\n 身份证\n 1- http:// www. 粤B 一三 ，男， （妻） 微信a QQ1 医保号1- 出生 王·王 Zhang_ 病人： [姓名]、王明 "
+    "姓名： 姓名\n 身份证\n 1- http:// www. 粤B 一三 ，男， （妻） 微信a QQ1 医保号1- 出生 王·王 "
+    "Zhang_ 病人： [姓名]、王明 "
     "，王明[电话] 镇村 名下 住址： 陈述者 "
     "区 村 路1号 区路1号 1床 王 13 0 地址：区 a@a. 患者王 号1 王医生 姓名王明 /5550123 电话5550123/5550124".split()
 )

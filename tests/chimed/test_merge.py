@@ -73,7 +73,7 @@ def test_names_are_equal_without_width_spaces_and_case_and_a_graph_may_repeat_on
 def test_origins_are_no_text_and_stay_beside_their_feature_when_cleaned():
     both = union([("kg_39health", entity("哮喘", 症状="喘")), ("kg_xywy", entity("哮喘", 病因="敏"))])
     assert strings(both) == ["哮喘", "症状", "喘", "病因", "敏"] and "kg_" not in content(both)
-    cleaned = mapped(both, lambda text: text.replace("kg_", "").replace("病因", "原因") + "。")
+    cleaned = mapped(both, lambda texts: [text.replace("kg_", "").replace("病因", "原因") + "。" for text in texts])
     assert cleaned.origins == (("kg_39health",), ("kg_xywy",)) and cleaned.features[1] == ("原因。", ("敏。",))
 
 

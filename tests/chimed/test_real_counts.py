@@ -7,6 +7,7 @@ Books become passages: there, the files, the entries and every character of the 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -146,30 +147,39 @@ def test_rows_and_rejections_file_by_file(name):
     assert found == counted
 
 
-def before_the_question(row):
-    """Texts that stand before the last question of a row."""
-    listed = [turn["value"] for turn in row.get("conversations", []) if turn["from"] != "system"]
-    pairs = [text for pair in row.get("history") or [] for text in pair]
-    return len(pairs) or len(listed) - (1 if "chosen" in row else 2)
+def kept_rows(name):
+    """(row, payload) of every kept record of a source with a unit a row."""
+    pattern, rows, _ = RULES[name]
+    reads = {}
+    for read in reads_of(name):
+        reads.setdefault(read.file, []).append(read)
+    for path in (Path(RAW) / name).glob(pattern):
+        for row, read in zip(rows(path), reads[path.relative_to(Path(RAW) / name).as_posix()], strict=True):
+            if isinstance(read, Record):
+                yield row, read.payload
+
+
+def has_more_than_a_question(row):
+    """Whether texts stand before the question that a row answers, or after the answer."""
+    voices_in_turn = [turn["from"] for turn in row.get("conversations", ()) if turn["value"].strip()]
+    changes = len(list(itertools.groupby(voice for voice in voices_in_turn if voice != "system")))
+    return bool(row.get("history")) or changes > (1 if "chosen" in row else 2)
 
 
 @pytest.mark.parametrize("name", ["cmtmedqa", "general_zh", "medicalgpt_sft", "dpo_zh"])
-def test_what_was_said_before_is_kept_in_as_many_records_as_have_it(name):
-    """Of the records that are kept, by file and line; an unanswered last turn is no answer."""
-    pattern, rows, _ = RULES[name]
-    kept = [read for read in reads_of(name) if isinstance(read, Record)]
-    turns = [getattr(read.payload, "prompt", None) or read.payload.turns[:-1] for read in kept]
-    found = sum(len(before) > 1 for before in turns)
-    lost = sum(isinstance(read, Rejection) for read in reads_of(name))
-    stated = [before_the_question(row) > 0 for path in (Path(RAW) / name).glob(pattern) for row in rows(path)]
-    assert len(kept) + lost == len(stated) and 0 <= sum(stated) - found <= lost
+def test_what_was_said_before_is_kept(name):
+    found, stated = [], []
+    for row, payload in kept_rows(name):
+        turns = getattr(payload, "prompt", None) or payload.turns
+        stated.append(has_more_than_a_question(row))
+        found.append(len(turns) > (1 if "chosen" in row else 2))
+    assert found == stated and (any(stated) or name in ("medicalgpt_sft", "dpo_zh"))
 
 
-def test_as_many_pairs_have_a_system_text_as_state_one():
-    listed = [row for path in (Path(RAW) / "dpo_zh").glob("*.jsonl") for row in json_rows(path)]
-    stated = [any(t["from"] == "system" and t["value"].strip() for t in row["conversations"]) for row in listed]
-    kept = [read.payload.system for read in reads_of("dpo_zh") if isinstance(read, Record)]
-    assert 0 <= sum(stated) - sum(map(bool, kept)) <= len(listed) - len(kept) and sum(stated)
+def test_every_pair_that_states_a_system_text_has_it():
+    found = [(row["conversations"], payload.system) for row, payload in kept_rows("dpo_zh")]
+    texts = [[turn["value"].strip() for turn in turns if turn["from"] == "system"] for turns, _ in found]
+    assert [system for _, system in found] == ["".join(text) for text in texts] and any(map(any, texts))
 
 
 def test_the_known_flaw_of_cmexam_is_rejected():

@@ -16,7 +16,8 @@ SUBJECTS = ("advanced_mathematics", "clinical_medicine", "physician")
 class CharTokenizer:
     """One token a character; 0 pads, 1 ends."""
 
-    eos_token_id = 1
+    eos_token_id, unk_token_id = 1, None
+    all_special_ids = (0, 1)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [2 + ord(character) % 500 if ord(character) > 127 else 502 + ord(character) for character in text]

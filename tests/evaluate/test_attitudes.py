@@ -21,6 +21,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import attitude_scores, attitudes, models, run, scales
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_json, read_jsonl, sha256_text, write_json
 from qilin_lib.models.names import describe_run
@@ -77,8 +78,8 @@ class Chooser:
         chosen = [self._position(prompt)[0] for prompt in prompts]
         return [{label: -0.1 if n == at else -3.0 for n, label in enumerate(choices)} for at in chosen]
 
-    def generate(self, prompts: Sequence[Any], max_new_tokens: int) -> list[str]:
-        return [self.writes(*shown[at]) for at, shown in map(self._position, prompts)]
+    def generate(self, prompts: Sequence[Any], max_new_tokens: int) -> list[Reply]:
+        return [Reply(self.writes(*shown[at])) for at, shown in map(self._position, prompts)]
 
     def fingerprint(self) -> str:
         return self.name
@@ -318,7 +319,7 @@ def test_every_form_is_asked_once_and_recorded(ask: Callable, tmp_path: Path, se
 )
 def test_a_reply_is_read_by_label_or_text_and_nothing_is_assumed(labels: str, reply: str, expected: str | None):
     options = dict(zip(labels, ["非常同意", "同意", "说不清", "不同意", "非常不同意"], strict=True))
-    assert attitudes.read_label(reply, options) == expected
+    assert attitudes.read_label(Reply(reply, forced=True), options) == expected
 
 
 def test_labels_that_are_not_one_token_are_refused_with_those_that_are(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import backends
@@ -216,10 +217,10 @@ def test_a_choice_that_melts_into_the_prefix_is_refused():
 @pytest.mark.parametrize("size", [2, 7, 16])
 def test_generation_does_not_depend_on_the_batch(make: Any, size: int):
     asked = prompts(16)
-    alone = [make().generate([one], 20)[0] for one in asked]
-    batched = [text for start in range(0, 16, size) for text in make().generate(asked[start : start + size], 20)]
+    alone = [texts(make().generate([one], 20))[0] for one in asked]
+    batched = [text for start in range(0, 16, size) for text in texts(make().generate(asked[start : start + size], 20))]
     assert batched == alone and len(set(alone)) > 8
-    assert make().generate(asked[::-1], 20) == alone[::-1]
+    assert texts(make().generate(asked[::-1], 20)) == alone[::-1]
 
 
 def test_near_ties_do_not_depend_on_the_batch(tiny_llama: Any, tokenizer: Any, template: Any):
@@ -232,8 +233,8 @@ def test_near_ties_do_not_depend_on_the_batch(tiny_llama: Any, tokenizer: Any, t
         noise = torch.randn(weight[320:].shape, generator=torch.Generator().manual_seed(0))
         weight[320:] = weight[:320] * (1 + 2e-7 * noise)
     backend, asked = TransformersBackend(model, tokenizer, template, 8, "cpu"), prompts(16)
-    alone = [backend.generate([one], 30)[0] for one in asked]
-    assert backend.generate(asked, 30) == alone == backend.generate(asked[::-1], 30)[::-1]
+    alone = [texts(backend.generate([one], 30))[0] for one in asked]
+    assert texts(backend.generate(asked, 30)) == alone == texts(backend.generate(asked[::-1], 30))[::-1]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -254,7 +255,7 @@ def test_a_trained_models_text_is_transformers_own_whatever_side_is_padded(
     for ids in asked:
         out = model.generate(torch.tensor([ids]), generation_config=greedy)[0, len(ids) :].tolist()
         expected.append(tokenizer.decode([i for i in out if i not in backend.stop_ids], skip_special_tokens=True))
-    assert backend.generate([prompt(ids) for ids in asked], 24) == expected
+    assert texts(backend.generate([prompt(ids) for ids in asked], 24)) == expected
     assert len(set(expected)) > 3 and len({len(text) for text in expected}) > 1
 
 
@@ -272,7 +273,7 @@ def test_padding_stands_left_and_takes_no_position(make: Any, monkeypatch: pytes
 
 def test_learned_positions_count_from_the_first_token(built: Any):
     backend, asked = built("gpt2", initializer_range=0.2), [*prompts(6), prompt([9]), prompt(draw(80, 8))]
-    assert backend.generate(asked, 12) == [backend.generate([one], 12)[0] for one in asked]
+    assert texts(backend.generate(asked, 12)) == [texts(backend.generate([one], 12))[0] for one in asked]
 
 
 def test_generation_is_what_a_cacheless_loop_gives_and_stops_at_the_end_token(make: Any, tokenizer: Any):
@@ -289,32 +290,32 @@ def test_generation_is_what_a_cacheless_loop_gives_and_stops_at_the_end_token(ma
                 break
             written.append(token)
         expected.append(tokenizer.decode(written[len(one.ids) :]))
-    assert backend.generate(asked, 12) == expected and expected[2] == ""
+    assert texts(backend.generate(asked, 12)) == expected and expected[2] == ""
 
 
 def test_a_row_that_has_ended_leaves_the_batch(make: Any, forwards: Any):
     backend, asked = make(), prompts(6)
     backend.tokenizer = SimpleNamespace(decode=lambda ids, **_: "".join(f" {i}" for i in ids))
     backend.stop_ids = set()
-    written = [text.split() for text in backend.generate(asked, 20)]
+    written = [text.split() for text in texts(backend.generate(asked, 20))]
     ends = [ids[4 + 2 * k] for k, ids in enumerate(written[:4])]
     backend.stop_ids = {int(end) for end in ends}
     lengths = [next((n for n, i in enumerate(ids) if i in ends), 20) for ids in written]
     assert len(set(lengths)) > 3
     seen = forwards(backend)
     kept = [ids[:length] for ids, length in zip(written, lengths, strict=True)]
-    assert [text.split() for text in backend.generate(asked, 20)] == kept
+    assert [text.split() for text in texts(backend.generate(asked, 20))] == kept
     rows = [sum(length > step for length in lengths) for step in range(min(max(lengths), 19))]
     assert [count for count, tokens in seen[1:] if tokens == 1] == rows
 
 
 def test_shared_tokens_are_read_once_and_change_no_text(make: Any, forwards: Any):
     chunk = subject(6, 1)
-    apart = make().generate([prompt(p.ids) for p in chunk], 15)
-    assert apart == make().generate([prompt(chunk[0].ids), *chunk[1:]], 15), "one without: nothing is shared"
+    apart = texts(make().generate([prompt(p.ids) for p in chunk], 15))
+    assert apart == texts(make().generate([prompt(chunk[0].ids), *chunk[1:]], 15)), "one without: nothing is shared"
     backend = make()
     seen = forwards(backend)
-    assert backend.generate(chunk, 15) == apart
+    assert texts(backend.generate(chunk, 15)) == apart
     assert seen[:2] == [(1, 90), (6, max(len(p.ids) for p in chunk) - 90)]
     backend.generate(chunk[:2], 1)
     assert (1, 90) not in seen[1:], "the next chunk reads it from the cache"
@@ -342,7 +343,7 @@ def test_every_end_token_of_the_models_own_configuration_stops():
 def test_a_prompt_that_is_empty_or_beyond_the_context_is_refused(make: Any, length: int):
     with pytest.raises(QilinError, match=f"prompt 1 has {length} tokens; the model's context of 512 takes 1 to 502"):
         make().generate([prompt([5]), prompt([5] * length)], 10)
-    assert len(make().generate([prompt([5] * 502)], 10)) == 1
+    assert len(texts(make().generate([prompt([5] * 502)], 10))) == 1
 
 
 def test_the_fingerprint_tells_models_apart(make: Any, tiny_llama: Any):

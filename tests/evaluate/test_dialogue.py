@@ -18,6 +18,7 @@ from qilin_lib.chimed.records import Record, Rejection
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import dialogue, huatuo
 from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.runs import file_hashes
 
@@ -221,7 +222,7 @@ def test_then_the_beginning_of_the_patients_turn_goes(tokenizer: Any, template: 
 
 
 def test_a_server_gets_all_of_it():
-    server = SimpleNamespace(tokenizer=None, context=None, render=lambda messages, prefix: "")
+    server = SimpleNamespace(tokenizer=None, template=None, context=None, render=lambda messages, prefix: "")
     (prompt,) = dialogue.prompts([ITEM], server, 0, 10**6)
     assert len(prompt.messages) == 5 and (prompt.shots, prompt.truncated) == (2, False)
 
@@ -229,11 +230,11 @@ def test_a_server_gets_all_of_it():
 def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, template: Any):
     whole = len(asked(ITEM, 500, tokenizer, template).ids)
     prompts = [asked(ITEM, 500, tokenizer, template), asked(ITEM, whole + 4, tokenizer, template)]
-    writer: Any = SimpleNamespace(generate=lambda given, new: [f"{len(prompt.ids)} {new}" for prompt in given])
+    writer: Any = SimpleNamespace(generate=lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given])
     answers = dialogue.answer([ITEM, ITEM], prompts, writer, 7)
     assert answers == [
-        {"output": f"{whole} 7", "exchanges": 2, "exchanges_kept": 2},
-        {"output": f"{len(prompts[1].ids)} 7", "exchanges": 2, "exchanges_kept": 1},
+        {"output": f"{whole} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 2},
+        {"output": f"{len(prompts[1].ids)} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 1},
     ]
 
 

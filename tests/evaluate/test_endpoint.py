@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import endpoint
@@ -136,13 +137,13 @@ def test_a_chunk_is_asked_concurrently_and_answered_in_order(server: Faulty, bac
         return 200, completion(f"Re: {said(request)}")
 
     server.reply = reply
-    assert backend(batch_size=3).generate(asks(8), 5) == [f"Re: q{n}" for n in range(8)]
+    assert texts(backend(batch_size=3).generate(asks(8), 5)) == [f"Re: q{n}" for n in range(8)]
     assert server.most == 3 and len(server.requests) == 8
 
 
 def test_the_same_prompt_twice_in_a_chunk_is_asked_once(server: Faulty, backend: Callable) -> None:
     asked = backend()
-    assert asked.generate([ask("a"), ask("b"), ask("a")], 5) == ["Re: a", "Re: b", "Re: a"]
+    assert texts(asked.generate([ask("a"), ask("b"), ask("a")], 5)) == ["Re: a", "Re: b", "Re: a"]
     assert len(server.requests) == 2 and asked.usage()["cached"] == 1
 
 
@@ -176,7 +177,7 @@ def test_plain_text_goes_to_completions_as_rendered(server: Faulty, backend: Cal
     ]
     text = asked.render(messages, "答案：")
     assert text == "问：一\n答：甲\n问：二\n答：答案："
-    assert asked.generate([Prompt(messages, "答案：", [], text, 1, False)], 7) == [f"Re: {text}"]
+    assert texts(asked.generate([Prompt(messages, "答案：", [], text, 1, False)], 7)) == [f"Re: {text}"]
     assert server.requests[0]["path"] == "/v1/completions" and "messages" not in server.requests[0]["body"]
 
 
@@ -202,7 +203,7 @@ def test_after_429_every_thread_waits_as_long_as_the_server_asks(server: Faulty,
 
     server.reply = reply
     asked = backend(batch_size=2)
-    assert asked.generate(asks(4), 5) == [f"Re: q{n}" for n in range(4)]
+    assert texts(asked.generate(asks(4), 5)) == [f"Re: q{n}" for n in range(4)]
     at = [request["at"] for request in server.requests]
     # The second thread may have sent its first request before the 429 came; all others wait.
     assert len(at) == 5 and min(at[2:]) - at[0] >= 0.45
@@ -213,7 +214,7 @@ def test_500_and_a_closed_connection_pass(server: Faulty, backend: Callable) -> 
     faults = {1: (500, b"oops"), 2: None, 3: (503, {}), 4: (200, b"<html>starting</html>")}
     server.reply = lambda request, number: faults.get(number, (200, completion("at last")))
     asked = backend()
-    assert asked.generate([ask("q")], 5) == ["at last"]
+    assert texts(asked.generate([ask("q")], 5)) == ["at last"]
     assert asked.usage()["retries"] == 4 and asked.usage()["requests"] == 5 == len(server.requests)
 
 
@@ -324,7 +325,7 @@ def test_one_hopeless_prompt_loses_no_other_answer(server: Faulty, backend: Call
     assert len(server.requests) == 4 and len(list((tmp_path / "responses").glob("*.json"))) == 3
     healed.append(True)
     again = backend(batch_size=4)
-    assert again.generate(asks(9), 5) == [f"Re: q{n}" for n in range(9)]
+    assert texts(again.generate(asks(9), 5)) == [f"Re: q{n}" for n in range(9)]
     assert len(server.requests) == 10 and again.usage()["cached"] == 3
 
 
@@ -334,7 +335,7 @@ def test_one_hopeless_prompt_loses_no_other_answer(server: Faulty, backend: Call
 def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, backend: Callable) -> None:
     backend().generate(asks(3), 5)
     again = backend(prices=(1.0, 2.0))
-    assert again.generate(asks(3), 5) == ["Re: q0", "Re: q1", "Re: q2"]
+    assert texts(again.generate(asks(3), 5)) == ["Re: q0", "Re: q1", "Re: q2"]
     assert again.usage() == dict.fromkeys(again.usage(), 0) | {"cached": 3} and len(server.requests) == 3
     for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"url": server.url + "/deeper"}], start=4):
         backend(**other).generate([ask("q0")], 5)
@@ -351,7 +352,7 @@ def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Cal
     bad = {"cut": good[: len(good) // 2], "empty": "", "flipped": good.replace("Re: q", "Re: r"), "other": "[]"}[harm]
     path.write_text(bad, encoding="utf-8")
     asked = backend()
-    assert asked.generate([ask("q")], 5) == ["Re: q"]
+    assert texts(asked.generate([ask("q")], 5)) == ["Re: q"]
     assert asked.usage()["damaged"] == 1 and len(server.requests) == 2
     assert path.read_text(encoding="utf-8") == good
 
@@ -407,8 +408,8 @@ def test_a_refusal_is_an_answer_and_broken_unicode_is_mended(server: Faulty, bac
     refused = {"choices": [{"message": {"content": None, "refusal": "我不能回答"}}]}
     server.reply = lambda request, number: (200, refused if number == 1 else completion("半\ud83d"))
     asked = backend(batch_size=1)
-    assert asked.generate(asks(2), 5) == ["我不能回答", "半?"]
-    assert backend().generate(asks(2), 5) == ["我不能回答", "半?"]
+    assert texts(asked.generate(asks(2), 5)) == ["我不能回答", "半?"]
+    assert texts(backend().generate(asks(2), 5)) == ["我不能回答", "半?"]
 
 
 # --- the key, the address ---------------------------------------------------------------------------------------------
@@ -427,7 +428,7 @@ def test_the_key_does_not_follow_a_redirect_to_another_server(server: Faulty, ba
     other = Faulty()
     threading.Thread(target=other.serve_forever, daemon=True).start()
     server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
-    assert backend().generate([ask("q")], 5) == ["Re: q"]
+    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
     other.shutdown()
     other.server_close()
     assert [request["headers"]["authorization"] for request in other.requests] == [None]
@@ -439,7 +440,7 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     monkeypatch.setenv("A_KEY", "  ")
     with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
         backend(url="https://api.example.com")
-    assert backend().generate([ask("q")], 5) == ["Re: q"]
+    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {endpoint.PLACEHOLDER}"
     monkeypatch.setenv("A_KEY", "sk-not-ascii-密")
     with pytest.raises(QilinError, match="A_KEY holds no key") as raised:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import TransformersBackend
@@ -88,8 +89,8 @@ def test_a_server_s_greedy_text_is_that_of_the_model_loaded_here(
         chat = tiny_tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         ids = chat if template == "chat" else tiny_tokenizer(text)["input_ids"]
         prompts.append(Prompt(messages, "", ids, text, 0, False))
-    expected = local.generate(prompts, NEW_TOKENS)
-    answers = backend.generate(prompts, NEW_TOKENS)
+    expected = texts(local.generate(prompts, NEW_TOKENS))
+    answers = texts(backend.generate(prompts, NEW_TOKENS))
     assert len(set(expected)) > 1 and all(expected), "the model's text depends on the question"
     assert answers == expected
     usage = backend.usage()
@@ -103,11 +104,11 @@ def test_a_second_asking_comes_from_the_cache_and_a_fresh_one_says_the_same(
 ) -> None:
     prompts = [Prompt([{"role": "user", "content": question}], "答案：", [], "", 0, False) for question in QUESTIONS]
     first = asked_of(server, tiny_model_dir, "chat", tmp_path / "a")
-    answers = first.generate(prompts, NEW_TOKENS)
+    answers = texts(first.generate(prompts, NEW_TOKENS))
     again = asked_of(server, tiny_model_dir, "chat", tmp_path / "a")
-    assert again.generate(prompts, NEW_TOKENS) == answers
+    assert texts(again.generate(prompts, NEW_TOKENS)) == answers
     fresh = asked_of(server, tiny_model_dir, "chat", tmp_path / "b")
-    assert fresh.generate(prompts[::-1], NEW_TOKENS) == answers[::-1]
+    assert texts(fresh.generate(prompts[::-1], NEW_TOKENS)) == answers[::-1]
     seen = [(usage["requests"], usage["cached"]) for usage in (first.usage(), again.usage(), fresh.usage())]
     assert seen == [(4, 0), (0, 4), (4, 0)]
 

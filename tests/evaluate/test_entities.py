@@ -131,6 +131,9 @@ REPLIES = [
     ("疾病：支气管肺炎；药物：青霉素，头孢", [PNEUMONIA, PENICILLIN, CEPHALOSPORIN], {"parsed": 3}),
     ("支气管肺炎（疾病）\n咳嗽：临床表现\n药物 青霉素", [PNEUMONIA, COUGH, PENICILLIN], {"parsed": 3}),
     ("| 疾病 | 支气管肺炎 |\n医学检验项目-17-羟孕酮", [PNEUMONIA, ("ite", "17-羟孕酮")], {"parsed": 2}),
+    ("疾病 (dis): 支气管肺炎\n药物（dru）: 头孢", [PNEUMONIA, CEPHALOSPORIN], {"parsed": 2}),
+    ("支气管肺炎/疾病\n咳嗽 / 临床表现", [PNEUMONIA, COUGH], {"parsed": 2}),
+    ("[疾病] 支气管肺炎\n【药物】头孢\n（临床表现）咳嗽", [PNEUMONIA, CEPHALOSPORIN, COUGH], {"parsed": 3}),
     ("17-羟孕酮：ite", [("ite", "17-羟孕酮")], {"parsed": 1}),
     ("药物：青霉素、头孢", [PENICILLIN, CEPHALOSPORIN], {"parsed": 2}),
     # The text has this, so it is one mention: annotated mentions do hold such marks.

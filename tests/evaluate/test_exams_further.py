@@ -18,6 +18,7 @@ from qilin_lib.evaluate import answering, exams
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import CMMLU_HEADER
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_jsonl
@@ -210,7 +211,7 @@ def test_items_are_scored_over_their_own_letters_and_keep_their_order():
 
 
 def test_a_model_without_probabilities_writes_its_letter():
-    writer: Any = SimpleNamespace(likelihood=False, generate=lambda asked, new: ["E。因为", "不知道"])
+    writer: Any = SimpleNamespace(likelihood=False, generate=lambda asked, new: [Reply("E。因为"), Reply("不知道")])
     items = [medqa_item(0, "ABCDE", "E"), medqa_item(1, "ABCD", "A")]
     answers = exams.answer(items, [SimpleNamespace(), SimpleNamespace()], writer)
     assert [(row["prediction"], row["correct"]) for row in answers] == [("E", True), (None, False)]

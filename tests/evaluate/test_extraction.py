@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qilin_lib.evaluate.extraction import extract_letters, split_reply
+from qilin_lib.evaluate.cmexam import split_reply
+from qilin_lib.evaluate.extraction import extract_letters
 
 FIXTURE = json.loads(Path(__file__).with_name("extraction_cases.json").read_text(encoding="utf-8"))
 SETS, CASES = FIXTURE["sets"], FIXTURE["cases"]
@@ -89,4 +90,4 @@ def test_a_reply_that_repeats_itself_is_read_in_a_moment(text: str):
     ],
 )
 def test_split_reply(reply: str, answer: str, explanation: str):
-    assert split_reply(reply) == (answer, explanation)
+    assert split_reply(reply, forced=True) == (answer, explanation)

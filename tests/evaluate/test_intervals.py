@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import (
     Statistic,
     bonett_price,
@@ -115,7 +116,6 @@ def test_orders_without_a_match_do_not_break_the_standard_error():
 
 def test_items_without_variance_have_a_point_and_no_error():
     assert summary(mean_of([40.0] * 9), 100, 0) == {"value": 40.0, "n": 9, "low": 40.0, "high": 40.0}
-    assert summary(mean_of([40.0]), 100, 0)["n"] == 1
     # All zero: as if none of 30 had been right, not a bound of zero.
     assert summary(mean_of([0.0] * 30), 100, 0)["high"] == pytest.approx(100 * wilson(0.0, 30)[1])
     assert summary(mean_of([0.0] * 30 + [90.0]), 200, 0)["low"] == 0.0
@@ -233,3 +233,28 @@ def test_of_no_item_there_is_no_interval() -> None:
     assert resample_counts(0, 10, 1).shape == (10, 0)
     for nothing in (proportion([]), mean_of([])):
         assert paired(nothing, nothing, 100, 1) == {"n": 0, "difference": None, "low": None, "high": None, "p": None}
+
+
+@pytest.mark.parametrize("values", [[37.0], [10.0, 90.0], [0.0, 0.0], [100.0]])
+def test_below_three_items_there_is_a_value_without_interval_and_p(values: list[float]) -> None:
+    n, value = len(values), sum(values) / len(values)
+    assert summary(mean_of(values), 100, 0) == {"value": value, "n": n, "low": None, "high": None}
+    hits = [True] * n
+    assert summary(proportion(hits), 100, 0) == {"value": 100.0, "n": n, "low": None, "high": None}
+    nothing = mean_of([0.0] * n)
+    assert paired(nothing, mean_of(values), 100, 0) == {
+        "n": n,
+        "difference": value,
+        "low": None,
+        "high": None,
+        "p": None,
+    }
+    assert paired(proportion([False] * n), proportion(hits), 100, 0)["p"] is None
+    assert None not in summary(mean_of([*values, *values, 5.0]), 100, 0).values()
+
+
+def test_a_metric_that_is_not_a_number_is_an_error_with_its_item() -> None:
+    with pytest.raises(QilinError, match="item 2 of 4 .*nan"):
+        summary(mean_of([1.0, float("nan"), 3.0, 4.0]), 100, 0)
+    with pytest.raises(QilinError, match="item 4 of 4 .*inf"):
+        paired(mean_of([1.0, 2.0, 3.0, 4.0]), mean_of([1.0, 2.0, 3.0, float("inf")]), 100, 0)

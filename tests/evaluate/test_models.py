@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
@@ -118,7 +119,7 @@ def test_the_chat_template_of_a_tokenizer(run_of: Any, tiny_model_dir: Path) -> 
     ids = backend.template.encode(ASKED, backend.tokenizer, add_generation_prompt=True)
     rendered = backend.tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
     assert backend.tokenizer.decode(ids) == rendered and ids != backend.template.encode(ASKED, backend.tokenizer)
-    assert isinstance(backend.generate([Prompt(ASKED, "", ids, "", 0, False)], 3)[0], str)
+    assert isinstance(texts(backend.generate([Prompt(ASKED, "", ids, "", 0, False)], 3))[0], str)
 
 
 def test_an_endpoint_is_reached_by_its_line(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

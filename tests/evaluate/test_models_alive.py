@@ -30,7 +30,7 @@ def test_the_models_of_06_answer_one_after_the_other(
     baselines = {name: {"model": str(tiny_model_dir), "template": "plain"} for name in ("one", "other")}
     parameters = params.load("06_eval", {**chosen, "baselines": baselines})
     job = {"parameters": parameters.model_dump(mode="json"), "run_dir": str(tmp_path), "raw_dir": str(raw_dir)}
-    files.write_json(tmp_path / "job.json", job)
+    files.write_json(tmp_path / "job.json", job | {"workers": 1})
     worker.work(tmp_path / "job.json")
     assert [one["alive"] for one in loads] == [1, 1, 1]
 

@@ -20,6 +20,7 @@ from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.entities import NAMES, gold, read, types_of
 from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.store import predictions
@@ -244,8 +245,8 @@ class Perfect:
     def render(self, messages: list[dict], reply_prefix: str) -> str:
         return messages[-1]["content"] + reply_prefix
 
-    def generate(self, prompts: Sequence[Any], max_new_tokens: int) -> list[str]:
-        return [self.replies[prompt.messages[-1]["content"].split("文本：")[1]] for prompt in prompts]
+    def generate(self, prompts: Sequence[Any], max_new_tokens: int) -> list[Reply]:
+        return [Reply(self.replies[prompt.messages[-1]["content"].split("文本：")[1]]) for prompt in prompts]
 
     def fingerprint(self) -> str:
         return "perfect"
@@ -304,6 +305,7 @@ def test_perfect_and_random_models_from_records_to_scores(
     for task in tasks:
         assert scores[task.name]["perfect"]["f1"]["value"] == 100 and scores["split"][task.name] == task.split
         assert scores[task.name]["random"]["f1"]["value"] == 0 and scores["invalid"][task.name] == 1
-        assert set(scores[task.name]["random"]) == {"f1", "precision", "recall", "unparsed", "spans", "types", "lines"}
+        failures = {"unparsed", "cut", "error"}
+        assert set(scores[task.name]["random"]) == {"f1", "precision", "recall", "spans", "types", "lines"} | failures
         for row in read_jsonl(predictions(tmp_path, "fixed", task.name, "random")):
             assert {"output", "predicted", "located", "lines", "unparsed", "reference"} <= set(row)

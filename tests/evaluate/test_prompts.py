@@ -119,7 +119,9 @@ def test_what_is_cut_is_missing_in_the_messages_too(tokenizer: Any, template: An
 
 
 def test_where_a_server_tokenises_nothing_is_cut_and_it_says_what_it_sends():
-    server = SimpleNamespace(tokenizer=None, context=None, render=lambda messages, prefix: f"{len(messages)} {prefix}")
+    server = SimpleNamespace(
+        tokenizer=None, template=None, context=None, render=lambda messages, prefix: f"{len(messages)} {prefix}"
+    )
     prompt = fit(build, ITEM, SHOTS, REPLY_PREFIX, server, new_tokens=10**6)
     assert prompt == Prompt(build(ITEM.question, SHOTS), REPLY_PREFIX, [], f"11 {REPLY_PREFIX}", 5, False)
     assert as_text(prompt.messages[-1:], REPLY_PREFIX).endswith("D. 丁\n\nassistant: 答案：")

@@ -15,6 +15,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
 
 CASES = json.loads(Path(__file__).with_name("released_cases.json").read_text(encoding="utf-8"))
@@ -43,10 +44,10 @@ class Script:
     tokenizer: Any = field(default_factory=Characters)
     asked_for: list[int] = field(default_factory=list)
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         self.asked_for.append(max_new_tokens)
         assert len(prompts) == len(self.replies)
-        return list(self.replies)
+        return [Reply(text) for text in self.replies]
 
 
 def ceval_item(case: dict, number: int = 0) -> Item:

@@ -13,6 +13,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.evaluate.tasks import prepare
@@ -25,8 +26,8 @@ COMMON |= {"shots", "scoring"}
 EXAM = COMMON | {"gold", "prediction", "correct", "n_options", "groups"}
 KEYS = {
     ("fixed", "ceval"): EXAM | {"subject", "scores"},
-    ("fixed", "cmexam"): EXAM | {"explanation"},
-    ("fixed", "huatuo"): COMMON,
+    ("fixed", "cmexam"): EXAM | {"explanation", "finish"},
+    ("fixed", "huatuo"): COMMON | {"finish"},
     ("released", "ceval"): EXAM | {"subject"},
 }
 
@@ -79,7 +80,9 @@ def test_records_and_scores_are_the_contracts(
     assert scores["invalid"]["cmexam"] == 2
     assert {(row["model_a"], row["model_b"]) for row in scores["paired"]} == {("base", "dcpt")}
     assert {"average", "accuracy", "gleu"} <= {row["metric"] for row in scores["paired"]}
-    assert all(row["p"] <= row["p_adjusted"] <= 1 for row in scores["paired"])
+    tested = [row for row in scores["paired"] if row["n"] >= 3]
+    assert tested and all(row["p"] <= row["p_adjusted"] <= 1 for row in tested)
+    assert all(row["p"] is row["p_adjusted"] is None for row in scores["paired"] if row["n"] < 3)
 
 
 def test_ceval_records_choose_the_likeliest_letter(loaders: Any, evaluate: Callable, tmp_path: Path, params: Any):
@@ -170,7 +173,7 @@ def test_a_backend_without_probabilities_writes_its_letters(
     def writer() -> Any:
         backend = loaders(0)["base"]()
         backend.likelihood = False
-        backend.generate = lambda asked, _: ["选B。" for _ in asked]
+        backend.generate = lambda asked, _: [Reply("选B。") for _ in asked]
         return backend
 
     params.benchmarks = ["ceval"]
@@ -191,9 +194,9 @@ def test_a_server_is_asked_by_one_process_alone(evaluate: Callable, tmp_path: Pa
         def render(self, messages: list[dict], reply_prefix: str) -> str:
             return messages[-1]["content"] + reply_prefix
 
-        def generate(self, prompts: list, max_new_tokens: int) -> list[str]:
+        def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
             asked.extend(prompt.text for prompt in prompts)
-            return ["休息。" for _ in prompts]
+            return [Reply("休息。") for _ in prompts]
 
         def fingerprint(self) -> str:
             return "server"

@@ -6,6 +6,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import ceval, cmexam, huatuo
 from qilin_lib.evaluate.intervals import mean_of, proportion
+from qilin_lib.evaluate.replies import FAILURES, Reply
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 
 
@@ -33,6 +34,8 @@ def test_ceval_columns():
         "categories",
         "chimed_gpt",
         "unparsed",
+        "cut",
+        "error",
     }
     assert (scores["average"]["value"], scores["average"]["n"]) == (75.0, 3)
     assert scores["average_hard"]["value"] == 100.0 and scores["physician"]["value"] == 50.0
@@ -65,6 +68,8 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
         "accuracy",
         "f1_weighted",
         "unparsed",
+        "cut",
+        "error",
         "bleu_1",
         "bleu_4",
         "rouge_1",
@@ -77,16 +82,19 @@ def test_cmexam_counts_unparsed_as_wrong_and_reasoning_over_explained_rows():
     assert scores["accuracy"]["n"] == 4 and scores["rouge_l"]["n"] == scores["bleu_4"]["n"] == 3
     assert scores["parsed_only"]["accuracy"] == pytest.approx(summarise({"a": proportion([1, 1, 0])}, 9, 0)["a"])
     perfect = summarise(cmexam.statistics([cmexam_record("E", "E", "解释一致吗", "解释一致吗")]), 20, 0)
-    columns = [entry for name, entry in perfect.items() if name != "unparsed" and "value" in entry]
+    columns = [entry for name, entry in perfect.items() if name not in FAILURES and "value" in entry]
     assert len(columns) == 7 and all(entry["value"] == pytest.approx(100) for entry in columns)
 
 
 def test_cmexam_reads_the_answer_before_the_explanation():
     options = {"A": "肺不张", "B": "肺实变", "C": "胸腔积液", "D": "肺气肿"}
-    assert cmexam.read_reply("ABC。\n解释：D错，故选D以外者。", options) == ("ABC", "D错，故选D以外者。")
-    assert cmexam.read_reply("见下\n解释：综上答案为B。", options) == ("B", "综上答案为B。")
-    assert cmexam.read_reply("C\n\n题目：下列\n答案：D", options) == ("C", "")
-    assert cmexam.read_reply("CT检查", options) == (None, "")
+    assert cmexam.read_reply(Reply("ABC。\n解释：D错，故选D以外者。", forced=True), options) == (
+        "ABC",
+        "D错，故选D以外者。",
+    )
+    assert cmexam.read_reply(Reply("见下\n解释：综上答案为B。", forced=True), options) == ("B", "综上答案为B。")
+    assert cmexam.read_reply(Reply("C\n\n题目：下列\n答案：D", forced=True), options) == ("C", "")
+    assert cmexam.read_reply(Reply("CT检查", forced=True), options) == (None, "")
 
 
 def test_huatuo_columns():
@@ -103,6 +111,9 @@ def test_huatuo_columns():
         "rouge_l",
         "distinct_1",
         "distinct_2",
+        "unparsed",
+        "cut",
+        "error",
         "variants",
     }
     assert scores["rouge_l"]["value"] == 50.0 and scores["rouge_l"]["n"] == 2
@@ -173,3 +184,14 @@ def test_different_items_cannot_be_paired():
 def test_summarise_goes_into_nested_tables():
     found = summarise({"a": mean_of([1, 3]), "deep": {"b": proportion([True])}}, 20, 0)
     assert found["a"]["value"] == 2 and found["deep"]["b"]["value"] == 100
+
+
+def test_a_metric_that_is_not_a_number_names_the_item_of_the_record() -> None:
+    table = {"rouge_l": mean_of([1.0, float("nan"), 2.0])}
+    with pytest.raises(QilinError, match="rouge_l: item h-7 .*nan"):
+        summarise(table, 50, 0, ["h-3", "h-7", "h-9"])
+
+
+def test_comparisons_without_p_are_not_corrected() -> None:
+    rows = adjust([{"p": 0.03}, {"p": None}, {"p": 0.01}])
+    assert [row["p_adjusted"] for row in rows] == [0.03, None, 0.02]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import Prompt
@@ -88,8 +89,8 @@ def asked(tokenizer: Any, reply_prefix: str = "") -> list[Prompt]:
 def test_alone_as_in_a_batch(kind: str, tokenizer: Any) -> None:
     backend = SequenceBackend(MODELS[kind](tokenizer), tokenizer, PLAIN, 4, "cpu")
     prompts = asked(tokenizer, "答案：")
-    together = backend.generate(prompts, 12)
-    assert together == [backend.generate([prompt], 12)[0] for prompt in prompts]
+    together = texts(backend.generate(prompts, 12))
+    assert together == [texts(backend.generate([prompt], 12))[0] for prompt in prompts]
     assert len(set(together)) > 1 and all(together), "the answers must depend on the questions"
     scored = backend.choice_logprobs(prompts, list("ABCD"))
     alone = [backend.choice_logprobs([prompt], list("ABCD"))[0] for prompt in prompts]
@@ -115,7 +116,7 @@ def test_greedy_as_transformers_own(kind: str, tokenizer: Any) -> None:
             torch.tensor([ids]), decoder_input_ids=first, do_sample=False, num_beams=1, max_new_tokens=12
         )
         expected.append(tokenizer.decode(out[0, first.shape[1] :], skip_special_tokens=True))
-    assert backend.generate(asked(tokenizer, "答案："), 12) == expected
+    assert texts(backend.generate(asked(tokenizer, "答案："), 12)) == expected
 
 
 def test_choices_are_the_decoder_s_next_token(tokenizer: Any) -> None:
@@ -144,7 +145,7 @@ def test_an_answer_ends_at_the_end_token(tokenizer: Any) -> None:
     end = written.index(written[2])
     backend = SequenceBackend(model, tokenizer, PLAIN, 4, "cpu")
     backend.stop_ids = {written[2]}
-    assert backend.generate(asked(tokenizer), 12)[0] == tokenizer.decode(written[:end], skip_special_tokens=True)
+    assert texts(backend.generate(asked(tokenizer), 12))[0] == tokenizer.decode(written[:end], skip_special_tokens=True)
 
 
 def test_the_fingerprint_is_the_weights(tokenizer: Any) -> None:
@@ -171,7 +172,7 @@ def test_the_stand_in_is_made_once_and_drawn_from_the_seed(tiny_model_dir: Path,
     before = (made[1] / "config.json").stat().st_mtime_ns
     assert stand_in(tiny_model_dir, made[1], 1) == made[1] and (made[1] / "config.json").stat().st_mtime_ns == before
     model, tokenizer = load_sequence_model(made[1]), load_tokenizer(made[1])
-    assert SequenceBackend(model, tokenizer, PLAIN, 4, "cpu").generate(asked(tokenizer), 3)
+    assert texts(SequenceBackend(model, tokenizer, PLAIN, 4, "cpu").generate(asked(tokenizer), 3))
 
 
 def test_a_model_that_does_not_say_how_an_answer_starts_is_refused(tokenizer: Any, tmp_path: Path) -> None:

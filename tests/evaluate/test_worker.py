@@ -97,6 +97,16 @@ def test_workers_that_never_talk_are_plain_processes(
     assert seen == [["0", "0", "2"], ["1", "1", "2"]]
 
 
+def test_a_single_process_takes_no_rank_from_outside(
+    make_stage: Callable[..., Stage], shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod of a training operator says RANK and WORLD_SIZE to everything that runs in it."""
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    stage = make_stage("pod", processes=1, benchmarks=["cmexam"], further_benchmarks=[], protocols=["fixed"])
+    assert run.evaluate(stage, shown.append)["cmexam"]["base"]["accuracy"]["n"] > 1
+
+
 @pytest.mark.extended
 def test_killed_three_times_it_ends_with_the_same_tables(
     make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
@@ -120,7 +130,7 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
     job = stage.dir / "job.json"
     job.parent.mkdir(parents=True, exist_ok=True)
     said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir)}
-    job.write_text(json.dumps(said | {"raw_dir": str(raw_dir)}), encoding="utf-8")
+    job.write_text(json.dumps(said | {"raw_dir": str(raw_dir), "workers": 1}), encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
     while _written(stage) < enough:
         assert process.poll() is None, "the worker ended before it was killed"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.replies import texts
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
@@ -132,11 +133,11 @@ def test_lora_on_cmexam_learns_the_form_in_a_child_process(
     tokenizer = load_tokenizer(model)
     backend = TransformersBackend(load_trained(model, "float32")[0], tokenizer, PLAIN, 4, "cpu")
     questions = [exam(number)["messages"][0]["content"] for number in (0, 1, 2, 20)]
-    answers = backend.generate(asked(questions, tokenizer), 48)
+    answers = texts(backend.generate(asked(questions, tokenizer), 48))
     untaught = TransformersBackend(load_model(tiny_model_dir), tokenizer, PLAIN, 4, "cpu")
     # How far a tiny model gets beyond the opening depends on the machine's arithmetic; the base does not open so.
     assert all(OPENING.match(answer) for answer in answers), answers
-    assert not any(OPENING.match(answer) for answer in untaught.generate(asked(questions, tokenizer), 48))
+    assert not any(OPENING.match(answer) for answer in texts(untaught.generate(asked(questions, tokenizer), 48)))
     # The adapter is live, on the weights that it was trained on.
     assert model.name == "adapter" and any("lora_" in name for name, _ in backend.model.named_parameters())
     facts = files.read_json(model.parent / "facts.json")
@@ -162,7 +163,7 @@ def test_prefix_tuning_teaches_the_form(stage: Stage, tiny_model_dir: Path, monk
     )
     assert one == four
     untaught = TransformersBackend(load_model(tiny_model_dir), tokenizer, PLAIN, 4, "cpu")
-    assert untaught.generate(asked(questions, tokenizer), 12) != one
+    assert texts(untaught.generate(asked(questions, tokenizer), 12)) != one
     assert files.read_json(folder.parent / "facts.json")["finetuning"] == "prefix"
 
 
@@ -205,7 +206,7 @@ def test_a_t5_learns_to_answer(stage: Stage, tiny_t5: Path, monkeypatch: pytest.
     assert losses[-1] < 0.2 * losses[0]
     tokenizer = load_tokenizer(model)
     backend = sequence.SequenceBackend(baseline.load_sequence_model(model), tokenizer, PLAIN, 4, "cpu")
-    answers = backend.generate(asked(["胃痛3周怎么办", "头痛"], tokenizer), 32)
+    answers = texts(backend.generate(asked(["胃痛3周怎么办", "头痛"], tokenizer), 32))
     assert answers == ["可以服用奥美拉唑。", "多喝水"]
     facts = files.read_json(model.parent / "facts.json")
     assert facts["sources"] == {

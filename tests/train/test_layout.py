@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.trainings import write_data, write_job
+from helpers.trainings import saved, write_data, write_job
 
 from qilin_lib import files
 from qilin_lib.train import checkpoints, fit, launch
@@ -49,10 +49,6 @@ def train(folder: Path) -> None:
     job = jobs.read(str(folder / "job.json"))
     command = launch.command(job.parameters, launch.TRAINS, folder / "job.json")
     launch.run([*command, "train"], folder / "train.log", lambda _: None, gpus=0)
-
-
-def saved(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -233,8 +233,12 @@ def text_cells(row: Any) -> dict[str, str]:
     """A row of a table with every cell as text, lists and objects as JSON. Reject: something else than an object."""
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
-    return {name: shown(cell) if isinstance(cell, list | dict) else cell if isinstance(cell, str) else string(cell)
-            for name, cell in row.items()}  # fmt: skip
+    if set(map(type, row.values())) <= {str}:
+        return row
+    return {
+        name: shown(cell) if isinstance(cell, list | dict) else cell if isinstance(cell, str) else string(cell)
+        for name, cell in row.items()
+    }
 
 
 def _named(names: list[str], cells: list[str] | Reject) -> dict[str, str] | Reject:

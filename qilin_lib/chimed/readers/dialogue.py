@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.decode import (
     Reject,
-    attempted,
     csv_reader,
     field_text,
     json_reader,
     required,
     string,
 )
+from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.readers.turns import messages, question_and_answer, speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt
@@ -88,7 +89,8 @@ def _speaker_columns(turns: Any) -> list[tuple[str, str]]:
 
 def meddialog(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
     """MedDialog: JSON, or the text files as they are downloaded."""
-    yield from (meddialog_text if plain_name(file).lower().endswith(".txt") else _meddialog_json)(source, file, stream)
+    text = plain_name(file).lower().endswith(".txt") and not holds_rows(stream)
+    yield from (meddialog_text if text else _meddialog_json)(source, file, stream)
 
 
 # The headings of a block; all but the first end the dialogue.
@@ -104,28 +106,48 @@ def meddialog_text(source: str, file: str, stream: Stream) -> Iterator[Record | 
     Of a block the dialogue alone is read, as in MedDialog's own JSON. Rejection: a block that has none, text before the
     first block, and what is no dialogue.
     """
-    start, turns, inside, ids = 0, [], False, False
-    for number, line in itertools.chain(stream.lines(), [(0, "id=0")]):
+    start, block = 0, _Block("text before the first id")
+    for number, line in stream.lines():
         if isinstance(line, Reject):
             yield Rejection(source, file, number, line.reason, line.detail)
-            continue
-        line = line.strip()
-        if _ID.fullmatch(line):
+        elif _ID.fullmatch(line := line.strip()):
             if start:
-                reason = Reject("no dialogue", "no turns" if ids else "text before the first id")
-                yield attempted(_told, source, file, start, turns or reason)
-            start, turns, inside, ids = number, [], False, True
-        elif line == _DIALOGUE or line in _OTHER_PARTS:
-            inside = line == _DIALOGUE
-        elif inside and (spoken := _SPOKEN.fullmatch(line)):
-            turns.append((spoken[1], [spoken[2]]))
-        elif inside and turns:
-            turns[-1][1].append(line)
-        start = start or (number if line else 0)
+                yield _unit(source, file, start, block.dialogue)
+            start, block = number, _Block("no turns")
+        elif line:
+            start = start or number
+            block.add(line)
+    if start:
+        yield _unit(source, file, start, block.dialogue)
 
 
-def _told(turns: list[tuple[str, list[str]]]) -> Dialogue:
-    return talk((speaker_of(who), "\n".join(line for line in map(str.strip, lines) if line)) for who, lines in turns)
+class _Block:
+    """The turns of a block of MedDialog's text; `nothing` says what it is when it has none."""
+
+    def __init__(self, nothing: str) -> None:
+        self._nothing, self._inside, self._size = nothing, False, 0
+        self._turns: list[tuple[str, list[str]]] = []
+
+    def add(self, line: str) -> None:
+        """Take a line that is not empty; what is too long for a record is not kept."""
+        if line == _DIALOGUE or line in _OTHER_PARTS:
+            self._inside = line == _DIALOGUE
+        elif self._inside:
+            self._size += len(line)
+            if self._size > streams.MAX_LINE:
+                self._turns = []
+            elif spoken := _SPOKEN.fullmatch(line):
+                self._turns.append((spoken[1], [spoken[2].strip()]))
+            elif self._turns:
+                self._turns[-1][1].append(line)
+
+    def dialogue(self) -> Dialogue:
+        """The dialogue; Reject when there is none."""
+        if self._size > streams.MAX_LINE:
+            raise Reject("dialogue too long", f"more than {streams.MAX_LINE} characters")
+        if not self._turns:
+            raise Reject("no dialogue", self._nothing)
+        return talk((speaker_of(who), "\n".join(filter(None, lines))) for who, lines in self._turns)
 
 
 _TURN = re.compile(r"<\|(user|system|currentuser|response)\|>(.*?)(?=<\||$)")
@@ -149,7 +171,7 @@ def remedi(source: str, file: str, stream: Stream) -> Iterator[Record | Rejectio
         if isinstance(turns, Reject):
             yield Rejection(source, file, number, turns.reason, turns.detail, excerpt(line))
         elif not next(is_part):
-            yield _remedi_unit(source, file, number, turns, line)
+            yield _unit(source, file, number, partial(talk, turns), line)
 
 
 def _remedi_lines(stream: Stream) -> Iterator[tuple[int, tuple[tuple[str, str], ...] | Reject, str]]:
@@ -177,9 +199,9 @@ def _speaker(tag: str) -> str:
     return "user" if tag in ("user", "currentuser") else "assistant"
 
 
-def _remedi_unit(source: str, file: str, line: int, turns: tuple, raw: str) -> Record | Rejection:
+def _unit(source: str, file: str, line: int, parse: Callable[[], Dialogue], raw: str = "") -> Record | Rejection:
     try:
-        return Record(source, file, line, talk(turns))
+        return Record(source, file, line, parse())
     except Reject as no:
         return Rejection(source, file, line, no.reason, excerpt(no.detail), excerpt(raw))
 

@@ -18,7 +18,7 @@ from typing import IO
 from qilin_lib.chimed.readers.packed import FAULTS, TABLES, Opener, bomb, seekable, table, unpacked, unreadable
 from qilin_lib.chimed.readers.stream import Reject, Stream, decoded, plain_name, suffix
 
-ROWS = (".jsonl", ".json", ".csv", *TABLES)
+ROWS = (".jsonl", ".json", ".ndjson", ".jsonlines", ".csv", *TABLES)
 """Forms in which rows are published. A pattern that ends in one fits the others too."""
 _SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
 # What a .tar is called when it is packed.
@@ -49,10 +49,11 @@ class Found:
     def fits(self, pattern: str) -> bool:
         """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
 
-        Capitals, a compression suffix, the number of a shard and the form of the rows (ROWS) do not matter.
+        In an archive it may be two: the repository's, and one in it. Capitals, a compression suffix, the number of a
+        shard and the form of the rows (ROWS) do not matter.
         """
         parts, wanted = (_form(name).split("/") for name in (plain_name(self.place), pattern))
-        return _fits(parts, wanted) or _fits(parts[1:], wanted)
+        return any(_fits(parts[above:], wanted) for above in range(3 if self.archive else 2))
 
     def stream(self) -> Stream:
         """The file's text; raises Reject when the file has a fault."""

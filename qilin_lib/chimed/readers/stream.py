@@ -102,17 +102,21 @@ def _too_long() -> Reject:
 # --- encodings --------------------------------------------------------------------------------------------------------
 
 # Marks and frequent characters of Chinese old and new, in both scripts: a fifth of any Chinese text, and next to none
-# of one decoded as what it is not. Measured on pieces of 20 characters of ancient books and instructions, each in
-# GB18030, Big5 and UTF-16 without a mark: 99.7 % right; charset-normalizer 3.5.2 on 40 to 1,000: 45 to 87 %.
-_FREQUENT = frozenset(
-    "，。、：；？（）的一是不了在人有我他你您大小中上下为為以于於之者其而也可用个個这這来來时時会會能要说說地出就"
-    "对對生年日月水血气氣病痛症治药藥方主无無心如后後所同自此好医醫患天食热熱头頭身多及或与與因分服两兩二三十"
+# of one decoded as what it is not. Pieces of ancient books and instructions, each in GB18030, Big5 and UTF-16 without
+# a mark: of 20 characters 99.2 % are read right, of 60 99.9 %. charset-normalizer 3.5.2 with these four to choose from,
+# on 60 to 4,000 bytes: GB18030 45 to 47 %, Big5 47 to 58 %, UTF-16 79 to 100 %.
+_FREQUENT = re.compile(
+    "[，。、：；？（）的一是不了在人有我他你您大小中上下为為以于於之者其而也可用个個这這来來时時会會能要说說地出就"
+    "对對生年日月水血气氣病痛症治药藥方主无無心如后後所同自此好医醫患天食热熱头頭身多及或与與因分服两兩二三十]"
 )
+_STRANGE, _BEYOND = re.compile("[\ufffd\ue000-\uf8ff]"), re.compile("[^\\x00-\\x7f]")
 _UNMARKED = ("gb18030", "big5hkscs", "utf-16-le", "utf-16-be")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
-# The choice rests on so many bytes beyond ASCII, or on what there is of them in so many blocks.
-_EVIDENCE, _BLOCKS, _SAMPLE = 1000, 4, 1 << 16
+_THREE, _ASCII = re.compile("[\u0800-\U0010ffff]"), bytes(range(128))
+# The choice rests on so many bytes beyond ASCII, or on what there is of them in so many blocks: on the bytes from the
+# first of them on, for UTF-8 and between the others.
+_EVIDENCE, _BLOCKS, _SAMPLE, _FEW = 1000, 4, 1 << 16, 1 << 12
 
 
 def decoded(blocks: Iterator[bytes]) -> Iterator[str]:
@@ -129,7 +133,7 @@ def decoded(blocks: Iterator[bytes]) -> Iterator[str]:
             return
     head, fault = [block], None
     try:
-        while len(head) < _BLOCKS and len(_NOT_ASCII.findall(head[-1])) < _EVIDENCE:
+        while len(head) < _BLOCKS and len(head[-1].translate(None, _ASCII)) < _EVIDENCE:
             head.append(next(blocks))
     except StopIteration:
         pass
@@ -180,15 +184,20 @@ def encoding_of(head: bytes) -> str:
             return encoding
     if encoding := wide(head):
         return encoding
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    # U+FFFD may also stand in the file itself.
-    broken = text.count("\ufffd") - head.count(b"\xef\xbf\xbd")
-    # Characters of three bytes and more speak for UTF-8; nearly any two bytes of GB18030 can be one of two.
-    clear = len(re.findall("[\u0800-\ufffc\U00010000-\U0010ffff]", text))
     first = _NOT_ASCII.search(head)
-    if first is None or clear and clear >= broken or text.isascii():
+    if first is None:
         return "utf-8"
-    sample = head[first.start() // 2 * 2 :][:_SAMPLE]
+    sample = head[first.start() : first.start() + _SAMPLE]
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(sample)
+    # U+FFFD may also stand in the file itself.
+    lost = text.count("\ufffd")
+    broken = lost - sample.count(b"\xef\xbf\xbd")
+    # Characters of three bytes and more speak for UTF-8; nearly any two bytes of GB18030 can be one of two.
+    clear = (len(text.encode("utf-8")) - len(text)) // 2 - lost if lost else bool(_THREE.search(text))
+    if clear > 0 and clear >= broken:
+        return "utf-8"
+    begin = first.start() // 2 * 2
+    sample = head[begin : begin + _FEW]
     likeness = {encoding: _likeness(sample, encoding) for encoding in _UNMARKED}
     best = max(likeness, key=likeness.__getitem__)
     if likeness[best] > 0.1:
@@ -207,6 +216,5 @@ def wide(head: bytes) -> str:
 
 def _likeness(sample: bytes, encoding: str) -> float:
     """Share of frequent characters beyond ASCII, less three for each that is none in this encoding or private."""
-    beyond = [char for char in sample.decode(encoding, "replace") if char > "\x7f"]
-    strange = sum(char == "\ufffd" or "\ue000" <= char <= "\uf8ff" for char in beyond)
-    return (sum(char in _FREQUENT for char in beyond) - 3 * strange) / (len(beyond) or 1)
+    text = sample.decode(encoding, "replace")
+    return (len(_FREQUENT.findall(text)) - 3 * len(_STRANGE.findall(text))) / (len(_BEYOND.findall(text)) or 1)

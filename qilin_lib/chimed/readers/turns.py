@@ -91,14 +91,26 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
 
 
 def history(value: Any) -> list[Turn]:
-    """Turns of a history: [[question, answer], …], or a list of messages; Reject for another form."""
+    """Turns of a history: [[question, answer], …], rows without one of their own, or a list of messages.
+
+    Reject for another form.
+    """
     value = _parsed(value)
+    if _is_messages(value):
+        value = [_exchange(message) for message in value]
     if not value or isinstance(value, str | float) and not string(value):
         return []
     pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
     if not pairs and not _is_messages(value):
         raise Reject("unknown form", "history is no list of pairs")
     return messages(value)
+
+
+def _exchange(message: dict[str, Any]) -> Any:
+    """[question, answer] of an object that has both under the names that rows have for them; any other as it stands."""
+    asked = next((message[name] for name in _QUESTIONS if name in message), None)
+    answer = next((message[name] for name in _ANSWERS if name in message), None)
+    return message if asked is None or answer is None else [asked, answer]
 
 
 def _parsed(value: Any) -> Any:

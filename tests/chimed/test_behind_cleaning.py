@@ -1,0 +1,108 @@
+"""What comes to light only behind the cleaning, and rows that are found only once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+
+import pytest
+from raw_files import jsonl, put
+
+from qilin_lib.chimed.readers import general
+from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.shingles import differ_in_signs, identity
+from qilin_lib.evaluate.items import cmexam_items, huatuo_items
+
+PAD = "饭后半小时用温水送服，连用七天，期间忌酒，如有皮疹、心慌、恶心等不适请立即停药并到门诊复查。"
+
+
+@pytest.mark.parametrize(
+    "question, chosen, rejected, reason",
+    [
+        ("多久可以再吃一次药呢？", "很好的", "&nbsp;很好的<br>", "chosen equals rejected"),
+        ("医生的电话是多少呢？", "电话13912345678", "电话13912345679", "chosen equals rejected"),
+        ("心悸应该看什么科呢？", "心内科", "<p>无</p>", "empty after cleaning"),
+        ("心悸应该看什么科呢？", "心内科", "暂无", "empty after cleaning"),
+    ],
+)
+def test_a_pair_is_judged_by_what_is_written(build_of, tmp_path, question, chosen, rejected, reason):
+    row = {"question": question, "response_chosen": chosen, "response_rejected": rejected}
+    raw = put(tmp_path / "raw", {"medicalgpt_reward/a.jsonl": jsonl([row])})
+    built = build_of(raw, tmp_path / "out")
+    assert not built.dpo and [line["reason"] for line in built.dropped] == [reason]
+
+
+@pytest.mark.parametrize("answer", ["<p>无</p>", "&nbsp;nan&nbsp;", "暂无", "——"])
+def test_words_for_nothing_are_no_answer_whatever_stands_around_them(build_of, tmp_path, answer):
+    chat = {"conversations": [{"from": "human", "value": "心悸应该看什么科呢？"}, {"from": "gpt", "value": answer}]}
+    raw = put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl([chat])})
+    built = build_of(raw, tmp_path / "out")
+    assert not built.sft and not built.cpt and built.dropped
+
+
+@pytest.mark.parametrize("entity", ["&#xe863;", "&#59491;"])
+def test_a_lost_character_written_as_an_entity_is_a_lost_character(build_of, tmp_path, entity):
+    row = {"instruction": "这种药怎么吃比较合适？", "input": "", "output": f"{entity}片口服，每日三次。"}
+    raw = put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl([row])})
+    built = build_of(raw, tmp_path / "out")
+    assert not built.sft and {line["reason"] for line in built.dropped} == {"undecodable characters"}
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("右眼-3.00D", "右眼3.00D"), ("碱剩余-8", "碱剩余8"), ("白细胞↑", "白细胞↓"), ("含量5%", "含量5‰"),
+        ("A=B", "A≠B"), ("阳性√", "阳性×"), ("患者♂", "患者♀"), ("血糖<5", "血糖<=5"),
+    ],
+)  # fmt: skip
+def test_a_sign_is_part_of_a_record(one, other):
+    assert identity(one) != identity(other)
+    assert differ_in_signs(identity(f"{PAD}{one}。{PAD}"), identity(f"{PAD}{other}。{PAD}"))
+
+
+def test_what_means_the_same_is_the_same():
+    assert identity("血糖≤5") == identity("血糖<=5") == identity("血糖＜＝5")
+    assert identity("COVID-19 感染 - 治疗") == identity("COVID19感染治疗")
+
+
+def test_06_cleans_references_as_01_cleans_training_text(tmp_path):
+    rows = [
+        {"questions": [["咳嗽&gt;3周怎么办？<br>"]], "answers": [["白细胞10<sup>9</sup>/L&nbsp;偏高"]]},
+        {"questions": "发热怎么办？", "answers": "<p>nan</p>"},
+        {"questions": "头痛怎么办？", "answers": "&nbsp;"},
+    ]
+    table = io.StringIO()
+    csv.writer(table).writerows(
+        [["Question", "Options", "Answer", "Explanation"], ["题干如下", "A 甲\nB 乙", "A", "<p>10<sup>9</sup>/L</p>"],
+         ["题干另外", "A 甲\nB 乙", "B", "&nbsp;暂无&nbsp;"]]
+    )  # fmt: skip
+    raw = put(tmp_path, {"huatuo26m_test/test_datasets.jsonl": jsonl(rows), "cmexam/test.csv": table.getvalue()})
+    items, invalid = huatuo_items(raw)
+    assert [(item.question, item.reference) for item in items] == [("咳嗽>3周怎么办？", "白细胞10^9/L 偏高")]
+    assert len(invalid) == 2
+    assert [item.reference for item in cmexam_items(raw)[0]] == ["10^9/L", ""]
+
+
+@pytest.mark.parametrize("keys", [("question", "answer"), ("prompt", "response"), ("instruction", "output")])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_history_of_objects_stands_before_its_question(keys, many):
+    row = {
+        "instruction": "多久可以再吃一次？",
+        "output": "六小时。",
+        "history": [dict(zip(keys, ("发烧？", "退热药。"), strict=True))],
+    }
+    text = json.dumps([row, row] if many else row, ensure_ascii=False)
+    read = list(general.instructions("s", "a.json", Stream.of(text)))
+    assert [one.payload.turns for one in read] == [("发烧？", "退热药。", "多久可以再吃一次？", "六小时。")] * (
+        1 + many
+    )
+
+
+def test_the_archive_of_a_repository_is_read(build_of, tmp_path):
+    raw = put(tmp_path / "raw", {"kg_xywy/README.txt": "看压缩包"})
+    row = {"name": "哮喘", "desc": "反复发作的喘息、气急和胸闷。", "symptom": ["喘息", "胸闷"]}
+    with zipfile.ZipFile(raw / "kg_xywy" / "QASystemOnMedicalKG-master.zip", "w") as archive:
+        archive.writestr("QASystemOnMedicalKG-master/data/medical.json", json.dumps(row, ensure_ascii=False))
+    assert any("喘息" in line["text"] for line in build_of(raw, tmp_path / "out").cpt)

@@ -1,0 +1,136 @@
+"""Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
+
+replies.jsonl was written by someone who had not read the rules; the rules were tuned on its split "open" alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib.evaluate import ceval, cmexam, dialogue, exams, huatuo, ner
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied
+from qilin_lib.evaluate.scores import summarise
+from qilin_lib.tokens.template import PLAIN
+
+ROWS = [json.loads(line) for line in Path(__file__).with_name("replies.jsonl").read_text(encoding="utf-8").splitlines()]
+OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌"}
+
+
+def answers(benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str, str]]) -> list[dict]:
+    """The records' own part, as `benchmark` makes it of what a model without log-probabilities wrote."""
+    backend = SimpleNamespace(likelihood=False, generate=lambda asked, new: list(replies))
+    items = [Item("x", str(n), "test", None, "q", own, "A", "r") for n, own in enumerate(options)]
+    more = (64,) if benchmark is cmexam else ()
+    return benchmark.answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend, *more)
+
+
+def read(text: str, finish: str = STOP, forced: bool = False, options: dict[str, str] = OPTIONS) -> str | None:
+    return answers(ceval, [Reply(text, finish, forced)], [options])[0]["prediction"]
+
+
+def predictions(rows: Sequence[dict]) -> list[str | None]:
+    """What C-Eval reads of the questions with one answer, CMExam of those with several."""
+    found: dict[int, str | None] = {}
+    for benchmark, several in ((ceval, False), (cmexam, True)):
+        mine = [n for n, row in enumerate(rows) if row["multiple"] == several]
+        replies = [Reply(rows[n]["reply"], rows[n]["finish"], rows[n]["forced"]) for n in mine]
+        made = answers(benchmark, replies, [rows[n]["options"] for n in mine])
+        found |= {n: row["prediction"] for n, row in zip(mine, made, strict=True)}
+    return [found[n] for n in range(len(rows))]
+
+
+@pytest.mark.parametrize("split", sorted({row["split"] for row in ROWS}))
+def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -> None:
+    rows = [row for row in ROWS if row["split"] == split]
+    pairs = list(zip(predictions(rows), rows, strict=True))
+    wrong = [(letters, row["letters"], row["reply"]) for letters, row in pairs if letters not in (None, row["letters"])]
+    right = sum(letters == row["letters"] for letters, row in pairs)
+    assert right >= 0.98 * len(rows) and len(wrong) <= 0.005 * len(rows), (right, len(rows), wrong)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("<think>答案可能是A，但是B也有可能。</think>\n\n正确答案：C", "C"),
+        ("先看A，可能答案是A？不对。\n</think>\n\n**正确答案：C**", "C"),
+        ("<think>答案应该是A，不过再想想", None),
+        ("<thinking>选A</thinking>选C", "C"),
+        ("<think>甲</think><answer>C</answer>", "C"),
+        ("## Thinking\n\n答案似乎是A。\n\n## Final Response\n\n应选C。", "C"),
+        ("答案：D\n\n更正：上面看错了，正确答案应为C", "C"),
+        ("A选项：不符合。\nB选项：不符合。\n综上，选C。", "C"),
+        ("A和B可以排除；所以最合适的是C。", "C"),
+    ],
+)
+def test_the_last_decision_outside_a_thought_counts(reply: str, expected: str | None) -> None:
+    assert read(reply) == expected
+    assert answers(cmexam, [Reply(reply)], [OPTIONS])[0]["prediction"] == expected
+
+
+def test_the_forced_words_stand_before_a_reply_only_where_they_were_forced() -> None:
+    # After "答案：" the letter is the answer; without, the sentence begins with an option that it goes on to weigh.
+    assert read("C，因为有低热盗汗。", forced=True) == "C"
+    assert read("A 44-year-old man with chest pain") is None
+
+
+def free(reply: str, reference: str, benchmark: Any = huatuo) -> dict[str, Any]:
+    record = {"output": reply, "finish": STOP, "reference": reference, "exchanges": 1}
+    return summarise(benchmark.statistics([record] * 3), 20, 0)
+
+
+@pytest.mark.parametrize("benchmark", [huatuo, dialogue])
+def test_thoughts_are_no_part_of_a_free_answer(benchmark: Any) -> None:
+    thought = "<think>患者问头痛，先想想。</think>\n\n多喝水，注意休息。"
+    assert free(thought, "多喝水，注意休息。", benchmark) == free("多喝水，注意休息。", "多喝水，注意休息。", benchmark)
+    assert free("<think>多喝水，注意休息。", "多喝水，注意休息。", benchmark)["rouge_l"]["value"] == 0
+
+
+def test_thoughts_are_no_entities_and_no_explanation() -> None:
+    item = Item("cmeee", "1", "test", None, "患者有高血压。", None, None, "[]")
+    reply = "<think>\n疾病：患者\n</think>\n疾病：高血压"
+    assert ner.understood(item, reply, {"dis": "疾病"})["predicted"] == [["dis", "高血压"]]
+    (row,) = answers(cmexam, [Reply("<think>解析：想想</think>答案：A\n解析：喘息为主。")], [OPTIONS])
+    assert (row["prediction"], row["explanation"]) == ("A", "喘息为主。")
+
+
+def test_a_base_model_s_next_question_ends_every_free_answer() -> None:
+    backend = SimpleNamespace(tokenizer=None, template=PLAIN, render=lambda messages, prefix: "")
+    item = Item("huatuo", "1", "test", None, "头痛", None, None, "r")
+    ran_on = "请问：多久了？多喝水。\n问：胃痛怎么办\n答：少吃。"
+    for benchmark in (huatuo, dialogue):
+        asked = benchmark.prompts([item], backend, **({"shots": 0} if benchmark is dialogue else {}), max_new_tokens=9)
+        assert replied(asked, [ran_on], [True]) == [Reply("请问：多久了？多喝水。", STOP)]
+
+
+def test_a_chat_model_s_explanation_goes_on_after_a_blank_line() -> None:
+    (row,) = answers(cmexam, [Reply("答案：A\n\n喘息为主。\n\n常在夜间发作。")], [OPTIONS])
+    assert (row["prediction"], row["explanation"]) == ("A", "喘息为主。\n\n常在夜间发作。")
+
+
+def test_unreadable_cut_and_error_are_three_counts() -> None:
+    texts = [("选A", STOP), ("<think>先看", LENGTH), ("不好说", STOP), ("", ERROR), ("选A，因为", LENGTH)]
+    replies = [Reply(text, finish) for text, finish in texts]
+    for benchmark in (ceval, cmexam, exams):
+        rows = answers(benchmark, replies, [OPTIONS] * len(texts))
+        assert [row["finish"] for row in rows] == ["stop", "length", "stop", "error", "length"]
+        whole = {"gold": "A", "subject": "s", "n_options": 4, "groups": {}, "reference": ""}
+        scores = summarise(benchmark.statistics([whole | row for row in rows]), 20, 0)
+        assert [scores[name]["value"] for name in ("unparsed", "cut", "error")] == [20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    "unit", ["\n", "\n\n答", "A、", "选", "<think>", "答案：", "A. 甲\n", "不对，", "| A |", "\\boxed{"]
+)
+def test_reading_is_linear_whatever_is_in_a_reply(unit: str) -> None:
+    started = time.perf_counter()
+    read(unit * (400_000 // len(unit)))
+    assert time.perf_counter() - started < 5
