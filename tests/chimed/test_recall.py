@@ -69,7 +69,7 @@ def parts(payload: Payload) -> tuple[str, list[str], str]:
 
 
 class Shared:
-    """Whether a text shares a question (whole, or most of its 13-grams), an option set or a long answer of an item."""
+    """Whether a text shares a question or a long answer (most of its 13-grams), or an option set, of an item."""
 
     def __init__(self, payloads: list[Payload]) -> None:
         self.of: dict[tuple[str, str], set[tuple[int, str]]] = defaultdict(set)
@@ -96,7 +96,8 @@ class Shared:
             for gram in {own[at : at + 13] for at in range(len(own) - 12)}:
                 for key in self.of.get((name, gram), ()):
                     held[key] += 1
-        if any(count >= (SHARE if key[1] == "question" else 1) * self.sizes[key] for key, count in held.items()):
+        # Four fifths of an answer's 13-grams are the answer less its greeting, or less its end.
+        if any(count >= (SHARE if key[1] == "question" else 0.8) * self.sizes[key] for key, count in held.items()):
             return True
         for size in range(5, 13):
             for question in {text[at : at + size] for at in range(len(text) - size + 1)} & self.short.keys():
