@@ -18,7 +18,7 @@ from opencc import OpenCC
 
 from qilin_lib.chimed import aggregate, batches, sources
 from qilin_lib.chimed.decontaminate import Index
-from qilin_lib.chimed.items import Item, filled, item_of
+from qilin_lib.chimed.items import BLANK, Item, filled, item_of
 from qilin_lib.chimed.records import Dialogue, Passage, Payload, Record
 
 Maker = Callable[[Item, random.Random], Payload | None]
@@ -149,8 +149,48 @@ def _marked(item: Item, draw: random.Random) -> Payload | None:
     return Dialogue((f"{item.question}{draw.choice((chr(10), ' ', '：'))}{options}", "选第二个。"))
 
 
+def _reworded(item: Item, draw: random.Random) -> Payload | None:
+    """The options beside a stem as somebody remembers it: another ending, a wrong character, a word less."""
+    stem = re.sub(r"[（(]\s*[）)]|[_＿]{2,}|[。？?：:]+$", "", item.question)
+    if not re.search("[\u4e00-\u9fff]", "".join(item.options)) or _size(stem) < 8:
+        return None
+    at = draw.randrange(1, len(stem) - 1)
+    ways = (
+        re.sub("[是为]$", "", stem) + draw.choice(("是哪一项？", "是什么？", "")),
+        f"{stem[:at]}囗{stem[at + 1 :]}",
+        re.sub("^(下列|关于|以下|患者，?)", "", stem),
+    )
+    options = tuple(draw.sample(item.options, len(item.options)))
+    return Dialogue((f"{draw.choice(ways)}\n{_options(options)}", "请看书上的解析。"))
+
+
+def _completed(item: Item, draw: random.Random) -> Payload | None:
+    if BLANK.search(item.question) or _size(item.question) < 5 or not (sentences := filled(item)):
+        return None
+    _, text = draw.choice(sentences)
+    return draw.choice((Passage("考点速记", f"{text}。"), Dialogue((f"背一下：{text}。", "记住了。"))))
+
+
+def _damaged(item: Item, draw: random.Random) -> Payload | None:
+    """A patient's reference answer with list numbers put in, a wrong character, or its last tenth cut off."""
+    if item.options or _size(item.answer) < 45:
+        return None
+    text, parts = item.answer, [part for part in re.split("[，。；\n]", item.answer) if part]
+    at = draw.randrange(len(text))
+    numbered = "".join(f"{number}、{part}；" for number, part in enumerate(parts, 1))
+    return Dialogue(
+        (draw.choice(_BEFORE), draw.choice((numbered, f"{text[:at]}囗{text[at + 1 :]}", text[: len(text) * 9 // 10])))
+    )
+
+
+def _wording(item: Item, draw: random.Random) -> Payload | None:
+    if not item.wordings:
+        return None
+    return Dialogue((draw.choice(_HELLO) + draw.choice(item.wordings), draw.choice(_REPLY)))
+
+
 def _filled(item: Item, draw: random.Random) -> Payload | None:
-    if not (sentences := filled(item)):
+    if not BLANK.search(item.question) or not (sentences := filled(item)):
         return None
     _, text = draw.choice(sentences)
     return draw.choice((Passage("考点速记", f"{text}。"), Dialogue((f"判断对错：{text}", "对。"))))
@@ -190,8 +230,12 @@ KINDS: dict[str, Maker] = {
     "exam on one line": _one_line,
     "options in another order": _shuffled,
     "options marked otherwise": _marked,
+    "options beside another stem's wording": _reworded,
     "blank filled in": _filled,
+    "stem completed": _completed,
     "answer under another question": _answer,
+    "answer numbered, cut or mistyped": _damaged,
+    "another wording of the question": _wording,
     "traditional characters": _traditional,
     "question composed from a graph": _graph,
 }

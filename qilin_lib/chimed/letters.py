@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 from opencc import OpenCC
 
-# A border is SOFT between scripts ("A利舍平"), HARD where something stands between letters, and around these words.
+# A border is SOFT between scripts and beside digits ("A利舍平", "A3天"), HARD where something stands between letters,
+# and around these words.
 SOFT, HARD = 1, 2
 _POLITE = (
     "医生", "医师", "大夫", "专家", "老师", "主任", "教授", "您好", "你好", "们好", "大家好", "在吗",
@@ -22,6 +23,10 @@ _POLITE = (
     "帮忙看看", "帮我看看", "请回答", "请解答", "求助", "求问", "求解答", "求回复", "求帮助",
     "谢谢", "谢了", "感谢", "多谢", "拜托", "在线等", "急急急", "一下", "呢", "啊", "呀",
 )  # fmt: skip
+# Before these, a statement's end becomes a question ("最长的肌肉是|什么").
+_ASKING = ("什", "哪", "谁", "多少")
+# What numbers a list, or a quantity.
+_NUMBERS = "0123456789〇零一二三四五六七八九十"
 # Numbers in circles and brackets mark options: each is a word of its own.
 _MARKS = ((0x2460, 0x2500), (0x2776, 0x2794), (0x3220, 0x322A), (0x3280, 0x328A), (0x32B1, 0x32C0))
 _END, _SEVERAL = 1, 2
@@ -49,6 +54,12 @@ class Letters:
         """The letters of a text."""
         return decoded(self.codes[self.starts[number] : self.starts[number + 1]])
 
+    def without_numbers(self) -> Letters:
+        """The same texts without digits and Chinese numerals; the borders are those before the letters that stay."""
+        kept = ~np.isin(self.codes, _codes(_NUMBERS))
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return Letters(self.codes[kept], self.borders[np.append(kept, True)], before[self.starts])
+
 
 def letters(texts: Sequence[str]) -> Letters:
     """The letters of `texts`. Time and memory are linear in their characters (some 40 bytes each)."""
@@ -57,11 +68,11 @@ def letters(texts: Sequence[str]) -> Letters:
     at = np.flatnonzero(whole > _END)
     codes = whole[at]
     borders = np.full(len(codes) + 1, HARD, dtype=np.uint8)
-    han = codes >= 0x2E80
-    borders[1:-1] = han[1:] != han[:-1]
+    script = (codes > ord("9")).astype(np.uint8) + (codes >= 0x2E80)
+    borders[1:-1] = script[1:] != script[:-1]
     borders[1:-1][np.diff(at) > 1] = HARD
     starts = np.concatenate([[0], np.searchsorted(at, np.flatnonzero(whole == _END))])
-    _around_polite_words(codes, borders)
+    _around_words(codes, borders)
     return Letters(codes, borders, starts)
 
 
@@ -82,13 +93,18 @@ def decoded(codes: np.ndarray) -> str:
     return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def _around_polite_words(codes: np.ndarray, borders: np.ndarray) -> None:
+def _around_words(codes: np.ndarray, borders: np.ndarray) -> None:
     begins = np.flatnonzero(_polite_beginnings().take(codes, mode="clip"))
     for word in _POLITE:
         at = begins[begins <= len(codes) - len(word)]
         for place, letter in enumerate(word):
             at = at[codes[at + place] == ord(letter)]
         borders[at] = borders[at + len(word)] = HARD
+    for word in _ASKING:
+        at = np.flatnonzero(codes[: len(codes) - len(word) + 1] == ord(word[0]))
+        for place, letter in enumerate(word[1:], 1):
+            at = at[codes[at + place] == ord(letter)]
+        borders[at] = np.maximum(borders[at], SOFT)
 
 
 @cache

@@ -30,11 +30,13 @@ class Passage:
 class Dialogue:
     """Turns that alternate user, assistant, user, … beginning with the user, and the system's text before them, or "".
 
-    A question with its answer is two turns.
+    A question with its answer is two turns. `wordings`: what else the first question may say, where a benchmark's row
+    has it in several wordings; nothing that is written.
     """
 
     turns: tuple[str, ...]
     system: str = ""
+    wordings: tuple[str, ...] = ()
     __reduce__ = plainly
 
 

@@ -20,6 +20,7 @@ BENCHMARKS = {
         [
             {"questions": ["荨麻疹能洗澡吗？"], "answers": ["能洗，水温不要太高。"]},
             {"questions": ["脸上脱皮怎么办"], "answers": [REPLY]},
+            {"questions": [["孩子打嗝停不下来怎么办？", "小孩一直打嗝咋整呢"]], "answers": ["喝几口温水。"]},
             {"questions": ["热射病的病因是什么？"], "answers": ["高温环境下体温调节失灵。"]},
             {"questions": ["血脂高，能吃蛋黄吗"], "answers": ["每天不超过一个。"]},
             {"questions": ["电话13912345678的患者王丽娟主诉牙龈出血三天应该看哪个科室"], "answers": ["口腔科。"]},
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "cmexam/test.csv": "\ufeffQuestion,Options,Answer,Explanation\n"
     f'{CASE},"A 麻疹\nB 风疹\nC 水痘\nD 猩红热",A,科氏斑是其特征。\n'
     f'肺循环起于,"A 左心室\nB 右心室\nC 左心房\nD 右心房",B,{EXPLANATION}\n'
+    '关于口服补液盐叙述错误的是,"A 冲好后可隔日再服\nB 用温水冲开\nC 分次少量喝\nD 呕吐停后再喝",A,\n'
     '属于意志障碍的是,"A 意志增强\nB 情感淡漠\nC 思维奔逸\nD 定向不良",A,\n',
     "ceval/val/physician_val.csv": "id,question,A,B,C,D,answer\n"
     "0,指骨属于____。,短骨,长骨,扁骨,不规则骨,B\n"
@@ -71,6 +73,23 @@ LEAKED = {
     "options in small letters": ("属于意志障碍的是 a.思维奔逸 b.定向不良 c.意志增强 d.情感淡漠", "c"),
     "a short cloze filled in": ("背一下：指骨属于长骨。", "记住了。"),
     "a cloze filled in": ("在成人静息状态下，每分钟由一侧心室射出的血液量约为5升，称为心输出量。", "对。"),
+    "options behind another ending": ("最大的唾液腺是哪一项？\nA. 唇腺\nB. 下颌下腺\nC. 腮腺\nD. 舌下腺", "C"),
+    "options behind a wrong character": ("属于意忘障碍的是：A 思维奔逸 B 意志增强 C 定向不良 D 情感淡漠", "B"),
+    "options behind a stem without a word": (
+        "口服补液盐叙述错误的是：①用温水冲开②分次少量喝③呕吐停后再喝④冲好后可隔日再服",
+        "④",
+    ),
+    "options behind a stem with another word": (
+        "维持胃酸分泌的细胞是 (1)主细胞 (2)壁细胞 (3)颈黏液细胞 (4)G细胞",
+        "(2)",
+    ),
+    "options between letters": ("最大的唾液腺为A腮腺B唇腺C舌下腺D下颌下腺", "A"),
+    "a short stem completed": ("背一下：最大的唾液腺是腮腺。", "记住了。"),
+    "a short stem that asks with another word": ("最大的唾液腺是什么？", "腮腺。"),
+    "another wording": ("您好，小孩一直打嗝咋整呢？", QUIET),
+    "a numbered answer": ("脱皮要注意什么", "".join(f"{n}、{part}；" for n, part in enumerate(REPLY.split("，"), 1))),
+    "an answer with a wrong character": ("皮肤太干了", REPLY.replace("温水", "湿水")),
+    "an answer cut short": ("护肤有哪些误区", REPLY[: len(REPLY) * 9 // 10]),
     "answer under another question": ("敏感肌肤平时怎么护理？", REPLY),
     "explanation under another question": ("请讲讲肺循环的走向", "好的。" + EXPLANATION),
     "the answer of a dialogue": ("口苦是什么原因引起的呢", "停药后会慢慢恢复，" + REPLY[::-1]),
@@ -91,6 +110,9 @@ CLEAN = {
     "the same options": ("心脏的哪个腔射血到主动脉\nA 左心室\nB 右心室\nC 左心房\nD 右心房", "A"),
     "the same short stem": ("属于意志障碍的是\nA 病理性懒散\nB 木僵状态\nC 违拗症状\nD 刻板动作", "均属。"),
     "another word in the blank": ("指骨属于手部骨骼的一部分。", "对。"),
+    "the wrong option": ("背一下：最大的唾液腺是什么，不是唇腺。", "记住了。"),
+    "a stem completed otherwise": ("最大的唾液腺是成对的，位于耳前。", "对。"),
+    "the same options and some of the stem": ("属于思维障碍的是\nA 意志增强\nB 情感淡漠\nC 思维奔逸\nD 定向不良", "C"),
     "half of an answer": ("护肤品怎么选", "可以先停用含酒精的护肤品，别的慢慢试。"),
     "a short answer": ("蛋黄每天吃几个", "每天不超过一个。"),
 }

@@ -145,6 +145,18 @@ def first(value: Any) -> Any:
     return value
 
 
+def leaves(value: Any) -> list[Any]:
+    """All leaves of nested lists, in order."""
+    found, left = [], [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += reversed(value)
+        else:
+            found.append(value)
+    return found
+
+
 def attempted(parse: Callable[[Any], Payload], source: str, file: str, line: int, row: Any) -> Record | Rejection:
     """Record of `parse(row)`, or the Rejection that it raised (or that `row` already is)."""
     try:

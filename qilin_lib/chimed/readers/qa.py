@@ -5,9 +5,10 @@ The folders huatuo_encyclopedia_qa, huatuo_knowledge_graph_qa, and the test set 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import json_reader, required
+from qilin_lib.chimed.readers.decode import field_text, json_reader, leaves, required
 from qilin_lib.chimed.readers.turns import question_and_answer
 from qilin_lib.chimed.records import Dialogue
 
@@ -15,9 +16,12 @@ from qilin_lib.chimed.records import Dialogue
 def huatuo_pair(row: Any) -> Dialogue:
     """{"questions": [[q, q', …]] | [q] | q, "answers": [a] | a} or {instruction: [q], output: [a]}.
 
-    The first wording counts.
+    The first wording is the question, further ones are its `wordings`.
     """
-    return question_and_answer(required(row, "questions", "instruction"), required(row, "answers", "output"))
+    names = ("questions", "instruction")
+    pair = question_and_answer(required(row, *names), required(row, "answers", "output"))
+    asked = next(row[name] for name in names if name in row)
+    return replace(pair, wordings=tuple(filter(None, map(field_text, leaves(asked)[1:]))))
 
 
 huatuo = json_reader(huatuo_pair)
