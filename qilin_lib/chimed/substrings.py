@@ -98,6 +98,8 @@ def whole_sentences(text: str, spans: Sequence[tuple[int, int]], heading: int = 
                 found.append([start, stop])
     if found and found[-1][1] == len(text) and found[-1][0] > heading and text[found[-1][0] - 1] == "\n":
         found[-1][0] -= 1  # No line stands below the end of the line before any more.
+        if len(found) > 1 and found[-2][1] == found[-1][0]:
+            found[-2:] = [[found[-2][0], found[-1][1]]]
     return [(start, stop) for start, stop in found]
 
 

@@ -23,7 +23,9 @@ def choose(name: str, tokenizer: Any) -> Template:
     """
     if tokenizer.chat_template is not None and name in ("auto", OWN):
         found = own(tokenizer)
-        return next((known for known in TEMPLATES.values() if known.tags == found.tags), found)
+        # What the kit writes for a template without a system turn reads as one that has it (`Template.with_system`).
+        same = (known for known in TEMPLATES.values() if found.tags in (known.tags, known.with_system.tags))
+        return next(same, found)
     if name == "auto":
         second = tokenizer.convert_tokens_to_ids([BAICHUAN2.user_open, BAICHUAN2.assistant_open]) == [195, 196]
         name = "baichuan2" if second else "baichuan" if _has_tokens(tokenizer, BAICHUAN) else "plain"

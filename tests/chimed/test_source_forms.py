@@ -29,7 +29,7 @@ QA = Dialogue(("问", "答"))
 @pytest.mark.parametrize(
     "row, what",
     [
-        ({"questions": [["问", "又问"]], "answers": ["答"]}, QA),
+        ({"questions": [["问", "又问"]], "answers": ["答"]}, Dialogue(("问", "答"), wordings=("又问",))),
         ({"questions": ["问"], "answers": ["答"]}, QA),
         ({"questions": "问", "answers": "答"}, QA),
         ({"id": "", "instruction": ["问"], "input": "", "output": ["答"]}, QA),

@@ -295,7 +295,9 @@ def test_generation_is_what_a_cacheless_loop_gives_and_stops_at_the_end_token(ma
 
 def test_a_row_that_has_ended_leaves_the_batch(make: Any, forwards: Any):
     backend, asked = make(), prompts(6)
-    backend.tokenizer = SimpleNamespace(decode=lambda ids, **_: "".join(f" {i}" for i in ids))
+    backend.tokenizer = SimpleNamespace(
+        decode=lambda ids, **_: "".join(f" {i}" for i in ids), all_special_ids=[], unk_token_id=None
+    )
     backend.stop_ids = set()
     written = [text.split() for text in texts(backend.generate(asked, 20))]
     ends = [ids[4 + 2 * k] for k, ids in enumerate(written[:4])]

@@ -155,7 +155,7 @@ def exam(subject: str, right: int, wrong: int, unread: int = 0) -> list[dict]:
 def test_ceval_of_chimed_gpt_pools_the_items_of_two_subjects() -> None:
     records = exam("clinical_medicine", 3, 7) + exam("basic_medicine", 1, 0, 1) + exam("physician", 20, 0)
     scores = summarise(ceval.statistics(records), 50, 0)["chimed_gpt"]
-    assert set(scores) == {"accuracy", "unparsed"}
+    assert set(scores) == {"accuracy", "unparsed", "cut", "error"}
     assert (scores["accuracy"]["value"], scores["accuracy"]["n"]) == (pytest.approx(100 * 4 / 12), 12)
     assert (scores["unparsed"]["value"], scores["unparsed"]["n"]) == (pytest.approx(100 / 12), 12)
 

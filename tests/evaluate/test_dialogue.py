@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +52,7 @@ def cmtmedqa(number: int, turns: int = 2) -> dict[str, Any]:
     ill = ILLS[number % len(ILLS)]
 
     def told(place: int) -> str:
-        words = [HERBS[(number * 3 + place * 7 + step * (1 + number % 4)) % len(HERBS)] for step in range(5)]
+        words = random.Random(f"{number} {place}").sample(HERBS, 5)
         return f"第{number}号患者的{ill}，第{place}次回复：{'，'.join(words)}，编号{number * 7919 % 9973}再看{place}。"
 
     history = [[f"{ill}已经{number + place}天，先说情况{place}，{HERBS[place]}", told(place)] for place in range(turns)]
@@ -411,7 +412,7 @@ def test_real_dialogues_are_read_whole():
     for name, place in (("cmtmedqa", "cmtmedqa/CMtMedQA_test.json"), ("meddialog", "meddialog_cn/Med-dialog_100.json")):
         rows = json.loads((folder / place).read_text(encoding="utf-8"))
         items, invalid = dialogue.dialogue_items(name, (folder / place).parent, None)
-        assert len(items) + len(invalid) == len(rows) and len(items) > 0.99 * len(rows)
+        assert len(items) + len(invalid) == len(rows) and len(items) >= 0.99 * len(rows)
         if name == "cmtmedqa" and not invalid:
             assert [len(item.history) for item in items] == [len(row.get("history") or []) for row in rows]
             assert all(item.reference == row["output"].strip() for item, row in zip(items, rows, strict=True))
