@@ -1,8 +1,8 @@
 """Benchmarks out of the training data: what holds an item of one, in any form in which an item gets into texts.
 
 A record is judged by what would be written of it. It holds an item when (`RULES`)
-  question  the item's question stands in it between borders, short as it may be: as a turn, a line, a sentence, behind
-            a greeting, before thanks. An exam stem of less than ten letters counts with the right answer beside it only
+  question  the item's question, of five letters or more, stands in it between borders: as a turn, a line, a sentence,
+            behind a greeting, before thanks; an exam stem of less than ten letters only with the right answer beside it
   options   all options of an exam item stand in it, in any order and with any marks, amid most of the stem
   cloze     an exam question stands in it with an answer in its blank, or completed by its answer
   13-gram   a share of the question's 13-character grams stands in it
