@@ -218,13 +218,13 @@ def _ceval_item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Ite
 
 def _cmexam_item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
     question, gold = row["Question"].strip(), letters_of(string(row["Answer"]))
-    options = dict(options_of(row["Options"]))
-    once = len(options) == len(options_of(row["Options"]))
+    lettered = options_of(row["Options"])
+    options = dict(lettered)
     groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
     item = Item("cmexam", identity, split, None, question, options, gold, reference_of(row.get("Explanation")), groups)
     if not question:
         return "no question", item
-    if len(options) < 2 or not once:
+    if len(options) < 2 or len(options) < len(lettered):
         return "options are not lines 'A text', each letter once", item
     if not gold:
         return f"no answer: {row['Answer']!r}" if row["Answer"].strip() else "no answer", item

@@ -53,7 +53,7 @@ def instruction_row(row: Any) -> Dialogue:
     system, turns = asked(row)
     if listed(row):
         return talk(turns, system)
-    answers = next((row[name] for name in _ANSWERS if name in row), None)
+    answers = _first_of(row, _ANSWERS)
     if _is_messages(answers):
         return talk([*turns, *messages(answers)], system)
     answer = required(row, *_ANSWERS)
@@ -108,9 +108,13 @@ def history(value: Any) -> list[Turn]:
 
 def _exchange(message: dict[str, Any]) -> Any:
     """[question, answer] of an object that has both under the names that rows have for them; any other as it stands."""
-    asked = next((message[name] for name in _QUESTIONS if name in message), None)
-    answer = next((message[name] for name in _ANSWERS if name in message), None)
-    return message if asked is None or answer is None else [asked, answer]
+    question, answer = _first_of(message, _QUESTIONS), _first_of(message, _ANSWERS)
+    return message if question is None or answer is None else [question, answer]
+
+
+def _first_of(row: Any, names: Iterable[str]) -> Any:
+    """The value of the first of `names` that a row has; None for none."""
+    return next((row[name] for name in names if name in row), None)
 
 
 def _parsed(value: Any) -> Any:
