@@ -317,6 +317,7 @@ class Evaluate(Strict):
     max_new_tokens_ner: NewTokens
     max_new_tokens_dialogue: NewTokens
     batch_size: AskedTogether
+    ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
     bootstrap_resamples: Resamples
 

@@ -42,32 +42,43 @@ class TransformersBackend:
         Prompts with the same first `shared` tokens read one cache of keys and values: it is computed alone, once, and
         kept until another one is needed. The rest of the prompts stands side by side in one sequence, each with its own
         positions and a mask that hides the others (no padding, and no copy of the cache for every prompt).
-        QilinError when a choice is not one token after the prompt's `reply_prefix`, when a prompt is longer than the
-        context, or for a model without full attention and explicit positions: windows, ALiBi, recurrence.
+        A model without full attention and explicit positions (windows, ALiBi, recurrence) reads prompts of equal length
+        together, which need neither padding nor a mask. QilinError when a choice is not one token after the prompt's
+        `reply_prefix`, or a prompt is longer than the context.
         """
         import torch
 
         self._check(prompts, 0)
-        if reason := self._unmaskable():
-            raise QilinError(
-                f"model type '{self.model.config.model_type}' cannot score choices: {reason}; needed are full "
-                "attention in every layer (sdpa or eager) and explicit positions, as in LLaMA, Qwen2, Mistral, GPT-2"
-            )
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            groups.setdefault(_shared(prompt), []).append(index)
         forced = {prompt.reply_prefix for prompt in prompts}
         tokens = {words: [single_token(self.tokenizer, words, choice) for choice in choices] for words in forced}
         results: list[dict[str, float]] = [{} for _ in prompts]
-        for prefix, members in groups.items():
-            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
-            for pack in _packs(rests):
-                with torch.inference_mode():
-                    rows = self._last_logits(prefix, [rests[index] for index in pack]).log_softmax(-1)
-                for index, row in zip(pack, rows, strict=True):
+        with torch.inference_mode():
+            for pack, logits in self._packed(prompts) if self._maskable() else self._plain(prompts):
+                for index, row in zip(pack, logits.log_softmax(-1), strict=True):
                     values = row[tokens[prompts[index].reply_prefix]].tolist()
                     results[index] = dict(zip(choices, values, strict=True))
         return results
+
+    def _packed(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
+        """(indices, logits after their prompts), prompts with the same first tokens in one sequence."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            groups.setdefault(_shared(prompt), []).append(index)
+        for prefix, members in groups.items():
+            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
+            for pack in _packs(rests):
+                yield pack, self._last_logits(prefix, [rests[index] for index in pack])
+
+    def _plain(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
+        """(indices, logits after their prompts), prompts of equal length in one batch."""
+        import torch
+
+        lengths: dict[int, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            lengths.setdefault(len(prompt.ids), []).append(index)
+        for pack in lengths.values():
+            ids = torch.tensor([prompts[index].ids for index in pack], device=self.device)
+            yield pack, self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """Greedy continuation of each prompt, up to the end token or a next turn (left out) or `max_new_tokens`.
@@ -79,7 +90,7 @@ class TransformersBackend:
 
         self._check(prompts, max_new_tokens)
         prefixes = {_shared(prompt) for prompt in prompts}
-        prefix = prefixes.pop() if len(prefixes) == 1 and not self._unmaskable() else ()
+        prefix = prefixes.pop() if len(prefixes) == 1 and self._maskable() else ()
         asked = [prompt.ids for prompt in prompts]
         with torch.inference_mode():
             cache = self._prefix_cache(prefix, len(prompts)) if prefix else None
@@ -154,19 +165,18 @@ class TransformersBackend:
                     f"{self.context - new_tokens} beside {new_tokens} new ones"
                 )
 
-    def _unmaskable(self) -> str | None:
-        """Why prompts cannot stand side by side in one sequence; None if every layer attends as the mask says."""
+    def _maskable(self) -> bool:
+        """Whether prompts can stand side by side in one sequence: every layer attends as the mask says."""
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None) or self.context
         kinds = set(getattr(config, "layer_types", None) or ())
-        reasons = {
-            "its layers are " + ", ".join(sorted(kinds)): kinds - {"full_attention"},
-            f"its attention window is {window} tokens": not kinds and window < self.context,
-            "its positions are ALiBi": getattr(config, "alibi", False),
-            "its forward takes no position_ids": not decode.takes_positions(self.model),
-            f"attention '{config._attn_implementation}' takes no mask": config._attn_implementation not in MASKED,
-        }
-        return next((reason for reason, holds in reasons.items() if holds), None)
+        return (
+            not kinds - {"full_attention"}
+            and (bool(kinds) or window >= self.context)
+            and not getattr(config, "alibi", False)
+            and decode.takes_positions(self.model)
+            and config._attn_implementation in MASKED
+        )
 
 
 def _packs(rests: dict[int, list[int]]) -> Iterator[list[int]]:

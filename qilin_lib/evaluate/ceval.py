@@ -46,7 +46,7 @@ def answer(
 
 def _written(item: Item, reply: Reply) -> dict:
     letter = letters(reply, item.options or {}, multiple=False)
-    return _answer(item, reply.text, letter) | {"finish": reply.finish}
+    return _answer(item, reply.text, letter) | reply.ending
 
 
 def _answer(item: Item, output: str, letter: str | None) -> dict:

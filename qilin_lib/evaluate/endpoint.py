@@ -32,6 +32,8 @@ SEED = 1
 # Tries of one request, and the seconds that it may spend waiting between them.
 TRIES, MAX_WAIT = 6, 300.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+# So many prompts refused, and none answered before: it is not the prompts.
+ALL_REFUSED = 20
 # 408, 409, 425: asked at a bad moment. 429: too fast. From 500 on: the server's own trouble.
 BAD_MOMENT = frozenset({408, 409, 425, 429})
 COUNTS = ("prompt_tokens", "completion_tokens")
@@ -79,13 +81,16 @@ class EndpointBackend:
         self._key_env, self._key = key_env, _read_key(key_env, self.url, self._local)
         self._responses, self._pace = Responses(cache_dir), _Pace(requests_per_minute)
         self._client: Any = None
-        self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered"), 0)
+        self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
+        self._answered = False
         self._lock, self._random = threading.Lock(), random.Random()
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """Greedy reply to each prompt, in their order; a prompt that occurs twice is asked once.
 
-        Raises QilinError, one sentence, when a prompt stays without an answer; those that arrived are on disk by then.
+        A prompt that the server refuses has an empty reply that says why (`Reply.error`). Raises QilinError, one
+        sentence, when a prompt stays without an answer for another reason, or when all are refused; answers that
+        arrived are on disk by then.
         """
         self._client = self._client or self.open()
         bodies = [self._body(prompt, max_new_tokens) for prompt in prompts]
@@ -106,7 +111,9 @@ class EndpointBackend:
         answers = [asked[name].result() for name in names]
         texts, finishes = [answer["text"] or "" for answer in answers], [_finish(answer) for answer in answers]
         # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
-        return replied(prompts, texts, finishes, forces=not self._chat)
+        replies = replied(prompts, texts, finishes, forces=not self._chat)
+        refused = [answer.get("error", "") for answer in answers]
+        return [reply._replace(error=why) for reply, why in zip(replies, refused, strict=True)]
 
     def render(self, messages: Messages, reply_prefix: str) -> str:
         """The text of a conversation: what /completions is sent, or for a chat a reader's view of what is sent."""
@@ -168,11 +175,25 @@ class EndpointBackend:
         try:
             answer = self._ask(body, stop)
             self._responses.put(request, answer)
+            self._answered = True
+        except _Refused as reason:
+            # Not kept: another day the server may answer.
+            return self._refusal(str(reason), body, stop)
         except BaseException:
             # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
             stop.set()
             raise
         return answer
+
+    def _refusal(self, reason: str, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """An answer that says why there is none; QilinError for a server that has refused all of the first prompts."""
+        self._count(refused=1)
+        with self._lock:
+            hopeless = not self._answered and self._counted["refused"] >= ALL_REFUSED
+        if hopeless:
+            stop.set()
+            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1, time.monotonic())
+        return {"text": None, "finish_reason": ERROR, "error": reason}
 
     def _ask(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """The answer of the server after as many tries as it takes, at most TRIES."""
@@ -204,8 +225,8 @@ class EndpointBackend:
             answer = _read(raw, self._chat)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
-        if answer["text"] is None and _finish(answer) == STOP:
-            raise _Final(f"an answer without text (finish_reason {self._excerpt(str(answer['finish_reason']))})")
+        if answer["text"] is None and _finish(answer) != LENGTH:
+            raise _Refused(f"an answer without text (finish_reason {self._excerpt(str(answer['finish_reason']))})")
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
             raise _Final(f"the server's answer holds the key of {self._key_env}, so it is not kept")
         self._count(unmetered=int(answer["prompt_tokens"] is None), **{name: answer[name] or 0 for name in COUNTS})
@@ -248,7 +269,7 @@ class EndpointBackend:
         if status in BAD_MOMENT or status >= 500:
             return _Again(f"status {status} ({said})", _retry_after(error.response.headers), for_all=status == 429)
         advice = "; take fewer shots or a model with a longer context" if "context" in said.lower() else ""
-        return _Final(f"status {status} with {body['max_tokens']} new tokens asked for ({said}){advice}")
+        return _Refused(f"status {status} with {body['max_tokens']} new tokens asked for ({said}){advice}")
 
     def _error(self, reason: str, body: dict[str, Any], tries: int, started: float) -> QilinError:
         prompt = body["messages"][-1]["content"] if self._chat else body["prompt"]
@@ -284,7 +305,11 @@ class _Again(Exception):
 
 
 class _Final(Exception):
-    """A failure that another try would repeat."""
+    """A failure that another try would repeat, and another prompt too: key, quota, name of the model."""
+
+
+class _Refused(Exception):
+    """The server does not answer this prompt: a filter, a context that is too short."""
 
 
 class _Pace:
@@ -334,7 +359,7 @@ def _read(raw: bytes, chat: bool) -> dict[str, Any]:
 
 def _finish(answer: dict[str, Any]) -> str:
     """How a reply ended; servers call a regular end "stop", "eos", "end_turn", or nothing."""
-    return {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR}.get(answer["finish_reason"], STOP)
+    return {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR, ERROR: ERROR}.get(answer["finish_reason"], STOP)
 
 
 def _retry_after(headers: Any) -> float | None:

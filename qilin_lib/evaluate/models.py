@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, runs
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, nearest, sentence
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
@@ -48,26 +48,25 @@ class OwnTemplate:
         )
 
 
-def check(stage: Stage) -> None:
-    """Look at every baseline before anything is moved or made; the stand-in is made by the stage itself.
+def prepare(stage: Stage, show: Show) -> dict[str, str]:
+    """Look at every baseline, and fine-tune those that ask for it, once; {name: why} of those that cannot answer.
 
-    Raises QilinError naming eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
+    A sentence names eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
     """
+    failed = {}
     for name, line in stage.parameters.baselines.items():
-        if line.model != STAND_IN:
-            _usable(stage, name)
+        try:
+            usable = usable_baseline(stage, name)
+            if usable is not None and line.finetune is not None:
+                weights, template = usable
+                baseline.finetune(stage, name, line.finetune, template, weights, show)
+        except Exception as reason:
+            failed[name] = sentence(reason)
+            show(f"{name} cannot answer: {failed[name]}")
+    return failed
 
 
-def prepare(stage: Stage, show: Show) -> None:
-    """Look at every baseline, and fine-tune those that ask for it, once. Raises what `check` raises."""
-    for name, line in stage.parameters.baselines.items():
-        usable = _usable(stage, name)
-        if usable is not None and line.finetune is not None:
-            weights, template = usable
-            baseline.finetune(stage, name, line.finetune, template, weights, show)
-
-
-def _usable(stage: Stage, name: str) -> tuple[Path, Any] | None:
+def usable_baseline(stage: Stage, name: str) -> tuple[Path, Any] | None:
     """(folder of the weights, template) of a baseline; None for one at an endpoint. QilinError if it cannot answer."""
     line = stage.parameters.baselines[name]
     if name in STAGES:

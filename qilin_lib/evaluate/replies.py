@@ -31,11 +31,18 @@ _ANSWER, _ANSWERED = (re.compile(tag, re.IGNORECASE) for tag in ("<answer>", "</
 
 
 class Reply(NamedTuple):
-    """A backend's reply. `forced`: whether the prompt really held the reply's first words (`Prompt.reply_prefix`)."""
+    """A backend's reply. `forced`: whether the prompt really held the reply's first words (`Prompt.reply_prefix`);
+    `error`: why a server gave none."""
 
     text: str
     finish: str = STOP
     forced: bool = False
+    error: str = ""
+
+    @property
+    def ending(self) -> dict[str, str]:
+        """How it ended, as a record keeps it."""
+        return {"finish": self.finish} | ({"error": self.error} if self.error else {})
 
 
 def replied(
