@@ -1,6 +1,7 @@
 """The notebooks in order, headless.
 
-python -m qilin_lib.pipeline PROFILE [--run NAME] [--from-run OTHER] [--from 04] [--only 06] [--force] [--strict] [-p name value]
+python -m qilin_lib.pipeline PROFILE [--run NAME] [--from-run OTHER] [--from 04] [--only 06] [--force] [--strict]
+    [-p name value]
 python -m qilin_lib.pipeline PROFILE --plan | --verify | --accept NN | --old [NAME ...]
 """
 

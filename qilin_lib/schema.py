@@ -272,18 +272,36 @@ Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")]
 PlainUrl = Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
 
 
+# What a baseline can be asked in: "auto" and the tokenizer's own, the kit's, those of evaluate/data/prompts.yaml.
+Template = Literal[
+    "auto", "chat", "own", "plain", "baichuan", "baichuan2",
+    "bentsao", "bianque", "huatuogpt2", "zhongjing", "chimed_gpt", "doctorglm", "chatmed",
+]  # fmt: skip
+
+
 class Baseline(Part):
     """A further model of Tables 4-6, one line of the profile."""
 
     model: LocalPath = Field(description="a stage of this run | a local folder | a hub id | a name at endpoint")
-    template: Literal["plain", "baichuan", "baichuan2", "own", "chat"] = Field(
-        default="plain", description="chat: the model's own; own: the same, for models that were trained in it"
+    template: Template = Field(
+        default="auto",
+        description="chat: the tokenizer's own; own: the same, trained in this kit; auto: chat, plain without one",
     )
+    prompt: str | None = Field(default=None, description="a text with {instruction}, in place of a template")
+    system: str | None = Field(default=None, description="the system turn before every conversation")
+    chat_template_kwargs: dict[str, Any] = Field(default={}, description="for the template: {enable_thinking: false}")
+    max_new_tokens: int | None = Field(default=None, ge=1, description="of every reply; null: as the benchmark has it")
+    temperature: float = Field(default=0.0, ge=0, description="0: the likeliest token; else a seeded draw")
+    stop: list[str] = Field(default=[], description="texts that end a reply")
     shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
     benchmarks: list[Benchmark] | None = Field(default=None, description="what it answers; null: all of the run")
     finetune: Finetune | None = Field(default=None, description="training before it answers")
     endpoint: PlainUrl | None = Field(default=None, description="base URL of a server, no user, password or key")
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="NAME_IN_CAPITALS of the variable with the key")
+    concurrency: int | None = Field(default=None, ge=1, description="requests at a time; null: batch_size")
+    request: dict[str, Any] = Field(default={}, description="fields of each request; null leaves one out: {seed: null}")
+    prefill: bool = Field(default=False, description="the server goes on from the reply's first words (vLLM, SGLang)")
+    logprobs: bool = Field(default=False, description="letters by the server's log-probabilities, not by writing")
     requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
     timeout: float = Field(default=60.0, gt=0, description="seconds that a request may take")
     price_per_million_input: float | None = Field(default=None, ge=0, description="of a million tokens read")

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
+from qilin_lib.evaluate.templates import OwnTemplate
 from qilin_lib.models import decode
 from qilin_lib.tokens.template import tag_ids
+from qilin_lib.train import sampling
 
+SEED = 1
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
 """Tokens of different prompts in one forward when choices are scored: attention's waste is quadratic in it."""
@@ -24,16 +27,21 @@ TIE = 1e-4
 
 
 class TransformersBackend:
-    """A loaded model, its tokenizer and the template it was trained with; `context` is its longest input in tokens."""
+    """A loaded model, its tokenizer and the template it was trained with; `context` is its longest input in tokens.
 
-    likelihood = True
+    A model that `thinks` first writes its letters (`likelihood` False): scored at once they would be its thought's.
+    """
 
-    def __init__(self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str, asking: Asking = AS_IT_COMES
+    ) -> None:
         self.model = model.to(device).eval() if not getattr(model, "hf_device_map", None) else model.eval()
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
         self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
-        self.stop_ids = stop_ids(model, tokenizer)
+        self.stop_ids, self.asking = stop_ids(model, tokenizer), asking
+        self.thinks = isinstance(template, OwnTemplate) and template.thinks(tokenizer)
+        self.likelihood = not self.thinks
         self._prefix: tuple[tuple[int, ...], list[tuple[Any, Any]]] = ((), [])
 
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
@@ -81,13 +89,15 @@ class TransformersBackend:
             yield pack, self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
-        """Greedy continuation of each prompt, up to the end token or a next turn (left out) or `max_new_tokens`.
+        """Continuation of each prompt, up to the end token or a next turn (left out) or `max_new_tokens`; `asking` may
+        set this limit, and a temperature, without which the likeliest tokens are taken.
 
         Tokens that all prompts share are read once, as in `choice_logprobs`. QilinError when a prompt and its new
         tokens are longer than the context.
         """
         import torch
 
+        max_new_tokens = self.asking.max_new_tokens or max_new_tokens
         self._check(prompts, max_new_tokens)
         prefixes = {_shared(prompt) for prompt in prompts}
         prefix = prefixes.pop() if len(prefixes) == 1 and self._maskable() else ()
@@ -99,12 +109,25 @@ class TransformersBackend:
             asked,
             self.stop_ids | turn_ids(self.tokenizer, prompts),
             max_new_tokens,
-            lambda logits, contexts: self.likeliest(logits, list(contexts.values())),
+            self._chooser(asked),
             prefix,
             cache,
         )
         texts = [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
-        return replied(prompts, texts, [LENGTH if len(new) == max_new_tokens else STOP for new in written])
+        finishes = [LENGTH if len(new) == max_new_tokens else STOP for new in written]
+        return replied(prompts, texts, finishes, ends=self.asking.stop)
+
+    def _chooser(self, asked: list[list[int]]) -> decode.Choose:
+        """Who takes the next tokens: the likeliest, or a draw whose noise is each prompt's own."""
+        if not self.asking.temperature:
+            return lambda logits, contexts: self.likeliest(logits, list(contexts.values()))
+        sources = [sampling.generator(SEED, str(ids)) for ids in asked]
+
+        def draw(logits: Any, contexts: dict[int, list[int]]) -> list[int]:
+            noise = sampling.gumbel([sources[row] for row in contexts], logits.shape[-1], logits.device)
+            return sampling.draw(logits, noise, self.asking.temperature, 1.0).tolist()
+
+        return draw
 
     def fingerprint(self) -> str:
         """Predictions of one model are never taken for another's."""

@@ -46,15 +46,22 @@ class Reply(NamedTuple):
 
 
 def replied(
-    prompts: Sequence[Prompt], texts: Sequence[str], finishes: Sequence[str], forces: bool = True
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    finishes: Sequence[str],
+    forces: bool = True,
+    ends: Sequence[str] = (),
 ) -> list[Reply]:
-    """The replies to `prompts`, each ended where the model begins a next turn in its own template (`Prompt.stop`).
+    """The replies to `prompts`, each ended before the first of the texts `ends`, and where the model begins a next turn
+    in its own template (`Prompt.stop`).
 
     `forces`: the backend puts `reply_prefix` before the reply. A thought that the template opens in the prompt is
     opened in the text.
     """
     replies = []
     for prompt, text, finish in zip(prompts, texts, finishes, strict=True):
+        if found := [at for end in ends if (at := text.find(end)) >= 0]:
+            text, finish = text[: min(found)], STOP
         if turn := _next_turn(text, prompt.stop):
             text, finish = text[: turn.start()].rstrip(), STOP
         opened = _OPEN_THOUGHT.search(prompt.text, max(0, len(prompt.text) - 20))

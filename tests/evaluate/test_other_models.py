@@ -10,7 +10,6 @@ import pytest
 from qilin_lib import files, params
 from qilin_lib.evaluate import ceval, exams, models
 from qilin_lib.evaluate.items import Item
-from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from tests.helpers.chat import published, speaking_model
 
