@@ -13,7 +13,7 @@ from typing import Any
 
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.prompts import AS_IT_COMES, Prompt
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Prompt, asking
 from qilin_lib.evaluate.task import RELEASED, Task
 from qilin_lib.evaluate.tasks import chunks
 from qilin_lib.files import read_json, sha256_text, write_json
@@ -153,7 +153,7 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         backend.fingerprint(),
         items,
         stop,
-        *([asdict(backend.asking)] if backend.asking != AS_IT_COMES else []),
+        *([asdict(asking(backend))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qilin_lib.errors import QilinError
@@ -29,7 +30,7 @@ TIE = 1e-4
 class TransformersBackend:
     """A loaded model, its tokenizer and the template it was trained with; `context` is its longest input in tokens.
 
-    A model that `thinks` first writes its letters (`likelihood` False): scored at once they would be its thought's.
+    A model that thinks first writes its letters (`likelihood` False): scored at once they would be its thought's.
     """
 
     def __init__(
@@ -39,9 +40,9 @@ class TransformersBackend:
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
         self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
-        self.stop_ids, self.asking = stop_ids(model, tokenizer), asking
-        self.thinks = isinstance(template, OwnTemplate) and template.thinks(tokenizer)
-        self.likelihood = not self.thinks
+        self.stop_ids = stop_ids(model, tokenizer)
+        self.asking = replace(asking, thinks=isinstance(template, OwnTemplate) and template.thinks(tokenizer))
+        self.likelihood = not self.asking.thinks
         self._prefix: tuple[tuple[int, ...], list[tuple[Any, Any]]] = ((), [])
 
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:

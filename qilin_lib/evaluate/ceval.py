@@ -9,7 +9,7 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.breakdown import categories
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, ceval_messages, fit
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, asking, ceval_messages, fit
 from qilin_lib.evaluate.replies import Reply, failures, letters, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.subjects import HARD, MEDICAL
@@ -50,7 +50,7 @@ def new_tokens(backend: Any) -> int:
         return 0
     if backend.tokenizer is None:
         return FREE_TOKENS
-    return min(FREE_TOKENS, backend.context // 2) if backend.thinks else FORCED_TOKENS
+    return min(FREE_TOKENS, backend.context // 2) if asking(backend).thinks else FORCED_TOKENS
 
 
 def _written(item: Item, reply: Reply) -> dict:

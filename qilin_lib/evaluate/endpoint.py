@@ -40,7 +40,6 @@ class EndpointBackend:
 
     tokenizer = None
     context = None
-    thinks = False
 
     def __init__(
         self,

@@ -32,9 +32,16 @@ class Asking:
     max_new_tokens: int | None = None
     temperature: float = 0.0
     stop: tuple[str, ...] = ()
+    thinks: bool = False
+    """Whether the reply begins with a thought, before which no words of it can be forced."""
 
 
 AS_IT_COMES = Asking()
+
+
+def asking(backend: Any) -> Asking:
+    """How a backend wants to be asked; as it comes unless it says so."""
+    return getattr(backend, "asking", AS_IT_COMES)
 
 
 @dataclass(frozen=True)
@@ -116,19 +123,19 @@ def fit(
     `build(question, shots)` gives the messages; `backend` lends tokenizer, template and context. Where a server holds
     them (`backend.tokenizer` is None) nothing is cut. Raises QilinError when not even an empty question fits.
     """
-    asking = backend.asking
+    how = asking(backend)
     # A model that thinks first would think after words that are already its answer.
-    reply_prefix = "" if backend.thinks else reply_prefix
+    reply_prefix = "" if how.thinks else reply_prefix
 
     def messages(question: str, left: Sequence[Item]) -> Messages:
-        system = [_turn("system", asking.system)] if asking.system else []
+        system = [_turn("system", how.system)] if how.system else []
         return [*system, *build(question, left)]
 
     if backend.tokenizer is None:
         made = messages(item.question, shots)
         text = backend.render(made, reply_prefix)
         return Prompt(made, reply_prefix, [], text, len(shots), truncated=False, stop=next_turns(backend))
-    room, stop = backend.context - (new_tokens and (asking.max_new_tokens or new_tokens)), next_turns(backend)
+    room, stop = backend.context - (new_tokens and (how.max_new_tokens or new_tokens)), next_turns(backend)
 
     def ids(question: str, left: Sequence[Item]) -> list[int]:
         return _encode(messages(question, left), reply_prefix, backend)

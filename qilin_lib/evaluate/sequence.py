@@ -22,7 +22,7 @@ UNLIMITED = 2048
 class SequenceBackend:
     """A loaded encoder-decoder, its tokenizer and its template; `context` bounds question and answer together."""
 
-    likelihood, thinks = True, False
+    likelihood = True
 
     def __init__(
         self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str, asking: Asking = AS_IT_COMES
