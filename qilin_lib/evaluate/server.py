@@ -223,6 +223,8 @@ class Server:
             return _Again(f"status {status} ({said})", wait=0.0)
         if any(word in said.lower() for word in UNSUPPORTED):
             return _Final(f"status {status} ({said}); nearest valid: request: {{its name: null}} leaves it out")
+        if self.model in said:
+            return _Final(f"status {status} ({said})")
         advice = "; take fewer shots or a model with a longer context" if "context" in said.lower() else ""
         limit = sent.get("max_tokens")
         return Refused(f"status {status} with {limit} new tokens asked for ({said}){advice}")

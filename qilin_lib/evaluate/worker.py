@@ -35,7 +35,7 @@ def work(job: str | Path) -> None:
     rank = int(os.environ["RANK"]) if of > 1 else 0
     if not parameters.gpus:
         torch.set_num_threads(1)
-    failed, baselines = said["failed"], parameters.baselines
+    failed, baselines = said.get("failed", ()), parameters.baselines
     names = [name for name in (*parameters.models, *baselines) if name not in failed]
     device = f"cuda:{rank}" if parameters.gpus else "cpu"
     prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, stage.run_dir / tasks.BUILD)
