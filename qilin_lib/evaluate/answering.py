@@ -138,7 +138,10 @@ def _record(task: Task, model_name: str, backend: Any, item: Item, prompt: Promp
 
 
 def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
-    """What the predictions depend on; neither the batch size nor the number of processes is part of it."""
+    """What the predictions depend on: not the number of processes, and the batch size only where written answers can
+    move with it, in less than float32."""
+    dtype = getattr(getattr(backend, "model", None), "dtype", None)
+    exact = (task.likelihood and backend.likelihood) or dtype is None or str(dtype) == "torch.float32"
     items = [
         [item.id, item.gold, item.reference, item.options, prompt.ids or prompt.messages]
         for item, prompt in zip(task.items, asked, strict=True)
@@ -153,6 +156,7 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         backend.fingerprint(),
         items,
         stop,
+        *([] if exact else [backend.batch_size]),
         *([asdict(asking(backend))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
