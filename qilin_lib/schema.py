@@ -11,7 +11,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from qilin_lib import compatibility, strict_yaml
 from qilin_lib.annotations import describe
@@ -257,11 +257,6 @@ class Finetune(Steps):
         if self.finetuning == "prefix" and self.gradient_checkpointing:
             raise ValueError("gradient_checkpointing drops the keys and values of a prefix; nearest valid: false")
         return self
-
-    @model_serializer(mode="wrap")
-    def _own(self, usual: Any) -> dict[str, Any]:
-        """Without `prefix_tokens` where there is no prefix: it came later, and keys stay what they were."""
-        return {n: v for n, v in usual(self).items() if n != "prefix_tokens" or self.finetuning == "prefix"}
 
 
 # Predictions that are still being made are called <name>.part<n>.
