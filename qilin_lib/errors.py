@@ -14,6 +14,12 @@ class QilinError(Exception):
         return [f"QilinError: {self}"]
 
 
+def sentence(reason: Exception) -> str:
+    """What an error says in one line: its own sentence, or the library's behind its type."""
+    said = " ".join(str(reason).split())
+    return said if isinstance(reason, QilinError) else f"{type(reason).__name__}: {said[:300]}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" for the closest of `choices`, or the empty string when none is near.
 

@@ -1,6 +1,7 @@
 """The notebooks in order, headless.
 
-python -m qilin_lib.pipeline PROFILE [--run NAME] [--from-run OTHER] [--from 04] [--only 06] [--force] [-p name value]
+python -m qilin_lib.pipeline PROFILE [--run NAME] [--from-run OTHER] [--from 04] [--only 06] [--force] [--strict]
+    [-p name value]
 python -m qilin_lib.pipeline PROFILE --plan | --verify | --accept NN | --old [NAME ...]
 """
 
@@ -24,7 +25,8 @@ COMMON = ("seed", "gpus")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the pipeline; returns the exit code. 1: a notebook failed; 2: the call was wrong; 130: interrupted."""
+    """Run the pipeline; returns the exit code. 1: a notebook failed; 2: the call was wrong; 3: a baseline did, with
+    --strict; 130: interrupted."""
     options = _parser().parse_args(arguments)
     try:
         run = options.run or options.profile
@@ -45,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {failure}", file=sys.stderr)
         return 1
     _close(run, chosen, all(result == "up to date" for result in results))
-    return 0
+    failed = _failed_baselines(run, chosen)
+    for line in failed:
+        print(line)
+    return 3 if failed and options.strict else 0
 
 
 def _looked(options: argparse.Namespace, run: str, overrides: dict[str, dict[str, Any]]) -> bool:
@@ -70,6 +75,13 @@ def _looked(options: argparse.Namespace, run: str, overrides: dict[str, dict[str
     return True
 
 
+def _failed_baselines(run: str, chosen: list[str]) -> list[str]:
+    """What 06 and 09 say of baselines that could not answer everything."""
+    written = [runs.runs_dir() / run / name / "scores.json" for name in ("06_eval", "09_bias") if name in chosen]
+    told = [files.read_json(path).get("failed") for path in written if path.exists()]
+    return [line for line in told if line]
+
+
 class NotebookFailed(Exception):
     """A cell raised; the executed notebook holds the evidence."""
 
@@ -82,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="NN", help="just this notebook")
     parser.add_argument("--from-run", metavar="RUN", help="stand on the finished stages of another run")
     parser.add_argument("--force", action="store_true", help="make the chosen stages again; what is there moves aside")
+    parser.add_argument("--strict", action="store_true", help="exit with 3 if a baseline could not answer")
     parser.add_argument("--plan", action="store_true", help="disk, memory and hours of the whole run; runs nothing")
     parser.add_argument("--accept", metavar="NN", help="take a finished stage as it is, whatever changed")
     parser.add_argument("--verify", action="store_true", help="compare every byte of the run with its manifests")

@@ -11,7 +11,7 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from qilin_lib import compatibility, strict_yaml
 from qilin_lib.annotations import describe
@@ -258,11 +258,6 @@ class Finetune(Steps):
             raise ValueError("gradient_checkpointing drops the keys and values of a prefix; nearest valid: false")
         return self
 
-    @model_serializer(mode="wrap")
-    def _own(self, usual: Any) -> dict[str, Any]:
-        """Without `prefix_tokens` where there is no prefix: it came later, and keys stay what they were."""
-        return {n: v for n, v in usual(self).items() if n != "prefix_tokens" or self.finetuning == "prefix"}
-
 
 # Predictions that are still being made are called <name>.part<n>.
 BaselineName = Annotated[str, Field(pattern=r"^(?!.*\.part\d*$)[A-Za-z0-9][A-Za-z0-9 ._()-]*$", max_length=100)]
@@ -272,18 +267,36 @@ Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")]
 PlainUrl = Annotated[str, Field(pattern=r"^https?://[^@?#\s]+$")]
 
 
+# What a baseline can be asked in: "auto" and the tokenizer's own, the kit's, those of evaluate/data/prompts.yaml.
+Template = Literal[
+    "auto", "chat", "own", "plain", "baichuan", "baichuan2",
+    "bentsao", "bianque", "huatuogpt2", "zhongjing", "chimed_gpt", "doctorglm", "chatmed",
+]  # fmt: skip
+
+
 class Baseline(Part):
     """A further model of Tables 4-6, one line of the profile."""
 
     model: LocalPath = Field(description="a stage of this run | a local folder | a hub id | a name at endpoint")
-    template: Literal["plain", "baichuan", "baichuan2", "own", "chat"] = Field(
-        default="plain", description="chat: the model's own; own: the same, for models that were trained in it"
+    template: Template = Field(
+        default="auto",
+        description="chat: the tokenizer's own; own: the same, trained in this kit; auto: chat, plain without one",
     )
+    prompt: str | None = Field(default=None, description="a text with {instruction}, in place of a template")
+    system: str | None = Field(default=None, description="the system turn before every conversation")
+    chat_template_kwargs: dict[str, Any] = Field(default={}, description="for the template: {enable_thinking: false}")
+    max_new_tokens: int | None = Field(default=None, ge=1, description="of every reply; null: as the benchmark has it")
+    temperature: float = Field(default=0.0, ge=0, description="0: the likeliest token; else a seeded draw")
+    stop: list[str] = Field(default=[], description="texts that end a reply")
     shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
     benchmarks: list[Benchmark] | None = Field(default=None, description="what it answers; null: all of the run")
     finetune: Finetune | None = Field(default=None, description="training before it answers")
     endpoint: PlainUrl | None = Field(default=None, description="base URL of a server, no user, password or key")
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="NAME_IN_CAPITALS of the variable with the key")
+    concurrency: int | None = Field(default=None, ge=1, description="requests at a time; null: batch_size")
+    request: dict[str, Any] = Field(default={}, description="fields of each request; null leaves one out: {seed: null}")
+    prefill: bool = Field(default=False, description="the server goes on from the reply's first words (vLLM, SGLang)")
+    logprobs: bool = Field(default=False, description="letters by the server's log-probabilities, not by writing")
     requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
     timeout: float = Field(default=60.0, gt=0, description="seconds that a request may take")
     price_per_million_input: float | None = Field(default=None, ge=0, description="of a million tokens read")
@@ -317,6 +330,7 @@ class Evaluate(Strict):
     max_new_tokens_ner: NewTokens
     max_new_tokens_dialogue: NewTokens
     batch_size: AskedTogether
+    ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
     bootstrap_resamples: Resamples
 

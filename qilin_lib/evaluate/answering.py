@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Prompt, asking
 from qilin_lib.evaluate.task import RELEASED, Task
 from qilin_lib.evaluate.tasks import chunks
 from qilin_lib.files import read_json, sha256_text, write_json
@@ -29,24 +31,48 @@ def answer_all(
     of: int = 1,
     progress: Progress | None = None,
     benchmarks: dict[str, list[str]] | None = None,
+    may_fail: Collection[str] = (),
+    errors_again: bool = False,
 ) -> None:
     """Let every model answer this process's chunks of every task; one model is in memory at a time.
 
     `models` maps a name to a callable that loads it; `shots` to its C-Eval examples; `benchmarks` to those it is asked
-    (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept.
+    (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept, with
+    `errors_again` less the records of prompts that a server refused. A model of `may_fail` that cannot go on is noted
+    (`store.note_failure`), and the others answer.
     """
     for name, load in models.items():
         mine = [task for task in tasks if task.name in (benchmarks or {}).get(name, [task.name])]
-        if not mine:
-            continue
-        backend = load()
-        for task in mine:
-            path = store.predictions(out_dir, task.protocol, task.name, name)
-            answer(task, name, backend, shots[name], path, rank, of, progress)
-        if rank == 0 and hasattr(backend, "usage"):
-            _add_usage(Path(out_dir) / "usage" / f"{name}.json", backend.usage())
-        del backend
+        try:
+            if mine:
+                _answer_of_one(mine, name, load, shots[name], Path(out_dir), rank, of, progress, errors_again)
+        except Exception as reason:
+            if name not in may_fail:
+                raise
+            traceback.print_exc()
+            store.note_failure(out_dir, name, reason)
         _free_memory()
+
+
+def _answer_of_one(
+    tasks: Sequence[Task],
+    name: str,
+    load: Callable[[], Any],
+    shots: int,
+    out_dir: Path,
+    rank: int,
+    of: int,
+    progress: Progress | None,
+    errors_again: bool,
+) -> None:
+    backend = load()
+    try:
+        for task in tasks:
+            path = store.predictions(out_dir, task.protocol, task.name, name)
+            answer(task, name, backend, shots, path, rank, of, progress, errors_again)
+    finally:
+        if rank == 0 and hasattr(backend, "usage"):
+            _add_usage(out_dir / "usage" / f"{name}.json", backend.usage())
 
 
 def answer(
@@ -58,11 +84,12 @@ def answer(
     rank: int = 0,
     of: int = 1,
     progress: Progress | None = None,
+    errors_again: bool = False,
 ) -> None:
     """Append this process's records of one task to its part of `path`; a chunk counts only as a whole."""
     asked = task.prompts(task.items, backend, shots)
     key = _key(task, asked, backend)
-    if store.complete(path, key) or store.reuse(path, key):
+    if (store.complete(path, key) or store.reuse(path, key)) and not (errors_again and store.reopen(path, key)):
         return
     done, started = store.kept(path, key), time.monotonic()
     mine = _share(chunks(task, asked, backend), backend, rank, of)
@@ -111,7 +138,10 @@ def _record(task: Task, model_name: str, backend: Any, item: Item, prompt: Promp
 
 
 def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
-    """What the predictions depend on; neither the batch size nor the number of processes is part of it."""
+    """What the predictions depend on: not the number of processes, and the batch size only where written answers can
+    move with it, in less than float32."""
+    dtype = getattr(getattr(backend, "model", None), "dtype", None)
+    exact = (task.likelihood and backend.likelihood) or dtype is None or str(dtype) == "torch.float32"
     items = [
         [item.id, item.gold, item.reference, item.options, prompt.ids or prompt.messages]
         for item, prompt in zip(task.items, asked, strict=True)
@@ -126,6 +156,8 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         backend.fingerprint(),
         items,
         stop,
+        *([] if exact else [backend.batch_size]),
+        *([asdict(asking(backend))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
 

@@ -12,21 +12,23 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import attitude_scores, scales, store
+from qilin_lib.evaluate import attitude_scores, scales
+from qilin_lib.evaluate.asking import ask, failure_line, scored_records
 from qilin_lib.evaluate.backends import single_token
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
 from qilin_lib.evaluate.replies import Reply, letters
 from qilin_lib.evaluate.scales import Scale
 from qilin_lib.evaluate.task import Task
-from qilin_lib.files import read_jsonl, write_json
+from qilin_lib.files import write_json
 from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
@@ -97,48 +99,47 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     Finished answers that belong to the same prompts, scale and weights are kept, unfinished ones are gone on with. Does
     nothing if the stage is up to date. Raises QilinError, also for a process that fails.
     """
-    # run starts the processes, whose module imports this one.
-    from qilin_lib.evaluate import run
-
     target, parameters, show = stage.dir / "scores.json", stage.parameters, show or live_line()
     for name, line in parameters.baselines.items():
         if line.benchmarks is not None:
             raise QilinError(f"bias.baselines.{name}.benchmarks: every model is asked every scale; nearest valid: null")
     tasks = prepare("", parameters)
     if not stage.up_to_date:
-        run.check_baselines(stage)
         stage.begin()
     if stage.up_to_date:
         show(FINISHED)
         return read_scores(target)
-    run.ask(stage, "", show)
-    scores = score(tasks, [*parameters.models, *parameters.baselines], stage.dir, parameters)
-    write_json(target, scores | {"run": describe_run(stage)})
+    failed = ask(stage, "", show)
+    scores = score(tasks, [*parameters.models, *parameters.baselines], stage.dir, parameters, failed)
+    told = failure_line(stage, failed)
+    write_json(target, scores | {"run": describe_run(stage), "failed": told})
+    show(told or FINISHED)
     return read_scores(target)
 
 
-def score(tasks: Sequence[Task], models: Sequence[str], out_dir: str | Path, params: Any) -> dict[str, Any]:
-    """scores.json from the records alone: {"scales": facts, "models": protocol -> scale -> model -> numbers, "paired"}.
+def score(
+    tasks: Sequence[Task],
+    models: Sequence[str],
+    out_dir: str | Path,
+    params: Any,
+    failed: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """scores.json from the records alone: {"scales": facts, "models": protocol -> scale -> model -> numbers, "paired",
+    "unfinished": scale -> model -> why it has no number}.
 
     Makes the finished files out of what the processes wrote. Raises QilinError when a record is missing.
     """
-    facts, measured, paired = {}, {}, []
+    facts, measured, paired, unfinished = {}, {}, [], {}
     for task in tasks:
         scale = scales.read(task.settings["scale"])
         facts[scale.name] = attitude_scores.facts(scale, params.labels, _orders(scale, params), LABELS)
-        answers = {model: _records(task, model, out_dir) for model in models}
+        answers, unfinished[scale.name] = scored_records(task, models, out_dir, failed)
         by_model = {model: task.statistics(records) for model, records in answers.items()}
         measured.setdefault(task.protocol, {})[scale.name] = by_model
-        for a, b in itertools.combinations(models, 2):
+        for a, b in itertools.combinations(answers, 2):
             gap = attitude_scores.difference(answers[a], answers[b], scale, params.bootstrap_resamples, params.seed)
             paired.append({"protocol": task.protocol, "scale": scale.name, "model_a": a, "model_b": b} | gap)
-    return {"scales": facts, "models": measured, "paired": paired}
-
-
-def _records(task: Task, model: str, out_dir: str | Path) -> list[dict]:
-    path = store.predictions(out_dir, task.protocol, task.name, model)
-    store.finish(path, [item.id for item in task.items])
-    return list(read_jsonl(path))
+    return {"scales": facts, "models": measured, "paired": paired, "unfinished": unfinished}
 
 
 def _check_labels(scale: Scale, names: Sequence[str]) -> None:
@@ -248,7 +249,7 @@ def _answer(
     if protocol == GENERATION or not backend.likelihood:
         replies = backend.generate(asked, new_tokens)
         return [
-            _own(item, forms[item.id], scale, read_label(reply, item.options), reply.text, {"finish": reply.finish})
+            _own(item, forms[item.id], scale, read_label(reply, item.options), reply.text, reply.ending)
             for item, reply in zip(items, replies, strict=True)
         ]
     rows: list[dict] = [{} for _ in items]

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
+from qilin_lib.evaluate.templates import OwnTemplate
 from qilin_lib.models import decode
 from qilin_lib.tokens.template import tag_ids
+from qilin_lib.train import sampling
 
+SEED = 1
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
 """Tokens of different prompts in one forward when choices are scored: attention's waste is quadratic in it."""
@@ -24,16 +28,21 @@ TIE = 1e-4
 
 
 class TransformersBackend:
-    """A loaded model, its tokenizer and the template it was trained with; `context` is its longest input in tokens."""
+    """A loaded model, its tokenizer and the template it was trained with; `context` is its longest input in tokens.
 
-    likelihood = True
+    A model that thinks first writes its letters (`likelihood` False): scored at once they would be its thought's.
+    """
 
-    def __init__(self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str, asking: Asking = AS_IT_COMES
+    ) -> None:
         self.model = model.to(device).eval() if not getattr(model, "hf_device_map", None) else model.eval()
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
         self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
         self.stop_ids = stop_ids(model, tokenizer)
+        self.asking = replace(asking, thinks=isinstance(template, OwnTemplate) and template.thinks(tokenizer))
+        self.likelihood = not self.asking.thinks
         self._prefix: tuple[tuple[int, ...], list[tuple[Any, Any]]] = ((), [])
 
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
@@ -42,44 +51,57 @@ class TransformersBackend:
         Prompts with the same first `shared` tokens read one cache of keys and values: it is computed alone, once, and
         kept until another one is needed. The rest of the prompts stands side by side in one sequence, each with its own
         positions and a mask that hides the others (no padding, and no copy of the cache for every prompt).
-        QilinError when a choice is not one token after the prompt's `reply_prefix`, when a prompt is longer than the
-        context, or for a model without full attention and explicit positions: windows, ALiBi, recurrence.
+        A model without full attention and explicit positions (windows, ALiBi, recurrence) reads prompts of equal length
+        together, which need neither padding nor a mask. QilinError when a choice is not one token after the prompt's
+        `reply_prefix`, or a prompt is longer than the context.
         """
         import torch
 
         self._check(prompts, 0)
-        if reason := self._unmaskable():
-            raise QilinError(
-                f"model type '{self.model.config.model_type}' cannot score choices: {reason}; needed are full "
-                "attention in every layer (sdpa or eager) and explicit positions, as in LLaMA, Qwen2, Mistral, GPT-2"
-            )
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            groups.setdefault(_shared(prompt), []).append(index)
         forced = {prompt.reply_prefix for prompt in prompts}
         tokens = {words: [single_token(self.tokenizer, words, choice) for choice in choices] for words in forced}
         results: list[dict[str, float]] = [{} for _ in prompts]
-        for prefix, members in groups.items():
-            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
-            for pack in _packs(rests):
-                with torch.inference_mode():
-                    rows = self._last_logits(prefix, [rests[index] for index in pack]).log_softmax(-1)
-                for index, row in zip(pack, rows, strict=True):
+        with torch.inference_mode():
+            for pack, logits in self._packed(prompts) if self._maskable() else self._plain(prompts):
+                for index, row in zip(pack, logits.log_softmax(-1), strict=True):
                     values = row[tokens[prompts[index].reply_prefix]].tolist()
                     results[index] = dict(zip(choices, values, strict=True))
         return results
 
+    def _packed(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
+        """(indices, logits after their prompts), prompts with the same first tokens in one sequence."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            groups.setdefault(_shared(prompt), []).append(index)
+        for prefix, members in groups.items():
+            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
+            for pack in _packs(rests):
+                yield pack, self._last_logits(prefix, [rests[index] for index in pack])
+
+    def _plain(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
+        """(indices, logits after their prompts), prompts of equal length in one batch."""
+        import torch
+
+        lengths: dict[int, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            lengths.setdefault(len(prompt.ids), []).append(index)
+        for pack in lengths.values():
+            ids = torch.tensor([prompts[index].ids for index in pack], device=self.device)
+            yield pack, self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
-        """Greedy continuation of each prompt, up to the end token or a next turn (left out) or `max_new_tokens`.
+        """Continuation of each prompt, up to the end token or a next turn (left out) or `max_new_tokens`; `asking` may
+        set this limit, and a temperature, without which the likeliest tokens are taken.
 
         Tokens that all prompts share are read once, as in `choice_logprobs`. QilinError when a prompt and its new
         tokens are longer than the context.
         """
         import torch
 
+        max_new_tokens = self.asking.max_new_tokens or max_new_tokens
         self._check(prompts, max_new_tokens)
         prefixes = {_shared(prompt) for prompt in prompts}
-        prefix = prefixes.pop() if len(prefixes) == 1 and not self._unmaskable() else ()
+        prefix = prefixes.pop() if len(prefixes) == 1 and self._maskable() else ()
         asked = [prompt.ids for prompt in prompts]
         with torch.inference_mode():
             cache = self._prefix_cache(prefix, len(prompts)) if prefix else None
@@ -88,12 +110,25 @@ class TransformersBackend:
             asked,
             self.stop_ids | turn_ids(self.tokenizer, prompts),
             max_new_tokens,
-            lambda logits, contexts: self.likeliest(logits, list(contexts.values())),
+            self._chooser(asked),
             prefix,
             cache,
         )
         texts = [text_after(self.tokenizer, ids, new) for ids, new in zip(asked, written, strict=True)]
-        return replied(prompts, texts, [LENGTH if len(new) == max_new_tokens else STOP for new in written])
+        finishes = [LENGTH if len(new) == max_new_tokens else STOP for new in written]
+        return replied(prompts, texts, finishes, ends=self.asking.stop)
+
+    def _chooser(self, asked: list[list[int]]) -> decode.Choose:
+        """Who takes the next tokens: the likeliest, or a draw whose noise is each prompt's own."""
+        if not self.asking.temperature:
+            return lambda logits, contexts: self.likeliest(logits, list(contexts.values()))
+        sources = [sampling.generator(SEED, str(ids)) for ids in asked]
+
+        def draw(logits: Any, contexts: dict[int, list[int]]) -> list[int]:
+            noise = sampling.gumbel([sources[row] for row in contexts], logits.shape[-1], logits.device)
+            return sampling.draw(logits, noise, self.asking.temperature, 1.0).tolist()
+
+        return draw
 
     def fingerprint(self) -> str:
         """Predictions of one model are never taken for another's."""
@@ -154,19 +189,18 @@ class TransformersBackend:
                     f"{self.context - new_tokens} beside {new_tokens} new ones"
                 )
 
-    def _unmaskable(self) -> str | None:
-        """Why prompts cannot stand side by side in one sequence; None if every layer attends as the mask says."""
+    def _maskable(self) -> bool:
+        """Whether prompts can stand side by side in one sequence: every layer attends as the mask says."""
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None) or self.context
         kinds = set(getattr(config, "layer_types", None) or ())
-        reasons = {
-            "its layers are " + ", ".join(sorted(kinds)): kinds - {"full_attention"},
-            f"its attention window is {window} tokens": not kinds and window < self.context,
-            "its positions are ALiBi": getattr(config, "alibi", False),
-            "its forward takes no position_ids": not decode.takes_positions(self.model),
-            f"attention '{config._attn_implementation}' takes no mask": config._attn_implementation not in MASKED,
-        }
-        return next((reason for reason, holds in reasons.items() if holds), None)
+        return (
+            not kinds - {"full_attention"}
+            and (bool(kinds) or window >= self.context)
+            and not getattr(config, "alibi", False)
+            and decode.takes_positions(self.model)
+            and config._attn_implementation in MASKED
+        )
 
 
 def _packs(rests: dict[int, list[int]]) -> Iterator[list[int]]:

@@ -9,13 +9,13 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.breakdown import categories
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, ceval_messages, fit
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, asking, ceval_messages, fit
 from qilin_lib.evaluate.replies import Reply, failures, letters, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.subjects import HARD, MEDICAL
 
-# What a generating model may write for one letter; the released evaluator allows as many.
-MAX_NEW_TOKENS = 10
+# What a model may write for one letter: it stands behind the forced words, or a chat model comes to it.
+FORCED_TOKENS, FREE_TOKENS = 10, 512
 # What ChiMed-GPT calls C-Eval: these two, all their items in one pot (41 in the validation split; FACTS 5.3).
 CHIMED_GPT = ("basic_medicine", "clinical_medicine")
 
@@ -38,15 +38,24 @@ def answer(
     A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
     """
     if not backend.likelihood:
-        replies = backend.generate(asked, MAX_NEW_TOKENS)
+        replies = backend.generate(asked, new_tokens(backend))
         return [_written(item, reply) for item, reply in zip(items, replies, strict=True)]
     scores = backend.choice_logprobs(asked, list(choices))
     return [_answer(item, "", _likeliest(row)) | {"scores": row} for item, row in zip(items, scores, strict=True)]
 
 
+def new_tokens(backend: Any) -> int:
+    """How much a backend may write for a letter: nothing where letters are scored."""
+    if backend.likelihood:
+        return 0
+    if backend.tokenizer is None:
+        return FREE_TOKENS
+    return min(FREE_TOKENS, backend.context // 2) if asking(backend).thinks else FORCED_TOKENS
+
+
 def _written(item: Item, reply: Reply) -> dict:
     letter = letters(reply, item.options or {}, multiple=False)
-    return _answer(item, reply.text, letter) | {"finish": reply.finish}
+    return _answer(item, reply.text, letter) | reply.ending
 
 
 def _answer(item: Item, output: str, letter: str | None) -> dict:
@@ -94,7 +103,7 @@ def _prompt(item: Item, backend: Any, dev: dict[str, list[Item]], names: dict[st
     def build(question: str, left: Sequence[Item]) -> Messages:
         return ceval_messages(question, item, left, names[subject])
 
-    return fit(build, item, examples, REPLY_PREFIX, backend, new_tokens=0)
+    return fit(build, item, examples, REPLY_PREFIX, backend, new_tokens(backend))
 
 
 def _average(records: Sequence[dict]) -> Statistic:

@@ -44,7 +44,7 @@ def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new
 
 def _read(item: Item, reply: Reply) -> dict:
     chosen, explanation = read_reply(reply, item.options or {})
-    own = {"output": reply.text, "finish": reply.finish, "prediction": chosen}
+    own = {"output": reply.text, **reply.ending, "prediction": chosen}
     return own | {"correct": chosen == item.gold, "explanation": explanation}
 
 

@@ -87,7 +87,7 @@ def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new
     """
     replies = backend.generate(asked, max_new_tokens)
     return [
-        {"output": reply.text, "finish": reply.finish, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
+        {"output": reply.text, **reply.ending, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
         for item, prompt, reply in zip(items, asked, replies, strict=True)
     ]
 

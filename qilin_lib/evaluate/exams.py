@@ -18,7 +18,7 @@ from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened, said
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, unusable
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, cmmlu_messages, fit
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmmlu_messages, fit, medqa_messages
 from qilin_lib.evaluate.replies import failures, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.task import FIXED, Task
@@ -132,19 +132,19 @@ def cmmlu_prompts(items: Sequence[Item], backend: Any, shots: int, dev: dict[str
         def build(question: str, left: Sequence[Item]) -> Messages:
             return cmmlu_messages(question, item, left, CMMLU_SUBJECTS[subject])
 
-        return fit(build, item, dev.get(subject, [])[:shots], REPLY_PREFIX, backend, new_tokens=0)
+        return fit(build, item, dev.get(subject, [])[:shots], REPLY_PREFIX, backend, ceval.new_tokens(backend))
 
     return [prompt(item) for item in items]
 
 
 def medqa_prompts(items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-    """Question and options laid out as CMExam's, the same kind of exam; no examples, whatever `shots` says."""
+    """Instruction, then question and options laid out as CMExam's; no examples, whatever `shots` says."""
 
     def prompt(item: Item) -> Prompt:
         def build(question: str, _: Sequence[Item]) -> Messages:
-            return cmexam_messages(question, item)
+            return medqa_messages(question, item)
 
-        return fit(build, item, (), REPLY_PREFIX, backend, new_tokens=0)
+        return fit(build, item, (), REPLY_PREFIX, backend, ceval.new_tokens(backend))
 
     return [prompt(item) for item in items]
 

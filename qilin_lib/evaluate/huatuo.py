@@ -20,7 +20,7 @@ def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Pr
 
 def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
     """`output` is the answer; `items` are not looked at, every answer is measured against its reference later."""
-    return [{"output": reply.text, "finish": reply.finish} for reply in backend.generate(asked, max_new_tokens)]
+    return [{"output": reply.text, **reply.ending} for reply in backend.generate(asked, max_new_tokens)]
 
 
 def statistics(records: Sequence[dict], how: str = "char") -> Table:

@@ -7,16 +7,17 @@ A model is asked in the template it was trained with: the same weights score 26 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, runs
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, nearest, sentence
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.prompts import Asking
+from qilin_lib.evaluate.templates import AUTO, CHAT, of_others, unspoken
 from qilin_lib.models.adapters import load_to_answer, trained
 from qilin_lib.models.base import from_hub, is_hub_id, local
 from qilin_lib.models.examine import why_unusable
@@ -35,43 +36,29 @@ STAND_IN = "tiny-t5"
 Load = Callable[[], Any]
 
 
-@dataclass(frozen=True)
-class OwnTemplate:
-    """The chat template that comes with a tokenizer."""
+def prepare(stage: Stage, show: Show) -> dict[str, str]:
+    """Look at every baseline, and fine-tune those that ask for it, once; {name: why} of those that cannot answer.
 
-    name: str = "chat"
-
-    def encode(self, messages: list[dict[str, str]], tokenizer: Any, add_generation_prompt: bool = False) -> list[int]:
-        """Token ids of a conversation, ending in the opening of the assistant's turn if `add_generation_prompt`."""
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
-        )
-
-
-def check(stage: Stage) -> None:
-    """Look at every baseline before anything is moved or made; the stand-in is made by the stage itself.
-
-    Raises QilinError naming eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
+    A sentence names eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
     """
+    failed: dict[str, str] = {}
     for name, line in stage.parameters.baselines.items():
-        if line.model != STAND_IN:
-            _usable(stage, name)
+        if name in STAGES:
+            raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
+        try:
+            usable = usable_baseline(stage, name)
+            if usable is not None and line.finetune is not None:
+                weights, template = usable
+                baseline.finetune(stage, name, line.finetune, template, weights, show)
+        except Exception as reason:
+            failed[name] = sentence(reason)
+            show(f"{name} cannot answer: {failed[name]}")
+    return failed
 
 
-def prepare(stage: Stage, show: Show) -> None:
-    """Look at every baseline, and fine-tune those that ask for it, once. Raises what `check` raises."""
-    for name, line in stage.parameters.baselines.items():
-        usable = _usable(stage, name)
-        if usable is not None and line.finetune is not None:
-            weights, template = usable
-            baseline.finetune(stage, name, line.finetune, template, weights, show)
-
-
-def _usable(stage: Stage, name: str) -> tuple[Path, Any] | None:
+def usable_baseline(stage: Stage, name: str) -> tuple[Path, Any] | None:
     """(folder of the weights, template) of a baseline; None for one at an endpoint. QilinError if it cannot answer."""
     line = stage.parameters.baselines[name]
-    if name in STAGES:
-        raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
     if line.endpoint is not None:
         _check_proxy(stage, name, _endpoint(stage, name))
         return None
@@ -106,7 +93,7 @@ def template(stage: Stage, name: str) -> Template:
     chat. Raises QilinError when the template in the code is no longer the one that the model was trained with.
     """
     if name in ("base", "dcpt"):
-        return choose("plain", load_tokenizer(weights(stage, name)))
+        return unspoken(choose("plain", load_tokenizer(weights(stage, name))))
     facts = files.read_json(training(stage, name) / "facts.json")
     return as_trained(facts, f"model '{name}'", STAGES[name])
 
@@ -161,22 +148,21 @@ def _template(stage: Stage, name: str, weights: Path) -> Any:
     line = stage.parameters.baselines[name]
     own = template(stage, line.model) if line.model in STAGES else _trained(named(stage, name), weights)
     if line.finetune is None and own is not None:
-        if own.name == line.template:
+        if line.prompt is None and line.template in (AUTO, own.name):
             return own
         raise QilinError(
             f"{named(stage, name)}.template = '{line.template}': model '{line.model}' was trained with template "
             f"'{own.name}'; nearest valid: template: {own.name}"
         )
-    tokenizer = load_tokenizer(weights)
-    if line.template == "chat" and tokenizer.chat_template is None:
-        raise QilinError(
-            f"{named(stage, name)}.template = 'chat': the tokenizer of '{line.model}' brings none; nearest valid: "
-            "template: plain"
-        )
+    tokenizer, plain = load_tokenizer(weights), line.finetune is not None or baseline.is_sequence_model(weights)
+    asked = "plain" if plain and line.template == AUTO else line.template
     try:
-        return OwnTemplate() if line.template == "chat" else choose(line.template, tokenizer)
+        # What is trained learns the end token, also in plain text.
+        if line.finetune is not None and asked != CHAT:
+            return choose(asked, tokenizer)
+        return of_others(asked, line.prompt, line.chat_template_kwargs, tokenizer)
     except QilinError as reason:
-        raise QilinError(f"{named(stage, name)}: {reason}") from None
+        raise QilinError(f"{named(stage, name)}.template = '{line.template}': {reason}") from None
 
 
 def _trained(what: str, weights: Path) -> Template | None:
@@ -185,7 +171,11 @@ def _trained(what: str, weights: Path) -> Template | None:
     facts = files.read_json(beside) if weights == trained(weights.parent) and beside.exists() else {}
     if "template_sha256" in facts:
         dcpt = weights.parent.name == STAGES["dcpt"]
-        return choose("plain", load_tokenizer(weights)) if dcpt else as_trained(facts, f"{what}.model", "06_eval")
+        return (
+            unspoken(choose("plain", load_tokenizer(weights)))
+            if dcpt
+            else as_trained(facts, f"{what}.model", "06_eval")
+        )
     note = files.read_json(weights / "qilin.json") if (weights / "qilin.json").exists() else {}
     if "stage" not in note:
         return None
@@ -223,19 +213,24 @@ def _endpoint(stage: Stage, name: str) -> EndpointBackend:
         model=line.model,
         url=line.endpoint,
         template=line.template,
-        batch_size=stage.parameters.batch_size,
+        batch_size=line.concurrency or stage.parameters.batch_size,
         cache_dir=runs.cache_dir() / "responses",
+        asking=_asking(line),
         key_env=line.api_key_env,
         requests_per_minute=line.requests_per_minute,
         timeout=line.timeout,
         prices=(line.price_per_million_input, line.price_per_million_output),
+        prompt=line.prompt,
+        request=line.request | ({"chat_template_kwargs": kwargs} if (kwargs := line.chat_template_kwargs) else {}),
+        prefill=line.prefill,
+        logprobs=line.logprobs,
     )
 
 
 def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
     """A proxy of the environment that httpx cannot use is found out before the first model answers, not at this one."""
     try:
-        backend.open().close()
+        backend.server.open().close()
     except (ImportError, ValueError) as reason:
         why = " ".join(str(reason).split())[:160]
         raise QilinError(
@@ -245,7 +240,7 @@ def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
 
 
 def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
-    return _load(stage, weights(stage, name), template(stage, name), device)
+    return _load(stage, weights(stage, name), template(stage, name), device, Asking())
 
 
 def _load_baseline(stage: Stage, name: str, device: str) -> Any:
@@ -253,13 +248,17 @@ def _load_baseline(stage: Stage, name: str, device: str) -> Any:
     asked = _template(stage, name, found)
     if stage.parameters.baselines[name].finetune is not None:
         found = trained(baseline.folder(stage, name))
-    return _load(stage, found, asked, device)
+    return _load(stage, found, asked, device, _asking(stage.parameters.baselines[name]))
 
 
-def _load(stage: Stage, weights: Path, asked: Any, device: str) -> Any:
+def _asking(line: Baseline) -> Asking:
+    return Asking(line.system, line.max_new_tokens, line.temperature, tuple(line.stop))
+
+
+def _load(stage: Stage, weights: Path, asked: Any, device: str, asking: Asking) -> Any:
     parameters, tokenizer = stage.parameters, load_tokenizer(weights)
     if baseline.is_sequence_model(weights):
         model = baseline.load_sequence_model(weights, parameters.dtype, device)
-        return sequence.SequenceBackend(model, tokenizer, asked, parameters.batch_size, device)
+        return sequence.SequenceBackend(model, tokenizer, asked, parameters.batch_size, device, asking)
     model = load_to_answer(weights, parameters.dtype, device)
-    return TransformersBackend(model, tokenizer, asked, parameters.batch_size, device)
+    return TransformersBackend(model, tokenizer, asked, parameters.batch_size, device, asking)

@@ -77,7 +77,7 @@ def answer(
     """`output` is the reply; beside it what was understood: see `understood`."""
     replies = backend.generate(asked, max_new_tokens)
     return [
-        {"output": reply.text, "finish": reply.finish} | understood(item, reply.text, types)
+        {"output": reply.text, **reply.ending} | understood(item, reply.text, types)
         for item, reply in zip(items, replies, strict=True)
     ]
 

@@ -18,8 +18,30 @@ from qilin_lib.tokens.template import Template
 REPLY_PREFIX = "答案："
 CEVAL_HEADER = "以下是中国关于{name}考试的单项选择题，请选出其中的正确答案。\n\n"
 CMMLU_HEADER = "以下是关于{name}的单项选择题，请直接给出正确答案的选项。\n\n"
+MEDQA_HEADER = "以下是一道医学考试的单项选择题，请选出正确答案的选项。\n\n"
 
 Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a baseline's line says of how it is asked, whatever answers: a system turn, the most new tokens (None: as
+    the benchmark has it), 0 or the temperature of a seeded draw, texts that end a reply."""
+
+    system: str | None = None
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    thinks: bool = False
+    """Whether the reply begins with a thought, before which no words of it can be forced."""
+
+
+AS_IT_COMES = Asking()
+
+
+def asking(backend: Any) -> Asking:
+    """How a backend wants to be asked; as it comes unless it says so."""
+    return getattr(backend, "asking", AS_IT_COMES)
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,12 @@ def _exam_messages(question: str, item: Item, shots: Sequence[Item], header: str
     return [*messages, _turn("user", asked[-1])]
 
 
+def medqa_messages(question: str, item: Item) -> Messages:
+    """As `cmexam_messages`, after an instruction: the set has none, and no examples show what is wanted."""
+    (turn,) = cmexam_messages(question, item)
+    return [_turn("user", MEDQA_HEADER + turn["content"])]
+
+
 def cmexam_messages(question: str, item: Item) -> Messages:
     """Question, then the options as lines "A text": the layout of CMExam's own file and of the training data."""
     lines = [f"{letter} {text}" for letter, text in (item.options or {}).items()]
@@ -95,20 +123,28 @@ def fit(
     `build(question, shots)` gives the messages; `backend` lends tokenizer, template and context. Where a server holds
     them (`backend.tokenizer` is None) nothing is cut. Raises QilinError when not even an empty question fits.
     """
+    how = asking(backend)
+    # A model that thinks first would think after words that are already its answer.
+    reply_prefix = "" if how.thinks else reply_prefix
+
+    def messages(question: str, left: Sequence[Item]) -> Messages:
+        system = [_turn("system", how.system)] if how.system else []
+        return [*system, *build(question, left)]
+
     if backend.tokenizer is None:
-        messages = build(item.question, shots)
-        text = backend.render(messages, reply_prefix)
-        return Prompt(messages, reply_prefix, [], text, len(shots), truncated=False, stop=next_turns(backend))
-    room, stop = backend.context - new_tokens, next_turns(backend)
+        made = messages(item.question, shots)
+        text = backend.render(made, reply_prefix)
+        return Prompt(made, reply_prefix, [], text, len(shots), truncated=False, stop=next_turns(backend))
+    room, stop = backend.context - (new_tokens and (how.max_new_tokens or new_tokens)), next_turns(backend)
 
     def ids(question: str, left: Sequence[Item]) -> list[int]:
-        return _encode(build(question, left), reply_prefix, backend)
+        return _encode(messages(question, left), reply_prefix, backend)
 
     def prompt(encoded: list[int], question: str, left: Sequence[Item]) -> Prompt:
         text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
         shared = _common(encoded[:-1], ids("", left))
         cut = question != item.question
-        return Prompt(build(question, left), reply_prefix, encoded, text, len(left), cut, shared, stop)
+        return Prompt(messages(question, left), reply_prefix, encoded, text, len(left), cut, shared, stop)
 
     for first in range(len(shots) + 1):
         encoded = ids(item.question, shots[first:])

@@ -31,23 +31,37 @@ _ANSWER, _ANSWERED = (re.compile(tag, re.IGNORECASE) for tag in ("<answer>", "</
 
 
 class Reply(NamedTuple):
-    """A backend's reply. `forced`: whether the prompt really held the reply's first words (`Prompt.reply_prefix`)."""
+    """A backend's reply. `forced`: whether the prompt really held the reply's first words (`Prompt.reply_prefix`);
+    `error`: why a server gave none."""
 
     text: str
     finish: str = STOP
     forced: bool = False
+    error: str = ""
+
+    @property
+    def ending(self) -> dict[str, str]:
+        """How it ended, as a record keeps it."""
+        return {"finish": self.finish} | ({"error": self.error} if self.error else {})
 
 
 def replied(
-    prompts: Sequence[Prompt], texts: Sequence[str], finishes: Sequence[str], forces: bool = True
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    finishes: Sequence[str],
+    forces: bool = True,
+    ends: Sequence[str] = (),
 ) -> list[Reply]:
-    """The replies to `prompts`, each ended where the model begins a next turn in its own template (`Prompt.stop`).
+    """The replies to `prompts`, each ended before the first of the texts `ends`, and where the model begins a next turn
+    in its own template (`Prompt.stop`).
 
     `forces`: the backend puts `reply_prefix` before the reply. A thought that the template opens in the prompt is
     opened in the text.
     """
     replies = []
     for prompt, text, finish in zip(prompts, texts, finishes, strict=True):
+        if found := [at for end in ends if (at := text.find(end)) >= 0]:
+            text, finish = text[: min(found)], STOP
         if turn := _next_turn(text, prompt.stop):
             text, finish = text[: turn.start()].rstrip(), STOP
         opened = _OPEN_THOUGHT.search(prompt.text, max(0, len(prompt.text) - 20))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import store, submission, worker
+from qilin_lib.evaluate import submission
+from qilin_lib.evaluate.asking import ask, failure_line, read_records, scored_records
 from qilin_lib.evaluate.items import BENCHMARKS
-from qilin_lib.evaluate.models import check as check_baselines
-from qilin_lib.evaluate.models import prepare as prepare_baselines
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.evaluate.task import FIXED, RELEASED, Task
 from qilin_lib.evaluate.tasks import BUILD, prepare
-from qilin_lib.files import read_jsonl, write_json, write_jsonl
+from qilin_lib.files import write_json, write_jsonl
 from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.train import launch
 
 
 def items(stage: Stage) -> list[Task]:
@@ -39,12 +37,12 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     Predictions that belong to the same prompts, settings and weights are kept, also those of a stage that was moved
     aside; unfinished ones are gone on with. Unusable rows of the benchmarks are listed in invalid.jsonl. Does nothing
-    if the stage is up to date. Raises QilinError, also for a process that fails.
+    if the stage is up to date. A baseline that cannot answer is named in the last line shown, with the reason, and
+    under "unfinished". Raises QilinError, also for a process that fails.
     """
     show, parameters = show or live_line(), stage.parameters
     if not stage.up_to_date:
         tasks = items(stage)
-        check_baselines(stage)
         stage.begin()
     if stage.up_to_date:
         show(FINISHED)
@@ -52,39 +50,19 @@ def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     unusable = {task.name: task.invalid for task in tasks}
     write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
     tasks = [task for task in tasks if task.items]
-    ask(stage, stage.facts(BUILD)["raw_dir"], show)
+    failed = ask(stage, stage.facts(BUILD)["raw_dir"], show)
     models = {task.name: _models(parameters, task.name) for task in tasks}
-    scores = score(tasks, models, stage.dir, parameters)
+    scores = score(tasks, models, stage.dir, parameters, failed)
     for task in tasks:
         # The test split's labels are the leaderboard's; it takes whole submissions only.
         if task.name == "ceval" and task.split == "test" and task.cap is None and parameters.ceval_subjects is None:
-            for name in models[task.name]:
+            for name in scores[task.name]:
                 target = stage.dir / "submission" / task.protocol / f"{name}.json"
-                submission.write(_records(task, name, stage.dir), target)
-    write_json(stage.dir / "scores.json", scores | {"run": describe_run(stage)})
+                submission.write(read_records(task, name, stage.dir), target)
+    told = failure_line(stage, failed)
+    write_json(stage.dir / "scores.json", scores | {"run": describe_run(stage), "failed": told})
+    show(told or FINISHED)
     return read_scores(stage.dir / "scores.json")
-
-
-def ask(stage: Stage, raw_dir: str | Path, show: Show) -> None:
-    """Let the stage's models and baselines answer its tasks, in processes of their own; records go to its folder.
-
-    QilinError for a baseline that cannot answer, and for a process that fails.
-    """
-    parameters, job = stage.parameters, stage.dir / "job.json"
-    store.carry_over(stage.dir, stage.run.old(stage.name))
-    prepare_baselines(stage, show)
-    write_json(
-        job,
-        {
-            "parameters": parameters.model_dump(mode="json"),
-            "run_dir": str(stage.run_dir),
-            "raw_dir": str(raw_dir),
-            "workers": _workers(parameters),
-        },
-    )
-    program = launch.plain(worker.__name__, job)
-    launch.run(program, stage.dir / "eval.log", show, parameters.gpus, _workers(parameters))
-    job.unlink()
 
 
 def _models(parameters: Any, benchmark: str) -> list[str]:
@@ -92,21 +70,25 @@ def _models(parameters: Any, benchmark: str) -> list[str]:
     return [*parameters.models, *asked]
 
 
-def _workers(parameters: Any) -> int:
-    """One process a GPU, or as many as `processes` says, or one a core."""
-    return parameters.gpus or parameters.processes or len(os.sched_getaffinity(0))
+def score(
+    tasks: Sequence[Task],
+    models: dict[str, list[str]],
+    out_dir: str | Path,
+    params: Any,
+    failed: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """scores.json from the records alone; `models` maps a benchmark to the models that were asked it.
 
-
-def score(tasks: Sequence[Task], models: dict[str, list[str]], out_dir: str | Path, params: Any) -> dict[str, Any]:
-    """scores.json from the records alone; `models` maps a benchmark to the models that answered it.
-
-    Makes the finished files out of what the processes wrote. Raises QilinError when a record is missing.
+    Makes the finished files out of what the processes wrote. Under "unfinished" it says of each benchmark why a model
+    has no score: it `failed` before it had answered all, or a server refused too many of its prompts
+    (`asking.TOO_MANY_ERRORS`). Raises QilinError when another model's record is missing.
     """
     scores: dict[str, Any] = {name: {} for name in BENCHMARKS} | {RELEASED: {}}
-    beside: dict[str, dict] = {name: {} for name in ("split", "cap", "invalid", "shots", "truncated", "scoring")}
+    names = ("split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
+    beside: dict[str, dict] = {name: {} for name in names}
     pairs: list[dict] = []
     for task in tasks:
-        records = {name: _records(task, name, out_dir) for name in models[task.name]}
+        records, unfinished = scored_records(task, models[task.name], out_dir, failed)
         same_items(task.name, records)
         tables = {name: task.statistics(rows) for name, rows in records.items()}
         brief = {
@@ -119,17 +101,11 @@ def score(tasks: Sequence[Task], models: dict[str, list[str]], out_dir: str | Pa
         scores[task.name] = brief
         if task.name in BENCHMARKS:
             pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
-        for name, value in _settings(task, records).items():
+        for name, value in (_settings(task, records) | {"unfinished": unfinished}).items():
             beside[name][task.name] = value
     usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
     more = {"paired": adjust(pairs), "usage": usage, "tokenisation": params.tokenisation, "protocol": FIXED}
     return scores | beside | more
-
-
-def _records(task: Task, model: str, out_dir: str | Path) -> list[dict]:
-    path = store.predictions(out_dir, task.protocol, task.name, model)
-    store.finish(path, [item.id for item in task.items])
-    return list(read_jsonl(path))
 
 
 def _settings(task: Task, records: dict[str, list[dict]]) -> dict[str, Any]:

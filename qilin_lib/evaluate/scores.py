@@ -34,13 +34,16 @@ def summarise(table: Table, resamples: int, seed: int, ids: Sequence[str] = ()) 
 
 
 def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
-    """One row a metric for each pair of stages that follow each other among the models at hand: b minus a, in points.
+    """One row per metric and pair of models: b minus a, in points.
 
-    The tables must come from the same items in the same order (`same_items`). Only the paper's stages are compared, not
-    baselines; metrics without items, FAILURES and those of nested tables are left out.
+    Compared are stages that follow each other, the first with the last, and every other model with the last stage. The
+    tables must come from the same items in the same order (`same_items`); metrics without items, FAILURES and those of
+    nested tables are left out.
     """
-    rows = []
-    for a, b in pairwise([stage for stage in STAGES if stage in tables]):
+    rows, stages = [], [stage for stage in STAGES if stage in tables]
+    ends = [(stages[0], stages[-1])] if len(stages) > 2 else []
+    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(STAGES)) if stages]
+    for a, b in [*pairwise(stages), *ends, *others]:
         for metric, left in tables[a].items():
             if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0:
                 continue

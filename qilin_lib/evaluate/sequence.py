@@ -11,7 +11,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import single_token, stop_ids, weights_hash
-from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.models.load import load_tokenizer, quiet_libraries
 
@@ -24,12 +24,14 @@ class SequenceBackend:
 
     likelihood = True
 
-    def __init__(self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str, asking: Asking = AS_IT_COMES
+    ) -> None:
         self.model = model.to(device).eval() if not getattr(model, "hf_device_map", None) else model.eval()
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
         self.context = int(getattr(model.config, "max_position_embeddings", None) or UNLIMITED)
-        self.stop_ids = stop_ids(model, tokenizer)
+        self.stop_ids, self.asking = stop_ids(model, tokenizer), asking
 
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
         """Natural log-probability of each choice as the decoder's next token after the forced words, one dict a prompt.
@@ -49,6 +51,7 @@ class SequenceBackend:
         """Greedy answer to each prompt after its forced words, up to the end token (left out) or `max_new_tokens`."""
         import torch
 
+        max_new_tokens = self.asking.max_new_tokens or max_new_tokens
         chosen, encoded = self._read(prompts)
         cache, written = None, [[] for _ in prompts]
         running = [True] * len(prompts)
@@ -63,7 +66,7 @@ class SequenceBackend:
             if not any(running):
                 break
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-        return replied(prompts, texts, [LENGTH if one else STOP for one in running])
+        return replied(prompts, texts, [LENGTH if one else STOP for one in running], ends=self.asking.stop)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""

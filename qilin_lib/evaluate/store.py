@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.errors import QilinError
-from qilin_lib.files import read_json, sha256_file, write_json, write_jsonl
+from qilin_lib.errors import QilinError, sentence
+from qilin_lib.evaluate.replies import ERROR
+from qilin_lib.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
 
 Append = Callable[[Sequence[dict]], None]
 
@@ -59,6 +60,36 @@ def carry_over(out_dir: Path, old: Sequence[Path]) -> None:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
+
+
+def reopen(path: Path, key: str) -> bool:
+    """Make a finished file of `key` unfinished, without the records of refused prompts; False where there are none."""
+    records = list(read_jsonl(path))
+    answered = [record for record in records if record.get("finish") != ERROR]
+    if len(answered) == len(records):
+        return False
+    write_jsonl(path.with_name(f"{path.stem}.part0"), [{"key": key}, *answered])
+    _key_file(path).unlink()
+    return True
+
+
+def note_failure(out_dir: str | Path, model: str, reason: Exception) -> None:
+    """Keep why a model could not answer everything: `failures` reads it."""
+    write_json(_failure(out_dir, model), sentence(reason))
+
+
+def forget_failures(out_dir: str | Path) -> None:
+    """What stopped an earlier attempt says nothing of the next."""
+    shutil.rmtree(_failure(out_dir, "").parent, ignore_errors=True)
+
+
+def failures(out_dir: str | Path) -> dict[str, str]:
+    """{model: why it could not answer everything} of the last attempt."""
+    return {path.stem: read_json(path) for path in sorted(_failure(out_dir, "*").parent.glob("*.json"))}
+
+
+def _failure(out_dir: str | Path, model: str) -> Path:
+    return Path(out_dir) / "failures" / f"{model}.json"
 
 
 def kept(path: Path, key: str) -> dict[str, dict]:

@@ -35,17 +35,21 @@ def work(job: str | Path) -> None:
     rank = int(os.environ["RANK"]) if of > 1 else 0
     if not parameters.gpus:
         torch.set_num_threads(1)
-    names = [*parameters.models, *parameters.baselines]
+    failed, baselines = said.get("failed", ()), parameters.baselines
+    names = [name for name in (*parameters.models, *baselines) if name not in failed]
+    device = f"cuda:{rank}" if parameters.gpus else "cpu"
     prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, stage.run_dir / tasks.BUILD)
     answer_all(
         [task for task in prepared if task.items],
-        loaders(stage, f"cuda:{rank}" if parameters.gpus else "cpu"),
+        {name: load for name, load in loaders(stage, device).items() if name in names},
         {name: shots(stage, name) for name in names},
         stage.dir,
         rank,
         of,
         _tell if rank == 0 else None,
-        {name: line.benchmarks for name, line in parameters.baselines.items() if line.benchmarks},
+        {name: line.benchmarks for name, line in baselines.items() if line.benchmarks},
+        baselines.keys(),
+        getattr(parameters, "ask_errors_again", False),
     )
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
-from qilin_lib.report.benchmark_tables import name_of
+from qilin_lib.report.benchmark_tables import name_of, unfinished_notes
 from qilin_lib.report.cells import Score, Source
 from qilin_lib.report.figures import literal, new_chart
 from qilin_lib.report.html import Picture, Section
@@ -82,7 +82,7 @@ def total_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     rows = [_row(scores, model, protocol, name) for protocol, model, _ in _entries(scores, name)]
     low, high = facts["range"]
     title = f"{facts['title']}: {low} to {high} possible, neutral {facts['midpoint']:g}"
-    notes = [*_notes(facts), *foot(scores, paper="")]
+    notes = [*_notes(facts), *unfinished_notes(scores, name), *foot(scores, paper="")]
     return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), notes)
 
 

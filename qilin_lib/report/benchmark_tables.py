@@ -158,16 +158,18 @@ def _fixed(table: PaperTable, scores: Scores, digest: str) -> Table:
 
 def _made(asked: Asked, scores: Scores, digest: str) -> Table:
     table, results = asked.paper, asked.results
-    columns, rows = _columns(asked), []
+    columns, rows, failed = _columns(asked), [], unfinished(scores, table.benchmark)
     for name, model, cells in _lines(table, results, scores):
         # A row without any number need not be said again: it stands in the table of the fixed protocol.
         if asked.suffix and model not in results and not any(_known(cells, column) for column in columns):
             continue
         where = source(scores, table.benchmark, model, digest, asked.protocol) if model in results else None
         whose = "this run" if model else "paper"
-        rows.append([name, whose, *_cells(columns, cells, results.get(model), model, where)])
+        missing = "not finished" if model in failed else "not evaluated" if model else ""
+        rows.append([name, whose, *_cells(columns, cells, results.get(model), missing, where)])
     frame = pd.DataFrame(rows, columns=["Model", "From", *(column.heading for column in columns)], dtype=object)
     notes = _notes(asked, scores, columns) if results else [_not_run(table.benchmark)]
+    notes += unfinished_notes(scores, table.benchmark)
     title = f"{table.title}: {asked.aside}" if asked.aside else table.title
     notes += [f"The paper's numbers: as under Table {table.number}."] if asked.suffix else paper_notes(table)
     notes = [*foot(scores), *notes]
@@ -210,7 +212,8 @@ def _lines(
     Ours have the cells of the paper's row of the same stage if they were trained as it was, on the paper's base.
     """
     compared = {row.ours: row.cells for row in table.rows if row.ours in names.facts(scores)["as_paper"]}
-    models = dict.fromkeys([*PAPER_STAGES, *ordered(results)]) if results else ()
+    failed = unfinished(scores, table.benchmark)
+    models = dict.fromkeys([*PAPER_STAGES, *ordered([*results, *failed])]) if results or failed else ()
     return [
         *((row.label, "", row.cells) for row in table.rows),
         *((name_of(scores, model), model, compared.get(model)) for model in models),
@@ -222,7 +225,7 @@ def _known(cells: Mapping[str, Cell] | None, column: Column) -> bool:
 
 
 def _cells(
-    columns: Sequence[Column], paper: Mapping[str, Cell] | None, entry: Any, model: str, where: Source | None
+    columns: Sequence[Column], paper: Mapping[str, Cell] | None, entry: Any, missing: str, where: Source | None
 ) -> list[Score]:
     return [
         Score(
@@ -230,7 +233,7 @@ def _cells(
             paper[column.path[0]] if paper is not None and column.in_paper else None,
             where,
             1 if column.path[-1] in {*ONE_DECIMAL, *FAILURES} else 2,
-            "not evaluated" if model and entry is None else "-" if model else "",
+            missing if entry is None else "-",
         )
         for column in columns
     ]
@@ -287,6 +290,17 @@ def failure_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:
         if shares := [f"{name} {score_text(share)}" for name, share in found.items() if share]:
             notes.append(f"{heading}, percent: {'; '.join(shares)}.")
     return notes
+
+
+def unfinished(scores: Scores, benchmark: str) -> Mapping[str, str]:
+    """{model: why it has no score on a benchmark that it was asked}."""
+    return scores.get("unfinished", {}).get(benchmark, {})
+
+
+def unfinished_notes(scores: Scores, benchmark: str) -> list[str]:
+    """Which models did not finish a benchmark, and why, one sentence; [] where all did."""
+    failed = unfinished(scores, benchmark)
+    return [f"Not finished: {'; '.join(f'{name} ({why})' for name, why in failed.items())}."] if failed else []
 
 
 def cut_notes(scores: Scores, benchmark: str) -> list[str]:

@@ -112,7 +112,7 @@ def variant_table(scores: Mapping[str, Any], digest: str = "") -> Table:
 
 
 def paired_table(scores: Mapping[str, Any]) -> Table:
-    """Differences between stages on the same items, from the "paired" list of scores.json."""
+    """Differences between models on the same items, from the "paired" list of scores.json."""
     rows = []
     for pair in key(scores, "paired", "scores.json"):
         later, earlier = (name_of(scores, pair[model]) for model in ("model_b", "model_a"))
@@ -122,14 +122,15 @@ def paired_table(scores: Mapping[str, Any]) -> Table:
         rows.append([*names, signed(pair["difference"], 2), interval, str(pair["n"]), *tests])
     columns = ["Benchmark", "Metric", "Compared", "Difference, points", "95 % interval", "n", "p", "p, Holm"]
     notes = [
-        "Later minus earlier stage on the same items, 95 % interval; one that holds 0 shows no difference.",
+        "Stages that follow each other, the first and the last, each baseline and the last; differences on the same "
+        "items with 95 % interval; one that holds 0 shows no difference.",
         f"p: exact McNemar for proportions, paired bootstrap for the rest; adjusted after Holm (1979) for the "
         f"{len(rows)} comparisons of this run. From 06_eval/scores.json.",
     ]
     if not rows:
-        notes = ["Nothing to compare: fewer than two stages answered the same benchmark."]
+        notes = ["Nothing to compare: fewer than two models answered the same benchmark."]
     frame = pd.DataFrame(rows, columns=columns, dtype=str)
-    return Table("A1", "Paired differences between stages", frame, [*notes, *foot(scores)])
+    return Table("A1", "Paired differences between models", frame, [*notes, *foot(scores)])
 
 
 def usage_table(scores: Mapping[str, Any]) -> Table | None:

@@ -164,7 +164,7 @@ def _about_run(benchmark: str, scores: Mapping[str, Any]) -> str:
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     asked = {model: entry["chimed_gpt"] for model, entry in results.items()} if benchmark == "ceval" else results
     notes = [f"{LABELS[benchmark]}, ours: {'; '.join(parts)}.", *shared.failure_notes(asked, scores)]
-    notes += shared.cut_notes(scores, benchmark)
+    notes += [*shared.cut_notes(scores, benchmark), *shared.unfinished_notes(scores, benchmark)]
     where = f"06_eval/predictions/fixed/{benchmark}"
     return " ".join([*notes, f"Percent, with 95 % interval and n; records in {where}."])
 

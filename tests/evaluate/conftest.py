@@ -80,6 +80,7 @@ def backend(tiny_model_dir: Path, tmp_path: Path) -> Any:
     import torch
 
     from qilin_lib.evaluate.backends import TransformersBackend
+    from qilin_lib.evaluate.templates import unspoken
     from qilin_lib.models.load import load_model, load_tokenizer
     from qilin_lib.tokens.template import PLAIN
 
@@ -92,7 +93,7 @@ def backend(tiny_model_dir: Path, tmp_path: Path) -> Any:
                 weight.mul_(3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return TransformersBackend(load_model(folder), load_tokenizer(folder), PLAIN, 4, "cpu")
+    return TransformersBackend(load_model(folder), load_tokenizer(folder), unspoken(PLAIN), 4, "cpu")
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def ask_lm_eval(exams: Sequence[Exam], backend: Any, folder: Path, delimiter: st
     import no_network
 
     for exam in exams:
-        end = backend.tokenizer.eos_token
+        end = backend.template.assistant_close
         write_task(folder, exam.name, exam.header, exam.shots, exam.items, end, delimiter)
     model = {"pretrained": backend.model.name_or_path, "dtype": "float32"}
     names = [exam.name for exam in exams]

@@ -464,7 +464,7 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     lines = whole.read_text(encoding="utf-8").splitlines()
     key = json.dumps({"key": read_json(whole.with_suffix(".key.json"))["key"]})
     part.write_text("\n".join([key, *lines[:5], lines[5][:40]]), encoding="utf-8")
-    expected |= {"run": describe_run(stage)}
+    expected |= {"run": describe_run(stage), "failed": ""}
     written = attitudes.evaluate(stage, lambda text: None)
     assert written == expected | {"accepted": []} and read_json(stage.dir / "scores.json") == expected
     assert path.read_bytes() == whole.read_bytes() and not part.exists()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -19,10 +17,9 @@ import pytest
 from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import endpoint
+from qilin_lib.evaluate import server as servers
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.responses import Responses
+from qilin_lib.evaluate.prompts import Asking, Prompt
 
 KEY = "sk-secret-0123456789abcdef"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
@@ -97,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(servers, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("A_KEY", KEY)
     # A proxy where nobody listens: a server on this machine must be reached without it.
     for name in ("HTTP_PROXY", "http_proxy"):
@@ -219,30 +216,25 @@ def test_500_and_a_closed_connection_pass(server: Faulty, backend: Callable) -> 
 
 
 HOPELESS = {
-    "500": ((500, b"<h1>oops</h1>"), endpoint.TRIES, "status 500 (<h1>oops</h1>)"),
-    "503": ((503, {"detail": "loading"}), endpoint.TRIES, "status 503 (loading)"),
-    "429": ((429, {"error": {"message": "slow down"}}), endpoint.TRIES, "status 429 (slow down)"),
+    "500": ((500, b"<h1>oops</h1>"), servers.TRIES, "status 500 (<h1>oops</h1>)"),
+    "503": ((503, {"detail": "loading"}), servers.TRIES, "status 503 (loading)"),
+    "429": ((429, {"error": {"message": "slow down"}}), servers.TRIES, "status 429 (slow down)"),
     "429 for an hour": ((429, {}, {"retry-after": "3600"}), 1, "a wait of 3600 s more passes the 300 s"),
     "quota": ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), 1, "quota is used up (pay)"),
     "401": ((401, {"error": {"message": f"no {KEY}"}}), 1, "status 401, the server refuses the key of A_KEY"),
     "403": ((403, {"error": {"message": f"not {KEY}"}}), 1, "may not use this model (not [key])"),
     "404": ((404, {"error": {"message": "no m-1"}}), 1, "no model of this name or no such path (no m-1)"),
-    "too long": (
-        (400, {"error": {"message": "maximum context length is 4096 tokens", "code": "context_length_exceeded"}}),
-        1,
-        "status 400 with 5 new tokens asked for (maximum context length is 4096 tokens); take fewer shots or a model",
-    ),
-    "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), endpoint.TRIES, "no completion (<ht"),
-    "cut JSON": ((200, b'{"choices": [{"mess'), endpoint.TRIES, 'no completion ({"choices": [{"mess)'),
-    "other JSON": ((200, {"error": "busy"}), endpoint.TRIES, 'no completion ({"error": "busy"})'),
-    "a list": ((200, b"[1, 2]"), endpoint.TRIES, "no completion ([1, 2])"),
-    "no choices": ((200, {"choices": []}), endpoint.TRIES, 'no completion ({"choices": []})'),
-    "parts": ((200, completion([{"type": "text", "text": "a"}])), endpoint.TRIES, "no completion"),
-    "not text": ((200, b"\xff\xfe\x00"), endpoint.TRIES, "no completion"),
-    "deep": ((200, b"[" * 100_000), endpoint.TRIES, "no completion ([[[["),
-    "null": ((200, completion(None)), 1, "an answer without text (finish_reason stop)"),
+    "no money": ((402, {"error": {"message": "pay"}}), 1, "status 402, the account's quota is used up (pay)"),
+    "no seed": ((400, {"error": {"message": "Unsupported parameter: 'seed'"}}), 1, "request: {its name: null}"),
+    "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), servers.TRIES, "no completion (<ht"),
+    "cut JSON": ((200, b'{"choices": [{"mess'), servers.TRIES, 'no completion ({"choices": [{"mess)'),
+    "other JSON": ((200, {"error": "busy"}), servers.TRIES, 'no completion ({"error": "busy"})'),
+    "a list": ((200, b"[1, 2]"), servers.TRIES, "no completion ([1, 2])"),
+    "no choices": ((200, {"choices": []}), servers.TRIES, 'no completion ({"choices": []})'),
+    "not text": ((200, b"\xff\xfe\x00"), servers.TRIES, "no completion"),
+    "deep": ((200, b"[" * 100_000), servers.TRIES, "no completion ([[[["),
     "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
-    "closed": (None, endpoint.TRIES, "no connection (Server disconnected"),
+    "closed": (None, servers.TRIES, "no connection (Server disconnected"),
 }
 
 
@@ -299,34 +291,93 @@ def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_waiting_is_bounded_in_all(server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "MAX_WAIT", 0.5)
+    monkeypatch.setattr(servers, "MAX_WAIT", 0.5)
     server.reply = lambda request, number: (429, {}, {"retry-after": "0.2"})
     with pytest.raises(QilinError, match="status 429.*passes the"):
         backend().generate([ask("q")], 5)
     assert len(server.requests) == 3
 
 
-def test_one_hopeless_prompt_loses_no_other_answer(server: Faulty, backend: Callable, tmp_path: Path) -> None:
-    arrived = threading.Barrier(4, timeout=30)
+REFUSED = {
+    "too long": (
+        (400, {"error": {"message": "maximum context length is 4096 tokens", "code": "context_length_exceeded"}}),
+        "status 400 with 5 new tokens asked for (maximum context length is 4096 tokens); take fewer shots or a model",
+    ),
+    "filter": ((400, {"error": {"message": "data_inspection_failed"}}), "data_inspection_failed"),
+    "null": ((200, completion(None)), "an answer without text (finish_reason stop)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_prompt_has_an_empty_reply_that_says_why_and_is_not_kept(
+    name: str, server: Faulty, backend: Callable, tmp_path: Path
+) -> None:
+    fault, reason = REFUSED[name]
+    server.reply = lambda request, number: fault if said(request) == "q1" else (200, completion(f"Re: {said(request)}"))
+    asked = backend()
+    replies = asked.generate(asks(4), 5)
+    assert texts(replies) == ["Re: q0", "", "Re: q2", "Re: q3"] and asked.usage()["refused"] == 1
+    assert [reply.finish for reply in replies] == ["stop", "error", "stop", "stop"] and reason in replies[1].error
+    server.reply = lambda request, number: (200, completion(f"Re: {said(request)}"))
+    assert texts(backend().generate(asks(4), 5)) == [f"Re: q{n}" for n in range(4)]
+    assert len(server.requests) == 5 and KEY not in replies[1].error
+
+
+def test_a_server_that_refuses_every_prompt_is_no_matter_of_the_prompts(server: Faulty, backend: Callable) -> None:
+    server.reply = lambda request, number: (400, {"error": {"message": "bad prompt"}})
+    with pytest.raises(QilinError, match=r"each of 20 prompts is refused: status 400 .*bad prompt.*kept in"):
+        backend(batch_size=2).generate(asks(40), 5)
+    assert len(server.requests) <= 22
+
+
+def test_a_limit_by_another_name_is_sent_by_it(server: Faulty, backend: Callable) -> None:
+    advice = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
 
     def reply(request: dict, number: int) -> Any:
-        if number <= 4:
-            arrived.wait()
-        if said(request) == "q1" and not healed:
-            return 400, {"error": {"message": "bad prompt"}}
-        time.sleep(1)  # the others end after the failure
-        return 200, completion(f"Re: {said(request)}")
+        known = "max_tokens" not in request["body"]
+        return (200, completion("yes")) if known else (400, {"error": {"message": advice}})
 
-    healed: list[bool] = []
     server.reply = reply
-    with pytest.raises(QilinError, match=r"ends 'q1'.*kept in"):
-        backend(batch_size=4).generate(asks(9), 5)
-    # Those under way were finished and kept; none was started after the failure.
-    assert len(server.requests) == 4 and len(list((tmp_path / "responses").glob("*.json"))) == 3
-    healed.append(True)
-    again = backend(batch_size=4)
-    assert texts(again.generate(asks(9), 5)) == [f"Re: q{n}" for n in range(9)]
-    assert len(server.requests) == 10 and again.usage()["cached"] == 3
+    assert texts(backend(batch_size=2).generate(asks(4), 5)) == ["yes"] * 4
+    assert server.requests[-1]["body"]["max_completion_tokens"] == 5
+
+
+def test_fields_of_a_request_are_the_users(server: Faulty, backend: Callable) -> None:
+    extra = {"seed": None, "temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
+    asked = backend(request=extra, asking=Asking(system="你是医生", stop=("问：",)))
+    asked.generate([ask("头痛")], 5)
+    body = server.requests[0]["body"]
+    assert not {"seed", "temperature"} & body.keys() and body["stop"] == ["问："]
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert asked.fingerprint() != backend().fingerprint()
+
+
+def test_a_server_that_can_goes_on_from_the_first_words(server: Faulty, backend: Callable) -> None:
+    server.reply = lambda request, number: (200, completion("C。"))
+    (reply,) = backend(prefill=True).generate([ask("q", "答案：")], 5)
+    body = server.requests[0]["body"]
+    assert body["messages"][-1] == {"role": "assistant", "content": "答案："} and body["continue_final_message"] is True
+    assert reply.forced
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_letters_are_scored_by_a_servers_log_probabilities(server: Faulty, backend: Callable, template: str) -> None:
+    top = {"C": -0.5, " A": -1.5, "的": -4.0}
+    listed = [{"token": token, "logprob": value} for token, value in top.items()]
+    found = {"content": [{"top_logprobs": listed}], "top_logprobs": [top]}
+    server.reply = lambda request, number: (200, {"choices": [{"logprobs": found}]})
+    asked = backend(logprobs=True, template=template)
+    assert asked.likelihood and asked.choice_logprobs([ask("q")], "ABCD") == [
+        {"A": -1.5, "B": -4.0, "C": -0.5, "D": -4.0}
+    ]
+    with pytest.raises(QilinError, match="none of X, Y is among the 20 likeliest"):
+        asked.choice_logprobs([ask("q")], "XY")
+
+
+def test_content_in_parts_is_their_text(server: Faulty, backend: Callable) -> None:
+    parts = [{"type": "text", "text": "多"}, {"type": "text", "text": "休息"}]
+    server.reply = lambda request, number: (200, completion(parts))
+    assert texts(backend().generate([ask("q")], 5)) == ["多休息"]
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -357,26 +408,6 @@ def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Cal
     assert path.read_text(encoding="utf-8") == good
 
 
-def test_two_processes_share_the_folder(tmp_path: Path) -> None:
-    program = (
-        "import sys; from qilin_lib.evaluate.responses import Responses\n"
-        "kept = Responses(sys.argv[1])\n"
-        "for n in range(60): kept.put({'q': n % 3}, {'text': 'long ' * 9999 + str(n % 3)})\n"
-        "print(len(kept.damaged))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    kept, read = Responses(tmp_path), 0
-    while any(writer.poll() is None for writer in writers):
-        for n in range(3):
-            answer = kept.get({"q": n})
-            read += answer is not None
-            assert answer is None or answer["text"].endswith(f"long {n}")
-    assert [writer.communicate()[0] for writer in writers] == ["0\n", "0\n"]
-    assert kept.damaged == [] and read > 3
-    assert len(list(tmp_path.iterdir())) == 3, "no temporary file stays"
-
-
 def test_a_folder_that_cannot_be_written_is_one_sentence(backend: Callable, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(QilinError, match="file/responses/.*cannot be"):
@@ -391,15 +422,16 @@ def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: C
     asked = backend(batch_size=1, prices=(0.5, 1.5))
     asked.generate(asks(5), 5)
     expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
-    assert asked.usage() == {**expected, "unmetered": 2, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
+    expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
+    assert asked.usage() == expected
     assert backend(prices=(0.5, None)).usage()["cost"] is None
 
 
 def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, at = backend(batch_size=8, requests_per_minute=600), []
-    post = asked._post
+    post = asked.server._post
     # Seen where requests start: how long one takes to the server depends on the machine.
-    monkeypatch.setattr(asked, "_post", lambda body: at.append(time.monotonic()) or post(body))
+    monkeypatch.setattr(asked.server, "_post", lambda *given: at.append(time.monotonic()) or post(*given))
     asked.generate(asks(8), 5)
     assert len(at) == 8 and max(at) - min(at) >= 0.65, "seven gaps of 0.1 s"
 
@@ -441,7 +473,7 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
         backend(url="https://api.example.com")
     assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
-    assert server.requests[0]["headers"]["Authorization"] == f"Bearer {endpoint.PLACEHOLDER}"
+    assert server.requests[0]["headers"]["Authorization"] == f"Bearer {servers.PLACEHOLDER}"
     monkeypatch.setenv("A_KEY", "sk-not-ascii-密")
     with pytest.raises(QilinError, match="A_KEY holds no key") as raised:
         backend()

@@ -158,7 +158,7 @@ def test_limit_counts_for_each_subject(cmmlu: Path, tmp_path: Path):
 
 
 def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Path, tokenizer: Any, template: Any):
-    asked = SimpleNamespace(context=4096, tokenizer=tokenizer, template=template)
+    asked = SimpleNamespace(context=4096, likelihood=True, tokenizer=tokenizer, template=template)
     made = exams.task("cmmlu", cmmlu, settings(shots=2), None)
     prompt = made.prompts(made.items[:1], asked, 2)[0]
     options = "\nA. 甲\nB. 乙\nC. 丙\nD. 丁"
@@ -174,7 +174,8 @@ def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Pat
     folder = put_medqa(tmp_path / "medqa", [medqa_row("问", "AB", "A")])
     medqa = exams.task("medqa", folder, settings(), None)
     bare = medqa.prompts(medqa.items, asked, 5)[0]
-    assert bare.messages == [{"role": "user", "content": "问\nA 问之A\nB 问之B"}] and bare.shots == 0
+    instruction = "以下是一道医学考试的单项选择题，请选出正确答案的选项。\n\n"
+    assert bare.messages == [{"role": "user", "content": f"{instruction}问\nA 问之A\nB 问之B"}] and bare.shots == 0
 
 
 class Letters:
@@ -211,7 +212,9 @@ def test_items_are_scored_over_their_own_letters_and_keep_their_order():
 
 
 def test_a_model_without_probabilities_writes_its_letter():
-    writer: Any = SimpleNamespace(likelihood=False, generate=lambda asked, new: [Reply("E。因为"), Reply("不知道")])
+    writer: Any = SimpleNamespace(
+        likelihood=False, tokenizer=None, generate=lambda asked, new: [Reply("E。因为"), Reply("不知道")]
+    )
     items = [medqa_item(0, "ABCDE", "E"), medqa_item(1, "ABCD", "A")]
     answers = exams.answer(items, [SimpleNamespace(), SimpleNamespace()], writer)
     assert [(row["prediction"], row["correct"]) for row in answers] == [("E", True), (None, False)]

@@ -27,7 +27,7 @@ OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌
 
 def answers(benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str, str]]) -> list[dict]:
     """The records' own part, as `benchmark` makes it of what a model without log-probabilities wrote."""
-    backend = SimpleNamespace(likelihood=False, generate=lambda asked, new: list(replies))
+    backend = SimpleNamespace(likelihood=False, tokenizer=None, generate=lambda asked, new: list(replies))
     items = [Item("x", str(n), "test", None, "q", own, "A", "r") for n, own in enumerate(options)]
     more = (64,) if benchmark is cmexam else ()
     return benchmark.answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend, *more)

@@ -105,6 +105,28 @@ def test_batch_size_and_processes_change_no_record(loaders: Any, evaluate: Calla
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
 
 
+@pytest.mark.parametrize(("dtype", "same"), [("float32", True), ("bfloat16", False)])
+def test_a_written_answer_is_kept_for_another_batch_size_only_in_float32(
+    loaders: Any, evaluate: Callable, tmp_path: Path, params: Any, dtype: str, same: bool
+):
+    import torch
+
+    params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
+    load = loaders(0)["base"]
+
+    def cast() -> Any:
+        backend = load()
+        backend.model.to(getattr(torch, dtype))
+        return backend
+
+    keys = []
+    for size in (4, 1):
+        params.batch_size = size
+        evaluate({"base": cast}, tmp_path)
+        keys.append(json.loads(predictions(tmp_path, "fixed", "huatuo", "base").with_suffix(".key.json").read_text()))
+    assert (keys[0]["key"] == keys[1]["key"]) == same
+
+
 class _Killed(Exception):
     pass
 

@@ -176,6 +176,14 @@ def test_a_model_that_was_not_run_reads_not_evaluated(scores: Any) -> None:
     assert row(table, "Qilin-Med-7B-SFT")["Accuracy"] == "paper 40.0"
 
 
+def test_a_baseline_that_failed_keeps_its_row_and_the_foot_says_why(scores: Any) -> None:
+    scores["unfinished"] = {"cmexam": {"locked": "status 401"}}
+    table = tables.table5(scores)
+    assert set(list(row(table, "locked").values())[2:]) == {"not finished"}
+    assert "Not finished: locked (status 401)." in table.notes
+    assert "locked" not in list(tables.table4(scores).frame["Model"])
+
+
 def test_a_benchmark_that_was_not_run_leaves_the_papers_numbers_alone(scores: Any) -> None:
     scores |= {"ceval": {}, "split": {}, "cap": {}, "shots": {}}
     table = tables.table4(scores)

@@ -52,7 +52,7 @@ def released_alone(scores: Any) -> str:
 def one_model(scores: Any) -> str:
     only(scores, "base")
     scores["paired"] = []
-    return "Nothing to compare: fewer than two stages answered the same benchmark."
+    return "Nothing to compare: fewer than two models answered the same benchmark."
 
 
 def no_public_answers(scores: Any) -> str:
