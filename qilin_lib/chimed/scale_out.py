@@ -122,8 +122,8 @@ def merge_bands(work_dir: Path, data: object, rank: int, world_size: int) -> Non
     """Stage 4: connected components of all links."""
     roots = np.load(work_dir / "sketches" / "roots.npy")
     for path in sorted((work_dir / "edges").glob("*.npy")):
-        neardup.join(roots, *np.load(path).T)
-    write_array(work_dir / "components.npy", neardup.find(roots, np.arange(len(roots))))
+        roots = neardup.joined(roots, np.load(path))
+    write_array(work_dir / "components.npy", roots)
 
 
 def filter_files(work_dir: Path, data: object, rank: int, world_size: int) -> None:

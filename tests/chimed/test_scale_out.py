@@ -151,7 +151,7 @@ def test_a_submitted_stage_can_be_read_back_and_run(tmp_path, monkeypatch):
     (tmp_path / "stage.pik").write_bytes(dill.dumps(stage.pipeline, fmode=dill.CONTENTS_FMODE))
     code = "import dill, sys; [step] = dill.load(open(sys.argv[1], 'rb')); step(None, 0, 2); step(None, 1, 2)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "stage.pik")], check=True)
-    assert len(list((tmp_path / "shared" / "sketches").glob("*.marks"))) == 4
+    assert len(list((tmp_path / "shared" / "sketches").glob("*.marks.npy"))) == 4
 
 
 def test_ray_executors_are_built(tmp_path):
