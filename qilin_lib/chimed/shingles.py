@@ -22,7 +22,7 @@ _SIGN = re.compile(
 )
 # Characters around a sign by which its place is known in another text.
 _AROUND = 8
-# Odd 64-bit constants: a gram's hash is sum(code point * constant) mod 2**64, mixed. They depend on no library's version.
+# A gram's hash is sum(code point * odd constant) mod 2**64, mixed. The constants depend on no library's version.
 _ODD = np.frombuffer(hashlib.shake_256(b"character n-grams").digest(64 * 8), dtype="<u8") | np.uint64(1)
 
 
@@ -78,10 +78,10 @@ def differ_in_signs(one: str, other: str) -> bool:
 
 def _signed(text: str) -> dict[str, set[str]]:
     """{`_AROUND` letters in a row: the forms in which they stand with signs between them}."""
-    width = min(_AROUND, len(text.translate(_NO_SIGNS)))
+    more = min(_AROUND, len(text.translate(_NO_SIGNS))) - 1
     sign, letter = f"[{re.escape(_MEANT)}]", f"[^{re.escape(_MEANT)}]"
     forms: dict[str, set[str]] = {}
-    for found in re.finditer(f"(?={letter}{{1,{width - 1}}}{sign})(?=((?:{letter}{sign}*){{{width - 1}}}{letter}))", text):
+    for found in re.finditer(f"(?={letter}{{1,{more}}}{sign})(?=((?:{letter}{sign}*){{{more}}}{letter}))", text):
         forms.setdefault(found[1].translate(_NO_SIGNS), set()).add(found[1])
     return forms
 

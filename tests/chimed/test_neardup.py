@@ -16,7 +16,7 @@ from qilin_lib.chimed.neardup import band_rows, joined, least_agreement, near_du
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.records import Record, content
 from qilin_lib.chimed.shingles import gram_set, skeleton
-from qilin_lib.chimed.sketch import PERMUTATIONS, Sketches, signatures, write_sketch
+from qilin_lib.chimed.sketch import PERMUTATIONS, signatures, write_sketch
 from qilin_lib.errors import QilinError
 
 
@@ -146,13 +146,9 @@ def test_workers_and_shards_do_not_change_the_result(tmp_path):
         assert found(tmp_path / "shared", texts, 0.7, shard=37, pool=pool) == alone
 
 
-def test_signatures_do_not_depend_on_the_batch(tmp_path):
+def test_signatures_do_not_depend_on_the_batch():
     texts = corpus(5, 3000)
     assert (signatures(texts, 5)[2900:] == signatures(texts[2900:], 5)).all()
-    write_sketch(tmp_path / "x", texts, 5)
-    sketches = Sketches([tmp_path / "x"], np.array([0, 3000]))
-    assert (sketches.marks(np.array([2999, 4])) == signatures([texts[2999], texts[4]], 5)).all()
-    assert sketches.texts(np.array([2999, 4])) == [texts[2999], texts[4]]
 
 
 def test_agreement_estimates_jaccard():
