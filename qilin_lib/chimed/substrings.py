@@ -5,21 +5,19 @@ stand earlier: in an earlier text, or further left in the same one, overlapping 
 union of its repeated windows. So the first occurrence always stays, and what is cut still exists. (The code released
 with the paper, a suffix array over bytes, marks every copy, the first included.)
 
-A suffix array of 3 GB of text takes 24 GB. Here every window has a rolling 64-bit hash:
-1. Which hashes come more than once? Asked by their leading bits, for one range of hashes after the other, so that few
-   are in memory and none on disk: a task reads the whole corpus, and sorts what lies in its range.
-2. Where do those stand? Each shard once: what is repeated inside it, and where a hash comes first in it.
-3. Where did these come before, in another shard? Ranges of hashes again.
-4. All that was found is compared character by character. Two different windows share a hash with a probability of
-   2**-64, some two of n windows with about n**2 / 2**65 (n = 10**9: 0.03): then all is done again with other hashes.
-So the result is exact, and the same with any number of workers. Time is that of 3 + characters / RANGE readings of the
-corpus, some 15 ns a character each; on disk are 16 to 24 bytes for a repeated window at most, one in a hundred others.
+A suffix array of 3 GB of text takes 24 GB. Here every window has a rolling 64-bit hash, and windows of equal hash are
+brought together for one range of hashes after the other, so that few are in memory: a task reads the whole corpus and
+sorts what lies in its range. All that is found is compared character by character. Two different windows share a hash
+with a probability of 2**-64, some two of n windows with about n**2 / 2**65 (n = 10**9: 0.03): then all is done again
+with other hashes. So the result is exact, and the same with any number of workers. On disk are the repetitions alone,
+24 bytes each at most. Time is that of 3 + characters / RANGE readings of the corpus, some 15 ns a character each.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -31,13 +29,11 @@ from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.shards import Texts
 from qilin_lib.errors import QilinError
 
-# Windows of a range of hashes (8 bytes each), first occurrences linked at once (60 bytes each), and characters hashed at
-# once, few enough for the cache of a core.
-RANGE, FIRSTS, CHUNK = 1 << 26, 1 << 24, 1 << 15
+# Windows compared at once (32 bytes each), and characters hashed at once, few enough for the cache of a core.
+RANGE, CHUNK = 1 << 25, 1 << 15
 _ATTEMPTS = 4
 # `count` windows from place `at` of the corpus, whose characters stand at place `source`, too.
 _RUN = np.dtype([("at", "<i8"), ("source", "<i8"), ("count", "<i8")])
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 Say = Callable[[str], None]
 
@@ -48,13 +44,12 @@ def repeated_spans(
     """For each shard, in order, the repeated spans of each of its texts: merged half-open character ranges.
 
     `stems`: shards written by shards.write_texts, in corpus order; `length`: characters of a window. `work` is a folder
-    for this alone: emptied first, and without a file once all spans are read. Memory of a worker: 8 bytes for each of
-    RANGE windows and for each repeated one, 60 for each of FIRSTS, and some 50 times a shard's characters.
+    for this alone: emptied first, and without a file once all spans are read. Memory of a worker: 32 bytes for each of
+    RANGE windows, twice that in a corpus of nothing but repetitions, and some 20 times a shard's characters.
     QilinError: `length` below 2.
     """
     if length < 2:
         raise QilinError(f"length of repeated substrings: {length}; the least is 2 characters, 50 to 100 are usual")
-    _table.cache_clear()
     _opened.cache_clear()
     for seed in range(_ATTEMPTS):
         shutil.rmtree(work, ignore_errors=True)
@@ -119,23 +114,16 @@ def cut(text: str, spans: Iterable[tuple[int, int]]) -> str:
 
 def _search(stems: Sequence[Path], length: int, work: Path, pool: Pool, progress: Say, seed: int) -> bool:
     """Write the spans of every shard to <work>/<shard>.spans.npy; False when a hash was wrong."""
-    shards = range(len(stems))
     sizes = [*pool.map(_measure, ((stem, work / f"{shard}") for shard, stem in enumerate(stems)))]
     bases = np.cumsum([0, *sizes], dtype=np.int64)
     ranges = 1 + int(bases[-1]) // RANGE
-    progress(f"repeated substrings: hashing {bases[-1] / 1e6:,.0f} M characters, {ranges} ranges of hashes")
-    with open(work / "repeated", "wb") as whole:
-        for part in pool.map(_repeated, ((stems, work, length, number, ranges, seed) for number in range(ranges))):
-            whole.write(part)
-    tasks = ((stem, work / f"{shard}", int(bases[shard]), length, ranges, seed) for shard, stem in enumerate(stems))
-    ranges = 1 + sum(pool.map(_find, tasks)) // FIRSTS
-    progress("repeated substrings: comparing what was found")
-    for _ in pool.map(_link, ((work, len(stems), number, ranges) for number in range(ranges))):
+    progress(f"repeated substrings: {bases[-1] / 1e6:,.0f} M characters, {ranges} ranges of hashes")
+    for _ in pool.map(_compare, ((stems, work, bases, length, number, ranges, seed) for number in range(ranges))):
         pass
-    right = all([*pool.map(_settle, ((stems, work, shard, bases, length, ranges) for shard in shards))])
-    for path in work.iterdir():
-        if path.suffixes not in ([".starts", ".npy"], [".spans", ".npy"]):
-            path.unlink()
+    progress("repeated substrings: comparing what was found character by character")
+    right = all([*pool.map(_settle, ((stems, work, shard, bases, length) for shard in range(len(stems))))])
+    for path in work.glob("*.runs"):
+        path.unlink()
     return right
 
 
@@ -150,11 +138,8 @@ def _measure(stem: Path, to: Path) -> int:
 def constants(seed: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A number for each code point; the powers B**i of an odd B, and B**-i, for i < size. All uint64."""
     numbers = np.arange(0x110001, dtype=np.uint64) + np.uint64((seed + 1) << 32)
-    for shift, factor in (
-        (30, 0xBF58476D1CE4E5B9),
-        (27, 0x94D049BB133111EB),
-        (31, 1),
-    ):  # Steele et al. 2014, splitmix64
+    # Mixed as in splitmix64 (Steele et al. 2014), so that they depend on no library's version.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         numbers = (numbers ^ numbers >> np.uint64(shift)) * np.uint64(factor)
     base = int(numbers[-1]) | 1
     rows = [np.full(size, number, dtype=np.uint64) for number in (base, pow(base, -1, 1 << 64))]
@@ -184,93 +169,45 @@ def _hashes(stem: Path, to: Path, length: int, seed: int) -> Iterator[tuple[int,
         yield at, hashes, inside[at : at + len(hashes)]
 
 
-def _keys(hashes: np.ndarray, ranges: int) -> np.ndarray:
-    """The range of each hash and 32 bits more, which ascend with it: range << 32 | bits, uint64."""
-    keys = hashes >> np.uint64(16)
-    keys *= np.uint64(ranges)
-    keys >>= np.uint64(16)
-    return keys
-
-
-def _repeated(stems: Sequence[Path], work: Path, length: int, number: int, ranges: int, seed: int) -> bytes:
-    """The keys of a range that come more than once in the corpus, ascending; uint64."""
-    found, held = [np.empty(0, dtype=np.uint32)], 0
+def _compare(
+    stems: Sequence[Path], work: Path, bases: np.ndarray, length: int, number: int, ranges: int, seed: int
+) -> None:
+    """Write as files <number>-*.runs the windows of one range of hashes that stand earlier in the corpus."""
+    low, last = (number << 64) // ranges, ((number + 1) << 64) // ranges - 1
+    hashes, places, held = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)], 0
     for shard, stem in enumerate(stems):
-        for _, hashes, inside in _hashes(stem, work / f"{shard}", length, seed):
-            keys = _keys(hashes, ranges)
-            found.append(keys[inside & (keys >> np.uint64(32) == number)].astype(np.uint32))
-            held += len(found[-1])
-        if held > 2 * RANGE:
-            # Only repetitions make a range so large, and two of a kind say it all.
-            whole = _ascending(found)
-            found.append(whole[np.append([True, True], whole[2:] != whole[:-2])[: len(whole)]])
-            held = len(found[-1])
-    whole = _ascending(found)
-    again = whole[1:][whole[1:] == whole[:-1]]
-    return (again[_first(again)].astype(np.uint64) | np.uint64(number << 32)).tobytes()
+        for at, found, inside in _hashes(stem, work / f"{shard}", length, seed):
+            own = np.flatnonzero(inside & (found - np.uint64(low) <= np.uint64(last - low)))
+            hashes.append(found[own])
+            places.append(own + (bases[shard] + at))
+            held += len(own)
+        # Repetitions alone make a range much larger than RANGE: one of a kind says it all.
+        if held > 2 * RANGE or shard == len(stems) - 1:
+            hashes, places = [np.concatenate(hashes)], [np.concatenate(places)]
+            again, source = _repeated(hashes[0])
+            runs = np.empty(len(again), dtype=_RUN)
+            runs["at"], runs["source"], runs["count"] = places[0][again], places[0][source], 1
+            _joined(runs).tofile(work / f"{number}-{shard}.runs")
+            fresh = np.ones(len(hashes[0]), dtype=bool)
+            fresh[again] = False
+            hashes, places = [hashes[0][fresh]], [places[0][fresh]]
+            held = len(hashes[0])
 
 
-def _ascending(parts: list[np.ndarray]) -> np.ndarray:
-    whole = np.concatenate(parts)
-    parts.clear()
-    whole.sort()
-    return whole
-
-
-def _first(values: np.ndarray) -> np.ndarray:
-    """Whether each of ascending values is the first of its kind; bool."""
-    return np.append(True, values[1:] != values[:-1])[: len(values)]
-
-
-@lru_cache(maxsize=1)
-def _table(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.uint64]:
-    """The repeated keys, ascending; bool: is there one with these leading bits (of the key, mixed)?; 64 - the bits."""
-    # Ending in a key beyond all others, which is no window's.
-    known = np.append(np.fromfile(path, dtype=np.uint64), ~np.uint64(0))
-    bits = min(26, 5 + len(known).bit_length())
-    table, shift = np.zeros(1 << bits, dtype=bool), np.uint64(64 - bits)
-    table[(known * _GOLDEN) >> shift] = True
-    return known, table, shift
-
-
-def _find(stem: Path, to: Path, base: int, length: int, ranges: int, seed: int) -> int:
-    """Where a shard has windows whose key is repeated: in <to>.near those that stand earlier in the shard, in
-    <to>.first.npy the others, uint64 [n, 2] of (hash, place), ascending. Returns n.
-
-    Places are characters of the corpus, `base` the first of the shard.
-    """
-    known, table, shift = _table(to.with_name("repeated"), seed)
-    held, places = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
-    for at, hashes, inside in _hashes(stem, to, length, seed):
-        likely = np.flatnonzero(table.take((_keys(hashes, ranges) * _GOLDEN >> shift).view(np.int64)) & inside)
-        held.append(hashes[likely])
-        places.append(at + likely)
-    hashes, place = np.concatenate(held), base + np.concatenate(places)
-    order, first = _grouped(hashes)
-    keys = _keys(hashes[order], ranges)
-    sure = known[np.searchsorted(known, keys)] == keys
-    order, first = order[sure], first[sure]
-    _write_runs(to.with_name(f"{to.name}.near"), place[order], first)
-    firsts = order[first]
-    np.save(f"{to}.first.npy", np.stack([hashes[firsts], place[firsts].astype(np.uint64)], axis=1))
-    return len(firsts)
-
-
-def _grouped(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An order in which hashes ascend, equal ones as they come; bool: which are, in it, the first of their kind."""
-    order = np.argsort(hashes)
-    first = _first(hashes[order])
-    both = np.cumsum(first) << 32 | order
-    both.sort()
-    return both & 0xFFFFFFFF, first
-
-
-def _write_runs(path: Path, places: np.ndarray, first: np.ndarray) -> None:
-    """Write the windows at `places` that are not the `first` of their kind, each with the place before as its source."""
-    again = np.flatnonzero(~first)
-    found = np.empty(len(again), dtype=_RUN)
-    found["at"], found["source"], found["count"] = places[again], places[again - 1], 1
-    _joined(found).tofile(path)
+def _repeated(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the elements that come earlier as well, and of the nearest earlier one of each."""
+    # One sort of (leading bits, index), many times as fast as an argsort; who shares these is looked at again.
+    low = np.uint64((1 << len(hashes).bit_length()) - 1)
+    packed = hashes & ~low
+    packed |= np.arange(len(hashes), dtype=np.uint64)
+    packed.sort()
+    alike = (packed[1:] ^ packed[:-1]) <= low
+    shared = (np.append(alike, False) | np.append(False, alike))[: len(packed)]
+    some = (packed[shared] & low).astype(np.int64)
+    some.sort()
+    order = some[np.argsort(hashes[some], kind="stable")]
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    return order[same + 1], order[same]
 
 
 def _joined(runs: np.ndarray) -> np.ndarray:
@@ -284,33 +221,21 @@ def _joined(runs: np.ndarray) -> np.ndarray:
     return joined
 
 
-def _link(work: Path, shards: int, number: int, ranges: int) -> None:
-    """Write <number>.far: windows that stand in an earlier shard, for one range of hashes."""
-    rows = [np.empty((0, 2), dtype=np.uint64)]
-    for shard in range(shards):
-        first = np.load(work / f"{shard}.first.npy")
-        rows.append(first[_keys(first[:, 0], ranges) >> np.uint64(32) == number])
-    hashes, place = np.concatenate(rows).T
-    order, first = _grouped(hashes)
-    _write_runs(work / f"{number}.far", place[order], first)
-
-
-def _settle(stems: Sequence[Path], work: Path, shard: int, bases: np.ndarray, length: int, ranges: int) -> bool:
+def _settle(stems: Sequence[Path], work: Path, shard: int, bases: np.ndarray, length: int) -> bool:
     """Write a shard's spans, int64 [spans, 3] of (text, begin, end); False when a window is not what its source is."""
-    found = [np.fromfile(work / f"{shard}.near", dtype=_RUN)]
-    for number in range(ranges):
-        path = work / f"{number}.far"
-        far = np.memmap(path, dtype=_RUN, mode="r") if path.stat().st_size else np.empty(0, dtype=_RUN)
-        found.append(far[slice(*np.searchsorted(far["at"], bases[shard : shard + 2]))])
+    found = [np.empty(0, dtype=_RUN)]
+    for path in work.glob("*.runs"):
+        if path.stat().st_size:
+            runs = np.memmap(path, dtype=_RUN, mode="r")
+            found.append(runs[slice(*(bisect_left(runs["at"], base) for base in bases[shard : shard + 2]))])
     runs = _joined(np.concatenate(found))
     starts = bases[shard] + np.load(work / f"{shard}.starts.npy")
     text = np.searchsorted(starts, runs["at"], side="right") - 1
     begin = runs["at"] - starts[text]
     end = begin + runs["count"] + length - 1
     head = np.append(True, (begin[1:] > end[:-1]) | (text[1:] != text[:-1]))[: len(runs)]
-    np.save(
-        work / f"{shard}.spans", np.stack([text[head], begin[head], end[np.append(head[1:], True)[: len(runs)]]], 1)
-    )
+    tail = np.append(head[1:], True)[: len(runs)]
+    np.save(work / f"{shard}.spans", np.stack([text[head], begin[head], end[tail]], axis=1))
     return _same(stems, work, shard, bases, runs, length)
 
 
