@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from qilin_lib import files
 from qilin_lib.chimed import batches
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.errors import QilinError
@@ -24,11 +23,10 @@ FILES = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl", "ledger.json", 
 SCRIPT = """
 import json, sys
 from types import SimpleNamespace
-from qilin_lib.chimed import reading
-from qilin_lib.chimed.build import build_sets
-reading.BATCH_UNITS = 300
+from qilin_lib.chimed import build
+build.BATCH_UNITS = 300
 if __name__ == "__main__":
-    build_sets(SimpleNamespace(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3])
+    build.build_sets(SimpleNamespace(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3])
 """
 
 
@@ -71,14 +69,14 @@ def test_two_workers_and_five_kills_change_no_byte(params, raw, tmp_path):
 @pytest.mark.slow
 def test_the_size_of_a_batch_changes_no_byte(params, raw, tmp_path, monkeypatch):
     build_sets(params, raw, tmp_path / "one", progress=lambda line: None)
-    monkeypatch.setattr("qilin_lib.chimed.reading.BATCH_UNITS", 37)
+    monkeypatch.setattr("qilin_lib.chimed.build.BATCH_UNITS", 37)
     build_sets(params, raw, tmp_path / "other", progress=lambda line: None)
     assert made(tmp_path / "one") == made(tmp_path / "other")
 
 
 def test_work_of_other_parameters_is_not_gone_on_with(params, tiny_raw, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(batches, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(batches, "lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
     assert list((tmp_path / "out/checkpoints/build").glob("*.candidates.npy"))
@@ -93,7 +91,7 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, t
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(files, "write_jsonl", full)
+        broken.setattr("qilin_lib.chimed.batches.write_array", full)
         with pytest.raises(QilinError, match="no room left on the disk"):
             build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
     build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)

@@ -34,12 +34,10 @@ def test_first_record_carries_the_union_and_later_ones_name_it():
     )
     whole = entity("哮喘", 症状="喘咳闷", 病因="敏", 检查=["肺功能"])
     origins = (("kg_cpubmed", "kg_xywy"), ("kg_cpubmed",), ("kg_39health", "kg_xywy"))
-    assert first[1].read == Record("kg_cpubmed", "f", 3, Disease("哮喘", whole.features, origins)) and first[2] == ""
-    assert alone[1].read.payload == entity("痛风", 症状="痛") and alone[2] == ""
-    assert [(u.read.line, place) for _, u, place in (third, second)] == [
-        (2, "kg_cpubmed/f:3"),
-        (9, "kg_cpubmed/f:3"),
-    ]
+    assert first[1].read == Record("kg_cpubmed", "f", 3, Disease("哮喘", whole.features, origins)) and first[2] is None
+    assert alone[1].read.payload == entity("痛风", 症状="痛") and alone[2] is None
+    lost = ("merged", "merged", "into kg_cpubmed/f:3")
+    assert [(u.read.line, how) for _, u, how in (third, second)] == [(2, lost), (9, lost)]
     assert third[1].read.payload == entity("哮喘 ", 检查=["肺功能"])
 
 
@@ -67,7 +65,7 @@ def test_names_are_equal_without_width_spaces_and_case_and_a_graph_may_repeat_on
     twice = [unit("kg_cpubmed", 1, entity("IgA 肾病", a="1")), unit("kg_cpubmed", 2, entity("ＩｇＡ肾病", b="2"))]
     first, second = run(twice)
     assert first[1].read.payload == Disease("IgA 肾病", (("a", ("1",)), ("b", ("2",))), (("kg_cpubmed",),) * 2)
-    assert second[2] == "kg_cpubmed/f:1"
+    assert second[2] == ("merged", "repeated", "into kg_cpubmed/f:1")
 
 
 def test_origins_are_no_text_and_stay_beside_their_feature_when_cleaned():
@@ -124,7 +122,9 @@ def test_a_graph_that_forbids_derivatives_is_merged_with_none_but_itself():
         [unit("kg_xywy", 1, entity("哮喘", 病因="敏"))],
     ]
     found = list(merged(zip([BY_NAME[name] for name in GRAPHS], graphs, strict=True)))
-    assert [place for *_, place in found] == ["", "kg_cpubmed/f:1", "", "kg_39health/f:1"]
+    assert [lost and lost[1:] for *_, lost in found] == [
+        None, ("repeated", "into kg_cpubmed/f:1"), None, ("merged", "into kg_39health/f:1")
+    ]  # fmt: skip
     assert found[0][1].read.payload.features == (("症状", ("喘", "咳")),)
     assert found[2][1].read.payload.origins == (("kg_39health",), ("kg_xywy",))
 
@@ -134,7 +134,7 @@ def test_graphs_read_from_files(tmp_path):
     put(tmp_path / "kg_xywy", {"m.json": '{"name": "痛风", "cause": "尿酸"}\n{"name": "湿疹", "cause": "敏"}\n'})
     graphs = [BY_NAME["kg_39health"], BY_NAME["kg_xywy"]]
     found = list(merged((graph, sources.units(graph, tmp_path)) for graph in graphs))
-    assert [place for *_, place in found] == ["", "", "kg_39health/d.csv:3", ""]
+    assert [lost and lost[2] for *_, lost in found] == [None, None, "into kg_39health/d.csv:3", None]
     assert found[1][1].read.payload == Disease(
         "痛风", (("症状", ("痛",)), ("病因", ("尿酸",))), (("kg_39health",), ("kg_xywy",))
     )
