@@ -27,20 +27,7 @@ from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
 from qilin_lib.chimed.readers.decode import field_text
-from qilin_lib.chimed.records import (
-    Dialogue,
-    Disease,
-    Exam,
-    Lost,
-    Passage,
-    Payload,
-    Preference,
-    Rejection,
-    content,
-    excerpt,
-    mapped,
-    strings,
-)
+from qilin_lib.chimed.records import Dialogue, Disease, Exam, Lost, Passage, Payload, Preference, Rejection
 from qilin_lib.chimed.shards import write_array, write_texts
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
@@ -71,11 +58,11 @@ class Settings(NamedTuple):
 class Entry:
     """A unit and what became of it.
 
-    `number` counts the units of its source from 1, so that an id never moves. `lost` says for each set that cannot
-    have it (column of the ledger, reason, detail). `shown` is an excerpt, `deidentified` counts placeholders by type,
-    `benchmark` names the test set of which it holds an item, `rule` how it holds it (items.RULES). Of a record that a
-    set may still keep: `text`, all of it; `bodies` {set: {key: value}}, of which `judged` is what they would hold if
-    nothing were de-identified; `head`, how its lines begin; `sizes` {set: (characters, bytes)} of what is no text.
+    `number` counts the units of its source from 1, so that an id never moves; `lost` says how each set that cannot have
+    it lost it; `shown` is an excerpt, `deidentified` counts placeholders by type, `benchmark` names the test set of
+    which it holds an item, `rule` how it holds it (items.RULES). Of a record that a set may still keep: `text`, all of
+    it; `bodies` {set: {key: value}}; `judged`, what they would say if nothing were de-identified; `head`, how its lines
+    begin; `sizes` {set: (characters, bytes)} of what is no text.
     """
 
     number: int
@@ -92,21 +79,20 @@ class Entry:
     payload: Payload | None = None
     text: str = ""
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
-    judged: list[str] = field(default_factory=list)
+    judged: Sequence[str] = ()
 
     @classmethod
     def of(cls, number: int, unit: Unit, lost: Lost | None = None) -> Entry:
         """The entry of a unit that was just read: lost when it is a Rejection, or `lost` for another reason."""
         read = unit.read
-        entry = cls(number, unit.sets, read.file, read.line)
         if isinstance(read, Rejection):
-            entry.shown = read.excerpt
-            entry.lose("rejected", read.reason, read.detail)
-        elif lost is not None:
-            entry.shown = excerpt(content(read.payload))
-            entry.lose(*lost)
+            entry = cls(number, unit.sets, read.file, read.line, shown=read.excerpt)
+            lost = ("rejected", read.reason, read.detail)
         else:
-            entry.payload = read.payload
+            entry = cls(number, unit.sets, read.file, read.line, payload=read.payload)
+            entry.shown = records.excerpt(records.content(read.payload)) if lost else ""
+        if lost:
+            entry.lose(*lost)
         return entry
 
     def lose(self, column: str, reason: str, detail: str = "", sets: Sequence[str] | None = None) -> None:
@@ -129,66 +115,32 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
             _prepare(entry, of.part == "medical", settings.min_chars)
     if settings.decontaminate:
         _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), settings)
-    write_sketch(stem, [shingles.identity(entry.text) for entry in entries if entry.bodies], settings.near_dup_ngram)
     for entry, (unit, _) in zip(entries, units, strict=True):
         if entry.bodies:
             entry.head = encoded(_head(of, entry, unit.licence or of.licence))
+    write_sketch(stem, [shingles.identity(entry.text) for entry in entries if entry.bodies], settings.near_dup_ngram)
     _write_rows(stem, entries)
     judged = [_candidate(row, entry, settings.seed) for row, entry in enumerate(entries) if entry.bodies]
     write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
 
 
-def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
-    columns: dict[str, list[str]] = {name: [] for name in TEXTS}
-    for entry in entries:
-        for name in TRAINING_SETS:
-            body = entry.bodies.get(name, {})
-            text = body.get("text")
-            if body and text is None:
-                text, entry.sizes[name] = encoded(body), size_of(_turns(body))
-            columns[name].append(text or "")
-        columns["entry"].append(_ENCODE({name: getattr(entry, name) for name in STORED}))
-    table = pa.table({name: _strings(texts) for name, texts in columns.items()})
-    with files.atomic(stem.with_suffix(".arrow"), binary=True) as handle:
-        with pa.ipc.new_file(handle, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as whole:
-            whole.write_table(table)
-
-
-def _strings(texts: list[str]) -> pa.LargeStringArray:
-    # pa.array would import pandas, which takes a worker longer than everything else of its start.
-    raw = [text.encode("utf-8") for text in texts]
-    ends = np.cumsum([0, *map(len, raw)], dtype=np.int64)
-    return pa.LargeStringArray.from_buffers(len(raw), pa.py_buffer(ends), pa.py_buffer(b"".join(raw)))
-
-
-def read_rows(stem: Path) -> pa.Table:
-    """The columns TEXTS of a batch."""
-    with pa.memory_map(str(stem.with_suffix(".arrow"))) as handle:
-        return pa.ipc.open_file(handle).read_all()
-
-
-def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float, int]:
-    mask = sum(1 << TRAINING_SETS.index(name) for name in entry.bodies)
-    # Uniform in [0, 1) by the record's own text: who is held out does not change when other records come or go.
-    digest = hashlib.sha256(f"{seed}\n{entry.text}".encode()).digest()
-    title = entry.payload.title if isinstance(entry.payload, Passage) else None
-    heading = -1 if title is None else len(title) + bool(title)
-    return row, entry.number, mask, int.from_bytes(digest[:6], "big") / 2**48, heading
-
-
 def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
     """Clean and de-identify the payload, compose its bodies, and lose the sets that cannot use it."""
-    cleaned = mapped(entry.payload, lambda texts: [*map(clean if medical else clean_general, texts)])
+    cleaned = records.mapped(entry.payload, lambda texts: [*map(clean if medical else clean_general, texts)])
     # A character may be lost in the file, or in an entity that cleaning resolves.
-    for text in (content(entry.payload), content(cleaned)):
-        entry.shown = excerpt(text)
+    for text in map(records.content, (entry.payload, cleaned)):
         if lost := records.lost_character(text):
-            around = excerpt(text[max(0, lost.start() - 12) : lost.end() + 12])
-            entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
-            return
-    entry.payload = payload = _deidentified(cleaned, medical, entry.deidentified)
-    entry.text = content(payload)
-    entry.shown = excerpt(entry.text)
+            entry.shown = records.excerpt(text)
+            around = records.excerpt(text[max(0, lost.start() - 12) : lost.end() + 12])
+            return entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
+
+    def hidden(texts: list[str]) -> list[str]:
+        texts, entry.deidentified = deidentify_all(texts, medical)
+        return texts
+
+    entry.payload = payload = records.mapped(cleaned, hidden)
+    entry.text = records.content(payload)
+    entry.shown = records.excerpt(entry.text)
     if not all(_essential(payload)):
         entry.lose("rejected", "empty after cleaning")
     elif isinstance(payload, Preference) and payload.chosen == payload.rejected:
@@ -196,26 +148,17 @@ def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
     elif len(entry.text) < min_chars:
         entry.lose("rejected", "too short", f"{len(entry.text)} characters")
     bodies = {name: compose(name, payload) for name in entry.open_sets()}
-    entry.lose("rejected", "nothing to ask", sets=[name for name, body in bodies.items() if body is None])
     entry.bodies = {name: body for name, body in bodies.items() if body is not None}
+    entry.lose("rejected", "nothing to ask", sets=[name for name in bodies if name not in entry.bodies])
     before = {name: compose(name, cleaned) for name in entry.bodies} if entry.deidentified else entry.bodies
     entry.judged = _judged(cleaned, before)
 
 
-def identified(payload: Payload) -> list[str]:
-    """What the sets would hold of a medical record before de-identification; [] when none would."""
+def identified(payload: Payload) -> Sequence[str]:
+    """What the sets would hold of a medical record before de-identification; () when none would."""
     entry = Entry(0, TRAINING_SETS, "", 0, payload=payload)
     _prepare(entry, True, 0)
     return entry.judged
-
-
-def _deidentified(payload: Payload, medical: bool, counts: dict[str, int]) -> Payload:
-    def hidden(texts: list[str]) -> list[str]:
-        texts, found = deidentify_all(texts, medical)
-        counts.update(found)
-        return texts
-
-    return mapped(payload, hidden)
 
 
 def _judged(payload: Payload, bodies: dict[str, dict[str, Any]]) -> list[str]:
@@ -223,7 +166,7 @@ def _judged(payload: Payload, bodies: dict[str, dict[str, Any]]) -> list[str]:
     texts = [bodies[name]["text"] for name in ("cpt", "general") if name in bodies][:1]
     if texts and isinstance(payload, Dialogue):
         texts = [general_text(payload)]
-    texts += ["\n".join(_turns(bodies[name])) for name in ("dpo", "sft") if name in bodies]
+    texts += ["\n".join(_contents(bodies[name])) for name in ("dpo", "sft") if name in bodies]
     kept: list[str] = []
     for text in sorted(texts, key=len, reverse=True):
         if not any(text in longer for longer in kept):
@@ -231,7 +174,7 @@ def _judged(payload: Payload, bodies: dict[str, dict[str, Any]]) -> list[str]:
     return kept
 
 
-def _turns(body: dict[str, Any]) -> list[str]:
+def _contents(body: dict[str, Any]) -> list[str]:
     return [turn["content"] for turns in body.values() for turn in turns]
 
 
@@ -245,8 +188,8 @@ def _essential(payload: Payload) -> list[str]:
         case Dialogue(turns):
             return [*turns, "".join(map(field_text, turns[1::2]))]
         case Preference(_, chosen, rejected):
-            return [*strings(payload), field_text(chosen), field_text(rejected)]
-    return strings(payload)
+            return [*records.strings(payload), field_text(chosen), field_text(rejected)]
+    return records.strings(payload)
 
 
 def _decontaminate(entries: Sequence[Entry], index: Path, settings: Settings) -> None:
@@ -265,14 +208,14 @@ def _index(stem: Path) -> Index:
 
 
 def _head(source: Source, entry: Entry, licence: str) -> dict[str, Any]:
-    head: dict[str, Any] = {"id": identity(source.name, entry.number), "source": source.name}
-    if not (isinstance(entry.payload, Disease) and entry.payload.origins):
-        return head | {"licence": licence}
-    # An entity of several graphs carries every licence, and says which graph states what.
-    graphs = [name for name in BY_NAME if any(name in origins for origins in entry.payload.origins)]
-    pairs = zip(entry.payload.features, entry.payload.origins, strict=True)
-    stated = {heading: list(origins) for (heading, _), origins in pairs}
-    return head | {"licence": " + ".join(dict.fromkeys(BY_NAME[name].licence for name in graphs)), "graphs": stated}
+    head: dict[str, Any] = {"id": identity(source.name, entry.number), "source": source.name, "licence": licence}
+    if isinstance(entry.payload, Disease) and entry.payload.origins:
+        # An entity of several graphs carries every licence, and says which graph states what.
+        stated = {f[0]: list(of) for f, of in zip(entry.payload.features, entry.payload.origins, strict=True)}
+        named = [name for name in BY_NAME if any(name in origins for origins in stated.values())]
+        head["licence"] = " + ".join(dict.fromkeys(BY_NAME[name].licence for name in named))
+        head["graphs"] = stated
+    return head
 
 
 def identity(source: str, number: int) -> str:
@@ -280,24 +223,48 @@ def identity(source: str, number: int) -> str:
     return f"{source}-{number:06d}"
 
 
-def size_of(texts: Sequence[str]) -> tuple[int, int]:
-    """Characters, and bytes of UTF-8."""
-    return sum(map(len, texts)), sum(len(text.encode("utf-8")) for text in texts)
+def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float, int]:
+    mask = sum(1 << TRAINING_SETS.index(name) for name in entry.bodies)
+    # Uniform in [0, 1) by the record's own text: who is held out does not change when other records come or go.
+    digest = hashlib.sha256(f"{seed}\n{entry.text}".encode()).digest()
+    heading = len(entry.payload.title) + bool(entry.payload.title) if isinstance(entry.payload, Passage) else -1
+    return row, entry.number, mask, int.from_bytes(digest[:6], "big") / 2**48, heading
 
 
-def kept_shard(stem: Path) -> Path:
-    """Stem of the shard of a batch's running text that CPT keeps so far."""
-    return stem.with_name(f"{stem.name}-kept")
+def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
+    columns: dict[str, list[bytes]] = {name: [] for name in TEXTS}
+    for entry in entries:
+        for name in TRAINING_SETS:
+            body = entry.bodies.get(name, {"text": ""})
+            if "text" not in body:
+                entry.sizes[name] = size_of(_contents(body))
+            columns[name].append((body["text"] if "text" in body else encoded(body)).encode("utf-8"))
+        columns["entry"].append(_ENCODE({name: getattr(entry, name) for name in STORED}).encode("utf-8"))
+    # From buffers: pa.array would import pandas, which takes a worker longer than anything else of its start.
+    buffers = [(np.cumsum([0, *map(len, column)]), b"".join(column)) for column in columns.values()]
+    arrays = [pa.LargeStringArray.from_buffers(len(entries), *map(pa.py_buffer, pair)) for pair in buffers]
+    table = pa.table(arrays, TEXTS)
+    with files.atomic(stem.with_suffix(".arrow"), binary=True) as handle:
+        with pa.ipc.new_file(handle, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as whole:
+            whole.write_table(table)
 
 
-def keep_texts(stem: Path, candidates: np.ndarray) -> None:
-    """Write the shard of the CPT texts of these candidates, counted from 0 in the batch."""
+def read_rows(stem: Path) -> pa.Table:
+    """The columns TEXTS of a batch."""
+    with pa.memory_map(str(stem.with_suffix(".arrow"))) as handle:
+        return pa.ipc.open_file(handle).read_all()
+
+
+def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
+    """Write the CPT texts of these candidates, counted from 0 in the batch, as a shard; returns its stem."""
+    shard = stem.with_name(f"{stem.name}-kept")
     rows, texts = np.load(stem.with_suffix(".candidates.npy"))["row"], read_rows(stem)["cpt"]
-    write_texts(kept_shard(stem), [texts[row].as_py() for row in rows[candidates].tolist()])
+    write_texts(shard, [texts[row].as_py() for row in rows[candidates].tolist()])
+    return shard
 
 
 def lines(
-    stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray | None
+    stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray
 ) -> tuple[dict[str, bytes], list[Row], Counter[tuple[str, str]]]:
     """The batch's lines of each of PARTS, its ledger rows, and its hits: records with an item, by (benchmark, rule).
 
@@ -305,16 +272,15 @@ def lines(
     (candidate, start, end).
     """
     of = BY_NAME[source]
-    fed = {name for feed in of.feeds for name in feed.rows}
-    rows = {name: Row.of(of, name) for name in TRAINING_SETS if name in fed}
+    rows = {name: Row.of(of, name) for name in TRAINING_SETS if any(name in feed.rows for feed in of.feeds)}
     hits: Counter[tuple[str, str]] = Counter()
     parts: dict[str, list[str]] = {name: [] for name in PARTS}
     removed: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    for candidate, start, end in cuts.tolist() if cuts is not None else ():
+    for candidate, start, end in cuts.tolist():
         removed[candidate].append((start, end))
     candidate = -1
-    for row in read_rows(stem).to_pylist():
-        entry = Entry(**json.loads(row["entry"]))
+    for texts in read_rows(stem).to_pylist():
+        entry = Entry(**json.loads(texts["entry"]))
         candidate += bool(entry.open_sets())
         if entry.benchmark:
             hits[entry.benchmark, entry.rule] += 1
@@ -322,8 +288,8 @@ def lines(
             rows[name].read += 1
             fate = entry.lost.get(name) or fates[name][candidate]
             if isinstance(fate, str):
-                gone = removed.get(candidate, ()) if name == "cpt" else ()
-                parts[name].append(_kept_line(of, name, entry, row[name], fate, gone, rows[name]))
+                gone = removed[candidate] if name == "cpt" and candidate in removed else ()
+                parts[name].append(_kept_line(of, name, entry, texts[name], fate, gone, rows[name]))
             else:
                 parts["dropped"].append(dropped_line(source, name, entry, fate, rows[name]))
     whole = {name: "".join(part).encode("utf-8") for name, part in parts.items()}
@@ -331,18 +297,16 @@ def lines(
 
 
 def _kept_line(
-    source: Source, name: str, entry: Entry, body: str, split: str, removed: Sequence[tuple[int, int]], row: Row
+    source: Source, name: str, entry: Entry, body: str, split: str, gone: Sequence[tuple[int, int]], row: Row
 ) -> str:
-    """The line of a record that set `name` keeps; counts it in `ledger`."""
-    if removed:
-        row.substring_chars += sum(end - start for start, end in removed)
-        body = cut(body, removed)
-    row.keep(*(entry.sizes.get(name) or size_of([body])))
+    """The line of a record that set `name` keeps, without the spans `gone` of its text; counts it in `row`."""
+    body = cut(body, gone) if gone else body
+    row.substring_chars += sum(end - start for start, end in gone)
     row.deidentified.update(entry.deidentified)
-    kind = {"cpt": {"type": source.type}, "sft": {"part": source.part}, "dpo": {"part": source.part}}.get(name)
-    head = f"{entry.head}, {encoded(kind)}" if kind else entry.head
+    row.keep(*(entry.sizes.get(name) or size_of([body])))
+    kind = {"cpt": f', "type": "{source.type}"', "general": ""}.get(name, f', "part": "{source.part}"')
     shown = body if name in entry.sizes else encoded({"text": body})
-    return f'{{{head}, {shown}, "split": "{split}"}}\n'
+    return f'{{{entry.head}{kind}, {shown}, "split": "{split}"}}\n'
 
 
 def dropped_line(source: str, name: str, entry: Entry, lost: Lost, row: Row) -> str:
@@ -351,6 +315,11 @@ def dropped_line(source: str, name: str, entry: Entry, lost: Lost, row: Row) -> 
     row.lose(column, reason)
     place = {"source": source, "set": name, "file": entry.file, "line": entry.line}
     return _ENCODE(place | {"reason": reason, "detail": detail, "excerpt": entry.shown}) + "\n"
+
+
+def size_of(texts: Sequence[str]) -> tuple[int, int]:
+    """Characters, and bytes of UTF-8."""
+    return sum(map(len, texts)), sum(len(text.encode("utf-8")) for text in texts)
 
 
 def encoded(values: dict[str, Any]) -> str:

@@ -1,16 +1,14 @@
 """Notebook 01: raw folders -> cpt.jsonl, sft.jsonl, dpo.jsonl, general.jsonl, ledger.json, dropped.jsonl.
 
-Every unit that a reader yields ends in exactly one column of the ledger, in every set that its file feeds.
-
-The main process streams units and decides about numbers (verdicts.py); workers hold the texts, one batch at a time
-(batches.py). What is between the steps lies in <out_dir>/checkpoints/build, so memory does not grow with the corpus and
-a killed build goes on with the batches that it had. The number of workers changes no byte.
+Every unit that a reader yields ends in exactly one column of the ledger, in every set that its file feeds. The main
+process streams units and decides about numbers (verdicts.py); workers hold the texts, one batch at a time (batches.py).
+What is between the steps lies in <out_dir>/checkpoints/build, so memory does not grow with the corpus and a killed
+build goes on with the batches that it had. The number of workers changes no byte.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import random
@@ -19,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +44,7 @@ Say = Callable[[str], None]
 Numbered = tuple[str, int, Unit, Lost | None]
 # Characters and units of a batch: large enough that a task's overhead vanishes, small enough for any laptop.
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
-# What of the parameters changes no byte, or is told by the files themselves.
-_OUTSIDE = {"raw_dir", "workers"}
+_UNTOLD = ("raw_dir", "workers")
 
 
 def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
@@ -68,22 +65,18 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     chosen = chosen_sources(params, raw_dir)
     ledger = Ledger(unread=sources.all_unread(raw_dir))
-    with _room(out_dir), Pool(params.workers) as pool:
+    with files.naming(out_dir), Pool(params.workers) as pool:
         work = _work_dir(params, raw_dir, out_dir)
         dropped_items = index_benchmarks(raw_dir, ledger, work, progress)
         corpus, stems = refine_all(params, chosen, raw_dir, work, pool, progress)
-        corpus.deduplicate(
-            near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
-        )
+        group = near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
+        corpus.deduplicate(group)
         corpus.mix(params.general_share, params.seed)
-        cuts = cut_repeated(params, corpus, stems, work, pool, progress) if params.exact_substrings and stems else []
+        cuts = cut_repeated(params, corpus, stems, work, pool, progress)
         for name in TRAINING_SETS:
             corpus.hold_out(name, getattr(params, f"heldout_share_{name}"))
         progress("writing the sets")
-        with contextlib.ExitStack() as stack:
-            out = {name: stack.enter_context(files.atomic(out_dir / f"{name}.jsonl", binary=True)) for name in PARTS}
-            out["dropped"].write(dropped_items)
-            write_sets(params, corpus, cuts, stems, ledger, out, pool)
+        write_sets(params, corpus, cuts, stems, ledger, dropped_items, out_dir, pool)
         ledger.check()
         files.write_json(out_dir / "ledger.json", ledger.as_dict())
     progress(", ".join(f"{name}.jsonl {len(corpus.kept(name)):,}" for name in TRAINING_SETS) + " records")
@@ -91,31 +84,18 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
     return ledger
 
 
-@contextlib.contextmanager
-def _room(out_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as reason:
-        if reason.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(out_dir).free / 1e9
-        raise QilinError(
-            f"{out_dir}: no room left on the disk ({free:.1f} GB free; a build takes about five times the raw text); "
-            "free some, or set QILIN_RUNS_DIR to a larger disk, and run it again: it goes on where it was"
-        ) from None
-
-
 def _work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
     """The folder of half-done work, emptied unless it was left by a build of the same parameters and raw files."""
     work = out_dir / "checkpoints" / "build"
-    settings = {name: getattr(params, name) for name in ("seed", *Build.__annotations__) if name not in _OUTSIDE}
+    # `raw_dir` is told by the files, and `workers` changes no byte.
+    settings = [(name, getattr(params, name)) for name in ("seed", *Build.__annotations__) if name not in _UNTOLD]
     read = sources.files_read(raw_dir, params.sources).items()
     found = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in read if path.is_file()]
-    print_of = files.sha256_text(json.dumps([settings, str(raw_dir.resolve()), found], sort_keys=True))
+    key = files.sha256_text(json.dumps([batches.TEXTS, settings, str(raw_dir.resolve()), found]))
     made_for = work / "made_for.txt"
-    if not made_for.exists() or made_for.read_text(encoding="utf-8") != print_of:
+    if not made_for.exists() or made_for.read_text(encoding="utf-8") != key:
         shutil.rmtree(work, ignore_errors=True)
-        files.write_text(made_for, print_of)
+        files.write_text(made_for, key)
     for left in (*out_dir.glob(".*.tmp"), *work.glob(".*.tmp")):
         left.unlink()
     return work
@@ -137,17 +117,12 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
             raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
     licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
     wanted = state if params.sources is None else params.sources
-    training = [
-        source
-        for source in sources.REGISTRY
-        if state[source.name] == "present" and source.name in wanted
-        and any(name in feed.rows for feed in source.feeds for name in TRAINING_SETS)
-    ]  # fmt: skip
+    there = (source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted)
+    training = [source for source in there if any({*feed.rows} & {*TRAINING_SETS} for feed in source.feeds)]
     if not training:
         left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
-        raise QilinError(
-            f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}{left}"
-        )
+        expected = f"expected folders such as {', '.join(list(state)[:4])}"
+        raise QilinError(f"{raw_dir} holds no training source; {expected}{left}")
     return training
 
 
@@ -236,25 +211,20 @@ def _limited(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[Num
 def _units(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[Numbered]:
     """Every unit of all sources in corpus order; lost are those of an excluded licence, or merged into another one."""
 
-    def barred(source: Source) -> bool:
-        return all(licences.excluded(licence, params.exclude_licences) for licence in source.licences())
-
-    def units(members: Iterable[Source]) -> Iterator[tuple[Source, Iterator[Unit]]]:
-        return ((one, sources.units(one, raw_dir, TRAINING_SETS, params.ranked_answers)) for one in members)
+    def barred(licence: str) -> bool:
+        return licences.excluded(licence, params.exclude_licences)
 
     for graphs, group in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
-        # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
         allowed, left = [], []
         for source in group:
-            (left if barred(source) else allowed).append(source)
-        together = merged(units(allowed)) if graphs else _alone(units(allowed))
-        found = itertools.groupby(itertools.chain(together, _alone(units(left))), key=lambda item: item[0].name)
-        for name, members in found:
+            units = sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers)
+            (left if all(map(barred, source.licences())) else allowed).append((source, units))
+        # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
+        found = itertools.chain(merged(allowed if graphs else []), _alone([] if graphs else allowed), _alone(left))
+        for name, members in itertools.groupby(found, key=lambda item: item[0].name):
             for number, (source, unit, lost) in enumerate(members, start=1):
                 licence = unit.licence or source.licence
-                if licences.excluded(licence, params.exclude_licences):
-                    lost = ("excluded", "licence", licence)
-                yield name, number, unit, lost
+                yield name, number, unit, ("excluded", "licence", licence) if barred(licence) else lost
 
 
 def _alone(found: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[Source, Unit, None]]:
@@ -269,11 +239,11 @@ def cut_repeated(
     Cut are substrings repeated in the running text that CPT keeps (Lee et al. 2022, ExactSubstr), as whole sentences
     and lines; the first occurrence stays. A text of which less than `min_chars` is left beside its heading is lost.
     """
+    if not (params.exact_substrings and stems):
+        return [np.empty((0, 3), np.int64)] * len(stems)
     kept = corpus.kept("cpt")
     members = corpus.by_batch(kept[corpus.heading[kept] >= 0])
-    for _ in pool.map(batches.keep_texts, zip(stems, members, strict=True)):
-        pass
-    shards = [batches.kept_shard(stem) for stem in stems]
+    shards = list(pool.map(batches.keep_texts, zip(stems, members, strict=True)))
     found = substrings.repeated_spans(shards, params.exact_substring_length, work / "substrings", pool, progress)
     cuts = []
     for start, shard, own, spans in zip(corpus.starts, shards, members, found, strict=False):
@@ -289,26 +259,22 @@ def cut_repeated(
 
 
 def write_sets(
-    params: Build,
-    corpus: Corpus,
-    cuts: list[np.ndarray],
-    stems: list[Path],
-    ledger: Ledger,
-    out: dict[str, IO],
-    pool: Pool,
+    params: Build, corpus: Corpus, cuts: list, stems: list[Path], ledger: Ledger, dropped: bytes, out: Path, pool: Pool
 ) -> None:
-    """Write the lines of every set and of dropped.jsonl in corpus order, and book them in the ledger."""
+    """Write the four sets and dropped.jsonl in corpus order, and book every line in the ledger."""
     reasons = {
         MIXING: ("excluded", "mixing ratio", f"general share {params.general_share}"),
         SUBSTRING: ("duplicate", "repeated substring", f"{params.exact_substring_length} characters or more"),
     }
     tasks = (
-        (stem, corpus.sources[batch], corpus.fates(batch, reasons), cuts[batch] if cuts else None)
-        for batch, stem in enumerate(stems)
+        (stem, corpus.sources[batch], corpus.fates(batch, reasons), cuts[batch]) for batch, stem in enumerate(stems)
     )
-    for source, (parts, rows, hits) in zip(corpus.sources, pool.map(batches.lines, tasks), strict=True):
-        for name, part in parts.items():
-            out[name].write(part)
-        for row in rows:
-            ledger.add(row)
-        ledger.add_hits(source, hits)
+    with contextlib.ExitStack() as stack:
+        whole = {name: stack.enter_context(files.atomic(out / f"{name}.jsonl", binary=True)) for name in PARTS}
+        whole["dropped"].write(dropped)
+        for source, (parts, rows, hits) in zip(corpus.sources, pool.map(batches.lines, tasks), strict=True):
+            for name, part in parts.items():
+                whole[name].write(part)
+            for row in rows:
+                ledger.add(row)
+            ledger.add_hits(source, hits)
