@@ -12,26 +12,19 @@ from unicodedata import normalize
 # Control characters, zero-width and direction marks, soft hyphen, byte-order mark. Newline and tab stay.
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb"
 _ODD_SPACES = "\t\u00a0\u3000\u2000-\u200a\u202f\u205f"
-_CONTROL = re.compile(f"[{_CONTROLS}]")
-_SPACES = re.compile(f"[ {_ODD_SPACES}]+")
+_CONTROL, _SPACES = re.compile(f"[{_CONTROLS}]"), re.compile(f"[ {_ODD_SPACES}]+")
 # What most texts have nothing of: one scan for all of it saves a scan for each.
 _RARE = re.compile(f"[<&\\\\=．％０-９Ａ-Ｚａ-ｚ\uf000-\uf0ff{_CONTROLS}{_ODD_SPACES}]")
 # Symbols that a PDF's Symbol font has at private places; what else stands there is a bullet.
 _SYMBOLS = dict(zip("\uf061\uf062\uf064\uf067\uf06d\uf0a3\uf0b3\uf0b0\uf0b1\uf0b4", "αβδγμ≤≥°±×", strict=True))
+# Elements that go with what is in them.
+_ELEMENTS = [(r"<script\b", r"</script\s{0,9}>"), (r"<style\b", r"</style\s{0,9}>"), ("<!--", "-->")]
+_ELEMENTS = [(re.compile(opening, re.IGNORECASE), re.compile(end, re.IGNORECASE)) for opening, end in _ELEMENTS]
 _ATTRIBUTES = r"(?:\s[^<>]{0,300})?"
-_ELEMENTS = [
-    (re.compile(r"<script\b", re.IGNORECASE), re.compile(r"</script\s{0,9}>", re.IGNORECASE)),
-    (re.compile(r"<style\b", re.IGNORECASE), re.compile(r"</style\s{0,9}>", re.IGNORECASE)),
-    (re.compile("<!--"), re.compile("-->")),
-]
-_BREAK = re.compile(rf"<\s{{0,9}}(?:br|/p|/div|/li|/tr){_ATTRIBUTES}/?>", re.IGNORECASE)
-# A citation or a trade mark is no exponent.
-_EXPONENT = re.compile(rf"<sup{_ATTRIBUTES}>(?=[-+−–]?[0-9A-Za-z])", re.IGNORECASE)
 # Only names of HTML elements, because "<" and ">" are also comparisons in lab reports.
-_TAG = re.compile(
-    r"</?(?:p|div|span|br|strong|em|font|img|table|tbody|thead|tr|td|th|ul|ol|li|dl|dt|dd|h[1-6]|hr|sup|sub|script|"
-    rf"style|center|small|big|pre|code|blockquote|section|article|o:p){_ATTRIBUTES}/?>",
-    re.IGNORECASE,
+_TAG = (
+    r"(?i)</?(?:p|div|span|br|strong|em|font|img|table|tbody|thead|tr|td|th|ul|ol|li|dl|dt|dd|h[1-6]|hr|sup|sub|script|"
+    rf"style|center|small|big|pre|code|blockquote|section|article|o:p){_ATTRIBUTES}/?>"
 )
 # One-letter elements only in pairs: "a<b" is a comparison.
 _LETTER_TAG = re.compile(rf"<(/?)([abiusq]){_ATTRIBUTES}>", re.IGNORECASE)
@@ -44,9 +37,7 @@ _BROKEN_ENTITY = re.compile(
     r"|(lt|gt|nbsp|quot|amp|[mn]dash|[lr][sd]quo)(?:。|(?![A-Za-z=;]))|(?P<bare>\d{4,7});)"
 )
 # What is left of a page's scripts when its tags were taken away.
-_SCRIPT = re.compile(
-    r"(?:\b[A-Za-z_]\w{0,20}(?: ?= ?new ?Image\b|[.。]src ?=)|\bdocument[.。]write\()[^\n\u3400-\u9fff]*", re.ASCII
-)
+_SCRIPT = r"(?a)(?:\b[A-Za-z_]\w{0,20}(?: ?= ?new ?Image\b|[.。]src ?=)|\bdocument[.。]write\()[^\n\u3400-\u9fff]*"
 _REPEATED = re.compile(r"([！？，、；：～~!?,;])\1{2,}")
 _DOTS = re.compile(r"…*(?:。{3,}|…{3,}|\.{4,})[。…]*")
 _STOPS = "，。、；：！？,; "
@@ -146,21 +137,26 @@ def _no_pairs(text: str) -> str:
     return _LETTER_TAG.sub(lambda tag: "" if tag.start() in gone else tag[0], text) if gone else text
 
 
+def _replace(pattern: str, new: str | Callable[[re.Match[str]], str]) -> Callable[[str], str]:
+    return partial(re.compile(pattern).sub, new)
+
+
 # What a text with one of _RARE goes through: (a mark without which the step finds nothing, the step).
 _STEPS: list[tuple[str, Callable[[str], str]]] = [
     ("&", partial(_ENTITY.sub, _character)),
     ("&", partial(_BROKEN_ENTITY.sub, _character)),
     ("", _no_controls),
     ("<", _no_elements),
-    ("<", partial(_BREAK.sub, "\n")),
-    ("<", partial(_EXPONENT.sub, "^")),
-    ("<", partial(_TAG.sub, "")),
+    ("<", _replace(rf"(?i)<\s{{0,9}}(?:br|/p|/div|/li|/tr){_ATTRIBUTES}/?>", "\n")),
+    # A citation or a trade mark is no exponent.
+    ("<", _replace(rf"(?i)<sup{_ATTRIBUTES}>(?=[-+−–]?[0-9A-Za-z])", "^")),
+    ("<", _replace(_TAG, "")),
     ("<", _no_pairs),
-    ("\\", partial(re.compile(r"(?<!\\)(?:\\r)?\\n(?![a-z])").sub, "\n")),
-    ("=", partial(_SCRIPT.sub, "")),
-    ("", partial(re.compile("[\uf000-\uf0ff]").sub, lambda found: _SYMBOLS.get(found[0], ""))),
-    ("", partial(re.compile("[０-９Ａ-Ｚａ-ｚ]+").sub, lambda found: normalize("NFKC", found[0]))),
-    ("．", partial(re.compile(r"(?<=[0-9])．(?=[0-9])").sub, ".")),
-    ("％", partial(re.compile(r"(?<=[0-9])％").sub, "%")),
+    ("\\", _replace(r"(?<!\\)(?:\\r)?\\n(?![a-z])", "\n")),
+    ("=", _replace(_SCRIPT, "")),
+    ("", _replace("[\uf000-\uf0ff]", lambda found: _SYMBOLS.get(found[0], ""))),
+    ("", _replace("[０-９Ａ-Ｚａ-ｚ]+", lambda found: normalize("NFKC", found[0]))),
+    ("．", _replace(r"(?<=[0-9])．(?=[0-9])", ".")),
+    ("％", _replace(r"(?<=[0-9])％", "%")),
     ("", partial(_SPACES.sub, " ")),
 ]

@@ -43,10 +43,7 @@ class Dialogue(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Exam(Plain):
-    """A multiple-choice question. `options` are (letter, text).
-
-    `answer` is sorted letters, "" where the benchmark hides it.
-    """
+    """A multiple-choice question. `options` are (letter, text), `answer` sorted letters, "" where it is hidden."""
 
     question: str
     options: tuple[tuple[str, str], ...]
@@ -68,11 +65,9 @@ class Disease(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Preference(Plain):
-    """A triplet for DPO.
-
-    The prompt's turns (user first, user last), the preferred and the rejected response (paper §3.3.1), and the system's
-    text before the prompt, or "". `others`: further answers of a ranked list, the best first; the sources' `units`
-    makes pairs of them, so that no record that is built has any.
+    """A triplet for DPO: the prompt's turns (user first, user last), the preferred and the rejected response (paper
+    §3.3.1), and the system's text before the prompt, or "". `others`: further answers of a ranked list, the best first;
+    the sources' `units` makes pairs of them, so that no record that is built has any.
     """
 
     prompt: tuple[str, ...]
@@ -99,10 +94,7 @@ class Record(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Rejection(Plain):
-    """One unusable unit of a source.
-
-    `reason` is a short fixed phrase (a ledger column), `detail` says what was seen.
-    """
+    """One unusable unit of a source; `reason` is a short fixed phrase (a ledger column), `detail` what was seen."""
 
     source: str
     file: str
@@ -150,10 +142,7 @@ def strings(payload: Payload) -> list[str]:
 
 
 def content(payload: Payload) -> str:
-    """All text of a payload, one string a line.
-
-    It is the identity of a record for deduplication and for the held-out split.
-    """
+    """All text of a payload, one string a line: what a record is to deduplication and the held-out split."""
     return "\n".join(strings(payload))
 
 
