@@ -66,15 +66,11 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
     chosen = chosen_sources(params, raw_dir)
     ledger = Ledger(unread=sources.all_unread(raw_dir))
     with files.naming(out_dir), Pool(params.workers) as pool:
-        work = _work_dir(params, raw_dir, out_dir)
+        work = work_dir(params, raw_dir, out_dir)
         dropped_items = index_benchmarks(raw_dir, ledger, work, progress)
         corpus, stems = refine_all(params, chosen, raw_dir, work, pool, progress)
         group = near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
-        corpus.deduplicate(group)
-        corpus.mix(params.general_share, params.seed)
-        cuts = cut_repeated(params, corpus, stems, work, pool, progress)
-        for name in TRAINING_SETS:
-            corpus.hold_out(name, getattr(params, f"heldout_share_{name}"))
+        cuts = decide(params, corpus, group, stems, work, pool, progress)
         progress("writing the sets")
         write_sets(params, corpus, cuts, stems, ledger, dropped_items, out_dir, pool)
         ledger.check()
@@ -84,7 +80,7 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
     return ledger
 
 
-def _work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
+def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
     """The folder of half-done work, emptied unless it was left by a build of the same parameters and raw files."""
     work = out_dir / "checkpoints" / "build"
     # `raw_dir` is told by the files, and `workers` changes no byte.
@@ -229,6 +225,18 @@ def _units(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[Numbe
 
 def _alone(found: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[Source, Unit, None]]:
     return ((source, unit, None) for source, units in found for unit in units)
+
+
+def decide(
+    params: Build, corpus: Corpus, group: np.ndarray, stems: list[Path], work: Path, pool: Pool, progress: Say
+) -> list[np.ndarray]:
+    """Decide what becomes of every candidate, whose near-duplicates are those of its `group`; returns the cuts."""
+    corpus.deduplicate(group)
+    corpus.mix(params.general_share, params.seed)
+    cuts = cut_repeated(params, corpus, stems, work, pool, progress)
+    for name in TRAINING_SETS:
+        corpus.hold_out(name, getattr(params, f"heldout_share_{name}"))
+    return cuts
 
 
 def cut_repeated(

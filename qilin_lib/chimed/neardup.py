@@ -43,7 +43,7 @@ def near_duplicates(
     duplicate of nothing. `folder` takes intermediate arrays (20 bytes a record). The same for any number of workers.
     QilinError: a threshold that is not above 0 and at most 1.
     """
-    bands = PERMUTATIONS // band_rows(threshold)
+    bands = band_count(threshold)
     roots = collapse(folder, stems)
     progress(f"near-duplicates: {len(np.load(folder / 'distinct.npy'))} distinct of {len(roots)} texts, {bands} bands")
     tasks = ((folder, stems, band, threshold, ngram) for band in range(bands))
@@ -54,6 +54,11 @@ def near_duplicates(
             write_array(folder / "roots.npy", roots)
         progress(f"near-duplicates: band {band} of {bands}, {len(edges)} new links")
     return roots
+
+
+def band_count(threshold: float) -> int:
+    """How many bands the signatures are cut into. QilinError: as `band_rows`."""
+    return PERMUTATIONS // band_rows(threshold)
 
 
 def band_rows(threshold: float) -> int:
