@@ -14,8 +14,8 @@ import json
 import random
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import Build
 
 Say = Callable[[str], None]
-# Name of a source, number of the unit in it from 1, the unit, and how it is lost already.
-Numbered = tuple[str, int, Unit, Lost | None]
+# Each with how it is lost already.
+Units = Iterator[tuple[Unit, Lost | None]]
 # Characters and units of a batch: large enough that a task's overhead vanishes, small enough for any laptop.
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
+# Characters of a source that may be held in memory until it is known whether it exceeds its limit.
+HELD_CHARS = 20_000_000
 _UNTOLD = ("raw_dir", "workers")
 
 
@@ -154,15 +156,16 @@ def refine_all(
 
     def tasks() -> Iterator[tuple]:
         started, told, chars = time.monotonic(), 0.0, 0
-        for source, first, units, size in _batches(_limited(params, chosen, raw_dir)):
-            stem = work / f"{len(of_batch):05d}"
-            of_batch.append(source)
-            chars += size
-            if not stem.with_suffix(".candidates.npy").exists():
-                yield stem, source, first, units, settings
-            if (now := time.monotonic()) - told > 5:
-                progress(f"reading {source}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
-                told = now
+        for source, read in _sources(params, chosen, raw_dir):
+            for first, units, size in _batches(_limited(source.name, read, params)):
+                stem = work / f"{len(of_batch):05d}"
+                of_batch.append(source.name)
+                chars += size
+                if not stem.with_suffix(".candidates.npy").exists():
+                    yield stem, source.name, first, units, settings
+                if (now := time.monotonic()) - told > 5:
+                    progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
+                    told = now
 
     for _ in pool.map(batches.refine, tasks()):
         pass
@@ -172,59 +175,75 @@ def refine_all(
     return corpus, stems
 
 
-def _batches(read: Iterable[Numbered]) -> Iterator[tuple[str, int, list[tuple[Unit, Lost | None]], int]]:
-    """Batches of one source each: (its name, number of the first unit, [(unit, lost)], characters)."""
-    for source, members in itertools.groupby(read, key=lambda item: item[0]):
-        batch: list[tuple[Unit, Lost | None]] = []
-        first, size = 1, 0
-        for _, number, unit, lost in members:
-            batch.append((unit, lost))
-            size += sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
-            if size >= BATCH_CHARS or len(batch) >= BATCH_UNITS:
-                yield source, first, batch, size
-                batch, first, size = [], number + 1, 0
-        if batch:
-            yield source, first, batch, size
-
-
-def _limited(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[Numbered]:
-    """All units; beyond `max_records_per_source` a seeded sample stays, which costs one more reading of everything."""
-    limit, usable = params.max_records_per_source, defaultdict(list)
-    for source, number, unit, lost in _units(params, chosen, raw_dir) if limit is not None else ():
-        if lost is None and isinstance(unit.read, Record):
-            usable[source].append(number)
-    left_out = {
-        source: set(numbers).difference(random.Random(f"{params.seed} {source}").sample(numbers, limit))
-        for source, numbers in usable.items()
-        if len(numbers) > limit
-    }
-    for source, number, unit, lost in _units(params, chosen, raw_dir):
-        if number in left_out.get(source, ()):
-            lost = ("excluded", "record limit", f"{limit} records a source")
-        yield source, number, unit, lost
-
-
-def _units(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[Numbered]:
-    """Every unit of all sources in corpus order; lost are those of an excluded licence, or merged into another one."""
+def _sources(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[tuple[Source, Callable[[], Units]]]:
+    """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
 
     def barred(licence: str) -> bool:
         return licences.excluded(licence, params.exclude_licences)
 
+    def wholly_barred(source: Source) -> bool:
+        return all(map(barred, source.licences()))
+
+    def units(source: Source) -> Iterator[Unit]:
+        return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers)
+
+    def licensed(source: Source, found: Iterable[tuple[Unit, Lost | None]] | None = None) -> Units:
+        for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:
+            licence = unit.licence or source.licence
+            yield unit, ("excluded", "licence", licence) if barred(licence) else lost
+
     for graphs, group in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
-        allowed, left = [], []
-        for source in group:
-            units = sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers)
-            (left if all(map(barred, source.licences())) else allowed).append((source, units))
+        members = sorted(group, key=wholly_barred)
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
-        found = itertools.chain(merged(allowed if graphs else []), _alone([] if graphs else allowed), _alone(left))
-        for name, members in itertools.groupby(found, key=lambda item: item[0].name):
-            for number, (source, unit, lost) in enumerate(members, start=1):
-                licence = unit.licence or source.licence
-                yield name, number, unit, ("excluded", "licence", licence) if barred(licence) else lost
+        graph = merged((source, units(source)) for source in members if graphs and not wholly_barred(source))
+        for source, found in itertools.groupby(graph, key=lambda item: item[0]):
+            yield source, partial(licensed, source, [(unit, lost) for _, unit, lost in found])
+        for source in members:
+            if wholly_barred(source) or not graphs:
+                yield source, partial(licensed, source)
 
 
-def _alone(found: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[Source, Unit, None]]:
-    return ((source, unit, None) for source, units in found for unit in units)
+def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
+    """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays.
+
+    A source that is larger than the limit, or than what may be held in memory, is read twice.
+    """
+    limit = params.max_records_per_source
+    if limit is None:
+        yield from read()
+        return
+    usable: list[int] = []
+    held: list[tuple[Unit, Lost | None]] = []
+    free = HELD_CHARS
+    for number, (unit, lost) in enumerate(read()):
+        free -= _size(unit)
+        if lost is None and isinstance(unit.read, Record):
+            usable.append(number)
+        if len(usable) > limit or free < 0:
+            held.clear()
+        else:
+            held.append((unit, lost))
+    sampled = set(random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable))))
+    left_out = set(usable) - sampled
+    for number, (unit, lost) in enumerate(read() if left_out or free < 0 else held):
+        yield unit, ("excluded", "record limit", f"{limit} records a source") if number in left_out else lost
+
+
+def _batches(read: Units) -> Iterator[tuple[int, list[tuple[Unit, Lost | None]], int]]:
+    """Batches of a source's units: (number of the first, counted from 1, [(unit, lost)], characters)."""
+    first, size, batch = 1, 0, []
+    for number, (unit, lost) in enumerate(read, start=1):
+        batch.append((unit, lost))
+        size += _size(unit)
+        if size >= BATCH_CHARS or len(batch) >= BATCH_UNITS:
+            yield first, batch, size
+            first, size, batch = number + 1, 0, []
+    if batch:
+        yield first, batch, size
+
+
+def _size(unit: Unit) -> int:
+    return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
 
 
 def decide(
