@@ -29,8 +29,9 @@ from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.shards import Texts
 from qilin_lib.errors import QilinError
 
-# Windows compared at once (32 bytes each), and characters hashed at once, few enough for the cache of a core.
-RANGE, CHUNK = 1 << 25, 1 << 15
+# Windows compared at once (28 bytes each), and characters hashed at once, few enough for the cache of a core; 2**16 at
+# most.
+RANGE, CHUNK = 1 << 26, 1 << 15
 _ATTEMPTS = 4
 # `count` windows from place `at` of the corpus, whose characters stand at place `source`, too.
 _RUN = np.dtype([("at", "<i8"), ("source", "<i8"), ("count", "<i8")])
@@ -44,8 +45,8 @@ def repeated_spans(
     """For each shard, in order, the repeated spans of each of its texts: merged half-open character ranges.
 
     `stems`: shards written by shards.write_texts, in corpus order; `length`: characters of a window. `work` is a folder
-    for this alone: emptied first, and without a file once all spans are read. Memory of a worker: 32 bytes for each of
-    RANGE windows, twice that in a corpus of nothing but repetitions, and some 20 times a shard's characters.
+    for this alone: emptied first, and without a file once all spans are read. Memory of a worker: 28 bytes for each of
+    RANGE windows, 24 for each run of repeated ones in a shard, and some 20 for each character of a shard.
     QilinError: `length` below 2.
     """
     if length < 2:
@@ -172,26 +173,27 @@ def _hashes(stem: Path, to: Path, length: int, seed: int) -> Iterator[tuple[int,
 def _compare(
     stems: Sequence[Path], work: Path, bases: np.ndarray, length: int, number: int, ranges: int, seed: int
 ) -> None:
-    """Write as files <number>-*.runs the windows of one range of hashes that stand earlier in the corpus."""
+    """Write to <number>-near.runs and <number>-far.runs the windows of a range of hashes that stand earlier."""
     low, last = (number << 64) // ranges, ((number + 1) << 64) // ranges - 1
-    hashes, places, held = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)], 0
-    for shard, stem in enumerate(stems):
-        for at, found, inside in _hashes(stem, work / f"{shard}", length, seed):
-            own = np.flatnonzero(inside & (found - np.uint64(low) <= np.uint64(last - low)))
-            hashes.append(found[own])
-            places.append(own + (bases[shard] + at))
-            held += len(own)
-        # Repetitions alone make a range much larger than RANGE: one of a kind says it all.
-        if held > 2 * RANGE or shard == len(stems) - 1:
-            hashes, places = [np.concatenate(hashes)], [np.concatenate(places)]
-            again, source = _repeated(hashes[0])
-            runs = np.empty(len(again), dtype=_RUN)
-            runs["at"], runs["source"], runs["count"] = places[0][again], places[0][source], 1
-            _joined(runs).tofile(work / f"{number}-{shard}.runs")
-            fresh = np.ones(len(hashes[0]), dtype=bool)
-            fresh[again] = False
-            hashes, places = [hashes[0][fresh]], [places[0][fresh]]
-            held = len(hashes[0])
+    hashes, offsets, origins = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.uint16)], [0]
+    with open(work / f"{number}-near.runs", "wb") as near:
+        for shard, stem in enumerate(stems):
+            for at, found, inside in _hashes(stem, work / f"{shard}", length, seed):
+                own = np.flatnonzero(inside & (found - np.uint64(low) <= np.uint64(last - low)))
+                if len(own) > 2 * CHUNK // ranges + 64:
+                    # Repetitions alone bring so many into one range: the first of each kind stands for them from here.
+                    again, source = _repeated(found[own])
+                    near.write(_runs(bases[shard] + at + own[again], bases[shard] + at + own[source]).tobytes())
+                    own = np.delete(own, again)
+                hashes.append(found[own])
+                offsets.append(own.astype(np.uint16))
+                origins.append(int(bases[shard]) + at)
+    ends, offset = np.cumsum([*map(len, hashes)]), np.concatenate(offsets)
+    hashes[:] = [np.concatenate(hashes)]
+    again, source = (
+        np.array(origins)[np.searchsorted(ends, some, side="right")] + offset[some] for some in _repeated(hashes[0])
+    )
+    _runs(again, source).tofile(work / f"{number}-far.runs")
 
 
 def _repeated(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -208,6 +210,12 @@ def _repeated(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = some[np.argsort(hashes[some], kind="stable")]
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
     return order[same + 1], order[same]
+
+
+def _runs(at: np.ndarray, source: np.ndarray) -> np.ndarray:
+    runs = np.empty(len(at), dtype=_RUN)
+    runs["at"], runs["source"], runs["count"] = at, source, 1
+    return _joined(runs)
 
 
 def _joined(runs: np.ndarray) -> np.ndarray:
