@@ -45,9 +45,9 @@ class Done(Exception):
 
 
 class Share(NamedTuple):
-    """A pool (pool.Pool) that does every `size`-th batch from `rank` on, keeps the results in `folder` and raises Done.
+    """A pool that does every `size`-th batch from `rank` on, keeps its results in `folder` and raises Done.
 
-    Without a rank it gives all results that were kept. Arguments begin with the stem of their batch, its number.
+    Without a rank it gives all that are kept. Arguments begin with the stem of the batch, whose name is its number.
     """
 
     folder: Path
@@ -77,43 +77,42 @@ class Run:
     def index(self, *_: object) -> None:
         """Stage 1: the index of the benchmarks, and the ledger, which begins with them."""
         ledger = Ledger(unread=sources.all_unread(self.raw))
-        _save(self.work / "index.pickle", (ledger, build.index_benchmarks(self.raw, ledger, self.work, _quiet)))
+        _save(self.work / "index.pickle", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
 
     def refine(self, data: object, rank: int, size: int) -> None:
         """Stage 2: the batches rank, rank + size, ..."""
+        share = Share(self.work / "refined", rank, size)
         with suppress(Done):
-            self._refined(Share(self.work / "refined", rank, size))
+            build.refine_all(self.params, self.chosen, self.raw, self.work, share, print)
 
     def equal(self, *_: object) -> None:
         """Stage 3: all candidates, and which of them are equal."""
-        corpus, stems = self._refined(Share(self.work / "refined"))
+        corpus, stems = build.refine_all(self.params, self.chosen, self.raw, self.work, Pool(1), print)
         neardup.collapse(self.work, stems)
-        _save(self.work / "corpus.pickle", (corpus, stems))
-
-    def _refined(self, pool: Share) -> tuple[Any, list[Path]]:
-        return build.refine_all(self.params, self.chosen, self.raw, self.work, pool, _quiet)
+        _save(self.work / "equal.pickle", (corpus, stems))
 
     def bands(self, data: object, rank: int, size: int) -> None:
         """Stage 4: near-duplicates that share the bands rank, rank + size, ..."""
-        _, stems = _load(self.work / "corpus.pickle")
+        _, stems = _load(self.work / "equal.pickle")
         given = self.params.near_dup_threshold, self.params.near_dup_ngram
         for band in range(rank, neardup.band_count(given[0]), size):
             write_array(self.work / "bands" / f"{band:03d}.npy", neardup.band_edges(self.work, stems, band, *given))
 
     def decide(self, *_: object) -> None:
         """Stage 5: what becomes of every candidate, and what is cut out of running text."""
-        corpus, stems = _load(self.work / "corpus.pickle")
+        corpus, stems = _load(self.work / "equal.pickle")
         group = np.load(self.work / "roots.npy")
         for path in sorted((self.work / "bands").glob("*.npy")):
             group = neardup.joined(group, np.load(path))
         with Pool(self.params.workers) as pool:
-            cuts = build.decide(self.params, corpus, group, stems, self.work, pool, _quiet)
-        _save(self.work / "decided.pickle", (corpus, cuts, stems))
+            cuts = build.decide(self.params, corpus, group, stems, self.work, pool, print)
+        _save(self.work / "decide.pickle", (corpus, cuts, stems))
 
     def write(self, data: object, rank: int, size: int) -> None:
         """Stage 6: the lines of the batches rank, rank + size, ..."""
+        share = Share(self.work / "lines", rank, size)
         with suppress(Done):
-            self._write(Ledger(), b"", self.work / f"write-{rank}", Share(self.work / "lines", rank, size))
+            self._write(Ledger(), b"", self.work / f"write-{rank}", share)
 
     def glue(self, *_: object) -> None:
         """Stage 7: the four sets, dropped.jsonl and ledger.json."""
@@ -123,7 +122,7 @@ class Run:
         files.write_json(self.out / "ledger.json", ledger.as_dict())
 
     def _write(self, *given: Any) -> None:
-        build.write_sets(self.params, *_load(self.work / "decided.pickle"), *given)
+        build.write_sets(self.params, *_load(self.work / "decide.pickle"), *given)
 
 
 def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
@@ -157,26 +156,22 @@ def _load(path: Path) -> Any:
     return pickle.loads(path.read_bytes())  # noqa: S301 - what another task of this run has saved
 
 
-def _quiet(line: str) -> None: ...
-
-
 def main(arguments: list[str]) -> int:
     """Run, or for Slurm submit, all stages; 2 when something the user can mend stands in the way."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m qilin_lib.chimed.scale_out", None, __doc__, formatter_class=form)
     parser.add_argument("raw", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter of 01, profile")
-    parser.add_argument("--tasks", type=int, default=cores(), help="tasks of refine, bands and write (cores)")
     parser.add_argument("--executor", default="local", help=f"{', '.join(EXECUTORS)} (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the executor")
+    parser.add_argument("--tasks", type=int, default=cores(), help="tasks of refine, bands and write (cores)")
+    for name, help in (("--set", "an option of the executor"), ("--param", "a parameter of notebook 01, or profile")):
+        parser.add_argument(name, action="append", default=[], metavar="NAME=VALUE", help=help)
     given = parser.parse_args(arguments)
-    pairs = [pair.partition("=") for pair in given.set]
-    options = {name: int(value) if value.lstrip("-").isdecimal() else value for name, _, value in pairs}
+    options, asked = (dict(pair.partition("=")[::2] for pair in pairs) for pairs in (given.set, given.param))
+    options = {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in options.items()}
     try:
-        asked = {name: yaml.safe_load(value) for name, _, value in (pair.partition("=") for pair in given.param)}
-        run = Run(params.load("01_build_chimed", asked), given.raw, given.out)
-        pipeline(run, given.tasks, given.executor, **options)[-1].run()
+        loaded = params.load("01_build_chimed", {name: yaml.safe_load(value) for name, value in asked.items()})
+        pipeline(Run(loaded, given.raw, given.out), given.tasks, given.executor, **options)[-1].run()
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.chimed import substrings
@@ -45,6 +45,8 @@ def write(folder: Path, corpus: list[list[str]]) -> list[Path]:
 
 def search(folder: Path, corpus: list[list[str]], length: int, workers: int = 1) -> list[list[list[tuple[int, int]]]]:
     stems = write(folder, corpus)
+    (folder / "work").mkdir(exist_ok=True)
+    (folder / "work" / "0.spans.npy").write_bytes(b"left over")
     with Pool(workers) as pool:
         found = list(repeated_spans(stems, length, folder / "work", pool, lambda line: None))
     assert not [path for path in (folder / "work").rglob("*") if path.is_file()]
@@ -76,28 +78,12 @@ corpora = st.lists(st.lists(texts, max_size=5), max_size=5)
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(corpora, st.integers(2, 12), st.sampled_from([8, 64, 1 << 19]), st.sampled_from([4, 20, 1 << 22]))
+@given(corpora, st.integers(2, 12), st.sampled_from([8, 64, 1 << 15]), st.sampled_from([4, 20, 1 << 22]))
 def test_equals_brute_force(tmp_path, corpus, length, chunk, windows):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(substrings, "CHUNK", chunk)
         patch.setattr(substrings, "RANGE", windows)
         assert spans_of(tmp_path, corpus, length) == expected(corpus, length)
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(corpora, st.integers(2, 6))
-def test_what_is_cut_exists_earlier(tmp_path, corpus, length):
-    earlier: list[str] = []
-    for text, spans in zip(itertools.chain(*corpus), flat(search(tmp_path, corpus, length)), strict=True):
-        gone = set()
-        for start in range(len(text) - length + 1):
-            window = text[start : start + length]
-            if any(window in other for other in earlier) or 0 <= text.find(window) < start:
-                gone.update(range(start, start + length))
-        assert cut(text, spans) == "".join(sign for at, sign in enumerate(text) if at not in gone)
-        assert all(begin < end for begin, end in spans)
-        assert all(one[1] < two[0] for one, two in itertools.pairwise(spans))  # merged and ascending
-        earlier.append(text)
 
 
 def phrases(count: int, seed: int) -> list[list[str]]:
@@ -123,13 +109,6 @@ def test_number_of_workers_and_chunks_change_nothing(tmp_path, monkeypatch, leng
     for name, value in {"CHUNK": 500, "RANGE": 4000}.items():
         monkeypatch.setattr(substrings, name, value)
     assert flat(search(tmp_path / "one", corpus, length)) == two
-
-
-def test_files_of_the_work_folder_do_not_matter(tmp_path):
-    (tmp_path / "work" / "spans").mkdir(parents=True)
-    (tmp_path / "work" / "spans" / "0.npy").write_bytes(b"left over")
-    corpus = [["头痛三天头痛三天"]]
-    assert spans_of(tmp_path, corpus, 4) == expected(corpus, 4)
 
 
 def test_hashes_that_lie_are_found_out(tmp_path, monkeypatch):
@@ -211,12 +190,6 @@ def test_one_character_five_million_times(tmp_path):
     assert 0 < max(held) < 10_000  # What is on disk does not grow with a run.
 
 
-def test_every_text_a_copy(tmp_path):
-    first = ["".join(random.Random(number).choices("头痛发热咳嗽三天", k=300)) for number in range(20)]
-    found = search(tmp_path, [first] * 6, 50, workers=2)
-    assert found == [[[]] * 20] + [[[(0, 300)]] * 20] * 5
-
-
 @pytest.mark.slow
 def test_a_phrase_two_hundred_thousand_times(tmp_path):
     """Linear: 200,000 squared comparisons would not end."""
@@ -241,6 +214,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
 
 
 @given(st.lists(st.sampled_from([*"甲乙3.。！”", "\n"]), min_size=1, max_size=60).map("".join), SPANS, st.booleans())
+@example("甲。乙\n丙。", [(0, 7)], True)
 @settings(max_examples=500, deadline=None)
 def test_whole_sentences_leave_lines_of_whole_sentences(text, pairs, headed):
     text = re.sub("\n+", "\n", text).strip("\n") or "甲"
