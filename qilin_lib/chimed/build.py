@@ -46,7 +46,6 @@ Units = Iterator[tuple[Unit, Lost | None]]
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
 # Characters of a source that may be held in memory until it is known whether it exceeds its limit.
 HELD_CHARS = 20_000_000
-_UNTOLD = ("raw_dir", "workers")
 
 
 def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
@@ -85,11 +84,11 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
 def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
     """The folder of half-done work, emptied unless it was left by a build of the same parameters and raw files."""
     work = out_dir / "checkpoints" / "build"
-    # `raw_dir` is told by the files, and `workers` changes no byte.
-    settings = [(name, getattr(params, name)) for name in ("seed", *Build.__annotations__) if name not in _UNTOLD]
+    names = {"seed", *Build.__annotations__} - {"raw_dir", "workers"}
+    settings = {name: getattr(params, name) for name in names}
     read = sources.files_read(raw_dir, params.sources).items()
     found = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in read if path.is_file()]
-    key = files.sha256_text(json.dumps([batches.TEXTS, settings, str(raw_dir.resolve()), found]))
+    key = files.sha256_text(json.dumps([batches.TEXTS, settings, str(raw_dir.resolve()), found], sort_keys=True))
     made_for = work / "made_for.txt"
     if not made_for.exists() or made_for.read_text(encoding="utf-8") != key:
         shutil.rmtree(work, ignore_errors=True)
@@ -223,8 +222,8 @@ def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
             held.clear()
         else:
             held.append((unit, lost))
-    sampled = set(random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable))))
-    left_out = set(usable) - sampled
+    sampled = random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable)))
+    left_out = set(usable).difference(sampled)
     for number, (unit, lost) in enumerate(read() if left_out or free < 0 else held):
         yield unit, ("excluded", "record limit", f"{limit} records a source") if number in left_out else lost
 

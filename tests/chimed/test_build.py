@@ -169,6 +169,17 @@ def test_left_out_records_are_counted(params, tiny_raw, tmp_path):
     assert rows["cmd", "cpt"].excluded == 3 and {d["reason"] for d in made["dropped"]} >= {"record limit", "licence"}
 
 
+def test_a_limit_takes_the_same_sample_whether_a_source_is_held_or_read_twice(params, tiny_raw, tmp_path, monkeypatch):
+    params.max_records_per_source = 4
+    made = run(params, tiny_raw, tmp_path / "held")[1]
+    assert Counter(d["source"] for d in made["dropped"] if d["reason"] == "record limit")["general_zh"] > 0
+    monkeypatch.setattr("qilin_lib.chimed.build.HELD_CHARS", 30)
+    assert run(params, tiny_raw, tmp_path / "twice")[1] == made
+    # What stays is drawn among the usable ones: broken rows are none.
+    kept = {int(line["id"][-6:]) for line in made["cpt"] if line["source"] == "huatuo_encyclopedia_qa"}
+    assert kept <= set(range(1, 9)) - {7} and len(kept) in (3, 4)
+
+
 def test_a_book_of_the_user_has_no_stated_licence_and_the_known_ones_have_theirs(params, tmp_path):
     entries = [{"title": "规范", "content": "各级医院应当设立发热门诊并登记。"}]
     raw = {
