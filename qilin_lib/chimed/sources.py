@@ -22,7 +22,7 @@ from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
-from qilin_lib.chimed.records import Record, Rejection, plainly
+from qilin_lib.chimed.records import Plain, Record, Rejection
 from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
@@ -122,7 +122,7 @@ BY_NAME = {source.name: source for source in REGISTRY}
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Plain):
     """A record or rejection on its way through the build, with the sets that its file feeds.
 
     `licence`: that of its file, "" for its source's.
@@ -131,7 +131,6 @@ class Unit:
     sets: tuple[str, ...]
     read: Record | Rejection
     licence: str = ""
-    __reduce__ = plainly
 
 
 def units(
