@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,7 @@ def refine_all(
 def _sources(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
 
+    @cache
     def barred(licence: str) -> bool:
         return licences.excluded(licence, params.exclude_licences)
 
