@@ -220,7 +220,7 @@ def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
     held: list[tuple[Unit, Lost | None]] = []
     free = HELD_CHARS
     for number, (unit, lost) in enumerate(read()):
-        free -= _size(unit)
+        free -= _size(unit) + 500  # some room for the unit itself
         if lost is None and isinstance(unit.read, Record):
             usable.append(number)
         if len(usable) > limit or free < 0:
