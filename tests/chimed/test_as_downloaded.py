@@ -124,6 +124,25 @@ def test_a_csv_source_published_as_json_and_the_other_way_round(tmp_path):
     assert read(tmp_path, "a.csv", text, "medicalgpt_reward") == (ASKED, {})
 
 
+@pytest.mark.parametrize("file", ["a.tsv", "a.TSV.gz"])
+def test_a_table_with_tabs_is_read_like_csv(tmp_path, file):
+    text = "department\ttitle\task\tanswer\n" + "".join(f'内科\t{asked}\t\t休息, "好"\n' for asked in ASKED)
+    text += '内科\t5" 长\t"引 ""号""\n两行"\t休息\n'
+    raw = gzip.compress(text.encode()) if file.endswith("gz") else text
+    assert read(tmp_path, file, raw, "toyhom_dialogue") == ([*ASKED, '5" 长'], {})
+    rows = "question\tresponse_chosen\tresponse_rejected\n" + "".join(f"{asked}\t好\t坏\n" for asked in ASKED)
+    assert read(tmp_path, "b.tsv", rows, "medicalgpt_reward") == (ASKED, {})
+
+
+@pytest.mark.parametrize("form", ["ndjson", "jsonlines"])
+@pytest.mark.parametrize("name", ["kg_xywy", "toyhom_dialogue", "cmexam"])
+def test_json_lines_by_their_other_names(tmp_path, form, name):
+    rows = [{"name": asked, "cause": "敏", "title": asked, "answer": "A", "Question": asked} for asked in ASKED]
+    rows = [row | {"Options": "A 甲\nB 乙", "Answer": "A"} for row in rows]
+    (asked, lost) = read(tmp_path, f"train.{form}", jsonl(rows), name)
+    assert asked == ASKED and set(lost) <= {"fields not used"}
+
+
 # --- parquet and arrow ------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +353,30 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, params):
     shown = "\n".join(table.notes)
     assert "meddialog_cn: COVID.docx" in shown and "notes.xlsx" in shown
     assert "far.jsonl (too deep" in shown
+
+
+def test_only_rows_are_counted_as_read(tmp_path, params):
+    """A note about a whole file is none."""
+    graph = jsonl([{"name": "甲病", "cause": "受凉之后起病", "nursing": "卧床"}, {"name": "乙病"}])
+    put(
+        tmp_path / "raw",
+        {"kg_xywy/m.json": graph, "cmd/a.jsonl": jsonl(TALKS), "cmd/b.jsonl": " \n", "cmexam/test.csv": ""},
+    )
+    ledger = build_sets(params, tmp_path / "raw", tmp_path / "out", lambda text: None).as_dict()
+    rows = {(row["source"], row["set"]): row for row in ledger["sources"]}
+    assert {key: row["read"] for key, row in rows.items()} == {
+        ("kg_xywy", "cpt"): 2,
+        ("cmd", "cpt"): 3,
+        ("cmd", "sft"): 3,
+    }
+    assert rows["kg_xywy", "cpt"]["rejected"] == {"no features": 1} and not rows["cmd", "sft"]["rejected"]
+    assert ledger["unread"] == {
+        "kg_xywy": {"m.json": "fields not used: nursing"},
+        "cmd": {"b.jsonl": "empty file: no rows"},
+        "cmexam": {"test.csv": "empty file: no rows"},
+    }
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["reason"] for line in dropped] == ["no features"]
 
 
 def test_a_folder_of_which_nothing_is_read_is_not_present(tmp_path):

@@ -108,6 +108,37 @@ def test_knowledge_graphs(tmp_path, name, file, content, line):
     assert read(tmp_path, name, {file: content}) == [(file, line, ASTHMA)]
 
 
+@pytest.mark.parametrize("name", ["3-7天", "50%", "3000元", "约1000～3000元", "1-2个月", "2周", "0.5％", "12"])
+def test_a_number_is_no_disease(tmp_path, name):
+    text = f"name,symptom,drug\n{name},喘,\n21三体综合征,喘,\n"
+    assert [what for *_, what in read(tmp_path, "kg_39health", {"disease.csv": text})] == [
+        "no disease name",
+        Disease("21三体综合征", (("症状", ("喘",)),)),
+    ]
+
+
+HEADERS = ["高血压指南  {}", "{}  高血压指南", "{} / 40", "{}/40", "高血压指南 {}"]
+
+
+@pytest.mark.parametrize("file", ["书.txt", "指南.json"])
+@pytest.mark.parametrize("header", HEADERS)
+def test_running_headers_with_a_page_number_are_no_text(tmp_path, file, header):
+    words = [f"第{n}段讲的是病人应当如何按时服药并且定期复查肝肾功能而不得自行停药的道理，" for n in range(36)]
+    lines = [line for n in range(9) for line in (header.format(n + 17), *words[4 * n : 4 * n + 4])]
+    text = "\n".join(lines)
+    if file.endswith("json"):
+        text = json.dumps({"entries": [{"title": "规范", "content": text}]})
+    ((_, _, passage),) = read(tmp_path, "plain_text", {file: text})
+    assert passage.body.replace("\n", "") == "".join(words)
+
+
+@pytest.mark.parametrize("heading", ["病例 {}", "治疗方案 {}", "表{}", "第{}章"])
+def test_numbered_headings_are_text(tmp_path, heading):
+    lines = [line for n in range(9) for line in (heading.format(n + 1), *["病人应当按时服药，定期复查。"] * 4)]
+    ((_, _, passage),) = read(tmp_path, "plain_text", {"书.txt": "\n".join(lines)})
+    assert passage.body == "\n".join(lines)
+
+
 def test_cmd_as_the_authors_write_conversations(tmp_path):
     turns = [{"from": "input", "value": "问"}, {"from": "output", "value": "答"}]
     assert read(tmp_path, "cmd", {"cmd.jsonl": jsonl([{"conversations": turns}])}) == [("cmd.jsonl", 1, QA)]
