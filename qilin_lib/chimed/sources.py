@@ -22,7 +22,7 @@ from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
-from qilin_lib.chimed.records import Record, Rejection, plainly
+from qilin_lib.chimed.records import Note, Record, Rejection, plainly
 from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
@@ -175,7 +175,10 @@ def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Reject
     if stream.broken:
         yield Rejection(source, file.file, 0, stream.broken.reason, stream.broken.detail)
     elif nothing:
-        yield Rejection(source, file.file, 0, "empty file", "no rows")
+        yield Note(source, file.file, 0, "empty file", "no rows")
+
+
+# --- what is there, and what is not read ------------------------------------------------------------------------------
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:
@@ -185,9 +188,9 @@ def inventory(raw_dir: Path) -> dict[str, str]:
     """
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
     state = {source.name: "missing" for source in REGISTRY}
-    for source in REGISTRY:
-        if source.name in there:
-            state[source.name] = "present" if _files_of(source, raw_dir)[0] else "nothing read"
+    state |= {
+        name: "present" if _files_of(BY_NAME[name], raw_dir)[0] else "nothing read" for name in there & set(state)
+    }
     state |= {name: "not used by this profile" for name in NOT_USED if name in there}
     return state | {name: "unknown" for name in sorted(there - set(state)) if not name.startswith(".")}
 
@@ -211,25 +214,22 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
         wanted += f" (rows: {', '.join(ROWS)}, also packed)"
     reasons: dict[str, str] = {}
     for file in others:
-        whole = bool(file.archive) and file.path not in used
-        name = file.archive if whole else file.file
-        reasons[name] = f"an archive with no file for it: {wanted}" if whole else _why(file, source) or wanted
+        if file.archive and file.path not in used:
+            reasons[file.archive] = f"an archive with no file for it: {wanted}"
+        elif file.fault:
+            reasons[file.file] = file.fault.detail
+        elif file.path.name in source.beside:
+            reasons[file.file] = source.beside[file.path.name]
+        elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
+            reasons[file.file] = f"too deep: {patterns}, or one folder below"
+        else:
+            reasons[file.file] = "an archive inside an archive: unpack it" if is_archive(file.file) else wanted
     return reasons
 
 
 def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
     """{source: its `unread`} of all sources whose folder holds something that is not read."""
     return {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
-
-
-def _why(file: Found, source: Source) -> str:
-    if file.fault:
-        return file.fault.detail
-    if file.path.name in source.beside:
-        return source.beside[file.path.name]
-    if any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
-        return f"too deep: {' or '.join(dict.fromkeys(feed.glob for feed in source.feeds))}, or one folder below"
-    return "an archive inside an archive: unpack it" if is_archive(file.file) else ""
 
 
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
@@ -248,15 +248,6 @@ def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path
     return read
 
 
-def counted(source: Source, raw_dir: Path) -> tuple[int, int, int]:
-    """Files, records and rejections of a source; reads everything."""
-    files, kinds = set(), Counter()
-    for unit in units(source, raw_dir):
-        files.add(unit.read.file)
-        kinds[type(unit.read)] += 1
-    return len(files), kinds[Record], kinds[Rejection]
-
-
 def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
     """Lines of a table of all sources and of the folders that are none; `count` reads every file to count."""
     form = "{:12}  {:26}  {:>6}  {:>9}  {:>8}  {:13}  {}"
@@ -266,14 +257,25 @@ def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
             state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
             yield f"{state:12}  {printable(name):26}  {why}"
             continue
-        source = BY_NAME[name]
+        source, missing = BY_NAME[name], state == "missing"
+        numbers, notes = counted(source, raw_dir) if count and not missing else (("" if missing else "-",) * 3, {})
         feeds = ",".join(dict.fromkeys(kind for feed in source.feeds for kind in feed.rows))
-        numbers = ("", "", "") if state == "missing" else counted(source, raw_dir) if count else ("-", "-", "-")
         yield form.format(state, name, *numbers, feeds, source.licence)
-        if state == "missing":
-            yield f"{'':12}  get it: {source.home}"
-        elif left := unread(source, raw_dir):
+        if left := unread(source, raw_dir) | notes:
             yield f"{'':12}  not read: {listed(left)}"
+        elif missing:
+            yield f"{'':12}  get it: {source.home}"
+
+
+def counted(source: Source, raw_dir: Path) -> tuple[tuple[int, int, int], dict[str, str]]:
+    """((files, records, rejections) of a source, what is noted of its files); reads everything."""
+    files, kinds, notes = set(), Counter(), {}
+    for unit in units(source, raw_dir):
+        files.add(unit.read.file)
+        kinds[type(unit.read)] += 1
+        if isinstance(unit.read, Note):
+            notes[unit.read.file] = str(unit.read)
+    return (len(files), kinds[Record], kinds[Rejection]), notes
 
 
 def listed(reasons: dict[str, str], most: int = 5) -> str:

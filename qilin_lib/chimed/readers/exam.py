@@ -13,17 +13,18 @@ from typing import Any
 
 from qilin_lib.chimed.readers.decode import (
     Reject,
-    attempted,
     csv_reader,
     field_text,
     json_reader,
+    parsed,
+    reader,
     required,
     rows,
     string,
 )
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.readers.turns import question_and_answer
-from qilin_lib.chimed.records import Dialogue, Exam, Record, Rejection
+from qilin_lib.chimed.records import Dialogue, Exam
 
 # Options are joined by a real newline, or by a literal backslash-n in the val file of the wild. Their letter stands
 # alone, with a mark behind it, or in brackets; directly before a word it must be the letter that comes next.
@@ -139,16 +140,17 @@ def _instructed(row: dict[str, Any]) -> Exam:
     return _one_of(parts[1].strip(), cells, "ABCDEFGH"[texts.index(answer)], "")
 
 
-def cmb(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+@reader
+def cmb(file: str, stream: Stream) -> Iterator[tuple[int, Exam | Dialogue | Reject]]:
     """CMB (Wang et al. 2023): {question, option: {A: …, …}, answer: letters, absent in the test set}; of CMB-Clin
     {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair."""
     for line, row in rows(file, stream):
         pairs = row.get("QA_pairs") if isinstance(row, dict) else None
         if isinstance(pairs, list):
             parse = partial(_clinical, string(row.get("description")))
-            yield from (attempted(parse, source, file, line, pair) for pair in pairs)
+            yield from ((line, parsed(parse, pair)) for pair in pairs)
         else:
-            yield attempted(_choice, source, file, line, row)
+            yield line, parsed(_choice, row)
 
 
 def _choice(row: Any) -> Exam:

@@ -21,25 +21,16 @@ from typing import IO, Any
 from qilin_lib.chimed.readers.stream import Reject
 
 # Chinese text shrinks to a third, highly regular JSON to a thirtieth; small files may shrink as they like.
-BOMB_RATIO = 200
-BOMB_FLOOR = 100_000_000
-BOMB_TOTAL = 64_000_000_000
+BOMB_RATIO, BOMB_FLOOR, BOMB_TOTAL = 200, 100_000_000, 64_000_000_000
 # Bytes that are read in one go: what stands before a fault in them may be lost with it.
 _READ = 1 << 16
 # Rows of a table that are in memory together.
 _ROWS = 256
 TABLES = (".parquet", ".arrow")
-FAULTS = (
-    OSError,
-    EOFError,
-    ValueError,  # most of Arrow's errors, and names that no file can have
-    RuntimeError,  # of zipfile: encrypted
-    NotImplementedError,  # of zipfile and Arrow: an unknown compression method
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-)
+# Also ValueError: most of Arrow's errors, and names that no file can have. RuntimeError: encrypted, of zipfile.
+# NotImplementedError: an unknown compression method.
+FAULTS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError)
+FAULTS += (zipfile.BadZipFile, tarfile.TarError)
 Opener = Callable[[], IO[bytes]]
 
 
@@ -49,12 +40,8 @@ def _zstandard(handle: IO[bytes]) -> Any:
     return pyarrow.CompressedInputStream(handle, "zstd")
 
 
-_UNPACK: dict[str, Callable[[IO[bytes]], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _zstandard,
-}
+# Not fsspec's: its zstd wants a package that is not installed with the kit.
+_UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
 
 
 def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
@@ -62,7 +49,7 @@ def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
     made = 0
     try:
         with opener() as handle:
-            source = _UNPACK[packing](handle) if packing else handle
+            source = _UNPACK[packing](handle)
             while block := source.read1(_READ):
                 made += len(block)
                 if packing and (unsafe := bomb(made, handle.tell())):
@@ -96,8 +83,7 @@ def seekable(opener: Opener, packing: str) -> IO[bytes]:
     if not packing and isinstance(handle := opener(), io.BufferedReader):
         return handle
     copy = tempfile.TemporaryFile()
-    for block in unpacked(opener, packing):
-        copy.write(block)
+    copy.writelines(unpacked(opener, packing))
     copy.seek(0)
     return copy
 
@@ -108,7 +94,7 @@ def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
 
     try:
         with seekable(opener, packing) as handle:
-            for batch in (_parquet if kind == ".parquet" else _arrow)(handle):
+            for batch in _parquet(handle) if kind == ".parquet" else _arrow(handle):
                 for start in range(0, batch.num_rows, _ROWS):
                     rows = map(_filled, batch.slice(start, _ROWS).to_pylist())
                     yield "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
@@ -138,6 +124,5 @@ def _arrow(handle: IO[bytes]) -> Iterator[Any]:
         reader = pyarrow.ipc.open_file(handle)
     except pyarrow.ArrowInvalid:
         handle.seek(0)
-        yield from pyarrow.ipc.open_stream(handle)
-    else:
-        yield from map(reader.get_batch, range(reader.num_record_batches))
+        return pyarrow.ipc.open_stream(handle)
+    return map(reader.get_batch, range(reader.num_record_batches))

@@ -19,9 +19,10 @@ def huatuo_pair(row: Any) -> Dialogue:
     The first wording is the question, further ones are its `wordings`.
     """
     names = ("questions", "instruction")
-    pair = question_and_answer(required(row, *names), required(row, "answers", "output"))
-    asked = next(row[name] for name in names if name in row)
-    return replace(pair, wordings=tuple(filter(None, map(field_text, leaves(asked)[1:]))))
+    first, *others = next((leaves(row[name]) for name in names if isinstance(row, dict) and name in row), []) or [""]
+    asked = required({names[0]: first} if others else row, *names)
+    pair = question_and_answer(asked, required(row, "answers", "output"))
+    return replace(pair, wordings=tuple(filter(None, map(field_text, others))))
 
 
 huatuo = json_reader(huatuo_pair)
