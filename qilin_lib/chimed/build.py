@@ -85,7 +85,7 @@ def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = pri
     with _room(out_dir), Pool(params.workers) as pool:
         work = _work_dir(params, raw_dir, out_dir)
         _benchmarks(raw_dir, ledger, work, progress)
-        candidates = refined(params, chosen, raw_dir, work, pool, progress)
+        candidates = refined(params, chosen, raw_dir, work, pool, progress, ledger.notes)
         stems = [work / f"{number:05d}" for number in range(len(candidates.sources))]
         group = near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
         fates = verdicts.deduplicated(candidates, group)
@@ -162,7 +162,7 @@ def _benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> Non
     items: list[Item] = []
     rejected: list[str] = []
     for source in sources.REGISTRY:
-        for unit in sources.units(source, raw_dir, ("eval",)):
+        for unit in sources.units(source, raw_dir, ("eval",), notes=ledger.notes):
             row = Row.of(source, "eval")
             row.read = 1
             if isinstance(unit.read, Rejection):

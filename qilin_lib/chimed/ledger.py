@@ -78,7 +78,8 @@ _COUNTS = Row.__slots__[5:]
 
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}}.
+    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}};
+    `notes`: {source: {file: what a reader noted of it}}.
 
     Training records that held a test item, by source: `hits` by benchmark, `rules` by how they held it.
     """
@@ -87,6 +88,7 @@ class Ledger:
     hits: dict[str, Counter[str]] = field(default_factory=dict)
     rules: dict[str, Counter[str]] = field(default_factory=dict)
     unread: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -124,4 +126,5 @@ class Ledger:
             "hits": hits,
             "rules": rules,
             "unread": self.unread,
+            "notes": self.notes,
         }

@@ -24,6 +24,7 @@ from qilin_lib.chimed.verdicts import Candidates
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
 Say = Callable[[str], None]
 Limited = Callable[[str, int, Unit], Lost | None]
+Notes = dict[str, dict[str, str]]
 Found = tuple[Source, int, Unit, Lost | None]
 
 
@@ -40,18 +41,23 @@ class Params(Protocol):
     min_chars: int
 
 
-def stream(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Iterator[Found]:
-    """(source, number of the unit in its source, unit, how it is lost already) of all sources, in corpus order."""
-    for _, found in itertools.groupby(_all_units(params, chosen, raw_dir), key=lambda item: item[0].name):
+def stream(params: Params, chosen: Iterable[Source], raw_dir: Path, notes: Notes) -> Iterator[Found]:
+    """(source, number of the unit in its source, unit, how it is lost already) of all sources, in corpus order.
+
+    What is to be said of whole files goes into `notes`.
+    """
+    for _, found in itertools.groupby(_all_units(params, chosen, raw_dir, notes), key=lambda item: item[0].name):
         for number, (source, unit, lost) in enumerate(found, start=1):
             yield source, number, unit, lost
 
 
-def _all_units(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Iterator[tuple[Source, Unit, Lost | None]]:
+def _all_units(
+    params: Params, chosen: Iterable[Source], raw_dir: Path, notes: Notes
+) -> Iterator[tuple[Source, Unit, Lost | None]]:
     for of_graphs, members in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
         barred, allowed = [], []
         for source in members:
-            found = (source, sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers))
+            found = (source, sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes))
             whole = all(excluded(licence, params.exclude_licences) for licence in source.licences())
             (barred if whole else allowed).append(found)
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
@@ -69,7 +75,9 @@ def _all_units(params: Params, chosen: Iterable[Source], raw_dir: Path) -> Itera
                 yield source, unit, ("excluded", "licence", source.licence)
 
 
-def refined(params: Params, chosen: list[Source], raw_dir: Path, work: Path, pool: Pool, progress: Say) -> Candidates:
+def refined(
+    params: Params, chosen: list[Source], raw_dir: Path, work: Path, pool: Pool, progress: Say, notes: Notes
+) -> Candidates:
     """Read everything and let the workers refine it batch by batch; the candidates that are left."""
     settings = Settings(
         params.min_chars,
@@ -80,7 +88,7 @@ def refined(params: Params, chosen: list[Source], raw_dir: Path, work: Path, poo
         params.decontaminate == "report",
     )
     of_batch: list[str] = []
-    tasks = _tasks(params, chosen, raw_dir, work, settings, of_batch, progress)
+    tasks = _tasks(params, chosen, raw_dir, work, settings, of_batch, progress, notes)
     for _ in pool.map(batches.refine, tasks):
         pass
     tables = [np.load(work / f"{number:05d}.candidates.npy") for number in range(len(of_batch))]
@@ -101,10 +109,11 @@ def _tasks(
     settings: Settings,
     of_batch: list[str],
     progress: Say,
+    notes: Notes,
 ) -> Iterator[tuple]:
     limited = _limited(params, chosen, raw_dir)
     started, told, chars = time.monotonic(), 0.0, 0
-    for source, first, units, size in _cut(stream(params, chosen, raw_dir), limited):
+    for source, first, units, size in _cut(stream(params, chosen, raw_dir, notes), limited):
         stem = work / f"{len(of_batch):05d}"
         of_batch.append(source)
         chars += size
@@ -139,7 +148,7 @@ def _limited(params: Params, chosen: list[Source], raw_dir: Path) -> Limited:
     limit = params.max_records_per_source
     usable: dict[str, list[int]] = {}
     if limit is not None:
-        for source, number, unit, lost in stream(params, chosen, raw_dir):
+        for source, number, unit, lost in stream(params, chosen, raw_dir, {}):
             if lost is None and isinstance(unit.read, Record):
                 usable.setdefault(source.name, []).append(number)
     sampled = {

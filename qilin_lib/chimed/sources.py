@@ -135,11 +135,16 @@ class Unit:
 
 
 def units(
-    source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS, ranked_answers: preference.Ranked = "best_two"
+    source: Source,
+    raw_dir: Path,
+    sets: tuple[str, ...] = SETS,
+    ranked_answers: preference.Ranked = "best_two",
+    notes: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[Unit]:
     """Everything that a source's files hold for `sets`, files in name order, packed ones and archives among them.
 
-    Of a ranked list of answers the pairs that `ranked_answers` says.
+    Of a ranked list of answers the pairs that `ranked_answers` says. A Note goes into `notes`, {source: {file: what is
+    noted}}, where that is given, and is no unit then.
 
     Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
     them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
@@ -150,12 +155,13 @@ def units(
     with contextlib.ExitStack() as archives:
         files = found(folder, archives) if any(feeds) and folder.is_dir() else []
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
-            for file in files if wanted else ():
-                if number == (0 if file.always else _feed_of(source, file)):
-                    for read in _reads(source.name, file, reader_of(feed.reader)):
-                        yield from (
-                            Unit(wanted, pair, feed.licence) for pair in preference.pairs_of(read, ranked_answers)
-                        )
+            mine = (file for file in files if wanted and number == (0 if file.always else _feed_of(source, file)))
+            for read in (read for file in mine for read in _reads(source.name, file, reader_of(feed.reader))):
+                if notes is not None and isinstance(read, Note):
+                    notes.setdefault(source.name, {})[read.file] = str(read)
+                    continue
+                for pair in preference.pairs_of(read, ranked_answers):
+                    yield Unit(wanted, pair, feed.licence)
 
 
 def _feed_of(source: Source, file: Found) -> int | None:

@@ -370,11 +370,12 @@ def test_only_rows_are_counted_as_read(tmp_path, params):
         ("cmd", "sft"): 3,
     }
     assert rows["kg_xywy", "cpt"]["rejected"] == {"no features": 1} and not rows["cmd", "sft"]["rejected"]
-    assert ledger["unread"] == {
+    assert ledger["notes"] == {
         "kg_xywy": {"m.json": "fields not used: nursing"},
         "cmd": {"b.jsonl": "empty file: no rows"},
         "cmexam": {"test.csv": "empty file: no rows"},
     }
+    assert "cmd: b.jsonl (empty file: no rows)" in data.ledger_table(ledger).notes and not ledger["unread"]
     dropped = (tmp_path / "out" / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["reason"] for line in dropped] == ["no features"]
 
