@@ -105,10 +105,10 @@ def test_an_object_where_rows_were_expected_is_one_rejection(tmp_path):
 
 
 def test_records_of_another_form_in_a_dict_are_a_rejection_each(tmp_path):
-    text = dump({str(n): {"query": asked, "response": "好"} for n, asked in enumerate(ASKED)}, indent=1)
+    text = dump({str(n): {"frage": asked, "antwort": "好"} for n, asked in enumerate(ASKED)}, indent=1)
     assert read(tmp_path, "a.json", text) == ([], {"missing field": 3})
     units = list(sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path))
-    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found query, response")]
+    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found frage, antwort")]
 
 
 @pytest.mark.parametrize("indent", [None, 2])

@@ -196,7 +196,7 @@ def test_meddialog_layouts(tmp_path, row):
         ({"dialogue_turns": "病人：头痛"}, "unknown form"),
         ({"dialogue_turns": {"speaker": [0, 2], "utterance": ["a", "b"]}}, "unknown speaker"),
         ({"dialogue_turns": {"speaker": [0, True], "utterance": ["a", "b"]}}, "unknown speaker"),
-        ({"utterances": "头痛"}, "unknown speaker"),
+        ({"utterances": "头痛"}, "unknown form"),
         ({"utterances": []}, "no answer"),
         (["护士：头痛"], "unknown speaker"),
         (["医生：你好", "病人：好"], "the assistant speaks first"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qilin_lib.chimed import sources
-from qilin_lib.chimed.readers import qa
+from qilin_lib.chimed.readers import general
 from qilin_lib.chimed.records import Rejection
 from qilin_lib.errors import QilinError
 
@@ -128,7 +128,7 @@ TOY = {
     "licence": "MIT",
     "citation": "Nobody 2023",
     "home": "https://example.org",
-    "feeds": [{"glob": "*.jsonl", "reader": "qa.huatuo", "rows": {"cpt": "Toy"}}],
+    "feeds": [{"glob": "*.jsonl", "reader": "general.instructions", "rows": {"cpt": "Toy"}}],
 }
 
 
@@ -142,7 +142,7 @@ def test_a_registry_file_is_read(tmp_path):
     registry = sources.load(toy(tmp_path, TOY, not_used={"other": "why"}))
     (source,) = registry.sources
     assert (source.name, source.standing, source.part) == ("toy", "original", "medical")
-    assert sources.reader_of(source.feeds[0].reader) is qa.huatuo and registry.not_used == {"other": "why"}
+    assert sources.reader_of(source.feeds[0].reader) is general.instructions and registry.not_used == {"other": "why"}
 
 
 FEED = TOY["feeds"][0]
@@ -152,7 +152,10 @@ FEED = TOY["feeds"][0]
     "entries, said",
     [
         ([TOY, TOY], "there are two sources of the name toy"),
-        ([TOY | {"feeds": [FEED | {"reader": "qa.huatou"}]}], "sources.0.feeds.0.reader is 'qa.huatou'"),
+        (
+            [TOY | {"feeds": [FEED | {"reader": "general.instuctions"}]}],
+            "sources.0.feeds.0.reader is 'general.instuctions'",
+        ),
         ([TOY | {"feeds": [FEED | {"rows": {"ctp": "Toy"}}]}], "sources.0.feeds.0.rows.ctp"),
         ([TOY | {"feeds": [FEED | {"rows": {}}]}], "sources.0.feeds.0.rows is {}"),
         ([TOY | {"licence": None}], "sources.0.licence is None"),

@@ -1,7 +1,7 @@
 """Text to rows: JSON of any layout, CSV with broken quotes, both as streams. Shared by all readers, and by notebook 06.
 
 A function "row -> payload" says no by raising `Reject(reason, detail)`; `reader` makes a Rejection of that, with file
-and line. `json_reader` and `csv_reader` make a reader of such a function.
+and line. `json_reader` makes a reader of such a function.
 """
 
 from __future__ import annotations
@@ -54,16 +54,13 @@ def field_text(value: Any) -> str:
 
 
 def required(row: Any, *names: str) -> str:
-    """The text of the first of `names` that `row` has; Reject when none is there, it is empty, or holds several."""
+    """The text of the first of `names` that `row` has, of nested lists the first; Reject for none, and an empty one."""
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     name = next((name for name in names if name in row), None)
     if name is None:
-        raise Reject("missing field", f"{' or '.join(names)}; found {', '.join(map(str, list(row)[:8]))}")
-    first, *others = leaves(row[name]) or [""]
-    if any(map(field_text, others)):
-        raise Reject("several answers", f"{name} holds {len(others) + 1} texts")
-    if text := field_text(first):
+        raise Reject("missing field", f"{' or '.join(names[:3])}; found {', '.join(map(str, list(row)[:8]))}")
+    if text := field_text(next(iter(leaves(row[name])), "")):
         return text
     raise Reject("empty field", name)
 
@@ -232,10 +229,5 @@ def parsed_rows(
 
 
 def json_reader(parse: Callable[[Any], Payload], tabular: bool = False) -> Reader:
-    """A reader of the records that `rows` finds."""
+    """A reader of the records that `rows` finds; `tabular`: of what is published as CSV."""
     return reader(functools.partial(parsed_rows, parse, tabular=tabular))
-
-
-def csv_reader(parse: Callable[[dict[str, str]], Payload]) -> Reader:
-    """A reader of what is published as CSV; of other files the cells are made text."""
-    return json_reader(lambda row: parse(text_cells(row)), tabular=True)

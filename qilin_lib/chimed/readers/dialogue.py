@@ -14,7 +14,6 @@ import numpy as np
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.decode import (
     Reject,
-    csv_reader,
     field_text,
     json_reader,
     parsed,
@@ -25,7 +24,7 @@ from qilin_lib.chimed.readers.decode import (
 )
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
-from qilin_lib.chimed.readers.turns import Turn, messages, question_and_answer, speaker_of, talk
+from qilin_lib.chimed.readers.turns import Turn, instruction_row, messages, question_and_answer, speaker_of, talk
 from qilin_lib.chimed.records import Dialogue
 
 Found = Iterator[tuple[int, Dialogue | Reject]]
@@ -47,13 +46,13 @@ def release_row(row: Any) -> Dialogue:
     return dialogue
 
 
-def toyhom_row(row: dict[str, str]) -> Dialogue:
+def toyhom_row(row: Any) -> Dialogue:
     """department,title,ask,answer (the repository's README calls `ask` "question").
 
     The title is said first unless ask has it.
     """
-    title, answer = field_text(row.get("title")), required(row, "answer")
-    ask = field_text(row.get("ask", row.get("question")))
+    answer, title, ask = required(row, "answer"), *(field_text(row.get(name)) for name in ("title", "ask"))
+    ask = ask or field_text(row.get("question"))
     if ask in ("同上", title):
         ask = ""
     if not (title or ask):
@@ -68,26 +67,7 @@ def meddialog_row(row: Any) -> Dialogue:
     [{speaker, utterance}, …] or {speaker: […], utterance: […]}} with speakers by name or as class numbers (zh);
     {medical_case, doctor_diagnosis}.
     """
-    if isinstance(row, dict) and "dialogue_turns" in row:
-        return talk(_speaker_columns(row["dialogue_turns"]))
-    if isinstance(row, dict) and "utterances" in row:
-        row = row["utterances"] if isinstance(row["utterances"], list) else [row["utterances"]]
-    if isinstance(row, list):
-        return talk(messages([string(item) for item in row]))
-    return question_and_answer(required(row, "medical_case"), required(row, "doctor_diagnosis"))
-
-
-def _speaker_columns(turns: Any) -> list[Turn]:
-    columns: list[Any] = [None, None]
-    if isinstance(turns, dict):
-        columns = [turns.get("speaker"), turns.get("utterance")]
-    elif isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
-        columns = [[turn.get(key) for turn in turns] for key in ("speaker", "utterance")]
-    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-        raise Reject("unknown form", "dialogue_turns does not pair speakers with utterances")
-    # The class labels of the data set's card: 0 is the patient, 1 the doctor.
-    names = [("病人", "医生")[who] if type(who) is int and who in (0, 1) else string(who) for who in columns[0]]
-    return list(zip(map(speaker_of, names), map(string, columns[1]), strict=True))
+    return instruction_row({"utterances": row} if isinstance(row, list) else row)
 
 
 @reader
@@ -182,5 +162,5 @@ def _prefix_hashes(turns: list[Turn]) -> list[int]:
     return found or [0]
 
 
-toyhom = csv_reader(toyhom_row)
+toyhom = json_reader(toyhom_row, tabular=True)
 chimed_release = json_reader(release_row)

@@ -13,7 +13,6 @@ from typing import Any
 
 from qilin_lib.chimed.readers.decode import (
     Reject,
-    csv_reader,
     field_text,
     json_reader,
     parsed,
@@ -32,6 +31,7 @@ _BREAK = re.compile(r"(?:\r?\n|\r|\\n)(?=\s{0,9}[（(]?[A-HＡ-Ｈ](?![A-Za-z]))
 _OPTION = re.compile(
     r"\s*(?:[（(](?P<in>[A-HＡ-Ｈ])[）)]|(?P<alone>[A-HＡ-Ｈ])[ \t.．、,，:：）)]|(?P<tight>[A-HＡ-Ｈ]))"
 )
+LETTERS = "ABCDEFGH"
 # Not that of "\\nu".
 _BACKSLASH_N = re.compile(r"\\n(?![a-z])")
 _MARKS = " \t.．、:："
@@ -49,7 +49,7 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
     for line in _BREAK.split(cell.strip()):
         mark = _OPTION.match(line)
         letter = _narrow(mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
-        if letter and (not mark["tight"] or letter == "ABCDEFGH"[len(found) : len(found) + 1]):
+        if letter and (not mark["tight"] or letter == LETTERS[len(found) : len(found) + 1]):
             found.append((letter, [_text(line[mark.end() :])]))
         elif found:
             found[-1][1].append(_text(line))
@@ -73,54 +73,52 @@ def letters_of(answer: str) -> str:
     return "".join(sorted(set(plain))) if _LETTERS.fullmatch(plain) else plain
 
 
-def cmexam_row(row: dict[str, str]) -> Exam:
-    """Question,Options,Answer,Explanation[,…]; an explanation may be empty or "nan", an answer may not."""
-    question, options = required(row, "Question"), options_of(required(row, "Options"))
-    answer = letters_of(string(row.get("Answer")))
-    if not answer:
-        raise Reject("no answer", f"Answer is {row.get('Answer')!r}")
-    return _exam(question, options, answer, field_text(row.get("Explanation")))
-
-
-def ceval_row(row: dict[str, str]) -> Exam:
-    """id,question,A,B,C,D[,answer[,explanation]]; the test split hides the answer."""
-    return _one_of(required(row, "question"), row, string(row.get("answer")), field_text(row.get("explanation")))
-
-
-def cmmlu_row(row: dict[str, str]) -> Exam:
-    """(row number without a name),Question,A,B,C,D,Answer."""
-    return _one_of(required(row, "Question"), row, string(row.get("Answer")), "")
-
-
+# What a field of a question is called. Where no field has the options, each has a column of its letter.
+_FIELDS = {
+    "question": ("question", "Question"),
+    "options": ("options", "option", "Options"),
+    "answer": ("answer_idx", "answer", "anwer", "Answer"),
+    "explanation": ("explanation", "Explanation"),
+}
 # Apollo's zh.json has the items of four benchmarks.
 _OTHERS_OF_APOLLO = ("cmb", "cmexam", "cmmlu")
+
+
+def exam_row(row: Any, answered: bool = False) -> Exam:
+    """A question in any form in which exams go round.
+
+    CMExam: Question,Options,Answer,Explanation[,…], the options one text; an explanation may be empty or "nan", an
+    answer may not (`answered`). C-Eval, CMMLU: question,A,B,C,D[,answer[,explanation]]; a test split hides the answer.
+    MedQA, CMB: {question, options or option: {A: …, …} or "(A) ….\n(B) ….", answer: its text or letters,
+    answer_idx: its letter}.
+    """
+    question = required(row, *_FIELDS["question"])
+    if string(row.get("source")).startswith(_OTHERS_OF_APOLLO):
+        raise Reject("another benchmark", string(row["source"]))
+    options, answer, explanation = (
+        next((row[name] for name in _FIELDS[kind] if name in row), default)
+        for kind, default in (("options", row), ("answer", ""), ("explanation", ""))
+    )
+    if isinstance(options, str):
+        # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
+        lettered = [(key, text if "Options" in row else text.removesuffix(".")) for key, text in options_of(options)]
+    elif isinstance(options, dict):
+        # Not `string`: an option may be the word "none".
+        cells = ((key, options.get(key)) for key in LETTERS)
+        lettered = [(key, (cell if isinstance(cell, str) else string(cell)).strip()) for key, cell in cells]
+    else:
+        raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
+    if answered and not string(answer):
+        raise Reject("no answer", f"Answer is {answer!r}")
+    return _exam(question, [option for option in lettered if option[1]], string(answer), field_text(explanation))
 
 
 def medqa_row(row: Any) -> Exam:
     """MedQA in its original form (Jin et al. 2020), in Apollo's, or as an instruction.
 
-    {question, options: {A: …, …}, answer: its text, answer_idx: its letter}; {question, options or option:
-    "(A) ….\\n(B) ….", answer or anwer: "(A)"}; {instruction, input: "问题：…\\n选项：\\n\\t…\\n\\t…", output: one
-    of the options}.
+    {instruction, input: "问题：…\n选项：\n\t…\n\t…", output: one of the options}.
     """
-    if isinstance(row, dict) and "output" in row and "question" not in row:
-        return _instructed(row)
-    question = required(row, "question")
-    if string(row.get("source")).startswith(_OTHERS_OF_APOLLO):
-        raise Reject("another benchmark", string(row["source"]))
-    return _of_object(question, row, string(row.get("answer_idx", row.get("answer", row.get("anwer")))))
-
-
-def _of_object(question: str, row: dict[str, Any], answer: str) -> Exam:
-    options = row.get("options", row.get("option"))
-    if isinstance(options, str):
-        # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
-        options = {letter: text.removesuffix(".") for letter, text in options_of(options)}
-    if not isinstance(options, dict):
-        raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
-    # Not `string`: an option may be the word "none".
-    cells = {letter: text if isinstance(text, str) else string(text) for letter, text in options.items()}
-    return _one_of(question, cells, answer, "")
+    return _instructed(row) if isinstance(row, dict) and "output" in row and "question" not in row else exam_row(row)
 
 
 _INSTRUCTED = re.compile(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", re.DOTALL)
@@ -136,8 +134,7 @@ def _instructed(row: dict[str, Any]) -> Exam:
     answer = required(row, "output")
     if answer not in texts:
         raise Reject("answer is no option", answer)
-    cells = dict(zip("ABCDEFGH", texts, strict=False))
-    return _one_of(parts[1].strip(), cells, "ABCDEFGH"[texts.index(answer)], "")
+    return _exam(parts[1].strip(), list(zip(LETTERS, texts, strict=False)), LETTERS[texts.index(answer)], "")
 
 
 @reader
@@ -150,34 +147,24 @@ def cmb(file: str, stream: Stream) -> Iterator[tuple[int, Exam | Dialogue | Reje
             parse = partial(_clinical, string(row.get("description")))
             yield from ((line, parsed(parse, pair)) for pair in pairs)
         else:
-            yield line, parsed(_choice, row)
-
-
-def _choice(row: Any) -> Exam:
-    return _of_object(required(row, "question"), row, string(row.get("answer")))
+            yield line, parsed(exam_row, row)
 
 
 def _clinical(case: str, pair: Any) -> Dialogue:
     return question_and_answer(f"{case}\n{required(pair, 'question')}".strip(), required(pair, "answer", "solution"))
 
 
-def _one_of(question: str, cells: dict[str, str], answer: str, explanation: str) -> Exam:
-    options = tuple((letter, cells[letter].strip()) for letter in "ABCDEFGH" if cells.get(letter, "").strip())
-    return _exam(question, options, letters_of(answer), explanation)
-
-
-def _exam(question: str, options: tuple[tuple[str, str], ...], answer: str, explanation: str) -> Exam:
-    letters = [letter for letter, _ in options]
+def _exam(question: str, options: list[tuple[str, str]], answer: str, explanation: str) -> Exam:
+    letters, answer = [letter for letter, _ in options], letters_of(answer)
     if len(options) < 2 or len(set(letters)) != len(letters):
         raise Reject("broken options", f"letters {''.join(letters) or 'none'}")
     if answer and not _LETTERS.fullmatch(answer):
         raise Reject("unknown answer", answer)
     if not set(answer) <= set(letters):
         raise Reject("answer is no option", answer)
-    return Exam(question, options, answer, explanation)
+    return Exam(question, tuple(options), answer, explanation)
 
 
-cmexam = csv_reader(cmexam_row)
-ceval = csv_reader(ceval_row)
-cmmlu = csv_reader(cmmlu_row)
+cmexam = json_reader(partial(exam_row, answered=True), tabular=True)
+ceval = cmmlu = json_reader(exam_row, tabular=True)
 medqa = json_reader(medqa_row)

@@ -182,11 +182,11 @@ class _Window:
         self.at = found.end()
         return True
 
-    def cut_off(self, inside: str) -> Rows:
+    def cut_off(self, inside: str, line: int = 0) -> Rows:
         """That the text ends inside an array or object, once."""
         if not self.lost:
             self.lost = True
-            yield self.line(), Reject("broken JSON", f"the file ends inside the {inside}")
+            yield line or self.line(), Reject("broken JSON", f"the file ends inside the {inside}")
 
 
 def _elements(window: _Window) -> Rows:
@@ -205,10 +205,11 @@ def _members(window: _Window, holds: str) -> Rows:
 
     Where `holds` is "", the first member decides that is an object or a list of records.
     """
+    begun = window.line()
     window.at += 1
     while (char := window.skip(_GAP)) != "}":
         if not char:
-            yield from window.cut_off("object")
+            yield from window.cut_off("object", 0 if holds else begun)
             return
         line, key = window.record()
         if isinstance(key, Reject):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from qilin_lib.chimed import aggregate
@@ -17,7 +17,6 @@ from qilin_lib.chimed.readers.decode import (
     rows,
     shown,
     string,
-    text_cells,
 )
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease
@@ -45,48 +44,36 @@ _NO_NAME = re.compile(
 )
 
 
-def _values(cell: Any) -> list[str]:
-    return [aggregate.whole_clauses(field_text(item)) for item in (cell if isinstance(cell, list) else [cell])]
+def disease_row(row: Any, headings: dict[str, str]) -> Disease:
+    """One disease of a graph whose columns have `headings`; "[详细]" tails are removed.
 
-
-def xywy_row(row: Any) -> Disease:
-    """One Xywy disease. `category` repeats the departments after a constant first item, which is dropped."""
-    name = _name(row)
-    stated = ((title, [item for item in _values(row.get(key)) if item != "疾病百科"]) for key, title in XYWY.items())
-    return _usable(aggregate.disease(name, stated))
-
-
-def health39_row(row: Any) -> Disease:
-    """One 39Health disease; list cells are split, "[详细]" tails removed."""
-    row, features = text_cells(row), []
-    name = _name(row)
-    for key, heading in HEALTH39.items():
-        cell = string(row.get(key)).replace("[详细]", "")
-        items = aggregate.split_list(cell, _LISTS[key]) if key in _LISTS else [aggregate.whole_clauses(cell)]
-        facts = (item for item in items if not (key in _NO_FACT and _NO_FACT[key].fullmatch(item)))
-        features.append((heading, [field_text(item.strip(" ,，;；")) for item in facts]))
-    return _usable(aggregate.disease(name, features))
-
-
-def _name(row: Any) -> str:
-    """A disease's name; Reject for one that its page cut off, which names nobody knows how many, and for a number."""
+    Of 39Health-KG the list cells are split. Xywy's `category` repeats the departments after a constant first item,
+    which is dropped. Reject: a name that its page cut off, which names nobody knows how many; a number; no features.
+    """
     name = required(row, "name").replace("[详细]", "").strip()
     if aggregate.is_cut(name):
         raise Reject("cut name", name)
     if len(name) <= 40 and _NO_NAME.fullmatch(name):
         raise Reject("no disease name", name)
-    return name
-
-
-def _usable(entity: Disease) -> Disease:
+    entity = aggregate.disease(name, ((heading, _values(row.get(key), key)) for key, heading in headings.items()))
     if not entity.features:
-        raise Reject("no features", entity.name)
+        raise Reject("no features", name)
     return entity
 
 
-def _graph(parse: Callable[[Any], Disease], used: Iterable[str], tabular: bool = False) -> Reader:
+def _values(cell: Any, key: str) -> list[str]:
+    if isinstance(cell, list) or key not in HEALTH39:
+        items = [aggregate.whole_clauses(field_text(item)) for item in (cell if isinstance(cell, list) else [cell])]
+        return [item for item in items if item != "疾病百科"]
+    text = string(cell).replace("[详细]", "")
+    items = aggregate.split_list(text, _LISTS[key]) if key in _LISTS else [aggregate.whole_clauses(text)]
+    facts = (item for item in items if not (key in _NO_FACT and _NO_FACT[key].fullmatch(item)))
+    return [field_text(item.strip(" ,，;；")) for item in facts]
+
+
+def _graph(headings: dict[str, str], tabular: bool = False) -> Reader:
     """A reader of `rows`, and one note more that names the fields that no feature is made of."""
-    known = {*used, "name", "_id"}
+    known = {*headings, "name", "_id"}
 
     @reader
     def read(file: str, stream: Stream) -> Iterator[tuple[int, Disease | Reject]]:
@@ -95,7 +82,7 @@ def _graph(parse: Callable[[Any], Disease], used: Iterable[str], tabular: bool =
         def noted(row: Any) -> Disease:
             if isinstance(row, dict) and len(unused) < 100:
                 unused.update(map(str, row.keys() - known))
-            return parse(row)
+            return disease_row(row, headings)
 
         yield from parsed_rows(noted, file, stream, tabular)
         if unused:
@@ -149,5 +136,5 @@ def _triple(row: Any) -> tuple[str, str, str] | Reject:
     return Reject("cut name", head) if aggregate.is_cut(head) else (head, relation, tail)
 
 
-xywy = _graph(xywy_row, XYWY)
-health39 = _graph(health39_row, HEALTH39, tabular=True)
+xywy = _graph(XYWY)
+health39 = _graph(HEALTH39, tabular=True)

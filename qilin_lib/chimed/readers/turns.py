@@ -10,9 +10,10 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, required, string
+from qilin_lib.chimed.readers.decode import Reject, field_text, leaves, required, string
 from qilin_lib.chimed.records import Dialogue
 
 Turn = tuple[str, str]
@@ -24,9 +25,9 @@ _SPEAKERS = dict.fromkeys(("system", "developer", "系统"), "system")
 _SPEAKERS |= dict.fromkeys((*_USERS, "instruction"), "user") | dict.fromkeys((*_ASSISTANTS, "response"), "assistant")
 # What a field of a row is called.
 FIELDS = {
-    "messages": ("conversations", "conversation", "messages", "data"),
-    "question": ("instruction", "instruct", "question", "questions", "query", "prompt"),
-    "answer": ("output", "response", "answer", "answers", "completion"),
+    "messages": ("conversations", "conversation", "messages", "utterances", "dialogue_turns", "data"),
+    "question": ("instruction", "instruct", "question", "questions", "query", "prompt", "medical_case"),
+    "answer": ("output", "response", "answer", "answers", "completion", "doctor_diagnosis"),
     "chosen": ("chosen", "response_chosen", "chosen_response"),
     "rejected": ("rejected", "response_rejected", "rejected_response"),
     "speaker": ("from", "role", "speaker"),
@@ -47,12 +48,12 @@ def field(row: Any, kind: str) -> Any:
 
 
 def instruction_row(row: Any) -> Dialogue:
-    """One row of a chat or instruction set, whichever of its forms it has.
+    """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
     A list of messages, alone or under one of FIELDS["messages"]; {"input": [q, …], "output": [a, …]}; [question,
     answer]; or a question (`input` goes on) and an answer, a text or messages, after the pairs in `history`. A `system`
-    text stands before all of them. Role marks inside a question ("<user>: … <bot>: …", "Human:…\\nAssistant:…", "###
-    Instruction:\\n…") are turns.
+    text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`. Role marks
+    inside a question ("<user>: … <bot>: …", "Human:…\\nAssistant:…", "### Instruction:\\n…") are turns.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
@@ -60,19 +61,26 @@ def instruction_row(row: Any) -> Dialogue:
         row = {"messages": row}
     plain(row)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
-        questions, answers = row["input"], row.get("output")
-        if not isinstance(answers, list) or len(answers) != len(questions):
-            raise Reject("unknown form", "input and output are not two lists of one length")
-        return talk(messages([list(pair) for pair in zip(questions, answers, strict=True)]), string(row.get("system")))
+        return talk(messages(_pairs(row["input"], row.get("output"))), string(row.get("system")))
     system, turns = asked(row)
     if listed(row):
         return talk(turns, system)
     if _is_messages(answers := field(row, "answer")):
         return talk([*turns, *messages(answers)], system)
     answer = required(row, *FIELDS["answer"])
+    if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
+        raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
         raise Reject("empty field", "answer")
-    return talk([*turns, ("assistant", answer)], system)
+    dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, "question")
+    wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
+    return replace(dialogue, wordings=wordings) if wordings else dialogue
+
+
+def _pairs(first: Any, second: Any) -> list[list[Any]]:
+    if not isinstance(first, list) or not isinstance(second, list) or len(first) != len(second):
+        raise Reject("unknown form", "not two lists of one length")
+    return list(map(list, zip(first, second, strict=True)))
 
 
 def plain(row: Any) -> None:
@@ -142,9 +150,12 @@ def messages(value: Any) -> list[Turn]:
     """The turns of a list of messages.
 
     A message is {"from" or "role" or "speaker", "value" or "content" or "text" or "utterance"}, {"human", "assistant"},
-    "问：…" with its speaker before it, or [question, answer].
+    "问：…" with its speaker before it, or [question, answer]. Speakers and utterances may be two lists.
     """
     value = _parsed(value)
+    if isinstance(value, dict):
+        pairs = _pairs(value.get("speaker"), value.get("utterance"))
+        value = [{"speaker": who, "utterance": said} for who, said in pairs]
     if not isinstance(value, list) or not all(isinstance(message, dict | str | list) for message in value):
         raise Reject("unknown form", "the conversation is no list of messages")
     return [turn for message in value for turn in _turns(message)]
@@ -171,8 +182,11 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
 
 
 def speaker_of(name: Any) -> str:
-    """ "user", "assistant" or "system" of the name that a source gives a speaker; Reject for another."""
-    known = _SPEAKERS.get(string(name).lower())
+    """ "user", "assistant" or "system" of the name that a source gives a speaker; Reject for another.
+
+    MedDialog's class labels are 0 for the patient and 1 for the doctor.
+    """
+    known = ("user", "assistant")[name] if type(name) is int and name in (0, 1) else _SPEAKERS.get(string(name).lower())
     if known is None:
         raise Reject("unknown speaker", string(name))
     return known
@@ -295,7 +309,7 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
 # --- words for nothing ------------------------------------------------------------------------------------------------
 
 _NOTHING = re.compile(
-    r"无|暂无|不适用|none|nan|null|nil|n/?a|not applicable|empty|[-–—/]+|(?:无|空|没有|不需要|无需|暂无|no|none|empty)"
+    r"无|暂无|不适用|none|nan|null|nil|n/a|(?-i:NA|na)|not applicable|empty|[-–—/]+|(?:无|空|没有|不需要|无需|暂无|no|none|empty)"
     r"[ _-]?(?:任何|额外|附加|其他)?的?(?:输入|输出|input|output)(?:内容|数据|信息)?",
     re.IGNORECASE,
 )
