@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
@@ -192,6 +193,15 @@ def test_parquet_for_a_source_of_csv(tmp_path):
 @pytest.mark.parametrize("raw", [b"", b"PAR1 no table", parquet(ROWS)[:200]])
 def test_a_damaged_table_is_one_rejection(tmp_path, file, raw):
     assert read(tmp_path, file, raw) == ([], {"unreadable file": 1})
+
+
+def test_a_table_whose_texts_end_before_they_begin_is_one_rejection(tmp_path):
+    """Arrow hands out what lies between two offsets unseen."""
+    ends = np.array([0, 2, 4], "<i4").tobytes()
+    raw = arrow([{"questions": "ab"}, {"questions": "cd"}], pa.ipc.new_stream)
+    assert ends in raw
+    raw = raw.replace(ends, np.array([0, 9, 4], "<i4").tobytes())
+    assert read(tmp_path, "a.arrow", raw) == ([], {"unreadable file": 1})
 
 
 # --- packed -----------------------------------------------------------------------------------------------------------

@@ -171,13 +171,6 @@ def test_a_field_that_only_holds_such_a_word_among_others_stays(text):
     assert record.payload.turns == ("痛吗", text)
 
 
-def test_what_somebody_says_in_a_dialogue_may_be_no():
-    said = [("human", "我头痛"), ("gpt", "有过敏史吗？"), ("human", "无"), ("gpt", "那可以服布洛芬。")]
-    row = {"conversations": [{"from": who, "value": text} for who, text in said]}
-    (record,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps(row)))
-    assert record.payload.turns == ("我头痛", "有过敏史吗？", "无", "那可以服布洛芬。")
-
-
 def test_numbers_are_text():
     assert (string(3), string(" 好 ")) == ("3", "好")
 

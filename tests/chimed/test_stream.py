@@ -9,7 +9,6 @@ import gzip
 import json
 import lzma
 import os
-import random
 import subprocess
 import sys
 import zipfile
@@ -72,16 +71,6 @@ def test_gb18030_lines_in_a_utf8_file_are_lone_surrogates_not_wrong_characters()
     lines = text_of(raw).split("\n")
     assert lines[:30] == ["这是一行文字，占多数。"] * 30
     assert any("\ud800" <= char <= "\udfff" for char in lines[30])
-
-
-def test_random_bytes_decode_the_same_in_any_blocks():
-    dice = random.Random(11)
-    for _ in range(60):
-        parts = [
-            dice.choice([TEXT.encode(), TEXT.encode("gb18030"), b"\r", b"\n", dice.randbytes(5)]) for _ in range(9)
-        ]
-        raw = b"".join(parts)
-        assert text_of(raw, 1) == text_of(raw, 3) == text_of(raw)
 
 
 def test_lines_are_those_of_split():
