@@ -14,7 +14,7 @@ from typing import Any
 
 def plainly(self: Any) -> tuple[type, tuple]:
     """For `__reduce__`: pickle as class and fields; what dataclasses do themselves costs a tenth of a build."""
-    return type(self), tuple([getattr(self, name) for name in self.__match_args__])
+    return type(self), tuple([getattr(self, name) for name in self.__slots__])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,6 @@ class Rejection:
 
 class Note(Rejection):
     """What is to be said of a whole file ("empty file", "fields not used"): it counts as no row."""
-
-    __slots__ = ()
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import re
 from array import array
 from collections.abc import Iterator
@@ -129,10 +129,10 @@ def remedi(file: str, stream: Stream) -> Found:
     A line whose turns are the beginning of another line's turns is a part of that dialogue, not a record of its own.
     Two passes: the first keeps 8 bytes a turn, the second gives the lines that no other line goes on from.
     """
-    own, beginnings = array("Q"), array("Q")
+    own, beginnings = array("q"), array("q")
     for _, turns in _remedi_lines(stream):
         if not isinstance(turns, Reject):
-            *shorter, whole = _prefix_hashes(turns)
+            *shorter, whole = itertools.accumulate(turns, lambda before, turn: hash((before, turn)), initial=0)
             own.append(whole)
             beginnings.extend(shorter)
     is_part = iter(np.isin(np.asarray(own), np.asarray(beginnings)).tolist())
@@ -151,15 +151,6 @@ def _remedi_lines(stream: Stream) -> Iterator[tuple[int, list[Turn] | Reject]]:
         else:
             said = ((tag in ("user", "currentuser"), " ".join(text.split())) for tag, text in _TURN.findall(line))
             yield number, [("user" if user else "assistant", text) for user, text in said]
-
-
-def _prefix_hashes(turns: list[Turn]) -> list[int]:
-    """A 64-bit hash of the first 1, 2, … turns; one of nothing when there are none."""
-    hashed, found = hashlib.blake2b(digest_size=8), []
-    for speaker, said in turns:
-        hashed.update(f"{speaker}\n{said}\n".encode("utf-8", "surrogatepass"))
-        found.append(int.from_bytes(hashed.digest(), "little"))
-    return found or [0]
 
 
 toyhom = json_reader(toyhom_row, tabular=True)

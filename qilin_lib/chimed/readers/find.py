@@ -15,8 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from qilin_lib.chimed.readers.packed import FAULTS, TABLES, Opener, bomb, seekable, table, unpacked, unreadable
-from qilin_lib.chimed.readers.stream import Reject, Stream, decoded, plain_name, suffix
+from qilin_lib.chimed.readers.stream import (
+    FAULTS,
+    TABLES,
+    Opener,
+    Reject,
+    Stream,
+    bomb,
+    decoded,
+    plain_name,
+    seekable,
+    suffix,
+    table,
+    unpacked,
+    unreadable,
+)
 
 ROWS = (".jsonl", ".json", ".ndjson", ".jsonlines", ".csv", ".tsv", *TABLES)
 """Forms in which rows are published. A pattern that ends in one fits the others too."""

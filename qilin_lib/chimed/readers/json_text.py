@@ -34,17 +34,39 @@ def json_items(stream: Stream, fits: Callable[[Any], bool] | None = None) -> Row
     """
     window = _Window(stream.pieces())
     opening = window.skip(_GAP)
-    layout = _layout(window, fits) if opening == "{" else "values" if opening == "[" else "lines"
-    if layout == "lines":
-        yield from _line_items(stream)
-        return
-    if layout != "values":
-        yield from _members(window, layout)
-    while window.skip(_GAP):
-        if window.opens():
-            yield from _elements(window)
-        else:
-            yield window.record()
+    holds = _layout(window, fits) if opening == "{" else "values" if opening == "[" else "lines"
+    yield from _line_items(stream) if holds == "lines" else _values(window, holds)
+
+
+def _values(window: _Window, holds: str) -> Rows:
+    """Values one after another; of lists of records the elements, of a first object what it `holds` (`_layout`)."""
+    inside, begun, closing = [], window.line(), {"[": "]", "{": "}"}
+    if holds != "values":
+        inside.append("{")
+        window.at += 1
+    while char := window.skip(_GAP):
+        if inside and char == closing[inside[-1]]:
+            window.at += 1
+            del inside[-1]
+            continue
+        of_object = inside[-1:] == ["{"]
+        if of_object:
+            line, key = window.record()
+            if isinstance(key, Reject):
+                yield line, key
+                continue
+            char = window.skip(_COLON)
+            holds = holds or ("{" if char == "{" else "[" if window.opens() else "")
+        if inside[-1:] != ["["] and (not of_object or holds == "[") and window.opens():
+            window.at += 1
+            inside.append("[")
+            continue
+        line, value = window.record()
+        if not of_object or isinstance(value, Reject) or holds == "{" and isinstance(value, dict):
+            yield line, value
+    if inside and not window.lost:
+        where = "array" if inside[-1] == "[" else "object"
+        yield window.line() if holds else begun, Reject("broken JSON", f"the file ends inside the {where}")
 
 
 def holds_rows(stream: Stream) -> bool:
@@ -181,49 +203,6 @@ class _Window:
                 return False
         self.at = found.end()
         return True
-
-    def cut_off(self, inside: str, line: int = 0) -> Rows:
-        """That the text ends inside an array or object, once."""
-        if not self.lost:
-            self.lost = True
-            yield line or self.line(), Reject("broken JSON", f"the file ends inside the {inside}")
-
-
-def _elements(window: _Window) -> Rows:
-    """The elements of a list, from its bracket to behind the closing one."""
-    window.at += 1
-    while (char := window.skip(_GAP)) != "]":
-        if not char:
-            yield from window.cut_off("array")
-            return
-        yield window.record()
-    window.at += 1
-
-
-def _members(window: _Window, holds: str) -> Rows:
-    """The records of an object: elements of its lists ("[") or its objects ("{"); scalars are none.
-
-    Where `holds` is "", the first member decides that is an object or a list of records.
-    """
-    begun = window.line()
-    window.at += 1
-    while (char := window.skip(_GAP)) != "}":
-        if not char:
-            yield from window.cut_off("object", 0 if holds else begun)
-            return
-        line, key = window.record()
-        if isinstance(key, Reject):
-            yield line, key
-            continue
-        opening = window.skip(_COLON)
-        holds = holds or ("{" if opening == "{" else "[" if window.opens() else "")
-        if holds == "[" and window.opens():
-            yield from _elements(window)
-            continue
-        line, value = window.record()
-        if isinstance(value, Reject) or holds == "{" and isinstance(value, dict):
-            yield line, value
-    window.at += 1
 
 
 def _layout(window: _Window, fits: Callable[[Any], bool] | None) -> str:

@@ -309,8 +309,9 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
 # --- words for nothing ------------------------------------------------------------------------------------------------
 
 _NOTHING = re.compile(
-    r"无|暂无|不适用|none|nan|null|nil|n/a|(?-i:NA|na)|not applicable|empty|[-–—/]+|(?:无|空|没有|不需要|无需|暂无|no|none|empty)"
-    r"[ _-]?(?:任何|额外|附加|其他)?的?(?:输入|输出|input|output)(?:内容|数据|信息)?",
+    r"无|暂无|不适用|none|nan|null|nil|n/a|(?-i:NA|na)|not applicable|empty|[-–—/]+"
+    r"|(?:无|空|没有|不需要|无需|暂无|no|none|empty)[ _-]?(?:任何|额外|附加|其他)?的?"
+    r"(?:输入|输出|input|output)(?:内容|数据|信息)?",
     re.IGNORECASE,
 )
 _BRACKETS = "<>＜＞〈〉《》[]［］【】()（）{} \t\n。.，,\"'“”"
