@@ -111,20 +111,8 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
 
 
 def _history(value: Any) -> list[Turn]:
-    """Turns of [[question, answer], …], of rows without a history of their own, or of messages."""
     value = _parsed(value)
-    if _is_messages(value):
-        pairs = [(one, field(one, "question"), field(one, "answer")) for one in value]
-        value = [one if None in (question, answer) else [question, answer] for one, question, answer in pairs]
-    if not value or isinstance(value, str | float) and not string(value):
-        return []
-    if not isinstance(value, list) or not all(isinstance(one, dict) or _is_pair(one) for one in value):
-        raise Reject("unknown form", "history is no list of pairs")
-    return messages(value)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2
+    return [] if not value or isinstance(value, str | float) and not string(value) else messages(value)
 
 
 def _parsed(value: Any) -> Any:
@@ -147,10 +135,10 @@ def _is_messages(value: Any) -> bool:
 
 
 def messages(value: Any) -> list[Turn]:
-    """The turns of a list of messages.
+    """The turns of a list of messages, or of [[question, answer], …], or of rows with a question and an answer.
 
     A message is {"from" or "role" or "speaker", "value" or "content" or "text" or "utterance"}, {"human", "assistant"},
-    "问：…" with its speaker before it, or [question, answer]. Speakers and utterances may be two lists.
+    or "问：…" with its speaker before it. Speakers and utterances may be two lists.
     """
     value = _parsed(value)
     if isinstance(value, dict):
@@ -171,6 +159,8 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
         return [(speaker_of(label[1]), string(label[2]))] if label else [(speaker_of(message), "")]
     plain(message)
     if (named := field(message, "speaker")) is None and not any(name in message for name in FIELDS["speaker"]):
+        if None not in (pair := (field(message, "question"), field(message, "answer"))):
+            return _turns(list(pair))
         said = [(_SPEAKERS.get(name.lower()), text) for name, text in message.items()]
         if not any(who for who, _ in said):
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
