@@ -18,14 +18,16 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+import raw_files
 import zstandard
-from raw_files import jsonl, put
+from raw_files import jsonl, put, reads
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
-from qilin_lib.chimed.records import Record, content
+from qilin_lib.chimed.records import Record
 from qilin_lib.report import data
 
+NAME = "huatuo_encyclopedia_qa"
 ASKED = ["头痛三天怎么办", "发热一天吃什么药", "咳嗽有痰要紧吗"]
 ROWS = [{"questions": [[question]], "answers": ["请到医院检查。"]} for question in ASKED]
 TALKS = [
@@ -34,16 +36,8 @@ TALKS = [
 ]
 
 
-def reads(raw: Path, name: str) -> tuple[list[str], Counter]:
-    """([the first line of each record], {reason: how many rejections}) of a source."""
-    units = [unit.read for unit in sources.units(sources.BY_NAME[name], raw)]
-    asked = [content(unit.payload).split("\n")[0] for unit in units if isinstance(unit, Record)]
-    return asked, Counter(unit.reason for unit in units if not isinstance(unit, Record))
-
-
-def read(tmp_path: Path, file: str, raw: str | bytes, name: str = "huatuo_encyclopedia_qa"):
-    put(tmp_path / name, {file: raw})
-    return reads(tmp_path, name)
+def read(raw: Path, file: str, text: str | bytes, name: str = NAME):
+    return raw_files.read(raw, file, text, name)
 
 
 def dump(value, **how) -> str:
@@ -108,7 +102,7 @@ def test_an_object_where_rows_were_expected_is_one_rejection(tmp_path):
 def test_records_of_another_form_in_a_dict_are_a_rejection_each(tmp_path):
     text = dump({str(n): {"frage": asked, "antwort": "好"} for n, asked in enumerate(ASKED)}, indent=1)
     assert read(tmp_path, "a.json", text) == ([], {"missing field": 3})
-    units = list(sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path))
+    units = list(sources.units(sources.BY_NAME[NAME], tmp_path))
     assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found frage, antwort")]
 
 
@@ -172,7 +166,7 @@ TABLES = {
 @pytest.mark.parametrize("file", TABLES)
 def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert read(tmp_path, file, TABLES[file]) == (ASKED, {})
-    lines = [unit.read.line for unit in sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path)]
+    lines = [unit.read.line for unit in sources.units(sources.BY_NAME[NAME], tmp_path)]
     assert lines == [1, 2, 3]
 
 
@@ -331,8 +325,8 @@ def test_links_inside_the_raw_folder_are_read_and_links_out_of_it_are_not(tmp_pa
 def test_a_source_s_folder_may_be_a_link_that_its_user_made(tmp_path):
     put(tmp_path / "disk", {"a.jsonl": LINES})
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "huatuo_encyclopedia_qa").symlink_to(tmp_path / "disk")
-    assert reads(tmp_path / "raw", "huatuo_encyclopedia_qa") == (ASKED, {})
+    (tmp_path / "raw" / NAME).symlink_to(tmp_path / "disk")
+    assert reads(tmp_path / "raw", NAME) == (ASKED, {})
 
 
 # --- what is not read -------------------------------------------------------------------------------------------------

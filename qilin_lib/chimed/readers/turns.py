@@ -111,7 +111,11 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
 
 
 def _history(value: Any) -> list[Turn]:
+    """Turns of [[question, answer], …], of rows without a history of their own, or of messages."""
     value = _parsed(value)
+    if _is_messages(value):
+        pairs = [[field(one, "question"), field(one, "answer")] for one in value]
+        value = [one if None in pair else pair for one, pair in zip(value, pairs, strict=True)]
     return [] if not value or isinstance(value, str | float) and not string(value) else messages(value)
 
 
@@ -135,7 +139,7 @@ def _is_messages(value: Any) -> bool:
 
 
 def messages(value: Any) -> list[Turn]:
-    """The turns of a list of messages, or of [[question, answer], …], or of rows with a question and an answer.
+    """The turns of a list of messages, or of [[question, answer], …].
 
     A message is {"from" or "role" or "speaker", "value" or "content" or "text" or "utterance"}, {"human", "assistant"},
     or "问：…" with its speaker before it. Speakers and utterances may be two lists.
@@ -159,8 +163,6 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
         return [(speaker_of(label[1]), string(label[2]))] if label else [(speaker_of(message), "")]
     plain(message)
     if (named := field(message, "speaker")) is None and not any(name in message for name in FIELDS["speaker"]):
-        if None not in (pair := (field(message, "question"), field(message, "answer"))):
-            return _turns(list(pair))
         said = [(_SPEAKERS.get(name.lower()), text) for name, text in message.items()]
         if not any(who for who, _ in said):
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
