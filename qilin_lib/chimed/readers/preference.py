@@ -42,7 +42,9 @@ def pair_row(row: Any) -> Preference:
     has_prompt = listed(row) or any(name in row for name in FIELDS["question"])
     system, prompt = asked(row) if has_prompt else (string(row.get("system")), [])
     if "output" in row:
-        return _preference(system, prompt, _ranking(row["output"]))
+        if not isinstance(answers := row["output"], list) or len(answers) < 2:
+            raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
+        return _preference(system, prompt, list(map(text_of, answers)))
     if prompt and prompt[-1][0] == "assistant" and not any(name in row for name in FIELDS["chosen"]):
         prompt, chosen = prompt[:-1], prompt[-1:]
     else:
@@ -63,22 +65,15 @@ def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
 
 def _split(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> tuple[list[Turn], list[str]]:
     """(the prompt's turns, the two answers); both sides may hold the prompt, which stands there once then."""
-    for turns in (chosen, rejected):
-        if turns[-1][0] != "assistant":
-            raise Reject("unknown form", f"an answer of the {turns[-1][0]}")
-    if len(chosen) > 1 or len(rejected) > 1:
-        if chosen[:-1] != rejected[:-1]:
+    *before, (speaker, answer), (other_speaker, other) = [*chosen, rejected[-1]]
+    if (speaker, other_speaker) != ("assistant", "assistant"):
+        raise Reject("unknown form", f"answers of the {speaker} and the {other_speaker}")
+    if before or len(rejected) > 1:
+        if before != rejected[:-1]:
             raise Reject("unknown form", "chosen and rejected do not answer one prompt")
-        if prompt and prompt != chosen[-1 - len(prompt) : -1]:
+        if prompt and prompt != before[-len(prompt) :]:
             raise Reject("unknown form", "chosen and rejected answer another prompt")
-        prompt = chosen[:-1]
-    return prompt, [chosen[-1][1], rejected[-1][1]]
-
-
-def _ranking(answers: Any) -> list[str]:
-    if not isinstance(answers, list) or len(answers) < 2:
-        raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
-    return list(map(text_of, answers))
+    return before or prompt, [answer, other]
 
 
 def _preference(system: str, prompt: list[Turn], answers: Sequence[str]) -> Preference:

@@ -80,19 +80,15 @@ class Stream:
 
         A last line without a newline that a break has cut is not given: half a row can look like a whole one.
         """
-        number, held = 1, ""
+        number, held, too_long = 1, "", Reject("line too long", f"more than {MAX_LINE} characters")
         for piece in self.pieces():
             first, *others = piece.split("\n")
             held += first if len(held) <= MAX_LINE else ""
             for line in others:
-                yield number, held if len(held) <= MAX_LINE else _too_long()
+                yield number, held if len(held) <= MAX_LINE else too_long
                 number, held = number + 1, line
         if held and not self.broken:
-            yield number, held if len(held) <= MAX_LINE else _too_long()
-
-
-def _too_long() -> Reject:
-    return Reject("line too long", f"more than {MAX_LINE} characters")
+            yield number, held if len(held) <= MAX_LINE else too_long
 
 
 # --- packings and tables ----------------------------------------------------------------------------------------------
@@ -171,7 +167,7 @@ def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
 
     try:
         with seekable(opener, packing) as handle:
-            for batch in _parquet(handle) if kind == ".parquet" else _arrow(handle):
+            for batch in _batches(handle, kind):
                 batch.validate(full=True)
                 for start in range(0, batch.num_rows, _ROWS):
                     rows = map(_filled, batch.slice(start, _ROWS).to_pylist())
@@ -188,16 +184,13 @@ def _filled(value: Any) -> Any:
     return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _parquet(handle: IO[bytes]) -> Iterator[Any]:
+def _batches(handle: IO[bytes], kind: str) -> Iterator[Any]:
+    """Record batches of a Parquet file, an Arrow file, or an Arrow stream, which is what `datasets` writes."""
+    import pyarrow
     from pyarrow import parquet
 
-    return parquet.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=_ROWS)
-
-
-def _arrow(handle: IO[bytes]) -> Iterator[Any]:
-    """Record batches of an Arrow file, or of an Arrow stream, which is what `datasets` writes."""
-    import pyarrow
-
+    if kind == ".parquet":
+        return parquet.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=_ROWS)
     try:
         reader = pyarrow.ipc.open_file(handle)
     except pyarrow.ArrowInvalid:
@@ -246,15 +239,11 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     encoding = encoding_of(head)
     lost = "\udcfd" if encoding.startswith("utf-16") else ""
     decoder = codecs.getincrementaldecoder(encoding)("replace" if lost else "surrogateescape")
-    for block in itertools.chain([head], _raised(fault), blocks, [b""]):
-        text = decoder.decode(block, final=not block)
+    for block in itertools.chain([head], blocks if fault is None else (), [b""]):
+        text = decoder.decode(block, final=not block and fault is None)
         yield text.replace("\ufffd", lost) if lost else text
-
-
-def _raised(fault: Reject | None) -> Iterator[bytes]:
     if fault:
         raise fault
-    yield from ()
 
 
 def encoding_of(head: bytes) -> str:

@@ -58,7 +58,11 @@ def _textbook(file: str, stream: Stream) -> Passages:
     if path.suffix.lower() != ".txt" or holds_rows(stream):
         return _entries(file, stream)
     pages = page_numbers(stream.lines())
-    lines = ((number, _unmarked(line)) for number, line in stream.lines() if number not in pages)
+    lines = (
+        (number, _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line)
+        for number, line in stream.lines()
+        if number not in pages
+    )
     return passages(path.stem, lines)
 
 
@@ -147,10 +151,6 @@ def _broken(odd: int, lines: int) -> bool:
     return odd >= 3 and 20 * odd >= lines
 
 
-def _unmarked(line: str | Reject) -> str | Reject:
-    return _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line
-
-
 def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]:
     """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one, between passages.
 
@@ -167,7 +167,8 @@ def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]
         if lost:
             yield number, line
         elif found:
-            heading = _joined_title(title, found[1].strip())
+            book, section = re.sub(r"^\d+[-_ ]", "", title), found[1].strip()
+            heading = book if section in ("", book) else f"《{book}》{section}"
         elif text := _text(line):
             start = start if held else number
             held.append(text)
@@ -183,11 +184,6 @@ def _text(line: str) -> str:
     if not bare or bare[0] in _FURNITURE_STARTS and _FURNITURE.fullmatch(bare):
         return ""
     return "" if bare[-1].isdigit() and bare.rstrip("0123456789 ").endswith(_LEADERS) else text
-
-
-def _joined_title(title: str, section: str) -> str:
-    book = re.sub(r"^\d+[-_ ]", "", title)
-    return book if section in ("", book) else f"《{book}》{section}"
 
 
 def unwrapped(lines: list[str]) -> str:

@@ -87,9 +87,9 @@ def plain(row: Any) -> None:
     """Reject a row whose answers rest on more than its texts: tools, or content that is not text."""
     if not isinstance(row, dict) or _REFUSED.keys().isdisjoint(row):
         return
-    for name, reason in _REFUSED.items():
-        if row.get(name) and row[name] not in ("[]", "{}", "null", "nan", "None"):
-            raise Reject(reason, name)
+    for name in row:
+        if name in _REFUSED and row[name] and row[name] not in ("[]", "{}", "null", "nan", "None"):
+            raise Reject(_REFUSED[name], name)
 
 
 def listed(row: Any) -> str:
