@@ -132,7 +132,7 @@ def remedi(file: str, stream: Stream) -> Found:
     own, beginnings = array("q"), array("q")
     for _, turns in _remedi_lines(stream):
         if not isinstance(turns, Reject):
-            *shorter, whole = itertools.accumulate(turns, lambda before, turn: hash((before, turn)), initial=0)
+            _, *shorter, whole = itertools.accumulate(turns, lambda before, turn: hash((before, turn)), initial=0)
             own.append(whole)
             beginnings.extend(shorter)
     is_part = iter(np.isin(np.asarray(own), np.asarray(beginnings)).tolist())

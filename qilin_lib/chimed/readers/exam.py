@@ -80,8 +80,6 @@ _FIELDS = {
     "answer": ("answer_idx", "answer", "anwer", "Answer"),
     "explanation": ("explanation", "Explanation"),
 }
-# Apollo's zh.json has the items of four benchmarks.
-_OTHERS_OF_APOLLO = ("cmb", "cmexam", "cmmlu")
 
 
 def exam_row(row: Any, answered: bool = False) -> Exam:
@@ -93,8 +91,6 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
     answer_idx: its letter}.
     """
     question = required(row, *_FIELDS["question"])
-    if string(row.get("source")).startswith(_OTHERS_OF_APOLLO):
-        raise Reject("another benchmark", string(row["source"]))
     options, answer, explanation = (
         next((row[name] for name in _FIELDS[kind] if name in row), default)
         for kind, default in (("options", row), ("answer", ""), ("explanation", ""))
@@ -118,7 +114,12 @@ def medqa_row(row: Any) -> Exam:
 
     {instruction, input: "问题：…\n选项：\n\t…\n\t…", output: one of the options}.
     """
-    return _instructed(row) if isinstance(row, dict) and "output" in row and "question" not in row else exam_row(row)
+    if isinstance(row, dict) and "output" in row and "question" not in row:
+        return _instructed(row)
+    # Apollo's zh.json has the items of four benchmarks.
+    if isinstance(row, dict) and string(row.get("source")).startswith(("cmb", "cmexam", "cmmlu")):
+        raise Reject("another benchmark", string(row["source"]))
+    return exam_row(row)
 
 
 _INSTRUCTED = re.compile(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", re.DOTALL)
