@@ -194,32 +194,30 @@ def inventory(raw_dir: Path) -> dict[str, str]:
     """
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
     state = {source.name: "missing" for source in REGISTRY}
-    state |= {
-        name: "present" if _files_of(BY_NAME[name], raw_dir)[0] else "nothing read" for name in there & set(state)
-    }
+    for name in there & set(state):
+        state[name] = "present" if any(fed for _, fed in _files_of(BY_NAME[name], raw_dir)) else "nothing read"
     state |= {name: "not used by this profile" for name in NOT_USED if name in there}
     return state | {name: "unknown" for name in sorted(there - set(state)) if not name.startswith(".")}
 
 
-def _files_of(source: Source, raw_dir: Path) -> tuple[list[Found], list[Found]]:
-    """(files of a source's folder that feed, or have a fault that `units` reports; the others)."""
+def _files_of(source: Source, raw_dir: Path) -> list[tuple[Found, bool]]:
+    """(file of a source's folder, whether it feeds or has a fault that `units` reports)."""
     with contextlib.ExitStack() as archives:
         files = found(raw_dir / source.name, archives) if (raw_dir / source.name).is_dir() else []
-    feeding = [file for file in files if file.always or _feed_of(source, file) is not None]
-    # A folder is no file; what is in it is.
-    return feeding, [file for file in files if file not in feeding and not file.path.is_dir()]
+    return [(file, file.always or _feed_of(source, file) is not None) for file in files]
 
 
 def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     """{file: why it is not read} of a source's folder; an archive of which no member is read is one entry."""
-    feeding, others = _files_of(source, raw_dir)
-    used = {file.path for file in feeding}
+    files = _files_of(source, raw_dir)
+    used = {file.path for file, feeds in files if feeds}
     patterns = " or ".join(dict.fromkeys(feed.glob for feed in source.feeds))
     wanted = f"not {patterns}"
     if not all(feed.glob.endswith(".txt") for feed in source.feeds):
         wanted += f" (rows: {', '.join(ROWS)}, also packed)"
     reasons: dict[str, str] = {}
-    for file in others:
+    # A folder is no file; what is in it is.
+    for file in (file for file, feeds in files if not feeds and not file.path.is_dir()):
         if file.archive and file.path not in used:
             reasons[file.archive] = f"an archive with no file for it: {wanted}"
         elif file.fault:

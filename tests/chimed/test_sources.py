@@ -13,27 +13,10 @@ from qilin_lib.chimed.records import Rejection
 from qilin_lib.errors import QilinError
 
 PAPER = {
-    "cpt": {
-        "Huatuo-26M-encyclopedias",
-        "Huatuo-26M-medical_knowledge",
-        "CMExam",
-        "MedQA-textbooks",
-        "CPubMed-KG",
-        "39Health-KG",
-        "Xywy-KG",
-        "CMD",
-        "Chinese-medical-dialogue-data",
-        "Medical-Dialogue-System",
-    },
-    "sft": {
-        "Instruct_chat",
-        "Safety-Prompts",
-        "Multiturn_chat",
-        "CMExam-explanation",
-        "Medical-Dialogue-System",
-        "CMD",
-    },
-    "dpo": {"Zhongjing_rlhf", "MedicalGPT"},
+    "cpt": "Huatuo-26M-encyclopedias Huatuo-26M-medical_knowledge CMExam MedQA-textbooks CPubMed-KG 39Health-KG "
+    "Xywy-KG CMD Chinese-medical-dialogue-data Medical-Dialogue-System",
+    "sft": "Instruct_chat Safety-Prompts Multiturn_chat CMExam-explanation Medical-Dialogue-System CMD",
+    "dpo": "Zhongjing_rlhf MedicalGPT",
 }
 
 
@@ -47,7 +30,7 @@ def test_every_row_of_the_papers_tables_has_a_source():
             if name in feed.rows
         }
         # The paper prints an ellipsis behind the rows of Table 2; we feed further rows of Table 1 to SFT.
-        assert mine >= rows if name == "sft" else mine == rows
+        assert mine >= set(rows.split()) if name == "sft" else mine == set(rows.split())
 
 
 def test_registry_is_complete():

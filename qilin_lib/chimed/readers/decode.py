@@ -12,8 +12,11 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.json_text import Rows, json_items
@@ -31,6 +34,7 @@ _NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
 _NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
 _LONGEST_NOTHING = 10
 Numbered = tuple[int, str | Reject]
+FIELDS = yaml.safe_load((Path(__file__).parents[1] / "data/fields.yaml").read_text(encoding="utf-8"))
 csv.field_size_limit(streams.MAX_LINE)
 
 
@@ -63,6 +67,11 @@ def required(row: Any, *names: str) -> str:
     if text := field_text(next(iter(leaves(row[name])), "")):
         return text
     raise Reject("empty field", name)
+
+
+def field(row: Any, names: Iterable[str], default: Any = None) -> Any:
+    """The value of the first of `names` that a row has."""
+    return next((row[name] for name in names if name in row), default)
 
 
 def leaves(value: Any) -> list[Any]:

@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import (
+    FIELDS,
     Reject,
+    field,
     field_text,
     json_reader,
     parsed,
@@ -73,15 +75,6 @@ def letters_of(answer: str) -> str:
     return "".join(sorted(set(plain))) if _LETTERS.fullmatch(plain) else plain
 
 
-# What a field of a question is called. Where no field has the options, each has a column of its letter.
-_FIELDS = {
-    "question": ("question", "Question"),
-    "options": ("options", "option", "Options"),
-    "answer": ("answer_idx", "answer", "anwer", "Answer"),
-    "explanation": ("explanation", "Explanation"),
-}
-
-
 def exam_row(row: Any, answered: bool = False) -> Exam:
     """A question in any form in which exams go round.
 
@@ -90,11 +83,9 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
     MedQA, CMB: {question, options or option: {A: …, …} or "(A) ….\n(B) ….", answer: its text or letters,
     answer_idx: its letter}.
     """
-    question = required(row, *_FIELDS["question"])
-    options, answer, explanation = (
-        next((row[name] for name in _FIELDS[kind] if name in row), default)
-        for kind, default in (("options", row), ("answer", ""), ("explanation", ""))
-    )
+    names = FIELDS["exam"]
+    question, options = required(row, *names["question"]), field(row, names["options"], row)
+    answer, explanation = (field(row, names[kind], "") for kind in ("answer", "explanation"))
     if isinstance(options, str):
         # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
         lettered = [(key, text if "Options" in row else text.removesuffix(".")) for key, text in options_of(options)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from qilin_lib.chimed import aggregate
 from qilin_lib.chimed.readers.decode import (
+    FIELDS,
     Reader,
     Reject,
     field_text,
@@ -21,21 +22,7 @@ from qilin_lib.chimed.readers.decode import (
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease
 
-XYWY = {
-    "desc": "简介", "category": "分类", "cause": "病因", "prevent": "预防", "symptom": "症状",
-    "acompany": "并发症", "easy_get": "易感人群", "get_way": "传染方式", "get_prob": "患病比例",
-    "yibao_status": "医保", "cure_department": "就诊科室", "check": "检查", "cure_way": "治疗方法",
-    "cure_lasttime": "治疗周期", "cured_prob": "治愈率", "cost_money": "治疗费用", "common_drug": "常用药物",
-    "recommand_drug": "推荐药物", "do_eat": "宜吃", "not_eat": "忌吃", "recommand_eat": "推荐食谱",
-}  # fmt: skip
-HEALTH39 = {
-    "alias": "别名", "part": "发病部位", "age": "多发人群", "infection": "传染性", "insurance": "医保",
-    "department": "就诊科室", "symptom": "症状", "complication": "并发症", "checklist": "检查",
-    "treatment": "治疗方法", "drug": "常用药物", "period": "治疗周期", "rate": "治愈率", "money": "治疗费用",
-}  # fmt: skip
-# Between the items of a list cell stands a blank, between names also a comma, between treatments also "、".
-_LISTS = dict.fromkeys(("part", "department", "symptom", "complication", "checklist", "drug"), "blank")
-_LISTS |= {"alias": "name", "treatment": "method"}
+HEALTH39, _LISTS = FIELDS["health39"], FIELDS["health39_lists"]
 # A link where a drug was expected; a rate that is missing is 0.00% there.
 _NO_FACT = {"drug": re.compile(r">+|.*[?？]"), "rate": re.compile(r"0(?:\.0*)?%?")}
 # Cells of other columns that a shifted row has in the place of a name: "3-7天", "50%", "约1000～3000元".
@@ -136,5 +123,5 @@ def _triple(row: Any) -> tuple[str, str, str] | Reject:
     return Reject("cut name", head) if aggregate.is_cut(head) else (head, relation, tail)
 
 
-xywy = _graph(XYWY)
+xywy = _graph(FIELDS["xywy"])
 health39 = _graph(HEALTH39, tabular=True)

@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from qilin_lib.chimed.readers.decode import Reject, json_reader, string
+from qilin_lib.chimed.readers.decode import Reject, field, json_reader, string
 from qilin_lib.chimed.readers.turns import (
-    FIELDS,
+    CHAT,
     Turn,
     alternating,
     asked,
-    field,
     listed,
     messages,
     plain,
@@ -30,7 +29,7 @@ def pair_row(row: Any) -> Preference:
     """One row of a set of pairs.
 
     A prompt: a list of messages (`prompt`, `conversations`, …) or a question (`prompt`, `question`, `instruction` with
-    `input`, `query`), after `system` and `history`. Two answers, FIELDS["chosen"] and FIELDS["rejected"]: texts,
+    `input`, `query`), after `system` and `history`. Two answers, CHAT["chosen"] and CHAT["rejected"]: texts,
     messages, or whole conversations, which then need no prompt; a list of messages may end with the preferred answer.
     Or `output`, a list of answers, the best first.
     """
@@ -39,13 +38,13 @@ def pair_row(row: Any) -> Preference:
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     if "response_0" in row:
         raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
-    has_prompt = listed(row) or any(name in row for name in FIELDS["question"])
+    has_prompt = listed(row) or any(name in row for name in CHAT["question"])
     system, prompt = asked(row) if has_prompt else (string(row.get("system")), [])
     if "output" in row:
         if not isinstance(answers := row["output"], list) or len(answers) < 2:
             raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
         return _preference(system, prompt, list(map(text_of, answers)))
-    if prompt and prompt[-1][0] == "assistant" and not any(name in row for name in FIELDS["chosen"]):
+    if prompt and prompt[-1][0] == "assistant" and not any(name in row for name in CHAT["chosen"]):
         prompt, chosen = prompt[:-1], prompt[-1:]
     else:
         chosen = _side(row, "chosen", bool(prompt))
@@ -54,9 +53,9 @@ def pair_row(row: Any) -> Preference:
 
 def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
     """The turns under `chosen` or `rejected`: an answer alone, or a whole conversation that ends in it."""
-    if not any(name in row for name in FIELDS[side]):
+    if not any(name in row for name in CHAT[side]):
         raise Reject("missing field", f"{side} or response_{side}; found {', '.join(list(row)[:8])}")
-    value = field(row, side)
+    value = field(row, CHAT[side])
     if isinstance(value, list | dict) and value:
         return messages(value if isinstance(value, list) else [value])
     whole = [] if with_prompt else whole_transcript(string(value))

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, field_text, parsed, reader, rows, shown
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field_text, parsed, reader, rows, shown
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.readers.turns import instruction_row
@@ -43,13 +43,6 @@ _LONGEST_PAGE, _MOST_KINDS = 60, 10_000
 _PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
-# What else the authors' archive of MedQA's books holds beside zh_paragraph/*.txt. It would only be found out as
-# thousands of duplicates.
-_COPIES = {
-    "all_books.txt": "the other books one after the other",
-    "zh_sentence": "the books of zh_paragraph, cut into sentences",
-    "en": "the English books",
-}
 
 
 def _textbook(file: str, stream: Stream) -> Passages:
@@ -68,9 +61,12 @@ def _textbook(file: str, stream: Stream) -> Passages:
 
 @reader
 def medqa_textbook(file: str, stream: Stream) -> Passages:
-    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); one Reject for a file that holds none of its own."""
+    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them.
+
+    Its passages would only be found out as thousands of duplicates.
+    """
     parts = PurePosixPath(plain_name(file)).parts
-    copies = [f"{part}: {why}" for part, why in _COPIES.items() if part in parts]
+    copies = [f"{part}: {why}" for part, why in FIELDS["medqa_copies"].items() if part in parts]
     return iter([(0, Reject("not one of the books", copies[0], note=True))]) if copies else _textbook(file, stream)
 
 

@@ -13,35 +13,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, field_text, leaves, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
 from qilin_lib.chimed.records import Dialogue
 
 Turn = tuple[str, str]
 """(speaker, text), the speaker being "user", "assistant" or "system"."""
 
-_USERS = ("病人", "患者", "patient", "human", "user", "用户", "问", "input", "prompter")
-_ASSISTANTS = ("医生", "doctor", "assistant", "gpt", "bot", "助手", "答", "助理", "chatgpt", "output", "model", "ai")
-_SPEAKERS = dict.fromkeys(("system", "developer", "系统"), "system")
-_SPEAKERS |= dict.fromkeys((*_USERS, "instruction"), "user") | dict.fromkeys((*_ASSISTANTS, "response"), "assistant")
-# What a field of a row is called.
-FIELDS = {
-    "messages": ("conversations", "conversation", "messages", "utterances", "dialogue_turns", "data"),
-    "question": ("instruction", "instruct", "question", "questions", "query", "prompt", "medical_case"),
-    "answer": ("output", "response", "answer", "answers", "completion", "doctor_diagnosis"),
-    "chosen": ("chosen", "response_chosen", "chosen_response"),
-    "rejected": ("rejected", "response_rejected", "rejected_response"),
-    "speaker": ("from", "role", "speaker"),
-    "text": ("value", "content", "text", "utterance"),
-    "tools": ("tools", "functions", "tool_calls", "function_call"),
-    "content that is not text": ("images", "image", "videos", "audios", "audio"),
-    "no loss": ("loss", "weight", "train"),
-}
-_REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in FIELDS[reason]}
-
-
-def field(row: Any, kind: str) -> Any:
-    """The value of the first name that FIELDS has for `kind` and a row too; None for none."""
-    return next((row[name] for name in FIELDS[kind] if name in row), None)
+CHAT = FIELDS["chat"]
+_REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
+_NAMES = FIELDS["speakers"].items()
+_SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -50,7 +31,7 @@ def field(row: Any, kind: str) -> Any:
 def instruction_row(row: Any) -> Dialogue:
     """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
-    A list of messages, alone or under one of FIELDS["messages"]; {"input": [q, …], "output": [a, …]}; [question,
+    A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
     answer]; or a question (`input` goes on) and an answer, a text or messages, after the pairs in `history`. A `system`
     text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`. Role marks
     inside a question ("<user>: … <bot>: …", "Human:…\\nAssistant:…", "### Instruction:\\n…") are turns.
@@ -65,14 +46,14 @@ def instruction_row(row: Any) -> Dialogue:
     system, turns = asked(row)
     if listed(row):
         return talk(turns, system)
-    if _is_messages(answers := field(row, "answer")):
+    if _is_messages(answers := field(row, CHAT["answer"])):
         return talk([*turns, *messages(answers)], system)
-    answer = required(row, *FIELDS["answer"])
+    answer = required(row, *CHAT["answer"])
     if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
         raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
         raise Reject("empty field", "answer")
-    dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, "question")
+    dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
     wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
     return replace(dialogue, wordings=wordings) if wordings else dialogue
 
@@ -94,7 +75,7 @@ def plain(row: Any) -> None:
 
 def listed(row: Any) -> str:
     """The key under which a row has its list of messages, "" when it has none."""
-    keys = FIELDS["messages"] if isinstance(row, dict) else ()
+    keys = CHAT["messages"] if isinstance(row, dict) else ()
     return next((key for key in keys if row.get(key) is not None and (key != "data" or isinstance(row[key], list))), "")
 
 
@@ -105,7 +86,7 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(row.get("prompt")):
         return system, messages(row["prompt"])
-    question, more = required(row, *FIELDS["question"]), string(row.get("input"))
+    question, more = required(row, *CHAT["question"]), string(row.get("input"))
     question = question if nothing(more) else f"{question}\n{more}"
     return system, [*_history(row.get("history")), ("user", question)]
 
@@ -114,7 +95,7 @@ def _history(value: Any) -> list[Turn]:
     """Turns of [[question, answer], …], of rows without a history of their own, or of messages."""
     value = _parsed(value)
     if _is_messages(value):
-        pairs = [[field(one, "question"), field(one, "answer")] for one in value]
+        pairs = [[field(one, CHAT["question"]), field(one, CHAT["answer"])] for one in value]
         value = [one if None in pair else pair for one, pair in zip(value, pairs, strict=True)]
     return [] if not value or isinstance(value, str | float) and not string(value) else messages(value)
 
@@ -162,15 +143,15 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
         label = _LABEL.fullmatch(message)
         return [(speaker_of(label[1]), string(label[2]))] if label else [(speaker_of(message), "")]
     plain(message)
-    if (named := field(message, "speaker")) is None and not any(name in message for name in FIELDS["speaker"]):
+    if (named := field(message, CHAT["speaker"])) is None and not any(name in message for name in CHAT["speaker"]):
         said = [(_SPEAKERS.get(name.lower()), text) for name, text in message.items()]
         if not any(who for who, _ in said):
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
         return [(who, text_of(text)) for who, text in said if who]
     speaker = speaker_of(named)
-    if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in FIELDS["no loss"]):
+    if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in CHAT["no loss"]):
         raise Reject("turn without loss", f"turn of {named}")
-    return [(speaker, text_of(field(message, "text")))]
+    return [(speaker, text_of(field(message, CHAT["text"])))]
 
 
 def speaker_of(name: Any) -> str:
@@ -243,16 +224,16 @@ def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...
 
 # A mark is "<user>:" or "<|user|>" anywhere, a heading "### Instruction:", or a word with a colon at the beginning of a
 # line or sentence, but not of an entry of a numbered list.
-_WORDS = "|".join(_USERS[:7] + _ASSISTANTS[:7])
+_WORDS, _HEADINGS = ("|".join(n for _, kinds in _NAMES for n in kinds.get(kind, ())) for kind in ("marks", "headings"))
 _MARK = re.compile(
     rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?"
-    rf"|(?:^|(?<=\s))#{{2,5}}[ \t]?(?P<heading>instruction|input|response|{_WORDS})[ \t]?"
+    rf"|(?:^|(?<=\s))#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
     rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|[：:]))",
     re.IGNORECASE,
 )
 
 # What every mark holds; looked for first, for it is found four times as fast.
-_HINT = re.compile(rf"(?:{_WORDS}|instruction|input|response)[ \t]?[|>:：]")
+_HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]")
 
 
 def _first_mark(text: str) -> re.Match[str] | None:
