@@ -61,17 +61,23 @@ def required(row: Any, *names: str) -> str:
     """The text of the first of `names` that `row` has, of nested lists the first; Reject for none, and an empty one."""
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
-    name = next((name for name in names if name in row), None)
-    if name is None:
-        raise Reject("missing field", f"{' or '.join(names[:3])}; found {', '.join(map(str, list(row)[:8]))}")
-    if text := field_text(next(iter(leaves(row[name])), "")):
-        return text
-    raise Reject("empty field", name)
+    for name in names:
+        if name in row:
+            value = row[name]
+            while isinstance(value, list):
+                value = value[0] if value else ""
+            if text := field_text(value):
+                return text
+            raise Reject("empty field", name)
+    raise Reject("missing field", f"{' or '.join(names[:3])}; found {', '.join(map(str, list(row)[:8]))}")
 
 
 def field(row: Any, names: Iterable[str], default: Any = None) -> Any:
     """The value of the first of `names` that a row has."""
-    return next((row[name] for name in names if name in row), default)
+    for name in names:
+        if name in row:
+            return row[name]
+    return default
 
 
 def leaves(value: Any) -> list[Any]:
@@ -146,13 +152,13 @@ def _row(lines: Iterator[Numbered], held: deque[Numbered], delimiter: str) -> tu
         size = 0
         while len(used) < _ROW_LINES and size <= streams.MAX_LINE:
             item = held.popleft() if held else next(lines, None)
-            if item is None or isinstance(item[1], Reject):
-                if item:
-                    held.appendleft(item)
+            line = item and item[1]
+            if not isinstance(line, str):
+                held.extendleft([item] if item else [])
                 return
             used.append(item)
-            size += len(item[1])
-            yield item[1] + "\n"
+            size += len(line)
+            yield line + "\n"
 
     try:
         return used, next(csv.reader(taken(), strict=True, delimiter=delimiter), []), ""

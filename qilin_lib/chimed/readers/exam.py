@@ -91,7 +91,7 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
         lettered = [(key, text if "Options" in row else text.removesuffix(".")) for key, text in options_of(options)]
     elif isinstance(options, dict):
         # Not `string`: an option may be the word "none".
-        cells = ((key, options.get(key)) for key in LETTERS)
+        cells = ((key, options[key]) for key in LETTERS if options.get(key))
         lettered = [(key, (cell if isinstance(cell, str) else string(cell)).strip()) for key, cell in cells]
     else:
         raise Reject("broken options", f"a {type(options).__name__} where an object was expected")

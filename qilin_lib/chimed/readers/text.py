@@ -38,7 +38,7 @@ _PAGE = re.compile(
     r"\s{0,9}(?:[-－—·]?\s{0,9}(?P<alone>\d{1,4})\s{0,9}[-－—·]?"
     r"|(?P<of>\d{1,4})\s{0,9}[/／]\s{0,9}\d{1,4}|(?P<first>\d{1,4})\s{1,40}\D{2,40}|\D{2,40}?\s{1,40}(?P<last>\d{1,4}))\s{0,9}"
 )
-_LONGEST_PAGE, _MOST_KINDS = 60, 10_000
+_PAGE_EDGES, _LONGEST_PAGE, _MOST_KINDS = frozenset("0123456789０１２３４５６７８９-－—·"), 60, 10_000
 # Marks of the collection of ancient books: \x around what stands out, \r around a picture, its caption first.
 _PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
@@ -108,12 +108,13 @@ def page_numbers(lines: Lines) -> set[int]:
     """
     kinds: dict[str, dict[int, tuple[int, int, int, Any]]] = {}
     counts: dict[str, int] = {}
-    filled, odd, open_before = 0, 0, False
+    filled, odd, said = 0, 0, "。"
     for number, line in lines:
-        if isinstance(line, Reject) or not (text := line.lstrip()):
+        if isinstance(line, Reject) or not (text := line.strip()):
             continue
         filled, odd = filled + 1, odd + (text[0] in _NO_BEGINNING)
-        page = _PAGE.fullmatch(line) if len(line) <= _LONGEST_PAGE else None
+        edges = len(line) <= _LONGEST_PAGE and (text[0] in _PAGE_EDGES or text[-1] in _PAGE_EDGES)
+        page = _PAGE.fullmatch(line) if edges else None
         if page and (page.lastgroup == "alone" or len(kinds) < _MOST_KINDS):
             at, value = page.span(page.lastgroup), int(page[page.lastgroup])
             kind = "" if page.lastgroup == "alone" else f"{line[: at[0]]}#{line[at[1] :]}".strip()
@@ -121,11 +122,12 @@ def page_numbers(lines: Lines) -> set[int]:
             before = max(
                 (rows[n] for n in range(value - 1, value - 4, -1) if n in rows), key=itemgetter(0), default=None
             )
-            length, cuts = (before[0] + 1, before[1] + open_before) if before else (1, int(open_before))
+            cuts = 0 if said.endswith(_ENDS) else 1
+            length, cuts = (before[0] + 1, before[1] + cuts) if before else (1, cuts)
             if value not in rows or length >= rows[value][0]:
                 rows[value] = (length, cuts, number, before)
             counts[kind] = counts.get(kind, 0) + 1
-        open_before = not page and not line.rstrip().endswith(_ENDS)
+        said = "。" if page else text
     if _broken(odd, filled):
         return set()
     return {number for kind, rows in kinds.items() for number in _pages(kind, rows, counts[kind])}
