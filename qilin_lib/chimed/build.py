@@ -42,6 +42,8 @@ from qilin_lib.schema import Build
 Say = Callable[[str], None]
 # Each with how it is lost already.
 Units = Iterator[tuple[Unit, Lost | None]]
+# What readers say of whole files, by source and file.
+Notes = dict[str, dict[str, str]]
 # Characters and units of a batch: large enough that a task's overhead vanishes, small enough for any laptop.
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
 # Characters of a source that may be held in memory until it is known whether it exceeds its limit.
@@ -69,7 +71,7 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
     with files.naming(out_dir), Pool(params.workers) as pool:
         work = work_dir(params, raw_dir, out_dir)
         dropped_items = index_benchmarks(raw_dir, ledger, work, progress)
-        corpus, stems = refine_all(params, chosen, raw_dir, work, pool, progress)
+        corpus, stems = refine_all(params, chosen, raw_dir, work, pool, progress, ledger.notes)
         group = near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
         cuts = decide(params, corpus, group, stems, work, pool, progress)
         progress("writing the sets")
@@ -131,7 +133,7 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
     items: list[Item] = []
     dropped: list[str] = []
     for source in sources.REGISTRY:
-        for unit in sources.units(source, raw_dir, ("eval",)):
+        for unit in sources.units(source, raw_dir, ("eval",), notes=ledger.notes):
             row = Row.of(source, "eval")
             row.read = 1
             if isinstance(unit.read, Rejection):
@@ -147,15 +149,18 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
 
 
 def refine_all(
-    params: Build, chosen: list[Source], raw_dir: Path, work: Path, pool: Pool, progress: Say
+    params: Build, chosen: list[Source], raw_dir: Path, work: Path, pool: Pool, progress: Say, notes: Notes
 ) -> tuple[Corpus, list[Path]]:
-    """Read everything and let the workers refine it batch by batch; the candidates that are left, and the batches."""
+    """Read everything and let the workers refine it batch by batch; the candidates that are left, and the batches.
+
+    What is to be said of whole files goes into `notes`.
+    """
     of_batch: list[str] = []
     settings = batches.Settings(*(getattr(params, name) for name in batches.Settings._fields))
 
     def tasks() -> Iterator[tuple]:
         started, told, chars = time.monotonic(), 0.0, 0
-        for source, read in _sources(params, chosen, raw_dir):
+        for source, read in _sources(params, chosen, raw_dir, notes):
             for first, units, size in _batches(_limited(source.name, read, params)):
                 stem = work / f"{len(of_batch):05d}"
                 of_batch.append(source.name)
@@ -174,7 +179,9 @@ def refine_all(
     return corpus, stems
 
 
-def _sources(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[tuple[Source, Callable[[], Units]]]:
+def _sources(
+    params: Build, chosen: list[Source], raw_dir: Path, notes: Notes
+) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
 
     @cache
@@ -185,7 +192,7 @@ def _sources(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[tup
         return all(map(barred, source.licences()))
 
     def units(source: Source) -> Iterator[Unit]:
-        return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers)
+        return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)
 
     def licensed(source: Source, found: Iterable[tuple[Unit, Lost | None]] | None = None) -> Units:
         for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:

@@ -77,7 +77,8 @@ class Row:
 
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}}.
+    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}};
+    `notes`: {source: {file: what a reader noted of it}}.
 
     Training records that held a test item, by source: `hits` by benchmark, `rules` by how they held it.
     """
@@ -86,6 +87,7 @@ class Ledger:
     hits: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     rules: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     unread: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -119,4 +121,4 @@ class Ledger:
             for counts in (self.hits, self.rules)
         )
         rows = [row.as_dict() for row in self.rows.values()]
-        return {"sources": rows, "hits": hits, "rules": rules, "unread": self.unread}
+        return {"sources": rows, "hits": hits, "rules": rules, "unread": self.unread, "notes": self.notes}

@@ -104,6 +104,13 @@ class Rejection(Plain):
     excerpt: str = ""
 
 
+class Note(Rejection):
+    """What is to be said of a whole file ("empty file", "fields not used"): it counts as no row."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
 def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:
     """The same payload with its text changed: `change` gets all its `strings` and returns as many in their order."""
     new = change(strings(payload))

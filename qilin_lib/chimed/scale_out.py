@@ -83,12 +83,14 @@ class Run:
         """Stage 2: the batches rank, rank + size, ..."""
         share = Share(self.work / "refined", rank, size)
         with suppress(Done):
-            build.refine_all(self.params, self.chosen, self.raw, self.work, share, print)
+            build.refine_all(self.params, self.chosen, self.raw, self.work, share, print, {})
 
     def equal(self, *_: object) -> None:
         """Stage 3: all candidates, and which of them are equal."""
-        corpus, stems = build.refine_all(self.params, self.chosen, self.raw, self.work, Pool(1), print)
+        notes: build.Notes = {}
+        corpus, stems = build.refine_all(self.params, self.chosen, self.raw, self.work, Pool(1), print, notes)
         neardup.collapse(self.work, stems)
+        _save(self.work / "notes.pickle", notes)
         _save(self.work / "equal.pickle", (corpus, stems))
 
     def bands(self, data: object, rank: int, size: int) -> None:
@@ -117,6 +119,8 @@ class Run:
     def glue(self, *_: object) -> None:
         """Stage 7: the four sets, dropped.jsonl and ledger.json."""
         ledger, dropped = _load(self.work / "index.pickle")
+        for source, found in _load(self.work / "notes.pickle").items():
+            ledger.notes.setdefault(source, {}).update(found)
         self._write(ledger, dropped, self.out, Share(self.work / "lines"))
         ledger.check()
         files.write_json(self.out / "ledger.json", ledger.as_dict())

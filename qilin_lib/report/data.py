@@ -65,6 +65,7 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     rows = [[row["source"], row["set"], *(f"{count(row[name]):,}" for name in names)] for row in ledger["sources"]]
     total = ["Total", "", *(f"{sum(count(row[name]) for row in ledger['sources']):,}" for name in names)]
     notes = [
+        *(f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()),
         f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
         "merged: entries of a knowledge graph that went into an earlier record of the same disease (reason merged: "
         "into that of another graph; repeated: the graph had it before)",
