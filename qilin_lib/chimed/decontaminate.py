@@ -36,7 +36,6 @@ _REACH = 2
 # An answer that seems to be there by so many of its 13-grams is looked for by shorter ones, of which a wrong character
 # takes fewer.
 _SEEMING = 0.25
-_PARTS = (".questions.npy", ".answers.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +49,42 @@ class Hit:
 
 
 class Index:
-    """The probes of all items, ready to be looked up. `load` maps the keys from disk: worker processes share a copy."""
+    """The probes of all items, and the hashes by which they are proposed, their keys, behind a filter of first bits.
+
+    keys: hashes in rising order over the numbers of the probes to which they lead, uint64 [2, keys]. `load` maps them
+    from disk, so that worker processes share one copy.
+    """
 
     def __init__(self, items: Iterable[Item]) -> None:
         own = probes([*items])
-        self._set(own, (_keys(own, answers) for answers in (False, True)))
+        # A text between borders is proposed by its first letters, options by those of the longest.
+        leads = [max(probe.beside, key=len)[:_KEY] if probe.rule == "options" else probe.text for probe in own]
+        hashes, offsets = gram_hashes_many(leads, GRAM)
+        owners = np.repeat(np.arange(len(own), dtype=np.uint64), np.diff(offsets))
+        keys = np.stack([hashes, owners])[:, np.lexsort((owners, hashes))]
+        self._set(own, keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)])
 
-    def _set(self, own: Sequence[Probe], keys: Iterable[np.ndarray]) -> None:
-        self._probes, self._keys = own, [_Keys(rows, len(own)) for rows in keys]
+    def _set(self, own: Sequence[Probe], keys: np.ndarray) -> None:
+        self._probes, self.keys, self._hashes, self._owners = own, keys, keys[0], keys[1].view(np.int64)
+        self._totals = np.bincount(self._owners, minlength=len(own))
         self._share = np.array([np.nan if probe.share is None else probe.share for probe in own])
+        self._answers = np.array([probe.rule == "answer" for probe in own], dtype=bool)
+        bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
+        self._shift, self._filter = np.uint64(64 - bits), np.zeros(1 << bits, dtype=bool)
+        self._filter[self._hashes >> self._shift] = True
 
     def save(self, stem: Path) -> None:
-        """Write <stem>.probes.jsonl, <stem>.questions.npy and <stem>.answers.npy."""
-        for part, keys in zip(_PARTS, self._keys, strict=True):
-            write_array(stem.with_suffix(part), keys.rows)
+        """Write <stem>.probes.jsonl and <stem>.keys.npy."""
+        write_array(stem.with_suffix(".keys.npy"), self.keys)
         files.write_jsonl(stem.with_suffix(".probes.jsonl"), map(vars, self._probes))
 
     @classmethod
     def load(cls, stem: Path) -> Index:
-        """The index that `save` wrote under `stem`; its arrays stay on disk. QilinError: nothing was saved there."""
+        """The index that `save` wrote under `stem`; its keys stay on disk. QilinError: nothing was saved there."""
         index = cls.__new__(cls)
         own = [Probe(**row) for row in files.read_jsonl(stem.with_suffix(".probes.jsonl"))]
-        # Plain views of the mapped pages: an np.memmap does more work at every slice taken of it.
-        index._set(own, (np.asarray(np.load(stem.with_suffix(part), mmap_mode="r")) for part in _PARTS))
+        # A plain view of the mapped pages: an np.memmap does more work at every slice taken of it.
+        index._set(own, np.asarray(np.load(stem.with_suffix(".keys.npy"), mmap_mode="r")))
         return index
 
     def hits(self, records: Sequence[Sequence[str]], share: float) -> list[Hit | None]:
@@ -84,61 +96,35 @@ class Index:
         own = letters([text for texts in records for text in texts])
         ends = np.cumsum([0, *map(len, records)])
         least = np.where(np.isnan(self._share), share, self._share)
-        questions, answers = self._keys
+        questions, answers = np.where(self._answers, np.inf, least), np.where(self._answers, _SEEMING, np.inf)
         best: dict[int, tuple[int, float, int]] = {}
-        for there, numbers in chain(
-            questions.proposed(own, ends, least),
-            # Their numbers are gone, so that borders say nothing of them.
-            answers.proposed(own.without_numbers(), ends, np.full(len(least), _SEEMING), between=False),
+        for there, number in chain(
+            self._proposed(own, ends, questions), self._proposed(own.without_numbers(), ends, answers, between=False)
         ):
-            for number in numbers:
-                probe = self._probes[number]
-                found = there.share(probe)
-                if found and found >= least[number]:
-                    whole = probe.rule == "13-gram" and probe.text in there.letters
-                    rank = (RULES.index("question" if whole else probe.rule), -found, number)
-                    best[there.number] = min(rank, best.get(there.number, rank))
+            probe = self._probes[number]
+            found = there.share(probe)
+            if found and found >= least[number]:
+                whole = probe.rule == "13-gram" and probe.text in there.letters
+                rank = (RULES.index("question" if whole else probe.rule), -found, number)
+                best[there.number] = min(rank, best.get(there.number, rank))
         return [self._hit(*best[number]) if number in best else None for number in range(len(records))]
 
     def _hit(self, rule: int, share: float, number: int) -> Hit:
         return Hit(self._probes[number].benchmark, self._probes[number].item, RULES[rule], round(-share, 3))
 
-
-def _keys(own: Sequence[Probe], answers: bool) -> np.ndarray:
-    """The hashes that lead to each probe, in rising order, over the probe's number: uint64 [2, keys].
-
-    They are those of its 13-grams; of a text between borders that of its first letters, of options that of the longest.
-    """
-    chosen = [(number, probe) for number, probe in enumerate(own) if (probe.rule == "answer") == answers]
-    leads = [max(probe.beside, key=len)[:_KEY] if probe.rule == "options" else probe.text for _, probe in chosen]
-    hashes, offsets = gram_hashes_many(leads, GRAM)
-    owners = np.repeat(np.array([number for number, _ in chosen], dtype=np.uint64), np.diff(offsets))
-    rows = np.stack([hashes, owners])[:, np.lexsort((owners, hashes))]
-    return rows[:, np.diff(rows, prepend=~rows[:, :1]).any(axis=0)]
-
-
-class _Keys:
-    """Hashes by which probes are proposed (`_keys`), behind a filter by their first bits."""
-
-    def __init__(self, rows: np.ndarray, probes: int) -> None:
-        self.rows, self._hashes, self._owners = rows, rows[0], rows[1].view(np.int64)
-        self._totals = np.bincount(self._owners, minlength=probes)
-        bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
-        self._shift, self._filter = np.uint64(64 - bits), np.zeros(1 << bits, dtype=bool)
-        self._filter[self._hashes >> self._shift] = True
-
-    def proposed(
+    def _proposed(
         self, own: Letters, ends: np.ndarray, least: np.ndarray, between: bool = True
-    ) -> Iterator[tuple[_Record, list[int]]]:
-        """Each record that seems to hold the share `least` [probes] of some probes' keys, and their numbers.
+    ) -> Iterator[tuple[_Record, int]]:
+        """Records with the number of a probe of whose keys they seem to hold the share `least` [probes].
 
         ends: the number of each record's first text, and of all texts, int64 [records + 1]. `between`: look for texts
         between borders, too.
         """
         if not len(self._hashes):
             return
-        bounds, whole, total = own.starts()[ends], str(own), len(self._hashes)
         at, key = np.concatenate([self._found(*some) for some in _windows(own, between)], axis=1)
+        bounds = np.append(0, np.flatnonzero(own.codes == ord(END)) + 1)[ends]
+        whole, total = str(own), len(self._hashes)
         record, key = np.divmod(np.unique((np.searchsorted(bounds, at, "right") - 1) * total + key), total)
         size = np.searchsorted(self._hashes, self._hashes[key], "right") - key
         # One row for every probe of every key: the places key, key + 1, … key + size - 1.
@@ -148,7 +134,8 @@ class _Keys:
         enough = counts / self._totals[probe] >= least[probe]
         for number, some in groupby(zip(record[enough].tolist(), probe[enough].tolist(), strict=True), itemgetter(0)):
             first, last = bounds[number], bounds[number + 1]
-            yield _Record(number, whole[first:last], own.borders[first : last + 1].tobytes()), [n for _, n in some]
+            there = _Record(number, whole[first:last], own.borders[first : last + 1].tobytes())
+            yield from ((there, probe) for _, probe in some)
 
     def _found(self, hashes: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The places of those `hashes` that are keys, and the first key that each is."""

@@ -122,8 +122,8 @@ def _options(options: Sequence[str], mark: str = "{A}. ", between: str = "\n") -
     return between.join(map("".join, zip(marks, options, strict=True)))
 
 
-def _one_line(item: Item, draw: random.Random) -> str:
-    return f"{draw.choice(_PHRASES['title'])}{item.question} {_options(item.options, '{A}.', ' ')}"
+def _one_line(item: Item) -> str:
+    return f"{item.question} {_options(item.options, '{A}.', ' ')}"
 
 
 def _mistyped(text: str, draw: random.Random) -> str:
@@ -142,8 +142,8 @@ WORDS: dict[str, Callable[[Item, random.Random], str]] = {
     "bare": lambda item, draw: _bare(item),
     "asked": _asked,
     "answered": lambda item, draw: f"答案是{draw.choice(item.right or 'A')}" if item.options else "先到门诊查一下。",
-    "wide": lambda item, draw: _one_line(item, draw).translate(_WIDE),
-    "capitals": lambda item, draw: _one_line(item, draw).upper(),
+    "wide": lambda item, draw: _one_line(item).translate(_WIDE),
+    "capitals": lambda item, draw: _one_line(item).upper(),
     "mixed": lambda item, draw: _options(draw.sample(item.options, len(item.options))),
     "marked": lambda item, draw: _options(item.options, draw.choice(_DATA["marks"]), draw.choice("\n ；")),
     "unasked": lambda item, draw: re.sub("[是为]$", "", _stem(item)),

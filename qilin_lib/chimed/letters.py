@@ -55,10 +55,6 @@ class Letters:
     def __str__(self) -> str:
         return self.codes.tobytes().decode("utf-32-le")
 
-    def starts(self) -> np.ndarray:
-        """The place of each text's first letter, and n, int64 [texts + 1]."""
-        return np.concatenate([[0], np.flatnonzero(self.codes == ord(END)) + 1])
-
     def without_numbers(self) -> Letters:
         """The same texts without digits and Chinese numerals; the borders are those before the letters that stay."""
         kept = ~np.isin(self.codes, _codes(NUMBERS))

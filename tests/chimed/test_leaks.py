@@ -19,6 +19,7 @@ LONG_CLOZE = "在成人静息状态下，每分钟由一侧心室射出的血液
 BENCHMARKS = {
     "huatuo26m_test/test_datasets.jsonl": jsonl(
         [
+            {"questions": ["脚气真痒"], "answers": ["擦药。"]},
             {"questions": ["荨麻疹能洗澡吗？"], "answers": ["能洗，水温不要太高。"]},
             {"questions": ["脸上脱皮怎么办"], "answers": [REPLY]},
             {"questions": [["孩子打嗝停不下来怎么办？", "小孩一直打嗝咋整呢"]], "answers": ["喝几口温水。"]},
