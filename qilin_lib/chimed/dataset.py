@@ -34,9 +34,8 @@ SCHEMAS = {
     "dpo": pa.schema(_HEAD | {"part": pa.string(), "prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS}),
     "general": pa.schema(_HEAD | {"text": pa.string()}),
 }
-# What becomes of a record here; parameters that say where and how fast, not what.
+# What becomes of a record here.
 COLUMNS = ("train", "heldout", "left out")
-_ELSEWHERE = ("notebook", "run", "from_run", "workers")
 _ROWS = 5000
 Counts = Counter[tuple[str, str, str, str]]
 
@@ -54,8 +53,7 @@ def export(run_or_folder: str, dest: Path, licences: Sequence[str] = ()) -> Coun
     run = _run(run_or_folder)
     manifest = run.manifest(STAGE)
     run.check(STAGE, manifest, every_byte=True)
-    ledger = files.read_json(run.folder(STAGE) / "ledger.json")["sources"]
-    ledger = [row for row in ledger if row["set"] in SCHEMAS]
+    ledger = [row for row in files.read_json(run.folder(STAGE) / "ledger.json")["sources"] if row["set"] in SCHEMAS]
     known = sorted({licence for row in ledger for licence in row["licence"].split(" + ")})
     for licence in licences:
         if licence not in known:
@@ -88,20 +86,22 @@ def _write(stage: Path, folder: Path, name: str, licences: Sequence[str]) -> Cou
     """Both splits of a set, `_ROWS` records of each in memory at once."""
     folder.mkdir(parents=True)
     counts, rows = Counts(), {split: [] for split in COLUMNS[:2]}
-    train, heldout = (ParquetWriter(folder / f"{split}.parquet", SCHEMAS[name]) for split in rows)
-    with train, heldout:
-        writers = dict(zip(rows, (train, heldout), strict=True))
-        for row in files.read_jsonl(stage / f"{name}.jsonl"):
-            split, wanted = row["split"], not licences or {*row["licence"].split(" + ")} <= {*licences}
-            counts[name, row["source"], row["licence"], split if wanted else COLUMNS[2]] += 1
-            graphs = [{"feature": feature, "graphs": own} for feature, own in row.get("graphs", {}).items()]
-            if wanted:
-                rows[split].append(row | {"graphs": graphs})
-            if len(rows[split]) == _ROWS:
-                writers[split].write_table(pa.Table.from_pylist(rows[split], SCHEMAS[name]))
-                rows[split] = []
-        for split, left in rows.items():
-            writers[split].write_table(pa.Table.from_pylist(left, SCHEMAS[name]))
+    writers = {split: ParquetWriter(folder / f"{split}.parquet", SCHEMAS[name]) for split in rows}
+    for row in files.read_jsonl(stage / f"{name}.jsonl"):
+        split, wanted = row["split"], not licences or {*row["licence"].split(" + ")} <= {*licences}
+        counts[name, row["source"], row["licence"], split if wanted else COLUMNS[2]] += 1
+        if wanted:
+            graphs = row.get("graphs", {}).items()
+            rows[split].append(row | {"graphs": [{"feature": feature, "graphs": own} for feature, own in graphs]})
+        if len(rows[split]) == _ROWS:
+            writers[split].write_table(pa.Table.from_pylist(rows[split], SCHEMAS[name]))
+            rows[split] = []
+    for split, writer in writers.items():
+        writer.write_table(pa.Table.from_pylist(rows[split], SCHEMAS[name]))
+        writer.close()
+        # load_dataset takes no empty split.
+        if not any(key[3] == split for key in counts):
+            (folder / f"{split}.parquet").unlink()
     return counts
 
 
@@ -110,22 +110,22 @@ def _card(run: Run, manifest: Mapping[str, Any], counts: Counts, **told: Any) ->
     from datasets.info import DatasetInfosDict
 
     data = DatasetCardData(language="zh", license="other", pretty_name=f"ChiMed ({run.name})")
-    infos = {name: DatasetInfo(features=Features.from_arrow_schema(schema)) for name, schema in SCHEMAS.items()}
+    there = {(name, split) for name, _, _, split in counts}
+    splits = {name: [split for split in COLUMNS[:2] if (name, split) in there] for name in SCHEMAS}
+    infos = {n: DatasetInfo(features=Features.from_arrow_schema(SCHEMAS[n])) for n, own in splits.items() if own}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     rows = [(*key, *(counts[*key, column] for column in COLUMNS)) for key in dict.fromkeys(key[:3] for key in counts)]
     barred = [row[2] for row in rows if forbids_derivatives(row[2]) or excluded(row[2], ["not stated"])]
-    # Folders of the machine are nobody's business.
-    own = manifest["parameters"] | {"raw_dir": Path(manifest["parameters"].get("raw_dir") or "the sample").name}
     return DatasetCard.from_template(
         data,
         template_path=str(Path(__file__).parent / "data" / "dataset_card.md"),
         run=run.name,
         manifest=manifest,
-        parameters={name: value for name, value in own.items() if name not in _ELSEWHERE},
         raw_digest=files.sha256_text(json.dumps(manifest["inputs"].get("raw", {}), sort_keys=True)),
         version=metadata.version("qilin-lib"),
         accepted=run.acceptances(STAGE),
         schemas=SCHEMAS,
+        splits=splits,
         counts=rows,
         barred=[(*row[:3], row[3] + row[4]) for row in rows if row[3] + row[4] and row[2] in barred],
         **told,
