@@ -26,8 +26,8 @@ from qilin_lib.chimed.letters import END, HARD, SOFT, Letters, letters
 from qilin_lib.chimed.shards import write_array
 from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, row_hashes, window_hashes
 
-# Values of the filter a key, and the most bits of a hash that choose one: few keys stay in the cache of a core, and of
-# foreign grams few come through to the binary search.
+# Values of the filter a key, and the most bits of a hash that choose one, by its first and its last ones: few keys stay
+# in the cache of a core, and of foreign grams few come through to the binary search.
 _SPARSE, _MOST_BITS = 16, 25
 # A text between borders is looked up by its first letters, so many at most.
 _KEY = GRAM - 1
@@ -49,7 +49,7 @@ class Hit:
 
 
 class Index:
-    """The probes of all items, and the hashes by which they are proposed, their keys, behind a filter of first bits.
+    """The probes of all items, and the hashes by which they are proposed, their keys, behind a filter.
 
     keys: hashes in rising order over the numbers of the probes to which they lead, uint64 [2, keys]. `load` maps them
     from disk, so that worker processes share one copy.
@@ -71,7 +71,8 @@ class Index:
         self._answers = np.array([probe.rule == "answer" for probe in own], dtype=bool)
         bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
         self._shift, self._filter = np.uint64(64 - bits), np.zeros(1 << bits, dtype=bool)
-        self._filter[self._hashes >> self._shift] = True
+        self._last = np.uint64(len(self._filter) - 1)
+        self._filter[self._hashes >> self._shift] = self._filter[self._hashes & self._last] = True
 
     def save(self, stem: Path) -> None:
         """Write <stem>.probes.jsonl and <stem>.keys.npy."""
@@ -98,11 +99,13 @@ class Index:
         least = np.where(np.isnan(self._share), share, self._share)
         questions, answers = np.where(self._answers, np.inf, least), np.where(self._answers, _SEEMING, np.inf)
         best: dict[int, tuple[int, float, int]] = {}
-        for there, number in chain(
-            self._proposed(own, ends, questions), self._proposed(own.without_numbers(), ends, answers, between=False)
-        ):
+        proposed = (
+            self._proposed(own, ends, questions),
+            self._proposed(own.without_numbers(), ends, answers, between=False),
+        )
+        for there, number, places in chain(*proposed):
             probe = self._probes[number]
-            found = there.share(probe)
+            found = there.share(probe, places)
             if found and found >= least[number]:
                 whole = probe.rule == "13-gram" and probe.text in there.letters
                 rank = (RULES.index("question" if whole else probe.rule), -found, number)
@@ -114,8 +117,8 @@ class Index:
 
     def _proposed(
         self, own: Letters, ends: np.ndarray, least: np.ndarray, between: bool = True
-    ) -> Iterator[tuple[_Record, int]]:
-        """Records with the number of a probe of whose keys they seem to hold the share `least` [probes].
+    ) -> Iterator[tuple[_Record, int, list[int]]]:
+        """(record, number of a probe of whose keys it seems to hold the share `least` [probes], places of one of them).
 
         ends: the number of each record's first text, and of all texts, int64 [records + 1]. `between`: look for texts
         between borders, too.
@@ -124,22 +127,31 @@ class Index:
             return
         at, key = np.concatenate([self._found(*some) for some in _windows(own, between)], axis=1)
         bounds = np.append(0, np.flatnonzero(own.codes == ord(END)) + 1)[ends]
-        whole, total = str(own), len(self._hashes)
-        record, key = np.divmod(np.unique((np.searchsorted(bounds, at, "right") - 1) * total + key), total)
+        record = np.searchsorted(bounds, at, "right") - 1
+        order = np.lexsort((key, record))
+        at, key, record = at[order] - bounds[record[order]], key[order], record[order]
+        begins = np.flatnonzero(np.diff(record, prepend=-1) | np.diff(key, prepend=-1))
+        # One row for every probe of every key of a record: the places key, key + 1, … key + size - 1.
+        key, record = key[begins], record[begins]
         size = np.searchsorted(self._hashes, self._hashes[key], "right") - key
-        # One row for every probe of every key: the places key, key + 1, … key + size - 1.
         rows = np.arange(size.sum()) + np.repeat(key + size - np.cumsum(size), size)
-        pairs, counts = np.unique(np.repeat(record, size) * len(least) + self._owners[rows], return_counts=True)
-        record, probe = np.divmod(pairs, len(least))
-        enough = counts / self._totals[probe] >= least[probe]
-        for number, some in groupby(zip(record[enough].tolist(), probe[enough].tolist(), strict=True), itemgetter(0)):
-            first, last = bounds[number], bounds[number + 1]
-            there = _Record(number, whole[first:last], own.borders[first : last + 1].tobytes())
-            yield from ((there, probe) for _, probe in some)
+        held = np.repeat(record, size) * len(least) + self._owners[rows]
+        held, first, counts = np.unique(held, return_index=True, return_counts=True)
+        record, probe = np.divmod(held, len(least))
+        enough = np.flatnonzero(counts / self._totals[probe] >= least[probe])
+        which = np.repeat(np.arange(len(size)), size)[first[enough]]
+        found = zip(record[enough].tolist(), probe[enough].tolist(), which.tolist(), strict=True)
+        whole, places, begins = str(own), at.tolist(), [*begins.tolist(), len(at)]
+        for number, some in groupby(found, itemgetter(0)):
+            start, end = bounds[number : number + 2]
+            there = _Record(number, whole[start:end], own.borders[start : end + 1].tobytes())
+            for _, owner, n in some:
+                yield there, owner, places[begins[n] : begins[n + 1]]
 
     def _found(self, hashes: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The places of those `hashes` that are keys, and the first key that each is."""
         at = np.flatnonzero(self._filter[hashes >> self._shift])
+        at = at[self._filter[hashes[at] & self._last]]
         key = np.minimum(np.searchsorted(self._hashes, hashes[at]), len(self._hashes) - 1)
         true = self._hashes[key] == hashes[at]
         return places[at[true]], key[true]
@@ -164,40 +176,46 @@ class _Record:
         self.number, self.letters, self._borders = number, letters, borders
         self._grams: dict[int, frozenset[str]] = {}
 
-    def share(self, probe: Probe) -> float:
-        """The share that the record holds of a probe's grams; 0.0 when it lacks something that must stand beside."""
-        if not all(part in self.letters for part in probe.beside):
-            return 0.0
+    def share(self, probe: Probe, places: Sequence[int]) -> float:
+        """The share that the record holds of a probe's grams; 0.0 when it lacks something that must stand beside.
+
+        places: where the first letters of a text between borders, or of the longest option, seem to stand.
+        """
         if probe.rule == "options":
-            return max((self._amid(probe, at) for at in self._places(max(probe.beside, key=len))), default=0.0)
+            return max(self._amid(probe, at) for at in places)
         if len(probe.text) < GRAM:
-            whole = self._has(probe.text, HARD, probe.end) and all(map(self._has, probe.beside))
-            return float(whole)
+            apart = any(self._stands(probe.text, at, HARD, probe.end) for at in places)
+            return float(apart and all(map(self._has, probe.beside)))
         if probe.size not in self._grams:
             self._grams[probe.size] = gram_set(self.letters, probe.size)
         sought = gram_set(probe.text, probe.size)
-        return len(sought & self._grams[probe.size]) / len(sought)
+        beside = all(part in self.letters for part in probe.beside)
+        return beside * len(sought & self._grams[probe.size]) / len(sought)
 
-    def _places(self, part: str, before: int = SOFT, behind: int = SOFT) -> Iterator[int]:
-        """Where `part` stands between borders at least so hard."""
-        at = self.letters.find(part)
-        while at >= 0:
-            if self._borders[at] >= before and self._borders[at + len(part)] >= behind:
-                yield at
-            at = self.letters.find(part, at + 1)
+    def _stands(self, part: str, at: int, before: int = SOFT, behind: int = SOFT) -> bool:
+        """Whether `part` is at a place, between borders at least so hard."""
+        apart = self._borders[at] >= before and self._borders[at + len(part)] >= behind
+        return apart and self.letters.startswith(part, at)
 
-    def _has(self, part: str, before: int = SOFT, behind: int = SOFT) -> bool:
-        return any(True for _ in self._places(part, before, behind))
+    def _has(self, part: str, first: int = 0, last: int | None = None) -> bool:
+        """Whether `part` stands between borders of whatever kind, somewhere from `first` to `last`."""
+        at = self.letters.find(part, first, last)
+        while at >= 0 and not self._stands(part, at):
+            at = self.letters.find(part, at + 1, last)
+        return at >= 0
 
     def _amid(self, probe: Probe, at: int) -> float:
         """The share of a stem's grams around a place, outside its options; 0.0 when not all of these are there."""
         reach = _REACH * (len(probe.text) + sum(map(len, probe.beside)))
-        first = max(self.letters.rfind(END, 0, at) + 1, at - reach)
-        last = min(self.letters.find(END, at), at + reach)
-        near = _Record(self.number, self.letters[first:last], self._borders[first : last + 1])
-        if not all(map(near._has, probe.beside)):
+        first, last = max(0, at - reach), at + reach
+        around = self.letters[first:last]
+        if not all(option in around for option in probe.beside):
             return 0.0
-        around, stem = near.letters, probe.text
+        # Not beyond the text.
+        first = max(first, self.letters.rfind(END, first, at) + 1)
+        around, stem = self.letters[first:last].partition(END)[0], probe.text
+        if not all(self._has(option, first, first + len(around)) for option in probe.beside):
+            return 0.0
         # Options of one letter stay.
         for option in sorted((one for one in probe.beside if len(one) > 1), key=len, reverse=True):
             around, stem = around.replace(option, "\n"), stem.replace(option, "\n")

@@ -153,9 +153,10 @@ def _of_exam(item: Item, pieces: Sequence[str], sets: int) -> list[tuple]:
 
 def _of_dialogue(item: Item) -> list[tuple]:
     # Many dialogues begin alike ("医生您好"), and then only all that is said is the item.
-    telling = [text for text in (item.question, *item.wordings) if len(impolite(text)) >= SHORT_QUESTION]
-    whole = len(item.turns) > 2 or item.question not in telling
-    return [(True, "13-gram", text, GRAM, None) for text in (*telling, *["".join(item.turns)] * whole)]
+    texts = [text for text in (item.question, *item.wordings) if len(impolite(text)) >= SHORT_QUESTION]
+    if len(item.turns) > 2 or item.question not in texts:
+        texts.append("".join(item.turns))
+    return [(True, "13-gram", text, GRAM, None) for text in texts]
 
 
 def _of_answer(item: Item) -> tuple:
