@@ -17,7 +17,7 @@ from opencc import OpenCC
 # Where a text may begin or end: SOFT between scripts and beside digits ("A利舍平", "A3天"), HARD where something stands
 # between letters, and around words of greeting, asking and thanking.
 SOFT, HARD = 1, 2
-# Behind each text; a noncharacter, which no record has.
+# Behind each text, and nowhere in one.
 END = "\U0010ffff"
 NUMBERS = "0123456789〇零一二三四五六七八九十"
 _POLITE = (
@@ -26,7 +26,7 @@ _POLITE = (
     "帮忙看看", "帮我看看", "请回答", "请解答", "求助", "求问", "求解答", "求回复", "求帮助",
     "谢谢", "谢了", "感谢", "多谢", "拜托", "在线等", "急急急", "一下", "呢", "啊", "呀",
 )  # fmt: skip
-# {word: the borders before and behind it}. Before what asks a statement's end becomes a question ("最长的肌肉是|什么").
+# {word: the borders before and behind it}. Before what asks, a statement ends as a question ("最长的肌肉是|什么").
 _BORDERS = dict.fromkeys(_POLITE, (HARD, HARD)) | dict.fromkeys(("什", "哪", "谁", "多少"), (SOFT, 0))
 # Numbers in circles and brackets mark options: each is a word of its own.
 _MARKS = ((0x2460, 0x2500), (0x2776, 0x2794), (0x3220, 0x322A), (0x3280, 0x328A), (0x32B1, 0x32C0))

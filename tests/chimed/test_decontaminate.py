@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opencc import OpenCC
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.compose import general_text
 from qilin_lib.chimed.decontaminate import Hit, Index
 from qilin_lib.chimed.items import BENCHMARKS, Item, item_of
+from qilin_lib.chimed.letters import folded
 from qilin_lib.chimed.records import Dialogue, Exam, Passage, Payload, Record
 from qilin_lib.errors import QilinError
 
@@ -29,6 +31,16 @@ def test_empty_index_and_empty_batch_hit_nothing():
     assert hits(Index([]), [Dialogue(("问", "答" * 40)), Passage("", "")], SHARE) == [None, None]
     items, _ = invented(random.Random(1), 5)
     assert hits(Index(items), [], SHARE) == []
+
+
+def test_a_text_may_hold_what_stands_behind_texts():
+    assert folded(["心\U0010ffff悸", "①", ""]) == ["心悸", "1", ""]
+
+
+def test_what_regions_simplify_in_other_ways_is_folded_together():
+    han = [chr(code) for code in range(0x4E00, 0xA000)]
+    regional = OpenCC("hk2s").convert(OpenCC("tw2s").convert("\n".join(han))).split("\n")
+    assert folded(han) == folded(regional)
 
 
 def test_every_source_that_feeds_the_evaluation_is_a_benchmark():
