@@ -63,7 +63,7 @@ class Letters:
 
 def letters(texts: Sequence[str]) -> Letters:
     """The letters of `texts`. Time and memory are linear in their characters (some 40 bytes each)."""
-    whole = _folded("".join([text + END for text in texts]))
+    whole = _folded("".join([text.replace(END, " ") + END for text in texts]))
     at = np.flatnonzero(whole > _NONE)
     codes = whole[at]
     script = (codes > ord("9")).astype(np.uint8) + (codes >= 0x2E80) + (codes == ord(END))
