@@ -65,13 +65,14 @@ class Index:
         self._set(own, keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)])
 
     def _set(self, own: Sequence[Probe], keys: np.ndarray) -> None:
-        self._probes, self.keys, self._hashes, self._owners = own, keys, keys[0], keys[1].view(np.int64)
+        self._probes, self.keys = own, keys
+        self._hashes, self._owners = keys[0], keys[1].view(np.int64)
         self._totals = np.bincount(self._owners, minlength=len(own))
         self._share = np.array([np.nan if probe.share is None else probe.share for probe in own])
         self._answers = np.array([probe.rule == "answer" for probe in own], dtype=bool)
         bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
-        self._shift, self._filter = np.uint64(64 - bits), np.zeros(1 << bits, dtype=bool)
-        self._last = np.uint64(len(self._filter) - 1)
+        self._filter = np.zeros(1 << bits, dtype=bool)
+        self._shift, self._last = np.uint64(64 - bits), np.uint64(len(self._filter) - 1)
         self._filter[self._hashes >> self._shift] = self._filter[self._hashes & self._last] = True
 
     def save(self, stem: Path) -> None:
@@ -97,7 +98,8 @@ class Index:
         own = letters([text for texts in records for text in texts])
         ends = np.cumsum([0, *map(len, records)])
         least = np.where(np.isnan(self._share), share, self._share)
-        questions, answers = np.where(self._answers, np.inf, least), np.where(self._answers, _SEEMING, np.inf)
+        questions = np.where(self._answers, np.inf, least)
+        answers = np.where(self._answers, _SEEMING, np.inf)
         best: dict[int, tuple[int, float, int]] = {}
         proposed = (
             self._proposed(own, ends, questions),
@@ -129,7 +131,8 @@ class Index:
         bounds = np.append(0, np.flatnonzero(own.codes == ord(END)) + 1)[ends]
         record = np.searchsorted(bounds, at, "right") - 1
         order = np.lexsort((key, record))
-        at, key, record = at[order] - bounds[record[order]], key[order], record[order]
+        key, record = key[order], record[order]
+        at = at[order] - bounds[record]
         begins = np.flatnonzero(np.diff(record, prepend=-1) | np.diff(key, prepend=-1))
         # One row for every probe of every key of a record: the places key, key + 1, … key + size - 1.
         key, record = key[begins], record[begins]
@@ -141,7 +144,8 @@ class Index:
         enough = np.flatnonzero(counts / self._totals[probe] >= least[probe])
         which = np.repeat(np.arange(len(size)), size)[first[enough]]
         found = zip(record[enough].tolist(), probe[enough].tolist(), which.tolist(), strict=True)
-        whole, places, begins = str(own), at.tolist(), [*begins.tolist(), len(at)]
+        whole, places = str(own), at.tolist()
+        begins = [*begins.tolist(), len(places)]
         for number, some in groupby(found, itemgetter(0)):
             start, end = bounds[number : number + 2]
             there = _Record(number, whole[start:end], own.borders[start : end + 1].tobytes())
@@ -189,8 +193,9 @@ class _Record:
         if probe.size not in self._grams:
             self._grams[probe.size] = gram_set(self.letters, probe.size)
         sought = gram_set(probe.text, probe.size)
-        beside = all(part in self.letters for part in probe.beside)
-        return beside * len(sought & self._grams[probe.size]) / len(sought)
+        if not all(part in self.letters for part in probe.beside):
+            return 0.0
+        return len(sought & self._grams[probe.size]) / len(sought)
 
     def _stands(self, part: str, at: int, before: int = SOFT, behind: int = SOFT) -> bool:
         """Whether `part` is at a place, between borders at least so hard."""

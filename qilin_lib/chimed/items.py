@@ -134,9 +134,11 @@ def _folded(items: Sequence[Item], at_once: int = 1000) -> Iterator[Item]:
 def _of_exam(item: Item, pieces: Sequence[str], sets: int) -> list[tuple]:
     """Rows of an exam's question, which its blanks part into `pieces`, and which comes with so many option sets."""
     stem, options = item.question, [*dict.fromkeys(filter(None, item.options))]
-    several, numbers, asking = len(options) > 1, all(map(str.isascii, options)), stem.endswith(ASKING)
-    long, short = len(stem) >= GRAM, SHORT_QUESTION <= len(stem) < GRAM
-    blank, inside = len(pieces) > 1, bool(pieces[-1].strip(_STOPS))
+    several, numbers = len(options) > 1, all(map(str.isascii, options))
+    long = len(stem) >= GRAM
+    short = SHORT_QUESTION <= len(stem) < GRAM
+    asking = stem.endswith(ASKING)
+    blank, inside = len(pieces) > 1, pieces[-1].strip(_STOPS)
     return [
         (several and not numbers, "options", stem, 2, 2 / 3, options),
         # Numbers stand everywhere: beside them the stem must be whole.
