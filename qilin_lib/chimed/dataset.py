@@ -34,8 +34,7 @@ SCHEMAS = {
     "dpo": pa.schema(_HEAD | {"part": pa.string(), "prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS}),
     "general": pa.schema(_HEAD | {"text": pa.string()}),
 }
-# What becomes of a record here.
-COLUMNS = ("train", "heldout", "left out")
+COLUMNS = ("train", "heldout", "left out")  # what becomes of a record here
 _ROWS = 5000
 Counts = Counter[tuple[str, str, str, str]]
 
@@ -83,7 +82,7 @@ def _run(word: str) -> Run:
 
 
 def _write(stage: Path, folder: Path, name: str, licences: Sequence[str]) -> Counts:
-    """Both splits of a set, `_ROWS` records of each in memory at once."""
+    """Both splits of a set, `_ROWS` records of each in memory."""
     folder.mkdir(parents=True)
     counts, rows = Counts(), {split: [] for split in COLUMNS[:2]}
     writers = {split: ParquetWriter(folder / f"{split}.parquet", SCHEMAS[name]) for split in rows}
@@ -106,14 +105,14 @@ def _write(stage: Path, folder: Path, name: str, licences: Sequence[str]) -> Cou
 
 
 def _card(run: Run, manifest: Mapping[str, Any], counts: Counts, **told: Any) -> DatasetCard:
-    from datasets import DatasetInfo, Features
-    from datasets.info import DatasetInfosDict
+    import datasets
 
     data = DatasetCardData(language="zh", license="other", pretty_name=f"ChiMed ({run.name})")
     there = {(name, split) for name, _, _, split in counts}
     splits = {name: [split for split in COLUMNS[:2] if (name, split) in there] for name in SCHEMAS}
-    infos = {n: DatasetInfo(features=Features.from_arrow_schema(SCHEMAS[n])) for n, own in splits.items() if own}
-    DatasetInfosDict(infos).to_dataset_card_data(data)
+    features = {name: datasets.Features.from_arrow_schema(SCHEMAS[name]) for name, own in splits.items() if own}
+    infos = {name: datasets.DatasetInfo(features=own) for name, own in features.items()}
+    datasets.info.DatasetInfosDict(infos).to_dataset_card_data(data)
     rows = [(*key, *(counts[*key, column] for column in COLUMNS)) for key in dict.fromkeys(key[:3] for key in counts)]
     barred = [row[2] for row in rows if forbids_derivatives(row[2]) or excluded(row[2], ["not stated"])]
     return DatasetCard.from_template(

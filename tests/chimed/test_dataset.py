@@ -26,6 +26,7 @@ def run(tiny_raw: Path, build_of: Any, tmp_path: Path, monkeypatch: pytest.Monke
     """A run whose 01 is a build of the tiny raw folder with two graphs, under a manifest as the kit writes it."""
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setattr(dataset, "_ROWS", 3)
     stage = tmp_path / "runs/small/01_build_chimed"
     built = build_of(put(tiny_raw, GRAPHS), stage, heldout_share_sft=0.3)
     manifest = {"key": "k", "digest": "d" * 64, "inputs": {"raw": {"cmd/cmd.jsonl": "5a" * 32}}, "finished": "today"}
