@@ -100,6 +100,14 @@ def test_contamination_by_source_and_benchmark(leaky: Any) -> None:
     assert {"cmmlu", "medqa", "cmtmedqa"} <= {*missing} and not {"ceval", "cmexam", "huatuo"} & {*missing}
 
 
+def test_a_benchmark_of_which_nothing_was_read_is_not_called_missing(leaky: Any) -> None:
+    leaky["sources"].append(eval_row("medqa", 0) | {"read": 3, "rejected": {"broken JSON": 3}})
+    leaky["unread"] = {"cmmlu": {"test.xlsx": "not *.csv"}}
+    absent, unread = data.contamination_table(leaky).notes[1:3]
+    assert "does not have" in absent and not {"cmmlu", "medqa"} & {*absent.rsplit(": ", 1)[1].split(", ")}
+    assert "folders are there" in unread and "nothing in them was read" in unread and unread.endswith(": cmmlu, medqa")
+
+
 def test_what_was_not_compared_is_not_shown_as_clean(leaky: Any) -> None:
     leaky["hits"] = {}
     (only,) = lines(data.contamination_table(leaky, False))
