@@ -1,312 +1,336 @@
-"""Names without a label: behind 患者 and kin, before a title, in front of sex and age.
+"""Persons: one grammar of what stands before a name, of a name's shape, and of what stands behind it.
 
-Such a name must begin with a surname and be no word of the dictionary, unless what stands around it is strong.
+Every place beside a cue is tried with every length. A name is taken where the evidence on its left, its shape (how much
+better it reads as a name than as words, see deid_model) and the evidence on its right together are strong enough.
+Evidence is in natural logarithms, set by hand on the labelled sentences for tuning.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, by, either, ended, listed
-from qilin_lib.chimed.deid_lexicon import (
-    CLINICAL,
-    DOUBLE,
-    EVERYDAY,
-    FIRST,
-    KIN,
-    LATIN,
-    LINKS,
-    MINORITY,
-    NO_NAMES,
-    NOTHING,
-    PREPOSITIONS,
-    SMALL,
-    SPACED,
-    SURNAMES,
-    SYLLABLES,
-    TITLE,
-    VERBS,
-    classical,
-    dictionary,
-    ends_in_title,
-    is_name,
-    surname_of,
+from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, REPLY, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
+
+# --- what stands before -----------------------------------------------------------------------------------------------
+
+_STAFF = ("医师", "医生", "护士", "护师", "技师", "药师")
+_LABEL, _STAFFED, _KIN, _SIGNER, _SAID, _AGENT, _WARD, _SELF = (
+    "label", "staff", "kin", "signer", "said", "agent", "ward", "self"
+)  # fmt: skip
+# What kind of cue a word is; of two kinds the first counts.
+_CUES = dict.fromkeys(listed("signed"), _SIGNER)
+_CUES |= dict.fromkeys(listed("introductions"), _SAID) | dict.fromkeys((*listed("kin"), *listed("bare")), _KIN)
+_CUES["我是"] = _SELF
+_CUES |= {role + staff: _STAFFED for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
+_CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), _LABEL)
+# The weight of a cue with a colon and without one; None where it is no cue.
+_WEIGHTS = {
+    _LABEL: (12, 5),
+    _STAFFED: (9, 5),
+    _KIN: (5, 4),
+    _SIGNER: (5, None),
+    _SAID: (6, 6),
+    _AGENT: (5, None),
+    _WARD: (2, 2),
+    _SELF: (3, 3),
+    None: (None, None),
+}
+_WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
+_COLON = rf" ?[：:】] ?[：:]? ?{_WHOSE} ?"
+_ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|哪位[？?]|联系人)"
+_INITIALS = f"[{''.join(sorted(SURNAMES | SYLLABLES | {double[0] for double in DOUBLE}))}小A-Z]"
+# Cues are looked for by their last characters: fewer of them make a faster search.
+_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章人者员氏科父母妻")))
+_ahead = re.compile(
+    rf"[{_ENDS}{HIDDEN}{NAMED}](?:(?<=[{_ENDS}]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<link>[是为叫写系]| |“|[，,](?!患))?(?={_INITIALS}))"
+    rf"|(?P<field>(?<=姓名)|(?<=姓 名)|(?<=名字)) |(?P<hidden>(?<={HIDDEN})) ?(?={_INITIALS})"
+    rf"|(?<={NAMED})(?:(?: ?[、/和及与（(] ?)(?={_INITIALS})|(?P<next>) {{0,2}}（[^（()）\n]{{1,6}}）))"
+).finditer
+_WRITERS = frozenset("作编译记学")
+_NICK = ("小", "老")
+_LINKS = ("是", "为", "叫", "写", "系")
+_signed = re.compile(" ?(?:签名|签字|签章|姓名)$").sub
+_TAILS = {cue[-2:] for cue in _CUES}
+_SIZES = sorted({len(cue) for cue in _CUES}, reverse=True)
+_LONGEST = _SIZES[0]
+_asked = re.compile(rf"{_ASKS}[^\n\d{HIDDEN}]{{0,24}}\n+{REPLY}").finditer
+_surname_alone = re.compile(
+    rf"(?:免贵|[我复]|本人|[，,：:\n])姓(?!名)({HAN}{{1,2}}?)(?:名({HAN}{{1,2}}))?(?=[\s，,。！!；;{NAMED}]|\Z)"
+).finditer
+_FIRST = SURNAMES | SYLLABLES | {double[0] for double in DOUBLE}
+_BORDERS, _LEADS, _LEAD_WORDS = (
+    frozenset('\n 　\t，,。；;：:、！!？?（(“"【]|/>'),
+    frozenset(listed("leads")[0]),
+    frozenset(listed("lead_words")),
 )
 
-_NEVER_ALONE, _LED_ONLY = frozenset(listed("never_alone")), frozenset(listed("led_only"))
-_WHO = re.compile(rf"{MINORITY}|{SPACED}|{LATIN}|{HAN}{{2,6}}")
 
-# --- behind the patient, their kin and staff, without a colon ---------------------------------------------------------
-
-_CUES = re.compile(rf"(?:{either((*KIN, *listed('bare')))})[：:]? ?(?={FIRST})")
-_AGED = re.compile(
-    r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]"
-    rf"|[，,] ?(?:\d{{4}}[年./-]|{HIDDEN})"
-)
-_SAYS = re.compile(
-    r"[自主代补]?[诉述答]|自?称|签[字署名]|已签|要求|表示|拒绝|名下|[的之][家妈爸父母儿女子妻夫]|患[有\u4e00-\u9fa5]{2}|提供|接听"
-)
-_DOES = re.compile(
-    r"[于因在由经为与将]|[入转出来住]院|来诊|送至|下床|协助|整理|汇报|查房|书写|记录|审签|誊抄|曾|现|术后|病情|[，,。；;（(\n]"
-)
-_PATIENT = frozenset("患者 病人 患儿 产妇 孕妇 家属 伤者".split())
+def _cue(before: str) -> str | None:
+    """What kind of cue `before` ends with."""
+    for text in (before, _signed("", before)) if before[-1] in "名字章" else (before,):
+        if text[-2:] in _TAILS:
+            for size in _SIZES:
+                if text[-size:] in _CUES:
+                    return _CUES[text[-size:]]
+    if before[-1] in "父母妻" and (before[-2:-1] or " ") in _BORDERS or before[-1] == "科":
+        return _WARD
+    return _AGENT if before[-1] in "人者员氏" and before[-2:-1] not in _WRITERS else None
 
 
-def _patients(text: str) -> Spans:
-    if classical(text):
-        return
-    last = 0
-    for cue in _CUES.finditer(text):
-        who = _WHO.match(text, cue.end()) if cue.start() >= last else None
-        if who is None or ("·" in who[0] or who[0].isascii()) and cue[0].rstrip("：: ") not in _PATIENT:
-            continue
-        start = who.start()
-        for size in range(len(who[0]), 1, -1) if who[0].isalpha() and not who[0].isascii() else (len(who[0]),):
-            if _is_person(text[start : start + size], text, start + size):
-                last = start + size
-                yield start, last
-                break
+def _starts(text: str) -> dict[int, float]:
+    """Where a name may begin behind a cue, with the weight of the cue."""
+    starts: dict[int, float] = {}
+    for cue in _ahead(text):
+        if cue[0][0] in NAMED + HIDDEN or cue["field"] is not None:
+            weight = {"field": 12, "hidden": 2, "next": 12}.get(cue.lastgroup, 6)
+        else:
+            cued = _cue(text[max(0, cue.end() - _LONGEST) : cue.end()]) if not cue["colon"] else None
+            cued = cued or _cue(text[max(0, cue.start() + 1 - _LONGEST) : cue.start() + 1])
+            weight = _WEIGHTS[cued][0 if cue["colon"] else 1]
+            if cue["link"] == "，" or cued == _AGENT and cue["link"]:
+                weight = 2 if cued == _KIN or cued == _AGENT and cue["link"] in _LINKS else None
+        if weight:
+            starts[cue.end()] = weight
+    for asked in _asked(text):
+        starts[asked.end()] = 9
+        reply = text[asked.end() : asked.end() + 24].partition("\n")[0]
+        starts |= {asked.end() + place + 1: 5 for place, letter in enumerate(reply) if letter in "，, "}
+    return starts | {start + 1: weight for start, weight in starts.items() if text[start : start + 1] in _NICK}
 
 
-def _is_person(name: str, text: str, end: int) -> bool:
-    if "·" in name or name.isascii():
-        return not name.isupper()
-    plain = name.replace(" ", "")
-    if len(plain) > 3 and not (len(plain) == 4 and surname_of(plain)[1:] or SYLLABLES.issuperset(plain)):
-        return False
-    if not SMALL.isdisjoint(plain) or plain.startswith(CLINICAL) or plain.endswith(("者", "儿", "某")):
-        return False
-    if plain in NOTHING or ends_in_title(plain):
-        return False
-    aged, says = _AGED.match(text, end), _SAYS.match(text, end)
-    if not surname_of(plain):
-        return len(plain) > 2 and SYLLABLES.issuperset(plain) and bool(aged or says or _DOES.match(text, end))
-    if aged:
-        # In front of sex and age a word may be a name (时光, 车前), only not what a patient has.
-        return plain[-1] not in _SEXES
-    if says and all(dictionary().get(plain[:size], "n")[0] == "n" for size in (2, 3)):
-        return (LINKS | VERBS).isdisjoint(plain)
-    if name[0] in EVERYDAY and not (
-        len(plain) > 2 and _DOES.match(text, end) and dictionary().keys().isdisjoint((plain[1:], plain[2:]))
-    ):
-        return False
-    if not is_name(plain, links=len(plain) == 3) or plain[0] in PREPOSITIONS:
-        return False
-    return _DOES.match(text, end) is not None
+def _left(text: str, start: int) -> float:
+    """The weight of what stands before a place that no cue points at."""
+    if start == 0 or text[start - 1] in _BORDERS:
+        return 1
+    return 1.5 if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else -3
 
 
-_SEXES = "男女"
+# --- what stands behind -----------------------------------------------------------------------------------------------
 
-# --- at the beginning of a clause -------------------------------------------------------------------------------------
-
+_CALLED = frozenset("姐哥叔姨婶嫂")
+TITLE = trie(listed("titles"))
+_ACTS = trie(listed("acts"))
 _RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
-# What only somebody does.
-_ACTS = "陪同 护送 代诉 代述 签收 签字 签名 来电 接听 致电 誊抄 整理 您好".split()
-# Behind somebody at the beginning of a clause: "李 明，男，28岁", "何其（患者之子）", "程前，身份证[身份证号]".
-_EVIDENCE = re.compile(
-    rf"[男女](?<=[，, ].)(?:[，, ]|$)|[MF](?<=[，, ].)[，,] ?\d|（(?:{_RELATION}）|住院号|药师)|{HIDDEN}+"
-    rf"|名下|个人(?:主页|账号|微信|博客)|的(?:[妈爸][妈爸]|家属)|(?:{either(_ACTS)})"
+_OF = rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|之[父母儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
+_BESIDE = rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?{HIDDEN}|{HIDDEN}"
+# Of these patterns the first that matches counts.
+_RIGHT = (
+    (8, r"[）)]? ?[，,、（(\s]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF](?:[，, ]|\Z))|[男女][，,性\d]| ?\d{1,3} ?岁"),
+    (8, r"[，,] ?\d{4}[年./-]\d"),
+    (6, _OF),
+    (6, "，复姓"),
+    (5, rf"{TITLE}|[{''.join(sorted(_CALLED))}]|就[行好]"),
+    (4.5, _BESIDE),
+    (4, rf"{_ACTS}|患[有高糖慢冠脑肺肝胃]"),
+    (2, rf"[\s，,。；;、！!？?（()）\]】|/’”<{NAMED}]|\Z|{trie(listed('headings'))}"),
+    (2, r"[于因在由经为与将已曾现系\d]|[入转出来住]院|来诊|送至|下床|术后|病情|就[行好是]"),
 )
-_BOUNDARY = re.compile(rf"(?:^|[\n，,。；;：: 　】“（至见为由是]|{either((*KIN, *listed('bare')))}|[人者员位])$")
-_SUBJECT = re.compile(rf"(?:{MINORITY}|{LATIN}|{HAN} {HAN}{{1,2}})$")
-_LEAD = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?$")
+_after = re.compile("|".join(f"({pattern})" for _, pattern in _RIGHT)).match
+_SEXED = r"(?<=[，, 　（(].)(?=[，, ]|\Z)"
+_BRACKETED = rf"(?:{_RELATION}[）)]|住院号|药师)"
+# Each alternative begins with a plain character of its own, so that the engine skips quickly.
+_behind = re.compile(
+    rf"{TITLE}|{_ACTS}|男{_SEXED}|女{_SEXED}|M{_SEXED}|F{_SEXED}|（{_BRACKETED}|\({_BRACKETED}|之[父母儿女妻夫子]"
+    rf"|妈(?<=的妈)妈|爸(?<=的爸)爸|属(?<=的家属)|名下|人(?<=个人)(?:主页|账号|微信|博客)|{HIDDEN}"
+).finditer
+_TITLED, _ACTED = frozenset(listed("titles")), frozenset(listed("acts"))
+_lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search
+_joint = re.compile(r"(?:[，, 　（(]{1,3}|个|的家?)\Z").search
 
 
-def _subjects(text: str) -> Spans:
-    last = 0
-    for evidence in _EVIDENCE.finditer(text):
-        left = max(last, evidence.start() - 24)
-        before = text[left : evidence.start()]
-        lead = _LEAD.search(before)
-        # What was taken identifies its owner only where it stands apart: "程前，身份证[身份证号]".
-        end = lead.start() if lead else len(before)
-        if evidence[0][0] != HIDDEN or lead:
-            start = _subject(before, end, left == 0, evidence[0][0] in "男女（")
-            if evidence[0] in _ACTS and start is not None and (end - start < 3 or before[start] in EVERYDAY):
-                continue
-            if start is not None:
-                last = left + end
-                yield left + start, last
+def _name_end(text: str, cue: re.Match[str], starts: dict[int, float]) -> int:
+    """Where a name would end that what `cue` found stands behind; 0 where none can."""
+    start = cue.start()
+    if cue[0] in _TITLED:
+        return start if not _FIRST.isdisjoint(text[max(0, start - 4) : start]) else 0
+    if cue[0] in _ACTED:
+        begins = [start - size for size in (2, 3, 4) if start >= size]
+        apart = (at in starts or text[at] in _FIRST and (at == 0 or text[at - 1] in _BORDERS) for at in begins)
+        return start if any(apart) else 0
+    if cue[0] == HIDDEN:
+        lead = _lead(text, max(0, start - 12), start)
+        return lead.start() if lead else start
+    joint = _joint(text, max(0, start - 3), start)
+    return joint.start() if joint else start
 
 
-def _subject(before: str, end: int, whole: bool, strong: bool) -> int | None:
-    """Where the name begins that ends at `end`; None when there is none."""
-    match = _SUBJECT.search(before, 0, end)
-    for start in (match.start(),) if match else (end - 3, end - 2, end - 4):
-        # The slice may begin inside a word.
-        if (
-            (start > 0 or start == 0 and whole)
-            and _BOUNDARY.search(before[:start])
-            and _is_subject(before[start:end], strong)
-        ):
-            return start
-    return None
+def _right(text: str, end: int) -> float:
+    match = _after(text, end)
+    return _RIGHT[match.lastindex - 1][0] if match else -4
 
 
-def _is_subject(name: str, sexed: bool) -> bool:
+# --- the shape of a name ----------------------------------------------------------------------------------------------
+
+_DOTS = "·•・．‧∙"
+_MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
+_FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
+_LATIN = rf"[A-Z][A-Za-z'’-]{{1,20}}(?:\.? (?:[A-Z]\. )?{_FIELD}[A-Z][A-Za-z'’-]{{1,20}}){{1,3}}(?![A-Za-z])"
+_LATIN_LABELLED = rf"[A-Za-z][A-Za-z'’.-]{{1,20}}(?: {_FIELD}[A-Za-z][A-Za-z'’.-]{{0,20}}){{0,3}}(?![A-Za-z\d@_/])"
+_SPACED = rf"{HAN} {HAN}(?: ?{HAN})?"
+_shape = re.compile(rf"{_MINORITY}|{_SPACED}|{_LATIN}|{_LATIN_LABELLED}|{HAN}{{1,6}}").match
+_shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED}|{HAN}{{1,6}})\Z").search
+_NOTHING, _CLINICAL = frozenset(listed("nothing")), tuple(listed("clinical"))
+_ALONE, _LED = frozenset(listed("never_alone")), frozenset(listed("led_only"))
+_title = re.compile(TITLE).match
+_addressed = re.compile(rf"{trie(listed('addresses'))}|(?:{TITLE})[：:，,您你在！!、和说的]").match
+_NO, _ENOUGH, _AT_MOST = -99.0, 2.5, 8.0
+
+
+def _ends(text: str, start: int) -> Iterator[int]:
+    """Where a name that begins at `start` may end."""
+    shape = _shape(text, start)
+    if shape is None:
+        return
+    if shape[0].isascii():
+        yield shape.end()
+        return
+    shortest = start + (3 if " " in shape[0] else 1)
+    if not _DOT.isdisjoint(shape[0]):
+        shortest = start + max(map(shape[0].rfind, _DOTS)) + 2
+    longest = shape.end()
+    if shape[0].isalpha() and not SYLLABLES.issuperset(shape[0][:4]):
+        longest = min(longest, start + len(surname_of(shape[0]) or " ") + 2)
+    yield from range(shortest, longest + 1)
+
+
+_DOT = frozenset(_DOTS)
+
+
+def _form(text: str, start: int, end: int, left: float, right: float) -> float:
+    """How much the shape of a name is worth, given what stands on its sides."""
+    name = text[start:end]
     plain = name.replace(" ", "")
-    if "·" in plain or re.fullmatch(LATIN, name):
-        return True
-    if plain in NOTHING or ends_in_title(plain) or not re.fullmatch(rf"{HAN}(?: ?{HAN})+", name):
-        return False
-    if plain.startswith(CLINICAL) or plain.endswith(("者", "儿", "某", "人", "族")) or not SMALL.isdisjoint(plain):
-        return False
-    if len(plain) == 4 and not surname_of(plain)[1:]:
-        return SYLLABLES.issuperset(plain)
-    if SYLLABLES.issuperset(plain):
-        return True
-    # In front of the sex a word may be a name, elsewhere not.
-    return bool(surname_of(plain)) and (sexed and plain not in NO_NAMES or is_name(plain, links=True))
+    if plain.isascii():
+        if " " not in name:
+            return 0.0 if left >= 12 and right >= 2 else _NO
+        alone = right >= 8 and text[end : end + 1] in "，,"
+        return 2.0 if left >= 4 and not (name.isupper() and left < 6) or alone or right == 4.5 else _NO
+    if not _DOT.isdisjoint(name):
+        known = sum(1.0 if letter in SYLLABLES else -0.7 for letter in re.split(f"[{_DOTS}]", name)[-1])
+        if left > 1.5 or right >= 6 or right == 4.5:
+            return known + 3
+        return 5.0 if right >= 2 and SYLLABLES.issuperset(re.sub(f"[{_DOTS}]", "", name)) else _NO
+    if len(plain) == 1 or plain in DOUBLE:
+        return _single(text, start, plain, left, right)
+    small = left < 9 and not SMALL.isdisjoint(plain[1:]) and not SYLLABLES.issuperset(plain)
+    if small or plain in _NOTHING or plain[-1] in "某氏者儿人":
+        return _NO
+    value = _full(text, start, end, plain, left, right)
+    return value if left + right + value > _ENOUGH and not _crossed(text, start, end) else _NO
 
 
-# --- before a title ---------------------------------------------------------------------------------------------------
-
-_ADDRESSES = frozenset("先生 女士 小姐 阿姨 阿婆 大爷 大妈 大姐 大哥 大伯 大叔 叔叔 奶奶 爷爷 太太".split())
-_OLD_TITLES = frozenset("先生 大夫 师傅 老师 医生 博士".split())
-# What leads up to a person within a clause.
-_LEADS = frozenset("请问询找谢好是给被让由和跟在与对经约挂看叫听烦到复院科室师您吧那有、小老签治治疗")
-_LEAD_WORDS = frozenset(listed("lead_words"))
-_TITLES = re.compile(TITLE).finditer
+def _crossed(text: str, start: int, end: int) -> bool:
+    """Whether a title begins inside the name: 苗医 of 苗医生."""
+    return any(_title(text, place) for place in range(start + 1, end)) or text[end - 1] in _CALLED and end - start == 2
 
 
-_AUTHORS = ("作者", "编者", "主编", "译者", "审校")
-
-
-def _doctors(text: str) -> Spans:
-    last, old = 0, None
-    for title in _TITLES(text):
-        if title[0] in _OLD_TITLES:
-            old = classical(text) if old is None else old
-            if old:
-                continue
-        end = title.start()
-        for start in range(max(last, end - 4), end):
-            if _is_doctor(text, start, end, title):
-                yield start, end
-                last = end
-                break
-
-
-def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
-    name, before = text[start:end], text[start - 1 : start] if start else ""
-    surname = name if name in DOUBLE else surname_of(name)
-    public = text[max(0, start - 3) : start].rstrip("：: ").endswith(_AUTHORS)
-    if public or before.isdigit() or not surname or not name.isalpha():
-        return False
-    inside = "\u4e00" <= before <= "\u9fa5"
-    # "对方医生", "及时向医生": the surname belongs to the word before it; "班主任": to the title.
-    joined = (before + name[0], before + name[:2], name + title[0])
-    if inside and not dictionary().keys().isdisjoint(joined):
-        return False
-    led = text[max(0, start - 2) : start] in _LEAD_WORDS
-    if inside and not led and text[max(0, start - 2) : start + 1] in dictionary():
-        return False
-    led = led or not inside or before in _LEADS
-    address = title[0] in _ADDRESSES
-    if name != surname:
-        return _full_name(name, surname, led, address and before not in "是问叫找")
-    if name in _NEVER_ALONE:
-        return False
-    if name in _LED_ONLY and not address:
-        return inside and led or not inside and text[title.end() : title.end() + 1] in "：:，,您你在！!、和说的"
-    return led or address or name not in EVERYDAY
-
-
-_PLACES = frozenset("后前时中上下内外里间患病科院与及的")
-
-
-def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
-    # "吴九宜先生": those whom a text calls so by their full name are public or dead.
-    if public or len(name) - len(surname) > 2 or name[0] in EVERYDAY and not (led and name[1:] not in dictionary()):
-        return False
+def _full(text: str, start: int, end: int, plain: str, left: float, right: float) -> float:
+    surname, syllables = surname_of(plain), SYLLABLES.issuperset(plain)
+    if not (surname or syllables or left >= 6):
+        return _NO
+    if plain.startswith(_CLINICAL) and left < 9 or len(plain) - len(surname or " ") > 2 and not syllables:
+        return _NO
+    value = odds(text, start, end)
+    if syllables and (len(plain) > 2 or left >= 4 and right >= 2):
+        return max(value, 0.0) if len(plain) > 2 else value
+    if plain[0] == "小" and len(plain) == 2:
+        return min(value, 0.0) if left >= 6 and plain[1] not in SURNAMES else _NO
+    if not surname:
+        return value - 4 if left >= 9 else _NO
+    if right < 2 and left < 4 or right < 4 and left <= 1.5 or left <= 1.5 and right < 8 and value < 0:
+        return _NO
+    if left >= 9:
+        return value - (4 if left < 12 and plain in words()[1] else 0)
     if (
-        led
-        and len(name) == 3
-        and name[0] not in EVERYDAY
-        and name[2] not in _PLACES - {"和"}
-        and name not in dictionary()
+        right == 5
+        and left < 2
+        and (
+            text.startswith(_ADDRESSES, end)
+            and text[start - 1] not in "是问叫找"
+            or _public(text, max(0, start - 4), start)
+        )
     ):
-        # "周长风医生", "钱清和医生": a noun at the beginning or a link at the end is no reason to keep a name.
-        noun = dictionary().get(name[:2], "n")[0] == "n"
-        if (
-            (noun and name[2] != "和" or name[:2] not in dictionary())
-            and SMALL.isdisjoint(name)
-            and VERBS.isdisjoint(name)
-        ):
-            return True
-    return is_name(name, links=led and len(name) == 3) and (led or len(name) > 2)
+        # Those whom a text calls so by their full name are public or dead.
+        return _NO
+    if right == 5 and plain[-1] == "之" or surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
+        return _NO
+    everyday = surname in _EVERYDAY and (len(plain) == 2 or right < 2 or left < 1.5 and right < 6)
+    if everyday and right < 2 and value < 9:
+        return _NO
+    if len(plain) == 2 and (right < 2 or left < 2 and right == 4 or everyday and left < 5 and right < 4):
+        return _NO
+    # A word may be a name, too, but needs more.
+    return value - (4 if plain in words()[1] else 0) - (4 if everyday and right < 8 else 0)
 
 
-# --- further ones, beside names ---------------------------------------------------------------------------------------
-
-_CALLED = by(
-    rf"(?:我是|我叫|(?<![品药用学别俗])名叫|名字(?:是|叫|为)|(?:{either(KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
-    rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d|{TITLE})",
-    lambda match: _is_called(match[0], match["id"], _TITLE_AT(match.string, match.end()) is not None),
-)
+_ADDRESSES, _EVERYDAY = tuple(listed("addresses")), frozenset((*listed("everyday"), *listed("led_only")))
+_PREPOSITIONS = frozenset("于易常曾任向时应尚")
+_public = re.compile("(?:(?<!操)作者|编者|主编|译者|审校)[：: ]*\\Z").search
 
 
-_TITLE_AT = re.compile(TITLE).match
+def _single(text: str, start: int, surname: str, left: float, right: float) -> float:
+    end = start + len(surname)
+    if right != 5 and (left < 9 or right < 2) or surname not in SURNAMES | DOUBLE or surname in _ALONE:
+        return _NO
+    if _public(text, max(0, start - 4), start) or surname in _LED and left < 1.5 and not _addressed(text, end):
+        return _NO
+    return odds(text, start, end) - 2
 
 
-def _is_called(text: str, name: str, titled: bool) -> bool:
-    if "姓" in text[:4]:
-        return name == surname_of(name) or is_name(name)
-    if ends_in_title(name):
-        return False
-    if (titled or not text.startswith("我是")) and len(name) == 3 and surname_of(name) and name not in dictionary():
-        return SMALL.isdisjoint(name)
-    if name.isascii() or "·" in name:
-        return not text.startswith("我是")
-    return 2 <= len(name) and is_name(name, links=not text.startswith("我是"))
+# --- the search -------------------------------------------------------------------------------------------------------
+
+_old, _modern = re.compile("[之其乃曰矣也而]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
 
 
-_FURTHER = re.compile(
-    rf"(?:[、/]| ?(?:和|及|与) ?)(?P<id>{MINORITY}|{LATIN}|{HAN}{{2,4}}?)(?=[、，,。；;\s及和等（(]|$)"
-).match
-_NEXT_AFTER = re.compile(rf"{NAMED}(?=[、/和及与 ])").finditer
+def _classical(text: str) -> bool:
+    """Whether `text` is classical Chinese: its 大夫 and 先生 have been dead for centuries."""
+    old = _old(text)
+    return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
 
 
-def _names_next(text: str) -> Spans:
-    # The second and third of "戚明、仇小年、李娜", of which an earlier rule took the first.
-    for end in _NEXT_AFTER(text):
-        place = end.end()
-        while (match := _FURTHER(text, place)) and (
-            not match["id"].isalpha() or match["id"].isascii() or is_name(match["id"])
-        ):
-            place = match.end()
-            yield match.span("id")
+def _persons(text: str) -> Spans:
+    starts = _starts(text)
+    places = [(start, end) for start in starts for end in _ends(text, start)]
+    for cue in _behind(text):
+        end = _name_end(text, cue, starts)
+        shape = _shape_before(text, max(0, end - 24), end) if end else None
+        if shape:
+            han = shape[0].isalpha() and not shape[0].isascii()
+            first = range(max(shape.start(), end - (4 if cue[0] in _TITLED else 6)), end) if han else (shape.start(),)
+            places += [(start, end) for start in first if not han or text[start] in _FIRST]
+    if not places:
+        return
+    least = 6 if _classical(text) else -4
+    values, rights = {}, {}
+    for start, end in dict.fromkeys(places):
+        left = starts.get(start) or _left(text, start)
+        if left >= least:
+            right = rights.get(end) or rights.setdefault(end, _right(text, end))
+            form = _form(text, start, end, left, right)
+            if left + right + min(form, _AT_MOST) > _ENOUGH:
+                values[start, end] = left + right + form
+    yield from _apart(sorted(values, key=lambda place: (-values[place], place)))
 
 
-def _title_hint(title: str) -> str:
-    surnames = f"[{''.join(sorted(SURNAMES | set(''.join(DOUBLE))))}]"
-    plain = re.sub(r"\W.*", "", title)
-    behind = "|".join(f"(?<={surnames}{'.' * size}{plain})" for size in range(4))
-    # No name ends in these: "麻烦医生", "由医生".
-    return f"{plain[-1]}(?<=[^烦由诉看般才到请的听去找问告让是叫与向跟经位家级名]{plain})(?:{behind})"
+def _apart(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The places that overlap none before them in the list, in order."""
+    taken, kept = set(), []
+    for start, end in places:
+        if taken.isdisjoint(range(start, end)):
+            taken.update(range(start, end))
+            kept.append((start, end))
+    return sorted(kept)
 
 
-NAME_RULES = (
-    Rule("姓名", ended((*KIN, *listed("bare")), f"[：:]? ?{FIRST}"), _patients),
-    Rule(
-        "姓名",
-        (
-            *(rf"{sex}(?<=[，, ]{sex})(?<![者儿人患岁][，, ]{sex})(?:[，, ]|$)" for sex in "男女MF"),
-            HIDDEN,
-            f"（{_RELATION}[）)]",
-            "（住院号",
-            "（药师",
-            "名下",
-            r"人(?<=个人)(?:主页|账号|微信|博客)",
-            "妈(?<=的妈)妈",
-            "爸(?<=的爸)爸",
-            r"属(?<=的家属)",
-            *_ACTS[:-1],
-            r"您(?<![生夫任授士师家长是啊，,。！!？?：:\n 　]您)好",
-        ),
-        _subjects,
-    ),
-    Rule("姓名", ("叫", rf"我是{FIRST}", "名字", r"姓(?<=[我贵：:，,\n]姓)"), _CALLED),
-    Rule("姓名", tuple(_title_hint(title) for title in listed("titles")), _doctors),
-    Rule("姓名", (rf"{NAMED}[、/和及与 ]",), _names_next),
-)
+def _names(text: str) -> Spans:
+    alone = (
+        []
+        if "姓" not in text or _classical(text)
+        else [match.span(part) for match in _surname_alone(text) for part in (1, 2) if match[part]]
+    )
+    yield from _apart([*alone, *_persons(text)])
+
+
+NAME_RULES = (Rule("姓名", _names),)
