@@ -1,7 +1,7 @@
 """What the rules of de-identification are made of: rules in groups, finders, and the words in data/deid_words.yaml.
 
-HIDDEN (for names NAMED) stands for text that was taken, as one character; no pattern may consume it. Every quantifier in
-front of something that may fail is bounded, so that no text takes longer than its length allows.
+HIDDEN (for names NAMED) stands for text that was taken, as one character; no pattern may consume it. Every quantifier
+in front of something that may fail is bounded, so that no text takes longer than its length allows.
 """
 
 from __future__ import annotations

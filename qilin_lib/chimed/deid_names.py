@@ -1,8 +1,8 @@
 """Persons: one grammar of what stands before a name, of a name's shape, and of what stands behind it.
 
-Every place beside a cue is tried with every length. A name is taken where the evidence on its left, its shape (how much
-better it reads as a name than as words, see deid_model) and the evidence on its right together are strong enough.
-Evidence is in natural logarithms, set by hand on the labelled sentences for tuning.
+Every place beside a cue (deid_cues) is tried with every length. A name is taken where the evidence on its left, its
+shape, that is how much better it reads as a name than as words (deid_model), and the evidence on its right together
+are strong enough.
 """
 
 from __future__ import annotations
@@ -10,159 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, REPLY, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_base import HAN, NAMED, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_cues import (
+    ALONE_BY_NUMBER,
+    CALLED,
+    EVERYDAY,
+    FIRST,
+    TITLE,
+    TITLED,
+    behind,
+    left_of,
+    name_end,
+    right_of,
+    starts_of,
+)
 from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
-
-# --- what stands before -----------------------------------------------------------------------------------------------
-
-_STAFF = ("医师", "医生", "护士", "护师", "技师", "药师")
-_LABEL, _STAFFED, _KIN, _SIGNER, _SAID, _AGENT, _WARD, _SELF = (
-    "label", "staff", "kin", "signer", "said", "agent", "ward", "self"
-)  # fmt: skip
-# What kind of cue a word is; of two kinds the first counts.
-_CUES = dict.fromkeys(listed("signed"), _SIGNER)
-_CUES |= dict.fromkeys(listed("introductions"), _SAID) | dict.fromkeys((*listed("kin"), *listed("bare")), _KIN)
-_CUES["我是"] = _SELF
-_CUES |= {role + staff: _STAFFED for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
-_CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), _LABEL)
-# The weight of a cue with a colon and without one; None where it is no cue.
-_WEIGHTS = {
-    _LABEL: (12, 5),
-    _STAFFED: (9, 5),
-    _KIN: (5, 4),
-    _SIGNER: (5, None),
-    _SAID: (6, 6),
-    _AGENT: (5, None),
-    _WARD: (2, 2),
-    _SELF: (3, 3),
-    None: (None, None),
-}
-_WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
-_COLON = rf" ?[：:】] ?[：:]? ?{_WHOSE} ?"
-_ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|哪位[？?]|联系人)"
-_INITIALS = f"[{''.join(sorted(SURNAMES | SYLLABLES | {double[0] for double in DOUBLE}))}小A-Z]"
-# Cues are looked for by their last characters: fewer of them make a faster search.
-_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章人者员氏科父母妻")))
-_ahead = re.compile(
-    rf"[{_ENDS}{HIDDEN}{NAMED}](?:(?<=[{_ENDS}]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<link>[是为叫写系]| |“|[，,](?!患))?(?={_INITIALS}))"
-    rf"|(?P<field>(?<=姓名)|(?<=姓 名)|(?<=名字)) |(?P<hidden>(?<={HIDDEN})) ?(?={_INITIALS})"
-    rf"|(?<={NAMED})(?:(?: ?[、/和及与（(] ?)(?={_INITIALS})|(?P<next>) {{0,2}}（[^（()）\n]{{1,6}}）))"
-).finditer
-_WRITERS = frozenset("作编译记学")
-_NICK = ("小", "老")
-_LINKS = ("是", "为", "叫", "写", "系")
-_signed = re.compile(" ?(?:签名|签字|签章|姓名)$").sub
-_TAILS = {cue[-2:] for cue in _CUES}
-_SIZES = sorted({len(cue) for cue in _CUES}, reverse=True)
-_LONGEST = _SIZES[0]
-_asked = re.compile(rf"{_ASKS}[^\n\d{HIDDEN}]{{0,24}}\n+{REPLY}").finditer
-_surname_alone = re.compile(
-    rf"(?:免贵|[我复]|本人|[，,：:\n])姓(?!名)({HAN}{{1,2}}?)(?:名({HAN}{{1,2}}))?(?=[\s，,。！!；;{NAMED}]|\Z)"
-).finditer
-_FIRST = SURNAMES | SYLLABLES | {double[0] for double in DOUBLE}
-_BORDERS, _LEADS, _LEAD_WORDS = (
-    frozenset('\n 　\t，,。；;：:、！!？?（(“"【]|/>'),
-    frozenset(listed("leads")[0]),
-    frozenset(listed("lead_words")),
-)
-
-
-def _cue(before: str) -> str | None:
-    """What kind of cue `before` ends with."""
-    for text in (before, _signed("", before)) if before[-1] in "名字章" else (before,):
-        if text[-2:] in _TAILS:
-            for size in _SIZES:
-                if text[-size:] in _CUES:
-                    return _CUES[text[-size:]]
-    if before[-1] in "父母妻" and (before[-2:-1] or " ") in _BORDERS or before[-1] == "科":
-        return _WARD
-    return _AGENT if before[-1] in "人者员氏" and before[-2:-1] not in _WRITERS else None
-
-
-def _starts(text: str) -> dict[int, float]:
-    """Where a name may begin behind a cue, with the weight of the cue."""
-    starts: dict[int, float] = {}
-    for cue in _ahead(text):
-        if cue[0][0] in NAMED + HIDDEN or cue["field"] is not None:
-            weight = {"field": 12, "hidden": 2, "next": 12}.get(cue.lastgroup, 6)
-        else:
-            cued = _cue(text[max(0, cue.end() - _LONGEST) : cue.end()]) if not cue["colon"] else None
-            cued = cued or _cue(text[max(0, cue.start() + 1 - _LONGEST) : cue.start() + 1])
-            weight = _WEIGHTS[cued][0 if cue["colon"] else 1]
-            if cue["link"] == "，" or cued == _AGENT and cue["link"]:
-                weight = 2 if cued == _KIN or cued == _AGENT and cue["link"] in _LINKS else None
-        if weight:
-            starts[cue.end()] = weight
-    for asked in _asked(text):
-        starts[asked.end()] = 9
-        reply = text[asked.end() : asked.end() + 24].partition("\n")[0]
-        starts |= {asked.end() + place + 1: 5 for place, letter in enumerate(reply) if letter in "，, "}
-    return starts | {start + 1: weight for start, weight in starts.items() if text[start : start + 1] in _NICK}
-
-
-def _left(text: str, start: int) -> float:
-    """The weight of what stands before a place that no cue points at."""
-    if start == 0 or text[start - 1] in _BORDERS:
-        return 1
-    return 1.5 if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else -3
-
-
-# --- what stands behind -----------------------------------------------------------------------------------------------
-
-_CALLED = frozenset("姐哥叔姨婶嫂")
-TITLE = trie(listed("titles"))
-_ACTS = trie(listed("acts"))
-_RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
-_OF = rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|之[父母儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
-_BESIDE = rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?{HIDDEN}|{HIDDEN}"
-# Of these patterns the first that matches counts.
-_RIGHT = (
-    (8, r"[）)]? ?[，,、（(\s]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF](?:[，, ]|\Z))|[男女][，,性\d]| ?\d{1,3} ?岁"),
-    (8, r"[，,] ?\d{4}[年./-]\d"),
-    (6, _OF),
-    (6, "，复姓"),
-    (5, rf"{TITLE}|[{''.join(sorted(_CALLED))}]|就[行好]"),
-    (4.5, _BESIDE),
-    (4, rf"{_ACTS}|患[有高糖慢冠脑肺肝胃]"),
-    (2, rf"[\s，,。；;、！!？?（()）\]】|/’”<{NAMED}]|\Z|{trie(listed('headings'))}"),
-    (2, r"[于因在由经为与将已曾现系\d]|[入转出来住]院|来诊|送至|下床|术后|病情|就[行好是]"),
-)
-_after = re.compile("|".join(f"({pattern})" for _, pattern in _RIGHT)).match
-_SEXED = r"(?<=[，, 　（(].)(?=[，, ]|\Z)"
-_BRACKETED = rf"(?:{_RELATION}[）)]|住院号|药师)"
-# Each alternative begins with a plain character of its own, so that the engine skips quickly.
-_behind = re.compile(
-    rf"{TITLE}|{_ACTS}|男{_SEXED}|女{_SEXED}|M{_SEXED}|F{_SEXED}|（{_BRACKETED}|\({_BRACKETED}|之[父母儿女妻夫子]"
-    rf"|妈(?<=的妈)妈|爸(?<=的爸)爸|属(?<=的家属)|名下|人(?<=个人)(?:主页|账号|微信|博客)|{HIDDEN}"
-).finditer
-_TITLED, _ACTED = frozenset(listed("titles")), frozenset(listed("acts"))
-_lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search
-_joint = re.compile(r"(?:[，, 　（(]{1,3}|个|的家?)\Z").search
-
-
-def _name_end(text: str, cue: re.Match[str], starts: dict[int, float]) -> int:
-    """Where a name would end that what `cue` found stands behind; 0 where none can."""
-    start = cue.start()
-    if cue[0] in _TITLED:
-        return start if not _FIRST.isdisjoint(text[max(0, start - 4) : start]) else 0
-    if cue[0] in _ACTED:
-        begins = [start - size for size in (2, 3, 4) if start >= size]
-        apart = (at in starts or text[at] in _FIRST and (at == 0 or text[at - 1] in _BORDERS) for at in begins)
-        return start if any(apart) else 0
-    if cue[0] == HIDDEN:
-        lead = _lead(text, max(0, start - 12), start)
-        return lead.start() if lead else start
-    joint = _joint(text, max(0, start - 3), start)
-    return joint.start() if joint else start
-
-
-def _right(text: str, end: int) -> float:
-    match = _after(text, end)
-    return _RIGHT[match.lastindex - 1][0] if match else -4
-
 
 # --- the shape of a name ----------------------------------------------------------------------------------------------
 
+_surname_alone = re.compile(
+    rf"(?<![百同贵何某族])姓(?![名氏])({HAN}{{1,2}}?)(?:名({HAN}{{1,2}})|[，,]({HAN}{{2,3}}))?"
+    rf"(?=[\s，,。！!；;{NAMED}]|\Z)"
+).finditer
 _DOTS = "·•・．‧∙"
 _MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
 _FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
@@ -170,7 +39,8 @@ _LATIN = rf"[A-Z][A-Za-z'’-]{{1,20}}(?:\.? (?:[A-Z]\. )?{_FIELD}[A-Z][A-Za-z'�
 _LATIN_LABELLED = rf"[A-Za-z][A-Za-z'’.-]{{1,20}}(?: {_FIELD}[A-Za-z][A-Za-z'’.-]{{0,20}}){{0,3}}(?![A-Za-z\d@_/])"
 _SPACED = rf"{HAN} {HAN}(?: ?{HAN})?"
 _shape = re.compile(rf"{_MINORITY}|{_SPACED}|{_LATIN}|{_LATIN_LABELLED}|{HAN}{{1,6}}").match
-_shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED}|{HAN}{{1,6}})\Z").search
+_shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED})\Z").search
+_HEADINGS = tuple(listed("headings"))
 _NOTHING, _CLINICAL = frozenset(listed("nothing")), tuple(listed("clinical"))
 _ALONE, _LED = frozenset(listed("never_alone")), frozenset(listed("led_only"))
 _title = re.compile(TITLE).match
@@ -198,15 +68,29 @@ def _ends(text: str, start: int) -> Iterator[int]:
 _DOT = frozenset(_DOTS)
 
 
+def _begins(text: str, end: int, longest: int) -> Iterator[int]:
+    """Where a name that ends at `end` may begin."""
+    start = end
+    while start and end - start < longest and "\u4e00" <= text[start - 1] <= "\u9fa5":
+        start -= 1
+        if text[start] in FIRST:
+            yield start
+    if start and text[start - 1] in _ODD and (shape := _shape_before(text, max(0, end - 24), end)):
+        yield shape.start()
+
+
+_ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
 def _form(text: str, start: int, end: int, left: float, right: float) -> float:
     """How much the shape of a name is worth, given what stands on its sides."""
     name = text[start:end]
     plain = name.replace(" ", "")
     if plain.isascii():
         if " " not in name:
-            return 0.0 if left >= 12 and right >= 2 else _NO
-        alone = right >= 8 and text[end : end + 1] in "，,"
-        return 2.0 if left >= 4 and not (name.isupper() and left < 6) or alone or right == 4.5 else _NO
+            return 0.0 if right >= 2 and (left >= 12 or left >= 6 and name[1:].islower()) else _NO
+        beside = right >= 8 and text[end : end + 1] in "，," or right == 4.5
+        return 3.0 if name[0].isupper() and (left >= 6 or left >= 4 and not name.isupper() or beside) else _NO
     if not _DOT.isdisjoint(name):
         known = sum(1.0 if letter in SYLLABLES else -0.7 for letter in re.split(f"[{_DOTS}]", name)[-1])
         if left > 1.5 or right >= 6 or right == 4.5:
@@ -215,7 +99,7 @@ def _form(text: str, start: int, end: int, left: float, right: float) -> float:
     if len(plain) == 1 or plain in DOUBLE:
         return _single(text, start, plain, left, right)
     small = left < 9 and not SMALL.isdisjoint(plain[1:]) and not SYLLABLES.issuperset(plain)
-    if small or plain in _NOTHING or plain[-1] in "某氏者儿人":
+    if small or plain in _NOTHING or plain[-1] in "某者儿人" or "氏" in plain:
         return _NO
     value = _full(text, start, end, plain, left, right)
     return value if left + right + value > _ENOUGH and not _crossed(text, start, end) else _NO
@@ -223,14 +107,14 @@ def _form(text: str, start: int, end: int, left: float, right: float) -> float:
 
 def _crossed(text: str, start: int, end: int) -> bool:
     """Whether a title begins inside the name: 苗医 of 苗医生."""
-    return any(_title(text, place) for place in range(start + 1, end)) or text[end - 1] in _CALLED and end - start == 2
+    return any(_title(text, place) for place in range(start + 1, end)) or text[end - 1] in CALLED and end - start == 2
 
 
 def _full(text: str, start: int, end: int, plain: str, left: float, right: float) -> float:
     surname, syllables = surname_of(plain), SYLLABLES.issuperset(plain)
-    if not (surname or syllables or left >= 6):
+    if not (surname or syllables or left >= 6) or len(plain) - len(surname or " ") > 2 and not syllables:
         return _NO
-    if plain.startswith(_CLINICAL) and left < 9 or len(plain) - len(surname or " ") > 2 and not syllables:
+    if plain.startswith(_HEADINGS) or plain.startswith(_CLINICAL) and left < 9:
         return _NO
     value = odds(text, start, end)
     if syllables and (len(plain) > 2 or left >= 4 and right >= 2):
@@ -239,42 +123,53 @@ def _full(text: str, start: int, end: int, plain: str, left: float, right: float
         return min(value, 0.0) if left >= 6 and plain[1] not in SURNAMES else _NO
     if not surname:
         return value - 4 if left >= 9 else _NO
-    if right < 2 and left < 4 or right < 4 and left <= 1.5 or left <= 1.5 and right < 8 and value < 0:
-        return _NO
+    # A word may be a name, too, but needs more than that, unless a label says so.
+    word = 4 if left < 12 and plain in words()[1] else 0
     if left >= 9:
-        return value - (4 if left < 12 and plain in words()[1] else 0)
-    if (
-        right == 5
-        and left < 2
-        and (
-            text.startswith(_ADDRESSES, end)
-            and text[start - 1] not in "是问叫找"
-            or _public(text, max(0, start - 4), start)
-        )
-    ):
-        # Those whom a text calls so by their full name are public or dead.
+        return value - word
+    if _weak(left, right, value) or _public(text, start, end, left, right) or _wordy(plain, surname, left, right):
         return _NO
-    if right == 5 and plain[-1] == "之" or surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
+    everyday = surname in EVERYDAY and (len(plain) == 2 or right < 2 or left < 1.5 and right < 6)
+    if everyday and (right < 2 and value < 9 or len(plain) == 2 and left < 5 and right < 4):
         return _NO
-    everyday = surname in _EVERYDAY and (len(plain) == 2 or right < 2 or left < 1.5 and right < 6)
-    if everyday and right < 2 and value < 9:
-        return _NO
-    if len(plain) == 2 and (right < 2 or left < 2 and right == 4 or everyday and left < 5 and right < 4):
-        return _NO
-    # A word may be a name, too, but needs more.
-    return value - (4 if plain in words()[1] else 0) - (4 if everyday and right < 8 else 0)
+    return value - word - (4 if everyday and right < 8 else 0)
 
 
-_ADDRESSES, _EVERYDAY = tuple(listed("addresses")), frozenset((*listed("everyday"), *listed("led_only")))
-_PREPOSITIONS = frozenset("于易常曾任向时应尚")
-_public = re.compile("(?:(?<!操)作者|编者|主编|译者|审校)[：: ]*\\Z").search
+def _weak(left: float, right: float, value: float) -> bool:
+    """Whether what stands on the sides is too little for a shape of this value."""
+    if left == ALONE_BY_NUMBER and right < 4:
+        return right < 2 or value < 2
+    return right < 2 and left < 4 or left <= 1.5 and (right < 4 or right < 8 and value < 0)
+
+
+def _public(text: str, start: int, end: int, left: float, right: float) -> bool:
+    """Whether a person is public or dead: an author, whom a text calls by the full name, with 先生 behind."""
+    if right != 5 or left >= 2:
+        return False
+    called = text.startswith(_ADDRESSES, end) and text[start - 1] not in "是问叫找"
+    return called or _author(text, max(0, start - 4), start) is not None
+
+
+def _wordy(plain: str, surname: str, left: float, right: float) -> bool:
+    """Whether a name reads like the words of a sentence: 涂布后, 于上周, two letters without a cue on one side."""
+    if left < 4 and plain[-1] in "后前时等中" or right == 5 and plain[-1] == "之":
+        return True
+    if surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
+        return True
+    two = len(plain) == 2
+    return two and (right < 2 or left < 2 and right == 4 or left <= 2 and right < 4 and plain in words()[1])
+
+
+_ADDRESSES = tuple(listed("addresses"))
+_PREPOSITIONS = frozenset("于易常曾任向时应尚尤益")
+_author = re.compile("(?:(?<!操)作者|编者|主编|译者|审校)[：: ]*\\Z").search
 
 
 def _single(text: str, start: int, surname: str, left: float, right: float) -> float:
     end = start + len(surname)
     if right != 5 and (left < 9 or right < 2) or surname not in SURNAMES | DOUBLE or surname in _ALONE:
         return _NO
-    if _public(text, max(0, start - 4), start) or surname in _LED and left < 1.5 and not _addressed(text, end):
+    if _author(text, max(0, start - 4), start) or surname in _LED and left < 1.5 and not _addressed(text, end):
         return _NO
     return odds(text, start, end) - 2
 
@@ -291,23 +186,19 @@ def _classical(text: str) -> bool:
 
 
 def _persons(text: str) -> Spans:
-    starts = _starts(text)
+    starts = starts_of(text)
     places = [(start, end) for start in starts for end in _ends(text, start)]
-    for cue in _behind(text):
-        end = _name_end(text, cue, starts)
-        shape = _shape_before(text, max(0, end - 24), end) if end else None
-        if shape:
-            han = shape[0].isalpha() and not shape[0].isascii()
-            first = range(max(shape.start(), end - (4 if cue[0] in _TITLED else 6)), end) if han else (shape.start(),)
-            places += [(start, end) for start in first if not han or text[start] in _FIRST]
+    for cue in behind(text):
+        end = name_end(text, cue, starts)
+        places += [(start, end) for start in _begins(text, end, 4 if cue[0] in TITLED else 6)]
     if not places:
         return
-    least = 6 if _classical(text) else -4
+    least = 7 if _classical(text) else -4
     values, rights = {}, {}
     for start, end in dict.fromkeys(places):
-        left = starts.get(start) or _left(text, start)
+        left = starts.get(start) or left_of(text, start)
         if left >= least:
-            right = rights.get(end) or rights.setdefault(end, _right(text, end))
+            right = rights.get(end) or rights.setdefault(end, right_of(text, end))
             form = _form(text, start, end, left, right)
             if left + right + min(form, _AT_MOST) > _ENOUGH:
                 values[start, end] = left + right + form
@@ -324,12 +215,16 @@ def _apart(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return sorted(kept)
 
 
+def _called(match: re.Match[str], part: int) -> bool:
+    """Whether a part of "姓沈名浪", "姓贡，贡来福" is a name: its surname is one, and the full name begins with it."""
+    sure = match[1] in SURNAMES | DOUBLE or match.string[match.start() - 1 : match.start()] in "贵我复"
+    return bool(match[part] and sure and (part < 3 or match[3].startswith(match[1])))
+
+
 def _names(text: str) -> Spans:
-    alone = (
-        []
-        if "姓" not in text or _classical(text)
-        else [match.span(part) for match in _surname_alone(text) for part in (1, 2) if match[part]]
-    )
+    alone: list[tuple[int, int]] = []
+    if "姓" in text and not _classical(text):
+        alone = [match.span(part) for match in _surname_alone(text) for part in (1, 2, 3) if _called(match, part)]
     yield from _apart([*alone, *_persons(text)])
 
 

@@ -19,7 +19,8 @@ _SEP = "[-–—. ·・－_]"
 _GAP = "[-–—. ·]?"
 _SPOKEN = "零〇○一幺二两三四五六七八九壹贰叁肆伍陆柒捌玖"
 # A unit behind eleven digits makes them a quantity, a decimal point a measurement.
-_NO_UNIT = r"(?!\d|\.\d| ?(?:IU|U/|copies|拷贝|[cC][fF][uU]|[kMG]?b|reads|条|个|元|例|份|次|万|亿|[mμ]?g|m[lL]|/[A-Za-z]|[×*%]))"
+_UNIT = "IU|U/|copies|拷贝|[cC][fF][uU]|[kMG]?b|reads|条|个|元|例|份|次|万|亿|[mμ]?g|m[lL]|/[A-Za-z]|[×*%]"
+_NO_UNIT = rf"(?!\d|\.\d| ?(?:{_UNIT}))"
 
 
 def _digits(least: int):
@@ -30,7 +31,7 @@ def _digits(least: int):
 # --- identity cards, papers, records ----------------------------------------------------------------------------------
 
 _ID18 = rf"(?P<id>\d(?<![\dA-Za-z]\d)(?:{_GAP}\d){{16}}{_GAP}[\dXx])(?![\dA-Za-z])"
-# Beside its label a number counts with a mistyped digit, too, and so does the one of 15 digits, which has no check digit.
+# Beside its label a number counts with a mistyped digit, too, and so does one of 15 digits, which has no check digit.
 _ID_LABELLED = rf"(?P<id>\d(?:{_GAP}\d){{14}}(?:(?:{_GAP}\d){{2}}{_GAP}[\dXx])?)(?![\dA-Za-z])"
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _dated = re.compile(r"[1-9]\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]").fullmatch
@@ -58,22 +59,39 @@ def _identity(match: re.Match[str]) -> bool:
 # A number in one or several pieces, "B-2019-44820", "E 1409 6623"; a piece behind a blank is no age and no date.
 _PIECE = rf"(?: \d{{2,4}}(?![\dA-Za-z]*(?: ?[./:：]|{HAN}| ?[A-Za-z%])))"
 _CODE = (
-    rf"(?P<id>(?!NCT)[A-Za-z]{{0,4}}[- ]?\d[\dA-Za-z]{{0,24}}(?:[-/][\dA-Za-z]{{1,12}}){{0,5}}{_PIECE}{{0,4}}"
-    r"|\d(?: \d){4,14})(?![A-Za-z\d])"
+    rf"(?P<id>\d(?: \d){{4,14}}|(?!NCT)[A-Za-z]{{0,4}}[- ]?\d[\dA-Za-z]{{0,24}}(?:[-/][\dA-Za-z]{{1,12}}){{0,5}}"
+    rf"{_PIECE}{{0,4}})(?![A-Za-z\d])"
 )
-_PAPER = rf"(?:{trie(listed('papers'))})书?{_NUMBER}?{_IS}(?:(?P<id>[\u4e00-\u9fa5]字第? ?\d{{4,10}}号?)|{_CODE.replace('<id>', '<code>')})"
-_THINGS = trie(thing.replace("_", " ") for thing in listed("numbered"))
-_RECORD = rf"(?:(?:{_THINGS}){_NUMBER}|(?:诊疗|就诊|门诊|病历|住院)[卡证]{_NUMBER}?|(?:患者|病人)(?:ID|编号)号?|(?:标本|样本)条形?码|条码号|扫码)"
-_RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|扫码[：:]){_CODE}"
+_PAPER = (
+    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?{_IS}"
+    rf"(?:(?P<id>{HAN}字第? ?\d{{4,10}}号?)|{_CODE.replace('<id>', '<code>')})"
+)
+# Plain words, so that the engine skips quickly: "住院号", "病人编号", "就诊卡".
+_RECORD_WORDS = (
+    *(thing.replace("_", " ") + end for thing in listed("numbered") for end in ("号码", "编号", "号", "单号")),
+    *(
+        place + card + end
+        for place in ("诊疗", "就诊", "门诊", "病历", "住院")
+        for card in "卡证"
+        for end in ("", "号")
+    ),
+    *(who + end for who in ("患者", "病人") for end in ("ID", "编号", "ID号")),
+    *("标本条码", "样本条码", "标本条形码", "样本条形码", "扫码"),
+)
+_RECORD = f"(?:{trie(_RECORD_WORDS)})"
+_RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}){_CODE}"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
-_PLATE = rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])(?![A-Za-z\d])"
+_PLATE = (
+    rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
+    r"(?![A-Za-z\d])"
+)
 
 # --- pages, mail, accounts --------------------------------------------------------------------------------------------
 
 # "git@host:path" is no mailbox.
 _EMAIL = (
     r"(?<![A-Za-z0-9_.+-])(?P<id>(?!git@)[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
-    r"@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24})"
+    r"(?:@| ?[\[(（]at[\])）] ?)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24})"
 )
 _url = re.compile(
     r"(?<![A-Za-z0-9@.])(?:https?://|www\.)[A-Za-z0-9._~/?#@!$&'*+,;=%:-]{4,300}"
@@ -102,13 +120,15 @@ _LATIN_APPS = r"(?:QQ|qq|Qq|WeChat|Wechat|wechat|VX|Vx|vx|WX|Wx|wx)(?<![A-Za-z]Q
 _APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号|ID|id)?"
 _OWN = r"(?:[么吗呢吧]?[，,？? ]{0,2}(?:我|他|她)的?)?"
 _ACCOUNT = (
-    rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}|[A-Za-z0-9][A-Za-z0-9_-]{{4,24}}"
+    rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}"
+    rf"|[A-Za-z0-9][A-Za-z0-9_-]{{4,24}}"
     rf"|[A-Za-z]{{0,3}}[{_SPOKEN}](?:[ -]?[{_SPOKEN}\d]){{3,11}}[A-Za-z]{{0,4}})(?![A-Za-z0-9_@.-])"
 )
 _ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT}(?! ?元)"
 _HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?[：: ]{{0,2}}@(?P<id>[\w{HAN[1:-1]}-]{{2,20}})"
 _CARD = r"(?P<id>62\d\d(?: \d{4}){2,3} \d{2,4})(?!\d)"
-_INSURANCE = rf"(?:(?:医保|社保|参保)[卡证]?(?:账户)?{_NUMBER}?|(?:医疗保险|社会保障)[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
+_INSURED = "|".join(f"{insured}[卡证]?(?:账户)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
+_INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
 
 
 def _account(match: re.Match[str]) -> bool:
@@ -133,7 +153,8 @@ _MOBILE = (
     rf"|1(?<![\dA-Za-z.].)[ -]{{1,3}}[3-9](?:[ -]{{1,3}}\d){{9}}{_NO_UNIT})"
 )
 _MOBILE_SAID = (
-    rf"(?P<id>(?<![\d{_SPOKEN}])[一幺1壹]{_SEP}?[三四五六七八九3-9叁肆伍陆柒捌玖](?=(?:[\d ，]|{_SEP}){{0,14}}[{_SPOKEN}])"
+    rf"(?P<id>(?<![\d{_SPOKEN}])[一幺1壹]{_SEP}?[三四五六七八九3-9叁肆伍陆柒捌玖]"
+    rf"(?=(?:[\d ，]|{_SEP}){{0,14}}[{_SPOKEN}])"
     rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{9,11}})(?![\d{_SPOKEN}十])"
 )
 _AREA = r"0(?:10|2\d|[3-9]\d\d)"
@@ -142,16 +163,21 @@ _LANDLINE = (
     rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL})"
     rf"|(?:\+|00)86[- ]?{_AREA[1:]}[- ]{_LOCAL})(?!\d|-\d{{6}}|\.\d)"
 )
-_CALLED = rf"(?:{trie(name.replace('_', ' ') for name in listed('telephones'))}|(?:联系|致电|拨|打){HAN}{{0,4}})(?:号码|号|\.)?{_IS}(?:[（(]\w{{1,4}}[）)])?"
+_PHONES = trie(name.replace("_", " ") for name in listed("telephones"))
+_CALLED = (
+    rf"(?:{_PHONES}|联系{HAN}{{0,4}}|致电{HAN}{{0,4}}|拨{HAN}{{0,4}}|打{HAN}{{0,4}})"
+    rf"(?:号码|号|\.)?{_IS}(?:[（(]\w{{1,4}}[）)])?"
+)
 _CALL = (
-    rf"(?P<id>1{_SEP}?[3-9](?:{_SEP}{{0,2}}\d){{9}}|{_AREA}(?: ?[-–—] ?| )?\d{{3,4}}[- ]?\d{{3,4}}|{_AREA}[- ]?[2-9]\d{{6,7}}"
+    rf"(?P<id>1{_SEP}?[3-9](?:{_SEP}{{0,2}}\d){{9}}|{_AREA}(?: ?[-–—] ?| )?\d{{3,4}}[- ]?\d{{3,4}}"
+    rf"|{_AREA}[- ]?[2-9]\d{{6,7}}"
     rf"|[2-9]\d{{2}}[- ]\d{{3}}[- ]\d{{4}}|[2-9]\d{{2,3}}[- ]\d{{4}}|[2-9]\d{{6,7}}){_NO_UNIT}"
 )
 _next_call = re.compile(rf"[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_UNIT}").match
 _call_end = re.compile(rf"{HIDDEN}(?=[/、或]{{1,2}}\d{{7}})").finditer
 # Whose number it is: the last of these words before it in its sentence decides.
 _owner = re.compile(
-    r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
+    r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
     r"|卫生|疾控|办公|值班|公司|平台|院内|门诊|体检|血库|[\u4e00-\u9fa5]科)|患者|家属|病人|本人|我家|家里|家中|宅|手机|联系人|老公|老婆|爱人"
     r"|儿子|女儿|父亲|母亲|爸|妈|我的?电话|他的?电话|她的?电话|随访电话|家庭|投诉人"
 ).finditer
@@ -188,11 +214,14 @@ _WARD = (
 )
 _BED_NUMBER = r"(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
 _NOT_A_BED = r"(?![位次旁棉被垫单铺褥毯上下边套头品以])"
+_BED_BEHIND = (
+    r"(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[心神消呼肾胸普脑骨][内外])"
+    r"|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向于]))"
+)
 _BED_ALONE = (
-    rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}"
-    r"|(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向于])|(?<=[心神消呼肾胸普脑骨][内外]))"
-    rf"{_BED_NUMBER}{_NOT_A_BED}"
-    rf"|(?<!\d){_BED_NUMBER}(?=病人|患者|家属|产妇|患儿)|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
+    rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}|{_BED_BEHIND}{_BED_NUMBER}{_NOT_A_BED}"
+    rf"|(?<!\d){_BED_NUMBER}(?=病人|患者|家属|产妇|患儿)"
+    rf"|(?<![\w])[{_TEN}]{{1,3}}号?床(?=病人|患者|家属|的)|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
 )
 
 # --- dates of birth ---------------------------------------------------------------------------------------------------
@@ -208,15 +237,17 @@ _DATE = (
 _YEAR = rf"(?:(?:19|20)\d\d ?年|[{_SAID}]{{4}}年)"
 _CALENDAR = "(?:农历|阴历|阳历|公历)?"
 _BIRTH = (
-    r"(?:出生(?:日期|年月日?|时间|日)?|生日|(?<![发医先学卫产寄派再孳丛原新而])生于|DOB)(?:是|为|在|于)? ?[：:]? ?"
+    r"(?:出生(?:日期|年月日?|时间|日)?|生日|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)? ?[：:]? ?"
     rf"{_CALENDAR}(?P<id>{_DATE}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
 )
 _BORN_BY = r" ?(?:早上|凌晨|上午|中午|下午|晚上|\d{1,2}[：:]\d\d)?(?:足月|早产|顺产|剖[腹宫]产)?"
 _BORN = rf"(?<![\d.-])(?P<id>{_DATE})(?:{_BORN_BY}(?:出生|生人|生的)|生(?=[，,。；;、）)]|$))"
 # A year alone is that of a person, not of a cohort.
-_BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=[，,。；;、）)]|$))(?!的|队列|人群|人口|缺陷|率|[者儿]|\d)"
+_COHORT = "(?!的|队列|人群|人口|缺陷|率|[者儿]|\\d)"
+_BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=[，,。；;、）)]|$)){_COHORT}"
 # Of a year of the last century: "53年7月19的", behind a name, in front of the sex.
-_OF = rf"(?P<id>(?<![\d{_SAID}])(?:[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY})(?=的[，,。；;、”\"]))"
+_LAST_CENTURY = rf"[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
+_OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
 _BESIDE = (
     rf"(?:(?<={NAMED}[，, ])(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
     r"|(?<!\d)(?P<day>19\d\d(?:0[1-9]|1[0-2])[0-3]\d)(?= ?[MF男女](?![A-Za-z])))"
@@ -226,7 +257,7 @@ _BESIDE = (
 
 _ANY = each("0123456789", rf"(?:{_SEP}{{0,3}}|[）)] ?)\d(?:{_SEP}{{0,3}}\d){{2}}")
 NUMBER_GROUPS = (
-    group("@", Rule("邮箱", by(_EMAIL)), Rule("账号", by(_HANDLE))),
+    group(r"@|\[at|\(at|（at", Rule("邮箱", by(_EMAIL)), Rule("账号", by(_HANDLE))),
     group("http|www|com/|cn/|net/|me/|org/", Rule("网址", _pages)),
     group(
         rf"{_ANY}",
@@ -243,6 +274,7 @@ NUMBER_GROUPS = (
     group(each(_PROVINCES, "[A-HJ-Z]"), Rule("车牌", by(_PLATE))),
     group(
         rf"{trie((*listed('accounts'), *'QQ qq Qq Chat chat VX Vx vx WX Wx wx'.split()))}",
+        Rule("账号", by(r"(?P<id>wxid_[A-Za-z0-9_]{4,24})")),
         Rule("账号", by(_ACCOUNT_LABELLED, _account)),
         Rule(
             "账号", answered(_APP, r"(?P<id>(?=[A-Za-z_-]{0,20}\d)[A-Za-z0-9][A-Za-z0-9_-]{4,24})(?![A-Za-z0-9_@.-])")
@@ -264,7 +296,10 @@ NUMBER_GROUPS = (
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
     group(
-        rf"出生|生日|生于|DOB|生(?<=[年月日号晨午产\d{_TEN}]生)(?:[的人，,。；;、）)？?]|$)|天生的?[？?]|的(?<=[日号\d{_TEN}]的)|19\d\d",
+        r"出生|生日|生于|DOB|天生的?[？?]|19\d\d|"
+        + each("年月日号晨午产0123456789" + _TEN, "生(?:[的人，,。；;、）)？?]|$)")
+        + "|"
+        + each("日号0123456789" + _TEN, '的[，,。；;、”"]'),
         Rule("出生日期", by(_BIRTH)),
         Rule("出生日期", by(_BORN)),
         Rule("出生日期", by(_BORN_IN)),
