@@ -26,7 +26,7 @@ _CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), 
 _WEIGHTS = {
     _LABEL: (12, 5),
     _STAFFED: (9, 5),
-    _KIN: (5, 4),
+    _KIN: (4.5, 4),
     _SIGNER: (5, None),
     _SAID: (6, 6),
     _AGENT: (5, 1.5),

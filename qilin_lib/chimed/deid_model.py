@@ -15,7 +15,7 @@ DOUBLE = frozenset(listed("double_surnames"))
 # Syllables with which names of minorities are written.
 SYLLABLES = frozenset(listed("syllables")[0])
 # No part of a given name: the small words of a sentence.
-SMALL = frozenset("因于等的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊某")
+SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊某")
 _UNKNOWN, _RARE, _LONGEST = -17.9, -13.0, 4
 
 

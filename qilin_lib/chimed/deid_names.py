@@ -29,7 +29,7 @@ from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds
 # --- the shape of a name ----------------------------------------------------------------------------------------------
 
 _surname_alone = re.compile(
-    rf"(?<![百同贵何某族])姓(?![名氏])({HAN}{{1,2}}?)(?:名({HAN}{{1,2}})|[，,]({HAN}{{2,3}}))?"
+    rf"(?<![百同何某族])姓(?![名氏])({HAN}{{1,2}}?)(?:名({HAN}{{1,2}})|[，,]({HAN}{{2,3}}))?"
     rf"(?=[\s，,。！!；;{NAMED}]|\Z)"
 ).finditer
 _DOTS = "·•・．‧∙"
@@ -68,6 +68,14 @@ def _ends(text: str, start: int) -> Iterator[int]:
 _DOT = frozenset(_DOTS)
 
 
+def _syllables(text: str, end: int) -> int:
+    """Where the syllables of a minority's name begin that end at `end`."""
+    start = end
+    while start and end - start < 8 and text[start - 1] in SYLLABLES:
+        start -= 1
+    return start
+
+
 def _begins(text: str, end: int, longest: int) -> Iterator[int]:
     """Where a name that ends at `end` may begin."""
     start = end
@@ -90,7 +98,12 @@ def _form(text: str, start: int, end: int, left: float, right: float) -> float:
         if " " not in name:
             return 0.0 if right >= 2 and (left >= 12 or left >= 6 and name[1:].islower()) else _NO
         beside = right >= 8 and text[end : end + 1] in "，," or right == 4.5
-        return 3.0 if name[0].isupper() and (left >= 6 or left >= 4 and not name.isupper() or beside) else _NO
+        return (
+            3.0
+            if all(word[0].isupper() for word in name.split())
+            and (left >= 6 or left >= 4 and not name.isupper() or beside)
+            else _NO
+        )
     if not _DOT.isdisjoint(name):
         known = sum(1.0 if letter in SYLLABLES else -0.7 for letter in re.split(f"[{_DOTS}]", name)[-1])
         if left > 1.5 or right >= 6 or right == 4.5:
@@ -99,7 +112,7 @@ def _form(text: str, start: int, end: int, left: float, right: float) -> float:
     if len(plain) == 1 or plain in DOUBLE:
         return _single(text, start, plain, left, right)
     small = left < 9 and not SMALL.isdisjoint(plain[1:]) and not SYLLABLES.issuperset(plain)
-    if small or plain in _NOTHING or plain[-1] in "某者儿人" or "氏" in plain:
+    if small or plain in _NOTHING or plain[-1] in "某者儿人病症痰" or "氏" in plain:
         return _NO
     value = _full(text, start, end, plain, left, right)
     return value if left + right + value > _ENOUGH and not _crossed(text, start, end) else _NO
@@ -130,7 +143,7 @@ def _full(text: str, start: int, end: int, plain: str, left: float, right: float
     if _weak(left, right, value) or _public(text, start, end, left, right) or _wordy(plain, surname, left, right):
         return _NO
     everyday = surname in EVERYDAY and (len(plain) == 2 or right < 2 or left < 1.5 and right < 6)
-    if everyday and (right < 2 and value < 9 or len(plain) == 2 and left < 5 and right < 4):
+    if everyday and right < 4 and (len(plain) == 2 and left < 5 or right < 2 and value < 9):
         return _NO
     return value - word - (4 if everyday and right < 8 else 0)
 
@@ -152,16 +165,24 @@ def _public(text: str, start: int, end: int, left: float, right: float) -> bool:
 
 def _wordy(plain: str, surname: str, left: float, right: float) -> bool:
     """Whether a name reads like the words of a sentence: 涂布后, 于上周, two letters without a cue on one side."""
-    if left < 4 and plain[-1] in "后前时等中" or right == 5 and plain[-1] == "之":
+    if (
+        plain[-1] in "因于等"
+        or left < 4
+        and right < 4.5
+        and plain[-1] in "后前时中"
+        or right == 5
+        and plain[-1] == "之"
+    ):
         return True
-    if surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
+    if left < 5 and surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
         return True
-    two = len(plain) == 2
-    return two and (right < 2 or left < 2 and right == 4 or left <= 2 and right < 4 and plain in words()[1])
+    if left <= 2 and right < 4 and (surname in _VERBS or len(plain) == 2 and plain in words()[0]):
+        return True
+    return len(plain) == 2 and (right < 2 or left < 2 and right == 4)
 
 
 _ADDRESSES = tuple(listed("addresses"))
-_PREPOSITIONS = frozenset("于易常曾任向时应尚尤益")
+_PREPOSITIONS, _VERBS = frozenset("于易常曾任向时应尚尤益"), frozenset("查应常曾任施解包祝管许向于")
 _author = re.compile("(?:(?<!操)作者|编者|主编|译者|审校)[：: ]*\\Z").search
 
 
@@ -191,6 +212,9 @@ def _persons(text: str) -> Spans:
     for cue in behind(text):
         end = name_end(text, cue, starts)
         places += [(start, end) for start in _begins(text, end, 4 if cue[0] in TITLED else 6)]
+    for dot in re.finditer(f"[{_DOTS}]", text) if not _DOT.isdisjoint(text) else ():
+        if (start := _syllables(text, dot.start())) < dot.start() - 1:
+            places += [(start, end) for end in _ends(text, start)]
     if not places:
         return
     least = 7 if _classical(text) else -4
@@ -217,7 +241,7 @@ def _apart(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _called(match: re.Match[str], part: int) -> bool:
     """Whether a part of "姓沈名浪", "姓贡，贡来福" is a name: its surname is one, and the full name begins with it."""
-    sure = match[1] in SURNAMES | DOUBLE or match.string[match.start() - 1 : match.start()] in "贵我复"
+    sure = match[1] in SURNAMES | DOUBLE or match.string[: match.start()].endswith(("免贵", "复"))
     return bool(match[part] and sure and (part < 3 or match[3].startswith(match[1])))
 
 
