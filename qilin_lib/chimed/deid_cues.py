@@ -29,7 +29,7 @@ _WEIGHTS = {
     _KIN: (4.5, 4),
     _SIGNER: (5, None),
     _SAID: (6, 6),
-    _AGENT: (5, 1.5),
+    _AGENT: (5, None),
     _WARD: (2, 2),
     _SELF: (3, 3),
     None: (None, None),
@@ -43,17 +43,21 @@ FIRST = _SURNAMED | SYLLABLES
 EVERYDAY = frozenset((*listed("everyday"), *listed("led_only")))
 _INITIALS = f"[{''.join(sorted(FIRST))}小A-Z]"
 # Cues are looked for by their last characters: fewer of them make a faster search.
-_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章人者员氏科父母妻")))
+_ENDS = "".join(
+    sorted({cue[-1] for cue, kind in _CUES.items() if kind not in (_SIGNER, _AGENT)} | set("名字章科父母妻"))
+)
+# These are cues with a colon only, or with 是 and the like.
+_COLON_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("人者员氏")))
 _ahead = re.compile(
-    rf"[{_ENDS}{HIDDEN}{NAMED}](?:(?<=[{_ENDS}]){_WHOSE}"
-    rf"(?:(?P<colon>{_COLON})|(?P<link>[是为叫写系]| |“|[，,](?!患))?(?={_INITIALS}))"
+    rf"[{''.join(sorted({*_ENDS, *_COLON_ENDS}))}{HIDDEN}{NAMED}]"
+    rf"(?:(?<=[{_COLON_ENDS}]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<link>[是为叫写系])(?={_INITIALS}))"
+    rf"|(?<=[{_ENDS}]){_WHOSE}(?P<mark> |“|[，,](?!患))?(?={_INITIALS})"
     rf"|(?P<field>(?<=姓名)|(?<=姓 名)|(?<=名字)) |(?P<hidden>(?<={HIDDEN})) ?(?={_INITIALS})"
     rf"|(?<={NAMED})(?:(?: ?[、/和及与（(] ?)(?={_INITIALS})|(?P<next>) {{0,2}}（[^（()）\n]{{1,6}}）))"
 ).finditer
 _WRITERS = frozenset("作编译记学或")
 _NICK = ("小", "老")
 _DRUGS = frozenset("品药学用别俗")
-_LINKS = ("是", "为", "叫", "写", "系")
 _signed = re.compile(" ?(?:签名|签字|签章|姓名)$").sub
 _TAILS = {cue[-2:] for cue in _CUES}
 _SIZES = sorted({len(cue) for cue in _CUES}, reverse=True)
@@ -98,8 +102,10 @@ def starts_of(text: str) -> dict[int, float]:
                 cued = _cue(text[max(0, cue.end() - _LONGEST) : cue.end()])
             cued = cued or _cue(text[max(0, cue.start() + 1 - _LONGEST) : cue.start() + 1])
             weight = _WEIGHTS[cued][0 if cue["colon"] else 1]
-            if cue["link"] == "，" or cued == _AGENT and cue["link"]:
-                weight = 2 if cued == _KIN or cued == _AGENT and cue["link"] in _LINKS else None
+            if cued == _AGENT and cue["link"]:
+                weight = 2
+            elif cue["mark"] == "，":
+                weight = 2 if cued == _KIN else None
         if weight:
             starts[cue.end()] = weight
     for mark in re.finditer(HIDDEN, text) if HIDDEN in text else ():

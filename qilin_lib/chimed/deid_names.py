@@ -65,7 +65,7 @@ def _ends(text: str, start: int) -> Iterator[int]:
     yield from range(shortest, longest + 1)
 
 
-_DOT = frozenset(_DOTS)
+_DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
 
 
 def _syllables(text: str, end: int) -> int:
@@ -212,7 +212,7 @@ def _persons(text: str) -> Spans:
     for cue in behind(text):
         end = name_end(text, cue, starts)
         places += [(start, end) for start in _begins(text, end, 4 if cue[0] in TITLED else 6)]
-    for dot in re.finditer(f"[{_DOTS}]", text) if not _DOT.isdisjoint(text) else ():
+    for dot in _dots(text) if "·" in text or "•" in text else ():
         if (start := _syllables(text, dot.start())) < dot.start() - 1:
             places += [(start, end) for end in _ends(text, start)]
     if not places:
@@ -249,7 +249,8 @@ def _names(text: str) -> Spans:
     alone: list[tuple[int, int]] = []
     if "姓" in text and not _classical(text):
         alone = [match.span(part) for match in _surname_alone(text) for part in (1, 2, 3) if _called(match, part)]
-    yield from _apart([*alone, *_persons(text)])
+    found = _persons(text)
+    yield from _apart([*alone, *found]) if alone else found
 
 
 NAME_RULES = (Rule("姓名", _names),)

@@ -288,7 +288,7 @@ NUMBER_GROUPS = (
         Rule("电话", _next_calls),
         Rule("电话", answered("电话|手机|联系方式|联系[您你]|号码", _CALL)),
     ),
-    group(each(_SPOKEN, rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),
+    group(each("一幺壹1", rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),
     group(
         "床(?<![临卧起]床)",
         Rule("床号", by(rf"床 ?位?号{_IS}{_BED}")),
@@ -296,10 +296,7 @@ NUMBER_GROUPS = (
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
     group(
-        r"出生|生日|生于|DOB|天生的?[？?]|19\d\d|"
-        + each("年月日号晨午产0123456789" + _TEN, "生(?:[的人，,。；;、）)？?]|$)")
-        + "|"
-        + each("日号0123456789" + _TEN, '的[，,。；;、”"]'),
+        r"出生|生日|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]|年.{0,12}(?:出生|生人|生的|生[，,。；;、）)]|生$|的[，,。；;、”\"])",
         Rule("出生日期", by(_BIRTH)),
         Rule("出生日期", by(_BORN)),
         Rule("出生日期", by(_BORN_IN)),
