@@ -71,6 +71,21 @@ def test_report_counts_and_keeps(params, tiny_raw, tmp_path):
     assert run(params, tiny_raw, tmp_path / "off", decontaminate=False)[2].hits == {}
 
 
+def test_exam_questions_with_one_explanation_are_as_many_as_they_are(params, tmp_path):
+    why = (
+        "利福平可使肝药酶活性增强而加速其他药物的代谢，异烟肼主要损害周围神经和肝脏，宜同服维生素B6；链霉素有耳毒性和肾毒性，"
+        "听力减退者停用；吡嗪酰胺使尿酸升高，可诱发痛风；乙胺丁醇可致球后视神经炎，用药前后查视力和视野；对氨基水杨酸胃肠道反应重，"
+        "饭后服用；卷曲霉素注射处疼痛，须监测血钾。抗结核治疗讲求早期、联用、适量、规律和全程，初治涂阳者强化期两个月、巩固期四个月。"
+    )
+    header = "Question,Options,Answer,Explanation\n"
+    rows = [f'"{asked}","A 利福平\nB 异烟肼\nC 链霉素\nD 吡嗪酰胺",{letter},{why}' for asked, letter in
+            (("可引起周围神经炎的抗结核药物是", "B"), ("具有肝药酶诱导作用的抗结核药物是", "A"),
+             ("可引起周围神经炎的抗结核药物是", "B"))]  # fmt: skip
+    put(tmp_path / "raw" / "cmexam", {"train.csv": header + "\n".join(rows) + "\n"})
+    ledger, made, _ = run(params, tmp_path / "raw", tmp_path / "out")
+    assert ledger["cmexam", "cpt"].kept == 2 and ledger["cmexam", "cpt"].duplicate == 1
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_general_share(params, tiny_raw, tmp_path, share):
     rows, made, _ = run(params, tiny_raw, tmp_path / "out", general_share=share)
