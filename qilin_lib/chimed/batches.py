@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,10 +118,17 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
     for entry, (unit, _) in zip(entries, units, strict=True):
         if entry.bodies:
             entry.head = encoded(_head(of, entry, unit.licence or of.licence))
-    write_sketch(stem, [shingles.identity(entry.text) for entry in entries if entry.bodies], settings.near_dup_ngram)
+    write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], settings.near_dup_ngram)
     _write_rows(stem, entries)
     judged = [_candidate(row, entry, settings.seed) for row, entry in enumerate(entries) if entry.bodies]
     write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
+
+
+def _identity(entry: Entry) -> str:
+    """What a candidate shares with its near-duplicates; several questions of an exam have one explanation."""
+    own = entry.payload
+    asked = replace(own, explanation="") if isinstance(own, Exam) else None
+    return shingles.identity(records.content(asked) if asked else entry.text)
 
 
 def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
