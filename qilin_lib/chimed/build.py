@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,7 @@ def refine_all(
 def _sources(params: Build, chosen: list[Source], raw_dir: Path) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
 
+    @cache
     def barred(licence: str) -> bool:
         return licences.excluded(licence, params.exclude_licences)
 
@@ -215,7 +216,7 @@ def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
     held: list[tuple[Unit, Lost | None]] = []
     free = HELD_CHARS
     for number, (unit, lost) in enumerate(read()):
-        free -= _size(unit)
+        free -= _size(unit) + 500  # some room for the unit itself
         if lost is None and isinstance(unit.read, Record):
             usable.append(number)
         if len(usable) > limit or free < 0:
