@@ -31,7 +31,7 @@ from qilin_lib.errors import QilinError
 
 # Windows compared at once (28 bytes each), and characters hashed at once, few enough for the cache of a core; 2**16 at
 # most.
-RANGE, CHUNK = 1 << 26, 1 << 15
+RANGE, CHUNK = 3 << 24, 1 << 15
 _ATTEMPTS = 4
 # `count` windows from place `at` of the corpus, whose characters stand at place `source`, too.
 _RUN = np.dtype([("at", "<i8"), ("source", "<i8"), ("count", "<i8")])
