@@ -255,12 +255,13 @@ _BESIDE = (
 
 # --- the rules --------------------------------------------------------------------------------------------------------
 
-_ANY = each("0123456789", rf"(?:{_SEP}{{0,3}}|[）)] ?)\d(?:{_SEP}{{0,3}}\d){{2}}")
+_NEXT_DIGIT = rf"(?:(?:{_SEP}{{0,3}}|[）)] ?)\d)"
+_FOUR, _SEVEN = (each("0123456789", rf"{_NEXT_DIGIT}{{{more}}}") for more in (3, 6))
 NUMBER_GROUPS = (
     group(r"@|\[at|\(at|（at", Rule("邮箱", by(_EMAIL)), Rule("账号", by(_HANDLE))),
     group("http|www|com/|cn/|net/|me/|org/", Rule("网址", _pages)),
     group(
-        rf"{_ANY}",
+        _FOUR,
         Rule("身份证号", by(rf"(?:身份证件?|证件|身份)(?:号码|号)?{_IS}{_ID_LABELLED}")),
         Rule("身份证号", by(_ID18, _identity)),
         Rule("身份证号", answered("身份证", _ID_LABELLED)),
@@ -281,7 +282,7 @@ NUMBER_GROUPS = (
         ),
     ),
     group(
-        _ANY,
+        _SEVEN,
         Rule("电话", by(_MOBILE, _private)),
         Rule("电话", by(_LANDLINE, _private)),
         Rule("电话", by(_CALLED + _CALL, _private)),
