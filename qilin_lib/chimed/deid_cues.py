@@ -35,7 +35,7 @@ _WEIGHTS = {
     None: (None, None),
 }
 _WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
-_COLON = rf" ?[：:】] ?[：:]? ?{_WHOSE} ?"
+_COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
 _ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|哪位[？?]|联系人)"
 _SURNAMED = SURNAMES | {double[0] for double in DOUBLE}
 FIRST = _SURNAMED | SYLLABLES
@@ -50,7 +50,7 @@ _ENDS = "".join(
 _COLON_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("人者员氏")))
 _ahead = re.compile(
     rf"[{''.join(sorted({*_ENDS, *_COLON_ENDS}))}{HIDDEN}{NAMED}]"
-    rf"(?:(?<=[{_COLON_ENDS}]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<link>[是为叫写系])(?={_INITIALS}))"
+    rf"(?:(?<=[{_COLON_ENDS}]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<link>[是为叫写系 ])(?={_INITIALS}))"
     rf"|(?<=[{_ENDS}]){_WHOSE}(?P<mark> |“|[，,](?!患))?(?={_INITIALS})"
     rf"|(?P<field>(?<=姓名)|(?<=姓 名)|(?<=名字)) |(?P<hidden>(?<={HIDDEN})) ?(?={_INITIALS})"
     rf"|(?<={NAMED})(?:(?: ?[、/和及与（(] ?)(?={_INITIALS})|(?P<next>) {{0,2}}（[^（()）\n]{{1,6}}）))"

@@ -32,7 +32,7 @@ def _digits(least: int):
 
 _ID18 = rf"(?P<id>\d(?<![\dA-Za-z]\d)(?:{_GAP}\d){{16}}{_GAP}[\dXx])(?![\dA-Za-z])"
 # Beside its label a number counts with a mistyped digit, too, and so does one of 15 digits, which has no check digit.
-_ID_LABELLED = rf"(?P<id>\d(?:{_GAP}\d){{14}}(?:(?:{_GAP}\d){{2}}{_GAP}[\dXx])?)(?![\dA-Za-z])"
+_ID_LABELLED = rf"(?P<id>\d(?:{_GAP}\d){{14}}(?:(?:{_GAP}\d){{2}}{_GAP}[\dXx])?|[{_SPOKEN}]{{15,18}})(?![\dA-Za-z])"
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _dated = re.compile(r"[1-9]\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]").fullmatch
 
@@ -127,7 +127,7 @@ _ACCOUNT = (
 _ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT}(?! ?元)"
 _HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?[：: ]{{0,2}}@(?P<id>[\w{HAN[1:-1]}-]{{2,20}})"
 _CARD = r"(?P<id>62\d\d(?: \d{4}){2,3} \d{2,4})(?!\d)"
-_INSURED = "|".join(f"{insured}[卡证]?(?:账户)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
+_INSURED = "|".join(f"{insured}[卡证]?(?:账户|电子凭证)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
 _INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
 
 
@@ -179,7 +179,7 @@ _call_end = re.compile(rf"{HIDDEN}(?=[/、或]{{1,2}}\d{{7}})").finditer
 _owner = re.compile(
     r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
     r"|卫生|疾控|办公|值班|公司|平台|院内|门诊|体检|血库|[\u4e00-\u9fa5]科)|患者|家属|病人|本人|我家|家里|家中|宅|手机|联系人|老公|老婆|爱人"
-    r"|儿子|女儿|父亲|母亲|爸|妈|我的?电话|他的?电话|她的?电话|随访电话|家庭|投诉人"
+    r"|儿子|女儿|父亲|母亲|爸|妈|我的?电话|他的?电话|她的?电话|随访电话|家庭|投诉人|\ue001"
 ).finditer
 _sentence = re.compile(r"[。；;！\n　]").split
 _lot = re.compile(r"(?:批号|批次|货号|序列号|条形?码|单号)[】：: ]{0,3}$").search
@@ -255,12 +255,13 @@ _BESIDE = (
 
 # --- the rules --------------------------------------------------------------------------------------------------------
 
-_ANY = each("0123456789", rf"(?:{_SEP}{{0,3}}|[）)] ?)\d(?:{_SEP}{{0,3}}\d){{2}}")
+_NEXT_DIGIT = rf"(?:(?:{_SEP}{{0,3}}|[）)] ?)\d)"
+_FOUR, _SEVEN = (each("0123456789", rf"{_NEXT_DIGIT}{{{more}}}") for more in (3, 6))
 NUMBER_GROUPS = (
     group(r"@|\[at|\(at|（at", Rule("邮箱", by(_EMAIL)), Rule("账号", by(_HANDLE))),
     group("http|www|com/|cn/|net/|me/|org/", Rule("网址", _pages)),
     group(
-        rf"{_ANY}",
+        _FOUR,
         Rule("身份证号", by(rf"(?:身份证件?|证件|身份)(?:号码|号)?{_IS}{_ID_LABELLED}")),
         Rule("身份证号", by(_ID18, _identity)),
         Rule("身份证号", answered("身份证", _ID_LABELLED)),
@@ -281,13 +282,14 @@ NUMBER_GROUPS = (
         ),
     ),
     group(
-        _ANY,
+        _SEVEN,
         Rule("电话", by(_MOBILE, _private)),
         Rule("电话", by(_LANDLINE, _private)),
         Rule("电话", by(_CALLED + _CALL, _private)),
         Rule("电话", _next_calls),
         Rule("电话", answered("电话|手机|联系方式|联系[您你]|号码", _CALL)),
     ),
+    group("身份证", Rule("身份证号", by(rf"身份证(?:号码|号)?{_IS}{_ID_LABELLED}"))),
     group(each("一幺壹1", rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),
     group(
         "床(?<![临卧起]床)",
