@@ -48,11 +48,7 @@ def _letters() -> tuple[dict[str, float], ...]:
 
 
 def _jieba(name: str) -> Path:
-    return (
-        Path(find_spec("jieba").origin).with_name(name)
-        if "/" not in name
-        else Path(find_spec("jieba").origin).parent / name
-    )
+    return Path(find_spec("jieba").origin).parent / name
 
 
 @lru_cache(4096)

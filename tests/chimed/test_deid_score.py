@@ -74,12 +74,12 @@ def test_numbers_that_look_like_identity_numbers_have_a_wrong_digit() -> None:
 def test_precision_and_recall_reach_what_is_asked() -> None:
     # The split "test" is measured in notebook 01, not asserted: nobody may tune the rules until it passes.
     *rows, overall = score(labelled_cases("tune"))
-    assert overall.type == "all" and overall.labelled > 450
-    assert overall.precision >= 0.98 and overall.recall >= 0.91
+    assert overall.type == "all" and overall.labelled > 700
+    assert overall.precision >= 0.99 and overall.recall >= 0.95
     # Names that no cue stands beside are what is missed.
     others = [row for row in rows if row.type != "姓名"]
     found, labelled = sum(row.true_positives for row in others), sum(row.labelled for row in others)
-    assert found / labelled >= 0.97
+    assert found / labelled >= 0.98
 
 
 def test_score_counts_found_wrong_and_missed() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qilin_lib.chimed.deid_model import odds
 from qilin_lib.chimed.deid_score import labelled_cases
 from qilin_lib.chimed.deidentify import GROUPS, deidentify, find, valid_identity_number
 
@@ -246,3 +247,17 @@ def test_general_text_keeps_public_people():
     text = "出生于1926年6月1日的演员，地址：北京市东城区景山前街4号，杨教授"
     assert deidentify(text, medical=False) == (text, {})
     assert deidentify("写信到a@example.com", medical=False)[0] == "写信到[邮箱]"
+
+
+@pytest.mark.parametrize(
+    "text, name, reads",
+    [
+        ("患者何时雨因", "何时雨", True),
+        ("家属查小暖要求", "查小暖", True),
+        ("患者易疲劳，", "易疲劳", False),
+        ("病人于昨日因", "于昨日", False),
+    ],
+)
+def test_a_name_reads_better_as_one_than_as_words(text, name, reads):
+    start = text.index(name)
+    assert (odds(text, start, start + len(name)) > -1) == reads
