@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qilin_lib.chimed.deid_model import odds
 from qilin_lib.chimed.deid_score import labelled_cases
-from qilin_lib.chimed.deidentify import GROUPS, deidentify, find, valid_identity_number
+from qilin_lib.chimed.deidentify import GROUPS, deidentify, deidentify_all, find, valid_identity_number
 
 GOES = [
     ("打我电话13912345678吧", "打我电话[电话]吧"),
@@ -261,3 +261,20 @@ def test_general_text_keeps_public_people():
 def test_a_name_reads_better_as_one_than_as_words(text, name, reads):
     start = text.index(name)
     assert (odds(text, start, start + len(name)) > -1) == reads
+
+
+@pytest.mark.parametrize(
+    ("texts", "gone"),
+    [
+        (["电话：647-717-5780，下午在。", "请通过647-717-5780与我联系。"], "5780"),
+        (["姓名：褚清和", "后来褚清和又来问过一次剂量。"], "褚清和"),
+        (["微信：lm_1985a", "上次那个lm_1985a没有通过。"], "1985"),
+    ],
+)
+def test_a_value_goes_wherever_it_stands_in_its_record(texts: list[str], gone: str) -> None:
+    assert gone not in "".join(deidentify_all(texts)[0])
+
+
+def test_a_short_name_that_is_a_word_stays_a_word_elsewhere() -> None:
+    texts, _ = deidentify_all(["姓名：高兴", "家属对疗效很高兴。"])
+    assert texts == ["姓名：[姓名]", "家属对疗效很高兴。"]
