@@ -38,6 +38,8 @@ _WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21,
 _WIDE |= {ord(wide): plain for wide, plain in zip("＠．－＋＿", "@.-+_", strict=True)}
 _wide = re.compile(f"[{''.join(map(chr, sorted(_WIDE)))}]").search
 _placeholders = re.compile(rf"\[({'|'.join(KINDS)})\]").finditer
+# So long is a value that means the same wherever it stands.
+_REPEATED = {"姓名": 3, "电话": 7, "账号": 6, "身份证号": 15, "邮箱": 6, "证件号": 7, "病历号": 7, "车牌": 6}
 # What one rule takes is a cue for the next, but no text holds longer chains: time stays linear.
 _PASSES = 8
 
@@ -65,7 +67,17 @@ def find(text: str, medical: bool = True) -> list[Span]:
                 view, at = _blotted(view, at, new)
         if len(spans) == before:
             break
-    return sorted(spans)
+    return sorted(spans + _again(text, spans)) if spans else spans
+
+
+def _again(text: str, spans: list[Span]) -> list[Span]:
+    """Where the text repeats what was found: numbers and accounts, and names that are too long to be a word."""
+    kinds = {text[start:end]: kind for start, end, kind in spans if end - start >= _REPEATED.get(kind, len(text))}
+    if not kinds:
+        return []
+    taken = {place for start, end, _ in spans for place in range(start, end)}
+    values = re.compile("|".join(map(re.escape, sorted(kinds, key=len, reverse=True)))).finditer(text)
+    return [(*value.span(), kinds[value[0]]) for value in values if taken.isdisjoint(range(*value.span()))]
 
 
 def _blotted(view: str, at: Sequence[int], spans: list[Span]) -> tuple[str, Sequence[int]]:
