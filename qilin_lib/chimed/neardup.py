@@ -133,7 +133,7 @@ def band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float,
     firsts = np.flatnonzero(np.diff(groups, prepend=-1))
     cuts = firsts[np.flatnonzero(np.diff(firsts // _CHUNK)) + 1]
     pieces = zip(np.split(members, cuts), np.split(groups, cuts), strict=True)
-    return np.concatenate([_NO_PAIRS, *(search.links(*piece) for piece in pieces)])
+    return np.concatenate([_NO_PAIRS, *(search.links(band * rows, *piece) for piece in pieces)])
 
 
 class _Search:
@@ -143,14 +143,17 @@ class _Search:
         self.stems, self.threshold, self.ngram = stems, threshold, ngram
         self.starts, self.roots, self.lengths = (np.load(folder / f"{n}.npy") for n in ("starts", "roots", "lengths"))
 
-    def links(self, members: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """The duplicates among the members of each bucket (`groups`, ascending) that connect what is apart."""
-        marks = self.marks(members)
+    def links(self, row: int, members: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """The duplicates among the members of each bucket (`groups`, ascending) that connect what is apart.
+
+        `row`: the band's first. A pair that shares an earlier band is left to that one, but in buckets above REACH.
+        """
+        marks, large = self.marks(members), np.bincount(groups)[groups] > REACH
         _, firsts, which = np.unique(self.roots[members], return_index=True, return_inverse=True)
         roots, found = firsts[which], [_NO_PAIRS]
         for pairs in _pairs(groups):
             pairs = pairs[roots[pairs[:, 0]] != roots[pairs[:, 1]]]
-            pairs = pairs[_agreement(marks, pairs) >= least_agreement(self.threshold)]
+            pairs = np.concatenate([_NO_PAIRS, *self._likely(row, marks, large, pairs)])
             grams = np.cumsum(self.lengths[members[pairs]].sum(axis=1, dtype=np.int64))
             for block in np.split(pairs, np.flatnonzero(np.diff(grams // _GRAMS)) + 1):
                 block = block[roots[block[:, 0]] != roots[block[:, 1]]]
@@ -159,6 +162,16 @@ class _Search:
                     found.append(members[same])
                     roots = joined(roots, same)
         return np.concatenate(found)
+
+    def _likely(self, row: int, marks: np.ndarray, large: np.ndarray, pairs: np.ndarray) -> Iterator[np.ndarray]:
+        """Those of the pairs whose signatures agree in enough rows, and that are this band's."""
+        least, rows = least_agreement(self.threshold), band_rows(self.threshold)
+        for at in range(0, len(pairs), _COMPARED):
+            some = pairs[at : at + _COMPARED]
+            same = marks[some[:, 0]] == marks[some[:, 1]]
+            enough = same.sum(axis=1) >= least
+            some, before = some[enough], same[enough, :row].reshape(enough.sum(), row // rows, rows)
+            yield some[large[some[:, 0]] | ~before.all(axis=2).any(axis=1)]
 
     def _similar(self, pairs: np.ndarray) -> np.ndarray:
         """Whether two records have n-gram sets of the threshold's Jaccard similarity, and the same signs; bool.
@@ -216,12 +229,3 @@ def _pairs(groups: np.ndarray) -> Iterator[np.ndarray]:
             yield np.concatenate(held)
             held = [_NO_PAIRS]
     yield np.concatenate(held)
-
-
-def _agreement(marks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """In how many rows the signatures of each pair agree."""
-    counts = np.empty(len(pairs), dtype=np.uint8)
-    for at in range(0, len(pairs), _COMPARED):
-        ones, others = pairs[at : at + _COMPARED].T
-        counts[at : at + _COMPARED] = (marks[ones] == marks[others]).sum(axis=1)
-    return counts
