@@ -122,13 +122,13 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
     try:
         loaded = model.model_validate(values)
     except ValidationError as failure:
-        raise QilinError(f"{notebook} (profile {profile}): {_sentence(model, failure)}") from None
+        raise QilinError(f"{notebook} (profile {profile}): {failure_sentence(model, failure)}") from None
     loaded._origins.update({name: origin for name, (_, origin) in written.items()})
     loaded._origins.update(dict.fromkeys(overrides, "override"))
     return loaded
 
 
-def _sentence(model: type[Strict], failure: ValidationError) -> str:
+def failure_sentence(model: type[BaseModel], failure: ValidationError) -> str:
     """Parameter, value, reason, nearest valid choice and meaning, of a failure's first parameter."""
     errors = [(error, *_place(model, error["loc"])) for error in failure.errors(include_url=False)]
     first, name, field, _ = errors[0]

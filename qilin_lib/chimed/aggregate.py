@@ -25,16 +25,12 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def disease(name: str, features: Iterable[tuple[str, Iterable[str]]]) -> Disease:
     """A Disease with empty values and repetitions removed, the order kept."""
-    cleaned = ((heading, tuple(dict.fromkeys(value.strip() for value in values))) for heading, values in features)
-    kept = ((heading, tuple(value for value in values if value)) for heading, values in cleaned)
-    return Disease(name.strip(), tuple((heading, values) for heading, values in kept if values))
+    cleaned = ((heading, tuple(dict.fromkeys(filter(None, map(str.strip, values))))) for heading, values in features)
+    return Disease(name.strip(), tuple((heading, values) for heading, values in cleaned if values))
 
 
 def from_triples(triples: Iterable[tuple[str, str, str]]) -> Mapping[str, Disease]:
-    """{head: Disease} of (head, relation, tail) triples.
-
-    The relations are the headings, both in order of appearance.
-    """
+    """{head: Disease} of (head, relation, tail) triples in order of appearance; relations are headings."""
     heads: dict[str, dict[str, list[str]]] = {}
     for head, relation, tail in triples:
         heads.setdefault(head, {}).setdefault(relation, []).append(tail)
@@ -45,10 +41,7 @@ _ASKED = frozenset(heading for _, headings in QUESTIONS for heading in headings)
 
 
 def text(entity: Disease) -> str:
-    """The entity as running text for DCPT: its name, then one "heading：values" line a feature.
-
-    What `questions` asks for is not said here, so that no record says anything twice.
-    """
+    """The entity's name, then a "heading：values" line per feature that `questions` does not ask for: said once."""
     lines = (f"{heading}：{joined(values)}" for heading, values in entity.features if heading not in _ASKED)
     return "\n".join([entity.name, *lines])
 
@@ -66,10 +59,8 @@ def questions(entity: Disease) -> list[tuple[str, str]]:
 
 def joined(values: Iterable[str]) -> str:
     """Distinct values as one text: sentences one after the other, all else with "、"."""
-    parts = "".join(
-        value if value.endswith(("。", "；", "！", "？")) else f"{value}、" for value in dict.fromkeys(values)
-    )
-    return parts.removesuffix("、")
+    parts = (value if value.endswith(("。", "；", "！", "？")) else f"{value}、" for value in dict.fromkeys(values))
+    return "".join(parts).removesuffix("、")
 
 
 # A separator inside brackets separates nothing: "手术治疗（洗胃、催吐）".

@@ -1,67 +1,53 @@
 """Notebook 01: raw folders -> cpt.jsonl, sft.jsonl, dpo.jsonl, general.jsonl, ledger.json, dropped.jsonl.
 
-Order: read, merge knowledge graphs, clean, de-identify, reject what is empty or too short, decontaminate, remove
-near-duplicates across sources, mix, cut repeated substrings out of CPT's running text, split, write. Every unit that a
-reader yields ends in exactly one column of the ledger, in every set that its file feeds.
-
-The main process streams units and decides about numbers; workers hold the texts, one batch at a time. What is between
-the steps lies in <out_dir>/checkpoints/build, so memory does not grow with the corpus and a killed build goes on with
-the batches that it had. The number of workers changes no byte.
+Every unit that a reader yields ends in exactly one column of the ledger, in every set that its file feeds. The main
+process streams units and decides about numbers (verdicts.py); workers hold the texts, one batch at a time (batches.py).
+What is between the steps lies in <out_dir>/checkpoints/build, so memory does not grow with the corpus and a killed
+build goes on with the batches that it had. The number of workers changes no byte.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import itertools
 import json
+import random
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import batches, licences, sources, substrings, verdicts
-from qilin_lib.chimed.batches import PARTS
+from qilin_lib.chimed import batches, licences, sources, substrings
+from qilin_lib.chimed.batches import PARTS, Entry
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import Item, item_of
 from qilin_lib.chimed.ledger import Ledger, Row
+from qilin_lib.chimed.merge import merged
 from qilin_lib.chimed.neardup import near_duplicates
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.reading import refined
-from qilin_lib.chimed.records import Rejection, content
+from qilin_lib.chimed.records import Lost, Record, Rejection, content, strings
 from qilin_lib.chimed.shards import Texts
-from qilin_lib.chimed.sources import TRAINING_SETS, Source
-from qilin_lib.chimed.verdicts import MIXING, SUBSTRING, Fates
+from qilin_lib.chimed.sources import TRAINING_SETS, Source, Unit
+from qilin_lib.chimed.verdicts import MIXING, SUBSTRING, Corpus
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
+from qilin_lib.schema import Build
 
 Say = Callable[[str], None]
-
-
-class Params(Protocol):
-    """The parameters of notebook 01 that the build reads."""
-
-    sources: list[str] | None
-    exclude_licences: list[str]
-    near_dup_threshold: float
-    near_dup_ngram: int
-    exact_substrings: str | None
-    exact_substring_length: int
-    decontaminate: bool | str
-    contamination_share: float
-    heldout_share_cpt: float
-    heldout_share_sft: float
-    heldout_share_dpo: float
-    heldout_share_general: float
-    general_share: float | None
-    ranked_answers: str
-    max_records_per_source: int | None
-    workers: int | None
-    seed: int
-    min_chars: int
+# Each with how it is lost already.
+Units = Iterator[tuple[Unit, Lost | None]]
+# What readers say of whole files, by source and file.
+Notes = dict[str, dict[str, str]]
+# Characters and units of a batch: large enough that a task's overhead vanishes, small enough for any laptop.
+BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
+# Characters of a source that may be held in memory until it is known whether it exceeds its limit.
+HELD_CHARS = 20_000_000
 
 
 def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
@@ -72,7 +58,7 @@ def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
     return files.read_json(stage.dir / "ledger.json")
 
 
-def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
+def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
     """Build the four sets in `out_dir` from `raw_dir`; returns the checked ledger.
 
     Same raw files and parameters give byte-identical outputs, with any number of workers and after any interruption.
@@ -82,56 +68,39 @@ def build_sets(params: Params, raw_dir: Path, out_dir: Path, progress: Say = pri
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     chosen = chosen_sources(params, raw_dir)
     ledger = Ledger(unread=sources.all_unread(raw_dir))
-    with _room(out_dir), Pool(params.workers) as pool:
-        work = _work_dir(params, raw_dir, out_dir)
-        _benchmarks(raw_dir, ledger, work, progress)
-        candidates = refined(params, chosen, raw_dir, work, pool, progress)
-        stems = [work / f"{number:05d}" for number in range(len(candidates.sources))]
+    with files.naming(out_dir), Pool(params.workers) as pool:
+        work = work_dir(params, raw_dir, out_dir)
+        dropped_items = index_benchmarks(raw_dir, ledger, work, progress)
+        corpus, stems = refine_all(params, chosen, raw_dir, work, pool, progress, ledger.notes)
         group = near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
-        fates = verdicts.deduplicated(candidates, group)
-        verdicts.mix(fates, params.general_share, params.seed)
-        if params.exact_substrings and stems:
-            without_substrings(params, fates, stems, work, pool, progress)
-        for name in TRAINING_SETS:
-            verdicts.hold_out(fates, name, getattr(params, f"heldout_share_{name}"))
-        write_sets(params, fates, stems, ledger, work, out_dir, pool, progress)
+        cuts = decide(params, corpus, group, stems, work, pool, progress)
+        progress("writing the sets")
+        write_sets(params, corpus, cuts, stems, ledger, dropped_items, out_dir, pool)
         ledger.check()
         files.write_json(out_dir / "ledger.json", ledger.as_dict())
+    progress(", ".join(f"{name}.jsonl {len(corpus.kept(name)):,}" for name in TRAINING_SETS) + " records")
     shutil.rmtree(work)
     return ledger
 
 
-@contextmanager
-def _room(out_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as reason:
-        if reason.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(out_dir).free / 1e9
-        raise QilinError(
-            f"{out_dir}: no room left on the disk ({free:.1f} GB free; a build takes about eight times the raw text); "
-            "free some, or set QILIN_RUNS_DIR to a larger disk, and run it again: it goes on where it was"
-        ) from None
-
-
-def _work_dir(params: Params, raw_dir: Path, out_dir: Path) -> Path:
+def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
     """The folder of half-done work, emptied unless it was left by a build of the same parameters and raw files."""
     work = out_dir / "checkpoints" / "build"
-    settings = {name: getattr(params, name) for name in Params.__annotations__ if name != "workers"}
+    names = {"seed", *Build.__annotations__} - {"raw_dir", "workers"}
+    settings = {name: getattr(params, name) for name in names}
     read = sources.files_read(raw_dir, params.sources).items()
     found = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in read if path.is_file()]
-    print_of = files.sha256_text(json.dumps([settings, str(raw_dir.resolve()), found], sort_keys=True))
+    key = files.sha256_text(json.dumps([batches.TEXTS, settings, str(raw_dir.resolve()), found], sort_keys=True))
     made_for = work / "made_for.txt"
-    if not made_for.exists() or made_for.read_text(encoding="utf-8") != print_of:
+    if not made_for.exists() or made_for.read_text(encoding="utf-8") != key:
         shutil.rmtree(work, ignore_errors=True)
-        files.write_text(made_for, print_of)
+        files.write_text(made_for, key)
     for left in (*out_dir.glob(".*.tmp"), *work.glob(".*.tmp")):
         left.unlink()
     return work
 
 
-def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
+def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
     """The training sources to read, in registry order.
 
     QilinError for a name or licence that does not exist, or nothing to read.
@@ -146,88 +115,200 @@ def chosen_sources(params: Params, raw_dir: Path) -> list[Source]:
             left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
             raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
     licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
-    wanted = params.sources if params.sources is not None else state
-    present = [source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted]
-    training = [source for source in present if any(set(feed.rows) & set(TRAINING_SETS) for feed in source.feeds)]
+    wanted = state if params.sources is None else params.sources
+    there = (source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted)
+    training = [source for source in there if any({*feed.rows} & {*TRAINING_SETS} for feed in source.feeds)]
     if not training:
         left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
-        raise QilinError(
-            f"{raw_dir} holds no training source; expected folders such as {', '.join(list(state)[:4])}{left}"
-        )
+        expected = f"expected folders such as {', '.join(list(state)[:4])}"
+        raise QilinError(f"{raw_dir} holds no training source; {expected}{left}")
     return training
 
 
-def _benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> None:
-    """Save the index of every benchmark that is present, also of one that `sources` leaves out of training."""
+def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> bytes:
+    """Save the index of every benchmark that is present, also of one that `sources` leaves out of training.
+
+    Returns the lines of dropped.jsonl for items that cannot be read.
+    """
     items: list[Item] = []
-    rejected: list[str] = []
+    dropped: list[str] = []
     for source in sources.REGISTRY:
-        for unit in sources.units(source, raw_dir, ("eval",)):
+        for unit in sources.units(source, raw_dir, ("eval",), notes=ledger.notes):
             row = Row.of(source, "eval")
             row.read = 1
             if isinstance(unit.read, Rejection):
-                entry = batches.opened(0, unit, None)
-                rejected.append(batches.dropped_line(source.name, "eval", entry, entry.lost["eval"], row))
+                entry = Entry.of(0, unit)
+                dropped.append(batches.dropped_line(source.name, "eval", entry, entry.lost["eval"], row))
             elif item := item_of(unit.read):
                 items.append(item)
-                row.keep([content(unit.read.payload)])
+                row.keep(*batches.size_of([content(unit.read.payload)]))
             ledger.add(row)
     Index(items).save(work / "benchmarks")
-    files.write_text(work / "benchmarks.dropped.part", "".join(rejected))
     progress(f"benchmarks: {len(items):,} items")
+    return "".join(dropped).encode("utf-8")
 
 
-def without_substrings(params: Params, fates: Fates, stems: list[Path], work: Path, pool: Pool, progress: Say) -> None:
-    """Find repeated substrings in the running text that CPT keeps (Lee et al. 2022, ExactSubstr) and cut them out.
+def refine_all(
+    params: Build, chosen: list[Source], raw_dir: Path, work: Path, pool: Pool, progress: Say, notes: Notes
+) -> tuple[Corpus, list[Path]]:
+    """Read everything and let the workers refine it batch by batch; the candidates that are left, and the batches.
 
-    What is cut are whole sentences and lines. A text of which less than `min_chars` is left beside its heading is lost.
-    The first occurrence always stays.
+    What is to be said of whole files goes into `notes`.
     """
-    heading, entry = fates.candidates.heading, fates.candidates.entry
-    kept = fates.kept("cpt")
-    kept = kept[heading[kept] >= 0]
-    members = np.split(kept, np.searchsorted(fates.candidates.batch[kept], np.arange(1, len(stems))))
-    for _ in pool.map(batches.keep_texts, ((stem, fates.passages(number)) for number, stem in enumerate(stems))):
+    of_batch: list[str] = []
+    settings = batches.Settings(*(getattr(params, name) for name in batches.Settings._fields))
+
+    def tasks() -> Iterator[tuple]:
+        started, told, chars = time.monotonic(), 0.0, 0
+        for source, read in _sources(params, chosen, raw_dir, notes):
+            for first, units, size in _batches(_limited(source.name, read, params)):
+                stem = work / f"{len(of_batch):05d}"
+                of_batch.append(source.name)
+                chars += size
+                if not stem.with_suffix(".candidates.npy").exists():
+                    yield stem, source.name, first, units, settings
+                if (now := time.monotonic()) - told > 5:
+                    progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
+                    told = now
+
+    for _ in pool.map(batches.refine, tasks()):
         pass
-    shards = [batches.set_stem(stem, "kept") for stem in stems]
+    stems = [work / f"{number:05d}" for number in range(len(of_batch))]
+    corpus = Corpus(of_batch, [np.load(stem.with_suffix(".candidates.npy")) for stem in stems])
+    progress(f"reading: done, {len(corpus.number):,} candidates")
+    return corpus, stems
+
+
+def _sources(
+    params: Build, chosen: list[Source], raw_dir: Path, notes: Notes
+) -> Iterator[tuple[Source, Callable[[], Units]]]:
+    """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
+
+    @cache
+    def barred(licence: str) -> bool:
+        return licences.excluded(licence, params.exclude_licences)
+
+    def wholly_barred(source: Source) -> bool:
+        return all(map(barred, source.licences()))
+
+    def units(source: Source) -> Iterator[Unit]:
+        return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)
+
+    def licensed(source: Source, found: Iterable[tuple[Unit, Lost | None]] | None = None) -> Units:
+        for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:
+            licence = unit.licence or source.licence
+            yield unit, ("excluded", "licence", licence) if barred(licence) else lost
+
+    for graphs, group in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
+        members = sorted(group, key=wholly_barred)
+        # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
+        graph = merged((source, units(source)) for source in members if graphs and not wholly_barred(source))
+        for source, found in itertools.groupby(graph, key=lambda item: item[0]):
+            yield source, partial(licensed, source, [(unit, lost) for _, unit, lost in found])
+        for source in members:
+            if wholly_barred(source) or not graphs:
+                yield source, partial(licensed, source)
+
+
+def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
+    """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays.
+
+    A source that is larger than the limit, or than what may be held in memory, is read twice.
+    """
+    limit = params.max_records_per_source
+    if limit is None:
+        yield from read()
+        return
+    usable: list[int] = []
+    held: list[tuple[Unit, Lost | None]] = []
+    free = HELD_CHARS
+    for number, (unit, lost) in enumerate(read()):
+        free -= _size(unit) + 500  # some room for the unit itself
+        if lost is None and isinstance(unit.read, Record):
+            usable.append(number)
+        if len(usable) > limit or free < 0:
+            held.clear()
+        else:
+            held.append((unit, lost))
+    sampled = random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable)))
+    left_out = set(usable).difference(sampled)
+    for number, (unit, lost) in enumerate(read() if left_out or free < 0 else held):
+        yield unit, ("excluded", "record limit", f"{limit} records a source") if number in left_out else lost
+
+
+def _batches(read: Units) -> Iterator[tuple[int, list[tuple[Unit, Lost | None]], int]]:
+    """Batches of a source's units: (number of the first, counted from 1, [(unit, lost)], characters)."""
+    first, size, batch = 1, 0, []
+    for number, (unit, lost) in enumerate(read, start=1):
+        batch.append((unit, lost))
+        size += _size(unit)
+        if size >= BATCH_CHARS or len(batch) >= BATCH_UNITS:
+            yield first, batch, size
+            first, size, batch = number + 1, 0, []
+    if batch:
+        yield first, batch, size
+
+
+def _size(unit: Unit) -> int:
+    return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
+
+
+def decide(
+    params: Build, corpus: Corpus, group: np.ndarray, stems: list[Path], work: Path, pool: Pool, progress: Say
+) -> list[np.ndarray]:
+    """Decide what becomes of every candidate, whose near-duplicates are those of its `group`; returns the cuts."""
+    corpus.deduplicate(group)
+    corpus.mix(params.general_share, params.seed)
+    cuts = cut_repeated(params, corpus, stems, work, pool, progress)
+    for name in TRAINING_SETS:
+        corpus.hold_out(name, getattr(params, f"heldout_share_{name}"))
+    return cuts
+
+
+def cut_repeated(
+    params: Build, corpus: Corpus, stems: list[Path], work: Path, pool: Pool, progress: Say
+) -> list[np.ndarray]:
+    """For each batch what to cut out of its CPT texts: int64 [n, 3], candidate of the batch, start and end.
+
+    Cut are substrings repeated in the running text that CPT keeps (Lee et al. 2022, ExactSubstr), as whole sentences
+    and lines; the first occurrence stays. A text of which less than `min_chars` is left beside its heading is lost.
+    """
+    if not (params.exact_substrings and stems):
+        return [np.empty((0, 3), np.int64)] * len(stems)
+    kept = corpus.kept("cpt")
+    members = corpus.by_batch(kept[corpus.heading[kept] >= 0])
+    shards = list(pool.map(batches.keep_texts, zip(stems, members, strict=True)))
     found = substrings.repeated_spans(shards, params.exact_substring_length, work / "substrings", pool, progress)
-    for stem, shard, own, spans in zip(stems, shards, members, found, strict=True):
-        rows = []
-        for number, text, some in zip(own.tolist(), Texts(shard), spans, strict=True):
-            cuts = substrings.whole_sentences(text, some, int(heading[number])) if some else []
-            left = len(text) - heading[number] - sum(end - start for start, end in cuts)
-            if cuts and left < params.min_chars:
-                fates.state["cpt"][number] = SUBSTRING
-            rows += [(int(entry[number]), start, end) for start, end in cuts]
-        np.save(stem.with_suffix(".spans.npy"), np.array(rows, np.int64).reshape(-1, 3))
+    cuts = []
+    for start, shard, own, spans in zip(corpus.starts, shards, members, found, strict=False):
+        rows: list[tuple[int, int, int]] = []
+        for candidate, text, some in zip(own.tolist(), Texts(shard), spans, strict=True):
+            heading = int(corpus.heading[start + candidate])
+            pieces = substrings.whole_sentences(text, some, heading) if some else []
+            if pieces and len(text) - heading - sum(end - begin for begin, end in pieces) < params.min_chars:
+                corpus.state["cpt"][start + candidate] = SUBSTRING
+            rows += [(candidate, begin, end) for begin, end in pieces]
+        cuts.append(np.array(rows, np.int64).reshape(-1, 3))
+    return cuts
 
 
 def write_sets(
-    params: Params,
-    fates: Fates,
-    stems: list[Path],
-    ledger: Ledger,
-    work: Path,
-    out_dir: Path,
-    pool: Pool,
-    progress: Say,
+    params: Build, corpus: Corpus, cuts: list, stems: list[Path], ledger: Ledger, dropped: bytes, out: Path, pool: Pool
 ) -> None:
-    """Workers write the parts, and the parts are put together in corpus order."""
+    """Write the four sets and dropped.jsonl in corpus order, and book every line in the ledger."""
     reasons = {
         MIXING: ("excluded", "mixing ratio", f"general share {params.general_share}"),
         SUBSTRING: ("duplicate", "repeated substring", f"{params.exact_substring_length} characters or more"),
     }
-    progress("writing the sets")
-    of_batch = fates.candidates.sources
-    tasks = ((stem, of_batch[n], fates.verdicts(n, reasons)) for n, stem in enumerate(stems))
-    for source, (rows, hits) in zip(of_batch, pool.map(batches.write, tasks), strict=True):
-        for row in rows:
-            ledger.add(row)
-        ledger.add_hits(source, hits)
-    for name in PARTS:
-        first = [work / "benchmarks"] if name == "dropped" else []
-        with files.atomic(out_dir / f"{name}.jsonl", binary=True) as whole:
-            for stem in (*first, *stems):
-                with open(stem.with_suffix(f".{name}.part"), "rb") as part:
-                    shutil.copyfileobj(part, whole, 1 << 20)
-    progress(", ".join(f"{name}.jsonl {len(fates.kept(name)):,}" for name in TRAINING_SETS) + " records")
+    tasks = (
+        (stem, corpus.sources[batch], corpus.fates(batch, reasons), cuts[batch]) for batch, stem in enumerate(stems)
+    )
+    with contextlib.ExitStack() as stack:
+        whole = {name: stack.enter_context(files.atomic(out / f"{name}.jsonl", binary=True)) for name in PARTS}
+        whole["dropped"].write(dropped)
+        for source, (parts, rows, hits) in zip(corpus.sources, pool.map(batches.lines, tasks), strict=True):
+            for name, part in parts.items():
+                whole[name].write(part)
+            for row in rows:
+                ledger.add(row)
+            ledger.add_hits(source, hits)

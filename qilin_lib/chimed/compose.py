@@ -1,7 +1,4 @@
-"""Payload -> one line of cpt.jsonl, sft.jsonl, dpo.jsonl or general.jsonl.
-
-One conversation format for every source (paper §3.2.1).
-"""
+"""Payload -> one line of cpt, sft, dpo or general.jsonl; one conversation format for every source (paper §3.2.1)."""
 
 from __future__ import annotations
 
@@ -14,20 +11,19 @@ _SPEAKERS = ("user", "assistant")
 
 
 def compose(name: str, payload: Payload) -> dict[str, Any] | None:
-    """The set-specific keys of a record in set `name` ("cpt", "sft", "dpo", "general").
-
-    None when the payload has nothing for it.
-    """
+    """The keys of a record that only set `name` ("cpt", "sft", "dpo", "general") has; None: the payload has none."""
     match name:
         case "cpt":
             return {"text": medical_text(payload)}
         case "general":
             return {"text": general_text(payload)}
-        case "sft":
-            turns = conversation(payload)
-            return {"messages": messages(turns, system_of(payload))} if turns else None
+        case "sft" if turns := conversation(payload):
+            return {"messages": messages(turns, payload.system if isinstance(payload, Dialogue) else "")}
         case "dpo" if isinstance(payload, Preference):
-            return triplet(payload)
+            # Paper §3.3.1: prompt, the preferred and the rejected response, each as messages.
+            answers = {"chosen": payload.chosen, "rejected": payload.rejected}
+            prompt = messages(payload.prompt, payload.system)
+            return {"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}
     return None
 
 
@@ -35,11 +31,6 @@ def messages(turns: tuple[str, ...], system: str = "") -> list[dict[str, str]]:
     """[{"role", "content"}, …] of alternating texts, the user first, behind the system's turn if there is one."""
     opening = [{"role": "system", "content": system}] if system else []
     return opening + [{"role": _SPEAKERS[number % 2], "content": turn} for number, turn in enumerate(turns)]
-
-
-def system_of(payload: Payload) -> str:
-    """The system's text before the turns of a payload; "" where there is none."""
-    return payload.system if isinstance(payload, Dialogue | Preference) else ""
 
 
 def exam_turns(exam: Exam) -> tuple[str, str]:
@@ -55,7 +46,7 @@ def medical_text(payload: Payload) -> str:
         case Passage(title, body):
             return f"{title}\n{body}".strip()
         case Disease():
-            return "\n".join([aggregate.text(payload), *("".join(pair) for pair in aggregate.questions(payload))])
+            return "\n".join([aggregate.text(payload), *map("".join, aggregate.questions(payload))])
         case Exam():
             return "\n".join(exam_turns(payload))
         case Dialogue(turns, system):
@@ -80,10 +71,3 @@ def conversation(payload: Payload) -> tuple[str, ...]:
         case Exam():
             return exam_turns(payload)
     return ()
-
-
-def triplet(pair: Preference) -> dict[str, Any]:
-    """prompt, chosen and rejected as message lists (paper §3.3.1)."""
-    answers = {"chosen": pair.chosen, "rejected": pair.rejected}
-    prompt = messages(pair.prompt, pair.system)
-    return {"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}

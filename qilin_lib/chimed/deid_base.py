@@ -1,15 +1,15 @@
-"""What the rules of de-identification are made of: a rule, its finders, and the lists of words in data/deid_words.yaml.
+"""What the rules of de-identification are made of: rules in groups, finders, and the words in data/deid_words.yaml.
 
-HIDDEN (for names NAMED) stands for text that an earlier rule took; no pattern may consume it. Every quantifier in
-front of something that may fail is bounded, so that no text takes longer than its length allows.
+HIDDEN (for names NAMED) stands for text that was taken, as one character; no pattern may consume it. Every quantifier
+in front of something that may fail is bounded, so that no text takes longer than its length allows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 import yaml
 
@@ -23,59 +23,70 @@ Finder = Callable[[str], Spans]
 Accept = Callable[[re.Match[str]], object]
 
 HAN = "[\u4e00-\u9fa5]"
-# What may stand between a cue and its value: "号码是：", "： ".
-IS = r"(?:是|为)? ?[：:]? ?"
-WORDS: dict[str, str] = yaml.safe_load(
+_WORDS: dict[str, str] = yaml.safe_load(
     files("qilin_lib.chimed").joinpath("data/deid_words.yaml").read_text(encoding="utf-8")
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """`spans(text)` yields (start, end) of identifiers of type `kind`, in order and without overlap.
-
-    Every text with a match holds one of the `hints`, regular expressions that begin with a plain character.
-    """
+class Rule(NamedTuple):
+    """`spans(text)` yields (start, end) of identifiers of type `kind`, in order and without overlap."""
 
     kind: str
-    hints: tuple[str, ...]
     spans: Finder
 
 
+class Group(NamedTuple):
+    """Rules that find something only in texts in which `search` does, the search for the pattern `hint`."""
+
+    hint: str
+    search: Callable[[str], object]
+    rules: tuple[Rule, ...]
+
+
+def group(hint: str, *rules: Rule) -> Group:
+    """Rules with their hint, whose alternatives begin with a plain character each: the engine skips quickly then."""
+    return Group(hint, re.compile(hint).search, rules)
+
+
+def each(heads: str, rest: str) -> str:
+    """Alternatives that begin with one of `heads` and go on with `rest`."""
+    return "|".join(re.escape(head) + rest for head in heads)
+
+
 def by(pattern: str, accept: Accept = bool) -> Finder:
-    """The group `id` of every match that `accept` takes."""
+    """The last group of every match that `accept` takes."""
     search = re.compile(pattern).finditer
 
     def spans(text: str) -> Spans:
-        return (match.span("id") for match in search(text) if accept(match))
+        return (match.span(match.lastgroup) for match in search(text) if accept(match))
 
     return spans
 
 
 def listed(key: str) -> list[str]:
     """The words of one list of data/deid_words.yaml."""
-    return WORDS[key].split()
+    return _WORDS[key].split()
 
 
-def either(words: Iterable[str], then: str = "") -> str:
-    """Alternatives, each of which begins with its own plain character; the longer of two comes first."""
-    return "|".join(word + then for word in sorted(words, key=len, reverse=True))
-
-
-def ended(words: Iterable[str], then: str = "") -> tuple[str, ...]:
-    """Hints for words of two or more characters, by their ends: fewer first characters make a faster search."""
-    ends: dict[str, set[str]] = {}
+def trie(words: Iterable[str]) -> str:
+    """Alternatives for plain words, by their first characters; the longer of two comes first."""
+    tails: dict[str, set[str]] = {}
     for word in words:
-        ends.setdefault(word[-1], set()).add(word[-2])
-    return tuple(f"{last}(?<=[{''.join(sorted(before))}]{last}){then}" for last, before in sorted(ends.items()))
+        tails.setdefault(word[0], set()).add(word[1:])
+    return "|".join(_branch(head, tails[head]) for head in sorted(tails))
+
+
+def _branch(head: str, tails: set[str]) -> str:
+    rest = trie(tails - {""})
+    return re.escape(head) + (f"(?:{rest}){'?' if '' in tails else ''}" if rest else "")
 
 
 # What a reply begins with before the value that was asked for: "患者：好的，我叫".
-_REPLY = (
-    r"(?:(?:患者|病人|家属|用户|家长|本人|客户|母亲|父亲|患儿家长)[：:])? ?"
+REPLY = (
+    r"(?:(?:患者|病人|家属|用户|家长|本人|客户|母亲|父亲|患儿家长|答)[：:]“?)? ?"
     r"(?:(?:好的?|嗯{1,3}|是的?|对|行|可以|有的?|您?你?好)[，,。！ ]{1,2})?"
     r"(?:(?:我|他|她|孩子|宝宝|患者|病人)?(?:的?(?:名字|姓名|电话|手机|微信|地址|生日|号码))?"
-    r"(?:叫做?|是|在|住在?|：|:)?)? ?"
+    r"(?:叫做?我?|是|在|住在?|：|:)?)? ?"
 )
 
 
@@ -84,7 +95,7 @@ def answered(cue: str, value: str, accept: Accept = bool) -> Finder:
 
     The cue stands among the last 24 characters of its line, or of the turn: turns are lines (see deidentify).
     """
-    cues, reply = re.compile(rf"(?:{cue})[^\n\d{HIDDEN}]{{0,24}}\n+").finditer, re.compile(_REPLY + value)
+    cues, reply = re.compile(rf"(?:{cue})[^\n\d{HIDDEN}]{{0,24}}\n+").finditer, re.compile(REPLY + value)
 
     def spans(text: str) -> Spans:
         for asked in cues(text):

@@ -1,312 +1,256 @@
-"""Names without a label: behind 患者 and kin, before a title, in front of sex and age.
+"""Persons: one grammar of what stands before a name, of a name's shape, and of what stands behind it.
 
-Such a name must begin with a surname and be no word of the dictionary, unless what stands around it is strong.
+Every place beside a cue (deid_cues) is tried with every length. A name is taken where the evidence on its left, its
+shape, that is how much better it reads as a name than as words (deid_model), and the evidence on its right together
+are strong enough.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, by, either, ended, listed
-from qilin_lib.chimed.deid_lexicon import (
-    CLINICAL,
-    DOUBLE,
+from qilin_lib.chimed.deid_base import HAN, NAMED, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_cues import (
+    ALONE_BY_NUMBER,
+    CALLED,
     EVERYDAY,
     FIRST,
-    KIN,
-    LATIN,
-    LINKS,
-    MINORITY,
-    NO_NAMES,
-    NOTHING,
-    PREPOSITIONS,
-    SMALL,
-    SPACED,
-    SURNAMES,
-    SYLLABLES,
     TITLE,
-    VERBS,
-    classical,
-    dictionary,
-    ends_in_title,
-    is_name,
-    surname_of,
+    TITLED,
+    behind,
+    left_of,
+    name_end,
+    right_of,
+    starts_of,
 )
+from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
 
-_NEVER_ALONE, _LED_ONLY = frozenset(listed("never_alone")), frozenset(listed("led_only"))
-_WHO = re.compile(rf"{MINORITY}|{SPACED}|{LATIN}|{HAN}{{2,6}}")
+# --- the shape of a name ----------------------------------------------------------------------------------------------
 
-# --- behind the patient, their kin and staff, without a colon ---------------------------------------------------------
+_surname_alone = re.compile(
+    rf"(?<![百同何某族])姓(?![名氏])({HAN}{{1,2}}?)(?:名({HAN}{{1,2}})|[，,]({HAN}{{2,3}}))?"
+    rf"(?=[\s，,。！!；;{NAMED}]|\Z)"
+).finditer
+_DOTS = "·•・．‧∙"
+_MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
+_FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
+_LATIN = rf"[A-Z][A-Za-z'’-]{{1,20}}(?:\.? (?:[A-Z]\. )?{_FIELD}[A-Z][A-Za-z'’-]{{1,20}}){{1,3}}(?![A-Za-z])"
+_LATIN_LABELLED = rf"[A-Za-z][A-Za-z'’.-]{{1,20}}(?: {_FIELD}[A-Za-z][A-Za-z'’.-]{{0,20}}){{0,3}}(?![A-Za-z\d@_/])"
+_SPACED = rf"{HAN} {HAN}(?: ?{HAN})?"
+_shape = re.compile(rf"{_MINORITY}|{_SPACED}|{_LATIN}|{_LATIN_LABELLED}|{HAN}{{1,6}}").match
+_shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED})\Z").search
+_HEADINGS = tuple(listed("headings"))
+_NOTHING, _CLINICAL = frozenset(listed("nothing")), tuple(listed("clinical"))
+_ALONE, _LED = frozenset(listed("never_alone")), frozenset(listed("led_only"))
+_title = re.compile(TITLE).match
+_addressed = re.compile(rf"{trie(listed('addresses'))}|(?:{TITLE})[：:，,您你在！!、和说的]").match
+_NO, _ENOUGH, _AT_MOST = -99.0, 2.5, 8.0
 
-_CUES = re.compile(rf"(?:{either((*KIN, *listed('bare')))})[：:]? ?(?={FIRST})")
-_AGED = re.compile(
-    r" ?[，,、（(\s] ?(?:男|女|性别|孕\d|\d{1,3} ?[岁周]|[MF][，,])|[男女][，,性\d]| ?\d{1,3} ?[岁床]"
-    rf"|[，,] ?(?:\d{{4}}[年./-]|{HIDDEN})"
-)
-_SAYS = re.compile(
-    r"[自主代补]?[诉述答]|自?称|签[字署名]|已签|要求|表示|拒绝|名下|[的之][家妈爸父母儿女子妻夫]|患[有\u4e00-\u9fa5]{2}|提供|接听"
-)
-_DOES = re.compile(
-    r"[于因在由经为与将]|[入转出来住]院|来诊|送至|下床|协助|整理|汇报|查房|书写|记录|审签|誊抄|曾|现|术后|病情|[，,。；;（(\n]"
-)
-_PATIENT = frozenset("患者 病人 患儿 产妇 孕妇 家属 伤者".split())
 
-
-def _patients(text: str) -> Spans:
-    if classical(text):
+def _ends(text: str, start: int) -> Iterator[int]:
+    """Where a name that begins at `start` may end."""
+    shape = _shape(text, start)
+    if shape is None:
         return
-    last = 0
-    for cue in _CUES.finditer(text):
-        who = _WHO.match(text, cue.end()) if cue.start() >= last else None
-        if who is None or ("·" in who[0] or who[0].isascii()) and cue[0].rstrip("：: ") not in _PATIENT:
-            continue
-        start = who.start()
-        for size in range(len(who[0]), 1, -1) if who[0].isalpha() and not who[0].isascii() else (len(who[0]),):
-            if _is_person(text[start : start + size], text, start + size):
-                last = start + size
-                yield start, last
-                break
+    if shape[0].isascii():
+        yield shape.end()
+        return
+    shortest = start + (3 if " " in shape[0] else 1)
+    if not _DOT.isdisjoint(shape[0]):
+        shortest = start + max(map(shape[0].rfind, _DOTS)) + 2
+    longest = shape.end()
+    if shape[0].isalpha() and not SYLLABLES.issuperset(shape[0][:4]):
+        longest = min(longest, start + len(surname_of(shape[0]) or " ") + 2)
+    yield from range(shortest, longest + 1)
 
 
-def _is_person(name: str, text: str, end: int) -> bool:
-    if "·" in name or name.isascii():
-        return not name.isupper()
+_DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
+
+
+def _syllables(text: str, end: int) -> int:
+    """Where the syllables of a minority's name begin that end at `end`."""
+    start = end
+    while start and end - start < 8 and text[start - 1] in SYLLABLES:
+        start -= 1
+    return start
+
+
+def _begins(text: str, end: int, longest: int) -> Iterator[int]:
+    """Where a name that ends at `end` may begin."""
+    start = end
+    while start and end - start < longest and "\u4e00" <= text[start - 1] <= "\u9fa5":
+        start -= 1
+        if text[start] in FIRST:
+            yield start
+    if start and text[start - 1] in _ODD and (shape := _shape_before(text, max(0, end - 24), end)):
+        yield shape.start()
+
+
+_ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def _form(text: str, start: int, end: int, left: float, right: float) -> float:
+    """How much the shape of a name is worth, given what stands on its sides."""
+    name = text[start:end]
     plain = name.replace(" ", "")
-    if len(plain) > 3 and not (len(plain) == 4 and surname_of(plain)[1:] or SYLLABLES.issuperset(plain)):
+    if plain.isascii():
+        if " " not in name:
+            return 0.0 if right >= 2 and (left >= 12 or left >= 6 and name[1:].islower()) else _NO
+        beside = right >= 8 and text[end : end + 1] in "，," or right == 4.5
+        return (
+            3.0
+            if all(word[0].isupper() for word in name.split())
+            and (left >= 6 or left >= 4 and not name.isupper() or beside)
+            else _NO
+        )
+    if not _DOT.isdisjoint(name):
+        known = sum(1.0 if letter in SYLLABLES else -0.7 for letter in re.split(f"[{_DOTS}]", name)[-1])
+        if left > 1.5 or right >= 6 or right == 4.5:
+            return known + 3
+        return 5.0 if right >= 2 and SYLLABLES.issuperset(re.sub(f"[{_DOTS}]", "", name)) else _NO
+    if len(plain) == 1 or plain in DOUBLE:
+        return _single(text, start, plain, left, right)
+    small = left < 9 and not SMALL.isdisjoint(plain[1:]) and not SYLLABLES.issuperset(plain)
+    if small or plain in _NOTHING or plain[-1] in "某者儿人病症痰" or "氏" in plain:
+        return _NO
+    value = _full(text, start, end, plain, left, right)
+    return value if left + right + value > _ENOUGH and not _crossed(text, start, end) else _NO
+
+
+def _crossed(text: str, start: int, end: int) -> bool:
+    """Whether a title begins inside the name: 苗医 of 苗医生."""
+    return any(_title(text, place) for place in range(start + 1, end)) or text[end - 1] in CALLED and end - start == 2
+
+
+def _full(text: str, start: int, end: int, plain: str, left: float, right: float) -> float:
+    surname, syllables = surname_of(plain), SYLLABLES.issuperset(plain)
+    if not (surname or syllables or left >= 6) or len(plain) - len(surname or " ") > 2 and not syllables:
+        return _NO
+    if plain.startswith(_HEADINGS) or plain.startswith(_CLINICAL) and left < 9:
+        return _NO
+    value = odds(text, start, end)
+    if syllables and (len(plain) > 2 or left >= 4 and right >= 2):
+        return max(value, 0.0) if len(plain) > 2 else value
+    if plain[0] == "小" and len(plain) == 2:
+        return min(value, 0.0) if left >= 6 and plain[1] not in SURNAMES else _NO
+    if not surname:
+        return value - 4 if left >= 9 else _NO
+    # A word may be a name, too, but needs more than that, unless a label says so.
+    word = 4 if left < 12 and plain in words()[1] else 0
+    if left >= 9:
+        return value - word
+    if _weak(left, right, value) or _public(text, start, end, left, right) or _wordy(plain, surname, left, right):
+        return _NO
+    everyday = surname in EVERYDAY and (len(plain) == 2 or right < 2 or left < 1.5 and right < 6)
+    if everyday and right < 4 and (len(plain) == 2 and left < 5 or right < 2 and value < 9):
+        return _NO
+    return value - word - (4 if everyday and right < 8 else 0)
+
+
+def _weak(left: float, right: float, value: float) -> bool:
+    """Whether what stands on the sides is too little for a shape of this value."""
+    if left == ALONE_BY_NUMBER and right < 4:
+        return right < 2 or value < 2
+    return right < 2 and left < 4 or left <= 1.5 and (right < 4 or right < 8 and value < 0)
+
+
+def _public(text: str, start: int, end: int, left: float, right: float) -> bool:
+    """Whether a person is public or dead: an author, whom a text calls by the full name, with 先生 behind."""
+    if right != 5 or left >= 2:
         return False
-    if not SMALL.isdisjoint(plain) or plain.startswith(CLINICAL) or plain.endswith(("者", "儿", "某")):
-        return False
-    if plain in NOTHING or ends_in_title(plain):
-        return False
-    aged, says = _AGED.match(text, end), _SAYS.match(text, end)
-    if not surname_of(plain):
-        return len(plain) > 2 and SYLLABLES.issuperset(plain) and bool(aged or says or _DOES.match(text, end))
-    if aged:
-        # In front of sex and age a word may be a name (时光, 车前), only not what a patient has.
-        return plain[-1] not in _SEXES
-    if says and all(dictionary().get(plain[:size], "n")[0] == "n" for size in (2, 3)):
-        return (LINKS | VERBS).isdisjoint(plain)
-    if name[0] in EVERYDAY and not (
-        len(plain) > 2 and _DOES.match(text, end) and dictionary().keys().isdisjoint((plain[1:], plain[2:]))
-    ):
-        return False
-    if not is_name(plain, links=len(plain) == 3) or plain[0] in PREPOSITIONS:
-        return False
-    return _DOES.match(text, end) is not None
+    called = text.startswith(_ADDRESSES, end) and text[start - 1] not in "是问叫找"
+    return called or _author(text, max(0, start - 4), start) is not None
 
 
-_SEXES = "男女"
-
-# --- at the beginning of a clause -------------------------------------------------------------------------------------
-
-_RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
-# What only somebody does.
-_ACTS = "陪同 护送 代诉 代述 签收 签字 签名 来电 接听 致电 誊抄 整理 您好".split()
-# Behind somebody at the beginning of a clause: "李 明，男，28岁", "何其（患者之子）", "程前，身份证[身份证号]".
-_EVIDENCE = re.compile(
-    rf"[男女](?<=[，, ].)(?:[，, ]|$)|[MF](?<=[，, ].)[，,] ?\d|（(?:{_RELATION}）|住院号|药师)|{HIDDEN}+"
-    rf"|名下|个人(?:主页|账号|微信|博客)|的(?:[妈爸][妈爸]|家属)|(?:{either(_ACTS)})"
-)
-_BOUNDARY = re.compile(rf"(?:^|[\n，,。；;：: 　】“（至见为由是]|{either((*KIN, *listed('bare')))}|[人者员位])$")
-_SUBJECT = re.compile(rf"(?:{MINORITY}|{LATIN}|{HAN} {HAN}{{1,2}})$")
-_LEAD = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?$")
-
-
-def _subjects(text: str) -> Spans:
-    last = 0
-    for evidence in _EVIDENCE.finditer(text):
-        left = max(last, evidence.start() - 24)
-        before = text[left : evidence.start()]
-        lead = _LEAD.search(before)
-        # What was taken identifies its owner only where it stands apart: "程前，身份证[身份证号]".
-        end = lead.start() if lead else len(before)
-        if evidence[0][0] != HIDDEN or lead:
-            start = _subject(before, end, left == 0, evidence[0][0] in "男女（")
-            if evidence[0] in _ACTS and start is not None and (end - start < 3 or before[start] in EVERYDAY):
-                continue
-            if start is not None:
-                last = left + end
-                yield left + start, last
-
-
-def _subject(before: str, end: int, whole: bool, strong: bool) -> int | None:
-    """Where the name begins that ends at `end`; None when there is none."""
-    match = _SUBJECT.search(before, 0, end)
-    for start in (match.start(),) if match else (end - 3, end - 2, end - 4):
-        # The slice may begin inside a word.
-        if (
-            (start > 0 or start == 0 and whole)
-            and _BOUNDARY.search(before[:start])
-            and _is_subject(before[start:end], strong)
-        ):
-            return start
-    return None
-
-
-def _is_subject(name: str, sexed: bool) -> bool:
-    plain = name.replace(" ", "")
-    if "·" in plain or re.fullmatch(LATIN, name):
-        return True
-    if plain in NOTHING or ends_in_title(plain) or not re.fullmatch(rf"{HAN}(?: ?{HAN})+", name):
-        return False
-    if plain.startswith(CLINICAL) or plain.endswith(("者", "儿", "某", "人", "族")) or not SMALL.isdisjoint(plain):
-        return False
-    if len(plain) == 4 and not surname_of(plain)[1:]:
-        return SYLLABLES.issuperset(plain)
-    if SYLLABLES.issuperset(plain):
-        return True
-    # In front of the sex a word may be a name, elsewhere not.
-    return bool(surname_of(plain)) and (sexed and plain not in NO_NAMES or is_name(plain, links=True))
-
-
-# --- before a title ---------------------------------------------------------------------------------------------------
-
-_ADDRESSES = frozenset("先生 女士 小姐 阿姨 阿婆 大爷 大妈 大姐 大哥 大伯 大叔 叔叔 奶奶 爷爷 太太".split())
-_OLD_TITLES = frozenset("先生 大夫 师傅 老师 医生 博士".split())
-# What leads up to a person within a clause.
-_LEADS = frozenset("请问询找谢好是给被让由和跟在与对经约挂看叫听烦到复院科室师您吧那有、小老签治治疗")
-_LEAD_WORDS = frozenset(listed("lead_words"))
-_TITLES = re.compile(TITLE).finditer
-
-
-_AUTHORS = ("作者", "编者", "主编", "译者", "审校")
-
-
-def _doctors(text: str) -> Spans:
-    last, old = 0, None
-    for title in _TITLES(text):
-        if title[0] in _OLD_TITLES:
-            old = classical(text) if old is None else old
-            if old:
-                continue
-        end = title.start()
-        for start in range(max(last, end - 4), end):
-            if _is_doctor(text, start, end, title):
-                yield start, end
-                last = end
-                break
-
-
-def _is_doctor(text: str, start: int, end: int, title: re.Match[str]) -> bool:
-    name, before = text[start:end], text[start - 1 : start] if start else ""
-    surname = name if name in DOUBLE else surname_of(name)
-    public = text[max(0, start - 3) : start].rstrip("：: ").endswith(_AUTHORS)
-    if public or before.isdigit() or not surname or not name.isalpha():
-        return False
-    inside = "\u4e00" <= before <= "\u9fa5"
-    # "对方医生", "及时向医生": the surname belongs to the word before it; "班主任": to the title.
-    joined = (before + name[0], before + name[:2], name + title[0])
-    if inside and not dictionary().keys().isdisjoint(joined):
-        return False
-    led = text[max(0, start - 2) : start] in _LEAD_WORDS
-    if inside and not led and text[max(0, start - 2) : start + 1] in dictionary():
-        return False
-    led = led or not inside or before in _LEADS
-    address = title[0] in _ADDRESSES
-    if name != surname:
-        return _full_name(name, surname, led, address and before not in "是问叫找")
-    if name in _NEVER_ALONE:
-        return False
-    if name in _LED_ONLY and not address:
-        return inside and led or not inside and text[title.end() : title.end() + 1] in "：:，,您你在！!、和说的"
-    return led or address or name not in EVERYDAY
-
-
-_PLACES = frozenset("后前时中上下内外里间患病科院与及的")
-
-
-def _full_name(name: str, surname: str, led: bool, public: bool) -> bool:
-    # "吴九宜先生": those whom a text calls so by their full name are public or dead.
-    if public or len(name) - len(surname) > 2 or name[0] in EVERYDAY and not (led and name[1:] not in dictionary()):
-        return False
+def _wordy(plain: str, surname: str, left: float, right: float) -> bool:
+    """Whether a name reads like the words of a sentence: 涂布后, 于上周, two letters without a cue on one side."""
     if (
-        led
-        and len(name) == 3
-        and name[0] not in EVERYDAY
-        and name[2] not in _PLACES - {"和"}
-        and name not in dictionary()
+        plain[-1] in "因于等"
+        or left < 4
+        and right < 4.5
+        and plain[-1] in "后前时中"
+        or right == 5
+        and plain[-1] == "之"
     ):
-        # "周长风医生", "钱清和医生": a noun at the beginning or a link at the end is no reason to keep a name.
-        noun = dictionary().get(name[:2], "n")[0] == "n"
-        if (
-            (noun and name[2] != "和" or name[:2] not in dictionary())
-            and SMALL.isdisjoint(name)
-            and VERBS.isdisjoint(name)
-        ):
-            return True
-    return is_name(name, links=led and len(name) == 3) and (led or len(name) > 2)
+        return True
+    if left < 5 and surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
+        return True
+    if left <= 2 and right < 4 and (surname in _VERBS or len(plain) == 2 and plain in words()[0]):
+        return True
+    return len(plain) == 2 and (right < 2 or left < 2 and right == 4)
 
 
-# --- further ones, beside names ---------------------------------------------------------------------------------------
-
-_CALLED = by(
-    rf"(?:我是|我叫|(?<![品药用学别俗])名叫|名字(?:是|叫|为)|(?:{either(KIN)}|孩子|宝宝|小孩|老公|老婆|妈妈|爸爸)叫|免贵姓|我姓|(?<=[：:，,\n])姓)"
-    rf"(?P<id>{MINORITY}|{LATIN}|{HAN}{{1,4}})(?=[\s，,。；;、！!？?（()）{HIDDEN}{NAMED}]|$|性别|[男女]|年龄|今年|\d|{TITLE})",
-    lambda match: _is_called(match[0], match["id"], _TITLE_AT(match.string, match.end()) is not None),
-)
+_ADDRESSES = tuple(listed("addresses"))
+_PREPOSITIONS, _VERBS = frozenset("于易常曾任向时应尚尤益"), frozenset("查应常曾任施解包祝管许向于")
+_author = re.compile("(?:(?<!操)作者|编者|主编|译者|审校)[：: ]*\\Z").search
 
 
-_TITLE_AT = re.compile(TITLE).match
+def _single(text: str, start: int, surname: str, left: float, right: float) -> float:
+    end = start + len(surname)
+    if right != 5 and (left < 9 or right < 2) or surname not in SURNAMES | DOUBLE or surname in _ALONE:
+        return _NO
+    if _author(text, max(0, start - 4), start) or surname in _LED and left < 1.5 and not _addressed(text, end):
+        return _NO
+    return odds(text, start, end) - 2
 
 
-def _is_called(text: str, name: str, titled: bool) -> bool:
-    if "姓" in text[:4]:
-        return name == surname_of(name) or is_name(name)
-    if ends_in_title(name):
-        return False
-    if (titled or not text.startswith("我是")) and len(name) == 3 and surname_of(name) and name not in dictionary():
-        return SMALL.isdisjoint(name)
-    if name.isascii() or "·" in name:
-        return not text.startswith("我是")
-    return 2 <= len(name) and is_name(name, links=not text.startswith("我是"))
+# --- the search -------------------------------------------------------------------------------------------------------
+
+_old, _modern = re.compile("[之其乃曰矣也而]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
 
 
-_FURTHER = re.compile(
-    rf"(?:[、/]| ?(?:和|及|与) ?)(?P<id>{MINORITY}|{LATIN}|{HAN}{{2,4}}?)(?=[、，,。；;\s及和等（(]|$)"
-).match
-_NEXT_AFTER = re.compile(rf"{NAMED}(?=[、/和及与 ])").finditer
+def _classical(text: str) -> bool:
+    """Whether `text` is classical Chinese: its 大夫 and 先生 have been dead for centuries."""
+    old = _old(text)
+    return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
 
 
-def _names_next(text: str) -> Spans:
-    # The second and third of "戚明、仇小年、李娜", of which an earlier rule took the first.
-    for end in _NEXT_AFTER(text):
-        place = end.end()
-        while (match := _FURTHER(text, place)) and (
-            not match["id"].isalpha() or match["id"].isascii() or is_name(match["id"])
-        ):
-            place = match.end()
-            yield match.span("id")
+def _persons(text: str) -> Spans:
+    starts = starts_of(text)
+    places = [(start, end) for start in starts for end in _ends(text, start)]
+    for cue in behind(text):
+        end = name_end(text, cue, starts)
+        places += [(start, end) for start in _begins(text, end, 4 if cue[0] in TITLED else 6)]
+    for dot in _dots(text) if "·" in text or "•" in text else ():
+        if (start := _syllables(text, dot.start())) < dot.start() - 1:
+            places += [(start, end) for end in _ends(text, start)]
+    if not places:
+        return
+    least = 7 if _classical(text) else -4
+    values, rights = {}, {}
+    for start, end in dict.fromkeys(places):
+        left = starts.get(start) or left_of(text, start)
+        if left >= least:
+            right = rights.get(end) or rights.setdefault(end, right_of(text, end))
+            form = _form(text, start, end, left, right)
+            if left + right + min(form, _AT_MOST) > _ENOUGH:
+                values[start, end] = left + right + form
+    yield from _apart(sorted(values, key=lambda place: (-values[place], place)))
 
 
-def _title_hint(title: str) -> str:
-    surnames = f"[{''.join(sorted(SURNAMES | set(''.join(DOUBLE))))}]"
-    plain = re.sub(r"\W.*", "", title)
-    behind = "|".join(f"(?<={surnames}{'.' * size}{plain})" for size in range(4))
-    # No name ends in these: "麻烦医生", "由医生".
-    return f"{plain[-1]}(?<=[^烦由诉看般才到请的听去找问告让是叫与向跟经位家级名]{plain})(?:{behind})"
+def _apart(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The places that overlap none before them in the list, in order."""
+    taken, kept = set(), []
+    for start, end in places:
+        if taken.isdisjoint(range(start, end)):
+            taken.update(range(start, end))
+            kept.append((start, end))
+    return sorted(kept)
 
 
-NAME_RULES = (
-    Rule("姓名", ended((*KIN, *listed("bare")), f"[：:]? ?{FIRST}"), _patients),
-    Rule(
-        "姓名",
-        (
-            *(rf"{sex}(?<=[，, ]{sex})(?<![者儿人患岁][，, ]{sex})(?:[，, ]|$)" for sex in "男女MF"),
-            HIDDEN,
-            f"（{_RELATION}[）)]",
-            "（住院号",
-            "（药师",
-            "名下",
-            r"人(?<=个人)(?:主页|账号|微信|博客)",
-            "妈(?<=的妈)妈",
-            "爸(?<=的爸)爸",
-            r"属(?<=的家属)",
-            *_ACTS[:-1],
-            r"您(?<![生夫任授士师家长是啊，,。！!？?：:\n 　]您)好",
-        ),
-        _subjects,
-    ),
-    Rule("姓名", ("叫", rf"我是{FIRST}", "名字", r"姓(?<=[我贵：:，,\n]姓)"), _CALLED),
-    Rule("姓名", tuple(_title_hint(title) for title in listed("titles")), _doctors),
-    Rule("姓名", (rf"{NAMED}[、/和及与 ]",), _names_next),
-)
+def _called(match: re.Match[str], part: int) -> bool:
+    """Whether a part of "姓沈名浪", "姓贡，贡来福" is a name: its surname is one, and the full name begins with it."""
+    sure = match[1] in SURNAMES | DOUBLE or match.string[: match.start()].endswith(("免贵", "复"))
+    return bool(match[part] and sure and (part < 3 or match[3].startswith(match[1])))
+
+
+def _names(text: str) -> Spans:
+    alone: list[tuple[int, int]] = []
+    if "姓" in text and not _classical(text):
+        alone = [match.span(part) for match in _surname_alone(text) for part in (1, 2, 3) if _called(match, part)]
+    found = _persons(text)
+    yield from _apart([*alone, *found]) if alone else found
+
+
+NAME_RULES = (Rule("姓名", _names),)

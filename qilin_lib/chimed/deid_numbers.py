@@ -1,20 +1,40 @@
-"""Numbers of persons and their papers: identity cards, passports, plates, records, beds, dates of birth."""
+"""Numbers, accounts, pages and dates of birth: by the label beside them, by their shape, by the unit behind them.
+
+A value goes where its label stands before it in the same line, or asks for it in the line before (see deid_base).
+Numbers of institutions stay.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import date
 
-from qilin_lib.chimed.deid_base import HAN, IS, Rule, Spans, answered, by, either, ended
+from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, answered, by, each, group, listed, trie
 
-# Here and below: what must not stand before a match is checked behind its first character, because an engine that
-# begins with a plain character skips quickly from one place to the next.
+# --- what numbers are made of -----------------------------------------------------------------------------------------
+
+_IS = r"(?:是|为|写着|填的是?)? ?[：:]? ?"
+_NUMBER = "(?:号码|编号|号)"
+_SEP = "[-–—. ·・－_]"
 _GAP = "[-–—. ·]?"
+_SPOKEN = "零〇○一幺二两三四五六七八九壹贰叁肆伍陆柒捌玖"
+# A unit behind eleven digits makes them a quantity, a decimal point a measurement.
+_UNIT = "IU|U/|copies|拷贝|[cC][fF][uU]|[kMG]?b|reads|条|个|元|例|份|次|万|亿|[mμ]?g|m[lL]|/[A-Za-z]|[×*%]"
+_NO_UNIT = rf"(?!\d|\.\d| ?(?:{_UNIT}))"
+
+
+def _digits(least: int):
+    """Accepts a value with at least so many digits."""
+    return lambda match: sum(letter.isdigit() for letter in match["id"]) >= least
+
+
+# --- identity cards, papers, records ----------------------------------------------------------------------------------
+
 _ID18 = rf"(?P<id>\d(?<![\dA-Za-z]\d)(?:{_GAP}\d){{16}}{_GAP}[\dXx])(?![\dA-Za-z])"
-# Beside its cue a number counts with a mistyped digit, too, and so does the one of 15 digits, which has no check digit.
-_ID_VALUE = rf"(?P<id>\d(?:{_GAP}\d){{14}}(?:(?:{_GAP}\d){{2}}{_GAP}[\dXx])?)(?![\dA-Za-z])"
-_ID_CUED = rf"(?:身份证件?|证件|身份)(?:号码|号)?{IS}{_ID_VALUE}"
+# Beside its label a number counts with a mistyped digit, too, and so does one of 15 digits, which has no check digit.
+_ID_LABELLED = rf"(?P<id>\d(?:{_GAP}\d){{14}}(?:(?:{_GAP}\d){{2}}{_GAP}[\dXx])?|[{_SPOKEN}]{{15,18}})(?![\dA-Za-z])"
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_dated = re.compile(r"[1-9]\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]").fullmatch
 
 
 def valid_identity_number(digits: str) -> bool:
@@ -27,69 +47,181 @@ def valid_identity_number(digits: str) -> bool:
         total = sum(weight * int(digit) for weight, digit in zip(_ID_WEIGHTS, digits[:17], strict=True))
     except ValueError:
         return False
-    return digits[0] in "12345678" and "10X98765432"[total % 11] == digits[17].upper()
-
-
-_DATED = re.compile(r"[1-8]\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]").fullmatch
+    return digits[0] in "123456789" and "10X98765432"[total % 11] == digits[17].upper()
 
 
 def _identity(match: re.Match[str]) -> bool:
     digits = re.sub(_GAP[:-1], "", match["id"])
     # Where a text speaks of identity cards, a mistyped digit is no reason to keep the number.
-    return valid_identity_number(digits) or "身份证" in match.string and _DATED(digits) is not None
+    return valid_identity_number(digits) or re.search("身份证|证件", match.string) and _dated(digits) is not None
 
 
-# --- papers, records, insurance ---------------------------------------------------------------------------------------
-
-NUMBER = r"(?:号码|编号|号)"
 # A number in one or several pieces, "B-2019-44820", "E 1409 6623"; a piece behind a blank is no age and no date.
 _PIECE = rf"(?: \d{{2,4}}(?![\dA-Za-z]*(?: ?[./:：]|{HAN}| ?[A-Za-z%])))"
 _CODE = (
-    rf"(?!NCT)[A-Za-z]{{0,4}}[- ]?\d[\dA-Za-z]{{0,24}}(?:[-/][\dA-Za-z]{{1,12}}){{0,5}}{_PIECE}{{0,4}})(?![A-Za-z\d])"
+    rf"(?P<id>\d(?: \d){{4,14}}|(?!NCT)[A-Za-z]{{0,4}}[- ]?\d[\dA-Za-z]{{0,24}}(?:[-/][\dA-Za-z]{{1,12}}){{0,5}}"
+    rf"{_PIECE}{{0,4}})(?![A-Za-z\d])"
 )
-CODE = f"(?P<id>{_CODE}"
-_PAPERS = (
-    "护照 军官证 士官证 士兵证 警官证 通行证 台胞证 回乡证 居留证 居住证 驾驶证 驾照 执业证 资格证 残疾证 学生证 工作证"
-).split()
-_PAPER = rf"(?:{either(_PAPERS, '书?(?:号码|编号|号)?')}){IS}(?P<id>[\u4e00-\u9fa5]字第? ?\d{{4,10}}号?|{_CODE}"
+_PAPER = (
+    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?{_IS}"
+    rf"(?:(?P<id>{HAN}字第? ?\d{{4,10}}号?)|{_CODE.replace('<id>', '<code>')})"
+)
+# Plain words, so that the engine skips quickly: "住院号", "病人编号", "就诊卡".
+_RECORD_WORDS = (
+    *(thing.replace("_", " ") + end for thing in listed("numbered") for end in ("号码", "编号", "号", "单号")),
+    *(
+        place + card + end
+        for place in ("诊疗", "就诊", "门诊", "病历", "住院")
+        for card in "卡证"
+        for end in ("", "号")
+    ),
+    *(who + end for who in ("患者", "病人") for end in ("ID", "编号", "ID号")),
+    *("标本条码", "样本条码", "标本条形码", "样本条形码", "扫码"),
+)
+_RECORD = f"(?:{trie(_RECORD_WORDS)})"
+_RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}){_CODE}"
+_PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
-    r"(?P<id>[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-HJ-Z] ?[·•・.-]? ?"
-    r"(?=[A-Z]{0,4}\d)[A-HJ-NP-Z\d]{4,5}[A-HJ-NP-Z\d挂学警港澳])(?![A-Za-z\d])"
+    rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
+    r"(?![A-Za-z\d])"
 )
-_PLATE_HINTS = tuple(rf"{mark}[A-HJ-Z]" for mark in "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼")
-_NUMBERED = (
-    "住院 住_院 病历 病案 门诊 就诊 登记 检查 影像 病理 超声 内镜 胃镜 肠镜 X线 CT MR 标本 样本 条码 条形码 随访 挂号"
-    " 处方 申请单 腕带 急诊 放射 体检 片 X光片 心电图 B超 彩超 镜检"
+
+# --- pages, mail, accounts --------------------------------------------------------------------------------------------
+
+# "git@host:path" is no mailbox.
+_EMAIL = (
+    r"(?<![A-Za-z0-9_.+-])(?P<id>(?!git@)[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
+    r"(?:@| ?[\[(（]at[\])）] ?)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,6}\.[A-Za-z]{2,24})"
 )
-_RECORD_CUES = (
-    *(thing.replace("_", " ") + NUMBER for thing in _NUMBERED.split()),
-    *(card + "(?:卡|证)" + NUMBER + "?" for card in "诊疗 就诊 门诊 病历 住院".split()),
-    *(who + "(?:ID|编号)号?" for who in ("患者", "病人")),
-)
-_RECORD = rf"(?:{'|'.join(_RECORD_CUES)}|ID(?<![A-Za-z]ID)号?(?=[：:])){IS}{CODE}"
+_url = re.compile(
+    r"(?<![A-Za-z0-9@.])(?:https?://|www\.)[A-Za-z0-9._~/?#@!$&'*+,;=%:-]{4,300}"
+    r"|(?<![A-Za-z0-9@./])[a-z0-9-]{1,30}\.(?:com|cn|net|me|org)/[A-Za-z0-9._~/?#@!$&'*+,;=%-]{1,200}"
+).finditer
+_own_page = re.compile(
+    r"(?:主页|博客|空间|微博|朋友圈|个人网[站页]|我的(?:网站|链接|网址|网页))[^\n，。；]{0,8}$"
+).search
+# A page of one person: by its host, by its path, by what it is asked for.
+_personal = re.compile(
+    r"(?:weibo|zhihu|douyin|kuaishou|xiaohongshu|bilibili|douban|haodf|linkedin|facebook|instagram|twitter|qzone|blog)[.\w-]*/?"
+    r"|/(?:u|user|users|people|profile|space|patient|member|home)/|/~|[?&](?:uid|userid|user|id|name|openid|token|patient\w*|k)=",
+    re.IGNORECASE,
+).search
 
 
-def _numbered(match: re.Match[str]) -> bool:
-    return sum(map(str.isdigit, match["id"])) >= 4
+def _pages(text: str) -> Spans:
+    for match in _url(text):
+        page = match[0].rstrip(".,;:!?'")
+        own = _own_page(text, max(0, match.start() - 24), match.start())
+        if own or _personal(page) and "/" in page.removeprefix("https://").removeprefix("http://"):
+            yield match.start(), match.start() + len(page)
+
+
+_LATIN_APPS = r"(?:QQ|qq|Qq|WeChat|Wechat|wechat|VX|Vx|vx|WX|Wx|wx)(?<![A-Za-z]QQ)(?<![A-Za-z][qQVvWw][qXx])群?"
+_APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号|ID|id)?"
+_OWN = r"(?:[么吗呢吧]?[，,？? ]{0,2}(?:我|他|她)的?)?"
+_ACCOUNT = (
+    rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}"
+    rf"|[A-Za-z0-9][A-Za-z0-9_-]{{4,24}}"
+    rf"|[A-Za-z]{{0,3}}[{_SPOKEN}](?:[ -]?[{_SPOKEN}\d]){{3,11}}[A-Za-z]{{0,4}})(?![A-Za-z0-9_@.-])"
+)
+_ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT}(?! ?元)"
+_HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?[：: ]{{0,2}}@(?P<id>[\w{HAN[1:-1]}-]{{2,20}})"
+_CARD = r"(?P<id>62\d\d(?: \d{4}){2,3} \d{2,4})(?!\d)"
+_INSURED = "|".join(f"{insured}[卡证]?(?:账户|电子凭证)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
+_INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
+
+
+def _account(match: re.Match[str]) -> bool:
+    # "微信pay", "QQ email": an account is more than a word, or is what a colon introduces.
+    return bool(match["colon"]) or not match["id"].isascii() or not match["id"].isalpha()
+
+
+# --- telephones -------------------------------------------------------------------------------------------------------
+
+
+def _grouped(groups: str) -> str:
+    return "".join(rf"{_SEP}?\d{{{size}}}" for size in groups.split())
+
+
+# Eleven digits in the groups that people write them in.
+_ELEVEN = (
+    rf"[3-9]\d(?:{_grouped('4 4')}|{_SEP}\d{{3}}{_SEP}?\d{{5}}|{_SEP}\d{{5}}{_SEP}?\d{{3}}|\d{{2}}{_SEP}\d{{6}}"
+    rf"|\d{{2}}{_SEP}\d{{3}}{_SEP}\d{{3}}|\d{{1}}{_SEP}\d{{3}}{_SEP}\d{{4}}|(?:{_SEP}\d\d){{4}}){_NO_UNIT}"
+)
+_MOBILE = (
+    rf"(?P<id>(?:(?<![\dA-Za-z.])(?:\+|00)?86[- ]?1|1(?<![\dA-Za-z.].)){_ELEVEN}"
+    rf"|1(?<![\dA-Za-z.].)[ -]{{1,3}}[3-9](?:[ -]{{1,3}}\d){{9}}{_NO_UNIT})"
+)
+_MOBILE_SAID = (
+    rf"(?P<id>(?<![\d{_SPOKEN}])[一幺1壹]{_SEP}?[三四五六七八九3-9叁肆伍陆柒捌玖]"
+    rf"(?=(?:[\d ，]|{_SEP}){{0,14}}[{_SPOKEN}])"
+    rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{9,11}})(?![\d{_SPOKEN}十])"
+)
+_AREA = r"0(?:10|2\d|[3-9]\d\d)"
+_LOCAL = r"[2-9](?:\d{6,7}|\d{2,3}[- .]\d{4}|\d{3}[- ]\d{3})"
+_LANDLINE = (
+    rf"(?P<id>[0（(](?<![\d.+-].)(?:(?<=0){_AREA[1:]}[- －—.]{_LOCAL}|(?<=[（(]){_AREA}[）)][- ]?{_LOCAL})"
+    rf"|(?:\+|00)86[- ]?{_AREA[1:]}[- ]{_LOCAL})(?!\d|-\d{{6}}|\.\d)"
+)
+_PHONES = trie(name.replace("_", " ") for name in listed("telephones"))
+_CALLED = (
+    rf"(?:{_PHONES}|联系{HAN}{{0,4}}|致电{HAN}{{0,4}}|拨{HAN}{{0,4}}|打{HAN}{{0,4}})"
+    rf"(?:号码|号|\.)?{_IS}(?:[（(]\w{{1,4}}[）)])?"
+)
+_CALL = (
+    rf"(?P<id>1{_SEP}?[3-9](?:{_SEP}{{0,2}}\d){{9}}|{_AREA}(?: ?[-–—] ?| )?\d{{3,4}}[- ]?\d{{3,4}}"
+    rf"|{_AREA}[- ]?[2-9]\d{{6,7}}"
+    rf"|[2-9]\d{{2}}[- ]\d{{3}}[- ]\d{{4}}|[2-9]\d{{2,3}}[- ]\d{{4}}|[2-9]\d{{6,7}}){_NO_UNIT}"
+)
+_next_call = re.compile(rf"[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_UNIT}").match
+_call_end = re.compile(rf"{HIDDEN}(?=[/、或]{{1,2}}\d{{7}})").finditer
+# Whose number it is: the last of these words before it in its sentence decides.
+_owner = re.compile(
+    r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
+    r"|卫生|疾控|办公|值班|公司|平台|院内|门诊|体检|血库|[\u4e00-\u9fa5]科)|患者|家属|病人|本人|我家|家里|家中|宅|手机|联系人|老公|老婆|爱人"
+    r"|儿子|女儿|父亲|母亲|爸|妈|我的?电话|他的?电话|她的?电话|随访电话|家庭|投诉人|\ue001"
+).finditer
+_sentence = re.compile(r"[。；;！\n　]").split
+_lot = re.compile(r"(?:批号|批次|货号|序列号|条形?码|单号)[】：: ]{0,3}$").search
+
+
+def _private(match: re.Match[str]) -> bool:
+    """Whether a number is somebody's: a mobile one is, but for lots; a fixed one may be that of a ward."""
+    start = match.start("id")
+    if re.match(rf"\+|00|86|1{_SEP}?[3-9]|1 ", match["id"]):
+        return not _lot(match.string, max(0, start - 8), start)
+    owners = [owner["public"] for owner in _owner(_sentence(match.string[max(0, start - 40) : start])[-1])]
+    return not owners or owners[-1] is None
+
+
+def _next_calls(text: str) -> Spans:
+    # The second and third of "5550123/5550124/5550125", of which an earlier rule found the first.
+    for end in _call_end(text):
+        place = end.end()
+        while match := _next_call(text, place):
+            place = match.end()
+            yield match.span("id")
 
 
 # --- beds -------------------------------------------------------------------------------------------------------------
 
-_BED = rf"床 ?位?号{IS}(?P<id>[A-Za-z]?[-+加]?\d{{1,3}}(?: ?号?床)?)(?![\d.])"
-# "1床棉被", "有500床": a bare number is a bed only on its own or beside the ward or whoever lies in it.
 _TEN = "一二三四五六七八九十"
+_BED = r"(?P<id>[A-Za-z]?[-+加]?\d{1,3}(?: ?号?床)?)(?![\d.])"
+# "1床棉被", "有500床": a bare number is a bed only on its own or beside the ward or whoever lies in it.
 _WARD = (
     rf"(?:[内外骨妇儿普胸脑神肿呼消心泌肾]{{0,3}}[{_TEN}\d]{{1,3}}(?:病区|区|病房)|重症|抢救|急诊留观|留观"
     r"|(?:[A-Z]?ICU|CCU)-)"
 )
 _BED_NUMBER = r"(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
-_LIER = "病人|患者|家属|产妇|患儿"
 _NOT_A_BED = r"(?![位次旁棉被垫单铺褥毯上下边套头品以])"
-_BED_BARE = (
-    rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}"
-    r"|(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向]))"
-    rf"{_BED_NUMBER}{_NOT_A_BED}"
-    rf"|(?<!\d){_BED_NUMBER}(?={_LIER})|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
+_BED_BEHIND = (
+    r"(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[心神消呼肾胸普脑骨][内外])"
+    r"|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向于]))"
+)
+_BED_ALONE = (
+    rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}|{_BED_BEHIND}{_BED_NUMBER}{_NOT_A_BED}"
+    rf"|(?<!\d){_BED_NUMBER}(?=病人|患者|家属|产妇|患儿)"
+    rf"|(?<![\w])[{_TEN}]{{1,3}}号?床(?=病人|患者|家属|的)|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
 )
 
 # --- dates of birth ---------------------------------------------------------------------------------------------------
@@ -98,64 +230,87 @@ _SAID = "零〇○一二三四五六七八九"
 _MONTH_DAY = r"[01]?\d(?: ?[月./-](?: ?[0-3]?\d(?: ?[日号])?)?)?"
 _SAID_DAY = rf"(?:[{_TEN}]{{1,3}}|正|冬|腊|元)月(?:初?[{_TEN}廿卅]{{1,3}}[日号]?)?"
 _DATE = (
-    rf"(?:(?:19|20)\d\d ?[年./-] ?{_MONTH_DAY}|(?:19|20)\d\d[01]\d[0-3]\d(?!\d)"
+    rf"(?:(?:19|20)\d\d ?[年./-] ?{_MONTH_DAY}|(?:19|20)\d\d[01]\d[0-3]\d(?!\d)|[0-3]?\d/[0-3]?\d/(?:19|20)\d\d"
     rf"|\d\d ?年 ?[01]?\d ?月(?: ?[0-3]?\d ?[日号])?|[{_SAID}]{{2}}(?:[{_SAID}]{{2}})?年{_SAID_DAY}"
     rf"|(?:19|20)?\d\d ?年{_SAID_DAY})"
 )
 _YEAR = rf"(?:(?:19|20)\d\d ?年|[{_SAID}]{{4}}年)"
 _CALENDAR = "(?:农历|阴历|阳历|公历)?"
-_BIRTH_CUE = r"(?:出生(?:日期|年月日?|时间|日)?|生日|(?<![发医先学卫产寄派再孳丛原新而])生于|DOB)"
-_BIRTH = rf"{_BIRTH_CUE}(?:是|为|在|于)? ?[：:]? ?{_CALENDAR}(?P<id>{_DATE}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
+_BIRTH = (
+    r"(?:出生(?:日期|年月日?|时间|日)?|生日|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)? ?[：:]? ?"
+    rf"{_CALENDAR}(?P<id>{_DATE}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
+)
 _BORN_BY = r" ?(?:早上|凌晨|上午|中午|下午|晚上|\d{1,2}[：:]\d\d)?(?:足月|早产|顺产|剖[腹宫]产)?"
-_BORN = (
-    rf"(?<![\d.-])(?P<id>{_DATE})(?:{_BORN_BY}(?:出生|生人|生的)|生(?=[，,。；;、）)]|$))"
-    # A year alone is that of a person, not of a cohort.
-    rf"|(?<![\d.至到~～-])(?P<year>{_YEAR})(?:出生|生人|生的|生(?=[，,。；;、）)]|$))(?!的|队列|人群|人口|缺陷|率|[者儿]|\d)"
+_BORN = rf"(?<![\d.-])(?P<id>{_DATE})(?:{_BORN_BY}(?:出生|生人|生的)|生(?=[，,。；;、）)]|$))"
+# A year alone is that of a person, not of a cohort.
+_COHORT = "(?!的|队列|人群|人口|缺陷|率|[者儿]|\\d)"
+_BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=[，,。；;、）)]|$)){_COHORT}"
+# Of a year of the last century: "53年7月19的", behind a name, in front of the sex.
+_LAST_CENTURY = rf"[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
+_OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
+_BESIDE = (
+    rf"(?:(?<={NAMED}[，, ])(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
+    r"|(?<!\d)(?P<day>19\d\d(?:0[1-9]|1[0-2])[0-3]\d)(?= ?[MF男女](?![A-Za-z])))"
 )
-_BORN_HINTS = (
-    "出生",
-    "生人",
-    r"生的(?<=[年月日号晨上午产\d ]生的)",
-    rf"生(?<=[年月日号\d{_TEN}]生)(?:[，,。；;、）)]|$)",
-)
 
+# --- the rules --------------------------------------------------------------------------------------------------------
 
-def _births(text: str) -> Spans:
-    for match in _BORN_AT(text):
-        yield match.span("id" if match["id"] else "year")
-
-
-_BORN_AT = re.compile(_BORN).finditer
-_ID_HINTS = tuple(rf"{digit}(?:{_GAP}\d){{14}}" for digit in "0123456789")
-_CODE_HINTS = tuple(rf"{mark}(?:码|是|为|[：: ]){{0,4}}[A-Za-z]{{0,4}}[- ]?\d" for mark in "号卡证D")
-IDENTITY_RULES = (
-    Rule("身份证号", _ID_HINTS, by(_ID_CUED)),
-    Rule("身份证号", _ID_HINTS, by(_ID18, _identity)),
-    Rule("身份证号", _ID_HINTS, answered("身份证", _ID_VALUE)),
-    Rule("证件号", ended(_PAPERS), by(_PAPER)),
-    Rule("车牌", _PLATE_HINTS, by(_PLATE)),
-    Rule("病历号", _CODE_HINTS, by(_RECORD, _numbered)),
-    Rule(
-        "病历号",
-        (r"号(?:码)?[^\n\d]{0,24}\n", r"卡[^\n\d]{0,24}\n", r"证[^\n\d]{0,24}\n"),
-        answered("|".join(_RECORD_CUES), CODE, _numbered),
+_NEXT_DIGIT = rf"(?:(?:{_SEP}{{0,3}}|[）)] ?)\d)"
+_FOUR, _SEVEN = (each("0123456789", rf"{_NEXT_DIGIT}{{{more}}}") for more in (3, 6))
+NUMBER_GROUPS = (
+    group(r"@|\[at|\(at|（at", Rule("邮箱", by(_EMAIL)), Rule("账号", by(_HANDLE))),
+    group("http|www|com/|cn/|net/|me/|org/", Rule("网址", _pages)),
+    group(
+        _FOUR,
+        Rule("身份证号", by(rf"(?:身份证件?|证件|身份)(?:号码|号)?{_IS}{_ID_LABELLED}")),
+        Rule("身份证号", by(_ID18, _identity)),
+        Rule("身份证号", answered("身份证", _ID_LABELLED)),
+        Rule("证件号", by(_PAPER)),
+        Rule("病历号", by(_RECORD_LABELLED, _digits(4))),
+        Rule("病历号", answered(_RECORD, _CODE, _digits(4))),
+        Rule("账号", by(_INSURANCE, _digits(5))),
+        Rule("账号", by(_CARD)),
+        Rule("网址", by(r"(?:IP|ip)(?:地址)?[：: ]{0,2}(?P<id>\d{1,3}(?:\.\d{1,3}){3})(?![\d.])")),
     ),
-)
-BED_RULES = (
-    Rule("床号", ("床号", "床位号", "床 号"), by(_BED)),
-    Rule("床号", (rf"床(?<=[号\d{_TEN}]床)",), by(_BED_BARE)),
-    Rule(
-        "床号",
-        ("床号", r"床(?<=[几哪]床)"),
-        answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])"),
+    group(each(_PROVINCES, "[A-HJ-Z]"), Rule("车牌", by(_PLATE))),
+    group(
+        rf"{trie((*listed('accounts'), *'QQ qq Qq Chat chat VX Vx vx WX Wx wx'.split()))}",
+        Rule("账号", by(r"(?P<id>wxid_[A-Za-z0-9_]{4,24})")),
+        Rule("账号", by(_ACCOUNT_LABELLED, _account)),
+        Rule(
+            "账号", answered(_APP, r"(?P<id>(?=[A-Za-z_-]{0,20}\d)[A-Za-z0-9][A-Za-z0-9_-]{4,24})(?![A-Za-z0-9_@.-])")
+        ),
     ),
-)
-BIRTH_RULES = (
-    Rule("出生日期", ("出生", "生日", "生于", "DOB"), by(_BIRTH)),
-    Rule("出生日期", _BORN_HINTS, _births),
-    Rule(
-        "出生日期",
-        ("出生", "生日"),
-        answered("出生(?:日期|年月日?|时间)|生日|哪年出生|什么时候出生", rf"{_CALENDAR}(?P<id>{_DATE}|{_YEAR})"),
+    group(
+        _SEVEN,
+        Rule("电话", by(_MOBILE, _private)),
+        Rule("电话", by(_LANDLINE, _private)),
+        Rule("电话", by(_CALLED + _CALL, _private)),
+        Rule("电话", _next_calls),
+        Rule("电话", answered("电话|手机|联系方式|联系[您你]|号码", _CALL)),
+    ),
+    group("身份证", Rule("身份证号", by(rf"身份证(?:号码|号)?{_IS}{_ID_LABELLED}"))),
+    group(each("一幺壹1", rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),
+    group(
+        "床(?<![临卧起]床)",
+        Rule("床号", by(rf"床 ?位?号{_IS}{_BED}")),
+        Rule("床号", by(_BED_ALONE)),
+        Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
+    ),
+    group(
+        r"出生|生日|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
+        r"|年.{0,12}(?:出生|生人|生的|生[，,。；;、）)]|生$|的[，,。；;、”\"])",
+        Rule("出生日期", by(_BIRTH)),
+        Rule("出生日期", by(_BORN)),
+        Rule("出生日期", by(_BORN_IN)),
+        Rule("出生日期", by(_OF)),
+        Rule("出生日期", by(_BESIDE)),
+        Rule(
+            "出生日期",
+            answered(
+                "出生(?:日期|年月日?|时间)|生日|[哪几][年天](?:出生|生)|什么时候(?:出生|生)",
+                rf"{_CALENDAR}(?P<id>{_DATE}|{_YEAR})",
+            ),
+        ),
     ),
 )

@@ -1,53 +1,53 @@
-"""Addresses: streets, estates, villages, and what stands beside 住址. Those of institutions stay."""
+"""Addresses down to the door, the village or the group, and what stands beside 住址. Those of institutions stay."""
 
 from __future__ import annotations
 
 import re
 
-from qilin_lib.chimed.deid_base import HAN, Finder, Rule, Spans, answered, by
+from qilin_lib.chimed.deid_base import HAN, Finder, Rule, Spans, answered, by, each, group
 
 # The name of a place holds none of the words that lead up to it: "我去天津市和平路26号" keeps its "我去".
-_P = "(?![的在于去位我你他她到住是从往回寄与及或被把给说您这那吗呢吧但因为很就都请得了着])[\u4e00-\u9fa5]"
+_P = "(?![的在于去位我你他她到至住是从往回寄与及或被把给说您这吗呢吧但因为很就请得了着])[\u4e00-\u9fa5]"
 _P = f"(?:{_P})"
-_DIVISION = f"(?:{_P}{{2,7}}?(?:省|自治区|市|州|盟|县|区|旗|街道|镇|乡|村|社区))"
+_N = r"(?:[附甲乙丙丁]?\d{1,5}|[A-Za-z]\d{0,3}|[一二三四五六七八九十]{1,3})"
+_AREA = f"(?:{_P}{{2,7}}?(?:省|自治区|市|州|盟|县|区|旗|街道|镇|乡|村|社区))"
 _UNITS = "(?:号院|号楼|号|弄|栋|幢|座|单元|楼|层|室|房|门|组|社|队|舍|街坊)"
-_NUMBERED = f"(?:{_P}{{0,4}}?(?:小区|公寓|花园|家园|苑)?(?:[附甲乙丙丁]?\\d{{1,5}}|[A-Za-z]\\d{{0,3}}){_UNITS})"
-_TAIL = rf"{_NUMBERED}{{0,5}}(?:\d{{2,4}}(?!\d|\.\d))?"
-_ROAD = r"(?:路(?<![通尿线电思气回旁套管道]路)|街|巷|大道|胡同)[东西南北中]?"
-_ESTATE = "(?:小区|花园|家园|苑|公寓|新村|社区)"
-_STREET_AT = r"[路街巷道同区园苑寓村][东西南北中]?[甲乙丙丁]?\d{1,5}[号弄院栋幢座]"
+_ESTATES = "(?:小区|花园|家园|苑|公寓|新村|社区|宿舍|里)"
+_DOOR = f"(?:{_P}{{0,4}}?{_ESTATES}?{_N}{_UNITS})"
+_END = r"(?:(?:地下室|[东西南北前后]门|[东西中]户)[A-Za-z]?\d{0,3}|\d{2,4}(?!\d|\.\d))?"
+_ROAD = r"(?:路(?<![通尿线电思气回旁套管道]路)|街|巷|弄|大道|胡同)[东西南北中]?"
+_STREET_AT = r"[路街巷弄道同区园苑寓村舍里][东西南北中]?[甲乙丙丁]?\d{1,5}[号弄院栋幢座]"
 _STREET = (
-    rf"(?P<id>{_DIVISION}{{0,5}}(?:{_P}{{1,8}}?{_ROAD}[甲乙丙丁]?\d{{1,5}}(?:号院?|弄|院){_TAIL}"
-    rf"|{_P}{{2,8}}?{_ESTATE}\d{{1,4}}(?:号楼|栋|幢|座|号院){_TAIL})"
-    rf"|{_DIVISION}{{1,5}}{_P}{{1,6}}?道\d{{1,5}}号{_TAIL})"
+    rf"(?P<id>{_AREA}{{0,6}}(?:{_P}{{1,8}}?{_ROAD}[甲乙丙丁]?\d{{1,5}}(?:号[院楼]?|弄|院)"
+    rf"|(?:{_P}{{1,8}}?{_ROAD})?{_P}{{2,8}}?{_ESTATES}\d{{1,4}}(?:号楼|号院|栋|幢|座|(?:-\d{{1,4}}){{2}}))(?:{_DOOR}){{0,5}}{_END}"
+    rf"|{_AREA}{{1,5}}{_P}{{1,6}}?道\d{{1,5}}号{_DOOR}{{0,5}}{_END})"
 )
-_GROUP = rf"(?:[一二三四五六七八九十\d]{{1,3}}|{_P}{{1,2}})(?:组|社|队)|{_NUMBERED}"
-_RURAL_AT = rf"[镇乡道]{HAN}{{0,6}}?(?:[村庄屯寨组社]|\d)"
+_GROUP = rf"(?:{_P}{{1,4}}?|{_N})(?:组|社|队)(?![会织区])|{_N}{_UNITS}"
+_RURAL_AT = rf"[县旗镇乡道]{HAN}{{0,8}}?(?:[村庄屯寨组社队]|嘎查|\d)"
 _RURAL = (
-    rf"(?P<id>(?:{_P}{{2,7}}?(?:省|自治区|市|州|盟|县|区|旗)){{2,4}}{_P}{{1,6}}?(?:街道|镇|乡)"
-    rf"(?:(?:{_P}{{1,5}}?(?:[庄屯寨]?村|庄|屯|寨|社区)(?!卫生))(?:{_GROUP}){{0,4}}|(?:{_GROUP}){{1,4}})(?:\d{{2,4}}(?!\d))?)"
+    rf"(?P<id>(?:{_P}{{2,7}}?(?:省|自治区|市|州|盟|县|区|旗)){{2,4}}(?:{_P}{{1,6}}?(?:街道|镇|乡))?"
+    rf"(?:{_P}{{1,6}}?(?:[庄屯寨]?村|庄|屯|寨|社区|嘎查)(?!卫生)(?:{_GROUP}){{0,4}}|(?<=[镇乡道])(?:{_GROUP}){{1,4}})"
+    r"(?:\d{2,4}(?!\d))?)"
 )
-_HOME = re.compile("现?居住?|老家|籍贯|户籍|家")
-_PROVINCES = re.compile(
-    "河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|海南|四川|贵州|云南|陕西|甘肃|青海"
-    "|台湾|北京|天津|上海|重庆|内蒙古|广西|西藏|宁夏|新疆"
-)
+_home = re.compile("现?居住?|老家|籍贯|户籍|家").match
+_province = re.compile(
+    "(?:河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|海南|四川|贵州|云南|陕西|甘肃|青海"
+    "|台湾|北京|天津|上海|重庆|内蒙古|广西|西藏|宁夏|新疆)(?![东西南北中]?[路街巷道])"
+).search
+_institution = re.compile(
+    r"(?:医院|[我本]院|诊所|门诊部?|药[店房]|卫生院|疾控|中心|大学|学院|研究所|编辑部|出版社|协会|公司|网站地图|机构|科|委员会|政府|企业|厂)】?"
+    r"(?:的?(?:地 ?址|位于|坐落于|在|设在))?[^，。；\n]{0,3}\n?(?:地址)?[：: ]{0,2}$"
+    r"|(?:委员会|政府|网站地图)[，, ]{0,2}$"
+).search
+_hospital = re.compile("(?:的|这家|那家)?[\u4e00-\u9fa5]{0,8}(?:医院|诊所|卫生院| 邮编)|[ ，,]?邮编").match
 
 
 def _lead(address: str) -> int:
     """How many characters lead up to an address and are no part of it: "现居", what stands before a province."""
-    lead = _PROVINCES.search(address) or _HOME.match(address)
-    return lead.start() if lead and lead.re is _PROVINCES else lead.end() if lead else 0
-
-
-_LABELLED_PUBLIC = re.compile(
-    r"(?:医院|[我本]院|诊所|门诊部?|药[店房]|卫生院|疾控|中心|大学|学院|研究所|编辑部|出版社|协会|公司|网站地图|机构|科|委员会|政府)"
-    r"(?:的?(?:地 ?址|位于|坐落于|在|设在))?[^，。；\n]{0,3}\n?(?:地址)?[：: ]{0,2}$"
-    r"|(?:委员会|政府|网站地图)[，, ]{0,2}$"
-)
-
-
-_HOSPITAL = re.compile("(?:的|这家|那家)?[\u4e00-\u9fa5]{0,8}(?:医院|诊所|卫生院| 邮编)|[ ，,]?邮编")
+    if province := _province(address):
+        return province.start()
+    home = _home(address)
+    return home.end() if home else 0
 
 
 def _anchored(at: str, pattern: str) -> Finder:
@@ -63,64 +63,49 @@ def _anchored(at: str, pattern: str) -> Finder:
             if anchor.start() >= last and (match := search(text, max(last, anchor.start() - 40), anchor.end() + 40)):
                 last = match.end()
                 start = match.start() + _lead(match["id"])
-                if not (_LABELLED_PUBLIC.search(text, max(0, start - 24), start) or _HOSPITAL.match(text, last)):
+                if not (
+                    _someone(text[start:last]) or _institution(text, max(0, start - 24), start) or _hospital(text, last)
+                ):
                     yield start, last
 
     return spans
 
 
 _PLACE = r"[\u4e00-\u9fa5A-Za-z0-9（）()\-—]"
-_PLACE_VALUE = rf"(?P<id>{_PLACE}{{3,60}}(?:{_UNITS}|[省市区县旗镇乡村庄路街巷道院苑园厦户]|\d))"
-_ADDRESS_CUED = (
-    rf"(?:住 ?址|地 ?址|户口所在地|户籍所在地|户籍地?|籍贯|现居|老家)(?:是|为|在)?(?P<sep> ?[：:]? ?){_PLACE_VALUE}"
-)
+_VALUE = rf"(?P<id>{_PLACE}{{3,60}}(?:{_UNITS}|[省市区县旗镇乡村庄路街巷道院苑园厦户]|嘎查|\d))"
+_LABELLED = rf"(?:住 ?址|地 ?址|户口所在地|户籍所在地|户籍地?|籍贯|现居|老家)(?:是|为|在)?(?P<sep> ?[：:]? ?){_VALUE}"
 _LIVES = (
     rf"(?:家住|现住|住在|居住在|家在)于?(?P<id>{_P}{{0,24}}?(?:[路街巷弄村镇乡]|小区|花园|社区|公寓|宿舍)"
-    rf"(?:\d{{1,5}}{_UNITS}){{0,4}}(?:[东西南北]头)?(?:第[一二三四五六七八九十\d]{{1,3}}户)?)"
+    rf"(?:\d{{1,5}}{_UNITS}){{0,4}}(?:\d{{1,4}}(?:-\d{{1,4}}){{1,3}})?(?:[东西南北]头)?(?:第[一二三四五六七八九十\d]{{1,3}}户)?)"
 )
-_VAGUE = re.compile(r"[一某]|^(?:农|乡|山|小)?[村镇街乡]$|^(?:农村|乡镇|小镇|小区|社区)")
-_SOME_PLACE = re.compile("[省市区县旗镇乡村路街巷号栋]")
-
-
+_vague = re.compile(r"[一某]|^(?:农|乡|山|小)?[村镇街乡]$|^(?:农村|乡镇|小镇|小区|社区)").search
+_someone = re.compile("某").search
+_kinds = re.compile("[省市区县旗镇乡村路街巷号栋]").findall
 # Whose address it is that stands behind "地址": that of a hospital is public.
-_PUBLIC = re.compile(
+_public = re.compile(
     r"(?:就诊|来院|医院|[我本][院校]|院址|诊所|门诊部?|药[店房]|卫生[院局室]?|疾控|中心|大学|学院|研究所|编辑部|出版社|协会|公司|网站|科室?|部|处|馆|查询|官方|机构"
-    r"|委员会|网站地图)[^，。；\n]{0,4}\n? ?$"
-)
-
-
-def _public(text: str, start: int) -> bool:
-    return _PUBLIC.search(text, max(0, start - 20), start) is not None
+    r"|委员会|网站地图|企业|厂)】?[^，。；\n]{0,4}\n? ?$"
+).search
 
 
 def _address(match: re.Match[str]) -> bool:
-    if _public(match.string, match.start()) or re.search("委员会|政府|卫生局|医院$", match["id"]):
+    start = match.start()
+    if _public(match.string, max(0, start - 20), start) or re.search("委员会|政府|卫生局|医院$", match["id"]):
         return False
     # Without a colon or space behind the cue ("地址是…") it takes more to be an address than one such word.
-    return len(_SOME_PLACE.findall(match["id"])) >= (1 if match["sep"] else 2)
+    return len(_kinds(match["id"])) >= (1 if match["sep"] else 2)
 
 
-def _lives(match: re.Match[str]) -> bool:
-    # "住在一个安全的社区" and "家住农村" tell nobody where.
-    return not _VAGUE.search(match["id"])
-
-
-PLACE_RULES = (
-    Rule(
-        "地址",
-        tuple(rf"{mark}[东西南北中]?[甲乙丙丁]?\d{{1,5}}[号弄院栋幢座]" for mark in "路街巷道同区园苑寓村"),
-        _anchored(_STREET_AT, _STREET),
+PLACE_GROUPS = (
+    group(
+        each("路街巷弄道同区园苑寓村舍里", _STREET_AT.partition("]")[2]), Rule("地址", _anchored(_STREET_AT, _STREET))
     ),
-    Rule(
-        "地址",
-        tuple(rf"{mark}{HAN}{{0,6}}?(?:[村庄屯寨组社]|\d)" for mark in ("镇", "乡", "街道")),
-        _anchored(_RURAL_AT, _RURAL),
-    ),
-    Rule("地址", (r"址(?<=[住地 ]址)", "所在地", "籍", r"居(?<=现居)", r"家(?<=老家)"), by(_ADDRESS_CUED, _address)),
-    Rule("地址", (r"住(?<=[家现]住)", "住在", "家在"), by(_LIVES, _lives)),
-    Rule(
-        "地址",
-        (r"址(?<=[住地]址)", "住哪", "住在哪"),
-        answered("住址|地址|住哪|住在哪", _PLACE_VALUE, lambda match: len(_SOME_PLACE.findall(match["id"])) >= 2),
+    group(each("县旗镇乡道", _RURAL_AT.partition("]")[2]), Rule("地址", _anchored(_RURAL_AT, _RURAL))),
+    group(
+        "址|所在地|籍|现居|老家|家住|现住|住在|家在|住哪",
+        Rule("地址", by(_LABELLED, _address)),
+        # "住在一个安全的社区" and "家住农村" tell nobody where.
+        Rule("地址", by(_LIVES, lambda match: not _vague(match["id"]))),
+        Rule("地址", answered("住址|地址|住哪|住在哪", _VALUE, lambda match: len(_kinds(match["id"])) >= 2)),
     ),
 )

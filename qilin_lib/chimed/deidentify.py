@@ -1,60 +1,47 @@
 """De-identification: personal identifiers become typed placeholders such as [电话], counted by type.
 
 Covers what the paper's §6 asks for (HIPAA) in the form it takes in Chinese consultations. Clinical content stays:
-dates of treatment, doses, lab values, ICD codes, drug approval numbers, hospital and department names. The rules
-(deid_rules) are precise rather than greedy; how well they do is measured (deid_score).
+dates of treatment, doses, lab values, ICD codes, drug approval numbers, hospital and department names. Numbers and
+places go by label, shape and unit (deid_numbers, deid_places), names by what stands around them and by how they read
+(deid_names, deid_model); how well that does is measured (deid_score).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from qilin_lib.chimed.deid_base import HIDDEN, KINDS, NAMED, Rule
-from qilin_lib.chimed.deid_numbers import valid_identity_number
-from qilin_lib.chimed.deid_rules import RULES
+from qilin_lib.chimed.deid_base import HIDDEN, KINDS, NAMED
+from qilin_lib.chimed.deid_names import NAME_RULES
+from qilin_lib.chimed.deid_numbers import NUMBER_GROUPS, valid_identity_number
+from qilin_lib.chimed.deid_places import PLACE_GROUPS
 
 __all__ = ["KINDS", "Span", "deidentify", "deidentify_all", "find", "valid_identity_number"]
 
 Span = tuple[int, int, str]
 
+# What contains digits of another rule's shape goes first: an identity number holds a date, a record's may hold a phone.
+GROUPS = (*NUMBER_GROUPS, *PLACE_GROUPS)
+_DIRECT = {"邮箱", "身份证号", "电话", "账号"}
+_DIRECT_GROUPS = tuple(
+    group._replace(rules=kept)
+    for group in GROUPS
+    if (kept := tuple(rule for rule in group.rules if rule.kind in _DIRECT))
+)
+# One search tells that a text holds the hint of no group, as most do.
+_hinted, _hinted_direct = (
+    re.compile("|".join(group.hint for group in groups)).search for groups in (GROUPS, _DIRECT_GROUPS)
+)
 # Full-width digits, letters and signs, each with its plain character: positions stay as they are.
 _WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
 _WIDE |= {ord(wide): plain for wide, plain in zip("＠．－＋＿", "@.-+_", strict=True)}
+_wide = re.compile(f"[{''.join(map(chr, sorted(_WIDE)))}]").search
+_placeholders = re.compile(rf"\[({'|'.join(KINDS)})\]").finditer
+# So long is a value that means the same wherever it stands.
+_REPEATED = {"姓名": 3, "电话": 7, "账号": 6, "身份证号": 15, "邮箱": 6, "证件号": 7, "病历号": 7, "车牌": 6}
 # What one rule takes is a cue for the next, but no text holds longer chains: time stays linear.
 _PASSES = 8
-_WIDE_MARKS = frozenset(map(chr, _WIDE))
-_PLACEHOLDER = re.compile(rf"\[({'|'.join(KINDS)})\]")
-
-
-def _openings(rules: tuple[Rule, ...]) -> re.Pattern[str]:
-    """The first characters of all hints in a text.
-
-    One pass tells which rules can apply; in most texts none. Each alternative begins with a plain character, so that
-    the engine skips quickly from one of these characters to the next.
-    """
-    rest: dict[str, set[str]] = {}
-    for rule in rules:
-        for hint in rule.hints:
-            rest.setdefault(hint[0], set()).add(hint[1:])
-    plain = [f"{re.escape(first)}(?={'|'.join(sorted(rest[first]))})" for first in sorted(rest)]
-    if len(rules) == 1:
-        return re.compile("|".join(plain))
-    return re.compile("|".join((*plain, *(f"{wide}(?=[０-９ａ-ｚＡ-Ｚ]{{3}})" for wide in map(chr, _WIDE)))))
-
-
-Prepared = tuple[frozenset[str], Callable[[str], object], Rule]
-
-
-def _prepared(rules: tuple[Rule, ...]) -> tuple[re.Pattern[str], tuple[Prepared, ...]]:
-    """The openings, and each rule with the first characters of its hints and the search for these alone."""
-    own = [(frozenset(hint[0] for hint in rule.hints), _openings((rule,)).search, rule) for rule in rules]
-    return _openings(rules), tuple(own)
-
-
-_MEDICAL = _prepared(RULES)
-_DIRECT = _prepared(tuple(rule for rule in RULES if rule.kind in ("邮箱", "身份证号", "电话", "账号")))
 
 
 def find(text: str, medical: bool = True) -> list[Span]:
@@ -63,25 +50,44 @@ def find(text: str, medical: bool = True) -> list[Span]:
     In general-domain text (medical = False) only what reaches a person directly counts: e-mail, telephone, identity
     and account numbers. Its names, addresses and dates of birth are those of novels and encyclopedias, not of patients.
     """
-    openings, rules = _MEDICAL if medical else _DIRECT
-    present = frozenset(openings.findall(text))
-    if not present:
-        return []
-    if not _WIDE_MARKS.isdisjoint(present):
-        text = text.translate(_WIDE)
-        present = frozenset(openings.findall(text))
-    hidden = _PLACEHOLDER.sub(lambda mark: _mark(mark[1]) * len(mark[0]), text) if "[" in text else text
+    groups, hinted = (GROUPS, _hinted) if medical else (_DIRECT_GROUPS, _hinted_direct)
+    view = text.translate(_WIDE) if _wide(text) else text
+    at: Sequence[int] = range(len(text) + 1)
+    if "[" in text:
+        view, at = _blotted(view, at, [(*mark.span(), mark[1]) for mark in _placeholders(text)])
     spans: list[Span] = []
-    # A rule sees what earlier rules took as one blot, whatever its length, just as it sees a placeholder. Going on
-    # until nothing more is found is what makes a second call find nothing.
+    # A rule sees what was taken as one character, just as it sees a placeholder. Going on until nothing more is found
+    # is what makes a second call find nothing.
     for _ in range(_PASSES):
-        new = _found(hidden, present, rules)
-        if not new:
+        before = len(spans)
+        rules = [rule for group in groups if group.search(view) for rule in group.rules] if hinted(view) else []
+        for kind, finder in (*rules, *NAME_RULES) if medical else rules:
+            if new := [(start, end, kind) for start, end in finder(view)]:
+                spans += [(at[start], at[end], kind) for start, end, _ in new]
+                view, at = _blotted(view, at, new)
+        if len(spans) == before:
             break
-        spans += new
-        hidden = _hide(hidden, new)
-        present = frozenset(openings.findall(hidden))
-    return sorted(spans)
+    return sorted(spans + _again(text, spans)) if spans else spans
+
+
+def _again(text: str, spans: list[Span]) -> list[Span]:
+    """Where the text repeats what was found: numbers and accounts, and names that are too long to be a word."""
+    kinds = {text[start:end]: kind for start, end, kind in spans if end - start >= _REPEATED.get(kind, len(text))}
+    if not kinds:
+        return []
+    taken = {place for start, end, _ in spans for place in range(start, end)}
+    values = re.compile("|".join(map(re.escape, sorted(kinds, key=len, reverse=True)))).finditer(text)
+    return [(*value.span(), kinds[value[0]]) for value in values if taken.isdisjoint(range(*value.span()))]
+
+
+def _blotted(view: str, at: Sequence[int], spans: list[Span]) -> tuple[str, Sequence[int]]:
+    """`view` with one character for each span, and where in the text its characters begin."""
+    pieces, places, last = [], [], 0
+    for start, end, kind in spans:
+        pieces += [view[last:start], NAMED if kind == "姓名" else HIDDEN]
+        places += at[last : start + 1]
+        last = end
+    return "".join((*pieces, view[last:])), [*places, *at[last:]]
 
 
 def deidentify(text: str, medical: bool = True) -> tuple[str, Counter[str]]:
@@ -111,25 +117,3 @@ def deidentify_all(texts: Sequence[str], medical: bool = True) -> tuple[list[str
         changed.append("".join((*pieces, text[last:])))
         offset += len(text) + 1
     return changed, counts
-
-
-def _found(text: str, present: frozenset[str], rules: tuple[Prepared, ...]) -> list[Span]:
-    found: list[Span] = []
-    for openings, hinted, rule in rules:
-        if not openings.isdisjoint(present) and hinted(text):
-            new = [(start, end, rule.kind) for start, end in rule.spans(text)]
-            if new:
-                found += new
-                text = _hide(text, new)
-    return found
-
-
-def _hide(text: str, spans: list[Span]) -> str:
-    chars = list(text)
-    for start, end, kind in spans:
-        chars[start:end] = _mark(kind) * (end - start)
-    return "".join(chars)
-
-
-def _mark(kind: str) -> str:
-    return NAMED if kind == "姓名" else HIDDEN

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from qilin_lib.chimed.clean import clean
-from qilin_lib.chimed.letters import impolite, letters
+from qilin_lib.chimed.letters import HARD, NUMBERS, SOFT, folded, impolite
 from qilin_lib.chimed.records import Dialogue, Exam, Record
 from qilin_lib.chimed.shingles import gram_set
 from qilin_lib.chimed.sources import REGISTRY
@@ -26,12 +27,8 @@ ANSWER = 30
 # heading or term ("传染性单核细胞增多症"). In folded letters, 什么 is 什幺.
 COMPLETED = tuple("是为有于指括由用选见")
 ASKING = (*COMPLETED, *"项种类者幺何吗哪谁")
-# The share of a filled-in sentence's 13-grams that must stand in a record, and the letters of an answer that make a
-# term and its answer an item.
-NEARLY_ALL, TELLING = 0.9, 8
-# An answer is known by its 5-grams. A doctor's may have lost what a wrong character or a missing eighth takes, an
-# exam's explanation none: those of different items share long passages of textbooks.
-ANSWER_GRAM = 5
+# Letters of an answer that make a term and its answer an item.
+TELLING = 8
 RULES = ("options", "question", "cloze", "13-gram", "answer")
 _SHORT_NAMES = {"huatuo26m_test": "huatuo"}
 BENCHMARKS = {
@@ -39,6 +36,7 @@ BENCHMARKS = {
     for source in REGISTRY
     if any("eval" in feed.rows for feed in source.feeds)
 }
+_WITHOUT_NUMBERS = str.maketrans("", "", NUMBERS)
 _STOPS = "。.？?！!：: "
 BLANK = re.compile(r"[_＿]{2,}|[（(]\s*[）)]|[\[【]\s*[\]】]")
 
@@ -47,144 +45,128 @@ BLANK = re.compile(r"[_＿]{2,}|[（(]\s*[）)]|[\[【]\s*[\]】]")
 class Item:
     """A benchmark item: its place, its question, and an exam's options, a dialogue's turns, its reference answer.
 
-    `right`: the options that may fill a blank, all of them where the benchmark hides the answer. `wordings`: further
-    wordings of the question.
+    `right`: the options that may fill a blank, all of them where the benchmark hides the answer; `filled`: the question
+    with each of these in its blank. `wordings`: further wordings of the question.
     """
 
     benchmark: str
     place: str
     question: str
+    answer: str
     options: tuple[str, ...] = ()
     right: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
-    answer: str = ""
     wordings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One way in which an item (its number) is known: the letters to look for, and what must stand beside them.
+_TEXTS = Item.__slots__[2:]
 
-    how "options": `text` is the stem, most of which must stand around all of `beside`, the options. Else a text shorter
-    than a gram must stand between borders; of a longer one `share` of the 13-grams must be there, None: the share that
-    the build is given; and the record must have `beside` too. An answer comes without its numbers, and its `share` is
-    that of its 5-grams.
+
+@dataclass(frozen=True)
+class Probe:
+    """One way in which an item is known: the letters to look for, and what must stand beside them.
+
+    Of the grams of `size` letters of `text` a record must hold `share`; None: the share that the build is given. A text
+    shorter than GRAM is its own only gram, and must stand between a HARD border and one of `end`. An answer comes
+    without its numbers, and `text` of "options" is the stem, sought around all of `beside`, the options.
     """
 
-    item: int
-    how: str
+    benchmark: str
+    item: str
+    rule: str
     text: str
-    share: float | None = None
-    beside: tuple[str, ...] = ()
+    size: int = GRAM
+    share: float | None = 1.0
+    beside: Sequence[str] = ()
+    end: int = HARD
 
 
 def item_of(record: Record) -> Item | None:
     """The benchmark item of a record that a benchmark's reader yielded; None for a payload that asks nothing."""
-    benchmark, place = BENCHMARKS[record.source], f"{record.source}/{record.file}:{record.line}"
+    place = BENCHMARKS[record.source], f"{record.source}/{record.file}:{record.line}"
     match record.payload:
         case Exam(question, options, answer, explanation):
-            right = [text for letter, text in options if not answer or letter in answer]
-            texts = [text for _, text in options]
-            return Item(benchmark, place, *_cleaned(question, texts, right), answer=clean(explanation))
+            texts, question = [clean(text) for _, text in options], clean(question)
+            right = [text for text, (letter, _) in zip(texts, options, strict=True) if not answer or letter in answer]
+            return Item(*place, question, clean(explanation), tuple(texts), tuple(right), (*_filled(question, right),))
         case Dialogue(turns, _, wordings):
-            question, said, others = _cleaned(turns[0], turns, wordings)
-            answer = clean(turns[-1 - len(turns) % 2])
-            return Item(benchmark, place, question, turns=said, answer=answer, wordings=others)
+            said, others = tuple(map(clean, turns)), tuple(map(clean, wordings))
+            return Item(*place, said[0], said[-1 - len(said) % 2], turns=said, wordings=others)
     return None
 
 
-def _cleaned(question: str, *texts: Sequence[str]) -> tuple[str, *tuple[tuple[str, ...], ...]]:
-    return clean(question), *(tuple(map(clean, some)) for some in texts)
+def _filled(question: str, options: Sequence[str]) -> Iterator[str]:
+    """The question with each option in its blank, or behind a question without a blank that ends in one of COMPLETED.
+
+    An option of as many parts as there are blanks fills them in order; else it fills the first one.
+    """
+    pieces = BLANK.split(question)
+    if len(pieces) == 1 and (asked := question.rstrip(_STOPS)).endswith(COMPLETED):
+        pieces = [asked, ""]
+    for option in options if len(pieces) > 1 else ():
+        parts = [part for part in re.split(r"[；;、，,\s]+", option) if part]
+        parts = parts if len(parts) == len(pieces) - 1 else [option]
+        yield "".join(piece + part for piece, part in zip_longest(pieces, parts, fillvalue=""))
 
 
 def probes(items: Sequence[Item]) -> list[Probe]:
     """All probes of all items, in order of the items."""
-    fold = _Folded(text for item in items for text in _strings(item))
-    sets: Counter[str] = Counter()
-    for stem, _ in {(fold[item.question], frozenset(map(fold.__getitem__, item.options))) for item in items}:
-        sets[stem] += 1
+    own = [*_folded(items)]
+    sets = Counter(stem for stem, _ in {(item.question, frozenset(item.options)) for item in own})
     found = []
-    for number, item in enumerate(items):
-        own = _of_exam(number, item, fold, sets) if item.options else _of_dialogue(number, item, fold)
-        found += [probe for probe in own if probe.text]
-        answer = fold.without_numbers[item.answer]
-        if len(fold[item.answer]) >= ANSWER and len(answer) > ANSWER / 2:
-            total = len(gram_set(answer, ANSWER_GRAM))
-            missing = 0 if item.options else max(ANSWER_GRAM, len(answer) // 8)
-            found.append(Probe(number, "answer", answer, max(0, total - missing) / total))
-    return found
+    for raw, item in zip(items, own, strict=True):
+        rows = _of_exam(item, BLANK.split(raw.question), sets[item.question]) if item.options else _of_dialogue(item)
+        found += [Probe(item.benchmark, item.place, *row) for wanted, *row in (*rows, _of_answer(item)) if wanted]
+    return [probe for probe in found if probe.text]
 
 
-class _Folded(dict[str, str]):
-    """{text: its letters} of many texts, folded at one stroke; `without_numbers`: the same without its numbers."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        distinct = [*dict.fromkeys(texts)]
-        folded = letters(distinct)
-        bare = folded.without_numbers()
-        super().__init__((text, folded.text(number)) for number, text in enumerate(distinct))
-        self.without_numbers = {text: bare.text(number) for number, text in enumerate(distinct)}
-
-
-def _strings(item: Item) -> Iterator[str]:
-    yield from (item.question, item.answer, "".join(item.turns), *item.options, *item.wordings)
-    yield from (text for _, text in filled(item))
+def _folded(items: Sequence[Item], at_once: int = 1000) -> Iterator[Item]:
+    """The items in folded letters."""
+    for at in range(0, len(items), at_once):
+        rows = [[getattr(item, name) for name in _TEXTS] for item in items[at : at + at_once]]
+        left = iter(folded([text for row in rows for one in row for text in ([one] if isinstance(one, str) else one)]))
+        for item, row in zip(items[at : at + at_once], rows, strict=True):
+            own = [next(left) if isinstance(one, str) else tuple([next(left) for _ in one]) for one in row]
+            yield Item(item.benchmark, item.place, *own)
 
 
-def filled(item: Item) -> list[tuple[str, str]]:
-    """(option, the question with the option in its blank) of an exam item whose question has a blank.
-
-    An option of as many parts as there are blanks fills them in order; else it fills the first one. A question without
-    a blank that ends in a word of COMPLETED has one behind it.
-    """
-    pieces = BLANK.split(item.question)
-    if len(pieces) < 2:
-        asked = item.question.rstrip(_STOPS)
-        if not asked.endswith(COMPLETED):
-            return []
-        pieces = [asked, ""]
-    found = []
-    for option in item.right:
-        parts = [part for part in re.split(r"[；;、，,\s]+", option) if part]
-        parts = parts if len(parts) == len(pieces) - 1 else [option, *[""] * (len(pieces) - 2)]
-        found.append((option, "".join(a + b for a, b in zip(pieces, [*parts, ""], strict=True))))
-    return found
-
-
-def _of_exam(number: int, item: Item, fold: _Folded, sets: Counter[str]) -> Iterator[Probe]:
-    stem = fold[item.question]
-    options = dict.fromkeys(filter(None, map(fold.__getitem__, item.options)))
-    # Numbers stand everywhere: beside them the stem must be whole.
-    numbers = all(map(str.isascii, options))
-    if len(options) > 1 and not (numbers and len(stem) >= GRAM):
-        yield Probe(number, "question" if numbers else "options", stem, beside=tuple(options))
-    if len(stem) >= GRAM:
-        yield Probe(number, "13-gram", stem)
-    else:
-        for answer in filter(None, map(fold.__getitem__, item.right if len(stem) >= SHORT_QUESTION else ())):
-            if stem.endswith(ASKING) or len(answer) >= TELLING:
-                yield Probe(number, "question", stem, beside=(answer,))
-        if len(stem) >= SHORT_STEM and stem.endswith(ASKING) and sets[stem] == 1:
-            yield Probe(number, "question", stem)
-    yield from _filled(number, item, fold)
-
-
-def _filled(number: int, item: Item, fold: _Folded) -> Iterator[Probe]:
-    stem, pieces = fold[item.question], BLANK.split(item.question)
-    for _, text in filled(item):
+def _of_exam(item: Item, pieces: Sequence[str], sets: int) -> list[tuple]:
+    """Rows of an exam's question, which its blanks part into `pieces`, and which comes with so many option sets."""
+    stem, options = item.question, [*dict.fromkeys(filter(None, item.options))]
+    several, numbers = len(options) > 1, all(map(str.isascii, options))
+    long = len(stem) >= GRAM
+    short = SHORT_QUESTION <= len(stem) < GRAM
+    asking = stem.endswith(ASKING)
+    blank, inside = len(pieces) > 1, pieces[-1].strip(_STOPS)
+    return [
+        (several and not numbers, "options", stem, 2, 2 / 3, options),
+        # Numbers stand everywhere: beside them the stem must be whole.
+        (several and numbers and not long, "question", stem, GRAM, 1.0, options, SOFT),
+        (long, "13-gram", stem, GRAM, None),
+        (short and asking and len(stem) >= SHORT_STEM and sets == 1, "question", stem),
+        *((short and (asking or len(a) >= TELLING), "question", stem, GRAM, 1.0, [a], SOFT) for a in item.right if a),
         # A long stem that ends in its blank is found with or without what fills it.
-        if len(pieces) > 1 and (len(stem) < GRAM or pieces[-1].strip(_STOPS)):
-            yield Probe(number, "cloze", fold[text], NEARLY_ALL)
-        elif SHORT_QUESTION <= len(stem) < GRAM and len(pieces) == 1:
-            # A long option would be most of the sentence.
-            yield Probe(number, "cloze", fold[text], NEARLY_ALL, (stem,) if len(fold[text]) >= GRAM else ())
+        *((blank and (inside or not long), "cloze", text, GRAM, 0.9) for text in item.filled),
+        # A long option would be most of the sentence.
+        *((short and not blank, "cloze", t, GRAM, 0.9, [stem] if len(t) >= GRAM else []) for t in item.filled),
+    ]
 
 
-def _of_dialogue(number: int, item: Item, fold: _Folded) -> Iterator[Probe]:
-    whole, asked = fold["".join(item.turns)], fold[item.question]
+def _of_dialogue(item: Item) -> list[tuple]:
     # Many dialogues begin alike ("医生您好"), and then only all that is said is the item.
-    for wording in (asked, *map(fold.__getitem__, item.wordings)):
-        if len(impolite(wording)) >= SHORT_QUESTION:
-            yield Probe(number, "13-gram" if len(wording) >= GRAM else "question", wording)
-    if len(item.turns) > 2 or len(impolite(asked)) < SHORT_QUESTION:
-        yield Probe(number, "13-gram", whole)
+    texts = [text for text in (item.question, *item.wordings) if len(impolite(text)) >= SHORT_QUESTION]
+    if len(item.turns) > 2 or item.question not in texts:
+        texts.append("".join(item.turns))
+    return [(True, "13-gram", text, GRAM, None) for text in texts]
+
+
+def _of_answer(item: Item) -> tuple:
+    """A doctor's answer may have lost what a wrong character or a missing eighth takes, an exam's explanation nothing.
+
+    Explanations of different items share long passages of textbooks.
+    """
+    text = item.answer.translate(_WITHOUT_NUMBERS)
+    total, missing = len(gram_set(text, 5)), 0 if item.options else max(5, len(text) // 8)
+    telling = len(item.answer) >= ANSWER and len(text) > ANSWER / 2
+    return telling, "answer", text, 5, max(0, total - missing) / max(1, total)

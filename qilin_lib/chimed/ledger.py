@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from qilin_lib.chimed.sources import Source
 from qilin_lib.errors import QilinError
+
+# What can become of a unit; "rejected" is counted by reason.
+FATES = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
 
 
 @dataclass(slots=True)
@@ -44,11 +46,11 @@ class Row:
         title = next(feed.rows[name] for feed in source.feeds if name in feed.rows)
         return cls(source.name, name, title, source.standing, " + ".join(source.licences()))
 
-    def keep(self, texts: Sequence[str]) -> None:
-        """Count a kept record made of `texts`."""
+    def keep(self, chars: int, size: int) -> None:
+        """Count a kept record of `chars` characters, `size` bytes of UTF-8."""
         self.kept += 1
-        self.chars_kept += sum(map(len, texts))
-        self.bytes_kept += sum(len(text.encode("utf-8")) for text in texts)
+        self.chars_kept += chars
+        self.bytes_kept += size
 
     def lose(self, column: str, reason: str) -> None:
         """Count a unit in the column of what became of it; rejected ones by `reason`."""
@@ -60,12 +62,12 @@ class Row:
 
     def add(self, other: Row) -> None:
         """Add the counts of another part of the same source and set."""
-        for name in _COUNTS:
+        for name in self.__slots__[5:]:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def accounted(self) -> int:
-        """Units whose fate is known; equals `read` when the row balances."""
-        return self.kept + self.rejected.total() + self.duplicate + self.contaminated + self.excluded + self.merged
+    def counts(self) -> dict[str, int]:
+        """{fate: units}; their sum equals `read` when the row balances."""
+        return {name: self.rejected.total() if name == "rejected" else getattr(self, name) for name in FATES}
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in ledger.json."""
@@ -73,20 +75,19 @@ class Row:
         return {name: dict(sorted(v.items())) if isinstance(v, Counter) else v for name, v in values.items()}
 
 
-_COUNTS = Row.__slots__[5:]
-
-
 @dataclass(slots=True)
 class Ledger:
-    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}}.
+    """Rows by (source, set) in corpus order; `unread`: {source: {file of its folder that is not read: why}};
+    `notes`: {source: {file: what a reader noted of it}}.
 
     Training records that held a test item, by source: `hits` by benchmark, `rules` by how they held it.
     """
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
-    hits: dict[str, Counter[str]] = field(default_factory=dict)
-    rules: dict[str, Counter[str]] = field(default_factory=dict)
+    hits: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    rules: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     unread: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
@@ -99,18 +100,18 @@ class Ledger:
     def add_hits(self, source: str, hits: Counter[tuple[str, str]]) -> None:
         """Add hits of a source's records, by (benchmark, rule)."""
         for (benchmark, rule), count in hits.items():
-            self.hits.setdefault(source, Counter())[benchmark] += count
-            self.rules.setdefault(source, Counter())[rule] += count
+            self.hits[source][benchmark] += count
+            self.rules[source][rule] += count
 
     def check(self) -> None:
         """QilinError naming the source and set whose counts do not add up."""
         for row in self.rows.values():
-            if row.read != row.accounted():
+            counts = row.counts()
+            if row.read != sum(counts.values()):
+                parts = " + ".join(f"{count} {name}" for name, count in counts.items())
                 raise QilinError(
                     f"the ledger does not balance for {row.source} in {row.set}: {row.read} read, "
-                    f"but {row.kept} kept + {row.rejected.total()} rejected + {row.duplicate} duplicate + "
-                    f"{row.contaminated} contaminated + {row.excluded} excluded + {row.merged} merged = "
-                    f"{row.accounted()}"
+                    f"but {parts} = {sum(counts.values())}"
                 )
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,9 +120,5 @@ class Ledger:
             {source: dict(sorted(found.items())) for source, found in sorted(counts.items())}
             for counts in (self.hits, self.rules)
         )
-        return {
-            "sources": [row.as_dict() for row in self.rows.values()],
-            "hits": hits,
-            "rules": rules,
-            "unread": self.unread,
-        }
+        rows = [row.as_dict() for row in self.rows.values()]
+        return {"sources": rows, "hits": hits, "rules": rules, "unread": self.unread, "notes": self.notes}

@@ -17,40 +17,47 @@ from qilin_lib.chimed.shingles import skeleton
 from qilin_lib.chimed.sources import BY_NAME, Source, Unit
 
 
-def merged(graphs: Iterable[tuple[Source, Iterable[Unit]]]) -> Iterator[tuple[Source, Unit, str]]:
-    """(source, unit, "") of every unit, in the order given, or (source, unit, place) for one that went into another.
+def merged(
+    graphs: Iterable[tuple[Source, Iterable[Unit]]],
+) -> Iterator[tuple[Source, Unit, tuple[str, str, str] | None]]:
+    """(source, unit, how it is lost) of every unit, in the order given; a unit that went into another one is lost.
 
     Units are of one disease when the skeletons of their names are equal and they feed the same sets. The first of them
-    carries what all of them say; each later one comes as it was read, with the place of the first,
-    "source/file:line". A graph whose licence allows no derivatives is joined with itself only. Rejections and other
-    payloads pass. All units are held in memory until the last graph is read.
+    carries what all of them say; each later one comes as it was read, as "merged" into the place of the first,
+    "source/file:line", or "repeated" if that graph had the disease before. A graph whose licence allows no derivatives
+    is joined with itself only. Rejections and other payloads pass. All units are held in memory until the last graph is
+    read.
     """
     held = [(source, unit) for source, found in graphs for unit in found]
-    members: defaultdict[tuple, list[int]] = defaultdict(list)
+    groups: defaultdict[tuple, list[int]] = defaultdict(list)
     for number, (source, unit) in enumerate(held):
-        if key := _key(source, unit):
-            members[key].append(number)
-    first_of = {number: group[0] for group in members.values() if len(group) > 1 for number in group}
-    groups = {group[0]: group for group in members.values() if len(group) > 1}
-    del members
+        groups[_key(source, unit) or (number,)].append(number)
+    members = {number: group for group in groups.values() if len(group) > 1 for number in group}
+    del groups
+    had: set[tuple[str, int]] = set()
     for number, (source, unit) in enumerate(held):
-        first = first_of.get(number)
-        if first is None:
-            yield source, unit, ""
-        elif first == number:
-            entities = [(held[other][0].name, held[other][1].read.payload) for other in groups[number]]
-            yield source, replace(unit, read=replace(unit.read, payload=union(entities))), ""
+        group = members.get(number)
+        if group is None:
+            yield source, unit, None
+        elif group[0] == number:
+            entities = [(held[other][0].name, held[other][1].read.payload) for other in group]
+            yield source, replace(unit, read=replace(unit.read, payload=union(entities))), None
         else:
-            read = held[first][1].read
-            yield source, unit, f"{read.source}/{read.file}:{read.line}"
+            read = held[group[0]][1].read
+            again = read.source == source.name or (source.name, group[0]) in had
+            had.add((source.name, group[0]))
+            yield (
+                source,
+                unit,
+                ("merged", "repeated" if again else "merged", f"into {read.source}/{read.file}:{read.line}"),
+            )
 
 
 def _key(source: Source, unit: Unit) -> tuple | None:
-    if isinstance(unit.read, Record) and isinstance(unit.read.payload, Disease):
-        bones = skeleton(unit.read.payload.name)
-        alone = source.name if forbids_derivatives(source.licence) else ""
-        return (bones, unit.sets, alone) if bones else None
-    return None
+    if not (isinstance(unit.read, Record) and isinstance(unit.read.payload, Disease)):
+        return None
+    bones = skeleton(unit.read.payload.name)
+    return (bones, unit.sets, forbids_derivatives(source.licence) and source.name) if bones else None
 
 
 def union(entities: Iterable[tuple[str, Disease]]) -> Disease:
@@ -59,14 +66,13 @@ def union(entities: Iterable[tuple[str, Disease]]) -> Disease:
     Headings in order of first appearance, values without repetitions in order; `origins` names the graphs of a heading.
     Under a heading of `aggregate.SCALARS`, values that differ stand with the graph that states them.
     """
-    name = ""
+    entities = list(entities)
     stated: dict[str, dict[str, dict[str, None]]] = {}
     for graph, entity in entities:
-        name = name or entity.name
         for heading, values in entity.features:
             stated.setdefault(heading, {}).setdefault(graph, {}).update(dict.fromkeys(values))
     features = tuple((heading, _values(heading, by_graph)) for heading, by_graph in stated.items())
-    return Disease(name, features, tuple(tuple(by_graph) for by_graph in stated.values()))
+    return Disease(entities[0][1].name, features, tuple(map(tuple, stated.values())))
 
 
 def _values(heading: str, by_graph: dict[str, dict[str, None]]) -> tuple[str, ...]:
@@ -76,9 +82,5 @@ def _values(heading: str, by_graph: dict[str, dict[str, None]]) -> tuple[str, ..
     own = {graph: "或".join(value.rstrip("。；;，") for value in some) for graph, some in by_graph.items()}
     if len(own) == 1:
         return tuple(own.values())
-    return tuple(f"{value}（{_title(graph)}）" for graph, value in own.items())
-
-
-def _title(graph: str) -> str:
-    """The paper's name of a graph."""
-    return next(iter(BY_NAME[graph].feeds[0].rows.values()))
+    # The paper's name of a graph is the title of its row.
+    return tuple(f"{value}（{next(iter(BY_NAME[graph].feeds[0].rows.values()))}）" for graph, value in own.items())

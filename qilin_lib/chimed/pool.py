@@ -8,9 +8,8 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import wait
-from types import TracebackType
 from typing import Any
 
 
@@ -27,26 +26,23 @@ class Pool:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = cores() if workers is None else workers
-        self._executor: ProcessPoolExecutor | None = None
+        # "spawn": a notebook's kernel has threads, which a forked child would find in an undefined state.
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(self.workers, context, _follow_parent) if self.workers > 1 else None
 
     def __enter__(self) -> Pool:
-        if self.workers > 1:
-            # "spawn": a notebook's kernel has threads, which a forked child would find in an undefined state.
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_follow_parent)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
         """`function(*argument)` for each argument, in order. Only a few are in flight, so memory stays flat."""
         if self._executor is None:
-            for argument in arguments:
-                yield function(*argument)
+            yield from (function(*argument) for argument in arguments)
             return
-        waiting: deque[Future] = deque()
+        waiting: deque = deque()
         for argument in arguments:
             waiting.append(self._executor.submit(function, *argument))
             if len(waiting) > 2 * self.workers:
@@ -62,7 +58,5 @@ def _follow_parent() -> None:
 
 
 def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -9,25 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 
-def plainly(self: Any) -> tuple[type, tuple]:
-    """For `__reduce__`: pickle as class and fields; what dataclasses do themselves costs a tenth of a build."""
-    return type(self), tuple([getattr(self, name) for name in self.__slots__])
+class Plain:
+    """Pickled as class and fields: what dataclasses do themselves costs a tenth of a build."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), tuple([getattr(self, name) for name in self.__slots__])
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(Plain):
     """A piece of running text: a section of a textbook or guideline, or general-domain prose. `title` may be empty."""
 
     title: str
     body: str
-    __reduce__ = plainly
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class Dialogue(Plain):
     """Turns that alternate user, assistant, user, … beginning with the user, and the system's text before them, or "".
 
     A question with its answer is two turns. `wordings`: what else the first question may say, where a benchmark's row
@@ -37,25 +39,20 @@ class Dialogue:
     turns: tuple[str, ...]
     system: str = ""
     wordings: tuple[str, ...] = ()
-    __reduce__ = plainly
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
-    """A multiple-choice question. `options` are (letter, text).
-
-    `answer` is sorted letters, "" where the benchmark hides it.
-    """
+class Exam(Plain):
+    """A multiple-choice question. `options` are (letter, text), `answer` sorted letters, "" where it is hidden."""
 
     question: str
     options: tuple[tuple[str, str], ...]
     answer: str
     explanation: str
-    __reduce__ = plainly
 
 
 @dataclass(frozen=True, slots=True)
-class Disease:
+class Disease(Plain):
     """One disease entity of a knowledge graph: (heading, values) in the graph's order (paper §3.1.1).
 
     origins: for each feature, in the same order, the graphs that state it; () when the record's own source states all.
@@ -64,16 +61,13 @@ class Disease:
     name: str
     features: tuple[tuple[str, tuple[str, ...]], ...]
     origins: tuple[tuple[str, ...], ...] = ()
-    __reduce__ = plainly
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
-    """A triplet for DPO.
-
-    The prompt's turns (user first, user last), the preferred and the rejected response (paper §3.3.1), and the system's
-    text before the prompt, or "". `others`: further answers of a ranked list, the best first; the sources' `units`
-    makes pairs of them, so that no record that is built has any.
+class Preference(Plain):
+    """A triplet for DPO: the prompt's turns (user first, user last), the preferred and the rejected response (paper
+    §3.3.1), and the system's text before the prompt, or "". `others`: further answers of a ranked list, the best first;
+    the sources' `units` makes pairs of them, so that no record that is built has any.
     """
 
     prompt: tuple[str, ...]
@@ -81,29 +75,26 @@ class Preference:
     rejected: str
     system: str = ""
     others: tuple[str, ...] = ()
-    __reduce__ = plainly
 
 
 Payload = Passage | Dialogue | Exam | Disease | Preference
+# How a set lost a unit: column of the ledger, reason (a short fixed phrase), detail.
+Lost = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(Plain):
     """One usable unit of a source. `file` is relative to the source's folder, `line` counts from 1."""
 
     source: str
     file: str
     line: int
     payload: Payload
-    __reduce__ = plainly
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
-    """One unusable unit of a source.
-
-    `reason` is a short fixed phrase (a ledger column), `detail` says what was seen.
-    """
+class Rejection(Plain):
+    """One unusable unit of a source; `reason` is a short fixed phrase (a ledger column), `detail` what was seen."""
 
     source: str
     file: str
@@ -111,7 +102,13 @@ class Rejection:
     reason: str
     detail: str = ""
     excerpt: str = ""
-    __reduce__ = plainly
+
+
+class Note(Rejection):
+    """What is to be said of a whole file ("empty file", "fields not used"): it counts as no row."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:
@@ -152,10 +149,7 @@ def strings(payload: Payload) -> list[str]:
 
 
 def content(payload: Payload) -> str:
-    """All text of a payload, one string a line.
-
-    It is the identity of a record for deduplication and for the held-out split.
-    """
+    """All text of a payload, one string a line: what a record is to deduplication and the held-out split."""
     return "\n".join(strings(payload))
 
 

@@ -1,40 +1,36 @@
-"""Near-duplicates of a corpus past one machine: the functions of sketch.py and neardup.py as datatrove stages.
+"""Notebook 01 past one machine: the steps of build.py as a datatrove pipeline for its local, Slurm and Ray executors.
 
-    python -m qilin_lib.chimed.scale_out INPUT WORK --executor slurm --tasks 200 --set partition=cpu --set time=04:00:00
+    python -m qilin_lib.chimed.scale_out RAW OUT --param profile=full_a100 \\
+        --executor slurm --tasks 200 --set partition=cpu --set time=04:00:00
 
-Input: a folder of .jsonl files, a document a line, {"text": ..., "id": ..., "metadata": ...} as datatrove's JsonlReader
-takes them; but where that one skips a broken line with a warning, here it ends the task with an error that names it.
-Stages: sketch (a task some files) -> equal (1) -> bands (a task a band) -> components (1) -> filter (as sketch).
-All share WORK, a folder on a file system that every node mounts, and find there
-
-    run.json        the files and parameters of this run, which no other run may use
-    kept/           the input files, less the duplicates; a kept line is the input's, byte for byte
-    dropped/        for each input file the lines left out: id, file, line, and the first of their component
-    sketches/ edges/ logs/
-
-Of a component the first in order of file name and line is kept, whatever the number of tasks.
+Stages, with their tasks: index (1) -> refine (n) -> equal (1) -> bands (n) -> decide (1) -> write (n) -> glue (1).
+OUT gets the files that the notebook writes, byte for byte, whatever the number of tasks. Everything between lies in
+OUT/checkpoints, on a file system that every node mounts; remove it when OUT/ledger.json is there. With the same raw
+files and parameters, a task that is done is not done again. What it costs: each task of refine, and equal once more,
+reads all raw files, since the number of a unit and its batch is known only to who has read what stands before (a fifth
+of the work: more than some ten tasks gain little); decide finds repeated substrings on the cores of one node.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import pickle
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
-from qilin_lib import files
-from qilin_lib.chimed import neardup
-from qilin_lib.chimed.pool import cores
+from qilin_lib import files, params
+from qilin_lib.chimed import build, neardup, sources
+from qilin_lib.chimed.ledger import Ledger
+from qilin_lib.chimed.pool import Pool, cores
 from qilin_lib.chimed.shards import write_array
-from qilin_lib.chimed.shingles import identity
-from qilin_lib.chimed.sketch import PERMUTATIONS, write_sketch
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.schema import Build
 
 try:
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
@@ -42,166 +38,144 @@ except ModuleNotFoundError as missing:
     raise QilinError(f"scale_out needs {missing.name}: pip install 'qilin-lib[scale-out]'") from missing
 
 EXECUTORS = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
-_SHARD = 5000
 
 
-def pipeline(
-    input_dir: Path, work_dir: Path, threshold: float, ngram: int, tasks: int, executor: str, **options: Any
-) -> list[Any]:
-    """The five executors in order, each depending on the one before: running the last one runs all.
+class Done(Exception):
+    """A task has done its share."""
+
+
+class Share(NamedTuple):
+    """A pool that does every `size`-th batch from `rank` on, keeps its results in `folder` and raises Done.
+
+    Without a rank it gives all that are kept. Arguments begin with the stem of the batch, whose name is its number.
+    """
+
+    folder: Path
+    rank: int | None = None
+    size: int = 1
+
+    def map(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+        """Like that of a pool, for this share."""
+        for given in arguments:
+            path = self.folder / f"{given[0].name}.pickle"
+            if self.rank is None:
+                yield _load(path)
+            elif int(given[0].name) % self.size == self.rank and not path.exists():
+                _save(path, function(*given))
+        if self.rank is not None:
+            raise Done
+
+
+class Run:
+    """A build from `raw` to `out`; its stages are what datatrove calls, with (data, rank, number of tasks)."""
+
+    def __init__(self, params: Build, raw: Path, out: Path) -> None:
+        self.params, self.raw, self.out = params, raw.resolve(), out.resolve()
+        self.chosen = build.chosen_sources(params, self.raw)
+        self.work = build.work_dir(params, self.raw, self.out)
+
+    def index(self, *_: object) -> None:
+        """Stage 1: the index of the benchmarks, and the ledger, which begins with them."""
+        ledger = Ledger(unread=sources.all_unread(self.raw))
+        _save(self.work / "index.pickle", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
+
+    def refine(self, data: object, rank: int, size: int) -> None:
+        """Stage 2: the batches rank, rank + size, ..."""
+        share = Share(self.work / "refined", rank, size)
+        with suppress(Done):
+            build.refine_all(self.params, self.chosen, self.raw, self.work, share, print, {})
+
+    def equal(self, *_: object) -> None:
+        """Stage 3: all candidates, and which of them are equal."""
+        notes: build.Notes = {}
+        corpus, stems = build.refine_all(self.params, self.chosen, self.raw, self.work, Pool(1), print, notes)
+        neardup.collapse(self.work, stems)
+        _save(self.work / "notes.pickle", notes)
+        _save(self.work / "equal.pickle", (corpus, stems))
+
+    def bands(self, data: object, rank: int, size: int) -> None:
+        """Stage 4: near-duplicates that share the bands rank, rank + size, ..."""
+        _, stems = _load(self.work / "equal.pickle")
+        given = self.params.near_dup_threshold, self.params.near_dup_ngram
+        for band in range(rank, neardup.band_count(given[0]), size):
+            write_array(self.work / "bands" / f"{band:03d}.npy", neardup.band_edges(self.work, stems, band, *given))
+
+    def decide(self, *_: object) -> None:
+        """Stage 5: what becomes of every candidate, and what is cut out of running text."""
+        corpus, stems = _load(self.work / "equal.pickle")
+        group = np.load(self.work / "roots.npy")
+        for path in sorted((self.work / "bands").glob("*.npy")):
+            group = neardup.joined(group, np.load(path))
+        with Pool(self.params.workers) as pool:
+            cuts = build.decide(self.params, corpus, group, stems, self.work, pool, print)
+        _save(self.work / "decide.pickle", (corpus, cuts, stems))
+
+    def write(self, data: object, rank: int, size: int) -> None:
+        """Stage 6: the lines of the batches rank, rank + size, ..."""
+        share = Share(self.work / "lines", rank, size)
+        with suppress(Done):
+            self._write(Ledger(), b"", self.work / f"write-{rank}", share)
+
+    def glue(self, *_: object) -> None:
+        """Stage 7: the four sets, dropped.jsonl and ledger.json."""
+        ledger, dropped = _load(self.work / "index.pickle")
+        for source, found in _load(self.work / "notes.pickle").items():
+            ledger.notes.setdefault(source, {}).update(found)
+        self._write(ledger, dropped, self.out, Share(self.work / "lines"))
+        ledger.check()
+        files.write_json(self.out / "ledger.json", ledger.as_dict())
+
+    def _write(self, *given: Any) -> None:
+        build.write_sets(self.params, *_load(self.work / "decide.pickle"), *given)
+
+
+def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
+    """The executors of all stages in order, each depending on the one before: running the last one runs all.
 
     `options` go to every datatrove executor, such as `workers`; Slurm needs `partition` and `time`.
-    QilinError: no such executor, no input, a missing option, or `work_dir` holds a run with other files or parameters.
+    QilinError: no such executor, or a missing option.
     """
     if executor not in EXECUTORS:
         raise QilinError(f"executor: '{executor}' is none of {', '.join(EXECUTORS)}{nearest(executor, EXECUTORS)}")
     for name in ("partition", "time") if executor == "slurm" else ():
         if name not in options:
             raise QilinError(f"executor slurm: the option '{name}' is missing; give for example --set {name}=...")
-    input_dir, work_dir = Path(input_dir).resolve(), Path(work_dir).resolve()
-    bands = PERMUTATIONS // neardup.band_rows(threshold)
-    _claim(input_dir, work_dir, {"threshold": threshold, "ngram": ngram, "tasks": tasks})
-    if executor == "local":
-        options = {"workers": cores()} | options
-    stages: list[tuple[str, Callable, int]] = [
-        ("sketch", partial(sketch_files, work_dir), tasks),
-        ("equal", partial(connect_equal, work_dir), 1),
-        ("bands", partial(link_band, work_dir), bands),
-        ("components", partial(merge_bands, work_dir), 1),
-        ("filter", partial(filter_files, work_dir), tasks),
-    ]
+    options = ({"workers": cores()} if executor == "local" else {}) | options
     made: list[Any] = []
-    for name, step, size in stages:
-        own = {"job_name": f"neardup-{name}"} if executor == "slurm" else {}
-        depends = made[-1] if made else None
+    for name in ("index", "refine", "equal", "bands", "decide", "write", "glue"):
+        own = {"tasks": tasks if name in ("refine", "bands", "write") else 1, "depends": made[-1] if made else None}
+        own |= {"job_name": f"chimed-{name}"} if executor == "slurm" else {}
         # A plain string, since datatrove takes no Path. Completed tasks are noted here and not run again.
-        logs = str(work_dir / "logs" / name)
-        made.append(EXECUTORS[executor]([step], tasks=size, depends=depends, logging_dir=logs, **own | options))
+        own["logging_dir"] = str(run.work / "logs" / name)
+        made.append(EXECUTORS[executor]([getattr(run, name)], **own | options))
     return made
 
 
-def _claim(input_dir: Path, work_dir: Path, settings: dict[str, Any]) -> None:
-    names = sorted(path.relative_to(input_dir).as_posix() for path in input_dir.rglob("*.jsonl"))
-    if not names:
-        raise QilinError(f"{input_dir} holds no .jsonl file")
-    sizes = [(input_dir / name).stat().st_size for name in names]
-    run = settings | {"input_dir": str(input_dir), "files": names, "bytes": sizes}
-    path = work_dir / "run.json"
-    if path.exists():
-        before = files.read_json(path)
-        for key, value in run.items():
-            if before.get(key) != value:
-                raise QilinError(f"{work_dir} holds a run with other {key}; name a new work folder or remove this one")
-    files.write_json(path, run)
+def _save(path: Path, value: Any) -> None:
+    with files.atomic(path, binary=True) as handle:
+        pickle.dump(value, handle)
 
 
-def sketch_files(work_dir: Path, data: object, rank: int, world_size: int) -> None:
-    """Stage 1: sketch shards of the files rank, rank + world_size, ...; QilinError: a line that is no document."""
-    run = files.read_json(work_dir / "run.json")
-    for number, name in _mine(run, rank, world_size):
-        texts = (identity(text) for _, text in _documents(Path(run["input_dir"]) / name))
-        shard = 0
-        while part := list(islice(texts, _SHARD)):
-            write_sketch(work_dir / "sketches" / f"{number:06d}-{shard:06d}", part, run["ngram"])
-            shard += 1
-
-
-def connect_equal(work_dir: Path, data: object, rank: int, world_size: int) -> None:
-    """Stage 2: equal skeletons."""
-    neardup.collapse(work_dir / "sketches", _stems(work_dir))
-
-
-def link_band(work_dir: Path, data: object, rank: int, world_size: int) -> None:
-    """Stage 3: the links of band `rank`."""
-    run = files.read_json(work_dir / "run.json")
-    edges = neardup.band_edges(work_dir / "sketches", _stems(work_dir), rank, run["threshold"], run["ngram"])
-    write_array(work_dir / "edges" / f"{rank:03d}.npy", edges)
-
-
-def merge_bands(work_dir: Path, data: object, rank: int, world_size: int) -> None:
-    """Stage 4: connected components of all links."""
-    roots = np.load(work_dir / "sketches" / "roots.npy")
-    for path in sorted((work_dir / "edges").glob("*.npy")):
-        neardup.join(roots, *np.load(path).T)
-    write_array(work_dir / "components.npy", neardup.find(roots, np.arange(len(roots))))
-
-
-def filter_files(work_dir: Path, data: object, rank: int, world_size: int) -> None:
-    """Stage 5: kept/<file> and dropped/<file> of the files rank, rank + world_size, ..."""
-    run = files.read_json(work_dir / "run.json")
-    stems = _stems(work_dir)
-    first = np.load(work_dir / "components.npy", mmap_mode="r")
-    # The number of each file's first document, and of the end.
-    counts = np.bincount([_file_number(stem) for stem in stems], _counts(work_dir), len(run["files"]))
-    starts = np.cumsum([0, *counts]).astype(np.int64)
-    for number, name in _mine(run, rank, world_size):
-        with files.atomic(work_dir / "kept" / name) as kept, files.atomic(work_dir / "dropped" / name) as dropped:
-            for line, (raw, _) in enumerate(_documents(Path(run["input_dir"]) / name)):
-                keeper = int(first[starts[number] + line])
-                if keeper == starts[number] + line:
-                    kept.write(raw)
-                    continue
-                home = int(np.searchsorted(starts, keeper, side="right")) - 1
-                of = {"file": run["files"][home], "document": keeper - int(starts[home]) + 1}
-                row = {"id": json.loads(raw).get("id"), "file": name, "document": line + 1, "duplicate_of": of}
-                dropped.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _mine(run: dict[str, Any], rank: int, world_size: int) -> Iterator[tuple[int, str]]:
-    return islice(enumerate(run["files"]), rank, None, world_size)
-
-
-def _documents(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not blank, ending in a line break, and its text."""
-    with open(path, encoding="utf-8", newline="\n") as handle:
-        for number, raw in enumerate(handle, start=1):
-            if not raw.strip():
-                continue
-            try:
-                text = json.loads(raw)["text"]
-            except (ValueError, KeyError, TypeError) as reason:
-                raise QilinError(f'{path}, line {number}: no JSON object with a "text" ({reason!r})') from None
-            if not isinstance(text, str):
-                raise QilinError(f'{path}, line {number}: "text" is {type(text).__name__}, not a string')
-            yield raw.removesuffix("\n") + "\n", text
-
-
-def _stems(work_dir: Path) -> list[Path]:
-    # The facts are written last, so that a shard which has them is whole.
-    paths = sorted((work_dir / "sketches").glob("*-*.facts.npy"))
-    return [path.with_name(path.name.removesuffix(".facts.npy")) for path in paths]
-
-
-def _file_number(stem: Path) -> int:
-    return int(stem.name.split("-")[0])
-
-
-def _counts(work_dir: Path) -> np.ndarray:
-    return np.diff(np.load(work_dir / "sketches" / "starts.npy"))
+def _load(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())  # noqa: S301 - what another task of this run has saved
 
 
 def main(arguments: list[str]) -> int:
     """Run, or for Slurm submit, all stages; 2 when something the user can mend stands in the way."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qilin_lib.chimed.scale_out",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("input_dir", type=Path)
-    parser.add_argument("work_dir", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.7, help="Jaccard similarity of a duplicate (%(default)s)")
-    parser.add_argument("--ngram", type=int, default=5, help="characters in an n-gram (%(default)s)")
-    parser.add_argument("--tasks", type=int, default=cores(), help="tasks of the stages sketch and filter (cores)")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m qilin_lib.chimed.scale_out", None, __doc__, formatter_class=form)
+    parser.add_argument("raw", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--executor", default="local", help=f"{', '.join(EXECUTORS)} (%(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the executor")
+    parser.add_argument("--tasks", type=int, default=cores(), help="tasks of refine, bands and write (cores)")
+    for name, help in (("--set", "an option of the executor"), ("--param", "a parameter of notebook 01, or profile")):
+        parser.add_argument(name, action="append", default=[], metavar="NAME=VALUE", help=help)
     given = parser.parse_args(arguments)
-    pairs = [pair.partition("=") for pair in given.set]
-    options = {name: int(value) if value.lstrip("-").isdecimal() else value for name, _, value in pairs}
+    options, asked = (dict(pair.partition("=")[::2] for pair in pairs) for pairs in (given.set, given.param))
+    options = {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in options.items()}
     try:
-        made = pipeline(
-            given.input_dir, given.work_dir, given.threshold, given.ngram, given.tasks, given.executor, **options
-        )
-        made[-1].run()
+        loaded = params.load("01_build_chimed", {name: yaml.safe_load(value) for name, value in asked.items()})
+        pipeline(Run(loaded, given.raw, given.out), given.tasks, given.executor, **options)[-1].run()
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 _WORDS = re.compile(r"[^\W_]+")
 _STRONG = "+<>≤≥±↑↓‰≠√×♂♀"
 _MEANT = "-.," + _STRONG
+_NO_SIGNS = dict.fromkeys(map(ord, _MEANT))
 _FORMS = str.maketrans("−–—~～≦≧·", "-----≤≥.")
 # A sign, a comparison; a minus in brackets or before a number; whatever parts two numbers. The first character stands
 # in one class, which the engine finds fast; what it must be followed by is said after it.
@@ -20,9 +22,8 @@ _SIGN = re.compile(
 )
 # Characters around a sign by which its place is known in another text.
 _AROUND = 8
-# Odd 64-bit constants: a gram's hash is sum(code point * constant) mod 2**64, mixed. Fixed, so that hashes never
-# differ between machines.
-_ODD = np.random.default_rng(2310_09089).integers(1, 2**63, size=64, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+# A gram's hash is sum(code point * odd constant) mod 2**64, mixed. The constants depend on no library's version.
+_ODD = np.frombuffer(hashlib.shake_256(b"character n-grams").digest(64 * 8), dtype="<u8") | np.uint64(1)
 
 
 def skeleton(text: str) -> str:
@@ -61,22 +62,27 @@ def _sign(between: str) -> str:
 
 
 def differ_in_signs(one: str, other: str) -> bool:
-    """Whether two texts (each its `identity`) somewhere have the same words with other signs between them."""
+    """Whether two texts (each its `identity`) somewhere have the same letters with other signs between them."""
     if not any(sign in one or sign in other for sign in _MEANT):
         return False
+    one, other = f"\n{one}\n", f"\n{other}\n"
     forms, others = _signed(one), _signed(other)
-    return any(gram in others and own.isdisjoint(others[gram]) for gram, own in forms.items())
+    for letters in forms.keys() | others.keys():
+        # Where they stand in a text as they are, they stand there without signs.
+        own = forms.get(letters, set()) | ({letters} if letters in one else set())
+        theirs = others.get(letters, set()) | ({letters} if letters in other else set())
+        if own and theirs and own.isdisjoint(theirs):
+            return True
+    return False
 
 
 def _signed(text: str) -> dict[str, set[str]]:
-    """{`_AROUND` neighbouring letters: the forms in which they stand, with the signs between them}."""
-    text = f"\n{text}\n"
-    places = [place for place, letter in enumerate(text) if letter not in _MEANT]
-    bare = "".join([text[place] for place in places])
-    width = min(_AROUND, len(bare))
+    """{`_AROUND` letters in a row: the forms in which they stand with signs between them}."""
+    more = min(_AROUND, len(text.translate(_NO_SIGNS))) - 1
+    sign, letter = f"[{re.escape(_MEANT)}]", f"[^{re.escape(_MEANT)}]"
     forms: dict[str, set[str]] = {}
-    for at in range(len(bare) - width + 1):
-        forms.setdefault(bare[at : at + width], set()).add(text[places[at] : places[at + width - 1] + 1])
+    for found in re.finditer(f"(?={letter}{{1,{more}}}{sign})(?=((?:{letter}{sign}*){{{more}}}{letter}))", text):
+        forms.setdefault(found[1].translate(_NO_SIGNS), set()).add(found[1])
     return forms
 
 
@@ -89,7 +95,7 @@ def gram_set(bones: str, size: int) -> frozenset[str]:
 
 def gram_hashes(bones: str, size: int) -> np.ndarray:
     """64-bit hashes (uint64, one a position) of the character n-grams of a skeleton; same cases as `gram_set`."""
-    return window_hashes(_codes(bones), min(size, len(bones))) if bones else np.empty(0, dtype=np.uint64)
+    return gram_hashes_many([bones], size)[0]
 
 
 def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
-from qilin_lib.chimed.records import Record, Rejection, plainly
+from qilin_lib.chimed.records import Note, Plain, Record, Rejection
 from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
@@ -122,7 +122,7 @@ BY_NAME = {source.name: source for source in REGISTRY}
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Plain):
     """A record or rejection on its way through the build, with the sets that its file feeds.
 
     `licence`: that of its file, "" for its source's.
@@ -131,15 +131,19 @@ class Unit:
     sets: tuple[str, ...]
     read: Record | Rejection
     licence: str = ""
-    __reduce__ = plainly
 
 
 def units(
-    source: Source, raw_dir: Path, sets: tuple[str, ...] = SETS, ranked_answers: preference.Ranked = "best_two"
+    source: Source,
+    raw_dir: Path,
+    sets: tuple[str, ...] = SETS,
+    ranked_answers: preference.Ranked = "best_two",
+    notes: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[Unit]:
     """Everything that a source's files hold for `sets`, files in name order, packed ones and archives among them.
 
-    Of a ranked list of answers the pairs that `ranked_answers` says.
+    Of a ranked list of answers the pairs that `ranked_answers` says. A Note goes into `notes`, {source: {file: what is
+    noted}}, where that is given, and is no unit then.
 
     Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
     them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
@@ -150,12 +154,13 @@ def units(
     with contextlib.ExitStack() as archives:
         files = found(folder, archives) if any(feeds) and folder.is_dir() else []
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
-            for file in files if wanted else ():
-                if number == (0 if file.always else _feed_of(source, file)):
-                    for read in _reads(source.name, file, reader_of(feed.reader)):
-                        yield from (
-                            Unit(wanted, pair, feed.licence) for pair in preference.pairs_of(read, ranked_answers)
-                        )
+            mine = (file for file in files if wanted and number == (0 if file.always else _feed_of(source, file)))
+            for read in (read for file in mine for read in _reads(source.name, file, reader_of(feed.reader))):
+                if notes is not None and isinstance(read, Note):
+                    notes.setdefault(source.name, {})[read.file] = str(read)
+                    continue
+                for pair in preference.pairs_of(read, ranked_answers):
+                    yield Unit(wanted, pair, feed.licence)
 
 
 def _feed_of(source: Source, file: Found) -> int | None:
@@ -175,7 +180,10 @@ def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Reject
     if stream.broken:
         yield Rejection(source, file.file, 0, stream.broken.reason, stream.broken.detail)
     elif nothing:
-        yield Rejection(source, file.file, 0, "empty file", "no rows")
+        yield Note(source, file.file, 0, "empty file", "no rows")
+
+
+# --- what is there, and what is not read ------------------------------------------------------------------------------
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:
@@ -185,51 +193,46 @@ def inventory(raw_dir: Path) -> dict[str, str]:
     """
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
     state = {source.name: "missing" for source in REGISTRY}
-    for source in REGISTRY:
-        if source.name in there:
-            state[source.name] = "present" if _files_of(source, raw_dir)[0] else "nothing read"
+    for name in there & set(state):
+        state[name] = "present" if any(fed for _, fed in _files_of(BY_NAME[name], raw_dir)) else "nothing read"
     state |= {name: "not used by this profile" for name in NOT_USED if name in there}
     return state | {name: "unknown" for name in sorted(there - set(state)) if not name.startswith(".")}
 
 
-def _files_of(source: Source, raw_dir: Path) -> tuple[list[Found], list[Found]]:
-    """(files of a source's folder that feed, or have a fault that `units` reports; the others)."""
+def _files_of(source: Source, raw_dir: Path) -> list[tuple[Found, bool]]:
+    """(file of a source's folder, whether it feeds or has a fault that `units` reports)."""
     with contextlib.ExitStack() as archives:
         files = found(raw_dir / source.name, archives) if (raw_dir / source.name).is_dir() else []
-    feeding = [file for file in files if file.always or _feed_of(source, file) is not None]
-    # A folder is no file; what is in it is.
-    return feeding, [file for file in files if file not in feeding and not file.path.is_dir()]
+    return [(file, file.always or _feed_of(source, file) is not None) for file in files]
 
 
 def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     """{file: why it is not read} of a source's folder; an archive of which no member is read is one entry."""
-    feeding, others = _files_of(source, raw_dir)
-    used = {file.path for file in feeding}
+    files = _files_of(source, raw_dir)
+    used = {file.path for file, feeds in files if feeds}
     patterns = " or ".join(dict.fromkeys(feed.glob for feed in source.feeds))
     wanted = f"not {patterns}"
     if not all(feed.glob.endswith(".txt") for feed in source.feeds):
         wanted += f" (rows: {', '.join(ROWS)}, also packed)"
     reasons: dict[str, str] = {}
-    for file in others:
-        whole = bool(file.archive) and file.path not in used
-        name = file.archive if whole else file.file
-        reasons[name] = f"an archive with no file for it: {wanted}" if whole else _why(file, source) or wanted
+    # A folder is no file; what is in it is.
+    for file in (file for file, feeds in files if not feeds and not file.path.is_dir()):
+        if file.archive and file.path not in used:
+            reasons[file.archive] = f"an archive with no file for it: {wanted}"
+        elif file.fault:
+            reasons[file.file] = file.fault.detail
+        elif file.path.name in source.beside:
+            reasons[file.file] = source.beside[file.path.name]
+        elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
+            reasons[file.file] = f"too deep: {patterns}, or one folder below"
+        else:
+            reasons[file.file] = "an archive inside an archive: unpack it" if is_archive(file.file) else wanted
     return reasons
 
 
 def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
     """{source: its `unread`} of all sources whose folder holds something that is not read."""
     return {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
-
-
-def _why(file: Found, source: Source) -> str:
-    if file.fault:
-        return file.fault.detail
-    if file.path.name in source.beside:
-        return source.beside[file.path.name]
-    if any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
-        return f"too deep: {' or '.join(dict.fromkeys(feed.glob for feed in source.feeds))}, or one folder below"
-    return "an archive inside an archive: unpack it" if is_archive(file.file) else ""
 
 
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
@@ -248,15 +251,6 @@ def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path
     return read
 
 
-def counted(source: Source, raw_dir: Path) -> tuple[int, int, int]:
-    """Files, records and rejections of a source; reads everything."""
-    files, kinds = set(), Counter()
-    for unit in units(source, raw_dir):
-        files.add(unit.read.file)
-        kinds[type(unit.read)] += 1
-    return len(files), kinds[Record], kinds[Rejection]
-
-
 def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
     """Lines of a table of all sources and of the folders that are none; `count` reads every file to count."""
     form = "{:12}  {:26}  {:>6}  {:>9}  {:>8}  {:13}  {}"
@@ -266,14 +260,25 @@ def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
             state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
             yield f"{state:12}  {printable(name):26}  {why}"
             continue
-        source = BY_NAME[name]
+        source, missing = BY_NAME[name], state == "missing"
+        numbers, notes = counted(source, raw_dir) if count and not missing else (("" if missing else "-",) * 3, {})
         feeds = ",".join(dict.fromkeys(kind for feed in source.feeds for kind in feed.rows))
-        numbers = ("", "", "") if state == "missing" else counted(source, raw_dir) if count else ("-", "-", "-")
         yield form.format(state, name, *numbers, feeds, source.licence)
-        if state == "missing":
-            yield f"{'':12}  get it: {source.home}"
-        elif left := unread(source, raw_dir):
+        if left := unread(source, raw_dir) | notes:
             yield f"{'':12}  not read: {listed(left)}"
+        elif missing:
+            yield f"{'':12}  get it: {source.home}"
+
+
+def counted(source: Source, raw_dir: Path) -> tuple[tuple[int, int, int], dict[str, str]]:
+    """((files, records, rejections) of a source, what is noted of its files); reads everything."""
+    files, kinds, notes = set(), Counter(), {}
+    for unit in units(source, raw_dir):
+        files.add(unit.read.file)
+        kinds[type(unit.read)] += 1
+        if isinstance(unit.read, Note):
+            notes[unit.read.file] = str(unit.read)
+    return (len(files), kinds[Record], kinds[Rejection]), notes
 
 
 def listed(reasons: dict[str, str], most: int = 5) -> str:

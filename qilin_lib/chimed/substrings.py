@@ -5,45 +5,38 @@ stand earlier: in an earlier text, or further left in the same one, overlapping 
 union of its repeated windows. So the first occurrence always stays, and what is cut still exists. (The code released
 with the paper, a suffix array over bytes, marks every copy, the first included.)
 
-A suffix array of 3 GB of text takes 24 GB. Here windows are compared by 64-bit hashes, which are spilled to disk and
-brought together by range of hash; to keep that small, most windows are settled in blocks (windows.blocks):
-1. A block whose key no other block has holds no repeated window. These are nearly all.
-2. A block whose characters all occur in an earlier block is repeated as a whole, and needs no further look.
-3. What remains, blocks that are first with their characters but share their key, is compared window by window.
-4. All that was found is compared on the texts themselves. Two different windows share a hash with a probability of
-   2**-64, some two of n windows with about n**2 / 2**65 (n = 10**9: 0.03): then all is done again with other hashes.
-So the result is exact, and the same with any number of workers. Time and disk are linear in the corpus.
+A suffix array of 3 GB of text takes 24 GB. Here every window has a rolling 64-bit hash, and windows of equal hash are
+brought together for one range of hashes after the other, so that few are in memory: a task reads the whole corpus and
+sorts what lies in its range. All that is found is compared character by character. Two different windows share a hash
+with a probability of 2**-64, some two of n windows with about n**2 / 2**65 (n = 10**9: 0.03): then all is done again
+with other hashes. So the result is exact, and the same with any number of workers. On disk are the repetitions alone,
+24 bytes each at most. Time is that of 3 + characters / RANGE readings of the corpus, some 15 ns a character each.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.windows import BLOCK, Chunk, Hashes, blocks, chunks, gram, previous
+from qilin_lib.chimed.shards import Texts
 from qilin_lib.errors import QilinError
 
-# `count` windows, the first at byte `start` of a shard. MATCH: their characters occur earlier, at byte `source` of the
-# whole corpus.
-PLACE = np.dtype([("start", "u4"), ("count", "u4")])
-MATCH = np.dtype([("start", "u4"), ("count", "u4"), ("source", "i8")])
-WINDOW = np.dtype([("hash", "u8"), ("start", "u4")])
-# Records compared at once (about 100 bytes each while they are); windows on disk at once.
-RECORDS, WINDOWS = 1 << 22, 1 << 28
+# Windows compared at once (28 bytes each), and characters hashed at once, few enough for the cache of a core; 2**16 at
+# most.
+RANGE, CHUNK = 3 << 24, 1 << 15
 _ATTEMPTS = 4
-# Bytes compared at once.
-PIECE = 1 << 22
+# `count` windows from place `at` of the corpus, whose characters stand at place `source`, too.
+_RUN = np.dtype([("at", "<i8"), ("source", "<i8"), ("count", "<i8")])
 
 Say = Callable[[str], None]
-Slice = tuple[int, str, int, int]  # number of the file, its path, first record, records
 
 
 def repeated_spans(
@@ -52,22 +45,30 @@ def repeated_spans(
     """For each shard, in order, the repeated spans of each of its texts: merged half-open character ranges.
 
     `stems`: shards written by shards.write_texts, in corpus order; `length`: characters of a window. `work` is a folder
-    for this alone: emptied first, and without a file once all spans are read. Memory is bounded by RECORDS and by the
-    repetitions within one shard, some MB for shards of some MB.
-    QilinError: `length` below 2, or a shard of 4 GB or more.
+    for this alone: emptied first, and without a file once all spans are read. Memory of a worker: 28 bytes for each of
+    RANGE windows, 24 for each run of repeated ones in a shard, and some 20 for each character of a shard.
+    QilinError: `length` below 2.
     """
     if length < 2:
         raise QilinError(f"length of repeated substrings: {length}; the least is 2 characters, 50 to 100 are usual")
-    sizes = [stem.with_suffix(".utf8").stat().st_size for stem in stems]
-    if max(sizes, default=0) >= 1 << 32:
-        raise QilinError(f"{stems[int(np.argmax(sizes))]}.utf8: {max(sizes)} bytes; a shard holds less than {1 << 32}")
-    bases = np.cumsum([0, *sizes], dtype=np.int64)
+    _opened.cache_clear()
     for seed in range(_ATTEMPTS):
         shutil.rmtree(work, ignore_errors=True)
-        if _search(stems, bases, length, work, pool, progress, seed):
-            return _read(stems, work)
+        work.mkdir(parents=True)
+        if _search(stems, length, work, pool, progress, seed):
+            return _read(work, len(stems))
         progress("repeated substrings: two different strings have one hash; once more with other hashes")
     raise QilinError(f"length of repeated substrings: {length}; the hashes of this corpus collide; try another length")
+
+
+def _read(work: Path, shards: int) -> Iterator[list[list[tuple[int, int]]]]:
+    for shard in range(shards):
+        spans: list[list[tuple[int, int]]] = [[] for _ in np.load(work / f"{shard}.starts.npy")[1:]]
+        for text, begin, end in np.load(work / f"{shard}.spans.npy").tolist():
+            spans[text].append((begin, end))
+        for kind in ("starts", "spans"):
+            (work / f"{shard}.{kind}.npy").unlink()
+        yield spans
 
 
 _LINE = re.compile(r"([^\n]*)\n?")
@@ -112,249 +113,158 @@ def cut(text: str, spans: Iterable[tuple[int, int]]) -> str:
     return "".join([*kept, text[last:]])
 
 
-def _search(
-    stems: Sequence[Path], bases: np.ndarray, length: int, work: Path, pool: Pool, progress: Say, seed: int
-) -> bool:
-    """Write the spans of every shard; False when a hash was wrong. `bases`: bytes of the corpus before each shard."""
-    for name in ("local", "blocks", "matches", "unsettled", "windows", "singles", "spans"):
-        (work / name).mkdir(parents=True)
-    progress(f"repeated substrings: hashing {bases[-1] / 1e6:,.0f} MB of text")
-    # The minimum of w hashes changes every (w + 1) / 2 places, w = length - gram + 1; a character is a byte or more.
-    bins = _bins(2 * int(bases[-1]) // (length - gram(length) + 2))
-    tasks = ((stem, shard, int(bases[shard]), length, bins, work, seed) for shard, stem in enumerate(stems))
-    columns = _slices(work / "blocks", list(pool.map(_sketch, tasks)), bins)
-    progress(f"repeated substrings: comparing {sum(count for column in columns for *_, count in column):,} blocks")
-    compared = list(pool.map(_compare_blocks, ((number, column, bases, work) for number, column in enumerate(columns))))
-    shutil.rmtree(work / "blocks")
-    matches = _slices(work / "matches", [counts for counts, *_ in compared], len(stems))
-    unsettled = _slices(work / "unsettled", [counts for _, counts, _ in compared], len(stems))
-    windows = sum(count for *_, count in compared)
-    progress(f"repeated substrings: comparing {windows:,} windows one by one")
-    singles = _compare_windows(stems, bases, length, unsettled, windows, work, pool, seed)
+def _search(stems: Sequence[Path], length: int, work: Path, pool: Pool, progress: Say, seed: int) -> bool:
+    """Write the spans of every shard to <work>/<shard>.spans.npy; False when a hash was wrong."""
+    sizes = [*pool.map(_measure, ((stem, work / f"{shard}") for shard, stem in enumerate(stems)))]
+    bases = np.cumsum([0, *sizes], dtype=np.int64)
+    ranges = 1 + int(bases[-1]) // RANGE
+    progress(f"repeated substrings: {bases[-1] / 1e6:,.0f} M characters, {ranges} ranges of hashes")
+    for _ in pool.map(_compare, ((stems, work, bases, length, number, ranges, seed) for number in range(ranges))):
+        pass
     progress("repeated substrings: comparing what was found character by character")
-    names, found = [str(stem) for stem in stems], zip(matches, singles, strict=True)
-    tasks = ((names, shard, bases, length, [*more, *single], work) for shard, (more, single) in enumerate(found))
-    right = all([*pool.map(_settle, tasks)])
-    for name in ("local", "matches", "unsettled", "windows", "singles"):
-        shutil.rmtree(work / name)
+    right = all([*pool.map(_settle, ((stems, work, shard, bases, length) for shard in range(len(stems))))])
+    for path in work.glob("*.runs"):
+        path.unlink()
     return right
 
 
-def _read(stems: Sequence[Path], work: Path) -> Iterator[list[list[tuple[int, int]]]]:
-    for shard, stem in enumerate(stems):
-        spans: list[list[tuple[int, int]]] = [[] for _ in np.load(stem.with_suffix(".ends.npy"))]
-        path = work / "spans" / f"{shard}.npy"
-        for text, begin, end in np.load(path).tolist():
-            spans[text].append((begin, end))
-        path.unlink()
-        yield spans
+def _measure(stem: Path, to: Path) -> int:
+    """The characters of a shard; <to>.starts.npy has where its texts start in them, and the end."""
+    starts = Texts(stem).starts()
+    np.save(to.with_name(f"{to.name}.starts"), starts)
+    return int(starts[-1])
 
 
-# --- records on disk, sorted into bins --------------------------------------------------------------------------------
-# Scratch files are written plainly: whoever is interrupted starts again, and syncing thousands of them takes minutes.
+@lru_cache(maxsize=1)
+def constants(seed: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A number for each code point; the powers B**i of an odd B, and B**-i, for i < size. All uint64."""
+    numbers = np.arange(0x110001, dtype=np.uint64) + np.uint64((seed + 1) << 32)
+    # Mixed as in splitmix64 (Steele et al. 2014), so that they depend on no library's version.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        numbers = (numbers ^ numbers >> np.uint64(shift)) * np.uint64(factor)
+    base = int(numbers[-1]) | 1
+    rows = [np.full(size, number, dtype=np.uint64) for number in (base, pow(base, -1, 1 << 64))]
+    for row in rows:
+        row[0] = 1
+        np.cumprod(row, out=row)
+    return numbers, *rows
 
 
-def _bins(records: int) -> int:
-    """A power of two: bins of at most RECORDS, were they equal."""
-    return 1 << max(0, (records // RECORDS).bit_length())
+def _hashes(stem: Path, to: Path, length: int, seed: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first character, hashes of the windows from there on, whether each lies in one text) for pieces of a shard.
+
+    A hash is polynomial mod 2**64 of random numbers: the difference of two running sums, brought to one power.
+    """
+    whole, sizes = Texts(stem).whole(), np.diff(np.load(f"{to}.starts.npy"))
+    held = np.maximum(sizes - length + 1, 0)
+    inside = np.repeat(np.resize([True, False], 2 * len(sizes)), np.stack([held, sizes - held], axis=1).ravel())
+    numbers, powers, inverse = constants(seed, CHUNK + length)
+    for at in range(0, len(whole) - length + 1, CHUNK):
+        codes = np.frombuffer(whole[at : at + CHUNK + length - 1].encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        terms = numbers.take(codes)
+        terms *= powers[: len(codes)]
+        sums = np.zeros(len(codes) + 1, dtype=np.uint64)
+        np.cumsum(terms, out=sums[1:])
+        hashes = sums[length:] - sums[:-length]
+        hashes *= inverse[: len(hashes)]
+        yield at, hashes, inside[at : at + len(hashes)]
 
 
-def _top(hashes: np.ndarray, bins: int) -> np.ndarray:
-    """The bin of each hash. Minima are small numbers, so that they are spread first."""
-    spread = (hashes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(48)
-    return (spread >> np.uint64(17 - bins.bit_length())).astype(np.uint16)  # 16 bits are sorted by radix
+def _compare(
+    stems: Sequence[Path], work: Path, bases: np.ndarray, length: int, number: int, ranges: int, seed: int
+) -> None:
+    """Write to <number>-near.runs and <number>-far.runs the windows of a range of hashes that stand earlier."""
+    low, last = (number << 64) // ranges, ((number + 1) << 64) // ranges - 1
+    hashes, offsets, origins = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.uint16)], [0]
+    with open(work / f"{number}-near.runs", "wb") as near:
+        for shard, stem in enumerate(stems):
+            for at, found, inside in _hashes(stem, work / f"{shard}", length, seed):
+                own = np.flatnonzero(inside & (found - np.uint64(low) <= np.uint64(last - low)))
+                if len(own) > 2 * CHUNK // ranges + 64:
+                    # Repetitions alone bring so many into one range: the first of each kind stands for them from here.
+                    again, source = _repeated(found[own])
+                    near.write(_runs(bases[shard] + at + own[again], bases[shard] + at + own[source]).tobytes())
+                    own = np.delete(own, again)
+                hashes.append(found[own])
+                offsets.append(own.astype(np.uint16))
+                origins.append(int(bases[shard]) + at)
+    ends, offset = np.cumsum([*map(len, hashes)]), np.concatenate(offsets)
+    hashes[:] = [np.concatenate(hashes)]
+    again, source = (
+        np.array(origins)[np.searchsorted(ends, some, side="right")] + offset[some] for some in _repeated(hashes[0])
+    )
+    _runs(again, source).tofile(work / f"{number}-far.runs")
 
 
-def _spill(path: Path, records: np.ndarray, of: np.ndarray, bins: int) -> list[int]:
-    """Write `records` sorted by their bin (`of`), else in order; returns how many each bin has."""
-    records[np.argsort(of, kind="stable")].tofile(path)
-    return np.bincount(of, minlength=bins).tolist()
+def _repeated(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the elements that come earlier as well, and of the nearest earlier one of each."""
+    # One sort of (leading bits, index), many times as fast as an argsort; who shares these is looked at again.
+    low = np.uint64((1 << len(hashes).bit_length()) - 1)
+    packed = hashes & ~low
+    packed |= np.arange(len(hashes), dtype=np.uint64)
+    packed.sort()
+    alike = (packed[1:] ^ packed[:-1]) <= low
+    shared = (np.append(alike, False) | np.append(False, alike))[: len(packed)]
+    some = (packed[shared] & low).astype(np.int64)
+    some.sort()
+    order = some[np.argsort(hashes[some], kind="stable")]
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    return order[same + 1], order[same]
 
 
-def _slices(folder: Path, counts: Sequence[Sequence[int]], bins: int) -> list[list[Slice]]:
-    """For each bin, what to read of the files folder/0, folder/1, …; counts[file][bin]."""
-    columns: list[list[Slice]] = [[] for _ in range(bins)]
-    for number, row in enumerate(counts):
-        first = 0
-        for column, count in zip(columns, row, strict=True):
-            if count:
-                column.append((number, str(folder / f"{number}"), first, count))
-            first += count
-    return columns
+def _runs(at: np.ndarray, source: np.ndarray) -> np.ndarray:
+    runs = np.empty(len(at), dtype=_RUN)
+    runs["at"], runs["source"], runs["count"] = at, source, 1
+    return _joined(runs)
 
 
-def _gather(slices: Sequence[Slice], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """The records, and the number of the file of each."""
-    parts = [np.fromfile(path, dtype, count, offset=first * dtype.itemsize) for _, path, first, count in slices]
-    numbers = np.array([number for number, *_ in slices], dtype=np.int64)
-    return np.concatenate([np.empty(0, dtype), *parts]), np.repeat(numbers, [len(part) for part in parts])
-
-
-# --- what the workers do ----------------------------------------------------------------------------------------------
-
-
-def _sketch(stem: Path, shard: int, base: int, length: int, bins: int, work: Path, seed: int) -> list[int]:
-    """Spill a shard's blocks. Those that occur earlier in their chunk are matches already, so that long runs of one
-    character, or of one phrase, stay small."""
-    kept, local = [np.empty(0, BLOCK)], [np.empty(0, MATCH)]
-    for chunk in chunks(stem, length):
-        here = blocks(chunk, length, seed)
-        before = _earlier(here)
-        local.append(_joined(chunk, _matches(here, before, base + here["start"][before].astype(np.int64))))
-        kept.append(here[before < 0])
-    np.concatenate(local).tofile(work / "local" / f"{shard}")
-    records = np.concatenate(kept)
-    return _spill(work / "blocks" / f"{shard}", records, _top(records["key"], bins), bins)
-
-
-def _earlier(records: np.ndarray) -> np.ndarray:
-    """For each block the index of the nearest earlier one with the same characters, or -1."""
-    before = previous(np.ascontiguousarray(records["content"]))
-    # Whatever hashes do, a match is as long as its source.
-    before[records["count"][before] != records["count"]] = -1
-    return before
-
-
-def _matches(records: np.ndarray, before: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    some = before >= 0
-    found = np.empty(np.count_nonzero(some), MATCH)
-    found["start"], found["count"], found["source"] = records["start"][some], records["count"][some], sources[some]
-    return found
-
-
-def _joined(chunk: Chunk, found: np.ndarray) -> np.ndarray:
-    """One match for neighbouring windows with neighbouring sources."""
-    at, counts = _characters(chunk, found), found["count"].astype(np.int64)
-    head = np.ones(len(found), dtype=bool)
-    head[1:] = (np.diff(found["source"] - found["start"]) != 0) | (at[1:] != at[:-1] + counts[:-1])
-    joined = found[head]
-    joined["count"] = np.diff(np.append(0, np.cumsum(counts))[np.append(np.flatnonzero(head), len(found))])
+def _joined(runs: np.ndarray) -> np.ndarray:
+    """In order, and neighbours with neighbouring sources as one."""
+    runs = runs[np.argsort(runs["at"])]
+    counts = runs["count"]
+    apart = (np.diff(runs["at"]) != counts[:-1]) | (np.diff(runs["source"]) != counts[:-1])
+    heads = np.flatnonzero(np.append(True, apart)[: len(runs)])
+    joined = runs[heads]
+    joined["count"] = np.add.reduceat(counts, heads)
     return joined
 
 
-def _compare_blocks(
-    number: int, slices: list[Slice], bases: np.ndarray, work: Path
-) -> tuple[list[int], list[int], int]:
-    """Settle the blocks of one bin; returns how many matches and unsettled blocks each shard has, and their windows."""
-    records, shard = _gather(slices, BLOCK)
-    before = _earlier(records)
-    found = _matches(records, before, bases[shard[before]] + records["start"][before])
-    matches = _spill(work / "matches" / f"{number}", found, shard[before >= 0], len(bases) - 1)
-    first = np.flatnonzero(before < 0)
-    same_key = previous(records["key"][first])
-    shared = same_key >= 0
-    shared[same_key[shared]] = True
-    first = first[shared]
-    left = records[["start", "count"]][first].astype(PLACE)
-    unsettled = _spill(work / "unsettled" / f"{number}", left, shard[first], len(bases) - 1)
-    return matches, unsettled, int(left["count"].sum())
+def _settle(stems: Sequence[Path], work: Path, shard: int, bases: np.ndarray, length: int) -> bool:
+    """Write a shard's spans, int64 [spans, 3] of (text, begin, end); False when a window is not what its source is."""
+    found = [np.empty(0, dtype=_RUN)]
+    for path in work.glob("*.runs"):
+        if path.stat().st_size:
+            runs = np.memmap(path, dtype=_RUN, mode="r")
+            found.append(runs[slice(*(bisect_left(runs["at"], base) for base in bases[shard : shard + 2]))])
+    runs = _joined(np.concatenate(found))
+    starts = bases[shard] + np.load(work / f"{shard}.starts.npy")
+    text = np.searchsorted(starts, runs["at"], side="right") - 1
+    begin = runs["at"] - starts[text]
+    end = begin + runs["count"] + length - 1
+    head = np.append(True, (begin[1:] > end[:-1]) | (text[1:] != text[:-1]))[: len(runs)]
+    tail = np.append(head[1:], True)[: len(runs)]
+    np.save(work / f"{shard}.spans", np.stack([text[head], begin[head], end[tail]], axis=1))
+    return _same(stems, work, shard, bases, runs, length)
 
 
-def _compare_windows(
-    stems: Sequence[Path], bases: np.ndarray, length: int, unsettled: list[list[Slice]], windows: int, work: Path,
-    pool: Pool, seed: int,
-) -> list[list[Slice]]:  # fmt: skip
-    """Settle what blocks left, in as many passes over the texts as the disk asks for; returns each shard's matches."""
-    bins, counts = _bins(windows), []
-    passes = min(bins, 1 + windows // WINDOWS)
-    for turn in range(passes):
-        part = range(bins * turn // passes, bins * (turn + 1) // passes)
-        todo = ((stem, shard, length, unsettled[shard], bins, part, work, seed) for shard, stem in enumerate(stems))
-        columns = _slices(work / "windows", list(pool.map(_spill_windows, todo)), bins)
-        counts += pool.map(_compare_singles, ((number, columns[number], bases, work) for number in part))
-    return _slices(work / "singles", counts, len(stems))
+@lru_cache(maxsize=64)
+def _opened(stem: Path, to: Path) -> tuple[Texts, np.ndarray]:
+    """A shard's texts, and where they start in its characters; sources of neighbouring shards are much the same."""
+    return Texts(stem), np.load(f"{to}.starts.npy")
 
 
-def _spill_windows(
-    stem: Path, shard: int, length: int, slices: list[Slice], bins: int, part: range, work: Path, seed: int
-) -> list[int]:
-    places, _ = _gather(slices, PLACE)
-    places = places[np.argsort(places["start"], kind="stable")]
-    spilled = [np.empty(0, WINDOW)]
-    for chunk, here in _by_chunk(stem, length, places):
-        at = _characters(chunk, here)
-        counts = here["count"].astype(np.int64)
-        each = np.repeat(at, counts) + _ranges(counts)
-        records = np.empty(len(each), WINDOW)
-        records["hash"] = Hashes(chunk.codes, seed).some(each, length)
-        records["start"] = chunk.at[each] + chunk.first
-        of = _top(records["hash"], bins)
-        spilled.append(records[(of >= part.start) & (of < part.stop)])
-    records = np.concatenate(spilled)
-    return _spill(work / "windows" / f"{shard}", records, _top(records["hash"], bins), bins)
-
-
-def _compare_singles(number: int, slices: list[Slice], bases: np.ndarray, work: Path) -> list[int]:
-    records, shard = _gather(slices, WINDOW)
-    before = previous(np.ascontiguousarray(records["hash"]))
-    some = before >= 0
-    found = np.ones(np.count_nonzero(some), MATCH)
-    found["start"] = records["start"][some]
-    found["source"] = (bases[shard[before]] + records["start"][before])[some]
-    return _spill(work / "singles" / f"{number}", found, shard[some], len(bases) - 1)
-
-
-def _settle(names: list[str], shard: int, bases: np.ndarray, length: int, slices: list[Slice], work: Path) -> bool:
-    """Compare a shard's matches with their sources, and write their spans: int64 [spans, 3], text, begin, end."""
-    found = np.concatenate([np.fromfile(work / "local" / f"{shard}", MATCH), _gather(slices, MATCH)[0]])
-    found = found[np.argsort(found["start"], kind="stable")]
-    begin, end, last = (np.zeros(len(found), dtype=np.int64) for _ in range(3))
-    ends = np.load(f"{names[shard]}.ends.npy")
-    text = np.searchsorted(ends, found["start"], side="right")
-    starts = np.concatenate([[0], ends])[:-1]
-    text_begin, characters, done = np.zeros(len(ends), dtype=np.int64), 0, 0
-    for chunk, here in _by_chunk(Path(names[shard]), length, found) if len(found) else ():
-        at, rows = _characters(chunk, here), slice(done, done + len(here))
-        begin[rows], end[rows] = characters + at, characters + at + here["count"] + length - 1
-        last[rows] = chunk.first + chunk.at[at + here["count"] + length - 1]
-        own = slice(*np.searchsorted(starts, [chunk.first, chunk.first + chunk.at[chunk.own]]))
-        text_begin[own] = characters + np.searchsorted(chunk.at, starts[own] - chunk.first)
-        characters, done = characters + chunk.own, done + len(here)
-    # A text's matches that touch make one span.
-    head = np.ones(len(found), dtype=bool)
-    head[1:] = (begin[1:] > end[:-1]) | (text[1:] != text[:-1])
-    tail, shift = np.append(head[1:], True)[: len(head)], text_begin[text]
-    np.save(work / "spans" / f"{shard}.npy", np.stack([text[head], (begin - shift)[head], (end - shift)[tail]], axis=1))
-    return _same(names, shard, bases, found["start"].astype(np.int64), last, found["source"])
-
-
-def _by_chunk(stem: Path, length: int, places: np.ndarray) -> Iterator[tuple[Chunk, np.ndarray]]:
-    """A shard's chunks, and those of `places` (sorted by start) that begin in each."""
-    starts = np.ascontiguousarray(places["start"])
-    for chunk in chunks(stem, length):
-        low, high = np.searchsorted(starts, [chunk.first, chunk.first + chunk.at[chunk.own]])
-        yield chunk, places[low:high]
-
-
-def _characters(chunk: Chunk, places: np.ndarray) -> np.ndarray:
-    return np.searchsorted(chunk.at, places["start"].astype(np.int64) - chunk.first)
-
-
-def _same(
-    names: list[str], shard: int, bases: np.ndarray, starts: np.ndarray, ends: np.ndarray, sources: np.ndarray
-) -> bool:
-    """Are bytes starts..ends of the shard those at `sources` of the corpus? Neighbouring matches with neighbouring
-    sources are one string: each character is read once, not once for each window that holds it."""
-    head = np.ones(len(starts), dtype=bool)
-    head[1:] = (np.diff(sources - starts) != 0) | (starts[1:] >= ends[:-1])
-    starts, sources, sizes = starts[head], sources[head], ends[np.append(head[1:], True)[: len(head)]] - starts[head]
-    origin = np.searchsorted(bases, sources, side="right") - 1
-    pieces = -(-sizes // PIECE)
-    pick, done = np.repeat(np.arange(len(sizes)), pieces), PIECE * _ranges(pieces)
-    order = np.argsort(origin[pick], kind="stable")  # each source file is opened once
-    pick, done = pick[order], done[order]
-    at, sizes = (sources - bases[origin])[pick] + done, np.minimum(sizes[pick] - done, PIECE)
-    rows = zip(*(row.tolist() for row in (origin[pick], at, starts[pick] + done, sizes)), strict=True)
-    with open(f"{names[shard]}.utf8", "rb") as mine:
-        one = mine.fileno()
-        for other, group in groupby(rows, key=itemgetter(0)):
-            with open(f"{names[other]}.utf8", "rb") as source:
-                two = source.fileno()
-                if not all(os.pread(one, size, start) == os.pread(two, size, at) for _, at, start, size in group):
-                    return False
+def _same(stems: Sequence[Path], work: Path, shard: int, bases: np.ndarray, runs: np.ndarray, length: int) -> bool:
+    """Whether the characters of all runs of a shard are those of their sources; each text is read once."""
+    whole, runs = Texts(stems[shard]).whole(), runs[np.argsort(runs["source"])]
+    origin = np.searchsorted(bases, runs["source"], side="right") - 1
+    columns = origin, runs["source"] - bases[origin], runs["at"] - bases[shard], runs["count"] + length - 1
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for other, group in groupby(rows, key=lambda row: row[0]):
+        (texts, starts), text, begin = _opened(stems[other], work / f"{other}"), "", 0
+        for _, there, here, size in group:
+            if there >= begin + len(text):
+                number = int(np.searchsorted(starts, there, side="right")) - 1
+                text, begin = texts[number], int(starts[number])
+            if whole[here : here + size] != text[there - begin : there - begin + size]:
+                return False
     return True
-
-
-def _ranges(counts: np.ndarray) -> np.ndarray:
-    """0, 1, … count - 1 for each of `counts`, one after the other."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -137,7 +137,8 @@ def _read(folder: Path) -> Iterator[Unit]:
     """(id, what was read) of a folder: by the readers and in the numbering of notebook 01 where it knows the folder."""
     if folder.name in BY_NAME:
         source, test = BY_NAME[folder.name], _is_test(folder)
-        for number, unit in enumerate(units(source, folder.parent, EVAL if test else TRAINING_SETS), start=1):
+        found = units(source, folder.parent, EVAL if test else TRAINING_SETS, notes={})
+        for number, unit in enumerate(found, start=1):
             yield identity(f"{source.name}-test" if test else source.name, number), unit.read
         return
     with files_of(folder, "*.txt", advice="dialogues stand in lines id, P and D") as files:

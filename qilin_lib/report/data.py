@@ -65,6 +65,7 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     rows = [[row["source"], row["set"], *(f"{count(row[name]):,}" for name in names)] for row in ledger["sources"]]
     total = ["Total", "", *(f"{sum(count(row[name]) for row in ledger['sources']):,}" for name in names)]
     notes = [
+        *(f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()),
         f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
         "merged: entries of a knowledge graph that went into an earlier record of the same disease (reason merged: "
         "into that of another graph; repeated: the graph had it before)",
@@ -91,14 +92,18 @@ def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
 def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = True) -> Table:
     """Training records that held a benchmark item, by source, benchmark and rule; `decontaminate` is the build's.
 
-    Benchmarks that the raw folder does not have are named below the table.
+    Benchmarks that the raw folder does not have, or of which nothing was read, are named below the table.
     """
     items: Counter[str] = Counter()
     for row in ledger["sources"]:
         if row["set"] == "eval":
             items[BENCHMARKS[row["source"]]] += row["kept"]
     there = [name for name in BENCHMARKS.values() if items[name]]
-    missing = [name for name in BENCHMARKS.values() if not items[name]]
+    present = {row["source"] for row in ledger["sources"] if row["set"] == "eval"} | ledger.get("unread", {}).keys()
+    missing, unread = (
+        [name for source, name in BENCHMARKS.items() if not items[name] and (source in present) == is_there]
+        for is_there in (False, True)
+    )
     hits, rules = map(_with_total, (ledger["hits"], ledger.get("rules", {})))
     rows = [
         [source, *(f"{found.get(name, 0):,}" for name in there), f"{count(found):,}"]
@@ -108,6 +113,11 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
     notes = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
     if missing:
         notes.append(f"not compared, because the raw folder does not have them: {', '.join(missing)}")
+    if unread:
+        notes.append(
+            "not compared, because their folders are there but nothing in them was read as a test item: "
+            + ", ".join(unread)
+        )
     fate = "kept all the same (decontaminate: report)" if decontaminate == "report" else "left out of every set"
     notes.append(
         f"a record is counted once, for the item that matches it best, and {fate}; sources without hit: no row"

@@ -1,9 +1,13 @@
-"""Raw files for tests: JSON lines, and folders written at one stroke."""
+"""Raw files for tests: JSON lines, folders written at one stroke, and what the readers make of them."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+
+from qilin_lib.chimed import sources
+from qilin_lib.chimed.records import Record, content
 
 
 def jsonl(rows: list) -> str:
@@ -13,8 +17,20 @@ def jsonl(rows: list) -> str:
 
 def put(folder: Path, files: dict[str, str | bytes]) -> Path:
     """Write {relative path: text or bytes} below `folder`."""
-    for name, content in files.items():
+    for name, raw in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        path.write_bytes(raw if isinstance(raw, bytes) else raw.encode("utf-8"))
     return folder
+
+
+def reads(raw: Path, name: str = "cmd") -> tuple[list[str], Counter[str]]:
+    """([the first line of each record], {reason: how many rejections}) of a source."""
+    units = [unit.read for unit in sources.units(sources.BY_NAME[name], raw)]
+    asked = [content(unit.payload).split("\n")[0] for unit in units if isinstance(unit, Record)]
+    return asked, Counter(unit.reason for unit in units if not isinstance(unit, Record))
+
+
+def read(raw: Path, file: str, text: str | bytes, name: str = "cmd") -> tuple[list[str], Counter[str]]:
+    """`reads` of a source with one file more."""
+    return reads(put(raw / name, {file: text}).parent, name)

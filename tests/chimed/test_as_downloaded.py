@@ -13,18 +13,21 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+import raw_files
 import zstandard
-from raw_files import jsonl, put
+from raw_files import jsonl, put, reads
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
-from qilin_lib.chimed.records import Record, content
+from qilin_lib.chimed.records import Record
 from qilin_lib.report import data
 
+NAME = "huatuo_encyclopedia_qa"
 ASKED = ["头痛三天怎么办", "发热一天吃什么药", "咳嗽有痰要紧吗"]
 ROWS = [{"questions": [[question]], "answers": ["请到医院检查。"]} for question in ASKED]
 TALKS = [
@@ -33,16 +36,8 @@ TALKS = [
 ]
 
 
-def reads(raw: Path, name: str) -> tuple[list[str], Counter]:
-    """([the first line of each record], {reason: how many rejections}) of a source."""
-    units = [unit.read for unit in sources.units(sources.BY_NAME[name], raw)]
-    asked = [content(unit.payload).split("\n")[0] for unit in units if isinstance(unit, Record)]
-    return asked, Counter(unit.reason for unit in units if not isinstance(unit, Record))
-
-
-def read(tmp_path: Path, file: str, raw: str | bytes, name: str = "huatuo_encyclopedia_qa"):
-    put(tmp_path / name, {file: raw})
-    return reads(tmp_path, name)
+def read(raw: Path, file: str, text: str | bytes, name: str = NAME):
+    return raw_files.read(raw, file, text, name)
 
 
 def dump(value, **how) -> str:
@@ -105,10 +100,10 @@ def test_an_object_where_rows_were_expected_is_one_rejection(tmp_path):
 
 
 def test_records_of_another_form_in_a_dict_are_a_rejection_each(tmp_path):
-    text = dump({str(n): {"query": asked, "response": "好"} for n, asked in enumerate(ASKED)}, indent=1)
+    text = dump({str(n): {"frage": asked, "antwort": "好"} for n, asked in enumerate(ASKED)}, indent=1)
     assert read(tmp_path, "a.json", text) == ([], {"missing field": 3})
-    units = list(sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path))
-    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found query, response")]
+    units = list(sources.units(sources.BY_NAME[NAME], tmp_path))
+    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found frage, antwort")]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -122,6 +117,25 @@ def test_a_csv_source_published_as_json_and_the_other_way_round(tmp_path):
     assert read(tmp_path, "a.json", dump(rows), "toyhom_dialogue") == (ASKED, {})
     text = "question,response_chosen,response_rejected\n" + "".join(f"{asked},好,坏\n" for asked in ASKED)
     assert read(tmp_path, "a.csv", text, "medicalgpt_reward") == (ASKED, {})
+
+
+@pytest.mark.parametrize("file", ["a.tsv", "a.TSV.gz"])
+def test_a_table_with_tabs_is_read_like_csv(tmp_path, file):
+    text = "department\ttitle\task\tanswer\n" + "".join(f'内科\t{asked}\t\t休息, "好"\n' for asked in ASKED)
+    text += '内科\t5" 长\t"引 ""号""\n两行"\t休息\n'
+    raw = gzip.compress(text.encode()) if file.endswith("gz") else text
+    assert read(tmp_path, file, raw, "toyhom_dialogue") == ([*ASKED, '5" 长'], {})
+    rows = "question\tresponse_chosen\tresponse_rejected\n" + "".join(f"{asked}\t好\t坏\n" for asked in ASKED)
+    assert read(tmp_path, "b.tsv", rows, "medicalgpt_reward") == (ASKED, {})
+
+
+@pytest.mark.parametrize("form", ["ndjson", "jsonlines"])
+@pytest.mark.parametrize("name", ["kg_xywy", "toyhom_dialogue", "cmexam"])
+def test_json_lines_by_their_other_names(tmp_path, form, name):
+    rows = [{"name": asked, "cause": "敏", "title": asked, "answer": "A", "Question": asked} for asked in ASKED]
+    rows = [row | {"Options": "A 甲\nB 乙", "Answer": "A"} for row in rows]
+    (asked, lost) = read(tmp_path, f"train.{form}", jsonl(rows), name)
+    assert asked == ASKED and set(lost) <= {"fields not used"}
 
 
 # --- parquet and arrow ------------------------------------------------------------------------------------------------
@@ -152,7 +166,7 @@ TABLES = {
 @pytest.mark.parametrize("file", TABLES)
 def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert read(tmp_path, file, TABLES[file]) == (ASKED, {})
-    lines = [unit.read.line for unit in sources.units(sources.BY_NAME["huatuo_encyclopedia_qa"], tmp_path)]
+    lines = [unit.read.line for unit in sources.units(sources.BY_NAME[NAME], tmp_path)]
     assert lines == [1, 2, 3]
 
 
@@ -173,6 +187,15 @@ def test_parquet_for_a_source_of_csv(tmp_path):
 @pytest.mark.parametrize("raw", [b"", b"PAR1 no table", parquet(ROWS)[:200]])
 def test_a_damaged_table_is_one_rejection(tmp_path, file, raw):
     assert read(tmp_path, file, raw) == ([], {"unreadable file": 1})
+
+
+def test_a_table_whose_texts_end_before_they_begin_is_one_rejection(tmp_path):
+    """Arrow hands out what lies between two offsets unseen."""
+    ends = np.array([0, 2, 4], "<i4").tobytes()
+    raw = arrow([{"questions": "ab"}, {"questions": "cd"}], pa.ipc.new_stream)
+    assert ends in raw
+    raw = raw.replace(ends, np.array([0, 9, 4], "<i4").tobytes())
+    assert read(tmp_path, "a.arrow", raw) == ([], {"unreadable file": 1})
 
 
 # --- packed -----------------------------------------------------------------------------------------------------------
@@ -302,8 +325,8 @@ def test_links_inside_the_raw_folder_are_read_and_links_out_of_it_are_not(tmp_pa
 def test_a_source_s_folder_may_be_a_link_that_its_user_made(tmp_path):
     put(tmp_path / "disk", {"a.jsonl": LINES})
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "huatuo_encyclopedia_qa").symlink_to(tmp_path / "disk")
-    assert reads(tmp_path / "raw", "huatuo_encyclopedia_qa") == (ASKED, {})
+    (tmp_path / "raw" / NAME).symlink_to(tmp_path / "disk")
+    assert reads(tmp_path / "raw", NAME) == (ASKED, {})
 
 
 # --- what is not read -------------------------------------------------------------------------------------------------
@@ -334,6 +357,31 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, params):
     shown = "\n".join(table.notes)
     assert "meddialog_cn: COVID.docx" in shown and "notes.xlsx" in shown
     assert "far.jsonl (too deep" in shown
+
+
+def test_only_rows_are_counted_as_read(tmp_path, params):
+    """A note about a whole file is none."""
+    graph = jsonl([{"name": "甲病", "cause": "受凉之后起病", "nursing": "卧床"}, {"name": "乙病"}])
+    put(
+        tmp_path / "raw",
+        {"kg_xywy/m.json": graph, "cmd/a.jsonl": jsonl(TALKS), "cmd/b.jsonl": " \n", "cmexam/test.csv": ""},
+    )
+    ledger = build_sets(params, tmp_path / "raw", tmp_path / "out", lambda text: None).as_dict()
+    rows = {(row["source"], row["set"]): row for row in ledger["sources"]}
+    assert {key: row["read"] for key, row in rows.items()} == {
+        ("kg_xywy", "cpt"): 2,
+        ("cmd", "cpt"): 3,
+        ("cmd", "sft"): 3,
+    }
+    assert rows["kg_xywy", "cpt"]["rejected"] == {"no features": 1} and not rows["cmd", "sft"]["rejected"]
+    assert ledger["notes"] == {
+        "kg_xywy": {"m.json": "fields not used: nursing"},
+        "cmd": {"b.jsonl": "empty file: no rows"},
+        "cmexam": {"test.csv": "empty file: no rows"},
+    }
+    assert "cmd: b.jsonl (empty file: no rows)" in data.ledger_table(ledger).notes and not ledger["unread"]
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["reason"] for line in dropped] == ["no features"]
 
 
 def test_a_folder_of_which_nothing_is_read_is_not_present(tmp_path):

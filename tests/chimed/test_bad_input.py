@@ -5,23 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import lzma
 import os
 import tracemalloc
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_files import read, reads
 
 from qilin_lib.chimed import sources
-from qilin_lib.chimed.readers import packed as packings
-from qilin_lib.chimed.records import Record, Rejection, content
+from qilin_lib.chimed.readers import stream as packings
+from qilin_lib.chimed.records import Rejection
 
-CMD, TOYHOM, CMEXAM = (sources.BY_NAME[name] for name in ("cmd", "toyhom_dialogue", "cmexam"))
+TOYHOM = "toyhom_dialogue"
 HEAD = "department,title,ask,answer\n"
 
 
@@ -30,32 +28,12 @@ def row(question: str, **others) -> str:
     return json.dumps({**others, "conversations": turns}, ensure_ascii=False)
 
 
-def read(folder: Path, name: str, raw: str | bytes, source=CMD):
-    """([first text of each record], {rejection reason: how many}) of one file of a source."""
-    path = folder / source.name / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(raw if isinstance(raw, bytes) else raw.encode("utf-8"))
-    return reads(folder, source)
-
-
-def reads(folder: Path, source=CMD):
-    units = [unit.read for unit in sources.units(source, folder)]
-    asked = [content(unit.payload).split("\n")[0] for unit in units if isinstance(unit, Record)]
-    return asked, Counter(unit.reason for unit in units if isinstance(unit, Rejection))
-
-
-def details(folder: Path, source=CMD) -> str:
-    return "; ".join(unit.read.detail for unit in sources.units(source, folder) if isinstance(unit.read, Rejection))
+def details(folder: Path, name: str = "cmd") -> str:
+    units = sources.units(sources.BY_NAME[name], folder)
+    return "; ".join(unit.read.detail for unit in units if isinstance(unit.read, Rejection))
 
 
 # --- content ----------------------------------------------------------------------------------------------------------
-
-
-def test_lines_of_another_encoding_cost_themselves(tmp_path):
-    utf8, gb = row("编码是统一码的问题").encode(), row("编码是国标的问题").encode("gb18030")
-    asked, lost = read(tmp_path, "a.jsonl", b"\n".join([utf8, utf8, gb, utf8]))
-    assert asked.count("编码是统一码的问题") == 3 and len(asked) + lost.total() == 4
-    assert all(any("\ud800" <= char <= "\udfff" for char in text) for text in asked if "统一码" not in text)
 
 
 def test_a_renamed_column_is_told_in_every_row(tmp_path):
@@ -65,7 +43,7 @@ def test_a_renamed_column_is_told_in_every_row(tmp_path):
 
 
 def test_a_missing_column(tmp_path):
-    asked, lost = read(tmp_path, "train.csv", "Question,Options,Explanation\n题,A 甲,因为\n", CMEXAM)
+    asked, lost = read(tmp_path, "train.csv", "Question,Options,Explanation\n题,A 甲,因为\n", "cmexam")
     assert not asked and lost.total() >= 1
 
 
@@ -78,31 +56,17 @@ def test_a_nan_answer(tmp_path):
     for answer in ("nan", "NaN", ""):
         assert read(tmp_path, "a.csv", HEAD + f"内科,头痛,三天,{answer}\n", TOYHOM) == ([], {"empty field": 1})
     nan = '{"instruction": "一", "output": NaN}'
-    assert read(tmp_path, "a.json", nan, sources.BY_NAME["cmtmedqa"]) == ([], {"empty field": 1})
+    assert read(tmp_path, "a.json", nan, "cmtmedqa") == ([], {"empty field": 1})
 
 
-@pytest.mark.parametrize("raw", [b"", b"\n \n", b"\xef\xbb\xbf", b"\0\0\0", b"[]"])
-def test_an_empty_file_is_one_rejection(tmp_path, raw):
-    assert read(tmp_path, "a.jsonl", raw) == ([], {"empty file": 1})
-
-
-def test_a_csv_of_a_header_alone(tmp_path):
-    assert read(tmp_path, "a.csv", HEAD, TOYHOM) == ([], {"empty file": 1})
+@pytest.mark.parametrize("raw", [b"", b"\n \n", b"\xef\xbb\xbf", b"\0\0\0", b"[]", HEAD])
+def test_of_an_empty_file_there_is_one_note(tmp_path, raw):
+    assert read(tmp_path, "a.csv", raw, TOYHOM) == ([], {"empty file": 1})
 
 
 def test_nul_bytes(tmp_path):
     assert read(tmp_path, "a.jsonl", row("头痛").replace("头", "头\0") + "\0\n") == (["头痛"], {})
     assert read(tmp_path, "a.csv", HEAD + "内科\0,头\0痛,头痛,休息\n", TOYHOM) == (["头痛"], {})
-
-
-def test_duplicate_ids_are_both_read(tmp_path):
-    assert read(tmp_path, "a.jsonl", row("一", id=7) + "\n" + row("二", id=7)) == (["一", "二"], {})
-
-
-def test_emoji_rare_characters_and_marks_of_direction(tmp_path):
-    question = "头痛😀🤦🏽‍♀️，𠀀𪚥\u202e反\u202c\u200f؟"
-    for encoding in ("utf-8", "gb18030", "utf-16"):
-        assert read(tmp_path, "a.jsonl", row(question).encode(encoding)) == ([question], {})
 
 
 def test_a_line_of_200_megabytes_in_bounded_memory(tmp_path):
@@ -238,16 +202,11 @@ def test_a_small_bomb(tmp_path, monkeypatch, limit, name):
     assert read(tmp_path, name, packed) == ([], {"unsafe archive": 1})
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.xz", "a.jsonl.zst", "a.zip"])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip"])
 def test_120_megabytes_of_zeros(tmp_path, name):
     zeros = bytes(120_000_000)
-    pack = {
-        "a.jsonl.gz": lambda: gzip.compress(zeros, 1),
-        "a.jsonl.xz": lambda: lzma.compress(zeros, preset=0),
-        "a.jsonl.zst": lambda: zstandard.ZstdCompressor().compress(zeros),
-        "a.zip": lambda: archive({"a.jsonl": zeros}),
-    }[name]
-    assert read(tmp_path, name, pack()) == ([], {"unsafe archive": 1})
+    raw = gzip.compress(zeros, 1) if name.endswith("gz") else archive({"a.jsonl": zeros})
+    assert read(tmp_path, name, raw) == ([], {"unsafe archive": 1})
 
 
 # --- anything ---------------------------------------------------------------------------------------------------------
@@ -273,6 +232,6 @@ FRAGMENTS = st.sampled_from(
 @given(st.lists(st.one_of(FRAGMENTS, st.binary(max_size=12)), max_size=14))
 def test_no_bytes_make_a_reader_fail(tmp_path_factory, parts):
     folder = tmp_path_factory.getbasetemp() / "anything"
-    for source, name in ((CMD, "a.jsonl"), (TOYHOM, "a.csv"), (sources.BY_NAME["plain_text"], "a.json")):
+    for source, name in (("cmd", "a.jsonl"), (TOYHOM, "a.csv"), ("plain_text", "a.json")):
         first = read(folder, name, b"".join(parts), source)
         assert first == reads(folder, source) and (first[0] or first[1])

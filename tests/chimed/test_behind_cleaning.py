@@ -12,59 +12,38 @@ from raw_files import jsonl, put
 
 from qilin_lib.chimed.readers import general
 from qilin_lib.chimed.readers.stream import Stream
-from qilin_lib.chimed.shingles import differ_in_signs, identity
 from qilin_lib.evaluate.items import cmexam_items, huatuo_items
 
-PAD = "饭后半小时用温水送服，连用七天，期间忌酒，如有皮疹、心慌、恶心等不适请立即停药并到门诊复查。"
-
 
 @pytest.mark.parametrize(
-    "question, chosen, rejected, reason",
+    "source, row, reason",
     [
-        ("多久可以再吃一次药呢？", "很好的", "&nbsp;很好的<br>", "chosen equals rejected"),
-        ("医生的电话是多少呢？", "电话13912345678", "电话13912345679", "chosen equals rejected"),
-        ("心悸应该看什么科呢？", "心内科", "<p>无</p>", "empty after cleaning"),
-        ("心悸应该看什么科呢？", "心内科", "暂无", "empty after cleaning"),
+        *(
+            ("medicalgpt_reward", {"question": question, "response_chosen": chosen, "response_rejected": other}, reason)
+            for question, chosen, other, reason in [
+                ("多久可以再吃一次药呢？", "很好的", "&nbsp;很好的<br>", "chosen equals rejected"),
+                ("医生的电话是多少呢？", "电话13912345678", "电话13912345679", "chosen equals rejected"),
+                ("心悸应该看什么科呢？", "心内科", "<p>无</p>", "empty after cleaning"),
+                ("心悸应该看什么科呢？", "心内科", "暂无", "empty after cleaning"),
+            ]
+        ),
+        *(
+            ("medicalgpt_sft", {"instruction": "心悸应该看什么科呢？", "input": "", "output": answer}, reason)
+            for answer, reason in [
+                ("<p>无</p>", "empty after cleaning"),
+                ("&nbsp;nan&nbsp;", "empty after cleaning"),
+                ("暂无", "empty field"),
+                ("——", "empty field"),
+                # A lost character may be written as an entity.
+                ("&#xe863;片口服，每日三次。", "undecodable characters"),
+                ("&#59491;片口服，每日三次。", "undecodable characters"),
+            ]
+        ),
     ],
 )
-def test_a_pair_is_judged_by_what_is_written(build_of, tmp_path, question, chosen, rejected, reason):
-    row = {"question": question, "response_chosen": chosen, "response_rejected": rejected}
-    raw = put(tmp_path / "raw", {"medicalgpt_reward/a.jsonl": jsonl([row])})
-    built = build_of(raw, tmp_path / "out")
-    assert not built.dpo and [line["reason"] for line in built.dropped] == [reason]
-
-
-@pytest.mark.parametrize("answer", ["<p>无</p>", "&nbsp;nan&nbsp;", "暂无", "——"])
-def test_words_for_nothing_are_no_answer_whatever_stands_around_them(build_of, tmp_path, answer):
-    chat = {"conversations": [{"from": "human", "value": "心悸应该看什么科呢？"}, {"from": "gpt", "value": answer}]}
-    raw = put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl([chat])})
-    built = build_of(raw, tmp_path / "out")
-    assert not built.sft and not built.cpt and built.dropped
-
-
-@pytest.mark.parametrize("entity", ["&#xe863;", "&#59491;"])
-def test_a_lost_character_written_as_an_entity_is_a_lost_character(build_of, tmp_path, entity):
-    row = {"instruction": "这种药怎么吃比较合适？", "input": "", "output": f"{entity}片口服，每日三次。"}
-    raw = put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl([row])})
-    built = build_of(raw, tmp_path / "out")
-    assert not built.sft and {line["reason"] for line in built.dropped} == {"undecodable characters"}
-
-
-@pytest.mark.parametrize(
-    "one, other",
-    [
-        ("右眼-3.00D", "右眼3.00D"), ("碱剩余-8", "碱剩余8"), ("白细胞↑", "白细胞↓"), ("含量5%", "含量5‰"),
-        ("A=B", "A≠B"), ("阳性√", "阳性×"), ("患者♂", "患者♀"), ("血糖<5", "血糖<=5"),
-    ],
-)  # fmt: skip
-def test_a_sign_is_part_of_a_record(one, other):
-    assert identity(one) != identity(other)
-    assert differ_in_signs(identity(f"{PAD}{one}。{PAD}"), identity(f"{PAD}{other}。{PAD}"))
-
-
-def test_what_means_the_same_is_the_same():
-    assert identity("血糖≤5") == identity("血糖<=5") == identity("血糖＜＝5")
-    assert identity("COVID-19 感染 - 治疗") == identity("COVID19感染治疗")
+def test_a_record_is_judged_by_what_is_written(build_of, tmp_path, source, row, reason):
+    built = build_of(put(tmp_path / "raw", {f"{source}/a.jsonl": jsonl([row])}), tmp_path / "out")
+    assert not (built.dpo or built.sft or built.cpt) and {line["reason"] for line in built.dropped} == {reason}
 
 
 def test_06_cleans_references_as_01_cleans_training_text(tmp_path):

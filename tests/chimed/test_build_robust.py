@@ -1,4 +1,4 @@
-"""The build's bytes: any number of workers, any interruption, hostile corpora, a full disk."""
+"""The build's bytes: any number of workers, any interruption, odd corpora, a full disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from raw_files import jsonl, put
 
-from qilin_lib import files
 from qilin_lib.chimed import batches
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.errors import QilinError
@@ -24,117 +23,101 @@ FILES = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl", "ledger.json", 
 SCRIPT = """
 import json, sys
 from types import SimpleNamespace
-from qilin_lib.chimed import reading
-from qilin_lib.chimed.build import build_sets
-reading.BATCH_UNITS = 300
+from qilin_lib.chimed import build
+build.BATCH_UNITS = 300
 if __name__ == "__main__":
-    build_sets(SimpleNamespace(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3])
+    build.build_sets(SimpleNamespace(**json.loads(sys.argv[1])), sys.argv[2], sys.argv[3])
 """
 
 
-@pytest.fixture(scope="module")
-def raw():
-    return raw_dir()
-
-
-def made(out: Path) -> dict[str, bytes]:
+def made(out):
     assert sorted(path.name for path in out.iterdir() if path.is_file()) == sorted(FILES)
     return {name: (out / name).read_bytes() for name in FILES}
 
 
-def start(params, raw, out, workers=2):
-    settings = json.dumps(vars(params) | {"workers": workers})
+def built(params, raw, out):
+    build_sets(params, raw, out, progress=lambda line: None)
+    return made(out)
+
+
+def start(params, out):
     script = out.parent / "run_build.py"
     script.write_text(SCRIPT)
-    return subprocess.Popen([sys.executable, script, settings, raw, out], stdout=subprocess.DEVNULL)
+    settings = json.dumps(vars(params) | {"workers": 2})
+    return subprocess.Popen([sys.executable, script, settings, raw_dir(), out], stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
-def test_two_workers_and_five_kills_change_no_byte(params, raw, tmp_path):
-    build_sets(params, raw, tmp_path / "plain", progress=lambda line: None)
+def test_two_workers_five_kills_and_the_size_of_a_batch_change_no_byte(params, tmp_path, monkeypatch):
+    plain = built(params, raw_dir(), tmp_path / "plain")
     begun = time.monotonic()
-    assert start(params, raw, tmp_path / "two").wait() == 0
+    assert start(params, tmp_path / "two").wait() == 0
     seconds = time.monotonic() - begun
-    assert made(tmp_path / "two") == made(tmp_path / "plain")
-    dice = random.Random(3)
-    killed = 0
+    assert made(tmp_path / "two") == plain
+    dice, killed = random.Random(3), 0
     for _ in range(5):
-        child = start(params, raw, tmp_path / "killed")
+        child = start(params, tmp_path / "killed")
         time.sleep(dice.uniform(0.3, 0.9) * seconds)
         os.kill(child.pid, signal.SIGKILL)
         killed += child.wait() == -signal.SIGKILL
     assert killed >= 3, "the build was over before it could be killed"
-    assert start(params, raw, tmp_path / "killed").wait() == 0
-    assert made(tmp_path / "killed") == made(tmp_path / "plain")
+    assert start(params, tmp_path / "killed").wait() == 0
+    assert made(tmp_path / "killed") == plain
+    monkeypatch.setattr("qilin_lib.chimed.build.BATCH_UNITS", 37)
+    assert built(params, raw_dir(), tmp_path / "small") == plain
 
 
-@pytest.mark.slow
-def test_the_size_of_a_batch_changes_no_byte(params, raw, tmp_path, monkeypatch):
-    build_sets(params, raw, tmp_path / "one", progress=lambda line: None)
-    monkeypatch.setattr("qilin_lib.chimed.reading.BATCH_UNITS", 37)
-    build_sets(params, raw, tmp_path / "other", progress=lambda line: None)
-    assert made(tmp_path / "one") == made(tmp_path / "other")
-
-
-def test_work_of_other_parameters_is_not_gone_on_with(params, tiny_raw, tmp_path, monkeypatch):
-    with monkeypatch.context() as broken:
-        broken.setattr(batches, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
+def test_a_build_goes_on_with_its_batches_but_not_with_those_of_other_parameters(params, tiny_raw, tmp_path):
+    with pytest.MonkeyPatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(batches, "lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        built(params, tiny_raw, tmp_path / "out")
     assert list((tmp_path / "out/checkpoints/build").glob("*.candidates.npy"))
+    with pytest.MonkeyPatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(batches, "lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(batches, "refine", lambda *_: pytest.fail("a finished batch is made again"))
+        built(params, tiny_raw, tmp_path / "out")
     params.min_chars = 30
-    build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
-    build_sets(params, tiny_raw, tmp_path / "fresh", progress=lambda line: None)
-    assert made(tmp_path / "out") == made(tmp_path / "fresh")
+    assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
 
 
 def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(files, "write_jsonl", full)
-        with pytest.raises(QilinError, match="no room left on the disk"):
-            build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
-    build_sets(params, tiny_raw, tmp_path / "out", progress=lambda line: None)
-    build_sets(params, tiny_raw, tmp_path / "fresh", progress=lambda line: None)
-    assert made(tmp_path / "out") == made(tmp_path / "fresh")
+    with (
+        monkeypatch.context() as broken,
+        pytest.raises(QilinError, match="out cannot be written: No space left.*again"),
+    ):
+        broken.setattr(batches, "write_array", full)
+        built(params, tiny_raw, tmp_path / "out")
+    assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_device_without_room_says_so(tmp_path):
-    with pytest.raises(OSError) as raised, open("/dev/full", "wb", buffering=0) as handle:
-        handle.write(b"x")
-    assert raised.value.errno == errno.ENOSPC
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_device_without_room_is_told_by_every_writer(tmp_path):
+    entry = batches.Entry(1, ("cpt",), "f", 1, bodies={"cpt": {"text": "".join(map(chr, range(0x4E00, 0x9000)))}})
+    for name, write in {
+        "a.arrow": lambda: batches._write_rows(tmp_path / "a", [entry]),
+        "b.npy": lambda: batches.write_array(tmp_path / "b.npy", batches.np.zeros(9**5)),
+    }.items():
+        (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+        with pytest.raises(QilinError, match=f"{name} cannot be written: No space left"):
+            write()
 
 
-def corpus(folder: Path, answers: list[str]) -> Path:
-    path = folder / "raw" / "huatuo_encyclopedia_qa" / "train_datasets.jsonl"
-    path.parent.mkdir(parents=True)
+@pytest.mark.parametrize(
+    "answers, counts, rejected",
+    [
+        (["多休息，多喝水，三天不好再来。"], (1, 1, 0), {}),
+        (["多休息，多喝水，三天不好再来。"] * 3000, (3000, 1, 2999), {}),
+        (["", " "], (2, 0, 0), {"empty field": 2}),
+    ],
+)
+def test_one_document_nothing_but_duplicates_nothing_usable(params, tmp_path, answers, counts, rejected):
     rows = [{"questions": [["头痛三天了怎么办才好"]], "answers": [text]} for text in answers]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return folder / "raw"
-
-
-def test_one_document(params, tmp_path):
-    ledger = build_sets(
-        params, corpus(tmp_path, ["多休息，多喝水，三天不好再来。"]), tmp_path / "out", lambda line: None
-    )
-    assert {key: (row.read, row.kept) for key, row in ledger.rows.items()} == {
-        ("huatuo_encyclopedia_qa", "cpt"): (1, 1),
-        ("huatuo_encyclopedia_qa", "sft"): (1, 1),
-    }
-
-
-def test_nothing_but_duplicates(params, tmp_path):
-    ledger = build_sets(
-        params, corpus(tmp_path, ["多休息，多喝水，三天不好再来。"] * 3000), tmp_path / "out", lambda line: None
-    )
-    row = ledger.rows["huatuo_encyclopedia_qa", "sft"]
-    assert (row.read, row.kept, row.duplicate) == (3000, 1, 2999)
-
-
-def test_nothing_usable_leaves_empty_sets(params, tmp_path):
-    ledger = build_sets(params, corpus(tmp_path, ["", " "]), tmp_path / "out", lambda line: None)
-    assert ledger.rows["huatuo_encyclopedia_qa", "cpt"].rejected == {"empty field": 2}
-    assert (tmp_path / "out" / "cpt.jsonl").read_bytes() == b""
+    raw = put(tmp_path / "raw", {"huatuo_encyclopedia_qa/train_datasets.jsonl": jsonl(rows)})
+    ledger = build_sets(params, raw, tmp_path / "out", lambda line: None)
+    for name in ("cpt", "sft"):
+        row = ledger.rows["huatuo_encyclopedia_qa", name]
+        assert ((row.read, row.kept, row.duplicate), dict(row.rejected)) == (counts, rejected)
+    assert len((tmp_path / "out/cpt.jsonl").read_bytes().splitlines()) == counts[1]

@@ -14,103 +14,40 @@ from qilin_lib.chimed import sources
 from qilin_lib.chimed.clean import clean, clean_general
 from qilin_lib.chimed.records import Record, strings
 
+GOES = [
+    ("头痛<br/>发热", "头痛\n发热"), ("<p class='x'>头痛</p>", "头痛"), ("头痛&nbsp;&lt;3天", "头痛 <3天"),
+    ("早泄 不育 [详细]", "早泄 不育"), ("救命！！！！", "救命！"), ("等等。。。。。", "等等……"), ("e\u0301", "é"),
+    ("a\u200b\ufeffb\x07c", "abc"), ("  头痛 \u3000 三天  \n\n\n\n好 ", "头痛 三天\n\n好"), ("一\r\n二", "一\n二"),
+    ("HBV&ndash;DNA", "HBV–DNA"), ("E/A比值&lt;1", "E/A比值<1"), ("每天有&frac14;的时间", "每天有¼的时间"),
+    ("&#60;3天，&#x3C;3天，&#X3c;3天", "<3天，<3天，<3天"), ("一&lt；二", "一<二"), ("甲&#10;乙&#0;丙", "甲\n乙丙"),
+    ("一&amp;lt;二，&amp;amp;lt;二，&#38;lt;二，&#38;#38;lt;二", "一<二，<二，<二，<二"),
+    ("倍增&lt。6个月", "倍增<6个月"), ("P&lt0.05，体温&gt38℃，一&nbsp二", "P<0.05，体温>38℃，一 二"),
+    ("头痛&lt;br&gt;发热", "头痛\n发热"), ("擦药后&65533;&65533;请复查，一&#65533;二", "擦药后请复查，一二"),
+    ("&lt;sup&gt;9&lt;/sup&gt;", "^9"), ("白细胞4×10<sup>9</sup>/L", "白细胞4×10^9/L"),
+    ("Ca<SUP>2+</SUP>，10<sup class='x'>-3</sup>", "Ca^2+，10^-3"), ("H<sub>2</sub>O", "H2O"),
+    ("有效<sup>[3]</sup>，商标<sup>®</sup>，10<sup></sup>", "有效[3]，商标®，10"), ("<b><i>重</i></b>要", "重要"),
+    ("血糖３．９１mmol/L，Ｂ超，１０％", "血糖3.91mmol/L，B超，10%"), ("？", "？"),
+    ("甲<script>var im=new Image();im.src='x';</script>乙<style>p{color:red}</style>丙<!-- 注 -->丁", "甲乙丙丁"),
+    ("掌握该知识点。im=newImage。im。src=http://a.b/c。", "掌握该知识点。"), ("，您好，请复查。", "您好，请复查。"),
+    ("第一点。\\n第二点。\\r\\n第三点", "第一点。\n第二点。\n第三点"),
+    ("\uf06c 身高，\uf0b7体重，\uf061\uf0b35", "身高，体重，α≥5"),
+]  # fmt: skip
+STAYS = [
+    "白细胞12.5×10^9/L，P<0.05，a<b>c", "尿蛋白+++，隐血++", "阿司匹林100mg qd po", "体温38.5～39.2℃",
+    "ICD-10：J45.901", "血压160/100mmHg（21/13kPa）", "Na+ 140 & K+ 4.0", "李**，男", "①②③ Ⅲ级 α1-抗胰蛋白酶",
+    "a<b，b>c", "$\\nu=3$", "C:\\new", "甲（乙）．丙", "image为影像", "ｶﾞ", "R&D部", "AT&T 与 Q&A", "a&b;c",
+    "&hello;", "?a=1&lt=5&copy=2", "&B点", "5 & 6;", "&",
+]  # fmt: skip
 
-@pytest.mark.parametrize(
-    "raw, wanted",
-    [
-        ("头痛<br/>发热", "头痛\n发热"),
-        ("<p class='x'>头痛</p>", "头痛"),
-        ("头痛&nbsp;&lt;3天", "头痛 <3天"),
-        ("早泄 不育 [详细]", "早泄 不育"),
-        ("救命！！！！", "救命！"),
-        ("等等。。。。。", "等等……"),
-        ("a\u200b\ufeffb\x07c", "abc"),
-        ("  头痛 \u3000 三天  \n\n\n\n好 ", "头痛 三天\n\n好"),
-        ("e\u0301", "é"),
-        ("一\r\n二", "一\n二"),
-    ],
-)
+
+@pytest.mark.parametrize("raw, wanted", GOES)
 def test_noise_goes(raw, wanted):
     assert clean(raw) == wanted
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "白细胞12.5×10^9/L，P<0.05，a<b>c",
-        "尿蛋白+++，隐血++",
-        "阿司匹林100mg qd po",
-        "体温38.5～39.2℃",
-        "ICD-10：J45.901",
-        "血压160/100mmHg（21/13kPa）",
-        "Na+ 140 & K+ 4.0",
-        "李**，男",
-        "①②③ Ⅲ级 α1-抗胰蛋白酶",
-    ],
-)
-def test_clinical_content_stays(text):
-    assert clean(text) == text
-
-
-@pytest.mark.parametrize(
-    "raw, wanted",
-    [
-        ("HBV&ndash;DNA", "HBV–DNA"),
-        ("E/A比值&lt;1", "E/A比值<1"),
-        ("每天有&frac14;的时间", "每天有¼的时间"),
-        ("&#60;3天，&#x3C;3天，&#X3c;3天", "<3天，<3天，<3天"),
-        ("一&amp;lt;二，&amp;amp;lt;二，&#38;lt;二，&#38;#38;lt;二", "一<二，<二，<二，<二"),
-        ("倍增时间&lt。6个月", "倍增时间<6个月"),
-        ("P&lt0.05，体温&gt38℃，一&nbsp二", "P<0.05，体温>38℃，一 二"),
-        ("一&lt；二", "一<二"),
-        ("擦药后&65533;&65533;请复查，一&#65533;二", "擦药后请复查，一二"),
-        ("头痛&lt;br&gt;发热", "头痛\n发热"),
-        ("甲&#10;乙&#0;丙", "甲\n乙丙"),
-    ],
-)
-def test_entities_are_resolved(raw, wanted):
-    assert clean(raw) == wanted
-
-
-@pytest.mark.parametrize(
-    "text", ["R&D部", "AT&T 与 Q&A", "a&b;c", "&hello;", "?a=1&lt=5&copy=2", "&B点", "5 & 6;", "&"]
-)
-def test_what_is_no_entity_stays(text):
-    assert clean(text) == text and clean_general(text) == text
-
-
-@pytest.mark.parametrize(
-    "raw, wanted",
-    [
-        ("白细胞4×10<sup>9</sup>/L", "白细胞4×10^9/L"),
-        ("Ca<SUP>2+</SUP>，10<sup class='x'>-3</sup>", "Ca^2+，10^-3"),
-        ("&lt;sup&gt;9&lt;/sup&gt;", "^9"),
-        ("H<sub>2</sub>O", "H2O"),
-        ("有效<sup>[3]</sup>，商标<sup>®</sup>，10<sup></sup>", "有效[3]，商标®，10"),
-        ("<b><i>重</i></b>要", "重要"),
-        ("甲<script>var im=new Image();im.src='x';</script>乙<style>p{color:red}</style>丙<!-- 注 -->丁", "甲乙丙丁"),
-        ("掌握该知识点。im=newImage。im。src=http://a.b/c。", "掌握该知识点。"),
-        ("第一点。\\n第二点。\\r\\n第三点", "第一点。\n第二点。\n第三点"),
-        ("血糖３．９１mmol/L，Ｂ超，１０％", "血糖3.91mmol/L，B超，10%"),
-        ("\uf06c 身高，\uf0b7体重，\uf061-1抗胰蛋白酶\uf0b35", "身高，体重，α-1抗胰蛋白酶≥5"),
-        ("，您好，请复查。", "您好，请复查。"),
-        ("？", "？"),
-    ],
-)
-def test_markup_and_remnants_go(raw, wanted):
-    assert clean(raw) == wanted
-
-
-@pytest.mark.parametrize("text", ["a<b，b>c", "$\\nu=3$", "C:\\new", "甲（乙）．丙", "image为影像", "ｶﾞ"])
-def test_what_only_looks_like_markup_stays(text):
-    assert clean(text) == text
-
-
-@pytest.mark.parametrize(
-    "raw", ["<div>头痛！！！！&amp;nbsp;</div>。。。。 [详细]  x\n\n\n y", "。。。…", "&amp;#38;lt;"]
-)
-def test_cleaning_twice_changes_nothing(raw):
-    assert clean(clean(raw)) == clean(raw)
+@pytest.mark.parametrize("text", STAYS)
+def test_clinical_content_and_what_only_looks_like_markup_stay(text):
+    assert clean(text) == text == clean_general(text)
 
 
 PIECES = st.sampled_from(
@@ -138,26 +75,20 @@ def test_time_is_linear(piece):
     assert time.process_time() - began < 3
 
 
-def test_general_text_keeps_code():
-    code = "用法：\n    <div>......</div>\n\tif a  <  b:"
+@pytest.mark.parametrize(
+    "code", ["用法：\n    <div>......</div>\n\tif a  <  b:", "<p>&nbsp;&lt;</p>", "`&amp;` 是转义"]
+)
+def test_general_text_keeps_code_and_is_resolved_where_it_was_escaped_as_a_whole(code):
     assert clean_general(code + "\u200b") == code
-
-
-def test_entities_of_a_general_text_that_was_escaped_as_a_whole_are_resolved():
     escaped = "print(&quot;你好&quot;) &lt;br&gt; a &gt; b &#39;c&#39;"
     assert clean_general(escaped) == "print(\"你好\") <br> a > b 'c'"
-    for code in ("<p>&nbsp;&lt;</p>", "在 HTML 里写 &lt;，", "`&amp;` 是转义"):
-        assert clean_general(code) == code
 
 
+@pytest.mark.skipif("QILIN_RAW_DIR" not in os.environ, reason="QILIN_RAW_DIR names no folder with the real sources")
 def test_cleaning_real_records_twice_changes_nothing():
-    raw = os.environ.get("QILIN_RAW_DIR")
-    if not raw:
-        pytest.skip("QILIN_RAW_DIR names no folder with the real sources")
-    seen = 0
-    for source in sources.REGISTRY:
-        for unit in sources.units(source, Path(raw)):
-            for text in strings(unit.read.payload) if isinstance(unit.read, Record) else ():
-                assert clean(clean(text)) == clean(text) and clean_general(clean_general(text)) == clean_general(text)
-                seen += 1
+    raw, seen = Path(os.environ["QILIN_RAW_DIR"]), 0
+    for unit in (unit for source in sources.REGISTRY for unit in sources.units(source, raw)):
+        for text in strings(unit.read.payload) if isinstance(unit.read, Record) else ():
+            assert clean(clean(text)) == clean(text) and clean_general(clean_general(text)) == clean_general(text)
+            seen += 1
     assert seen > 100, "the raw folder holds almost nothing"

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from qilin_lib.chimed.readers import decode, exam, general, json_text, kg, qa, stream
+from qilin_lib.chimed.readers import decode, exam, general, json_text, kg, stream
 from qilin_lib.chimed.readers.decode import Reject, string
 from qilin_lib.chimed.readers.stream import Stream
 
@@ -161,21 +161,14 @@ def test_a_field_that_holds_a_word_for_nothing_is_empty_in_every_reader(word):
     assert disease.payload.features == (("症状", ("喘",)),)
     (disease,) = kg.xywy("s", "m.json", Stream.of(json.dumps({"name": "哮喘", "cause": "敏", "symptom": [word]})))
     assert disease.payload.features == (("病因", ("敏",)),)
-    (lost,) = qa.huatuo("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
+    (lost,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
     assert lost.reason == "empty field"
 
 
 @pytest.mark.parametrize("text", SOMETHING)
 def test_a_field_that_only_holds_such_a_word_among_others_stays(text):
-    (record,) = qa.huatuo("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": text})))
+    (record,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": text})))
     assert record.payload.turns == ("痛吗", text)
-
-
-def test_what_somebody_says_in_a_dialogue_may_be_no():
-    said = [("human", "我头痛"), ("gpt", "有过敏史吗？"), ("human", "无"), ("gpt", "那可以服布洛芬。")]
-    row = {"conversations": [{"from": who, "value": text} for who, text in said]}
-    (record,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps(row)))
-    assert record.payload.turns == ("我头痛", "有过敏史吗？", "无", "那可以服布洛芬。")
 
 
 def test_numbers_are_text():

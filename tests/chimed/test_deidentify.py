@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from unicodedata import normalize
@@ -11,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_lib.chimed.deid_rules import RULES
+from qilin_lib.chimed.deid_model import odds
 from qilin_lib.chimed.deid_score import labelled_cases
-from qilin_lib.chimed.deidentify import deidentify, find, valid_identity_number
+from qilin_lib.chimed.deidentify import GROUPS, deidentify, deidentify_all, find, valid_identity_number
 
 GOES = [
     ("打我电话13912345678吧", "打我电话[电话]吧"),
@@ -207,14 +206,15 @@ def test_the_text_is_what_find_finds(raw, medical):
     assert text == raw and counts == Counter(kind for *_, kind in spans)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.hints[0]}")
-def test_a_text_without_a_hint_has_no_match(rule):
-    hint = re.compile("|".join(rule.hints))
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.rules[0].kind)
+def test_a_text_without_a_hint_has_no_match(group):
     # The rules see full-width digits and letters as plain ones.
     texts = [
         normalize("NFKC", text) for text in (*(raw for raw, _ in GOES), *(case.text for case in labelled_cases("tune")))
     ]
-    assert not [text for text in texts if not hint.search(text) and list(rule.spans(text))]
+    assert not [
+        text for text in texts if not group.search(text) and any(list(rule.spans(text)) for rule in group.rules)
+    ]
 
 
 REPEATED = (
@@ -247,3 +247,34 @@ def test_general_text_keeps_public_people():
     text = "出生于1926年6月1日的演员，地址：北京市东城区景山前街4号，杨教授"
     assert deidentify(text, medical=False) == (text, {})
     assert deidentify("写信到a@example.com", medical=False)[0] == "写信到[邮箱]"
+
+
+@pytest.mark.parametrize(
+    "text, name, reads",
+    [
+        ("患者何时雨因", "何时雨", True),
+        ("家属查小暖要求", "查小暖", True),
+        ("患者易疲劳，", "易疲劳", False),
+        ("病人于昨日因", "于昨日", False),
+    ],
+)
+def test_a_name_reads_better_as_one_than_as_words(text, name, reads):
+    start = text.index(name)
+    assert (odds(text, start, start + len(name)) > -1) == reads
+
+
+@pytest.mark.parametrize(
+    ("texts", "gone"),
+    [
+        (["电话：647-717-5780，下午在。", "请通过647-717-5780与我联系。"], "5780"),
+        (["姓名：褚清和", "后来褚清和又来问过一次剂量。"], "褚清和"),
+        (["微信：lm_1985a", "上次那个lm_1985a没有通过。"], "1985"),
+    ],
+)
+def test_a_value_goes_wherever_it_stands_in_its_record(texts: list[str], gone: str) -> None:
+    assert gone not in "".join(deidentify_all(texts)[0])
+
+
+def test_a_short_name_that_is_a_word_stays_a_word_elsewhere() -> None:
+    texts, _ = deidentify_all(["姓名：高兴", "家属对疗效很高兴。"])
+    assert texts == ["姓名：[姓名]", "家属对疗效很高兴。"]

@@ -174,6 +174,7 @@ def test_cmb_exam_and_clinic(tmp_path):
         "answer": "AB",
         "question_type": "多项选择题",
         "option": dict(OPTIONS) | {"E": ""},
+        "source": "cmb",
     }
     hidden = {key: value for key, value in choice.items() if key != "answer"} | {"id": 1}
     clinic = {

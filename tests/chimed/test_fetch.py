@@ -359,7 +359,7 @@ def test_places_of_the_registry_are_among_its_homes():
 )
 def test_a_wrong_place_in_a_registry_is_named(tmp_path, place, reason):
     entry = {"name": "x", "type": "qa", "licence": "MIT", "citation": "x", "home": "https://github.com/a/b"}
-    entry |= {"feeds": [{"glob": "*", "reader": "qa.huatuo", "rows": {"sft": "x"}}], "fetch": [place]}
+    entry |= {"feeds": [{"glob": "*", "reader": "general.instructions", "rows": {"sft": "x"}}], "fetch": [place]}
     (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"sources": [entry]}))
     with pytest.raises(QilinError, match=re.escape(reason)):
         sources.load(tmp_path / "sources.yaml")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from raw_files import jsonl, put
 
 CASE = "患儿女，四岁，发热两天后出现皮疹，伴有流涕和结膜充血，口腔颊黏膜可见灰白色小点，最可能的诊断是"
@@ -18,6 +19,7 @@ LONG_CLOZE = "在成人静息状态下，每分钟由一侧心室射出的血液
 BENCHMARKS = {
     "huatuo26m_test/test_datasets.jsonl": jsonl(
         [
+            {"questions": ["脚气真痒"], "answers": ["擦药。"]},
             {"questions": ["荨麻疹能洗澡吗？"], "answers": ["能洗，水温不要太高。"]},
             {"questions": ["脸上脱皮怎么办"], "answers": [REPLY]},
             {"questions": [["孩子打嗝停不下来怎么办？", "小孩一直打嗝咋整呢"]], "answers": ["喝几口温水。"]},
@@ -56,66 +58,8 @@ BENCHMARKS = {
         ensure_ascii=False,
     ),
 }
-QUIET = "先观察几天，注意休息，不舒服再来。"
-# Kind -> what a training record says, question and answer.
-LEAKED = {
-    "greeting": ("医生您好，荨麻疹能洗澡吗谢谢", QUIET),
-    "greeting without punctuation": ("大夫你好请问荨麻疹能洗澡吗谢谢您", QUIET),
-    "thanks": ("血脂高能吃蛋黄吗？感谢医生！", QUIET),
-    "line of a turn": ("皮肤问题\n荨麻疹能洗澡吗\n已经三天了", QUIET),
-    "sentence of a turn": ("这两天起了不少疹子。荨麻疹能洗澡吗？昨天吹了风。", QUIET),
-    "a short question of a case": (f"老师，这道题不会：{CASE}？", "麻疹。"),
-    "options in another order": ("肺循环起于\nA. 右心房\nB. 左心房\nC. 右心室\nD. 左心室", "选C。"),
-    "options marked by circles": ("属于意志障碍的是①定向不良②意志增强③情感淡漠④思维奔逸", "②"),
-    "options in brackets": ("肺循环起于 (A)左心室 (B)右心室 (C)左心房 (D)右心房", "B"),
-    "options with a comma": ("最大的唾液腺是\nA、舌下腺\nB、腮腺\nC、唇腺\nD、下颌下腺", "B"),
-    "options with a half bracket": ("维持胃酸的细胞是：A)主细胞 B)壁细胞 C)G细胞 D)颈黏液细胞", "B"),
-    "options in small letters": ("属于意志障碍的是 a.思维奔逸 b.定向不良 c.意志增强 d.情感淡漠", "c"),
-    "a short cloze filled in": ("背一下：指骨属于长骨。", "记住了。"),
-    "a cloze filled in": ("在成人静息状态下，每分钟由一侧心室射出的血液量约为5升，称为心输出量。", "对。"),
-    "options behind another ending": ("最大的唾液腺是哪一项？\nA. 唇腺\nB. 下颌下腺\nC. 腮腺\nD. 舌下腺", "C"),
-    "options behind a wrong character": ("属于意忘障碍的是：A 思维奔逸 B 意志增强 C 定向不良 D 情感淡漠", "B"),
-    "options behind a stem without a word": (
-        "口服补液盐叙述错误的是：①用温水冲开②分次少量喝③呕吐停后再喝④冲好后可隔日再服",
-        "④",
-    ),
-    "options behind a stem with another word": (
-        "维持胃酸分泌的细胞是 (1)主细胞 (2)壁细胞 (3)颈黏液细胞 (4)G细胞",
-        "(2)",
-    ),
-    "options between letters": ("最大的唾液腺为A腮腺B唇腺C舌下腺D下颌下腺", "A"),
-    "a short stem completed": ("背一下：最大的唾液腺是腮腺。", "记住了。"),
-    "a short stem that asks with another word": ("最大的唾液腺是什么？", "腮腺。"),
-    "another wording": ("您好，小孩一直打嗝咋整呢？", QUIET),
-    "a numbered answer": ("脱皮要注意什么", "".join(f"{n}、{part}；" for n, part in enumerate(REPLY.split("，"), 1))),
-    "an answer with a wrong character": ("皮肤太干了", REPLY.replace("温水", "湿水")),
-    "an answer cut short": ("护肤有哪些误区", REPLY[: len(REPLY) * 9 // 10]),
-    "answer under another question": ("敏感肌肤平时怎么护理？", REPLY),
-    "explanation under another question": ("请讲讲肺循环的走向", "好的。" + EXPLANATION),
-    "the answer of a dialogue": ("口苦是什么原因引起的呢", "停药后会慢慢恢复，" + REPLY[::-1]),
-    "the first question of a dialogue": ("我父亲做完支架手术以后总是夜里出汗，需要去复查吗？", "可以查一查。"),
-    "traditional characters": (
-        "患兒女，四歲，發熱兩天後出現皮疹，伴有流涕和結膜充血，口腔頰黏膜可見灰白色小點",
-        "麻疹。",
-    ),
-    "a short question in traditional characters": ("蕁麻疹能洗澡嗎？", QUIET),
-    "personal data": ("电话13912345678的患者王丽娟主诉牙龈出血三天应该看哪个科室", "挂口腔科。"),
-    "width and case": ("维持胃酸的细胞是　Ａ．壁细胞　Ｂ．主细胞　Ｃ．颈黏液细胞　Ｄ．ｇ细胞", "Ａ"),
-    "one line": (f"请回答下面的单选题：{CASE} A.麻疹 B.风疹 C.水痘 D.猩红热", "A"),
-}
-# What shares words with an item and asks for something else.
-CLEAN = {
-    "another subject": ("儿童荨麻疹能洗澡吗", QUIET),
-    "a longer question": ("荨麻疹能洗澡吗还是只能擦身子呢", QUIET),
-    "the same options": ("心脏的哪个腔射血到主动脉\nA 左心室\nB 右心室\nC 左心房\nD 右心房", "A"),
-    "the same short stem": ("属于意志障碍的是\nA 病理性懒散\nB 木僵状态\nC 违拗症状\nD 刻板动作", "均属。"),
-    "another word in the blank": ("指骨属于手部骨骼的一部分。", "对。"),
-    "the wrong option": ("背一下：最大的唾液腺是什么，不是唇腺。", "记住了。"),
-    "a stem completed otherwise": ("最大的唾液腺是成对的，位于耳前。", "对。"),
-    "the same options and some of the stem": ("属于思维障碍的是\nA 意志增强\nB 情感淡漠\nC 思维奔逸\nD 定向不良", "C"),
-    "half of an answer": ("护肤品怎么选", "可以先停用含酒精的护肤品，别的慢慢试。"),
-    "a short answer": ("蛋黄每天吃几个", "每天不超过一个。"),
-}
+TOLD = yaml.safe_load(Path(__file__).with_name("leaks.yaml").read_text(encoding="utf-8"))
+LEAKED, CLEAN = TOLD["leaked"], TOLD["clean"]
 
 
 @pytest.fixture(scope="module")

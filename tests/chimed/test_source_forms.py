@@ -8,7 +8,9 @@ import pytest
 from raw_files import jsonl, put
 
 from qilin_lib.chimed import sources
+from qilin_lib.chimed.readers import stream
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Preference, Record
+from qilin_lib.evaluate.dialogue import dialogue_items
 
 
 def read(tmp_path, name, files, sets=sources.SETS):
@@ -108,6 +110,37 @@ def test_knowledge_graphs(tmp_path, name, file, content, line):
     assert read(tmp_path, name, {file: content}) == [(file, line, ASTHMA)]
 
 
+@pytest.mark.parametrize("name", ["3-7天", "50%", "3000元", "约1000～3000元", "1-2个月", "2周", "0.5％", "12"])
+def test_a_number_is_no_disease(tmp_path, name):
+    text = f"name,symptom,drug\n{name},喘,\n21三体综合征,喘,\n"
+    assert [what for *_, what in read(tmp_path, "kg_39health", {"disease.csv": text})] == [
+        "no disease name",
+        Disease("21三体综合征", (("症状", ("喘",)),)),
+    ]
+
+
+HEADERS = ["高血压指南  {}", "{}  高血压指南", "{} / 40", "{}/40", "高血压指南 {}"]
+
+
+@pytest.mark.parametrize("file", ["书.txt", "指南.json"])
+@pytest.mark.parametrize("header", HEADERS)
+def test_running_headers_with_a_page_number_are_no_text(tmp_path, file, header):
+    words = [f"第{n}段讲的是病人应当如何按时服药并且定期复查肝肾功能而不得自行停药的道理，" for n in range(36)]
+    lines = [line for n in range(9) for line in (header.format(n + 17), *words[4 * n : 4 * n + 4])]
+    text = "\n".join(lines)
+    if file.endswith("json"):
+        text = json.dumps({"entries": [{"title": "规范", "content": text}]})
+    ((_, _, passage),) = read(tmp_path, "plain_text", {file: text})
+    assert passage.body.replace("\n", "") == "".join(words)
+
+
+@pytest.mark.parametrize("heading", ["病例 {}", "治疗方案 {}", "表{}", "第{}章"])
+def test_numbered_headings_are_text(tmp_path, heading):
+    lines = [line for n in range(9) for line in (heading.format(n + 1), *["病人应当按时服药，定期复查。"] * 4)]
+    ((_, _, passage),) = read(tmp_path, "plain_text", {"书.txt": "\n".join(lines)})
+    assert passage.body == "\n".join(lines)
+
+
 def test_cmd_as_the_authors_write_conversations(tmp_path):
     turns = [{"from": "input", "value": "问"}, {"from": "output", "value": "答"}]
     assert read(tmp_path, "cmd", {"cmd.jsonl": jsonl([{"conversations": turns}])}) == [("cmd.jsonl", 1, QA)]
@@ -165,7 +198,7 @@ def test_meddialog_layouts(tmp_path, row):
         ({"dialogue_turns": "病人：头痛"}, "unknown form"),
         ({"dialogue_turns": {"speaker": [0, 2], "utterance": ["a", "b"]}}, "unknown speaker"),
         ({"dialogue_turns": {"speaker": [0, True], "utterance": ["a", "b"]}}, "unknown speaker"),
-        ({"utterances": "头痛"}, "unknown speaker"),
+        ({"utterances": "头痛"}, "unknown form"),
         ({"utterances": []}, "no answer"),
         (["护士：头痛"], "unknown speaker"),
         (["医生：你好", "病人：好"], "the assistant speaks first"),
@@ -174,6 +207,68 @@ def test_meddialog_layouts(tmp_path, row):
 )
 def test_meddialog_rows_that_are_no_dialogue(tmp_path, row, reason):
     assert [what for *_, what in read(tmp_path, "meddialog_cn", {"a.json": array([row])})] == [reason]
+
+
+DOWNLOADED = """id=1
+https://example.invalid/1
+Doctor faculty
+某医院 内科
+
+Description
+咳嗽三天怎么办
+
+Dialogue
+病人：
+咳嗽三天
+还有痰
+医生：
+发热吗？
+病人： 不发热
+医生：
+多喝水。
+
+Diagnosis and suggestions
+上呼吸道感染
+
+id=2
+https://example.invalid/2
+Description
+没有对话
+id=3
+Dialogue
+医生：您好
+病人：
+"""
+
+
+def test_meddialog_text_as_downloaded(tmp_path):
+    put(
+        tmp_path / "meddialog_cn", {"COVID-Dialogue-Dataset-Chinese.txt": "\ufeff\n" + DOWNLOADED.replace("\n", "\r\n")}
+    )
+    reads = [unit.read for unit in sources.units(sources.BY_NAME["meddialog_cn"], tmp_path)]
+    assert [(one.line, one.payload.turns if isinstance(one, Record) else one.reason) for one in reads] == [
+        (2, ("咳嗽三天\n还有痰", "发热吗？", "不发热", "多喝水。")),
+        (23, "no dialogue"),
+        (27, "the assistant speaks first"),
+    ]
+
+
+def test_a_meddialog_text_without_end_is_not_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_LINE", 1000)
+    endless = "id=1\nDialogue\n病人：\n" + "咳嗽三天怎么办\n" * 500
+    put(tmp_path / "meddialog_cn", {"2020.txt": endless + DOWNLOADED})
+    reads = [unit.read for unit in sources.units(sources.BY_NAME["meddialog_cn"], tmp_path)]
+    assert [(one.line, one.reason) for one in reads if not isinstance(one, Record)][0] == (1, "dialogue too long")
+    assert [one.line for one in reads if isinstance(one, Record)] == [504]
+
+
+def test_06_asks_what_a_meddialog_text_says_last(tmp_path):
+    put(tmp_path / "meddialog_cn", {"2020.txt": DOWNLOADED})
+    items, invalid = dialogue_items("meddialog", tmp_path / "meddialog_cn", None)
+    assert [(item.history, item.question, item.reference) for item in items] == [
+        ((("咳嗽三天\n还有痰", "发热吗？"),), "不发热", "多喝水。")
+    ]
+    assert [bad["detail"].partition(":")[0] for bad in invalid] == ["no dialogue", "the assistant speaks first"]
 
 
 def test_authors_release_line_by_line(tmp_path):

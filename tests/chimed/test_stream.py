@@ -9,7 +9,6 @@ import gzip
 import json
 import lzma
 import os
-import random
 import subprocess
 import sys
 import zipfile
@@ -74,16 +73,6 @@ def test_gb18030_lines_in_a_utf8_file_are_lone_surrogates_not_wrong_characters()
     assert any("\ud800" <= char <= "\udfff" for char in lines[30])
 
 
-def test_random_bytes_decode_the_same_in_any_blocks():
-    dice = random.Random(11)
-    for _ in range(60):
-        parts = [
-            dice.choice([TEXT.encode(), TEXT.encode("gb18030"), b"\r", b"\n", dice.randbytes(5)]) for _ in range(9)
-        ]
-        raw = b"".join(parts)
-        assert text_of(raw, 1) == text_of(raw, 3) == text_of(raw)
-
-
 def test_lines_are_those_of_split():
     for text in ("", "\n", "a", "a\n", "\na", "a\n\nb", "\n\n"):
         wanted = text.removesuffix("\n").split("\n") if text else []
@@ -122,23 +111,14 @@ def test_what_stands_before_a_cut_is_kept_and_the_cut_reported(tmp_path, suffix)
 
 
 @pytest.mark.parametrize("suffix", PACKERS)
-def test_damage_in_the_middle_is_reported(tmp_path, suffix):
+def test_what_is_damaged_or_no_archive_is_reported_and_an_archive_of_nothing_is_no_fault(tmp_path, suffix):
     packed = bytearray(PACKERS[suffix](ROWS.encode()))
     packed[len(packed) // 2 : len(packed) // 2 + 40] = bytes(range(40))
-    text = one(tmp_path, f"a.jsonl{suffix}", bytes(packed)).stream()
-    assert len(list(text.lines())) < 30_000
-    assert text.broken.reason == "unreadable file" and text.broken.detail
-
-
-@pytest.mark.parametrize("suffix", PACKERS)
-@pytest.mark.parametrize("raw", [b"", b"no archive at all"])
-def test_what_is_no_archive_cannot_be_read(tmp_path, suffix, raw):
-    text = one(tmp_path, f"a.jsonl{suffix}", raw).stream()
-    assert not list(text.lines()) and text.broken.reason == "unreadable file"
-
-
-@pytest.mark.parametrize("suffix", PACKERS)
-def test_an_archive_of_nothing_is_not_a_fault(tmp_path, suffix):
+    for raw in (bytes(packed), b"", b"no archive at all"):
+        text = one(tmp_path, f"a.jsonl{suffix}", raw).stream()
+        lines = list(text.lines())
+        assert len(lines) < 30_000 * bool(len(raw) > 100) + 1
+        assert text.broken.reason == "unreadable file" and text.broken.detail
     assert list(one(tmp_path, f"a.jsonl{suffix}", PACKERS[suffix](b"")).stream().lines()) == []
 
 

@@ -20,34 +20,11 @@ def read(reader, content, file="f.json"):
 
 
 def test_xywy_row_becomes_a_disease():
-    row = {
-        "_id": {"$oid": "x"},
-        "name": "哮喘",
-        "category": ["疾病百科", "内科"],
-        "cause": "过敏",
-        "symptom": ["喘", "咳", "喘"],
-        "cost_money": "",
-    }
-    ((_, found), empty, nameless) = read(kg.xywy, [row, {"name": "湿疹"}, {"desc": "?"}])
+    row = {"_id": {"$oid": "x"}, "name": "哮喘", "category": ["疾病百科", "内科"], "cause": "过敏", "cost_money": ""}
+    rows = [row | {"symptom": ["喘", "咳", "喘"]}, {"name": "湿疹"}, {"desc": "?"}]
+    ((_, found), empty, nameless) = read(kg.xywy, rows)
     assert found == Disease("哮喘", (("分类", ("内科",)), ("病因", ("过敏",)), ("症状", ("喘", "咳"))))
     assert empty == (2, "no features") and nameless == (3, "missing field")
-
-
-def test_39health_row_loses_detail_tails_and_cuts():
-    cells = {
-        "name": "阳痿",
-        "alias": '"勃起障碍,阳萎"',
-        "department": "男科 生殖健康",
-        "symptom": "早泄 不育 [详细]",
-        "treatment": "药物治疗 [详细]",
-        "drug": "西地那非... 西地那非... 他达拉非片 [详细]",
-        "rate": "暂无相关资料",
-    }
-    ((_, found),) = read(kg.health39, f"{','.join(cells)},,,\n{','.join(cells.values())},,,\n")
-    features = dict(found.features)
-    assert features["症状"] == ("早泄", "不育") and features["常用药物"] == ("他达拉非片",), "a cut name is no drug"
-    assert features["治疗方法"] == ("药物治疗",) and features["别名"] == ("勃起障碍", "阳萎")
-    assert "治愈率" not in features and "[详细]" not in str(found)
 
 
 HEADER39 = "name,alias,infection,symptom,checklist,treatment,drug,rate,money,,,\n"
@@ -58,54 +35,29 @@ def health39(*rows):
     return read(kg.health39, HEADER39 + "".join(",".join(row + [""] * (cells - len(row))) + "\n" for row in rows))
 
 
-def test_39health_cells_are_split_where_the_site_separates_and_outside_brackets():
-    alias = '"赤(扁)虫病,SLE, 狼疮，第3、4对咽囊综合征、阴癣;ovarian tumor；战栗 鼓栗"'
-    symptom = "三怕(水声、光、风)现象 排尿时灼热、瘙痒或疼痛 杵状指（趾） 单纯疱疹病毒（HSV 1） [详细]"
-    ((_, found),) = health39(
-        ["甲病", alias, "", f'"{symptom}"', "肝、胆、脾CT 肝、胆、胰、脾MRI", "药物治疗、手术治疗（洗胃、催吐）"]
-    )
-    assert dict(found.features) == {
-        "别名": ("赤(扁)虫病", "SLE", "狼疮", "第3、4对咽囊综合征", "阴癣", "ovarian tumor", "战栗", "鼓栗"),
-        "症状": ("三怕(水声、光、风)现象", "排尿时灼热、瘙痒或疼痛", "杵状指（趾）", "单纯疱疹病毒（HSV 1）"),
-        "检查": ("肝、胆、脾CT", "肝、胆、胰、脾MRI"),
-        "治疗方法": ("药物治疗", "手术治疗（洗胃、催吐）"),
-    }
-
-
-def test_what_the_site_cut_off_is_not_stated():
-    cut = [
+def test_39health_cells_are_split_where_the_site_separates_outside_brackets_and_what_it_cut_off_is_not_stated():
+    alias = '"赤(扁)虫病,SLE, 狼疮，第3、4对咽囊综合征、阴癣;ovarian tumor；战栗 鼓栗；"'
+    symptom = "三怕(水声、光、风)现象 杵状指（趾） 单纯疱疹病毒（HSV 1） 发热伴咳... 结核菌素试验（OT [详细]"
+    checks = "肝、胆、脾CT 肝、胆、胰、脾MRI 核磁共振成像(... 耳、鼻、咽拭..."
+    treatment = '"药物治疗、手术治疗（洗胃、催吐）， 支持治疗；一旦发生立..."'
+    drugs, rate, money = "西地那非... 他达拉非片 [详细]", "暂无相关资料", "约（5000元）;"
+    ((_, found),) = health39(["甲病 [详细]", alias, "", f'"{symptom}"', checks, treatment, drugs, rate, money])
+    assert found == Disease(
         "甲病",
-        "",
-        "",
-        "咳嗽 发热伴咳... 结核菌素试验（OT",
-        "核磁共振成像(... 血常规 耳、鼻、咽拭...",
-        '"以预防为主，一旦发生立..."',
-        "甘精胰岛素注射...",
-    ]
-    ((_, found),) = health39(cut)
-    assert dict(found.features) == {
-        "症状": ("咳嗽", "结核菌素试验"),
-        "检查": ("核磁共振成像", "血常规"),
-        "治疗方法": ("以预防为主",),
-    }
-    ((_, found),) = read(
-        kg.xywy, [{"name": "乙病", "desc": "发热伴咳嗽。咯...。", "cause": "不明...", "check": ["肺功能…"]}]
-    )
-    assert found == Disease("乙病", (("简介", ("发热伴咳嗽。",)),))
-
-
-def test_a_separator_at_the_end_of_a_value_is_no_part_of_it():
-    ((_, found),) = health39(["甲病", "甲甲症；", "", "", "", "戒酒， 支持治疗；", "", "", "约（5000元）;"])
-    assert found.features == (
-        ("别名", ("甲甲症",)),
-        ("治疗方法", ("戒酒", "支持治疗")),
-        ("治疗费用", ("约（5000元）",)),
+        (
+            ("别名", ("赤(扁)虫病", "SLE", "狼疮", "第3、4对咽囊综合征", "阴癣", "ovarian tumor", "战栗", "鼓栗")),
+            ("症状", ("三怕(水声、光、风)现象", "杵状指（趾）", "单纯疱疹病毒（HSV 1）", "结核菌素试验")),
+            ("检查", ("肝、胆、脾CT", "肝、胆、胰、脾MRI", "核磁共振成像")),
+            ("治疗方法", ("药物治疗", "手术治疗（洗胃、催吐）", "支持治疗")),
+            ("常用药物", ("他达拉非片",)),
+            ("治疗费用", ("约（5000元）",)),
+        ),
     )
 
 
-def test_links_and_zero_rates_are_no_facts():
-    ((_, found),) = health39(["甲病", "", "", "咳嗽", "", "", ">> 应该如何用药？用什么药？ [详细]", "0.00%"])
-    assert found.features == (("症状", ("咳嗽",)),)
+def test_a_sentence_that_the_site_cut_off_is_not_stated():
+    row = {"name": "乙病", "desc": "发热伴咳嗽。咯...。", "cause": "不明...", "check": ["肺功能…"]}
+    assert read(kg.xywy, [row]) == [(1, Disease("乙病", (("简介", ("发热伴咳嗽。",)),)))]
 
 
 @pytest.mark.parametrize("name", ["甲状腺功能亢...", "甲状腺功能亢…", " 强直性... [详细]", "克汀（呆小..."])
@@ -163,15 +115,12 @@ def test_long_text_is_cut_at_paragraph_ends_and_nothing_is_lost():
     assert len(found) > 3 and "\n".join(p.body for p in found) == "\n".join(lines)
 
 
-def test_guideline_entries():
-    book = {
-        "source": "x",
-        "entries": [{"title": "规范", "content": "第一条。\n- 1 -\n第二条。"}, {"title": "空", "content": ""}],
-    }
-    assert read(text.textbook, json.dumps(book, ensure_ascii=False)) == [
-        (1, Passage("规范", "第一条。\n第二条。")),
-        (1, "empty field"),
-    ]
+def guideline(content):
+    """The body of a guideline's entry."""
+    entries = [{"title": "规范", "content": content}, {"title": "空", "content": ""}]
+    found, empty = read(text.textbook, json.dumps({"entries": entries}))
+    assert found[1].title == "规范" and empty == (1, "empty field")
+    return found[1].body
 
 
 def pages(count, lines=4, form="{}", tail="\n"):
@@ -188,46 +137,42 @@ def pages(count, lines=4, form="{}", tail="\n"):
 )
 def test_page_numbers_of_a_guideline_and_of_a_book_go(form):
     content, words = pages(9, form=form)
-    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
-    ((_, book),) = read(text.textbook, content, "规范.txt")
-    assert entry.body.replace("，\n", "").replace("，", "") == words.replace("，", "") and book == entry
+    body = guideline(content)
+    assert body.replace("，\n", "").replace("，", "") == words.replace("，", "")
+    assert [found for _, found in read(text.textbook, content, "规范.txt")] == [Passage("规范", body)]
 
 
-def test_a_dose_is_not_joined_with_the_page_number_that_cuts_it():
-    content, _ = pages(8, lines=6, tail="，首剂量为每公斤体重静脉注射37.5～\n")
-    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
-    assert "37.5～第6条" in entry.body and "37.5～\n" not in entry.body
-
-
-def test_missing_pages_and_other_numbers_do_not_hide_the_page_numbers():
+def test_page_numbers_go_where_pages_are_missing_and_a_dose_is_not_joined_with_one():
     content, _ = pages(20, lines=6)
     content = content.replace("\n7\n", "\n").replace("\n12\n", "\n12\n\n3\n").replace("第50条", "\n44\n第50条")
-    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "规范", "content": content}]}))
-    numbers = [line for line in entry.body.split("\n") if line.strip().isdigit()]
-    assert [n for n in numbers if n not in ("3", "44")] == []
+    numbers = [line.strip() for line in guideline(content).split("\n") if line.strip().isdigit()]
+    assert set(numbers) <= {"3", "44"}
+    body = guideline(pages(8, lines=6, tail="，首剂量为每公斤体重静脉注射37.5～\n")[0])
+    assert "37.5～第6条" in body and "37.5～\n" not in body
 
 
-def test_numbers_on_lines_of_their_own_stay_where_they_are_no_page_numbers():
-    web = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\n2\n次阴性，\n3\n日后出院，约\n4\n成，\n5\n人"
-    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
-    numbers = "".join(sign if sign.isdigit() else " " for sign in entry.body).split()
-    assert numbers == list("37") + ["39"] + list("12345")
+WEB = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\n2\n次阴性，\n3\n日后出院，约\n4\n成，\n5\n人"
 
 
-def test_a_text_whose_web_page_broke_its_lines_inside_sentences_is_put_together():
-    web = "一、病原学\n甲\n病毒\n属于披膜病毒科\n，\n直径为\n6\n0\n～\n70nm\n，\n有\n1\n个血清型。基因组为\nRNA\n。\n"
-    web += "二、临床表现\n潜伏期\n（\n3\n～\n7\n）\n天\n，\n体温\n39\n℃\n；\n可有皮疹"
-    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "方案", "content": web}]}))
-    assert entry.body == (
-        "一、病原学\n甲病毒属于披膜病毒科，直径为60～70nm，有1个血清型。基因组为RNA。\n"
-        "二、临床表现\n潜伏期（3～7）天，体温39℃；可有皮疹"
-    )
-
-
-def test_the_contents_of_a_pdf_are_left_out():
-    content = "目录\n1.软骨发育不全 ......................... 1\n2.痛风…………………12\n正文。分数……3\n"
-    ((_, entry),) = read(text.textbook, json.dumps({"entries": [{"title": "指南", "content": content}]}))
-    assert entry.body == "目录\n正文。分数……3"
+@pytest.mark.parametrize(
+    "content, body",
+    [
+        ("第一条。\n- 1 -\n第二条。", "第一条。\n第二条。"),
+        # Numbers on lines of their own that are no page numbers.
+        (WEB, WEB),
+        # A web page that broke its lines inside sentences.
+        (
+            "一、病原学\n甲\n病毒\n属于披膜病毒科\n，\n直径为\n6\n0\n～\n70nm\n，\n有\n1\n个血清型。基因组为\nRNA\n。\n"
+            "二、临床表现\n潜伏期\n（\n3\n～\n7\n）\n天\n，\n体温\n39\n℃\n；\n可有皮疹",
+            "一、病原学\n甲病毒属于披膜病毒科，直径为60～70nm，有1个血清型。基因组为RNA。\n"
+            "二、临床表现\n潜伏期（3～7）天，体温39℃；可有皮疹",
+        ),
+        # The contents of a PDF.
+        ("目录\n1.软骨发育不全 ......................... 1\n2.痛风…………………12\n正文。分数……3\n", "目录\n正文。分数……3"),
+    ],
+)
+def test_the_text_of_a_guideline(content, body):
+    assert guideline(content) == body
 
 
 def test_marks_of_a_book_collection_go_and_captions_stay():

@@ -178,7 +178,6 @@ def test_empty_fields_beside_the_turns_say_nothing(tmp_path, row):
     "turn",
     [
         "医生：您好，我头痛三天了，该吃什么药？",
-        "患者：男，35岁，头痛三天。诊断是什么？",
         "请问：头痛吃什么药？",
         "怎么写 Flux<User> 和 /home/<user>/bot 的路径？",
         "1. 医生：开药的人\n2. 患者：吃药的人",
@@ -193,6 +192,42 @@ def test_a_word_with_a_colon_is_no_role_mark_by_itself(tmp_path, name, turn):
 def test_a_mark_of_the_turn_s_own_speaker_goes(tmp_path):
     row = {"instruction": f" <user>: {ASKED}", "input": "", "output": f"<bot>: {ANSWERED}"}
     assert messages(tmp_path, row) == FOUR[:2]
+
+
+@pytest.mark.parametrize(
+    "mine, other", [("患者：", "医生："), ("病人:", "医生:"), ("问：", "答："), ("Human: ", "Assistant: ")]
+)
+def test_the_name_of_its_own_speaker_goes_from_the_head_of_a_turn(tmp_path, mine, other):
+    marked = [(who, (mine if who == "user" else other) + text) for who, text in FOUR]
+    assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", marked)}) == FOUR
+
+
+@pytest.mark.parametrize("word", ["### Instruction:", "### Input:", "###Human:", "#### User:"])
+def test_the_template_of_an_instruction_is_turns(tmp_path, word):
+    row = {"instruction": f"{word}\n{ASKED}\n\n### Response:", "output": f"### Response:\n{ANSWERED}"}
+    assert messages(tmp_path, row) == FOUR[:2]
+    turns = f"{word}\n{ASKED}\n\n### Response:\n{ANSWERED}\n\n{word}\n{AGAIN}\n\n### Response:\n"
+    assert messages(tmp_path, {"instruction": turns, "output": LAST}) == FOUR
+
+
+@pytest.mark.parametrize(
+    "asked, answered",
+    [
+        (f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", ANSWERED),
+        (f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", LAST),
+        (ASKED, f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"),
+    ],
+)
+def test_a_template_that_is_not_turns_is_rejected_by_name(tmp_path, asked, answered):
+    assert messages(tmp_path, {"instruction": asked, "output": answered}) == "role marks inside a turn"
+
+
+@pytest.mark.parametrize("answers", [[ANSWERED, LAST], [[ANSWERED, LAST]], [[ANSWERED], [LAST]]])
+@pytest.mark.parametrize("name", ["general_zh", "medicalgpt_sft", "huatuo_encyclopedia_qa"])
+def test_of_two_answers_the_first_alone_is_never_taken(tmp_path, name, answers):
+    asked, answer = ("questions", "answers") if name.startswith("huatuo") else ("instruction", "output")
+    assert messages(tmp_path, {asked: ASKED, answer: answers}, name) == "several answers"
+    assert messages(tmp_path, {asked: ASKED, answer: [ANSWERED]}, name) == FOUR[:2]
 
 
 NOTHING = "无,无输入,<无输入>,&lt;无输入&gt;,没有输入。,nan,NaN,None,null,N/A,n/a,暂无,<noinput>,<no input>".split(",")

@@ -61,7 +61,7 @@ def test_tables_read_what_the_builder_writes() -> None:
     """The form of ledger.json is the builder's: nothing here may be a column that only our fixture has."""
     row = LedgerRow.of(BY_NAME["cmexam"], "cpt")
     row.read = 4
-    row.keep(["一二三四"])
+    row.keep(4, 12)
     for column in ("rejected", "merged", "contaminated"):
         row.lose(column, "too short")
     written = Ledger()
@@ -98,6 +98,14 @@ def test_contamination_by_source_and_benchmark(leaky: Any) -> None:
     assert table.notes[0] == "compared with 1,000 items of cmexam, 1,346 items of ceval, 6,000 items of huatuo"
     missing = table.notes[1].rsplit(": ", 1)[1].split(", ")
     assert {"cmmlu", "medqa", "cmtmedqa"} <= {*missing} and not {"ceval", "cmexam", "huatuo"} & {*missing}
+
+
+def test_a_benchmark_of_which_nothing_was_read_is_not_called_missing(leaky: Any) -> None:
+    leaky["sources"].append(eval_row("medqa", 0) | {"read": 3, "rejected": {"broken JSON": 3}})
+    leaky["unread"] = {"cmmlu": {"test.xlsx": "not *.csv"}}
+    absent, unread = data.contamination_table(leaky).notes[1:3]
+    assert "does not have" in absent and not {"cmmlu", "medqa"} & {*absent.rsplit(": ", 1)[1].split(", ")}
+    assert "folders are there" in unread and "nothing in them was read" in unread and unread.endswith(": cmmlu, medqa")
 
 
 def test_what_was_not_compared_is_not_shown_as_clean(leaky: Any) -> None:

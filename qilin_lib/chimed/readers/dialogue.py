@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,20 @@ import numpy as np
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.decode import (
     Reject,
-    csv_reader,
     field_text,
     json_reader,
+    parsed,
+    parsed_rows,
+    reader,
     required,
     string,
 )
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
-from qilin_lib.chimed.readers.turns import messages, question_and_answer, speaker_of, talk
-from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt
+from qilin_lib.chimed.readers.turns import Turn, instruction_row, messages, question_and_answer, speaker_of, talk
+from qilin_lib.chimed.records import Dialogue
+
+Found = Iterator[tuple[int, Dialogue | Reject]]
 
 
 def release_row(row: Any) -> Dialogue:
@@ -42,19 +46,18 @@ def release_row(row: Any) -> Dialogue:
     return dialogue
 
 
-def toyhom_row(row: dict[str, str]) -> Dialogue:
+def toyhom_row(row: Any) -> Dialogue:
     """department,title,ask,answer (the repository's README calls `ask` "question").
 
     The title is said first unless ask has it.
     """
-    title, answer = field_text(row.get("title")), required(row, "answer")
-    ask = field_text(row.get("ask", row.get("question")))
-    if ask == "同上" or ask == title:
+    answer, title, ask = required(row, "answer"), *(field_text(row.get(name)) for name in ("title", "ask"))
+    ask = ask or field_text(row.get("question"))
+    if ask in ("同上", title):
         ask = ""
     if not (title or ask):
         raise Reject("empty field", "title and ask")
-    user = ask if title in ask else f"{title}\n{ask}".strip()
-    return question_and_answer(user, answer)
+    return question_and_answer(ask if title in ask else f"{title}\n{ask}".strip(), answer)
 
 
 def meddialog_row(row: Any) -> Dialogue:
@@ -64,148 +67,91 @@ def meddialog_row(row: Any) -> Dialogue:
     [{speaker, utterance}, …] or {speaker: […], utterance: […]}} with speakers by name or as class numbers (zh);
     {medical_case, doctor_diagnosis}.
     """
-    if isinstance(row, dict) and "dialogue_turns" in row:
-        return talk(_speaker_columns(row["dialogue_turns"]))
-    if isinstance(row, dict) and "utterances" in row:
-        return meddialog_row(row["utterances"] if isinstance(row["utterances"], list) else [row["utterances"]])
-    if isinstance(row, list):
-        return talk(messages([string(item) for item in row]))
-    return question_and_answer(required(row, "medical_case"), required(row, "doctor_diagnosis"))
+    return instruction_row({"utterances": row} if isinstance(row, list) else row)
 
 
-def _speaker_columns(turns: Any) -> list[tuple[str, str]]:
-    if isinstance(turns, dict):
-        speakers, utterances = turns.get("speaker"), turns.get("utterance")
-    elif isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
-        speakers, utterances = ([turn.get(key) for turn in turns] for key in ("speaker", "utterance"))
-    else:
-        speakers, utterances = None, None
-    if not isinstance(speakers, list) or not isinstance(utterances, list) or len(speakers) != len(utterances):
-        raise Reject("unknown form", "dialogue_turns does not pair speakers with utterances")
-    # The class labels of the data set's card: 0 is the patient, 1 the doctor.
-    names = [("病人", "医生")[who] if type(who) is int and who in (0, 1) else string(who) for who in speakers]
-    return list(zip(map(speaker_of, names), map(string, utterances), strict=True))
-
-
-def meddialog(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+@reader
+def meddialog(file: str, stream: Stream) -> Found:
     """MedDialog: JSON, or the text files as they are downloaded."""
-    text = plain_name(file).lower().endswith(".txt") and not holds_rows(stream)
-    yield from (meddialog_text if text else _meddialog_json)(source, file, stream)
+    if plain_name(file).lower().endswith(".txt") and not holds_rows(stream):
+        return _meddialog_text(stream)
+    return parsed_rows(meddialog_row, file, stream)
 
 
-# The headings of a block; all but the first end the dialogue.
 _ID = re.compile(r"id\s?=\s?\d+")
-_DIALOGUE = "Dialogue"
-_OTHER_PARTS = ("Diagnosis and suggestions", "Description", "Doctor faculty")
+# The headings of a block; all but the first end the dialogue.
+_HEADINGS = ("Dialogue", "Diagnosis and suggestions", "Description", "Doctor faculty")
 _SPOKEN = re.compile(r"(病人|患者|医生)\s?[：:](.*)")
 
 
-def meddialog_text(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+def _meddialog_text(stream: Stream) -> Found:
     """Blocks that begin with "id=…"; below "Dialogue" a line "病人：" or "医生：" begins a turn, which may have many.
 
-    Of a block the dialogue alone is read, as in MedDialog's own JSON. Rejection: a block that has none, text before the
+    Of a block the dialogue alone is read, as in MedDialog's own JSON. Reject: a block that has none, text before the
     first block, and what is no dialogue.
     """
-    start, block = 0, _Block("text before the first id")
+    start, nothing, inside, size, turns = 0, "text before the first id", False, 0, []
     for number, line in stream.lines():
         if isinstance(line, Reject):
-            yield Rejection(source, file, number, line.reason, line.detail)
+            yield number, line
         elif _ID.fullmatch(line := line.strip()):
             if start:
-                yield _unit(source, file, start, block.dialogue)
-            start, block = number, _Block("no turns")
-        elif line:
-            start = start or number
-            block.add(line)
+                yield start, parsed(partial(_block, nothing, size), turns)
+            start, nothing, inside, size, turns = number, "no turns", False, 0, []
+        elif line in _HEADINGS:
+            inside = line == _HEADINGS[0]
+        elif line and inside and (size := size + len(line)) <= streams.MAX_LINE:
+            if spoken := _SPOKEN.fullmatch(line):
+                turns.append((speaker_of(spoken[1]), [spoken[2].strip()]))
+            elif turns:
+                turns[-1][1].append(line)
+        start = start or number * bool(line)
     if start:
-        yield _unit(source, file, start, block.dialogue)
+        yield start, parsed(partial(_block, nothing, size), turns)
 
 
-class _Block:
-    """The turns of a block of MedDialog's text; `nothing` says what it is when it has none."""
-
-    def __init__(self, nothing: str) -> None:
-        self._nothing, self._inside, self._size = nothing, False, 0
-        self._turns: list[tuple[str, list[str]]] = []
-
-    def add(self, line: str) -> None:
-        """Take a line that is not empty; what is too long for a record is not kept."""
-        if line == _DIALOGUE or line in _OTHER_PARTS:
-            self._inside = line == _DIALOGUE
-        elif self._inside:
-            self._size += len(line)
-            if self._size > streams.MAX_LINE:
-                self._turns = []
-            elif spoken := _SPOKEN.fullmatch(line):
-                self._turns.append((spoken[1], [spoken[2].strip()]))
-            elif self._turns:
-                self._turns[-1][1].append(line)
-
-    def dialogue(self) -> Dialogue:
-        """The dialogue; Reject when there is none."""
-        if self._size > streams.MAX_LINE:
-            raise Reject("dialogue too long", f"more than {streams.MAX_LINE} characters")
-        if not self._turns:
-            raise Reject("no dialogue", self._nothing)
-        return talk((speaker_of(who), "\n".join(filter(None, lines))) for who, lines in self._turns)
+def _block(nothing: str, size: int, turns: list[tuple[str, list[str]]]) -> Dialogue:
+    if size > streams.MAX_LINE:
+        raise Reject("dialogue too long", f"more than {streams.MAX_LINE} characters")
+    if not turns:
+        raise Reject("no dialogue", nothing)
+    return talk((who, "\n".join(filter(None, lines))) for who, lines in turns)
 
 
 _TURN = re.compile(r"<\|(user|system|currentuser|response)\|>(.*?)(?=<\||$)")
 _NEEDED = ("<|context|>", "<|endofcontext|>", "<|currentuser|>", "<|response|>")
 
 
-def remedi(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+@reader
+def remedi(file: str, stream: Stream) -> Found:
     """ReMeDi: a line holds a dialogue up to one response, so a dialogue of n responses stands there n times, growing.
 
     A line whose turns are the beginning of another line's turns is a part of that dialogue, not a record of its own.
     Two passes: the first keeps 8 bytes a turn, the second gives the lines that no other line goes on from.
     """
-    own, beginnings = array("Q"), array("Q")
-    for _, turns, _ in _remedi_lines(stream):
+    own, beginnings = array("q"), array("q")
+    for _, turns in _remedi_lines(stream):
         if not isinstance(turns, Reject):
-            *shorter, whole = _prefix_hashes(turns)
+            _, *shorter, whole = itertools.accumulate(turns, lambda before, turn: hash((before, turn)), initial=0)
             own.append(whole)
             beginnings.extend(shorter)
     is_part = iter(np.isin(np.asarray(own), np.asarray(beginnings)).tolist())
-    for number, turns, line in _remedi_lines(stream):
-        if isinstance(turns, Reject):
-            yield Rejection(source, file, number, turns.reason, turns.detail, excerpt(line))
-        elif not next(is_part):
-            yield _unit(source, file, number, partial(talk, turns), line)
+    for number, turns in _remedi_lines(stream):
+        if isinstance(turns, Reject) or not next(is_part):
+            yield number, parsed(talk, turns)
 
 
-def _remedi_lines(stream: Stream) -> Iterator[tuple[int, tuple[tuple[str, str], ...] | Reject, str]]:
+def _remedi_lines(stream: Stream) -> Iterator[tuple[int, list[Turn] | Reject]]:
     for number, line in stream.lines():
         if isinstance(line, Reject):
-            yield number, line, ""
+            yield number, line
         elif missing := [tag for tag in _NEEDED if tag not in line]:
             if line.strip():
-                yield number, Reject("broken tags", f"no {missing[0]}"), line
+                yield number, Reject("broken tags", f"no {missing[0]}", line)
         else:
-            yield number, tuple((_speaker(tag), " ".join(said.split())) for tag, said in _TURN.findall(line)), line
+            said = ((tag in ("user", "currentuser"), " ".join(text.split())) for tag, text in _TURN.findall(line))
+            yield number, [("user" if user else "assistant", text) for user, text in said]
 
 
-def _prefix_hashes(turns: tuple[tuple[str, str], ...]) -> list[int]:
-    """A 64-bit hash of the first 1, 2, … turns; one of nothing when there are none."""
-    hashed = hashlib.blake2b(digest_size=8)
-    found = []
-    for speaker, said in turns:
-        hashed.update(f"{speaker}\n{said}\n".encode("utf-8", "surrogatepass"))
-        found.append(int.from_bytes(hashed.digest(), "little"))
-    return found or [0]
-
-
-def _speaker(tag: str) -> str:
-    return "user" if tag in ("user", "currentuser") else "assistant"
-
-
-def _unit(source: str, file: str, line: int, parse: Callable[[], Dialogue], raw: str = "") -> Record | Rejection:
-    try:
-        return Record(source, file, line, parse())
-    except Reject as no:
-        return Rejection(source, file, line, no.reason, excerpt(no.detail), excerpt(raw))
-
-
-toyhom = csv_reader(toyhom_row)
-_meddialog_json = json_reader(meddialog_row)
+toyhom = json_reader(toyhom_row, tabular=True)
 chimed_release = json_reader(release_row)

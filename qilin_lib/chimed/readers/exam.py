@@ -12,18 +12,20 @@ from functools import partial
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import (
+    FIELDS,
     Reject,
-    attempted,
-    csv_reader,
+    field,
     field_text,
     json_reader,
+    parsed,
+    reader,
     required,
     rows,
     string,
 )
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.readers.turns import question_and_answer
-from qilin_lib.chimed.records import Dialogue, Exam, Record, Rejection
+from qilin_lib.chimed.records import Dialogue, Exam
 
 # Options are joined by a real newline, or by a literal backslash-n in the val file of the wild. Their letter stands
 # alone, with a mark behind it, or in brackets; directly before a word it must be the letter that comes next.
@@ -31,6 +33,7 @@ _BREAK = re.compile(r"(?:\r?\n|\r|\\n)(?=\s{0,9}[（(]?[A-HＡ-Ｈ](?![A-Za-z]))
 _OPTION = re.compile(
     r"\s*(?:[（(](?P<in>[A-HＡ-Ｈ])[）)]|(?P<alone>[A-HＡ-Ｈ])[ \t.．、,，:：）)]|(?P<tight>[A-HＡ-Ｈ]))"
 )
+LETTERS = "ABCDEFGH"
 # Not that of "\\nu".
 _BACKSLASH_N = re.compile(r"\\n(?![a-z])")
 _MARKS = " \t.．、:："
@@ -48,7 +51,7 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
     for line in _BREAK.split(cell.strip()):
         mark = _OPTION.match(line)
         letter = _narrow(mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
-        if letter and (not mark["tight"] or letter == "ABCDEFGH"[len(found) : len(found) + 1]):
+        if letter and (not mark["tight"] or letter == LETTERS[len(found) : len(found) + 1]):
             found.append((letter, [_text(line[mark.end() :])]))
         elif found:
             found[-1][1].append(_text(line))
@@ -72,54 +75,42 @@ def letters_of(answer: str) -> str:
     return "".join(sorted(set(plain))) if _LETTERS.fullmatch(plain) else plain
 
 
-def cmexam_row(row: dict[str, str]) -> Exam:
-    """Question,Options,Answer,Explanation[,…]; an explanation may be empty or "nan", an answer may not."""
-    question, options = required(row, "Question"), options_of(required(row, "Options"))
-    answer = letters_of(string(row.get("Answer")))
-    if not answer:
-        raise Reject("no answer", f"Answer is {row.get('Answer')!r}")
-    return _exam(question, options, answer, field_text(row.get("Explanation")))
+def exam_row(row: Any, answered: bool = False) -> Exam:
+    """A question in any form in which exams go round.
 
-
-def ceval_row(row: dict[str, str]) -> Exam:
-    """id,question,A,B,C,D[,answer[,explanation]]; the test split hides the answer."""
-    return _one_of(required(row, "question"), row, string(row.get("answer")), field_text(row.get("explanation")))
-
-
-def cmmlu_row(row: dict[str, str]) -> Exam:
-    """(row number without a name),Question,A,B,C,D,Answer."""
-    return _one_of(required(row, "Question"), row, string(row.get("Answer")), "")
-
-
-# Apollo's zh.json has the items of four benchmarks.
-_OTHERS_OF_APOLLO = ("cmb", "cmexam", "cmmlu")
+    CMExam: Question,Options,Answer,Explanation[,…], the options one text; an explanation may be empty or "nan", an
+    answer may not (`answered`). C-Eval, CMMLU: question,A,B,C,D[,answer[,explanation]]; a test split hides the answer.
+    MedQA, CMB: {question, options or option: {A: …, …} or "(A) ….\n(B) ….", answer: its text or letters,
+    answer_idx: its letter}.
+    """
+    names = FIELDS["exam"]
+    question, options = required(row, *names["question"]), field(row, names["options"], row)
+    answer, explanation = (field(row, names[kind], "") for kind in ("answer", "explanation"))
+    if isinstance(options, str):
+        # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
+        lettered = [(key, text if "Options" in row else text.removesuffix(".")) for key, text in options_of(options)]
+    elif isinstance(options, dict):
+        # Not `string`: an option may be the word "none".
+        cells = ((key, options[key]) for key in LETTERS if options.get(key))
+        lettered = [(key, (cell if isinstance(cell, str) else string(cell)).strip()) for key, cell in cells]
+    else:
+        raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
+    if answered and not string(answer):
+        raise Reject("no answer", f"Answer is {answer!r}")
+    return _exam(question, [option for option in lettered if option[1]], string(answer), field_text(explanation))
 
 
 def medqa_row(row: Any) -> Exam:
     """MedQA in its original form (Jin et al. 2020), in Apollo's, or as an instruction.
 
-    {question, options: {A: …, …}, answer: its text, answer_idx: its letter}; {question, options or option:
-    "(A) ….\\n(B) ….", answer or anwer: "(A)"}; {instruction, input: "问题：…\\n选项：\\n\\t…\\n\\t…", output: one
-    of the options}.
+    {instruction, input: "问题：…\n选项：\n\t…\n\t…", output: one of the options}.
     """
     if isinstance(row, dict) and "output" in row and "question" not in row:
         return _instructed(row)
-    question = required(row, "question")
-    if string(row.get("source")).startswith(_OTHERS_OF_APOLLO):
+    # Apollo's zh.json has the items of four benchmarks.
+    if isinstance(row, dict) and string(row.get("source")).startswith(("cmb", "cmexam", "cmmlu")):
         raise Reject("another benchmark", string(row["source"]))
-    return _of_object(question, row, string(row.get("answer_idx", row.get("answer", row.get("anwer")))))
-
-
-def _of_object(question: str, row: dict[str, Any], answer: str) -> Exam:
-    options = row.get("options", row.get("option"))
-    if isinstance(options, str):
-        # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
-        options = {letter: text.removesuffix(".") for letter, text in options_of(options)}
-    if not isinstance(options, dict):
-        raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
-    # Not `string`: an option may be the word "none".
-    cells = {letter: text if isinstance(text, str) else string(text) for letter, text in options.items()}
-    return _one_of(question, cells, answer, "")
+    return exam_row(row)
 
 
 _INSTRUCTED = re.compile(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", re.DOTALL)
@@ -135,47 +126,37 @@ def _instructed(row: dict[str, Any]) -> Exam:
     answer = required(row, "output")
     if answer not in texts:
         raise Reject("answer is no option", answer)
-    cells = dict(zip("ABCDEFGH", texts, strict=False))
-    return _one_of(parts[1].strip(), cells, "ABCDEFGH"[texts.index(answer)], "")
+    return _exam(parts[1].strip(), list(zip(LETTERS, texts, strict=False)), LETTERS[texts.index(answer)], "")
 
 
-def cmb(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+@reader
+def cmb(file: str, stream: Stream) -> Iterator[tuple[int, Exam | Dialogue | Reject]]:
     """CMB (Wang et al. 2023): {question, option: {A: …, …}, answer: letters, absent in the test set}; of CMB-Clin
     {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair."""
     for line, row in rows(file, stream):
         pairs = row.get("QA_pairs") if isinstance(row, dict) else None
         if isinstance(pairs, list):
             parse = partial(_clinical, string(row.get("description")))
-            yield from (attempted(parse, source, file, line, pair) for pair in pairs)
+            yield from ((line, parsed(parse, pair)) for pair in pairs)
         else:
-            yield attempted(_choice, source, file, line, row)
-
-
-def _choice(row: Any) -> Exam:
-    return _of_object(required(row, "question"), row, string(row.get("answer")))
+            yield line, parsed(exam_row, row)
 
 
 def _clinical(case: str, pair: Any) -> Dialogue:
     return question_and_answer(f"{case}\n{required(pair, 'question')}".strip(), required(pair, "answer", "solution"))
 
 
-def _one_of(question: str, cells: dict[str, str], answer: str, explanation: str) -> Exam:
-    options = tuple((letter, cells[letter].strip()) for letter in "ABCDEFGH" if cells.get(letter, "").strip())
-    return _exam(question, options, letters_of(answer), explanation)
-
-
-def _exam(question: str, options: tuple[tuple[str, str], ...], answer: str, explanation: str) -> Exam:
-    letters = [letter for letter, _ in options]
+def _exam(question: str, options: list[tuple[str, str]], answer: str, explanation: str) -> Exam:
+    letters, answer = [letter for letter, _ in options], letters_of(answer)
     if len(options) < 2 or len(set(letters)) != len(letters):
         raise Reject("broken options", f"letters {''.join(letters) or 'none'}")
     if answer and not _LETTERS.fullmatch(answer):
         raise Reject("unknown answer", answer)
     if not set(answer) <= set(letters):
         raise Reject("answer is no option", answer)
-    return Exam(question, options, answer, explanation)
+    return Exam(question, tuple(options), answer, explanation)
 
 
-cmexam = csv_reader(cmexam_row)
-ceval = csv_reader(ceval_row)
-cmmlu = csv_reader(cmmlu_row)
+cmexam = json_reader(partial(exam_row, answered=True), tabular=True)
+ceval = cmmlu = json_reader(exam_row, tabular=True)
 medqa = json_reader(medqa_row)

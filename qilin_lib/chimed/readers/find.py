@@ -15,15 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from qilin_lib.chimed.readers.packed import FAULTS, TABLES, Opener, bomb, seekable, table, unpacked, unreadable
-from qilin_lib.chimed.readers.stream import Reject, Stream, decoded, plain_name, suffix
+from qilin_lib.chimed.readers.stream import (
+    FAULTS,
+    TABLES,
+    Opener,
+    Reject,
+    Stream,
+    bomb,
+    decoded,
+    plain_name,
+    seekable,
+    suffix,
+    table,
+    unpacked,
+    unreadable,
+)
 
-ROWS = (".jsonl", ".json", ".ndjson", ".jsonlines", ".csv", *TABLES)
+ROWS = (".jsonl", ".json", ".ndjson", ".jsonlines", ".csv", ".tsv", *TABLES)
 """Forms in which rows are published. A pattern that ends in one fits the others too."""
 _SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
 # What a .tar is called when it is packed.
 _TARS = {".tar": "", ".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}
-Member = tuple[str, Opener, Reject | None]
 # What `chimed.fetch` writes into a source's folder about its files; no data.
 FETCHED = "fetched.json"
 
@@ -85,8 +97,7 @@ def printable(name: str) -> str:
 
 def is_archive(name: str) -> bool:
     """Whether files are looked for inside the file of this name."""
-    plain = plain_name(name).lower()
-    return name.lower().endswith(".zip") or PurePosixPath(plain).suffix in _TARS
+    return name.lower().endswith(".zip") or PurePosixPath(plain_name(name).lower()).suffix in _TARS
 
 
 def files_below(folder: Path) -> Iterator[Found]:
@@ -95,24 +106,23 @@ def files_below(folder: Path) -> Iterator[Found]:
     Links are followed inside the raw folder, whose child `folder` is, or inside `folder`, wherever its user has linked
     it to; not back to a folder above them, and not elsewhere: who can write there would have any file read.
     """
-    homes = folder.parent.resolve(), folder.resolve()
-    todo: list[tuple[Path, PurePosixPath, frozenset]] = [(folder, PurePosixPath(), frozenset())]
+    homes = [folder.parent.resolve(), folder.resolve()]
+    todo: list[tuple[Path, PurePosixPath, frozenset[Path]]] = [(folder, PurePosixPath(), frozenset())]
     while todo:
         here, below, above = todo.pop()
         try:
-            state = here.stat()
             names = os.listdir(here)
         except OSError as reason:
-            yield _faulty(str(below), here, unreadable(reason))
+            yield Found(str(below), here, str(below), here.open, unreadable(reason), always=True)
             continue
-        above |= {(state.st_dev, state.st_ino)}
+        above |= {here.resolve()}
         for name in names:
             path, place = here / name, below / printable(name)
             if _hidden(name) or place == PurePosixPath(FETCHED):
                 continue
-            fault = _fault(path, homes, above)
-            always = fault is not None and path.is_dir()
-            if fault is None and path.is_dir():
+            fault, is_folder = _fault(path, homes, above), path.is_dir()
+            always = fault is not None and is_folder
+            if is_folder and fault is None:
                 todo.append((path, place, above))
                 fault = Reject("unreadable file", "a folder, not a file")
             yield Found(str(place), path, str(place), functools.partial(path.open, "rb"), fault, always)
@@ -122,26 +132,19 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _fault(path: Path, homes: tuple[Path, Path], above: frozenset) -> Reject | None:
+def _fault(path: Path, homes: list[Path], above: frozenset[Path]) -> Reject | None:
+    why = ""
     try:
-        state = path.stat()
-        target = path.resolve() if path.is_symlink() else None
+        mode, target = path.stat().st_mode, path.resolve() if path.is_symlink() else None
     except (OSError, RuntimeError) as reason:
         return unreadable(reason)
-    if stat.S_ISDIR(state.st_mode) and (state.st_dev, state.st_ino) in above:
-        return Reject("unreadable file", "a symbolic link to a folder above it")
-    if target and not any(target.is_relative_to(home) for home in homes):
-        return Reject(
-            "unreadable file",
-            "a symbolic link that leads out of the raw folder; copy the file, or make the source's folder the link",
-        )
-    if not (stat.S_ISDIR(state.st_mode) or stat.S_ISREG(state.st_mode)):
-        return Reject("unreadable file", "a pipe, socket or device, not a file")
-    return None
-
-
-def _faulty(file: str, path: Path, fault: Reject) -> Found:
-    return Found(file, path, file, path.open, fault, always=True)
+    if target in above:
+        why = "a symbolic link to a folder above it"
+    elif target and not any(target.is_relative_to(home) for home in homes):
+        why = "a symbolic link that leads out of the raw folder; copy the file, or make the source's folder the link"
+    elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        why = "a pipe, socket or device, not a file"
+    return Reject("unreadable file", why) if why else None
 
 
 def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
@@ -152,33 +155,32 @@ def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
             entries.append(entry)
             continue
         try:
-            for name, opener, fault in _members(entry, stack):
+            for name, opener, fault in (_zipped if entry.file.lower().endswith(".zip") else _tarred)(entry, stack):
+                name = str(PurePosixPath(printable(name.replace("\\", "/"))))
+                if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
+                    fault = Reject("unsafe archive", "the name leads out of the archive's folder")
                 if not any(_hidden(part) and part != ".." for part in name.split("/")):
                     file, place = f"{entry.file}/{name}", str(PurePosixPath(entry.file).parent / name)
                     entries.append(Found(file, entry.path, place, opener, fault, fault is not None, entry.file))
-        except Reject as fault:
-            entries.append(_faulty(entry.file, entry.path, fault))
-        except FAULTS as reason:
-            entries.append(_faulty(entry.file, entry.path, unreadable(reason)))
+        except (Reject, *FAULTS) as reason:
+            fault = reason if isinstance(reason, Reject) else unreadable(reason)
+            entries.append(Found(entry.file, entry.path, entry.file, entry.open, fault, always=True))
     return sorted(entries, key=lambda entry: entry.file)
 
 
-def _members(entry: Found, stack: contextlib.ExitStack) -> Iterator[Member]:
-    if entry.file.lower().endswith(".zip"):
-        yield from _zip_members(entry.path, stack)
-        return
-    packing = suffix(entry.file) or _TARS[PurePosixPath(entry.file).suffix.lower()]
-    state = entry.path.stat()
+Members = Iterator[tuple[str, Opener, Reject | None]]
+"""(name in the archive, how it is opened, its fault)."""
+
+
+def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
+    packing, state = suffix(entry.file) or _TARS[PurePosixPath(entry.file).suffix.lower()], entry.path.stat()
     handle = _whole(entry.path, packing, state.st_size, state.st_mtime_ns) if packing else entry.open()
     handle.seek(0)
     archive = stack.enter_context(tarfile.open(fileobj=handle, mode="r:"))
     for member in archive:
         if not member.isdir():
-            name = str(PurePosixPath(printable(member.name)))
-            fault = _outside(name)
-            if not member.isfile():
-                fault = Reject("unsafe archive", "a link, pipe or device")
-            yield name, functools.partial(_tar_member, archive, member), fault
+            fault = None if member.isfile() else Reject("unsafe archive", "a link, pipe or device")
+            yield member.name, functools.partial(archive.extractfile, member), fault
 
 
 @functools.lru_cache(maxsize=2)
@@ -187,26 +189,18 @@ def _whole(path: Path, packing: str, size: int, mtime_ns: int) -> IO[bytes]:
     return seekable(functools.partial(path.open, "rb"), packing)
 
 
-def _tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    handle = archive.extractfile(member)
-    if handle is None:
-        raise EOFError("no file")
-    return handle
-
-
-def _zip_members(path: Path, stack: contextlib.ExitStack) -> Iterator[Member]:
-    archive = stack.enter_context(_zip(path))
+def _zipped(entry: Found, stack: contextlib.ExitStack) -> Members:
+    archive = stack.enter_context(_zip(entry.path))
     content = [member for member in archive.infolist() if not member.is_dir()]
-    if unsafe := bomb(sum(member.file_size for member in content), path.stat().st_size):
+    if unsafe := bomb(sum(member.file_size for member in content), entry.path.stat().st_size):
         raise unsafe
     for member in content:
-        name = str(PurePosixPath(printable(member.filename.replace("\\", "/"))))
-        fault = _outside(name) or bomb(member.file_size, member.compress_size)
+        fault = bomb(member.file_size, member.compress_size)
         if stat.S_ISLNK(member.external_attr >> 16):
             fault = Reject("unsafe archive", "a symbolic link")
         elif member.flag_bits & 1:
             fault = Reject("unreadable file", "encrypted")
-        yield name, functools.partial(archive.open, member), fault
+        yield member.filename, functools.partial(archive.open, member), fault
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
@@ -215,9 +209,3 @@ def _zip(path: Path) -> zipfile.ZipFile:
         with contextlib.suppress(UnicodeDecodeError):
             return zipfile.ZipFile(path, metadata_encoding=encoding)
     return zipfile.ZipFile(path)
-
-
-def _outside(name: str) -> Reject | None:
-    if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
-        return Reject("unsafe archive", "the name leads out of the archive's folder")
-    return None

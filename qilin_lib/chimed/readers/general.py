@@ -1,5 +1,5 @@
-"""Chats and instructions, medical and general: one reader, which tells the forms apart by their fields (paper §3.2.1),
-and Safety-Prompts, whose files are objects of categories."""
+"""Questions with answers, chats and instructions, medical and general: one reader, which tells the forms apart by their
+fields (paper §3.2.1): Huatuo-26M, CMtMedQA, Alpaca, BELLE, ShareGPT, Safety-Prompts, …"""
 
 from __future__ import annotations
 
@@ -7,5 +7,3 @@ from qilin_lib.chimed.readers.decode import json_reader
 from qilin_lib.chimed.readers.turns import instruction_row
 
 instructions = json_reader(instruction_row)
-# {category: [{prompt, response, type}, …], …}, the authors' two files of 23 and 46 MB, or the rows alone.
-safety_prompts = instructions

@@ -11,6 +11,7 @@ from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.records import excerpt
 
+Rows = Iterator[tuple[int, Any]]
 _DECODER = json.JSONDecoder(strict=False)
 # A first object that ends within so many characters is looked at as a whole before anything is read.
 _HEAD = 1 << 22
@@ -18,16 +19,12 @@ _HEAD = 1 << 22
 _GAP = re.compile(r"[\s,\ufeff]*")
 _COLON = re.compile(r"[\s:]*")
 _LIST = re.compile(r"\[\s*(.?)", re.DOTALL)
-_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
-_STRING_OR_COMMA = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
-_SCALAR_MEMBER = rf"{_STRING}\s*:\s*(?:{_STRING}|[-+.\w]+)\s*,\s*"
-# An object whose first member that is not scalar is a list of lists or objects, or an object.
-_SHAPE = re.compile(rf"\{{\s*(?:{_SCALAR_MEMBER})*+{_STRING}\s*:\s*(\[(?=\s*[\[{{])|\{{)", re.DOTALL)
+_STRING_OR_COMMA = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|,(?=\s*[}\]])', re.DOTALL)
 # Levels of nesting are limited; where the limit was met is not known.
 _DEEP = 1000
 
 
-def json_items(stream: Stream, fits: Callable[[Any], bool] | None = None) -> Iterator[tuple[int, Any]]:
+def json_items(stream: Stream, fits: Callable[[Any], bool] | None = None) -> Rows:
     """(line, value) of each record of a JSON text; a broken one comes as (line, Reject).
 
     Records are lines, values one after another over lines or without a gap, the elements of arrays, or what an object
@@ -37,14 +34,39 @@ def json_items(stream: Stream, fits: Callable[[Any], bool] | None = None) -> Ite
     """
     window = _Window(stream.pieces())
     opening = window.skip(_GAP)
-    if opening == "[":
-        yield from _values(window)
-    elif opening == "{" and (holds := _container(window, fits)):
-        yield from _members(window, holds)
-    elif opening == "{" and not window.in_lines:
-        yield from _values(window)
-    else:
-        yield from _line_items(stream)
+    holds = _layout(window, fits) if opening == "{" else "values" if opening == "[" else "lines"
+    yield from _line_items(stream) if holds == "lines" else _values(window, holds)
+
+
+def _values(window: _Window, holds: str) -> Rows:
+    """Values one after another; of lists of records the elements, of a first object what it `holds` (`_layout`)."""
+    inside, begun, closing = [], window.line(), {"[": "]", "{": "}"}
+    if holds != "values":
+        inside.append("{")
+        window.at += 1
+    while char := window.skip(_GAP):
+        if inside and char == closing[inside[-1]]:
+            window.at += 1
+            del inside[-1]
+            continue
+        of_object = inside[-1:] == ["{"]
+        if of_object:
+            line, key = window.record()
+            if isinstance(key, Reject):
+                yield line, key
+                continue
+            char = window.skip(_COLON)
+            holds = holds or ("{" if char == "{" else "[" if window.opens() else "")
+        if inside[-1:] != ["["] and (not of_object or holds == "[") and window.opens():
+            window.at += 1
+            inside.append("[")
+            continue
+        line, value = window.record()
+        if not of_object or isinstance(value, Reject) or holds == "{" and isinstance(value, dict):
+            yield line, value
+    if inside and not window.lost:
+        where = "array" if inside[-1] == "[" else "object"
+        yield window.line() if holds else begun, Reject("broken JSON", f"the file ends inside the {where}")
 
 
 def holds_rows(stream: Stream) -> bool:
@@ -53,7 +75,7 @@ def holds_rows(stream: Stream) -> bool:
     return isinstance(value, dict | list)
 
 
-def _line_items(stream: Stream) -> Iterator[tuple[int, Any]]:
+def _line_items(stream: Stream) -> Rows:
     for number, line in stream.lines():
         if isinstance(line, Reject):
             yield number, line
@@ -63,21 +85,20 @@ def _line_items(stream: Stream) -> Iterator[tuple[int, Any]]:
             value, end = _decoded(line, at)
             if isinstance(value, Reject) and not mended:
                 line, mended = _without_trailing_commas(line), True
-                value, end = _decoded(line, at)
+                continue
             yield number, value
             at = len(line) if isinstance(value, Reject) else _GAP.match(line, end).end()
 
 
-def _decoded(text: str, at: int) -> tuple[Any, int]:
+def _decoded(text: str, at: int = 0) -> tuple[Any, int]:
     """(value, its end), or (Reject, where its fault lies)."""
     try:
         return _DECODER.raw_decode(text, at)
     except json.JSONDecodeError as reason:
-        said = f"{reason.msg.removesuffix(' starting at')} at character {reason.pos - at + 1}"
-        return Reject("broken JSON", f"{said}: {excerpt(text[at : at + 240])}"), reason.pos
+        said, fault = f"{reason.msg.removesuffix(' starting at')} at character {reason.pos - at + 1}", reason.pos
     except (ValueError, RecursionError) as reason:  # a number of thousands of digits; nested too deep
-        said = str(reason).split(";")[0].split(" while")[0]
-        return Reject("broken JSON", f"{said}: {excerpt(text[at : at + 240])}"), min(at + _DEEP, len(text))
+        said, fault = re.split("; *| while", str(reason))[0], min(at + _DEEP, len(text))
+    return Reject("broken JSON", f"{said}: {excerpt(text[at : at + 240])}"), fault
 
 
 def _without_trailing_commas(text: str) -> str:
@@ -90,21 +111,19 @@ class _Window:
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces
-        self.text, self.at, self.end, self.ended = "", 0, 0, False
+        self.text, self.at, self.end, self.ended, self.lost = "", 0, 0, False, False
         self._line, self._counted, self._size = 1, 0, 64
         # Of values that begin no line, nothing is known.
         self._indent = r"[ \t]?"
-        self.in_lines = self.lost = False
 
     def more(self) -> bool:
         """Grow to twice what lies ahead, or by a piece; False at the end of the text."""
         self.line()
-        parts = [self.text[self.at :]]
-        wanted, size = 2 * len(parts[0]), len(parts[0])
+        parts, size = [self.text[self.at :]], 0
         for piece in self._pieces:
             parts.append(piece)
             size += len(piece)
-            if size >= wanted:
+            if size >= len(parts[0]):
                 break
         else:
             self.ended = True
@@ -129,19 +148,6 @@ class _Window:
             self._indent = re.escape(skipped.rpartition("\n")[2].rstrip(","))
         return self.text[self.at : self.at + 1]
 
-    def is_last(self) -> bool:
-        """Whether nothing comes behind `end`."""
-        while True:
-            if _GAP.match(self.text, self.end).end() < len(self.text):
-                return False
-            if not self.more():
-                return True
-
-    def grow_to_line(self) -> None:
-        """Hold the line of `at` to its end, or _HEAD characters of it."""
-        while "\n" not in self.text[self.at : self.at + _HEAD] and len(self.text) - self.at < _HEAD and self.more():
-            pass
-
     def opens(self) -> bool:
         """Whether a list of records begins at `at`: of lists or objects, or an empty one."""
         while (found := _LIST.match(self.text, self.at)) and not found[1] and self.more():
@@ -156,24 +162,22 @@ class _Window:
         size, limit = self._size, limit or streams.MAX_LINE
         while True:
             part = self.text[self.at : self.at + size]
+            value, end = _decoded(part)
+            if broken := isinstance(value, Reject):
+                cut = value.detail.startswith("Unterminated") or not part[end + 16 :].strip()
+            else:
+                cut = end == len(part)
             last = self.at + size >= len(self.text)
-            value, end = _decoded(part, 0)
-            broken = isinstance(value, Reject)
-            cut = (
-                not part[end + 16 :].strip() or value.detail.startswith("Unterminated") if broken else end == len(part)
-            )
-            if cut and not (last and self.ended):
-                if len(part) > limit:
-                    value = Reject("element too long", f"more than {limit} characters")
-                elif not last or self.more():
-                    size = min(4 * size, limit + 1)
-                    continue
-            if broken and part[end : end + 1] in ("}", "]") and part[:end].rstrip().endswith(","):
-                value, end = _decoded(_without_trailing_commas(part), 0)
-            if not isinstance(value, Reject) and end > limit:
-                value = Reject("element too long", f"more than {limit} characters")
-            self._size, self.end = max(64, 2 * end), self.at + end
-            return value
+            if not cut or last and self.ended or len(part) > limit:
+                break
+            if not last or self.more():
+                size = min(4 * size, limit + 1)
+        if broken and part[end : end + 1] in ("}", "]") and part[:end].rstrip().endswith(","):
+            value, end = _decoded(_without_trailing_commas(part))
+        if end > limit or broken and cut and len(part) > limit:
+            value = Reject("element too long", f"more than {limit} characters")
+        self._size, self.end = max(64, 2 * end), self.at + end
+        return value
 
     def record(self) -> tuple[int, Any]:
         """(line, value) at `at`, which moves behind it; of a broken one to the next line that begins a value.
@@ -201,73 +205,27 @@ class _Window:
         return True
 
 
-def _values(window: _Window) -> Iterator[tuple[int, Any]]:
-    """Values one after another, and the elements of lists of records."""
-    while window.skip(_GAP):
-        if window.opens():
-            window.at += 1
-            yield from _elements(window)
-        else:
-            yield window.record()
+def _layout(window: _Window, fits: Callable[[Any], bool] | None) -> str:
+    """How a text holds records whose first value is the object at `at`.
 
-
-def _elements(window: _Window) -> Iterator[tuple[int, Any]]:
-    """The elements of a list, from behind its bracket to behind the closing one."""
-    while (char := window.skip(_GAP)) != "]":
-        if not char:
-            yield from _cut_off(window, "array")
-            return
-        yield window.record()
-    window.at += 1
-
-
-def _cut_off(window: _Window, inside: str) -> Iterator[tuple[int, Reject]]:
-    if not window.lost:
-        window.lost = True
-        yield window.line(), Reject("broken JSON", f"the file ends inside the {inside}")
-
-
-def _members(window: _Window, holds: str) -> Iterator[tuple[int, Any]]:
-    """The records of an object: elements of its lists, or its objects, as `holds` says; scalars are none."""
-    window.at += 1
-    while (char := window.skip(_GAP)) != "}":
-        if not char:
-            yield from _cut_off(window, "object")
-            return
-        line, key = window.record()
-        if isinstance(key, Reject):
-            yield line, key
-            continue
-        window.skip(_COLON)
-        if holds == "[" and window.opens():
-            window.at += 1
-            yield from _elements(window)
-            continue
-        line, value = window.record()
-        if isinstance(value, Reject) or holds == "{" and isinstance(value, dict):
-            yield line, value
-    window.at += 1
-    yield from _values(window)
-
-
-def _container(window: _Window, fits: Callable[[Any], bool] | None) -> str:
-    """How the object at `at` holds records, "[" in lists or "{" as members; "" when it is one itself."""
-    window.grow_to_line()
+    "lines", "values" one after another, or as an object's members: in lists "[", themselves "{", "" for not known.
+    """
+    while "\n" not in window.text[window.at : window.at + _HEAD] and len(window.text) - window.at < _HEAD:
+        if not window.more():
+            break
     value = window.value(_HEAD)
     in_first = window.end <= window.text.find("\n", window.at)
     if isinstance(value, Reject):
-        window.in_lines = in_first
-        shape = _SHAPE.match(window.text, window.at)
-        return shape[1][0] if shape and not in_first else ""
-    if not window.is_last():
-        window.in_lines = in_first
-        return ""
-    if fits and fits(value):
-        return ""
-    members = value.values()
-    firsts = [next(iter(member), None) for member in members if isinstance(member, list)]
+        return "lines" if in_first else ""
+    while _GAP.match(window.text, window.end).end() == len(window.text) and window.more():
+        pass
+    if _GAP.match(window.text, window.end).end() < len(window.text):
+        return "lines" if in_first else "values"
+    firsts = [next(iter(member), None) for member in value.values() if isinstance(member, list)]
     listed = [first for first in firsts if isinstance(first, list | dict)]
+    objects = [member for member in value.values() if isinstance(member, dict)]
+    if fits and fits(value):
+        return "values"
     if any(map(fits, listed)) if fits else listed:
         return "["
-    objects = [member for member in members if isinstance(member, dict)]
-    return "{" if objects and (len(objects) == len(value) or fits and any(map(fits, objects))) else ""
+    return "{" if objects and (len(objects) == len(value) or fits and any(map(fits, objects))) else "values"

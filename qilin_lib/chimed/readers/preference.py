@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from qilin_lib.chimed.readers.decode import Reject, json_reader, string
+from qilin_lib.chimed.readers.decode import Reject, field, json_reader, string
 from qilin_lib.chimed.readers.turns import (
+    CHAT,
     Turn,
     alternating,
     asked,
@@ -22,75 +23,61 @@ from qilin_lib.chimed.readers.turns import (
 from qilin_lib.chimed.records import Preference, Record, Rejection, excerpt
 
 Ranked = Literal["best_two", "all_pairs"]
-_SIDES = {
-    "chosen": ("chosen", "response_chosen", "chosen_response"),
-    "rejected": ("rejected", "response_rejected", "rejected_response"),
-}
-_QUESTIONS = ("prompt", "question", "instruction", "query")
 
 
 def pair_row(row: Any) -> Preference:
     """One row of a set of pairs.
 
     A prompt: a list of messages (`prompt`, `conversations`, …) or a question (`prompt`, `question`, `instruction` with
-    `input`, `query`), after `system` and `history`. Two answers, `chosen` and `rejected` or `response_chosen` and
-    `response_rejected`: texts, messages, or whole conversations, which then need no prompt; a list of messages may end
-    with the preferred answer. Or `output`, a list of answers, the best first.
+    `input`, `query`), after `system` and `history`. Two answers, CHAT["chosen"] and CHAT["rejected"]: texts,
+    messages, or whole conversations, which then need no prompt; a list of messages may end with the preferred answer.
+    Or `output`, a list of answers, the best first.
     """
     plain(row)
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     if "response_0" in row:
         raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
-    system, prompt = asked(row) if listed(row) or any(name in row for name in _QUESTIONS) else ("", [])
+    has_prompt = listed(row) or any(name in row for name in CHAT["question"])
+    system, prompt = asked(row) if has_prompt else (string(row.get("system")), [])
     if "output" in row:
-        return _ranking(system, prompt, row["output"])
-    if prompt and prompt[-1][0] == "assistant" and not any(name in row for name in _SIDES["chosen"]):
+        if not isinstance(answers := row["output"], list) or len(answers) < 2:
+            raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
+        return _preference(system, prompt, list(map(text_of, answers)))
+    if prompt and prompt[-1][0] == "assistant" and not any(name in row for name in CHAT["chosen"]):
         prompt, chosen = prompt[:-1], prompt[-1:]
     else:
         chosen = _side(row, "chosen", bool(prompt))
-    rejected = _side(row, "rejected", bool(prompt))
-    prompt, answers = _split(prompt, chosen, rejected)
-    return _preference(system or string(row.get("system")), prompt, answers)
+    return _preference(system, *_split(prompt, chosen, _side(row, "rejected", bool(prompt))))
 
 
 def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
     """The turns under `chosen` or `rejected`: an answer alone, or a whole conversation that ends in it."""
-    value = next((row[name] for name in _SIDES[side] if name in row), None)
-    if value is None and not any(name in row for name in _SIDES[side]):
+    if not any(name in row for name in CHAT[side]):
         raise Reject("missing field", f"{side} or response_{side}; found {', '.join(list(row)[:8])}")
+    value = field(row, CHAT[side])
     if isinstance(value, list | dict) and value:
         return messages(value if isinstance(value, list) else [value])
-    if not with_prompt and (turns := whole_transcript(string(value))):
-        return turns
-    return [("assistant", text_of(value))]
+    whole = [] if with_prompt else whole_transcript(string(value))
+    return whole or [("assistant", text_of(value))]
 
 
 def _split(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> tuple[list[Turn], list[str]]:
     """(the prompt's turns, the two answers); both sides may hold the prompt, which stands there once then."""
-    for turns in (chosen, rejected):
-        if turns[-1][0] != "assistant":
-            raise Reject("unknown form", f"an answer of the {turns[-1][0]}")
-    if len(chosen) > 1 or len(rejected) > 1:
-        if chosen[:-1] != rejected[:-1]:
+    *before, (speaker, answer), (other_speaker, other) = [*chosen, rejected[-1]]
+    if (speaker, other_speaker) != ("assistant", "assistant"):
+        raise Reject("unknown form", f"answers of the {speaker} and the {other_speaker}")
+    if before or len(rejected) > 1:
+        if before != rejected[:-1]:
             raise Reject("unknown form", "chosen and rejected do not answer one prompt")
-        if prompt and prompt != chosen[-1 - len(prompt) : -1]:
+        if prompt and prompt != before[-len(prompt) :]:
             raise Reject("unknown form", "chosen and rejected answer another prompt")
-        prompt = chosen[:-1]
-    if not prompt:
-        raise Reject("missing field", "prompt, conversations, question or instruction")
-    return prompt, [chosen[-1][1], rejected[-1][1]]
-
-
-def _ranking(system: str, prompt: list[Turn], answers: Any) -> Preference:
-    if not isinstance(answers, list) or len(answers) < 2:
-        raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
-    if not prompt:
-        raise Reject("missing field", "instruction")
-    return _preference(system, prompt, list(map(text_of, answers)))
+    return before or prompt, [answer, other]
 
 
 def _preference(system: str, prompt: list[Turn], answers: Sequence[str]) -> Preference:
+    if not prompt:
+        raise Reject("missing field", "prompt, conversations, question or instruction")
     if next((who for who, text in reversed(prompt) if text), "user") != "user":
         raise Reject("unknown form", "the prompt does not end with the user")
     turns, system = alternating(prompt, system)

@@ -1,17 +1,28 @@
-"""A raw file as a stream of decoded text, in one pass and bounded memory, whatever its encoding."""
+"""A raw file as a stream of decoded text, in one pass and bounded memory, whatever its packing and encoding.
+
+What cannot be read is a `Reject` with the reason; what was read before it is given.
+"""
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import errno
+import gzip
+import io
 import itertools
+import json
+import lzma
 import re
-from collections.abc import Callable, Iterator
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
 
-BLOCK = 1 << 20
 # A line of JSON lines or CSV, or one element of a JSON array: 32 M characters are ten thousand book pages.
 MAX_LINE = 1 << 25
-
-
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -26,11 +37,14 @@ def plain_name(file: str) -> str:
 
 
 class Reject(Exception):
-    """Raised by a row parser for a row it cannot use, and by the readers of files for one that cannot be read."""
+    """Raised by a row parser for a row it cannot use, and by the readers of files for one that cannot be read.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    shown: the row, where it could be read. note: it says something of a whole file, and is no row of it.
+    """
+
+    def __init__(self, reason: str, detail: str = "", shown: str = "", note: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.shown, self.note = reason, detail, shown, note
 
 
 class Stream:
@@ -47,56 +61,142 @@ class Stream:
     @classmethod
     def of(cls, content: str | bytes) -> Stream:
         """A stream of text, or of a file's bytes, in memory."""
-        if isinstance(content, str):
-            return cls(lambda: iter([content]))
-        return cls(lambda: decoded(iter([content])))
+        return cls(lambda: iter([content]) if isinstance(content, str) else decoded([content]))
 
     def pieces(self) -> Iterator[str]:
-        """Text in pieces of about BLOCK characters; newlines are "\\n", NUL is removed."""
+        """Text in pieces; newlines are "\\n", NUL is removed."""
         pending = ""
-        for text in self._until_broken():
-            text = pending + text.replace("\0", "")
-            pending = ""
-            if "\r" in text:
-                if text.endswith("\r"):
-                    text, pending = text[:-1], "\r"
-                text = text.replace("\r\n", "\n").replace("\r", "\n")
-            if text:
-                yield text
-        if pending:
-            yield "\n"
-
-    def _until_broken(self) -> Iterator[str]:
         try:
-            yield from self._texts()
+            for text in self._texts():
+                text = pending + text.replace("\0", "")
+                pending = "\r" if text.endswith("\r") else ""
+                yield text[: len(text) - len(pending)].replace("\r\n", "\n").replace("\r", "\n")
         except Reject as reason:
             self.broken = reason
+        yield "\n" * len(pending)
 
     def lines(self) -> Iterator[tuple[int, str | Reject]]:
         """(number from 1, line without its newline); a line over MAX_LINE characters is a Reject.
 
         A last line without a newline that a break has cut is not given: half a row can look like a whole one.
         """
-        number, held, size = 0, [], 0
+        number, held, too_long = 1, "", Reject("line too long", f"more than {MAX_LINE} characters")
         for piece in self.pieces():
             first, *others = piece.split("\n")
-            size += len(first)
-            held = [*held, first] if size <= MAX_LINE else []
-            if not others:
-                continue
-            number += 1
-            yield number, "".join(held) if size <= MAX_LINE else _too_long()
-            rest = others.pop()
+            held += first if len(held) <= MAX_LINE else ""
             for line in others:
-                number += 1
-                yield number, line if len(line) <= MAX_LINE else _too_long()
-            held, size = [rest], len(rest)
-        if size and not self.broken:
-            yield number + 1, "".join(held) if size <= MAX_LINE else _too_long()
+                yield number, held if len(held) <= MAX_LINE else too_long
+                number, held = number + 1, line
+        if held and not self.broken:
+            yield number, held if len(held) <= MAX_LINE else too_long
 
 
-def _too_long() -> Reject:
-    return Reject("line too long", f"more than {MAX_LINE} characters")
+# --- packings and tables ----------------------------------------------------------------------------------------------
+
+# Chinese text shrinks to a third, highly regular JSON to a thirtieth; small files may shrink as they like.
+BOMB_RATIO, BOMB_FLOOR, BOMB_TOTAL = 200, 100_000_000, 64_000_000_000
+# Bytes that are read in one go: what stands before a fault in them may be lost with it.
+_READ = 1 << 16
+# Rows of a table that are in memory together.
+_ROWS = 256
+TABLES = (".parquet", ".arrow")
+# Also ValueError: most of Arrow's errors, and names that no file can have. RuntimeError: encrypted, of zipfile.
+# NotImplementedError: an unknown compression method.
+FAULTS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError)
+FAULTS += (zipfile.BadZipFile, tarfile.TarError)
+Opener = Callable[[], IO[bytes]]
+
+
+def _zstandard(handle: IO[bytes]) -> Any:
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(handle, "zstd")
+
+
+# Not fsspec's: its zstd wants a package that is not installed with the kit.
+_UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
+
+
+def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
+    """The bytes of what `opener` opens, expanded as the suffix `packing` says."""
+    made = 0
+    try:
+        with opener() as handle:
+            source = _UNPACK[packing](handle)
+            while block := source.read1(_READ):
+                made += len(block)
+                if packing and (unsafe := bomb(made, handle.tell())):
+                    raise unsafe
+                yield block
+            if packing and not handle.tell():
+                raise EOFError("an empty file")
+    except FAULTS as reason:
+        raise unreadable(reason, made if packing else 0) from None
+
+
+def unreadable(reason: Exception, made: int = 0) -> Reject:
+    """The Reject for an error of the file system, a decompressor or Arrow, after `made` bytes of content."""
+    if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise reason  # of the temporary file, no fault of this one
+    said = getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
+    return Reject("unreadable file", f"{said}, after {made} bytes of content" if made else said)
+
+
+def bomb(made: int, eaten: int) -> Reject | None:
+    """The Reject for `eaten` bytes of an archive that make `made` bytes of content, when no text does so."""
+    if made > BOMB_TOTAL:
+        return Reject("unsafe archive", f"more than {BOMB_TOTAL} bytes of content")
+    if made > BOMB_FLOOR and made > BOMB_RATIO * eaten:
+        return Reject("unsafe archive", f"{eaten} bytes expand to more than {BOMB_RATIO} times as many")
+    return None
+
+
+def seekable(opener: Opener, packing: str) -> IO[bytes]:
+    """The content as a file that can be gone back in: itself, or a temporary copy of what is packed."""
+    if not packing and isinstance(handle := opener(), io.BufferedReader):
+        return handle
+    copy = tempfile.TemporaryFile()
+    copy.writelines(unpacked(opener, packing))
+    copy.seek(0)
+    return copy
+
+
+def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
+    """The rows of a table of suffix `kind` as JSON lines; the lines of a row are its number."""
+    import pyarrow
+
+    try:
+        with seekable(opener, packing) as handle:
+            for batch in _batches(handle, kind):
+                batch.validate(full=True)
+                for start in range(0, batch.num_rows, _ROWS):
+                    rows = map(_filled, batch.slice(start, _ROWS).to_pylist())
+                    yield "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    # MemoryError: a damaged table may ask for terabytes.
+    except (*FAULTS, pyarrow.ArrowException, MemoryError) as reason:
+        raise unreadable(reason) from None
+
+
+def _filled(value: Any) -> Any:
+    """Without the fields that are null: a column, and a field of a structure, is there for every row."""
+    if isinstance(value, dict):
+        return {key: _filled(inner) for key, inner in value.items() if inner is not None}
+    return [_filled(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _batches(handle: IO[bytes], kind: str) -> Iterator[Any]:
+    """Record batches of a Parquet file, an Arrow file, or an Arrow stream, which is what `datasets` writes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if kind == ".parquet":
+        return parquet.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=_ROWS)
+    try:
+        reader = pyarrow.ipc.open_file(handle)
+    except pyarrow.ArrowInvalid:
+        handle.seek(0)
+        return pyarrow.ipc.open_stream(handle)
+    return map(reader.get_batch, range(reader.num_record_batches))
 
 
 # --- encodings --------------------------------------------------------------------------------------------------------
@@ -114,79 +214,44 @@ _UNMARKED = ("gb18030", "big5hkscs", "utf-16-le", "utf-16-be")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _THREE, _ASCII = re.compile("[\u0800-\U0010ffff]"), bytes(range(128))
-# The choice rests on so many bytes beyond ASCII, or on what there is of them in so many blocks: on the bytes from the
+# The choice rests on so many bytes beyond ASCII, or on what there is of them in _MOST bytes: on the bytes from the
 # first of them on, for UTF-8 and between the others.
-_EVIDENCE, _BLOCKS, _SAMPLE, _FEW = 1000, 4, 1 << 16, 1 << 12
+_EVIDENCE, _MOST, _SAMPLE, _FEW = 1000, 1 << 22, 1 << 16, 1 << 12
 
 
-def decoded(blocks: Iterator[bytes]) -> Iterator[str]:
+def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     """Text of a file's bytes; what stands before a Reject that `blocks` ends in is given.
 
     UTF-8 or UTF-16 by the byte-order mark, else UTF-8, else the likeliest of GB18030, Big5 and UTF-16. A byte that does
     not fit becomes a lone surrogate, so that only the record that holds it is lost.
     """
-    blocks = _even(blocks)
-    block = next(blocks, b"")
-    while block.isascii() and not wide(block):
-        yield block.decode("ascii")
-        if not (block := next(blocks, b"")):
-            return
-    head, fault = [block], None
-    try:
-        while len(head) < _BLOCKS and len(head[-1].translate(None, _ASCII)) < _EVIDENCE:
-            head.append(next(blocks))
-    except StopIteration:
-        pass
-    except Reject as reason:
-        fault = reason
-    encoding = encoding_of(b"".join(head))
-    yield from _text(encoding, itertools.chain(head, _raised(fault), blocks))
-
-
-def _raised(fault: Reject | None) -> Iterator[bytes]:
-    if fault:
-        raise fault
-    yield b""
-
-
-def _text(encoding: str, blocks: Iterator[bytes]) -> Iterator[str]:
-    errors, lost = ("replace", "\udcfd") if encoding.startswith("utf-16") else ("surrogateescape", "\ufffd")
-    decoder = codecs.getincrementaldecoder(encoding)(errors)
-    for block in blocks:
-        yield decoder.decode(block).replace("\ufffd", lost)
-    yield decoder.decode(b"", final=True).replace("\ufffd", lost)
-
-
-def _even(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in blocks of one size, so that nothing depends on how a file is read; no empty block."""
-    held, size = [], 0
+    head, evidence, fault, blocks = b"", 0, None, iter(blocks)
     try:
         for block in blocks:
-            held.append(block)
-            size += len(block)
-            if size >= BLOCK:
-                whole = b"".join(held)
-                size = len(whole) % BLOCK
-                yield from (whole[at : at + BLOCK] for at in range(0, len(whole) - size, BLOCK))
-                held = [whole[len(whole) - size :]]
-    except Reject:
-        if size:
-            yield b"".join(held)
-        raise
-    if size:
-        yield b"".join(held)
+            head, evidence = head + block, evidence + len(block.translate(None, _ASCII))
+            if evidence >= _EVIDENCE or len(head) >= _MOST:
+                break
+            if len(head) >= _SAMPLE and not evidence and not wide(head):
+                yield head.decode("ascii")
+                head = b""
+    except Reject as reason:
+        fault = reason
+    encoding = encoding_of(head)
+    lost = "\udcfd" if encoding.startswith("utf-16") else ""
+    decoder = codecs.getincrementaldecoder(encoding)("replace" if lost else "surrogateescape")
+    for block in itertools.chain([head], blocks if fault is None else (), [b""]):
+        text = decoder.decode(block, final=not block and fault is None)
+        yield text.replace("\ufffd", lost) if lost else text
+    if fault:
+        raise fault
 
 
 def encoding_of(head: bytes) -> str:
     """The codec for a file that begins with `head`."""
-    for mark, encoding in _MARKS.items():
-        if head.startswith(mark):
-            return encoding
-    if encoding := wide(head):
-        return encoding
+    marked = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "") or wide(head)
     first = _NOT_ASCII.search(head)
-    if first is None:
-        return "utf-8"
+    if marked or first is None:
+        return marked or "utf-8"
     sample = head[first.start() : first.start() + _SAMPLE]
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(sample)
     # U+FFFD may also stand in the file itself.
@@ -200,9 +265,7 @@ def encoding_of(head: bytes) -> str:
     sample = head[begin : begin + _FEW]
     likeness = {encoding: _likeness(sample, encoding) for encoding in _UNMARKED}
     best = max(likeness, key=likeness.__getitem__)
-    if likeness[best] > 0.1:
-        return best
-    return "gb18030" if broken else "utf-8"
+    return best if likeness[best] > 0.1 else "gb18030" if broken else "utf-8"
 
 
 def wide(head: bytes) -> str:

@@ -11,13 +11,14 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, attempted, field_text, rows, shown
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field_text, parsed, reader, rows, shown
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.readers.turns import instruction_row
-from qilin_lib.chimed.records import Passage, Record, Rejection, excerpt
+from qilin_lib.chimed.records import Passage, Payload
 
 Lines = Iterable[tuple[int, str | Reject]]
+Passages = Iterator[tuple[int, Payload | Reject]]
 # About one DCPT block of 1,024 tokens (paper §4.2), so that a duplicate or a benchmark hit costs a passage and not a
 # book.
 PASSAGE_CHARS = 1500
@@ -32,80 +33,115 @@ _FURNITURE_STARTS = "<-－—第P书作朝年"
 _NO_BEGINNING = frozenset("，。、；：！？）」』”～~℃％%.")
 _TITLE = re.compile(r"\s*[一二三四五六七八九十]{1,3}、[^。，；]{1,20}")
 _LEADERS = ("......", "………", "······")
-_NUMBER = re.compile(r"\s{0,9}[-－—·]?\s{0,9}(\d{1,4})\s{0,9}[-－—·]?\s{0,9}")
+# A page's number alone, before or behind a running header, or before the number of pages.
+_PAGE = re.compile(
+    r"\s{0,9}(?:[-－—·]?\s{0,9}(?P<alone>\d{1,4})\s{0,9}[-－—·]?"
+    r"|(?P<of>\d{1,4})\s{0,9}[/／]\s{0,9}\d{1,4}|(?P<first>\d{1,4})\s{1,40}\D{2,40}|\D{2,40}?\s{1,40}(?P<last>\d{1,4}))\s{0,9}"
+)
+_PAGE_EDGES, _LONGEST_PAGE, _MOST_KINDS = frozenset("0123456789０１２３４５６７８９-－—·"), 60, 10_000
 # Marks of the collection of ancient books: \x around what stands out, \r around a picture, its caption first.
 _PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
 
 
-def textbook(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-    """Passages of a .txt book, or of every entry of a file of rows (one Rejection for an entry without content)."""
+def _textbook(file: str, stream: Stream) -> Passages:
+    """Passages of a .txt book, or of every entry of a file of rows (one Reject for an entry without content)."""
     path = PurePosixPath(plain_name(file))
     if path.suffix.lower() != ".txt" or holds_rows(stream):
-        yield from _entries(source, file, stream)
-    else:
-        yield from _book(source, file, path.stem, stream)
+        return _entries(file, stream)
+    pages = page_numbers(stream.lines())
+    lines = (
+        (number, _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line)
+        for number, line in stream.lines()
+        if number not in pages
+    )
+    return passages(path.stem, lines)
 
 
-def _entries(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
+@reader
+def medqa_textbook(file: str, stream: Stream) -> Passages:
+    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them.
+
+    Its passages would only be found out as thousands of duplicates.
+    """
+    parts = PurePosixPath(plain_name(file)).parts
+    copies = [f"{part}: {why}" for part, why in FIELDS["medqa_copies"].items() if part in parts]
+    return iter([(0, Reject("not one of the books", copies[0], note=True))]) if copies else _textbook(file, stream)
+
+
+@reader
+def prose(file: str, stream: Stream) -> Passages:
+    """General-domain plain text: passages without a title."""
+    return passages("", stream.lines())
+
+
+@reader
+def documents(file: str, stream: Stream) -> Passages:
+    """One document a line, as the authors' pre-training code reads cpt.txt; blank lines hold none."""
+    for number, line in stream.lines():
+        if isinstance(line, Reject) or line.strip():
+            yield number, line if isinstance(line, Reject) else Passage("", line.strip())
+
+
+def _entries(file: str, stream: Stream) -> Passages:
     for line, row in rows(file, stream):
-        if isinstance(row, Reject):
-            yield Rejection(source, file, line, row.reason, excerpt(row.detail))
-            continue
-        if isinstance(row, list):
-            yield attempted(instruction_row, source, file, line, row)
+        if isinstance(row, Reject | list):
+            yield line, parsed(instruction_row, row)
             continue
         body = field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
         if not body:
-            yield Rejection(source, file, line, "empty field", "content", excerpt(shown(row)))
+            yield line, Reject("empty field", "content", shown(row))
             continue
         lines = list(enumerate(body.split("\n")))
         pages = page_numbers(lines)
         for _, passage in passages(field_text(row.get("title")), [line for line in lines if line[0] not in pages]):
-            yield Record(source, file, line, passage)
-
-
-def _book(source: str, file: str, title: str, stream: Stream) -> Iterator[Record | Rejection]:
-    pages = page_numbers(stream.lines())
-    lines = ((number, _unmarked(line)) for number, line in stream.lines() if number not in pages)
-    return _running(source, file, title, lines)
-
-
-def _running(source: str, file: str, title: str, lines: Lines) -> Iterator[Record | Rejection]:
-    for line, passage in passages(title, lines):
-        if isinstance(passage, Reject):
-            yield Rejection(source, file, line, passage.reason, passage.detail)
-        else:
-            yield Record(source, file, line, passage)
+            yield line, passage
 
 
 def page_numbers(lines: Lines) -> set[int]:
-    """The numbers of the lines that hold nothing but a page's number: 1, 2, 4, 5 … through a text made from a PDF.
+    """The numbers of the lines that hold nothing but a page's number, alone or with a running header.
 
-    It is the longest row of numbers alone on their lines that go up by 1 to 3. None in a text whose numbers mostly
-    stand in no such row, where less than two other lines stand between two of them, or whose lines are `_broken`.
+    A page's number goes up by 1 to 3 from line to line of its kind (1, 2, 4, 5 …); of each kind the longest such row is
+    looked for. None in a text whose lines are `_broken`, of a kind whose numbers mostly stand in no such row, where
+    less than two other lines stand between two of them, or of a header that never cuts a sentence: a numbered heading.
     """
-    rows: dict[int, tuple[int, int, Any]] = {}
-    longest, count, filled, odd = None, 0, 0, 0
+    kinds: dict[str, dict[int, tuple[int, int, int, Any]]] = {}
+    counts: dict[str, int] = {}
+    filled, odd, said = 0, 0, "。"
     for number, line in lines:
-        if isinstance(line, Reject) or not (text := line.lstrip()):
+        if isinstance(line, Reject) or not (text := line.strip()):
             continue
         filled, odd = filled + 1, odd + (text[0] in _NO_BEGINNING)
-        if len(line) > 24 or not (alone := _NUMBER.fullmatch(line)):
-            continue
-        page = int(alone[1])
-        before = max((rows[n] for n in range(page - 1, page - 4, -1) if n in rows), key=itemgetter(0), default=None)
-        row = (before[0] + 1 if before else 1, number, before)
-        if page not in rows or row[0] >= rows[page][0]:
-            rows[page] = row
-        longest, count = max(longest or row, row, key=itemgetter(0)), count + 1
-    found, row = [], longest
+        edges = len(line) <= _LONGEST_PAGE and (text[0] in _PAGE_EDGES or text[-1] in _PAGE_EDGES)
+        page = _PAGE.fullmatch(line) if edges else None
+        if page and (page.lastgroup == "alone" or len(kinds) < _MOST_KINDS):
+            at, value = page.span(page.lastgroup), int(page[page.lastgroup])
+            kind = "" if page.lastgroup == "alone" else f"{line[: at[0]]}#{line[at[1] :]}".strip()
+            rows = kinds.setdefault(kind, {})
+            before = max(
+                (rows[n] for n in range(value - 1, value - 4, -1) if n in rows), key=itemgetter(0), default=None
+            )
+            cuts = 0 if said.endswith(_ENDS) else 1
+            length, cuts = (before[0] + 1, before[1] + cuts) if before else (1, cuts)
+            if value not in rows or length >= rows[value][0]:
+                rows[value] = (length, cuts, number, before)
+            counts[kind] = counts.get(kind, 0) + 1
+        said = "。" if page else text
+    if _broken(odd, filled):
+        return set()
+    return {number for kind, rows in kinds.items() for number in _pages(kind, rows, counts[kind])}
+
+
+def _pages(kind: str, rows: dict[int, tuple[int, int, int, Any]], count: int) -> list[int]:
+    row = max(rows.values(), key=itemgetter(0))
+    found, cuts = [], row[1]
     while row:
-        found.append(row[1])
-        row = row[2]
+        found.append(row[2])
+        row = row[3]
+    sure = not kind or cuts or re.search(r"#\s*[/／]|\s{2,}#|#\s{2,}", kind)
     much = len(found) >= 3 and 2 * len(found) >= count and found[0] - found[-1] >= 3 * (len(found) - 1)
-    return set(found) if much and not _broken(odd, filled) else set()
+    return found if sure and much else []
 
 
 def _broken(odd: int, lines: int) -> bool:
@@ -113,34 +149,30 @@ def _broken(odd: int, lines: int) -> bool:
     return odd >= 3 and 20 * odd >= lines
 
 
-def _unmarked(line: str | Reject) -> str | Reject:
-    return _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line
-
-
 def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]:
     """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one, between passages.
 
     Sections between <篇名> headings, cut at paragraph ends near PASSAGE_CHARS characters, anywhere at OPEN_CHARS.
     """
-    heading, start, held = title, 0, []
-    size = 0
+    heading, start, held, size = title, 0, [], 0
     for number, line in lines:
-        if isinstance(line, Reject):
-            yield from _passage(heading, start, held)
+        lost = isinstance(line, Reject)
+        found = not lost and line.startswith("<") and _HEADING.match(line)
+        if lost or found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or held[-1].rstrip().endswith(_ENDS)):
+            if held:
+                yield start, Passage(heading, unwrapped(held))
+            held, size = [], 0
+        if lost:
             yield number, line
-            held, size = [], 0
-            continue
-        found = line.startswith("<") and _HEADING.match(line)
-        if found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or _closed(held[-1])):
-            yield from _passage(heading, start, held)
-            held, size = [], 0
-        if found:
-            heading = _joined_title(title, found[1].strip())
+        elif found:
+            book, section = re.sub(r"^\d+[-_ ]", "", title), found[1].strip()
+            heading = book if section in ("", book) else f"《{book}》{section}"
         elif text := _text(line):
             start = start if held else number
             held.append(text)
             size += len(text)
-    yield from _passage(heading, start, held)
+    if held:
+        yield start, Passage(heading, unwrapped(held))
 
 
 def _text(line: str) -> str:
@@ -150,20 +182,6 @@ def _text(line: str) -> str:
     if not bare or bare[0] in _FURNITURE_STARTS and _FURNITURE.fullmatch(bare):
         return ""
     return "" if bare[-1].isdigit() and bare.rstrip("0123456789 ").endswith(_LEADERS) else text
-
-
-def _closed(line: str) -> bool:
-    return line.rstrip().endswith(_ENDS)
-
-
-def _joined_title(title: str, section: str) -> str:
-    book = re.sub(r"^\d+[-_ ]", "", title)
-    return book if section in ("", book) else f"《{book}》{section}"
-
-
-def _passage(heading: str, start: int, lines: list[str]) -> Iterator[tuple[int, Passage]]:
-    if lines:
-        yield start, Passage(heading, unwrapped(lines))
 
 
 def unwrapped(lines: list[str]) -> str:
@@ -188,35 +206,4 @@ def unwrapped(lines: list[str]) -> str:
     return "".join(parts[:-1])
 
 
-def prose(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-    """General-domain plain text: passages without a title."""
-    yield from _running(source, file, "", stream.lines())
-
-
-def documents(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-    """One document a line, as the authors' pre-training code reads cpt.txt; blank lines hold none."""
-    for number, line in stream.lines():
-        if isinstance(line, Reject):
-            yield Rejection(source, file, number, line.reason, line.detail)
-        elif line.strip():
-            yield Record(source, file, number, Passage("", line.strip()))
-
-
-# What else the authors' archive holds beside zh_paragraph/*.txt.
-_COPIES = {
-    "all_books.txt": "the other books one after the other",
-    "zh_sentence": "the books of zh_paragraph, cut into sentences",
-    "en": "the English books",
-}
-
-
-def medqa_textbook(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); one Rejection for a file that holds none of its own.
-
-    all_books.txt and zh_sentence repeat the books, and would only be found out as thousands of duplicates.
-    """
-    for part, why in _COPIES.items():
-        if part in PurePosixPath(plain_name(file)).parts:
-            yield Rejection(source, file, 0, "not one of the books", f"{part}: {why}")
-            return
-    yield from textbook(source, file, stream)
+textbook = reader(_textbook)

@@ -1,7 +1,7 @@
 """Who says what in a row: system text and turns, in the spellings in which chats, instructions and histories go round.
 
 What would be lost or glued is a Reject by name: tools, content that is not text, a turn without loss, an empty turn
-between two others, a system turn after the first, role marks that cannot be told apart.
+between two others, a system turn after the first, several answers, role marks that cannot be told apart.
 """
 
 from __future__ import annotations
@@ -10,38 +10,31 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import Reject, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
 from qilin_lib.chimed.records import Dialogue
 
 Turn = tuple[str, str]
 """(speaker, text), the speaker being "user", "assistant" or "system"."""
 
-_PATIENT, _DOCTOR = ("病人", "患者", "patient"), ("医生", "doctor")
-_SPEAKERS = {"system": "system", "developer": "system", "系统": "system"}
-_SPEAKERS |= dict.fromkeys((*_PATIENT, "human", "user", "input", "prompter", "用户", "问"), "user")
-_SPEAKERS |= dict.fromkeys((*_DOCTOR, "gpt", "chatgpt", "assistant", "output", "bot", "model", "ai"), "assistant")
-_SPEAKERS |= dict.fromkeys(("助手", "助理", "答"), "assistant")
-LISTS = ("conversations", "conversation", "messages", "data")
-_QUESTIONS = ("instruction", "instruct", "question", "questions", "query", "prompt")
-_ANSWERS = ("output", "response", "answer", "answers", "completion")
-_REFUSED = dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), "tools")
-_REFUSED |= dict.fromkeys(("images", "image", "videos", "audios", "audio"), "content that is not text")
-_NO_LOSS = ("loss", "weight", "train")
-_EMPTY = ("[]", "{}", "null", "nan", "None")
+CHAT = FIELDS["chat"]
+_REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
+_NAMES = FIELDS["speakers"].items()
+_SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def instruction_row(row: Any) -> Dialogue:
-    """One row of a chat or instruction set, whichever of its forms it has.
+    """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
-    A list of messages, alone or under `conversations`, `conversation`, `messages` or `data`; {"input": [q, …],
-    "output": [a, …]}; [question, answer]; or a question (`instruction`, `prompt`, `question`, `query`; `input` goes on)
-    and an answer (`output`, `response`, `answer`, `completion`), after the pairs in `history`. A `system` text stands
-    before all of them. Role marks inside a question ("<user>: … <bot>: …", BELLE's "Human:…\\nAssistant:…") are turns.
+    A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
+    answer]; or a question (`input` goes on) and an answer, a text or messages, after the pairs in `history`. A `system`
+    text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`. Role marks
+    inside a question ("<user>: … <bot>: …", "Human:…\\nAssistant:…", "### Instruction:\\n…") are turns.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
@@ -49,31 +42,40 @@ def instruction_row(row: Any) -> Dialogue:
         row = {"messages": row}
     plain(row)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
-        return talk(_two_lists(row["input"], row.get("output")), string(row.get("system")))
+        return talk(messages(_pairs(row["input"], row.get("output"))), string(row.get("system")))
     system, turns = asked(row)
     if listed(row):
         return talk(turns, system)
-    answers = _first_of(row, _ANSWERS)
-    if _is_messages(answers):
+    if _is_messages(answers := field(row, CHAT["answer"])):
         return talk([*turns, *messages(answers)], system)
-    answer = required(row, *_ANSWERS)
+    answer = required(row, *CHAT["answer"])
+    if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
+        raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
         raise Reject("empty field", "answer")
-    return talk([*turns, ("assistant", answer)], system)
+    dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
+    wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
+    return replace(dialogue, wordings=wordings) if wordings else dialogue
+
+
+def _pairs(first: Any, second: Any) -> list[list[Any]]:
+    if not isinstance(first, list) or not isinstance(second, list) or len(first) != len(second):
+        raise Reject("unknown form", "not two lists of one length")
+    return list(map(list, zip(first, second, strict=True)))
 
 
 def plain(row: Any) -> None:
     """Reject a row whose answers rest on more than its texts: tools, or content that is not text."""
     if not isinstance(row, dict) or _REFUSED.keys().isdisjoint(row):
         return
-    for name, reason in _REFUSED.items():
-        if row.get(name) and row[name] not in _EMPTY:
-            raise Reject(reason, name)
+    for name in row:
+        if name in _REFUSED and row[name] and row[name] not in ("[]", "{}", "null", "nan", "None"):
+            raise Reject(_REFUSED[name], name)
 
 
 def listed(row: Any) -> str:
     """The key under which a row has its list of messages, "" when it has none."""
-    keys = LISTS if isinstance(row, dict) else ()
+    keys = CHAT["messages"] if isinstance(row, dict) else ()
     return next((key for key in keys if row.get(key) is not None and (key != "data" or isinstance(row[key], list))), "")
 
 
@@ -84,37 +86,18 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(row.get("prompt")):
         return system, messages(row["prompt"])
-    question = required(row, *_QUESTIONS)
-    more = string(row.get("input"))
+    question, more = required(row, *CHAT["question"]), string(row.get("input"))
     question = question if nothing(more) else f"{question}\n{more}"
-    return system, [*history(row.get("history")), ("user", question)]
+    return system, [*_history(row.get("history")), ("user", question)]
 
 
-def history(value: Any) -> list[Turn]:
-    """Turns of a history: [[question, answer], …], rows without one of their own, or a list of messages.
-
-    Reject for another form.
-    """
+def _history(value: Any) -> list[Turn]:
+    """Turns of [[question, answer], …], of rows without a history of their own, or of messages."""
     value = _parsed(value)
     if _is_messages(value):
-        value = [_exchange(message) for message in value]
-    if not value or isinstance(value, str | float) and not string(value):
-        return []
-    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-    if not pairs and not _is_messages(value):
-        raise Reject("unknown form", "history is no list of pairs")
-    return messages(value)
-
-
-def _exchange(message: dict[str, Any]) -> Any:
-    """[question, answer] of an object that has both under the names that rows have for them; any other as it stands."""
-    question, answer = _first_of(message, _QUESTIONS), _first_of(message, _ANSWERS)
-    return message if question is None or answer is None else [question, answer]
-
-
-def _first_of(row: Any, names: Iterable[str]) -> Any:
-    """The value of the first of `names` that a row has; None for none."""
-    return next((row[name] for name in names if name in row), None)
+        pairs = [[field(one, CHAT["question"]), field(one, CHAT["answer"])] for one in value]
+        value = [one if None in pair else pair for one, pair in zip(value, pairs, strict=True)]
+    return [] if not value or isinstance(value, str | float) and not string(value) else messages(value)
 
 
 def _parsed(value: Any) -> Any:
@@ -127,13 +110,9 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-def _two_lists(questions: list[Any], answers: Any) -> list[Turn]:
-    if not isinstance(answers, list) or len(answers) != len(questions):
-        raise Reject("unknown form", "input and output are not two lists of one length")
-    return messages([list(pair) for pair in zip(questions, answers, strict=True)])
-
-
 # --- lists of messages ------------------------------------------------------------------------------------------------
+
+_LABEL = re.compile(r"\s*([^\s：:]{1,9})\s*[：:]\s*(.*)", re.DOTALL)
 
 
 def _is_messages(value: Any) -> bool:
@@ -141,45 +120,46 @@ def _is_messages(value: Any) -> bool:
 
 
 def messages(value: Any) -> list[Turn]:
-    """The turns of a list of messages.
+    """The turns of a list of messages, or of [[question, answer], …].
 
     A message is {"from" or "role" or "speaker", "value" or "content" or "text" or "utterance"}, {"human", "assistant"},
-    "问：…" with its speaker before it, or [question, answer].
+    or "问：…" with its speaker before it. Speakers and utterances may be two lists.
     """
     value = _parsed(value)
+    if isinstance(value, dict):
+        pairs = _pairs(value.get("speaker"), value.get("utterance"))
+        value = [{"speaker": who, "utterance": said} for who, said in pairs]
     if not isinstance(value, list) or not all(isinstance(message, dict | str | list) for message in value):
         raise Reject("unknown form", "the conversation is no list of messages")
     return [turn for message in value for turn in _turns(message)]
-
-
-_LABEL = re.compile(r"\s*([^\s：:]{1,9})\s*[：:]\s*(.*)", re.DOTALL)
 
 
 def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
     if isinstance(message, list):
         if len(message) != 2:
             raise Reject("unknown form", f"{len(message)} texts where a question and an answer were expected")
-        return [("user", text_of(message[0])), ("assistant", text_of(message[1]))]
+        return list(zip(("user", "assistant"), map(text_of, message), strict=True))
     if isinstance(message, str):
         label = _LABEL.fullmatch(message)
         return [(speaker_of(label[1]), string(label[2]))] if label else [(speaker_of(message), "")]
     plain(message)
-    key = next((key for key in ("from", "role", "speaker") if key in message), "")
-    if not key:
-        named = [(_SPEAKERS.get(name.lower()), text) for name, text in message.items()]
-        if not any(who for who, _ in named):
+    if (named := field(message, CHAT["speaker"])) is None and not any(name in message for name in CHAT["speaker"]):
+        said = [(_SPEAKERS.get(name.lower()), text) for name, text in message.items()]
+        if not any(who for who, _ in said):
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
-        return [(who, text_of(text)) for who, text in named if who]
-    speaker = speaker_of(message[key])
-    if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in _NO_LOSS):
-        raise Reject("turn without loss", f"turn of {message[key]}")
-    text = next((message[name] for name in ("value", "content", "text", "utterance") if name in message), None)
-    return [(speaker, text_of(text))]
+        return [(who, text_of(text)) for who, text in said if who]
+    speaker = speaker_of(named)
+    if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in CHAT["no loss"]):
+        raise Reject("turn without loss", f"turn of {named}")
+    return [(speaker, text_of(field(message, CHAT["text"])))]
 
 
 def speaker_of(name: Any) -> str:
-    """ "user", "assistant" or "system" of the name that a source gives a speaker; Reject for another."""
-    known = _SPEAKERS.get(string(name).lower())
+    """ "user", "assistant" or "system" of the name that a source gives a speaker; Reject for another.
+
+    MedDialog's class labels are 0 for the patient and 1 for the doctor.
+    """
+    known = ("user", "assistant")[name] if type(name) is int and name in (0, 1) else _SPEAKERS.get(string(name).lower())
     if known is None:
         raise Reject("unknown speaker", string(name))
     return known
@@ -242,30 +222,37 @@ def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...
     return tuple(map("\n".join, texts)), "\n".join(filter(None, opening))
 
 
-# A mark is "<user>:" or "<|user|>" anywhere, or a word with a colon at the beginning of a line or sentence, but not of
-# an entry of a numbered list.
-_WORDS = "|".join((*_PATIENT, *_DOCTOR, "human", "user", "用户", "问", "assistant", "gpt", "bot", "助手", "答"))
+# A mark is "<user>:" or "<|user|>" anywhere, a heading "### Instruction:", or a word with a colon at the beginning of a
+# line or sentence, but not of an entry of a numbered list.
+_WORDS, _HEADINGS = ("|".join(n for _, kinds in _NAMES for n in kinds.get(kind, ())) for kind in ("marks", "headings"))
 _MARK = re.compile(
     rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?"
+    rf"|(?:^|(?<=\s))#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
     rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|[：:]))",
     re.IGNORECASE,
 )
 
+# What every mark holds; looked for first, for it is found four times as fast.
+_HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]")
 
-def transcript(text: str) -> list[tuple[str, str]]:
-    """(mark, text behind it) of every role mark in a text; text before the first comes with the mark ""."""
+
+def _first_mark(text: str) -> re.Match[str] | None:
+    return _MARK.search(text) if _HINT.search(text.lower()) else None
+
+
+def transcript(text: str) -> list[Turn]:
+    """(speaker, text behind its mark) of every role mark in a text; text before the first comes with the speaker ""."""
     marks = list(_MARK.finditer(text))
     before = (text[: marks[0].start()] if marks else text).strip()
     parts = [] if before in ("", "<s>") else [("", before)]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     said = (text[mark.end() : end].strip().removesuffix("</s>").strip() for mark, end in zip(marks, ends, strict=True))
-    return parts + list(zip((mark[mark.lastgroup].lower() for mark in marks), said, strict=True))
+    return parts + [(_SPEAKERS[mark[mark.lastgroup].lower()], one) for mark, one in zip(marks, said, strict=True)]
 
 
 def whole_transcript(text: str) -> list[Turn]:
     """The turns of a text that is a conversation from the user's first word to an answer; [] of any other."""
-    parts = transcript(text) if _MARK.search(text) else []
-    turns = [(_SPEAKERS.get(name, ""), said) for name, said in parts]
+    turns = transcript(text) if _first_mark(text) else []
     return turns if len(turns) > 1 and turns[0][0] == "user" and turns[-1][0] == "assistant" else []
 
 
@@ -273,29 +260,31 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
     """The turns of a turn's text: itself, or those that the role marks inside it tell apart.
 
     A user's text may begin with the turns before the question, and may end with the mark of the answer to come. One
-    mark of the speaker's own goes; a patient or a doctor with a colon is none by itself. Reject for other marks.
+    mark of the speaker's own goes from the head; a word with a colon elsewhere is none by itself. Reject for other
+    marks.
     """
-    mark = _MARK.search(text)
+    mark = _first_mark(text)
     if not mark:
         return [(speaker, text)]
     parts = transcript(text)
-    speakers = [_SPEAKERS.get(name, "") for name, _ in parts]
-    if len(parts) == 1 and speakers == [speaker] and parts[0][0] not in (*_PATIENT, *_DOCTOR):
-        return [(speaker, parts[0][1])]
+    speakers = [who for who, _ in parts]
+    if speakers == [speaker]:
+        return parts
     if len(set(speakers) - {""}) == 1 and mark["word"]:
         return [(speaker, text)]
-    if speakers[-1] == "assistant" and not parts[-1][1]:
-        parts, speakers = parts[:-1], speakers[:-1]
+    if parts[-1] == ("assistant", ""):
+        del parts[-1], speakers[-1]
     if speaker != "user" or speakers[0] != "user" or speakers[-1] != "user":
         raise Reject("role marks inside a turn", text)
-    return [(who, said) for who, (_, said) in zip(speakers, parts, strict=True)]
+    return parts
 
 
 # --- words for nothing ------------------------------------------------------------------------------------------------
 
 _NOTHING = re.compile(
-    r"无|暂无|不适用|none|nan|null|nil|n/?a|not applicable|empty|[-–—/]+|(?:无|空|没有|不需要|无需|暂无|no|none|empty)"
-    r"[ _-]?(?:任何|额外|附加|其他)?的?(?:输入|输出|input|output)(?:内容|数据|信息)?",
+    r"无|暂无|不适用|none|nan|null|nil|n/a|(?-i:NA|na)|not applicable|empty|[-–—/]+"
+    r"|(?:无|空|没有|不需要|无需|暂无|no|none|empty)[ _-]?(?:任何|额外|附加|其他)?的?"
+    r"(?:输入|输出|input|output)(?:内容|数据|信息)?",
     re.IGNORECASE,
 )
 _BRACKETS = "<>＜＞〈〉《》[]［］【】()（）{} \t\n。.，,\"'“”"

@@ -1,0 +1,98 @@
+"""How much better a piece of text reads as a name than as words: jieba's word frequencies and its letters of names."""
+
+from __future__ import annotations
+
+import re
+from functools import cache, lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from math import log
+from pathlib import Path
+
+from qilin_lib.chimed.deid_base import HAN, listed
+
+SURNAMES = frozenset(listed("surnames"))
+DOUBLE = frozenset(listed("double_surnames"))
+# Syllables with which names of minorities are written.
+SYLLABLES = frozenset(listed("syllables")[0])
+# No part of a given name: the small words of a sentence.
+SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊某")
+_UNKNOWN, _RARE, _LONGEST = -17.9, -13.0, 4
+
+
+@cache
+def words() -> tuple[dict[str, float], frozenset[str]]:
+    """Log probabilities of words of up to four characters in jieba's dictionary, and those of them that are no names.
+
+    The dictionary calls 文明 and 顾客 names, too: what is frequent is a word.
+    """
+    lines = _jieba("dict.txt").read_text(encoding="utf-8").splitlines()
+    rows = [(word, int(count), tag) for word, count, tag in (line.split(" ") for line in lines)]
+    total = log(sum(count for _, count, _ in rows))
+    known = {
+        word: log(count or 1) - total
+        for word, count, tag in rows
+        if len(word) < 3 or tag[:2] != "nr" and len(word) <= _LONGEST
+    }
+    known |= {word: max(known.get(word, -9.0), -9.0) for word in listed("more_words")}
+    common = frozenset(word for word, count, tag in rows if tag[:2] != "nr" or len(word) == 2 and count > 200)
+    return known, common | frozenset(listed("more_words"))
+
+
+@cache
+def _letters() -> tuple[dict[str, float], ...]:
+    """Log probabilities of the first, a middle and the last letter of a name (the tag nr of jieba's hidden states)."""
+    spec = spec_from_file_location("_name_letters", _jieba("posseg/prob_emit.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return tuple(module.P[place, "nr"] for place in "BME")
+
+
+def _jieba(name: str) -> Path:
+    return Path(find_spec("jieba").origin).parent / name
+
+
+@lru_cache(4096)
+def read(text: str) -> float:
+    """The log probability of the likeliest words that `text` is made of."""
+    known, best = words()[0], [0.0]
+    for end in range(1, len(text) + 1):
+        best.append(
+            max(
+                best[start] + (known.get(text[start:end], _UNKNOWN if end - start == 1 else -99.0))
+                for start in range(max(0, end - _LONGEST), end)
+            )
+        )
+    return best[-1]
+
+
+def surname_of(name: str) -> str:
+    """The surname that `name` begins with, of one or two characters, or ""."""
+    return name[:2] if name[:2] in DOUBLE and len(name) > 1 else name[:1] if name[:1] in SURNAMES else ""
+
+
+def named(name: str) -> float:
+    """The log probability of a Chinese name: its surname, the middle and the last letter of what is given."""
+    first, middle, last = _letters()
+    surname = surname_of(name)
+    given = name[len(surname) or 1 :]
+    start = (
+        max(first.get(name[0], _RARE), -9.0)
+        if len(surname) == 1
+        else -9.0
+        if surname
+        else first.get(name[0], _RARE) - 4
+    )
+    if not given:
+        return start
+    return start + sum(middle.get(letter, _RARE) for letter in given[:-1]) + last.get(given[-1], _RARE)
+
+
+_BEHIND = re.compile(rf"{HAN}{{0,4}}").match
+_BEFORE = re.compile(rf"{HAN}{{0,3}}$").search
+
+
+def odds(text: str, start: int, end: int) -> float:
+    """How much likelier text[start:end] is a name than words, given the words around it (natural logarithm)."""
+    before = _BEFORE(text[max(0, start - 3) : start])[0]
+    name, behind = text[start:end].replace(" ", ""), _BEHIND(text, end)[0]
+    return read(before) + named(name) + read(behind) - read(before + name + behind)
