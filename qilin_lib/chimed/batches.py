@@ -126,9 +126,9 @@ def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost
 
 def _identity(entry: Entry) -> str:
     """What a candidate shares with its near-duplicates; several questions of an exam have one explanation."""
-    own = entry.payload
-    asked = replace(own, explanation="") if isinstance(own, Exam) else None
-    return shingles.identity(records.content(asked) if asked else entry.text)
+    if isinstance(entry.payload, Exam):
+        return shingles.identity(records.content(replace(entry.payload, explanation="")))
+    return shingles.identity(entry.text)
 
 
 def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:

@@ -12,14 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, Prompt
+from qilin_lib.evaluate.prompts import AS_IT_COMES, SEED, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.evaluate.templates import OwnTemplate
 from qilin_lib.models import decode
 from qilin_lib.tokens.template import tag_ids
 from qilin_lib.train import sampling
 
-SEED = 1
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
 """Tokens of different prompts in one forward when choices are scored: attention's waste is quadratic in it."""

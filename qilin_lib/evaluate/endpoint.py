@@ -10,13 +10,12 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, Messages, Prompt, as_text
+from qilin_lib.evaluate.prompts import AS_IT_COMES, SEED, Asking, Messages, Prompt, as_text
 from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied
 from qilin_lib.evaluate.server import CHAT, COUNTS, TEXT, Answer, Refused, Server
 from qilin_lib.evaluate.templates import AUTO, presets, written
 from qilin_lib.tokens.template import PLAIN
 
-SEED = 1
 # Requests of a chunk: so many times those that run at a time, lest all wait for a chunk's slowest.
 ROUNDS = 8
 TOP = 20

@@ -16,7 +16,7 @@ from qilin_lib.errors import QilinError, nearest, sentence
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.evaluate.prompts import Asking
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking
 from qilin_lib.evaluate.templates import AUTO, CHAT, of_others, unspoken
 from qilin_lib.models.adapters import load_to_answer, trained
 from qilin_lib.models.base import from_hub, is_hub_id, local
@@ -46,7 +46,7 @@ def prepare(stage: Stage, show: Show) -> dict[str, str]:
         if name in STAGES:
             raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
         try:
-            usable = usable_baseline(stage, name)
+            usable = _usable(stage, name)
             if usable is not None and line.finetune is not None:
                 weights, template = usable
                 baseline.finetune(stage, name, line.finetune, template, weights, show)
@@ -56,7 +56,7 @@ def prepare(stage: Stage, show: Show) -> dict[str, str]:
     return failed
 
 
-def usable_baseline(stage: Stage, name: str) -> tuple[Path, Any] | None:
+def _usable(stage: Stage, name: str) -> tuple[Path, Any] | None:
     """(folder of the weights, template) of a baseline; None for one at an endpoint. QilinError if it cannot answer."""
     line = stage.parameters.baselines[name]
     if line.endpoint is not None:
@@ -170,12 +170,9 @@ def _trained(what: str, weights: Path) -> Template | None:
     beside = weights.parent / "facts.json"
     facts = files.read_json(beside) if weights == trained(weights.parent) and beside.exists() else {}
     if "template_sha256" in facts:
-        dcpt = weights.parent.name == STAGES["dcpt"]
-        return (
-            unspoken(choose("plain", load_tokenizer(weights)))
-            if dcpt
-            else as_trained(facts, f"{what}.model", "06_eval")
-        )
+        if weights.parent.name == STAGES["dcpt"]:
+            return unspoken(choose("plain", load_tokenizer(weights)))
+        return as_trained(facts, f"{what}.model", "06_eval")
     note = files.read_json(weights / "qilin.json") if (weights / "qilin.json").exists() else {}
     if "stage" not in note:
         return None
@@ -240,7 +237,7 @@ def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
 
 
 def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
-    return _load(stage, weights(stage, name), template(stage, name), device, Asking())
+    return _load(stage, weights(stage, name), template(stage, name), device, AS_IT_COMES)
 
 
 def _load_baseline(stage: Stage, name: str, device: str) -> Any:

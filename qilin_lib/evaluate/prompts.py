@@ -37,6 +37,8 @@ class Asking:
 
 
 AS_IT_COMES = Asking()
+# Of every draw at a temperature, here and at a server.
+SEED = 1
 
 
 def asking(backend: Any) -> Asking:

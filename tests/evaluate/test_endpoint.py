@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from helpers.replies import texts
+from helpers.serving import serving
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
@@ -99,13 +100,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
     # A proxy where nobody listens: a server on this machine must be reached without it.
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    faulty = Faulty()
-    thread = threading.Thread(target=faulty.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield faulty
-    faulty.shutdown()
-    faulty.server_close()
-    thread.join()
+    with serving(Faulty()) as faulty:
+        yield faulty
 
 
 @pytest.fixture
