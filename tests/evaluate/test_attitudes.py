@@ -477,3 +477,19 @@ def test_a_baseline_that_names_benchmarks_is_refused(make_stage: Callable[..., S
     line = {"model": "base", "benchmarks": ["cmexam"]}
     with pytest.raises(QilinError, match=r"bias.baselines.other.benchmarks: .* nearest valid: null"):
         attitudes.evaluate(make_stage("one", baselines={"other": line}), lambda text: None)
+
+
+def test_a_model_that_failed_at_one_protocol_is_named_though_it_finished_the_other(
+    make_stage: Callable[..., Stage], tmp_path: Path
+):
+    stage = make_stage("run", processes=1)
+    first, *others = attitudes.prepare("", stage.parameters)
+    load = models.loaders(stage, "cpu")
+    answer_all([first, *others], load, {"base": 0}, tmp_path)
+    answer_all(others, {"gone": load["base"]}, {"gone": 0}, tmp_path)
+    scores = attitudes.score([first, *others], ["base", "gone"], tmp_path, stage.parameters, {"gone": "status 401"})
+    assert scores["unfinished"] == {"invented": {"gone": "status 401"}}
+    assert [list(scores["models"][task.protocol]["invented"]) for task in (first, *others)] == [
+        ["base"],
+        ["base", "gone"],
+    ]
