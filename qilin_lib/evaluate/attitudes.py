@@ -133,7 +133,9 @@ def score(
     for task in tasks:
         scale = scales.read(task.settings["scale"])
         facts[scale.name] = attitude_scores.facts(scale, params.labels, _orders(scale, params), LABELS)
-        answers, unfinished[scale.name] = scored_records(task, models, out_dir, failed)
+        answers, without = scored_records(task, models, out_dir, failed)
+        # A scale is a task per protocol.
+        unfinished[scale.name] = unfinished.get(scale.name, {}) | without
         by_model = {model: task.statistics(records) for model, records in answers.items()}
         measured.setdefault(task.protocol, {})[scale.name] = by_model
         for a, b in itertools.combinations(answers, 2):
