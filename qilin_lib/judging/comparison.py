@@ -1,0 +1,277 @@
+"""Pairwise judgments and what they add up to: every pair is judged in both orders, and items, not votes, are resampled.
+
+A pair of answers is won, tied or lost where both orders say so, "inconsistent" where they differ, and "unread" where
+one of them decides nothing or failed: an error is never a verdict. Two controls judge beside the judge: "the longer
+answer wins" and "the first answer wins".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from qilin_lib.evaluate.intervals import Summary, mean_of, percentiles, resample_counts, summary
+from qilin_lib.evaluate.replies import ERROR, Reply
+from qilin_lib.files import sha256_text
+from qilin_lib.judging.agreement import alpha, kappa, share_agreed
+from qilin_lib.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
+
+WIN, LOSS, INCONSISTENT, UNREAD = "win", "loss", "inconsistent", "unread"
+OUTCOMES = (WIN, TIE, LOSS, INCONSISTENT, UNREAD)
+ORDERS = ("ab", "ba")
+POINTS = {WIN: 1.0, TIE: 0.5, LOSS: 0.0}
+LEAST = 3
+HUMAN = "human: "
+"""Before the name of a person who judged."""
+# A judge follows length or order, rather than content, above such a share of its decisions (lower end of the interval).
+FOLLOWS = 75.0
+# Of the strengths' squares, so that a model that won or lost everything has a finite one.
+PENALTY = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models' answers to one item."""
+
+    item: str
+    question: str
+    model_a: str
+    model_b: str
+    answer_a: str
+    answer_b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """A pair in one order ("ab": A's answer first), and the prompt for the judge."""
+
+    pair: Pair
+    order: str
+    prompt: str
+
+
+def games(pairs: Sequence[Pair], chosen: Preset) -> Iterator[Game]:
+    """Every pair in both orders."""
+    for pair in pairs:
+        yield Game(pair, "ab", pair_prompt(chosen, pair.question, pair.answer_a, pair.answer_b))
+        yield Game(pair, "ba", pair_prompt(chosen, pair.question, pair.answer_b, pair.answer_a))
+
+
+def record(game: Game, judge: str, reply: Reply) -> dict[str, Any]:
+    """What is kept of one judgment; `verdict` is A's: win, tie, loss, or None. length: characters of A's less B's."""
+    decided = None if reply.finish == ERROR else pair_verdict(reply.text)
+    lengths = len(game.pair.answer_a), len(game.pair.answer_b)
+    return row(game.pair, game.order, judge, sha256_text(game.prompt), reply.text, decided, lengths) | reply.ending
+
+
+def row(
+    pair: Pair, order: str, judge: str, prompt_sha: str, raw: str, decided: str | None, lengths: tuple[int, int]
+) -> dict[str, Any]:
+    """A record of what a judge `decided` (FIRST, SECOND, TIE or None) about a pair shown in an order."""
+    return {
+        "item": pair.item,
+        "model_a": pair.model_a,
+        "model_b": pair.model_b,
+        "order": order,
+        "judge": judge,
+        "prompt_sha": prompt_sha,
+        "raw": raw,
+        "verdict": of_a(decided, order),
+        "parsed": decided is not None,
+        "length": lengths[0] - lengths[1],
+    }
+
+
+def of_a(decided: str | None, order: str) -> str | None:
+    """What a verdict about the first and the second answer is for model A."""
+    a = FIRST if order == "ab" else SECOND
+    return decided if decided in (None, TIE) else WIN if decided == a else LOSS
+
+
+def judged(records: Sequence[Mapping]) -> pd.DataFrame:
+    """One row a judge, item and pair: judge, item, model_a, model_b, ab, ba (verdicts), outcome, points, length.
+
+    points: the mean of the orders that were shown, 0–1, NaN for an unread item. People see one order only.
+    """
+    rows: dict[tuple, dict[str, Mapping]] = {}
+    for one in records:
+        key = one["judge"], one["item"], one["model_a"], one["model_b"]
+        rows.setdefault(key, {})[one["order"]] = one
+    frame = []
+    for key, shown in rows.items():
+        verdicts = [one["verdict"] for one in shown.values()]
+        unread = None in verdicts
+        outcome = UNREAD if unread else verdicts[0] if len({*verdicts}) == 1 else INCONSISTENT
+        points = np.nan if unread else np.mean([POINTS[verdict] for verdict in verdicts])
+        both = (shown[order]["verdict"] if order in shown else None for order in ORDERS)
+        frame.append((*key, *both, outcome, points, next(iter(shown.values()))["length"]))
+    names = ["judge", "item", "model_a", "model_b", *ORDERS, "outcome", "points", "length"]
+    return pd.DataFrame(frame, columns=names)
+
+
+def agreement(records: Sequence[Mapping]) -> pd.DataFrame:
+    """How far judges agree, one row for two of them: first, second, people (how many of the two), n, raw (percent),
+    kappa; the last row, of all, has Krippendorff's alpha instead."""
+    frame = judged(records)
+    table = frame.pivot_table(index=["item", "model_a", "model_b"], columns="judge", values="outcome", aggfunc="first")
+    said = {judge: [one if one in POINTS else None for one in table[judge]] for judge in table.columns}
+    rows = []
+    for (first, a), (second, b) in combinations(said.items(), 2):
+        n = sum(x is not None and y is not None for x, y in zip(a, b, strict=True))
+        people = sum(name.startswith(HUMAN) for name in (first, second))
+        rows.append((first, second, people, n, share_agreed(a, b), kappa(a, b), None))
+    if len(said) > 1:
+        labels = [[POINTS.get(one) for one in own] for own in said.values()]
+        rows.append(("all", "", None, len(table), None, None, alpha(labels)))
+    return pd.DataFrame(rows, columns=["first", "second", "people", "n", "raw", "kappa", "alpha"])
+
+
+def comparison(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFrame:
+    """One row a judge and pair of models: n, OUTCOMES, win_rate, low, high, length_controlled, lc_low, lc_high.
+
+    win_rate: the mean of points over read items in percent, bootstrap-t over items; no bounds below LEAST items.
+    """
+    rows = []
+    for (judge, a, b), own in judged(records).groupby(["judge", "model_a", "model_b"], sort=False):
+        read = own[own["points"].notna()]
+        rate = summary(mean_of(100 * read["points"].to_numpy()), resamples, seed)
+        counts = {outcome: int((own["outcome"] == outcome).sum()) for outcome in OUTCOMES}
+        controlled = length_controlled(read["points"], read["length"], resamples, seed)
+        rows.append(
+            {
+                "judge": judge,
+                "model_a": a,
+                "model_b": b,
+                "n": len(own),
+                **counts,
+                **_named(rate, "win_rate"),
+                **controlled,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _named(rate: Summary, name: str) -> dict[str, float | None]:
+    return {name: rate["value"], "low": rate["low"], "high": rate["high"]}
+
+
+def length_controlled(
+    points: Sequence[float], lengths: Sequence[float], resamples: int, seed: int
+) -> dict[str, float | None]:
+    """{"length_controlled", "lc_low", "lc_high"}: the win rate in percent that answers of equal length would have.
+
+    A logistic regression of points on tanh of the standardised difference of lengths (Dubois et al. 2024, without their
+    terms of models and instructions). None below LEAST items or where all points are the same.
+    """
+    points, lengths = np.asarray(points, dtype=float), np.asarray(lengths, dtype=float)
+    names = ("length_controlled", "lc_low", "lc_high")
+    if len(points) < LEAST or np.ptp(points) == 0:
+        return dict.fromkeys(names)
+    spread = lengths.std() or 1.0
+    design = np.stack([np.ones_like(lengths), np.tanh(lengths / spread)], axis=1)
+    value = logistic(design, points, np.ones_like(points))[0]
+    draws = [logistic(design, points, counts)[0] for counts in resample_counts(len(points), min(resamples, 200), seed)]
+    low, high = percentiles(np.array(draws))
+    return dict(zip(names, (100 * expit(one) for one in (value, low, high)), strict=True))
+
+
+def logistic(design: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients [k] of a logistic regression of shares 0–1 [n] on `design` [n, k], a small ridge on all of them."""
+
+    def loss(beta: np.ndarray) -> tuple[float, np.ndarray]:
+        z = design @ beta
+        value = weights @ (np.logaddexp(0, z) - shares * z) + 1e-6 * beta @ beta
+        return value, design.T @ (weights * (expit(z) - shares)) + 2e-6 * beta
+
+    return minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS").x
+
+
+def strengths(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFrame:
+    """Bradley-Terry strengths (1952) of all models: model, strength (mean 0), low, high; ties are half a win each.
+
+    Percentile bootstrap over items, all pairs of an item together.
+    """
+    frame = judged(records)
+    frame = frame[frame["points"].notna()]
+    models = list(dict.fromkeys([*frame["model_a"], *frame["model_b"]]))
+    a, b = (frame[side].map(models.index).to_numpy() for side in ("model_a", "model_b"))
+    items, points = pd.factorize(frame["item"])[0], frame["points"].to_numpy()
+    design = np.zeros((len(frame), len(models)))
+    design[np.arange(len(frame)), a] += 1
+    design[np.arange(len(frame)), b] -= 1
+    value = _bradley_terry(design, points, np.ones_like(points))
+    many = items.max(initial=-1) + 1
+    counts = resample_counts(many, min(resamples, 200), seed)[:, items] if many >= LEAST else []
+    draws = np.array([_bradley_terry(design, points, own) for own in counts])
+    bounds = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else np.full((2, len(models)), np.nan)
+    return pd.DataFrame({"model": models, "strength": value, "low": bounds[0], "high": bounds[1]})
+
+
+def _bradley_terry(design: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        z = design @ theta
+        value = weights @ (np.logaddexp(0, z) - points * z) + PENALTY * theta @ theta
+        return value, design.T @ (weights * (expit(z) - points)) + 2 * PENALTY * theta
+
+    found = minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS").x
+    return found - found.mean()
+
+
+def controls(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFrame:
+    """What a judge follows: control, share (percent), low, high, n, warning ("" if there is nothing to say).
+
+    first, longer: of all decisions those for the first shown and for the longer answer. orders agree: Cohen's kappa
+    (times 100) of the verdicts in the two orders, 0 for a judge that decides by chance.
+    """
+    decided = [one for one in records if one["verdict"] in (WIN, LOSS)]
+    first = [(one["verdict"] == WIN) == (one["order"] == "ab") for one in decided]
+    unequal = [one for one in decided if one["length"]]
+    longer = [(one["verdict"] == WIN) == (one["length"] > 0) for one in unequal]
+    both = judged(records)
+    both = both[both["points"].notna()]
+    agreed, low, high = _orders_agree(both, resamples, seed)
+    rows = [
+        _control("first", first, decided, resamples, seed, "prefers the answer shown first"),
+        _control("second", [not one for one in first], decided, resamples, seed, "prefers the answer shown second"),
+        _control("longer", longer, unequal, resamples, seed, "prefers the longer answer"),
+        ("orders agree", agreed, low, high, len(both),
+         "" if low is None or low > 0 else "the two orders agree no more than by chance"),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["control", "share", "low", "high", "n", "warning"])
+
+
+def _control(name: str, follows: list[bool], own: list[Mapping], resamples: int, seed: int, says: str) -> tuple:
+    # Both orders of an item are one draw.
+    items = pd.Series(follows, dtype=float).groupby([one["item"] for one in own] or 0).mean()
+    found = summary(mean_of(100 * items.to_numpy()), resamples, seed)
+    warned = found["low"] is not None and found["low"] > FOLLOWS
+    return name, found["value"], found["low"], found["high"], found["n"], says if warned else ""
+
+
+def _orders_agree(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float | None, float | None, float | None]:
+    """100 times Cohen's kappa of the verdicts in the two orders, and its percentile interval over items."""
+    ab, ba = both["ab"].to_numpy(), both["ba"].to_numpy()
+    if len(both) < LEAST or (agreed := kappa(ab, ba)) is None:
+        return None, None, None
+    counts = resample_counts(len(both), min(resamples, 200), seed).astype(int)
+    draws = [kappa(np.repeat(ab, drawn), np.repeat(ba, drawn)) for drawn in counts]
+    return 100 * agreed, *percentiles(np.array([100 * one for one in draws if one is not None]))
+
+
+def longest(game: Game) -> Reply:
+    """The control judge that prefers the longer answer."""
+    a, b = len(game.pair.answer_a), len(game.pair.answer_b)
+    first, second = (a, b) if game.order == "ab" else (b, a)
+    return Reply("平局" if first == second else "回答1更好" if first > second else "回答2更好")
+
+
+def first_shown(game: Game) -> Reply:
+    """The control judge that prefers the answer that it sees first."""
+    return Reply("回答1更好")

@@ -1,0 +1,73 @@
+"""People as judges: one HTML file to fill in without a network, the key to its hidden sides, and its way back."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from qilin_lib.errors import QilinError
+from qilin_lib.files import read_json, sha256_text, write_json, write_text
+from qilin_lib.judging.comparison import HUMAN, Pair, row
+from qilin_lib.judging.verdicts import FIRST, SECOND, TIE, Preset
+
+_TEMPLATES = Path(__file__).parent / "templates"
+VERDICTS = (FIRST, SECOND, TIE)
+
+
+def write(pairs: Sequence[Pair], chosen: Preset, folder: Path, seed: int) -> tuple[Path, Path]:
+    """Write sheet.html and key.json to `folder`; which model stands first, and the order of items, go by the seed.
+
+    The key names the models and stays with whoever asks; the sheet holds questions and answers alone.
+    """
+    draw = random.Random(seed)
+    places = draw.sample(range(len(pairs)), len(pairs))
+    orders = [draw.choice(("ab", "ba")) for _ in pairs]
+    games, key = [], {}
+    for place in places:
+        pair, order = pairs[place], orders[place]
+        answers = (pair.answer_a, pair.answer_b) if order == "ab" else (pair.answer_b, pair.answer_a)
+        name = sha256_text(f"{seed} {place} {pair.item}")[:12]
+        games.append({"id": name, "question": pair.question, "first": answers[0], "second": answers[1]})
+        key[name] = {"item": pair.item, "model_a": pair.model_a, "model_b": pair.model_b, "order": order,
+                     "length": [len(pair.answer_a), len(pair.answer_b)]}  # fmt: skip
+    sheet = sha256_text(str(games))[:12]
+    page, secret = folder / "sheet.html", folder / "key.json"
+    write_text(page, _page({"sheet": sheet, "criteria": chosen.criteria, "games": games}))
+    write_json(secret, {"sheet": sheet, "games": key})
+    return page, secret
+
+
+def _page(sheet: dict[str, Any]) -> str:
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("sheet.js", "sheet.css"))
+    hashes = {"script_hash": _hash(script), "style_hash": _hash(style)}
+    return environment.get_template("sheet.html.j2").render(sheet=sheet, script=script, style=style, **hashes)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def read(export: Path, key: Path) -> list[dict[str, Any]]:
+    """The records of an exported file, in the form of `comparison.record`; what was not judged has none.
+
+    QilinError: another sheet's key, a judgment that the key does not know, or a word that is no verdict.
+    """
+    said, secret = read_json(export), read_json(key)
+    if said.get("sheet") != secret["sheet"]:
+        raise QilinError(f"{export} was made by sheet '{said.get('sheet')}', {key} belongs to '{secret['sheet']}'")
+    records = []
+    for name, verdict in said["verdicts"].items():
+        if name not in secret["games"] or verdict not in VERDICTS:
+            raise QilinError(f"{export}: verdicts: '{name}: {verdict}' is none; valid are {', '.join(VERDICTS)}")
+        game = secret["games"][name]
+        pair = Pair(game["item"], "", game["model_a"], game["model_b"], "", "")
+        judge = HUMAN + (said["judge"] or "unnamed")
+        records.append(row(pair, game["order"], judge, said["sheet"], verdict, verdict, tuple(game["length"])))
+    return records
