@@ -1,0 +1,134 @@
+"""Rows "+ retrieval": the same model, asked with passages of a corpus before the question, and its controls.
+
+What each item is shown is found once, before any model is loaded: evidence/<benchmark>.jsonl. The query is the question
+alone, since options would find what the exam's authors wrote (MIRAGE, Xiong et al. 2024). Controls: as many passages by
+chance ("+ random"), and the item's own explanation, where it has one, as the best that could be found ("+ gold").
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files, runs
+from qilin_lib.chimed import decontaminate, sources
+from qilin_lib.chimed.items import item_of
+from qilin_lib.chimed.records import Record
+from qilin_lib.evaluate.items import Item
+from qilin_lib.models.base import local
+from qilin_lib.progress import Show
+from qilin_lib.retrieval import dense, index, passages
+from qilin_lib.retrieval.index import Hit, Index
+from qilin_lib.runs import Stage
+
+RETRIEVAL, RANDOM, GOLD = "retrieval", "random", "gold"
+BUILD = "01_build_chimed"
+# Raised by hand when an index of the same corpus comes out otherwise.
+VERSION = 1
+
+
+def variants(parameters: Any) -> list[str]:
+    """The names of the further rows, "sft + retrieval" and its controls, in order."""
+    own = getattr(parameters, "retrieval", None)
+    kinds = (RETRIEVAL, RANDOM, GOLD) if own and own.controls else (RETRIEVAL,)
+    return [f"{model} + {kind}" for model in own.models for kind in kinds] if own else []
+
+
+def parts(name: str) -> tuple[str, str]:
+    """(model, kind) of a row's name; kind "" for a model as it is."""
+    model, _, kind = name.rpartition(" + ")
+    return (model, kind) if kind in (RETRIEVAL, RANDOM, GOLD) else (name, "")
+
+
+def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[str, Any]:
+    """Find the passages of all items of the benchmarks `asked`, {benchmark: items}; returns the index's facts."""
+    found = search_in(stage, show)
+    own = stage.parameters.retrieval
+    for benchmark, items in asked.items():
+        rows = []
+        for number, item in enumerate(items, start=1):
+            draw = random.Random(f"{stage.parameters.seed} {item.id}")
+            chance = draw.sample(range(len(found.index)), min(own.k, len(found.index)))
+            gold = [Hit(-1, 0.0, item.id, item.reference)] if item.reference else []
+            shown = {RETRIEVAL: found(item.question), RANDOM: [found.index.hit(n) for n in chance], GOLD: gold}
+            rows.append({"id": item.id} | {kind: [_row(hit) for hit in hits] for kind, hits in shown.items()})
+            show(f"retrieval: {benchmark}, {number} of {len(items)} questions")
+        files.write_jsonl(stage.dir / "evidence" / f"{benchmark}.jsonl", rows)
+    return found.index.facts
+
+
+def _row(hit: Hit) -> dict[str, Any]:
+    return {"origin": hit.origin, "score": round(hit.score, 4), "text": hit.text}
+
+
+class Search:
+    """The passages of an index for a question, by BM25, or by BM25 and an encoder together."""
+
+    def __init__(self, found: Index, k: int, encode: dense.Encode | None = None, vectors: Any = None) -> None:
+        self.index, self._k, self._encode, self._vectors = found, k, encode, vectors
+
+    def __call__(self, question: str) -> list[Hit]:
+        if self._encode is None:
+            return self.index.search(question, self._k)
+        many = 10 * self._k
+        words = [hit.number for hit in self.index.search(question, many)]
+        near = [number for number, _ in dense.nearest_vectors(self._vectors, self._encode([question])[0], many)]
+        return [self.index.hit(number, score) for number, score in dense.fused([words, near], self._k)]
+
+
+def search_in(stage: Stage, show: Show) -> Search:
+    """The search over the corpus that `retrieval` names, its index made in the cache unless it is there."""
+    own = stage.parameters.retrieval
+    built, raw = stage.facts(BUILD), Path(stage.facts(BUILD)["raw_dir"])
+    corpus = stage.parent(BUILD) if own.corpus == "chimed" else local(own.corpus)
+    share = built["parameters"]["contamination_share"]
+    folder = runs.cache_dir() / "retrieval" / _digest(corpus, raw, share)
+    if not (folder / "index.json").exists():
+        show("retrieval: reading the benchmarks")
+        decontaminate.Index(_items(raw)).save(folder / "benchmarks")
+    found = index.build(corpus, folder, folder / "benchmarks", share, show=show)
+    if own.dense is None:
+        return Search(found, own.k)
+    encode = dense.encoder(own.dense)
+    vectors = folder / f"{files.sha256_text(own.dense)[:12]}.npy"
+    return Search(found, own.k, encode, dense.vectors(found, encode, vectors))
+
+
+def _items(raw: Path) -> Iterator[Any]:
+    reads = (unit.read for source in sources.REGISTRY for unit in sources.units(source, raw, ("eval",), notes={}))
+    return (item for read in reads if isinstance(read, Record) and (item := item_of(read)))
+
+
+def _digest(corpus: Path, raw: Path, share: float) -> str:
+    """Of what an index is made of: the corpus's files, those of the benchmarks, and how both are cut and compared."""
+    mine = [corpus / "cpt.jsonl"] if (corpus / "cpt.jsonl").exists() else corpus.rglob("*")
+    paths = sorted(path for path in {*mine, *raw.rglob("*")} if path.is_file())
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return files.sha256_text(json.dumps([VERSION, passages.PASSAGE_CHARS, share, state]))[:16]
+
+
+@cache
+def _evidence(path: Path) -> dict[str, dict[str, list[dict]]]:
+    return {row["id"]: row for row in files.read_jsonl(path)}
+
+
+def shown(folder: Path, kind: str) -> Callable[[Item], list[dict[str, Any]]]:
+    """What a row of `kind` shows an item, best first: {origin, score, text} each; [] for a benchmark without."""
+
+    def passages_of(item: Item) -> list[dict[str, Any]]:
+        path = folder / "evidence" / f"{item.benchmark}.jsonl"
+        return _evidence(path)[item.id][kind] if path.exists() else []
+
+    return passages_of
+
+
+def with_passages(load: Callable[[], Any], folder: Path, kind: str) -> Any:
+    """A model's backend that shows passages of `kind` before each question."""
+    backend = load()
+    backend.asking = replace(backend.asking, passages=shown(folder, kind))
+    return backend
