@@ -20,7 +20,7 @@ from qilin_lib.evaluate import run, store
 from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
-from qilin_lib.train import children
+from qilin_lib.train import children, launch
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -33,6 +33,9 @@ SMALL = {
     "max_new_tokens_huatuo": 12,
     "bootstrap_resamples": 100,
 }
+
+
+METRICS = {"ceval": "average", "cmexam": "accuracy", "huatuo": "gleu"}
 
 
 @pytest.fixture
@@ -95,6 +98,23 @@ def test_workers_that_never_talk_are_plain_processes(
     assert [arguments[1:3] for arguments, _ in started] == [["-m", "qilin_lib.evaluate.worker"]] * 2
     seen = [[env.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] for _, env in started]
     assert seen == [["0", "0", "2"], ["1", "1", "2"]]
+
+
+def test_workers_answer_the_items_that_were_written_and_read_no_benchmark(
+    make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = launch.run
+
+    def without_raw_files(*given: Any, **how: Any) -> None:
+        raw_dir.rename(raw_dir.with_name("gone"))
+        real(*given, **how)
+
+    monkeypatch.setattr(launch, "run", without_raw_files)
+    stage = make_stage("written", processes=1, further_benchmarks=[], max_items_ceval_per_subject=1)
+    scores = run.evaluate(stage, shown.append)
+    assert {name: scores[name]["base"][metric]["n"] for name, metric in METRICS.items()} == {
+        "ceval": 3, "cmexam": 3, "huatuo": 4
+    }  # fmt: skip
 
 
 def test_a_single_process_takes_no_rank_from_outside(
