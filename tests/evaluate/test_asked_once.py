@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from qilin_lib.evaluate import answering
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import read_jsonl
 
 
@@ -83,6 +83,7 @@ def test_what_was_trained_on_is_read_once_for_all_dialogues(
     params.benchmarks, params.further_benchmarks = [], ["cmtmedqa", "meddialog", "mc"]
     for name in ("cpt", "sft", "dpo", "dropped"):
         (tmp_path / f"{name}.jsonl").write_text("", encoding="utf-8")
+    opened.clear()
     tasks = prepare(sample(), params, tmp_path)
     assert [task.name for task in tasks] == ["cmtmedqa", "meddialog", "mc"] and all(task.items for task in tasks)
     assert {name: opened[f"{name}.jsonl"] for name in ("cpt", "sft", "dpo", "dropped")} == dict.fromkeys(

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from qilin_lib.evaluate.answering import answer_all
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import read_jsonl
 
 ONE, SEVERAL = "单项选择题", "多项选择题"
@@ -76,7 +76,8 @@ def test_single_and_multiple_answers_are_written_and_counted_apart(
         "value": 0, "n": 2, "low": 0, "high": 0
     }  # fmt: skip
     records = list(read_jsonl(predictions(tmp_path, "fixed", "cmb", "base")))
-    assert [record["prediction"] for record in records] == ["ABD"] * 3 and records[1]["correct"]
+    # Several letters answer no question that has one answer.
+    assert [record["prediction"] for record in records] == [None, "ABD", None] and records[1]["correct"]
     assert records[0]["groups"] == {"exam_type": "医师考试", "exam_class": "执业医师", "question_type": ONE}
     first = model.texts[0].split("\n")
     assert first[0] == "以下是中国医师考试中执业医师考试的一道单项选择题，不需要做任何分析和解释，直接输出答案选项。"

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from qilin_lib import params
-from qilin_lib.evaluate import run, store
-from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.evaluate import asking, plan, run, store
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
 from qilin_lib.train import children, launch
@@ -149,8 +149,9 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
     """Start the worker as the notebook does and kill it with SIGKILL once it has written `enough` records."""
     job = stage.dir / "job.json"
     job.parent.mkdir(parents=True, exist_ok=True)
-    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir)}
-    job.write_text(json.dumps(said | {"raw_dir": str(raw_dir), "workers": 1}), encoding="utf-8")
+    plan.write(prepare(raw_dir, stage.parameters), stage.dir / asking.ITEMS)
+    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir), "workers": 1}
+    job.write_text(json.dumps(said), encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
     while _written(stage) < enough:
         assert process.poll() is None, "the worker ended before it was killed"
