@@ -234,7 +234,7 @@ class Dpo(Training):
 
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
-FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc"]
+FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb"]
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
 
 

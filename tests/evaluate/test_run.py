@@ -13,10 +13,10 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import read_jsonl
 
 pytestmark = pytest.mark.slow

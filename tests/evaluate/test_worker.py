@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from qilin_lib import params
-from qilin_lib.evaluate import run, store
-from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.evaluate import asking, plan, run, store
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
-from qilin_lib.train import children
+from qilin_lib.train import children, launch
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -33,6 +33,9 @@ SMALL = {
     "max_new_tokens_huatuo": 12,
     "bootstrap_resamples": 100,
 }
+
+
+METRICS = {"ceval": "average", "cmexam": "accuracy", "huatuo": "gleu"}
 
 
 @pytest.fixture
@@ -97,6 +100,23 @@ def test_workers_that_never_talk_are_plain_processes(
     assert seen == [["0", "0", "2"], ["1", "1", "2"]]
 
 
+def test_workers_answer_the_items_that_were_written_and_read_no_benchmark(
+    make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = launch.run
+
+    def without_raw_files(*given: Any, **how: Any) -> None:
+        raw_dir.rename(raw_dir.with_name("gone"))
+        real(*given, **how)
+
+    monkeypatch.setattr(launch, "run", without_raw_files)
+    stage = make_stage("written", processes=1, further_benchmarks=[], max_items_ceval_per_subject=1)
+    scores = run.evaluate(stage, shown.append)
+    assert {name: scores[name]["base"][metric]["n"] for name, metric in METRICS.items()} == {
+        "ceval": 3, "cmexam": 3, "huatuo": 4
+    }  # fmt: skip
+
+
 def test_a_single_process_takes_no_rank_from_outside(
     make_stage: Callable[..., Stage], shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,8 +149,9 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
     """Start the worker as the notebook does and kill it with SIGKILL once it has written `enough` records."""
     job = stage.dir / "job.json"
     job.parent.mkdir(parents=True, exist_ok=True)
-    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir)}
-    job.write_text(json.dumps(said | {"raw_dir": str(raw_dir), "workers": 1}), encoding="utf-8")
+    plan.write(prepare(raw_dir, stage.parameters), stage.dir / asking.ITEMS)
+    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir), "workers": 1}
+    job.write_text(json.dumps(said), encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
     while _written(stage) < enough:
         assert process.poll() is None, "the worker ended before it was killed"
