@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.records import Rejection
 from qilin_lib.chimed.sources import BY_NAME, listed, unread
 from qilin_lib.evaluate.benchmark_files import Unreadable
@@ -123,10 +124,12 @@ def dialogue_items(name: str, folder: Path, trained: Lineage) -> Reading:
             invalid.append(place("the dialogue does not end with the doctor"))
         elif own in seen:
             invalid.append(place(f"id {own} came before"))
+        elif not (reference := clean(turns[-1])):
+            invalid.append(place("nothing is left of the doctor's answer once it is cleaned"))
         elif split == TRAIN:
             invalid.append(place(f"{own} or a near-duplicate is trained on", reason="in the training split"))
         else:
             history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
-            items.append(Item(name, own, split, None, turns[-2], None, None, turns[-1], history=history))
+            items.append(Item(name, own, split, None, turns[-2], None, None, reference, history=history))
         seen.add(own)
     return items, invalid
