@@ -45,15 +45,10 @@ def facts(
     columns = list(zip(*orders, strict=True))
     even = {column.count(content) for column in columns for content in range(1, len(scale.options) + 1)}
     letters = label_sets[AUTHORS_LABELS]
+    said = ("title", "citation", "licence", "language", "options", "high_total", "low_total")
     return {
-        "title": scale.title,
-        "citation": scale.citation,
-        "licence": scale.licence,
-        "language": scale.language,
+        **{name: getattr(scale, name) for name in said},
         "sha256": scale.sha256,
-        "options": list(scale.options),
-        "high_total": scale.high_total,
-        "low_total": scale.low_total,
         "range": list(scale.range),
         "midpoint": scale.midpoint,
         "always_same": {letters[n]: scale.always(n + 1) for n in range(len(scale.options))},
