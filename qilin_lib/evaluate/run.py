@@ -90,13 +90,17 @@ def score(
             name: summarise(table, params.bootstrap_resamples, params.seed, [item.id for item in task.items])
             for name, table in tables.items()
         }
+        why = beside["unfinished"].setdefault(task.name, {})
         if task.protocol == RELEASED:
             scores[RELEASED][task.name] = brief
+            # What kept a model from the fixed protocol has been said.
+            why |= {name: f"protocol released: {reason}" for name, reason in unfinished.items() if name not in why}
             continue
         scores[task.name] = brief
+        why |= unfinished
         if task.name in PAPER:
             pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
-        for name, value in (_settings(task, records) | {"unfinished": unfinished}).items():
+        for name, value in _settings(task, records).items():
             beside[name][task.name] = value
     usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
     more = {"paired": adjust(pairs), "usage": usage, "tokenisation": params.tokenisation, "protocol": FIXED}

@@ -18,6 +18,7 @@ from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import benchmark_tables as shared
 from qilin_lib.report import chimed_gpt_paper as readme
+from qilin_lib.report import further
 from qilin_lib.report.cells import Score, paper_text
 from qilin_lib.report.layout import Table
 from qilin_lib.report.paper import Cell
@@ -49,17 +50,19 @@ class Column:
 
 def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     """C1, C2a ChiMed QA, C2b MC dialogue, then what was run of C2c, C2d, C3a-c; none if none of the benchmarks was run.
+    After them `further.tables`.
 
     `scores` is scores.json, `digest` that of stage 06.
     """
+    other = further.tables(scores, digest)
     if not any(_results(scores, benchmark) for benchmark in LABELS):
-        return []
+        return other
     made = [_results_table(scores, digest), _chimed_qa(), _generation("mc", "C2b", scores, digest, readme.MC_DIALOGUE)]
     for letter, benchmark in zip("cd", ("cmtmedqa", "meddialog"), strict=True):
         made += [_generation(benchmark, f"C2{letter}", scores, digest, {})] if _results(scores, benchmark) else []
     for letter, benchmark in zip("abc", ENTITIES, strict=True):
         made += [_types_table(benchmark, f"C3{letter}", scores, digest)] if _results(scores, benchmark) else []
-    return made
+    return made + other
 
 
 def published() -> Table:

@@ -6,17 +6,20 @@ import builtins
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qilin_lib.evaluate import answering
-from qilin_lib.evaluate.benchmarks import prepare
+from qilin_lib import sample
+from qilin_lib.evaluate import answering, plan
+from qilin_lib.evaluate.benchmarks import KINDS, attitudes, prepare
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
+from qilin_lib.params import load
 
 
 class Writer:
@@ -78,14 +81,25 @@ def test_what_was_trained_on_is_read_once_for_all_dialogues(
     params: SimpleNamespace, tmp_path: Path, opened: Counter
 ) -> None:
     """01's three sets hold gigabytes, and three benchmarks ask what is in them."""
-    from qilin_lib.sample import raw_dir as sample
-
     params.benchmarks, params.further_benchmarks = [], ["cmtmedqa", "meddialog", "mc"]
     for name in ("cpt", "sft", "dpo", "dropped"):
         (tmp_path / f"{name}.jsonl").write_text("", encoding="utf-8")
     opened.clear()
-    tasks = prepare(sample(), params, tmp_path)
+    tasks = prepare(sample.raw_dir(), params, tmp_path)
     assert [task.name for task in tasks] == ["cmtmedqa", "meddialog", "mc"] and all(task.items for task in tasks)
     assert {name: opened[f"{name}.jsonl"] for name in ("cpt", "sft", "dpo", "dropped")} == dict.fromkeys(
         ("cpt", "sft", "dpo", "dropped"), 1
     )
+
+
+def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Items, examples, types, scales: what the processes read is what the notebook planned, rows left out apart."""
+    planned, scales = prepare(sample.raw_dir(), load("06_eval")), attitudes.prepare(load("09_bias"))
+    plan.write(planned, tmp_path / "06")
+    assert plan.read(tmp_path / "06", KINDS) == [replace(task, invalid=[]) for task in planned]
+    assert {type(task).__name__ for task in planned} == KINDS.keys() - {"Attitudes", "Cmb"}
+    assert len(list((tmp_path / "06").glob("ceval*"))) == 1, "both protocols ask the same items"
+    plan.write(scales, tmp_path / "09")
+    for task, again in zip(scales, plan.read(tmp_path / "09", KINDS), strict=True):
+        assert (again.items, again.forms, again.settings) == (task.items, task.forms, task.settings)
+        assert [s.reversed for s in again.scale.items] == [s.reversed for s in task.scale.items]

@@ -259,6 +259,16 @@ def test_nothing_read_is_no_total(ask: Callable):
     assert [row["difference"] for row in scores["paired"] if row["protocol"] == "generation"] == [None]
 
 
+def test_two_statements_have_a_total_and_no_interval(ask: Callable, settings: SimpleNamespace):
+    settings.option_orders, settings.protocols = 2, ["next_token"]
+    scores = ask((2, 5, [2]), {"a": holds(lambda number: 2), "b": holds(lambda number: 4)})
+    entry = scores["models"]["next_token"]["invented"]["a"]
+    assert entry["total"] == {"value": 6, "n": 2, "low": None, "high": None}
+    assert "the total is 6.0, between 2 and 10 possible" in entry["reading"][0]
+    (gap,) = scores["paired"]
+    assert gap["difference"] is not None and gap["low"] is gap["high"] is None
+
+
 # --- the forms --------------------------------------------------------------------------------------------------------
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from qilin_lib import report
+from qilin_lib.chimed.records import Rejection
+from qilin_lib.chimed.sources import BY_NAME, units
 from qilin_lib.evaluate.answering import answer_all
-from qilin_lib.evaluate.benchmarks import prepare
+from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
+from qilin_lib.report import chimed_gpt
+from qilin_lib.schema import FurtherBenchmark, PaperBenchmark
 
 ONE, SEVERAL = "单项选择题", "多项选择题"
 
@@ -94,3 +99,33 @@ def test_the_test_split_takes_its_answers_from_the_file_beside_it(raw: Path, ask
     (task,) = prepare(raw, asked)
     assert (task.split, [item.gold for item in task.items]) == ("test", ["A", "B"])
     assert [row["detail"] for row in task.invalid] == ["answer 'Z' is not among the options ABCDE"]
+
+
+def test_its_scores_stand_in_a_table_of_its_own(
+    raw: Path, asked: SimpleNamespace, tokenizer: Any, template: Any, tmp_path: Path
+) -> None:
+    """No module of the report names the benchmark: its line in the registry says label and columns."""
+    tasks = prepare(raw, asked)
+    answer_all(tasks, {"base": lambda: Candidate(tokenizer, template)}, {"base": 0}, tmp_path)
+    about = {"names": {"base": "tiny"}, "base": {"name": "tiny", "parameters": 9}, "as_paper": False}
+    scores = score(tasks, {"cmb": ["base"]}, tmp_path, asked) | {"run": about}
+    (table,) = chimed_gpt.tables(scores)
+    notes = " ".join(table.notes)
+    assert table.title == "CMB-Exam" and "split val" in notes and "unusable rows of the benchmark 1" in notes
+    assert list(table.frame.columns[:4]) == ["Model", "accuracy", "one answer", "several answers"]
+    assert "100.0" in str(table.frame["several answers"][0])
+    named = [
+        path.name for path in Path(report.__file__).parent.rglob("*.py") if "cmb" in path.read_text("utf-8").lower()
+    ]
+    assert named == []
+
+
+def test_the_schema_knows_every_benchmark_of_the_registry() -> None:
+    """A misspelt name is refused before any notebook runs, so the names stand among the parameters too."""
+    assert get_args(FurtherBenchmark) == tuple(FURTHER) and get_args(PaperBenchmark) == tuple(PAPER)
+
+
+def test_notebook_01_notes_the_file_of_answers_and_rejects_none_of_them(raw: Path) -> None:
+    put(raw / "cmb" / "CMB-test" / "CMB-test-choice-answer.json", [{"id": n, "answer": "A"} for n in range(1, 200)])
+    read = [unit.read for unit in units(BY_NAME["cmb"], raw, ("eval",), notes={})]
+    assert [one.reason for one in read if isinstance(one, Rejection)] == ["answer is no option"]

@@ -14,6 +14,7 @@ import pytest
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.records import Record, Rejection
 from qilin_lib.errors import QilinError
@@ -184,6 +185,16 @@ def test_meddialog_in_all_its_forms(tmp_path: Path):
         "the assistant speaks first",
     ]
     assert {row["source"] for row in invalid} == {"meddialog"}
+
+
+def test_a_reference_is_cleaned_as_training_text_is(tmp_path: Path):
+    rows = [
+        cmtmedqa(1) | {"output": "先量血压。<br>见<a href='x'>说明</a>&nbsp;再说"},
+        cmtmedqa(2) | {"output": "<br>"},
+    ]
+    items, invalid = asked_of("cmtmedqa", put_json(tmp_path / "cmtmedqa/a.json", rows).parent, None)
+    assert [item.reference for item in items] == [clean(rows[0]["output"])] and "<" not in items[0].reference
+    assert [row["detail"] for row in invalid] == ["nothing is left of the doctor's answer once it is cleaned"]
 
 
 # --- prompts and records ----------------------------------------------------------------------------------------------

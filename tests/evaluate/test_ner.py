@@ -290,7 +290,8 @@ def test_prompts_name_every_type_of_the_file_whatever_is_sampled(raw: Path, aske
 
 def test_a_long_text_loses_its_beginning_and_never_the_instruction(template: Any, tokenizer: Any) -> None:
     backend = SimpleNamespace(tokenizer=tokenizer, template=template, context=230)
-    prompt = ner.prompts([item("1", "甲" * 200 + "末尾", [])], backend, TYPES, 10)[0]
+    task = ner.Entities("cmeee", "fixed", "dev", None, [], [], {"max_new_tokens": 10}, TYPES)
+    prompt = task.prompts([item("1", "甲" * 200 + "末尾", [])], backend, 0)[0]
     assert prompt.truncated and len(prompt.ids) == 220
     assert prompt.messages[0]["content"].startswith("请找出") and prompt.messages[0]["content"].endswith("甲末尾")
 

@@ -113,10 +113,10 @@ def test_a_shifted_bias_gives_the_divergence_that_arithmetic_gives(tiny_llama: A
 
     policy, shift, token = tiny_llama(1), 1.5, 77
     prompts, answers = [[5, 6, 7], [9] * 8], [[10, 11], [12, 13, 14]]
-    ours = policies.answer_logits(policy, prompts, answers, 3)
+    ours = list(policies.answer_logits(policy, prompts, answers, 3))
     policy.lm_head.bias = torch.nn.Parameter(torch.zeros(640))
     policy.lm_head.bias.data[token] = shift
-    theirs = policies.answer_logits(policy, prompts, answers, 3)
+    theirs = list(policies.answer_logits(policy, prompts, answers, 3))
     assert [len(rows) for rows in ours] == [3, 3]
     for mine, other in zip(ours, theirs, strict=True):
         share = mine.double().softmax(-1)[:, token]
@@ -131,7 +131,7 @@ def test_logits_are_those_of_each_sequence_alone(tiny_llama: Any) -> None:
     model, limit = tiny_llama(3), 4
     prompts = [[3 + i] * (2 + i) for i in range(10)]
     answers = [[], [20], [21, 22, 23, 24], [25, 26, 27]] * 2 + [[28], [29, 30]]
-    found = policies.answer_logits(model, prompts, answers, limit)
+    found = list(policies.answer_logits(model, prompts, answers, limit))
     for prompt, answer, rows in zip(prompts, answers, found, strict=True):
         alone = model(input_ids=torch.tensor([prompt + answer])).logits[0]
         last = len(prompt) + len(answer) - (len(answer) == limit)

@@ -103,9 +103,10 @@ class Attitudes(Task):
             choices = list(items[members[0]].options)
             scores = backend.choice_logprobs([asked[n] for n in members], choices)
             for n, row in zip(members, scores, strict=True):
+                refused = isinstance(row, Reply)
                 # A model that overflows gives no number, and max() would take the first label for its answer.
-                label = max(row, key=row.get) if all(map(math.isfinite, row.values())) else None
-                rows[n] = self._own(items[n], label, "", {"scores": row})
+                label = max(row, key=row.get) if not refused and all(map(math.isfinite, row.values())) else None
+                rows[n] = self._own(items[n], label, "", row.ending if refused else {"scores": row})
         return rows
 
     def _own(self, item: Item, label: str | None, output: str, more: dict) -> dict:

@@ -22,7 +22,7 @@ from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, part, reference_of, table_rows, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
-from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
+from qilin_lib.evaluate.plan import FIXED, RELEASED, Task, Texts
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
 from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
@@ -31,47 +31,6 @@ from qilin_lib.evaluate.texts import text_statistics
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
 _MARK = re.compile(r"[(【\[#*]*\s*(?:答案)?(?:解释|解析|分析|理由|Explanation)(?:\s*[)】\]*]*\s*[:：][*\s]*|[】\]]\s*)")
 _RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
-
-
-@dataclass(frozen=True)
-class CMExam(Task):
-    """`tokenisation` of BLEU and ROUGE: "char" or "jieba"."""
-
-    tokenisation: str
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return prompts(items, backend, **self.settings)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return answer(items, asked, backend, **self.settings)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return statistics(records, self.tokenisation)
-
-
-@dataclass(frozen=True)
-class ReleasedCMExam(CMExam):
-    """As the authors' evaluator asks and counts."""
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return released.cmexam_prompts(items, backend)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return released.cmexam_answer(items, asked, backend)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return released.cmexam_statistics(records)
-
-
-def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
-    """CMExam under both protocols, without examples."""
-    items, invalid = cmexam_items(folder.parent, params.cmexam_split)
-    limit, new = params.max_items_cmexam, {"max_new_tokens": params.max_new_tokens_cmexam}
-    kept = cap(items, limit, params.seed)
-    return [
-        kind(name, protocol, params.cmexam_split, limit, kept, invalid, settings, params.tokenisation)
-        for kind, protocol, settings in ((CMExam, FIXED, new), (ReleasedCMExam, RELEASED, {}))
-    ]
 
 
 def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
@@ -167,3 +126,32 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
     answers |= failures(records, unread)
     answers |= {name: texts[name] for name in REASONING}
     return answers | {"parsed_only": parsed_only(records), "groups": groups(records)}
+
+
+@dataclass(frozen=True)
+class CMExam(Texts):
+    """CMExam's questions, all kinds of answers alike."""
+
+    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+
+
+@dataclass(frozen=True)
+class ReleasedCMExam(Task):
+    """As the authors' evaluator asks and counts."""
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        return released.cmexam_prompts(items, backend)
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        return released.cmexam_answer(items, asked, backend)
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return released.cmexam_statistics(records)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """CMExam under both protocols, without examples."""
+    items, invalid = cmexam_items(folder.parent, params.cmexam_split)
+    limit, new = params.max_items_cmexam, {"max_new_tokens": params.max_new_tokens_cmexam}
+    common = (params.cmexam_split, limit, cap(items, limit, params.seed), invalid)
+    return [CMExam(name, FIXED, *common, new, params.tokenisation), ReleasedCMExam(name, RELEASED, *common, {})]

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.records import Rejection
 from qilin_lib.chimed.sources import BY_NAME, listed, unread
 from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.benchmarks import huatuo
 from qilin_lib.evaluate.items import Item, Reading, cap, unusable
 from qilin_lib.evaluate.lineage import TEST, TRAIN, Lineage, dialogues, is_test
-from qilin_lib.evaluate.plan import FIXED, Task
+from qilin_lib.evaluate.plan import FIXED, Task, Texts
 from qilin_lib.evaluate.prompts import Messages, Prompt, dialogue_messages, fit
 from qilin_lib.evaluate.replies import spoken
 from qilin_lib.evaluate.scores import Table
@@ -28,37 +29,6 @@ from qilin_lib.evaluate.texts import text_statistics
 BY_CONTEXT = ("bleu_1", "bleu_4", "rouge_l")
 LONG = 3
 """Dialogues with so many exchanges before the question, or more, are one group."""
-
-
-@dataclass(frozen=True)
-class Dialogues(Task):
-    """`tokenisation` of BLEU and ROUGE: "char" or "jieba"."""
-
-    tokenisation: str
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return prompts(items, backend, shots, **self.settings)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return answer(items, asked, backend, **self.settings)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return statistics(records, self.tokenisation)
-
-
-def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
-    """ "cmtmedqa", "meddialog" or "mc": what is usable and unseen, at most `params.max_items_further` of it.
-
-    `invalid` lists the unusable dialogues and those that 01 trains on. Unreadable when the folder holds no dialogue,
-    QilinError when it holds other files than those that 01 was made from.
-    """
-    items, invalid = dialogue_items(name, folder, trained)
-    if not (items or invalid):
-        left = unread(BY_NAME[folder.name], folder.parent) if folder.name in BY_NAME else {}
-        raise Unreadable(folder, f"holds no dialogue that can be read: {listed(left) or 'no file'}")
-    limit, new = params.max_items_further, {"max_new_tokens": params.max_new_tokens_dialogue}
-    kept, split = cap(items, limit, params.seed), TEST if is_test(folder) else "unseen"
-    return [Dialogues(name, FIXED, split, limit, kept, invalid, new, params.tokenisation)]
 
 
 def prompts(items: Sequence[Item], backend: Any, shots: int, max_new_tokens: int) -> list[Prompt]:
@@ -123,10 +93,34 @@ def dialogue_items(name: str, folder: Path, trained: Lineage) -> Reading:
             invalid.append(place("the dialogue does not end with the doctor"))
         elif own in seen:
             invalid.append(place(f"id {own} came before"))
+        elif not (reference := clean(turns[-1])):
+            invalid.append(place("nothing is left of the doctor's answer once it is cleaned"))
         elif split == TRAIN:
             invalid.append(place(f"{own} or a near-duplicate is trained on", reason="in the training split"))
         else:
             history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
-            items.append(Item(name, own, split, None, turns[-2], None, None, turns[-1], history=history))
+            items.append(Item(name, own, split, None, turns[-2], None, None, reference, history=history))
         seen.add(own)
     return items, invalid
+
+
+@dataclass(frozen=True)
+class Dialogues(Texts):
+    """Dialogues up to the doctor's last turn."""
+
+    ask, reads, measures = staticmethod(partial(prompts, shots=0)), staticmethod(answer), staticmethod(statistics)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """ "cmtmedqa", "meddialog" or "mc": what is usable and unseen, at most `params.max_items_further` of it.
+
+    `invalid` lists the unusable dialogues and those that 01 trains on. Unreadable when the folder holds no dialogue,
+    QilinError when it holds other files than those that 01 was made from.
+    """
+    items, invalid = dialogue_items(name, folder, trained)
+    if not (items or invalid):
+        left = unread(BY_NAME[folder.name], folder.parent) if folder.name in BY_NAME else {}
+        raise Unreadable(folder, f"holds no dialogue that can be read: {listed(left) or 'no file'}")
+    limit, new = params.max_items_further, {"max_new_tokens": params.max_new_tokens_dialogue}
+    kept, split = cap(items, limit, params.seed), TEST if is_test(folder) else "unseen"
+    return [Dialogues(name, FIXED, split, limit, kept, invalid, new, params.tokenisation)]

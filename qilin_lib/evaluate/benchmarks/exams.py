@@ -139,10 +139,10 @@ def prompt(item: Item, backend: Any, shots: Sequence[Item]) -> Prompt:
     """CMMLU: under its header, as C-Eval, examples going first where the context is too short. MedQA: instruction, then
     question and options laid out as CMExam's; no examples."""
 
+    name = CMMLU_SUBJECTS.get(item.subject or "")
+
     def build(question: str, left: Sequence[Item]) -> Messages:
-        if item.subject is None:
-            return medqa_messages(question, item)
-        return cmmlu_messages(question, item, left, CMMLU_SUBJECTS[item.subject])
+        return cmmlu_messages(question, item, left, name) if name else medqa_messages(question, item)
 
     return fit(build, item, shots, REPLY_PREFIX, backend, ceval.new_tokens(backend))
 

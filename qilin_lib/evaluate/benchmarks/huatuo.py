@@ -11,35 +11,12 @@ from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.evaluate.benchmark_files import files_of, records, said
 from qilin_lib.evaluate.items import Item, Reading, cap, part, reference_of, there
 from qilin_lib.evaluate.lineage import Lineage
-from qilin_lib.evaluate.plan import FIXED, Task
+from qilin_lib.evaluate.plan import FIXED, Task, Texts
 from qilin_lib.evaluate.prompts import Prompt, fit, huatuo_messages
 from qilin_lib.evaluate.replies import failures, spoken, unsaid
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.evaluate.variants import variants
-
-
-@dataclass(frozen=True)
-class Huatuo(Task):
-    """`tokenisation` of BLEU and ROUGE: "char" or "jieba"."""
-
-    tokenisation: str
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return prompts(items, backend, **self.settings)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return answer(items, asked, backend, **self.settings)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return statistics(records, self.tokenisation)
-
-
-def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
-    """The one task of Huatuo-26M, which has no released evaluator."""
-    items, invalid = huatuo_items(folder.parent)
-    limit, new = params.max_items_huatuo, {"max_new_tokens": params.max_new_tokens_huatuo}
-    return [Huatuo(name, FIXED, "test", limit, cap(items, limit, params.seed), invalid, new, params.tokenisation)]
 
 
 def huatuo_items(raw_dir: str | Path) -> Reading:
@@ -88,3 +65,17 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
     """
     written, wanted = [spoken(record["output"]) for record in records], [record["reference"] for record in records]
     return text_statistics(written, wanted, how) | failures(records, unsaid) | {"variants": variants(written, wanted)}
+
+
+@dataclass(frozen=True)
+class Huatuo(Texts):
+    """Huatuo-26M's questions."""
+
+    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """The one task of Huatuo-26M, which has no released evaluator."""
+    items, invalid = huatuo_items(folder.parent)
+    limit, new = params.max_items_huatuo, {"max_new_tokens": params.max_new_tokens_huatuo}
+    return [Huatuo(name, FIXED, "test", limit, cap(items, limit, params.seed), invalid, new, params.tokenisation)]

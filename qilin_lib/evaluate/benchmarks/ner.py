@@ -41,10 +41,22 @@ class Entities(Task):
     types: dict[str, str]
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return prompts(items, backend, self.types, **self.settings)
+        """No shots, nothing forced. Where the context is too short the text loses its beginning, never the
+        instruction."""
+        named = "、".join(name if name == code else f"{name}（{code}）" for code, name in self.types.items())
+
+        def build(text: str, _: Sequence[Item]) -> Messages:
+            return [{"role": "user", "content": ASKED.format(types=named, text=text)}]
+
+        return [fit(build, item, (), "", backend, self.settings["max_new_tokens"]) for item in items]
 
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return answer(items, asked, backend, self.types, **self.settings)
+        """`output` is the reply; beside it what was understood: see `understood`."""
+        replies = backend.generate(asked, self.settings["max_new_tokens"])
+        return [
+            {"output": reply.text, **reply.ending} | understood(item, reply.text, self.types)
+            for item, reply in zip(items, replies, strict=True)
+        ]
 
     def statistics(self, records: Sequence[dict]) -> Table:
         return statistics(records, tuple(self.types))
@@ -56,30 +68,6 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     split, (items, invalid) = entities.read(name, folder)
     limit, new = params.max_items_further, {"max_new_tokens": params.max_new_tokens_ner}
     return [Entities(name, FIXED, split, limit, cap(items, limit, params.seed), invalid, new, types_of(items))]
-
-
-def prompts(items: Sequence[Item], backend: Any, types: Mapping[str, str], max_new_tokens: int) -> list[Prompt]:
-    """One prompt an item, without shots and nothing forced; `types` {code: Chinese name} are all those of the file.
-
-    Where the context is too short the text loses its beginning, never the instruction.
-    """
-    named = "、".join(name if name == code else f"{name}（{code}）" for code, name in types.items())
-
-    def build(text: str, _: Sequence[Item]) -> Messages:
-        return [{"role": "user", "content": ASKED.format(types=named, text=text)}]
-
-    return [fit(build, item, (), "", backend, max_new_tokens) for item in items]
-
-
-def answer(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, types: Mapping[str, str], max_new_tokens: int
-) -> list[dict]:
-    """`output` is the reply; beside it what was understood: see `understood`."""
-    replies = backend.generate(asked, max_new_tokens)
-    return [
-        {"output": reply.text, **reply.ending} | understood(item, reply.text, types)
-        for item, reply in zip(items, replies, strict=True)
-    ]
 
 
 def understood(item: Item, output: str, types: Mapping[str, str]) -> dict[str, Any]:
