@@ -63,6 +63,12 @@ Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. 
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
 Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="of arithmetic; bfloat16 on a GPU")]
 Resamples = Annotated[int, Field(ge=100, description="bootstrap resamples behind each 95 % interval")]
+VllmPython = Annotated[
+    LocalPath | None, Field(default=None, description="python of an environment with vLLM, which answers")
+]
+VllmSettings = Annotated[
+    dict[str, Any], Field(default={}, description="further arguments of vllm.LLM: {tensor_parallel_size: 2}")
+]
 AskedTogether = Annotated[int, Outside(ge=1, description="prompts answered or scored together")]
 Rank = Annotated[int, Field(ge=1, description="rank of LoRA; paper: 8 in SFT and DPO")]
 Alpha = Annotated[int, Field(ge=1, description="LoRA's scale times its rank; paper: SFT 32, DPO 16")]
@@ -317,6 +323,8 @@ class Evaluate(Strict):
     further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
     dtype: Dtype
+    vllm_python: VllmPython
+    vllm: VllmSettings
     shots: int = Field(ge=0, le=5, description="C-Eval dev examples in the prompt; paper: 5")
     ceval_subjects: list[str] | None = Field(description="handles such as basic_medicine; null: all that are there")
     ceval_split: Literal["dev", "val", "test"] = Field(description="test has no labels; paper: test, online")
@@ -358,7 +366,7 @@ class Rlhf(Trained):
     method: Literal["rloo", "grpo", "none"] = Field(description="of reinforcement learning; Zhongjing used PPO")
     num_generations: int = Field(ge=2, description="answers per group in rloo and grpo")
     kl_coef: float = Field(ge=0, description="weight of the KL divergence from SFT (TRL's beta)")
-    vllm_python: LocalPath | None = Field(default=None, description="python of an environment with vLLM, which samples")
+    vllm_python: VllmPython
     batch_size: AskedTogether
     max_items: int | None = Field(ge=1, description="held-out questions in the comparison of policies; null: all")
     bootstrap_resamples: Resamples
@@ -382,6 +390,8 @@ class Bias(Strict):
     paraphrases: bool = Field(description="ask the scale's paraphrases too")
     max_new_tokens: NewTokens
     dtype: Dtype
+    vllm_python: VllmPython
+    vllm: VllmSettings
     batch_size: AskedTogether
     bootstrap_resamples: Resamples
 

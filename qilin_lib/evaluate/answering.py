@@ -73,6 +73,8 @@ def _answer_of_one(
     finally:
         if rank == 0 and hasattr(backend, "usage"):
             _add_usage(out_dir / "usage" / f"{name}.json", backend.usage())
+        if hasattr(backend, "close"):
+            backend.close()
 
 
 def answer(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
-from qilin_lib.evaluate.models import prepare
+from qilin_lib.evaluate.models import MERGED, prepare
 from qilin_lib.evaluate.replies import ERROR
 from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_jsonl, write_json
@@ -45,6 +46,7 @@ def ask(stage: Stage, raw_dir: str | Path, show: Show) -> dict[str, str]:
     program = launch.plain(WORKER, job)
     launch.run(program, stage.dir / "eval.log", show, parameters.gpus, _workers(parameters))
     job.unlink()
+    shutil.rmtree(stage.dir / MERGED, ignore_errors=True)
     failed |= store.failures(stage.dir)
     return {name: failed[name] for name in parameters.baselines if name in failed}
 
@@ -60,8 +62,9 @@ def failure_line(stage: Stage, failed: Mapping[str, str]) -> str:
 
 
 def _workers(parameters: Any) -> int:
-    """One process a GPU, or as many as `processes` says, or one a core."""
-    return parameters.gpus or parameters.processes or len(os.sched_getaffinity(0))
+    """One process a GPU (or a model that lies on several), or as many as `processes` says, or one a core."""
+    each = parameters.vllm.get("tensor_parallel_size", 1)
+    return max(1, parameters.gpus // each) if parameters.gpus else parameters.processes or len(os.sched_getaffinity(0))
 
 
 def scored_records(

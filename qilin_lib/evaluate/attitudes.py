@@ -260,9 +260,11 @@ def _answer(
         choices = list(items[members[0]].options)
         scores = backend.choice_logprobs([asked[n] for n in members], choices)
         for n, row in zip(members, scores, strict=True):
+            refused = isinstance(row, Reply)
             # A model that overflows gives no number, and max() would take the first label for its answer.
-            label = max(row, key=row.get) if all(map(math.isfinite, row.values())) else None
-            rows[n] = _own(items[n], forms[items[n].id], scale, label, "", {"scores": row})
+            label = max(row, key=row.get) if not refused and all(map(math.isfinite, row.values())) else None
+            more = row.ending if refused else {"scores": row}
+            rows[n] = _own(items[n], forms[items[n].id], scale, label, "", more)
     return rows
 
 

@@ -41,7 +41,7 @@ def answer(
         replies = backend.generate(asked, new_tokens(backend))
         return [_written(item, reply) for item, reply in zip(items, replies, strict=True)]
     scores = backend.choice_logprobs(asked, list(choices))
-    return [_answer(item, "", _likeliest(row)) | {"scores": row} for item, row in zip(items, scores, strict=True)]
+    return [_scored(item, row) for item, row in zip(items, scores, strict=True)]
 
 
 def new_tokens(backend: Any) -> int:
@@ -51,6 +51,11 @@ def new_tokens(backend: Any) -> int:
     if backend.tokenizer is None:
         return FREE_TOKENS
     return min(FREE_TOKENS, backend.context // 2) if asking(backend).thinks else FORCED_TOKENS
+
+
+def _scored(item: Item, row: dict[str, float] | Reply) -> dict:
+    # A prompt that a server refuses has no scores, but a reply that says why.
+    return _written(item, row) if isinstance(row, Reply) else _answer(item, "", _likeliest(row)) | {"scores": row}
 
 
 def _written(item: Item, reply: Reply) -> dict:

@@ -85,8 +85,8 @@ class EndpointBackend:
         finishes = [ERROR if "error" in one else ENDINGS.get(one["finish_reason"], STOP) for one in answers]
         # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
         forces = self._prefill or not self._chat
-        replies = replied(prompts, texts, finishes, forces, self.asking.stop)
-        return [one._replace(error=answer.get("error", "")) for one, answer in zip(replies, answers, strict=True)]
+        errors = [answer.get("error", "") for answer in answers]
+        return replied(prompts, texts, finishes, forces, self.asking.stop, errors)
 
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
         """Natural log-probability of each choice as the reply's next token, one dict a prompt.

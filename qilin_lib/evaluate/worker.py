@@ -37,7 +37,7 @@ def work(job: str | Path) -> None:
         torch.set_num_threads(1)
     failed, baselines = said.get("failed", ()), parameters.baselines
     names = [name for name in (*parameters.models, *baselines) if name not in failed]
-    device = f"cuda:{rank}" if parameters.gpus else "cpu"
+    device = f"cuda:{rank * parameters.vllm.get('tensor_parallel_size', 1)}" if parameters.gpus else "cpu"
     prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, stage.run_dir / tasks.BUILD)
     answer_all(
         [task for task in prepared if task.items],
