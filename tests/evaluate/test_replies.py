@@ -1,6 +1,7 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-replies.jsonl was written by someone who had not read the rules; the rules were tuned on its split "open" alone.
+replies.jsonl was written by people who had not read the rules, each split by others; both were opened, and tuned on, after a first
+reading: of "tune" 95.6 % were read right and 2.5 % as a wrong letter by rules that had not seen it.
 """
 
 from __future__ import annotations
