@@ -63,12 +63,7 @@ Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. 
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
 Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="of arithmetic; bfloat16 on a GPU")]
 Resamples = Annotated[int, Field(ge=100, description="bootstrap resamples behind each 95 % interval")]
-VllmPython = Annotated[
-    LocalPath | None, Field(default=None, description="python of an environment with vLLM, which answers")
-]
-VllmSettings = Annotated[
-    dict[str, Any], Field(default={}, description="further arguments of vllm.LLM: {tensor_parallel_size: 2}")
-]
+VllmPython = Annotated[LocalPath | None, Field(default=None, description="a python that has vLLM, which answers then")]
 AskedTogether = Annotated[int, Outside(ge=1, description="prompts answered or scored together")]
 Rank = Annotated[int, Field(ge=1, description="rank of LoRA; paper: 8 in SFT and DPO")]
 Alpha = Annotated[int, Field(ge=1, description="LoRA's scale times its rank; paper: SFT 32, DPO 16")]
@@ -309,22 +304,26 @@ class Baseline(Part):
     price_per_million_output: float | None = Field(default=None, ge=0, description="of a million tokens written")
 
 
-Baselines = Annotated[dict[BaselineName, Baseline], Field(description="further rows: {name: {model, template, …}}")]
-
-
-class Evaluate(Strict):
-    """06_eval (paper §4.1, §4.3)."""
+class Asking(Strict):
+    """What 06 and 09 share: further models that answer, where, and in which arithmetic."""
 
     gpus: Gpus
     processes: Processes
+    baselines: dict[BaselineName, Baseline] = Field(description="further rows: {name: {model, template, …}}")
+    dtype: Dtype
+    vllm_python: VllmPython
+    vllm: dict[str, Any] = Field(default={}, description="further arguments of vllm.LLM: {tensor_parallel_size: 2}")
+    batch_size: AskedTogether
+    bootstrap_resamples: Resamples
+
+
+class Evaluate(Asking):
+    """06_eval (paper §4.1, §4.3)."""
+
     models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
-    baselines: Baselines
     benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
     further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
-    dtype: Dtype
-    vllm_python: VllmPython
-    vllm: VllmSettings
     shots: int = Field(ge=0, le=5, description="C-Eval dev examples in the prompt; paper: 5")
     ceval_subjects: list[str] | None = Field(description="handles such as basic_medicine; null: all that are there")
     ceval_split: Literal["dev", "val", "test"] = Field(description="test has no labels; paper: test, online")
@@ -337,10 +336,8 @@ class Evaluate(Strict):
     max_new_tokens_huatuo: NewTokens
     max_new_tokens_ner: NewTokens
     max_new_tokens_dialogue: NewTokens
-    batch_size: AskedTogether
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
-    bootstrap_resamples: Resamples
 
 
 class CaseStudy(Strict):
@@ -376,24 +373,16 @@ Policy = Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]
 Label = Literal["letters", "digits", "lower_case", "heavenly_stems"]
 
 
-class Bias(Strict):
+class Bias(Asking):
     """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025) with the controls that the original lacks."""
 
-    gpus: Gpus
-    processes: Processes
     models: list[Policy] = Field(description="stages of this run that answer")
-    baselines: Baselines
     scales: list[LocalPath] = Field(min_length=1, description="scales of the kit, or paths of YAML files of that form")
     protocols: list[Literal["next_token", "generation"]] = Field(min_length=1, description="how an option is chosen")
     option_orders: int = Field(ge=1, description="orders of the options, the given one first")
     labels: list[Label] = Field(min_length=1, description="what the options are called")
     paraphrases: bool = Field(description="ask the scale's paraphrases too")
     max_new_tokens: NewTokens
-    dtype: Dtype
-    vllm_python: VllmPython
-    vllm: VllmSettings
-    batch_size: AskedTogether
-    bootstrap_resamples: Resamples
 
 
 SECTIONS: dict[str, tuple[str, type[Strict]]] = {

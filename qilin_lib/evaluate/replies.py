@@ -87,10 +87,11 @@ def spoken(text: str) -> str:
 def letters(reply: Reply, options: dict[str, str], multiple: bool) -> str | None:
     """The answer letters of a reply, or None (`extraction.extract_letters`); of <answer>…</answer> the last counts."""
     answer = _ANSWERED.split(_ANSWER.split(spoken(reply.text))[-1])[0]
-    if reply.finish == LENGTH and not reply.forced:
+    cut = reply.finish == LENGTH and not reply.forced
+    if cut:
         # What was being said when it was cut may have gone on to the opposite.
         answer = answer[: max(answer.rfind(mark) for mark in "。！？；\n") + 1] or answer
-    return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple)
+    return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple, cut)
 
 
 def failures(records: Sequence[dict], failed: Callable[[dict], bool]) -> dict[str, Statistic]:

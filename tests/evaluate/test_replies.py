@@ -1,6 +1,6 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-replies.jsonl was written by people who had not read the rules, each split by others; both were opened, and tuned on, after a first
+replies.jsonl was written by people who had not read the rules. Both splits were opened, and tuned on, after a first
 reading: of "tune" 95.6 % were read right and 2.5 % as a wrong letter by rules that had not seen it.
 """
 
