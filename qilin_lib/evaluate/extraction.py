@@ -49,14 +49,14 @@ _PUNCTUATION = re.compile(r"(?:\s|[|:\-=>()\[\]【】「」『』“”\"'*#_,<`
 _DECIDED = re.compile(
     r"(?<![不非])(?:(?<!错误)(?<!错误的)答案|(?:正确|最佳|标准)的?(?:选[项择]|option)|(?:更正|修正)[为:]|[改换][为成选]|我的?(?:回答|选择)"
     r"|[Mm]y (?:pick|choice)|所选项"
-    r"|(?<![不挑筛])(?:(?:故|应|宜|改|因此|所以|本题|我|正确|最终|最佳|会|该|当){1,4})选择?|结论|正确:(?=\s*[A-Z])|确定是"
+    r"|(?<![不挑筛])(?:(?:故|应|宜|改|因此|所以|本题|我|正确|最终|最佳|会|该|当){1,4})选择?|结论|(?:最终|最后)(?=:)|正确:(?=\s*[A-Z])|确定是"
     r"|应该?[是为](?=\W{0,3}[A-Z](?![A-Za-z]))|(?m:^)\W{0,6}解?答\s*(?=:)|参考解答|(?:故|应|所以|因此)答(?=\W{0,3}[A-Z])"
     r"|(?:[Cc]orrect )?[Aa]nswers?|[Cc]orrect (?:option|choice)s?"
     r"|\\boxed\{|\"[a-z_]*(?:answer|choice|select|correct)[a-z_]*\"\s*(?=:)|\"(?:option|result|结果|选项)\"\s*(?=:))"
 )
 _CONCLUDED = re.compile(
     r"(?<![不别勿筛挑首备候])选择?(?![项题])|(?<!不)考虑为?(?=\W{0,3}[A-Z](?![A-Za-z]))|选项(?:(?:字母)?[是为]|(?=\s*[A-Z]\s*(?:[。.\n]|$)))"
-    r"|因此|所以|故(?!事)|综上|综合|总之|对应|只?剩下?"
+    r"|因此|所以|故(?!事)|综上|综合|总之|对应|只?剩下?|留下"
     r"|保留|只有|唯有|非(?=[A-Z]莫属)|而是|锁定|认为是|倾向于?|正解|当然是"
     r"|go (?:with|for)|(?:must|should) be(?! [sc]\w+(?:ed|en)\b)|即(?![使将刻便])"
     r"|(?<![不也还能])[是为](?=\s*[A-Z]\s*(?:选?项)?(?:[。!\n]|$))"
@@ -74,13 +74,14 @@ _OTHERS = re.compile(
     r"|(?:若|如果|假如|要是)(?!.{0,3}(?:一定|必须|非要?|只能|让我|按|考虑到))[^。!?;\n]{0,24}$|[不别勿非][能应宜可会该当要须]{1,2}$|[A-Z]\s*或者?$"
 )
 _CORRECTED = re.compile(
-    r"(?:(?<=[。!?;,\n.—:])|(?<=\.\s)) *(?:等等|等一下|且慢|哦?不(?=,)|哦不|不对(?=[,。!不])|更正|纠正"
+    r"(?:(?<=[。!?;,\n.—:])|(?<=\.\s)) *(?:等等|等一下|且慢|(?<!\?)(?:哦?不(?=,)|不对(?=[,。!不]))|哦不|更正|纠正"
     r"|[我刚才前面上之]{0,5}(?:看|搞|记|弄|写|想|说|算)[错混]了?"
     r"|重新(?:看|想|审|分析)|[Ww]ait|Actually|Hmm)"
 )
-_SENTENCE = re.compile(r"(?:[^。!?;\n.]|\.(?!\s+[A-Z][a-z]))*[。!?;\n.]?")
+_SENTENCE = re.compile(r"(?:[^。!?;\n.]|\.(?!\s+[A-Z][a-z ]))*[。!?;\n.]?")
 _NAMED = re.compile(
-    r"\s*(?:[两三四五]?个?选?项)?[)\]】]?[错对]?(?:[^。!?;\n,A-Z]{1,20}(?=,))?,?\s*(?:故|所以|因此)?[即就]?[为是](?:本题)?的?(?:(?:正确|参考"
+    r"[)\]*]* (?:is|are) the (?:correct |best |right )?answers?"
+    r"|\s*(?:[两三四五]?个?选?项)?[)\]】]?[错对]?(?:[^。!?;\n,A-Z]{1,20}(?=,))?,?\s*(?:故|所以|因此)?[即就]?[为是](?:本题)?的?(?:(?:正确|参考"
     r"|标准|最佳)?答案|(?:正确|最佳)的?选[项择])"
 )
 _SOUGHT = re.compile(
@@ -93,11 +94,11 @@ _FILLER = re.compile(
 )
 _RIGHT = re.compile(
     r"[\s:(.、\"|*]*(?:(?:[两三四五]|这一?)?个?选?项)?[)\]】]?(?:的?(?:说法|描述|表述))?(?:全部|[均都全])?(?:也|肯定|一定|确实|同样)?[是为]?"
-    r"(?:正确|对(?=[^\w]|[的为A-Z]|$)|符合|才(?:是|正确|对|符合)|属于(?:本题|正确)|最(?:为|合适|恰当|符合)|无疑"
+    r"(?:正确|对(?=[^\w]|[的为A-Z]|$)|符合|才(?:是|正确|对|符合)|属于(?:本题|正确)|最(?:为|合适|恰当|符合)|无疑|更(?:合理|合适|恰当|符合|佳)"
     r"|的?可能性[更最][大高]"
     r"|[均皆]可(?=以|\W|$)"
     r"|(?:[应要]|[均都全应]{1,2})入?选|true|[√✓✔✅]|(?<=是)(?=[,。;\n]|$))"
-    r"|\s+(?:is|are)\s+(?:the\s+)?(?:correct|right|best|most)|\s+should be (?:selected|chosen)|\s+best\b"
+    r"|[)\]*]*\s+(?:is|are)\s+(?:the\s+)?(?:correct|right|best|most)|\s+should be (?:selected|chosen)|\s+best\b"
 )
 _HELD = re.compile(r"[√✓✔✅]|正确|是|属于|符合|考虑|支持|可|需要|对")
 _FAILED = re.compile(
@@ -109,29 +110,36 @@ _REFUSAL = re.compile(
     r"(?:无法|不能|难以)(?:确定|判断|回答|提供|给出|得出|作答|作出选择|选择)|没有正确(?:答案|选项)|不知道|不清楚|抱歉|对不起|没有足够|信息不足|需要更多|[请议]咨询"
     r"|[Ss]orry|(?:cannot|unable to) (?:answer|provide|determine|give)|don't know|[Nn]one of (?:the"
     r"|these) (?:options|choices|above|given)"
+    r"|[Nn]either [A-Z](?:,? (?:nor )?[A-Z]){2}"
 )
-_NEGATED = re.compile(r"[不非]\w{0,3}\0|\0[,。\s]*\w{0,2}(?:不|错|除外|有误|过敏|禁)")
+_NEGATED = re.compile(r"也可能|或者|[不非]\w{0,3}\0|\0[,。\s]*\w{0,2}(?:不|错|除外|有误|过敏|禁)")
 _OTHERWISE = re.compile(
-    r"(?:除了?|只有|唯有)?\s*(?<![A-Z、,和与及])([A-Z](?:[、,和与及]*[A-Z])*)(?:选?项)?(?:\([^()\n]*\))?\s*(?:[以之除]?外|不[^,。]{1,4}"
+    r"(?:除了?|只有|唯有)?\s*(?<![A-Z、,和与及])([A-Z](?:[、,和与及]*[A-Z])*)(?:选?项)?(?:\([^()\n]*\))?\s*(?:[以之除]?外|不[^,。]{1,8}"
     r"|(?:说法|描述)?(?:有误|错误?)),?(?!.{0,10}[错不])"
-    r"(?:的?(?:各|其余|其他)(?:选?项)?(?=[均都全要的]|选?项)|(?=[均都全]))"
+    r"(?:的?(?:各|其余|其他)[两三四五]?[种个]?(?:选?项)?(?=[均都全要的]|选?项)|(?=[均都全]))"
     r"|(?:以上|上述|所有)[四五]?个?(?:选项|各项|项)(?:的?(?:说法|描述|表述))?(?=全部|[均都全])"
 )
 _EXCEPTED = re.compile(
     r"(?:除了?\s*([A-Z])(?![A-Za-z、,和与及]+[A-Z])(?:选?项)?(?:\([^()\n]*\))?(?:以外|之外|外)?,?(?:其[余他]|各|另外)?[^。;\n]{0,6}[均都全]"
     r"|(?:不包括|不含|例外的?[是为]|其中没有)\s*([A-Z])(?![\w、])"
-    r"|(?:只有|唯有|仅)\s*([A-Z])(?:选?项)?(?:的?(?:说法|描述|表述))?[是为]?(?:错|不|有误|例外)|(?<![A-Z、和与])([A-Z])(?:选?项)?[除例]外)"
+    r"|(?:只有|唯有|仅)\s*([A-Z])(?:选?项)?(?:的?(?:说法|描述|表述))?[是为]?(?:错|不|有误|例外)|(?<![A-Z、和与])([A-Z])(?:选?项)?(?:属于?"
+    r"|是)?[除例]外)"
 )
-_HOLDS = re.compile(r"(?:[两三四五]?个?选?项)?[也均都全]?(?:属于?|需要|可(?!能)|是|有|能|被|合理|恰当|成立)")
+_DROPPED = re.compile(r"(?:排除|不符合?|不选|不对|错误?|不考虑|[×❌✗])\W*$")
+_OPENED = re.compile(r"[“「\"](?:标准|正确|参考)?$")
+_CLOSED = re.compile(r"[”」\"](?!\s*:)")
+_ROW = re.compile(r"[ \t]*\|[^\n]*")
+_HOLDS = re.compile(r"(?:[两三四五]?个?选?项)?[也均都全]?(?:属于?|需要|可(?!能)|是|有|能|会|被|合理|恰当|成立)")
 _RANKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:\([^()\n]*\))?(?:\s*>+\s*[A-Z](?:\([^()\n]*\))?){2,}")
 _REST = re.compile(r"其[余他](?:各|选)?(?:项|说法)?[^。;\n]{0,4}[均都全](?!不|错)")
-_MARKS = re.compile(r"</?[a-z]+>|[①-⑳\u200b-\u200f\u2060\ufeff\ufe0f]|[\U0001f300-\U0001faff✨]|\\[ ,;]")
+_MARKS = re.compile(r"~~[^~\n]*~~|</?[a-z]+>|[①-⑳\u200b-\u200f\u2060\ufeff\ufe0f]|[\U0001f300-\U0001faff✨]|\\[ ,;]")
 NEXT = re.compile(
-    r"\n[ \t]*(?:[#【(（\[ *]*(?:第?\s*\d+\s*题?[.、:： ]*)?[\[【(（]?(?:(?:下一[题道个]|例题?|练习题?|试题"
+    r"\n[ \t]*(?:[#【(（\[ *]*(?:第?\s*\d+\s*题?[.、:： ]*)?[\[【(（]?(?:(?:下一[题道个]|例题?|练习题?|[考试]题"
     r"|问|提问|问题|题[干目]?|[多单]选题?|[ABX]\d?型题(?:\([^()\n]*\))?"
     r"|指令|输入|用户|[Hh]uman|[Uu]ser|[Qq]uestion|[Ii]nstruction|Q)"
-    r"\s*[\d一二三四五六七八九十]*\s*(?:[:：】\])）]|\n))"
-    r"|下列|以下[哪关]|患者[,，]?\s*[男女]|\d+\s*[.、．][^\n]*(?:[是为有?？需括]|[(（]\s*[)）])[。:：]?\s*\n"
+    r"\s*[\d一二三四五六七八九十]*\s*(?:[:：】\])）、]|\n))"
+    r"|[^\n]{0,10}(?:下|另|再[来看做])[一几]?[道个]?题|下列|以下[哪关]|患者[,，]?\s*[男女]|\d+\s*[.、．][^\n]*(?:[是为有?？需括]"
+    r"|[(（]\s*[)）])[。:：]?\s*\n"
     r"|(?![^\n]*(?:分析|解析|选项|如下|逐))(?:[(（]?\d+[.、．)）][^\n]{4,200}|[^\n]{4,200}(?:[是为有需括宜?？]"
     r"|[(（]\s*[)）])[。:：]?)\s*\n+[ \t]*[(（]?A\s*[.、．:：)）])"
 )
@@ -153,7 +161,9 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
     if not multiple:
         text = _RANKED.sub(r"最可能的是\1。", text)
     else:
-        text = re.sub(r"除了?\s*[A-Z](?:[、和与及]?[A-Z])*(?:选?项)?(?:[以之]?外)?,\s*(?=[A-Z])", "", text)
+        text = re.sub(
+            r"除了?[^,。;A-Z\n]{0,20}\(?[A-Z](?:[、和与及]?[A-Z])*\)?(?:选?项)?(?:[以之]?外)?,\s*(?=[A-Z])", "", text
+        )
         text = _OTHERWISE.sub(lambda but: "、".join(letter for letter in options if letter not in (but[1] or "")), text)
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     # What stands before a correction is taken back.
@@ -189,7 +199,8 @@ def _last(text: str, options: Options, multiple: bool, cues: re.Pattern) -> str:
             if cue.end() in named:
                 # CMExam's explanations name each of several answers so; the second is no correction of the first.
                 return "".join(named.values()) if multiple else named[cue.end()]
-            others = _OTHERS.search(text, max(sentence.start(), cue.start() - 30), cue.start())
+            quoted = _OPENED.search(text, max(0, cue.start() - 3), cue.start()) and _CLOSED.match(text, cue.end())
+            others = quoted or _OTHERS.search(text, max(sentence.start(), cue.start() - 30), cue.start())
             if not others and (letters := _after(text, cue, sentence, options)):
                 return letters
     return ""
@@ -214,6 +225,9 @@ def _after(text: str, cue: re.Match, sentence: re.Match, options: Options) -> st
     here = texts_at(text, bare, options) or letters_at(text, full, options) or texts_at(text, full, options)
     if len(here) == 1 and "\n" in text[cue.end() : full] and len(listed := _listed(text, full, options)) > 1:
         return listed
+    if row := _ROW.match(text, text.rfind("\n", 0, cue.start()) + 1):
+        if row.end() >= cue.end() and not re.search(r"\w", text[cue.end() : row.end()]):
+            return head(row[0], options)
     rest = text[cue.end() : min(sentence.end(), cue.end() + WINDOW)]
     loose = cue.re is _CONCLUDED
     return (
@@ -277,6 +291,7 @@ def _odd(text: str, options: Options) -> str:
             struck |= set(letters)
         elif _RIGHT.match(text, end) or _HOLDS.match(text, end):
             held |= set(letters)
+    struck |= {letter for letter, line in heads(text, options).items() if _DROPPED.search(line)} - held
     if not held and len(struck) == 1 and _REST.search(text):
         held = set(options) - struck
     if not held & struck and 1 in (len(struck), len(held)) and held | struck == set(options):
@@ -316,7 +331,9 @@ def _by_text(text: str, options: Options) -> str:
     for letter, option in sorted(options.items(), key=lambda pair: -len(pair[1])):
         words = plain(option)
         if len(words) > 1 and words in rest:
-            named.append(letter)
+            escaped = re.escape(words)
+            other = rf"(?:不是|而非|并非|不同于)\W*{escaped}|与\W*{escaped}[^,。;]{{0,4}}(?:鉴别|不同|区[分别])"
+            named += [] if re.search(other, rest) else [letter]
             rest = rest.replace(words, "\0")
     others = {run[0] for run in RUN.finditer(rest)} & set(options) - set(named)
     return named[0] if len(named) == 1 and not others and not _NEGATED.search(rest) else ""

@@ -28,8 +28,8 @@ _BRACKET = re.compile(r"\s*\([^()]{0,40}\)(?=\s*(?:[,、;和与及]|以及))")
 _SCOPE = re.compile(r"(?:这?[四五]个?)?(?:选项)?(?:之)?中,?(?:的|只有|选)?")
 _TERM = re.compile(r"\s*(?:超(?!过)|型|族|组|群|细胞|淋巴|反应蛋白|肽|带|波|段|链)")
 _AFTER = re.compile(
-    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|[均都全皆](?:正确|对|是|符合|选|要|应|可|能|属)|[也肯]|入选|[最和与及同]|才(?:正确|对"
-    r"|符合)|属于|需要|可(?!能)|以及|[两三四五]个?|共"
+    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|全部|[均都全皆](?:正确|对|是|符合|选|要|应|可|能|属)|[也肯]|入选|[最和与及同]|才(?:正确|对"
+    r"|符合)|属于|需要|可(?!能)|会|更|一[个项]|以及|[两三四五]个?|共"
     r"|解释|解析|理由|因|原因|描述|说法|的(?:说法|描述|表述)|的?可能性|[吧了哦啦啊呢嘛才错]|无疑|[均都]?不|否|之?中|那|这|而|便|应|要|should|best)"
 )
 NAMES = re.compile(r"(?:维生素|维他命|维|抗原|蛋白|辅酶|因子|凝集原|凝集素|类|血型|型)\s*$")
@@ -128,6 +128,8 @@ def texts_at(text: str, position: int, options: Options) -> str:
         if at is None:
             return found
         end = position + len(at[1])
+        # "肺炎（B）" names its letter behind it.
+        end += len(f"({at[0]})") if text.startswith(f"({at[0]})", end) else 0
         follows = _SEPARATOR.match(text, end).end()
         if follows == end and re.match(r"\w", text[end:]):
             return ""
