@@ -56,7 +56,11 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
     pairs = list(zip(predictions(rows), rows, strict=True))
     wrong = [(letters, row["letters"], row["reply"]) for letters, row in pairs if letters not in (None, row["letters"])]
     right = sum(letters == row["letters"] for letters, row in pairs)
-    assert right >= (0.96 if split == "kinds" else 0.98) * len(rows) and len(wrong) <= 0.005 * len(rows), (right, len(rows), wrong)
+    assert right >= (0.96 if split == "kinds" else 0.98) * len(rows) and len(wrong) <= 0.005 * len(rows), (
+        right,
+        len(rows),
+        wrong,
+    )
 
 
 @pytest.mark.parametrize(
