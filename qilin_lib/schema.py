@@ -63,6 +63,7 @@ Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. 
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
 Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="of arithmetic; bfloat16 on a GPU")]
 Resamples = Annotated[int, Field(ge=100, description="bootstrap resamples behind each 95 % interval")]
+VllmPython = Annotated[LocalPath | None, Field(default=None, description="a python that has vLLM, which answers then")]
 AskedTogether = Annotated[int, Outside(ge=1, description="prompts answered or scored together")]
 Rank = Annotated[int, Field(ge=1, description="rank of LoRA; paper: 8 in SFT and DPO")]
 Alpha = Annotated[int, Field(ge=1, description="LoRA's scale times its rank; paper: SFT 32, DPO 16")]
@@ -303,20 +304,37 @@ class Baseline(Part):
     price_per_million_output: float | None = Field(default=None, ge=0, description="of a million tokens written")
 
 
-Baselines = Annotated[dict[BaselineName, Baseline], Field(description="further rows: {name: {model, template, …}}")]
-
-
-class Evaluate(Strict):
-    """06_eval (paper §4.1, §4.3)."""
+class Asking(Strict):
+    """What 06 and 09 share: further models that answer, where, and in which arithmetic."""
 
     gpus: Gpus
     processes: Processes
+    baselines: dict[BaselineName, Baseline] = Field(description="further rows: {name: {model, template, …}}")
+    dtype: Dtype
+    vllm_python: VllmPython
+    vllm: dict[str, Any] = Field(default={}, description="further arguments of vllm.LLM: {tensor_parallel_size: 2}")
+    batch_size: AskedTogether
+    bootstrap_resamples: Resamples
+
+
+class Retrieval(Part):
+    """Rows "+ retrieval": models asked once more, with passages of a corpus before the question."""
+
+    corpus: LocalPath = Field(default="chimed", description="chimed: 01's texts | a folder of texts")
+    k: int = Field(default=3, ge=1, description="passages beside a question")
+    models: list[str] = Field(min_length=1, description="stages and baselines that are asked once more")
+    benchmarks: list[PaperBenchmark] = Field(default=["cmexam"], description="where; paper's second version: CMExam")
+    controls: bool = Field(default=True, description="rows with passages by chance, and with the item's explanation")
+    dense: str | None = Field(default=None, description="a sentence-transformers model beside BM25: folder | hub id")
+
+
+class Evaluate(Asking):
+    """06_eval (paper §4.1, §4.3)."""
+
     models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
-    baselines: Baselines
     benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
     further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
-    dtype: Dtype
     shots: int = Field(ge=0, le=5, description="C-Eval dev examples in the prompt; paper: 5")
     ceval_subjects: list[str] | None = Field(description="handles such as basic_medicine; null: all that are there")
     ceval_split: Literal["dev", "val", "test"] = Field(description="test has no labels; paper: test, online")
@@ -329,10 +347,9 @@ class Evaluate(Strict):
     max_new_tokens_huatuo: NewTokens = 512
     max_new_tokens_ner: NewTokens = 256
     max_new_tokens_dialogue: NewTokens = 512
-    batch_size: AskedTogether
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
+    retrieval: Retrieval | None = Field(default=None, description="passages beside the question; null: no such rows")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
-    bootstrap_resamples: Resamples
 
 
 class CaseStudy(Strict):
@@ -358,7 +375,7 @@ class Rlhf(Trained):
     method: Literal["rloo", "grpo", "none"] = Field(description="of reinforcement learning; Zhongjing used PPO")
     num_generations: int = Field(ge=2, description="answers per group in rloo and grpo")
     kl_coef: float = Field(ge=0, description="weight of the KL divergence from SFT (TRL's beta)")
-    vllm_python: LocalPath | None = Field(default=None, description="python of an environment with vLLM, which samples")
+    vllm_python: VllmPython
     batch_size: AskedTogether
     max_items: int | None = Field(ge=1, description="held-out questions in the comparison of policies; null: all")
     bootstrap_resamples: Resamples
@@ -368,22 +385,16 @@ Policy = Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]
 Label = Literal["letters", "digits", "lower_case", "heavenly_stems"]
 
 
-class Bias(Strict):
+class Bias(Asking):
     """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025) with the controls that the original lacks."""
 
-    gpus: Gpus
-    processes: Processes
     models: list[Policy] = Field(description="stages of this run that answer")
-    baselines: Baselines
     scales: list[LocalPath] = Field(min_length=1, description="scales of the kit, or paths of YAML files of that form")
     protocols: list[Literal["next_token", "generation"]] = Field(min_length=1, description="how an option is chosen")
     option_orders: int = Field(ge=1, description="orders of the options, the given one first")
     labels: list[Label] = Field(min_length=1, description="what the options are called")
     paraphrases: bool = Field(description="ask the scale's paraphrases too")
     max_new_tokens: NewTokens
-    dtype: Dtype
-    batch_size: AskedTogether
-    bootstrap_resamples: Resamples
 
 
 SECTIONS: dict[str, tuple[str, type[Strict]]] = {

@@ -7,11 +7,11 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.evaluate import store
+from qilin_lib.evaluate import evidence, store
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.plan import RELEASED, Task, chunks
 from qilin_lib.evaluate.prompts import AS_IT_COMES, Prompt, asking
@@ -41,7 +41,10 @@ def answer_all(
     (`store.note_failure`), and the others answer.
     """
     for name, load in models.items():
-        mine = [task for task in tasks if task.name in (benchmarks or {}).get(name, [task.name])]
+        wanted = (benchmarks or {}).get(name)
+        # The authors' protocol knows no passages.
+        tasks_of = [task for task in tasks if not (evidence.parts(name)[1] and task.protocol == RELEASED)]
+        mine = [task for task in tasks_of if wanted is None or task.name in wanted]
         try:
             if mine:
                 _answer_of_one(mine, name, load, shots[name], Path(out_dir), rank, of, progress, errors_again)
@@ -72,6 +75,8 @@ def _answer_of_one(
     finally:
         if rank == 0 and hasattr(backend, "usage"):
             _add_usage(out_dir / "usage" / f"{name}.json", backend.usage())
+        if hasattr(backend, "close"):
+            backend.close()
 
 
 def answer(
@@ -177,6 +182,7 @@ def _record(task: Task, model_name: str, backend: Any, item: Item, prompt: Promp
         "truncated": prompt.truncated,
         "reference": item.reference,
         **exam,
+        **({"passages": prompt.passages} if prompt.passages else {}),
         **own,
     }
 
@@ -201,7 +207,7 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         items,
         stop,
         *([] if exact else [backend.batch_size]),
-        *([asdict(asking(backend))] if asking(backend) != AS_IT_COMES else []),
+        *([asdict(replace(asking(backend), passages=None))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
 

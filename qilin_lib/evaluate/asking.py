@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import store
-from qilin_lib.evaluate.models import prepare
+from qilin_lib.evaluate import evidence, store
+from qilin_lib.evaluate.models import MERGED, prepare
 from qilin_lib.evaluate.plan import Task, write
 from qilin_lib.evaluate.replies import ERROR
 from qilin_lib.files import read_jsonl, write_json
@@ -63,6 +64,7 @@ def ask(stage: Stage, tasks: Sequence[Task], show: Show) -> dict[str, str]:
     store.forget_failures(stage.dir)
     failed = prepare(stage, show)
     write(tasks, stage.dir / ITEMS)
+    evidence.prepare(stage, {task.name: task.items for task in tasks}, show)
     job = {
         "parameters": parameters.model_dump(mode="json"),
         "run_dir": str(stage.run_dir),
@@ -70,6 +72,7 @@ def ask(stage: Stage, tasks: Sequence[Task], show: Show) -> dict[str, str]:
         "failed": list(failed),
     }
     launched(WORKER, stage.dir / "job.json", job, "eval.log", show)
+    shutil.rmtree(stage.dir / MERGED, ignore_errors=True)
     failed |= store.failures(stage.dir)
     return {name: failed[name] for name in parameters.baselines if name in failed}
 
@@ -93,8 +96,9 @@ def failure_line(stage: Stage, failed: Mapping[str, str]) -> str:
 
 
 def _workers(parameters: Any) -> int:
-    """One process a GPU, or as many as `processes` says, or one a core."""
-    return parameters.gpus or parameters.processes or len(os.sched_getaffinity(0))
+    """One process a GPU (or a model that lies on several), or as many as `processes` says, or one a core."""
+    each = parameters.vllm.get("tensor_parallel_size", 1)
+    return max(1, parameters.gpus // each) if parameters.gpus else parameters.processes or len(os.sched_getaffinity(0))
 
 
 def scored_records(

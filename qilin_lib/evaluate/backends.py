@@ -14,7 +14,7 @@ from typing import Any
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import AS_IT_COMES, SEED, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
-from qilin_lib.evaluate.templates import OwnTemplate
+from qilin_lib.evaluate.templates import thinks
 from qilin_lib.models import decode
 from qilin_lib.tokens.template import tag_ids
 from qilin_lib.train import sampling
@@ -40,7 +40,7 @@ class TransformersBackend:
         self.batch_size, self.device = batch_size, device
         self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
         self.stop_ids = stop_ids(model, tokenizer)
-        self.asking = replace(asking, thinks=isinstance(template, OwnTemplate) and template.thinks(tokenizer))
+        self.asking = replace(asking, thinks=thinks(template, tokenizer))
         self.likelihood = not self.asking.thinks
         self._prefix: tuple[tuple[int, ...], list[tuple[Any, Any]]] = ((), [])
 

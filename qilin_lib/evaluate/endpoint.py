@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,8 +34,9 @@ class EndpointBackend:
     to /completions. Decoding is seeded, greedy unless `asking` has a temperature.
 
     `request`: fields of each request; None leaves one of ours out. `logprobs`: letters are scored by the server's
-    log-probabilities. `batch_size` requests run at a time. `prices` are for a million tokens of input and output. The
-    rest is Server's. Raises QilinError for a template, a URL or a key that cannot be used.
+    log-probabilities, and written where it gives none. `batch_size` requests run at a time. `prices` are for a million
+    tokens of input and output. The rest is Server's. Raises QilinError for a template, a URL or a key that cannot be
+    used.
     """
 
     tokenizer = None
@@ -69,10 +71,23 @@ class EndpointBackend:
                 f"template '{template}' of model '{model}': an endpoint holds its tokenizer itself; nearest valid: "
                 f"'chat' (the server's template), {', '.join(texts)}"
             )
-        self.asking, self.likelihood, self.prices = asking, logprobs, prices
+        self.asking, self.prices, self._logprobs = asking, prices, logprobs
         self.request, self._prefill = request or {}, prefill
         self.server = Server(model, url, batch_size, cache_dir, key_env, requests_per_minute, timeout)
         self.batch_size, self.url = batch_size * ROUNDS, self.server.url
+
+    @cached_property
+    def likelihood(self) -> bool:
+        """Whether letters are scored. The first to ask sends one request, to see if the server lets them be."""
+        if not self._logprobs:
+            return False
+        question = [{"role": "user", "content": "1 + 1 ="}]
+        (answer,) = self._first_tokens([Prompt(question, "", [], self.render(question, ""), 0, False)])
+        if why := answer.get("error"):
+            print(
+                f"endpoint {self.url}: {self.server.model} gives no log-probabilities; its letters are written: {why}"
+            )
+        return not why
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """The reply to each prompt, in their order.
@@ -85,32 +100,21 @@ class EndpointBackend:
         finishes = [ERROR if "error" in one else ENDINGS.get(one["finish_reason"], STOP) for one in answers]
         # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
         forces = self._prefill or not self._chat
-        replies = replied(prompts, texts, finishes, forces, self.asking.stop)
-        return [one._replace(error=answer.get("error", "")) for one, answer in zip(replies, answers, strict=True)]
+        errors = [answer.get("error", "") for answer in answers]
+        return replied(prompts, texts, finishes, forces, self.asking.stop, errors)
 
-    def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
+    def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float] | Reply]:
         """Natural log-probability of each choice as the reply's next token, one dict a prompt.
 
-        A choice that is not among the TOP likeliest tokens gets the smallest of theirs, which bounds it. QilinError
-        when the server gives none of them, or refuses a prompt.
+        A choice that is not among the TOP likeliest tokens gets the smallest of theirs, which bounds it. A prompt that
+        the server refuses, or after which it names none of the choices, has the Reply that says so.
         """
+        return [_scores(answer, choices) for answer in self._first_tokens(prompts)]
+
+    def _first_tokens(self, prompts: Sequence[Prompt]) -> list[Answer]:
         wanted = {"logprobs": True, "top_logprobs": TOP} if self._chat else {"logprobs": TOP}
         bodies = [self._body(prompt, 1) | wanted for prompt in prompts]
-        found = []
-        for answer in self.server.ask(self._path, bodies, self._likeliest):
-            if "error" in answer:
-                raise QilinError(f"endpoint {self.url}, model '{self.server.model}': {answer['error']}")
-            scores: dict[str, float] = {}
-            for token, logprob in answer["top"]:
-                scores.setdefault(token.strip(), logprob)
-            if not scores.keys() & set(choices):
-                raise QilinError(
-                    f"endpoint {self.url}, model '{self.server.model}': none of {', '.join(choices)} is among the "
-                    f"{TOP} likeliest first tokens ({', '.join(list(scores)[:5])}, …); nearest valid: logprobs: false"
-                )
-            bound = min(scores.values())
-            found.append({choice: scores.get(choice, bound) for choice in choices})
-        return found
+        return self.server.ask(self._path, bodies, self._likeliest)
 
     def render(self, messages: Messages, reply_prefix: str) -> str:
         """The text of a conversation: what /completions is sent, or for a chat a reader's view of what is sent."""
@@ -185,7 +189,21 @@ class EndpointBackend:
 
     def _likeliest(self, body: dict[str, Any]) -> Answer:
         """{top: [(token, log-probability)]}, the likeliest first tokens of a reply; `server.Read`."""
-        found = body["choices"][0]["logprobs"]
+        found = body["choices"][0].get("logprobs")
+        if not found:
+            raise Refused("an answer without log-probabilities")
         if self._chat:
             return {"top": [(one["token"], one["logprob"]) for one in found["content"][0]["top_logprobs"]]}
         return {"top": sorted(found["top_logprobs"][0].items(), key=lambda pair: -pair[1])}
+
+
+def _scores(answer: Answer, choices: Sequence[str]) -> dict[str, float] | Reply:
+    scores: dict[str, float] = {}
+    for token, logprob in answer.get("top", ()):
+        scores.setdefault(token.strip(), logprob)
+    if scores.keys() & set(choices):
+        bound = min(scores.values())
+        return {choice: scores.get(choice, bound) for choice in choices}
+    said = f"({', '.join(list(scores)[:5])}, …); nearest valid: logprobs: false"
+    why = f"none of {', '.join(choices)} is among the {TOP} likeliest first tokens {said}"
+    return Reply("", ERROR, error=answer.get("error", why))

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from qilin_lib import files, runs
 from qilin_lib.chimed import decontaminate, sources
 from qilin_lib.chimed.items import item_of
 from qilin_lib.chimed.records import Record
+from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.items import Item
 from qilin_lib.models.base import local
 from qilin_lib.progress import Show
@@ -39,6 +40,15 @@ def variants(parameters: Any) -> list[str]:
     return [f"{model} + {kind}" for model in own.models for kind in kinds] if own else []
 
 
+def benchmarks(parameters: Any, of_baselines: dict[str, list[str]]) -> dict[str, list[str]]:
+    """{row: the benchmarks that it is asked}, of the further rows those of `retrieval` that its model is asked, too."""
+    asked = {}
+    for name in variants(parameters):
+        mine = of_baselines.get(parts(name)[0], parameters.retrieval.benchmarks)
+        asked[name] = [benchmark for benchmark in parameters.retrieval.benchmarks if benchmark in mine]
+    return of_baselines | asked
+
+
 def parts(name: str) -> tuple[str, str]:
     """(model, kind) of a row's name; kind "" for a model as it is."""
     model, _, kind = name.rpartition(" + ")
@@ -46,10 +56,19 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[str, Any]:
-    """Find the passages of all items of the benchmarks `asked`, {benchmark: items}; returns the index's facts."""
+    """Find the passages of all items of the benchmarks `asked`, {benchmark: items}; returns the index's facts.
+
+    {} without `retrieval`. QilinError for a model or corpus of it that does not exist.
+    """
+    own = getattr(stage.parameters, "retrieval", None)
+    if own is None:
+        return {}
+    names = [*stage.parameters.models, *stage.parameters.baselines]
+    for model in own.models:
+        if model not in names:
+            raise QilinError(f"eval.retrieval.models: '{model}' is not asked here{nearest(model, names)}")
     found = search_in(stage, show)
-    own = stage.parameters.retrieval
-    for benchmark, items in asked.items():
+    for benchmark, items in ((name, items) for name, items in asked.items() if name in own.benchmarks):
         rows = []
         for number, item in enumerate(items, start=1):
             draw = random.Random(f"{stage.parameters.seed} {item.id}")
@@ -59,6 +78,7 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
             rows.append({"id": item.id} | {kind: [_row(hit) for hit in hits] for kind, hits in shown.items()})
             show(f"retrieval: {benchmark}, {number} of {len(items)} questions")
         files.write_jsonl(stage.dir / "evidence" / f"{benchmark}.jsonl", rows)
+    files.write_json(stage.dir / "evidence" / "index.json", found.index.facts)
     return found.index.facts
 
 
@@ -127,8 +147,13 @@ def shown(folder: Path, kind: str) -> Callable[[Item], list[dict[str, Any]]]:
     return passages_of
 
 
-def with_passages(load: Callable[[], Any], folder: Path, kind: str) -> Any:
-    """A model's backend that shows passages of `kind` before each question."""
+def loaders(stage: Stage, load: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """{further row: callable that loads its model as `load` does, to be asked with passages}."""
+    rows = ((name, *parts(name)) for name in variants(stage.parameters))
+    return {name: partial(_with_passages, load[model], stage.dir, kind) for name, model, kind in rows if model in load}
+
+
+def _with_passages(load: Callable[[], Any], folder: Path, kind: str) -> Any:
     backend = load()
     backend.asking = replace(backend.asking, passages=shown(folder, kind))
     return backend

@@ -10,11 +10,15 @@ from functools import lru_cache
 Options = dict[str, str]
 DENIED = re.compile(
     r"[,。.、\s:()|]*(?:[两三四]?选?项)?(?:的?(?:说法|描述|表述))?(?:[也均都全]?(?:可以|可|应|需|先|是|为)?"
-    r"(?:错误|错(?![\w])|错的|不(?:正确|对|符)(?!的[是有为选])|有误|(?:排除|去掉|剔除)(?!\s*[A-Z]))|[×✗✘❌✖])|\s+(?:is|are)\s+(?:not|in|wrong)"
-    r"|(?:[两三四]?选?项)?(?:[也均都全]?不(?![良足全同典])(?!(?:选|是|含|包括)?\s*[A-Z])|说反)"
+    r"(?:错误|错(?![\w])|错的|不(?:正确|对|符)(?!的[是有为选])|有误|(?:排除|去掉|剔除)(?!\s*[A-Z]))|[×✗✘❌✖])|\s+(?:is|are)\s+(?:not|in"
+    r"|wrong)"
+    r"|(?:[两三四五]?个?选?项)?(?:[也均都全]?不(?![良足全同典]|能?排除|能?除外)(?!(?:选|是|含|包括)?\s*[A-Z])|说反|的?可能性?(?:不大|[较很]?[小低]|不高)|没有一"
+    r"|无一|否(?=[,。;\n]|$))"
 )
 _UNSURE = re.compile(r"或|无法|不确定|因为|because|\bor\b")
-_STRUCK = re.compile(r"(?:去掉|除去?了?|排除|剔除|[并绝]?非|不(?:是|选|含|能选|宜选|应选|考虑|包括|属于)?|没有|从)\s*$")
+STRUCK = re.compile(
+    r"(?:去掉|除去?了?|排除|剔除|[并绝]?非|不(?:是|选|含|能选|宜选|应选|考虑|支持|包括|属于)?|没有|从)\s*$"
+)
 RUN = re.compile(r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])")
 LOWER_RUN = re.compile(r"([a-z]+(?:[,、 ]{1,3}[a-z]){0,8})(?:[。.;)\]】\"”]|$|\s+(?=解))", re.MULTILINE)
 _SEPARATOR = re.compile(
@@ -24,8 +28,9 @@ _BRACKET = re.compile(r"\s*\([^()]{0,40}\)(?=\s*(?:[,、;和与及]|以及))")
 _SCOPE = re.compile(r"(?:这?[四五]个?)?(?:选项)?(?:之)?中,?(?:的|只有|选)?")
 _TERM = re.compile(r"\s*(?:超(?!过)|型|族|组|群|细胞|淋巴|反应蛋白|肽|带|波|段|链)")
 _AFTER = re.compile(
-    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|[均都全](?:正确|对|是|符合|选|要|应)|[最和与及同]|以及|[两三四五]个?|共"
-    r"|解释|解析|理由|因|原因|描述|说法|的(?:说法|描述|表述)|[吧了哦啦啊呢嘛才错]|无疑|[均都]?不|之?中|那|这|而|便|应|要|should|best)"
+    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|全部|[均都全皆](?:正确|对|是|符合|选|要|应|可|能|属)|[也肯]|入选|[最和与及同]|才(?:正确|对"
+    r"|符合)|属于|需要|可(?!能)|会|更|一[个项]|以及|[两三四五]个?|共"
+    r"|解释|解析|理由|因|原因|描述|说法|的(?:说法|描述|表述)|的?可能性|[吧了哦啦啊呢嘛才错]|无疑|[均都]?不|否|之?中|那|这|而|便|应|要|should|best)"
 )
 NAMES = re.compile(r"(?:维生素|维他命|维|抗原|蛋白|辅酶|因子|凝集原|凝集素|类|血型|型)\s*$")
 _STRIKES = re.compile(
@@ -51,7 +56,7 @@ def standing(text: str, options: Options) -> Iterator[str]:
         if run.start() >= end:
             letters, end, _ = read_list(text, run.start(), options)
             before = text[max(0, run.start() - 8) : run.start()]
-            if letters and not (DENIED.match(text, end) or _STRUCK.search(before) or NAMES.search(before)):
+            if letters and not (DENIED.match(text, end) or STRUCK.search(before) or NAMES.search(before)):
                 yield letters
 
 
@@ -110,7 +115,7 @@ def lower(written: str, options: Options) -> str:
 
 
 def _own_text(text: str, position: int, option: str) -> int | None:
-    match = re.compile(r"[\s.、:,()]*" + re.escape(plain(option))).match(text, position) if option else None
+    match = re.compile(r"(?:选?项)?[\s.、:,()]*" + re.escape(plain(option))).match(text, position) if option else None
     return match.end() if match else None
 
 
@@ -123,6 +128,8 @@ def texts_at(text: str, position: int, options: Options) -> str:
         if at is None:
             return found
         end = position + len(at[1])
+        # "肺炎（B）" names its letter behind it.
+        end += len(f"({at[0]})") if text.startswith(f"({at[0]})", end) else 0
         follows = _SEPARATOR.match(text, end).end()
         if follows == end and re.match(r"\w", text[end:]):
             return ""

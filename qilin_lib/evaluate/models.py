@@ -18,7 +18,9 @@ from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking
 from qilin_lib.evaluate.templates import AUTO, CHAT, of_others, unspoken
-from qilin_lib.models.adapters import load_to_answer, trained
+from qilin_lib.evaluate.vllm_backend import VllmBackend
+from qilin_lib.models import merge
+from qilin_lib.models.adapters import is_prefix, load_to_answer, trained
 from qilin_lib.models.base import from_hub, is_hub_id, local
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_tokenizer
@@ -28,11 +30,13 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
-from qilin_lib.train import baseline, rejection
+from qilin_lib.train import baseline, rejection, vllm_client
 from qilin_lib.train.baseline import named
 from qilin_lib.train.fit import weights_of
 
 STAND_IN = "tiny-t5"
+MERGED = "merged"
+"""Folder of the weights that vLLM reads in place of adapters, while models answer."""
 Load = Callable[[], Any]
 
 
@@ -42,14 +46,19 @@ def prepare(stage: Stage, show: Show) -> dict[str, str]:
     A sentence names eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
     """
     failed: dict[str, str] = {}
+    if stage.parameters.vllm_python:
+        vllm_client.check(stage.name, stage.parameters.vllm_python)
+        for name in stage.parameters.models:
+            _whole(stage, weights(stage, name))
     for name, line in stage.parameters.baselines.items():
         if name in STAGES:
             raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
         try:
             usable = _usable(stage, name)
             if usable is not None and line.finetune is not None:
-                weights, template = usable
-                baseline.finetune(stage, name, line.finetune, template, weights, show)
+                baseline.finetune(stage, name, line.finetune, usable[1], usable[0], show)
+            if usable is not None and stage.parameters.vllm_python:
+                _whole(stage, trained(baseline.folder(stage, name)) if line.finetune else usable[0])
         except Exception as reason:
             failed[name] = sentence(reason)
             show(f"{name} cannot answer: {failed[name]}")
@@ -236,8 +245,15 @@ def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
         ) from None
 
 
+def _whole(stage: Stage, weights: Path) -> Path:
+    """Folder of full weights, which vLLM reads: an adapter is merged, once, before the processes start."""
+    if is_prefix(weights):
+        return weights
+    return merge.start(weights, stage.dir / MERGED, False, sorted(stage.run_dir.glob("*/start")))[0]
+
+
 def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
-    return _load(stage, weights(stage, name), template(stage, name), device, AS_IT_COMES)
+    return _load(stage, name, weights(stage, name), template(stage, name), device, AS_IT_COMES)
 
 
 def _load_baseline(stage: Stage, name: str, device: str) -> Any:
@@ -245,17 +261,23 @@ def _load_baseline(stage: Stage, name: str, device: str) -> Any:
     asked = _template(stage, name, found)
     if stage.parameters.baselines[name].finetune is not None:
         found = trained(baseline.folder(stage, name))
-    return _load(stage, found, asked, device, _asking(stage.parameters.baselines[name]))
+    return _load(stage, name, found, asked, device, _asking(stage.parameters.baselines[name]))
 
 
 def _asking(line: Baseline) -> Asking:
     return Asking(line.system, line.max_new_tokens, line.temperature, tuple(line.stop))
 
 
-def _load(stage: Stage, weights: Path, asked: Any, device: str, asking: Asking) -> Any:
+def _load(stage: Stage, name: str, weights: Path, asked: Any, device: str, asking: Asking) -> Any:
     parameters, tokenizer = stage.parameters, load_tokenizer(weights)
     if baseline.is_sequence_model(weights):
         model = baseline.load_sequence_model(weights, parameters.dtype, device)
         return sequence.SequenceBackend(model, tokenizer, asked, parameters.batch_size, device, asking)
+    # A prefix is part of no weights.
+    if parameters.vllm_python and not is_prefix(weights):
+        first = int(device.partition(":")[2] or 0)
+        work, whole = stage.dir / "vllm" / f"{name}-{first}", _whole(stage, weights)
+        more = (first, parameters.vllm, asking)
+        return VllmBackend(parameters.vllm_python, whole, tokenizer, asked, parameters.dtype, work, *more)
     model = load_to_answer(weights, parameters.dtype, device)
     return TransformersBackend(model, tokenizer, asked, parameters.batch_size, device, asking)

@@ -7,7 +7,7 @@ and the next token is the letter itself, no space between (EleutherAI/lm-evaluat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,11 @@ CEVAL_HEADER = "以下是中国关于{name}考试的单项选择题，请选出�
 CMMLU_HEADER = "以下是关于{name}的单项选择题，请直接给出正确答案的选项。\n\n"
 MEDQA_HEADER = "以下是一道医学考试的单项选择题，请选出正确答案的选项。\n\n"
 
+PASSAGES = "参考资料：\n{passages}\n\n请结合参考资料回答下面的问题，与问题无关的资料请忽略。\n"
+
 Messages = list[dict[str, str]]
+Shown = Sequence[dict[str, Any]]
+"""Passages, each {origin, score, text}."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Asking:
     max_new_tokens: int | None = None
     temperature: float = 0.0
     stop: tuple[str, ...] = ()
+    passages: Callable[[Item], Shown] | None = field(default=None, compare=False)
+    """What an item is shown before its question, best first, each with its "text"; what does not fit is left out."""
     thinks: bool = False
     """Whether the reply begins with a thought, before which no words of it can be forced."""
 
@@ -64,6 +70,8 @@ class Prompt:
     """So many leading ids hold nothing of the question: every item of a subject with these shots has them."""
     stop: tuple[str, ...] = ()
     """What begins a next turn in the model's own template: the reply ends before it."""
+    passages: tuple[dict[str, Any], ...] = ()
+    """What stands before the question (`Asking.passages`)."""
 
 
 def ceval_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
@@ -121,7 +129,8 @@ def fit(
 ) -> Prompt:
     """The prompt that leaves room for `new_tokens` in the model's context.
 
-    What is too long loses whole shots first, from the front, then the question's beginning (its end holds the query).
+    What is too long loses passages first, the worst ones, then whole shots, from the front, then the question's
+    beginning (its end holds the query).
     `build(question, shots)` gives the messages; `backend` lends tokenizer, template and context. Where a server holds
     them (`backend.tokenizer` is None) nothing is cut. Raises QilinError when not even an empty question fits.
     """
@@ -129,29 +138,33 @@ def fit(
     # A model that thinks first would think after words that are already its answer.
     reply_prefix = "" if how.thinks else reply_prefix
 
-    def messages(question: str, left: Sequence[Item]) -> Messages:
+    shown = tuple(how.passages(item)) if how.passages else ()
+
+    def messages(question: str, left: Sequence[Item], beside: Shown = ()) -> Messages:
         system = [_turn("system", how.system)] if how.system else []
-        return [*system, *build(question, left)]
+        return [*system, *_with_passages(build(question, left), beside)]
 
     if backend.tokenizer is None:
-        made = messages(item.question, shots)
+        made = messages(item.question, shots, shown)
         text = backend.render(made, reply_prefix)
-        return Prompt(made, reply_prefix, [], text, len(shots), truncated=False, stop=next_turns(backend))
+        return Prompt(made, reply_prefix, [], text, len(shots), False, stop=next_turns(backend), passages=shown)
     room, stop = backend.context - (new_tokens and (how.max_new_tokens or new_tokens)), next_turns(backend)
 
-    def ids(question: str, left: Sequence[Item]) -> list[int]:
-        return _encode(messages(question, left), reply_prefix, backend)
+    def ids(question: str, left: Sequence[Item], beside: Shown = ()) -> list[int]:
+        return _encode(messages(question, left, beside), reply_prefix, backend)
 
-    def prompt(encoded: list[int], question: str, left: Sequence[Item]) -> Prompt:
+    def prompt(encoded: list[int], question: str, left: Sequence[Item], beside: Shown = ()) -> Prompt:
         text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
         shared = _common(encoded[:-1], ids("", left))
         cut = question != item.question
-        return Prompt(messages(question, left), reply_prefix, encoded, text, len(left), cut, shared, stop)
+        made = messages(question, left, beside)
+        return Prompt(made, reply_prefix, encoded, text, len(left), cut, shared, stop, beside)
 
-    for first in range(len(shots) + 1):
-        encoded = ids(item.question, shots[first:])
+    fewer_passages = [(shots, shown[:many]) for many in range(len(shown), 0, -1)]
+    for left, beside in [*fewer_passages, *((shots[first:], ()) for first in range(len(shots) + 1))]:
+        encoded = ids(item.question, left, beside)
         if len(encoded) <= room:
-            return prompt(encoded, item.question, shots[first:])
+            return prompt(encoded, item.question, left, beside)
     end = _longest_ending(item.question, lambda end: len(ids(end, ())) <= room)
     encoded = ids(end, ())
     if len(encoded) > room:
@@ -160,6 +173,15 @@ def fit(
             f"{backend.context} leaves {room} beside {new_tokens} new ones; take a model with a longer context"
         )
     return prompt(encoded, end, ())
+
+
+def _with_passages(messages: Messages, passages: Shown) -> Messages:
+    """The last turn, a question, with numbered passages before it."""
+    if not passages:
+        return messages
+    lines = "\n".join(f"[{number}] {passage['text']}" for number, passage in enumerate(passages, start=1))
+    content = PASSAGES.replace("{passages}", lines) + messages[-1]["content"]
+    return [*messages[:-1], _turn(messages[-1]["role"], content)]
 
 
 def next_turns(backend: Any) -> tuple[str, ...]:

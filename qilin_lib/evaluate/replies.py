@@ -51,21 +51,22 @@ def replied(
     finishes: Sequence[str],
     forces: bool = True,
     ends: Sequence[str] = (),
+    errors: Sequence[str] = (),
 ) -> list[Reply]:
     """The replies to `prompts`, each ended before the first of the texts `ends`, and where the model begins a next turn
     in its own template (`Prompt.stop`).
 
     `forces`: the backend puts `reply_prefix` before the reply. A thought that the template opens in the prompt is
-    opened in the text.
+    opened in the text. `errors`: why there is none, "" for the others.
     """
     replies = []
-    for prompt, text, finish in zip(prompts, texts, finishes, strict=True):
+    for prompt, text, finish, error in zip(prompts, texts, finishes, errors or [""] * len(prompts), strict=True):
         if found := [at for end in ends if (at := text.find(end)) >= 0]:
             text, finish = text[: min(found)], STOP
         if turn := _next_turn(text, prompt.stop):
             text, finish = text[: turn.start()].rstrip(), STOP
-        opened = _OPEN_THOUGHT.search(prompt.text, max(0, len(prompt.text) - 20))
-        replies.append(Reply((opened[0] if opened else "") + text, finish, forces and bool(prompt.reply_prefix)))
+        opened = None if error else _OPEN_THOUGHT.search(prompt.text, max(0, len(prompt.text) - 20))
+        replies.append(Reply((opened[0] if opened else "") + text, finish, forces and bool(prompt.reply_prefix), error))
     return replies
 
 
@@ -86,10 +87,11 @@ def spoken(text: str) -> str:
 def letters(reply: Reply, options: dict[str, str], multiple: bool) -> str | None:
     """The answer letters of a reply, or None (`extraction.extract_letters`); of <answer>…</answer> the last counts."""
     answer = _ANSWERED.split(_ANSWER.split(spoken(reply.text))[-1])[0]
-    if reply.finish == LENGTH and not reply.forced:
+    cut = reply.finish == LENGTH and not reply.forced
+    if cut:
         # What was being said when it was cut may have gone on to the opposite.
         answer = answer[: max(answer.rfind(mark) for mark in "。！？；\n") + 1] or answer
-    return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple)
+    return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple, cut)
 
 
 def failures(records: Sequence[dict], failed: Callable[[dict], bool]) -> dict[str, Statistic]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import submission
+from qilin_lib.evaluate import evidence, submission
 from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
 from qilin_lib.evaluate.benchmarks import PAPER, prepare
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
@@ -61,8 +61,10 @@ def _submit(stage: Stage, task: Task, scores: dict[str, Any]) -> None:
 
 
 def _models(parameters: Any, benchmark: str) -> list[str]:
-    asked = [name for name, line in parameters.baselines.items() if benchmark in (line.benchmarks or [benchmark])]
-    return [*parameters.models, *asked]
+    lines = {name: line.benchmarks for name, line in parameters.baselines.items() if line.benchmarks}
+    asked = evidence.benchmarks(parameters, lines)
+    names = [*parameters.models, *parameters.baselines, *evidence.variants(parameters)]
+    return [name for name in names if benchmark in asked.get(name, [benchmark])]
 
 
 def score(
@@ -79,11 +81,12 @@ def score(
     (`asking.TOO_MANY_ERRORS`). Raises QilinError when another model's record is missing.
     """
     scores: dict[str, Any] = {name: {} for name in PAPER} | {RELEASED: {}}
-    names = ("split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
-    beside: dict[str, dict] = {name: {} for name in names}
+    about = ("split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
+    beside: dict[str, dict] = {name: {} for name in about}
     pairs: list[dict] = []
     for task in tasks:
-        records, unfinished = scored_records(task, models[task.name], out_dir, failed)
+        names = [name for name in models[task.name] if task.protocol == FIXED or not evidence.parts(name)[1]]
+        records, unfinished = scored_records(task, names, out_dir, failed)
         same_items(task.name, records)
         tables = {name: task.statistics(rows) for name, rows in records.items()}
         brief = {

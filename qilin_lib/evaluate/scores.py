@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.evidence import RANDOM, RETRIEVAL, parts
 from qilin_lib.evaluate.intervals import Statistic, holm, paired, summary
 from qilin_lib.evaluate.replies import FAILURES
 
@@ -36,14 +37,19 @@ def summarise(table: Table, resamples: int, seed: int, ids: Sequence[str] = ()) 
 def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
     """One row per metric and pair of models: b minus a, in points.
 
-    Compared are stages that follow each other, the first with the last, and every other model with the last stage. The
+    Compared are stages that follow each other, the first with the last, every other model with the last stage, and a
+    row with passages with the same model without, and with passages by chance (`evidence`). The
     tables must come from the same items in the same order (`same_items`); metrics without items, FAILURES and those of
     nested tables are left out.
     """
     rows, stages = [], [stage for stage in STAGES if stage in tables]
     ends = [(stages[0], stages[-1])] if len(stages) > 2 else []
-    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(STAGES)) if stages]
-    for a, b in [*pairwise(stages), *ends, *others]:
+    further = {name: parts(name) for name in tables}
+    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(STAGES)) if stages and not further[name][1]]
+    shown = [(model, name) for name, (model, kind) in further.items() if kind and model in tables]
+    chance = [(f"{m} + {RANDOM}", f"{m} + {RETRIEVAL}") for m in dict.fromkeys(model for model, _ in shown)]
+    chance = [pair for pair in chance if {*pair} <= tables.keys()]
+    for a, b in [*pairwise(stages), *ends, *others, *shown, *chance]:
         for metric, left in tables[a].items():
             if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0:
                 continue

@@ -209,6 +209,8 @@ class Server:
         if status == 401:
             # Not the server's words: they tend to repeat parts of the key.
             return _Final(f"status 401, the server refuses the key of {self._key_env}")
+        if "logprobs" in sent and "logprobs" in said:
+            return Refused(f"status {status} ({said})")
         if status == 403:
             return _Final(f"status 403, the key of {self._key_env} may not use this model ({said})")
         if status == 404:

@@ -76,6 +76,11 @@ def presets() -> dict[str, str]:
     return {name: entry["prompt"] for name, entry in yaml.safe_load(text).items()}
 
 
+def thinks(template: Any, tokenizer: Any) -> bool:
+    """Whether a model answers with a thought first under its template."""
+    return isinstance(template, OwnTemplate) and template.thinks(tokenizer)
+
+
 def written(name: str, prompt: str, tokenizer: Any = None) -> Template:
     """A prompt with {instruction} as a template: without end tokens between turns, after the tokenizer's first token.
 

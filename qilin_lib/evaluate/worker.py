@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from qilin_lib import files
-from qilin_lib.evaluate import plan
+from qilin_lib.evaluate import evidence, plan
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.asking import ITEMS
 from qilin_lib.evaluate.benchmarks import KINDS
@@ -34,8 +34,10 @@ def work(job: str | Path) -> None:
     rank = int(os.environ["RANK"]) if of > 1 else 0
     if not parameters.gpus:
         torch.set_num_threads(1)
-    baselines, device = parameters.baselines, f"cuda:{rank}" if parameters.gpus else "cpu"
+    baselines, first_card = parameters.baselines, rank * parameters.vllm.get("tensor_parallel_size", 1)
+    device = f"cuda:{first_card}" if parameters.gpus else "cpu"
     load = {name: how for name, how in loaders(stage, device).items() if name not in said.get("failed", ())}
+    load |= evidence.loaders(stage, load)
     answer_all(
         plan.read(stage.dir / ITEMS, KINDS),
         load,
@@ -44,8 +46,8 @@ def work(job: str | Path) -> None:
         rank,
         of,
         _tell if rank == 0 else None,
-        {name: line.benchmarks for name, line in baselines.items() if line.benchmarks},
-        baselines.keys(),
+        evidence.benchmarks(parameters, {name: line.benchmarks for name, line in baselines.items() if line.benchmarks}),
+        {name for name in load if evidence.parts(name)[0] in baselines},
         getattr(parameters, "ask_errors_again", False),
     )
 

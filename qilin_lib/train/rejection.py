@@ -254,6 +254,7 @@ def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer
         work,
         seed=p.seed,
         dtype=p.dtype,
+        first=int(os.environ.get("LOCAL_RANK", 0)) if p.gpus else 0,
         n=p.num_samples,
         temperature=p.temperature,
         top_p=p.top_p,
@@ -261,7 +262,7 @@ def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer
         stop_token_ids=[tokenizer.eos_token_id],
     )
     for prompts in chunks:
-        yield [ids for _ in prompts for ids, _ in next(answers)[1]]
+        yield [answer.ids for _ in prompts for answer in next(answers)[1]]
     answers.close()
     shutil.rmtree(work)
 

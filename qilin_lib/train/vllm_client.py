@@ -1,4 +1,4 @@
-"""Answers drawn by vLLM in an interpreter of its own: it pins another transformers than the kit's.
+"""Answers by vLLM in an interpreter of its own: it pins another transformers than the kit's.
 
 The worker (`vllm_worker.py`) gets token ids and gives token ids; nothing is rendered or tokenised again.
 """
@@ -7,19 +7,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import children
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
-Answers = list[tuple[list[int], str]]
+TOGETHER = 256
+"""Prompts that vLLM gets at a time: it batches within them, and what they gave is on disk before the next."""
+# What points an interpreter at the kit's own packages, and a model at the processes of the kit.
+_HIDDEN = re.compile(
+    r"PYTHON(PATH|HOME)|VIRTUAL_ENV|PYTORCH_CUDA_ALLOC_CONF|OMP_NUM_THREADS|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)"
+    r"|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
+)
+_TOLD = re.compile(r"\b\w*(?:Error|Exception)\b: .*")
+Key = str
+
+
+class Answer(NamedTuple):
+    """Token ids without an end token, why they end ("stop", "length"), and the log-probabilities that were asked for of
+    `logprob_token_ids` as the first token, in their order."""
+
+    ids: list[int]
+    reason: str
+    logprobs: list[float] | None
 
 
 def check(notebook: str, python: str) -> str:
@@ -30,58 +50,99 @@ def check(notebook: str, python: str) -> str:
     except (OSError, subprocess.CalledProcessError) as reason:
         why = str(reason) if isinstance(reason, OSError) else (reason.stderr.strip().splitlines() or ["no output"])[-1]
         raise QilinError(
-            f"{notebook}: vllm_python = '{python}': {why}; nearest valid: null (the kit's own sampling), or the python "
+            f"{notebook}: vllm_python = '{python}': {why}; nearest valid: null (the kit's own), or the python "
             "of an environment of its own in which `pip install vllm` has run"
         ) from None
     return found.stdout.strip()
 
 
+class Engine:
+    """vLLM with the full weights in `model`, on the visible GPUs from `first` on. It starts when it is first asked;
+    `close` ends it and all that it started. `settings`: further keyword arguments of vllm.LLM."""
+
+    def __init__(self, python: str | Path, model: Path, work: Path, first: int = 0, **settings: Any) -> None:
+        self._command, self._work, self._first = [str(python), str(WORKER), str(work)], work, first
+        self._settings = {"model": str(model), "skip_tokenizer_init": True, **settings}
+        self._open, self._process = ExitStack(), None
+
+    def ask(self, prompts: Sequence[tuple[Key, list[int]]], seed: int = 0, **sampling: Any) -> list[list[Answer] | str]:
+        """The answers to each (key, token ids), in their order, or why vLLM refuses the prompt.
+
+        `sampling`: arguments of SamplingParams. A draw depends on seed and key alone. QilinError names cause and log.
+        """
+        if self._process is None:
+            self._start()
+        self._asked.write(json.dumps({"prompts": prompts, "seed": seed, "sampling": sampling}) + "\n")
+        self._asked.flush()
+        stops, results = set(sampling.get("stop_token_ids") or ()), []
+        for key, _ in prompts:
+            row = json.loads(self._next_line())
+            if row["key"] != key:
+                raise RuntimeError(f"{self._work}: the answers to {row['key']} stand where those to {key} belong")
+            whole = [([i for i in ids if i not in stops], *rest) for ids, *rest in row.get("answers", ())]
+            results.append(row["error"] if "error" in row else [Answer(*one) for one in whole])
+        return results
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _start(self) -> None:
+        work = self._work
+        shutil.rmtree(work, ignore_errors=True)
+        files.write_json(work / "engine.json", self._settings)
+        environment = _environment(self._first, self._settings.get("tensor_parallel_size", 1))
+        log, self._asked = (self._open.enter_context(open(work / name, "w")) for name in ("vllm.log", "asked.jsonl"))
+        self._answers = self._open.enter_context(open(work / "answers.jsonl", "w+", encoding="utf-8"))
+        running = children.running(self._command, [environment], log.fileno())
+        (self._process,) = self._open.enter_context(running)
+
+    def _next_line(self) -> str:
+        """The next whole line that the worker writes."""
+        line, log = "", self._work / "vllm.log"
+        while not line.endswith("\n"):
+            ended = self._process.poll()
+            line += self._answers.readline()
+            if ended is not None and not line.endswith("\n"):
+                raise QilinError(f"vLLM ended with exit code {ended}: {_last_words(log)} (whole log: {log})")
+            if not line.endswith("\n"):
+                time.sleep(0.01)
+        return line
+
+
 def generate(
     python: str | Path,
     model: Path,
-    prompts: Iterable[tuple[str, list[int]]],
+    prompts: Iterable[tuple[Key, list[int]]],
     work: Path,
     *,
     seed: int,
     dtype: str,
+    first: int = 0,
     **sampling: Any,
-) -> Iterator[tuple[str, Answers]]:
-    """(key, answers) of each (key, token ids), in their order, as they come; an answer is (ids, why it ended).
+) -> Iterator[tuple[Key, list[Answer]]]:
+    """(key, answers) of each (key, token ids), in their order, as they come; vLLM ends with this generator.
 
-    `model`: a folder of full weights. `sampling`: n, temperature, top_p, max_tokens, stop_token_ids. An end token is
-    not part of an answer. The worker and what it starts end with this generator. QilinError names cause and log.
+    `sampling`: n, temperature, top_p, max_tokens, stop_token_ids. QilinError for a prompt that vLLM refuses.
     """
-    shutil.rmtree(work, ignore_errors=True)
-    keyed = dict(prompts)
-    files.write_jsonl(work / "prompts.jsonl", ({"key": key, "ids": ids} for key, ids in keyed.items()))
-    engine = {"model": str(model), "skip_tokenizer_init": True, "dtype": dtype, "seed": seed}
-    files.write_json(work / "request.json", {"engine": engine, "sampling": sampling, "seed": seed})
-    (work / "answers.jsonl").touch()
-    stops, log = set(sampling["stop_token_ids"]), work / "vllm.log"
-    command = [str(python), str(WORKER), str(work)]
-    with open(log, "w") as told, children.running(command, [_environment()], told.fileno()) as (process,):
-        with open(work / "answers.jsonl", encoding="utf-8") as answers:
-            for key in keyed:
-                row = json.loads(_next_line(answers, process, log))
-                if row["key"] != key:
-                    raise RuntimeError(f"{answers.name}: the answers to {row['key']} stand where those to {key} belong")
-                yield key, [([i for i in ids if i not in stops], reason) for ids, reason in row["answers"]]
+    with closing(Engine(python, model, work, first, dtype=dtype, seed=seed)) as engine:
+        for part in batches(list(dict(prompts).items()), TOGETHER):
+            for (key, _), answers in zip(part, engine.ask(part, seed, **sampling), strict=True):
+                if isinstance(answers, str):
+                    raise QilinError(f"vLLM refuses the prompt {key}: {answers}")
+                yield key, answers
 
 
-def _next_line(file: Any, process: subprocess.Popen, log: Path) -> str:
-    """The next whole line that the worker writes."""
-    line = ""
-    while not line.endswith("\n"):
-        ended = process.poll()
-        line += file.readline()
-        if ended is not None and not line.endswith("\n"):
-            raise QilinError(f"vLLM ended with exit code {ended}: {children.cause(log, 0)} (whole log: {log})")
-        if not line.endswith("\n"):
-            time.sleep(0.1)
-    return line
+def _last_words(log: Path) -> str:
+    """The last errors that a log names, at most three: vLLM's processes repeat each other and refer to what stands
+    above. Else its last line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    told = list(dict.fromkeys(match[0][:300] for match in _TOLD.finditer(text)))
+    return "; ".join(told[-3:]) or (text.strip().splitlines() or ["no output"])[-1]
 
 
-def _environment() -> dict[str, str]:
-    """The user's, without what points an interpreter at the kit's own packages."""
-    hidden = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-    return {name: value for name, value in os.environ.items() if name not in hidden}
+def _environment(first: int = 0, count: int = 1) -> dict[str, str]:
+    """The user's, with `count` of the visible GPUs from `first` on."""
+    kept = {name: value for name, value in os.environ.items() if not _HIDDEN.fullmatch(name)}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = visible.split(",") if visible is not None else [str(number) for number in range(first + count)]
+    return kept | {"CUDA_VISIBLE_DEVICES": ",".join(numbers[first : first + count])}

@@ -21,6 +21,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import Asking, Prompt
+from qilin_lib.evaluate.replies import ERROR
 
 KEY = "sk-secret-0123456789abcdef"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
@@ -366,8 +367,38 @@ def test_letters_are_scored_by_a_servers_log_probabilities(server: Faulty, backe
     assert asked.likelihood and asked.choice_logprobs([ask("q")], "ABCD") == [
         {"A": -1.5, "B": -4.0, "C": -0.5, "D": -4.0}
     ]
-    with pytest.raises(QilinError, match="none of X, Y is among the 20 likeliest"):
-        asked.choice_logprobs([ask("q")], "XY")
+    (unknown,) = asked.choice_logprobs([ask("q")], "XY")
+    assert unknown.finish == ERROR and "none of X, Y is among the 20 likeliest" in unknown.error
+
+
+WITHOUT = {
+    "by 400": (400, {"error": {"message": "Unsupported parameter: 'logprobs' is not supported with this model."}}),
+    "by 403": (403, {"error": {"message": "You are not allowed to request logprobs from this model"}}),
+    "silently": (200, completion("C")),
+}
+
+
+@pytest.mark.parametrize("how", WITHOUT)
+def test_a_server_that_gives_no_log_probabilities_writes_its_letters(
+    server: Faulty, backend: Callable, capsys: pytest.CaptureFixture, how: str
+) -> None:
+    server.reply = lambda request, number: (
+        WITHOUT[how] if "logprobs" in request["body"] else (200, completion("答案：C"))
+    )
+    asked = backend(logprobs=True)
+    assert not asked.likelihood and texts(asked.generate([ask("q")], 5)) == ["答案：C"]
+    assert not asked.likelihood and len(server.requests) == 2
+    assert "m-1 gives no log-probabilities" in capsys.readouterr().out
+
+
+def test_a_prompt_refused_while_letters_are_scored_is_one_item(server: Faulty, backend: Callable) -> None:
+    found = {"content": [{"top_logprobs": [{"token": "A", "logprob": -0.1}]}]}
+    filtered = (400, {"error": {"message": "data_inspection_failed"}})
+    server.reply = lambda request, number: (
+        filtered if said(request) == "bad" else (200, {"choices": [{"logprobs": found}]})
+    )
+    fine, refused = backend(logprobs=True).choice_logprobs([ask("q"), ask("bad")], "A")
+    assert fine == {"A": -0.1} and refused.finish == ERROR and "data_inspection_failed" in refused.error
 
 
 def test_content_in_parts_is_their_text(server: Faulty, backend: Callable) -> None:

@@ -16,7 +16,7 @@ from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmarks import ceval
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.replies import Reply
+from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.scores import summarise
 
 CASES = json.loads(Path(__file__).with_name("released_cases.json").read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ class Script:
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         self.asked_for.append(max_new_tokens)
         assert len(prompts) == len(self.replies)
-        return [Reply(text) for text in self.replies]
+        return [reply if isinstance(reply, Reply) else Reply(reply) for reply in self.replies]
 
 
 def ceval_item(case: dict, number: int = 0) -> Item:
@@ -237,3 +237,15 @@ def test_nothing_parsed_gives_no_figure() -> None:
     scores = summarise(released.cmexam_statistics([record]), resamples=5, seed=0)
     assert scores["parsed_only"]["f1_weighted"] == {"value": None, "n": 0, "low": None, "high": None}
     assert scores["unparsed"]["value"] == 100
+
+
+def test_a_refused_prompt_is_an_error_of_its_item() -> None:
+    backend = Script([Reply("", ERROR, error="status 400 (filtered)")])
+    item = cmexam_item({"A": "甲", "B": "乙"}, "A")
+    asked = released.cmexam_prompts([item], backend)
+    for (answer,) in (
+        released.cmexam_answer([item], asked, backend),
+        released.ceval_answer(ITEMS[:1], released.ceval_prompts(ITEMS[:1], backend, DEV, 5), backend),
+    ):
+        assert (answer["output"], answer["prediction"], answer["correct"]) == ("", None, False)
+        assert (answer["finish"], answer["error"]) == (ERROR, "status 400 (filtered)")

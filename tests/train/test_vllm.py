@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.vllm_stand_in import python_with_vllm
 
-from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.train import vllm_client as vllm
 
@@ -39,6 +39,8 @@ class LLM:
             ids = prompt["prompt_token_ids"]
             if ids == [13]:
                 raise RuntimeError("CUDA out of memory")
+            if ids == [15]:
+                raise ValueError("too long")
             if ids == [14]:
                 time.sleep(100)
             outputs = []
@@ -54,13 +56,7 @@ class LLM:
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """An interpreter that has the stand-in, and no kit."""
-    package = tmp_path / "site" / "vllm"
-    files.write_text(package / "__init__.py", STAND_IN)
-    files.write_text(tmp_path / "site" / "vllm-0.11.0.dist-info" / "METADATA", "Name: vllm\nVersion: 0.11.0\n")
-    script = tmp_path / "python"
-    files.write_text(script, f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} "$@"\n')
-    script.chmod(0o755)
-    return script
+    return python_with_vllm(tmp_path, STAND_IN, "0.11.0")
 
 
 @pytest.fixture
@@ -80,7 +76,7 @@ def test_every_prompt_gets_its_answers_in_order(draw: Callable) -> None:
     prompts = [(f"q{i}", [i, i + 1]) for i in range(20, 320)]
     answers = dict(draw([*prompts, ("ends", [3, 7])]))
     assert answers.pop("ends")[0][0][:1] == [7] and list(answers) == [key for key, _ in prompts]
-    assert not any(3 in ids for pair in dict(draw([("ends", [3, 7])])).values() for ids, _ in pair)
+    assert not any(3 in ids for pair in dict(draw([("ends", [3, 7])])).values() for ids, *_ in pair)
     for i, (first, second) in enumerate(answers.values(), start=20):
         assert first[0][:2] == [i + 1, i] and first[1] == "stop"
         assert second[0][2] == first[0][2] + 1
@@ -97,6 +93,11 @@ def test_a_failure_names_the_cause_and_what_was_answered_stays(draw: Callable, t
     with pytest.raises(QilinError, match="vLLM .*CUDA out of memory.*vllm.log"):
         list(draw([("q", [1]), ("bad", [13])]))
     assert (tmp_path / "work" / "vllm.log").exists()
+
+
+def test_a_prompt_that_vllm_refuses_is_named(draw: Callable) -> None:
+    with pytest.raises(QilinError, match="vLLM refuses the prompt bad: too long"):
+        list(draw([("q", [1]), ("bad", [15])]))
 
 
 def test_an_abandoned_worker_ends(draw: Callable) -> None:
