@@ -290,7 +290,9 @@ class Baseline(Part):
     temperature: float = Field(default=0.0, ge=0, description="0: the likeliest token; else a seeded draw")
     stop: list[str] = Field(default=[], description="texts that end a reply")
     shots: int | None = Field(default=None, ge=0, le=5, description="C-Eval examples; null: as eval.shots")
-    benchmarks: list[Benchmark] | None = Field(default=None, description="what it answers; null: all of the run")
+    benchmarks: list[Benchmark] | None = Field(
+        default=None, description="what it answers; null: all; []: nothing (a judge)"
+    )
     finetune: Finetune | None = Field(default=None, description="training before it answers")
     endpoint: PlainUrl | None = Field(default=None, description="base URL of a server, no user, password or key")
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="NAME_IN_CAPITALS of the variable with the key")
@@ -322,10 +324,21 @@ class Retrieval(Part):
 
     corpus: LocalPath = Field(default="chimed", description="chimed: 01's texts | a folder of texts")
     k: int = Field(default=3, ge=1, description="passages beside a question")
-    models: list[str] = Field(min_length=1, description="stages and baselines that are asked once more")
+    models: list[str] | None = Field(default=None, description="rows asked once more; null: the last stage asked")
     benchmarks: list[PaperBenchmark] = Field(default=["cmexam"], description="where; paper's second version: CMExam")
     controls: bool = Field(default=True, description="rows with passages by chance, and with the item's explanation")
     dense: str | None = Field(default=None, description="a sentence-transformers model beside BM25: folder | hub id")
+
+
+class Judge(Part):
+    """A judged comparison of answers to an open benchmark, every pair in both orders."""
+
+    by: str = Field(description="a baseline | longer, first: the controls, which need no model")
+    models: list[str] | None = Field(default=None, description="rows compared, every two; null: the stages asked")
+    preset: str = Field(default="zhongjing", description="criteria: huatuo2 | zhongjing | pediatrics | …")
+    benchmark: Literal["huatuo"] = Field(default="huatuo", description="whose answers are judged")
+    max_items: int | None = Field(default=None, ge=1, description="the first so many items; null: all")
+    max_new_tokens: NewTokens = 512
 
 
 class Evaluate(Asking):
@@ -348,6 +361,7 @@ class Evaluate(Asking):
     max_new_tokens_ner: NewTokens = 256
     max_new_tokens_dialogue: NewTokens = 512
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
+    judge: Judge | None = Field(default=None, description="answers judged in pairs; null: none")
     retrieval: Retrieval | None = Field(default=None, description="passages beside the question; null: no such rows")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +59,30 @@ def ask(stage: Stage, tasks: Sequence[Task], show: Show) -> dict[str, str]:
 
     Returns {baseline: why} of those that could not answer everything. QilinError for a process that fails.
     """
-    parameters = stage.parameters
     store.carry_over(stage.dir, stage.run.old(stage.name))
     store.forget_failures(stage.dir)
     failed = prepare(stage, show)
-    write(tasks, stage.dir / ITEMS)
     evidence.prepare(stage, {task.name: task.items for task in tasks}, show)
-    job = {
-        "parameters": parameters.model_dump(mode="json"),
-        "run_dir": str(stage.run_dir),
-        "workers": _workers(parameters),
-        "failed": list(failed),
-    }
-    launched(WORKER, stage.dir / "job.json", job, "eval.log", show)
+    answered(stage, tasks, ITEMS, failed, show)
     shutil.rmtree(stage.dir / MERGED, ignore_errors=True)
     failed |= store.failures(stage.dir)
-    return {name: failed[name] for name in parameters.baselines if name in failed}
+    return {name: failed[name] for name in stage.parameters.baselines if name in failed}
+
+
+def answered(
+    stage: Stage, tasks: Sequence[Task], folder: str, failed: Collection[str], show: Show, only: Sequence[str] = ()
+) -> None:
+    """Write `tasks` to a folder of the stage; processes ask the models that have not `failed`, or `only` some."""
+    write(tasks, stage.dir / folder)
+    job = {
+        "parameters": stage.parameters.model_dump(mode="json"),
+        "run_dir": str(stage.run_dir),
+        "workers": _workers(stage.parameters),
+        "items": folder,
+        "failed": list(failed),
+        "only": list(only),
+    }
+    launched(WORKER, stage.dir / "job.json", job, "eval.log", show)
 
 
 def launched(module: str, path: Path, job: dict[str, Any], log: str, show: Show) -> None:

@@ -37,16 +37,17 @@ def variants(parameters: Any) -> list[str]:
     """The names of the further rows, "sft + retrieval" and its controls, in order."""
     own = getattr(parameters, "retrieval", None)
     kinds = (RETRIEVAL, RANDOM, GOLD) if own and own.controls else (RETRIEVAL,)
-    return [f"{model} + {kind}" for model in own.models for kind in kinds] if own else []
+    models = parameters.models[-1:] if own and own.models is None else own.models if own else ()
+    return [f"{model} + {kind}" for model in models for kind in kinds]
 
 
-def benchmarks(parameters: Any, of_baselines: dict[str, list[str]]) -> dict[str, list[str]]:
-    """{row: the benchmarks that it is asked}, of the further rows those of `retrieval` that its model is asked, too."""
-    asked = {}
+def benchmarks(parameters: Any) -> dict[str, list[str]]:
+    """{row: the benchmarks that it is asked} of rows that are not asked all: baselines, and those with passages."""
+    asked = {name: line.benchmarks for name, line in parameters.baselines.items() if line.benchmarks is not None}
     for name in variants(parameters):
-        mine = of_baselines.get(parts(name)[0], parameters.retrieval.benchmarks)
+        mine = asked.get(parts(name)[0], parameters.retrieval.benchmarks)
         asked[name] = [benchmark for benchmark in parameters.retrieval.benchmarks if benchmark in mine]
-    return of_baselines | asked
+    return asked
 
 
 def parts(name: str) -> tuple[str, str]:
@@ -64,7 +65,7 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
     if own is None:
         return {}
     names = [*stage.parameters.models, *stage.parameters.baselines]
-    for model in own.models:
+    for model in own.models or ():
         if model not in names:
             raise QilinError(f"eval.retrieval.models: '{model}' is not asked here{nearest(model, names)}")
     found = search_in(stage, show)
@@ -104,9 +105,9 @@ class Search:
 def search_in(stage: Stage, show: Show) -> Search:
     """The search over the corpus that `retrieval` names, its index made in the cache unless it is there."""
     own = stage.parameters.retrieval
-    built, raw = stage.facts(BUILD), Path(stage.facts(BUILD)["raw_dir"])
+    raw = Path(stage.facts(BUILD)["raw_dir"])
     corpus = stage.parent(BUILD) if own.corpus == "chimed" else local(own.corpus)
-    share = built["parameters"]["contamination_share"]
+    share = runs.read_manifest(stage.run_dir, BUILD)["parameters"]["contamination_share"]
     folder = runs.cache_dir() / "retrieval" / _digest(corpus, raw, share)
     if not (folder / "index.json").exists():
         show("retrieval: reading the benchmarks")

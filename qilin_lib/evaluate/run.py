@@ -9,13 +9,15 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import evidence, submission
-from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
+from qilin_lib.evaluate import evidence, store, submission
+from qilin_lib.evaluate.asking import answered, evaluated, read_records, scored_records
 from qilin_lib.evaluate.benchmarks import PAPER, prepare
+from qilin_lib.evaluate.judging import comparison, verdicts
+from qilin_lib.evaluate.judging import stage as judging
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.files import write_jsonl
-from qilin_lib.progress import Show
+from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 
 # The notebook that knows what a model was trained on.
@@ -48,9 +50,26 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
         scores = score(usable, models, stage.dir, stage.parameters, failed)
         for task in usable:
             _submit(stage, task, scores)
-        return scores
+        return scores | ({"judged": _judged(stage, failed, show)} if stage.parameters.judge else {})
 
+    show = show or live_line()
+    if stage.parameters.judge:
+        judging.check(stage.parameters)
     return evaluated(stage, show, lambda: items(stage) if tasks is None else tasks, scored)
+
+
+def _judged(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]:
+    """What the judge of `eval.judge` makes of the finished answers; {"unfinished": why} where it cannot."""
+    own = stage.parameters.judge
+    games = [*comparison.games(judging.pairs(stage), verdicts.preset(own.preset))]
+    if not games:
+        return {"unfinished": f"eval.judge: fewer than two models have answered {own.benchmark}"}
+    if own.by not in judging.CONTROLS and own.by not in failed:
+        answered(stage, [judging.task(stage, games)], f"{judging.FOLDER}/items", (), show, [own.by])
+        failed = failed | store.failures(stage.dir)
+    if own.by in failed:
+        return {"unfinished": failed[own.by]}
+    return judging.judged(stage, judging.records(stage, games))
 
 
 def _submit(stage: Stage, task: Task, scores: dict[str, Any]) -> None:
@@ -61,8 +80,7 @@ def _submit(stage: Stage, task: Task, scores: dict[str, Any]) -> None:
 
 
 def _models(parameters: Any, benchmark: str) -> list[str]:
-    lines = {name: line.benchmarks for name, line in parameters.baselines.items() if line.benchmarks}
-    asked = evidence.benchmarks(parameters, lines)
+    asked = evidence.benchmarks(parameters)
     names = [*parameters.models, *parameters.baselines, *evidence.variants(parameters)]
     return [name for name in names if benchmark in asked.get(name, [benchmark])]
 

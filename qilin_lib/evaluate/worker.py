@@ -14,7 +14,6 @@ from pathlib import Path
 from qilin_lib import files
 from qilin_lib.evaluate import evidence, plan
 from qilin_lib.evaluate.answering import answer_all
-from qilin_lib.evaluate.asking import ITEMS
 from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.models import loaders, shots
 from qilin_lib.runs import Stage
@@ -38,15 +37,16 @@ def work(job: str | Path) -> None:
     device = f"cuda:{first_card}" if parameters.gpus else "cpu"
     load = {name: how for name, how in loaders(stage, device).items() if name not in said.get("failed", ())}
     load |= evidence.loaders(stage, load)
+    load = {name: how for name, how in load.items() if said["only"] in ([], [name])}
     answer_all(
-        plan.read(stage.dir / ITEMS, KINDS),
+        plan.read(stage.dir / said["items"], KINDS),
         load,
         {name: shots(stage, name) for name in load},
         stage.dir,
         rank,
         of,
         _tell if rank == 0 else None,
-        evidence.benchmarks(parameters, {name: line.benchmarks for name, line in baselines.items() if line.benchmarks}),
+        evidence.benchmarks(parameters),
         {name for name in load if evidence.parts(name)[0] in baselines},
         getattr(parameters, "ask_errors_again", False),
     )

@@ -18,10 +18,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from qilin_lib.evaluate.intervals import Summary, mean_of, percentiles, resample_counts, summary
+from qilin_lib.evaluate.judging.agreement import alpha, kappa, share_agreed
+from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.files import sha256_text
-from qilin_lib.judging.agreement import alpha, kappa, share_agreed
-from qilin_lib.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
 
 WIN, LOSS, INCONSISTENT, UNREAD = "win", "loss", "inconsistent", "unread"
 OUTCOMES = (WIN, TIE, LOSS, INCONSISTENT, UNREAD)
@@ -249,7 +249,7 @@ def controls(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFr
 
 def _control(name: str, follows: list[bool], own: list[Mapping], resamples: int, seed: int, says: str) -> tuple:
     # Both orders of an item are one draw.
-    items = pd.Series(follows, dtype=float).groupby([one["item"] for one in own] or 0).mean()
+    items = pd.Series(follows, dtype=float).groupby(pd.Series([one["item"] for one in own], dtype=object)).mean()
     found = summary(mean_of(100 * items.to_numpy()), resamples, seed)
     warned = found["low"] is not None and found["low"] > FOLLOWS
     return name, found["value"], found["low"], found["high"], found["n"], says if warned else ""

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.judging.comparison import HUMAN, Pair, row
+from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset
 from qilin_lib.files import read_json, sha256_text, write_json, write_text
-from qilin_lib.judging.comparison import HUMAN, Pair, row
-from qilin_lib.judging.verdicts import FIRST, SECOND, TIE, Preset
 
 _TEMPLATES = Path(__file__).parent / "templates"
 VERDICTS = (FIRST, SECOND, TIE)

@@ -9,9 +9,9 @@ import pytest
 import statsmodels.api as sm
 from sklearn.metrics import cohen_kappa_score
 
+from qilin_lib.evaluate.judging import agreement, comparison, sheet, verdicts
+from qilin_lib.evaluate.judging.comparison import LOSS, TIE, WIN, Pair
 from qilin_lib.evaluate.replies import ERROR, Reply
-from qilin_lib.judging import agreement, comparison, sheet, verdicts
-from qilin_lib.judging.comparison import LOSS, TIE, WIN, Pair
 
 ZHONGJING = verdicts.preset("zhongjing")
 SAYS = {WIN: "回答1更好", LOSS: "回答2更好", TIE: "平局"}

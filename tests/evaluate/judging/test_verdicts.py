@@ -3,8 +3,8 @@
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.judging import verdicts
-from qilin_lib.judging.verdicts import FIRST, SECOND, TIE
+from qilin_lib.evaluate.judging import verdicts
+from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE
 
 REPLIES = [
     ("Both are helpful, but the first is safer.\n\n[[A]]", FIRST),

@@ -1,0 +1,207 @@
+"""Rows with passages beside the question: what is shown, what is left out, and what is compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import runs, sample
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import answering, evidence
+from qilin_lib.evaluate.benchmarks import prepare
+from qilin_lib.evaluate.intervals import proportion
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.judging import comparison, stage, verdicts
+from qilin_lib.evaluate.prompts import AS_IT_COMES, ceval_messages, cmexam_messages, fit
+from qilin_lib.evaluate.replies import Reply
+from qilin_lib.evaluate.scores import compare
+from qilin_lib.evaluate.store import predictions
+from qilin_lib.files import read_jsonl
+from qilin_lib.retrieval import index
+
+ITEM = Item("cmexam", "q1", "test", None, "咳嗽三周应查什么", {"A": "胸片", "B": "脑电图"}, "A", "三周以上应拍胸片。")
+PASSAGES = [{"origin": f"a.txt:{n}", "score": 9.0 - n, "text": text} for n, text in enumerate(("甲" * 30, "乙" * 30))]
+
+
+class Backend:
+    """Any tokenizer and template, and how it is asked; writes what it is given to write."""
+
+    likelihood, batch_size = False, 2
+
+    def __init__(self, tokenizer: Any, template: Any, context: int = 9999, shows: list | None = None) -> None:
+        self.tokenizer, self.template, self.context = tokenizer, template, context
+        self.asking = replace(AS_IT_COMES, passages=shows and (lambda item: shows))
+
+    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
+        return [Reply("回答1更好") for _ in prompts]
+
+    def fingerprint(self) -> str:
+        return "stand-in"
+
+
+def asked(backend: Backend, shots: tuple = ()) -> Any:
+    build = (lambda question, left: ceval_messages(question, ITEM, left, "内科")) if shots else None
+    return fit(build or (lambda question, _: cmexam_messages(question, ITEM)), ITEM, shots, "答案：", backend, 8)
+
+
+def test_passages_stand_before_the_question_in_their_order(tokenizer: Any, template: Any) -> None:
+    bare, shown = asked(Backend(tokenizer, template)), asked(Backend(tokenizer, template, shows=PASSAGES))
+    (turn,) = shown.messages
+    places = [turn["content"].index(text) for text in ("[1] 甲", "[2] 乙", bare.messages[0]["content"])]
+    assert places == sorted(places) and list(shown.passages) == PASSAGES and bare.passages == ()
+
+
+def test_what_does_not_fit_is_left_out_worst_first_and_before_any_example(tokenizer: Any, template: Any) -> None:
+    shots = (replace(ITEM, id="dev", question="腹痛应查什么"),)
+    sizes = {}
+    for many in (0, 1, 2):
+        sizes[many] = len(asked(Backend(tokenizer, template, shows=PASSAGES[:many]), shots).ids)
+    for many, context in ((2, sizes[2]), (1, sizes[2] - 1), (1, sizes[1]), (0, sizes[1] - 1)):
+        prompt = asked(Backend(tokenizer, template, context + 8, PASSAGES), shots)
+        assert (list(prompt.passages), prompt.shots, prompt.truncated) == (PASSAGES[:many], 1, False)
+
+
+def test_items_share_their_examples_whatever_is_shown_to_each(tokenizer: Any, template: Any) -> None:
+    shots = (replace(ITEM, id="dev", question="腹痛应查什么"),)
+    bare, shown = (asked(Backend(tokenizer, template, shows=own), shots) for own in (None, PASSAGES))
+    assert 0 < shown.shared <= bare.shared and shown.ids[: shown.shared] == bare.ids[: shown.shared]
+
+
+def retrieval(**how: Any) -> SimpleNamespace:
+    given = {"corpus": "chimed", "k": 2, "models": ["dpo"], "benchmarks": ["cmexam"], "controls": True, "dense": None}
+    return SimpleNamespace(**given | how)
+
+
+@pytest.fixture
+def run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stage 06 over a folder that holds what 01 would have written."""
+    built, monkeyed = tmp_path / "01", {"parameters": {"contamination_share": 0.5}}
+    built.mkdir()
+    texts = ("咳嗽应查胸片。", "高血压要限盐。", "骨折要固定。")
+    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (built / "cpt.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    monkeypatch.setattr(runs, "read_manifest", lambda *_: monkeyed)
+    monkeypatch.setattr(runs, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(index.Pool, "__init__", lambda self, workers: setattr(self, "_executor", None))
+    parameters = SimpleNamespace(seed=1, models=["sft", "dpo"], baselines={}, retrieval=retrieval(), judge=None)
+    return SimpleNamespace(
+        parameters=parameters,
+        dir=tmp_path / "06",
+        run_dir=tmp_path,
+        parent=lambda name: built,
+        facts=lambda name: {"raw_dir": str(sample.raw_dir())},
+    )
+
+
+def test_what_an_item_is_shown_is_found_once_with_its_controls(run: SimpleNamespace) -> None:
+    facts = evidence.prepare(run, {"cmexam": [ITEM], "huatuo": [replace(ITEM, benchmark="huatuo")]}, lambda line: None)
+    assert facts["passages"] == 3
+    shows = {kind: evidence.shown(run.dir, kind)(ITEM) for kind in ("retrieval", "random", "gold")}
+    assert shows["retrieval"][0]["text"] == "咳嗽应查胸片。" and shows["retrieval"][0]["origin"] == "cpt.jsonl:1"
+    assert len(shows["random"]) == 2 and [one["text"] for one in shows["gold"]] == [ITEM.reference]
+    assert evidence.shown(run.dir, "retrieval")(replace(ITEM, benchmark="huatuo")) == []
+    before = (run.dir / "evidence" / "cmexam.jsonl").read_bytes()
+    evidence.prepare(run, {"cmexam": [ITEM]}, lambda line: None)
+    assert (run.dir / "evidence" / "cmexam.jsonl").read_bytes() == before
+
+
+def test_the_query_is_the_question_alone(run: SimpleNamespace) -> None:
+    found = evidence.search_in(run, lambda line: None)
+    options = replace(ITEM, options={"A": "高血压要限盐", "B": "骨折要固定"})
+    evidence.prepare(run, {"cmexam": [options]}, lambda line: None)
+    shown = evidence.shown(run.dir, "retrieval")(options)
+    assert [one["text"] for one in shown] == [hit.text for hit in found(ITEM.question)]
+
+
+def test_a_model_that_is_not_asked_is_named_with_the_nearest(run: SimpleNamespace) -> None:
+    run.parameters.retrieval = retrieval(models=["dp"])
+    with pytest.raises(QilinError, match=r"eval\.retrieval\.models: 'dp' is not asked here.*dpo"):
+        evidence.prepare(run, {"cmexam": [ITEM]}, lambda line: None)
+
+
+def test_rows_with_passages_are_asked_their_benchmarks_and_compared_with_the_model_as_it_is() -> None:
+    line = SimpleNamespace(benchmarks=["huatuo"])
+    parameters = SimpleNamespace(baselines={"other": line}, retrieval=retrieval(models=["dpo", "other"]))
+    assert evidence.benchmarks(parameters) == {
+        "other": ["huatuo"],
+        **{f"dpo + {kind}": ["cmexam"] for kind in ("retrieval", "random", "gold")},
+        **{f"other + {kind}": [] for kind in ("retrieval", "random", "gold")},
+    }
+    names = ["base", "dpo", "dpo + retrieval", "dpo + random"]
+    rows = compare("cmexam", {name: {"accuracy": proportion([True, False, True])} for name in names}, 100, 1)
+    assert {(row["model_a"], row["model_b"]) for row in rows} == {
+        ("base", "dpo"),
+        ("dpo", "dpo + retrieval"),
+        ("dpo", "dpo + random"),
+        ("dpo + random", "dpo + retrieval"),
+    }
+
+
+def test_passages_stand_in_the_record_and_move_its_key(
+    raw_dir: Any, params: Any, tokenizer: Any, template: Any, tmp_path: Any
+) -> None:
+    params.benchmarks, params.protocols = ["cmexam"], ["fixed"]
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "cmexam"]
+    keys = []
+    for name, own in (("bare", None), ("shown", PASSAGES)):
+        path = predictions(tmp_path, "fixed", "cmexam", name)
+        answering.answer(task, name, Backend(tokenizer, template, shows=own), 0, path)
+        answering.store.finish(path, [item.id for item in task.items])
+        assert [row.get("passages") for row in read_jsonl(path)] == [own] * len(task.items)
+        keys.append(json.loads(path.with_suffix(".key.json").read_text(encoding="utf-8"))["key"])
+    assert keys[0] != keys[1]
+
+
+def judge(**how: Any) -> SimpleNamespace:
+    given = {"by": "first", "models": ["sft", "dpo"], "preset": "zhongjing", "benchmark": "huatuo", "max_items": 2}
+    return SimpleNamespace(**given | {"max_new_tokens": 8} | how)
+
+
+@pytest.fixture
+def answered(run: SimpleNamespace) -> SimpleNamespace:
+    """The stage with two models' answers to three questions."""
+    (run.dir / "items").mkdir(parents=True)
+    rows = [json.dumps({"id": f"q{n}", "question": f"问{n}"}) + "\n" for n in range(3)]
+    (run.dir / "items" / "huatuo.jsonl").write_text("".join(rows), encoding="utf-8")
+    for name in ("sft", "dpo"):
+        path = predictions(run.dir, "fixed", "huatuo", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"id": f"q{n}", "output": f"<think>想</think>{name}答{n}"}) + "\n" for n in range(3)]
+        path.write_text("".join(lines), encoding="utf-8")
+    run.parameters.judge, run.parameters.bootstrap_resamples = judge(), 100
+    return run
+
+
+def test_finished_answers_are_judged_without_their_thoughts(answered: SimpleNamespace) -> None:
+    stage.check(answered.parameters)
+    games = [*comparison.games(stage.pairs(answered), verdicts.preset("zhongjing"))]
+    assert len(games) == 4 and all("想" not in game.prompt for game in games)
+    said = stage.judged(answered, stage.records(answered, games))
+    assert (said["judge"], said["comparison"][0]["inconsistent"]) == ("first", 2)
+    assert len([*read_jsonl(answered.dir / "judging" / "records.jsonl")]) == 4
+
+
+def test_a_model_judges_as_it_answers_a_benchmark(answered: SimpleNamespace, tokenizer: Any, template: Any) -> None:
+    answered.parameters.judge = judge(by="gpt")
+    games = [*comparison.games(stage.pairs(answered), verdicts.preset("zhongjing"))]
+    path = predictions(answered.dir, "fixed", "judging", "gpt")
+    answering.answer(stage.task(answered, games), "gpt", Backend(tokenizer, template), 0, path)
+    assert [row["verdict"] for row in stage.records(answered, games)] == ["win", "loss"] * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"by": "firs"}, r"eval\.judge\.by: 'firs'.*first"),
+        ({"models": ["sft", "dop"]}, r"eval\.judge\.models: 'dop'.*dpo"),
+        ({"preset": "disc"}, r"eval\.judge\.preset: 'disc' scores single answers"),
+    ],
+)
+def test_a_judge_that_is_not_there_is_refused_by_name(run: SimpleNamespace, how: dict, said: str) -> None:
+    run.parameters.judge = judge(**how)
+    with pytest.raises(QilinError, match=said):
+        stage.check(run.parameters)
