@@ -51,7 +51,8 @@ def named(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         first = (tokenizer.bos_token, tokenizer.bos_token_id)
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
     if request.param in ("llama", "qwen"):
-        tokenizer.chat_template = published({"llama": "llama3", "qwen": "qwen2_5"}[request.param])
+        template, end = {"llama": ("llama3", "<|eot_id|>"), "qwen": ("qwen2_5", "<|im_end|>")}[request.param]
+        tokenizer.chat_template, tokenizer.eos_token = published(template), end
     return request.param, tokenizer
 
 
@@ -114,5 +115,6 @@ def test_a_reply_ends_where_the_next_turn_begins(named: tuple[str, Any]) -> None
     name, tokenizer = named
     asked = prompt(tokenizer, "auto")
     assert turn_ids(tokenizer, [asked]) == {tokenizer.convert_tokens_to_ids(NEXT[name])}
-    (reply,) = replied([asked], [f"C。{NEXT[name]}user 胃痛"], ["length"])
+    assert asked.stop[0].startswith(NEXT[name])
+    (reply,) = replied([asked], [f"C。{asked.stop[0]}胃痛"], ["length"])
     assert (reply.text, reply.finish, reply.forced) == ("C。", "stop", True)
