@@ -20,8 +20,9 @@ from helpers.serving import serving
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.evaluate.prompts import Asking, Prompt
+from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import ERROR
+from qilin_lib.schema import Baseline
 
 KEY = "sk-secret-0123456789abcdef"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
@@ -107,9 +108,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
 
 @pytest.fixture
 def backend(server: Faulty, tmp_path: Path) -> Callable[..., EndpointBackend]:
-    def make(**changes: Any) -> EndpointBackend:
-        given = {"model": "m-1", "url": server.url, "template": "chat", "batch_size": 4, "key_env": "A_KEY"}
-        return EndpointBackend(**{**given, "cache_dir": tmp_path / "responses", **changes})
+    def make(batch_size: int = 4, cache_dir: Path = tmp_path / "responses", **changes: Any) -> EndpointBackend:
+        line = Baseline(model="m-1", endpoint=server.url, template="chat", api_key_env="A_KEY")
+        return EndpointBackend(line.model_copy(update=changes), batch_size, cache_dir)
 
     return make
 
@@ -146,7 +147,7 @@ def test_a_chat_is_sent_as_messages_with_the_forced_beginning_as_its_last_line(
 ) -> None:
     shots = [{"role": "user", "content": "一"}, {"role": "assistant", "content": "答案：A"}]
     last = {"role": "user", "content": "二"}
-    asked = backend(url=server.url.removesuffix("/v1") + "/")
+    asked = backend(endpoint=server.url.removesuffix("/v1") + "/")
     asked.generate([Prompt([*shots, last], "答案：", [], "", 1, False)], 7)
     (request,) = server.requests
     assert request["path"] == "/v1/chat/completions"
@@ -178,7 +179,7 @@ def test_plain_text_goes_to_completions_as_rendered(server: Faulty, backend: Cal
 def test_a_fingerprint_tells_server_model_and_template_apart(
     backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = [{}, {"model": "m-2"}, {"url": "http://localhost:9/v1"}, {"template": "plain"}]
+    changes = [{}, {"model": "m-2"}, {"endpoint": "http://localhost:9/v1"}, {"template": "plain"}]
     prints = [backend(**change).fingerprint() for change in changes]
     assert len(set(prints)) == 4
     monkeypatch.setenv("A_KEY", "sk-another-key")
@@ -275,7 +276,7 @@ def test_a_server_that_hangs_or_drips_ends_at_the_timeout(server: Faulty, backen
 def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        refused = backend(url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        refused = backend(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
         with pytest.raises(QilinError, match=r"no connection \(.*refused.*\); tried 6 times"):
             refused.generate([ask("q")], 5)
 
@@ -284,7 +285,7 @@ def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(QilinError, match=r"no connection \(.*Name or service not known\); tried 6 times"):
-        backend(url="http://no-such-host.invalid/v1").generate([ask("q")], 5)
+        backend(endpoint="http://no-such-host.invalid/v1").generate([ask("q")], 5)
 
 
 def test_waiting_is_bounded_in_all(server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +342,7 @@ def test_a_limit_by_another_name_is_sent_by_it(server: Faulty, backend: Callable
 
 def test_fields_of_a_request_are_the_users(server: Faulty, backend: Callable) -> None:
     extra = {"seed": None, "temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
-    asked = backend(request=extra, asking=Asking(system="你是医生", stop=("问：",)))
+    asked = backend(request=extra, system="你是医生", stop=["问："])
     asked.generate([ask("头痛")], 5)
     body = server.requests[0]["body"]
     assert not {"seed", "temperature"} & body.keys() and body["stop"] == ["问："]
@@ -412,10 +413,10 @@ def test_content_in_parts_is_their_text(server: Faulty, backend: Callable) -> No
 
 def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, backend: Callable) -> None:
     backend().generate(asks(3), 5)
-    again = backend(prices=(1.0, 2.0))
+    again = backend(price_per_million_input=1.0, price_per_million_output=2.0)
     assert texts(again.generate(asks(3), 5)) == ["Re: q0", "Re: q1", "Re: q2"]
     assert again.usage() == dict.fromkeys(again.usage(), 0) | {"cached": 3} and len(server.requests) == 3
-    for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"url": server.url + "/deeper"}], start=4):
+    for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"endpoint": server.url + "/deeper"}], start=4):
         backend(**other).generate([ask("q0")], 5)
         assert len(server.requests) == n, other
     backend().generate([ask("q0")], 6)
@@ -446,12 +447,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(backend: Callable, tmp_
 
 def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: Callable) -> None:
     server.reply = lambda request, number: (200, completion("a") if number < 4 else {**completion("a"), "usage": None})
-    asked = backend(batch_size=1, prices=(0.5, 1.5))
+    asked = backend(batch_size=1, price_per_million_input=0.5, price_per_million_output=1.5)
     asked.generate(asks(5), 5)
     expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
     expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
     assert asked.usage() == expected
-    assert backend(prices=(0.5, None)).usage()["cost"] is None
+    assert backend(price_per_million_input=0.5).usage()["cost"] is None
 
 
 def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +499,7 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
 ) -> None:
     monkeypatch.setenv("A_KEY", "  ")
     with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
-        backend(url="https://api.example.com")
+        backend(endpoint="https://api.example.com")
     assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {servers.PLACEHOLDER}"
     monkeypatch.setenv("A_KEY", "sk-not-ascii-密")
@@ -511,10 +512,10 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     ("changes", "reason"),
     [
         ({"template": "baichuan"}, "nearest valid: 'chat'"),
-        ({"url": "localhost:8000"}, "no URL of a server"),
-        ({"url": "http://localhost:many/v1"}, "is no URL"),
-        ({"url": "http://me:hunter2@host/v1"}, "the endpoint at host has a user"),
-        ({"url": "http://host/v1?key=hunter2"}, "the endpoint at host has a user"),
+        ({"endpoint": "localhost:8000"}, "no URL of a server"),
+        ({"endpoint": "http://localhost:many/v1"}, "is no URL"),
+        ({"endpoint": "http://me:hunter2@host/v1"}, "the endpoint at host has a user"),
+        ({"endpoint": "http://host/v1?key=hunter2"}, "the endpoint at host has a user"),
     ],
 )
 def test_what_cannot_be_an_endpoint_is_refused_before_anything_is_sent(
