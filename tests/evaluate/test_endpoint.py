@@ -9,13 +9,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.replies import texts
-from helpers.serving import serving
+from helpers.serving import Faulty, completion, said, serving
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
@@ -25,74 +24,6 @@ from qilin_lib.evaluate.replies import ERROR
 from qilin_lib.schema import Baseline
 
 KEY = "sk-secret-0123456789abcdef"
-USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
-
-
-def completion(text: str | None, **more: Any) -> dict:
-    """A body that suits both kinds of request."""
-    choice = {"index": 0, "text": text, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return {"choices": [choice], "usage": USAGE, **more}
-
-
-def said(request: dict) -> str:
-    """The last thing that a request says."""
-    return request["body"]["prompt"] if "prompt" in request["body"] else request["body"]["messages"][-1]["content"]
-
-
-class Faulty(ThreadingHTTPServer):
-    """Answers by `reply(request, number)`: (status, body), (status, body, headers), or None to close the connection."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply: Callable[[dict, int], Any] = lambda request, number: (200, completion(f"Re: {said(request)}"))
-        self.requests: list[dict] = []
-        self.running = self.most = 0
-        self.lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up is part of the play."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        seen = {"path": self.path, "body": body, "headers": self.headers, "at": time.monotonic()}
-        with self.server.lock:
-            self.server.requests.append(seen)
-            number = len(self.server.requests)
-            self.server.running += 1
-            self.server.most = max(self.server.most, self.server.running)
-        try:
-            self._reply(self.server.reply(seen, number))
-        finally:
-            with self.server.lock:
-                self.server.running -= 1
-
-    def _reply(self, reply: Any) -> None:
-        if reply is None:
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return
-        status, body, headers = (*reply, {})[:3]
-        body = body if isinstance(body, bytes | list) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        pieces = body if isinstance(body, list) else [body]
-        self.send_header("content-length", str(sum(map(len, pieces))))
-        self.end_headers()
-        for n, piece in enumerate(pieces):
-            time.sleep(0.1 * (n > 0))
-            self.wfile.write(piece)
-            self.wfile.flush()
-
-    def log_message(self, *_: Any) -> None:
-        """Quiet."""
 
 
 @pytest.fixture
@@ -126,20 +57,15 @@ def asks(count: int) -> list[Prompt]:
 # --- what is sent, and in which order it comes back -------------------------------------------------------------------
 
 
-def test_a_chunk_is_asked_concurrently_and_answered_in_order(server: Faulty, backend: Callable) -> None:
+def test_a_chunk_is_asked_once_concurrently_and_answered_in_order(server: Faulty, backend: Callable) -> None:
     def reply(request: dict, number: int) -> Any:
         time.sleep(0.4 - 0.04 * number)  # later ones are faster
         return 200, completion(f"Re: {said(request)}")
 
     server.reply = reply
-    assert texts(backend(batch_size=3).generate(asks(8), 5)) == [f"Re: q{n}" for n in range(8)]
-    assert server.most == 3 and len(server.requests) == 8
-
-
-def test_the_same_prompt_twice_in_a_chunk_is_asked_once(server: Faulty, backend: Callable) -> None:
-    asked = backend()
-    assert texts(asked.generate([ask("a"), ask("b"), ask("a")], 5)) == ["Re: a", "Re: b", "Re: a"]
-    assert len(server.requests) == 2 and asked.usage()["cached"] == 1
+    asked = backend(batch_size=3)
+    assert texts(asked.generate([*asks(8), ask("q0")], 5)) == [f"Re: q{n}" for n in (*range(8), 0)]
+    assert server.most == 3 and len(server.requests) == 8 and asked.usage()["cached"] == 1, "the same is asked once"
 
 
 def test_a_chat_is_sent_as_messages_with_the_forced_beginning_as_its_last_line(
@@ -402,12 +328,6 @@ def test_a_prompt_refused_while_letters_are_scored_is_one_item(server: Faulty, b
     assert fine == {"A": -0.1} and refused.finish == ERROR and "data_inspection_failed" in refused.error
 
 
-def test_content_in_parts_is_their_text(server: Faulty, backend: Callable) -> None:
-    parts = [{"type": "text", "text": "多"}, {"type": "text", "text": "休息"}]
-    server.reply = lambda request, number: (200, completion(parts))
-    assert texts(backend().generate([ask("q")], 5)) == ["多休息"]
-
-
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
@@ -464,12 +384,14 @@ def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch:
     assert len(at) == 8 and max(at) - min(at) >= 0.65, "seven gaps of 0.1 s"
 
 
-def test_a_refusal_is_an_answer_and_broken_unicode_is_mended(server: Faulty, backend: Callable) -> None:
+def test_a_refusal_is_an_answer_parts_are_their_text_and_broken_unicode_is_mended(
+    server: Faulty, backend: Callable
+) -> None:
     refused = {"choices": [{"message": {"content": None, "refusal": "我不能回答"}}]}
-    server.reply = lambda request, number: (200, refused if number == 1 else completion("半\ud83d"))
-    asked = backend(batch_size=1)
-    assert texts(asked.generate(asks(2), 5)) == ["我不能回答", "半?"]
-    assert texts(backend().generate(asks(2), 5)) == ["我不能回答", "半?"]
+    parts = completion([{"type": "text", "text": "多"}, {"type": "text", "text": "休息"}])
+    server.reply = lambda request, number: (200, [refused, completion("半\ud83d"), parts][number - 1])
+    for _ in range(2):
+        assert texts(backend(batch_size=1).generate(asks(3), 5)) == ["我不能回答", "半?", "多休息"]
 
 
 # --- the key, the address ---------------------------------------------------------------------------------------------
