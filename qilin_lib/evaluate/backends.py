@@ -239,7 +239,10 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
 def turn_ids(tokenizer: Any, prompts: Sequence[Prompt]) -> set[int]:
     """Special tokens with which a next turn begins (`Prompt.stop`); decoding leaves them out, so no text shows them."""
     first = {tag_ids(tokenizer, tag)[0] for tag in {tag for prompt in prompts for tag in prompt.stop}}
-    return first & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    # Llama 3's tags are special to the vocabulary that decodes, and stand in no list of the tokenizer.
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {token for token, one in added.items() if one.special} | set(tokenizer.all_special_ids)
+    return first & special - {tokenizer.unk_token_id}
 
 
 def weights_hash(model: Any) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.prompts import AS_IT_COMES, SEED, Asking, Messages, Prompt, as_text
+from qilin_lib.evaluate.prompts import SEED, Messages, Prompt, as_text, asked_as
 from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied
 from qilin_lib.evaluate.server import CHAT, COUNTS, TEXT, Answer, Refused, Server
 from qilin_lib.evaluate.templates import AUTO, presets, written
+from qilin_lib.schema import Baseline
 from qilin_lib.tokens.template import PLAIN
 
 # Requests of a chunk: so many times those that run at a time, lest all wait for a chunk's slowest.
@@ -26,60 +27,45 @@ ENDINGS = {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR, ERRO
 
 
 class EndpointBackend:
-    """A model named `model` at the base URL `url`.
+    """The model that a baseline's line names at its `endpoint`.
 
     `template` "chat" posts the messages to /chat/completions, where the server's own template stands around them. A
     forced beginning of the reply is the last line of the last user message there, as in the released prompts, unless
     the server goes on from it (`prefill`: vLLM, SGLang). "plain", a name of templates.presets() or `prompt` posts text
-    to /completions. Decoding is seeded, greedy unless `asking` has a temperature.
+    to /completions. Decoding is seeded, greedy unless the line has a temperature. With `logprobs` letters are scored by
+    the server's log-probabilities, and written where it gives none.
 
-    `request`: fields of each request; None leaves one of ours out. `logprobs`: letters are scored by the server's
-    log-probabilities, and written where it gives none. `batch_size` requests run at a time. `prices` are for a million
-    tokens of input and output. The rest is Server's. Raises QilinError for a template, a URL or a key that cannot be
-    used.
+    `batch_size` requests run at a time. QilinError for a template, a URL or a key that cannot be used.
     """
 
     tokenizer = None
     context = None
 
-    def __init__(
-        self,
-        model: str,
-        url: str,
-        template: str,
-        batch_size: int,
-        cache_dir: str | Path,
-        key_env: str = "OPENAI_API_KEY",
-        requests_per_minute: float | None = None,
-        timeout: float = 60.0,
-        prices: tuple[float | None, float | None] = (None, None),
-        asking: Asking = AS_IT_COMES,
-        prompt: str | None = None,
-        request: dict[str, Any] | None = None,
-        prefill: bool = False,
-        logprobs: bool = False,
-    ) -> None:
+    def __init__(self, line: Baseline, batch_size: int, cache_dir: str | Path) -> None:
         texts = {"plain": PLAIN} | {name: written(name, text) for name, text in presets().items()}
-        if prompt is not None:
-            self.template = written("prompt", prompt)
-        elif template in (AUTO, "chat"):
+        if line.prompt is not None:
+            self.template = written("prompt", line.prompt)
+        elif line.template in (AUTO, "chat"):
             self.template = SimpleNamespace(name="chat")
-        elif template in texts:
-            self.template = texts[template]
+        elif line.template in texts:
+            self.template = texts[line.template]
         else:
             raise QilinError(
-                f"template '{template}' of model '{model}': an endpoint holds its tokenizer itself; nearest valid: "
-                f"'chat' (the server's template), {', '.join(texts)}"
+                f"template '{line.template}' of model '{line.model}': an endpoint holds its tokenizer itself; nearest "
+                f"valid: 'chat' (the server's template), {', '.join(texts)}"
             )
-        self.asking, self.prices, self._logprobs = asking, prices, logprobs
-        self.request, self._prefill = request or {}, prefill
-        self.server = Server(model, url, batch_size, cache_dir, key_env, requests_per_minute, timeout)
+        self.line, self.asking = line, asked_as(line)
+        self.prices = (line.price_per_million_input, line.price_per_million_output)
+        settings = {"chat_template_kwargs": line.chat_template_kwargs} if line.chat_template_kwargs else {}
+        self.request = line.request | settings
+        more = (line.api_key_env, line.requests_per_minute, line.timeout)
+        self.server = Server(line.model, line.endpoint, batch_size, cache_dir, *more)
         self.batch_size, self.url = batch_size * ROUNDS, self.server.url
 
     @cached_property
     def likelihood(self) -> bool:
         """Whether letters are scored. The first to ask sends one request, to see if the server lets them be."""
-        if not self._logprobs:
+        if not self.line.logprobs:
             return False
         question = [{"role": "user", "content": "1 + 1 ="}]
         (answer,) = self._first_tokens([Prompt(question, "", [], self.render(question, ""), 0, False)])
@@ -99,7 +85,7 @@ class EndpointBackend:
         texts = [answer.get("text") or "" for answer in answers]
         finishes = [ERROR if "error" in one else ENDINGS.get(one["finish_reason"], STOP) for one in answers]
         # What follows the last line of a chat's user message is a turn of its own: nothing was forced.
-        forces = self._prefill or not self._chat
+        forces = self.line.prefill or not self._chat
         errors = [answer.get("error", "") for answer in answers]
         return replied(prompts, texts, finishes, forces, self.asking.stop, errors)
 
@@ -134,7 +120,7 @@ class EndpointBackend:
     def fingerprint(self) -> str:
         """A hash of URL, model name, template and request: a server shows no weights."""
         parts = [self.url, self.server.model, self.template.name]
-        more = [self.request, self._prefill] if self.request or self._prefill else []
+        more = [self.request, self.line.prefill] if self.request or self.line.prefill else []
         own = [self.template.user_open, self.template.user_close] if self.template.name == "prompt" else []
         return files.sha256_text(json.dumps([*parts, *more, *own], sort_keys=True))
 
@@ -160,14 +146,14 @@ class EndpointBackend:
             body["messages"] = self._messages(prompt.messages, prompt.reply_prefix)
         else:
             body["prompt"] = prompt.text
-        if self._chat and self._prefill and prompt.reply_prefix:
+        if self._chat and self.line.prefill and prompt.reply_prefix:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return {name: value for name, value in (body | self.request).items() if value is not None}
 
     def _messages(self, messages: Messages, reply_prefix: str) -> Messages:
         if not reply_prefix:
             return list(messages)
-        if self._prefill:
+        if self.line.prefill:
             return [*messages, {"role": "assistant", "content": reply_prefix}]
         return [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}\n{reply_prefix}"}]
 

@@ -16,7 +16,7 @@ from qilin_lib.errors import QilinError, nearest, sentence
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking
+from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, asked_as
 from qilin_lib.evaluate.templates import AUTO, CHAT, of_others, unspoken
 from qilin_lib.evaluate.vllm_backend import VllmBackend
 from qilin_lib.models import merge
@@ -215,22 +215,7 @@ def _endpoint(stage: Stage, name: str) -> EndpointBackend:
     line = stage.parameters.baselines[name]
     if line.finetune is not None:
         raise QilinError(f"{named(stage, name)}.finetune: a model at an endpoint is not trained; nearest valid: null")
-    return EndpointBackend(
-        model=line.model,
-        url=line.endpoint,
-        template=line.template,
-        batch_size=line.concurrency or stage.parameters.batch_size,
-        cache_dir=runs.cache_dir() / "responses",
-        asking=_asking(line),
-        key_env=line.api_key_env,
-        requests_per_minute=line.requests_per_minute,
-        timeout=line.timeout,
-        prices=(line.price_per_million_input, line.price_per_million_output),
-        prompt=line.prompt,
-        request=line.request | ({"chat_template_kwargs": kwargs} if (kwargs := line.chat_template_kwargs) else {}),
-        prefill=line.prefill,
-        logprobs=line.logprobs,
-    )
+    return EndpointBackend(line, line.concurrency or stage.parameters.batch_size, runs.cache_dir() / "responses")
 
 
 def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
@@ -261,11 +246,7 @@ def _load_baseline(stage: Stage, name: str, device: str) -> Any:
     asked = _template(stage, name, found)
     if stage.parameters.baselines[name].finetune is not None:
         found = trained(baseline.folder(stage, name))
-    return _load(stage, name, found, asked, device, _asking(stage.parameters.baselines[name]))
-
-
-def _asking(line: Baseline) -> Asking:
-    return Asking(line.system, line.max_new_tokens, line.temperature, tuple(line.stop))
+    return _load(stage, name, found, asked, device, asked_as(stage.parameters.baselines[name]))
 
 
 def _load(stage: Stage, name: str, weights: Path, asked: Any, device: str, asking: Asking) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.items import Item
+from qilin_lib.schema import Baseline
 from qilin_lib.tokens.template import Template
 
 REPLY_PREFIX = "答案："
@@ -43,6 +44,13 @@ class Asking:
 
 
 AS_IT_COMES = Asking()
+
+
+def asked_as(line: Baseline) -> Asking:
+    """How a baseline's line wants its model to be asked."""
+    return Asking(line.system, line.max_new_tokens, line.temperature, tuple(line.stop))
+
+
 # Of every draw at a temperature, here and at a server.
 SEED = 1
 

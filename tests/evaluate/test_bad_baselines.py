@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.serving import serving
+from helpers.serving import Faulty, said, serving
 
 from qilin_lib import files, params
 from qilin_lib.evaluate import run, store
@@ -32,26 +30,7 @@ SMALL = {
 THOUGHT = "这道题先排除B。可能是A？不对，应该是C。"
 
 
-class Servant(BaseHTTPRequestHandler):
-    """Answers as the model that is asked for would."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append(asked)
-        status, body = self.server.answer(asked["model"], asked["messages"][-1]["content"])
-        raw = json.dumps(body, ensure_ascii=False).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def said(text: str | None, finish: str = "stop", **more: Any) -> tuple[int, dict]:
+def wrote(text: str | None, finish: str = "stop", **more: Any) -> tuple[int, dict]:
     message = {"role": "assistant", "content": text, **more}
     return 200, {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
 
@@ -60,20 +39,20 @@ def answer(model: str, question: str) -> tuple[int, dict]:
     if model == "locked":
         return 401, {"error": {"message": "no such key"}}
     if model == "thinks":
-        return said(f"<think>{THOUGHT}</think>\n\n综上，选 **C**。")
+        return wrote(f"<think>{THOUGHT}</think>\n\n综上，选 **C**。")
     if model == "thinks too long":
-        return said(None, "length", reasoning_content=THOUGHT)
+        return wrote(None, "length", reasoning_content=THOUGHT)
     if model == "filtered" and "首选检查" in question:
         return 400, {
             "error": {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"}
         }
-    return said("答案：C。多休息。")
+    return wrote("答案：C。多休息。")
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Servant)
-    made.asked, made.answer = [], answer
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    made = Faulty()
+    made.reply = lambda request, number: answer(request["body"]["model"], said(request))
     with serving(made):
         yield made
 
@@ -84,7 +63,7 @@ def stage(
 ) -> Callable[..., Stage]:
     """`stage(name, lines)`: notebook 06 of a run whose only model is the tiny base; `lines` name the baselines."""
     monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    url = f"http://127.0.0.1:{server.server_port}/v1"
+    url = server.url
 
     def make(name: str, lines: dict[str, dict[str, Any]], **changes: Any) -> Stage:
         folder = tmp_path / name
@@ -161,15 +140,15 @@ def test_a_refused_prompt_is_one_item_and_is_asked_again_on_request(stage: Calla
     assert "inappropriate content" in refused[0]["error"]
     # One of three is more than 2 in 100: no score is printed of a model that a filter kept from answering.
     assert "filtered" not in scores["cmexam"] and "1 of 3" in scores["unfinished"]["cmexam"]["filtered"]
-    server.answer = lambda model, question: said("答案：B")
-    asked = len(server.asked)
+    server.reply = lambda request, number: wrote("答案：B")
+    asked = len(server.requests)
     again = stage("again", {"filtered": {"model": "filtered"}}, benchmarks=["cmexam"], ask_errors_again=True)
     target = store.predictions(again.dir, "fixed", "cmexam", "filtered")
     target.parent.mkdir(parents=True)
     for path in store.predictions(here.dir, "fixed", "cmexam", "filtered").parent.glob("filtered*"):
         target.with_name(path.name).write_bytes(path.read_bytes())
     scores = run.evaluate(again, lambda text: None)
-    assert len(server.asked) == asked + 1
+    assert len(server.requests) == asked + 1
     assert scores["cmexam"]["filtered"]["error"]["value"] == 0
 
 

@@ -9,89 +9,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.replies import texts
-from helpers.serving import serving
+from helpers.serving import Faulty, completion, said, serving
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.evaluate.prompts import Asking, Prompt
+from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import ERROR
+from qilin_lib.schema import Baseline
 
 KEY = "sk-secret-0123456789abcdef"
-USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
-
-
-def completion(text: str | None, **more: Any) -> dict:
-    """A body that suits both kinds of request."""
-    choice = {"index": 0, "text": text, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return {"choices": [choice], "usage": USAGE, **more}
-
-
-def said(request: dict) -> str:
-    """The last thing that a request says."""
-    return request["body"]["prompt"] if "prompt" in request["body"] else request["body"]["messages"][-1]["content"]
-
-
-class Faulty(ThreadingHTTPServer):
-    """Answers by `reply(request, number)`: (status, body), (status, body, headers), or None to close the connection."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply: Callable[[dict, int], Any] = lambda request, number: (200, completion(f"Re: {said(request)}"))
-        self.requests: list[dict] = []
-        self.running = self.most = 0
-        self.lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up is part of the play."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        seen = {"path": self.path, "body": body, "headers": self.headers, "at": time.monotonic()}
-        with self.server.lock:
-            self.server.requests.append(seen)
-            number = len(self.server.requests)
-            self.server.running += 1
-            self.server.most = max(self.server.most, self.server.running)
-        try:
-            self._reply(self.server.reply(seen, number))
-        finally:
-            with self.server.lock:
-                self.server.running -= 1
-
-    def _reply(self, reply: Any) -> None:
-        if reply is None:
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return
-        status, body, headers = (*reply, {})[:3]
-        body = body if isinstance(body, bytes | list) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        pieces = body if isinstance(body, list) else [body]
-        self.send_header("content-length", str(sum(map(len, pieces))))
-        self.end_headers()
-        for n, piece in enumerate(pieces):
-            time.sleep(0.1 * (n > 0))
-            self.wfile.write(piece)
-            self.wfile.flush()
-
-    def log_message(self, *_: Any) -> None:
-        """Quiet."""
 
 
 @pytest.fixture
@@ -107,9 +39,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
 
 @pytest.fixture
 def backend(server: Faulty, tmp_path: Path) -> Callable[..., EndpointBackend]:
-    def make(**changes: Any) -> EndpointBackend:
-        given = {"model": "m-1", "url": server.url, "template": "chat", "batch_size": 4, "key_env": "A_KEY"}
-        return EndpointBackend(**{**given, "cache_dir": tmp_path / "responses", **changes})
+    def make(batch_size: int = 4, cache_dir: Path = tmp_path / "responses", **changes: Any) -> EndpointBackend:
+        line = Baseline(model="m-1", endpoint=server.url, template="chat", api_key_env="A_KEY")
+        return EndpointBackend(line.model_copy(update=changes), batch_size, cache_dir)
 
     return make
 
@@ -125,20 +57,15 @@ def asks(count: int) -> list[Prompt]:
 # --- what is sent, and in which order it comes back -------------------------------------------------------------------
 
 
-def test_a_chunk_is_asked_concurrently_and_answered_in_order(server: Faulty, backend: Callable) -> None:
+def test_a_chunk_is_asked_once_concurrently_and_answered_in_order(server: Faulty, backend: Callable) -> None:
     def reply(request: dict, number: int) -> Any:
         time.sleep(0.4 - 0.04 * number)  # later ones are faster
         return 200, completion(f"Re: {said(request)}")
 
     server.reply = reply
-    assert texts(backend(batch_size=3).generate(asks(8), 5)) == [f"Re: q{n}" for n in range(8)]
-    assert server.most == 3 and len(server.requests) == 8
-
-
-def test_the_same_prompt_twice_in_a_chunk_is_asked_once(server: Faulty, backend: Callable) -> None:
-    asked = backend()
-    assert texts(asked.generate([ask("a"), ask("b"), ask("a")], 5)) == ["Re: a", "Re: b", "Re: a"]
-    assert len(server.requests) == 2 and asked.usage()["cached"] == 1
+    asked = backend(batch_size=3)
+    assert texts(asked.generate([*asks(8), ask("q0")], 5)) == [f"Re: q{n}" for n in (*range(8), 0)]
+    assert server.most == 3 and len(server.requests) == 8 and asked.usage()["cached"] == 1, "the same is asked once"
 
 
 def test_a_chat_is_sent_as_messages_with_the_forced_beginning_as_its_last_line(
@@ -146,7 +73,7 @@ def test_a_chat_is_sent_as_messages_with_the_forced_beginning_as_its_last_line(
 ) -> None:
     shots = [{"role": "user", "content": "一"}, {"role": "assistant", "content": "答案：A"}]
     last = {"role": "user", "content": "二"}
-    asked = backend(url=server.url.removesuffix("/v1") + "/")
+    asked = backend(endpoint=server.url.removesuffix("/v1") + "/")
     asked.generate([Prompt([*shots, last], "答案：", [], "", 1, False)], 7)
     (request,) = server.requests
     assert request["path"] == "/v1/chat/completions"
@@ -178,7 +105,7 @@ def test_plain_text_goes_to_completions_as_rendered(server: Faulty, backend: Cal
 def test_a_fingerprint_tells_server_model_and_template_apart(
     backend: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = [{}, {"model": "m-2"}, {"url": "http://localhost:9/v1"}, {"template": "plain"}]
+    changes = [{}, {"model": "m-2"}, {"endpoint": "http://localhost:9/v1"}, {"template": "plain"}]
     prints = [backend(**change).fingerprint() for change in changes]
     assert len(set(prints)) == 4
     monkeypatch.setenv("A_KEY", "sk-another-key")
@@ -275,7 +202,7 @@ def test_a_server_that_hangs_or_drips_ends_at_the_timeout(server: Faulty, backen
 def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        refused = backend(url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        refused = backend(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
         with pytest.raises(QilinError, match=r"no connection \(.*refused.*\); tried 6 times"):
             refused.generate([ask("q")], 5)
 
@@ -284,7 +211,7 @@ def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(QilinError, match=r"no connection \(.*Name or service not known\); tried 6 times"):
-        backend(url="http://no-such-host.invalid/v1").generate([ask("q")], 5)
+        backend(endpoint="http://no-such-host.invalid/v1").generate([ask("q")], 5)
 
 
 def test_waiting_is_bounded_in_all(server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +268,7 @@ def test_a_limit_by_another_name_is_sent_by_it(server: Faulty, backend: Callable
 
 def test_fields_of_a_request_are_the_users(server: Faulty, backend: Callable) -> None:
     extra = {"seed": None, "temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
-    asked = backend(request=extra, asking=Asking(system="你是医生", stop=("问：",)))
+    asked = backend(request=extra, system="你是医生", stop=["问："])
     asked.generate([ask("头痛")], 5)
     body = server.requests[0]["body"]
     assert not {"seed", "temperature"} & body.keys() and body["stop"] == ["问："]
@@ -401,21 +328,15 @@ def test_a_prompt_refused_while_letters_are_scored_is_one_item(server: Faulty, b
     assert fine == {"A": -0.1} and refused.finish == ERROR and "data_inspection_failed" in refused.error
 
 
-def test_content_in_parts_is_their_text(server: Faulty, backend: Callable) -> None:
-    parts = [{"type": "text", "text": "多"}, {"type": "text", "text": "休息"}]
-    server.reply = lambda request, number: (200, completion(parts))
-    assert texts(backend().generate([ask("q")], 5)) == ["多休息"]
-
-
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
 def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, backend: Callable) -> None:
     backend().generate(asks(3), 5)
-    again = backend(prices=(1.0, 2.0))
+    again = backend(price_per_million_input=1.0, price_per_million_output=2.0)
     assert texts(again.generate(asks(3), 5)) == ["Re: q0", "Re: q1", "Re: q2"]
     assert again.usage() == dict.fromkeys(again.usage(), 0) | {"cached": 3} and len(server.requests) == 3
-    for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"url": server.url + "/deeper"}], start=4):
+    for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"endpoint": server.url + "/deeper"}], start=4):
         backend(**other).generate([ask("q0")], 5)
         assert len(server.requests) == n, other
     backend().generate([ask("q0")], 6)
@@ -446,12 +367,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(backend: Callable, tmp_
 
 def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: Callable) -> None:
     server.reply = lambda request, number: (200, completion("a") if number < 4 else {**completion("a"), "usage": None})
-    asked = backend(batch_size=1, prices=(0.5, 1.5))
+    asked = backend(batch_size=1, price_per_million_input=0.5, price_per_million_output=1.5)
     asked.generate(asks(5), 5)
     expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
     expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
     assert asked.usage() == expected
-    assert backend(prices=(0.5, None)).usage()["cost"] is None
+    assert backend(price_per_million_input=0.5).usage()["cost"] is None
 
 
 def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,12 +384,14 @@ def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch:
     assert len(at) == 8 and max(at) - min(at) >= 0.65, "seven gaps of 0.1 s"
 
 
-def test_a_refusal_is_an_answer_and_broken_unicode_is_mended(server: Faulty, backend: Callable) -> None:
+def test_a_refusal_is_an_answer_parts_are_their_text_and_broken_unicode_is_mended(
+    server: Faulty, backend: Callable
+) -> None:
     refused = {"choices": [{"message": {"content": None, "refusal": "我不能回答"}}]}
-    server.reply = lambda request, number: (200, refused if number == 1 else completion("半\ud83d"))
-    asked = backend(batch_size=1)
-    assert texts(asked.generate(asks(2), 5)) == ["我不能回答", "半?"]
-    assert texts(backend().generate(asks(2), 5)) == ["我不能回答", "半?"]
+    parts = completion([{"type": "text", "text": "多"}, {"type": "text", "text": "休息"}])
+    server.reply = lambda request, number: (200, [refused, completion("半\ud83d"), parts][number - 1])
+    for _ in range(2):
+        assert texts(backend(batch_size=1).generate(asks(3), 5)) == ["我不能回答", "半?", "多休息"]
 
 
 # --- the key, the address ---------------------------------------------------------------------------------------------
@@ -498,7 +421,7 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
 ) -> None:
     monkeypatch.setenv("A_KEY", "  ")
     with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
-        backend(url="https://api.example.com")
+        backend(endpoint="https://api.example.com")
     assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {servers.PLACEHOLDER}"
     monkeypatch.setenv("A_KEY", "sk-not-ascii-密")
@@ -511,10 +434,10 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     ("changes", "reason"),
     [
         ({"template": "baichuan"}, "nearest valid: 'chat'"),
-        ({"url": "localhost:8000"}, "no URL of a server"),
-        ({"url": "http://localhost:many/v1"}, "is no URL"),
-        ({"url": "http://me:hunter2@host/v1"}, "the endpoint at host has a user"),
-        ({"url": "http://host/v1?key=hunter2"}, "the endpoint at host has a user"),
+        ({"endpoint": "localhost:8000"}, "no URL of a server"),
+        ({"endpoint": "http://localhost:many/v1"}, "is no URL"),
+        ({"endpoint": "http://me:hunter2@host/v1"}, "the endpoint at host has a user"),
+        ({"endpoint": "http://host/v1?key=hunter2"}, "the endpoint at host has a user"),
     ],
 )
 def test_what_cannot_be_an_endpoint_is_refused_before_anything_is_sent(

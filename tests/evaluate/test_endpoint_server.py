@@ -20,6 +20,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.schema import Baseline
 from qilin_lib.tokens.template import PLAIN
 
 pytestmark = pytest.mark.slow
@@ -73,7 +74,9 @@ def local(tiny_model_dir: Path, tiny_tokenizer: Any) -> TransformersBackend:
 
 
 def asked_of(server: str, model: Path, template: str, cache: Path) -> EndpointBackend:
-    return EndpointBackend(str(model), server, template, 4, cache, key_env="QILIN_TEST_NO_KEY", prices=(1.0, 1.0))
+    prices = {"price_per_million_input": 1.0, "price_per_million_output": 1.0}
+    line = Baseline(model=str(model), endpoint=server, template=template, api_key_env="QILIN_TEST_NO_KEY", **prices)
+    return EndpointBackend(line, 4, cache)
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])

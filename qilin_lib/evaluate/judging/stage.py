@@ -68,7 +68,8 @@ def pairs(stage: Stage) -> list[Pair]:
         for name, path in paths.items()
         if path.exists()
     }
-    questions = {row["id"]: row["question"] for row in read_jsonl(stage.dir / "items" / f"{own.benchmark}.jsonl")}
+    asked = stage.dir / "items" / f"{own.benchmark}.jsonl"
+    questions = {row["id"]: row["question"] for row in (read_jsonl(asked) if asked.exists() else ())}
     chosen = list(questions)[: own.max_items]
     return [
         Pair(item, questions[item], a, b, answers[a][item], answers[b][item])
