@@ -137,7 +137,8 @@ def test_the_lock_pins_everything_once() -> None:
 def test_imports_of_other_packages_are_dependencies() -> None:
     """What qilin_lib imports must be asked for by name, not come along with something else."""
     named = {"yaml": "pyyaml", "IPython": "ipykernel", "google": "protobuf"}
-    asked = versions([*project()["dependencies"], *project()["optional-dependencies"]["scale-out"], *project()["optional-dependencies"]["retrieval-dense"]])
+    optional = project()["optional-dependencies"]
+    asked = versions([*project()["dependencies"], *optional["scale-out"], *optional["retrieval-dense"]])
     found = set()
     # The worker runs in another interpreter.
     for path in [path for path in MODULES if path.name != "vllm_worker.py"]:

@@ -37,7 +37,7 @@ def work(job: str | Path) -> None:
     device = f"cuda:{first_card}" if parameters.gpus else "cpu"
     load = {name: how for name, how in loaders(stage, device).items() if name not in said.get("failed", ())}
     load |= evidence.loaders(stage, load)
-    load = {name: how for name, how in load.items() if said["only"] in ([], [name])}
+    load = {name: how for name, how in load.items() if said.get("only") in (None, [], [name])}
     answer_all(
         plan.read(stage.dir / said["items"], KINDS),
         load,

@@ -24,8 +24,8 @@ SMALL = {
     "max_items_ceval_per_subject": 2,
     "max_new_tokens_cmexam": 6,
     "max_new_tokens_huatuo": 6,
-    "retrieval": None,
-    "judge": None,
+    "retrieval": "null",
+    "judge": "null",
     "bootstrap_resamples": 100,
     "processes": 1,
 }

@@ -32,8 +32,8 @@ SMALL = {
     "max_new_tokens_cmexam": 12,
     "max_new_tokens_huatuo": 12,
     "bootstrap_resamples": 100,
-    "retrieval": None,
-    "judge": None,
+    "retrieval": "null",
+    "judge": "null",
 }
 
 
