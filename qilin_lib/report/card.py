@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -13,8 +13,7 @@ import pandas as pd
 import yaml
 
 from qilin_lib.models.names import TRAINED, base_name, foot
-from qilin_lib.report.layout import Table, markdown_text, to_markdown
-from qilin_lib.report.tables import score_text
+from qilin_lib.report.render import Table, markdown_text, score_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
 
 WARNING = "Research only. Not for clinical use."
@@ -78,14 +77,14 @@ def markdown(made: Export) -> str:
         f"# {markdown_text(made.about['names'][MODELS[made.stage]])}\n\n**{WARNING}**\n",
         _what(made),
         "## How to load it\n\n" + _loading(made),
-        "## Data\n\n" + to_markdown(data_table(made)) + "\n" + _data_notes(made),
+        "## Data\n\n" + data_table(made).markdown() + "\n" + _data_notes(made),
         "## Licence\n\n" + _licence(made),
         "## Training\n\n" + _training(made),
-        "## Held-out data\n\n" + "\n".join(map(to_markdown, _heldout(made))),
+        "## Held-out data\n\n" + "\n".join(table.markdown() for table in _heldout(made)),
         "## Evaluation\n\n" + _evaluation(made),
         "## Template\n\n" + _template(made),
         "## Limits\n\n" + _limits(made),
-        "## Where it comes from\n\n" + to_markdown(_chain(made)) + "\n" + to_markdown(_files(made)),
+        "## Where it comes from\n\n" + _chain(made).markdown() + "\n" + _files(made).markdown(),
     ]
     head = yaml.safe_dump(front_matter(made), allow_unicode=True, sort_keys=False, width=1000)
     return f"---\n{head}---\n\n" + "\n".join(sections)
@@ -242,9 +241,9 @@ def _training(made: Export) -> str:
         if stage in MODELS:
             facts = {name: _public(value) for name, value in manifest["facts"].items()}
             flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
-            tables.append(facts_table(flat, f"What ran in {stage}"))
+            tables.append(facts_table(flat, f"What ran in {stage}", whole=True))
             tables += [_nested(f"{stage}: {name}", value) for name, value in facts.items() if isinstance(value, dict)]
-    return "\n".join(map(to_markdown, tables))
+    return "\n".join(table.markdown() for table in tables)
 
 
 def _nested(title: str, fact: Mapping[str, Any]) -> Table:
@@ -284,11 +283,12 @@ def _machines(made: Export) -> Table:
 def _heldout(made: Export) -> list[Table]:
     tables = []
     for stage, scores in made.heldout.items():
+        parameters = made.manifests[stage]["parameters"]
         if stage == "05_dpo":
-            made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"])
+            made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"], parameters)
         else:
-            made_of = perplexity_table(scores)
-        tables.append(Table("", f"{made_of.title}, {stage}", made_of.frame, made_of.notes))
+            made_of = perplexity_table(scores, parameters)
+        tables.append(replace(made_of, title=f"{made_of.title}, {stage}"))
     return tables
 
 
@@ -312,7 +312,7 @@ def _evaluation(made: Export) -> str:
     notes += foot({"run": made.about})
     columns = ["Benchmark", "Metric", *(made.about["names"][model] for model in ("base", name))]
     frame = pd.DataFrame(rows, columns=columns, dtype=str)
-    return to_markdown(Table("", "Scores of 06_eval", frame, notes))
+    return Table("", "Scores of 06_eval", frame, notes).markdown()
 
 
 def _template(made: Export) -> str:

@@ -24,10 +24,10 @@ from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report.annotations import COLUMNS, figure_label
-from qilin_lib.report.benchmark_tables import name_of, ordered
-from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
-from qilin_lib.report.breakdowns import group_values
+from qilin_lib.report.frames import count, name_of, ordered
 from qilin_lib.report.paper import PaperTable
+from qilin_lib.report.tables import CATEGORIES as CATEGORY_NAMES
+from qilin_lib.report.tables import group_values
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -129,11 +129,6 @@ def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
             axes.text(column, place, f"{values[place]:,}", ha="right", va="center", fontsize=7)
     axes.set_xlim(0, len(counts))
     axes.axis("off")
-
-
-def count(value: int | Mapping[str, int]) -> int:
-    """How many, of a number or of all the numbers of a mapping."""
-    return sum(value.values()) if isinstance(value, Mapping) else value
 
 
 def loss_curves(logs: Mapping[str, Rows]) -> Figure:
@@ -391,7 +386,7 @@ def _forest_rows(
     """(name, model, our score, the paper's number) of each row: our stages, the paper's numbers, then our others."""
     found = {model: entry.get(metric) for model, entry in scores.get(table.benchmark, {}).items()}
     further = [model for model in ordered(found) if model not in COLOURS and found[model]]
-    theirs = [(row.label, row.cells[metric].value) for row in table.rows]
+    theirs = [(row.label, row.cell(metric).value) for row in table.rows]
     return [
         *((name_of(scores, model), model, found.get(model), None) for model in COLOURS),
         *((name, name, None, value) for name, value in theirs if value is not None),

@@ -14,7 +14,7 @@ FROZEN = Path(__file__).with_name("frozen_tables.json")
 
 def words(table: Any) -> list[list[str]]:
     """Heads and cells, each as its text on one line."""
-    return [list(map(str, table.frame.columns)), *([str(cell) for cell in row] for row in table.frame.to_numpy())]
+    return [list(map(str, table.words.columns)), *table.words.to_numpy().tolist()]
 
 
 def shown(ledger: Any, tokens: Any, scores: Any, run_of: Any) -> dict[str, list[list[str]]]:

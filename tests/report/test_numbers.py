@@ -11,7 +11,7 @@ import pytest
 from wcwidth import wcswidth
 
 from qilin_lib.report import data, tables, training
-from qilin_lib.report.layout import Table, to_csv, to_html
+from qilin_lib.report.render import Table
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_column_of_a_table_can_be_averaged(scores: Any, ledger: Any) -> None:
 
 def test_a_csv_is_read_back_as_numbers(made: list[Table]) -> None:
     for table in made:
-        text = to_csv(table)
+        text = table.csv()
         assert "\u2212" not in text and not re.search(r'"\d{1,3},\d{3}', text) and "over 392K" not in text, table.number
         columns = pd.read_csv(io.StringIO(text))
         for name in {"value", "low", "high", "paper", "difference", "kept", "read"} & {*columns}:
@@ -48,11 +48,11 @@ def test_a_terminal_needs_no_more_than_120_columns(made: list[Table]) -> None:
 
 def test_at_most_four_notes_stand_open_and_the_base_is_among_them(made: list[Table]) -> None:
     for table in made:
-        page = to_html(table, "../")
+        page = table.html("../")
         assert page.partition("<details")[0].count("<li>") <= 4, table.number
         assert page.count("<li>") == len(table.notes)
         assert sum(line.startswith("* ") for line in repr(table).splitlines()) <= 5, table.number
-    fifth = to_html(made[4], "../")
+    fifth = made[4].html("../")
     assert "Base model here: tiny" in fifth.partition("<details")[0] and "Power" in fifth
 
 
@@ -61,7 +61,7 @@ def test_a_table_of_one_run_says_that_it_rests_on_one_seed(scores: Any) -> None:
 
 
 def test_intervals_of_held_out_scores_take_the_profile_s_resamples_and_seed() -> None:
-    entry = {"tokens": [30, 60, 50], "before": [-90.0, -120.0, -200.0], "after": [-60.0, -120.0, -90.0]}
+    entry = {"tokens": [30] * 9, "before": [-90.0] * 9, "after": [-60.0 + n for n in range(9)]}
     shown = {
         str(training.perplexity_table({"medical": entry}, {"bootstrap_resamples": 200, "seed": seed}))
         for seed in (1, 2)
