@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,9 +14,10 @@ from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
 from qilin_lib.report.figures import line, literal, looks, new_chart, quiet
 from qilin_lib.report.frames import name_of
-from qilin_lib.report.markup import Box, Html, joined
+from qilin_lib.report.markup import Box, Html, joined, macro
 from qilin_lib.report.render import Score, Table
 from qilin_lib.report.tokens import conversation_card
+from qilin_lib.train.fit import read_log
 
 # Metric of policies.json: heading, format.
 COLUMNS = {"reward": ("Reward, greedy", ".2f"), "sampled_reward": ("Reward, sampled", ".2f")}
@@ -128,6 +130,13 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
         chart.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     quiet(axes, "both")
     return chart
+
+
+def curve(folder: Path) -> Figure | Html:
+    """`rl_curve` of 08's folder, or a sentence where there was no reinforcement learning."""
+    if not (folder / "rl" / "log.jsonl").exists():
+        return macro("paragraph", "No reinforcement learning was asked for.")
+    return rl_curve(read_log(folder / "rl"))
 
 
 def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from qilin_lib import files
 from qilin_lib.chimed.readers.find import printable
@@ -16,9 +17,11 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.further import MAKERS
 from qilin_lib.evaluate.task import FIXED, RELEASED
+from qilin_lib.report.figures import subject_accuracy
 from qilin_lib.report.frames import name_of, ordered
-from qilin_lib.report.markup import Box, Html, card
+from qilin_lib.report.markup import Box, Html, card, macro
 from qilin_lib.report.render import Score, Table
+from qilin_lib.report.tables import no_subjects
 
 PROTOCOLS = (FIXED, RELEASED)
 LETTERS = ("A", "B", "C", "D", "E")
@@ -106,6 +109,12 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: st
     rows = [[name, *(counts[column] for column in columns)] for name, counts in shown.items()]
     notes = [] if given else [f"No model answered {benchmark} under protocol {protocol}."]
     return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns], dtype=object), notes)
+
+
+def subjects(scores: Mapping[str, Any]) -> Figure | Html:
+    """The figure of C-Eval by subject, or why there is none, in a sentence."""
+    reason = no_subjects(scores)
+    return macro("paragraph", reason) if reason else subject_accuracy(scores)
 
 
 def _told(value: Any) -> str:

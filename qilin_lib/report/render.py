@@ -183,7 +183,8 @@ class Table:
         for row in self.content.itertuples(index=False, name=None):
             mine = ours and any(isinstance(cell, Score) and cell.value is not None for cell in row)
             rows.append((" ".join(["ours"] * mine + ["total"] * ("Total" in row)), list(map(_cell, row))))
-        pieces = {"link": anchor, "paths": link_paths, "absent": ABSENT, "opened": OPEN_NOTES, "unknown": UNKNOWN, "texts": self.texts}
+        pieces = {"link": anchor, "paths": link_paths, "absent": ABSENT, "opened": OPEN_NOTES, "unknown": UNKNOWN}
+        pieces["texts"] = self.texts
         return render("table.html.j2", table=self, rows=rows, prefix=prefix, **pieces)
 
     def markdown(self, prefix: str | None = None) -> str:

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
+from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.render import ADAPTIVE, Score, Table
+from qilin_lib.runs import Stage
 from qilin_lib.schema import Trained
+from qilin_lib.train import one_stage
 
 NOTHING = Score(n=0)
 CHANGE = (("before", None), ("after", None), ("after", "before"))
@@ -129,6 +133,14 @@ def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     )
     rows = ([source, *count.values()] for source, count in counts.items())
     return _table("Conversations by source", rows, ["Source", *(name.replace("_", " ") for name in names)], [note])
+
+
+def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
+    """Whether one-stage SFT reads what two stages read; a sentence where there were two. `stage`, `facts`: 04's."""
+    if not stage.parameters.one_stage:
+        return macro("paragraph", "Two stages: DCPT came before.")
+    packing = files.read_json(stage.parent("02_tokenize") / "packing.json")
+    return tokens_table(one_stage.compare_tokens(packing, facts))
 
 
 def tokens_table(rows: Iterable[tuple[str, int, int]]) -> Table:

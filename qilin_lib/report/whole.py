@@ -103,7 +103,7 @@ def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.S
         html.Section("CMExam: Table 5", (*_of(made, "5"), *_departments(scores))),
         html.Section("Huatuo-26M: Table 6", tuple(_of(made, "6"))),
         html.Section("From stage to stage", (*_of(made, "A"), *([usage] if usage else []))),
-        html.Section("ChiMed-GPT", tuple(_of(made, "C")) or (chimed_gpt.published(),)),
+        html.Section("ChiMed-GPT", tuple(_of(made, "C") or chimed_gpt.shown({}))),
     ]
 
 
