@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.files import write_json
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.report import chat_box
+from qilin_lib.report import case_study, chat_box
 from qilin_lib.runs import Run
 from qilin_lib.tokens.template import PLAIN
 
@@ -259,6 +260,26 @@ def test_a_box_of_the_notebook_loads_no_model_before_a_message_and_then_any_stag
     assert "error" in shown.value and "<b>" not in shown.value
     reset.click()
     assert TALK[0] not in shown.value and conversation.DISCLAIMER in shown.value
+
+
+@pytest.mark.slow
+def test_one_question_to_all_stages_is_answered_in_children_and_none_asks_nobody(
+    run: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = SimpleNamespace(run_dir=run, parent=lambda name: run / name, run=Run(run))
+    stage.parameters = SimpleNamespace(question="<b>\n" + TALK[0])
+    # DCPT has "finished", but its weights are gone.
+    write_json(run / "03_dcpt" / "manifest.json", MANIFEST)
+    monkeypatch.setattr(conversation, "load", None)
+    asked = case_study.ask(stage)
+    titles = re.findall(r'<div class="title">([^<]*)', asked)
+    assert titles == ["question", "tiny 2.3M + DCPT", "tiny 2.3M + DCPT + SFT"] and "<b>" not in asked
+    assert asked.count("no answer") == 1 and "Error" in asked and "Traceback" not in asked
+    answer = evaluated(trained, [{"role": "user", "content": stage.parameters.question}], 128)
+    assert answer in unescape(asked) and conversation.DISCLAIMER in asked
+    monkeypatch.setattr(case_study.subprocess, "run", None)
+    stage.parameters.question = None
+    assert "No question" in case_study.ask(stage)
 
 
 def test_every_stage_can_be_talked_to(run: Path, tiny_model_dir: Path) -> None:

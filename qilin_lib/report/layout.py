@@ -182,6 +182,11 @@ def _csv_text(cell: Any) -> str:
     return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 
+def stem_of(table: Table) -> str:
+    """The name of a table's files without their ending, e.g. table_5a."""
+    return f"table_{re.sub(r'[^0-9A-Za-z]+', '_', table.number).lower()}"
+
+
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:
     """Write table_<number>.csv, .md and .tex for each table; returns the paths written.
 
@@ -189,7 +194,7 @@ def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../")
     """
     out, written, texts = Path(out_dir), [], []
     for table in tables:
-        stem = f"table_{re.sub(r'[^0-9A-Za-z]+', '_', table.number).lower()}"
+        stem = stem_of(table)
         dresses = {".csv": to_csv(table), ".md": to_markdown(table, prefix), ".tex": to_latex(table)}
         for suffix, content in dresses.items():
             write_text(out / f"{stem}{suffix}", content)
