@@ -142,11 +142,7 @@ def load(run: str, stage: str) -> Any:
 
     if stage not in STAGES:
         raise QilinError(f"--stage {stage}: unknown{nearest(stage, STAGES)}; there are {', '.join(STAGES)}")
-    run_dir = runs.runs_dir() / run
-    if not run_dir.is_dir():
-        there = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
-        listed = f"there are {', '.join(there)}" if there else "there is none: run `make smoke` first"
-        raise QilinError(f"run '{run}': no such run in {runs.runs_dir()}{nearest(run, there)}; {listed}")
+    run_dir = runs.find(run).dir
     profile = runs.read_manifest(run_dir, STAGES[stage])["parameters"]["profile"]
     asked = params.load("09_bias", {"profile": profile, "run": run, "models": [stage], "baselines": {}})
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
