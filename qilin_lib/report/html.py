@@ -20,7 +20,7 @@ from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.names import accepted
 from qilin_lib.report.cells import Linked, Source
-from qilin_lib.report.figures import png, svg
+from qilin_lib.report.charts import png, svg
 from qilin_lib.report.layout import Table, body_html
 from qilin_lib.report.markup import STYLE, TEMPLATES, Html, escape, render
 
