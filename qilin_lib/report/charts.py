@@ -39,6 +39,8 @@ FURTHER_MARKERS = ("v", "P", "<", "*", ">", "h")
 # A name by base and stages is long: more columns would not fit side by side.
 KEY_COLUMNS = 2
 LATIN = "DejaVu Sans"
+# Characters of a label.
+LONGEST = 80
 # Families of which a simplified Chinese system has one, the plainest first, and what their files are called.
 CHINESE = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "PingFang SC", "Microsoft YaHei"),
@@ -78,8 +80,8 @@ def _families() -> tuple[str, ...]:
 
 def literal(text: str) -> str:
     """`text` as it stands: control characters, and those that no font here has, are spelled out, and "$" is escaped,
-    for matplotlib would set what stands between two as a formula."""
-    fonts = _fonts(_families())
+    for matplotlib would set what stands between two as a formula. One that would fill the figure is cut."""
+    fonts, text = _fonts(_families()), text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
     drawn = "".join(
         c if c.isascii() or any(font.get_char_index(ord(c)) for font in fonts) else c.encode("unicode_escape").decode()
         for c in visible(text)
