@@ -340,6 +340,7 @@ class CaseStudy(Strict):
     """07_case_study (paper §4.4, Figures 2 and 3)."""
 
     cases: int = Field(ge=1, le=50, description="of the seeded sample, biggest gain and biggest loss: this many each")
+    question: str | None = Field(description="asked of all stages, side by side; null: none is loaded")
 
 
 class Rlhf(Trained):

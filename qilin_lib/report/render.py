@@ -233,6 +233,11 @@ def with_notes(parts: Iterable[Any], notes: Sequence[str]) -> tuple[Any, ...]:
     return tuple(replace(part, notes=[*notes, *part.notes]) if isinstance(part, Table) else part for part in parts)
 
 
+def stem_of(table: Table) -> str:
+    """The name of a table's files without their ending, e.g. table_5a."""
+    return f"table_{re.sub(r'[^0-9A-Za-z]+', '_', table.number).lower()}"
+
+
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:
     """Write table_<number>.csv, .md and .tex for each table; returns the paths written.
 
@@ -240,7 +245,7 @@ def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../")
     """
     out, contents, texts = Path(out_dir), {}, []
     for table in tables:
-        stem = f"table_{re.sub(r'[^0-9A-Za-z]+', '_', table.number).lower()}"
+        stem = stem_of(table)
         contents |= {f"{stem}.csv": table.csv(), f"{stem}.md": table.markdown(prefix), f"{stem}.tex": table.latex()}
         texts += [table.text()] if table.number.isdigit() else []
     for name, content in (contents := contents | {"tables.txt": "\n\n".join(texts)}).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from qilin_lib import files
 from qilin_lib.chimed import deid_score
 from qilin_lib.models.names import TRAINED, accepted, read_scores
 from qilin_lib.report import browse, chimed_gpt, data, figures, html, paper, tables, training
-from qilin_lib.report.markup import Html
+from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
-from qilin_lib.report.render import Table, with_notes, write_all
+from qilin_lib.report.render import Table, stem_of, with_notes, write_all
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
 
@@ -49,6 +49,13 @@ def _scores(stage: Stage) -> dict[str, Any]:
     return read_scores(stage.parent("06_eval") / "scores.json")
 
 
+def links(stage: Stage, tables: Iterable[Table]) -> Html:
+    """Titles of tables, each with links to its files, for an executed notebook."""
+    rows = [(table.heading, sorted(stage.dir.glob(f"{stem_of(table)}.*"))) for table in tables]
+    files = [(title, [(f"{stage.name}/{path.name}", path.suffix[1:]) for path in paths]) for title, paths in rows]
+    return macro("links", files)
+
+
 def forest(stage: Stage) -> Figure:
     """Our scores with intervals and the paper's numbers, where it has them."""
     return figures.forest(_scores(stage), paper.TABLES)
@@ -66,7 +73,10 @@ def _checks(stage: Stage, ledger: Mapping[str, Any]) -> list[Table]:
 
 
 def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> Path:
-    """report.html: one self-contained page. Returns its path; leaves it alone if the stage is up to date."""
+    """report.html: one self-contained page. Returns its path; leaves it alone if the stage is up to date.
+
+    `cases`: {"huatuo", "cmexam": the case studies; "question": the answers of all stages, shown if one was asked}.
+    """
     target = stage.dir / "report.html"
     stage.begin()
     if stage.up_to_date:
@@ -82,6 +92,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         *result_sections(_scores(stage), made),
         html.Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         html.Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
+        *([html.Section("One question to all stages", (cases["question"],))] if stage.parameters.question else []),
         html.Section("Search all records", (browse.section(stage),)),
         html.Section("Numbers of other papers", tuple(_external())),
         html.Section("Where it comes from", (chain(stage),)),

@@ -15,7 +15,7 @@ OUTSIDE_TRAINER = (
     "torch_empty_cache_steps",
 )
 # Parameters that came after others had finished stages: with these values a result is what it was before.
-LATER: dict[str, Any] = {"peft": {}, "trainer": {}, "method": "dpo", "vllm_python": None}
+LATER: dict[str, Any] = {"peft": {}, "trainer": {}, "method": "dpo", "vllm_python": None, "question": None}
 
 
 def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str, Any]:

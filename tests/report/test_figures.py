@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import matplotlib as mpl
@@ -14,7 +15,7 @@ from matplotlib.text import Text
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import NAMES
-from qilin_lib.report import annotations, figures, paper, tables
+from qilin_lib.report import annotations, charts, figures, paper, tables
 
 DPO_LOG = [
     {
@@ -137,7 +138,10 @@ def test_52_subjects_of_13_models_do_not_run_into_each_other(scores: Any) -> Non
     assert len(looks) == 13
 
 
-def test_departments_bear_english_names_or_their_number_in_the_table(scores: Any) -> None:
+def test_departments_bear_english_names_or_their_number_in_the_table(
+    scores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "chinese_family", lambda: None)
     figure = figures.group_accuracy(scores)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["no. 3 (20)", "ophthalmology (90)", "internal medicine (150)"]
@@ -190,10 +194,25 @@ def test_forest_without_scores_says_so(scores: Any) -> None:
     assert "no number" in words(figures.forest({"run": scores["run"]}, paper.TABLES))
 
 
-def test_no_word_needs_a_chinese_font(scores: Any, ledger: Any) -> None:
-    drawn = [figures.ledger_bar(ledger), figures.forest(scores, paper.TABLES), figures.dpo_curves(DPO_LOG)]
-    drawn += [figures.subject_accuracy(scores), figures.group_accuracy(scores)]
-    assert all(ord(character) < 0x2E80 for figure in drawn for word in words(figure) for character in word)
+@pytest.mark.parametrize("family", [None, "installed"])
+def test_labels_are_chinese_where_a_font_is_and_no_glyph_is_ever_missing(
+    scores: Any, ledger: Any, monkeypatch: pytest.MonkeyPatch, family: str | None
+) -> None:
+    if family and not (family := charts.chinese_family()):
+        pytest.skip("no Chinese font here")
+    monkeypatch.setattr(charts, "chinese_family", lambda: family)
+    scores["cmexam"]["华佗 \u202e\x1b"] = scores["cmexam"]["sft"]
+    departments = figures.group_accuracy(scores)
+    labels = [label.get_text() for label in departments.axes[0].get_yticklabels()]
+    english = ["no. 3 (20)", "ophthalmology (90)", "internal medicine (150)"]
+    assert labels == (["某新科 (20)", "眼科 (90)", "内科 (150)"] if family else english)
+    name = r"华佗 \u202e\x1b" if family else r"\u534e\u4f57 \u202e\x1b"
+    assert name in [text.get_text() for text in departments.legends[0].get_texts()]
+    drawn = [departments, figures.ledger_bar(ledger), figures.forest(scores, paper.TABLES)]
+    drawn += [figures.dpo_curves(DPO_LOG), figures.subject_accuracy(scores)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(figures.png(figure) and figures.svg(figure) for figure in drawn)
     assert all(name.isascii() for name in annotations.ENGLISH.values())
 
 
