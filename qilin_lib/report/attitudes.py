@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
+from qilin_lib.report.cells import Score
 from qilin_lib.report.figures import literal, new_chart
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.markup import Html, joined, macro
 from qilin_lib.report.paper import ATTITUDES
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tables import unfinished_notes
 from qilin_lib.runs import Stage
 

@@ -16,9 +16,10 @@ from qilin_lib.evaluate.entities import KINDS, NAMES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import tables as shared
+from qilin_lib.report.cells import Score
 from qilin_lib.report.frames import ordered
 from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tables import Column, Rows
 
 ENTITIES = {"ccks2019": "CCKS-2019", "chimst": "ChiMST", "cmeee": "CMeEE-V2"}

@@ -21,10 +21,11 @@ from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
+from qilin_lib.report.cells import Score
 from qilin_lib.report.figures import FATES
 from qilin_lib.report.frames import count
 from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 
 

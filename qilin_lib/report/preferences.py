@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files
+from qilin_lib.report.cells import Score
 from qilin_lib.report.markup import Box, Html, card, joined, macro
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 from qilin_lib.report.training import NOTHING, mean_interval
 

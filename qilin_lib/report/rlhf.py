@@ -17,8 +17,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import figures
+from qilin_lib.report.cells import Score
 from qilin_lib.report.markup import Box, Html, joined
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 
 CURVE_COLOUR = figures.COLOURS["sft"]

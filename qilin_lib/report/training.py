@@ -11,8 +11,9 @@ import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
+from qilin_lib.report.cells import ADAPTIVE, Score
 from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import ADAPTIVE, Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Trained
 from qilin_lib.train import one_stage
