@@ -12,10 +12,11 @@ from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
 from qilin_lib.models import names
 from qilin_lib.report.annotations import COLUMNS, ENGLISH
 from qilin_lib.report.cells import Score
-from qilin_lib.report.frames import name_of, ordered
+from qilin_lib.report.cells import notes as told
+from qilin_lib.report.frames import key, name_of, ordered
 from qilin_lib.report.paper import ExternalTable
 from qilin_lib.report.render import Table
-from qilin_lib.report.tables import Column, Rows, Scores, across, by_model, frame, headings, key
+from qilin_lib.report.tables import Column, Rows, Scores, across, by_model, frame, headings
 
 CATEGORIES = {"stem": "STEM", "social_science": "Social science", "humanities": "Humanities", "other": "Other"}
 
@@ -30,9 +31,9 @@ def category_table(scores: Scores, digest: str = "") -> Table:
         for name, title in (CATEGORIES | dict(zip(extra, extra, strict=True))).items()
     ]
     content = by_model(columns, Rows({}, "", ordered(results)), scores, digest).drop(columns="From")
-    note = "Mean of the category's subjects, every subject with the same weight; percent, with 95 % interval and n."
-    notes = [note if results else "C-Eval was not evaluated in this run.", "The paper gives no numbers by category."]
-    return Table("4c", "C-Eval by category", content, [*names.foot(scores), *notes])
+    about = told("tables", "categories") if results else ["C-Eval was not evaluated in this run."]
+    notes = [*names.foot(scores), *about, "The paper gives no numbers by category."]
+    return Table("4c", "C-Eval by category", content, notes)
 
 
 def no_subjects(scores: Scores) -> str:
@@ -86,13 +87,8 @@ def variant_table(scores: Scores, digest: str = "") -> Table:
     cells = across(scores, "huatuo", {name: f"variants/{name}" for name in variants}, digest, ".2f")
     rows = ([name, *line] for name, line in zip(variants, cells, strict=True))
     content = frame(rows, ["Variant", *headings(scores, "huatuo")])
-    notes = [
-        "One set of answers, measured by the code that each name says (metric, package, level, tokens). Which of them "
-        "the paper and Huatuo-26M used is not known; numbers of two rows must not be compared.",
-        "Percent, with 95 % interval and n where they were computed.",
-    ]
-    if not variants:
-        notes = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
+    missing = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
+    notes = told("tables", "variants") if variants else missing
     title = "Huatuo-26M: the same answers, other metric code"
     return Table("6v", title, content, [*names.foot(scores), *notes], compact=True)
 
@@ -106,14 +102,8 @@ def paired_table(scores: Scores) -> Table:
         tests = [Score(pair.get(name), form=".3g") for name in ("p", "p_adjusted")]
         rows.append([pair["benchmark"], pair["metric"], f"({later}) \u2212 ({earlier})", gap, *tests])
     columns = ["Benchmark", "Metric", "Compared", "Difference, points", "p", "p, Holm"]
-    notes = [
-        "Stages that follow each other, the first and the last, each baseline and the last; differences on the same "
-        "items with 95 % interval; one that holds 0 shows no difference.",
-        f"p: exact McNemar for proportions, paired bootstrap for the rest; adjusted after Holm (1979) for the "
-        f"{len(rows)} comparisons of this run. From 06_eval/scores.json.",
-    ]
-    if not rows:
-        notes = ["Nothing to compare: fewer than two models answered the same benchmark."]
+    missing = ["Nothing to compare: fewer than two models answered the same benchmark."]
+    notes = told("tables", "paired", count=len(rows)) if rows else missing
     title = "Paired differences between models"
     return Table("A1", title, frame(rows, columns), [*names.foot(scores), *notes], compact=True)
 
@@ -125,9 +115,8 @@ def usage_table(scores: Scores) -> Table | None:
         return None
     counted = list(dict.fromkeys(name for counts in usage.values() for name in counts))
     rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in counted)] for m, counts in sorted(usage.items())]
-    notes = ["Answers from the cache cost nothing; cost is in the currency of the profile's prices, if it gives any."]
     content = frame(rows, ["Model", *(name.replace("_", " ") for name in counted)])
-    return Table("", "Requests to endpoints", content, [*names.foot(scores), *notes])
+    return Table("", "Requests to endpoints", content, [*names.foot(scores), *told("tables", "usage")])
 
 
 def _amount(value: float | None) -> Score:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from qilin_lib import strict_yaml
 from qilin_lib.report.paper import UNKNOWN, Cell
 
+_NOTES = strict_yaml.read(Path(__file__).with_name("notes.yaml"))
 ADAPTIVE = "adaptive"  # three digits, from 100 on none behind the point
 
 
@@ -104,3 +107,9 @@ def _digits(value: float, form: str) -> str:
     text = format(value, form)
     # Of a difference the minus is a real one: a hyphen is easily overlooked.
     return text.replace("-", "\u2212") if form.startswith("+") else text
+
+
+def notes(group: str, name: str, **values: Any) -> list[str]:
+    """The sentences of notes.yaml that stand under a table, `values` filled in."""
+    found = _NOTES[group][name]
+    return [line.format(**values) for line in ([found] if isinstance(found, str) else found)]

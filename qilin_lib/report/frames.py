@@ -127,6 +127,19 @@ def leaves(
             yield from [((*place, name), inner)] if "value" in inner else leaves(inner, (*place, name))
 
 
+def at(entry: Mapping[str, Any] | None, path: str) -> Mapping[str, Any] | None:
+    """The score at a path ("parsed_only/accuracy") of a model's entry, None where there is none."""
+    found = {"/".join(place): summary for place, summary in leaves(entry or {})}
+    return found.get(path)
+
+
+def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
+    """`mapping[name]`; QilinError, naming what there is, when it has none."""
+    if name not in mapping:
+        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
+    return mapping[name]
+
+
 def _grouped(place: Sequence[str]) -> dict[str, str]:
     """Which items a score is of, and its metric, from its path."""
     first, last = place[0], place[-1]

@@ -13,13 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import frames
 from qilin_lib.report.cells import Score, score_text
-from qilin_lib.report.frames import count, name_of, ordered
+from qilin_lib.report.cells import notes as told
+from qilin_lib.report.frames import at, count, key, name_of, ordered
 from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, PaperTable, Row
 from qilin_lib.report.render import Table
 
@@ -34,12 +34,6 @@ INFLATED = {
 }
 FAILURES = {"unparsed": "Unreadable", "cut": "Cut at the limit", "error": "Error"}
 """Why an answer counts as wrong or as empty though nobody judged it (evaluate.replies)."""
-AVERAGING = {
-    "ceval": "averages weigh every subject alike",
-    "cmexam": "F1 weighs each gold answer by how often it occurs, unparsed answers are wrong; BLEU over the whole "
-    "corpus, ROUGE as the mean of the items",
-    "huatuo": "BLEU over the whole corpus, the others as the mean of the items",
-}
 LEDGER, COUNTS = "01_build_chimed/ledger.json", "02_tokenize/token_counts.json"
 Digests = Mapping[str, str]
 """{stage: digest of its manifest}, empty while the stages are being made."""
@@ -81,9 +75,9 @@ def _data_table(
         for group, label, mine, row in blocks
     ]
     rows.append(["", "Total", f"{len(entries)} sources", *_sizes(entries, counts, total, digests)])
-    columns = ["Type", "Dataset", "Our sources", "Samples", "Tokens", "Size MB"]
+    content = frame(rows, ("Type", "Dataset", "Our sources", "Samples", "Tokens", "Size MB"))
     notes = [*_ledger_notes(entries, counts, tokens, digests), *paper_notes(table)]
-    return Table(str(table.number), table.title, frame(rows, columns), notes)
+    return Table(str(table.number), table.title, content, notes)
 
 
 def _owner(table: PaperTable, entry: Mapping[str, Any]) -> Row | None:
@@ -115,16 +109,14 @@ def _sizes(
 def _ledger_notes(
     entries: Sequence[Mapping[str, Any]], counts: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests
 ) -> list[str]:
-    def stamp(stage: str) -> str:
-        return f" ({stage}/manifest.json {digests[stage][:12]})" if stage in digests else ""
-
+    stamp = {stage: f" ({stage}/manifest.json {digest[:12]})" for stage, digest in digests.items()}
     fates = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
     total = {name: sum(count(entry[name]) for entry in entries) for name in ("read", *fates, "substring_chars")}
     notes = [
-        f"Our samples and sizes: {LEDGER}{stamp('01_build_chimed')}; MB = 10^6 bytes of UTF-8. Read "
+        f"Our samples and sizes: {LEDGER}{stamp.get('01_build_chimed', '')}; MB = 10^6 bytes of UTF-8. Read "
         f"{total['read']:,} = {' + '.join(f'{name} {total[name]:,}' for name in fates)}; "
         f"{total['substring_chars']:,} characters were cut out of kept records as repeated substrings.",
-        f"Our tokens: {COUNTS}{stamp('02_tokenize')}, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
+        f"Our tokens: {COUNTS}{stamp.get('02_tokenize', '')}, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
     ]
     elsewhere = [f"{entry['source']} {entry['elsewhere']:,}" for entry in entries if entry.get("elsewhere")]
     if elsewhere:
@@ -313,15 +305,9 @@ def _notes(
         *(cut_notes(scores, benchmark) if fixed else []),
     ]
     if any(column.path.startswith("parsed_only") for column in columns):
-        notes.append(
-            "Parsed rows only: answers that could not be read are left out of numerator and denominator, as CMExam's "
-            "own evaluation does; it flatters a model that often gives no answer. Everywhere else they count as wrong."
-        )
+        notes += told("tables", "parsed_only")
     if fixed and benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
-        notes.append(
-            "The items of this run carry no annotations (only CMExam's test_with_annotations.csv does): no break-down "
-            "by department, disease group, competency, discipline or difficulty."
-        )
+        notes += told("tables", "no_groups")
     return [*notes, *power(at(e, c.path) for e in results.values() for c in columns if c.path.split("/")[-1] in SHARES)]
 
 
@@ -338,7 +324,7 @@ def _settings(benchmark: str, scores: Scores, protocol: str) -> str:
     if protocol == "fixed":
         parts.append(f"scoring {of('scoring')}")
         parts += [] if benchmark == "ceval" else [f"tokenisation of BLEU and ROUGE {of('tokenisation')}"]
-        parts.append(AVERAGING[benchmark])
+        parts += told("tables", benchmark)
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     return f"Ours: {'; '.join(parts)}. Percent, with 95 % interval and n."
 
@@ -371,20 +357,7 @@ def paper_notes(table: PaperTable) -> list[str]:
     return [f'{lead}"{UNKNOWN}" = stated neither in the text nor in the abstracts we have.', *table.notes]
 
 
-# --- notes and look-ups -----------------------------------------------------------------------------------------------
-
-
-def at(entry: Mapping[str, Any] | None, path: str) -> Mapping[str, Any] | None:
-    """The score at a path ("parsed_only/accuracy") of a model's entry, None where there is none."""
-    found = {"/".join(place): summary for place, summary in frames.leaves(entry or {})}
-    return found.get(path)
-
-
-def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
-    """`mapping[name]`; QilinError, naming what there is, when it has none."""
-    if name not in mapping:
-        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
-    return mapping[name]
+# --- notes ------------------------------------------------------------------------------------------------------------
 
 
 def failure_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:
