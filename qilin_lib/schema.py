@@ -85,9 +85,7 @@ class Build(Strict):
     sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
     exclude_licences: list[str] = Field(description="licences not to train on, or parts of their names: CC BY-NC, GPL")
     min_chars: int = Field(ge=1, description="shorter records are rejected")
-    ranked_answers: Literal["best_two", "all_pairs"] = Field(
-        description="pairs of a ranked list: its best two answers, or every two of them"
-    )
+    ranked_answers: Literal["best_two", "all_pairs"] = Field(description="pairs of a ranked list: best two, or all")
     max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
     workers: int | None = Outside(ge=1, description="processes; null: one per core")
     near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")

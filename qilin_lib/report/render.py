@@ -203,7 +203,7 @@ def _csv_text(cell: Any) -> Any:
     """A cell's value; an apostrophe before text that a spreadsheet would run as a formula."""
     if not isinstance(cell, str):
         return cell
-    text = cell.replace("\u2212", "-")
+    text = visible(cell).replace("\u2212", "-")
     return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,9 +32,6 @@ from qilin_lib.report.render import Table
 
 PAPERS = {row.label for number in (4, 5, 6) for row in paper.TABLES[number].rows} | {*CHIMED_GPT["results"]}
 DPO = "tiny 2.3M + DCPT + SFT + DPO"
-DRESSES: dict[str, Callable[[Table], str]] = {
-    name: operator.methodcaller(name) for name in ("text", "html", "markdown", "csv", "latex")
-}
 
 
 @pytest.fixture
@@ -97,11 +93,10 @@ def test_another_base_is_not_compared_with_the_paper(made: list[Table]) -> None:
     assert not [line for line in lines if line["value"] and (line["paper"] or line["difference"])]
 
 
-@pytest.mark.parametrize("dress", DRESSES)
-def test_every_dress_calls_our_row_by_its_name(made: list[Table], dress: str) -> None:
+def test_our_row_has_its_name_however_it_is_shown(made: list[Table]) -> None:
     fifth = next(table for table in made if table.number == "5")
-    text = DRESSES[dress](fifth)
-    assert DPO in text and "Vicuna-7B (ours)" in text
+    for text in (fifth.html(), fifth.markdown(), fifth.csv(), fifth.latex(), " ".join(fifth.text(400).split())):
+        assert DPO in text and "Vicuna-7B (ours)" in text
 
 
 def test_the_csv_names_group_and_model_in_columns_of_their_own(made: list[Table]) -> None:
@@ -109,20 +104,6 @@ def test_the_csv_names_group_and_model_in_columns_of_their_own(made: list[Table]
     lines = list(csv.DictReader(io.StringIO(department.csv())))
     cells = {(line["group"], line["model"]): line["value"] for line in lines}
     assert cells.get(("眼科", DPO)) == "20" and cells.get(("内科", "Vicuna-7B (ours)")) == "60"
-
-
-def test_text_that_a_spreadsheet_would_run_is_only_text_in_the_csv(scores: dict[str, Any]) -> None:
-    groups = scores["cmexam"]["base"]["groups"]["department"]
-    groups['=HYPERLINK("http://x")'] = groups["眼科"]
-    lines = csv.DictReader(io.StringIO(breakdowns.group_tables(scores)[0].csv()))
-    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
-    assert "'=HYPERLINK" in breakdowns.group_tables(scores)[0].csv()
-
-
-def test_text_of_the_data_is_no_link_in_markdown(scores: dict[str, Any]) -> None:
-    groups = scores["cmexam"]["base"]["groups"]["department"]
-    groups["[click](javascript:x) ![t](http://host/x.png)"] = groups["眼科"]
-    assert "](" not in breakdowns.group_tables(scores)[0].markdown()
 
 
 def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], run_of: Callable) -> None:
@@ -158,10 +139,6 @@ def test_a_dollar_in_a_name_is_drawn_as_it_stands(scores: dict[str, Any]) -> Non
     except ValueError as reason:
         failure = str(reason)
     assert not failure
-
-
-def test_a_table_in_plain_text_is_the_text_table(scores: dict[str, Any]) -> None:
-    assert repr(tables.table4(scores)) == tables.table4(scores).text()
 
 
 def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any]) -> None:
@@ -222,9 +199,3 @@ def test_policies_are_named_like_the_models_they_are(run_of: Callable) -> None:
     assert list(policies.differences_table(compared).words["Model"]) == named[3:]
     labels = [line.get_label() for line in policies.reward_against_kl(compared).axes[0].lines]
     assert [label for label in labels if not label.startswith("_")] == named
-
-
-def test_a_name_moves_no_terminal(scores: dict[str, Any], run_of: Callable) -> None:
-    scores["run"] = run_of("\x1b[31mmine\x9b2J", 2_263_296)
-    text = tables.table4(scores).text()
-    assert "mine" in text and not [c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)]
