@@ -161,6 +161,7 @@ class Trained(Strict):
     warmup_ratio: float = Field(ge=0, lt=1, description="share of the steps in which the rate rises; paper: 0.05")
     weight_decay: float = Field(ge=0, lt=1, description="of AdamW; paper: DCPT 0.01, SFT and DPO 0.05")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
+    bootstrap_resamples: int = Outside(default=1000, ge=100, description="resamples behind an interval in 03-05")
     lora_r: Rank
     lora_alpha: Alpha
     lora_dropout: Dropout

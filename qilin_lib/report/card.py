@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
 
 from qilin_lib.models.names import TRAINED, base_name, foot
-from qilin_lib.report.layout import Table, markdown_text, to_markdown
 from qilin_lib.report.markup import TEMPLATES
-from qilin_lib.report.tables import score_text
+from qilin_lib.report.render import Table, markdown_text, score_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
 
 WARNING = "Research only. Not for clinical use."
@@ -102,7 +101,7 @@ def _values(made: Export) -> dict[str, Any]:
         "steps": names[MODELS[made.stage]].removeprefix(f"{names['base']} + "),
         "quantised": made.adapter and own["finetuning"] == "qlora",
         "gguf": "model.gguf" in made.files,
-        "data": to_markdown(data_table(made)),
+        "data": data_table(made).markdown(),
         "sample": build["raw_dir"] is None,
         "decontaminate": json.dumps(build["decontaminate"]),
         "contaminated": sum(row["contaminated"] for row in rows),
@@ -113,13 +112,13 @@ def _values(made: Export) -> dict[str, Any]:
         "training": _markdown(_training(made)),
         "heldout": _markdown(_heldout(made)),
         "evaluation": _markdown(_evaluation(made)),
-        "chain": to_markdown(_chain(made)),
-        "files": to_markdown(_table("Files, by sha256", sorted(made.files.items()), ["What", "Digest"])),
+        "chain": _chain(made).markdown(),
+        "files": _table("Files, by sha256", sorted(made.files.items()), ["What", "Digest"]).markdown(),
     }
 
 
 def _markdown(tables: Iterable[Table]) -> str:
-    return "\n".join(map(to_markdown, tables))
+    return "\n".join(table.markdown() for table in tables)
 
 
 def _table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str], notes: Sequence[str] = ()) -> Table:
@@ -190,7 +189,7 @@ def _training(made: Export) -> list[Table]:
         if stage in MODELS:
             facts = {name: _public(value) for name, value in manifest["facts"].items()}
             flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
-            tables.append(facts_table(flat, f"What ran in {stage}"))
+            tables.append(facts_table(flat, f"What ran in {stage}", whole=True))
             tables += [_nested(f"{stage}: {name}", value) for name, value in facts.items() if isinstance(value, dict)]
     return tables
 
@@ -232,11 +231,12 @@ def _machines(made: Export) -> Table:
 def _heldout(made: Export) -> list[Table]:
     tables = []
     for stage, scores in made.heldout.items():
+        parameters = made.manifests[stage]["parameters"]
         if stage == "05_dpo":
-            made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"])
+            made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"], parameters)
         else:
-            made_of = perplexity_table(scores)
-        tables.append(Table("", f"{made_of.title}, {stage}", made_of.frame, made_of.notes))
+            made_of = perplexity_table(scores, parameters)
+        tables.append(replace(made_of, title=f"{made_of.title}, {stage}"))
     return tables
 
 

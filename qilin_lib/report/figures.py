@@ -19,9 +19,6 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report import charts
 from qilin_lib.report.annotations import COLUMNS, figure_label
-from qilin_lib.report.benchmark_tables import name_of, ordered
-from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
-from qilin_lib.report.breakdowns import group_values
 from qilin_lib.report.charts import (  # noqa: F401 (the figures of 08 and 09 take theirs from here)
     COLOURS,
     FURTHER_COLOURS,
@@ -37,7 +34,10 @@ from qilin_lib.report.charts import (  # noqa: F401 (the figures of 08 and 09 ta
     quiet,
     svg,
 )
+from qilin_lib.report.frames import count, name_of, ordered
 from qilin_lib.report.paper import PaperTable
+from qilin_lib.report.tables import CATEGORIES as CATEGORY_NAMES
+from qilin_lib.report.tables import group_values
 
 FATES = {
     "kept": "#0072b2",
@@ -88,11 +88,6 @@ def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
             axes.text(column, place, f"{values[place]:,}", ha="right", va="center", fontsize=7)
     axes.set_xlim(0, len(counts))
     axes.axis("off")
-
-
-def count(value: int | Mapping[str, int]) -> int:
-    """How many, of a number or of all the numbers of a mapping."""
-    return sum(value.values()) if isinstance(value, Mapping) else value
 
 
 def loss_curves(logs: Mapping[str, Rows]) -> Figure:
@@ -256,7 +251,7 @@ def _forest_lines(table: PaperTable, metric: str, scores: Mapping[str, Any]) -> 
     """Our stages, the paper's numbers, then our others."""
     ours = {model: entry.get(metric) for model, entry in scores.get(table.benchmark, {}).items()}
     further = [model for model in ordered(ours) if model not in COLOURS and ours[model]]
-    theirs = [(row.label, row.cells[metric].value) for row in table.rows]
+    theirs = [(row.label, row.cell(metric).value) for row in table.rows]
     return [
         *(Line(name_of(scores, model), {model: ours.get(model)}) for model in COLOURS),
         *(Line(name, {}, cross=value) for name, value in theirs if value is not None),

@@ -19,10 +19,9 @@ from matplotlib.figure import Figure
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.names import accepted
-from qilin_lib.report.cells import Linked, Source
 from qilin_lib.report.charts import png, svg
-from qilin_lib.report.layout import Table, body_html
 from qilin_lib.report.markup import STYLE, TEMPLATES, Html, escape, render
+from qilin_lib.report.render import Linked, Table
 
 WARNING = "Research only, not for clinical use."
 LARGEST = 5_000_000
@@ -85,7 +84,7 @@ def _hash(content: str) -> str:
 
 def _part(part: Any, title: str) -> Html:
     if isinstance(part, Table):
-        return body_html(part, PREFIX)
+        return part.html(PREFIX)
     if isinstance(part, Picture):
         return _picture(part)
     if isinstance(part, Html):
@@ -141,7 +140,7 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -
     environment = manifest["environment"]
     commit = environment["git_commit"][:10] or "no git"
     return [
-        Linked(name, Source(f"{name}/manifest.json", manifest["digest"])),
+        Linked(name, f"{name}/manifest.json", f"manifest {manifest['digest'][:12]}"),
         f"stale: {', '.join(stale)} changed" if stale else "accepted" if accepted else "finished",
         manifest["digest"][:12],
         ", ".join(raw + parents) or "-",

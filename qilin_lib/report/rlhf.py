@@ -17,9 +17,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import figures
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, styled
-from qilin_lib.report.tokens import box, card
+from qilin_lib.report.markup import Box, Html, joined
+from qilin_lib.report.render import Score, Table
+from qilin_lib.report.tokens import conversation_card
 
 CURVE_COLOUR = figures.COLOURS["sft"]
 Row = Mapping[str, Any]
@@ -37,7 +37,7 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
         share = reliability.accuracy(entry["chosen"], entry["rejected"])
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
         margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
-        rows.append([name, f"{share['n']:,}", _percent(share), str(ties), margin])
+        rows.append([name, share["n"], _percent(share), ties, margin])
     n = len(scores["chosen"])
     notes = [
         "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
@@ -47,18 +47,15 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
         "they are good medicine",
     ]
     columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
-    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns), notes)
+    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns, dtype=object), notes)
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Table:
     """Expected calibration error, Brier score and log loss of `calibration.calibration`, beside those of a model that
     gives every pair one half."""
-    named = (
-        ("expected calibration error", "ece", "-"),
-        ("Brier score", "brier", "0.250"),
-        ("log loss, nats", "log_loss", f"{math.log(2):.3f}"),
-    )
-    rows = [[name, _number(calibration[key]), level] for name, key, level in named]
+    named = (("expected calibration error", "ece", None), ("Brier score", "brier", 0.25))
+    named += (("log loss, nats", "log_loss", math.log(2)),)
+    rows = [[name, _number(calibration[key]), Score(level, form=".3f")] for name, key, level in named]
     notes = [
         "of σ(r(chosen) - r(rejected)), the stated chance that the chosen answer is preferred; smaller is better; 95 % "
         f"intervals by bootstrap over {calibration['n']:,} pairs",
@@ -66,7 +63,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
         "calibrated model is above 0 too",
     ]
     columns = ["Metric", "value", "always one half"]
-    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns), notes)
+    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), notes)
 
 
 def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
@@ -134,12 +131,12 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         sizes = sorted({len(own) for own in rewards})
         rows.append(
             [
-                str(number),
-                f"{len(questions):,}",
-                " or ".join(map(str, sizes)),
+                number,
+                len(questions),
+                sizes[0] if len(sizes) == 1 else " or ".join(map(str, sizes)),
                 *(_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)),
                 _percent(_mean(np.array(above), parameters)),
-                f"{level:,}",
+                level,
             ]
         )
     columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
@@ -151,7 +148,8 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         "an answer without a visible character ranks below all others; the judge is the model that training will "
         "please, so a gain here is no proof of better answers",
     ]
-    return Table("", "Rejection sampling: rewards of the pool", pd.DataFrame(rows, columns=columns), notes)
+    content = pd.DataFrame(rows, columns=columns, dtype=object)
+    return Table("", "Rejection sampling: rewards of the pool", content, notes)
 
 
 def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
@@ -195,19 +193,19 @@ def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
     questions = [ranked for found in _rounds(pool).values() for ranked in found]
     count = min(most, len(questions))
     chosen = [questions[i * len(questions) // count] for i in range(count)]
-    return styled(CASE_STYLE, "".join(map(_card, chosen)))
+    return joined(map(_card, chosen))
 
 
-def _card(ranked: Sequence[Row]) -> str:
+def _card(ranked: Sequence[Row]) -> Html:
     best, worst = ranked[-1], ranked[0]
     sides = [
-        box(
+        Box(
             f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}",
-            row["answer"] or "(empty)",
+            row["answer"],
         )
         for name, row in (("best", best), ("worst", worst))
     ]
-    return card(best["id"], best["prompt"], sides, f"round {best['round']}")
+    return conversation_card(best["id"], best["prompt"], f"round {best['round']}", sides)
 
 
 def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:
@@ -248,15 +246,11 @@ def _mean(values: np.ndarray, parameters: Any) -> Summary:
     return {"value": float(values.mean()), "n": n, "low": low, "high": high}
 
 
-def _number(score: Summary, factor: float = 1.0, decimals: int = 3) -> str:
-    if score["value"] is None:
-        return "no items"
-    value = f"{factor * score['value']:.{decimals}f}"
-    if score["low"] is None:
-        return value
-    return f"{value} [{factor * score['low']:.{decimals}f}, {factor * score['high']:.{decimals}f}]"
+def _number(score: Summary, form: str = ".3f") -> Score:
+    return Score(score["value"], None if score["value"] is not None else 0, score["low"], score["high"], form)
 
 
-def _percent(score: Summary) -> str:
-    bounds = {name: score[name] and min(1.0, max(0.0, score[name])) for name in ("low", "high")}
-    return _number({**score, **bounds}, 100, 1)
+def _percent(score: Summary) -> Score:
+    bounds = {name: score[name] and 100 * min(1.0, max(0.0, score[name])) for name in ("low", "high")}
+    value = score["value"] and 100 * score["value"]
+    return _number({"value": value, **bounds}, ".1f")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from matplotlib.figure import Figure
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
 from qilin_lib.models.names import TRAINED, accepted, read_scores
-from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
-from qilin_lib.report.layout import Table, with_notes
+from qilin_lib.report import browse, chimed_gpt, data, figures, html, paper, tables, training
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
+from qilin_lib.report.render import Table, stem_of, with_notes, write_all
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
 
@@ -30,7 +31,7 @@ def all_tables(stage: Stage) -> list[Table]:
     made += result_tables(_scores(stage), read_manifest(stage.run_dir, "06_eval")["digest"])
     stage.begin()
     if not stage.up_to_date:
-        layout.write_all(made, stage.dir)
+        write_all(made, stage.dir)
     return made
 
 
@@ -50,7 +51,7 @@ def _scores(stage: Stage) -> dict[str, Any]:
 
 def links(stage: Stage, tables: Iterable[Table]) -> Html:
     """Titles of tables, each with links to its files, for an executed notebook."""
-    rows = [(table.heading, sorted(stage.dir.glob(f"{layout.stem_of(table)}.*"))) for table in tables]
+    rows = [(table.heading, sorted(stage.dir.glob(f"{stem_of(table)}.*"))) for table in tables]
     files = [(title, [(f"{stage.name}/{path.name}", path.suffix[1:]) for path in paths]) for title, paths in rows]
     return macro("links", files)
 
@@ -113,7 +114,7 @@ def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.S
         html.Section("CMExam: Table 5", (*_of(made, "5"), *_departments(scores))),
         html.Section("Huatuo-26M: Table 6", tuple(_of(made, "6"))),
         html.Section("From stage to stage", (*_of(made, "A"), *([usage] if usage else []))),
-        html.Section("ChiMed-GPT", tuple(_of(made, "C")) or (chimed_gpt.published(),)),
+        html.Section("ChiMed-GPT", tuple(_of(made, "C") or chimed_gpt.shown({}))),
     ]
 
 
@@ -121,14 +122,21 @@ def _training(stage: Stage) -> list[Any]:
     logs = {name: read_log(stage.parent(folder)) for name, folder in TRAINED.items()}
     parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the three stages")]
     for name in ("dcpt", "sft"):
-        table = training.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
-        notes = [*table.notes, *accepted(stage.run_dir, TRAINED[name])]
-        parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, notes))
+        heldout, drawn = files.read_json(stage.parent(TRAINED[name]) / "heldout.json"), _drawn(stage, TRAINED[name])
+        table = training.perplexity_table(heldout, drawn)
+        table = replace(table, title=f"{table.title}: before and after {name.upper()}")
+        parts += with_notes([table], accepted(stage.run_dir, TRAINED[name]))
     facts = stage.facts("05_dpo")
     curves = figures.dpo_curves(logs["dpo"], facts.get("step_zero_expected", math.log(2)))
     parts.append(html.Picture(curves, f"{method_name(facts)}: rewards and log-probabilities on training batches"))
-    pairs = training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), facts["beta"])
+    scores = files.read_json(stage.parent("05_dpo") / "heldout.json")
+    pairs = training.preference_table(scores, facts["beta"], _drawn(stage, "05_dpo"))
     return [*parts, *with_notes([pairs], accepted(stage.run_dir, "05_dpo"))]
+
+
+def _drawn(stage: Stage, name: str) -> Mapping[str, Any]:
+    """The parameters of a stage, which say how its intervals are drawn."""
+    return read_manifest(stage.run_dir, name)["parameters"]
 
 
 def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:
@@ -144,4 +152,4 @@ def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:
 
 
 def _external() -> list[Table]:
-    return [tables.external_table(table, f"A{number}") for number, table in enumerate(external.TABLES, start=3)]
+    return [tables.external_table(table, f"A{number}") for number, table in enumerate(paper.EXTERNAL, start=3)]

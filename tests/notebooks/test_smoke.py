@@ -154,7 +154,7 @@ def test_training_learns_something_that_carries_over(runs: Path) -> None:
     """The floor under a smoke run: medical text gets likelier, held-out pairs are ranked better than by chance."""
     from qilin_lib.report import training
 
-    assert training.improved(read(runs / "smoke" / "03_dcpt" / "heldout.json")["medical"])
+    assert training.improved(read(runs / "smoke" / "03_dcpt" / "heldout.json")["medical"], {"seed": 17})
     assert training.accuracy(read(runs / "smoke" / "05_dpo" / "heldout.json"))[1] > 0.5
 
 

@@ -16,8 +16,8 @@ from report.test_browse import in_chromium
 
 from qilin_lib import files
 from qilin_lib.report import browse, case_study, figures, html, whole
-from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import Box, card
+from qilin_lib.report.render import Table
 
 RUN = "document.title='taken';console.log('taken');alert(1)"
 PAYLOADS = [

@@ -17,8 +17,8 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.report import figures, html, tables
 from qilin_lib.report.html import Picture, Section, manifest_chain, report
-from qilin_lib.report.layout import Table
 from qilin_lib.report.markup import Html
+from qilin_lib.report.render import Table
 
 VOID = {"meta", "img", "br"}
 
@@ -139,7 +139,7 @@ def test_manifest_chain_follows_digests(tmp_path: Path) -> None:
     manifest(run, "02_tokenize", "b" * 64, {"01_build_chimed": "a" * 64}, seconds=4000)
     manifest(run, "03_dcpt", "c" * 64, {"02_tokenize": "0" * 64})
     (run / "04_sft").mkdir()
-    frame = manifest_chain(run).frame.astype(str).set_index("Stage")
+    frame = manifest_chain(run).words.astype(str).set_index("Stage")
     assert list(frame["Status"])[:4] == ["finished", "finished", "stale: 02_tokenize changed", "unfinished"]
     assert frame.loc["01_build_chimed", "Stands on"] == "2 files of raw"
     assert frame.loc["02_tokenize", "Stands on"] == "01: aaaaaaaaaaaa"
