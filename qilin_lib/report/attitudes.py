@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
-from qilin_lib.report.figures import literal, new_chart
+from qilin_lib.report.charts import literal, new_chart
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.markup import Html, joined, macro

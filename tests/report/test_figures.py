@@ -120,7 +120,7 @@ def test_an_interval_is_drawn_from_its_low_to_its_high_end(scores: Any) -> None:
 @pytest.mark.slow
 def test_52_subjects_of_13_models_do_not_run_into_each_other(scores: Any) -> None:
     one = {subject: {"value": 30.0, "n": 22, "low": 12.0, "high": 50.0} for subject in NAMES}
-    scores["ceval"] = {name: {"subjects": one} for name in [*figures.COLOURS, *(f"baseline {n}" for n in range(9))]}
+    scores["ceval"] = {name: {"subjects": one} for name in [*charts.COLOURS, *(f"baseline {n}" for n in range(9))]}
     figure = figures.subject_accuracy(scores)
     figure.draw_without_rendering()
     assert sum(marks(axes) for axes in figure.axes) == 52 * 13
@@ -163,7 +163,7 @@ def test_only_the_commonest_values_are_drawn_and_the_title_says_so(scores: Any) 
 def test_length_histogram_says_what_lies_beyond_the_limit() -> None:
     figure = figures.length_histogram({"sft": [1, 10, 100, 1000], "empty": []}, limit=500)
     assert "sft (n=4, median 55, 25.0 % beyond)" in words(figure)
-    assert figures.png(figures.length_histogram({"sft": []}, limit=500)), "a set can be empty"
+    assert charts.png(figures.length_histogram({"sft": []}, limit=500)), "a set can be empty"
 
 
 def test_forest_has_a_cross_only_where_the_paper_has_a_number(scores: Any) -> None:
@@ -212,14 +212,14 @@ def test_labels_are_chinese_where_a_font_is_and_no_glyph_is_ever_missing(
     drawn += [figures.dpo_curves(DPO_LOG), figures.subject_accuracy(scores)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert all(figures.png(figure) and figures.svg(figure) for figure in drawn)
+        assert all(charts.png(figure) and charts.svg(figure) for figure in drawn)
     assert all(name.isascii() for name in annotations.ENGLISH.values())
 
 
 def test_pictures_are_bytes_and_svg_is_the_same_twice(ledger: Any) -> None:
     assert figures.ledger_bar(ledger)._repr_png_().startswith(b"\x89PNG")
     salt = mpl.rcParams["svg.hashsalt"]
-    first, second = (figures.svg(figures.ledger_bar(ledger)) for _ in range(2))
+    first, second = (charts.svg(figures.ledger_bar(ledger)) for _ in range(2))
     assert first == second and b"<dc:date>" not in first
     assert mpl.rcParams["svg.hashsalt"] == salt
 
