@@ -20,7 +20,7 @@ from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
 from qilin_lib.report.cells import Score
 from qilin_lib.report.cells import notes as told
-from qilin_lib.report.figures import literal, new_chart
+from qilin_lib.report.charts import literal, new_chart
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.markup import Html, joined, macro

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -145,15 +146,32 @@ def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def interval(axes: Axes, score: Mapping[str, Any] | None, height: float, look: tuple[str, str]) -> bool:
-    """Draw one score {value, low, high, n} with its interval; False when it has no items."""
+def interval(
+    axes: Axes, score: Mapping[str, Any] | None, place: float, look: tuple[str, str], upright: bool = False
+) -> bool:
+    """Draw one score {value, low, high, n} with its interval, lying at the height `place` or upright above it; False
+    when it has no items. `look`: (colour, marker)."""
     if not score or not score["n"]:
         return False
     colour, marker = look
-    # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do.
-    axes.plot((score["low"], score["high"]), (height, height), color=colour, linewidth=1.1, solid_capstyle="butt")
-    axes.plot(score["value"], height, color=colour, marker=marker, markersize=4, linestyle="")
+    # A bound that is not there becomes NaN, which draws nothing.
+    ends, value = np.array([score["low"], score["high"]], dtype=float), np.array([score["value"]])
+    for along, across, style in ((ends, [place, place], {"linewidth": 1.1}), (value, [place], {"linestyle": ""})):
+        # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do.
+        points = (across, along) if upright else (along, across)
+        axes.plot(*points, color=colour, marker=marker if len(along) == 1 else "None", markersize=4, **style)
     return True
+
+
+def interval_curve(
+    axes: Axes, scores: Mapping[float, Mapping[str, Any]], look: tuple[str, str], label: str, joined: bool = True
+) -> None:
+    """Scores with upright intervals at their places along the axis, joined by a line or not."""
+    bare = (look[0], "None")
+    known = {place: score["value"] for place, score in scores.items() if interval(axes, score, place, bare, True)}
+    colour, marker = look
+    style = {"marker": marker, "markersize": 4, "linestyle": "-" if joined else "", "linewidth": 1.4}
+    axes.plot(list(known), list(known.values()), color=colour, label=label, **style)
 
 
 def _model_key(chart: Chart, names: Mapping[str, str], paper: bool = False) -> None:

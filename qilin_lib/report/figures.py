@@ -21,21 +21,7 @@ from qilin_lib.report import charts
 from qilin_lib.report.annotations import COLUMNS, figure_label
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import group_values
-from qilin_lib.report.charts import (  # noqa: F401 (the figures of 08 and 09 take theirs from here)
-    COLOURS,
-    FURTHER_COLOURS,
-    PAPER_COLOUR,
-    Line,
-    Rows,
-    interval_plot,
-    line,
-    literal,
-    looks,
-    new_chart,
-    png,
-    quiet,
-    svg,
-)
+from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Rows, interval_plot, line, literal, new_chart, quiet
 from qilin_lib.report.frames import count, name_of, ordered
 from qilin_lib.report.paper import PaperTable
 

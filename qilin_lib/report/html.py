@@ -62,7 +62,9 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
     Raises QilinError for a part of an unknown kind, and when the page would exceed 5 MB.
     """
     sections = [Section(one.title, tuple(_part(part, one.title) for part in one.parts)) for one in sections]
-    styles, scripts = [(TEMPLATES / "page.css").read_text("utf-8"), STYLE], _scripts(sections)
+    styles = [(TEMPLATES / "page.css").read_text("utf-8"), STYLE]
+    # Of this library's own parts; a script that data brought in would not be Html, and so be text.
+    scripts = [script for section in sections for part in section.parts for script in part.scripts]
     policy = POLICY.format(styles=" ".join(map(_hash, styles)), scripts=" ".join(map(_hash, scripts)) or "'none'")
     page = render(
         "page.html.j2", title=title, sections=sections, policy=Html(policy), styles=map(Html, styles), warning=WARNING
@@ -72,11 +74,6 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
         raise QilinError(f"{out_path} would be {size / 1e6:.1f} MB, over the limit of 5: show fewer cases")
     files.write_text(out_path, page)
     return Path(out_path)
-
-
-def _scripts(sections: Iterable[Section]) -> list[str]:
-    """The scripts of this library's parts; a script that data brought in would not be Html, and so be text."""
-    return [script for section in sections for part in section.parts for script in part.scripts]
 
 
 def _hash(content: str) -> str:

@@ -17,8 +17,6 @@ from qilin_lib.errors import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-# What tables and cards ask for by name: one style sheet serves all.
-TABLE_STYLE = CASE_STYLE = STYLE
 
 
 class Html(str):
@@ -33,7 +31,7 @@ class Html(str):
         return str(self)
 
     def _repr_html_(self) -> str:
-        return str(self) if self.startswith("<style>") else f"<style>{STYLE}</style>\n{self}"
+        return f"<style>{STYLE}</style>\n{self}"
 
 
 def _finalize(value: Any) -> Any:
@@ -45,7 +43,6 @@ ENVIRONMENT = Environment(
     autoescape=True,
     undefined=StrictUndefined,
     finalize=_finalize,
-    keep_trailing_newline=False,
 )
 
 
@@ -82,8 +79,3 @@ def card(title: str, asked: Iterable[Box], answers: Iterable[Box] = (), aside: s
 def joined(parts: Iterable[str]) -> Html:
     """Html after Html."""
     return Html("".join(parts))
-
-
-def styled(style: str, body: str) -> Html:
-    """`body` preceded by its style, so that it can stand alone in a notebook cell."""
-    return Html(f"<style>{style}</style>\n{body}")

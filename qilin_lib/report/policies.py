@@ -13,7 +13,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
 from qilin_lib.report.cells import Score, notes
-from qilin_lib.report.figures import line, literal, looks, new_chart, quiet
+from qilin_lib.report.charts import line, literal, looks, new_chart, quiet
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.markup import Box, Html, joined, macro
 from qilin_lib.report.render import Table

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
-from qilin_lib.report import figures
+from qilin_lib.report import charts
 from qilin_lib.report.cells import Score, notes
 from qilin_lib.report.markup import Box, Html, joined
 from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 
-CURVE_COLOUR = figures.COLOURS["sft"]
+CURVE_COLOUR = charts.COLOURS["sft"]
 Row = Mapping[str, Any]
 
 
@@ -55,21 +56,19 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
     return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
 
-def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
+def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
     """Share of pairs ranked right against stated confidence, with Wilson intervals and the diagonal of a calibrated
     model; below, how many pairs there are (none where heldout_share_dpo is 0)."""
-    filled = [one for one in calibration["bins"] if one["n"]]
-    chart = figures.new_chart(5.2, 4.8)
+    chart = charts.new_chart(5.2, 4.8)
     top, bottom = chart.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    confidence = 100 * np.array([one["confidence"] for one in filled])
-    bounds = ("value", "low", "high")
-    # A bin of one or two pairs has no interval: NaN draws nothing.
-    share, low, high = (100 * np.array([one["right"][name] for one in filled], dtype=float) for name in bounds)
+    shares = {
+        100 * one["confidence"]: {name: value if name == "n" or value is None else 100 * value
+                                  for name, value in one["right"].items()}
+        for one in calibration["bins"]
+        if one["n"]
+    }  # fmt: skip
     top.plot([50, 100], [50, 100], color="#333333", linestyle="--", linewidth=1, label="calibrated")
-    top.errorbar(
-        confidence, share, [share - low, high - share], color=CURVE_COLOUR, marker="o", capsize=3, linestyle="none",
-        label="share right, 95 % interval",
-    )  # fmt: skip
+    charts.interval_curve(top, shares, (CURVE_COLOUR, "o"), "share right, 95 % interval", joined=False)
     top.set(ylabel="pairs ranked right, percent", ylim=(-2, 102))
     top.legend(frameon=False, fontsize=8, loc="lower right")
     edges = [(100 * one["low"], 100 * one["high"], one["n"]) for one in calibration["bins"]]
@@ -80,25 +79,25 @@ def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
         xlabel="confidence in the preferred answer, percent", ylabel="pairs",
         ylim=(0, 1.35 * max(1, *(n for *_, n in edges))), xlim=(49, 101),
     )  # fmt: skip
-    figures.quiet(top)
-    figures.quiet(bottom)
+    charts.quiet(top)
+    charts.quiet(bottom)
     return chart
 
 
-def reward_curves(rows: figures.Rows) -> figures.Figure:
+def reward_curves(rows: charts.Rows) -> Figure:
     """Loss, share ranked right and margin of the training batches over steps: rows of reward/log.jsonl."""
-    chart = figures.new_chart(11, 3)
+    chart = charts.new_chart(11, 3)
     panels = (
         ("loss", "loss (dashed: ln 2)", math.log(2)),
         ("accuracy", "pairs of the batch ranked right", 0.5),
         ("margin", "margin, chosen - rejected", 0.0),
     )
     for axes, (name, title, level) in zip(chart.subplots(1, 3), panels, strict=True):
-        figures.line(axes, rows, name, CURVE_COLOUR, name)
+        charts.line(axes, rows, name, CURVE_COLOUR, name)
         axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("optimizer step")
-        figures.quiet(axes)
+        charts.quiet(axes)
     return chart
 
 
@@ -148,26 +147,20 @@ def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
     return {k: _mean(values, parameters) for k, values in expected.items()}
 
 
-def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> figures.Figure:
+def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> Figure:
     """`best_of_k` as a curve with its intervals, one a round: where it flattens, more samples buy little."""
-    chart = figures.new_chart(5.6, 3.6)
+    chart = charts.new_chart(5.6, 3.6)
     axes = chart.subplots()
-    colours = (CURVE_COLOUR, figures.PAPER_COLOUR, *figures.FURTHER_COLOURS)
+    colours = (CURVE_COLOUR, charts.PAPER_COLOUR, *charts.FURTHER_COLOURS)
     largest = 1
     for place, number in enumerate(_rounds(pool)):
         found = best_of_k([row for row in pool if row["round"] == number], parameters)
-        # A bound that is not there becomes NaN, which matplotlib leaves out.
-        columns = [[score[name] for score in found.values()] for name in ("value", "low", "high")]
-        value, low, high = np.array(columns, dtype=float)
-        axes.errorbar(
-            list(found), value, [value - low, high - value], color=colours[place % len(colours)], marker="o",
-            markersize=4, capsize=3, linewidth=1.4, label=f"round {number}",
-        )  # fmt: skip
+        charts.interval_curve(axes, found, (colours[place % len(colours)], "o"), f"round {number}")
         largest = max(largest, *found)
     axes.set(xlabel="k, answers sampled to a question", ylabel="expected reward of the best")
     axes.set_xticks(range(1, largest + 1, max(1, largest // 8)))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    figures.quiet(axes)
+    charts.quiet(axes)
     return chart
 
 

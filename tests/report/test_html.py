@@ -15,7 +15,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.report import figures, html, tables
+from qilin_lib.report import charts, figures, html, tables
 from qilin_lib.report.html import Picture, Section, manifest_chain, report
 from qilin_lib.report.markup import Html
 from qilin_lib.report.render import Table
@@ -70,7 +70,7 @@ def test_the_policy_lets_in_the_page_s_own_style_alone_and_lets_nothing_out(tmp_
 def test_control_and_bidi_characters_are_spelled_out(tmp_path: Path) -> None:
     hostile, shown = "a\x1b]0;x\x07b\u202ec\rd\ud83de\tf", r"a\x1b]0;x\x07b\u202ec\rd\ud83de" + "\tf"
     table = Table("", hostile, pd.DataFrame({"Model": [hostile]}, dtype=object), [hostile])
-    text = page(tmp_path, hostile, table, Picture(figures.new_chart(1, 1), hostile))
+    text = page(tmp_path, hostile, table, Picture(charts.new_chart(1, 1), hostile))
     assert text.count(shown) == 6 and not {"\x1b", "\x07", "\u202e", "\r", "\ud83d"} & set(text)
     assert str(QilinError(hostile)) == shown
 

@@ -8,7 +8,7 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.report import policies
-from qilin_lib.report.figures import png
+from qilin_lib.report.charts import png
 
 SFT = "tiny 2.3M + DCPT + SFT"
 NAMES = {"sft": SFT, "dpo": f"{SFT} + DPO", "rejection_sampling": f"{SFT} + rejection sampling", "rl": f"{SFT} + RL"}

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.calibration import calibration
-from qilin_lib.report import figures, rlhf
+from qilin_lib.report import charts, rlhf
 
 DRAWS = SimpleNamespace(bootstrap_resamples=1000, seed=17)
 SCORES = {
@@ -91,13 +91,13 @@ def test_calibration_figure_draws_every_filled_bin_and_all_counts() -> None:
     assert [bar.get_height() for bar in bottom.patches] == [one["n"] for one in found["bins"]]
     assert sum(bar.get_height() for bar in bottom.patches) == 300
     assert {"calibrated", "share right, 95 % interval"} <= words(figure) and all(map(str.isascii, words(figure)))
-    assert figures.png(figure).startswith(b"\x89PNG")
+    assert charts.png(figure).startswith(b"\x89PNG")
 
 
 def test_a_calibration_of_nothing_is_an_empty_figure() -> None:
     """08 goes on where no pair is held out."""
     figure = rlhf.calibration_figure(calibration([], [], 100, 1))
-    assert figures.png(figure) and [bar.get_height() for bar in figure.axes[1].patches] == [0] * 5
+    assert charts.png(figure) and [bar.get_height() for bar in figure.axes[1].patches] == [0] * 5
 
 
 def test_reward_curves_have_three_panels() -> None:

@@ -13,19 +13,7 @@ import pytest
 from matplotlib.text import Text
 
 from qilin_lib import files
-from qilin_lib.report import (
-    breakdowns,
-    browse,
-    case_study,
-    figures,
-    html,
-    paper,
-    policies,
-    records,
-    second,
-    tables,
-    whole,
-)
+from qilin_lib.report import browse, case_study, charts, figures, html, paper, policies, records, second, tables, whole
 from qilin_lib.report.cells import Score
 from qilin_lib.report.paper import CHIMED_GPT
 from qilin_lib.report.render import Table
@@ -134,8 +122,8 @@ def test_a_dollar_in_a_name_is_drawn_as_it_stands(scores: dict[str, Any]) -> Non
     scores["cmexam"]["a$b$"] = scores["cmexam"]["sft"]
     failure = ""
     try:
-        figures.png(figures.group_accuracy(scores, "difficulty"))
-        figures.png(figures.forest(scores, paper.TABLES))
+        charts.png(figures.group_accuracy(scores, "difficulty"))
+        charts.png(figures.forest(scores, paper.TABLES))
     except ValueError as reason:
         failure = str(reason)
     assert not failure
