@@ -233,7 +233,7 @@ class Dpo(Training):
 
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
-FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc"]
+FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb"]
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
 
 
@@ -324,10 +324,10 @@ class Evaluate(Strict):
     max_items_cmexam: int | None = Field(ge=1, description="a seeded sample; null: all")
     max_items_huatuo: int | None = Field(ge=1, description="a seeded sample of the 6,000; null: all")
     max_items_further: int | None = Field(ge=1, description="of each further benchmark or CMMLU subject; null: all")
-    max_new_tokens_cmexam: NewTokens
-    max_new_tokens_huatuo: NewTokens
-    max_new_tokens_ner: NewTokens
-    max_new_tokens_dialogue: NewTokens
+    max_new_tokens_cmexam: NewTokens = 256
+    max_new_tokens_huatuo: NewTokens = 512
+    max_new_tokens_ner: NewTokens = 256
+    max_new_tokens_dialogue: NewTokens = 512
     batch_size: AskedTogether
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")

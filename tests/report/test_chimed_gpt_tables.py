@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.evaluate import ceval, dialogue, exams, ner
+from qilin_lib.evaluate.benchmarks import ceval, dialogue, exams, ner
 from qilin_lib.evaluate.entities import KINDS
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.scores import summarise
