@@ -1,7 +1,8 @@
 """Talk to a trained stage of a run: `python -m qilin_lib.chat RUN [--stage dpo]`.
 
 Several turns, in the template the model was trained with, greedy unless --temperature is given. /reset forgets the
-conversation; /exit, Ctrl-D and Ctrl-C end it. Research only, not for clinical use.
+conversation; /exit, Ctrl-D and Ctrl-C end it. With --once the whole of standard input is one message, and its answer
+alone is written. Research only, not for clinical use.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, visible
 from qilin_lib.evaluate.conversation import Chat, Sampling, converse, load
 from qilin_lib.models.names import STAGES
 
@@ -24,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-new-tokens", type=int, help="of one answer (default: 256, at most a quarter of the context)"
     )
+    parser.add_argument("--once", action="store_true", help="answer standard input as one message, and end")
     return parser
 
 
@@ -32,8 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         sampling = Sampling(options.temperature, options.top_p, options.seed)
-        print(f"loading {options.stage} of run {options.run} …", flush=True)
+        if not options.once:
+            print(f"loading {options.stage} of run {options.run} …", flush=True)
         chat = Chat(load(options.run, options.stage), sampling, options.max_new_tokens)
+        if options.once:
+            print(visible(chat.say(sys.stdin.read())[0]))
+            return 0
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

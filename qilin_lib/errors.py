@@ -1,13 +1,27 @@
-"""The one exception that a user of the kit is meant to read."""
+"""The one exception that a user of the kit is meant to read, and how foreign text is shown."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Control characters but tab and line end, those that turn the direction of reading, and halves of characters.
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
+)
+
+
+def visible(text: object) -> str:
+    r"""`text` with what a terminal or a page would obey spelled out: \x1b, \u202e."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
 class QilinError(Exception):
     """Something the user can mend: names the file or parameter, the value, the reason and the nearest valid choice."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         # IPython and JupyterLab call this hook: a notebook cell shows the sentence, not forty lines of library frames.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, params, runs, stages
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, nearest, visible
 from qilin_lib.schema import SECTIONS, Strict
 
 # Applied to every notebook that has them; any other name found in several notebooks must say which one it means.
@@ -44,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
     except NotebookFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {visible(failure)}", file=sys.stderr)
         return 1
     _close(run, chosen, all(result == "up to date" for result in results))
     failed = _failed_baselines(run, chosen)
     for line in failed:
-        print(line)
+        print(visible(line))
     return 3 if failed and options.strict else 0
 
 

@@ -86,9 +86,7 @@ class Build(Strict):
     sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
     exclude_licences: list[str] = Field(description="licences not to train on, or parts of their names: CC BY-NC, GPL")
     min_chars: int = Field(ge=1, description="shorter records are rejected")
-    ranked_answers: Literal["best_two", "all_pairs"] = Field(
-        description="pairs of a ranked list: its best two answers, or every two of them"
-    )
+    ranked_answers: Literal["best_two", "all_pairs"] = Field(description="pairs of a ranked list: best two, or all")
     max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
     workers: int | None = Outside(ge=1, description="processes; null: one per core")
     near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
@@ -162,6 +160,7 @@ class Trained(Strict):
     warmup_ratio: float = Field(ge=0, lt=1, description="share of the steps in which the rate rises; paper: 0.05")
     weight_decay: float = Field(ge=0, lt=1, description="of AdamW; paper: DCPT 0.01, SFT and DPO 0.05")
     max_grad_norm: float = Field(gt=0, description="gradients are clipped to this norm")
+    bootstrap_resamples: int = Outside(default=1000, ge=100, description="resamples behind an interval in 03-05")
     lora_r: Rank
     lora_alpha: Alpha
     lora_dropout: Dropout
@@ -370,6 +369,7 @@ class CaseStudy(Strict):
     """07_case_study (paper §4.4, Figures 2 and 3)."""
 
     cases: int = Field(ge=1, le=50, description="of the seeded sample, biggest gain and biggest loss: this many each")
+    question: str | None = Field(description="asked of all stages, side by side; null: none is loaded")
 
 
 class Rlhf(Trained):

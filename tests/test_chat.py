@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,8 @@ from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.files import write_json
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.report import chat_box
+from qilin_lib.report import case_study, chat_box
+from qilin_lib.runs import Run
 from qilin_lib.tokens.template import PLAIN
 
 TALK = ["头痛伴恶心，请问医生这是什么病", "可以服用奥美拉唑", "CT检查"]
@@ -233,26 +236,23 @@ def test_the_first_of_all_runs_is_to_be_made(tmp_path: Path, monkeypatch: pytest
         conversation.load("smoke", "dpo")
 
 
-def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
+def test_a_box_of_the_notebook_loads_no_model_before_a_message_and_then_any_stage(
     run: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import IPython.display
-
-    displayed: list[Any] = []
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-    asked: list[Any] = []
-    monkeypatch.setattr("builtins.input", lambda *_: asked.append(_))
-    static = chat_box.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name), "sft")
-    assert 'title">tiny 2.3M + DCPT + SFT<' in static
-    assert not asked, "nothing may wait for input under papermill"
-    messages = [{"role": "user", "content": chat_box.FIRST_QUESTION}]
-    first = evaluated(trained, messages, 128)
-    assert conversation.DISCLAIMER in static and chat_box.FIRST_QUESTION in static and chat_box.plain(first) in static
-    shown, text, (send, reset) = displayed[0].children[0], displayed[0].children[1], displayed[0].children[2].children
-    assert conversation.DISCLAIMER in shown.value
+    loaded: list[str] = []
+    load = conversation.load
+    monkeypatch.setattr(chat_box, "load", lambda name, stage: loaded.append(stage) or load(name, stage))
+    box = chat_box.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name, run=Run(run)))
+    assert loaded == [], "a headless run would hold a model"
+    shown, stage, text, (send, reset) = *box.children[:3], box.children[3].children
+    assert conversation.DISCLAIMER in shown.value and stage.options == (("tiny 2.3M + DCPT + SFT", "sft"),)
     text.value = TALK[0]
-    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": TALK[0]}]
-    assert chat_box.plain(evaluated(trained, messages, 128)) in shown.value and text.value == ""
+    messages = [{"role": "user", "content": TALK[0]}]
+    first = evaluated(trained, messages, 128)
+    assert first in unescape(shown.value) and text.value == "" and loaded == ["sft"]
+    text.value = TALK[1]
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": TALK[1]}]
+    assert evaluated(trained, messages, 128) in unescape(shown.value) and loaded == ["sft"]
     before = shown.value
     send.click()
     assert shown.value == before, "an empty field was sent"
@@ -260,6 +260,41 @@ def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
     assert "error" in shown.value and "<b>" not in shown.value
     reset.click()
     assert TALK[0] not in shown.value and conversation.DISCLAIMER in shown.value
+
+
+@pytest.mark.slow
+def test_one_question_to_all_stages_is_answered_in_children_and_none_asks_nobody(
+    run: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = SimpleNamespace(run_dir=run, parent=lambda name: run / name, run=Run(run))
+    stage.parameters = SimpleNamespace(question="<b>\n" + TALK[0])
+    # DCPT has "finished", but its weights are gone.
+    write_json(run / "03_dcpt" / "manifest.json", MANIFEST)
+    monkeypatch.setattr(conversation, "load", None)
+    asked = case_study.ask(stage)
+    titles = re.findall(r'<div class="title">([^<]*)', asked)
+    assert titles == ["question", "tiny 2.3M + DCPT", "tiny 2.3M + DCPT + SFT"] and "<b>" not in asked
+    assert asked.count("no answer") == 1 and "Error" in asked and "Traceback" not in asked
+    answer = evaluated(trained, [{"role": "user", "content": stage.parameters.question}], 128)
+    assert answer in unescape(asked) and conversation.DISCLAIMER in asked
+    monkeypatch.setattr(case_study.subprocess, "run", None)
+    stage.parameters.question = None
+    assert "No question" in case_study.ask(stage)
+
+
+def test_every_stage_can_be_talked_to(run: Path, tiny_model_dir: Path) -> None:
+    shutil.copytree(tiny_model_dir, run / "08_rlhf" / "rl" / "model")
+    write_json(run / "08_rlhf" / "rl" / "facts.json", {"template": "plain", "template_sha256": PLAIN.sha256})
+    write_json(run / "08_rlhf" / "manifest.json", MANIFEST)
+    assert conversation.load("night", "rl").template == PLAIN
+
+
+def test_an_answer_cannot_drive_the_terminal(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "\x1b]52;c;eA==\x07\u202e头"
+    ids = trained.tokenizer.encode(hostile, add_special_tokens=False)
+    monkeypatch.setattr(conversation.Chat, "_tokens", lambda self, asked: iter(ids))
+    shown = session(trained, [TALK[0]])
+    assert r"\x1b]52;c;eA==\x07\u202e头" in shown and not set("\x1b\x07\u202e") & set(shown)
 
 
 def test_no_half_character_is_shown_with_a_byte_level_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:

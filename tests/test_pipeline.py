@@ -272,17 +272,20 @@ def test_exit_code_130_when_the_notebook_was_interrupted(call: Callable[..., int
     assert "the same command continues from here" in capsys.readouterr().err
 
 
-def test_a_failure_stops_the_notebooks_after_it(call: Callable[..., int], executed: Executed, monkeypatch) -> None:
+def test_a_failure_stops_the_notebooks_after_it_and_drives_no_terminal(
+    call: Callable[..., int], executed: Executed, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     succeed = pipeline._execute
 
     def execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
         if notebook == "03_dcpt":
-            raise pipeline.NotebookFailed("03_dcpt: QilinError: loss is not a number")
+            raise pipeline.NotebookFailed("03_dcpt: ServerError: no \x1b[2J\u202emodel")
         succeed(notebook, values, run_dir)
 
     monkeypatch.setattr(pipeline, "_execute", execute)
     assert call() == 1
     assert names(executed) == ["01", "02"]
+    assert r"error: 03_dcpt: ServerError: no \x1b[2J\u202emodel" in capsys.readouterr().err
 
 
 def test_exit_code_130_when_interrupted_and_the_same_command_goes_on(

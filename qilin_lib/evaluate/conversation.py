@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qilin_lib import params, runs
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, nearest, visible
 from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.models import loaders
 from qilin_lib.models.names import STAGES
@@ -134,7 +134,7 @@ class Chat:
 
 
 def load(run: str, stage: str) -> Any:
-    """The backend of a finished stage (base, dcpt, sft or dpo) of a run, on the GPU if there is one.
+    """The backend of a finished stage of a run (see `names.STAGES`), on the GPU if there is one.
 
     Raises QilinError for a run or stage that does not exist (with the nearest name) or has not finished.
     """
@@ -142,15 +142,11 @@ def load(run: str, stage: str) -> Any:
 
     if stage not in STAGES:
         raise QilinError(f"--stage {stage}: unknown{nearest(stage, STAGES)}; there are {', '.join(STAGES)}")
-    run_dir = runs.runs_dir() / run
-    if not run_dir.is_dir():
-        there = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
-        listed = f"there are {', '.join(there)}" if there else "there is none: run `make smoke` first"
-        raise QilinError(f"run '{run}': no such run in {runs.runs_dir()}{nearest(run, there)}; {listed}")
+    run_dir = runs.find(run).dir
     profile = runs.read_manifest(run_dir, STAGES[stage])["parameters"]["profile"]
-    asked = params.load("06_eval", {"profile": profile, "run": run, "models": [stage], "baselines": {}})
+    asked = params.load("09_bias", {"profile": profile, "run": run, "models": [stage], "baselines": {}})
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    # Of 06 only its parents are read here: a chat needs no evaluation, and not every stage.
+    # Of 09 only its parents are read here: it is the notebook that any stage can answer in.
     return loaders(runs.Stage(asked, run_dir, "", {}, False), device)[stage]()
 
 
@@ -163,7 +159,7 @@ def converse(chat: Chat, read: Callable[[str], str], write: Write) -> None:
                 chat.reset()
                 write(f"(forgotten) {DISCLAIMER}\n")
             elif line.startswith("/"):
-                write(f"unknown command {line}{nearest(line, COMMANDS)}; there are {', '.join(COMMANDS)}\n")
+                write(f"unknown command {visible(line)}{nearest(line, COMMANDS)}; there are {', '.join(COMMANDS)}\n")
             elif line:
                 _turn(chat, line, write)
     except (EOFError, KeyboardInterrupt):
@@ -173,7 +169,7 @@ def converse(chat: Chat, read: Callable[[str], str], write: Write) -> None:
 def _turn(chat: Chat, line: str, write: Write) -> None:
     write("model> ")
     try:
-        answer, forgotten = chat.say(line, write)
+        answer, forgotten = chat.say(line, lambda piece: write(visible(piece)))
     except QilinError as error:
         write(f"error: {error}\n")
         return

@@ -21,6 +21,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.load import skeleton, weight_files
 from qilin_lib.models.sentencepieces import fast_tokenizer
+from qilin_lib.models.shapes import is_hub_id
 from qilin_lib.models.shards import write_shards
 
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -261,7 +262,7 @@ def main(arguments: list[str]) -> int:
         return 2
     source, target = map(Path, arguments)
     try:
-        if not source.exists() and arguments[0].count("/") == 1:
+        if not source.exists() and is_hub_id(arguments[0]):
             wanted = ["*.json", "*.bin", "*.safetensors", "*.model"]
             source = Path(snapshot_download(arguments[0], allow_patterns=wanted))
         started = time.monotonic()

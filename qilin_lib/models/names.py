@@ -76,7 +76,8 @@ def foot(scores: Mapping[str, Any], paper: str = PAPER_BASE) -> list[str]:
     run = facts(scores)
     base = f"{run['base']['name']}, {weights(run['base']['parameters'], words=True)}"
     beside = "it is the paper's" if run["as_paper"] else f"the paper's: {paper}"
-    return [f"Base model here: {base}{f'; {beside}' if paper else ''}.", *scores.get("accepted", [])]
+    seed = "One run, one seed: intervals are over items and say nothing of another training."
+    return [f"Base model here: {base}{f'; {beside}' if paper else ''}. {seed}", *scores.get("accepted", [])]
 
 
 def base_name(base: Mapping[str, Any]) -> str:

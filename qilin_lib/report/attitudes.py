@@ -18,12 +18,15 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
-from qilin_lib.report.benchmark_tables import name_of, unfinished_notes
-from qilin_lib.report.cells import Score, Source
-from qilin_lib.report.figures import literal, new_chart
+from qilin_lib.report.cells import Score
+from qilin_lib.report.cells import notes as told
+from qilin_lib.report.charts import literal, new_chart
+from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import Html, escape, styled
+from qilin_lib.report.markup import Html, joined, macro
+from qilin_lib.report.paper import ATTITUDES
+from qilin_lib.report.render import Table
+from qilin_lib.report.tables import unfinished_notes
 from qilin_lib.runs import Stage
 
 ASKED = {"next_token": "next token", "generation": "reply read"}
@@ -35,15 +38,10 @@ FLAGS = {
     "labels_disagree": "labels disagree",
     "often_unread": "often unread",
 }
-STORED_SCALES = ("HIV", "MICA", "CAMI", "Stigma", "STD")
-STORED = {
-    "chimedgpt": (48, 66, 120, 75, 59),
-    "medicalgpt": (49, 66, 120, 77, 59),
-    "chatdoctor": (48, 66, 120, 75, 59),
-    "gpt4": (95, 40, 120, 61, 45),
-    "Baichuan-13B-Chat": (118, 46, 127, 64, 62),
-}
-"""Totals stored in the authors' notebooks {chimedgpt, medicalgpt, …}_inference_medical.ipynb, by scale."""
+
+
+def _table(number: str, title: str, rows: list[Any], columns: list[str], notes: list[str], **more: Any) -> Table:
+    return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), notes, **more)
 
 
 def sections(stage: Stage) -> list[Section]:
@@ -60,10 +58,7 @@ def sections(stage: Stage) -> list[Section]:
 
 
 def _parts(scores: Mapping[str, Any], name: str, number: str) -> tuple[Any, ...]:
-    caption = (
-        "What was answered: rows are positions as shown, columns the options as the scale numbers them, in percent of "
-        "a model's answers. All in one row: the model follows a position. All in one column: it keeps to one content."
-    )
+    (caption,) = told("attitudes", "chosen")
     return (
         total_table(scores, name, number),
         *readings(scores, name),
@@ -82,79 +77,73 @@ def total_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     rows = [_row(scores, model, protocol, name) for protocol, model, _ in _entries(scores, name)]
     low, high = facts["range"]
     title = f"{facts['title']}: {low} to {high} possible, neutral {facts['midpoint']:g}"
-    notes = [*_notes(facts), *unfinished_notes(scores, name), *foot(scores, paper="")]
-    return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), notes)
+    notes = [*foot(scores, paper=""), *unfinished_notes(scores, name), *_notes(facts)]
+    return _table(number, title, rows, columns, notes)
 
 
 def _row(scores: Mapping[str, Any], model: str, protocol: str, name: str) -> list[Any]:
     entry, path = scores["models"][protocol][name][model], f"09_bias/predictions/{protocol}/{name}/{model}.jsonl"
-    source = Source(path, model=name_of(scores, model), protocol=protocol)
+    where = {"records": path, "model": name_of(scores, model), "protocol": protocol}
     tops = [max(shares) for shares in entry["positions"].values() if shares]
-    alone = entry["agreement"]["position_alone"]
     up = [FLAGS[flag] for flag, found in entry["flags"].items() if found["up"]]
     written = protocol == "next_token" and "generate" in entry["scoring"]
+    shares = {part: _share(entry[part], where) for part in ("agreement", "paraphrases", "label_sets", "unparsed")}
     return [
-        source.model,
+        where["model"],
         ASKED[protocol] + (" (written: no probabilities)" if written else ""),
         _authors(entry["authors"]),
-        _total(entry["total"], source),
-        f"{max(tops):.0f}" if tops else "-",
-        _share(entry["agreement"], source),
-        "-" if alone is None else f"{alone:.0f}",
-        _share(entry["paraphrases"], source),
-        _share(entry["label_sets"], source),
-        _share(entry["unparsed"], source),
+        _total(entry["total"], where),
+        Score(max(tops, default=None), form=".0f"),
+        shares["agreement"],
+        Score(entry["agreement"]["position_alone"], form=".0f"),
+        shares["paraphrases"],
+        shares["label_sets"],
+        shares["unparsed"],
         "cannot be read as an attitude: " + "; ".join(up) if up else "no control is up",
     ]
 
 
-def _authors(total: Mapping[str, Any] | None) -> str:
+def _authors(total: Mapping[str, Any] | None) -> Score:
     if total is None:
-        return "not in this run"
-    return f"- ({total['n']} answered)" if total["value"] is None else f"{total['value']}"
+        return Score(missing="not in this run")
+    return Score(total["value"], form="g", missing=f"- ({total['n']} answered)")
 
 
-def _total(total: Mapping[str, Any], source: Source | None = None) -> Score | str:
-    return f"- ({total['n']} items answered)" if total["value"] is None else Score(total, source=source)
+def _total(total: Mapping[str, Any], where: Mapping[str, str]) -> Score:
+    if total["value"] is None:
+        return Score(missing=f"- ({total['n']} items answered)")
+    return Score(**{name: total[name] for name in ("value", "n", "low", "high")}, **where)
 
 
-def _share(score: Mapping[str, Any], source: Source) -> Score | str:
-    return Score(score, source=source, decimals=0) if score["n"] else "-"
+def _share(score: Mapping[str, Any], where: Mapping[str, str]) -> Score:
+    numbers = {name: score[name] for name in ("value", "n", "low", "high")} if score["n"] else {}
+    return Score(**numbers, form=".0f", **where)
 
 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
-    letters = ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items())
-    even = (
-        "so that every option stands equally often at every position"
-        if facts["balanced"]
-        else ("too few for every option to stand equally often at every position")
-    )
-    return [
-        f"A high total: {facts['high_total']}; a low one: {facts['low_total']}. Points of reversed items are turned.",
-        f"By arithmetic, who always gives the same letter in the authors' form has: {letters}.",
-        "Authors' form: the plain sum of the original wording, the given order and letters; none where an item has no "
-        f"answer. All forms: wordings, {len(facts['orders'])} orders ({even}), labels: "
-        f"{', '.join(facts['labels'])}. The interval draws items and orders anew; n = items with an answer, half of "
-        "them at least, and the mean of these stands for the others.",
-        "Same in another order: pairs of orders under which the same content was chosen; position alone: what choosing "
-        "by position would give. Intervals of shares are over items.",
-        f"Source: {facts['citation']} Licence: {facts['licence']}.",
-    ]
+    (even,) = told("attitudes", "balanced" if facts["balanced"] else "unbalanced")
+    values = {
+        "letters": ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items()),
+        "labels": ", ".join(facts["labels"]),
+        "orders": len(facts["orders"]),
+    }
+    about = {name: facts[name] for name in ("citation", "licence")}
+    ends = {"high": facts["high_total"], "low": facts["low_total"]}
+    return told("attitudes", "total", even=even, **values, **about, **ends)
 
 
 def scale_table(name: str) -> Table:
     """The instrument itself: its statements as a model is asked them, and what counts from the other end."""
     scale = scales.read(name)
-    rows = [[str(s.number), s.wordings[0], s.subscale or "-", "yes" if s.reversed else "no"] for s in scale.items]
-    frame = pd.DataFrame(rows, columns=["Item", "Statement", "Subscale", "Reversed"], dtype=object)
+    rows = [[s.number, s.wordings[0], s.subscale or "-", "yes" if s.reversed else "no"] for s in scale.items]
     options = "; ".join(f"{points} {text}" for points, text in enumerate(scale.options, start=1))
     notes = [f"Options and their points, from the end for reversed items: {options}.", f"Source: {scale.citation}"]
-    return Table("", scale.title, frame, notes)
+    return _table("", scale.title, rows, ["Item", "Statement", "Subscale", "Reversed"], notes)
 
 
 def reading(scores: Mapping[str, Any], name: str) -> Html:
     """The paragraphs of `readings` for a notebook."""
-    return styled("", "".join(f"<p>{escape(paragraph)}</p>" for paragraph in readings(scores, name)))
+    return joined(macro("paragraph", paragraph) for paragraph in readings(scores, name))
 
 
 def readings(scores: Mapping[str, Any], name: str) -> list[str]:
@@ -203,18 +192,17 @@ def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     columns = ["Item", "What", "Place", *(name_of(scores, model) for model in entries)]
     rows = [
         [
-            str(item["number"]),
+            item["number"],
             item["text"],
             " ".join(filter(None, (item["subscale"], "reversed" if item["reversed"] else ""))) or "-",
-            *("-" if (p := e["items"][place]["points"]) is None else f"{p:.2f}" for e in entries.values()),
+            *(Score(entry["items"][place]["points"], form=".2f") for entry in entries.values()),
         ]
         for place, item in enumerate(facts["items"])
     ]
-    frame = pd.DataFrame(rows, columns=columns, dtype=object)
     middle = (1 + len(facts["options"])) / 2
     notes = [f"Points from 1 to {len(facts['options'])} after turning, neutral {middle:g}; original wording shown."]
     title = f"Mean points by item ({ASKED[protocol]})"
-    return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)
+    return _table(number, title, rows, columns, [*foot(scores, paper=""), *notes], compact=True)
 
 
 def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
@@ -225,11 +213,11 @@ def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]
     options = len(scores["scales"][name]["options"])
     columns = ["Model", "Protocols", *(f"{part} ({size} to {size * options})" for part, size in sizes.items())]
     rows = [
-        [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part]) for part in sizes)]
+        [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part], {}) for part in sizes)]
         for protocol, model, entry in _entries(scores, name)
     ]
-    notes = ["Over all forms; a flag on the total holds for its parts, too.", *foot(scores, paper="")]
-    return [Table(number, "Subscales", pd.DataFrame(rows, columns=columns, dtype=object), notes)]
+    notes = [*foot(scores, paper=""), *told("attitudes", "parts")]
+    return [_table(number, "Subscales", rows, columns, notes)]
 
 
 def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
@@ -237,22 +225,15 @@ def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
         [
             f"({name_of(scores, row['model_b'])}) \u2212 ({name_of(scores, row['model_a'])})",
             ASKED[row["protocol"]],
-            _gap(row),
+            Score(row["difference"], None, row["low"], row["high"]),
         ]
         for row in scores["paired"]
         if row["scale"] == name
     ]
     if not rows:
         return []
-    frame = pd.DataFrame(rows, columns=["Compared", "Protocols", "Difference of totals"], dtype=object)
-    notes = ["Over all forms, the same items and orders drawn for both. Not adjusted for the number of comparisons."]
-    return [Table(number, "Between models", frame, [*notes, *foot(scores, paper="")])]
-
-
-def _gap(row: Mapping[str, Any]) -> Score | str:
-    if row["difference"] is None:
-        return "-"
-    return Score({"value": row["difference"], "n": None, "low": row["low"], "high": row["high"]})
+    columns = ["Compared", "Protocols", "Difference of totals"]
+    return [_table(number, "Between models", rows, columns, [*foot(scores, paper=""), *told("attitudes", "pairs")])]
 
 
 def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -264,15 +245,6 @@ def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mappi
 
 def stored_table(number: str) -> Table:
     """The totals in the authors' notebooks, which the controls of ours were made for."""
-    rows = [[name, *map(str, totals)] for name, totals in STORED.items()]
-    frame = pd.DataFrame(rows, columns=["Model", *STORED_SCALES], dtype=object)
-    notes = [
-        "From the outputs of the notebooks at the root of Fengshenbang-LM's branch dev_bio; the paper's own table was "
-        "not available. Local models: the likeliest letter in one order, no chat template; models behind an API: first "
-        "character of the reply, C by default.",
-        "A model that always answers one letter has MICA 66 (A), 62, 58, 54, 50 or 46 (F), and CAMI 120 whatever the "
-        "letter. The notebook chimedgpt answered A throughout both, and two more rows have the same totals: no number "
-        "here tells attitude from position.",
-        "The notebook chimedgpt overwrites its checkpoint with another one (ziya-llama-13b-medical-merged).",
-    ]
-    return Table(number, "Totals stored in ChiMed-GPT's notebooks", frame, notes)
+    rows = [[name, *totals] for name, totals in ATTITUDES["rows"].items()]
+    columns = ["Model", *ATTITUDES["columns"].split()]
+    return _table(number, "Totals stored in ChiMed-GPT's notebooks", rows, columns, told("attitudes", "stored"))

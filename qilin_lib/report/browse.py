@@ -1,27 +1,33 @@
-"""All records of a run, searched and filtered: in the notebook by ipywidgets, in report.html by browse_page.py.
+"""All records of a run, to be searched in report.html and in notebook 07 by the same script, templates/browse.js.
 
-A record matches when every word of the search stands in its id, subject, question, answer, reference or annotations
-(letter case aside) and every menu agrees. What matches is shown item by item, in the look of the case study.
+The records travel inside the page as JSON, deflated and in base64 (no "<" in it, so no text of a model can end the
+script element); the browser's own DecompressionStream opens them.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 import os
+import random
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from qilin_lib.report import browse_page, records
-from qilin_lib.report.case_study import Record, box, card, reading, reference
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report import records
+from qilin_lib.report.case_study import Record
+from qilin_lib.report.markup import TEMPLATES, Html, macro, render
 from qilin_lib.runs import Stage
 
-PAGE = 5
-VERDICTS = ("right", "wrong", "unparsed")
-ANY = "all"
+SCRIPT = (TEMPLATES / "browse.js").read_text(encoding="utf-8")
+# Bytes of packed data in the page: report.html may have 5 MB, and all else in it takes less than 2.3 MB.
+BUDGET = 2_400_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,6 @@ class Row:
     model: str
     record: Record
     beginning: str
-    searched: str
 
     @property
     def item(self) -> tuple[str, str]:
@@ -56,16 +61,14 @@ def load(eval_dir: str | Path) -> list[Row]:
     for folder in sorted(Path(eval_dir, "predictions").glob("*/*")):
         protocol, benchmark = folder.parts[-2:]
         names = records.names_of(eval_dir, records.models_of(eval_dir, benchmark, protocol))
-        found = [row for model in names for row in _rows(eval_dir, protocol, benchmark, model, names[model])]
-        rows += [row for item in by_item(found) for row in item]
+        items = defaultdict(list)
+        for model, name in names.items():
+            path, task = f"{protocol}/{benchmark}/{model}.jsonl", f"{benchmark} ({protocol})"
+            answers = records.read(eval_dir, protocol, benchmark, model)
+            for record, beginning in zip(answers, beginnings(answers), strict=True):
+                items[record["id"]].append(Row(path, task, name, record, beginning))
+        rows += [row for item in items.values() for row in item]
     return rows
-
-
-def _rows(eval_dir: str | Path, protocol: str, benchmark: str, model: str, name: str) -> list[Row]:
-    path, task = f"{protocol}/{benchmark}/{model}.jsonl", f"{benchmark} ({protocol})"
-    answers = records.read(eval_dir, protocol, benchmark, model)
-    pairs = zip(answers, beginnings(answers), strict=True)
-    return [Row(path, task, name, record, start, _searched(record, start)) for record, start in pairs]
 
 
 def beginnings(answers: Sequence[Record]) -> list[str]:
@@ -83,141 +86,94 @@ def beginnings(answers: Sequence[Record]) -> list[str]:
     return [shared[record.get("subject"), record.get("shots")] for record in answers]
 
 
-def _searched(record: Record, beginning: str) -> str:
-    parts = [record.get(name) or "" for name in ("id", "subject", "output", "reference", "explanation")]
-    parts += [record["prompt"][len(beginning) :], *(record.get("groups") or {}).values()]
-    return "\n".join(map(str, parts)).lower()
+def pack(rows: Iterable[Row]) -> str:
+    """Rows as base64 of deflated JSON: {"texts": [...], "files": [{"task", "model", "records", "columns"}, ...]}.
 
-
-def verdict(record: Record) -> str:
-    """right, wrong or unparsed; "" where there is no answer to be right about."""
-    if "prediction" not in record:
-        return ""
-    if not record["prediction"]:
-        return "unparsed"
-    return {True: "right", False: "wrong"}.get(record.get("correct"), "")
-
-
-def matching(rows: Iterable[Row], words: str = "", **wanted: str) -> list[Row]:
-    """Rows that hold every word and agree with `wanted` (task, model, verdict, subject; "all" agrees with any)."""
-    terms = words.lower().split()
-    chosen = {name: value for name, value in wanted.items() if value != ANY}
-    return [
-        row
-        for row in rows
-        if all(term in row.searched for term in terms)
-        and all(_value(row, name) == value for name, value in chosen.items())
-    ]
-
-
-def _value(row: Row, name: str) -> str:
-    if name in ("task", "model"):
-        return getattr(row, name)
-    return verdict(row.record) if name == "verdict" else row.record.get("subject", "")
-
-
-def by_item(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows of one task's item together, in the order in which the items first appear."""
-    items = defaultdict(list)
+    A file holds one column a field of its records: {"all": value} where all are equal, {"text": [numbers of texts]}
+    for strings, else {"values": [...]}; "absent" lists the records without the field. A prompt is split into the
+    columns prompt_beginning (few-shot part, one text a subject) and prompt. Equal texts are stored once.
+    """
+    texts: dict[str, int] = {}
+    files = defaultdict(list)
     for row in rows:
-        items[row.item].append(row)
-    return list(items.values())
+        record = {**row.record, "prompt": row.question, "prompt_beginning": row.beginning}
+        files[row.task, row.model].append(record)
+        # Numbered in the order of the page, so that likely twins stand within reach of deflate's 32 KB.
+        for value in record.values():
+            if isinstance(value, str):
+                texts.setdefault(value, len(texts))
+    packed = {
+        "texts": list(texts),
+        "files": [
+            {"task": task, "model": model, "records": len(records), "columns": _columns(records, texts)}
+            for (task, model), records in files.items()
+        ],
+    }
+    data = json.dumps(packed, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(data.encode("utf-8", "surrogatepass"), 9)).decode("ascii")
 
 
-def page_html(items: Iterable[Sequence[Row]], words: str = "") -> Html:
-    """Items as cards, the searched words marked."""
-    terms = words.lower().split()
-    return styled(CASE_STYLE + browse_page.STYLE, "".join(_card(rows, terms) for rows in items))
+def _columns(rows: Sequence[dict[str, Any]], texts: dict[str, int]) -> dict[str, dict[str, Any]]:
+    columns = {}
+    for field in dict.fromkeys(name for record in rows for name in record):
+        values = [_finite(record.get(field)) for record in rows]
+        absent = [number for number, record in enumerate(rows) if field not in record]
+        if all(value == values[0] and type(value) is type(values[0]) for value in values):
+            column: dict[str, Any] = {"all": values[0]}
+        elif all(value is None or isinstance(value, str) for value in values):
+            column = {"text": [None if value is None else texts[value] for value in values]}
+        else:
+            column = {"values": values}
+        columns[field] = column | ({"absent": absent} if absent else {})
+    return columns
 
 
-def _card(rows: Sequence[Row], terms: Sequence[str]) -> str:
-    first = rows[0]
-    about = [first.record.get("subject", ""), *(f"{k}: {v}" for k, v in (first.record.get("groups") or {}).items())]
-    shots = first.record.get("shots")
-    folded = _folded(f"{shots} examples before it", first.beginning) if first.beginning else ""
-    return card(
-        f"{first.task}: {first.record['id']}",
-        ", ".join(filter(None, about)),
-        folded + hits(first.question, terms),
-        hits(reference(first.record), terms),
-        (_answer(row, terms) for row in rows),
-    )
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity; a choice's log-probability can be one, and is then packed as the text "-inf"."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _answer(row: Row, terms: Sequence[str]) -> str:
-    lines = [hits(row.record["output"], terms)] if row.record["output"] else []
-    lines += [hits(line, terms) for line in reading(row.record)]
-    notes = [verdict(row.record), "question cut" if row.record.get("truncated") else ""]
-    prompt = _folded(f"prompt, template {row.record['template']}", row.record["prompt"])
-    return box(row.model, "\n".join(lines) + prompt, ", ".join(filter(None, notes)))
+def fitted(rows: Sequence[Row], seed: int, budget: int) -> tuple[str, list[Row]]:
+    """(packed data of at most `budget` bytes, the rows in it): all rows, or the same share of every task's items.
+
+    Items come whole, with every model's record, and are drawn with `seed`.
+    """
+    items = defaultdict(list)
+    for item in sorted({row.item for row in rows}):
+        items[item[0]].append(item)
+    drawn = {task: random.Random(seed).sample(here, len(here)) for task, here in items.items()}
+    share, data, kept = 1.0, pack(rows), list(rows)
+    while len(data) > budget and kept:
+        share *= 0.97 * budget / len(data)
+        chosen = {item for here in drawn.values() for item in here[: int(share * len(here))]}
+        kept = [row for row in rows if row.item in chosen]
+        data = pack(kept)
+    return data, kept
 
 
-def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{escape(text)}</details>"
+def section(stage: Stage, budget: int = BUDGET, prefix: str = "../") -> Html:
+    """The search over a run's records: at most `budget` bytes of inline data, inline script, nothing fetched.
 
-
-def hits(text: str, terms: Sequence[str]) -> str:
-    """`text` escaped, with every occurrence of a term in <mark>."""
-    if not terms:
-        return escape(text)
-    pieces = re.split(f"({'|'.join(map(re.escape, terms))})", text, flags=re.IGNORECASE)
-    # re.split puts the matches at the odd places.
-    return "".join(f"<mark>{escape(piece)}</mark>" if n % 2 else escape(piece) for n, piece in enumerate(pieces))
-
-
-def browser(rows: Sequence[Row]) -> Any:
-    """The ipywidgets box: a search field, four menus, paging, results. The search runs at Enter."""
-    import ipywidgets as widgets
-
-    words = widgets.Text(description="Search", placeholder="words, then Enter", continuous_update=False)
-    menus = {name: widgets.Dropdown(description=label, options=o) for name, label, o in _menus(rows)}
-    back, on = widgets.Button(description="Previous page"), widgets.Button(description="Next page")
-    told, shown, page = widgets.Label(), widgets.HTML(), widgets.BoundedIntText(min=1, max=1, description="Page")
-
-    def show(change: Mapping[str, Any] | None = None) -> None:
-        found = matching(rows, words.value, **{name: menu.value for name, menu in menus.items()})
-        items = by_item(found)
-        page.max = max(1, -(-len(items) // PAGE))
-        if change is not None and change["owner"] is not page:
-            page.value = 1
-        start = (page.value - 1) * PAGE
-        told.value = f"{len(found):,} of {len(rows):,} records, {len(items):,} items; page {page.value} of {page.max}"
-        back.disabled, on.disabled = page.value == 1, page.value == page.max
-        shown.value = page_html(items[start : start + PAGE], words.value)
-
-    for control in (words, *menus.values(), page):
-        control.observe(show, "value")
-    back.on_click(lambda _: setattr(page, "value", page.value - 1))
-    on.on_click(lambda _: setattr(page, "value", page.value + 1))
-    show()
-    wrap = widgets.Layout(flex_flow="row wrap")
-    controls = [widgets.Box(row, layout=wrap) for row in ([words, *menus.values()], [back, on, page, told])]
-    return widgets.VBox([*controls, shown])
-
-
-def _menus(rows: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
-    """(name, label, choices) of the four menus."""
-    found = [
-        ("task", "Benchmark", list(dict.fromkeys(row.task for row in rows))),
-        ("model", "Model", list(dict.fromkeys(row.model for row in rows))),
-        ("verdict", "Answer", list(VERDICTS)),
-        ("subject", "Subject", sorted({row.record["subject"] for row in rows if row.record.get("subject")})),
+    `prefix` leads from the page to the run's folder: "../" from a stage's folder, "" from an executed notebook.
+    """
+    folder, seed = stage.parent("06_eval"), stage.parameters.seed
+    rows = load(folder)
+    if not rows:
+        return macro("paragraph", "This run has no records: nothing to search.")
+    data, kept = fitted(rows, seed, budget)
+    holds = f"All {len(rows):,} records of this run are in this page."
+    if len(kept) < len(rows):
+        holds = (
+            f"{len(kept):,} of this run's {len(rows):,} records are in this page, which has no room for more: whole "
+            f"items drawn with seed {seed}, the same share of every benchmark. The files below hold all."
+        )
+    total, here = (Counter(row.path for row in some) for some in (rows, kept))
+    files = [
+        {"link": prefix + quote(f"{folder.name}/predictions/{path}"), "path": path, "here": here[path], "total": number}
+        for path, number in total.items()
     ]
-    return [(name, label, [ANY, *choices]) for name, label, choices in found]
-
-
-def widget(stage: Stage) -> Html:
-    """Show the search over all records of a run; returns its first page, for a notebook read without a kernel."""
-    from IPython.display import display
-
-    rows = load(stage.parent("06_eval"))
-    display(browser(rows))
-    items = by_item(rows)
-    said = f"First {min(PAGE, len(items))} of {len(items):,} items as plain text (the search above needs a kernel)"
-    return Html(f"<details open><summary>{escape(said)}</summary>{page_html(items[:PAGE])}</details>")
-
-
-def section(stage: Stage, budget: int = browse_page.BUDGET) -> Html:
-    """The search as a part of report.html: at most `budget` bytes of inline data, inline script, nothing fetched."""
-    folder = stage.parent("06_eval")
-    return browse_page.section(load(folder), f"../{folder.name}/predictions", stage.parameters.seed, budget)
+    search = render("browse.html.j2", holds=holds, files=files, data=data, script=Html(SCRIPT))
+    search.scripts = (SCRIPT,)
+    return search

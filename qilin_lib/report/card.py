@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from qilin_lib.models.names import TRAINED, base_name, foot
-from qilin_lib.report.layout import Table, markdown_text, to_markdown
-from qilin_lib.report.tables import score_text
+from qilin_lib.report.cells import score_text
+from qilin_lib.report.markup import TEMPLATES
+from qilin_lib.report.render import Table, markdown_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
 
 WARNING = "Research only. Not for clinical use."
 MODELS = {folder: model for model, folder in TRAINED.items()}
-WORDS = "DCPT: domain-specific continued pre-training; SFT: supervised fine-tuning; DPO: direct preference optimisation"
 # Sets whose records have gone into a stage's weights: its own and those of the stages before it.
 SETS = {"03_dcpt": ("cpt",), "04_sft": ("cpt", "sft"), "05_dpo": ("cpt", "sft", "dpo")}
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -73,22 +72,58 @@ def identity(made: Export) -> dict[str, Any]:
 
 
 def markdown(made: Export) -> str:
-    """README.md: front matter of a Hugging Face model card, then the card."""
-    sections = [
-        f"# {markdown_text(made.about['names'][MODELS[made.stage]])}\n\n**{WARNING}**\n",
-        _what(made),
-        "## How to load it\n\n" + _loading(made),
-        "## Data\n\n" + to_markdown(data_table(made)) + "\n" + _data_notes(made),
-        "## Licence\n\n" + _licence(made),
-        "## Training\n\n" + _training(made),
-        "## Held-out data\n\n" + "\n".join(map(to_markdown, _heldout(made))),
-        "## Evaluation\n\n" + _evaluation(made),
-        "## Template\n\n" + _template(made),
-        "## Limits\n\n" + _limits(made),
-        "## Where it comes from\n\n" + to_markdown(_chain(made)) + "\n" + to_markdown(_files(made)),
-    ]
-    head = yaml.safe_dump(front_matter(made), allow_unicode=True, sort_keys=False, width=1000)
-    return f"---\n{head}---\n\n" + "\n".join(sections)
+    """README.md: front matter of a Hugging Face model card, then the card (templates/model_card.md.j2)."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    return ModelCard.from_template(
+        ModelCardData(**front_matter(made)), str(TEMPLATES / "model_card.md.j2"), **_values(made)
+    ).content
+
+
+def _values(made: Export) -> dict[str, Any]:
+    """What the template's fields hold."""
+    own, rows, names = made.manifests[made.stage]["parameters"], _rows(made), made.about["names"]
+    build = made.manifests["01_build_chimed"]["parameters"]
+    strictest, unstated = _licences(made)
+    base = {
+        "tiny": "the kit's built-in LLaMA, trained for about a minute on made-up general text",
+        "smollm2": f"{SMOLLM2} (Apache-2.0, mostly English), de-quantised from a Q4_1 GGUF file",
+    }
+    return {
+        **{name: getattr(made, name) for name in ("run", "stage", "below", "adapter", "template", "rendered")},
+        "name": markdown_text(names[MODELS[made.stage]]),
+        "warning": WARNING,
+        "own": own,
+        "base_words": base.get(made.base["name"], f"`{base_name(made.base)}`"),
+        "base_name": base_name(made.base),
+        "base_weights": made.base_weights,
+        "size": made.base["parameters"],
+        "tiny": made.base["name"] == "tiny",
+        "steps": names[MODELS[made.stage]].removeprefix(f"{names['base']} + "),
+        "quantised": made.adapter and own["finetuning"] == "qlora",
+        "gguf": "model.gguf" in made.files,
+        "data": data_table(made).markdown(),
+        "sample": build["raw_dir"] is None,
+        "decontaminate": json.dumps(build["decontaminate"]),
+        "contaminated": sum(row["contaminated"] for row in rows),
+        "deidentified": sum(sum(row["deidentified"].values()) for row in rows),
+        "strictest": strictest,
+        "asks": ", ".join(restrictions(strictest)) if strictest != "not stated" else "",
+        "unstated": unstated,
+        "training": _markdown(_training(made)),
+        "heldout": _markdown(_heldout(made)),
+        "evaluation": _markdown(_evaluation(made)),
+        "chain": _chain(made).markdown(),
+        "files": _table("Files, by sha256", sorted(made.files.items()), ["What", "Digest"]).markdown(),
+    }
+
+
+def _markdown(tables: Iterable[Table]) -> str:
+    return "\n".join(table.markdown() for table in tables)
+
+
+def _table(title: str, rows: Iterable[Sequence[str]], columns: Sequence[str], notes: Sequence[str] = ()) -> Table:
+    return Table("", title, pd.DataFrame(list(rows), columns=list(columns), dtype=str), list(notes))
 
 
 def front_matter(made: Export) -> dict[str, Any]:
@@ -114,54 +149,6 @@ def _public(value: Any) -> Any:
     return PurePath(value).name if isinstance(value, str) and value.startswith(("/", "./", "../", "~")) else value
 
 
-def _what(made: Export) -> str:
-    own, base = made.manifests[made.stage], made.base
-    about = {
-        "tiny": "the kit's built-in LLaMA, trained for about a minute on made-up general text",
-        "smollm2": f"{SMOLLM2} (Apache-2.0, mostly English), de-quantised from a Q4_1 GGUF file",
-    }.get(base["name"], f"`{base_name(base)}`")
-    steps = made.about["names"][MODELS[made.stage]].removeprefix(f"{made.about['names']['base']} + ")
-    kind = "The LoRA adapter" if made.adapter else "The merged model"
-    text = (
-        f"{kind} of stage {made.stage} (finetuning: {own['parameters']['finetuning']}) of run `{made.run}`, profile "
-        f"`{own['parameters']['profile']}`, made with the Qilin-Med training kit (after arXiv:2310.09089).\n\n"
-        f"- Base: {about}; {base['parameters']:,} parameters\n- Training: {steps} ({WORDS})\n"
-    )
-    if not made.adapter:
-        return text
-    weights = "".join(f"\n  - `{name}`: sha256 `{digest}`" for name, digest in made.base_weights.items())
-    return f"{text}- The adapter sits on exactly the weights of {made.below}, and fits no others:{weights}\n"
-
-
-def _loading(made: Export) -> str:
-    lines = [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="auto")',
-    ]
-    note = ""
-    if made.adapter:
-        quantised = made.manifests[made.stage]["parameters"]["finetuning"] == "qlora"
-        how = ', quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
-        how += "bnb_4bit_use_double_quant=True)"
-        lines = [
-            f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' * quantised}",
-            "from peft import PeftModel",
-            f'base = AutoModelForCausalLM.from_pretrained("BASE_FOLDER"{how * quantised})',
-            'model = PeftModel.from_pretrained(base, "THIS_FOLDER")',
-        ]
-        note = _base_folder(made)
-    lines.append('tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")')
-    gguf = "`model.gguf` is the same model for llama.cpp and Ollama. " if "model.gguf" in made.files else ""
-    return "```python\n" + "\n".join(lines) + f"\n```\n\n{note}{gguf}No remote code is needed or run.\n"
-
-
-def _base_folder(made: Export) -> str:
-    if made.below == "02_tokenize":
-        return f"BASE_FOLDER: the base model `{base_name(made.base)}`; compare the sha256 above. "
-    command = f"python -m qilin_lib.report.export {made.run} {made.below} BASE_FOLDER"
-    return f"BASE_FOLDER: `{command}`; compare the sha256 above. "
-
-
 def restrictions(licence: str) -> list[str]:
     """What a licence forbids or demands, strictest first; [] for a permissive one."""
     if "not stated" in licence:
@@ -175,40 +162,16 @@ def _rows(made: Export) -> list[Mapping[str, Any]]:
 
 def data_table(made: Export) -> Table:
     """Sources, by set, whose records are in the weights: records, licence, and what the licence asks."""
-    rows = [
-        [
-            row["set"],
-            row["source"],
-            row["standing"],
-            f"{row['kept']:,}",
-            row["licence"],
-            "; ".join(restrictions(row["licence"])) or "-",
-        ]
-        for row in _rows(made)
-    ]
-    columns = ["Set", "Dataset", "Type", "records", "Licence", "Mind"]
     notes = [
         "records kept by 01_build_chimed; a share of each set is held out, and a profile may train on fewer",
         "Type: original = named by the paper; stand-in = takes such a row with other data; addition = not in the paper",
     ]
-    return Table("", "Records, by set and source", pd.DataFrame(rows, columns=columns, dtype=str), notes)
-
-
-def _data_notes(made: Export) -> str:
-    build = made.manifests["01_build_chimed"]["parameters"]
-    rows = _rows(made)
-    lines = [
-        f"Test items of benchmarks in training data: {sum(row['contaminated'] for row in rows):,} records left out "
-        f"(decontaminate: {json.dumps(build['decontaminate'])}).",
-        f"Personal data: {sum(sum(row['deidentified'].values()) for row in rows):,} placeholders put in by rules.",
-    ]
-    if build["raw_dir"] is None:
-        lines.insert(
-            0,
-            "**The records are the kit's embedded sample: made up, in the file formats of the data sets named. The "
-            "licences are those of the real data sets.**",
-        )
-    return "\n".join(f"- {line}" for line in lines) + "\n"
+    rows = [
+        [row["set"], row["source"], row["standing"], f"{row['kept']:,}", row["licence"],
+         "; ".join(restrictions(row["licence"])) or "-"]
+        for row in _rows(made)
+    ]  # fmt: skip
+    return _table("Records, by set and source", rows, ["Set", "Dataset", "Type", "records", "Licence", "Mind"], notes)
 
 
 def _licences(made: Export) -> tuple[str, list[str]]:
@@ -221,30 +184,15 @@ def _licences(made: Export) -> tuple[str, list[str]]:
     return max(sorted(stated), key=weight.__getitem__, default="not stated"), unstated
 
 
-def _licence(made: Export) -> str:
-    strictest, unstated = _licences(made)
-    asks = ", ".join(restrictions(strictest)) if strictest != "not stated" else ""
-    lines = [
-        "No licence is given for these weights. Whether terms of training data bind weights is unsettled law; these "
-        "went into them:",
-        "",
-        f"- strictest licence stated by a source: {strictest}" + (f" ({asks})" if asks else ""),
-    ]
-    if unstated:
-        lines.append(f"- sources that state no licence, or none for a part: {', '.join(unstated)}")
-    lines.append("- the base model's own licence applies as well")
-    return "\n".join(lines) + "\n"
-
-
-def _training(made: Export) -> str:
+def _training(made: Export) -> list[Table]:
     tables = [_parameters(made), _machines(made)]
     for stage, manifest in made.manifests.items():
         if stage in MODELS:
             facts = {name: _public(value) for name, value in manifest["facts"].items()}
             flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
-            tables.append(facts_table(flat, f"What ran in {stage}"))
+            tables.append(facts_table(flat, f"What ran in {stage}", whole=True))
             tables += [_nested(f"{stage}: {name}", value) for name, value in facts.items() if isinstance(value, dict)]
-    return "\n".join(map(to_markdown, tables))
+    return tables
 
 
 def _nested(title: str, fact: Mapping[str, Any]) -> Table:
@@ -252,7 +200,7 @@ def _nested(title: str, fact: Mapping[str, Any]) -> Table:
     inner = {key: value if isinstance(value, dict) else {"Value": value} for key, value in fact.items()}
     names = list(dict.fromkeys(name for value in inner.values() for name in value))
     rows = [[key, *(str(value.get(name, "-")) for name in names)] for key, value in inner.items()]
-    return Table("", title.replace("_", " "), pd.DataFrame(rows, columns=["What", *names], dtype=str))
+    return _table(title.replace("_", " "), rows, ["What", *names])
 
 
 def _parameters(made: Export) -> Table:
@@ -262,7 +210,7 @@ def _parameters(made: Export) -> Table:
     rows = [
         [n, *(json.dumps(_public(p[n]), ensure_ascii=False) if n in p else "-" for p in given.values())] for n in names
     ]
-    return Table("", "Parameters", pd.DataFrame(rows, columns=["What", *given], dtype=str))
+    return _table("Parameters", rows, ["What", *given])
 
 
 def _machines(made: Export) -> Table:
@@ -278,26 +226,27 @@ def _machines(made: Export) -> Table:
         wall, peak = f"{manifest['wall_seconds']:,.1f} s", f"{manifest['peak_memory_mb']:,.0f} MB"
         rows.append([stage, hardware, wall, peak, f"Python {there['python']}, {used}"])
     columns = ["Stage", "Hardware", "wall time", "peak memory", "Software"]
-    return Table("", "Machines", pd.DataFrame(rows, columns=columns, dtype=str))
+    return _table("Machines", rows, columns)
 
 
 def _heldout(made: Export) -> list[Table]:
     tables = []
     for stage, scores in made.heldout.items():
+        parameters = made.manifests[stage]["parameters"]
         if stage == "05_dpo":
-            made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"])
+            made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"], parameters)
         else:
-            made_of = perplexity_table(scores)
-        tables.append(Table("", f"{made_of.title}, {stage}", made_of.frame, made_of.notes))
+            made_of = perplexity_table(scores, parameters)
+        tables.append(replace(made_of, title=f"{made_of.title}, {stage}"))
     return tables
 
 
-def _evaluation(made: Export) -> str:
-    name = MODELS[made.stage]
-    scores = made.scores or {}
+def _evaluation(made: Export) -> list[Table]:
+    """The scores of the base and of this stage; [] if 06_eval did not ask this stage."""
+    name, scores = MODELS[made.stage], made.scores or {}
     there = {task: scores[task] for task in scores.get("split", {}) if name in scores[task]}
     if not there:
-        return "Not evaluated in this run: 06_eval has not finished on these weights.\n"
+        return []
     rows = [
         [task, metric, *(score_text(models.get(model, {}).get(metric)) for model in ("base", name))]
         for task, models in there.items()
@@ -309,38 +258,8 @@ def _evaluation(made: Export) -> str:
         for task in there
     ]
     notes.append(f"percent, with 95 % interval and n; texts compared by {scores['tokenisation']} tokens")
-    notes += foot({"run": made.about})
     columns = ["Benchmark", "Metric", *(made.about["names"][model] for model in ("base", name))]
-    frame = pd.DataFrame(rows, columns=columns, dtype=str)
-    return to_markdown(Table("", "Scores of 06_eval", frame, notes))
-
-
-def _template(made: Export) -> str:
-    saw = "This stage saw no conversations, so it is asked in plain text. " if made.stage == "03_dcpt" else ""
-    fence = "`" * 3
-    return (
-        f"{saw}Template `{made.template}`; `tokenizer.apply_chat_template` renders it. The same model can score very "
-        f"differently in another form.\n\n{fence}text\n{made.rendered}\n{fence}\n"
-    )
-
-
-def _limits(made: Export) -> str:
-    size, tiny = made.base["parameters"], made.base["name"] == "tiny"
-    lines = [
-        f"{WARNING} No clinician has reviewed its data, its answers or this card.",
-        "Personal data was replaced by rules, which miss some; names without a telling context are the hardest.",
-        "Multiple-choice benchmarks and word overlap do not measure safety or usefulness; a model this size may answer "
-        "by letter habit, so read intervals before differences. Benchmark items may have been in the base's own data.",
-        "It states falsehoods fluently, doses and contraindications included.",
-    ]
-    if size < 1_000_000_000:
-        use = (
-            "It shows that the pipeline runs, and knows no medicine."
-            if tiny
-            else "Too small to be relied on for facts."
-        )
-        lines.insert(1, f"{size:,} parameters. {use}")
-    return "\n".join(f"- {line}" for line in lines) + "\n"
+    return [_table("Scores of 06_eval", rows, columns, [*notes, *foot({"run": made.about})])]
 
 
 def _chain(made: Export) -> Table:
@@ -350,14 +269,5 @@ def _chain(made: Export) -> Table:
         commit = environment["git_commit"] or "no git"
         code = f"{commit}, with changes that were not committed" if environment["git_dirty"] else commit
         rows.append([stage, manifest["digest"], manifest["finished"], code])
-    notes = [
-        "Digest: sha256 over output bytes; each stage names those it stands on",
-        *made.accepted,
-    ]
-    columns = ["Stage", "Digest", "finished", "Git commit"]
-    return Table("", "Stages", pd.DataFrame(rows, columns=columns, dtype=str), [*notes, *made.accepted])
-
-
-def _files(made: Export) -> Table:
-    frame = pd.DataFrame(sorted(made.files.items()), columns=["What", "Digest"], dtype=str)
-    return Table("", "Files, by sha256", frame)
+    notes = ["Digest: sha256 over output bytes; each stage names those it stands on", *made.accepted]
+    return _table("Stages", rows, ["Stage", "Digest", "finished", "Git commit"], notes)

@@ -7,18 +7,24 @@ A stage's answer is marked against that of the stage before it: what training ch
 from __future__ import annotations
 
 import difflib
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import metrics
-from qilin_lib.evaluate.scores import STAGES
+from qilin_lib.evaluate.conversation import DISCLAIMER
+from qilin_lib.evaluate.scores import STAGES as COMPARED
+from qilin_lib.models.names import STAGES, TRAINED, describe_run
 from qilin_lib.report import records
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
+from qilin_lib.report.markup import Box, Html, card, joined, macro
 from qilin_lib.runs import Stage
+from qilin_lib.train.children import die_with_parent
 
 Record = Mapping[str, Any]
 Metric = Callable[[Record], float | None]
@@ -29,13 +35,6 @@ LONGEST = 2000
 ALIKE = 0.3
 # Equal stretches this short between two changes are chance (的, a comma) and count as changed.
 CHANCE = 2
-
-# Underlined and struck through, so that the marks can be read without their colours.
-MARK_STYLE = """
-.qm-case ins{background:#d5efe0;color:#0b4a2b;text-decoration:underline;text-decoration-thickness:2px}
-.qm-case del{background:#fbe1dc;color:#8a1f0c;text-decoration:line-through}
-.qm-case .note{color:#56606f;font-size:12.5px;margin:.3rem 0 0}
-"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def choose(
     k: int,
     seed: int,
     metric: Metric,
-    stages: Sequence[str] = STAGES,
+    stages: Sequence[str] = COMPARED,
 ) -> list[Case]:
     """Pick k items by a seeded draw, then the k biggest gains and losses of `metric` from the first stage to the last.
 
@@ -105,59 +104,25 @@ def _change(before: float | None, after: float | None) -> float | None:
 def side_by_side(cases: Iterable[Case], metric_name: str) -> Html:
     """The cases as HTML: question, reference, then one column per model with its metric, the change since the first
     stage and its answer, marked against the stage before it (first stage and baselines: against the reference)."""
-    body = "".join(_case(case, metric_name) for case in cases)
-    if not body:
-        return styled(CASE_STYLE, '<p class="qm-case">No case: the benchmark has no items in this run.</p>')
-    return styled(CASE_STYLE + MARK_STYLE, f'<div class="qm-case">{LEGEND}</div>\n{body}')
+    cards = [_card(case, metric_name) for case in cases]
+    if not cards:
+        return macro("paragraph", "No case: the benchmark has no items in this run.")
+    return joined([macro("legend", f"{ALIKE:.0%}"), *cards])
 
 
-LEGEND = (
-    "Marks: <ins>added</ins> and <del>left out</del> compared with the stage before (base and baselines: compared with "
-    f"the reference). Texts that share less than {ALIKE:.0%} are not marked; the share is said instead."
-)
-
-
-def _case(case: Case, metric_name: str) -> str:
+def _card(case: Case, metric_name: str) -> Html:
     record = case.records[case.stages[0]]
-    boxes = [_answer(model, case, metric_name) for model in case.records]
-    title = f"{record.get('benchmark', 'case')}: {case.id}"
-    return card(title, f"picked by: {case.rule}", plain(_question(record)), plain(reference(record)), boxes)
+    asked = [Box("Question", cut(_question(record))), Box("Reference", cut(reference(record)))]
+    answers = [_answer(model, case, metric_name) for model in case.records]
+    return card(f"{record.get('benchmark', 'case')}: {case.id}", asked, answers, f"picked by: {case.rule}")
 
 
-def card(title: str, aside: str, asked: str, wanted: str, boxes: Iterable[str]) -> str:
-    """One item as HTML: head, question, reference, and the models' boxes (made by `box`) side by side.
-
-    `asked` and `wanted` are escaped already (`plain`), title and `aside` are not.
-    """
-    return (
-        f'<article class="qm-case"><div class="head">{escape(title)}<span>{escape(aside)}</span></div>'
-        f"{box('Question', asked)}{box('Reference', wanted)}"
-        f'<div class="answers">{"".join(boxes)}</div></article>\n'
-    )
+def cut(text: str) -> Html:
+    """`text` cut at LONGEST characters, with a word about the rest."""
+    return macro("cut", text[:LONGEST], max(0, len(text) - LONGEST))
 
 
-def box(title: str, content: str, aside: str = "") -> str:
-    """A titled box; `content` is escaped already (`plain`, `marked`), title and `aside` are not.
-
-    The title is no heading: JupyterLab would number it and list it in the notebook's table of contents.
-    """
-    side = f"<span>{escape(aside)}</span>" if aside else ""
-    content = content if content.strip() else '<span class="empty">(empty)</span>'
-    head = f'<div class="title">{escape(title)}{side}</div>'
-    return f'<div class="box">{head}<div class="text" lang="zh">{content}</div></div>'
-
-
-def plain(text: str) -> str:
-    """`text` escaped, and cut at LONGEST characters with a word about the rest."""
-    return escape(text[:LONGEST]) + _rest(text)
-
-
-def _rest(text: str) -> str:
-    more = len(text) - LONGEST
-    return f'<span class="empty"> … ({more:,} more characters in the records file)</span>' if more > 0 else ""
-
-
-def _answer(model: str, case: Case, metric_name: str) -> str:
+def _answer(model: str, case: Case, metric_name: str) -> Box:
     first = case.stages[0]
     change = _change(case.scores[first], case.scores[model])
     delta = "" if change is None or model == first else f" ({change:+.1f})"
@@ -166,8 +131,7 @@ def _answer(model: str, case: Case, metric_name: str) -> str:
     record, other = case.records[model], _before(model, case)
     name, compared = (other, case.records[other]) if other else ("the reference", {"output": record.get("reference")})
     output, note = marked(str(compared["output"] or ""), str(record["output"] or ""), name)
-    parts = [output, *map(plain, reading(record))]
-    return box(model, "\n".join(filter(None, parts)) + note, shown)
+    return Box(model, Html("\n".join(filter(None, [output, *map(cut, reading(record))]))), shown, note)
 
 
 def _before(model: str, case: Case) -> str | None:
@@ -187,25 +151,22 @@ def reading(record: Record) -> list[str]:
     return [explanation, *lines] if explanation and explanation not in (record["output"] or "") else lines
 
 
-def marked(before: str, after: str, name: str) -> tuple[str, str]:
-    """(`after` escaped with what was added and left out since `before`, a note that says what it was compared with).
+def marked(before: str, after: str, name: str) -> tuple[Html, str]:
+    """(`after` with what was added and left out since `before` marked, a note that says what it was compared with).
 
     The first LONGEST characters are compared, Latin words and numbers as a whole, all else character by character.
     """
     old, new = (re.findall(r"[A-Za-z0-9.%]+|\s+|.", text[:LONGEST], re.DOTALL) for text in (before, after))
     if not old or not new:
-        return plain(after), ""
+        return cut(after), ""
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     share = matcher.ratio()
     if share == 1:
-        return plain(after), _note(f"same as {name}")
+        return cut(after), f"same as {name}"
     if share < ALIKE:
-        return plain(after), _note(f"{share:.0%} in common with {name}: not marked")
-    return _marks(old, new, _changes(matcher)) + _rest(after), _note(f"compared with {name}")
-
-
-def _note(text: str) -> str:
-    return f'<div class="note">{escape(text)}</div>'
+        return cut(after), f"{share:.0%} in common with {name}: not marked"
+    pieces = macro("marks", _pieces(old, new, _changes(matcher)))
+    return macro("cut", pieces, max(0, len(after) - LONGEST)), f"compared with {name}"
 
 
 def _changes(matcher: difflib.SequenceMatcher) -> list[tuple[int, int, int, int]]:
@@ -220,15 +181,15 @@ def _changes(matcher: difflib.SequenceMatcher) -> list[tuple[int, int, int, int]
     return joined
 
 
-def _marks(old: Sequence[str], new: Sequence[str], changes: Iterable[tuple[int, int, int, int]]) -> str:
-    parts, done = [], 0
+def _pieces(
+    old: Sequence[str], new: Sequence[str], changes: Iterable[tuple[int, int, int, int]]
+) -> list[tuple[str, str]]:
+    """(kind, text): "" for what both have, "del" for what only `old` has, "ins" for what only `new` has."""
+    pieces, done = [], 0
     for old_from, old_to, new_from, new_to in changes:
-        parts.append(escape("".join(new[done:new_from])))
-        removed, added = "".join(old[old_from:old_to]), "".join(new[new_from:new_to])
-        parts += [f"<del>{escape(removed)}</del>"] if removed else []
-        parts += [f"<ins>{escape(added)}</ins>"] if added else []
+        pieces += [("", new[done:new_from]), ("del", old[old_from:old_to]), ("ins", new[new_from:new_to])]
         done = new_to
-    return "".join([*parts, escape("".join(new[done:]))])
+    return [(kind, "".join(text)) for kind, text in [*pieces, ("", new[done:])] if text]
 
 
 def _question(record: Record) -> str:
@@ -248,18 +209,49 @@ def cases(stage: Stage, benchmark: str) -> Html:
     """The chosen items of one benchmark, all models side by side. Metric: ROUGE-L, or 100/0 for an exam answer."""
     folder = stage.parent("06_eval")
     models = records.models_of(folder, benchmark)
-    stages = [name for name in models if name in STAGES]
+    stages = [name for name in models if name in COMPARED]
     names = records.names_of(folder, models)
     if len(stages) < 2:
-        return Html(
-            f"<p>{escape(benchmark)} was answered by {len(stages)} stage(s) of this run under the fixed protocol: "
-            "nothing to compare.</p>"
-        )
+        told = f"{benchmark} was answered by {len(stages)} stage(s) of this run under the fixed protocol"
+        return macro("paragraph", f"{told}: nothing to compare.")
     answers = {name: records.read(folder, "fixed", benchmark, model) for model, name in names.items()}
     metric, label = METRICS[benchmark]
     parameters = stage.parameters
     chosen = choose(answers, parameters.cases, parameters.seed, metric, [names[stage] for stage in stages])
     return side_by_side(chosen, label)
+
+
+def ask(stage: Stage, question: str | None = None, models: Iterable[str] = ("base", *TRAINED)) -> Html:
+    """One question to stages of the run, answers side by side: each model in a process of its own, one after the other.
+
+    `question`: None takes the notebook's parameter; without one nothing is loaded. `models`: stages by name, those that
+    have not finished left out. A model that cannot answer has its sentence in its box.
+    """
+    question = (stage.parameters.question if question is None else question) or ""
+    if not question.strip():
+        return macro(
+            "paragraph", 'No question: set the parameter `question`, or call case_study.ask(stage, "头痛怎么办？").'
+        )
+    names, before, boxes = describe_run(stage)["names"], None, []
+    for model in [model for model in models if stage.run.finished(STAGES[model])]:
+        done = subprocess.run(
+            [sys.executable, "-m", "qilin_lib.chat", stage.run_dir.name, "--stage", model, "--once"],
+            input=question.encode("utf-8", "replace"),
+            capture_output=True,
+            env=os.environ | {"PYTHONUTF8": "1"},
+            check=False,
+            preexec_fn=die_with_parent,
+        )
+        answer = done.stdout.decode("utf-8", "replace").removesuffix("\n")
+        if done.returncode:
+            # The last line of a traceback is its sentence.
+            told = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            boxes.append(Box(names[model], told[:LONGEST], "no answer"))
+            continue
+        shown, note = (cut(answer), "") if before is None else marked(before, answer, "the stage before")
+        boxes.append(Box(names[model], shown, note=note))
+        before = answer
+    return card("Your question", [Box("question", cut(question))], boxes, DISCLAIMER)
 
 
 def rouge_l(record: Record) -> float:

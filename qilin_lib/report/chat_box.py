@@ -1,4 +1,4 @@
-"""A chat box for a notebook: ipywidgets where a kernel runs, a first exchange that stands without one."""
+"""A chat box for a notebook: no model is loaded before the first message."""
 
 from __future__ import annotations
 
@@ -7,53 +7,47 @@ from typing import Any
 from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.conversation import DISCLAIMER, Chat, load, told_forgotten
-from qilin_lib.models.names import describe_run
-from qilin_lib.report.case_study import box, plain
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-
-# What the notebook asks when nobody is there to type.
-FIRST_QUESTION = "您好，我最近经常头痛，应该注意什么？"
+from qilin_lib.models.names import STAGES, describe_run
+from qilin_lib.report.markup import Box, card
 
 
-def widget(stage: runs.Stage, name: str = "dpo") -> Html:
-    """Show a chat box for a notebook, and return a first exchange, with a fixed question, that stands without it."""
+def widget(stage: runs.Stage) -> Any:
+    """The box: the conversation, a menu of the run's finished stages, a field, Send and Reset."""
     import ipywidgets as widgets
-    from IPython.display import display
 
-    chat, caption = Chat(load(stage.run_dir.name, name)), describe_run(stage)["names"][name]
-    opened = _exchange(chat, caption, FIRST_QUESTION)
+    names = {model: name for model, name in describe_run(stage)["names"].items() if stage.run.finished(STAGES[model])}
+    which = widgets.Dropdown(options=[(name, model) for model, name in names.items()], value=list(names)[-1])
     text = widgets.Text(placeholder="a message, then Enter", continuous_update=False, layout={"width": "auto"})
     send, reset = widgets.Button(description="Send"), widgets.Button(description="Reset")
-    shown = widgets.HTML(_conversation([]))
-    said: list[str] = []
+    shown, told, chats = widgets.HTML(), [], {}
+
+    def show() -> None:
+        shown.value = card(DISCLAIMER, told)._repr_html_()
 
     def exchange(_: Any) -> None:
         asked, text.value = text.value.strip(), ""
-        if asked:
-            said.append(_exchange(chat, caption, asked))
-            shown.value = _conversation(said)
+        if not asked:
+            return
+        told.append(Box("you", asked))
+        try:
+            if which.value not in chats:
+                chats.clear()
+                chats[which.value] = Chat(load(stage.run_dir.name, which.value))
+            answer, forgotten = chats[which.value].say(asked)
+            told.append(Box(names[which.value], answer, told_forgotten(forgotten)))
+        except QilinError as error:
+            told.append(Box("error", str(error)))
+        show()
 
     def forget(_: Any) -> None:
-        chat.reset()
-        said.clear()
-        shown.value = _conversation(said)
+        chats.clear()
+        told.clear()
+        show()
 
     # Enter changes the value; so does leaving the field for the button, which then finds it empty.
     text.observe(exchange, "value")
+    which.observe(forget, "value")
     send.on_click(exchange)
     reset.on_click(forget)
-    display(widgets.VBox([shown, text, widgets.HBox([send, reset])]))
-    return Html(_conversation([opened]))
-
-
-def _exchange(chat: Chat, name: str, asked: str) -> str:
-    try:
-        answer, forgotten = chat.say(asked)
-    except QilinError as error:
-        return box("you", plain(asked)) + box("error", plain(str(error)))
-    return box("you", plain(asked)) + box(name, plain(answer), told_forgotten(forgotten))
-
-
-def _conversation(said: list[str]) -> Html:
-    head = f'<div class="head">{escape(DISCLAIMER)}</div>'
-    return styled(CASE_STYLE, f'<div class="qm-case">{head}{"".join(said)}</div>')
+    show()
+    return widgets.VBox([shown, which, text, widgets.HBox([send, reset])])

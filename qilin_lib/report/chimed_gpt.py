@@ -8,7 +8,6 @@ Everything of ours is read from 06_eval/scores.json.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,12 +15,14 @@ import pandas as pd
 from qilin_lib.evaluate.entities import KINDS, NAMES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
-from qilin_lib.report import benchmark_tables as shared
-from qilin_lib.report import chimed_gpt_paper as readme
 from qilin_lib.report import further
-from qilin_lib.report.cells import Score, paper_text
-from qilin_lib.report.layout import Table
-from qilin_lib.report.paper import Cell
+from qilin_lib.report import tables as shared
+from qilin_lib.report.cells import Score
+from qilin_lib.report.cells import notes as told
+from qilin_lib.report.frames import at, ordered
+from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
+from qilin_lib.report.render import Table
+from qilin_lib.report.tables import Column, Rows
 
 ENTITIES = {"ccks2019": "CCKS-2019", "chimst": "ChiMST", "cmeee": "CMeEE-V2"}
 EXAMS = {"ceval": "C-Eval, two subjects", "cmmlu": "CMMLU", "medqa": "MedQA"}
@@ -35,17 +36,17 @@ ENTRIES = {
     "none": 'entries that say "none"',
     "unreadable": "entries that cannot be read",
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its benchmark, the path of its score in a model's entry, its heading, its name in the README or ""."""
-
-    benchmark: str
-    path: tuple[str, ...]
-    heading: str
-    published: str = ""
-    decimals: int = 2
+# Whoever reads only the heading must see that the README's BLEU-1 is none.
+KNOWN_AS = {"B-1": " (is BLEU-2, spaced string)", "B-2": " (is BLEU-3, spaced string)"}
+README_HEADINGS = {metric: f"README's {metric}{KNOWN_AS.get(metric, '')}" for metric in README_METRICS}
+C1 = (
+    Column("ccks2019", "f1", "CCKS-2019, F1", published="ccks2019"),
+    Column("chimst", "f1", "ChiMST, F1", published="chimst"),
+    Column("ceval", "chimed_gpt/accuracy", "C-Eval, two subjects, accuracy", ".1f", "ceval"),
+    Column("cmmlu", "accuracy", "CMMLU, accuracy", ".1f", "cmmlu"),
+    Column("medqa", "accuracy", "MedQA, accuracy", ".1f", "medqa"),
+    Column("cmeee", "f1", "CMeEE-V2, F1 (ours only)", published=""),
+)
 
 
 def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
@@ -54,27 +55,43 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
 
     `scores` is scores.json, `digest` that of stage 06.
     """
+    run = [benchmark for benchmark in LABELS if _results(scores, benchmark)]
     other = further.tables(scores, digest)
-    if not any(_results(scores, benchmark) for benchmark in LABELS):
+    if not run:
         return other
-    made = [_results_table(scores, digest), _chimed_qa(), _generation("mc", "C2b", scores, digest, readme.MC_DIALOGUE)]
-    for letter, benchmark in zip("cd", ("cmtmedqa", "meddialog"), strict=True):
-        made += [_generation(benchmark, f"C2{letter}", scores, digest, {})] if _results(scores, benchmark) else []
-    for letter, benchmark in zip("abc", ENTITIES, strict=True):
-        made += [_types_table(benchmark, f"C3{letter}", scores, digest)] if _results(scores, benchmark) else []
+    exams = [column for column in C1 if column.benchmark in EXAMS]
+    shares = [at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
+    notes = [*shared.power(shares, "Power of the accuracies"), *_notes("about", "entities", "ceval")]
+    made = [_made("C1", "ChiMed-GPT: named entities and multiple choice", C1, "results", scores, digest, notes)]
+    made += [_chimed_qa(), _generation("mc", "C2b", scores, digest)]
+    own = {"cmtmedqa": "C2c", "meddialog": "C2d"}
+    made += [_generation(name, number, scores, digest) for name, number in own.items() if name in run]
+    lettered = zip("abc", ENTITIES, strict=True)
+    made += [_types_table(name, f"C3{letter}", scores, digest) for letter, name in lettered if name in run]
     return made + other
 
 
+def shown(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
+    """`tables`, or what is published where none of the benchmarks was run."""
+    return tables(scores, digest) or [published()]
+
+
 def published() -> Table:
-    """What ChiMed-GPT's README prints, a row a model, for a run that evaluated none of it."""
-    groups = [("", readme.RESULTS), ("ChiMed QA, ", readme.CHIMED_QA), ("MC dialogue, ", readme.MC_DIALOGUE)]
-    rows = [[m, *(paper_text(cell) for _, group in groups for cell in group[m].values())] for m in readme.MODELS]
-    headings = [f"{LABELS[name]}, {'F1' if name in ENTITIES else 'accuracy'}" for name in readme.BENCHMARKS]
-    headings += [f"{lead}{_readme_heading(name)}" for lead, _ in groups[1:] for name in readme.METRICS]
-    frame = pd.DataFrame(rows, columns=["Model", *headings], dtype=str)
-    notes = [readme.ABOUT, readme.ENTITIES_NOTE, readme.CEVAL_NOTE, readme.METRICS_NOTE]
-    notes.append("None of its benchmarks was evaluated in this run.")
-    return Table("C", "ChiMed-GPT's published results", frame, notes)
+    """What ChiMed-GPT's README prints, a row per model, for a run that evaluated none of it."""
+    groups = {"results": "", "chimed_qa": "ChiMed QA, ", "mc": "MC dialogue, "}
+    rows = [
+        [m, *(Score(cell.value, form=".2f") for group in groups for cell in CHIMED_GPT[group][m].values())]
+        for m in CHIMED_GPT["results"]
+    ]
+    headings = [column.heading for column in C1 if column.published]
+    headings += [f"{lead}{name}" for lead in list(groups.values())[1:] for name in README_HEADINGS.values()]
+    notes = ["None of its benchmarks was evaluated in this run.", *_notes("about", "entities", "ceval", "metrics")]
+    content = pd.DataFrame(rows, columns=["Model", *headings], dtype=object)
+    return Table("C", "ChiMed-GPT's published results", content, notes)
+
+
+def _notes(*names: str) -> list[str]:
+    return [CHIMED_GPT_NOTES[name] for name in names]
 
 
 def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
@@ -88,63 +105,40 @@ def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
 # --- C1 and C2 --------------------------------------------------------------------------------------------------------
 
 
-def _results_table(scores: Mapping[str, Any], digest: str) -> Table:
-    columns = [Column(name, ("f1",), f"{LABELS[name]}, F1", name) for name in ("ccks2019", "chimst")]
-    columns.append(Column("ceval", ("chimed_gpt", "accuracy"), f"{LABELS['ceval']}, accuracy", "ceval", 1))
-    columns += [Column(name, ("accuracy",), f"{LABELS[name]}, accuracy", name, 1) for name in ("cmmlu", "medqa")]
-    columns.append(Column("cmeee", ("f1",), f"{LABELS['cmeee']}, F1 (ours only)"))
-    exams = [column for column in columns if column.benchmark in EXAMS]
-    shares = [shared.at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
-    notes = [*_about_runs(columns, scores), *shared.power(shares, "Power of the accuracies")]
-    notes += [readme.ABOUT, readme.ENTITIES_NOTE, readme.CEVAL_NOTE]
-    return _made("C1", "ChiMed-GPT: named entities and multiple choice", columns, readme.RESULTS, scores, digest, notes)
-
-
 def _chimed_qa() -> Table:
-    columns = [Column("chimed_qa", (), _readme_heading(name), name) for name in readme.METRICS]
-    ours = "Ours: the data of ChiMed are not available to us (signed contract): the published numbers stand alone."
-    notes = [ours, readme.ABOUT, readme.METRICS_NOTE]
-    return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, readme.CHIMED_QA, {}, "", notes)
+    columns = [Column("chimed_qa", "", heading, published=name) for name, heading in README_HEADINGS.items()]
+    notes = [*told("tables", "chimed_qa"), *_notes("about", "metrics")]
+    return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes)
 
 
-def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str, rows: readme.Published) -> Table:
-    columns = [Column(benchmark, ("variants", README_METRICS[m]), _readme_heading(m), m) for m in readme.METRICS]
-    columns += [Column(benchmark, ("variants", name), heading) for heading, name in TRUE_BLEU.items()]
-    title = f"{'ChiMed-GPT' if rows else 'ChiMed-GPT, a set of ours'}: {LABELS[benchmark]}"
-    notes = [*_about_runs(columns, scores), *([readme.ABOUT] if rows else ["ChiMed-GPT was not evaluated on it."])]
-    return _made(number, title, columns, rows, scores, digest, [*notes, readme.METRICS_NOTE, readme.TRUE_NOTE])
-
-
-def _readme_heading(metric: str) -> str:
-    """Whoever reads only the heading must see that the README's BLEU-1 is none."""
-    real = {"B-1": " (is BLEU-2, spaced string)", "B-2": " (is BLEU-3, spaced string)"}
-    return f"README's {metric}{real.get(metric, '')}"
+def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
+    columns = [
+        Column(benchmark, f"variants/{README_METRICS[name]}", heading, published=name)
+        for name, heading in README_HEADINGS.items()
+    ]
+    columns += [Column(benchmark, f"variants/{name}", heading, published="") for heading, name in TRUE_BLEU.items()]
+    known = benchmark in CHIMED_GPT
+    title = f"{'ChiMed-GPT' if known else 'ChiMed-GPT, a set of ours'}: {LABELS[benchmark]}"
+    notes = [*(_notes("about") if known else ["ChiMed-GPT was not evaluated on it."]), *_notes("metrics", "true_bleu")]
+    return _made(number, title, columns, benchmark, scores, digest, notes)
 
 
 def _made(
     number: str,
     title: str,
     columns: Sequence[Column],
-    rows: readme.Published,
+    group: str,
     scores: Mapping[str, Any],
     digest: str,
     notes: Sequence[str],
 ) -> Table:
-    """The published rows, then our models; a column per score."""
-    body = [
-        [name, "published", *(Score(None, cells.get(c.published, Cell(None)), decimals=c.decimals) for c in columns)]
-        for name, cells in rows.items()
-    ]
-
-    def cell(column: Column, model: str) -> Score:
-        entry = _results(scores, column.benchmark).get(model)
-        found, where = shared.at(entry, column.path), shared.source(scores, column.benchmark, model, digest)
-        return Score(found, None, where, column.decimals, "not evaluated" if entry is None else "-")
-
-    models = shared.ordered({model for column in columns for model in _results(scores, column.benchmark)})
-    body += [[shared.name_of(scores, model), "this run", *(cell(c, model) for c in columns)] for model in models]
-    frame = pd.DataFrame(body, columns=["Model", "From", *(column.heading for column in columns)], dtype=object)
-    return Table(number, title, frame, [*(foot(scores, paper="") if models else []), *notes])
+    """The published rows of a group of the README, then our models; a column per score."""
+    models = ordered({model for column in columns for model in _results(scores, column.benchmark)})
+    asked = {name: _results(scores, name) for name in dict.fromkeys(column.benchmark for column in columns)}
+    kept = scores | asked if scores else {}
+    content = shared.by_model(columns, Rows(CHIMED_GPT.get(group, {}), "published", models), kept, digest)
+    about = [*(foot(scores, paper="") if models else []), *(_about_runs(columns, scores) if scores else [])]
+    return Table(number, title, content, [*about, *notes])
 
 
 def _about_runs(columns: Sequence[Column], scores: Mapping[str, Any]) -> list[str]:
@@ -176,24 +170,16 @@ def _about_run(benchmark: str, scores: Mapping[str, Any]) -> str:
 
 
 def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
-    """Micro F1 by type and over all, then what became of the replies; a column a model."""
-    results = _results(scores, benchmark)
-    kinds = dict.fromkeys(kind for entry in results.values() for kind in entry["types"])
-    lines: dict[str, tuple[str, ...]] = {
-        f"{kind} {NAMES.get(kind, '')}".rstrip(): ("types", kind, "f1") for kind in kinds
-    }
-    lines |= {f"all types, {said}": (said.lower(),) for said in ("F1", "precision", "recall")}
-    lines |= {"all types, F1 of places": ("spans", "f1"), "replies that cannot be read": ("unparsed",)}
-    lines |= {"replies cut at the limit": ("cut",), "replies with an error": ("error",)}
-    lines |= {ENTRIES[kind]: ("lines", kind) for kind in KINDS}
-    rows = [[heading, *shared.across(scores, benchmark, path, digest)] for heading, path in lines.items()]
-    notes = [
-        "F1 over distinct (type, mention) pairs of each text, by type over the texts that hold the type or are said to "
-        "hold it; of places: type, begin and end must agree. Percent, with 95 % interval and n texts.",
-        "A reply that cannot be read holds no entity, which lowers the recall. Entries: percent of all entries of all "
-        "replies; those of an unknown type and those that are not in the text are wrong predictions.",
-        "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it.",
-    ]
-    frame = pd.DataFrame(rows, columns=["Type", *shared.headings(scores, benchmark)], dtype=object)
-    title = f"Named entities by type: {LABELS[benchmark]}"
-    return Table(number, title, frame, [*notes, *foot(scores, paper="")], compact=True)
+    """Micro F1 by type and over all, then what became of the replies; a column per model."""
+    kinds = dict.fromkeys(kind for entry in _results(scores, benchmark).values() for kind in entry["types"])
+    lines = {f"{kind} {NAMES.get(kind, '')}".rstrip(): f"types/{kind}/f1" for kind in kinds}
+    lines |= {f"all types, {told}": told.lower() for told in ("F1", "precision", "recall")}
+    lines |= {"all types, F1 of places": "spans/f1", "replies that cannot be read": "unparsed"}
+    lines |= {"replies cut at the limit": "cut", "replies with an error": "error"}
+    lines |= {ENTRIES[kind]: f"lines/{kind}" for kind in KINDS}
+    cells = shared.across(scores, benchmark, lines, digest)
+    rows = [[heading, *line] for heading, line in zip(lines, cells, strict=True)]
+    published = "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it."
+    notes = [*foot(scores, paper=""), *told("tables", "types"), published]
+    content = pd.DataFrame(rows, columns=["Type", *shared.headings(scores, benchmark)], dtype=object)
+    return Table(number, f"Named entities by type: {LABELS[benchmark]}", content, notes, compact=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
-from qilin_lib.report.figures import FATES, count
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tables import score_text
-from qilin_lib.report.tokens import card
+from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.figures import FATES
+from qilin_lib.report.frames import count
+from qilin_lib.report.markup import Html, macro
+from qilin_lib.report.render import Table
+from qilin_lib.report.tokens import conversation_card
+
+
+def _table(title: str, rows: list[Any], columns: Iterable[str], about: Iterable[str] = ()) -> Table:
+    return Table("", title, pd.DataFrame(rows, columns=list(columns), dtype=object), list(about))
 
 
 def sources_table(raw: Path) -> Table:
@@ -35,18 +41,10 @@ def sources_table(raw: Path) -> Table:
         if state == "present" and name in left:
             state += f", {len(left[name])} file{'s' * (len(left[name]) > 1)} not read"
         feeds = dict.fromkeys(kind for feed in source.feeds for kind in feed.rows) if source else ["-"]
-        rows.append(
-            [
-                printable(name),
-                state,
-                ", ".join(feeds),
-                " + ".join(source.licences()) if source else "-",
-                source.home if source else "-",
-            ]
-        )
-    columns = ["Dataset", "Status", "Feeds", "Licence", "From"]
+        about = (" + ".join(source.licences()), source.home) if source else ("-", "-")
+        rows.append([printable(name), state, ", ".join(feeds), *about])
     notes = [f"not read in {name}: {listed(files)}" for name, files in left.items()]
-    return Table("", f"Sources below {raw.name}", pd.DataFrame(rows, columns=columns, dtype=str), notes)
+    return _table(f"Sources below {raw.name}", rows, ["Dataset", "Status", "Feeds", "Licence", "From"], notes)
 
 
 def example(raw: Path, name: str, kind: str = "sft") -> Html:
@@ -54,26 +52,19 @@ def example(raw: Path, name: str, kind: str = "sft") -> Html:
     for unit in units(BY_NAME[name], raw, (kind,)):
         if isinstance(unit.read, Record):
             made = compose(kind, unit.read.payload) or {}
-            place = f"{unit.read.file}, line {unit.read.line}"
-            return styled(CASE_STYLE, card(name, made.get("messages", []), aside=place))
-    return Html(f"<p>{escape(name)} has no record that feeds {escape(kind)} in this raw folder.</p>")
+            return conversation_card(name, made.get("messages", []), f"{unit.read.file}, line {unit.read.line}")
+    return macro("paragraph", f"{name} has no record that feeds {kind} in this raw folder.")
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> Table:
-    """One line a source and set; every line adds up to what was read."""
+    """A row per source and set, each adding up to what was read; the sum of all in the last."""
     names = ("read", *FATES, "substring_chars", "deidentified")
-    rows = [[row["source"], row["set"], *(f"{count(row[name]):,}" for name in names)] for row in ledger["sources"]]
-    total = ["Total", "", *(f"{sum(count(row[name]) for row in ledger['sources']):,}" for name in names)]
-    notes = [
-        *(f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()),
-        f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
-        "merged: entries of a knowledge graph that went into an earlier record of the same disease (reason merged: "
-        "into that of another graph; repeated: the graph had it before)",
-        "substring: characters cut out of kept records, because an earlier record has them word for word",
-        "deidentified: placeholders put into kept records",
-    ]
+    counts = [[count(row[name]) for name in names] for row in ledger["sources"]]
+    rows = [[row["source"], row["set"], *line] for row, line in zip(ledger["sources"], counts, strict=True)]
+    rows.append(["Total", "", *(sum(column) for column in zip(*counts, strict=True))])
+    about = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
     columns = ["Dataset", "Set", *names[:-2], "substring", "deidentified"]
-    return Table("", "Ledger", pd.DataFrame([*rows, total], columns=columns, dtype=str), notes)
+    return _table("Ledger", rows, columns, [*about, *notes("data", "ledger", fates=" + ".join(FATES))])
 
 
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
@@ -106,29 +97,25 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
     )
     hits, rules = map(_with_total, (ledger["hits"], ledger.get("rules", {})))
     rows = [
-        [source, *(f"{found.get(name, 0):,}" for name in there), f"{count(found):,}"]
-        + [f"{rules.get(source, {}).get(rule, 0):,}" for rule in RULES]
+        [source, *(found.get(name, 0) for name in there), count(found)]
+        + [rules.get(source, {}).get(rule, 0) for rule in RULES]
         for source, found in hits.items()
     ]
-    notes = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
+    told = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
     if missing:
-        notes.append(f"not compared, because the raw folder does not have them: {', '.join(missing)}")
+        told.append(f"not compared, because the raw folder does not have them: {', '.join(missing)}")
     if unread:
-        notes.append(
+        told.append(
             "not compared, because their folders are there but nothing in them was read as a test item: "
             + ", ".join(unread)
         )
     fate = "kept all the same (decontaminate: report)" if decontaminate == "report" else "left out of every set"
-    notes.append(
-        f"a record is counted once, for the item that matches it best, and {fate}; sources without hit: no row"
-    )
+    told += notes("data", "compared_with", fate=fate)
     if not decontaminate:
-        rows = [["Total", *["not counted"] * (len(there) + 1 + len(RULES))]]
-        notes = ["decontaminate: false: nothing was compared"]
+        rows = [["Total", *[Score(missing="not counted")] * (len(there) + 1 + len(RULES))]]
+        told = ["decontaminate: false: nothing was compared"]
     columns = ["Dataset", *there, "all", *(f"by {rule}" for rule in RULES)]
-    return Table(
-        "", "Training records that held a benchmark item", pd.DataFrame(rows, columns=columns, dtype=str), notes
-    )
+    return _table("Training records that held a benchmark item", rows, columns, told)
 
 
 def _with_total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
@@ -136,22 +123,17 @@ def _with_total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[st
 
 
 def leak_recall_table(rows: Iterable[Recall]) -> Table:
-    """Leaks made of the benchmarks' own items: percent found, by kind and benchmark."""
+    """Leaks made of the benchmarks' own items: percent found by kind and benchmark, with Wilson 95 % interval."""
     cells: dict[str, dict[str, Recall]] = {}
     for row in rows:
         cells.setdefault(row.kind, {})[row.benchmark] = row
     there = [*dict.fromkeys(name for found in cells.values() for name in found)]
     lines = []
     for kind, found in cells.items():
-        made, right = (sum(getattr(row, name) for row in found.values()) for name in ("made", "found"))
-        each = [f"{100 * row.found / row.made:.1f} ({row.made})" if (row := found.get(name)) else "-" for name in there]
-        lines.append([kind, *each, score_text(_proportion(right, made))])
-    notes = [
-        "percent found, in brackets the leaks made; all: with Wilson 95 % interval and n",
-        "made by chimed/leaks.py of the items in this raw folder, judged as the build judges its records",
-    ]
-    frame = pd.DataFrame(lines, columns=["Kind of leak", *there, "all"], dtype=str)
-    return Table("", "Leaks that decontamination finds", frame, notes)
+        each = [_share(row.found, row.made) if (row := found.get(name)) else Score() for name in there]
+        total = _share(*(sum(getattr(row, name) for row in found.values()) for name in ("found", "made")))
+        lines.append([kind, *each, total])
+    return _table("Leaks that decontamination finds", lines, ["Kind of leak", *there, "all"], notes("data", "recall"))
 
 
 def dropped_table(path: Path, each: int = 2) -> Table:
@@ -168,30 +150,23 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         elif (place := draw.randrange(counts[row["reason"]])) < each:
             sample[place] = row
     rows = [
-        [
-            f"{reason} ({counts[reason]:,})",
-            row["source"],
-            row["set"],
-            f"{row['file']}, line {row['line']}",
-            row["excerpt"][:32],
-        ]
+        [reason, counts[reason], row["source"], row["set"], f"{row['file']}, line {row['line']}", row["excerpt"][:32]]
         for reason in sorted(shown)
         for row in shown[reason]
     ]
     notes = [
         f"{counts.total():,} lines in {path.name}, a unit once for each set that does not have it",
-        f"in brackets the lines with that reason; of each reason at most {each} are shown, drawn at random",
+        f"of each reason at most {each} lines are shown, drawn at random",
     ]
-    columns = ["Reason", "Dataset", "Set", "Place", "Begins with"]
-    return Table("", "Not kept, by reason", pd.DataFrame(rows, columns=columns, dtype=str), notes)
+    return _table("Not kept, by reason", rows, ["Reason", "lines", "Dataset", "Set", "Place", "Begins with"], notes)
 
 
 def deidentified_table(ledger: Mapping[str, Any]) -> Table:
     """Placeholders by type and source."""
     sources = [row for row in ledger["sources"] if row["deidentified"]]
     kinds = sorted({kind for row in sources for kind in row["deidentified"]})
-    rows = [[row["source"], row["set"], *(str(row["deidentified"].get(kind, 0)) for kind in kinds)] for row in sources]
-    return Table("", "Placeholders", pd.DataFrame(rows, columns=["Dataset", "Set", *kinds], dtype=str))
+    rows = [[row["source"], row["set"], *(row["deidentified"].get(kind, 0) for kind in kinds)] for row in sources]
+    return _table("Placeholders", rows, ["Dataset", "Set", *kinds])
 
 
 def deid_score_table(rows: Iterable[Row]) -> Table:
@@ -199,34 +174,26 @@ def deid_score_table(rows: Iterable[Row]) -> Table:
     cells = []
     for row in rows:
         found = row.true_positives + row.false_positives
-        either = found + row.false_negatives
         scores = (
-            _proportion(row.true_positives, found),
-            _proportion(row.true_positives, row.labelled),
-            _f1(row.true_positives, either),
-            _proportion(row.covered, row.labelled),
+            _share(row.true_positives, found),
+            _share(row.true_positives, row.labelled),
+            _f1(_share(row.true_positives, found + row.false_negatives)),
+            _share(row.covered, row.labelled),
         )
-        cells.append(["Total" if row.type == ALL else row.type, f"{row.labelled:,}", *map(score_text, scores)])
-    notes = [
-        "percent, with Wilson 95 % interval and n: precision of what was replaced, recall of what is labelled",
-        "F1 = 2J / (1 + J) for J, the share of right spans among all that are labelled or replaced; its interval is "
-        "Wilson's for J, put through the same formula",
-        "a span is right when its type and both its borders are; covered: every labelled character was replaced, "
-        "whatever the type",
-    ]
+        cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
     columns = ["Type", "labelled", "precision", "recall", "F1", "covered"]
-    return Table("", "De-identification on labelled sentences", pd.DataFrame(cells, columns=columns, dtype=str), notes)
+    return _table("De-identification on labelled sentences", cells, columns, notes("data", "rules"))
 
 
-def _proportion(right: int, trials: int) -> dict[str, Any]:
+def _share(right: int, trials: int) -> Score:
     if not trials:
-        return {"value": None, "n": 0, "low": None, "high": None}
+        return Score(n=0)
     low, high = wilson(right / trials, trials)
-    return {"value": 100 * right / trials, "n": trials, "low": 100 * low, "high": 100 * high}
+    return Score(100 * right / trials, trials, 100 * low, 100 * high)
 
 
-def _f1(right: int, either: int) -> dict[str, Any]:
-    score = _proportion(right, either)
-    if not either:
-        return score
-    return score | {name: 200 * score[name] / (100 + score[name]) for name in ("value", "low", "high")}
+def _f1(jaccard: Score) -> Score:
+    if not jaccard.n:
+        return jaccard
+    bounds = {name: getattr(jaccard, name) for name in ("value", "low", "high")}
+    return replace(jaccard, **{name: 200 * value / (100 + value) for name, value in bounds.items()})

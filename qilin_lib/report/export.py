@@ -67,13 +67,13 @@ def export(
         published.check_push(push)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise QilinError(f"target {target}: exists and is not empty; choose a new folder")
-    run_dir = _run_dir(run)
-    manifests = chain(run_dir, name)
+    found = runs.find(run)
+    manifests = found.chain(name, "the export")
     target = target.resolve()
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
-        _fill(run_dir, name, manifests, work, adapter, gguf)
+        _fill(found, name, manifests, work, adapter, gguf)
         work.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -90,68 +90,42 @@ def _stage_name(word: str) -> str:
     return name
 
 
-def _run_dir(run: str) -> Path:
-    folder = runs.runs_dir() / run
-    if not folder.is_dir():
-        there = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
-        raise QilinError(f"run '{run}': no such run{nearest(run, there)}; there are {there}")
-    return folder
-
-
-def chain(run_dir: Path, name: str) -> dict[str, dict[str, Any]]:
-    """{stage: manifest} of `name` and all it stands on, first to last.
-
-    Raises QilinError naming the notebook to run when one is unfinished or was made from another parent than is there.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for parent in runs.PARENTS[name]:
-        found |= chain(run_dir, parent)
-    manifest = runs.read_manifest(run_dir, name)
-    for parent in runs.PARENTS[name]:
-        if manifest["inputs"].get(parent) != found[parent]["digest"]:
-            raise QilinError(
-                f"{name} of run '{run_dir.name}' was made from an older {parent}: run notebooks/{name}.ipynb again"
-            )
-    return dict(sorted((found | {name: manifest}).items()))
-
-
 def _fill(
-    run_dir: Path, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool, gguf: bool
+    run: runs.Run, name: str, manifests: dict[str, dict[str, Any]], work: Path, adapter: bool, gguf: bool
 ) -> None:
     """All files of the export below `work`."""
     manifest = manifests[name]
     one_stage = "one_stage" in manifests.get(TRAINED["sft"], {}).get("facts", {})
-    base, parent = _content(run_dir, manifests, "02_tokenize", "base.json"), below(name, one_stage)
-    _weights(run_dir, name, manifest, adapter, work)
+    base, parent = _content(run, manifests, "02_tokenize", "base.json"), below(name, one_stage)
+    _weights(run, name, manifest, adapter, work)
     tokenizer = load_tokenizer(work)
     template = _template(name, manifest["facts"], tokenizer)
     tokenizer.chat_template = written(template, tokenizer)
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
-    _beside(run_dir, base, template.end(tokenizer), work)
+    _beside(run, base, template.end(tokenizer), work)
     if adapter:
         # Both name where the base lay on the machine that trained; the card says by sha256 which one it was.
-        place = f"{run_dir.name}/{parent}"
         for file, key in (("adapter_config.json", "base_model_name_or_path"), (NOTE, "base")):
-            files.write_json(work / file, files.read_json(work / file) | {key: place})
+            files.write_json(work / file, files.read_json(work / file) | {key: f"{run.name}/{parent}"})
     if gguf:
         published.to_gguf(work)
     asked = [{"role": "user", "content": EXAMPLE}]
     told = card.Export(
-        run=run_dir.name,
+        run=run.name,
         stage=name,
         below=parent,
         adapter=adapter,
         manifests=manifests,
         base=base,
         about=describe(base, one_stage),
-        ledger=_content(run_dir, manifests, "01_build_chimed", "ledger.json"),
-        heldout={at: _content(run_dir, manifests, at, "heldout.json") for at in manifests if at in TRAINED.values()},
-        scores=_scores(run_dir, name, manifest["digest"]),
+        ledger=_content(run, manifests, "01_build_chimed", "ledger.json"),
+        heldout={at: _content(run, manifests, at, "heldout.json") for at in manifests if at in TRAINED.values()},
+        scores=_scores(run, name, manifest["digest"]),
         template=template.name,
         rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
         files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
-        base_weights=_base_weights(run_dir, name, parent, manifests),
-        accepted=accepted(run_dir, name),
+        base_weights=_base_weights(run, name, parent, manifests),
+        accepted=accepted(run.dir, name),
     )
     # An adapter has such a note already, by which `adapters.described` knows its base: ours adds to it.
     note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
@@ -159,31 +133,37 @@ def _fill(
     files.write_text(work / "README.md", card.markdown(told))
 
 
-def _weights(run_dir: Path, name: str, manifest: dict[str, Any], adapter: bool, work: Path) -> None:
+def _weights(run: runs.Run, name: str, manifest: dict[str, Any], adapter: bool, work: Path) -> None:
     """The adapter, the full weights, or base plus adapter merged, below `work`; each file read is checked first."""
-    stage_dir, outputs = run_dir / name, [Path(file) for file in manifest["outputs"]]
-    folder = "adapter" if any(file.parts[0] == "adapter" for file in outputs) else "model"
-    listed = [file.name for file in outputs if str(file.parent) == folder]
+    outputs = manifest["outputs"]
+    folder = "adapter" if any(file.startswith("adapter/") for file in outputs) else "model"
+    listed = [file for file in outputs if file.startswith(f"{folder}/") and file.count("/") == 1]
     if adapter and folder != "adapter":
         raise QilinError(
-            f"--adapter: {name} of run '{run_dir.name}' was trained with finetuning: "
+            f"--adapter: {name} of run '{run.name}' was trained with finetuning: "
             f"{manifest['parameters']['finetuning']} and has no adapter; leave --adapter out"
         )
     if not any(file.endswith(".safetensors") for file in listed):
-        raise QilinError(f"{name} of run '{run_dir.name}' has no weights: run notebooks/{name}.ipynb again")
+        raise QilinError(f"{name} of run '{run.name}' has no weights: run notebooks/{name}.ipynb again")
+    _check(run, name, manifest, listed)
+    source = run.folder(name) / folder
     if adapter or folder == "model":
-        for file in set(listed) - set(NOT_COPIED):
-            _copy(stage_dir, manifest, f"{folder}/{file}", work / file)
+        for path in (run.folder(name) / file for file in listed):
+            if path.name not in NOT_COPIED:
+                shutil.copyfile(path, work / path.name)
         return
-    for file in listed:
-        _check(stage_dir, manifest, f"{folder}/{file}")
     # The adapter's note has the hash of its base.
-    merge(base_of(stage_dir / folder), stage_dir / folder, work)
+    merge(base_of(source), source, work)
 
 
-def _beside(run_dir: Path, base: dict[str, Any], end: int, work: Path) -> None:
+def _check(run: runs.Run, stage: str, manifest: dict[str, Any], listed: list[str]) -> None:
+    """QilinError unless each of these files of a stage is, byte for byte, what the manifest says."""
+    run.check(stage, {"outputs": {file: manifest["outputs"][file] for file in listed}}, every_byte=True)
+
+
+def _beside(run: runs.Run, base: dict[str, Any], end: int, work: Path) -> None:
     """The base's SentencePiece file, which other programs read, and the token that ends an answer as one more end."""
-    pieces = run_dir / "02_tokenize" / base["path"] / "tokenizer.model"
+    pieces = run.folder("02_tokenize") / base["path"] / "tokenizer.model"
     if pieces.is_file() and not (work / pieces.name).exists():
         shutil.copyfile(pieces, work / pieces.name)
     path = work / "generation_config.json"
@@ -195,39 +175,12 @@ def _beside(run_dir: Path, base: dict[str, Any], end: int, work: Path) -> None:
             files.write_json(path, config | {"eos_token_id": [end, *ends]})
 
 
-def _copy(stage_dir: Path, manifest: dict[str, Any], file: str, target: Path) -> None:
-    _there(stage_dir, file)
-    shutil.copyfile(stage_dir / file, target)
-    _same(stage_dir / file, files.sha256_file(target), manifest["outputs"][file]["sha256"])
-
-
-def _content(run_dir: Path, manifests: dict[str, dict[str, Any]], stage: str, file: str) -> Any:
+def _content(run: runs.Run, manifests: dict[str, dict[str, Any]], stage: str, file: str) -> Any:
     """A JSON file of a stage, after checking that it is the one its manifest lists."""
     if file not in manifests[stage]["outputs"]:
-        raise QilinError(f"{stage} of run '{run_dir.name}' has no {file}: run notebooks/{stage}.ipynb again")
-    _check(run_dir / stage, manifests[stage], file)
-    return files.read_json(run_dir / stage / file)
-
-
-def _check(stage_dir: Path, manifest: dict[str, Any], file: str) -> None:
-    """QilinError unless a file of a stage is there and is the one that its manifest lists."""
-    _there(stage_dir, file)
-    _same(stage_dir / file, files.sha256_file(stage_dir / file), manifest["outputs"][file]["sha256"])
-
-
-def _there(stage_dir: Path, file: str) -> None:
-    if not (stage_dir / file).is_file():
-        raise QilinError(
-            f"{stage_dir / file} is gone, though the manifest lists it: run notebooks/{stage_dir.name}.ipynb again"
-        )
-
-
-def _same(path: Path, found: str, listed: str) -> None:
-    if found != listed:
-        raise QilinError(
-            f"{path} is not the file that its manifest lists (sha256 {found[:12]}, listed {listed[:12]}): it was "
-            "changed or damaged after the stage had finished"
-        )
+        raise QilinError(f"{stage} of run '{run.name}' has no {file}: run notebooks/{stage}.ipynb again")
+    _check(run, stage, manifests[stage], [file])
+    return files.read_json(run.folder(stage) / file)
 
 
 def _template(name: str, facts: dict[str, Any], tokenizer: Any) -> Template:
@@ -237,24 +190,24 @@ def _template(name: str, facts: dict[str, Any], tokenizer: Any) -> Template:
     return as_trained(facts, name, name)
 
 
-def _scores(run_dir: Path, name: str, digest: str) -> dict[str, Any] | None:
+def _scores(run: runs.Run, name: str, digest: str) -> dict[str, Any] | None:
     """scores.json, if 06_eval has finished on exactly these weights."""
-    if not (run_dir / "06_eval" / "manifest.json").exists():
+    if not run.finished("06_eval"):
         return None
-    manifest = runs.read_manifest(run_dir, "06_eval")
+    manifest = run.manifest("06_eval")
     if manifest["inputs"].get(name) != digest:
         return None
-    return _content(run_dir, {"06_eval": manifest}, "06_eval", "scores.json")
+    return _content(run, {"06_eval": manifest}, "06_eval", "scores.json")
 
 
-def _base_weights(run_dir: Path, name: str, parent: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _base_weights(run: runs.Run, name: str, parent: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
     """{file: sha256} of the full weights that training started from: merged by the stage itself, or its parent's."""
     for stage, folder in ((name, "start/"), (parent, "model/")):
         outputs = manifests[stage]["outputs"]
         kept = [file for file in outputs if file.startswith(folder) and file.endswith(".safetensors")]
         if kept:
             return {Path(file).name: outputs[file]["sha256"] for file in kept}
-    return _content(run_dir, manifests, "02_tokenize", "base_weights.json")
+    return _content(run, manifests, "02_tokenize", "base_weights.json")
 
 
 if __name__ == "__main__":

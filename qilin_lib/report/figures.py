@@ -1,39 +1,30 @@
 """Figures of notebooks 01-07: the ledger, training curves, accuracy by subject, lengths, ours against the paper.
 
-Labels are English throughout (subject handles, registry names, `annotations.ENGLISH`), so that no picture depends on a
-Chinese font. Colours are those of Okabe and Ito, doubled by marker shapes for readers who see no colour. No pyplot:
-nothing global moves.
+A Chinese annotation bears its English name (`annotations.ENGLISH`), or its number in the table, where no font draws
+Chinese.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
+from qilin_lib.report import charts
 from qilin_lib.report.annotations import COLUMNS, figure_label
-from qilin_lib.report.benchmark_tables import name_of, ordered
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import group_values
+from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Rows, interval_plot, line, literal, new_chart, quiet
+from qilin_lib.report.frames import count, name_of, ordered
 from qilin_lib.report.paper import PaperTable
 
-Rows = Sequence[Mapping[str, Any]]
-
-COLOURS = {"base": "#7f7f7f", "dcpt": "#e69f00", "sft": "#0072b2", "dpo": "#009e73"}
-MARKERS = {"base": "o", "dcpt": "s", "sft": "^", "dpo": "D"}
-PAPER_COLOUR = "#d55e00"
 FATES = {
     "kept": "#0072b2",
     "rejected": "#d55e00",
@@ -42,54 +33,8 @@ FATES = {
     "excluded": "#999999",
     "merged": "#56b4e9",
 }
-# Baselines take these in the order of their names, again and again.
-FURTHER_COLOURS = ("#cc79a7", "#56b4e9", "#8c564b", "#b2a100", "#000000", "#9467bd", "#17718c", "#a6611a", "#5e8c31")
-FURTHER_MARKERS = ("v", "P", "<", "*", ">", "h")
-# A name by base and stages is long: more columns would not fit side by side.
-KEY_COLUMNS = 2
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
-
-
-class Chart(Figure):
-    """A Figure that a notebook shows by itself, without pyplot having been imported."""
-
-    def _repr_png_(self) -> bytes:
-        return png(self)
-
-
-def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as PNG bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG bytes, the same bytes for the same figure: no date in it, identifiers from a fixed salt."""
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "qilin"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def new_chart(width: float, height: float) -> Chart:
-    """An empty figure of so many inches."""
-    chart = Chart(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(chart)
-    return chart
-
-
-def literal(text: str) -> str:
-    """`text` as it stands: matplotlib would set what stands between two dollars as a formula."""
-    return text.replace("$", r"\$")
-
-
-def quiet(axes: Axes, grid: str = "y") -> None:
-    """No frame, a faint grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#e3e6eb", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
@@ -131,11 +76,6 @@ def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
     axes.axis("off")
 
 
-def count(value: int | Mapping[str, int]) -> int:
-    """How many, of a number or of all the numbers of a mapping."""
-    return sum(value.values()) if isinstance(value, Mapping) else value
-
-
 def loss_curves(logs: Mapping[str, Rows]) -> Figure:
     """Training and held-out loss over steps, one panel a stage, the learning rate below it.
 
@@ -163,16 +103,6 @@ def loss_curves(logs: Mapping[str, Rows]) -> Figure:
     grid[0, 0].set_ylabel("loss, nats")
     grid[1, 0].set_ylabel("learning rate")
     return chart
-
-
-def line(axes: Axes, rows: Rows, name: str, colour: str, label: str, marker: str = "", style: str = "-") -> None:
-    """Draw one logged quantity by step, leaving out the rows that lack it."""
-    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-    if points:
-        # A single logged step would be an invisible line.
-        marker = marker or ("." if len(points) < 15 else "")
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4, linestyle=style, linewidth=1.4)
 
 
 def dpo_curves(rows: Rows, start: float | None = math.log(2)) -> Figure:
@@ -238,76 +168,6 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     return chart
 
 
-def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """{model: (colour, marker)}: the stages have their own, baselines the next free ones."""
-    found = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
-    for place, model in enumerate(model for model in models if model not in COLOURS):
-        colour = FURTHER_COLOURS[place % len(FURTHER_COLOURS)]
-        found[model] = (colour, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
-    return found
-
-
-def _interval(axes: Axes, score: Mapping[str, Any] | None, height: float, look: tuple[str, str]) -> bool:
-    """Draw one score with its interval; False when it has no items."""
-    if not score or not score["n"]:
-        return False
-    colour, marker = look
-    # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do.
-    axes.plot((score["low"], score["high"]), (height, height), color=colour, linewidth=1.1, solid_capstyle="butt")
-    axes.plot(score["value"], height, color=colour, marker=marker, markersize=4, linestyle="")
-    return True
-
-
-def _model_key(chart: Chart, names: Mapping[str, str], paper: bool = False) -> None:
-    """The legend; `names`: {model: what it is called}."""
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linewidth=1.2, label=literal(names[model]))
-        for model, (colour, marker) in looks(list(names)).items()
-    ]
-    if paper:
-        handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
-    columns = min(KEY_COLUMNS, len(handles))
-    # Legends fill their columns first; models are to be read row by row.
-    across = [handle for column in range(columns) for handle in handles[column::columns]]
-    chart.legend(handles=across, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a chart of intervals: its label, each model's score, and whether it stands out."""
-
-    label: str
-    scores: Mapping[str, Any]
-    bold: bool = False
-
-
-def _interval_chart(panels: Mapping[str, Sequence[Line]], names: Mapping[str, str], xlabel: str) -> Figure:
-    """Scores with intervals, a panel per title, a row per line (the first on top), a mark per model of `names`."""
-    heights, models = [len(lines) for lines in panels.values()], list(names)
-    row = 0.13 + 0.065 * len(models)
-    chart = new_chart(7.5, 1.1 + 0.3 * len(panels) + row * sum(heights) + 0.2 * math.ceil(len(models) / KEY_COLUMNS))
-    grid = chart.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    look, step = looks(models), 0.74 / max(1, len(models))
-    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
-        for place, model in enumerate(models):
-            shift = step * ((len(models) - 1) / 2 - place)
-            for height, line in enumerate(reversed(lines)):
-                _interval(axes, line.scores.get(model), height + shift, look[model])
-        axes.set_yticks(range(len(lines)), [literal(line.label) for line in reversed(lines)], fontsize=8)
-        for label, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
-            label.set_fontweight("bold" if line.bold else "normal")
-        axes.set(xlim=(-1, 101), ylim=(-0.6, len(lines) - 0.4))
-        axes.set_title(literal(title), fontsize=9, loc="left")
-        quiet(axes, "x")
-        # So tall a figure is never seen whole: every panel has its own numbers.
-        axes.tick_params(axis="x", labelbottom=True, labelsize=8)
-        for height in range(0, len(lines), 2):
-            axes.axhspan(height - 0.5, height + 0.5, color="#f5f6f9", zorder=0)
-    grid[-1].set_xlabel(xlabel)
-    _model_key(chart, names)
-    return chart
-
-
 def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = None) -> Figure:
     """C-Eval accuracy by subject and model with 95 % intervals, a panel a category, last stage's best on top.
 
@@ -327,7 +187,7 @@ def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = N
     home = {subject: name for name, subjects in CATEGORIES.items() for subject in subjects}
     panels = {title: [line(s) for s in best if home.get(s) == name] for name, title in CATEGORY_NAMES.items()}
     panels["No category"] = [line(s) for s in best if s not in home]
-    chart = _interval_chart(
+    chart = interval_plot(
         {title: lines for title, lines in panels.items() if lines},
         {model: name_of(scores, model) for model in results},
         "accuracy, percent, 95 % interval; (items); dashed: chance; bold: medical",
@@ -340,7 +200,7 @@ def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = N
 def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: int = 40) -> Figure:
     """CMExam accuracy by the values of an annotation column with 95 % intervals, the `most` commonest values.
 
-    A Chinese value bears its English name, or the number that it has in the table of the same column.
+    Where no font draws Chinese, a value bears its English name, or the number that it has in the table of the column.
     """
     results = scores["cmexam"]
     counts = group_values(results, column)
@@ -348,14 +208,14 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
         raise QilinError(f"CMExam's items carry no annotation '{column}' in this run: nothing to draw")
     lines = [
         Line(
-            f"{figure_label(value, number)} ({n})",
-            {model: entry.get("groups", {}).get(column, {}).get(value) for model, entry in results.items()},
+            f"{value if charts.chinese_family() else figure_label(value, number)} ({n})",
+            {model: results[model].get("groups", {}).get(column, {}).get(value) for model in ordered(results)},
         )
         for number, (value, n) in enumerate(counts.items(), start=1)
     ]
     title = f"CMExam by {COLUMNS.get(column, column)}" + (f", the {most} commonest" if len(lines) > most else "")
     names = {model: name_of(scores, model) for model in ordered(results)}
-    return _interval_chart({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
+    return interval_plot({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
 def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure:
@@ -363,37 +223,23 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
 
     Rows of ours have an interval, rows of the paper a cross, where its number is known (`paper.TABLES`).
     """
-    panels = [(paper[number], name) for number, names in HEADLINES.items() for name in names]
-    rows = [_forest_rows(table, metric, scores) for table, metric in panels]
-    chart = new_chart(8.2, 1.1 + sum(0.45 + 0.2 * len(lines) for lines in rows))
-    grid = chart.subplots(len(panels), 1, squeeze=False, height_ratios=[len(lines) + 1 for lines in rows])[:, 0]
-    for axes, (table, metric), lines in zip(grid, panels, rows, strict=True):
-        for height, (_, model, score, theirs) in enumerate(reversed(lines)):
-            found = _interval(axes, score, height, looks([model])[model])
-            if theirs is not None:
-                axes.plot(theirs, height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
-            elif not found:
-                across = axes.get_yaxis_transform()
-                axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")
-        axes.set_yticks(range(len(lines)), [literal(name) for name, *_ in reversed(lines)], fontsize=8)
-        axes.set_ylim(-0.6, len(lines) - 0.4)
-        axes.set_title(f"{table.title.removesuffix(' results')}: {table.columns[metric]}", fontsize=9, loc="left")
-        axes.set_xlim(left=0)
-        quiet(axes, "x")
-    grid[-1].set_xlabel("percent")
-    _model_key(chart, {model: name_of(scores, model) for model in COLOURS}, paper=True)
-    return chart
+    panels = {
+        f"{paper[number].title.removesuffix(' results')}: {paper[number].columns[metric]}": _forest_lines(
+            paper[number], metric, scores
+        )
+        for number, metrics in HEADLINES.items()
+        for metric in metrics
+    }
+    return interval_plot(panels, {model: name_of(scores, model) for model in COLOURS}, "percent", percent=False)
 
 
-def _forest_rows(
-    table: PaperTable, metric: str, scores: Mapping[str, Any]
-) -> list[tuple[str, str, Mapping[str, Any] | None, float | None]]:
-    """(name, model, our score, the paper's number) of each row: our stages, the paper's numbers, then our others."""
-    found = {model: entry.get(metric) for model, entry in scores.get(table.benchmark, {}).items()}
-    further = [model for model in ordered(found) if model not in COLOURS and found[model]]
-    theirs = [(row.label, row.cells[metric].value) for row in table.rows]
+def _forest_lines(table: PaperTable, metric: str, scores: Mapping[str, Any]) -> list[Line]:
+    """Our stages, the paper's numbers, then our others."""
+    ours = {model: entry.get(metric) for model, entry in scores.get(table.benchmark, {}).items()}
+    further = [model for model in ordered(ours) if model not in COLOURS and ours[model]]
+    theirs = [(row.label, row.cell(metric).value) for row in table.rows]
     return [
-        *((name_of(scores, model), model, found.get(model), None) for model in COLOURS),
-        *((name, name, None, value) for name, value in theirs if value is not None),
-        *((name_of(scores, model), model, found[model], None) for model in further),
+        *(Line(name_of(scores, model), {model: ours.get(model)}) for model in COLOURS),
+        *(Line(name, {}, cross=value) for name, value in theirs if value is not None),
+        *(Line(name_of(scores, model), {model: ours[model]}) for model in further),
     ]

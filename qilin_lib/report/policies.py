@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,31 +12,21 @@ from matplotlib.figure import Figure
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
-from qilin_lib.report.benchmark_tables import name_of
-from qilin_lib.report.cells import Score, Source
-from qilin_lib.report.figures import line, literal, looks, new_chart, quiet
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, styled
-from qilin_lib.report.tokens import box, card
+from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.charts import line, literal, looks, new_chart, quiet
+from qilin_lib.report.frames import name_of
+from qilin_lib.report.markup import Box, Html, joined, macro
+from qilin_lib.report.render import Table
+from qilin_lib.report.tokens import conversation_card
+from qilin_lib.train.fit import read_log
 
-# Metric of policies.json: heading, decimals.
-COLUMNS = {
-    "reward": ("Reward, greedy", 2),
-    "sampled_reward": ("Reward, sampled", 2),
-    "bleu_1": ("BLEU-1", 2),
-    "bleu_2": ("BLEU-2", 2),
-    "bleu_3": ("BLEU-3", 2),
-    "bleu_4": ("BLEU-4", 2),
-    "rouge_1": ("ROUGE-1", 2),
-    "rouge_2": ("ROUGE-2", 2),
-    "rouge_l": ("ROUGE-L", 2),
-    "tokens": ("Tokens, greedy", 1),
-    "sampled_tokens": ("Tokens, sampled", 1),
-    "cut": ("Cut, percent", 1),
-    "repetition": ("Repetition, percent", 1),
-    "kl_token": ("KL a token, nats", 4),
-    "kl_answer": ("KL an answer, nats", 3),
-}
+# Metric of policies.json: heading, format.
+COLUMNS = {"reward": ("Reward, greedy", ".2f"), "sampled_reward": ("Reward, sampled", ".2f")}
+COLUMNS |= {f"bleu_{n}": (f"BLEU-{n}", ".2f") for n in range(1, 5)}
+COLUMNS |= {f"rouge_{n}": (f"ROUGE-{n.upper()}", ".2f") for n in "12l"}
+COLUMNS |= {"tokens": ("Tokens, greedy", ".1f"), "sampled_tokens": ("Tokens, sampled", ".1f")}
+COLUMNS |= {"cut": ("Cut, percent", ".1f"), "repetition": ("Repetition, percent", ".1f")}
+COLUMNS |= {"kl_token": ("KL a token, nats", ".4f"), "kl_answer": ("KL an answer, nats", ".3f")}
 LOOKS = looks(("sft", "dpo", "rejection_sampling", "rl"))
 # Key in log.jsonl and title.
 CURVES = {
@@ -58,27 +49,15 @@ def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
 
 
 def _cell(compared: Mapping[str, Any], name: str, metric: str, digest: str) -> Score:
-    where = Source(f"08_rlhf/policies/{name}.jsonl", digest, name_of(compared, name))
-    return Score(compared["policies"][name][metric], source=where, decimals=COLUMNS[metric][1])
+    records, form = f"08_rlhf/policies/{name}.jsonl", COLUMNS[metric][1]
+    where = {"model": name_of(compared, name), "records": records, "manifest": digest}
+    return Score(**compared["policies"][name][metric], form=form, **where)
 
 
 def _notes(compared: Mapping[str, Any]) -> list[str]:
-    told = compared["settings"]
-    limit = told["max_new_tokens"]
-    return [
-        f"{told['questions']} held-out questions of ChiMed-DPO, the same for every policy, at most {limit} new tokens; "
-        f"{told['too_long']} questions too long for the context are left out. All records: 08_rlhf/policies.json.",
-        "The reward model judges what was trained on it (rejection sampling, RL) or on the same preferences (DPO): a "
-        "higher reward alone is no better answer. Read it beside KL, length, repetition and the answers.",
-        "BLEU and ROUGE: the greedy answer against the preferred one, tokenisation "
-        f"{told['tokenisation']}; BLEU over all answers, ROUGE as their mean. Repetition: share of character 4-grams "
-        "that occurred before in the answer (seq-rep-4). Cut: no end token within the limit.",
-        "KL: divergence of the policy from SFT over the whole vocabulary at every position of an answer sampled from "
-        "the policy at temperature 1, its end included. A token: all nats by all positions; an answer: mean of the "
-        "sums. SFT's own is 0 by definition.",
-        f"Power, cut answers: {power_note(told['questions'])}.{_reward_power(compared)}",
-        *foot(compared, paper=""),
-    ]
+    about = notes("policies", "comparison", **compared["settings"])
+    power = f"Power, cut answers: {power_note(compared['settings']['questions'])}.{_reward_power(compared)}"
+    return [*foot(compared, paper=""), *about, power]
 
 
 def _reward_power(compared: Mapping[str, Any]) -> str:
@@ -98,25 +77,19 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
         [
             name_of(compared, row["model_b"]),
             COLUMNS[row["metric"]][0],
-            Score({"value": row["difference"], **{key: row[key] for key in ("n", "low", "high")}}, decimals=2),
+            Score(row["difference"], row["n"], row["low"], row["high"], ".2f"),
             _p(row["p"]),
             _p(row["p_adjusted"]),
         ]
         for row in compared["paired"]
     ]
     frame = pd.DataFrame(rows, columns=["Model", "Metric", "less SFT", "p", "p, Holm"], dtype=object)
-    notes = [
-        f"Paired over questions; Holm's correction over the {len(rows)} rows. p below 0.05 after it: told from SFT.",
-        "KL is not tested: it is 0 for SFT by definition, and above 0 for every other model.",
-        *foot(compared, paper=""),
-    ]
-    return Table("", "Differences from SFT", frame, notes, compact=True)
+    about = [*foot(compared, paper=""), *notes("policies", "differences", count=len(rows))]
+    return Table("", "Differences from SFT", frame, about, compact=True)
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _p(value: float | None) -> Score:
+    return Score(value, form=".2g" if value is not None and value < 0.001 else ".3f", missing="–")
 
 
 def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
@@ -143,6 +116,13 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
     return chart
 
 
+def curve(folder: Path) -> Figure | Html:
+    """`rl_curve` of 08's folder, or a sentence where there was no reinforcement learning."""
+    if not (folder / "rl" / "log.jsonl").exists():
+        return macro("paragraph", "No reinforcement learning was asked for.")
+    return rl_curve(read_log(folder / "rl"))
+
+
 def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Reward, KL from SFT, length and cut share over the steps of `rl/log.jsonl`. QilinError for an empty log.
 
@@ -167,13 +147,13 @@ def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int =
     `records`: {name: rows of policies/<policy>.jsonl}, the same questions in the same order.
     """
     shown = range(min(most, *(len(rows) for rows in records.values())))
-    return styled(CASE_STYLE, "".join(_card({name: rows[i] for name, rows in records.items()}) for i in shown))
+    return joined(_card({name: rows[i] for name, rows in records.items()}) for i in shown)
 
 
-def _card(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _card(rows: Mapping[str, Mapping[str, Any]]) -> Html:
     first = next(iter(rows.values()))
-    answers = [box("preferred in ChiMed-DPO", first["chosen"])]
+    answers = [Box("preferred in ChiMed-DPO", first["chosen"])]
     for name, row in rows.items():
         told = f"reward {row['reward']:.2f}, {row['tokens']} tokens{', cut' * row['cut']}"
-        answers.append(box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"]))
-    return card(f"held-out question {first['id']}", first["prompt"], answers)
+        answers.append(Box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"]))
+    return conversation_card(f"held-out question {first['id']}", first["prompt"], answers=answers)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box, card
-from qilin_lib.report.training import mean_interval
+from qilin_lib import files
+from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.markup import Box, Html, card, joined, macro
+from qilin_lib.report.render import Table
+from qilin_lib.report.tokens import conversation_card
+from qilin_lib.report.training import NOTHING, mean_interval
 
 # Row of the table, key in behaviour.json, factor.
 ROWS = (
@@ -23,31 +26,32 @@ ROWS = (
 
 def alarm_list(sentences: Sequence[str]) -> Html:
     """The alarms of a training (`facts["alarms"]`), or that there is none."""
-    boxes = "".join(f"<div class='box'><div class='text'>{escape(sentence)}</div></div>" for sentence in sentences)
     count = f"{len(sentences)} to look at" if sentences else "none of the known signs of a failed training"
-    return styled(CASE_STYLE, f"<div class='qm-case'><div class='head'>Alarms<span>{count}</span></div>{boxes}</div>")
+    return card("Alarms", [Box("", sentence) for sentence in sentences], aside=count)
 
 
-def behaviour_table(behaviour: Mapping[str, Any]) -> Table:
-    """Means over the sampled prompts of behaviour.json, and method - SFT with a 95 % bootstrap interval."""
+def sampled(stage_dir: Path) -> dict[str, Any]:
+    """behaviour.json of 05's folder, {} if no prompt was sampled."""
+    path = stage_dir / "behaviour.json"
+    return files.read_json(path) if path.exists() else {}
+
+
+def behaviour_table(behaviour: Mapping[str, Any], parameters: Any) -> Table | Html:
+    """Means over the sampled prompts of behaviour.json, and method - SFT with a 95 % bootstrap interval.
+
+    `parameters` as in `training.perplexity_table`; a sentence where no prompt was sampled.
+    """
+    if not behaviour:
+        return macro("paragraph", "No prompt was sampled.")
     rows = []
     for name, key, factor in ROWS:
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
-        if not len(after):
-            rows.append([name, *["no items"] * 3])
-            continue
-        gain, low, high = mean_interval(after - before)
-        rows.append([name, f"{before.mean():.1f}", f"{after.mean():.1f}", f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"])
-    count = len(behaviour["policy"]["texts"])
-    notes = [
-        f"greedy answers to {count} held-out prompts, at most {behaviour['max_new_tokens']} tokens; cut = no end token "
-        "by then",
-        "repetition: share of character 4-grams that occurred before in the same answer (seq-rep-4, Welleck et al. "
-        "2020)",
-    ]
+        means = [Score(float(side.mean())) if len(side) else NOTHING for side in (before, after)]
+        rows.append([name, *means, mean_interval(after - before, parameters, "+.1f")])
+    about = notes("training", "behaviour", count=len(behaviour["policy"]["texts"]), limit=behaviour["max_new_tokens"])
     name = method_name(behaviour)
-    frame = pd.DataFrame(rows, columns=["Metric", "SFT", name, f"{name} - SFT"])
-    return Table("", f"Answers before and after {name}", frame, notes)
+    content = pd.DataFrame(rows, columns=["Metric", "SFT", name, f"{name} - SFT"], dtype=object)
+    return Table("", f"Answers before and after {name}", content, about)
 
 
 def method_name(made: Mapping[str, Any]) -> str:
@@ -57,14 +61,14 @@ def method_name(made: Mapping[str, Any]) -> str:
 
 def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
     """The first `most` prompts with the answers of SFT and DPO side by side."""
-    cards = "".join(_card(behaviour, number) for number in range(min(most, len(behaviour["prompts"]))))
-    return styled(CASE_STYLE, cards)
+    prompts = behaviour.get("prompts", [])
+    return joined(_card(behaviour, number) for number in range(min(most, len(prompts))))
 
 
-def _card(behaviour: Mapping[str, Any], number: int) -> str:
+def _card(behaviour: Mapping[str, Any], number: int) -> Html:
     sides = []
     for name, who in (("SFT", "reference"), (method_name(behaviour), "policy")):
         told = {key: values[number] for key, values in behaviour[who].items()}
         title = f"{name}: {told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
-        sides.append(box(title, told["texts"]))
-    return card(f"held-out prompt {number + 1}", behaviour["prompts"][number], sides)
+        sides.append(Box(title, told["texts"]))
+    return conversation_card(f"held-out prompt {number + 1}", behaviour["prompts"][number], answers=sides)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from qilin_lib import files
 from qilin_lib.chimed.readers.find import printable
@@ -16,10 +17,12 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.benchmarks import FURTHER
 from qilin_lib.evaluate.plan import FIXED, RELEASED
-from qilin_lib.report.benchmark_tables import name_of, ordered
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
-from qilin_lib.report.tokens import box
+from qilin_lib.report.breakdowns import no_subjects
+from qilin_lib.report.cells import Score
+from qilin_lib.report.figures import subject_accuracy
+from qilin_lib.report.frames import name_of, ordered
+from qilin_lib.report.markup import Box, Html, card, macro
+from qilin_lib.report.render import Table
 
 PROTOCOLS = (FIXED, RELEASED)
 LETTERS = ("A", "B", "C", "D", "E")
@@ -29,14 +32,14 @@ READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "group
 
 def items_table(tasks: Iterable[Any]) -> Table:
     """Items a benchmark brings to this run, its protocols, split, cap, and rows left out: unusable, or trained on."""
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, list[Any]] = {}
     tasks = list(tasks)
     for task in tasks:
         if task.name in rows:
             rows[task.name][1] += f", {task.protocol}"
             continue
-        cap = "none" if task.cap is None else str(task.cap)
-        rows[task.name] = [task.name, task.protocol, task.split, str(len(task.items)), cap, str(len(task.invalid))]
+        cap = Score(task.cap, form="d", missing="none")
+        rows[task.name] = [task.name, task.protocol, task.split, len(task.items), cap, len(task.invalid)]
     columns = ["Benchmark", "Protocols", "Split", "items asked", "cap", "rows left out"]
     notes = [
         "The cap of C-Eval and CMMLU is per subject; capped items are a seeded sample in file order; all protocols ask "
@@ -44,7 +47,7 @@ def items_table(tasks: Iterable[Any]) -> Table:
     ]
     unread = {task.name: row["detail"] for task in tasks for row in task.invalid if not task.items}
     notes += [f"{name}: {printable(detail)}" for name, detail in unread.items()]
-    return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns), notes)
+    return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns, dtype=object), notes)
 
 
 def read(stage_dir: str | Path, protocol: str, benchmark: str, model: str) -> list[dict[str, Any]]:
@@ -84,10 +87,9 @@ def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | N
     `protocol`: None = the first that the run has of fixed and released.
     """
     record = read(stage_dir, protocol or _protocol(stage_dir, benchmark), benchmark, model)[0]
-    parts = "".join(box(name, record[name]) for name in ("prompt", "output", "reference") if record.get(name))
+    parts = [Box(name, record[name]) for name in ("prompt", "output", "reference") if record.get(name)]
     told = [f"{key} {_told(record[key])}" for key in READ if record.get(key) not in (None, {})]
-    head = f"<div class='head'>{escape(record['id'])}<span>{escape(' · '.join(told))}</span></div>"
-    return styled(CASE_STYLE, f"<div class='qm-case'>{head}{parts}</div>")
+    return card(record["id"], parts, aside=" · ".join(told))
 
 
 def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: str | None = None) -> Table:
@@ -105,9 +107,15 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: st
         gold = Counter(_kind(record["gold"]) for record in records)
     columns = [*LETTERS, "several letters", "-"]
     shown = {"gold": gold, **given} if given else {}
-    rows = [[name, *(str(counts[column]) for column in columns)] for name, counts in shown.items()]
+    rows = [[name, *(counts[column] for column in columns)] for name, counts in shown.items()]
     notes = [] if given else [f"No model answered {benchmark} under protocol {protocol}."]
-    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns]), notes)
+    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns], dtype=object), notes)
+
+
+def subjects(scores: Mapping[str, Any]) -> Figure | Html:
+    """The figure of C-Eval by subject, or why there is none, in a sentence."""
+    reason = no_subjects(scores)
+    return macro("paragraph", reason) if reason else subject_accuracy(scores)
 
 
 def _told(value: Any) -> str:

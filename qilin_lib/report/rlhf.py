@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
-from qilin_lib.report import figures
-from qilin_lib.report.layout import Table
-from qilin_lib.report.markup import CASE_STYLE, Html, styled
-from qilin_lib.report.tokens import box, card
+from qilin_lib.report import charts
+from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.markup import Box, Html, joined
+from qilin_lib.report.render import Table
+from qilin_lib.report.tokens import conversation_card
 
-CURVE_COLOUR = figures.COLOURS["sft"]
+CURVE_COLOUR = charts.COLOURS["sft"]
 Row = Mapping[str, Any]
 
 
@@ -37,53 +39,36 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
         share = reliability.accuracy(entry["chosen"], entry["rejected"])
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
         margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
-        rows.append([name, f"{share['n']:,}", _percent(share), str(ties), margin])
-    n = len(scores["chosen"])
-    notes = [
-        "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
-        "50 and a model without any preference 0",
-        power_note(n),
-        "accuracy on pairs of the kind it was trained on: it says how well these preferences were learned, not whether "
-        "they are good medicine",
-    ]
+        rows.append([name, share["n"], _percent(share), ties, margin])
+    about = notes("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
     columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
-    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns), notes)
+    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Table:
     """Expected calibration error, Brier score and log loss of `calibration.calibration`, beside those of a model that
     gives every pair one half."""
-    named = (
-        ("expected calibration error", "ece", "-"),
-        ("Brier score", "brier", "0.250"),
-        ("log loss, nats", "log_loss", f"{math.log(2):.3f}"),
-    )
-    rows = [[name, _number(calibration[key]), level] for name, key, level in named]
-    notes = [
-        "of σ(r(chosen) - r(rejected)), the stated chance that the chosen answer is preferred; smaller is better; 95 % "
-        f"intervals by bootstrap over {calibration['n']:,} pairs",
-        f"calibration error over {len(calibration['bins'])} bins; on few pairs it is biased upward, and that of a "
-        "calibrated model is above 0 too",
-    ]
+    named = (("expected calibration error", "ece", None), ("Brier score", "brier", 0.25))
+    named += (("log loss, nats", "log_loss", math.log(2)),)
+    rows = [[name, _number(calibration[key]), Score(level, form=".3f")] for name, key, level in named]
+    about = notes("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
     columns = ["Metric", "value", "always one half"]
-    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns), notes)
+    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
 
-def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
+def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
     """Share of pairs ranked right against stated confidence, with Wilson intervals and the diagonal of a calibrated
     model; below, how many pairs there are (none where heldout_share_dpo is 0)."""
-    filled = [one for one in calibration["bins"] if one["n"]]
-    chart = figures.new_chart(5.2, 4.8)
+    chart = charts.new_chart(5.2, 4.8)
     top, bottom = chart.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    confidence = 100 * np.array([one["confidence"] for one in filled])
-    bounds = ("value", "low", "high")
-    # A bin of one or two pairs has no interval: NaN draws nothing.
-    share, low, high = (100 * np.array([one["right"][name] for one in filled], dtype=float) for name in bounds)
+    shares = {
+        100 * one["confidence"]: {name: value if name == "n" or value is None else 100 * value
+                                  for name, value in one["right"].items()}
+        for one in calibration["bins"]
+        if one["n"]
+    }  # fmt: skip
     top.plot([50, 100], [50, 100], color="#333333", linestyle="--", linewidth=1, label="calibrated")
-    top.errorbar(
-        confidence, share, [share - low, high - share], color=CURVE_COLOUR, marker="o", capsize=3, linestyle="none",
-        label="share right, 95 % interval",
-    )  # fmt: skip
+    charts.interval_curve(top, shares, (CURVE_COLOUR, "o"), "share right, 95 % interval", joined=False)
     top.set(ylabel="pairs ranked right, percent", ylim=(-2, 102))
     top.legend(frameon=False, fontsize=8, loc="lower right")
     edges = [(100 * one["low"], 100 * one["high"], one["n"]) for one in calibration["bins"]]
@@ -94,25 +79,25 @@ def calibration_figure(calibration: Mapping[str, Any]) -> figures.Figure:
         xlabel="confidence in the preferred answer, percent", ylabel="pairs",
         ylim=(0, 1.35 * max(1, *(n for *_, n in edges))), xlim=(49, 101),
     )  # fmt: skip
-    figures.quiet(top)
-    figures.quiet(bottom)
+    charts.quiet(top)
+    charts.quiet(bottom)
     return chart
 
 
-def reward_curves(rows: figures.Rows) -> figures.Figure:
+def reward_curves(rows: charts.Rows) -> Figure:
     """Loss, share ranked right and margin of the training batches over steps: rows of reward/log.jsonl."""
-    chart = figures.new_chart(11, 3)
+    chart = charts.new_chart(11, 3)
     panels = (
         ("loss", "loss (dashed: ln 2)", math.log(2)),
         ("accuracy", "pairs of the batch ranked right", 0.5),
         ("margin", "margin, chosen - rejected", 0.0),
     )
     for axes, (name, title, level) in zip(chart.subplots(1, 3), panels, strict=True):
-        figures.line(axes, rows, name, CURVE_COLOUR, name)
+        charts.line(axes, rows, name, CURVE_COLOUR, name)
         axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("optimizer step")
-        figures.quiet(axes)
+        charts.quiet(axes)
     return chart
 
 
@@ -134,24 +119,19 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         sizes = sorted({len(own) for own in rewards})
         rows.append(
             [
-                str(number),
-                f"{len(questions):,}",
-                " or ".join(map(str, sizes)),
+                number,
+                len(questions),
+                sizes[0] if len(sizes) == 1 else " or ".join(map(str, sizes)),
                 *(_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)),
                 _percent(_mean(np.array(above), parameters)),
-                f"{level:,}",
+                level,
             ]
         )
     columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
     columns += ["best preferred, percent", "all alike"]
-    notes = [
-        "best preferred: the chance, as the reward model states it, that the best of the K answers is preferred to "
-        "another one of them, σ(r(best) - r(other)); 50 = the choice changes nothing",
-        "all alike: questions whose K answers all have the same reward, so that there was nothing to choose",
-        "an answer without a visible character ranks below all others; the judge is the model that training will "
-        "please, so a gain here is no proof of better answers",
-    ]
-    return Table("", "Rejection sampling: rewards of the pool", pd.DataFrame(rows, columns=columns), notes)
+    about = notes("rlhf", "pool")
+    content = pd.DataFrame(rows, columns=columns, dtype=object)
+    return Table("", "Rejection sampling: rewards of the pool", content, about)
 
 
 def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
@@ -167,26 +147,20 @@ def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
     return {k: _mean(values, parameters) for k, values in expected.items()}
 
 
-def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> figures.Figure:
+def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> Figure:
     """`best_of_k` as a curve with its intervals, one a round: where it flattens, more samples buy little."""
-    chart = figures.new_chart(5.6, 3.6)
+    chart = charts.new_chart(5.6, 3.6)
     axes = chart.subplots()
-    colours = (CURVE_COLOUR, figures.PAPER_COLOUR, *figures.FURTHER_COLOURS)
+    colours = (CURVE_COLOUR, charts.PAPER_COLOUR, *charts.FURTHER_COLOURS)
     largest = 1
     for place, number in enumerate(_rounds(pool)):
         found = best_of_k([row for row in pool if row["round"] == number], parameters)
-        # A bound that is not there becomes NaN, which matplotlib leaves out.
-        columns = [[score[name] for score in found.values()] for name in ("value", "low", "high")]
-        value, low, high = np.array(columns, dtype=float)
-        axes.errorbar(
-            list(found), value, [value - low, high - value], color=colours[place % len(colours)], marker="o",
-            markersize=4, capsize=3, linewidth=1.4, label=f"round {number}",
-        )  # fmt: skip
+        charts.interval_curve(axes, found, (colours[place % len(colours)], "o"), f"round {number}")
         largest = max(largest, *found)
     axes.set(xlabel="k, answers sampled to a question", ylabel="expected reward of the best")
     axes.set_xticks(range(1, largest + 1, max(1, largest // 8)))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    figures.quiet(axes)
+    charts.quiet(axes)
     return chart
 
 
@@ -195,19 +169,19 @@ def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
     questions = [ranked for found in _rounds(pool).values() for ranked in found]
     count = min(most, len(questions))
     chosen = [questions[i * len(questions) // count] for i in range(count)]
-    return styled(CASE_STYLE, "".join(map(_card, chosen)))
+    return joined(map(_card, chosen))
 
 
-def _card(ranked: Sequence[Row]) -> str:
+def _card(ranked: Sequence[Row]) -> Html:
     best, worst = ranked[-1], ranked[0]
     sides = [
-        box(
+        Box(
             f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}",
-            row["answer"] or "(empty)",
+            row["answer"],
         )
         for name, row in (("best", best), ("worst", worst))
     ]
-    return card(best["id"], best["prompt"], sides, f"round {best['round']}")
+    return conversation_card(best["id"], best["prompt"], f"round {best['round']}", sides)
 
 
 def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:
@@ -248,15 +222,11 @@ def _mean(values: np.ndarray, parameters: Any) -> Summary:
     return {"value": float(values.mean()), "n": n, "low": low, "high": high}
 
 
-def _number(score: Summary, factor: float = 1.0, decimals: int = 3) -> str:
-    if score["value"] is None:
-        return "no items"
-    value = f"{factor * score['value']:.{decimals}f}"
-    if score["low"] is None:
-        return value
-    return f"{value} [{factor * score['low']:.{decimals}f}, {factor * score['high']:.{decimals}f}]"
+def _number(score: Summary, form: str = ".3f") -> Score:
+    return Score(score["value"], None if score["value"] is not None else 0, score["low"], score["high"], form)
 
 
-def _percent(score: Summary) -> str:
-    bounds = {name: score[name] and min(1.0, max(0.0, score[name])) for name in ("low", "high")}
-    return _number({**score, **bounds}, 100, 1)
+def _percent(score: Summary) -> Score:
+    bounds = {name: score[name] and 100 * min(1.0, max(0.0, score[name])) for name in ("low", "high")}
+    value = score["value"] and 100 * score["value"]
+    return _number({"value": value, **bounds}, ".1f")

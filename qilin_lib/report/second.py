@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ from qilin_lib import files
 from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import attitudes, html, policies, rlhf
-from qilin_lib.report.benchmark_tables import name_of
-from qilin_lib.report.layout import with_notes
+from qilin_lib.report.frames import name_of
+from qilin_lib.report.render import Table, with_notes, write_all
 from qilin_lib.report.whole import chain
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
@@ -33,7 +35,15 @@ def write_report(stage: Stage) -> Path:
         *attitudes.sections(stage),
         html.Section("Where it comes from", (chain(stage),)),
     ]
+    parts = [part for section in sections for part in section.parts if isinstance(part, Table)]
+    write_all(_numbered(parts), stage.dir)
     return html.report(sections, target, f"ChiMed-GPT's regime and analyses, run {stage.run_dir.name}")
+
+
+def _numbered(tables: list[Table]) -> list[Table]:
+    """Tables with a number each, for their files: R1, R2 … where they have none."""
+    numbers = (f"R{number}" for number in itertools.count(1))
+    return [table if table.number else replace(table, number=next(numbers)) for table in tables]
 
 
 def read_pool(folder: Path) -> list[dict[str, Any]]:

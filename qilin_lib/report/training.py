@@ -3,136 +3,172 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
-from qilin_lib.report.layout import Table
+from qilin_lib.report.cells import ADAPTIVE, Score, notes
+from qilin_lib.report.markup import Html, macro
+from qilin_lib.report.render import Table
+from qilin_lib.runs import Stage
+from qilin_lib.schema import Trained
+from qilin_lib.train import one_stage
 
-RESAMPLES = 1000
-SEED = 17
+NOTHING = Score(n=0)
+CHANGE = (("before", None), ("after", None), ("after", "before"))
+UNQUANTISED = (("unquantised_before", None), ("unquantised_after", None))
+# The facts of a training that are shown in words, in this order; the others stand folded below.
+FACTS = {
+    "finetuning": "what learned",
+    "trainable_parameters": "weights that learned",
+    "steps_done": "optimizer steps",
+    "global_batch_size": "examples a step",
+    "dtype_observed": "precision",
+    "train_loss": "mean training loss",
+    "train_seconds": "seconds",
+    "input_tokens_per_second": "tokens read a second",
+    "update_kept": "update kept",
+    "update_kept_nf4": "update kept nf4",
+    "alarms": "alarms",
+}
 
 
-def facts_table(facts: Mapping[str, Any], title: str = "What ran") -> Table:
-    """What really ran, as the child process reported it: steps, batch, precision, speed. What has a table of its own
-    (counts by source) is left to that."""
-    shown = {name: value for name, value in facts.items() if name != "template_sha256" and not isinstance(value, dict)}
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in shown.items()]
-    return Table("", title, pd.DataFrame(rows, columns=["What", "Value"], dtype=str))
+def _table(title: str, rows: Iterable[Sequence[Any]], columns: Sequence[str], about: Iterable[str] = ()) -> Table:
+    return Table("", title, pd.DataFrame(list(rows), columns=list(columns), dtype=object), list(about))
 
 
-def _plain(value: Any) -> str:
+def facts_table(facts: Mapping[str, Any], title: str = "What ran", whole: bool = False) -> Table:
+    """What really ran, as the child process reported it: the FACTS in words and the others below, or the `whole` list.
+
+    What has a table of its own (counts by source) is left to that."""
+    known = {name: _plain(value) for name, value in facts.items() if not isinstance(value, dict)}
+    known.pop("template_sha256", None)
+    in_words = "steps_done" in known and not whole
+    words = {name: told for name, told in FACTS.items() if in_words and name in known}
+    words = words or {name: name.replace("_", " ") for name in known}
+    further = "; ".join(f"{name.replace('_', ' ')} {known[name]}" for name in known if name not in words)
+    rows = ([told, known[name]] for name, told in words.items())
+    return _table(title, rows, ["What", "Value"], [f"Also recorded: {further}."] if further else [])
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return "-" if value is None else str(value) if isinstance(value, bool) else value
 
 
-def perplexity_table(scores: Mapping[str, Any]) -> Table:
+def perplexity_table(scores: Mapping[str, Any], parameters: Any) -> Table:
     """Perplexity before and after, by kind of text, with 95 % bootstrap intervals over documents.
 
-    A token, and a character where `scores` count them (DCPT): tokenizers differ in what a token is, not in that.
+    Per token, and per character where `scores` count them (DCPT): tokenizers differ in what a token is, not in that.
+    `parameters`: a profile's, or a manifest's; its `bootstrap_resamples` and `seed` draw the intervals.
     """
     units = ["token"] + ["char"] * any("chars" in entry for entry in scores.values())
     quantised = any("unquantised_after" in entry for entry in scores.values())
     rows = []
     for kind, entry in scores.items():
-        row = [kind, str(len(entry["tokens"]))]
-        for unit in units:
-            row += _perplexities(entry, f"{unit}s")
-        rows.append(row + _perplexities(entry, "tokens", UNQUANTISED) * quantised)
+        cells = [_perplexities(entry, f"{unit}s", CHANGE, parameters) for unit in units]
+        cells += [_perplexities(entry, "tokens", UNQUANTISED, parameters)] * quantised
+        rows.append([kind, len(entry["tokens"]), *(cell for line in cells for cell in line)])
     columns = ["Type", "documents", "before", "after", "after / before"]
-    notes = ["perplexity a token, with a 95 % bootstrap interval over documents; a ratio below 1 is an improvement"]
+    about = notes("training", "perplexity")
     if "char" in units:
         columns += [f"{name}, a character" for name in columns[2:]]
-        notes.append("perplexity a character compares between tokenizers, perplexity a token does not")
+        about += notes("training", "characters")
     if quantised:
         columns += ["before, not quantised", "after, not quantised"]
-        notes.append("trained was on NF4 weights; not quantised: the same adapter on the weights before quantisation")
-    return Table("", "Held-out perplexity", pd.DataFrame(rows, columns=columns), notes)
+        about += notes("training", "quantised")
+    return _table("Held-out perplexity", rows, columns, about)
 
 
-CHANGE = (("before", None), ("after", None), ("after", "before"))
-UNQUANTISED = (("unquantised_before", None), ("unquantised_after", None))
-
-
-def _perplexities(entry: Mapping[str, Any], unit: str, pairs: tuple = CHANGE) -> list[str]:
+def _perplexities(entry: Mapping[str, Any], unit: str, pairs: Sequence[tuple], parameters: Any) -> list[Score]:
     """Cells of moments, or of one against another: before, after and after / before."""
     if not sum(entry.get(unit, [])) or pairs[0][0] not in entry:
-        return ["no items"] * len(pairs)
-    return [_cell(*_perplexity(entry, moment, against, unit)) for moment, against in pairs]
+        return [NOTHING] * len(pairs)
+    return [_perplexity(entry, moment, against, unit, parameters) for moment, against in pairs]
 
 
-def improved(entry: Mapping[str, Any]) -> bool:
+def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None, unit: str, parameters: Any) -> Score:
+    """exp(-sum of log-probabilities / units), or the ratio of two such, with its bootstrap interval."""
+    sizes = np.array(entry[unit], dtype=float)
+    gain = np.array(entry[moment]) - (np.array(entry[against]) if against else 0.0)
+    counts = _draws(len(sizes), parameters)
+    low, high = percentiles(np.exp(-(counts @ gain) / (counts @ sizes)))
+    return Score(float(np.exp(-gain.sum() / sizes.sum())), None, low, high, ADAPTIVE)
+
+
+def _draws(n: int, parameters: Any) -> np.ndarray:
+    given = parameters if isinstance(parameters, Mapping) else vars(parameters)
+    # A manifest of an older kit does not hold it.
+    resamples = given.get("bootstrap_resamples", Trained.model_fields["bootstrap_resamples"].default)
+    return resample_counts(n, resamples, given["seed"])
+
+
+def improved(entry: Mapping[str, Any], parameters: Any) -> bool:
     """Whether the whole 95 % interval of after / before lies below 1; never for fewer than three documents."""
-    return len(entry["tokens"]) >= 3 and _perplexity(entry, "after", "before")[2] < 1
+    return len(entry["tokens"]) >= 3 and _perplexity(entry, "after", "before", "tokens", parameters).high < 1
 
 
 def by_source(scores: Mapping[str, Any]) -> dict[str, dict[str, list]]:
-    """The held-out conversations of all parts as entries of `perplexity_table`, one a source (SFT)."""
+    """The held-out conversations of all parts as entries of `perplexity_table`, one per source (SFT)."""
     grouped: dict[str, dict[str, list]] = {}
     for entry in scores.values():
+        lists = {name: values for name, values in entry.items() if name != "source" and isinstance(values, list)}
         for i, source in enumerate(entry["source"]):
-            names = [name for name, values in entry.items() if name != "source" and isinstance(values, list)]
-            group = grouped.setdefault(source, {name: [] for name in names})
-            for name, values in group.items():
-                values.append(entry[name][i])
+            group = grouped.setdefault(source, {name: [] for name in lists})
+            for name, values in lists.items():
+                group[name].append(values[i])
     return grouped
 
 
 def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     """What SFT took of every source: conversations read, each reason for not using one, and examples with repeats."""
-    rows = [[source, *map(_plain, count.values())] for source, count in counts.items()]
     names = next(iter(counts.values()), {})
-    return Table(
-        "",
-        "Conversations by source",
-        pd.DataFrame(rows, columns=["Source", *(name.replace("_", " ") for name in names)], dtype=str),
-        [
-            "read = not drawn + too long + no answer + used; an example is a use, repeats included; a turn cut is "
-            "longer than its limit"
-        ],
-    )
+    rows = ([source, *count.values()] for source, count in counts.items())
+    columns = ["Source", *(name.replace("_", " ") for name in names)]
+    return _table("Conversations by source", rows, columns, notes("training", "sources"))
+
+
+def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
+    """Whether one-stage SFT reads what two stages read; a sentence where there were two. `stage`, `facts`: 04's."""
+    if not stage.parameters.one_stage:
+        return macro("paragraph", "Two stages: DCPT came before.")
+    packing = files.read_json(stage.parent("02_tokenize") / "packing.json")
+    return tokens_table(one_stage.compare_tokens(packing, facts))
 
 
 def tokens_table(rows: Iterable[tuple[str, int, int]]) -> Table:
     """Rows (quantity, two stages, one stage) of `one_stage.compare_tokens`: whether both arms read the same."""
-    made = [[name, _plain(two), _plain(one), "yes" if two == one else "no"] for name, two, one in rows]
-    frame = pd.DataFrame(made, columns=["What", "two stages", "one stage", "equal"], dtype=str)
-    return Table("", "Tokens of both arms, one epoch", frame, ["Two stages: 02's packing.json for DCPT; the same SFT."])
+    made = [[name, two, one, "yes" if two == one else "no"] for name, two, one in rows]
+    about = ["Two stages: 02's packing.json for DCPT; the same SFT."]
+    return _table("Tokens of both arms, one epoch", made, ["What", "two stages", "one stage", "equal"], about)
 
 
-def _perplexity(
-    entry: Mapping[str, Any], moment: str, against: str | None = None, unit: str = "tokens"
-) -> tuple[float, float, float]:
-    """exp(-sum of log-probabilities / units), or the ratio of two such, with its bootstrap interval."""
-    sizes = np.array(entry[unit], dtype=float)
-    gain = np.array(entry[moment]) - (np.array(entry[against]) if against else 0.0)
-    counts = resample_counts(len(sizes), RESAMPLES, SEED)
-    low, high = percentiles(np.exp(-(counts @ gain) / (counts @ sizes)))
-    return float(np.exp(-gain.sum() / sizes.sum())), low, high
+def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) -> Table:
+    """Held-out pairs: accuracy of the implicit reward (Wilson), margin and shifts of log-probability (bootstrap).
 
-
-def preference_table(scores: Mapping[str, Any], beta: float) -> Table:
-    """Held-out pairs: accuracy of the implicit reward (Wilson), margin and shifts of log-probability (bootstrap)."""
+    `parameters` as in `perplexity_table`.
+    """
     shift = {
         side: np.array(scores[f"policy_{side}"]) - np.array(scores[f"reference_{side}"])
         for side in ("chosen", "rejected")
     }
     margin = beta * (shift["chosen"] - shift["rejected"])
-    share, low, high = accuracy(scores)
-    value = f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}] (n={len(margin)})" if len(margin) else "no items"
-    rows = [["reward accuracy, percent", value]]
-    for name, values in (
-        ("reward margin", margin),
-        ("shift of log π(chosen)", shift["chosen"]),
-        ("shift of log π(rejected)", shift["rejected"]),
-    ):
-        rows.append([name, _cell(*mean_interval(values)) if len(values) else "no items"])
-    notes = ["accuracy above 50 whose interval lies above 50 means that what was learned carries over"]
-    return Table("", "Held-out preference pairs", pd.DataFrame(rows, columns=["Metric", "value"]), notes)
+    share, low, high = (100 * part for part in accuracy(scores))
+    rows = [["reward accuracy, percent", Score(share, len(margin), low, high) if len(margin) else NOTHING]]
+    rows += [
+        [name, mean_interval(values, parameters)]
+        for name, values in (
+            ("reward margin", margin),
+            ("shift of log π(chosen)", shift["chosen"]),
+            ("shift of log π(rejected)", shift["rejected"]),
+        )
+    ]
+    return _table("Held-out preference pairs", rows, ["Metric", "value"], notes("training", "pairs"))
 
 
 def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -146,11 +182,9 @@ def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
     return share, *wilson(share, len(chosen))
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of one or more values, by the percentile bootstrap."""
-    return float(values.mean()), *percentiles(resample_counts(len(values), RESAMPLES, SEED) @ values / len(values))
-
-
-def _cell(*numbers: float) -> str:
-    value, low, high = (f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}" for number in numbers)
-    return f"{value} [{low}, {high}]"
+def mean_interval(values: np.ndarray, parameters: Any, form: str = ADAPTIVE) -> Score:
+    """The mean of values [N] with its interval by the percentile bootstrap; "no items" for none."""
+    if not len(values):
+        return NOTHING
+    low, high = percentiles(_draws(len(values), parameters) @ values / len(values))
+    return Score(float(values.mean()), None, low, high, form)

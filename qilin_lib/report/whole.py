@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from matplotlib.figure import Figure
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
 from qilin_lib.models.names import TRAINED, accepted, read_scores
-from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
-from qilin_lib.report.layout import Table, with_notes
-from qilin_lib.report.markup import Html
+from qilin_lib.report import breakdowns, browse, chimed_gpt, data, figures, html, paper, tables, training
+from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
+from qilin_lib.report.render import Table, stem_of, with_notes, write_all
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
 
@@ -30,22 +31,29 @@ def all_tables(stage: Stage) -> list[Table]:
     made += result_tables(_scores(stage), read_manifest(stage.run_dir, "06_eval")["digest"])
     stage.begin()
     if not stage.up_to_date:
-        layout.write_all(made, stage.dir)
+        write_all(made, stage.dir)
     return made
 
 
 def result_tables(scores: Mapping[str, Any], digest: str) -> list[Table]:
     """Tables 4-6, what lies under them, A1 and ChiMed-GPT's (C1 …), in the order of their numbers, from scores.json."""
     made = [table(scores, digest) for table in (tables.table4, tables.table5, tables.table6)]
-    made += [tables.category_table(scores, digest), *tables.group_tables(scores, digest)]
-    made += [*tables.released_tables(scores, digest), tables.variant_table(scores, digest)]
+    made += [breakdowns.category_table(scores, digest), *breakdowns.group_tables(scores, digest)]
+    made += [*tables.released_tables(scores, digest), breakdowns.variant_table(scores, digest)]
     # 4, 4c, 4r, 5, 5a …: what belongs to a table of the paper stands below it.
     second = chimed_gpt.tables(scores, digest)
-    return [*sorted(made, key=lambda table: table.number), tables.paired_table(scores), *second]
+    return [*sorted(made, key=lambda table: table.number), breakdowns.paired_table(scores), *second]
 
 
 def _scores(stage: Stage) -> dict[str, Any]:
     return read_scores(stage.parent("06_eval") / "scores.json")
+
+
+def links(stage: Stage, tables: Iterable[Table]) -> Html:
+    """Titles of tables, each with links to its files, for an executed notebook."""
+    rows = [(table.heading, sorted(stage.dir.glob(f"{stem_of(table)}.*"))) for table in tables]
+    files = [(title, [(f"{stage.name}/{path.name}", path.suffix[1:]) for path in paths]) for title, paths in rows]
+    return macro("links", files)
 
 
 def forest(stage: Stage) -> Figure:
@@ -65,7 +73,10 @@ def _checks(stage: Stage, ledger: Mapping[str, Any]) -> list[Table]:
 
 
 def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> Path:
-    """report.html: one self-contained page. Returns its path; leaves it alone if the stage is up to date."""
+    """report.html: one self-contained page. Returns its path; leaves it alone if the stage is up to date.
+
+    `cases`: {"huatuo", "cmexam": the case studies; "question": the answers of all stages, shown if one was asked}.
+    """
     target = stage.dir / "report.html"
     stage.begin()
     if stage.up_to_date:
@@ -81,6 +92,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         *result_sections(_scores(stage), made),
         html.Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         html.Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
+        *([html.Section("One question to all stages", (cases["question"],))] if stage.parameters.question else []),
         html.Section("Search all records", (browse.section(stage),)),
         html.Section("Numbers of other papers", tuple(_external())),
         html.Section("Where it comes from", (chain(stage),)),
@@ -95,14 +107,14 @@ def _of(made: list[Table], numbers: str) -> list[Table]:
 def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.Section]:
     """The sections that scores.json fills, whatever benchmarks, protocols and models it holds."""
     crosses = "Our scores with 95 % intervals; crosses: the paper's numbers, in rows of their own."
-    usage = tables.usage_table(scores)
+    usage = breakdowns.usage_table(scores)
     return [
         html.Section("Ours and the paper's", (html.Picture(figures.forest(scores, paper.TABLES), crosses),)),
         html.Section("C-Eval: Table 4", (*_of(made, "4"), _subjects(scores))),
         html.Section("CMExam: Table 5", (*_of(made, "5"), *_departments(scores))),
         html.Section("Huatuo-26M: Table 6", tuple(_of(made, "6"))),
         html.Section("From stage to stage", (*_of(made, "A"), *([usage] if usage else []))),
-        html.Section("ChiMed-GPT", tuple(_of(made, "C")) or (chimed_gpt.published(),)),
+        html.Section("ChiMed-GPT", tuple(_of(made, "C") or chimed_gpt.shown({}))),
     ]
 
 
@@ -110,19 +122,26 @@ def _training(stage: Stage) -> list[Any]:
     logs = {name: read_log(stage.parent(folder)) for name, folder in TRAINED.items()}
     parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the three stages")]
     for name in ("dcpt", "sft"):
-        table = training.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
-        notes = [*table.notes, *accepted(stage.run_dir, TRAINED[name])]
-        parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, notes))
+        heldout, drawn = files.read_json(stage.parent(TRAINED[name]) / "heldout.json"), _drawn(stage, TRAINED[name])
+        table = training.perplexity_table(heldout, drawn)
+        table = replace(table, title=f"{table.title}: before and after {name.upper()}")
+        parts += with_notes([table], accepted(stage.run_dir, TRAINED[name]))
     facts = stage.facts("05_dpo")
     curves = figures.dpo_curves(logs["dpo"], facts.get("step_zero_expected", math.log(2)))
     parts.append(html.Picture(curves, f"{method_name(facts)}: rewards and log-probabilities on training batches"))
-    pairs = training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), facts["beta"])
+    scores = files.read_json(stage.parent("05_dpo") / "heldout.json")
+    pairs = training.preference_table(scores, facts["beta"], _drawn(stage, "05_dpo"))
     return [*parts, *with_notes([pairs], accepted(stage.run_dir, "05_dpo"))]
+
+
+def _drawn(stage: Stage, name: str) -> Mapping[str, Any]:
+    """The parameters of a stage, which say how its intervals are drawn."""
+    return read_manifest(stage.run_dir, name)["parameters"]
 
 
 def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:
     caption = "C-Eval: accuracy by subject with 95 % intervals"
-    return tables.no_subjects(scores) or html.Picture(figures.subject_accuracy(scores), caption)
+    return breakdowns.no_subjects(scores) or html.Picture(figures.subject_accuracy(scores), caption)
 
 
 def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:
@@ -133,4 +152,4 @@ def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:
 
 
 def _external() -> list[Table]:
-    return [tables.external_table(table, f"A{number}") for number, table in enumerate(external.TABLES, start=3)]
+    return [breakdowns.external_table(table, f"A{number}") for number, table in enumerate(paper.EXTERNAL, start=3)]

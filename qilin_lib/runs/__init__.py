@@ -19,7 +19,7 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.annotations import outside_key
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, nearest
 from qilin_lib.params import ROOT
 from qilin_lib.runs import environment, locks
 from qilin_lib.runs.settings import LATER, result_settings
@@ -65,6 +65,15 @@ def _folder(variable: str, usual: str) -> Path:
     if folder.exists() and not folder.is_dir():
         raise QilinError(f"{variable} = {str(folder)!r}: a file; nearest valid: a folder")
     return folder
+
+
+def find(name: str) -> Run:
+    """The run of that name. QilinError with the nearest name if there is none."""
+    there = sorted(path.name for path in runs_dir().glob("*") if path.is_dir())
+    if name not in there:
+        listed = f"there are {', '.join(there)}" if there else "there is none: run `make smoke` first"
+        raise QilinError(f"run '{name}': no such run in {runs_dir()}{nearest(name, there)}; {listed}")
+    return Run(runs_dir() / name)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,12 @@ class Run:
         is what its manifests say."""
         seen: dict[str, str] = {}
         return {parent: self._digest(parent, stage, seen) for parent in PARENTS[stage]}
+
+    def chain(self, stage: str, needed_by: str) -> dict[str, dict[str, Any]]:
+        """{name: manifest} of `stage` and of all it stands on, first to last, checked as `digests` checks."""
+        seen: dict[str, str] = {}
+        self._digest(stage, needed_by, seen)
+        return {name: self.manifest(name) for name in sorted(seen)}
 
     def _digest(self, stage: str, needed_by: str, seen: dict[str, str]) -> str:
         if stage in seen:

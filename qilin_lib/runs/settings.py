@@ -15,7 +15,16 @@ OUTSIDE_TRAINER = (
     "torch_empty_cache_steps",
 )
 # Parameters that came after others had finished stages: with these values a result is what it was before.
-LATER: dict[str, Any] = {"peft": {}, "trainer": {}, "method": "dpo", "vllm_python": None, "vllm": {}}
+LATER: dict[str, Any] = {
+    "peft": {},
+    "trainer": {},
+    "method": "dpo",
+    "vllm_python": None,
+    "vllm": {},
+    "question": None,
+    "retrieval": None,
+    "judge": None,
+}
 
 
 def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str, Any]:

@@ -93,9 +93,22 @@ def _child(path: Path) -> None:
     files.write_json(path.with_name("facts.json"), measure(job, values["block_size"]))
 
 
+def main(arguments: list[str]) -> int:
+    """Print the facts of NOTEBOOK and PROFILE; returns the exit code, 2 after an error (one sentence on stderr)."""
+    if len(arguments) != 2:
+        print("usage: python -m qilin_lib.train.probe NOTEBOOK PROFILE, e.g. 05_dpo full_a100", file=sys.stderr)
+        return 2
+    try:
+        for name, value in start(*arguments).items():
+            print(f"{name}: {value}")
+    except QilinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    if sys.argv[1].endswith(".json"):
+    if sys.argv[1:] and sys.argv[1].endswith(".json"):
         _child(Path(sys.argv[1]))
     else:
-        for name, value in start(*sys.argv[1:3]).items():
-            print(f"{name}: {value}")
+        sys.exit(main(sys.argv[1:]))

@@ -107,7 +107,7 @@ def test_its_scores_stand_in_a_table_of_its_own(
     """No module of the report names the benchmark: its line in the registry says label and columns."""
     tasks = prepare(raw, asked)
     answer_all(tasks, {"base": lambda: Candidate(tokenizer, template)}, {"base": 0}, tmp_path)
-    about = {"names": {"base": "tiny"}, "base": {"name": "tiny", "parameters": 9}, "as_paper": False}
+    about = {"names": {"base": "tiny"}, "base": {"name": "tiny", "parameters": 9}, "as_paper": []}
     scores = score(tasks, {"cmb": ["base"]}, tmp_path, asked) | {"run": about}
     (table,) = chimed_gpt.tables(scores)
     notes = " ".join(table.notes)

@@ -142,7 +142,11 @@ def test_02_names_every_base_that_a_profile_uses_by_name() -> None:
 
 def test_03_names_both_units_of_the_change() -> None:
     entry = {"tokens": [3, 4], "chars": [5, 6], "before": [-9.0, -8.0], "after": [-7.0, -6.0]}
-    changes = [column for column in training.perplexity_table({"medical": entry}).frame if "after / before" in column]
+    changes = [
+        column
+        for column in training.perplexity_table({"medical": entry}, {"seed": 17}).frame
+        if "after / before" in column
+    ]
     cell = next(cell for cell in cells("03_dcpt") if cell.startswith("## Held-out perplexity"))
     assert len(changes) == 2 and "token" in cell and "character" in cell
 

@@ -90,7 +90,7 @@ def exam(value: float, half: float = 5.0) -> dict[str, Any]:
     """A CMExam entry: 500 items, 40 of them unparsed, 260 with annotations."""
     departments = {"内科": score(60, 150), "眼科": score(20, 90), "某新科": score(50, 20, 20.0)}
     return {
-        **{name: score(value, 500, half) for name in paper.CMEXAM_COLUMNS},
+        **{name: score(value, 500, half) for name in paper.TABLES[5].columns},
         "unparsed": score(8.0, 500),
         "parsed_only": {"accuracy": score(value + 3, 460, half), "f1_weighted": score(value + 2, 460, half)},
         "groups": {"difficulty": {"1": score(70, 200), "4": score(30, 60)}, "department": departments},
@@ -100,7 +100,7 @@ def exam(value: float, half: float = 5.0) -> dict[str, Any]:
 def released_exam(value: float) -> dict[str, Any]:
     made = exam(value)
     top = {name: made[name] for name in ("accuracy", "unparsed", "bleu_1", "bleu_4", "rouge_1", "parsed_only")}
-    return top | {"lora": {name: score(value - 10, 500) for name in paper.CMEXAM_COLUMNS}}
+    return top | {"lora": {name: score(value - 10, 500) for name in paper.TABLES[5].columns}}
 
 
 @pytest.fixture
@@ -110,14 +110,15 @@ def scores() -> dict[str, Any]:
     variants = {"bleu_4 nltk corpus jieba": {"value": 7.25, "n": 300}, "rouge_1 cmexam set": score(31.5, 300)}
     return {
         "ceval": {
-            m: {name: score(40.0) for name in paper.CEVAL_COLUMNS}
+            m: {name: score(40.0) for name in paper.TABLES[4].columns}
             | {"unparsed": score(3.0, 1346, 1.0)}
             | {"subjects": subjects, "physician": EMPTY, "categories": {n: score(41) for n in names} | {"other": EMPTY}}
             for m in MODELS
         },
         "cmexam": {m: exam(39.0) for m in MODELS},
         "huatuo": {
-            m: {name: score(12.345, 300, 1.0) for name in paper.HUATUO_COLUMNS} | {"variants": variants} for m in MODELS
+            m: {name: score(12.345, 300, 1.0) for name in paper.TABLES[6].columns} | {"variants": variants}
+            for m in MODELS
         },
         "released": {
             "ceval": {m: {"average": score(25.0), "basic_medicine": score(45.0), "subjects": subjects} for m in MODELS},

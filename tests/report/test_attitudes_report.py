@@ -17,7 +17,7 @@ from qilin_lib.evaluate import attitude_scores, scales
 from qilin_lib.evaluate.benchmarks import attitudes
 from qilin_lib.report import attitudes as report
 from qilin_lib.report import html
-from qilin_lib.report.layout import Table, to_text
+from qilin_lib.report.render import Table
 
 Choose = Callable[[int, list[int]], int | None]
 """choose(item number, content at each position) -> position from 0, None for a reply that says nothing."""
@@ -84,14 +84,14 @@ def stage(scores: dict[str, Any], tmp_path: Path) -> SimpleNamespace:
 
 
 def row(table: Table, model: str) -> dict[str, str]:
-    found = table.frame[table.frame["Model"] == model].iloc[0]
+    found = table.words[table.words["Model"] == model].iloc[0]
     return {name: str(cell) for name, cell in found.items()}
 
 
 def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
     table = report.total_table(scores, "example", "B1")
-    assert list(table.frame["Model"]) == [SFT, SFT, DPO, DPO, "silent", "silent"]
-    assert list(table.frame["Protocols"]) == ["next token", "reply read"] * 3
+    assert list(table.words["Model"]) == [SFT, SFT, DPO, DPO, "silent", "silent"]
+    assert list(table.words["Protocols"]) == ["next token", "reply read"] * 3
     assert "12 to 60 possible, neutral 36" in table.heading
     follower, biased, silent = (row(table, model) for model in (SFT, DPO, "silent"))
     assert follower["Authors' form"] == "36" and follower["All forms"].startswith("36.0 [")
@@ -135,14 +135,14 @@ def test_the_figure_shows_positions_against_contents_in_latin_letters(scores: di
 
 def test_items_subscales_and_differences(scores: dict[str, Any]) -> None:
     items = report.item_table(scores, "example", "B1i")
-    assert list(items.frame[DPO]) == ["5.00"] * 12 and list(items.frame["silent"]) == ["-"] * 12
-    assert items.frame["Place"].iloc[1] == "contact reversed" and items.frame["What"].iloc[0].startswith("如果同事")
+    assert list(items.words[DPO]) == ["5.00"] * 12 and list(items.words["silent"]) == ["-"] * 12
+    assert items.words["Place"].iloc[1] == "contact reversed" and items.words["What"].iloc[0].startswith("如果同事")
     parts = {part.title: part for part in report._parts(scores, "example", "B1") if isinstance(part, Table)}
     subscales, pairs = parts["Subscales"], parts["Between models"]
-    assert list(subscales.frame.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
+    assert list(subscales.words.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
     assert row(subscales, DPO)["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
-    assert pairs.frame.iloc[0, 0] == f"({DPO}) \u2212 ({SFT})" and "tiny, 2.3 million" in pairs.notes[-1]
-    assert str(pairs.frame.iloc[0, 2]).startswith("24.0 [")
+    assert pairs.words.iloc[0, 0] == f"({DPO}) \u2212 ({SFT})" and "tiny, 2.3 million" in pairs.notes[0]
+    assert str(pairs.words.iloc[0, 2]).startswith("24.0 [")
 
 
 def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: P
     assert row(stored, "gpt4") == {
         "Model": "gpt4", "HIV": "95", "MICA": "40", "CAMI": "120", "Stigma": "61", "STD": "45"
     }  # fmt: skip
-    assert "CAMI 120 whatever the letter" in to_text(stored)
+    assert "CAMI 120 whatever the letter" in stored.text()
 
 
 def test_a_run_with_one_protocol_and_one_scale_without_subscales(scores: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
-"""Searching all records: the same records, the same matches, in Python and in a browser without a network."""
+"""Searching all records: what the page holds, and what its script shows in a browser without a network."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import zlib
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,9 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.files import write_json, write_jsonl
-from qilin_lib.report import browse, browse_page, html
+from qilin_lib.report import browse, html
 
-HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">\x00\u2028'`${1}"
+HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">\x00\u202e\u2028'`${1}"
 SHOTS = "以下是考试。\n第一题\nA. 甲\n答：答案：B</s>问："
 SUBJECTS = ("law", "physician")
 INFINITY = {"-Infinity": "-inf"}
@@ -122,18 +124,11 @@ def test_the_packed_data_decode_to_exactly_the_records(stage: Any) -> None:
         records = [json.loads(line, parse_constant=INFINITY.get) for line in lines]
         expected[f"{benchmark} ({protocol})", path.stem] = records
     # As JSON, because in Python False is 0.
-    decoded = unpacked(browse_page.pack(rows))
+    decoded = unpacked(browse.pack(rows))
     assert decoded.keys() == expected.keys()
     for key, records in expected.items():
         assert json.dumps(decoded[key], sort_keys=True) == json.dumps(records, sort_keys=True)
     assert sum(map(len, expected.values())) == len(rows) == 3 * 14 + 4 * 12
-
-
-def test_the_question_is_stored_once_an_item_and_the_shots_once_a_subject(stage: Any) -> None:
-    packed = json.loads(zlib.decompress(base64.b64decode(browse_page.pack(rows_of(stage)))))
-    assert len(packed["texts"]) == len(set(packed["texts"]))
-    assert [text for text in packed["texts"] if "第一题" in text] == [f"{subject}{SHOTS}" for subject in SUBJECTS]
-    assert sum(text.startswith("下列关于发热的是3") for text in packed["texts"]) == 1
 
 
 def test_prompts_are_cut_before_the_question_even_where_questions_begin_alike(stage: Any) -> None:
@@ -147,23 +142,19 @@ def test_prompts_are_cut_before_the_question_even_where_questions_begin_alike(st
 
 def test_over_the_budget_whole_items_stay_and_the_page_says_how_many(stage: Any) -> None:
     rows = rows_of(stage)
-    whole = len(browse_page.pack(rows))
-    data, kept = browse_page.fitted(rows, 3, whole * 2 // 3)
+    whole = len(browse.pack(rows))
+    data, kept = browse.fitted(rows, 3, whole * 2 // 3)
     assert len(data) <= whole * 2 // 3 and 0 < len(kept) < len(rows)
     assert unpacked(data) == as_files(kept)
     items = {row.item for row in kept}
     assert [row for row in rows if row.item in items] == kept, "an item lost a model's record"
     assert {row.task for row in kept} == {row.task for row in rows}
-    assert browse_page.fitted(rows, 3, whole * 2 // 3)[1] == kept != browse_page.fitted(rows, 4, whole * 2 // 3)[1]
-    page = browse.section(stage, whole * 2 // 3)
+    assert browse.fitted(rows, 3, whole * 2 // 3)[1] == kept != browse.fitted(rows, 4, whole * 2 // 3)[1]
+    page = unescape(browse.section(stage, whole * 2 // 3))
     assert f"{len(kept)} of this run's {len(rows)} records are in this page" in page and "seed 3" in page
     here = sum(row.path == "fixed/huatuo/dpo.jsonl" for row in kept)
     assert f"fixed/huatuo/dpo.jsonl</a>: {here} of 12 records" in page
     assert f"All {len(rows)} records" in browse.section(stage)
-
-
-def test_a_budget_for_nothing_shows_nothing_and_says_so(stage: Any) -> None:
-    assert "0 of this run's 90 records" in browse.section(stage, 10)
 
 
 def test_links_lead_to_the_files(stage: Any) -> None:
@@ -186,34 +177,9 @@ QUERIES = [
     {"words": "", "verdict": "right"},
     {"words": "多喝水3", "task": "huatuo (fixed)", "model": "base"},
 ]
-
-
-def test_matching_by_word_and_menu(stage: Any) -> None:
-    rows = rows_of(stage)
-    found = [len(browse.matching(rows, **query)) for query in QUERIES]
-    # "第一题" stands in the shots alone, which would make every item of a subject match.
-    assert found == [90, 12, 9, 0, 4, 1, 0, 12, 26, 6, 16, 1]
-    wrong = browse.matching(rows, verdict="wrong", model="base")
-    assert {row.record["prediction"] for row in wrong} == {"B"} and {row.model for row in wrong} == {"base"}
-    assert [[row.model for row in item] for item in browse.by_item(rows)[:2]] == [["base", "dpo", "GPT-4 (0314)"]] * 2
-
-
-def test_cards_show_everything_of_a_record_escaped(stage: Any) -> None:
-    items = browse.by_item(browse.matching(rows_of(stage), task="ceval (fixed)"))
-    page = browse.page_html(items[2:3], "甲")
-    for shown in (
-        "law-2",
-        "5 examples before it",
-        "Read as: unparsed",
-        "log p: A -0.30  B -2.00",
-        "因为发热",
-        "unparsed",
-    ):
-        assert shown in page
-    assert "<mark>甲</mark>" in page and "prompt, template plain" in page and "Answer: A" in page
-    hostile = browse.page_html(browse.by_item(browse.matching(rows_of(stage), "onerror")), "img")
-    assert "<img" not in hostile and "&lt;<mark>img</mark> src=x" in hostile and "\x00" not in hostile
-    assert "question cut" in browse.page_html(browse.by_item(browse.matching(rows_of(stage), "test-6")))
+# Records found and the items they are of, counted by hand. "第一题" stands in the shots alone, which would make every
+# item of a subject match.
+FOUND = [(90, 38), (12, 4), (9, 3), (0, 0), (4, 2), (1, 1), (0, 0), (12, 12), (26, 26), (6, 4), (16, 10), (1, 1)]
 
 
 def test_an_empty_file_is_named_and_a_run_without_records_says_so(stage: Any, tmp_path: Path) -> None:
@@ -221,49 +187,15 @@ def test_an_empty_file_is_named_and_a_run_without_records_says_so(stage: Any, tm
     with pytest.raises(QilinError, match=r"dpo\.jsonl holds no record"):
         browse.section(stage)
     none = SimpleNamespace(parent=lambda name: tmp_path / "none" / name, parameters=stage.parameters)
-    assert browse.section(none) == "<p>This run has no records: nothing to search.</p>"
+    assert "This run has no records: nothing to search." in browse.section(none)
 
 
-# --- the notebook -----------------------------------------------------------------------------------------------------
+# --- in the browser ---------------------------------------------------------------------------------------------------
 
-
-def test_the_widget_searches_filters_and_turns_pages(stage: Any) -> None:
-    rows = rows_of(stage)
-    form, pages, shown = browse.browser(rows).children
-    words, task, _, verdict, _ = form.children
-    back, on, page, told = pages.children
-    assert told.value == "90 of 90 records, 38 items; page 1 of 8" and back.disabled and not on.disabled
-    assert shown.value.count("<article") == 5
-    on.click()
-    assert page.value == 2 and "law-5" in shown.value and "law-4" not in shown.value
-    words.value = "发热"
-    assert page.value == 1 and told.value.startswith("19 of 90 records") and "<mark>发热</mark>" in shown.value
-    verdict.value = "right"
-    assert told.value.startswith(f"{len(browse.matching(rows, '发热', verdict='right'))} of 90 records")
-    words.value, verdict.value, task.value = "", "all", "huatuo (released)"
-    page.value = 3
-    assert told.value == "12 of 90 records, 12 items; page 3 of 3" and shown.value.count("<article") == 2
-    assert on.disabled and not back.disabled
-    task.value = "ceval (fixed)"
-    assert page.value == 1 and "page 1 of 3" in told.value
-
-
-def test_a_notebook_without_a_kernel_keeps_the_first_page(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import IPython.display
-
-    displayed: list[Any] = []
-    monkeypatch.setattr(IPython.display, "display", displayed.append)
-    static = browse.widget(stage)
-    assert len(displayed) == 1 and displayed[0].children[-1].value.count("<article") == 5
-    assert "First 5 of 38 items" in static and static.count("<article") == 5 and "<script" not in static
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
-
-DRIVER = """<script>
+DRIVER = """
 (async () => {
-  const root = document.getElementById("qm-browse"), part = name => root.querySelector(`[data-part="${name}"]`);
-  while (!part("status").textContent) await new Promise(done => setTimeout(done, 5));
+  const root = document.querySelector(".qm-browse"), part = name => root.querySelector(`[data-part="${name}"]`);
+  while (part("form").hidden) await new Promise(done => setTimeout(done, 5));
   const told = [];
   for (const query of %s) {
     for (const name of ["task", "model", "verdict", "subject"]) {
@@ -287,43 +219,58 @@ DRIVER = """<script>
   out.textContent = btoa(unescape(encodeURIComponent(JSON.stringify({told, hostile, unnamed, width}))));
   document.body.append(out);
 })();
-</script>"""
+"""
 
 
-def in_chromium(page: Path, width: int) -> str:
+def in_chromium(page: Path, width: int) -> tuple[str, str]:
+    """(the page after its scripts, what the browser had to say), without a network."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("no Chromium here: the report's script can only run in a browser")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command = [found, *flags, f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    flags += ["--enable-logging=stderr", "--v=0", f"--window-size={width},900", "--virtual-time-budget=20000"]
+    done = subprocess.run(
+        [found, *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout, "".join(line for line in done.stderr.splitlines(keepends=True) if "CONSOLE" in line)
+
+
+def with_script(page: Path, script: str) -> None:
+    """Add a script of the test's own, and let the page's policy know its hash."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = page.read_text("utf-8").replace("script-src ", f"script-src 'sha256-{digest}' ")
+    page.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [390, 1400])
-def test_the_report_finds_in_a_browser_what_python_finds(stage: Any, width: int) -> None:
+def test_the_search_finds_what_was_counted_by_hand(stage: Any, width: int) -> None:
     page = html.report([html.Section("All", (browse.section(stage),))], stage.dir / "07_case_study" / "r.html", "kept")
-    driver = DRIVER % json.dumps(QUERIES)
-    page.write_text(page.read_text("utf-8").replace("</body>", f"{driver}</body>"), encoding="utf-8")
-    dom = in_chromium(page, width)
+    with_script(page, DRIVER % json.dumps(QUERIES))
+    dom, console = in_chromium(page, width)
+    assert console == ""
     told = json.loads(base64.b64decode(re.search(r'<pre id="told">([^<]+)</pre>', dom)[1]))
-    rows = rows_of(stage)
-    for query, seen in zip(QUERIES, told["told"], strict=True):
-        found = browse.matching(rows, **query)
-        items = browse.by_item(found)
-        assert seen["status"] == f"{len(found)} of 90 records match, in {len(items)} items."
-        assert [re.match(r"[^:]*: \w+-\d+", card)[0] for card in seen["cards"]] == [
-            f"{task}: {name}" for (task, name) in (item[0].item for item in items[:5])
-        ]
-        assert {hit.lower() for hit in seen["hits"]} <= set(query["words"].split())
-    assert "log p: A -0.10  B -2.00" in told["told"][0]["text"] and "Read as: B" in told["told"][0]["text"]
-    assert told["told"][1]["hits"] == ["CT检查"]
+    for (records, items), seen in zip(FOUND, told["told"], strict=True):
+        assert seen["status"] == f"{records} of 90 records match, in {items} items."
+        assert len(seen["cards"]) == min(items, 5)
+    first, ct, _, _, several, explained, *_ = told["told"]
+    assert [card.partition(":")[2][:6] for card in first["cards"]] == [f" law-{n}" for n in range(5)]
+    for shown in (
+        "5 examples before it",
+        "prompt, template plain",
+        "Answer: A",
+        "Read as: B",
+        "log p: A -0.10  B -2.00",
+    ):
+        assert shown in first["text"], shown
+    assert "Read as: unparsed" in explained["text"] and "因为发热" in explained["text"]
+    assert ct["hits"] == ["CT检查"] and sorted(several["hits"]) == ["休息1天", "头痛1天"]
     assert told["hostile"] == {"images": 0, "title": "kept", "text": told["hostile"]["text"]}
-    assert HOSTILE.replace("\x00", "\ufffd") in told["hostile"]["text"]
+    assert HOSTILE.replace("\x00", r"\x00").replace("\u202e", r"\u202e") in told["hostile"]["text"]
     assert told["unnamed"] == 0
     assert told["width"][0] <= told["width"][1], "the page is wider than its window"
 
 
 def test_the_script_writes_text_only_and_fetches_nothing() -> None:
     for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "fetch(", "XMLHttp", "http", "eval("):
-        assert way not in browse_page.SCRIPT
-    assert "</" not in browse_page.SCRIPT
+        assert way not in browse.SCRIPT
+    assert "</" not in browse.SCRIPT

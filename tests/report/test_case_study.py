@@ -53,14 +53,6 @@ def test_k_of_each_rule_are_picked_biggest_first() -> None:
     assert next(case for case in cases if case.id == "i31").scores == {"base": 50, "dpo": 90}
 
 
-def test_one_case_each_needs_no_numbers() -> None:
-    cases = choose(records({"base": [1.0] * 9 + [5, 9], "dpo": [1.0] * 9 + [9, 5]}), 1, 7, metric)
-    assert {case.id: case.rule for case in cases if "biggest" in case.rule} == {
-        "i9": "biggest gain from base to dpo",
-        "i10": "biggest loss from base to dpo",
-    }
-
-
 def test_equal_gains_are_drawn_and_not_the_first_of_the_file() -> None:
     rows = records({"base": [0.0] * 60, "dpo": [100.0] * 60})
     picked = {seed: [case.id for case in choose(rows, 2, seed, metric)] for seed in range(4)}
@@ -76,15 +68,12 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order() -> None:
     assert [case.id for case in choose(turned, 5, 1, metric)] == first
     assert [case.id for case in choose(rows, 5, 2, metric)] != first
     assert len(set(first)) == 5
-
-
-def test_an_item_with_two_reasons_is_shown_once_and_no_gain_means_no_case() -> None:
-    rows = records({"base": [1.0, 5.0], "dpo": [1.0, 2.0]})
-    cases = choose(rows, 9, 0, metric)
-    assert {case.id: case.rule for case in cases} == {
-        "i0": "seeded sample",
-        "i1": "seeded sample, biggest loss from base to dpo (no. 1)",
-    }
+    assert "no items in this run" in side_by_side(choose({"base": [], "dpo": []}, 3, 0, metric), "m")
+    twice = choose(records({"base": [1.0, 5.0], "dpo": [1.0, 2.0]}), 9, 0, metric)
+    assert [case.rule for case in sorted(twice, key=lambda case: case.id)] == [
+        "seeded sample",
+        "seeded sample, biggest loss from base to dpo (no. 1)",
+    ]
 
 
 def test_items_without_a_metric_are_never_the_biggest() -> None:
@@ -108,7 +97,7 @@ def test_side_by_side_shows_delta_and_escapes_everything() -> None:
     rows["base"][0] |= {"prompt": "<b>", "output": "", "gold": "AB"}
     html = side_by_side(choose(rows, 1, 0, metric), "BLEU-1")
     assert "<img" not in html and "<b>" not in html and "\x00" not in html
-    assert "&lt;img src=x onerror=alert(1)&gt;\ufffd" in html
+    assert r"&lt;img src=x onerror=alert(1)&gt;\x00" in html
     assert "BLEU-1 12.5 (+2.5)" in html and "BLEU-1 9.0 (-1.0)" in html and "BLEU-1 10.0<" in html
     assert "Read as: unparsed" in html and "(empty)" in html and "Answer: AB\n参考" in html
     assert html.index('title">base') < html.index('title">sft') < html.index('title">dpo')
@@ -118,10 +107,6 @@ def test_an_explanation_that_is_part_of_the_output_is_shown_once() -> None:
     rows = records({"base": [1.0], "dpo": [1.0]})
     rows["dpo"][0] |= {"output": "A。解释：因为发热", "explanation": "因为发热"}
     assert side_by_side(choose(rows, 1, 0, metric), "m").count("因为发热") == 1
-
-
-def test_no_cases_is_said() -> None:
-    assert "no items in this run" in side_by_side(choose({"base": [], "dpo": []}, 3, 0, metric), "m")
 
 
 def texts_of(html: str) -> tuple[str, str]:
@@ -180,7 +165,7 @@ def test_a_stage_is_marked_against_the_one_before_it_and_a_baseline_against_the_
     ):
         rows[model][0] |= {"output": output, "reference": "多喝水"}
     html = side_by_side(choose(rows, 1, 0, metric), "ROUGE-L")
-    notes = re.findall(r'<div class="title">(\w+)<span>.*?<div class="note">(.*?)</div>', html, re.DOTALL)
+    notes = re.findall(r'<div class="title">(\w+)<span>ROUGE.*?<div class="note">(.*?)</div>', html, re.DOTALL)
     assert notes == [
         ("base", "compared with the reference"),
         ("sft", "compared with base"),

@@ -14,9 +14,8 @@ from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.report import chimed_gpt as block
-from qilin_lib.report import chimed_gpt_paper as readme
-from qilin_lib.report import tables
-from qilin_lib.report.layout import Table, to_csv
+from qilin_lib.report.paper import CEVAL_ITEMS, CHIMED_GPT
+from qilin_lib.report.render import Table
 
 # Copied from FACTS 5.1, row by row: NER F1 and accuracy, ChiMed QA, MC dialogue.
 STATED = """
@@ -75,25 +74,25 @@ def made(scores: dict[str, Any]) -> dict[str, Table]:
 
 
 def row(table: Table, label: str) -> dict[str, str]:
-    found = table.frame[table.frame.iloc[:, 0] == label].astype(str).to_dict("records")
+    found = table.words[table.words.iloc[:, 0] == label].astype(str).to_dict("records")
     assert len(found) == 1, f"{label}: {len(found)} rows"
     return found[0]
 
 
 def long(table: Table) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(to_csv(table))))
+    return list(csv.DictReader(io.StringIO(table.csv())))
 
 
 def test_the_published_cells_are_the_readmes_digits() -> None:
     lines = [line.split(" | ") for line in STATED.strip().splitlines()]
-    assert tuple(line[0] for line in lines) == readme.MODELS
+    assert [line[0] for line in lines] == [*CHIMED_GPT["results"]]
     for name, *numbers in lines:
-        assert [cell.wording for cell in readme.RESULTS[name].values()] == numbers[:5]
-        assert [cell.wording for cell in readme.CHIMED_QA[name].values()] == numbers[5].split()
-        assert [cell.wording for cell in readme.MC_DIALOGUE[name].values()] == numbers[6].split()
+        assert [cell.wording for cell in CHIMED_GPT["results"][name].values()] == numbers[:5]
+        assert [cell.wording for cell in CHIMED_GPT["chimed_qa"][name].values()] == numbers[5].split()
+        assert [cell.wording for cell in CHIMED_GPT["mc"][name].values()] == numbers[6].split()
     cells = [
         cell
-        for group in (readme.RESULTS, readme.CHIMED_QA, readme.MC_DIALOGUE)
+        for group in (CHIMED_GPT["results"], CHIMED_GPT["chimed_qa"], CHIMED_GPT["mc"])
         for r in group.values()
         for cell in r.values()
     ]
@@ -103,9 +102,9 @@ def test_the_published_cells_are_the_readmes_digits() -> None:
 
 def test_published_ceval_is_k_of_41_but_for_gpt() -> None:
     """A check of FACTS 5.3: the benchmark is the 41 validation items of two subjects."""
-    possible = {f"{100 * k / readme.CEVAL_ITEMS:.2f}": k for k in range(readme.CEVAL_ITEMS + 1)}
-    found = {model: possible.get(cells["ceval"].wording) for model, cells in readme.RESULTS.items()}
-    assert found == dict(zip(readme.MODELS, (None, None, 15, 16, 17, 20, 20, 16, 28), strict=True))
+    possible = {f"{100 * k / CEVAL_ITEMS:.2f}": k for k in range(CEVAL_ITEMS + 1)}
+    found = {model: possible.get(cells["ceval"].wording) for model, cells in CHIMED_GPT["results"].items()}
+    assert found == dict(zip(CHIMED_GPT["results"], (None, None, 15, 16, 17, 20, 20, 16, 28), strict=True))
 
 
 def test_nothing_run_nothing_shown_but_what_is_published(scores: dict[str, Any]) -> None:
@@ -114,7 +113,7 @@ def test_nothing_run_nothing_shown_but_what_is_published(scores: dict[str, Any])
         entry["chimed_gpt"] = {"accuracy": {"value": None, "n": 0, "low": None, "high": None}, "unparsed": score(0.0)}
     assert block.tables(scores) == []
     table = block.published()
-    assert (len(table.frame), len(table.frame.columns)) == (9, 16) and table.number == "C"
+    assert (len(table.words), len(table.words.columns)) == (9, 16) and table.number == "C"
     chimed_gpt = row(table, "ChiMed-GPT")
     assert chimed_gpt["MedQA, accuracy"] == "44.50" and chimed_gpt["MC dialogue, README's R-L"] == "42.16"
 
@@ -124,58 +123,12 @@ def test_the_block_has_what_was_run(further: dict[str, Any]) -> None:
     assert list(made({name: further[name] for name in ("cmmlu", "run")})) == ["C1", "C2a", "C2b"]
 
 
-def test_ours_stand_below_the_published_rows(further: dict[str, Any]) -> None:
-    table = made(further)["C1"]
-    assert list(table.frame["Model"]) == [*readme.MODELS, BASE, f"{BASE} + DCPT", SFT, f"{SFT} + DPO", "GPT-4 (ours)"]
-    assert list(table.frame["From"]) == ["published"] * 9 + ["this run"] * 5
-    base, published = row(table, BASE), row(table, "ChiMed-GPT")
-    assert base["CCKS-2019, F1"] == "10.00 [5.00, 15.00] (n=60)"
-    assert base["C-Eval, two subjects, accuracy"] == "29.3 [24.3, 34.3] (n=41)"
-    assert base["CMMLU, accuracy"] == "25.0 [20.0, 30.0] (n=700)"
-    assert base["CMeEE-V2, F1 (ours only)"] == base["MedQA, accuracy"] == "not evaluated"
-    assert published["CCKS-2019, F1"] == "paper 40.82" and published["MedQA, accuracy"] == "paper 44.50"
-    assert published["CMeEE-V2, F1 (ours only)"] == "not available"
-    assert row(table, SFT)["CMeEE-V2, F1 (ours only)"] == "33.00 [28.00, 38.00] (n=60)"
-
-
 def test_no_difference_is_taken_even_for_a_model_of_a_published_name(further: dict[str, Any]) -> None:
     table = made(further)["C1"]
     assert row(table, "GPT-4")["CCKS-2019, F1"] == "paper 41.37"
     assert row(table, "GPT-4 (ours)")["CCKS-2019, F1"] == "41.00 [36.00, 46.00] (n=60)"
-    assert not [line for line in long(table) if line["difference"] or (line["ours"] and line["paper"])]
-    assert table.notes[0] == "Base model here: tiny, 2.3 million weights."
-
-
-def test_numbers_lead_to_their_records(further: dict[str, Any]) -> None:
-    records = {line["records"] for line in long(made(further)["C1"]) if line["ours"]}
-    assert "06_eval/predictions/fixed/ccks2019/GPT-4.jsonl" in records
-    assert "06_eval/predictions/fixed/ceval/dpo.jsonl" in records
-    assert 'href="06_eval/predictions/fixed/mc/sft.jsonl"' in made(further)["C2b"]._repr_html_()
-    assert 'href="06_eval/predictions/fixed/cmeee/sft.jsonl"' in made(further)["C3c"]._repr_html_()
-
-
-def test_the_headings_say_what_the_readmes_bleu_is(further: dict[str, Any]) -> None:
-    table = made(further)["C2b"]
-    sft, published = row(table, SFT), row(table, "GPT-4")
-    # 20.5, 21.5, … in the order of README_METRICS, then TRUE_BLEU
-    assert sft["README's B-1 (is BLEU-2, spaced string)"].startswith("20.50 ")
-    assert sft["README's B-2 (is BLEU-3, spaced string)"].startswith("21.50 ")
-    assert sft["README's R-L"].startswith("24.50 ") and sft["BLEU-1, characters"].startswith("26.50 ")
-    assert published["README's B-1 (is BLEU-2, spaced string)"] == "paper 18.58"
-    assert published["BLEU-1, characters"] == published["BLEU-1, spaced string"] == "not available"
-    assert "corpus_bleu with weights (.5, .5)" in "\n".join(table.notes)
-
-
-def test_chimed_qa_stands_alone_and_says_why(further: dict[str, Any]) -> None:
-    table = made(further)["C2a"]
-    assert list(table.frame["From"]) == ["published"] * 9 and "not available to us" in table.notes[0]
-    assert row(table, "ChiMed-GPT")["README's R-L"] == "paper 19.86"
-
-
-def test_sets_of_ours_have_no_published_row(further: dict[str, Any]) -> None:
-    table = made(further)["C2c"]
-    assert list(table.frame["Model"]) == [SFT] and "CMtMedQA" in table.title
-    assert "ChiMed-GPT was not evaluated on it." in table.notes
+    assert not [line for line in long(table) if line["difference"] or (line["value"] and line["paper"])]
+    assert table.notes[0].startswith("Base model here: tiny, 2.3 million weights. One run")
 
 
 def test_notes_name_split_shots_protocol_and_what_could_not_be_read(further: dict[str, Any]) -> None:
@@ -193,23 +146,6 @@ def test_notes_name_split_shots_protocol_and_what_could_not_be_read(further: dic
     assert "Not evaluated in this run: ChiMST, MedQA." in notes
     assert "Power of the accuracies: n = 41: " in "\n".join(notes) and "n = 700: " in "\n".join(notes)
     assert f"Prompts cut to fit the context: {SFT} 4." in "\n".join(made(further)["C2b"].notes)
-
-
-def test_entities_by_type_and_what_became_of_the_replies(further: dict[str, Any]) -> None:
-    table = made(further)["C3a"]
-    assert list(table.frame.columns) == ["Type", BASE, "GPT-4 (ours)"]
-    assert row(table, "药物") == {"Type": "药物", BASE: "-", "GPT-4 (ours)": "43.0 [38.0, 48.0] (n=9)"}
-    assert row(table, "all types, F1")[BASE] == "10.0 [5.0, 15.0] (n=60)"
-    assert row(table, "all types, F1 of places")[BASE].startswith("9.0 ")
-    assert row(table, "replies that cannot be read")["GPT-4 (ours)"].startswith("7.0 ")
-    assert len([name for name in table.frame["Type"] if name.startswith("entries")]) == len(KINDS)
-    assert list(made(further)["C3c"].frame["Type"])[:2] == ["dis 疾病", "sym 临床表现"]
-
-
-def test_every_table_has_its_four_dresses(further: dict[str, Any]) -> None:
-    for table in (*block.tables(further), block.published()):
-        assert table.number in tables.to_text(table) and "\\toprule" in tables.to_latex(table)
-        assert tables.to_markdown(table, "../").startswith(f"### Table {table.number}. ") and to_csv(table)
 
 
 def real_entities() -> Any:

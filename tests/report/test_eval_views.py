@@ -34,7 +34,7 @@ def test_a_benchmark_is_one_row_whatever_its_protocols() -> None:
         task("cmexam", "released", 60, 43, 2),
         task("huatuo", "fixed", None, 9, 0),
     ]
-    rows = records.items_table(made).frame.to_numpy().tolist()
+    rows = records.items_table(made).words.to_numpy().tolist()
     assert rows == [
         ["cmexam", "fixed, released", "test", "43", "60", "2"],
         ["huatuo", "fixed", "test", "9", "none", "0"],
@@ -46,19 +46,19 @@ def test_letters_of_all_models_baselines_behind_the_stages(tmp_path: Path) -> No
     write(tmp_path, "dpo", ["AC", "B"])
     write(tmp_path, "base", ["B", "B"])
     write(tmp_path, "base", [None, None], "released")
-    frame = records.letters_table(tmp_path).frame.set_index("Model")
+    frame = records.letters_table(tmp_path).words.set_index("Model")
     assert list(frame.index) == ["gold", "base", "tiny 2.3M + DPO", "GPT-4-0314 (ours)"]
     assert list(frame.loc["gold"]) == ["0", "0", "0", "0", "0", "2", "0"]
     assert list(frame.loc["tiny 2.3M + DPO"]) == ["0", "1", "0", "0", "0", "1", "0"]
     assert list(frame.loc["GPT-4-0314 (ours)"]) == ["1", "0", "0", "0", "0", "0", "1"]
     write(tmp_path / "other", "base", ["C"], "released")
-    assert records.letters_table(tmp_path / "other").frame.set_index("Model").loc["base", "C"] == "1"
-    assert records.letters_table(tmp_path, protocol="released").frame.set_index("Model").loc["base", "-"] == "2"
+    assert records.letters_table(tmp_path / "other").words.set_index("Model").loc["base", "C"] == "1"
+    assert records.letters_table(tmp_path, protocol="released").words.set_index("Model").loc["base", "-"] == "2"
 
 
 def test_letters_of_a_benchmark_that_nobody_answered_are_a_sentence(tmp_path: Path) -> None:
     table = records.letters_table(tmp_path)
-    assert table.notes == ["No model answered cmexam under protocol fixed."] and table.frame.empty
+    assert table.notes == ["No model answered cmexam under protocol fixed."] and table.words.empty
     assert "No model answered" in table._repr_html_()
 
 

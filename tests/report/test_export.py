@@ -132,8 +132,9 @@ def test_a_one_stage_model_names_neither_dcpt_nor_its_weights(make: Callable[...
 
 def test_acceptances_stand_in_the_card(make: Callable[..., Path], run_dir: Path) -> None:
     entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the log alone differs"}
+    entry |= {"key": "", "inputs": {}, "files": {}}
     files.write_json(run_dir / "03_dcpt.accepted.json", [entry])
-    assert "03_dcpt was accepted as it is on 2026-01-02: the log alone differs" in readme(make())
+    assert readme(make()).count("03_dcpt was accepted as it is on 2026-01-02: the log alone differs") == 1
 
 
 def test_the_card_is_called_by_base_and_stages(make: Callable[..., Path]) -> None:
@@ -180,14 +181,14 @@ def test_a_damaged_file_is_named_and_nothing_is_left(make: Callable[..., Path], 
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(QilinError, match=f"{path} is not the file that its manifest lists"):
+    with pytest.raises(QilinError, match=f"{path} is not what 04_sft wrote"):
         make()
     assert [p.name for p in run_dir.parents[1].iterdir()] == ["runs"]
 
 
 def test_a_lost_file_is_named(make: Callable[..., Path], run_dir: Path) -> None:
     (run_dir / "04_sft" / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(QilinError, match="model.safetensors is gone, .* run notebooks/04_sft.ipynb again"):
+    with pytest.raises(QilinError, match="model.safetensors is gone: restore it, or make the stage again"):
         make()
 
 
@@ -201,7 +202,7 @@ def test_unfinished_and_stale_stages_name_the_notebook(make: Callable[..., Path]
     with pytest.raises(QilinError, match="04_sft of run 'madeup' was made from an older 03_dcpt: run notebooks/04_sft"):
         make()
     (run_dir / "03_dcpt" / "manifest.json").unlink()
-    with pytest.raises(QilinError, match="run 'madeup' has no finished 03_dcpt: run notebooks/03_dcpt.ipynb first"):
+    with pytest.raises(QilinError, match="03_dcpt, which run 'madeup' does not have: run notebooks/03_dcpt.ipynb"):
         make()
 
 
@@ -226,7 +227,7 @@ def test_a_foreign_chat_template_is_replaced_by_the_trained_one(make: Callable[.
     model, path = run_dir / "04_sft" / "adapter", run_dir / "04_sft" / "manifest.json"
     (model / "chat_template.jinja").write_text("{{ 'foreign' }}", encoding="utf-8")
     changed = files.sha256_file(model / "chat_template.jinja")
-    change(path, "outputs", "adapter/chat_template.jinja", "sha256", to=changed)
+    change(path, "outputs", "adapter/chat_template.jinja", to={"sha256": changed})
     folder = make()
     tokenizer = load_tokenizer(folder)
     assert tokenizer.apply_chat_template([{"role": "user", "content": "痛"}], tokenize=False) == "<reserved_102>痛"
@@ -246,7 +247,7 @@ def test_a_full_target_is_refused_and_an_empty_one_taken(make: Callable[..., Pat
     ("arguments", "sentence"),
     [
         (("madeup", "sfft"), "error: stage 'sfft': has no weights to export (did you mean"),
-        (("madupe", "sft"), "error: run 'madupe': no such run (did you mean 'madeup'?); there are ['madeup']"),
+        (("madupe", "sft"), "error: run 'madupe': no such run in "),
         (("madeup", "02_tokenize"), "error: stage '02_tokenize': has no weights to export"),
     ],
 )

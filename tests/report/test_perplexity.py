@@ -9,6 +9,7 @@ import pytest
 
 from qilin_lib.report.training import improved, perplexity_table
 
+DRAWS = {"bootstrap_resamples": 1000, "seed": 17}
 # Two documents, 3 nats a token before and 2 after; three tokens spell two characters.
 SCORES: dict[str, Any] = {
     "medical": {"tokens": [30, 60], "chars": [20, 40], "before": [-90.0, -180.0], "after": [-60.0, -120.0]}
@@ -24,7 +25,7 @@ def bounds(cell: str) -> list[float]:
 
 
 def test_perplexity_a_token_and_a_character() -> None:
-    row = perplexity_table(SCORES).frame.iloc[0]
+    row = perplexity_table(SCORES, DRAWS).words.iloc[0]
     assert [value(row[name]) for name in ("before", "after", "after / before")] == pytest.approx(
         [math.exp(3), math.exp(2), math.exp(-1)], rel=0.01
     )
@@ -34,10 +35,10 @@ def test_perplexity_a_token_and_a_character() -> None:
 
 def test_intervals_hold_the_value_and_open_with_the_spread() -> None:
     """The same ratio in every document leaves no width; documents that differ do."""
-    flat = perplexity_table(SCORES).frame.iloc[0]["before, a character"]
+    flat = perplexity_table(SCORES, DRAWS).words.iloc[0]["before, a character"]
     assert bounds(flat) == [value(flat)] * 2
     spread = {"medical": {**SCORES["medical"], "before": [-90.0, -90.0]}}
-    cell = perplexity_table(spread).frame.iloc[0]["before, a character"]
+    cell = perplexity_table(spread, DRAWS).words.iloc[0]["before, a character"]
     low, high = bounds(cell)
     assert low < value(cell) < high
     assert (low, high) == pytest.approx((math.exp(90 / 40), math.exp(90 / 20)), rel=0.01)
@@ -46,33 +47,26 @@ def test_intervals_hold_the_value_and_open_with_the_spread() -> None:
 def test_the_same_text_with_another_tokenizer_differs_a_token_only() -> None:
     """Half as many tokens with twice the nats each is the same likelihood of the same characters."""
     other = {"medical": {**SCORES["medical"], "tokens": [15, 30]}}
-    ours, theirs = (perplexity_table(scores).frame.iloc[0] for scores in (SCORES, other))
+    ours, theirs = (perplexity_table(scores, DRAWS).words.iloc[0] for scores in (SCORES, other))
     assert ours["after, a character"] == theirs["after, a character"] and ours["after"] != theirs["after"]
-
-
-def test_scores_without_characters_have_no_such_columns() -> None:
-    scores = {kind: {k: v for k, v in SCORES["medical"].items() if k != "chars"} for kind in ("medical", "general")}
-    frame = perplexity_table(scores).frame
-    assert list(frame.columns) == ["Type", "documents", "before", "after", "after / before"]
-    assert frame.shape[0] == 2 and value(frame.iloc[1]["after"]) == pytest.approx(math.exp(2), rel=0.01)
 
 
 @pytest.mark.parametrize(
     "empty", [{"tokens": [], "chars": [], "before": [], "after": []}, {"tokens": [], "before": [], "after": []}]
 )
 def test_nothing_held_out_is_said(empty: dict[str, Any]) -> None:
-    frame = perplexity_table({"general": empty, **SCORES}).frame
+    frame = perplexity_table({"general": empty, **SCORES}, DRAWS).words
     assert frame.iloc[0].tolist() == ["general", "0", *["no items"] * 6]
     assert value(frame.iloc[1]["after"]) > 1
 
 
 def test_improved_needs_the_whole_interval_below_one() -> None:
     four = {name: values * 2 for name, values in SCORES["medical"].items()}
-    assert improved(four)
-    assert not improved({**four, "after": [-60.0, -200.0] * 2})
+    assert improved(four, DRAWS)
+    assert not improved({**four, "after": [-60.0, -200.0] * 2}, DRAWS)
 
 
 @pytest.mark.parametrize("documents", [0, 1, 2])
 def test_below_three_documents_nothing_is_claimed(documents: int) -> None:
     entry = {"tokens": [30], "chars": [20], "before": [-90.0], "after": [-60.0]}
-    assert improved({name: values * documents for name, values in entry.items()}) is False
+    assert improved({name: values * documents for name, values in entry.items()}, DRAWS) is False

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from qilin_lib.report import figures, preferences, training
-from qilin_lib.report.layout import to_text
+
+DRAWS = {"bootstrap_resamples": 1000, "seed": 17}
 
 
 @pytest.fixture
@@ -32,12 +33,12 @@ def behaviour() -> dict[str, Any]:
 
 
 def test_behaviour_table_holds_means_and_paired_differences(behaviour: dict[str, Any]) -> None:
-    table = preferences.behaviour_table(behaviour)
-    assert table.frame.values.tolist()[0] == ["tokens an answer", "25.0", "35.0", "+10.0 [+10.0, +10.0]"]
-    cut, repetition = table.frame.values.tolist()[1:]
+    table = preferences.behaviour_table(behaviour, DRAWS)
+    assert table.words.values.tolist()[0] == ["tokens an answer", "25.0", "35.0", "+10.0 [+10.0, +10.0]"]
+    cut, repetition = table.words.values.tolist()[1:]
     assert cut[:3] == ["answers cut, percent", "0.0", "25.0"] and cut[3].startswith("+25.0 [+0.0, +")
     assert repetition[:3] == ["repetition, percent", "10.0", "30.0"] and repetition[3].startswith("+20.0 [")
-    assert "4 held-out prompts, at most 64 tokens" in to_text(table)
+    assert "4 held-out prompts, at most 64 tokens" in table.text()
 
 
 def test_answers_stand_side_by_side_and_are_escaped(behaviour: dict[str, Any]) -> None:
@@ -50,7 +51,7 @@ def test_answers_stand_side_by_side_and_are_escaped(behaviour: dict[str, Any]) -
 
 def test_alarms_are_listed_or_said_to_be_none() -> None:
     shown = preferences.alarm_list(["A < B.", "C."])
-    assert "2 to look at" in shown and "A &lt; B." in shown and shown.count("class='box'") == 2
+    assert "2 to look at" in shown and "A &lt; B." in shown and shown.count('class="box"') == 2
     assert "none of the known signs" in preferences.alarm_list([])
 
 
@@ -69,10 +70,11 @@ def test_without_prompts_and_pairs_the_tables_say_so() -> None:
     behaviour = {"max_new_tokens": 64, "prompts": [], "reference": empty, "policy": empty}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = preferences.behaviour_table(behaviour)
+        shown = preferences.behaviour_table(behaviour, DRAWS)
         sides = [f"{who}_{side}" for who in ("policy", "reference") for side in ("chosen", "rejected")]
-        pairs = training.preference_table({name: [] for name in sides}, 0.1)
-    assert [row[1:] for row in shown.frame.values.tolist()] == [["no items"] * 3] * 3
-    assert preferences.answers(behaviour, 3)
-    assert pairs.frame.values.tolist()[0] == ["reward accuracy, percent", "no items"]
-    assert {value for _, value in pairs.frame.values.tolist()[1:]} == {"no items"}
+        pairs = training.preference_table({name: [] for name in sides}, 0.1, DRAWS)
+    assert [row[1:] for row in shown.words.values.tolist()] == [["no items"] * 3] * 3
+    assert "No prompt was sampled" in preferences.behaviour_table({}, DRAWS)
+    assert preferences.answers(behaviour, 3) == preferences.answers({}, 3) == ""
+    assert pairs.words.values.tolist()[0] == ["reward accuracy, percent", "no items"]
+    assert {value for _, value in pairs.words.values.tolist()[1:]} == {"no items"}

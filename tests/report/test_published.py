@@ -80,7 +80,7 @@ def test_the_base_s_sentencepiece_file_is_kept(
     (base / "tokenizer.model").write_bytes(b"pieces")
     path = run_dir / "02_tokenize" / "base.json"
     change(path, "path", to=str(base))
-    change(run_dir / "02_tokenize" / "manifest.json", "outputs", "base.json", "sha256", to=files.sha256_file(path))
+    change(run_dir / "02_tokenize" / "manifest.json", "outputs", "base.json", to={"sha256": files.sha256_file(path)})
     folder = make()
     assert (folder / "tokenizer.model").read_bytes() == b"pieces"
     assert "tokenizer.model" in files.read_json(folder / "qilin.json")["files"]

@@ -1,0 +1,188 @@
+"""What a bug report needs of a run, in one zip file: python -m qilin_lib.report.bundle RUN [TARGET] [--texts]
+
+Parameters and manifests, the machine and its packages, numbers of the training logs, where errors arose, counts of the
+ledger, tables. Never weights, training data or keys; names of raw files, sentences of errors, notebooks, records and
+whole logs (which can hold texts of licensed data) only with --texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from qilin_lib import files, runs
+from qilin_lib.errors import QilinError, visible
+from qilin_lib.runs import environment
+
+HIDDEN = "[hidden]"
+# Variables of the environment whose values are nobody's business, and what looks like a key wherever it stands.
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\b(?:sk|pk|hf|gh[pousr]|github_pat|glpat|xox[abp]|AKIA|AIza)[-_]?[A-Za-z0-9_-]{12,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
+)
+_FRAME = re.compile(r'^\s*(?:\[rank\d+\]:\s*)?File "([^"]+)", line (\d+), in (\S+)|^File (\S+?):(\d+), in (\w+)')
+_ERROR = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Failed))\b")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# The data themselves, and weights, stay behind even with --texts.
+_DATA = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl")
+_TEXTS = (".ipynb", ".log", ".json", ".jsonl", ".txt")
+LARGEST = 20_000_000
+LONGEST = 300
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m qilin_lib.report.bundle", description=__doc__)
+    parser.add_argument("run", help="name of a run, e.g. smoke")
+    parser.add_argument("target", nargs="?", type=Path, help="file to write (default: RUN-bundle.zip here)")
+    parser.add_argument("--texts", action="store_true", help="also notebooks, records, whole logs: texts of the data")
+    options = parser.parse_args(arguments)
+    try:
+        path = write(options.run, options.target or Path(f"{options.run}-bundle.zip"), options.texts)
+    except QilinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with zipfile.ZipFile(path) as bundle:
+        print(*(visible(name) for name in bundle.namelist()), sep="\n")
+    print(f"{path}: {path.stat().st_size:,} bytes; look into it before you send it")
+    return 0
+
+
+def write(run: str, target: Path, texts: bool = False) -> Path:
+    """Write the bundle of `run` to `target` and return it. QilinError: no such run, `target` exists."""
+    found = runs.find(run)
+    if target.exists():
+        raise QilinError(f"target {target}: exists; choose a new file")
+    members = dict(_texts(found) if texts else ()) | dict(_members(found))
+    hide = _hider(found)
+    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with files.naming(target), zipfile.ZipFile(work, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name, content in sorted(members.items()):
+                bundle.writestr(name, hide(content))
+        work.replace(target)
+    finally:
+        work.unlink(missing_ok=True)
+    return target
+
+
+def _members(run: runs.Run) -> Iterator[tuple[str, str]]:
+    """(name, content) of what every bundle holds; of a file that cannot be read that it cannot."""
+    yield "environment.json", _json(environment.describe())
+    yield "files.txt", "\n".join(f"{path.stat().st_size:>14,}  {_name(run, path)}" for path in _inside(run.dir, "*"))
+    for pattern, (suffix, shorten) in SHORT.items():
+        for path in _inside(run.dir, pattern):
+            try:
+                content = shorten(path.read_text("utf-8", "replace"))
+            except (ValueError, KeyError, TypeError, AttributeError) as reason:
+                content = f"damaged: {type(reason).__name__}"
+            if content:
+                yield _name(run, path) + suffix, content
+
+
+def _texts(run: runs.Run) -> Iterator[tuple[str, str]]:
+    """Everything of the run that is text, but the training data."""
+    for path in _inside(run.dir, "*"):
+        trained_on = path.parent.name == "01_build_chimed" and path.name in _DATA
+        if path.suffix in _TEXTS and not trained_on and path.stat().st_size < LARGEST:
+            yield f"texts/{_name(run, path)}", path.read_text("utf-8", "replace")
+
+
+def _inside(folder: Path, pattern: str) -> list[Path]:
+    """Files below `folder`; none that a link would bring in from outside the runs."""
+    home = runs.runs_dir()
+    return [path for path in sorted(folder.rglob(pattern)) if path.is_file() and path.resolve().is_relative_to(home)]
+
+
+def _name(run: runs.Run, path: Path) -> str:
+    return visible(path.relative_to(run.dir).as_posix())
+
+
+def _manifest(text: str) -> str:
+    """A manifest with the number of its raw files in place of their names."""
+    manifest = json.loads(text)
+    inputs = {name: f"{len(v)} files" if isinstance(v, dict) else v for name, v in manifest["inputs"].items()}
+    return _json(_short({**manifest, "inputs": inputs}))
+
+
+def _short(value: Any) -> Any:
+    """`value` with long texts cut, those that are not ASCII left out, and of a path of this machine its last name."""
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+        return Path(value).name
+    if isinstance(value, str):
+        return value[:LONGEST] if value.isascii() else "[text]"
+    return value
+
+
+def _ledger(text: str) -> str:
+    return _json([{name: v for name, v in row.items() if name != "unread"} for row in json.loads(text)["sources"]])
+
+
+def _numbers(text: str) -> str:
+    """The numbers of a training log, line by line."""
+    rows = map(json.loads, text.splitlines())
+    return "\n".join(json.dumps({k: v for k, v in row.items() if isinstance(v, int | float)}) for row in rows)
+
+
+def _errors(text: str) -> str:
+    """Where errors arose, and of what kind: no line of them quotes anything."""
+    told = []
+    for line in _ANSI.sub("", text).splitlines():
+        if frame := _FRAME.match(line):
+            path, number, name = (one for one in frame.groups() if one is not None)
+            place = re.search(r"(?:qilin_lib|site-packages|lib/python[\d.]+)/.*", path)
+            told.append(f"  {place[0] if place else Path(path).name}:{number} {name}")
+        elif error := _ERROR.match(line):
+            told.append(error[1])
+    return "\n".join(told)
+
+
+def _failures(text: str) -> str:
+    """The kind and place of each error in an executed notebook."""
+    outputs = [(n, each) for n, cell in enumerate(json.loads(text)["cells"]) for each in cell.get("outputs", ())]
+    failed = [(n, each) for n, each in outputs if each["output_type"] == "error"]
+    return "\n".join(f"cell {n}: {each['ename']}\n{_errors(chr(10).join(each['traceback']))}" for n, each in failed)
+
+
+# What of a file goes into every bundle: {pattern: (what is added to its name, what makes it short)}.
+SHORT: dict[str, tuple[str, Callable[[str], str]]] = {
+    "manifest.json": ("", _manifest),
+    "in_progress.json": ("", _manifest),
+    "ledger.json": ("", _ledger),
+    "log.jsonl": ("", _numbers),
+    "*.log": (".errors", _errors),
+    "*.ipynb": (".errors", _failures),
+    "table_*.csv": ("", str),
+    "tables.txt": ("", str),
+}
+
+
+def _hider(run: runs.Run) -> Callable[[str], str]:
+    """What takes keys out of a text: values of the environment's secrets, and whatever looks like one."""
+    manifests = "".join(path.read_text("utf-8", "replace") for path in run.dir.glob("*/manifest.json"))
+    named = re.findall(r'"api_key_env": "(\w+)"', manifests)
+    values = {value for name, value in os.environ.items() if name in named or _SECRET_NAME.search(name)}
+    known = sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
+    # In JSON a quotation mark or backslash of a key is escaped.
+    forms = [re.escape(form) for value in known for form in (value, json.dumps(value)[1:-1])]
+    secret = re.compile("|".join([*forms, _SECRET.pattern]))
+    return lambda text: secret.sub(HIDDEN, text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Every number of a run as tidy pandas: `evaluation.frame(run)`, `records`, `ledger`, `training`, `heldout`.
+
+A run is a stage of a notebook, a `Run`, the path of its folder, or its name; a list of runs gives their rows below each
+other. `View.columns` says what each column means. `over_seeds` and `compare` say what differs between runs and models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qilin_lib import files, runs, strict_yaml
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.evaluate import intervals, metrics, store
+from qilin_lib.models import names
+from qilin_lib.report import paper
+
+PUBLISHED = {*paper.CHIMED_GPT["results"]} | {row.label for n in (4, 5, 6) for row in paper.TABLES[n].rows}
+AnyRun = runs.Run | runs.Stage | Path | str
+_COLUMNS = strict_yaml.read(Path(__file__).with_name("frames.yaml"))
+
+
+@dataclass(frozen=True)
+class View:
+    """One kind of rows of a run; `columns` {name: meaning}."""
+
+    rows: Callable[..., Iterable[Mapping[str, Any]]]
+    columns: Mapping[str, str]
+
+    def frame(self, run: AnyRun | Sequence[AnyRun], *chosen: str) -> pd.DataFrame:
+        """The rows of a run, or of several; `chosen` is handed on (`records`: the benchmark, "" = all).
+
+        QilinError for a run that is not there or lacks the file.
+        """
+        several = [run_of(one) for one in (run if isinstance(run, list | tuple) else [run])]
+        rows = [{"run": one.name, **row} for one in several for row in self.rows(one, *chosen)]
+        further = dict.fromkeys(name for row in rows for name in row if name not in self.columns)
+        return pd.DataFrame(rows, columns=[*self.columns, *further]).infer_objects()
+
+
+def run_of(run: AnyRun) -> runs.Run:
+    """The run that a stage, a path or a name stands for; QilinError with the nearest name if there is none."""
+    if isinstance(run, runs.Run | runs.Stage):
+        return run if isinstance(run, runs.Run) else run.run
+    folder = Path(run) if isinstance(run, Path) or "/" in run else runs.runs_dir() / run
+    if not folder.is_dir():
+        there = [path.name for path in folder.parent.glob("*/") if path.is_dir()]
+        raise QilinError(f"there is no run '{run}'{nearest(folder.name, there)}; {folder.parent} has {there or 'none'}")
+    return runs.Run(folder)
+
+
+def ordered(models: Iterable[str]) -> list[str]:
+    """Models in the order of tables and figures: the stages, then baselines by name."""
+    models = set(models)
+    return [*(name for name in names.STAGES if name in models), *sorted(models - set(names.STAGES))]
+
+
+def name_of(scores: Mapping[str, Any], model: str) -> str:
+    """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does.
+
+    A baseline that has the name of a published row is marked "(ours)".
+    """
+    name = names.facts(scores)["names"].get(model, model)
+    return f"{name} (ours)" if name in PUBLISHED else name
+
+
+def _file(run: runs.Run, path: str) -> Path:
+    if not (run.dir / path).exists():
+        stage = path.partition("/")[0]
+        raise QilinError(f"run '{run.name}' has no {path}: run notebooks/{stage}.ipynb first")
+    return run.dir / path
+
+
+def _manifest(run: runs.Run, stage: str) -> dict[str, Any]:
+    """The manifest of a stage, {} while it is being made."""
+    return run.manifest(stage) if run.finished(stage) else {}
+
+
+# --- 06: scores and records -------------------------------------------------------------------------------------------
+
+
+def scored(scores: Mapping[str, Any], digest: str = "", only: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+    """Every score of a scores.json, one row each, without `run` and `seed`.
+
+    `digest` is that of stage 06, `only` the benchmarks that are wanted, none = all.
+    """
+    compared = set(names.facts(scores)["as_paper"])
+    theirs = {(table.benchmark, row.ours): row for table in paper.TABLES.values() for row in table.rows if row.ours}
+    for benchmark, protocol, model, entry in entries(scores):
+        if not only or benchmark in only:
+            path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
+            asked = {"benchmark": benchmark, "protocol": protocol, "model": model, "name": name_of(scores, model)}
+            row = theirs.get((benchmark, model)) if model in compared else None
+            for place, summary in leaves(entry):
+                cell = row.known.get(place[-1]) if row and len({*place} - {"lora"}) == 1 else None
+                yield {
+                    **asked,
+                    **_grouped(place),
+                    **{name: summary.get(name) for name in ("value", "low", "high", "n")},
+                    "paper": cell and cell.value,
+                    "path": "/".join(place),
+                    "records": path,
+                    "manifest": digest,
+                }
+
+
+def entries(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """(benchmark, protocol, model, entry) of a scores.json."""
+    beside = ("released", "run", "usage", "split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
+    fixed = {name: results for name, results in scores.items() if name not in beside and isinstance(results, Mapping)}
+    for protocol, asked in (("fixed", fixed), ("released", scores.get("released", {}))):
+        for benchmark, results in asked.items():
+            yield from ((benchmark, protocol, model, results[model]) for model in ordered(results))
+
+
+def leaves(
+    entry: Mapping[str, Any], place: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """(path, summary) of every score below an entry."""
+    for name, inner in entry.items():
+        if isinstance(inner, Mapping):
+            yield from [((*place, name), inner)] if "value" in inner else leaves(inner, (*place, name))
+
+
+def at(entry: Mapping[str, Any] | None, path: str) -> Mapping[str, Any] | None:
+    """The score at a path ("parsed_only/accuracy") of a model's entry, None where there is none."""
+    found = {"/".join(place): summary for place, summary in leaves(entry or {})}
+    return found.get(path)
+
+
+def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
+    """`mapping[name]`; QilinError, naming what there is, when it has none."""
+    if name not in mapping:
+        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
+    return mapping[name]
+
+
+def _grouped(place: Sequence[str]) -> dict[str, str]:
+    """Which items a score is of, and its metric, from its path."""
+    first, last = place[0], place[-1]
+    if first in ("subjects", "categories", "groups", "options"):
+        group = place[1] if first == "groups" else {"categories": "category"}.get(first, first.removesuffix("s"))
+        return {"group": group, "part": last, "metric": "accuracy"}
+    return {"group": first if len(place) > 1 else "", "part": "/".join(place[1:-1]), "metric": last}
+
+
+def _scores(run: runs.Run) -> Iterator[dict[str, Any]]:
+    manifest = _manifest(run, "06_eval")
+    seed = manifest.get("parameters", {}).get("seed")
+    rows = scored(files.read_json(_file(run, "06_eval/scores.json")), manifest.get("digest", ""))
+    return ({"seed": seed, **row} for row in rows)
+
+
+evaluation = View(_scores, _COLUMNS["evaluation"])
+
+
+def _records(run: runs.Run, benchmark: str = "") -> Iterator[dict[str, Any]]:
+    folder = _file(run, "06_eval/scores.json").parent
+    scores = files.read_json(folder / "scores.json")
+    paths = sorted(folder.glob(f"predictions/*/{benchmark or '*'}/*.jsonl"))
+    if not paths:
+        there = sorted({path.name for path in folder.glob("predictions/*/*/")})
+        raise QilinError(f"run '{run.name}' has no records of '{benchmark}'{nearest(benchmark, there)}; it has {there}")
+    for path in paths:
+        for row in files.read_jsonl(path):
+            yield {
+                **{name: row.get(name) for name in records.columns if name not in ("name", "score")},
+                **{"benchmark": path.parts[-2], "protocol": path.parts[-3], "model": path.stem},
+                **{"name": name_of(scores, path.stem), "score": item_score(row), "run": run.name},
+                **(row.get("groups") or {}),
+            }
+
+
+records = View(_records, _COLUMNS["records"])
+"""After these columns one for each annotation of the items (department, difficulty …)."""
+
+
+def item_score(record: Mapping[str, Any]) -> float:
+    """What one record is worth, in percent: right or wrong, F1 of its entities, or ROUGE-L of its characters."""
+    if "correct" in record:
+        return 100.0 * record["correct"]
+    if "predicted" in record:
+        wanted = {(kind, text) for kind, text, *_ in json.loads(record["reference"])}
+        said = {(kind, text) for kind, text, *_ in record["predicted"]}
+        return 200.0 * len(wanted & said) / (len(wanted) + len(said)) if wanted or said else 100.0
+    words = [[metrics.tokenize(record[name], "char")] for name in ("output", "reference")]
+    return float(metrics.rouge_l(metrics.longest(*words))[0])
+
+
+# --- 01, and the trainings --------------------------------------------------------------------------------------------
+
+
+def count(value: int | Mapping[str, int]) -> int:
+    """How many, of a number or of all the numbers of a mapping."""
+    return sum(value.values()) if isinstance(value, Mapping) else value
+
+
+def _ledger(run: runs.Run) -> Iterator[dict[str, Any]]:
+    rows = files.read_json(_file(run, "01_build_chimed/ledger.json"))["sources"]
+    digest = _manifest(run, "01_build_chimed").get("digest", "")
+    tokens: dict[str, Any] = {}
+    if (path := run.dir / "02_tokenize" / "token_counts.json").exists():
+        tokens = files.read_json(path)
+    for row in rows:
+        counted = tokens.get(row["set"], {}).get(row["source"], {}).get("tokens")
+        plain = {name: row.get(name) for name in ledger.columns if name != "run"}
+        counts = {name: count(row[name]) for name in ("rejected", "deidentified")}
+        yield plain | counts | {"tokens": counted, "manifest": digest}
+
+
+ledger = View(_ledger, _COLUMNS["ledger"])
+
+
+def _training(run: runs.Run) -> Iterator[dict[str, Any]]:
+    for path in [path for stage in runs.PARENTS for path in sorted(run.folder(stage).rglob("log.jsonl"))]:
+        stage = path.relative_to(run.dir).parent.as_posix()
+        for row in files.read_jsonl(path):
+            known = {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+            yield from ({"stage": stage, "step": row["step"], "metric": name, "value": known[name]} for name in known)
+
+
+training = View(_training, _COLUMNS["training"])
+
+
+def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
+    for stage in ("03_dcpt", "04_sft", "05_dpo"):
+        if not (path := run.dir / stage / "heldout.json").exists():
+            continue
+        scores = files.read_json(path)
+        for part, entry in ({"pairs": scores} if "policy_chosen" in scores else scores).items():
+            lists = {name: values for name, values in entry.items() if isinstance(values, list)}
+            sizes = [name for name in lists if name.startswith(("tokens", "chars"))]
+            for moment in [name for name in lists if name not in (*sizes, "source", "left_out")]:
+                side = moment.rpartition("_")[2]
+                tokens = lists.get("tokens") or lists.get(f"tokens_{side}") or []
+                for item, logp in enumerate(lists[moment]):
+                    yield {
+                        **{"stage": stage, "part": part, "item": item, "moment": moment, "logp": logp},
+                        "source": lists["source"][item] if "source" in lists else None,
+                        "tokens": tokens[item] if tokens else None,
+                        "chars": lists["chars"][item] if "chars" in lists else None,
+                    }
+
+
+heldout = View(_heldout, _COLUMNS["heldout"])
+
+
+# --- several runs, two models -----------------------------------------------------------------------------------------
+
+
+def over_seeds(several: Sequence[AnyRun]) -> pd.DataFrame:
+    """Each score over runs that differ in nothing but their seed: how many runs, mean, deviation, least and largest.
+
+    `deviation` is the sample's standard deviation over runs: what another seed moves, which the interval over items of
+    one run does not know. QilinError for fewer than two runs, or names the parameter that differs.
+    """
+    found = [run_of(one) for one in several]
+    if len(found) < 2:
+        raise QilinError(f"over_seeds: {len(found)} run; nearest valid: two runs of one profile with different seeds")
+    first, *others = [_parameters(run) for run in found]
+    for run, other in zip(found[1:], others, strict=True):
+        differing = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+        if differing:
+            raise QilinError(
+                f"runs '{found[0].name}' and '{run.name}' differ in {', '.join(differing)}, not in the seed alone: "
+                "compare() sets two runs side by side"
+            )
+    frame = evaluation.frame(found)
+    if frame["seed"].nunique() < len(found):
+        raise QilinError(f"over_seeds: two of {[run.name for run in found]} have the same seed")
+    keys = ["benchmark", "protocol", "model", "name", "group", "part", "metric", "path"]
+    grouped = frame.groupby(keys, sort=False)["value"]
+    return grouped.agg(runs="count", mean="mean", deviation="std", least="min", largest="max").reset_index()
+
+
+def _parameters(run: runs.Run) -> dict[str, Any]:
+    """{stage.parameter: value} of the stages that 06 rests on, without what changes no result, and the seed."""
+    from qilin_lib.annotations import outside_key
+    from qilin_lib.schema import SECTIONS
+
+    chosen = {}
+    for stage in (*runs.PARENTS["06_eval"], "06_eval"):
+        values = runs.result_settings(run.manifest(stage)["parameters"], outside_key(SECTIONS[stage][1]))
+        chosen |= {f"{stage}.{name}": value for name, value in values.items() if name != "seed"}
+    return chosen
+
+
+def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataFrame:
+    """Item by item: `score_a`, `score_b`, `difference` and whether it is an exam's, indexed by model and id.
+
+    `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless both answered the same
+    items.
+    """
+    sides = []
+    for run, model in (side if isinstance(side, tuple) else (side, None) for side in (a, b)):
+        rows = records.frame(run, benchmark)
+        rows = rows[(rows["protocol"] == protocol) & ((rows["model"] == model) if model else True)]
+        sides.append((rows.assign(model=_label(a, b)) if model else rows).set_index(["model", "id"]))
+    models = set.intersection(*(set(side.index.get_level_values(0)) for side in sides))
+    left, right = (side[side.index.get_level_values(0).isin(models)] for side in sides)
+    different = left.index.symmetric_difference(right.index)
+    if left.empty or len(different):
+        what = f"{len(different)} items stand in one of them only" if models else "they have no model in common"
+        raise QilinError(f"compare {a} with {b} on {benchmark}, {protocol}: {what}; run 06 for both with the same caps")
+    frame = pd.DataFrame({"score_a": left["score"], "score_b": right["score"], "exam": left["correct"].notna()})
+    return frame.assign(difference=frame["score_b"] - frame["score_a"])
+
+
+def _label(a: Any, b: Any) -> str:
+    return " - ".join(side[1] if isinstance(side, tuple) else str(side) for side in (b, a))
+
+
+def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
+    """b less a on the same items: for each benchmark and model n, both means, difference with 95 % interval, and p.
+
+    `a` and `b` as in `matched`: `compare("smoke", "beta_0.3")`, `compare(("smoke", "sft"), ("smoke", "dpo"))`;
+    `benchmark`: "" = all that both have. What is compared is the column `score` of `records`. Exams: Bonett and Price,
+    exact McNemar; else bootstrap-t. p is not adjusted for the number of comparisons.
+    """
+    folders = [
+        run_of(side[0] if isinstance(side, tuple) else side).dir / "06_eval/predictions/fixed" for side in (a, b)
+    ]
+    there = set.intersection(*({path.name for path in folder.glob("*/")} for folder in folders))
+    rows = []
+    for name in [benchmark] if benchmark else sorted(there):
+        for model, items in matched(a, b, name).groupby(level=0):
+            means = {"mean_a": items["score_a"].mean(), "mean_b": items["score_b"].mean()}
+            values = [items[side].to_numpy() for side in ("score_a", "score_b")]
+            exam = items["exam"].all()
+            pair = [intervals.proportion(scores == 100) if exam else intervals.mean_of(scores) for scores in values]
+            rows.append({"benchmark": name, "model": model, **means, **intervals.paired(*pair, resamples, seed)})
+    return pd.DataFrame(rows)

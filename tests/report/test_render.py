@@ -1,0 +1,176 @@
+"""How a table is shown: text, HTML, Markdown, LaTeX and CSV; foreign text stays text in each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from wcwidth import wcswidth
+
+from qilin_lib.report import breakdowns, tables
+from qilin_lib.report.cells import ADAPTIVE, Linked, Score, score_text
+from qilin_lib.report.paper import Cell
+from qilin_lib.report.render import Table, latex_text, write_all
+
+WHOLE = Score(40.0, 346, 35.1, 45.2)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (WHOLE, "40.0 [35.1, 45.2] (n=346)"),
+        (Score(n=0), "no items"),
+        (Score(), "-"),
+        (Score(missing="not evaluated"), "not evaluated"),
+        (Score(missing="", paper=Cell(None)), "not available"),
+        (Score(missing="", paper=Cell(392_000, "text", "over 392K")), "paper over 392K"),
+        (Score(40.0, 346, 35.1, 45.2, paper=Cell(42.8, "text")), "40.0 [35.1, 45.2] (n=346); paper 42.8 (\u22122.8)"),
+        (Score(40.0, paper=Cell(None)), "40.0"),
+        (Score(-1.25, None, -2.0, 0.5, "+.2f"), "\u22121.25 [\u22122.00, +0.50]"),
+        (Score(1234.5, None, 99.96, 0.0123, ADAPTIVE), "1,234 [100, 0.0123]"),
+    ],
+)
+def test_a_score_as_words(score: Score, said: str) -> None:
+    assert str(score) == said
+    assert score_text({"value": 40.0, "n": 346, "low": 35.1, "high": 45.2}) == str(WHOLE)
+    assert score_text(None) == "not evaluated"
+
+
+def demo() -> Table:
+    cells = [["肺炎", WHOLE], ["a|b<i>", Score(missing="not available")]]
+    return Table("9", "Größe & <b>", pd.DataFrame(cells, columns=["Model", "x"], dtype=object), ["note <script>"])
+
+
+def test_text_is_aligned_with_chinese_two_columns_wide() -> None:
+    lines = demo().text().splitlines()
+    assert [wcswidth(line) for line in lines[2:4]] == [wcswidth(lines[2])] * 2
+    assert lines[3].startswith("肺炎 ") and lines[3].endswith("40.0")
+
+
+def test_html_is_escaped_and_scoped() -> None:
+    html = demo()._repr_html_()
+    assert "<script>" not in html and "<b>" not in html and "a|b&lt;i&gt;" in html
+    assert "40.0 <small>[35.1, 45.2]</small> <small>n=346</small>" in html
+
+
+def test_markdown_escapes_pipes_and_tags() -> None:
+    text = demo().markdown()
+    assert "| a\\|b&lt;i&gt; | not available |" in text and "- note &lt;script&gt;" in text
+
+
+def test_every_number_leads_to_its_records_and_manifest(scores: Any) -> None:
+    table = tables.table5(scores, "ab" * 32)
+    page = table.html("../")
+    numbers = re.findall(r'<a href="\.\./(06_eval/predictions/fixed/cmexam/(\w+)\.jsonl)" title="([^"]*)">[\d.]', page)
+    assert len(numbers) == 4 * 10 and {model for _, model, _ in numbers} == {"base", "dcpt", "sft", "dpo"}
+    assert {title for *_, title in numbers if "/sft." in title} == {
+        "06_eval/predictions/fixed/cmexam/sft.jsonl; manifest abababababab"
+    }
+    assert page.count('<a href="../06_eval/manifest.json"') == 4 * 10 + 1  # each n, and the note
+    link = "[39.0](../06_eval/predictions/fixed/cmexam/sft.jsonl) [34.0, 44.0]<br>[n=500](../06_eval/manifest"
+    assert link in table.markdown("../")
+    assert "<a " not in table.html() and "](" not in table.markdown()
+    linked = Table(
+        "", "t", pd.DataFrame([[Linked("01", "01_build/manifest.json", "x")]], columns=["Stage"], dtype=object)
+    )
+    assert '<a href="01_build/manifest.json" title="x">01</a>' in linked.html("")
+
+
+def test_the_csv_has_a_row_a_cell_with_all_parts_apart(scores: Any) -> None:
+    cells = tables.table5(scores, "ab" * 32).cells
+    assert list(cells.columns) == [
+        *["table", "model", "from", "column", "value", "low", "high", "n", "said", "paper", "paper_origin"],
+        *["difference", "paper_inside_interval", "protocol", "records", "manifest"],
+    ]
+    ours = cells[(cells["model"] == "tiny 2.3M") & (cells["column"] == "Accuracy")].iloc[0]
+    assert (ours["from"], ours["value"], ours["low"], ours["high"], ours["n"]) == ("this run", 39.0, 34.0, 44.0, 500)
+    assert (ours["protocol"], ours["records"]) == ("fixed", "06_eval/predictions/fixed/cmexam/base.jsonl")
+    theirs = cells[(cells["model"] == "Baichuan-7B") & (cells["column"] == "Accuracy")].iloc[0]
+    assert (theirs["from"], theirs["paper"], theirs["paper_origin"]) == ("paper", 33.5, "v1 abstract")
+    assert pd.isna(theirs["value"]) and cells["value"].notna().sum() == 4 * (7 + 2 + 1)
+
+
+def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> None:
+    made = [tables.table1(ledger, tokens), tables.table5(scores), breakdowns.paired_table(scores)]
+    written = write_all(made, tmp_path / "tables")
+    stems = [f"table_{stem}{suffix}" for stem in ("1", "5", "a1") for suffix in (".csv", ".md", ".tex")]
+    assert [path.name for path in written] == [*stems, "tables.txt"]
+    text = written[-1].read_text(encoding="utf-8")
+    assert "Table 5. CMExam results" in text and "Table A1" not in text
+
+
+def test_text_of_the_data_runs_nowhere(scores: Any) -> None:
+    groups = scores["cmexam"]["base"]["groups"]["department"]
+    evil = (
+        '=HYPERLINK("http://x")',
+        "[click](javascript:x) ![t](http://host/x.png)",
+        "\x1b[31m\u202etxt",
+        "\\input{x}",
+    )
+    for text in evil:
+        groups[text] = groups["眼科"]
+    table = breakdowns.group_tables(scores)[0]
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
+    assert "'=HYPERLINK" in table.csv() and "](" not in table.markdown()
+    assert r"\input" not in table.latex() and "<img" not in table.html()
+    for shown in (table.text(), table.markdown(), table.html(), table.latex()):
+        assert "\x1b" not in shown and "\u202e" not in shown
+
+
+# --- LaTeX: that TeX can read it, seen through its grammar (braces, environments, cells) ------------------------------
+
+
+def structure(source: str) -> list[int]:
+    """Cells of each row of the outer tabular; fails on unbalanced braces or environments, or an unescaped special."""
+    body = re.sub(r"\\[\\{}#$%&_~^]", "", re.sub(r"\\tabularnewline", "\0", re.sub(r"(?m)^%.*\n|%$", "", source)))
+    assert "%" not in body and "#" not in body and "~" not in body and "^" not in body.replace("$-$", "")
+    assert not re.search(r"(?<!tab:qilin)_", body)
+    assert body.count("$") % 2 == 0
+    depth, rows, cells, environments = 0, [], 1, []
+    for token in re.findall(r"\\(?:begin|end)\{\w+\}|[{}&\0]", body):
+        if token.startswith(r"\begin"):
+            environments.append(token[7:-1])
+        elif token.startswith(r"\end"):
+            assert environments.pop() == token[5:-1]
+        elif token == "&":
+            # Cells of the outer table only: inner ones have one column.
+            assert environments.count("tabular") == 1
+            cells += 1
+        elif token == "\0":
+            rows, cells = [*rows, cells], 1
+        else:
+            depth += {"{": 1, "}": -1}[token]
+            assert depth >= 0
+    assert depth == 0 and environments == []
+    return rows
+
+
+def test_special_characters_are_escaped_and_chinese_is_left() -> None:
+    assert latex_text("50 % & a_b #1 $x {y} ~ ^ \\ <z>") == (
+        r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{}z\textgreater{}"
+    )
+    assert latex_text("内科\u22121\x00\x1b\u202e") == "内科$-$1???"
+
+
+def test_every_table_has_as_many_cells_in_each_row_as_columns(scores: Any, ledger: Any, tokens: Any) -> None:
+    made = [tables.table1(ledger, tokens), tables.table5(scores), *tables.released_tables(scores)]
+    cells = ["\\", "}{", "%$&_#~^", "a\nb", "[2em]", "50 %"]
+    hostile = Table("9", "T_1 {&", pd.DataFrame([cells] * 2, columns=cells, dtype=str), ["note 100 % \\ {"])
+    for table in [*made, *breakdowns.group_tables(scores), breakdowns.paired_table(scores), hostile]:
+        assert structure(table.latex()) == [len(table.words.columns)] * (len(table.words) + 1), table.number
+
+
+def test_a_score_cell_has_its_interval_small_and_the_papers_number_below(scores: Any, run_of: Any) -> None:
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
+    text = tables.table5(scores).latex()
+    cell = r"39.0\,{\scriptsize[34.0, 44.0]}\\{\tiny n=500; paper 33.5 (+5.5)}"
+    assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{cell}\end{{tabular}}" in text
+    assert r"\label{tab:qilin-5}" in text and r"\resizebox{\linewidth}{!}{%" in text
+    department, difficulty = (table.latex().splitlines()[0] for table in breakdowns.group_tables(scores))
+    assert "xeCJK" in department and "xeCJK" not in difficulty and "booktabs,graphicx" in difficulty
