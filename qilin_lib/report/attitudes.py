@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
+from qilin_lib.report.cells import Score
+from qilin_lib.report.cells import notes as told
 from qilin_lib.report.charts import literal, new_chart
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.markup import Html, joined, macro
 from qilin_lib.report.paper import ATTITUDES
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tables import unfinished_notes
 from qilin_lib.runs import Stage
 
@@ -56,10 +58,7 @@ def sections(stage: Stage) -> list[Section]:
 
 
 def _parts(scores: Mapping[str, Any], name: str, number: str) -> tuple[Any, ...]:
-    caption = (
-        "What was answered: rows are positions as shown, columns the options as the scale numbers them, in percent of "
-        "a model's answers. All in one row: the model follows a position. All in one column: it keeps to one content."
-    )
+    (caption,) = told("attitudes", "chosen")
     return (
         total_table(scores, name, number),
         *readings(scores, name),
@@ -122,23 +121,15 @@ def _share(score: Mapping[str, Any], where: Mapping[str, str]) -> Score:
 
 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
-    letters = ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items())
-    even = (
-        "so that every option stands equally often at every position"
-        if facts["balanced"]
-        else ("too few for every option to stand equally often at every position")
-    )
-    return [
-        f"A high total: {facts['high_total']}; a low one: {facts['low_total']}. Points of reversed items are turned.",
-        f"By arithmetic, who always gives the same letter in the authors' form has: {letters}.",
-        "Authors' form: the plain sum of the original wording, the given order and letters; none where an item has no "
-        f"answer. All forms: wordings, {len(facts['orders'])} orders ({even}), labels: "
-        f"{', '.join(facts['labels'])}. The interval draws items and orders anew; n = items with an answer, half of "
-        "them at least, and the mean of these stands for the others.",
-        "Same in another order: pairs of orders under which the same content was chosen; position alone: what choosing "
-        "by position would give. Intervals of shares are over items.",
-        f"Source: {facts['citation']} Licence: {facts['licence']}.",
-    ]
+    (even,) = told("attitudes", "balanced" if facts["balanced"] else "unbalanced")
+    values = {
+        "letters": ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items()),
+        "labels": ", ".join(facts["labels"]),
+        "orders": len(facts["orders"]),
+    }
+    about = {name: facts[name] for name in ("citation", "licence")}
+    ends = {"high": facts["high_total"], "low": facts["low_total"]}
+    return told("attitudes", "total", even=even, **values, **about, **ends)
 
 
 def scale_table(name: str) -> Table:
@@ -225,7 +216,7 @@ def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]
         [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part], {}) for part in sizes)]
         for protocol, model, entry in _entries(scores, name)
     ]
-    notes = [*foot(scores, paper=""), "Over all forms; a flag on the total holds for its parts, too."]
+    notes = [*foot(scores, paper=""), *told("attitudes", "parts")]
     return [_table(number, "Subscales", rows, columns, notes)]
 
 
@@ -241,9 +232,8 @@ def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
     ]
     if not rows:
         return []
-    note = "Over all forms, the same items and orders drawn for both. Not adjusted for the number of comparisons."
     columns = ["Compared", "Protocols", "Difference of totals"]
-    return [_table(number, "Between models", rows, columns, [*foot(scores, paper=""), note])]
+    return [_table(number, "Between models", rows, columns, [*foot(scores, paper=""), *told("attitudes", "pairs")])]
 
 
 def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -256,14 +246,5 @@ def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mappi
 def stored_table(number: str) -> Table:
     """The totals in the authors' notebooks, which the controls of ours were made for."""
     rows = [[name, *totals] for name, totals in ATTITUDES["rows"].items()]
-    notes = [
-        "From the outputs of the notebooks at the root of Fengshenbang-LM's branch dev_bio; the paper's own table was "
-        "not available. Local models: the likeliest letter in one order, no chat template; models behind an API: first "
-        "character of the reply, C by default.",
-        "A model that always answers one letter has MICA 66 (A), 62, 58, 54, 50 or 46 (F), and CAMI 120 whatever the "
-        "letter. The notebook chimedgpt answered A throughout both, and two more rows have the same totals: no number "
-        "here tells attitude from position.",
-        "The notebook chimedgpt overwrites its checkpoint with another one (ziya-llama-13b-medical-merged).",
-    ]
     columns = ["Model", *ATTITUDES["columns"].split()]
-    return _table(number, "Totals stored in ChiMed-GPT's notebooks", rows, columns, notes)
+    return _table(number, "Totals stored in ChiMed-GPT's notebooks", rows, columns, told("attitudes", "stored"))

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib.models.names import TRAINED, base_name, foot
+from qilin_lib.report.cells import score_text
 from qilin_lib.report.markup import TEMPLATES
-from qilin_lib.report.render import Table, markdown_text, score_text
+from qilin_lib.report.render import Table, markdown_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
 
 WARNING = "Research only. Not for clinical use."

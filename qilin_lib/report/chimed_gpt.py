@@ -16,9 +16,11 @@ from qilin_lib.evaluate.entities import KINDS, NAMES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import tables as shared
-from qilin_lib.report.frames import ordered
+from qilin_lib.report.cells import Score
+from qilin_lib.report.cells import notes as told
+from qilin_lib.report.frames import at, ordered
 from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tables import Column, Rows
 
 ENTITIES = {"ccks2019": "CCKS-2019", "chimst": "ChiMST", "cmeee": "CMeEE-V2"}
@@ -55,7 +57,7 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     if not run:
         return []
     exams = [column for column in C1 if column.benchmark in EXAMS]
-    shares = [shared.at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
+    shares = [at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
     notes = [*shared.power(shares, "Power of the accuracies"), *_notes("about", "entities", "ceval")]
     made = [_made("C1", "ChiMed-GPT: named entities and multiple choice", C1, "results", scores, digest, notes)]
     made += [_chimed_qa(), _generation("mc", "C2b", scores, digest)]
@@ -101,8 +103,7 @@ def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
 
 def _chimed_qa() -> Table:
     columns = [Column("chimed_qa", "", heading, published=name) for name, heading in README_HEADINGS.items()]
-    ours = "Ours: the data of ChiMed are not available to us (signed contract): the published numbers stand alone."
-    notes = [ours, *_notes("about", "metrics")]
+    notes = [*told("tables", "chimed_qa"), *_notes("about", "metrics")]
     return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes)
 
 
@@ -174,13 +175,7 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     lines |= {ENTRIES[kind]: f"lines/{kind}" for kind in KINDS}
     cells = shared.across(scores, benchmark, lines, digest)
     rows = [[heading, *line] for heading, line in zip(lines, cells, strict=True)]
-    notes = [
-        *foot(scores, paper=""),
-        "F1 over distinct (type, mention) pairs of each text, by type over the texts that hold the type or are said to "
-        "hold it; of places: type, begin and end must agree. Percent, with 95 % interval and n texts.",
-        "A reply that cannot be read holds no entity, which lowers the recall. Entries: percent of all entries of all "
-        "replies; those of an unknown type and those that are not in the text are wrong predictions.",
-        "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it.",
-    ]
+    published = "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it."
+    notes = [*foot(scores, paper=""), *told("tables", "types"), published]
     content = pd.DataFrame(rows, columns=["Type", *shared.headings(scores, benchmark)], dtype=object)
     return Table(number, f"Named entities by type: {LABELS[benchmark]}", content, notes, compact=True)

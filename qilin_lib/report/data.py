@@ -21,15 +21,16 @@ from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
+from qilin_lib.report.cells import Score, notes
 from qilin_lib.report.figures import FATES
 from qilin_lib.report.frames import count
 from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 
 
-def _table(title: str, rows: list[Any], columns: Iterable[str], notes: Iterable[str] = ()) -> Table:
-    return Table("", title, pd.DataFrame(rows, columns=list(columns), dtype=object), list(notes))
+def _table(title: str, rows: list[Any], columns: Iterable[str], about: Iterable[str] = ()) -> Table:
+    return Table("", title, pd.DataFrame(rows, columns=list(columns), dtype=object), list(about))
 
 
 def sources_table(raw: Path) -> Table:
@@ -61,16 +62,9 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     counts = [[count(row[name]) for name in names] for row in ledger["sources"]]
     rows = [[row["source"], row["set"], *line] for row, line in zip(ledger["sources"], counts, strict=True)]
     rows.append(["Total", "", *(sum(column) for column in zip(*counts, strict=True))])
-    notes = [
-        f"read = {' + '.join(FATES)}; a unit is counted in every set that its file feeds",
-        "merged: entries of a knowledge graph that went into an earlier record of the same disease (reason merged: "
-        "into that of another graph; repeated: the graph had it before)",
-        "substring: characters cut out of kept records, because an earlier record has them word for word",
-        "deidentified: placeholders put into kept records",
-        *(f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()),
-    ]
+    about = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
     columns = ["Dataset", "Set", *names[:-2], "substring", "deidentified"]
-    return _table("Ledger", rows, columns, notes)
+    return _table("Ledger", rows, columns, [*notes("data", "ledger", fates=" + ".join(FATES)), *about])
 
 
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
@@ -107,23 +101,21 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
         + [rules.get(source, {}).get(rule, 0) for rule in RULES]
         for source, found in hits.items()
     ]
-    notes = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
+    told = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
     if missing:
-        notes.append(f"not compared, because the raw folder does not have them: {', '.join(missing)}")
+        told.append(f"not compared, because the raw folder does not have them: {', '.join(missing)}")
     if unread:
-        notes.append(
+        told.append(
             "not compared, because their folders are there but nothing in them was read as a test item: "
             + ", ".join(unread)
         )
     fate = "kept all the same (decontaminate: report)" if decontaminate == "report" else "left out of every set"
-    notes.append(
-        f"a record is counted once, for the item that matches it best, and {fate}; sources without hit: no row"
-    )
+    told += notes("data", "compared_with", fate=fate)
     if not decontaminate:
         rows = [["Total", *[Score(missing="not counted")] * (len(there) + 1 + len(RULES))]]
-        notes = ["decontaminate: false: nothing was compared"]
+        told = ["decontaminate: false: nothing was compared"]
     columns = ["Dataset", *there, "all", *(f"by {rule}" for rule in RULES)]
-    return _table("Training records that held a benchmark item", rows, columns, notes)
+    return _table("Training records that held a benchmark item", rows, columns, told)
 
 
 def _with_total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
@@ -141,8 +133,7 @@ def leak_recall_table(rows: Iterable[Recall]) -> Table:
         each = [_share(row.found, row.made) if (row := found.get(name)) else Score() for name in there]
         total = _share(*(sum(getattr(row, name) for row in found.values()) for name in ("found", "made")))
         lines.append([kind, *each, total])
-    notes = ["made by chimed/leaks.py of the items in this raw folder, judged as the build judges its records"]
-    return _table("Leaks that decontamination finds", lines, ["Kind of leak", *there, "all"], notes)
+    return _table("Leaks that decontamination finds", lines, ["Kind of leak", *there, "all"], notes("data", "recall"))
 
 
 def dropped_table(path: Path, each: int = 2) -> Table:
@@ -190,15 +181,8 @@ def deid_score_table(rows: Iterable[Row]) -> Table:
             _share(row.covered, row.labelled),
         )
         cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
-    notes = [
-        "percent, with Wilson 95 % interval and n: precision of what was replaced, recall of what is labelled",
-        "F1 = 2J / (1 + J) for J, the share of right spans among all that are labelled or replaced; its interval is "
-        "Wilson's for J, put through the same formula",
-        "a span is right when its type and both its borders are; covered: every labelled character was replaced, "
-        "whatever the type",
-    ]
     columns = ["Type", "labelled", "precision", "recall", "F1", "covered"]
-    return _table("De-identification on labelled sentences", cells, columns, notes)
+    return _table("De-identification on labelled sentences", cells, columns, notes("data", "rules"))
 
 
 def _share(right: int, trials: int) -> Score:

@@ -19,11 +19,11 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report import charts
 from qilin_lib.report.annotations import COLUMNS, figure_label
+from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
+from qilin_lib.report.breakdowns import group_values
 from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Rows, interval_plot, line, literal, new_chart, quiet
 from qilin_lib.report.frames import count, name_of, ordered
 from qilin_lib.report.paper import PaperTable
-from qilin_lib.report.tables import CATEGORIES as CATEGORY_NAMES
-from qilin_lib.report.tables import group_values
 
 FATES = {
     "kept": "#0072b2",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib import files, runs
+from qilin_lib import files, runs, strict_yaml
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import intervals, metrics, store
 from qilin_lib.models import names
@@ -22,13 +22,7 @@ from qilin_lib.report import paper
 
 PUBLISHED = {*paper.CHIMED_GPT["results"]} | {row.label for n in (4, 5, 6) for row in paper.TABLES[n].rows}
 AnyRun = runs.Run | runs.Stage | Path | str
-_WHERE = {"run": "name of the run", "records": "file of the run that the number is made of"}
-_ASKED = {
-    "benchmark": "ceval, cmexam, huatuo, or a further one",
-    "protocol": "fixed: ours; released: the authors'",
-    "model": "base, dcpt, sft, dpo, or a baseline",
-    "name": "what tables call the model: its base and stages",
-}
+_COLUMNS = strict_yaml.read(Path(__file__).with_name("frames.yaml"))
 
 
 @dataclass(frozen=True)
@@ -133,6 +127,19 @@ def leaves(
             yield from [((*place, name), inner)] if "value" in inner else leaves(inner, (*place, name))
 
 
+def at(entry: Mapping[str, Any] | None, path: str) -> Mapping[str, Any] | None:
+    """The score at a path ("parsed_only/accuracy") of a model's entry, None where there is none."""
+    found = {"/".join(place): summary for place, summary in leaves(entry or {})}
+    return found.get(path)
+
+
+def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
+    """`mapping[name]`; QilinError, naming what there is, when it has none."""
+    if name not in mapping:
+        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
+    return mapping[name]
+
+
 def _grouped(place: Sequence[str]) -> dict[str, str]:
     """Which items a score is of, and its metric, from its path."""
     first, last = place[0], place[-1]
@@ -149,24 +156,7 @@ def _scores(run: runs.Run) -> Iterator[dict[str, Any]]:
     return ({"seed": seed, **row} for row in rows)
 
 
-evaluation = View(
-    _scores,
-    {"run": _WHERE["run"], "seed": "seed of the run"}
-    | _ASKED
-    | {
-        "group": 'what the score is a part by: subject, category, department, types … ("" = the whole benchmark)',
-        "part": "which subject, department …",
-        "metric": "accuracy, bleu_1 …; of group variants the metric code",
-        "value": "percent",
-        "low": "lower end of the 95 % interval over items",
-        "high": "upper end",
-        "n": "items",
-        "paper": "the paper's number of the same stage, if our base is the paper's",
-        "path": "where the score stands in a model's entry of scores.json",
-        "records": _WHERE["records"],
-        "manifest": "digest of the stage",
-    },
-)
+evaluation = View(_scores, _COLUMNS["evaluation"])
 
 
 def _records(run: runs.Run, benchmark: str = "") -> Iterator[dict[str, Any]]:
@@ -186,25 +176,7 @@ def _records(run: runs.Run, benchmark: str = "") -> Iterator[dict[str, Any]]:
             }
 
 
-records = View(
-    _records,
-    {"run": _WHERE["run"]}
-    | _ASKED
-    | {
-        "id": "which item",
-        "subject": "its subject (C-Eval, CMMLU)",
-        "gold": "the right letters",
-        "prediction": "the letters that were read",
-        "correct": "whether they are the same",
-        "score": "0 or 100 of an exam; F1 of the entities; else ROUGE-L of characters; percent",
-        "finish": "how the reply ended",
-        "shots": "examples in the prompt",
-        "truncated": "whether the prompt was cut",
-        "output": "what the model wrote",
-        "reference": "what was wanted",
-        "prompt": "what it was asked",
-    },
-)
+records = View(_records, _COLUMNS["records"])
 """After these columns one for each annotation of the items (department, difficulty …)."""
 
 
@@ -241,28 +213,7 @@ def _ledger(run: runs.Run) -> Iterator[dict[str, Any]]:
         yield plain | counts | {"tokens": counted, "manifest": digest}
 
 
-ledger = View(
-    _ledger,
-    {
-        "run": _WHERE["run"],
-        "set": "cpt, sft, dpo, general, or eval",
-        "source": "folder of the raw data",
-        "licence": "its licence",
-        "read": "units read; the sum of the next six",
-        "kept": "records kept",
-        "rejected": "could not be used",
-        "duplicate": "near-duplicates of an earlier record",
-        "contaminated": "held a test item",
-        "excluded": "left out by a parameter",
-        "merged": "went into an earlier record of the same disease",
-        "substring_chars": "characters cut out as repeated substrings",
-        "deidentified": "placeholders put in",
-        "bytes_kept": "UTF-8 bytes of the records kept",
-        "chars_kept": "their characters",
-        "tokens": "their tokens, once 02 has counted them",
-        "manifest": "digest of the stage",
-    },
-)
+ledger = View(_ledger, _COLUMNS["ledger"])
 
 
 def _training(run: runs.Run) -> Iterator[dict[str, Any]]:
@@ -273,16 +224,7 @@ def _training(run: runs.Run) -> Iterator[dict[str, Any]]:
             yield from ({"stage": stage, "step": row["step"], "metric": name, "value": known[name]} for name in known)
 
 
-training = View(
-    _training,
-    {
-        "run": _WHERE["run"],
-        "stage": "03_dcpt, 04_sft, 05_dpo, 08_rlhf/reward, 08_rlhf/rl …",
-        "step": "optimizer step",
-        "metric": "loss, learning_rate, rewards/margins …",
-        "value": "as logged",
-    },
-)
+training = View(_training, _COLUMNS["training"])
 
 
 def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
@@ -305,20 +247,7 @@ def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
                     }
 
 
-heldout = View(
-    _heldout,
-    {
-        "run": _WHERE["run"],
-        "stage": "03_dcpt, 04_sft, 05_dpo",
-        "part": "medical, general; pairs of 05",
-        "item": "number of the text or pair",
-        "source": "where it comes from (04)",
-        "moment": "before, after; of pairs: policy_chosen, reference_rejected …; unquantised_…: without NF4",
-        "tokens": "its tokens",
-        "chars": "its characters (03)",
-        "logp": "sum of its log-probabilities, nats",
-    },
-)
+heldout = View(_heldout, _COLUMNS["heldout"])
 
 
 # --- several runs, two models -----------------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.names import accepted
+from qilin_lib.report.cells import Linked
 from qilin_lib.report.charts import png, svg
 from qilin_lib.report.markup import STYLE, TEMPLATES, Html, escape, render
-from qilin_lib.report.render import Linked, Table
+from qilin_lib.report.render import Table
 
 WARNING = "Research only, not for clinical use."
 LARGEST = 5_000_000

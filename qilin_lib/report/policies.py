@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
+from qilin_lib.report.cells import Score, notes
 from qilin_lib.report.charts import line, literal, looks, new_chart, quiet
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.markup import Box, Html, joined, macro
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 from qilin_lib.train.fit import read_log
 
@@ -54,22 +55,9 @@ def _cell(compared: Mapping[str, Any], name: str, metric: str, digest: str) -> S
 
 
 def _notes(compared: Mapping[str, Any]) -> list[str]:
-    told = compared["settings"]
-    limit = told["max_new_tokens"]
-    return [
-        *foot(compared, paper=""),
-        f"{told['questions']} held-out questions of ChiMed-DPO, the same for every policy, at most {limit} new tokens; "
-        f"{told['too_long']} questions too long for the context are left out. All records: 08_rlhf/policies.json.",
-        "The reward model judges what was trained on it (rejection sampling, RL) or on the same preferences (DPO): a "
-        "higher reward alone is no better answer. Read it beside KL, length, repetition and the answers.",
-        "BLEU and ROUGE: the greedy answer against the preferred one, tokenisation "
-        f"{told['tokenisation']}; BLEU over all answers, ROUGE as their mean. Repetition: share of character 4-grams "
-        "that occurred before in the answer (seq-rep-4). Cut: no end token within the limit.",
-        "KL: divergence of the policy from SFT over the whole vocabulary at every position of an answer sampled from "
-        "the policy at temperature 1, its end included. A token: all nats by all positions; an answer: mean of the "
-        "sums. SFT's own is 0 by definition.",
-        f"Power, cut answers: {power_note(told['questions'])}.{_reward_power(compared)}",
-    ]
+    about = notes("policies", "comparison", **compared["settings"])
+    power = f"Power, cut answers: {power_note(compared['settings']['questions'])}.{_reward_power(compared)}"
+    return [*foot(compared, paper=""), *about, power]
 
 
 def _reward_power(compared: Mapping[str, Any]) -> str:
@@ -96,12 +84,8 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
         for row in compared["paired"]
     ]
     frame = pd.DataFrame(rows, columns=["Model", "Metric", "less SFT", "p", "p, Holm"], dtype=object)
-    notes = [
-        *foot(compared, paper=""),
-        f"Paired over questions; Holm's correction over the {len(rows)} rows. p below 0.05 after it: told from SFT.",
-        "KL is not tested: it is 0 for SFT by definition, and above 0 for every other model.",
-    ]
-    return Table("", "Differences from SFT", frame, notes, compact=True)
+    about = [*foot(compared, paper=""), *notes("policies", "differences", count=len(rows))]
+    return Table("", "Differences from SFT", frame, about, compact=True)
 
 
 def _p(value: float | None) -> Score:

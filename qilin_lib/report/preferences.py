@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files
+from qilin_lib.report.cells import Score, notes
 from qilin_lib.report.markup import Box, Html, card, joined, macro
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 from qilin_lib.report.training import NOTHING, mean_interval
 
@@ -47,16 +48,10 @@ def behaviour_table(behaviour: Mapping[str, Any], parameters: Any) -> Table | Ht
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
         means = [Score(float(side.mean())) if len(side) else NOTHING for side in (before, after)]
         rows.append([name, *means, mean_interval(after - before, parameters, "+.1f")])
-    count = len(behaviour["policy"]["texts"])
-    notes = [
-        f"greedy answers to {count} held-out prompts, at most {behaviour['max_new_tokens']} tokens; cut = no end token "
-        "by then",
-        "repetition: share of character 4-grams that occurred before in the same answer (seq-rep-4, Welleck et al. "
-        "2020)",
-    ]
+    about = notes("training", "behaviour", count=len(behaviour["policy"]["texts"]), limit=behaviour["max_new_tokens"])
     name = method_name(behaviour)
     content = pd.DataFrame(rows, columns=["Metric", "SFT", name, f"{name} - SFT"], dtype=object)
-    return Table("", f"Answers before and after {name}", content, notes)
+    return Table("", f"Answers before and after {name}", content, about)
 
 
 def method_name(made: Mapping[str, Any]) -> str:

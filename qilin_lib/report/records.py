@@ -17,11 +17,12 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.further import MAKERS
 from qilin_lib.evaluate.task import FIXED, RELEASED
+from qilin_lib.report.breakdowns import no_subjects
+from qilin_lib.report.cells import Score
 from qilin_lib.report.figures import subject_accuracy
 from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.markup import Box, Html, card, macro
-from qilin_lib.report.render import Score, Table
-from qilin_lib.report.tables import no_subjects
+from qilin_lib.report.render import Table
 
 PROTOCOLS = (FIXED, RELEASED)
 LETTERS = ("A", "B", "C", "D", "E")

@@ -24,102 +24,15 @@ from wcwidth import wcswidth, wrap
 
 from qilin_lib.errors import visible
 from qilin_lib.files import write_text
+from qilin_lib.report.cells import Linked, Score
 from qilin_lib.report.markup import TEMPLATES, Html, escape, render
 from qilin_lib.report.paper import UNKNOWN, Cell
 
 WIDTH = 120  # columns of a terminal
 OPEN_NOTES = 4  # under a table; the others are folded
-ADAPTIVE = "adaptive"  # three digits, from 100 on none behind the point
 # Texts that say "there is no number here" and are shown in grey.
 ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not counted", "-")
 _PATH = re.compile(r"\b\d\d_[a-z_]+(?:/[\w.-]+)*/[\w-]+\.jsonl?\b")
-
-
-class Linked(str):
-    """A text that leads to the file of the run that it was read from."""
-
-    path: str
-    title: str
-
-    def __new__(cls, text: str, path: str, title: str = "") -> Linked:
-        made = super().__new__(cls, text)
-        made.path, made.title = path, title
-        return made
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number of ours with 95 % interval and n, the paper's beside it, and where ours comes from.
-
-    `missing` is said in place of a value, "" says nothing; `form` is a format specification, or ADAPTIVE; `paper` is
-    None where the paper has no such row or column; `model` is the name of the model, `manifest` the digest of the stage
-    that wrote `records`.
-    """
-
-    value: float | None = None
-    n: int | None = None
-    low: float | None = None
-    high: float | None = None
-    form: str = ".1f"
-    missing: str = "-"
-    paper: Cell | None = None
-    model: str = ""
-    protocol: str = ""
-    records: str = ""
-    manifest: str = ""
-
-    @property
-    def difference(self) -> float | None:
-        """Ours less the paper's, None unless there are both."""
-        known = self.value is not None and self.paper is not None and self.paper.value is not None
-        return self.value - self.paper.value if known else None
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether the paper's number lies inside our interval, None unless there are both."""
-        if self.difference is None or self.low is None:
-            return None
-        return self.low <= self.paper.value <= self.high
-
-    def parts(self) -> dict[str, str]:
-        """What the cell says: value, interval, n, paper; a part that does not apply is missing."""
-        told = {"value": "no items" if self.n == 0 else self.missing} if self.n == 0 or self.missing else {}
-        if self.value is not None:
-            told = {"value": _digits(self.value, self.form)}
-            if self.low is not None:
-                told["interval"] = f"[{_digits(self.low, self.form)}, {_digits(self.high, self.form)}]"
-            if self.n is not None:
-                told["n"] = f"n={self.n}"
-        if self.paper is not None:
-            told["paper"] = paper = self.paper.text
-            if self.difference is not None:
-                told["paper"] = f"{paper} ({_digits(self.difference, '+,' + self.form.lstrip('+,'))})"
-            if told["paper"] != UNKNOWN or "value" in told:
-                told["paper"] = f"paper {told['paper']}"
-        return told or {"value": "-"}
-
-    def __str__(self) -> str:
-        told = self.parts()
-        if "value" in told and told.get("paper") == f"paper {UNKNOWN}":
-            del told["paper"]  # on one line it would hide the numbers
-        n = f"({told['n']})" if "n" in told else ""
-        ours = " ".join(filter(None, (told.get("value"), told.get("interval"), n)))
-        return "; ".join(filter(None, (ours, told.get("paper"))))
-
-    @property
-    def source(self) -> str:
-        """What a reader sees who points at the number."""
-        return f"{self.records}; manifest {self.manifest[:12] or 'not written yet'}"
-
-    @property
-    def stage_manifest(self) -> str:
-        """The manifest of the stage that wrote the records."""
-        return f"{self.records.partition('/')[0]}/manifest.json"
-
-
-def score_text(score: dict[str, Any] | None, form: str = ".1f") -> str:
-    """A summary of scores.json as "40.0 [35.1, 45.2] (n=346)"; "no items" for n = 0, "not evaluated" for None."""
-    return str(Score(**(score or {}), form=form, missing="not evaluated"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -254,14 +167,6 @@ def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../")
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
-
-
-def _digits(value: float, form: str) -> str:
-    if form == ADAPTIVE:
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    text = format(value, form)
-    # Of a difference the minus is a real one: a hyphen is easily overlooked.
-    return text.replace("-", "\u2212") if form.startswith("+") else text
 
 
 def _word(cell: Any) -> str:

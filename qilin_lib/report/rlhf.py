@@ -18,8 +18,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import charts
+from qilin_lib.report.cells import Score, notes
 from qilin_lib.report.markup import Box, Html, joined
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
 
 CURVE_COLOUR = charts.COLOURS["sft"]
@@ -39,16 +40,9 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
         margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
         rows.append([name, share["n"], _percent(share), ties, margin])
-    n = len(scores["chosen"])
-    notes = [
-        "a pair is right if its chosen answer has the larger reward; equal rewards count as wrong, so guessing reaches "
-        "50 and a model without any preference 0",
-        power_note(n),
-        "accuracy on pairs of the kind it was trained on: it says how well these preferences were learned, not whether "
-        "they are good medicine",
-    ]
+    about = notes("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
     columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
-    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns, dtype=object), notes)
+    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Table:
@@ -57,14 +51,9 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
     named = (("expected calibration error", "ece", None), ("Brier score", "brier", 0.25))
     named += (("log loss, nats", "log_loss", math.log(2)),)
     rows = [[name, _number(calibration[key]), Score(level, form=".3f")] for name, key, level in named]
-    notes = [
-        "of σ(r(chosen) - r(rejected)), the stated chance that the chosen answer is preferred; smaller is better; 95 % "
-        f"intervals by bootstrap over {calibration['n']:,} pairs",
-        f"calibration error over {len(calibration['bins'])} bins; on few pairs it is biased upward, and that of a "
-        "calibrated model is above 0 too",
-    ]
+    about = notes("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
     columns = ["Metric", "value", "always one half"]
-    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), notes)
+    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
 
 def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
@@ -140,15 +129,9 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         )
     columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
     columns += ["best preferred, percent", "all alike"]
-    notes = [
-        "best preferred: the chance, as the reward model states it, that the best of the K answers is preferred to "
-        "another one of them, σ(r(best) - r(other)); 50 = the choice changes nothing",
-        "all alike: questions whose K answers all have the same reward, so that there was nothing to choose",
-        "an answer without a visible character ranks below all others; the judge is the model that training will "
-        "please, so a gain here is no proof of better answers",
-    ]
+    about = notes("rlhf", "pool")
     content = pd.DataFrame(rows, columns=columns, dtype=object)
-    return Table("", "Rejection sampling: rewards of the pool", content, notes)
+    return Table("", "Rejection sampling: rewards of the pool", content, about)
 
 
 def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:

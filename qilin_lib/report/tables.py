@@ -13,21 +13,19 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import frames
-from qilin_lib.report.annotations import COLUMNS, ENGLISH
-from qilin_lib.report.frames import count, name_of, ordered
-from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, ExternalTable, PaperTable, Row
-from qilin_lib.report.render import Score, Table, score_text
+from qilin_lib.report.cells import Score, score_text
+from qilin_lib.report.cells import notes as told
+from qilin_lib.report.frames import at, count, key, name_of, ordered
+from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, PaperTable, Row
+from qilin_lib.report.render import Table
 
 Scores = Mapping[str, Any]
 """What `names.read_scores` returns."""
 BENCHMARKS = {"ceval": "C-Eval", "cmexam": "CMExam", "huatuo": "Huatuo-26M"}
-CATEGORIES = {"stem": "STEM", "social_science": "Social science", "humanities": "Humanities", "other": "Other"}
 # Shares of right answers; one more decimal would suggest more than a few hundred items can tell.
 SHARES = {"accuracy", "average", "average_hard", "clinical_medicine", "physician", "basic_medicine"}
 INFLATED = {
@@ -36,18 +34,13 @@ INFLATED = {
 }
 FAILURES = {"unparsed": "Unreadable", "cut": "Cut at the limit", "error": "Error"}
 """Why an answer counts as wrong or as empty though nobody judged it (evaluate.replies)."""
-AVERAGING = {
-    "ceval": "averages weigh every subject alike",
-    "cmexam": "F1 weighs each gold answer by how often it occurs, unparsed answers are wrong; BLEU over the whole "
-    "corpus, ROUGE as the mean of the items",
-    "huatuo": "BLEU over the whole corpus, the others as the mean of the items",
-}
 LEDGER, COUNTS = "01_build_chimed/ledger.json", "02_tokenize/token_counts.json"
 Digests = Mapping[str, str]
 """{stage: digest of its manifest}, empty while the stages are being made."""
 
 
-def _frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
+def frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """The content of a table: cells of any kind."""
     return pd.DataFrame(list(rows), columns=list(columns), dtype=object)
 
 
@@ -82,9 +75,9 @@ def _data_table(
         for group, label, mine, row in blocks
     ]
     rows.append(["", "Total", f"{len(entries)} sources", *_sizes(entries, counts, total, digests)])
-    columns = ["Type", "Dataset", "Our sources", "Samples", "Tokens", "Size MB"]
+    content = frame(rows, ("Type", "Dataset", "Our sources", "Samples", "Tokens", "Size MB"))
     notes = [*_ledger_notes(entries, counts, tokens, digests), *paper_notes(table)]
-    return Table(str(table.number), table.title, _frame(rows, columns), notes)
+    return Table(str(table.number), table.title, content, notes)
 
 
 def _owner(table: PaperTable, entry: Mapping[str, Any]) -> Row | None:
@@ -116,16 +109,14 @@ def _sizes(
 def _ledger_notes(
     entries: Sequence[Mapping[str, Any]], counts: Mapping[str, Any], tokens: Mapping[str, Any], digests: Digests
 ) -> list[str]:
-    def stamp(stage: str) -> str:
-        return f" ({stage}/manifest.json {digests[stage][:12]})" if stage in digests else ""
-
+    stamp = {stage: f" ({stage}/manifest.json {digest[:12]})" for stage, digest in digests.items()}
     fates = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
     total = {name: sum(count(entry[name]) for entry in entries) for name in ("read", *fates, "substring_chars")}
     notes = [
-        f"Our samples and sizes: {LEDGER}{stamp('01_build_chimed')}; MB = 10^6 bytes of UTF-8. Read "
+        f"Our samples and sizes: {LEDGER}{stamp.get('01_build_chimed', '')}; MB = 10^6 bytes of UTF-8. Read "
         f"{total['read']:,} = {' + '.join(f'{name} {total[name]:,}' for name in fates)}; "
         f"{total['substring_chars']:,} characters were cut out of kept records as repeated substrings.",
-        f"Our tokens: {COUNTS}{stamp('02_tokenize')}, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
+        f"Our tokens: {COUNTS}{stamp.get('02_tokenize', '')}, tokenizer {tokens.get('tokenizer', 'not recorded')}.",
     ]
     elsewhere = [f"{entry['source']} {entry['elsewhere']:,}" for entry in entries if entry.get("elsewhere")]
     if elsewhere:
@@ -182,7 +173,7 @@ def by_model(columns: Sequence[Column], rows: Rows, scores: Scores, digest: str)
         papers = [None if beside is None else _published(beside, column) for column in columns]
         cells = [find(model, column, paper) for column, paper in zip(columns, papers, strict=True)]
         body.append([name_of(scores, model), "this run", *cells])
-    return _frame(body, ["Model", "From", *(column.heading for column in columns)])
+    return frame(body, ["Model", "From", *(column.heading for column in columns)])
 
 
 def _published(cells: Mapping[str, Cell], column: Column) -> Cell | None:
@@ -314,15 +305,9 @@ def _notes(
         *(cut_notes(scores, benchmark) if fixed else []),
     ]
     if any(column.path.startswith("parsed_only") for column in columns):
-        notes.append(
-            "Parsed rows only: answers that could not be read are left out of numerator and denominator, as CMExam's "
-            "own evaluation does; it flatters a model that often gives no answer. Everywhere else they count as wrong."
-        )
+        notes += told("tables", "parsed_only")
     if fixed and benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
-        notes.append(
-            "The items of this run carry no annotations (only CMExam's test_with_annotations.csv does): no break-down "
-            "by department, disease group, competency, discipline or difficulty."
-        )
+        notes += told("tables", "no_groups")
     return [*notes, *power(at(e, c.path) for e in results.values() for c in columns if c.path.split("/")[-1] in SHARES)]
 
 
@@ -339,7 +324,7 @@ def _settings(benchmark: str, scores: Scores, protocol: str) -> str:
     if protocol == "fixed":
         parts.append(f"scoring {of('scoring')}")
         parts += [] if benchmark == "ceval" else [f"tokenisation of BLEU and ROUGE {of('tokenisation')}"]
-        parts.append(AVERAGING[benchmark])
+        parts += told("tables", benchmark)
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     return f"Ours: {'; '.join(parts)}. Percent, with 95 % interval and n."
 
@@ -372,150 +357,7 @@ def paper_notes(table: PaperTable) -> list[str]:
     return [f'{lead}"{UNKNOWN}" = stated neither in the text nor in the abstracts we have.', *table.notes]
 
 
-# --- below Tables 4-6 -------------------------------------------------------------------------------------------------
-
-
-def category_table(scores: Scores, digest: str = "") -> Table:
-    """C-Eval by the four categories of its site, a row per model. `digest` is that of stage 06."""
-    results = key(scores, "ceval", "scores.json")
-    # Subjects that C-Eval does not know (mapping.json may add some) are a column only where there are any.
-    extra = [NO_CATEGORY] if any(NO_CATEGORY in entry.get("categories", {}) for entry in results.values()) else []
-    columns = [
-        Column("ceval", f"categories/{name}", title, ".1f")
-        for name, title in (CATEGORIES | dict(zip(extra, extra, strict=True))).items()
-    ]
-    content = by_model(columns, Rows({}, "", ordered(results)), scores, digest).drop(columns="From")
-    note = "Mean of the category's subjects, every subject with the same weight; percent, with 95 % interval and n."
-    notes = [note if results else "C-Eval was not evaluated in this run.", "The paper gives no numbers by category."]
-    return Table("4c", "C-Eval by category", content, [*names.foot(scores), *notes])
-
-
-def no_subjects(scores: Scores) -> str:
-    """Why there is no figure of C-Eval by subject, in a sentence; "" where there is one."""
-    results = scores["ceval"]
-    if not results:
-        return "C-Eval by subject: C-Eval was not evaluated in this run."
-    if any(score["n"] for entry in results.values() for score in entry["subjects"].values()):
-        return ""
-    return "C-Eval by subject: no item of this run has a public answer (the test split's are not), so none is drawn."
-
-
-def group_tables(scores: Scores, digest: str = "") -> list[Table]:
-    """CMExam's accuracy by each annotation column: a row per value, the commonest first, a column per model.
-
-    Empty where the items carry no annotations: a note of Table 5 says so then.
-    """
-    results = key(scores, "cmexam", "scores.json")
-    found = {column for entry in results.values() for column in entry.get("groups", {})}
-    columns = [*(c for c in COLUMNS if c in found), *sorted(found - set(COLUMNS))]
-    return [_group_table(scores, column, letter, digest) for column, letter in zip(columns, "abcdefgh", strict=False)]
-
-
-def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
-    """{value: items} of an annotation column over all models, the commonest first, items without a value last."""
-    counts: dict[str, int] = {}
-    for entry in results.values():
-        for value, score in entry.get("groups", {}).get(column, {}).items():
-            counts[value] = max(counts.get(value, 0), score["n"])
-    return dict(sorted(counts.items(), key=lambda pair: (pair[0] == NOT_ANNOTATED, -pair[1], pair[0])))
-
-
-def _group_table(scores: Scores, column: str, letter: str, digest: str) -> Table:
-    values = group_values(scores["cmexam"], column)
-    english = any(value in ENGLISH for value in values)
-    cells = across(scores, "cmexam", {value: f"groups/{column}/{value}" for value in values}, digest)
-    rows = [
-        [str(number), value, *([ENGLISH.get(value, "-")] if english else []), *line]
-        for number, (value, line) in enumerate(zip(values, cells, strict=True), start=1)
-    ]
-    columns = ["No.", "Group", *(["English"] if english else []), *headings(scores, "cmexam")]
-    notes = [*names.foot(scores), f"Percent, with 95 % interval and n.{' The English names are ours.' * english}"]
-    title = f"CMExam by {COLUMNS.get(column, column)}: accuracy"
-    return Table(f"5{letter}", title, _frame(rows, columns), notes, compact=True)
-
-
-def variant_table(scores: Scores, digest: str = "") -> Table:
-    """Huatuo-26M: the same answers under other metric code, a row per variant, a column per model."""
-    results = key(scores, "huatuo", "scores.json")
-    variants = dict.fromkeys(name for model in ordered(results) for name in results[model].get("variants", {}))
-    cells = across(scores, "huatuo", {name: f"variants/{name}" for name in variants}, digest, ".2f")
-    rows = ([name, *line] for name, line in zip(variants, cells, strict=True))
-    content = _frame(rows, ["Variant", *headings(scores, "huatuo")])
-    notes = [
-        "One set of answers, measured by the code that each name says (metric, package, level, tokens). Which of them "
-        "the paper and Huatuo-26M used is not known; numbers of two rows must not be compared.",
-        "Percent, with 95 % interval and n where they were computed.",
-    ]
-    if not variants:
-        notes = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
-    title = "Huatuo-26M: the same answers, other metric code"
-    return Table("6v", title, content, [*names.foot(scores), *notes], compact=True)
-
-
-def paired_table(scores: Scores) -> Table:
-    """Differences between models on the same items, from the "paired" list of scores.json."""
-    rows = []
-    for pair in key(scores, "paired", "scores.json"):
-        later, earlier = (name_of(scores, pair[model]) for model in ("model_b", "model_a"))
-        gap = Score(pair["difference"], pair["n"], pair["low"], pair["high"], "+.2f")
-        tests = [Score(pair.get(name), form=".3g") for name in ("p", "p_adjusted")]
-        rows.append([pair["benchmark"], pair["metric"], f"({later}) \u2212 ({earlier})", gap, *tests])
-    columns = ["Benchmark", "Metric", "Compared", "Difference, points", "p", "p, Holm"]
-    notes = [
-        "Stages that follow each other, the first and the last, each baseline and the last; differences on the same "
-        "items with 95 % interval; one that holds 0 shows no difference.",
-        f"p: exact McNemar for proportions, paired bootstrap for the rest; adjusted after Holm (1979) for the "
-        f"{len(rows)} comparisons of this run. From 06_eval/scores.json.",
-    ]
-    if not rows:
-        notes = ["Nothing to compare: fewer than two models answered the same benchmark."]
-    title = "Paired differences between models"
-    return Table("A1", title, _frame(rows, columns), [*names.foot(scores), *notes], compact=True)
-
-
-def usage_table(scores: Scores) -> Table | None:
-    """Requests, tokens and cost of models behind an endpoint; None where the run asked none."""
-    usage = scores.get("usage", {})
-    if not usage:
-        return None
-    counted = list(dict.fromkeys(name for counts in usage.values() for name in counts))
-    rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in counted)] for m, counts in sorted(usage.items())]
-    notes = ["Answers from the cache cost nothing; cost is in the currency of the profile's prices, if it gives any."]
-    content = _frame(rows, ["Model", *(name.replace("_", " ") for name in counted)])
-    return Table("", "Requests to endpoints", content, [*names.foot(scores), *notes])
-
-
-def _amount(value: float | None) -> Score:
-    return Score(value, form=",.4f" if isinstance(value, float) else ",", missing="not known")
-
-
-def external_table(table: ExternalTable, number: str) -> Table:
-    """Another project's table as it printed it, labelled with its origin; numbered by the caller ("5a")."""
-    # As printed: every column with as many decimals as its longest number ("16.90", not "16.9").
-    printed = zip(*table.rows.values(), strict=True)
-    decimals = [max(len(str(v).partition(".")[2]) for v in column if v is not None) for column in printed]
-    rows = [
-        [name, "external", *(Score(v, form=f".{d}f") for v, d in zip(values, decimals, strict=True))]
-        for name, values in table.rows.items()
-    ]
-    notes = [f"Origin: {table.origin}.", "Metric code differs from ours: compare within this table only."]
-    return Table(number, table.title, _frame(rows, ["Model", "From", *table.columns]), notes)
-
-
-# --- notes and look-ups -----------------------------------------------------------------------------------------------
-
-
-def at(entry: Mapping[str, Any] | None, path: str) -> Mapping[str, Any] | None:
-    """The score at a path ("parsed_only/accuracy") of a model's entry, None where there is none."""
-    found = {"/".join(place): summary for place, summary in frames.leaves(entry or {})}
-    return found.get(path)
-
-
-def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
-    """`mapping[name]`; QilinError, naming what there is, when it has none."""
-    if name not in mapping:
-        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
-    return mapping[name]
+# --- notes ------------------------------------------------------------------------------------------------------------
 
 
 def failure_notes(results: Mapping[str, Any], scores: Scores) -> list[str]:

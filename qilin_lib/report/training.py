@@ -11,8 +11,9 @@ import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
+from qilin_lib.report.cells import ADAPTIVE, Score, notes
 from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import ADAPTIVE, Score, Table
+from qilin_lib.report.render import Table
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Trained
 from qilin_lib.train import one_stage
@@ -36,8 +37,8 @@ FACTS = {
 }
 
 
-def _table(title: str, rows: Iterable[Sequence[Any]], columns: Sequence[str], notes: Iterable[str] = ()) -> Table:
-    return Table("", title, pd.DataFrame(list(rows), columns=list(columns), dtype=object), list(notes))
+def _table(title: str, rows: Iterable[Sequence[Any]], columns: Sequence[str], about: Iterable[str] = ()) -> Table:
+    return Table("", title, pd.DataFrame(list(rows), columns=list(columns), dtype=object), list(about))
 
 
 def facts_table(facts: Mapping[str, Any], title: str = "What ran", whole: bool = False) -> Table:
@@ -74,14 +75,14 @@ def perplexity_table(scores: Mapping[str, Any], parameters: Any) -> Table:
         cells += [_perplexities(entry, "tokens", UNQUANTISED, parameters)] * quantised
         rows.append([kind, len(entry["tokens"]), *(cell for line in cells for cell in line)])
     columns = ["Type", "documents", "before", "after", "after / before"]
-    notes = ["perplexity a token, with a 95 % bootstrap interval over documents; a ratio below 1 is an improvement"]
+    about = notes("training", "perplexity")
     if "char" in units:
         columns += [f"{name}, a character" for name in columns[2:]]
-        notes.append("perplexity a character compares between tokenizers, perplexity a token does not")
+        about += notes("training", "characters")
     if quantised:
         columns += ["before, not quantised", "after, not quantised"]
-        notes.append("trained was on NF4 weights; not quantised: the same adapter on the weights before quantisation")
-    return _table("Held-out perplexity", rows, columns, notes)
+        about += notes("training", "quantised")
+    return _table("Held-out perplexity", rows, columns, about)
 
 
 def _perplexities(entry: Mapping[str, Any], unit: str, pairs: Sequence[tuple], parameters: Any) -> list[Score]:
@@ -127,12 +128,9 @@ def by_source(scores: Mapping[str, Any]) -> dict[str, dict[str, list]]:
 def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     """What SFT took of every source: conversations read, each reason for not using one, and examples with repeats."""
     names = next(iter(counts.values()), {})
-    note = (
-        "read = not drawn + too long + no answer + used; an example is a use, repeats included; a turn cut is longer "
-        "than its limit"
-    )
     rows = ([source, *count.values()] for source, count in counts.items())
-    return _table("Conversations by source", rows, ["Source", *(name.replace("_", " ") for name in names)], [note])
+    columns = ["Source", *(name.replace("_", " ") for name in names)]
+    return _table("Conversations by source", rows, columns, notes("training", "sources"))
 
 
 def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
@@ -146,8 +144,8 @@ def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
 def tokens_table(rows: Iterable[tuple[str, int, int]]) -> Table:
     """Rows (quantity, two stages, one stage) of `one_stage.compare_tokens`: whether both arms read the same."""
     made = [[name, two, one, "yes" if two == one else "no"] for name, two, one in rows]
-    notes = ["Two stages: 02's packing.json for DCPT; the same SFT."]
-    return _table("Tokens of both arms, one epoch", made, ["What", "two stages", "one stage", "equal"], notes)
+    about = ["Two stages: 02's packing.json for DCPT; the same SFT."]
+    return _table("Tokens of both arms, one epoch", made, ["What", "two stages", "one stage", "equal"], about)
 
 
 def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) -> Table:
@@ -170,8 +168,7 @@ def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) ->
             ("shift of log π(rejected)", shift["rejected"]),
         )
     ]
-    notes = ["accuracy above 50 whose interval lies above 50 means that what was learned carries over"]
-    return _table("Held-out preference pairs", rows, ["Metric", "value"], notes)
+    return _table("Held-out preference pairs", rows, ["Metric", "value"], notes("training", "pairs"))
 
 
 def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:

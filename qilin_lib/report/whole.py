@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from qilin_lib import files
 from qilin_lib.chimed import deid_score
 from qilin_lib.models.names import TRAINED, accepted, read_scores
-from qilin_lib.report import browse, chimed_gpt, data, figures, html, paper, tables, training
+from qilin_lib.report import breakdowns, browse, chimed_gpt, data, figures, html, paper, tables, training
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
 from qilin_lib.report.render import Table, stem_of, with_notes, write_all
@@ -38,11 +38,11 @@ def all_tables(stage: Stage) -> list[Table]:
 def result_tables(scores: Mapping[str, Any], digest: str) -> list[Table]:
     """Tables 4-6, what lies under them, A1 and ChiMed-GPT's (C1 …), in the order of their numbers, from scores.json."""
     made = [table(scores, digest) for table in (tables.table4, tables.table5, tables.table6)]
-    made += [tables.category_table(scores, digest), *tables.group_tables(scores, digest)]
-    made += [*tables.released_tables(scores, digest), tables.variant_table(scores, digest)]
+    made += [breakdowns.category_table(scores, digest), *breakdowns.group_tables(scores, digest)]
+    made += [*tables.released_tables(scores, digest), breakdowns.variant_table(scores, digest)]
     # 4, 4c, 4r, 5, 5a …: what belongs to a table of the paper stands below it.
     second = chimed_gpt.tables(scores, digest)
-    return [*sorted(made, key=lambda table: table.number), tables.paired_table(scores), *second]
+    return [*sorted(made, key=lambda table: table.number), breakdowns.paired_table(scores), *second]
 
 
 def _scores(stage: Stage) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _of(made: list[Table], numbers: str) -> list[Table]:
 def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.Section]:
     """The sections that scores.json fills, whatever benchmarks, protocols and models it holds."""
     crosses = "Our scores with 95 % intervals; crosses: the paper's numbers, in rows of their own."
-    usage = tables.usage_table(scores)
+    usage = breakdowns.usage_table(scores)
     return [
         html.Section("Ours and the paper's", (html.Picture(figures.forest(scores, paper.TABLES), crosses),)),
         html.Section("C-Eval: Table 4", (*_of(made, "4"), _subjects(scores))),
@@ -141,7 +141,7 @@ def _drawn(stage: Stage, name: str) -> Mapping[str, Any]:
 
 def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:
     caption = "C-Eval: accuracy by subject with 95 % intervals"
-    return tables.no_subjects(scores) or html.Picture(figures.subject_accuracy(scores), caption)
+    return breakdowns.no_subjects(scores) or html.Picture(figures.subject_accuracy(scores), caption)
 
 
 def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:
@@ -152,4 +152,4 @@ def _departments(scores: Mapping[str, Any]) -> list[html.Picture]:
 
 
 def _external() -> list[Table]:
-    return [tables.external_table(table, f"A{number}") for number, table in enumerate(paper.EXTERNAL, start=3)]
+    return [breakdowns.external_table(table, f"A{number}") for number, table in enumerate(paper.EXTERNAL, start=3)]

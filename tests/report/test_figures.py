@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from qilin_lib.errors import QilinError
-from qilin_lib.report import annotations, charts, figures, paper, tables
+from qilin_lib.report import annotations, breakdowns, charts, figures, paper
 
 DPO_LOG = [
     {
@@ -102,7 +102,7 @@ def test_departments_bear_english_names_or_their_number_in_the_table(
     figure = figures.group_accuracy(scores)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["no. 3 (20)", "ophthalmology (90)", "internal medicine (150)"]
-    assert tables.group_tables(scores)[0].frame.iloc[2][["No.", "Group"]].tolist() == ["3", "某新科"]
+    assert breakdowns.group_tables(scores)[0].frame.iloc[2][["No.", "Group"]].tolist() == ["3", "某新科"]
     assert marks(figure.axes[0]) == 3 * 4
     assert [label.get_text() for label in figures.group_accuracy(scores, "difficulty").axes[0].get_yticklabels()] == [
         "4 (60)",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.report import chimed_gpt, data, tables
+from qilin_lib.report import breakdowns, chimed_gpt, data, tables
 from tests.report.test_chimed_gpt_tables import further  # noqa: F401
 
 FROZEN = Path(__file__).with_name("frozen_tables.json")
@@ -20,8 +20,8 @@ def words(table: Any) -> list[list[str]]:
 def shown(ledger: Any, tokens: Any, scores: Any, run_of: Any) -> dict[str, list[list[str]]]:
     made = [table(ledger, tokens) for table in (tables.table1, tables.table2, tables.table3)]
     made += [table(scores, "ab" * 32) for table in (tables.table4, tables.table5, tables.table6)]
-    made += [tables.category_table(scores), *tables.group_tables(scores), *tables.released_tables(scores)]
-    made += [tables.variant_table(scores), tables.paired_table(scores), *chimed_gpt.tables(scores)]
+    made += [breakdowns.category_table(scores), *breakdowns.group_tables(scores), *tables.released_tables(scores)]
+    made += [breakdowns.variant_table(scores), breakdowns.paired_table(scores), *chimed_gpt.tables(scores)]
     made.append(chimed_gpt.published())
     found = {table.number: words(table) for table in made}
     found |= {"ledger": words(data.ledger_table(ledger)), "hits": words(data.contamination_table(ledger))}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from wcwidth import wcswidth
 
-from qilin_lib.report import data, tables, training
+from qilin_lib.report import breakdowns, data, tables, training
 from qilin_lib.report.render import Table
 
 
@@ -18,7 +18,7 @@ from qilin_lib.report.render import Table
 def made(ledger: Any, tokens: Any, scores: Any) -> list[Table]:
     found = [table(ledger, tokens) for table in (tables.table1, tables.table2, tables.table3)]
     found += [table(scores, "ab" * 32) for table in (tables.table4, tables.table5, tables.table6)]
-    found += [*tables.group_tables(scores), tables.variant_table(scores), tables.paired_table(scores)]
+    found += [*breakdowns.group_tables(scores), breakdowns.variant_table(scores), breakdowns.paired_table(scores)]
     return [*found, data.ledger_table(ledger)]
 
 
@@ -26,7 +26,7 @@ def test_a_column_of_a_table_can_be_averaged(scores: Any, ledger: Any) -> None:
     frame = tables.table5(scores).frame
     assert frame.loc[frame["From"] == "this run", "Accuracy"].mean() == pytest.approx(39)
     assert data.ledger_table(ledger).frame["kept"].sum() == 2 * 246
-    assert tables.paired_table(scores).frame["Difference, points"].mean() == 4.0
+    assert breakdowns.paired_table(scores).frame["Difference, points"].mean() == 4.0
 
 
 def test_a_csv_is_read_back_as_numbers(made: list[Table]) -> None:

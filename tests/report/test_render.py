@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from wcwidth import wcswidth
 
-from qilin_lib.report import tables
+from qilin_lib.report import breakdowns, tables
+from qilin_lib.report.cells import ADAPTIVE, Linked, Score, score_text
 from qilin_lib.report.paper import Cell
-from qilin_lib.report.render import ADAPTIVE, Linked, Score, Table, latex_text, score_text, write_all
+from qilin_lib.report.render import Table, latex_text, write_all
 
 WHOLE = Score(40.0, 346, 35.1, 45.2)
 
@@ -95,7 +96,7 @@ def test_the_csv_has_a_row_a_cell_with_all_parts_apart(scores: Any) -> None:
 
 
 def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> None:
-    made = [tables.table1(ledger, tokens), tables.table5(scores), tables.paired_table(scores)]
+    made = [tables.table1(ledger, tokens), tables.table5(scores), breakdowns.paired_table(scores)]
     written = write_all(made, tmp_path / "tables")
     stems = [f"table_{stem}{suffix}" for stem in ("1", "5", "a1") for suffix in (".csv", ".md", ".tex")]
     assert [path.name for path in written] == [*stems, "tables.txt"]
@@ -113,7 +114,7 @@ def test_text_of_the_data_runs_nowhere(scores: Any) -> None:
     )
     for text in evil:
         groups[text] = groups["眼科"]
-    table = tables.group_tables(scores)[0]
+    table = breakdowns.group_tables(scores)[0]
     lines = list(csv.DictReader(io.StringIO(table.csv())))
     assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
     assert "'=HYPERLINK" in table.csv() and "](" not in table.markdown()
@@ -161,7 +162,7 @@ def test_every_table_has_as_many_cells_in_each_row_as_columns(scores: Any, ledge
     made = [tables.table1(ledger, tokens), tables.table5(scores), *tables.released_tables(scores)]
     cells = ["\\", "}{", "%$&_#~^", "a\nb", "[2em]", "50 %"]
     hostile = Table("9", "T_1 {&", pd.DataFrame([cells] * 2, columns=cells, dtype=str), ["note 100 % \\ {"])
-    for table in [*made, *tables.group_tables(scores), tables.paired_table(scores), hostile]:
+    for table in [*made, *breakdowns.group_tables(scores), breakdowns.paired_table(scores), hostile]:
         assert structure(table.latex()) == [len(table.words.columns)] * (len(table.words) + 1), table.number
 
 
@@ -171,5 +172,5 @@ def test_a_score_cell_has_its_interval_small_and_the_papers_number_below(scores:
     cell = r"39.0\,{\scriptsize[34.0, 44.0]}\\{\tiny n=500; paper 33.5 (+5.5)}"
     assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{cell}\end{{tabular}}" in text
     assert r"\label{tab:qilin-5}" in text and r"\resizebox{\linewidth}{!}{%" in text
-    department, difficulty = (table.latex().splitlines()[0] for table in tables.group_tables(scores))
+    department, difficulty = (table.latex().splitlines()[0] for table in breakdowns.group_tables(scores))
     assert "xeCJK" in department and "xeCJK" not in difficulty and "booktabs,graphicx" in difficulty

@@ -14,9 +14,23 @@ import pytest
 from matplotlib.text import Text
 
 from qilin_lib import files
-from qilin_lib.report import browse, case_study, charts, figures, html, paper, policies, records, second, tables, whole
+from qilin_lib.report import (
+    breakdowns,
+    browse,
+    case_study,
+    charts,
+    figures,
+    html,
+    paper,
+    policies,
+    records,
+    second,
+    tables,
+    whole,
+)
+from qilin_lib.report.cells import Score
 from qilin_lib.report.paper import CHIMED_GPT
-from qilin_lib.report.render import Score, Table
+from qilin_lib.report.render import Table
 
 PAPERS = {row.label for number in (4, 5, 6) for row in paper.TABLES[number].rows} | {*CHIMED_GPT["results"]}
 DPO = "tiny 2.3M + DCPT + SFT + DPO"
@@ -101,15 +115,15 @@ def test_the_csv_names_group_and_model_in_columns_of_their_own(made: list[Table]
 def test_text_that_a_spreadsheet_would_run_is_only_text_in_the_csv(scores: dict[str, Any]) -> None:
     groups = scores["cmexam"]["base"]["groups"]["department"]
     groups['=HYPERLINK("http://x")'] = groups["眼科"]
-    lines = csv.DictReader(io.StringIO(tables.group_tables(scores)[0].csv()))
+    lines = csv.DictReader(io.StringIO(breakdowns.group_tables(scores)[0].csv()))
     assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
-    assert "'=HYPERLINK" in tables.group_tables(scores)[0].csv()
+    assert "'=HYPERLINK" in breakdowns.group_tables(scores)[0].csv()
 
 
 def test_text_of_the_data_is_no_link_in_markdown(scores: dict[str, Any]) -> None:
     groups = scores["cmexam"]["base"]["groups"]["department"]
     groups["[click](javascript:x) ![t](http://host/x.png)"] = groups["眼科"]
-    assert "](" not in tables.group_tables(scores)[0].markdown()
+    assert "](" not in breakdowns.group_tables(scores)[0].markdown()
 
 
 def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], run_of: Callable) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.report import paper, tables
+from qilin_lib.report import breakdowns, paper, tables
 from qilin_lib.report.render import Table
 
 SFT = "tiny 2.3M + DCPT + SFT"
@@ -140,7 +140,7 @@ def test_what_is_not_there_says_why(scores: Any) -> None:
     table = tables.table4(scores)
     assert row(table, "Baichuan-7B")["Average"] == "paper 42.8" and set(table.words["From"]) == {"paper"}
     assert table.notes[1].startswith("C-Eval was not evaluated in this run")
-    assert not tables.category_table(scores).words.size
+    assert not breakdowns.category_table(scores).words.size
     del scores["huatuo"]
     with pytest.raises(QilinError, match=r"scores.json has no entry 'huatuo'"):
         tables.table6(scores)
@@ -166,42 +166,42 @@ def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
 
 
 def test_breakdowns_by_category_and_annotation(scores: Any) -> None:
-    assert row(tables.category_table(scores), SFT)["STEM"] == "41.0 [36.0, 46.0] (n=346)"
-    assert row(tables.category_table(scores), SFT)["Other"] == "no items"
-    department, difficulty = tables.group_tables(scores)
+    assert row(breakdowns.category_table(scores), SFT)["STEM"] == "41.0 [36.0, 46.0] (n=346)"
+    assert row(breakdowns.category_table(scores), SFT)["Other"] == "no items"
+    department, difficulty = breakdowns.group_tables(scores)
     assert list(department.words["Group"]) == ["内科", "眼科", "某新科"]  # by number of items
     assert list(department.words["English"]) == ["internal medicine", "ophthalmology", "-"]
     assert "English" not in difficulty.words and difficulty.number == "5b"
     assert department.words[DPO][1] == "20.0 [15.0, 25.0] (n=90)"
     for entry in scores["cmexam"].values():
         entry["groups"] = {}
-    assert tables.group_tables(scores) == []
+    assert breakdowns.group_tables(scores) == []
     assert sum("carry no annotations" in note for note in tables.table5(scores).notes) == 1
 
 
 def test_variants_are_a_row_each_with_or_without_interval(scores: Any) -> None:
-    table = tables.variant_table(scores)
+    table = breakdowns.variant_table(scores)
     assert row(table, "bleu_4 nltk corpus jieba")[SFT] == "7.25 (n=300)"
     assert row(table, "rouge_1 cmexam set")[DPO] == "31.50 [26.50, 36.50] (n=300)"
-    empty = tables.variant_table({**scores, "huatuo": {}})
+    empty = breakdowns.variant_table({**scores, "huatuo": {}})
     assert not empty.words.size and "not evaluated in this run" in empty.notes[1]
 
 
 def test_paired_differences_and_requests(scores: Any) -> None:
-    assert list(tables.paired_table(scores).words.iloc[0]) == [
+    assert list(breakdowns.paired_table(scores).words.iloc[0]) == [
         *("cmexam", "accuracy", "(tiny 2.3M + DCPT) \u2212 (tiny 2.3M)"),
         *("+4.00 [\u22120.50, +8.50] (n=500)", "0.08", "0.24"),
     ]
-    assert "Nothing to compare" in tables.paired_table({**scores, "paired": []}).notes[1]
-    assert tables.usage_table(scores) is None
+    assert "Nothing to compare" in breakdowns.paired_table({**scores, "paired": []}).notes[1]
+    assert breakdowns.usage_table(scores) is None
     usage = {"GPT-4-0314": {"requests": 1200, "cached": 3, "cost": 1.5}, "local": {"requests": 5, "cost": None}}
-    table = tables.usage_table({**scores, "usage": usage})
+    table = breakdowns.usage_table({**scores, "usage": usage})
     assert list(row(table, "GPT-4-0314 (ours)").values()) == ["GPT-4-0314 (ours)", "1,200", "3", "1.5000"]
     assert list(row(table, "local").values()) == ["local", "5", "not known", "not known"]
 
 
 def test_external_table_is_labelled_and_as_printed() -> None:
-    table = tables.external_table(next(t for t in paper.EXTERNAL if t.beside == 5), "5a")
+    table = breakdowns.external_table(next(t for t in paper.EXTERNAL if t.beside == 5), "5a")
     assert set(table.words["From"]) == {"external"}
     assert (row(table, "ChatGLM-6B")["BLEU-4"], row(table, "Human")["ROUGE-L"]) == ("5.00", "-")
     assert "not the paper's Table 5" in table.notes[0]

@@ -1,0 +1,178 @@
+"""Tidy frames of a run: what the files hold, nothing lost, runs and models compared item by item."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from qilin_lib import files
+from qilin_lib.errors import QilinError
+from qilin_lib.report import frames, tables
+from qilin_lib.runs import PARENTS
+
+VIEWS = ("evaluation", "records", "ledger", "training", "heldout")
+DPO = "tiny 2.3M + DCPT + SFT + DPO"
+
+
+def record(number: int, right: bool, **more: Any) -> dict[str, Any]:
+    return {"id": f"q{number}", "correct": right, "output": "A", "reference": "A", "prompt": "问", **more}
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: Any, ledger: Any, tokens: Any) -> Callable[..., Path]:
+    """make(name, seed, shift, …): a finished run of made-up files, its accuracies moved by `shift`."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+
+    def made(name: str = "one", seed: int = 1, shift: float = 0.0, right: str = "110100110", **changed: Any) -> Path:
+        run, own = tmp_path / name, copy.deepcopy(scores)
+        for model in own["cmexam"].values():
+            model["accuracy"]["value"] += shift
+        files.write_json(run / "01_build_chimed" / "ledger.json", ledger)
+        files.write_json(run / "02_tokenize" / "token_counts.json", tokens)
+        files.write_json(run / "06_eval" / "scores.json", own)
+        for model, answers in (("sft", right), ("dpo", "111100110")):
+            rows = [record(n, one == "1", groups={"department": "内科"}) for n, one in enumerate(answers)]
+            files.write_jsonl(run / "06_eval" / "predictions" / "fixed" / "cmexam" / f"{model}.jsonl", rows)
+        texts = [{"id": "h", "output": "多休息", "reference": "休息"}]
+        files.write_jsonl(run / "06_eval" / "predictions" / "fixed" / "huatuo" / "sft.jsonl", texts)
+        log = [{"step": 5, "loss": 2.5, "learning_rate": 1e-3}, {"step": 10, "loss": 2.0}]
+        files.write_jsonl(run / "03_dcpt" / "log.jsonl", log)
+        medical = {"tokens": [3, 4], "chars": [5, 6], "before": [-9.0, -8.0], "after": [-7.0, -6.0]}
+        files.write_json(run / "03_dcpt" / "heldout.json", {"medical": medical})
+        pairs = {f"tokens_{side}": [7] for side in ("chosen", "rejected")}
+        sides = {f"{who}_{side}": [-3.0] for who in ("policy", "reference") for side in ("chosen", "rejected")}
+        files.write_json(run / "05_dpo" / "heldout.json", pairs | sides)
+        for stage in (*PARENTS["06_eval"], "06_eval"):
+            parameters = {"seed": seed, "run": name, "gpus": 0, "nodes": 1, **changed.get(stage, {})}
+            manifest = {"key": "k", "digest": name * 8, "inputs": {}, "outputs": {}, "parameters": parameters}
+            files.write_json(run / stage / "manifest.json", manifest)
+        return run
+
+    return made
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_has_its_documented_columns_of_one_run_and_of_two(view: str, make: Callable) -> None:
+    make("one"), make("two", 2)
+    shown = getattr(frames, view)
+    one, both = shown.frame("one"), shown.frame(["one", "two"])
+    assert list(one.columns)[: len(shown.columns)] == list(shown.columns) and all(shown.columns.values())
+    assert len(both) == 2 * len(one) > 0 and list(both["run"].unique()) == ["one", "two"]
+
+
+def test_every_score_is_a_row_with_its_number_and_source(make: Callable, scores: Any) -> None:
+    frame = frames.evaluation.frame(make())
+    found = [leaf for *_, entry in frames.entries(scores) for leaf in frames.leaves(entry)]
+    assert len(frame) == len(found) and frame["value"].sum() == pytest.approx(
+        sum(summary["value"] or 0 for _, summary in found)
+    )
+    row = frame.query("benchmark == 'cmexam' and model == 'dpo' and group == 'department' and part == '眼科'").iloc[0]
+    assert (row["value"], row["low"], row["high"], row["n"], row["metric"]) == (20, 15, 25, 90, "accuracy")
+    assert (row["name"], row["seed"], row["manifest"]) == (DPO, 1, "one" * 8)
+    assert row["records"] == "06_eval/predictions/fixed/cmexam/dpo.jsonl"
+    # The tables are pivots of it.
+    table = tables.table5(scores).frame.set_index("Model")
+    own = frame.query("benchmark == 'cmexam' and protocol == 'fixed' and group == '' and metric == 'bleu_4'")
+    assert table.loc[own["name"], "BLEU-4"].tolist() == own["value"].tolist()
+
+
+def test_the_papers_number_stands_beside_ours_only_on_its_base(make: Callable, scores: Any, run_of: Any) -> None:
+    assert frames.evaluation.frame(make())["paper"].isna().all()
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
+    known = frames.evaluation.frame(make("paper")).query("protocol == 'fixed'").dropna(subset="paper")
+    assert known[known["benchmark"] == "cmexam"].set_index(["model", "metric"])["paper"].to_dict() == {
+        ("base", "accuracy"): 33.5,
+        ("dcpt", "accuracy"): 38.4,
+        ("sft", "accuracy"): 40.0,
+    }
+
+
+def test_records_are_scored_and_bear_their_annotations(make: Callable) -> None:
+    frame = frames.records.frame(make(), "cmexam")
+    assert frame.groupby("model")["score"].mean().to_dict() == pytest.approx({"sft": 500 / 9, "dpo": 600 / 9})
+    assert set(frame["department"]) == {"内科"} and frames.records.frame("one")["benchmark"].nunique() == 2
+    # ROUGE-L of 多休息 and 休息: 2 of 3 and 2 of 2 characters.
+    assert frames.records.frame("one", "huatuo")["score"].item() == pytest.approx(80)
+    entities = {"reference": '[["sym", "头痛", 0, 2], ["dru", "药", 3, 4]]', "predicted": [["sym", "头痛"]]}
+    assert frames.item_score(entities) == pytest.approx(200 / 3)
+    with pytest.raises(QilinError, match=r"no records of 'cmexm'.*cmexam"):
+        frames.records.frame("one", "cmexm")
+
+
+def test_ledger_log_and_held_out_texts(make: Callable, ledger: Any) -> None:
+    books = frames.ledger.frame(make())
+    assert books["read"].sum() == sum(row["read"] for row in ledger["sources"]) and len(books) == 7
+    fates = ["kept", "rejected", "duplicate", "contaminated", "excluded", "merged"]
+    assert (books[fates].sum(axis=1) == books["read"]).all()
+    assert books.set_index(["set", "source"]).loc[("sft", "cmexam"), "tokens"] == 4000
+    log = frames.training.frame("one").set_index(["step", "metric"])["value"]
+    assert log.to_dict() == {(5, "loss"): 2.5, (5, "learning_rate"): 1e-3, (10, "loss"): 2.0}
+    texts = frames.heldout.frame("one")
+    after = texts.query("stage == '03_dcpt' and moment == 'after'")
+    assert math.exp(-after["logp"].sum() / after["tokens"].sum()) == pytest.approx(math.exp(13 / 7))
+    assert len(texts) == 2 * 2 + 4 and set(texts.query("stage == '05_dpo'")["tokens"]) == {7}
+
+
+def test_a_run_that_is_not_there_or_lacks_a_file_is_named(make: Callable) -> None:
+    run = make("smoke")
+    with pytest.raises(QilinError, match=r"there is no run 'smoek'.*smoke"):
+        frames.ledger.frame("smoek")
+    (run / "06_eval" / "scores.json").unlink()
+    with pytest.raises(QilinError, match=r"run 'smoke' has no 06_eval/scores.json: run notebooks/06_eval"):
+        frames.evaluation.frame("smoke")
+
+
+def test_seeds_give_mean_deviation_and_range(make: Callable) -> None:
+    for seed, shift in ((1, 0.0), (2, 3.0), (3, 6.0)):
+        make(f"run{seed}", seed, shift)
+    shown = frames.over_seeds(["run1", "run2", "run3"])
+    row = shown.query("benchmark == 'cmexam' and protocol == 'fixed' and model == 'sft' and path == 'accuracy'").iloc[0]
+    assert row[["runs", "mean", "deviation", "least", "largest"]].tolist() == pytest.approx([3, 42, 3, 39, 45])
+
+
+@pytest.mark.parametrize(
+    ("changed", "seed", "said"),
+    [
+        ({"05_dpo": {"beta": 0.3}}, 2, r"differ in 05_dpo\.beta, not in the seed alone"),
+        ({}, 1, "have the same seed"),
+        ({"04_sft": {"gpus": 4}}, 2, ""),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_refused(
+    changed: dict, seed: int, said: str, make: Callable
+) -> None:
+    make("one"), make("two", seed, **changed)
+    if not said:
+        assert len(frames.over_seeds(["one", "two"]))
+        return
+    with pytest.raises(QilinError, match=said):
+        frames.over_seeds(["one", "two"])
+
+
+def test_two_models_are_compared_item_by_item(make: Callable) -> None:
+    make()
+    items = frames.matched(("one", "sft"), ("one", "dpo"), "cmexam")
+    assert items["difference"].tolist() == [0, 0, 100, 0, 0, 0, 0, 0, 0]
+    row = frames.compare(("one", "sft"), ("one", "dpo"), "cmexam").iloc[0]
+    assert (row["n"], row["mean_a"], row["p"]) == (9, pytest.approx(500 / 9), 1.0)
+    assert row["difference"] == pytest.approx(100 / 9) and row["low"] < row["difference"] < row["high"]
+    back = frames.compare(("one", "dpo"), ("one", "sft"), "cmexam").iloc[0]
+    assert back["difference"] == pytest.approx(-row["difference"])
+
+
+def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
+    make("one"), make("two", right="111111111")
+    frame = frames.compare("one", "two").set_index(["benchmark", "model"])["difference"]
+    assert frame.to_dict() == pytest.approx(
+        {("cmexam", "dpo"): 0, ("cmexam", "sft"): 400 / 9, ("huatuo", "sft"): 0}, abs=1e-9
+    )
+    make("three", right="1111")
+    with pytest.raises(QilinError, match=r"compare one with three on cmexam, fixed: 5 items stand in one of them only"):
+        frames.compare("one", "three", "cmexam")
+    assert isinstance(frames.compare("one", "two", "huatuo"), pd.DataFrame)
