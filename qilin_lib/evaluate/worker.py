@@ -39,7 +39,7 @@ def work(job: str | Path) -> None:
     load |= evidence.loaders(stage, load)
     load = {name: how for name, how in load.items() if said.get("only") in (None, [], [name])}
     answer_all(
-        plan.read(stage.dir / said["items"], KINDS),
+        plan.read(stage.dir / said.get("items", "items"), KINDS),
         load,
         {name: shots(stage, name) for name in load},
         stage.dir,

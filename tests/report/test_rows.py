@@ -13,7 +13,18 @@ import pytest
 from matplotlib.text import Text
 
 from qilin_lib import files
-from qilin_lib.report import browse, case_study, charts, figures, html, paper, records, second, tables, whole
+from qilin_lib.report import (
+    browse,
+    case_study,
+    charts,
+    figures,
+    html,
+    paper,
+    records,
+    second,
+    tables,
+    whole,
+)
 from qilin_lib.report.cells import Score
 from qilin_lib.report.paper import CHIMED_GPT
 from qilin_lib.report.render import Table
