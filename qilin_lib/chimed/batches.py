@@ -1,18 +1,21 @@
 """One batch of units on its way through the build, as a worker sees it: read -> cleaned, judged, composed, written.
 
-A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.arrow, a row per unit with what became of
-it (TEXTS), the near-duplicate sketch of its candidates, the records that a set may still keep, and last
-<stem>.candidates.npy (CANDIDATE): a batch that has it is done. `lines` makes the lines that go into the four sets.
+A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.entries with what became of each unit and
+<stem>.arrow with its bodies, a row per unit (BODIES), the near-duplicate sketch of its candidates, the records that a
+set may still keep, and last <stem>.candidates.npy (CANDIDATE): a batch that has it is done. `lines` makes the lines
+that go into the four sets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +40,10 @@ PARTS = (*TRAINING_SETS, "dropped")
 # A candidate as the whole corpus is judged: its row in the batch, number of the unit in its source, sets that may keep
 # it (bit mask over TRAINING_SETS), who is held out, characters of a passage's title (-1: no running text).
 CANDIDATE = np.dtype([("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
-# Columns of a batch's texts, a row per unit: JSON of the fields STORED of its Entry, and its body in each set, "" where
-# that is none: text in cpt and general, else the inside of the line's JSON object.
-TEXTS = ("entry", *TRAINING_SETS)
+# Columns of a batch's bodies, a row per unit: its body in each set, "" where that is none: text in cpt and general,
+# else the inside of the line's JSON object.
+BODIES = TRAINING_SETS
+# The fields of an Entry that are kept, its first ones.
 STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "sizes")
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -142,7 +146,8 @@ def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
             return entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
 
     def hidden(texts: list[str]) -> list[str]:
-        texts, entry.deidentified = deidentify_all(texts, medical)
+        texts, counts = deidentify_all(texts, medical)
+        entry.deidentified = dict(counts)
         return texts
 
     entry.payload = payload = records.mapped(cleaned, hidden)
@@ -239,34 +244,40 @@ def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float,
 
 
 def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
-    columns: dict[str, list[bytes]] = {name: [] for name in TEXTS}
+    columns: dict[str, list[bytes]] = {name: [] for name in BODIES}
     for entry in entries:
-        for name in TRAINING_SETS:
-            body = entry.bodies.get(name, {"text": ""})
-            if "text" not in body:
+        for name, column in columns.items():
+            if (body := entry.bodies.get(name)) is None:
+                column.append(b"")
+            elif "text" in body:
+                column.append(body["text"].encode("utf-8"))
+            else:
                 entry.sizes[name] = size_of(_contents(body))
-            columns[name].append((body["text"] if "text" in body else encoded(body)).encode("utf-8"))
-        columns["entry"].append(_ENCODE({name: getattr(entry, name) for name in STORED}).encode("utf-8"))
+                column.append(encoded(body).encode("utf-8"))
     # From buffers: pa.array would import pandas, which takes a worker longer than anything else of its start.
     buffers = [(np.cumsum([0, *map(len, column)]), b"".join(column)) for column in columns.values()]
     arrays = [pa.LargeStringArray.from_buffers(len(entries), *map(pa.py_buffer, pair)) for pair in buffers]
-    table = pa.table(arrays, TEXTS)
+    table = pa.table(arrays, BODIES)
     with files.atomic(stem.with_suffix(".arrow"), binary=True) as handle:
         with pa.ipc.new_file(handle, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as whole:
             whole.write_table(table)
+    with files.atomic(stem.with_suffix(".entries"), binary=True) as handle:
+        handle.write(pa.compress(pickle.dumps([*map(attrgetter(*STORED), entries)]), "zstd", asbytes=True))
 
 
-def read_rows(stem: Path) -> pa.Table:
-    """The columns TEXTS of a batch."""
+def _bodies(stem: Path, *names: str) -> list[list[str]]:
+    """Columns of BODIES of a batch."""
     with pa.memory_map(str(stem.with_suffix(".arrow"))) as handle:
-        return pa.ipc.open_file(handle).read_all()
+        options = pa.ipc.IpcReadOptions(included_fields=[BODIES.index(name) for name in names])
+        return [column.to_pylist() for column in pa.ipc.open_file(handle, options=options).read_all().columns]
 
 
 def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
     """Write the CPT texts of these candidates, counted from 0 in the batch, as a shard; returns its stem."""
     shard = stem.with_name(f"{stem.name}-kept")
-    rows, texts = np.load(stem.with_suffix(".candidates.npy"))["row"], read_rows(stem)["cpt"]
-    write_texts(shard, [texts[row].as_py() for row in rows[candidates].tolist()])
+    rows = np.load(stem.with_suffix(".candidates.npy"))["row"][candidates].tolist()
+    (texts,) = _bodies(stem, "cpt") if rows else ([],)
+    write_texts(shard, [texts[row] for row in rows])
     return shard
 
 
@@ -286,8 +297,10 @@ def lines(
     for candidate, start, end in cuts.tolist():
         removed[candidate].append((start, end))
     candidate = -1
-    for texts in read_rows(stem).to_pylist():
-        entry = Entry(**json.loads(texts["entry"]))
+    with pa.input_stream(str(stem.with_suffix(".entries")), compression="zstd") as packed:
+        entries = [Entry(*values) for values in pickle.load(packed)]  # noqa: S301 - what `refine` has written
+    for entry, *bodies in zip(entries, *_bodies(stem, *BODIES), strict=True):
+        texts = dict(zip(BODIES, bodies, strict=True))
         candidate += bool(entry.open_sets())
         if entry.benchmark:
             hits[entry.benchmark, entry.rule] += 1
@@ -309,7 +322,8 @@ def _kept_line(
     """The line of a record that set `name` keeps, without the spans `gone` of its text; counts it in `row`."""
     body = cut(body, gone) if gone else body
     row.substring_chars += sum(end - start for start, end in gone)
-    row.deidentified.update(entry.deidentified)
+    if entry.deidentified:
+        row.deidentified.update(entry.deidentified)
     row.keep(*(entry.sizes.get(name) or size_of([body])))
     kind = {"cpt": f', "type": "{source.type}"', "general": ""}.get(name, f', "part": "{source.part}"')
     shown = body if name in entry.sizes else encoded({"text": body})

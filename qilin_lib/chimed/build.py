@@ -90,7 +90,7 @@ def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
     settings = {name: getattr(params, name) for name in names}
     read = sources.files_read(raw_dir, params.sources).items()
     found = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in read if path.is_file()]
-    key = files.sha256_text(json.dumps([batches.TEXTS, settings, str(raw_dir.resolve()), found], sort_keys=True))
+    key = files.sha256_text(json.dumps([batches.STORED, settings, str(raw_dir.resolve()), found], sort_keys=True))
     made_for = work / "made_for.txt"
     if not made_for.exists() or made_for.read_text(encoding="utf-8") != key:
         shutil.rmtree(work, ignore_errors=True)
@@ -133,15 +133,17 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
     items: list[Item] = []
     dropped: list[str] = []
     for source in sources.REGISTRY:
+        row = None
         for unit in sources.units(source, raw_dir, ("eval",), notes=ledger.notes):
-            row = Row.of(source, "eval")
-            row.read = 1
+            row = row or Row.of(source, "eval")
+            row.read += 1
             if isinstance(unit.read, Rejection):
                 entry = Entry.of(0, unit)
                 dropped.append(batches.dropped_line(source.name, "eval", entry, entry.lost["eval"], row))
             elif item := item_of(unit.read):
                 items.append(item)
                 row.keep(*batches.size_of([content(unit.read.payload)]))
+        if row:
             ledger.add(row)
     Index(items).save(work / "benchmarks")
     progress(f"benchmarks: {len(items):,} items")
