@@ -45,6 +45,8 @@ CANDIDATE = np.dtype([("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw"
 BODIES = TRAINING_SETS
 # The fields of an Entry that are kept, its first ones.
 STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "sizes")
+# What `lines` returns.
+Written = tuple[dict[str, bytes], str, list[Row], Counter[tuple[str, str]]]
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -110,22 +112,29 @@ class Entry:
         return [name for name in self.sets if name not in self.lost]
 
 
-def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings) -> None:
-    """Clean, de-identify, judge and sketch a batch; `units` come with what is already lost (licence, limit, merged)."""
-    of = BY_NAME[source]
-    entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]
-    for entry in entries:
-        if not entry.lost:
-            _prepare(entry, of.part == "medical", settings.min_chars)
-    if settings.decontaminate:
-        _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), settings)
-    for entry, (unit, _) in zip(entries, units, strict=True):
-        if entry.bodies:
-            entry.head = encoded(_head(of, entry, unit.licence or of.licence))
-    write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], settings.near_dup_ngram)
-    _write_rows(stem, entries)
-    judged = [_candidate(row, entry, settings.seed) for row, entry in enumerate(entries) if entry.bodies]
-    write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
+def refine(
+    stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings
+) -> tuple[Path, str]:
+    """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source.
+
+    `units` come with what is already lost (licence, limit, merged).
+    """
+    if not stem.with_suffix(".candidates.npy").exists():
+        of = BY_NAME[source]
+        entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]
+        for entry in entries:
+            if not entry.lost:
+                _prepare(entry, of.part == "medical", settings.min_chars)
+        if settings.decontaminate:
+            _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), settings)
+        for entry, (unit, _) in zip(entries, units, strict=True):
+            if entry.bodies:
+                entry.head = encoded(_head(of, entry, unit.licence or of.licence))
+        write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], settings.near_dup_ngram)
+        _write_rows(stem, entries)
+        judged = [_candidate(row, entry, settings.seed) for row, entry in enumerate(entries) if entry.bodies]
+        write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
+    return stem, source
 
 
 def _identity(entry: Entry) -> str:
@@ -139,10 +148,11 @@ def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
     """Clean and de-identify the payload, compose its bodies, and lose the sets that cannot use it."""
     cleaned = records.mapped(entry.payload, lambda texts: [*map(clean if medical else clean_general, texts)])
     # A character may be lost in the file, or in an entity that cleaning resolves.
-    for text in map(records.content, (entry.payload, cleaned)):
-        if lost := records.lost_character(text):
-            entry.shown = records.excerpt(text)
-            around = records.excerpt(text[max(0, lost.start() - 12) : lost.end() + 12])
+    for one in (entry.payload, cleaned) if cleaned is not entry.payload else (cleaned,):
+        entry.text = records.content(one)
+        if lost := records.lost_character(entry.text):
+            entry.shown = records.excerpt(entry.text)
+            around = records.excerpt(entry.text[max(0, lost.start() - 12) : lost.end() + 12])
             return entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
 
     def hidden(texts: list[str]) -> list[str]:
@@ -151,7 +161,8 @@ def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
         return texts
 
     entry.payload = payload = records.mapped(cleaned, hidden)
-    entry.text = records.content(payload)
+    if payload is not cleaned:
+        entry.text = records.content(payload)
     entry.shown = records.excerpt(entry.text)
     if not all(_essential(payload)):
         entry.lose("rejected", "empty after cleaning")
@@ -281,10 +292,8 @@ def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
     return shard
 
 
-def lines(
-    stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray
-) -> tuple[dict[str, bytes], list[Row], Counter[tuple[str, str]]]:
-    """The batch's lines of each of PARTS, its ledger rows, and its hits: records with an item, by (benchmark, rule).
+def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray) -> Written:
+    """The batch's lines of each of PARTS, its source and ledger rows, and its hits: records by (benchmark, rule).
 
     `fates`: of the batch's candidates, as Corpus.fates gives them; `cuts`: int64 [n, 3], what leaves a CPT text,
     (candidate, start, end).
@@ -313,7 +322,7 @@ def lines(
             else:
                 parts["dropped"].append(dropped_line(source, name, entry, fate, rows[name]))
     whole = {name: "".join(part).encode("utf-8") for name, part in parts.items()}
-    return whole, [row for row in rows.values() if row.read], hits
+    return whole, source, [row for row in rows.values() if row.read], hits
 
 
 def _kept_line(

@@ -12,8 +12,8 @@ all of it in folded letters (letters.py): punctuation, case, width, and simplifi
 
 from __future__ import annotations
 
-import json
 import math
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +25,7 @@ import numpy as np
 
 from qilin_lib.chimed.items import GRAM, RULES, Item, Probe, probes
 from qilin_lib.chimed.letters import END, HARD, SOFT, Letters, letters
-from qilin_lib.chimed.shards import Texts, write_array, write_texts
+from qilin_lib.chimed.shards import Texts, write_array, write_bytes
 from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, growing_hashes, window_hashes
 from qilin_lib.errors import QilinError
 
@@ -80,8 +80,8 @@ class Index:
         self._filter[self._hashes >> self._shift] = self._filter[self._hashes & self._last] = True
 
     def save(self, stem: Path) -> None:
-        """Write the probes as texts (shards.write_texts), <stem>.shares.npy and <stem>.keys.npy."""
-        write_texts(stem, [json.dumps(vars(probe), ensure_ascii=False) for probe in self._probes])
+        """Write the probes (shards.write_bytes), <stem>.shares.npy and <stem>.keys.npy."""
+        write_bytes(stem, [pickle.dumps((*vars(probe).values(),)) for probe in self._probes])
         write_array(stem.with_suffix(".shares.npy"), self._shares)
         write_array(stem.with_suffix(".keys.npy"), self.keys)
 
@@ -134,7 +134,7 @@ class Index:
     def _between(self, own: Letters) -> Iterator[np.ndarray]:
         """The keys among what stands between borders, by its length, up to _KEY letters; as `_found`."""
         begins = np.flatnonzero(own.borders[:-1])
-        for length, hashes in enumerate(growing_hashes(own.codes, begins, _KEY), start=1):
+        for length, hashes in enumerate(growing_hashes(own.codes, begins, 1, _KEY), start=1):
             at = begins[: len(hashes)]
             # A text of so many letters may go on.
             apart = slice(None) if length == _KEY else np.flatnonzero(own.borders[at + length])
@@ -144,7 +144,7 @@ class Index:
         """The keys among the 13-grams of `bare`, the letters `kept`, of which those without a gap are in `grams`."""
         stretch = kept[GRAM - 1 :] - kept[: len(kept) - GRAM + 1]
         gaps = np.flatnonzero(stretch >= GRAM)
-        *_, hashes = growing_hashes(bare.codes, gaps, GRAM)
+        (hashes,) = growing_hashes(bare.codes, gaps, GRAM, GRAM)
         at = np.searchsorted(kept, grams[0])
         whole = at < len(stretch)
         whole[whole] = (stretch[at[whole]] < GRAM) & (kept[at[whole]] == grams[0, whole])
@@ -199,7 +199,8 @@ class _Saved:
     """The probes of a saved index, read when they are asked for."""
 
     def __init__(self, stem: Path) -> None:
-        self._texts, self._read = Texts(stem), cache(lambda number: Probe(**json.loads(self._texts[number])))
+        self._texts = Texts(stem)
+        self._read = cache(lambda number: Probe(*pickle.loads(self._texts.raw(number))))  # noqa: S301 - what `save` wrote
 
     def __len__(self) -> int:
         return len(self._texts)

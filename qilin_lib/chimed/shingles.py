@@ -6,6 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -56,6 +57,7 @@ def identity(text: str) -> str:
     return whole.lower()
 
 
+@lru_cache(1 << 14)
 def _sign(between: str) -> str:
     marks = unicodedata.normalize("NFKC", between).translate(_FORMS)
     if strong := "".join(mark for mark in marks.replace("<=", "≤").replace(">=", "≥") if mark in _STRONG):
@@ -140,16 +142,17 @@ def window_hashes(codes: np.ndarray, width: int) -> np.ndarray:
     return _mixed(total)
 
 
-def growing_hashes(codes: np.ndarray, at: np.ndarray, width: int) -> Iterator[np.ndarray]:
-    """For each length from 1 to `width` the hashes of so many code points (uint32) from the places `at` on, rising.
+def growing_hashes(codes: np.ndarray, at: np.ndarray, least: int, most: int) -> Iterator[np.ndarray]:
+    """For each length from `least` to `most` the hashes of so many code points (uint32) from places `at`, rising.
 
     Those of the same characters in `window_hashes`; as many as there are windows that end within `codes`.
     """
     total = np.zeros(len(at), dtype=np.uint64)
-    for offset in range(width):
+    for offset in range(most):
         at = at[: np.searchsorted(at, len(codes) - offset)]
         total = total[: len(at)] + codes[at + offset] * _ODD[offset]
-        yield _mixed(total.copy())
+        if offset + 1 >= least:
+            yield _mixed(total.copy())
 
 
 def _mixed(total: np.ndarray) -> np.ndarray:
