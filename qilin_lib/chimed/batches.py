@@ -1,9 +1,9 @@
 """One batch of units on its way through the build, as a worker sees it: read -> cleaned, judged, composed, written.
 
 A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.entries with what became of each unit and
-<stem>.arrow with its bodies, a row per unit (BODIES), the near-duplicate sketch of its candidates, the records that a
-set may still keep, and last <stem>.candidates.npy (CANDIDATE): a batch that has it is done. `lines` makes the lines
-that go into the four sets.
+<stem>.arrow with its bodies, a row per unit and a column per set ("" for none; text in cpt and general, else the inside
+of the line's JSON object), the near-duplicate sketch of its candidates, the records that a set may still keep, and last
+<stem>.candidates.npy (CANDIDATE): a batch that has it is done. `lines` makes the lines that go into the four sets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,29 +35,17 @@ from qilin_lib.chimed.shards import write_array, write_texts
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
 from qilin_lib.chimed.substrings import cut
+from qilin_lib.schema import Build
 
 PARTS = (*TRAINING_SETS, "dropped")
 # A candidate as the whole corpus is judged: its row in the batch, number of the unit in its source, sets that may keep
 # it (bit mask over TRAINING_SETS), who is held out, characters of a passage's title (-1: no running text).
 CANDIDATE = np.dtype([("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
-# Columns of a batch's bodies, a row per unit: its body in each set, "" where that is none: text in cpt and general,
-# else the inside of the line's JSON object.
-BODIES = TRAINING_SETS
 # The fields of an Entry that are kept, its first ones.
 STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "sizes")
 # What `lines` returns.
 Written = tuple[dict[str, bytes], str, list[Row], Counter[tuple[str, str]]]
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
-
-
-class Settings(NamedTuple):
-    """What a worker must know of the parameters."""
-
-    min_chars: int
-    near_dup_ngram: int
-    seed: int
-    decontaminate: bool | str
-    contamination_share: float
 
 
 @dataclass(slots=True)
@@ -113,7 +101,7 @@ class Entry:
 
 
 def refine(
-    stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings
+    stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], params: Build
 ) -> tuple[Path, str]:
     """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source.
 
@@ -124,15 +112,15 @@ def refine(
         entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]
         for entry in entries:
             if not entry.lost:
-                _prepare(entry, of.part == "medical", settings.min_chars)
-        if settings.decontaminate:
-            _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), settings)
+                _prepare(entry, of.part == "medical", params.min_chars)
+        if params.decontaminate:
+            _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), params)
         for entry, (unit, _) in zip(entries, units, strict=True):
             if entry.bodies:
                 entry.head = encoded(_head(of, entry, unit.licence or of.licence))
-        write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], settings.near_dup_ngram)
+        write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], params.near_dup_ngram)
         _write_rows(stem, entries)
-        judged = [_candidate(row, entry, settings.seed) for row, entry in enumerate(entries) if entry.bodies]
+        judged = [_candidate(row, entry, params.seed) for row, entry in enumerate(entries) if entry.bodies]
         write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
     return stem, source
 
@@ -215,13 +203,13 @@ def _essential(payload: Payload) -> list[str]:
     return records.strings(payload)
 
 
-def _decontaminate(entries: Sequence[Entry], index: Path, settings: Settings) -> None:
+def _decontaminate(entries: Sequence[Entry], index: Path, params: Build) -> None:
     """Book the benchmark items that entries hold; these are lost unless they are only to be reported."""
-    hits = _index(index).hits([entry.judged for entry in entries], settings.contamination_share)
+    hits = _index(index).hits([entry.judged for entry in entries], params.contamination_share)
     for entry, hit in zip(entries, hits, strict=True):
         if hit is not None:
             entry.benchmark, entry.rule = hit.benchmark, hit.how
-            if settings.decontaminate != "report":
+            if params.decontaminate != "report":
                 entry.lose("contaminated", "contaminated", f"{hit.item} ({hit.how}, {hit.share:.2f})")
 
 
@@ -255,7 +243,7 @@ def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float,
 
 
 def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
-    columns: dict[str, list[bytes]] = {name: [] for name in BODIES}
+    columns: dict[str, list[bytes]] = {name: [] for name in TRAINING_SETS}
     for entry in entries:
         for name, column in columns.items():
             if (body := entry.bodies.get(name)) is None:
@@ -268,7 +256,7 @@ def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
     # From buffers: pa.array would import pandas, which takes a worker longer than anything else of its start.
     buffers = [(np.cumsum([0, *map(len, column)]), b"".join(column)) for column in columns.values()]
     arrays = [pa.LargeStringArray.from_buffers(len(entries), *map(pa.py_buffer, pair)) for pair in buffers]
-    table = pa.table(arrays, BODIES)
+    table = pa.table(arrays, TRAINING_SETS)
     with files.atomic(stem.with_suffix(".arrow"), binary=True) as handle:
         with pa.ipc.new_file(handle, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as whole:
             whole.write_table(table)
@@ -277,9 +265,9 @@ def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
 
 
 def _bodies(stem: Path, *names: str) -> list[list[str]]:
-    """Columns of BODIES of a batch."""
+    """The bodies of a batch in these sets."""
     with pa.memory_map(str(stem.with_suffix(".arrow"))) as handle:
-        options = pa.ipc.IpcReadOptions(included_fields=[BODIES.index(name) for name in names])
+        options = pa.ipc.IpcReadOptions(included_fields=[TRAINING_SETS.index(name) for name in names])
         return [column.to_pylist() for column in pa.ipc.open_file(handle, options=options).read_all().columns]
 
 
@@ -308,8 +296,8 @@ def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.
     candidate = -1
     with pa.input_stream(str(stem.with_suffix(".entries")), compression="zstd") as packed:
         entries = [Entry(*values) for values in pickle.load(packed)]  # noqa: S301 - what `refine` has written
-    for entry, *bodies in zip(entries, *_bodies(stem, *BODIES), strict=True):
-        texts = dict(zip(BODIES, bodies, strict=True))
+    bodies = dict(zip(TRAINING_SETS, _bodies(stem, *TRAINING_SETS), strict=True))
+    for place, entry in enumerate(entries):
         candidate += bool(entry.open_sets())
         if entry.benchmark:
             hits[entry.benchmark, entry.rule] += 1
@@ -318,7 +306,7 @@ def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.
             fate = entry.lost.get(name) or fates[name][candidate]
             if isinstance(fate, str):
                 gone = removed[candidate] if name == "cpt" and candidate in removed else ()
-                parts[name].append(_kept_line(of, name, entry, texts[name], fate, gone, rows[name]))
+                parts[name].append(_kept_line(of, name, entry, bodies[name][place], fate, gone, rows[name]))
             else:
                 parts["dropped"].append(dropped_line(source, name, entry, fate, rows[name]))
     whole = {name: "".join(part).encode("utf-8") for name, part in parts.items()}
@@ -333,9 +321,9 @@ def _kept_line(
     row.substring_chars += sum(end - start for start, end in gone)
     if entry.deidentified:
         row.deidentified.update(entry.deidentified)
-    row.keep(*(entry.sizes.get(name) or size_of([body])))
+    row.keep(*(entry.sizes.get(name) or (len(body), len(body.encode("utf-8")))))
     kind = {"cpt": f', "type": "{source.type}"', "general": ""}.get(name, f', "part": "{source.part}"')
-    shown = body if name in entry.sizes else encoded({"text": body})
+    shown = body if name in entry.sizes else f'"text": {_ENCODE(body)}'
     return f'{{{entry.head}{kind}, {shown}, "split": "{split}"}}\n'
 
 

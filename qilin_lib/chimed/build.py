@@ -160,11 +160,10 @@ def read_batches(
 
     What is to be said of whole files goes into `notes`.
     """
-    settings = batches.Settings(*(getattr(params, name) for name in batches.Settings._fields))
     started, told, chars, number = time.monotonic(), 0.0, 0, 0
     for source, read in _sources(params, chosen, raw_dir, notes):
         for first, units, size in _batches(_limited(source.name, read, params)):
-            yield work / f"{number:05d}", source.name, first, units, settings
+            yield work / f"{number:05d}", source.name, first, units, params
             chars, number = chars + size, number + 1
             if (now := time.monotonic()) - told > 5:
                 progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")

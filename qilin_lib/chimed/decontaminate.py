@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -68,12 +68,13 @@ class Index:
         owners = np.repeat(np.arange(len(own), dtype=np.uint64), np.diff(offsets))
         keys = np.stack([hashes, owners])[:, np.lexsort((owners, hashes))]
         shares = [(math.nan if probe.share is None else probe.share, probe.rule == "answer") for probe in own]
-        self._set(own, np.array(shares, _SHARE), keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)])
+        keys = keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)]
+        self._set(own.__getitem__, np.array(shares, _SHARE), keys)
 
-    def _set(self, own: Sequence[Probe], shares: np.ndarray, keys: np.ndarray) -> None:
-        self._probes, self._shares, self.keys = own, shares, keys
+    def _set(self, probe: Callable[[int], Probe], shares: np.ndarray, keys: np.ndarray) -> None:
+        self._probe, self._shares, self.keys = probe, shares, keys
         self._hashes, self._owners = keys[0], keys[1].view(np.int64)
-        self._totals = np.bincount(self._owners, minlength=len(own))
+        self._totals = np.bincount(self._owners, minlength=len(shares))
         bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
         self._filter = np.zeros(1 << bits, dtype=bool)
         self._shift, self._last = np.uint64(64 - bits), np.uint64(len(self._filter) - 1)
@@ -81,7 +82,9 @@ class Index:
 
     def save(self, stem: Path) -> None:
         """Write the probes (shards.write_bytes), <stem>.shares.npy and <stem>.keys.npy."""
-        write_bytes(stem, [pickle.dumps((*vars(probe).values(),)) for probe in self._probes])
+        write_bytes(
+            stem, [pickle.dumps((*vars(probe).values(),)) for probe in map(self._probe, range(len(self._shares)))]
+        )
         write_array(stem.with_suffix(".shares.npy"), self._shares)
         write_array(stem.with_suffix(".keys.npy"), self.keys)
 
@@ -93,7 +96,9 @@ class Index:
             raise QilinError(f"{stem}.keys.npy does not exist: no index of benchmarks was saved there")
         # A plain view of the mapped pages: an np.memmap does more work at every slice taken of it.
         keys = np.asarray(np.load(stem.with_suffix(".keys.npy"), mmap_mode="r"))
-        index._set(_Saved(stem), np.load(stem.with_suffix(".shares.npy")), keys)
+        read = Texts(stem).raw
+        probe = cache(lambda number: Probe(*pickle.loads(read(number))))  # noqa: S301 - what `save` wrote
+        index._set(probe, np.load(stem.with_suffix(".shares.npy")), keys)
         return index
 
     def hits(self, records: Sequence[Sequence[str]], share: float) -> list[Hit | None]:
@@ -107,7 +112,7 @@ class Index:
         least = np.where(np.isnan(self._shares["share"]), share, self._shares["share"])
         best: dict[int, tuple[int, float, int]] = {}
         for there, number, places in self._proposed(own, ends, least) if len(self._hashes) else ():
-            probe = self._probes[number]
+            probe = self._probe(number)
             found = there.share(probe, places)
             if found and found >= least[number]:
                 whole = probe.rule == "13-gram" and probe.text in there.letters
@@ -116,7 +121,8 @@ class Index:
         return [self._hit(*best[number]) if number in best else None for number in range(len(records))]
 
     def _hit(self, rule: int, share: float, number: int) -> Hit:
-        return Hit(self._probes[number].benchmark, self._probes[number].item, RULES[rule], round(-share, 3))
+        probe = self._probe(number)
+        return Hit(probe.benchmark, probe.item, RULES[rule], round(-share, 3))
 
     def _proposed(self, own: Letters, ends: np.ndarray, least: np.ndarray) -> Iterator[tuple[_Record, int, list[int]]]:
         """(record, number of a probe that it seems to hold, places of one of its keys); answers without numbers.
@@ -193,20 +199,6 @@ class Index:
         true = self._hashes[key] == hashes[at]
         at = at[true]
         return np.stack([at if places is None else places[at], key[true]])
-
-
-class _Saved:
-    """The probes of a saved index, read when they are asked for."""
-
-    def __init__(self, stem: Path) -> None:
-        self._texts = Texts(stem)
-        self._read = cache(lambda number: Probe(*pickle.loads(self._texts.raw(number))))  # noqa: S301 - what `save` wrote
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, number: int) -> Probe:
-        return self._read(number)
 
 
 class _Record:

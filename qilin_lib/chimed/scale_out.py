@@ -6,9 +6,9 @@
 Stages, with their tasks: index (1) -> refine (n) -> equal (1) -> bands (n) -> decide (1) -> write (n) -> glue (1).
 OUT gets the files that the notebook writes, byte for byte, whatever the number of tasks. Everything between lies in
 OUT/checkpoints, on a file system that every node mounts; remove it when OUT/ledger.json is there. With the same raw
-files and parameters, a task that is done is not done again. What it costs: each task of refine, and equal once more,
-reads all raw files, since the number of a unit and its batch is known only to who has read what stands before (a fifth
-of the work: more than some ten tasks gain little); decide finds repeated substrings on the cores of one node.
+files and parameters, a task that is done is not done again. Each task of refine, and equal, reads all raw files, since
+only who has read what stands before knows a unit's number: a fifth of the work, so that more than some ten tasks gain
+little. decide finds repeated substrings on the cores of one node.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
-from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,28 +46,26 @@ class Run:
 
     def __init__(self, params: Build, raw: Path, out: Path) -> None:
         self.params, self.raw, self.out = params, raw.resolve(), out.resolve()
-        self.chosen = build.chosen_sources(params, self.raw)
+        chosen = build.chosen_sources(params, self.raw)
         self.work = build.work_dir(params, self.raw, self.out)
-
-    def _batches(self, notes: build.Notes) -> Iterator[tuple]:
-        return build.read_batches(self.params, self.chosen, self.raw, self.work, print, notes)
+        self.batches = partial(build.read_batches, params, chosen, self.raw, self.work, print)
 
     def index(self, *_: object) -> None:
         """Stage 1: the index of the benchmarks, and the ledger, which begins with them."""
         ledger = Ledger(unread=sources.all_unread(self.raw))
-        _save(self.work / "index.pickle", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
+        self._save("index", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
 
     def refine(self, data: object, rank: int, size: int) -> None:
         """Stage 2: the batches rank, rank + size, ..."""
-        for task in islice(self._batches({}), rank, None, size):
+        for task in islice(self.batches({}), rank, None, size):
             batches.refine(*task)
 
     def equal(self, *_: object) -> None:
         """Stage 3: all candidates, and which of them are equal."""
         notes: build.Notes = {}
-        corpus = Corpus((stem, source) for stem, source, *_ in self._batches(notes))
+        corpus = Corpus((stem, source) for stem, source, *_ in self.batches(notes))
         neardup.collapse(self.work, corpus.stems)
-        _save(self.work / "equal.pickle", (corpus, notes))
+        self._save("equal", (corpus, notes))
 
     def bands(self, data: object, rank: int, size: int) -> None:
         """Stage 4: near-duplicates that share the bands rank, rank + size, ..."""
@@ -82,13 +80,13 @@ class Run:
             group = neardup.joined(group, np.load(path))
         with Pool(self.params.workers) as pool:
             cuts = build.decide(self.params, corpus, group, self.work, pool, print)
-        _save(self.work / "decide.pickle", (corpus, cuts))
+        self._save("decide", (corpus, cuts))
 
     def write(self, data: object, rank: int, size: int) -> None:
         """Stage 6: the lines of the batches rank, rank + size, ..."""
         for stem, *judged in islice(build.judged_batches(self.params, *self._load("decide")), rank, None, size):
-            if not (path := stem.with_suffix(".lines.pickle")).exists():
-                _save(path, batches.lines(stem, *judged))
+            if not stem.with_suffix(".lines.pickle").exists():
+                self._save(f"{stem.name}.lines", batches.lines(stem, *judged))
 
     def glue(self, *_: object) -> None:
         """Stage 7: the four sets, dropped.jsonl and ledger.json."""
@@ -99,6 +97,10 @@ class Run:
         build.write_sets(written, ledger, dropped, self.out)
         ledger.check()
         files.write_json(self.out / "ledger.json", ledger.as_dict())
+
+    def _save(self, name: str, value: Any) -> None:
+        with files.atomic(self.work / f"{name}.pickle", binary=True) as handle:
+            pickle.dump(value, handle)
 
     def _load(self, name: str) -> Any:
         return pickle.loads((self.work / f"{name}.pickle").read_bytes())  # noqa: S301 - what another task has saved
@@ -120,21 +122,15 @@ def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
     for name in ("index", "refine", "equal", "bands", "decide", "write", "glue"):
         own = {"tasks": tasks if name in ("refine", "bands", "write") else 1, "depends": made[-1] if made else None}
         own |= {"job_name": f"chimed-{name}"} if executor == "slurm" else {}
-        # A plain string, since datatrove takes no Path. Completed tasks are noted here and not run again.
+        # Completed tasks are noted here and not run again; datatrove takes no Path.
         own["logging_dir"] = str(run.work / "logs" / name)
         made.append(EXECUTORS[executor]([getattr(run, name)], **own | options))
     return made
 
 
-def _save(path: Path, value: Any) -> None:
-    with files.atomic(path, binary=True) as handle:
-        pickle.dump(value, handle)
-
-
 def main(arguments: list[str]) -> int:
     """Run, or for Slurm submit, all stages; 2 when something the user can mend stands in the way."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m qilin_lib.chimed.scale_out", None, __doc__, formatter_class=form)
+    parser = argparse.ArgumentParser("python -m qilin_lib.chimed.scale_out", description=__doc__.splitlines()[0])
     parser.add_argument("raw", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--executor", default="local", help=f"{', '.join(EXECUTORS)} (%(default)s)")

@@ -109,15 +109,10 @@ def gram_set(bones: str, size: int) -> frozenset[str]:
     return frozenset(bones[at : at + size] for at in range(len(bones) - size + 1))
 
 
-def gram_hashes(bones: str, size: int) -> np.ndarray:
-    """64-bit hashes (uint64, one a position) of the character n-grams of a skeleton; same cases as `gram_set`."""
-    return gram_hashes_many([bones], size)[0]
-
-
 def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """`gram_hashes` of each skeleton, end to end: hashes (uint64), offsets (int64 [len(skeletons) + 1]).
+    """64-bit hashes (uint64, one a position) of the character n-grams of skeletons, end to end, and their offsets.
 
-    Those of skeleton i are hashes[offsets[i] : offsets[i + 1]].
+    Those of skeleton i are hashes[offsets[i] : offsets[i + 1]], int64 [len(skeletons) + 1]; same cases as `gram_set`.
     """
     lengths = np.fromiter(map(len, skeletons), dtype=np.int64, count=len(skeletons))
     counts = np.where(lengths < size, lengths > 0, lengths - size + 1)
