@@ -130,7 +130,8 @@ def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
 
 def main(arguments: list[str]) -> int:
     """Run, or for Slurm submit, all stages; 2 when something the user can mend stands in the way."""
-    parser = argparse.ArgumentParser("python -m qilin_lib.chimed.scale_out", description=__doc__.splitlines()[0])
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m qilin_lib.chimed.scale_out", None, __doc__, formatter_class=form)
     parser.add_argument("raw", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--executor", default="local", help=f"{', '.join(EXECUTORS)} (%(default)s)")
