@@ -66,7 +66,8 @@ class Index:
         leads = [max(probe.beside, key=len)[:_KEY] if probe.rule == "options" else probe.text for probe in own]
         hashes, offsets = gram_hashes_many(leads, GRAM)
         owners = np.repeat(np.arange(len(own), dtype=np.uint64), np.diff(offsets))
-        keys = np.stack([hashes, owners])[:, np.lexsort((owners, hashes))]
+        # The owners rise already.
+        keys = np.stack([hashes, owners])[:, np.argsort(hashes, kind="stable")]
         shares = [(math.nan if probe.share is None else probe.share, probe.rule == "answer") for probe in own]
         keys = keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)]
         self._set(own.__getitem__, np.array(shares, _SHARE), keys)
@@ -82,9 +83,8 @@ class Index:
 
     def save(self, stem: Path) -> None:
         """Write the probes (shards.write_bytes), <stem>.shares.npy and <stem>.keys.npy."""
-        write_bytes(
-            stem, [pickle.dumps((*vars(probe).values(),)) for probe in map(self._probe, range(len(self._shares)))]
-        )
+        own = map(self._probe, range(len(self._shares)))
+        write_bytes(stem, [pickle.dumps(tuple(probe)) for probe in own])
         write_array(stem.with_suffix(".shares.npy"), self._shares)
         write_array(stem.with_suffix(".keys.npy"), self.keys)
 
