@@ -148,7 +148,7 @@ class Index:
 
     def _without_numbers(self, bare: Letters, kept: np.ndarray, grams: np.ndarray) -> np.ndarray:
         """The keys among the 13-grams of `bare`, the letters `kept`, of which those without a gap are in `grams`."""
-        stretch = kept[GRAM - 1 :] - kept[: len(kept) - GRAM + 1]
+        stretch = kept[GRAM - 1 :] - kept[: max(0, len(kept) - GRAM + 1)]
         gaps = np.flatnonzero(stretch >= GRAM)
         (hashes,) = growing_hashes(bare.codes, gaps, GRAM, GRAM)
         at = np.searchsorted(kept, grams[0])
