@@ -1,7 +1,8 @@
 """One batch of units on its way through the build, as a worker sees it: read -> cleaned, judged, composed, written.
 
-A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.arrow, a row per unit with what became of
-it (TEXTS), the near-duplicate sketch of its candidates, the records that a set may still keep, and last
+A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.entries with what became of each unit and
+<stem>.arrow with its bodies, a row per unit and a column per set ("" for none; text in cpt and general, else the inside
+of the line's JSON object), the near-duplicate sketch of its candidates, the records that a set may still keep, and last
 <stem>.candidates.npy (CANDIDATE): a batch that has it is done. `lines` makes the lines that go into the four sets.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,26 +35,17 @@ from qilin_lib.chimed.shards import write_array, write_texts
 from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
 from qilin_lib.chimed.substrings import cut
+from qilin_lib.schema import Build
 
 PARTS = (*TRAINING_SETS, "dropped")
 # A candidate as the whole corpus is judged: its row in the batch, number of the unit in its source, sets that may keep
 # it (bit mask over TRAINING_SETS), who is held out, characters of a passage's title (-1: no running text).
 CANDIDATE = np.dtype([("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
-# Columns of a batch's texts, a row per unit: JSON of the fields STORED of its Entry, and its body in each set, "" where
-# that is none: text in cpt and general, else the inside of the line's JSON object.
-TEXTS = ("entry", *TRAINING_SETS)
+# The fields of an Entry that are kept, its first ones.
 STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "sizes")
+# What `lines` returns.
+Written = tuple[dict[str, bytes], str, list[Row], Counter[tuple[str, str]]]
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
-
-
-class Settings(NamedTuple):
-    """What a worker must know of the parameters."""
-
-    min_chars: int
-    near_dup_ngram: int
-    seed: int
-    decontaminate: bool | str
-    contamination_share: float
 
 
 @dataclass(slots=True)
@@ -106,22 +100,29 @@ class Entry:
         return [name for name in self.sets if name not in self.lost]
 
 
-def refine(stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], settings: Settings) -> None:
-    """Clean, de-identify, judge and sketch a batch; `units` come with what is already lost (licence, limit, merged)."""
-    of = BY_NAME[source]
-    entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]
-    for entry in entries:
-        if not entry.lost:
-            _prepare(entry, of.part == "medical", settings.min_chars)
-    if settings.decontaminate:
-        _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), settings)
-    for entry, (unit, _) in zip(entries, units, strict=True):
-        if entry.bodies:
-            entry.head = encoded(_head(of, entry, unit.licence or of.licence))
-    write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], settings.near_dup_ngram)
-    _write_rows(stem, entries)
-    judged = [_candidate(row, entry, settings.seed) for row, entry in enumerate(entries) if entry.bodies]
-    write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
+def refine(
+    stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], params: Build
+) -> tuple[Path, str]:
+    """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source.
+
+    `units` come with what is already lost (licence, limit, merged).
+    """
+    if not stem.with_suffix(".candidates.npy").exists():
+        of = BY_NAME[source]
+        entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]
+        for entry in entries:
+            if not entry.lost:
+                _prepare(entry, of.part == "medical", params.min_chars)
+        if params.decontaminate:
+            _decontaminate([entry for entry in entries if entry.bodies], stem.with_name("benchmarks"), params)
+        for entry, (unit, _) in zip(entries, units, strict=True):
+            if entry.bodies:
+                entry.head = encoded(_head(of, entry, unit.licence or of.licence))
+        write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], params.near_dup_ngram)
+        _write_rows(stem, entries)
+        judged = [_candidate(row, entry, params.seed) for row, entry in enumerate(entries) if entry.bodies]
+        write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
+    return stem, source
 
 
 def _identity(entry: Entry) -> str:
@@ -135,18 +136,21 @@ def _prepare(entry: Entry, medical: bool, min_chars: int) -> None:
     """Clean and de-identify the payload, compose its bodies, and lose the sets that cannot use it."""
     cleaned = records.mapped(entry.payload, lambda texts: [*map(clean if medical else clean_general, texts)])
     # A character may be lost in the file, or in an entity that cleaning resolves.
-    for text in map(records.content, (entry.payload, cleaned)):
-        if lost := records.lost_character(text):
-            entry.shown = records.excerpt(text)
-            around = records.excerpt(text[max(0, lost.start() - 12) : lost.end() + 12])
+    for one in (entry.payload, cleaned) if cleaned is not entry.payload else (cleaned,):
+        entry.text = records.content(one)
+        if lost := records.lost_character(entry.text):
+            entry.shown = records.excerpt(entry.text)
+            around = records.excerpt(entry.text[max(0, lost.start() - 12) : lost.end() + 12])
             return entry.lose("rejected", "undecodable characters", f"U+{ord(lost[0]):04X} in {around}")
 
     def hidden(texts: list[str]) -> list[str]:
-        texts, entry.deidentified = deidentify_all(texts, medical)
+        texts, counts = deidentify_all(texts, medical)
+        entry.deidentified = dict(counts)
         return texts
 
     entry.payload = payload = records.mapped(cleaned, hidden)
-    entry.text = records.content(payload)
+    if payload is not cleaned:
+        entry.text = records.content(payload)
     entry.shown = records.excerpt(entry.text)
     if not all(_essential(payload)):
         entry.lose("rejected", "empty after cleaning")
@@ -199,13 +203,13 @@ def _essential(payload: Payload) -> list[str]:
     return records.strings(payload)
 
 
-def _decontaminate(entries: Sequence[Entry], index: Path, settings: Settings) -> None:
+def _decontaminate(entries: Sequence[Entry], index: Path, params: Build) -> None:
     """Book the benchmark items that entries hold; these are lost unless they are only to be reported."""
-    hits = _index(index).hits([entry.judged for entry in entries], settings.contamination_share)
+    hits = _index(index).hits([entry.judged for entry in entries], params.contamination_share)
     for entry, hit in zip(entries, hits, strict=True):
         if hit is not None:
             entry.benchmark, entry.rule = hit.benchmark, hit.how
-            if settings.decontaminate != "report":
+            if params.decontaminate != "report":
                 entry.lose("contaminated", "contaminated", f"{hit.item} ({hit.how}, {hit.share:.2f})")
 
 
@@ -239,41 +243,45 @@ def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float,
 
 
 def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
-    columns: dict[str, list[bytes]] = {name: [] for name in TEXTS}
+    columns: dict[str, list[bytes]] = {name: [] for name in TRAINING_SETS}
     for entry in entries:
-        for name in TRAINING_SETS:
-            body = entry.bodies.get(name, {"text": ""})
-            if "text" not in body:
+        for name, column in columns.items():
+            if (body := entry.bodies.get(name)) is None:
+                column.append(b"")
+            elif "text" in body:
+                column.append(body["text"].encode("utf-8"))
+            else:
                 entry.sizes[name] = size_of(_contents(body))
-            columns[name].append((body["text"] if "text" in body else encoded(body)).encode("utf-8"))
-        columns["entry"].append(_ENCODE({name: getattr(entry, name) for name in STORED}).encode("utf-8"))
+                column.append(encoded(body).encode("utf-8"))
     # From buffers: pa.array would import pandas, which takes a worker longer than anything else of its start.
     buffers = [(np.cumsum([0, *map(len, column)]), b"".join(column)) for column in columns.values()]
     arrays = [pa.LargeStringArray.from_buffers(len(entries), *map(pa.py_buffer, pair)) for pair in buffers]
-    table = pa.table(arrays, TEXTS)
+    table = pa.table(arrays, TRAINING_SETS)
     with files.atomic(stem.with_suffix(".arrow"), binary=True) as handle:
         with pa.ipc.new_file(handle, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as whole:
             whole.write_table(table)
+    with files.atomic(stem.with_suffix(".entries"), binary=True) as handle:
+        handle.write(pa.compress(pickle.dumps([*map(attrgetter(*STORED), entries)]), "zstd", asbytes=True))
 
 
-def read_rows(stem: Path) -> pa.Table:
-    """The columns TEXTS of a batch."""
+def _bodies(stem: Path, *names: str) -> list[list[str]]:
+    """The bodies of a batch in these sets."""
     with pa.memory_map(str(stem.with_suffix(".arrow"))) as handle:
-        return pa.ipc.open_file(handle).read_all()
+        options = pa.ipc.IpcReadOptions(included_fields=[TRAINING_SETS.index(name) for name in names])
+        return [column.to_pylist() for column in pa.ipc.open_file(handle, options=options).read_all().columns]
 
 
 def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
     """Write the CPT texts of these candidates, counted from 0 in the batch, as a shard; returns its stem."""
     shard = stem.with_name(f"{stem.name}-kept")
-    rows, texts = np.load(stem.with_suffix(".candidates.npy"))["row"], read_rows(stem)["cpt"]
-    write_texts(shard, [texts[row].as_py() for row in rows[candidates].tolist()])
+    rows = np.load(stem.with_suffix(".candidates.npy"))["row"][candidates].tolist()
+    (texts,) = _bodies(stem, "cpt") if rows else ([],)
+    write_texts(shard, [texts[row] for row in rows])
     return shard
 
 
-def lines(
-    stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray
-) -> tuple[dict[str, bytes], list[Row], Counter[tuple[str, str]]]:
-    """The batch's lines of each of PARTS, its ledger rows, and its hits: records with an item, by (benchmark, rule).
+def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray) -> Written:
+    """The batch's lines of each of PARTS, its source and ledger rows, and its hits: records by (benchmark, rule).
 
     `fates`: of the batch's candidates, as Corpus.fates gives them; `cuts`: int64 [n, 3], what leaves a CPT text,
     (candidate, start, end).
@@ -286,8 +294,10 @@ def lines(
     for candidate, start, end in cuts.tolist():
         removed[candidate].append((start, end))
     candidate = -1
-    for texts in read_rows(stem).to_pylist():
-        entry = Entry(**json.loads(texts["entry"]))
+    with pa.input_stream(str(stem.with_suffix(".entries")), compression="zstd") as packed:
+        entries = [Entry(*values) for values in pickle.load(packed)]  # noqa: S301 - what `refine` has written
+    bodies = dict(zip(TRAINING_SETS, _bodies(stem, *TRAINING_SETS), strict=True))
+    for place, entry in enumerate(entries):
         candidate += bool(entry.open_sets())
         if entry.benchmark:
             hits[entry.benchmark, entry.rule] += 1
@@ -296,11 +306,11 @@ def lines(
             fate = entry.lost.get(name) or fates[name][candidate]
             if isinstance(fate, str):
                 gone = removed[candidate] if name == "cpt" and candidate in removed else ()
-                parts[name].append(_kept_line(of, name, entry, texts[name], fate, gone, rows[name]))
+                parts[name].append(_kept_line(of, name, entry, bodies[name][place], fate, gone, rows[name]))
             else:
                 parts["dropped"].append(dropped_line(source, name, entry, fate, rows[name]))
     whole = {name: "".join(part).encode("utf-8") for name, part in parts.items()}
-    return whole, [row for row in rows.values() if row.read], hits
+    return whole, source, [row for row in rows.values() if row.read], hits
 
 
 def _kept_line(
@@ -309,10 +319,11 @@ def _kept_line(
     """The line of a record that set `name` keeps, without the spans `gone` of its text; counts it in `row`."""
     body = cut(body, gone) if gone else body
     row.substring_chars += sum(end - start for start, end in gone)
-    row.deidentified.update(entry.deidentified)
-    row.keep(*(entry.sizes.get(name) or size_of([body])))
+    if entry.deidentified:
+        row.deidentified.update(entry.deidentified)
+    row.keep(*(entry.sizes.get(name) or (len(body), len(body.encode("utf-8")))))
     kind = {"cpt": f', "type": "{source.type}"', "general": ""}.get(name, f', "part": "{source.part}"')
-    shown = body if name in entry.sizes else encoded({"text": body})
+    shown = body if name in entry.sizes else f'"text": {_ENCODE(body)}'
     return f'{{{entry.head}{kind}, {shown}, "split": "{split}"}}\n'
 
 

@@ -69,13 +69,16 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
     chosen = chosen_sources(params, raw_dir)
     ledger = Ledger(unread=sources.all_unread(raw_dir))
     with files.naming(out_dir), Pool(params.workers) as pool:
+        pool.start(batches.__name__)
         work = work_dir(params, raw_dir, out_dir)
         dropped_items = index_benchmarks(raw_dir, ledger, work, progress)
-        corpus, stems = refine_all(params, chosen, raw_dir, work, pool, progress, ledger.notes)
-        group = near_duplicates(work, stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
-        cuts = decide(params, corpus, group, stems, work, pool, progress)
+        tasks = read_batches(params, chosen, raw_dir, work, progress, ledger.notes)
+        corpus = Corpus(pool.map(batches.refine, tasks))
+        progress(f"reading: done, {len(corpus.number):,} candidates")
+        group = near_duplicates(work, corpus.stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
+        cuts = decide(params, corpus, group, work, pool, progress)
         progress("writing the sets")
-        write_sets(params, corpus, cuts, stems, ledger, dropped_items, out_dir, pool)
+        write_sets(pool.map(batches.lines, judged_batches(params, corpus, cuts)), ledger, dropped_items, out_dir)
         ledger.check()
         files.write_json(out_dir / "ledger.json", ledger.as_dict())
     progress(", ".join(f"{name}.jsonl {len(corpus.kept(name)):,}" for name in TRAINING_SETS) + " records")
@@ -90,7 +93,7 @@ def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
     settings = {name: getattr(params, name) for name in names}
     read = sources.files_read(raw_dir, params.sources).items()
     found = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in read if path.is_file()]
-    key = files.sha256_text(json.dumps([batches.TEXTS, settings, str(raw_dir.resolve()), found], sort_keys=True))
+    key = files.sha256_text(json.dumps([batches.STORED, settings, str(raw_dir.resolve()), found], sort_keys=True))
     made_for = work / "made_for.txt"
     if not made_for.exists() or made_for.read_text(encoding="utf-8") != key:
         shutil.rmtree(work, ignore_errors=True)
@@ -133,50 +136,38 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
     items: list[Item] = []
     dropped: list[str] = []
     for source in sources.REGISTRY:
+        row = None
         for unit in sources.units(source, raw_dir, ("eval",), notes=ledger.notes):
-            row = Row.of(source, "eval")
-            row.read = 1
+            row = row or Row.of(source, "eval")
+            row.read += 1
             if isinstance(unit.read, Rejection):
                 entry = Entry.of(0, unit)
                 dropped.append(batches.dropped_line(source.name, "eval", entry, entry.lost["eval"], row))
             elif item := item_of(unit.read):
                 items.append(item)
                 row.keep(*batches.size_of([content(unit.read.payload)]))
+        if row:
             ledger.add(row)
     Index(items).save(work / "benchmarks")
     progress(f"benchmarks: {len(items):,} items")
     return "".join(dropped).encode("utf-8")
 
 
-def refine_all(
-    params: Build, chosen: list[Source], raw_dir: Path, work: Path, pool: Pool, progress: Say, notes: Notes
-) -> tuple[Corpus, list[Path]]:
-    """Read everything and let the workers refine it batch by batch; the candidates that are left, and the batches.
+def read_batches(
+    params: Build, chosen: list[Source], raw_dir: Path, work: Path, progress: Say, notes: Notes
+) -> Iterator[tuple]:
+    """Read everything: the arguments of `batches.refine` for one batch after the other.
 
     What is to be said of whole files goes into `notes`.
     """
-    of_batch: list[str] = []
-    settings = batches.Settings(*(getattr(params, name) for name in batches.Settings._fields))
-
-    def tasks() -> Iterator[tuple]:
-        started, told, chars = time.monotonic(), 0.0, 0
-        for source, read in _sources(params, chosen, raw_dir, notes):
-            for first, units, size in _batches(_limited(source.name, read, params)):
-                stem = work / f"{len(of_batch):05d}"
-                of_batch.append(source.name)
-                chars += size
-                if not stem.with_suffix(".candidates.npy").exists():
-                    yield stem, source.name, first, units, settings
-                if (now := time.monotonic()) - told > 5:
-                    progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
-                    told = now
-
-    for _ in pool.map(batches.refine, tasks()):
-        pass
-    stems = [work / f"{number:05d}" for number in range(len(of_batch))]
-    corpus = Corpus(of_batch, [np.load(stem.with_suffix(".candidates.npy")) for stem in stems])
-    progress(f"reading: done, {len(corpus.number):,} candidates")
-    return corpus, stems
+    started, told, chars, number = time.monotonic(), 0.0, 0, 0
+    for source, read in _sources(params, chosen, raw_dir, notes):
+        for first, units, size in _batches(_limited(source.name, read, params)):
+            yield work / f"{number:05d}", source.name, first, units, params
+            chars, number = chars + size, number + 1
+            if (now := time.monotonic()) - told > 5:
+                progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
+                told = now
 
 
 def _sources(
@@ -253,31 +244,27 @@ def _size(unit: Unit) -> int:
     return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
 
 
-def decide(
-    params: Build, corpus: Corpus, group: np.ndarray, stems: list[Path], work: Path, pool: Pool, progress: Say
-) -> list[np.ndarray]:
+def decide(params: Build, corpus: Corpus, group: np.ndarray, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
     """Decide what becomes of every candidate, whose near-duplicates are those of its `group`; returns the cuts."""
     corpus.deduplicate(group)
     corpus.mix(params.general_share, params.seed)
-    cuts = cut_repeated(params, corpus, stems, work, pool, progress)
+    cuts = cut_repeated(params, corpus, work, pool, progress)
     for name in TRAINING_SETS:
         corpus.hold_out(name, getattr(params, f"heldout_share_{name}"))
     return cuts
 
 
-def cut_repeated(
-    params: Build, corpus: Corpus, stems: list[Path], work: Path, pool: Pool, progress: Say
-) -> list[np.ndarray]:
+def cut_repeated(params: Build, corpus: Corpus, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
     """For each batch what to cut out of its CPT texts: int64 [n, 3], candidate of the batch, start and end.
 
     Cut are substrings repeated in the running text that CPT keeps (Lee et al. 2022, ExactSubstr), as whole sentences
     and lines; the first occurrence stays. A text of which less than `min_chars` is left beside its heading is lost.
     """
-    if not (params.exact_substrings and stems):
-        return [np.empty((0, 3), np.int64)] * len(stems)
+    if not (params.exact_substrings and corpus.stems):
+        return [np.empty((0, 3), np.int64)] * len(corpus.stems)
     kept = corpus.kept("cpt")
     members = corpus.by_batch(kept[corpus.heading[kept] >= 0])
-    shards = list(pool.map(batches.keep_texts, zip(stems, members, strict=True)))
+    shards = list(pool.map(batches.keep_texts, zip(corpus.stems, members, strict=True)))
     found = substrings.repeated_spans(shards, params.exact_substring_length, work / "substrings", pool, progress)
     cuts = []
     for start, shard, own, spans in zip(corpus.starts, shards, members, found, strict=False):
@@ -292,21 +279,22 @@ def cut_repeated(
     return cuts
 
 
-def write_sets(
-    params: Build, corpus: Corpus, cuts: list, stems: list[Path], ledger: Ledger, dropped: bytes, out: Path, pool: Pool
-) -> None:
-    """Write the four sets and dropped.jsonl in corpus order, and book every line in the ledger."""
+def judged_batches(params: Build, corpus: Corpus, cuts: list[np.ndarray]) -> Iterator[tuple]:
+    """The arguments of `batches.lines` for one batch after the other."""
     reasons = {
         MIXING: ("excluded", "mixing ratio", f"general share {params.general_share}"),
         SUBSTRING: ("duplicate", "repeated substring", f"{params.exact_substring_length} characters or more"),
     }
-    tasks = (
-        (stem, corpus.sources[batch], corpus.fates(batch, reasons), cuts[batch]) for batch, stem in enumerate(stems)
-    )
+    for batch, (stem, source) in enumerate(zip(corpus.stems, corpus.sources, strict=True)):
+        yield stem, source, corpus.fates(batch, reasons), cuts[batch]
+
+
+def write_sets(written: Iterable[batches.Written], ledger: Ledger, dropped: bytes, out: Path) -> None:
+    """Write the four sets and dropped.jsonl, behind `dropped`, in corpus order, and book every line in the ledger."""
     with contextlib.ExitStack() as stack:
         whole = {name: stack.enter_context(files.atomic(out / f"{name}.jsonl", binary=True)) for name in PARTS}
         whole["dropped"].write(dropped)
-        for source, (parts, rows, hits) in zip(corpus.sources, pool.map(batches.lines, tasks), strict=True):
+        for parts, source, rows, hits in written:
             for name, part in parts.items():
                 whole[name].write(part)
             for row in rows:

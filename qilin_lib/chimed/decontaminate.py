@@ -12,19 +12,22 @@ all of it in folded letters (letters.py): punctuation, case, width, and simplifi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from functools import cache
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from qilin_lib import files
 from qilin_lib.chimed.items import GRAM, RULES, Item, Probe, probes
 from qilin_lib.chimed.letters import END, HARD, SOFT, Letters, letters
-from qilin_lib.chimed.shards import write_array
-from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, row_hashes, window_hashes
+from qilin_lib.chimed.shards import Texts, write_array, write_bytes
+from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, growing_hashes, window_hashes
+from qilin_lib.errors import QilinError
 
 # Values of the filter a key, and the most bits of a hash that choose one, by its first and its last ones: few keys stay
 # in the cache of a core, and of foreign grams few come through to the binary search.
@@ -36,6 +39,8 @@ _REACH = 2
 # An answer that seems to be there by so many of its 13-grams is looked for by shorter ones, of which a wrong character
 # takes fewer.
 _SEEMING = 0.25
+# Of each probe: the share of its grams that a record must hold (NaN: that of the build), whether it is an answer.
+_SHARE = np.dtype([("share", "<f8"), ("answer", "?")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +66,39 @@ class Index:
         leads = [max(probe.beside, key=len)[:_KEY] if probe.rule == "options" else probe.text for probe in own]
         hashes, offsets = gram_hashes_many(leads, GRAM)
         owners = np.repeat(np.arange(len(own), dtype=np.uint64), np.diff(offsets))
-        keys = np.stack([hashes, owners])[:, np.lexsort((owners, hashes))]
-        self._set(own, keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)])
+        # The owners rise already.
+        keys = np.stack([hashes, owners])[:, np.argsort(hashes, kind="stable")]
+        shares = [(math.nan if probe.share is None else probe.share, probe.rule == "answer") for probe in own]
+        keys = keys[:, np.diff(keys, prepend=~keys[:, :1]).any(axis=0)]
+        self._set(own.__getitem__, np.array(shares, _SHARE), keys)
 
-    def _set(self, own: Sequence[Probe], keys: np.ndarray) -> None:
-        self._probes, self.keys = own, keys
+    def _set(self, probe: Callable[[int], Probe], shares: np.ndarray, keys: np.ndarray) -> None:
+        self._probe, self._shares, self.keys = probe, shares, keys
         self._hashes, self._owners = keys[0], keys[1].view(np.int64)
-        self._totals = np.bincount(self._owners, minlength=len(own))
-        self._share = np.array([np.nan if probe.share is None else probe.share for probe in own])
-        self._answers = np.array([probe.rule == "answer" for probe in own], dtype=bool)
+        self._totals = np.bincount(self._owners, minlength=len(shares))
         bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
         self._filter = np.zeros(1 << bits, dtype=bool)
         self._shift, self._last = np.uint64(64 - bits), np.uint64(len(self._filter) - 1)
         self._filter[self._hashes >> self._shift] = self._filter[self._hashes & self._last] = True
 
     def save(self, stem: Path) -> None:
-        """Write <stem>.probes.jsonl and <stem>.keys.npy."""
+        """Write the probes (shards.write_bytes), <stem>.shares.npy and <stem>.keys.npy."""
+        own = map(self._probe, range(len(self._shares)))
+        write_bytes(stem, [pickle.dumps(tuple(probe)) for probe in own])
+        write_array(stem.with_suffix(".shares.npy"), self._shares)
         write_array(stem.with_suffix(".keys.npy"), self.keys)
-        files.write_jsonl(stem.with_suffix(".probes.jsonl"), map(vars, self._probes))
 
     @classmethod
     def load(cls, stem: Path) -> Index:
-        """The index that `save` wrote under `stem`; its keys stay on disk. QilinError: nothing was saved there."""
+        """The index that `save` wrote under `stem`; probes and keys stay on disk. QilinError: there is none."""
         index = cls.__new__(cls)
-        own = [Probe(**row) for row in files.read_jsonl(stem.with_suffix(".probes.jsonl"))]
+        if not stem.with_suffix(".keys.npy").exists():
+            raise QilinError(f"{stem}.keys.npy does not exist: no index of benchmarks was saved there")
         # A plain view of the mapped pages: an np.memmap does more work at every slice taken of it.
-        index._set(own, np.asarray(np.load(stem.with_suffix(".keys.npy"), mmap_mode="r")))
+        keys = np.asarray(np.load(stem.with_suffix(".keys.npy"), mmap_mode="r"))
+        read = Texts(stem).raw
+        probe = cache(lambda number: Probe(*pickle.loads(read(number))))  # noqa: S301 - what `save` wrote
+        index._set(probe, np.load(stem.with_suffix(".shares.npy")), keys)
         return index
 
     def hits(self, records: Sequence[Sequence[str]], share: float) -> list[Hit | None]:
@@ -97,16 +109,10 @@ class Index:
         """
         own = letters([text for texts in records for text in texts])
         ends = np.cumsum([0, *map(len, records)])
-        least = np.where(np.isnan(self._share), share, self._share)
-        questions = np.where(self._answers, np.inf, least)
-        answers = np.where(self._answers, _SEEMING, np.inf)
+        least = np.where(np.isnan(self._shares["share"]), share, self._shares["share"])
         best: dict[int, tuple[int, float, int]] = {}
-        proposed = (
-            self._proposed(own, ends, questions),
-            self._proposed(own.without_numbers(), ends, answers, between=False),
-        )
-        for there, number, places in chain(*proposed):
-            probe = self._probes[number]
+        for there, number, places in self._proposed(own, ends, least) if len(self._hashes) else ():
+            probe = self._probe(number)
             found = there.share(probe, places)
             if found and found >= least[number]:
                 whole = probe.rule == "13-gram" and probe.text in there.letters
@@ -115,19 +121,49 @@ class Index:
         return [self._hit(*best[number]) if number in best else None for number in range(len(records))]
 
     def _hit(self, rule: int, share: float, number: int) -> Hit:
-        return Hit(self._probes[number].benchmark, self._probes[number].item, RULES[rule], round(-share, 3))
+        probe = self._probe(number)
+        return Hit(probe.benchmark, probe.item, RULES[rule], round(-share, 3))
 
-    def _proposed(
-        self, own: Letters, ends: np.ndarray, least: np.ndarray, between: bool = True
-    ) -> Iterator[tuple[_Record, int, list[int]]]:
-        """(record, number of a probe of whose keys it seems to hold the share `least` [probes], places of one of them).
+    def _proposed(self, own: Letters, ends: np.ndarray, least: np.ndarray) -> Iterator[tuple[_Record, int, list[int]]]:
+        """(record, number of a probe that it seems to hold, places of one of its keys); answers without numbers.
 
-        ends: the number of each record's first text, and of all texts, int64 [records + 1]. `between`: look for texts
-        between borders, too.
+        ends: the number of each record's first text, and of all texts, int64 [records + 1].
         """
-        if not len(self._hashes):
-            return
-        at, key = np.concatenate([self._found(*some) for some in _windows(own, between)], axis=1)
+        grams = self._found(window_hashes(own.codes, GRAM))
+        answers = self._shares["answer"]
+        between = np.concatenate([grams, *self._between(own)], axis=1)
+        yield from self._owned(own, ends, between, np.where(answers, np.inf, least))
+        bare, kept = own.without_numbers()
+        without = self._without_numbers(bare, kept, grams)
+        yield from self._owned(bare, ends, without, np.where(answers, _SEEMING, np.inf))
+
+    def _between(self, own: Letters) -> Iterator[np.ndarray]:
+        """The keys among what stands between borders, by its length, up to _KEY letters; as `_found`."""
+        begins = np.flatnonzero(own.borders[:-1])
+        for length, hashes in enumerate(growing_hashes(own.codes, begins, 1, _KEY), start=1):
+            at = begins[: len(hashes)]
+            # A text of so many letters may go on.
+            apart = slice(None) if length == _KEY else np.flatnonzero(own.borders[at + length])
+            yield self._found(hashes[apart], at[apart])
+
+    def _without_numbers(self, bare: Letters, kept: np.ndarray, grams: np.ndarray) -> np.ndarray:
+        """The keys among the 13-grams of `bare`, the letters `kept`, of which those without a gap are in `grams`."""
+        stretch = kept[GRAM - 1 :] - kept[: max(0, len(kept) - GRAM + 1)]
+        gaps = np.flatnonzero(stretch >= GRAM)
+        (hashes,) = growing_hashes(bare.codes, gaps, GRAM, GRAM)
+        at = np.searchsorted(kept, grams[0])
+        whole = at < len(stretch)
+        whole[whole] = (stretch[at[whole]] < GRAM) & (kept[at[whole]] == grams[0, whole])
+        return np.concatenate([np.stack([at, grams[1]])[:, whole], self._found(hashes, gaps)], axis=1)
+
+    def _owned(
+        self, own: Letters, ends: np.ndarray, found: np.ndarray, least: np.ndarray
+    ) -> Iterator[tuple[_Record, int, list[int]]]:
+        """(record, probe, places of one key) where a record holds the share `least` [probes] of a probe's keys.
+
+        found: (places in `own`, keys there), int64 [2, n].
+        """
+        at, key = found
         bounds = np.append(0, np.flatnonzero(own.codes == ord(END)) + 1)[ends]
         record = np.searchsorted(bounds, at, "right") - 1
         order = np.lexsort((key, record))
@@ -152,25 +188,17 @@ class Index:
             for _, owner, n in some:
                 yield there, owner, places[begins[n] : begins[n + 1]]
 
-    def _found(self, hashes: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The places of those `hashes` that are keys, and the first key that each is."""
-        at = np.flatnonzero(self._filter[hashes >> self._shift])
+    def _found(self, hashes: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+        """The places of those `hashes` that are keys (theirs in the array without `places`), and the first key of each.
+
+        int64 [2, n].
+        """
+        at = np.flatnonzero(self._filter.take((hashes >> self._shift).view(np.int64)))
         at = at[self._filter[hashes[at] & self._last]]
         key = np.minimum(np.searchsorted(self._hashes, hashes[at]), len(self._hashes) - 1)
         true = self._hashes[key] == hashes[at]
-        return places[at[true]], key[true]
-
-
-def _windows(own: Letters, between: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(hashes, their places) of all 13-grams, and of what stands between borders by its length, up to _KEY letters."""
-    hashes = window_hashes(own.codes, GRAM)
-    yield hashes, np.arange(len(hashes))
-    begins = np.flatnonzero(own.borders[:-1])
-    for length in range(1, GRAM) if between else ():
-        at = begins[: np.searchsorted(begins, len(own.codes) - length, "right")]
-        # A text of so many letters may go on.
-        at = at if length == _KEY else at[own.borders[at + length] > 0]
-        yield row_hashes(own.codes[at[:, None] + np.arange(length)]), at
+        at = at[true]
+        return np.stack([at if places is None else places[at], key[true]])
 
 
 class _Record:

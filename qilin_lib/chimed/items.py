@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.letters import HARD, NUMBERS, SOFT, folded, impolite
@@ -63,8 +64,7 @@ class Item:
 _TEXTS = Item.__slots__[2:]
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """One way in which an item is known: the letters to look for, and what must stand beside them.
 
     Of the grams of `size` letters of `text` a record must hold `share`; None: the share that the build is given. A text

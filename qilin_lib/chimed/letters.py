@@ -32,13 +32,15 @@ _BORDERS = dict.fromkeys(_POLITE, (HARD, HARD)) | dict.fromkeys(("什", "哪", "
 _MARKS = ((0x2460, 0x2500), (0x2776, 0x2794), (0x3220, 0x322A), (0x3280, 0x328A), (0x32B1, 0x32C0))
 # Characters that regions simplify in two ways, and those that OpenCC tells apart by the words they stand in only.
 _SAME = str.maketrans("么敍枱潀痺睪簷粧糭著苧衞衹颚鲶覆瞭藉甦像揹钜", "幺叙台潨痹睾檐妆粽着苎卫只腭鲇复了借苏象背巨")
-# What each code point becomes, filled as characters are met: no letter, or one of several letters, which is in _FORMS.
+# What each code point becomes, filled as characters are met: no letter, or so many _SEVERAL as its _FORMS has letters.
 _UNMET, _NONE, _SEVERAL = 0, 1, 2
 _TABLE = np.zeros(0x110000, dtype=np.uint32)
 _TABLE[ord(END)] = ord(END)
-_FORMS: dict[int, str] = {}
+_FORMS: dict[int, np.ndarray] = {}
 _BEGINS = np.zeros(len(_TABLE), dtype=bool)
 _BEGINS[[ord(word[0]) for word in _BORDERS]] = True
+_NUMBERS = np.zeros(len(_TABLE), dtype=bool)
+_NUMBERS[[*map(ord, NUMBERS)]] = True
 converter = cache(OpenCC)
 
 
@@ -55,10 +57,13 @@ class Letters:
     def __str__(self) -> str:
         return self.codes.tobytes().decode("utf-32-le")
 
-    def without_numbers(self) -> Letters:
-        """The same texts without digits and Chinese numerals; the borders are those before the letters that stay."""
-        kept = ~np.isin(self.codes, _codes(NUMBERS))
-        return Letters(self.codes[kept], self.borders[np.append(kept, True)])
+    def without_numbers(self) -> tuple[Letters, np.ndarray]:
+        """The same texts without digits and Chinese numerals, and which letters of `self` stay, int64 [letters].
+
+        The borders are those before the letters that stay.
+        """
+        kept = np.flatnonzero(~_NUMBERS.take(self.codes))
+        return Letters(self.codes[kept], self.borders[np.append(kept, len(self.codes))]), kept
 
 
 def letters(texts: Sequence[str]) -> Letters:
@@ -71,9 +76,12 @@ def letters(texts: Sequence[str]) -> Letters:
     borders[1:-1] = script[1:] != script[:-1]
     borders[1:-1][(np.diff(at) > 1) | (script[1:] == 3) | (script[:-1] == 3)] = HARD
     begins = np.flatnonzero(_BEGINS.take(codes))
+    begins = begins[np.argsort(codes[begins], kind="stable")]
+    firsts = codes[begins]
     for word, (before, behind) in _BORDERS.items():
-        at = begins[begins <= len(codes) - len(word)]
-        for place, letter in enumerate(word):
+        at = begins[slice(*np.searchsorted(firsts, (ord(word[0]), ord(word[0]) + 1)))]
+        at = at[at <= len(codes) - len(word)]
+        for place, letter in enumerate(word[1:], start=1):
             at = at[codes[at + place] == ord(letter)]
         borders[at] = np.maximum(borders[at], before)
         borders[at + len(word)] = np.maximum(borders[at + len(word)], behind)
@@ -97,13 +105,20 @@ def _folded(text: str) -> np.ndarray:
     codes = _codes(text)
     whole = _TABLE.take(codes)
     for code in np.unique(codes[whole == _UNMET]).tolist():
-        _FORMS[code] = form = _form(chr(code))
+        form = _form(chr(code))
         _TABLE[code] = _NONE if form.isspace() else ord(form) if len(form) == 1 else _SEVERAL
+        if _TABLE[code] == _SEVERAL:
+            _FORMS[code] = _folded(form)
     whole = _TABLE.take(codes)
-    several = np.unique(codes[whole == _SEVERAL]).tolist()
-    for code in several:
-        text = text.replace(chr(code), _FORMS[code])
-    return _folded(text) if several else whole
+    at = np.flatnonzero(whole == _SEVERAL)
+    if not len(at):
+        return whole
+    forms = [_FORMS[code] for code in codes[at].tolist()]
+    counts = np.ones(len(whole), dtype=np.int64)
+    counts[at] = [*map(len, forms)]
+    whole = np.repeat(whole, counts)
+    whole[whole == _SEVERAL] = np.concatenate(forms)
+    return whole
 
 
 def _form(character: str) -> str:

@@ -14,6 +14,7 @@ a text make template text slow text; all other buckets are searched wholly, in t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def joined(roots: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float, ngram: int) -> np.ndarray:
     """Pairs of duplicates that share this band and are not connected in <folder>/roots.npy; int64 [n, 2].
 
-    Memory: some 60 bytes a record of the corpus, 300 a record of _CHUNK, and 40 a gram of _GRAMS.
+    Memory: some 70 bytes a record of the corpus, 300 a record of _CHUNK, and 40 a gram of _GRAMS.
     """
     search, rows = _Search(folder, stems, threshold, ngram), band_rows(threshold)
     distinct = np.load(folder / "distinct.npy")
@@ -140,7 +141,7 @@ class _Search:
     """The records of a corpus, numbered over all shards, as a task sees them."""
 
     def __init__(self, folder: Path, stems: Sequence[Path], threshold: float, ngram: int) -> None:
-        self.stems, self.threshold, self.ngram = stems, threshold, ngram
+        self.stems, self.threshold, self.ngram, self._shard = stems, threshold, ngram, cache(Texts)
         self.starts, self.roots, self.lengths = (np.load(folder / f"{n}.npy") for n in ("starts", "roots", "lengths"))
 
     def links(self, row: int, members: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -203,9 +204,8 @@ class _Search:
         """Skeletons of records."""
         texts = [""] * len(numbers)
         for stem, start, places in self._by_shard(numbers):
-            shard = Texts(stem)
-            for place in places.tolist():
-                texts[place] = shard[int(numbers[place] - start)]
+            for place, text in zip(places.tolist(), self._shard(stem).some(numbers[places] - start), strict=True):
+                texts[place] = text
         return texts
 
     def _by_shard(self, numbers: np.ndarray) -> Iterator[tuple[Path, int, np.ndarray]]:

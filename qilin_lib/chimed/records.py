@@ -113,7 +113,10 @@ class Note(Rejection):
 
 def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:
     """The same payload with its text changed: `change` gets all its `strings` and returns as many in their order."""
-    new = change(strings(payload))
+    old = strings(payload)
+    new = change(old)
+    if new == old:
+        return payload
     match payload:
         case Dialogue(_, system):
             return Dialogue(tuple(new[bool(system) :]), new[0] if system else "")

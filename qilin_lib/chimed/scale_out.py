@@ -6,9 +6,9 @@
 Stages, with their tasks: index (1) -> refine (n) -> equal (1) -> bands (n) -> decide (1) -> write (n) -> glue (1).
 OUT gets the files that the notebook writes, byte for byte, whatever the number of tasks. Everything between lies in
 OUT/checkpoints, on a file system that every node mounts; remove it when OUT/ledger.json is there. With the same raw
-files and parameters, a task that is done is not done again. What it costs: each task of refine, and equal once more,
-reads all raw files, since the number of a unit and its batch is known only to who has read what stands before (a fifth
-of the work: more than some ten tasks gain little); decide finds repeated substrings on the cores of one node.
+files and parameters, a task that is done is not done again. Each task of refine, and equal, reads all raw files, since
+only who has read what stands before knows a unit's number: a fifth of the work, so that more than some ten tasks gain
+little. decide finds repeated substrings on the cores of one node.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
 
 from qilin_lib import files, params
-from qilin_lib.chimed import build, neardup, sources
+from qilin_lib.chimed import batches, build, neardup, sources
 from qilin_lib.chimed.ledger import Ledger
 from qilin_lib.chimed.pool import Pool, cores
 from qilin_lib.chimed.shards import write_array
+from qilin_lib.chimed.verdicts import Corpus
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.schema import Build
 
@@ -40,93 +41,69 @@ except ModuleNotFoundError as missing:
 EXECUTORS = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
 
 
-class Done(Exception):
-    """A task has done its share."""
-
-
-class Share(NamedTuple):
-    """A pool that does every `size`-th batch from `rank` on, keeps its results in `folder` and raises Done.
-
-    Without a rank it gives all that are kept. Arguments begin with the stem of the batch, whose name is its number.
-    """
-
-    folder: Path
-    rank: int | None = None
-    size: int = 1
-
-    def map(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
-        """Like that of a pool, for this share."""
-        for given in arguments:
-            path = self.folder / f"{given[0].name}.pickle"
-            if self.rank is None:
-                yield _load(path)
-            elif int(given[0].name) % self.size == self.rank and not path.exists():
-                _save(path, function(*given))
-        if self.rank is not None:
-            raise Done
-
-
 class Run:
     """A build from `raw` to `out`; its stages are what datatrove calls, with (data, rank, number of tasks)."""
 
     def __init__(self, params: Build, raw: Path, out: Path) -> None:
         self.params, self.raw, self.out = params, raw.resolve(), out.resolve()
-        self.chosen = build.chosen_sources(params, self.raw)
+        chosen = build.chosen_sources(params, self.raw)
         self.work = build.work_dir(params, self.raw, self.out)
+        self.batches = partial(build.read_batches, params, chosen, self.raw, self.work, print)
 
     def index(self, *_: object) -> None:
         """Stage 1: the index of the benchmarks, and the ledger, which begins with them."""
         ledger = Ledger(unread=sources.all_unread(self.raw))
-        _save(self.work / "index.pickle", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
+        self._save("index", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
 
     def refine(self, data: object, rank: int, size: int) -> None:
         """Stage 2: the batches rank, rank + size, ..."""
-        share = Share(self.work / "refined", rank, size)
-        with suppress(Done):
-            build.refine_all(self.params, self.chosen, self.raw, self.work, share, print, {})
+        for task in islice(self.batches({}), rank, None, size):
+            batches.refine(*task)
 
     def equal(self, *_: object) -> None:
         """Stage 3: all candidates, and which of them are equal."""
         notes: build.Notes = {}
-        corpus, stems = build.refine_all(self.params, self.chosen, self.raw, self.work, Pool(1), print, notes)
-        neardup.collapse(self.work, stems)
-        _save(self.work / "notes.pickle", notes)
-        _save(self.work / "equal.pickle", (corpus, stems))
+        corpus = Corpus((stem, source) for stem, source, *_ in self.batches(notes))
+        neardup.collapse(self.work, corpus.stems)
+        self._save("equal", (corpus, notes))
 
     def bands(self, data: object, rank: int, size: int) -> None:
         """Stage 4: near-duplicates that share the bands rank, rank + size, ..."""
-        _, stems = _load(self.work / "equal.pickle")
-        given = self.params.near_dup_threshold, self.params.near_dup_ngram
+        stems, given = self._load("equal")[0].stems, (self.params.near_dup_threshold, self.params.near_dup_ngram)
         for band in range(rank, neardup.band_count(given[0]), size):
             write_array(self.work / "bands" / f"{band:03d}.npy", neardup.band_edges(self.work, stems, band, *given))
 
     def decide(self, *_: object) -> None:
         """Stage 5: what becomes of every candidate, and what is cut out of running text."""
-        corpus, stems = _load(self.work / "equal.pickle")
-        group = np.load(self.work / "roots.npy")
+        corpus, group = self._load("equal")[0], np.load(self.work / "roots.npy")
         for path in sorted((self.work / "bands").glob("*.npy")):
             group = neardup.joined(group, np.load(path))
         with Pool(self.params.workers) as pool:
-            cuts = build.decide(self.params, corpus, group, stems, self.work, pool, print)
-        _save(self.work / "decide.pickle", (corpus, cuts, stems))
+            cuts = build.decide(self.params, corpus, group, self.work, pool, print)
+        self._save("decide", (corpus, cuts))
 
     def write(self, data: object, rank: int, size: int) -> None:
         """Stage 6: the lines of the batches rank, rank + size, ..."""
-        share = Share(self.work / "lines", rank, size)
-        with suppress(Done):
-            self._write(Ledger(), b"", self.work / f"write-{rank}", share)
+        for stem, *judged in islice(build.judged_batches(self.params, *self._load("decide")), rank, None, size):
+            if not stem.with_suffix(".lines.pickle").exists():
+                self._save(f"{stem.name}.lines", batches.lines(stem, *judged))
 
     def glue(self, *_: object) -> None:
         """Stage 7: the four sets, dropped.jsonl and ledger.json."""
-        ledger, dropped = _load(self.work / "index.pickle")
-        for source, found in _load(self.work / "notes.pickle").items():
+        (ledger, dropped), (_, notes) = self._load("index"), self._load("equal")
+        for source, found in notes.items():
             ledger.notes.setdefault(source, {}).update(found)
-        self._write(ledger, dropped, self.out, Share(self.work / "lines"))
+        written = (self._load(f"{stem.name}.lines") for stem in self._load("decide")[0].stems)
+        build.write_sets(written, ledger, dropped, self.out)
         ledger.check()
         files.write_json(self.out / "ledger.json", ledger.as_dict())
 
-    def _write(self, *given: Any) -> None:
-        build.write_sets(self.params, *_load(self.work / "decide.pickle"), *given)
+    def _save(self, name: str, value: Any) -> None:
+        with files.atomic(self.work / f"{name}.pickle", binary=True) as handle:
+            pickle.dump(value, handle)
+
+    def _load(self, name: str) -> Any:
+        return pickle.loads((self.work / f"{name}.pickle").read_bytes())  # noqa: S301 - what another task has saved
 
 
 def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
@@ -145,19 +122,10 @@ def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
     for name in ("index", "refine", "equal", "bands", "decide", "write", "glue"):
         own = {"tasks": tasks if name in ("refine", "bands", "write") else 1, "depends": made[-1] if made else None}
         own |= {"job_name": f"chimed-{name}"} if executor == "slurm" else {}
-        # A plain string, since datatrove takes no Path. Completed tasks are noted here and not run again.
+        # Completed tasks are noted here and not run again; datatrove takes no Path.
         own["logging_dir"] = str(run.work / "logs" / name)
         made.append(EXECUTORS[executor]([getattr(run, name)], **own | options))
     return made
-
-
-def _save(path: Path, value: Any) -> None:
-    with files.atomic(path, binary=True) as handle:
-        pickle.dump(value, handle)
-
-
-def _load(path: Path) -> Any:
-    return pickle.loads(path.read_bytes())  # noqa: S301 - what another task of this run has saved
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ A shard has a stem such as `work/00012`; its parts are files `00012.<part>`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,11 @@ def write_array(path: Path, values: np.ndarray) -> None:
 
 def write_texts(stem: Path, texts: Sequence[str]) -> None:
     """Write <stem>.utf8 and <stem>.ends.npy (int64 byte offsets [len(texts)]); the second file is written last."""
-    encoded = [text.encode("utf-8") for text in texts]
+    write_bytes(stem, [text.encode("utf-8") for text in texts])
+
+
+def write_bytes(stem: Path, encoded: Sequence[bytes]) -> None:
+    """Like `write_texts`, of whatever bytes."""
     with files.atomic(stem.with_suffix(".utf8"), binary=True) as handle:
         handle.writelines(encoded)
     write_array(stem.with_suffix(".ends.npy"), np.cumsum([len(raw) for raw in encoded], dtype=np.int64))
@@ -35,19 +40,32 @@ class Texts:
 
     def __init__(self, stem: Path) -> None:
         self._ends = np.load(stem.with_suffix(".ends.npy"))
-        whole = stem.with_suffix(".utf8")
-        mapped = np.memmap(whole, dtype=np.uint8, mode="r") if whole.stat().st_size else np.empty(0, np.uint8)
+        self._path = stem.with_suffix(".utf8")
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        mapped = np.memmap(self._path, dtype=np.uint8, mode="r") if self._path.stat().st_size else np.empty(0, np.uint8)
         # A plain view of the mapped pages: an np.memmap does more work at every slice taken of it.
-        self._bytes = np.asarray(mapped)
+        return np.asarray(mapped)
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, number: int) -> str:
+        return self.raw(number).decode("utf-8")
+
+    def raw(self, number: int) -> bytes:
+        """The bytes of one text."""
         if not 0 <= number < len(self._ends):
             raise IndexError(number)
         start = int(self._ends[number - 1]) if number else 0
-        return self._bytes[start : int(self._ends[number])].tobytes().decode("utf-8")
+        return self._bytes[start : int(self._ends[number])].tobytes()
+
+    def some(self, numbers: np.ndarray) -> list[str]:
+        """These texts; the file is open for as long as that takes, so that many shards can be held."""
+        spans = zip(np.append(0, self._ends)[numbers].tolist(), self._ends[numbers].tolist(), strict=True)
+        with open(self._path, "rb", buffering=0) as handle:
+            return [handle.read(end - handle.seek(start)).decode("utf-8") for start, end in spans]
 
     def starts(self) -> np.ndarray:
         """Where each text starts in `whole()`, and its end, in characters; int64 [len(self) + 1]."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 _WORDS = re.compile(r"[^\W_]+")
 _STRONG = "+<>≤≥±↑↓‰≠√×♂♀"
 _MEANT = "-.," + _STRONG
-_NO_SIGNS = dict.fromkeys(map(ord, _MEANT))
+_SIGNS = re.compile(f"[{re.escape(_MEANT)}]+")
 _FORMS = str.maketrans("−–—~～≦≧·", "-----≤≥.")
 # A sign, a comparison; a minus in brackets or before a number; whatever parts two numbers. The first character stands
 # in one class, which the engine finds fast; what it must be followed by is said after it.
@@ -23,6 +24,8 @@ _SIGN = re.compile(
 # Characters around a sign by which its place is known in another text.
 _AROUND = 8
 # A gram's hash is sum(code point * odd constant) mod 2**64, mixed. The constants depend on no library's version.
+# So many characters hashed at once stay in a core's cache.
+_CHUNK = 1 << 14
 _ODD = np.frombuffer(hashlib.shake_256(b"character n-grams").digest(64 * 8), dtype="<u8") | np.uint64(1)
 
 
@@ -54,6 +57,7 @@ def identity(text: str) -> str:
     return whole.lower()
 
 
+@lru_cache(1 << 14)
 def _sign(between: str) -> str:
     marks = unicodedata.normalize("NFKC", between).translate(_FORMS)
     if strong := "".join(mark for mark in marks.replace("<=", "≤").replace(">=", "≥") if mark in _STRONG):
@@ -63,26 +67,38 @@ def _sign(between: str) -> str:
 
 def differ_in_signs(one: str, other: str) -> bool:
     """Whether two texts (each its `identity`) somewhere have the same letters with other signs between them."""
-    if not any(sign in one or sign in other for sign in _MEANT):
+    if not (_SIGNS.search(one) or _SIGNS.search(other)):
         return False
     one, other = f"\n{one}\n", f"\n{other}\n"
     forms, others = _signed(one), _signed(other)
     for letters in forms.keys() | others.keys():
-        # Where they stand in a text as they are, they stand there without signs.
-        own = forms.get(letters, set()) | ({letters} if letters in one else set())
-        theirs = others.get(letters, set()) | ({letters} if letters in other else set())
-        if own and theirs and own.isdisjoint(theirs):
-            return True
+        own, theirs = forms.get(letters, frozenset()), others.get(letters, frozenset())
+        if own.isdisjoint(theirs):
+            # Where they stand in a text as they are, they stand there without signs.
+            bare, also_bare = letters in one, letters in other
+            if (own or bare) and (theirs or also_bare) and not (bare and also_bare):
+                return True
     return False
 
 
 def _signed(text: str) -> dict[str, set[str]]:
     """{`_AROUND` letters in a row: the forms in which they stand with signs between them}."""
-    more = min(_AROUND, len(text.translate(_NO_SIGNS))) - 1
-    sign, letter = f"[{re.escape(_MEANT)}]", f"[^{re.escape(_MEANT)}]"
+    letters = _SIGNS.sub("", text)
+    size = min(_AROUND, len(letters))
     forms: dict[str, set[str]] = {}
-    for found in re.finditer(f"(?={letter}{{1,{more}}}{sign})(?=((?:{letter}{sign}*){{{more}}}{letter}))", text):
-        forms.setdefault(found[1].translate(_NO_SIGNS), set()).add(found[1])
+    last = 0
+    # Where each letter stands in the text.
+    places: list[int] = []
+    starts: set[int] = set()
+    for found in _SIGNS.finditer(text):
+        places += range(last, found.start())
+        last = found.end()
+        starts.update(range(max(0, len(places) - size + 1), len(places)))
+    places += range(last, len(text))
+    for start in starts:
+        if start + size <= len(letters):
+            form = text[places[start] : places[start + size - 1] + 1]
+            forms.setdefault(letters[start : start + size], set()).add(form)
     return forms
 
 
@@ -93,15 +109,10 @@ def gram_set(bones: str, size: int) -> frozenset[str]:
     return frozenset(bones[at : at + size] for at in range(len(bones) - size + 1))
 
 
-def gram_hashes(bones: str, size: int) -> np.ndarray:
-    """64-bit hashes (uint64, one a position) of the character n-grams of a skeleton; same cases as `gram_set`."""
-    return gram_hashes_many([bones], size)[0]
-
-
 def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """`gram_hashes` of each skeleton, end to end: hashes (uint64), offsets (int64 [len(skeletons) + 1]).
+    """64-bit hashes (uint64, one a position) of the character n-grams of skeletons, end to end, and their offsets.
 
-    Those of skeleton i are hashes[offsets[i] : offsets[i + 1]].
+    Those of skeleton i are hashes[offsets[i] : offsets[i + 1]], int64 [len(skeletons) + 1]; same cases as `gram_set`.
     """
     lengths = np.fromiter(map(len, skeletons), dtype=np.int64, count=len(skeletons))
     counts = np.where(lengths < size, lengths > 0, lengths - size + 1)
@@ -117,16 +128,26 @@ def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, n
 
 def window_hashes(codes: np.ndarray, width: int) -> np.ndarray:
     """The hash of the `width` code points (uint32) from each place on, uint64 [max(0, len(codes) - width + 1)]."""
-    codes = codes.astype(np.uint64)
     total = np.zeros(max(0, len(codes) - width + 1), dtype=np.uint64)
-    for offset in range(width):
-        total += codes[offset : offset + len(total)] * _ODD[offset]
+    for at in range(0, len(total), _CHUNK):
+        part = total[at : at + _CHUNK]
+        wide = codes[at : at + len(part) + width - 1].astype(np.uint64)
+        for offset in range(width):
+            part += wide[offset : offset + len(part)] * _ODD[offset]
     return _mixed(total)
 
 
-def row_hashes(rows: np.ndarray) -> np.ndarray:
-    """The hash of each row of code points (uint32 [rows, width]): that of the same characters in `window_hashes`."""
-    return _mixed((rows.astype(np.uint64) * _ODD[: rows.shape[1]]).sum(axis=1, dtype=np.uint64))
+def growing_hashes(codes: np.ndarray, at: np.ndarray, least: int, most: int) -> Iterator[np.ndarray]:
+    """For each length from `least` to `most` the hashes of so many code points (uint32) from places `at`, rising.
+
+    Those of the same characters in `window_hashes`; as many as there are windows that end within `codes`.
+    """
+    total = np.zeros(len(at), dtype=np.uint64)
+    for offset in range(most):
+        at = at[: np.searchsorted(at, len(codes) - offset)]
+        total = total[: len(at)] + codes[at + offset] * _ODD[offset]
+        if offset + 1 >= least:
+            yield _mixed(total.copy())
 
 
 def _mixed(total: np.ndarray) -> np.ndarray:

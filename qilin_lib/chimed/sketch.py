@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from rensa import RMinHash
 
-from qilin_lib.chimed.shards import write_array, write_texts
+from qilin_lib.chimed.shards import write_array, write_bytes
 from qilin_lib.chimed.shingles import gram_hashes_many
 
 PERMUTATIONS = 128
@@ -27,12 +27,14 @@ _BATCH_CHARS = 60_000
 def write_sketch(stem: Path, skeletons: Sequence[str], ngram: int) -> None:
     """Write the shard `stem`: skeletons (any may be empty), and signatures of their sets of character `ngram`-grams.
 
-    Beside the skeletons (shards.write_texts): <stem>.marks.npy, uint16 [records, PERMUTATIONS]; last <stem>.facts.npy,
+    Beside the skeletons (shards.write_bytes): <stem>.marks.npy, uint16 [records, PERMUTATIONS]; last <stem>.facts.npy,
     FACT [records].
     """
-    write_texts(stem, skeletons)
+    encoded = [bones.encode("utf-8") for bones in skeletons]
+    write_bytes(stem, encoded)
     write_array(stem.with_suffix(".marks.npy"), signatures(skeletons, ngram))
-    facts = [(hashlib.blake2b(bones.encode("utf-8"), digest_size=16).digest(), len(bones)) for bones in skeletons]
+    digests = (hashlib.blake2b(raw, digest_size=16).digest() for raw in encoded)
+    facts = [*zip(digests, map(len, skeletons), strict=True)]
     write_array(stem.with_suffix(".facts.npy"), np.array(facts, dtype=FACT))
 
 

@@ -104,7 +104,7 @@ class Registry(_Entry):
 def load(path: Path) -> Registry:
     """The registry in a file. QilinError naming the file, the entry and what is wrong with it."""
     try:
-        registry = Registry.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        registry = Registry.model_validate(yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
     except yaml.YAMLError as reason:
         raise QilinError(f"{path.name} is no YAML: {' '.join(str(reason).split())}") from None
     except ValidationError as reason:

@@ -6,7 +6,8 @@ Nothing here touches a text, so millions of candidates fit in memory.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -23,15 +24,19 @@ class Corpus:
 
     Arrays [n]: `number` (unit in its source), `draw` (uniform by text), `heading` (characters of a passage's title, -1:
     no running text), `medical`; `state` {set: int8 [n]}, and `keeper` {set: of which candidate it is a duplicate}.
-    `sources` [batches]: the source of each batch, whose candidates are those from starts[batch] to starts[batch + 1].
+    `stems`, `sources` [batches]: stem and source of each batch, whose candidates are those from starts[batch] to
+    starts[batch + 1].
     """
 
-    def __init__(self, sources: Sequence[str], batches: Sequence[np.ndarray]) -> None:
-        self.sources = sources
+    def __init__(self, refined: Iterable[tuple[Path, str]]) -> None:
+        """`refined`: stem and source of each batch, in corpus order."""
+        refined = [*refined]
+        self.stems, self.sources = [stem for stem, _ in refined], [source for _, source in refined]
+        batches = [np.load(stem.with_suffix(".candidates.npy")) for stem in self.stems]
         self.starts = np.cumsum([0, *map(len, batches)])
         table = np.concatenate([np.empty(0, CANDIDATE), *batches])
         self.number, self.draw, self.heading = (table[name] for name in ("number", "draw", "heading"))
-        medical = [BY_NAME[name].part == "medical" for name in sources]
+        medical = [BY_NAME[name].part == "medical" for name in self.sources]
         self.medical = np.repeat(np.array(medical, bool), np.diff(self.starts))
         masks = {name: table["sets"] & (1 << bit) for bit, name in enumerate(TRAINING_SETS)}
         self.state = {name: np.where(mask, TRAIN, ABSENT).astype(np.int8) for name, mask in masks.items()}

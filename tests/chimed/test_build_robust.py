@@ -74,7 +74,7 @@ def test_a_build_goes_on_with_its_batches_but_not_with_those_of_other_parameters
     assert list((tmp_path / "out/checkpoints/build").glob("*.candidates.npy"))
     with pytest.MonkeyPatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(batches, "lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        broken.setattr(batches, "refine", lambda *_: pytest.fail("a finished batch is made again"))
+        broken.setattr(batches, "_write_rows", lambda *_: pytest.fail("a finished batch is made again"))
         built(params, tiny_raw, tmp_path / "out")
     params.min_chars = 30
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")

@@ -35,24 +35,28 @@ def rows_of(items):
     return [(line, "reject" if isinstance(row, Reject) else row) for line, row in items]
 
 
-def test_json_array_lines_are_those_of_the_elements():
-    text = '[\n  {"a": 1},\n  {\n    "a": 2\n  },\n  {"a": 3}\n]\n'
-    assert rows_of(json_items(text)) == [(2, {"a": 1}), (3, {"a": 2}), (6, {"a": 3})]
+A1, A2, A3, BAD = {"a": 1}, {"a": 2}, {"a": 3}, "reject"
 
 
-def test_a_broken_element_of_an_array_is_skipped():
-    text = '[\n{"a": 1},\n{"a": oops},\n{"a": 3}\n]'
-    assert rows_of(json_items(text)) == [(2, {"a": 1}), (3, "reject"), (4, {"a": 3})]
-
-
-def test_an_array_cut_off_says_so():
-    assert rows_of(json_items('[{"a": 1},\n{"a": 2}')) == [(1, {"a": 1}), (2, {"a": 2}), (2, "reject")]
-    assert rows_of(json_items('[{"a": 1},\n{"a": "cu')) == [(1, {"a": 1}), (2, "reject")]
-
-
-def test_text_behind_an_array_is_a_rejection_and_elements_in_it_are_read():
-    text = '[{"a": 1}]\nnonsense\n{"a": 2}\n'
-    assert rows_of(json_items(text)) == [(1, {"a": 1}), (2, "reject"), (3, {"a": 2})]
+@pytest.mark.parametrize(
+    "text, rows",
+    [
+        # The line of an element is that where it begins.
+        ('[\n  {"a": 1},\n  {\n    "a": 2\n  },\n  {"a": 3}\n]\n', [(2, A1), (3, A2), (6, A3)]),
+        ('[\n{"a": 1},\n{"a": oops},\n{"a": 3}\n]', [(2, A1), (3, BAD), (4, A3)]),
+        # An array cut off between two elements, or inside one.
+        ('[{"a": 1},\n{"a": 2}', [(1, A1), (2, A2), (2, BAD)]),
+        ('[{"a": 1},\n{"a": "cu', [(1, A1), (2, BAD)]),
+        ('[{"a": 1}]\nnonsense\n{"a": 2}\n', [(1, A1), (2, BAD), (3, A2)]),
+        ('{"a": oops\n{"a": 1}\n\n{"a": \n{"a": 3}\n', [(1, BAD), (2, A1), (4, BAD), (5, A3)]),
+        # Lists are elements of a list, and lists of texts are rows.
+        ('[["a","b"],["c"]]', [(1, ["a", "b"]), (1, ["c"])]),
+        ('["a","b"]\n["c"]', [(1, ["a", "b"]), (2, ["c"])]),
+        ("[[12345], [-1.5e10], [true]]", [(1, [12345]), (1, [-1.5e10]), (1, [True])]),
+    ],
+)
+def test_rows_of_json_with_their_lines(text, rows):
+    assert rows_of(json_items(text)) == rows
 
 
 MINIFIED = '[{"q":"一"},{"q":oops},{"q":"三"},\n{"q":"四"}]'
@@ -65,16 +69,6 @@ def test_behind_a_broken_element_the_rest_of_its_line_is_lost_and_said_to_be():
     assert json_items('[{"q":oops},1]')[0][1].detail.endswith("(nothing behind it is read)")
 
 
-def test_json_lines_with_broken_lines():
-    text = '{"a": oops\n{"a": 1}\n\n{"a": \n{"a": 3}\n'
-    assert rows_of(json_items(text)) == [(1, "reject"), (2, {"a": 1}), (4, "reject"), (5, {"a": 3})]
-
-
-def test_lists_are_elements_of_a_list_and_lists_of_texts_are_rows():
-    assert rows_of(json_items('[["a","b"],["c"]]')) == [(1, ["a", "b"]), (1, ["c"])]
-    assert rows_of(json_items('["a","b"]\n["c"]')) == [(1, ["a", "b"]), (2, ["c"])]
-
-
 def test_reading_goes_on_at_an_element_and_not_inside_one():
     rows = [{"q": str(n), "h": [{"x": n}, {"x": n}]} for n in range(5)]
     text = json.dumps(rows, indent=2).replace('"q": "1"', '"q": oops')
@@ -85,10 +79,6 @@ def test_reading_goes_on_at_an_element_and_not_inside_one():
         "3",
         "4",
     ]
-
-
-def test_numbers_cut_by_a_piece_are_whole():
-    assert rows_of(json_items("[[12345], [-1.5e10], [true]]")) == [(1, [12345]), (1, [-1.5e10]), (1, [True])]
 
 
 def test_an_element_longer_than_the_limit_costs_itself(monkeypatch):
@@ -109,25 +99,21 @@ def test_random_arrays_agree_with_the_standard_library():
         assert [row for _, row in found] == rows
 
 
-def test_csv_cells_with_newlines_keep_their_first_line_number():
-    text = 'a,b\n1,"x\ny"\n2,z\n'
-    assert rows_of(csv_rows(text)) == [(1, ["a", "b"]), (2, ["1", "x\ny"]), (4, ["2", "z"])]
+@pytest.mark.parametrize(
+    "text, rows",
+    [
+        ('a,b\n1,"x\ny"\n2,z\n', [(1, ["a", "b"]), (2, ["1", "x\ny"]), (4, ["2", "z"])]),
+        ("a,b\n1\n1,2\n1,2,3\n\n4,5\n", [(1, ["a", "b"]), (2, BAD), (3, ["1", "2"]), (4, BAD), (6, ["4", "5"])]),
+    ],
+)
+def test_rows_of_csv_with_their_first_lines(text, rows):
+    assert rows_of(csv_rows(text)) == rows
 
 
 def test_an_unclosed_quote_costs_one_row():
     text = 'a,b\n1,"never closed\n' + "".join(f"{n},good\n" for n in range(2, 900))
     rows = rows_of(csv_rows(text))
     assert rows[1] == (2, "reject") and len(rows) == 900 and rows[-1] == (900, ["899", "good"])
-
-
-def test_wrong_number_of_columns_is_rejected_in_place():
-    assert rows_of(csv_rows("a,b\n1\n1,2\n1,2,3\n\n4,5\n")) == [
-        (1, ["a", "b"]),
-        (2, "reject"),
-        (3, ["1", "2"]),
-        (4, "reject"),
-        (6, ["4", "5"]),
-    ]
 
 
 def test_csv_agrees_with_the_standard_library_on_random_tables():
@@ -142,9 +128,9 @@ def test_csv_agrees_with_the_standard_library_on_random_tables():
         assert [row for _, row in decode.csv_rows(Stream.of(handle.getvalue()))] == table
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), "nan", " NaN ", "null", "", [], {}])
-def test_what_stands_for_nothing_is_empty(value):
-    assert string(value) == ""
+@pytest.mark.parametrize("value", [None, float("nan"), "nan", " NaN ", "null", "", [], {}, 3, " 好 "])
+def test_what_stands_for_nothing_is_empty_and_numbers_are_text(value):
+    assert string(value) == {3: "3", " 好 ": "好"}.get(value if isinstance(value, int | str) else None, "")
 
 
 NOTHING = ["nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", "无", "暂无", "无。", "暂无相关资料", "无相关资料"]
@@ -169,10 +155,6 @@ def test_a_field_that_holds_a_word_for_nothing_is_empty_in_every_reader(word):
 def test_a_field_that_only_holds_such_a_word_among_others_stays(text):
     (record,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": text})))
     assert record.payload.turns == ("痛吗", text)
-
-
-def test_numbers_are_text():
-    assert (string(3), string(" 好 ")) == ("3", "好")
 
 
 def test_a_line_without_text_stands_between_csv_rows(monkeypatch):

@@ -145,5 +145,5 @@ def test_batches_do_not_matter_and_a_loaded_index_finds_the_same(size: int, tmp_
 
 
 def test_an_index_that_was_never_saved_is_named(tmp_path: Path):
-    with pytest.raises(QilinError, match="index.probes.jsonl does not exist"):
+    with pytest.raises(QilinError, match="index.keys.npy does not exist"):
         Index.load(tmp_path / "index")

@@ -267,15 +267,21 @@ def test_a_file_of_the_user_stays(run, far, tmp_path):
     assert run("huatuo_encyclopedia_qa", "--yes")[0] == 0 and path.with_name("own.jsonl").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["cmd", "meddialog_cn", "kg_cpubmed", "medqa_textbooks"])
-def test_a_source_without_such_a_home_is_refused_with_the_registrys_words(run, far, name):
-    status, printed = run("kg_39health", name, "--yes")
-    assert status == 2 and name in printed and sources.BY_NAME[name].home in printed and not far.requests
-
-
-def test_an_unknown_source_is_refused_with_the_nearest(run, far):
-    status, printed = run("kg_39heath", "--yes")
-    assert status == 2 and "kg_39heath" in printed and "did you mean 'kg_39health'" in printed
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["kg_39heath"], "did you mean 'kg_39health'"),
+        ([], "Nothing was fetched"),
+        # Without such a home: the registry's words.
+        *(
+            (["kg_39health", name], sources.BY_NAME[name].home)
+            for name in ("cmd", "meddialog_cn", "kg_cpubmed", "medqa_textbooks")
+        ),
+    ],
+)
+def test_what_is_refused_asks_nobody(run, far, names, said):
+    status, printed = run(*names, "--yes")
+    assert status == 2 and said in printed and not far.requests and all(name in printed for name in names[-1:])
 
 
 def test_what_cannot_be_reached_or_is_not_there_is_one_sentence(run, far):
@@ -332,11 +338,6 @@ def test_list_names_every_source_with_home_and_licence(run, far):
     for source in sources.REGISTRY:
         entry = re.search(rf"^{source.name}[;,] .*\n(  .*\n)+", printed, re.MULTILINE)[0]
         assert source.licence in entry and source.home in entry
-
-
-def test_no_source_named_fetches_nothing(run, far):
-    status, printed = run("--yes")
-    assert status == 2 and "Nothing was fetched" in printed and not far.requests
 
 
 def test_places_of_the_registry_are_among_its_homes():

@@ -9,7 +9,6 @@ import yaml
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.readers import general
-from qilin_lib.chimed.records import Rejection
 from qilin_lib.errors import QilinError
 
 PAPER = {
@@ -97,12 +96,6 @@ def test_overview_fast_reads_nothing(tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--fast"], ["no such folder"]])
 def test_wrong_arguments(arguments, capsys):
     assert sources.main(arguments) == 2 and "usage" in capsys.readouterr().out
-
-
-def test_what_cannot_be_read_is_one_rejection(tmp_path):
-    (tmp_path / "cmd" / "a.jsonl").mkdir(parents=True)
-    (unit,) = sources.units(sources.BY_NAME["cmd"], tmp_path)
-    assert isinstance(unit.read, Rejection) and (unit.read.reason, unit.read.line) == ("unreadable file", 0)
 
 
 TOY = {
