@@ -22,12 +22,14 @@ _CUES = dict.fromkeys(listed("signed"), "signer")
 _CUES |= dict.fromkeys((*listed("kin"), *listed("bare")), "kin") | dict.fromkeys(listed("introductions"), "said")
 _CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
 _CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), "label")
+_CUES |= dict.fromkeys(listed("written"), "written")
 _TAILS = {cue[-2:] for cue in _CUES}
 _SIZES = sorted({len(cue) for cue in _CUES}, reverse=True)
 _SURNAMED = SURNAMES | {double[0] for double in DOUBLE}
 FIRST = _SURNAMED | SYLLABLES
-_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章科父母妻人者员氏")))
-_INITIALS = f"[{''.join(sorted(FIRST))}小老阿A-Z]"
+EXTRA = frozenset(listed("extra_surnames")) - FIRST
+_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章科父母妻人者员氏叫我")))
+_INITIALS = f"[{''.join(sorted(FIRST | EXTRA))}小老阿A-Z]"
 _WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
 _COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
 _ahead = re.compile(
@@ -43,6 +45,9 @@ _DRUGS = frozenset("品药学用别俗")
 _BORDERS = '\n 　\t，,。；;：:、！!？?（()）“”"‘’【】[]|/>-—=+@'
 
 
+_LAST = {"科": "ward", "人": "agent", "者": "agent", "员": "agent", "氏": "agent", "我": "me"}
+
+
 def _cue(before: str) -> str:
     """What kind of cue `before` ends with; empty for none."""
     if before.endswith("名叫") and before[-3:-2] in _DRUGS:
@@ -54,7 +59,7 @@ def _cue(before: str) -> str:
                     return _CUES[text[-size:]]
     if before[-1] in "父母妻" and (before[-2:-1] or " ") in _BORDERS:
         return "kin"
-    return "ward" if before[-1] == "科" else "agent" if before[-1] in "人者员氏" else ""
+    return _LAST.get(before[-1], "")
 
 
 def _cued(text: str) -> dict[int, str]:
@@ -66,9 +71,15 @@ def _cued(text: str) -> dict[int, str]:
             starts[place] = "label:"
         elif cue["joint"] is not None:
             starts[place] = f"{'named' if cue[0][0] == NAMED else 'hidden'}{cue['joint'].strip()[:1]}"
-        elif kind := _cue(text[max(0, (end := cue.start() + 1) - _SIZES[0]) : end]):
+        else:
+            end = cue.start() + 1
             mark = ":" if cue["colon"] else _MARKS.get(cue["mark"], cue["mark"])
-            starts[place] = kind + mark
+            if mark and mark in "叫写为是系" and (kind := _cue(text[max(0, place - _SIZES[0]) : place])):
+                starts[place] = kind
+            elif kind := _cue(text[max(0, end - _SIZES[0]) : end]):
+                starts[place] = kind + mark
+            elif text[place - 1] == "叫":
+                starts[place] = "call"
     for asked in _asked(text):
         starts[asked.end()] = "asked"
         reply = text[asked.end() : asked.end() + 24].partition("\n")[0]
@@ -87,7 +98,7 @@ _RIGHT = {
     "sexed": r"[）)]? ?[，,、（(\s/]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周月]|[MF](?:[，, ]|\Z))|[男女][，,性\d]| ?\d{1,3} ?岁",
     "year": r"[，,] ?\d{2,4}[年./-]\d",
     "of": rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|{_OWN}|家属|[妈爸]妈|妈妈|爸爸",
-    "called": rf"[{''.join(sorted(_CALLED))}]",
+    "called": rf"老(?=[按谓曰云说认师的治])|[{''.join(sorted(_CALLED))}]",
     "title": _title,
     "hidden": rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?{HIDDEN}|{HIDDEN}",
     "act": rf"{_ACTS}|患[有高糖慢冠脑肺肝胃]|就[行好]|收(?=[，,。\s]|\Z)",
@@ -98,7 +109,7 @@ _RIGHT = {
 _after = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _RIGHT.items())).match
 _SEXED = r"(?<=[，, 　（(/].)(?=[，, /]|\Z)"
 _behind = re.compile(
-    rf"{_title}|{_ACTS}|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属"
+    rf"{_title}|老(?=[按谓曰云说认师的治])|[两二三]位|[MF](?<=[，, /].)(?=[，, /])|{_ACTS}|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属"
     rf"|名下|[{''.join(sorted(_CALLED))}]|收(?=[，,])|{HIDDEN}"
 ).finditer
 _lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search
@@ -113,7 +124,7 @@ def _right(text: str, end: int) -> str:
 def _name_end(text: str, cue: re.Match[str]) -> tuple[int, int]:
     """Where a name would end that what `cue` found stands behind, and how long it may be."""
     start = cue.start()
-    if cue[0] in _TITLES:
+    if cue[0] in _TITLES or cue[0] in "两位二位三位老":
         return start, 4
     if cue[0] in _ACTED or cue[0] in _CALLED:
         return start, 3
@@ -126,6 +137,7 @@ def _name_end(text: str, cue: re.Match[str]) -> tuple[int, int]:
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
+_EDGES = frozenset(_BORDERS) | frozenset(listed("leads")[0])
 _DOTS = "·•・．‧∙"
 _MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
 _FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
@@ -133,9 +145,11 @@ _LATIN = rf"[A-Z][A-Za-z'’-]{{1,20}}(?:\.? (?:[A-Z]\. )?{_FIELD}[A-Z][A-Za-z'�
 _LATIN_LABELLED = rf"[A-Za-z][A-Za-z'’.-]{{1,20}}(?: {_FIELD}[A-Za-z][A-Za-z'’.-]{{0,20}}){{0,3}}(?![A-Za-z\d@_/])"
 _SPACED = rf"{HAN}[ 　]{HAN}(?:[ 　]?{HAN})?"
 _shape = re.compile(rf"{_MINORITY}|{_SPACED}|{_LATIN}|{_LATIN_LABELLED}|{HAN}{{1,6}}").match
+_plain = re.compile(f"{HAN}{{1,6}}").match
 _shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED})\Z").search
 _ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
+_NO_NAMES = _ACTED | _TITLES | {"麻醉", "宣教", "查房"}
 _RARE = rare(SURNAMES)
 _border = re.escape(_BORDERS)
 _lone = re.compile(
@@ -147,7 +161,7 @@ _nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}]
 _odd_surname = re.compile(rf"[{''.join(sorted(_RARE))}](?={HAN})|{trie(DOUBLE)}").finditer
 
 
-def _ends(text: str, start: int) -> Iterator[int]:
+def _ends(text: str, start: int, cued: bool = False) -> Iterator[int]:
     """Where a name that begins at `start` may end."""
     shape = _shape(text, start)
     if shape is None:
@@ -155,6 +169,8 @@ def _ends(text: str, start: int) -> Iterator[int]:
     if shape[0].isascii():
         yield shape.end()
         return
+    if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cued:
+        shape = _plain(text, start)
     dots, blank = _DOT.intersection(shape[0]), {" ", "　"}.intersection(shape[0])
     shortest = start + (3 if blank else max(map(shape[0].rfind, _DOTS)) + 2 if dots else 1)
     longest = shape.end()
@@ -168,7 +184,7 @@ def _begins(text: str, end: int, longest: int) -> Iterator[int]:
     start = end
     while start and end - start < longest and "\u4e00" <= text[start - 1] <= "\u9fa5":
         start -= 1
-        if text[start] in FIRST:
+        if text[start] in FIRST or text[start] in EXTRA and (start == 0 or text[start - 1] in _EDGES):
             yield start
     if start and text[start - 1] in _ODD and (shape := _shape_before(text, max(0, end - 24), end)):
         yield shape.start()
@@ -184,7 +200,7 @@ def _syllables(text: str, end: int) -> int:
 def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     """The places in `text` where a name may stand, and the cues before them."""
     starts = _cued(text)
-    found = [(start, end) for start in starts for end in _ends(text, start)]
+    found = [(start, end) for start in starts for end in _ends(text, start, True)]
     for nick in _nick(text):
         start = nick.end()
         if text[start - 1 : start + 1] not in words()[1]:
@@ -199,7 +215,7 @@ def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
     for match in _odd_surname(text):
         found += [(match.start(), end) for end in _ends(text, match.start())]
-    return dict.fromkeys(found), starts
+    return dict.fromkeys(place for place in found if text[slice(*place)] not in _NO_NAMES), starts
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -215,6 +231,8 @@ _LEADS, _LEAD_WORDS = frozenset(listed("leads")[0]), frozenset(listed("lead_word
 def _surname_kind(plain: str, surname: str) -> str:
     if len(surname) == 2:
         return "double"
+    if not surname and plain[0] in EXTRA:
+        return "extra"
     if not surname:
         return "syllables" if SYLLABLES.issuperset(plain) else "none"
     kind = "rare" if surname in _RARE else "everyday" if surname in _EVERYDAY else "common"
@@ -225,8 +243,9 @@ def _form(name: str, plain: str) -> str:
     if plain.isascii():
         return ("latin" if " " in name else "word") + ("A" if name.isupper() else "a" if name[1:].islower() else "")
     if not _DOT.isdisjoint(name):
-        return "dots" + ("+" if SYLLABLES.issuperset(re.split(f"[{_DOTS}]", name)[-1]) else "")
-    return f"{'gap' if plain != name else 'han'}{len(plain)}"
+        odd = sum(letter not in SYLLABLES for letter in re.split(f"[{_DOTS}]", name)[-1])
+        return f"dots{min(odd, 3)}"
+    return f"han{len(plain)}"
 
 
 def _left(text: str, start: int, starts: dict[int, str]) -> str:
@@ -241,10 +260,12 @@ def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[st
     """What tells for or against a name at text[start:end], as strings."""
     name = text[start:end]
     plain = name.replace(" ", "").replace("　", "")
+    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
     left, right = _left(text, start, starts), _right(text, end)
     surname = surname_of(plain)
     kind, form = _surname_kind(plain, surname), _form(name, plain)
-    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
+    if form[0] in "dlw":
+        kind = form[:4] + (str(after[:1] in SYLLABLES) if form[0] == "d" else "")
     one, next_ = before[-1], after[0]
     found = [
         "bias", f"f{form}", f"k{kind}", f"l{left}", f"r{right}", f"lr{left}|{right}", f"lf{left}|{form}",
@@ -261,7 +282,15 @@ def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[st
             f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"0{plain[0]}|{form}", f"0r{plain[0]}|{right}",
             f"-1{plain[-1]}", f"1{plain[len(surname):len(surname) + 1]}",
         ]  # fmt: skip
+        joins = f"{text[max(0, start - 1) : start + 1] in words()[1]:d}{text[end - 1 : end + 1] in words()[1]:d}"
+        ahead = text[end : end + 2] in words()[1]
+        found += [f"j{joins}|{form}", f"jl{joins[0]}|{left}", f"jr{joins[1]}|{right}", f"a{ahead}|{right}|{form}",
+                  f"al{ahead}|{left}|{right}"]
+        found += [f"lo{left}|{score // 2}|{right}", f"lw{left}|{word}|{right}"]
+        if plain != name:
+            found += ["gap", f"gap{left}", f"gap{right}", f"gap{form}"]
         given = plain[len(surname) :]
+        found.append(f"s{kind}|{left}|{right}|{score > 1}")
         if len(given) == 2:
             found.append(f"g{given in words()[1]}|{left}")
         if not _SMALL.isdisjoint(given):

@@ -17,12 +17,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from qilin_lib.chimed.deid_base import HIDDEN, NAMED, listed
-from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, _letters, words
+from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, _jieba, _letters, words
 from qilin_lib.chimed.deid_names import _RARE, _surname_kind, apart, features, places
 from qilin_lib.chimed.deid_score import labelled_cases
 from qilin_lib.chimed.deidentify import blotted_numbers
 
-Example = tuple[str, list[str], bool]  # source, features, whether a name stands there
+Example = tuple[str, list[tuple[tuple[int, int], list[str], bool]]]  # source; place, features, whether a name stands there
 
 _SYMPTOMS = "头晕 腹痛 咳嗽 胸闷 发热 皮疹 腰痛 失眠 便秘 腹泻 乏力 呕吐 耳鸣 心慌 尿频 关节痛".split()
 _DEPARTMENTS = "心内科 骨科 儿科 产科 肾内科 普外科 神经内科 急诊科 皮肤科 肿瘤科 ICU 眼科 针灸科 内分泌科 放射科 病理科".split()
@@ -70,6 +70,8 @@ def surname(dice: random.Random) -> str:
     kind = dice.random()
     if kind < 0.45:
         return dice.choice(_COMMON)
+    if kind < 0.50:
+        return dice.choice(listed("extra_surnames"))
     if kind < 0.88:
         return dice.choice(sorted(SURNAMES))
     return dice.choice(sorted(DOUBLE))
@@ -77,16 +79,16 @@ def surname(dice: random.Random) -> str:
 
 def full_name(dice: random.Random) -> str:
     kind = dice.random()
-    if kind < 0.04:
+    if kind < 0.05:
         return f"{_minority(dice)}·{_minority(dice)}"
-    if kind < 0.08:
+    if kind < 0.09:
         return _minority(dice) + dice.choice("娜拉吉丹措玛江提").strip()
-    if kind < 0.11:
+    if kind < 0.15:
         name = surname(dice)[0] + _given(dice)
         return dice.choice((" ", "　")).join(name)
-    if kind < 0.125:
+    if kind < 0.165:
         return _latin(dice)
-    if kind < 0.17:  # a word whose first letter is a surname: 高兴, 木香, 桂枝
+    if kind < 0.21:  # a word whose first letter is a surname: 高兴, 木香, 桂枝
         return dice.choice(_surname_words())
     return surname(dice) + _given(dice)
 
@@ -98,7 +100,8 @@ def _surname_words(made: list[str] = []) -> list[str]:
 
 
 def _minority(dice: random.Random) -> str:
-    return "".join(dice.choice(sorted(SYLLABLES)) for _ in range(dice.randint(2, 4)))
+    letters = (_pools()[1] if dice.random() < 0.1 else sorted(SYLLABLES) for _ in range(dice.randint(2, 4)))
+    return "".join(map(dice.choice, letters))
 
 
 def _latin(dice: random.Random) -> str:
@@ -119,6 +122,8 @@ def fill(frame: str, dice: random.Random) -> tuple[str, list[tuple[int, int]]]:
             "n": lambda: full_name(dice), "s": lambda: surname(dice), "L": lambda: _latin(dice),
             "g": lambda: dice.choice(_PETS), "h": lambda: HIDDEN, "k": lambda: dice.choice(_KIN),
             "e": lambda: dice.choice(_DEPARTMENTS), "t": lambda: dice.choice(_TITLES),
+            "v": lambda: dice.choice(_verbs()), "c": lambda: dice.choice("： ：|:|: | |　|".split("|")),
+            "r": lambda: dice.choice(_roles()), "q": lambda: dice.choice(listed("addresses")),
             "y": lambda: dice.choice(_SYMPTOMS), "d": lambda: str(dice.randint(1, 79)),
         }[slot]() if slot else piece  # fmt: skip
         if slot and slot in "nsLg":
@@ -127,15 +132,29 @@ def fill(frame: str, dice: random.Random) -> tuple[str, list[tuple[int, int]]]:
     return text, spans
 
 
+def _verbs(made: list[str] = []) -> list[str]:
+    if not made:
+        rows = (line.split(" ") for line in _jieba("dict.txt").read_text(encoding="utf-8").splitlines())
+        made += sorted(word for word, count, tag in rows if len(word) in (2, 3) and tag in ("v", "d", "ad", "vd") and int(count) > 200)
+    return made
+
+
+def _roles(made: list[str] = []) -> list[str]:
+    if not made:
+        made += [role + staff for role in listed("roles") for staff in ("医师", "医生", "护士", "者", "人")]
+        made += [label.replace("_", " ") for label in listed("labels") if not label.isascii()] * 4
+    return made
+
+
 def frames() -> list[str]:
     return files("qilin_lib.chimed").joinpath("data/deid_frames.txt").read_text(encoding="utf-8").splitlines()
 
 
 def examples(source: str, text: str, names: list[tuple[int, int]]) -> Iterator[Example]:
     proposed, starts = places(text)
-    gold = set(names)
-    for start, end in proposed:
-        yield source, features(text, start, end, starts), (start, end) in gold
+    if proposed:
+        gold = set(names)
+        yield source, [(place, features(text, *place, starts), place in gold) for place in proposed]
 
 
 def views(text: str, names: list[tuple[int, int]]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
@@ -153,19 +172,38 @@ def views(text: str, names: list[tuple[int, int]]) -> Iterator[tuple[str, list[t
         yield "".join((*pieces, text[last:])), kept
 
 
-def from_cases(cases: Iterable, label: str) -> Iterator[Example]:
+def renamed(text: str, names: list[tuple[int, int]], dice: random.Random) -> tuple[str, list[tuple[int, int]]]:
+    """The text with other names of the same shape; a name that comes twice gets one new name."""
+    pieces, last, spans, size, new = [], 0, [], 0, {}
+    for start, end in names:
+        old = text[start:end]
+        if old not in new:
+            single = len(old) == 1 or old in DOUBLE
+            new[old] = surname(dice) if single else _latin(dice) if old.isascii() else full_name(dice)
+        pieces += [text[last:start], new[old]]
+        size += start - last
+        spans.append((size, size + len(new[old])))
+        size += len(new[old])
+        last = end
+    return "".join((*pieces, text[last:])), spans
+
+
+def from_cases(cases: Iterable, label: str, fills: int = 0) -> Iterator[Example]:
+    dice = random.Random(7)
     for number, case in enumerate(cases):
         view, at = blotted_numbers(case.text)
         back = {place: index for index, place in enumerate(at)}
         names = [(back[a], back[b]) for a, b, kind in case.spans if kind == "姓名" and a in back and b in back]
-        for text, kept in views(view, names):
-            yield from examples(f"{label}{number}", text, kept)
+        versions = [(view, names), *(renamed(view, names, dice) for _ in range(fills if names else 0))]
+        for version in versions:
+            for text, kept in views(*version):
+                yield from examples(f"{label}{number}", text, kept)
 
 
 def from_frames(seed: int, fills: int) -> Iterator[Example]:
     dice = random.Random(seed)
     for number, frame in enumerate(frames()):
-        for _ in range(1 if frame.startswith("=") else fills):
+        for _ in range(1 if "{" not in frame else fills):
             text, names = fill(frame.lstrip("="), dice)
             for view, kept in views(text, names):
                 yield from examples(f"frame{number}", view, kept)
@@ -175,12 +213,15 @@ def from_raw(folder: Path, chars: int) -> Iterator[Example]:
     """Places in real texts, taken for no names but where they look like a doctor with a title or a label's value."""
     for number, text in enumerate(raw_texts(folder, chars)):
         view, _ = blotted_numbers(text)
-        for source, found, label in examples(f"raw{number}", view, []):
-            tags = set(found)
-            titled = tags & {"rtitle", "rcalled", "rsexed"} and not any(f.startswith("k") and f[-1] in "!e" for f in found[:4])
-            labelled = any(f.startswith("l") and f[1:] in ("label:", "staff:", "said", "said=", "asked") for f in found[:6])
-            if not titled and not labelled:
-                yield source, found, label
+        for source, rows in examples(f"raw{number}", view, []):
+            yield source, [row for row in rows if not doubtful(set(row[1]))]
+
+
+def doubtful(tags: set[str]) -> bool:
+    """Whether a place in a real text may well be a name: a common surname with a title, the value of a label."""
+    kind = next((tag for tag in tags if tag[:4] in ("kcom", "krar", "kdou")), "kx")
+    titled = tags & {"rtitle", "rcalled", "rsexed"} and kind != "kx" and kind[-1] != "!"
+    return bool(titled or tags & {"llabel:", "lstaff:", "lsaid", "lasked"})
 
 
 def raw_texts(folder: Path, chars: int) -> Iterator[str]:
@@ -204,24 +245,41 @@ def raw_texts(folder: Path, chars: int) -> Iterator[str]:
                         yield line[:4000]
 
 
-def train(given: Iterable[Example], seed: int = 1, epochs: int = 6, margin: int = 8, least: int = 3) -> dict[str, int]:
-    """Integer weights by an averaged perceptron with a margin. A feature counts if `least` sources have it."""
+def train(given: Iterable[Example], seed: int = 1, epochs: int = 8, margin: int = 8, least: int = 3) -> dict[str, int]:
+    """Integer weights by an averaged structured perceptron with a margin. A feature counts if `least` sources have it.
+
+    In each text the best places that overlap none better are taken, as when names are looked for; what is taken
+    wrongly loses weight, what is missed wins.
+    """
     given = list(given)
     sources = defaultdict(set)
-    for source, found, _ in given:
-        for feature in found:
+    for source, rows in given:
+        for feature in {feature for _, found, _ in rows for feature in found}:
             if len(sources[feature]) < least:
                 sources[feature].add(source)
     kept = {feature: number for number, feature in enumerate(sorted(f for f, s in sources.items() if len(s) >= least))}
-    rows = [([kept[f] for f in found if f in kept], 1 if label else -1) for _, found, label in given]
+    texts = [
+        [(place, [kept[f] for f in found if f in kept], margin * (-1 if gold else 1), gold) for place, found, gold in rows]
+        for _, rows in given
+    ]
     del sources
     now, total, dice, step = [0] * len(kept), [0] * len(kept), random.Random(seed), 0
     for _ in range(epochs):
-        dice.shuffle(rows)
-        for found, sign in rows:
+        dice.shuffle(texts)
+        for rows in texts:
             step += 1
-            if sign * sum(now[f] for f in found) <= margin:
+            values = {}
+            for place, found, bonus, _ in rows:
+                value = bonus
                 for f in found:
-                    now[f] += sign
-                    total[f] += sign * step
+                    value += now[f]
+                if value > 0:
+                    values[place] = value
+            taken = set(apart(sorted(values, key=lambda place: (-values[place], place))))
+            for place, found, _, gold in rows:
+                if gold != (place in taken):
+                    sign = 1 if gold else -1
+                    for f in found:
+                        now[f] += sign
+                        total[f] += sign * step
     return {name: value for name, f in kept.items() if (value := round(16 * (now[f] * (step + 1) - total[f]) / (step + 1)))}
