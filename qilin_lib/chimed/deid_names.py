@@ -2,11 +2,12 @@
 
 A place is proposed by a cue before it, by a title or a verb behind it, by a surname between two borders, or by a
 surname that is rare as a word. Its features are what stands on both sides, its shape, and how much better it reads as
-a name than as words (deid_model). Weights are integers (data/deid_weights.txt; deid_train makes them).
+a name than as words (deid_model). Weights are integers (data/deid_weights.json; deid_train makes them).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -161,13 +162,17 @@ _nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}]
 _odd_surname = re.compile(rf"[{''.join(sorted(_RARE))}](?={HAN})|{trie(DOUBLE)}").finditer
 
 
-def _ends(text: str, start: int, cued: bool = False) -> Iterator[int]:
+_NAMING = ("label", "staff", "said", "asked", "reply")
+
+
+def _ends(text: str, start: int, cued: str = "") -> Iterator[int]:
     """Where a name that begins at `start` may end."""
     shape = _shape(text, start)
     if shape is None:
         return
     if shape[0].isascii():
-        yield shape.end()
+        if max(map(len, shape[0].split())) > 2 and (" " in shape[0] or cued[:5] in _NAMING):
+            yield shape.end()
         return
     if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cued:
         shape = _plain(text, start)
@@ -200,7 +205,7 @@ def _syllables(text: str, end: int) -> int:
 def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     """The places in `text` where a name may stand, and the cues before them."""
     starts = _cued(text)
-    found = [(start, end) for start in starts for end in _ends(text, start, True)]
+    found = [(start, end) for start in starts for end in _ends(text, start, starts[start])]
     for nick in _nick(text):
         start = nick.end()
         if text[start - 1 : start + 1] not in words()[1]:
@@ -231,6 +236,8 @@ _LEADS, _LEAD_WORDS = frozenset(listed("leads")[0]), frozenset(listed("lead_word
 def _surname_kind(plain: str, surname: str) -> str:
     if len(surname) == 2:
         return "double"
+    if len(plain) > 2 and SYLLABLES.issuperset(plain):
+        return "syllables"
     if not surname and plain[0] in EXTRA:
         return "extra"
     if not surname:
@@ -311,8 +318,7 @@ def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[st
 @cache
 def weights() -> dict[str, int]:
     """The weight of each feature that has one."""
-    rows = files("qilin_lib.chimed").joinpath("data/deid_weights.txt").read_text(encoding="utf-8").split("\n")
-    return {feature: int(weight) for feature, _, weight in (row.rpartition("\t") for row in rows if row)}
+    return json.loads(files("qilin_lib.chimed").joinpath("data/deid_weights.json").read_text(encoding="utf-8"))
 
 
 _old, _modern = re.compile("[之其乃曰矣也而]").findall, re.compile("[的了是我你您们很吗呢吧]").findall

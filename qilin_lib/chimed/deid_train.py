@@ -119,14 +119,14 @@ def fill(frame: str, dice: random.Random) -> tuple[str, list[tuple[int, int]]]:
     for piece in re.split(r"(\{\w\})", frame.replace("\\n", "\n")):
         slot = piece[1] if len(piece) == 3 and piece[0] == "{" else ""
         value = {
-            "n": lambda: full_name(dice), "s": lambda: surname(dice), "L": lambda: _latin(dice),
+            "n": lambda: full_name(dice), "N": lambda: surname(dice) + _given(dice), "s": lambda: surname(dice), "L": lambda: _latin(dice),
             "g": lambda: dice.choice(_PETS), "h": lambda: HIDDEN, "k": lambda: dice.choice(_KIN),
             "e": lambda: dice.choice(_DEPARTMENTS), "t": lambda: dice.choice(_TITLES),
             "v": lambda: dice.choice(_verbs()), "c": lambda: dice.choice("： ：|:|: | |　|".split("|")),
             "r": lambda: dice.choice(_roles()), "q": lambda: dice.choice(listed("addresses")),
             "y": lambda: dice.choice(_SYMPTOMS), "d": lambda: str(dice.randint(1, 79)),
         }[slot]() if slot else piece  # fmt: skip
-        if slot and slot in "nsLg":
+        if slot and slot in "nsLg" and frame[0] != "=":
             spans.append((len(text), len(text) + len(value)))
         text += value
     return text, spans
@@ -226,10 +226,10 @@ def doubtful(tags: set[str]) -> bool:
 
 def raw_texts(folder: Path, chars: int) -> Iterator[str]:
     for source in ("toyhom_dialogue", "remedi", "cmtmedqa", "meddialog_cn", "medicalgpt_sft", "plain_text", "huatuo26m_test", "dpo_zh", "kg_39health"):
-        left = chars
+        left = 5 * chars if source == "plain_text" else chars
         for path in sorted(folder.glob(f"{source}/**/*")):
             if left > 0 and path.is_file() and path.suffix not in (".md", ".gz", ".zip"):
-                data = path.read_bytes()[: 8 * chars]
+                data = path.read_bytes()[: 4 * chars]
                 for encoding in ("utf-8", "gb18030"):
                     try:
                         text = data.decode(encoding)
