@@ -171,7 +171,9 @@ def _ends(text: str, start: int, cued: str = "") -> Iterator[int]:
     if shape is None:
         return
     if shape[0].isascii():
-        if max(map(len, shape[0].split())) > 2 and (" " in shape[0] or cued[:5] in _NAMING):
+        pieces = shape[0].split()
+        proper = len(pieces) > 1 and all(piece[0].isupper() for piece in pieces)
+        if max(map(len, pieces)) > 2 and (proper or cued[:5] in _NAMING):
             yield shape.end()
         return
     if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cued:
