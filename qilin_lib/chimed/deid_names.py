@@ -35,7 +35,7 @@ _WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
 _COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
 _ahead = re.compile(
     rf"[{_ENDS}]{_WHOSE}(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
-    rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) )"
+    rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) |[）)](?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
     rf"|[{HIDDEN}{NAMED}](?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS})"
 ).finditer
 _ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|叫啥|哪位[？?]|联系人|谁[^，。\n]{0,4}[？?])"
@@ -69,7 +69,7 @@ def _cued(text: str) -> dict[int, str]:
     for cue in _ahead(text):
         place = cue.end()
         if cue["field"]:
-            starts[place] = "label:"
+            starts[place] = "signed" if cue["field"][0] in "）)" else "label:"
         elif cue["joint"] is not None:
             starts[place] = f"{'named' if cue[0][0] == NAMED else 'hidden'}{cue['joint'].strip()[:1]}"
         else:
@@ -150,12 +150,17 @@ _plain = re.compile(f"{HAN}{{1,6}}").match
 _shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED})\Z").search
 _ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
+_EVERYDAY, _LED, _NEVER = (frozenset(listed(key)) for key in ("everyday", "led_only", "never_alone"))
+# "任护士长三年" holds an office.
+_office = re.compile(rf"任(?:{_title})(?:[^，。]{{0,2}}年|期间|职|不)").match
+_CLINICAL = tuple(listed("clinical"))
 _NO_NAMES = _ACTED | _TITLES | {"麻醉", "宣教", "查房"}
 _RARE = rare(SURNAMES)
 _border = re.escape(_BORDERS)
 _lone = re.compile(
     rf"[{''.join(sorted(_SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
     rf"|\A[{''.join(sorted(_SURNAMED))}]{HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
     rf"|[{''.join(sorted(SYLLABLES))}](?<=[{_border}].){HAN}{{2,4}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
 ).finditer
 _nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
@@ -222,14 +227,23 @@ def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
     for match in _odd_surname(text):
         found += [(match.start(), end) for end in _ends(text, match.start())]
-    return dict.fromkeys(place for place in found if text[slice(*place)] not in _NO_NAMES), starts
+    return dict.fromkeys(place for place in found if _possible(text, *place, starts)), starts
+
+
+def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
+    """Whether a place holds neither a word for an act or a title, nor, unless a label says so, a clinical word."""
+    name, cue = text[start:end], starts.get(start, "")
+    if name in _NO_NAMES or name == "任" and _office(text, start):
+        return False
+    if cue[-1:] == ":" or cue in ("said", "asked", "reply", "signed"):
+        return True
+    return name not in _NEVER and not name.startswith(_CLINICAL)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
 
-_EVERYDAY, _LED, _NEVER = (frozenset(listed(key)) for key in ("everyday", "led_only", "never_alone"))
 _HEADINGS = tuple(listed("headings"))
-_NOTHING, _CLINICAL = frozenset(listed("nothing")), tuple(listed("clinical"))
+_NOTHING = frozenset(listed("nothing"))
 _SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊")
 _crossing = re.compile(_title).match
 _LEADS, _LEAD_WORDS = frozenset(listed("leads")[0]), frozenset(listed("lead_words"))
@@ -308,11 +322,9 @@ def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[st
             found += ["nothing", f"nothing{left}"]
         if plain.startswith(_HEADINGS):
             found += ["heading", f"heading{left}"]
-        if plain.startswith(_CLINICAL):
-            found += ["clinical", f"clinical{left}"]
         if any(_crossing(text, place) for place in range(start + 1, end)):
             found += ["crossing"]
-        if plain[-1] in "某者儿人病症痰氏":
+        if plain[-1] in "某者儿人病症痰氏之":
             found += ["ending", f"ending{left}"]
     return found
 
