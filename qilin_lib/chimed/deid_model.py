@@ -57,14 +57,14 @@ def _jieba(name: str) -> Path:
 @lru_cache(4096)
 def read(text: str) -> int:
     """The log probability of the likeliest words that `text` is made of."""
-    known, best = words()[0], [0]
+    known, best = words()[0].get, [0]
     for end in range(1, len(text) + 1):
-        best.append(
-            max(
-                best[start] + (known.get(text[start:end], _UNKNOWN if end - start == 1 else -1600))
-                for start in range(max(0, end - _LONGEST), end)
-            )
-        )
+        most = best[-1] + known(text[end - 1], _UNKNOWN)
+        for start in range(max(0, end - _LONGEST), end - 1):
+            value = known(text[start:end])
+            if value is not None and best[start] + value > most:
+                most = best[start] + value
+        best.append(most)
     return best[-1]
 
 
@@ -99,15 +99,3 @@ def odds(text: str, start: int, end: int) -> int:
     before = _BEFORE(text[max(0, start - 3) : start])[0]
     name, behind = text[start:end].replace(" ", ""), _BEHIND(text, end)[0]
     return read(before) + named(name) + read(behind) - read(before + name + behind)
-
-
-@cache
-def rare(surnames: frozenset[str]) -> frozenset[str]:
-    """Those of the surnames that hardly any word but names is made of."""
-    counts = dict.fromkeys(surnames, 0)
-    for line in _jieba("dict.txt").read_text(encoding="utf-8").splitlines():
-        word, count, tag = line.split(" ")
-        if tag[:2] not in ("nr", "ns"):
-            for letter in surnames.intersection(word):
-                counts[letter] += int(count)
-    return frozenset(letter for letter, count in counts.items() if count < 400)

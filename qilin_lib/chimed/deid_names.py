@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, REPLY, Rule, Spans, listed, trie
-from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, odds, rare, surname_of, words
+from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, odds, surname_of, words
 
 # --- cues before a name -----------------------------------------------------------------------------------------------
 
@@ -110,8 +110,10 @@ _RIGHT = {
 _after = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _RIGHT.items())).match
 _SEXED = r"(?<=[，, 　（(/].)(?=[，, /]|\Z)"
 _behind = re.compile(
-    rf"{_title}|老(?=[按谓曰云说认师的治])|[两二三]位|[MF](?<=[，, /].)(?=[，, /])|{_ACTS}|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属"
-    rf"|名下|[{''.join(sorted(_CALLED))}]|收(?=[，,])|{HIDDEN}"
+    # Each alternative begins with a plain character, so that the engine skips quickly.
+    rf"{_title}|老(?=[按谓曰云说认师的治])|两位|二位|三位|M(?<=[，, /].)(?=[，, /])|F(?<=[，, /].)(?=[，, /])|{_ACTS}"
+    rf"|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属|名下|收(?=[，,])"
+    rf"|{'|'.join(sorted(_CALLED))}|{HIDDEN}"
 ).finditer
 _lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search
 _joint = re.compile(r"(?:[，, 　（(/]{1,3}|个|的家?)\Z").search
@@ -155,7 +157,7 @@ _EVERYDAY, _LED, _NEVER = (frozenset(listed(key)) for key in ("everyday", "led_o
 _office = re.compile(rf"任(?:{_title})(?:[^，。]{{0,2}}年|期间|职|不)").match
 _CLINICAL = tuple(listed("clinical"))
 _NO_NAMES = _ACTED | _TITLES | {"麻醉", "宣教", "查房"}
-_RARE = rare(SURNAMES)
+_RARE = frozenset(listed("rare_surnames")[0])
 _border = re.escape(_BORDERS)
 _lone = re.compile(
     rf"[{''.join(sorted(_SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
@@ -164,7 +166,7 @@ _lone = re.compile(
     rf"|[{''.join(sorted(SYLLABLES))}](?<=[{_border}].){HAN}{{2,4}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
 ).finditer
 _nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
-_odd_surname = re.compile(rf"[{''.join(sorted(_RARE))}](?={HAN})|{trie(DOUBLE)}").finditer
+_odd_surname = re.compile(f"[{''.join(sorted(_RARE | {double[0] for double in DOUBLE}))}]").finditer
 
 
 _NAMING = ("label", "staff", "said", "asked", "reply")
@@ -226,7 +228,9 @@ def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
             found += [(start, end) for end in _ends(text, start)]
     found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
     for match in _odd_surname(text):
-        found += [(match.start(), end) for end in _ends(text, match.start())]
+        start = match.start()
+        if match[0] in _RARE and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5" or text[start : start + 2] in DOUBLE:
+            found += [(start, end) for end in _ends(text, start)]
     return dict.fromkeys(place for place in found if _possible(text, *place, starts)), starts
 
 
@@ -279,54 +283,90 @@ def _left(text: str, start: int, starts: dict[int, str]) -> str:
     return "lead" if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else "other"
 
 
-def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
-    """What tells for or against a name at text[start:end], as strings."""
+Key = tuple[str, str, str, str, bool, str, bool, str, tuple[str, ...]]
+
+
+def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list[str], Key, bool]:
+    """The features of the letters at text[start:end] and around it; its shape; whether it can be read as words."""
     name = text[start:end]
     plain = name.replace(" ", "").replace("　", "")
     before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
-    left, right = _left(text, start, starts), _right(text, end)
     surname = surname_of(plain)
     kind, form = _surname_kind(plain, surname), _form(name, plain)
     if form[0] in "dlw":
         kind = form[:4] + (str(after[:1] in SYLLABLES) if form[0] == "d" else "")
     one, next_ = before[-1], after[0]
+    letters = [
+        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
+        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
+    ]  # fmt: skip
+    if form[0] != "h":
+        return letters, (left, right, form, kind, False, "", False, "", ()), False
+    common, given = words()[1], plain[len(surname) :]
+    letters += (f"0{plain[0]}|{form}", f"0r{plain[0]}|{right}", f"-1{plain[-1]}", f"1{given[:1]}")
+    flags = [
+        flag
+        for flag, holds in (
+            ("gap", plain != name),
+            ("small", not _SMALL.isdisjoint(given)),
+            ("nothing", plain in _NOTHING),
+            ("heading", plain.startswith(_HEADINGS)),
+            ("ending", plain[-1] in "某者儿人病症痰氏之"),
+            ("crossing", end - start > 1 and any(_crossing(text, place) for place in range(start + 1, end))),
+        )
+        if holds
+    ]
+    joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
+    word = str(given in common) if len(given) == 2 else ""
+    return letters, (left, right, form, kind, plain in common, joins, text[end : end + 2] in common, word, tuple(flags)), True
+
+
+def _shape_features(key: Key, score: int | None) -> list[str]:
+    """The features of a shape, given how much better it reads as a name than as words; None where it cannot be read."""
+    left, right, form, kind, word, joins, ahead, given, flags = key
     found = [
         "bias", f"f{form}", f"k{kind}", f"l{left}", f"r{right}", f"lr{left}|{right}", f"lf{left}|{form}",
         f"rf{right}|{form}", f"lk{left}|{kind}", f"rk{right}|{kind}", f"fk{form}|{kind}", f"lrf{left}|{right}|{form}",
         f"lrk{left}|{right}|{kind}",
-        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
-        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
     ]  # fmt: skip
-    if not plain.isascii() and _DOT.isdisjoint(plain):
-        score = max(-5, min(6, odds(text, start, end) // 32))
-        word = plain in words()[1]
-        found += [
-            f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
-            f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"0{plain[0]}|{form}", f"0r{plain[0]}|{right}",
-            f"-1{plain[-1]}", f"1{plain[len(surname):len(surname) + 1]}",
-        ]  # fmt: skip
-        joins = f"{text[max(0, start - 1) : start + 1] in words()[1]:d}{text[end - 1 : end + 1] in words()[1]:d}"
-        ahead = text[end : end + 2] in words()[1]
-        found += [f"j{joins}|{form}", f"jl{joins[0]}|{left}", f"jr{joins[1]}|{right}", f"a{ahead}|{right}|{form}",
-                  f"al{ahead}|{left}|{right}"]
-        found += [f"lo{left}|{score // 2}|{right}", f"lw{left}|{word}|{right}"]
-        if plain != name:
-            found += ["gap", f"gap{left}", f"gap{right}", f"gap{form}"]
-        given = plain[len(surname) :]
-        found.append(f"s{kind}|{left}|{right}|{score > 1}")
-        if len(given) == 2:
-            found.append(f"g{given in words()[1]}|{left}")
-        if not _SMALL.isdisjoint(given):
-            found += ["small", f"small{left}"]
-        if plain in _NOTHING:
-            found += ["nothing", f"nothing{left}"]
-        if plain.startswith(_HEADINGS):
-            found += ["heading", f"heading{left}"]
-        if any(_crossing(text, place) for place in range(start + 1, end)):
-            found += ["crossing"]
-        if plain[-1] in "某者儿人病症痰氏之":
-            found += ["ending", f"ending{left}"]
-    return found
+    if score is None:
+        return found
+    found += [
+        f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
+        f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}",
+        f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
+        f"j{joins}|{form}", f"jl{joins[0]}|{left}", f"jr{joins[1]}|{right}",
+        f"a{ahead}|{right}|{form}", f"al{ahead}|{left}|{right}",
+    ]  # fmt: skip
+    if given:
+        found.append(f"g{given}|{left}")
+    for flag in flags:
+        found += [flag] if flag == "crossing" else [flag, f"{flag}{left}"]
+    return found + ([f"gap{right}", f"gap{form}"] if "gap" in flags else [])
+
+
+_SCORES = range(-5, 7)
+
+
+def _score(text: str, start: int, end: int) -> int:
+    return max(_SCORES[0], min(_SCORES[-1], odds(text, start, end) // 32))
+
+
+def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
+    """What tells for or against a name at text[start:end], as strings."""
+    letters, key, readable = _facts(text, start, end, _left(text, start, starts), _right(text, end))
+    return [*letters, *_shape_features(key, _score(text, start, end) if readable else None)]
+
+
+@lru_cache(1 << 16)
+def _weight(key: Key, score: int | None) -> int:
+    return sum(weights().get(feature, 0) for feature in _shape_features(key, score))
+
+
+@lru_cache(1 << 16)
+def _most(key: Key, readable: bool) -> int:
+    """The most that a shape can weigh."""
+    return max(_weight(key, score) for score in (_SCORES if readable else (None,)))
 
 
 @cache
@@ -348,12 +388,18 @@ def _persons(text: str) -> Spans:
     proposed, starts = places(text)
     if not proposed:
         return
-    least, weight = 0, weights().get
-    values = {}
+    weight, values, rights = weights().get, {}, {}
     for start, end in proposed:
-        value = sum(weight(feature, 0) for feature in features(text, start, end, starts))
-        if value > least:
-            values[start, end] = value
+        right = rights.get(end) or rights.setdefault(end, _right(text, end))
+        letters, key, readable = _facts(text, start, end, _left(text, start, starts), right)
+        value = 0
+        for letter in letters:
+            value += weight(letter, 0)
+        # To read a place as words takes longest, and most places are far from a name.
+        if value + _most(key, readable) > 0:
+            value += _weight(key, _score(text, start, end) if readable else None)
+            if value > 0:
+                values[start, end] = value
     yield from apart(sorted(values, key=lambda place: (-values[place], place)))
 
 

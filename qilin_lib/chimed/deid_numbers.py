@@ -299,7 +299,7 @@ NUMBER_GROUPS = (
         ),
     ),
     group(
-        "[QqVv](?:信|❤|号)?[：:是]|wei信|❤",
+        each("QqVv", "(?:信|❤|号)?[：:是]") + "|wei信|❤",
         Rule(
             "账号",
             by(
