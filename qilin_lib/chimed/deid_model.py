@@ -16,11 +16,12 @@ DOUBLE = frozenset(listed("double_surnames"))
 SYLLABLES = frozenset(listed("syllables")[0])
 # No part of a given name: the small words of a sentence.
 SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊某")
-_UNKNOWN, _RARE, _LONGEST = -17.9, -13.0, 4
+_UNKNOWN, _RARE, _LONGEST = -286, -208, 4
+_UNIT = 16  # of a natural logarithm, so that sums are integers and the same on every machine
 
 
 @cache
-def words() -> tuple[dict[str, float], frozenset[str]]:
+def words() -> tuple[dict[str, int], frozenset[str]]:
     """Log probabilities of words of up to four characters in jieba's dictionary, and those of them that are no names.
 
     The dictionary calls 文明 and 顾客 names, too: what is frequent is a word.
@@ -29,22 +30,24 @@ def words() -> tuple[dict[str, float], frozenset[str]]:
     rows = [(word, int(count), tag) for word, count, tag in (line.split(" ") for line in lines)]
     total = log(sum(count for _, count, _ in rows))
     known = {
-        word: log(count or 1) - total
+        word: round(_UNIT * (log(count or 1) - total))
         for word, count, tag in rows
         if len(word) < 3 or tag[:2] != "nr" and len(word) <= _LONGEST
     }
-    known |= {word: max(known.get(word, -9.0), -9.0) for word in listed("more_words")}
+    known |= {word: max(known.get(word, -144), -144) for word in listed("more_words")}
     common = frozenset(word for word, count, tag in rows if tag[:2] != "nr" or len(word) == 2 and count > 200)
     return known, common | frozenset(listed("more_words"))
 
 
 @cache
-def _letters() -> tuple[dict[str, float], ...]:
+def _letters() -> tuple[dict[str, int], ...]:
     """Log probabilities of the first, a middle and the last letter of a name (the tag nr of jieba's hidden states)."""
     spec = spec_from_file_location("_name_letters", _jieba("posseg/prob_emit.py"))
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return tuple(module.P[place, "nr"] for place in "BME")
+    return tuple(
+        {letter: round(_UNIT * value) for letter, value in module.P[place, "nr"].items()} for place in "BME"
+    )
 
 
 def _jieba(name: str) -> Path:
@@ -52,16 +55,16 @@ def _jieba(name: str) -> Path:
 
 
 @lru_cache(4096)
-def read(text: str) -> float:
+def read(text: str) -> int:
     """The log probability of the likeliest words that `text` is made of."""
-    known, best = words()[0], [0.0]
+    known, best = words()[0].get, [0]
     for end in range(1, len(text) + 1):
-        best.append(
-            max(
-                best[start] + (known.get(text[start:end], _UNKNOWN if end - start == 1 else -99.0))
-                for start in range(max(0, end - _LONGEST), end)
-            )
-        )
+        most = best[-1] + known(text[end - 1], _UNKNOWN)
+        for start in range(max(0, end - _LONGEST), end - 1):
+            value = known(text[start:end])
+            if value is not None and best[start] + value > most:
+                most = best[start] + value
+        best.append(most)
     return best[-1]
 
 
@@ -70,17 +73,17 @@ def surname_of(name: str) -> str:
     return name[:2] if name[:2] in DOUBLE and len(name) > 1 else name[:1] if name[:1] in SURNAMES else ""
 
 
-def named(name: str) -> float:
+def named(name: str) -> int:
     """The log probability of a Chinese name: its surname, the middle and the last letter of what is given."""
     first, middle, last = _letters()
     surname = surname_of(name)
     given = name[len(surname) or 1 :]
     start = (
-        max(first.get(name[0], _RARE), -9.0)
+        max(first.get(name[0], _RARE), -144)
         if len(surname) == 1
-        else -9.0
+        else -144
         if surname
-        else first.get(name[0], _RARE) - 4
+        else first.get(name[0], _RARE) - 64
     )
     if not given:
         return start
@@ -91,8 +94,8 @@ _BEHIND = re.compile(rf"{HAN}{{0,4}}").match
 _BEFORE = re.compile(rf"{HAN}{{0,3}}$").search
 
 
-def odds(text: str, start: int, end: int) -> float:
-    """How much likelier text[start:end] is a name than words, given the words around it (natural logarithm)."""
+def odds(text: str, start: int, end: int) -> int:
+    """How much likelier text[start:end] is a name than words, given the words around it (in sixteenths of a natural logarithm)."""
     before = _BEFORE(text[max(0, start - 3) : start])[0]
     name, behind = text[start:end].replace(" ", ""), _BEHIND(text, end)[0]
     return read(before) + named(name) + read(behind) - read(before + name + behind)

@@ -1,79 +1,196 @@
-"""Persons: one grammar of what stands before a name, of a name's shape, and of what stands behind it.
+"""Persons: places where a name may stand, and a linear model, trained from sentences, that says where one does.
 
-Every place beside a cue (deid_cues) is tried with every length. A name is taken where the evidence on its left, its
-shape, that is how much better it reads as a name than as words (deid_model), and the evidence on its right together
-are strong enough.
+A place is proposed by a cue before it, by a title or a verb behind it, by a surname between two borders, or by a
+surname that is rare as a word. Its features are what stands on both sides, its shape, and how much better it reads as
+a name than as words (deid_model). Weights are integers (data/deid_weights.json; deid_train makes them).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from functools import cache, lru_cache
+from importlib.resources import files
 
-from qilin_lib.chimed.deid_base import HAN, NAMED, Rule, Spans, listed, trie
-from qilin_lib.chimed.deid_cues import (
-    ALONE_BY_NUMBER,
-    CALLED,
-    EVERYDAY,
-    FIRST,
-    TITLE,
-    TITLED,
-    behind,
-    left_of,
-    name_end,
-    right_of,
-    starts_of,
-)
-from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
+from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, REPLY, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, odds, surname_of, words
 
-# --- the shape of a name ----------------------------------------------------------------------------------------------
+# --- cues before a name -----------------------------------------------------------------------------------------------
 
-_surname_alone = re.compile(
-    rf"(?<![百同何某族])姓(?![名氏])({HAN}{{1,2}}?)(?:名({HAN}{{1,2}})|[，,]({HAN}{{2,3}}))?"
-    rf"(?=[\s，,。！!；;{NAMED}]|\Z)"
+_STAFF = ("医师", "医生", "护士", "护师", "技师", "药师")
+_CUES = dict.fromkeys(listed("signed"), "signer")
+_CUES |= dict.fromkeys((*listed("kin"), *listed("bare")), "kin") | dict.fromkeys(listed("introductions"), "said")
+_CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
+_CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), "label")
+_CUES |= dict.fromkeys(listed("written"), "written")
+_TAILS = {cue[-2:] for cue in _CUES}
+_SIZES = sorted({len(cue) for cue in _CUES}, reverse=True)
+_SURNAMED = SURNAMES | {double[0] for double in DOUBLE}
+FIRST = _SURNAMED | SYLLABLES
+EXTRA = frozenset(listed("extra_surnames")) - FIRST
+_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章科父母妻人者员氏叫我")))
+_INITIALS = f"[{''.join(sorted(FIRST | EXTRA))}小老阿A-Z]"
+_WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
+_COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
+_ahead = re.compile(
+    rf"[{_ENDS}]{_WHOSE}(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
+    rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) |[）)](?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
+    rf"|[{HIDDEN}{NAMED}](?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS})"
 ).finditer
+_ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|叫啥|哪位[？?]|联系人|谁[^，。\n]{0,4}[？?])"
+_asked = re.compile(rf"{_ASKS}[^\n\d{HIDDEN}]{{0,24}}\n+{REPLY}").finditer
+_signed = re.compile(" ?(?:签名|签字|签章|姓名)$").sub
+_MARKS = {"，": ",", ",": ",", "、": ","}
+_DRUGS = frozenset("品药学用别俗")
+_BORDERS = '\n 　\t，,。；;：:、！!？?（()）“”"‘’【】[]|/>-—=+@'
+
+
+_LAST = {"科": "ward", "人": "agent", "者": "agent", "员": "agent", "氏": "agent", "我": "me"}
+
+
+def _cue(before: str) -> str:
+    """What kind of cue `before` ends with; empty for none."""
+    if before.endswith("名叫") and before[-3:-2] in _DRUGS:
+        return ""
+    for text in (before, _signed("", before)) if before[-1] in "名字章" else (before,):
+        if text[-2:] in _TAILS:
+            for size in _SIZES:
+                if text[-size:] in _CUES:
+                    return _CUES[text[-size:]]
+    if before[-1] in "父母妻" and (before[-2:-1] or " ") in _BORDERS:
+        return "kin"
+    return _LAST.get(before[-1], "")
+
+
+def _cued(text: str) -> dict[int, str]:
+    """Where a name may begin behind a cue, with the kind of the cue and what joins the two."""
+    starts: dict[int, str] = {}
+    for cue in _ahead(text):
+        place = cue.end()
+        if cue["field"]:
+            starts[place] = "signed" if cue["field"][0] in "）)" else "label:"
+        elif cue["joint"] is not None:
+            starts[place] = f"{'named' if cue[0][0] == NAMED else 'hidden'}{cue['joint'].strip()[:1]}"
+        else:
+            end = cue.start() + 1
+            mark = ":" if cue["colon"] else _MARKS.get(cue["mark"], cue["mark"])
+            if mark and mark in "叫写为是系" and (kind := _cue(text[max(0, place - _SIZES[0]) : place])):
+                starts[place] = kind
+            elif kind := _cue(text[max(0, end - _SIZES[0]) : end]):
+                starts[place] = kind + mark
+            elif text[place - 1] == "叫":
+                starts[place] = "call"
+    for asked in _asked(text):
+        starts[asked.end()] = "asked"
+        reply = text[asked.end() : asked.end() + 24].partition("\n")[0]
+        starts |= {asked.end() + at + 1: "reply" for at, letter in enumerate(reply) if letter in "，, "}
+    return starts
+
+
+# --- cues behind a name -----------------------------------------------------------------------------------------------
+
+_CALLED = frozenset("姐哥叔姨婶嫂总")
+_TITLES, _ACTED = frozenset(listed("titles")), frozenset(listed("acts"))
+_title, _ACTS = trie(listed("titles")), trie(listed("acts"))
+_RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
+_OWN = "之[父母儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
+_RIGHT = {
+    "sexed": r"[）)]? ?[，,、（(\s/]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周月]|[MF](?:[，, ]|\Z))|[男女][，,性\d]| ?\d{1,3} ?岁",
+    "year": r"[，,] ?\d{2,4}[年./-]\d",
+    "of": rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|{_OWN}|家属|[妈爸]妈|妈妈|爸爸",
+    "called": rf"老(?=[按谓曰云说认师的治])|[{''.join(sorted(_CALLED))}]",
+    "title": _title,
+    "hidden": rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?{HIDDEN}|{HIDDEN}",
+    "act": rf"{_ACTS}|患[有高糖慢冠脑肺肝胃]|就[行好]|收(?=[，,。\s]|\Z)",
+    "heading": rf" ?(?:{trie(listed('headings'))})",
+    "border": rf"[\s，,。；;、！!？?（()）\]】|/’”<{NAMED}]|\Z",
+    "verb": r"[于因在由经为与将已曾现系到来]|[入转出住]院|下床|术[前后]|病情|无明显|[今昨前][日年天晨早晚夜]|近[日期]|上[周月]|夜间",
+}
+_after = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _RIGHT.items())).match
+_SEXED = r"(?<=[，, 　（(/].)(?=[，, /]|\Z)"
+_behind = re.compile(
+    # Each alternative begins with a plain character, so that the engine skips quickly.
+    rf"{_title}|老(?=[按谓曰云说认师的治])|两位|二位|三位|M(?<=[，, /].)(?=[，, /])|F(?<=[，, /].)(?=[，, /])|{_ACTS}"
+    rf"|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属|名下|收(?=[，,])"
+    rf"|{'|'.join(sorted(_CALLED))}|{HIDDEN}"
+).finditer
+_lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search
+_joint = re.compile(r"(?:[，, 　（(/]{1,3}|个|的家?)\Z").search
+
+
+def _right(text: str, end: int) -> str:
+    match = _after(text, end)
+    return match.lastgroup if match else "none"
+
+
+def _name_end(text: str, cue: re.Match[str]) -> tuple[int, int]:
+    """Where a name would end that what `cue` found stands behind, and how long it may be."""
+    start = cue.start()
+    if cue[0] in _TITLES or cue[0] in "两位二位三位老":
+        return start, 4
+    if cue[0] in _ACTED or cue[0] in _CALLED:
+        return start, 3
+    if cue[0] == HIDDEN:
+        lead = _lead(text, max(0, start - 12), start)
+        return (lead.start() if lead else start), 4
+    joint = _joint(text, max(0, start - 3), start)
+    return (joint.start() if joint else start), 6
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+_EDGES = frozenset(_BORDERS) | frozenset(listed("leads")[0])
 _DOTS = "·•・．‧∙"
 _MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
 _FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
 _LATIN = rf"[A-Z][A-Za-z'’-]{{1,20}}(?:\.? (?:[A-Z]\. )?{_FIELD}[A-Z][A-Za-z'’-]{{1,20}}){{1,3}}(?![A-Za-z])"
 _LATIN_LABELLED = rf"[A-Za-z][A-Za-z'’.-]{{1,20}}(?: {_FIELD}[A-Za-z][A-Za-z'’.-]{{0,20}}){{0,3}}(?![A-Za-z\d@_/])"
-_SPACED = rf"{HAN} {HAN}(?: ?{HAN})?"
+_SPACED = rf"{HAN}[ 　]{HAN}(?:[ 　]?{HAN})?"
 _shape = re.compile(rf"{_MINORITY}|{_SPACED}|{_LATIN}|{_LATIN_LABELLED}|{HAN}{{1,6}}").match
+_plain = re.compile(f"{HAN}{{1,6}}").match
 _shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED})\Z").search
-_HEADINGS = tuple(listed("headings"))
-_NOTHING, _CLINICAL = frozenset(listed("nothing")), tuple(listed("clinical"))
-_ALONE, _LED = frozenset(listed("never_alone")), frozenset(listed("led_only"))
-_title = re.compile(TITLE).match
-_addressed = re.compile(rf"{trie(listed('addresses'))}|(?:{TITLE})[：:，,您你在！!、和说的]").match
-_NO, _ENOUGH, _AT_MOST = -99.0, 2.5, 8.0
+_ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
+_EVERYDAY, _LED, _NEVER = (frozenset(listed(key)) for key in ("everyday", "led_only", "never_alone"))
+# "任护士长三年" holds an office.
+_office = re.compile(rf"任(?:{_title})(?:[^，。]{{0,2}}年|期间|职|不)").match
+_CLINICAL = tuple(listed("clinical"))
+_NO_NAMES = _ACTED | _TITLES | {"麻醉", "宣教", "查房"}
+_RARE = frozenset(listed("rare_surnames")[0])
+_border = re.escape(_BORDERS)
+_lone = re.compile(
+    rf"[{''.join(sorted(_SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|\A[{''.join(sorted(_SURNAMED))}]{HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|[{''.join(sorted(SYLLABLES))}](?<=[{_border}].){HAN}{{2,4}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+).finditer
+_nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
+_odd_surname = re.compile(f"[{''.join(sorted(_RARE | {double[0] for double in DOUBLE}))}]").finditer
 
 
-def _ends(text: str, start: int) -> Iterator[int]:
+_NAMING = ("label", "staff", "said", "asked", "reply")
+
+
+def _ends(text: str, start: int, cued: str = "") -> Iterator[int]:
     """Where a name that begins at `start` may end."""
     shape = _shape(text, start)
     if shape is None:
         return
     if shape[0].isascii():
-        yield shape.end()
+        pieces = shape[0].split()
+        proper = len(pieces) > 1 and all(piece[0].isupper() for piece in pieces)
+        if max(map(len, pieces)) > 2 and (proper or cued[:5] in _NAMING):
+            yield shape.end()
         return
-    shortest = start + (3 if " " in shape[0] else 1)
-    if not _DOT.isdisjoint(shape[0]):
-        shortest = start + max(map(shape[0].rfind, _DOTS)) + 2
+    if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cued:
+        shape = _plain(text, start)
+    dots, blank = _DOT.intersection(shape[0]), {" ", "　"}.intersection(shape[0])
+    shortest = start + (3 if blank else max(map(shape[0].rfind, _DOTS)) + 2 if dots else 1)
     longest = shape.end()
-    if shape[0].isalpha() and not SYLLABLES.issuperset(shape[0][:4]):
+    if not dots and not blank and not SYLLABLES.issuperset(shape[0][:4]):
         longest = min(longest, start + len(surname_of(shape[0]) or " ") + 2)
     yield from range(shortest, longest + 1)
-
-
-_DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
-
-
-def _syllables(text: str, end: int) -> int:
-    """Where the syllables of a minority's name begin that end at `end`."""
-    start = end
-    while start and end - start < 8 and text[start - 1] in SYLLABLES:
-        start -= 1
-    return start
 
 
 def _begins(text: str, end: int, longest: int) -> Iterator[int]:
@@ -81,162 +198,225 @@ def _begins(text: str, end: int, longest: int) -> Iterator[int]:
     start = end
     while start and end - start < longest and "\u4e00" <= text[start - 1] <= "\u9fa5":
         start -= 1
-        if text[start] in FIRST:
+        if text[start] in FIRST or text[start] in EXTRA and (start == 0 or text[start - 1] in _EDGES):
             yield start
     if start and text[start - 1] in _ODD and (shape := _shape_before(text, max(0, end - 24), end)):
         yield shape.start()
 
 
-_ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+def _syllables(text: str, end: int) -> int:
+    start = end
+    while start and end - start < 8 and text[start - 1] in SYLLABLES:
+        start -= 1
+    return start
 
 
-def _form(text: str, start: int, end: int, left: float, right: float) -> float:
-    """How much the shape of a name is worth, given what stands on its sides."""
-    name = text[start:end]
-    plain = name.replace(" ", "")
-    if plain.isascii():
-        if " " not in name:
-            return 0.0 if right >= 2 and (left >= 12 or left >= 6 and name[1:].islower()) else _NO
-        beside = right >= 8 and text[end : end + 1] in "，," or right == 4.5
-        return (
-            3.0
-            if all(word[0].isupper() for word in name.split())
-            and (left >= 6 or left >= 4 and not name.isupper() or beside)
-            else _NO
-        )
-    if not _DOT.isdisjoint(name):
-        known = sum(1.0 if letter in SYLLABLES else -0.7 for letter in re.split(f"[{_DOTS}]", name)[-1])
-        if left > 1.5 or right >= 6 or right == 4.5:
-            return known + 3
-        return 5.0 if right >= 2 and SYLLABLES.issuperset(re.sub(f"[{_DOTS}]", "", name)) else _NO
-    if len(plain) == 1 or plain in DOUBLE:
-        return _single(text, start, plain, left, right)
-    small = left < 9 and not SMALL.isdisjoint(plain[1:]) and not SYLLABLES.issuperset(plain)
-    if small or plain in _NOTHING or plain[-1] in "某者儿人病症痰" or "氏" in plain:
-        return _NO
-    value = _full(text, start, end, plain, left, right)
-    return value if left + right + value > _ENOUGH and not _crossed(text, start, end) else _NO
+def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
+    """The places in `text` where a name may stand, and the cues before them."""
+    starts = _cued(text)
+    found = [(start, end) for start in starts for end in _ends(text, start, starts[start])]
+    for nick in _nick(text):
+        start = nick.end()
+        if text[start - 1 : start + 1] not in words()[1]:
+            starts[start] = "nick" + starts.get(start - 1, "")[:5]
+            found += [(start, start + len(surname_of(text[start : start + 2])))]
+    for cue in _behind(text):
+        end, longest = _name_end(text, cue)
+        found += [(start, end) for start in _begins(text, end, longest)]
+    for dot in _dots(text) if "·" in text or "•" in text else ():
+        if (start := _syllables(text, dot.start())) < dot.start() - 1:
+            found += [(start, end) for end in _ends(text, start)]
+    found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
+    for match in _odd_surname(text):
+        start = match.start()
+        if match[0] in _RARE and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5" or text[start : start + 2] in DOUBLE:
+            found += [(start, end) for end in _ends(text, start)]
+    return dict.fromkeys(place for place in found if _possible(text, *place, starts)), starts
 
 
-def _crossed(text: str, start: int, end: int) -> bool:
-    """Whether a title begins inside the name: 苗医 of 苗医生."""
-    return any(_title(text, place) for place in range(start + 1, end)) or text[end - 1] in CALLED and end - start == 2
-
-
-def _full(text: str, start: int, end: int, plain: str, left: float, right: float) -> float:
-    surname, syllables = surname_of(plain), SYLLABLES.issuperset(plain)
-    if not (surname or syllables or left >= 6) or len(plain) - len(surname or " ") > 2 and not syllables:
-        return _NO
-    if plain.startswith(_HEADINGS) or plain.startswith(_CLINICAL) and left < 9:
-        return _NO
-    value = odds(text, start, end)
-    if syllables and (len(plain) > 2 or left >= 4 and right >= 2):
-        return max(value, 0.0) if len(plain) > 2 else value
-    if plain[0] == "小" and len(plain) == 2:
-        return min(value, 0.0) if left >= 6 and plain[1] not in SURNAMES else _NO
-    if not surname:
-        return value - 4 if left >= 9 else _NO
-    # A word may be a name, too, but needs more than that, unless a label says so.
-    word = 4 if left < 12 and plain in words()[1] else 0
-    if left >= 9:
-        return value - word
-    if _weak(left, right, value) or _public(text, start, end, left, right) or _wordy(plain, surname, left, right):
-        return _NO
-    everyday = surname in EVERYDAY and (len(plain) == 2 or right < 2 or left < 1.5 and right < 6)
-    if everyday and right < 4 and (len(plain) == 2 and left < 5 or right < 2 and value < 9):
-        return _NO
-    return value - word - (4 if everyday and right < 8 else 0)
-
-
-def _weak(left: float, right: float, value: float) -> bool:
-    """Whether what stands on the sides is too little for a shape of this value."""
-    if left == ALONE_BY_NUMBER and right < 4:
-        return right < 2 or value < 2
-    return right < 2 and left < 4 or left <= 1.5 and (right < 4 or right < 8 and value < 0)
-
-
-def _public(text: str, start: int, end: int, left: float, right: float) -> bool:
-    """Whether a person is public or dead: an author, whom a text calls by the full name, with 先生 behind."""
-    if right != 5 or left >= 2:
+def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
+    """Whether a place holds neither a word for an act or a title, nor, unless a label says so, a clinical word."""
+    name, cue = text[start:end], starts.get(start, "")
+    if name in _NO_NAMES or name == "任" and _office(text, start):
         return False
-    called = text.startswith(_ADDRESSES, end) and text[start - 1] not in "是问叫找"
-    return called or _author(text, max(0, start - 4), start) is not None
-
-
-def _wordy(plain: str, surname: str, left: float, right: float) -> bool:
-    """Whether a name reads like the words of a sentence: 涂布后, 于上周, two letters without a cue on one side."""
-    if (
-        plain[-1] in "因于等"
-        or left < 4
-        and right < 4.5
-        and plain[-1] in "后前时中"
-        or right == 5
-        and plain[-1] == "之"
-    ):
+    if cue[-1:] == ":" or cue in ("said", "asked", "reply", "signed"):
         return True
-    if left < 5 and surname in _PREPOSITIONS and right < 8 and plain[1:] in words()[1]:
-        return True
-    if left <= 2 and right < 4 and (surname in _VERBS or len(plain) == 2 and plain in words()[0]):
-        return True
-    return len(plain) == 2 and (right < 2 or left < 2 and right == 4)
+    return name not in _NEVER and not name.startswith(_CLINICAL)
 
 
-_ADDRESSES = tuple(listed("addresses"))
-_PREPOSITIONS, _VERBS = frozenset("于易常曾任向时应尚尤益"), frozenset("查应常曾任施解包祝管许向于")
-_author = re.compile("(?:(?<!操)作者|编者|主编|译者|审校)[：: ]*\\Z").search
+# --- features ---------------------------------------------------------------------------------------------------------
+
+_HEADINGS = tuple(listed("headings"))
+_NOTHING = frozenset(listed("nothing"))
+_SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊")
+_crossing = re.compile(_title).match
+_LEADS, _LEAD_WORDS = frozenset(listed("leads")[0]), frozenset(listed("lead_words"))
 
 
-def _single(text: str, start: int, surname: str, left: float, right: float) -> float:
-    end = start + len(surname)
-    if right != 5 and (left < 9 or right < 2) or surname not in SURNAMES | DOUBLE or surname in _ALONE:
-        return _NO
-    if _author(text, max(0, start - 4), start) or surname in _LED and left < 1.5 and not _addressed(text, end):
-        return _NO
-    return odds(text, start, end) - 2
+def _surname_kind(plain: str, surname: str) -> str:
+    if len(surname) == 2:
+        return "double"
+    if len(plain) > 2 and SYLLABLES.issuperset(plain):
+        return "syllables"
+    if not surname and plain[0] in EXTRA:
+        return "extra"
+    if not surname:
+        return "syllables" if SYLLABLES.issuperset(plain) else "none"
+    kind = "rare" if surname in _RARE else "everyday" if surname in _EVERYDAY else "common"
+    return kind + ("!" if surname in _NEVER else "?" if surname in _LED else "")
 
 
-# --- the search -------------------------------------------------------------------------------------------------------
+def _form(name: str, plain: str) -> str:
+    if plain.isascii():
+        return ("latin" if " " in name else "word") + ("A" if name.isupper() else "a" if name[1:].islower() else "")
+    if not _DOT.isdisjoint(name):
+        odd = sum(letter not in SYLLABLES for letter in re.split(f"[{_DOTS}]", name)[-1])
+        return f"dots{min(odd, 3)}"
+    return f"han{len(plain)}"
+
+
+def _left(text: str, start: int, starts: dict[int, str]) -> str:
+    if start in starts:
+        return starts[start]
+    if start == 0 or text[start - 1] in _BORDERS:
+        return "border"
+    return "lead" if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else "other"
+
+
+Key = tuple[str, str, str, str, bool, str, bool, str, tuple[str, ...]]
+
+
+def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list[str], Key, bool]:
+    """The features of the letters at text[start:end] and around it; its shape; whether it can be read as words."""
+    name = text[start:end]
+    plain = name.replace(" ", "").replace("　", "")
+    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
+    surname = surname_of(plain)
+    kind, form = _surname_kind(plain, surname), _form(name, plain)
+    if form[0] in "dlw":
+        kind = form[:4] + (str(after[:1] in SYLLABLES) if form[0] == "d" else "")
+    one, next_ = before[-1], after[0]
+    letters = [
+        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
+        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
+    ]  # fmt: skip
+    if form[0] != "h":
+        return letters, (left, right, form, kind, False, "", False, "", ()), False
+    common, given = words()[1], plain[len(surname) :]
+    letters += (f"0{plain[0]}|{form}", f"0r{plain[0]}|{right}", f"-1{plain[-1]}", f"1{given[:1]}")
+    flags = [
+        flag
+        for flag, holds in (
+            ("gap", plain != name),
+            ("small", not _SMALL.isdisjoint(given)),
+            ("nothing", plain in _NOTHING),
+            ("heading", plain.startswith(_HEADINGS)),
+            ("ending", plain[-1] in "某者儿人病症痰氏之"),
+            ("crossing", end - start > 1 and any(_crossing(text, place) for place in range(start + 1, end))),
+        )
+        if holds
+    ]
+    joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
+    word = str(given in common) if len(given) == 2 else ""
+    return letters, (left, right, form, kind, plain in common, joins, text[end : end + 2] in common, word, tuple(flags)), True
+
+
+def _shape_features(key: Key, score: int | None) -> list[str]:
+    """The features of a shape, given how much better it reads as a name than as words; None where it cannot be read."""
+    left, right, form, kind, word, joins, ahead, given, flags = key
+    found = [
+        "bias", f"f{form}", f"k{kind}", f"l{left}", f"r{right}", f"lr{left}|{right}", f"lf{left}|{form}",
+        f"rf{right}|{form}", f"lk{left}|{kind}", f"rk{right}|{kind}", f"fk{form}|{kind}", f"lrf{left}|{right}|{form}",
+        f"lrk{left}|{right}|{kind}",
+    ]  # fmt: skip
+    if score is None:
+        return found
+    found += [
+        f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
+        f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}",
+        f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
+        f"j{joins}|{form}", f"jl{joins[0]}|{left}", f"jr{joins[1]}|{right}",
+        f"a{ahead}|{right}|{form}", f"al{ahead}|{left}|{right}",
+    ]  # fmt: skip
+    if given:
+        found.append(f"g{given}|{left}")
+    for flag in flags:
+        found += [flag] if flag == "crossing" else [flag, f"{flag}{left}"]
+    return found + ([f"gap{right}", f"gap{form}"] if "gap" in flags else [])
+
+
+_SCORES = range(-5, 7)
+
+
+def _score(text: str, start: int, end: int) -> int:
+    return max(_SCORES[0], min(_SCORES[-1], odds(text, start, end) // 32))
+
+
+def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
+    """What tells for or against a name at text[start:end], as strings."""
+    letters, key, readable = _facts(text, start, end, _left(text, start, starts), _right(text, end))
+    return [*letters, *_shape_features(key, _score(text, start, end) if readable else None)]
+
+
+@lru_cache(1 << 16)
+def _weight(key: Key, score: int | None) -> int:
+    return sum(weights().get(feature, 0) for feature in _shape_features(key, score))
+
+
+@lru_cache(1 << 16)
+def _most(key: Key, readable: bool) -> int:
+    """The most that a shape can weigh."""
+    return max(_weight(key, score) for score in (_SCORES if readable else (None,)))
+
+
+@cache
+def weights() -> dict[str, int]:
+    """The weight of each feature that has one."""
+    return json.loads(files("qilin_lib.chimed").joinpath("data/deid_weights.json").read_text(encoding="utf-8"))
+
 
 _old, _modern = re.compile("[之其乃曰矣也而]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
 
 
-def _classical(text: str) -> bool:
+def classical(text: str) -> bool:
     """Whether `text` is classical Chinese: its 大夫 and 先生 have been dead for centuries."""
     old = _old(text)
     return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
 
 
 def _persons(text: str) -> Spans:
-    starts = starts_of(text)
-    places = [(start, end) for start in starts for end in _ends(text, start)]
-    for cue in behind(text):
-        end = name_end(text, cue, starts)
-        places += [(start, end) for start in _begins(text, end, 4 if cue[0] in TITLED else 6)]
-    for dot in _dots(text) if "·" in text or "•" in text else ():
-        if (start := _syllables(text, dot.start())) < dot.start() - 1:
-            places += [(start, end) for end in _ends(text, start)]
-    if not places:
+    proposed, starts = places(text)
+    if not proposed:
         return
-    least = 7 if _classical(text) else -4
-    values, rights = {}, {}
-    for start, end in dict.fromkeys(places):
-        left = starts.get(start) or left_of(text, start)
-        if left >= least:
-            right = rights.get(end) or rights.setdefault(end, right_of(text, end))
-            form = _form(text, start, end, left, right)
-            if left + right + min(form, _AT_MOST) > _ENOUGH:
-                values[start, end] = left + right + form
-    yield from _apart(sorted(values, key=lambda place: (-values[place], place)))
+    weight, values, rights = weights().get, {}, {}
+    for start, end in proposed:
+        right = rights.get(end) or rights.setdefault(end, _right(text, end))
+        letters, key, readable = _facts(text, start, end, _left(text, start, starts), right)
+        value = 0
+        for letter in letters:
+            value += weight(letter, 0)
+        # To read a place as words takes longest, and most places are far from a name.
+        if value + _most(key, readable) > 0:
+            value += _weight(key, _score(text, start, end) if readable else None)
+            if value > 0:
+                values[start, end] = value
+    yield from apart(sorted(values, key=lambda place: (-values[place], place)))
 
 
-def _apart(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def apart(ordered: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The places that overlap none before them in the list, in order."""
     taken, kept = set(), []
-    for start, end in places:
+    for start, end in ordered:
         if taken.isdisjoint(range(start, end)):
             taken.update(range(start, end))
             kept.append((start, end))
     return sorted(kept)
+
+
+_surname_alone = re.compile(
+    rf"(?<![百同何某族])姓(?![名氏])({HAN}{{1,2}}?)(?:名({HAN}{{1,2}})|[，,]({HAN}{{2,3}}))?"
+    rf"(?=[\s，,。！!；;{NAMED}]|\Z)"
+).finditer
 
 
 def _called(match: re.Match[str], part: int) -> bool:
@@ -247,10 +427,10 @@ def _called(match: re.Match[str], part: int) -> bool:
 
 def _names(text: str) -> Spans:
     alone: list[tuple[int, int]] = []
-    if "姓" in text and not _classical(text):
+    if "姓" in text and not classical(text):
         alone = [match.span(part) for match in _surname_alone(text) for part in (1, 2, 3) if _called(match, part)]
     found = _persons(text)
-    yield from _apart([*alone, *found]) if alone else found
+    yield from apart([*alone, *found]) if alone else found
 
 
 NAME_RULES = (Rule("姓名", _names),)

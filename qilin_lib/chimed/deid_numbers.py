@@ -50,10 +50,19 @@ def valid_identity_number(digits: str) -> bool:
     return digits[0] in "123456789" and "10X98765432"[total % 11] == digits[17].upper()
 
 
+_thing = re.compile(
+    "(?:编号|序列号|条形?码|追溯码|流水号|单号|代码|批号|批次|货号|设备号|型号|登记号|随便打的?|是)[^，。；\\n]{0,4}$"
+).search
+
+
 def _identity(match: re.Match[str]) -> bool:
+    """Whether 18 digits are those of a person: by their check digit, or by their date where no thing is numbered."""
     digits = re.sub(_GAP[:-1], "", match["id"])
-    # Where a text speaks of identity cards, a mistyped digit is no reason to keep the number.
-    return valid_identity_number(digits) or re.search("身份证|证件", match.string) and _dated(digits) is not None
+    if valid_identity_number(digits):
+        return True
+    start = match.start("id")
+    thing = _thing(match.string, max(0, start - 12), start) and not re.search("身份证|证件", match.string)
+    return not thing and _dated(digits) is not None and not re.match(" ?(?:是|对应|已|扫)", match.string[match.end() :])
 
 
 # A number in one or several pieces, "B-2019-44820", "E 1409 6623"; a piece behind a blank is no age and no date.
@@ -63,7 +72,7 @@ _CODE = (
     rf"{_PIECE}{{0,4}})(?![A-Za-z\d])"
 )
 _PAPER = (
-    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?{_IS}"
+    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?(?:{_IS}|[（(，, ]{{1,2}}(?:字号|编号|证号|号码)?[：:]?)"
     rf"(?:(?P<id>{HAN}字第? ?\d{{4,10}}号?)|{_CODE.replace('<id>', '<code>')})"
 )
 # Plain words, so that the engine skips quickly: "住院号", "病人编号", "就诊卡".
@@ -95,7 +104,7 @@ _EMAIL = (
 )
 _url = re.compile(
     r"(?<![A-Za-z0-9@.])(?:https?://|www\.)[A-Za-z0-9._~/?#@!$&'*+,;=%:-]{4,300}"
-    r"|(?<![A-Za-z0-9@./])[a-z0-9-]{1,30}\.(?:com|cn|net|me|org)/[A-Za-z0-9._~/?#@!$&'*+,;=%-]{1,200}"
+    r"|(?<![A-Za-z0-9@./])[a-z0-9-]{1,30}\.(?:[a-z0-9-]{1,30}\.){0,3}(?:com|cn|net|me|org)/[A-Za-z0-9._~/?#@!$&'*+,;=%-]{1,200}"
 ).finditer
 _own_page = re.compile(
     r"(?:主页|博客|空间|微博|朋友圈|个人网[站页]|我的(?:网站|链接|网址|网页))[^\n，。；]{0,8}$"
@@ -129,6 +138,13 @@ _HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)
 _CARD = r"(?P<id>62\d\d(?: \d{4}){2,3} \d{2,4})(?!\d)"
 _INSURED = "|".join(f"{insured}[卡证]?(?:账户|电子凭证)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
 _INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
+
+
+_app = re.compile("微信|薇|[vV][xX]|QQ|扣扣").search
+
+
+def _asked_for(match: re.Match[str]) -> bool:
+    return _app(match.string, max(0, match.start() - 60), match.start()) is not None
 
 
 def _account(match: re.Match[str]) -> bool:
@@ -215,8 +231,7 @@ _WARD = (
 _BED_NUMBER = r"(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
 _NOT_A_BED = r"(?![位次旁棉被垫单铺褥毯上下边套头品以])"
 _BED_BEHIND = (
-    r"(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[心神消呼肾胸普脑骨][内外])"
-    r"|(?<=[床科区室房住在院楼箱给晚第U知原入由到嘱和与请将向于]))"
+    r"(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[U第])|(?<=[\u4e00-\u9fa5])(?<![设放有置备增编约共达余至定制开每次张加用铺睡买换]))"
 )
 _BED_ALONE = (
     rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}|{_BED_BEHIND}{_BED_NUMBER}{_NOT_A_BED}"
@@ -232,13 +247,14 @@ _SAID_DAY = rf"(?:[{_TEN}]{{1,3}}|正|冬|腊|元)月(?:初?[{_TEN}廿卅]{{1,3}
 _DATE = (
     rf"(?:(?:19|20)\d\d ?[年./-] ?{_MONTH_DAY}|(?:19|20)\d\d[01]\d[0-3]\d(?!\d)|[0-3]?\d/[0-3]?\d/(?:19|20)\d\d"
     rf"|\d\d ?年 ?[01]?\d ?月(?: ?[0-3]?\d ?[日号])?|[{_SAID}]{{2}}(?:[{_SAID}]{{2}})?年{_SAID_DAY}"
-    rf"|(?:19|20)?\d\d ?年{_SAID_DAY})"
+    rf"|(?:19|20)?\d\d ?年{_SAID_DAY}"
+    rf"|[甲乙丙丁戊己庚辛壬癸][子丑寅卯辰巳午未申酉戌亥]年(?:（(?:19|20)\d\d年）)?{_SAID_DAY})"
 )
 _YEAR = rf"(?:(?:19|20)\d\d ?年|[{_SAID}]{{4}}年)"
 _CALENDAR = "(?:农历|阴历|阳历|公历)?"
 _BIRTH = (
-    r"(?:出生(?:日期|年月日?|时间|日)?|生日|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)? ?[：:]? ?"
-    rf"{_CALENDAR}(?P<id>{_DATE}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
+    r"(?:出生(?:日期|年月日?|时间|日)?|生日|生辰|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)? ?[：:]? ?"
+    rf"{_CALENDAR}(?P<id>{_DATE}|(?<=历){_SAID_DAY}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
 )
 _BORN_BY = r" ?(?:早上|凌晨|上午|中午|下午|晚上|\d{1,2}[：:]\d\d)?(?:足月|早产|顺产|剖[腹宫]产)?"
 _BORN = rf"(?<![\d.-])(?P<id>{_DATE})(?:{_BORN_BY}(?:出生|生人|生的)|生(?=[，,。；;、）)]|$))"
@@ -263,9 +279,9 @@ NUMBER_GROUPS = (
     group(
         _FOUR,
         Rule("身份证号", by(rf"(?:身份证件?|证件|身份)(?:号码|号)?{_IS}{_ID_LABELLED}")),
+        Rule("证件号", by(_PAPER)),
         Rule("身份证号", by(_ID18, _identity)),
         Rule("身份证号", answered("身份证", _ID_LABELLED)),
-        Rule("证件号", by(_PAPER)),
         Rule("病历号", by(_RECORD_LABELLED, _digits(4))),
         Rule("病历号", answered(_RECORD, _CODE, _digits(4))),
         Rule("账号", by(_INSURANCE, _digits(5))),
@@ -277,8 +293,19 @@ NUMBER_GROUPS = (
         rf"{trie((*listed('accounts'), *'QQ qq Qq Chat chat VX Vx vx WX Wx wx'.split()))}",
         Rule("账号", by(r"(?P<id>wxid_[A-Za-z0-9_]{4,24})")),
         Rule("账号", by(_ACCOUNT_LABELLED, _account)),
+        Rule("账号", by(r"(?<![\w@./-])(?P<id>[a-z]{4,20}[_-]?\d{2,8}[a-z]{0,3})(?=[，。,\s]|$)", _asked_for)),
         Rule(
             "账号", answered(_APP, r"(?P<id>(?=[A-Za-z_-]{0,20}\d)[A-Za-z0-9][A-Za-z0-9_-]{4,24})(?![A-Za-z0-9_@.-])")
+        ),
+    ),
+    group(
+        each("QqVv", "(?:信|❤|号)?[：:是]") + "|wei信|❤",
+        Rule(
+            "账号",
+            by(
+                r"(?<![A-Za-z\d])(?:[QqVv]|wei)[信❤️号]{0,2}(?:是|[：:]) ?"
+                r"(?P<id>[1-9]\d{5,10}(?!\d)|[a-z]{3,20}[\w-]{0,12}\d[A-Za-z\d_]{0,8})(?![A-Za-z\d])"
+            ),
         ),
     ),
     group(
@@ -298,7 +325,7 @@ NUMBER_GROUPS = (
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
     group(
-        r"出生|生日|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
+        r"出生|生日|生辰|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
         r"|年.{0,12}(?:出生|生人|生的|生[，,。；;、）)]|生$|的[，,。；;、”\"])",
         Rule("出生日期", by(_BIRTH)),
         Rule("出生日期", by(_BORN)),

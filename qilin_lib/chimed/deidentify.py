@@ -70,6 +70,15 @@ def find(text: str, medical: bool = True) -> list[Span]:
     return sorted(spans + _again(text, spans)) if spans else spans
 
 
+def blotted_numbers(text: str) -> tuple[str, Sequence[int]]:
+    """`text` as the rules for names see it: numbers and places that were found are one character each."""
+    view, at = text.translate(_WIDE), range(len(text) + 1)
+    for kind, finder in (rule for group in GROUPS if group.search(view) for rule in group.rules):
+        if new := [(start, end, kind) for start, end in finder(view)]:
+            view, at = _blotted(view, at, new)
+    return view, at
+
+
 def _again(text: str, spans: list[Span]) -> list[Span]:
     """Where the text repeats what was found: numbers and accounts, and names that are too long to be a word."""
     kinds = {text[start:end]: kind for start, end, kind in spans if end - start >= _REPEATED.get(kind, len(text))}
