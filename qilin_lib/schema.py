@@ -5,59 +5,14 @@ A description says meaning, unit and the paper's value (§4.2); `describe` adds 
 
 from __future__ import annotations
 
-import json
-from functools import partial
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
-from qilin_lib import compatibility, strict_yaml
-from qilin_lib.annotations import describe
-
-SHARED = ("notebook", "profile", "run", "from_run", "seed")  # these stand in no section of a profile
-# A parameter that changes no result, and so no stage's key; nothing else is marked.
-Outside = partial(Field, json_schema_extra={"outside_key": True})
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
-
-
-class Part(BaseModel):
-    """Base of all parameter classes: no unknown key, silent conversion or infinity, no change after loading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, regex_engine="python-re")
-
-
-class Strict(Part):
-    """What every notebook has. A notebook shows it as a folded table: value, origin and meaning of each parameter."""
-
-    notebook: str = Field(description="which stage of the paper this is")
-    profile: str = Outside(description="the file of params/ that says all other values")
-    run: RunName = Outside(description="folder of runs/ to work in; null: named as the profile")
-    from_run: RunName | None = Outside(default=None, description="a run whose finished stages this run may stand on")
-    seed: int = Field(ge=0, lt=2**32, description="of every random draw; released code: 42")
-
-    # {parameter: "override", or the profile that says it}
-    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @property
-    def frame(self) -> Any:
-        """DataFrame of all parameters: parameter, value (JSON), origin, meaning."""
-        import pandas as pd
-
-        fields = type(self).model_fields
-        values = {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
-        rows = [(name, text, self._origins.get(name, ""), describe(fields[name])) for name, text in values.items()]
-        return pd.DataFrame(rows, columns=["parameter", "value", "origin", "meaning"])
-
-    def _repr_html_(self) -> str:
-        import pandas as pd
-
-        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-            table = self.frame.to_html(index=False, escape=True)
-        return f"<details><summary>Parameters of {self.notebook} (value, origin, meaning)</summary>{table}</details>"
-
+from qilin_lib import chains, compatibility, strict_yaml
+from qilin_lib.errors import nearest
+from qilin_lib.strict import LocalPath, Outside, Part, StageName, Strict
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
@@ -189,9 +144,26 @@ class Trained(Strict):
 
 
 class Training(Trained, Steps):
-    """What DCPT, SFT and DPO share: one training per notebook."""
+    """What DCPT, SFT and DPO share: one training of the chain."""
 
+    stage: StageName | None = Outside(
+        default=None, description="which training of the chain, such as sft2; null: the first"
+    )
     dry_run: bool = Outside(description="show memory, time and launch command, then stop")
+
+    @property
+    def folder(self) -> str:
+        return chains.folder(self.stage) if self.stage else self.notebook
+
+    @model_validator(mode="after")
+    def _in_chain(self) -> Training:
+        own = [name for name in self.chain if chains.NOTEBOOKS[chains.method(name)] == self.notebook]
+        if self.stage and self.stage not in own:
+            raise ValueError(
+                f"stage: {self.stage} is no training of notebook {self.notebook} in chain {self.chain}; "
+                f"nearest valid: {', '.join(own) or 'a chain that has it'}"
+            )
+        return self
 
 
 class Dcpt(Training):
@@ -306,12 +278,25 @@ class Baseline(Part):
 Baselines = Annotated[dict[BaselineName, Baseline], Field(description="further rows: {name: {model, template, …}}")]
 
 
-class Evaluate(Strict):
-    """06_eval (paper §4.1, §4.3)."""
+class Asked(Strict):
+    """What 06 and 09 share."""
 
     gpus: Gpus
     processes: Processes
-    models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
+
+    @model_validator(mode="after")
+    def _trained(self) -> Asked:
+        there = ["base", *self.chain, *(("rejection_sampling", "rl") if isinstance(self, Bias) else ())]
+        for name in self.models:
+            if name not in there:
+                raise ValueError(f"models: '{name}' is no model of this run{nearest(name, there)}; there are {there}")
+        return self
+
+
+class Evaluate(Asked):
+    """06_eval (paper §4.1, §4.3)."""
+
+    models: list[str] = Field(description="what answers: base, and trainings of the chain")
     baselines: Baselines
     benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
     further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
@@ -364,16 +349,13 @@ class Rlhf(Trained):
     bootstrap_resamples: Resamples
 
 
-Policy = Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]
 Label = Literal["letters", "digits", "lower_case", "heavenly_stems"]
 
 
-class Bias(Strict):
+class Bias(Asked):
     """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025) with the controls that the original lacks."""
 
-    gpus: Gpus
-    processes: Processes
-    models: list[Policy] = Field(description="stages of this run that answer")
+    models: list[str] = Field(description="what answers: base, trainings of the chain, rejection_sampling, rl")
     baselines: Baselines
     scales: list[LocalPath] = Field(min_length=1, description="scales of the kit, or paths of YAML files of that form")
     protocols: list[Literal["next_token", "generation"]] = Field(min_length=1, description="how an option is chosen")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers.replies import texts
 
-from qilin_lib import chat
+from qilin_lib import chains, chat, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import conversation
 from qilin_lib.evaluate.backends import TransformersBackend
@@ -242,7 +242,9 @@ def test_the_notebook_shows_one_exchange_and_goes_on_in_a_box(
     monkeypatch.setattr(IPython.display, "display", displayed.append)
     asked: list[Any] = []
     monkeypatch.setattr("builtins.input", lambda *_: asked.append(_))
-    static = chat_box.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name), "sft")
+    parameters = SimpleNamespace(chain=chains.DEFAULT)
+    stage = SimpleNamespace(run_dir=run, run=runs.Run(run), parent=lambda name: run / name, parameters=parameters)
+    static = chat_box.widget(stage, "sft")
     assert 'title">tiny 2.3M + DCPT + SFT<' in static
     assert not asked, "nothing may wait for input under papermill"
     messages = [{"role": "user", "content": chat_box.FIRST_QUESTION}]

@@ -100,7 +100,7 @@ def score(
             continue
         scores[task.name] = brief
         if task.name in BENCHMARKS:
-            pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
+            pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed, ["base", *params.chain])
         for name, value in (_settings(task, records) | {"unfinished": unfinished}).items():
             beside[name][task.name] = value
     usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}

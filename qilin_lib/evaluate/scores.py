@@ -33,16 +33,18 @@ def summarise(table: Table, resamples: int, seed: int, ids: Sequence[str] = ()) 
     return brief
 
 
-def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
+def compare(
+    benchmark: str, tables: dict[str, Table], resamples: int, seed: int, own: Sequence[str] = STAGES
+) -> list[dict]:
     """One row per metric and pair of models: b minus a, in points.
 
-    Compared are stages that follow each other, the first with the last, and every other model with the last stage. The
-    tables must come from the same items in the same order (`same_items`); metrics without items, FAILURES and those of
-    nested tables are left out.
+    Compared are stages (`own`, in their order) that follow each other, the first with the last, and every other model
+    with the last stage. The tables must come from the same items in the same order (`same_items`); metrics without
+    items, FAILURES and those of nested tables are left out.
     """
-    rows, stages = [], [stage for stage in STAGES if stage in tables]
+    rows, stages = [], [stage for stage in own if stage in tables]
     ends = [(stages[0], stages[-1])] if len(stages) > 2 else []
-    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(STAGES)) if stages]
+    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(own)) if stages]
     for a, b in [*pairwise(stages), *ends, *others]:
         for metric, left in tables[a].items():
             if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0:

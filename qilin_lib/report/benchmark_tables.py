@@ -7,12 +7,14 @@ under the authors' own protocol.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from qilin_lib import chains
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.intervals import power_note
@@ -101,8 +103,15 @@ def released_tables(scores: Scores, digest: str = "") -> list[Table]:
 
 def ordered(results: Iterable[str]) -> list[str]:
     """Models in the order of tables and figures: the stages, then baselines by name."""
-    results = set(results)
-    return [*(name for name in STAGES if name in results), *sorted(results - set(STAGES))]
+    results = list(dict.fromkeys(results))
+    further = [name for name in results if re.match(chains.NAME, name) and name not in STAGES]
+    own = [*(name for name in STAGES if name in results), *further]
+    return [*own, *sorted(set(results) - set(own))]
+
+
+def stages_of(scores: Scores) -> list[str]:
+    """Those of the paper's stages that the run has."""
+    return [name for name in PAPER_STAGES if name in names.facts(scores)["names"]]
 
 
 def name_of(scores: Scores, model: str) -> str:
@@ -213,7 +222,7 @@ def _lines(
     """
     compared = {row.ours: row.cells for row in table.rows if row.ours in names.facts(scores)["as_paper"]}
     failed = unfinished(scores, table.benchmark)
-    models = dict.fromkeys([*PAPER_STAGES, *ordered([*results, *failed])]) if results or failed else ()
+    models = dict.fromkeys([*stages_of(scores), *ordered([*results, *failed])]) if results or failed else ()
     return [
         *((row.label, "", row.cells) for row in table.rows),
         *((name_of(scores, model), model, compared.get(model)) for model in models),

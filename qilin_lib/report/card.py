@@ -12,16 +12,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from qilin_lib.models.names import TRAINED, base_name, foot
+from qilin_lib import chains
+from qilin_lib.models.names import base_name, foot
 from qilin_lib.report.layout import Table, markdown_text, to_markdown
 from qilin_lib.report.tables import score_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
+from qilin_lib.train.methods import METHODS
 
 WARNING = "Research only. Not for clinical use."
-MODELS = {folder: model for model, folder in TRAINED.items()}
 WORDS = "DCPT: domain-specific continued pre-training; SFT: supervised fine-tuning; DPO: direct preference optimisation"
-# Sets whose records have gone into a stage's weights: its own and those of the stages before it.
-SETS = {"03_dcpt": ("cpt",), "04_sft": ("cpt", "sft"), "05_dpo": ("cpt", "sft", "dpo")}
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # What binds more weighs more than all below it together, so that a sum is a rank.
 RESTRICTIONS = {
@@ -56,6 +55,7 @@ class Export:
     base_weights: Mapping[str, str]
     about: Mapping[str, Any]
     accepted: Sequence[str]
+    plain: bool = False
 
 
 def identity(made: Export) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def identity(made: Export) -> dict[str, Any]:
 def markdown(made: Export) -> str:
     """README.md: front matter of a Hugging Face model card, then the card."""
     sections = [
-        f"# {markdown_text(made.about['names'][MODELS[made.stage]])}\n\n**{WARNING}**\n",
+        f"# {markdown_text(made.about['names'][chains.name_of(made.stage)])}\n\n**{WARNING}**\n",
         _what(made),
         "## How to load it\n\n" + _loading(made),
         "## Data\n\n" + to_markdown(data_table(made)) + "\n" + _data_notes(made),
@@ -105,7 +105,7 @@ def front_matter(made: Export) -> dict[str, Any]:
         **({} if local else {"base_model": hub}),
         "library_name": "peft" if made.adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["medical", "chinese", "qilin-med", MODELS[made.stage], *(["lora"] if made.adapter else [])],
+        "tags": ["medical", "chinese", "qilin-med", chains.name_of(made.stage), *(["lora"] if made.adapter else [])],
     }
 
 
@@ -120,7 +120,7 @@ def _what(made: Export) -> str:
         "tiny": "the kit's built-in LLaMA, trained for about a minute on made-up general text",
         "smollm2": f"{SMOLLM2} (Apache-2.0, mostly English), de-quantised from a Q4_1 GGUF file",
     }.get(base["name"], f"`{base_name(base)}`")
-    steps = made.about["names"][MODELS[made.stage]].removeprefix(f"{made.about['names']['base']} + ")
+    steps = made.about["names"][chains.name_of(made.stage)].removeprefix(f"{made.about['names']['base']} + ")
     kind = "The LoRA adapter" if made.adapter else "The merged model"
     text = (
         f"{kind} of stage {made.stage} (finetuning: {own['parameters']['finetuning']}) of run `{made.run}`, profile "
@@ -170,7 +170,9 @@ def restrictions(licence: str) -> list[str]:
 
 
 def _rows(made: Export) -> list[Mapping[str, Any]]:
-    return [row for row in made.ledger["sources"] if row["set"] in SETS[made.stage] and row["kept"]]
+    # Its own set and those of the stages before it.
+    sets = {METHODS[chains.method(chains.name_of(stage))].data for stage in made.manifests if chains.trains(stage)}
+    return [row for row in made.ledger["sources"] if row["set"] in sets and row["kept"]]
 
 
 def data_table(made: Export) -> Table:
@@ -239,7 +241,7 @@ def _licence(made: Export) -> str:
 def _training(made: Export) -> str:
     tables = [_parameters(made), _machines(made)]
     for stage, manifest in made.manifests.items():
-        if stage in MODELS:
+        if chains.trains(stage):
             facts = {name: _public(value) for name, value in manifest["facts"].items()}
             flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
             tables.append(facts_table(flat, f"What ran in {stage}"))
@@ -284,7 +286,7 @@ def _machines(made: Export) -> Table:
 def _heldout(made: Export) -> list[Table]:
     tables = []
     for stage, scores in made.heldout.items():
-        if stage == "05_dpo":
+        if stage.startswith("05_dpo"):
             made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"])
         else:
             made_of = perplexity_table(scores)
@@ -293,7 +295,7 @@ def _heldout(made: Export) -> list[Table]:
 
 
 def _evaluation(made: Export) -> str:
-    name = MODELS[made.stage]
+    name = chains.name_of(made.stage)
     scores = made.scores or {}
     there = {task: scores[task] for task in scores.get("split", {}) if name in scores[task]}
     if not there:
@@ -316,7 +318,7 @@ def _evaluation(made: Export) -> str:
 
 
 def _template(made: Export) -> str:
-    saw = "This stage saw no conversations, so it is asked in plain text. " if made.stage == "03_dcpt" else ""
+    saw = "This stage saw no conversations, so it is asked in plain text. " if made.plain else ""
     fence = "`" * 3
     return (
         f"{saw}Template `{made.template}`; `tokenizer.apply_chat_template` renders it. The same model can score very "

@@ -248,7 +248,7 @@ def cases(stage: Stage, benchmark: str) -> Html:
     """The chosen items of one benchmark, all models side by side. Metric: ROUGE-L, or 100/0 for an exam answer."""
     folder = stage.parent("06_eval")
     models = records.models_of(folder, benchmark)
-    stages = [name for name in models if name in STAGES]
+    stages = [name for name in ("base", *stage.parameters.chain) if name in models]
     names = records.names_of(folder, models)
     if len(stages) < 2:
         return Html(

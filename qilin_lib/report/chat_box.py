@@ -15,11 +15,13 @@ from qilin_lib.report.markup import CASE_STYLE, Html, escape, styled
 FIRST_QUESTION = "您好，我最近经常头痛，应该注意什么？"
 
 
-def widget(stage: runs.Stage, name: str = "dpo") -> Html:
-    """Show a chat box for a notebook, and return a first exchange, with a fixed question, that stands without it."""
+def widget(stage: runs.Stage, name: str | None = None) -> Html:
+    """Show a chat box with the last training or `name`, and return a first exchange, with a fixed question, that stands
+    without it."""
     import ipywidgets as widgets
     from IPython.display import display
 
+    name = name or stage.parameters.chain[-1]
     chat, caption = Chat(load(stage.run_dir.name, name)), describe_run(stage)["names"][name]
     opened = _exchange(chat, caption, FIRST_QUESTION)
     text = widgets.Text(placeholder="a message, then Enter", continuous_update=False, layout={"width": "auto"})

@@ -24,7 +24,7 @@ from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report.annotations import COLUMNS, figure_label
-from qilin_lib.report.benchmark_tables import name_of, ordered
+from qilin_lib.report.benchmark_tables import name_of, ordered, stages_of
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import group_values
 from qilin_lib.report.paper import PaperTable
@@ -381,7 +381,7 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
         axes.set_xlim(left=0)
         quiet(axes, "x")
     grid[-1].set_xlabel("percent")
-    _model_key(chart, {model: name_of(scores, model) for model in COLOURS}, paper=True)
+    _model_key(chart, {model: name_of(scores, model) for model in stages_of(scores)}, paper=True)
     return chart
 
 
@@ -393,7 +393,7 @@ def _forest_rows(
     further = [model for model in ordered(found) if model not in COLOURS and found[model]]
     theirs = [(row.label, row.cells[metric].value) for row in table.rows]
     return [
-        *((name_of(scores, model), model, found.get(model), None) for model in COLOURS),
+        *((name_of(scores, model), model, found.get(model), None) for model in stages_of(scores)),
         *((name, name, None, value) for name, value in theirs if value is not None),
         *((name_of(scores, model), model, found[model], None) for model in further),
     ]

@@ -9,9 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.chimed import deid_score
-from qilin_lib.models.names import TRAINED, accepted, read_scores
+from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import browse, chimed_gpt, data, external, figures, html, layout, paper, tables, training
 from qilin_lib.report.layout import Table, with_notes
 from qilin_lib.report.markup import Html
@@ -107,17 +107,27 @@ def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.S
 
 
 def _training(stage: Stage) -> list[Any]:
-    logs = {name: read_log(stage.parent(folder)) for name, folder in TRAINED.items()}
-    parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the three stages")]
-    for name in ("dcpt", "sft"):
-        table = training.perplexity_table(files.read_json(stage.parent(TRAINED[name]) / "heldout.json"))
-        notes = [*table.notes, *accepted(stage.run_dir, TRAINED[name])]
-        parts.append(Table(table.number, f"{table.title}: before and after {name.upper()}", table.frame, notes))
-    facts = stage.facts("05_dpo")
-    curves = figures.dpo_curves(logs["dpo"], facts.get("step_zero_expected", math.log(2)))
-    parts.append(html.Picture(curves, f"{method_name(facts)}: rewards and log-probabilities on training batches"))
-    pairs = training.preference_table(files.read_json(stage.parent("05_dpo") / "heldout.json"), facts["beta"])
-    return [*parts, *with_notes([pairs], accepted(stage.run_dir, "05_dpo"))]
+    folders = {name: chains.folder(name) for name in stage.parameters.chain}
+    logs = {name: read_log(stage.parent(folder)) for name, folder in folders.items()}
+    parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the stages")]
+    for name, folder in folders.items():
+        scores, notes = files.read_json(stage.parent(folder) / "heldout.json"), accepted(stage.run_dir, folder)
+        if chains.method(name) == "dpo":
+            parts += _pairs(name, logs[name], stage.facts(folder), scores, notes)
+        else:
+            table = training.perplexity_table(scores)
+            title = f"{table.title}: before and after {name.upper()}"
+            parts.append(Table(table.number, title, table.frame, [*table.notes, *notes]))
+    return parts
+
+
+def _pairs(name: str, log: Any, facts: Mapping[str, Any], scores: Any, notes: list[str]) -> list[Any]:
+    """The curves and the held-out pairs of a training on preference pairs."""
+    curves = figures.dpo_curves(log, facts.get("step_zero_expected", math.log(2)))
+    title = method_name(facts) if name == "dpo" else f"{name}, {method_name(facts)}"
+    pairs = training.preference_table(scores, facts["beta"])
+    caption = f"{title}: rewards and log-probabilities on training batches"
+    return [html.Picture(curves, caption), *with_notes([pairs], notes)]
 
 
 def _subjects(scores: Mapping[str, Any]) -> html.Picture | str:

@@ -51,7 +51,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     QilinError if ChiMed-SFT holds no question to ask, if no answer of a round says anything, or if a child fails.
     """
-    weights, done, show = shared.weights_of(stage, "04_sft"), [], show or live_line()
+    weights, done, show = shared.start_of(stage), [], show or live_line()
     stage.begin()
     for number in range(1, stage.parameters.rounds + 1):
         folder = stage.dir / "rejection" / f"round{number}"

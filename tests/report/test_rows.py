@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.text import Text
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.report import browse, case_study, figures, html, layout, paper, policies, records, second, tables, whole
 from qilin_lib.report.cells import Score
 from qilin_lib.report.chimed_gpt_paper import MODELS as PUBLISHED
@@ -187,7 +187,9 @@ def stage(tmp_path: Path, scores: dict[str, Any]) -> Any:
         folder = tmp_path / "06_eval" / "predictions" / "fixed"
         files.write_jsonl(folder / "cmexam" / f"{model}.jsonl", [{"id": f"q{n}", **exam} for n in range(3)])
     files.write_json(tmp_path / "06_eval" / "scores.json", scores)
-    return SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=1, seed=3))
+    return SimpleNamespace(
+        parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=1, seed=3, chain=chains.DEFAULT)
+    )
 
 
 def test_letters_cases_and_search_name_our_models(stage: Any) -> None:

@@ -28,13 +28,13 @@ CONTEXT = 2048
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Continue the base model's pre-training on ChiMed-CPT in a child process; returns its facts."""
+    """Pre-train what the stage starts from on ChiMed-CPT in a child process; returns its facts."""
     tokens = stage.parent("02_tokenize")
     return jobs.train_stage(
         stage,
         METHODS["dcpt"],
         {
-            "weights": shared.weights_of(stage, "02_tokenize"),
+            "weights": shared.start_of(stage),
             "blocks": tokens / "cpt_train.npy",
             "medical": tokens / "cpt_heldout.jsonl",
             "general": tokens / "general_heldout.jsonl",

@@ -33,10 +33,10 @@ Example = tuple[Sequence[int], Sequence[int]]
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Fine-tune the DCPT model (`one_stage`: the base model) on ChiMed-SFT in a child process; returns its facts."""
+    """Fine-tune what the stage starts from (`one_stage`: the base) on ChiMed-SFT in a child; returns its facts."""
     chimed, tokens = stage.parent("01_build_chimed"), stage.parent("02_tokenize")
     data = {"data": chimed / "sft.jsonl", "store": corpus.folder(tokens, "sft")}
-    paths = {"weights": shared.weights_of(stage, "03_dcpt"), **data}
+    paths = {"weights": shared.start_of(stage), **data}
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
     return jobs.train_stage(stage, METHODS["sft"], paths)
