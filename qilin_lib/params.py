@@ -180,7 +180,9 @@ def _reason(error: dict[str, Any], field: Any, known: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key{_nearest(error['loc'][-1], known)}"
     if error["type"] == "literal_error":
-        return _cut(error["msg"]) + _nearest(error["input"], choices(field))
+        # The key of a mapping has no field of its own, but its error says what it may be.
+        known = choices(field) if field else re.findall(r"'(\w+)'", error["msg"])
+        return _cut(error["msg"]) + _nearest(error["input"], known)
     return _cut(error["msg"].removeprefix("Value error, "), 600)
 
 

@@ -5,13 +5,13 @@ A description says meaning, unit and the paper's value (§4.2); `describe` adds 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from qilin_lib import chains, compatibility, strict_yaml
+from qilin_lib import chains, compatibility
 from qilin_lib.errors import nearest
+from qilin_lib.schema_data import Build, Tokenize
 from qilin_lib.strict import LocalPath, Outside, Part, StageName, Strict
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
@@ -25,67 +25,6 @@ Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout before LoRA; p
 SourceLength = Annotated[int, Field(ge=8, description="most tokens of a user's turn; paper: 256")]
 TargetLength = Annotated[int, Field(ge=8, description="most tokens of an assistant's turn; paper: 256")]
 NewTokens = Annotated[int, Field(ge=1, description="most tokens of an answer; paper: 512 for T5, GPT2 on Huatuo-26M")]
-Share = Annotated[float, Field(ge=0, lt=1, description="share held out, by hash; released code: CPT 0.05, SFT 0.01")]
-
-
-# The registry's file, not its module: no package may be imported from here.
-_SOURCES = strict_yaml.read(Path(__file__).parent / "chimed" / "sources.yaml")["sources"]
-SourceName = Literal[tuple(source["name"] for source in _SOURCES)]
-
-
-class Build(Strict):
-    """01_build_chimed (paper §3.1.1, §3.2.1, §3.3.1)."""
-
-    raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
-    sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
-    exclude_licences: list[str] = Field(description="licences not to train on, or parts of their names: CC BY-NC, GPL")
-    min_chars: int = Field(ge=1, description="shorter records are rejected")
-    ranked_answers: Literal["best_two", "all_pairs"] = Field(
-        description="pairs of a ranked list: its best two answers, or every two of them"
-    )
-    max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
-    workers: int | None = Outside(ge=1, description="processes; null: one per core")
-    near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
-    near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
-    exact_substrings: Literal["remove"] | None = Field(description="cut later copies out of running text in CPT")
-    exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
-    decontaminate: bool | Literal["report"] = Field(description="drop what holds a test item; report: only count it")
-    contamination_share: float = Field(gt=0, le=1, description="share of a test question's 13-grams that is a hit")
-    general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; null: as they come")
-    heldout_share_cpt: Share
-    heldout_share_sft: Share
-    heldout_share_dpo: Share
-    heldout_share_general: Share
-
-
-class Tiny(Part):
-    """Shape and brief pre-training of the built-in base model (a small LLaMA)."""
-
-    vocab_size: int = Field(ge=512, description="pieces of its tokenizer")
-    hidden_size: int = Field(description="width of a layer")
-    intermediate_size: int = Field(description="width of the MLP; NF4 on a CPU wants multiples of 64")
-    num_hidden_layers: int = Field(description="layers")
-    num_attention_heads: int = Field(description="query heads")
-    num_key_value_heads: int = Field(description="key and value heads")
-    max_position_embeddings: int = Field(description="longest context, tokens")
-    max_steps: int = Field(description="optimizer steps of its pre-training")
-    learning_rate: float = Field(description="peak rate of its pre-training")
-    per_device_train_batch_size: int = Field(description="blocks per step of its pre-training")
-    block_size: int = Field(description="tokens per block of its pre-training")
-
-
-class Tokenize(Strict):
-    """02_tokenize."""
-
-    base: LocalPath = Field(description="tiny | smollm2 | a local folder | a hub id owner/name; paper: Baichuan-7B")
-    tiny: Tiny = Field(description="the built-in base model; read only if base is tiny")
-    template: Literal["auto", "own", "baichuan", "baichuan2", "plain"] = Field(
-        description="auto: the tokenizer's own chat template, else Baichuan's role tokens if it has them, else plain"
-    )
-    block_size: int = Field(ge=16, description="tokens per DCPT block; paper: 1024")
-    packing: Literal["isolated", "naive"] = Field(description="naive: documents of a block see each other")
-    max_cpt_tokens: int | None = Field(ge=1, description="DCPT tokens of one epoch; null: all")
-    replay_share: float = Field(ge=0, lt=1, description="share of general text among the DCPT tokens")
 
 
 class Steps(Part):
@@ -169,12 +108,17 @@ class Training(Trained, Steps):
 class Dcpt(Training):
     """03_dcpt: next-token prediction on ChiMed-CPT (paper §3.1.2, §4.2)."""
 
+    instructions_as_text: float = Field(
+        default=0.0, ge=0, le=1, description="share of ChiMed-SFT's conversations learned as running text too"
+    )
+
 
 class OneStage(Part):
     """DCPT text in instruction form, learned together with ChiMed-SFT (HuatuoGPT-II, arXiv 2311.09774)."""
 
     priority: float = Field(gt=0, description="how much likelier a passage is drawn next than a conversation")
     priorities: dict[str, Annotated[float, Field(gt=0)]] | None = Field(default=None, description="the same by source")
+    sft_epochs: int = Field(default=1, ge=1, description="times that a conversation is drawn; HuatuoGPT-II: 3")
 
 
 class Sft(Training):
@@ -183,11 +127,37 @@ class Sft(Training):
     max_source_length: SourceLength
     max_target_length: TargetLength
     max_length: int = Field(ge=16, description="most tokens of a whole conversation")
-    packing: bool = Field(description="conversations share rows unseen by each other: same loss, no padding")
+    packing: bool | Literal["naive"] = Field(
+        description="conversations share rows unseen by each other: same loss, no padding; naive: they see each other"
+    )
     source_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         description="{source: weight}: 0.5 draws half of its conversations, 2 takes each twice; null: each once"
     )
+    question_share: float | None = Field(
+        default=None, ge=0, le=1, description="share of questions among the assistant's turns; null: as they come"
+    )
     one_stage: OneStage | None = Field(description="start from the base and learn DCPT text as instructions here too")
+
+
+Strategy = Literal["other_answer", "base_answer", "reward_ranked", "broken_order", "rule"]
+
+
+class Constructed(Part):
+    """Preference pairs made from ChiMed-SFT (train/construction.py)."""
+
+    strategies: dict[Strategy, Annotated[int, Field(ge=1)]] = Field(description="{strategy: most pairs of it}")
+    rules: list[LocalPath] = Field(default=[], description="rule files, for strategy rule")
+    pool: str | None = Field(default=None, description="run whose 08 ranked the answers of reward_ranked")
+    given: bool = Field(default=True, description="learn ChiMed-DPO's own pairs too")
+    heldout_share: float = Field(default=0.2, ge=0, lt=1, description="share of conversations whose pairs are held out")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Constructed:
+        if "rule" in self.strategies and not self.rules:
+            raise ValueError("strategy rule needs rules; nearest valid: [qilin_lib/sample/rules/headache.yaml]")
+        if "reward_ranked" in self.strategies and not self.pool:
+            raise ValueError("strategy reward_ranked needs pool, the name of a run with a finished 08")
+        return self
 
 
 class Dpo(Training):
@@ -199,6 +169,7 @@ class Dpo(Training):
     beta: float = Field(gt=0, description="strength of the reference; released code: 0.1")
     label_smoothing: float = Field(ge=0, lt=0.5, description="share of pairs taken for mislabelled")
     rpo_alpha: float | None = Field(gt=0, description="weight of an SFT loss on the chosen answer (RPO); null: none")
+    constructed: Constructed | None = Field(default=None, description="pairs made from ChiMed-SFT; null: none")
     sampled_prompts: int = Outside(ge=0, description="held-out prompts answered before and after")
     precompute_ref_log_probs: bool = Field(description="ask the reference once, before training")
     allow_high_lr: bool = Outside(description="permits a learning rate above 1e-5")

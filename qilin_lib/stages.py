@@ -101,6 +101,10 @@ def _files_read(parameters: Strict, raw: Path | None) -> dict[str, dict[str, Pat
         from qilin_lib.models import base as bases
 
         read["base"] = bases.files_read(bases.local(base))
+    if constructed := getattr(parameters, "constructed", None):
+        from qilin_lib.train import construction
+
+        read |= construction.outside(constructed)
     if scales := getattr(parameters, "scales", None):
         # One that is not there is left to its reader, which says so.
         shipped = ROOT / "qilin_lib" / "evaluate" / "data" / "scales"

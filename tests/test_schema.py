@@ -12,12 +12,12 @@ import papermill
 import pytest
 from pydantic import BaseModel
 
-from qilin_lib import annotations, params, schema
+from qilin_lib import annotations, params, schema, schema_data
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
 NOTEBOOKS = params.ROOT / "notebooks"
-PARTS = (schema.Tiny, schema.OneStage, schema.Finetune, schema.Baseline, schema.Steps)
+PARTS = (schema_data.Tiny, schema.OneStage, schema.Constructed, schema.Finetune, schema.Baseline, schema.Steps)
 KEY = "sk-proj-" + "abc123XYZ" * 4
 each_notebook = pytest.mark.parametrize("notebook", SECTIONS)
 

@@ -53,9 +53,10 @@ def describe(
 
 
 def _step(name: str, made: Mapping[str, Any]) -> str:
-    """What a training adds to a model's name: "SFT2", or the method that 05 trained by."""
+    """What a training adds to a model's name: "SFT2", the method that 05 trained by, what else DCPT learned."""
     method = chains.method(name)
-    return name.replace(method, made.get("method", method)).upper()
+    called = name.replace(method, made.get("method", method)).upper()
+    return f"{called} with instructions" if "instructions" in made else called
 
 
 def describe_run(stage: runs.Stage) -> dict[str, Any]:

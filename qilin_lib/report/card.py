@@ -172,6 +172,8 @@ def restrictions(licence: str) -> list[str]:
 def _rows(made: Export) -> list[Mapping[str, Any]]:
     # Its own set and those of the stages before it.
     sets = {METHODS[chains.method(chains.name_of(stage))].data for stage in made.manifests if chains.trains(stage)}
+    facts = [manifest["facts"] for stage, manifest in made.manifests.items() if chains.trains(stage)]
+    sets |= {name for sign, name in (("instructions", "sft"), ("one_stage", "cpt")) for own in facts if sign in own}
     return [row for row in made.ledger["sources"] if row["set"] in sets and row["kept"]]
 
 

@@ -15,7 +15,15 @@ OUTSIDE_TRAINER = (
     "torch_empty_cache_steps",
 )
 # Parameters that came after others had finished stages: with these values a result is what it was before.
-LATER: dict[str, Any] = {"peft": {}, "trainer": {}, "method": "dpo", "vllm_python": None}
+LATER: dict[str, Any] = {
+    "peft": {},
+    "trainer": {},
+    "method": "dpo",
+    "vllm_python": None,
+    "instructions_as_text": 0.0,
+    "question_share": None,
+    "constructed": None,
+}
 
 
 def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str, Any]:
@@ -27,6 +35,8 @@ def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str
     if "trainer" in settings:
         settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in OUTSIDE_TRAINER}
     settings = {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
+    if (settings.get("one_stage") or {}).get("sft_epochs") == 1:
+        settings["one_stage"] = {name: v for name, v in settings["one_stage"].items() if name != "sft_epochs"}
     if "gradient_accumulation_steps" in settings:
         processes = (values["nproc_per_node"] or max(1, values["gpus"])) * values["nodes"]
         settings["global_batch_size"] = settings.pop("gradient_accumulation_steps") * processes

@@ -90,6 +90,7 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
         max_length=parameters.max_source_length + parameters.max_target_length + ROLE_TOKENS,
         packing=False,
         source_weights=None,
+        question_share=None,
         one_stage=None,
     )
     if "pool" not in facts:

@@ -145,7 +145,13 @@ def parameters_of(profile: str, trainer: str) -> SimpleNamespace:
         whole |= {"dry_run": False, **whole[part]}
     if trainer == "rejection":
         length = whole["max_source_length"] + whole["max_target_length"] + 32
-        whole |= {"max_length": length, "packing": False, "source_weights": None, "one_stage": None}
+        whole |= {
+            "max_length": length,
+            "packing": False,
+            "source_weights": None,
+            "question_share": None,
+            "one_stage": None,
+        }
     return SimpleNamespace(**whole)
 
 
