@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from qilin_lib.errors import QilinError
+
 WORDS = "吗|么|呢|什么|怎么|怎样|如何|多久|多少|多大|几[天次个年岁点]|哪|是否|有没有|是不是|会不会|能不能"
 QUESTION = re.compile(rf"[？?]\s*[”）)]?\s*$|(?:^|[。！；，,\s])[^。！；，,？?]*(?:{WORDS})[^。！；，,？?]*$")
 
@@ -61,6 +63,11 @@ def drawn(
     counts = np.array([counted(one) for one in conversations]).reshape(-1, 2)
     used = np.flatnonzero(often)
     kept = chosen(counts[used], wanted, seed)
+    if len(used) and not kept.any():
+        raise QilinError(
+            f"question_share = {wanted}: among {int(counts[used, 1].sum())} turns {int(counts[used, 0].sum())} are "
+            "questions, and no choice of conversations has that share; nearest valid: null"
+        )
     result = often.copy()
     result[used[~kept]] = 0
     before, after = share(counts[used]), share(counts[used[kept]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qilin_lib.errors import QilinError
 from qilin_lib.train import questions
 
 
@@ -53,6 +54,11 @@ def test_both_directions(wanted: float, left: set[str]) -> None:
     kinds = ["q", "q", "a", "a"]
     kept = questions.chosen(np.array([questions.counted(one) for one in rows(*kinds)]), wanted, 3)
     assert {kind for kind, own in zip(kinds, kept, strict=True) if own} == left
+
+
+def test_a_share_that_no_choice_has_is_refused() -> None:
+    with pytest.raises(QilinError, match=r"question_share = 0.5: among 2 turns 0 are questions.*nearest valid: null"):
+        questions.drawn(rows("a", "a"), np.array([1, 1]), 0.5, 1)
 
 
 def test_nothing_to_count_is_no_share() -> None:
