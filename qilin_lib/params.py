@@ -1,6 +1,7 @@
 """Typed parameters: a profile (params/<name>.yaml) holds one whole experiment, a notebook's cell overrides a handful.
 
-A profile may say `extends: <profile>` and then only what differs. Values of the parent stand under those of the
+`chain:` names the run's trainings; a further one of a kind, such as sft2, has a section `sft2:` with what differs from
+`sft:`. A profile may say `extends: <profile>` and then only what differs. Values of the parent stand under those of the
 profile's `train:` block (for dcpt, sft, dpo and rlhf, where they have the parameter), those under its own sections; a
 value is replaced whole, also a mapping. papermill only warns about an unknown `-p`, hands `-p flag false` over as a
 string and reads YAML 1.1, where `2e-5` is a string and `NO` is False (nteract/papermill#667, #818): `load` re-reads
@@ -19,10 +20,11 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from qilin_lib import strict_yaml
+from qilin_lib import chains, strict_yaml
 from qilin_lib.annotations import SILENT, choices, describe, members
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.schema import SECTIONS, SHARED, Strict, Trained, Training
+from qilin_lib.schema import SECTIONS, Trained, Training
+from qilin_lib.strict import SHARED, Strict
 from qilin_lib.strict_yaml import read as read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,11 +57,12 @@ def read_profile(profile: str) -> dict:
         names = profiles()
         raise QilinError(f"profile '{profile}': no such file {path}{nearest(profile, names)}; there are {names}")
     content = read_yaml(path)
-    known = {"extends", "train", "run", "seed", *MODELS}
-    for key in [key for key in content if key not in known]:
+    known = {"extends", "train", "run", "seed", "chain", *MODELS}
+    for key in [key for key in content if key not in known and not re.match(chains.NAME, str(key))]:
         raise QilinError(f"{path}: unknown key {_short(key)}{_nearest(key, known)}; allowed are {sorted(known)}")
-    for section in [key for key in content if key not in ("extends", "run", "seed")]:
-        values, fields = content[section] or {}, MODELS.get(section, Training).model_fields.keys() - set(SHARED)
+    for section in [key for key in content if key not in ("extends", "run", "seed", "chain")]:
+        model = MODELS.get(chains.method(section), Training)
+        values, fields = content[section] or {}, model.model_fields.keys() - set(SHARED)
         if not isinstance(values, dict):
             raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {_short(values)}")
         for name in [name for name in values if name not in fields]:
@@ -79,19 +82,21 @@ def settings(profile: str, children: tuple[str, ...] = ()) -> Settings:
         raise QilinError(f"{where}: more than {DEPTH} profiles extend each other: {' -> '.join(chain)}")
     values = settings(parent, chain) if parent else {}
     values.pop(("", "run"), None)
+    shared = content.get("train") or {}
     for section in TRAINED:
-        shared = content.get("train") or {}
         values |= {(section, n): (v, profile) for n, v in shared.items() if n in MODELS[section].model_fields}
-    for section in MODELS:
-        values |= {(section, name): (value, profile) for name, value in (content.get(section) or {}).items()}
-    return values | {("", name): (content[name], profile) for name in ("seed", "run") if name in content}
+    # A further training has the values of the first of its kind but for what it says itself.
+    values = {key: entry for key, entry in values.items() if key[0] in MODELS or key[1] not in shared}
+    for section in [key for key in content if key in MODELS or re.match(chains.NAME, key)]:
+        values |= {(section, name): (value, profile) for name, value in (content[section] or {}).items()}
+    return values | {("", name): (content[name], profile) for name in ("seed", "run", "chain") if name in content}
 
 
 def compare(a: str, b: str, section: str | None = None) -> Any:
     """DataFrame of what differs between two profiles (in one section), with columns parameter, `a` and `b`."""
     import pandas as pd
 
-    if section not in (None, *MODELS):
+    if section not in (None, *MODELS) and not re.match(chains.NAME, section):
         raise QilinError(f"section '{section}': unknown{nearest(section, MODELS)}; there are {list(MODELS)}")
     first, second = settings(a), settings(b)
     keys = [key for key in first | second if section in (None, key[0]) and key[1] != "run"]
@@ -111,7 +116,10 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
     section, model = SECTIONS[notebook]
     overrides = _overrides(namespace or {})
     profile = str(overrides.pop("profile", None) or "smoke").removesuffix(".yaml")
-    written = {name: entry for (place, name), entry in settings(profile).items() if place in ("", section)}
+    said = settings(profile)
+    written = {name: entry for (place, name), entry in said.items() if place in ("", section)}
+    if (stage := overrides.get("stage")) and chains.method(str(stage)) == section:
+        written |= {name: entry for (place, name), entry in said.items() if place == stage}
     fields = {name: field for name, field in model.model_fields.items() if name != "notebook"}
     for name in [name for name in overrides if name not in fields]:
         known = sorted(fields)
@@ -123,6 +131,10 @@ def load(notebook: str, namespace: Mapping[str, Any] | None = None) -> Strict:
         loaded = model.model_validate(values)
     except ValidationError as failure:
         raise QilinError(f"{notebook} (profile {profile}): {failure_sentence(model, failure)}") from None
+    if idle := sorted({place for place, _ in said if place and place not in (*MODELS, *loaded.chain)}):
+        raise QilinError(
+            f"profile {profile}: '{idle[0]}:' is no training of its chain {loaded.chain}; nearest valid: name it there"
+        )
     loaded._origins.update({name: origin for name, (_, origin) in written.items()})
     loaded._origins.update(dict.fromkeys(overrides, "override"))
     return loaded
@@ -168,7 +180,9 @@ def _reason(error: dict[str, Any], field: Any, known: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key{_nearest(error['loc'][-1], known)}"
     if error["type"] == "literal_error":
-        return _cut(error["msg"]) + _nearest(error["input"], choices(field))
+        # The key of a mapping has no field of its own, but its error says what it may be.
+        known = choices(field) if field else re.findall(r"'(\w+)'", error["msg"])
+        return _cut(error["msg"]) + _nearest(error["input"], known)
     return _cut(error["msg"].removeprefix("Value error, "), 600)
 
 

@@ -16,12 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, params, runs, stages
+from qilin_lib import chains, files, params, runs, stages
 from qilin_lib.errors import QilinError, nearest, visible
 from qilin_lib.schema import SECTIONS, Strict
 
 # Applied to every notebook that has them; any other name found in several notebooks must say which one it means.
-COMMON = ("seed", "gpus")
+COMMON = ("seed", "gpus", "chain")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,12 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = options.run or options.profile
         overrides = split_overrides(options.profile, options.p, run, options.from_run)
-        chosen = choose(options.only, options.start)
+        chosen = choose(options.only, options.start, overrides)
         if _looked(options, run, overrides):
             return 0
         if options.force:
             stages.force(run, chosen)
-        results = [run_notebook(notebook, options.profile, run, overrides[notebook]) for notebook in chosen]
+        results = [run_notebook(stage, options.profile, run, overrides[stage]) for stage in chosen]
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,13 +59,13 @@ def _looked(options: argparse.Namespace, run: str, overrides: dict[str, dict[str
     if options.plan:
         from qilin_lib.train.plan import plan
 
-        lines = [str(plan({name: _load(name, options.profile, run, overrides[name]) for name in params.NOTEBOOKS}))]
+        lines = [str(plan({name: _load(name, options.profile, run, own) for name, own in overrides.items()}))]
     elif options.verify:
         lines = stages.verify(run)
     elif options.old is not None:
         lines = stages.remove_old(run, options.old)
     elif options.accept:
-        name = _named(options.accept)
+        name = _named(options.accept, overrides)
         reason = stages.accept(_load(name, options.profile, run, overrides[name]))
         lines = [f"{name} is taken as it is: {reason}" if reason else f"{name} is up to date: nothing to accept"]
     else:
@@ -110,55 +110,76 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose(only: str | None, start: str | None) -> list[str]:
-    """Notebooks to run, in order. QilinError for a number that names none."""
-    names = list(params.NOTEBOOKS)
+def choose(only: str | None, start: str | None, stages: Iterable[str] = params.NOTEBOOKS) -> list[str]:
+    """Those of `stages` to run, in order. QilinError for a number that names none."""
+    names = list(stages)
     if only:
-        return [_named(only)]
-    return names[names.index(_named(start)) :] if start else names
+        return [_named(only, names)]
+    return names[names.index(_named(start, names)) :] if start else names
 
 
-def _named(prefix: str) -> str:
-    found = [name for name in params.NOTEBOOKS if name.startswith(prefix)]
-    if len(found) != 1:
-        raise QilinError(f"notebook '{prefix}': expected one of {[n[:2] for n in params.NOTEBOOKS]}")
-    return found[0]
+def _named(prefix: str, names: Iterable[str]) -> str:
+    """The stage that a number or a name stands for; 04 is the first SFT, 04_sft2 the second."""
+    found = [name for name in names if name.startswith(prefix)]
+    exact = [name for name in found if name == prefix] or [name for name in found if name in params.NOTEBOOKS] or found
+    if len(exact) != 1:
+        raise QilinError(f"notebook '{prefix}': expected one of {[chains.short(name) for name in names]}")
+    return exact[0]
 
 
 def split_overrides(
     profile: str, pairs: list[list[str]], run: str | None = None, from_run: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """{notebook: {name: value}} from `-p NAME VALUE` pairs; refuses unknown and ambiguous names, and bad values."""
-    overrides: dict[str, dict[str, Any]] = {n: {"from_run": from_run} if from_run else {} for n in SECTIONS}
+    """{stage of the chain: {parameter: value}} from `-p NAME VALUE` pairs, in the order in which stages are made.
+
+    QilinError for unknown and ambiguous names, and for bad values.
+    """
+    shared = {"from_run": from_run} if from_run else {}
+    given = {name: value for name, value in pairs if name == "chain"}
+    chain = _load(chains.BUILD, profile, run, given).chain
+    # What is called by a stage's name: section, class of its parameters.
+    known = {stage: SECTIONS[_notebook(stage)] for stage in chains.graph(chain)}
+    known |= {chains.folder(name): (name, model) for name in chain for _, model in [known[chains.folder(name)]]}
+    overrides: dict[str, dict[str, Any]] = {stage: shared | _which(stage) for stage in known}
     for name, value in pairs:
         section, _, field = name.rpartition(".")
-        if field in ("notebook", "profile", "run", "from_run"):
+        if field in ("notebook", "profile", "run", "from_run", "stage"):
             raise QilinError(
                 f"-p {name}: not a parameter here; say: python -m qilin_lib.pipeline PROFILE --run NAME "
                 "[--from-run OTHER]"
             )
-        homes = [n for n, (s, model) in SECTIONS.items() if field in model.model_fields and section in ("", s, n[:2])]
+        homes = [n for n, (s, model) in known.items() if field in model.model_fields and section in ("", s, n[:2])]
         if not homes:
-            known = {f for _, model in SECTIONS.values() for f in model.model_fields}
-            raise QilinError(f"-p {name}: no notebook has this parameter{nearest(field, known)}")
-        if len(homes) > 1 and field not in COMMON:
-            choices = [f"{SECTIONS[n][0]}.{field}" for n in homes]
+            fields = {f for _, model in known.values() for f in model.model_fields}
+            raise QilinError(f"-p {name}: no notebook has this parameter{nearest(field, fields)}")
+        if len(homes) > 1 and field not in COMMON and section not in {n[:2] for n in homes}:
+            choices = [f"{known[n][0]}.{field}" for n in homes]
             raise QilinError(f"-p {name}: several notebooks have it; say which: {', '.join(choices)}")
-        for notebook in homes:
-            overrides[notebook][field] = value
-    for notebook in SECTIONS:
-        _load(notebook, profile, run, overrides[notebook])
+        for stage in homes:
+            overrides[stage][field] = value
+    for stage, own in overrides.items():
+        _load(stage, profile, run, own)
     return overrides
 
 
-def _load(notebook: str, profile: str, run: str | None, overrides: dict[str, Any]) -> Strict:
-    return params.load(notebook, {"profile": profile, "run": run, **overrides})
+def _notebook(stage: str) -> str:
+    """The notebook that makes a stage."""
+    return stage.rstrip("0123456789") if chains.trains(stage) else stage
 
 
-def run_notebook(notebook: str, profile: str, run: str, overrides: dict[str, Any]) -> str:
-    """Execute one notebook unless it is up to date; one line on the terminal. Returns 'done' or 'up to date'."""
-    parameters = _load(notebook, profile, run, overrides)
-    print(f"{notebook:<16} ", end="", flush=True)
+def _which(stage: str) -> dict[str, str]:
+    """What tells the notebook of several trainings which one it is to make."""
+    return {} if stage in SECTIONS else {"stage": chains.name_of(stage)}
+
+
+def _load(stage: str, profile: str, run: str | None, overrides: dict[str, Any]) -> Strict:
+    return params.load(_notebook(stage), {"profile": profile, "run": run, **overrides})
+
+
+def run_notebook(name: str, profile: str, run: str, overrides: dict[str, Any]) -> str:
+    """Execute one stage's notebook unless it is up to date; one line of output. Returns 'done' or 'up to date'."""
+    parameters = _load(name, profile, run, overrides)
+    print(f"{name:<16} ", end="", flush=True)
     if shared := stages.share(parameters):
         print(shared, flush=True)
         return "up to date"
@@ -169,13 +190,13 @@ def run_notebook(notebook: str, profile: str, run: str, overrides: dict[str, Any
     if told := runs.changes(stage):
         print(f"({told}) ", end="", flush=True)
     started = time.monotonic()
-    _execute(notebook, {"profile": profile, "run": run, **overrides}, runs.runs_dir() / run)
-    manifest = runs.Run(runs.runs_dir() / run).manifest(notebook)
+    _execute(name, {"profile": profile, "run": run, **overrides}, runs.runs_dir() / run)
+    manifest = runs.Run(runs.runs_dir() / run).manifest(name)
     print(f"done in {time.monotonic() - started:5.0f} s, peak {manifest['peak_memory_mb'] / 1024:.1f} GiB", flush=True)
     return "done"
 
 
-def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
+def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
 
@@ -186,8 +207,8 @@ def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            params.ROOT / "notebooks" / f"{notebook}.ipynb",
-            run_dir / f"{notebook}.ipynb",
+            params.ROOT / "notebooks" / f"{_notebook(stage)}.ipynb",
+            run_dir / f"{stage}.ipynb",
             parameters=values,
             kernel_name="python3",
             progress_bar=False,
@@ -199,7 +220,7 @@ def _execute(notebook: str, values: dict[str, Any], run_dir: Path) -> None:
             raise KeyboardInterrupt from None
         print("FAILED", flush=True)
         raise NotebookFailed(
-            f"{notebook}: {error.ename}: {error.evalue}\n(whole story: {run_dir / notebook}.ipynb)"
+            f"{stage}: {error.ename}: {error.evalue}\n(whole story: {run_dir / stage}.ipynb)"
         ) from None
 
 

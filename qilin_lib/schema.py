@@ -5,59 +5,14 @@ A description says meaning, unit and the paper's value (§4.2); `describe` adds 
 
 from __future__ import annotations
 
-import json
-from functools import partial
-from os.path import expanduser
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
-from qilin_lib import compatibility, strict_yaml
-from qilin_lib.annotations import describe
-
-SHARED = ("notebook", "profile", "run", "from_run", "seed")  # these stand in no section of a profile
-# A parameter that changes no result, and so no stage's key; nothing else is marked.
-Outside = partial(Field, json_schema_extra={"outside_key": True})
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
-
-
-class Part(BaseModel):
-    """Base of all parameter classes: no unknown key, silent conversion or infinity, no change after loading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, regex_engine="python-re")
-
-
-class Strict(Part):
-    """What every notebook has. A notebook shows it as a folded table: value, origin and meaning of each parameter."""
-
-    notebook: str = Field(description="which stage of the paper this is")
-    profile: str = Outside(description="the file of params/ that says all other values")
-    run: RunName = Outside(description="folder of runs/ to work in; null: named as the profile")
-    from_run: RunName | None = Outside(default=None, description="a run whose finished stages this run may stand on")
-    seed: int = Field(ge=0, lt=2**32, description="of every random draw; released code: 42")
-
-    # {parameter: "override", or the profile that says it}
-    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @property
-    def frame(self) -> Any:
-        """DataFrame of all parameters: parameter, value (JSON), origin, meaning."""
-        import pandas as pd
-
-        fields = type(self).model_fields
-        values = {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
-        rows = [(name, text, self._origins.get(name, ""), describe(fields[name])) for name, text in values.items()]
-        return pd.DataFrame(rows, columns=["parameter", "value", "origin", "meaning"])
-
-    def _repr_html_(self) -> str:
-        import pandas as pd
-
-        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-            table = self.frame.to_html(index=False, escape=True)
-        return f"<details><summary>Parameters of {self.notebook} (value, origin, meaning)</summary>{table}</details>"
-
+from qilin_lib import chains, compatibility
+from qilin_lib.errors import nearest
+from qilin_lib.schema_data import Build, Tokenize
+from qilin_lib.strict import LocalPath, Outside, Part, StageName, Strict
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
@@ -71,65 +26,6 @@ Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout before LoRA; p
 SourceLength = Annotated[int, Field(ge=8, description="most tokens of a user's turn; paper: 256")]
 TargetLength = Annotated[int, Field(ge=8, description="most tokens of an assistant's turn; paper: 256")]
 NewTokens = Annotated[int, Field(ge=1, description="most tokens of an answer; paper: 512 for T5, GPT2 on Huatuo-26M")]
-Share = Annotated[float, Field(ge=0, lt=1, description="share held out, by hash; released code: CPT 0.05, SFT 0.01")]
-
-
-# The registry's file, not its module: no package may be imported from here.
-_SOURCES = strict_yaml.read(Path(__file__).parent / "chimed" / "sources.yaml")["sources"]
-SourceName = Literal[tuple(source["name"] for source in _SOURCES)]
-
-
-class Build(Strict):
-    """01_build_chimed (paper §3.1.1, §3.2.1, §3.3.1)."""
-
-    raw_dir: LocalPath | None = Field(description="folder with one sub-folder per source; null: the embedded sample")
-    sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
-    exclude_licences: list[str] = Field(description="licences not to train on, or parts of their names: CC BY-NC, GPL")
-    min_chars: int = Field(ge=1, description="shorter records are rejected")
-    ranked_answers: Literal["best_two", "all_pairs"] = Field(description="pairs of a ranked list: best two, or all")
-    max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
-    workers: int | None = Outside(ge=1, description="processes; null: one per core")
-    near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
-    near_dup_threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which two records are one")
-    exact_substrings: Literal["remove"] | None = Field(description="cut later copies out of running text in CPT")
-    exact_substring_length: int = Field(ge=10, description="characters of a copy; Lee et al. 2022: 50 tokens")
-    decontaminate: bool | Literal["report"] = Field(description="drop what holds a test item; report: only count it")
-    contamination_share: float = Field(gt=0, le=1, description="share of a test question's 13-grams that is a hit")
-    general_share: float | None = Field(ge=0, le=1, description="share of general dialogues in SFT; null: as they come")
-    heldout_share_cpt: Share
-    heldout_share_sft: Share
-    heldout_share_dpo: Share
-    heldout_share_general: Share
-
-
-class Tiny(Part):
-    """Shape and brief pre-training of the built-in base model (a small LLaMA)."""
-
-    vocab_size: int = Field(ge=512, description="pieces of its tokenizer")
-    hidden_size: int = Field(description="width of a layer")
-    intermediate_size: int = Field(description="width of the MLP; NF4 on a CPU wants multiples of 64")
-    num_hidden_layers: int = Field(description="layers")
-    num_attention_heads: int = Field(description="query heads")
-    num_key_value_heads: int = Field(description="key and value heads")
-    max_position_embeddings: int = Field(description="longest context, tokens")
-    max_steps: int = Field(description="optimizer steps of its pre-training")
-    learning_rate: float = Field(description="peak rate of its pre-training")
-    per_device_train_batch_size: int = Field(description="blocks per step of its pre-training")
-    block_size: int = Field(description="tokens per block of its pre-training")
-
-
-class Tokenize(Strict):
-    """02_tokenize."""
-
-    base: LocalPath = Field(description="tiny | smollm2 | a local folder | a hub id owner/name; paper: Baichuan-7B")
-    tiny: Tiny = Field(description="the built-in base model; read only if base is tiny")
-    template: Literal["auto", "own", "baichuan", "baichuan2", "plain"] = Field(
-        description="auto: the tokenizer's own chat template, else Baichuan's role tokens if it has them, else plain"
-    )
-    block_size: int = Field(ge=16, description="tokens per DCPT block; paper: 1024")
-    packing: Literal["isolated", "naive"] = Field(description="naive: documents of a block see each other")
-    max_cpt_tokens: int | None = Field(ge=1, description="DCPT tokens of one epoch; null: all")
-    replay_share: float = Field(ge=0, lt=1, description="share of general text among the DCPT tokens")
 
 
 class Steps(Part):
@@ -189,13 +85,34 @@ class Trained(Strict):
 
 
 class Training(Trained, Steps):
-    """What DCPT, SFT and DPO share: one training per notebook."""
+    """What DCPT, SFT and DPO share: one training of the chain."""
 
+    stage: StageName | None = Outside(
+        default=None, description="which training of the chain, such as sft2; null: the first"
+    )
     dry_run: bool = Outside(description="show memory, time and launch command, then stop")
+
+    @property
+    def folder(self) -> str:
+        return chains.folder(self.stage) if self.stage else self.notebook
+
+    @model_validator(mode="after")
+    def _in_chain(self) -> Training:
+        own = [name for name in self.chain if chains.NOTEBOOKS[chains.method(name)] == self.notebook]
+        if self.stage and self.stage not in own:
+            raise ValueError(
+                f"stage: {self.stage} is no training of notebook {self.notebook} in chain {self.chain}; "
+                f"nearest valid: {', '.join(own) or 'a chain that has it'}"
+            )
+        return self
 
 
 class Dcpt(Training):
     """03_dcpt: next-token prediction on ChiMed-CPT (paper §3.1.2, §4.2)."""
+
+    instructions_as_text: float = Field(
+        default=0.0, ge=0, le=1, description="share of ChiMed-SFT's conversations learned as running text too"
+    )
 
 
 class OneStage(Part):
@@ -203,6 +120,7 @@ class OneStage(Part):
 
     priority: float = Field(gt=0, description="how much likelier a passage is drawn next than a conversation")
     priorities: dict[str, Annotated[float, Field(gt=0)]] | None = Field(default=None, description="the same by source")
+    sft_epochs: int = Field(default=1, ge=1, description="times that a conversation is drawn; HuatuoGPT-II: 3")
 
 
 class Sft(Training):
@@ -211,11 +129,37 @@ class Sft(Training):
     max_source_length: SourceLength
     max_target_length: TargetLength
     max_length: int = Field(ge=16, description="most tokens of a whole conversation")
-    packing: bool = Field(description="conversations share rows unseen by each other: same loss, no padding")
+    packing: bool | Literal["naive"] = Field(
+        description="conversations share rows unseen by each other: same loss, no padding; naive: they see each other"
+    )
     source_weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         description="{source: weight}: 0.5 draws half of its conversations, 2 takes each twice; null: each once"
     )
+    question_share: float | None = Field(
+        default=None, ge=0, le=1, description="share of questions among the assistant's turns; null: as they come"
+    )
     one_stage: OneStage | None = Field(description="start from the base and learn DCPT text as instructions here too")
+
+
+Strategy = Literal["other_answer", "base_answer", "reward_ranked", "broken_order", "rule"]
+
+
+class Constructed(Part):
+    """Preference pairs made from ChiMed-SFT (train/construction.py)."""
+
+    strategies: dict[Strategy, Annotated[int, Field(ge=1)]] = Field(description="{strategy: most pairs of it}")
+    rules: list[LocalPath] = Field(default=[], description="rule files, for strategy rule")
+    pool: str | None = Field(default=None, description="run whose 08 ranked the answers of reward_ranked")
+    given: bool = Field(default=True, description="learn ChiMed-DPO's own pairs too")
+    heldout_share: float = Field(default=0.2, ge=0, lt=1, description="share of conversations whose pairs are held out")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Constructed:
+        if "rule" in self.strategies and not self.rules:
+            raise ValueError("strategy rule needs rules; nearest valid: [qilin_lib/sample/rules/headache.yaml]")
+        if "reward_ranked" in self.strategies and not self.pool:
+            raise ValueError("strategy reward_ranked needs pool, the name of a run with a finished 08")
+        return self
 
 
 class Dpo(Training):
@@ -227,6 +171,7 @@ class Dpo(Training):
     beta: float = Field(gt=0, description="strength of the reference; released code: 0.1")
     label_smoothing: float = Field(ge=0, lt=0.5, description="share of pairs taken for mislabelled")
     rpo_alpha: float | None = Field(gt=0, description="weight of an SFT loss on the chosen answer (RPO); null: none")
+    constructed: Constructed | None = Field(default=None, description="pairs made from ChiMed-SFT; null: none")
     sampled_prompts: int = Outside(ge=0, description="held-out prompts answered before and after")
     precompute_ref_log_probs: bool = Field(description="ask the reference once, before training")
     allow_high_lr: bool = Outside(description="permits a learning rate above 1e-5")
@@ -317,6 +262,14 @@ class Asking(Strict):
     batch_size: AskedTogether
     bootstrap_resamples: Resamples
 
+    @model_validator(mode="after")
+    def _trained(self) -> Asking:
+        there = ["base", *self.chain, *(("rejection_sampling", "rl") if isinstance(self, Bias) else ())]
+        for name in self.models:
+            if name not in there:
+                raise ValueError(f"models: '{name}' is no model of this run{nearest(name, there)}; there are {there}")
+        return self
+
 
 class Retrieval(Part):
     """Rows "+ retrieval": models asked once more, with passages of a corpus before the question."""
@@ -343,7 +296,7 @@ class Judge(Part):
 class Evaluate(Asking):
     """06_eval (paper §4.1, §4.3)."""
 
-    models: list[Literal["base", "dcpt", "sft", "dpo"]] = Field(description="stages of this run that answer")
+    models: list[str] = Field(description="what answers: base, and trainings of the chain")
     benchmarks: list[PaperBenchmark] = Field(description="which of the paper's three are asked")
     further_benchmarks: list[FurtherBenchmark] | None = Field(description="other sets; null: all that are there")
     protocols: list[Literal["fixed", "released"]] = Field(min_length=1, description="ours; the authors' with defects")
@@ -395,14 +348,13 @@ class Rlhf(Trained):
     bootstrap_resamples: Resamples
 
 
-Policy = Literal["base", "dcpt", "sft", "dpo", "rejection_sampling", "rl"]
 Label = Literal["letters", "digits", "lower_case", "heavenly_stems"]
 
 
 class Bias(Asking):
     """09_bias: attitude scales (ChiMed-GPT, arXiv 2311.06025) with the controls that the original lacks."""
 
-    models: list[Policy] = Field(description="stages of this run that answer")
+    models: list[str] = Field(description="what answers: base, trainings of the chain, rejection_sampling, rl")
     scales: list[LocalPath] = Field(min_length=1, description="scales of the kit, or paths of YAML files of that form")
     protocols: list[Literal["next_token", "generation"]] = Field(min_length=1, description="how an option is chosen")
     option_orders: int = Field(ge=1, description="orders of the options, the given one first")

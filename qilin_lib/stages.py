@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, runs, sample
+from qilin_lib import chains, files, runs, sample
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.params import ROOT
-from qilin_lib.runs import PARENTS, Run, Stage, environment
+from qilin_lib.runs import Run, Stage, environment
 from qilin_lib.schema import Strict, Trained
 
 BUILD = "01_build_chimed"
@@ -45,7 +45,7 @@ def open_stage(parameters: Strict) -> Stage:
 def inspect_stage(parameters: Strict) -> Stage:
     """Like `open_stage`, but checks nothing beyond the chain and touches nothing on disk."""
     run = Run(runs.runs_dir() / parameters.run)
-    stage = _keyed(parameters, run, run.digests(parameters.notebook))
+    stage = _keyed(parameters, run, run.digests(parameters.folder, _graph(parameters)))
     if run.finished(stage.name):
         manifest = run.manifest(stage.name)
         keys = {manifest["key"], *(note["key"] for note in run.acceptances(stage.name))}
@@ -55,11 +55,21 @@ def inspect_stage(parameters: Strict) -> Stage:
     return stage
 
 
+def _graph(parameters: Strict) -> dict[str, tuple[str, ...]]:
+    """{stage: its parents} of the run; QilinError if the parameters are of a training that its chain lacks."""
+    graph = chains.graph(parameters.chain)
+    if parameters.folder not in graph:
+        raise QilinError(
+            f"{parameters.folder}: chain {parameters.chain} has no such training; nearest valid: {list(graph)}"
+        )
+    return graph
+
+
 def _keyed(parameters: Strict, run: Run, parents: dict[str, str]) -> Stage:
     """The stage with the key that its parameters, the digests of its `parents` and the files it reads give."""
     raw = raw_folder(parameters) if parameters.notebook == BUILD else None
     read = _files_read(parameters, raw)
-    inputs = parents | {kind: runs.file_hashes(paths) for kind, paths in read.items()}
+    inputs = parents | {kind: files.hashes(paths) for kind, paths in read.items()}
     return Stage(parameters, run.dir, runs.key(parameters, inputs), inputs, False, raw, dict(_states(read)))
 
 
@@ -91,6 +101,10 @@ def _files_read(parameters: Strict, raw: Path | None) -> dict[str, dict[str, Pat
         from qilin_lib.models import base as bases
 
         read["base"] = bases.files_read(bases.local(base))
+    if constructed := getattr(parameters, "constructed", None):
+        from qilin_lib.train import construction
+
+        read |= construction.outside(constructed)
     if scales := getattr(parameters, "scales", None):
         # One that is not there is left to its reader, which says so.
         shipped = ROOT / "qilin_lib" / "evaluate" / "data" / "scales"
@@ -127,7 +141,7 @@ def check(stage: Stage) -> None:
 def _unmoved(stage: Stage, manifest: dict[str, Any]) -> str:
     """Parameters that differ from the finished stage's and do not move its result."""
     before, now = manifest["parameters"], stage.parameters.model_dump(mode="json")
-    quiet = {"run", "profile", "from_run", "dry_run", "workers", "processes"}
+    quiet = {"run", "profile", "from_run", "chain", "stage", "dry_run", "workers", "processes"}
     told = [f"{name} {before[name]!r} (now {now[name]!r})" for name in now if name in before and name not in quiet
             and before[name] != now[name]]  # fmt: skip
     return f"made with {', '.join(told)}: no result moves" if told else ""
@@ -149,10 +163,10 @@ def share(parameters: Strict) -> str:
     if not other.dir.is_dir():
         names = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
         raise QilinError(f"from_run = '{source}': no such run{nearest(source, names)}; there are {names}")
-    for name in _ancestors(parameters.notebook):
+    for name in _ancestors(parameters.folder, _graph(parameters)):
         if not target.folder(name).exists() and other.finished(name):
             _link(target, other, name)
-    name = parameters.notebook
+    name = parameters.folder
     if target.folder(name).exists() or not other.finished(name):
         return ""
     if inspect_stage(parameters).key != other.manifest(name)["key"]:
@@ -161,8 +175,8 @@ def share(parameters: Strict) -> str:
     return f"shared with run '{source}'"
 
 
-def _ancestors(name: str) -> list[str]:
-    above = {name for parent in PARENTS[name] for name in (*_ancestors(parent), parent)}
+def _ancestors(name: str, graph: dict[str, tuple[str, ...]]) -> list[str]:
+    above = {name for parent in graph[name] for name in (*_ancestors(parent, graph), parent)}
     return sorted(above)
 
 
@@ -189,15 +203,17 @@ def accept(parameters: Strict) -> str:
 
     The manifest stays. The note, `<stage>.accepted.json` beside the folder, stands under every table that rests on it.
     """
-    run, name = Run(runs.runs_dir() / parameters.run), parameters.notebook
+    run, name = Run(runs.runs_dir() / parameters.run), parameters.folder
     manifest, outputs = run.manifest(name), {}
     for file, entry in manifest["outputs"].items():
         path = run.folder(name) / file
         if not path.exists():
-            raise QilinError(f"{path} is gone: nothing to accept; make the stage again (--force --only {name[:2]})")
+            raise QilinError(
+                f"{path} is gone: nothing to accept; make the stage again (--force --only {chains.short(name)})"
+            )
         if (sha := files.sha256_file(path)) != entry["sha256"]:
             outputs[file] = sha
-    parents = {parent: run.manifest(parent)["digest"] for parent in PARENTS[name]}
+    parents = {parent: run.manifest(parent)["digest"] for parent in _graph(parameters)[name]}
     stage = _keyed(parameters, run, parents)
     told = runs.changes(stage)
     reason = "; ".join(text for text in (told, f"changed by hand: {', '.join(outputs)}" if outputs else "") if text)
@@ -212,8 +228,8 @@ def accept(parameters: Strict) -> str:
 def verify(run: str) -> Iterator[str]:
     """One line per finished stage, after hashing every file; QilinError at the first that differs."""
     folder = Run(runs.runs_dir() / run)
-    for name in PARENTS:
-        if folder.finished(name):
+    for name in sorted(path.parent.name for path in folder.dir.glob("[0-9][0-9]_*/manifest.json")):
+        if ".old-" not in name:
             manifest = folder.manifest(name)
             folder.check(name, manifest, every_byte=True)
             yield f"{name}: {len(manifest['outputs'])} files are what the manifest says"

@@ -21,7 +21,7 @@ import pytest
 from filelock import FileLock
 
 from qilin_lib import params
-from qilin_lib.schema import Tiny
+from qilin_lib.schema_data import Tiny
 
 GUARD = Path(__file__).with_name("guard")
 sys.path.insert(0, str(GUARD))

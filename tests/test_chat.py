@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from helpers.replies import texts
 
-from qilin_lib import chat
+from qilin_lib import chains, chat, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import conversation
 from qilin_lib.evaluate.backends import TransformersBackend

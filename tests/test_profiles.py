@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import params
+from qilin_lib import chains, params
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
 FOLDER = params.ROOT / "params"
 PROFILES = (
-    *("baselines", "chat_24gb", "full_a100", "one_stage"),
-    *("qlora_24gb", "released_code", "smoke", "smollm2_cpu"),
+    *("baselines", "bianque", "chat_24gb", "chimed_gpt", "full_a100", "huatuogpt2", "named_systems", "one_stage"),
+    *("pediatricsgpt", "qlora_24gb", "released_code", "rulealign", "smoke", "smollm2_cpu", "zhongjing"),
 )
 SMOKE = (FOLDER / "smoke.yaml").read_text(encoding="utf-8")
 
@@ -113,9 +113,9 @@ def test_the_profiles_are_these() -> None:
     assert params.profiles() == list(PROFILES)
 
 
-def test_the_profiles_together_are_five_hundred_lines_at_most() -> None:
+def test_the_profiles_together_are_seven_hundred_and_fifty_lines_at_most() -> None:
     lines = {path.name: path.read_text(encoding="utf-8").splitlines() for path in FOLDER.glob("*.yaml")}
-    assert sum(map(len, lines.values())) <= 500
+    assert sum(map(len, lines.values())) <= 750
     assert all(len(line) <= 140 for text in lines.values() for line in text)
 
 
@@ -170,6 +170,25 @@ def test_the_batches_of_the_24_gb_profile_are_those_that_its_header_says() -> No
     sizes = [max(p.gpus, 1) * p.per_device_train_batch_size * p.gradient_accumulation_steps for p in batches]
     said = re.findall(r"(\d+) (?:pairs )?in (?:DCPT|SFT|DPO)", header("qlora_24gb"))
     assert list(map(int, said)) == sizes
+
+
+REGIMES = ("bianque", "chimed_gpt", "huatuogpt2", "pediatricsgpt", "rulealign", "zhongjing")
+
+
+@pytest.mark.parametrize("profile", REGIMES)
+def test_a_regime_says_where_it_is_from_what_stands_here_and_what_is_not_available(profile: str) -> None:
+    told = header(profile)
+    assert re.search(r"arXiv \d{4}\.\d{5}", told) and "Paper" in told
+    assert "Here:" in told and ("Not available" in told or "Not built" in told)
+    assert profile in (params.ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("profile", REGIMES)
+def test_every_stage_of_a_regime_loads(profile: str) -> None:
+    chain = params.load("06_eval", {"profile": profile}).chain
+    for name in chain:
+        loaded = params.load(chains.NOTEBOOKS[chains.method(name)], {"profile": profile, "stage": name})
+        assert loaded.folder == chains.folder(name)
 
 
 def test_compare_is_a_table_of_what_differs() -> None:

@@ -12,12 +12,12 @@ import papermill
 import pytest
 from pydantic import BaseModel
 
-from qilin_lib import annotations, params, schema
+from qilin_lib import annotations, params, schema, schema_data
 from qilin_lib.errors import QilinError
 from qilin_lib.schema import SECTIONS
 
 NOTEBOOKS = params.ROOT / "notebooks"
-PARTS = (schema.Tiny, schema.OneStage, schema.Finetune, schema.Baseline, schema.Steps)
+PARTS = (schema_data.Tiny, schema.OneStage, schema.Constructed, schema.Finetune, schema.Baseline, schema.Steps)
 KEY = "sk-proj-" + "abc123XYZ" * 4
 each_notebook = pytest.mark.parametrize("notebook", SECTIONS)
 
@@ -104,8 +104,8 @@ def test_an_error_says_what_the_parameter_means() -> None:
 
 
 def test_what_changes_no_result_is_outside_the_key() -> None:
-    always = {"run", "profile", "from_run"}
-    training = {"dry_run", "report_to", "logging_steps", "save_steps", "max_heldout", "gpus", "nodes"}
+    always = {"run", "profile", "from_run", "chain"}
+    training = {"stage", "dry_run", "report_to", "logging_steps", "save_steps", "max_heldout", "gpus", "nodes"}
     training |= {"save_minutes", "save_total_limit"}
     training |= {"nproc_per_node", "deepspeed", "gradient_checkpointing", "attn_implementation"}
     for model, outside in (

@@ -11,7 +11,7 @@ from qilin_lib import params, runs
 from qilin_lib.errors import QilinError, nearest, visible
 from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.models import loaders
-from qilin_lib.models.names import STAGES
+from qilin_lib.models.names import places
 
 DISCLAIMER = "Research only, not for clinical use. 仅供研究，不得用于临床。"
 COMMANDS = ("/reset", "/exit")
@@ -140,11 +140,14 @@ def load(run: str, stage: str) -> Any:
     """
     import torch
 
-    if stage not in STAGES:
-        raise QilinError(f"--stage {stage}: unknown{nearest(stage, STAGES)}; there are {', '.join(STAGES)}")
     run_dir = runs.find(run).dir
-    profile = runs.read_manifest(run_dir, STAGES[stage])["parameters"]["profile"]
-    asked = params.load("09_bias", {"profile": profile, "run": run, "models": [stage], "baselines": {}})
+    chain = runs.Run(run_dir).chain
+    known = places(chain)
+    if stage not in known:
+        raise QilinError(f"--stage {stage}: unknown{nearest(stage, known)}; there are {', '.join(known)}")
+    profile = runs.read_manifest(run_dir, known[stage])["parameters"]["profile"]
+    given = {"profile": profile, "run": run, "chain": chain, "models": [stage], "baselines": {}}
+    asked = params.load("09_bias", given)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     # Of 09 only its parents are read here: it is the notebook that any stage can answer in.
     return loaders(runs.Stage(asked, run_dir, "", {}, False), device)[stage]()

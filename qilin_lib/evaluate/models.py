@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import chains, files, runs
 from qilin_lib.errors import QilinError, nearest, sentence
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
@@ -24,7 +24,7 @@ from qilin_lib.models.adapters import is_prefix, load_to_answer, trained
 from qilin_lib.models.base import from_hub, is_hub_id, local
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_tokenizer
-from qilin_lib.models.names import STAGES
+from qilin_lib.models.names import places
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
@@ -51,7 +51,7 @@ def prepare(stage: Stage, show: Show) -> dict[str, str]:
         for name in stage.parameters.models:
             _whole(stage, weights(stage, name))
     for name, line in stage.parameters.baselines.items():
-        if name in STAGES:
+        if name in places(stage.parameters.chain):
             raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
         try:
             usable = _usable(stage, name)
@@ -101,15 +101,16 @@ def template(stage: Stage, name: str) -> Template:
     """The form in which a stage's model is asked: the one it was trained with; plain for base and DCPT, which saw no
     chat. Raises QilinError when the template in the code is no longer the one that the model was trained with.
     """
-    if name in ("base", "dcpt"):
+    chain = stage.parameters.chain
+    if name == "base" or (name in chain and not chains.conversed(chain, name)):
         return unspoken(choose("plain", load_tokenizer(weights(stage, name))))
     facts = files.read_json(training(stage, name) / "facts.json")
-    return as_trained(facts, f"model '{name}'", STAGES[name])
+    return as_trained(facts, f"model '{name}'", places(chain)[name])
 
 
 def training(stage: Stage, name: str) -> Path:
     """Folder of a training of the run: facts.json, and adapter/ or model/."""
-    folder = stage.parent(STAGES[name])
+    folder = stage.parent(places(stage.parameters.chain)[name])
     if name == "rejection_sampling":
         return rejection.last_round(folder)
     return folder / "rl" if name == "rl" else folder
@@ -117,7 +118,7 @@ def training(stage: Stage, name: str) -> Path:
 
 def weights(stage: Stage, name: str) -> Path:
     """Folder of the full weights, or the adapter, that a stage name stands for."""
-    return weights_of(stage, STAGES[name]) if name == "base" else trained(training(stage, name))
+    return weights_of(stage, chains.TOKENIZE) if name == "base" else trained(training(stage, name))
 
 
 def source(stage: Stage, name: str) -> Path:
@@ -126,7 +127,8 @@ def source(stage: Stage, name: str) -> Path:
     Raises QilinError when there is none, or when what is there cannot answer.
     """
     model = stage.parameters.baselines[name].model
-    if model in STAGES:
+    known = places(stage.parameters.chain)
+    if model in known:
         return weights(stage, model)
     if model == STAND_IN:
         target = stage.dir / "baselines" / STAND_IN
@@ -137,11 +139,11 @@ def source(stage: Stage, name: str) -> Path:
         found = from_hub(f"{named(stage, name)}.model = '{model}'", model)
     else:
         beside = [path.name for path in local(model).parent.glob("*") if path.is_dir()]
-        near = nearest(model, [*STAGES, STAND_IN]) or nearest(Path(model).name, beside)
+        near = nearest(model, [*known, STAND_IN]) or nearest(Path(model).name, beside)
         raise _wrong(
             named(stage, name),
             model,
-            f"no stage of this run ({', '.join(STAGES)}), no folder, no hub id like 'owner/name'{near}",
+            f"no stage of this run ({', '.join(known)}), no folder, no hub id like 'owner/name'{near}",
         )
     if why := why_unusable(found):
         raise _wrong(named(stage, name), model, why)
@@ -155,7 +157,11 @@ def _wrong(what: str, model: str, why: str) -> QilinError:
 def _template(stage: Stage, name: str, weights: Path) -> Any:
     """The template that a baseline's line names; it must be the trained one where that is known."""
     line = stage.parameters.baselines[name]
-    own = template(stage, line.model) if line.model in STAGES else _trained(named(stage, name), weights)
+    own = (
+        template(stage, line.model)
+        if line.model in places(stage.parameters.chain)
+        else _trained(named(stage, name), weights)
+    )
     if line.finetune is None and own is not None:
         if line.prompt is None and line.template in (AUTO, own.name):
             return own
@@ -179,7 +185,7 @@ def _trained(what: str, weights: Path) -> Template | None:
     beside = weights.parent / "facts.json"
     facts = files.read_json(beside) if weights == trained(weights.parent) and beside.exists() else {}
     if "template_sha256" in facts:
-        if weights.parent.name == STAGES["dcpt"]:
+        if weights.parent.name == chains.folder("dcpt"):
             return unspoken(choose("plain", load_tokenizer(weights)))
         return as_trained(facts, f"{what}.model", "06_eval")
     note = files.read_json(weights / "qilin.json") if (weights / "qilin.json").exists() else {}

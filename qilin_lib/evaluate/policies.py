@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.asking import launched
 from qilin_lib.evaluate.backends import text_after
@@ -44,7 +44,6 @@ from qilin_lib.train.methods import reward
 from qilin_lib.train.methods.rl import questions
 from qilin_lib.train.methods.sft import spread
 
-REFERENCE = "sft"
 TEXTS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
 # Any real number; everything else is a percentage.
 UNBOUNDED = ("reward", "sampled_reward", "tokens", "sampled_tokens")
@@ -87,7 +86,9 @@ def compare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
 def policies(stage: Stage) -> dict[str, Path]:
     """{policy: folder of its training} (facts.json, adapter/ or model/), SFT first, in the order of the table."""
-    folders = {REFERENCE: stage.parent("04_sft"), "dpo": stage.parent("05_dpo")}
+    chain = stage.parameters.chain
+    names = [chains.aligned(chain), *(name for name in chain if chains.method(name) == "dpo")]
+    folders = {name: stage.parent(chains.folder(name)) for name in names}
     folders["rejection_sampling"] = rejection.last_round(stage.dir)
     return folders | ({} if stage.parameters.method == "none" else {"rl": stage.dir / "rl"})
 
@@ -125,7 +126,7 @@ def work(path: str | Path) -> None:
         # Sums in another order give other last digits, and near ties other answers.
         torch.set_num_threads(1)
     weights = {name: Path(folder) for name, folder in job["policies"].items()}
-    asked, too_long = items(job["data"], template_of(job), weights[REFERENCE], parameters)
+    asked, too_long = items(job["data"], template_of(job), weights[chains.aligned(parameters.chain)], parameters)
     settings = {
         "questions": len(asked),
         "too_long": too_long,
@@ -139,9 +140,10 @@ def work(path: str | Path) -> None:
         "weights": {name: weights_sha256(folder) for name, folder in weights.items()},
     }
     files.write_json(out / "policies" / "settings.json", settings)
+    reference = chains.aligned(parameters.chain)
     for name in weights:
         common = {key: value for key, value in settings.items() if key not in ("weights", "bootstrap_resamples")}
-        key = _key(common, [settings["weights"][who] for who in (name, REFERENCE)], asked)
+        key = _key(common, [settings["weights"][who] for who in (name, reference)], asked)
         path = _records(out, name)
         if asked and not store.complete(path, key):
             _answer(name, path, key, asked, weights, Path(job["reward"]), parameters)
@@ -171,6 +173,7 @@ def _answer(
     name: str, path: Path, key: str, asked: list[Item], weights: dict[str, Path], judged: Path, parameters: Any
 ) -> None:
     """The records of one policy, chunk by chunk; a chunk that an earlier call wrote whole is not computed again."""
+    start = chains.aligned(parameters.chain)
     device, by_id = "cuda:0" if parameters.gpus else "cpu", {item.id: item for item in asked}
 
     @cache
@@ -178,10 +181,10 @@ def _answer(
         """Loaded with the first chunk that is not there yet."""
         both = {
             who: load_to_answer(folder := weights[who], parameters.dtype, _waiting(folder, device))
-            for who in dict.fromkeys((name, REFERENCE))
+            for who in dict.fromkeys((name, start))
         }
         judge = reward.load(judged, parameters.dtype, _waiting(judged, device))
-        return both[name], both[REFERENCE], judge, load_tokenizer(weights[name])
+        return both[name], both[start], judge, load_tokenizer(weights[name])
 
     def records(ids: list[str]) -> list[dict]:
         rows = measured([by_id[one] for one in ids], *models(), parameters, device)
@@ -336,14 +339,14 @@ def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str
         name: {metric: _summary(metric, one, resamples, seed) for metric, one in table.items()}
         for name, table in tables.items()
     }
-    rows = []
+    rows, reference = [], chains.aligned(parameters.chain)
     for name, table in tables.items():
-        if name != REFERENCE and records[name]:
+        if name != reference and records[name]:
             for metric in table:
                 # KL of SFT from itself is 0 by definition: the value itself is the difference.
                 if not metric.startswith("kl"):
-                    row = {"metric": metric, "model_a": REFERENCE, "model_b": name}
-                    rows.append(row | _paired(metric, tables[REFERENCE][metric], table[metric], resamples, seed))
+                    row = {"metric": metric, "model_a": reference, "model_b": name}
+                    rows.append(row | _paired(metric, tables[reference][metric], table[metric], resamples, seed))
     return {"policies": brief, "paired": adjust(rows)}
 
 

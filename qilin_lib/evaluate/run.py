@@ -120,7 +120,7 @@ def score(
         scores[task.name] = brief
         why |= unfinished
         if task.name in PAPER:
-            pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
+            pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed, ["base", *params.chain])
         for name, value in _settings(task, records).items():
             beside[name][task.name] = value
     usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}

@@ -34,18 +34,20 @@ def summarise(table: Table, resamples: int, seed: int, ids: Sequence[str] = ()) 
     return brief
 
 
-def compare(benchmark: str, tables: dict[str, Table], resamples: int, seed: int) -> list[dict]:
+def compare(
+    benchmark: str, tables: dict[str, Table], resamples: int, seed: int, own: Sequence[str] = STAGES
+) -> list[dict]:
     """One row per metric and pair of models: b minus a, in points.
 
-    Compared are stages that follow each other, the first with the last, every other model with the last stage, and a
-    row with passages with the same model without, and with passages by chance (`evidence`). The
+    Compared are stages (`own`, in their order) that follow each other, the first with the last, every other model with
+    the last stage, and a row with passages with the same model without, and with passages by chance (`evidence`). The
     tables must come from the same items in the same order (`same_items`); metrics without items, FAILURES and those of
     nested tables are left out.
     """
-    rows, stages = [], [stage for stage in STAGES if stage in tables]
+    rows, stages = [], [stage for stage in own if stage in tables]
     ends = [(stages[0], stages[-1])] if len(stages) > 2 else []
     further = {name: parts(name) for name in tables}
-    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(STAGES)) if stages and not further[name][1]]
+    others = [(name, stages[-1]) for name in sorted(tables.keys() - set(own)) if stages and not further[name][1]]
     shown = [(model, name) for name, (model, kind) in further.items() if kind and model in tables]
     chance = [(f"{m} + {RANDOM}", f"{m} + {RETRIEVAL}") for m in dict.fromkeys(model for model, _ in shown)]
     chance = [pair for pair in chance if {*pair} <= tables.keys()]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import chains, files, runs
 from qilin_lib.errors import QilinError
 
-# Where each model of a run lies.
-STAGES = {
-    "base": "02_tokenize",
-    "dcpt": "03_dcpt",
-    "sft": "04_sft",
-    "dpo": "05_dpo",
-    "rejection_sampling": "08_rlhf",
-    "rl": "08_rlhf",
-}
-# Those that were trained from the base, one after the other.
-TRAINED = {model: STAGES[model] for model in ("dcpt", "sft", "dpo")}
+
+def places(chain: Sequence[str]) -> dict[str, str]:
+    """{model of a run: the stage that it lies in}, from the base on, one after the other."""
+    trained = {name: chains.folder(name) for name in chain}
+    return {"base": chains.TOKENIZE, **trained, "rejection_sampling": chains.RLHF, "rl": chains.RLHF}
+
+
+# Of the default chain.
+STAGES = places(chains.DEFAULT)
+PAPER_STEPS = {"base": (), "dcpt": ("DCPT",), "sft": ("DCPT", "SFT"), "dpo": ("DCPT", "SFT", "DPO")}
 PAPER_BASE = "Baichuan-7B"
 PAPER_HUB_ID = f"baichuan-inc/{PAPER_BASE}"
 # Counted from Baichuan-7B's config.json: 32 layers of 4,096 and 11,008, two tables of 64,000 tokens.
@@ -27,38 +26,45 @@ PAPER_SIZE = {"parameters": 7_000_559_616, "vocabulary": 64_000}
 UNITS = {"B": ("billion", 1e9), "M": ("million", 1e6), "K": ("thousand", 1e3), "": ("", 1.0)}
 
 
-def describe(base: Mapping[str, Any], one_stage: bool = False, method: str = "dpo") -> dict[str, Any]:
-    """{"base": {name, parameters}, "names": {model: name}, "as_paper": models trained as the paper's, on its base}.
+def describe(
+    base: Mapping[str, Any],
+    trainings: Mapping[str, Mapping[str, Any]] | None = None,
+    chain: Sequence[str] = chains.DEFAULT,
+) -> dict[str, Any]:
+    """{"base": {name, parameters}, "names": {model: name}, "as_paper": models trained as the paper's, on its base,
+    "chain": the trainings}.
 
-    `base`: 02's base.json. `one_stage`: SFT took the place of DCPT, so that only base and DCPT are as the paper's.
-    `method`: what 05 trained by.
+    `base`: 02's base.json. `trainings`: {training of the chain: its facts}, which say what it was where its name does
+    not: one-stage SFT took the place of what came before it, 05 may have trained by another method than DPO.
     """
-    sft = ("one-stage SFT",) if one_stage else ("DCPT", "SFT")
-    steps = {"base": (), "dcpt": ("DCPT",), "sft": sft, "dpo": (*sft, method.upper())}
-    other = {model for model in steps if one_stage and steps[model][:1] == sft} | (
-        {"dpo"} if method != "dpo" else set()
-    )
-    as_paper = [model for model in steps if is_paper_base(base) and model not in other]
-    steps |= {"rejection_sampling": (*sft, "rejection sampling"), "rl": (*sft, "RL")}
+    own: tuple[str, ...] = ()
+    steps = {"base": own}
+    for name in chain:
+        made = (trainings or {}).get(name, {})
+        own = ("one-stage SFT",) if "one_stage" in made else (*own, _step(name, made))
+        steps[name] = own
+    as_paper = [model for model in steps if is_paper_base(base) and steps[model] == PAPER_STEPS.get(model)]
+    aligned = steps[chains.aligned(chain)]
+    steps |= {"rejection_sampling": (*aligned, "rejection sampling"), "rl": (*aligned, "RL")}
     root = f"{base_name(base)} {weights(base['parameters'])}"
     names = {model: " + ".join((root, *own)) for model, own in steps.items()}
     about = {"name": base_name(base), "parameters": base["parameters"]}
-    return {"base": about, "names": names, "as_paper": as_paper}
+    return {"base": about, "names": names, "as_paper": as_paper, "chain": list(chain)}
 
 
-def below(stage: str, one_stage: bool = False) -> str:
-    """The stage whose weights the training of 03, 04 or 05 started from; one-stage SFT leaves DCPT out."""
-    return {"03_dcpt": "02_tokenize", "04_sft": "02_tokenize" if one_stage else "03_dcpt", "05_dpo": "04_sft"}[stage]
+def _step(name: str, made: Mapping[str, Any]) -> str:
+    """What a training adds to a model's name: "SFT2", the method that 05 trained by, what else DCPT learned."""
+    method = chains.method(name)
+    called = name.replace(method, made.get("method", method)).upper()
+    return f"{called} with instructions" if "instructions" in made else called
 
 
 def describe_run(stage: runs.Stage) -> dict[str, Any]:
     """`describe` of the run that `stage` (06, 07, 08 or 09) belongs to."""
-    sft, pairs = (
-        files.read_json(path) if (path := stage.parent(name) / "facts.json").exists() else {}
-        for name in ("04_sft", "05_dpo")
-    )
-    base = files.read_json(stage.parent("02_tokenize") / "base.json")
-    return describe(base, "one_stage" in sft, pairs.get("method", "dpo"))
+    chain = stage.parameters.chain
+    paths = {name: stage.run.folder(chains.folder(name)) / "facts.json" for name in chain}
+    base = files.read_json(stage.parent(chains.TOKENIZE) / "base.json")
+    return describe(base, {name: files.read_json(path) for name, path in paths.items() if path.exists()}, chain)
 
 
 def facts(scores: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,7 +122,7 @@ def accepted(run_dir: Path, stage: str) -> list[str]:
     places = {run_dir, (run_dir / stage).resolve().parent}
     notes = [note for place in places for note in runs.Run(place).acceptances(stage)]
     own = {f"{note['stage']} was accepted as it is on {note['when']}: {note['reason']}" for note in notes}
-    return sorted(own.union(*(accepted(run_dir, parent) for parent in runs.PARENTS.get(stage, ()))))
+    return sorted(own.union(*(accepted(run_dir, parent) for parent in runs.Run(run_dir).parents(stage))))
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -181,8 +181,8 @@ def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
 def shape(base: str | Path, tiny: Any = None) -> Any:
     """The transformers configuration of `base`: a local folder, a known name, a hub id in the local cache, or 'tiny'.
 
-    `tiny` is the run's `schema.Tiny`, read only for base 'tiny'. Nothing is downloaded and no remote code runs. Raises
-    QilinError if the shape is not to be had on this machine.
+    `tiny` is the run's `schema_data.Tiny`, read only for base 'tiny'. Nothing is downloaded and no remote code runs.
+    Raises QilinError if the shape is not to be had on this machine.
     """
     from transformers import LlamaConfig
 

@@ -17,7 +17,7 @@ from qilin_lib.tokens.pack import Blocks, pack
 from qilin_lib.tokens.tokenizer import train_tokenizer
 
 Progress = Callable[[str], None]
-# Fields that `schema.Tiny` and `LlamaConfig` share; the vocabulary's size is the tokenizer's.
+# Fields that `schema_data.Tiny` and `LlamaConfig` share; the vocabulary's size is the tokenizer's.
 SHAPE = (
     "hidden_size",
     "intermediate_size",
@@ -34,7 +34,7 @@ def tiny_base(
     """Folder of the tiny base model, made once and kept in `cache` under a hash of texts, shape, seed and code.
 
     `texts` are general-domain documents, `vocabulary` the texts that the tokenizer is trained on, `shape` a
-    `schema.Tiny`; `progress(line)` is called now and then.
+    `schema_data.Tiny`; `progress(line)` is called now and then.
     """
     code = [Path(path).read_text(encoding="utf-8") for path in (__file__, inspect.getfile(train_tokenizer))]
     key = files.sha256_text(json.dumps([texts, vocabulary, shape.model_dump(), seed, code]))

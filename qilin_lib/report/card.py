@@ -11,16 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib.models.names import TRAINED, base_name, foot
+from qilin_lib import chains
+from qilin_lib.models.names import base_name, foot
 from qilin_lib.report.cells import score_text
 from qilin_lib.report.markup import TEMPLATES
 from qilin_lib.report.render import Table, markdown_text
 from qilin_lib.report.training import facts_table, perplexity_table, preference_table
+from qilin_lib.train.methods import METHODS
 
 WARNING = "Research only. Not for clinical use."
-MODELS = {folder: model for model, folder in TRAINED.items()}
-# Sets whose records have gone into a stage's weights: its own and those of the stages before it.
-SETS = {"03_dcpt": ("cpt",), "04_sft": ("cpt", "sft"), "05_dpo": ("cpt", "sft", "dpo")}
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # What binds more weighs more than all below it together, so that a sum is a rank.
 RESTRICTIONS = {
@@ -55,6 +54,7 @@ class Export:
     base_weights: Mapping[str, str]
     about: Mapping[str, Any]
     accepted: Sequence[str]
+    plain: bool = False
 
 
 def identity(made: Export) -> dict[str, Any]:
@@ -90,8 +90,8 @@ def _values(made: Export) -> dict[str, Any]:
         "smollm2": f"{SMOLLM2} (Apache-2.0, mostly English), de-quantised from a Q4_1 GGUF file",
     }
     return {
-        **{name: getattr(made, name) for name in ("run", "stage", "below", "adapter", "template", "rendered")},
-        "name": markdown_text(names[MODELS[made.stage]]),
+        **{name: getattr(made, name) for name in ("run", "stage", "below", "adapter", "template", "rendered", "plain")},
+        "name": markdown_text(names[chains.name_of(made.stage)]),
         "warning": WARNING,
         "own": own,
         "base_words": base.get(made.base["name"], f"`{base_name(made.base)}`"),
@@ -99,7 +99,7 @@ def _values(made: Export) -> dict[str, Any]:
         "base_weights": made.base_weights,
         "size": made.base["parameters"],
         "tiny": made.base["name"] == "tiny",
-        "steps": names[MODELS[made.stage]].removeprefix(f"{names['base']} + "),
+        "steps": names[chains.name_of(made.stage)].removeprefix(f"{names['base']} + "),
         "quantised": made.adapter and own["finetuning"] == "qlora",
         "gguf": "model.gguf" in made.files,
         "data": data_table(made).markdown(),
@@ -140,7 +140,7 @@ def front_matter(made: Export) -> dict[str, Any]:
         **({} if local else {"base_model": hub}),
         "library_name": "peft" if made.adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["medical", "chinese", "qilin-med", MODELS[made.stage], *(["lora"] if made.adapter else [])],
+        "tags": ["medical", "chinese", "qilin-med", chains.name_of(made.stage), *(["lora"] if made.adapter else [])],
     }
 
 
@@ -157,7 +157,11 @@ def restrictions(licence: str) -> list[str]:
 
 
 def _rows(made: Export) -> list[Mapping[str, Any]]:
-    return [row for row in made.ledger["sources"] if row["set"] in SETS[made.stage] and row["kept"]]
+    # Its own set and those of the stages before it.
+    sets = {METHODS[chains.method(chains.name_of(stage))].data for stage in made.manifests if chains.trains(stage)}
+    facts = [manifest["facts"] for stage, manifest in made.manifests.items() if chains.trains(stage)]
+    sets |= {name for sign, name in (("instructions", "sft"), ("one_stage", "cpt")) for own in facts if sign in own}
+    return [row for row in made.ledger["sources"] if row["set"] in sets and row["kept"]]
 
 
 def data_table(made: Export) -> Table:
@@ -187,7 +191,7 @@ def _licences(made: Export) -> tuple[str, list[str]]:
 def _training(made: Export) -> list[Table]:
     tables = [_parameters(made), _machines(made)]
     for stage, manifest in made.manifests.items():
-        if stage in MODELS:
+        if chains.trains(stage):
             facts = {name: _public(value) for name, value in manifest["facts"].items()}
             flat = {name: value for name, value in facts.items() if not isinstance(value, dict)}
             tables.append(facts_table(flat, f"What ran in {stage}", whole=True))
@@ -233,7 +237,7 @@ def _heldout(made: Export) -> list[Table]:
     tables = []
     for stage, scores in made.heldout.items():
         parameters = made.manifests[stage]["parameters"]
-        if stage == "05_dpo":
+        if stage.startswith("05_dpo"):
             made_of = preference_table(scores, made.manifests[stage]["facts"]["beta"], parameters)
         else:
             made_of = perplexity_table(scores, parameters)
@@ -243,7 +247,7 @@ def _heldout(made: Export) -> list[Table]:
 
 def _evaluation(made: Export) -> list[Table]:
     """The scores of the base and of this stage; [] if 06_eval did not ask this stage."""
-    name, scores = MODELS[made.stage], made.scores or {}
+    name, scores = chains.name_of(made.stage), made.scores or {}
     there = {task: scores[task] for task in scores.get("split", {}) if name in scores[task]}
     if not there:
         return []

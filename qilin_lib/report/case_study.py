@@ -20,7 +20,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import metrics
 from qilin_lib.evaluate.conversation import DISCLAIMER
 from qilin_lib.evaluate.scores import STAGES as COMPARED
-from qilin_lib.models.names import STAGES, TRAINED, describe_run
+from qilin_lib.models.names import describe_run, places
 from qilin_lib.report import records
 from qilin_lib.report.markup import Box, Html, card, joined, macro
 from qilin_lib.runs import Stage
@@ -209,7 +209,7 @@ def cases(stage: Stage, benchmark: str) -> Html:
     """The chosen items of one benchmark, all models side by side. Metric: ROUGE-L, or 100/0 for an exam answer."""
     folder = stage.parent("06_eval")
     models = records.models_of(folder, benchmark)
-    stages = [name for name in models if name in COMPARED]
+    stages = [name for name in ("base", *stage.parameters.chain) if name in models]
     names = records.names_of(folder, models)
     if len(stages) < 2:
         told = f"{benchmark} was answered by {len(stages)} stage(s) of this run under the fixed protocol"
@@ -221,11 +221,11 @@ def cases(stage: Stage, benchmark: str) -> Html:
     return side_by_side(chosen, label)
 
 
-def ask(stage: Stage, question: str | None = None, models: Iterable[str] = ("base", *TRAINED)) -> Html:
+def ask(stage: Stage, question: str | None = None, models: Iterable[str] | None = None) -> Html:
     """One question to stages of the run, answers side by side: each model in a process of its own, one after the other.
 
-    `question`: None takes the notebook's parameter; without one nothing is loaded. `models`: stages by name, those that
-    have not finished left out. A model that cannot answer has its sentence in its box.
+    `question`: None takes the notebook's parameter; without one nothing is loaded. `models`: stages by name, None: base
+    and trainings; those that have not finished are left out. A model that cannot answer has its sentence in its box.
     """
     question = (stage.parameters.question if question is None else question) or ""
     if not question.strip():
@@ -233,7 +233,9 @@ def ask(stage: Stage, question: str | None = None, models: Iterable[str] = ("bas
             "paragraph", 'No question: set the parameter `question`, or call case_study.ask(stage, "头痛怎么办？").'
         )
     names, before, boxes = describe_run(stage)["names"], None, []
-    for model in [model for model in models if stage.run.finished(STAGES[model])]:
+    folders = places(stage.parameters.chain)
+    asked = ("base", *stage.parameters.chain) if models is None else models
+    for model in [model for model in asked if stage.run.finished(folders[model])]:
         done = subprocess.run(
             [sys.executable, "-m", "qilin_lib.chat", stage.run_dir.name, "--stage", model, "--once"],
             input=question.encode("utf-8", "replace"),

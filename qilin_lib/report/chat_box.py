@@ -7,7 +7,7 @@ from typing import Any
 from qilin_lib import runs
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.conversation import DISCLAIMER, Chat, load, told_forgotten
-from qilin_lib.models.names import STAGES, describe_run
+from qilin_lib.models.names import describe_run, places
 from qilin_lib.report.markup import Box, card
 
 
@@ -15,7 +15,8 @@ def widget(stage: runs.Stage) -> Any:
     """The box: the conversation, a menu of the run's finished stages, a field, Send and Reset."""
     import ipywidgets as widgets
 
-    names = {model: name for model, name in describe_run(stage)["names"].items() if stage.run.finished(STAGES[model])}
+    names, folders = describe_run(stage)["names"], places(stage.run.chain)
+    names = {model: name for model, name in names.items() if stage.run.finished(folders[model])}
     which = widgets.Dropdown(options=[(name, model) for model, name in names.items()], value=list(names)[-1])
     text = widgets.Text(placeholder="a message, then Enter", continuous_update=False, layout={"width": "auto"})
     send, reset = widgets.Button(description="Send"), widgets.Button(description="Reset")

@@ -9,15 +9,16 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, runs
+from qilin_lib import chains, files, runs
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.adapters import base_of
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.merge import merge
-from qilin_lib.models.names import TRAINED, accepted, below, describe
+from qilin_lib.models.names import accepted, describe
 from qilin_lib.report import card, published
 from qilin_lib.tokens.own_template import choose, written
 from qilin_lib.tokens.template import Template, as_trained
@@ -58,7 +59,8 @@ def export(
     or stage, a stage that is unfinished or stale or has no adapter, a file that is not what its manifest says, and
     whatever forbids to convert it (`gguf`) or to upload it to the repository `push`.
     """
-    name = _stage_name(stage)
+    found = runs.find(run)
+    name = _stage_name(stage, found.chain)
     if gguf and adapter:
         raise QilinError("--gguf: an adapter alone is no model that llama.cpp runs; leave --adapter out")
     if gguf:
@@ -67,8 +69,7 @@ def export(
         published.check_push(push)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise QilinError(f"target {target}: exists and is not empty; choose a new folder")
-    found = runs.find(run)
-    manifests = found.chain(name, "the export")
+    manifests = found.line_of(name, "the export")
     target = target.resolve()
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -82,10 +83,11 @@ def export(
     return target
 
 
-def _stage_name(word: str) -> str:
-    name = TRAINED.get(word, word)
-    if name not in TRAINED.values():
-        choices = [*TRAINED.values(), *TRAINED]
+def _stage_name(word: str, chain: Sequence[str]) -> str:
+    trained = {name: chains.folder(name) for name in chain}
+    name = trained.get(word, word)
+    if name not in trained.values():
+        choices = [*trained.values(), *trained]
         raise QilinError(f"stage '{word}': has no weights to export{nearest(word, choices)}; there are {choices}")
     return name
 
@@ -95,11 +97,14 @@ def _fill(
 ) -> None:
     """All files of the export below `work`."""
     manifest = manifests[name]
-    one_stage = "one_stage" in manifests.get(TRAINED["sft"], {}).get("facts", {})
-    base, parent = _content(run, manifests, "02_tokenize", "base.json"), below(name, one_stage)
+    trained = {chains.name_of(at): at for at in manifests if chains.trains(at)}
+    facts = {own: manifests[at]["facts"] for own, at in trained.items()}
+    chain = [own for own in manifest["parameters"].get("chain", chains.DEFAULT) if own in trained]
+    base = _content(run, manifests, "02_tokenize", "base.json")
+    parent = "02_tokenize" if "one_stage" in facts[chains.name_of(name)] else chains.start(chain, name)
     _weights(run, name, manifest, adapter, work)
     tokenizer = load_tokenizer(work)
-    template = _template(name, manifest["facts"], tokenizer)
+    template = _template(name, manifest["facts"], tokenizer, chains.conversed(chain, chains.name_of(name)))
     tokenizer.chat_template = written(template, tokenizer)
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
     _beside(run, base, template.end(tokenizer), work)
@@ -117,15 +122,16 @@ def _fill(
         adapter=adapter,
         manifests=manifests,
         base=base,
-        about=describe(base, one_stage),
+        about=describe(base, facts, chain),
         ledger=_content(run, manifests, "01_build_chimed", "ledger.json"),
-        heldout={at: _content(run, manifests, at, "heldout.json") for at in manifests if at in TRAINED.values()},
+        heldout={at: _content(run, manifests, at, "heldout.json") for at in trained.values()},
         scores=_scores(run, name, manifest["digest"]),
         template=template.name,
         rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
         files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
         base_weights=_base_weights(run, name, parent, manifests),
         accepted=accepted(run.dir, name),
+        plain=not chains.conversed(chain, chains.name_of(name)),
     )
     # An adapter has such a note already, by which `adapters.described` knows its base: ours adds to it.
     note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
@@ -144,7 +150,7 @@ def _weights(run: runs.Run, name: str, manifest: dict[str, Any], adapter: bool, 
             f"{manifest['parameters']['finetuning']} and has no adapter; leave --adapter out"
         )
     if not any(file.endswith(".safetensors") for file in listed):
-        raise QilinError(f"{name} of run '{run.name}' has no weights: run notebooks/{name}.ipynb again")
+        raise QilinError(f"{name} of run '{run.name}' has no weights: run {chains.shown_by(name)} again")
     _check(run, name, manifest, listed)
     source = run.folder(name) / folder
     if adapter or folder == "model":
@@ -178,14 +184,14 @@ def _beside(run: runs.Run, base: dict[str, Any], end: int, work: Path) -> None:
 def _content(run: runs.Run, manifests: dict[str, dict[str, Any]], stage: str, file: str) -> Any:
     """A JSON file of a stage, after checking that it is the one its manifest lists."""
     if file not in manifests[stage]["outputs"]:
-        raise QilinError(f"{stage} of run '{run.name}' has no {file}: run notebooks/{stage}.ipynb again")
+        raise QilinError(f"{stage} of run '{run.name}' has no {file}: run {chains.shown_by(stage)} again")
     _check(run, stage, manifests[stage], [file])
     return files.read_json(run.folder(stage) / file)
 
 
-def _template(name: str, facts: dict[str, Any], tokenizer: Any) -> Template:
+def _template(name: str, facts: dict[str, Any], tokenizer: Any, conversed: bool) -> Template:
     """What the model is asked in: plain text before any conversation was learnt, as 06_eval does it."""
-    if name == "03_dcpt":
+    if not conversed:
         return choose("plain", tokenizer)
     return as_trained(facts, name, name)
 

@@ -22,7 +22,7 @@ from qilin_lib.report.annotations import COLUMNS, figure_label
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import group_values
 from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Rows, interval_plot, line, literal, new_chart, quiet
-from qilin_lib.report.frames import count, name_of, ordered
+from qilin_lib.report.frames import count, name_of, ordered, stages_of
 from qilin_lib.report.paper import PaperTable
 
 FATES = {
@@ -230,7 +230,7 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
         for number, metrics in HEADLINES.items()
         for metric in metrics
     }
-    return interval_plot(panels, {model: name_of(scores, model) for model in COLOURS}, "percent", percent=False)
+    return interval_plot(panels, {model: name_of(scores, model) for model in stages_of(scores)}, "percent", percent=False)
 
 
 def _forest_lines(table: PaperTable, metric: str, scores: Mapping[str, Any]) -> list[Line]:
@@ -239,7 +239,7 @@ def _forest_lines(table: PaperTable, metric: str, scores: Mapping[str, Any]) -> 
     further = [model for model in ordered(ours) if model not in COLOURS and ours[model]]
     theirs = [(row.label, row.cell(metric).value) for row in table.rows]
     return [
-        *(Line(name_of(scores, model), {model: ours.get(model)}) for model in COLOURS),
+        *(Line(name_of(scores, model), {model: ours.get(model)}) for model in stages_of(scores)),
         *(Line(name, {}, cross=value) for name, value in theirs if value is not None),
         *(Line(name_of(scores, model), {model: ours[model]}) for model in further),
     ]

@@ -7,6 +7,7 @@ other. `View.columns` says what each column means. `over_seeds` and `compare` sa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib import files, runs, strict_yaml
+from qilin_lib import chains, files, runs, strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate import intervals, metrics, store
+from qilin_lib.evaluate import evidence, intervals, metrics, store
+from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import paper
 
@@ -55,18 +57,31 @@ def run_of(run: AnyRun) -> runs.Run:
 
 
 def ordered(models: Iterable[str]) -> list[str]:
-    """Models in the order of tables and figures: the stages, then baselines by name."""
-    models = set(models)
-    return [*(name for name in names.STAGES if name in models), *sorted(models - set(names.STAGES))]
+    """Models in the order of tables and figures: the stages, further ones of a chain, then all others by name, each
+    with its rows with passages behind it."""
+    models = list(dict.fromkeys(models))
+    bare = dict.fromkeys(evidence.parts(name)[0] for name in models)
+    further = [name for name in bare if re.match(chains.NAME, name) and name not in names.STAGES]
+    own = [*(name for name in names.STAGES if name in bare), *further]
+    order = [*own, *sorted(bare.keys() - {*own})]
+    return sorted(models, key=lambda name: order.index(evidence.parts(name)[0]))
+
+
+def stages_of(scores: Mapping[str, Any]) -> list[str]:
+    """Those of the paper's stages that the run has."""
+    return [name for name in STAGES if name in names.facts(scores)["names"]]
 
 
 def name_of(scores: Mapping[str, Any], model: str) -> str:
-    """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does.
+    """What tables and figures call a model: one of the run by base and stages, a baseline as the profile does, with
+    the kind of passages that it was shown.
 
     A baseline that has the name of a published row is marked "(ours)".
     """
-    name = names.facts(scores)["names"].get(model, model)
-    return f"{name} (ours)" if name in PUBLISHED else name
+    bare, kind = evidence.parts(model)
+    name = names.facts(scores)["names"].get(bare, bare)
+    name = f"{name} (ours)" if name in PUBLISHED else name
+    return f"{name} + {kind}" if kind else name
 
 
 def _file(run: runs.Run, path: str) -> Path:

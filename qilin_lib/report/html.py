@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from qilin_lib import files, runs
+from qilin_lib import chains, files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.names import accepted
 from qilin_lib.report.cells import Linked
@@ -112,7 +112,8 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
     changed since it was made.
     """
     run_dir = Path(run_dir)
-    run, names = runs.Run(run_dir), [name for name in runs.PARENTS if name <= page]
+    run = runs.Run(run_dir)
+    names = [name for name in chains.graph(run.chain) if name <= page]
     manifests = {name: run.manifest(name) for name in names if run.finished(name)}
     rows = [_chain_row(name, manifests, run) for name in names]
     columns = ["Stage", "Status", "Digest", "Stands on", "Wall time", "Peak memory", "Git commit"]
@@ -131,7 +132,7 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -
     manifest = manifests.get(name)
     if manifest is None:
         return [name, "unfinished", *["-"] * 5]
-    digests = {key: value for key, value in manifest["inputs"].items() if key in runs.PARENTS}
+    digests = {key: value for key, value in manifest["inputs"].items() if isinstance(value, str)}
     raw = [f"{len(value)} files of {key}" for key, value in manifest["inputs"].items() if isinstance(value, dict)]
     accepted = run.acceptances(name)
     allowed = [digests, *(note["inputs"] for note in accepted)]

@@ -102,7 +102,7 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
     chart = new_chart(7.0, 4.2)
     axes = chart.subplots()
     for name, entry in known.items():
-        colour, marker = LOOKS[name]
+        colour, marker = (looks(list(compared["policies"])) | LOOKS)[name]
         kl, reward = entry["kl_answer"], entry["sampled_reward"]
         axes.plot((kl["low"], kl["high"]), [reward["value"]] * 2, color=colour, linewidth=1.1)
         axes.plot([kl["value"]] * 2, (reward["low"], reward["high"]), color=colour, linewidth=1.1)

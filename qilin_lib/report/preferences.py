@@ -14,7 +14,7 @@ from qilin_lib.report.cells import Score, notes
 from qilin_lib.report.markup import Box, Html, card, joined, macro
 from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
-from qilin_lib.report.training import NOTHING, mean_interval
+from qilin_lib.report.training import NOTHING, accuracy, mean_interval
 
 # Row of the table, key in behaviour.json, factor.
 ROWS = (
@@ -22,6 +22,18 @@ ROWS = (
     ("answers cut, percent", "cut", 100),
     ("repetition, percent", "repetition", 100),
 )
+
+
+def by_strategy(scores: Mapping[str, Any]) -> Table:
+    """Held-out reward accuracy of constructed pairs by the strategy that made the rejected answer, Wilson intervals."""
+    names = np.array(scores["strategy"])
+    rows = []
+    for name in dict.fromkeys(scores["strategy"]):
+        own = {key: np.array(values)[names == name] for key, values in scores.items() if len(values) == len(names)}
+        share, low, high = (100 * value for value in accuracy(own))
+        rows.append([name, f"{share:.1f} [{low:.1f}, {high:.1f}] (n={int((names == name).sum())})"])
+    columns = ["Strategy", "reward accuracy, percent"]
+    return Table("", "Held-out pairs by strategy", pd.DataFrame(rows, columns=columns), [])
 
 
 def alarm_list(sentences: Sequence[str]) -> Html:

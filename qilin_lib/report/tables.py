@@ -14,12 +14,11 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib.evaluate.intervals import power_note
-from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import frames
 from qilin_lib.report.cells import Score, score_text
 from qilin_lib.report.cells import notes as told
-from qilin_lib.report.frames import at, count, key, name_of, ordered
+from qilin_lib.report.frames import at, count, key, name_of, ordered, stages_of
 from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, PaperTable, Row
 from qilin_lib.report.render import Table
 
@@ -264,7 +263,7 @@ def _score_table(
     failed = unfinished(scores, benchmark)
     models = [model for model in ordered(results) if not below or "lora" in results[model]]
     if not suffix:
-        models = list(dict.fromkeys([*STAGES, *ordered([*results, *failed])])) if results or failed else []
+        models = list(dict.fromkeys([*stages_of(scores), *ordered([*results, *failed])])) if results or failed else []
     wanted = {column.published for column in columns}
     # A row without any number need not be said again: it stands in the table of the fixed protocol.
     published = {row.label: row.known for row in table.rows if not suffix or wanted & {*row.known}}

@@ -10,9 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.chimed import deid_score
-from qilin_lib.models.names import TRAINED, accepted, read_scores
+from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import breakdowns, browse, chimed_gpt, data, figures, html, paper, tables, training
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
@@ -119,19 +119,29 @@ def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[html.S
 
 
 def _training(stage: Stage) -> list[Any]:
-    logs = {name: read_log(stage.parent(folder)) for name, folder in TRAINED.items()}
-    parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the three stages")]
-    for name in ("dcpt", "sft"):
-        heldout, drawn = files.read_json(stage.parent(TRAINED[name]) / "heldout.json"), _drawn(stage, TRAINED[name])
-        table = training.perplexity_table(heldout, drawn)
-        table = replace(table, title=f"{table.title}: before and after {name.upper()}")
-        parts += with_notes([table], accepted(stage.run_dir, TRAINED[name]))
-    facts = stage.facts("05_dpo")
-    curves = figures.dpo_curves(logs["dpo"], facts.get("step_zero_expected", math.log(2)))
-    parts.append(html.Picture(curves, f"{method_name(facts)}: rewards and log-probabilities on training batches"))
-    scores = files.read_json(stage.parent("05_dpo") / "heldout.json")
-    pairs = training.preference_table(scores, facts["beta"], _drawn(stage, "05_dpo"))
-    return [*parts, *with_notes([pairs], accepted(stage.run_dir, "05_dpo"))]
+    folders = {name: chains.folder(name) for name in stage.parameters.chain}
+    logs = {name: read_log(stage.parent(folder)) for name, folder in folders.items()}
+    parts: list[Any] = [html.Picture(figures.loss_curves(logs), "Training loss of the stages")]
+    for name, folder in folders.items():
+        heldout, drawn = files.read_json(stage.parent(folder) / "heldout.json"), _drawn(stage, folder)
+        notes = accepted(stage.run_dir, folder)
+        if chains.method(name) == "dpo":
+            parts += _pairs(name, logs[name], stage.facts(folder), heldout, drawn, notes)
+        else:
+            table = training.perplexity_table(heldout, drawn)
+            parts += with_notes([replace(table, title=f"{table.title}: before and after {name.upper()}")], notes)
+    return parts
+
+
+def _pairs(
+    name: str, log: Any, facts: Mapping[str, Any], heldout: Any, drawn: Mapping[str, Any], notes: list[str]
+) -> list[Any]:
+    """The curves and the held-out pairs of a training on preference pairs."""
+    curves = figures.dpo_curves(log, facts.get("step_zero_expected", math.log(2)))
+    title = method_name(facts) if name == "dpo" else f"{name}, {method_name(facts)}"
+    pairs = training.preference_table(heldout, facts["beta"], drawn)
+    caption = f"{title}: rewards and log-probabilities on training batches"
+    return [html.Picture(curves, caption), *with_notes([pairs], notes)]
 
 
 def _drawn(stage: Stage, name: str) -> Mapping[str, Any]:

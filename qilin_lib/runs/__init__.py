@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.annotations import outside_key
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.params import ROOT
@@ -25,19 +25,9 @@ from qilin_lib.runs import environment, locks
 from qilin_lib.runs.settings import LATER, result_settings
 from qilin_lib.schema import Strict
 
-# Which stages a stage reads from. 06 and 07 read everything: the report shows the whole chain.
-PARENTS: dict[str, tuple[str, ...]] = {
-    "01_build_chimed": (),
-    "02_tokenize": ("01_build_chimed",),
-    "03_dcpt": ("02_tokenize",),
-    "04_sft": ("01_build_chimed", "02_tokenize", "03_dcpt"),
-    "05_dpo": ("01_build_chimed", "02_tokenize", "04_sft"),
-    "06_eval": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo"),
-    "07_case_study": ("01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo", "06_eval"),
-    "08_rlhf": ("01_build_chimed", "02_tokenize", "04_sft", "05_dpo"),
-    "09_bias": ("02_tokenize", "03_dcpt", "04_sft", "05_dpo", "08_rlhf"),
-}
-# Raise a stage's number by hand in the commit that moves its results; golden and byte tests say when.
+# What each stage of the default chain reads from.
+PARENTS = chains.graph(chains.DEFAULT)
+# By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
     "01_build_chimed": 3,
     "07_case_study": 1,
@@ -48,6 +38,8 @@ VERSION = dict.fromkeys(PARENTS, 2) | {
 }
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")
+# Where a stage says what it was made from, or is being made from.
+NOTES = ("manifest.json", "in_progress.json")
 
 
 def runs_dir() -> Path:
@@ -98,16 +90,33 @@ class Run:
         path = self.folder(stage) / "manifest.json"
         if not path.exists():
             raise QilinError(
-                f"run '{self.name}' has no finished {stage}: run notebooks/{stage}.ipynb first "
+                f"run '{self.name}' has no finished {stage}: run {chains.shown_by(stage)} first "
                 f"(or: python -m qilin_lib.pipeline PROFILE --run {self.name})"
             )
         manifest = files.read_json(path)
         if not isinstance(manifest, dict) or not {"key", "digest", "inputs", "outputs"} <= manifest.keys():
             raise QilinError(
                 f"{path}: not a manifest of this kit (key, digest, inputs or outputs is missing); restore it, or make "
-                f"the stage again: python -m qilin_lib.pipeline PROFILE --run {self.name} --force --only {stage[:2]}"
+                f"the stage again: python -m qilin_lib.pipeline PROFILE --run {self.name} --force --only "
+                f"{chains.short(stage)}"
             )
         return manifest
+
+    @property
+    def chain(self) -> list[str]:
+        """The chain of what was made here last; the default one if nothing was."""
+        own = [path for name in NOTES for path in self.dir.glob(f"[0-9][0-9]_*/{name}") if ".old-" not in str(path)]
+        # A stage that is shared with another run may stand in another chain there.
+        newest = max(own, key=lambda path: (not path.parent.is_symlink(), path.stat().st_mtime_ns), default=None)
+        parameters = files.read_json(newest).get("parameters", {}) if newest else {}
+        return parameters.get("chain", list(chains.DEFAULT))
+
+    def parents(self, stage: str) -> tuple[str, ...]:
+        """The stages that a stage was made from; those it would be made from if it was not."""
+        inputs = _note(self.folder(stage)).get("inputs")
+        if inputs is None:
+            return chains.graph(self.chain).get(stage, ())
+        return tuple(name for name, value in inputs.items() if isinstance(value, str))
 
     def acceptances(self, stage: str) -> list[dict[str, Any]]:
         """What `--accept` noted about a stage: [{stage, when, reason, key, files}], oldest first."""
@@ -118,42 +127,49 @@ class Run:
         """Folders of stages that were moved aside, oldest first."""
         return sorted(self.dir.glob(f"{stage}.old-*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
-    def digests(self, stage: str) -> dict[str, str]:
-        """{parent: digest} of what `stage` stands on, after checking that the whole chain above is there, fits, and
-        is what its manifests say."""
+    def digests(self, stage: str, graph: Mapping[str, tuple[str, ...]] = PARENTS) -> dict[str, str]:
+        """{parent: digest} of what `stage` stands on by `graph`, after checking that the whole chain above is there,
+        fits, and is what its manifests say."""
         seen: dict[str, str] = {}
-        return {parent: self._digest(parent, stage, seen) for parent in PARENTS[stage]}
+        return {parent: self._digest(parent, stage, seen, graph) for parent in graph[stage]}
 
-    def chain(self, stage: str, needed_by: str) -> dict[str, dict[str, Any]]:
+    def line_of(self, stage: str, needed_by: str) -> dict[str, dict[str, Any]]:
         """{name: manifest} of `stage` and of all it stands on, first to last, checked as `digests` checks."""
         seen: dict[str, str] = {}
         self._digest(stage, needed_by, seen)
         return {name: self.manifest(name) for name in sorted(seen)}
 
-    def _digest(self, stage: str, needed_by: str, seen: dict[str, str]) -> str:
+    def _digest(self, stage: str, needed_by: str, seen: dict[str, str], graph: Mapping[str, tuple[str, ...]]) -> str:
         if stage in seen:
             return seen[stage]
         if not self.finished(stage):
             raise QilinError(
                 f"{needed_by} needs {stage}, which run '{self.name}' does not have: "
-                f"run notebooks/{self._first_missing(stage)}.ipynb first"
+                f"run {chains.shown_by(self._first_missing(stage, graph))} first"
             )
         manifest = self.manifest(stage)
-        accepted = {key for note in self.acceptances(stage) for key in note["inputs"].items()}
-        for parent in PARENTS[stage]:
-            digest = self._digest(parent, needed_by, seen)
+        notes = [note["inputs"] for note in self.acceptances(stage)]
+        accepted = {key for inputs in notes for key in inputs.items()}
+        other = [name for name in self.parents(stage) if chains.trains(name) and name not in graph[stage]]
+        if other and set(graph[stage]) not in map(set, notes):
+            raise QilinError(
+                f"{needed_by} needs {stage}, but {stage} of run '{self.name}' stands on {other[0]}, as another chain "
+                f"has it: run {chains.shown_by(stage)} again"
+            )
+        for parent in graph[stage]:
+            digest = self._digest(parent, needed_by, seen, graph)
             if digest != manifest["inputs"].get(parent) and (parent, digest) not in accepted:
                 raise QilinError(
                     f"{needed_by} needs {stage}, but {stage} of run '{self.name}' was made from an older "
-                    f"{parent}: run notebooks/{stage}.ipynb again"
+                    f"{parent}: run {chains.shown_by(stage)} again"
                 )
         self.check(stage, manifest)
         seen[stage] = manifest["digest"]
         return seen[stage]
 
-    def _first_missing(self, stage: str) -> str:
-        missing = [parent for parent in PARENTS[stage] if not self.finished(parent)]
-        return self._first_missing(missing[0]) if missing else stage
+    def _first_missing(self, stage: str, graph: Mapping[str, tuple[str, ...]]) -> str:
+        missing = [parent for parent in graph[stage] if not self.finished(parent)]
+        return self._first_missing(missing[0], graph) if missing else stage
 
     def check(self, stage: str, manifest: dict[str, Any], every_byte: bool = False) -> None:
         """QilinError for the first output of a stage that is not what its manifest says.
@@ -172,8 +188,8 @@ class Run:
             else:
                 problem = f"is not what {stage} wrote (sha256 {entry['sha256'][:12]})"
             raise QilinError(
-                f"{path} {problem}: restore it, or make the stage again (--force --only {stage[:2]}), or take what is "
-                f"there (--accept {stage[:2]})"
+                f"{path} {problem}: restore it, or make the stage again (--force --only {chains.short(stage)}), or "
+                f"take what is there (--accept {chains.short(stage)})"
             )
 
 
@@ -206,7 +222,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        return self.parameters.notebook
+        return self.parameters.folder
 
     @property
     def run(self) -> Run:
@@ -219,8 +235,9 @@ class Stage:
 
     def parent(self, name: str) -> Path:
         """Folder of a parent stage, e.g. `stage.parent("02_tokenize")`."""
-        if name not in PARENTS[self.name]:
-            raise QilinError(f"{self.name} does not stand on {name}; it stands on {list(PARENTS[self.name])}")
+        parents = chains.graph(self.parameters.chain)[self.name]
+        if name not in parents:
+            raise QilinError(f"{self.name} does not stand on {name}; it stands on {list(parents)}")
         return self.run.folder(name)
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -283,7 +300,7 @@ class Stage:
             "stage": self.name,
             "digest": files.sha256_text(json.dumps([self.name, lasting], sort_keys=True)),
             "key": self.key,
-            "version": VERSION[self.name],
+            "version": VERSION[self.parameters.notebook],
             "parameters": self.parameters.model_dump(mode="json"),
             "inputs": self.inputs,
             "outputs": outputs,
@@ -302,7 +319,9 @@ class Stage:
     def _check_read(self) -> None:
         for path, state in self.read.items():
             if not path.exists() or (path.stat().st_size, path.stat().st_mtime_ns) != state:
-                raise QilinError(f"{path} changed while {self.name} was working: run notebooks/{self.name}.ipynb again")
+                raise QilinError(
+                    f"{path} changed while {self.name} was working: run {chains.shown_by(self.name)} again"
+                )
 
 
 def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -326,7 +345,7 @@ def key(parameters: Strict, inputs: dict[str, Any]) -> str:
 
 def changes(stage: Stage) -> str:
     """What differs between a stage and what stands in its place: "learning_rate was 0.006, is 0.003"; "" if nothing."""
-    before, outside = _note(stage.dir), outside_key(type(stage.parameters))
+    before, outside, notebook = _note(stage.dir), outside_key(type(stage.parameters)), stage.parameters.notebook
     if not before:
         return ""
     old = result_settings(stage.parameters.model_dump(mode="json") | before.get("parameters", {}), outside)
@@ -335,7 +354,7 @@ def changes(stage: Stage) -> str:
     told = [f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in new if old.get(name) != new[name]]
     inputs = before.get("inputs", {})
     told += [f"its input {name} changed" for name in stage.inputs if inputs.get(name) != stage.inputs[name]]
-    if before.get("version", VERSION[stage.name]) != VERSION[stage.name]:
+    if before.get("version", VERSION[notebook]) != VERSION[notebook]:
         told.append(f"this version of the kit makes {stage.name} in another way")
     return ", ".join(told)
 
@@ -375,7 +394,7 @@ def restore(stage: Stage) -> None:
 
 
 def _note(folder: Path) -> dict[str, Any]:
-    for name in ("manifest.json", "in_progress.json"):
+    for name in NOTES:
         if (folder / name).exists():
             note = files.read_json(folder / name)
             return note if isinstance(note, dict) else {}
@@ -389,15 +408,3 @@ def _key_of(folder: Path) -> str | None:
 def read_manifest(run_dir: Path, name: str) -> dict[str, Any]:
     """`Run(run_dir).manifest(name)`."""
     return Run(Path(run_dir)).manifest(name)
-
-
-def file_hashes(paths: dict[str, Path]) -> dict[str, str]:
-    """sha256 per file; one that cannot be read has its reason instead: whoever reads it counts it as a rejection."""
-    return {name: _hash_or_reason(path) for name, path in sorted(paths.items())}
-
-
-def _hash_or_reason(path: Path) -> str:
-    try:
-        return files.sha256_once(path)
-    except OSError as reason:
-        return f"unreadable: {reason.strerror}"

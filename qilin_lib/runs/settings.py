@@ -24,6 +24,9 @@ LATER: dict[str, Any] = {
     "question": None,
     "retrieval": None,
     "judge": None,
+    "instructions_as_text": 0.0,
+    "question_share": None,
+    "constructed": None,
 }
 
 
@@ -36,6 +39,8 @@ def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str
     if "trainer" in settings:
         settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in OUTSIDE_TRAINER}
     settings = {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
+    if (settings.get("one_stage") or {}).get("sft_epochs") == 1:
+        settings["one_stage"] = {name: v for name, v in settings["one_stage"].items() if name != "sft_epochs"}
     if "gradient_accumulation_steps" in settings:
         processes = (values["nproc_per_node"] or max(1, values["gpus"])) * values["nodes"]
         settings["global_batch_size"] = settings.pop("gradient_accumulation_steps") * processes

@@ -41,6 +41,19 @@ def pack_rows(lengths: Sequence[int], capacity: int) -> Rows:
     return sorted(sorted(row) for row in found)
 
 
+def in_order(lengths: Sequence[int], capacity: int) -> Rows:
+    """The sequences one after the other as they come, a new row where the next one does not fit."""
+    rows: Rows = []
+    room = 0
+    for i, length in enumerate(lengths):
+        if not rows or length > room:
+            rows.append([])
+            room = capacity
+        rows[-1].append(i)
+        room -= length
+    return rows
+
+
 def _first_fit(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> Rows:
     rows: Rows = []
     room: list[int] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.errors import QilinError
 from qilin_lib.models import attention
 from qilin_lib.models.adapters import add_lora, trained
@@ -61,6 +61,11 @@ def weights_of(stage: Stage, parent: str) -> Path:
     """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
     folder = stage.parent(parent)
     return base_path(folder) if parent == "02_tokenize" else trained(folder)
+
+
+def start_of(stage: Stage) -> Path:
+    """Folder of what a training of the chain, or 08, starts from."""
+    return weights_of(stage, chains.start(stage.parameters.chain, stage.name))
 
 
 def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tuple[Any, Any]:

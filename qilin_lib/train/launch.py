@@ -133,11 +133,11 @@ def dry_run(parameters: Training) -> None:
     """
     if not parameters.dry_run:
         return
-    job = runs.runs_dir() / parameters.run / parameters.notebook / "job.json"
+    job = runs.runs_dir() / parameters.run / parameters.folder / "job.json"
     if job.is_relative_to(Path.cwd()):
         job = job.relative_to(Path.cwd())
     words = [*command(parameters, TRAINS, job), "train"]
-    print(f"dry_run: {parameters.notebook} would write {job} and train with")
+    print(f"dry_run: {parameters.folder} would write {job} and train with")
     print(" ".join(f'"{word}"' if UNSET in word else shlex.quote(word) for word in words))
     if any(UNSET in word for word in words):
         print("on every node; MASTER_ADDR, the name of the first one, must be set in the environment of each.")

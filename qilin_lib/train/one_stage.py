@@ -81,7 +81,7 @@ def documents(chimed: Path, tokens: Path) -> Iterator[tuple[dict[str, Any], int]
 def conversation(text: str, known: list[Message] | None) -> list[Message] | None:
     """The turns of a passage that is one: the `known` ones if they spell `text`, else what stands after the speakers'
     names; None for a passage that nobody asks and answers in."""
-    if known is not None and text in _spellings(known):
+    if known is not None and text in spellings(known):
         return known
     before, *parts = SPEAKER.split(text)
     spoken = zip(parts[::2], parts[1::2], strict=True)
@@ -90,7 +90,7 @@ def conversation(text: str, known: list[Message] | None) -> list[Message] | None
     return turns if not before and len(turns) > 1 and alternate else None
 
 
-def _spellings(messages: list[Message]) -> tuple[str, str]:
+def spellings(messages: list[Message]) -> tuple[str, str]:
     """How 01 writes a conversation as running text: one turn a line, with speakers' names from three turns on. What the
     system says has none."""
     names = {role: f"{name}：" for name, role in ROLES.items()} | {"system": ""}

@@ -18,9 +18,9 @@ SIDES = ("chosen", "rejected")
 
 
 def inputs(stage: Stage) -> dict[str, Path]:
-    """What a training on ChiMed-DPO reads: the weights that SFT left, the pairs, and their tokens from 02."""
+    """What a training on ChiMed-DPO reads: the weights that it starts from, the pairs, and their tokens from 02."""
     data, tokens = stage.parent("01_build_chimed") / "dpo.jsonl", corpus.folder(stage.parent("02_tokenize"), "dpo")
-    return {"weights": fit.weights_of(stage, "04_sft"), "data": data, "store": tokens}
+    return {"weights": fit.start_of(stage), "data": data, "store": tokens}
 
 
 def encoded(

@@ -51,7 +51,7 @@ def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
 
     QilinError if ChiMed-SFT holds no question to ask, if no answer of a round says anything, or if a child fails.
     """
-    weights, done, show = shared.weights_of(stage, "04_sft"), [], show or live_line()
+    weights, done, show = shared.start_of(stage), [], show or live_line()
     stage.begin()
     for number in range(1, stage.parameters.rounds + 1):
         folder = stage.dir / "rejection" / f"round{number}"
@@ -90,6 +90,7 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
         max_length=parameters.max_source_length + parameters.max_target_length + ROLE_TOKENS,
         packing=False,
         source_weights=None,
+        question_share=None,
         one_stage=None,
     )
     if "pool" not in facts:

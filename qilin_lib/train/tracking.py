@@ -34,6 +34,6 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     os.environ.setdefault("WANDB_PROJECT", PROJECT)
     return {
         "report_to": parameters.report_to,
-        "run_name": f"{parameters.run}-{parameters.notebook}",
+        "run_name": f"{parameters.run}-{getattr(parameters, 'stage', None) or parameters.notebook}",
         "project": PROJECT,
     }

@@ -125,6 +125,7 @@ def params() -> SimpleNamespace:
     return SimpleNamespace(
         benchmarks=["ceval", "cmexam", "huatuo"],
         further_benchmarks=None,
+        chain=["dcpt", "sft", "dpo"],
         protocols=["fixed", "released"],
         baselines={},
         shots=5,

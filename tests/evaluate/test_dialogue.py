@@ -24,7 +24,7 @@ from qilin_lib.evaluate.items import Item, Reading
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
-from qilin_lib.runs import file_hashes
+from qilin_lib.files import hashes
 
 BUILD = {
     "sources": None,
@@ -391,7 +391,7 @@ def test_without_decontamination_a_copied_test_dialogue_is_not_asked(raw: Path, 
 
 def test_other_files_than_those_of_the_build_are_refused(raw: Path, tmp_path: Path):
     built = made(raw, tmp_path / "out")
-    inputs = {"raw": file_hashes(sources.files_read(raw))}
+    inputs = {"raw": hashes(sources.files_read(raw))}
     (built / "manifest.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
     assert len(asked_of("cmtmedqa", raw / "cmtmedqa", built)[0]) > 0
     put_json(raw / "cmtmedqa/a.json", [cmtmedqa(number) for number in range(1, 30)])

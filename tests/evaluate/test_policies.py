@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qilin_lib import files, params
+from qilin_lib.chains import DEFAULT
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import policies
 from qilin_lib.evaluate.intervals import studentised
@@ -353,7 +354,7 @@ def test_scores_are_means_with_intervals_and_paired_differences() -> None:
         "sft": made("sft", base, [0.0] * 30),
         "rl": made("rl", (base + gain).tolist(), draw.gamma(2, 1, 30).tolist()),
     }
-    found = policies.score(records, SimpleNamespace(bootstrap_resamples=500, seed=4))
+    found = policies.score(records, SimpleNamespace(bootstrap_resamples=500, seed=4, chain=DEFAULT))
     sft, rl = found["policies"]["sft"], found["policies"]["rl"]
     # Not percentages: nothing is cut off at 0 or 100.
     assert sft["reward"]["value"] == pytest.approx(np.mean(base)) and sft["reward"]["high"] < -100
@@ -377,7 +378,7 @@ def test_scores_are_means_with_intervals_and_paired_differences() -> None:
 
 
 def test_no_questions_give_no_numbers_and_other_questions_are_refused() -> None:
-    settings = SimpleNamespace(bootstrap_resamples=100, seed=0)
+    settings = SimpleNamespace(bootstrap_resamples=100, seed=0, chain=DEFAULT)
     empty = policies.score({"sft": [], "rl": []}, settings)
     assert empty["policies"]["rl"]["reward"] == {"value": None, "n": 0, "low": None, "high": None}
     assert empty["policies"]["sft"]["kl_token"]["value"] is None and empty["paired"] == []

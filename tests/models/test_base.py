@@ -13,7 +13,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.base import base_path, prepare_base
 from qilin_lib.models.load import load_tokenizer, parameter_count
-from qilin_lib.schema import Tiny
+from qilin_lib.schema_data import Tiny
 from qilin_lib.tokens.template import BAICHUAN, PLAIN, template_of
 from tests.helpers.chat import published, speaking_model
 

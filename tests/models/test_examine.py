@@ -17,7 +17,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.base import base_path, prepare_base
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.schema import Tiny
+from qilin_lib.schema_data import Tiny
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4939116424\n"
 INDEX = "model.safetensors.index.json"

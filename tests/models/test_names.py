@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import files
+from qilin_lib import chains, files, runs
 from qilin_lib.models import names
 from qilin_lib.models.baichuan import converted_from
 
+ONE_STAGE = {"sft": {"one_stage": {}}}
 HUB = {"name": "baichuan-inc/Baichuan-7B", "source": "hub", "parameters": 7_000_559_616, "vocabulary": 64_000}
 FOLDER = HUB | {"name": "models/Baichuan-7B-llama", "source": "folder", "converted": "Baichuan-7B"}
 
@@ -49,12 +50,12 @@ def test_a_base_is_called_by_its_id_or_its_folder(base: dict[str, Any], name: st
 
 def test_dcpt_is_no_part_of_the_one_stage_chain() -> None:
     base = {"name": "tiny", "source": "kit", "parameters": 2_263_296}
-    two, one = (names.describe(base, one_stage)["names"] for one_stage in (False, True))
+    two, one = (names.describe(base, facts)["names"] for facts in ({}, ONE_STAGE))
     assert two["rl"] == "tiny 2.3M + DCPT + SFT + RL" and two["base"] == one["base"] == "tiny 2.3M"
     assert one["sft"] == "tiny 2.3M + one-stage SFT" and one["dpo"] == "tiny 2.3M + one-stage SFT + DPO"
     assert one["dcpt"] == "tiny 2.3M + DCPT" and one["rejection_sampling"].endswith("SFT + rejection sampling")
     assert names.describe(HUB)["as_paper"] == ["base", "dcpt", "sft", "dpo"]
-    assert names.describe(HUB, one_stage=True)["as_paper"] == ["base", "dcpt"] and not names.describe(base)["as_paper"]
+    assert names.describe(HUB, ONE_STAGE)["as_paper"] == ["base", "dcpt"] and not names.describe(base)["as_paper"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,8 @@ def test_the_converters_mark_is_its_own_readme(tmp_path: Path) -> None:
 
 def test_a_run_is_described_from_its_base_and_its_sft(tmp_path: Path) -> None:
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"name": "tiny", "parameters": 2_263_296})
-    stage = SimpleNamespace(parent=lambda name: tmp_path / name)
+    parameters = SimpleNamespace(chain=chains.DEFAULT)
+    stage = SimpleNamespace(parent=lambda name: tmp_path / name, run=runs.Run(tmp_path), parameters=parameters)
     assert names.describe_run(stage)["names"]["sft"] == "tiny 2.3M + DCPT + SFT"
     files.write_json(tmp_path / "04_sft" / "facts.json", {"one_stage": {"passages": {}}})
     assert names.describe_run(stage)["names"]["sft"] == "tiny 2.3M + one-stage SFT"

@@ -17,7 +17,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import add_lora, check_modules
 from qilin_lib.models.load import load_model, parameter_count, skeleton
 from qilin_lib.models.shapes import shape, sizes
-from qilin_lib.schema import Tiny
+from qilin_lib.schema_data import Tiny
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.models.load import load_model
 from qilin_lib.models.tiny import tiny_base
-from qilin_lib.schema import Tiny
+from qilin_lib.schema_data import Tiny
 
 
 def make(texts: list[str], shape: Tiny, seed: int, cache: Path) -> tuple[Path, list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qilin_lib import chains
 from qilin_lib.errors import QilinError
 from qilin_lib.files import write_json, write_jsonl
 from qilin_lib.report.case_study import cases, choose, marked, side_by_side
@@ -182,7 +183,9 @@ def test_cases_of_a_run_come_from_the_fixed_protocol_with_baselines_and_k_from_t
         write_jsonl(folder / "fixed" / "huatuo" / f"{model}.jsonl", rows[model])
     write_jsonl(folder / "released" / "huatuo" / "base.jsonl", rows["released"])
     write_json(tmp_path / "06_eval" / "scores.json", {"run": {"names": {}}})
-    stage = SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=2, seed=3))
+    stage = SimpleNamespace(
+        parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=2, seed=3, chain=chains.DEFAULT)
+    )
     html = cases(stage, "huatuo")
     assert html.count("<article") == 2 and html.count('title">GPT-4 (0314)') == 2
     assert "answered by 0 stage(s)" in cases(stage, "cmexam")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.text import Text
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.report import (
     browse,
     case_study,
@@ -156,7 +156,9 @@ def stage(tmp_path: Path, scores: dict[str, Any]) -> Any:
         folder = tmp_path / "06_eval" / "predictions" / "fixed"
         files.write_jsonl(folder / "cmexam" / f"{model}.jsonl", [{"id": f"q{n}", **exam} for n in range(3)])
     files.write_json(tmp_path / "06_eval" / "scores.json", scores)
-    return SimpleNamespace(parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=1, seed=3))
+    return SimpleNamespace(
+        parent=lambda name: tmp_path / name, parameters=SimpleNamespace(cases=1, seed=3, chain=chains.DEFAULT)
+    )
 
 
 def test_letters_cases_and_search_name_our_models(stage: Any) -> None:

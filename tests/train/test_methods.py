@@ -178,7 +178,7 @@ def test_what_only_dpo_has_is_refused(given: dict[str, Any], nearest: str) -> No
 
 def test_a_row_is_called_by_its_method() -> None:
     paper = {"name": "baichuan-inc/Baichuan-7B", "source": "hub", **names.PAPER_SIZE}
-    told = names.describe(paper, method="kto")
+    told = names.describe(paper, {"dpo": {"method": "kto"}})
     assert told["names"]["dpo"].endswith("+ DCPT + SFT + KTO")
     assert "dpo" not in told["as_paper"] and "sft" in told["as_paper"]
     assert names.describe(paper)["names"]["dpo"].endswith("+ DPO") and "dpo" in names.describe(paper)["as_paper"]

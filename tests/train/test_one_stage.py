@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from qilin_lib import files, params
+from qilin_lib.chains import DEFAULT
 from qilin_lib.chimed.compose import medical_text, messages
 from qilin_lib.chimed.records import Dialogue
 from qilin_lib.errors import QilinError
@@ -281,8 +282,8 @@ def test_the_profile_is_smoke_but_for_the_arms() -> None:
 def test_one_stage_starts_from_the_base_model(priority: float | None, start: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(fit, "weights_of", lambda stage, parent: Path(parent))
     monkeypatch.setattr(jobs, "train_stage", lambda stage, method, paths: paths)
-    parameters = SimpleNamespace(one_stage=priority and OneStage(priority=priority))
-    paths = sft.train(SimpleNamespace(parameters=parameters, parent=Path))
+    parameters = SimpleNamespace(one_stage=priority and OneStage(priority=priority), chain=DEFAULT)
+    paths = sft.train(SimpleNamespace(parameters=parameters, name="04_sft", parent=Path))
     assert paths["weights"] == Path(start) and ("chimed" in paths) == bool(priority)
 
 
@@ -302,14 +303,15 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
         return made
 
     monkeypatch.setattr(sft, "collate", watched)
+    monkeypatch.setitem(job.parameters.one_stage, "sft_epochs", 2)
     sft.work(job)
     facts = files.read_json(job.out / "facts.json")
     _, tokenizer = fit.prepare_model(job.parameters, job.paths.weights)
     rows = [row for row in files.read_jsonl(job.paths.data) if row["split"] == "train"]
-    said, _ = sft.examples(rows, [1] * len(rows), BAICHUAN, tokenizer, job.parameters)
+    said, _ = sft.examples(rows, [2] * len(rows), BAICHUAN, tokenizer, job.parameters)
     expected, more = sft.with_passages(job, tokenizer, said)
     fed = [ids.tolist() for batch in batches for ids, _ in batch]
-    assert fed == [ids.tolist() for ids, _ in expected], "each example once, none moved by a sampler"
+    assert fed == [ids.tolist() for ids, _ in expected], "passages once, conversations twice, none moved by a sampler"
     assert facts["one_stage"] == more["one_stage"] and facts["tokens_input"] == sum(areas)
     assert (
         facts["examples"] == len(fed) == sum(facts["one_stage"][p]["examples"] for p in ("passages", "conversations"))

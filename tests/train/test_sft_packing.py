@@ -101,6 +101,29 @@ def test_liger_gets_all_positions_and_the_same_loss(
         assert model(**given).loss.item() == pytest.approx(model(**usual).loss.item(), abs=1e-5)
 
 
+def test_naive_rows_are_as_they_come_and_let_conversations_see_each_other(
+    model: Any, conversations: list[sft.Example]
+) -> None:
+    import torch
+
+    some = conversations[:7]
+    naive = sft.collate(some, pad_id=0, max_length=300, packing="naive")
+    first = naive["input_ids"][0].tolist()
+    joined = [token for ids, _ in some for token in ids]
+    filled = len(list(naive["input_ids"][0].nonzero()))
+    assert first[: filled // 2] == joined[: filled // 2], "in their order"
+    assert naive["position_ids"][0].tolist() == list(range(len(first)))
+    rows = sft.bins.in_order([len(ids) for ids, _ in some], 300)
+    assert [i for row in rows for i in row] == list(range(7))
+    with torch.no_grad():
+        logits = model(input_ids=naive["input_ids"], position_ids=naive["position_ids"]).logits
+        start, end = len(some[0][0]), len(some[0][0]) + len(some[1][0])
+        alone = model(input_ids=torch.tensor([some[1][0]])).logits
+    assert not torch.allclose(logits[0, start:end], alone[0], atol=1e-3)
+    apart = sft.collate(some, pad_id=0, max_length=300, packing=True)
+    assert (naive["labels"] != IGNORE).sum() == (apart["labels"] != IGNORE).sum()
+
+
 def test_packing_leaves_less_padding(conversations: list[sft.Example]) -> None:
     useful = sum(len(ids) for ids, _ in conversations)
     shares = [useful / batch(conversations, packing)["input_ids"].numel() for packing in (False, True)]

@@ -14,12 +14,13 @@ from qilin_lib import files
 from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.shapes import shape
+from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.pack import Blocks, load_blocks
 from qilin_lib.tokens.template import IGNORE
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import saving
+from qilin_lib.train import running_text, saving
 from qilin_lib.train.heldout import documents, label_count, measured
 from qilin_lib.train.methods import METHODS
 
@@ -28,16 +29,21 @@ CONTEXT = 2048
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Continue the base model's pre-training on ChiMed-CPT in a child process; returns its facts."""
-    tokens = stage.parent("02_tokenize")
+    """Pre-train what the stage starts from on ChiMed-CPT in a child process; returns its facts."""
+    tokens, more = stage.parent("02_tokenize"), {}
+    weights = shared.start_of(stage)
+    if stage.parameters.instructions_as_text:
+        stage.begin(live_line())
+        more = {"instructions": running_text.prepare(stage, weights)}
     return jobs.train_stage(
         stage,
         METHODS["dcpt"],
         {
-            "weights": shared.weights_of(stage, "02_tokenize"),
+            "weights": weights,
             "blocks": tokens / "cpt_train.npy",
             "medical": tokens / "cpt_heldout.jsonl",
             "general": tokens / "general_heldout.jsonl",
+            **more,
         },
     )
 
@@ -52,7 +58,9 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
     job.turns = False
-    blocks = load_blocks(job.paths.blocks)
+    blocks, more = load_blocks(job.paths.blocks), getattr(job.paths, "instructions", None)
+    if more:
+        blocks = running_text.joined(blocks, load_blocks(more))
     # Stops at the first that has a loss; the trainer looks through all of them.
     if any((labels[1:] != IGNORE).any() for labels in blocks.labels):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
@@ -62,7 +70,8 @@ def work(job: SimpleNamespace) -> None:
         first = os.environ.get("RANK", "0") == "0"
         facts = unchanged(job) if first else {}
     if first:
-        files.write_json(job.out / "facts.json", facts)
+        said = {"instructions": files.read_json(more.with_suffix(".json"))} if more else {}
+        files.write_json(job.out / "facts.json", facts | said)
 
 
 def score(job: SimpleNamespace) -> None:

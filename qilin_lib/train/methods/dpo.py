@@ -19,7 +19,7 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Message, Template
-from qilin_lib.train import behaviour, methods, numerics, pairs, reference
+from qilin_lib.train import behaviour, construction, methods, numerics, pairs, reference
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
@@ -35,6 +35,10 @@ GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 def train(stage: Stage) -> dict[str, Any]:
     """Align the SFT model on ChiMed-DPO by the stage's `method` in a child process; returns its facts."""
     paths = pairs.inputs(stage) | {"cache": runs.cache_dir()}
+    if stage.parameters.constructed:
+        # Pairs that 02 has not seen.
+        del paths["store"]
+        paths["data"] = construction.prepare(stage)
     return jobs.train_stage(stage, methods.of(stage.parameters), paths)
 
 
@@ -201,6 +205,8 @@ def work(job: SimpleNamespace) -> None:
         "beta": parameters.beta,
         "reference": _source(trainer) if method.reference else "none",
     }
+    if parameters.constructed:
+        facts["constructed"] = files.read_json(job.out / "constructed.json")
     if trainer.is_world_process_zero():
         files.write_json(job.out / "facts.json", facts)
 
@@ -269,6 +275,8 @@ def score(job: SimpleNamespace) -> None:
     parameters, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
     prompts, held, _ = heldout_pairs(job, tokenizer)
     scores, sampled = compare(job, held, tokenizer)
+    if parameters.constructed:
+        scores["strategy"] = strategies(job, tokenizer)
     if parameters.sampled_prompts:
         prompts = prompts[: len(sampled["policy"]["texts"])]
         files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": parameters.method, **sampled})
@@ -280,6 +288,13 @@ def score(job: SimpleNamespace) -> None:
     facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
     files.write_json(job.out / "facts.json", facts)
     files.write_json(job.out / "heldout.json", scores)
+
+
+def strategies(job: SimpleNamespace, tokenizer: Any) -> list[str]:
+    """The strategy of each pair of `heldout_pairs`, in its order."""
+    rows, _ = pairs.heldout(job.paths, tokenizer)
+    numbers = rows.numbers[: job.parameters.max_heldout]
+    return [row["strategy"] for row in store.lines(job.paths.data, numbers)]
 
 
 # What `heldout.moments` calls before and after training is here the reference and the policy.

@@ -24,7 +24,7 @@ from qilin_lib.tokens import bins, corpus, store
 from qilin_lib.tokens.template import IGNORE, Message, Template, text_ids
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import one_stage
+from qilin_lib.train import one_stage, questions
 from qilin_lib.train.heldout import label_count, measured
 from qilin_lib.train.methods import METHODS
 
@@ -33,10 +33,10 @@ Example = tuple[Sequence[int], Sequence[int]]
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Fine-tune the DCPT model (`one_stage`: the base model) on ChiMed-SFT in a child process; returns its facts."""
+    """Fine-tune what the stage starts from (`one_stage`: the base) on ChiMed-SFT in a child; returns its facts."""
     chimed, tokens = stage.parent("01_build_chimed"), stage.parent("02_tokenize")
     data = {"data": chimed / "sft.jsonl", "store": corpus.folder(tokens, "sft")}
-    paths = {"weights": shared.weights_of(stage, "03_dcpt"), **data}
+    paths = {"weights": shared.start_of(stage), **data}
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
     return jobs.train_stage(stage, METHODS["sft"], paths)
@@ -151,8 +151,9 @@ def examples(
     return Examples(rows, found, *np.array(made, dtype=np.int64).reshape(-1, 3).T), counts
 
 
-def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: bool) -> dict[str, Any]:
+def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: bool | str) -> dict[str, Any]:
     """Conversations as the model's arguments: rows of at most `max_length` tokens, or a row each without `packing`.
+    With "naive" they stand in a row in their order and see those before them, as in HuatuoGPT-II's released code.
 
     Attention stays inside a conversation because its positions restart: `models.attention` goes by them in packed rows,
     transformers' own mask in others (no cache: `load_model`). Only positions whose next token is labelled reach the
@@ -161,9 +162,12 @@ def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: boo
     import torch
 
     lengths = [len(ids) for ids, _ in batch]
-    rows = bins.pack_rows(lengths, max_length) if packing else [[i] for i in range(len(batch))]
+    fit = bins.in_order if packing == "naive" else bins.pack_rows
+    rows = fit(lengths, max_length) if packing else [[i] for i in range(len(batch))]
     blocks = bins.fill(batch, rows, pad_id)
     ids, positions, labels = (torch.from_numpy(part.astype(np.int64)) for part in vars(blocks).values())
+    if packing == "naive":
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
     keep = following != IGNORE
     given = {"input_ids": ids, "position_ids": positions, "labels": labels}
@@ -177,7 +181,7 @@ def make_trainer(
     in every epoch."""
     p, order = job.parameters, "sequential" if in_order else "random"
     rows = partial(collate, pad_id=tokenizer.pad_token_id, max_length=p.max_length, packing=p.packing)
-    return shared.causal_trainer(job, model, training, rows, p.packing, train_sampling_strategy=order)
+    return shared.causal_trainer(job, model, training, rows, p.packing is True, train_sampling_strategy=order)
 
 
 def work(job: SimpleNamespace) -> None:
@@ -186,13 +190,19 @@ def work(job: SimpleNamespace) -> None:
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     rows = store.rows(job.paths, tokenizer, split="train")
     often = repeats(rows.sources(), parameters.source_weights, parameters.seed)
+    more: dict[str, Any] = {}
+    if parameters.question_share is not None:
+        texts = [row["messages"] for row in store.lines(job.paths.data, rows.numbers)]
+        often, more["questions"] = questions.drawn(texts, often, parameters.question_share, parameters.seed)
+    if parameters.one_stage:
+        often = often * parameters.one_stage["sft_epochs"]
     training, counts = examples(rows, often, job.template, tokenizer, parameters)
     useful = int(training.learned.sum())
     if not training:
         raise QilinError(f"{job.paths.data}: nothing to learn from; conversations by source: {counts}")
-    more: dict[str, Any] = {}
     if parameters.one_stage:
-        training, more = with_passages(job, tokenizer, training)
+        training, said = with_passages(job, tokenizer, training)
+        more |= said
     trainer = make_trainer(job, model, tokenizer, training, in_order=bool(parameters.one_stage))
     facts = shared.fit(trainer, job, job.paths.weights)
     if trainer.is_world_process_zero():

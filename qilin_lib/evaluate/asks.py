@@ -1,0 +1,94 @@
+"""Who asks when the doctor asked: precision, recall and F1 of questions over the turns of a run's dialogue benchmarks.
+
+python -m qilin_lib.evaluate.asks RUN
+
+Our definition, in place of BianQue's PQA, whose own is not public: a turn is a question as `train.questions` has it; a
+model is right where it asks and the doctor asked. Read from the finished records of 06; nothing is asked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qilin_lib import files, runs
+from qilin_lib.errors import QilinError, nearest
+from qilin_lib.evaluate.intervals import percentiles, resample_counts
+from qilin_lib.train.questions import is_question
+
+BENCHMARKS = ("cmtmedqa", "meddialog", "mc")
+RESAMPLES, SEED = 1000, 0
+
+
+def scores(records: Sequence[dict[str, Any]], resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
+    """{precision, recall, f1: (value, low, high) in percent, None without a case; n, doctor, model: turns that ask}.
+
+    The intervals are 95 % bootstraps over turns.
+    """
+    asked = np.array([[is_question(row["reference"]), is_question(row["output"])] for row in records], dtype=bool)
+    doctor, model = asked.reshape(-1, 2).T
+    sums = np.array([doctor & model, model, doctor], dtype=float)
+    found: dict[str, Any] = {"n": len(records), "doctor": int(doctor.sum()), "model": int(model.sum())}
+    values = _rates(sums.sum(axis=1, keepdims=True))
+    drawn = _rates(sums @ resample_counts(len(records), resamples, seed).T) if records else {}
+    for name, value in values.items():
+        known = not np.isnan(value[0]) and records
+        found[name] = (float(value[0]), *percentiles(drawn[name][~np.isnan(drawn[name])])) if known else None
+    return found
+
+
+def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Percent, shape (draws,); NaN where nobody asked."""
+    both, model, doctor = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "precision": 100 * both / model,
+            "recall": 100 * both / doctor,
+            "f1": 200 * both / (model + doctor),
+        }
+
+
+def table(run_dir: Path) -> pd.DataFrame:
+    """A row per benchmark and model of a run; QilinError if no dialogue benchmark was answered."""
+    paths = sorted(run_dir.glob("06_eval/predictions/fixed/*/*.jsonl"))
+    rows = []
+    for path in (path for path in paths if path.parent.name in BENCHMARKS):
+        found = scores(list(files.read_jsonl(path)))
+        cells = {name: _cell(found[name]) for name in ("precision", "recall", "f1")}
+        turns = {"turns": found["n"], "doctor asks": found["doctor"], "model asks": found["model"]}
+        rows.append({"benchmark": path.parent.name, "model": path.stem, **turns, **cells})
+    if not rows:
+        raise QilinError(
+            f"{run_dir}: no answers to {', '.join(BENCHMARKS)}; nearest valid: a run whose 06 has finished with them"
+        )
+    return pd.DataFrame(rows)
+
+
+def _cell(value: tuple[float, float, float] | None) -> str:
+    return "-" if value is None else "{:.1f} [{:.1f}, {:.1f}]".format(*value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m qilin_lib.evaluate.asks", description=__doc__)
+    parser.add_argument("run", help="a folder of runs/, e.g. bianque")
+    run = parser.parse_args(arguments).run
+    try:
+        if not (runs.runs_dir() / run).is_dir():
+            there = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
+            raise QilinError(f"run '{run}': no such run{nearest(run, there)}; there are {there}")
+        print(table(runs.runs_dir() / run).to_string(index=False))
+    except QilinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

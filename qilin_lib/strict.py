@@ -1,0 +1,64 @@
+"""What the parameters of all notebooks share: no unknown key, no silent conversion, a table of what each means."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from os.path import expanduser
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+
+from qilin_lib import chains
+from qilin_lib.annotations import describe
+
+SHARED = ("notebook", "profile", "run", "from_run", "seed", "chain", "stage")  # these stand in no section of a profile
+# A parameter that changes no result, and so no stage's key; nothing else is marked.
+Outside = partial(Field, json_schema_extra={"outside_key": True})
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+StageName = Annotated[str, Field(pattern=chains.NAME)]
+LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
+
+
+class Part(BaseModel):
+    """Base of all parameter classes: no unknown key, silent conversion or infinity, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, regex_engine="python-re")
+
+
+class Strict(Part):
+    """What every notebook has. A notebook shows it as a folded table: value, origin and meaning of each parameter."""
+
+    notebook: str = Field(description="which stage of the paper this is")
+    profile: str = Outside(description="the file of params/ that says all other values")
+    run: RunName = Outside(description="folder of runs/ to work in; null: named as the profile")
+    from_run: RunName | None = Outside(default=None, description="a run whose finished stages this run may stand on")
+    seed: int = Field(ge=0, lt=2**32, description="of every random draw; released code: 42")
+    chain: Annotated[list[str], AfterValidator(chains.checked)] = Outside(
+        default=list(chains.DEFAULT), min_length=1, description="trainings in order, each on the one before"
+    )
+
+    # {parameter: "override", or the profile that says it}
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The stage's folder in a run."""
+        return self.notebook
+
+    @property
+    def frame(self) -> Any:
+        """DataFrame of all parameters: parameter, value (JSON), origin, meaning."""
+        import pandas as pd
+
+        fields = type(self).model_fields
+        values = {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
+        rows = [(name, text, self._origins.get(name, ""), describe(fields[name])) for name, text in values.items()]
+        return pd.DataFrame(rows, columns=["parameter", "value", "origin", "meaning"])
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+            table = self.frame.to_html(index=False, escape=True)
+        return f"<details><summary>Parameters of {self.notebook} (value, origin, meaning)</summary>{table}</details>"

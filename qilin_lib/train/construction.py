@@ -1,0 +1,260 @@
+"""Preference pairs made from ChiMed-SFT's training conversations: a doctor's answer against one that a strategy makes.
+
+Strategies: `other_answer` (another conversation's), `base_answer` (the base model's own, greedy), `reward_ranked` (of
+sampled answers that the reward model of another run ranked, the best against the worst), `broken_order` (a later
+question of the same doctor, asked too early), `rule` (a reply that a rule file forbids at this point: RuleAlign's idea,
+arXiv 2408.12579, whose own way to make its pairs is not public).
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from qilin_lib import files, strict_yaml
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.params import ROOT, failure_sentence
+from qilin_lib.progress import live_line
+from qilin_lib.runs import Stage
+from qilin_lib.strict import Part
+from qilin_lib.tokens.template import Message, template_of
+from qilin_lib.train import behaviour, launch, pairs
+from qilin_lib.train import fit as shared
+from qilin_lib.train.questions import is_question
+
+# prompt, chosen, rejected, and the id of the conversation that they are from.
+Pair = tuple[list[Message], str, str, str]
+GIVEN = "given"
+
+
+class Step(Part):
+    """One thing that a doctor asks."""
+
+    name: str = Field(description="what it is called")
+    words: list[str] = Field(min_length=1, description="a question with one of them asks it, a patient's word tells it")
+    question: str = Field(description="the question in full")
+
+
+class Rule(Part):
+    """A rule file: what is asked, in this order, before any advice."""
+
+    disease: str = Field(description="what it is about")
+    keywords: list[str] = Field(min_length=1, description="a patient's word that makes it apply")
+    steps: list[Step] = Field(min_length=1, description="in their order")
+    advice: list[str] = Field(min_length=1, description="words of advice, too early before the last step")
+
+    def applies(self, messages: Sequence[Message]) -> bool:
+        """Whether the patient's first turn is about this disease."""
+        first = next((turn["content"] for turn in messages if turn["role"] == "user"), "")
+        return any(word in first for word in self.keywords)
+
+    def open_steps(self, prompt: Sequence[Message]) -> list[Step]:
+        """The steps that nobody has asked or answered yet."""
+        said = [turn["content"] for turn in prompt if turn["role"] == "user" or is_question(turn["content"])]
+        return [step for step in self.steps if not any(word in text for text in said for word in step.words)]
+
+    def violation(self, prompt: Sequence[Message], reply: str) -> str:
+        """What a reply to `prompt` does against the rule, "" if nothing."""
+        left = self.open_steps(prompt)
+        asked = [step for step in left if is_question(reply) and any(word in reply for word in step.words)]
+        if asked and asked[0] is not left[0]:
+            return f"asks {asked[0].name} before {left[0].name}"
+        early = [word for word in self.advice if word in reply]
+        return f"advises ({early[0]}) before {left[0].name}" if left and not asked and early else ""
+
+
+def read_rule(path: Path) -> Rule:
+    """A rule file; QilinError naming file, field and reason."""
+    if not path.is_file():
+        raise QilinError(f"constructed.rules: {path}: no file; nearest valid: qilin_lib/sample/rules/headache.yaml")
+    try:
+        return Rule.model_validate(strict_yaml.read(path))
+    except ValidationError as failure:
+        raise QilinError(f"{path}: {failure_sentence(Rule, failure)}") from None
+
+
+# --- strategies that need no model ------------------------------------------------------------------------------------
+
+
+def replies(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[Message], str]]:
+    """(row, prompt, answer) of every assistant turn."""
+    for row in rows:
+        for at, turn in enumerate(row["messages"]):
+            if turn["role"] == "assistant" and at:
+                yield row, row["messages"][:at], turn["content"]
+
+
+def other_answer(rows: Sequence[dict[str, Any]], draw: random.Random, **_: Any) -> Iterator[Pair]:
+    """The answer of another conversation."""
+    own = list(replies(rows))
+    for row, prompt, answer in own:
+        other, _, text = draw.choice(own)
+        if other["id"] != row["id"] and text != answer:
+            yield prompt, answer, text, row["id"]
+
+
+def broken_order(rows: Sequence[dict[str, Any]], draw: random.Random, **_: Any) -> Iterator[Pair]:
+    """The next question against one that this doctor asks only later."""
+    for row in rows:
+        asked = [(prompt, text) for _, prompt, text in replies([row]) if is_question(text)]
+        later = [text for _, text in asked[1:] if asked and text != asked[0][1]]
+        if later:
+            yield *asked[0], draw.choice(later), row["id"]
+
+
+def rule(rows: Sequence[dict[str, Any]], draw: random.Random, rules: Sequence[Rule] = (), **_: Any) -> Iterator[Pair]:
+    """A reply that keeps the rule against one that violates it at this point.
+
+    The doctor's own reply is preferred if it asks the next step, its rejected one the same doctor's last; where the
+    doctor's own violates the rule it is rejected, and the rule's question is preferred.
+    """
+    for row, prompt, answer in replies(rows):
+        for one in (one for one in rules if one.applies(prompt)):
+            left, last = one.open_steps(prompt), row["messages"][-1]["content"]
+            if one.violation(prompt, answer):
+                yield prompt, left[0].question, answer, row["id"]
+            elif left and is_question(answer) and one.violation(prompt, last):
+                yield prompt, answer, last, row["id"]
+
+
+def reward_ranked(
+    rows: Sequence[dict[str, Any]], draw: random.Random, pool: Sequence[dict[str, Any]] = (), **_: Any
+) -> Iterator[Pair]:
+    """The best against the worst of a question's sampled answers, as a reward model ranked them."""
+    known, answered = {row["id"] for row in rows}, {}
+    for one in pool:
+        if one["id"] in known and one["answer"].strip():
+            answered.setdefault(one["id"], []).append(one)
+    for name, own in answered.items():
+        worst, best = (pick(own, key=lambda one: one["reward"]) for pick in (min, max))
+        if best["reward"] > worst["reward"] and best["answer"] != worst["answer"]:
+            yield best["prompt"], best["answer"], worst["answer"], name
+
+
+def base_answer(
+    rows: Sequence[dict[str, Any]], draw: random.Random, answer: Callable[[list[list[Message]]], list[str]], most: int,
+    **_: Any,
+) -> Iterator[Pair]:  # fmt: skip
+    """What the base model answers itself; no more of them are asked than wanted."""
+    own = [(row, prompt, text) for row, prompt, text in replies(rows) if len(prompt) == 1]
+    some = draw.sample(own, min(most, len(own)))
+    for (row, prompt, text), written in zip(some, answer([prompt for _, prompt, _ in some]), strict=True):
+        if written.strip() and written != text:
+            yield prompt, text, written, row["id"]
+
+
+STRATEGIES: dict[str, Callable[..., Iterator[Pair]]] = {
+    one.__name__: one for one in (other_answer, base_answer, reward_ranked, broken_order, rule)
+}
+
+
+def construct(
+    rows: Sequence[dict[str, Any]], wanted: dict[str, int], seed: int, heldout_share: float, **more: Any
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """(rows of dpo.jsonl with their `strategy`, {strategy: {wanted, possible, used, heldout}}).
+
+    At most `wanted` pairs of each strategy, in a seeded draw that no other strategy moves; a conversation is held out
+    with all its pairs or with none.
+    """
+    training = [row for row in rows if row["split"] == "train" and row["part"] == "medical"]
+    made: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
+    for name, most in wanted.items():
+        draw = random.Random(f"{seed} {name}")
+        found = list(STRATEGIES[name](training, draw, most=most, **more))
+        some = draw.sample(found, min(most, len(found)))
+        own = [_row(number, name, *one, seed, heldout_share) for number, one in enumerate(some)]
+        held = sum(row["split"] == "heldout" for row in own)
+        counts[name] = {"wanted": most, "possible": len(found), "used": len(own), "heldout": held}
+        made += own
+    return made, counts
+
+
+def _row(
+    number: int, strategy: str, prompt: list[Message], chosen: str, rejected: str, origin: str, seed: int, share: float
+) -> dict[str, Any]:
+    held = random.Random(f"{seed} heldout {origin}").random() < share
+    sides = {"chosen": chosen, "rejected": rejected}
+    turns = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+    about = {"id": f"{strategy}-{number}-{origin}", "source": strategy, "part": "medical", "strategy": strategy}
+    return {**about, "split": "heldout" if held else "train", "prompt": prompt, **turns}
+
+
+# --- in a stage -------------------------------------------------------------------------------------------------------
+
+
+def outside(settings: Any) -> dict[str, dict[str, Path]]:
+    """{kind: {name: path}} of the files that a construction reads from outside its run."""
+    from qilin_lib.runs import runs_dir
+
+    found = {"rules": {name: (ROOT / name) for name in settings.rules}}
+    if "reward_ranked" in settings.strategies:
+        pools = sorted((runs_dir() / str(settings.pool) / "08_rlhf" / "rejection").glob("round*/pool.jsonl"))
+        if not pools:
+            raise QilinError(
+                f"constructed.pool = {settings.pool!r}: no pool of 08 there; nearest valid: a run that has one"
+            )
+        found["pool"] = {path.parent.name: path for path in pools}
+    return found
+
+
+def prepare(stage: Stage) -> Path:
+    """pairs.jsonl of the stage, made in a child process unless it is there; constructed.json says what was made."""
+    target, settings = stage.dir / "pairs.jsonl", stage.parameters.constructed
+    show = live_line()
+    stage.begin(show)
+    if stage.up_to_date or target.exists():
+        return target
+    chimed, read = stage.parent("01_build_chimed"), outside(settings)
+    job = {
+        "parameters": stage.parameters.model_dump(mode="json"),
+        "sft": str(chimed / "sft.jsonl"),
+        "dpo": str(chimed / "dpo.jsonl"),
+        "base": str(shared.weights_of(stage, "02_tokenize")),
+        "out": str(stage.dir),
+        **template_of(files.read_json(stage.parent("02_tokenize") / "base.json")).described,
+        **{kind: [str(path) for path in paths.values()] for kind, paths in read.items()},
+    }
+    files.write_json(stage.dir / "construct_job.json", job)
+    command = [sys.executable, "-m", "qilin_lib.train.construction", str(stage.dir / "construct_job.json")]
+    launch.run(command, stage.dir / "construct.log", show, stage.parameters.gpus)
+    (stage.dir / "construct_job.json").unlink()
+    return target
+
+
+def work(path: str | Path) -> None:
+    """The child's part: pairs.jsonl last."""
+    job = files.read_json(path)
+    p, out = SimpleNamespace(**job["parameters"]), Path(job["out"])
+    settings, template = p.constructed, template_of(job)
+
+    def answer(prompts: list[list[Message]]) -> list[str]:
+        tokenizer = load_tokenizer(job["base"])
+        model = load_model(job["base"], p.dtype, device=launch.device(p)).eval()
+        asked = [pairs.encoded(prompt, template, tokenizer, p, opened=True) for prompt in prompts]
+        return behaviour.answers(model, tokenizer, asked, p.max_target_length)["texts"]
+
+    rules = [read_rule(Path(name)) for name in job["rules"]]
+    pool = [row for name in job.get("pool", ()) for row in files.read_jsonl(name)]
+    rows = list(files.read_jsonl(job["sft"]))
+    more = {"rules": rules, "pool": pool, "answer": answer}
+    made, counts = construct(rows, settings["strategies"], p.seed, settings["heldout_share"], **more)
+    if settings["given"]:
+        own = [row | {"strategy": GIVEN} for row in files.read_jsonl(job["dpo"])]
+        counts[GIVEN] = {"used": len(own), "heldout": sum(row["split"] == "heldout" for row in own)}
+        made = [*own, *made]
+    if not any(row["split"] == "train" for row in made):
+        raise QilinError(f"constructed: no pair to train on; {counts}; nearest valid: given: true, or another strategy")
+    files.write_json(out / "constructed.json", counts)
+    files.write_jsonl(out / "pairs.jsonl", made)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

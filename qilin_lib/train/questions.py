@@ -1,0 +1,74 @@
+"""How much a doctor asks: which turns are questions, and conversations drawn to a share of them (BianQue's point).
+
+BianQue's corpus and the definition of its measure of asking (PQA) are not public. A question here, by our definition,
+is a turn whose last sentence ends in a question mark or holds an interrogative without an end of its own.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qilin_lib.errors import QilinError
+
+WORDS = "吗|么|呢|什么|怎么|怎样|如何|多久|多少|多大|几[天次个年岁点]|哪|是否|有没有|是不是|会不会|能不能"
+QUESTION = re.compile(rf"[？?]\s*[”）)]?\s*$|(?:^|[。！；，,\s])[^。！；，,？?]*(?:{WORDS})[^。！；，,？?]*$")
+
+
+def is_question(text: str) -> bool:
+    """Whether a turn ends in a question."""
+    return QUESTION.search(text.strip()) is not None
+
+
+def counted(messages: Sequence[dict[str, str]]) -> tuple[int, int]:
+    """(questions, turns) of the assistant."""
+    turns = [turn["content"] for turn in messages if turn["role"] == "assistant"]
+    return sum(map(is_question, turns)), len(turns)
+
+
+def share(counts: np.ndarray) -> float | None:
+    """Questions among all turns of conversations, given `counted` of each, shape (n, 2); None without a turn."""
+    asked, turns = counts.sum(axis=0).tolist() if len(counts) else (0, 0)
+    return asked / turns if turns else None
+
+
+def chosen(counts: np.ndarray, wanted: float, seed: int) -> np.ndarray:
+    """Which conversations to keep so that a share `wanted` of their turns are questions; bool, shape (n,).
+
+    Conversations that pull the share away are left out in a seeded order until it is reached, or none is left; nothing
+    is repeated.
+    """
+    kept = np.ones(len(counts), dtype=bool)
+    asked, turns = counts.sum(axis=0).tolist() if len(counts) else (0, 0)
+    above = asked > wanted * turns
+    pulling = np.flatnonzero(
+        (counts[:, 0] > wanted * counts[:, 1]) if above else (counts[:, 0] < wanted * counts[:, 1])
+    )
+    for place in random.Random(f"{seed} questions").sample(pulling.tolist(), len(pulling)):
+        if (asked > wanted * turns) != above or asked == wanted * turns:
+            break
+        kept[place] = False
+        asked, turns = asked - counts[place, 0], turns - counts[place, 1]
+    return kept
+
+
+def drawn(
+    conversations: Sequence[Any], often: np.ndarray, wanted: float, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(`often` with 0 for what is left out, facts: the share before and after) of a training set's conversations."""
+    counts = np.array([counted(one) for one in conversations]).reshape(-1, 2)
+    used = np.flatnonzero(often)
+    kept = chosen(counts[used], wanted, seed)
+    if len(used) and not kept.any():
+        raise QilinError(
+            f"question_share = {wanted}: among {int(counts[used, 1].sum())} turns {int(counts[used, 0].sum())} are "
+            "questions, and no choice of conversations has that share; nearest valid: null"
+        )
+    result = often.copy()
+    result[used[~kept]] = 0
+    before, after = share(counts[used]), share(counts[used[kept]])
+    return result, {"wanted": wanted, "before": before, "after": after, "left_out": int((~kept).sum())}

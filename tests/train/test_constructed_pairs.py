@@ -1,0 +1,188 @@
+"""Constructed pairs: reproducible, counted, held out by conversation; a broken rule is found by a check of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_lib import files, params, schema
+from qilin_lib.errors import QilinError
+from qilin_lib.params import ROOT
+from qilin_lib.report import preferences
+from qilin_lib.train import construction
+
+RULES = ROOT / "qilin_lib" / "sample" / "rules"
+HEADACHE = construction.read_rule(RULES / "headache.yaml")
+
+
+def talk(number: int, *texts: str, split: str = "train", part: str = "medical") -> dict[str, Any]:
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    return {"id": f"c{number}", "source": "a", "part": part, "split": split, "messages": messages}
+
+
+ROWS = [
+    *(talk(n, f"头痛{n}", "多久了？", "三天了", f"有没有呕吐{n}？", "没有", f"建议休息{n}。") for n in range(20)),
+    *(talk(n, f"咳嗽{n}", f"建议多喝水{n}。") for n in range(20, 40)),
+    talk(40, "头疼得厉害", "可以服用布洛芬，不用担心。"),
+    talk(41, "头痛", "秘密", split="heldout"),
+    talk(42, "头痛", "闲聊", part="general"),
+]
+WANTED = {"other_answer": 30, "broken_order": 8, "rule": 1000}
+
+
+def made(seed: int = 1, **wanted: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return construction.construct(ROWS, wanted or WANTED, seed, 0.25, rules=[HEADACHE])
+
+
+def text(row: dict[str, Any], side: str) -> str:
+    return row[side][-1]["content"]
+
+
+def test_the_same_seed_makes_the_same_pairs_and_no_strategy_moves_another() -> None:
+    assert made() == made() and made()[0] != made(2)[0]
+    alone = made(broken_order=8)[0]
+    assert alone == [row for row in made()[0] if row["strategy"] == "broken_order"]
+
+
+def test_every_pair_carries_its_strategy_and_is_counted() -> None:
+    rows, counts = made()
+    for name, count in counts.items():
+        own = [row for row in rows if row["strategy"] == name == row["source"]]
+        assert len(own) == count["used"] == min(count["wanted"], count["possible"])
+        assert sum(row["split"] == "heldout" for row in own) == count["heldout"]
+    assert counts["other_answer"]["used"] == 30 and counts["broken_order"]["used"] == 8
+    assert counts["rule"]["possible"] == counts["rule"]["used"] > 0
+    assert all(text(row, "chosen") != text(row, "rejected") for row in rows)
+
+
+def test_a_conversation_is_held_out_with_all_its_pairs_and_what_sft_holds_out_is_not_read() -> None:
+    sides: dict[str, set[str]] = {}
+    for row in made()[0]:
+        sides.setdefault(row["id"].rsplit("-", 1)[1], set()).add(row["split"])
+        assert "秘密" not in str(row) and "闲聊" not in str(row)
+    assert {len(own) for own in sides.values()} == {1}
+    assert set.union(*sides.values()) == {"train", "heldout"}
+
+
+def test_a_broken_order_asks_a_later_question_of_the_same_doctor() -> None:
+    for row in made(broken_order=99)[0]:
+        number = row["prompt"][0]["content"].removeprefix("头痛")
+        assert (text(row, "chosen"), text(row, "rejected")) == ("多久了？", f"有没有呕吐{number}？")
+
+
+def test_an_other_answer_is_of_another_conversation() -> None:
+    own = {turn["content"]: row["id"] for row in ROWS for turn in row["messages"] if turn["role"] == "assistant"}
+    for row in made(other_answer=99)[0]:
+        origin = row["id"].rsplit("-", 1)[1]
+        assert own[text(row, "rejected")] != origin or text(row, "rejected") == "多久了？"
+
+
+def breaks_by_hand(prompt: list[dict[str, str]], reply: str) -> bool:
+    """Written from the rule's sentences alone: advice before all was told or asked, vomiting asked before the place."""
+    told = "".join(turn["content"] for turn in prompt)
+    before = ("天" in told or "久" in told) and "部位" in told
+    if reply.endswith("？"):
+        return "呕吐" in reply and not before
+    return not (before and "呕吐" in told) and ("建议" in reply or "服用" in reply)
+
+
+def test_what_a_rule_rejects_breaks_it_and_what_it_prefers_does_not() -> None:
+    rows = made(rule=99)[0]
+    assert {"c40"} < {row["id"].rsplit("-", 1)[1] for row in rows}
+    for row in rows:
+        assert breaks_by_hand(row["prompt"], text(row, "rejected")), row
+        assert not breaks_by_hand(row["prompt"], text(row, "chosen")), row
+        assert HEADACHE.violation(row["prompt"], text(row, "rejected"))
+        assert not HEADACHE.violation(row["prompt"], text(row, "chosen"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply", "violation"),
+    [
+        (["头痛"], "建议休息。", "advises (建议) before duration"),
+        (["头痛"], "请问头痛有多久了？", ""),
+        (["头痛"], "有没有呕吐？", "asks warning signs before duration"),
+        (["头痛三天了"], "哪个部位疼？", ""),
+        (["头痛三天了，一侧跳痛，没有呕吐"], "建议休息。", ""),
+        (["头痛"], "您好。", ""),
+    ],
+)
+def test_a_rule_file_in_the_sample_says_what_it_says(prompt: list[str], reply: str, violation: str) -> None:
+    turns = [{"role": "user", "content": one} for one in prompt]
+    assert HEADACHE.applies(turns) and HEADACHE.violation(turns, reply) == violation
+
+
+def test_the_reward_s_best_stands_against_its_worst() -> None:
+    asked = [{"role": "user", "content": "咳嗽21"}]
+    pool = [
+        {"id": name, "prompt": asked, "answer": answer, "reward": reward}
+        for name, answer, reward in (
+            ("c21", "好", 2.0), ("c21", "中", 1.0), ("c21", "差", -1.0), ("c22", "同", 1.0), ("c22", "同", 0.0),
+            ("c21", " ", -9.0), ("c41", "甲", 1.0), ("c41", "乙", 0.0),
+        )
+    ]  # fmt: skip
+    (row,), counts = construction.construct(ROWS, {"reward_ranked": 9}, 1, 0.0, pool=pool)
+    assert (text(row, "chosen"), text(row, "rejected")) == ("好", "差") and counts["reward_ranked"]["possible"] == 1
+
+
+def test_the_base_model_is_asked_no_more_than_wanted() -> None:
+    seen: list[int] = []
+
+    def answer(prompts: list[Any]) -> list[str]:
+        seen.append(len(prompts))
+        return ["", *("啊" for _ in prompts[1:])]
+
+    rows, counts = construction.construct(ROWS, {"base_answer": 5}, 1, 0.0, answer=answer)
+    assert seen == [5] and len(rows) == counts["base_answer"]["used"] == 4
+    assert {text(row, "rejected") for row in rows} == {"啊"}
+
+
+def test_accuracy_is_shown_by_strategy() -> None:
+    scores = {"strategy": ["rule", "given", "rule"], "tokens_chosen": [1, 1, 1]}
+    scores |= {f"reference_{side}": [0.0, 0.0, 0.0] for side in ("chosen", "rejected")}
+    scores |= {"policy_chosen": [1.0, 0.0, 0.0], "policy_rejected": [0.0, 1.0, -1.0]}
+    frame = preferences.by_strategy(scores).frame.set_index("Strategy")["reward accuracy, percent"]
+    assert frame["rule"].startswith("100.0 [") and "(n=2)" in frame["rule"] and frame["given"].startswith("0.0 [")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"strategies": {"rule": 5}}, "strategy rule needs rules; nearest valid"),
+        ({"strategies": {"reward_ranked": 5}}, "needs pool"),
+        ({"strategies": {"ruel": 5}}, "did you mean 'rule'|rule"),
+        ({"strategies": {"rule": 0}, "rules": ["x"]}, "greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_constructed_is_a_sentence(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(QilinError, match=reason):
+        params.load("05_dpo", {"constructed": given})
+
+
+def test_files_from_outside_are_named_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    settings = schema.Constructed(strategies={"rule": 1, "reward_ranked": 1}, rules=["a.yaml"], pool="r")
+    with pytest.raises(QilinError, match="constructed.pool = 'r': no pool of 08 there"):
+        construction.outside(settings)
+    files.write_jsonl(tmp_path / "r" / "08_rlhf" / "rejection" / "round1" / "pool.jsonl", [])
+    assert {kind: list(paths) for kind, paths in construction.outside(settings).items()} == {
+        "rules": ["a.yaml"],
+        "pool": ["round1"],
+    }
+    with pytest.raises(QilinError, match="a.yaml: no file; nearest valid: .*headache.yaml"):
+        construction.read_rule(tmp_path / "a.yaml")
+    files.write_text(tmp_path / "a.yaml", "disease: x\nkeywords: [y]\nsteps: []\nadvice: [z]\n")
+    with pytest.raises(QilinError, match="a.yaml: steps"):
+        construction.read_rule(tmp_path / "a.yaml")
+
+
+def test_without_a_construction_a_key_is_what_it_was() -> None:
+    from qilin_lib.runs.settings import LATER, result_settings
+
+    values = params.load("05_dpo").model_dump(mode="json")
+    assert values["constructed"] is None and "constructed" not in result_settings(values, frozenset())
+    assert {"instructions_as_text", "question_share", "constructed"} <= LATER.keys()
+    sft = params.load("04_sft", {"one_stage": {"priority": 8.0}}).model_dump(mode="json")
+    assert result_settings(sft, frozenset())["one_stage"] == {"priority": 8.0, "priorities": None}
