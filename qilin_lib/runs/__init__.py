@@ -9,7 +9,6 @@ manifest covers output bytes; children name their parents' digests, a chain back
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,8 +19,9 @@ from typing import Any
 from qilin_lib import chains, files
 from qilin_lib.annotations import outside_key
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.params import ROOT
 from qilin_lib.runs import environment, locks
+from qilin_lib.runs.places import cache_dir as cache_dir
+from qilin_lib.runs.places import runs_dir
 from qilin_lib.runs.settings import LATER, result_settings
 from qilin_lib.schema import Strict
 
@@ -40,23 +40,6 @@ VERSION = dict.fromkeys(PARENTS, 2) | {
 UNSTABLE = (".log", "log.jsonl", "facts.json")
 # Where a stage says what it was made from, or is being made from.
 NOTES = ("manifest.json", "in_progress.json")
-
-
-def runs_dir() -> Path:
-    """Where runs live: QILIN_RUNS_DIR, or runs/ beside the notebooks. QilinError if that is a file."""
-    return _folder("QILIN_RUNS_DIR", "runs")
-
-
-def cache_dir() -> Path:
-    """Where reusable artefacts (tiny base, endpoint answers) live: QILIN_CACHE_DIR, or .cache/ beside the notebooks."""
-    return _folder("QILIN_CACHE_DIR", ".cache")
-
-
-def _folder(variable: str, usual: str) -> Path:
-    folder = Path(os.environ.get(variable, ROOT / usual)).expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise QilinError(f"{variable} = {str(folder)!r}: a file; nearest valid: a folder")
-    return folder
 
 
 def find(name: str) -> Run:
