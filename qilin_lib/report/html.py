@@ -33,6 +33,8 @@ PREFIX = "../"
 POLICY = (
     "default-src 'none'; img-src data:; style-src {styles}; script-src {scripts}; form-action 'none'; base-uri 'none'"
 )
+# Inches up to which a picture is shrunk to a narrow screen; a wider one is scrolled there, so that it can be read.
+NARROW = 6
 # Above this a picture of many points is smaller as pixels than as paths.
 LARGEST_SVG = 400_000
 
@@ -98,7 +100,8 @@ def _picture(picture: Picture) -> Html:
     if len(data) > LARGEST_SVG:
         data, kind = png(picture.figure, dpi=130), "png"
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return render("picture.html.j2", source=source, caption=picture.caption)
+    wide = picture.figure.get_figwidth() > NARROW
+    return render("picture.html.j2", source=source, caption=picture.caption, wide=wide)
 
 
 def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,11 @@ def test_scores_of_other_weights_are_not_shown(make: Callable[..., Path], run_di
 @pytest.mark.parametrize("file", ["adapter/adapter_model.safetensors", "adapter/qilin.json", "heldout.json"])
 def test_a_damaged_file_is_named_and_nothing_is_left(make: Callable[..., Path], run_dir: Path, file: str) -> None:
     path = run_dir / "04_sft" / file
-    content = bytearray(path.read_bytes())
+    content, state = bytearray(path.read_bytes()), path.stat()
     content[-3] ^= 1
     path.write_bytes(content)
+    # As a failing disk does it: size and time are what they were.
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(QilinError, match=f"{path} is not what 04_sft wrote"):
         make()
     assert [p.name for p in run_dir.parents[1].iterdir()] == ["runs"]
