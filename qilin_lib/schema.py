@@ -85,9 +85,7 @@ class Build(Strict):
     sources: list[SourceName] | None = Field(description="sub-folders to read; null: every one that is there")
     exclude_licences: list[str] = Field(description="licences not to train on, or parts of their names: CC BY-NC, GPL")
     min_chars: int = Field(ge=1, description="shorter records are rejected")
-    ranked_answers: Literal["best_two", "all_pairs"] = Field(
-        description="pairs of a ranked list: its best two answers, or every two of them"
-    )
+    ranked_answers: Literal["best_two", "all_pairs"] = Field(description="pairs of a ranked list: best two, or all")
     max_records_per_source: int | None = Field(ge=1, description="null: all; the ledger counts what is left out")
     workers: int | None = Outside(ge=1, description="processes; null: one per core")
     near_dup_ngram: int = Field(ge=1, le=20, description="characters of a shingle")
@@ -235,7 +233,7 @@ class Dpo(Training):
 
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
-FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc"]
+FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb"]
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
 
 
@@ -326,10 +324,10 @@ class Evaluate(Strict):
     max_items_cmexam: int | None = Field(ge=1, description="a seeded sample; null: all")
     max_items_huatuo: int | None = Field(ge=1, description="a seeded sample of the 6,000; null: all")
     max_items_further: int | None = Field(ge=1, description="of each further benchmark or CMMLU subject; null: all")
-    max_new_tokens_cmexam: NewTokens
-    max_new_tokens_huatuo: NewTokens
-    max_new_tokens_ner: NewTokens
-    max_new_tokens_dialogue: NewTokens
+    max_new_tokens_cmexam: NewTokens = 256
+    max_new_tokens_huatuo: NewTokens = 512
+    max_new_tokens_ner: NewTokens = 256
+    max_new_tokens_dialogue: NewTokens = 512
     batch_size: AskedTogether
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")

@@ -253,16 +253,19 @@ class Backend:
 
 def one_item_task(name: str, cap: int) -> Any:
     from qilin_lib.evaluate.items import Item
+    from qilin_lib.evaluate.plan import FIXED, Task
     from qilin_lib.evaluate.prompts import Prompt
-    from qilin_lib.evaluate.task import FIXED, Task
 
-    def answer(items: Any, prompts: Any, backend: Backend) -> list[dict]:
-        assert not backend.silent, "a prediction that is on disk was asked for again"
-        return [{"output": "x", "prediction": "x"} for _ in items]
+    class One(Task):
+        def prompts(self, *_: Any) -> list[Prompt]:
+            return [Prompt([], "", [1], "q", 0, False)]
+
+        def answer(self, items: Any, prompts: Any, backend: Backend) -> list[dict]:
+            assert not backend.silent, "a prediction that is on disk was asked for again"
+            return [{"output": "x", "prediction": "x"} for _ in items]
 
     item = Item(name, "1", "test", None, "q", None, None, "r")
-    prompt = Prompt([], "", [1], "q", 0, False)
-    return Task(name, FIXED, "test", cap, [item], [], {}, False, lambda *_: [prompt], answer, lambda rows: {})
+    return One(name, FIXED, "test", cap, [item], [], {})
 
 
 def test_predictions_outlive_a_changed_parameter_of_another_benchmark(raw: Path, place: Path) -> None:

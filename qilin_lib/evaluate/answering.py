@@ -13,9 +13,8 @@ from typing import Any
 
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.plan import RELEASED, Task, chunks
 from qilin_lib.evaluate.prompts import AS_IT_COMES, Prompt, asking
-from qilin_lib.evaluate.task import RELEASED, Task
-from qilin_lib.evaluate.tasks import chunks
 from qilin_lib.files import read_json, sha256_text, write_json
 
 Progress = Callable[[str, str, int, int, float], None]
@@ -91,18 +90,63 @@ def answer(
     key = _key(task, asked, backend)
     if (store.complete(path, key) or store.reuse(path, key)) and not (errors_again and store.reopen(path, key)):
         return
-    done, started = store.kept(path, key), time.monotonic()
-    mine = _share(chunks(task, asked, backend), backend, rank, of)
-    todo, told = [chunk for chunk in mine if any(task.items[i].id not in done for i in chunk)], started
-    with store.appending(path, rank, key) as append:
-        for left, chunk in zip(reversed(range(len(todo))), todo, strict=True):
-            items, prompts = [task.items[i] for i in chunk], [asked[i] for i in chunk]
-            answers = task.answer(items, prompts, backend)
-            append([_record(task, model_name, backend, *row) for row in zip(items, prompts, answers, strict=True)])
-            # Counting reads every part: after each chunk of a long benchmark that would be most of the reading.
-            if progress and (left == 0 or time.monotonic() - told >= 1):
-                told = time.monotonic()
-                progress(model_name, f"{task.name}, {task.protocol}", *_pace(path, len(done), task, started))
+    equal = _equal(asked)
+    index = {item.id: i for i, item in enumerate(task.items)}
+    cut = chunks(task, {twins[0]: asked[twins[0]] for twins in equal.values()}, backend)
+    mine = (
+        [task.items[i].id for one in chunk for i in equal[_same(asked[one])]]
+        for chunk in _share(cut, backend, rank, of)
+    )
+    before, started = store.count(path), time.monotonic()
+    shown = started
+
+    def records(ids: list[str]) -> list[dict]:
+        items, prompts = [task.items[index[one]] for one in ids], [asked[index[one]] for one in ids]
+        answers = task.answer(items, prompts, _Once(backend))
+        return [_record(task, model_name, backend, *row) for row in zip(items, prompts, answers, strict=True)]
+
+    def told(left: int, _: int) -> None:
+        nonlocal shown
+        # Counting reads every part: after each chunk of a long benchmark that would be most of the reading.
+        if progress and (left == 0 or time.monotonic() - shown >= 1):
+            shown = time.monotonic()
+            progress(model_name, f"{task.name}, {task.protocol}", *_pace(path, before, task, started))
+
+    store.fill(path, rank, key, mine, records, told)
+
+
+def _same(prompt: Prompt) -> tuple:
+    """Prompts that are the same for a model, which would say the same twice."""
+    return tuple(prompt.ids) or json.dumps(prompt.messages, ensure_ascii=False), prompt.reply_prefix
+
+
+def _equal(asked: Sequence[Prompt]) -> dict[tuple, list[int]]:
+    """{prompt: indices of the items that have it}."""
+    groups: dict[tuple, list[int]] = {}
+    for index, prompt in enumerate(asked):
+        groups.setdefault(_same(prompt), []).append(index)
+    return groups
+
+
+class _Once:
+    """A backend that is asked equal prompts once."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def generate(self, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
+        return self._asked(self._backend.generate, prompts, *how)
+
+    def choice_logprobs(self, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
+        return self._asked(self._backend.choice_logprobs, prompts, *how)
+
+    def _asked(self, ask: Callable, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
+        distinct = {_same(prompt): prompt for prompt in prompts}
+        answers = dict(zip(distinct, ask(list(distinct.values()), *how), strict=True))
+        return [answers[_same(prompt)] for prompt in prompts]
 
 
 def _share(every: list[list[int]], backend: Any, rank: int, of: int) -> Iterable[list[int]]:

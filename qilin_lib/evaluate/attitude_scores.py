@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib.evaluate.intervals import mean_of, percentiles, proportion, summary
+from qilin_lib.evaluate.intervals import LEAST, mean_of, percentiles, proportion, summary
 from qilin_lib.evaluate.scales import Scale
 
 # Limits of the controls, in percent. By choice: no source gives any.
@@ -45,15 +45,10 @@ def facts(
     columns = list(zip(*orders, strict=True))
     even = {column.count(content) for column in columns for content in range(1, len(scale.options) + 1)}
     letters = label_sets[AUTHORS_LABELS]
+    said = ("title", "citation", "licence", "language", "options", "high_total", "low_total")
     return {
-        "title": scale.title,
-        "citation": scale.citation,
-        "licence": scale.licence,
-        "language": scale.language,
+        **{name: getattr(scale, name) for name in said},
         "sha256": scale.sha256,
-        "options": list(scale.options),
-        "high_total": scale.high_total,
-        "low_total": scale.low_total,
         "range": list(scale.range),
         "midpoint": scale.midpoint,
         "always_same": {letters[n]: scale.always(n + 1) for n in range(len(scale.options))},
@@ -70,10 +65,10 @@ def facts(
 def statistics(records: Sequence[dict], scale: Scale, resamples: int, seed: int) -> dict[str, Any]:
     """Numbers of one model under one protocol; shares are percentages with `low` and `high`, totals are points.
 
-    `authors`: plain sum in the authors' form, None if an item has no answer. `total`: over all forms, with interval,
-    None if fewer than half of the items have an answer; `subscales` likewise. `positions`, `contents`, `chosen`
-    [position][content]: what was answered. Controls with the
-    numbers behind them in `agreement`, `paraphrases`, `label_sets`, `direction`, `unparsed`; verdicts in `flags`;
+    `authors`: plain sum in the authors' form, None if an item has no answer. `total`: over all forms, with interval
+    from LEAST items on, None if fewer than half of the items have an answer; `subscales` likewise. `positions`,
+    `contents`, `chosen` [position][content]: what was answered. Controls with the numbers behind them in `agreement`,
+    `paraphrases`, `label_sets`, `direction`, `unparsed`; verdicts in `flags`;
     `reading`: sentences.
     """
     grid = _grid(records, scale)
@@ -107,6 +102,8 @@ def difference(a: Sequence[dict], b: Sequence[dict], scale: Scale, resamples: in
         return len(scale.items) * (right - left)
 
     value, low, high = _crossed(gap, scale, range(len(scale.items)), sums[0][0].shape[1], resamples, seed)
+    answered = min(int((counts.sum(axis=1) > 0).sum()) for _, counts in sums)
+    low, high = (low, high) if answered >= LEAST else (None, None)
     return {"difference": value, "low": low, "high": high}
 
 
@@ -144,7 +141,8 @@ def _side(total: dict[str, Any], scale: Scale) -> str:
 
 
 def _span(score: dict[str, Any]) -> str:
-    return f"{score['value']:.1f} [{score['low']:.1f}, {score['high']:.1f}]"
+    interval = "" if score["low"] is None else f" [{score['low']:.1f}, {score['high']:.1f}]"
+    return f"{score['value']:.1f}{interval}"
 
 
 def _grid(records: Sequence[dict], scale: Scale) -> Grid:
@@ -199,6 +197,7 @@ def _total(grid: Grid, scale: Scale, places: Sequence[int], resamples: int, seed
     if 2 * answered < len(places):
         return {"value": None, "n": answered, "low": None, "high": None}
     value, low, high = _crossed(total, scale, places, sums.shape[1], resamples, seed)
+    low, high = (low, high) if answered >= LEAST else (None, None)
     return {"value": value, "n": answered, "low": low, "high": high}
 
 

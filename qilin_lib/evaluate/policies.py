@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.evaluate import store
+from qilin_lib.evaluate.asking import launched
 from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.intervals import LEAST, Statistic, mean_of, paired, proportion, studentised, summary
 from qilin_lib.evaluate.scores import adjust, same_items
@@ -48,6 +51,8 @@ UNBOUNDED = ("reward", "sampled_reward", "tokens", "sampled_tokens")
 TOKENISATION = "char"
 FORWARD = 8
 """Sequences in one forward pass of the KL divergence: its logits are batch x tokens x vocabulary."""
+ROWS = 4096
+"""Positions of answers whose logits wait for the other model's: half a gigabyte of 64,000 words in 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +75,20 @@ def compare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     """
     target, show = stage.dir / "policies.json", show or live_line()
     stage.begin()
-    if not target.exists():
-        job = stage.dir / "policies" / "job.json"
-        files.write_json(job, _job(stage))
-        command = [sys.executable, "-m", "qilin_lib.evaluate.policies", str(job)]
-        launch.run(command, stage.dir / "policies.log", show, stage.parameters.gpus)
-        settings = files.read_json(job.with_name("settings.json"))
-        records = {name: list(files.read_jsonl(_records(stage.dir, name))) for name in policies(stage)}
-        files.write_json(target, score(records, stage.parameters) | {"settings": settings, "run": describe_run(stage)})
-        job.unlink()
-    else:
+    if target.exists():
         show(FINISHED)
+        return read_scores(target)
+    launched("qilin_lib.evaluate.policies", stage.dir / "job.json", _job(stage), "policies.log", show)
+    settings = files.read_json(stage.dir / "policies" / "settings.json")
+    records = {name: list(files.read_jsonl(_records(stage.dir, name))) for name in policies(stage)}
+    files.write_json(target, score(records, stage.parameters) | {"settings": settings, "run": describe_run(stage)})
     return read_scores(target)
 
 
 def policies(stage: Stage) -> dict[str, Path]:
     """{policy: folder of its training} (facts.json, adapter/ or model/), SFT first, in the order of the table."""
-    folders = {
-        REFERENCE: stage.parent("04_sft"),
-        "dpo": stage.parent("05_dpo"),
-        "rejection_sampling": rejection.last_round(stage.dir),
-    }
+    folders = {REFERENCE: stage.parent("04_sft"), "dpo": stage.parent("05_dpo")}
+    folders["rejection_sampling"] = rejection.last_round(stage.dir)
     return folders | ({} if stage.parameters.method == "none" else {"rl": stage.dir / "rl"})
 
 
@@ -104,6 +102,7 @@ def _job(stage: Stage) -> dict[str, Any]:
             raise RuntimeError(f"policy '{name}' was trained in template '{own.name}', the run's is {template.name}")
     return {
         "parameters": stage.parameters.model_dump(mode="json"),
+        "workers": 1,
         "out": str(stage.dir),
         **template.described,
         "data": str(stage.parent("01_build_chimed") / "dpo.jsonl"),
@@ -114,9 +113,6 @@ def _job(stage: Stage) -> dict[str, Any]:
 
 def _records(out: Path, policy: str) -> Path:
     return out / "policies" / f"{policy}.jsonl"
-
-
-# --- the child --------------------------------------------------------------------------------------------------------
 
 
 def work(path: str | Path) -> None:
@@ -167,7 +163,6 @@ def items(data: str | Path, template: Template, model: Path, parameters: Any) ->
 
 
 def _key(settings: dict[str, Any], weights: list[str], asked: Sequence[Item]) -> str:
-    """What a policy's records depend on."""
     content = [settings, weights, [[item.id, item.ids, item.chosen] for item in asked]]
     return files.sha256_text(json.dumps(content, ensure_ascii=False, sort_keys=True))
 
@@ -176,26 +171,29 @@ def _answer(
     name: str, path: Path, key: str, asked: list[Item], weights: dict[str, Path], judged: Path, parameters: Any
 ) -> None:
     """The records of one policy, chunk by chunk; a chunk that an earlier call wrote whole is not computed again."""
-    device = "cuda:0" if parameters.gpus else "cpu"
-    done = store.kept(path, key)
-    chunks = [asked[start : start + parameters.batch_size] for start in range(0, len(asked), parameters.batch_size)]
-    todo = [chunk for chunk in chunks if any(item.id not in done for item in chunk)]
-    if todo:
-        policy = _loaded(weights[name], parameters.dtype, device)
-        reference = policy if name == REFERENCE else _loaded(weights[REFERENCE], parameters.dtype, device)
+    device, by_id = "cuda:0" if parameters.gpus else "cpu", {item.id: item for item in asked}
+
+    @cache
+    def models() -> tuple[Any, Any, Any, Any]:
+        """Loaded with the first chunk that is not there yet."""
+        both = {
+            who: load_to_answer(folder := weights[who], parameters.dtype, _waiting(folder, device))
+            for who in dict.fromkeys((name, REFERENCE))
+        }
         judge = reward.load(judged, parameters.dtype, _waiting(judged, device))
-        tokenizer = load_tokenizer(weights[name])
-    with store.appending(path, 0, key) as append:
-        for number, chunk in enumerate(todo, start=1):
-            rows = measured(chunk, policy, reference, judge, tokenizer, parameters, device)
-            append([{"id": item.id, "policy": name, **row} for item, row in zip(chunk, rows, strict=True)])
-            text = f"comparing policies, {name}: {number}/{len(todo)} batches"
-            print(launch.PROGRESS + json.dumps({"text": text}), flush=True)
-    store.finish(path, [item.id for item in asked])
+        return both[name], both[REFERENCE], judge, load_tokenizer(weights[name])
 
+    def records(ids: list[str]) -> list[dict]:
+        rows = measured([by_id[one] for one in ids], *models(), parameters, device)
+        return [{"id": one, "policy": name, **row} for one, row in zip(ids, rows, strict=True)]
 
-def _loaded(folder: Path, dtype: str, device: str) -> Any:
-    return load_to_answer(folder, dtype, _waiting(folder, device))
+    def told(left: int, many: int) -> None:
+        text = f"comparing policies, {name}: {many - left}/{many} batches"
+        print(launch.PROGRESS + json.dumps({"text": text}), flush=True)
+
+    ids, size = list(by_id), parameters.batch_size
+    store.fill(path, 0, key, [ids[start : start + size] for start in range(0, len(ids), size)], records, told)
+    store.finish(path, ids)
 
 
 def _waiting(folder: Path, device: str) -> str:
@@ -225,12 +223,7 @@ def measured(
             seed=parameters.seed,
             batch_size=parameters.batch_size,
         )
-        ours = answer_logits(policy, prompts, drawn, limit)
-    theirs = ours
-    if reference is not policy:
-        with _placed(reference, device):
-            theirs = answer_logits(reference, prompts, drawn, limit)
-    kl = [divergence(*pair) for pair in zip(ours, theirs, strict=True)]
+    kl = divergences(policy, reference, prompts, drawn, limit, device)
     with _placed(judge, device):
         both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
         rewards = reward.rewards(judge, both, parameters.batch_size)
@@ -273,14 +266,37 @@ def _placed(model: Any, device: str) -> Iterator[None]:
     model.to("cpu")
 
 
-def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]], limit: int) -> list[Any]:
-    """Logits at every position of each answer, float32 on the CPU, (tokens, vocabulary) each.
+def divergences(
+    policy: Any, reference: Any, prompts: list[list[int]], answers: list[list[int]], limit: int, device: str
+) -> list[Any]:
+    """`divergence` of the two models along each answer: (tokens,) each. Logits of some ROWS positions of one model are
+    held at a time, and those of one forward pass of the other."""
+    import torch
+
+    sizes = [len(answer) + (len(answer) < limit) for answer in answers]
+    if reference is policy:
+        return [torch.zeros(size, dtype=torch.float64) for size in sizes]
+    found: list[Any] = []
+    while len(found) < len(answers):
+        ends = accumulate(sizes[len(found) :])
+        many = max(1, sum(end <= ROWS for end in ends))
+        mine = slice(len(found), len(found) + many)
+        with _placed(policy, device):
+            ours = list(answer_logits(policy, prompts[mine], answers[mine], limit))
+        with _placed(reference, device):
+            theirs = answer_logits(reference, prompts[mine], answers[mine], limit)
+            found += [divergence(*pair) for pair in zip(ours, theirs, strict=True)]
+    return found
+
+
+def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]], limit: int) -> Iterator[Any]:
+    """Logits at every position of each answer, on the CPU as the model gives them, (tokens, vocabulary) each.
 
     An answer shorter than `limit` ended by itself: the position of its end token counts too. Right-padded batches.
     """
     import torch
 
-    device, found = next(model.parameters()).device, []
+    device = next(model.parameters()).device
     model.eval()
     for start in range(0, len(prompts), FORWARD):
         batch = list(zip(prompts[start : start + FORWARD], answers[start : start + FORWARD], strict=True))
@@ -291,10 +307,11 @@ def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]]
             mask[row, : len(prompt) + len(answer)] = 1
         with torch.inference_mode():
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-        for row, (prompt, answer) in zip(logits, batch, strict=True):
+        for row, (prompt, answer) in enumerate(batch):
             first = len(prompt) - 1
-            found.append(row[first : first + len(answer) + (len(answer) < limit)].float().cpu())
-    return found
+            # A copy: a view would keep the whole batch, its prompts too.
+            yield logits[row, first : first + len(answer) + (len(answer) < limit)].to("cpu", copy=True)
+        del logits
 
 
 def divergence(ours: Any, theirs: Any) -> Any:
@@ -308,9 +325,6 @@ def divergence(ours: Any, theirs: Any) -> Any:
     # A token that the policy never writes adds nothing, whatever the reference thinks of it.
     terms = torch.where(p > -math.inf, p.exp() * (p - q), 0.0)
     return terms.sum(-1).clamp(min=0.0)
-
-
-# --- from records to policies.json ------------------------------------------------------------------------------------
 
 
 def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str, Any]:
@@ -346,13 +360,9 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
         "sampled_tokens": mean_of([row["sampled_tokens"] for row in rows]),
         "cut": proportion([row["cut"] for row in rows]),
         "repetition": mean_of([100 * row["repetition"] for row in rows]),
-        "kl_token": Statistic(kl, _a_position),
+        "kl_token": Statistic(kl, lambda sums: sums[..., 0] / sums[..., 1]),
         "kl_answer": mean_of(kl[:, 0]),
     }
-
-
-def _a_position(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / sums[..., 1]
 
 
 def _summary(metric: str, statistic: Statistic, resamples: int, seed: int) -> dict[str, float | int | None]:

@@ -25,11 +25,11 @@ from os.path import commonprefix
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, ceval_messages, cmexam_messages
+from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.variants import cmexam_texts
 
@@ -84,7 +84,7 @@ def ceval_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -
         output = (tail + reply.text).strip()
         letter = ceval_letter(output, item.options or {})
         correct = None if item.gold is None else letter == item.gold
-        answers.append({"output": output, "prediction": letter, "correct": correct})
+        answers.append({"output": output, "prediction": letter, "correct": correct, **_refused(reply)})
     return answers
 
 
@@ -107,6 +107,7 @@ def cmexam_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) 
                 "explanation": explained[1] if explained else "",
                 "lora_prediction": lora_letters(output, options),
                 "lora_explanation": lora_explanation(output),
+                **_refused(reply),
             }
         )
     return answers
@@ -152,10 +153,6 @@ def lora_letters(output: str, options: dict[str, str]) -> str | None:
 def lora_explanation(output: str) -> str:
     """parse_explanations of evaluate_lora_result.py: between the first and second "解释:" (half-width), else all."""
     return (output.split("解释:")[1].strip() if "解释:" in output else output) if output else NO_ANSWER
-
-
-# The released code writes one accuracy a subject; the means over subjects are those of C-Eval's own site.
-ceval_statistics = ceval.statistics
 
 
 def cmexam_statistics(records: Sequence[dict]) -> Table:
@@ -210,6 +207,11 @@ def _fitted(texts: Sequence[str], shots: int, backend: Any, new_tokens: int) -> 
 
 def _prompt(text: str, ids: list[int], shots: int, truncated: bool) -> Prompt:
     return Prompt([{"role": "user", "content": text}], "", ids, text, shots, truncated)
+
+
+def _refused(reply: Reply) -> dict[str, str]:
+    """That a server refused the prompt: how else a reply ended the authors do not look at."""
+    return reply.ending if reply.finish == ERROR else {}
 
 
 def _only(letters: Sequence[str]) -> str | None:

@@ -10,15 +10,16 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import submission
-from qilin_lib.evaluate.asking import ask, failure_line, read_records, scored_records
-from qilin_lib.evaluate.items import BENCHMARKS
+from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
+from qilin_lib.evaluate.benchmarks import PAPER, prepare
+from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
-from qilin_lib.evaluate.task import FIXED, RELEASED, Task
-from qilin_lib.evaluate.tasks import BUILD, prepare
-from qilin_lib.files import write_json, write_jsonl
-from qilin_lib.models.names import describe_run, read_scores
-from qilin_lib.progress import FINISHED, Show, live_line
+from qilin_lib.files import write_jsonl
+from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
+
+# The notebook that knows what a model was trained on.
+BUILD = "01_build_chimed"
 
 
 def items(stage: Stage) -> list[Task]:
@@ -32,37 +33,31 @@ def items(stage: Stage) -> list[Task]:
     return prepare(raw, stage.parameters, stage.parent(BUILD))
 
 
-def evaluate(stage: Stage, show: Show | None = None) -> dict[str, Any]:
+def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | None = None) -> dict[str, Any]:
     """Predictions and scores of the run's models and baselines; returns what it writes to scores.json.
 
-    Predictions that belong to the same prompts, settings and weights are kept, also those of a stage that was moved
-    aside; unfinished ones are gone on with. Unusable rows of the benchmarks are listed in invalid.jsonl. Does nothing
-    if the stage is up to date. A baseline that cannot answer is named in the last line shown, with the reason, and
-    under "unfinished". Raises QilinError, also for a process that fails.
+    `tasks`: what `items` gave, None to read it now. Unusable rows of the benchmarks are listed in invalid.jsonl. A
+    baseline that cannot answer stands under "unfinished"; see `asking.evaluated` for what is kept and raised.
     """
-    show, parameters = show or live_line(), stage.parameters
-    if not stage.up_to_date:
-        tasks = items(stage)
-        stage.begin()
-    if stage.up_to_date:
-        show(FINISHED)
-        return read_scores(stage.dir / "scores.json")
-    unusable = {task.name: task.invalid for task in tasks}
-    write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
-    tasks = [task for task in tasks if task.items]
-    failed = ask(stage, stage.facts(BUILD)["raw_dir"], show)
-    models = {task.name: _models(parameters, task.name) for task in tasks}
-    scores = score(tasks, models, stage.dir, parameters, failed)
-    for task in tasks:
-        # The test split's labels are the leaderboard's; it takes whole submissions only.
-        if task.name == "ceval" and task.split == "test" and task.cap is None and parameters.ceval_subjects is None:
-            for name in scores[task.name]:
-                target = stage.dir / "submission" / task.protocol / f"{name}.json"
-                submission.write(read_records(task, name, stage.dir), target)
-    told = failure_line(stage, failed)
-    write_json(stage.dir / "scores.json", scores | {"run": describe_run(stage), "failed": told})
-    show(told or FINISHED)
-    return read_scores(stage.dir / "scores.json")
+
+    def scored(tasks: Sequence[Task], failed: Mapping[str, str]) -> dict[str, Any]:
+        unusable = {task.name: task.invalid for task in tasks}
+        write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
+        usable = [task for task in tasks if task.items]
+        models = {task.name: _models(stage.parameters, task.name) for task in usable}
+        scores = score(usable, models, stage.dir, stage.parameters, failed)
+        for task in usable:
+            _submit(stage, task, scores)
+        return scores
+
+    return evaluated(stage, show, lambda: items(stage) if tasks is None else tasks, scored)
+
+
+def _submit(stage: Stage, task: Task, scores: dict[str, Any]) -> None:
+    """C-Eval's submission files, where all of its test split was asked: they are taken whole only."""
+    whole = task.split == "test" and task.cap is None and stage.parameters.ceval_subjects is None
+    for name in scores[task.name] if task.name == "ceval" and whole else ():
+        submission.write(read_records(task, name, stage.dir), stage.dir / "submission" / task.protocol / f"{name}.json")
 
 
 def _models(parameters: Any, benchmark: str) -> list[str]:
@@ -83,7 +78,7 @@ def score(
     has no score: it `failed` before it had answered all, or a server refused too many of its prompts
     (`asking.TOO_MANY_ERRORS`). Raises QilinError when another model's record is missing.
     """
-    scores: dict[str, Any] = {name: {} for name in BENCHMARKS} | {RELEASED: {}}
+    scores: dict[str, Any] = {name: {} for name in PAPER} | {RELEASED: {}}
     names = ("split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
     beside: dict[str, dict] = {name: {} for name in names}
     pairs: list[dict] = []
@@ -95,13 +90,17 @@ def score(
             name: summarise(table, params.bootstrap_resamples, params.seed, [item.id for item in task.items])
             for name, table in tables.items()
         }
+        why = beside["unfinished"].setdefault(task.name, {})
         if task.protocol == RELEASED:
             scores[RELEASED][task.name] = brief
+            # What kept a model from the fixed protocol has been said.
+            why |= {name: f"protocol released: {reason}" for name, reason in unfinished.items() if name not in why}
             continue
         scores[task.name] = brief
-        if task.name in BENCHMARKS:
+        why |= unfinished
+        if task.name in PAPER:
             pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed)
-        for name, value in (_settings(task, records) | {"unfinished": unfinished}).items():
+        for name, value in _settings(task, records).items():
             beside[name][task.name] = value
     usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
     more = {"paired": adjust(pairs), "usage": usage, "tokenisation": params.tokenisation, "protocol": FIXED}

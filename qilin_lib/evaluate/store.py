@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,24 @@ def appending(path: Path, rank: int, key: str) -> Iterator[Append]:
             os.fsync(handle.fileno())
 
         yield append
+
+
+def fill(
+    path: Path,
+    rank: int,
+    key: str,
+    chunks: Iterable[list[str]],
+    answer: Callable[[list[str]], Sequence[dict]],
+    told: Callable[[int, int], None],
+) -> None:
+    """Append `answer(ids of a chunk)` of each chunk that the parts do not hold whole; `told(chunks left, of how many)`
+    after each."""
+    done = kept(path, key)
+    todo = [chunk for chunk in chunks if not done.keys() >= set(chunk)]
+    with appending(path, rank, key) as append:
+        for left, chunk in zip(reversed(range(len(todo))), todo, strict=True):
+            append(answer(chunk))
+            told(left, len(todo))
 
 
 def finish(path: Path, ids: Sequence[str]) -> None:

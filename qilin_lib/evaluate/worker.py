@@ -10,21 +10,20 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from qilin_lib import files
-from qilin_lib.evaluate import attitudes, tasks
+from qilin_lib.evaluate import plan
 from qilin_lib.evaluate.answering import answer_all
+from qilin_lib.evaluate.asking import ITEMS
+from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.models import loaders, shots
 from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS
 from qilin_lib.train.launch import PROGRESS
 
-PREPARE = {"06_eval": tasks.prepare, "09_bias": attitudes.prepare}
-
 
 def work(job: str | Path) -> None:
-    """Answer this process's share; `job` is what `run.ask` writes."""
+    """Answer this process's share; `job` is what `asking.ask` writes."""
     import torch
 
     said = files.read_json(job)
@@ -35,14 +34,12 @@ def work(job: str | Path) -> None:
     rank = int(os.environ["RANK"]) if of > 1 else 0
     if not parameters.gpus:
         torch.set_num_threads(1)
-    failed, baselines = said.get("failed", ()), parameters.baselines
-    names = [name for name in (*parameters.models, *baselines) if name not in failed]
-    device = f"cuda:{rank}" if parameters.gpus else "cpu"
-    prepared = PREPARE[parameters.notebook](said["raw_dir"], parameters, stage.run_dir / tasks.BUILD)
+    baselines, device = parameters.baselines, f"cuda:{rank}" if parameters.gpus else "cpu"
+    load = {name: how for name, how in loaders(stage, device).items() if name not in said.get("failed", ())}
     answer_all(
-        [task for task in prepared if task.items],
-        {name: load for name, load in loaders(stage, device).items() if name in names},
-        {name: shots(stage, name) for name in names},
+        plan.read(stage.dir / ITEMS, KINDS),
+        load,
+        {name: shots(stage, name) for name in load},
         stage.dir,
         rank,
         of,
@@ -58,9 +55,5 @@ def _tell(model: str, task: str, done: int, total: int, left: float) -> None:
     print(PROGRESS + json.dumps({"text": text}), flush=True)
 
 
-def _main(arguments: list[Any]) -> None:
-    work(arguments[0])
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    work(sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 from qilin_lib import strict_yaml
 from qilin_lib.report.paper import UNKNOWN, Cell
 
-_NOTES = strict_yaml.read(Path(__file__).with_name("notes.yaml"))
 ADAPTIVE = "adaptive"  # three digits, from 100 on none behind the point
 
 
@@ -111,5 +111,10 @@ def _digits(value: float, form: str) -> str:
 
 def notes(group: str, name: str, **values: Any) -> list[str]:
     """The sentences of notes.yaml that stand under a table, `values` filled in."""
-    found = _NOTES[group][name]
+    found = _sentences()[group][name]
     return [line.format(**values) for line in ([found] if isinstance(found, str) else found)]
+
+
+@functools.cache
+def _sentences() -> dict[str, Any]:
+    return strict_yaml.read(Path(__file__).with_name("notes.yaml"))

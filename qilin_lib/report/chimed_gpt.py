@@ -15,6 +15,7 @@ import pandas as pd
 from qilin_lib.evaluate.entities import KINDS, NAMES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
+from qilin_lib.report import further
 from qilin_lib.report import tables as shared
 from qilin_lib.report.cells import Score
 from qilin_lib.report.cells import notes as told
@@ -50,21 +51,24 @@ C1 = (
 
 def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     """C1, C2a ChiMed QA, C2b MC dialogue, then what was run of C2c, C2d, C3a-c; none if none of the benchmarks was run.
+    After them `further.tables`.
 
     `scores` is scores.json, `digest` that of stage 06.
     """
     run = [benchmark for benchmark in LABELS if _results(scores, benchmark)]
+    other = further.tables(scores, digest)
     if not run:
-        return []
+        return other
     exams = [column for column in C1 if column.benchmark in EXAMS]
     shares = [at(entry, c.path) for c in exams for entry in _results(scores, c.benchmark).values()]
     notes = [*shared.power(shares, "Power of the accuracies"), *_notes("about", "entities", "ceval")]
     made = [_made("C1", "ChiMed-GPT: named entities and multiple choice", C1, "results", scores, digest, notes)]
     made += [_chimed_qa(), _generation("mc", "C2b", scores, digest)]
-    further = {"cmtmedqa": "C2c", "meddialog": "C2d"}
-    made += [_generation(name, number, scores, digest) for name, number in further.items() if name in run]
+    own = {"cmtmedqa": "C2c", "meddialog": "C2d"}
+    made += [_generation(name, number, scores, digest) for name, number in own.items() if name in run]
     lettered = zip("abc", ENTITIES, strict=True)
-    return [*made, *(_types_table(name, f"C3{letter}", scores, digest) for letter, name in lettered if name in run)]
+    made += [_types_table(name, f"C3{letter}", scores, digest) for letter, name in lettered if name in run]
+    return made + other
 
 
 def shown(scores: Mapping[str, Any], digest: str = "") -> list[Table]:

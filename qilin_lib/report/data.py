@@ -64,7 +64,7 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     rows.append(["Total", "", *(sum(column) for column in zip(*counts, strict=True))])
     about = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
     columns = ["Dataset", "Set", *names[:-2], "substring", "deidentified"]
-    return _table("Ledger", rows, columns, [*notes("data", "ledger", fates=" + ".join(FATES)), *about])
+    return _table("Ledger", rows, columns, [*about, *notes("data", "ledger", fates=" + ".join(FATES))])
 
 
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:

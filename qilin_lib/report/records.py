@@ -15,8 +15,8 @@ from qilin_lib import files
 from qilin_lib.chimed.readers.find import printable
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
-from qilin_lib.evaluate.further import MAKERS
-from qilin_lib.evaluate.task import FIXED, RELEASED
+from qilin_lib.evaluate.benchmarks import FURTHER
+from qilin_lib.evaluate.plan import FIXED, RELEASED
 from qilin_lib.report.breakdowns import no_subjects
 from qilin_lib.report.cells import Score
 from qilin_lib.report.figures import subject_accuracy
@@ -70,7 +70,7 @@ def first_answered(stage_dir: str | Path, benchmarks: Iterable[str], protocols: 
 
     A benchmark that could not be read has none. Raises QilinError when no benchmark has.
     """
-    for benchmark, protocol in itertools.product((*benchmarks, *MAKERS), protocols):
+    for benchmark, protocol in itertools.product((*benchmarks, *FURTHER), protocols):
         if models_of(stage_dir, benchmark, protocol):
             return benchmark, protocol
     raise QilinError(f"{stage_dir} holds no record of any benchmark; run notebooks/06_eval.ipynb again")

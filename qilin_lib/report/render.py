@@ -7,6 +7,8 @@ where links would lead nowhere.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import textwrap
 import unicodedata
@@ -67,6 +69,10 @@ class Table:
     def cells(self) -> pd.DataFrame:
         """One row per Score: the texts of its row, its column, value, low, high, n, the paper's number and origin, the
         difference, whether the paper's number lies inside the interval, protocol, records file, manifest digest."""
+        rows = self._rows()
+        return pd.DataFrame(rows).astype({"n": "Int64"}) if rows else pd.DataFrame()
+
+    def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for row in self.content.to_dict("records"):
             texts = {name.lower(): str(cell) for name, cell in row.items() if not isinstance(cell, Score)}
@@ -75,7 +81,7 @@ class Table:
                 for name, cell in row.items()
                 if isinstance(cell, Score)
             ]
-        return pd.DataFrame(rows).astype({"n": "Int64"}) if rows else pd.DataFrame()
+        return rows
 
     @property
     def texts(self) -> list[bool]:
@@ -126,9 +132,13 @@ class Table:
 
     def csv(self) -> str:
         """`cells` as CSV, or the frame of a table without Scores; nothing in it is run by a spreadsheet."""
-        cells = self.cells
-        whole = self.frame if cells.empty else cells
-        return whole.map(_csv_text).to_csv(index=False)
+        rows = self._rows() or self.frame.astype(object).to_dict("records")
+        names = dict.fromkeys(name for row in rows for name in row) or self.frame.columns
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _csv_text(value) for name, value in row.items()} for row in rows)
+        return lines.getvalue()
 
     def text(self, width: int = WIDTH) -> str:
         """Plain text within `width` columns of a terminal: columns that do not fit stand in blocks below."""
@@ -202,8 +212,8 @@ def _cell(cell: Any) -> Any:
 def _csv_text(cell: Any) -> Any:
     """A cell's value; an apostrophe before text that a spreadsheet would run as a formula."""
     if not isinstance(cell, str):
-        return cell
-    text = cell.replace("\u2212", "-")
+        return "" if cell is None or cell != cell else cell
+    text = visible(cell).replace("\u2212", "-")
     return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import params
-from qilin_lib.evaluate.items import huatuo_items
+from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 from qilin_lib.models import attention
 from qilin_lib.models.tiny import new_model
 from qilin_lib.sample import raw_dir

@@ -33,9 +33,12 @@ import numpy as np
 import torch
 
 from qilin_lib import params
-from qilin_lib.evaluate import ceval, cmexam, huatuo
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.items import Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
+from qilin_lib.evaluate.benchmarks import ceval, cmexam, huatuo
+from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
+from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
+from qilin_lib.evaluate.items import Item, cap
 from qilin_lib.evaluate.prompts import CEVAL_HEADER, Prompt, cmexam_messages
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.smollm2 import smollm2_base

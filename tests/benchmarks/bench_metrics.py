@@ -25,9 +25,8 @@ from rouge_score import rouge_scorer, tokenizers
 from sacrebleu.metrics import BLEU
 
 from qilin_lib.evaluate import metrics
-from qilin_lib.evaluate.huatuo import statistics
+from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items, statistics
 from qilin_lib.evaluate.intervals import summary
-from qilin_lib.evaluate.items import huatuo_items
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.evaluate.variants import variants

@@ -12,7 +12,8 @@ from raw_files import jsonl, put
 
 from qilin_lib.chimed.readers import general
 from qilin_lib.chimed.readers.stream import Stream
-from qilin_lib.evaluate.items import cmexam_items, huatuo_items
+from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
+from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from raw_files import jsonl, put
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.readers import exam
 from qilin_lib.chimed.records import Dialogue, Exam, Record
-from qilin_lib.evaluate import exams
-from qilin_lib.evaluate.items import cmexam_items
+from qilin_lib.evaluate.benchmarks import exams
+from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
+from qilin_lib.evaluate.lineage import Lineage
 
 STEM = "流感的病原体是"
 OPTIONS = (("A", "病毒"), ("B", "细菌"), ("C", "真菌"), ("D", "DNA"))
@@ -136,7 +137,7 @@ MEDQA = {
 def test_medqa_in_original_apollo_and_alpaca_form(tmp_path, file):
     put(tmp_path / "medqa", {file: MEDQA[file]})
     assert payloads(tmp_path, "medqa") == [Exam(STEM, OPTIONS, "A", "")]
-    task = exams.task("medqa", tmp_path / "medqa", PARAMS, None)
+    (task,) = exams.read("medqa", tmp_path / "medqa", PARAMS, Lineage(None, []))
     assert [(item.question, item.options, item.gold) for item in task.items] == [(STEM, dict(OPTIONS), "A")]
 
 

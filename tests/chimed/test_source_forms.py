@@ -10,7 +10,8 @@ from raw_files import jsonl, put
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.readers import stream
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Preference, Record
-from qilin_lib.evaluate.dialogue import dialogue_items
+from qilin_lib.evaluate.benchmarks.dialogue import dialogue_items
+from qilin_lib.evaluate.lineage import Lineage
 
 
 def read(tmp_path, name, files, sets=sources.SETS):
@@ -264,7 +265,7 @@ def test_a_meddialog_text_without_end_is_not_kept_in_memory(tmp_path, monkeypatc
 
 def test_06_asks_what_a_meddialog_text_says_last(tmp_path):
     put(tmp_path / "meddialog_cn", {"2020.txt": DOWNLOADED})
-    items, invalid = dialogue_items("meddialog", tmp_path / "meddialog_cn", None)
+    items, invalid = dialogue_items("meddialog", tmp_path / "meddialog_cn", Lineage(None, []))
     assert [(item.history, item.question, item.reference) for item in items] == [
         ((("咳嗽三天\n还有痰", "发热吗？"),), "不发热", "多喝水。")
     ]

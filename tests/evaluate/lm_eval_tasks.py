@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.evaluate import ceval
+from qilin_lib.evaluate.benchmarks import ceval
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
 

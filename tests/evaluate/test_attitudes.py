@@ -18,9 +18,10 @@ import yaml
 
 from qilin_lib import params
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import attitude_scores, attitudes, models, run, scales
+from qilin_lib.evaluate import asking, attitude_scores, attitudes, models, scales
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.benchmarks import attitudes as forms
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_json, read_jsonl, sha256_text, write_json
@@ -118,7 +119,7 @@ def ask(tmp_path: Path, settings: SimpleNamespace, tokenizer: Any, template: Any
 
     def asked(shape: tuple, choosers: dict[str, Choose], **writes: Callable) -> dict[str, Any]:
         settings.scales = [write_scale(tmp_path, shape)]
-        tasks = attitudes.prepare("", settings)
+        tasks = attitudes.prepare(settings)
         load = {
             name: lambda name=name, choose=choose: Chooser(name, choose, tokenizer, template, writes.get(name))
             for name, choose in choosers.items()
@@ -258,24 +259,34 @@ def test_nothing_read_is_no_total(ask: Callable):
     assert [row["difference"] for row in scores["paired"] if row["protocol"] == "generation"] == [None]
 
 
+def test_two_statements_have_a_total_and_no_interval(ask: Callable, settings: SimpleNamespace):
+    settings.option_orders, settings.protocols = 2, ["next_token"]
+    scores = ask((2, 5, [2]), {"a": holds(lambda number: 2), "b": holds(lambda number: 4)})
+    entry = scores["models"]["next_token"]["invented"]["a"]
+    assert entry["total"] == {"value": 6, "n": 2, "low": None, "high": None}
+    assert "the total is 6.0, between 2 and 10 possible" in entry["reading"][0]
+    (gap,) = scores["paired"]
+    assert gap["difference"] is not None and gap["low"] is gap["high"] is None
+
+
 # --- the forms --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", range(2, 8))
 def test_orders_are_balanced_over_a_block(options: int):
     block = options if options % 2 == 0 else 2 * options
-    found = attitudes.orders(options, block, seed=5)
+    found = forms.orders(options, block, seed=5)
     given = tuple(range(1, options + 1))
     assert found[:2] == [given, given[::-1]] and len(set(found)) == block
     assert all(set(Counter(column).values()) == {block // options} for column in zip(*found, strict=True))
-    assert attitudes.orders(options, 2, seed=9) == found[:2]
+    assert forms.orders(options, 2, seed=9) == found[:2]
 
 
 def test_all_orders_are_there_if_asked_for():
-    assert set(attitudes.orders(5, 120, seed=1)) == set(permutations(range(1, 6)))
-    assert attitudes.orders(5, 40, seed=1) == attitudes.orders(5, 120, seed=1)[:40]
+    assert set(forms.orders(5, 120, seed=1)) == set(permutations(range(1, 6)))
+    assert forms.orders(5, 40, seed=1) == forms.orders(5, 120, seed=1)[:40]
     with pytest.raises(QilinError, match="bias.option_orders: 121 .* nearest valid: 120"):
-        attitudes.orders(5, 121, seed=1)
+        forms.orders(5, 121, seed=1)
 
 
 def test_every_form_is_asked_once_and_recorded(ask: Callable, tmp_path: Path, settings: SimpleNamespace):
@@ -319,7 +330,7 @@ def test_every_form_is_asked_once_and_recorded(ask: Callable, tmp_path: Path, se
 )
 def test_a_reply_is_read_by_label_or_text_and_nothing_is_assumed(labels: str, reply: str, expected: str | None):
     options = dict(zip(labels, ["非常同意", "同意", "说不清", "不同意", "非常不同意"], strict=True))
-    assert attitudes.read_label(Reply(reply, forced=True), options) == expected
+    assert forms.read_label(Reply(reply, forced=True), options) == expected
 
 
 def test_labels_that_are_not_one_token_are_refused_with_those_that_are(
@@ -335,7 +346,7 @@ def test_labels_that_are_not_one_token_are_refused_with_those_that_are(
 
     for made, labels in ((Splits(), "digits"), (Unknown(), "heavenly_stems")):
         settings.labels = ["letters", labels]
-        task, generation = attitudes.prepare("", settings)
+        task, generation = attitudes.prepare(settings)
         backend = Chooser("m", always(0), made, template)
         with pytest.raises(QilinError, match=rf"bias.labels: '{labels}' .* nearest valid: \['letters', ") as error:
             task.prompts(task.items, backend, 0)
@@ -349,7 +360,7 @@ def test_a_backend_without_probabilities_writes_under_both_protocols(
     settings.scales, settings.labels = [write_scale(tmp_path, MICA)], ["letters", "heavenly_stems"]
     server = Chooser("m", holds(rejecting), None, template)
     server.likelihood, server.render = False, lambda messages, prefix: messages[-1]["content"] + prefix
-    tasks = attitudes.prepare("", settings)
+    tasks = attitudes.prepare(settings)
     answer_all(tasks, {"m": lambda: server}, {"m": 0}, tmp_path / "out")
     found = attitudes.score(tasks, ["m"], tmp_path / "out", settings)["models"]
     assert found["next_token"]["invented"]["m"] == found["generation"]["invented"]["m"]
@@ -361,10 +372,10 @@ def test_too_few_labels_and_two_scales_of_one_name_are_refused(tmp_path: Path, s
     settings.scales, settings.labels = [write_scale(tmp_path, (3, 10, []))], ["letters", "digits"]
     settings.option_orders = 2
     with pytest.raises(QilinError, match=r"'digits' has 9 labels .* 10 options; nearest valid: \['letters', 'lower"):
-        attitudes.prepare("", settings)
+        attitudes.prepare(settings)
     settings.scales = ["example", write_scale(tmp_path, (3, 4, []), "example")]
     with pytest.raises(QilinError, match="two of them are called 'example'"):
-        attitudes.prepare("", settings)
+        attitudes.prepare(settings)
 
 
 # --- a real model, and what is kept -----------------------------------------------------------------------------------
@@ -379,7 +390,7 @@ def test_a_real_model_gives_the_same_records_from_any_number_of_processes(
     llama: Callable, tmp_path: Path, settings: SimpleNamespace
 ):
     settings.scales, settings.option_orders = [write_scale(tmp_path, (4, 5, [2]))], 2
-    tasks = attitudes.prepare("", settings)
+    tasks = attitudes.prepare(settings)
     for processes, name in ((1, "a"), (2, "b")):
         for rank in range(processes):
             answer_all(tasks, {"sft": llama}, {"sft": 0}, tmp_path / name, rank, processes)
@@ -398,7 +409,7 @@ def test_answers_are_kept_until_the_scale_changes(llama: Callable, tmp_path: Pat
 
     def made(turned: list[int]) -> tuple[int, str]:
         settings.scales = [write_scale(tmp_path, (3, 5, turned))]
-        tasks = attitudes.prepare("", settings)
+        tasks = attitudes.prepare(settings)
         answer_all(tasks, {"sft": llama}, {"sft": 0}, tmp_path / "out")
         attitudes.score(tasks, ["sft"], tmp_path / "out", settings)
         path = predictions(tmp_path / "out", "next_token", "invented", "sft")
@@ -413,7 +424,7 @@ def test_answers_are_kept_until_the_scale_changes(llama: Callable, tmp_path: Pat
 def test_the_interval_holds_the_mean_over_orders_and_items_often_enough():
     """Choices with effects of item and order, and noise: the expected total should be held 95 times in 100."""
     scale = scales.read("example")
-    orders = attitudes.orders(5, 10, seed=1)
+    orders = forms.orders(5, 10, seed=1)
     draw, held, times = random.Random(4), 0, 120
     for time in range(times):
         item_effect = {s.number: draw.gauss(0, 0.7) for s in scale.items}
@@ -454,7 +465,7 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     make_stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stage = make_stage("run", processes=1)
-    tasks, load = attitudes.prepare("", stage.parameters), models.loaders(stage, "cpu")
+    tasks, load = attitudes.prepare(stage.parameters), models.loaders(stage, "cpu")
     answer_all(tasks, load, {"base": 0}, tmp_path / "undisturbed")
     expected = attitudes.score(tasks, ["base"], tmp_path / "undisturbed", stage.parameters)
     whole, path = (predictions(out, "next_token", "invented", "base") for out in (tmp_path / "undisturbed", stage.dir))
@@ -469,7 +480,7 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     assert written == expected | {"accepted": []} and read_json(stage.dir / "scores.json") == expected
     assert path.read_bytes() == whole.read_bytes() and not part.exists()
     assert {row["template"] for row in read_jsonl(path)} == {"plain"}
-    monkeypatch.setattr(run, "ask", lambda *given: pytest.fail("asked again"))
+    monkeypatch.setattr(asking, "ask", lambda *given: pytest.fail("asked again"))
     assert attitudes.evaluate(make_stage("run", up_to_date=True), lambda text: None) == written
 
 
@@ -483,7 +494,7 @@ def test_a_model_that_failed_at_one_protocol_is_named_though_it_finished_the_oth
     make_stage: Callable[..., Stage], tmp_path: Path
 ):
     stage = make_stage("run", processes=1)
-    first, *others = attitudes.prepare("", stage.parameters)
+    first, *others = attitudes.prepare(stage.parameters)
     load = models.loaders(stage, "cpu")
     answer_all([first, *others], load, {"base": 0}, tmp_path)
     answer_all(others, {"gone": load["base"]}, {"gone": 0}, tmp_path)

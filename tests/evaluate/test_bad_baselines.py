@@ -173,6 +173,17 @@ def test_a_refused_prompt_is_one_item_and_is_asked_again_on_request(stage: Calla
     assert scores["cmexam"]["filtered"]["error"]["value"] == 0
 
 
+def test_a_prompt_refused_under_the_authors_protocol_is_an_error_too(stage: Callable[..., Stage]) -> None:
+    """An empty reply is read as "no answer", so nothing else tells a filter from a model that says nothing."""
+    here = stage("run", {"filtered": {"model": "filtered"}}, benchmarks=["cmexam"], protocols=["released"])
+    scores = run.evaluate(here, lambda text: None)
+    rows = list(files.read_jsonl(store.predictions(here.dir, "released", "cmexam", "filtered")))
+    assert [row["id"] for row in rows if row.get("finish") == "error"] == ["test-00001"]
+    assert "inappropriate content" in rows[1]["error"] and not rows[1]["correct"]
+    assert "filtered" not in scores["released"]["cmexam"]
+    assert "1 of 3" in scores["unfinished"]["cmexam"]["filtered"]
+
+
 def silent(source: Path, target: Path) -> str:
     """The model in `source` with a tokenizer that brings no chat template."""
     target.mkdir()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from nltk.translate.bleu_score import corpus_bleu
 
-from qilin_lib.evaluate import ceval
-from qilin_lib.evaluate.huatuo import statistics
+from qilin_lib.evaluate.benchmarks import ceval
+from qilin_lib.evaluate.benchmarks.huatuo import statistics
 from qilin_lib.evaluate.intervals import Statistic
 from qilin_lib.evaluate.scores import compare, summarise
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU, spaced, variants

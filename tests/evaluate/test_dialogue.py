@@ -14,11 +14,14 @@ import pytest
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.chimed.records import Record, Rejection
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import dialogue, huatuo
-from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate import lineage
+from qilin_lib.evaluate.benchmarks import dialogue, huatuo
+from qilin_lib.evaluate.items import Item, Reading
+from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.runs import file_hashes
@@ -79,6 +82,10 @@ def made(raw: Path, out: Path, **changes: Any) -> Path:
     return out
 
 
+def asked_of(name: str, folder: Path, built: Path | None) -> Reading:
+    return dialogue.dialogue_items(name, folder, Lineage(built, [folder]))
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -110,7 +117,7 @@ def test_mc_joins_turns_and_lists_what_it_cannot_use(tmp_path: Path):
         "id\t12\nP\t腹痛\nD 忘了制表符",
         "id\t\nP\t没有编号\nD\t嗯",
     )
-    items, invalid = dialogue.dialogue_items("mc", folder, None)
+    items, invalid = asked_of("mc", folder, None)
     assert [(item.id, item.history, item.question, item.reference, item.split) for item in items] == [
         ("7", (("头痛三天\n还恶心", "量过血压吗"),), "没有", "先量血压\n再来复诊", "test")
     ]
@@ -127,17 +134,17 @@ def test_mc_joins_turns_and_lists_what_it_cannot_use(tmp_path: Path):
 
 
 def test_mc_lines_before_the_first_id_are_no_dialogue():
-    found = list(dialogue.mc("a.txt", Stream.of("\nP\t谁的\nD\t不知\n\nid\t1\nP\t问\nD\t答\n")))
+    found = list(lineage.mc("a.txt", Stream.of("\nP\t谁的\nD\t不知\n\nid\t1\nP\t问\nD\t答\n")))
     assert [(own, type(read), read.line) for own, read in found] == [("", Rejection, 2), ("1", Record, 5)]
 
 
 def test_mc_in_gb18030_and_without_a_file(tmp_path: Path):
     folder = put_mc(tmp_path / "mc", "id\t1\nP\t头痛三天怎么办，还有些恶心\nD\t先量血压")
     (folder / "chunyu.txt").write_bytes((folder / "chunyu.txt").read_text("utf-8").encode("gb18030"))
-    assert [item.question for item in dialogue.dialogue_items("mc", folder, None)[0]] == ["头痛三天怎么办，还有些恶心"]
+    assert [item.question for item in asked_of("mc", folder, None)[0]] == ["头痛三天怎么办，还有些恶心"]
     (folder / "chunyu.txt").unlink()
     with pytest.raises(QilinError, match=r"has no \*\.txt.*dialogues stand in lines id, P and D"):
-        dialogue.dialogue_items("mc", folder, None)
+        asked_of("mc", folder, None)
 
 
 def test_cmtmedqa_in_both_its_forms(tmp_path: Path):
@@ -148,7 +155,7 @@ def test_cmtmedqa_in_both_its_forms(tmp_path: Path):
         cmtmedqa(2) | {"history": "无"},
     ]
     folder = put_json(tmp_path / "cmtmedqa/a.json", rows).parent
-    items, invalid = dialogue.dialogue_items("cmtmedqa", folder, None)
+    items, invalid = asked_of("cmtmedqa", folder, None)
     assert [(item.id, len(item.history)) for item in items] == [("cmtmedqa-000001", 2), ("cmtmedqa-000002", 0)]
     first = rows[0]
     assert [list(pair) for pair in items[0].history] == first["history"]
@@ -170,7 +177,7 @@ def test_meddialog_in_all_its_forms(tmp_path: Path):
         said[:3],
         said[1:],
     ]
-    items, invalid = dialogue.dialogue_items("meddialog", put_json(tmp_path / "meddialog_cn/a.json", rows).parent, None)
+    items, invalid = asked_of("meddialog", put_json(tmp_path / "meddialog_cn/a.json", rows).parent, None)
     assert [(item.question, item.reference) for item in items] == [("三天", "量血压")] * 4
     assert [item.history for item in items] == [(("头痛", "多久了"),)] * 3 + [()]
     assert [row["detail"].split(":")[0] for row in invalid] == [
@@ -178,6 +185,16 @@ def test_meddialog_in_all_its_forms(tmp_path: Path):
         "the assistant speaks first",
     ]
     assert {row["source"] for row in invalid} == {"meddialog"}
+
+
+def test_a_reference_is_cleaned_as_training_text_is(tmp_path: Path):
+    rows = [
+        cmtmedqa(1) | {"output": "先量血压。<br>见<a href='x'>说明</a>&nbsp;再说"},
+        cmtmedqa(2) | {"output": "<br>"},
+    ]
+    items, invalid = asked_of("cmtmedqa", put_json(tmp_path / "cmtmedqa/a.json", rows).parent, None)
+    assert [item.reference for item in items] == [clean(rows[0]["output"])] and "<" not in items[0].reference
+    assert [row["detail"] for row in invalid] == ["nothing is left of the doctor's answer once it is cleaned"]
 
 
 # --- prompts and records ----------------------------------------------------------------------------------------------
@@ -257,7 +274,7 @@ def test_statistics_are_huatuos_and_by_length_of_the_context():
 
 def test_only_what_neither_cpt_nor_sft_trains_on_is_asked(raw: Path, tmp_path: Path):
     built = made(raw, tmp_path / "out")
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     texts = learned(built)
     splits = {name: {row["id"]: row["split"] for row in lines(built / f"{name}.jsonl")} for name in ("cpt", "sft")}
     assert len(splits["sft"]) == 30 and 0 < len(items) < 30
@@ -279,7 +296,7 @@ def test_a_near_duplicate_of_what_is_trained_on_is_not_asked(raw: Path, tmp_path
     built = made(raw, tmp_path / "out")
     dropped = [row for row in lines(built / "dropped.jsonl") if row["reason"] == "duplicate" and row["set"] == "sft"]
     assert len(dropped) == 12
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     texts = learned(built)
     assert not any(item.question in texts for item in items) and len(items) + len(invalid) == 42
     assert {row["reason"] for row in invalid} == {"in the training split"}
@@ -293,7 +310,7 @@ def test_a_duplicate_of_another_source_is_known_by_its_keeper(tmp_path: Path):
     put_json(tmp_path / "raw/meddialog_cn/a.json", chats)
     put_json(tmp_path / "raw/cmtmedqa/a.json", copied)
     built = made(tmp_path / "raw", tmp_path / "out")
-    items, invalid = dialogue.dialogue_items("cmtmedqa", tmp_path / "raw/cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", tmp_path / "raw/cmtmedqa", built)
     texts = learned(built)
     assert not any(row["id"].startswith("cmtmedqa") for row in lines(built / "sft.jsonl"))
     assert items and invalid and not any(item.question in texts for item in items)
@@ -304,7 +321,7 @@ def test_what_was_de_identified_is_known_too(raw: Path, tmp_path: Path):
     rows = [row | {"instruction": row["instruction"] + "我的电话13912345678"} for row in map(cmtmedqa, range(30))]
     put_json(raw / "cmtmedqa/a.json", rows)
     built = made(raw, tmp_path / "out")
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     assert "13912345678" not in learned(built) and len(items) + len(invalid) == 30
     assert not any(item.reference in learned(built) for item in items)
     replies = [rows[int(row["detail"].split()[0].split("-")[1]) - 1]["output"] for row in invalid]
@@ -314,10 +331,10 @@ def test_what_was_de_identified_is_known_too(raw: Path, tmp_path: Path):
 def test_what_notebook_01_left_out_is_asked(raw: Path, tmp_path: Path):
     put_json(raw / "meddialog_cn/a.json", [["病人：头痛三天怎么办", "医生：先量血压再说"]] * 1)
     built = made(raw, tmp_path / "out", sources=["meddialog_cn"])
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     assert (len(items), invalid) == (30, []) and {item.split for item in items} == {"unused"}
     few = made(raw, tmp_path / "few", max_records_per_source=10)
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", few)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", few)
     fates = Counter(item.split for item in items)
     assert fates["unused"] == 20 and fates["heldout"] + len(invalid) == 10
     assert not any(item.question in learned(few) for item in items)
@@ -332,7 +349,7 @@ def test_a_copy_of_a_training_dialogue_in_mc_is_not_asked(raw: Path, tmp_path: P
         turns[0] += "　" * (number % 2)  # what cleaning takes away makes no other dialogue of it
         talks.append("\n".join([f"id\t{number}", *(f"{'PD'[at % 2]}\t{turn}" for at, turn in enumerate(turns))]))
     folder = put_mc(tmp_path / "raw2/mc", *talks, "id\t99\nP\t与别人无关的问题\nD\t与别人无关的回答")
-    items, invalid = dialogue.dialogue_items("mc", folder, built)
+    items, invalid = asked_of("mc", folder, built)
     texts = learned(built)
     assert len(items) + len(invalid) == 31 and "99" in {item.id for item in items}
     assert {item.id for item in items} - {"99"} == {str(n) for n, row in enumerate(rows) if row["output"] not in texts}
@@ -346,15 +363,15 @@ def test_a_pair_of_dpo_is_trained_on_too(raw: Path, tmp_path: Path):
     ]
     put_json(raw / "zhongjing_rlhf/rlhf.json", pairs)
     none, all_ = {"heldout_share_dpo": 0.99}, {"heldout_share_dpo": 0.0}
-    without = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "without", **none))[0]
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "out", **all_))
+    without = asked_of("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "without", **none))[0]
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "out", **all_))
     assert without and not items and len(invalid) == 30
 
 
 def test_cmtmedqas_test_file_is_asked_and_not_trained_on(raw: Path, tmp_path: Path):
     put_json(raw / "cmtmedqa/CMtMedQA_test.json", [cmtmedqa(number) for number in range(20, 36)])
     built = made(raw, tmp_path / "out")
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     assert [item.id for item in items] == [f"cmtmedqa-test-{n:06d}" for n in range(1, 17)] and not invalid
     assert {item.split for item in items} == {"test"}
     # Ten of them stand among the training dialogues too: those 01 took out.
@@ -366,7 +383,7 @@ def test_cmtmedqas_test_file_is_asked_and_not_trained_on(raw: Path, tmp_path: Pa
 def test_without_decontamination_a_copied_test_dialogue_is_not_asked(raw: Path, tmp_path: Path):
     put_json(raw / "cmtmedqa/CMtMedQA_test.json", [cmtmedqa(number) for number in range(20, 36)])
     built = made(raw, tmp_path / "out", decontaminate=False, heldout_share_cpt=0.0, heldout_share_sft=0.0)
-    items, invalid = dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     assert (len(items), len(invalid)) == (6, 10)
     assert not any(item.question in learned(built) for item in items)
     assert all(row["excerpt"] in learned(built) for row in invalid)
@@ -376,10 +393,10 @@ def test_other_files_than_those_of_the_build_are_refused(raw: Path, tmp_path: Pa
     built = made(raw, tmp_path / "out")
     inputs = {"raw": file_hashes(sources.files_read(raw))}
     (built / "manifest.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
-    assert len(dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)[0]) > 0
+    assert len(asked_of("cmtmedqa", raw / "cmtmedqa", built)[0]) > 0
     put_json(raw / "cmtmedqa/a.json", [cmtmedqa(number) for number in range(1, 30)])
     with pytest.raises(QilinError, match="is not what 01_build_chimed read as cmtmedqa/a.json; run notebook 01 again"):
-        dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+        asked_of("cmtmedqa", raw / "cmtmedqa", built)
 
 
 @pytest.mark.parametrize("name", ["cpt", "sft", "dpo", "dropped"])
@@ -387,22 +404,22 @@ def test_a_build_that_cannot_say_what_it_trained_on_is_refused(name: str, raw: P
     built = made(raw, tmp_path / "out")
     (built / f"{name}.jsonl").unlink()
     with pytest.raises(QilinError, match=f"has no {name}.jsonl, so what was trained on is not known"):
-        dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+        asked_of("cmtmedqa", raw / "cmtmedqa", built)
 
 
 def test_a_set_in_another_form_is_refused(raw: Path, tmp_path: Path):
     built = made(raw, tmp_path / "out")
     (built / "cpt.jsonl").write_text('{"text": "无"}\n', encoding="utf-8")
     with pytest.raises(QilinError, match=r"cpt\.jsonl has a line that does not begin with an id"):
-        dialogue.dialogue_items("cmtmedqa", raw / "cmtmedqa", built)
+        asked_of("cmtmedqa", raw / "cmtmedqa", built)
 
 
 def test_the_task_with_a_limit_and_with_nothing_left(raw: Path, tmp_path: Path):
     params: Any = SimpleNamespace(max_items_further=3, max_new_tokens_dialogue=9, tokenisation="char", seed=1)
-    task = dialogue.task("cmtmedqa", raw / "cmtmedqa", params, None)
+    task = dialogue.read("cmtmedqa", raw / "cmtmedqa", params, Lineage(None, [raw / "cmtmedqa"]))[0]
     assert (len(task.items), task.cap, task.settings, task.likelihood) == (3, 3, {"max_new_tokens": 9}, False)
     built = made(raw, tmp_path / "out", heldout_share_cpt=0.0, heldout_share_sft=0.0)
-    empty = dialogue.task("cmtmedqa", raw / "cmtmedqa", params, built)
+    empty = dialogue.read("cmtmedqa", raw / "cmtmedqa", params, Lineage(built, [raw / "cmtmedqa"]))[0]
     assert (empty.items, len(empty.invalid)) == ([], 30)
 
 
@@ -411,7 +428,7 @@ def test_real_dialogues_are_read_whole():
     folder = Path(os.environ["QILIN_RAW_DIR"])
     for name, place in (("cmtmedqa", "cmtmedqa/CMtMedQA_test.json"), ("meddialog", "meddialog_cn/Med-dialog_100.json")):
         rows = json.loads((folder / place).read_text(encoding="utf-8"))
-        items, invalid = dialogue.dialogue_items(name, (folder / place).parent, None)
+        items, invalid = asked_of(name, (folder / place).parent, None)
         assert len(items) + len(invalid) == len(rows) and len(items) >= 0.99 * len(rows)
         if name == "cmtmedqa" and not invalid:
             assert [len(item.history) for item in items] == [len(row.get("history") or []) for row in rows]

@@ -14,13 +14,15 @@ import pytest
 from lm_eval_tasks import Exam, assert_agreement
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import answering, exams
+from qilin_lib.evaluate import answering
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.benchmarks import exams
 from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.plan import Task
 from qilin_lib.evaluate.prompts import CMMLU_HEADER
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
-from qilin_lib.evaluate.task import Task
 from qilin_lib.files import read_jsonl
 from qilin_lib.sample import raw_dir
 
@@ -59,6 +61,11 @@ def cmmlu(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def sample() -> Path:
     return raw_dir()
+
+
+def only(tasks: list[Task]) -> Task:
+    (task,) = tasks
+    return task
 
 
 def settings(**changes: Any) -> SimpleNamespace:
@@ -127,7 +134,7 @@ def test_folders_without_a_usable_file_are_refused(tmp_path: Path):
         exams.cmmlu_items(tmp_path)
     with pytest.raises(QilinError, match="has no .*test.jsonl"):
         exams.medqa_items(tmp_path)
-    with pytest.raises(QilinError, match="no usable question among 1 rows, the first .line 1. because: no answer"):
+    with pytest.raises(QilinError, match="no usable row among 1, the first .line 1. because: no answer"):
         exams.medqa_items(put_medqa(tmp_path / "medqa", [medqa_row("问", "ABCD", "")]))
 
 
@@ -150,16 +157,16 @@ def test_medqa_keeps_four_and_five_options_and_lists_the_rest(tmp_path: Path):
 
 
 def test_limit_counts_for_each_subject(cmmlu: Path, tmp_path: Path):
-    made = exams.task("cmmlu", cmmlu, settings(max_items_further=2), None)
+    made = only(exams.read("cmmlu", cmmlu, settings(max_items_further=2), Lineage(None, [])))
     assert [item.subject for item in made.items] == ["anatomy", "anatomy", "virology", "virology"]
     assert (made.name, made.protocol, made.split, made.cap, made.likelihood) == ("cmmlu", "fixed", "test", 2, True)
     folder = put_medqa(tmp_path / "medqa", [medqa_row(f"第{n}题", "ABCDE", "A") for n in range(9)])
-    assert len(exams.task("medqa", folder, settings(max_items_further=4), None).items) == 4
+    assert len(only(exams.read("medqa", folder, settings(max_items_further=4), Lineage(None, []))).items) == 4
 
 
 def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Path, tokenizer: Any, template: Any):
     asked = SimpleNamespace(context=4096, likelihood=True, tokenizer=tokenizer, template=template)
-    made = exams.task("cmmlu", cmmlu, settings(shots=2), None)
+    made = only(exams.read("cmmlu", cmmlu, settings(shots=2), Lineage(None, [])))
     prompt = made.prompts(made.items[:1], asked, 2)[0]
     options = "\nA. 甲\nB. 乙\nC. 丙\nD. 丁"
     assert [message["content"] for message in prompt.messages] == [
@@ -172,7 +179,7 @@ def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Pat
     assert prompt.reply_prefix == "答案：" and prompt.shots == 2
     assert made.prompts(made.items[:1], asked, 0)[0].shots == 0
     folder = put_medqa(tmp_path / "medqa", [medqa_row("问", "AB", "A")])
-    medqa = exams.task("medqa", folder, settings(), None)
+    medqa = only(exams.read("medqa", folder, settings(), Lineage(None, [])))
     bare = medqa.prompts(medqa.items, asked, 5)[0]
     instruction = "以下是一道医学考试的单项选择题，请选出正确答案的选项。\n\n"
     assert bare.messages == [{"role": "user", "content": f"{instruction}问\nA 问之A\nB 问之B"}] and bare.shots == 0
@@ -254,7 +261,9 @@ def answered(task: Task, model: Any, path: Path, shots: int = 5) -> list[dict]:
 def test_records_of_a_model_say_what_one_item_alone_says(
     name: str, sample: Path, backend: TransformersBackend, tmp_path: Path
 ):
-    made = exams.task(name, sample / name, settings(max_items_further=2 if name == "cmmlu" else 10), None)
+    made = only(
+        exams.read(name, sample / name, settings(max_items_further=2 if name == "cmmlu" else 10), Lineage(None, []))
+    )
     records = answered(made, backend, tmp_path / "fixed" / name / "tiny.jsonl")
     assert [record["id"] for record in records] == [item.id for item in made.items]
     for item, record in zip(made.items, records, strict=True):
@@ -276,7 +285,7 @@ def lm_eval_exam(made: Task, subject: str, dev: list[Item], model: Any, question
 @pytest.mark.extended
 def test_lm_eval_gives_the_same_log_likelihoods(sample: Path, backend: TransformersBackend, tmp_path: Path):
     """CMMLU's own header is lm-eval's description; its examples and letters are put together by lm-eval."""
-    made = exams.task("cmmlu", sample / "cmmlu", settings(), None)
+    made = only(exams.read("cmmlu", sample / "cmmlu", settings(), Lineage(None, [])))
     dev = exams.cmmlu_dev(sample / "cmmlu", list(exams.CMMLU_SUBJECTS), 5)
     chosen = [lm_eval_exam(made, subject, dev[subject], backend, 6) for subject in ("nutrition", "genetics", "anatomy")]
     assert_agreement(chosen, backend, tmp_path / "tasks")

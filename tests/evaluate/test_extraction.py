@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qilin_lib.evaluate.cmexam import split_reply
+from qilin_lib.evaluate.benchmarks.cmexam import split_reply
 from qilin_lib.evaluate.extraction import extract_letters
 
 FIXTURE = json.loads(Path(__file__).with_name("extraction_cases.json").read_text(encoding="utf-8"))

@@ -16,7 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import dialogue, entities, exams, items, store, tasks
+from qilin_lib.evaluate import entities, store
+from qilin_lib.evaluate.benchmarks import ceval, cmexam, dialogue, exams, huatuo, prepare
+from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.report import records
 
 CEVAL = "id,question,A,B,C,D,answer\n" + "".join(f"{n},第{n}题正确的是,甲,乙,丙,丁,A\n" for n in range(5))
@@ -64,11 +66,11 @@ CEVAL_ROWS = [{"id": n, "question": "问", "A": "1", "B": "2", "C": "3", "D": "4
 def test_c_eval_as_downloaded(tmp_path: Path, files: dict[str, Any]):
     for name, content in files.items():
         put(tmp_path / "ceval" / name, content)
-    found, invalid = items.ceval_items(tmp_path, "val")
+    found, invalid = ceval.ceval_items(tmp_path, "val")
     assert not invalid and [(item.id, item.subject) for item in found] == [
         (f"physician-{n}", "physician") for n in range(5)
     ]
-    assert len(items.ceval_dev(tmp_path)["physician"]) == 5
+    assert len(ceval.ceval_dev(tmp_path)["physician"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_c_eval_as_downloaded(tmp_path: Path, files: dict[str, Any]):
 )
 def test_cmexam_as_downloaded(tmp_path: Path, name: str, content: bytes):
     put(tmp_path / "cmexam" / name, content)
-    found, invalid = items.cmexam_items(tmp_path)
+    found, invalid = cmexam.cmexam_items(tmp_path)
     assert not invalid and [(item.id, item.gold) for item in found] == [("test-00000", "A"), ("test-00001", "B")]
 
 
@@ -109,15 +111,15 @@ def test_cmexam_as_downloaded(tmp_path: Path, name: str, content: bytes):
 )
 def test_huatuo_as_downloaded(tmp_path: Path, name: str, content: bytes):
     put(tmp_path / "huatuo26m_test" / name, content)
-    found, invalid = items.huatuo_items(tmp_path)
+    found, invalid = huatuo.huatuo_items(tmp_path)
     assert not invalid and [item.question for item in found] == ["第0问怎么办？", "第1问怎么办？", "第2问怎么办？"]
 
 
 def test_a_broken_row_of_a_benchmark_costs_itself(tmp_path: Path):
     put(tmp_path / "huatuo26m_test" / "test_datasets.jsonl", HUATUO + '{"questions": ["\n' + "[" * 100_000 + "\n")
     put(tmp_path / "cmexam" / "test.csv", CMEXAM + '问,"A 甲\nB 乙,A,略\n' + CMEXAM.split("\n", 1)[1])
-    assert [len(part) for part in items.huatuo_items(tmp_path)] == [3, 2]
-    found, invalid = items.cmexam_items(tmp_path)
+    assert [len(part) for part in huatuo.huatuo_items(tmp_path)] == [3, 2]
+    found, invalid = cmexam.cmexam_items(tmp_path)
     assert len(found) == 4 and {row["file"] for row in invalid} == {"test.csv"}
 
 
@@ -148,7 +150,7 @@ def test_entities_as_downloaded(tmp_path: Path, name: str):
 def test_dialogues_as_downloaded(tmp_path: Path):
     talk = "id\t1\nP\t头痛三天怎么办\nD\t先量血压\n".encode("gb18030")
     put(tmp_path / "mc" / "chunyu.TXT.gz", gzip.compress(talk))
-    found, invalid = dialogue.dialogue_items("mc", tmp_path / "mc", None)
+    found, invalid = dialogue.dialogue_items("mc", tmp_path / "mc", Lineage(None, []))
     assert not invalid and [item.reference for item in found] == ["先量血压"]
 
 
@@ -198,7 +200,7 @@ def test_a_benchmark_that_cannot_be_read_is_a_row_and_the_others_are_asked(raw: 
     shutil.rmtree(raw / folder, ignore_errors=True)
     for file, content in files.items():
         put(raw / folder / file, content)
-    made = {task.name: task for task in tasks.prepare(raw, settings())}
+    made = {task.name: task for task in prepare(raw, settings())}
     assert set(made) == {"ceval", "cmexam", "huatuo", "medqa", name}
     spoilt = made.pop(name)
     assert not spoilt.items and all(task.items for task in made.values())
@@ -212,7 +214,7 @@ def test_a_benchmark_that_cannot_be_read_is_a_row_and_the_others_are_asked(raw: 
 
 def test_a_benchmark_whose_folder_is_not_there_is_a_row(raw: Path):
     shutil.rmtree(raw / "ceval")
-    made = {task.name: len(task.items) for task in tasks.prepare(raw, settings())}
+    made = {task.name: len(task.items) for task in prepare(raw, settings())}
     assert made["ceval"] == 0 and made["cmexam"] == 2
 
 

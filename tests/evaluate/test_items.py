@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.items import GROUPS, Item, cap, ceval_dev, ceval_items, ceval_names, cmexam_items, huatuo_items
+from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
+from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
+from qilin_lib.evaluate.items import GROUPS, Item, cap
 from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES, TEST_QUESTIONS
 
 HEADER = "Question,Options,Answer,Explanation\n"
@@ -142,14 +145,6 @@ def test_a_word_for_nothing_is_no_reference(raw_dir: Path):
     assert [item.reference for item in items] == ["休息。"] and len(invalid) == len(words)
 
 
-def test_cmexam_takes_the_annotated_file_when_there_is_no_other(raw_dir: Path):
-    folder = raw_dir / "cmexam"
-    (folder / "test.csv").rename(folder / "test_with_annotations.csv")
-    assert len(cmexam_items(raw_dir)[0]) == 3
-    with pytest.raises(QilinError, match="val.csv"):
-        cmexam_items(raw_dir, "val")
-
-
 def test_cmexam_reads_the_annotations_and_prefers_the_file_that_has_them(raw_dir: Path):
     columns = ",".join(GROUPS)
     rows = (
@@ -196,18 +191,9 @@ def test_a_cmexam_file_that_cannot_be_read_is_one_sentence(raw_dir: Path, conten
     assert "\n" not in str(raised.value)
 
 
-def test_a_cmexam_file_with_missing_answers_keeps_the_rest_and_lists_them(raw_dir: Path):
-    cmexam(raw_dir, ("\ufeff" + HEADER + GOOD + '问二,"A 甲\nB 乙",,略\n' + '问三,"A 甲\nB 乙", ,略\n' + GOOD))
-    items, invalid = cmexam_items(raw_dir, "val")
-    assert [item.id for item in items] == ["val-00000", "val-00003"]
-    assert [(bad["line"], bad["detail"], bad["excerpt"]) for bad in invalid] == [
-        (4, "no answer", "问二"),
-        (6, "no answer", "问三"),
-    ]
-
-
 def test_ragged_rows_and_unreadable_options_are_listed_with_the_reason(raw_dir: Path):
     rows = [
+        '问二,"A 甲\nB 乙", ,略',
         "短行,A 甲",
         "长行,A 甲,A,略,多余",
         "空尾,A 甲\\nB 乙,A,略,,",
@@ -215,14 +201,15 @@ def test_ragged_rows_and_unreadable_options_are_listed_with_the_reason(raw_dir: 
         "两个A,A 甲\\nA 乙,A,略",
         "",
     ]
-    cmexam(raw_dir, HEADER + GOOD + "\n".join(rows))
+    cmexam(raw_dir, "\ufeff" + HEADER + GOOD + "\n".join(rows))
     items, invalid = cmexam_items(raw_dir, "val")
-    assert [item.question for item in items] == ["问", "空尾"]
+    assert [(item.question, item.id) for item in items] == [("问", "val-00000"), ("空尾", "val-00004")]
     assert [(bad["excerpt"], bad["line"], bad["detail"]) for bad in invalid] == [
-        ("", 4, "wrong number of columns: 2 instead of 4"),
-        ("", 5, "wrong number of columns: 5 instead of 4"),
-        ("无选项", 7, "options are not lines 'A text', each letter once"),
-        ("两个A", 8, "options are not lines 'A text', each letter once"),
+        ("问二", 4, "no answer"),
+        ("", 6, "wrong number of columns: 2 instead of 4"),
+        ("", 7, "wrong number of columns: 5 instead of 4"),
+        ("无选项", 9, "options are not lines 'A text', each letter once"),
+        ("两个A", 10, "options are not lines 'A text', each letter once"),
     ]
 
 

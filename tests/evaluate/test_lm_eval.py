@@ -13,9 +13,10 @@ import lm_eval_tasks
 import pytest
 from lm_eval_tasks import LETTERS, Exam, ask_lm_eval, assert_agreement
 
-from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.items import Item, ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.benchmarks import ceval
+from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import CEVAL_HEADER, REPLY_PREFIX, ceval_messages, fit
 from qilin_lib.sample import raw_dir
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from qilin_lib import files, params
-from qilin_lib.evaluate import policies, worker
+from qilin_lib.evaluate import asking, plan, policies, worker
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train.methods import reward
 
@@ -29,7 +30,8 @@ def test_the_models_of_06_answer_one_after_the_other(
     chosen |= {"max_items_huatuo": 2, "max_new_tokens_cmexam": 2, "max_new_tokens_huatuo": 2, "dtype": "float32"}
     baselines = {name: {"model": str(tiny_model_dir), "template": "plain"} for name in ("one", "other")}
     parameters = params.load("06_eval", {**chosen, "baselines": baselines})
-    job = {"parameters": parameters.model_dump(mode="json"), "run_dir": str(tmp_path), "raw_dir": str(raw_dir)}
+    plan.write(prepare(raw_dir, parameters), tmp_path / "06_eval" / asking.ITEMS)
+    job = {"parameters": parameters.model_dump(mode="json"), "run_dir": str(tmp_path)}
     files.write_json(tmp_path / "job.json", job | {"workers": 1})
     worker.work(tmp_path / "job.json")
     assert [one["alive"] for one in loads] == [1, 1, 1]

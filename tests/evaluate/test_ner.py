@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from qilin_lib import sample
-from qilin_lib.evaluate import further, ner
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.benchmarks import ner, prepare
 from qilin_lib.evaluate.entities import NAMES, gold, read, types_of
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.replies import Reply
@@ -229,7 +229,12 @@ def raw() -> Path:
 
 @pytest.fixture
 def asked(params: SimpleNamespace) -> SimpleNamespace:
-    more = {"max_items_further": 5, "max_new_tokens_ner": 12, "further_benchmarks": ["cmeee", "ccks2019"]}
+    more = {
+        "max_items_further": 5,
+        "max_new_tokens_ner": 12,
+        "further_benchmarks": ["cmeee", "ccks2019"],
+        "benchmarks": [],
+    }
     return SimpleNamespace(**vars(params) | more)
 
 
@@ -253,15 +258,15 @@ class Perfect:
 
 
 def test_sample_tasks_list_their_wrong_row_and_cap_by_seed(raw: Path, asked: SimpleNamespace) -> None:
-    tasks = further.prepare(raw, asked, None)
+    tasks = prepare(raw, asked)
     assert [(task.name, task.split, len(task.items), len(task.invalid)) for task in tasks] == [
         ("cmeee", "dev", 5, 1),
         ("ccks2019", "test", 5, 1),
     ]
     asked.max_items_further = None
-    assert [len(task.items) for task in further.prepare(raw, asked, None)] == [39, 29]
+    assert [len(task.items) for task in prepare(raw, asked)] == [39, 29]
     asked.max_items_further, asked.seed = 5, 2
-    assert [i.id for i in further.prepare(raw, asked, None)[0].items] != [i.id for i in tasks[0].items]
+    assert [i.id for i in prepare(raw, asked)[0].items] != [i.id for i in tasks[0].items]
 
 
 @pytest.mark.parametrize("folder", ["cmeee_v2", "ccks2019"])
@@ -275,7 +280,7 @@ def test_corrupted_sample_replies_equal_sklearn(raw: Path, folder: str) -> None:
 
 
 def test_prompts_name_every_type_of_the_file_whatever_is_sampled(raw: Path, asked: SimpleNamespace) -> None:
-    for task in further.prepare(raw, asked, None):
+    for task in prepare(raw, asked):
         everything = read(task.name, raw / {"cmeee": "cmeee_v2"}.get(task.name, task.name))[1][0]
         types, shown = types_of(everything), task.prompts(task.items, Perfect({}), 5)
         for prompt, i in zip(shown, task.items, strict=True):
@@ -285,7 +290,8 @@ def test_prompts_name_every_type_of_the_file_whatever_is_sampled(raw: Path, aske
 
 def test_a_long_text_loses_its_beginning_and_never_the_instruction(template: Any, tokenizer: Any) -> None:
     backend = SimpleNamespace(tokenizer=tokenizer, template=template, context=230)
-    prompt = ner.prompts([item("1", "甲" * 200 + "末尾", [])], backend, TYPES, 10)[0]
+    task = ner.Entities("cmeee", "fixed", "dev", None, [], [], {"max_new_tokens": 10}, TYPES)
+    prompt = task.prompts([item("1", "甲" * 200 + "末尾", [])], backend, 0)[0]
     assert prompt.truncated and len(prompt.ids) == 220
     assert prompt.messages[0]["content"].startswith("请找出") and prompt.messages[0]["content"].endswith("甲末尾")
 
@@ -293,7 +299,7 @@ def test_a_long_text_loses_its_beginning_and_never_the_instruction(template: Any
 def test_perfect_and_random_models_from_records_to_scores(
     raw: Path, asked: SimpleNamespace, tiny_llama: Any, tokenizer: Any, template: Any, tmp_path: Path
 ) -> None:
-    tasks = further.prepare(raw, asked, None)
+    tasks = prepare(raw, asked)
     replies = {i.question: reply_of([(k, m) for k, m, _, _ in gold(i.reference)]) for t in tasks for i in t.items}
     models = {
         "perfect": lambda: Perfect(replies),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from qilin_lib import files, params
-from qilin_lib.evaluate import ceval, exams, models
+from qilin_lib.evaluate import models
+from qilin_lib.evaluate.benchmarks import ceval, exams
 from qilin_lib.evaluate.items import Item
 from qilin_lib.runs import Stage
 from tests.helpers.chat import published, speaking_model
@@ -122,5 +123,5 @@ def test_a_baselines_own_limit_of_new_tokens_counts(asked: Any) -> None:
 
 
 def test_medqa_is_asked_with_an_instruction(asked: Any) -> None:
-    found = exams.medqa_prompts([ITEM], asked(None, template="plain"), 0)[0]
+    found = exams.prompt(ITEM, asked(None, template="plain"), ())
     assert "单项选择题" in found.text

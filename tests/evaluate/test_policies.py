@@ -113,10 +113,10 @@ def test_a_shifted_bias_gives_the_divergence_that_arithmetic_gives(tiny_llama: A
 
     policy, shift, token = tiny_llama(1), 1.5, 77
     prompts, answers = [[5, 6, 7], [9] * 8], [[10, 11], [12, 13, 14]]
-    ours = policies.answer_logits(policy, prompts, answers, 3)
+    ours = list(policies.answer_logits(policy, prompts, answers, 3))
     policy.lm_head.bias = torch.nn.Parameter(torch.zeros(640))
     policy.lm_head.bias.data[token] = shift
-    theirs = policies.answer_logits(policy, prompts, answers, 3)
+    theirs = list(policies.answer_logits(policy, prompts, answers, 3))
     assert [len(rows) for rows in ours] == [3, 3]
     for mine, other in zip(ours, theirs, strict=True):
         share = mine.double().softmax(-1)[:, token]
@@ -131,11 +131,68 @@ def test_logits_are_those_of_each_sequence_alone(tiny_llama: Any) -> None:
     model, limit = tiny_llama(3), 4
     prompts = [[3 + i] * (2 + i) for i in range(10)]
     answers = [[], [20], [21, 22, 23, 24], [25, 26, 27]] * 2 + [[28], [29, 30]]
-    found = policies.answer_logits(model, prompts, answers, limit)
+    found = list(policies.answer_logits(model, prompts, answers, limit))
     for prompt, answer, rows in zip(prompts, answers, found, strict=True):
         alone = model(input_ids=torch.tensor([prompt + answer])).logits[0]
         last = len(prompt) + len(answer) - (len(answer) == limit)
         torch.testing.assert_close(rows, alone[len(prompt) - 1 : last].detach(), atol=1e-4, rtol=1e-4)
+
+
+class Counted:
+    """A model of random logits that notes how many bytes of such are alive whenever it, or the divergence, begins."""
+
+    def __init__(self, vocabulary: int) -> None:
+        import torch
+
+        self.vocabulary, self.most = vocabulary, 0
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.config = SimpleNamespace()
+
+    def look(self) -> None:
+        import gc
+
+        import torch
+
+        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.shape[-1:].numel() > 0]
+        wide = {
+            one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
+            for one in tensors
+            if one.ndim > 1 and one.shape[-1] == self.vocabulary
+        }
+        self.most = max(self.most, sum(wide.values()))
+
+    def __call__(self, input_ids: Any, **_: Any) -> Any:
+        import torch
+
+        self.look()
+        return SimpleNamespace(logits=torch.randn(*input_ids.shape, self.vocabulary))
+
+    def parameters(self) -> Any:
+        return iter([self.weight])
+
+    def eval(self) -> Counted:
+        return self
+
+    def to(self, device: str) -> Counted:
+        return self
+
+
+def test_the_divergence_of_many_answers_takes_the_memory_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 answers of 20 tokens over 5,000 words: all their logits would be 51 MB, for one of the two models."""
+    vocabulary, limit = 5_000, 20
+    policy, reference = Counted(vocabulary), Counted(vocabulary)
+    chunk = [policies.Item(str(n), "made", [], [3, 4, 5], "") for n in range(128)]
+    drawn = [[7] * limit for _ in chunk]
+    monkeypatch.setattr(policies.behaviour, "greedy", lambda *_: drawn)
+    monkeypatch.setattr(policies.sampling, "sample", lambda *_, **__: drawn)
+    monkeypatch.setattr(policies.reward, "rewards", lambda judge, both, size: [0.0] * len(both))
+    monkeypatch.setattr(policies, "text_after", lambda *_: "")
+    monkeypatch.setattr(policies, "ROWS", 320, raising=False)
+    seen = SimpleNamespace(max_target_length=limit, batch_size=128, seed=1)
+    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen, "cpu")
+    assert [row["positions"] for row in rows] == [limit] * 128 and all(row["kl"] > 0 for row in rows)
+    most = max(policy.most, reference.most)
+    assert most <= 2 * 320 * vocabulary * 4, f"{most / 1e6:.0f} MB of logits at once"
 
 
 def test_the_mean_over_answers_is_the_divergence_of_the_sequences(tiny_llama: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import released
+from qilin_lib.evaluate.benchmarks import ceval
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import Reply
@@ -168,7 +169,7 @@ def test_ceval_letters_are_the_authors() -> None:
 
 
 def test_ceval_accuracy_is_the_authors() -> None:
-    table = summarise(released.ceval_statistics(ceval_answers()), resamples=20, seed=0)
+    table = summarise(ceval.statistics(ceval_answers()), resamples=20, seed=0)
     assert table["subjects"][CEVAL["subject"]]["value"] == pytest.approx(CEVAL["accuracy"], **CLOSE)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.evaluate import ceval, cmexam, dialogue, exams, huatuo, ner
+from qilin_lib.evaluate.benchmarks import ceval, cmexam, dialogue, exams, huatuo, ner
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied

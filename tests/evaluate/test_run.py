@@ -13,10 +13,10 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.evaluate.tasks import prepare
 from qilin_lib.files import read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -256,9 +256,3 @@ def test_a_short_context_leaves_fewer_shots_and_says_so(
     scores = evaluate({"base": short}, tmp_path)
     used = [record["shots"] for record in read_jsonl(predictions(tmp_path, "fixed", "ceval", "base"))]
     assert max(used) < 5 and scores["shots"]["ceval"] == (f"{min(used)}-{max(used)}" if len(set(used)) > 1 else used[0])
-
-
-def test_too_few_dev_examples_are_named(loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace):
-    params.shots = 6
-    with pytest.raises(QilinError, match="has 5 rows, fewer than shots = 6"):
-        evaluate(loaders(0), tmp_path)

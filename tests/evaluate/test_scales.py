@@ -85,30 +85,16 @@ def test_the_scale_of_the_kit_is_as_it_says():
 
 FAULTS: dict[str, tuple[Any, str]] = {
     "no YAML": ("name: [", r"own.yaml, line 1: not valid YAML"),
-    "list": ([1], r"own.yaml: expected 'key: value' lines, found list"),
     "key twice": ("name: a\nname: b\n", r"own.yaml, line 2: key 'name' stands twice"),
     "unknown key": (changed(optoins=[]), r"optoins = \[\]: unknown key \(did you mean 'options'\?\)"),
-    "missing key": ({k: v for k, v in SMALL.items() if k != "licence"}, r"licence: Field required"),
-    "text is no text": (changed(title=1.5), r"title = 1.5: Input should be a valid string"),
-    "empty text": (changed(citation=" "), r"citation = ' ': String should have at least 1 character"),
     "name": (changed(name="a b/c"), r"name = 'a b/c': is no file name; nearest valid: 'a-b-c'"),
     "no place for options": (changed(instruction="{item}"), r"instruction = .*: holds \{options\} 0 times"),
     "two places for the item": (changed(instruction="{options}{item}{item}"), r"holds \{item\} 2 times"),
-    "one option": (changed(options=["是"]), r"options = \['是'\]: List should have at least 2 items"),
     "options alike": (changed(options=["是", "否", "是 "]), r"options = .*: '是' stands there twice"),
     "option is a boolean": ("OPTIONS", r"options.1 = True: Input should be a valid string"),
-    "options no list": (changed(options="是否"), r"options = '是否': Input should be a valid list"),
-    "no items": (changed(items=[]), r"items = \[\]: List should have at least 1 item"),
-    "item no mapping": (changed(items=["甲"]), r"items.0 = '甲': "),
-    "item without text": (changed(items=[{"number": 1}], reversed=[]), r"items.0.text: Field required"),
     "item key": (with_item(1, paraphrase=[]), r"items.1.paraphrase = \[\]: unknown key \(did you mean 'paraphrases'"),
-    "number is no number": (with_item(1, number="7"), r"items.1.number = '7': Input should be a valid integer"),
-    "number is true": (with_item(1, number=True), r"items.1.number = True: Input should be a valid integer"),
-    "number zero": (with_item(1, number=0), r"items.1.number = 0: Input should be greater than or equal to 1"),
     "number twice": (with_item(1, number=3), r"3 stands there twice"),
-    "paraphrase": (with_item(1, paraphrases=[""]), r"items.1.paraphrases.0 = ''"),
     "paraphrase again": (with_item(0, paraphrases=["甲句。"]), r"items.0 = .*a paraphrase repeats the statement"),
-    "reversed no list": (changed(reversed=7), r"reversed = 7: Input should be a valid list"),
     "reversed no item": (changed(reversed=[6]), r"reversed names 6, which is no item; nearest valid: 7"),
     "reversed twice": (changed(reversed=[7, 7]), r"reversed = \[7, 7\]: 7 stands there twice"),
 }
@@ -138,20 +124,6 @@ def test_an_unknown_scale_names_the_nearest_and_a_wrong_encoding_its_byte(tmp_pa
     path.write_bytes("name: 量表".encode("gbk"))
     with pytest.raises(QilinError, match="gbk.yaml, byte 6: not UTF-8"):
         scales.read(str(path))
-
-
-BOMB = ", ".join(
-    ["&a [x, x, x, x, x, x, x, x, x]"] + [f"&{b} [{f'*{a}, ' * 9}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)]
-)
-
-
-@pytest.mark.parametrize(
-    "text", [f"name: [{BOMB}]\n", "name: !!timestamp hello\n", "? [a]\n: 1\n", "name: " + "[" * 3000, "name: &a [*a]\n"]
-)
-def test_a_hostile_file_is_refused_at_once_with_a_short_sentence(read: Callable, text: str):
-    with pytest.raises(QilinError, match="own.yaml") as error:
-        read(text)
-    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
 
 
 def test_the_27_item_cami_converts_and_reads(read: Callable):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import ceval, cmexam, huatuo
+from qilin_lib.evaluate.benchmarks import ceval, cmexam, huatuo
 from qilin_lib.evaluate.intervals import mean_of, proportion
 from qilin_lib.evaluate.replies import FAILURES, Reply
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise

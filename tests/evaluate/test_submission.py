@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.items import ceval_items
+from qilin_lib.evaluate.benchmarks.ceval import ceval_items
 from qilin_lib.evaluate.subjects import TEST_QUESTIONS
 from qilin_lib.evaluate.submission import submission, write
 

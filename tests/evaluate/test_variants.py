@@ -17,7 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics import BLEU
 
-from qilin_lib.evaluate.huatuo import statistics
+from qilin_lib.evaluate.benchmarks.huatuo import statistics
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.variants import cmexam_texts, variants
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from qilin_lib import params
-from qilin_lib.evaluate import run, store
-from qilin_lib.evaluate.tasks import prepare
+from qilin_lib.evaluate import asking, plan, run, store
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
-from qilin_lib.train import children
+from qilin_lib.train import children, launch
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -33,6 +33,9 @@ SMALL = {
     "max_new_tokens_huatuo": 12,
     "bootstrap_resamples": 100,
 }
+
+
+METRICS = {"ceval": "average", "cmexam": "accuracy", "huatuo": "gleu"}
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_batch_sizes_processes_and_a_kill_change_no_record(
     assert any("base: ceval, fixed 12/12, 0 s left" in line for line in shown)
     assert not list(two.dir.rglob("*.part*")) and not (two.dir / "job.json").exists()
     killed = make_stage("killed", batch_size=2, processes=1)
-    assert _killed(killed, raw_dir, 1) and run.evaluate(killed, shown.append) == scores
+    assert _killed(killed, raw_dir) and run.evaluate(killed, shown.append) == scores
     assert records(killed) == records(one)
 
 
@@ -97,6 +100,23 @@ def test_workers_that_never_talk_are_plain_processes(
     assert seen == [["0", "0", "2"], ["1", "1", "2"]]
 
 
+def test_workers_answer_the_items_that_were_written_and_read_no_benchmark(
+    make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = launch.run
+
+    def without_raw_files(*given: Any, **how: Any) -> None:
+        raw_dir.rename(raw_dir.with_name("gone"))
+        real(*given, **how)
+
+    monkeypatch.setattr(launch, "run", without_raw_files)
+    stage = make_stage("written", processes=1, further_benchmarks=[], max_items_ceval_per_subject=1)
+    scores = run.evaluate(stage, shown.append)
+    assert {name: scores[name]["base"][metric]["n"] for name, metric in METRICS.items()} == {
+        "ceval": 3, "cmexam": 3, "huatuo": 4
+    }  # fmt: skip
+
+
 def test_a_single_process_takes_no_rank_from_outside(
     make_stage: Callable[..., Stage], shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,21 +127,9 @@ def test_a_single_process_takes_no_rank_from_outside(
     assert run.evaluate(stage, shown.append)["cmexam"]["base"]["accuracy"]["n"] > 1
 
 
-@pytest.mark.extended
-def test_killed_three_times_it_ends_with_the_same_tables(
-    make_stage: Callable[..., Stage], raw_dir: Path, shown: list[str]
-):
-    undisturbed, killed = (make_stage(name, batch_size=2, processes=1) for name in ("undisturbed", "killed"))
-    scores = run.evaluate(undisturbed, shown.append)
-    assert _killed(killed, raw_dir, 3) and run.evaluate(killed, shown.append) == scores
-    assert records(killed) == records(undisturbed)
-
-
-def _killed(stage: Stage, raw_dir: Path, times: int) -> bool:
-    """Kill the worker so often, each time after some more records; whether something was left to do afterwards."""
-    draw = random.Random(5)
-    for _ in range(times):
-        _kill_when(stage, raw_dir, _written(stage) + draw.randint(1, 5))
+def _killed(stage: Stage, raw_dir: Path) -> bool:
+    """Kill the worker once it has written some records; whether something was left to do afterwards."""
+    _kill_when(stage, raw_dir, random.Random(5).randint(1, 5))
     return 0 < _written(stage) < sum(len(task.items) for task in prepare(raw_dir, stage.parameters))
 
 
@@ -129,8 +137,9 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
     """Start the worker as the notebook does and kill it with SIGKILL once it has written `enough` records."""
     job = stage.dir / "job.json"
     job.parent.mkdir(parents=True, exist_ok=True)
-    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir)}
-    job.write_text(json.dumps(said | {"raw_dir": str(raw_dir), "workers": 1}), encoding="utf-8")
+    plan.write(prepare(raw_dir, stage.parameters), stage.dir / asking.ITEMS)
+    said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir), "workers": 1}
+    job.write_text(json.dumps(said), encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
     while _written(stage) < enough:
         assert process.poll() is None, "the worker ended before it was killed"

@@ -112,13 +112,13 @@ STEPS = ("", " + DCPT", " + DCPT + SFT", " + DCPT + SFT + DPO")
 
 def test_tables_one_to_six_are_filled(runs: Path) -> None:
     folder = runs / "smoke" / "07_case_study"
-    sources = set(pd.read_csv(folder / "table_1.csv", dtype=str)["Our sources"])
+    sources = set(pd.read_csv(folder / "table_1.csv", dtype=str)["our sources"])
     assert {"cmexam", "kg_xywy", "toyhom_dialogue"} <= sources
     for name in ("4", "5", "6", "4r", "5r"):
-        ours = pd.read_csv(folder / f"table_{name}.csv").dropna(subset=["ours"])
+        ours = pd.read_csv(folder / f"table_{name}.csv").dropna(subset=["value"])
         assert set(ours["model"]) == {f"tiny 2.3M{step}" for step in STEPS} and set(ours["from"]) == {"this run"}, name
         assert ours[["low", "high", "n"]].notna().all(axis=None), f"table {name}: every score has interval and n"
-        assert ((ours["low"] <= ours["ours"]) & (ours["ours"] <= ours["high"])).all(), name
+        assert ours["value"].between(ours["low"], ours["high"]).all(), name
     assert "not available" in (folder / "tables.txt").read_text(encoding="utf-8")
 
 
@@ -126,13 +126,13 @@ def test_every_cell_leads_to_records_that_give_its_number(runs: Path) -> None:
     run = runs / "smoke"
     digest = read(run / "06_eval" / "manifest.json")["digest"]
     for name, protocol in (("5", "fixed"), ("5r", "released")):
-        table = pd.read_csv(run / "07_case_study" / f"table_{name}.csv").dropna(subset=["ours"])
+        table = pd.read_csv(run / "07_case_study" / f"table_{name}.csv").dropna(subset=["value"])
         accuracy = table[table["column"] == "Accuracy"]
         assert len(accuracy) == 4 and set(table["manifest"]) == {digest} and set(table["protocol"]) == {protocol}
         for cell in accuracy.itertuples():
             records = [json.loads(line) for line in (run / cell.records).open(encoding="utf-8")]
             right = sum(record["correct"] for record in records)
-            assert math.isclose(cell.ours, 100 * right / len(records)) and cell.n == len(records)
+            assert math.isclose(cell.value, 100 * right / len(records)) and cell.n == len(records)
 
 
 def test_scores_can_be_recomputed_from_the_records(runs: Path) -> None:
@@ -202,6 +202,8 @@ def test_attitudes_stand_on_one_page_with_their_controls(runs: Path) -> None:
     folder = runs / "smoke" / "09_bias"
     models = read(folder / "scores.json")["models"]
     assert all(set(found["example"]) == {"sft", "dpo", "rejection_sampling", "rl"} for found in models.values())
+    totals = pd.read_csv(folder / "table_b1.csv").query("column == 'All forms'").dropna(subset=["value"])
+    assert totals["value"].between(12, 60).all() and (folder / "table_r1.csv").exists()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "not for clinical use" in page and "<script src" not in page and "<link" not in page
 

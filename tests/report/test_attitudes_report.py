@@ -13,7 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from qilin_lib.evaluate import attitude_scores, attitudes, scales
+from qilin_lib.evaluate import attitude_scores, scales
+from qilin_lib.evaluate.benchmarks import attitudes
 from qilin_lib.report import attitudes as report
 from qilin_lib.report import html
 from qilin_lib.report.render import Table

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.evaluate import ceval, dialogue, exams, ner
+from qilin_lib.evaluate.benchmarks import ceval, dialogue, exams, ner
 from qilin_lib.evaluate.entities import KINDS
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.scores import summarise
@@ -123,65 +123,12 @@ def test_the_block_has_what_was_run(further: dict[str, Any]) -> None:
     assert list(made({name: further[name] for name in ("cmmlu", "run")})) == ["C1", "C2a", "C2b"]
 
 
-def test_ours_stand_below_the_published_rows(further: dict[str, Any]) -> None:
-    table = made(further)["C1"]
-    assert list(table.words["Model"]) == [
-        *CHIMED_GPT["results"],
-        BASE,
-        f"{BASE} + DCPT",
-        SFT,
-        f"{SFT} + DPO",
-        "GPT-4 (ours)",
-    ]
-    assert list(table.words["From"]) == ["published"] * 9 + ["this run"] * 5
-    base, published = row(table, BASE), row(table, "ChiMed-GPT")
-    assert base["CCKS-2019, F1"] == "10.00 [5.00, 15.00] (n=60)"
-    assert base["C-Eval, two subjects, accuracy"] == "29.3 [24.3, 34.3] (n=41)"
-    assert base["CMMLU, accuracy"] == "25.0 [20.0, 30.0] (n=700)"
-    assert base["CMeEE-V2, F1 (ours only)"] == base["MedQA, accuracy"] == "not evaluated"
-    assert published["CCKS-2019, F1"] == "paper 40.82" and published["MedQA, accuracy"] == "paper 44.50"
-    assert published["CMeEE-V2, F1 (ours only)"] == "not available"
-    assert row(table, SFT)["CMeEE-V2, F1 (ours only)"] == "33.00 [28.00, 38.00] (n=60)"
-
-
 def test_no_difference_is_taken_even_for_a_model_of_a_published_name(further: dict[str, Any]) -> None:
     table = made(further)["C1"]
     assert row(table, "GPT-4")["CCKS-2019, F1"] == "paper 41.37"
     assert row(table, "GPT-4 (ours)")["CCKS-2019, F1"] == "41.00 [36.00, 46.00] (n=60)"
     assert not [line for line in long(table) if line["difference"] or (line["value"] and line["paper"])]
     assert table.notes[0].startswith("Base model here: tiny, 2.3 million weights. One run")
-
-
-def test_numbers_lead_to_their_records(further: dict[str, Any]) -> None:
-    records = {line["records"] for line in long(made(further)["C1"]) if line["value"]}
-    assert "06_eval/predictions/fixed/ccks2019/GPT-4.jsonl" in records
-    assert "06_eval/predictions/fixed/ceval/dpo.jsonl" in records
-    assert 'href="06_eval/predictions/fixed/mc/sft.jsonl"' in made(further)["C2b"]._repr_html_()
-    assert 'href="06_eval/predictions/fixed/cmeee/sft.jsonl"' in made(further)["C3c"]._repr_html_()
-
-
-def test_the_headings_say_what_the_readmes_bleu_is(further: dict[str, Any]) -> None:
-    table = made(further)["C2b"]
-    sft, published = row(table, SFT), row(table, "GPT-4")
-    # 20.5, 21.5, … in the order of README_METRICS, then TRUE_BLEU
-    assert sft["README's B-1 (is BLEU-2, spaced string)"].startswith("20.50 ")
-    assert sft["README's B-2 (is BLEU-3, spaced string)"].startswith("21.50 ")
-    assert sft["README's R-L"].startswith("24.50 ") and sft["BLEU-1, characters"].startswith("26.50 ")
-    assert published["README's B-1 (is BLEU-2, spaced string)"] == "paper 18.58"
-    assert published["BLEU-1, characters"] == published["BLEU-1, spaced string"] == "not available"
-    assert "corpus_bleu with weights (.5, .5)" in "\n".join(table.notes)
-
-
-def test_chimed_qa_stands_alone_and_says_why(further: dict[str, Any]) -> None:
-    table = made(further)["C2a"]
-    assert list(table.words["From"]) == ["published"] * 9 and "not available to us" in table.notes[0]
-    assert row(table, "ChiMed-GPT")["README's R-L"] == "paper 19.86"
-
-
-def test_sets_of_ours_have_no_published_row(further: dict[str, Any]) -> None:
-    table = made(further)["C2c"]
-    assert list(table.words["Model"]) == [SFT] and "CMtMedQA" in table.title
-    assert "ChiMed-GPT was not evaluated on it." in table.notes
 
 
 def test_notes_name_split_shots_protocol_and_what_could_not_be_read(further: dict[str, Any]) -> None:
@@ -199,17 +146,6 @@ def test_notes_name_split_shots_protocol_and_what_could_not_be_read(further: dic
     assert "Not evaluated in this run: ChiMST, MedQA." in notes
     assert "Power of the accuracies: n = 41: " in "\n".join(notes) and "n = 700: " in "\n".join(notes)
     assert f"Prompts cut to fit the context: {SFT} 4." in "\n".join(made(further)["C2b"].notes)
-
-
-def test_entities_by_type_and_what_became_of_the_replies(further: dict[str, Any]) -> None:
-    table = made(further)["C3a"]
-    assert list(table.words.columns) == ["Type", BASE, "GPT-4 (ours)"]
-    assert row(table, "药物") == {"Type": "药物", BASE: "-", "GPT-4 (ours)": "43.0 [38.0, 48.0] (n=9)"}
-    assert row(table, "all types, F1")[BASE] == "10.0 [5.0, 15.0] (n=60)"
-    assert row(table, "all types, F1 of places")[BASE].startswith("9.0 ")
-    assert row(table, "replies that cannot be read")["GPT-4 (ours)"].startswith("7.0 ")
-    assert len([name for name in table.words["Type"] if name.startswith("entries")]) == len(KINDS)
-    assert list(made(further)["C3c"].words["Type"])[:2] == ["dis 疾病", "sym 临床表现"]
 
 
 def real_entities() -> Any:

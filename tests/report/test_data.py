@@ -152,16 +152,6 @@ def test_dropped_lines_are_counted_and_drawn_from_the_whole_file(tmp_path: Path)
     assert data.dropped_table(path, each=50).words.equals(table.words)
 
 
-def test_few_lines_of_a_reason_are_all_shown_and_none_is_a_table_too(tmp_path: Path) -> None:
-    found = lines(data.dropped_table(drop(tmp_path / "a.jsonl", iter(["x", "y", "x"])), each=2))
-    assert [(line["Reason"], line["Place"]) for line in found] == [
-        ("x", "a.json, line 0"),
-        ("x", "a.json, line 2"),
-        ("y", "a.json, line 1"),
-    ]
-    assert lines(data.dropped_table(drop(tmp_path / "b.jsonl", iter([])))) == []
-
-
 def test_dropped_lines_are_not_held_in_memory(tmp_path: Path) -> None:
     path = drop(tmp_path / "dropped.jsonl", ("duplicate" for _ in range(30_000)))
     tracemalloc.start()
@@ -187,19 +177,3 @@ def test_precision_recall_and_f1_with_their_intervals() -> None:
     assert phone["F1"].startswith("88.9 [65.8, 97.1]"), "2J / (1 + J) of 0.8, 0.490, 0.943"
     assert set(mail.values()) == {"邮箱", "0", "no items"}
     assert total == phone | {"Type": "Total"}
-
-
-def test_scores_of_the_labelled_sentences_have_a_row_a_type() -> None:
-    cases = deid_score.labelled_cases("test")
-    found = lines(data.deid_score_table(deid_score.score(cases)))
-    assert sum(int(line["labelled"]) for line in found[:-1]) == sum(len(case.spans) for case in cases)
-    assert found[-1]["Type"] == "Total" and found[-1]["labelled"] == str(sum(len(case.spans) for case in cases))
-
-
-def test_placeholders_by_type(ledger: Any) -> None:
-    ledger["sources"][0]["deidentified"] = {"电话": 3}
-    ledger["sources"][4]["deidentified"] = {"姓名": 1}
-    assert lines(data.deidentified_table(ledger)) == [
-        {"Dataset": "huatuo_encyclopedia_qa", "Set": "cpt", "姓名": "0", "电话": "3"},
-        {"Dataset": "cmexam", "Set": "sft", "姓名": "1", "电话": "0"},
-    ]

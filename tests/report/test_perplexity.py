@@ -51,13 +51,6 @@ def test_the_same_text_with_another_tokenizer_differs_a_token_only() -> None:
     assert ours["after, a character"] == theirs["after, a character"] and ours["after"] != theirs["after"]
 
 
-def test_scores_without_characters_have_no_such_columns() -> None:
-    scores = {kind: {k: v for k, v in SCORES["medical"].items() if k != "chars"} for kind in ("medical", "general")}
-    frame = perplexity_table(scores, DRAWS).words
-    assert list(frame.columns) == ["Type", "documents", "before", "after", "after / before"]
-    assert frame.shape[0] == 2 and value(frame.iloc[1]["after"]) == pytest.approx(math.exp(2), rel=0.01)
-
-
 @pytest.mark.parametrize(
     "empty", [{"tokens": [], "chars": [], "before": [], "after": []}, {"tokens": [], "before": [], "after": []}]
 )

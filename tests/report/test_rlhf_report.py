@@ -100,14 +100,6 @@ def test_a_calibration_of_nothing_is_an_empty_figure() -> None:
     assert charts.png(figure) and [bar.get_height() for bar in figure.axes[1].patches] == [0] * 5
 
 
-def test_reward_curves_have_three_panels() -> None:
-    rows = [{"step": s, "loss": 0.7 - 0.1 * s, "accuracy": 0.5, "margin": 0.1 * s} for s in range(4)]
-    axes = rlhf.reward_curves(rows).axes
-    assert [list(one.lines[0].get_ydata()) for one in axes] == [
-        pytest.approx([row[name] for row in rows]) for name in ("loss", "accuracy", "margin")
-    ]
-
-
 # --- the pool ---------------------------------------------------------------------------------------------------------
 
 
@@ -147,11 +139,6 @@ def test_best_of_k_is_the_mean_over_all_subsets(seed: int) -> None:
     assert [score["value"] for score in found.values()] == sorted(score["value"] for score in found.values())
 
 
-def test_best_of_one_and_of_all_are_mean_and_maximum() -> None:
-    found = rlhf.best_of_k(POOL, DRAWS)
-    assert found[1]["value"] == pytest.approx(0.5) and found[4]["value"] == pytest.approx(2.0)
-
-
 def test_an_empty_answer_is_never_the_best() -> None:
     pool = answers("a", [9.0, 1.0, 2.0], empty=(0,))
     assert rlhf.best_of_k(pool, DRAWS)[3]["value"] == 2.0
@@ -172,16 +159,6 @@ def test_examples_are_spread_over_the_pool_and_escaped() -> None:
     assert [f"q{i}" in shown for i in range(6)] == [True, False] * 3
     assert "问题&lt;q0&gt;" in shown and "答q01&amp;" in shown and "<q0>" not in shown
     assert rlhf.pool_examples(pool, most=50).count('class="head"') == 6
-
-
-def test_the_curve_has_a_line_a_round() -> None:
-    figure = rlhf.best_of_k_figure([*POOL, *answers("a", [5.0, 6.0], 2), *answers("d", [5.0, 9.0], 2)], DRAWS)
-    lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [len(line.get_xdata()) for line in lines] == [4, 2]
-    assert list(lines[1].get_ydata()) == pytest.approx([6.25, 7.5])
-    assert {"round 1", "round 2"} <= words(figure)
-    # A single question has no interval; the curve is drawn all the same.
-    assert rlhf.best_of_k_figure(answers("a", [0.0, 1.0]), DRAWS).axes[0].lines
 
 
 @pytest.mark.parametrize("show", [rlhf.pool_table, rlhf.best_of_k, rlhf.best_of_k_figure, rlhf.pool_examples])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,29 +13,13 @@ import pytest
 from matplotlib.text import Text
 
 from qilin_lib import files
-from qilin_lib.report import (
-    breakdowns,
-    browse,
-    case_study,
-    charts,
-    figures,
-    html,
-    paper,
-    policies,
-    records,
-    second,
-    tables,
-    whole,
-)
+from qilin_lib.report import browse, case_study, charts, figures, html, paper, records, second, tables, whole
 from qilin_lib.report.cells import Score
 from qilin_lib.report.paper import CHIMED_GPT
 from qilin_lib.report.render import Table
 
 PAPERS = {row.label for number in (4, 5, 6) for row in paper.TABLES[number].rows} | {*CHIMED_GPT["results"]}
 DPO = "tiny 2.3M + DCPT + SFT + DPO"
-DRESSES: dict[str, Callable[[Table], str]] = {
-    name: operator.methodcaller(name) for name in ("text", "html", "markdown", "csv", "latex")
-}
 
 
 @pytest.fixture
@@ -72,22 +55,6 @@ def test_a_row_of_the_papers_holds_no_number_of_ours(made: list[Table]) -> None:
     assert counted > 100
 
 
-def test_our_rows_are_named_by_base_and_stages(made: list[Table]) -> None:
-    named = {label for table in made for pair in ours(table) for label in pair}
-    assert {"tiny 2.3M", "tiny 2.3M + DCPT", "tiny 2.3M + DCPT + SFT", DPO, "my model"} <= named
-    assert {"Vicuna-7B (ours)", "Baichuan-7B (ours)", "LLaMA-CMExam (ours)", "GPT-4 (ours)"} <= named
-    assert not named & {"base", "dcpt", "sft", "dpo"}
-
-
-def test_the_papers_numbers_stay_in_its_rows(made: list[Table]) -> None:
-    fifth = next(table for table in made if table.number == "5")
-    cells = {str(row[0]): str(row[2]) for row in fifth.words.itertuples(index=False, name=None)}
-    assert (cells["Baichuan-7B"], cells["Qilin-Med-7B-CPT"], cells["Vicuna-7B"]) == (
-        *("paper 33.5", "paper 38.4", "paper 5"),
-    )
-    assert cells[DPO] == "39.0 [34.0, 44.0] (n=500)"
-
-
 def test_another_base_is_not_compared_with_the_paper(made: list[Table]) -> None:
     for table in made:
         notes = "\n".join(table.notes)
@@ -98,11 +65,10 @@ def test_another_base_is_not_compared_with_the_paper(made: list[Table]) -> None:
     assert not [line for line in lines if line["value"] and (line["paper"] or line["difference"])]
 
 
-@pytest.mark.parametrize("dress", DRESSES)
-def test_every_dress_calls_our_row_by_its_name(made: list[Table], dress: str) -> None:
+def test_our_row_has_its_name_however_it_is_shown(made: list[Table]) -> None:
     fifth = next(table for table in made if table.number == "5")
-    text = DRESSES[dress](fifth)
-    assert DPO in text and "Vicuna-7B (ours)" in text
+    for text in (fifth.html(), fifth.markdown(), fifth.csv(), fifth.latex(), " ".join(fifth.text(400).split())):
+        assert DPO in text and "Vicuna-7B (ours)" in text
 
 
 def test_the_csv_names_group_and_model_in_columns_of_their_own(made: list[Table]) -> None:
@@ -110,20 +76,6 @@ def test_the_csv_names_group_and_model_in_columns_of_their_own(made: list[Table]
     lines = list(csv.DictReader(io.StringIO(department.csv())))
     cells = {(line["group"], line["model"]): line["value"] for line in lines}
     assert cells.get(("眼科", DPO)) == "20" and cells.get(("内科", "Vicuna-7B (ours)")) == "60"
-
-
-def test_text_that_a_spreadsheet_would_run_is_only_text_in_the_csv(scores: dict[str, Any]) -> None:
-    groups = scores["cmexam"]["base"]["groups"]["department"]
-    groups['=HYPERLINK("http://x")'] = groups["眼科"]
-    lines = csv.DictReader(io.StringIO(breakdowns.group_tables(scores)[0].csv()))
-    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
-    assert "'=HYPERLINK" in breakdowns.group_tables(scores)[0].csv()
-
-
-def test_text_of_the_data_is_no_link_in_markdown(scores: dict[str, Any]) -> None:
-    groups = scores["cmexam"]["base"]["groups"]["department"]
-    groups["[click](javascript:x) ![t](http://host/x.png)"] = groups["眼科"]
-    assert "](" not in breakdowns.group_tables(scores)[0].markdown()
 
 
 def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], run_of: Callable) -> None:
@@ -159,10 +111,6 @@ def test_a_dollar_in_a_name_is_drawn_as_it_stands(scores: dict[str, Any]) -> Non
     except ValueError as reason:
         failure = str(reason)
     assert not failure
-
-
-def test_a_table_in_plain_text_is_the_text_table(scores: dict[str, Any]) -> None:
-    assert repr(tables.table4(scores)) == tables.table4(scores).text()
 
 
 def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any]) -> None:
@@ -208,24 +156,3 @@ def test_letters_cases_and_search_name_our_models(stage: Any) -> None:
     cards = case_study.cases(stage, "cmexam")
     assert all(f'title">{name}<' in cards for name in names) and "compared with sft" not in cards
     assert 'title">sft' not in cards and "same as tiny 2.3M<" in cards
-
-
-def test_policies_are_named_like_the_models_they_are(run_of: Callable) -> None:
-    numbers = dict.fromkeys(policies.COLUMNS, {"value": 1.0, "n": 9, "low": 0.5, "high": 1.5})
-    paired = [{"metric": "reward", "model_a": "sft", "model_b": "rl", "n": 9, "difference": 1.0, "low": 0.1}]
-    paired[0] |= {"high": 1.9, "p": 0.1, "p_adjusted": 0.2}
-    compared = {"policies": dict.fromkeys(("sft", "dpo", "rejection_sampling", "rl"), numbers), "paired": paired}
-    compared |= {"settings": {"questions": 9, "too_long": 0, "max_new_tokens": 4, "tokenisation": "char"}}
-    compared |= {"run": run_of("tiny", 2_263_296)}
-    sft = "tiny 2.3M + DCPT + SFT"
-    named = [sft, f"{sft} + DPO", f"{sft} + rejection sampling", f"{sft} + RL"]
-    assert list(policies.comparison_table(compared).words["Model"]) == named
-    assert list(policies.differences_table(compared).words["Model"]) == named[3:]
-    labels = [line.get_label() for line in policies.reward_against_kl(compared).axes[0].lines]
-    assert [label for label in labels if not label.startswith("_")] == named
-
-
-def test_a_name_moves_no_terminal(scores: dict[str, Any], run_of: Callable) -> None:
-    scores["run"] = run_of("\x1b[31mmine\x9b2J", 2_263_296)
-    text = tables.table4(scores).text()
-    assert "mine" in text and not [c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)]

@@ -68,16 +68,6 @@ def test_tokens_that_were_not_counted_are_said_so(ledger: Any, tokens: Any) -> N
 # --- Tables 4-6 -------------------------------------------------------------------------------------------------------
 
 
-def test_our_models_stand_below_the_papers_rows(scores: Any) -> None:
-    table = tables.table4(scores, "0123456789abcdef")
-    assert list(table.frame["From"]) == ["paper"] * 8 + ["this run"] * 4
-    assert row(table, "Baichuan-7B")["Average"] == "paper 42.8"
-    assert row(table, "tiny 2.3M")["Physician"] == "no items"
-    assert row(table, "Zhongjing-LLaMA")["Average"] == "not available"
-    assert row(table, DPO)["Average"] == "40.0 [35.0, 45.0] (n=346)"
-    assert row(tables.table6(scores), DPO)["GLEU"] == "12.35 [11.35, 13.35] (n=300)"
-
-
 def test_notes_name_all_that_a_number_rests_on(scores: Any) -> None:
     fourth, fifth, sixth = (
         "\n".join(t(scores, "ab" * 32).notes) for t in (tables.table4, tables.table5, tables.table6)
@@ -177,14 +167,6 @@ def test_breakdowns_by_category_and_annotation(scores: Any) -> None:
         entry["groups"] = {}
     assert breakdowns.group_tables(scores) == []
     assert sum("carry no annotations" in note for note in tables.table5(scores).notes) == 1
-
-
-def test_variants_are_a_row_each_with_or_without_interval(scores: Any) -> None:
-    table = breakdowns.variant_table(scores)
-    assert row(table, "bleu_4 nltk corpus jieba")[SFT] == "7.25 (n=300)"
-    assert row(table, "rouge_1 cmexam set")[DPO] == "31.50 [26.50, 36.50] (n=300)"
-    empty = breakdowns.variant_table({**scores, "huatuo": {}})
-    assert not empty.words.size and "not evaluated in this run" in empty.notes[1]
 
 
 def test_paired_differences_and_requests(scores: Any) -> None:

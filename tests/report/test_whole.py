@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.evaluate import ceval, cmexam, huatuo
+from qilin_lib.evaluate.benchmarks import ceval, cmexam, huatuo
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.report import html, whole
 from qilin_lib.report.render import Table, write_all

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qilin_lib.evaluate.items import ceval_items
+from qilin_lib.evaluate.benchmarks.ceval import ceval_items
 from qilin_lib.sample import raw_dir
 
 RAW = raw_dir()

@@ -12,7 +12,8 @@ from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import item_of
 from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import TRAINING_SETS
-from qilin_lib.evaluate import dialogue, exams
+from qilin_lib.evaluate.benchmarks import dialogue, exams
+from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.files import read_json, read_jsonl
 from qilin_lib.sample import raw_dir
 
@@ -45,7 +46,7 @@ def test_medqa_has_four_options_and_five_and_one_flawed_row() -> None:
 
 
 def test_mc_has_dialogues_of_two_to_four_exchanges_and_one_flawed() -> None:
-    items, invalid = dialogue.dialogue_items("mc", RAW / "mc", None)
+    items, invalid = dialogue.dialogue_items("mc", RAW / "mc", Lineage(None, []))
     assert Counter(len(item.history) for item in items) == {1: 7, 2: 6, 3: 6}
     assert [row["detail"] for row in invalid] == ["the dialogue does not end with the doctor"]
     joined = [item for item in items if "\n" in item.reference]
@@ -53,7 +54,7 @@ def test_mc_has_dialogues_of_two_to_four_exchanges_and_one_flawed() -> None:
 
 
 def test_cmtmedqas_test_file_has_dialogues_of_two_to_four_exchanges_and_one_flawed() -> None:
-    items, invalid = dialogue.dialogue_items("cmtmedqa", RAW / "cmtmedqa", None)
+    items, invalid = dialogue.dialogue_items("cmtmedqa", RAW / "cmtmedqa", Lineage(None, []))
     assert Counter(len(item.history) for item in items) == {1: 7, 2: 6, 3: 6}
     assert [row["detail"] for row in invalid] == ["empty field: output"]
     assert {item.split for item in items} == {"test"}

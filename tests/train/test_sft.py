@@ -76,7 +76,7 @@ def test_every_conversation_is_used_or_counted(tiny_tokenizer: Any) -> None:
         "a": {"read": 4, "not_drawn": 0, "too_long": 0, "no_answer": 2, "used": 2, "examples": 3, "turns_cut": 0},
         "b": {"read": 2, "not_drawn": 1, "too_long": 1, "no_answer": 0, "used": 0, "examples": 0, "turns_cut": 0},
     }
-    shown = report.sources_table(counts).frame
+    shown = report.sources_table(counts).words
     columns = ["Source", "read", "not drawn", "too long", "no answer", "used", "examples", "turns cut"]
     assert list(shown.columns) == columns
     assert shown.iloc[1].tolist() == ["b", "2", "1", "1", "0", "0", "0", "0"]

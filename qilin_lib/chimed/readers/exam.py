@@ -132,10 +132,16 @@ def _instructed(row: dict[str, Any]) -> Exam:
 @reader
 def cmb(file: str, stream: Stream) -> Iterator[tuple[int, Exam | Dialogue | Reject]]:
     """CMB (Wang et al. 2023): {question, option: {A: …, …}, answer: letters, absent in the test set}; of CMB-Clin
-    {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair."""
+    {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair. A file of the
+    test set's answers alone ({id, answer}) is noted once: notebook 06 reads it."""
+    noted = False
     for line, row in rows(file, stream):
         pairs = row.get("QA_pairs") if isinstance(row, dict) else None
-        if isinstance(pairs, list):
+        if isinstance(row, dict) and {"id", "answer"} <= row.keys() and not {"question", "QA_pairs"} & row.keys():
+            if not noted:
+                yield line, Reject("answers without questions", "they belong to CMB's test questions", note=True)
+            noted = True
+        elif isinstance(pairs, list):
             parse = partial(_clinical, string(row.get("description")))
             yield from ((line, parsed(parse, pair)) for pair in pairs)
         else:

@@ -10,19 +10,22 @@ and the texts are a seeded sample, not the first 100 of ChiMST and 200 of CCKS-2
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qilin_lib.evaluate.entities import KINDS, gold, located, parse, read, types_of
+from qilin_lib.evaluate import entities
+from qilin_lib.evaluate.entities import KINDS, gold, located, parse, types_of
 from qilin_lib.evaluate.intervals import Statistic
 from qilin_lib.evaluate.items import Item, cap
+from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, fit
 from qilin_lib.evaluate.replies import failures, spoken
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.task import FIXED, Task
 
 ASKED = (
     "请找出下面文本中的医学命名实体。实体类型有：{types}。\n"
@@ -31,55 +34,40 @@ ASKED = (
 )
 
 
-def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
-    """The task of a folder of annotated texts (entities.read says which files, and which QilinError).
+@dataclass(frozen=True)
+class Entities(Task):
+    """`types` {code: Chinese name}: all types of the file, whatever is asked of it."""
 
-    `built` is not looked at: notebook 01 makes no training data of these folders.
-    """
-    split, (items, invalid) = read(name, folder)
-    types, limit, new = types_of(items), params.max_items_further, {"max_new_tokens": params.max_new_tokens_ner}
-    return Task(
-        name=name,
-        protocol=FIXED,
-        split=split,
-        cap=limit,
-        items=cap(items, limit, params.seed),
-        invalid=invalid,
-        settings=new,
-        likelihood=False,
-        prompts=partial(_prompts, types=types, **new),
-        answer=partial(answer, types=types, **new),
-        statistics=partial(statistics, types=tuple(types)),
-    )
+    types: dict[str, str]
 
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        """No shots, nothing forced. Where the context is too short the text loses its beginning, never the
+        instruction."""
+        named = "、".join(name if name == code else f"{name}（{code}）" for code, name in self.types.items())
 
-def prompts(items: Sequence[Item], backend: Any, types: Mapping[str, str], max_new_tokens: int) -> list[Prompt]:
-    """One prompt an item, without shots and nothing forced; `types` {code: Chinese name} are all those of the file.
+        def build(text: str, _: Sequence[Item]) -> Messages:
+            return [{"role": "user", "content": ASKED.format(types=named, text=text)}]
 
-    Where the context is too short the text loses its beginning, never the instruction.
-    """
-    named = "、".join(name if name == code else f"{name}（{code}）" for code, name in types.items())
+        return [fit(build, item, (), "", backend, self.settings["max_new_tokens"]) for item in items]
 
-    def build(text: str, _: Sequence[Item]) -> Messages:
-        return [{"role": "user", "content": ASKED.format(types=named, text=text)}]
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        """`output` is the reply; beside it what was understood: see `understood`."""
+        replies = backend.generate(asked, self.settings["max_new_tokens"])
+        return [
+            {"output": reply.text, **reply.ending} | understood(item, reply.text, self.types)
+            for item, reply in zip(items, replies, strict=True)
+        ]
 
-    return [fit(build, item, (), "", backend, max_new_tokens) for item in items]
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return statistics(records, tuple(self.types))
 
 
-def _prompts(items: Sequence[Item], backend: Any, shots: int, **settings: Any) -> list[Prompt]:
-    """Entities are asked for without examples, whatever `shots` says of C-Eval."""
-    return prompts(items, backend, **settings)
-
-
-def answer(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, types: Mapping[str, str], max_new_tokens: int
-) -> list[dict]:
-    """`output` is the reply; beside it what was understood: see `understood`."""
-    replies = backend.generate(asked, max_new_tokens)
-    return [
-        {"output": reply.text, **reply.ending} | understood(item, reply.text, types)
-        for item, reply in zip(items, replies, strict=True)
-    ]
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """The task of a folder of annotated texts (entities.read says which files, and which QilinError); notebook 01 makes
+    no training data of these folders."""
+    split, (items, invalid) = entities.read(name, folder)
+    limit, new = params.max_items_further, {"max_new_tokens": params.max_new_tokens_ner}
+    return [Entities(name, FIXED, split, limit, cap(items, limit, params.seed), invalid, new, types_of(items))]
 
 
 def understood(item: Item, output: str, types: Mapping[str, str]) -> dict[str, Any]:
@@ -101,10 +89,10 @@ def statistics(records: Sequence[dict], types: Sequence[str]) -> Table:
     type, over the texts that have it (gold or predicted); under "lines" what the entries of the replies were, in
     percent of all entries.
     """
-    gold_entities = [gold(record["reference"]) for record in records]
-    truth = [{(kind, mention) for kind, mention, _, _ in entities} for entities in gold_entities]
+    annotated = [gold(record["reference"]) for record in records]
+    truth = [{(kind, mention) for kind, mention, _, _ in found} for found in annotated]
     guess = [{(kind, mention) for kind, mention in record["predicted"]} for record in records]
-    places = [{(kind, begin, end) for kind, _, begin, end in entities} for entities in gold_entities]
+    places = [{(kind, begin, end) for kind, _, begin, end in found} for found in annotated]
     placed = [{tuple(span) for span in record["located"]} for record in records]
     table: Table = _scores(_rows(truth, guess))
     table |= failures(records, lambda record: record["unparsed"])

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from qilin_lib.chimed.readers.decode import string
+from qilin_lib.chimed.readers.exam import letters_of, options_of
+from qilin_lib.evaluate import released
+from qilin_lib.evaluate.benchmark_files import files_of
 from qilin_lib.evaluate.breakdown import groups, parsed_only
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, part, reference_of, table_rows, there
+from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
+from qilin_lib.evaluate.plan import FIXED, RELEASED, Task, Texts
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
 from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
@@ -23,6 +31,37 @@ from qilin_lib.evaluate.texts import text_statistics
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
 _MARK = re.compile(r"[(【\[#*]*\s*(?:答案)?(?:解释|解析|分析|理由|Explanation)(?:\s*[)】\]*]*\s*[:：][*\s]*|[】\]]\s*)")
 _RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
+
+
+def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
+    """CMExam's questions of one split. Options come joined by real newlines or by a literal backslash-n: both are read.
+
+    Reads `cmexam/<split>_with_annotations.csv` (the same rows, with GROUPS), else `<split>.csv`. Unusable: no question,
+    no lettered options, no answer, or one such as "nan" or with a letter that is not among the options. Raises
+    Unreadable when there is no such file, or it cannot be used.
+    """
+    folder = there(raw_dir) / "cmexam"
+    with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
+        rows = enumerate(table_rows(folder, file, ("Question", "Options", "Answer")))
+        judged = ((line, broken, *_item(f"{split}-{n:05d}", split, row)) for n, (line, broken, row) in rows)
+        return part(folder, file, judged)
+
+
+def _item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
+    question, gold = row["Question"].strip(), letters_of(string(row["Answer"]))
+    lettered = options_of(row["Options"])
+    options = dict(lettered)
+    groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
+    item = Item("cmexam", identity, split, None, question, options, gold, reference_of(row.get("Explanation")), groups)
+    if not question:
+        return "no question", item
+    if len(options) < 2 or len(options) < len(lettered):
+        return "options are not lines 'A text', each letter once", item
+    if not gold:
+        return f"no answer: {row['Answer']!r}" if row["Answer"].strip() else "no answer", item
+    if not set(gold) <= set(options):
+        return f"answer {row['Answer']!r} is not among the options {''.join(options)}", item
+    return "", item
 
 
 def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
@@ -87,3 +126,32 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
     answers |= failures(records, unread)
     answers |= {name: texts[name] for name in REASONING}
     return answers | {"parsed_only": parsed_only(records), "groups": groups(records)}
+
+
+@dataclass(frozen=True)
+class CMExam(Texts):
+    """CMExam's questions, all kinds of answers alike."""
+
+    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+
+
+@dataclass(frozen=True)
+class ReleasedCMExam(Task):
+    """As the authors' evaluator asks and counts."""
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        return released.cmexam_prompts(items, backend)
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        return released.cmexam_answer(items, asked, backend)
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return released.cmexam_statistics(records)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """CMExam under both protocols, without examples."""
+    items, invalid = cmexam_items(folder.parent, params.cmexam_split)
+    limit, new = params.max_items_cmexam, {"max_new_tokens": params.max_new_tokens_cmexam}
+    common = (params.cmexam_split, limit, cap(items, limit, params.seed), invalid)
+    return [CMExam(name, FIXED, *common, new, params.tokenisation), ReleasedCMExam(name, RELEASED, *common, {})]

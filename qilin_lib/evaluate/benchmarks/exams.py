@@ -4,24 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers import exam
-from qilin_lib.chimed.readers.decode import Reader
+from qilin_lib.chimed.readers.exam import LETTERS, exam_row, medqa_row
 from qilin_lib.chimed.readers.find import Found
-from qilin_lib.chimed.records import Exam, Rejection
+from qilin_lib.chimed.records import Exam
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import ceval
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened, said
+from qilin_lib.evaluate.benchmark_files import Unreadable, files_of
+from qilin_lib.evaluate.benchmarks import ceval
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, unusable
+from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, questions
+from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmmlu_messages, fit, medqa_messages
 from qilin_lib.evaluate.replies import failures, unread
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.task import FIXED, Task
 
 CMMLU_SUBJECTS = {
     "anatomy": "解剖学",
@@ -46,24 +46,36 @@ MEDQA_FILES = (
 """MedQA's test set in its original form, as an instruction, in Apollo's two forms; the first that is there counts."""
 
 
-def task(name: str, folder: Path, params: Any, built: Path | None) -> Task:
+@dataclass(frozen=True)
+class Exams(Task):
+    """`dev`: CMMLU's examples of each subject, {} for MedQA, which has an instruction instead."""
+
+    dev: dict[str, list[Item]]
+    likelihood = True
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        return [prompt(item, backend, self.dev.get(item.subject or "", [])[:shots]) for item in items]
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        return answer(items, asked, backend)
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return statistics(records)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     """ "cmmlu": the seven subjects that are there, with dev examples; "medqa": test.jsonl without examples.
 
-    At most `params.max_items_further` items, of each subject in CMMLU. `built` says nothing here: notebook 01 takes
-    what holds an item of either out of the training data (chimed.decontaminate). Unreadable when no file is there, one
-    has no usable question, or a dev example is missing or incomplete.
+    At most `params.max_items_further` items, of each subject in CMMLU. Notebook 01 takes what holds an item of either
+    out of the training data (chimed.decontaminate). Unreadable when no file is there, one has no usable question, or a
+    dev example is missing or incomplete.
     """
-    limit = params.max_items_further
-    if name == "medqa":
-        items, invalid = medqa_items(folder)
-        asked = medqa_prompts
-    else:
-        items, invalid = cmmlu_items(folder)
+    limit, dev = params.max_items_further, {}
+    items, invalid = medqa_items(folder) if name == "medqa" else cmmlu_items(folder)
+    if name == "cmmlu":
         wanted = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
         dev = cmmlu_dev(folder, sorted({item.subject or "" for item in items}), wanted)
-        asked = partial(cmmlu_prompts, dev=dev)
-    kept = cap(items, limit, params.seed)
-    return Task(name, FIXED, "test", limit, kept, invalid, {}, True, asked, answer, statistics)
+    return [Exams(name, FIXED, "test", limit, cap(items, limit, params.seed), invalid, {}, dev)]
 
 
 def cmmlu_items(folder: Path, split: str = "test") -> Reading:
@@ -80,7 +92,7 @@ def cmmlu_items(folder: Path, split: str = "test") -> Reading:
         if not there:
             raise Unreadable(folder, f"has no medical subject; {advice}")
         for subject in sorted(there):
-            kept, bad = _items(folder, there[subject], exam.cmmlu, "cmmlu", subject, split)
+            kept, bad = _items(folder, there[subject], exam_row, "cmmlu", subject, split)
             items += kept
             invalid += bad
     return items, invalid
@@ -100,7 +112,7 @@ def cmmlu_dev(folder: Path, subjects: Sequence[str], shots: int) -> dict[str, li
         name = f"dev/{subject}.csv"
         advice = "CMMLU's dev split has it, or set eval.shots to 0"
         with files_of(folder, name, advice=advice) as (file, *_):
-            items, invalid = _items(folder, file, exam.cmmlu, "cmmlu", subject, "dev")
+            items, invalid = _items(folder, file, exam_row, "cmmlu", subject, "dev")
         for bad in invalid:
             raise Unreadable(folder / name, f"line {bad['line']}: {bad['detail']}; a dev example must be complete")
         if len(items) < shots:
@@ -120,33 +132,19 @@ def medqa_items(folder: Path) -> Reading:
     """
     advice = "MedQA's questions/Mainland has test.jsonl; or leave 'medqa' out of eval.further_benchmarks"
     with files_of(folder, *MEDQA_FILES, advice=advice) as (file, *_):
-        return _items(folder, file, exam.medqa, "medqa", None, "test")
+        return _items(folder, file, medqa_row, "medqa", None, "test")
 
 
-def cmmlu_prompts(items: Sequence[Item], backend: Any, shots: int, dev: dict[str, list[Item]]) -> list[Prompt]:
-    """One prompt an item, with the first `shots` dev examples of its subject, fewer where the context is too short."""
+def prompt(item: Item, backend: Any, shots: Sequence[Item]) -> Prompt:
+    """CMMLU: under its header, as C-Eval, examples going first where the context is too short. MedQA: instruction, then
+    question and options laid out as CMExam's; no examples."""
 
-    def prompt(item: Item) -> Prompt:
-        subject = item.subject or ""
+    name = CMMLU_SUBJECTS.get(item.subject or "")
 
-        def build(question: str, left: Sequence[Item]) -> Messages:
-            return cmmlu_messages(question, item, left, CMMLU_SUBJECTS[subject])
+    def build(question: str, left: Sequence[Item]) -> Messages:
+        return cmmlu_messages(question, item, left, name) if name else medqa_messages(question, item)
 
-        return fit(build, item, dev.get(subject, [])[:shots], REPLY_PREFIX, backend, ceval.new_tokens(backend))
-
-    return [prompt(item) for item in items]
-
-
-def medqa_prompts(items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-    """Instruction, then question and options laid out as CMExam's; no examples, whatever `shots` says."""
-
-    def prompt(item: Item) -> Prompt:
-        def build(question: str, _: Sequence[Item]) -> Messages:
-            return medqa_messages(question, item)
-
-        return fit(build, item, (), REPLY_PREFIX, backend, ceval.new_tokens(backend))
-
-    return [prompt(item) for item in items]
+    return fit(build, item, shots, REPLY_PREFIX, backend, ceval.new_tokens(backend))
 
 
 def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
@@ -184,32 +182,17 @@ def _by(records: Sequence[dict], key: str) -> dict[str, Statistic]:
     }
 
 
-def _items(folder: Path, file: Found, reader: Reader, benchmark: str, subject: str | None, split: str) -> Reading:
-    """The questions of one file by the reader with which notebook 01 knows them; Unreadable when none is usable."""
-    items, invalid = [], []
-    stream = opened(folder, file)
-    for number, read in enumerate(reader(benchmark, label(file), stream)):
-        if isinstance(read, Rejection):
-            invalid.append(unusable(benchmark, read.file, read.line, f"{read.reason}: {read.detail}", read.excerpt))
-        elif wrong := _wrong(read.payload, benchmark):
-            invalid.append(unusable(benchmark, read.file, read.line, wrong, read.payload.question))
-        else:
-            known = read.payload
-            identity = f"{subject or split}-{number:05d}"
-            items.append(
-                Item(benchmark, identity, split, subject, known.question, dict(known.options), known.answer, "")
-            )
-    if stream.broken:
-        invalid.append(unusable(benchmark, label(file), 0, said(stream.broken), ""))
-    if not items:
-        first = f", the first (line {invalid[0]['line']}) because: {invalid[0]['detail']}" if invalid else ""
-        raise Unreadable(folder / file.file, f"has no usable question among {len(invalid)} rows{first}")
-    return items, invalid
+def _items(
+    folder: Path, file: Found, row: Callable[[Any], Exam], benchmark: str, subject: str | None, split: str
+) -> Reading:
+    """The questions of one file, in the form of 01's `row`; Unreadable when none is usable."""
 
+    def item(number: int, known: Exam, _: Any) -> tuple[str, Item]:
+        identity = f"{subject or split}-{number:05d}"
+        options = dict(known.options)
+        wanted = CEVAL_LETTERS if benchmark == "cmmlu" else LETTERS[: len(options)]
+        wrong = f"options {''.join(options)}, expected {wanted}" if "".join(options) != wanted else ""
+        made = Item(benchmark, identity, split, subject, known.question, options, known.answer, "")
+        return wrong or ("" if known.answer else "no answer"), made
 
-def _wrong(known: Exam, benchmark: str) -> str:
-    letters = "".join(letter for letter, _ in known.options)
-    wanted = CEVAL_LETTERS if benchmark == "cmmlu" else "ABCDEFGH"[: len(letters)]
-    if letters != wanted:
-        return f"options {letters}, expected {wanted}"
-    return "" if known.answer else "no answer"
+    return questions(benchmark, folder, file, row, item, tabular=benchmark == "cmmlu")

@@ -1,0 +1,263 @@
+"""Attitude scales as a benchmark, asked as ChiMed-GPT does (arXiv 2311.06025, abstract; its notebooks) and otherwise.
+
+A total in one form says little: a model that always answers one letter has a total, too. So each statement is asked
+in several wordings, orders of the options and sets of labels, and a record says which content was chosen.
+The prompt is the authors', in the template that the model was trained with, before the reply's beginning "答案：" that
+the kit's training taught (the authors use no template and force nothing).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate import attitude_scores, scales
+from qilin_lib.evaluate.backends import single_token
+from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.plan import Task
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
+from qilin_lib.evaluate.replies import Reply, letters
+from qilin_lib.evaluate.scales import Scale
+
+NEXT_TOKEN, GENERATION = "next_token", "generation"
+LABELS = {
+    "letters": "ABCDEFGHIJ",
+    "digits": "123456789",
+    "lower_case": "abcdefghij",
+    "heavenly_stems": "甲乙丙丁戊己庚辛壬癸",
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form in which a statement is asked: `wording` 0 is the original, order 0 the given one.
+
+    `contents`: the option (1, 2, …) at each position.
+    """
+
+    place: int
+    wording: int
+    order: int
+    contents: tuple[int, ...]
+    labels: str
+
+
+@dataclass(frozen=True)
+class Attitudes(Task):
+    """A scale under one protocol; its items are the `forms`."""
+
+    scale: Scale
+    orders: list[tuple[int, ...]]
+    labels: list[str]
+    paraphrases: bool
+    resamples: int
+    seed: int
+
+    @property
+    def likelihood(self) -> bool:
+        return self.protocol == NEXT_TOKEN
+
+    @cached_property
+    def forms(self) -> dict[str, Form]:
+        """{id of the item: form}."""
+        return _forms(self.scale, self.orders, self.labels, self.paraphrases)
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        """One prompt an item, without shots. QilinError when labels cannot be scored as the next token."""
+        scored = self.likelihood and backend.likelihood
+        if scored:
+            used = dict.fromkeys(self.forms[item.id].labels for item in items)
+            _check_tokens(backend.tokenizer, list(used), len(self.scale.options))
+        new_tokens = 0 if scored else self.settings["max_new_tokens"]
+        return [self._prompt(item, backend, new_tokens) for item in items]
+
+    def _prompt(self, item: Item, backend: Any, new_tokens: int) -> Prompt:
+        def build(text: str, _: Sequence[Item]) -> Messages:
+            lines = "\n".join(f"{label} {option}" for label, option in item.options.items())
+            content = self.scale.instruction.replace("{options}", lines).replace("{item}", text)
+            return [{"role": "user", "content": content}]
+
+        return fit(build, item, (), REPLY_PREFIX, backend, new_tokens)
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        """The likeliest label with all log-probabilities, or the reply and the label read from it.
+
+        A backend that gives no probabilities (an endpoint, an encoder-decoder) writes under both protocols, as in
+        C-Eval.
+        """
+        if not (self.likelihood and backend.likelihood):
+            replies = backend.generate(asked, self.settings["max_new_tokens"])
+            return [
+                self._own(item, read_label(reply, item.options), reply.text, reply.ending)
+                for item, reply in zip(items, replies, strict=True)
+            ]
+        rows: list[dict] = [{} for _ in items]
+        for layout in dict.fromkeys(item.subject for item in items):
+            members = [n for n, item in enumerate(items) if item.subject == layout]
+            choices = list(items[members[0]].options)
+            scores = backend.choice_logprobs([asked[n] for n in members], choices)
+            for n, row in zip(members, scores, strict=True):
+                refused = isinstance(row, Reply)
+                # A model that overflows gives no number, and max() would take the first label for its answer.
+                label = max(row, key=row.get) if not refused and all(map(math.isfinite, row.values())) else None
+                rows[n] = self._own(items[n], label, "", row.ending if refused else {"scores": row})
+        return rows
+
+    def _own(self, item: Item, label: str | None, output: str, more: dict) -> dict:
+        """A record's own part: what was asked in which form, what was chosen (content and position from 1), points."""
+        form = self.forms[item.id]
+        statement = self.scale.items[form.place]
+        position = None if label is None else list(item.options).index(label) + 1
+        content = None if position is None else form.contents[position - 1]
+        return {
+            "output": output,
+            "prediction": label,
+            "item": statement.number,
+            "wording": form.wording,
+            "order": form.order,
+            "contents": list(form.contents),
+            "labels": form.labels,
+            "position": position,
+            "choice": content,
+            "points": None if content is None else self.scale.points(statement, content),
+            **more,
+        }
+
+    def statistics(self, records: Sequence[dict]) -> dict[str, Any]:
+        return attitude_scores.statistics(records, self.scale, self.resamples, self.seed)
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader must know beside any model."""
+        return attitude_scores.facts(self.scale, self.labels, self.orders, LABELS)
+
+
+def prepare(params: Any) -> list[Attitudes]:
+    """The tasks of notebook 09: every scale under every protocol.
+
+    Raises QilinError for a scale that cannot be read, two of one name, a label set with fewer labels than options, and
+    more orders than the options have.
+    """
+    read = [(name, scales.read(name)) for name in params.scales]
+    for _, scale in read:
+        if [other.name for _, other in read].count(scale.name) > 1:
+            raise QilinError(f"bias.scales = {params.scales}: two of them are called '{scale.name}'; rename one")
+        _check_labels(scale, params.labels)
+    return [task for source, scale in read for task in _tasks(source, scale, params)]
+
+
+def _tasks(source: str, scale: Scale, params: Any) -> list[Attitudes]:
+    asked = orders(len(scale.options), params.option_orders, params.seed)
+    forms = _forms(scale, asked, params.labels, params.paraphrases)
+    items = [_item(scale, identity, form) for identity, form in forms.items()]
+    settings = {"scale": source, "sha256": scale.sha256, "max_new_tokens": params.max_new_tokens}
+    own = (scale, asked, params.labels, params.paraphrases, params.bootstrap_resamples, params.seed)
+    return [Attitudes(scale.name, protocol, "all", None, items, [], settings, *own) for protocol in params.protocols]
+
+
+def orders(options: int, count: int, seed: int) -> list[tuple[int, ...]]:
+    """`count` orders of the contents 1 … `options`: the given one, its reverse, then seeded pairs of such.
+
+    They come in blocks of `options` orders (twice as many where that is odd), a Williams (1949) design: over a whole
+    block every option stands equally often at every position, and equally often after every other.
+    Raises QilinError for more orders than there are.
+    """
+    if count > math.factorial(options):
+        raise QilinError(
+            f"bias.option_orders: {count} is more than the {options} options have; nearest valid: "
+            f"{math.factorial(options)}"
+        )
+    draw, found = random.Random(seed), []
+    names = list(range(1, options + 1))
+    while len(found) < count:
+        rows = [tuple(names[content] for content in row) for row in _block(options, draw)]
+        # Blocks under new names of the options share all of their orders or none.
+        found += [] if rows[0] in found else rows
+        draw.shuffle(names)
+    return found[:count]
+
+
+def _check_labels(scale: Scale, names: Sequence[str]) -> None:
+    for name in names:
+        if len(LABELS[name]) < len(scale.options):
+            enough = [other for other, labels in LABELS.items() if len(labels) >= len(scale.options)]
+            raise QilinError(
+                f"bias.labels: '{name}' has {len(LABELS[name])} labels and scale '{scale.name}' {len(scale.options)} "
+                f"options; nearest valid: {enough or 'a scale with fewer options'}"
+            )
+
+
+def _forms(scale: Scale, asked: Sequence[tuple[int, ...]], labels: Sequence[str], paraphrases: bool) -> dict[str, Form]:
+    """{id of the item: form}; labels and orders outside, so that prompts with the same options stand together."""
+    return {
+        f"{name}-order{order}-item{statement.number}-wording{wording}": Form(place, wording, order, contents, name)
+        for name in labels
+        for order, contents in enumerate(asked)
+        for place, statement in enumerate(scale.items)
+        for wording in range(len(statement.wordings) if paraphrases else 1)
+    }
+
+
+def _item(scale: Scale, identity: str, form: Form) -> Item:
+    statement, labels = scale.items[form.place], LABELS[form.labels]
+    options = {labels[place]: scale.options[content - 1] for place, content in enumerate(form.contents)}
+    # As `subject`: prompts of the same options share their beginning, and are scored over the same labels.
+    layout = f"{form.labels}, order {form.order}"
+    return Item(scale.name, identity, "all", layout, statement.wordings[form.wording], options, None, "")
+
+
+def _check_tokens(tokenizer: Any, used: Sequence[str], options: int) -> None:
+    for name in used:
+        if not _one_token_each(tokenizer, LABELS[name][:options]):
+            good = [other for other, labels in LABELS.items() if _one_token_each(tokenizer, labels[:options])]
+            near = [other for other in good if len(LABELS[other]) >= options]
+            raise QilinError(
+                f"bias.labels: '{name}' ({LABELS[name][:options]}) is not one token of its own for each label after "
+                f"'{REPLY_PREFIX}' with this model's tokenizer; nearest valid: {near or 'protocols: [generation]'}"
+            )
+
+
+def _one_token_each(tokenizer: Any, labels: str) -> bool:
+    try:
+        # A tokenizer without byte fallback turns every rare character into the same unknown token.
+        return len({single_token(tokenizer, REPLY_PREFIX, label) for label in labels}) == len(labels)
+    except QilinError:
+        return False
+
+
+def read_label(reply: Reply, options: dict[str, str]) -> str | None:
+    """The label in a reply begun with "答案：", or the one whose option's text it gives; None if it says neither.
+
+    Unlike in the authors' script, which takes the first character and "C" for all else, nothing is assumed. `options`
+    {label: text} in the order shown. Labels other than capitals are read as the capital of their position, and only
+    where they stand alone: 甲 in 甲状腺 is no answer.
+    """
+    text = reply.text
+    capitals = dict(zip(options, LABELS["letters"], strict=False))
+    if not set("".join(options).upper()) <= set(LABELS["letters"]):
+        # A letter that was not on offer answers nothing.
+        text = re.sub(r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])", "□", text)
+    texts = "|".join(re.escape(text) for text in sorted(options.values(), key=len, reverse=True))
+    for label, capital in capitals.items():
+        if label != capital:
+            alone = rf"(?:(?<!\w)|(?<=[选择项是为])){re.escape(label)}(?:(?!\w)|(?={texts}))"
+            text = re.sub(alone, capital, text)
+    named = {capitals[label]: text for label, text in options.items()}
+    found = letters(reply._replace(text=text), named, multiple=False)
+    return None if found is None else list(options)[LABELS["letters"].index(found)]
+
+
+def _block(options: int, draw: random.Random) -> list[tuple[int, ...]]:
+    """A Williams design over the contents 0, 1, …: pairs of an order and its reverse, the identity first."""
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) % options for place in range(options)]
+    position = {content: place for place, content in enumerate(zigzag)}
+    rows = [tuple(position[(content + step) % options] for content in zigzag) for step in range(options)]
+    # With an even number of options the reverse of each row is a row, with an odd one it is not.
+    further = rows[1 : options // 2] if options % 2 == 0 else rows[1:]
+    draw.shuffle(further)
+    return [order for row in (rows[0], *further) for order in (row, row[::-1])]

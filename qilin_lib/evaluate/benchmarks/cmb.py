@@ -1,0 +1,121 @@
+"""CMB-Exam (Wang et al. 2023, arXiv 2308.08833): questions of medical exams, with one right answer or several.
+
+Asked as its authors ask without examples ("Answer-only Prompt" of their README, FreedomIntelligence/CMB), the letters
+written in one go, as CMExam's are: no scored letter can be several. The test split hides its answers; they came later,
+in a file of their own, and belong to the questions by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.chimed.readers.exam import exam_row, letters_of
+from qilin_lib.chimed.records import Exam
+from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, records
+from qilin_lib.evaluate.benchmarks.ceval import written_tokens
+from qilin_lib.evaluate.intervals import Statistic, proportion
+from qilin_lib.evaluate.items import Item, Reading, cap, questions
+from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.plan import FIXED, Task
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
+from qilin_lib.evaluate.replies import failures, letters, unread
+from qilin_lib.evaluate.scores import Table
+
+ASKED = "以下是中国{exam_type}中{exam_class}考试的一道{question_type}，不需要做任何分析和解释，直接输出答案选项。\n"
+ABOUT = ("exam_type", "exam_class", "question_type")
+SINGLE, MULTIPLE = "单项选择题", "多项选择题"
+COLUMNS = {
+    ("accuracy",): "accuracy",
+    ("kinds", SINGLE): "one answer",
+    ("kinds", MULTIPLE): "several answers",
+}
+
+
+@dataclass(frozen=True)
+class Cmb(Task):
+    """Every item is written, whatever a backend could score."""
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        return [_prompt(item, backend) for item in items]
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        replies = backend.generate(asked, written_tokens(backend))
+        chosen = [letters(reply, item.options, _several(item)) for item, reply in zip(items, replies, strict=True)]
+        return [
+            {"output": reply.text, **reply.ending, "prediction": found, "correct": found == item.gold}
+            for item, reply, found in zip(items, replies, chosen, strict=True)
+        ]
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        """`accuracy` (all letters of an answer must be right) and FAILURES over all items; accuracy by number of right
+        answers under "kinds", by examination under "exams"."""
+        table: Table = {"accuracy": proportion([record["correct"] for record in records])}
+        table["kinds"], table["exams"] = _by(records, "question_type"), _by(records, "exam_type")
+        return table | failures(records, unread)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """The test split where its answers are there, else the validation split."""
+    items, invalid = cmb_items(folder)
+    limit = params.max_items_further
+    return [Cmb(name, FIXED, items[0].split, limit, cap(items, limit, params.seed), invalid, {})]
+
+
+def cmb_items(folder: Path) -> Reading:
+    """Questions of CMB-test*question*.json with the answers of CMB-test*answer*.json, else of CMB-val*.json.
+
+    Unusable: what the reader of notebook 01 rejects, no answer, one that is not among the options. Unreadable when no
+    such file is there, or no row of it is usable.
+    """
+    answers = _answers(folder)
+    split, pattern = ("test", "**/CMB-test*question*.json") if answers else ("val", "**/CMB-val*.json")
+    advice = "CMB-Exam has CMB-val-merge.json; or leave 'cmb' out of eval.further_benchmarks"
+    with files_of(folder, pattern, advice=advice) as (file, *_):
+        return questions("cmb", folder, file, exam_row, _reader(split, answers))
+
+
+def _answers(folder: Path) -> dict[str, str]:
+    """{id: letters} of the test split; {} where the file is not there."""
+    try:
+        with files_of(folder, "**/CMB-test*answer*.json") as (file, *_):
+            rows = [row for _, row in records(folder, file) if isinstance(row, dict)]
+    except Unreadable:
+        return {}
+    return {str(row["id"]): letters_of(str(row.get("answer", ""))) for row in rows if "id" in row}
+
+
+def _reader(split: str, answers: dict[str, str]) -> Callable[[int, Exam, Any], tuple[str, Item]]:
+    def item(place: int, known: Exam, row: Any) -> tuple[str, Item]:
+        options, gold = dict(known.options), answers.get(str(row.get("id")), known.answer)
+        groups = {name: str(row.get(name) or "") for name in ABOUT}
+        made = Item("cmb", f"{split}-{place:05d}", split, None, known.question, options, gold, "", groups)
+        if not gold:
+            return "no answer", made
+        return (
+            "" if set(gold) <= set(options) else f"answer {gold!r} is not among the options {''.join(options)}"
+        ), made
+
+    return item
+
+
+def _prompt(item: Item, backend: Any) -> Prompt:
+    def build(question: str, _: Sequence[Item]) -> Messages:
+        lines = [question, *(f"{letter}. {text}" for letter, text in item.options.items())]
+        return [{"role": "user", "content": ASKED.format(**item.groups) + "\n".join(lines)}]
+
+    return fit(build, item, (), REPLY_PREFIX, backend, written_tokens(backend))
+
+
+def _several(item: Item) -> bool:
+    return item.groups["question_type"] != SINGLE
+
+
+def _by(records: Sequence[dict], name: str) -> dict[str, Statistic]:
+    values = sorted({record["groups"][name] for record in records})
+    return {
+        value: proportion([record["correct"] for record in records if record["groups"][name] == value])
+        for value in values
+    }

@@ -1,0 +1,81 @@
+"""Huatuo-26M's test questions (Li et al. 2023, arXiv 2305.01526): a patient asks, the model answers (Table 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.chimed.readers.stream import Reject
+from qilin_lib.evaluate.benchmark_files import files_of, records, said
+from qilin_lib.evaluate.items import Item, Reading, cap, part, reference_of, there
+from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.plan import FIXED, Task, Texts
+from qilin_lib.evaluate.prompts import Prompt, fit, huatuo_messages
+from qilin_lib.evaluate.replies import failures, spoken, unsaid
+from qilin_lib.evaluate.scores import Table
+from qilin_lib.evaluate.texts import text_statistics
+from qilin_lib.evaluate.variants import variants
+
+
+def huatuo_items(raw_dir: str | Path) -> Reading:
+    """Huatuo-26M's test questions: `test_datasets.jsonl` {questions, answers} or `huatuo26M_test.json` (instructions).
+
+    Unusable: not exactly one question and one answer, or an empty one. Raises Unreadable when there is no such file, or
+    it has another form.
+    """
+    folder = there(raw_dir) / "huatuo26m_test"
+    with files_of(folder, "test_datasets.jsonl", "huatuo26M_test.json", "test.jsonl") as (file, *_):
+        rows = enumerate(records(folder, file))
+        return part(folder, file, ((line, *_item(f"test-{n:05d}", row)) for n, (line, row) in rows))
+
+
+def _item(identity: str, row: Any) -> tuple[str, str, Item]:
+    """(what is wrong with the record, with the question or answer, the item)."""
+    keys = ("instruction", "output") if isinstance(row, dict) and "instruction" in row else ("questions", "answers")
+    question, answer = (_only(row.get(key)) if isinstance(row, dict) else "" for key in keys)
+    item = Item("huatuo", identity, "test", None, question, None, None, answer)
+    wrong = "" if question and answer else f"not exactly one question and one answer in {keys[0]} and {keys[1]}"
+    return said(row) if isinstance(row, Reject) else "", wrong, item
+
+
+def _only(value: Any) -> str:
+    """The text of a str or of a list of one, cleaned; "" for anything else."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return reference_of(value) if isinstance(value, str) else ""
+
+
+def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
+    """The question as the user's message, nothing forced."""
+    return [fit(lambda question, _: huatuo_messages(question), item, (), "", backend, max_new_tokens) for item in items]
+
+
+def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
+    """`output` is the answer; `items` are not looked at, every answer is measured against its reference later."""
+    return [{"output": reply.text, **reply.ending} for reply in backend.generate(asked, max_new_tokens)]
+
+
+def statistics(records: Sequence[dict], how: str = "char") -> Table:
+    """BLEU-1…4, GLEU, ROUGE-1/2/L and distinct-1/2 over all records, and FAILURES; `how`: the tokens, "char" or
+    "jieba". Thoughts are left out.
+
+    Under "variants" the same answers measured by other people's metric code.
+    """
+    written, wanted = [spoken(record["output"]) for record in records], [record["reference"] for record in records]
+    return text_statistics(written, wanted, how) | failures(records, unsaid) | {"variants": variants(written, wanted)}
+
+
+@dataclass(frozen=True)
+class Huatuo(Texts):
+    """Huatuo-26M's questions."""
+
+    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """The one task of Huatuo-26M, which has no released evaluator."""
+    items, invalid = huatuo_items(folder.parent)
+    limit, new = params.max_items_huatuo, {"max_new_tokens": params.max_new_tokens_huatuo}
+    return [Huatuo(name, FIXED, "test", limit, cap(items, limit, params.seed), invalid, new, params.tokenisation)]

@@ -1,0 +1,105 @@
+"""What is read once, written once and asked once."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qilin_lib import sample
+from qilin_lib.evaluate import answering, plan
+from qilin_lib.evaluate.benchmarks import KINDS, attitudes, prepare
+from qilin_lib.evaluate.replies import Reply
+from qilin_lib.evaluate.store import predictions
+from qilin_lib.files import read_jsonl
+from qilin_lib.params import load
+
+
+class Writer:
+    """Counts what it is asked; says how many prompts came before."""
+
+    context, likelihood, batch_size = 10_000, False, 2
+
+    def __init__(self, tokenizer: Any, template: Any) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        self.asked: list[str] = []
+
+    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
+        self.asked += [prompt.text for prompt in prompts]
+        return [Reply(f"第{self.asked.index(prompt.text)}问。") for prompt in prompts]
+
+    def fingerprint(self) -> str:
+        return "writer"
+
+
+def test_equal_items_are_asked_once_and_each_has_its_record(
+    raw_dir: Path, params: SimpleNamespace, tokenizer: Any, template: Any, tmp_path: Path
+) -> None:
+    rows = [
+        ("头痛怎么办", "休息。"),
+        ("发热怎么办", "喝水。"),
+        ("头痛怎么办", "就医。"),
+        ("咳嗽怎么办", "止咳。"),
+        ("头痛怎么办", "休息。"),
+    ]
+    lines = [json.dumps({"questions": q, "answers": a}, ensure_ascii=False) + "\n" for q, a in rows]
+    (raw_dir / "huatuo26m_test" / "test_datasets.jsonl").write_text("".join(lines), encoding="utf-8")
+    params.benchmarks, params.protocols, params.max_items_huatuo = ["huatuo"], ["fixed"], None
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
+    backend, path = Writer(tokenizer, template), predictions(tmp_path, "fixed", "huatuo", "base")
+    answering.answer(task, "base", backend, 0, path)
+    answering.store.finish(path, [item.id for item in task.items])
+    records = list(read_jsonl(path))
+    assert Counter(backend.asked).most_common(1)[0][1] == 1 and len(backend.asked) == 3
+    assert [record["reference"] for record in records] == [answer for _, answer in rows]
+    assert records[0]["output"] == records[2]["output"] == records[4]["output"] != records[1]["output"]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """How often each file was opened by name."""
+    seen: Counter = Counter()
+    real: Callable = builtins.open
+
+    def watched(file: Any, *given: Any, **how: Any) -> Any:
+        seen[Path(file).name if isinstance(file, str | Path) else ""] += 1
+        return real(file, *given, **how)
+
+    monkeypatch.setattr(builtins, "open", watched)
+    monkeypatch.setattr("io.open", watched)
+    return seen
+
+
+def test_what_was_trained_on_is_read_once_for_all_dialogues(
+    params: SimpleNamespace, tmp_path: Path, opened: Counter
+) -> None:
+    """01's three sets hold gigabytes, and three benchmarks ask what is in them."""
+    params.benchmarks, params.further_benchmarks = [], ["cmtmedqa", "meddialog", "mc"]
+    for name in ("cpt", "sft", "dpo", "dropped"):
+        (tmp_path / f"{name}.jsonl").write_text("", encoding="utf-8")
+    opened.clear()
+    tasks = prepare(sample.raw_dir(), params, tmp_path)
+    assert [task.name for task in tasks] == ["cmtmedqa", "meddialog", "mc"] and all(task.items for task in tasks)
+    assert {name: opened[f"{name}.jsonl"] for name in ("cpt", "sft", "dpo", "dropped")} == dict.fromkeys(
+        ("cpt", "sft", "dpo", "dropped"), 1
+    )
+
+
+def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Items, examples, types, scales: what the processes read is what the notebook planned, rows left out apart."""
+    planned, scales = prepare(sample.raw_dir(), load("06_eval")), attitudes.prepare(load("09_bias"))
+    plan.write(planned, tmp_path / "06")
+    assert plan.read(tmp_path / "06", KINDS) == [replace(task, invalid=[]) for task in planned]
+    assert {type(task).__name__ for task in planned} == KINDS.keys() - {"Attitudes", "Cmb"}
+    assert len(list((tmp_path / "06").glob("ceval*"))) == 1, "both protocols ask the same items"
+    plan.write(scales, tmp_path / "09")
+    for task, again in zip(scales, plan.read(tmp_path / "09", KINDS), strict=True):
+        assert (again.items, again.forms, again.settings) == (task.items, task.forms, task.settings)
+        assert [s.reversed for s in again.scale.items] == [s.reversed for s in task.scale.items]
