@@ -6,6 +6,7 @@ A model is asked in the template it was trained with: the same weights score 26 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -263,7 +264,7 @@ def _load(stage: Stage, name: str, weights: Path, asked: Any, device: str, askin
     # A prefix is part of no weights.
     if parameters.vllm_python and not is_prefix(weights):
         first = int(device.partition(":")[2] or 0)
-        work, whole = stage.dir / "vllm" / f"{name}-{first}", _whole(stage, weights)
+        work, whole = stage.dir / "vllm" / f"{name}-{os.environ.get('RANK', 0)}", _whole(stage, weights)
         more = (first, parameters.vllm, asking)
         return VllmBackend(parameters.vllm_python, whole, tokenizer, asked, parameters.dtype, work, *more)
     model = load_to_answer(weights, parameters.dtype, device)

@@ -265,7 +265,6 @@ def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer
     for prompts in chunks:
         yield [answer.ids for _ in prompts for answer in next(answers)[1]]
     answers.close()
-    shutil.rmtree(work)
 
 
 def _rewards(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:

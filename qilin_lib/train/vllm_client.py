@@ -57,13 +57,16 @@ def check(notebook: str, python: str) -> str:
 
 
 class Engine:
-    """vLLM with the full weights in `model`, on the visible GPUs from `first` on. It starts when it is first asked;
-    `close` ends it and all that it started. `settings`: further keyword arguments of vllm.LLM."""
+    """vLLM with the full weights in `model`, on the visible GPUs from `first` on. It starts when it is first asked.
+
+    `close` ends it and all that it started; its log in `work` stays if it failed. `settings`: further keyword arguments
+    of vllm.LLM.
+    """
 
     def __init__(self, python: str | Path, model: Path, work: Path, first: int = 0, **settings: Any) -> None:
         self._command, self._work, self._first = [str(python), str(WORKER), str(work)], work, first
         self._settings = {"model": str(model), "skip_tokenizer_init": True, **settings}
-        self._open, self._process = ExitStack(), None
+        self._open, self._process, self._failed = ExitStack(), None, False
 
     def ask(self, prompts: Sequence[tuple[Key, list[int]]], seed: int = 0, **sampling: Any) -> list[list[Answer] | str]:
         """The answers to each (key, token ids), in their order, or why vLLM refuses the prompt.
@@ -85,6 +88,8 @@ class Engine:
 
     def close(self) -> None:
         self._open.close()
+        if self._process is not None and not self._failed:
+            shutil.rmtree(self._work, ignore_errors=True)
 
     def _start(self) -> None:
         work = self._work
@@ -103,6 +108,7 @@ class Engine:
             ended = self._process.poll()
             line += self._answers.readline()
             if ended is not None and not line.endswith("\n"):
+                self._failed = True
                 raise QilinError(f"vLLM ended with exit code {ended}: {_last_words(log)} (whole log: {log})")
             if not line.endswith("\n"):
                 time.sleep(0.01)

@@ -115,7 +115,7 @@ def test_what_is_set_reaches_vllm_and_what_moves_no_answer_stays_out_of_the_fing
 
 
 def test_a_stage_is_asked_by_its_merged_weights_and_every_process_ends(
-    tiny_model_dir: Path, python: str, tmp_path: Path, sentences: Callable
+    tiny_model_dir: Path, python: str, tmp_path: Path, sentences: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import psutil
     from peft import LoraConfig, get_peft_model
@@ -141,9 +141,15 @@ def test_a_stage_is_asked_by_its_merged_weights_and_every_process_ends(
     assert type(loaders["T5"]()).__name__ == "SequenceBackend", "vLLM holds no encoder-decoder"
     free = asked(tokenizer, sentences)
     live = TransformersBackend(load_to_answer(adapter, "float32"), tokenizer, PLAIN, 4, "cpu")
+    expected = texts(live.generate(free, 12))
+    monkeypatch.setenv("RANK", "1")
     with closing(loaders["sft"]()) as backend:
         assert backend.template.name == "baichuan"
-        assert texts(backend.generate(free, 12)) == texts(live.generate(free, 12))
+        assert texts(backend.generate(free, 12)) == expected
+        monkeypatch.setenv("RANK", "0")
+        with closing(loaders["sft"]()) as beside:
+            assert texts(beside.generate(free, 12)) == expected == texts(backend.generate(free, 12))
+    assert not list((stage.dir / "vllm").glob("*")), "what was asked and answered is not left behind"
     left = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [line for line in left if "vllm_worker.py" in line and str(tmp_path) in line]
 

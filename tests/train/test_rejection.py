@@ -256,10 +256,10 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
 
     def generate(python: str, model: Path, prompts: list, work: Path, **settings: Any) -> Any:
         calls.append({"python": python, "model": model, **settings})
-        work.mkdir()
+        assert work.parent == job.out
         for number, (key, ids) in enumerate(prompts):
             assert key.startswith("1:q") and len(ids) > 2
-            yield key, [([100 + number, 101 + k], "stop") for k in range(settings["n"])]
+            yield key, [vllm_client.Answer([100 + number, 101 + k], "stop", None) for k in range(settings["n"])]
 
     monkeypatch.setattr(vllm_client, "generate", generate)
     monkeypatch.setattr(vllm_client, "check", lambda notebook, python: "0.33.0")
@@ -272,11 +272,10 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
     ]
     assert len(rows) == 28 and sum(row["kept"] for row in rows) == 7 and len({row["reward"] for row in rows}) > 14
     assert calls == [{
-        "python": "/env/bin/python", "model": tiny_model_dir, "seed": 17, "dtype": "float32", "n": 4,
+        "python": "/env/bin/python", "model": tiny_model_dir, "seed": 17, "dtype": "float32", "first": 0, "n": 4,
         "temperature": 1.2, "top_p": 0.9, "max_tokens": 16, "stop_token_ids": [tokenizer.eos_token_id],
     }]  # fmt: skip
     assert files.read_json(job.out / "facts.json")["sampler"] == "vLLM 0.33.0, merged weights"
-    assert not list(job.out.glob("vllm*"))
 
 
 def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
