@@ -124,13 +124,17 @@ def test_a_ranked_list_of_answers(params, tmp_path, ranked, pairs):
 
 
 def test_only_named_sources_are_read_but_benchmarks_always_and_held_out_records_do_not_move(params, tiny_raw, tmp_path):
-    """The draw is by text: without other sources, every record stands at another place."""
+    """The draw is by text: without other sources, and behind a row more, every record stands at another place."""
     both = run(params, tiny_raw, tmp_path / "one", heldout_share_sft=0.4, heldout_share_cpt=0.4)[1]
     rows, some, _ = run(params, tiny_raw, tmp_path / "two", sources=["cmd"])
     assert set(rows) == {("cmexam", "eval"), ("cmd", "cpt"), ("cmd", "sft")}
     splits = {name: {r["id"]: r["split"] for r in both[name]} for name in ("cpt", "sft")}
     assert all(splits["cpt"][own] == split for own, split in splits["sft"].items() if own in splits["cpt"])
     assert all(splits["sft"][r["id"]] == r["split"] for r in some["sft"]) and len({*splits["sft"].values()}) == 2
+    put(tiny_raw, {"cmd/cmd.jsonl": jsonl([{"x": 1}]) + (tiny_raw / "cmd/cmd.jsonl").read_text(encoding="utf-8")})
+    moved = run(params, tiny_raw, tmp_path / "moved")[1]["sft"]
+    assert [(r["messages"], r["split"]) for r in moved] == [(r["messages"], r["split"]) for r in some["sft"]]
+    assert [r["id"] for r in moved] != [r["id"] for r in some["sft"]]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +234,18 @@ def test_later_copies_of_a_long_substring_are_cut_out_or_nothing_happens(params,
     assert lost["file"] == "c.txt" and lost["reason"] == "repeated substring"
     row = run(params, raw, tmp_path / "none", exact_substrings=None)[0]["plain_text", "cpt"]
     assert (row.kept, row.duplicate, row.substring_chars) == (3, 0, 0)
+
+
+def test_the_heading_of_a_passage_is_not_cut(params, tmp_path):
+    section = "<篇名>总论\n内容：" + NOTICE
+    books = {
+        "a/1-本草.txt": section + "根味苦，平，无毒，主治咳嗽上气。",
+        "b/2-本草.txt": section + "叶味甘，寒，有小毒，主治头风。",
+    }
+    raw = put(tmp_path / "raw" / "plain_text", books).parent
+    _, made, _ = run(params, raw, tmp_path / "out", near_dup_threshold=0.99)
+    first, second = (record["text"] for record in made["cpt"])
+    assert NOTICE in first and second == "《本草》总论\n叶味甘，寒，有小毒，主治头风。"
 
 
 def test_only_running_text_is_cut(params, tmp_path):

@@ -69,6 +69,17 @@ def test_a_dialogue_is_held_by_all_that_is_said_and_not_by_how_it_begins():
     assert [one and one.item[-1] for one in hits(Index(items), records, SHARE)] == ["0", "0", None, None]
 
 
+@pytest.mark.parametrize("every", [1, 2, 6, 11, 12, 13, 40, 80])
+@pytest.mark.parametrize("number", ["3", "十", "2019"])
+def test_an_answer_is_found_whatever_numbers_stand_in_it(every: int, number: str):
+    """Also where each of its 13-grams is broken by exactly one of them."""
+    answer = "".join(chr(0x4E00 + 37 * place) for place in range(3, 63))
+    items = [item_of(Record("huatuo26m_test", "a.jsonl", 1, Dialogue(("夜里总是惊醒怎么办", answer))))]
+    numbered = number.join(answer[at : at + every] for at in range(0, len(answer), every))
+    found = hits(Index(items), [Dialogue(("别的问题要问一下", numbered)), Passage("", numbered[:20])], SHARE)
+    assert [one and one.how for one in found] == ["answer", None]
+
+
 # --- against an independent definition: every pair of record and question, compared as Python sets and lists ---------
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_files import jsonl, put
 
 from qilin_lib.chimed.shingles import differ_in_signs, identity
@@ -34,6 +36,28 @@ ALIKE = [
 def test_a_sign_or_a_point_makes_another_record(one, other):
     assert identity(one) != identity(other)
     assert differ_in_signs(*(identity(text.join(AROUND)) for text in (one, other)))
+
+
+def forms(text):
+    """{8 letters in a row: how they stand, with the signs between them}, by looking at every place."""
+    places = [at for at, sign in enumerate(text) if sign not in "+-."]
+    found = {}
+    for at in range(len(places) - 7):
+        letters = "".join(text[place] for place in places[at : at + 8])
+        found.setdefault(letters, set()).add(text[places[at] : places[at + 7] + 1])
+    return found
+
+
+SIGNS = st.lists(st.sampled_from(["", "", "", "", "", "+", "-."]), min_size=14, max_size=14)
+
+
+@given(st.text("甲乙2", min_size=8, max_size=14), SIGNS, SIGNS, st.integers(0, 2))
+@settings(max_examples=400, deadline=None)
+def test_texts_differ_where_the_same_letters_never_stand_alike(letters, signs, others, gone):
+    one, other = ("".join(map("".join, zip(letters, some, strict=False))) for some in (signs, others))
+    mine, theirs = forms(f"\n{one}\n"), forms(f"\n{other[gone:]}\n")
+    found = any(mine[key].isdisjoint(theirs[key]) for key in mine.keys() & theirs.keys())
+    assert differ_in_signs(one, other[gone:]) == found
 
 
 @pytest.mark.parametrize("one, other", ALIKE)
