@@ -230,7 +230,8 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
         for number, metrics in HEADLINES.items()
         for metric in metrics
     }
-    return interval_plot(panels, {model: name_of(scores, model) for model in stages_of(scores)}, "percent", percent=False)
+    models = {model: name_of(scores, model) for model in stages_of(scores)}
+    return interval_plot(panels, models, "percent", percent=False)
 
 
 def _forest_lines(table: PaperTable, metric: str, scores: Mapping[str, Any]) -> list[Line]:

@@ -64,7 +64,9 @@ def ordered(models: Iterable[str]) -> list[str]:
     further = [name for name in bare if re.match(chains.NAME, name) and name not in names.STAGES]
     own = [*(name for name in names.STAGES if name in bare), *further]
     order = [*own, *sorted(bare.keys() - {*own})]
-    return sorted(models, key=lambda name: order.index(evidence.parts(name)[0]))
+    kinds = ("", evidence.RETRIEVAL, evidence.RANDOM, evidence.GOLD)
+    places = {name: evidence.parts(name) for name in models}
+    return sorted(models, key=lambda name: (order.index(places[name][0]), kinds.index(places[name][1])))
 
 
 def stages_of(scores: Mapping[str, Any]) -> list[str]:
@@ -127,6 +129,7 @@ def scored(scores: Mapping[str, Any], digest: str = "", only: Iterable[str] = ()
 def entries(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
     """(benchmark, protocol, model, entry) of a scores.json."""
     beside = ("released", "run", "usage", "split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
+    beside += ("judged",)
     fixed = {name: results for name, results in scores.items() if name not in beside and isinstance(results, Mapping)}
     for protocol, asked in (("fixed", fixed), ("released", scores.get("released", {}))):
         for benchmark, results in asked.items():
