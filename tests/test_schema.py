@@ -106,7 +106,7 @@ def test_an_error_says_what_the_parameter_means() -> None:
 def test_what_changes_no_result_is_outside_the_key() -> None:
     always = {"run", "profile", "from_run"}
     training = {"dry_run", "report_to", "logging_steps", "save_steps", "max_heldout", "gpus", "nodes"}
-    training |= {"save_minutes", "save_total_limit"}
+    training |= {"save_minutes", "save_total_limit", "bootstrap_resamples"}
     training |= {"nproc_per_node", "deepspeed", "gradient_checkpointing", "attn_implementation"}
     for model, outside in (
         (schema.Build, {"workers"}),

@@ -29,7 +29,7 @@ from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, ceval_messages, cmexam_messages
-from qilin_lib.evaluate.replies import ERROR, Reply
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.variants import cmexam_texts
 
@@ -81,10 +81,10 @@ def ceval_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -
     answers = []
     for item, prompt, reply in zip(items, asked, replies, strict=True):
         tail = backend.tokenizer.decode(prompt.ids[-2:]) if prompt.ids else prompt.text[-2:]
-        output = (tail + reply.text).strip()
+        output = "" if reply.error else (tail + reply.text).strip()
         letter = ceval_letter(output, item.options or {})
         correct = None if item.gold is None else letter == item.gold
-        answers.append({"output": output, "prediction": letter, "correct": correct, **_refused(reply)})
+        answers.append({"output": output, "prediction": letter, "correct": correct, **_refusal(reply)})
     return answers
 
 
@@ -107,10 +107,15 @@ def cmexam_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) 
                 "explanation": explained[1] if explained else "",
                 "lora_prediction": lora_letters(output, options),
                 "lora_explanation": lora_explanation(output),
-                **_refused(reply),
+                **_refusal(reply),
             }
         )
     return answers
+
+
+def _refusal(reply: Reply) -> dict[str, str]:
+    # The authors' code knows no end of a reply; only a prompt that a server refuses is told from one that it answers.
+    return reply.ending if reply.error else {}
 
 
 def ceval_letter(output: str, options: dict[str, str]) -> str | None:
@@ -207,11 +212,6 @@ def _fitted(texts: Sequence[str], shots: int, backend: Any, new_tokens: int) -> 
 
 def _prompt(text: str, ids: list[int], shots: int, truncated: bool) -> Prompt:
     return Prompt([{"role": "user", "content": text}], "", ids, text, shots, truncated)
-
-
-def _refused(reply: Reply) -> dict[str, str]:
-    """That a server refused the prompt: how else a reply ended the authors do not look at."""
-    return reply.ending if reply.finish == ERROR else {}
 
 
 def _only(letters: Sequence[str]) -> str | None:

@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
-from qilin_lib.report.cells import Score
-from qilin_lib.report.cells import notes as told
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.charts import literal, new_chart
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
@@ -58,7 +57,7 @@ def sections(stage: Stage) -> list[Section]:
 
 
 def _parts(scores: Mapping[str, Any], name: str, number: str) -> tuple[Any, ...]:
-    (caption,) = told("attitudes", "chosen")
+    (caption,) = sentences("attitudes", "chosen")
     return (
         total_table(scores, name, number),
         *readings(scores, name),
@@ -121,7 +120,7 @@ def _share(score: Mapping[str, Any], where: Mapping[str, str]) -> Score:
 
 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
-    (even,) = told("attitudes", "balanced" if facts["balanced"] else "unbalanced")
+    (even,) = sentences("attitudes", "balanced" if facts["balanced"] else "unbalanced")
     values = {
         "letters": ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items()),
         "labels": ", ".join(facts["labels"]),
@@ -129,7 +128,7 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
     }
     about = {name: facts[name] for name in ("citation", "licence")}
     ends = {"high": facts["high_total"], "low": facts["low_total"]}
-    return told("attitudes", "total", even=even, **values, **about, **ends)
+    return sentences("attitudes", "total", even=even, **values, **about, **ends)
 
 
 def scale_table(name: str) -> Table:
@@ -216,7 +215,7 @@ def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]
         [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part], {}) for part in sizes)]
         for protocol, model, entry in _entries(scores, name)
     ]
-    notes = [*foot(scores, paper=""), *told("attitudes", "parts")]
+    notes = [*foot(scores, paper=""), *sentences("attitudes", "parts")]
     return [_table(number, "Subscales", rows, columns, notes)]
 
 
@@ -233,7 +232,9 @@ def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
     if not rows:
         return []
     columns = ["Compared", "Protocols", "Difference of totals"]
-    return [_table(number, "Between models", rows, columns, [*foot(scores, paper=""), *told("attitudes", "pairs")])]
+    return [
+        _table(number, "Between models", rows, columns, [*foot(scores, paper=""), *sentences("attitudes", "pairs")])
+    ]
 
 
 def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -247,4 +248,4 @@ def stored_table(number: str) -> Table:
     """The totals in the authors' notebooks, which the controls of ours were made for."""
     rows = [[name, *totals] for name, totals in ATTITUDES["rows"].items()]
     columns = ["Model", *ATTITUDES["columns"].split()]
-    return _table(number, "Totals stored in ChiMed-GPT's notebooks", rows, columns, told("attitudes", "stored"))
+    return _table(number, "Totals stored in ChiMed-GPT's notebooks", rows, columns, sentences("attitudes", "stored"))

@@ -11,8 +11,7 @@ from typing import Any
 from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
 from qilin_lib.models import names
 from qilin_lib.report.annotations import COLUMNS, ENGLISH
-from qilin_lib.report.cells import Score
-from qilin_lib.report.cells import notes as told
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import key, name_of, ordered
 from qilin_lib.report.paper import ExternalTable
 from qilin_lib.report.render import Table
@@ -31,7 +30,7 @@ def category_table(scores: Scores, digest: str = "") -> Table:
         for name, title in (CATEGORIES | dict(zip(extra, extra, strict=True))).items()
     ]
     content = by_model(columns, Rows({}, "", ordered(results)), scores, digest).drop(columns="From")
-    about = told("tables", "categories") if results else ["C-Eval was not evaluated in this run."]
+    about = sentences("tables", "categories") if results else ["C-Eval was not evaluated in this run."]
     notes = [*names.foot(scores), *about, "The paper gives no numbers by category."]
     return Table("4c", "C-Eval by category", content, notes)
 
@@ -88,7 +87,7 @@ def variant_table(scores: Scores, digest: str = "") -> Table:
     rows = ([name, *line] for name, line in zip(variants, cells, strict=True))
     content = frame(rows, ["Variant", *headings(scores, "huatuo")])
     missing = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
-    notes = told("tables", "variants") if variants else missing
+    notes = sentences("tables", "variants") if variants else missing
     title = "Huatuo-26M: the same answers, other metric code"
     return Table("6v", title, content, [*names.foot(scores), *notes], compact=True)
 
@@ -103,7 +102,7 @@ def paired_table(scores: Scores) -> Table:
         rows.append([pair["benchmark"], pair["metric"], f"({later}) \u2212 ({earlier})", gap, *tests])
     columns = ["Benchmark", "Metric", "Compared", "Difference, points", "p", "p, Holm"]
     missing = ["Nothing to compare: fewer than two models answered the same benchmark."]
-    notes = told("tables", "paired", count=len(rows)) if rows else missing
+    notes = sentences("tables", "paired", count=len(rows)) if rows else missing
     title = "Paired differences between models"
     return Table("A1", title, frame(rows, columns), [*names.foot(scores), *notes], compact=True)
 
@@ -116,7 +115,7 @@ def usage_table(scores: Scores) -> Table | None:
     counted = list(dict.fromkeys(name for counts in usage.values() for name in counts))
     rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in counted)] for m, counts in sorted(usage.items())]
     content = frame(rows, ["Model", *(name.replace("_", " ") for name in counted)])
-    return Table("", "Requests to endpoints", content, [*names.foot(scores), *told("tables", "usage")])
+    return Table("", "Requests to endpoints", content, [*names.foot(scores), *sentences("tables", "usage")])
 
 
 def _amount(value: float | None) -> Score:

@@ -17,8 +17,7 @@ from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import further
 from qilin_lib.report import tables as shared
-from qilin_lib.report.cells import Score
-from qilin_lib.report.cells import notes as told
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import at, ordered
 from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
 from qilin_lib.report.render import Table
@@ -107,7 +106,7 @@ def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
 
 def _chimed_qa() -> Table:
     columns = [Column("chimed_qa", "", heading, published=name) for name, heading in README_HEADINGS.items()]
-    notes = [*told("tables", "chimed_qa"), *_notes("about", "metrics")]
+    notes = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
     return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes)
 
 
@@ -180,6 +179,6 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
     cells = shared.across(scores, benchmark, lines, digest)
     rows = [[heading, *line] for heading, line in zip(lines, cells, strict=True)]
     published = "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it."
-    notes = [*foot(scores, paper=""), *told("tables", "types"), published]
+    notes = [*foot(scores, paper=""), *sentences("tables", "types"), published]
     content = pd.DataFrame(rows, columns=["Type", *shared.headings(scores, benchmark)], dtype=object)
     return Table(number, f"Named entities by type: {LABELS[benchmark]}", content, notes, compact=True)

@@ -21,7 +21,7 @@ from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
-from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.figures import FATES
 from qilin_lib.report.frames import count
 from qilin_lib.report.markup import Html, macro
@@ -64,7 +64,7 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     rows.append(["Total", "", *(sum(column) for column in zip(*counts, strict=True))])
     about = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
     columns = ["Dataset", "Set", *names[:-2], "substring", "deidentified"]
-    return _table("Ledger", rows, columns, [*about, *notes("data", "ledger", fates=" + ".join(FATES))])
+    return _table("Ledger", rows, columns, [*about, *sentences("data", "ledger", fates=" + ".join(FATES))])
 
 
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
@@ -110,7 +110,7 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
             + ", ".join(unread)
         )
     fate = "kept all the same (decontaminate: report)" if decontaminate == "report" else "left out of every set"
-    told += notes("data", "compared_with", fate=fate)
+    told += sentences("data", "compared_with", fate=fate)
     if not decontaminate:
         rows = [["Total", *[Score(missing="not counted")] * (len(there) + 1 + len(RULES))]]
         told = ["decontaminate: false: nothing was compared"]
@@ -133,7 +133,9 @@ def leak_recall_table(rows: Iterable[Recall]) -> Table:
         each = [_share(row.found, row.made) if (row := found.get(name)) else Score() for name in there]
         total = _share(*(sum(getattr(row, name) for row in found.values()) for name in ("found", "made")))
         lines.append([kind, *each, total])
-    return _table("Leaks that decontamination finds", lines, ["Kind of leak", *there, "all"], notes("data", "recall"))
+    return _table(
+        "Leaks that decontamination finds", lines, ["Kind of leak", *there, "all"], sentences("data", "recall")
+    )
 
 
 def dropped_table(path: Path, each: int = 2) -> Table:
@@ -182,7 +184,7 @@ def deid_score_table(rows: Iterable[Row]) -> Table:
         )
         cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
     columns = ["Type", "labelled", "precision", "recall", "F1", "covered"]
-    return _table("De-identification on labelled sentences", cells, columns, notes("data", "rules"))
+    return _table("De-identification on labelled sentences", cells, columns, sentences("data", "rules"))
 
 
 def _share(right: int, trials: int) -> Score:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
-from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.charts import line, literal, looks, new_chart, quiet
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.markup import Box, Html, joined, macro
@@ -55,7 +55,7 @@ def _cell(compared: Mapping[str, Any], name: str, metric: str, digest: str) -> S
 
 
 def _notes(compared: Mapping[str, Any]) -> list[str]:
-    about = notes("policies", "comparison", **compared["settings"])
+    about = sentences("policies", "comparison", **compared["settings"])
     power = f"Power, cut answers: {power_note(compared['settings']['questions'])}.{_reward_power(compared)}"
     return [*foot(compared, paper=""), *about, power]
 
@@ -84,7 +84,7 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
         for row in compared["paired"]
     ]
     frame = pd.DataFrame(rows, columns=["Model", "Metric", "less SFT", "p", "p, Holm"], dtype=object)
-    about = [*foot(compared, paper=""), *notes("policies", "differences", count=len(rows))]
+    about = [*foot(compared, paper=""), *sentences("policies", "differences", count=len(rows))]
     return Table("", "Differences from SFT", frame, about, compact=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files
-from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.markup import Box, Html, card, joined, macro
 from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
@@ -24,10 +24,10 @@ ROWS = (
 )
 
 
-def alarm_list(sentences: Sequence[str]) -> Html:
+def alarm_list(alarms: Sequence[str]) -> Html:
     """The alarms of a training (`facts["alarms"]`), or that there is none."""
-    count = f"{len(sentences)} to look at" if sentences else "none of the known signs of a failed training"
-    return card("Alarms", [Box("", sentence) for sentence in sentences], aside=count)
+    count = f"{len(alarms)} to look at" if alarms else "none of the known signs of a failed training"
+    return card("Alarms", [Box("", sentence) for sentence in alarms], aside=count)
 
 
 def sampled(stage_dir: Path) -> dict[str, Any]:
@@ -48,7 +48,9 @@ def behaviour_table(behaviour: Mapping[str, Any], parameters: Any) -> Table | Ht
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
         means = [Score(float(side.mean())) if len(side) else NOTHING for side in (before, after)]
         rows.append([name, *means, mean_interval(after - before, parameters, "+.1f")])
-    about = notes("training", "behaviour", count=len(behaviour["policy"]["texts"]), limit=behaviour["max_new_tokens"])
+    about = sentences(
+        "training", "behaviour", count=len(behaviour["policy"]["texts"]), limit=behaviour["max_new_tokens"]
+    )
     name = method_name(behaviour)
     content = pd.DataFrame(rows, columns=["Metric", "SFT", name, f"{name} - SFT"], dtype=object)
     return Table("", f"Answers before and after {name}", content, about)

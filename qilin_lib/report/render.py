@@ -196,7 +196,7 @@ def _cell_row(cell: Score) -> dict[str, Any]:
     return {
         **({"model": cell.model} if cell.model else {}),
         **{"value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n},
-        "said": "" if cell.value is not None else cell.parts().get("value", ""),
+        "reason": "" if cell.value is not None else cell.parts().get("value", ""),
         "paper": paper.value,
         "paper_origin": paper.origin or (UNKNOWN if cell.paper else ""),
         "difference": cell.difference,

@@ -18,7 +18,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import charts
-from qilin_lib.report.cells import Score, notes
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.markup import Box, Html, joined
 from qilin_lib.report.render import Table
 from qilin_lib.report.tokens import conversation_card
@@ -40,7 +40,7 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
         margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
         margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
         rows.append([name, share["n"], _percent(share), ties, margin])
-    about = notes("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
+    about = sentences("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
     columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
     return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
@@ -51,7 +51,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
     named = (("expected calibration error", "ece", None), ("Brier score", "brier", 0.25))
     named += (("log loss, nats", "log_loss", math.log(2)),)
     rows = [[name, _number(calibration[key]), Score(level, form=".3f")] for name, key, level in named]
-    about = notes("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
+    about = sentences("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
     columns = ["Metric", "value", "always one half"]
     return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), about)
 
@@ -129,7 +129,7 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         )
     columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
     columns += ["best preferred, percent", "all alike"]
-    about = notes("rlhf", "pool")
+    about = sentences("rlhf", "pool")
     content = pd.DataFrame(rows, columns=columns, dtype=object)
     return Table("", "Rejection sampling: rewards of the pool", content, about)
 

@@ -17,8 +17,7 @@ from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import frames
-from qilin_lib.report.cells import Score, score_text
-from qilin_lib.report.cells import notes as told
+from qilin_lib.report.cells import Score, score_text, sentences
 from qilin_lib.report.frames import at, count, key, name_of, ordered
 from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, PaperTable, Row
 from qilin_lib.report.render import Table
@@ -305,9 +304,9 @@ def _notes(
         *(cut_notes(scores, benchmark) if fixed else []),
     ]
     if any(column.path.startswith("parsed_only") for column in columns):
-        notes += told("tables", "parsed_only")
+        notes += sentences("tables", "parsed_only")
     if fixed and benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
-        notes += told("tables", "no_groups")
+        notes += sentences("tables", "no_groups")
     return [*notes, *power(at(e, c.path) for e in results.values() for c in columns if c.path.split("/")[-1] in SHARES)]
 
 
@@ -324,7 +323,7 @@ def _settings(benchmark: str, scores: Scores, protocol: str) -> str:
     if protocol == "fixed":
         parts.append(f"scoring {of('scoring')}")
         parts += [] if benchmark == "ceval" else [f"tokenisation of BLEU and ROUGE {of('tokenisation')}"]
-        parts += told("tables", benchmark)
+        parts += sentences("tables", benchmark)
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     return f"Ours: {'; '.join(parts)}. Percent, with 95 % interval and n."
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
-from qilin_lib.report.cells import ADAPTIVE, Score, notes
+from qilin_lib.report.cells import ADAPTIVE, Score, sentences
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.render import Table
 from qilin_lib.runs import Stage
@@ -75,13 +75,13 @@ def perplexity_table(scores: Mapping[str, Any], parameters: Any) -> Table:
         cells += [_perplexities(entry, "tokens", UNQUANTISED, parameters)] * quantised
         rows.append([kind, len(entry["tokens"]), *(cell for line in cells for cell in line)])
     columns = ["Type", "documents", "before", "after", "after / before"]
-    about = notes("training", "perplexity")
+    about = sentences("training", "perplexity")
     if "char" in units:
         columns += [f"{name}, a character" for name in columns[2:]]
-        about += notes("training", "characters")
+        about += sentences("training", "characters")
     if quantised:
         columns += ["before, not quantised", "after, not quantised"]
-        about += notes("training", "quantised")
+        about += sentences("training", "quantised")
     return _table("Held-out perplexity", rows, columns, about)
 
 
@@ -130,7 +130,7 @@ def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     names = next(iter(counts.values()), {})
     rows = ([source, *count.values()] for source, count in counts.items())
     columns = ["Source", *(name.replace("_", " ") for name in names)]
-    return _table("Conversations by source", rows, columns, notes("training", "sources"))
+    return _table("Conversations by source", rows, columns, sentences("training", "sources"))
 
 
 def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
@@ -168,7 +168,7 @@ def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) ->
             ("shift of log π(rejected)", shift["rejected"]),
         )
     ]
-    return _table("Held-out preference pairs", rows, ["Metric", "value"], notes("training", "pairs"))
+    return _table("Held-out preference pairs", rows, ["Metric", "value"], sentences("training", "pairs"))
 
 
 def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -386,24 +386,6 @@ def llama(tiny_llama: Any, tokenizer: Any, template: Any) -> Callable[[], Transf
     return lambda: TransformersBackend(tiny_llama(1), tokenizer, template, 8, "cpu")
 
 
-def test_a_real_model_gives_the_same_records_from_any_number_of_processes(
-    llama: Callable, tmp_path: Path, settings: SimpleNamespace
-):
-    settings.scales, settings.option_orders = [write_scale(tmp_path, (4, 5, [2]))], 2
-    tasks = attitudes.prepare(settings)
-    for processes, name in ((1, "a"), (2, "b")):
-        for rank in range(processes):
-            answer_all(tasks, {"sft": llama}, {"sft": 0}, tmp_path / name, rank, processes)
-    first, second = (attitudes.score(tasks, ["sft"], tmp_path / name, settings) for name in "ab")
-    assert first == second
-    for protocol in ("next_token", "generation"):
-        path = predictions(tmp_path / "a", protocol, "invented", "sft")
-        rows = list(read_jsonl(path))
-        assert path.read_bytes() == predictions(tmp_path / "b", protocol, "invented", "sft").read_bytes()
-        assert len(rows) == 4 * 2 * 2 * 2
-        assert {row["scoring"] for row in rows} == {"likelihood" if protocol == "next_token" else "generate"}
-
-
 def test_answers_are_kept_until_the_scale_changes(llama: Callable, tmp_path: Path, settings: SimpleNamespace):
     settings.protocols, settings.option_orders = ["next_token"], 2
 
@@ -479,7 +461,7 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     written = attitudes.evaluate(stage, lambda text: None)
     assert written == expected | {"accepted": []} and read_json(stage.dir / "scores.json") == expected
     assert path.read_bytes() == whole.read_bytes() and not part.exists()
-    assert {row["template"] for row in read_jsonl(path)} == {"plain"}
+    assert {(row["template"], row["scoring"]) for row in read_jsonl(path)} == {("plain", "likelihood")}
     monkeypatch.setattr(asking, "ask", lambda *given: pytest.fail("asked again"))
     assert attitudes.evaluate(make_stage("run", up_to_date=True), lambda text: None) == written
 

@@ -84,7 +84,7 @@ def test_every_number_leads_to_its_records_and_manifest(scores: Any) -> None:
 def test_the_csv_has_a_row_a_cell_with_all_parts_apart(scores: Any) -> None:
     cells = tables.table5(scores, "ab" * 32).cells
     assert list(cells.columns) == [
-        *["table", "model", "from", "column", "value", "low", "high", "n", "said", "paper", "paper_origin"],
+        *["table", "model", "from", "column", "value", "low", "high", "n", "reason", "paper", "paper_origin"],
         *["difference", "paper_inside_interval", "protocol", "records", "manifest"],
     ]
     ours = cells[(cells["model"] == "tiny 2.3M") & (cells["column"] == "Accuracy")].iloc[0]

@@ -16,7 +16,8 @@ from qilin_lib.chimed.readers.exam import exam_row, letters_of
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, records
 from qilin_lib.evaluate.benchmarks.ceval import written_tokens
-from qilin_lib.evaluate.intervals import Statistic, proportion
+from qilin_lib.evaluate.benchmarks.exams import by
+from qilin_lib.evaluate.intervals import proportion
 from qilin_lib.evaluate.items import Item, Reading, cap, questions
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
@@ -53,7 +54,8 @@ class Cmb(Task):
         """`accuracy` (all letters of an answer must be right) and FAILURES over all items; accuracy by number of right
         answers under "kinds", by examination under "exams"."""
         table: Table = {"accuracy": proportion([record["correct"] for record in records])}
-        table["kinds"], table["exams"] = _by(records, "question_type"), _by(records, "exam_type")
+        for name, group in (("kinds", "question_type"), ("exams", "exam_type")):
+            table[name] = by(records, lambda record, group=group: record["groups"][group])
         return table | failures(records, unread)
 
 
@@ -111,11 +113,3 @@ def _prompt(item: Item, backend: Any) -> Prompt:
 
 def _several(item: Item) -> bool:
     return item.groups["question_type"] != SINGLE
-
-
-def _by(records: Sequence[dict], name: str) -> dict[str, Statistic]:
-    values = sorted({record["groups"][name] for record in records})
-    return {
-        value: proportion([record["correct"] for record in records if record["groups"][name] == value])
-        for value in values
-    }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -170,16 +171,15 @@ def statistics(records: Sequence[dict]) -> Table:
     table: Table = {"accuracy": proportion(correct)}
     if subjects := [record["subject"] for record in records if "subject" in record]:
         table["average"] = proportion(correct, subjects)
-        table["subjects"] = _by(records, "subject")
-    table["options"] = _by(records, "n_options")
+        table["subjects"] = by(records, itemgetter("subject"))
+    table["options"] = by(records, itemgetter("n_options"))
     return table | failures(records, unread)
 
 
-def _by(records: Sequence[dict], key: str) -> dict[str, Statistic]:
-    return {
-        str(value): proportion([record["correct"] for record in records if record[key] == value])
-        for value in sorted({record[key] for record in records})
-    }
+def by(records: Sequence[dict], key: Callable[[dict], Any]) -> dict[str, Statistic]:
+    """Accuracy of the records of each value of `key`, in the values' order."""
+    values = sorted({key(record) for record in records})
+    return {str(value): proportion([r["correct"] for r in records if key(r) == value]) for value in values}
 
 
 def _items(
