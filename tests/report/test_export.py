@@ -100,6 +100,7 @@ def test_only_a_hub_id_is_a_base_model_of_the_hub(base: str, inputs: dict, named
 
 def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir: Path) -> None:
     text = readme(make())
+    assert "\n# tiny 123K + DCPT + SFT\n" in text and "| Metric | tiny 123K | tiny 123K + DCPT + SFT |" in text
     assert text.index(card.WARNING) < text.index("## How to load it")
     for cell in ("| sft | cmexam | original | 12,345 | Apache-2.0 | - |", "| 678 | CC BY-ND 4.0 | no-derivatives |"):
         assert cell in text
@@ -136,12 +137,6 @@ def test_acceptances_stand_in_the_card(make: Callable[..., Path], run_dir: Path)
     entry |= {"key": "", "inputs": {}, "files": {}}
     files.write_json(run_dir / "03_dcpt.accepted.json", [entry])
     assert readme(make()).count("03_dcpt was accepted as it is on 2026-01-02: the log alone differs") == 1
-
-
-def test_the_card_is_called_by_base_and_stages(make: Callable[..., Path]) -> None:
-    text = readme(make())
-    assert "\n# tiny 123K + DCPT + SFT\n" in text
-    assert "| Benchmark | Metric | tiny 123K | tiny 123K + DCPT + SFT |" in text
 
 
 @pytest.mark.parametrize(
@@ -195,11 +190,6 @@ def test_a_lost_file_is_named(make: Callable[..., Path], run_dir: Path) -> None:
         make()
 
 
-def test_a_file_that_no_manifest_lists_stays_behind(make: Callable[..., Path], run_dir: Path) -> None:
-    (run_dir / "04_sft" / "adapter" / "notes.txt").write_text("private", encoding="utf-8")
-    assert not (make(adapter=True) / "notes.txt").exists()
-
-
 def test_unfinished_and_stale_stages_name_the_notebook(make: Callable[..., Path], run_dir: Path) -> None:
     change(run_dir / "03_dcpt" / "manifest.json", "digest", to="1" * 64)
     with pytest.raises(QilinError, match="04_sft of run 'madeup' was made from an older 03_dcpt: run notebooks/04_sft"):
@@ -237,15 +227,6 @@ def test_a_foreign_chat_template_is_replaced_by_the_trained_one(make: Callable[.
     assert files.read_json(folder / "qilin.json")["files"]["chat_template.jinja"] != changed
 
 
-def test_a_full_target_is_refused_and_an_empty_one_taken(make: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    kept = make() / "README.md"
-    stamp = kept.stat().st_mtime_ns
-    with pytest.raises(QilinError, match="exists and is not empty; choose a new folder"):
-        make("dpo")
-    assert kept.stat().st_mtime_ns == stamp
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -262,7 +243,14 @@ def test_the_command_fails_in_one_sentence(
     assert told.out == "" and told.err.startswith(sentence) and told.err.count("\n") == 1
 
 
-def test_the_command_says_what_it_made(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_says_what_it_made_and_overwrites_nothing(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (run_dir / "04_sft" / "adapter" / "notes.txt").write_text("listed in no manifest", encoding="utf-8")
+    (tmp_path / "out").mkdir()
     assert export.main(["madeup", "04_sft", str(tmp_path / "out"), "--adapter"]) == 0
+    assert not (tmp_path / "out" / "notes.txt").exists()
     assert str(tmp_path / "out") in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "qilin.json").read_text(encoding="utf-8"))["stage"] == "04_sft"
+    assert export.main(["madeup", "05_dpo", str(tmp_path / "out")]) == 2
+    assert "exists and is not empty; choose a new folder" in capsys.readouterr().err
