@@ -83,7 +83,9 @@ def _medical(text: str) -> str:
         return text  # Most values of a knowledge graph: nothing below finds anything in letters and digits.
     if "  " in text:
         text = _SPACES.sub(" ", text)
-    text = _REPEATED.sub(r"\1", text.replace(" [详细]", "").replace("[详细]", ""))
+    text = text.replace(" [详细]", "").replace("[详细]", "")
+    if _REPEATED.search(text):
+        text = _REPEATED.sub(r"\1", text)
     if "。。。" in text or "………" in text or "...." in text:
         text = _DOTS.sub("……", text)
     # Single spaces are all that is left of blanks at the ends of lines.
