@@ -34,7 +34,7 @@ _INITIALS = f"[{''.join(sorted(FIRST | EXTRA))}小老阿A-Z]"
 _WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
 _COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
 _ahead = re.compile(
-    rf"[{_ENDS}]{_WHOSE}(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
+    rf"[{_ENDS}](?=[{_INITIALS[1:-1]} （(【：:】一二三四甲乙是为叫写系“，,、]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
     rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) |[）)](?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
     rf"|[{HIDDEN}{NAMED}](?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS})"
 ).finditer
@@ -321,19 +321,17 @@ def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list
     return letters, (left, right, form, kind, plain in common, joins, text[end : end + 2] in common, word, tuple(flags)), True
 
 
-def _shape_features(key: Key, score: int | None) -> list[str]:
-    """The features of a shape, given how much better it reads as a name than as words; None where it cannot be read."""
+def _shape_features(key: Key) -> list[str]:
+    """The features of a shape and what stands beside it."""
     left, right, form, kind, word, joins, ahead, given, flags = key
     found = [
         "bias", f"f{form}", f"k{kind}", f"l{left}", f"r{right}", f"lr{left}|{right}", f"lf{left}|{form}",
         f"rf{right}|{form}", f"lk{left}|{kind}", f"rk{right}|{kind}", f"fk{form}|{kind}", f"lrf{left}|{right}|{form}",
         f"lrk{left}|{right}|{kind}",
     ]  # fmt: skip
-    if score is None:
+    if not joins:
         return found
     found += [
-        f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
-        f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}",
         f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
         f"j{joins}|{form}", f"jl{joins[0]}|{left}", f"jr{joins[1]}|{right}",
         f"a{ahead}|{right}|{form}", f"al{ahead}|{left}|{right}",
@@ -343,6 +341,14 @@ def _shape_features(key: Key, score: int | None) -> list[str]:
     for flag in flags:
         found += [flag] if flag == "crossing" else [flag, f"{flag}{left}"]
     return found + ([f"gap{right}", f"gap{form}"] if "gap" in flags else [])
+
+
+def _score_features(left: str, right: str, form: str, kind: str, score: int) -> list[str]:
+    """The features of how much better a place reads as a name than as words."""
+    return [
+        f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
+        f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}",
+    ]  # fmt: skip
 
 
 _SCORES = range(-5, 7)
@@ -355,18 +361,23 @@ def _score(text: str, start: int, end: int) -> int:
 def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
     """What tells for or against a name at text[start:end], as strings."""
     letters, key, readable = _facts(text, start, end, _left(text, start, starts), _right(text, end))
-    return [*letters, *_shape_features(key, _score(text, start, end) if readable else None)]
+    score = _score_features(*key[:4], _score(text, start, end)) if readable else []
+    return [*letters, *_shape_features(key), *score]
 
 
 @lru_cache(1 << 16)
-def _weight(key: Key, score: int | None) -> int:
-    return sum(weights().get(feature, 0) for feature in _shape_features(key, score))
+def _weight(key: Key) -> int:
+    return sum(weights().get(feature, 0) for feature in _shape_features(key))
 
 
-@lru_cache(1 << 16)
-def _most(key: Key, readable: bool) -> int:
-    """The most that a shape can weigh."""
-    return max(_weight(key, score) for score in (_SCORES if readable else (None,)))
+@lru_cache(1 << 14)
+def _readings(left: str, right: str, form: str, kind: str) -> list[int]:
+    """The weight of each score, from the least to the greatest; then the most of them."""
+    weight = weights().get
+    found = [
+        sum(weight(feature, 0) for feature in _score_features(left, right, form, kind, score)) for score in _SCORES
+    ]
+    return [*found, max(found)]
 
 
 @cache
@@ -384,6 +395,10 @@ def classical(text: str) -> bool:
     return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
 
 
+# Behind these no surname stands alone.
+_APART = frozenset(("none", "verb", "act", "year"))
+
+
 def _persons(text: str) -> Spans:
     proposed, starts = places(text)
     if not proposed:
@@ -391,15 +406,20 @@ def _persons(text: str) -> Spans:
     weight, values, rights = weights().get, {}, {}
     for start, end in proposed:
         right = rights.get(end) or rights.setdefault(end, _right(text, end))
+        if end - start == 1 and right in _APART and starts.get(start, "nick")[:4] not in ("nick", "name"):
+            continue
         letters, key, readable = _facts(text, start, end, _left(text, start, starts), right)
-        value = 0
+        value = _weight(key)
         for letter in letters:
             value += weight(letter, 0)
-        # To read a place as words takes longest, and most places are far from a name.
-        if value + _most(key, readable) > 0:
-            value += _weight(key, _score(text, start, end) if readable else None)
-            if value > 0:
-                values[start, end] = value
+        if readable:
+            # To read a place as words takes longest, and most places are far from a name.
+            readings = _readings(*key[:4])
+            if value + readings[-1] <= 0:
+                continue
+            value += readings[_score(text, start, end) - _SCORES[0]]
+        if value > 0:
+            values[start, end] = value
     yield from apart(sorted(values, key=lambda place: (-values[place], place)))
 
 

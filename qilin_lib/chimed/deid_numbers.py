@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, answered, by, each, group, listed, trie
+from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, answered, by, each, group, listed, near, trie
 
 # --- what numbers are made of -----------------------------------------------------------------------------------------
 
@@ -321,15 +321,15 @@ NUMBER_GROUPS = (
     group(
         "床(?<![临卧起]床)",
         Rule("床号", by(rf"床 ?位?号{_IS}{_BED}")),
-        Rule("床号", by(_BED_ALONE)),
+        Rule("床号", near("床", _BED_ALONE)),
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
     group(
         r"出生|生日|生辰|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
         r"|年.{0,12}(?:出生|生人|生的|生[，,。；;、）)]|生$|的[，,。；;、”\"])",
         Rule("出生日期", by(_BIRTH)),
-        Rule("出生日期", by(_BORN)),
-        Rule("出生日期", by(_BORN_IN)),
+        Rule("出生日期", near("生", _BORN)),
+        Rule("出生日期", near("生", _BORN_IN)),
         Rule("出生日期", by(_OF)),
         Rule("出生日期", by(_BESIDE)),
         Rule(
