@@ -22,7 +22,7 @@ smoke: .venv/installed
 # The regimes of other systems, each end to end in smoke size, on what a finished smoke run shares with them: by hand, twenty
 # minutes or so. Few items are asked; RUN names the run to stand on.
 REGIMES ?= pediatricsgpt zhongjing huatuogpt2 chimed_gpt bianque rulealign
-FEW := -p max_items_huatuo 12 -p max_items_cmexam 12 -p max_items_ceval_per_subject 1 -p max_items_further 2 -p rlhf.max_items 4
+FEW := -p max_items_huatuo 12 -p max_items_cmexam 12 -p max_items_further 3 -p rlhf.max_items 4
 regimes: .venv/installed
 	set -e; for profile in $(REGIMES); do \
 	  $(BIN)/python -m qilin_lib.pipeline $$profile --from-run $(or $(RUN),smoke) $(FEW) $(ARGS); done

@@ -128,6 +128,11 @@ def test_a_run_goes_through_its_chain_and_resumes(call: Callable[..., int], caps
     assert call("--verify") == 0 and "04_sft2: 1 files" in capsys.readouterr().out
 
 
+def test_the_plan_names_every_stage(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--plan") == 0
+    assert "04_sft2: disk: " in capsys.readouterr().out
+
+
 def test_a_change_moves_what_stands_on_it_alone(call: Callable[..., int]) -> None:
     call()
     DONE.clear()

@@ -53,15 +53,15 @@ def plan(parameters: Mapping[str, Strict]) -> Plan:
     """
     profile = next(iter(parameters.values())).profile
     tokenize = parameters.get("02_tokenize") or params.load("02_tokenize", {"profile": profile})
-    rows = [_need(name, one, tokenize) for name, one in parameters.items()]
+    rows = [_need(one, tokenize) for one in parameters.values()]
     frame = pd.DataFrame(rows, list(parameters), [*NUMBERS, "basis", "not_known"]).astype(dict.fromkeys(NUMBERS, float))
     frame[SIZES] /= GB
     return Plan(frame, tuple(_sentences(frame)))
 
 
-def _need(name: str, parameters: Strict, tokenize: Tokenize) -> Need:
+def _need(parameters: Strict, tokenize: Tokenize) -> Need:
     try:
-        return NEEDS[name](parameters, tokenize)
+        return NEEDS[parameters.notebook](parameters, tokenize)
     except QilinError as reason:
         return Need(basis="", not_known=str(reason))
 
