@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.models import names
 from qilin_lib.report import frames
@@ -202,12 +203,17 @@ def across(
 ) -> list[list[Score]]:
     """For each path of `lines` {heading: path} the score of every model that answered a benchmark, below `headings`."""
     find = _finder(scores, digest, {benchmark}, "fixed")
-    return [[find(m, Column(benchmark, path, "", form)) for m in ordered(scores[benchmark])] for path in lines.values()]
+    return [[find(m, Column(benchmark, path, "", form)) for m in _bare(scores[benchmark])] for path in lines.values()]
 
 
 def headings(scores: Scores, benchmark: str) -> list[str]:
     """The names of the models that answered a benchmark, in the order of the tables."""
-    return [name_of(scores, model) for model in ordered(scores[benchmark])]
+    return [name_of(scores, model) for model in _bare(scores[benchmark])]
+
+
+def _bare(results: Iterable[str]) -> list[str]:
+    """The models as they are: broken down, rows with passages would be as many columns again."""
+    return [model for model in ordered(results) if not evidence.parts(model)[1]]
 
 
 # --- Tables 4-6 -------------------------------------------------------------------------------------------------------
