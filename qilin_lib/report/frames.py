@@ -69,6 +69,11 @@ def ordered(models: Iterable[str]) -> list[str]:
     return sorted(models, key=lambda name: (order.index(places[name][0]), kinds.index(places[name][1])))
 
 
+def bare(models: Iterable[str]) -> list[str]:
+    """The models without their rows with passages, which would be as many columns again."""
+    return [model for model in ordered(models) if not evidence.parts(model)[1]]
+
+
 def stages_of(scores: Mapping[str, Any]) -> list[str]:
     """Those of the paper's stages that the run has."""
     return [name for name in STAGES if name in names.facts(scores)["names"]]

@@ -13,12 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.models import names
 from qilin_lib.report import frames
 from qilin_lib.report.cells import Score, score_text, sentences
-from qilin_lib.report.frames import at, count, key, name_of, ordered, stages_of
+from qilin_lib.report.frames import at, bare, count, key, name_of, ordered, stages_of
 from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, PaperTable, Row
 from qilin_lib.report.render import Table
 
@@ -203,17 +202,12 @@ def across(
 ) -> list[list[Score]]:
     """For each path of `lines` {heading: path} the score of every model that answered a benchmark, below `headings`."""
     find = _finder(scores, digest, {benchmark}, "fixed")
-    return [[find(m, Column(benchmark, path, "", form)) for m in _bare(scores[benchmark])] for path in lines.values()]
+    return [[find(m, Column(benchmark, path, "", form)) for m in bare(scores[benchmark])] for path in lines.values()]
 
 
 def headings(scores: Scores, benchmark: str) -> list[str]:
     """The names of the models that answered a benchmark, in the order of the tables."""
-    return [name_of(scores, model) for model in _bare(scores[benchmark])]
-
-
-def _bare(results: Iterable[str]) -> list[str]:
-    """The models as they are: broken down, rows with passages would be as many columns again."""
-    return [model for model in ordered(results) if not evidence.parts(model)[1]]
+    return [name_of(scores, model) for model in bare(scores[benchmark])]
 
 
 # --- Tables 4-6 -------------------------------------------------------------------------------------------------------
