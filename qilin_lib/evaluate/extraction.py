@@ -6,7 +6,8 @@ run of capitals" takes them all. Here a letter counts only where something says 
    beats what it corrects; what is quoted, supposed or asked is no decision;
 2. the one line that holds nothing but letters;
 3. the last sentence that concludes ("选", "因此", "综上", "剩下", "的是"), if it leaves a letter standing;
-4. the options that are called right ("正确", "是", "√", true), one by one;
+4. the options that are called what was asked for ("符合题意", "入选"), else right ("正确", "是", "√"), one by one;
+   of a single-answer item also the one that is set apart from all others ("除D外", "A、B、C对，D错");
 5. a reply that begins with letters;
 6. the text of an option instead of its letter.
 What stands before "等等", "不对" or "Wait" is taken back. A next question that the model invents is read only when
