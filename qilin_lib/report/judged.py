@@ -1,4 +1,4 @@
-"""Views of 06's further ground: what passages beside the question change, and what a judge makes of pairs of answers."""
+"""Views of 06: what passages beside the question change, and what a judge makes of pairs of answers."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ def retrieval_tables(stage: Stage, scores: Mapping[str, Any]) -> list[Table]:
     ]
     columns = ["Benchmark", "Asked as", "Asked with", "Difference, points", "p"]
     facts = files.read_json(stage.dir / "evidence" / "index.json")
-    left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items()) or "none"
+    left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items())
     notes = [
-        f"Index: {facts['passages']:,} passages of the corpus; left out, because they {left}." if facts["left_out"]
-        else f"Index: {facts['passages']:,} passages of the corpus; none held a test item.",
-        "Query: the question alone. random: as many passages by chance; gold: the item's own explanation, what the best "
-        "retriever could find. Paired by item: Bonett-Price interval, exact McNemar.",
+        f"Index: {facts['passages']:,} passages of the corpus; left out: {left or 'nothing, no document holds an item'}.",
+        "Query: the question alone. random: as many passages by chance; gold: the item's own explanation, the best that "
+        "could be found. Paired by item: Bonett-Price interval, exact McNemar.",
         *foot(scores, paper=""),
     ]  # fmt: skip
     return [Table("J1", "With passages beside the question", _frame(content, columns), notes)]
@@ -67,8 +66,8 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
     strengths = [[name_of(scores, row["model"]), _score(row, "strength", ".2f")] for row in judged["strengths"]]
     follows = [[row["control"], _score(row, "share", ".1f"), row["warning"] or "-"] for row in judged["controls"]]
     rule = (
-        "Every pair in both orders; inconsistent: the orders differ; unread: no verdict, or an error. Win rate: points of "
-        "the first model, ties half, bootstrap over items."
+        "Every pair in both orders; inconsistent: the orders differ; unread: no verdict, or an error. Win rate: points "
+        "of the first model, ties half, bootstrap over items."
     )
     return [
         Table("J2", "Answers judged in pairs", _frame(counts, ["Model", "against", *OUTCOMES, *HEADINGS.values()]),

@@ -119,7 +119,7 @@ class Run:
     def line_of(self, stage: str, needed_by: str) -> dict[str, dict[str, Any]]:
         """{name: manifest} of `stage` and of all it stands on, first to last, checked as `digests` checks."""
         seen: dict[str, str] = {}
-        self._digest(stage, needed_by, seen)
+        self._digest(stage, needed_by, seen, {**chains.graph(self.chain), stage: self.parents(stage)})
         return {name: self.manifest(name) for name in sorted(seen)}
 
     def _digest(self, stage: str, needed_by: str, seen: dict[str, str], graph: Mapping[str, tuple[str, ...]]) -> str:
