@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from helpers.replies import texts
 
-from qilin_lib import chains, chat, runs
+from qilin_lib import chains, chat
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import conversation
 from qilin_lib.evaluate.backends import TransformersBackend
@@ -237,7 +237,9 @@ def test_a_box_of_the_notebook_loads_no_model_before_a_message_and_then_any_stag
     loaded: list[str] = []
     load = conversation.load
     monkeypatch.setattr(chat_box, "load", lambda name, stage: loaded.append(stage) or load(name, stage))
-    box = chat_box.widget(SimpleNamespace(run_dir=run, parent=lambda name: run / name, run=Run(run)))
+    stage = SimpleNamespace(run_dir=run, parent=lambda name: run / name, run=Run(run))
+    stage.parameters = SimpleNamespace(chain=chains.DEFAULT)
+    box = chat_box.widget(stage)
     assert loaded == [], "a headless run would hold a model"
     shown, stage, text, (send, reset) = *box.children[:3], box.children[3].children
     assert conversation.DISCLAIMER in shown.value and stage.options == (("tiny 2.3M + DCPT + SFT", "sft"),)
@@ -262,7 +264,7 @@ def test_one_question_to_all_stages_is_answered_in_children_and_none_asks_nobody
     run: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = SimpleNamespace(run_dir=run, parent=lambda name: run / name, run=Run(run))
-    stage.parameters = SimpleNamespace(question="<b>\n" + TALK[0])
+    stage.parameters = SimpleNamespace(question="<b>\n" + TALK[0], chain=chains.DEFAULT)
     # DCPT has "finished", but its weights are gone.
     write_json(run / "03_dcpt" / "manifest.json", MANIFEST)
     monkeypatch.setattr(conversation, "load", None)

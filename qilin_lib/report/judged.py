@@ -38,9 +38,9 @@ def retrieval_tables(stage: Stage, scores: Mapping[str, Any]) -> list[Table]:
     facts = files.read_json(stage.dir / "evidence" / "index.json")
     left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items())
     notes = [
-        f"Index: {facts['passages']:,} passages of the corpus; left out: {left or 'nothing, no document holds an item'}.",
-        "Query: the question alone. random: as many passages by chance; gold: the item's own explanation, the best that "
-        "could be found. Paired by item: Bonett-Price interval, exact McNemar.",
+        f"Index: {facts['passages']:,} passages; left out: {left or 'nothing, since no document holds an item'}.",
+        "Query: the question alone. random: as many passages by chance; gold: the item's own explanation, the best "
+        "that could be found. Paired by item: Bonett-Price interval, exact McNemar.",
         *foot(scores, paper=""),
     ]  # fmt: skip
     return [Table("J1", "With passages beside the question", _frame(content, columns), notes)]

@@ -51,7 +51,7 @@ def stage(tmp_path: Path) -> Any:
         files.write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
     names = {"base": PAYLOADS[1], "dpo": PAYLOADS[3]}
     files.write_json(folder / "scores.json", {"run": {"names": names}})
-    parameters = SimpleNamespace(seed=1, cases=9)
+    parameters = SimpleNamespace(seed=1, cases=9, chain=chains.DEFAULT)
     return SimpleNamespace(parent=lambda name: tmp_path / "run" / name, parameters=parameters)
 
 
