@@ -19,7 +19,7 @@ KEY, OTHER, TEXT, NAME = (
 )
 TRACE = [
     "Traceback (most recent call last):",
-    '  File "/home/me/kit/qilin_lib/train/fit.py", line 12, in train',
+    '  File "/opt/me/kit/qilin_lib/train/fit.py", line 12, in train',
     f"    raise QilinError({TEXT})",
     f"\x1b[31mqilin_lib.errors.QilinError: {TEXT}",
 ]
@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MY_LLM_API_KEY", KEY)
     monkeypatch.setenv("LLM_NUMBER", OTHER)
     folder = tmp_path / "runs" / "night"
-    parameters = {"raw_dir": "/home/me/raw", "learning_rate": 2e-5, "url": "https://me:hunter22@host/v1", "echo": KEY}
+    parameters = {"raw_dir": "/opt/me/raw", "learning_rate": 2e-5, "url": "https://me:hunter22@host/v1", "echo": KEY}
     parameters["baselines"] = {"GPT": {"api_key_env": "LLM_NUMBER", "note": OTHER}}
     facts = {"steps": 7, "told": [TEXT]}
     manifest = {"inputs": {"raw": {NAME: "0"}}, "parameters": parameters, "facts": facts, "outputs": {}}
@@ -61,7 +61,7 @@ def content(path: Path) -> dict[str, str]:
 def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path, tmp_path: Path) -> None:
     made = content(bundle.write("night", tmp_path / "b.zip"))
     everything = "\n".join([*made, *made.values()])
-    for planted in (KEY, json.dumps(KEY)[1:-1], OTHER, "hunter22", TEXT[:6], "王小明", "/home/me", "root:", "raise"):
+    for planted in (KEY, json.dumps(KEY)[1:-1], OTHER, "hunter22", TEXT[:6], "王小明", "/opt/me", "root:", "raise"):
         assert planted not in everything, planted
     assert json.loads(made["03_dcpt/manifest.json"])["parameters"]["learning_rate"] == 2e-5
     assert json.loads(made["03_dcpt/manifest.json"])["inputs"] == {"raw": "1 files"}
