@@ -8,6 +8,8 @@ whole logs (which can hold texts of licensed data) only with --texts.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import re
@@ -35,6 +37,8 @@ _DATA = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl")
 _TEXTS = (".ipynb", ".log", ".json", ".jsonl", ".txt")
 LARGEST = 20_000_000
 LONGEST = 300
+# Characters of a cell that is not ASCII: a department or a kind of entity.
+LONGEST_CELL = 16
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,6 +139,19 @@ def _numbers(text: str) -> str:
     return "\n".join(json.dumps({k: v for k, v in row.items() if isinstance(v, int | float)}) for row in rows)
 
 
+def _cells(text: str) -> str:
+    """A table without the wording of a scale's statements, which can be licensed, and without long Chinese texts."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    kept = [name for name in (rows[0] if rows else ()) if name and name.lower() != "statement"]
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(kept)
+    for row in rows:
+        cells = [row[name] or "" for name in kept]
+        table.writerow([cell if cell.isascii() or len(cell) <= LONGEST_CELL else "[text]" for cell in cells])
+    return out.getvalue()
+
+
 def _errors(text: str) -> str:
     """Where errors arose, and of what kind: no line of them quotes anything."""
     told = []
@@ -163,7 +180,7 @@ SHORT: dict[str, tuple[str, Callable[[str], str]]] = {
     "log.jsonl": ("", _numbers),
     "*.log": (".errors", _errors),
     "*.ipynb": (".errors", _failures),
-    "table_*.csv": ("", str),
+    "table_*.csv": ("", _cells),
     "tables.txt": ("", str),
 }
 

@@ -164,14 +164,15 @@ def stem_of(table: Table) -> str:
 def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../") -> list[Path]:
     """Write table_<number>.csv, .md and .tex for each table; returns the paths written.
 
-    The last one is tables.txt with the paper's own tables (a bare number), which is what a terminal shows.
+    The last one is tables.txt with the paper's own tables (a bare number), if any: what a terminal shows.
     """
     out, contents, texts = Path(out_dir), {}, []
     for table in tables:
         stem = stem_of(table)
         contents |= {f"{stem}.csv": table.csv(), f"{stem}.md": table.markdown(prefix), f"{stem}.tex": table.latex()}
         texts += [table.text()] if table.number.isdigit() else []
-    for name, content in (contents := contents | {"tables.txt": "\n\n".join(texts)}).items():
+    contents |= {"tables.txt": "\n\n".join(texts)} if texts else {}
+    for name, content in contents.items():
         write_text(out / name, content)
     return [out / name for name in contents]
 

@@ -45,10 +45,10 @@ NOTES = ("manifest.json", "in_progress.json")
 def find(name: str) -> Run:
     """The run of that name. QilinError with the nearest name if there is none."""
     there = sorted(path.name for path in runs_dir().glob("*") if path.is_dir())
-    if name not in there:
-        listed = f"there are {', '.join(there)}" if there else "there is none: run `make smoke` first"
-        raise QilinError(f"run '{name}': no such run in {runs_dir()}{nearest(name, there)}; {listed}")
-    return Run(runs_dir() / name)
+    if name in there:
+        return Run(runs_dir() / name)
+    listed = f"there are {', '.join(there)}" if there else "there is none: run `make smoke` first"
+    raise QilinError(f"run '{name}': no such run in {runs_dir()}{nearest(name, there)}; {listed}")
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ class Run:
 
     def line_of(self, stage: str, needed_by: str) -> dict[str, dict[str, Any]]:
         """{name: manifest} of `stage` and of all it stands on, first to last, checked as `digests` checks."""
-        seen: dict[str, str] = {}
-        self._digest(stage, needed_by, seen, {**chains.graph(self.chain), stage: self.parents(stage)})
+        self._digest(stage, needed_by, seen := {}, {**chains.graph(self.chain), stage: self.parents(stage)})
         return {name: self.manifest(name) for name in sorted(seen)}
 
     def _digest(self, stage: str, needed_by: str, seen: dict[str, str], graph: Mapping[str, tuple[str, ...]]) -> str:
@@ -162,8 +161,7 @@ class Run:
         known = {name: sha for note in self.acceptances(stage) for name, sha in note["files"].items()}
         for name, entry in manifest["outputs"].items():
             path = self.folder(stage) / name
-            if (sha := known.get(name)) is not None:
-                entry = {"sha256": sha}
+            entry = {"sha256": known[name]} if name in known else entry
             if not path.exists():
                 problem = "is gone"
             elif _same(path, entry, every_byte):
@@ -180,11 +178,10 @@ def _same(path: Path, entry: dict[str, Any], every_byte: bool) -> bool:
     state = path.stat()
     if state.st_size != entry.get("bytes", state.st_size):
         return False
-    if every_byte:
-        return files.sha256_file(path) == entry["sha256"]
-    if state.st_mtime_ns == entry.get("mtime_ns"):
+    if not every_byte and state.st_mtime_ns == entry.get("mtime_ns"):
         return True
-    return files.sha256_once(path) == entry["sha256"]
+    digest = files.sha256_file if every_byte else files.sha256_once
+    return digest(path) == entry["sha256"]
 
 
 @dataclass

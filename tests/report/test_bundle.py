@@ -19,7 +19,7 @@ KEY, OTHER, TEXT, NAME = (
 )
 TRACE = [
     "Traceback (most recent call last):",
-    '  File "/srv/me/kit/qilin_lib/train/fit.py", line 12, in train',
+    '  File "/opt/me/kit/qilin_lib/train/fit.py", line 12, in train',
     f"    raise QilinError({TEXT})",
     f"\x1b[31mqilin_lib.errors.QilinError: {TEXT}",
 ]
@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MY_LLM_API_KEY", KEY)
     monkeypatch.setenv("LLM_NUMBER", OTHER)
     folder = tmp_path / "runs" / "night"
-    parameters = {"raw_dir": "/srv/me/raw", "learning_rate": 2e-5, "url": "https://me:hunter22@host/v1", "echo": KEY}
+    parameters = {"raw_dir": "/opt/me/raw", "learning_rate": 2e-5, "url": "https://me:hunter22@host/v1", "echo": KEY}
     parameters["baselines"] = {"GPT": {"api_key_env": "LLM_NUMBER", "note": OTHER}}
     facts = {"steps": 7, "told": [TEXT]}
     manifest = {"inputs": {"raw": {NAME: "0"}}, "parameters": parameters, "facts": facts, "outputs": {}}
@@ -44,6 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files.write_text(folder / "03_dcpt" / "adapter" / "adapter_model.safetensors", TEXT)
     files.write_jsonl(folder / "06_eval" / "predictions" / "fixed" / "cmexam" / "dpo.jsonl", [{"output": TEXT + KEY}])
     files.write_text(folder / "07_case_study" / "table_5.csv", "model,ours\ntiny,39.0\n")
+    files.write_text(folder / "09_bias" / "table_b1i.csv", f"item,Statement,ours\n1,{TEXT[:5]},3\n2,x,{TEXT * 2}\n")
     output = {"output_type": "error", "ename": "QilinError", "evalue": TEXT, "traceback": ["\n".join(TRACE)]}
     shown = {"output_type": "stream", "text": TEXT}
     files.write_json(folder / "03_dcpt.ipynb", {"cells": [{}, {"outputs": [shown, output]}]})
@@ -61,7 +62,7 @@ def content(path: Path) -> dict[str, str]:
 def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path, tmp_path: Path) -> None:
     made = content(bundle.write("night", tmp_path / "b.zip"))
     everything = "\n".join([*made, *made.values()])
-    for planted in (KEY, json.dumps(KEY)[1:-1], OTHER, "hunter22", TEXT[:6], "王小明", "/srv/me", "root:", "raise"):
+    for planted in (KEY, json.dumps(KEY)[1:-1], OTHER, "hunter22", TEXT[:5], "王小明", "/opt/me", "root:", "raise"):
         assert planted not in everything, planted
     assert json.loads(made["03_dcpt/manifest.json"])["parameters"]["learning_rate"] == 2e-5
     assert json.loads(made["03_dcpt/manifest.json"])["inputs"] == {"raw": "1 files"}
@@ -70,6 +71,7 @@ def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path
     where = "  qilin_lib/train/fit.py:12 train\nqilin_lib.errors.QilinError"
     assert made["03_dcpt/train.log.errors"] == where and made["03_dcpt.ipynb.errors"] == f"cell 1: QilinError\n{where}"
     assert made["07_case_study/table_5.csv"].endswith("tiny,39.0\n") and "python" in made["environment.json"]
+    assert made["09_bias/table_b1i.csv"] == "item,ours\n1,3\n2,[text]\n"
     assert made["04_sft/in_progress.json"] == "damaged: JSONDecodeError"
     assert "03_dcpt/adapter/adapter_model.safetensors" in made["files.txt"] and "way_out" not in made["files.txt"]
 

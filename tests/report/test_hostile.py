@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from report.test_browse import in_chromium
 
-from qilin_lib import files
+from qilin_lib import chains, files
 from qilin_lib.report import browse, case_study, figures, html, whole
 from qilin_lib.report.markup import Box, card
 from qilin_lib.report.render import Table
