@@ -112,6 +112,7 @@ _REFUSAL = re.compile(
     r"|[Ss]orry|(?:cannot|unable to) (?:answer|provide|determine|give)|don't know|[Nn]one of (?:the"
     r"|these) (?:options|choices|above|given)"
     r"|[Nn]either [A-Z](?:,? (?:nor )?[A-Z]){2}"
+    r"|(?<!其余)(?<!其他)(?<!另外)(?:所有|全部|给出|以上|上述|[四五]个)的?[四五]?个?选项[均都全]不(?:正确|对|符合)"
 )
 _NEGATED = re.compile(r"也可能|或者|[不非]\w{0,3}\0|\0[,。\s]*\w{0,2}(?:不|错|除外|有误|过敏|禁)")
 _OTHERWISE = re.compile(
