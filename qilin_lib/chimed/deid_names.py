@@ -34,7 +34,8 @@ _INITIALS = f"[{''.join(sorted(FIRST | EXTRA))}小老阿A-Z]"
 _WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
 _COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
 _ahead = re.compile(
-    rf"[{_ENDS}](?=[{_INITIALS[1:-1]} （(【：:】一二三四甲乙是为叫写系“，,、]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
+    rf"[{_ENDS}](?=[{_INITIALS[1:-1]} （(【：:】一二三四甲乙是为叫写系“，,、]){_WHOSE}"
+    rf"(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
     rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) |[）)](?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
     rf"|[{HIDDEN}{NAMED}](?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS})"
 ).finditer
@@ -81,7 +82,7 @@ def _cued(text: str) -> dict[int, str]:
                 starts[place] = kind + mark
             elif text[place - 1] == "叫":
                 starts[place] = "call"
-    for asked in _asked(text):
+    for asked in _asked(text) if "\n" in text else ():
         starts[asked.end()] = "asked"
         reply = text[asked.end() : asked.end() + 24].partition("\n")[0]
         starts |= {asked.end() + at + 1: "reply" for at, letter in enumerate(reply) if letter in "，, "}
@@ -96,7 +97,8 @@ _title, _ACTS = trie(listed("titles")), trie(listed("acts"))
 _RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
 _OWN = "之[父母儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
 _RIGHT = {
-    "sexed": r"[）)]? ?[，,、（(\s/]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周月]|[MF](?:[，, ]|\Z))|[男女][，,性\d]| ?\d{1,3} ?岁",
+    "sexed": r"[）)]? ?[，,、（(\s/]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周月]|[MF](?:[，, ]|\Z))"
+    r"|[男女][，,性\d]| ?\d{1,3} ?岁",
     "year": r"[，,] ?\d{2,4}[年./-]\d",
     "of": rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|{_OWN}|家属|[妈爸]妈|妈妈|爸爸",
     "called": rf"老(?=[按谓曰云说认师的治])|[{''.join(sorted(_CALLED))}]",
@@ -105,7 +107,8 @@ _RIGHT = {
     "act": rf"{_ACTS}|患[有高糖慢冠脑肺肝胃]|就[行好]|收(?=[，,。\s]|\Z)",
     "heading": rf" ?(?:{trie(listed('headings'))})",
     "border": rf"[\s，,。；;、！!？?（()）\]】|/’”<{NAMED}]|\Z",
-    "verb": r"[于因在由经为与将已曾现系到来]|[入转出住]院|下床|术[前后]|病情|无明显|[今昨前][日年天晨早晚夜]|近[日期]|上[周月]|夜间",
+    "verb": r"[于因在由经为与将已曾现系到来]|[入转出住]院|下床|术[前后]|病情|无明显"
+    r"|[今昨前][日年天晨早晚夜]|近[日期]|上[周月]|夜间",
 }
 _after = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _RIGHT.items())).match
 _SEXED = r"(?<=[，, 　（(/].)(?=[，, /]|\Z)"
@@ -162,7 +165,8 @@ _border = re.escape(_BORDERS)
 _lone = re.compile(
     rf"[{''.join(sorted(_SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
     rf"|\A[{''.join(sorted(_SURNAMED))}]{HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?"
+    rf"(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
     rf"|[{''.join(sorted(SYLLABLES))}](?<=[{_border}].){HAN}{{2,4}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
 ).finditer
 _nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
@@ -229,7 +233,11 @@ def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
     for match in _odd_surname(text):
         start = match.start()
-        if match[0] in _RARE and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5" or text[start : start + 2] in DOUBLE:
+        if (
+            match[0] in _RARE
+            and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5"
+            or text[start : start + 2] in DOUBLE
+        ):
             found += [(start, end) for end in _ends(text, start)]
     return dict.fromkeys(place for place in found if _possible(text, *place, starts)), starts
 
@@ -286,24 +294,15 @@ def _left(text: str, start: int, starts: dict[int, str]) -> str:
 Key = tuple[str, str, str, str, bool, str, bool, str, tuple[str, ...]]
 
 
-def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list[str], Key, bool]:
-    """The features of the letters at text[start:end] and around it; its shape; whether it can be read as words."""
+def _key(text: str, start: int, end: int, left: str, right: str) -> Key:
+    """The shape of the place and what stands beside it, as far as it is more than letters."""
     name = text[start:end]
     plain = name.replace(" ", "").replace("　", "")
-    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
-    surname = surname_of(plain)
-    kind, form = _surname_kind(plain, surname), _form(name, plain)
-    if form[0] in "dlw":
-        kind = form[:4] + (str(after[:1] in SYLLABLES) if form[0] == "d" else "")
-    one, next_ = before[-1], after[0]
-    letters = [
-        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
-        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
-    ]  # fmt: skip
+    surname, form = surname_of(plain), _form(name, plain)
     if form[0] != "h":
-        return letters, (left, right, form, kind, False, "", False, "", ()), False
+        kind = form[:4] + (str(text[end : end + 1] in SYLLABLES) if form[0] == "d" else "")
+        return left, right, form, kind, False, "", False, "", ()
     common, given = words()[1], plain[len(surname) :]
-    letters += (f"0{plain[0]}|{form}", f"0r{plain[0]}|{right}", f"-1{plain[-1]}", f"1{given[:1]}")
     flags = [
         flag
         for flag, holds in (
@@ -317,8 +316,23 @@ def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list
         if holds
     ]
     joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
-    word = str(given in common) if len(given) == 2 else ""
-    return letters, (left, right, form, kind, plain in common, joins, text[end : end + 2] in common, word, tuple(flags)), True
+    word, ahead = str(given in common) if len(given) == 2 else "", text[end : end + 2] in common
+    return left, right, form, _surname_kind(plain, surname), plain in common, joins, ahead, word, tuple(flags)
+
+
+def _letters(text: str, start: int, end: int, key: Key) -> list[str]:
+    """The features of the letters of the place and around it."""
+    _, right, form, kind, *_ = key
+    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
+    one, next_ = before[-1], after[0]
+    found = [
+        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
+        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
+    ]  # fmt: skip
+    if key[5]:
+        given = start + (len(surname_of(text[start:end])) if text[start + 1 : start + 2] not in " 　" else 2)
+        found += (f"0{text[start]}|{form}", f"0r{text[start]}|{right}", f"-1{text[end - 1]}", f"1{text[given:end][:1]}")
+    return found
 
 
 def _shape_features(key: Key) -> list[str]:
@@ -360,9 +374,9 @@ def _score(text: str, start: int, end: int) -> int:
 
 def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
     """What tells for or against a name at text[start:end], as strings."""
-    letters, key, readable = _facts(text, start, end, _left(text, start, starts), _right(text, end))
-    score = _score_features(*key[:4], _score(text, start, end)) if readable else []
-    return [*letters, *_shape_features(key), *score]
+    key = _key(text, start, end, _left(text, start, starts), _right(text, end))
+    score = _score_features(*key[:4], _score(text, start, end)) if key[5] else []
+    return [*_letters(text, start, end, key), *_shape_features(key), *score]
 
 
 @lru_cache(1 << 16)
@@ -395,6 +409,7 @@ def classical(text: str) -> bool:
     return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
 
 
+_UNREAD, _FAR = [0, 0], -1500
 # Behind these no surname stands alone.
 _APART = frozenset(("none", "verb", "act", "year"))
 
@@ -408,18 +423,16 @@ def _persons(text: str) -> Spans:
         right = rights.get(end) or rights.setdefault(end, _right(text, end))
         if end - start == 1 and right in _APART and starts.get(start, "nick")[:4] not in ("nick", "name"):
             continue
-        letters, key, readable = _facts(text, start, end, _left(text, start, starts), right)
-        value = _weight(key)
-        for letter in letters:
-            value += weight(letter, 0)
-        if readable:
-            # To read a place as words takes longest, and most places are far from a name.
-            readings = _readings(*key[:4])
-            if value + readings[-1] <= 0:
-                continue
-            value += readings[_score(text, start, end) - _SCORES[0]]
-        if value > 0:
-            values[start, end] = value
+        key = _key(text, start, end, _left(text, start, starts), right)
+        # To look at letters and to read as words takes longest, and most places are far from a name.
+        value, readings = _weight(key), _readings(*key[:4]) if key[5] else _UNREAD
+        if value + readings[-1] > _FAR:
+            for feature in _letters(text, start, end, key):
+                value += weight(feature, 0)
+            if value + readings[-1] > 0:
+                value += readings[_score(text, start, end) - _SCORES[0] if key[5] else 0]
+                if value > 0:
+                    values[start, end] = value
     yield from apart(sorted(values, key=lambda place: (-values[place], place)))
 
 
