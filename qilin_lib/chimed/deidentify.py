@@ -85,7 +85,9 @@ def _again(text: str, spans: list[Span]) -> list[Span]:
     if not kinds:
         return []
     taken = {place for start, end, _ in spans for place in range(start, end)}
-    values = re.compile("|".join(map(re.escape, sorted(kinds, key=len, reverse=True)))).finditer(text)
+    # A number is repeated as a whole, not as a part of a longer one.
+    whole = (rf"(?<![0-9A-Za-z]){re.escape(value)}(?![0-9A-Za-z])" for value in sorted(kinds, key=len, reverse=True))
+    values = re.compile("|".join(whole)).finditer(text)
     return [(*value.span(), kinds[value[0]]) for value in values if taken.isdisjoint(range(*value.span()))]
 
 
