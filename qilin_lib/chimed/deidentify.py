@@ -2,8 +2,8 @@
 
 Covers what the paper's §6 asks for (HIPAA) in the form it takes in Chinese consultations. Clinical content stays:
 dates of treatment, doses, lab values, ICD codes, drug approval numbers, hospital and department names. Numbers and
-places go by label, shape and unit (deid_numbers, deid_places), names by what stands around them and by how they read
-(deid_names, deid_model); how well that does is measured (deid_score).
+places go by label, shape and unit (deid_numbers, deid_places), names by a trained model of what stands around them and
+how they read (deid_cues, deid_names, deid_model, deid_train); how well that does is measured (deid_score).
 """
 
 from __future__ import annotations
