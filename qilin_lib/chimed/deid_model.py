@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from math import log
@@ -20,14 +21,20 @@ _UNKNOWN, _RARE, _LONGEST = -286, -208, 4
 _UNIT = 16  # of a natural logarithm, so that sums are integers and the same on every machine
 
 
+def dictionary() -> Iterator[tuple[str, int, str]]:
+    """The words of jieba's dictionary, how often they were counted, and their tags."""
+    for line in _jieba("dict.txt").read_text(encoding="utf-8").splitlines():
+        word, count, tag = line.split(" ")
+        yield word, int(count), tag
+
+
 @cache
 def words() -> tuple[dict[str, int], frozenset[str]]:
     """Log probabilities of words of up to four characters in jieba's dictionary, and those of them that are no names.
 
     The dictionary calls 文明 and 顾客 names, too: what is frequent is a word.
     """
-    lines = _jieba("dict.txt").read_text(encoding="utf-8").splitlines()
-    rows = [(word, int(count), tag) for word, count, tag in (line.split(" ") for line in lines)]
+    rows = list(dictionary())
     total = log(sum(count for _, count, _ in rows))
     known = {
         word: round(_UNIT * (log(count or 1) - total))
@@ -40,14 +47,12 @@ def words() -> tuple[dict[str, int], frozenset[str]]:
 
 
 @cache
-def _letters() -> tuple[dict[str, int], ...]:
+def name_letters() -> tuple[dict[str, int], ...]:
     """Log probabilities of the first, a middle and the last letter of a name (the tag nr of jieba's hidden states)."""
     spec = spec_from_file_location("_name_letters", _jieba("posseg/prob_emit.py"))
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return tuple(
-        {letter: round(_UNIT * value) for letter, value in module.P[place, "nr"].items()} for place in "BME"
-    )
+    return tuple({letter: round(_UNIT * value) for letter, value in module.P[place, "nr"].items()} for place in "BME")
 
 
 def _jieba(name: str) -> Path:
@@ -75,7 +80,7 @@ def surname_of(name: str) -> str:
 
 def named(name: str) -> int:
     """The log probability of a Chinese name: its surname, the middle and the last letter of what is given."""
-    first, middle, last = _letters()
+    first, middle, last = name_letters()
     surname = surname_of(name)
     given = name[len(surname) or 1 :]
     start = (
@@ -95,7 +100,10 @@ _BEFORE = re.compile(rf"{HAN}{{0,3}}$").search
 
 
 def odds(text: str, start: int, end: int) -> int:
-    """How much likelier text[start:end] is a name than words, given the words around it (in sixteenths of a natural logarithm)."""
+    """How much likelier text[start:end] is a name than words, given the words around it.
+
+    In sixteenths of a natural logarithm.
+    """
     before = _BEFORE(text[max(0, start - 3) : start])[0]
     name, behind = text[start:end].replace(" ", ""), _BEHIND(text, end)[0]
     return read(before) + named(name) + read(behind) - read(before + name + behind)

@@ -13,134 +13,25 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.resources import files
 
-from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, REPLY, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, listed, trie
+from qilin_lib.chimed.deid_cues import (
+    ACTED,
+    BORDERS,
+    EXTRA,
+    FIRST,
+    SURNAMED,
+    TITLE,
+    TITLES,
+    behind,
+    cued,
+    name_end,
+    right_of,
+)
 from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, odds, surname_of, words
-
-# --- cues before a name -----------------------------------------------------------------------------------------------
-
-_STAFF = ("医师", "医生", "护士", "护师", "技师", "药师")
-_CUES = dict.fromkeys(listed("signed"), "signer")
-_CUES |= dict.fromkeys((*listed("kin"), *listed("bare")), "kin") | dict.fromkeys(listed("introductions"), "said")
-_CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
-_CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), "label")
-_CUES |= dict.fromkeys(listed("written"), "written")
-_TAILS = {cue[-2:] for cue in _CUES}
-_SIZES = sorted({len(cue) for cue in _CUES}, reverse=True)
-_SURNAMED = SURNAMES | {double[0] for double in DOUBLE}
-FIRST = _SURNAMED | SYLLABLES
-EXTRA = frozenset(listed("extra_surnames")) - FIRST
-_ENDS = "".join(sorted({cue[-1] for cue in _CUES} | set("名字章科父母妻人者员氏叫我")))
-_INITIALS = f"[{''.join(sorted(FIRST | EXTRA))}小老阿A-Z]"
-_WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
-_COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
-_ahead = re.compile(
-    rf"[{_ENDS}](?=[{_INITIALS[1:-1]} （(【：:】一二三四甲乙是为叫写系“，,、]){_WHOSE}(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
-    rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) |[）)](?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
-    rf"|[{HIDDEN}{NAMED}](?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS})"
-).finditer
-_ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|叫啥|哪位[？?]|联系人|谁[^，。\n]{0,4}[？?])"
-_asked = re.compile(rf"{_ASKS}[^\n\d{HIDDEN}]{{0,24}}\n+{REPLY}").finditer
-_signed = re.compile(" ?(?:签名|签字|签章|姓名)$").sub
-_MARKS = {"，": ",", ",": ",", "、": ","}
-_DRUGS = frozenset("品药学用别俗")
-_BORDERS = '\n 　\t，,。；;：:、！!？?（()）“”"‘’【】[]|/>-—=+@'
-
-
-_LAST = {"科": "ward", "人": "agent", "者": "agent", "员": "agent", "氏": "agent", "我": "me"}
-
-
-def _cue(before: str) -> str:
-    """What kind of cue `before` ends with; empty for none."""
-    if before.endswith("名叫") and before[-3:-2] in _DRUGS:
-        return ""
-    for text in (before, _signed("", before)) if before[-1] in "名字章" else (before,):
-        if text[-2:] in _TAILS:
-            for size in _SIZES:
-                if text[-size:] in _CUES:
-                    return _CUES[text[-size:]]
-    if before[-1] in "父母妻" and (before[-2:-1] or " ") in _BORDERS:
-        return "kin"
-    return _LAST.get(before[-1], "")
-
-
-def _cued(text: str) -> dict[int, str]:
-    """Where a name may begin behind a cue, with the kind of the cue and what joins the two."""
-    starts: dict[int, str] = {}
-    for cue in _ahead(text):
-        place = cue.end()
-        if cue["field"]:
-            starts[place] = "signed" if cue["field"][0] in "）)" else "label:"
-        elif cue["joint"] is not None:
-            starts[place] = f"{'named' if cue[0][0] == NAMED else 'hidden'}{cue['joint'].strip()[:1]}"
-        else:
-            end = cue.start() + 1
-            mark = ":" if cue["colon"] else _MARKS.get(cue["mark"], cue["mark"])
-            if mark and mark in "叫写为是系" and (kind := _cue(text[max(0, place - _SIZES[0]) : place])):
-                starts[place] = kind
-            elif kind := _cue(text[max(0, end - _SIZES[0]) : end]):
-                starts[place] = kind + mark
-            elif text[place - 1] == "叫":
-                starts[place] = "call"
-    for asked in _asked(text):
-        starts[asked.end()] = "asked"
-        reply = text[asked.end() : asked.end() + 24].partition("\n")[0]
-        starts |= {asked.end() + at + 1: "reply" for at, letter in enumerate(reply) if letter in "，, "}
-    return starts
-
-
-# --- cues behind a name -----------------------------------------------------------------------------------------------
-
-_CALLED = frozenset("姐哥叔姨婶嫂总")
-_TITLES, _ACTED = frozenset(listed("titles")), frozenset(listed("acts"))
-_title, _ACTS = trie(listed("titles")), trie(listed("acts"))
-_RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
-_OWN = "之[父母儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
-_RIGHT = {
-    "sexed": r"[）)]? ?[，,、（(\s/]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周月]|[MF](?:[，, ]|\Z))|[男女][，,性\d]| ?\d{1,3} ?岁",
-    "year": r"[，,] ?\d{2,4}[年./-]\d",
-    "of": rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|{_OWN}|家属|[妈爸]妈|妈妈|爸爸",
-    "called": rf"老(?=[按谓曰云说认师的治])|[{''.join(sorted(_CALLED))}]",
-    "title": _title,
-    "hidden": rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?{HIDDEN}|{HIDDEN}",
-    "act": rf"{_ACTS}|患[有高糖慢冠脑肺肝胃]|就[行好]|收(?=[，,。\s]|\Z)",
-    "heading": rf" ?(?:{trie(listed('headings'))})",
-    "border": rf"[\s，,。；;、！!？?（()）\]】|/’”<{NAMED}]|\Z",
-    "verb": r"[于因在由经为与将已曾现系到来]|[入转出住]院|下床|术[前后]|病情|无明显|[今昨前][日年天晨早晚夜]|近[日期]|上[周月]|夜间",
-}
-_after = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _RIGHT.items())).match
-_SEXED = r"(?<=[，, 　（(/].)(?=[，, /]|\Z)"
-_behind = re.compile(
-    # Each alternative begins with a plain character, so that the engine skips quickly.
-    rf"{_title}|老(?=[按谓曰云说认师的治])|两位|二位|三位|M(?<=[，, /].)(?=[，, /])|F(?<=[，, /].)(?=[，, /])|{_ACTS}"
-    rf"|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属|名下|收(?=[，,])"
-    rf"|{'|'.join(sorted(_CALLED))}|{HIDDEN}"
-).finditer
-_lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search
-_joint = re.compile(r"(?:[，, 　（(/]{1,3}|个|的家?)\Z").search
-
-
-def _right(text: str, end: int) -> str:
-    match = _after(text, end)
-    return match.lastgroup if match else "none"
-
-
-def _name_end(text: str, cue: re.Match[str]) -> tuple[int, int]:
-    """Where a name would end that what `cue` found stands behind, and how long it may be."""
-    start = cue.start()
-    if cue[0] in _TITLES or cue[0] in "两位二位三位老":
-        return start, 4
-    if cue[0] in _ACTED or cue[0] in _CALLED:
-        return start, 3
-    if cue[0] == HIDDEN:
-        lead = _lead(text, max(0, start - 12), start)
-        return (lead.start() if lead else start), 4
-    joint = _joint(text, max(0, start - 3), start)
-    return (joint.start() if joint else start), 6
-
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
-_EDGES = frozenset(_BORDERS) | frozenset(listed("leads")[0])
+_EDGES = frozenset(BORDERS) | frozenset(listed("leads")[0])
 _DOTS = "·•・．‧∙"
 _MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
 _FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
@@ -154,15 +45,16 @@ _ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
 _EVERYDAY, _LED, _NEVER = (frozenset(listed(key)) for key in ("everyday", "led_only", "never_alone"))
 # "任护士长三年" holds an office.
-_office = re.compile(rf"任(?:{_title})(?:[^，。]{{0,2}}年|期间|职|不)").match
+_office = re.compile(rf"任(?:{TITLE})(?:[^，。]{{0,2}}年|期间|职|不)").match
 _CLINICAL = tuple(listed("clinical"))
-_NO_NAMES = _ACTED | _TITLES | {"麻醉", "宣教", "查房"}
+_NO_NAMES = ACTED | TITLES | {"麻醉", "宣教", "查房"}
 _RARE = frozenset(listed("rare_surnames")[0])
-_border = re.escape(_BORDERS)
+_border = re.escape(BORDERS)
 _lone = re.compile(
-    rf"[{''.join(sorted(_SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-    rf"|\A[{''.join(sorted(_SURNAMED))}]{HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"[{''.join(sorted(SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|\A[{''.join(sorted(SURNAMED))}]{HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
+    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?"
+    rf"(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
     rf"|[{''.join(sorted(SYLLABLES))}](?<=[{_border}].){HAN}{{2,4}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
 ).finditer
 _nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
@@ -172,7 +64,7 @@ _odd_surname = re.compile(f"[{''.join(sorted(_RARE | {double[0] for double in DO
 _NAMING = ("label", "staff", "said", "asked", "reply")
 
 
-def _ends(text: str, start: int, cued: str = "") -> Iterator[int]:
+def _ends(text: str, start: int, cue: str = "") -> Iterator[int]:
     """Where a name that begins at `start` may end."""
     shape = _shape(text, start)
     if shape is None:
@@ -180,10 +72,10 @@ def _ends(text: str, start: int, cued: str = "") -> Iterator[int]:
     if shape[0].isascii():
         pieces = shape[0].split()
         proper = len(pieces) > 1 and all(piece[0].isupper() for piece in pieces)
-        if max(map(len, pieces)) > 2 and (proper or cued[:5] in _NAMING):
+        if max(map(len, pieces)) > 2 and (proper or cue[:5] in _NAMING):
             yield shape.end()
         return
-    if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cued:
+    if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cue:
         shape = _plain(text, start)
     dots, blank = _DOT.intersection(shape[0]), {" ", "　"}.intersection(shape[0])
     shortest = start + (3 if blank else max(map(shape[0].rfind, _DOTS)) + 2 if dots else 1)
@@ -213,15 +105,15 @@ def _syllables(text: str, end: int) -> int:
 
 def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     """The places in `text` where a name may stand, and the cues before them."""
-    starts = _cued(text)
+    starts = cued(text)
     found = [(start, end) for start in starts for end in _ends(text, start, starts[start])]
     for nick in _nick(text):
         start = nick.end()
         if text[start - 1 : start + 1] not in words()[1]:
             starts[start] = "nick" + starts.get(start - 1, "")[:5]
             found += [(start, start + len(surname_of(text[start : start + 2])))]
-    for cue in _behind(text):
-        end, longest = _name_end(text, cue)
+    for cue in behind(text):
+        end, longest = name_end(text, cue)
         found += [(start, end) for start in _begins(text, end, longest)]
     for dot in _dots(text) if "·" in text or "•" in text else ():
         if (start := _syllables(text, dot.start())) < dot.start() - 1:
@@ -229,7 +121,11 @@ def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
     found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
     for match in _odd_surname(text):
         start = match.start()
-        if match[0] in _RARE and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5" or text[start : start + 2] in DOUBLE:
+        if (
+            match[0] in _RARE
+            and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5"
+            or text[start : start + 2] in DOUBLE
+        ):
             found += [(start, end) for end in _ends(text, start)]
     return dict.fromkeys(place for place in found if _possible(text, *place, starts)), starts
 
@@ -249,7 +145,7 @@ def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
 _HEADINGS = tuple(listed("headings"))
 _NOTHING = frozenset(listed("nothing"))
 _SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊")
-_crossing = re.compile(_title).match
+_crossing = re.compile(TITLE).match
 _LEADS, _LEAD_WORDS = frozenset(listed("leads")[0]), frozenset(listed("lead_words"))
 
 
@@ -275,10 +171,10 @@ def _form(name: str, plain: str) -> str:
     return f"han{len(plain)}"
 
 
-def _left(text: str, start: int, starts: dict[int, str]) -> str:
-    if start in starts:
-        return starts[start]
-    if start == 0 or text[start - 1] in _BORDERS:
+def _left(text: str, start: int, cue: str) -> str:
+    if cue:
+        return cue
+    if start == 0 or text[start - 1] in BORDERS:
         return "border"
     return "lead" if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else "other"
 
@@ -286,24 +182,15 @@ def _left(text: str, start: int, starts: dict[int, str]) -> str:
 Key = tuple[str, str, str, str, bool, str, bool, str, tuple[str, ...]]
 
 
-def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list[str], Key, bool]:
-    """The features of the letters at text[start:end] and around it; its shape; whether it can be read as words."""
+def _key(text: str, start: int, end: int, left: str, right: str) -> Key:
+    """The shape of the place and what stands beside it, as far as it is more than letters."""
     name = text[start:end]
     plain = name.replace(" ", "").replace("　", "")
-    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
-    surname = surname_of(plain)
-    kind, form = _surname_kind(plain, surname), _form(name, plain)
-    if form[0] in "dlw":
-        kind = form[:4] + (str(after[:1] in SYLLABLES) if form[0] == "d" else "")
-    one, next_ = before[-1], after[0]
-    letters = [
-        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
-        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
-    ]  # fmt: skip
+    surname, form = surname_of(plain), _form(name, plain)
     if form[0] != "h":
-        return letters, (left, right, form, kind, False, "", False, "", ()), False
+        kind = form[:4] + (str(text[end : end + 1] in SYLLABLES) if form[0] == "d" else "")
+        return left, right, form, kind, False, "", False, "", ()
     common, given = words()[1], plain[len(surname) :]
-    letters += (f"0{plain[0]}|{form}", f"0r{plain[0]}|{right}", f"-1{plain[-1]}", f"1{given[:1]}")
     flags = [
         flag
         for flag, holds in (
@@ -317,8 +204,23 @@ def _facts(text: str, start: int, end: int, left: str, right: str) -> tuple[list
         if holds
     ]
     joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
-    word = str(given in common) if len(given) == 2 else ""
-    return letters, (left, right, form, kind, plain in common, joins, text[end : end + 2] in common, word, tuple(flags)), True
+    word, ahead = str(given in common) if len(given) == 2 else "", text[end : end + 2] in common
+    return left, right, form, _surname_kind(plain, surname), plain in common, joins, ahead, word, tuple(flags)
+
+
+def _letters(text: str, start: int, end: int, key: Key) -> list[str]:
+    """The features of the letters of the place and around it."""
+    _, right, form, kind, *_ = key
+    before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
+    one, next_ = before[-1], after[0]
+    found = [
+        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
+        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
+    ]  # fmt: skip
+    if key[5]:
+        given = start + (len(surname_of(text[start:end])) if text[start + 1 : start + 2] not in " 　" else 2)
+        found += (f"0{text[start]}|{form}", f"0r{text[start]}|{right}", f"-1{text[end - 1]}", f"1{text[given:end][:1]}")
+    return found
 
 
 def _shape_features(key: Key) -> list[str]:
@@ -360,9 +262,9 @@ def _score(text: str, start: int, end: int) -> int:
 
 def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
     """What tells for or against a name at text[start:end], as strings."""
-    letters, key, readable = _facts(text, start, end, _left(text, start, starts), _right(text, end))
-    score = _score_features(*key[:4], _score(text, start, end)) if readable else []
-    return [*letters, *_shape_features(key), *score]
+    key = _key(text, start, end, _left(text, start, starts.get(start, "")), right_of(text, end))
+    score = _score_features(*key[:4], _score(text, start, end)) if key[5] else []
+    return [*_letters(text, start, end, key), *_shape_features(key), *score]
 
 
 @lru_cache(1 << 16)
@@ -395,32 +297,38 @@ def classical(text: str) -> bool:
     return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
 
 
+_UNREAD, _FAR = [0, 0], -1500
 # Behind these no surname stands alone.
 _APART = frozenset(("none", "verb", "act", "year"))
 
 
+@lru_cache(1 << 15)
+def _value(before: str, name: str, after: str, cue: str) -> int:
+    """The sum of the weights of a name between these letters; 0 or less where none stands."""
+    text, start, end = before + name + after, len(before), len(before) + len(name)
+    right = right_of(text, end)
+    if len(name) == 1 and right in _APART and cue and cue[:4] not in ("nick", "name"):
+        return 0
+    key = _key(text, start, end, _left(text, start, cue), right)
+    # To look at letters and to read as words takes longest, and most places are far from a name.
+    value, readings = _weight(key), _readings(*key[:4]) if key[5] else _UNREAD
+    if value + readings[-1] <= _FAR:
+        return 0
+    value += sum(weights().get(feature, 0) for feature in _letters(text, start, end, key))
+    if value + readings[-1] <= 0:
+        return 0
+    return value + readings[_score(text, start, end) - _SCORES[0] if key[5] else 0]
+
+
 def _persons(text: str) -> Spans:
     proposed, starts = places(text)
-    if not proposed:
-        return
-    weight, values, rights = weights().get, {}, {}
+    values = {}
     for start, end in proposed:
-        right = rights.get(end) or rights.setdefault(end, _right(text, end))
-        if end - start == 1 and right in _APART and starts.get(start, "nick")[:4] not in ("nick", "name"):
-            continue
-        letters, key, readable = _facts(text, start, end, _left(text, start, starts), right)
-        value = _weight(key)
-        for letter in letters:
-            value += weight(letter, 0)
-        if readable:
-            # To read a place as words takes longest, and most places are far from a name.
-            readings = _readings(*key[:4])
-            if value + readings[-1] <= 0:
-                continue
-            value += readings[_score(text, start, end) - _SCORES[0]]
+        before, after = text[max(0, start - 3) : start], text[end : end + 20]
+        value = _value(before, text[start:end], after, starts.get(start, ""))
         if value > 0:
             values[start, end] = value
-    yield from apart(sorted(values, key=lambda place: (-values[place], place)))
+    return iter(apart(sorted(values, key=lambda place: (-values[place], place))))
 
 
 def apart(ordered: list[tuple[int, int]]) -> list[tuple[int, int]]:

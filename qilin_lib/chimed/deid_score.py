@@ -2,10 +2,10 @@
 
 Most sentences are invented by the author of the rules. The others, from the forms of admission notes, discharge
 summaries, consultations and nursing records, half of them without anything to find, are invented by people who had not
-read the rules and set out to mislead them. The split "test" is a third of what two such hands wrote last: nobody had
-looked at it when the rules were finished. The score says how the rules do on hard sentences of this kind, and is no
-estimate for another corpus. Identity numbers carry area codes that do not exist, numbers of wards and hospitals are
-public.
+read the rules and set out to mislead them. The split "test" is a third of what two such hands wrote last. It is spent:
+names are trained on it, too, since it was scored. The score says how well hard sentences of this kind are kept apart
+that have been seen, and is no estimate for another corpus. Identity numbers carry area codes that do not exist, numbers
+of wards and hospitals are public.
 
 A span covers what identifies and nothing beside it: the number without its cue, the name without its title, the date
 of birth without "出生", the bed with "床" where the number stands alone.

@@ -1,4 +1,4 @@
-"""Train the weights of the names: `python -m qilin_lib.chimed.deid_train` writes data/deid_weights.txt.
+"""Train the weights of the names: `python -m qilin_lib.chimed.deid_train` writes data/deid_weights.json.
 
 Positive examples come from the labelled sentences and from frames (data/deid_frames.txt) filled with invented names;
 negative ones from both and, where QILIN_RAW_DIR holds them, from real texts, of which nothing but weights is kept.
@@ -11,175 +11,168 @@ import json
 import os
 import random
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from qilin_lib.chimed.deid_base import HIDDEN, NAMED, listed
-from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, _jieba, _letters, words
-from qilin_lib.chimed.deid_names import _RARE, _surname_kind, apart, features, places
-from qilin_lib.chimed.deid_score import labelled_cases
-from qilin_lib.chimed.deidentify import blotted_numbers
+import yaml
 
-Example = tuple[str, list[tuple[tuple[int, int], list[str], bool]]]  # source; place, features, whether a name stands there
+from qilin_lib.chimed.deid_base import HIDDEN, listed
+from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, dictionary, name_letters, words
+from qilin_lib.chimed.deid_names import apart, features, places
+from qilin_lib.chimed.deid_score import Case, labelled_cases
+from qilin_lib.chimed.deidentify import blotted, blotted_numbers
 
-_SYMPTOMS = "头晕 腹痛 咳嗽 胸闷 发热 皮疹 腰痛 失眠 便秘 腹泻 乏力 呕吐 耳鸣 心慌 尿频 关节痛".split()
-_DEPARTMENTS = "心内科 骨科 儿科 产科 肾内科 普外科 神经内科 急诊科 皮肤科 肿瘤科 ICU 眼科 针灸科 内分泌科 放射科 病理科".split()
-_KIN = "父亲 母亲 妻子 丈夫 儿子 女儿 哥哥 妹妹 弟弟 姐姐 爱人 外甥 侄女 婆婆 岳父 孙子 老公 老婆 奶奶 姑姑 表哥 儿媳 女婿 男友".split()
-_TITLES = "医生 大夫 主任 教授 护士 护士长 老师 院长 主任医师 副主任医师 专家 药师 医师 博士 治疗师".split()
-_PETS = "豆豆 毛毛 果果 糖糖 朵朵 妞妞 乐乐 壮壮 当当 多多 小宝 小米 石头 团子 安安 圆圆 可乐 土豆 小鱼 悠悠 铁蛋 狗蛋 冬冬 点点".split()
-_LATIN_A = "Anna John Maria David Elena Peter Olga James Fatima Ivan Carlos Yuki Sofia Ahmed Linda Thomas Grace Igor".split()
-_LATIN_B = "Smith Rossi Petrov Garcia Tanaka Müller Brown Ivanova Lopez Kumar Nguyen Wilson Khan Larsen Novak Costa".split()
-_PINYIN_A = "Zhang Wang Li Chen Liu Zhao Huang Zhou Xu Sun Ma Zhu Hu Lin Guo He Gao Luo Song Tang".split()
-_PINYIN_B = "Wei Min Xiaoming Lihua Guoqiang Jing Yan Haibo Yuting Jianjun Na Ting Xue Peng Zixuan".split()
+Place = tuple[int, int]
+# A source, and for each place in its text the features and whether a name stands there.
+Example = tuple[str, list[tuple[Place, list[str], bool]]]
+
+_SLOTS = yaml.safe_load(files("qilin_lib.chimed").joinpath("data/deid_slots.yaml").read_text(encoding="utf-8"))
+_LISTS = {slot: words.split() for slot, words in _SLOTS.items()}
 _COMMON = listed("surnames")[0][:96]
+_ALL, _DOUBLE, _SYLLABLES = sorted(SURNAMES), sorted(DOUBLE), sorted(SYLLABLES)
+_SOURCES = (
+    "toyhom_dialogue", "remedi", "cmtmedqa", "meddialog_cn", "medicalgpt_sft", "plain_text", "huatuo26m_test",
+    "dpo_zh", "kg_39health",
+)  # fmt: skip
 
 
-def _given(dice: random.Random) -> str:
-    """A given name of one or two characters, by jieba's letters of names; sometimes a word."""
-    first, middle, last = _pools()
-    kind = dice.random()
-    if kind < 0.25:
-        return dice.choice(last)
-    if kind < 0.42:
-        return dice.choice(_word_pool())
-    return dice.choice(middle) + dice.choice(last)
+@cache
+def _pools() -> list[list[str]]:
+    """Letters of a name in its first, a middle and its last place, the more often the likelier."""
+    return [
+        [
+            letter
+            for letter, score in sorted(table.items())
+            if score > least and "\u4e00" <= letter <= "\u9fa5"
+            for _ in range(1 + max(0, (score - least) // 12))
+        ]
+        for table, least in zip(name_letters(), (-110, -130, -130), strict=True)
+    ]
 
 
-def _pools(made: list[list[str]] = []) -> list[list[str]]:
-    if not made:
-        for table, least in zip(_letters(), (-110, -130, -130), strict=True):
-            pool = []
-            for letter, score in sorted(table.items()):
-                if score > least and "\u4e00" <= letter <= "\u9fa5":
-                    pool += [letter] * (1 + max(0, (score - least) // 12))
-            made.append(pool)
-    return made
+@cache
+def _words() -> tuple[list[str], list[str]]:
+    """Words of two letters that a given name may be, and those that a whole name may be: 木香, 高兴."""
+    known, common = words()
+    return (
+        sorted(word for word, score in known.items() if len(word) == 2 and -208 < score < -152 and word in common),
+        [word for word in sorted(common) if len(word) == 2 and word[0] in SURNAMES and known.get(word, 0) < -170],
+    )
 
 
-def _word_pool(made: list[str] = []) -> list[str]:
-    """Words of two characters that a given name may be: not too frequent, not too rare."""
-    if not made:
-        known = words()[0]
-        made += sorted(word for word, score in known.items() if len(word) == 2 and -208 < score < -152 and word in words()[1])
-    return made
+@cache
+def _verbs() -> list[str]:
+    """Verbs and adverbs of jieba's dictionary."""
+    tags = ("v", "d", "ad", "vd")
+    return sorted(word for word, count, tag in dictionary() if len(word) in (2, 3) and tag in tags and count > 200)
 
 
-def surname(dice: random.Random) -> str:
+@cache
+def _roles() -> list[str]:
+    labels = [label.replace("_", " ") for label in listed("labels") if not label.isascii()]
+    staff = ("医师", "医生", "护士", "者", "人")
+    return [role + who for role in listed("roles") for who in staff] + labels * 4
+
+
+def _surname(dice: random.Random) -> str:
     kind = dice.random()
     if kind < 0.45:
         return dice.choice(_COMMON)
     if kind < 0.50:
         return dice.choice(listed("extra_surnames"))
-    if kind < 0.88:
-        return dice.choice(sorted(SURNAMES))
-    return dice.choice(sorted(DOUBLE))
+    return dice.choice(_ALL if kind < 0.88 else _DOUBLE)
 
 
-def full_name(dice: random.Random) -> str:
+def _given(dice: random.Random) -> str:
+    """A given name of one or two letters, or a word."""
+    _, middle, last = _pools()
+    kind = dice.random()
+    if kind < 0.25:
+        return dice.choice(last)
+    return dice.choice(_words()[0]) if kind < 0.42 else dice.choice(middle) + dice.choice(last)
+
+
+def _full_name(dice: random.Random) -> str:
+    """A name: of a minority, spaced, Latin, a word, or, mostly, a surname and a given name."""
     kind = dice.random()
     if kind < 0.05:
         return f"{_minority(dice)}·{_minority(dice)}"
     if kind < 0.09:
-        return _minority(dice) + dice.choice("娜拉吉丹措玛江提").strip()
+        return _minority(dice) + dice.choice("娜拉吉丹措玛江提")
     if kind < 0.15:
-        name = surname(dice)[0] + _given(dice)
+        name = _surname(dice)[0] + _given(dice)
         return dice.choice((" ", "　")).join(name)
     if kind < 0.165:
         return _latin(dice)
-    if kind < 0.21:  # a word whose first letter is a surname: 高兴, 木香, 桂枝
-        return dice.choice(_surname_words())
-    return surname(dice) + _given(dice)
-
-
-def _surname_words(made: list[str] = []) -> list[str]:
-    if not made:
-        made += [word for word in sorted(words()[1]) if len(word) == 2 and word[0] in SURNAMES and words()[0].get(word, 0) < -170]
-    return made
+    return dice.choice(_words()[1]) if kind < 0.21 else _surname(dice) + _given(dice)
 
 
 def _minority(dice: random.Random) -> str:
-    letters = (_pools()[1] if dice.random() < 0.1 else sorted(SYLLABLES) for _ in range(dice.randint(2, 4)))
+    letters = (_pools()[1] if dice.random() < 0.1 else _SYLLABLES for _ in range(dice.randint(2, 4)))
     return "".join(map(dice.choice, letters))
 
 
 def _latin(dice: random.Random) -> str:
     if dice.random() < 0.5:
-        name = f"{dice.choice(_LATIN_A)} {dice.choice(_LATIN_B)}".replace("ü", "u")
-    else:
-        name = f"{dice.choice(_PINYIN_A)} {dice.choice(_PINYIN_B)}"
-        name = dice.choice((name, name.upper(), name.split(" ")[0].upper() + " " + name.split(" ")[1]))
-    return name
+        return f"{dice.choice(_LISTS['latin_first'])} {dice.choice(_LISTS['latin_last'])}"
+    surname, given = dice.choice(_LISTS["pinyin_first"]), dice.choice(_LISTS["pinyin_last"])
+    return dice.choice((f"{surname} {given}", f"{surname} {given}".upper(), f"{surname.upper()} {given}"))
 
 
-def fill(frame: str, dice: random.Random) -> tuple[str, list[tuple[int, int]]]:
-    """A frame with its slots filled, and where the names stand."""
+_FILL: dict[str, Callable[[random.Random], str]] = {
+    "n": _full_name,
+    "N": lambda dice: _surname(dice) + _given(dice),
+    "s": _surname,
+    "L": _latin,
+    "h": lambda dice: HIDDEN,
+    "v": lambda dice: dice.choice(_verbs()),
+    "c": lambda dice: dice.choice("： ：|:|: | |　|".split("|")),
+    "r": lambda dice: dice.choice(_roles()),
+    "q": lambda dice: dice.choice(listed("addresses")),
+    "d": lambda dice: str(dice.randint(1, 79)),
+    **{slot: lambda dice, slot=slot: dice.choice(_LISTS[slot]) for slot in "gkety"},
+}
+
+
+def fill(frame: str, dice: random.Random) -> tuple[str, list[Place]]:
+    """A frame with its slots filled, and where names stand in it: nowhere if it begins with "="."""
     text, spans = "", []
-    for piece in re.split(r"(\{\w\})", frame.replace("\\n", "\n")):
+    for piece in re.split(r"(\{\w\})", frame.removeprefix("=").replace("\\n", "\n")):
         slot = piece[1] if len(piece) == 3 and piece[0] == "{" else ""
-        value = {
-            "n": lambda: full_name(dice), "N": lambda: surname(dice) + _given(dice), "s": lambda: surname(dice), "L": lambda: _latin(dice),
-            "g": lambda: dice.choice(_PETS), "h": lambda: HIDDEN, "k": lambda: dice.choice(_KIN),
-            "e": lambda: dice.choice(_DEPARTMENTS), "t": lambda: dice.choice(_TITLES),
-            "v": lambda: dice.choice(_verbs()), "c": lambda: dice.choice("： ：|:|: | |　|".split("|")),
-            "r": lambda: dice.choice(_roles()), "q": lambda: dice.choice(listed("addresses")),
-            "y": lambda: dice.choice(_SYMPTOMS), "d": lambda: str(dice.randint(1, 79)),
-        }[slot]() if slot else piece  # fmt: skip
+        value = _FILL[slot](dice) if slot else piece
         if slot and slot in "nsLg" and frame[0] != "=":
             spans.append((len(text), len(text) + len(value)))
         text += value
     return text, spans
 
 
-def _verbs(made: list[str] = []) -> list[str]:
-    if not made:
-        rows = (line.split(" ") for line in _jieba("dict.txt").read_text(encoding="utf-8").splitlines())
-        made += sorted(word for word, count, tag in rows if len(word) in (2, 3) and tag in ("v", "d", "ad", "vd") and int(count) > 200)
-    return made
-
-
-def _roles(made: list[str] = []) -> list[str]:
-    if not made:
-        made += [role + staff for role in listed("roles") for staff in ("医师", "医生", "护士", "者", "人")]
-        made += [label.replace("_", " ") for label in listed("labels") if not label.isascii()] * 4
-    return made
-
-
-def frames() -> list[str]:
-    return files("qilin_lib.chimed").joinpath("data/deid_frames.txt").read_text(encoding="utf-8").splitlines()
-
-
-def examples(source: str, text: str, names: list[tuple[int, int]]) -> Iterator[Example]:
+def examples(source: str, text: str, names: list[Place]) -> Iterator[Example]:
+    """The places of one text, with the features of each."""
     proposed, starts = places(text)
     if proposed:
-        gold = set(names)
-        yield source, [(place, features(text, *place, starts), place in gold) for place in proposed]
+        yield source, [(place, features(text, *place, starts), place in names) for place in proposed]
 
 
-def views(text: str, names: list[tuple[int, int]]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """The text, and again with some of its names found already."""
+def views(text: str, names: list[Place]) -> Iterator[tuple[str, list[Place]]]:
+    """The text, and again with all of its names but one found already."""
     yield text, names
-    for skip in range(len(names)) if len(names) > 1 else ():
-        hide = [span for number, span in enumerate(names) if number != skip]
-        pieces, last, offset, kept = [], 0, 0, []
-        for start, end in names:
-            if (start, end) in hide:
-                pieces += [text[last:start], NAMED]
-                last, offset = end, offset + end - start - 1
-            else:
-                kept.append((start - offset, end - offset))
-        yield "".join((*pieces, text[last:])), kept
+    for kept in range(len(names)) if len(names) > 1 else ():
+        hidden = [name for number, name in enumerate(names) if number != kept]
+        view, at = blotted(text, range(len(text) + 1), [(*name, "姓名") for name in hidden])
+        yield view, [(at.index(names[kept][0]), at.index(names[kept][1]))]
 
 
-def renamed(text: str, names: list[tuple[int, int]], dice: random.Random) -> tuple[str, list[tuple[int, int]]]:
+def renamed(text: str, names: list[Place], dice: random.Random) -> tuple[str, list[Place]]:
     """The text with other names of the same shape; a name that comes twice gets one new name."""
     pieces, last, spans, size, new = [], 0, [], 0, {}
     for start, end in names:
         old = text[start:end]
         if old not in new:
             single = len(old) == 1 or old in DOUBLE
-            new[old] = surname(dice) if single else _latin(dice) if old.isascii() else full_name(dice)
+            new[old] = _surname(dice) if single else _latin(dice) if old.isascii() else _full_name(dice)
         pieces += [text[last:start], new[old]]
         size += start - last
         spans.append((size, size + len(new[old])))
@@ -188,7 +181,8 @@ def renamed(text: str, names: list[tuple[int, int]], dice: random.Random) -> tup
     return "".join((*pieces, text[last:])), spans
 
 
-def from_cases(cases: Iterable, label: str, fills: int = 0) -> Iterator[Example]:
+def from_cases(cases: Iterable[Case], label: str, fills: int = 0) -> Iterator[Example]:
+    """Examples from labelled sentences, and from each with other names in it `fills` times."""
     dice = random.Random(7)
     for number, case in enumerate(cases):
         view, at = blotted_numbers(case.text)
@@ -201,12 +195,17 @@ def from_cases(cases: Iterable, label: str, fills: int = 0) -> Iterator[Example]
 
 
 def from_frames(seed: int, fills: int) -> Iterator[Example]:
+    """Examples from the frames, each filled `fills` times."""
     dice = random.Random(seed)
     for number, frame in enumerate(frames()):
-        for _ in range(1 if "{" not in frame else fills):
-            text, names = fill(frame.lstrip("="), dice)
-            for view, kept in views(text, names):
+        for _ in range(fills if "{" in frame else 1):
+            for view, kept in views(*fill(frame, dice)):
                 yield from examples(f"frame{number}", view, kept)
+
+
+def frames() -> list[str]:
+    """The frames: sentences with slots for names ({n}, {s}) and other words; those that begin with "=" hold none."""
+    return files("qilin_lib.chimed").joinpath("data/deid_frames.txt").read_text(encoding="utf-8").splitlines()
 
 
 def from_raw(folder: Path, chars: int) -> Iterator[Example]:
@@ -227,64 +226,70 @@ def doubtful(tags: set[str]) -> bool:
 
 
 def raw_texts(folder: Path, chars: int) -> Iterator[str]:
-    for source in ("toyhom_dialogue", "remedi", "cmtmedqa", "meddialog_cn", "medicalgpt_sft", "plain_text", "huatuo26m_test", "dpo_zh", "kg_39health"):
+    """Lines of the sources in `folder`, so many characters of each."""
+    for source in _SOURCES:
         left = 5 * chars if source == "plain_text" else chars
         for path in sorted(folder.glob(f"{source}/**/*")):
-            if left > 0 and path.is_file() and path.suffix not in (".md", ".gz", ".zip"):
-                data = path.read_bytes()[: 4 * chars]
-                for encoding in ("utf-8", "gb18030"):
-                    try:
-                        text = data.decode(encoding)
-                        break
-                    except UnicodeDecodeError as error:
-                        text = data[: error.start].decode(encoding)
-                        if error.start > len(data) - 4:
-                            break
-                for line in text.splitlines():
-                    line = line.strip().replace("\\n", "\n")
-                    if line and left > 0:
-                        left -= len(line)
-                        yield line[:4000]
+            if left <= 0 or not path.is_file() or path.suffix in (".md", ".gz", ".zip"):
+                continue
+            for line in _decoded(path.read_bytes()[: 4 * chars]).splitlines():
+                line = line.strip().replace("\\n", "\n")
+                if line and left > 0:
+                    left -= len(line)
+                    yield line[:4000]
 
 
-def train(given: Iterable[Example], seed: int = 1, epochs: int = 8, margin: int = 60, least: int = 3) -> dict[str, int]:
+def _decoded(data: bytes) -> str:
+    """The text of `data`, in UTF-8 or GB 18030, as far as it can be read: its last letter may be cut."""
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            text = data[: error.start].decode(encoding)
+            if error.start > len(data) - 4:
+                break
+    return text
+
+
+def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60, least: int = 3) -> dict[str, int]:
     """Integer weights by an averaged structured perceptron with a margin. A feature counts if `least` sources have it.
 
     In each text the best places that overlap none better are taken, as when names are looked for; what is taken
     wrongly loses weight, what is missed wins.
     """
-    given = list(given)
+    kept = _numbered(given, least)
+    texts = [
+        [
+            (place, [kept[f] for f in found if f in kept], -margin if gold else margin, gold)
+            for place, found, gold in rows
+        ]
+        for _, rows in given
+    ]
+    now, total, dice, step = [0] * len(kept), [0] * len(kept), random.Random(seed), 1
+    for _ in range(epochs):
+        dice.shuffle(texts)
+        for rows in texts:
+            values = {place: margin + sum(now[f] for f in found) for place, found, margin, _ in rows}
+            best = sorted((place for place in values if values[place] > 0), key=lambda place: (-values[place], place))
+            taken = set(apart(best))
+            for place, found, _, gold in rows:
+                if gold != (place in taken):
+                    for f in found:
+                        now[f] += 1 if gold else -1
+                        total[f] += step if gold else -step
+            step += 1
+    means = {feature: round(16 * (now[f] * step - total[f]) / step) for feature, f in kept.items()}
+    return {feature: mean for feature, mean in means.items() if mean}
+
+
+def _numbered(given: list[Example], least: int) -> dict[str, int]:
+    """A number for each feature that so many sources have."""
     sources = defaultdict(set)
     for source, rows in given:
         for feature in {feature for _, found, _ in rows for feature in found}:
             if len(sources[feature]) < least:
                 sources[feature].add(source)
-    kept = {feature: number for number, feature in enumerate(sorted(f for f, s in sources.items() if len(s) >= least))}
-    texts = [
-        [(place, [kept[f] for f in found if f in kept], margin * (-1 if gold else 1), gold) for place, found, gold in rows]
-        for _, rows in given
-    ]
-    del sources
-    now, total, dice, step = [0] * len(kept), [0] * len(kept), random.Random(seed), 0
-    for _ in range(epochs):
-        dice.shuffle(texts)
-        for rows in texts:
-            step += 1
-            values = {}
-            for place, found, bonus, _ in rows:
-                value = bonus
-                for f in found:
-                    value += now[f]
-                if value > 0:
-                    values[place] = value
-            taken = set(apart(sorted(values, key=lambda place: (-values[place], place))))
-            for place, found, _, gold in rows:
-                if gold != (place in taken):
-                    sign = 1 if gold else -1
-                    for f in found:
-                        now[f] += sign
-                        total[f] += sign * step
-    return {name: value for name, f in kept.items() if (value := round(16 * (now[f] * (step + 1) - total[f]) / (step + 1)))}
+    return {f: number for number, f in enumerate(sorted(f for f, having in sources.items() if len(having) >= least))}
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 Covers what the paper's §6 asks for (HIPAA) in the form it takes in Chinese consultations. Clinical content stays:
 dates of treatment, doses, lab values, ICD codes, drug approval numbers, hospital and department names. Numbers and
-places go by label, shape and unit (deid_numbers, deid_places), names by what stands around them and by how they read
-(deid_names, deid_model); how well that does is measured (deid_score).
+places go by label, shape and unit (deid_numbers, deid_places), names by a trained model of what stands around them and
+how they read (deid_cues, deid_names, deid_model, deid_train); how well that does is measured (deid_score).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def find(text: str, medical: bool = True) -> list[Span]:
     view = text.translate(_WIDE) if _wide(text) else text
     at: Sequence[int] = range(len(text) + 1)
     if "[" in text:
-        view, at = _blotted(view, at, [(*mark.span(), mark[1]) for mark in _placeholders(text)])
+        view, at = blotted(view, at, [(*mark.span(), mark[1]) for mark in _placeholders(text)])
     spans: list[Span] = []
     # A rule sees what was taken as one character, just as it sees a placeholder. Going on until nothing more is found
     # is what makes a second call find nothing.
@@ -64,7 +64,7 @@ def find(text: str, medical: bool = True) -> list[Span]:
         for kind, finder in (*rules, *NAME_RULES) if medical else rules:
             if new := [(start, end, kind) for start, end in finder(view)]:
                 spans += [(at[start], at[end], kind) for start, end, _ in new]
-                view, at = _blotted(view, at, new)
+                view, at = blotted(view, at, new)
         if len(spans) == before:
             break
     return sorted(spans + _again(text, spans)) if spans else spans
@@ -75,7 +75,7 @@ def blotted_numbers(text: str) -> tuple[str, Sequence[int]]:
     view, at = text.translate(_WIDE), range(len(text) + 1)
     for kind, finder in (rule for group in GROUPS if group.search(view) for rule in group.rules):
         if new := [(start, end, kind) for start, end in finder(view)]:
-            view, at = _blotted(view, at, new)
+            view, at = blotted(view, at, new)
     return view, at
 
 
@@ -85,11 +85,13 @@ def _again(text: str, spans: list[Span]) -> list[Span]:
     if not kinds:
         return []
     taken = {place for start, end, _ in spans for place in range(start, end)}
-    values = re.compile("|".join(map(re.escape, sorted(kinds, key=len, reverse=True)))).finditer(text)
+    # A number is repeated as a whole, not as a part of a longer one.
+    whole = (rf"(?<![0-9A-Za-z]){re.escape(value)}(?![0-9A-Za-z])" for value in sorted(kinds, key=len, reverse=True))
+    values = re.compile("|".join(whole)).finditer(text)
     return [(*value.span(), kinds[value[0]]) for value in values if taken.isdisjoint(range(*value.span()))]
 
 
-def _blotted(view: str, at: Sequence[int], spans: list[Span]) -> tuple[str, Sequence[int]]:
+def blotted(view: str, at: Sequence[int], spans: list[Span]) -> tuple[str, Sequence[int]]:
     """`view` with one character for each span, and where in the text its characters begin."""
     pieces, places, last = [], [], 0
     for start, end, kind in spans:
