@@ -28,6 +28,7 @@ def test_the_models_of_06_answer_one_after_the_other(
     files.write_json(tokenized / "base.json", described)
     chosen = {"models": ["base"], "shots": 2, "max_items_ceval_per_subject": 1, "max_items_cmexam": 2, "gpus": 0}
     chosen |= {"max_items_huatuo": 2, "max_new_tokens_cmexam": 2, "max_new_tokens_huatuo": 2, "dtype": "float32"}
+    chosen |= {"retrieval": "null", "judge": "null"}
     baselines = {name: {"model": str(tiny_model_dir), "template": "plain"} for name in ("one", "other")}
     parameters = params.load("06_eval", {**chosen, "baselines": baselines})
     plan.write(prepare(raw_dir, parameters), tmp_path / "06_eval" / asking.ITEMS)

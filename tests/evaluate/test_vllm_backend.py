@@ -14,8 +14,9 @@ from helpers.vllm_stand_in import python_with_vllm
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import ceval, models
+from qilin_lib.evaluate import models
 from qilin_lib.evaluate.backends import TransformersBackend
+from qilin_lib.evaluate.benchmarks import ceval
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Asking, Prompt
 from qilin_lib.evaluate.replies import ERROR, LENGTH

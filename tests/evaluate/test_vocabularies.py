@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from helpers import vocabularies
 
-from qilin_lib.evaluate import ceval
 from qilin_lib.evaluate.backends import single_token, turn_ids
+from qilin_lib.evaluate.benchmarks import ceval
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Asking, Prompt
 from qilin_lib.evaluate.replies import replied

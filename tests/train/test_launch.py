@@ -31,6 +31,7 @@ def child(source: str) -> list[str]:
 def wanted(gpus: int, nodes: int = 1, **others: Any) -> SimpleNamespace:
     made = {
         "notebook": "05_dpo",
+        "folder": "05_dpo",
         "method": "dpo",
         "run": "r",
         "nproc_per_node": None,
