@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.models.names import foot
 from qilin_lib.report.cells import Score
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.render import Table
-from qilin_lib.runs import Stage
 
 HEADINGS = {"win_rate": "Win rate", "length_controlled": "At equal length"}
 
 
-def tables(stage: Stage, scores: Mapping[str, Any]) -> list[Table]:
-    """Passages against none, pairs, strengths and what the judge follows; [] where the profile asks for neither."""
-    return [*retrieval_tables(stage, scores), *judged_tables(scores)]
+def tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
+    """Passages against none, pairs, strengths and what the judge follows; [] where the profile asks for neither.
+
+    `folder` is that of stage 06.
+    """
+    return [*retrieval_tables(folder, scores), *judged_tables(scores)]
 
 
-def retrieval_tables(stage: Stage, scores: Mapping[str, Any]) -> list[Table]:
+def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
     """J1: accuracy with passages less without, and less with passages by chance, on the same items."""
     rows = [row for row in scores["paired"] if evidence.parts(row["model_b"])[1] and row["metric"] == "accuracy"]
     if not rows:
@@ -35,7 +37,7 @@ def retrieval_tables(stage: Stage, scores: Mapping[str, Any]) -> list[Table]:
         for row in rows
     ]
     columns = ["Benchmark", "Asked as", "Asked with", "Difference, points", "p"]
-    facts = files.read_json(stage.dir / "evidence" / "index.json")
+    facts = files.read_json(folder / "evidence" / "index.json")
     left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items())
     notes = [
         f"Index: {facts['passages']:,} passages; left out: {left or 'nothing, since no document holds an item'}.",
@@ -56,7 +58,8 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
     if judged is None:
         return []
     if "unfinished" in judged:
-        raise QilinError(f"nothing was judged: {judged['unfinished']}")
+        why = [f"Nothing was judged: {judged['unfinished']}."]
+        return [Table("J2", "Answers judged in pairs", _frame([], ["Model", "against"]), why)]
     about = f"Judge: {judged['judge']}, criteria {judged['preset']} ({judged['source']}); {judged['benchmark']}."
     counts = [
         [*(name_of(scores, row[side]) for side in ("model_a", "model_b")), *(row[name] for name in OUTCOMES),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from qilin_lib import chains, files
 from qilin_lib.chimed import deid_score
 from qilin_lib.models.names import accepted, read_scores
-from qilin_lib.report import breakdowns, browse, chimed_gpt, data, figures, html, paper, tables, training
+from qilin_lib.report import breakdowns, browse, chimed_gpt, data, figures, html, judged, paper, tables, training
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
 from qilin_lib.report.render import Table, stem_of, with_notes, write_all
@@ -29,6 +29,7 @@ def all_tables(stage: Stage) -> list[Table]:
     counted = [table(ledger, counts, digests) for table in (tables.table1, tables.table2, tables.table3)]
     made = list(with_notes(counted, accepted(stage.run_dir, "02_tokenize")))
     made += result_tables(_scores(stage), read_manifest(stage.run_dir, "06_eval")["digest"])
+    made += judged.tables(stage.parent("06_eval"), _scores(stage))
     stage.begin()
     if not stage.up_to_date:
         write_all(made, stage.dir)
@@ -90,6 +91,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         html.Section("Test items in training data, personal data", with_notes(_checks(stage, ledger), notes)),
         html.Section("Training", tuple(_training(stage))),
         *result_sections(_scores(stage), made),
+        *([html.Section("Passages and judges", tuple(further))] if (further := _of(made, "J")) else []),
         html.Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         html.Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
         *([html.Section("One question to all stages", (cases["question"],))] if stage.parameters.question else []),
