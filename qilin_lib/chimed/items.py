@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.letters import HARD, NUMBERS, SOFT, folded, impolite
 from qilin_lib.chimed.records import Dialogue, Exam, Record
 from qilin_lib.chimed.shingles import gram_set
-from qilin_lib.chimed.sources import REGISTRY
+from qilin_lib.chimed.sources import REGISTRY, units
 
 GRAM = 13
 # An exam stem below SHORT_STEM letters ("下列说法正确的是") says nothing without its options or its answer; a patient's
@@ -94,6 +95,14 @@ def item_of(record: Record) -> Item | None:
             said, others = tuple(map(clean, turns)), tuple(map(clean, wordings))
             return Item(*place, said[0], said[-1 - len(said) % 2], turns=said, wordings=others)
     return None
+
+
+def items_of(raw: Path) -> Iterator[Item]:
+    """The items of every benchmark of a raw folder that can be read, in order of the registry."""
+    for source in REGISTRY:
+        for unit in units(source, raw, ("eval",), notes={}):
+            if isinstance(unit.read, Record) and (item := item_of(unit.read)):
+                yield item
 
 
 def _filled(question: str, options: Sequence[str]) -> Iterator[str]:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import yaml
 
-from qilin_lib.chimed import aggregate, batches, sources
+from qilin_lib.chimed import aggregate, batches
 from qilin_lib.chimed.compose import medical_text
 from qilin_lib.chimed.decontaminate import Index
-from qilin_lib.chimed.items import BLANK, Item, item_of
+from qilin_lib.chimed.items import BLANK, Item, items_of
 from qilin_lib.chimed.letters import converter
-from qilin_lib.chimed.records import Dialogue, Passage, Payload, Record
+from qilin_lib.chimed.records import Dialogue, Passage, Payload
 
 _DATA = yaml.safe_load((Path(__file__).parent / "data" / "leaks.yaml").read_text(encoding="utf-8"))
 KINDS, _PHRASES = _DATA["kinds"], _DATA["phrases"]
@@ -43,8 +43,7 @@ def recall(raw: Path, share: float, seed: int = 17, most: int = 200) -> list[Rec
 
     Empty when the raw folder has no benchmark.
     """
-    reads = (unit.read for source in sources.REGISTRY for unit in sources.units(source, raw, ("eval",)))
-    items = [item for read in reads if isinstance(read, Record) and (item := item_of(read))]
+    items = [*items_of(raw)]
     made = [*leaks(items, seed, most)]
     hits = Index(items).hits([batches.identified(payload) for _, _, payload in made], share)
     total = Counter((kind, item.benchmark) for kind, item, _ in made)

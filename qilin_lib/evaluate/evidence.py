@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, runs
-from qilin_lib.chimed import decontaminate, sources
-from qilin_lib.chimed.items import item_of
-from qilin_lib.chimed.records import Record
+from qilin_lib.chains import BUILD
+from qilin_lib.chimed import decontaminate
+from qilin_lib.chimed.items import items_of
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.items import Item
 from qilin_lib.models.base import local
@@ -28,7 +28,6 @@ from qilin_lib.retrieval.index import Hit, Index
 from qilin_lib.runs import Stage
 
 RETRIEVAL, RANDOM, GOLD = "retrieval", "random", "gold"
-BUILD = "01_build_chimed"
 # Raised by hand when an index of the same corpus comes out otherwise.
 VERSION = 1
 
@@ -111,18 +110,13 @@ def search_in(stage: Stage, show: Show) -> Search:
     folder = runs.cache_dir() / "retrieval" / _digest(corpus, raw, share)
     if not (folder / "index.json").exists():
         show("retrieval: reading the benchmarks")
-        decontaminate.Index(_items(raw)).save(folder / "benchmarks")
+        decontaminate.Index(items_of(raw)).save(folder / "benchmarks")
     found = index.build(corpus, folder, folder / "benchmarks", share, show=show)
     if own.dense is None:
         return Search(found, own.k)
     encode = dense.encoder(own.dense)
     vectors = folder / f"{files.sha256_text(own.dense)[:12]}.npy"
     return Search(found, own.k, encode, dense.vectors(found, encode, vectors))
-
-
-def _items(raw: Path) -> Iterator[Any]:
-    reads = (unit.read for source in sources.REGISTRY for unit in sources.units(source, raw, ("eval",), notes={}))
-    return (item for read in reads if isinstance(read, Record) and (item := item_of(read)))
 
 
 def _digest(corpus: Path, raw: Path, share: float) -> str:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qilin_lib import files
+from qilin_lib.chains import BUILD
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import evidence, store, submission
 from qilin_lib.evaluate.asking import answered, evaluated, read_records, scored_records
@@ -19,9 +20,6 @@ from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
 from qilin_lib.files import write_jsonl
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-
-# The notebook that knows what a model was trained on.
-BUILD = "01_build_chimed"
 
 
 def items(stage: Stage) -> list[Task]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qilin_lib.chimed import decontaminate, sources
-from qilin_lib.chimed.items import item_of
+from qilin_lib.chimed.items import items_of
 from qilin_lib.chimed.leaks import KINDS, leaks
 from qilin_lib.chimed.letters import folded
 from qilin_lib.chimed.records import Record, content
@@ -29,8 +29,7 @@ SENTENCES = (
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory):
-    reads = (unit.read for source in sources.REGISTRY for unit in sources.units(source, raw_dir(), ("eval",)))
-    items = [item for read in reads if isinstance(read, Record) and (item := item_of(read))]
+    items = [*items_of(raw_dir())]
     stem = tmp_path_factory.mktemp("items") / "benchmarks"
     decontaminate.Index(items).save(stem)
     return stem, items

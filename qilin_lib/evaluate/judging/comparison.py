@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from qilin_lib.evaluate.intervals import Summary, mean_of, percentiles, resample_counts, summary
+from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, percentiles, resample_counts, summary
 from qilin_lib.evaluate.judging.agreement import alpha, kappa, share_agreed
 from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
 from qilin_lib.evaluate.replies import ERROR, Reply
@@ -27,7 +27,6 @@ WIN, LOSS, INCONSISTENT, UNREAD = "win", "loss", "inconsistent", "unread"
 OUTCOMES = (WIN, TIE, LOSS, INCONSISTENT, UNREAD)
 ORDERS = ("ab", "ba")
 POINTS = {WIN: 1.0, TIE: 0.5, LOSS: 0.0}
-LEAST = 3
 HUMAN = "human: "
 """Before the name of a person who judged."""
 # A judge follows length or order, rather than content, above such a share of its decisions (lower end of the interval).
@@ -182,13 +181,13 @@ def length_controlled(
     return dict(zip(names, (100 * expit(one) for one in (value, low, high)), strict=True))
 
 
-def logistic(design: np.ndarray, shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Coefficients [k] of a logistic regression of shares 0–1 [n] on `design` [n, k], a small ridge on all of them."""
+def logistic(design: np.ndarray, shares: np.ndarray, weights: np.ndarray, ridge: float = 1e-6) -> np.ndarray:
+    """Coefficients [k] of a logistic regression of shares 0–1 [n] on `design` [n, k], with a ridge on all of them."""
 
     def loss(beta: np.ndarray) -> tuple[float, np.ndarray]:
         z = design @ beta
-        value = weights @ (np.logaddexp(0, z) - shares * z) + 1e-6 * beta @ beta
-        return value, design.T @ (weights * (expit(z) - shares)) + 2e-6 * beta
+        value = weights @ (np.logaddexp(0, z) - shares * z) + ridge * beta @ beta
+        return value, design.T @ (weights * (expit(z) - shares)) + 2 * ridge * beta
 
     return minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS").x
 
@@ -215,12 +214,7 @@ def strengths(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataF
 
 
 def _bradley_terry(design: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        z = design @ theta
-        value = weights @ (np.logaddexp(0, z) - points * z) + PENALTY * theta @ theta
-        return value, design.T @ (weights * (expit(z) - points)) + 2 * PENALTY * theta
-
-    found = minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS").x
+    found = logistic(design, points, weights, PENALTY)
     return found - found.mean()
 
 
