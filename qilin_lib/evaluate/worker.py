@@ -14,6 +14,7 @@ from pathlib import Path
 from qilin_lib import files
 from qilin_lib.evaluate import evidence, plan
 from qilin_lib.evaluate.answering import answer_all
+from qilin_lib.evaluate.asking import ITEMS
 from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.models import loaders, shots
 from qilin_lib.runs import Stage
@@ -39,7 +40,7 @@ def work(job: str | Path) -> None:
     load |= evidence.loaders(stage, load)
     load = {name: how for name, how in load.items() if said.get("only") in (None, [], [name])}
     answer_all(
-        plan.read(stage.dir / said.get("items", "items"), KINDS),
+        plan.read(stage.dir / said.get("items", ITEMS), KINDS),
         load,
         {name: shots(stage, name) for name in load},
         stage.dir,

@@ -9,6 +9,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import store
+from qilin_lib.evaluate.asking import ITEMS
 from qilin_lib.evaluate.evidence import variants
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.judging import comparison
@@ -68,7 +69,7 @@ def pairs(stage: Stage) -> list[Pair]:
         for name, path in paths.items()
         if path.exists()
     }
-    asked = stage.dir / "items" / f"{own.benchmark}.jsonl"
+    asked = stage.dir / ITEMS / f"{own.benchmark}.jsonl"
     questions = {row["id"]: row["question"] for row in (read_jsonl(asked) if asked.exists() else ())}
     chosen = list(questions)[: own.max_items]
     return [
