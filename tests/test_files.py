@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -32,15 +31,6 @@ def test_failure_inside_the_block_leaves_the_old_file_and_no_temporary_one(tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_appears_under_the_name_before_the_block_ends(tmp_path: Path) -> None:
-    path = tmp_path / "value.txt"
-    with files.atomic(path) as handle:
-        handle.write("new")
-        handle.flush()
-        assert not path.exists()
-    assert path.read_text(encoding="utf-8") == "new"
-
-
 def test_a_generator_that_fails_half_way_writes_no_rows(tmp_path: Path) -> None:
     def rows():
         yield {"id": 1}
@@ -49,11 +39,6 @@ def test_a_generator_that_fails_half_way_writes_no_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bad record"):
         files.write_jsonl(tmp_path / "rows.jsonl", rows())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_lines_end_the_same_on_every_machine(tmp_path: Path) -> None:
-    files.write_text(tmp_path / "a.txt", "one\ntwo\n")
-    assert (tmp_path / "a.txt").read_bytes() == b"one\ntwo\n"
 
 
 def test_broken_json_line_names_file_and_line(tmp_path: Path) -> None:
@@ -74,9 +59,3 @@ def test_broken_json_file_names_file_and_line(tmp_path: Path) -> None:
 def test_missing_file_is_a_sentence(read, tmp_path: Path) -> None:
     with pytest.raises(QilinError, match=r"gone\.json does not exist"):
         read(tmp_path / "gone.json")
-
-
-def test_hashes_are_sha256_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes("糖".encode())
-    expected = hashlib.sha256("糖".encode()).hexdigest()
-    assert files.sha256_file(tmp_path / "a") == files.sha256_text("糖") == expected

@@ -41,16 +41,6 @@ def test_parameter_that_does_not_exist_is_refused_even_as_a_string() -> None:
         load(smoke="false")
 
 
-def test_parameter_of_another_notebook_is_refused() -> None:
-    with pytest.raises(QilinError, match="07_case_study: unknown parameter 'beta'"):
-        params.load("07_case_study", {"beta": 0.1})
-
-
-def test_the_notebook_itself_is_no_parameter() -> None:
-    with pytest.raises(QilinError, match="unknown parameter 'notebook'"):
-        load(notebook="04_sft")
-
-
 @pytest.mark.parametrize(
     ("name", "given", "meant"),
     [
@@ -70,14 +60,6 @@ def test_the_notebook_itself_is_no_parameter() -> None:
 def test_strings_with_one_reading_are_read(name: str, given: str, meant: Any) -> None:
     value = getattr(load(**{name: given}), name)
     assert value == meant and type(value) is type(meant)
-
-
-def test_false_as_a_string_is_false_not_truthy() -> None:
-    """`-p allow_high_lr false` arrives as "false", which `if` takes for True (nteract/papermill#818)."""
-    loaded = load(allow_high_lr="false", learning_rate=1e-6)
-    assert loaded.allow_high_lr is False
-    with pytest.raises(QilinError, match="allow_high_lr"):
-        load(allow_high_lr="false", learning_rate=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -110,19 +92,9 @@ def test_other_values_are_refused_by_name_and_value(name: str, value: Any) -> No
     assert "\n" not in str(refused.value)
 
 
-def test_choices_are_named() -> None:
-    with pytest.raises(QilinError, match=r"finetuning = 'loar': .*'full', 'lora' or 'qlora'"):
-        load(finetuning="loar")
-
-
 def test_none_means_as_the_profile_says() -> None:
     assert load(beta=None, seed=None, profile=None) == load()
     assert load().profile == "smoke" == load().run
-
-
-def test_run_defaults_to_the_profile() -> None:
-    assert load(profile="qlora_24gb").run == "qlora_24gb"
-    assert load(profile="qlora_24gb", run="mine").run == "mine"
 
 
 def test_unknown_notebook_names_the_nearest() -> None:

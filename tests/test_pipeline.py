@@ -61,12 +61,6 @@ def test_choose_names_the_choices(prefix: str) -> None:
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_of_one_notebook_goes_there_alone() -> None:
-    overrides = pipeline.split_overrides("smoke", [["beta", "0.2"]])
-    assert {notebook for notebook, values in overrides.items() if values} == {"05_dpo"}
-    assert overrides["05_dpo"] == {"beta": "0.2"}
-
-
 @pytest.mark.parametrize("name", ["dpo.learning_rate", "05.learning_rate"])
 def test_a_section_or_number_says_which(name: str) -> None:
     overrides = pipeline.split_overrides("smoke", [[name, "1e-6"]])
@@ -220,13 +214,6 @@ def test_tables_are_printed_and_the_report_named(call: Callable[..., int], execu
     files.write_text(second, "page")
     call()
     assert f"Reward model, policies, attitude scales: {second}" in capsys.readouterr().out
-
-
-def test_run_notebook_skips_what_is_up_to_date(call: Callable[..., int], executed: Executed, tmp_path: Path) -> None:
-    overrides = {"raw_dir": str(tmp_path / "raw")}
-    assert pipeline.run_notebook("01_build_chimed", "smoke", "r", overrides) == "done"
-    assert pipeline.run_notebook("01_build_chimed", "smoke", "r", overrides) == "up to date"
-    assert names(executed) == ["01"]
 
 
 # --- exit codes -------------------------------------------------------------------------------------------------------

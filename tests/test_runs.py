@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -124,12 +123,6 @@ def test_a_finished_stage_keeps_no_checkpoints(raw: Path) -> None:
     assert {path.name for path in stage.dir.iterdir()} == {"manifest.json", "model"}
 
 
-def test_partial_work_of_the_same_key_is_kept(raw: Path) -> None:
-    files.write_text(opened("01_build_chimed", raw).dir / "checkpoints" / "1", "half")
-    again = opened("01_build_chimed", raw)
-    assert (again.dir / "checkpoints" / "1").exists()
-
-
 @pytest.mark.parametrize("change", ["parameter", "raw"])
 def test_partial_work_of_another_key_is_moved_aside_and_comes_back(raw: Path, capsys: Any, change: str) -> None:
     files.write_text(opened("01_build_chimed", raw).dir / "checkpoints" / "1", "half")
@@ -233,15 +226,6 @@ def test_a_base_folder_counts_by_its_bytes(raw: Path, tmp_path: Path) -> None:
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-def test_a_whole_chain_is_up_to_date_and_names_its_parents(raw: Path) -> None:
-    manifests = make_all(raw)
-    for name in ORDER:
-        stage = stages.inspect_stage(loaded(name, raw if name == ORDER[0] else None))
-        assert stage.up_to_date, name
-        for parent in runs.PARENTS[name]:
-            assert manifests[name]["inputs"][parent] == manifests[parent]["digest"]
-
-
 def test_a_missing_parent_names_the_first_missing_notebook(raw: Path) -> None:
     sentence = "05_dpo needs 01_build_chimed, which run 'r' does not have: run notebooks/01_build_chimed.ipynb first"
     with pytest.raises(QilinError) as refused:
@@ -254,18 +238,6 @@ def test_a_missing_parent_names_the_first_missing_notebook(raw: Path) -> None:
     make("03_dcpt")
     with pytest.raises(QilinError, match=r"needs 04_sft, .* run notebooks/04_sft\.ipynb first"):
         opened("05_dpo")
-
-
-def test_an_unfinished_parent_is_a_missing_one(raw: Path) -> None:
-    opened("01_build_chimed", raw)
-    with pytest.raises(QilinError, match="run notebooks/01_build_chimed.ipynb first"):
-        opened("02_tokenize")
-
-
-def test_a_remade_parent_makes_children_stale(raw: Path) -> None:
-    make_all(raw)
-    make("01_build_chimed", raw, content="other", seed=5)
-    assert not opened("02_tokenize").up_to_date
 
 
 def test_a_parent_remade_with_equal_bytes_keeps_its_children(raw: Path) -> None:
@@ -306,44 +278,12 @@ def test_parents_by_name(raw: Path, place: Path) -> None:
         stage.parent("05_dpo")
 
 
-def test_parents_stand_left_of_their_children() -> None:
-    for number, name in enumerate(ORDER):
-        assert all(ORDER.index(parent) < number for parent in runs.PARENTS[name])
-    assert ORDER == params.NOTEBOOKS
-
-
-def test_a_forced_stage_is_made_again_and_does_not_come_back(raw: Path, place: Path) -> None:
-    make("01_build_chimed", raw)
-    stages.force("r", ["01_build_chimed", "02_tokenize"])
-    assert not stages.inspect_stage(loaded("01_build_chimed", raw)).up_to_date
-    assert not opened("01_build_chimed", raw).up_to_date
-    assert len(runs.Run(place / "r").old()) == 1
-
-
-def test_broken_manifest_is_a_sentence(raw: Path, place: Path) -> None:
-    make("01_build_chimed", raw)
-    (place / "r" / "01_build_chimed" / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(QilinError, match=r"01_build_chimed/manifest\.json is not valid JSON"):
-        opened("02_tokenize")
-
-
-def test_reading_a_manifest_that_is_not_there_names_the_notebook(place: Path) -> None:
-    with pytest.raises(QilinError, match=r"run 'r' has no finished 04_sft: run notebooks/04_sft\.ipynb first"):
-        runs.read_manifest(place / "r", "04_sft")
-
-
 def test_raw_folder_missing_or_empty(tmp_path: Path) -> None:
     with pytest.raises(QilinError, match=r"raw_dir = '.*nowhere': .*is not a folder"):
         opened("01_build_chimed", tmp_path / "nowhere")
     (tmp_path / "empty" / "cmd").mkdir(parents=True)
     with pytest.raises(QilinError, match=r"raw_dir = '.*empty': the folder holds no file"):
         opened("01_build_chimed", tmp_path / "empty")
-
-
-def test_manifest_is_plain_json_with_chinese_as_it_is(raw: Path, place: Path) -> None:
-    opened("01_build_chimed", raw).finish(note="感冒")
-    text = (place / "r" / "01_build_chimed" / "manifest.json").read_text(encoding="utf-8")
-    assert "感冒" in text and json.loads(text)["facts"] == {"note": "感冒"}
 
 
 def test_a_raw_file_that_cannot_be_read_does_not_stop_the_notebook(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,15 +379,3 @@ def test_verify_reads_every_byte(raw: Path, place: Path) -> None:
     os.utime(out, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(QilinError, match=r"03_dcpt/out\.txt is not what 03_dcpt wrote"):
         list(stages.verify("r"))
-
-
-def test_old_stages_are_listed_with_sizes_and_removed_by_name(raw: Path, place: Path) -> None:
-    make("01_build_chimed", raw)
-    make("01_build_chimed", raw, content="other", seed=5)
-    (line,) = stages.remove_old("r", [])
-    name = line.split()[0]
-    assert name.startswith("01_build_chimed.old-") and "GB" in line
-    with pytest.raises(QilinError, match="no such stage"):
-        list(stages.remove_old("r", ["01_build_chimed"]))
-    assert list(stages.remove_old("r", [name]))[0].endswith("removed")
-    assert not runs.Run(place / "r").old() and (place / "r" / "01_build_chimed").exists()

@@ -98,11 +98,6 @@ def test_p_escapes_the_profile_s_name_and_every_value(tmp_path: Path, monkeypatc
     assert "<b>&" not in shown and f"&lt;b&gt;&amp;模型&lt;/b&gt;{'x' * 90}" in shown
 
 
-def test_an_error_says_what_the_parameter_means() -> None:
-    said = refusal("05_dpo", learning_rate="fast")
-    assert schema.Dpo.model_fields["learning_rate"].description in said
-
-
 def test_what_changes_no_result_is_outside_the_key() -> None:
     always = {"run", "profile", "from_run", "chain"}
     training = {"stage", "dry_run", "report_to", "logging_steps", "save_steps", "max_heldout", "gpus", "nodes"}
@@ -118,17 +113,6 @@ def test_what_changes_no_result_is_outside_the_key() -> None:
         (schema.Bias, {"gpus", "processes", "batch_size"}),
     ):
         assert annotations.outside_key(model) == always | outside, model
-
-
-def test_schema_stands_below_params() -> None:
-    text = Path(schema.__file__).read_text(encoding="utf-8")
-    assert not re.search(r"import params|qilin_lib\.params|importlib", text)
-
-
-def test_from_run_names_a_run_or_nothing() -> None:
-    assert params.load("04_sft").from_run is None
-    assert params.load("04_sft", {"from_run": "first"}).from_run == "first"
-    assert "from_run = '../x'" in refusal("04_sft", from_run="../x")
 
 
 # --- null -------------------------------------------------------------------------------------------------------------
@@ -172,12 +156,6 @@ def test_a_misspelt_entry_is_found_at_load_with_the_nearest(notebook: str, overr
     assert f"(did you mean '{nearest}'?)" in refusal(notebook, **overrides)
 
 
-def test_every_source_of_the_registry_is_a_name() -> None:
-    from qilin_lib.chimed import sources
-
-    assert params.load("01_build_chimed", {"sources": list(sources.BY_NAME)}).sources == list(sources.BY_NAME)
-
-
 # --- numbers and names ------------------------------------------------------------------------------------------------
 
 
@@ -187,18 +165,6 @@ def test_every_source_of_the_registry_is_a_name() -> None:
 )
 def test_a_number_that_is_not_finite_is_refused(notebook: str, name: str, value: Any) -> None:
     assert f"{name} = " in refusal(notebook, **{name: value})
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        baseline(timeout=float("inf")),
-        baseline(price_per_million_input=float("inf")),
-        baseline(requests_per_minute=float("inf")),
-    ],
-)
-def test_a_baseline_s_number_that_is_not_finite_is_refused(overrides: dict[str, Any]) -> None:
-    assert "finite" in refusal("06_eval", **overrides)
 
 
 @pytest.mark.parametrize(
