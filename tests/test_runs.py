@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,22 @@ def test_other_code_is_told_and_makes_nothing_stale(raw: Path, monkeypatch: pyte
     assert opened("01_build_chimed", raw).up_to_date
     told = capsys.readouterr().out
     assert "made by other code: commit" in told and f"torch {now['packages']['torch']} (now 9.9)" in told
+
+
+@pytest.mark.parametrize(("changed", "dirty"), [("notebooks/01.ipynb", False), ("qilin_lib/a.py", True)])
+def test_a_notebook_saved_with_its_outputs_is_no_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, dirty: bool
+) -> None:
+    """JupyterLab saves the notebook in which a stage is made: the commit still says which code made it."""
+    root = tmp_path / "checkout"
+    for name in ("notebooks/01.ipynb", "qilin_lib/a.py", "params/smoke.yaml"):
+        files.write_text(root / name, "{}")
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    files.write_text(root / changed, "{1}")
+    monkeypatch.setattr(environment, "ROOT", root)
+    assert environment.describe.__wrapped__()["git_dirty"] == dirty
 
 
 @pytest.mark.parametrize("change", ["content", "new file", "renamed file"])
