@@ -43,7 +43,8 @@ def describe() -> dict[str, Any]:
         "gpus": _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines(),
         "code": files.sha256_text(json.dumps(code)),
         "git_commit": _output("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-        "git_dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain")),
+        # A notebook that JupyterLab saved with its outputs is no other code.
+        "git_dirty": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "--", "qilin_lib", "params")),
     }
 
 
