@@ -18,10 +18,10 @@ from helpers.replies import texts
 
 from qilin_lib import chains, chat
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import conversation
+from qilin_lib.evaluate import conversation, prompts
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.files import write_json
+from qilin_lib.files import write_json, write_jsonl, write_text
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.report import case_study, chat_box
 from qilin_lib.runs import Run
@@ -206,6 +206,24 @@ def test_a_scripted_session_of_the_command(run: Path, trained: Any) -> None:
     assert (
         done.stdout.split("\n", 3)[3] == f"you> model> {first}\nyou> model> {evaluated(trained, messages, 12)}\nyou> \n"
     )
+
+
+@pytest.mark.slow
+def test_passages_of_the_run_stand_before_each_message_and_are_shown(run: Path, trained: Any, tmp_path: Path) -> None:
+    rows = [{"text": text, "source": "x"} for text in ("偏头痛伴恶心可以服用布洛芬。", "饭后散步有助于消化。")]
+    write_jsonl(run / "01_build_chimed" / "cpt.jsonl", rows)
+    write_text(tmp_path / "raw" / "notes.txt", "no benchmark")
+    build = {"facts": {"raw_dir": str(tmp_path / "raw")}, "parameters": {"contamination_share": 0.5}}
+    write_json(run / "01_build_chimed" / "manifest.json", MANIFEST | build)
+    command = [sys.executable, "-m", "qilin_lib.chat", "night", "--stage", "sft", "--max-new-tokens", "12"]
+    command += ["--retrieval", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "QILIN_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, input=f"{TALK[0]}\n", capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    asked = prompts.PASSAGES.replace("{passages}", f"[1] {rows[0]['text']}") + TALK[0]
+    answer = evaluated(trained, [{"role": "user", "content": asked}], 12)
+    assert f"model> {answer}\n[1] cpt.jsonl:1: {rows[0]['text']}\n" in done.stdout
+    assert chat.main(["night", "--stage", "sft", "--retrieval", "0"]) == 2
 
 
 @pytest.mark.parametrize(
