@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from qilin_lib.errors import QilinError, visible
-from qilin_lib.evaluate.conversation import Chat, Sampling, converse, load
+from qilin_lib.evaluate.conversation import Chat, Sampling, converse, found_in, load
 from qilin_lib.models.names import STAGES
 
 
@@ -25,6 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-new-tokens", type=int, help="of one answer (default: 256, at most a quarter of the context)"
     )
+    parser.add_argument(
+        "--retrieval", type=int, metavar="K", help="put K passages of the run's ChiMed before a message"
+    )
     parser.add_argument("--once", action="store_true", help="answer standard input as one message, and end")
     return parser
 
@@ -36,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         sampling = Sampling(options.temperature, options.top_p, options.seed)
         if not options.once:
             print(f"loading {options.stage} of run {options.run} …", flush=True)
-        chat = Chat(load(options.run, options.stage), sampling, options.max_new_tokens)
+        search = found_in(options.run, options.retrieval) if options.retrieval is not None else None
+        chat = Chat(load(options.run, options.stage), sampling, options.max_new_tokens, search=search)
         if options.once:
             print(visible(chat.say(sys.stdin.read())[0]))
             return 0

@@ -9,9 +9,12 @@ from typing import Any
 
 from qilin_lib import params, runs
 from qilin_lib.errors import QilinError, nearest, visible
+from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.models import loaders
+from qilin_lib.evaluate.prompts import with_passages
 from qilin_lib.models.names import places
+from qilin_lib.schema import Retrieval
 
 DISCLAIMER = "Research only, not for clinical use. 仅供研究，不得用于临床。"
 COMMANDS = ("/reset", "/exit")
@@ -43,12 +46,18 @@ class Sampling:
 
 @dataclass
 class Chat:
-    """A conversation with a loaded model (a TransformersBackend)."""
+    """A conversation with a loaded model (a TransformersBackend).
+
+    With `search`, what it finds for a message stands before it, and in `shown` afterwards; the conversation keeps the
+    message alone.
+    """
 
     backend: Any
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
+    search: evidence.Search | None = None
+    shown: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         import torch
@@ -81,11 +90,18 @@ class Chat:
         return answer, forgotten
 
     def _fitting(self, messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[int]]:
-        """The longest ending of the conversation that leaves room for an answer, question and answer at a time."""
+        """The longest ending of the conversation that leaves room for an answer, question and answer at a time.
+
+        Passages are left out before a turn is, the worst first.
+        """
         room = self.backend.context - self.max_new_tokens
-        for first in range(0, len(messages), 2):
-            ids = self.backend.template.encode(messages[first:], self.backend.tokenizer, add_generation_prompt=True)
+        beside = [evidence.row(hit) for hit in self.search(messages[-1]["content"])] if self.search else []
+        fewer = [(0, beside[:many]) for many in range(len(beside), 0, -1)]
+        for first, passages in [*fewer, *((first, []) for first in range(0, len(messages), 2))]:
+            asked = with_passages(messages[first:], tuple(passages))
+            ids = self.backend.template.encode(asked, self.backend.tokenizer, add_generation_prompt=True)
             if len(ids) <= room:
+                self.shown = passages
                 return messages[first:], ids
         raise QilinError(
             f"this message has {len(ids)} tokens, but the model's context of {self.backend.context} leaves {room} "
@@ -153,6 +169,13 @@ def load(run: str, stage: str) -> Any:
     return loaders(runs.Stage(asked, run_dir, "", {}, False), device)[stage]()
 
 
+def found_in(run: str, k: int) -> evidence.Search:
+    """The search for `k` passages of a run's ChiMed, which stand before a message. QilinError below 1."""
+    if k < 1:
+        raise QilinError(f"--retrieval {k}: must be 1 or more; 3 is usual")
+    return evidence.search_in(runs.find(run).dir, Retrieval(k=k), lambda line: None)
+
+
 def converse(chat: Chat, read: Callable[[str], str], write: Write) -> None:
     """Ask and answer until /exit, Ctrl-D or Ctrl-C; `read(prompt)` gives a line, `write(text)` shows a piece."""
     write(f"{DISCLAIMER}\n{HELP}\n")
@@ -177,6 +200,8 @@ def _turn(chat: Chat, line: str, write: Write) -> None:
         write(f"error: {error}\n")
         return
     write("\n" if answer else "(empty answer)\n")
+    for number, passage in enumerate(chat.shown, start=1):
+        write(visible(f"[{number}] {passage['origin']}: {passage['text']}\n"))
     if forgotten:
         write(f"({told_forgotten(forgotten)})\n")
 

@@ -26,6 +26,7 @@ from qilin_lib.progress import Show
 from qilin_lib.retrieval import dense, index, passages
 from qilin_lib.retrieval.index import Hit, Index
 from qilin_lib.runs import Stage
+from qilin_lib.schema import Retrieval
 
 RETRIEVAL, RANDOM, GOLD = "retrieval", "random", "gold"
 # Raised by hand when an index of the same corpus comes out otherwise.
@@ -67,7 +68,7 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
     for model in own.models or ():
         if model not in names:
             raise QilinError(f"eval.retrieval.models: '{model}' is not asked here{nearest(model, names)}")
-    found = search_in(stage, show)
+    found = search_in(stage.run_dir, own, show)
     for benchmark, items in ((name, items) for name, items in asked.items() if name in own.benchmarks):
         rows = []
         for number, item in enumerate(items, start=1):
@@ -75,14 +76,15 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
             chance = draw.sample(range(len(found.index)), min(own.k, len(found.index)))
             gold = [Hit(-1, 0.0, item.id, item.reference)] if item.reference else []
             shown = {RETRIEVAL: found(item.question), RANDOM: [found.index.hit(n) for n in chance], GOLD: gold}
-            rows.append({"id": item.id} | {kind: [_row(hit) for hit in hits] for kind, hits in shown.items()})
+            rows.append({"id": item.id} | {kind: [row(hit) for hit in hits] for kind, hits in shown.items()})
             show(f"retrieval: {benchmark}, {number} of {len(items)} questions")
         files.write_jsonl(stage.dir / "evidence" / f"{benchmark}.jsonl", rows)
     files.write_json(stage.dir / "evidence" / "index.json", found.index.facts)
     return found.index.facts
 
 
-def _row(hit: Hit) -> dict[str, Any]:
+def row(hit: Hit) -> dict[str, Any]:
+    """A passage as prompts, records and conversations hold it."""
     return {"origin": hit.origin, "score": round(hit.score, 4), "text": hit.text}
 
 
@@ -101,12 +103,12 @@ class Search:
         return [self.index.hit(number, score) for number, score in dense.fused([words, near], self._k)]
 
 
-def search_in(stage: Stage, show: Show) -> Search:
-    """The search over the corpus that `retrieval` names, its index made in the cache unless it is there."""
-    own = stage.parameters.retrieval
-    raw = Path(stage.facts(BUILD)["raw_dir"])
-    corpus = stage.parent(BUILD) if own.corpus == "chimed" else local(own.corpus)
-    share = runs.read_manifest(stage.run_dir, BUILD)["parameters"]["contamination_share"]
+def search_in(run_dir: Path, own: Retrieval, show: Show) -> Search:
+    """The search over the corpus that `own` names, for a run; its index is made in the cache unless it is there."""
+    built = runs.read_manifest(run_dir, BUILD)
+    raw = Path(built["facts"]["raw_dir"])
+    corpus = run_dir / BUILD if own.corpus == "chimed" else local(own.corpus)
+    share = built["parameters"]["contamination_share"]
     folder = runs.cache_dir() / "retrieval" / _digest(corpus, raw, share)
     if not (folder / "index.json").exists():
         show("retrieval: reading the benchmarks")

@@ -150,7 +150,7 @@ def fit(
 
     def messages(question: str, left: Sequence[Item], beside: Shown = ()) -> Messages:
         system = [_turn("system", how.system)] if how.system else []
-        return [*system, *_with_passages(build(question, left), beside)]
+        return [*system, *with_passages(build(question, left), beside)]
 
     if backend.tokenizer is None:
         made = messages(item.question, shots, shown)
@@ -183,7 +183,7 @@ def fit(
     return prompt(encoded, end, ())
 
 
-def _with_passages(messages: Messages, passages: Shown) -> Messages:
+def with_passages(messages: Messages, passages: Shown) -> Messages:
     """The last turn, a question, with numbered passages before it."""
     if not passages:
         return messages

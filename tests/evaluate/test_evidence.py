@@ -20,7 +20,7 @@ from qilin_lib.evaluate.prompts import AS_IT_COMES, ceval_messages, cmexam_messa
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import compare
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.files import read_jsonl
+from qilin_lib.files import read_jsonl, write_json, write_jsonl
 from qilin_lib.retrieval import index
 
 ITEM = Item("cmexam", "q1", "test", None, "咳嗽三周应查什么", {"A": "胸片", "B": "脑电图"}, "A", "三周以上应拍胸片。")
@@ -79,22 +79,14 @@ def retrieval(**how: Any) -> SimpleNamespace:
 @pytest.fixture
 def run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A stage 06 over a folder that holds what 01 would have written."""
-    built, monkeyed = tmp_path / "01", {"parameters": {"contamination_share": 0.5}}
-    built.mkdir()
-    texts = ("咳嗽应查胸片。", "高血压要限盐。", "骨折要固定。")
-    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-    (built / "cpt.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    monkeypatch.setattr(runs, "read_manifest", lambda *_: monkeyed)
+    built = tmp_path / "01_build_chimed"
+    write_jsonl(built / "cpt.jsonl", [{"text": text} for text in ("咳嗽应查胸片。", "高血压要限盐。", "骨折要固定。")])
+    made = {"facts": {"raw_dir": str(sample.raw_dir())}, "parameters": {"contamination_share": 0.5}}
+    write_json(built / "manifest.json", made | {"key": "k", "digest": "d", "inputs": {}, "outputs": {}})
     monkeypatch.setattr(runs, "cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr(index.Pool, "__init__", lambda self, workers: setattr(self, "_executor", None))
     parameters = SimpleNamespace(seed=1, models=["sft", "dpo"], baselines={}, retrieval=retrieval(), judge=None)
-    return SimpleNamespace(
-        parameters=parameters,
-        dir=tmp_path / "06",
-        run_dir=tmp_path,
-        parent=lambda name: built,
-        facts=lambda name: {"raw_dir": str(sample.raw_dir())},
-    )
+    return SimpleNamespace(parameters=parameters, dir=tmp_path / "06", run_dir=tmp_path)
 
 
 def test_what_an_item_is_shown_is_found_once_with_its_controls(run: SimpleNamespace) -> None:
@@ -110,7 +102,7 @@ def test_what_an_item_is_shown_is_found_once_with_its_controls(run: SimpleNamesp
 
 
 def test_the_query_is_the_question_alone(run: SimpleNamespace) -> None:
-    found = evidence.search_in(run, lambda line: None)
+    found = evidence.search_in(run.run_dir, run.parameters.retrieval, lambda line: None)
     options = replace(ITEM, options={"A": "高血压要限盐", "B": "骨折要固定"})
     evidence.prepare(run, {"cmexam": [options]}, lambda line: None)
     shown = evidence.shown(run.dir, "retrieval")(options)
