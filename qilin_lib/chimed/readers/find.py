@@ -21,7 +21,6 @@ from qilin_lib.chimed.readers.stream import (
     Opener,
     Reject,
     Stream,
-    bomb,
     decoded,
     plain_name,
     seekable,
@@ -45,18 +44,22 @@ class Found:
     """A file below a source's folder, or a member of an archive there.
 
     file: its name for the ledger, relative to the folder; `a.zip/b.csv` for a member. path: the file, or the archive
-    that holds it. place: where it would stand if it were unpacked. fault: why it cannot be read. always: the fault
-    concerns every reader (a damaged archive), not only those whose pattern fits `place`. archive: the name of the one
-    that it is a member of, "" of a file.
+    that holds it. fault: why it cannot be read. always: the fault concerns every reader (a damaged archive), not only
+    those whose pattern fits. archive: the name of the one that it is a member of, "" of a file.
     """
 
     file: str
     path: Path
-    place: str
     open: Opener
     fault: Reject | None = None
     always: bool = False
     archive: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, relative to the folder: a member where it would be unpacked."""
+        inside = self.file.removeprefix(f"{self.archive}/")
+        return str(PurePosixPath(self.archive).parent / inside) if self.archive else self.file
 
     def fits(self, pattern: str) -> bool:
         """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
@@ -113,7 +116,7 @@ def files_below(folder: Path) -> Iterator[Found]:
         try:
             names = os.listdir(here)
         except OSError as reason:
-            yield Found(str(below), here, str(below), here.open, unreadable(reason), always=True)
+            yield Found(str(below), here, here.open, unreadable(reason), always=True)
             continue
         above |= {here.resolve()}
         for name in names:
@@ -125,7 +128,7 @@ def files_below(folder: Path) -> Iterator[Found]:
             if is_folder and fault is None:
                 todo.append((path, place, above))
                 fault = Reject("unreadable file", "a folder, not a file")
-            yield Found(str(place), path, str(place), functools.partial(path.open, "rb"), fault, always)
+            yield Found(str(place), path, functools.partial(path.open, "rb"), fault, always)
 
 
 def _hidden(name: str) -> bool:
@@ -133,18 +136,18 @@ def _hidden(name: str) -> bool:
 
 
 def _fault(path: Path, homes: list[Path], above: frozenset[Path]) -> Reject | None:
-    why = ""
     try:
-        mode, target = path.stat().st_mode, path.resolve() if path.is_symlink() else None
+        mode, target = path.stat().st_mode, path.resolve()
     except (OSError, RuntimeError) as reason:
         return unreadable(reason)
-    if target in above:
-        why = "a symbolic link to a folder above it"
-    elif target and not any(target.is_relative_to(home) for home in homes):
+    if path.is_symlink() and target in above:
+        return Reject("unreadable file", "a symbolic link to a folder above it")
+    if path.is_symlink() and not any(target.is_relative_to(home) for home in homes):
         why = "a symbolic link that leads out of the raw folder; copy the file, or make the source's folder the link"
-    elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        why = "a pipe, socket or device, not a file"
-    return Reject("unreadable file", why) if why else None
+        return Reject("unreadable file", why)
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        return Reject("unreadable file", "a pipe, socket or device, not a file")
+    return None
 
 
 def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
@@ -155,21 +158,20 @@ def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
             entries.append(entry)
             continue
         try:
-            for name, opener, fault in (_zipped if entry.file.lower().endswith(".zip") else _tarred)(entry, stack):
-                name = str(PurePosixPath(printable(name.replace("\\", "/"))))
-                if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
-                    fault = Reject("unsafe archive", "the name leads out of the archive's folder")
-                if not any(_hidden(part) and part != ".." for part in name.split("/")):
-                    file, place = f"{entry.file}/{name}", str(PurePosixPath(entry.file).parent / name)
-                    entries.append(Found(file, entry.path, place, opener, fault, fault is not None, entry.file))
+            members = (_zipped if entry.file.lower().endswith(".zip") else _tarred)(entry, stack)
         except (Reject, *FAULTS) as reason:
             fault = reason if isinstance(reason, Reject) else unreadable(reason)
-            entries.append(Found(entry.file, entry.path, entry.file, entry.open, fault, always=True))
+            entries.append(Found(entry.file, entry.path, entry.open, fault, always=True))
+            continue
+        for name, opener in members:
+            name = str(PurePosixPath(printable(name.replace("\\", "/")).lstrip("/")))
+            if not any(map(_hidden, name.split("/"))):
+                entries.append(Found(f"{entry.file}/{name}", entry.path, opener, archive=entry.file))
     return sorted(entries, key=lambda entry: entry.file)
 
 
-Members = Iterator[tuple[str, Opener, Reject | None]]
-"""(name in the archive, how it is opened, its fault)."""
+Members = list[tuple[str, Opener]]
+"""(name in the archive, how it is opened)."""
 
 
 def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
@@ -177,10 +179,7 @@ def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
     handle = _whole(entry.path, packing, state.st_size, state.st_mtime_ns) if packing else entry.open()
     handle.seek(0)
     archive = stack.enter_context(tarfile.open(fileobj=handle, mode="r:"))
-    for member in archive:
-        if not member.isdir():
-            fault = None if member.isfile() else Reject("unsafe archive", "a link, pipe or device")
-            yield member.name, functools.partial(archive.extractfile, member), fault
+    return [(one.name, functools.partial(archive.extractfile, one)) for one in archive if one.isfile()]
 
 
 @functools.lru_cache(maxsize=2)
@@ -191,16 +190,7 @@ def _whole(path: Path, packing: str, size: int, mtime_ns: int) -> IO[bytes]:
 
 def _zipped(entry: Found, stack: contextlib.ExitStack) -> Members:
     archive = stack.enter_context(_zip(entry.path))
-    content = [member for member in archive.infolist() if not member.is_dir()]
-    if unsafe := bomb(sum(member.file_size for member in content), entry.path.stat().st_size):
-        raise unsafe
-    for member in content:
-        fault = bomb(member.file_size, member.compress_size)
-        if stat.S_ISLNK(member.external_attr >> 16):
-            fault = Reject("unsafe archive", "a symbolic link")
-        elif member.flag_bits & 1:
-            fault = Reject("unreadable file", "encrypted")
-        yield member.filename, functools.partial(archive.open, member), fault
+    return [(one.filename, functools.partial(archive.open, one)) for one in archive.infolist() if not one.is_dir()]
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
