@@ -59,7 +59,6 @@ def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
 def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
     """Build the four sets in `out_dir` from `raw_dir`; returns the checked ledger.
 
-    Same raw files and parameters give byte-identical outputs, with any number of workers and after any interruption.
     QilinError: an unknown or missing source, an unknown licence, a raw folder without any source, a disk without
     room, or a ledger that does not balance.
     """
@@ -158,14 +157,14 @@ def read_batches(
 
     What is to be said of whole files goes into `notes`.
     """
-    started, told, chars, number = time.monotonic(), 0.0, 0, 0
+    told, chars, number = time.monotonic(), 0, 0
     for source, read in _sources(params, chosen, raw_dir, notes):
         for first, units, size in _batches(_limited(source.name, read, params)):
             yield work / f"{number:05d}", source.name, first, units, params
             chars, number = chars + size, number + 1
-            if (now := time.monotonic()) - told > 5:
-                progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
-                told = now
+            if time.monotonic() - told > 5:
+                progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters")
+                told = time.monotonic()
 
 
 def _sources(

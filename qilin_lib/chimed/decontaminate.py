@@ -133,28 +133,18 @@ class Index:
         answers = self._shares["answer"]
         between = np.concatenate([grams, *self._between(own)], axis=1)
         yield from self._owned(own, ends, between, np.where(answers, np.inf, least))
-        bare, kept = own.without_numbers()
-        without = self._without_numbers(bare, kept, grams)
+        bare = own.without_numbers()
+        without = self._found(window_hashes(bare.codes, GRAM))
         yield from self._owned(bare, ends, without, np.where(answers, _SEEMING, np.inf))
 
     def _between(self, own: Letters) -> Iterator[np.ndarray]:
         """The keys among what stands between borders, by its length, up to _KEY letters; as `_found`."""
         begins = np.flatnonzero(own.borders[:-1])
-        for length, hashes in enumerate(growing_hashes(own.codes, begins, 1, _KEY), start=1):
+        for length, hashes in enumerate(growing_hashes(own.codes, begins, _KEY), start=1):
             at = begins[: len(hashes)]
             # A text of so many letters may go on.
             apart = slice(None) if length == _KEY else np.flatnonzero(own.borders[at + length])
             yield self._found(hashes[apart], at[apart])
-
-    def _without_numbers(self, bare: Letters, kept: np.ndarray, grams: np.ndarray) -> np.ndarray:
-        """The keys among the 13-grams of `bare`, the letters `kept`, of which those without a gap are in `grams`."""
-        stretch = kept[GRAM - 1 :] - kept[: max(0, len(kept) - GRAM + 1)]
-        gaps = np.flatnonzero(stretch >= GRAM)
-        (hashes,) = growing_hashes(bare.codes, gaps, GRAM, GRAM)
-        at = np.searchsorted(kept, grams[0])
-        whole = at < len(stretch)
-        whole[whole] = (stretch[at[whole]] < GRAM) & (kept[at[whole]] == grams[0, whole])
-        return np.concatenate([np.stack([at, grams[1]])[:, whole], self._found(hashes, gaps)], axis=1)
 
     def _owned(
         self, own: Letters, ends: np.ndarray, found: np.ndarray, least: np.ndarray

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
@@ -38,8 +38,8 @@ def reader_of(name: str) -> Reader:
         raise ValueError(f"{readers.__name__} has no such reader") from None
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class _Entry(BaseModel, extra="forbid", frozen=True, strict=True):
+    pass
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -140,14 +140,11 @@ def units(
     ranked_answers: preference.Ranked = "best_two",
     notes: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[Unit]:
-    """Everything that a source's files hold for `sets`, files in name order, packed ones and archives among them.
+    """Everything that a source's files hold for `sets`, lazily, files in name order, members of archives among them.
 
-    Of a ranked list of answers the pairs that `ranked_answers` says. A Note goes into `notes`, {source: {file: what is
-    noted}}, where that is given, and is no unit then.
-
-    Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
-    them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
-    comes with the source's first feed.
+    A Note goes into `notes`, {source: {file: what is noted}}, where that is given, and is no unit then. A file that
+    fits several patterns feeds by the last of them. What cannot be read of a file or archive is one Rejection with line
+    0; a fault of a whole archive or folder comes with the source's first feed.
     """
     folder = raw_dir / source.name
     feeds = [tuple(name for name in feed.rows if name in sets) for feed in source.feeds]
@@ -219,14 +216,8 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     for file in (file for file, feeds in files if not feeds and not file.path.is_dir()):
         if file.archive and file.path not in used:
             reasons[file.archive] = f"an archive with no file for it: {wanted}"
-        elif file.fault:
-            reasons[file.file] = file.fault.detail
-        elif file.path.name in source.beside:
-            reasons[file.file] = source.beside[file.path.name]
-        elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
-            reasons[file.file] = f"too deep: {patterns}, or one folder below"
         else:
-            reasons[file.file] = "an archive inside an archive: unpack it" if is_archive(file.file) else wanted
+            reasons[file.file] = file.fault.detail if file.fault else source.beside.get(file.path.name, wanted)
     return reasons
 
 
