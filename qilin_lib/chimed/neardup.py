@@ -1,14 +1,12 @@
 """Near-duplicates after Lee et al. 2022 (NearDup, arXiv 2107.06499): MinHash, LSH bands, true Jaccard, components.
 
-Input are sketch shards (sketch.py). A pair is a duplicate when its texts are equal; or when its signatures agree in all
-rows of some band, agree in `least_agreement` rows in all, the Jaccard similarity of its n-gram sets reaches the
-threshold, and the two do not differ in signs (shingles.differ_in_signs). Duplicates are the connected components of
-those pairs: they depend on the texts, the threshold and n alone. MinHash misses a pair at the threshold with
-probability 0.01 at most, and joins none below it.
+A pair is a duplicate when its texts are equal; or when its signatures agree in all rows of some band, agree in
+`least_agreement` rows in all, the Jaccard similarity of its n-gram sets reaches the threshold, and the two do not
+differ in signs (shingles.differ_in_signs). Duplicates are the connected components of those pairs. MinHash misses a
+pair at the threshold with probability 0.01 at most, and joins none below it.
 
 Where more than REACH distinct texts share a bucket of a band, as texts on one template do, a text is compared with the
-bucket's first and with the REACH that follow it only. Pairs further apart may be missed there, and REACH comparisons
-a text make template text slow text; all other buckets are searched wholly, in time quadratic in their members.
+bucket's first and with the REACH that follow it only; pairs further apart may be missed there.
 """
 
 from __future__ import annotations
@@ -58,7 +56,7 @@ def near_duplicates(
 
 
 def band_count(threshold: float) -> int:
-    """How many bands the signatures are cut into. QilinError: as `band_rows`."""
+    """How many bands the signatures are cut into."""
     return PERMUTATIONS // band_rows(threshold)
 
 
@@ -115,10 +113,7 @@ def joined(roots: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float, ngram: int) -> np.ndarray:
-    """Pairs of duplicates that share this band and are not connected in <folder>/roots.npy; int64 [n, 2].
-
-    Memory: some 70 bytes a record of the corpus, 300 a record of _CHUNK, and 40 a gram of _GRAMS.
-    """
+    """Pairs of duplicates that share this band and are not connected in <folder>/roots.npy; int64 [n, 2]."""
     search, rows = _Search(folder, stems, threshold, ngram), band_rows(threshold)
     distinct = np.load(folder / "distinct.npy")
     keys = np.zeros(len(distinct), dtype=np.uint64)
@@ -175,10 +170,7 @@ class _Search:
             yield some[large[some[:, 0]] | ~before.all(axis=2).any(axis=1)]
 
     def _similar(self, pairs: np.ndarray) -> np.ndarray:
-        """Whether two records have n-gram sets of the threshold's Jaccard similarity, and the same signs; bool.
-
-        A set is that of 62-bit hashes of its grams: two of 1,000 grams fall together with a probability of 1e-13.
-        """
+        """Whether two records have n-gram sets of the threshold's Jaccard similarity, and the same signs; bool."""
         numbers, which = np.unique(pairs, return_inverse=True)
         ones, others = which.reshape(-1, 2).T
         texts = self.texts(numbers)

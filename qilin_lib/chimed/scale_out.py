@@ -5,10 +5,9 @@
 
 Stages, with their tasks: index (1) -> refine (n) -> equal (1) -> bands (n) -> decide (1) -> write (n) -> glue (1).
 OUT gets the files that the notebook writes, byte for byte, whatever the number of tasks. Everything between lies in
-OUT/checkpoints, on a file system that every node mounts; remove it when OUT/ledger.json is there. With the same raw
-files and parameters, a task that is done is not done again. Each task of refine, and equal, reads all raw files, since
-only who has read what stands before knows a unit's number: a fifth of the work, so that more than some ten tasks gain
-little. decide finds repeated substrings on the cores of one node.
+OUT/checkpoints, on a file system that every node mounts; remove it when OUT/ledger.json is there. A task that is done
+is not done again. Each task of refine, and equal, reads all raw files to number their units, a fifth of the work, so
+that more than some ten tasks gain little.
 """
 
 from __future__ import annotations

@@ -242,8 +242,8 @@ def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path
     return read
 
 
-def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
-    """Lines of a table of all sources and of the folders that are none; `count` reads every file to count."""
+def overview(raw_dir: Path) -> Iterator[str]:
+    """Lines of a table of all sources and of the folders that are none; reads every file to count."""
     form = "{:12}  {:26}  {:>6}  {:>9}  {:>8}  {:13}  {}"
     yield form.format("state", "folder", "files", "records", "rejected", "feeds", "licence")
     for name, state in inventory(raw_dir).items():
@@ -251,25 +251,18 @@ def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
             state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
             yield f"{state:12}  {printable(name):26}  {why}"
             continue
-        source, missing = BY_NAME[name], state == "missing"
-        numbers, notes = counted(source, raw_dir) if count and not missing else (("" if missing else "-",) * 3, {})
+        source, notes = BY_NAME[name], {}
+        files, kinds = set(), Counter()
+        for unit in units(source, raw_dir, notes=notes):
+            files.add(unit.read.file)
+            kinds[type(unit.read)] += 1
+        numbers = len(files | notes.get(name, {}).keys()), kinds[Record], kinds[Rejection]
         feeds = ",".join(dict.fromkeys(kind for feed in source.feeds for kind in feed.rows))
-        yield form.format(state, name, *numbers, feeds, source.licence)
-        if left := unread(source, raw_dir) | notes:
+        yield form.format(state, name, *(("",) * 3 if state == "missing" else numbers), feeds, source.licence)
+        if left := unread(source, raw_dir) | notes.get(name, {}):
             yield f"{'':12}  not read: {listed(left)}"
-        elif missing:
+        elif state == "missing":
             yield f"{'':12}  get it: {source.home}"
-
-
-def counted(source: Source, raw_dir: Path) -> tuple[tuple[int, int, int], dict[str, str]]:
-    """((files, records, rejections) of a source, what is noted of its files); reads everything."""
-    files, kinds, notes = set(), Counter(), {}
-    for unit in units(source, raw_dir):
-        files.add(unit.read.file)
-        kinds[type(unit.read)] += 1
-        if isinstance(unit.read, Note):
-            notes[unit.read.file] = str(unit.read)
-    return (len(files), kinds[Record], kinds[Rejection]), notes
 
 
 def listed(reasons: dict[str, str], most: int = 5) -> str:
@@ -280,12 +273,10 @@ def listed(reasons: dict[str, str], most: int = 5) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the overview of a raw folder; 2 when the arguments are wrong."""
-    folders = [argument for argument in arguments if argument != "--fast"]
-    if len(folders) != 1 or not Path(folders[0]).is_dir():
-        print("usage: python -m qilin_lib.chimed.sources [--fast] RAW_DIR")
-        print("RAW_DIR: an existing folder with one folder per source; --fast: do not count what is in the files")
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m qilin_lib.chimed.sources RAW_DIR, an existing folder with one folder per source")
         return 2
-    for line in overview(Path(folders[0]), count="--fast" not in arguments):
+    for line in overview(Path(arguments[0])):
         print(line, flush=True)
     return 0
 

@@ -65,12 +65,6 @@ def test_lines_have_the_agreed_keys_and_dropped_ones_explain_the_ledger(params, 
             assert sizes == (row.kept, row.chars_kept, row.bytes_kept)
 
 
-def test_report_counts_and_keeps(params, tiny_raw, tmp_path):
-    rows, _, ledger = run(params, tiny_raw, tmp_path / "out", decontaminate="report")
-    assert ledger.hits == {"huatuo_encyclopedia_qa": {"cmexam": 1}} and not any(r.contaminated for r in rows.values())
-    assert run(params, tiny_raw, tmp_path / "off", decontaminate=False)[2].hits == {}
-
-
 def test_exam_questions_with_one_explanation_are_as_many_as_they_are(params, tmp_path):
     why = (
         "利福平可使肝药酶活性增强而加速其他药物的代谢，异烟肼主要损害周围神经和肝脏，宜同服维生素B6；链霉素有耳毒性和肾毒性，"
@@ -93,34 +87,6 @@ def test_general_share(params, tiny_raw, tmp_path, share):
     assert general / len(made["sft"]) == pytest.approx(share, abs=0.06)
     left_out = sum(row.excluded for (_, name), row in rows.items() if name == "sft")
     assert left_out == sum(d["reason"] == "mixing ratio" for d in made["dropped"]) > 0
-
-
-def test_a_system_text_is_judged_as_any_other(params, tiny_raw, tmp_path):
-    """It is de-identified, and a test question in it makes the record contaminated."""
-    told = "你是药师，咨询者的电话是13912345678，姓名：安晓红。"
-    asked = "题目：患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"
-    rows = [talk("孩子怎么了，要去医院吗？", "请到儿科就诊，拍片检查。", system=told)]
-    rows += [talk("皮疹三天了怎么办？", "外用炉甘石洗剂，避免抓挠。", system=asked)]
-    put(tiny_raw, {"medicalgpt_sft/b.jsonl": jsonl(rows)})
-    rows, made, _ = run(params, tiny_raw, tmp_path / "out")
-    (kept,) = [line["messages"][0]["content"] for line in made["sft"] if line["messages"][0]["role"] == "system"]
-    assert "139" not in kept and "安晓红" not in kept and "药师" in kept
-    assert rows["medicalgpt_sft", "sft"].contaminated == 1
-
-
-RANKED = ["先测体温，多喝温水，超过三天请到儿科就诊。", "喝水就好，不用管它，过几天自己会好。", "不知道。"]
-
-
-@pytest.mark.parametrize("ranked, pairs", [("best_two", [(0, 1)]), ("all_pairs", [(0, 1), (0, 2), (1, 2)])])
-def test_a_ranked_list_of_answers(params, tmp_path, ranked, pairs):
-    history = [["孩子两岁，从昨天夜里开始发热。", "量体温了吗？"]]
-    row = {"instruction": "量了，三十八度五，怎么办？", "input": "", "output": RANKED, "history": history}
-    put(tmp_path / "raw", {"zhongjing_rlhf/a.json": json.dumps([row], ensure_ascii=False)})
-    rows, made, _ = run(params, tmp_path / "raw", tmp_path / "out", ranked_answers=ranked, near_dup_threshold=1.0)
-    sides = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in made["dpo"]]
-    assert sides == [(RANKED[better], RANKED[worse]) for better, worse in pairs]
-    assert {turn["content"] for line in made["dpo"] for turn in line["prompt"]} == {*history[0], row["instruction"]}
-    assert rows["zhongjing_rlhf", "dpo"].read == len(pairs)
 
 
 def test_only_named_sources_are_read_but_benchmarks_always_and_held_out_records_do_not_move(params, tiny_raw, tmp_path):
@@ -186,17 +152,6 @@ def test_left_out_records_are_counted(params, tiny_raw, tmp_path):
     assert rows["toyhom_dialogue", "sft"].excluded == 1 and rows["toyhom_dialogue", "sft"].kept == 0
     assert rows["general_zh", "sft"].kept == 0, "a licence combined with others is excluded by each of its parts"
     assert rows["cmd", "cpt"].excluded == 3 and {d["reason"] for d in made["dropped"]} >= {"record limit", "licence"}
-
-
-def test_a_limit_takes_the_same_sample_whether_a_source_is_held_or_read_twice(params, tiny_raw, tmp_path, monkeypatch):
-    params.max_records_per_source = 4
-    made = run(params, tiny_raw, tmp_path / "held")[1]
-    assert Counter(d["source"] for d in made["dropped"] if d["reason"] == "record limit")["general_zh"] > 0
-    monkeypatch.setattr("qilin_lib.chimed.build.HELD_CHARS", 30)
-    assert run(params, tiny_raw, tmp_path / "twice")[1] == made
-    # What stays is drawn among the usable ones: broken rows are none.
-    kept = {int(line["id"][-6:]) for line in made["cpt"] if line["source"] == "huatuo_encyclopedia_qa"}
-    assert kept <= set(range(1, 9)) - {7} and len(kept) in (3, 4)
 
 
 def test_a_book_of_the_user_has_no_stated_licence_and_the_known_ones_have_theirs(params, tmp_path):
@@ -323,3 +278,16 @@ def test_entities_of_several_graphs_are_one_record_with_provenance(params, tmp_p
     assert asthma["graphs"]["症状"] == ["kg_39health", "kg_xywy"] and asthma["graphs"]["病因"] == ["kg_xywy"]
     assert Counter(lost["reason"] for lost in made["dropped"]) == {"merged": 1, "repeated": 2}
     assert all("kg_39health" in lost["detail"] or "kg_xywy" in lost["detail"] for lost in made["dropped"])
+
+
+def test_a_system_text_is_judged_as_any_other(params, tiny_raw, tmp_path):
+    """It is de-identified, and a test question in it makes the record contaminated."""
+    told = "你是药师，咨询者的电话是13912345678，姓名：安晓红。"
+    asked = "题目：患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"
+    rows = [talk("孩子怎么了，要去医院吗？", "请到儿科就诊，拍片检查。", system=told)]
+    rows += [talk("皮疹三天了怎么办？", "外用炉甘石洗剂，避免抓挠。", system=asked)]
+    put(tiny_raw, {"medicalgpt_sft/b.jsonl": jsonl(rows)})
+    rows, made, _ = run(params, tiny_raw, tmp_path / "out")
+    (kept,) = [line["messages"][0]["content"] for line in made["sft"] if line["messages"][0]["role"] == "system"]
+    assert "139" not in kept and "安晓红" not in kept and "药师" in kept
+    assert rows["medicalgpt_sft", "sft"].contaminated == 1

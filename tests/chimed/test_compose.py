@@ -56,11 +56,3 @@ def test_triplet():
 def test_sentences_are_joined_as_sentences_and_nothing_stands_twice(features, text, questions):
     entity = Disease("哮喘", features)
     assert (aggregate.text(entity), aggregate.questions(entity)) == (text, questions)
-
-
-def test_triples_per_disease_in_order():
-    triples = [("哮喘", "症状", "喘"), ("痛风", "病因", "尿酸"), ("哮喘", "检查", "肺功能"), ("哮喘", "症状", "喘")]
-    assert list(aggregate.from_triples(triples).values()) == [
-        Disease("哮喘", (("症状", ("喘",)), ("检查", ("肺功能",)))),
-        Disease("痛风", (("病因", ("尿酸",)),)),
-    ]

@@ -13,11 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
 from huggingface_hub import HfApi
 
 from qilin_lib.chimed import fetch, sources
-from qilin_lib.errors import QilinError
 
 COMMIT, LATER = "c0ffee" * 6 + "beef", "decade" * 6 + "cafe"
 GRAPH = b"name,alias\r\n" + "感冒 [详细],伤风\r\n".encode("gb18030") * 4000
@@ -189,14 +187,6 @@ def test_files_of_a_git_repository_and_their_record(run, far, tmp_path):
     }  # fmt: skip
 
 
-def test_books_go_where_their_licence_is_known(run, far, tmp_path):
-    far.files["xiaopangxia/TCM-Ancient-Books"] = {"000-无名书.txt": "<篇名>无名\n内容：多喝水。\n".encode("gb18030")}
-    assert run("plain_text", "--yes")[0] == 0
-    assert files_of(tmp_path / "raw/plain_text") == {"tcm_ancient_books/000-无名书.txt", "fetched.json"}
-    units = list(sources.units(sources.BY_NAME["plain_text"], tmp_path / "raw"))
-    assert units and {unit.read.file for unit in units} == {"tcm_ancient_books/000-无名书.txt"}
-
-
 def test_files_of_the_hub_and_no_secret_in_their_record(run, far, tmp_path):
     status, printed = run("huatuo_encyclopedia_qa", "--yes")
     folder = tmp_path / "raw" / "huatuo_encyclopedia_qa"
@@ -226,12 +216,6 @@ def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, pa
     held = record(folder)["files"][local]
     assert held["revision"] == COMMIT and sha256((folder / local).read_bytes()) == held["sha256"]
     assert files_of(folder) == {*record(folder)["files"], "fetched.json"}
-
-
-def test_a_server_that_gives_no_parts_gives_the_file_again(run, far, tmp_path):
-    far.ranged, far.cuts["data/disease.csv"] = False, 30_000
-    assert [run("kg_39health", "--yes")[0] for _ in range(2)] == [2, 0]
-    assert (tmp_path / "raw/kg_39health/disease.csv").read_bytes() == GRAPH
 
 
 def test_what_arrives_damaged_is_not_kept(run, far, tmp_path):
@@ -317,50 +301,9 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(run, far, tmp_path, path
     assert not [path for path in tmp_path.rglob("*outside*")]
 
 
-def test_the_record_is_no_data_and_no_unread_file(run, far, tmp_path):
-    """A source whose pattern is *.json among them."""
-    far.files["Suprit/CMtMedQA"] = {
-        "CMtMedQA.json": b'[{"instruction": "a", "input": "", "output": "b", "history": []}]'
-    }
-    assert run("cmtmedqa", "kg_39health", "--yes")[0] == 0
-    raw = tmp_path / "raw"
-    for name in ("cmtmedqa", "kg_39health"):
-        source = sources.BY_NAME[name]
-        assert not sources.unread(source, raw)
-        assert {unit.read.file for unit in sources.units(source, raw)} == set(record(raw / name)["files"])
-    assert not [path for path in sources.files_read(raw) if path.endswith("fetched.json")]
-    assert not any(sources.all_unread(raw).values())
-
-
 def test_list_names_every_source_with_home_and_licence(run, far):
     status, printed = run("--list")
     assert status == 0 and not far.requests
     for source in sources.REGISTRY:
         entry = re.search(rf"^{source.name}[;,] .*\n(  .*\n)+", printed, re.MULTILINE)[0]
         assert source.licence in entry and source.home in entry
-
-
-def test_places_of_the_registry_are_among_its_homes():
-    with_place = [source for source in sources.REGISTRY if source.fetch]
-    assert len(with_place) >= 15
-    for source in with_place:
-        for place in source.fetch:
-            assert f"/{place.repository.partition(':')[2]}" in source.home, source.name
-
-
-@pytest.mark.parametrize(
-    ("place", "reason"),
-    [
-        ({"repository": "github:a/b"}, "fetch.0.files is"),
-        ({"repository": "gitlab:a/b", "files": ["*"]}, "fetch.0.repository is 'gitlab:a/b'"),
-        ({"repository": "hub:a", "files": ["*"]}, "fetch.0.repository is 'hub:a'"),
-        ({"repository": "hub:a/b", "files": []}, "fetch.0.files is []"),
-        ({"repository": "hub:a/b", "files": ["*"], "unter": "x"}, "fetch.0.unter is 'x'"),
-    ],
-)
-def test_a_wrong_place_in_a_registry_is_named(tmp_path, place, reason):
-    entry = {"name": "x", "type": "qa", "licence": "MIT", "citation": "x", "home": "https://github.com/a/b"}
-    entry |= {"feeds": [{"glob": "*", "reader": "general.instructions", "rows": {"sft": "x"}}], "fetch": [place]}
-    (tmp_path / "sources.yaml").write_text(yaml.safe_dump({"sources": [entry]}))
-    with pytest.raises(QilinError, match=re.escape(reason)):
-        sources.load(tmp_path / "sources.yaml")

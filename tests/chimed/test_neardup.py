@@ -143,11 +143,6 @@ def test_workers_and_shards_do_not_change_the_result(tmp_path):
         assert found(tmp_path / "shared", texts, 0.7, shard=37, pool=pool) == alone
 
 
-def test_signatures_do_not_depend_on_the_batch():
-    texts = corpus(5, 3000)
-    assert (signatures(texts, 5)[2900:] == signatures(texts[2900:], 5)).all()
-
-
 def test_agreement_estimates_jaccard():
     """The share of equal minima has p = Jaccard as its mean and no more than a binomial variable's spread."""
     dice = random.Random(8)
