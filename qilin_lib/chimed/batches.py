@@ -211,9 +211,7 @@ def _decontaminate(entries: Sequence[Entry], index: Path, params: Build) -> None
                 entry.lose("contaminated", "contaminated", f"{hit.item} ({hit.how}, {hit.share:.2f})")
 
 
-@lru_cache(maxsize=1)
-def _index(stem: Path) -> Index:
-    return Index.load(stem)
+_index = lru_cache(maxsize=1)(Index.load)
 
 
 def _head(source: Source, entry: Entry, licence: str) -> dict[str, Any]:
@@ -296,7 +294,7 @@ def _kept_line(source: Source, name: str, entry: Entry, split: str, gone: Sequen
         body["text"] = cut(body["text"], gone)
         row.substring_chars += sum(end - start for start, end in gone)
     row.deidentified.update(entry.deidentified)
-    row.keep(*size_of([body["text"]] if "text" in body else _contents(body)))
+    row.keep([body["text"]] if "text" in body else _contents(body))
     kind = {"cpt": f', "type": "{source.type}"', "general": ""}.get(name, f', "part": "{source.part}"')
     return f'{{{entry.head}{kind}, {encoded(body)}, "split": "{split}"}}\n'
 
@@ -307,11 +305,6 @@ def dropped_line(source: str, name: str, entry: Entry, lost: Lost, row: Row) -> 
     row.lose(column, reason)
     place = {"source": source, "set": name, "file": entry.file, "line": entry.line}
     return _ENCODE(place | {"reason": reason, "detail": detail, "excerpt": entry.shown}) + "\n"
-
-
-def size_of(texts: Sequence[str]) -> tuple[int, int]:
-    """Characters, and bytes of UTF-8."""
-    return sum(map(len, texts)), sum(len(text.encode("utf-8")) for text in texts)
 
 
 def encoded(values: dict[str, Any]) -> str:

@@ -72,8 +72,7 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
         tasks = read_batches(params, chosen, raw_dir, work, progress, ledger.notes)
         corpus = Corpus(pool.map(batches.refine, tasks))
         progress(f"reading: done, {len(corpus.number):,} candidates")
-        group = near_duplicates(work, corpus.stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
-        cuts = decide(params, corpus, group, work, pool, progress)
+        cuts = decide(params, corpus, work, pool, progress)
         progress("writing the sets")
         write_sets(pool.map(batches.lines, judged_batches(params, corpus, cuts)), ledger, dropped_items, out_dir)
         ledger.check()
@@ -142,7 +141,7 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
                 dropped.append(batches.dropped_line(source.name, "eval", entry, entry.lost["eval"], row))
             elif item := item_of(unit.read):
                 items.append(item)
-                row.keep(*batches.size_of([content(unit.read.payload)]))
+                row.keep([content(unit.read.payload)])
         if row:
             ledger.add(row)
     Index(items).save(work / "benchmarks")
@@ -230,9 +229,10 @@ def _size(unit: Unit) -> int:
     return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
 
 
-def decide(params: Build, corpus: Corpus, group: np.ndarray, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
-    """Decide what becomes of every candidate, whose near-duplicates are those of its `group`; returns the cuts."""
-    corpus.deduplicate(group)
+def decide(params: Build, corpus: Corpus, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
+    """Near-duplicates, mixing ratio, repeated substrings, held-out split of all candidates; returns the cuts."""
+    threshold, ngram = params.near_dup_threshold, params.near_dup_ngram
+    corpus.deduplicate(near_duplicates(work, corpus.stems, threshold, ngram, pool, progress))
     corpus.mix(params.general_share, params.seed)
     cuts = cut_repeated(params, corpus, work, pool, progress)
     for name in TRAINING_SETS:

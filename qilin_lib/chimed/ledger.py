@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,11 +47,11 @@ class Row:
         title = next(feed.rows[name] for feed in source.feeds if name in feed.rows)
         return cls(source.name, name, title, source.standing, " + ".join(source.licences()))
 
-    def keep(self, chars: int, size: int) -> None:
-        """Count a kept record of `chars` characters, `size` bytes of UTF-8."""
+    def keep(self, texts: Sequence[str]) -> None:
+        """Count a kept record of these texts."""
         self.kept += 1
-        self.chars_kept += chars
-        self.bytes_kept += size
+        self.chars_kept += sum(map(len, texts))
+        self.bytes_kept += sum(len(text.encode("utf-8")) for text in texts)
 
     def lose(self, column: str, reason: str) -> None:
         """Count a unit in the column of what became of it; rejected ones by `reason`."""
@@ -91,11 +92,8 @@ class Ledger:
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
-        key = (row.source, row.set)
-        if key in self.rows:
-            self.rows[key].add(row)
-        else:
-            self.rows[key] = row
+        if (held := self.rows.setdefault((row.source, row.set), row)) is not row:
+            held.add(row)
 
     def add_hits(self, source: str, hits: Counter[tuple[str, str]]) -> None:
         """Add hits of a source's records, by (benchmark, rule)."""
@@ -109,10 +107,7 @@ class Ledger:
             counts = row.counts()
             if row.read != sum(counts.values()):
                 parts = " + ".join(f"{count} {name}" for name, count in counts.items())
-                raise QilinError(
-                    f"the ledger does not balance for {row.source} in {row.set}: {row.read} read, "
-                    f"but {parts} = {sum(counts.values())}"
-                )
+                raise QilinError(f"{row.source} in {row.set} does not balance: {row.read} read, but {parts}")
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""

@@ -42,22 +42,17 @@ def near_duplicates(
     duplicate of nothing. `folder` takes intermediate arrays (20 bytes a record). The same for any number of workers.
     QilinError: a threshold that is not above 0 and at most 1.
     """
-    bands = band_count(threshold)
-    roots = collapse(folder, stems)
+    bands = PERMUTATIONS // band_rows(threshold)
+    roots = _collapse(folder, stems)
     progress(f"near-duplicates: {len(np.load(folder / 'distinct.npy'))} distinct of {len(roots)} texts, {bands} bands")
     tasks = ((folder, stems, band, threshold, ngram) for band in range(bands))
-    for band, edges in enumerate(pool.map(band_edges, tasks), start=1):
+    for band, edges in enumerate(pool.map(_band_edges, tasks), start=1):
         if len(edges):
             roots = joined(roots, edges)
             # Tasks yet to start read what is connected by now and skip it, which changes no component.
             write_array(folder / "roots.npy", roots)
         progress(f"near-duplicates: band {band} of {bands}, {len(edges)} new links")
     return roots
-
-
-def band_count(threshold: float) -> int:
-    """How many bands the signatures are cut into."""
-    return PERMUTATIONS // band_rows(threshold)
 
 
 def band_rows(threshold: float) -> int:
@@ -83,10 +78,10 @@ def least_agreement(threshold: float) -> int:
     return sure + int((bdtr(np.arange(free), free, threshold) <= 0.0001).sum())
 
 
-def collapse(folder: Path, stems: Sequence[Path]) -> np.ndarray:
+def _collapse(folder: Path, stems: Sequence[Path]) -> np.ndarray:
     """Connect equal skeletons: for each record the number of the first equal one, int64 [records].
 
-    Writes for `band_edges`, in `folder`: this as roots.npy; distinct.npy, the numbers of the first of each skeleton
+    Writes for `_band_edges`, in `folder`: this as roots.npy; distinct.npy, the numbers of the first of each skeleton
     that is not empty; starts.npy, the number of each shard's first record and of the end; lengths.npy, in characters.
     """
     facts = [np.load(stem.with_suffix(".facts.npy")) for stem in stems]
@@ -112,7 +107,7 @@ def joined(roots: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return firsts[labels]
 
 
-def band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float, ngram: int) -> np.ndarray:
+def _band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float, ngram: int) -> np.ndarray:
     """Pairs of duplicates that share this band and are not connected in <folder>/roots.npy; int64 [n, 2]."""
     search, rows = _Search(folder, stems, threshold, ngram), band_rows(threshold)
     distinct = np.load(folder / "distinct.npy")

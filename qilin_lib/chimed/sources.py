@@ -16,26 +16,22 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.records import Note, Plain, Record, Rejection
-from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
 
 
 def reader_of(name: str) -> Reader:
-    """The reader "module.function" of qilin_lib/chimed/readers; ValueError when there is none of that name."""
+    """The reader "module.function" of qilin_lib/chimed/readers."""
     module, _, function = name.partition(".")
-    try:
-        return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
-    except (ImportError, AttributeError):
-        raise ValueError(f"{readers.__name__} has no such reader") from None
+    return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
 
 
 class _Entry(BaseModel, extra="forbid", frozen=True, strict=True):
@@ -52,7 +48,7 @@ class Feed(_Entry):
     """
 
     glob: Text
-    reader: Annotated[str, AfterValidator(lambda name: reader_of(name) and name)]
+    reader: Text
     rows: dict[Literal[SETS], Text] = Field(min_length=1)
     licence: str = ""
 
@@ -94,30 +90,9 @@ class Source(_Entry):
         return list(dict.fromkeys(feed.licence or self.licence for feed in self.feeds))
 
 
-class Registry(_Entry):
-    """What a registry file holds: sources in corpus order, and {folder: why it feeds nothing}."""
-
-    sources: list[Source] = Field(min_length=1)
-    not_used: dict[str, str] = {}
-
-
-def load(path: Path) -> Registry:
-    """The registry in a file. QilinError naming the file, the entry and what is wrong with it."""
-    try:
-        registry = Registry.model_validate(yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
-    except yaml.YAMLError as reason:
-        raise QilinError(f"{path.name} is no YAML: {' '.join(str(reason).split())}") from None
-    except ValidationError as reason:
-        first = reason.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise QilinError(f"{path.name}: {where} is {repr(first['input'])[:80]}: {first['msg']}") from None
-    if twice := [name for name, count in Counter(s.name for s in registry.sources).items() if count > 1]:
-        raise QilinError(f"{path.name}: there are two sources of the name {twice[0]}; rename one")
-    return registry
-
-
-_LOADED = load(Path(__file__).with_name("sources.yaml"))
-REGISTRY, NOT_USED = tuple(_LOADED.sources), _LOADED.not_used
+_FILE = yaml.load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+# In corpus order; and {folder: why it feeds nothing}.
+REGISTRY, NOT_USED = tuple(map(Source.model_validate, _FILE["sources"])), _FILE["not_used"]
 BY_NAME = {source.name: source for source in REGISTRY}
 
 
@@ -216,6 +191,8 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     for file in (file for file, feeds in files if not feeds and not file.path.is_dir()):
         if file.archive and file.path not in used:
             reasons[file.archive] = f"an archive with no file for it: {wanted}"
+        elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
+            reasons[file.file] = f"too deep: {patterns}, or one folder below"
         else:
             reasons[file.file] = file.fault.detail if file.fault else source.beside.get(file.path.name, wanted)
     return reasons

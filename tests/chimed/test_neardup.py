@@ -81,16 +81,6 @@ def test_equals_brute_force(tmp_path, monkeypatch, seed, threshold, ngram, large
     assert found(tmp_path, texts, threshold, ngram) == brute_force(texts, threshold, ngram)
 
 
-def test_bands_that_know_nothing_of_each_other_verify_no_pair_twice(tmp_path):
-    texts = corpus(4, 200)
-    write_sketch(tmp_path / "x", texts, 5)
-    roots = neardup.collapse(tmp_path, [tmp_path / "x"])
-    bands = range(neardup.band_count(0.5))
-    edges = np.concatenate([neardup.band_edges(tmp_path, [tmp_path / "x"], band, 0.5, 5) for band in bands])
-    assert len(np.unique(np.sort(edges, axis=1), axis=0)) == len(edges) > 20
-    assert joined(roots, edges).tolist() == brute_force(texts, 0.5, 5)
-
-
 def test_texts_around_one_template_equal_brute_force(tmp_path):
     """Similarities on both sides of the threshold, in buckets of many members."""
     dice = random.Random(4)

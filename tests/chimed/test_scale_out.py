@@ -18,7 +18,7 @@ from qilin_lib.errors import QilinError
 
 pytestmark = pytest.mark.slow
 
-STAGES = {"index": 1, "refine": 3, "equal": 1, "bands": 3, "decide": 1, "write": 3, "glue": 1}
+STAGES = {"index": 1, "refine": 3, "decide": 1, "write": 3, "glue": 1}
 WRITTEN = ("cpt.jsonl", "sft.jsonl", "dpo.jsonl", "general.jsonl", "dropped.jsonl", "ledger.json")
 
 

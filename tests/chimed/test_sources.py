@@ -1,14 +1,10 @@
-"""The registry: its facts, what a wrong registry file says, and the overview of a raw folder."""
+"""The registry: its facts, and the overview of a raw folder."""
 
 from __future__ import annotations
 
 import re
 
-import pytest
-import yaml
-
 from qilin_lib.chimed import sources
-from qilin_lib.errors import QilinError
 
 PAPER = {
     "cpt": "Huatuo-26M-encyclopedias Huatuo-26M-medical_knowledge CMExam MedQA-textbooks CPubMed-KG 39Health-KG "
@@ -60,44 +56,3 @@ def test_overview_says_what_is_there_and_where_the_rest_is(tmp_path, capsys):
 
 def _at(lines, folder):
     return next(number for number, line in enumerate(lines) if line.split()[1:2] == [folder])
-
-
-TOY = {
-    "name": "toy",
-    "type": "qa",
-    "licence": "MIT",
-    "citation": "Nobody 2023",
-    "home": "https://example.org",
-    "feeds": [{"glob": "*.jsonl", "reader": "general.instructions", "rows": {"cpt": "Toy"}}],
-}
-
-
-def toy(tmp_path, *entries, **top):
-    path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump({"sources": list(entries)} | top, allow_unicode=True), encoding="utf-8")
-    return path
-
-
-FEED = TOY["feeds"][0]
-
-
-@pytest.mark.parametrize(
-    "entries, said",
-    [
-        ([TOY, TOY], "there are two sources of the name toy"),
-        (
-            [TOY | {"feeds": [FEED | {"reader": "general.instuctions"}]}],
-            "sources.0.feeds.0.reader is 'general.instuctions'",
-        ),
-        ([TOY | {"feeds": [FEED | {"rows": {"ctp": "Toy"}}]}], "sources.0.feeds.0.rows.ctp"),
-        ([TOY | {"feeds": [FEED | {"rows": {}}]}], "sources.0.feeds.0.rows is {}"),
-        ([TOY | {"licence": None}], "sources.0.licence is None"),
-        ([TOY | {"license": "MIT"}], "sources.0.license"),
-        ([{"name": "toy"}], "sources.0.type"),
-        ([], "sources is []"),
-    ],
-)
-def test_a_wrong_registry_names_file_and_entry(tmp_path, entries, said):
-    with pytest.raises(QilinError) as caught:
-        sources.load(toy(tmp_path, *entries))
-    assert str(caught.value).startswith("toy.yaml") and said in str(caught.value)

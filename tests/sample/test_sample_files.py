@@ -16,6 +16,7 @@ import pytest
 
 from qilin_lib import sample
 from qilin_lib.chimed import sources
+from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.files import sha256_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,12 @@ def test_git_hands_on_every_byte_whatever_line_ends_it_is_told_to_write(line_end
     git(*settings, "commit", "--quiet", "--message=files", within=copied)
     git("clone", "--quiet", "--config", f"core.autocrlf={line_ends}", str(copied), str(cloned), within=tmp_path)
     assert contents(cloned / "qilin_lib" / "sample" / "raw") == contents(sample.raw_dir())
+
+
+def test_every_planted_flaw_is_in_its_file() -> None:
+    for flaw in json.loads(Path(__file__).with_name("planted.json").read_text(encoding="utf-8")):
+        text = "".join(Stream.of((sample.raw_dir() / flaw["file"]).read_bytes()).pieces())
+        assert flaw["text"] in text, flaw
 
 
 @pytest.mark.slow
