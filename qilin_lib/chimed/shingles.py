@@ -11,8 +11,6 @@ from functools import lru_cache
 import numpy as np
 
 _WORDS = re.compile(r"[^\W_]+")
-# What NFKC may change, with the character before it: ASCII and Chinese characters change with what follows at most.
-_FOREIGN = re.compile("[\x00-\x7f\u3400-\u9fff]?[^\x00-\x7f\u3400-\u9fff]+")
 _STRONG = "+<>≤≥±↑↓‰≠√×♂♀"
 _MEANT = "-.," + _STRONG
 _SIGNS = re.compile(f"[{re.escape(_MEANT)}]+")
@@ -36,7 +34,7 @@ def skeleton(text: str) -> str:
     bones = "".join(_WORDS.findall(text))
     # Punctuation is gone already, so that almost every text is NFKC now and skips the slow normalisation.
     if not unicodedata.is_normalized("NFKC", bones):
-        bones = "".join(_WORDS.findall(_FOREIGN.sub(lambda found: unicodedata.normalize("NFKC", found[0]), bones)))
+        bones = "".join(_WORDS.findall(unicodedata.normalize("NFKC", bones)))
     return bones.lower()
 
 
