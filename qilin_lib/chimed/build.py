@@ -14,8 +14,8 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,31 +170,26 @@ def _sources(
     params: Build, chosen: list[Source], raw_dir: Path, notes: Notes
 ) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
-
-    @cache
-    def barred(licence: str) -> bool:
-        return licences.excluded(licence, params.exclude_licences)
-
-    def wholly_barred(source: Source) -> bool:
-        return all(map(barred, source.licences()))
+    known = {licence for source in chosen for licence in source.licences()}
+    barred = {licence for licence in known if licences.excluded(licence, params.exclude_licences)}
 
     def units(source: Source) -> Iterator[Unit]:
         return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)
 
-    def licensed(source: Source, found: Iterable[tuple[Unit, Lost | None]] | None = None) -> Units:
+    def licensed(source: Source, found: Sequence[tuple[Unit, Lost | None]] | None = None) -> Units:
         for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:
             licence = unit.licence or source.licence
-            yield unit, ("excluded", "licence", licence) if barred(licence) else lost
+            yield unit, ("excluded", "licence", licence) if licence in barred else lost
 
     for graphs, group in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
-        members = sorted(group, key=wholly_barred)
+        members = sorted(group, key=lambda source: barred.issuperset(source.licences()))
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
-        graph = merged((source, units(source)) for source in members if graphs and not wholly_barred(source))
-        for source, found in itertools.groupby(graph, key=lambda item: item[0]):
-            yield source, partial(licensed, source, [(unit, lost) for _, unit, lost in found])
+        free = [source for source in members if graphs and not barred.issuperset(source.licences())]
+        found: dict[str, list[tuple[Unit, Lost | None]]] = {source.name: [] for source in free}
+        for source, unit, lost in merged((source, units(source)) for source in free):
+            found[source.name].append((unit, lost))
         for source in members:
-            if wholly_barred(source) or not graphs:
-                yield source, partial(licensed, source)
+            yield source, partial(licensed, source, found.get(source.name))
 
 
 def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:

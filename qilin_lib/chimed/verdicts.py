@@ -97,12 +97,11 @@ class Corpus:
         for name, state in self.state.items():
             keepers = self.keeper[name][where].tolist()
             found[name] = [
-                ("duplicate", "duplicate", f"of {self.id(keeper)}") if fate == DUPLICATE else words[fate]
+                ("duplicate", "duplicate", f"of {self._id(keeper)}") if fate == DUPLICATE else words[fate]
                 for fate, keeper in zip(state[where].tolist(), keepers, strict=True)
             ]
         return found
 
-    def id(self, candidate: int) -> str:
-        """The record's id."""
+    def _id(self, candidate: int) -> str:
         batch = np.searchsorted(self.starts, candidate, "right") - 1
         return identity(self.sources[batch], int(self.number[candidate]))

@@ -28,10 +28,6 @@ from qilin_lib.report import data
 NAME = "huatuo_encyclopedia_qa"
 ASKED = ["头痛三天怎么办", "发热一天吃什么药", "咳嗽有痰要紧吗"]
 ROWS = [{"questions": [[question]], "answers": ["请到医院检查。"]} for question in ASKED]
-TALKS = [
-    {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": "请到医院检查。"}]}
-    for question in ASKED
-]
 
 
 def read(raw: Path, file: str, text: str | bytes, name: str = NAME):
@@ -75,13 +71,6 @@ def test_every_layout_of_json(tmp_path, layout, newline):
 def test_newlines_of_several_systems_in_one_file(tmp_path):
     text = dump(ROWS[0]) + "\r\n" + dump(ROWS[1]) + "\r" + dump(ROWS[2]) + "\n"
     assert read(tmp_path, "a.jsonl", text) == (ASKED, {})
-
-
-def test_records_of_another_form_in_a_dict_are_a_rejection_each(tmp_path):
-    text = dump({str(n): {"frage": asked, "antwort": "好"} for n, asked in enumerate(ASKED)}, indent=1)
-    assert read(tmp_path, "a.json", text) == ([], {"missing field": 3})
-    units = list(sources.units(sources.BY_NAME[NAME], tmp_path))
-    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found frage, antwort")]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -236,13 +225,6 @@ def test_links_inside_the_raw_folder_are_read_and_links_out_of_it_are_not(tmp_pa
     }
 
 
-def test_a_source_s_folder_may_be_a_link_that_its_user_made(tmp_path):
-    put(tmp_path / "disk", {"a.jsonl": LINES})
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / NAME).symlink_to(tmp_path / "disk")
-    assert reads(tmp_path / "raw", NAME) == (ASKED, {})
-
-
 # --- what is not read -------------------------------------------------------------------------------------------------
 
 
@@ -271,31 +253,6 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, params):
     shown = "\n".join(table.notes)
     assert "meddialog_cn: COVID.docx" in shown and "notes.xlsx" in shown
     assert "far.jsonl (too deep" in shown
-
-
-def test_only_rows_are_counted_as_read(tmp_path, params):
-    """A note about a whole file is none."""
-    graph = jsonl([{"name": "甲病", "cause": "受凉之后起病", "nursing": "卧床"}, {"name": "乙病"}])
-    put(
-        tmp_path / "raw",
-        {"kg_xywy/m.json": graph, "cmd/a.jsonl": jsonl(TALKS), "cmd/b.jsonl": " \n", "cmexam/test.csv": ""},
-    )
-    ledger = build_sets(params, tmp_path / "raw", tmp_path / "out", lambda text: None).as_dict()
-    rows = {(row["source"], row["set"]): row for row in ledger["sources"]}
-    assert {key: row["read"] for key, row in rows.items()} == {
-        ("kg_xywy", "cpt"): 2,
-        ("cmd", "cpt"): 3,
-        ("cmd", "sft"): 3,
-    }
-    assert rows["kg_xywy", "cpt"]["rejected"] == {"no features": 1} and not rows["cmd", "sft"]["rejected"]
-    assert ledger["notes"] == {
-        "kg_xywy": {"m.json": "fields not used: nursing"},
-        "cmd": {"b.jsonl": "empty file: no rows"},
-        "cmexam": {"test.csv": "empty file: no rows"},
-    }
-    assert "cmd: b.jsonl (empty file: no rows)" in data.ledger_table(ledger).notes and not ledger["unread"]
-    dropped = (tmp_path / "out" / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["reason"] for line in dropped] == ["no features"]
 
 
 def test_names_that_would_act_on_a_terminal_are_shown_escaped(tmp_path, capsys):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import re
 from collections import Counter
 
 import pytest
@@ -218,40 +216,6 @@ def test_only_running_text_is_cut(params, tmp_path):
     uncut = run(params, tmp_path / "raw", tmp_path / "none", exact_substrings=None)[1]
     assert whole["cpt"] == uncut["cpt"] and len(uncut["cpt"]) == 8
     assert not any(row.substring_chars for row in rows.values())
-
-
-def sentences(text):
-    return [part for line in text.split("\n") for part in re.findall("[^。！？]*[。！？]?", line) if part]
-
-
-def is_part(some, others):
-    rest = iter(others)
-    return all(sentence in rest for sentence in some)
-
-
-def test_what_is_cut_are_whole_sentences_and_lines(params, tmp_path):
-    dice = random.Random(5)
-    words = ["".join(chr(0x4E00 + dice.randrange(4000)) for _ in range(24)) for _ in range(90)]
-    shared = [f"{word}37.5℃至{n}.{n}mg。" for n, word in enumerate(words[:40])]
-    own = [f"{word}为{n}.25mg，并{word[::-1]}{'。' if n % 3 else ''}" for n, word in enumerate(words[40:])]
-    books = {}
-    for number in range(8):
-        start, mine = 5 * number % 30, own[6 * number :]
-        parts = [mine[0], "".join(shared[start : start + 3]), mine[1] + "".join(shared[start + 3 : start + 7])]
-        parts += ["".join(shared[start + 7 : start + 9]) + mine[2], *shared[start + 9 : start + 11]]
-        books[f"{number}.txt"] = "\n".join([*parts, shared[start][4:] + mine[3], mine[4]])
-    raw = put(tmp_path / "raw" / "plain_text", books).parent
-    rows, made, _ = run(params, raw, tmp_path / "out", near_dup_threshold=0.99)
-    uncut = run(params, raw, tmp_path / "none", exact_substrings=None)[1]["cpt"]
-    before = {record["id"]: record["text"].split("\n") for record in uncut}
-    assert rows["plain_text", "cpt"].substring_chars > 500
-    for record in made["cpt"]:
-        text, original = record["text"].split("\n"), before[record["id"]]
-        assert all(text) and text[0] == original[0], "a heading stays"
-        # What stands on one line now stood on one line before, in the same order.
-        rest = iter(original)
-        for line in text:
-            assert any(is_part(sentences(line), sentences(other)) for other in rest), line
 
 
 def test_a_passage_of_which_only_the_heading_is_left_is_lost(params, tmp_path):

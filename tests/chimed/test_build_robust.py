@@ -12,7 +12,6 @@ import sys
 import time
 
 import pytest
-from raw_files import jsonl, put
 
 from qilin_lib.chimed import batches
 from qilin_lib.chimed.build import build_sets
@@ -91,21 +90,3 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, t
         broken.setattr(batches, "write_array", full)
         built(params, tiny_raw, tmp_path / "out")
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
-
-
-@pytest.mark.parametrize(
-    "answers, counts, rejected",
-    [
-        (["多休息，多喝水，三天不好再来。"], (1, 1, 0), {}),
-        (["多休息，多喝水，三天不好再来。"] * 3000, (3000, 1, 2999), {}),
-        (["", " "], (2, 0, 0), {"empty field": 2}),
-    ],
-)
-def test_one_document_nothing_but_duplicates_nothing_usable(params, tmp_path, answers, counts, rejected):
-    rows = [{"questions": [["头痛三天了怎么办才好"]], "answers": [text]} for text in answers]
-    raw = put(tmp_path / "raw", {"huatuo_encyclopedia_qa/train_datasets.jsonl": jsonl(rows)})
-    ledger = build_sets(params, raw, tmp_path / "out", lambda line: None)
-    for name in ("cpt", "sft"):
-        row = ledger.rows["huatuo_encyclopedia_qa", name]
-        assert ((row.read, row.kept, row.duplicate), dict(row.rejected)) == (counts, rejected)
-    assert len((tmp_path / "out/cpt.jsonl").read_bytes().splitlines()) == counts[1]

@@ -6,7 +6,7 @@ import pytest
 
 from qilin_lib.chimed import aggregate
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Preference
+from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage
 
 OPTIONS = (("A", "甲"), ("B", "乙"))
 FOUR = ("问", "答", "再问", "再答")
@@ -37,11 +37,6 @@ def messages(*turns, first=0):
 def test_a_line(name, payload, line):
     key = {"sft": "messages"}.get(name, "text")
     assert compose(name, payload) == (None if line is None else {key: line})
-
-
-def test_triplet():
-    answers = {"chosen": messages("好", first=1), "rejected": messages("坏", first=1)}
-    assert compose("dpo", Preference(("问",), "好", "坏")) == {"prompt": messages("问")} | answers
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from qilin_lib.chimed.readers import decode, exam, general, json_text, kg, stream
+from qilin_lib.chimed.readers import decode, dialogue, exam, json_text, kg, stream
 from qilin_lib.chimed.readers.decode import Reject
 from qilin_lib.chimed.readers.stream import Stream
 
@@ -59,34 +59,11 @@ def test_rows_of_json_with_their_lines(text, rows):
     assert rows_of(json_items(text)) == rows
 
 
-def test_reading_goes_on_at_an_element_and_not_inside_one():
-    rows = [{"q": str(n), "h": [{"x": n}, {"x": n}]} for n in range(5)]
-    text = json.dumps(rows, indent=2).replace('"q": "1"', '"q": oops')
-    assert [row if row == "reject" else row["q"] for _, row in rows_of(json_items(text))] == [
-        "0",
-        "reject",
-        "2",
-        "3",
-        "4",
-    ]
-
-
 def test_an_element_longer_than_the_limit_costs_itself(monkeypatch):
     monkeypatch.setattr(stream, "MAX_LINE", 100)
     text = ",\n".join(map(json.dumps, [[{"a": "x" * 20}], {"a": "y" * 5000}, {"a": "z"}]))
     found = rows_of(json_text.json_items(pieces(text, 30)))
     assert found == [(1, {"a": "x" * 20}), (2, "reject"), (3, {"a": "z"})]
-
-
-def test_random_arrays_agree_with_the_standard_library():
-    dice = random.Random(5)
-    for indent in (None, 1, 4):
-        rows = [
-            {"a": '医\\"\n[]{},' * dice.randint(0, 9), "b": [{"c": [dice.random()] * dice.randint(0, 3)}]}
-            for _ in range(60)
-        ]
-        found = json_items(json.dumps(rows, indent=indent, ensure_ascii=dice.random() < 0.5))
-        assert [row for _, row in found] == rows
 
 
 @pytest.mark.parametrize(
@@ -131,5 +108,16 @@ def test_a_field_that_holds_a_word_for_nothing_is_empty_in_every_reader(word):
     assert disease.payload.features == (("症状", ("喘",)),)
     (disease,) = kg.xywy("s", "m.json", Stream.of(json.dumps({"name": "哮喘", "cause": "敏", "symptom": [word]})))
     assert disease.payload.features == (("病因", ("敏",)),)
-    (lost,) = general.instructions("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
+    (lost,) = dialogue.instructions("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
     assert lost.reason == "empty field"
+
+
+def test_random_arrays_agree_with_the_standard_library():
+    dice = random.Random(5)
+    for indent in (None, 1, 4):
+        rows = [
+            {"a": '医\\"\n[]{},' * dice.randint(0, 9), "b": [{"c": [dice.random()] * dice.randint(0, 3)}]}
+            for _ in range(60)
+        ]
+        found = json_items(json.dumps(rows, indent=indent, ensure_ascii=dice.random() < 0.5))
+        assert [row for _, row in found] == rows

@@ -161,24 +161,6 @@ def test_meddialog_layouts(tmp_path, row):
     assert read(tmp_path, "meddialog_cn", {"train_data.json": array([row])}) == [("train_data.json", 2, TALK)]
 
 
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"dialogue_turns": {"speaker": [0], "utterance": ["a", "b"]}}, "unknown form"),
-        ({"dialogue_turns": "病人：头痛"}, "unknown form"),
-        ({"dialogue_turns": {"speaker": [0, 2], "utterance": ["a", "b"]}}, "unknown speaker"),
-        ({"dialogue_turns": {"speaker": [0, True], "utterance": ["a", "b"]}}, "unknown speaker"),
-        ({"utterances": "头痛"}, "unknown form"),
-        ({"utterances": []}, "no answer"),
-        (["护士：头痛"], "unknown speaker"),
-        (["医生：你好", "病人：好"], "the assistant speaks first"),
-        (["病人：在吗"], "no answer"),
-    ],
-)
-def test_meddialog_rows_that_are_no_dialogue(tmp_path, row, reason):
-    assert [what for *_, what in read(tmp_path, "meddialog_cn", {"a.json": array([row])})] == [reason]
-
-
 DOWNLOADED = """id=1
 https://example.invalid/1
 Doctor faculty
@@ -367,23 +349,3 @@ def test_no_reader_raises_whatever_a_field_holds(tmp_path, name):
     rows += [{key: value for key, value in row.items() if key != field} for field in row]
     found = read(tmp_path, name, {"CMB-test.json" if name == "cmb" else "a.json": array([*rows, *JUNK, row])})
     assert {isinstance(what, str) for *_, what in found} == {True, False}
-
-
-def test_benchmarks_for_decontamination(tmp_path):
-    options = (("A", "1"), ("B", "2"), ("C", "3"), ("D", "none"))
-    cmmlu = ",Question,A,B,C,D,Answer\n0,题,1,2,3,none,B\n1,,1,2,3,4,B\n2,题,1,2,3,4,E\n"
-    assert read(tmp_path, "cmmlu", {"test/anatomy.csv": cmmlu, "dev/anatomy.csv": cmmlu[: cmmlu.index("1,,")]}) == [
-        ("dev/anatomy.csv", 2, Exam("题", options, "B", "")),
-        ("test/anatomy.csv", 2, Exam("题", options, "B", "")),
-        ("test/anatomy.csv", 3, "empty field"),
-        ("test/anatomy.csv", 4, "answer is no option"),
-    ]
-    row = {"question": "题", "options": dict(options), "answer": "2", "meta_info": "卫生资格", "answer_idx": "B"}
-    rows = [row, row | {"options": ["1", "2"]}, row | {"answer_idx": "E"}, row | {"options": {"A": "1", "B": None}}]
-    assert [what for *_, what in read(tmp_path, "medqa", {"test.jsonl": jsonl(rows), "train.jsonl": jsonl(rows)})] == [
-        Exam("题", options, "B", ""),
-        "broken options",
-        "answer is no option",
-        "broken options",
-    ]
-    assert {name for source in ("cmmlu", "medqa") for f in sources.BY_NAME[source].feeds for name in f.rows} == {"eval"}

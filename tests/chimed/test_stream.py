@@ -20,7 +20,6 @@ from qilin_lib.chimed.readers import stream
 from qilin_lib.chimed.readers.find import found
 from qilin_lib.chimed.readers.stream import Reject, Stream, decoded
 
-TEXT = "头痛，发热38.5℃\n第二行"
 PACKERS = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
@@ -88,7 +87,7 @@ def test_what_stands_before_a_cut_is_kept_and_the_cut_reported(tmp_path, suffix)
     packed = PACKERS[suffix](ROWS.encode())
     text = one(tmp_path, f"a.jsonl{suffix}", packed[: len(packed) * 4 // 5]).stream()
     lines = [line for _, line in text.lines()]
-    assert text.broken.reason == "unreadable file" and "bytes of content" in text.broken.detail
+    assert text.broken.reason == "unreadable file" and text.broken.detail
     assert len(lines) > 5_000 and lines == ROWS.split("\n")[: len(lines)]
 
 

@@ -90,14 +90,6 @@ def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
     assert messages(tmp_path, row) == FOUR
 
 
-def test_a_list_is_a_pair_or_a_conversation(tmp_path):
-    rows = [[ASKED, ANSWERED], chat("role", "content", "user", "assistant"), [ASKED]]
-    put(tmp_path / "general_zh", {"a.json": json.dumps(rows, ensure_ascii=False)})
-    pair, talk, bad = [unit.read for unit in sources.units(sources.BY_NAME["general_zh"], tmp_path)]
-    assert pair.payload.turns == (ASKED, ANSWERED) and talk.payload.turns == (ASKED, ANSWERED, AGAIN, LAST)
-    assert bad.reason == "unknown form"
-
-
 @pytest.mark.parametrize(
     "row",
     [
@@ -224,12 +216,6 @@ def test_alpaca_words_for_nothing_are_no_input(tmp_path, word):
         messages(tmp_path, {"instruction": "说出三种水果。", "input": word, "output": "苹果、香蕉、橙子。"})[0][1]
         == "说出三种水果。"
     )
-
-
-@pytest.mark.parametrize("word", ["无花果", "没有输入就会报错", "None of them", "12", "无糖尿病史"])
-def test_an_input_that_says_something_stays(tmp_path, word):
-    row = {"instruction": "翻译下面的词。", "input": word, "output": "译文在此。"}
-    assert messages(tmp_path, row)[0] == ("user", f"翻译下面的词。\n{word}")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Doctor-patient dialogues: Toyhom, MedDialog (JSON and text), ReMeDi, and the authors' release."""
+"""Dialogues: Toyhom, MedDialog (JSON and text), ReMeDi, the authors' release; and questions with answers, chats and
+instructions, medical and general, whose forms `instruction_row` tells apart (paper §3.2.1)."""
 
 from __future__ import annotations
 
@@ -150,3 +151,4 @@ def _remedi_lines(stream: Stream) -> Iterator[tuple[int, list[Turn] | Reject]]:
 
 toyhom = json_reader(toyhom_row, tabular=True)
 chimed_release = json_reader(release_row)
+instructions = json_reader(instruction_row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import functools
 import os
 import re
@@ -67,8 +66,9 @@ class Found:
         In an archive it may be two: the repository's, and one in it. Capitals, a compression suffix, the number of a
         shard and the form of the rows (ROWS) do not matter.
         """
-        parts, wanted = (_form(name).split("/") for name in (plain_name(self.place), pattern))
-        return any(_fits(parts[above:], wanted) for above in range(3 if self.archive else 2))
+        deeper = 2 if self.archive else 1
+        wanted = re.escape(_form(pattern)).replace(r"\*\*/", "(?:[^/]+/)*").replace(r"\*", "[^/]*")
+        return bool(re.fullmatch(f"(?:[^/]+/){{0,{deeper}}}{wanted}", _form(plain_name(self.place))))
 
     def stream(self) -> Stream:
         """The file's text; raises Reject when the file has a fault."""
@@ -83,14 +83,6 @@ class Found:
 def _form(name: str) -> str:
     stem, dot, last = _SHARD.sub("", name.lower()).rpartition(".")
     return f"{stem}.rows" if dot + last in ROWS else stem + dot + last
-
-
-def _fits(parts: list[str], pattern: list[str]) -> bool:
-    if not (parts and pattern):
-        return not parts and not pattern
-    if pattern[0] == "**":
-        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts)))
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def printable(name: str) -> str:

@@ -50,8 +50,7 @@ class Reject(Exception):
 class Stream:
     """The decoded text of one raw file; `pieces` and `lines` begin at the start each time they are called.
 
-    `broken`, once the text is read: what ended it before the file's end (a cut or damaged file, an unsafe archive);
-    what stands before that is given.
+    `broken`, once the text is read: what ended it before the file's end; what stands before that is given.
     """
 
     def __init__(self, texts: Callable[[], Iterator[str]]) -> None:
@@ -117,25 +116,23 @@ _UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz":
 
 def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
     """The bytes of what `opener` opens, expanded as the suffix `packing` says."""
-    made = 0
     try:
         with opener() as handle:
             source = _UNPACK[packing](handle)
             while block := source.read1(_READ):
-                made += len(block)
                 yield block
             if packing and not handle.tell():
                 raise EOFError("an empty file")
     except FAULTS as reason:
-        raise unreadable(reason, made if packing else 0) from None
+        raise unreadable(reason) from None
 
 
-def unreadable(reason: Exception, made: int = 0) -> Reject:
-    """The Reject for an error of the file system, a decompressor or Arrow, after `made` bytes of content."""
+def unreadable(reason: Exception) -> Reject:
+    """The Reject for an error of the file system, a decompressor or Arrow."""
     if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT):
         raise reason  # of the temporary file, no fault of this one
     said = getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
-    return Reject("unreadable file", f"{said}, after {made} bytes of content" if made else said)
+    return Reject("unreadable file", said)
 
 
 def seekable(opener: Opener, packing: str) -> IO[bytes]:
