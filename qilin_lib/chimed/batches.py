@@ -28,10 +28,10 @@ from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
+from qilin_lib.chimed.neardup import write_sketch
 from qilin_lib.chimed.readers.decode import field_text
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Lost, Passage, Payload, Preference, Rejection
 from qilin_lib.chimed.shards import write_array, write_texts
-from qilin_lib.chimed.sketch import write_sketch
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
 from qilin_lib.chimed.substrings import cut
 from qilin_lib.schema import Build

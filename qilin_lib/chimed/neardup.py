@@ -5,32 +5,72 @@ A pair is a duplicate when its texts are equal; or when its signatures agree in 
 differ in signs (shingles.differ_in_signs). Duplicates are the connected components of those pairs. MinHash misses a
 pair at the threshold with probability 0.01 at most, and joins none below it.
 
+MinHash after Broder 1997, "On the resemblance and containment of documents"; 16 bits a value are enough to tell equal
+minima from different ones (b-bit minwise hashing, Li and König 2010, arXiv 0910.3349).
+
 Where more than REACH distinct texts share a bucket of a band, as texts on one template do, a text is compared with the
 bucket's first and with the REACH that follow it only; pairs further apart may be missed there.
 """
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from rensa import RMinHash
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import bdtr
 
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.shards import Texts, write_array
+from qilin_lib.chimed.shards import Texts, write_array, write_bytes
 from qilin_lib.chimed.shingles import differ_in_signs, gram_hashes_many
-from qilin_lib.chimed.sketch import FACT, PERMUTATIONS
 from qilin_lib.errors import QilinError
 
+PERMUTATIONS, _SEED = 128, 42
+FACT = np.dtype([("digest", "S16"), ("length", "<u4")])
+# Characters signed at once: what a batch's hashes need stays in a core's cache.
+_BATCH_CHARS = 60_000
 REACH = 256
 # Records of a band whose signatures are in memory at once (256 bytes each); pairs compared at once, few enough for the
 # cache; n-grams of pairs verified at once (some 40 bytes each).
 _CHUNK, _COMPARED, _GRAMS = 1_000_000, 1024, 4_000_000
 _NO_PAIRS = np.empty((0, 2), dtype=np.int64)
+
+
+def write_sketch(stem: Path, skeletons: Sequence[str], ngram: int) -> None:
+    """Write the shard `stem`: skeletons (any may be empty), and signatures of their sets of character `ngram`-grams.
+
+    Beside the skeletons (shards.write_bytes): <stem>.marks.npy, uint16 [records, PERMUTATIONS]; last <stem>.facts.npy,
+    FACT [records].
+    """
+    encoded = [bones.encode("utf-8") for bones in skeletons]
+    write_bytes(stem, encoded)
+    write_array(stem.with_suffix(".marks.npy"), signatures(skeletons, ngram))
+    digests = (hashlib.blake2b(raw, digest_size=16).digest() for raw in encoded)
+    facts = [*zip(digests, map(len, skeletons), strict=True)]
+    write_array(stem.with_suffix(".facts.npy"), np.array(facts, dtype=FACT))
+
+
+def signatures(skeletons: Sequence[str], ngram: int) -> np.ndarray:
+    """MinHash signatures, uint16 [len(skeletons), PERMUTATIONS]; that of an empty skeleton is all zero."""
+    marks = np.zeros((len(skeletons), PERMUTATIONS), dtype=np.uint16)
+    filled = np.flatnonzero([bool(bones) for bones in skeletons])
+    batch = np.cumsum([len(skeletons[number]) for number in filled]) // _BATCH_CHARS
+    for members in np.split(filled, np.flatnonzero(np.diff(batch)) + 1) if len(filled) else ():
+        hashes, offsets = gram_hashes_many([skeletons[number] for number in members], ngram)
+        table = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, _SEED)
+        flat = array("I")
+        for row in table.to_rows():
+            flat.fromlist(row)
+        minima = np.frombuffer(flat, dtype=np.uint32).reshape(-1, PERMUTATIONS)
+        # The minimum over a long text is small, so its own 16 bits would say little; a multiplication spreads it.
+        marks[members] = minima * np.uint32(0x9E3779B1) >> np.uint32(16)
+    return marks
 
 
 def near_duplicates(

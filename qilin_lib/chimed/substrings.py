@@ -49,7 +49,9 @@ def repeated_spans(
     bases = np.cumsum([0, *sizes], dtype=np.int64)
     ranges = 1 + int(bases[-1]) // RANGE
     progress(f"repeated substrings: {bases[-1] / 1e6:,.0f} M characters, {ranges} ranges of hashes")
-    np.memmap(work / _MARKS, np.uint8, "w+", shape=int(bases[-1]) + 1).flush()
+    with open(work / _MARKS, "wb") as marks:
+        # Written, not only made so long: a full disk is told here, and kills no process that maps the file.
+        marks.writelines(map(bytes, (*sizes, 1)))
     for _ in pool.map(_compare, ((stems, work, bases, length, number, ranges) for number in range(ranges))):
         pass
     return (_spans(work, shard, bases, length) for shard in range(len(stems)))

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.chimed import neardup, sources
-from qilin_lib.chimed.neardup import band_rows, least_agreement, near_duplicates
+from qilin_lib.chimed.neardup import PERMUTATIONS, band_rows, least_agreement, near_duplicates, write_sketch
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.records import Record, content
 from qilin_lib.chimed.shingles import gram_set, skeleton
-from qilin_lib.chimed.sketch import PERMUTATIONS, write_sketch
 from qilin_lib.errors import QilinError
 
 
