@@ -101,10 +101,7 @@ class Entry:
 def refine(
     stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], params: Build
 ) -> tuple[Path, str]:
-    """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source.
-
-    `units` come with what is already lost (licence, limit, merged).
-    """
+    """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source."""
     if not stem.with_suffix(".candidates.npy").exists():
         of = BY_NAME[source]
         entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]

@@ -100,10 +100,7 @@ def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
 
 
 def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
-    """The training sources to read, in registry order.
-
-    QilinError for a name or licence that does not exist, or nothing to read.
-    """
+    """The training sources to read, in registry order; QilinError: an unknown name or licence, nothing to read."""
     state = sources.inventory(raw_dir)
     for name in params.sources or ():
         if name not in sources.BY_NAME:
@@ -125,10 +122,7 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
 
 
 def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> bytes:
-    """Save the index of every benchmark that is present, also of one that `sources` leaves out of training.
-
-    Returns the lines of dropped.jsonl for items that cannot be read.
-    """
+    """Save the index of all benchmarks; returns the lines of dropped.jsonl for their unreadable items."""
     items: list[Item] = []
     dropped: list[str] = []
     for source in sources.REGISTRY:
@@ -152,10 +146,7 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
 def read_batches(
     params: Build, chosen: list[Source], raw_dir: Path, work: Path, progress: Say, notes: Notes
 ) -> Iterator[tuple]:
-    """Read everything: the arguments of `batches.refine` for one batch after the other.
-
-    What is to be said of whole files goes into `notes`.
-    """
+    """The arguments of `batches.refine`, batch by batch; what is said of whole files goes into `notes`."""
     told, chars, number = time.monotonic(), 0, 0
     for source, read in _sources(params, chosen, raw_dir, notes):
         for first, units, size in _batches(_limited(source.name, read, params)):
@@ -193,10 +184,7 @@ def _sources(
 
 
 def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
-    """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays.
-
-    A source with a limit is read twice.
-    """
+    """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays (two readings)."""
     limit, left_out = params.max_records_per_source, set()
     if limit is not None:
         numbered = enumerate(read())

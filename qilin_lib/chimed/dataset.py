@@ -42,9 +42,8 @@ Counts = Counter[tuple[str, str, str, str]]
 def export(run_or_folder: str, dest: Path, licences: Sequence[str] = ()) -> Counts:
     """Write the sets of a finished 01 to the folder `dest`; {(set, source, licence, split or "left out"): records}.
 
-    `licences`: keep only records all of whose licences are among these; () keeps all. The folder appears under its
-    name only when it is whole. QilinError: `dest` is not empty, an unknown run, one without a finished 01, a file that
-    01 did not write, a licence that no source has.
+    `licences`: keep only records all of whose licences are among these; () keeps all. QilinError: `dest` is not empty,
+    an unknown run, one without a finished 01, a file that 01 did not write, a licence that no source has.
     """
     dest = Path(dest).resolve()
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir())):

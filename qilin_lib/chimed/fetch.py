@@ -31,8 +31,7 @@ HUB, API, RAW = HfApi(), "https://api.github.com", "https://raw.githubuserconten
 def fetch(source: Source, raw_dir: Path) -> None:
     """Bring `source` into its folder below `raw_dir` or verify what an earlier call brought; prints a line per file.
 
-    QilinError: a file there was not fetched or has changed, the repository lacks the files or gives others. A failing
-    network, a cut among it, is an error of the library that met it.
+    QilinError: a file there was not fetched or has changed, the repository lacks the files or gives others.
     """
     folder, path = raw_dir / source.name, raw_dir / source.name / FETCHED
     record = read_json(path) if path.exists() else _new_record(source)

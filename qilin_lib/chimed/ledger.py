@@ -18,9 +18,8 @@ FATES = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
 class Row:
     """Counts of one source in one set.
 
-    `merged`: entities of a knowledge graph that went into an earlier record of the same disease; `elsewhere`: diseases
-    among them that have no record of this graph. `deidentified` counts placeholders in kept records by type,
-    `substring_chars` the characters cut out of them as repeated substrings.
+    `merged`: entities that went into an earlier record of the same disease; `elsewhere`: those without a record of this
+    graph. `deidentified`: placeholders in kept records by type; `substring_chars`: characters cut out of them.
     """
 
     source: str

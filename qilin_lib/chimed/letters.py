@@ -1,7 +1,6 @@
 """Texts as decontamination compares them: letters and digits, folded, and the borders at which a question may begin.
 
-Folded are case, width, compatibility forms (Unicode NFKC) and traditional characters (OpenCC's tables, character by
-character). What is folded together need not be the same word: only that two writings of one word come out alike counts.
+Folded are case, width, compatibility forms (Unicode NFKC) and traditional characters (OpenCC's tables).
 """
 
 from __future__ import annotations

@@ -78,9 +78,8 @@ def near_duplicates(
 ) -> np.ndarray:
     """For each record the number of the first record of its component, itself when alone; int64 [records].
 
-    Records are numbered in order of the sketch shards `stems`, then of their place in a shard. An empty skeleton is a
-    duplicate of nothing. `folder` takes intermediate arrays (20 bytes a record). The same for any number of workers.
-    QilinError: a threshold that is not above 0 and at most 1.
+    Records are numbered in order of the shards `stems` of `write_sketch`. An empty skeleton is a duplicate of nothing.
+    `folder` takes intermediate arrays. QilinError: a threshold that is not above 0 and at most 1.
     """
     bands = PERMUTATIONS // band_rows(threshold)
     roots = _collapse(folder, stems)
@@ -96,10 +95,7 @@ def near_duplicates(
 
 
 def band_rows(threshold: float) -> int:
-    """The most rows a band such that a pair exactly at the threshold shares a band with probability >= 0.991.
-
-    QilinError: a threshold that is not above 0 and at most 1.
-    """
+    """The most rows a band such that a pair exactly at the threshold shares a band with probability >= 0.991."""
     if not 0 < threshold <= 1:
         raise QilinError(f"near-duplicate threshold {threshold}: must be above 0 and at most 1, such as 0.7")
     for rows in range(PERMUTATIONS, 1, -1):

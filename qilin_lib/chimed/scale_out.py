@@ -91,10 +91,9 @@ class Run:
 
 
 def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
-    """The executors of all stages in order, each depending on the one before: running the last one runs all.
+    """The executors of all stages in order, each depending on the one before; `options` go to each of them.
 
-    `options` go to every datatrove executor, such as `workers`; Slurm needs `partition` and `time`.
-    QilinError: no such executor, or a missing option.
+    QilinError: no such executor, or a missing option: Slurm needs `partition` and `time`.
     """
     if executor not in EXECUTORS:
         raise QilinError(f"executor: '{executor}' is none of {', '.join(EXECUTORS)}{nearest(executor, EXECUTORS)}")

@@ -98,10 +98,7 @@ BY_NAME = {source.name: source for source in REGISTRY}
 
 @dataclass(frozen=True, slots=True)
 class Unit(Plain):
-    """A record or rejection on its way through the build, with the sets that its file feeds.
-
-    `licence`: that of its file, "" for its source's.
-    """
+    """A record or rejection with the sets that its file feeds, and its file's `licence`, "" for its source's."""
 
     sets: tuple[str, ...]
     read: Record | Rejection
@@ -159,10 +156,7 @@ def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Reject
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:
-    """{folder: "present" | "nothing read" | "missing" | "not used by this profile" | "unknown"}, registry order first.
-
-    "nothing read": the folder is there and no file in it is one of the source's.
-    """
+    """{folder: "present", "nothing read", "missing", "not used by this profile" or "unknown"}, registry order first."""
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
     state = {source.name: "missing" for source in REGISTRY}
     for name in there & set(state):
@@ -206,7 +200,7 @@ def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
     """{path below `raw_dir`: file} of what a build reads: training sources (those in `chosen`, or all) and benchmarks.
 
-    An archive counts as a whole, a link by what it leads to; files that fit no pattern are not among them.
+    An archive counts as a whole, a link by what it leads to.
     """
     read: dict[str, Path] = {}
     for source in REGISTRY:

@@ -122,8 +122,7 @@ _NEEDED = ("<|context|>", "<|endofcontext|>", "<|currentuser|>", "<|response|>")
 def remedi(file: str, stream: Stream) -> Found:
     """ReMeDi: a line holds a dialogue up to one response, so a dialogue of n responses stands there n times, growing.
 
-    A line whose turns are the beginning of another line's turns is a part of that dialogue, not a record of its own.
-    Two passes: the first keeps 8 bytes a turn, the second gives the lines that no other line goes on from.
+    Two passes: the first keeps 8 bytes a turn, the second gives the lines whose turns no other line goes on from.
     """
     own, beginnings = array("q"), array("q")
     for _, turns in _remedi_lines(stream):

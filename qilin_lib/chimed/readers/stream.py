@@ -1,7 +1,4 @@
-"""A raw file as a stream of decoded text, in one pass and bounded memory, whatever its packing and encoding.
-
-What cannot be read is a `Reject` with the reason; what was read before it is given.
-"""
+"""A raw file as a stream of decoded text, in bounded memory, whatever its packing and encoding; else a `Reject`."""
 
 from __future__ import annotations
 

@@ -58,10 +58,7 @@ def _textbook(file: str, stream: Stream) -> Passages:
 
 @reader
 def medqa_textbook(file: str, stream: Stream) -> Passages:
-    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them.
-
-    Its passages would only be found out as thousands of duplicates.
-    """
+    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them."""
     parts = PurePosixPath(plain_name(file)).parts
     copies = [f"{part}: {why}" for part, why in FIELDS["medqa_copies"].items() if part in parts]
     return iter([(0, Reject("not one of the books", copies[0], note=True))]) if copies else _textbook(file, stream)
@@ -132,7 +129,7 @@ def _broken(odd: int, lines: int) -> bool:
 
 
 def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]:
-    """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one, between passages.
+    """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one.
 
     Sections between <篇名> headings, cut at paragraph ends near PASSAGE_CHARS characters, anywhere at OPEN_CHARS.
     """
@@ -167,10 +164,9 @@ def _text(line: str) -> str:
 
 
 def unwrapped(lines: list[str]) -> str:
-    """Lines joined into paragraphs.
+    """Lines joined into paragraphs: a long line that ends inside a sentence was wrapped by a printer and goes on.
 
-    A long line that ends inside a sentence was wrapped by a printer and goes on in the next. Where a page's lines are
-    `_broken`, every line goes on up to the end of its sentence.
+    Where a page's lines are `_broken`, every line goes on up to the end of its sentence.
     """
     parts: list[str] = []
     anywhere = _broken(sum(line.lstrip()[:1] in _NO_BEGINNING for line in lines), len(lines))

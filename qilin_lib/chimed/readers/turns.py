@@ -154,10 +154,7 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
 
 
 def speaker_of(name: Any) -> str:
-    """ "user", "assistant" or "system" of the name that a source gives a speaker; Reject for another.
-
-    MedDialog's class labels are 0 for the patient and 1 for the doctor.
-    """
+    """The role of a speaker's name, or of MedDialog's class number (0 the patient, 1 the doctor); else Reject."""
     known = ("user", "assistant")[name] if type(name) is int and name in (0, 1) else _SPEAKERS.get(string(name).lower())
     if known is None:
         raise Reject("unknown speaker", string(name))
