@@ -35,6 +35,8 @@ def fetch(source: Source, raw_dir: Path) -> None:
     """
     folder, path = raw_dir / source.name, raw_dir / source.name / FETCHED
     record = read_json(path) if path.exists() else _new_record(source)
+    if "files" not in record:
+        raise QilinError(f"{path} is no record made by this command; move it away")
     for name, entry in record["files"].items():
         inside = [(folder / part).resolve() for part in (name, entry["path"], entry["blob"])]
         if not all(place.is_relative_to(folder.resolve()) for place in inside):
