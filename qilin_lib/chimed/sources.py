@@ -13,43 +13,34 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
-from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
+from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.records import Note, Plain, Record, Rejection
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
 
 
-def reader_of(name: str) -> Reader:
-    """The reader "module.function" of qilin_lib/chimed/readers."""
-    module, _, function = name.partition(".")
-    return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
-
-
 class _Entry(BaseModel, extra="forbid", frozen=True, strict=True):
     pass
-
-
-Text = Annotated[str, Field(min_length=1)]
 
 
 class Feed(_Entry):
     """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
 
-    `licence`: that of these files, "" for the source's.
+    reader: "module.function" of qilin_lib/chimed/readers. licence: that of these files, "" for the source's.
     """
 
-    glob: Text
-    reader: Text
-    rows: dict[Literal[SETS], Text] = Field(min_length=1)
+    glob: str
+    reader: str
+    rows: dict[Literal[SETS], str]
     licence: str = ""
 
 
@@ -60,10 +51,10 @@ class Place(_Entry):
     no star is a slash.
     """
 
-    repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
+    repository: str
     under: str = ""
     into: str = ""
-    files: list[Text] = Field(min_length=1)
+    files: list[str]
 
 
 class Source(_Entry):
@@ -74,12 +65,12 @@ class Source(_Entry):
     kit reads it}.
     """
 
-    name: Text
+    name: str
     type: Literal["qa", "text", "kg", "dialogue", "general", "preference", "mixed"]
-    licence: Text
-    citation: Text
-    home: Text
-    feeds: list[Feed] = Field(min_length=1)
+    licence: str
+    citation: str
+    home: str
+    feeds: list[Feed]
     standing: Literal["original", "stand-in", "addition"] = "original"
     part: Literal["medical", "general"] = "medical"
     beside: dict[str, str] = {}
@@ -124,7 +115,7 @@ def units(
         files = found(folder, archives) if any(feeds) and folder.is_dir() else []
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
             mine = (file for file in files if wanted and number == (0 if file.always else _feed_of(source, file)))
-            for read in (read for file in mine for read in _reads(source.name, file, reader_of(feed.reader))):
+            for read in (read for file in mine for read in _reads(source.name, file, feed.reader)):
                 if notes is not None and isinstance(read, Note):
                     notes.setdefault(source.name, {})[read.file] = str(read)
                     continue
@@ -136,14 +127,16 @@ def _feed_of(source: Source, file: Found) -> int | None:
     return next((n for n, feed in reversed([*enumerate(source.feeds)]) if file.fits(feed.glob)), None)
 
 
-def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Rejection]:
+def _reads(source: str, file: Found, reader: str) -> Iterator[Record | Rejection]:
+    module, _, function = reader.partition(".")
     try:
         stream = file.stream()
     except Reject as fault:
         yield Rejection(source, file.file, 0, fault.reason, fault.detail)
         return
     nothing = True
-    for read in reader(source, file.file, stream):
+    read_with = getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
+    for read in read_with(source, file.file, stream):
         nothing = False
         yield read
     if stream.broken:
