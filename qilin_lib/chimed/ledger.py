@@ -65,10 +65,6 @@ class Row:
         for name in self.__slots__[5:]:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def counts(self) -> dict[str, int]:
-        """{fate: units}; their sum equals `read` when the row balances."""
-        return {name: self.rejected.total() if name == "rejected" else getattr(self, name) for name in FATES}
-
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in ledger.json."""
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -103,7 +99,7 @@ class Ledger:
     def check(self) -> None:
         """QilinError naming the source and set whose counts do not add up."""
         for row in self.rows.values():
-            counts = row.counts()
+            counts = {name: getattr(row, name) for name in FATES} | {"rejected": row.rejected.total()}
             if row.read != sum(counts.values()):
                 parts = " + ".join(f"{count} {name}" for name, count in counts.items())
                 raise QilinError(f"{row.source} in {row.set} does not balance: {row.read} read, but {parts}")

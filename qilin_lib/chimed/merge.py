@@ -23,28 +23,22 @@ def merged(
     "repeated" if that graph had the disease before. A graph under NoDerivatives is joined with itself only.
     """
     held = [(source, unit) for source, found in graphs for unit in found]
+    keys = [_key(source, unit) or (number,) for number, (source, unit) in enumerate(held)]
     groups: defaultdict[tuple, list[int]] = defaultdict(list)
-    for number, (source, unit) in enumerate(held):
-        groups[_key(source, unit) or (number,)].append(number)
-    members = {number: group for group in groups.values() if len(group) > 1 for number in group}
-    del groups
+    for number, key in enumerate(keys):
+        groups[key].append(number)
     had: set[tuple[str, int]] = set()
     for number, (source, unit) in enumerate(held):
-        group = members.get(number)
-        if group is None:
-            yield source, unit, None
-        elif group[0] == number:
+        group, lost = groups[keys[number]], None
+        if number != group[0]:
+            first = held[group[0]][1].read
+            reason = "repeated" if (source.name, group[0]) in had else "merged"
+            lost = ("merged", reason, f"into {first.source}/{first.file}:{first.line}")
+        elif len(group) > 1:
             entities = [(held[other][0].name, held[other][1].read.payload) for other in group]
-            yield source, replace(unit, read=replace(unit.read, payload=union(entities))), None
-        else:
-            read = held[group[0]][1].read
-            again = read.source == source.name or (source.name, group[0]) in had
-            had.add((source.name, group[0]))
-            yield (
-                source,
-                unit,
-                ("merged", "repeated" if again else "merged", f"into {read.source}/{read.file}:{read.line}"),
-            )
+            unit = replace(unit, read=replace(unit.read, payload=union(entities)))
+        had.add((source.name, group[0]))
+        yield source, unit, lost
 
 
 def _key(source: Source, unit: Unit) -> tuple | None:
