@@ -31,9 +31,9 @@ from qilin_lib.chimed.ledger import Row
 from qilin_lib.chimed.neardup import write_sketch
 from qilin_lib.chimed.readers.decode import field_text
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Lost, Passage, Payload, Preference, Rejection
-from qilin_lib.chimed.shards import write_array, write_texts
+from qilin_lib.chimed.shards import write_array
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
-from qilin_lib.chimed.substrings import cut
+from qilin_lib.chimed.substrings import cut, write_shard
 from qilin_lib.schema import Build
 
 PARTS = (*TRAINING_SETS, "dropped")
@@ -250,7 +250,7 @@ def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
     shard = stem.with_name(f"{stem.name}-kept")
     rows = np.load(stem.with_suffix(".candidates.npy"))["row"][candidates].tolist()
     entries = _read_entries(stem) if rows else []
-    write_texts(shard, [entries[row].bodies["cpt"]["text"] for row in rows])
+    write_shard(shard, [entries[row].bodies["cpt"]["text"] for row in rows])
     return shard
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.shards import Texts
+from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.errors import QilinError
 
 # Windows compared at once (16 bytes each), and characters hashed at once, few enough for the cache of a core.
@@ -33,19 +33,25 @@ _MARKS = "repeated.u1"
 Span = tuple[int, int]
 
 
+def write_shard(stem: Path, texts: Sequence[str]) -> None:
+    """Write texts to search in (shards.write_texts); <stem>.starts.npy: where each starts in them, and the end."""
+    write_texts(stem, texts)
+    write_array(stem.with_suffix(".starts.npy"), np.cumsum([0, *map(len, texts)], dtype=np.int64))
+
+
 def repeated_spans(
     stems: Sequence[Path], length: int, work: Path, pool: Pool, progress: Callable[[str], None]
 ) -> Iterator[list[list[Span]]]:
     """For each shard, in order, the repeated spans of each of its texts: merged half-open character ranges.
 
-    `stems`: shards written by shards.write_texts, in corpus order; `length`: characters of a window. `work` is a folder
+    `stems`: shards written by `write_shard`, in corpus order; `length`: characters of a window. `work` is a folder
     for this alone, emptied first. The same for any number of workers. QilinError: `length` below 2.
     """
     if length < 2:
         raise QilinError(f"length of repeated substrings: {length}; the least is 2 characters, 50 to 100 are usual")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    sizes = list(pool.map(_measure, ((stem, work / f"{shard}.starts.npy") for shard, stem in enumerate(stems))))
+    sizes = [int(_starts(stem)[-1]) for stem in stems]
     bases = np.cumsum([0, *sizes], dtype=np.int64)
     ranges = 1 + int(bases[-1]) // RANGE
     progress(f"repeated substrings: {bases[-1] / 1e6:,.0f} M characters, {ranges} ranges of hashes")
@@ -54,14 +60,11 @@ def repeated_spans(
         marks.writelines(map(bytes, (*sizes, 1)))
     for _ in pool.map(_compare, ((stems, work, bases, length, number, ranges) for number in range(ranges))):
         pass
-    return (_spans(work, shard, bases, length) for shard in range(len(stems)))
+    return (_spans(stem, work, *bases[shard : shard + 2], length) for shard, stem in enumerate(stems))
 
 
-def _measure(stem: Path, to: Path) -> int:
-    """The characters of a shard; `to` has where its texts start in them, and the end."""
-    starts = Texts(stem).starts()
-    np.save(to, starts)
-    return int(starts[-1])
+def _starts(stem: Path) -> np.ndarray:
+    return np.load(stem.with_suffix(".starts.npy"))
 
 
 @cache
@@ -79,12 +82,12 @@ def _constants(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return numbers, *rows
 
 
-def _hashes(stem: Path, starts: np.ndarray, length: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _hashes(stem: Path, length: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(first character, hashes of the windows from there on, whether each lies in one text) for pieces of a shard.
 
     A hash is polynomial mod 2**64 of random numbers: the difference of two running sums, brought to one power.
     """
-    whole, sizes = Texts(stem).whole(), np.diff(starts)
+    whole, sizes = Texts(stem).whole(), np.diff(_starts(stem))
     held = np.maximum(sizes - length + 1, 0)
     inside = np.repeat(np.resize([True, False], 2 * len(sizes)), np.stack([held, sizes - held], axis=1).ravel())
     numbers, powers, inverse = _constants(CHUNK + length)
@@ -105,7 +108,7 @@ def _compare(stems: Sequence[Path], work: Path, bases: np.ndarray, length: int, 
     marks = np.memmap(work / _MARKS, np.uint8, "r+")
     hashes, places = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
     for shard, stem in enumerate(stems):
-        for at, some, inside in _hashes(stem, np.load(work / f"{shard}.starts.npy"), length):
+        for at, some, inside in _hashes(stem, length):
             own = np.flatnonzero(inside & (some - np.uint64(low) <= np.uint64(last - low)))
             if len(own) > 2 * CHUNK // ranges + 64:
                 # Repetitions alone bring so many into one range: the first of each kind stands for them from here.
@@ -134,10 +137,10 @@ def _repeated(hashes: np.ndarray) -> np.ndarray:
     return order[1:][hashes[order[1:]] == hashes[order[:-1]]]
 
 
-def _spans(work: Path, shard: int, bases: np.ndarray, length: int) -> list[list[Span]]:
-    """The spans of each text of a shard."""
-    starts = np.load(work / f"{shard}.starts.npy")
-    marks = np.memmap(work / _MARKS, np.uint8, "r")[bases[shard] : bases[shard + 1]]
+def _spans(stem: Path, work: Path, base: int, end: int, length: int) -> list[list[Span]]:
+    """The spans of each text of a shard, whose characters are those from `base` to `end`."""
+    starts = _starts(stem)
+    marks = np.memmap(work / _MARKS, np.uint8, "r")[base:end]
     windows = np.flatnonzero(marks)
     texts = np.searchsorted(starts, windows, side="right") - 1
     apart = (np.diff(windows) > length) | (np.diff(texts) != 0)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from qilin_lib.chimed import substrings
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.shards import write_texts
-from qilin_lib.chimed.substrings import cut, repeated_spans, whole_sentences
+from qilin_lib.chimed.substrings import cut, repeated_spans, whole_sentences, write_shard
 from qilin_lib.errors import QilinError
 
 
@@ -39,7 +38,7 @@ def write(folder: Path, corpus: list[list[str]]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stems = [folder / f"{number:05d}" for number in range(len(corpus))]
     for stem, texts in zip(stems, corpus, strict=True):
-        write_texts(stem, texts)
+        write_shard(stem, texts)
     return stems
 
 
