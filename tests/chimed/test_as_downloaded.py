@@ -289,3 +289,18 @@ def test_time_grows_with_a_broken_file_and_not_with_its_square(tmp_path, kind):
     # Ten times the size: ten times the time, or a hundred. The least of two, for what else a machine does.
     small, large = (min(seconds(size) for _ in range(2)) for size in (60_000, 600_000))
     assert large < 35 * max(small, 0.02), (small, large)
+
+
+@pytest.mark.parametrize("name", ["../evil.jsonl", "/etc/evil.jsonl"])
+def test_a_member_of_a_tar_that_leads_out_of_it(tmp_path, name):
+    assert read(tmp_path, "a.tar", tarred({"good.jsonl": LINES, name: LINES})) == (ASKED, {"unsafe archive": 1})
+
+
+def test_a_link_and_a_pipe_in_a_tar(tmp_path):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for name, kind in (("a.jsonl", tarfile.SYMTYPE), ("b.jsonl", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    assert read(tmp_path, "a.tar", raw.getvalue()) == ([], {"unsafe archive": 2})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -103,11 +104,13 @@ def test_a_file_that_fails_while_it_is_read_keeps_what_was_read(tmp_path, monkey
 # --- archives ---------------------------------------------------------------------------------------------------------
 
 
-def archive(members: dict[str, str | bytes]) -> bytes:
+def archive(members: dict[str, str | bytes], external_attr: int = 0) -> bytes:
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as handle:
         for name, text in members.items():
-            handle.writestr(name, text)
+            info = zipfile.ZipInfo(name)
+            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, external_attr
+            handle.writestr(info, text)
     return raw.getvalue()
 
 
@@ -157,3 +160,31 @@ def test_links_to_folders_are_followed_unless_they_lead_back(tmp_path):
     (folder / "there").symlink_to("../elsewhere")
     assert read(tmp_path, "a.csv", HEAD + "内科,甲,,好\n", TOYHOM) == (["甲", "乙"], {"unreadable file": 1})
     assert "a symbolic link to a folder above it" in details(tmp_path, TOYHOM)
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.jsonl", "a/../../evil.jsonl", "/etc/evil.jsonl", "C:\\evil.jsonl", "..\\e.jsonl"]
+)
+def test_a_member_that_leads_out_of_the_archive(tmp_path, name):
+    raw = archive({"good.jsonl": row("一"), name: row("坏")})
+    assert read(tmp_path, "a.zip", raw) == (["一"], {"unsafe archive": 1})
+
+
+def test_a_member_that_is_a_link(tmp_path):
+    raw = archive({"good.jsonl": "/etc/passwd"}, external_attr=0o120777 << 16)
+    assert read(tmp_path, "a.zip", raw) == ([], {"unsafe archive": 1})
+
+
+def test_an_encrypted_member(tmp_path):
+    raw = bytearray(archive({"a.jsonl": row("一")}))
+    at = raw.rindex(b"PK\1\2")
+    raw[6], raw[at + 8] = raw[6] | 1, raw[at + 8] | 1
+    assert read(tmp_path, "a.zip", bytes(raw)) == ([], {"unreadable file": 1})
+    assert details(tmp_path) == "encrypted"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip"])
+def test_120_megabytes_of_zeros(tmp_path, name):
+    zeros = bytes(120_000_000)
+    raw = gzip.compress(zeros, 1) if name.endswith("gz") else archive({"a.jsonl": zeros})
+    assert read(tmp_path, name, raw) == ([], {"unsafe archive": 1})

@@ -20,6 +20,7 @@ from qilin_lib.chimed.readers.stream import (
     Opener,
     Reject,
     Stream,
+    bomb,
     decoded,
     plain_name,
     seekable,
@@ -150,20 +151,21 @@ def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
             entries.append(entry)
             continue
         try:
-            members = (_zipped if entry.file.lower().endswith(".zip") else _tarred)(entry, stack)
+            for name, opener, fault in (_zipped if entry.file.lower().endswith(".zip") else _tarred)(entry, stack):
+                name = str(PurePosixPath(printable(name.replace("\\", "/"))))
+                if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
+                    fault = Reject("unsafe archive", "the name leads out of the archive's folder")
+                if not any(_hidden(part) and part != ".." for part in name.split("/")):
+                    file = f"{entry.file}/{name}"
+                    entries.append(Found(file, entry.path, opener, fault, fault is not None, entry.file))
         except (Reject, *FAULTS) as reason:
             fault = reason if isinstance(reason, Reject) else unreadable(reason)
             entries.append(Found(entry.file, entry.path, entry.open, fault, always=True))
-            continue
-        for name, opener in members:
-            name = str(PurePosixPath(printable(name.replace("\\", "/")).lstrip("/")))
-            if not any(map(_hidden, name.split("/"))):
-                entries.append(Found(f"{entry.file}/{name}", entry.path, opener, archive=entry.file))
     return sorted(entries, key=lambda entry: entry.file)
 
 
-Members = list[tuple[str, Opener]]
-"""(name in the archive, how it is opened)."""
+Members = Iterator[tuple[str, Opener, Reject | None]]
+"""(name in the archive, how it is opened, its fault)."""
 
 
 def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
@@ -171,7 +173,10 @@ def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
     handle = _whole(entry.path, packing, state.st_size, state.st_mtime_ns) if packing else entry.open()
     handle.seek(0)
     archive = stack.enter_context(tarfile.open(fileobj=handle, mode="r:"))
-    return [(one.name, functools.partial(archive.extractfile, one)) for one in archive if one.isfile()]
+    for member in archive:
+        if not member.isdir():
+            fault = None if member.isfile() else Reject("unsafe archive", "a link, pipe or device")
+            yield member.name, functools.partial(archive.extractfile, member), fault
 
 
 @functools.lru_cache(maxsize=2)
@@ -182,7 +187,14 @@ def _whole(path: Path, packing: str, size: int, mtime_ns: int) -> IO[bytes]:
 
 def _zipped(entry: Found, stack: contextlib.ExitStack) -> Members:
     archive = stack.enter_context(_zip(entry.path))
-    return [(one.filename, functools.partial(archive.open, one)) for one in archive.infolist() if not one.is_dir()]
+    for member in archive.infolist():
+        fault = bomb(member.file_size, member.compress_size)
+        if stat.S_ISLNK(member.external_attr >> 16):
+            fault = Reject("unsafe archive", "a symbolic link")
+        elif member.flag_bits & 1:
+            fault = Reject("unreadable file", "encrypted")
+        if not member.is_dir():
+            yield member.filename, functools.partial(archive.open, member), fault
 
 
 def _zip(path: Path) -> zipfile.ZipFile:

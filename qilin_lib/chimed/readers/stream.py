@@ -89,6 +89,8 @@ class Stream:
 
 # --- packings and tables ----------------------------------------------------------------------------------------------
 
+# Chinese text shrinks to a third, highly regular JSON to a thirtieth; small files may shrink as they like.
+BOMB_RATIO, BOMB_FLOOR = 200, 100_000_000
 # Bytes that are read in one go: what stands before a fault in them may be lost with it.
 _READ = 1 << 16
 # Rows of a table that are in memory together.
@@ -113,10 +115,14 @@ _UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz":
 
 def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
     """The bytes of what `opener` opens, expanded as the suffix `packing` says."""
+    made = 0
     try:
         with opener() as handle:
             source = _UNPACK[packing](handle)
             while block := source.read1(_READ):
+                made += len(block)
+                if packing and (unsafe := bomb(made, handle.tell())):
+                    raise unsafe
                 yield block
             if packing and not handle.tell():
                 raise EOFError("an empty file")
@@ -130,6 +136,13 @@ def unreadable(reason: Exception) -> Reject:
         raise reason  # of the temporary file, no fault of this one
     said = getattr(reason, "strerror", None) or " ".join(str(reason).split()) or type(reason).__name__
     return Reject("unreadable file", said)
+
+
+def bomb(made: int, eaten: int) -> Reject | None:
+    """The Reject for `eaten` bytes of an archive that make `made` bytes of content, when no text does so."""
+    if made > BOMB_FLOOR and made > BOMB_RATIO * eaten:
+        return Reject("unsafe archive", f"{eaten} bytes expand to more than {BOMB_RATIO} times as many")
+    return None
 
 
 def seekable(opener: Opener, packing: str) -> IO[bytes]:
