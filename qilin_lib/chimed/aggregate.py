@@ -1,8 +1,4 @@
-"""Knowledge graphs per disease entity: rows or triples -> one `Disease` -> one text, and questions with answers.
-
-Paper §3.1.1: "we aggregated various features related to disease entities, such as causation, symptoms, and
-recommended drugs".
-"""
+"""Knowledge graphs per disease entity (paper §3.1.1): rows or triples -> one `Disease` -> text, questions, answers."""
 
 from __future__ import annotations
 

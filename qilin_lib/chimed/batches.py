@@ -1,9 +1,8 @@
 """One batch of units on its way through the build, as a worker sees it: read -> cleaned, judged, composed, written.
 
-A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.entries with what became of each unit and
-<stem>.arrow with its bodies, a row per unit and a column per set ("" for none; text in cpt and general, else the inside
-of the line's JSON object), the near-duplicate sketch of its candidates, the records that a set may still keep, and last
-<stem>.candidates.npy (CANDIDATE): a batch that has it is done. `lines` makes the lines that go into the four sets.
+A batch has a stem such as `checkpoints/build/00012`. `refine` leaves <stem>.entries with what became of each unit, the
+near-duplicate sketch of its candidates, the records that a set may still keep, and last <stem>.candidates.npy
+(CANDIDATE): a batch that has it is done. `lines` makes the lines that go into the four sets.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from qilin_lib.chimed.compose import compose, general_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.deidentify import deidentify_all
 from qilin_lib.chimed.ledger import Row
+from qilin_lib.chimed.neardup import write_sketch
 from qilin_lib.chimed.readers.decode import field_text
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Lost, Passage, Payload, Preference, Rejection
-from qilin_lib.chimed.shards import write_array, write_texts
-from qilin_lib.chimed.sketch import write_sketch
+from qilin_lib.chimed.shards import write_array
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, Source, Unit
-from qilin_lib.chimed.substrings import cut
+from qilin_lib.chimed.substrings import cut, write_shard
 from qilin_lib.schema import Build
 
 PARTS = (*TRAINING_SETS, "dropped")
@@ -42,7 +41,7 @@ PARTS = (*TRAINING_SETS, "dropped")
 # it (bit mask over TRAINING_SETS), who is held out, characters of a passage's title (-1: no running text).
 CANDIDATE = np.dtype([("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
 # The fields of an Entry that are kept, its first ones.
-STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "sizes")
+STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "bodies")
 # What `lines` returns.
 Written = tuple[dict[str, bytes], str, list[Row], Counter[tuple[str, str]]]
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
@@ -56,7 +55,7 @@ class Entry:
     it lost it; `shown` is an excerpt, `deidentified` counts placeholders by type, `benchmark` names the test set of
     which it holds an item, `rule` how it holds it (items.RULES). Of a record that a set may still keep: `text`, all of
     it; `bodies` {set: {key: value}}; `judged`, what they would say if nothing were de-identified; `head`, how its lines
-    begin; `sizes` {set: (characters, bytes)} of what is no text.
+    begin.
     """
 
     number: int
@@ -69,10 +68,9 @@ class Entry:
     benchmark: str = ""
     rule: str = ""
     head: str = ""
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     payload: Payload | None = None
     text: str = ""
-    bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     judged: Sequence[str] = ()
 
     @classmethod
@@ -103,10 +101,7 @@ class Entry:
 def refine(
     stem: Path, source: str, first: int, units: Sequence[tuple[Unit, Lost | None]], params: Build
 ) -> tuple[Path, str]:
-    """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source.
-
-    `units` come with what is already lost (licence, limit, merged).
-    """
+    """Clean, de-identify, judge and sketch a batch unless that was done before; returns its stem and source."""
     if not stem.with_suffix(".candidates.npy").exists():
         of = BY_NAME[source]
         entries = [Entry.of(number, unit, lost) for number, (unit, lost) in enumerate(units, start=first)]
@@ -119,7 +114,7 @@ def refine(
             if entry.bodies:
                 entry.head = encoded(_head(of, entry, unit.licence or of.licence))
         write_sketch(stem, [_identity(entry) for entry in entries if entry.bodies], params.near_dup_ngram)
-        _write_rows(stem, entries)
+        _write_entries(stem, entries)
         judged = [_candidate(row, entry, params.seed) for row, entry in enumerate(entries) if entry.bodies]
         write_array(stem.with_suffix(".candidates.npy"), np.array(judged, CANDIDATE))
     return stem, source
@@ -213,9 +208,7 @@ def _decontaminate(entries: Sequence[Entry], index: Path, params: Build) -> None
                 entry.lose("contaminated", "contaminated", f"{hit.item} ({hit.how}, {hit.share:.2f})")
 
 
-@lru_cache(maxsize=1)
-def _index(stem: Path) -> Index:
-    return Index.load(stem)
+_index = lru_cache(maxsize=1)(Index.load)
 
 
 def _head(source: Source, entry: Entry, licence: str) -> dict[str, Any]:
@@ -242,41 +235,22 @@ def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float,
     return row, entry.number, mask, int.from_bytes(digest[:6], "big") / 2**48, heading
 
 
-def _write_rows(stem: Path, entries: Sequence[Entry]) -> None:
-    columns: dict[str, list[bytes]] = {name: [] for name in TRAINING_SETS}
-    for entry in entries:
-        for name, column in columns.items():
-            if (body := entry.bodies.get(name)) is None:
-                column.append(b"")
-            elif "text" in body:
-                column.append(body["text"].encode("utf-8"))
-            else:
-                entry.sizes[name] = size_of(_contents(body))
-                column.append(encoded(body).encode("utf-8"))
-    # From buffers: pa.array would import pandas, which takes a worker longer than anything else of its start.
-    buffers = [(np.cumsum([0, *map(len, column)]), b"".join(column)) for column in columns.values()]
-    arrays = [pa.LargeStringArray.from_buffers(len(entries), *map(pa.py_buffer, pair)) for pair in buffers]
-    table = pa.table(arrays, TRAINING_SETS)
-    with files.atomic(stem.with_suffix(".arrow"), binary=True) as handle:
-        with pa.ipc.new_file(handle, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as whole:
-            whole.write_table(table)
+def _write_entries(stem: Path, entries: Sequence[Entry]) -> None:
     with files.atomic(stem.with_suffix(".entries"), binary=True) as handle:
         handle.write(pa.compress(pickle.dumps([*map(attrgetter(*STORED), entries)]), "zstd", asbytes=True))
 
 
-def _bodies(stem: Path, *names: str) -> list[list[str]]:
-    """The bodies of a batch in these sets."""
-    with pa.memory_map(str(stem.with_suffix(".arrow"))) as handle:
-        options = pa.ipc.IpcReadOptions(included_fields=[TRAINING_SETS.index(name) for name in names])
-        return [column.to_pylist() for column in pa.ipc.open_file(handle, options=options).read_all().columns]
+def _read_entries(stem: Path) -> list[Entry]:
+    with pa.input_stream(str(stem.with_suffix(".entries")), compression="zstd") as packed:
+        return [Entry(*values) for values in pickle.load(packed)]  # noqa: S301 - what `refine` has written
 
 
 def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
     """Write the CPT texts of these candidates, counted from 0 in the batch, as a shard; returns its stem."""
     shard = stem.with_name(f"{stem.name}-kept")
     rows = np.load(stem.with_suffix(".candidates.npy"))["row"][candidates].tolist()
-    (texts,) = _bodies(stem, "cpt") if rows else ([],)
-    write_texts(shard, [texts[row] for row in rows])
+    entries = _read_entries(stem) if rows else []
+    write_shard(shard, [entries[row].bodies["cpt"]["text"] for row in rows])
     return shard
 
 
@@ -294,10 +268,7 @@ def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.
     for candidate, start, end in cuts.tolist():
         removed[candidate].append((start, end))
     candidate = -1
-    with pa.input_stream(str(stem.with_suffix(".entries")), compression="zstd") as packed:
-        entries = [Entry(*values) for values in pickle.load(packed)]  # noqa: S301 - what `refine` has written
-    bodies = dict(zip(TRAINING_SETS, _bodies(stem, *TRAINING_SETS), strict=True))
-    for place, entry in enumerate(entries):
+    for entry in _read_entries(stem):
         candidate += bool(entry.open_sets())
         if entry.benchmark:
             hits[entry.benchmark, entry.rule] += 1
@@ -306,25 +277,23 @@ def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.
             fate = entry.lost.get(name) or fates[name][candidate]
             if isinstance(fate, str):
                 gone = removed[candidate] if name == "cpt" and candidate in removed else ()
-                parts[name].append(_kept_line(of, name, entry, bodies[name][place], fate, gone, rows[name]))
+                parts[name].append(_kept_line(of, name, entry, fate, gone, rows[name]))
             else:
                 parts["dropped"].append(dropped_line(source, name, entry, fate, rows[name]))
     whole = {name: "".join(part).encode("utf-8") for name, part in parts.items()}
     return whole, source, [row for row in rows.values() if row.read], hits
 
 
-def _kept_line(
-    source: Source, name: str, entry: Entry, body: str, split: str, gone: Sequence[tuple[int, int]], row: Row
-) -> str:
+def _kept_line(source: Source, name: str, entry: Entry, split: str, gone: Sequence[tuple[int, int]], row: Row) -> str:
     """The line of a record that set `name` keeps, without the spans `gone` of its text; counts it in `row`."""
-    body = cut(body, gone) if gone else body
-    row.substring_chars += sum(end - start for start, end in gone)
-    if entry.deidentified:
-        row.deidentified.update(entry.deidentified)
-    row.keep(*(entry.sizes.get(name) or (len(body), len(body.encode("utf-8")))))
+    body = entry.bodies[name]
+    if gone:
+        body["text"] = cut(body["text"], gone)
+        row.substring_chars += sum(end - start for start, end in gone)
+    row.deidentified.update(entry.deidentified)
+    row.keep([body["text"]] if "text" in body else _contents(body))
     kind = {"cpt": f', "type": "{source.type}"', "general": ""}.get(name, f', "part": "{source.part}"')
-    shown = body if name in entry.sizes else f'"text": {_ENCODE(body)}'
-    return f'{{{entry.head}{kind}, {shown}, "split": "{split}"}}\n'
+    return f'{{{entry.head}{kind}, {encoded(body)}, "split": "{split}"}}\n'
 
 
 def dropped_line(source: str, name: str, entry: Entry, lost: Lost, row: Row) -> str:
@@ -333,11 +302,6 @@ def dropped_line(source: str, name: str, entry: Entry, lost: Lost, row: Row) -> 
     row.lose(column, reason)
     place = {"source": source, "set": name, "file": entry.file, "line": entry.line}
     return _ENCODE(place | {"reason": reason, "detail": detail, "excerpt": entry.shown}) + "\n"
-
-
-def size_of(texts: Sequence[str]) -> tuple[int, int]:
-    """Characters, and bytes of UTF-8."""
-    return sum(map(len, texts)), sum(len(text.encode("utf-8")) for text in texts)
 
 
 def encoded(values: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,6 @@ Units = Iterator[tuple[Unit, Lost | None]]
 Notes = dict[str, dict[str, str]]
 # Characters and units of a batch: large enough that a task's overhead vanishes, small enough for any laptop.
 BATCH_CHARS, BATCH_UNITS = 700_000, 5_000
-# Characters of a source that may be held in memory until it is known whether it exceeds its limit.
-HELD_CHARS = 20_000_000
 
 
 def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
@@ -61,7 +59,6 @@ def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
 def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
     """Build the four sets in `out_dir` from `raw_dir`; returns the checked ledger.
 
-    Same raw files and parameters give byte-identical outputs, with any number of workers and after any interruption.
     QilinError: an unknown or missing source, an unknown licence, a raw folder without any source, a disk without
     room, or a ledger that does not balance.
     """
@@ -75,8 +72,7 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
         tasks = read_batches(params, chosen, raw_dir, work, progress, ledger.notes)
         corpus = Corpus(pool.map(batches.refine, tasks))
         progress(f"reading: done, {len(corpus.number):,} candidates")
-        group = near_duplicates(work, corpus.stems, params.near_dup_threshold, params.near_dup_ngram, pool, progress)
-        cuts = decide(params, corpus, group, work, pool, progress)
+        cuts = decide(params, corpus, work, pool, progress)
         progress("writing the sets")
         write_sets(pool.map(batches.lines, judged_batches(params, corpus, cuts)), ledger, dropped_items, out_dir)
         ledger.check()
@@ -104,10 +100,7 @@ def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
 
 
 def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
-    """The training sources to read, in registry order.
-
-    QilinError for a name or licence that does not exist, or nothing to read.
-    """
+    """The training sources to read, in registry order; QilinError: an unknown name or licence, nothing to read."""
     state = sources.inventory(raw_dir)
     for name in params.sources or ():
         if name not in sources.BY_NAME:
@@ -129,10 +122,7 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
 
 
 def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> bytes:
-    """Save the index of every benchmark that is present, also of one that `sources` leaves out of training.
-
-    Returns the lines of dropped.jsonl for items that cannot be read.
-    """
+    """Save the index of all benchmarks; returns the lines of dropped.jsonl for their unreadable items."""
     items: list[Item] = []
     dropped: list[str] = []
     for source in sources.REGISTRY:
@@ -145,7 +135,7 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
                 dropped.append(batches.dropped_line(source.name, "eval", entry, entry.lost["eval"], row))
             elif item := item_of(unit.read):
                 items.append(item)
-                row.keep(*batches.size_of([content(unit.read.payload)]))
+                row.keep([content(unit.read.payload)])
         if row:
             ledger.add(row)
     Index(items).save(work / "benchmarks")
@@ -156,74 +146,52 @@ def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -
 def read_batches(
     params: Build, chosen: list[Source], raw_dir: Path, work: Path, progress: Say, notes: Notes
 ) -> Iterator[tuple]:
-    """Read everything: the arguments of `batches.refine` for one batch after the other.
-
-    What is to be said of whole files goes into `notes`.
-    """
-    started, told, chars, number = time.monotonic(), 0.0, 0, 0
+    """The arguments of `batches.refine`, batch by batch; what is said of whole files goes into `notes`."""
+    told, chars, number = time.monotonic(), 0, 0
     for source, read in _sources(params, chosen, raw_dir, notes):
         for first, units, size in _batches(_limited(source.name, read, params)):
             yield work / f"{number:05d}", source.name, first, units, params
             chars, number = chars + size, number + 1
-            if (now := time.monotonic()) - told > 5:
-                progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters, {now - started:,.0f} s")
-                told = now
+            if time.monotonic() - told > 5:
+                progress(f"reading {source.name}: {chars / 1e6:,.0f} M characters")
+                told = time.monotonic()
 
 
 def _sources(
     params: Build, chosen: list[Source], raw_dir: Path, notes: Notes
 ) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
-
-    @cache
-    def barred(licence: str) -> bool:
-        return licences.excluded(licence, params.exclude_licences)
-
-    def wholly_barred(source: Source) -> bool:
-        return all(map(barred, source.licences()))
+    known = {licence for source in chosen for licence in source.licences()}
+    barred = {licence for licence in known if licences.excluded(licence, params.exclude_licences)}
 
     def units(source: Source) -> Iterator[Unit]:
         return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)
 
-    def licensed(source: Source, found: Iterable[tuple[Unit, Lost | None]] | None = None) -> Units:
+    def licensed(source: Source, found: Sequence[tuple[Unit, Lost | None]] | None = None) -> Units:
         for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:
             licence = unit.licence or source.licence
-            yield unit, ("excluded", "licence", licence) if barred(licence) else lost
+            yield unit, ("excluded", "licence", licence) if licence in barred else lost
 
     for graphs, group in itertools.groupby(chosen, key=lambda source: source.type == "kg"):
-        members = sorted(group, key=wholly_barred)
+        members = sorted(group, key=lambda source: barred.issuperset(source.licences()))
         # Only graphs that may be used are merged: nothing of a barred one gets into another's record.
-        graph = merged((source, units(source)) for source in members if graphs and not wholly_barred(source))
-        for source, found in itertools.groupby(graph, key=lambda item: item[0]):
-            yield source, partial(licensed, source, [(unit, lost) for _, unit, lost in found])
+        free = [source for source in members if graphs and not barred.issuperset(source.licences())]
+        found: dict[str, list[tuple[Unit, Lost | None]]] = {source.name: [] for source in free}
+        for source, unit, lost in merged((source, units(source)) for source in free):
+            found[source.name].append((unit, lost))
         for source in members:
-            if wholly_barred(source) or not graphs:
-                yield source, partial(licensed, source)
+            yield source, partial(licensed, source, found.get(source.name))
 
 
 def _limited(name: str, read: Callable[[], Units], params: Build) -> Units:
-    """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays.
-
-    A source that is larger than the limit, or than what may be held in memory, is read twice.
-    """
-    limit = params.max_records_per_source
-    if limit is None:
-        yield from read()
-        return
-    usable: list[int] = []
-    held: list[tuple[Unit, Lost | None]] = []
-    free = HELD_CHARS
+    """The units of a source; of more usable ones than `max_records_per_source` a seeded sample stays (two readings)."""
+    limit, left_out = params.max_records_per_source, set()
+    if limit is not None:
+        numbered = enumerate(read())
+        usable = [number for number, (unit, lost) in numbered if lost is None and isinstance(unit.read, Record)]
+        sampled = random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable)))
+        left_out = set(usable).difference(sampled)
     for number, (unit, lost) in enumerate(read()):
-        free -= _size(unit) + 500  # some room for the unit itself
-        if lost is None and isinstance(unit.read, Record):
-            usable.append(number)
-        if len(usable) > limit or free < 0:
-            held.clear()
-        else:
-            held.append((unit, lost))
-    sampled = random.Random(f"{params.seed} {name}").sample(usable, min(limit, len(usable)))
-    left_out = set(usable).difference(sampled)
-    for number, (unit, lost) in enumerate(read() if left_out or free < 0 else held):
         yield unit, ("excluded", "record limit", f"{limit} records a source") if number in left_out else lost
 
 
@@ -244,9 +212,10 @@ def _size(unit: Unit) -> int:
     return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
 
 
-def decide(params: Build, corpus: Corpus, group: np.ndarray, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
-    """Decide what becomes of every candidate, whose near-duplicates are those of its `group`; returns the cuts."""
-    corpus.deduplicate(group)
+def decide(params: Build, corpus: Corpus, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
+    """Near-duplicates, mixing ratio, repeated substrings, held-out split of all candidates; returns the cuts."""
+    threshold, ngram = params.near_dup_threshold, params.near_dup_ngram
+    corpus.deduplicate(near_duplicates(work, corpus.stems, threshold, ngram, pool, progress))
     corpus.mix(params.general_share, params.seed)
     cuts = cut_repeated(params, corpus, work, pool, progress)
     for name in TRAINING_SETS:

@@ -42,9 +42,8 @@ Counts = Counter[tuple[str, str, str, str]]
 def export(run_or_folder: str, dest: Path, licences: Sequence[str] = ()) -> Counts:
     """Write the sets of a finished 01 to the folder `dest`; {(set, source, licence, split or "left out"): records}.
 
-    `licences`: keep only records all of whose licences are among these; () keeps all. The folder appears under its
-    name only when it is whole. QilinError: `dest` is not empty, an unknown run, one without a finished 01, a file that
-    01 did not write, a licence that no source has, records that are not those of the ledger.
+    `licences`: keep only records all of whose licences are among these; () keeps all. QilinError: `dest` is not empty,
+    an unknown run, one without a finished 01, a file that 01 did not write, a licence that no source has.
     """
     dest = Path(dest).resolve()
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir())):
@@ -62,10 +61,6 @@ def export(run_or_folder: str, dest: Path, licences: Sequence[str] = ()) -> Coun
         with TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}.") as work:
             made = Path(work, dest.name)
             counts = sum((_write(run.folder(STAGE), made / name, name, licences) for name in SCHEMAS), Counts())
-            for row in ledger:
-                name, source, kept = row["set"], row["source"], row["kept"]
-                if (found := sum(n for key, n in counts.items() if key[:2] == (name, source))) != kept:
-                    raise QilinError(f"{name}.jsonl: {found} records of {source}, but {kept} in ledger.json")
             _card(run, manifest, counts, ledger=ledger, licences=licences).save(made / "README.md")
             made.replace(dest)
     return counts

@@ -29,9 +29,8 @@ from qilin_lib.chimed.shards import Texts, write_array, write_bytes
 from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, growing_hashes, window_hashes
 from qilin_lib.errors import QilinError
 
-# Values of the filter a key, and the most bits of a hash that choose one, by its first and its last ones: few keys stay
-# in the cache of a core, and of foreign grams few come through to the binary search.
-_SPARSE, _MOST_BITS = 16, 25
+# Values of the filter a key: of foreign grams few come through to the binary search.
+_SPARSE = 16
 # A text between borders is looked up by its first letters, so many at most.
 _KEY = GRAM - 1
 # An item's options stand within so many times its length.
@@ -76,10 +75,9 @@ class Index:
         self._probe, self._shares, self.keys = probe, shares, keys
         self._hashes, self._owners = keys[0], keys[1].view(np.int64)
         self._totals = np.bincount(self._owners, minlength=len(shares))
-        bits = min(_MOST_BITS, (_SPARSE * len(self._hashes) + 1).bit_length())
-        self._filter = np.zeros(1 << bits, dtype=bool)
-        self._shift, self._last = np.uint64(64 - bits), np.uint64(len(self._filter) - 1)
-        self._filter[self._hashes >> self._shift] = self._filter[self._hashes & self._last] = True
+        bits = (_SPARSE * len(self._hashes) + 1).bit_length()
+        self._filter, self._shift = np.zeros(1 << bits, dtype=bool), np.uint64(64 - bits)
+        self._filter[self._hashes >> self._shift] = True
 
     def save(self, stem: Path) -> None:
         """Write the probes (shards.write_bytes), <stem>.shares.npy and <stem>.keys.npy."""
@@ -118,11 +116,11 @@ class Index:
                 whole = probe.rule == "13-gram" and probe.text in there.letters
                 rank = (RULES.index("question" if whole else probe.rule), -found, number)
                 best[there.number] = min(rank, best.get(there.number, rank))
-        return [self._hit(*best[number]) if number in best else None for number in range(len(records))]
-
-    def _hit(self, rule: int, share: float, number: int) -> Hit:
-        probe = self._probe(number)
-        return Hit(probe.benchmark, probe.item, RULES[rule], round(-share, 3))
+        hits: list[Hit | None] = [None] * len(records)
+        for record, (rule, found, number) in best.items():
+            probe = self._probe(number)
+            hits[record] = Hit(probe.benchmark, probe.item, RULES[rule], round(-found, 3))
+        return hits
 
     def _proposed(self, own: Letters, ends: np.ndarray, least: np.ndarray) -> Iterator[tuple[_Record, int, list[int]]]:
         """(record, number of a probe that it seems to hold, places of one of its keys); answers without numbers.
@@ -133,28 +131,18 @@ class Index:
         answers = self._shares["answer"]
         between = np.concatenate([grams, *self._between(own)], axis=1)
         yield from self._owned(own, ends, between, np.where(answers, np.inf, least))
-        bare, kept = own.without_numbers()
-        without = self._without_numbers(bare, kept, grams)
+        bare = own.without_numbers()
+        without = self._found(window_hashes(bare.codes, GRAM))
         yield from self._owned(bare, ends, without, np.where(answers, _SEEMING, np.inf))
 
     def _between(self, own: Letters) -> Iterator[np.ndarray]:
         """The keys among what stands between borders, by its length, up to _KEY letters; as `_found`."""
         begins = np.flatnonzero(own.borders[:-1])
-        for length, hashes in enumerate(growing_hashes(own.codes, begins, 1, _KEY), start=1):
+        for length, hashes in enumerate(growing_hashes(own.codes, begins, _KEY), start=1):
             at = begins[: len(hashes)]
             # A text of so many letters may go on.
             apart = slice(None) if length == _KEY else np.flatnonzero(own.borders[at + length])
             yield self._found(hashes[apart], at[apart])
-
-    def _without_numbers(self, bare: Letters, kept: np.ndarray, grams: np.ndarray) -> np.ndarray:
-        """The keys among the 13-grams of `bare`, the letters `kept`, of which those without a gap are in `grams`."""
-        stretch = kept[GRAM - 1 :] - kept[: max(0, len(kept) - GRAM + 1)]
-        gaps = np.flatnonzero(stretch >= GRAM)
-        (hashes,) = growing_hashes(bare.codes, gaps, GRAM, GRAM)
-        at = np.searchsorted(kept, grams[0])
-        whole = at < len(stretch)
-        whole[whole] = (stretch[at[whole]] < GRAM) & (kept[at[whole]] == grams[0, whole])
-        return np.concatenate([np.stack([at, grams[1]])[:, whole], self._found(hashes, gaps)], axis=1)
 
     def _owned(
         self, own: Letters, ends: np.ndarray, found: np.ndarray, least: np.ndarray
@@ -194,7 +182,6 @@ class Index:
         int64 [2, n].
         """
         at = np.flatnonzero(self._filter.take((hashes >> self._shift).view(np.int64)))
-        at = at[self._filter[hashes[at] & self._last]]
         key = np.minimum(np.searchsorted(self._hashes, hashes[at]), len(self._hashes) - 1)
         true = self._hashes[key] == hashes[at]
         at = at[true]

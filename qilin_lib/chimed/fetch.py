@@ -31,13 +31,12 @@ HUB, API, RAW = HfApi(), "https://api.github.com", "https://raw.githubuserconten
 def fetch(source: Source, raw_dir: Path) -> None:
     """Bring `source` into its folder below `raw_dir` or verify what an earlier call brought; prints a line per file.
 
-    QilinError: a file there was not fetched or has changed, the repository lacks the files or gives others. A failing
-    network, a cut among it, is an error of the library that met it.
+    QilinError: a file there was not fetched or has changed, the repository lacks the files or gives others.
     """
     folder, path = raw_dir / source.name, raw_dir / source.name / FETCHED
     record = read_json(path) if path.exists() else _new_record(source)
-    if not isinstance(record, dict) or record.get("source") != source.name:
-        raise QilinError(f"{path} is no record of '{source.name}' made by this command; move it away")
+    if "files" not in record:
+        raise QilinError(f"{path} is no record made by this command; move it away")
     for name, entry in record["files"].items():
         inside = [(folder / part).resolve() for part in (name, entry["path"], entry["blob"])]
         if not all(place.is_relative_to(folder.resolve()) for place in inside):
@@ -129,7 +128,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="only print all sources with licence and home")
     given = parser.parse_args(arguments)
     try:
-        for source in REGISTRY if given.list else [_chosen(name) for name in given.sources]:
+        for name in given.sources:
+            if name not in BY_NAME:
+                raise QilinError(f"'{name}' is no source{nearest(name, BY_NAME)}; --list names them all")
+            if not BY_NAME[name].fetch:
+                raise QilinError(f"'{name}' is not to be had by this command; get it: {BY_NAME[name].home}")
+        for source in REGISTRY if given.list else map(BY_NAME.__getitem__, given.sources):
             print(f"{source.name}{'' if source.fetch else ', only by hand'}; licence: {source.licence}")
             print(f"  {source.citation}\n  {source.home}", flush=True)
             if given.yes and not given.list:
@@ -142,14 +146,6 @@ def main(arguments: list[str]) -> int:
     if not (done := given.list or (given.yes and given.sources)):
         print("Nothing was fetched: name sources, and say --yes if their licences allow what you are going to do")
     return 0 if done else 2
-
-
-def _chosen(name: str) -> Source:
-    if name not in BY_NAME:
-        raise QilinError(f"'{name}' is no source{nearest(name, BY_NAME)}; --list names them all")
-    if not BY_NAME[name].fetch:
-        raise QilinError(f"'{name}' is not to be had by this command; get it: {BY_NAME[name].home}")
-    return BY_NAME[name]
 
 
 if __name__ == "__main__":

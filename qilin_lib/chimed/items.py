@@ -1,7 +1,4 @@
-"""Items of benchmarks, and by what each is known in a training record.
-
-The benchmarks are the sources that feed the set "eval" (sources.yaml), as far as the raw folder has them.
-"""
+"""Items of benchmarks (the sources that feed the set "eval"), and by what each is known in a training record."""
 
 from __future__ import annotations
 
@@ -171,10 +168,7 @@ def _of_dialogue(item: Item) -> list[tuple]:
 
 
 def _of_answer(item: Item) -> tuple:
-    """A doctor's answer may have lost what a wrong character or a missing eighth takes, an exam's explanation nothing.
-
-    Explanations of different items share long passages of textbooks.
-    """
+    """A doctor's answer may lack an eighth, an exam's explanation nothing: these share passages of textbooks."""
     text = item.answer.translate(_WITHOUT_NUMBERS)
     total, missing = len(gram_set(text, 5)), 0 if item.options else max(5, len(text) // 8)
     telling = len(item.answer) >= ANSWER and len(text) > ANSWER / 2

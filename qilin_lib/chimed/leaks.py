@@ -1,8 +1,6 @@
-"""How many leaks decontamination finds: records that give test items away in one way or another, made and judged.
+"""How many leaks decontamination finds: records that give test items away, made of the real items, and judged.
 
-Each kind (data/leaks.yaml) is a way in which an item gets into a corpus: somebody asks it in a forum, copies an exam
-into a collection, writes a fact down from it. The leaks are made of the real items of the raw folder, so that the
-recall is about them.
+Each kind (data/leaks.yaml) is a way in which an item gets into a corpus: a forum, a collection of exams, a fact.
 """
 
 from __future__ import annotations
@@ -39,10 +37,7 @@ class Recall:
 
 
 def recall(raw: Path, share: float, seed: int = 17, most: int = 200) -> list[Recall]:
-    """Recall of decontamination by kind and benchmark, on at most `most` leaks of each; `share`: contamination_share.
-
-    Empty when the raw folder has no benchmark.
-    """
+    """Recall by kind and benchmark, on at most `most` leaks of each; `share`: contamination_share."""
     items = [*items_of(raw)]
     made = [*leaks(items, seed, most)]
     hits = Index(items).hits([batches.identified(payload) for _, _, payload in made], share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,8 @@ FATES = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
 class Row:
     """Counts of one source in one set.
 
-    `merged`: entities of a knowledge graph that went into an earlier record of the same disease; `elsewhere`: diseases
-    among them that have no record of this graph. `deidentified` counts placeholders in kept records by type,
-    `substring_chars` the characters cut out of them as repeated substrings.
+    `merged`: entities that went into an earlier record of the same disease; `elsewhere`: those without a record of this
+    graph. `deidentified`: placeholders in kept records by type; `substring_chars`: characters cut out of them.
     """
 
     source: str
@@ -46,11 +46,11 @@ class Row:
         title = next(feed.rows[name] for feed in source.feeds if name in feed.rows)
         return cls(source.name, name, title, source.standing, " + ".join(source.licences()))
 
-    def keep(self, chars: int, size: int) -> None:
-        """Count a kept record of `chars` characters, `size` bytes of UTF-8."""
+    def keep(self, texts: Sequence[str]) -> None:
+        """Count a kept record of these texts."""
         self.kept += 1
-        self.chars_kept += chars
-        self.bytes_kept += size
+        self.chars_kept += sum(map(len, texts))
+        self.bytes_kept += sum(len(text.encode("utf-8")) for text in texts)
 
     def lose(self, column: str, reason: str) -> None:
         """Count a unit in the column of what became of it; rejected ones by `reason`."""
@@ -64,10 +64,6 @@ class Row:
         """Add the counts of another part of the same source and set."""
         for name in self.__slots__[5:]:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def counts(self) -> dict[str, int]:
-        """{fate: units}; their sum equals `read` when the row balances."""
-        return {name: self.rejected.total() if name == "rejected" else getattr(self, name) for name in FATES}
 
     def as_dict(self) -> dict[str, Any]:
         """The row as it stands in ledger.json."""
@@ -91,11 +87,8 @@ class Ledger:
 
     def add(self, row: Row) -> None:
         """Add a part's counts to the row of its source and set."""
-        key = (row.source, row.set)
-        if key in self.rows:
-            self.rows[key].add(row)
-        else:
-            self.rows[key] = row
+        if (held := self.rows.setdefault((row.source, row.set), row)) is not row:
+            held.add(row)
 
     def add_hits(self, source: str, hits: Counter[tuple[str, str]]) -> None:
         """Add hits of a source's records, by (benchmark, rule)."""
@@ -106,13 +99,10 @@ class Ledger:
     def check(self) -> None:
         """QilinError naming the source and set whose counts do not add up."""
         for row in self.rows.values():
-            counts = row.counts()
+            counts = {name: getattr(row, name) for name in FATES} | {"rejected": row.rejected.total()}
             if row.read != sum(counts.values()):
                 parts = " + ".join(f"{count} {name}" for name, count in counts.items())
-                raise QilinError(
-                    f"the ledger does not balance for {row.source} in {row.set}: {row.read} read, "
-                    f"but {parts} = {sum(counts.values())}"
-                )
+                raise QilinError(f"{row.source} in {row.set} does not balance: {row.read} read, but {parts}")
 
     def as_dict(self) -> dict[str, Any]:
         """The content of ledger.json."""

@@ -1,7 +1,6 @@
 """Texts as decontamination compares them: letters and digits, folded, and the borders at which a question may begin.
 
-Folded are case, width, compatibility forms (Unicode NFKC) and traditional characters (OpenCC's tables, character by
-character). What is folded together need not be the same word: only that two writings of one word come out alike counts.
+Folded are case, width, compatibility forms (Unicode NFKC) and traditional characters (OpenCC's tables).
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from functools import cache
 
 import numpy as np
 from opencc import OpenCC
+
+from qilin_lib.chimed.shingles import code_points
 
 # Where a text may begin or end: SOFT between scripts and beside digits ("A利舍平", "A3天"), HARD where something stands
 # between letters, and around words of greeting, asking and thanking.
@@ -57,13 +58,10 @@ class Letters:
     def __str__(self) -> str:
         return self.codes.tobytes().decode("utf-32-le")
 
-    def without_numbers(self) -> tuple[Letters, np.ndarray]:
-        """The same texts without digits and Chinese numerals, and which letters of `self` stay, int64 [letters].
-
-        The borders are those before the letters that stay.
-        """
+    def without_numbers(self) -> Letters:
+        """The same texts without digits and Chinese numerals; the borders are those before the letters that stay."""
         kept = np.flatnonzero(~_NUMBERS.take(self.codes))
-        return Letters(self.codes[kept], self.borders[np.append(kept, len(self.codes))]), kept
+        return Letters(self.codes[kept], self.borders[np.append(kept, len(self.codes))])
 
 
 def letters(texts: Sequence[str]) -> Letters:
@@ -102,7 +100,7 @@ def impolite(text: str) -> str:
 
 def _folded(text: str) -> np.ndarray:
     """Folded code points, _NONE for what is no letter; characters that stand for several are written out."""
-    codes = _codes(text)
+    codes = code_points(text)
     whole = _TABLE.take(codes)
     for code in np.unique(codes[whole == _UNMET]).tolist():
         form = _form(chr(code))
@@ -128,7 +126,3 @@ def _form(character: str) -> str:
         plain = f" {plain if plain != character else int(unicodedata.numeric(character, 0))} "
     simple = converter("t2s").convert
     return "".join([simple(letter).translate(_SAME) if letter.isalnum() else " " for letter in plain])
-
-
-def _codes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -15,10 +15,7 @@ def excluded(licence: str, words: Iterable[str]) -> bool:
 
 
 def check(words: Iterable[str], licences: Iterable[str]) -> None:
-    """QilinError for a word that stands in none of `licences`.
-
-    A misspelt name gets its neighbour as a hint; another Creative Commons licence is no neighbour but other terms.
-    """
+    """QilinError for a word that stands in none of `licences`; another Creative Commons licence is no near miss."""
     known = sorted(set(licences))
     for word in words:
         if not any(excluded(licence, [word]) for licence in known):

@@ -1,8 +1,4 @@
-"""The same disease in several knowledge graphs becomes one record that says which graph states what.
-
-Paper §3.1.1 aggregates the features of a disease entity. CPubMed-KG, 39Health-KG and Xywy-KG overlap; without this step
-a disease would stand in the corpus once a graph, each time with a part of what is known.
-"""
+"""The same disease in several knowledge graphs becomes one record that says which graph states what (paper §3.1.1)."""
 
 from __future__ import annotations
 
@@ -20,37 +16,29 @@ from qilin_lib.chimed.sources import BY_NAME, Source, Unit
 def merged(
     graphs: Iterable[tuple[Source, Iterable[Unit]]],
 ) -> Iterator[tuple[Source, Unit, tuple[str, str, str] | None]]:
-    """(source, unit, how it is lost) of every unit, in the order given; a unit that went into another one is lost.
+    """(source, unit, how it is lost) of every unit, in the order given; all are held in memory.
 
     Units are of one disease when the skeletons of their names are equal and they feed the same sets. The first of them
-    carries what all of them say; each later one comes as it was read, as "merged" into the place of the first,
-    "source/file:line", or "repeated" if that graph had the disease before. A graph whose licence allows no derivatives
-    is joined with itself only. Rejections and other payloads pass. All units are held in memory until the last graph is
-    read.
+    carries what all of them say; each later one is lost as "merged" into the place of the first, "source/file:line", or
+    "repeated" if that graph had the disease before. A graph under NoDerivatives is joined with itself only.
     """
     held = [(source, unit) for source, found in graphs for unit in found]
+    keys = [_key(source, unit) or (number,) for number, (source, unit) in enumerate(held)]
     groups: defaultdict[tuple, list[int]] = defaultdict(list)
-    for number, (source, unit) in enumerate(held):
-        groups[_key(source, unit) or (number,)].append(number)
-    members = {number: group for group in groups.values() if len(group) > 1 for number in group}
-    del groups
+    for number, key in enumerate(keys):
+        groups[key].append(number)
     had: set[tuple[str, int]] = set()
     for number, (source, unit) in enumerate(held):
-        group = members.get(number)
-        if group is None:
-            yield source, unit, None
-        elif group[0] == number:
+        group, lost = groups[keys[number]], None
+        if number != group[0]:
+            first = held[group[0]][1].read
+            reason = "repeated" if (source.name, group[0]) in had else "merged"
+            lost = ("merged", reason, f"into {first.source}/{first.file}:{first.line}")
+        elif len(group) > 1:
             entities = [(held[other][0].name, held[other][1].read.payload) for other in group]
-            yield source, replace(unit, read=replace(unit.read, payload=union(entities))), None
-        else:
-            read = held[group[0]][1].read
-            again = read.source == source.name or (source.name, group[0]) in had
-            had.add((source.name, group[0]))
-            yield (
-                source,
-                unit,
-                ("merged", "repeated" if again else "merged", f"into {read.source}/{read.file}:{read.line}"),
-            )
+            unit = replace(unit, read=replace(unit.read, payload=union(entities)))
+        had.add((source.name, group[0]))
+        yield source, unit, lost
 
 
 def _key(source: Source, unit: Unit) -> tuple | None:
@@ -63,8 +51,7 @@ def _key(source: Source, unit: Unit) -> tuple | None:
 def union(entities: Iterable[tuple[str, Disease]]) -> Disease:
     """One Disease of all the features that (graph, Disease) pairs hold, under the first one's name.
 
-    Headings in order of first appearance, values without repetitions in order; `origins` names the graphs of a heading.
-    Under a heading of `aggregate.SCALARS`, values that differ stand with the graph that states them.
+    `origins` names the graphs of a heading; differing values of `aggregate.SCALARS` stand with their graph.
     """
     entities = list(entities)
     stated: dict[str, dict[str, dict[str, None]]] = {}

@@ -1,33 +1,40 @@
 """Near-duplicates after Lee et al. 2022 (NearDup, arXiv 2107.06499): MinHash, LSH bands, true Jaccard, components.
 
-Input are sketch shards (sketch.py). A pair is a duplicate when its texts are equal; or when its signatures agree in all
-rows of some band, agree in `least_agreement` rows in all, the Jaccard similarity of its n-gram sets reaches the
-threshold, and the two do not differ in signs (shingles.differ_in_signs). Duplicates are the connected components of
-those pairs: they depend on the texts, the threshold and n alone. MinHash misses a pair at the threshold with
-probability 0.01 at most, and joins none below it.
+A pair is a duplicate when its texts are equal; or when its signatures agree in all rows of some band, agree in
+`least_agreement` rows in all, the Jaccard similarity of its n-gram sets reaches the threshold, and the two do not
+differ in signs (shingles.differ_in_signs). Duplicates are the connected components of those pairs. MinHash misses a
+pair at the threshold with probability 0.01 at most, and joins none below it.
+
+MinHash after Broder 1997, "On the resemblance and containment of documents"; 16 bits a value are enough to tell equal
+minima from different ones (b-bit minwise hashing, Li and König 2010, arXiv 0910.3349).
 
 Where more than REACH distinct texts share a bucket of a band, as texts on one template do, a text is compared with the
-bucket's first and with the REACH that follow it only. Pairs further apart may be missed there, and REACH comparisons
-a text make template text slow text; all other buckets are searched wholly, in time quadratic in their members.
+bucket's first and with the REACH that follow it only; pairs further apart may be missed there.
 """
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from rensa import RMinHash
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import bdtr
 
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.shards import Texts, write_array
+from qilin_lib.chimed.shards import Texts, write_array, write_bytes
 from qilin_lib.chimed.shingles import differ_in_signs, gram_hashes_many
-from qilin_lib.chimed.sketch import FACT, PERMUTATIONS
 from qilin_lib.errors import QilinError
 
+PERMUTATIONS, _SEED = 128, 42
+FACT = np.dtype([("digest", "S16"), ("length", "<u4")])
+# Characters signed at once: what a batch's hashes need stays in a core's cache.
+_BATCH_CHARS = 60_000
 REACH = 256
 # Records of a band whose signatures are in memory at once (256 bytes each); pairs compared at once, few enough for the
 # cache; n-grams of pairs verified at once (some 40 bytes each).
@@ -35,20 +42,50 @@ _CHUNK, _COMPARED, _GRAMS = 1_000_000, 1024, 4_000_000
 _NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 
 
+def write_sketch(stem: Path, skeletons: Sequence[str], ngram: int) -> None:
+    """Write the shard `stem`: skeletons (any may be empty), and signatures of their sets of character `ngram`-grams.
+
+    Beside the skeletons (shards.write_bytes): <stem>.marks.npy, uint16 [records, PERMUTATIONS]; last <stem>.facts.npy,
+    FACT [records].
+    """
+    encoded = [bones.encode("utf-8") for bones in skeletons]
+    write_bytes(stem, encoded)
+    write_array(stem.with_suffix(".marks.npy"), signatures(skeletons, ngram))
+    digests = (hashlib.blake2b(raw, digest_size=16).digest() for raw in encoded)
+    facts = [*zip(digests, map(len, skeletons), strict=True)]
+    write_array(stem.with_suffix(".facts.npy"), np.array(facts, dtype=FACT))
+
+
+def signatures(skeletons: Sequence[str], ngram: int) -> np.ndarray:
+    """MinHash signatures, uint16 [len(skeletons), PERMUTATIONS]; that of an empty skeleton is all zero."""
+    marks = np.zeros((len(skeletons), PERMUTATIONS), dtype=np.uint16)
+    filled = np.flatnonzero([bool(bones) for bones in skeletons])
+    batch = np.cumsum([len(skeletons[number]) for number in filled]) // _BATCH_CHARS
+    for members in np.split(filled, np.flatnonzero(np.diff(batch)) + 1) if len(filled) else ():
+        hashes, offsets = gram_hashes_many([skeletons[number] for number in members], ngram)
+        table = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, _SEED)
+        flat = array("I")
+        for row in table.to_rows():
+            flat.fromlist(row)
+        minima = np.frombuffer(flat, dtype=np.uint32).reshape(-1, PERMUTATIONS)
+        # The minimum over a long text is small, so its own 16 bits would say little; a multiplication spreads it.
+        marks[members] = minima * np.uint32(0x9E3779B1) >> np.uint32(16)
+    return marks
+
+
 def near_duplicates(
     folder: Path, stems: Sequence[Path], threshold: float, ngram: int, pool: Pool, progress: Callable[[str], None]
 ) -> np.ndarray:
     """For each record the number of the first record of its component, itself when alone; int64 [records].
 
-    Records are numbered in order of the sketch shards `stems`, then of their place in a shard. An empty skeleton is a
-    duplicate of nothing. `folder` takes intermediate arrays (20 bytes a record). The same for any number of workers.
-    QilinError: a threshold that is not above 0 and at most 1.
+    Records are numbered in order of the shards `stems` of `write_sketch`. An empty skeleton is a duplicate of nothing.
+    `folder` takes intermediate arrays. QilinError: a threshold that is not above 0 and at most 1.
     """
-    bands = band_count(threshold)
-    roots = collapse(folder, stems)
+    bands = PERMUTATIONS // band_rows(threshold)
+    roots = _collapse(folder, stems)
     progress(f"near-duplicates: {len(np.load(folder / 'distinct.npy'))} distinct of {len(roots)} texts, {bands} bands")
     tasks = ((folder, stems, band, threshold, ngram) for band in range(bands))
-    for band, edges in enumerate(pool.map(band_edges, tasks), start=1):
+    for band, edges in enumerate(pool.map(_band_edges, tasks), start=1):
         if len(edges):
             roots = joined(roots, edges)
             # Tasks yet to start read what is connected by now and skip it, which changes no component.
@@ -57,16 +94,8 @@ def near_duplicates(
     return roots
 
 
-def band_count(threshold: float) -> int:
-    """How many bands the signatures are cut into. QilinError: as `band_rows`."""
-    return PERMUTATIONS // band_rows(threshold)
-
-
 def band_rows(threshold: float) -> int:
-    """The most rows a band such that a pair exactly at the threshold shares a band with probability >= 0.991.
-
-    QilinError: a threshold that is not above 0 and at most 1.
-    """
+    """The most rows a band such that a pair exactly at the threshold shares a band with probability >= 0.991."""
     if not 0 < threshold <= 1:
         raise QilinError(f"near-duplicate threshold {threshold}: must be above 0 and at most 1, such as 0.7")
     for rows in range(PERMUTATIONS, 1, -1):
@@ -85,10 +114,10 @@ def least_agreement(threshold: float) -> int:
     return sure + int((bdtr(np.arange(free), free, threshold) <= 0.0001).sum())
 
 
-def collapse(folder: Path, stems: Sequence[Path]) -> np.ndarray:
+def _collapse(folder: Path, stems: Sequence[Path]) -> np.ndarray:
     """Connect equal skeletons: for each record the number of the first equal one, int64 [records].
 
-    Writes for `band_edges`, in `folder`: this as roots.npy; distinct.npy, the numbers of the first of each skeleton
+    Writes for `_band_edges`, in `folder`: this as roots.npy; distinct.npy, the numbers of the first of each skeleton
     that is not empty; starts.npy, the number of each shard's first record and of the end; lengths.npy, in characters.
     """
     facts = [np.load(stem.with_suffix(".facts.npy")) for stem in stems]
@@ -114,11 +143,8 @@ def joined(roots: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return firsts[labels]
 
 
-def band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float, ngram: int) -> np.ndarray:
-    """Pairs of duplicates that share this band and are not connected in <folder>/roots.npy; int64 [n, 2].
-
-    Memory: some 70 bytes a record of the corpus, 300 a record of _CHUNK, and 40 a gram of _GRAMS.
-    """
+def _band_edges(folder: Path, stems: Sequence[Path], band: int, threshold: float, ngram: int) -> np.ndarray:
+    """Pairs of duplicates that share this band and are not connected in <folder>/roots.npy; int64 [n, 2]."""
     search, rows = _Search(folder, stems, threshold, ngram), band_rows(threshold)
     distinct = np.load(folder / "distinct.npy")
     keys = np.zeros(len(distinct), dtype=np.uint64)
@@ -175,10 +201,7 @@ class _Search:
             yield some[large[some[:, 0]] | ~before.all(axis=2).any(axis=1)]
 
     def _similar(self, pairs: np.ndarray) -> np.ndarray:
-        """Whether two records have n-gram sets of the threshold's Jaccard similarity, and the same signs; bool.
-
-        A set is that of 62-bit hashes of its grams: two of 1,000 grams fall together with a probability of 1e-13.
-        """
+        """Whether two records have n-gram sets of the threshold's Jaccard similarity, and the same signs; bool."""
         numbers, which = np.unique(pairs, return_inverse=True)
         ones, others = which.reshape(-1, 2).T
         texts = self.texts(numbers)

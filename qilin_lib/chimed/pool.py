@@ -60,9 +60,9 @@ class Pool:
 def _follow_parent() -> None:
     # An interrupt is the parent's to handle; and when the parent is killed, its workers must not stay behind.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
 
+    def leave() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
 
-def _leave_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    threading.Thread(target=leave, daemon=True).start()

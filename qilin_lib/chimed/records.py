@@ -1,8 +1,4 @@
-"""What a reader hands on: a record with its place and payload, or a rejection with its place and reason.
-
-A payload is one of five shapes, whatever the file looked like; cleaning and de-identification walk over any of them
-(`mapped`, `strings`).
-"""
+"""What a reader hands on: a record with its place and one of five payloads, or a rejection with place and reason."""
 
 from __future__ import annotations
 
@@ -32,8 +28,7 @@ class Passage(Plain):
 class Dialogue(Plain):
     """Turns that alternate user, assistant, user, … beginning with the user, and the system's text before them, or "".
 
-    A question with its answer is two turns. `wordings`: what else the first question may say, where a benchmark's row
-    has it in several wordings; nothing that is written.
+    `wordings`: what else the first question may say, where a benchmark's row has it in several wordings; never written.
     """
 
     turns: tuple[str, ...]

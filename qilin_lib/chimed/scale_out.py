@@ -3,12 +3,11 @@
     python -m qilin_lib.chimed.scale_out RAW OUT --param profile=full_a100 \\
         --executor slurm --tasks 200 --set partition=cpu --set time=04:00:00
 
-Stages, with their tasks: index (1) -> refine (n) -> equal (1) -> bands (n) -> decide (1) -> write (n) -> glue (1).
-OUT gets the files that the notebook writes, byte for byte, whatever the number of tasks. Everything between lies in
-OUT/checkpoints, on a file system that every node mounts; remove it when OUT/ledger.json is there. With the same raw
-files and parameters, a task that is done is not done again. Each task of refine, and equal, reads all raw files, since
-only who has read what stands before knows a unit's number: a fifth of the work, so that more than some ten tasks gain
-little. decide finds repeated substrings on the cores of one node.
+Stages, with their tasks: index (1) -> refine (n) -> decide (1) -> write (n) -> glue (1). OUT gets the files that the
+notebook writes, byte for byte, whatever the number of tasks. Everything between lies in OUT/checkpoints, on a file
+system that every node mounts; remove it when OUT/ledger.json is there. A task that is done is not done again. Each task
+of refine, and decide, reads all raw files to number their units, a fifth of the work, so that more than some ten tasks
+gain little. decide finds near-duplicates and repeated substrings on the cores of one node.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from qilin_lib import files, params
-from qilin_lib.chimed import batches, build, neardup, sources
+from qilin_lib.chimed import batches, build, sources
 from qilin_lib.chimed.ledger import Ledger
 from qilin_lib.chimed.pool import Pool, cores
-from qilin_lib.chimed.shards import write_array
 from qilin_lib.chimed.verdicts import Corpus
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.schema import Build
@@ -51,49 +48,36 @@ class Run:
         self.batches = partial(build.read_batches, params, chosen, self.raw, self.work, print)
 
     def index(self, *_: object) -> None:
-        """Stage 1: the index of the benchmarks, and the ledger, which begins with them."""
+        """The index of the benchmarks, and the ledger, which begins with them."""
         ledger = Ledger(unread=sources.all_unread(self.raw))
         self._save("index", (ledger, build.index_benchmarks(self.raw, ledger, self.work, print)))
 
     def refine(self, data: object, rank: int, size: int) -> None:
-        """Stage 2: the batches rank, rank + size, ..."""
+        """The batches rank, rank + size, ..."""
         for task in islice(self.batches({}), rank, None, size):
             batches.refine(*task)
 
-    def equal(self, *_: object) -> None:
-        """Stage 3: all candidates, and which of them are equal."""
+    def decide(self, *_: object) -> None:
+        """What becomes of every candidate, and what is cut out of running text."""
         notes: build.Notes = {}
         corpus = Corpus((stem, source) for stem, source, *_ in self.batches(notes))
-        neardup.collapse(self.work, corpus.stems)
-        self._save("equal", (corpus, notes))
-
-    def bands(self, data: object, rank: int, size: int) -> None:
-        """Stage 4: near-duplicates that share the bands rank, rank + size, ..."""
-        stems, given = self._load("equal")[0].stems, (self.params.near_dup_threshold, self.params.near_dup_ngram)
-        for band in range(rank, neardup.band_count(given[0]), size):
-            write_array(self.work / "bands" / f"{band:03d}.npy", neardup.band_edges(self.work, stems, band, *given))
-
-    def decide(self, *_: object) -> None:
-        """Stage 5: what becomes of every candidate, and what is cut out of running text."""
-        corpus, group = self._load("equal")[0], np.load(self.work / "roots.npy")
-        for path in sorted((self.work / "bands").glob("*.npy")):
-            group = neardup.joined(group, np.load(path))
         with Pool(self.params.workers) as pool:
-            cuts = build.decide(self.params, corpus, group, self.work, pool, print)
-        self._save("decide", (corpus, cuts))
+            cuts = build.decide(self.params, corpus, self.work, pool, print)
+        self._save("decide", (corpus, cuts, notes))
 
     def write(self, data: object, rank: int, size: int) -> None:
-        """Stage 6: the lines of the batches rank, rank + size, ..."""
-        for stem, *judged in islice(build.judged_batches(self.params, *self._load("decide")), rank, None, size):
+        """The lines of the batches rank, rank + size, ..."""
+        corpus, cuts, _ = self._load("decide")
+        for stem, *judged in islice(build.judged_batches(self.params, corpus, cuts), rank, None, size):
             if not stem.with_suffix(".lines.pickle").exists():
                 self._save(f"{stem.name}.lines", batches.lines(stem, *judged))
 
     def glue(self, *_: object) -> None:
-        """Stage 7: the four sets, dropped.jsonl and ledger.json."""
-        (ledger, dropped), (_, notes) = self._load("index"), self._load("equal")
+        """The four sets, dropped.jsonl and ledger.json."""
+        (ledger, dropped), (corpus, _, notes) = self._load("index"), self._load("decide")
         for source, found in notes.items():
             ledger.notes.setdefault(source, {}).update(found)
-        written = (self._load(f"{stem.name}.lines") for stem in self._load("decide")[0].stems)
+        written = (self._load(f"{stem.name}.lines") for stem in corpus.stems)
         build.write_sets(written, ledger, dropped, self.out)
         ledger.check()
         files.write_json(self.out / "ledger.json", ledger.as_dict())
@@ -107,10 +91,9 @@ class Run:
 
 
 def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
-    """The executors of all stages in order, each depending on the one before: running the last one runs all.
+    """The executors of all stages in order, each depending on the one before; `options` go to each of them.
 
-    `options` go to every datatrove executor, such as `workers`; Slurm needs `partition` and `time`.
-    QilinError: no such executor, or a missing option.
+    QilinError: no such executor, or a missing option: Slurm needs `partition` and `time`.
     """
     if executor not in EXECUTORS:
         raise QilinError(f"executor: '{executor}' is none of {', '.join(EXECUTORS)}{nearest(executor, EXECUTORS)}")
@@ -119,8 +102,8 @@ def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
             raise QilinError(f"executor slurm: the option '{name}' is missing; give for example --set {name}=...")
     options = ({"workers": cores()} if executor == "local" else {}) | options
     made: list[Any] = []
-    for name in ("index", "refine", "equal", "bands", "decide", "write", "glue"):
-        own = {"tasks": tasks if name in ("refine", "bands", "write") else 1, "depends": made[-1] if made else None}
+    for name in ("index", "refine", "decide", "write", "glue"):
+        own = {"tasks": tasks if name in ("refine", "write") else 1, "depends": made[-1] if made else None}
         own |= {"job_name": f"chimed-{name}"} if executor == "slurm" else {}
         # Completed tasks are noted here and not run again; datatrove takes no Path.
         own["logging_dir"] = str(run.work / "logs" / name)
@@ -135,7 +118,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("raw", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--executor", default="local", help=f"{', '.join(EXECUTORS)} (%(default)s)")
-    parser.add_argument("--tasks", type=int, default=cores(), help="tasks of refine, bands and write (cores)")
+    parser.add_argument("--tasks", type=int, default=cores(), help="tasks of refine and write (cores)")
     for name, help in (("--set", "an option of the executor"), ("--param", "a parameter of notebook 01, or profile")):
         parser.add_argument(name, action="append", default=[], metavar="NAME=VALUE", help=help)
     given = parser.parse_args(arguments)

@@ -67,12 +67,6 @@ class Texts:
         with open(self._path, "rb", buffering=0) as handle:
             return [handle.read(end - handle.seek(start)).decode("utf-8") for start, end in spans]
 
-    def starts(self) -> np.ndarray:
-        """Where each text starts in `whole()`, and its end, in characters; int64 [len(self) + 1]."""
-        # Bytes 10xxxxxx, as int8 -128..-65, continue a character.
-        characters = np.flatnonzero(self._bytes.view(np.int8) > -65)
-        return np.searchsorted(characters, np.append(0, self._ends))
-
     def whole(self) -> str:
         """All texts in one string, much faster than joining them."""
         return self._bytes.tobytes().decode("utf-8")

@@ -11,8 +11,6 @@ from functools import lru_cache
 import numpy as np
 
 _WORDS = re.compile(r"[^\W_]+")
-# What NFKC may change, with the character before it: ASCII and Chinese characters change with what follows at most.
-_FOREIGN = re.compile("[\x00-\x7f\u3400-\u9fff]?[^\x00-\x7f\u3400-\u9fff]+")
 _STRONG = "+<>≤≥±↑↓‰≠√×♂♀"
 _MEANT = "-.," + _STRONG
 _SIGNS = re.compile(f"[{re.escape(_MEANT)}]+")
@@ -36,7 +34,7 @@ def skeleton(text: str) -> str:
     bones = "".join(_WORDS.findall(text))
     # Punctuation is gone already, so that almost every text is NFKC now and skips the slow normalisation.
     if not unicodedata.is_normalized("NFKC", bones):
-        bones = "".join(_WORDS.findall(_FOREIGN.sub(lambda found: unicodedata.normalize("NFKC", found[0]), bones)))
+        bones = "".join(_WORDS.findall(unicodedata.normalize("NFKC", bones)))
     return bones.lower()
 
 
@@ -123,7 +121,7 @@ def gram_hashes_many(skeletons: Sequence[str], size: int) -> tuple[np.ndarray, n
         return np.empty(0, dtype=np.uint64), offsets
     # U+0000 adds nothing to a hash: a skeleton shorter than a gram, followed by it, keeps the hash that it has alone.
     gap = "\0" * (size - 1)
-    hashes = window_hashes(_codes(gap.join(skeletons) + gap), size)
+    hashes = window_hashes(code_points(gap.join(skeletons) + gap), size)
     starts = np.cumsum(lengths + size - 1) - (lengths + size - 1)
     return hashes[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)], offsets
 
@@ -139,17 +137,16 @@ def window_hashes(codes: np.ndarray, width: int) -> np.ndarray:
     return _mixed(total)
 
 
-def growing_hashes(codes: np.ndarray, at: np.ndarray, least: int, most: int) -> Iterator[np.ndarray]:
-    """For each length from `least` to `most` the hashes of so many code points (uint32) from places `at`, rising.
+def growing_hashes(codes: np.ndarray, at: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """For each length from 1 to `most` the hashes, as `window_hashes`, of so many code points from places `at`, rising.
 
-    Those of the same characters in `window_hashes`; as many as there are windows that end within `codes`.
+    As many as there are windows that end within `codes`.
     """
     total = np.zeros(len(at), dtype=np.uint64)
     for offset in range(most):
         at = at[: np.searchsorted(at, len(codes) - offset)]
         total = total[: len(at)] + codes[at + offset] * _ODD[offset]
-        if offset + 1 >= least:
-            yield _mixed(total.copy())
+        yield _mixed(total.copy())
 
 
 def _mixed(total: np.ndarray) -> np.ndarray:
@@ -159,5 +156,6 @@ def _mixed(total: np.ndarray) -> np.ndarray:
     return total
 
 
-def _codes(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
+    """The code points of a text, uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -13,47 +13,34 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel
 
 from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
-from qilin_lib.chimed.readers.decode import Reader, Reject
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
+from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.records import Note, Plain, Record, Rejection
-from qilin_lib.errors import QilinError
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
 
 
-def reader_of(name: str) -> Reader:
-    """The reader "module.function" of qilin_lib/chimed/readers; ValueError when there is none of that name."""
-    module, _, function = name.partition(".")
-    try:
-        return getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
-    except (ImportError, AttributeError):
-        raise ValueError(f"{readers.__name__} has no such reader") from None
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-Text = Annotated[str, Field(min_length=1)]
+class _Entry(BaseModel, extra="forbid", frozen=True, strict=True):
+    pass
 
 
 class Feed(_Entry):
     """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
 
-    `licence`: that of these files, "" for the source's.
+    reader: "module.function" of qilin_lib/chimed/readers. licence: that of these files, "" for the source's.
     """
 
-    glob: Text
-    reader: Annotated[str, AfterValidator(lambda name: reader_of(name) and name)]
-    rows: dict[Literal[SETS], Text] = Field(min_length=1)
+    glob: str
+    reader: str
+    rows: dict[Literal[SETS], str]
     licence: str = ""
 
 
@@ -64,10 +51,10 @@ class Place(_Entry):
     no star is a slash.
     """
 
-    repository: Annotated[str, Field(pattern=r"^(hub|github):[^/:]+/[^/:]+$")]
+    repository: str
     under: str = ""
     into: str = ""
-    files: list[Text] = Field(min_length=1)
+    files: list[str]
 
 
 class Source(_Entry):
@@ -78,12 +65,12 @@ class Source(_Entry):
     kit reads it}.
     """
 
-    name: Text
+    name: str
     type: Literal["qa", "text", "kg", "dialogue", "general", "preference", "mixed"]
-    licence: Text
-    citation: Text
-    home: Text
-    feeds: list[Feed] = Field(min_length=1)
+    licence: str
+    citation: str
+    home: str
+    feeds: list[Feed]
     standing: Literal["original", "stand-in", "addition"] = "original"
     part: Literal["medical", "general"] = "medical"
     beside: dict[str, str] = {}
@@ -94,39 +81,15 @@ class Source(_Entry):
         return list(dict.fromkeys(feed.licence or self.licence for feed in self.feeds))
 
 
-class Registry(_Entry):
-    """What a registry file holds: sources in corpus order, and {folder: why it feeds nothing}."""
-
-    sources: list[Source] = Field(min_length=1)
-    not_used: dict[str, str] = {}
-
-
-def load(path: Path) -> Registry:
-    """The registry in a file. QilinError naming the file, the entry and what is wrong with it."""
-    try:
-        registry = Registry.model_validate(yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
-    except yaml.YAMLError as reason:
-        raise QilinError(f"{path.name} is no YAML: {' '.join(str(reason).split())}") from None
-    except ValidationError as reason:
-        first = reason.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise QilinError(f"{path.name}: {where} is {repr(first['input'])[:80]}: {first['msg']}") from None
-    if twice := [name for name, count in Counter(s.name for s in registry.sources).items() if count > 1]:
-        raise QilinError(f"{path.name}: there are two sources of the name {twice[0]}; rename one")
-    return registry
-
-
-_LOADED = load(Path(__file__).with_name("sources.yaml"))
-REGISTRY, NOT_USED = tuple(_LOADED.sources), _LOADED.not_used
+_FILE = yaml.load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+# In corpus order; and {folder: why it feeds nothing}.
+REGISTRY, NOT_USED = tuple(map(Source.model_validate, _FILE["sources"])), _FILE["not_used"]
 BY_NAME = {source.name: source for source in REGISTRY}
 
 
 @dataclass(frozen=True, slots=True)
 class Unit(Plain):
-    """A record or rejection on its way through the build, with the sets that its file feeds.
-
-    `licence`: that of its file, "" for its source's.
-    """
+    """A record or rejection with the sets that its file feeds, and its file's `licence`, "" for its source's."""
 
     sets: tuple[str, ...]
     read: Record | Rejection
@@ -140,14 +103,11 @@ def units(
     ranked_answers: preference.Ranked = "best_two",
     notes: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[Unit]:
-    """Everything that a source's files hold for `sets`, files in name order, packed ones and archives among them.
+    """Everything that a source's files hold for `sets`, lazily, files in name order, members of archives among them.
 
-    Of a ranked list of answers the pairs that `ranked_answers` says. A Note goes into `notes`, {source: {file: what is
-    noted}}, where that is given, and is no unit then.
-
-    Lazy, and its memory does not grow with the files. A file feeds once: one that fits several patterns, by the last of
-    them. What cannot be read of a file or archive is one Rejection with line 0; a fault of a whole archive or folder
-    comes with the source's first feed.
+    A Note goes into `notes`, {source: {file: what is noted}}, where that is given, and is no unit then. A file that
+    fits several patterns feeds by the last of them. What cannot be read of a file or archive is one Rejection with line
+    0; a fault of a whole archive or folder comes with the source's first feed.
     """
     folder = raw_dir / source.name
     feeds = [tuple(name for name in feed.rows if name in sets) for feed in source.feeds]
@@ -155,7 +115,7 @@ def units(
         files = found(folder, archives) if any(feeds) and folder.is_dir() else []
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
             mine = (file for file in files if wanted and number == (0 if file.always else _feed_of(source, file)))
-            for read in (read for file in mine for read in _reads(source.name, file, reader_of(feed.reader))):
+            for read in (read for file in mine for read in _reads(source.name, file, feed.reader)):
                 if notes is not None and isinstance(read, Note):
                     notes.setdefault(source.name, {})[read.file] = str(read)
                     continue
@@ -167,14 +127,16 @@ def _feed_of(source: Source, file: Found) -> int | None:
     return next((n for n, feed in reversed([*enumerate(source.feeds)]) if file.fits(feed.glob)), None)
 
 
-def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Rejection]:
+def _reads(source: str, file: Found, reader: str) -> Iterator[Record | Rejection]:
+    module, _, function = reader.partition(".")
     try:
         stream = file.stream()
     except Reject as fault:
         yield Rejection(source, file.file, 0, fault.reason, fault.detail)
         return
     nothing = True
-    for read in reader(source, file.file, stream):
+    read_with = getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
+    for read in read_with(source, file.file, stream):
         nothing = False
         yield read
     if stream.broken:
@@ -187,10 +149,7 @@ def _reads(source: str, file: Found, reader: Reader) -> Iterator[Record | Reject
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:
-    """{folder: "present" | "nothing read" | "missing" | "not used by this profile" | "unknown"}, registry order first.
-
-    "nothing read": the folder is there and no file in it is one of the source's.
-    """
+    """{folder: "present", "nothing read", "missing", "not used by this profile" or "unknown"}, registry order first."""
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
     state = {source.name: "missing" for source in REGISTRY}
     for name in there & set(state):
@@ -219,14 +178,10 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     for file in (file for file, feeds in files if not feeds and not file.path.is_dir()):
         if file.archive and file.path not in used:
             reasons[file.archive] = f"an archive with no file for it: {wanted}"
-        elif file.fault:
-            reasons[file.file] = file.fault.detail
-        elif file.path.name in source.beside:
-            reasons[file.file] = source.beside[file.path.name]
         elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
             reasons[file.file] = f"too deep: {patterns}, or one folder below"
         else:
-            reasons[file.file] = "an archive inside an archive: unpack it" if is_archive(file.file) else wanted
+            reasons[file.file] = file.fault.detail if file.fault else source.beside.get(file.path.name, wanted)
     return reasons
 
 
@@ -238,7 +193,7 @@ def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
     """{path below `raw_dir`: file} of what a build reads: training sources (those in `chosen`, or all) and benchmarks.
 
-    An archive counts as a whole, a link by what it leads to; files that fit no pattern are not among them.
+    An archive counts as a whole, a link by what it leads to.
     """
     read: dict[str, Path] = {}
     for source in REGISTRY:
@@ -251,8 +206,8 @@ def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path
     return read
 
 
-def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
-    """Lines of a table of all sources and of the folders that are none; `count` reads every file to count."""
+def overview(raw_dir: Path) -> Iterator[str]:
+    """Lines of a table of all sources and of the folders that are none; reads every file to count."""
     form = "{:12}  {:26}  {:>6}  {:>9}  {:>8}  {:13}  {}"
     yield form.format("state", "folder", "files", "records", "rejected", "feeds", "licence")
     for name, state in inventory(raw_dir).items():
@@ -260,25 +215,18 @@ def overview(raw_dir: Path, count: bool = True) -> Iterator[str]:
             state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
             yield f"{state:12}  {printable(name):26}  {why}"
             continue
-        source, missing = BY_NAME[name], state == "missing"
-        numbers, notes = counted(source, raw_dir) if count and not missing else (("" if missing else "-",) * 3, {})
+        source, notes = BY_NAME[name], {}
+        files, kinds = set(), Counter()
+        for unit in units(source, raw_dir, notes=notes):
+            files.add(unit.read.file)
+            kinds[type(unit.read)] += 1
+        numbers = len(files | notes.get(name, {}).keys()), kinds[Record], kinds[Rejection]
         feeds = ",".join(dict.fromkeys(kind for feed in source.feeds for kind in feed.rows))
-        yield form.format(state, name, *numbers, feeds, source.licence)
-        if left := unread(source, raw_dir) | notes:
+        yield form.format(state, name, *(("",) * 3 if state == "missing" else numbers), feeds, source.licence)
+        if left := unread(source, raw_dir) | notes.get(name, {}):
             yield f"{'':12}  not read: {listed(left)}"
-        elif missing:
+        elif state == "missing":
             yield f"{'':12}  get it: {source.home}"
-
-
-def counted(source: Source, raw_dir: Path) -> tuple[tuple[int, int, int], dict[str, str]]:
-    """((files, records, rejections) of a source, what is noted of its files); reads everything."""
-    files, kinds, notes = set(), Counter(), {}
-    for unit in units(source, raw_dir):
-        files.add(unit.read.file)
-        kinds[type(unit.read)] += 1
-        if isinstance(unit.read, Note):
-            notes[unit.read.file] = str(unit.read)
-    return (len(files), kinds[Record], kinds[Rejection]), notes
 
 
 def listed(reasons: dict[str, str], most: int = 5) -> str:
@@ -289,12 +237,10 @@ def listed(reasons: dict[str, str], most: int = 5) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the overview of a raw folder; 2 when the arguments are wrong."""
-    folders = [argument for argument in arguments if argument != "--fast"]
-    if len(folders) != 1 or not Path(folders[0]).is_dir():
-        print("usage: python -m qilin_lib.chimed.sources [--fast] RAW_DIR")
-        print("RAW_DIR: an existing folder with one folder per source; --fast: do not count what is in the files")
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m qilin_lib.chimed.sources RAW_DIR, an existing folder with one folder per source")
         return 2
-    for line in overview(Path(folders[0]), count="--fast" not in arguments):
+    for line in overview(Path(arguments[0])):
         print(line, flush=True)
     return 0
 

@@ -1,7 +1,4 @@
-"""What only the whole corpus can decide, in arrays over its candidates: duplicates, mixing ratio, held-out split.
-
-Nothing here touches a text, so millions of candidates fit in memory.
-"""
+"""What only the whole corpus can decide, in arrays over its candidates, without a text: duplicates, mixing, split."""
 
 from __future__ import annotations
 
@@ -62,10 +59,7 @@ class Corpus:
             self.keeper[name][members] = keepers
 
     def mix(self, share: float | None, seed: int) -> None:
-        """SFT only: the larger of the general and the medical side is sampled down until general is `share` of both.
-
-        None leaves both sides as they come.
-        """
+        """SFT only: the larger of the general and the medical side is sampled down until general is `share` of both."""
         if share is None:
             return
         kept = self.kept("sft")
@@ -81,7 +75,7 @@ class Corpus:
     def hold_out(self, name: str, share: float) -> None:
         """Records whose draw lies below `share` are held out; at least one of two or more when `share` is positive.
 
-        The draw is the same in every set, so a dialogue held out of SFT is, at equal shares, held out of CPT too.
+        The draw is the same in every set: at equal shares a dialogue is held out of SFT and CPT alike.
         """
         kept = self.kept(name)
         draws = self.draw[kept]
@@ -97,12 +91,11 @@ class Corpus:
         for name, state in self.state.items():
             keepers = self.keeper[name][where].tolist()
             found[name] = [
-                ("duplicate", "duplicate", f"of {self.id(keeper)}") if fate == DUPLICATE else words[fate]
+                ("duplicate", "duplicate", f"of {self._id(keeper)}") if fate == DUPLICATE else words[fate]
                 for fate, keeper in zip(state[where].tolist(), keepers, strict=True)
             ]
         return found
 
-    def id(self, candidate: int) -> str:
-        """The record's id."""
+    def _id(self, candidate: int) -> str:
         batch = np.searchsorted(self.starts, candidate, "right") - 1
         return identity(self.sources[batch], int(self.number[candidate]))

@@ -240,8 +240,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def limits(folder: Path) -> dict[str, float]:
     """{what: MB/s} on one core: the parts that no build can do without, each alone. MB of text, or of the file."""
+    from qilin_lib.chimed.neardup import signatures
     from qilin_lib.chimed.shingles import skeleton
-    from qilin_lib.chimed.sketch import signatures
 
     texts = ["\n".join(turns) for _, records in Amplifier(material()).batches(10e6) for _, turns in records]
     size = sum(len(text.encode()) for text in texts) / 1e6

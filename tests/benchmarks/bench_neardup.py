@@ -70,8 +70,8 @@ def write_corpus(texts: Iterable[str], folder: Path) -> tuple[int, float]:
 
 def sketch(stem: Path, lines: list[bytes]) -> None:
     """One shard from JSON lines."""
+    from qilin_lib.chimed.neardup import write_sketch
     from qilin_lib.chimed.shingles import skeleton
-    from qilin_lib.chimed.sketch import write_sketch
 
     write_sketch(stem, [skeleton(json.loads(line)["text"]) for line in lines], NGRAM)
 

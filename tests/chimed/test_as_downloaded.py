@@ -10,10 +10,8 @@ import lzma
 import tarfile
 import time
 import zipfile
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
@@ -30,10 +28,6 @@ from qilin_lib.report import data
 NAME = "huatuo_encyclopedia_qa"
 ASKED = ["头痛三天怎么办", "发热一天吃什么药", "咳嗽有痰要紧吗"]
 ROWS = [{"questions": [[question]], "answers": ["请到医院检查。"]} for question in ASKED]
-TALKS = [
-    {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": "请到医院检查。"}]}
-    for question in ASKED
-]
 
 
 def read(raw: Path, file: str, text: str | bytes, name: str = NAME):
@@ -74,36 +68,9 @@ def test_every_layout_of_json(tmp_path, layout, newline):
     assert read(tmp_path, "train.json", text) == (ASKED, {})
 
 
-@pytest.mark.parametrize("layout", ["under a key", "dict of records", "dict of lists", "array", "lines"])
-def test_rows_that_hold_lists_of_objects_themselves(tmp_path, layout):
-    forms = {
-        "under a key": {"data": TALKS},
-        "dict of records": {f"id{n}": row for n, row in enumerate(TALKS)},
-        "dict of lists": {"甲": TALKS},
-        "array": TALKS,
-        "lines": TALKS[0],
-    }
-    wanted = ASKED[:1] if layout == "lines" else ASKED
-    assert read(tmp_path, "a.jsonl", dump(forms[layout]), "cmd") == (wanted, {})
-
-
 def test_newlines_of_several_systems_in_one_file(tmp_path):
     text = dump(ROWS[0]) + "\r\n" + dump(ROWS[1]) + "\r" + dump(ROWS[2]) + "\n"
     assert read(tmp_path, "a.jsonl", text) == (ASKED, {})
-
-
-def test_an_object_where_rows_were_expected_is_one_rejection(tmp_path):
-    assert read(tmp_path, "a.json", dump({"name": "huatuo", "split": {"train": 3}}, indent=1)) == (
-        [],
-        {"missing field": 1},
-    )
-
-
-def test_records_of_another_form_in_a_dict_are_a_rejection_each(tmp_path):
-    text = dump({str(n): {"frage": asked, "antwort": "好"} for n, asked in enumerate(ASKED)}, indent=1)
-    assert read(tmp_path, "a.json", text) == ([], {"missing field": 3})
-    units = list(sources.units(sources.BY_NAME[NAME], tmp_path))
-    assert [(unit.read.line, unit.read.detail.split("; ")[1]) for unit in units][:1] == [(2, "found frage, antwort")]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -127,15 +94,6 @@ def test_a_table_with_tabs_is_read_like_csv(tmp_path, file):
     assert read(tmp_path, file, raw, "toyhom_dialogue") == ([*ASKED, '5" 长'], {})
     rows = "question\tresponse_chosen\tresponse_rejected\n" + "".join(f"{asked}\t好\t坏\n" for asked in ASKED)
     assert read(tmp_path, "b.tsv", rows, "medicalgpt_reward") == (ASKED, {})
-
-
-@pytest.mark.parametrize("form", ["ndjson", "jsonlines"])
-@pytest.mark.parametrize("name", ["kg_xywy", "toyhom_dialogue", "cmexam"])
-def test_json_lines_by_their_other_names(tmp_path, form, name):
-    rows = [{"name": asked, "cause": "敏", "title": asked, "answer": "A", "Question": asked} for asked in ASKED]
-    rows = [row | {"Options": "A 甲\nB 乙", "Answer": "A"} for row in rows]
-    (asked, lost) = read(tmp_path, f"train.{form}", jsonl(rows), name)
-    assert asked == ASKED and set(lost) <= {"fields not used"}
 
 
 # --- parquet and arrow ------------------------------------------------------------------------------------------------
@@ -170,32 +128,10 @@ def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert lines == [1, 2, 3]
 
 
-def test_a_field_that_a_table_has_for_other_rows_is_none_of_a_row(tmp_path):
-    rows = [
-        {"conversations": [{"role": "user", "content": ASKED[0]}, {"role": "assistant", "content": "好"}]},
-        TALKS[1],
-    ]
-    assert read(tmp_path, "a.parquet", parquet(rows), "cmd") == (ASKED[:2], {})
-
-
-def test_parquet_for_a_source_of_csv(tmp_path):
-    rows = [{"Question": asked, "Options": "A 甲\nB 乙", "Answer": "A", "Explanation": None} for asked in ASKED]
-    assert read(tmp_path, "data/train-00000-of-00002.parquet", parquet(rows), "cmexam") == (ASKED, {})
-
-
 @pytest.mark.parametrize("file", ["a.parquet", "a.arrow"])
 @pytest.mark.parametrize("raw", [b"", b"PAR1 no table", parquet(ROWS)[:200]])
 def test_a_damaged_table_is_one_rejection(tmp_path, file, raw):
     assert read(tmp_path, file, raw) == ([], {"unreadable file": 1})
-
-
-def test_a_table_whose_texts_end_before_they_begin_is_one_rejection(tmp_path):
-    """Arrow hands out what lies between two offsets unseen."""
-    ends = np.array([0, 2, 4], "<i4").tobytes()
-    raw = arrow([{"questions": "ab"}, {"questions": "cd"}], pa.ipc.new_stream)
-    assert ends in raw
-    raw = raw.replace(ends, np.array([0, 9, 4], "<i4").tobytes())
-    assert read(tmp_path, "a.arrow", raw) == ([], {"unreadable file": 1})
 
 
 # --- packed -----------------------------------------------------------------------------------------------------------
@@ -243,28 +179,6 @@ def test_every_packing(tmp_path, file):
     assert read(tmp_path / "upper", file.upper(), PACKED[file]) == (ASKED, {})
 
 
-@pytest.mark.parametrize("name", ["../evil.jsonl", "/etc/evil.jsonl"])
-def test_a_member_of_a_tar_that_leads_out_of_it(tmp_path, name):
-    assert read(tmp_path, "a.tar", tarred({"good.jsonl": LINES, name: LINES})) == (ASKED, {"unsafe archive": 1})
-
-
-def test_a_link_and_a_pipe_in_a_tar(tmp_path):
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
-        for name, kind in (("a.jsonl", tarfile.SYMTYPE), ("b.jsonl", tarfile.FIFOTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "/etc/passwd"
-            archive.addfile(info)
-    assert read(tmp_path, "a.tar", raw.getvalue()) == ([], {"unsafe archive": 2})
-
-
-@pytest.mark.parametrize("cut", [0, 40, 700])
-def test_a_tar_that_is_cut(tmp_path, cut):
-    raw = tarred({"a.jsonl": LINES}, "w:gz")[:cut] if cut else b""
-    asked, lost = read(tmp_path, "a.tar.gz", raw)
-    assert not lost - Counter({"unreadable file": 1}) and (lost or asked == ASKED)
-
-
 # --- encodings --------------------------------------------------------------------------------------------------------
 
 TRADITIONAL = "〔主治〕傷寒中風，頭痛發熱，無汗而喘者。此方以麻黃為君，桂枝為臣。"
@@ -286,18 +200,7 @@ def test_rows_in_every_encoding(tmp_path, encoding, packing):
     assert read(tmp_path, f"a.jsonl{packing}", gzip.compress(raw) if packing else raw) == (ASKED, {})
 
 
-def test_text_that_begins_with_a_megabyte_of_ascii(tmp_path):
-    raw = b'{"x": "' + b"y" * 3_000_000 + b'"}\n' + jsonl(ROWS).encode("gb18030")
-    assert read(tmp_path, "a.jsonl", raw) == (ASKED, {"missing field": 1})
-
-
 # --- places -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("file", ["TRAIN.JSONL", "train.Json", "data/train.jsonl", "data/train.JSON.GZ"])
-def test_capitals_and_one_folder_deeper(tmp_path, file):
-    raw = LINES if file[-2:] != "GZ" else gzip.compress(LINES)
-    assert read(tmp_path, file, raw) == (ASKED, {})
 
 
 @pytest.mark.parametrize("prefix", ["", "ceval-exam/"])
@@ -320,13 +223,6 @@ def test_links_inside_the_raw_folder_are_read_and_links_out_of_it_are_not(tmp_pa
     assert {unit.detail.split(";")[0] for unit in units if not isinstance(unit, Record)} == {
         "a symbolic link that leads out of the raw folder"
     }
-
-
-def test_a_source_s_folder_may_be_a_link_that_its_user_made(tmp_path):
-    put(tmp_path / "disk", {"a.jsonl": LINES})
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / NAME).symlink_to(tmp_path / "disk")
-    assert reads(tmp_path / "raw", NAME) == (ASKED, {})
 
 
 # --- what is not read -------------------------------------------------------------------------------------------------
@@ -359,37 +255,6 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, params):
     assert "far.jsonl (too deep" in shown
 
 
-def test_only_rows_are_counted_as_read(tmp_path, params):
-    """A note about a whole file is none."""
-    graph = jsonl([{"name": "甲病", "cause": "受凉之后起病", "nursing": "卧床"}, {"name": "乙病"}])
-    put(
-        tmp_path / "raw",
-        {"kg_xywy/m.json": graph, "cmd/a.jsonl": jsonl(TALKS), "cmd/b.jsonl": " \n", "cmexam/test.csv": ""},
-    )
-    ledger = build_sets(params, tmp_path / "raw", tmp_path / "out", lambda text: None).as_dict()
-    rows = {(row["source"], row["set"]): row for row in ledger["sources"]}
-    assert {key: row["read"] for key, row in rows.items()} == {
-        ("kg_xywy", "cpt"): 2,
-        ("cmd", "cpt"): 3,
-        ("cmd", "sft"): 3,
-    }
-    assert rows["kg_xywy", "cpt"]["rejected"] == {"no features": 1} and not rows["cmd", "sft"]["rejected"]
-    assert ledger["notes"] == {
-        "kg_xywy": {"m.json": "fields not used: nursing"},
-        "cmd": {"b.jsonl": "empty file: no rows"},
-        "cmexam": {"test.csv": "empty file: no rows"},
-    }
-    assert "cmd: b.jsonl (empty file: no rows)" in data.ledger_table(ledger).notes and not ledger["unread"]
-    dropped = (tmp_path / "out" / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["reason"] for line in dropped] == ["no features"]
-
-
-def test_a_folder_of_which_nothing_is_read_is_not_present(tmp_path):
-    put(tmp_path, {"medqa/medqa.xlsx": b"x", "cmd/a.jsonl": jsonl(TALKS)})
-    state = sources.inventory(tmp_path)
-    assert (state["medqa"], state["cmd"], state["cmexam"]) == ("nothing read", "present", "missing")
-
-
 def test_names_that_would_act_on_a_terminal_are_shown_escaped(tmp_path, capsys):
     put(tmp_path, {"evil\x1b]0;title\x07/a.txt": b"x", "cmd/x\x1b[2J\u202e.docx": b"x"})
     put(tmp_path, {"cmd/a.zip": zipped({"\x1b[31m.jsonl": b"{"})})
@@ -404,14 +269,10 @@ BROKEN = {
     "broken elements": ("[", '{"a":},\n'),
     "broken lines": ("", '{"a":\n'),
     "unclosed strings": ("[", '{"a": "x},\n'),
-    "opened lists": ("[", "[1,\n"),
     "opened objects": ("", '{"a": [\n'),
-    "quotes": ("[", '"\n'),
     "trailing commas": ("[", '{"a": [1,],},\n'),
     "one line": ("[", '{"a":},'),
-    "one line of objects": ("", '{"a":}'),
     "one line of brackets": ("[", "{"),
-    "escaped quotes": ('["', '\\"'),
 }
 
 
@@ -425,6 +286,21 @@ def test_time_grows_with_a_broken_file_and_not_with_its_square(tmp_path, kind):
         reads(tmp_path, "cmd")
         return time.process_time() - begun
 
-    # Ten times the size: ten times the time, or a hundred. The least of three, for what else a machine does.
-    small, large = (min(seconds(size) for _ in range(3)) for size in (60_000, 600_000))
+    # Ten times the size: ten times the time, or a hundred. The least of two, for what else a machine does.
+    small, large = (min(seconds(size) for _ in range(2)) for size in (60_000, 600_000))
     assert large < 35 * max(small, 0.02), (small, large)
+
+
+@pytest.mark.parametrize("name", ["../evil.jsonl", "/etc/evil.jsonl"])
+def test_a_member_of_a_tar_that_leads_out_of_it(tmp_path, name):
+    assert read(tmp_path, "a.tar", tarred({"good.jsonl": LINES, name: LINES})) == (ASKED, {"unsafe archive": 1})
+
+
+def test_a_link_and_a_pipe_in_a_tar(tmp_path):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for name, kind in (("a.jsonl", tarfile.SYMTYPE), ("b.jsonl", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    assert read(tmp_path, "a.tar", raw.getvalue()) == ([], {"unsafe archive": 2})

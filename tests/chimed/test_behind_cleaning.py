@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import zipfile
 
 import pytest
 from raw_files import jsonl, put
 
-from qilin_lib.chimed.readers import general
-from qilin_lib.chimed.readers.stream import Stream
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 
@@ -63,26 +59,3 @@ def test_06_cleans_references_as_01_cleans_training_text(tmp_path):
     assert [(item.question, item.reference) for item in items] == [("咳嗽>3周怎么办？", "白细胞10^9/L 偏高")]
     assert len(invalid) == 2
     assert [item.reference for item in cmexam_items(raw)[0]] == ["10^9/L", ""]
-
-
-@pytest.mark.parametrize("keys", [("question", "answer"), ("prompt", "response"), ("instruction", "output")])
-@pytest.mark.parametrize("many", [False, True])
-def test_a_history_of_objects_stands_before_its_question(keys, many):
-    row = {
-        "instruction": "多久可以再吃一次？",
-        "output": "六小时。",
-        "history": [dict(zip(keys, ("发烧？", "退热药。"), strict=True))],
-    }
-    text = json.dumps([row, row] if many else row, ensure_ascii=False)
-    read = list(general.instructions("s", "a.json", Stream.of(text)))
-    assert [one.payload.turns for one in read] == [("发烧？", "退热药。", "多久可以再吃一次？", "六小时。")] * (
-        1 + many
-    )
-
-
-def test_the_archive_of_a_repository_is_read(build_of, tmp_path):
-    raw = put(tmp_path / "raw", {"kg_xywy/README.txt": "看压缩包"})
-    row = {"name": "哮喘", "desc": "反复发作的喘息、气急和胸闷。", "symptom": ["喘息", "胸闷"]}
-    with zipfile.ZipFile(raw / "kg_xywy" / "QASystemOnMedicalKG-master.zip", "w") as archive:
-        archive.writestr("QASystemOnMedicalKG-master/data/medical.json", json.dumps(row, ensure_ascii=False))
-    assert any("喘息" in line["text"] for line in build_of(raw, tmp_path / "out").cpt)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import re
 from collections import Counter
 
 import pytest
@@ -46,12 +44,14 @@ def test_fate_of_every_planted_flaw(params, tiny_raw, tmp_path):
     assert (broken["file"], broken["line"]) == ("train_datasets.jsonl", 7)
 
 
-def test_lines_have_the_agreed_keys_and_dropped_ones_explain_the_ledger(params, tiny_raw, tmp_path):
+def test_lines_have_the_agreed_keys_and_dropped_ones_explain_the_ledger(params, tiny_raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("qilin_lib.chimed.build.BATCH_UNITS", 3)
     rows, made, _ = run(params, tiny_raw, tmp_path / "out")
     own = {"cpt": "type text", "sft": "part messages", "dpo": "part prompt chosen rejected", "general": "text"}
     for name in SETS:
         assert set(made[name][0]) == {"id", "source", "licence", "split", *own[name].split()}
-        assert {record["split"] for record in made[name]} == {"train", "heldout"}
+        splits = Counter(record["split"] for record in made[name])
+        assert 0 < splits["heldout"] < splits["train"]
         assert len({record["id"] for record in made[name]}) == len(made[name])
     assert all([m["role"] for m in record["messages"]] == ["user", "assistant"] for record in made["sft"])
     lost = Counter((d["source"], d["set"]) for d in made["dropped"])
@@ -63,12 +63,6 @@ def test_lines_have_the_agreed_keys_and_dropped_ones_explain_the_ledger(params, 
         if name != "eval":
             sizes = (len(kept), sum(map(len, texts)), sum(len(text.encode()) for text in texts))
             assert sizes == (row.kept, row.chars_kept, row.bytes_kept)
-
-
-def test_report_counts_and_keeps(params, tiny_raw, tmp_path):
-    rows, _, ledger = run(params, tiny_raw, tmp_path / "out", decontaminate="report")
-    assert ledger.hits == {"huatuo_encyclopedia_qa": {"cmexam": 1}} and not any(r.contaminated for r in rows.values())
-    assert run(params, tiny_raw, tmp_path / "off", decontaminate=False)[2].hits == {}
 
 
 def test_exam_questions_with_one_explanation_are_as_many_as_they_are(params, tmp_path):
@@ -93,34 +87,6 @@ def test_general_share(params, tiny_raw, tmp_path, share):
     assert general / len(made["sft"]) == pytest.approx(share, abs=0.06)
     left_out = sum(row.excluded for (_, name), row in rows.items() if name == "sft")
     assert left_out == sum(d["reason"] == "mixing ratio" for d in made["dropped"]) > 0
-
-
-def test_a_system_text_is_judged_as_any_other(params, tiny_raw, tmp_path):
-    """It is de-identified, and a test question in it makes the record contaminated."""
-    told = "你是药师，咨询者的电话是13912345678，姓名：安晓红。"
-    asked = "题目：患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"
-    rows = [talk("孩子怎么了，要去医院吗？", "请到儿科就诊，拍片检查。", system=told)]
-    rows += [talk("皮疹三天了怎么办？", "外用炉甘石洗剂，避免抓挠。", system=asked)]
-    put(tiny_raw, {"medicalgpt_sft/b.jsonl": jsonl(rows)})
-    rows, made, _ = run(params, tiny_raw, tmp_path / "out")
-    (kept,) = [line["messages"][0]["content"] for line in made["sft"] if line["messages"][0]["role"] == "system"]
-    assert "139" not in kept and "安晓红" not in kept and "药师" in kept
-    assert rows["medicalgpt_sft", "sft"].contaminated == 1
-
-
-RANKED = ["先测体温，多喝温水，超过三天请到儿科就诊。", "喝水就好，不用管它，过几天自己会好。", "不知道。"]
-
-
-@pytest.mark.parametrize("ranked, pairs", [("best_two", [(0, 1)]), ("all_pairs", [(0, 1), (0, 2), (1, 2)])])
-def test_a_ranked_list_of_answers(params, tmp_path, ranked, pairs):
-    history = [["孩子两岁，从昨天夜里开始发热。", "量体温了吗？"]]
-    row = {"instruction": "量了，三十八度五，怎么办？", "input": "", "output": RANKED, "history": history}
-    put(tmp_path / "raw", {"zhongjing_rlhf/a.json": json.dumps([row], ensure_ascii=False)})
-    rows, made, _ = run(params, tmp_path / "raw", tmp_path / "out", ranked_answers=ranked, near_dup_threshold=1.0)
-    sides = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in made["dpo"]]
-    assert sides == [(RANKED[better], RANKED[worse]) for better, worse in pairs]
-    assert {turn["content"] for line in made["dpo"] for turn in line["prompt"]} == {*history[0], row["instruction"]}
-    assert rows["zhongjing_rlhf", "dpo"].read == len(pairs)
 
 
 def test_only_named_sources_are_read_but_benchmarks_always_and_held_out_records_do_not_move(params, tiny_raw, tmp_path):
@@ -188,17 +154,6 @@ def test_left_out_records_are_counted(params, tiny_raw, tmp_path):
     assert rows["cmd", "cpt"].excluded == 3 and {d["reason"] for d in made["dropped"]} >= {"record limit", "licence"}
 
 
-def test_a_limit_takes_the_same_sample_whether_a_source_is_held_or_read_twice(params, tiny_raw, tmp_path, monkeypatch):
-    params.max_records_per_source = 4
-    made = run(params, tiny_raw, tmp_path / "held")[1]
-    assert Counter(d["source"] for d in made["dropped"] if d["reason"] == "record limit")["general_zh"] > 0
-    monkeypatch.setattr("qilin_lib.chimed.build.HELD_CHARS", 30)
-    assert run(params, tiny_raw, tmp_path / "twice")[1] == made
-    # What stays is drawn among the usable ones: broken rows are none.
-    kept = {int(line["id"][-6:]) for line in made["cpt"] if line["source"] == "huatuo_encyclopedia_qa"}
-    assert kept <= set(range(1, 9)) - {7} and len(kept) in (3, 4)
-
-
 def test_a_book_of_the_user_has_no_stated_licence_and_the_known_ones_have_theirs(params, tmp_path):
     entries = [{"title": "规范", "content": "各级医院应当设立发热门诊并登记。"}]
     raw = {
@@ -263,40 +218,6 @@ def test_only_running_text_is_cut(params, tmp_path):
     assert not any(row.substring_chars for row in rows.values())
 
 
-def sentences(text):
-    return [part for line in text.split("\n") for part in re.findall("[^。！？]*[。！？]?", line) if part]
-
-
-def is_part(some, others):
-    rest = iter(others)
-    return all(sentence in rest for sentence in some)
-
-
-def test_what_is_cut_are_whole_sentences_and_lines(params, tmp_path):
-    dice = random.Random(5)
-    words = ["".join(chr(0x4E00 + dice.randrange(4000)) for _ in range(24)) for _ in range(90)]
-    shared = [f"{word}37.5℃至{n}.{n}mg。" for n, word in enumerate(words[:40])]
-    own = [f"{word}为{n}.25mg，并{word[::-1]}{'。' if n % 3 else ''}" for n, word in enumerate(words[40:])]
-    books = {}
-    for number in range(8):
-        start, mine = 5 * number % 30, own[6 * number :]
-        parts = [mine[0], "".join(shared[start : start + 3]), mine[1] + "".join(shared[start + 3 : start + 7])]
-        parts += ["".join(shared[start + 7 : start + 9]) + mine[2], *shared[start + 9 : start + 11]]
-        books[f"{number}.txt"] = "\n".join([*parts, shared[start][4:] + mine[3], mine[4]])
-    raw = put(tmp_path / "raw" / "plain_text", books).parent
-    rows, made, _ = run(params, raw, tmp_path / "out", near_dup_threshold=0.99)
-    uncut = run(params, raw, tmp_path / "none", exact_substrings=None)[1]["cpt"]
-    before = {record["id"]: record["text"].split("\n") for record in uncut}
-    assert rows["plain_text", "cpt"].substring_chars > 500
-    for record in made["cpt"]:
-        text, original = record["text"].split("\n"), before[record["id"]]
-        assert all(text) and text[0] == original[0], "a heading stays"
-        # What stands on one line now stood on one line before, in the same order.
-        rest = iter(original)
-        for line in text:
-            assert any(is_part(sentences(line), sentences(other)) for other in rest), line
-
-
 def test_a_passage_of_which_only_the_heading_is_left_is_lost(params, tmp_path):
     names = {"一/甲篇论述要旨概要.txt": NOTICE[::-1] + "余。", "二/乙篇论述要旨概要.txt": NOTICE[:-1] + "。"}
     raw = put(tmp_path / "raw" / "plain_text", {name: NOTICE + text for name, text in names.items()}).parent
@@ -323,3 +244,16 @@ def test_entities_of_several_graphs_are_one_record_with_provenance(params, tmp_p
     assert asthma["graphs"]["症状"] == ["kg_39health", "kg_xywy"] and asthma["graphs"]["病因"] == ["kg_xywy"]
     assert Counter(lost["reason"] for lost in made["dropped"]) == {"merged": 1, "repeated": 2}
     assert all("kg_39health" in lost["detail"] or "kg_xywy" in lost["detail"] for lost in made["dropped"])
+
+
+def test_a_system_text_is_judged_as_any_other(params, tiny_raw, tmp_path):
+    """It is de-identified, and a test question in it makes the record contaminated."""
+    told = "你是药师，咨询者的电话是13912345678，姓名：安晓红。"
+    asked = "题目：患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"
+    rows = [talk("孩子怎么了，要去医院吗？", "请到儿科就诊，拍片检查。", system=told)]
+    rows += [talk("皮疹三天了怎么办？", "外用炉甘石洗剂，避免抓挠。", system=asked)]
+    put(tiny_raw, {"medicalgpt_sft/b.jsonl": jsonl(rows)})
+    rows, made, _ = run(params, tiny_raw, tmp_path / "out")
+    (kept,) = [line["messages"][0]["content"] for line in made["sft"] if line["messages"][0]["role"] == "system"]
+    assert "139" not in kept and "安晓红" not in kept and "药师" in kept
+    assert rows["medicalgpt_sft", "sft"].contaminated == 1

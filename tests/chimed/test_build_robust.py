@@ -12,7 +12,6 @@ import sys
 import time
 
 import pytest
-from raw_files import jsonl, put
 
 from qilin_lib.chimed import batches
 from qilin_lib.chimed.build import build_sets
@@ -74,7 +73,7 @@ def test_a_build_goes_on_with_its_batches_but_not_with_those_of_other_parameters
     assert list((tmp_path / "out/checkpoints/build").glob("*.candidates.npy"))
     with pytest.MonkeyPatch.context() as broken, pytest.raises(KeyboardInterrupt):
         broken.setattr(batches, "lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        broken.setattr(batches, "_write_rows", lambda *_: pytest.fail("a finished batch is made again"))
+        broken.setattr(batches, "_write_entries", lambda *_: pytest.fail("a finished batch is made again"))
         built(params, tiny_raw, tmp_path / "out")
     params.min_chars = 30
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
@@ -91,33 +90,3 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, t
         broken.setattr(batches, "write_array", full)
         built(params, tiny_raw, tmp_path / "out")
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_a_device_without_room_is_told_by_every_writer(tmp_path):
-    entry = batches.Entry(1, ("cpt",), "f", 1, bodies={"cpt": {"text": "".join(map(chr, range(0x4E00, 0x9000)))}})
-    for name, write in {
-        "a.arrow": lambda: batches._write_rows(tmp_path / "a", [entry]),
-        "b.npy": lambda: batches.write_array(tmp_path / "b.npy", batches.np.zeros(9**5)),
-    }.items():
-        (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
-        with pytest.raises(QilinError, match=f"{name} cannot be written: No space left"):
-            write()
-
-
-@pytest.mark.parametrize(
-    "answers, counts, rejected",
-    [
-        (["多休息，多喝水，三天不好再来。"], (1, 1, 0), {}),
-        (["多休息，多喝水，三天不好再来。"] * 3000, (3000, 1, 2999), {}),
-        (["", " "], (2, 0, 0), {"empty field": 2}),
-    ],
-)
-def test_one_document_nothing_but_duplicates_nothing_usable(params, tmp_path, answers, counts, rejected):
-    rows = [{"questions": [["头痛三天了怎么办才好"]], "answers": [text]} for text in answers]
-    raw = put(tmp_path / "raw", {"huatuo_encyclopedia_qa/train_datasets.jsonl": jsonl(rows)})
-    ledger = build_sets(params, raw, tmp_path / "out", lambda line: None)
-    for name in ("cpt", "sft"):
-        row = ledger.rows["huatuo_encyclopedia_qa", name]
-        assert ((row.read, row.kept, row.duplicate), dict(row.rejected)) == (counts, rejected)
-    assert len((tmp_path / "out/cpt.jsonl").read_bytes().splitlines()) == counts[1]

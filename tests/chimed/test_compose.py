@@ -6,7 +6,7 @@ import pytest
 
 from qilin_lib.chimed import aggregate
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Preference
+from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage
 
 OPTIONS = (("A", "甲"), ("B", "乙"))
 FOUR = ("问", "答", "再问", "再答")
@@ -39,11 +39,6 @@ def test_a_line(name, payload, line):
     assert compose(name, payload) == (None if line is None else {key: line})
 
 
-def test_triplet():
-    answers = {"chosen": messages("好", first=1), "rejected": messages("坏", first=1)}
-    assert compose("dpo", Preference(("问",), "好", "坏")) == {"prompt": messages("问")} | answers
-
-
 @pytest.mark.parametrize(
     "features, text, questions",
     [
@@ -56,11 +51,3 @@ def test_triplet():
 def test_sentences_are_joined_as_sentences_and_nothing_stands_twice(features, text, questions):
     entity = Disease("哮喘", features)
     assert (aggregate.text(entity), aggregate.questions(entity)) == (text, questions)
-
-
-def test_triples_per_disease_in_order():
-    triples = [("哮喘", "症状", "喘"), ("痛风", "病因", "尿酸"), ("哮喘", "检查", "肺功能"), ("哮喘", "症状", "喘")]
-    assert list(aggregate.from_triples(triples).values()) == [
-        Disease("哮喘", (("症状", ("喘",)), ("检查", ("肺功能",)))),
-        Disease("痛风", (("病因", ("尿酸",)),)),
-    ]

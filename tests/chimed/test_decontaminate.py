@@ -18,23 +18,12 @@ from qilin_lib.chimed.decontaminate import Hit, Index
 from qilin_lib.chimed.items import BENCHMARKS, Item, item_of
 from qilin_lib.chimed.letters import folded
 from qilin_lib.chimed.records import Dialogue, Exam, Passage, Payload, Record
-from qilin_lib.errors import QilinError
 
 SHARE = 0.6
 
 
 def hits(found: Index, payloads: list[Payload], share: float) -> list[Hit | None]:
     return found.hits([[general_text(payload)] for payload in payloads], share)
-
-
-def test_empty_index_and_empty_batch_hit_nothing():
-    assert hits(Index([]), [Dialogue(("问", "答" * 40)), Passage("", "")], SHARE) == [None, None]
-    items, _ = invented(random.Random(1), 5)
-    assert hits(Index(items), [], SHARE) == []
-
-
-def test_a_text_may_hold_what_stands_behind_texts():
-    assert folded(["心\U0010ffff悸", "①", ""]) == ["心悸", "1", ""]
 
 
 def test_what_regions_simplify_in_other_ways_is_folded_together():
@@ -153,8 +142,3 @@ def test_batches_do_not_matter_and_a_loaded_index_finds_the_same(size: int, tmp_
     assert isinstance(loaded.keys.base, np.memmap)
     batches = [payloads[at : at + size] for at in range(0, len(payloads), size)]
     assert [h for batch in batches for h in hits(loaded, batch, 0.3)] == hits(Index(items), payloads, 0.3)
-
-
-def test_an_index_that_was_never_saved_is_named(tmp_path: Path):
-    with pytest.raises(QilinError, match="index.keys.npy does not exist"):
-        Index.load(tmp_path / "index")

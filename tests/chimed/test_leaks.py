@@ -97,10 +97,6 @@ def test_a_question_that_the_kit_composes_from_a_graph_is_compared(judged: Simpl
     assert lost(judged, "kg_xywy") == {1}
 
 
-def test_a_reference_answer_in_a_rejected_response_is_found(judged: SimpleNamespace) -> None:
-    assert lost(judged, "medicalgpt_reward") == {1}
-
-
 def test_removals_are_counted_by_source_and_rule(judged: SimpleNamespace) -> None:
     rules = judged.ledger["rules"]
     assert sum(rules["medicalgpt_sft"].values()) == len(lost(judged, "medicalgpt_sft")) == len(LEAKED)

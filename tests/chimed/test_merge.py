@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from raw_files import put
-
-from qilin_lib.chimed import aggregate, sources
-from qilin_lib.chimed.merge import merged, union
-from qilin_lib.chimed.records import Disease, Passage, Record, Rejection, content, mapped, strings
+from qilin_lib.chimed.merge import merged
+from qilin_lib.chimed.records import Disease, Passage, Record, Rejection
 from qilin_lib.chimed.sources import BY_NAME, Unit
 
 GRAPHS = ("kg_cpubmed", "kg_39health", "kg_xywy")
@@ -51,19 +48,6 @@ def test_every_unit_comes_once_and_in_order_whatever_it_is():
     assert found[0][0].payload == Disease("IgA 肾病", (("a", ("1",)), ("b", ("2",))), (("kg_cpubmed",),) * 2)
 
 
-def test_units_of_different_sets_are_not_merged():
-    record = Record("kg_xywy", "f", 1, entity("哮喘", a="1"))
-    pair = [Unit(("cpt",), record), Unit(("general",), record)]
-    assert [lost for *_, lost in merged([(BY_NAME["kg_xywy"], pair)])] == [None, None]
-
-
-def test_origins_are_no_text_and_stay_beside_their_feature_when_cleaned():
-    both = union([("kg_39health", entity("哮喘", 症状="喘")), ("kg_xywy", entity("哮喘", 病因="敏"))])
-    assert strings(both) == ["哮喘", "症状", "喘", "病因", "敏"] and "kg_" not in content(both)
-    cleaned = mapped(both, lambda texts: [text.replace("kg_", "").replace("病因", "原因") + "。" for text in texts])
-    assert cleaned.origins == (("kg_39health",), ("kg_xywy",)) and cleaned.features[1] == ("原因。", ("敏。",))
-
-
 def test_what_graphs_state_differently_is_listed_by_graph():
     def stated(rate, infection, symptom):
         return entity("哮喘", 传染性=[infection], 治愈率=[rate], 症状=symptom)
@@ -91,14 +75,3 @@ def test_a_graph_that_forbids_derivatives_is_merged_with_none_but_itself():
     ]  # fmt: skip
     assert found[0][0].payload.features == (("症状", ("喘", "咳")),)
     assert found[2][0].payload.origins == (("kg_39health", "kg_xywy"),)
-
-
-def test_graphs_read_from_files(tmp_path):
-    put(tmp_path / "kg_39health", {"d.csv": "name,symptom\n哮喘,喘 咳\n痛风,痛\n".encode("gb18030")})
-    put(tmp_path / "kg_xywy", {"m.json": '{"name": "痛风", "cause": "尿酸"}\n{"name": "湿疹", "cause": "敏"}\n'})
-    graphs = [BY_NAME["kg_39health"], BY_NAME["kg_xywy"]]
-    found = list(merged((graph, sources.units(graph, tmp_path)) for graph in graphs))
-    assert [lost and lost[2] for *_, lost in found] == [None, None, "into kg_39health/d.csv:3", None]
-    both = found[1][1].read.payload
-    assert both == Disease("痛风", (("症状", ("痛",)), ("病因", ("尿酸",))), (("kg_39health",), ("kg_xywy",)))
-    assert aggregate.questions(both) == [("痛风的病因是什么？", "尿酸。"), ("痛风有哪些症状？", "痛。")]

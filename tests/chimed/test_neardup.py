@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_lib.chimed import neardup, sources
-from qilin_lib.chimed.neardup import band_rows, joined, least_agreement, near_duplicates
+from qilin_lib.chimed.neardup import PERMUTATIONS, band_rows, least_agreement, near_duplicates, write_sketch
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.records import Record, content
 from qilin_lib.chimed.shingles import gram_set, skeleton
-from qilin_lib.chimed.sketch import PERMUTATIONS, signatures, write_sketch
 from qilin_lib.errors import QilinError
 
 
@@ -81,16 +80,6 @@ def test_equals_brute_force(tmp_path, monkeypatch, seed, threshold, ngram, large
     assert found(tmp_path, texts, threshold, ngram) == brute_force(texts, threshold, ngram)
 
 
-def test_bands_that_know_nothing_of_each_other_verify_no_pair_twice(tmp_path):
-    texts = corpus(4, 200)
-    write_sketch(tmp_path / "x", texts, 5)
-    roots = neardup.collapse(tmp_path, [tmp_path / "x"])
-    bands = range(neardup.band_count(0.5))
-    edges = np.concatenate([neardup.band_edges(tmp_path, [tmp_path / "x"], band, 0.5, 5) for band in bands])
-    assert len(np.unique(np.sort(edges, axis=1), axis=0)) == len(edges) > 20
-    assert joined(roots, edges).tolist() == brute_force(texts, 0.5, 5)
-
-
 def test_texts_around_one_template_equal_brute_force(tmp_path):
     """Similarities on both sides of the threshold, in buckets of many members."""
     dice = random.Random(4)
@@ -143,26 +132,6 @@ def test_workers_and_shards_do_not_change_the_result(tmp_path):
         assert found(tmp_path / "shared", texts, 0.7, shard=37, pool=pool) == alone
 
 
-def test_signatures_do_not_depend_on_the_batch():
-    texts = corpus(5, 3000)
-    assert (signatures(texts, 5)[2900:] == signatures(texts[2900:], 5)).all()
-
-
-def test_agreement_estimates_jaccard():
-    """The share of equal minima has p = Jaccard as its mean and no more than a binomial variable's spread."""
-    dice = random.Random(8)
-    pool = [chr(0x4E00 + number) for number in range(8000)]
-    texts = []
-    for _ in range(400):
-        chars = dice.sample(pool, 300)
-        texts += ["".join(chars[:200]), "".join(chars[100:])]  # of the 300 characters 100 stand in both
-    marks = signatures(texts, 1)
-    shares = (marks[::2] == marks[1::2]).mean(axis=1)
-    spread = (1 / 3 * 2 / 3 / PERMUTATIONS) ** 0.5
-    assert abs(shares.mean() - 1 / 3) < 4 * spread / len(shares) ** 0.5
-    assert shares.std() < 1.15 * spread
-
-
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7, 0.8, 0.95, 1.0])
 def test_a_pair_at_the_threshold_is_found(threshold):
     """Bands and least agreement together, by simulated signatures."""
@@ -178,14 +147,6 @@ def test_a_pair_at_the_threshold_is_found(threshold):
 def test_an_impossible_threshold_is_named(threshold):
     with pytest.raises(QilinError, match="threshold"):
         band_rows(threshold)
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40))
-def test_join_makes_components_with_the_smallest_as_root(pairs):
-    roots = np.arange(31)
-    for half in (pairs[::2], pairs[1::2]):
-        roots = joined(roots, np.array(half, dtype=np.int64).reshape(-1, 2))
-    assert roots.tolist() == components(31, pairs)
 
 
 def real_texts(raw, count):

@@ -46,12 +46,6 @@ def test_leaks_of_every_kind_are_found_in_every_benchmark(raw: Path):
     assert sum(row.made for row in rows) > 2000
 
 
-def test_leaks_are_the_same_every_time_and_another_seed_makes_others():
-    items = [item for read in units(raw_dir(), ("eval",)) if (item := item_of(read))]
-    one, same, other = ([*leaks.leaks(items, seed, 3)] for seed in (1, 1, 2))
-    assert one == same != other
-
-
 # --- false hits, by a check that shares nothing with the judgement ----------------------------------------------------
 
 

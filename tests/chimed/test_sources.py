@@ -1,15 +1,10 @@
-"""The registry: its facts, what a wrong registry file says, and the overview of a raw folder."""
+"""The registry: its facts, and the overview of a raw folder."""
 
 from __future__ import annotations
 
 import re
 
-import pytest
-import yaml
-
 from qilin_lib.chimed import sources
-from qilin_lib.chimed.readers import general
-from qilin_lib.errors import QilinError
 
 PAPER = {
     "cpt": "Huatuo-26M-encyclopedias Huatuo-26M-medical_knowledge CMExam MedQA-textbooks CPubMed-KG 39Health-KG "
@@ -32,13 +27,6 @@ def test_every_row_of_the_papers_tables_has_a_source():
         assert mine >= set(rows.split()) if name == "sft" else mine == set(rows.split())
 
 
-def test_registry_is_complete():
-    assert len(sources.BY_NAME) == len(sources.REGISTRY)
-    for source in sources.REGISTRY:
-        assert source.licence and source.citation and source.home.startswith("https://") or "cpubmed" in source.home
-        assert {name for feed in source.feeds for name in feed.rows} <= set(sources.SETS)
-
-
 def test_a_file_that_fits_two_patterns_feeds_once(tmp_path):
     folder = tmp_path / "cmtmedqa"
     folder.mkdir()
@@ -47,21 +35,6 @@ def test_a_file_that_fits_two_patterns_feeds_once(tmp_path):
     found = [(unit.sets, unit.read.file) for unit in sources.units(sources.BY_NAME["cmtmedqa"], tmp_path)]
     assert found == [(("cpt", "sft"), "CMtMedQA.json"), (("eval",), "CMtMedQA_test.json")]
     assert not sources.unread(sources.BY_NAME["cmtmedqa"], tmp_path)
-
-
-def test_inventory(tmp_path):
-    for name in ("cmd", "cmeee_v2", "mystery", ".hidden"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "cmd" / "a.jsonl").touch()
-    state = sources.inventory(tmp_path)
-    assert list(state)[: len(sources.REGISTRY)] == [source.name for source in sources.REGISTRY]
-    assert (state["cmd"], state["cmeee_v2"], state["mystery"], state["remedi"]) == (
-        "present",
-        "not used by this profile",
-        "unknown",
-        "missing",
-    )
-    assert ".hidden" not in state
 
 
 def test_overview_says_what_is_there_and_where_the_rest_is(tmp_path, capsys):
@@ -83,71 +56,3 @@ def test_overview_says_what_is_there_and_where_the_rest_is(tmp_path, capsys):
 
 def _at(lines, folder):
     return next(number for number, line in enumerate(lines) if line.split()[1:2] == [folder])
-
-
-def test_overview_fast_reads_nothing(tmp_path, capsys):
-    (tmp_path / "cmd").mkdir()
-    (tmp_path / "cmd" / "a.jsonl").write_text("{\n", encoding="utf-8")
-    assert sources.main(["--fast", str(tmp_path)]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if " cmd " in line)
-    assert re.split(r"\s{2,}", line)[2:5] == ["-", "-", "-"]
-
-
-@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--fast"], ["no such folder"]])
-def test_wrong_arguments(arguments, capsys):
-    assert sources.main(arguments) == 2 and "usage" in capsys.readouterr().out
-
-
-TOY = {
-    "name": "toy",
-    "type": "qa",
-    "licence": "MIT",
-    "citation": "Nobody 2023",
-    "home": "https://example.org",
-    "feeds": [{"glob": "*.jsonl", "reader": "general.instructions", "rows": {"cpt": "Toy"}}],
-}
-
-
-def toy(tmp_path, *entries, **top):
-    path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump({"sources": list(entries)} | top, allow_unicode=True), encoding="utf-8")
-    return path
-
-
-def test_a_registry_file_is_read(tmp_path):
-    registry = sources.load(toy(tmp_path, TOY, not_used={"other": "why"}))
-    (source,) = registry.sources
-    assert (source.name, source.standing, source.part) == ("toy", "original", "medical")
-    assert sources.reader_of(source.feeds[0].reader) is general.instructions and registry.not_used == {"other": "why"}
-
-
-FEED = TOY["feeds"][0]
-
-
-@pytest.mark.parametrize(
-    "entries, said",
-    [
-        ([TOY, TOY], "there are two sources of the name toy"),
-        (
-            [TOY | {"feeds": [FEED | {"reader": "general.instuctions"}]}],
-            "sources.0.feeds.0.reader is 'general.instuctions'",
-        ),
-        ([TOY | {"feeds": [FEED | {"rows": {"ctp": "Toy"}}]}], "sources.0.feeds.0.rows.ctp"),
-        ([TOY | {"feeds": [FEED | {"rows": {}}]}], "sources.0.feeds.0.rows is {}"),
-        ([TOY | {"licence": None}], "sources.0.licence is None"),
-        ([TOY | {"license": "MIT"}], "sources.0.license"),
-        ([{"name": "toy"}], "sources.0.type"),
-        ([], "sources is []"),
-    ],
-)
-def test_a_wrong_registry_names_file_and_entry(tmp_path, entries, said):
-    with pytest.raises(QilinError) as caught:
-        sources.load(toy(tmp_path, *entries))
-    assert str(caught.value).startswith("toy.yaml") and said in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["sources: [", "- a", "", "a: b: c"])
-def test_what_is_no_registry(tmp_path, text):
-    (tmp_path / "toy.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(QilinError, match="toy.yaml"):
-        sources.load(tmp_path / "toy.yaml")

@@ -1,4 +1,4 @@
-"""Repeated substrings equal a brute-force search, whatever the chunks, bins, passes, workers and hashes."""
+"""Repeated substrings equal a brute-force search, whatever the chunks, ranges and workers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from qilin_lib.chimed import substrings
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.shards import write_texts
-from qilin_lib.chimed.substrings import cut, repeated_spans, whole_sentences
+from qilin_lib.chimed.substrings import cut, repeated_spans, whole_sentences, write_shard
 from qilin_lib.errors import QilinError
 
 
@@ -39,29 +38,17 @@ def write(folder: Path, corpus: list[list[str]]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stems = [folder / f"{number:05d}" for number in range(len(corpus))]
     for stem, texts in zip(stems, corpus, strict=True):
-        write_texts(stem, texts)
+        write_shard(stem, texts)
     return stems
-
-
-def search(folder: Path, corpus: list[list[str]], length: int, workers: int = 1) -> list[list[list[tuple[int, int]]]]:
-    stems = write(folder, corpus)
-    (folder / "work").mkdir(exist_ok=True)
-    (folder / "work" / "0.spans.npy").write_bytes(b"left over")
-    with Pool(workers) as pool:
-        found = list(repeated_spans(stems, length, folder / "work", pool, lambda line: None))
-    assert not [path for path in (folder / "work").rglob("*") if path.is_file()]
-    return found
-
-
-def flat(found: list[list[list[tuple[int, int]]]]) -> list[list[tuple[int, int]]]:
-    return [spans for shard in found for spans in shard]
 
 
 def spans_of(folder: Path, corpus: list[list[str]], length: int, workers: int = 1) -> list[list[tuple[int, int]]]:
     """The spans of every text, of as many as there are in each shard."""
-    found = search(folder, corpus, length, workers)
+    stems = write(folder, corpus)
+    with Pool(workers) as pool:
+        found = list(repeated_spans(stems, length, folder / "work", pool, lambda line: None))
     assert [len(shard) for shard in found] == [len(texts) for texts in corpus]
-    return flat(found)
+    return [spans for shard in found for spans in shard]
 
 
 def expected(corpus: list[list[str]], length: int) -> list[list[tuple[int, int]]]:
@@ -100,50 +87,13 @@ def phrases(count: int, seed: int) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [10, 50])
-def test_number_of_workers_and_chunks_change_nothing(tmp_path, monkeypatch, length):
+def test_number_of_workers_and_chunks_change_nothing(tmp_path, monkeypatch):
     corpus = phrases(400, 1)
-    two = spans_of(tmp_path / "two", corpus, length, workers=2)
-    assert two == expected(corpus, length)
-    assert sum(map(len, two)) > 100
+    two = spans_of(tmp_path / "two", corpus, 10, workers=2)
+    assert two == expected(corpus, 10) and sum(map(len, two)) > 100
     for name, value in {"CHUNK": 500, "RANGE": 4000}.items():
         monkeypatch.setattr(substrings, name, value)
-    assert flat(search(tmp_path / "one", corpus, length)) == two
-
-
-def test_hashes_that_lie_are_found_out(tmp_path, monkeypatch):
-    """With the first random numbers every window has the same hash; the texts themselves tell them apart."""
-    honest, asked = substrings.constants, []
-
-    def constants(seed, size):
-        asked.append(seed)
-        numbers, *powers = honest(seed, size)
-        return numbers * np.uint64(seed > 0), *powers
-
-    monkeypatch.setattr(substrings, "constants", constants)
-    assert spans_of(tmp_path, phrases(80, 2), 10) == expected(phrases(80, 2), 10)
-    assert set(asked) == {0, 1}
-    monkeypatch.setattr(substrings, "constants", lambda seed, size: constants(0, size))
-    with pytest.raises(QilinError, match="collide"):
-        search(tmp_path, phrases(80, 2), 10)
-
-
-def test_hashes_that_lie_seldom_are_found_out(tmp_path, monkeypatch):
-    """Two characters share their random number: only windows that differ in them have one hash."""
-    honest = substrings.constants
-
-    def constants(seed, size):
-        numbers, *powers = honest(seed, size)
-        numbers = numbers.copy()
-        numbers[ord("乙")] = numbers[ord("甲") if seed == 0 else ord("乙")]
-        return numbers, *powers
-
-    monkeypatch.setattr(substrings, "constants", constants)
-    text = "头痛三天，无发热，{}咳嗽两周"
-    corpus = [[text.format("甲")], [text.format("乙"), text.format("乙")]]
-    found = spans_of(tmp_path, corpus, 12)
-    assert found == expected(corpus, 12)
-    assert found[1] == [] and found[2] == [(0, 14)]
+    assert spans_of(tmp_path / "one", corpus, 10) == two
 
 
 # --- extremes ---------------------------------------------------------------------------------------------------------
@@ -178,36 +128,18 @@ def test_periods(tmp_path, monkeypatch, phrase):
 
 
 @pytest.mark.slow
-def test_one_character_five_million_times(tmp_path):
-    stems = write(tmp_path, [["。" * 5_000_000]])
-    held: list[int] = []
-
-    def progress(line: str) -> None:
-        held.append(sum(path.stat().st_size for path in (tmp_path / "work").iterdir()))
-
-    with Pool(1) as pool:
-        assert list(repeated_spans(stems, 75, tmp_path / "work", pool, progress)) == [[[(1, 5_000_000)]]]
-    assert 0 < max(held) < 10_000  # What is on disk does not grow with a run.
-
-
-@pytest.mark.slow
 def test_a_phrase_two_hundred_thousand_times(tmp_path):
     """Linear: 200,000 squared comparisons would not end."""
     phrase = "".join(random.Random(0).choices("头痛发热咳嗽三天无汗，", k=80))
     numbered = [f"{number:08d}{phrase}" for number in range(200_000)]
-    found = search(tmp_path, [numbered[at : at + 20_000] for at in range(0, 200_000, 20_000)], 60, workers=2)
+    found = spans_of(tmp_path, [numbered[at : at + 20_000] for at in range(0, 200_000, 20_000)], 60, workers=2)
     # Digits are repeated as far as an earlier number has the same at its end: all but the first that counts.
-    assert flat(found) == [[]] + [[(9 - len(str(number)), 88)] for number in range(1, 200_000)]
+    assert found == [[]] + [[(9 - len(str(number)), 88)] for number in range(1, 200_000)]
 
 
 def test_errors(tmp_path):
     with pytest.raises(QilinError, match="least is 2"):
-        search(tmp_path, [["头痛"]], 1)
-
-
-def test_cut():
-    assert cut("头痛三天，无发热。", [(0, 2), (5, 7)]) == "三天，热。"
-    assert cut("", []) == "" == cut("头痛", [(0, 2)])
+        spans_of(tmp_path, [["头痛"]], 1)
 
 
 SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
@@ -298,5 +230,5 @@ def test_real_text_equals_suffix_array(tmp_path):
             gone[start + 1 : start + 1 + length] = 1
         expected.append(list(zip(*(np.flatnonzero(np.diff(gone) == step).tolist() for step in (1, -1)), strict=True)))
         at += len(line) + 1
-    found = search(tmp_path, [lines[at : at + 200] for at in range(0, len(lines), 200)], length, workers=2)
-    assert flat(found) == expected and sum(map(len, expected)) > 20
+    found = spans_of(tmp_path, [lines[at : at + 200] for at in range(0, len(lines), 200)], length, workers=2)
+    assert found == expected and sum(map(len, expected)) > 20

@@ -55,11 +55,6 @@ def test_39health_cells_are_split_where_the_site_separates_outside_brackets_and_
     )
 
 
-def test_a_sentence_that_the_site_cut_off_is_not_stated():
-    row = {"name": "乙病", "desc": "发热伴咳嗽。咯...。", "cause": "不明...", "check": ["肺功能…"]}
-    assert read(kg.xywy, [row]) == [(1, Disease("乙病", (("简介", ("发热伴咳嗽。",)),)))]
-
-
 @pytest.mark.parametrize("name", ["甲状腺功能亢...", "甲状腺功能亢…", " 强直性... [详细]", "克汀（呆小..."])
 def test_a_disease_whose_name_is_cut_is_rejected_by_name(name):
     assert health39([name, "", "", "心悸"]) == [(2, "cut name")]
@@ -107,12 +102,6 @@ def test_textbook_sections_are_unwrapped():
         ),
         (10, Passage("《本草》上品", "甘平。")),
     ]
-
-
-def test_long_text_is_cut_at_paragraph_ends_and_nothing_is_lost():
-    lines = [f"第{n}段，" + "内容" * 60 + "。" for n in range(60)]
-    found = [p for _, p in read(text.prose, "\n".join(lines), "a.txt")]
-    assert len(found) > 3 and "\n".join(p.body for p in found) == "\n".join(lines)
 
 
 def guideline(content):

@@ -1,4 +1,1 @@
-"""One small module a kind of source.
-
-A reader takes (source, file, text) and yields Record or Rejection in file order.
-"""
+"""Readers take (source, file, stream) and yield Record or Rejection in file order."""

@@ -115,13 +115,13 @@ def text_cells(row: Any) -> dict[str, str]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def csv_rows(stream: Stream, width: int = 0, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
+def csv_rows(stream: Stream, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
     """(first line, cells) of each CSV row; (line, Reject) for a broken one. Blank lines are no rows.
 
-    `width` is the number of cells a row must have (0 = that of the first row). An unclosed quote costs its own line
-    only: parsing restarts on the next line, instead of swallowing the rest of the file.
+    A row must have as many cells as the first one. An unclosed quote costs its own line only: parsing restarts on the
+    next line, instead of swallowing the rest of the file.
     """
-    lines, held = stream.lines(), deque()
+    lines, held, width = stream.lines(), deque(), 0
     while True:
         used, cells, broken = _row(lines, held, delimiter)
         if not used:
@@ -173,7 +173,7 @@ def csv_records(stream: Stream, delimiter: str = ",") -> Rows:
     A row with text behind the last named column is a Reject. A header that cannot be read, or names a column twice, is
     one Reject, and every row below it another.
     """
-    found = csv_rows(stream, delimiter=delimiter)
+    found = csv_rows(stream, delimiter)
     top, header = next(found, (1, []))
     names = [] if isinstance(header, Reject) else [name.strip() for name in header]
     if twice := [name for name in names if name and names.count(name) > 1]:

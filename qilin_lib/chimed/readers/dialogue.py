@@ -1,4 +1,5 @@
-"""Doctor-patient dialogues: Toyhom, MedDialog (JSON and text), ReMeDi, and the authors' release."""
+"""Dialogues: Toyhom, MedDialog (JSON and text), ReMeDi, the authors' release; and questions with answers, chats and
+instructions, medical and general, whose forms `instruction_row` tells apart (paper §3.2.1)."""
 
 from __future__ import annotations
 
@@ -6,12 +7,10 @@ import itertools
 import re
 from array import array
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.decode import (
     Reject,
     field_text,
@@ -87,34 +86,31 @@ _SPOKEN = re.compile(r"(病人|患者|医生)\s?[：:](.*)")
 def _meddialog_text(stream: Stream) -> Found:
     """Blocks that begin with "id=…"; below "Dialogue" a line "病人：" or "医生：" begins a turn, which may have many.
 
-    Of a block the dialogue alone is read, as in MedDialog's own JSON. Reject: a block that has none, text before the
-    first block, and what is no dialogue.
+    Of a block the dialogue alone is read, as in MedDialog's own JSON; a block that has none is a Reject.
     """
-    start, nothing, inside, size, turns = 0, "text before the first id", False, 0, []
+    start, inside, turns = 0, False, []
     for number, line in stream.lines():
         if isinstance(line, Reject):
             yield number, line
         elif _ID.fullmatch(line := line.strip()):
             if start:
-                yield start, parsed(partial(_block, nothing, size), turns)
-            start, nothing, inside, size, turns = number, "no turns", False, 0, []
+                yield start, parsed(_block, turns)
+            start, inside, turns = number, False, []
         elif line in _HEADINGS:
             inside = line == _HEADINGS[0]
-        elif line and inside and (size := size + len(line)) <= streams.MAX_LINE:
+        elif line and inside:
             if spoken := _SPOKEN.fullmatch(line):
                 turns.append((speaker_of(spoken[1]), [spoken[2].strip()]))
             elif turns:
                 turns[-1][1].append(line)
         start = start or number * bool(line)
     if start:
-        yield start, parsed(partial(_block, nothing, size), turns)
+        yield start, parsed(_block, turns)
 
 
-def _block(nothing: str, size: int, turns: list[tuple[str, list[str]]]) -> Dialogue:
-    if size > streams.MAX_LINE:
-        raise Reject("dialogue too long", f"more than {streams.MAX_LINE} characters")
+def _block(turns: list[tuple[str, list[str]]]) -> Dialogue:
     if not turns:
-        raise Reject("no dialogue", nothing)
+        raise Reject("no dialogue", "no turns")
     return talk((who, "\n".join(filter(None, lines))) for who, lines in turns)
 
 
@@ -126,8 +122,7 @@ _NEEDED = ("<|context|>", "<|endofcontext|>", "<|currentuser|>", "<|response|>")
 def remedi(file: str, stream: Stream) -> Found:
     """ReMeDi: a line holds a dialogue up to one response, so a dialogue of n responses stands there n times, growing.
 
-    A line whose turns are the beginning of another line's turns is a part of that dialogue, not a record of its own.
-    Two passes: the first keeps 8 bytes a turn, the second gives the lines that no other line goes on from.
+    Two passes: the first keeps 8 bytes a turn, the second gives the lines whose turns no other line goes on from.
     """
     own, beginnings = array("q"), array("q")
     for _, turns in _remedi_lines(stream):
@@ -155,3 +150,4 @@ def _remedi_lines(stream: Stream) -> Iterator[tuple[int, list[Turn] | Reject]]:
 
 toyhom = json_reader(toyhom_row, tabular=True)
 chimed_release = json_reader(release_row)
+instructions = json_reader(instruction_row)

@@ -50,7 +50,7 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, list[str]]] = []
     for line in _BREAK.split(cell.strip()):
         mark = _OPTION.match(line)
-        letter = _narrow(mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
+        letter = unicodedata.normalize("NFKC", mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
         if letter and (not mark["tight"] or letter == LETTERS[len(found) : len(found) + 1]):
             found.append((letter, [_text(line[mark.end() :])]))
         elif found:
@@ -59,10 +59,6 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
             return ()
     options = ((letter, " ".join(filter(None, texts))) for letter, texts in found)
     return tuple((letter, text) for letter, text in options if text)
-
-
-def _narrow(letter: str) -> str:
-    return letter if letter.isascii() else unicodedata.normalize("NFKC", letter)
 
 
 def _text(option: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import functools
 import os
 import re
@@ -45,18 +44,22 @@ class Found:
     """A file below a source's folder, or a member of an archive there.
 
     file: its name for the ledger, relative to the folder; `a.zip/b.csv` for a member. path: the file, or the archive
-    that holds it. place: where it would stand if it were unpacked. fault: why it cannot be read. always: the fault
-    concerns every reader (a damaged archive), not only those whose pattern fits `place`. archive: the name of the one
-    that it is a member of, "" of a file.
+    that holds it. fault: why it cannot be read. always: the fault concerns every reader (a damaged archive), not only
+    those whose pattern fits. archive: the name of the one that it is a member of, "" of a file.
     """
 
     file: str
     path: Path
-    place: str
     open: Opener
     fault: Reject | None = None
     always: bool = False
     archive: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, relative to the folder: a member where it would be unpacked."""
+        inside = self.file.removeprefix(f"{self.archive}/")
+        return str(PurePosixPath(self.archive).parent / inside) if self.archive else self.file
 
     def fits(self, pattern: str) -> bool:
         """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
@@ -64,8 +67,9 @@ class Found:
         In an archive it may be two: the repository's, and one in it. Capitals, a compression suffix, the number of a
         shard and the form of the rows (ROWS) do not matter.
         """
-        parts, wanted = (_form(name).split("/") for name in (plain_name(self.place), pattern))
-        return any(_fits(parts[above:], wanted) for above in range(3 if self.archive else 2))
+        deeper = 2 if self.archive else 1
+        wanted = re.escape(_form(pattern)).replace(r"\*\*/", "(?:[^/]+/)*").replace(r"\*", "[^/]*")
+        return bool(re.fullmatch(f"(?:[^/]+/){{0,{deeper}}}{wanted}", _form(plain_name(self.place))))
 
     def stream(self) -> Stream:
         """The file's text; raises Reject when the file has a fault."""
@@ -80,14 +84,6 @@ class Found:
 def _form(name: str) -> str:
     stem, dot, last = _SHARD.sub("", name.lower()).rpartition(".")
     return f"{stem}.rows" if dot + last in ROWS else stem + dot + last
-
-
-def _fits(parts: list[str], pattern: list[str]) -> bool:
-    if not (parts and pattern):
-        return not parts and not pattern
-    if pattern[0] == "**":
-        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts)))
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def printable(name: str) -> str:
@@ -113,7 +109,7 @@ def files_below(folder: Path) -> Iterator[Found]:
         try:
             names = os.listdir(here)
         except OSError as reason:
-            yield Found(str(below), here, str(below), here.open, unreadable(reason), always=True)
+            yield Found(str(below), here, here.open, unreadable(reason), always=True)
             continue
         above |= {here.resolve()}
         for name in names:
@@ -125,7 +121,7 @@ def files_below(folder: Path) -> Iterator[Found]:
             if is_folder and fault is None:
                 todo.append((path, place, above))
                 fault = Reject("unreadable file", "a folder, not a file")
-            yield Found(str(place), path, str(place), functools.partial(path.open, "rb"), fault, always)
+            yield Found(str(place), path, functools.partial(path.open, "rb"), fault, always)
 
 
 def _hidden(name: str) -> bool:
@@ -133,18 +129,18 @@ def _hidden(name: str) -> bool:
 
 
 def _fault(path: Path, homes: list[Path], above: frozenset[Path]) -> Reject | None:
-    why = ""
     try:
-        mode, target = path.stat().st_mode, path.resolve() if path.is_symlink() else None
+        mode, target = path.stat().st_mode, path.resolve()
     except (OSError, RuntimeError) as reason:
         return unreadable(reason)
-    if target in above:
-        why = "a symbolic link to a folder above it"
-    elif target and not any(target.is_relative_to(home) for home in homes):
+    if path.is_symlink() and target in above:
+        return Reject("unreadable file", "a symbolic link to a folder above it")
+    if path.is_symlink() and not any(target.is_relative_to(home) for home in homes):
         why = "a symbolic link that leads out of the raw folder; copy the file, or make the source's folder the link"
-    elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        why = "a pipe, socket or device, not a file"
-    return Reject("unreadable file", why) if why else None
+        return Reject("unreadable file", why)
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        return Reject("unreadable file", "a pipe, socket or device, not a file")
+    return None
 
 
 def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
@@ -160,11 +156,11 @@ def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
                 if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name):
                     fault = Reject("unsafe archive", "the name leads out of the archive's folder")
                 if not any(_hidden(part) and part != ".." for part in name.split("/")):
-                    file, place = f"{entry.file}/{name}", str(PurePosixPath(entry.file).parent / name)
-                    entries.append(Found(file, entry.path, place, opener, fault, fault is not None, entry.file))
+                    file = f"{entry.file}/{name}"
+                    entries.append(Found(file, entry.path, opener, fault, fault is not None, entry.file))
         except (Reject, *FAULTS) as reason:
             fault = reason if isinstance(reason, Reject) else unreadable(reason)
-            entries.append(Found(entry.file, entry.path, entry.file, entry.open, fault, always=True))
+            entries.append(Found(entry.file, entry.path, entry.open, fault, always=True))
     return sorted(entries, key=lambda entry: entry.file)
 
 
@@ -191,16 +187,14 @@ def _whole(path: Path, packing: str, size: int, mtime_ns: int) -> IO[bytes]:
 
 def _zipped(entry: Found, stack: contextlib.ExitStack) -> Members:
     archive = stack.enter_context(_zip(entry.path))
-    content = [member for member in archive.infolist() if not member.is_dir()]
-    if unsafe := bomb(sum(member.file_size for member in content), entry.path.stat().st_size):
-        raise unsafe
-    for member in content:
+    for member in archive.infolist():
         fault = bomb(member.file_size, member.compress_size)
         if stat.S_ISLNK(member.external_attr >> 16):
             fault = Reject("unsafe archive", "a symbolic link")
         elif member.flag_bits & 1:
             fault = Reject("unreadable file", "encrypted")
-        yield member.filename, functools.partial(archive.open, member), fault
+        if not member.is_dir():
+            yield member.filename, functools.partial(archive.open, member), fault
 
 
 def _zip(path: Path) -> zipfile.ZipFile:

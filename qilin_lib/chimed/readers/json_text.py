@@ -30,7 +30,7 @@ def json_items(stream: Stream, fits: Callable[[Any], bool] | None = None) -> Row
     Records are lines, values one after another over lines or without a gap, the elements of arrays, or what an object
     holds that is no record itself: the elements of its lists ({"data": […]}), or its members ({"id": {…}, …}). `fits`
     says of a value whether it has a record's form. Commas too many or too few do not matter. Behind a broken record
-    reading goes on at the next line that begins one; of a text without lines the rest is lost, and said to be.
+    reading goes on at the next line that begins one; of a text without lines the rest is lost.
     """
     window = _Window(stream.pieces())
     opening = window.skip(_GAP)
@@ -186,12 +186,13 @@ class _Window:
         """
         line, value = self.line(), self.value()
         if isinstance(value, Reject):
-            where = f"reading goes on at line {self.line()}" if self._resume() else "nothing behind it is read"
+            self._resume()
+            where = "nothing behind it is read" if self.lost else f"reading goes on at line {self.line()}"
             return line, Reject(value.reason, f"{value.detail} ({where})")
         self.at = self.end
         return line, value
 
-    def _resume(self) -> bool:
+    def _resume(self) -> None:
         pattern = re.compile(rf'\n{self._indent},?(?=["{{\[])')
         begun = self.text.rfind("\n", self.at, self.end)
         self.at = self.end if begun < 0 else begun
@@ -200,9 +201,8 @@ class _Window:
             self.at = len(self.text) if last < 0 else last
             if not self.more():
                 self.at, self.lost = len(self.text), True
-                return False
+                return
         self.at = found.end()
-        return True
 
 
 def _layout(window: _Window, fits: Callable[[Any], bool] | None) -> str:

@@ -80,10 +80,9 @@ def _graph(headings: dict[str, str], tabular: bool = False) -> Reader:
 
 @reader
 def cpubmed(file: str, stream: Stream) -> Iterator[tuple[int, Disease | Reject]]:
-    """CPubMed-KG triples, aggregated per entity.
+    """CPubMed-KG triples: a record per entity (at its first triple's line), a Reject per broken triple, by line.
 
-    One record an entity (at its first triple's line), one Reject a broken triple, in order of line. Two passes, and
-    every distinct name once in memory: the triples of an entity may stand anywhere.
+    Two passes, and every distinct name once in memory: the triples of an entity may stand anywhere.
     """
     names: dict[str, str] = {}
     good = (triple for _, row in _triple_rows(file, stream) if not isinstance(triple := _triple(row), Reject))

@@ -31,14 +31,11 @@ _FURNITURE = re.compile(
 )
 _FURNITURE_STARTS = "<-－—第P书作朝年"
 _NO_BEGINNING = frozenset("，。、；：！？）」』”～~℃％%.")
+_LONGEST_PAGE = 60
 _TITLE = re.compile(r"\s*[一二三四五六七八九十]{1,3}、[^。，；]{1,20}")
 _LEADERS = ("......", "………", "······")
-# A page's number alone, before or behind a running header, or before the number of pages.
-_PAGE = re.compile(
-    r"\s{0,9}(?:[-－—·]?\s{0,9}(?P<alone>\d{1,4})\s{0,9}[-－—·]?"
-    r"|(?P<of>\d{1,4})\s{0,9}[/／]\s{0,9}\d{1,4}|(?P<first>\d{1,4})\s{1,40}\D{2,40}|\D{2,40}?\s{1,40}(?P<last>\d{1,4}))\s{0,9}"
-)
-_PAGE_EDGES, _LONGEST_PAGE, _MOST_KINDS = frozenset("0123456789０１２３４５６７８９-－—·"), 60, 10_000
+# A page's number, alone on its line or before the number of pages.
+_PAGE = re.compile(r"\s{0,9}[-－—·]?\s{0,9}(\d{1,4})\s{0,9}(?:[-－—·]|[/／]\s{0,9}\d{1,4})?\s{0,9}")
 # Marks of the collection of ancient books: \x around what stands out, \r around a picture, its caption first.
 _PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
@@ -61,10 +58,7 @@ def _textbook(file: str, stream: Stream) -> Passages:
 
 @reader
 def medqa_textbook(file: str, stream: Stream) -> Passages:
-    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them.
-
-    Its passages would only be found out as thousands of duplicates.
-    """
+    """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them."""
     parts = PurePosixPath(plain_name(file)).parts
     copies = [f"{part}: {why}" for part, why in FIELDS["medqa_copies"].items() if part in parts]
     return iter([(0, Reject("not one of the books", copies[0], note=True))]) if copies else _textbook(file, stream)
@@ -100,48 +94,33 @@ def _entries(file: str, stream: Stream) -> Passages:
 
 
 def page_numbers(lines: Lines) -> set[int]:
-    """The numbers of the lines that hold nothing but a page's number, alone or with a running header.
+    """The numbers of the lines that hold nothing but a page's number.
 
-    A page's number goes up by 1 to 3 from line to line of its kind (1, 2, 4, 5 …); of each kind the longest such row is
-    looked for. None in a text whose lines are `_broken`, of a kind whose numbers mostly stand in no such row, where
-    less than two other lines stand between two of them, or of a header that never cuts a sentence: a numbered heading.
+    It goes up by 1 to 3 from one such line to the next (1, 2, 4, 5 …); the longest row of such lines is looked for.
+    None in a text whose lines are `_broken`, where most numbers stand in no such row, or less than two other lines
+    stand between two of them.
     """
-    kinds: dict[str, dict[int, tuple[int, int, int, Any]]] = {}
-    counts: dict[str, int] = {}
-    filled, odd, said = 0, 0, "。"
+    # By a page's number, the longest row that ends in it: (length, number of the line, the row before).
+    rows: dict[int, tuple[int, int, Any]] = {}
+    filled, odd, count = 0, 0, 0
     for number, line in lines:
         if isinstance(line, Reject) or not (text := line.strip()):
             continue
         filled, odd = filled + 1, odd + (text[0] in _NO_BEGINNING)
-        edges = len(line) <= _LONGEST_PAGE and (text[0] in _PAGE_EDGES or text[-1] in _PAGE_EDGES)
-        page = _PAGE.fullmatch(line) if edges else None
-        if page and (page.lastgroup == "alone" or len(kinds) < _MOST_KINDS):
-            at, value = page.span(page.lastgroup), int(page[page.lastgroup])
-            kind = "" if page.lastgroup == "alone" else f"{line[: at[0]]}#{line[at[1] :]}".strip()
-            rows = kinds.setdefault(kind, {})
+        if len(line) <= _LONGEST_PAGE and (page := _PAGE.fullmatch(line)):
+            value, count = int(page[1]), count + 1
             before = max(
                 (rows[n] for n in range(value - 1, value - 4, -1) if n in rows), key=itemgetter(0), default=None
             )
-            cuts = 0 if said.endswith(_ENDS) else 1
-            length, cuts = (before[0] + 1, before[1] + cuts) if before else (1, cuts)
+            length = before[0] + 1 if before else 1
             if value not in rows or length >= rows[value][0]:
-                rows[value] = (length, cuts, number, before)
-            counts[kind] = counts.get(kind, 0) + 1
-        said = "。" if page else text
-    if _broken(odd, filled):
-        return set()
-    return {number for kind, rows in kinds.items() for number in _pages(kind, rows, counts[kind])}
-
-
-def _pages(kind: str, rows: dict[int, tuple[int, int, int, Any]], count: int) -> list[int]:
-    row = max(rows.values(), key=itemgetter(0))
-    found, cuts = [], row[1]
+                rows[value] = (length, number, before)
+    row, found = max(rows.values(), key=itemgetter(0), default=None), []
     while row:
-        found.append(row[2])
-        row = row[3]
-    sure = not kind or cuts or re.search(r"#\s*[/／]|\s{2,}#|#\s{2,}", kind)
-    much = len(found) >= 3 and 2 * len(found) >= count and found[0] - found[-1] >= 3 * (len(found) - 1)
-    return found if sure and much else []
+        _, number, row = row
+        found.append(number)
+    sure = len(found) >= 3 and 2 * len(found) >= count and found[0] - found[-1] >= 3 * (len(found) - 1)
+    return set(found) if sure and not _broken(odd, filled) else set()
 
 
 def _broken(odd: int, lines: int) -> bool:
@@ -150,7 +129,7 @@ def _broken(odd: int, lines: int) -> bool:
 
 
 def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]:
-    """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one, between passages.
+    """(number of the first line, Passage) of numbered lines; a line that is a Reject stays one.
 
     Sections between <篇名> headings, cut at paragraph ends near PASSAGE_CHARS characters, anywhere at OPEN_CHARS.
     """
@@ -185,10 +164,9 @@ def _text(line: str) -> str:
 
 
 def unwrapped(lines: list[str]) -> str:
-    """Lines joined into paragraphs.
+    """Lines joined into paragraphs: a long line that ends inside a sentence was wrapped by a printer and goes on.
 
-    A long line that ends inside a sentence was wrapped by a printer and goes on in the next. Where a page's lines are
-    `_broken`, every line goes on up to the end of its sentence.
+    Where a page's lines are `_broken`, every line goes on up to the end of its sentence.
     """
     parts: list[str] = []
     anywhere = _broken(sum(line.lstrip()[:1] in _NO_BEGINNING for line in lines), len(lines))

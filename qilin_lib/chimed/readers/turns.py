@@ -33,8 +33,7 @@ def instruction_row(row: Any) -> Dialogue:
 
     A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
     answer]; or a question (`input` goes on) and an answer, a text or messages, after the pairs in `history`. A `system`
-    text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`. Role marks
-    inside a question ("<user>: … <bot>: …", "Human:…\\nAssistant:…", "### Instruction:\\n…") are turns.
+    text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
@@ -155,10 +154,7 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
 
 
 def speaker_of(name: Any) -> str:
-    """ "user", "assistant" or "system" of the name that a source gives a speaker; Reject for another.
-
-    MedDialog's class labels are 0 for the patient and 1 for the doctor.
-    """
+    """The role of a speaker's name, or of MedDialog's class number (0 the patient, 1 the doctor); else Reject."""
     known = ("user", "assistant")[name] if type(name) is int and name in (0, 1) else _SPEAKERS.get(string(name).lower())
     if known is None:
         raise Reject("unknown speaker", string(name))
@@ -188,16 +184,15 @@ def talk(turns: Iterable[Turn], system: str = "") -> Dialogue:
 
 
 def question_and_answer(question: str, answer: str) -> Dialogue:
-    """The Dialogue of one question and its answer."""
+    """The Dialogue of a question and its answer."""
     return talk([("user", question), ("assistant", answer)])
 
 
 def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...], str]:
     """(texts of user, assistant, user, …, the system's text) of (speaker, text) turns.
 
-    Role marks inside a turn are resolved, turns of one speaker in a row joined by a newline; what is empty at either
-    end was never written. Reject: an empty turn between two others, a system turn after the first, the assistant
-    speaking first, role marks that cannot be resolved.
+    Turns of one speaker in a row are joined by a newline; what is empty at either end was never written. Reject: an
+    empty turn between two others, a system turn after the first, the assistant speaking first, role marks in a turn.
     """
     opening, spoken = [system], []
     for speaker, text in turns:
@@ -259,9 +254,8 @@ def whole_transcript(text: str) -> list[Turn]:
 def unmarked(speaker: str, text: str) -> list[Turn]:
     """The turns of a turn's text: itself, or those that the role marks inside it tell apart.
 
-    A user's text may begin with the turns before the question, and may end with the mark of the answer to come. One
-    mark of the speaker's own goes from the head; a word with a colon elsewhere is none by itself. Reject for other
-    marks.
+    A user's text may begin with the turns before the question, and may end with the mark of the answer to come. Reject
+    for other marks.
     """
     mark = _first_mark(text)
     if not mark:
