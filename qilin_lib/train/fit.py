@@ -258,7 +258,7 @@ def log_callback(out: Path) -> Any:
                 row = {"step": state.global_step, **logs}
                 with open(out / "log.jsonl", "a", encoding="utf-8") as handle:
                     handle.write(json.dumps(row) + "\n")
-                told = {"step": state.global_step, "steps": state.max_steps, "loss": logs.get("loss")}
-                print(launch.PROGRESS + json.dumps(told | {"seconds": time.time() - started}), flush=True)
+                seconds = time.time() - started
+                launch.report(step=state.global_step, steps=state.max_steps, loss=logs.get("loss"), seconds=seconds)
 
     return JsonLog()

@@ -75,13 +75,11 @@ def processes(parameters: Any) -> int:
 
 
 def command(parameters: Any, module: str, job: Path) -> list[str]:
-    """The exact command line that trains: `python -m module job`, under torchrun for more than one process (on one node
-    with sockets that no other machine reaches).
+    """The command line that trains: `python -m module job`, under torchrun for more than one process.
 
-    Several nodes: inside a Slurm allocation this process, on the allocation's first node, starts one torchrun a node
-    through srun; elsewhere MASTER_ADDR names the first node, and the same notebook is started on every node. `job`
-    must lie on a disk that all nodes share. Raises QilinError if the nodes are not those of the allocation, or if
-    nobody says where they meet.
+    Several nodes: inside a Slurm allocation its first node starts one torchrun per node through srun; elsewhere
+    MASTER_ADDR names the first node, and the same notebook is started on every node. `job` must lie on a disk that all
+    share. QilinError if the nodes are not those of the allocation, or if nobody says where they meet.
     """
     # DeepSpeed finds its only process through torchrun too; without, it looks for MPI.
     if processes(parameters) == 1 and not parameters.deepspeed:
@@ -126,11 +124,8 @@ def _master(parameters: Any) -> tuple[str, str]:
 
 
 def dry_run(parameters: Training) -> None:
-    """With `dry_run: true`: print the command that this notebook would train with, as one would paste it, and end the
-    notebook without an error (papermill takes SystemExit(0) for success and stops there). Else: nothing at all.
-
-    It asks no device, so a laptop can print what eight GPUs would run.
-    """
+    """With `dry_run: true` print the command that this notebook would train with, and end the notebook without an error
+    (papermill takes SystemExit(0) for success). No device is asked."""
     if not parameters.dry_run:
         return
     job = runs.runs_dir() / parameters.run / parameters.folder / "job.json"
@@ -148,8 +143,7 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
     """Run a child process; `show` gets one short line now and then. If it fails, QilinError names cause and log.
 
     With `workers` so many of them, which find RANK, LOCAL_RANK and WORLD_SIZE in their environment and never talk to
-    each other; the first one that fails takes the others down and is named. Nothing is left running, however this ends:
-    an interrupt, a failure, or the death of the notebook's kernel.
+    each other. Nothing is left running, however this ends.
     """
     environments = [environment := _environment(gpus)]
     if workers > 1:
@@ -166,22 +160,28 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
         os.close(writing)
         for line in output:
             if line.startswith(PROGRESS):
-                # print ends its line with a write of its own: what another rank says can come in between.
-                state, end = json.JSONDecoder().raw_decode(line, len(PROGRESS))
-                text = _progress_text(state)
+                text = _progress_text(json.loads(line.removeprefix(PROGRESS)))
                 show(text)
                 locks.report(text)
-                line = line[end:].removeprefix("\n")
-            if line:
+            else:
                 handle.write(line)
                 handle.flush()
         codes = [process.wait() for process in started]
-    if failed := children.first_failure(codes):
-        rank, code = failed
+    if any(codes):
+        # Those that it took down were ended by SIGTERM.
+        rank = next((rank for rank, code in enumerate(codes) if code not in (0, -signal.SIGTERM)), 0)
+        code = codes[rank] or -signal.SIGTERM
         how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
         why = children.cause(log, earlier).replace(f"{QilinError.__module__}.{QilinError.__name__}: ", "")
         which = f"[rank{rank}]: " if workers > 1 else ""
         raise QilinError(f"the process ended with {how}: {which}{why} (whole log: {log})")
+
+
+def report(**state: Any) -> None:
+    """Tell the notebook how far a child is: a `text`, or step, steps, loss and seconds."""
+    # One write: what another rank prints cannot come in between.
+    sys.stdout.write(f"{PROGRESS}{json.dumps(state)}\n")
+    sys.stdout.flush()
 
 
 def _environment(gpus: int) -> dict[str, str]:

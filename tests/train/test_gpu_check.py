@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -35,11 +34,6 @@ def test_every_case_runs_at_a_small_shape(tmp_path: Path) -> None:
         assert rows[name]["tokens/s"] > 0 and rows[name]["at least"] <= rows[name]["at most"] and name in shown
     assert rows["LoRA SFT"]["batch"] == "8 x 64" and rows["LoRA DPO, live reference"]["batch"] == "16 x 48"
     assert rows["generation"]["tokens/s"] > 0
-    kernels = {name: row for name, row in rows.items() if name.startswith("packed rows, ")}
-    # torch's one kernel for all documents takes a GPU.
-    assert list(kernels) == ["packed rows, documents", "packed rows, sdpa"]
-    losses = [row["loss"] for row in kernels.values()]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and all(row["tokens/s"] > 0 for row in kernels.values())
     small, large = rows["update of 0.05%"], rows["update of 1.00%"]
     # To nearest a small update is mostly lost; stochastic rounding keeps it in the mean.
     assert small["nearest bf16"] < 0.5 and abs(small["stochastic bf16"] - 1) < 0.2
@@ -51,11 +45,8 @@ def test_without_a_gpu_it_is_one_sentence() -> None:
     assert shown == "gpu_check: skipped, because torch sees no GPU here; --tiny runs the same code on the CPU.\n"
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "trl" else looked(name))
-    assert gpu_check.lacking(True) == "skipped, because these Python packages are not installed: trl"
-    # A package that the kit itself cannot be imported without.
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    """Also one that the kit itself cannot be imported without."""
     (tmp_path / "pydantic.py").write_text("raise ModuleNotFoundError(name='pydantic')")
     shown = run("--tiny", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"], str(params.ROOT)]))
     assert shown == "gpu_check: skipped, because the Python package pydantic is not installed.\n"

@@ -1,15 +1,14 @@
 """05: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7).
 
-The reference is the SFT policy itself. Under LoRA it is the same model with the adapter off (the adapter is fresh, on
-merged SFT weights), so there is one copy of the weights; full training needs a second, unless its log-probabilities
-were computed beforehand (reference.py). A wrong reference is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs
-(hiyouga/LLaMA-Factory#8459, #8974); it is checked before step 1, pair by pair.
+The reference is the SFT policy itself. Under LoRA it is the same model with the fresh adapter off, so there is one copy
+of the weights; full training needs a second, unless its log-probabilities were computed beforehand. A wrong reference
+is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs (hiyouga/LLaMA-Factory#8459, #8974); it is checked before
+step 1, pair by pair.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Message, Template
-from qilin_lib.train import behaviour, construction, methods, numerics, pairs, reference
+from qilin_lib.train import behaviour, construction, methods, numerics, pairs
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
@@ -50,13 +49,11 @@ def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: An
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
-    """Keyword arguments for TRL's DPOConfig.
+    """Keyword arguments for TRL's DPOConfig: Eq. 7 with `beta`.
 
-    Loss: Eq. 7 with `beta`. `label_smoothing` > 0 is what TRL 1.16 means by it: the share of flipped labels that robust
-    DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409), not cDPO, whose margin is bounded. `rpo_alpha` adds that
-    multiple of the negative log-likelihood of the batch's chosen tokens, their mean (RPO: Pang et al. 2024, arXiv
-    2404.19733, Eq. 1, who take the mean in each answer and weight the DPO term instead). Dropout acts as asked for:
-    TRL's default would switch off `lora_dropout` without a word.
+    `label_smoothing` is the share of flipped labels that robust DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409),
+    not cDPO's. `rpo_alpha` adds that multiple of the mean negative log-likelihood of a batch's chosen tokens (after
+    Pang et al. 2024, arXiv 2404.19733, Eq. 1). TRL's default would switch off `lora_dropout` without a word.
     """
     preference = "robust" if parameters.label_smoothing else "sigmoid"
     return {
@@ -93,11 +90,8 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: lis
 
 
 def without_copy(model: Any, parameters: Any) -> None:
-    """Undo what TRL's trainers of pairs do to a `model` with an adapter when they are made.
-
-    Their frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and head)
-    and goes into every checkpoint: without it they take the model with its adapter off. And they cast the adapter of a
-    quantised model.
+    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
+    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
     """
     if parameters.finetuning != "full":
         model.delete_adapter("ref")
@@ -105,11 +99,8 @@ def without_copy(model: Any, parameters: Any) -> None:
 
 
 def refuse_adapters(model: Any, finetuning: str) -> None:
-    """RuntimeError unless `model` is what the reference is derived from: one adapter on merged weights, or none.
-
-    An SFT adapter below the new one would be off in the reference too (hiyouga/LLaMA-Factory#8459), and a model that
-    was wrapped twice trains nothing useful (huggingface/trl#652).
-    """
+    """RuntimeError unless `model` is what the reference is derived from: one adapter on merged weights, or none. An SFT
+    adapter below the new one would be off in the reference too (hiyouga/LLaMA-Factory#8459)."""
     found = sorted(getattr(model, "peft_config", {}))
     expected = [] if finetuning == "full" else ["default"]
     if found != expected:
@@ -131,23 +122,27 @@ def _trainer_class(job: SimpleNamespace) -> type:
 
     class TokenisedDPOTrainer(shared.EvenPairs, DPOTrainer):
         """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own.
-
-        `gaps`: largest |log π - log π_ref| of each evaluated batch. `reused`: whether each set of reference
-        log-probabilities came from the cache.
-        """
+        `gaps`: largest |log π - log π_ref| of each evaluated batch."""
 
         def __init__(self, **settings: Any) -> None:
             self.gaps: list[float] = []
-            self.reused: list[bool] = []
             super().__init__(**settings)
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-            compute = partial(super()._precompute_ref_logps, name=name, batch_size=self.args.per_device_eval_batch_size)
-            dataset, reused = reference.columns(self, compute, dataset, job)
-            self.reused.append(reused)
+            import torch
+
+            folder = job.paths.cache / "reference"
+            folder.mkdir(parents=True, exist_ok=True)
+            # TRL's key is a hash of weights and pairs; a dataset in memory has no folder of its own for it.
+            dataset._get_cache_file_path = lambda key: str(folder / f"{key}.arrow")
+            self.model.eval()
+            # Its loader draws from the global generator, and dropout in training would differ from a run without it.
+            with torch.random.fork_rng(devices=[]):
+                dataset = super()._precompute_ref_logps(dataset, name, self.args.per_device_eval_batch_size)
+            self.model.train()
             return dataset
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -181,8 +176,8 @@ def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
     import torch
 
     policy = outputs.log_probs.sum(1)
-    known = [inputs[name] for name in reference.COLUMNS if name in inputs]
-    sides = known or trainer.compute_ref_log_probs(trainer.ref_model or reference.placed(trainer), inputs)
+    sides = [inputs[name] for name in ("ref_chosen_logps", "ref_rejected_logps") if name in inputs]
+    sides = sides or trainer.compute_ref_log_probs(trainer.ref_model or _placed(trainer), inputs)
     return trainer.accelerator.gather((policy - torch.cat(tuple(sides))).abs().max()).max().item()
 
 
@@ -203,18 +198,12 @@ def work(job: SimpleNamespace) -> None:
         "pairs_heldout": len(held),
         "pairs_heldout_apart": apart,
         "beta": parameters.beta,
-        "reference": _source(trainer) if method.reference else "none",
+        "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.reference else "none",
     }
     if parameters.constructed:
         facts["constructed"] = files.read_json(job.out / "constructed.json")
     if trainer.is_world_process_zero():
         files.write_json(job.out / "facts.json", facts)
-
-
-def _source(trainer: Any) -> str:
-    """Where the reference's log-probabilities came from."""
-    reused = getattr(trainer, "reused", [])
-    return "live" if not reused else "cached, reused" if all(reused) else "cached, computed"
 
 
 def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Message]], list[Pair], int]:
@@ -260,7 +249,7 @@ def evaluated(trainer: Any, *names: str) -> tuple[list[float], list[float]]:
     """
     import torch
 
-    model = reference.placed(trainer)
+    model = _placed(trainer)
     trainer.model.eval()
     # Before training starts nothing has put policy and reference under autocast.
     with torch.no_grad(), trainer.accelerator.autocast():
@@ -268,6 +257,17 @@ def evaluated(trainer: Any, *names: str) -> tuple[list[float], list[float]]:
     logged = [value for name in names for value in trainer._metrics["eval"][name]]
     trainer._metrics["eval"].clear()
     return losses, logged
+
+
+def _placed(trainer: Any) -> Any:
+    """The policy where it can compute before training; DeepSpeed has not placed the weights yet (as in TRL)."""
+    if not trainer.is_deepspeed_enabled:
+        return trainer.model
+    from trl.models import prepare_deepspeed
+
+    if trainer._precompute_engine is None:
+        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
+    return trainer._precompute_engine
 
 
 def score(job: SimpleNamespace) -> None:
