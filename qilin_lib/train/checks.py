@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib.util
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -20,14 +20,18 @@ ZERO3_GIB = 20
 
 
 def check(stage: Stage) -> None:
-    """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, or if
-    target_modules or modules_to_save name a module that the base model lacks, or if ZeRO-3 is to split a model that is
-    too large to be loaded whole. Seconds; touches nothing on disk."""
+    """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, names a module
+    that the base model lacks, or is to split a model by ZeRO-3 that is too large to be loaded whole."""
     refuse_empty(stage)
     fields.check(stage)
-    if python := getattr(stage.parameters, "vllm_python", None):
-        vllm_client.check(stage.name, python)
     parameters = stage.parameters
+    if python := getattr(parameters, "vllm_python", None):
+        vllm_client.check(stage.name, python)
+    if (tracker := parameters.report_to) != "none" and importlib.util.find_spec(tracker) is None:
+        raise QilinError(
+            f"{parameters.notebook}: report_to = '{tracker}', but the package {tracker} is not installed; nearest "
+            f"valid: report_to = 'none', or pip install {tracker}"
+        )
     base = base_path(stage.parent("02_tokenize"))
     targets, whole = parameters.target_modules, parameters.modules_to_save
     if (parameters.deepspeed or "").startswith("zero3"):
@@ -60,19 +64,17 @@ def refuse_empty(stage: Stage) -> None:
     if (name := methods.of(stage.parameters).data) == "cpt":
         return
     chimed = stage.parent("01_build_chimed")
-    if not any(row["split"] == "train" for row in files.read_jsonl(chimed / f"{name}.jsonl")):
-        raise QilinError(
-            f"{stage.name}: {name}.jsonl of run '{stage.parameters.run}' has nothing to train on: {_why(chimed, name)}"
-            f"; nearest valid: a raw_dir with a source of {name} (python -m qilin_lib.chimed.sources lists them)"
-        )
-
-
-def _why(chimed: Path, name: str) -> str:
+    if any(row["split"] == "train" for row in files.read_jsonl(chimed / f"{name}.jsonl")):
+        return
     rows = [row for row in files.read_json(chimed / "ledger.json")["sources"] if row["set"] == name]
+    kept, rejected = sum(row["kept"] for row in rows), sum(sum(row["rejected"].values()) for row in rows)
+    read, duplicate, contaminated = (sum(row[fate] for row in rows) for fate in ("read", "duplicate", "contaminated"))
+    why = f"of {read} read none was kept ({rejected} rejected, {duplicate} duplicate, {contaminated} contaminated)"
     if not rows:
-        return f"no source of its raw folder feeds {name}"
-    if kept := sum(row["kept"] for row in rows):
-        return f"all {kept} records that were kept are held out (heldout_share_{name})"
-    rejected = sum(sum(row["rejected"].values()) for row in rows)
-    duplicate, contaminated, read = (sum(row[fate] for row in rows) for fate in ("duplicate", "contaminated", "read"))
-    return f"of {read} read none was kept ({rejected} rejected, {duplicate} duplicate, {contaminated} contaminated)"
+        why = f"no source of its raw folder feeds {name}"
+    elif kept:
+        why = f"all {kept} records that were kept are held out (heldout_share_{name})"
+    raise QilinError(
+        f"{stage.name}: {name}.jsonl of run '{stage.parameters.run}' has nothing to train on: {why}; nearest valid: a "
+        f"raw_dir with a source of {name} (python -m qilin_lib.chimed.sources lists them)"
+    )

@@ -17,19 +17,11 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS, Trained
 from qilin_lib.train import fit, methods
 
-# Fields of peft's LoraConfig that load, merge and switch off as plain LoRA does. `bias` is none of them: with the
-# adapter off it would stay, and DPO's reference would be another model.
-LORA = (
-    "use_rslora",
-    "use_dora",
-    "init_lora_weights",
-    "rank_pattern",
-    "alpha_pattern",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
-)
-# Starts of an adapter that leave the weights below as they are: the others would have to be saved with them.
+# Fields of peft's LoraConfig that load, merge and switch off as plain LoRA does. A `bias` would stay with the adapter
+# off, and DPO's reference would be another model.
+LORA = ("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern", "exclude_modules")
+LORA += ("layers_to_transform", "layers_pattern")
+# Starts of an adapter that leave the weights below as they are.
 STARTS = (True, "gaussian", "orthogonal")
 # Where the kit's parameter has another name than the library's field.
 NAMES = {
@@ -44,8 +36,7 @@ NAMES = {
     "loss_weights": "rpo_alpha",
     "r": "lora_r",
 }
-# Checkpoints, evaluation, logs, the hub, the data and their order, code from elsewhere: another value would undo a
-# promise of the kit (what is resumed, scored, hashed, counted), or never take effect.
+# Another value would undo a promise of the kit (what is resumed, scored, hashed, counted), or never take effect.
 KIT = re.compile(
     "(eval|save|hub|log(ging)?|do|fsdp|trackio|dataset|ref|sync|precompute|model_init|generate|teacher|vllm)_.*"
     "|fp16.*|bf16.*|.*length.*|activation_checkpointing.*|parallelism_config|accelerator_config|push_to_hub|packing.*"

@@ -87,40 +87,33 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
     each = f"--nproc_per_node={processes(parameters) // parameters.nodes}"
     if parameters.nodes == 1:
         return [sys.executable, "-m", one_node.__name__, each, "-m", module, str(job)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", each]
-    in_slurm = {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys()
-    before, host, port = _slurm(parameters) if in_slurm else ([], *_master(parameters))
-    meeting = [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
-    return [*before, *torchrun, *meeting, "-m", module, str(job)]
+    srun: list[str] = []
+    if {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys():
+        slurm, given = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_JOB_NUM_NODES"])
+        if parameters.nodes != given:
+            raise QilinError(
+                f"{parameters.notebook}: nodes = {parameters.nodes}, but Slurm job {slurm} was given {given}; nearest "
+                f"valid: nodes = {given}"
+            )
+        srun = ["srun", f"--nodes={given}", f"--ntasks={given}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+        host = socket.gethostname()
+        # Below 32768, where Linux takes the ports of outgoing connections from.
+        usual = str(10000 + int(slurm) % 20000)
+    else:
+        host, usual = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None), PORT
+        if host is None:
+            raise QilinError(
+                f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
+                "the environment; nearest valid: nodes = 1"
+            )
+    meeting = f"--rdzv_endpoint={host}:{os.environ.get('MASTER_PORT', usual)}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", each, f"--nnodes={parameters.nodes}"]
+    return [*srun, *torchrun, "--rdzv_backend=c10d", meeting, "-m", module, str(job)]
 
 
 def plain(module: str, job: Path) -> list[str]:
     """The command line of one process, or of each of several that never talk to each other."""
     return [sys.executable, "-m", module, str(job)]
-
-
-def _slurm(parameters: Any) -> tuple[list[str], str, str]:
-    """(srun and its options, host, port): one torchrun a node, meeting at this host."""
-    job, nodes = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_JOB_NUM_NODES"])
-    if parameters.nodes != nodes:
-        raise QilinError(
-            f"{parameters.notebook}: nodes = {parameters.nodes}, but Slurm job {job} was given {nodes}; "
-            f"nearest valid: nodes = {nodes}"
-        )
-    # Below 32768, where Linux takes the ports of outgoing connections from.
-    port = os.environ.get("MASTER_PORT", str(10000 + int(job) % 20000))
-    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    return srun, socket.gethostname(), port
-
-
-def _master(parameters: Any) -> tuple[str, str]:
-    host = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None)
-    if host is None:
-        raise QilinError(
-            f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
-            "the environment; nearest valid: nodes = 1"
-        )
-    return host, os.environ.get("MASTER_PORT", PORT)
 
 
 def dry_run(parameters: Training) -> None:

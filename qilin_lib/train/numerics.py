@@ -71,15 +71,6 @@ def check_finite(value: float, what: str, weights: Path) -> None:
         raise QilinError(f"{what} is {value}: {_cause(weights, [])}")
 
 
-def refuse_broken(checkpoint: Path) -> None:
-    """QilinError if a checkpoint holds weights that are no finite numbers: nothing can go on from it."""
-    if found := _broken(_stored(sorted(checkpoint.glob("*.safetensors")))):
-        raise QilinError(
-            f"{checkpoint}: holds weights that are no finite numbers ({', '.join(found)}), so training cannot go on "
-            f"from it; delete {checkpoint.parent} to start over, with a lower learning_rate"
-        )
-
-
 def _cause(weights: Path, where: list[str]) -> str:
     if started := _broken(_stored(weight_files(weights))):
         return f"{weights}, which it starts from, holds weights that are no finite numbers: {', '.join(started)}"

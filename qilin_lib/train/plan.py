@@ -1,6 +1,6 @@
 """What a whole run will need, said before anything starts: disk, memory and hours of each notebook.
 
-A number stands here only if arithmetic gives one; `basis` says from what, `not_known` what no number covers and why.
+A number stands here only if arithmetic gives one; `note` says from what, and what no number covers.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Plan:
 
     def __repr__(self) -> str:
         numbers = self.frame[NUMBERS].map(lambda value: "not known" if pd.isna(value) else _short(value))
-        rows = [f"{row.Index}: {row.basis or '-'}. Not known: {row.not_known}." for row in self.frame.itertuples()]
-        note = "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."
-        return "\n".join([numbers.to_string(), *self.sentences, *rows, note])
+        notes = [f"{name}: {note}." for name, note in self.frame["note"].items()]
+        units = "GB = 10^9 bytes; what has unknown parts is given as the least that it can be."
+        return "\n".join([numbers.to_string(), *self.sentences, *notes, units])
 
 
 def plan(parameters: Mapping[str, Strict]) -> Plan:
@@ -57,36 +57,34 @@ def plan(parameters: Mapping[str, Strict]) -> Plan:
         try:
             rows.append(NEEDS[one.notebook](one, tokenize))
         except QilinError as reason:
-            rows.append(Need(basis="", not_known=str(reason)))
-    frame = pd.DataFrame(rows, list(parameters), [*NUMBERS, "basis", "not_known"]).astype(dict.fromkeys(NUMBERS, float))
+            rows.append(Need(note=f"not known: {reason}"))
+    frame = pd.DataFrame(rows, list(parameters), [*NUMBERS, "note"]).astype(dict.fromkeys(NUMBERS, float))
     return Plan(frame, tuple(_sentences(frame)))
 
 
 def _build(parameters: Build, tokenize: Tokenize) -> Need:
     raw = (params.ROOT / parameters.raw_dir).resolve() if parameters.raw_dir else sample.raw_dir()
     if not raw.is_dir():
-        return Need(basis="", not_known=f"all, because raw_dir = '{raw}': no such folder", gpu_gb=0)
+        return Need(note=f"not known, because raw_dir = '{raw}': no such folder", gpu_gb=0)
     read = sources.files_read(raw, parameters.sources).values()
     size = sum(path.stat().st_size for path in read if path.is_file())
-    basis = f"{SCRATCH} x {_short(size / GB)} GB of raw files (compressed ones count as they lie), 3 GB in 22 minutes"
-    lacking = "what stays and memory: not known before 01 has run"
-    return Need(basis=basis, not_known=lacking, disk_peak_gb=SCRATCH * size / GB, gpu_gb=0, hours=size / RAW_PER_HOUR)
+    note = f"{SCRATCH} x {_short(size / GB)} GB of raw files (compressed ones count as they lie), 3 GB in 22 minutes"
+    note += "; what stays is not known before 01 has run"
+    return Need(note=note, disk_peak_gb=SCRATCH * size / GB, gpu_gb=0, hours=size / RAW_PER_HOUR)
 
 
 def _tokens(parameters: Tokenize, tokenize: Tokenize) -> Need:
     packing = runs.runs_dir() / parameters.run / "02_tokenize" / "packing.json"
+    count, note = 0, "tokens are not known before 01 has run"
     if packing.exists():
         packed = files.read_json(packing)
-        count, basis = packed["blocks"] * packed["block_size"], "three int32 for each of the tokens packed last"
+        count, note = packed["blocks"] * packed["block_size"], "three int32 for each of the tokens packed last"
     elif parameters.max_cpt_tokens:
         count = parameters.max_cpt_tokens / (1 - parameters.replay_share)
-        basis = "three int32 for each of at most max_cpt_tokens and the replayed share"
-    else:
-        count, basis = 0, "the base; tokens are not known before 01 has run"
+        note = "three int32 for each of at most max_cpt_tokens and the replayed share"
     tiny = 4 * sizes(tokenize.base, tokenize.tiny).total if parameters.base == "tiny" else 0
     size = (12 * count + tiny) / GB or None
-    lacking = "memory and hours; what a base from elsewhere takes in the cache"
-    return Need(basis=basis, not_known=lacking, disk_peak_gb=size, disk_stays_gb=size, gpu_gb=0)
+    return Need(note=note, disk_peak_gb=size, disk_stays_gb=size, gpu_gb=0)
 
 
 def _training(parameters: Trained, tokenize: Tokenize) -> Need:
@@ -94,21 +92,17 @@ def _training(parameters: Trained, tokenize: Tokenize) -> Need:
     found, gb = preflight.estimate(parameters, tokenize), GIB / GB
     disk = found.frame[found.frame["where"] == "disk"].set_index("what")["GiB"] * gb
     least, most = (found.gib("training", "scoring", bounds=bounds) * gb for bounds in (False, True))
-    hours = None if found.available is None else found.hours
-    why = "without a device" if found.available is None else "before 02 has run" if found.rate else "on this processor"
-    lacking = f"hours: not known {why}; " * (not hours)
-    lacking += f"activations and logits (at most {_short(most - least)} GB per process); scores"
-    if parameters.notebook == "08_rlhf":
-        lacking += "; sampled answers and their memory, the judge beside the policy in RL"
     host = preflight.PYTHON / GB + found.gib("host memory") * gb if parameters.gpus else least
+    terms = ", ".join(f"{what} {_short(size)} GB" for what, size in disk.items())
     return Need(
-        basis=f"disk: {', '.join(f'{what} {_short(size)} GB' for what, size in disk.items())}; {found.speed}",
-        not_known=lacking,
+        note=f"disk: {terms}; {found.speed}; not known: activations and logits (at most {_short(most - least)} GB per "
+        f"process), scores{', sampled answers, the judge beside the policy' * (parameters.notebook == '08_rlhf')}",
         disk_peak_gb=disk.sum(),
         disk_stays_gb=disk.drop("checkpoints").sum(),
         host_gb=launch.processes(parameters) // parameters.nodes * host,
         gpu_gb=least if parameters.gpus else 0,
-        hours=hours,
+        # Without a device they would be another's.
+        hours=None if found.available is None else found.hours,
     )
 
 
@@ -118,12 +112,8 @@ def _answering(parameters: Evaluate | Bias, tokenize: Tokenize) -> Need:
     processes = parameters.gpus or parameters.processes or cores()
     host = processes * (preflight.PYTHON + (0 if parameters.gpus else width * weights))
     card = preflight.CUDA_CONTEXT + width * weights if parameters.gpus else 0
-    return Need(
-        basis=f"{processes} at a time, each at least {weights:,} weights x {width} bytes",
-        not_known="caches of keys and values, baselines; hours; records (a few kB each)",
-        host_gb=host / GB,
-        gpu_gb=card / GB,
-    )
+    note = f"{processes} at a time, each at least {weights:,} weights x {width} bytes; not known: caches, baselines"
+    return Need(note=note, host_gb=host / GB, gpu_gb=card / GB)
 
 
 NEEDS = {
@@ -131,7 +121,7 @@ NEEDS = {
     "02_tokenize": _tokens,
     **dict.fromkeys(("03_dcpt", "04_sft", "05_dpo", "08_rlhf"), _training),
     **dict.fromkeys(("06_eval", "09_bias"), _answering),
-    "07_case_study": lambda *_: Need(basis="loads no model", not_known="memory, minutes, the report's size", gpu_gb=0),
+    "07_case_study": lambda *_: Need(note="loads no model", gpu_gb=0),
 }
 
 

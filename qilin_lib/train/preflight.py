@@ -92,10 +92,8 @@ def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight:
-    """What a stage of 03-05 or 08 will need; nothing need be finished.
-
-    Base and block size are those of `tokenize`, 02's parameters; without them those of the run's 02_tokenize if it is
-    there, else of the profile. Raises QilinError if the sizes of the base are not to be had on this machine.
+    """What a stage of 03-05 or 08 will need; nothing need be finished. Base and block size are those of `tokenize`,
+    else of the run's 02_tokenize, else of the profile. QilinError if this machine does not know the sizes of the base.
     """
     stage = runs.runs_dir() / parameters.run / "02_tokenize"
     prepared = tokenize is None and (stage / "base.json").exists()
@@ -177,11 +175,8 @@ def logits(model: Sizes, p: Any, tokens: int) -> float:
 
 
 def afterwards(model: Sizes, p: Any) -> Iterator[Need]:
-    """What scoring takes (one model, without quantisation too), the merge (tensor by tensor) and the folder.
-
-    start/: the weights with the adapter of the stage before. Checkpoints, those that are kept and one being written:
-    weights and AdamW's two moments; DeepSpeed writes the weights twice and 12 bytes a trained weight.
-    """
+    """What scoring takes (one model, without quantisation too), the merge (tensor by tensor) and the folder: start/,
+    the checkpoints that are kept and one being written (DeepSpeed writes the weights twice), the result."""
     (count, width), full = model.trained(p), p.finetuning == "full"
     weights, adapter = WIDTH[p.dtype] * model.total, 0 if full else width * count
     yield "scoring", "weights", weights + adapter

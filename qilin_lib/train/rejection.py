@@ -70,9 +70,9 @@ def last_round(folder: Path) -> Path:
 def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -> dict[str, Any]:
     """Sample, rank, fine-tune; the facts of the training with those of the pool under "pool"."""
     parameters, data = stage.parameters, stage.parent("01_build_chimed") / "sft.jsonl"
-    sampling = folder / "sampling"
-    asked, counts = sampling / "questions.jsonl", None
-    if not (sampling / "facts.json").exists():
+    place = folder / "sampling"
+    asked, counts = place / "questions.jsonl", None
+    if not (place / "facts.json").exists():
         drawn, counts = questions(data, parameters.prompts, parameters.seed, number)
         files.write_jsonl(asked, drawn)
     paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
@@ -80,9 +80,9 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
         # vLLM loads full weights: merged before, where the training of this round finds them too.
         paths["weights"] = weights
     more = {"round": number, "questions": counts}
-    pool = jobs.train_step(stage, METHODS["rejection"], sampling, parameters.rejection, paths, show, **more)
+    pool = jobs.train_step(stage, METHODS["rejection"], place, parameters.rejection, paths, show, **more)
     for name in ("answers", "rewards"):
-        shutil.rmtree(sampling / name, ignore_errors=True)
+        shutil.rmtree(place / name, ignore_errors=True)
     if not pool["kept"]:
         raise QilinError(
             f"{folder / 'pool.jsonl'}: none of {pool['answers']} answers says anything, so there is nothing to learn "
@@ -287,22 +287,17 @@ def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], param
 
 
 def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
-    """Counts, rewards and tokens of a pool. `reward_best` is the mean over questions of the largest of their rewards,
-    `cut` an answer as long as the limit, `silent` a question whose answers are all empty, so that none was kept."""
+    """Counts and rewards of a pool. `reward_best` is the mean over questions of the largest of their rewards, `cut` an
+    answer as long as the limit."""
     by_question = [list(own) for _, own in itertools.groupby(rows, key=lambda row: row["id"])]
-    kept = [row for row in rows if row["kept"]]
+    kept = [row["reward"] for row in rows if row["kept"]]
     return {
         "prompts": len(by_question),
-        "num_samples": parameters.num_samples,
         "answers": len(rows),
         "kept": len(kept),
         "empty": sum(not row["answer"].strip() for row in rows),
-        "silent": sum(not any(row["kept"] for row in own) for own in by_question),
         "cut": sum(row["tokens"] == parameters.max_target_length for row in rows),
-        "distinct": sum(len({row["answer"] for row in own}) for own in by_question),
         "reward_mean": round(fmean(row["reward"] for row in rows), 6),
         "reward_best": round(fmean(max(row["reward"] for row in own) for own in by_question), 6),
-        "reward_kept": round(fmean(row["reward"] for row in kept), 6) if kept else None,
-        "tokens": sum(row["tokens"] for row in rows),
-        "tokens_kept": sum(row["tokens"] for row in kept),
+        "reward_kept": round(fmean(kept), 6) if kept else None,
     }

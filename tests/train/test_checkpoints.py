@@ -49,16 +49,6 @@ def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 # --- which checkpoint counts ------------------------------------------------------------------------------------------
 
 
-def test_only_the_newest_of_a_real_training_is_left_and_sealed_whole(trained: Path) -> None:
-    assert [path.name for path in trained.iterdir()] == ["checkpoint-2"]
-    path = checkpoints.last(trained)
-    assert path == trained / "checkpoint-2"
-    sealed = files.read_json(path / "sealed.json")["files"]
-    found = {str(p.relative_to(path)): p.stat().st_size for p in path.rglob("*") if p.is_file()}
-    assert sealed == {name: size for name, size in found.items() if name != "sealed.json"}
-    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= sealed.keys()
-
-
 def test_a_real_checkpoint_counts_no_more_when_any_file_is_missing_or_of_another_size(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -129,21 +119,6 @@ def test_a_training_that_begins_removes_broken_checkpoints_and_mends_the_log(tmp
     called("on_train_begin", folder)
     assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
     assert list(files.read_jsonl(tmp_path / "log.jsonl")) == [{"step": 1}, {"step": 2}]
-
-
-def test_what_is_left_of_a_removal_that_was_cut_short_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
-
-    def killed(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        called("on_save", tmp_path, 4)
-    assert not checkpoints.whole(tmp_path / "checkpoint-2")
-    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-4"
 
 
 # --- failed writes ----------------------------------------------------------------------------------------------------

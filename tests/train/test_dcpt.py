@@ -67,16 +67,6 @@ def test_loss_falls_and_the_model_loads(
     assert after < before - 0.2 and after == pytest.approx(losses[-1], abs=0.5)
 
 
-def test_batches_are_the_blocks_as_they_were_packed() -> None:
-    blocks = pack([[7, 8, 9], [10, 11], [12]], 4, 3, 0)
-    batch = dcpt.stack(dcpt.learnable(blocks), blocks)
-    assert set(batch) == {"input_ids", "position_ids", "labels"}
-    # The third block holds one end token, which nothing stands before: no loss, so it is no row.
-    assert batch["input_ids"].tolist() == [[7, 8, 9, 3], [10, 11, 3, 12]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
-    assert batch["labels"].tolist() == [[-100, 8, 9, 3], [-100, 11, 3, -100]]
-
-
 # --- characters of the scored tokens ----------------------------------------------------------------------------------
 
 
@@ -114,7 +104,8 @@ def test_heldout_counts_what_the_context_lets_through(
     files.write_jsonl(tmp_path / "long.jsonl", [{"text": text, "split": "heldout"}])
     load_model(tiny_model_dir).save_pretrained(tmp_path / "model")
     paths = SimpleNamespace(weights=tiny_model_dir, medical=tmp_path / "long.jsonl", general=inputs.general)
-    found = dcpt.heldout(SimpleNamespace(parameters=training("03_dcpt"), out=tmp_path, paths=paths))["medical"]
+    dcpt.score(SimpleNamespace(parameters=training("03_dcpt"), out=tmp_path, paths=paths))
+    found = files.read_json(tmp_path / "heldout.json")["medical"]
     tokenizer = load_tokenizer(tiny_model_dir)
     ids = tokenizer.encode(text, add_special_tokens=False)[:512]
     with torch.no_grad():

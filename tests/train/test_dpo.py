@@ -101,13 +101,6 @@ def test_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, Any]
             assert found[f"{side}_ids"][-1] == tiny_tokenizer.eos_token_id
 
 
-def test_long_turns_of_a_pair_are_cut_inside(rows: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
-    found = dpo.pair(rows[0], BAICHUAN, tiny_tokenizer, SimpleNamespace(max_source_length=3, max_target_length=2))
-    user, assistant = tiny_tokenizer.convert_tokens_to_ids(["<reserved_102>", "<reserved_103>"])
-    assert found["prompt_ids"][0] == user and found["prompt_ids"][-1] == assistant and len(found["prompt_ids"]) == 5
-    assert len(found["chosen_ids"]) == 3 and found["chosen_ids"][-1] == tiny_tokenizer.eos_token_id
-
-
 @pytest.mark.parametrize(
     "kind, overrides",
     [
@@ -192,19 +185,6 @@ def test_a_wrong_reference_stops_the_training(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=5e-3)
     with pytest.raises(RuntimeError, match="before step 1 .* the reference is not the SFT policy"):
         dpo.step_zero(trainer, pairs)
-
-
-def test_a_policy_with_an_adapter_below_is_refused(job: Callable, rows: list[dict[str, Any]]) -> None:
-    """hiyouga/LLaMA-Factory#8459: with all adapters off, the reference is the base model, not SFT's."""
-    from qilin_lib.models.adapters import lora_config
-
-    made = job()
-    model, tokenizer = prepare_model(made.parameters, made.paths.weights)
-    model.add_adapter("sft", lora_config(made.parameters))
-    with pytest.raises(RuntimeError, match=r"adapters \['default', 'sft'\], expected \['default'\]"):
-        dpo.make_trainer(made, model, tokenizer, [], [])
-    with pytest.raises(RuntimeError, match=r"expected \[\] on merged SFT weights"):
-        dpo.refuse_adapters(model, "full")
 
 
 # --- the child --------------------------------------------------------------------------------------------------------

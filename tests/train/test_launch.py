@@ -191,22 +191,6 @@ def test_progress_goes_to_the_notebook_and_the_rest_to_the_log(tmp_path: Path) -
     assert log == ["loading", "损失"] * 2, "the log of an earlier attempt is kept"
 
 
-def test_progress_arrives_while_the_child_is_working(tmp_path: Path) -> None:
-    """The child goes on only when its first line has been shown."""
-    flag = tmp_path / "flag"
-    source = f"""
-    import os, sys, time
-    print('QILIN-PROGRESS {{"step": 1, "steps": 2, "seconds": 0}}')
-    deadline = time.time() + 20
-    while not os.path.exists({str(flag)!r}):
-        if time.time() > deadline:
-            sys.exit("nobody saw step 1")
-        time.sleep(0.02)
-    """
-    launch.run(child(source), tmp_path / "train.log", lambda text: flag.write_text(text, encoding="utf-8"), gpus=0)
-    assert flag.read_text(encoding="utf-8") == "step 1/2, 0 s"
-
-
 # --- the environment of a child ---------------------------------------------------------------------------------------
 
 TUNED = ("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "OMP_NUM_THREADS",
