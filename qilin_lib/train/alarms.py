@@ -81,8 +81,10 @@ def _falling(rows: Rows, beta: float) -> Iterator[str]:
     if not (quarter := len(rows) // 4):
         return
     begin, end = rows[:quarter], rows[-quarter:]
-    chosen, chosen_late = (fmean(row["rewards/chosen"] for row in part) / beta for part in (begin, end))
-    margin, margin_late = (fmean(row["rewards/margins"] for row in part) / beta for part in (begin, end))
+    chosen = fmean(row["rewards/chosen"] for row in begin) / beta
+    chosen_late = fmean(row["rewards/chosen"] for row in end) / beta
+    margin = fmean(row["rewards/margins"] for row in begin) / beta
+    margin_late = fmean(row["rewards/margins"] for row in end) / beta
     tokens = fmean(row["lengths/chosen"] for row in end)
     if chosen_late < min(-LIMITS["fall"]["nats"], chosen) and margin_late > margin:
         yield _sentence("fall", lost=-chosen_late, margin=margin, late=margin_late)

@@ -11,7 +11,6 @@ from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Trained
 from qilin_lib.train import fields, methods, vllm_client
 
 # What a GPU of 24 GB can hold of weights before they are split. With transformers' own way of loading split models, the
@@ -34,28 +33,21 @@ def check(stage: Stage) -> None:
         )
     base = base_path(stage.parent("02_tokenize"))
     targets, whole = parameters.target_modules, parameters.modules_to_save
-    if (parameters.deepspeed or "").startswith("zero3"):
-        refuse_large(sizes(base).total, parameters)
+    split = (parameters.deepspeed or "").startswith("zero3")
+    size = sizes(base).total * WIDTH[parameters.dtype] / 2**30 if split else 0
+    if size > ZERO3_GIB:
+        raise QilinError(
+            f"{parameters.notebook}: deepspeed: {parameters.deepspeed}: each process loads the whole model before "
+            f"DeepSpeed splits it, and its weights in {parameters.dtype} are {size:.1f} GiB, more than the {ZERO3_GIB} "
+            f"GiB that a GPU of 24 GB holds; nearest valid: deepspeed: {parameters.deepspeed.replace('3', '2')} on "
+            "larger GPUs, or finetuning: qlora with deepspeed: null"
+        )
     if parameters.finetuning == "full" or (targets == "all-linear" and not whole):
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
     found = sizes(base)
     if not (found.names(targets) and found.names(whole)):
         check_modules(skeleton(shape(base)), parameters, rewards=hasattr(parameters, "reward"))
-
-
-def refuse_large(weights: int, parameters: Trained) -> None:
-    """QilinError under ZeRO-3 for a model of more than ZERO3_GIB: each process loads it whole onto its GPU, and
-    DeepSpeed splits it only then."""
-    size = weights * WIDTH[parameters.dtype] / 2**30
-    if size > ZERO3_GIB:
-        nearest = parameters.deepspeed.replace("3", "2")
-        raise QilinError(
-            f"{parameters.notebook}: deepspeed: {parameters.deepspeed}: each process loads the whole model before "
-            f"DeepSpeed splits it, and its weights in {parameters.dtype} are {size:.1f} GiB, more than the "
-            f"{ZERO3_GIB} GiB that a GPU of 24 GB holds; nearest valid: deepspeed: {nearest} on larger GPUs, or "
-            "finetuning: qlora with deepspeed: null"
-        )
 
 
 def refuse_empty(stage: Stage) -> None:

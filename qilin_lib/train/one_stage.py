@@ -53,8 +53,10 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
         turns = None if held_out else conversation(row["text"], messages)
         parts = turns and exchanges(turns, job.template, tokenizer, job.parameters)
         count = counts.setdefault(row["source"], dict.fromkeys(COUNTS, 0))
-        for name, amount in zip(COUNTS, (1, bool(parts), not parts, held_out, 0, tokens), strict=True):
-            count[name] += amount
+        count["documents"] += 1
+        count["document_tokens"] += tokens
+        count["held_out"] += held_out
+        count["conversations" if parts else "instructed"] += 1
         parts = parts or instructed(row, tokenizer, job.parameters)
         count["examples"] += len(parts)
         rows += [{"source": row["source"], "messages": part} for part in parts]
@@ -208,8 +210,11 @@ def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
 
 def measured(made: Any) -> dict[str, int]:
     """{examples, input_tokens, assistant_tokens} of `sft.Examples`."""
-    tokens, learned = int(made.tokens.sum()), int(made.learned.sum())
-    return {"examples": len(made), "input_tokens": tokens, "assistant_tokens": learned}
+    return {
+        "examples": len(made),
+        "input_tokens": int(made.tokens.sum()),
+        "assistant_tokens": int(made.learned.sum()),
+    }
 
 
 def compare_tokens(packing: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:

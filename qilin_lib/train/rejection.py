@@ -119,10 +119,13 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
     places = []
     for place, row in enumerate(files.read_jsonl(data)):
         if row["split"] == "train" and row["part"] == "medical":
-            kind = _kind(row)
             counts["train_medical"] += 1
-            counts[kind] += 1
-            if kind == "drawable":
+            if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
+                counts["more_turns"] += 1
+            elif row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"]):
+                counts["multiple_choice"] += 1
+            else:
+                counts["drawable"] += 1
                 places.append(place)
     if not places:
         raise QilinError(f"{data}: no medical training question with one answer and no options; found {counts}")
@@ -131,13 +134,6 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
     order = np.random.default_rng(seed).permutation(places)
     wanted = set(order[turns % len(places)].tolist())
     return [row for place, row in enumerate(files.read_jsonl(data)) if place in wanted], counts
-
-
-def _kind(row: Row) -> str:
-    if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
-        return "more_turns"
-    offers = row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"])
-    return "multiple_choice" if offers else "drawable"
 
 
 def _chosen(folder: Path, data: Path) -> Iterator[Row]:

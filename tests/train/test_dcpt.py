@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.trainings import job as job_of
+from helpers.trainings import token_logprobs
 
 from qilin_lib import files
 from qilin_lib.models.adapters import load_trained, trained
@@ -98,7 +99,6 @@ def test_heldout_counts_what_the_context_lets_through(
     inputs: SimpleNamespace, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
     """The model reads 512 tokens; a longer document has the likelihood and the characters of those."""
-    import torch
 
     text = "患者咳嗽发热三天，头痛伴恶心。" * 200
     files.write_jsonl(tmp_path / "long.jsonl", [{"text": text, "split": "heldout"}])
@@ -108,9 +108,7 @@ def test_heldout_counts_what_the_context_lets_through(
     found = files.read_json(tmp_path / "heldout.json")["medical"]
     tokenizer = load_tokenizer(tiny_model_dir)
     ids = tokenizer.encode(text, add_special_tokens=False)[:512]
-    with torch.no_grad():
-        table = load_model(tiny_model_dir).eval()(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    expected = sum(table[i - 1, ids[i]].item() for i in range(1, 512))
+    expected = token_logprobs(load_model(tiny_model_dir).eval(), ids).sum().item()
     assert found["tokens"] == [511] and found["chars"] == [len(tokenizer.decode(ids[1:]))]
     assert found["chars"][0] < len(text)
     assert found["before"] == pytest.approx([expected], rel=1e-4) and found["after"] == found["before"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.trainings import job as job_of
-from helpers.trainings import triplets
+from helpers.trainings import shifted, token_logprobs, triplets
 
 from qilin_lib import files
 from qilin_lib.models.load import load_model
@@ -44,25 +44,17 @@ def set_up(
     job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0, seed: int = 2
 ) -> tuple[Any, list[dpo.Pair]]:
     """A trainer whose policy went `shift` away from where it was made."""
-    import torch
 
     model, tokenizer = prepare_model(job.parameters, job.paths.weights)
     pairs = [dpo.pair(row, job.template, tokenizer, job.parameters) for row in rows]
     trainer = dpo.make_trainer(job, model, tokenizer, pairs[:4], pairs)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data += shift * torch.randn(weight.shape)
+    shifted(trainer.model, shift, seed)
     return trainer, pairs
 
 
 def answer_logprob(model: Any, prompt: list[int], answer: list[int]) -> Any:
-    """log π(answer | prompt): one forward pass, no padding, in float64 from the logits on; a tensor with a gradient."""
-    import torch
-
-    table = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
-    return sum(table[len(prompt) - 1 + i, token] for i, token in enumerate(answer))
+    """log π(answer | prompt); a tensor with a gradient."""
+    return token_logprobs(model, prompt + answer)[-len(answer) :].sum()
 
 
 def loss_by_the_book(policy: Any, reference: Any, pairs: list[dpo.Pair], p: SimpleNamespace) -> Any:

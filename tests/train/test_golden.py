@@ -32,6 +32,7 @@ from helpers.golden import (
     parameters_of,
     run,
 )
+from helpers.trainings import token_logprobs
 
 from qilin_lib import files
 from qilin_lib.tokens.template import IGNORE
@@ -85,11 +86,8 @@ def first_batch(rows: list[Any], size: int = 4) -> list[Any]:
 
 def token_losses(model: Any, ids: list[int], learn: list[bool]) -> list[float]:
     """-log p of each token that is learned, one sequence at a time."""
-    import torch
-
-    with torch.no_grad():
-        table = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
-    return [-table[i - 1, ids[i]].item() for i in range(1, len(ids)) if learn[i]]
+    found = token_logprobs(model, ids).tolist() if len(ids) > 1 else []
+    return [-value for value, learned in zip(found, learn[1:], strict=True) if learned]
 
 
 def chat(messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import token_logprobs
 
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import IGNORE
@@ -34,12 +35,9 @@ def sequences() -> list[Sequence]:
 
 
 def naive(model: Any, sequence: Sequence) -> float:
-    import torch
-
     ids, labels = sequence
-    with torch.no_grad():
-        table = model.eval()(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(table[i - 1, labels[i]].item() for i in range(1, len(ids)) if labels[i] != IGNORE)
+    found = token_logprobs(model.eval(), ids).tolist() if len(ids) > 1 else []
+    return sum(value for value, label in zip(found, labels[1:], strict=True) if label != IGNORE)
 
 
 def test_equals_a_loop_over_sequences(model: Any, sequences: list[Sequence]) -> None:

@@ -20,9 +20,17 @@ from qilin_lib.train.methods import reward, sft
 
 pytestmark = pytest.mark.slow
 
-SMALL: dict[str, Any] = {"finetuning": "lora", "prompts": 5, "num_samples": 4, "rounds": 2, "batch_size": 8}
-SMALL |= {"max_source_length": 40, "max_target_length": 16, "temperature": 1.2, "top_p": 0.9, "seed": 17}
-SMALL |= {
+SMALL: dict[str, Any] = {
+    "finetuning": "lora",
+    "prompts": 5,
+    "num_samples": 4,
+    "rounds": 2,
+    "batch_size": 8,
+    "max_source_length": 40,
+    "max_target_length": 16,
+    "temperature": 1.2,
+    "top_p": 0.9,
+    "seed": 17,
     "max_heldout": 2,
     "rejection": {"per_device_train_batch_size": 4, "num_train_epochs": 1.0, "max_steps": 2, "learning_rate": 1e-3},
 }

@@ -77,18 +77,6 @@ def rewards_by_the_book(model: Any, sequences: list[list[int]]) -> Any:
     )
 
 
-def shifted(model: Any) -> Any:
-    """The model away from where it was made: a fresh adapter changes nothing, and its first gradient is half zero."""
-    import torch
-
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float() + 0.03 * torch.randn(weight.shape)
-    return model
-
-
 # --- what the model reads ---------------------------------------------------------------------------------------------
 
 
@@ -115,7 +103,7 @@ def test_loss_and_gradients_are_bradley_and_terrys(kind: str, job: Callable, row
     model, tokenizer = reward.prepare_model(made.parameters, made.paths.weights)
     pairs = [reward.pair(row, BAICHUAN, tokenizer, made.parameters) for row in rows[:5]]
     trainer = reward.make_trainer(made, model, tokenizer, pairs)
-    model = shifted(trainer.model).train()
+    model = trainings.shifted(trainer.model, 0.03, 3).train()
     chosen, rejected = (rewards_by_the_book(model, [one[f"{side}_ids"] for one in pairs]) for side in reward.SIDES)
     expected = -torch.log(torch.sigmoid(chosen - rejected)).mean()
     expected.backward()
@@ -247,6 +235,6 @@ def test_scoring_leaves_nf4_scales_as_they_are(job: Callable) -> None:
     model, _ = reward.prepare_model(made.parameters, made.paths.weights)
     layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     scales = [layer.weight.quant_state.absmax.clone() for layer in layers]
-    reward.rewards(shifted(model), [[9, 10, 11, 12]], 1)
+    reward.rewards(trainings.shifted(model, 0.03, 3), [[9, 10, 11, 12]], 1)
     assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
     assert all(torch.equal(layer.weight.quant_state.absmax, was) for layer, was in zip(layers, scales, strict=True))

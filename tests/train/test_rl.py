@@ -23,9 +23,18 @@ from qilin_lib.train.methods import reward, rl
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"gpus": 0, "finetuning": "lora", "dtype": "float32", "lora_dropout": 0.0, "logging_steps": 1, "save_steps": 2}
-SMALL |= {"max_source_length": 60, "max_target_length": 8, "num_generations": 3, "batch_size": 4, "kl_coef": 0.1}
-SMALL |= {
+SMALL = {
+    "gpus": 0,
+    "finetuning": "lora",
+    "dtype": "float32",
+    "lora_dropout": 0.0,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "max_source_length": 60,
+    "max_target_length": 8,
+    "num_generations": 3,
+    "batch_size": 4,
+    "kl_coef": 0.1,
     "rl": {"per_device_train_batch_size": 6, "num_train_epochs": 1.0, "max_steps": 6, "learning_rate": 0.01},
 }
 
@@ -67,17 +76,12 @@ def job(tiny_model_dir: Path, judge_dir: Path, rows: list[dict], tmp_path: Path)
 
 def set_up(job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0) -> tuple[Any, list[list[int]]]:
     """A trainer whose policy went `shift` away from SFT, and its questions."""
-    import torch
 
     model, tokenizer = fit.prepare_model(job.parameters, job.paths.weights)
     asked, _ = rl.questions(rows, job.template, tokenizer, job.parameters, 512)
     judge = reward.load(job.paths.reward, "float32", "cpu")
     trainer = rl.make_trainer(job, model, tokenizer, asked, judge)
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float() + shift * torch.randn(weight.shape)
+    trainings.shifted(trainer.model, shift, 5)
     return trainer, asked
 
 
@@ -96,11 +100,8 @@ def sequences(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
 
 
 def token_logprobs(model: Any, prompt: list[int], answer: list[int], temperature: float) -> Any:
-    """log p of each answer token from a plain forward pass: no padding, float64 from the logits on."""
-    import torch
-
-    logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0].double() / temperature
-    return logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])[:, 0]
+    """log p of each answer token."""
+    return trainings.token_logprobs(model, prompt + answer, temperature)[-len(answer) :]
 
 
 # --- the questions ----------------------------------------------------------------------------------------------------

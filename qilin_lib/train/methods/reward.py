@@ -8,6 +8,7 @@ Ouyang et al. 2022 (arXiv 2203.02155). A reward is read at the end token of a wh
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,5 +150,9 @@ def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
     margins = [chosen - rejected for chosen, rejected in zip(scores["chosen"], scores["rejected"], strict=True)]
     if not margins:
         return {"accuracy": None, "n": 0, "mean_margin": None}
-    accuracy, mean = (sum(values) / len(margins) for values in ([margin > 0 for margin in margins], margins))
-    return {"accuracy": round(accuracy, 6), "n": len(margins), "mean_margin": round(mean, 6)}
+    right = sum(margin > 0 for margin in margins)
+    return {
+        "accuracy": round(right / len(margins), 6),
+        "n": len(margins),
+        "mean_margin": round(fmean(margins), 6),
+    }
