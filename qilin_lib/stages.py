@@ -128,12 +128,11 @@ def check(stage: Stage) -> None:
 
         build.chosen_sources(parameters, stage.raw)
     if hasattr(parameters, "gpus"):
-        from qilin_lib.train import checkpoints, checks, launch, tracking
+        from qilin_lib.train import checkpoints, checks, launch
 
         launch.check_gpus(parameters)
         if isinstance(parameters, Trained):
             launch.check_compiler(parameters)
-            tracking.check(parameters)
             checks.check(stage)
             checkpoints.refuse_other_layout(stage)
 

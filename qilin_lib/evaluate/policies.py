@@ -192,7 +192,7 @@ def _answer(
 
     def told(left: int, many: int) -> None:
         text = f"comparing policies, {name}: {many - left}/{many} batches"
-        print(launch.PROGRESS + json.dumps({"text": text}), flush=True)
+        launch.report(text=text)
 
     ids, size = list(by_id), parameters.batch_size
     store.fill(path, 0, key, [ids[start : start + size] for start in range(0, len(ids), size)], records, told)

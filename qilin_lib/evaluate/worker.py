@@ -6,7 +6,6 @@ and a record must not depend on how many processes there were. More cores are us
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.models import loaders, shots
 from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS
-from qilin_lib.train.launch import PROGRESS
+from qilin_lib.train.launch import report
 
 
 def work(job: str | Path) -> None:
@@ -54,8 +53,7 @@ def work(job: str | Path) -> None:
 
 
 def _tell(model: str, task: str, done: int, total: int, left: float) -> None:
-    text = f"{model}: {task} {done}/{total}, {left:.0f} s left"
-    print(PROGRESS + json.dumps({"text": text}), flush=True)
+    report(text=f"{model}: {task} {done}/{total}, {left:.0f} s left")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from qilin_lib import strict_yaml
@@ -61,14 +61,14 @@ def _sentence(name: str, **figures: Any) -> str:
 
 
 def _solved(rows: Rows, steps: int) -> Iterator[str]:
-    """Pairs ranked right too soon. Before step 1 policy and reference are equal and every pair is a tie, which counts
-    as wrong; so a mean over the first steps near 1 cannot come from learning."""
+    """Pairs ranked right too soon. Before step 1 every pair is a tie, which counts as wrong; so a mean over the first
+    steps near 1 cannot come from learning."""
     first, early = LIMITS["first"], LIMITS["early"]
     for row in rows:
-        at, accuracy, loss = row["step"], row["rewards/accuracies"], row["loss"]
-        soon = at <= max(first["share"] * steps, first["steps"])
+        accuracy, loss = row["rewards/accuracies"], row["loss"]
+        soon = row["step"] <= max(first["share"] * steps, first["steps"])
         if soon and (accuracy > first["accuracy"] or loss < first["loss"]):
-            yield _sentence("first", at=at, all=steps, reached=accuracy, low=loss)
+            yield _sentence("first", at=row["step"], all=steps, reached=accuracy, low=loss)
             return
     end = early["share"] * steps
     part = [row for row in rows if end / 2 < row["step"] <= end]
@@ -80,11 +80,12 @@ def _falling(rows: Rows, beta: float) -> Iterator[str]:
     """The chosen answers become less likely than they were under the reference."""
     if not (quarter := len(rows) // 4):
         return
-    (chosen, margin), (chosen_late, margin_late) = (
-        [_mean([row[f"rewards/{name}"] for row in part]) / beta for name in ("chosen", "margins")]
-        for part in (rows[:quarter], rows[-quarter:])
-    )
-    tokens = _mean([row["lengths/chosen"] for row in rows[-quarter:]])
+    begin, end = rows[:quarter], rows[-quarter:]
+    chosen = fmean(row["rewards/chosen"] for row in begin) / beta
+    chosen_late = fmean(row["rewards/chosen"] for row in end) / beta
+    margin = fmean(row["rewards/margins"] for row in begin) / beta
+    margin_late = fmean(row["rewards/margins"] for row in end) / beta
+    tokens = fmean(row["lengths/chosen"] for row in end)
     if chosen_late < min(-LIMITS["fall"]["nats"], chosen) and margin_late > margin:
         yield _sentence("fall", lost=-chosen_late, margin=margin, late=margin_late)
     if chosen_late < -LIMITS["token"]["nats"] * tokens:
@@ -93,16 +94,15 @@ def _falling(rows: Rows, beta: float) -> Iterator[str]:
 
 def _answered(behaviour: Mapping[str, Any] | None) -> Iterator[str]:
     """Sampled answers that grew, that no longer end, or that repeat themselves more than before."""
-    if behaviour is None:
+    if not behaviour or not behaviour["policy"]["tokens"]:
         return
-    for name in ("tokens", "cut", "repetition"):
-        before, after = (_mean(behaviour[who][name]) for who in ("reference", "policy"))
-        alarm = "longer" if name == "tokens" else name
-        limit = LIMITS[alarm]
-        longer = name == "tokens" and after > limit["times"] * before and after - before > limit["tokens"]
-        if longer or (name != "tokens" and after - before > limit["more"]):
-            yield _sentence(alarm, before=before, after=after, limit=behaviour["max_new_tokens"])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    before, after = (
+        {name: fmean(behaviour[who][name]) for name in ("tokens", "cut", "repetition")}
+        for who in ("reference", "policy")
+    )
+    longer = after["tokens"] > LIMITS["longer"]["times"] * before["tokens"]
+    if longer and after["tokens"] - before["tokens"] > LIMITS["longer"]["tokens"]:
+        yield _sentence("longer", before=before["tokens"], after=after["tokens"], limit=behaviour["max_new_tokens"])
+    for name in ("cut", "repetition"):
+        if after[name] - before[name] > LIMITS[name]["more"]:
+            yield _sentence(name, before=before[name], after=after[name], limit=behaviour["max_new_tokens"])

@@ -66,11 +66,8 @@ def folder(stage: Stage, name: str) -> Path:
 
 
 def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weights: Path, show: Show) -> Path:
-    """The folder of the model in `weights` after training on `spec.on`; trained in a child process, once a key.
-
-    The key holds parameters, template, and the hashes of pairs and weights. Raises QilinError when the run has no such
-    pairs, when the model cannot be trained so, and when training fails.
-    """
+    """The folder of the model in `weights` after training on `spec.on` in a child process, once per key (parameters,
+    template, hashes of pairs and weights). QilinError when the run has no such pairs, or when training fails."""
     target, rows, evaluate = folder(stage, name), pairs(stage, spec.on), stage.parameters
     if not rows:
         raise QilinError(
@@ -78,7 +75,9 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
             "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
         )
     own = {name: getattr(evaluate, name) for name in ("notebook", "run", "seed", "gpus", "dtype")}
-    own["max_length"] = spec.max_source_length + spec.max_target_length + max(TAGS, _tags(template, weights))
+    empty = [{"role": role, "content": ""} for role in ("user", "assistant")]
+    tags = max(TAGS, len(template.encode(empty, load_tokenizer(weights))))
+    own["max_length"] = spec.max_source_length + spec.max_target_length + tags
     parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"}), **own}
     key = {
         # A renamed run is the same training, and so is one from before the last defaults came.
@@ -104,17 +103,9 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
     return trained(target)
 
 
-def _tags(template: Template, weights: Path) -> int:
-    empty = [{"role": role, "content": ""} for role in ("user", "assistant")]
-    return len(template.encode(empty, load_tokenizer(weights)))
-
-
 def pairs(stage: Stage, on: str) -> list[dict[str, Any]]:
-    """Training conversations {id, source, messages} of one question and one answer, in the order of sft.jsonl.
-
-    "cmexam": CMExam's train rows, answered "答案：C。\\n解释：…". "huatuo": all other medical ones, among them those of
-    Huatuo-26M's own train sources.
-    """
+    """Training conversations {id, source, messages} of one question and one answer, in the order of sft.jsonl: CMExam's
+    ("cmexam"), or all other medical ones ("huatuo")."""
     rows = files.read_jsonl(stage.parent("01_build_chimed") / "sft.jsonl")
     return [
         {name: row[name] for name in ("id", "source", "messages")}
@@ -152,10 +143,8 @@ def is_sequence_model(weights: str | Path) -> bool:
 
 
 def load_sequence_model(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Any:
-    """An encoder-decoder in evaluation mode; safetensors only, no remote code. `models.load.load_model` is its twin.
-
-    Raises QilinError when the configuration does not say with which token an answer starts.
-    """
+    """An encoder-decoder in evaluation mode; QilinError when its configuration does not say with which token an answer
+    starts."""
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
@@ -171,11 +160,8 @@ def load_sequence_model(path: str | Path, dtype: str = "float32", device: str = 
 def sequence_examples(
     rows: list[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any
 ) -> tuple[list[dict[str, list[int]]], dict[str, dict[str, int]]]:
-    """Examples {input_ids, labels} for an encoder-decoder, and {source: {"read", "used"}}.
-
-    The encoder gets the question in the template up to the opening of the answer, and an end token (T5's convention);
-    the labels are the answer and the end token. Long texts are cut, nothing is left out.
-    """
+    """Examples {input_ids, labels} for an encoder-decoder, and {source: {"read", "used"}}: the question in the template
+    up to the opening of the answer, and the answer, each with an end token. Long texts are cut."""
     examples = []
     for row in rows:
         question, answer = row["messages"]
@@ -202,8 +188,8 @@ def make_sequence_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, trai
 
 
 def token_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-    """Mean loss over the labelled tokens of a whole step. T5's own is the mean of one process's part of it, but the
-    Trainer takes it for the former and multiplies it by the number of processes (transformers 5.23, compute_loss)."""
+    """Mean loss over the labelled tokens of a whole step. The Trainer takes T5's own mean, that of one process's part,
+    for it, and multiplies it by the number of processes (transformers 5.23, compute_loss)."""
     from transformers.loss.loss_utils import fixed_cross_entropy
 
     return fixed_cross_entropy(outputs.logits.flatten(0, 1).float(), labels.flatten(), num_items_in_batch, IGNORE)

@@ -10,21 +10,16 @@ from qilin_lib.models import decode
 def greedy(
     model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, batch_size: int = 8
 ) -> list[list[int]]:
-    """The greedy continuation of each prompt as token ids, without the end token; at most `max_new_tokens`.
-
-    The model's own generation_config plays no part: Baichuan's has a repetition penalty, which would hide what is to be
-    measured.
-    """
+    """The greedy continuation of each prompt as token ids, without the end token; at most `max_new_tokens`. The model's
+    own generation_config plays no part: Baichuan's has a repetition penalty."""
     stops = {tokenizer.eos_token_id}
     likeliest = lambda logits, _: logits.argmax(-1).tolist()  # noqa: E731
     return decode.in_batches(model, prompts, stops, max_new_tokens, likeliest, batch_size)
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """Share of character n-grams that occurred earlier in the text: 1 - distinct / all; 0 for a text below n.
-
-    seq-rep-n of Welleck et al. 2020 (arXiv 1908.04319), on characters, since Chinese has no word boundaries.
-    """
+    """Share of character n-grams that occurred earlier in the text: seq-rep-n of Welleck et al. 2020 (arXiv
+    1908.04319), on characters; 0 for a text below n."""
     grams = [text[i : i + n] for i in range(len(text) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 

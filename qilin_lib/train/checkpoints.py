@@ -8,7 +8,6 @@ once the newer one is sealed: at no moment is there no checkpoint to go on from.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -42,8 +41,7 @@ def whole(checkpoint: Path) -> bool:
 def seal(checkpoint: Path) -> None:
     """Force a checkpoint's files to the disk, then write its `sealed.json`: {"files": {relative path: bytes}}.
 
-    Sizes, not hashes: after fsync a file of the right size has the right bytes, and a hash would read all 112 GB of a
-    full 7B checkpoint again.
+    Sizes, not hashes: after fsync a file of the right size has the right bytes, and a full 7B's are 112 GB.
     """
     paths = [path for path in sorted(checkpoint.rglob("*")) if path.name != SEAL]
     for path in paths:
@@ -58,8 +56,8 @@ def sealing(keep: int = 1, minutes: float | None = None) -> Any:
     """A trainer callback that seals each checkpoint and then removes all but the newest `keep`; broken ones go at the
     start. With `minutes` a checkpoint is also written when so many have passed since the one before.
 
-    Every process takes part: the first one seals when all have written their random states and optimizer shards. While
-    it does, the others wait in their next collective call, for which `fit.arguments` gives them time enough.
+    The first process seals when all have written their random states and optimizer shards; the others meanwhile wait
+    in their next collective call, for which `fit.arguments` gives them time enough.
     """
     import torch
     from accelerate.utils import broadcast
@@ -69,8 +67,8 @@ def sealing(keep: int = 1, minutes: float | None = None) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.saved = time.monotonic()
             if state.global_step:
-                # For a process that the checkpoint holds no random state of: there were fewer, or another number. Where
-                # there is one, it is loaded after this (`Trainer._load_rng_state`).
+                # For a process of which the checkpoint holds no random state (there were fewer); one that has its own
+                # loads it after this (`Trainer._load_rng_state`).
                 set_seed((args.seed + 7919 * state.global_step + args.process_index) % 2**32)
             if state.is_world_process_zero:
                 folder = Path(args.output_dir)
@@ -99,55 +97,45 @@ def sealing(keep: int = 1, minutes: float | None = None) -> Any:
 
 @contextmanager
 def naming_failed_writes(folder: Path) -> Iterator[None]:
-    """Around training: QilinError with file and cause if a checkpoint in `folder` could not be written.
+    """Around training: QilinError that names the checkpoint in `folder` that could not be written, and the room there.
 
-    When a disk is full torch.save says "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", and
-    safetensors gives the cause but not the file, which it removes.
+    When a disk is full torch.save says "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534".
     """
     try:
         yield
     except Exception as error:
         broken = next((path for path in reversed(_all(folder)) if not whole(path)), None)
-        found = re.search(r"\(os error (\d+)\)|inline_container\.cc", str(error))
-        if broken is None or not (found or isinstance(error, OSError)):
+        failed = isinstance(error, OSError) or "os error" in str(error) or "inline_container.cc" in str(error)
+        if broken is None or not failed:
             raise
-        number = int(found[1] or 0) if found else error.errno
-        cause = os.strerror(number) if number else "the disk or a limit takes no more bytes"
-        newest = max(broken.rglob("*"), key=lambda path: path.lstat().st_mtime_ns, default=broken)
-        path = broken / "*.safetensors" if found and found[1] else getattr(error, "filename", None) or newest
         earlier = last(folder)
         begin = f"goes on from {earlier.name}" if earlier else "starts at step 0, for there is no earlier checkpoint"
         raise QilinError(
-            f"a checkpoint could not be written: {cause}: {path} ({shutil.disk_usage(folder).free / 1e9:.1f} GB are "
-            f"free there); make room and run this notebook again, it {begin}"
+            f"{broken} could not be written ({error}); {shutil.disk_usage(folder).free / 1e9:.1f} GB are free there; "
+            f"make room and run this notebook again, it {begin}"
         ) from error
 
 
 def refuse_other_layout(stage: Stage) -> None:
     """QilinError if `stage` would go on from a checkpoint of another DeepSpeed, or under DeepSpeed with another number
-    of processes: each has a shard of the optimizer. Without it any cut of the same global batch goes on.
-
-    A stage with another key is moved aside with its checkpoints, so nothing is lost there.
-    """
+    of processes: each has a shard of the optimizer. Without it any cut of the same global batch goes on."""
     # 08 trains in folders of its own below the stage's.
     sealed = [checkpoint for folder in sorted(stage.dir.rglob("checkpoints")) if (checkpoint := last(folder))]
     note = stage.dir / "in_progress.json"
+    # A stage with another key is moved aside with its checkpoints.
     if not sealed or not note.exists() or (begun := files.read_json(note))["key"] != stage.key:
         return
     now = stage.parameters.model_dump(mode="json")
     before = now | begun["parameters"]
-    old, new = (
-        f"deepspeed = {values['deepspeed'] or 'null'} on {launch.processes(SimpleNamespace(**values))}"
-        for values in (before, now)
-    )
-    if old == new or before["deepspeed"] is now["deepspeed"] is None:
+    many = [launch.processes(SimpleNamespace(**values)) for values in (before, now)]
+    if before["deepspeed"] == now["deepspeed"] and (now["deepspeed"] is None or many[0] == many[1]):
         return
     names = [name for name in ("deepspeed", "gpus", "nodes", "nproc_per_node") if before[name] != now[name]]
     restored = ", ".join(f"{name} = {'null' if before[name] is None else before[name]}" for name in names)
     raise QilinError(
-        f"{stage.name}: was interrupted at step {_step(sealed[-1])} with {old} processes and would go on "
-        f"with {new}, but each process keeps its own part of the optimizer; nearest valid: set {restored} "
-        f"again, or start over with --force --only {stage.name[:2]}"
+        f"{stage.name}: was interrupted at step {_step(sealed[-1])} on {many[0]} processes and would go on with "
+        f"deepspeed = {now['deepspeed'] or 'null'} on {many[1]}, but under DeepSpeed each keeps its own part of the "
+        f"optimizer; nearest valid: set {restored} again, or start over with --force --only {stage.name[:2]}"
     )
 
 

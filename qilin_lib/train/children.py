@@ -16,12 +16,8 @@ from qilin_lib.runs import locks
 
 # In the environment of a training process and of all that it starts: torchrun's workers live in sessions of their own.
 MARK = "QILIN_JOB"
-# torch prints "[rank1]: " before a traceback once the ranks have met; before that a traceback stands bare.
+# torch prints "[rank1]: " before a traceback once the ranks have met.
 _ERROR = re.compile(r"^(?:\[rank(\d+)\]: )?[A-Za-z_.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
-# One entry of the summary that torchrun prints when a rank has failed; the root cause comes last.
-_FAILED = re.compile(
-    r"^ *rank +: (?P<rank>\d+) \(.*\n.*?exitcode +: (?P<code>-?\d+) \(.*\n(?:.*\n)?.*?traceback : (?P<why>.*)", re.M
-)
 
 
 @contextmanager
@@ -64,12 +60,6 @@ def _watch(processes: list[subprocess.Popen], mark: str, over: threading.Event) 
             _end_marked(mark)
 
 
-def first_failure(codes: list[int]) -> tuple[int, int] | None:
-    """(rank, exit code) of the process that failed by itself; those that it took down were ended by SIGTERM."""
-    failed = [(rank, code) for rank, code in enumerate(codes) if code]
-    return next((one for one in failed if one[1] != -signal.SIGTERM), failed[0] if failed else None)
-
-
 def _end_marked(mark: str) -> None:
     """Ask every process of a job to end, insist after ten seconds, and look again until there is none."""
     import psutil
@@ -93,24 +83,16 @@ def die_with_parent() -> None:
 
 
 def cause(log: Path, earlier: int) -> str:
-    """Why a training failed, with the rank that failed first if there are several: "[rank1]: ValueError: …".
-
-    A rank that fails takes the others down: they report a closed connection, and torchrun ends with a summary of its
-    own. So a rank that a signal killed comes first, then the rank whose traceback was printed first; of that rank the
-    last exception (of a chain the last is the one that was not caught). The first `earlier` bytes of `log` belong to a
-    former attempt.
-    """
+    """Why a training failed, from what was written to `log` after its first `earlier` bytes: the rank that a signal
+    killed (torchrun's summary names it), else the last exception of the rank whose traceback came first (the others
+    then report a closed connection), else the last line."""
     text = log.read_bytes()[earlier:].decode("utf-8")
-    failed = list(_FAILED.finditer(text))
+    for entry in text.split("  rank      : ")[1:]:
+        # SIGTERM and SIGABRT are what the failure of another rank does.
+        if killed := re.search(r"Signal (?!6 |15 )\d+ .*", entry):
+            return f"[rank{entry.split()[0]}]: {killed[0]}"
     errors = [error for error in _ERROR.finditer(text) if "ChildFailedError" not in error[0]]
-    # torchrun ends the ranks that are left with SIGTERM. SIGABRT is what threads of gloo or NCCL do to a process that
-    # leaves with an exception, or that waits for one: the exception says more.
-    consequences = {-signal.SIGTERM} | ({-signal.SIGABRT} if errors else set())
-    for one in failed:
-        if int(one["code"]) < 0 and int(one["code"]) not in consequences:
-            return f"[rank{one['rank']}]: {one['why']}"
     if not errors:
         return (text.splitlines() or ["no output"])[-1]
     rank = next((error[1] for error in errors if error[1]), None)
-    last = [error[0] for error in errors if error[1] == rank][-1]
-    return last if rank or not failed else f"[rank{failed[-1]['rank']}]: {last}"
+    return [error[0] for error in errors if error[1] == rank][-1]

@@ -35,7 +35,7 @@ GIVEN = "given"
 
 
 class Step(Part):
-    """One thing that a doctor asks."""
+    """One question of a doctor."""
 
     name: str = Field(description="what it is called")
     words: list[str] = Field(min_length=1, description="a question with one of them asks it, a patient's word tells it")
@@ -110,11 +110,8 @@ def broken_order(rows: Sequence[dict[str, Any]], draw: random.Random, **_: Any) 
 
 
 def rule(rows: Sequence[dict[str, Any]], draw: random.Random, rules: Sequence[Rule] = (), **_: Any) -> Iterator[Pair]:
-    """A reply that keeps the rule against one that violates it at this point.
-
-    The doctor's own reply is preferred if it asks the next step, its rejected one the same doctor's last; where the
-    doctor's own violates the rule it is rejected, and the rule's question is preferred.
-    """
+    """The doctor's own reply, where it asks the next step, against the same doctor's last; or the rule's question
+    against the doctor's own, where that violates the rule."""
     for row, prompt, answer in replies(rows):
         for one in (one for one in rules if one.applies(prompt)):
             left, last = one.open_steps(prompt), row["messages"][-1]["content"]
@@ -158,10 +155,8 @@ STRATEGIES: dict[str, Callable[..., Iterator[Pair]]] = {
 def construct(
     rows: Sequence[dict[str, Any]], wanted: dict[str, int], seed: int, heldout_share: float, **more: Any
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
-    """(rows of dpo.jsonl with their `strategy`, {strategy: {wanted, possible, used, heldout}}).
-
-    At most `wanted` pairs of each strategy, in a seeded draw that no other strategy moves; a conversation is held out
-    with all its pairs or with none.
+    """(rows of dpo.jsonl with their `strategy`, {strategy: {wanted, possible, used, heldout}}): at most `wanted` pairs
+    of each, in a seeded draw that no other strategy moves; a conversation is held out with all its pairs or with none.
     """
     training = [row for row in rows if row["split"] == "train" and row["part"] == "medical"]
     made: list[dict[str, Any]] = []
@@ -170,21 +165,23 @@ def construct(
         draw = random.Random(f"{seed} {name}")
         found = list(STRATEGIES[name](training, draw, most=most, **more))
         some = draw.sample(found, min(most, len(found)))
-        own = [_row(number, name, *one, seed, heldout_share) for number, one in enumerate(some)]
-        held = sum(row["split"] == "heldout" for row in own)
-        counts[name] = {"wanted": most, "possible": len(found), "used": len(own), "heldout": held}
-        made += own
+        counts[name] = {"wanted": most, "possible": len(found), "used": len(some), "heldout": 0}
+        for number, (prompt, chosen, rejected, origin) in enumerate(some):
+            held = random.Random(f"{seed} heldout {origin}").random() < heldout_share
+            counts[name]["heldout"] += held
+            made.append(
+                {
+                    "id": f"{name}-{number}-{origin}",
+                    "source": name,
+                    "part": "medical",
+                    "strategy": name,
+                    "split": "heldout" if held else "train",
+                    "prompt": prompt,
+                    "chosen": [{"role": "assistant", "content": chosen}],
+                    "rejected": [{"role": "assistant", "content": rejected}],
+                }
+            )
     return made, counts
-
-
-def _row(
-    number: int, strategy: str, prompt: list[Message], chosen: str, rejected: str, origin: str, seed: int, share: float
-) -> dict[str, Any]:
-    held = random.Random(f"{seed} heldout {origin}").random() < share
-    sides = {"chosen": chosen, "rejected": rejected}
-    turns = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
-    about = {"id": f"{strategy}-{number}-{origin}", "source": strategy, "part": "medical", "strategy": strategy}
-    return {**about, "split": "heldout" if held else "train", "prompt": prompt, **turns}
 
 
 # --- in a stage -------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from qilin_lib.runs import Stage
 from qilin_lib.schema import SECTIONS, Trained
 from qilin_lib.train import fit, methods
 
-# Fields of peft's LoraConfig that load, merge and switch off as plain LoRA does. `bias` is none of them: with the
-# adapter off it would stay, and DPO's reference would be another model.
+# Fields of peft's LoraConfig that load, merge and switch off as plain LoRA does. A `bias` would stay with the adapter
+# off, and DPO's reference would be another model.
 LORA = (
     "use_rslora",
     "use_dora",
@@ -29,7 +29,7 @@ LORA = (
     "layers_to_transform",
     "layers_pattern",
 )
-# Starts of an adapter that leave the weights below as they are: the others would have to be saved with them.
+# Starts of an adapter that leave the weights below as they are.
 STARTS = (True, "gaussian", "orthogonal")
 # Where the kit's parameter has another name than the library's field.
 NAMES = {
@@ -44,8 +44,7 @@ NAMES = {
     "loss_weights": "rpo_alpha",
     "r": "lora_r",
 }
-# Checkpoints, evaluation, logs, the hub, the data and their order, code from elsewhere: another value would undo a
-# promise of the kit (what is resumed, scored, hashed, counted), or never take effect.
+# Another value would undo a promise of the kit (what is resumed, scored, hashed, counted), or never take effect.
 KIT = re.compile(
     "(eval|save|hub|log(ging)?|do|fsdp|trackio|dataset|ref|sync|precompute|model_init|generate|teacher|vllm)_.*"
     "|fp16.*|bf16.*|.*length.*|activation_checkpointing.*|parallelism_config|accelerator_config|push_to_hub|packing.*"
@@ -62,7 +61,13 @@ def check(stage: Stage) -> None:
     if parameters.trainer:
         kind, managed = configuration(parameters, stage.dir)
         _check(parameters, "trainer", kind, lambda name: name in managed or KIT.fullmatch(name))
-        _construct(parameters, kind, stage)
+        try:
+            # What only the library's own check of the values finds, such as an optimizer that it does not know.
+            kind(output_dir=str(stage.dir), report_to="none", use_cpu=True, **parameters.trainer)
+        except (ValueError, TypeError, ImportError) as reason:
+            given = ", ".join(f"{name} = {value!r}" for name, value in parameters.trainer.items())
+            why = " ".join(str(reason).split())[:300]
+            raise QilinError(f"{parameters.notebook}: trainer: {given}: {kind.__name__} says: {why}") from None
     if parameters.peft:
         from peft import LoraConfig
 
@@ -116,13 +121,3 @@ def _instead(parameters: Trained, name: str) -> str:
     if "reward" in fields and own in fields["reward"].annotation.model_fields:
         return f"the kit has a parameter for it; nearest valid: {section}.reward.{own}"
     return "the kit sets it, or does not use it; nearest valid: leave it out"
-
-
-def _construct(parameters: Trained, kind: type, stage: Stage) -> None:
-    """What only the library's own check of the values finds, such as an optimizer that it does not know."""
-    try:
-        kind(output_dir=str(stage.dir), report_to="none", use_cpu=True, **parameters.trainer)
-    except (ValueError, TypeError, ImportError) as reason:
-        given = ", ".join(f"{name} = {value!r}" for name, value in parameters.trainer.items())
-        why = " ".join(str(reason).split())[:300]
-        raise QilinError(f"{parameters.notebook}: trainer: {given}: {kind.__name__} says: {why}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.models.shapes import sizes
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
-from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed, tracking
+from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed
 
 Collate = Callable[[Any], dict[str, Any]]
+# In trackers.
+PROJECT = "qilin-med"
 # Parameters that TrainingArguments has by the same name.
 SAME = (
     "per_device_train_batch_size",
@@ -41,9 +44,8 @@ SAME = (
 
 
 class EvenPairs:
-    """Mixin for TRL's trainers of pairs: a step is the mean over its pairs, however they fall into micro-batches.
-    Trainer divides by the number of micro-batches, and the last one of an epoch may hold fewer pairs. `counted` names
-    the part of a batch whose rows are its pairs, or a multiple of them."""
+    """Mixin for TRL's trainers of pairs: a step is the mean over its pairs, also where the last micro-batch of an epoch
+    holds fewer. `counted` names the part of a batch whose rows are its pairs, or a multiple of them."""
 
     counted = "input_ids"
 
@@ -95,8 +97,7 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
 
 def has_fused_head(model: Any, parameters: Any, arguments: Any) -> bool:
     """Whether SFT and DCPT take TRL's fused head: on a GPU, where all logits in float32 would be the largest thing in
-    memory. On a CPU its tiles are slower than the labelled positions alone. It reads the head's weights, so an adapter
-    on the head would not act; Liger brings a head of its own."""
+    memory (on a CPU its tiles are slower). An adapter on the head would not act; Liger brings a head of its own."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = isinstance(model.get_output_embeddings(), BaseTunerLayer)
@@ -104,8 +105,7 @@ def has_fused_head(model: Any, parameters: Any, arguments: Any) -> bool:
 
 
 def headed(model: Any, parameters: Any, settings: Any, collate: Collate) -> Collate:
-    """`collate` as the model's head wants its batches. A fused head makes the loss from tiles of logits, soft caps and
-    scales included; it and Liger's forward pass (0.8.5) take all positions, no choice by row."""
+    """`collate` as the model's head wants its batches: a fused head and Liger (0.8.5) take all positions."""
     fused = has_fused_head(model, parameters, settings)
     if not fused and not settings.use_liger_kernel:
         return collate
@@ -125,9 +125,7 @@ def causal_trainer(job: Any, model: Any, examples: Any, collate: Collate, packed
     """transformers' Trainer; `packed`: texts share rows and do not see each other; `more` of its arguments. The loss of
     a step is the mean over all its labelled tokens, of all micro-batches and processes (transformers#34191).
 
-    Not TRL's SFTTrainer: on a CPU its loss (1.16) projects every position to the vocabulary, in the forward pass and
-    again in the backward, and it adds entropy and accuracy to each step; what it prepares (template, masks) is made
-    already. In both the loss is the same mean.
+    TRL's SFTTrainer (1.16) has the same loss, but on a CPU projects every position to the vocabulary, twice.
     """
     from transformers import Trainer, TrainingArguments
 
@@ -141,6 +139,10 @@ def causal_trainer(job: Any, model: Any, examples: Any, collate: Collate, packed
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     """Keyword arguments for `TrainingArguments` and its TRL descendants, in the field's own names."""
+    # TensorBoard's files lie beside the stage folders: they hold times of day, and a stage is known by its bytes.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard" / out.name))
+    os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    os.environ.setdefault("WANDB_PROJECT", PROJECT)
     return {
         "output_dir": str(out / "checkpoints"),
         **{name: getattr(parameters, name) for name in SAME},
@@ -154,11 +156,13 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         else None,
         "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,
-        # Seconds. The other ranks wait while the first forces a checkpoint to the disk: 112 GB of a full 7B take an
-        # hour at 30 MB/s, and NCCL gives up after half of one. A rank that dies ends the others at once anyway.
+        # Seconds. The other ranks wait while the first forces a checkpoint to the disk (112 GB of a full 7B), and NCCL
+        # gives up after half an hour. A rank that dies ends the others at once anyway.
         "ddp_timeout": 4 * 3600,
         "data_seed": parameters.seed,
-        **tracking.arguments(parameters, out),
+        "report_to": parameters.report_to,
+        "run_name": f"{parameters.run}-{getattr(parameters, 'stage', None) or parameters.notebook}",
+        "project": PROJECT,
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": parameters.gpus > 0,
@@ -168,10 +172,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     """Train (resuming from the last whole checkpoint), save the adapter or the full weights; returns what happened.
-
-    RuntimeError if another number of processes took part than `launch.command` asks for: accelerate's own launcher
-    can fall back to one process without a word.
-    """
+    RuntimeError if another number of processes takes part than was asked for."""
     parameters = job.parameters
     expected = launch.processes(parameters)
     if trainer.accelerator.num_processes != expected:
@@ -186,8 +187,7 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
     numerics.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
-    if checkpoint := checkpoints.last(job.out / "checkpoints"):
-        numerics.refuse_broken(checkpoint)
+    checkpoint = checkpoints.last(job.out / "checkpoints")
     meter = speed.Meter(trainer)
     started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
@@ -196,24 +196,20 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     measured = meter.facts(seconds, parameters, sizes(weights))
     saving.save(trainer, job, weights)
     trainer.accelerator.wait_for_everyone()
-    opened = dict(getattr(job, "opened", {}))
-    facts = {**_what_ran(trainer, job, checkpoint), **measured}
-    facts["alarms"] += opened.pop("warnings", [])
-    return facts | opened
-
-
-def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> dict[str, Any]:
-    """Facts as observed, not as configured."""
-    parameters, processes = job.parameters, trainer.accelerator.num_processes
+    log, opened = read_log(job.out), dict(getattr(job, "opened", {}))
+    warnings = opened.pop("warnings", [])
+    # The mean over all steps: the trainer's own figure forgets what came before a resume. A row is of those since the
+    # row before.
+    logged = [row for row in log if "loss" in row]
+    spans = np.diff([0, *(row["step"] for row in logged)])
+    mean = round(float(np.average([row["loss"] for row in logged], weights=spans)), 4) if logged else None
     return {
-        "processes": processes,
-        "global_batch_size": parameters.per_device_train_batch_size
-        * parameters.gradient_accumulation_steps
-        * processes,
+        "processes": expected,
+        "global_batch_size": parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * expected,
         "steps_planned": trainer.state.max_steps,
         "steps_done": trainer.state.global_step,
         "resumed_from": checkpoint.name if checkpoint else None,
-        "train_loss": _mean_loss(job.out),
+        "train_loss": mean,
         "dtype_observed": sorted({str(p.dtype).removeprefix("torch.") for p in trainer.model.parameters()}),
         # Under ZeRO-3 a process holds a slice; `ds_numel` is the whole.
         "trainable_parameters": sum(
@@ -222,16 +218,10 @@ def _what_ran(trainer: Any, job: SimpleNamespace, checkpoint: Path | None) -> di
         "finetuning": parameters.finetuning,
         **job.template.described,
         "optimizer": type(trainer.optimizer).__name__,
-        "alarms": alarms.spikes(read_log(job.out), parameters.max_grad_norm),
+        "alarms": alarms.spikes(log, parameters.max_grad_norm) + warnings,
+        **measured,
+        **opened,
     }
-
-
-def _mean_loss(stage_dir: Path) -> float | None:
-    """Mean loss of all steps, from the log: the trainer's own figure forgets what came before a resume."""
-    rows = [row for row in read_log(stage_dir) if "loss" in row]
-    # A logged loss is the mean over the steps since the row before.
-    steps = np.diff([0, *(row["step"] for row in rows)])
-    return round(float(np.average([row["loss"] for row in rows], weights=steps)), 4) if rows else None
 
 
 def read_log(stage_dir: Path) -> list[dict[str, Any]]:
@@ -258,7 +248,7 @@ def log_callback(out: Path) -> Any:
                 row = {"step": state.global_step, **logs}
                 with open(out / "log.jsonl", "a", encoding="utf-8") as handle:
                     handle.write(json.dumps(row) + "\n")
-                told = {"step": state.global_step, "steps": state.max_steps, "loss": logs.get("loss")}
-                print(launch.PROGRESS + json.dumps(told | {"seconds": time.time() - started}), flush=True)
+                seconds = time.time() - started
+                launch.report(step=state.global_step, steps=state.max_steps, loss=logs.get("loss"), seconds=seconds)
 
     return JsonLog()

@@ -23,14 +23,12 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files, params
-from qilin_lib.models import attention, decode, merge
+from qilin_lib.models import decode, merge
 from qilin_lib.models.examine import tensors_of
 from qilin_lib.models.load import load_model, weight_files
 from qilin_lib.models.shapes import KNOWN, sizes
 from qilin_lib.runs import environment
-from qilin_lib.tokens.pack import pack
 from qilin_lib.train import methods, preflight, probe, speed
-from qilin_lib.train.methods import dcpt
 from qilin_lib.train.speed import GIB
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "bitsandbytes")
@@ -56,17 +54,19 @@ BLOCK, SHARES = {False: 1024, True: 64}, (0.0005, 0.0025, 0.01)
 def lacking(tiny: bool) -> str:
     """Why the check cannot run here, in one sentence; "" if it can."""
     if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        return f"skipped, because these Python packages are not installed: {', '.join(absent)}"
+        return f"these Python packages are not installed: {', '.join(absent)}"
     import torch
 
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
-        return f"skipped, because torch is {torch.__version__}; it takes 2.11 or later"
-    if not tiny and not torch.cuda.is_available():
-        return "skipped, because torch sees no GPU here; --tiny runs the same code on the CPU"
-    if not tiny and torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
-        return "skipped, because the GPU has less than 22 GiB"
-    if not tiny and shutil.disk_usage(tempfile.gettempdir()).free < 16 * GIB:
-        return f"skipped, because {tempfile.gettempdir()} has no 16 GiB free for the model; TMPDIR names another folder"
+        return f"torch is {torch.__version__}; it takes 2.11 or later"
+    if tiny:
+        return ""
+    if not torch.cuda.is_available():
+        return "torch sees no GPU here; --tiny runs the same code on the CPU"
+    if torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
+        return "the GPU has less than 22 GiB"
+    if shutil.disk_usage(tempfile.gettempdir()).free < 16 * GIB:
+        return f"{tempfile.gettempdir()} has no 16 GiB free for the model; TMPDIR names another folder"
     return ""
 
 
@@ -114,34 +114,6 @@ def generated(base: Path, tiny: bool) -> Row:
     written = decode.write(model, prompts, set(), new, lambda logits, _: logits.argmax(-1).tolist())
     rate = sum(map(len, written)) / (time.perf_counter() - started)
     return {"batch": f"8 x {asked} + {new}", "tokens/s": round(rate), "peak GiB": round(speed.peak_memory() / GIB, 3)}
-
-
-def packed_rows(base: Path, tiny: bool, kernel: str) -> Row:
-    """Passes over blocks of short documents, forth and back: the loss is the same by every kernel, its speed is not."""
-    import torch
-
-    device = "cpu" if tiny else "cuda:0"
-    attention.register()
-    model = load_model(base, "float32" if tiny else "bfloat16", device=device).requires_grad_(False)
-    model.set_attn_implementation(kernel)
-    model.enable_input_require_grads()
-    model.train().gradient_checkpointing_enable()
-    draw = np.random.default_rng(0)
-    lengths = draw.integers(4, BLOCK[tiny] // 4, 64)
-    blocks = pack([draw.integers(4, model.config.vocab_size, n).tolist() for n in lengths], BLOCK[tiny], 2, 0)
-    batch = {name: part.to(device) for name, part in dcpt.stack(range(4), blocks).items()}
-    speed.reset_peak_memory()
-    for step in range(4):
-        if step == 1:
-            started = time.perf_counter()
-        loss = model(**batch).loss
-        loss.backward()
-        value = loss.item()
-    if not tiny:
-        torch.cuda.synchronize()
-    rate = 3 * batch["input_ids"].numel() / (time.perf_counter() - started)
-    facts = {"tokens/s": round(rate), "peak GiB": round(speed.peak_memory() / GIB, 3), "loss": round(value, 5)}
-    return {"batch": f"4 x {BLOCK[tiny]}", **facts}
 
 
 def survival(base: Path, share: float, tiny: bool) -> Row:
@@ -201,8 +173,6 @@ def check(tiny: bool) -> dict[str, Row]:
             rows[name] = row(partial(train_steps, notebook, chosen, base, tiny), deadline, gib)
             print(f"{name}: {rows[name]}", flush=True)
         rows["generation"] = row(partial(generated, base, tiny), deadline)
-        for kernel in ("documents", "sdpa") if tiny else ("varlen", "documents", "sdpa"):
-            rows[f"packed rows, {kernel}"] = row(partial(packed_rows, base, tiny, kernel), deadline)
         for share in SHARES:
             rows[f"update of {share:.2%}"] = row(partial(survival, base, share, tiny), deadline)
     return rows
@@ -222,7 +192,7 @@ def main(arguments: list[str]) -> None:
     cards = "" if options.tiny else os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     os.environ["CUDA_VISIBLE_DEVICES"] = cards.split(",")[0]
     if why := lacking(options.tiny):
-        print(f"gpu_check: {why}.")
+        print(f"gpu_check: skipped, because {why}.")
         return
     rows, device = check(options.tiny), "CPU" if options.tiny else (speed.card() or ["unknown"])[0]
     print(device, pd.DataFrame.from_dict(rows, "index").to_string(na_rep=""), sep="\n")

@@ -16,12 +16,9 @@ SLICE = 512
 
 
 def moments(job: Any, measure: Callable[[Any, str], Any]) -> dict[str, Any]:
-    """{"before": ..., "after": ...} of `measure(model, moment)` on the model that a training started from, and on the
-    one that it left; never two in memory.
-
-    With an adapter both are the model as it was trained, the adapter off and on. Under QLoRA "unquantised_before" and
-    "unquantised_after" are the same on the weights that were quantised: what quantisation costs.
-    """
+    """{"before": ..., "after": ...} of `measure(model, moment)` on the model that a training started from and on the
+    one that it left (with an adapter: off and on); never two in memory. Under QLoRA "unquantised_before" and
+    "unquantised_after" are the same on the weights that were quantised."""
     folder, parameters = trained(job.out), job.parameters
     device = launch.device(parameters)
     if not is_adapter(folder):
@@ -39,8 +36,7 @@ def moments(job: Any, measure: Callable[[Any, str], Any]) -> dict[str, Any]:
 
 
 def measured(job: Any, sequences: Mapping[str, list], entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`entries` by part, with the log-probabilities of the part's `sequences` at each of `moments`; no model is loaded
-    for none."""
+    """`entries` by part, with the log-probabilities of the part's `sequences` at each of `moments`."""
     if not any(sequences.values()):
         return {part: entry | {"before": [], "after": []} for part, entry in entries.items()}
 
@@ -52,12 +48,10 @@ def measured(job: Any, sequences: Mapping[str, list], entries: dict[str, dict[st
 
 
 def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], batch_tokens: int = 4096) -> np.ndarray:
-    """Summed log-probability of the labelled tokens of each (ids, labels); float64, shape (n,).
-
-    Right-padded batches sorted by length, of at most `batch_tokens` tokens or one sequence; labels as in training
-    (IGNORE = no loss; the first token never counts).
-    """
+    """Summed log-probability of the labelled tokens of each (ids, labels); float64, shape (n,). Right-padded batches
+    sorted by length, of at most `batch_tokens` tokens or one sequence."""
     import torch
+    from torch.nn.functional import cross_entropy
     from torch.nn.utils.rnn import pad_sequence
 
     sums = np.zeros(len(sequences))
@@ -71,7 +65,13 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
             for column, value in zip(columns, (0, IGNORE), strict=True)
         )
         with torch.no_grad():
-            sums[rows] = _log_likelihoods(model(input_ids=ids, use_cache=False).logits, labels).cpu().numpy()
+            logits = model(input_ids=ids, use_cache=False).logits
+            for row, own, targets in zip(rows, logits[:, :-1], labels[:, 1:], strict=True):
+                # A slice at a time in float32: of 4,096 tokens and 152,000 words all are 2.5 GB, and the loss wants
+                # them twice.
+                for part, target in zip(own.split(SLICE), targets.split(SLICE), strict=True):
+                    losses = cross_entropy(part.float(), target, ignore_index=IGNORE, reduction="none")
+                    sums[row] -= losses.double().sum().item()
     return sums
 
 
@@ -85,19 +85,6 @@ def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
-
-
-def _log_likelihoods(logits: Any, labels: Any) -> Any:
-    """Sums over each row, (rows,) in float64. Only a slice of the logits is ever there in float32: of 4,096 tokens and
-    152,000 words all are 2.5 GB, and the loss wants them twice."""
-    from torch.nn.functional import cross_entropy
-
-    sums = logits.new_zeros(len(labels)).double()
-    for row, (own, targets) in enumerate(zip(logits[:, :-1], labels[:, 1:], strict=True)):
-        for part, target in zip(own.split(SLICE), targets.split(SLICE), strict=True):
-            losses = cross_entropy(part.float(), target, ignore_index=IGNORE, reduction="none")
-            sums[row] -= losses.double().sum()
-    return sums
 
 
 def label_count(labels: list[int]) -> int:

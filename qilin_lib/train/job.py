@@ -1,8 +1,8 @@
 """A training in processes of its own, one after the other: open, train, score.
 
 "open" merges what the stage before trained into the weights that this one starts from, "train" writes facts.json last,
-"score" reads weights from disk alone and writes heldout.json last. So no two of them share memory, and each can be
-repeated without the one before it. On the CPU they are forked from one process, which imports the libraries once.
+"score" reads weights from disk alone and writes heldout.json last. So no two of them share memory. On the CPU they are
+forked from one process, which imports the libraries once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ TRAININGS = ("reward", "rejection", "rl")
 
 
 def train_stage(stage: Stage, method: Method, paths: dict[str, Path]) -> dict[str, Any]:
-    """Train and score stage `stage` (03-05) in its folder; returns its facts, which are read if up to date.
-
-    `paths` are the inputs (weights, tokens, data) by name. Where another process trains this stage with these
-    parameters, its progress is shown until it ends. A training that ended while its notebook did not is only read.
-    """
+    """Train and score stage `stage` (03-05) in its folder from the inputs in `paths`; returns its facts, which are only
+    read if up to date. Where another process trains this stage, its progress is shown until it ends."""
     if not stage.up_to_date:
         show = live_line()
         stage.begin(show)
@@ -51,11 +48,9 @@ def train_step(
     show: Show | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Train in `folder`, one of several trainings of stage 08; returns its facts.
-
-    The parameters are the stage's, the four of `steps` in place of its trainings, then `more`, which may replace any of
-    them. A folder that is finished is only read; its checkpoints are removed. QilinError if a process fails.
-    """
+    """Train in `folder`, one of several trainings of stage 08, with the stage's parameters, `steps` in place of those
+    of its trainings, and `more`; returns its facts. A folder that is finished is only read; its checkpoints are
+    removed."""
     show = show or live_line()
     stage.begin()
     # launch asks whether it only prints the command: 08 has no dry run.
@@ -78,9 +73,7 @@ def run(
     template: Template | None = None,
 ) -> list[str]:
     """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
-
-    `template`: another one than the run's. On one node processes that never talk to each other are plain children.
-    """
+    `template`: another one than the run's."""
     phases = [] if (folder / "facts.json").exists() else ["train"]
     if phases and "weights" in paths and is_adapter(paths["weights"]):
         phases = ["open", "train"]
@@ -129,7 +122,7 @@ def main(path: str, *phases: str) -> None:
 
     importlib.import_module(files.read_json(path)["module"])
     for phase in phases:
-        process = multiprocessing.get_context("fork").Process(target=_forked, args=(phase, path))
+        process = multiprocessing.get_context("fork").Process(target=run_phase, args=(phase, path))
         process.start()
         process.join()
         if process.exitcode:
@@ -139,13 +132,10 @@ def main(path: str, *phases: str) -> None:
             sys.exit(process.exitcode)
 
 
-def _forked(phase: str, path: str) -> None:
-    children.die_with_parent()
-    run_phase(phase, path)
-
-
 def run_phase(phase: str, path: str) -> None:
     """One phase of the job in `path`, in this process: its module's `work` trains, its `score` scores."""
+    if multiprocessing.parent_process():
+        children.die_with_parent()
     if phase == "open":
         open_start(path)
     else:
@@ -154,7 +144,7 @@ def run_phase(phase: str, path: str) -> None:
 
 
 def read(path: str | Path) -> SimpleNamespace:
-    """The child's side of `run`: parameters, out (folder), template, paths; `opened`: facts of the hand-over."""
+    """What `run` wrote: parameters, out (folder), template, paths; `opened`: facts of the hand-over."""
     job = files.read_json(path)
     paths = {name: Path(p) for name, p in job["paths"].items()}
     opened = dict(job.get("opened", {}))

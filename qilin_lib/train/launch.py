@@ -75,13 +75,11 @@ def processes(parameters: Any) -> int:
 
 
 def command(parameters: Any, module: str, job: Path) -> list[str]:
-    """The exact command line that trains: `python -m module job`, under torchrun for more than one process (on one node
-    with sockets that no other machine reaches).
+    """The command line that trains: `python -m module job`, under torchrun for more than one process.
 
-    Several nodes: inside a Slurm allocation this process, on the allocation's first node, starts one torchrun a node
-    through srun; elsewhere MASTER_ADDR names the first node, and the same notebook is started on every node. `job`
-    must lie on a disk that all nodes share. Raises QilinError if the nodes are not those of the allocation, or if
-    nobody says where they meet.
+    Several nodes: inside a Slurm allocation its first node starts one torchrun per node through srun; elsewhere
+    MASTER_ADDR names the first node, and the same notebook is started on every node. `job` must lie on a disk that all
+    share. QilinError if the nodes are not those of the allocation, or if nobody says where they meet.
     """
     # DeepSpeed finds its only process through torchrun too; without, it looks for MPI.
     if processes(parameters) == 1 and not parameters.deepspeed:
@@ -89,11 +87,28 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
     each = f"--nproc_per_node={processes(parameters) // parameters.nodes}"
     if parameters.nodes == 1:
         return [sys.executable, "-m", one_node.__name__, each, "-m", module, str(job)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", each]
-    in_slurm = {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys()
-    before, host, port = _slurm(parameters) if in_slurm else ([], *_master(parameters))
-    meeting = [f"--nnodes={parameters.nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={host}:{port}"]
-    return [*before, *torchrun, *meeting, "-m", module, str(job)]
+    srun: list[str] = []
+    if {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys():
+        slurm, given = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_JOB_NUM_NODES"])
+        if parameters.nodes != given:
+            raise QilinError(
+                f"{parameters.notebook}: nodes = {parameters.nodes}, but Slurm job {slurm} was given {given}; nearest "
+                f"valid: nodes = {given}"
+            )
+        srun = ["srun", f"--nodes={given}", f"--ntasks={given}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+        host = socket.gethostname()
+        # Below 32768, where Linux takes the ports of outgoing connections from.
+        usual = str(10000 + int(slurm) % 20000)
+    else:
+        host, usual = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None), PORT
+        if host is None:
+            raise QilinError(
+                f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
+                "the environment; nearest valid: nodes = 1"
+            )
+    meeting = f"--rdzv_endpoint={host}:{os.environ.get('MASTER_PORT', usual)}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", each, f"--nnodes={parameters.nodes}"]
+    return [*srun, *torchrun, "--rdzv_backend=c10d", meeting, "-m", module, str(job)]
 
 
 def plain(module: str, job: Path) -> list[str]:
@@ -101,36 +116,9 @@ def plain(module: str, job: Path) -> list[str]:
     return [sys.executable, "-m", module, str(job)]
 
 
-def _slurm(parameters: Any) -> tuple[list[str], str, str]:
-    """(srun and its options, host, port): one torchrun a node, meeting at this host."""
-    job, nodes = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_JOB_NUM_NODES"])
-    if parameters.nodes != nodes:
-        raise QilinError(
-            f"{parameters.notebook}: nodes = {parameters.nodes}, but Slurm job {job} was given {nodes}; "
-            f"nearest valid: nodes = {nodes}"
-        )
-    # Below 32768, where Linux takes the ports of outgoing connections from.
-    port = os.environ.get("MASTER_PORT", str(10000 + int(job) % 20000))
-    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    return srun, socket.gethostname(), port
-
-
-def _master(parameters: Any) -> tuple[str, str]:
-    host = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None)
-    if host is None:
-        raise QilinError(
-            f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
-            "the environment; nearest valid: nodes = 1"
-        )
-    return host, os.environ.get("MASTER_PORT", PORT)
-
-
 def dry_run(parameters: Training) -> None:
-    """With `dry_run: true`: print the command that this notebook would train with, as one would paste it, and end the
-    notebook without an error (papermill takes SystemExit(0) for success and stops there). Else: nothing at all.
-
-    It asks no device, so a laptop can print what eight GPUs would run.
-    """
+    """With `dry_run: true` print the command that this notebook would train with, and end the notebook without an error
+    (papermill takes SystemExit(0) for success). No device is asked."""
     if not parameters.dry_run:
         return
     job = runs.runs_dir() / parameters.run / parameters.folder / "job.json"
@@ -148,8 +136,7 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
     """Run a child process; `show` gets one short line now and then. If it fails, QilinError names cause and log.
 
     With `workers` so many of them, which find RANK, LOCAL_RANK and WORLD_SIZE in their environment and never talk to
-    each other; the first one that fails takes the others down and is named. Nothing is left running, however this ends:
-    an interrupt, a failure, or the death of the notebook's kernel.
+    each other. Nothing is left running, however this ends.
     """
     environments = [environment := _environment(gpus)]
     if workers > 1:
@@ -166,22 +153,28 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
         os.close(writing)
         for line in output:
             if line.startswith(PROGRESS):
-                # print ends its line with a write of its own: what another rank says can come in between.
-                state, end = json.JSONDecoder().raw_decode(line, len(PROGRESS))
-                text = _progress_text(state)
+                text = _progress_text(json.loads(line.removeprefix(PROGRESS)))
                 show(text)
                 locks.report(text)
-                line = line[end:].removeprefix("\n")
-            if line:
+            else:
                 handle.write(line)
                 handle.flush()
         codes = [process.wait() for process in started]
-    if failed := children.first_failure(codes):
-        rank, code = failed
+    if any(codes):
+        # Those that it took down were ended by SIGTERM.
+        rank = next((rank for rank, code in enumerate(codes) if code not in (0, -signal.SIGTERM)), 0)
+        code = codes[rank] or -signal.SIGTERM
         how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.strsignal(-code)})"
         why = children.cause(log, earlier).replace(f"{QilinError.__module__}.{QilinError.__name__}: ", "")
         which = f"[rank{rank}]: " if workers > 1 else ""
         raise QilinError(f"the process ended with {how}: {which}{why} (whole log: {log})")
+
+
+def report(**state: Any) -> None:
+    """Tell the notebook how far a child is: a `text`, or step, steps, loss and seconds."""
+    # One write: what another rank prints cannot come in between.
+    sys.stdout.write(f"{PROGRESS}{json.dumps(state)}\n")
+    sys.stdout.flush()
 
 
 def _environment(gpus: int) -> dict[str, str]:

@@ -15,7 +15,6 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import weight_files
 
 SHOWN = 3
-CURE = "a lower learning_rate or a longer warmup_ratio"
 
 
 def full_precision(model: Any, parameters: Any) -> None:
@@ -31,7 +30,8 @@ def full_precision(model: Any, parameters: Any) -> None:
 
 
 def guard(trainer: Any, weights: Path) -> None:
-    """Make `trainer` look at every loss and gradient, and at its weights before a checkpoint and at the end.
+    """Make `trainer` look at its gradients before each update, at what it logs, and at its weights before a checkpoint
+    and at the end.
 
     From then on it raises QilinError naming step, quantity and the first weights concerned; if the `weights` that it
     started from are the cause, it names those. Nothing is saved then: what the last checkpoint holds is finite.
@@ -39,34 +39,29 @@ def guard(trainer: Any, weights: Path) -> None:
     import torch
     from transformers import TrainerCallback
 
-    usual = trainer.training_step
-
-    def checked_step(*args: Any, **more: Any) -> Any:
-        loss = usual(*args, **more)
-        if not torch.isfinite(loss).all():
-            raise _stopped(trainer, 1, f"the loss is {loss.float().mean().item()}", weights)
-        return loss
+    def stop(step: int, what: str, where: list[str] | None = None) -> None:
+        found = _broken(_trained(trainer)) if where is None else where
+        raise QilinError(f"step {step}: {what}, so training stops: {_cause(weights, found)}")
 
     class Finite(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             gradients = {name: weight.grad for name, weight in _trained(trainer) if weight.grad is not None}
             norm = torch.nn.utils.get_total_norm(list(gradients.values()))
             if not torch.isfinite(norm):
-                raise _stopped(trainer, 1, f"the gradient norm is {norm.item()}", weights, gradients.items())
+                stop(state.global_step + 1, f"the gradient norm is {norm.item()}", _broken(gradients.items()))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             # DeepSpeed keeps its gradients to itself, but it tells their norm.
             for name in {"loss", "grad_norm"} & (logs or {}).keys():
                 if not math.isfinite(logs[name]):
-                    raise _stopped(trainer, 0, f"{name} is {logs[name]}", weights)
+                    stop(state.global_step, f"{name} is {logs[name]}")
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if _broken(_trained(trainer)):
-                raise _stopped(trainer, 0, "a weight is no finite number after the update", weights)
+            if found := _broken(_trained(trainer)):
+                stop(state.global_step, "a weight is no finite number after the update", found)
 
         on_train_end = on_save
 
-    trainer.training_step = checked_step
     trainer.add_callback(Finite())
 
 
@@ -76,27 +71,11 @@ def check_finite(value: float, what: str, weights: Path) -> None:
         raise QilinError(f"{what} is {value}: {_cause(weights, [])}")
 
 
-def refuse_broken(checkpoint: Path) -> None:
-    """QilinError if a checkpoint holds weights that are no finite numbers: nothing can go on from it."""
-    if found := _broken(_stored(sorted(checkpoint.glob("*.safetensors")))):
-        raise QilinError(
-            f"{checkpoint}: holds weights that are no finite numbers ({', '.join(found)}), so training cannot go on "
-            f"from it; delete {checkpoint.parent} to start over, with a lower learning_rate"
-        )
-
-
-def _stopped(
-    trainer: Any, ahead: int, what: str, weights: Path, tensors: Iterable[tuple[str, Any]] | None = None
-) -> QilinError:
-    where = _broken(_trained(trainer) if tensors is None else tensors)
-    return QilinError(f"step {trainer.state.global_step + ahead}: {what}, so training stops: {_cause(weights, where)}")
-
-
 def _cause(weights: Path, where: list[str]) -> str:
     if started := _broken(_stored(weight_files(weights))):
         return f"{weights}, which it starts from, holds weights that are no finite numbers: {', '.join(started)}"
     first = f"first in {', '.join(where)}; " if where else ""
-    return f"{first}the weights that it starts from are finite; nearest valid: {CURE}"
+    return f"{first}the weights that it starts from are finite; nearest valid: a lower learning_rate, a longer warmup"
 
 
 def _trained(trainer: Any) -> Iterator[tuple[str, Any]]:

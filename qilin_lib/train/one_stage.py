@@ -1,10 +1,9 @@
 """One-stage training (HuatuoGPT-II, arXiv 2311.09774): DCPT's passages as instructions, learned together with SFT.
 
-HuatuoGPT-II lets an LLM write a question to each passage and rewrite the passage as its answer. There is none here, so
-rules make the instruction from what the record states, and the passage itself is the answer. That is weaker: the
-instructions are few in kind and the answers keep the style of the passage. The order is that of its public code
-(FreedomIntelligence/HuatuoGPT-II, 88ddf9a, data_process.py): all examples are drawn once, without replacement, each
-draw in proportion to a weight of its source; 32, 16, 8 or 4 for kinds of passages, 1 for SFT.
+HuatuoGPT-II lets an LLM write a question to each passage and rewrite the passage as its answer. Here rules make the
+instruction from what the record states, and the passage itself is the answer, which is weaker. The order is that of its
+public code (FreedomIntelligence/HuatuoGPT-II, 88ddf9a, data_process.py): all examples are drawn once, without
+replacement, each draw in proportion to a weight of its source; 32, 16, 8 or 4 for kinds of passages, 1 for SFT.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ COUNTS = ("documents", "conversations", "instructed", "held_out", "examples", "d
 def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
     """The documents that 02 packed for DCPT as rows {source, messages}, and the counts of every source.
 
-    Of a source's `documents` some stay `conversations` (they are asked and answered already) and some are `instructed`
-    by rules, `held_out` of them because ChiMed-SFT holds the same conversation out: no arm of a comparison may see it
-    as one. `examples` counts the rows, `document_tokens` is what 02 counted.
+    Of a source's `documents` some stay `conversations` and some are `instructed` by rules, `held_out` of them because
+    ChiMed-SFT holds the same conversation out. `examples` counts the rows, `document_tokens` is what 02 counted.
     """
     taken = list(documents(job.paths.chimed, job.paths.tokens))
     ids = {row["id"] for row, _ in taken}
@@ -55,8 +53,10 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
         turns = None if held_out else conversation(row["text"], messages)
         parts = turns and exchanges(turns, job.template, tokenizer, job.parameters)
         count = counts.setdefault(row["source"], dict.fromkeys(COUNTS, 0))
-        for name, amount in zip(COUNTS, (1, bool(parts), not parts, held_out, 0, tokens), strict=True):
-            count[name] += amount
+        count["documents"] += 1
+        count["document_tokens"] += tokens
+        count["held_out"] += held_out
+        count["conversations" if parts else "instructed"] += 1
         parts = parts or instructed(row, tokenizer, job.parameters)
         count["examples"] += len(parts)
         rows += [{"source": row["source"], "messages": part} for part in parts]
@@ -64,10 +64,8 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
 
 
 def documents(chimed: Path, tokens: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """(row, tokens) of every document that 02 packed for 03, in the order of its draw, the general ones last.
-
-    `chimed` and `tokens` are the folders of 01 and 02.
-    """
+    """(row, tokens) of every document that 02 packed for 03, in the order of its draw, given the folders of 01
+    and 02."""
     for name in corpus.PACKED:
         numbers = np.load(tokens / f"{name}_documents.npy").tolist()
         lengths = store.Store(corpus.folder(tokens, name)).lengths()
@@ -79,8 +77,8 @@ def documents(chimed: Path, tokens: Path) -> Iterator[tuple[dict[str, Any], int]
 
 
 def conversation(text: str, known: list[Message] | None) -> list[Message] | None:
-    """The turns of a passage that is one: the `known` ones if they spell `text`, else what stands after the speakers'
-    names; None for a passage that nobody asks and answers in."""
+    """The turns of a passage: the `known` ones if they spell `text`, else what stands after the speakers' names; None
+    where nobody asks and answers."""
     if known is not None and text in spellings(known):
         return known
     before, *parts = SPEAKER.split(text)
@@ -91,8 +89,7 @@ def conversation(text: str, known: list[Message] | None) -> list[Message] | None
 
 
 def spellings(messages: list[Message]) -> tuple[str, str]:
-    """How 01 writes a conversation as running text: one turn a line, with speakers' names from three turns on. What the
-    system says has none."""
+    """How 01 writes a conversation as running text, a turn per line: of two turns, and of more with speakers' names."""
     names = {role: f"{name}：" for name, role in ROLES.items()} | {"system": ""}
     return (
         "\n".join(message["content"] for message in messages),
@@ -101,9 +98,8 @@ def spellings(messages: list[Message]) -> tuple[str, str]:
 
 
 def exchanges(turns: list[Message], template: Any, tokenizer: Any, parameters: Any) -> list[list[Message]] | None:
-    """`turns` as conversations of whole exchanges within `max_length` tokens; an answer longer than `max_target_length`
-    goes on in further exchanges, asked for by the same question. None if a question would have to be cut, or a
-    conversation would have no answer: such a passage is learned as text. A system text stands before each part."""
+    """`turns` as conversations of whole exchanges within `max_length` tokens, a system text before each; an answer
+    longer than `max_target_length` goes on in further exchanges. None if a question would be cut, or have no answer."""
     limits = (parameters.max_source_length, parameters.max_target_length)
     system = [turn for turn in turns[:1] if turn["role"] == "system"]
     turns = turns[len(system) :]
@@ -135,11 +131,8 @@ def _fitting(turns: list[Message], tokenizer: Any, limit: int) -> Iterator[list[
 
 
 def instructed(row: dict[str, Any], tokenizer: Any, parameters: Any) -> list[list[Message]]:
-    """The passage of a record {id, text} as answers of at most `max_target_length` tokens, one after the other.
-
-    Each has an instruction that names what the passage states: its title or section and its headings, or its opening
-    clause. The phrasing is drawn by seed and id. The answers together are the text, character for character.
-    """
+    """The passage of a record {id, text} as answers of at most `max_target_length` tokens, which together are the text,
+    character for character. The phrasing of their instructions is drawn by seed and id."""
     draw = random.Random(f"{parameters.seed} {row['id']}")
     text, start, made = row["text"], 0, []
     for piece in pieces(text, tokenizer, parameters.max_target_length):
@@ -150,8 +143,8 @@ def instructed(row: dict[str, Any], tokenizer: Any, parameters: Any) -> list[lis
 
 
 def pieces(text: str, tokenizer: Any, limit: int) -> list[str]:
-    """`text` in parts of at most `limit` tokens, halved at the sentence end nearest to the middle (else in the middle)
-    until they fit. Nothing is lost: the parts joined are the text."""
+    """`text` in parts of at most `limit` tokens, halved at the sentence end nearest to the middle, else in the
+    middle."""
     if len(text) < 2 or len(text_ids(tokenizer, text)) <= limit:
         return [text]
     middle = len(text) // 2
@@ -177,8 +170,8 @@ def instruction(text: str, start: int, piece: str, draw: random.Random) -> str:
 
 
 def subject_of(text: str, start: int) -> str:
-    """The section that character `start` of `text` stands in or begins with, else the title (a short first line that
-    ends no sentence), else ""."""
+    """The section that character `start` of `text` stands in, else the title (a short first line that ends no
+    sentence), else ""."""
     # Where a piece begins just before a section's heading, the section is what it is about.
     sections = [match for match in SECTION.finditer(text) if match.start() <= start + 1]
     if sections:
@@ -192,10 +185,8 @@ def subject_of(text: str, start: int) -> str:
 
 
 def weights(sources: Sequence[str] | np.ndarray, one_stage: Mapping[str, Any]) -> np.ndarray:
-    """The sampling weight of every passage, given its source; floats, shape (n,). An SFT conversation has weight 1.
-
-    `priorities` names sources, `priority` is that of all others. QilinError for a source that is not there.
-    """
+    """The sampling weight of every passage, given its source; floats, shape (n,). QilinError for a source in
+    `priorities` that is not there."""
     named = one_stage["priorities"] or {}
     for source in named:
         if source not in sources:
@@ -208,11 +199,8 @@ def weights(sources: Sequence[str] | np.ndarray, one_stage: Mapping[str, Any]) -
 
 
 def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
-    """Every index once, in the order of a draw without replacement in proportion to `weights`; integers, shape (n,).
-
-    Exponential times with rates `weights`, sorted: the first is index i with probability w_i / Σ w, and so on among
-    the rest (Efraimidis & Spirakis 2006).
-    """
+    """Every index once, in the order of a draw without replacement in proportion to `weights`; integers, shape (n,):
+    exponential times with these rates, sorted (Efraimidis & Spirakis 2006)."""
     times = np.random.default_rng([seed, len(weights)]).exponential(size=len(weights))
     return np.argsort(times / np.asarray(weights, dtype=np.float64), kind="stable")
 
@@ -229,17 +217,9 @@ def measured(made: Any) -> dict[str, int]:
     }
 
 
-def fading(places: np.ndarray, count: int) -> list[float]:
-    """The share of passages in each tenth of the training; `places` is `order`, passages are its first `count`."""
-    return [round(float((tenth < count).mean()), 4) for tenth in np.array_split(places, 10) if len(tenth)]
-
-
 def compare_tokens(packing: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Rows (quantity, two stages, one stage) of one epoch: 02's packing.json and 04's facts.
-
-    What the passages and the conversations say is equal by construction, and checked; what differs is what the forms
-    add (DCPT: an end a document; here: instructions, role tags, ends) and which of the tokens carry loss.
-    """
+    """Rows (quantity, two stages, one stage) of one epoch: 02's packing.json and 04's facts. What the texts say is
+    equal; what the forms add (DCPT: an end per document) and which tokens carry loss is not."""
     passages, said = facts["one_stage"]["passages"], facts["one_stage"]["conversations"]
     read = {name: sum(count[name] for count in facts["one_stage"]["sources"].values()) for name in COUNTS}
     ends = packing["documents"]

@@ -26,28 +26,20 @@ def inputs(stage: Stage) -> dict[str, Path]:
 def encoded(
     messages: list[Message], template: Template, tokenizer: Any, parameters: Any, opened: bool = False
 ) -> list[int]:
-    """Token ids of a conversation, long turns cut inside to max_source_length and max_target_length; up to the opening
-    of an answer if `opened`."""
+    """Token ids of a conversation, long turns cut inside; up to the opening of an answer if `opened`."""
     limits = (parameters.max_source_length, parameters.max_target_length)
     return template.encode_with_labels(messages, tokenizer, *limits, add_generation_prompt=opened)[0]
 
 
 def heldout(paths: Any, tokenizer: Any) -> tuple[Store, int]:
-    """(the held-out rows whose rejected answer is that of no training pair, how many others there are).
-
-    Rejected answers repeat: many are one canned sentence under several questions. 01 holds a pair out by its own text
-    alone, so that it does not change when others come or go; to rank an answer last that was trained down is no merit,
-    so such pairs are set apart here, where pairs are read.
-    """
-    trained = {_rejected(row) for row in store.rows(paths, tokenizer, split="train")}
+    """(the held-out rows whose rejected answer is that of no training pair, how many others there are): one canned
+    sentence stands under several questions, and to rank an answer last that was trained down is no merit."""
+    rejected = lambda row: row["rejected"][-1]["content"].tobytes()  # noqa: E731
+    trained = {rejected(row) for row in store.rows(paths, tokenizer, split="train")}
     held = store.rows(paths, tokenizer, split="heldout")
-    apart = np.array([_rejected(row) in trained for row in held], dtype=bool)
+    apart = np.array([rejected(row) in trained for row in held], dtype=bool)
     held.numbers = held.numbers[~apart]
     return held, int(apart.sum())
-
-
-def _rejected(row: Mapping[str, Any]) -> bytes:
-    return row["rejected"][-1]["content"].tobytes()
 
 
 def compact(pair: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
@@ -57,7 +49,7 @@ def compact(pair: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
 
 def facts(rows: Iterable[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], limit: int) -> dict[str, int]:
     """{pairs, answers_cut, pairs_alike} of training rows and their tokenised pairs: answers of more than `limit`
-    tokens, and pairs that are equal where they were cut. Those teach nothing, but they count, as everywhere in TRL."""
+    tokens, and pairs that are equal where they were cut."""
     answers = (turn["content"] for row in rows for side in SIDES for turn in row[side])
     return {
         "pairs": len(pairs),

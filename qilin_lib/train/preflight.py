@@ -17,7 +17,8 @@ from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
 from qilin_lib.models.shapes import WIDTH, Sizes, sizes
 from qilin_lib.schema import Tokenize, Trained
-from qilin_lib.train import heldout, launch, methods, speed
+from qilin_lib.train import heldout, launch, methods
+from qilin_lib.train import speed as speeds
 from qilin_lib.train.speed import GIB
 
 # Resident memory of a process that imported torch, transformers, trl and peft; of a CUDA context with cuBLAS.
@@ -53,18 +54,23 @@ class Preflight:
         """Of the whole stage; None where speed or the number of tokens is not known."""
         return self.tokens / self.rate / 3600 if self.rate and self.tokens else None
 
+    @property
+    def speed(self) -> str:
+        """Tokens per second and hours on the processor, as far as known."""
+        rate = f"about {self.rate:,.0f} tokens/s" if self.rate else "time unknown"
+        hours = f", {self.hours:,.2f} h for {self.tokens:,} tokens" if self.hours else ""
+        return f"{self.processor}: {rate}{hours}"
+
     def lines(self) -> list[str]:
         """Verdict, disk, speed and notes, a sentence each."""
         least, most = (self.gib("training", "scoring", bounds=bounds) for bounds in (False, True))
         fits = "it fits" if most < (self.available or 0) else "whether it fits only a probe on the device can say"
         fits = "it does NOT fit" if self.available is not None and least > self.available else fits
         room = f"{self.place}, {self.available:.1f} GiB per process" if self.available is not None else self.place
-        rate = f"about {self.rate:,.0f} tokens/s" if self.rate else "time unknown"
-        rate += f", {self.hours:,.2f} h for {self.tokens:,} tokens" if self.hours else ""
         return [
             f"{room}: at least {least:.1f} and at most {most:.1f} GiB are needed, {fits}.",
             f"The stage's folder takes at most {self.gib('disk'):.1f} GiB of disk.",
-            f"{self.processor}: {rate}.",
+            f"{self.speed}.",
             f"{self.note}.",
         ]
 
@@ -86,10 +92,8 @@ def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight:
-    """What a stage of 03-05 or 08 will need; nothing need be finished.
-
-    Base and block size are those of `tokenize`, 02's parameters; without them those of the run's 02_tokenize if it is
-    there, else of the profile. Raises QilinError if the sizes of the base are not to be had on this machine.
+    """What a stage of 03-05 or 08 will need; nothing need be finished. Base and block size are those of `tokenize`,
+    else of the run's 02_tokenize, else of the profile. QilinError if this machine does not know the sizes of the base.
     """
     stage = runs.runs_dir() / parameters.run / "02_tokenize"
     prepared = tokenize is None and (stage / "base.json").exists()
@@ -99,18 +103,18 @@ def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight
     rows, length = methods.batch(parameters, packing.get("block_size", tokenize.block_size))
     needs = [*training(model, parameters, rows, length), *afterwards(model, parameters)]
     table = [(*row, size / GIB, "bound" if row[1] in BOUNDS else "arithmetic") for *row, size in needs if size]
-    place, available = speed.room(parameters)
+    place, available = speeds.room(parameters)
     card = (place if available else "A100") if parameters.gpus else None
-    rate = speed.expected(model, length, parameters, card)
+    rate = speeds.expected(model, length, parameters, card)
     return Preflight(
         pd.DataFrame(table, columns=["where", "what", "GiB", "basis"]),
         place,
         available,
         f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
         rate and rate * launch.processes(parameters),
-        speed.input_tokens(parameters, stage, packing, rows * length),
+        speeds.input_tokens(parameters, stage, packing, rows * length),
         f"For full rows ({rows} x {length} tokens), as if all terms peaked at once"
-        + f"; time at {speed.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
+        + f"; time at {speeds.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
     )
 
 
@@ -171,11 +175,8 @@ def logits(model: Sizes, p: Any, tokens: int) -> float:
 
 
 def afterwards(model: Sizes, p: Any) -> Iterator[Need]:
-    """What scoring takes (one model, without quantisation too), the merge (tensor by tensor) and the folder.
-
-    start/: the weights with the adapter of the stage before. Checkpoints, those that are kept and one being written:
-    weights and AdamW's two moments; DeepSpeed writes the weights twice and 12 bytes a trained weight.
-    """
+    """What scoring takes (one model, without quantisation too), the merge (tensor by tensor) and the folder: start/,
+    the checkpoints that are kept and one being written (DeepSpeed writes the weights twice), the result."""
     (count, width), full = model.trained(p), p.finetuning == "full"
     weights, adapter = WIDTH[p.dtype] * model.total, 0 if full else width * count
     yield "scoring", "weights", weights + adapter

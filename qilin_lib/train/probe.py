@@ -26,7 +26,7 @@ from qilin_lib.train.methods import dcpt, sft
 
 
 def trainer_of(job: SimpleNamespace, block_size: int, steps: int) -> Any:
-    """The trainer of a stage (03-05) on made-up rows, each as long as any may be, enough for `steps` steps."""
+    """The trainer of a stage (03-05) on made-up rows, each as long as any may be."""
     p, vocabulary = job.parameters, sizes(job.paths.weights).vocabulary
     p.max_steps, p.report_to, p.save_steps, p.logging_steps = steps, "none", 10**6, 10**6
     model, tokenizer = fit.prepare_model(p, job.paths.weights)
@@ -86,15 +86,15 @@ def start(notebook: str, profile: str) -> dict[str, Any]:
         return files.read_json(job.with_name("facts.json"))
 
 
-def _child(path: Path) -> None:
-    values = files.read_json(path)
-    job = job_of(values["parameters"], Path(values["weights"]), path.parent)
-    # Every process has the same facts.
-    files.write_json(path.with_name("facts.json"), measure(job, values["block_size"]))
-
-
 def main(arguments: list[str]) -> int:
-    """Print the facts of NOTEBOOK and PROFILE; returns the exit code, 2 after an error (one sentence on stderr)."""
+    """Print the facts of NOTEBOOK and PROFILE, or measure a job.json as a child; returns the exit code."""
+    if len(arguments) == 1 and arguments[0].endswith(".json"):
+        path = Path(arguments[0])
+        values = files.read_json(path)
+        job = job_of(values["parameters"], Path(values["weights"]), path.parent)
+        # Every process has the same facts.
+        files.write_json(path.with_name("facts.json"), measure(job, values["block_size"]))
+        return 0
     if len(arguments) != 2:
         print("usage: python -m qilin_lib.train.probe NOTEBOOK PROFILE, e.g. 05_dpo full_a100", file=sys.stderr)
         return 2
@@ -108,7 +108,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1].endswith(".json"):
-        _child(Path(sys.argv[1]))
-    else:
-        sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -37,11 +37,8 @@ def share(counts: np.ndarray) -> float | None:
 
 
 def chosen(counts: np.ndarray, wanted: float, seed: int) -> np.ndarray:
-    """Which conversations to keep so that a share `wanted` of their turns are questions; bool, shape (n,).
-
-    Conversations that pull the share away are left out in a seeded order until it is reached, or none is left; nothing
-    is repeated.
-    """
+    """Which conversations to keep so that a share `wanted` of their turns are questions; bool, shape (n,). Those that
+    pull the share away are left out in a seeded order until it is reached."""
     kept = np.ones(len(counts), dtype=bool)
     asked, turns = counts.sum(axis=0).tolist() if len(counts) else (0, 0)
     above = asked > wanted * turns

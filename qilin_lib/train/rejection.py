@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -40,17 +40,15 @@ from qilin_lib.train.methods import METHODS, reward
 Row = dict[str, Any]
 # From job and chunks of questions to the values of each chunk.
 Make = Callable[[SimpleNamespace, dict[int, list[Row]]], Iterator[list[Any]]]
+# Two lines that begin with A and B: a multiple-choice question, whatever its source.
 OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
-"""Two lines that begin with A and B: a multiple-choice question, whatever its source."""
+# Room for role tags and the end token beside a question and an answer that were cut to their limits.
 ROLE_TOKENS = 32
-"""Room for role tags and the end token beside a question and an answer that were cut to their limits."""
 
 
 def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
-    """All rounds, each in child processes; {"rounds": [facts of a round]}. A finished round is only read.
-
-    QilinError if ChiMed-SFT holds no question to ask, if no answer of a round says anything, or if a child fails.
-    """
+    """All rounds, each in child processes; {"rounds": [facts of a round]}. A finished round is only read. QilinError if
+    there is no question to ask, if no answer of a round says anything, or if a child fails."""
     weights, done, show = shared.start_of(stage), [], show or live_line()
     stage.begin()
     for number in range(1, stage.parameters.rounds + 1):
@@ -72,7 +70,19 @@ def last_round(folder: Path) -> Path:
 def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -> dict[str, Any]:
     """Sample, rank, fine-tune; the facts of the training with those of the pool under "pool"."""
     parameters, data = stage.parameters, stage.parent("01_build_chimed") / "sft.jsonl"
-    pool = _sampled(stage, folder, number, weights, data, show)
+    place = folder / "sampling"
+    asked, counts = place / "questions.jsonl", None
+    if not (place / "facts.json").exists():
+        drawn, counts = questions(data, parameters.prompts, parameters.seed, number)
+        files.write_jsonl(asked, drawn)
+    paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
+    if parameters.vllm_python:
+        # vLLM loads full weights: merged before, where the training of this round finds them too.
+        paths["weights"] = weights
+    more = {"round": number, "questions": counts}
+    pool = jobs.train_step(stage, METHODS["rejection"], place, parameters.rejection, paths, show, **more)
+    for name in ("answers", "rewards"):
+        shutil.rmtree(place / name, ignore_errors=True)
     if not pool["kept"]:
         raise QilinError(
             f"{folder / 'pool.jsonl'}: none of {pool['answers']} answers says anything, so there is nothing to learn "
@@ -99,39 +109,23 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
     return facts
 
 
-def _sampled(stage: Stage, folder: Path, number: int, weights: Path, data: Path, show: Show) -> dict[str, Any]:
-    """Facts of the pool, after pool.jsonl was made."""
-    out = folder / "sampling"
-    asked, counts = out / "questions.jsonl", None
-    if not (out / "facts.json").exists():
-        drawn, counts = questions(data, stage.parameters.prompts, stage.parameters.seed, number)
-        files.write_jsonl(asked, drawn)
-    paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
-    if stage.parameters.vllm_python:
-        # vLLM loads full weights: merged before, where the training of this round finds them too.
-        paths["weights"] = weights
-    more = {"round": number, "questions": counts}
-    facts = jobs.train_step(stage, METHODS["rejection"], out, stage.parameters.rejection, paths, show, **more)
-    for name in ("answers", "rewards"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    return facts
-
-
 def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row], dict[str, int]]:
     """(rows of sft.jsonl whose question is asked in round `number`, counts), in the order of the file.
 
-    Asked are medical training rows of one question and one answer that offer no options to choose from: of those of
-    `drawable` a permutation by `seed` gives every round the next `count`, from the start again when it has ended, and
-    all of them where they are fewer. QilinError if there is none.
+    Asked are medical training rows of one question and one answer that offer no options: a permutation by `seed` gives
+    every round the next `count`, from the start again when it has ended. QilinError if there is none.
     """
     counts = dict.fromkeys(("train_medical", "more_turns", "multiple_choice", "drawable", "drawn"), 0)
     places = []
     for place, row in enumerate(files.read_jsonl(data)):
         if row["split"] == "train" and row["part"] == "medical":
-            kind = _kind(row)
             counts["train_medical"] += 1
-            counts[kind] += 1
-            if kind == "drawable":
+            if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
+                counts["more_turns"] += 1
+            elif row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"]):
+                counts["multiple_choice"] += 1
+            else:
+                counts["drawable"] += 1
                 places.append(place)
     if not places:
         raise QilinError(f"{data}: no medical training question with one answer and no options; found {counts}")
@@ -140,13 +134,6 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
     order = np.random.default_rng(seed).permutation(places)
     wanted = set(order[turns % len(places)].tolist())
     return [row for place, row in enumerate(files.read_jsonl(data)) if place in wanted], counts
-
-
-def _kind(row: Row) -> str:
-    if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
-        return "more_turns"
-    offers = row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"])
-    return "multiple_choice" if offers else "drawable"
 
 
 def _chosen(folder: Path, data: Path) -> Iterator[Row]:
@@ -164,11 +151,8 @@ def _chosen(folder: Path, data: Path) -> Iterator[Row]:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part, alone or one of many: its share of answers, then of rewards, chunk by chunk.
-
-    The policy is gone before the reward model comes. A chunk is the same whoever works on it, and is on disk as a whole
-    or not at all; the first process waits for the others, and writes pool.jsonl, last of all facts.json.
-    """
+    """The child's part, alone or one of many: its share of answers, then of rewards, chunk by chunk; the first process
+    waits for the others and writes pool.jsonl, then facts.json. A chunk is the same whoever works on it."""
     parameters = job.parameters
     if not parameters.gpus:
         import torch
@@ -185,16 +169,12 @@ def work(job: SimpleNamespace) -> None:
             time.sleep(1)
         rows = [row for i in chunks for row in finished[i]]
         files.write_jsonl(job.out.parent / "pool.jsonl", rows)
-        files.write_json(
-            job.out / "facts.json",
-            {"questions": parameters.questions, "sampler": sampler(parameters), **summary(rows, parameters)},
+        python = parameters.vllm_python
+        sampler = (
+            f"vLLM {vllm_client.check(parameters.notebook, python)}, merged weights" if python else "the kit's own"
         )
-
-
-def sampler(parameters: Any) -> str:
-    """What draws the answers."""
-    python = parameters.vllm_python
-    return f"vLLM {vllm_client.check(parameters.notebook, python)}, merged weights" if python else "the kit's own"
+        about = {"questions": parameters.questions, "sampler": sampler}
+        files.write_json(job.out / "facts.json", about | summary(rows, parameters))
 
 
 def _in_chunks(job: SimpleNamespace, name: str, chunks: dict[int, list[Row]], make: Make) -> None:
@@ -206,7 +186,7 @@ def _in_chunks(job: SimpleNamespace, name: str, chunks: dict[int, list[Row]], ma
     for place, (i, value) in enumerate(zip(missing, values, strict=True), start=1):
         files.write_json(job.out / name / f"{i}.json", value)
         if rank == 0:
-            print(launch.PROGRESS + json.dumps({"text": f"{name} {place}/{len(missing)} chunks"}), flush=True)
+            launch.report(text=f"{name} {place}/{len(missing)} chunks")
 
 
 def _finished(out: Path, name: str) -> dict[int, Any]:
@@ -217,8 +197,10 @@ def _finished(out: Path, name: str) -> dict[int, Any]:
 def _answers(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
     """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
-    ids_of = lambda row: pairs.encoded(row["messages"][:1], job.template, tokenizer, p, opened=True)  # noqa: E731
-    prompts = [{f"{p.round}:{row['id']}": ids_of(row) for row in rows} for rows in chunks.values()]
+    prompts = [
+        {f"{p.round}:{row['id']}": pairs.encoded(row["messages"][:1], job.template, tokenizer, p, True) for row in rows}
+        for rows in chunks.values()
+    ]
     draw = _by_vllm if p.vllm_python else _here
     for drawn in draw(job, prompts, tokenizer):
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
@@ -248,23 +230,21 @@ def _here(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: A
 def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
     """The same by vLLM, from the merged weights, on the GPU of this process."""
     p, work = job.parameters, job.out / f"vllm{os.environ.get('RANK', 0)}"
-    answers = vllm_client.generate(
-        p.vllm_python,
-        job.paths.weights,
-        [pair for prompts in chunks for pair in prompts.items()],
-        work,
-        seed=p.seed,
-        dtype=p.dtype,
-        first=int(os.environ.get("LOCAL_RANK", 0)) if p.gpus else 0,
-        n=p.num_samples,
-        temperature=p.temperature,
-        top_p=p.top_p,
-        max_tokens=p.max_target_length,
-        stop_token_ids=[tokenizer.eos_token_id],
-    )
-    for prompts in chunks:
-        yield [answer.ids for _ in prompts for answer in next(answers)[1]]
-    answers.close()
+    first = int(os.environ.get("LOCAL_RANK", 0)) if p.gpus else 0
+    how = {"n": p.num_samples, "temperature": p.temperature, "top_p": p.top_p, "max_tokens": p.max_target_length}
+    how["stop_token_ids"] = [tokenizer.eos_token_id]
+    with closing(
+        vllm_client.Engine(p.vllm_python, job.paths.weights, work, first, dtype=p.dtype, seed=p.seed)
+    ) as engine:
+        for some in batches(chunks, vllm_client.TOGETHER):
+            prompts = [pair for chunk in some for pair in chunk.items()]
+            answers = engine.ask(prompts, p.seed, **how)
+            for (key, _), answer in zip(prompts, answers, strict=True):
+                if isinstance(answer, str):
+                    raise QilinError(f"vLLM refuses the prompt {key}: {answer}")
+            left = iter(answers)
+            for chunk in some:
+                yield [answer.ids for _ in chunk for answer in next(left)]
 
 
 def _rewards(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:
@@ -278,12 +258,8 @@ def _rewards(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[lis
             for prompt, (text, _) in zip(prompts, answers[i], strict=True)
         ]
         values = reward.rewards(model, sequences, p.batch_size)
-        for place, value in enumerate(values):
-            if not math.isfinite(value):
-                row, k = rows[place // p.num_samples], place % p.num_samples
-                raise QilinError(
-                    f"{job.paths.reward}: the reward of answer {k} to question {row['id']} is {value}, no finite number"
-                )
+        if not all(map(math.isfinite, values)):
+            raise QilinError(f"{job.paths.reward}: a reward of {[row['id'] for row in rows]} is no finite number")
         yield pool(rows, answers[i], [round(value, 6) for value in values], p)
 
 
@@ -307,22 +283,17 @@ def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], param
 
 
 def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
-    """Counts, rewards and tokens of a pool. `reward_best` is the mean over questions of the largest of their rewards,
-    `cut` an answer as long as the limit, `silent` a question whose answers are all empty, so that none was kept."""
+    """Counts and rewards of a pool. `reward_best` is the mean over questions of the largest of their rewards, `cut` an
+    answer as long as the limit."""
     by_question = [list(own) for _, own in itertools.groupby(rows, key=lambda row: row["id"])]
-    kept = [row for row in rows if row["kept"]]
+    kept = [row["reward"] for row in rows if row["kept"]]
     return {
         "prompts": len(by_question),
-        "num_samples": parameters.num_samples,
         "answers": len(rows),
         "kept": len(kept),
         "empty": sum(not row["answer"].strip() for row in rows),
-        "silent": sum(not any(row["kept"] for row in own) for own in by_question),
         "cut": sum(row["tokens"] == parameters.max_target_length for row in rows),
-        "distinct": sum(len({row["answer"] for row in own}) for own in by_question),
         "reward_mean": round(fmean(row["reward"] for row in rows), 6),
         "reward_best": round(fmean(max(row["reward"] for row in own) for own in by_question), 6),
-        "reward_kept": round(fmean(row["reward"] for row in kept), 6) if kept else None,
-        "tokens": sum(row["tokens"] for row in rows),
-        "tokens_kept": sum(row["tokens"] for row in kept),
+        "reward_kept": round(fmean(kept), 6) if kept else None,
     }

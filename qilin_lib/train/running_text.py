@@ -26,13 +26,11 @@ def drawn(rows: list[dict[str, Any]], held: set[str], share: float, seed: int) -
     """{id, text} of a seeded `share` of the training conversations, in their order, without the ids in `held`."""
     usable = [row for row in rows if row["split"] == "train" and row["id"] not in held]
     numbers = random.Random(f"{seed} {NAME}").sample(range(len(usable)), round(share * len(usable)))
-    return [{"id": usable[n]["id"], "text": text(usable[n]["messages"])} for n in sorted(numbers)]
-
-
-def text(messages: list[dict[str, str]]) -> str:
-    """A conversation as one document, a turn a line; from three turns on with the speakers' names."""
-    plain, named = spellings(messages)
-    return plain if len(messages) < 3 else named
+    made = []
+    for row in (usable[number] for number in sorted(numbers)):
+        plain, named = spellings(row["messages"])
+        made.append({"id": row["id"], "text": plain if len(row["messages"]) < 3 else named})
+    return made
 
 
 def prepare(stage: Stage, weights: Path) -> Path:

@@ -1,8 +1,7 @@
 """Seeded sampling: one answer to each prompt, drawn from the model at a temperature, cut to a nucleus.
 
-A draw is the argmax of log p plus Gumbel noise, which is a sample of p (Gumbel-max); the noise of a prompt comes from a
-generator of its own, seeded by seed and key. So up to rounding an answer is the same whoever else is in the batch, and
-whenever it is drawn again.
+A draw is the argmax of log p plus Gumbel noise, which is a sample of p; the noise of a prompt comes from a generator of
+its own, seeded by seed and key. So up to rounding an answer is the same in any batch, whenever it is drawn again.
 """
 
 from __future__ import annotations
@@ -28,13 +27,9 @@ def sample(
     seed: int,
     batch_size: int,
 ) -> list[list[int]]:
-    """One draw a prompt: at most `max_new_tokens` ids, without the end token. K draws of a prompt are K keys.
-
-    The draw depends on the model, `seed`, the prompt's key and its tokens; on the batch only through rounding, which
-    can decide between two tokens whose scores are as good as equal. The model's own generation_config is set aside; the
-    tokenizer's end token ends an answer. QilinError for a prompt longer than the context allows, and for logits that
-    are no numbers.
-    """
+    """One draw per prompt: at most `max_new_tokens` ids, without the end token. K draws of a prompt are K keys. The
+    model's own generation_config is set aside. QilinError for a prompt longer than the context allows, and for logits
+    that are no numbers."""
     context = getattr(model.config, "max_position_embeddings", None)
     for key, prompt in zip(keys, prompts, strict=True):
         if context and len(prompt) + max_new_tokens > context:
@@ -52,14 +47,13 @@ def sample(
 
 
 def generator(seed: int, key: str) -> np.random.Generator:
-    """The source of one prompt's noise. numpy's takes the whole hash as its seed, torch's on a CPU 32 bits of it; and a
-    GPU's noise would be another than a CPU's."""
+    """The source of one prompt's noise; numpy's, for a GPU's would be another than a CPU's."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest(), "big"))
 
 
 def gumbel(sources: list[np.random.Generator], size: int, device: Any) -> Any:
-    """Standard Gumbel numbers, the next `size` of each source, (sources, size) in float64: float32 uniforms end at
-    2^-24, and tokens rarer than that with them. A uniform of 0 gives minus infinity, which is never drawn."""
+    """Standard Gumbel numbers, the next `size` of each source, (sources, size); float64, for float32 uniforms end at
+    2^-24, and tokens rarer than that with them."""
     import torch
 
     uniform = torch.from_numpy(np.stack([source.random(size) for source in sources]))
@@ -67,8 +61,7 @@ def gumbel(sources: list[np.random.Generator], size: int, device: Any) -> Any:
 
 
 def draw(logits: Any, noise: Any, temperature: float, top_p: float) -> Any:
-    """The token of each row of `logits`, (rows,): argmax of log p plus `noise` inside the nucleus, as transformers has
-    it after the temperature. QilinError for logits that are no numbers."""
+    """The token of each row of `logits`, (rows,): argmax of log p plus `noise` inside the nucleus (transformers')."""
     from transformers import TopPLogitsWarper
 
     logp = TopPLogitsWarper(top_p)(None, logits.double() / temperature).log_softmax(-1)

@@ -14,21 +14,16 @@ from qilin_lib.tokens.own_template import written
 
 
 def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
-    """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first.
-
-    Nothing is pickled: the trainer's own `save_model` would add training_args.bin. After this call DeepSpeed's
-    configuration is forgotten: no further training step.
-    """
+    """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first. Nothing
+    is pickled: the trainer's own `save_model` would add training_args.bin. No training step may follow."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    refuse_apart(trainer)
     parameters = job.parameters
     full = parameters.finetuning == "full"
     model = trainer.accelerator.unwrap_model(trainer.model)
     dtype = parameters.dtype if full else "float32"
     state = trained_state(model, dtype, str(parameters.seed), trainer.is_deepspeed_enabled)
-    # Under ZeRO-3 transformers would split every model loaded from now on among the processes, and the first one, which
-    # alone merges and scores, would wait for the others for ever.
+    # Under ZeRO-3 transformers would split every model loaded from now on among the processes.
     unset_hf_deepspeed_config()
     if not trainer.is_world_process_zero():
         return
@@ -44,10 +39,8 @@ def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
 
 
 def save_tokenizer(job: SimpleNamespace, weights: Path, folder: Path) -> None:
-    """Write the tokenizer of `weights` into `folder`, with the template that the job trains with.
-
-    Its end token is the one that ends an answer; a job without `turns` keeps the one that ends a document.
-    """
+    """Write the tokenizer of `weights` into `folder`, with the template that the job trains with. Its end token is the
+    one that ends an answer; a job without `turns` keeps the one that ends a document."""
     tokenizer = load_tokenizer(weights)
     if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
@@ -55,29 +48,9 @@ def save_tokenizer(job: SimpleNamespace, weights: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def refuse_apart(trainer: Any) -> None:
-    """RuntimeError unless all processes hold the same trained weights (under ZeRO-3 each holds a part: not looked at).
-
-    An evaluation before training marks a model as prepared (accelerate: `_is_accelerate_prepared`), and the training
-    that follows exchanges no gradients: every process trains alone and only the first one's work is saved.
-    """
-    import torch
-
-    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    if any(hasattr(weight, "ds_id") for weight in trained):
-        return
-    own = sum(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64) for weight in trained)
-    sums = trainer.accelerator.gather(torch.as_tensor(own).reshape(1))
-    if (sums - sums[0]).abs().max() > 1e-9 * sums[0].abs():
-        raise RuntimeError(f"the {len(sums)} processes trained apart: the norms of their weights are {sums.tolist()}")
-
-
 def trained_state(model: Any, dtype: str, seed: str, deepspeed: bool = False) -> dict[str, Any]:
-    """The trained weights by name as they are stored (`merge.rounded`), on the CPU.
-
-    DeepSpeed trains a float32 copy, of which each process holds a part, and rounds it to the model's weights after
-    each step: the copy counts, and all processes must call this.
-    """
+    """The trained weights by name as they are stored (`merge.rounded`), on the CPU. DeepSpeed trains a float32 copy, of
+    which each process holds a part: the copy counts, and all processes must call this."""
     if deepspeed:
         from deepspeed.utils import safe_get_full_fp32_param as whole
     state = {}

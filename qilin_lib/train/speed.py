@@ -43,8 +43,8 @@ def operations(sizes: Sizes, length: float, parameters: Any) -> tuple[float, flo
 
 def expected(sizes: Sizes, length: int, parameters: Any, card: str | None) -> float | None:
     """Tokens per second of one process at USUAL of the data sheet's peak; None where that is not known."""
-    best, needed = peak(parameters.dtype, card)[0], operations(sizes, length, parameters)
-    return best * 1e12 * USUAL / needed[1] if best and needed else None
+    best, needed = peak(parameters.dtype, card), operations(sizes, length, parameters)
+    return best * USUAL / needed[1] if best and needed else None
 
 
 def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
@@ -61,12 +61,10 @@ def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int
     return round(sum(learned) * p.num_train_epochs) or None
 
 
-def peak(dtype: str, card: str | None) -> tuple[float | None, str]:
-    """(most TFLOP/s of a GPU by its name, where the number is from); None where no data sheet says it, as for CPUs."""
+def peak(dtype: str, card: str | None) -> float | None:
+    """Most operations per second of a GPU by its name; None where no data sheet says it, as for CPUs."""
     names = [key for key in DATASHEET if card and key.replace(" ", "").lower() in card.replace(" ", "").lower()]
-    if not names or dtype != "bfloat16":
-        return None, f"no data sheet value for {card or 'a CPU'} in {dtype}"
-    return DATASHEET[names[0]], f"data sheet of {names[0]}, dense bfloat16"
+    return DATASHEET[names[0]] * 1e12 if names and dtype == "bfloat16" else None
 
 
 def room(parameters: Any) -> tuple[str, float | None]:
@@ -92,10 +90,7 @@ SEQUENCES = ("input_ids", "chosen_input_ids", "rejected_input_ids")
 
 
 class Meter:
-    """Counts the input tokens of every training step of `trainer` from now on, and the peak of memory.
-
-    A resumed training counts its own steps alone: those of earlier attempts never pass through here.
-    """
+    """Counts the input tokens of every training step of `trainer` from now on, and the peak of memory."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.counts, self._step = trainer, 0, trainer.training_step
@@ -116,12 +111,9 @@ class Meter:
         return self._step(model, inputs, *args, **kwargs)
 
     def facts(self, seconds: float, parameters: Any, sizes: Sizes) -> dict[str, Any]:
-        """Input tokens (of all processes; padding counts in rows without a mask), rates over `seconds`, memory; called
-        by every process, once.
-
-        `achieved_tflops` and `mfu` are of one process and count what the method needs, `hfu` also the forward pass that
-        checkpointing repeats. None where operations or the processor's peak are unknown.
-        """
+        """Input tokens (of all processes; padding counts in rows without a mask), their rate, model FLOPs utilisation
+        (what the method needs by what the processor can; None where either is unknown), peak memory. Called by every
+        process, once."""
         import torch
 
         del self.trainer.training_step
@@ -130,20 +122,15 @@ class Meter:
         tokens, rows = (int(n) for n in accelerator.reduce(counts, reduction="sum").tolist())
         if not rows:
             tokens = self.trainer.state.num_input_tokens_seen - self.trainer._initial_num_input_tokens_seen
-        needed, run = operations(sizes, tokens / rows if rows else 0, parameters) or (None, None)
-        best, source = peak(parameters.dtype, torch.cuda.get_device_name() if parameters.gpus else None)
-        rate = tokens / seconds / accelerator.num_processes / 1e12
+        needed = operations(sizes, tokens / rows if rows else 0, parameters)
+        best = peak(parameters.dtype, torch.cuda.get_device_name() if parameters.gpus else None)
+        rate = tokens / seconds
         highest = accelerator.gather(torch.tensor([peak_memory()], device=device)).max()
         return {
             "train_seconds": round(seconds, 1),
             "tokens_input": tokens,
-            "input_tokens_per_second": round(tokens / seconds),
-            "flops_per_token": needed and round(needed),
-            "achieved_tflops": needed and round(rate * needed, 4),
-            "mfu": round(rate * needed / best, 4) if best and needed else None,
-            "hfu": round(rate * run / best, 4) if best and run else None,
-            "peak_tflops": best and round(best, 3),
-            "peak_source": source,
+            "input_tokens_per_second": round(rate),
+            "mfu": round(rate * needed[0] / accelerator.num_processes / best, 4) if best and needed else None,
             "peak_memory_gib": round(int(highest) / GIB, 3),
         }
 

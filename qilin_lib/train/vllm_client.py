@@ -11,31 +11,29 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import children
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
+# Prompts that vLLM gets at a time: it batches within them, and what they gave is on disk before the next.
 TOGETHER = 256
-"""Prompts that vLLM gets at a time: it batches within them, and what they gave is on disk before the next."""
 # What points an interpreter at the kit's own packages, and a model at the processes of the kit.
 _HIDDEN = re.compile(
     r"PYTHON(PATH|HOME)|VIRTUAL_ENV|PYTORCH_CUDA_ALLOC_CONF|OMP_NUM_THREADS|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)"
     r"|MASTER_(ADDR|PORT)|TORCHELASTIC_\w+"
 )
 _TOLD = re.compile(r"\b\w*(?:Error|Exception)\b: .*")
-Key = str
 
 
 class Answer(NamedTuple):
-    """Token ids without an end token, why they end ("stop", "length"), and the log-probabilities that were asked for of
-    `logprob_token_ids` as the first token, in their order."""
+    """Token ids without an end token, why they end ("stop", "length"), and the log-probabilities of the
+    `logprob_token_ids` that were asked for, as the first token."""
 
     ids: list[int]
     reason: str
@@ -68,7 +66,7 @@ class Engine:
         self._settings = {"model": str(model), "skip_tokenizer_init": True, **settings}
         self._open, self._process, self._failed = ExitStack(), None, False
 
-    def ask(self, prompts: Sequence[tuple[Key, list[int]]], seed: int = 0, **sampling: Any) -> list[list[Answer] | str]:
+    def ask(self, prompts: Sequence[tuple[str, list[int]]], seed: int = 0, **sampling: Any) -> list[list[Answer] | str]:
         """The answers to each (key, token ids), in their order, or why vLLM refuses the prompt.
 
         `sampling`: arguments of SamplingParams. A draw depends on seed and key alone. QilinError names cause and log.
@@ -115,32 +113,8 @@ class Engine:
         return line
 
 
-def generate(
-    python: str | Path,
-    model: Path,
-    prompts: Iterable[tuple[Key, list[int]]],
-    work: Path,
-    *,
-    seed: int,
-    dtype: str,
-    first: int = 0,
-    **sampling: Any,
-) -> Iterator[tuple[Key, list[Answer]]]:
-    """(key, answers) of each (key, token ids), in their order, as they come; vLLM ends with this generator.
-
-    `sampling`: n, temperature, top_p, max_tokens, stop_token_ids. QilinError for a prompt that vLLM refuses.
-    """
-    with closing(Engine(python, model, work, first, dtype=dtype, seed=seed)) as engine:
-        for part in batches(list(dict(prompts).items()), TOGETHER):
-            for (key, _), answers in zip(part, engine.ask(part, seed, **sampling), strict=True):
-                if isinstance(answers, str):
-                    raise QilinError(f"vLLM refuses the prompt {key}: {answers}")
-                yield key, answers
-
-
 def _last_words(log: Path) -> str:
-    """The last errors that a log names, at most three: vLLM's processes repeat each other and refer to what stands
-    above. Else its last line."""
+    """The last three errors that a log names (vLLM's processes refer to what stands above), else its last line."""
     text = log.read_text(encoding="utf-8", errors="replace")
     told = list(dict.fromkeys(match[0][:300] for match in _TOLD.finditer(text)))
     return "; ".join(told[-3:]) or (text.strip().splitlines() or ["no output"])[-1]

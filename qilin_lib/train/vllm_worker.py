@@ -58,12 +58,8 @@ def answers(engine: Any, prompts: list, settings: list, wanted: list[int] | None
 
 def written(output: Any, wanted: list[int] | None) -> list:
     """[ids, reason, log-probabilities of the `wanted` tokens after the prompt]."""
-    first = output.logprobs[0] if wanted else None
-    return [
-        list(output.token_ids),
-        output.finish_reason,
-        [first[token].logprob for token in wanted] if wanted else None,
-    ]
+    logprobs = [output.logprobs[0][token].logprob for token in wanted] if wanted else None
+    return [list(output.token_ids), output.finish_reason, logprobs]
 
 
 def refusals() -> tuple[type[Exception], ...]:

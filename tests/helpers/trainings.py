@@ -174,6 +174,26 @@ def job(parameters: Any, out: Path, weights: Path, template: Template = BAICHUAN
     return SimpleNamespace(parameters=parameters, out=out, template=template, paths=everything)
 
 
+def shifted(model: Any, scale: float, seed: int) -> Any:
+    """The model, its trained weights that far from where they were made: a fresh adapter changes nothing."""
+    import torch
+
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float() + scale * torch.randn(weight.shape)
+    return model
+
+
+def token_logprobs(model: Any, ids: list[int], temperature: float = 1.0) -> Any:
+    """log p of every token of one sequence but the first: no padding, float64 from the logits on, with a gradient."""
+    import torch
+
+    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].double() / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
 def write_data(folder: Path, weights: Path, tokenizer: Any, sentences: Callable) -> dict[str, dict[str, Path]]:
     """{notebook: {name: path}} as `job.train_stage` gives them to its child; 26 rows to train on, four held out."""
     documents = tokenizer(sentences(40, 12), add_special_tokens=False)["input_ids"]

@@ -62,12 +62,6 @@ def test_solved_within_the_first_steps(changes: dict[str, Any]) -> None:
     assert len(found) == 1 and found[0].startswith("By step 4 of 400") and "#8974" in found[0]
 
 
-def test_a_short_training_is_judged_by_its_first_five_steps() -> None:
-    found = alarms(log(60, 5, **{"rewards/accuracies": 1.0}), CALM, 60, None)
-    assert len(found) == 1 and found[0].startswith("By step 5 of 60")
-    assert alarms(log(60, 5, **{"rewards/accuracies": lambda d: 0.4 if d < 0.1 else 0.95}), CALM, 60, None) == []
-
-
 @pytest.mark.parametrize("start, count", [(0.05, 1), (0.1, 1), (0.15, 0), (0.6, 0)])
 def test_accuracy_near_one_early(start: float, count: int) -> None:
     found = alarms(log(**{"rewards/accuracies": lambda done: 1.0 if done > start else 0.6}), CALM, 400, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import baseline, launch
 from qilin_lib.train import job as jobs
 from qilin_lib.train.fit import read_log
-from qilin_lib.train.methods import sft
 
 pytestmark = pytest.mark.slow
 
@@ -146,27 +144,6 @@ def test_lora_on_cmexam_learns_the_form_in_a_child_process(
     assert not (model.parent / "checkpoints").exists() and not (model.parent / "job.json").exists()
 
 
-def test_prefix_tuning_teaches_the_form(stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paper's ChatGLM-CMExam: P-Tuning v2, here through everything that 06 does with a baseline."""
-    trained_here(monkeypatch)
-    taught = spec("cmexam", finetuning="prefix", prefix_tokens=16, learning_rate=5e-2, max_steps=60)
-    folder = baseline.finetune(stage, "ChatGLM-CMExam", taught, PLAIN, tiny_model_dir, silent)
-    losses = [entry["loss"] for entry in read_log(folder.parent) if "loss" in entry]
-    assert len(losses) == 60 and losses[-1] < 0.8 * losses[0]
-    tokenizer = load_tokenizer(folder)
-    questions = [exam(number)["messages"][0]["content"] for number in (0, 1, 2, 20)]
-    one, four = (
-        TransformersBackend(load_trained(folder, "float32")[0], tokenizer, PLAIN, size, "cpu").generate(
-            asked(questions, tokenizer), 12
-        )
-        for size in (1, 4)
-    )
-    assert one == four
-    untaught = TransformersBackend(load_model(tiny_model_dir), tokenizer, PLAIN, 4, "cpu")
-    assert texts(untaught.generate(asked(questions, tokenizer), 12)) != one
-    assert files.read_json(folder.parent / "facts.json")["finetuning"] == "prefix"
-
-
 def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
     stage: Stage, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,15 +192,6 @@ def test_a_t5_learns_to_answer(stage: Stage, tiny_t5: Path, monkeypatch: pytest.
     }
 
 
-def test_sequence_examples_cut_inside_the_turns(tiny_tokenizer: Any) -> None:
-    limits = SimpleNamespace(max_source_length=3, max_target_length=2)
-    (made,), _ = baseline.sequence_examples([exam(1)], PLAIN, tiny_tokenizer, limits)
-    question, answer = (tiny_tokenizer.encode(m["content"], add_special_tokens=False) for m in exam(1)["messages"])
-    opened, closed = (tiny_tokenizer.encode(tag, add_special_tokens=False) for tag in ("问：", "\n"))
-    begin, end = tiny_tokenizer.encode("答：", add_special_tokens=False), [tiny_tokenizer.eos_token_id]
-    assert made == {"input_ids": [*opened, *question[:3], *closed, *begin, *end], "labels": [*answer[:2], *end]}
-
-
 def test_the_loss_is_t5_s_own_and_counts_the_whole_step(tiny_t5: Path) -> None:
     import torch
 
@@ -234,11 +202,3 @@ def test_the_loss_is_t5_s_own_and_counts_the_whole_step(tiny_t5: Path) -> None:
     assert baseline.token_loss(out, labels).item() == pytest.approx(out.loss.item(), rel=1e-6)
     # Half of a step's eight labelled tokens: half of the loss.
     assert baseline.token_loss(out, labels, 8).item() == pytest.approx(out.loss.item() / 2, rel=1e-6)
-
-
-def test_a_causal_example_is_the_prompt_that_evaluation_asks(tiny_tokenizer: Any) -> None:
-    limits = SimpleNamespace(max_source_length=256, max_target_length=256, max_length=544)
-    (example,), _ = sft.examples([exam(3)], [1], PLAIN, tiny_tokenizer, limits)
-    prompt = PLAIN.encode(exam(3)["messages"][:1], tiny_tokenizer, add_generation_prompt=True)
-    begun = tiny_tokenizer.encode("答案：", add_special_tokens=False)
-    assert example[0][: len(prompt) + len(begun)].tolist() == prompt + begun

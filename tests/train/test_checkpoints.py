@@ -49,36 +49,21 @@ def trained(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 # --- which checkpoint counts ------------------------------------------------------------------------------------------
 
 
-def test_only_the_newest_of_a_real_training_is_left_and_sealed_whole(trained: Path) -> None:
-    assert [path.name for path in trained.iterdir()] == ["checkpoint-2"]
-    path = checkpoints.last(trained)
-    assert path == trained / "checkpoint-2"
-    sealed = files.read_json(path / "sealed.json")["files"]
-    found = {str(p.relative_to(path)): p.stat().st_size for p in path.rglob("*") if p.is_file()}
-    assert sealed == {name: size for name, size in found.items() if name != "sealed.json"}
-    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= sealed.keys()
-
-
-def test_a_real_checkpoint_counts_no_more_when_any_file_is_missing_or_shorter(trained: Path, tmp_path: Path) -> None:
-    names = [path.name for path in (trained / "checkpoint-2").iterdir()]
-    assert len(names) >= 8
-    still_counted = []
-    for name in names:
+def test_a_real_checkpoint_counts_no_more_when_any_file_is_missing_or_of_another_size(
+    trained: Path, tmp_path: Path
+) -> None:
+    for name in files.read_json(trained / "checkpoint-2" / "sealed.json")["files"]:
         for spoil in (
             Path.unlink,
             lambda path: path.write_bytes(path.read_bytes()[:-1]),
-            lambda path: path.write_bytes(b""),
+            lambda path: path.write_bytes(path.read_bytes() + b"x"),
         ):
             folder = tmp_path / "checkpoints"
             shutil.copytree(trained, folder)
             whole = checkpoint(folder, 1)
-            assert checkpoints.last(folder) == folder / "checkpoint-2"
             spoil(folder / "checkpoint-2" / name)
-            if checkpoints.last(folder) != whole:
-                still_counted.append(name)
+            assert checkpoints.last(folder) == whole, name
             shutil.rmtree(folder)
-    # Without its last character, a line end, the seal says the same.
-    assert still_counted == ["sealed.json"]
 
 
 def test_newest_is_by_number_and_other_folders_do_not_count(tmp_path: Path) -> None:
@@ -126,13 +111,6 @@ def test_a_seal_removes_all_other_checkpoints_after_it_is_written(
     assert seen == [tmp_path / "checkpoint-4"] * 2
 
 
-def test_only_the_first_process_seals_and_removes(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
-    called("on_save", tmp_path, 4, first=False)
-    called("on_train_begin", tmp_path, first=False)
-    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-2" and (tmp_path / "checkpoint-4").exists()
-
-
 def test_a_training_that_begins_removes_broken_checkpoints_and_mends_the_log(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     checkpoint(folder, 2), checkpoint(folder, 4, sealed=False), checkpoint(folder, 6)
@@ -143,31 +121,7 @@ def test_a_training_that_begins_removes_broken_checkpoints_and_mends_the_log(tmp
     assert list(files.read_jsonl(tmp_path / "log.jsonl")) == [{"step": 1}, {"step": 2}]
 
 
-def test_what_is_left_of_a_removal_that_was_cut_short_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
-
-    def killed(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        called("on_save", tmp_path, 4)
-    assert not checkpoints.whole(tmp_path / "checkpoint-2")
-    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-4"
-
-
 # --- failed writes ----------------------------------------------------------------------------------------------------
-
-
-def test_an_error_that_is_no_failed_write_passes_unchanged(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 2), checkpoint(tmp_path, 4, sealed=False)
-    with pytest.raises(RuntimeError, match="^CUDA out of memory$"), checkpoints.naming_failed_writes(tmp_path):
-        raise RuntimeError("CUDA out of memory")
-    with pytest.raises(ZeroDivisionError), checkpoints.naming_failed_writes(tmp_path / "nowhere"):
-        raise ZeroDivisionError
-    assert checkpoints.last(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_a_full_device_is_named_with_file_and_what_to_do(tmp_path: Path) -> None:
@@ -175,8 +129,10 @@ def test_a_full_device_is_named_with_file_and_what_to_do(tmp_path: Path) -> None
 
     broken = checkpoint(tmp_path, 4, sealed=False)
     (broken / "scheduler.pt").symlink_to("/dev/full")
+    with pytest.raises(RuntimeError, match="^CUDA out of memory$"), checkpoints.naming_failed_writes(tmp_path):
+        raise RuntimeError("CUDA out of memory")
     with (
-        pytest.raises(QilinError, match=r"takes no more bytes: .*checkpoint-4/scheduler\.pt \(\d.* starts at step 0"),
+        pytest.raises(QilinError, match=r"checkpoint-4 could not be written .* GB are free.* starts at step 0"),
         checkpoints.naming_failed_writes(tmp_path),
     ):
         torch.save({"a": torch.zeros(10_000)}, broken / "scheduler.pt")
@@ -224,27 +180,19 @@ def test_shards_of_an_optimizer_go_on_with_as_many_processes_alone(stage: Callab
     shards = {"deepspeed": "zero2", "nproc_per_node": 2}
     interrupted(stage("k1", **shards, gradient_accumulation_steps=2))
     assert refusal(stage("k1", **shards, **HALVES)) is None, "the same processes share the same batch otherwise"
-    begin = (
-        "04_sft: was interrupted at step 1500 with deepspeed = zero2 on 2 processes and would go on with deepspeed ="
-    )
-    end = "again, or start over with --force --only 04"
-    part = "but each process keeps its own part of the optimizer; nearest valid: set"
     assert refusal(stage("k1", deepspeed="zero2", nproc_per_node=1, gradient_accumulation_steps=4)) == (
-        f"{begin} zero2 on 1, {part} nproc_per_node = 2 {end}"
+        "04_sft: was interrupted at step 1500 on 2 processes and would go on with deepspeed = zero2 on 1, but under "
+        "DeepSpeed each keeps its own part of the optimizer; nearest valid: set nproc_per_node = 2 again, or start "
+        "over with --force --only 04"
     )
-    assert refusal(stage("k1", gradient_accumulation_steps=2)) == (
-        f"{begin} null on 1, {part} deepspeed = zero2, nproc_per_node = 2 {end}"
-    )
+    assert "set deepspeed = zero2, nproc_per_node = 2 again" in refusal(stage("k1", gradient_accumulation_steps=2))
 
 
 def test_nothing_is_refused_where_nothing_would_be_lost(stage: Callable) -> None:
     old = stage("k1")
     other = stage("k1", deepspeed="zero2", nproc_per_node=1)
-    assert checkpoints.refuse_other_layout(other) is None, "nothing there"
+    assert refusal(other) is None, "nothing there"
     path = interrupted(old)
-    assert checkpoints.refuse_other_layout(stage("k1", logging_steps=1, save_steps=7)) is None
-    assert checkpoints.refuse_other_layout(stage("k2", per_device_train_batch_size=4)) is None, (
-        "another key moves aside"
-    )
+    assert refusal(stage("k2", deepspeed="zero2", nproc_per_node=1)) is None, "another key moves aside"
     (path / "sealed.json").unlink()
-    assert checkpoints.refuse_other_layout(other) is None, "no sealed checkpoint"
+    assert refusal(other) is None, "no sealed checkpoint"

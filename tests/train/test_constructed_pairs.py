@@ -10,7 +10,6 @@ import pytest
 from qilin_lib import files, params, schema
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
-from qilin_lib.report import preferences
 from qilin_lib.train import construction
 
 RULES = ROOT / "qilin_lib" / "sample" / "rules"
@@ -64,12 +63,6 @@ def test_a_conversation_is_held_out_with_all_its_pairs_and_what_sft_holds_out_is
         assert "秘密" not in str(row) and "闲聊" not in str(row)
     assert {len(own) for own in sides.values()} == {1}
     assert set.union(*sides.values()) == {"train", "heldout"}
-
-
-def test_a_broken_order_asks_a_later_question_of_the_same_doctor() -> None:
-    for row in made(broken_order=99)[0]:
-        number = row["prompt"][0]["content"].removeprefix("头痛")
-        assert (text(row, "chosen"), text(row, "rejected")) == ("多久了？", f"有没有呕吐{number}？")
 
 
 def test_an_other_answer_is_of_another_conversation() -> None:
@@ -137,14 +130,6 @@ def test_the_base_model_is_asked_no_more_than_wanted() -> None:
     rows, counts = construction.construct(ROWS, {"base_answer": 5}, 1, 0.0, answer=answer)
     assert seen == [5] and len(rows) == counts["base_answer"]["used"] == 4
     assert {text(row, "rejected") for row in rows} == {"啊"}
-
-
-def test_accuracy_is_shown_by_strategy() -> None:
-    scores = {"strategy": ["rule", "given", "rule"], "tokens_chosen": [1, 1, 1]}
-    scores |= {f"reference_{side}": [0.0, 0.0, 0.0] for side in ("chosen", "rejected")}
-    scores |= {"policy_chosen": [1.0, 0.0, 0.0], "policy_rejected": [0.0, 1.0, -1.0]}
-    frame = preferences.by_strategy(scores).frame.set_index("Strategy")["reward accuracy, percent"]
-    assert frame["rule"].startswith("100.0 [") and "(n=2)" in frame["rule"] and frame["given"].startswith("0.0 [")
 
 
 @pytest.mark.parametrize(

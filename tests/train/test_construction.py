@@ -23,7 +23,7 @@ from qilin_lib.evaluate.models import STAND_IN
 from qilin_lib.models import adapters, load
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import baseline, fit, launch, reference
+from qilin_lib.train import baseline, fit, launch
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dpo, reward, sft
 
@@ -93,6 +93,7 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
     """`built(parameters, module)`: (the trainer as it enters its loop, what `load_model` was called with)."""
     from transformers import Trainer
+    from trl import DPOTrainer
 
     loads: list[dict[str, Any]] = []
     usual, arguments = load.load_model, fit.arguments
@@ -109,10 +110,10 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
         assert made["use_cpu"] == (parameters.gpus == 0)
         return made | {"use_cpu": True, "dataloader_pin_memory": False}
 
-    def no_columns(trainer: Any, compute: Any, dataset: Any, job: Any) -> tuple[Any, bool]:
-        for name in reference.COLUMNS:
-            dataset = dataset.add_column(name, [0.0] * len(dataset))
-        return dataset, False
+    def no_columns(trainer: Any, dataset: Any, name: str, batch_size: int) -> Any:
+        for column in ("ref_chosen_logps", "ref_rejected_logps"):
+            dataset = dataset.add_column(column, [0.0] * len(dataset))
+        return dataset
 
     for name in ("models.adapters", "train.fit", "train.methods.dpo", "train.methods.dcpt"):
         module = importlib.import_module(f"qilin_lib.{name}")
@@ -120,7 +121,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(module, "load_model", on_cpu)
     monkeypatch.setattr(Trainer, "_inner_training_loop", entered)
     monkeypatch.setattr(fit, "arguments", without_gpu)
-    monkeypatch.setattr(reference, "columns", no_columns)
+    monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", no_columns)
     monkeypatch.setattr(dpo, "step_zero", lambda trainer, held: {})
     monkeypatch.setattr(sft, "with_passages", lambda job, tokenizer, training: (training, {}))
 

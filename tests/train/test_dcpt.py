@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.trainings import job as job_of
+from helpers.trainings import token_logprobs
 
 from qilin_lib import files
 from qilin_lib.models.adapters import load_trained, trained
@@ -67,16 +68,6 @@ def test_loss_falls_and_the_model_loads(
     assert after < before - 0.2 and after == pytest.approx(losses[-1], abs=0.5)
 
 
-def test_batches_are_the_blocks_as_they_were_packed() -> None:
-    blocks = pack([[7, 8, 9], [10, 11], [12]], 4, 3, 0)
-    batch = dcpt.stack(dcpt.learnable(blocks), blocks)
-    assert set(batch) == {"input_ids", "position_ids", "labels"}
-    # The third block holds one end token, which nothing stands before: no loss, so it is no row.
-    assert batch["input_ids"].tolist() == [[7, 8, 9, 3], [10, 11, 3, 12]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
-    assert batch["labels"].tolist() == [[-100, 8, 9, 3], [-100, 11, 3, -100]]
-
-
 # --- characters of the scored tokens ----------------------------------------------------------------------------------
 
 
@@ -108,18 +99,16 @@ def test_heldout_counts_what_the_context_lets_through(
     inputs: SimpleNamespace, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
     """The model reads 512 tokens; a longer document has the likelihood and the characters of those."""
-    import torch
 
     text = "患者咳嗽发热三天，头痛伴恶心。" * 200
     files.write_jsonl(tmp_path / "long.jsonl", [{"text": text, "split": "heldout"}])
     load_model(tiny_model_dir).save_pretrained(tmp_path / "model")
     paths = SimpleNamespace(weights=tiny_model_dir, medical=tmp_path / "long.jsonl", general=inputs.general)
-    found = dcpt.heldout(SimpleNamespace(parameters=training("03_dcpt"), out=tmp_path, paths=paths))["medical"]
+    dcpt.score(SimpleNamespace(parameters=training("03_dcpt"), out=tmp_path, paths=paths))
+    found = files.read_json(tmp_path / "heldout.json")["medical"]
     tokenizer = load_tokenizer(tiny_model_dir)
     ids = tokenizer.encode(text, add_special_tokens=False)[:512]
-    with torch.no_grad():
-        table = load_model(tiny_model_dir).eval()(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    expected = sum(table[i - 1, ids[i]].item() for i in range(1, 512))
+    expected = token_logprobs(load_model(tiny_model_dir).eval(), ids).sum().item()
     assert found["tokens"] == [511] and found["chars"] == [len(tokenizer.decode(ids[1:]))]
     assert found["chars"][0] < len(text)
     assert found["before"] == pytest.approx([expected], rel=1e-4) and found["after"] == found["before"]

@@ -6,11 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.trainings import job as job_of
 
 from qilin_lib import files
+from qilin_lib.tokens.pack import pack
 from qilin_lib.train.fit import log_callback, prepare_model, read_log
+from qilin_lib.train.methods import dcpt
 
 
 def test_later_row_of_a_step_counts(tmp_path: Path) -> None:
@@ -55,3 +59,22 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(
     tokenizer = prepare_model(training(notebook), tmp_path / "base")[1]
     assert tokenizer.pad_token_id is not None
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def test_tensorboard_gets_the_losses(
+    training: Callable, tiny_model_dir: Path, tiny_tokenizer: Any, sentences: Callable, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # setenv and delenv, so that what fit.arguments sets is taken back after the test
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")
+    out = tmp_path / "run" / "03_dcpt"
+    pack(tiny_tokenizer(sentences(30, 3))["input_ids"], 64, 3, 0).save(tmp_path / "blocks.npy")
+    files.write_jsonl(tmp_path / "held.jsonl", [{"text": text} for text in sentences(2, 4)])
+    paths = {"blocks": tmp_path / "blocks.npy", "medical": tmp_path / "held.jsonl", "general": tmp_path / "held.jsonl"}
+    dcpt.work(job_of(training("03_dcpt", report_to="tensorboard", max_steps=3), out, tiny_model_dir, **paths))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "03_dcpt")).Reload()
+    losses = {row["step"]: row["loss"] for row in files.read_jsonl(out / "log.jsonl") if "loss" in row}
+    assert {event.step: pytest.approx(event.value) for event in events.Scalars("train/loss")} == losses

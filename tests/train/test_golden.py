@@ -1,4 +1,4 @@
-"""The loss of every step of a two-layer model in DCPT, SFT and DPO, kept in golden.json.
+"""The loss of every step of a two-layer model in DCPT, SFT and DPO, kept in golden.json, and the shape of a step.
 
 When a difference is wanted, write the file anew with
 
@@ -32,6 +32,7 @@ from helpers.golden import (
     parameters_of,
     run,
 )
+from helpers.trainings import token_logprobs
 
 from qilin_lib import files
 from qilin_lib.tokens.template import IGNORE
@@ -85,11 +86,8 @@ def first_batch(rows: list[Any], size: int = 4) -> list[Any]:
 
 def token_losses(model: Any, ids: list[int], learn: list[bool]) -> list[float]:
     """-log p of each token that is learned, one sequence at a time."""
-    import torch
-
-    with torch.no_grad():
-        table = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
-    return [-table[i - 1, ids[i]].item() for i in range(1, len(ids)) if learn[i]]
+    found = token_logprobs(model, ids).tolist() if len(ids) > 1 else []
+    return [-value for value, learned in zip(found, learn[1:], strict=True) if learned]
 
 
 def chat(messages: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
@@ -131,6 +129,66 @@ def test_first_loss_is_the_one_by_hand(stage: str, losses: Callable, weights: Pa
     expected = by_hand(stage, model, data[stage])
     assert losses(stage, "lora")[0] == pytest.approx(expected, rel=1e-5)
     assert losses(stage, "full")[0] == pytest.approx(expected, rel=1e-5)
+
+
+# --- the shape of a step ----------------------------------------------------------------------------------------------
+# Four sequences a step train the same model whether they come as 4 x 1, 2 x 2 or 1 x 4 (transformers#34191). DCPT and
+# SFT: the loss is the mean over all learned tokens of a step; DPO: over the step's pairs. (The SFT term of `rpo_alpha`
+# is a mean over a micro-batch's chosen tokens by TRL's definition: it does depend on the shape.)
+
+SHAPES = [(4, 1), (2, 2), (1, 4)]
+SHAPED = [
+    ("03_dcpt", {"finetuning": "full"}),
+    ("03_dcpt", {"finetuning": "lora"}),
+    ("04_sft", {"finetuning": "full"}),
+    ("04_sft", {"finetuning": "lora"}),
+    ("04_sft", {"finetuning": "lora", "packing": True}),
+    ("05_dpo", {"finetuning": "full"}),
+    ("05_dpo", {"finetuning": "lora"}),
+]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    """11 training rows a stage: steps of 4, 4 and 3."""
+    folder = tmp_path_factory.mktemp("data")
+    made = make_data(folder, random.Random(8))
+    for name in ("sft", "dpo"):
+        rows = list(files.read_jsonl(folder / f"{name}.jsonl"))
+        files.write_jsonl(folder / f"{name}.jsonl", rows[:11] + [row for row in rows if row["split"] == "heldout"])
+    np.save(folder / "blocks.npy", np.load(folder / "blocks.npy")[:, :11])
+    return made
+
+
+@pytest.fixture
+def ends(weights: Path, few: dict, tmp_path: Path) -> Callable[..., list[tuple[list[float], dict[str, Any]]]]:
+    """`ends(stage, overrides)`: for each shape the losses of all steps and the final weights."""
+    from safetensors.torch import load_file
+
+    def make(stage: str, overrides: dict[str, Any]) -> list[tuple[list[float], dict[str, Any]]]:
+        found = []
+        for size, accumulated in SHAPES:
+            out = tmp_path / f"{size}x{accumulated}"
+            out.mkdir()
+            parameters = parameters_of(
+                stage, **overrides, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated,
+                learning_rate=0.001,
+            )  # fmt: skip
+            losses = run(stage, {"weights": weights, **few[stage]}, out, parameters)
+            found.append((losses, load_file(next(out.glob("*/*model.safetensors")))))
+        return found
+
+    return make
+
+
+@pytest.mark.parametrize("stage, overrides", SHAPED, ids=lambda value: str(value).replace(" ", ""))
+def test_the_shape_of_a_step_does_not_matter(stage: str, overrides: dict[str, Any], ends: Callable) -> None:
+    (losses, weights), *others = ends(stage, overrides)
+    assert len(losses) == 6 and losses[0] != pytest.approx(losses[-1], rel=1e-3)
+    for other_losses, other_weights in others:
+        assert other_losses == pytest.approx(losses, rel=1e-5, abs=0)
+        for name, tensor in weights.items():
+            assert (tensor - other_weights[name]).abs().max().item() <= 1e-5, name
 
 
 def write() -> None:

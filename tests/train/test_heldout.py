@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.trainings import token_logprobs
 
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import IGNORE
+from qilin_lib.train import behaviour
 from qilin_lib.train.heldout import documents, label_count, sequence_logprobs
 
 Sequence = tuple[list[int], list[int]]
@@ -33,12 +35,9 @@ def sequences() -> list[Sequence]:
 
 
 def naive(model: Any, sequence: Sequence) -> float:
-    import torch
-
     ids, labels = sequence
-    with torch.no_grad():
-        table = model.eval()(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    return sum(table[i - 1, labels[i]].item() for i in range(1, len(ids)) if labels[i] != IGNORE)
+    found = token_logprobs(model.eval(), ids).tolist() if len(ids) > 1 else []
+    return sum(value for value, label in zip(found, labels[1:], strict=True) if label != IGNORE)
 
 
 def test_equals_a_loop_over_sequences(model: Any, sequences: list[Sequence]) -> None:
@@ -54,16 +53,6 @@ def test_does_not_depend_on_batch_size_or_order(size: int, model: Any, sequences
     assert sequence_logprobs(model, sequences[::-1], size)[::-1] == pytest.approx(usual, abs=1e-4)
 
 
-def test_nothing_to_score(model: Any) -> None:
-    assert sequence_logprobs(model, []).shape == (0,)
-    assert sequence_logprobs(model, [([5, 6], [IGNORE, IGNORE])]).tolist() == [0.0]
-
-
-def test_label_count_leaves_out_the_first_token() -> None:
-    assert label_count([7, IGNORE, 8, 9]) == 2
-    assert label_count([7]) == label_count([]) == 0
-
-
 def test_documents_end_in_eos_and_are_cut(tiny_tokenizer: Any) -> None:
     eos = tiny_tokenizer.eos_token_id
     texts = ["患者咳嗽", "头痛" * 50, ""]
@@ -72,14 +61,6 @@ def test_documents_end_in_eos_and_are_cut(tiny_tokenizer: Any) -> None:
     assert made[0][0] == [*whole[0], eos] and made[1][0] == whole[1][:20] and made[2][0] == [eos]
     assert all(ids == labels for ids, labels in made)
     assert np.array([label_count(labels) for _, labels in made]).tolist() == [len(whole[0]), 19, 0]
-
-
-def test_no_document_is_no_sequence(tiny_tokenizer: Any) -> None:
-    try:
-        found: Any = documents([], tiny_tokenizer, 20)
-    except IndexError as reason:
-        found = reason
-    assert found == []
 
 
 def test_scoring_holds_a_slice_of_the_logits_in_float32(tiny_model_dir: Path, tiny_tokenizer: Any) -> None:
@@ -104,3 +85,63 @@ def test_scoring_holds_a_slice_of_the_logits_in_float32(tiny_model_dir: Path, ti
     with Largest():
         sequence_logprobs(model, sequences)
     assert 0 < largest <= 512
+
+
+@pytest.fixture
+def prompts(tiny_tokenizer: Any) -> list[list[int]]:
+    texts = ["请问医生这是什么病", "患者咳嗽发热三天，头痛伴恶心，建议多喝水休息", "您好", "胃痛两周，可以服用奥美拉唑"]
+    return [tiny_tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+def one_by_one(model: Any, prompt: list[int], most: int, end: int) -> list[int]:
+    """The likeliest token again and again, without padding or cache."""
+    import torch
+
+    written: list[int] = []
+    while len(written) < most:
+        with torch.no_grad():
+            token = int(model.eval()(input_ids=torch.tensor([prompt + written])).logits[0, -1].argmax())
+        if token == end:
+            break
+        written.append(token)
+    return written
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_greedy_is_the_likeliest_token_again_and_again(
+    batch_size: int, model: Any, tiny_tokenizer: Any, prompts: list[list[int]]
+) -> None:
+    expected = [one_by_one(model, prompt, 14, tiny_tokenizer.eos_token_id) for prompt in prompts]
+    assert behaviour.greedy(model, tiny_tokenizer, prompts, 14, batch_size) == expected
+    assert len({len(prompt) for prompt in prompts}) > 1 and all(expected)
+
+
+def test_an_answer_ends_before_its_end_token(model: Any, tiny_tokenizer: Any, prompts: list[list[int]]) -> None:
+    """The end token is the one that comes fifth in the first answer."""
+    import copy
+
+    answer = one_by_one(model, prompts[0], 14, -1)
+    ender = copy.deepcopy(tiny_tokenizer)
+    ender.eos_token = tiny_tokenizer.convert_ids_to_tokens(answer[4])
+    expected = [one_by_one(model, prompt, 14, answer[4]) for prompt in prompts]
+    assert expected[0] == answer[: answer.index(answer[4])] and len(expected[0]) < 14
+    found = behaviour.answers(model, ender, prompts, 14)
+    assert found["tokens"] == [len(ids) for ids in expected]
+    assert found["cut"] == [len(ids) == 14 for ids in expected] and not found["cut"][0]
+    assert found["texts"][0] == tiny_tokenizer.decode(expected[0], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    "text, n, expected",
+    [
+        ("", 4, 0.0),
+        ("高血压", 4, 0.0),
+        ("高血压病", 4, 0.0),
+        ("aaaaaa", 4, 2 / 3),
+        ("abcdabcd", 4, 1 / 5),
+        ("您好您好您好您好", 2, 5 / 7),
+        ("头痛、发热、咳嗽", 2, 0.0),
+    ],
+)
+def test_repetition_is_the_share_of_n_grams_seen_before(text: str, n: int, expected: float) -> None:
+    assert behaviour.repetition(text, n) == pytest.approx(expected)

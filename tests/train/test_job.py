@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.progress import FINISHED
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.template import PLAIN
 from qilin_lib.train import job as jobs
 from qilin_lib.train import launch
 from qilin_lib.train.methods import Method
@@ -57,13 +55,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
         return {"facts": facts, "shown": shown, "folder": folder, "stage": stage.parameters}
 
     return run
-
-
-def test_a_template_without_a_name_travels_with_the_job(start: Callable, tmp_path: Path) -> None:
-    own = replace(PLAIN, name="own", begin="<s>", system_open="<s>")
-    files.write_json(tmp_path / "02_tokenize" / "base.json", own.described)
-    folder = start()["folder"]
-    assert jobs.read(folder / "told.json").template == own
 
 
 def test_the_child_is_told_the_stage_s_parameters_and_one_training_s_steps(start: Callable) -> None:
@@ -119,12 +110,3 @@ def test_scoring_that_fails_is_repeated_and_the_training_is_not(start: Callable,
     (folder / "told.json").unlink()
     assert start()["facts"] == {"ran": 1}
     assert not (folder / "told.json").exists() and (folder / "heldout.json").exists()
-
-
-def test_nodes_without_a_meeting_place_are_refused_in_a_sentence(
-    start: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "MASTER_ADDR"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(QilinError, match="08_rlhf: nodes = 2 needs MASTER_ADDR"):
-        start(overrides={"nodes": 2, "nproc_per_node": 1})

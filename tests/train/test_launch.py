@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nbformat
 import psutil
 import pytest
 
@@ -29,15 +28,8 @@ def child(source: str) -> list[str]:
 
 
 def wanted(gpus: int, nodes: int = 1, **others: Any) -> SimpleNamespace:
-    made = {
-        "notebook": "05_dpo",
-        "folder": "05_dpo",
-        "method": "dpo",
-        "run": "r",
-        "nproc_per_node": None,
-        "deepspeed": None,
-        "dry_run": False,
-    }
+    made = {"notebook": "05_dpo", "folder": "05_dpo", "method": "dpo", "run": "r"}
+    made |= {"nproc_per_node": None, "deepspeed": None, "dry_run": False}
     return SimpleNamespace(**{**made, **others}, gpus=gpus, nodes=nodes)
 
 
@@ -93,25 +85,23 @@ def test_the_command_that_trains(
     assert launch.command(wanted(**asked), "m", JOB) == expected
 
 
-def test_two_nodes_need_the_first_one_s_name() -> None:
-    with pytest.raises(QilinError, match="nodes = 2 needs MASTER_ADDR"):
-        launch.command(wanted(8, nodes=2), "m", JOB)
-
-
-def test_other_nodes_than_slurm_gave_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SLURM.items():
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({}, "nodes = 3 needs MASTER_ADDR"),
+        (SLURM, "05_dpo: nodes = 3, but Slurm job 1234567 was given 2; nearest valid: nodes = 2"),
+    ],
+)
+def test_nodes_that_are_not_there_are_refused(
+    environment: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(QilinError) as refused:
+    with pytest.raises(QilinError, match=sentence):
         launch.command(wanted(8, nodes=3), "m", JOB)
-    assert str(refused.value) == "05_dpo: nodes = 3, but Slurm job 1234567 was given 2; nearest valid: nodes = 2"
 
 
 # --- dry run ----------------------------------------------------------------------------------------------------------
-
-
-def test_without_dry_run_nothing_is_shown(capsys: pytest.CaptureFixture) -> None:
-    launch.dry_run(wanted(8))
-    assert capsys.readouterr().out == ""
 
 
 def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
@@ -128,11 +118,8 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     line = capsys.readouterr().out.splitlines()[1]
     job = Path("my runs/r/05_dpo/job.json")
     assert shlex.split(line) == [*launch.command(wanted(8), launch.TRAINS, job), "train"]
-    monkeypatch.chdir("/")
-    with pytest.raises(SystemExit):
-        launch.dry_run(wanted(1, dry_run=True))
-    line = capsys.readouterr().out.splitlines()[1]
-    assert shlex.split(line)[-2] == str(folder.relative_to("/") / "r/05_dpo/job.json")
+    launch.dry_run(wanted(8))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytest.CaptureFixture) -> None:
@@ -145,27 +132,6 @@ def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytes
     assert "--rdzv_endpoint=node7:29500" in pasted.stdout.splitlines() and "MASTER_ADDR" in remark
 
 
-@pytest.mark.slow
-def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
-    """What follows is not run: there is no training to show."""
-    made = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    first = nbformat.v4.new_code_cell("gpus = None\ndry_run = None")
-    first.metadata["tags"] = ["parameters"]
-    load = 'from qilin_lib import params\nfrom qilin_lib.train import launch\nP = params.load("05_dpo", globals())'
-    call = "launch.dry_run(P)"
-    made.cells = [first, *(nbformat.v4.new_code_cell(source) for source in (load, call, 'print("trained")'))]
-    nbformat.write(made, tmp_path / "small.ipynb")
-    papermill = [sys.executable, "-m", "papermill", "small.ipynb", "done.ipynb", "--no-progress-bar"]
-    overrides = ["-p", "gpus", "8", "-p", "dry_run", "true"]
-    done = subprocess.run([*papermill, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    cells = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells
-    assert "--nproc_per_node=8 -m qilin_lib.train.job" in cells[-2].outputs[0].text
-    assert cells[-1].execution_count is None and cells[-1].outputs == []
-
-
 # --- GPUs -------------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +140,6 @@ def test_papermill_ends_a_dry_run_without_an_error(tmp_path: Path) -> None:
     [
         (0, "05_dpo: gpus = 4, but this machine has 0 CUDA devices; nearest valid: gpus = 0 (the CPU)"),
         (1, "05_dpo: gpus = 4, but this machine has 1 CUDA device; nearest valid: gpus = 1"),
-        (2, "05_dpo: gpus = 4, but this machine has 2 CUDA devices; nearest valid: gpus = 2"),
     ],
 )
 def test_too_many_gpus_is_one_sentence(monkeypatch: pytest.MonkeyPatch, found: int, sentence: str) -> None:
@@ -219,44 +184,11 @@ def test_progress_goes_to_the_notebook_and_the_rest_to_the_log(tmp_path: Path) -
     print("损失", file=sys.stderr)
     print('QILIN-PROGRESS {"step": 9, "steps": 9, "loss": null, "seconds": 30}')
     """
-    launch.run(child(source), tmp_path / "train.log", shown.append, gpus=0)
-    assert shown == ["step 1/9, loss 2.3457, 3 s", "step 9/9, 30 s"]
-    assert (tmp_path / "train.log").read_text(encoding="utf-8").splitlines() == ["loading", "损失"]
-
-
-def test_another_rank_that_speaks_before_a_progress_line_has_ended(tmp_path: Path) -> None:
-    """Unbuffered, print writes text and line end apart; two processes share the pipe."""
-    shown: list[str] = []
-    source = """
-    import sys
-    sys.stdout.write('QILIN-PROGRESS {"text": "half way"}[rank1]: ValueError: lost\\n\\n')
-    print("done")
-    """
-    launch.run(child(source), tmp_path / "train.log", shown.append, gpus=0)
-    assert shown == ["half way"]
-    assert (tmp_path / "train.log").read_text(encoding="utf-8") == "[rank1]: ValueError: lost\n\ndone\n"
-
-
-def test_progress_arrives_while_the_child_is_working(tmp_path: Path) -> None:
-    """The child goes on only when its first line has been shown."""
-    flag = tmp_path / "flag"
-    source = f"""
-    import os, sys, time
-    print('QILIN-PROGRESS {{"step": 1, "steps": 2, "seconds": 0}}')
-    deadline = time.time() + 20
-    while not os.path.exists({str(flag)!r}):
-        if time.time() > deadline:
-            sys.exit("nobody saw step 1")
-        time.sleep(0.02)
-    """
-    launch.run(child(source), tmp_path / "train.log", lambda text: flag.write_text(text, encoding="utf-8"), gpus=0)
-    assert flag.read_text(encoding="utf-8") == "step 1/2, 0 s"
-
-
-def test_the_log_of_an_earlier_attempt_is_kept(tmp_path: Path) -> None:
-    for word in ("first", "second"):
-        launch.run(child(f"print({word!r})"), tmp_path / "train.log", print, gpus=0)
-    assert (tmp_path / "train.log").read_text(encoding="utf-8") == "first\nsecond\n"
+    for _ in range(2):
+        launch.run(child(source), tmp_path / "train.log", shown.append, gpus=0)
+    assert shown == ["step 1/9, loss 2.3457, 3 s", "step 9/9, 30 s"] * 2
+    log = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert log == ["loading", "损失"] * 2, "the log of an earlier attempt is kept"
 
 
 # --- the environment of a child ---------------------------------------------------------------------------------------
@@ -286,13 +218,10 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     ("gpus", "visible", "given"),
     [
         (0, None, ""),
-        (0, "0,1", ""),
         (1, None, "0"),
         (3, None, "0,1,2"),
-        (1, "0,1", "0"),
         (2, "5, 3,1", "5,3"),
         (1, "GPU-8a56,MIG-77cd", "GPU-8a56"),
-        (2, "1,2", "1,2"),
     ],
 )
 def test_a_child_sees_the_first_gpus_and_no_other(seen: Callable, gpus: int, visible: str | None, given: str) -> None:
@@ -302,12 +231,10 @@ def test_a_child_sees_the_first_gpus_and_no_other(seen: Callable, gpus: int, vis
 
 
 def test_on_gpus_memory_can_grow_and_each_process_has_its_share_of_the_cores(seen: Callable) -> None:
-    cores = len(os.sched_getaffinity(0))
-    for gpus in (1, 2, 4096):
-        found = seen(gpus)
-        assert found["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
-        assert found["OMP_NUM_THREADS"] == str(max(1, cores // gpus))
-        assert found.keys() <= {"CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS"}
+    found = seen(2)
+    assert found["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert found["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert found.keys() <= {"CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS"}
 
 
 def test_on_the_cpu_nothing_compiles_and_pages_are_kept(seen: Callable) -> None:

@@ -15,7 +15,7 @@ import pytest
 from helpers.trainings import saved, write_data, write_job
 
 from qilin_lib import files
-from qilin_lib.train import checkpoints, fit, launch
+from qilin_lib.train import fit, launch
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt
 
@@ -53,13 +53,6 @@ def train(folder: Path) -> None:
 
 def losses(folder: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in fit.read_log(folder) if "loss" in row}
-
-
-def test_as_many_checkpoints_stay_as_are_to_be_kept(start: Start) -> None:
-    folder = start(save_steps=2, save_total_limit=2)
-    dcpt.work(jobs.read(str(folder / "job.json")))
-    assert saved(folder) == ["checkpoint-4", "checkpoint-6"]
-    assert all(checkpoints.whole(path) for path in (folder / "checkpoints").iterdir())
 
 
 def test_checkpoints_come_by_minutes_as_well_as_by_steps(start: Start) -> None:

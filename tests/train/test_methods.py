@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.trainings import job as job_of
-from helpers.trainings import triplets
+from helpers.trainings import shifted, token_logprobs, triplets
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
@@ -49,32 +49,17 @@ def trainer_and_batch(
     job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.2, seed: int = 3
 ) -> tuple[Any, Any, list[dpo.Pair]]:
     """A trainer whose policy went away from the reference, its first batch, the pairs."""
-    import torch
 
     model, tokenizer = prepare_model(job.parameters, job.paths.weights)
     pairs = [dpo.pair(row, job.template, tokenizer, job.parameters) for row in rows[:8]]
     trainer = methods.of(job.parameters).load().make_trainer(job, model, tokenizer, pairs, pairs)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data += shift * torch.randn(weight.shape)
-    trainer.model.train()
+    shifted(trainer.model, shift, seed).train()
     (batch,), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
     return trainer, batch, pairs
 
 
-def logprobs(model: Any, prompt: list[int], answer: list[int]) -> Any:
-    """log π of each token of prompt and answer but the first: one forward pass, no padding; float64 from the logits."""
-    import torch
-
-    ids = torch.tensor([prompt + answer])
-    table = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
-    return table.gather(1, ids[0, 1:, None])[:, 0]
-
-
 def answer(model: Any, prompt: list[int], ids: list[int]) -> Any:
-    return logprobs(model, prompt, ids)[-len(ids) :]
+    return token_logprobs(model, prompt + ids)[-len(ids) :]
 
 
 @pytest.mark.parametrize(("finetuning", "shift", "seed"), [("lora", 0.1, 3), ("full", 0.03, 5)])
@@ -124,7 +109,7 @@ def test_orpo_loss_is_equation_6(job: Callable, rows: list) -> None:
     ]
     assert len(chosen) == 2
     with torch.no_grad():
-        tokens = torch.cat([logprobs(policy, one["prompt_ids"], one["chosen_ids"]) for one in chosen])
+        tokens = torch.cat([token_logprobs(policy, one["prompt_ids"] + one["chosen_ids"]) for one in chosen])
         terms = []
         for one in chosen:
             good, bad = (

@@ -128,22 +128,6 @@ def test_gradients_that_are_no_numbers_stop_before_the_update(
     assert not (tmp_path / "facts.json").exists()
 
 
-def test_a_checkpoint_that_holds_no_numbers_is_not_gone_on_from(job: Callable, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    first = job("03_dcpt", save_steps=2, max_steps=4)
-    outcome("03_dcpt", first)
-    newest = tmp_path / "checkpoints" / "checkpoint-4"
-    path = newest / "adapter_model.safetensors"
-    tensors = load_file(path)
-    tensors[min(tensors)][0] = torch.nan
-    save_file(tensors, path, {"format": "pt"})
-    checkpoints.seal(newest)
-    said = outcome("03_dcpt", job("03_dcpt", save_steps=2, max_steps=8))
-    assert said.startswith("QilinError: ") and "checkpoint-4" in said and "lora_" in said and "delete" in said
-
-
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_spike_is_an_alarm_that_names_its_step(what: str, job: Callable, tmp_path: Path, monkeypatch: Any) -> None:
     """A loss, or a gradient alone, that jumps to many times its usual size; the training goes on and says so."""

@@ -6,7 +6,6 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from qilin_lib import files, params
+from qilin_lib import files
 from qilin_lib.chains import DEFAULT
 from qilin_lib.chimed.compose import medical_text, messages
 from qilin_lib.chimed.records import Dialogue
@@ -57,14 +56,6 @@ def test_two_sources_come_as_sampling_without_replacement_says(priority: float) 
     rank = np.argsort(places, axis=1)
     earlier = (rank[:, :passages, None] < rank[:, None, passages:]).mean()
     assert earlier == pytest.approx(priority / (priority + 1), abs=0.01), "w / (w + 1) for every pair"
-
-
-def test_the_share_of_passages_fades() -> None:
-    places = one_stage.order([8.0] * 500 + [1.0] * 500, 3)
-    shares = one_stage.fading(places, 500)
-    assert len(shares) == 10 and sum(shares) == pytest.approx(5) and shares[0] > 0.8 and shares[-1] < 0.1
-    assert max(later - sooner for sooner, later in itertools.pairwise(shares)) < 0.1
-    assert one_stage.fading(np.arange(20), 10) == [1.0] * 5 + [0.0] * 5
 
 
 def test_sources_have_weights_of_their_own() -> None:
@@ -175,14 +166,6 @@ def test_conversations_are_cut_between_exchanges_and_long_answers_go_on(tiny_tok
     assert len(parts) > 1 and one_stage.exchanges(turns, BAICHUAN, tiny_tokenizer, limits(4000)) == [flat]
 
 
-def test_a_template_that_writes_between_turns_leaves_room_for_it(tiny_tokenizer: Any) -> None:
-    turns = messages(("头痛三天", "多喝水", "还有恶心", "休息", "谢谢", "不客气"))
-    template = replace(BAICHUAN, name="own", after="\n")
-    length = len(template.encode(turns, tiny_tokenizer))
-    assert one_stage.exchanges(turns, template, tiny_tokenizer, limits(max_length=length)) == [turns]
-    assert len(one_stage.exchanges(turns, template, tiny_tokenizer, limits(max_length=length - 1))) == 2
-
-
 def test_what_would_be_cut_or_unanswered_is_no_conversation(tiny_tokenizer: Any) -> None:
     fits = messages(("头痛", "休息", "恶心"))
     assert one_stage.exchanges(fits, BAICHUAN, tiny_tokenizer, limits()) == [fits]
@@ -269,13 +252,6 @@ def test_a_conversation_that_sft_holds_out_is_never_seen_as_one(job: SimpleNames
 
 
 # --- profile and start ------------------------------------------------------------------------------------------------
-
-
-def test_the_profile_is_smoke_but_for_the_arms() -> None:
-    changed = params.compare("smoke", "one_stage").set_index("parameter")["one_stage"].to_dict()
-    assert list(changed.pop("eval.baselines")) == ["two stages"]
-    assert changed == {"sft.max_steps": -1, "sft.one_stage": {"priority": 8.0}}
-    assert params.load("04_sft", {"profile": "one_stage"}).num_train_epochs == 1.0
 
 
 @pytest.mark.parametrize(("priority", "start"), [(None, "03_dcpt"), (8.0, "02_tokenize")])

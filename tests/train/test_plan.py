@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,15 +71,6 @@ def test_an_adapter_stays_small_and_merged_weights_are_whole(seven_billion: Plan
     assert stays["08_rlhf"] == pytest.approx(eight), "a reward model, two rounds, and what RL ends with"
 
 
-def test_two_checkpoints_at_the_peak(seven_billion: Plan) -> None:
-    """The one that is kept and the one that is written, beside what stays."""
-    peak = seven_billion.frame["disk_peak_gb"] * 1e9
-    assert peak["03_dcpt"] == pytest.approx(2 * 3 * 4 * LORA + 4 * LORA)
-    whole = 2 * 3 * 4 * WEIGHTS + 2 * 2 * WEIGHTS
-    assert peak["04_sft"] == pytest.approx(whole), "fp32 weights and two moments: 81 GB each"
-    assert peak["05_dpo"] == pytest.approx(2 * (2 * 2 + 12) * LORA + 2 * WEIGHTS + 2 * LORA)
-
-
 def test_memory_of_7b(seven_billion: Plan) -> None:
     frame = seven_billion.frame
     gpu, host = frame["gpu_gb"] * 1e9, frame["host_gb"] * 1e9
@@ -86,10 +80,6 @@ def test_memory_of_7b(seven_billion: Plan) -> None:
     assert host["03_dcpt"] < 3e9, "an adapter is merged tensor by tensor"
     assert host["04_sft"] < 2e9
     assert gpu["07_case_study"] == 0
-
-
-def test_tokens_are_bounded_by_what_02_may_draw(seven_billion: Plan) -> None:
-    assert seven_billion.frame["disk_stays_gb"]["02_tokenize"] == pytest.approx(12), "three int32 a token"
 
 
 def test_the_whole_run_adds_up(seven_billion: Plan) -> None:
@@ -102,20 +92,9 @@ def test_the_whole_run_adds_up(seven_billion: Plan) -> None:
 
 def test_without_a_device_hours_and_fit_are_not_known(seven_billion: Plan) -> None:
     assert seven_billion.frame.loc[list(TRAININGS), "hours"].isna().all()
-    assert "hours: not known without a device" in seven_billion.frame["not_known"]["03_dcpt"]
-    assert "tokens/s" in seven_billion.frame["basis"]["03_dcpt"], "what some GPUs would do is said"
+    assert "tokens/s" in seven_billion.frame["note"]["03_dcpt"], "what some GPUs would do is said"
     assert "this machine has no GPU" in str(seven_billion)
     assert "whether it fits is not known without the device" in str(seven_billion)
-
-
-def test_hours_follow_from_a_card_and_the_tokens_of_02(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
-    chosen = {**ADAPTER, "max_steps": -1}
-    before = plan({"03_dcpt": params.load("03_dcpt", chosen)})
-    assert "hours: not known before 02 has run" in before.frame["not_known"]["03_dcpt"]
-    stage = planning.runs.runs_dir() / "smoke" / "02_tokenize"
-    files.write_json(stage / "packing.json", {"blocks": 1000, "block_size": 256, "tokens": 10**9})
-    assert plan({"03_dcpt": params.load("03_dcpt", chosen)}).frame["hours"]["03_dcpt"] > 0
 
 
 def test_a_bound_alone_does_not_say_that_a_card_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +102,7 @@ def test_a_bound_alone_does_not_say_that_a_card_is_too_small(monkeypatch: pytest
     monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
     found = plan({"04_sft": params.load("04_sft", {"profile": "full_a100", "per_device_train_batch_size": 160})})
     assert 14 < found.frame["gpu_gb"]["04_sft"] < 20 and "GPU memory per card: 14" in str(found)
-    assert "NOT fit" not in found.sentences[2] and "at most 1" in found.frame["not_known"]["04_sft"]
+    assert "NOT fit" not in found.sentences[2] and "at most 1" in found.frame["note"]["04_sft"]
 
 
 def test_the_smoke_run_fits_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +116,7 @@ def test_the_smoke_run_fits_and_nothing_is_written(tmp_path: Path, monkeypatch: 
     stays = found.frame["disk_stays_gb"]["04_sft"] * 1e9
     assert 9e6 < stays < 3e7, "2.2 million weights in fp32, and an adapter that repeats embeddings and head"
     assert "it fits, as far as it is known" in str(found)
-    assert "not known before 01 has run" in str(found) and "hours: not known on this processor" in str(found)
+    assert "not known before 01 has run" in str(found) and "time unknown" in str(found)
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -152,14 +131,7 @@ def test_scratch_of_01_is_eight_times_the_raw_text(tmp_path: Path) -> None:
     assert whole.frame["hours"]["01_build_chimed"] == pytest.approx(22 / 60 * 4e6 / 3e9)
     none = plan({"01_build_chimed": params.load("01_build_chimed", {"raw_dir": str(tmp_path / "no")})})
     assert math.isnan(none.frame["disk_peak_gb"]["01_build_chimed"])
-    assert "no such folder" in none.frame["not_known"]["01_build_chimed"]
-
-
-def test_a_finished_02_gives_the_exact_tokens() -> None:
-    stage = planning.runs.runs_dir() / "smoke" / "02_tokenize"
-    files.write_json(stage / "packing.json", {"blocks": 1000, "block_size": 256, "tokens": 250_000})
-    found = plan({"02_tokenize": loaded()["02_tokenize"]})
-    assert found.frame["disk_stays_gb"]["02_tokenize"] * 1e9 == pytest.approx(12 * 256_000 + 4 * 2_261_952)
+    assert "no such folder" in none.frame["note"]["01_build_chimed"]
 
 
 def test_an_unknown_base_is_one_sentence_and_the_rest_stands(tmp_path: Path) -> None:
@@ -168,24 +140,40 @@ def test_an_unknown_base_is_one_sentence_and_the_rest_stands(tmp_path: Path) -> 
     assert found.frame["disk_peak_gb"]["01_build_chimed"] > 0
     for notebook in (*TRAININGS, "06_eval", "08_rlhf"):
         assert found.frame.loc[notebook, ["disk_stays_gb", "host_gb", "hours"]].isna().all()
-        assert "base = 'no/thing'" in found.frame["not_known"][notebook]
+        assert "base = 'no/thing'" in found.frame["note"][notebook]
 
 
-@pytest.mark.parametrize(
-    ("free", "memory", "sentence"),
-    [(10**6, 64e9, "Disk .* it does NOT fit"), (10**12, 1e8, "Memory: .* it does NOT fit")],
-)
-def test_a_run_that_does_not_fit_is_told(
-    free: int, memory: float, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory, available=1e8))
-    found = plan(loaded())
-    assert any(re.match(sentence, line) for line in found.sentences)
+def test_a_run_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: SimpleNamespace(total=1e8))
+    monkeypatch.setattr(speed, "card", lambda: ("a card", 0.2))
+    found = plan(loaded({"06_eval": {"gpus": 1}}))
+    for sentence, needed in zip(found.sentences, ("Disk", "Memory", "GPU memory"), strict=False):
+        assert sentence.startswith(needed) and "it does NOT fit" in sentence
 
 
-def test_a_card_that_is_too_small_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for size, fits in ((0.2, False), (80.0, True)):
-        monkeypatch.setattr(speed, "card", lambda size=size: ("a card", size))
-        found = plan({"06_eval": params.load("06_eval", {"gpus": 1})})
-        assert ("does NOT fit" in str(found)) != fits
+CHECK = """
+from pathlib import Path
+from types import SimpleNamespace as Of
+from qilin_lib.train import checks
+p = params.load("03_dcpt", {"target_modules": ["q_proj", "v_proj"]})
+checks.check(Of(name="03_dcpt", parameters=p, parent=Path(os.environ["QILIN_RUNS_DIR"]).joinpath))
+"""
+STATEMENTS = [
+    "from qilin_lib.train import preflight\nrepr(preflight.estimate(params.load('04_sft')))",
+    "from qilin_lib.train.plan import plan\nrepr(plan({name: params.load(name) for name in params.NOTEBOOKS}))",
+    CHECK,
+]
+
+
+@pytest.mark.parametrize("statements", STATEMENTS, ids=["estimate", "plan", "names of modules"])
+def test_what_needs_no_model_imports_no_heavy_library(statements: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """On the CPU, in a fresh Python."""
+    files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
+    heavy = "[name for name in ('torch', 'transformers', 'peft', 'trl') if name in sys.modules]"
+    program = f"import json, os, sys\nfrom qilin_lib import params\n{statements}\nprint(json.dumps({heavy}))"
+    environment = {**os.environ, "QILIN_RUNS_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True, cwd=params.ROOT
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == []

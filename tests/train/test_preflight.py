@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from qilin_lib import files, params
+from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.load import load_model
 from qilin_lib.models.shapes import sizes
-from qilin_lib.train import numerics, preflight, speed
+from qilin_lib.train import methods, numerics, preflight, probe, speed
 from qilin_lib.train.preflight import GIB, Preflight
 
 pytestmark = pytest.mark.slow
@@ -98,24 +99,6 @@ def test_weights_gradients_and_optimizer_are_the_real_bytes(
         assert found["weights"] == frozen and found["adapter"] == sum(p.nbytes for p in trained)
     assert found["gradients"] == sum(p.grad.nbytes for p in trained)
     assert found["optimizer"] == sum(value.nbytes for value in states)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_nf4_weights_are_near_the_real_bytes(
-    dtype: str, terms: Callable, training: Callable, tiny_model_dir: Path
-) -> None:
-    """Small layers pay more for their constants than the formula says, hence the margin."""
-    import bitsandbytes as bnb
-
-    real = 0
-    model = prepared(training("03_dcpt", finetuning="qlora", dtype=dtype), tiny_model_dir)
-    for name, module in model.named_modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            state = module.weight.quant_state
-            real += module.weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
-        elif not list(module.children()) and "lora_" not in name:
-            real += sum(p.nbytes for p in module.parameters())
-    assert terms(finetuning="qlora", dtype=dtype)["weights"] == pytest.approx(real, rel=0.05)
 
 
 def test_zero_shards_what_it_says(terms: Callable) -> None:
@@ -228,24 +211,6 @@ def test_a_dry_run_needs_nothing_but_the_profile(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-def test_a_finished_02_gives_sizes_and_tokens(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
-    monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
-    stage = tmp_path / "r" / "02_tokenize"
-    files.write_json(stage / "base.json", {"path": str(tiny_model_dir)})
-    files.write_json(stage / "packing.json", {"block_size": 64, "tokens": 10_000})
-    entry = {"samples": 10, "tokens": 900}
-    files.write_json(stage / "token_counts.json", {"sft": {"a": entry, "b": entry}, "dpo": {}})
-    chosen = {"run": "r", "num_train_epochs": 2.0, "max_steps": -1, "finetuning": "lora", "modules_to_save": []}
-    found = preflight.estimate(params.load("03_dcpt", chosen))
-    assert found.tokens == 20_000 and found.place == "this machine" and 0.5 < found.available < 100_000
-    assert preflight.estimate(params.load("04_sft", chosen)).tokens == 3600
-    on_gpu = preflight.estimate(params.load("03_dcpt", {**chosen, "gpus": 1, "dtype": "bfloat16"}))
-    assert on_gpu.available == 79.0 and on_gpu.hours == pytest.approx(20_000 / on_gpu.rate / 3600)
-
-
 def made(size: float, available: float | None = 2.0) -> Preflight:
     rows = [("training", "weights", size, "arithmetic"), ("training", "logits", 0.5, "bound")]
     rows += [("training", "CUDA context", 0.5, "arithmetic"), ("scoring", "weights", 1.0, "arithmetic")]
@@ -267,8 +232,76 @@ def test_the_verdict_is_shown() -> None:
     assert "<machine>" not in made(1.0)._repr_html_()
 
 
-def test_the_estimate_stands_beside_what_was_measured() -> None:
-    """CUDA's allocator does not see the context."""
-    for measured in (1.25, None):
-        shown = preflight.error(made(1.0), {"peak_memory_gib": measured}).to_dict("index")
-        assert shown == {"peak_memory_gib": {"at_least": 1.0, "at_most": 1.5, "measured": measured}}
+def test_a_finished_02_gives_sizes_and_tokens(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr(speed, "card", lambda: ("NVIDIA A100-SXM4-80GB", 79.0))
+    stage = tmp_path / "r" / "02_tokenize"
+    files.write_json(stage / "base.json", {"path": str(tiny_model_dir)})
+    files.write_json(stage / "packing.json", {"block_size": 64, "tokens": 10_000})
+    entry = {"samples": 10, "tokens": 900}
+    files.write_json(stage / "token_counts.json", {"sft": {"a": entry, "b": entry}, "dpo": {}})
+    chosen = {"run": "r", "num_train_epochs": 2.0, "max_steps": -1, "finetuning": "lora", "modules_to_save": []}
+    found = preflight.estimate(params.load("03_dcpt", chosen))
+    assert found.tokens == 20_000 and found.place == "this machine" and 0.5 < found.available < 100_000
+    assert preflight.estimate(params.load("04_sft", chosen)).tokens == 3600
+    on_gpu = preflight.estimate(params.load("03_dcpt", {**chosen, "gpus": 1, "dtype": "bfloat16"}))
+    assert on_gpu.available == 79.0 and on_gpu.hours == pytest.approx(20_000 / on_gpu.rate / 3600)
+
+
+SETTINGS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_source_length": 40}
+SETTINGS |= {"max_target_length": 24, "max_length": 96, "finetuning": "lora"}
+
+
+@pytest.fixture
+def job(training: Callable, tiny_model_dir: Path, tmp_path: Path) -> Callable[[str], SimpleNamespace]:
+    def make(notebook: str) -> SimpleNamespace:
+        chosen = {name: value for name, value in SETTINGS.items() if name in vars(params.load(notebook))}
+        return probe.job_of(vars(training(notebook, **chosen)), tiny_model_dir, tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("notebook", "row", "method"),
+    [
+        ("03_dcpt", 48, {}),
+        ("04_sft", 96, {}),
+        ("05_dpo", 64, {}),
+        ("05_dpo", 64, {"method": "kto"}),
+        ("05_dpo", 64, {"method": "orpo"}),
+    ],
+)
+def test_every_row_is_full_and_the_peak_lies_below_the_bound(
+    notebook: str, row: int, method: dict, job: Callable
+) -> None:
+    work = job(notebook)
+    vars(work.parameters).update(method)
+    rows, length = methods.batch(work.parameters, 48)
+    assert length == row
+    facts = probe.measure(work, block_size=48)
+    assert facts["tokens_input"] == 2 * 2 * rows * row and facts["peak_memory_gib"] > 0.1
+    assert facts["input_tokens_per_second"] > 0 and facts["loss"] == facts["loss"]
+    seen = probe.trainer_of(work, 48, 2)
+    assert seen.args.max_steps == 2
+    batch: dict[str, Any] = next(iter(seen.get_train_dataloader()))
+    entering = [batch[name] for name in batch if name.endswith("input_ids") and not name.startswith("KL")]
+    assert sum(len(ids) for ids in entering) == rows and {ids.shape[1] for ids in entering} == {row}
+
+
+def test_a_probe_runs_as_its_training_would(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a child process, from the base that 02 left; nothing is written into the run."""
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    files.write_json(tmp_path / "smoke" / "02_tokenize" / "base.json", {"path": str(tiny_model_dir)})
+    before = sorted(tmp_path.rglob("*"))
+    shown = probe.start("05_dpo", "smoke")
+    assert shown["peak_memory_gib"] > 0.1 and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_probe_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    with pytest.raises(QilinError, match="run 02_tokenize of 'smoke' first"):
+        probe.start("04_sft", "smoke")

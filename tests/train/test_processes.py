@@ -179,12 +179,6 @@ def test_two_ranks_train_what_one_process_trains(place: Place, on_one_node: None
 
 
 @zero
-def test_zero2_trains_what_one_process_trains(place: Place, on_one_node: None) -> None:
-    assert_same(place, "one_dcpt", "zero2_dcpt", 1e-5)
-    assert facts(place, "zero2_dcpt")["processes"] == 2
-
-
-@zero
 def test_zero2_in_bfloat16_with_checkpointing_trains_what_one_process_trains(place: Place, on_one_node: None) -> None:
     """DeepSpeed computes on bfloat16 copies of its float32 weights, one process on float32 weights under autocast: the
     losses differ by rounding (below 0.2 %), and the updates by at most 2 % of their length."""
@@ -217,8 +211,6 @@ def test_two_processes_share_one_cache_of_reference_log_probabilities(place: Pla
     """26 pairs on two processes, two each: the padding of the last batch must not become a further row."""
     from datasets import Dataset
 
-    seen = [files.read_json(place.folder / name / "facts.json") for name in ("cached_dpo", "reused_dpo")]
-    assert [one["reference"] for one in seen] == ["cached, computed", "cached, reused"]
     assert_same(place, "one_dpo", "cached_dpo", 1e-5)
     assert_same(place, "cached_dpo", "reused_dpo", 1e-6)
     rows = sorted(Dataset.from_file(str(path)).shape for path in (place.folder / "cache_dpo").rglob("*.arrow"))

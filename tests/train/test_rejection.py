@@ -148,13 +148,6 @@ def test_questions_are_drawn_by_seed_another_each_round(corpus: list, tmp_path: 
         assert counts == {"train_medical": 16, "more_turns": 2, "multiple_choice": 2, "drawable": 12, "drawn": 4}
 
 
-def test_all_are_asked_where_there_are_fewer(corpus: list, tmp_path: Path) -> None:
-    files.write_jsonl(tmp_path / "sft.jsonl", corpus)
-    for number in (1, 2):
-        rows, counts = rejection.questions(tmp_path / "sft.jsonl", 100, 1, number)
-        assert [row["id"] for row in rows] == [f"q{i}" for i in range(12)] and counts["drawn"] == 12
-
-
 def test_without_a_question_there_is_no_round(corpus: list, tmp_path: Path) -> None:
     files.write_jsonl(tmp_path / "sft.jsonl", [row for row in corpus if not row["id"].startswith("q")])
     with pytest.raises(QilinError, match=r"sft.jsonl: no medical training question .*'multiple_choice': 2"):
@@ -186,15 +179,14 @@ def test_the_best_are_kept_first_of_equals_and_never_silence() -> None:
     asked = [{"id": name, "messages": [{"role": "user", "content": name}]} for name in "abc"]
     answers = [["x", 1], ["y", 2], ["z", 9], [" \n", 1], ["p", 1], ["q", 1], ["", 0], ["", 0], *[["", 0]] * 4]
     rewards = [1.0, 5.0, 5.0, 9.0, -3.0, -4.0, 7.0, 8.0, 1.0, 2.0, 3.0, 4.0]
-    for keep, expected in ((1, [1, 4]), (2, [1, 2, 4, 5]), (3, [0, 1, 2, 4, 5]), (4, [0, 1, 2, 4, 5])):
+    for keep, expected in ((1, [1, 4]), (2, [1, 2, 4, 5]), (4, [0, 1, 2, 4, 5])):
         rows = rejection.pool(asked, answers, rewards, settings(4, keep))
         assert [i for i, row in enumerate(rows) if row["kept"]] == expected and len(rows) == 12
     assert rows[6] == {"id": "b", "round": 3, "prompt": asked[1]["messages"], "sample": 2, "answer": "", "tokens": 0,
                        "reward": 7.0, "kept": False}  # fmt: skip
     facts = rejection.summary(rejection.pool(asked, answers, rewards, settings(4, 1)), settings(4, 1))
-    assert facts == {"prompts": 3, "num_samples": 4, "answers": 12, "kept": 2, "empty": 7, "silent": 1, "cut": 1,
-                     "distinct": 8, "reward_mean": 3.166667, "reward_best": 7.0, "reward_kept": 1.0, "tokens": 15,
-                     "tokens_kept": 3}  # fmt: skip
+    assert facts == {"prompts": 3, "answers": 12, "kept": 2, "empty": 7, "cut": 1, "reward_mean": 3.166667,
+                     "reward_best": 7.0, "reward_kept": 1.0}  # fmt: skip
 
 
 def test_the_last_finished_round_is_found(tmp_path: Path) -> None:
@@ -251,17 +243,25 @@ def test_rewards_are_the_reward_models_and_the_best_is_kept(make_job: Callable, 
 def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
     make_job: Callable, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stand-in client answers by the key; what is judged, kept and told is as for the kit's own draws."""
-    calls: list[dict[str, Any]] = []
+    """What is judged, kept and told is as for the kit's own draws."""
+    calls: list[Any] = []
 
-    def generate(python: str, model: Path, prompts: list, work: Path, **settings: Any) -> Any:
-        calls.append({"python": python, "model": model, **settings})
-        assert work.parent == job.out
-        for number, (key, ids) in enumerate(prompts):
-            assert key.startswith("1:q") and len(ids) > 2
-            yield key, [vllm_client.Answer([100 + number, 101 + k], "stop", None) for k in range(settings["n"])]
+    class Engine:
+        def __init__(self, *given: Any, **settings: Any) -> None:
+            calls.append((given, settings))
 
-    monkeypatch.setattr(vllm_client, "generate", generate)
+        def ask(self, prompts: list, seed: int, **sampling: Any) -> list[list[vllm_client.Answer]]:
+            calls.append((seed, sampling))
+            assert all(key.startswith("1:q") and len(ids) > 2 for key, ids in prompts)
+            return [
+                [vllm_client.Answer([100 + number, 101 + k], "stop", None) for k in range(4)]
+                for number in range(len(prompts))
+            ]
+
+        def close(self) -> None:
+            calls.append("closed")
+
+    monkeypatch.setattr(vllm_client, "Engine", Engine)
     monkeypatch.setattr(vllm_client, "check", lambda notebook, python: "0.33.0")
     job, pool = make_job("served", vllm_python="/env/bin/python")
     job.paths.weights = tiny_model_dir
@@ -271,10 +271,9 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
         tokenizer.decode(ids) for ids in ([100, 101], [100, 102], [100, 103], [100, 104], [101, 101])
     ]
     assert len(rows) == 28 and sum(row["kept"] for row in rows) == 7 and len({row["reward"] for row in rows}) > 14
-    assert calls == [{
-        "python": "/env/bin/python", "model": tiny_model_dir, "seed": 17, "dtype": "float32", "first": 0, "n": 4,
-        "temperature": 1.2, "top_p": 0.9, "max_tokens": 16, "stop_token_ids": [tokenizer.eos_token_id],
-    }]  # fmt: skip
+    how = {"n": 4, "temperature": 1.2, "top_p": 0.9, "max_tokens": 16, "stop_token_ids": [tokenizer.eos_token_id]}
+    given = ("/env/bin/python", tiny_model_dir, job.out / "vllm0", 0)
+    assert calls == [(given, {"dtype": "float32", "seed": 17}), (17, how), "closed"]
     assert files.read_json(job.out / "facts.json")["sampler"] == "vLLM 0.33.0, merged weights"
 
 
@@ -290,13 +289,10 @@ def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pyte
     assert list(files.read_jsonl(pool)) == expected
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_reward_that_is_no_number_is_an_error(
-    value: float, make_job: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reward_that_is_no_number_is_an_error(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = make_job("broken")
-    monkeypatch.setattr(reward, "rewards", lambda _, sequences, __: [0.0] * 5 + [value] * (len(sequences) - 5))
-    with pytest.raises(QilinError, match=rf"the reward of answer 1 to question q1 is {value}, no finite number"):
+    monkeypatch.setattr(reward, "rewards", lambda _, sequences, __: [0.0] * (len(sequences) - 1) + [math.nan])
+    with pytest.raises(QilinError, match=r"a reward of \['q0', 'q1'\] is no finite number"):
         rejection.work(job)
 
 
@@ -312,7 +308,7 @@ def test_a_chunk_that_is_not_there_is_drawn_again_alone(make_job: Callable, monk
     usual = sampling.sample
     monkeypatch.setattr(sampling, "sample", lambda *a, **k: (asked.append(len(a[2])), usual(*a, **k))[1])
     # The last chunk is one question of four samples.
-    for lost, redrawn in (([], 0), ([1], 8), ([0, 3], 12), ([0, 1, 2, 3], 28)):
+    for lost, redrawn in (([], 0), ([0, 3], 12)):
         job, pool = make_job("torn" + "".join(map(str, lost)))
         (job.out / "answers").mkdir()
         for name, text in whole.items():

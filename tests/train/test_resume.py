@@ -6,7 +6,6 @@ and faults stand under `extended`. The trainers of notebook 08 are killed in tes
 
 from __future__ import annotations
 
-import random
 import re
 import signal
 from collections.abc import Callable
@@ -64,28 +63,14 @@ def straight(job: Run) -> Run:
 # --- kills at a step --------------------------------------------------------------------------------------------------
 
 
-def draws(notebook: str, kind: str, count: int) -> list[tuple[str, int]]:
-    """Moments and ascending steps 1-5, other ones for each stage, the same ones every time."""
-    draw = random.Random(f"{notebook} {kind} 8")
-    moments = ("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")
-    return [(draw.choice(moments), step) for step in sorted(draw.sample(range(1, 6), count))]
-
-
 KILLS = [
     ("03_dcpt", "qlora", [("on_pre_optimizer_step", 5)]),
     ("04_sft", "lora", [("on_step_begin", 3)]),
     ("05_dpo", "full", [("on_log", 4)]),
-    *(
-        pytest.param(notebook, kind, draws(notebook, kind, kills), marks=extended)
-        for notebook, kind, kills in (
-            ("03_dcpt", "full", 1),
-            ("03_dcpt", "qlora", 1),
-            ("04_sft", "lora", 2),
-            ("04_sft", "qlora", 1),
-            ("05_dpo", "qlora", 1),
-            ("05_dpo", "full", 1),
-        )
-    ),
+    pytest.param("03_dcpt", "full", [("on_step_end", 3)], marks=extended),
+    pytest.param("04_sft", "lora", [("on_step_begin", 2), ("on_pre_optimizer_step", 4)], marks=extended),
+    pytest.param("04_sft", "qlora", [("on_log", 5)], marks=extended),
+    pytest.param("05_dpo", "qlora", [("on_step_end", 1)], marks=extended),
 ]
 
 
@@ -106,18 +91,6 @@ def test_killed_at_any_step_and_continued_equals_uninterrupted(
     seen = files.read_json(broken.parent / "unpickling.json")
     read = ("optimizer.pt", "scheduler.pt", "rng_state.pth") if before else ()
     assert seen == {"loaded": dict.fromkeys(read, True), "classes": [], "control": ["fractions.Fraction"]}
-
-
-@extended
-def test_the_comparison_sees_a_lost_random_state(job: Run, straight: Run) -> None:
-    broken = job("03_dcpt", "lora")
-    assert train(broken, dcpt, "on_step_begin", 3) == -signal.SIGKILL, output(broken)
-    checkpoint = broken.parent / "checkpoints" / "checkpoint-2"
-    (checkpoint / "rng_state.pth").unlink()
-    assert checkpoints.last(checkpoint.parent) is None
-    checkpoints.seal(checkpoint)
-    assert train(broken, dcpt) == 0, output(broken)
-    assert differences(straight("03_dcpt", "lora"), broken.parent) != []
 
 
 # --- kills inside a checkpoint ----------------------------------------------------------------------------------------
@@ -158,17 +131,10 @@ def test_killed_in_the_middle_of_a_checkpoint(
 
 def test_a_full_disk_is_named_and_costs_only_the_checkpoint_that_found_no_room(job: Run, straight: Run) -> None:
     broken = job("04_sft", "lora")
-    for fault, cause in (
-        ("no room for the weights", r"File too large: \S+/checkpoint-4/\*\.safetensors"),
-        ("no room for the optimizer", r"the disk or a limit takes no more bytes: \S+/checkpoint-4/optimizer\.pt"),
-        # A link to a device without room: its time does not move, so another file of the checkpoint is named.
-        ("full device", r"the disk or a limit takes no more bytes: \S+/checkpoint-4/\S+"),
-    ):
+    for fault in ("no room for the weights", "no room for the optimizer", "full device"):
         assert train(broken, sft, fault, 4) == 1, output(broken)
-        sentence = (
-            rf"^qilin_lib\.errors\.QilinError: .*{cause} \(\d+\.\d GB are free there\); make room.* from checkpoint-2$"
-        )
-        assert re.search(sentence, output(broken), re.MULTILINE), output(broken)
+        sentence = r"QilinError: \S+/checkpoint-4 could not be written .* GB are free there.* from checkpoint-2$"
+        assert re.search(sentence, output(broken), re.MULTILINE | re.DOTALL), output(broken)
         assert checkpoints.last(broken.parent / "checkpoints").name == "checkpoint-2"
     assert train(broken, sft) == 0, output(broken)
     assert differences(straight("04_sft", "lora"), broken.parent) == []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +17,8 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models import adapters
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
-from qilin_lib.train import checkpoints, fit
+from qilin_lib.train import fit
 from qilin_lib.train.methods import reward
-
-SHAPE = {"save_steps": 2, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
-LOADED = ("adapter_model.safetensors", "model.safetensors")
 
 
 def parameters(**overrides: Any) -> SimpleNamespace:
@@ -82,18 +77,6 @@ def rewards_by_the_book(model: Any, sequences: list[list[int]]) -> Any:
     )
 
 
-def shifted(model: Any) -> Any:
-    """The model away from where it was made: a fresh adapter changes nothing, and its first gradient is half zero."""
-    import torch
-
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float() + 0.03 * torch.randn(weight.shape)
-    return model
-
-
 # --- what the model reads ---------------------------------------------------------------------------------------------
 
 
@@ -109,23 +92,6 @@ def test_a_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, An
             assert found[f"{side}_ids"] == reward.sequence(row["prompt"], answer, template, tiny_tokenizer, limits)
 
 
-def test_long_turns_are_cut_inside(rows: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
-    limits = SimpleNamespace(max_source_length=3, max_target_length=2)
-    ids = reward.sequence(rows[0]["prompt"], rows[0]["chosen"][0]["content"], BAICHUAN, tiny_tokenizer, limits)
-    user, assistant = tiny_tokenizer.convert_tokens_to_ids(["<reserved_102>", "<reserved_103>"])
-    assert (ids[0], ids[4], ids[-1], len(ids)) == (user, assistant, tiny_tokenizer.eos_token_id, 8)
-
-
-def test_no_pair_is_left_out_for_its_length(job: Callable) -> None:
-    """RewardTrainer's own default drops pairs beyond 1,024 tokens without a word."""
-    made = job()
-    model, tokenizer = reward.prepare_model(made.parameters, made.paths.weights)
-    pairs = [{"chosen_ids": [5] * n, "rejected_ids": [6] * 9} for n in (4, 1500, 3000)]
-    trainer = reward.make_trainer(made, model, tokenizer, pairs)
-    assert [len(row["chosen_ids"]) for row in trainer.train_dataset] == [4, 1500, 3000]
-    assert not any(isinstance(m.p, float) and m.p for m in model.modules() if hasattr(m, "p"))
-
-
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +103,7 @@ def test_loss_and_gradients_are_bradley_and_terrys(kind: str, job: Callable, row
     model, tokenizer = reward.prepare_model(made.parameters, made.paths.weights)
     pairs = [reward.pair(row, BAICHUAN, tokenizer, made.parameters) for row in rows[:5]]
     trainer = reward.make_trainer(made, model, tokenizer, pairs)
-    model = shifted(trainer.model).train()
+    model = trainings.shifted(trainer.model, 0.03, 3).train()
     chosen, rejected = (rewards_by_the_book(model, [one[f"{side}_ids"] for one in pairs]) for side in reward.SIDES)
     expected = -torch.log(torch.sigmoid(chosen - rejected)).mean()
     expected.backward()
@@ -209,31 +175,6 @@ def test_what_separates_the_answers_is_learnt_and_carries_over(kind: str, traine
     assert (facts["steps_done"], facts["finetuning"], facts["template"]) == (18, kind, "baichuan")
 
 
-@pytest.mark.slow
-def test_the_head_of_a_quantised_model_is_not_quantised_and_the_adapter_is_float32(trained: Callable) -> None:
-    from safetensors.torch import load_file
-
-    adapter = load_file(trained("qlora").out / "adapter" / "adapter_model.safetensors")
-    heads = [name for name in adapter if "score" in name]
-    assert len(heads) == 1 and adapter[heads[0]].shape == (1, 64)
-    assert {str(weight.dtype) for weight in adapter.values()} == {"torch.float32"}
-    assert files.read_json(trained("qlora").out / "adapter" / "qilin.json")["quantised"] is True
-
-
-def test_scoring_leaves_nf4_scales_as_they_are(job: Callable) -> None:
-    """bitsandbytes rounds them at the first evaluation on a CPU with AVX512-BF16; `load_model` forbids it."""
-    import torch
-    from bitsandbytes.nn import Linear4bit
-
-    made = job(finetuning="qlora")
-    model, _ = reward.prepare_model(made.parameters, made.paths.weights)
-    layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
-    scales = [layer.weight.quant_state.absmax.clone() for layer in layers]
-    reward.rewards(shifted(model), [[9, 10, 11, 12]], 1)
-    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
-    assert all(torch.equal(layer.weight.quant_state.absmax, was) for layer, was in zip(layers, scales, strict=True))
-
-
 def test_a_tie_of_held_out_rewards_is_wrong() -> None:
     assert reward.summary({"chosen": [1.0, 2.0, 0.5], "rejected": [1.0, 0.0, 1.0]}) == {
         "accuracy": 0.333333,
@@ -282,38 +223,18 @@ def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
     assert facts.get("answers_cut") == 44
 
 
-def test_without_pairs_there_is_nothing_to_learn(job: Callable) -> None:
-    made = job()
-    files.write_jsonl(made.paths.data, [])
-    with pytest.raises(QilinError, match=r"dpo\.jsonl: holds no pair of split 'train'"):
-        reward.work(made)
-
-
 # --- seeds and kills --------------------------------------------------------------------------------------------------
 
 
-def train(made: SimpleNamespace, *fault: Any) -> int:
-    """Exit code of a child process that trains as `made` says, negative for a signal."""
-    return trainings.train(trainings.write_job(made.out, made.parameters, vars(made.paths)), reward, *fault)
+def test_scoring_leaves_nf4_scales_as_they_are(job: Callable) -> None:
+    """bitsandbytes rounds them at the first evaluation on a CPU with AVX512-BF16; `load_model` forbids it."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
 
-
-def same(expected: Path, found: Path) -> bool:
-    """Whether two trainings wrote the same weights, bit for bit, and the same rewards of held-out pairs."""
-    paths = [path for path in sorted(expected.rglob("*.safetensors")) if path.name in LOADED]
-    assert paths
-    equal = all(path.read_bytes() == (found / path.relative_to(expected)).read_bytes() for path in paths)
-    return equal and files.read_json(expected / "heldout.json") == files.read_json(found / "heldout.json")
-
-
-@pytest.mark.slow
-def test_killed_at_a_random_step_it_ends_where_the_undisturbed_one_ends(job: Callable) -> None:
-    straight, broken = (job(finetuning="qlora", **SHAPE) for _ in range(2))
-    assert train(straight) == 0, trainings.output(straight.out / "job.json")
-    draw = random.Random("reward qlora")
-    moment, step = draw.choice(("on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log")), draw.randint(3, 5)
-    assert train(broken, moment, step) == -signal.SIGKILL, trainings.output(broken.out / "job.json")
-    assert not (broken.out / "facts.json").exists()
-    before = checkpoints.last(broken.out / "checkpoints")
-    assert train(broken) == 0, trainings.output(broken.out / "job.json")
-    assert files.read_json(broken.out / "facts.json")["resumed_from"] == before.name
-    assert same(straight.out, broken.out)
+    made = job(finetuning="qlora")
+    model, _ = reward.prepare_model(made.parameters, made.paths.weights)
+    layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
+    scales = [layer.weight.quant_state.absmax.clone() for layer in layers]
+    reward.rewards(trainings.shifted(model, 0.03, 3), [[9, 10, 11, 12]], 1)
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    assert all(torch.equal(layer.weight.quant_state.absmax, was) for layer, was in zip(layers, scales, strict=True))

@@ -17,7 +17,7 @@ from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import load_trained
 from qilin_lib.models.load import load_model
-from qilin_lib.tokens.template import BAICHUAN, PLAIN
+from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import checkpoints, fit
 from qilin_lib.train.methods import reward, rl
 
@@ -76,17 +76,12 @@ def job(tiny_model_dir: Path, judge_dir: Path, rows: list[dict], tmp_path: Path)
 
 def set_up(job: SimpleNamespace, rows: list[dict[str, Any]], shift: float = 0.0) -> tuple[Any, list[list[int]]]:
     """A trainer whose policy went `shift` away from SFT, and its questions."""
-    import torch
 
     model, tokenizer = fit.prepare_model(job.parameters, job.paths.weights)
     asked, _ = rl.questions(rows, job.template, tokenizer, job.parameters, 512)
     judge = reward.load(job.paths.reward, "float32", "cpu")
     trainer = rl.make_trainer(job, model, tokenizer, asked, judge)
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for weight in trainer.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float() + shift * torch.randn(weight.shape)
+    trainings.shifted(trainer.model, shift, 5)
     return trainer, asked
 
 
@@ -105,22 +100,11 @@ def sequences(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
 
 
 def token_logprobs(model: Any, prompt: list[int], answer: list[int], temperature: float) -> Any:
-    """log p of each answer token from a plain forward pass: no padding, float64 from the logits on."""
-    import torch
-
-    logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0].double() / temperature
-    return logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])[:, 0]
+    """log p of each answer token."""
+    return trainings.token_logprobs(model, prompt + answer, temperature)[-len(answer) :]
 
 
 # --- the questions ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
-def test_questions_are_the_templates_encoding(template: Any, rows: list[dict], tiny_tokenizer: Any) -> None:
-    wide = SimpleNamespace(max_source_length=500, max_target_length=500)
-    found, too_long = rl.questions(rows, template, tiny_tokenizer, wide, 5000)
-    assert found == [template.encode(row["prompt"], tiny_tokenizer, add_generation_prompt=True) for row in rows]
-    assert too_long == 0
 
 
 def test_long_turns_are_cut_inside_and_what_fits_no_context_is_counted(rows: list[dict], tiny_tokenizer: Any) -> None:
@@ -131,28 +115,7 @@ def test_long_turns_are_cut_inside_and_what_fits_no_context_is_counted(rows: lis
     assert {len(ids) for ids in found} == {5} and len(found) == len(single) and too_long == len(rows) - len(single)
 
 
-def test_trl_feeds_the_policy_our_ids(job: Callable, rows: list[dict]) -> None:
-    made = job()
-    trainer, asked = set_up(made, rows)
-    batch = prepared(trainer, asked)
-    found = sequences(batch)
-    assert sorted(prompt for prompt, _ in found) == sorted([asked[0]] * 3 + [asked[1]] * 3)
-    end = trainer.processing_class.eos_token_id
-    for _, answer in found:
-        assert 1 <= len(answer) <= 8 and end not in answer[:-1] and (len(answer) == 8 or answer[-1] == end)
-
-
 # --- rewards ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_reward_is_that_of_prompt_and_answer_ids(job: Callable, rows: list[dict]) -> None:
-    made = job(kl_coef=0.0)
-    trainer, asked = set_up(made, rows)
-    batch = prepared(trainer, asked)
-    judge = reward.load(made.paths.reward, "float32", "cpu")
-    expected = reward.rewards(judge, [prompt + answer for prompt, answer in sequences(batch)], 1)
-    assert trainer._metrics["train"]["reward"][-1] == pytest.approx(sum(expected) / 6, abs=1e-4)
-    assert max(expected) - min(expected) > 0.01
 
 
 def test_a_reward_that_is_no_number_stops_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +178,7 @@ def test_gradients_are_the_papers(
         assert (ours[name] - grad).abs().max().item() < 2e-4 * largest, name
 
 
-@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("kind", ["qlora", "full"])
 def test_the_reference_is_the_sft_model(kind: str, job: Callable, rows: list[dict], tiny_model_dir: Path) -> None:
     """At the start the divergence is 0 to the last bit; later it is the log-ratio to SFT's own weights."""
     trainer, asked = set_up(job(finetuning=kind), rows)
@@ -248,10 +211,6 @@ def test_too_few_questions_are_refused_in_one_sentence(job: Callable, rows: list
         rl.work(made)
 
 
-def test_method_none_does_nothing() -> None:
-    assert rl.train(SimpleNamespace(parameters=SimpleNamespace(method="none"))) is None
-
-
 def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """Short answers are rewarded: after thirty steps they are shorter, and the reward that is logged rose."""
 
@@ -280,9 +239,8 @@ def test_a_policy_learns_what_is_rewarded(job: Callable, rows: list[dict], monke
 @pytest.mark.parametrize(
     "method, kind, kills",
     [
-        ("rloo", "qlora", [("on_pre_optimizer_step", 3)]),
-        ("grpo", "lora", [("on_log", 5)]),
-        pytest.param("rloo", "qlora", [("on_step_begin", 1), ("on_pre_optimizer_step", 3)], marks=pytest.mark.extended),
+        ("rloo", "qlora", [("on_step_begin", 1), ("on_pre_optimizer_step", 3)]),
+        pytest.param("grpo", "lora", [("on_log", 5)], marks=pytest.mark.extended),
     ],
 )
 def test_killed_and_continued_equals_uninterrupted(

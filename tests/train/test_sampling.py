@@ -13,7 +13,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import behaviour, sampling
+from qilin_lib.train import sampling
 
 SETTINGS: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 24, "seed": 3, "batch_size": 16}
 
@@ -106,51 +106,6 @@ def test_draws_follow_the_cut_softmax(
         observed, wanted = [*observed, many - sum(observed)], [*wanted, rest]
     scale = sum(observed) / sum(wanted)
     assert len(wanted) >= 3 and chisquare(observed, [count * scale for count in wanted]).pvalue > 1e-3
-
-
-def test_seed_key_and_prompt_make_the_draw(model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]) -> None:
-    first = sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS)
-    assert sampling.sample(model, tiny_tokenizer, prompts, keys, **SETTINGS) == first
-    others = [
-        sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | {"seed": 4})),
-        sampling.sample(model, tiny_tokenizer, prompts, [key + "1" for key in keys], **SETTINGS),
-    ]
-    for other in others:
-        assert sum(a != b for a, b in zip(first, other, strict=True)) > 20
-    same = sampling.sample(model, tiny_tokenizer, [prompts[9]] * 4, [keys[9], "a", keys[9], "b"], **SETTINGS)
-    assert same[0] == same[2] == first[9] and len({tuple(answer) for answer in same}) == 3
-
-
-@pytest.mark.parametrize("cold", [{"temperature": 1e-4, "top_p": 1.0}, {"temperature": 1.0, "top_p": 1e-6}])
-def test_the_coldest_draw_is_greedy(
-    cold: dict, model: Any, tiny_tokenizer: Any, prompts: list, keys: list[str]
-) -> None:
-    """Both ways to leave one token; the model's own generation_config has no say."""
-    expected = behaviour.greedy(model, tiny_tokenizer, prompts, 24)
-    model.generation_config.update(repetition_penalty=9.0, min_new_tokens=20, temperature=50.0, top_k=1)
-    assert sampling.sample(model, tiny_tokenizer, prompts, keys, **(SETTINGS | cold)) == expected
-
-
-def test_the_nucleus_is_that_of_transformers() -> None:
-    import torch
-
-    logits = 3 * torch.randn(50, 30, generator=torch.Generator().manual_seed(2))
-    for temperature, top_p in ((1.0, 0.05), (0.5, 0.5), (1.0, 0.9), (3.0, 0.99)):
-        inside = torch.stack([cut_softmax(row, temperature, top_p) > 0 for row in logits])
-        for token in range(30):
-            # So much noise on one token that it wins wherever it may.
-            noise = torch.zeros(50, 30, dtype=torch.float64)
-            noise[:, token] = 1e3
-            won = sampling.draw(logits, noise, temperature, top_p) == token
-            assert torch.equal(won, inside[:, token])
-
-
-def test_gumbel_noise_is_gumbel() -> None:
-    from scipy.stats import kstest
-
-    noise = sampling.gumbel([sampling.generator(5, "a"), sampling.generator(5, "b")], 20_000, "cpu")
-    assert all(kstest(row.numpy(), "gumbel_r").pvalue > 1e-3 for row in noise)
-    assert abs(float((noise[0] * noise[1]).mean() - noise[0].mean() * noise[1].mean())) < 0.05
 
 
 def test_a_prompt_beyond_the_context_is_refused(model: Any, tiny_tokenizer: Any) -> None:

@@ -14,7 +14,7 @@ from qilin_lib.models.adapters import trained, weights_sha256
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.own_template import choose
-from qilin_lib.tokens.template import BAICHUAN, PLAIN, Template
+from qilin_lib.tokens.template import BAICHUAN, Template
 from qilin_lib.train import fit, saving
 from tests.helpers.chat import published, speaking_model
 
@@ -106,29 +106,6 @@ def test_tied_weights_stay_tied(tiny_model_dir: Path, tiny_shape: Any, tiny_toke
     again = load_model(tmp_path, "bfloat16")
     assert again.lm_head.weight.data_ptr() == again.model.embed_tokens.weight.data_ptr()
     assert (again.lm_head.weight.float() - model.lm_head.weight).abs().max() < 2**-7 * model.lm_head.weight.abs().max()
-
-
-@pytest.mark.parametrize("difference", [0.0, 1e-4])
-def test_processes_that_stateapart_are_found(difference: float) -> None:
-    """Two ranks stand beside each other: `gather` gives this one's figure and the other's."""
-    import torch
-
-    model = torch.nn.Linear(3, 3)
-    model.bias.requires_grad = False
-    gather = lambda own: torch.cat([own, own * (1 + difference)])  # noqa: E731
-    trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(gather=gather))
-    if difference:
-        with pytest.raises(RuntimeError, match="the 2 processes trained apart"):
-            saving.refuse_apart(trainer)
-    else:
-        assert saving.refuse_apart(trainer) is None
-
-
-@pytest.mark.parametrize("finetuning", ["lora", "full"])
-def test_the_template_that_was_statereplaces_the_base_s_own(finetuning: str, saved: Callable) -> None:
-    _, out = saved(finetuning=finetuning, template=PLAIN)
-    asked = [{"role": "user", "content": "痛"}]
-    assert load_tokenizer(trained(out)).apply_chat_template(asked, tokenize=False) == "问：痛\n"
 
 
 @pytest.mark.parametrize(

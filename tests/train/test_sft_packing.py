@@ -43,48 +43,6 @@ def batch(examples: list[sft.Example], packing: bool = True, max_length: int = 3
     return sft.collate(examples, pad_id=0, max_length=max_length, packing=packing)
 
 
-def test_logits_in_a_packed_row_are_those_of_the_conversation_alone(
-    model: Any, conversations: list[sft.Example]
-) -> None:
-    import torch
-
-    packed = batch(conversations[:7])
-    rows = sft.bins.pack_rows([len(ids) for ids, _ in conversations[:7]], 300)
-    assert len(rows) < 7, "nothing shares a row: this would prove nothing"
-    with torch.no_grad():
-        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"]).logits
-        neighbours = model(input_ids=packed["input_ids"]).logits
-        differences, unisolated = [], []
-        for row, members in enumerate(rows):
-            start = 0
-            for i in members:
-                ids = conversations[i][0]
-                alone = model(input_ids=torch.tensor([ids])).logits[0]
-                differences.append((together[row, start : start + len(ids)] - alone).abs().max().item())
-                unisolated.append((neighbours[row, start : start + len(ids)] - alone).abs().max().item())
-                start += len(ids)
-    assert max(differences) < 1e-4
-    assert max(unisolated) > 1, "the bound above means nothing if neighbours do not show in the logits"
-
-
-def test_only_labelled_positions_reach_the_vocabulary(model: Any, conversations: list[sft.Example]) -> None:
-    """The loss of kept positions equals that of all positions, summed by hand over the conversations alone."""
-    import torch
-
-    packed = batch(conversations[:5])
-    total, count = 0.0, 0
-    with torch.no_grad():
-        output = model(**packed)
-        for ids, labels in conversations[:5]:
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-            target = torch.tensor(labels[1:])
-            total += torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum").item()
-            count += (target != IGNORE).sum().item()
-    assert output.loss.item() == pytest.approx(total / count, abs=1e-5)
-    assert output.logits.shape == (count, model.config.vocab_size)
-    assert packed["shift_labels"].tolist() == [token for token in packed["labels"].ravel().tolist() if token != IGNORE]
-
-
 def test_liger_gets_all_positions_and_the_same_loss(
     model: Any, conversations: list[sft.Example], training: Callable, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -122,12 +80,6 @@ def test_naive_rows_are_as_they_come_and_let_conversations_see_each_other(
     assert not torch.allclose(logits[0, start:end], alone[0], atol=1e-3)
     apart = sft.collate(some, pad_id=0, max_length=300, packing=True)
     assert (naive["labels"] != IGNORE).sum() == (apart["labels"] != IGNORE).sum()
-
-
-def test_packing_leaves_less_padding(conversations: list[sft.Example]) -> None:
-    useful = sum(len(ids) for ids, _ in conversations)
-    shares = [useful / batch(conversations, packing)["input_ids"].numel() for packing in (False, True)]
-    assert shares[0] < 0.6 and shares[1] > 0.9
 
 
 def trained(

@@ -16,9 +16,9 @@ from typing import Any
 class Method:
     """What a training does with its examples, which are rows of the set `data` of ChiMed.
 
-    `config`: the class of its arguments; `sides`: the sequences that an example brings into a batch; `reference`:
-    compares with the model that it starts from; `fused`: where its head computes log-probabilities tile by tile, never
-    all logits ("gpu", "everywhere", or "" for nowhere); `apart`: its processes never talk to each other.
+    `config`: the class of its arguments; `sides`: the sequences of an example in a batch; `reference`: compares with
+    the model that it starts from; `fused`: where its head never makes all logits ("gpu", "everywhere", or ""); `apart`:
+    its processes never talk to each other.
     """
 
     module: str

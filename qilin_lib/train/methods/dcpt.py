@@ -74,16 +74,8 @@ def work(job: SimpleNamespace) -> None:
         files.write_json(job.out / "facts.json", facts | said)
 
 
-def score(job: SimpleNamespace) -> None:
-    """Compare what was trained from and what was trained on held-out medical and general documents: heldout.json."""
-    files.write_json(job.out / "heldout.json", heldout(job))
-
-
 def unchanged(job: SimpleNamespace) -> dict[str, Any]:
-    """What is left where no source feeds CPT: the base model as it is, after no step; returns the facts.
-
-    SFT can start from it; an adapter there is none.
-    """
+    """What is left where no source feeds CPT: the base model as it is, for SFT to start from; returns the facts."""
     load_model(job.paths.weights, job.parameters.dtype).save_pretrained(job.out / "model")
     saving.save_tokenizer(job, job.paths.weights, job.out / "model")
     files.write_text(job.out / "log.jsonl", "")
@@ -97,11 +89,11 @@ def unchanged(job: SimpleNamespace) -> dict[str, Any]:
     }
 
 
-def heldout(job: SimpleNamespace) -> dict[str, Any]:
-    """Per-document log-likelihoods: {"medical"|"general": {tokens, chars, before, after, ...}} (`heldout.moments`).
+def score(job: SimpleNamespace) -> None:
+    """heldout.json: per-document log-likelihoods, {"medical"|"general": {tokens, chars, before, after, ...}}.
 
     `tokens` are the scored ones (no first token; the end counts), `chars` the characters that they complete, so that
-    likelihoods a character compare between tokenizers. Documents are cut at the context's length.
+    likelihoods per character compare between tokenizers. Documents are cut at the context's length.
     """
     tokenizer = load_tokenizer(job.paths.weights)
     limit = min(context(shape(job.paths.weights)) or CONTEXT, CONTEXT)
@@ -114,14 +106,12 @@ def heldout(job: SimpleNamespace) -> dict[str, Any]:
             "tokens": [label_count(labels) for _, labels in sequences[kind]],
             "chars": scored_characters(texts, tokenizer, limit),
         }
-    return measured(job, sequences, result)
+    files.write_json(job.out / "heldout.json", measured(job, sequences, result))
 
 
 def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list[int]:
-    """Characters of each text that tokens 2 to `max_length` complete: those of the first token are never predicted.
-
-    A character spelled in several byte tokens counts with the last of them. Needs a fast tokenizer (offsets).
-    """
+    """Characters of each text that tokens 2 to `max_length` complete: those of the first token are never predicted. A
+    character spelled in several byte tokens counts with the last of them."""
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
@@ -147,8 +137,7 @@ def learnable(blocks: Blocks) -> list[int]:
 
 
 def stack(numbers: Sequence[int], blocks: Blocks) -> dict[str, Any]:
-    """Batch of the blocks of these numbers; position ids that restart keep attention inside a document
-    (models.attention)."""
+    """Batch of the blocks of these numbers; positions that restart keep attention inside a document."""
     import torch
 
     parts = {"input_ids": blocks.ids, "position_ids": blocks.positions, "labels": blocks.labels}

@@ -1,34 +1,34 @@
 """05: direct preference optimisation (paper §3.3.2, §4.2; Rafailov et al. 2023, Eq. 7).
 
-The reference is the SFT policy itself. Under LoRA it is the same model with the adapter off (the adapter is fresh, on
-merged SFT weights), so there is one copy of the weights; full training needs a second, unless its log-probabilities
-were computed beforehand (reference.py). A wrong reference is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs
-(hiyouga/LLaMA-Factory#8459, #8974); it is checked before step 1, pair by pair.
+The reference is the SFT policy itself. Under LoRA it is the same model with the fresh adapter off, so there is one copy
+of the weights; full training needs a second, unless its log-probabilities were computed beforehand. A wrong reference
+is the commonest fault of SFT-LoRA to DPO-LoRA hand-overs (hiyouga/LLaMA-Factory#8459, #8974); it is checked before
+step 1.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
-from qilin_lib.tokens.template import IGNORE, Message, Template
-from qilin_lib.train import behaviour, construction, methods, numerics, pairs, reference
+from qilin_lib.tokens.template import IGNORE, Template
+from qilin_lib.train import behaviour, construction, methods, numerics, pairs
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
 from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
 
 Pair = dict[str, list[int]]
-# Largest difference (nats an answer) of policy and reference before step 1. Same weights and arithmetic give 0 on most
-# machines, but one gave 0.0014 in float32 (two threads): what rounding can add up to over an answer is allowed, and a
-# wrong reference is off by several nats.
+# Largest difference (nats per answer) of policy and reference before step 1: what rounding can add up to over an answer
+# (one machine gave 0.0014 in float32). A wrong reference is off by several nats.
 GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
 
 
@@ -50,13 +50,11 @@ def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: An
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
-    """Keyword arguments for TRL's DPOConfig.
+    """Keyword arguments for TRL's DPOConfig: Eq. 7 with `beta`.
 
-    Loss: Eq. 7 with `beta`. `label_smoothing` > 0 is what TRL 1.16 means by it: the share of flipped labels that robust
-    DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409), not cDPO, whose margin is bounded. `rpo_alpha` adds that
-    multiple of the negative log-likelihood of the batch's chosen tokens, their mean (RPO: Pang et al. 2024, arXiv
-    2404.19733, Eq. 1, who take the mean in each answer and weight the DPO term instead). Dropout acts as asked for:
-    TRL's default would switch off `lora_dropout` without a word.
+    `label_smoothing` is the share of flipped labels that robust DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409),
+    not cDPO's. `rpo_alpha` adds that multiple of the mean negative log-likelihood of a batch's chosen tokens (after
+    Pang et al. 2024, arXiv 2404.19733, Eq. 1). TRL's default would switch off `lora_dropout` without a word.
     """
     preference = "robust" if parameters.label_smoothing else "sigmoid"
     return {
@@ -72,12 +70,11 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any], held: list[Pair]) -> Any:
-    """TRL's DPOTrainer on tokenised pairs; `held` are evaluated. RuntimeError for a policy with adapters of its own."""
+    """TRL's DPOTrainer on tokenised pairs; `held` are evaluated."""
     from datasets import Dataset
     from trl import DPOConfig
 
     parameters = job.parameters
-    refuse_adapters(model, parameters.finetuning)
     # Before DPOConfig: once a ZeRO-3 configuration exists, transformers loads no model onto a device of our choice.
     second = second_model(job, model)
     trainer = _trainer_class(job)(
@@ -93,30 +90,12 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: lis
 
 
 def without_copy(model: Any, parameters: Any) -> None:
-    """Undo what TRL's trainers of pairs do to a `model` with an adapter when they are made.
-
-    Their frozen copy of a fresh adapter adds nothing to the base, but repeats `modules_to_save` (embeddings and head)
-    and goes into every checkpoint: without it they take the model with its adapter off. And they cast the adapter of a
-    quantised model.
+    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
+    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
     """
     if parameters.finetuning != "full":
         model.delete_adapter("ref")
     numerics.full_precision(model, parameters)
-
-
-def refuse_adapters(model: Any, finetuning: str) -> None:
-    """RuntimeError unless `model` is what the reference is derived from: one adapter on merged weights, or none.
-
-    An SFT adapter below the new one would be off in the reference too (hiyouga/LLaMA-Factory#8459), and a model that
-    was wrapped twice trains nothing useful (huggingface/trl#652).
-    """
-    found = sorted(getattr(model, "peft_config", {}))
-    expected = [] if finetuning == "full" else ["default"]
-    if found != expected:
-        raise RuntimeError(
-            f"the policy carries the adapters {found}, expected {expected} on merged SFT weights: with the adapter off "
-            "it would not be the SFT model; merge the SFT adapter first"
-        )
 
 
 def second_model(job: SimpleNamespace, model: Any) -> Any:
@@ -130,39 +109,30 @@ def _trainer_class(job: SimpleNamespace) -> type:
     from trl import DPOTrainer
 
     class TokenisedDPOTrainer(shared.EvenPairs, DPOTrainer):
-        """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own.
-
-        `gaps`: largest |log π - log π_ref| of each evaluated batch. `reused`: whether each set of reference
-        log-probabilities came from the cache.
-        """
-
-        def __init__(self, **settings: Any) -> None:
-            self.gaps: list[float] = []
-            self.reused: list[bool] = []
-            super().__init__(**settings)
+        """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-            compute = partial(super()._precompute_ref_logps, name=name, batch_size=self.args.per_device_eval_batch_size)
-            dataset, reused = reference.columns(self, compute, dataset, job)
-            self.reused.append(reused)
+            import torch
+
+            folder = job.paths.cache / "reference"
+            folder.mkdir(parents=True, exist_ok=True)
+            # TRL's key is a hash of weights and pairs; a dataset in memory has no folder of its own for it.
+            dataset._get_cache_file_path = lambda key: str(folder / f"{key}.arrow")
+            self.model.eval()
+            # Its loader draws from the global generator, and dropout in training would differ from a run without it.
+            with torch.random.fork_rng(devices=[]):
+                dataset = super()._precompute_ref_logps(dataset, name, self.args.per_device_eval_batch_size)
+            self.model.train()
             return dataset
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            heard: list[Any] = []
-
-            def policy(*a: Any, **k: Any) -> Any:
-                heard.append(model(*a, **k))
-                return heard[-1]
-
             # Before training starts nothing has put policy and reference under autocast.
             with self.accelerator.autocast():
-                loss = super().compute_loss(policy, inputs, *args, **kwargs)
+                loss = super().compute_loss(model, inputs, *args, **kwargs)
             _log_lengths(self, inputs)
-            if not self.model.training:
-                self.gaps.append(_gap(self, heard[0], inputs))
             return loss
 
     return TokenisedDPOTrainer
@@ -174,16 +144,6 @@ def _log_lengths(trainer: Any, inputs: Any) -> None:
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     for side, values in zip(("chosen", "rejected"), lengths, strict=True):
         metrics[f"lengths/{side}"].append(trainer.accelerator.gather(values).mean().item())
-
-
-def _gap(trainer: Any, outputs: Any, inputs: Any) -> float:
-    """Largest |log π - log π_ref| over the answers of a batch, all processes."""
-    import torch
-
-    policy = outputs.log_probs.sum(1)
-    known = [inputs[name] for name in reference.COLUMNS if name in inputs]
-    sides = known or trainer.compute_ref_log_probs(trainer.ref_model or reference.placed(trainer), inputs)
-    return trainer.accelerator.gather((policy - torch.cat(tuple(sides))).abs().max()).max().item()
 
 
 def work(job: SimpleNamespace) -> None:
@@ -203,7 +163,7 @@ def work(job: SimpleNamespace) -> None:
         "pairs_heldout": len(held),
         "pairs_heldout_apart": apart,
         "beta": parameters.beta,
-        "reference": _source(trainer) if method.reference else "none",
+        "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.reference else "none",
     }
     if parameters.constructed:
         facts["constructed"] = files.read_json(job.out / "constructed.json")
@@ -211,74 +171,73 @@ def work(job: SimpleNamespace) -> None:
         files.write_json(job.out / "facts.json", facts)
 
 
-def _source(trainer: Any) -> str:
-    """Where the reference's log-probabilities came from."""
-    reused = getattr(trainer, "reused", [])
-    return "live" if not reused else "cached, reused" if all(reused) else "cached, computed"
-
-
-def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[list[Message]], list[Pair], int]:
-    """(prompts, tokenised pairs, how many are set apart) of the held-out split, at most `max_heldout`."""
+def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Pair], int]:
+    """(lines of the file, tokenised pairs, how many are set apart) of the held-out split, at most `max_heldout`."""
     rows, apart = pairs.heldout(job.paths, tokenizer)
     rows.numbers = rows.numbers[: job.parameters.max_heldout]
-    prompts = [row["prompt"] for row in store.lines(job.paths.data, rows.numbers)]
-    return prompts, [pair(row, job.template, tokenizer, job.parameters) for row in rows], apart
+    lines = list(store.lines(job.paths.data, rows.numbers))
+    return lines, [pair(row, job.template, tokenizer, job.parameters) for row in rows], apart
 
 
-def step_zero(trainer: Any, held: list[Pair]) -> dict[str, Any]:
-    """{step_zero_loss, step_zero_expected, step_zero_gap} on held-out pairs before training.
-
-    RuntimeError unless policy ≡ reference. The loss is ln 2 then, but ln 2 in the mean can come about with wrong
-    weights: the log-probability of each single answer must be the same. With an SFT term (`rpo_alpha`) the loss is
-    that of the mean margin alone.
-    """
-    facts = {"step_zero_loss": None, "step_zero_expected": math.log(2), "step_zero_gap": None}
+def step_zero(trainer: Any, held: list[Pair], expected: float = math.log(2)) -> dict[str, Any]:
+    """{step_zero_loss, step_zero_expected, step_zero_gap} on held-out pairs before training; RuntimeError unless policy
+    ≡ reference. The expected loss can come about in the mean with wrong weights, so the rewards / β of each batch's
+    chosen and of its rejected answers, which no other loss moves, must be 0."""
+    facts = {"step_zero_loss": None, "step_zero_expected": expected, "step_zero_gap": None}
     if not held:
         return facts
-    losses, margins = evaluated(trainer, "rewards/margins")
-    for gap in trainer.gaps:
-        what = "before step 1 the distance of policy and reference on a held-out answer"
-        numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
-    gap, allowed = max(trainer.gaps), GAP[str(trainer.model.dtype).removeprefix("torch.")]
-    if not gap < allowed:
+    losses, chosen, rejected = evaluated(trainer)
+    gap = float(np.abs([*chosen, *rejected]).max()) / trainer.beta
+    what = "before step 1 the distance of policy and reference on held-out answers"
+    numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
+    allowed = GAP[str(trainer.model.dtype).removeprefix("torch.")]
+    # With an SFT term the loss is that of the mean margin alone.
+    with_sft = "sft" in trainer.loss_types if hasattr(trainer, "loss_types") else False
+    margin = float(np.mean(chosen) - np.mean(rejected))
+    loss = math.log1p(math.exp(-margin)) if with_sft else sum(losses) / len(losses)
+    if not (gap < allowed and abs(loss - expected) < 1e-3):
         raise RuntimeError(
-            f"before step 1 the policy gives a held-out answer a log-probability {gap:.2g} nats away from the "
-            f"reference's (at most {allowed:g} allowed): the reference is not the SFT policy"
+            f"before step 1 the loss is {loss:.4f} (not {expected:.4f}), and the policy gives held-out answers a "
+            f"log-probability {gap:.2g} nats away from the reference's (at most {allowed:g} allowed): the reference is "
+            "not the SFT policy"
         )
-    with_sft = "sft" in trainer.loss_types
-    loss = math.log1p(math.exp(-sum(margins) / len(margins))) if with_sft else sum(losses) / len(losses)
-    if not abs(loss - math.log(2)) < 1e-3:
-        raise RuntimeError(f"DPO loss before step 1 is {loss:.4f}, not ln 2 = 0.6931")
     return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
 
 
-def evaluated(trainer: Any, *names: str) -> tuple[list[float], list[float]]:
-    """(losses, what the trainer logs under `names`) of the held-out batches of this process.
-
-    Not `trainer.evaluate()`: before training it marks the model as prepared, accelerate then leaves it without DDP, and
-    the processes train apart.
-    """
+def evaluated(trainer: Any) -> tuple[list[float], list[float], list[float]]:
+    """(losses, mean rewards of chosen, of rejected answers) of the held-out batches. `trainer.evaluate()` would mark
+    the model as prepared, accelerate then leave it without DDP, and the processes train apart."""
     import torch
 
-    model = reference.placed(trainer)
+    model = _placed(trainer)
     trainer.model.eval()
-    # Before training starts nothing has put policy and reference under autocast.
     with torch.no_grad(), trainer.accelerator.autocast():
         losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
-    logged = [value for name in names for value in trainer._metrics["eval"][name]]
+    chosen, rejected = (list(trainer._metrics["eval"][f"rewards/{side}"]) for side in pairs.SIDES)
     trainer._metrics["eval"].clear()
-    return losses, logged
+    return losses, chosen, rejected
+
+
+def _placed(trainer: Any) -> Any:
+    """The policy where it can compute before training; DeepSpeed has not placed the weights yet (as in TRL)."""
+    if not trainer.is_deepspeed_enabled:
+        return trainer.model
+    from trl.models import prepare_deepspeed
+
+    if trainer._precompute_engine is None:
+        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
+    return trainer._precompute_engine
 
 
 def score(job: SimpleNamespace) -> None:
     """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json."""
     parameters, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
-    prompts, held, _ = heldout_pairs(job, tokenizer)
+    lines, held, _ = heldout_pairs(job, tokenizer)
     scores, sampled = compare(job, held, tokenizer)
     if parameters.constructed:
-        scores["strategy"] = strategies(job, tokenizer)
+        scores["strategy"] = [row["strategy"] for row in lines]
     if parameters.sampled_prompts:
-        prompts = prompts[: len(sampled["policy"]["texts"])]
+        prompts = [row["prompt"] for row in lines[: parameters.sampled_prompts]]
         files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": parameters.method, **sampled})
     facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
     # What the alarms on rewards know is how DPO fails.
@@ -290,23 +249,13 @@ def score(job: SimpleNamespace) -> None:
     files.write_json(job.out / "heldout.json", scores)
 
 
-def strategies(job: SimpleNamespace, tokenizer: Any) -> list[str]:
-    """The strategy of each pair of `heldout_pairs`, in its order."""
-    rows, _ = pairs.heldout(job.paths, tokenizer)
-    numbers = rows.numbers[: job.parameters.max_heldout]
-    return [row["strategy"] for row in store.lines(job.paths.data, numbers)]
-
-
 # What `heldout.moments` calls before and after training is here the reference and the policy.
 WHO = {"before": "reference", "after": "policy"}
 
 
 def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(log-probabilities of held-out answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens;
-    greedy answers of both to the first `sampled_prompts` prompts).
-
-    The reference is the model that training compared with: under LoRA the policy with its adapter off.
-    """
+    greedy answers of both to the first `sampled_prompts` prompts)."""
     limit = job.parameters.max_target_length
     asked = [one["prompt_ids"] for one in held[: job.parameters.sampled_prompts]]
     sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}

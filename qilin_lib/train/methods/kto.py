@@ -40,7 +40,6 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    dpo.refuse_adapters(model, job.parameters.finetuning)
     second = dpo.second_model(job, model)
     settings = KTOConfig(**arguments(job.parameters, job.out))
     sets = {"train_dataset": answers(pairs, settings), "eval_dataset": answers(held, settings) if held else None}
@@ -66,15 +65,5 @@ def answers(pairs: list[dpo.Pair], settings: Any) -> Any:
 
 
 def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
-    """{step_zero_loss, step_zero_expected, step_zero_gap}; RuntimeError unless policy ≡ reference before step 1."""
-    facts = {"step_zero_loss": None, "step_zero_expected": START, "step_zero_gap": None}
-    if not held:
-        return facts
-    losses, rewards = dpo.evaluated(trainer, "rewards/chosen", "rewards/rejected")
-    loss = sum(losses) / len(losses)
-    gap = max(map(abs, rewards)) / trainer.beta
-    if not (abs(loss - START) < 1e-3 and gap < dpo.GAP[str(trainer.model.dtype).removeprefix("torch.")]):
-        raise RuntimeError(
-            f"before step 1 the KTO loss is {loss:.4f}, not {START}, policy and reference {gap:.2g} nats apart"
-        )
-    return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
+    """As `dpo.step_zero`, with KTO's loss."""
+    return dpo.step_zero(trainer, held, START)

@@ -40,7 +40,6 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
                 row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": labels}
             return row
 
-    dpo.refuse_adapters(model, job.parameters.finetuning)
     trainer = TokenisedORPOTrainer(
         model=model,
         args=ORPOConfig(**arguments(job.parameters, job.out)),

@@ -8,6 +8,7 @@ Ouyang et al. 2022 (arXiv 2203.02155). A reward is read at the end token of a wh
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,20 +32,14 @@ Pair = dict[str, list[int]]
 
 
 def train(stage: Stage) -> dict[str, Any]:
-    """Train the reward model in a child process, into `reward/` of 08's folder; returns its facts.
-
-    It starts from what 04_sft left. QilinError if ChiMed-DPO has no training pair, or if the training fails.
-    """
+    """Train the reward model on what SFT left in a child process, into `reward/` of 08's folder; returns its facts."""
     folder, steps = stage.dir / "reward", stage.parameters.reward
     return jobs.train_step(stage, METHODS["reward"], folder, steps, pairs.inputs(stage))
 
 
 def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -> Any:
-    """The reward model in `folder` (what a training left in 08_rlhf/reward), in evaluation mode; `quantised` as in
-    `load_trained`.
-
-    QilinError if the folder holds another kind of model: transformers would give it a head of random numbers.
-    """
+    """The reward model that a training left in `folder`, in evaluation mode; `quantised` as in `load_trained`.
+    QilinError for another kind of model: transformers would give it a head of random numbers."""
     if is_adapter(folder):
         kind = files.read_json(folder / "adapter_config.json")["task_type"]
     else:
@@ -57,8 +52,7 @@ def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -
 
 
 def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
-    """Token ids of a prompt (`messages`) with an answer, as the reward model was trained on them: in the template, long
-    turns cut inside to max_source_length and max_target_length, the end token last."""
+    """Token ids of a prompt (`messages`) with an answer, as the reward model was trained on them."""
     return pairs.encoded([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
 
 
@@ -68,12 +62,8 @@ def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: An
 
 
 def rewards(model: Any, sequences: list[list[int]], batch_size: int) -> list[float]:
-    """Reward of each token sequence (prompt and answer ids), in the order given; any real number, larger is better.
-
-    A sequence that does not end in the end token (an answer that was cut, or sampled ids without it) gets one: the
-    model was trained on none without. Right-padded batches sorted by length; in float32 the batch changes a reward by
-    rounding alone (below 1e-4).
-    """
+    """Reward of each token sequence (prompt and answer ids), in the order given; larger is better. A sequence without
+    an end token gets one: the model was trained on none without."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -90,8 +80,7 @@ def rewards(model: Any, sequences: list[list[int]], batch_size: int) -> list[flo
 
 
 def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
-    """(model, tokenizer). A tokenizer without a padding token pads with its end token: transformers then reads the
-    reward at the last token before the end, in training and ever after."""
+    """(model, tokenizer), the model a sequence classifier that knows padding and end."""
     model, tokenizer = shared.prepare_model(parameters, weights, rewards=True)
     _name_ends(model, tokenizer)
     return model, tokenizer
@@ -103,8 +92,8 @@ def _name_ends(model: Any, tokenizer: Any) -> None:
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any]) -> Any:
-    """TRL's RewardTrainer on tokenised pairs, all of them: TRL's default would leave out pairs beyond 1,024 tokens
-    without a word, and switch off `lora_dropout`."""
+    """TRL's RewardTrainer on tokenised pairs. Its defaults would leave out pairs beyond 1,024 tokens without a word,
+    and switch off `lora_dropout`."""
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
@@ -139,14 +128,7 @@ def work(job: SimpleNamespace) -> None:
 
 
 def score(job: SimpleNamespace) -> None:
-    """Rewards of held-out pairs: heldout.json, and its summary in facts.json."""
-    scores = heldout(job)
-    files.write_json(job.out / "facts.json", files.read_json(job.out / "facts.json") | summary(scores))
-    files.write_json(job.out / "heldout.json", scores)
-
-
-def heldout(job: SimpleNamespace) -> dict[str, list[Any]]:
-    """{ids, sources, chosen, rejected}, one entry a held-out pair: its rewards from the model that was trained."""
+    """Rewards of held-out pairs: heldout.json, {ids, sources, chosen, rejected}, and its summary in facts.json."""
     folder = trained(job.out)
     model = load(folder, job.parameters.dtype, launch.device(job.parameters))
     tokenizer = load_tokenizer(folder)
@@ -154,11 +136,13 @@ def heldout(job: SimpleNamespace) -> dict[str, list[Any]]:
     rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
     held = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
     read = {side: rewards(model, [one[f"{side}_ids"] for one in held], job.parameters.batch_size) for side in SIDES}
-    return {
+    scores = {
         "ids": [row["id"] for row in store.lines(job.paths.data, rows.numbers)],
         "sources": rows.sources().tolist(),
         **{side: [round(value, 6) for value in values] for side, values in read.items()},
     }
+    files.write_json(job.out / "facts.json", files.read_json(job.out / "facts.json") | summary(scores))
+    files.write_json(job.out / "heldout.json", scores)
 
 
 def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
@@ -170,5 +154,5 @@ def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
     return {
         "accuracy": round(right / len(margins), 6),
         "n": len(margins),
-        "mean_margin": round(sum(margins) / len(margins), 6),
+        "mean_margin": round(fmean(margins), 6),
     }

@@ -6,9 +6,8 @@ reward of the other answers to the same question, the KL divergence from SFT is 
 al. 2024, arXiv 2402.03300: rewards are normalised within the group, the KL divergence is part of the loss).
 
 The policy starts from what SFT left, merged; the reference is the same model with the adapter off. Answers are drawn by
-`sampling.sample`, the sampler of rejection sampling, which is seeded by step and row: a training that was killed draws
-the same answers again. With top_p below 1 the answers come from the nucleus while the loss reads the whole
-distribution, as everywhere in TRL.
+`sampling.sample`, seeded by step and row: a training that was killed draws the same answers again. With top_p below 1
+they come from the nucleus while the loss reads the whole distribution, as everywhere in TRL.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from qilin_lib.tokens.template import Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import launch, pairs, sampling
-from qilin_lib.train.methods import METHODS, dpo, reward
+from qilin_lib.train.methods import METHODS, reward
 
 # Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
 # term by the ratio.
@@ -35,10 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {"rloo": {}, "grpo": {"loss_type": "grpo",
 
 
 def train(stage: Stage) -> dict[str, Any] | None:
-    """Train SFT's model with `method` on the questions of ChiMed-DPO in a child process; its facts, None for "none".
-
-    Writes rl/ in the stage folder: adapter/ or model/, log.jsonl, facts.json. QilinError if the child fails.
-    """
+    """Train SFT's model with `method` on the questions of ChiMed-DPO in a child process, into rl/ of 08's folder; its
+    facts, None for "none"."""
     if stage.parameters.method == "none":
         return None
     paths = pairs.inputs(stage) | {"reward": trained(stage.dir / "reward")}
@@ -48,21 +45,15 @@ def train(stage: Stage) -> dict[str, Any] | None:
 def questions(
     rows: Iterable[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any, context: float
 ) -> tuple[list[list[int]], int]:
-    """(token ids of each prompt up to the opening of the answer, how many are too long for `context` tokens).
-
-    Long turns are cut inside, as in SFT and DPO; what leaves no room for max_target_length new tokens is left out.
-    """
+    """(token ids of each prompt up to the opening of the answer, how many leave no room for an answer in `context`)."""
     made = [pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True) for row in rows]
     asked = [ids for ids in made if len(ids) + parameters.max_target_length <= context]
     return asked, len(made) - len(asked)
 
 
 def reward_function(judge: Any, batch_size: int) -> Callable[..., list[float]]:
-    """A reward function for TRL: the rewards of prompt and completion ids, no text tokenised again.
-
-    An answer that was cut is scored as if it ended there. RuntimeError for a reward that is no number:
-    TRL would leave such an answer out without a word.
-    """
+    """A reward function for TRL, of prompt and completion ids. RuntimeError for a reward that is no number: TRL would
+    leave such an answer out without a word."""
 
     def reward_model(prompts: list[list[int]], completion_ids: list[list[int]], **_: Any) -> list[float]:
         sequences = [prompt + answer for prompt, answer in zip(prompts, completion_ids, strict=True)]
@@ -75,15 +66,12 @@ def reward_function(judge: Any, batch_size: int) -> Callable[..., list[float]]:
 
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[list[int]], judge: Any) -> Any:
-    """TRL's RLOOTrainer or GRPOTrainer on the token ids of prompts. RuntimeError for a policy with other adapters.
-
-    Dropout is off, whatever `lora_dropout` says: the probability of an answer must be that of the model that wrote it.
-    """
+    """TRL's RLOOTrainer or GRPOTrainer on the token ids of prompts. Dropout is off, whatever `lora_dropout` says: the
+    probability of an answer must be that of the model that wrote it."""
     import trl
     from datasets import Dataset
 
     parameters = job.parameters
-    dpo.refuse_adapters(model, parameters.finetuning)
     name = parameters.method.upper()
     settings = getattr(trl, f"{name}Config")(
         **shared.arguments(parameters, job.out),
@@ -183,8 +171,5 @@ def _counts(job: SimpleNamespace, asked: int, too_long: int) -> dict[str, Any]:
         "questions": asked,
         "questions_too_long": too_long,
         "questions_a_step": each,
-        # Other ones each epoch: the order is drawn anew.
-        "questions_left_over_an_epoch": asked % each,
         "answers_a_step": answers,
-        "lora_dropout_used": 0.0,
     }

@@ -48,13 +48,12 @@ def encode(messages: list[Message], template: Template, tokenizer: Any, paramete
     Long turns are cut inside; a conversation longer than `max_length` loses whole turns from its front, but
     for a system turn.
     """
-    fitting = _fitting(messages, template, tokenizer, parameters)
-    return fitting and fitting[1]
+    return _fitting(messages, template, tokenizer, parameters)[1]
 
 
 def _fitting(
     messages: list[Message], template: Template, tokenizer: Any, parameters: Any
-) -> tuple[list[Message], Example] | None:
+) -> tuple[list[Message], Example | None]:
     """(the turns that `encode` leaves, their ids and labels)."""
     limits = (parameters.max_source_length, parameters.max_target_length)
     system = [turn for turn in messages[:1] if turn["role"] == "system"]
@@ -65,23 +64,14 @@ def _fitting(
         if len(ids) <= parameters.max_length and any(label != IGNORE for label in labels):
             return kept, (ids, labels)
         turns = turns[2:]
-    return None
-
-
-def _cut(messages: list[Message], tokenizer: Any, parameters: Any) -> int:
-    """How many of these turns are longer than their limit."""
-    lengths = ((turn["role"], len(text_ids(tokenizer, turn["content"]))) for turn in messages)
-    most = {"assistant": parameters.max_target_length}
-    return sum(length > most.get(role, parameters.max_source_length) for role, length in lengths)
+    return [], None
 
 
 @dataclass(frozen=True)
 class Examples(Sequence[np.ndarray]):
-    """Conversations as int32 arrays of shape (2, tokens), ids and labels, each put together when it is read.
-
-    `rows` are as `tokens.store` has them; `places`, `tokens` and `learned`, shape (n,): the row of each example, its
-    tokens, and those with loss.
-    """
+    """Conversations as int32 arrays of shape (2, tokens), ids and labels, each put together when it is read. `rows` are
+    those of `tokens.store`; `places`, `tokens` and `learned`, shape (n,): an example's row, its tokens, those with
+    loss."""
 
     rows: Sequence[Mapping[str, Any]]
     encode: Callable[[list[Message]], Example | None]
@@ -99,9 +89,8 @@ class Examples(Sequence[np.ndarray]):
 def repeats(sources: Sequence[str], weights: Mapping[str, float] | None, seed: int) -> np.ndarray:
     """How often each training conversation is used, given the source of each; integers, shape (n,).
 
-    Weight 0.5 draws half of a source's conversations, 2 takes each twice, 2.5 each twice and half of them once more;
-    a source that is not named has weight 1. What is drawn of a source depends on the seed and on no other source.
-    QilinError for a source that is not there, and for a weight that is negative or no number.
+    Weight 2.5 takes each conversation of a source twice and a seeded half of them once more; no weight is 1. QilinError
+    for a source that is not there, and for a weight that is negative or no number.
     """
     names = np.array(sources, dtype=object)
     result = np.ones(len(names), dtype=np.int64)
@@ -131,6 +120,7 @@ def examples(
     `turns_cut` the turns of a used conversation that are longer than their limit.
     """
     made = array("q")
+    most = {"assistant": parameters.max_target_length}
     counts: dict[str, dict[str, int]] = {}
     for place, (row, copies) in enumerate(zip(rows, often, strict=True)):
         names = ("read", "not_drawn", "too_long", "no_answer", "used", "examples", "turns_cut")
@@ -138,15 +128,18 @@ def examples(
         count["read"] += 1
         if not copies:
             count["not_drawn"] += 1
-        elif (fitting := _fitting(row["messages"], template, tokenizer, parameters)) is None:
+            continue
+        kept, example = _fitting(row["messages"], template, tokenizer, parameters)
+        if example is None:
             answered = any(message["role"] == "assistant" for message in row["messages"])
             count["too_long" if answered else "no_answer"] += 1
-        else:
-            kept, (ids, labels) = fitting
-            count["used"] += 1
-            count["examples"] += int(copies)
-            count["turns_cut"] += _cut(kept, tokenizer, parameters)
-            made.extend((place, len(ids), label_count(labels)) * int(copies))
+            continue
+        count["used"] += 1
+        count["examples"] += int(copies)
+        for turn in kept:
+            limit = most.get(turn["role"], parameters.max_source_length)
+            count["turns_cut"] += len(text_ids(tokenizer, turn["content"])) > limit
+        made.extend((place, len(example[0]), label_count(example[1])) * int(copies))
     found = partial(encode, template=template, tokenizer=tokenizer, parameters=parameters)
     return Examples(rows, found, *np.array(made, dtype=np.int64).reshape(-1, 3).T), counts
 
@@ -155,9 +148,8 @@ def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: boo
     """Conversations as the model's arguments: rows of at most `max_length` tokens, or a row each without `packing`.
     With "naive" they stand in a row in their order and see those before them, as in HuatuoGPT-II's released code.
 
-    Attention stays inside a conversation because its positions restart: `models.attention` goes by them in packed rows,
-    transformers' own mask in others (no cache: `load_model`). Only positions whose next token is labelled reach the
-    vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
+    Attention stays inside a conversation because its positions restart. Only positions whose next token is labelled
+    reach the vocabulary: `logits_to_keep`, boolean, (rows, tokens), and `shift_labels`, (labelled tokens,).
     """
     import torch
 
@@ -177,8 +169,7 @@ def collate(batch: Sequence[Example], pad_id: int, max_length: int, packing: boo
 def make_trainer(
     job: SimpleNamespace, model: Any, tokenizer: Any, training: Sequence[Example], in_order: bool = False
 ) -> Any:
-    """transformers' Trainer (`fit.causal_trainer`) on `training`, shuffled anew in every epoch, or `in_order`, the same
-    in every epoch."""
+    """transformers' Trainer (`fit.causal_trainer`) on `training`, shuffled anew in every epoch, or `in_order`."""
     p, order = job.parameters, "sequential" if in_order else "random"
     rows = partial(collate, pad_id=tokenizer.pad_token_id, max_length=p.max_length, packing=p.packing)
     return shared.causal_trainer(job, model, training, rows, p.packing is True, train_sampling_strategy=order)
@@ -212,11 +203,6 @@ def work(job: SimpleNamespace) -> None:
         files.write_json(job.out / "facts.json", facts)
 
 
-def score(job: SimpleNamespace) -> None:
-    """Compare held-out assistant tokens before and after training: heldout.json."""
-    files.write_json(job.out / "heldout.json", heldout(job, load_tokenizer(job.paths.weights)))
-
-
 def with_passages(
     job: SimpleNamespace, tokenizer: Any, conversations: Examples
 ) -> tuple[Sequence[np.ndarray], dict[str, Any]]:
@@ -235,20 +221,21 @@ def with_passages(
         **settings,
         "passages": one_stage.measured(made),
         "conversations": one_stage.measured(conversations),
-        "share_of_passages_by_tenth": one_stage.fading(places, len(made)),
         "sources": sources,
     }
     both = Subset(ConcatDataset([made, conversations]), places.tolist())
     return both, {"one_stage": facts, "assistant_tokens": int(made.learned.sum() + conversations.learned.sum())}
 
 
-def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
-    """Log-likelihoods of assistant tokens: {"medical"|"general": {source, tokens, before, after, left_out}}.
+def score(job: SimpleNamespace) -> None:
+    """heldout.json: log-likelihoods of assistant tokens, {"medical"|"general": {source, tokens, before, after,
+    left_out}}.
 
-    All but `left_out` are lists, one entry a conversation; at most `max_heldout` conversations a part.
+    All but `left_out` are lists, one entry per conversation; at most `max_heldout` conversations per part.
     """
     chosen: dict[str, list[Example]] = {}
     result: dict[str, Any] = {}
+    tokenizer = load_tokenizer(job.paths.weights)
     for part in ("medical", "general"):
         rows = store.rows(job.paths, tokenizer, split="heldout", part=part)
         taken = spread(rows, job.parameters.max_heldout)
@@ -259,7 +246,7 @@ def heldout(job: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
             "tokens": [label_count(labels) for _, labels in chosen[part]],
             "left_out": coded.count(None),
         }
-    return measured(job, chosen, result)
+    files.write_json(job.out / "heldout.json", measured(job, chosen, result))
 
 
 def spread(rows: Sequence[Any], most: int | None) -> list[Any]:
