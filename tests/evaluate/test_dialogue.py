@@ -204,9 +204,13 @@ ITEM = Item(
 )
 
 
+def task(new: int) -> dialogue.Dialogues:
+    return dialogue.Dialogues("mc", "fixed", "test", None, [], [], {"max_new_tokens": new}, "char")
+
+
 def asked(item: Item, context: int, tokenizer: Any, template: Any, new: int = 5) -> Any:
     backend = SimpleNamespace(context=context, tokenizer=tokenizer, template=template)
-    (prompt,) = dialogue.prompts([item], backend, 5, new)
+    (prompt,) = task(new).prompts([item], backend, 5)
     return prompt
 
 
@@ -241,7 +245,7 @@ def test_then_the_beginning_of_the_patients_turn_goes(tokenizer: Any, template: 
 
 def test_a_server_gets_all_of_it():
     server = SimpleNamespace(tokenizer=None, template=None, context=None, render=lambda messages, prefix: "")
-    (prompt,) = dialogue.prompts([ITEM], server, 0, 10**6)
+    (prompt,) = task(10**6).prompts([ITEM], server, 0)
     assert len(prompt.messages) == 5 and (prompt.shots, prompt.truncated) == (2, False)
 
 
@@ -249,7 +253,7 @@ def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, templa
     whole = len(asked(ITEM, 500, tokenizer, template).ids)
     prompts = [asked(ITEM, 500, tokenizer, template), asked(ITEM, whole + 4, tokenizer, template)]
     writer: Any = SimpleNamespace(generate=lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given])
-    answers = dialogue.answer([ITEM, ITEM], prompts, writer, 7)
+    answers = task(7).answer([ITEM, ITEM], prompts, writer)
     assert answers == [
         {"output": f"{whole} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 2},
         {"output": f"{len(prompts[1].ids)} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 1},

@@ -16,7 +16,7 @@ from lm_eval_tasks import Exam, assert_agreement
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.benchmarks import exams
+from qilin_lib.evaluate.benchmarks import answers, exams
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import Task
@@ -211,10 +211,10 @@ def test_items_are_scored_over_their_own_letters_and_keep_their_order():
     ]
     asked: Any = [SimpleNamespace(wanted=wanted) for wanted in "EDEB"]
     model = Letters()
-    answers = exams.answer(items, asked, model)
-    assert [row["prediction"] for row in answers] == list("EDEB")
-    assert [row["correct"] for row in answers] == [True, True, False, True]
-    assert [list(row["scores"]) for row in answers] == [list("ABCDE"), list("ABCD"), list("ABCDE"), list("AB")]
+    found = answers.answer(items, asked, model)
+    assert [row["prediction"] for row in found] == list("EDEB")
+    assert [row["correct"] for row in found] == [True, True, False, True]
+    assert [list(row["scores"]) for row in found] == [list("ABCDE"), list("ABCD"), list("ABCDE"), list("AB")]
     assert model.calls == [(tuple("ABCDE"), 2), (tuple("ABCD"), 1), (tuple("AB"), 1)]
 
 
@@ -223,8 +223,8 @@ def test_a_model_without_probabilities_writes_its_letter():
         likelihood=False, tokenizer=None, generate=lambda asked, new: [Reply("E。因为"), Reply("不知道")]
     )
     items = [medqa_item(0, "ABCDE", "E"), medqa_item(1, "ABCD", "A")]
-    answers = exams.answer(items, [SimpleNamespace(), SimpleNamespace()], writer)
-    assert [(row["prediction"], row["correct"]) for row in answers] == [("E", True), (None, False)]
+    found = answers.answer(items, [SimpleNamespace(), SimpleNamespace()], writer)
+    assert [(row["prediction"], row["correct"]) for row in found] == [("E", True), (None, False)]
 
 
 def test_pooled_accuracy_and_the_average_of_subjects():
@@ -269,7 +269,7 @@ def test_records_of_a_model_say_what_one_item_alone_says(
     for item, record in zip(made.items, records, strict=True):
         assert record["scoring"] == "likelihood" and record["n_options"] == len(item.options)
         assert record["correct"] == (record["prediction"] == item.gold) and not record["truncated"]
-        (alone,) = exams.answer([item], made.prompts([item], backend, 5), backend)
+        (alone,) = answers.answer([item], made.prompts([item], backend, 5), backend)
         assert alone["scores"] == pytest.approx(record["scores"], abs=1e-4)
         assert list(alone["scores"]) == list(item.options)
     assert {record["shots"] for record in records} == {5 if name == "cmmlu" else 0}

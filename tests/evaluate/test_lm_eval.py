@@ -14,7 +14,7 @@ import pytest
 from lm_eval_tasks import LETTERS, Exam, ask_lm_eval, assert_agreement
 
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.benchmarks import ceval
+from qilin_lib.evaluate.benchmarks import answers, ceval
 from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import CEVAL_HEADER, REPLY_PREFIX, ceval_messages, fit
@@ -24,7 +24,8 @@ from qilin_lib.sample import raw_dir
 def ceval_exam(raw: Path, subject: str, backend: Any, questions: int, shots: int = 5) -> Exam:
     dev, names = ceval_dev(raw), ceval_names(raw)
     items = ceval_items(raw, "val", [subject])[0][:questions]
-    asked = ceval.prompts(items, backend, dev, names, shots)
+    task = ceval.CEval("ceval", "fixed", "val", None, items, [], {}, dev, names)
+    asked = task.prompts(items, backend, shots)
     return Exam(f"ceval_{subject}", CEVAL_HEADER.format(name=names[subject]), dev[subject][:shots], items, asked)
 
 
@@ -91,6 +92,6 @@ def test_lm_evals_own_delimiter_asks_for_another_token(backend: TransformersBack
     (tmp_path / "tasks").mkdir()
     samples = ask_lm_eval([exam], backend, tmp_path / "tasks", " ")[exam.name]
     assert all(sample["arguments"][0][1] == " A" for sample in samples)
-    ours = [row["scores"]["A"] for row in ceval.answer(exam.items, exam.asked, backend)]
+    ours = [row["scores"]["A"] for row in answers.answer(exam.items, exam.asked, backend)]
     theirs = [lm_eval_tasks.loglikelihoods(sample)[0] for sample in samples]
     assert all(abs(a - b) > 0.1 for a, b in zip(ours, theirs, strict=True))

@@ -16,18 +16,19 @@ from qilin_lib.chimed.readers.decode import string
 from qilin_lib.chimed.readers.exam import letters_of, options_of
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmark_files import files_of
-from qilin_lib.evaluate.breakdown import groups, parsed_only
+from qilin_lib.evaluate.benchmarks.answers import Written, marked
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, part, reference_of, table_rows, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
-from qilin_lib.evaluate.plan import FIXED, RELEASED, Task, Texts
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
+from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages
 from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
 
+NOT_ANNOTATED = "(not annotated)"
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
 _MARK = re.compile(r"[(【\[#*]*\s*(?:答案)?(?:解释|解析|分析|理由|Explanation)(?:\s*[)】\]*]*\s*[:：][*\s]*|[】\]]\s*)")
 _RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
@@ -64,29 +65,6 @@ def _item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
     return "", item
 
 
-def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
-    """One prompt an item, without shots, its question cut at the front where the context is too short."""
-    asked = []
-    for item in items:
-
-        def build(question: str, _: Sequence[Item], item: Item = item) -> Messages:
-            return cmexam_messages(question, item)
-
-        asked.append(fit(build, item, (), REPLY_PREFIX, backend, max_new_tokens))
-    return asked
-
-
-def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
-    """`output` is what the model wrote after "答案：", its letters the prediction, the rest its explanation."""
-    return [_read(item, reply) for item, reply in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
-
-
-def _read(item: Item, reply: Reply) -> dict:
-    chosen, explanation = read_reply(reply, item.options or {})
-    own = {"output": reply.text, **reply.ending, "prediction": chosen}
-    return own | {"correct": chosen == item.gold, "explanation": explanation}
-
-
 def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:
     """(letters or None, explanation) of a reply, its thoughts left out.
 
@@ -115,38 +93,69 @@ def split_reply(reply: str, forced: bool) -> tuple[str, str]:
 
 
 def statistics(records: Sequence[dict], how: str = "char") -> Table:
-    """The columns of Table 5: answers over all records, reasoning over those with a gold explanation."""
-    gold, predicted = [r["gold"] for r in records], [r["prediction"] for r in records]
+    """The columns of Table 5: answers over all records, reasoning over those with a gold explanation.
+
+    "parsed_only": over the rows with a readable answer alone, as CMExam's own evaluation of GPT and ChatGLM counts
+    (evaluate_gpt_result.py of its repository), which flatters a model that often gives none.
+    """
     explained = [record for record in records if record["reference"]]
     texts = text_statistics([r["explanation"] for r in explained], [r["reference"] for r in explained], how)
-    answers: Table = {
-        "accuracy": proportion([record["correct"] for record in records]),
-        "f1_weighted": Statistic(f1_rows(gold, predicted), f1_weighted),
-    }
-    answers |= failures(records, unread)
-    answers |= {name: texts[name] for name in REASONING}
-    return answers | {"parsed_only": parsed_only(records), "groups": groups(records)}
+    parsed = [record for record in records if record["prediction"] is not None]
+    table = _accuracies(records) | failures(records, unread) | {name: texts[name] for name in REASONING}
+    return table | {"parsed_only": _accuracies(parsed), "groups": groups(records)}
+
+
+def _accuracies(records: Sequence[dict]) -> Table:
+    rows = f1_rows([record["gold"] for record in records], [record["prediction"] for record in records])
+    accuracy = proportion([record["correct"] for record in records])
+    return {"accuracy": accuracy, "f1_weighted": Statistic(rows, f1_weighted)}
+
+
+def groups(records: Sequence[dict]) -> dict[str, dict[str, Statistic]]:
+    """Accuracy of records for each value of each annotation column that any of them has: {column: {value: Statistic}}.
+
+    Values in code point order; records without one stand last, so that every column adds up to all records.
+    """
+    table: dict[str, dict[str, Statistic]] = {}
+    for column in GROUPS.values():
+        members: dict[str, list[bool]] = {}
+        for record in records:
+            members.setdefault(record["groups"].get(column, NOT_ANNOTATED), []).append(record["correct"])
+        if set(members) - {NOT_ANNOTATED}:
+            ordered = sorted(members, key=lambda value: (value == NOT_ANNOTATED, value))
+            table[column] = {value: proportion(members[value]) for value in ordered}
+    return table
 
 
 @dataclass(frozen=True)
-class CMExam(Texts):
-    """CMExam's questions, all kinds of answers alike."""
+class CMExam(Written):
+    """CMExam's questions, all kinds of answers alike; `output` is what stands after "答案："."""
 
-    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+    tokenisation: str
+    forced = REPLY_PREFIX
+
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        return cmexam_messages(question, item)
+
+    def read(self, item: Item, reply: Reply) -> dict[str, Any]:
+        chosen, explanation = read_reply(reply, item.options or {})
+        return marked(item, chosen) | {"explanation": explanation}
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return statistics(records, self.tokenisation)
 
 
 @dataclass(frozen=True)
 class ReleasedCMExam(Task):
     """As the authors' evaluator asks and counts."""
 
+    statistics = staticmethod(released.cmexam_statistics)
+
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         return released.cmexam_prompts(items, backend)
 
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
         return released.cmexam_answer(items, asked, backend)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return released.cmexam_statistics(records)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
