@@ -165,7 +165,6 @@ def test_over_a_balanced_set_of_orders_one_letter_is_the_midpoint(ask: Callable,
     assert scores["scales"]["invented"]["balanced"]
     for entry in scores["models"]["next_token"]["invented"].values():
         assert entry["total"]["value"] == pytest.approx(56) and entry["agreement"]["value"] == 0
-        assert sum(entry["contents"]) == pytest.approx(100) and max(entry["contents"]) == pytest.approx(100 / 6)
 
 
 # --- who has an attitude, and who has none ----------------------------------------------------------------------------
@@ -247,7 +246,6 @@ def test_replies_that_say_nothing_are_counted_and_never_an_answer(ask: Callable)
     entry = ask(MICA, {"m": holds(rejecting)}, m=silent)["models"]["generation"]["invented"]["m"]
     assert entry["unparsed"]["value"] == pytest.approx(100 * 6 / 16) and "often_unread" in up(entry)
     assert entry["authors"] == {"value": None, "n": 10} and entry["total"]["n"] == 10
-    assert sum(item["unparsed"] for item in entry["items"]) == 6 * 2 * 6 * 2
     assert entry["total"]["value"] == 96
 
 

@@ -125,7 +125,6 @@ def test_the_same_seed_gives_the_same_intervals_and_no_pair_none() -> None:
     [
         ([1.0], [1.0, 2.0], 5, "rewards of 1 chosen and 2 rejected answers"),
         ([0.0, float("nan")], [0.0, 0.0], 5, "pair 1: rewards nan and 0.0 are not finite"),
-        ([1.0], [0.0], 0, "bins = 0"),
     ],
 )
 def test_what_is_no_pair_is_refused(chosen: list, rejected: list, bins: int, sentence: str) -> None:

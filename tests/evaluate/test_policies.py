@@ -188,9 +188,8 @@ def test_the_divergence_of_many_answers_takes_the_memory_of_a_few(monkeypatch: p
     monkeypatch.setattr(policies.sampling, "sample", lambda *_, **__: drawn)
     monkeypatch.setattr(policies.reward, "rewards", lambda judge, both, size: [0.0] * len(both))
     monkeypatch.setattr(policies, "text_after", lambda *_: "")
-    monkeypatch.setattr(policies, "ROWS", 320, raising=False)
     seen = SimpleNamespace(max_target_length=limit, batch_size=128, seed=1)
-    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen, "cpu")
+    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen)
     assert [row["positions"] for row in rows] == [limit] * 128 and all(row["kl"] > 0 for row in rows)
     most = max(policy.most, reference.most)
     assert most <= 2 * 320 * vocabulary * 4, f"{most / 1e6:.0f} MB of logits at once"
