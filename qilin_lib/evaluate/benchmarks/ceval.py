@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.chimed.readers.exam import letters_of
+from qilin_lib.chimed.readers.exam import exam_row
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmark_files import files_of, subject_of
 from qilin_lib.evaluate.benchmarks.answers import Choices, examples
+from qilin_lib.evaluate.benchmarks.exams import file_items
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, part, reference_of, table_rows, there
+from qilin_lib.evaluate.items import Item, Reading, cap, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, ceval_messages
@@ -64,25 +65,10 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
                 near = nearest(subject, files) or f"; the folder has {', '.join(sorted(files))}"
                 raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}")
         for subject in sorted(subjects or files):
-            rows = table_rows(folder, files[subject], ("id", "question", *CEVAL_LETTERS))
-            judged = ((line, broken, *_item(subject, split, row)) for line, broken, row in rows)
-            kept, bad = part(folder, files[subject], judged)
+            kept, bad = file_items(folder, files[subject], exam_row, "ceval", subject, split)
             items += kept
             invalid += bad
     return items, invalid
-
-
-def _item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
-    options = {letter: row[letter].strip() for letter in CEVAL_LETTERS}
-    gold = letters_of(row.get("answer", "")) or None
-    question = row["question"].strip()
-    reference = reference_of(row.get("explanation"))
-    item = Item("ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, reference)
-    if not question:
-        return "no question", item
-    if gold is not None and gold not in tuple(CEVAL_LETTERS):
-        return f"answer {row['answer']!r} is not one of A-D", item
-    return "", item
 
 
 def ceval_dev(raw_dir: str | Path, shots: int = 5, subjects: list[str] | None = None) -> dict[str, list[Item]]:

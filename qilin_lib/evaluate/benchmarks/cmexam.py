@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import string
-from qilin_lib.chimed.readers.exam import letters_of, options_of
+from qilin_lib.chimed.readers.exam import exam_row
+from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmark_files import files_of
 from qilin_lib.evaluate.benchmarks.answers import Written, marked
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, part, reference_of, table_rows, there
+from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, questions, reference_of, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
@@ -37,32 +39,20 @@ _RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
 def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
     """CMExam's questions of one split. Options come joined by real newlines or by a literal backslash-n: both are read.
 
-    Reads `cmexam/<split>_with_annotations.csv` (the same rows, with GROUPS), else `<split>.csv`. Unusable: no question,
-    no lettered options, no answer, or one such as "nan" or with a letter that is not among the options. Raises
-    Unreadable when there is no such file, or it cannot be used.
+    Reads `cmexam/<split>_with_annotations.csv` (the same rows, with GROUPS), else `<split>.csv`. Unusable: what the
+    reader of notebook 01 rejects. Raises Unreadable when there is no such file, or it cannot be used.
     """
     folder = there(raw_dir) / "cmexam"
+
+    def item(place: int, known: Exam, row: Any) -> tuple[str, Item]:
+        groups = {name: value for column, name in GROUPS.items() if (value := string(row.get(column)))}
+        options, reference = dict(known.options), reference_of(known.explanation)
+        identity = f"{split}-{place:05d}"
+        made = Item("cmexam", identity, split, None, known.question, options, known.answer, reference, groups)
+        return "", made
+
     with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
-        rows = enumerate(table_rows(folder, file, ("Question", "Options", "Answer")))
-        judged = ((line, broken, *_item(f"{split}-{n:05d}", split, row)) for n, (line, broken, row) in rows)
-        return part(folder, file, judged)
-
-
-def _item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
-    question, gold = row["Question"].strip(), letters_of(string(row["Answer"]))
-    lettered = options_of(row["Options"])
-    options = dict(lettered)
-    groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, reference_of(row.get("Explanation")), groups)
-    if not question:
-        return "no question", item
-    if len(options) < 2 or len(options) < len(lettered):
-        return "options are not lines 'A text', each letter once", item
-    if not gold:
-        return f"no answer: {row['Answer']!r}" if row["Answer"].strip() else "no answer", item
-    if not set(gold) <= set(options):
-        return f"answer {row['Answer']!r} is not among the options {''.join(options)}", item
-    return "", item
+        return questions("cmexam", folder, file, partial(exam_row, answered=True), item, tabular=True)
 
 
 def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:

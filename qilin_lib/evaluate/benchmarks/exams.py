@@ -10,13 +10,14 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from qilin_lib.chimed.readers.decode import string
 from qilin_lib.chimed.readers.exam import LETTERS, exam_row, medqa_row
 from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate.benchmark_files import Unreadable, files_of
 from qilin_lib.evaluate.benchmarks.answers import Choices, examples
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, questions
+from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, questions, reference_of
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages, cmmlu_messages, medqa_messages
@@ -108,7 +109,7 @@ def cmmlu_items(folder: Path) -> Reading:
         if not known:
             raise Unreadable(folder, f"has no medical subject; {advice}")
         for subject in known:
-            kept, bad = _items(folder, subjects[subject], exam_row, "cmmlu", subject, "test")
+            kept, bad = file_items(folder, subjects[subject], exam_row, "cmmlu", subject, "test")
             items += kept
             invalid += bad
     return items, invalid
@@ -120,7 +121,7 @@ def cmmlu_dev(folder: Path, subjects: Sequence[str], shots: int) -> dict[str, li
     for subject in subjects if shots else ():
         name = f"dev/{subject}.csv"
         with files_of(folder, name, advice="CMMLU's dev split has it, or set eval.shots to 0") as (file, *_):
-            items, invalid = _items(folder, file, exam_row, "cmmlu", subject, "dev")
+            items, invalid = file_items(folder, file, exam_row, "cmmlu", subject, "dev")
         dev[subject] = examples(items, invalid, shots, folder / name)
     return dev
 
@@ -133,20 +134,23 @@ def medqa_items(folder: Path) -> Reading:
     """
     advice = "MedQA's questions/Mainland has test.jsonl; or leave 'medqa' out of eval.further_benchmarks"
     with files_of(folder, *MEDQA_FILES, advice=advice) as (file, *_):
-        return _items(folder, file, medqa_row, "medqa", None, "test")
+        return file_items(folder, file, medqa_row, "medqa", None, "test")
 
 
-def _items(
+def file_items(
     folder: Path, file: Found, row: Callable[[Any], Exam], benchmark: str, subject: str | None, split: str
 ) -> Reading:
     """The questions of one file, in the form of 01's `row`; Unreadable when none is usable."""
 
-    def item(number: int, known: Exam, _: Any) -> tuple[str, Item]:
-        options, identity = dict(known.options), f"{subject or split}-{number:05d}"
-        made = Item(benchmark, identity, split, subject, known.question, options, known.answer, "")
+    def item(number: int, known: Exam, raw: Any) -> tuple[str, Item]:
+        options, number = dict(known.options), f"{number:05d}"
         wanted = CEVAL_LETTERS if subject else LETTERS[: len(options)]
+        own = string(raw.get("id", number)) if benchmark == "ceval" else number
+        reference = reference_of(known.explanation) if benchmark == "ceval" else ""
+        gold = known.answer or None
+        made = Item(benchmark, f"{subject or split}-{own}", split, subject, known.question, options, gold, reference)
         if "".join(options) != wanted:
             return f"options {''.join(options)}, expected {wanted}", made
-        return "" if known.answer else "no answer", made
+        return "" if gold or benchmark == "ceval" else "no answer", made
 
     return questions(benchmark, folder, file, row, item, tabular=subject is not None)
