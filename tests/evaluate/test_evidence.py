@@ -65,12 +65,6 @@ def test_what_does_not_fit_is_left_out_worst_first_and_before_any_example(tokeni
         assert (list(prompt.passages), prompt.shots, prompt.truncated) == (PASSAGES[:many], 1, False)
 
 
-def test_items_share_their_examples_whatever_is_shown_to_each(tokenizer: Any, template: Any) -> None:
-    shots = (replace(ITEM, id="dev", question="腹痛应查什么"),)
-    bare, shown = (asked(Backend(tokenizer, template, shows=own), shots) for own in (None, PASSAGES))
-    assert 0 < shown.shared <= bare.shared and shown.ids[: shown.shared] == bare.ids[: shown.shared]
-
-
 def retrieval(**how: Any) -> SimpleNamespace:
     given = {"corpus": "chimed", "k": 2, "models": ["dpo"], "benchmarks": ["cmexam"], "controls": True, "dense": None}
     return SimpleNamespace(**given | how)
