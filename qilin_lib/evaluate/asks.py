@@ -33,36 +33,28 @@ def scores(records: Sequence[dict[str, Any]], resamples: int = RESAMPLES, seed: 
     """
     asked = np.array([[is_question(row["reference"]), is_question(row["output"])] for row in records], dtype=bool)
     doctor, model = asked.reshape(-1, 2).T
-    sums = np.array([doctor & model, model, doctor], dtype=float)
+    both = doctor & model
     found: dict[str, Any] = {"n": len(records), "doctor": int(doctor.sum()), "model": int(model.sum())}
-    values = _rates(sums.sum(axis=1, keepdims=True))
-    drawn = _rates(sums @ resample_counts(len(records), resamples, seed).T) if records else {}
-    for name, value in values.items():
-        known = not np.isnan(value[0]) and records
-        found[name] = (float(value[0]), *percentiles(drawn[name][~np.isnan(drawn[name])])) if known else None
+    counts = resample_counts(len(records), resamples, seed)
+    parts = {"precision": (both, model), "recall": (both, doctor), "f1": (2 * both, 1 * model + doctor)}
+    for name, (part, whole) in parts.items():
+        found[name] = None
+        if whole.any():
+            drawn, drawn_of = counts @ part, counts @ whole
+            rates = 100 * drawn[drawn_of > 0] / drawn_of[drawn_of > 0]
+            found[name] = (float(100 * part.sum() / whole.sum()), *percentiles(rates))
     return found
-
-
-def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Percent, shape (draws,); NaN where nobody asked."""
-    both, model, doctor = sums
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "precision": 100 * both / model,
-            "recall": 100 * both / doctor,
-            "f1": 200 * both / (model + doctor),
-        }
 
 
 def table(run_dir: Path) -> pd.DataFrame:
     """A row per benchmark and model of a run; QilinError if no dialogue benchmark was answered."""
-    paths = sorted(run_dir.glob("06_eval/predictions/fixed/*/*.jsonl"))
     rows = []
-    for path in (path for path in paths if path.parent.name in BENCHMARKS):
-        found = scores(list(files.read_jsonl(path)))
-        cells = {name: _cell(found[name]) for name in ("precision", "recall", "f1")}
-        turns = {"turns": found["n"], "doctor asks": found["doctor"], "model asks": found["model"]}
-        rows.append({"benchmark": path.parent.name, "model": path.stem, **turns, **cells})
+    for path in sorted(run_dir.glob("06_eval/predictions/fixed/*/*.jsonl")):
+        if path.parent.name in BENCHMARKS:
+            found = scores(list(files.read_jsonl(path)))
+            turns = {"turns": found["n"], "doctor asks": found["doctor"], "model asks": found["model"]}
+            cells = {name: _cell(found[name]) for name in ("precision", "recall", "f1")}
+            rows.append({"benchmark": path.parent.name, "model": path.stem, **turns, **cells})
     if not rows:
         raise QilinError(
             f"{run_dir}: no answers to {', '.join(BENCHMARKS)}; nearest valid: a run whose 06 has finished with them"

@@ -11,7 +11,7 @@ from typing import Any
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import attitude_scores
 from qilin_lib.evaluate.asking import evaluated, scored_records
-from qilin_lib.evaluate.benchmarks.attitudes import Attitudes, prepare
+from qilin_lib.evaluate.benchmarks.attitudes import LABELS, Attitudes, prepare
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 
@@ -47,7 +47,8 @@ def score(
     """
     facts, measured, paired, unfinished = {}, {}, [], {}
     for task in tasks:
-        scale, facts[task.name] = task.scale, task.facts()
+        scale = task.scale
+        facts[task.name] = attitude_scores.facts(scale, task.labels, task.orders, LABELS)
         answers, without = scored_records(task, models, out_dir, failed)
         # A scale is a task per protocol.
         unfinished[scale.name] = unfinished.get(scale.name, {}) | without

@@ -20,8 +20,8 @@ Z = 1.959963984540054
 Z_POWER = 0.8416212335729143  # 80 % power
 EPSILON = 1e-4  # relative step of the numerical slopes
 LEAST = 3  # items; below it resamples show nothing of the spread, and nothing is claimed
-BLOCK = 16  # sums whose slopes are taken at once: weighted F1 of all answers in use has a hundred
 TINY = 1e-9  # points; below it a standard error is rounding
+PERCENT, ANY, POSITIVE = (0.0, 100.0), (-math.inf, math.inf), (0.0, math.inf)
 Summary = dict[str, float | int | None]
 
 
@@ -29,20 +29,26 @@ Summary = dict[str, float | int | None]
 class Statistic:
     """A metric as a smooth function of summed per-item rows.
 
-    `rows` [N, …], one an item; `value` maps sums of rows [..., …] to the metric in percent [...]; `correct` [N] is set
-    if the metric is a share of right items, `groups` [N] (0, 1, …) if it is the mean of the groups' shares.
+    `rows` [N, …], one an item; `value` maps sums of rows [..., …] to the metric [...], which lies within `bounds`;
+    `correct` [N] is set if it is a share of right items, `groups` [N] (0, 1, …) if it is the mean of groups' shares.
     """
 
     rows: np.ndarray
     value: Callable[[np.ndarray], np.ndarray]
     correct: np.ndarray | None = None
     groups: np.ndarray | None = None
+    bounds: tuple[float, float] = PERCENT
 
 
-def mean_of(values: Sequence[float] | np.ndarray) -> Statistic:
-    """The mean of per-item values [N] (in percent already)."""
+def mean_of(values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = PERCENT) -> Statistic:
+    """The mean of per-item values [N]."""
     values = np.asarray(values, dtype=float)
-    return Statistic(np.stack([values, np.ones_like(values)], axis=-1), _ratio)
+    return Statistic(np.stack([values, np.ones_like(values)], axis=-1), ratio, bounds=bounds)
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """The first sum [..., 2] by the second -> [...]."""
+    return sums[..., 0] / sums[..., 1]
 
 
 def proportion(correct: Sequence[bool], groups: Sequence[str] | None = None) -> Statistic:
@@ -56,7 +62,7 @@ def proportion(correct: Sequence[bool], groups: Sequence[str] | None = None) -> 
 
 
 def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] = ()) -> Summary:
-    """{"value", "n", "low", "high"} in percent; the value None when there is no item, the bounds below LEAST items.
+    """{"value", "n", "low", "high"}; the value None when there is no item, the bounds below LEAST items.
 
     QilinError for an item whose rows are no numbers, by its id if there are as many `ids`, else by its place.
     """
@@ -69,12 +75,12 @@ def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] 
         return {"value": value, "n": n, "low": None, "high": None}
     if statistic.correct is not None:
         low, high = (100 * bound for bound in wilson(value / 100, _trials(statistic)))
-    elif value in (0.0, 100.0):
+    elif statistic.bounds == PERCENT and value in PERCENT:
         # No bootstrap sees beyond items that are all alike; of scores from 0 to 100, proportions spread the most.
         low, high = (100 * bound for bound in wilson(value / 100, n))
     else:
-        low, high = studentised(statistic, resamples, seed)[:2]
-        low, high = max(0.0, low), min(100.0, high)
+        low, high, _ = studentised(statistic, resamples, seed)
+        low, high = max(statistic.bounds[0], low), min(statistic.bounds[1], high)
     return {"value": value, "n": n, "low": low, "high": high}
 
 
@@ -114,11 +120,11 @@ def estimates(statistic: Statistic, counts: np.ndarray) -> tuple[np.ndarray, np.
     rows = _flat(statistic)
     sums = counts @ rows
     changes = np.zeros_like(sums)
-    for parts in np.array_split(np.arange(rows.shape[1]), -(-rows.shape[1] // BLOCK)):
-        step = np.zeros((len(parts), 1, rows.shape[1]))
-        step[range(len(parts)), 0, parts] = EPSILON
+    for column in range(rows.shape[1]):
+        step = np.zeros(rows.shape[1])
+        step[column] = EPSILON
         up, down = (statistic.value((sums * factor).reshape(-1, *shape)) for factor in (1 + step, 1 - step))
-        changes[:, parts] = (up - down).reshape(len(parts), -1).T / (2 * EPSILON)
+        changes[:, column] = (up - down) / (2 * EPSILON)
     slopes = np.divide(changes, sums, out=np.zeros_like(sums), where=sums != 0)
     effects = slopes @ rows.T
     squares = np.einsum("rn,rn->r", counts, np.square(effects, out=effects)) - changes.sum(axis=1) ** 2 / n
@@ -157,13 +163,14 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
     Proportions: Bonett and Price, p of McNemar's exact test on the items (of all groups together). Else bootstrap-t of
     the difference, items resampled together.
     """
+    row: Summary = {"n": len(a.rows), **dict.fromkeys(("difference", "low", "high", "p"))}
     if not len(a.rows):
-        return {"n": 0, **dict.fromkeys(("difference", "low", "high", "p"))}
+        return row
     _check_finite(a)
     _check_finite(b)
-    difference = float(b.value(b.rows.sum(axis=0)) - a.value(a.rows.sum(axis=0)))
+    row["difference"] = float(b.value(b.rows.sum(axis=0)) - a.value(a.rows.sum(axis=0)))
     if len(a.rows) < LEAST:
-        return {"n": len(a.rows), "difference": difference, "low": None, "high": None, "p": None}
+        return row
     if a.correct is None or b.correct is None:
         gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), functools.partial(_difference, a=a, b=b))
         low, high, p = studentised(gap, resamples, seed)
@@ -171,7 +178,7 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
     else:
         low, high = (100 * bound for bound in bonett_price(*_changes(a, b)))
         p = mcnemar(a.correct, b.correct)
-    return {"n": len(a.rows), "difference": difference, "low": low, "high": high, "p": p}
+    return row | {"low": low, "high": high, "p": p}
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -213,10 +220,6 @@ def power_note(n: int) -> str:
 
 def _points(points: float) -> str:
     return f"{points:.0f}" if points >= 10 else f"{points:.1f}"
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / sums[..., 1]
 
 
 def _mean_share(sums: np.ndarray) -> np.ndarray:

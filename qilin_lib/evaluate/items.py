@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.clean import clean
-from qilin_lib.chimed.readers.decode import field_text, parsed_rows, string, text_cells
+from qilin_lib.chimed.readers.decode import field_text, parsed_rows, string
 from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.records import Exam, excerpt
-from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.benchmark_files import Unreadable, label, opened, records, said
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.benchmark_files import Unreadable, label, opened, said
 from qilin_lib.files import sha256_text
 
 CEVAL_LETTERS = "ABCD"
@@ -86,27 +86,6 @@ def cap(items: list[Item], n: int | None, seed: int) -> list[Item]:
         for item in sorted(group, key=lambda i: sha256_text(f"{seed}:{i.benchmark}:{i.id}"))[:n]
     }
     return [item for item in items if item.id in kept]
-
-
-def table_rows(folder: Path, file: Found, columns: tuple[str, ...]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(line where the record begins, what is wrong with it, row) of a table. Unreadable when it lacks a column."""
-    empty, wanted = dict.fromkeys(columns, ""), f"the header must have {', '.join(columns)}"
-    found = records(folder, file, tabular=True)
-    if not found:
-        raise Unreadable(folder / file.file, f"has no row below a header; {wanted}")
-    # A row of a table has only the columns in which it holds something.
-    known = dict.fromkeys(name for _, row in found if isinstance(row, dict) for name in row)
-    for name in columns:
-        if known and name not in known:
-            near = nearest(name, known)
-            raise Unreadable(folder / file.file, f"no column '{name}' among {', '.join(known)}{near}; {wanted}")
-    for line, row in found:
-        try:
-            if isinstance(row, Reject):
-                raise row
-            yield line, "", empty | text_cells(row)
-        except Reject as fault:
-            yield line, said(fault), empty
 
 
 def reference_of(value: Any) -> str:

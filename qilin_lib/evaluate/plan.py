@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,26 +54,6 @@ class Task:
         """A benchmark that cannot be read: nothing is asked of it, and `invalid` says why."""
         row = unusable(name, why.file, 0, str(why), "", reason="unreadable benchmark")
         return Task(name, FIXED, "-", None, [], [row], {})
-
-
-@dataclass(frozen=True)
-class Texts(Task):
-    """Answers that are written, `settings` saying how long, and measured as texts; `tokenisation` of BLEU and ROUGE:
-    "char" or "jieba". A subclass names its three functions."""
-
-    tokenisation: str
-    ask: ClassVar[Callable[..., list[Prompt]]]
-    reads: ClassVar[Callable[..., list[dict]]]
-    measures: ClassVar[Callable[..., Table]]
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return self.ask(items, backend, **self.settings)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return self.reads(items, asked, backend, **self.settings)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return self.measures(records, self.tokenisation)
 
 
 def write(tasks: Sequence[Task], folder: Path) -> None:

@@ -14,10 +14,8 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +26,20 @@ from qilin_lib import chains, files
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.asking import launched
 from qilin_lib.evaluate.backends import text_after
-from qilin_lib.evaluate.intervals import LEAST, Statistic, mean_of, paired, proportion, studentised, summary
-from qilin_lib.evaluate.scores import adjust, same_items
+from qilin_lib.evaluate.intervals import (
+    ANY,
+    LEAST,
+    POSITIVE,
+    Statistic,
+    mean_of,
+    paired,
+    proportion,
+    ratio,
+    studentised,
+)
+from qilin_lib.evaluate.scores import adjust, same_items, summarise
 from qilin_lib.evaluate.texts import text_statistics
-from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
+from qilin_lib.models.adapters import base_of, is_adapter, load_to_answer, trained, weights_sha256
 from qilin_lib.models.examine import context as longest
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.names import describe_run, read_scores
@@ -50,8 +58,6 @@ UNBOUNDED = ("reward", "sampled_reward", "tokens", "sampled_tokens")
 TOKENISATION = "char"
 FORWARD = 8
 """Sequences in one forward pass of the KL divergence: its logits are batch x tokens x vocabulary."""
-ROWS = 4096
-"""Positions of answers whose logits wait for the other model's: half a gigabyte of 64,000 words in 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def compare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         return read_scores(target)
     launched("qilin_lib.evaluate.policies", stage.dir / "job.json", _job(stage), "policies.log", show)
     settings = files.read_json(stage.dir / "policies" / "settings.json")
-    records = {name: list(files.read_jsonl(_records(stage.dir, name))) for name in policies(stage)}
+    records = {name: list(files.read_jsonl(stage.dir / "policies" / f"{name}.jsonl")) for name in policies(stage)}
     files.write_json(target, score(records, stage.parameters) | {"settings": settings, "run": describe_run(stage)})
     return read_scores(target)
 
@@ -112,10 +118,6 @@ def _job(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _records(out: Path, policy: str) -> Path:
-    return out / "policies" / f"{policy}.jsonl"
-
-
 def work(path: str | Path) -> None:
     """Let every policy answer, score the answers, write policies/<policy>.jsonl and settings.json."""
     import torch
@@ -144,7 +146,7 @@ def work(path: str | Path) -> None:
     for name in weights:
         common = {key: value for key, value in settings.items() if key not in ("weights", "bootstrap_resamples")}
         key = _key(common, [settings["weights"][who] for who in (name, reference)], asked)
-        path = _records(out, name)
+        path = out / "policies" / f"{name}.jsonl"
         if asked and not store.complete(path, key):
             _answer(name, path, key, asked, weights, Path(job["reward"]), parameters)
         elif not asked:
@@ -173,21 +175,18 @@ def _answer(
     name: str, path: Path, key: str, asked: list[Item], weights: dict[str, Path], judged: Path, parameters: Any
 ) -> None:
     """The records of one policy, chunk by chunk; a chunk that an earlier call wrote whole is not computed again."""
-    start = chains.aligned(parameters.chain)
     device, by_id = "cuda:0" if parameters.gpus else "cpu", {item.id: item for item in asked}
 
     @cache
     def models() -> tuple[Any, Any, Any, Any]:
         """Loaded with the first chunk that is not there yet."""
-        both = {
-            who: load_to_answer(folder := weights[who], parameters.dtype, _waiting(folder, device))
-            for who in dict.fromkeys((name, start))
-        }
-        judge = reward.load(judged, parameters.dtype, _waiting(judged, device))
-        return both[name], both[start], judge, load_tokenizer(weights[name])
+        start = chains.aligned(parameters.chain)
+        policy = load_to_answer(weights[name], parameters.dtype, device)
+        reference = policy if name == start else load_to_answer(weights[start], parameters.dtype, device)
+        return policy, reference, reward.load(judged, parameters.dtype, device), load_tokenizer(weights[name])
 
     def records(ids: list[str]) -> list[dict]:
-        rows = measured([by_id[one] for one in ids], *models(), parameters, device)
+        rows = measured([by_id[one] for one in ids], *models(), parameters)
         return [{"id": one, "policy": name, **row} for one, row in zip(ids, rows, strict=True)]
 
     def told(left: int, many: int) -> None:
@@ -195,108 +194,70 @@ def _answer(
         launch.report(text=text)
 
     ids, size = list(by_id), parameters.batch_size
-    store.fill(path, 0, key, [ids[start : start + size] for start in range(0, len(ids), size)], records, told)
+    store.fill(path, 0, key, [ids[first : first + size] for first in range(0, len(ids), size)], records, told)
     store.finish(path, ids)
 
 
-def _waiting(folder: Path, device: str) -> str:
-    """Where a model waits for its turn: three NF4 models of 7B share a card, and NF4 weights are not moved about."""
-    return device if is_quantised(folder) else "cpu"
-
-
 def measured(
-    chunk: list[Item], policy: Any, reference: Any, judge: Any, tokenizer: Any, parameters: Any, device: str
+    chunk: list[Item], policy: Any, reference: Any, judge: Any, tokenizer: Any, parameters: Any
 ) -> list[dict[str, Any]]:
-    """One record an item: both answers with their rewards, lengths and, for the sampled one, its KL divergence.
-
-    One model at a time is on `device`. `reference is policy` gives a divergence of exactly 0.
-    """
+    """One record an item: both answers with their rewards, lengths and, for the sampled one, its KL divergence, which
+    is exactly 0 where `reference is policy`."""
     limit, prompts = parameters.max_target_length, [item.ids for item in chunk]
-    with _placed(policy, device):
-        greedy = behaviour.greedy(policy, tokenizer, prompts, limit, parameters.batch_size)
-        # The same noise for every policy: what differs between two answers comes from the policies.
-        drawn = sampling.sample(
-            policy,
-            tokenizer,
-            prompts,
-            [f"policy:{item.id}" for item in chunk],
-            temperature=1.0,
-            top_p=1.0,
-            max_new_tokens=limit,
-            seed=parameters.seed,
-            batch_size=parameters.batch_size,
-        )
-    kl = divergences(policy, reference, prompts, drawn, limit, device)
-    with _placed(judge, device):
-        both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
-        rewards = reward.rewards(judge, both, parameters.batch_size)
-    return [
-        _record(item, tokenizer, greedy[i], drawn[i], (rewards[i], rewards[len(chunk) + i]), kl[i].tolist(), limit)
-        for i, item in enumerate(chunk)
-    ]
-
-
-def _record(
-    item: Item, tokenizer: Any, greedy: list[int], drawn: list[int], rewards: tuple[float, float], kl: list, limit: int
-) -> dict[str, Any]:
-    text = text_after(tokenizer, item.ids, greedy)
-    return {
-        "source": item.source,
-        "prompt": item.messages,
-        "chosen": item.chosen,
-        "answer": text,
-        "tokens": len(greedy),
-        "cut": len(greedy) == limit,
-        "repetition": behaviour.repetition(text),
-        "reward": rewards[0],
-        "sampled": text_after(tokenizer, item.ids, drawn),
-        "sampled_tokens": len(drawn),
-        "sampled_cut": len(drawn) == limit,
-        "sampled_reward": rewards[1],
-        "kl": sum(kl),
-        "positions": len(kl),
-    }
-
-
-@contextmanager
-def _placed(model: Any, device: str) -> Iterator[None]:
-    """`model` on `device` for the block and back on the CPU after it: a card holds one of three 7B models in 16 bit."""
-    if getattr(model, "is_quantized", False):
-        yield
-        return
-    model.to(device)
-    yield
-    model.to("cpu")
-
-
-def divergences(
-    policy: Any, reference: Any, prompts: list[list[int]], answers: list[list[int]], limit: int, device: str
-) -> list[Any]:
-    """`divergence` of the two models along each answer: (tokens,) each. Logits of some ROWS positions of one model are
-    held at a time, and those of one forward pass of the other."""
-    import torch
-
-    sizes = [len(answer) + (len(answer) < limit) for answer in answers]
+    greedy = behaviour.greedy(policy, tokenizer, prompts, limit, parameters.batch_size)
+    # The same noise for every policy: what differs between two answers comes from the policies.
+    drawn = sampling.sample(
+        policy,
+        tokenizer,
+        prompts,
+        [f"policy:{item.id}" for item in chunk],
+        temperature=1.0,
+        top_p=1.0,
+        max_new_tokens=limit,
+        seed=parameters.seed,
+        batch_size=parameters.batch_size,
+    )
+    # Taken together sequence by sequence: only one batch of logits of each model is ever held.
+    logits = (answer_logits(model, prompts, drawn, limit) for model in (policy, reference))
     if reference is policy:
-        return [torch.zeros(size, dtype=torch.float64) for size in sizes]
-    found: list[Any] = []
-    while len(found) < len(answers):
-        ends = accumulate(sizes[len(found) :])
-        many = max(1, sum(end <= ROWS for end in ends))
-        mine = slice(len(found), len(found) + many)
-        with _placed(policy, device):
-            ours = list(answer_logits(policy, prompts[mine], answers[mine], limit))
-        with _placed(reference, device):
-            theirs = answer_logits(reference, prompts[mine], answers[mine], limit)
-            found += [divergence(*pair) for pair in zip(ours, theirs, strict=True)]
-    return found
+        kl = [[0.0] * _positions(answer, limit) for answer in drawn]
+    else:
+        kl = [divergence(*pair).tolist() for pair in zip(*logits, strict=True)]
+    both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
+    rewards = reward.rewards(judge, both, parameters.batch_size)
+    rows = []
+    for item, written, said, terms, *earned in zip(
+        chunk, greedy, drawn, kl, rewards[: len(chunk)], rewards[len(chunk) :], strict=True
+    ):
+        text = text_after(tokenizer, item.ids, written)
+        row = {
+            "source": item.source,
+            "prompt": item.messages,
+            "chosen": item.chosen,
+            "answer": text,
+            "tokens": len(written),
+            "cut": len(written) == limit,
+            "repetition": behaviour.repetition(text),
+            "reward": earned[0],
+            "sampled": text_after(tokenizer, item.ids, said),
+            "sampled_tokens": len(said),
+            "sampled_cut": len(said) == limit,
+            "sampled_reward": earned[1],
+            "kl": sum(terms),
+            "positions": len(terms),
+        }
+        rows.append(row)
+    return rows
+
+
+def _positions(answer: list[int], limit: int) -> int:
+    """Positions at which a token was chosen: an answer shorter than `limit` ended by itself, by its end token."""
+    return len(answer) + (len(answer) < limit)
 
 
 def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]], limit: int) -> Iterator[Any]:
-    """Logits at every position of each answer, on the CPU as the model gives them, (tokens, vocabulary) each.
-
-    An answer shorter than `limit` ended by itself: the position of its end token counts too. Right-padded batches.
-    """
+    """Logits at every position of each answer, on the CPU as the model gives them, (tokens, vocabulary) each, from
+    right-padded batches."""
     import torch
 
     device = next(model.parameters()).device
@@ -313,7 +274,7 @@ def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]]
         for row, (prompt, answer) in enumerate(batch):
             first = len(prompt) - 1
             # A copy: a view would keep the whole batch, its prompts too.
-            yield logits[row, first : first + len(answer) + (len(answer) < limit)].to("cpu", copy=True)
+            yield logits[row, first : first + _positions(answer, limit)].to("cpu", copy=True)
         del logits
 
 
@@ -335,10 +296,7 @@ def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str
     same_items("policies", records)
     resamples, seed = parameters.bootstrap_resamples, parameters.seed
     tables = {name: statistics(rows) for name, rows in records.items()}
-    brief = {
-        name: {metric: _summary(metric, one, resamples, seed) for metric, one in table.items()}
-        for name, table in tables.items()
-    }
+    brief = {name: summarise(table, resamples, seed) for name, table in tables.items()}
     rows, reference = [], chains.aligned(parameters.chain)
     for name, table in tables.items():
         if name != reference and records[name]:
@@ -355,36 +313,25 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
     nats by all their positions) and an answer (mean of the sums)."""
     texts = text_statistics([row["answer"] for row in rows], [row["chosen"] for row in rows], TOKENISATION)
     kl = np.array([[row["kl"], row["positions"]] for row in rows]).reshape(-1, 2)
+    unbounded = {name: mean_of([row[name] for row in rows], ANY) for name in UNBOUNDED}
     return {
-        "reward": mean_of([row["reward"] for row in rows]),
-        "sampled_reward": mean_of([row["sampled_reward"] for row in rows]),
+        "reward": unbounded["reward"],
+        "sampled_reward": unbounded["sampled_reward"],
         **{name: texts[name] for name in TEXTS},
-        "tokens": mean_of([row["tokens"] for row in rows]),
-        "sampled_tokens": mean_of([row["sampled_tokens"] for row in rows]),
+        "tokens": unbounded["tokens"],
+        "sampled_tokens": unbounded["sampled_tokens"],
         "cut": proportion([row["cut"] for row in rows]),
         "repetition": mean_of([100 * row["repetition"] for row in rows]),
-        "kl_token": Statistic(kl, lambda sums: sums[..., 0] / sums[..., 1]),
-        "kl_answer": mean_of(kl[:, 0]),
+        "kl_token": Statistic(kl, ratio, bounds=POSITIVE),
+        "kl_answer": mean_of(kl[:, 0], POSITIVE),
     }
-
-
-def _summary(metric: str, statistic: Statistic, resamples: int, seed: int) -> dict[str, float | int | None]:
-    n, nats = len(statistic.rows), metric.startswith("kl")
-    # `summary` is for percentages: it keeps bounds within 0 and 100.
-    if n == 0 or not (nats or metric in UNBOUNDED):
-        return summary(statistic, resamples, seed)
-    value = float(statistic.value(statistic.rows.sum(axis=0)))
-    if n < LEAST:
-        return {"value": value, "n": n, "low": None, "high": None}
-    low, high, _ = studentised(statistic, resamples, seed)
-    return {"value": value, "n": n, "low": max(0.0, low) if nats else low, "high": high}
 
 
 def _paired(metric: str, a: Statistic, b: Statistic, resamples: int, seed: int) -> dict[str, float | int]:
     if metric not in UNBOUNDED:
         return paired(a, b, resamples, seed)
     # `mean_of` holds the items' values beside a column of ones.
-    gap = mean_of(b.rows[:, 0] - a.rows[:, 0])
+    gap = mean_of(b.rows[:, 0] - a.rows[:, 0], ANY)
     difference = float(gap.rows[:, 0].mean())
     if len(gap.rows) < LEAST:
         return {"n": len(gap.rows), "difference": difference, "low": None, "high": None, "p": None}

@@ -10,10 +10,9 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.chains import BUILD
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import evidence, store, submission
-from qilin_lib.evaluate.asking import answered, evaluated, read_records, scored_records
+from qilin_lib.evaluate import evidence, submission
+from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
 from qilin_lib.evaluate.benchmarks import PAPER, prepare
-from qilin_lib.evaluate.judging import comparison, verdicts
 from qilin_lib.evaluate.judging import stage as judging
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
@@ -48,26 +47,12 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
         scores = score(usable, models, stage.dir, stage.parameters, failed)
         for task in usable:
             _submit(stage, task, scores)
-        return scores | ({"judged": _judged(stage, failed, show)} if stage.parameters.judge else {})
+        return scores | ({"judged": judging.judge(stage, failed, show)} if stage.parameters.judge else {})
 
     show = show or live_line()
     if stage.parameters.judge:
         judging.check(stage.parameters)
     return evaluated(stage, show, lambda: items(stage) if tasks is None else tasks, scored)
-
-
-def _judged(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]:
-    """What the judge of `eval.judge` makes of the finished answers; {"unfinished": why} where it cannot."""
-    own = stage.parameters.judge
-    games = [*comparison.games(judging.pairs(stage), verdicts.preset(own.preset))]
-    if not games:
-        return {"unfinished": f"eval.judge: fewer than two models have answered {own.benchmark}"}
-    if own.by not in judging.CONTROLS and own.by not in failed:
-        answered(stage, [judging.task(stage, games)], f"{judging.FOLDER}/items", (), show, [own.by])
-        failed = failed | store.failures(stage.dir)
-    if own.by in failed:
-        return {"unfinished": failed[own.by]}
-    return judging.judged(stage, judging.records(stage, games))
 
 
 def _submit(stage: Stage, task: Task, scores: dict[str, Any]) -> None:

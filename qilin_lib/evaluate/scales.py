@@ -18,7 +18,6 @@ from qilin_lib.params import ROOT, failure_sentence, read_yaml
 from qilin_lib.schema import Part
 
 FOLDER = Path(__file__).resolve().parent / "data" / "scales"
-PLACEHOLDERS = ("{options}", "{item}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -30,7 +29,7 @@ def _named(name: str) -> str:
 
 
 def _placed(instruction: str) -> str:
-    for placeholder in PLACEHOLDERS:
+    for placeholder in ("{options}", "{item}"):
         if (count := instruction.count(placeholder)) != 1:
             raise ValueError(f"holds {placeholder} {count} times; write it exactly once")
     return instruction
@@ -93,8 +92,7 @@ class Scale(Part):
 
     @model_validator(mode="after")
     def _numbers(self) -> Self:
-        numbers = [statement.number for statement in self.items]
-        _once(numbers)
+        numbers = _once([statement.number for statement in self.items])
         for number in self.reversed:
             if number not in numbers:
                 near = min(numbers, key=lambda other: abs(other - number))
@@ -136,17 +134,6 @@ def read(name: str) -> Scale:
     Raises QilinError naming file, key and the nearest valid choice: no such scale, what `read_yaml` refuses, and what
     is no `Scale`.
     """
-    path = _path(name)
-    content = read_yaml(path)
-    try:
-        scale = Scale.model_validate(content)
-    except ValidationError as failure:
-        raise QilinError(f"{path.name}: {failure_sentence(Scale, failure)}") from None
-    scale._sha256 = sha256_text(path.read_text(encoding="utf-8"))
-    return scale
-
-
-def _path(name: str) -> Path:
     inside = FOLDER / f"{name}.yaml"
     path = inside if NAME.fullmatch(name) and inside.exists() else ROOT / name
     if not path.is_file():
@@ -155,4 +142,9 @@ def _path(name: str) -> Path:
             f"bias.scales names '{name}'{nearest(name, known)}: no scale of the kit ({', '.join(known)}) and "
             "no path of a YAML file"
         )
-    return path
+    try:
+        scale = Scale.model_validate(read_yaml(path))
+    except ValidationError as failure:
+        raise QilinError(f"{path.name}: {failure_sentence(Scale, failure)}") from None
+    scale._sha256 = sha256_text(path.read_text(encoding="utf-8"))
+    return scale

@@ -50,23 +50,24 @@ class SequenceBackend:
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """Greedy answer to each prompt after its forced words, up to the end token (left out) or `max_new_tokens`."""
         import torch
+        from transformers import GenerationConfig
 
-        max_new_tokens = self.asking.max_new_tokens or max_new_tokens
         chosen, encoded = self._read(prompts)
-        cache, written = None, [[] for _ in prompts]
-        running = [True] * len(prompts)
-        for _ in range(max_new_tokens):
-            with torch.inference_mode():
-                out = self.model(**encoded, decoder_input_ids=chosen, past_key_values=cache, use_cache=True)
-            cache, chosen = out.past_key_values, out.logits[:, -1].float().argmax(-1)[:, None]
-            for row, token in enumerate(chosen[:, 0].tolist()):
-                running[row] = running[row] and token not in self.stop_ids
-                if running[row]:
-                    written[row].append(token)
-            if not any(running):
-                break
-        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-        return replied(prompts, texts, [LENGTH if one else STOP for one in running], ends=self.asking.stop)
+        # None of the checkpoint's own settings: beams, penalties and the like are no part of the protocol.
+        greedy = GenerationConfig(
+            max_new_tokens=self.asking.max_new_tokens or max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(self.stop_ids),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        with torch.inference_mode():
+            out = self.model.generate(**encoded, decoder_input_ids=chosen, generation_config=greedy)
+        texts, finishes = [], []
+        for ids in out[:, chosen.shape[1] :].tolist():
+            end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
+            texts.append(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
+            finishes.append(LENGTH if end is None else STOP)
+        return replied(prompts, texts, finishes, ends=self.asking.stop)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
@@ -75,18 +76,16 @@ class SequenceBackend:
     def _read(self, prompts: Sequence[Prompt]) -> tuple[Any, dict[str, Any]]:
         """(the decoder's first ids: start token and forced words, the encoder's output with its mask)."""
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
         prefixes = {prompt.reply_prefix for prompt in prompts}
         if len(prefixes) > 1:
             raise ValueError(f"the prompts of a chunk begin their replies alike, not with {sorted(prefixes)}")
         prefix = self.tokenizer.encode(*prefixes, add_special_tokens=False) if any(prefixes) else []
         asked = [[*prompt.ids[: len(prompt.ids) - len(prefix)], self.tokenizer.eos_token_id] for prompt in prompts]
-        ids = torch.zeros(len(asked), max(map(len, asked)), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(asked):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-            mask[row, : len(prompt)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        rows = [torch.tensor(ids) for ids in asked]
+        ids = pad_sequence(rows, batch_first=True).to(self.device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(self.device)
         with torch.inference_mode():
             states = self.model.get_encoder()(input_ids=ids, attention_mask=mask)
         first = torch.tensor([[self.model.config.decoder_start_token_id, *prefix]] * len(asked), device=self.device)

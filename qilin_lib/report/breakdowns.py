@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
+from qilin_lib.evaluate.benchmarks.ceval import NO_CATEGORY
+from qilin_lib.evaluate.benchmarks.cmexam import NOT_ANNOTATED
 from qilin_lib.models import names
 from qilin_lib.report.annotations import COLUMNS, ENGLISH
 from qilin_lib.report.cells import Score, sentences

@@ -34,7 +34,7 @@ import torch
 
 from qilin_lib import params
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.benchmarks import ceval, cmexam, huatuo
+from qilin_lib.evaluate.benchmarks import answers, ceval, cmexam, huatuo
 from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
@@ -130,10 +130,11 @@ class CEval:
     def ours(self) -> list[dict]:
         rows = []
         for items in self.subjects.values():
-            asked = ceval.prompts(items, self.backend, self.dev, self.names, 5)
+            task = ceval.CEval("ceval", "fixed", "val", None, items, [], {}, self.dev, self.names)
+            asked = task.prompts(items, self.backend, 5)
             for start in range(0, len(items), CHUNK):
                 part = slice(start, start + CHUNK)
-                rows += ceval.answer(items[part], asked[part], self.backend)
+                rows += answers.answer(items[part], asked[part], self.backend)
         return rows
 
     def round(self) -> Timing:
@@ -170,7 +171,8 @@ class CMExam:
     def __init__(self, raw: Path, backend: TransformersBackend, count: int, few: int) -> None:
         self.backend, self.few = backend, few
         self.items = cap(cmexam_items(raw)[0], count, 1)
-        self.asked = cmexam.prompts(self.items, backend, NEW_CMEXAM)
+        task = cmexam.CMExam("cmexam", "fixed", "test", None, [], [], {"max_new_tokens": NEW_CMEXAM}, "char")
+        self.asked = task.prompts(self.items, backend, 0)
 
     def round(self, ends: bool) -> dict[str, Timing]:
         few = self.asked[: self.few * self.MORE if ends else self.few]
@@ -191,7 +193,8 @@ class Huatuo:
 
     def __init__(self, raw: Path, backend: TransformersBackend, count: int) -> None:
         self.backend = backend
-        self.asked = huatuo.prompts(cap(huatuo_items(raw)[0], count, 1), backend, NEW_HUATUO)
+        task = huatuo.Huatuo("huatuo", "fixed", "test", None, [], [], {"max_new_tokens": NEW_HUATUO}, "char")
+        self.asked = task.prompts(cap(huatuo_items(raw)[0], count, 1), backend, 0)
 
     def _alone(self, prompt: Prompt, ends: bool) -> str:
         ids = torch.tensor([prompt.ids])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.evaluate.benchmarks import ceval
+from qilin_lib.evaluate.benchmarks import answers
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
 
@@ -94,7 +94,7 @@ def ask_lm_eval(exams: Sequence[Exam], backend: Any, folder: Path, delimiter: st
 
 def compare(exam: Exam, samples: list[dict], backend: Any) -> tuple[float, list[tuple[str, str]]]:
     """(largest difference of a log-likelihood, pairs of letters chosen) for prompts of the very same text."""
-    ours = ceval.answer(exam.items, exam.asked, backend)
+    ours = answers.answer(exam.items, exam.asked, backend)
     largest, letters = 0.0, []
     for prompt, mine, sample in zip(exam.asked, ours, samples, strict=True):
         assert [tuple(call) for call in sample["arguments"]] == [(prompt.text, letter) for letter in LETTERS]

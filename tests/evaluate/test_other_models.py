@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def user(text: str) -> list[dict[str, str]]:
 
 def prompt(backend: Any, shots: int = 0) -> Any:
     dev = {"physician": [ITEM] * shots}
-    return ceval.prompts([ITEM], backend, shots=shots, dev=dev, names={"physician": "医师资格"})[0]
+    task = ceval.CEval("ceval", "fixed", "val", None, [ITEM], [], {}, dev, {"physician": "医师资格"})
+    return task.prompts([ITEM], backend, shots)[0]
 
 
 def test_a_model_with_a_chat_template_is_asked_in_it(asked: Any) -> None:
@@ -134,5 +136,7 @@ def test_a_baselines_own_limit_of_new_tokens_counts(asked: Any) -> None:
 
 
 def test_medqa_is_asked_with_an_instruction(asked: Any) -> None:
-    found = exams.prompt(ITEM, asked(None, template="plain"), ())
+    item = replace(ITEM, subject=None)
+    task = exams.Exams("medqa", "fixed", "test", None, [item], [], {}, {})
+    (found,) = task.prompts([item], asked(None, template="plain"), 5)
     assert "单项选择题" in found.text

@@ -108,37 +108,6 @@ def test_divergence_is_what_arithmetic_says() -> None:
     assert policies.divergence(never, torch.zeros(2, 2)).tolist() == pytest.approx([math.log(2), 0.0])
 
 
-def test_a_shifted_bias_gives_the_divergence_that_arithmetic_gives(tiny_llama: Any) -> None:
-    """A reference that adds c to one token's logit: KL = ln(1 + s (e^c - 1)) - c s, with s the token's probability."""
-    import torch
-
-    policy, shift, token = tiny_llama(1), 1.5, 77
-    prompts, answers = [[5, 6, 7], [9] * 8], [[10, 11], [12, 13, 14]]
-    ours = list(policies.answer_logits(policy, prompts, answers, 3))
-    policy.lm_head.bias = torch.nn.Parameter(torch.zeros(640))
-    policy.lm_head.bias.data[token] = shift
-    theirs = list(policies.answer_logits(policy, prompts, answers, 3))
-    assert [len(rows) for rows in ours] == [3, 3]
-    for mine, other in zip(ours, theirs, strict=True):
-        share = mine.double().softmax(-1)[:, token]
-        expected = torch.log1p(share * (math.exp(shift) - 1)) - shift * share
-        torch.testing.assert_close(policies.divergence(mine, other), expected, atol=1e-6, rtol=1e-4)
-
-
-def test_logits_are_those_of_each_sequence_alone(tiny_llama: Any) -> None:
-    """Every position that writes a token of the answer, its end included unless it was cut at the limit."""
-    import torch
-
-    model, limit = tiny_llama(3), 4
-    prompts = [[3 + i] * (2 + i) for i in range(10)]
-    answers = [[], [20], [21, 22, 23, 24], [25, 26, 27]] * 2 + [[28], [29, 30]]
-    found = list(policies.answer_logits(model, prompts, answers, limit))
-    for prompt, answer, rows in zip(prompts, answers, found, strict=True):
-        alone = model(input_ids=torch.tensor([prompt + answer])).logits[0]
-        last = len(prompt) + len(answer) - (len(answer) == limit)
-        torch.testing.assert_close(rows, alone[len(prompt) - 1 : last].detach(), atol=1e-4, rtol=1e-4)
-
-
 class Counted:
     """A model of random logits that notes how many bytes of such are alive whenever it, or the divergence, begins."""
 
@@ -188,9 +157,8 @@ def test_the_divergence_of_many_answers_takes_the_memory_of_a_few(monkeypatch: p
     monkeypatch.setattr(policies.sampling, "sample", lambda *_, **__: drawn)
     monkeypatch.setattr(policies.reward, "rewards", lambda judge, both, size: [0.0] * len(both))
     monkeypatch.setattr(policies, "text_after", lambda *_: "")
-    monkeypatch.setattr(policies, "ROWS", 320, raising=False)
     seen = SimpleNamespace(max_target_length=limit, batch_size=128, seed=1)
-    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen, "cpu")
+    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen)
     assert [row["positions"] for row in rows] == [limit] * 128 and all(row["kl"] > 0 for row in rows)
     most = max(policy.most, reference.most)
     assert most <= 2 * 320 * vocabulary * 4, f"{most / 1e6:.0f} MB of logits at once"
@@ -261,19 +229,6 @@ def test_records_are_what_the_models_say(compared: dict, run_dir: Path, paramete
         assert row["kl"] == pytest.approx(kl.sum().item(), abs=1e-4) and row["kl"] > 0
 
 
-def test_sft_is_no_distance_from_itself_and_noise_is_distance(compared: dict) -> None:
-    kl = {name: entry["kl_answer"]["value"] for name, entry in compared["policies"].items()}
-    assert list(kl) == ["sft", "dpo", "rejection_sampling", "rl"]
-    assert compared["policies"]["sft"]["kl_token"] == {"value": 0.0, "n": 6, "low": 0.0, "high": 0.0}
-    assert kl["sft"] == 0.0 < kl["dpo"] < kl["rejection_sampling"] < kl["rl"]
-
-
-def test_settings_say_what_was_compared(compared: dict) -> None:
-    told = compared["settings"]
-    assert (told["questions"], told["too_long"], told["max_new_tokens"], told["tokenisation"]) == (6, 0, 10, "char")
-    assert len(set(told["weights"].values())) == 4
-
-
 def test_nothing_is_done_twice_and_a_torn_record_costs_its_chunk_alone(
     compared: dict, run_dir: Path, parameters: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,19 +257,6 @@ def test_nothing_is_done_twice_and_a_torn_record_costs_its_chunk_alone(
     # A finished comparison is read, whatever could start a process.
     monkeypatch.setattr(launch, "run", None)
     assert policies.compare(stage, print) == compared
-
-
-def test_other_weights_are_never_taken_for_the_old_ones(compared: dict, run_dir: Path, parameters: Any) -> None:
-    asked, _ = policies.items(
-        run_dir / "01_build_chimed" / "dpo.jsonl", BAICHUAN, run_dir / "04_sft" / "model", parameters
-    )
-    keys = {policies._key({"seed": seed}, weights, asked) for seed in (1, 2) for weights in (["a", "b"], ["c", "b"])}
-    assert len(keys) == 4 and policies._key({}, [], asked[:5]) != policies._key({}, [], asked)
-
-
-def test_without_rl_there_are_three_policies(run_dir: Path) -> None:
-    stage = Stage(params.load("08_rlhf", SMALL | {"method": "none"}), run_dir, "key", {}, False)
-    assert list(policies.policies(stage)) == ["sft", "dpo", "rejection_sampling"]
 
 
 def test_a_policy_of_another_template_is_refused(compared: dict, run_dir: Path, parameters: Any) -> None:

@@ -24,6 +24,9 @@ from qilin_lib.evaluate.scores import summarise
 from qilin_lib.tokens.template import PLAIN
 
 ROWS = [json.loads(line) for line in Path(__file__).with_name("replies.jsonl").read_text(encoding="utf-8").splitlines()]
+OF = ("x", "fixed", "test", None, [], [], {"max_new_tokens": 64})
+TASKS = {ceval: ceval.CEval(*OF, {}, {}), cmexam: cmexam.CMExam(*OF, "char"), exams: exams.Exams(*OF, {})}
+TASKS |= {huatuo: huatuo.Huatuo(*OF, "char"), dialogue: dialogue.Dialogues(*OF, "char")}
 OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌"}
 
 
@@ -31,8 +34,7 @@ def answers(benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str
     """The records' own part, as `benchmark` makes it of what a model without log-probabilities wrote."""
     backend = SimpleNamespace(likelihood=False, tokenizer=None, generate=lambda asked, new: list(replies))
     items = [Item("x", str(n), "test", None, "q", own, "A", "r") for n, own in enumerate(options)]
-    more = (64,) if benchmark is cmexam else ()
-    return benchmark.answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend, *more)
+    return TASKS[benchmark].answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend)
 
 
 def read(text: str, finish: str = STOP, forced: bool = False, options: dict[str, str] = OPTIONS) -> str | None:
@@ -113,7 +115,7 @@ def test_a_base_model_s_next_question_ends_every_free_answer() -> None:
     item = Item("huatuo", "1", "test", None, "头痛", None, None, "r")
     ran_on = "请问：多久了？多喝水。\n问：胃痛怎么办\n答：少吃。"
     for benchmark in (huatuo, dialogue):
-        asked = benchmark.prompts([item], backend, **({"shots": 0} if benchmark is dialogue else {}), max_new_tokens=9)
+        asked = TASKS[benchmark].prompts([item], backend, 0)
         assert replied(asked, [ran_on], [True]) == [Reply("请问：多久了？多喝水。", STOP)]
 
 

@@ -135,35 +135,6 @@ def test_choices_are_the_decoder_s_next_token(tokenizer: Any) -> None:
         assert scores[1][letter] == pytest.approx(-loss.item(), abs=1e-5)
 
 
-def test_an_answer_ends_at_the_end_token(tokenizer: Any) -> None:
-    import torch
-
-    model = t5(tokenizer)
-    ids = [*asked(tokenizer)[0].ids, tokenizer.eos_token_id]
-    written = model.generate(torch.tensor([ids]), do_sample=False, num_beams=1, max_new_tokens=12)[0, 1:].tolist()
-    # As if the third token that is written were the end token.
-    end = written.index(written[2])
-    backend = SequenceBackend(model, tokenizer, PLAIN, 4, "cpu")
-    backend.stop_ids = {written[2]}
-    assert texts(backend.generate(asked(tokenizer), 12))[0] == tokenizer.decode(written[:end], skip_special_tokens=True)
-
-
-def test_the_fingerprint_is_the_weights(tokenizer: Any) -> None:
-    first, same, other = (SequenceBackend(t5(tokenizer, seed), tokenizer, PLAIN, 4, "cpu") for seed in (0, 0, 1))
-    assert first.fingerprint() == same.fingerprint() != other.fingerprint()
-
-
-def test_one_chunk_has_one_beginning(tokenizer: Any) -> None:
-    backend = SequenceBackend(t5(tokenizer), tokenizer, PLAIN, 4, "cpu")
-    with pytest.raises(ValueError, match="begin their replies alike"):
-        backend.generate([asked(tokenizer)[0], asked(tokenizer, "答案：")[1]], 4)
-
-
-def test_context_is_the_model_s_where_positions_are_learnt(tokenizer: Any) -> None:
-    assert SequenceBackend(bart(tokenizer), tokenizer, PLAIN, 4, "cpu").context == 128
-    assert SequenceBackend(t5(tokenizer), tokenizer, PLAIN, 4, "cpu").context >= 256 + 512
-
-
 def test_the_stand_in_is_made_once_and_drawn_from_the_seed(tiny_model_dir: Path, tmp_path: Path) -> None:
     made = {seed: stand_in(tiny_model_dir, tmp_path / f"t5-{seed}", seed) for seed in (1, 2)}
     again = stand_in(tiny_model_dir, tmp_path / "again", 1)

@@ -16,7 +16,7 @@ from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import models
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.benchmarks import ceval
+from qilin_lib.evaluate.benchmarks import answers
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Asking, Prompt
 from qilin_lib.evaluate.replies import ERROR, LENGTH
@@ -91,8 +91,8 @@ def test_a_prompt_that_vllm_refuses_is_an_error_of_its_item(started: Any, here: 
     assert [reply.finish == ERROR for reply in replies] == [False, True, False]
     assert replies[1].text == "" and "1 tokens is not taken" in replies[1].error
     assert [replies[0], replies[2]] == here.generate(good[:2], 4)
-    items = [Item("ceval", str(n), "val", None, "q", {"A": "甲", "B": "乙"}, "A", "A") for n in range(2)]
-    fine, refused = ceval.answer(items, [good[0], bad], backend, LETTERS)
+    items = [Item("ceval", str(n), "val", None, "q", dict.fromkeys(LETTERS, "甲"), "A", "A") for n in range(2)]
+    fine, refused = answers.answer(items, [good[0], bad], backend)
     assert set(fine["scores"]) == set(LETTERS)
     assert (refused["prediction"], refused["correct"], refused["finish"]) == (None, False, ERROR)
 

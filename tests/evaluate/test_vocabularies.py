@@ -70,7 +70,8 @@ def backend(tokenizer: Any, name: str) -> Any:
 def prompt(tokenizer: Any, template: str, shots: int = 0) -> Prompt:
     dev = {"physician": [ITEM] * shots}
     asked = backend(tokenizer, template)
-    return ceval.prompts([ITEM], asked, shots=shots, dev=dev, names={"physician": "医师资格"})[0]
+    task = ceval.CEval("ceval", "fixed", "val", None, [ITEM], [], {}, dev, {"physician": "医师资格"})
+    return task.prompts([ITEM], asked, shots)[0]
 
 
 def test_a_question_is_what_the_models_own_template_writes(named: tuple[str, Any]) -> None:

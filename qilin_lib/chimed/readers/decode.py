@@ -100,18 +100,6 @@ def shown(row: Any) -> str:
         return "(nested too deep to show)"
 
 
-def text_cells(row: Any) -> dict[str, str]:
-    """A row of a table with every cell as text, lists and objects as JSON. Reject: something else than an object."""
-    if not isinstance(row, dict):
-        raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
-    if set(map(type, row.values())) <= {str}:
-        return row
-    return {
-        name: shown(cell) if isinstance(cell, list | dict) else cell if isinstance(cell, str) else string(cell)
-        for name, cell in row.items()
-    }
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 

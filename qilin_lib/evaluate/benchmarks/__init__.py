@@ -10,7 +10,6 @@ from typing import Any
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.benchmarks import attitudes, ceval, cmb, cmexam, dialogue, exams, huatuo, ner
-from qilin_lib.evaluate.judging.stage import Judging
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 
@@ -51,10 +50,9 @@ FURTHER = {
 }
 """What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind. They are asked
 under the `fixed` protocol alone: the authors' scripts sample, and differ from task to task (DEVIATIONS.md)."""
-KINDS = {kind.__name__: kind for row in (*PAPER.values(), *FURTHER.values()) for kind in row.kinds} | {
-    kind.__name__: kind for kind in (attitudes.Attitudes, Judging)
-}
-"""Classes of tasks by name, those of 09 and of judges among them."""
+KINDS = {kind.__name__: kind for row in (*PAPER.values(), *FURTHER.values()) for kind in row.kinds}
+KINDS |= {"Attitudes": attitudes.Attitudes}
+"""Classes of tasks by name, that of 09 among them."""
 
 
 def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list[Task]:

@@ -13,12 +13,13 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import attitude_scores, scales
 from qilin_lib.evaluate.backends import single_token
+from qilin_lib.evaluate.benchmarks.answers import best, likeliest
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.plan import Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
@@ -34,9 +35,8 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Form:
-    """The form in which a statement is asked: `wording` 0 is the original, order 0 the given one.
+class Form(NamedTuple):
+    """The form in which the statement at a place is asked: `wording` 0 is the original, order 0 the given one.
 
     `contents`: the option (1, 2, …) at each position.
     """
@@ -70,20 +70,16 @@ class Attitudes(Task):
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         """One prompt an item, without shots. QilinError when labels cannot be scored as the next token."""
-        scored = self.likelihood and backend.likelihood
-        if scored:
-            used = dict.fromkeys(self.forms[item.id].labels for item in items)
-            _check_tokens(backend.tokenizer, list(used), len(self.scale.options))
-        new_tokens = 0 if scored else self.settings["max_new_tokens"]
-        return [self._prompt(item, backend, new_tokens) for item in items]
+        new_tokens = self.settings["max_new_tokens"]
+        if self.likelihood and backend.likelihood:
+            _check_tokens(backend.tokenizer, self.labels, len(self.scale.options))
+            new_tokens = 0
+        return [fit(partial(self._messages, item), item, (), REPLY_PREFIX, backend, new_tokens) for item in items]
 
-    def _prompt(self, item: Item, backend: Any, new_tokens: int) -> Prompt:
-        def build(text: str, _: Sequence[Item]) -> Messages:
-            lines = "\n".join(f"{label} {option}" for label, option in item.options.items())
-            content = self.scale.instruction.replace("{options}", lines).replace("{item}", text)
-            return [{"role": "user", "content": content}]
-
-        return fit(build, item, (), REPLY_PREFIX, backend, new_tokens)
+    def _messages(self, item: Item, text: str, shots: Sequence[Item]) -> Messages:
+        lines = "\n".join(f"{label} {option}" for label, option in item.options.items())
+        content = self.scale.instruction.replace("{options}", lines).replace("{item}", text)
+        return [{"role": "user", "content": content}]
 
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
         """The likeliest label with all log-probabilities, or the reply and the label read from it.
@@ -91,32 +87,22 @@ class Attitudes(Task):
         A backend that gives no probabilities (an endpoint, an encoder-decoder) writes under both protocols, as in
         C-Eval.
         """
-        if not (self.likelihood and backend.likelihood):
-            replies = backend.generate(asked, self.settings["max_new_tokens"])
-            return [
-                self._own(item, read_label(reply, item.options), reply.text, reply.ending)
-                for item, reply in zip(items, replies, strict=True)
-            ]
-        rows: list[dict] = [{} for _ in items]
-        for layout in dict.fromkeys(item.subject for item in items):
-            members = [n for n, item in enumerate(items) if item.subject == layout]
-            choices = list(items[members[0]].options)
-            scores = backend.choice_logprobs([asked[n] for n in members], choices)
-            for n, row in zip(members, scores, strict=True):
-                refused = isinstance(row, Reply)
-                # A model that overflows gives no number, and max() would take the first label for its answer.
-                label = max(row, key=row.get) if not refused and all(map(math.isfinite, row.values())) else None
-                rows[n] = self._own(items[n], label, "", row.ending if refused else {"scores": row})
-        return rows
+        if self.likelihood and backend.likelihood:
+            found = likeliest(items, asked, backend)
+        else:
+            found = backend.generate(asked, self.settings["max_new_tokens"])
+        return [self._record(item, own) for item, own in zip(items, found, strict=True)]
 
-    def _own(self, item: Item, label: str | None, output: str, more: dict) -> dict:
-        """A record's own part: what was asked in which form, what was chosen (content and position from 1), points."""
+    def _record(self, item: Item, found: dict[str, float] | Reply) -> dict[str, Any]:
+        """What was asked in which form, what was chosen (content and position from 1), points."""
+        written = isinstance(found, Reply)
+        label = read_label(found, item.options) if written else best(found)
         form = self.forms[item.id]
         statement = self.scale.items[form.place]
         position = None if label is None else list(item.options).index(label) + 1
         content = None if position is None else form.contents[position - 1]
         return {
-            "output": output,
+            "output": found.text if written else "",
             "prediction": label,
             "item": statement.number,
             "wording": form.wording,
@@ -126,15 +112,11 @@ class Attitudes(Task):
             "position": position,
             "choice": content,
             "points": None if content is None else self.scale.points(statement, content),
-            **more,
+            **(found.ending if written else {"scores": found}),
         }
 
     def statistics(self, records: Sequence[dict]) -> dict[str, Any]:
         return attitude_scores.statistics(records, self.scale, self.resamples, self.seed)
-
-    def facts(self) -> dict[str, Any]:
-        """What a reader must know beside any model."""
-        return attitude_scores.facts(self.scale, self.labels, self.orders, LABELS)
 
 
 def prepare(params: Any) -> list[Attitudes]:
@@ -143,21 +125,48 @@ def prepare(params: Any) -> list[Attitudes]:
     Raises QilinError for a scale that cannot be read, two of one name, a label set with fewer labels than options, and
     more orders than the options have.
     """
-    read = [(name, scales.read(name)) for name in params.scales]
-    for _, scale in read:
-        if [other.name for _, other in read].count(scale.name) > 1:
+    tasks: list[Attitudes] = []
+    for source in params.scales:
+        scale = scales.read(source)
+        if scale.name in {task.name for task in tasks}:
             raise QilinError(f"bias.scales = {params.scales}: two of them are called '{scale.name}'; rename one")
-        _check_labels(scale, params.labels)
-    return [task for source, scale in read for task in _tasks(source, scale, params)]
+        tasks += _tasks(source, scale, params)
+    return tasks
 
 
 def _tasks(source: str, scale: Scale, params: Any) -> list[Attitudes]:
+    for name in params.labels:
+        if len(LABELS[name]) < len(scale.options):
+            enough = [other for other, labels in LABELS.items() if len(labels) >= len(scale.options)]
+            raise QilinError(
+                f"bias.labels: '{name}' has {len(LABELS[name])} labels and scale '{scale.name}' {len(scale.options)} "
+                f"options; nearest valid: {enough or 'a scale with fewer options'}"
+            )
     asked = orders(len(scale.options), params.option_orders, params.seed)
     forms = _forms(scale, asked, params.labels, params.paraphrases)
     items = [_item(scale, identity, form) for identity, form in forms.items()]
     settings = {"scale": source, "sha256": scale.sha256, "max_new_tokens": params.max_new_tokens}
     own = (scale, asked, params.labels, params.paraphrases, params.bootstrap_resamples, params.seed)
     return [Attitudes(scale.name, protocol, "all", None, items, [], settings, *own) for protocol in params.protocols]
+
+
+def _forms(scale: Scale, asked: Sequence[tuple[int, ...]], labels: Sequence[str], paraphrases: bool) -> dict[str, Form]:
+    """{id of the item: form}; labels and orders outside, so that prompts with the same options stand together."""
+    return {
+        f"{name}-order{order}-item{statement.number}-wording{wording}": Form(place, wording, order, contents, name)
+        for name in labels
+        for order, contents in enumerate(asked)
+        for place, statement in enumerate(scale.items)
+        for wording in range(len(statement.wordings) if paraphrases else 1)
+    }
+
+
+def _item(scale: Scale, identity: str, form: Form) -> Item:
+    statement, labels = scale.items[form.place], LABELS[form.labels]
+    options = {labels[place]: scale.options[content - 1] for place, content in enumerate(form.contents)}
+    # As `subject`: prompts of the same options share their beginning, and are scored over the same labels.
+    layout = f"{form.labels}, order {form.order}"
+    return Item(scale.name, identity, "all", layout, statement.wordings[form.wording], options, None, "")
 
 
 def orders(options: int, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -182,50 +191,31 @@ def orders(options: int, count: int, seed: int) -> list[tuple[int, ...]]:
     return found[:count]
 
 
-def _check_labels(scale: Scale, names: Sequence[str]) -> None:
-    for name in names:
-        if len(LABELS[name]) < len(scale.options):
-            enough = [other for other, labels in LABELS.items() if len(labels) >= len(scale.options)]
-            raise QilinError(
-                f"bias.labels: '{name}' has {len(LABELS[name])} labels and scale '{scale.name}' {len(scale.options)} "
-                f"options; nearest valid: {enough or 'a scale with fewer options'}"
-            )
-
-
-def _forms(scale: Scale, asked: Sequence[tuple[int, ...]], labels: Sequence[str], paraphrases: bool) -> dict[str, Form]:
-    """{id of the item: form}; labels and orders outside, so that prompts with the same options stand together."""
-    return {
-        f"{name}-order{order}-item{statement.number}-wording{wording}": Form(place, wording, order, contents, name)
-        for name in labels
-        for order, contents in enumerate(asked)
-        for place, statement in enumerate(scale.items)
-        for wording in range(len(statement.wordings) if paraphrases else 1)
-    }
-
-
-def _item(scale: Scale, identity: str, form: Form) -> Item:
-    statement, labels = scale.items[form.place], LABELS[form.labels]
-    options = {labels[place]: scale.options[content - 1] for place, content in enumerate(form.contents)}
-    # As `subject`: prompts of the same options share their beginning, and are scored over the same labels.
-    layout = f"{form.labels}, order {form.order}"
-    return Item(scale.name, identity, "all", layout, statement.wordings[form.wording], options, None, "")
+def _block(options: int, draw: random.Random) -> list[tuple[int, ...]]:
+    """A Williams design over the contents 0, 1, …: pairs of an order and its reverse, the identity first."""
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) % options for place in range(options)]
+    position = {content: place for place, content in enumerate(zigzag)}
+    rows = [tuple(position[(content + step) % options] for content in zigzag) for step in range(options)]
+    # With an even number of options the reverse of each row is a row, with an odd one it is not.
+    further = rows[1 : options // 2] if options % 2 == 0 else rows[1:]
+    draw.shuffle(further)
+    return [order for row in (rows[0], *further) for order in (row, row[::-1])]
 
 
 def _check_tokens(tokenizer: Any, used: Sequence[str], options: int) -> None:
+    good = [name for name, labels in LABELS.items() if _one_token_each(tokenizer, labels[:options], options)]
     for name in used:
-        if not _one_token_each(tokenizer, LABELS[name][:options]):
-            good = [other for other, labels in LABELS.items() if _one_token_each(tokenizer, labels[:options])]
-            near = [other for other in good if len(LABELS[other]) >= options]
+        if name not in good:
             raise QilinError(
                 f"bias.labels: '{name}' ({LABELS[name][:options]}) is not one token of its own for each label after "
-                f"'{REPLY_PREFIX}' with this model's tokenizer; nearest valid: {near or 'protocols: [generation]'}"
+                f"'{REPLY_PREFIX}' with this model's tokenizer; nearest valid: {good or 'protocols: [generation]'}"
             )
 
 
-def _one_token_each(tokenizer: Any, labels: str) -> bool:
+def _one_token_each(tokenizer: Any, labels: str, options: int) -> bool:
     try:
         # A tokenizer without byte fallback turns every rare character into the same unknown token.
-        return len({single_token(tokenizer, REPLY_PREFIX, label) for label in labels}) == len(labels)
+        return len({single_token(tokenizer, REPLY_PREFIX, label) for label in labels}) == options
     except QilinError:
         return False
 
@@ -250,14 +240,3 @@ def read_label(reply: Reply, options: dict[str, str]) -> str | None:
     named = {capitals[label]: text for label, text in options.items()}
     found = letters(reply._replace(text=text), named, multiple=False)
     return None if found is None else list(options)[LABELS["letters"].index(found)]
-
-
-def _block(options: int, draw: random.Random) -> list[tuple[int, ...]]:
-    """A Williams design over the contents 0, 1, …: pairs of an order and its reverse, the identity first."""
-    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) % options for place in range(options)]
-    position = {content: place for place, content in enumerate(zigzag)}
-    rows = [tuple(position[(content + step) % options] for content in zigzag) for step in range(options)]
-    # With an even number of options the reverse of each row is a row, with an odd one it is not.
-    further = rows[1 : options // 2] if options % 2 == 0 else rows[1:]
-    draw.shuffle(further)
-    return [order for row in (rows[0], *further) for order in (row, row[::-1])]

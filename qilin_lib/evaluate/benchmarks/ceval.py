@@ -3,72 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qilin_lib.chimed.readers.exam import letters_of
+from qilin_lib.chimed.readers.exam import exam_row
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmark_files import files_of, subject_of
-from qilin_lib.evaluate.breakdown import categories
+from qilin_lib.evaluate.benchmarks.answers import Choices, examples
+from qilin_lib.evaluate.benchmarks.exams import file_items
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, part, reference_of, table_rows, there
+from qilin_lib.evaluate.items import Item, Reading, cap, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, asking, ceval_messages, fit
-from qilin_lib.evaluate.replies import Reply, failures, letters, unread
+from qilin_lib.evaluate.prompts import Messages, Prompt, ceval_messages
+from qilin_lib.evaluate.replies import failures, unread
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.subjects import HARD, MEDICAL, NAMES
+from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES
 from qilin_lib.files import read_json
 
-FORCED_TOKENS, FREE_TOKENS = 10, 512
 # What ChiMed-GPT calls C-Eval: these two, all their items in one pot (41 in the validation split; FACTS 5.3).
 CHIMED_GPT = ("basic_medicine", "clinical_medicine")
+NO_CATEGORY = "(no category)"
 
 
-@dataclass(frozen=True)
-class CEval(Task):
-    """`dev`: the examples of each subject, in file order; `names`: the subjects in Chinese."""
-
-    dev: dict[str, list[Item]]
-    names: dict[str, str]
-    likelihood = True
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return prompts(items, backend, self.dev, self.names, shots)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return answer(items, asked, backend)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return statistics(records)
-
-
-@dataclass(frozen=True)
-class ReleasedCEval(CEval):
-    """As the authors' evaluator asks. It writes one accuracy a subject; the means are those of C-Eval's own site."""
-
-    likelihood = False
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return released.ceval_prompts(items, backend, self.dev, shots)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return released.ceval_answer(items, asked, backend)
-
-
-def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
-    """C-Eval under both protocols, with as many examples as any model is shown."""
-    items, invalid = ceval_items(folder.parent, params.ceval_split, params.ceval_subjects)
-    shots = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
-    dev, limit = ceval_dev(folder.parent, shots, params.ceval_subjects), params.max_items_ceval_per_subject
-    kept, names = cap(items, limit, params.seed), ceval_names(folder.parent)
-    return [
-        kind(name, protocol, params.ceval_split, limit, kept, invalid, {}, dev, names)
-        for kind, protocol in ((CEval, FIXED), (ReleasedCEval, RELEASED))
-    ]
+# --- what is asked ----------------------------------------------------------------------------------------------------
 
 
 def ceval_names(raw_dir: str | Path) -> dict[str, str]:
@@ -104,106 +65,29 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
                 near = nearest(subject, files) or f"; the folder has {', '.join(sorted(files))}"
                 raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}")
         for subject in sorted(subjects or files):
-            rows = table_rows(folder, files[subject], ("id", "question", *CEVAL_LETTERS))
-            judged = ((line, broken, *_item(subject, split, row)) for line, broken, row in rows)
-            kept, bad = part(folder, files[subject], judged)
+            kept, bad = file_items(folder, files[subject], exam_row, "ceval", subject, split)
             items += kept
             invalid += bad
     return items, invalid
 
 
 def ceval_dev(raw_dir: str | Path, shots: int = 5, subjects: list[str] | None = None) -> dict[str, list[Item]]:
-    """The dev examples of each subject in file order, at least `shots` of them; {} for no shots.
-
-    Raises QilinError for a row that is incomplete, or a subject with too few.
-    """
+    """The first `shots` dev examples of each subject; {} for no shots. Raises what `examples` does."""
     if shots == 0:
         return {}
     items, invalid = ceval_items(raw_dir, "dev", subjects)
-    for bad in invalid:
-        raise QilinError(f"{bad['file']}, line {bad['line']}: {bad['detail']}; a dev example must be complete")
-    dev: dict[str, list[Item]] = {}
+    groups: dict[str, list[Item]] = {}
     for item in items:
-        if item.gold is None:
-            raise QilinError(f"C-Eval dev example {item.id} has no answer; a shot needs one")
-        dev.setdefault(item.subject or "", []).append(item)
-    for subject, examples in dev.items():
-        if len(examples) < shots:
-            raise QilinError(
-                f"C-Eval's {subject}_dev.csv has {len(examples)} rows, fewer than shots = {shots}; set eval.shots to "
-                f"{len(examples)} at most, or take C-Eval's own file of five"
-            )
-    return dev
+        groups.setdefault(item.subject or "", []).append(item)
+    folder = Path(raw_dir) / "ceval" / "dev"
+    files = {subject: folder / f"{subject}_dev.csv" for subject in groups}
+    return {
+        subject: examples(own, [bad for bad in invalid if bad["file"] == files[subject].name], shots, files[subject])
+        for subject, own in groups.items()
+    }
 
 
-def _item(subject: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
-    options = {letter: row[letter].strip() for letter in CEVAL_LETTERS}
-    gold = letters_of(row.get("answer", "")) or None
-    question = row["question"].strip()
-    item = Item(
-        "ceval", f"{subject}-{row['id']}", split, subject, question, options, gold, reference_of(row.get("explanation"))
-    )
-    if not question:
-        return "no question", item
-    if gold is not None and gold not in tuple(CEVAL_LETTERS):
-        return f"answer {row['answer']!r} is not one of A-D", item
-    return "", item
-
-
-def prompts(
-    items: Sequence[Item], backend: Any, dev: dict[str, list[Item]], names: dict[str, str], shots: int
-) -> list[Prompt]:
-    """One prompt an item, with the first `shots` dev examples of its subject, fewer where the context is too short.
-
-    Raises QilinError when a subject has no Chinese name.
-    """
-    return [_prompt(item, backend, dev, names, shots) for item in items]
-
-
-def answer(
-    items: Sequence[Item], asked: Sequence[Prompt], backend: Any, choices: Sequence[str] = tuple(CEVAL_LETTERS)
-) -> list[dict]:
-    """The likeliest of `choices` (the first of equals) with all their log-probabilities.
-
-    A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
-    """
-    if not backend.likelihood:
-        replies = backend.generate(asked, new_tokens(backend))
-        return [_written(item, reply) for item, reply in zip(items, replies, strict=True)]
-    scores = backend.choice_logprobs(asked, list(choices))
-    return [_scored(item, row) for item, row in zip(items, scores, strict=True)]
-
-
-def new_tokens(backend: Any) -> int:
-    """How much a backend may write for a letter: nothing where letters are scored."""
-    return 0 if backend.likelihood else written_tokens(backend)
-
-
-def written_tokens(backend: Any) -> int:
-    """What a backend that writes its letters may write: they stand behind the forced words, or it comes to them."""
-    if backend.tokenizer is None:
-        return FREE_TOKENS
-    return min(FREE_TOKENS, backend.context // 2) if asking(backend).thinks else FORCED_TOKENS
-
-
-def _scored(item: Item, row: dict[str, float] | Reply) -> dict:
-    # A prompt that a server refuses has no scores, but a reply that says why.
-    return _written(item, row) if isinstance(row, Reply) else _answer(item, "", _likeliest(row)) | {"scores": row}
-
-
-def _written(item: Item, reply: Reply) -> dict:
-    letter = letters(reply, item.options or {}, multiple=False)
-    return _answer(item, reply.text, letter) | reply.ending
-
-
-def _answer(item: Item, output: str, letter: str | None) -> dict:
-    correct = None if item.gold is None else letter == item.gold
-    return {"output": output, "prediction": letter, "correct": correct}
-
-
-def _likeliest(logprobs: dict[str, float]) -> str | None:
-    whole = all(value == value for value in logprobs.values())
-    return max(logprobs, key=logprobs.get) if whole else None
+# --- what is counted --------------------------------------------------------------------------------------------------
 
 
 def statistics(records: Sequence[dict]) -> Table:
@@ -213,40 +97,69 @@ def statistics(records: Sequence[dict]) -> Table:
     alike, as ChiMed-GPT counts. A column without such records is an empty Statistic.
     """
     known = [record for record in records if record["gold"] is not None]
-    table: Table = {
-        "average": _average(known),
-        "average_hard": _average([r for r in known if r["subject"] in HARD]),
-    }
-    table |= {subject: _accuracy(known, subject) for subject in MEDICAL}
+    table: Table = {"average": _average(known), "average_hard": _average(known, HARD)}
+    table |= {subject: _average(known, {subject}) for subject in MEDICAL}
     subjects = sorted({record["subject"] for record in records})
-    table["subjects"] = {subject: _accuracy(known, subject) for subject in subjects}
+    table["subjects"] = {subject: _average(known, {subject}) for subject in subjects}
     table["categories"] = categories(known)
-    table["chimed_gpt"] = _chimed_gpt(records)
+    two = [record for record in records if record["subject"] in CHIMED_GPT]
+    correct = [record["correct"] for record in two if record["gold"] is not None]
+    table["chimed_gpt"] = {"accuracy": proportion(correct), **failures(two, unread)}
     return table | failures(records, unread)
 
 
-def _chimed_gpt(records: Sequence[dict]) -> Table:
-    mine = [record for record in records if record["subject"] in CHIMED_GPT]
-    correct = [record["correct"] for record in mine if record["gold"] is not None]
-    return {"accuracy": proportion(correct), **failures(mine, unread)}
+def categories(known: Sequence[dict]) -> dict[str, Statistic]:
+    """Accuracy of each C-Eval category, every subject with the same weight, as C-Eval averages.
+
+    A category without records is an empty Statistic; subjects that are not C-Eval's own (mapping.json may add some)
+    stand under NO_CATEGORY.
+    """
+    table = {name: _average(known, members) for name, members in CATEGORIES.items()}
+    strange = {record["subject"] for record in known} - set(NAMES)
+    return table | ({NO_CATEGORY: _average(known, strange)} if strange else {})
 
 
-def _prompt(item: Item, backend: Any, dev: dict[str, list[Item]], names: dict[str, str], shots: int) -> Prompt:
-    subject = item.subject or ""
-    if subject not in names:
-        near = nearest(subject, names)
-        raise QilinError(f"C-Eval subject '{subject}' has no Chinese name{near}; add it to mapping.json")
-    examples = dev.get(subject, [])[:shots]
-
-    def build(question: str, left: Sequence[Item]) -> Messages:
-        return ceval_messages(question, item, left, names[subject])
-
-    return fit(build, item, examples, REPLY_PREFIX, backend, new_tokens(backend))
+def _average(records: Sequence[dict], subjects: Container[str] | None = None) -> Statistic:
+    """The mean of the subjects' accuracies, of all subjects or some."""
+    mine = [record for record in records if subjects is None or record["subject"] in subjects]
+    return proportion([record["correct"] for record in mine], [record["subject"] for record in mine])
 
 
-def _average(records: Sequence[dict]) -> Statistic:
-    return proportion([record["correct"] for record in records], [record["subject"] for record in records])
+@dataclass(frozen=True)
+class CEval(Choices):
+    """`names`: the subjects in Chinese."""
+
+    names: dict[str, str]
+    statistics = staticmethod(statistics)
+
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        """QilinError when a subject has no Chinese name."""
+        if item.subject not in self.names:
+            near = nearest(item.subject or "", self.names)
+            raise QilinError(f"C-Eval subject '{item.subject}' has no Chinese name{near}; add it to mapping.json")
+        return ceval_messages(question, item, shots, self.names[item.subject])
 
 
-def _accuracy(records: Sequence[dict], subject: str) -> Statistic:
-    return proportion([record["correct"] for record in records if record["subject"] == subject])
+@dataclass(frozen=True)
+class ReleasedCEval(CEval):
+    """As the authors' evaluator asks. It writes one accuracy a subject; the means are those of C-Eval's own site."""
+
+    likelihood = False
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        return released.ceval_prompts(items, backend, self.dev, shots)
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        return released.ceval_answer(items, asked, backend)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """C-Eval under both protocols, with as many examples as any model is shown."""
+    items, invalid = ceval_items(folder.parent, params.ceval_split, params.ceval_subjects)
+    shots = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
+    dev, limit = ceval_dev(folder.parent, shots, params.ceval_subjects), params.max_items_ceval_per_subject
+    kept, names = cap(items, limit, params.seed), ceval_names(folder.parent)
+    return [
+        kind(name, protocol, params.ceval_split, limit, kept, invalid, {}, dev, names)
+        for kind, protocol in ((CEval, FIXED), (ReleasedCEval, RELEASED))
+    ]

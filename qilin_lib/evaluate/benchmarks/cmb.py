@@ -7,7 +7,7 @@ in a file of their own, and belong to the questions by id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from typing import Any
 from qilin_lib.chimed.readers.exam import exam_row, letters_of
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, records
-from qilin_lib.evaluate.benchmarks.ceval import written_tokens
+from qilin_lib.evaluate.benchmarks.answers import Written, marked, written_tokens
 from qilin_lib.evaluate.benchmarks.exams import by
 from qilin_lib.evaluate.intervals import proportion
 from qilin_lib.evaluate.items import Item, Reading, cap, questions
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, fit
-from qilin_lib.evaluate.replies import failures, letters, unread
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages
+from qilin_lib.evaluate.replies import Reply, failures, letters, unread
 from qilin_lib.evaluate.scores import Table
 
 ASKED = "以下是中国{exam_type}中{exam_class}考试的一道{question_type}，不需要做任何分析和解释，直接输出答案选项。\n"
@@ -36,19 +36,21 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Cmb(Task):
+class Cmb(Written):
     """Every item is written, whatever a backend could score."""
 
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        return [_prompt(item, backend) for item in items]
+    forced = REPLY_PREFIX
 
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        replies = backend.generate(asked, written_tokens(backend))
-        chosen = [letters(reply, item.options, _several(item)) for item, reply in zip(items, replies, strict=True)]
-        return [
-            {"output": reply.text, **reply.ending, "prediction": found, "correct": found == item.gold}
-            for item, reply, found in zip(items, replies, chosen, strict=True)
-        ]
+    def new_tokens(self, backend: Any) -> int:
+        return written_tokens(backend)
+
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        lines = [question, *(f"{letter}. {text}" for letter, text in item.options.items())]
+        return [{"role": "user", "content": ASKED.format(**item.groups) + "\n".join(lines)}]
+
+    def read(self, item: Item, reply: Reply) -> dict[str, Any]:
+        several = item.groups["question_type"] != SINGLE
+        return marked(item, letters(reply, item.options, several))
 
     def statistics(self, records: Sequence[dict]) -> Table:
         """`accuracy` (all letters of an answer must be right) and FAILURES over all items; accuracy by number of right
@@ -74,9 +76,19 @@ def cmb_items(folder: Path) -> Reading:
     """
     answers = _answers(folder)
     split, pattern = ("test", "**/CMB-test*question*.json") if answers else ("val", "**/CMB-val*.json")
+
+    def item(place: int, known: Exam, row: Any) -> tuple[str, Item]:
+        options, gold = dict(known.options), answers.get(str(row.get("id")), known.answer)
+        groups = {name: str(row.get(name) or "") for name in ABOUT}
+        made = Item("cmb", f"{split}-{place:05d}", split, None, known.question, options, gold, "", groups)
+        if not gold:
+            return "no answer", made
+        known_letters = set(gold) <= set(options)
+        return "" if known_letters else f"answer {gold!r} is not among the options {''.join(options)}", made
+
     advice = "CMB-Exam has CMB-val-merge.json; or leave 'cmb' out of eval.further_benchmarks"
     with files_of(folder, pattern, advice=advice) as (file, *_):
-        return questions("cmb", folder, file, exam_row, _reader(split, answers))
+        return questions("cmb", folder, file, exam_row, item)
 
 
 def _answers(folder: Path) -> dict[str, str]:
@@ -87,29 +99,3 @@ def _answers(folder: Path) -> dict[str, str]:
     except Unreadable:
         return {}
     return {str(row["id"]): letters_of(str(row.get("answer", ""))) for row in rows if "id" in row}
-
-
-def _reader(split: str, answers: dict[str, str]) -> Callable[[int, Exam, Any], tuple[str, Item]]:
-    def item(place: int, known: Exam, row: Any) -> tuple[str, Item]:
-        options, gold = dict(known.options), answers.get(str(row.get("id")), known.answer)
-        groups = {name: str(row.get(name) or "") for name in ABOUT}
-        made = Item("cmb", f"{split}-{place:05d}", split, None, known.question, options, gold, "", groups)
-        if not gold:
-            return "no answer", made
-        return (
-            "" if set(gold) <= set(options) else f"answer {gold!r} is not among the options {''.join(options)}"
-        ), made
-
-    return item
-
-
-def _prompt(item: Item, backend: Any) -> Prompt:
-    def build(question: str, _: Sequence[Item]) -> Messages:
-        lines = [question, *(f"{letter}. {text}" for letter, text in item.options.items())]
-        return [{"role": "user", "content": ASKED.format(**item.groups) + "\n".join(lines)}]
-
-    return fit(build, item, (), REPLY_PREFIX, backend, written_tokens(backend))
-
-
-def _several(item: Item) -> bool:
-    return item.groups["question_type"] != SINGLE

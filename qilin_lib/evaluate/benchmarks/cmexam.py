@@ -9,25 +9,28 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import string
-from qilin_lib.chimed.readers.exam import letters_of, options_of
+from qilin_lib.chimed.readers.exam import exam_row
+from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmark_files import files_of
-from qilin_lib.evaluate.breakdown import groups, parsed_only
+from qilin_lib.evaluate.benchmarks.answers import Written, marked
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, part, reference_of, table_rows, there
+from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, questions, reference_of, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
-from qilin_lib.evaluate.plan import FIXED, RELEASED, Task, Texts
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages, fit
+from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages
 from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
 
+NOT_ANNOTATED = "(not annotated)"
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
 _MARK = re.compile(r"[(【\[#*]*\s*(?:答案)?(?:解释|解析|分析|理由|Explanation)(?:\s*[)】\]*]*\s*[:：][*\s]*|[】\]]\s*)")
 _RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
@@ -36,55 +39,20 @@ _RUN_ON = re.compile(rf"\n[ \t]*答案\s*[:：]|{NEXT.pattern}")
 def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
     """CMExam's questions of one split. Options come joined by real newlines or by a literal backslash-n: both are read.
 
-    Reads `cmexam/<split>_with_annotations.csv` (the same rows, with GROUPS), else `<split>.csv`. Unusable: no question,
-    no lettered options, no answer, or one such as "nan" or with a letter that is not among the options. Raises
-    Unreadable when there is no such file, or it cannot be used.
+    Reads `cmexam/<split>_with_annotations.csv` (the same rows, with GROUPS), else `<split>.csv`. Unusable: what the
+    reader of notebook 01 rejects. Raises Unreadable when there is no such file, or it cannot be used.
     """
     folder = there(raw_dir) / "cmexam"
+
+    def item(place: int, known: Exam, row: Any) -> tuple[str, Item]:
+        groups = {name: value for column, name in GROUPS.items() if (value := string(row.get(column)))}
+        options, reference = dict(known.options), reference_of(known.explanation)
+        identity = f"{split}-{place:05d}"
+        made = Item("cmexam", identity, split, None, known.question, options, known.answer, reference, groups)
+        return "", made
+
     with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
-        rows = enumerate(table_rows(folder, file, ("Question", "Options", "Answer")))
-        judged = ((line, broken, *_item(f"{split}-{n:05d}", split, row)) for n, (line, broken, row) in rows)
-        return part(folder, file, judged)
-
-
-def _item(identity: str, split: str, row: dict[str, str]) -> tuple[str, Item]:
-    question, gold = row["Question"].strip(), letters_of(string(row["Answer"]))
-    lettered = options_of(row["Options"])
-    options = dict(lettered)
-    groups = {name: value for column, name in GROUPS.items() if (value := row.get(column, "").strip())}
-    item = Item("cmexam", identity, split, None, question, options, gold, reference_of(row.get("Explanation")), groups)
-    if not question:
-        return "no question", item
-    if len(options) < 2 or len(options) < len(lettered):
-        return "options are not lines 'A text', each letter once", item
-    if not gold:
-        return f"no answer: {row['Answer']!r}" if row["Answer"].strip() else "no answer", item
-    if not set(gold) <= set(options):
-        return f"answer {row['Answer']!r} is not among the options {''.join(options)}", item
-    return "", item
-
-
-def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
-    """One prompt an item, without shots, its question cut at the front where the context is too short."""
-    asked = []
-    for item in items:
-
-        def build(question: str, _: Sequence[Item], item: Item = item) -> Messages:
-            return cmexam_messages(question, item)
-
-        asked.append(fit(build, item, (), REPLY_PREFIX, backend, max_new_tokens))
-    return asked
-
-
-def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
-    """`output` is what the model wrote after "答案：", its letters the prediction, the rest its explanation."""
-    return [_read(item, reply) for item, reply in zip(items, backend.generate(asked, max_new_tokens), strict=True)]
-
-
-def _read(item: Item, reply: Reply) -> dict:
-    chosen, explanation = read_reply(reply, item.options or {})
-    own = {"output": reply.text, **reply.ending, "prediction": chosen}
-    return own | {"correct": chosen == item.gold, "explanation": explanation}
+        return questions("cmexam", folder, file, partial(exam_row, answered=True), item, tabular=True)
 
 
 def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:
@@ -115,38 +83,69 @@ def split_reply(reply: str, forced: bool) -> tuple[str, str]:
 
 
 def statistics(records: Sequence[dict], how: str = "char") -> Table:
-    """The columns of Table 5: answers over all records, reasoning over those with a gold explanation."""
-    gold, predicted = [r["gold"] for r in records], [r["prediction"] for r in records]
+    """The columns of Table 5: answers over all records, reasoning over those with a gold explanation.
+
+    "parsed_only": over the rows with a readable answer alone, as CMExam's own evaluation of GPT and ChatGLM counts
+    (evaluate_gpt_result.py of its repository), which flatters a model that often gives none.
+    """
     explained = [record for record in records if record["reference"]]
     texts = text_statistics([r["explanation"] for r in explained], [r["reference"] for r in explained], how)
-    answers: Table = {
-        "accuracy": proportion([record["correct"] for record in records]),
-        "f1_weighted": Statistic(f1_rows(gold, predicted), f1_weighted),
-    }
-    answers |= failures(records, unread)
-    answers |= {name: texts[name] for name in REASONING}
-    return answers | {"parsed_only": parsed_only(records), "groups": groups(records)}
+    parsed = [record for record in records if record["prediction"] is not None]
+    table = _accuracies(records) | failures(records, unread) | {name: texts[name] for name in REASONING}
+    return table | {"parsed_only": _accuracies(parsed), "groups": groups(records)}
+
+
+def _accuracies(records: Sequence[dict]) -> Table:
+    rows = f1_rows([record["gold"] for record in records], [record["prediction"] for record in records])
+    accuracy = proportion([record["correct"] for record in records])
+    return {"accuracy": accuracy, "f1_weighted": Statistic(rows, f1_weighted)}
+
+
+def groups(records: Sequence[dict]) -> dict[str, dict[str, Statistic]]:
+    """Accuracy of records for each value of each annotation column that any of them has: {column: {value: Statistic}}.
+
+    Values in code point order; records without one stand last, so that every column adds up to all records.
+    """
+    table: dict[str, dict[str, Statistic]] = {}
+    for column in GROUPS.values():
+        members: dict[str, list[bool]] = {}
+        for record in records:
+            members.setdefault(record["groups"].get(column, NOT_ANNOTATED), []).append(record["correct"])
+        if set(members) - {NOT_ANNOTATED}:
+            ordered = sorted(members, key=lambda value: (value == NOT_ANNOTATED, value))
+            table[column] = {value: proportion(members[value]) for value in ordered}
+    return table
 
 
 @dataclass(frozen=True)
-class CMExam(Texts):
-    """CMExam's questions, all kinds of answers alike."""
+class CMExam(Written):
+    """CMExam's questions, all kinds of answers alike; `output` is what stands after "答案："."""
 
-    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+    tokenisation: str
+    forced = REPLY_PREFIX
+
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        return cmexam_messages(question, item)
+
+    def read(self, item: Item, reply: Reply) -> dict[str, Any]:
+        chosen, explanation = read_reply(reply, item.options or {})
+        return marked(item, chosen) | {"explanation": explanation}
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return statistics(records, self.tokenisation)
 
 
 @dataclass(frozen=True)
 class ReleasedCMExam(Task):
     """As the authors' evaluator asks and counts."""
 
+    statistics = staticmethod(released.cmexam_statistics)
+
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         return released.cmexam_prompts(items, backend)
 
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
         return released.cmexam_answer(items, asked, backend)
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        return released.cmexam_statistics(records)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:

@@ -18,10 +18,11 @@ from qilin_lib.chimed.records import Rejection
 from qilin_lib.chimed.sources import BY_NAME, listed, unread
 from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.benchmarks import huatuo
+from qilin_lib.evaluate.benchmarks.answers import Written
 from qilin_lib.evaluate.items import Item, Reading, cap, unusable
 from qilin_lib.evaluate.lineage import TEST, TRAIN, Lineage, dialogues, is_test
-from qilin_lib.evaluate.plan import FIXED, Task, Texts
-from qilin_lib.evaluate.prompts import Messages, Prompt, dialogue_messages, fit
+from qilin_lib.evaluate.plan import FIXED, Task
+from qilin_lib.evaluate.prompts import Prompt, dialogue_messages, fit
 from qilin_lib.evaluate.replies import spoken
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
@@ -29,36 +30,6 @@ from qilin_lib.evaluate.texts import text_statistics
 BY_CONTEXT = ("bleu_1", "bleu_4", "rouge_l")
 LONG = 3
 """Dialogues with so many exchanges before the question, or more, are one group."""
-
-
-def prompts(items: Sequence[Item], backend: Any, shots: int, max_new_tokens: int) -> list[Prompt]:
-    """The dialogue turn by turn up to the patient's last; `shots` of the prompt counts the exchanges that it holds.
-
-    What is too long loses whole exchanges, the oldest first, then the beginning of the patient's turn; either makes it
-    `truncated`. There are no examples, whatever `shots` says.
-    """
-    return [_prompt(item, backend, max_new_tokens) for item in items]
-
-
-def _prompt(item: Item, backend: Any, max_new_tokens: int) -> Prompt:
-    def build(question: str, left: Sequence[Item]) -> Messages:
-        return dialogue_messages(question, left)
-
-    history = [replace(item, question=said, reference=answered, history=()) for said, answered in item.history]
-    prompt = fit(build, item, history, "", backend, max_new_tokens)
-    # No other dialogue begins with this one's history.
-    return replace(prompt, truncated=prompt.truncated or prompt.shots < len(history), shared=0)
-
-
-def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
-    """`output`: the doctor's turn as the model writes it; `exchanges`: how many came before, `exchanges_kept` of them
-    are in the prompt.
-    """
-    replies = backend.generate(asked, max_new_tokens)
-    return [
-        {"output": reply.text, **reply.ending, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
-        for item, prompt, reply in zip(items, asked, replies, strict=True)
-    ]
 
 
 def statistics(records: Sequence[dict], how: str = "char") -> Table:
@@ -105,10 +76,35 @@ def dialogue_items(name: str, folder: Path, trained: Lineage) -> Reading:
 
 
 @dataclass(frozen=True)
-class Dialogues(Texts):
-    """Dialogues up to the doctor's last turn."""
+class Dialogues(Written):
+    """Dialogues up to the doctor's last turn; `tokenisation` of BLEU and ROUGE: "char" or "jieba"."""
 
-    ask, reads, measures = staticmethod(partial(prompts, shots=0)), staticmethod(answer), staticmethod(statistics)
+    tokenisation: str
+
+    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
+        """The dialogue turn by turn up to the patient's last; `shots` of a prompt counts the exchanges that it holds.
+
+        What is too long loses whole exchanges, the oldest first, then the beginning of the patient's turn; either makes
+        it `truncated`. There are no examples.
+        """
+        return [self._prompt(item, backend) for item in items]
+
+    def _prompt(self, item: Item, backend: Any) -> Prompt:
+        history = [replace(item, question=said, reference=answered, history=()) for said, answered in item.history]
+        prompt = fit(dialogue_messages, item, history, "", backend, self.new_tokens(backend))
+        # No other dialogue begins with this one's history.
+        return replace(prompt, truncated=prompt.truncated or prompt.shots < len(history), shared=0)
+
+    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+        """`exchanges`: how many came before the doctor's turn, `exchanges_kept` of them are in the prompt."""
+        answers = super().answer(items, asked, backend)
+        return [
+            {**own, "exchanges": len(item.history), "exchanges_kept": prompt.shots}
+            for own, item, prompt in zip(answers, items, asked, strict=True)
+        ]
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return statistics(records, self.tokenisation)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:

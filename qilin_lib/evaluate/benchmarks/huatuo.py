@@ -9,10 +9,11 @@ from typing import Any
 
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.evaluate.benchmark_files import files_of, records, said
+from qilin_lib.evaluate.benchmarks.answers import Written
 from qilin_lib.evaluate.items import Item, Reading, cap, part, reference_of, there
 from qilin_lib.evaluate.lineage import Lineage
-from qilin_lib.evaluate.plan import FIXED, Task, Texts
-from qilin_lib.evaluate.prompts import Prompt, fit, huatuo_messages
+from qilin_lib.evaluate.plan import FIXED, Task
+from qilin_lib.evaluate.prompts import Messages, huatuo_messages
 from qilin_lib.evaluate.replies import failures, spoken, unsaid
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.texts import text_statistics
@@ -47,16 +48,6 @@ def _only(value: Any) -> str:
     return reference_of(value) if isinstance(value, str) else ""
 
 
-def prompts(items: Sequence[Item], backend: Any, max_new_tokens: int) -> list[Prompt]:
-    """The question as the user's message, nothing forced."""
-    return [fit(lambda question, _: huatuo_messages(question), item, (), "", backend, max_new_tokens) for item in items]
-
-
-def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any, max_new_tokens: int) -> list[dict]:
-    """`output` is the answer; `items` are not looked at, every answer is measured against its reference later."""
-    return [{"output": reply.text, **reply.ending} for reply in backend.generate(asked, max_new_tokens)]
-
-
 def statistics(records: Sequence[dict], how: str = "char") -> Table:
     """BLEU-1…4, GLEU, ROUGE-1/2/L and distinct-1/2 over all records, and FAILURES; `how`: the tokens, "char" or
     "jieba". Thoughts are left out.
@@ -68,10 +59,16 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
 
 
 @dataclass(frozen=True)
-class Huatuo(Texts):
-    """Huatuo-26M's questions."""
+class Huatuo(Written):
+    """Huatuo-26M's questions; `tokenisation` of BLEU and ROUGE: "char" or "jieba"."""
 
-    ask, reads, measures = staticmethod(prompts), staticmethod(answer), staticmethod(statistics)
+    tokenisation: str
+
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        return huatuo_messages(question)
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        return statistics(records, self.tokenisation)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:

@@ -9,7 +9,7 @@ and the texts are a seeded sample, not the first 100 of ChiMST and 200 of CCKS-2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from qilin_lib.evaluate import entities
+from qilin_lib.evaluate.benchmarks.answers import Written
 from qilin_lib.evaluate.entities import KINDS, gold, located, parse, types_of
 from qilin_lib.evaluate.intervals import Statistic
 from qilin_lib.evaluate.items import Item, cap
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
-from qilin_lib.evaluate.prompts import Messages, Prompt, fit
-from qilin_lib.evaluate.replies import failures, spoken
+from qilin_lib.evaluate.prompts import Messages
+from qilin_lib.evaluate.replies import Reply, failures, spoken
 from qilin_lib.evaluate.scores import Table
 
 ASKED = (
@@ -35,28 +36,18 @@ ASKED = (
 
 
 @dataclass(frozen=True)
-class Entities(Task):
+class Entities(Written):
     """`types` {code: Chinese name}: all types of the file, whatever is asked of it."""
 
     types: dict[str, str]
 
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        """No shots, nothing forced. Where the context is too short the text loses its beginning, never the
-        instruction."""
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        """Where the context is too short the text loses its beginning, never the instruction."""
         named = "、".join(name if name == code else f"{name}（{code}）" for code, name in self.types.items())
+        return [{"role": "user", "content": ASKED.format(types=named, text=question)}]
 
-        def build(text: str, _: Sequence[Item]) -> Messages:
-            return [{"role": "user", "content": ASKED.format(types=named, text=text)}]
-
-        return [fit(build, item, (), "", backend, self.settings["max_new_tokens"]) for item in items]
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        """`output` is the reply; beside it what was understood: see `understood`."""
-        replies = backend.generate(asked, self.settings["max_new_tokens"])
-        return [
-            {"output": reply.text, **reply.ending} | understood(item, reply.text, self.types)
-            for item, reply in zip(items, replies, strict=True)
-        ]
+    def read(self, item: Item, reply: Reply) -> dict[str, Any]:
+        return understood(item, reply.text, self.types)
 
     def statistics(self, records: Sequence[dict]) -> Table:
         return statistics(records, tuple(self.types))
@@ -98,7 +89,9 @@ def statistics(records: Sequence[dict], types: Sequence[str]) -> Table:
     table |= failures(records, lambda record: record["unparsed"])
     table["spans"] = _scores(_rows(places, placed))
     table["types"] = {kind: _scores(_with_any(_rows(_of(kind, truth), _of(kind, guess)))) for kind in types}
-    table["lines"] = _lines([record["lines"] for record in records])
+    lines = np.array([[record["lines"][kind] for kind in KINDS] for record in records], dtype=float)
+    rows = lines.reshape(-1, len(KINDS))
+    table["lines"] = {kind: Statistic(rows, partial(_share, column=column)) for column, kind in enumerate(KINDS)}
     return table
 
 
@@ -118,25 +111,11 @@ def _with_any(rows: np.ndarray) -> np.ndarray:
 
 
 def _scores(rows: np.ndarray) -> Table:
-    values: dict[str, Callable] = {"f1": _f1, "precision": _precision, "recall": _recall}
-    return {name: Statistic(rows, value) for name, value in values.items()}
-
-
-def _f1(sums: np.ndarray) -> np.ndarray:
-    return _percent(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
-
-
-def _precision(sums: np.ndarray) -> np.ndarray:
-    return _percent(sums[..., 0], sums[..., 1])
-
-
-def _recall(sums: np.ndarray) -> np.ndarray:
-    return _percent(sums[..., 0], sums[..., 2])
-
-
-def _lines(counts: Sequence[Mapping[str, int]]) -> Table:
-    rows = np.array([[count[kind] for kind in KINDS] for count in counts], dtype=float).reshape(-1, len(KINDS))
-    return {kind: Statistic(rows, partial(_share, column=column)) for column, kind in enumerate(KINDS)}
+    return {
+        "f1": Statistic(rows, lambda sums: _percent(2 * sums[..., 0], sums[..., 1] + sums[..., 2])),
+        "precision": Statistic(rows, lambda sums: _percent(sums[..., 0], sums[..., 1])),
+        "recall": Statistic(rows, lambda sums: _percent(sums[..., 0], sums[..., 2])),
+    }
 
 
 def _share(sums: np.ndarray, column: int) -> np.ndarray:

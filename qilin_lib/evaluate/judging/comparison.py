@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, percentiles, resample_counts, summary
+from qilin_lib.evaluate.intervals import LEAST, mean_of, percentiles, resample_counts, summary
 from qilin_lib.evaluate.judging.agreement import alpha, kappa, share_agreed
 from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
 from qilin_lib.evaluate.replies import ERROR, Reply
@@ -31,6 +31,8 @@ HUMAN = "human: "
 """Before the name of a person who judged."""
 # A judge follows length or order, rather than content, above such a share of its decisions (lower end of the interval).
 FOLLOWS = 75.0
+PREFERS = {"first": "answer shown first", "second": "answer shown second", "longer": "longer answer"}
+KEPT = ["item", "order", "verdict", "length"]
 # Of the strengths' squares, so that a model that won or lost everything has a finite one.
 PENALTY = 0.01
 
@@ -66,32 +68,22 @@ def games(pairs: Sequence[Pair], chosen: Preset) -> Iterator[Game]:
 def record(game: Game, judge: str, reply: Reply) -> dict[str, Any]:
     """What is kept of one judgment; `verdict` is A's: win, tie, loss, or None. length: characters of A's less B's."""
     decided = None if reply.finish == ERROR else pair_verdict(reply.text)
-    lengths = len(game.pair.answer_a), len(game.pair.answer_b)
-    return row(game.pair, game.order, judge, sha256_text(game.prompt), reply.text, decided, lengths) | reply.ending
-
-
-def row(
-    pair: Pair, order: str, judge: str, prompt_sha: str, raw: str, decided: str | None, lengths: tuple[int, int]
-) -> dict[str, Any]:
-    """A record of what a judge `decided` (FIRST, SECOND, TIE or None) about a pair shown in an order."""
+    verdict = decided
+    if decided in (FIRST, SECOND):
+        verdict = WIN if (decided == FIRST) == (game.order == "ab") else LOSS
     return {
-        "item": pair.item,
-        "model_a": pair.model_a,
-        "model_b": pair.model_b,
-        "order": order,
+        "item": game.pair.item,
+        "model_a": game.pair.model_a,
+        "model_b": game.pair.model_b,
+        "order": game.order,
         "judge": judge,
-        "prompt_sha": prompt_sha,
-        "raw": raw,
-        "verdict": of_a(decided, order),
+        "prompt_sha": sha256_text(game.prompt),
+        "raw": reply.text,
+        "verdict": verdict,
         "parsed": decided is not None,
-        "length": lengths[0] - lengths[1],
+        "length": len(game.pair.answer_a) - len(game.pair.answer_b),
+        **reply.ending,
     }
-
-
-def of_a(decided: str | None, order: str) -> str | None:
-    """What a verdict about the first and the second answer is for model A."""
-    a = FIRST if order == "ab" else SECOND
-    return decided if decided in (None, TIE) else WIN if decided == a else LOSS
 
 
 def judged(records: Sequence[Mapping]) -> pd.DataFrame:
@@ -141,24 +133,11 @@ def comparison(records: Sequence[Mapping], resamples: int, seed: int) -> pd.Data
     for (judge, a, b), own in judged(records).groupby(["judge", "model_a", "model_b"], sort=False):
         read = own[own["points"].notna()]
         rate = summary(mean_of(100 * read["points"].to_numpy()), resamples, seed)
-        counts = {outcome: int((own["outcome"] == outcome).sum()) for outcome in OUTCOMES}
-        controlled = length_controlled(read["points"], read["length"], resamples, seed)
-        rows.append(
-            {
-                "judge": judge,
-                "model_a": a,
-                "model_b": b,
-                "n": len(own),
-                **counts,
-                **_named(rate, "win_rate"),
-                **controlled,
-            }
-        )
+        row = {"judge": judge, "model_a": a, "model_b": b, "n": len(own)}
+        row |= {outcome: int((own["outcome"] == outcome).sum()) for outcome in OUTCOMES}
+        row |= {"win_rate": rate["value"], "low": rate["low"], "high": rate["high"]}
+        rows.append(row | length_controlled(read["points"], read["length"], resamples, seed))
     return pd.DataFrame(rows)
-
-
-def _named(rate: Summary, name: str) -> dict[str, float | None]:
-    return {name: rate["value"], "low": rate["low"], "high": rate["high"]}
 
 
 def length_controlled(
@@ -224,29 +203,25 @@ def controls(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFr
     first, longer: of all decisions those for the first shown and for the longer answer. orders agree: Cohen's kappa
     (times 100) of the verdicts in the two orders, 0 for a judge that decides by chance.
     """
-    decided = [one for one in records if one["verdict"] in (WIN, LOSS)]
-    first = [(one["verdict"] == WIN) == (one["order"] == "ab") for one in decided]
-    unequal = [one for one in decided if one["length"]]
-    longer = [(one["verdict"] == WIN) == (one["length"] > 0) for one in unequal]
+    decided = pd.DataFrame([one for one in records if one["verdict"] in (WIN, LOSS)], columns=KEPT)
+    won = decided["verdict"] == WIN
+    decided["first"] = won == (decided["order"] == "ab")
+    decided["second"] = ~decided["first"]
+    decided["longer"] = (won == (decided["length"] > 0)).where(decided["length"] != 0)
+    rows = []
+    for control in ("first", "second", "longer"):
+        # Both orders of an item are one draw.
+        items = decided[control].dropna().astype(float).groupby(decided["item"]).mean()
+        found = summary(mean_of(100 * items.to_numpy()), resamples, seed)
+        warned = found["low"] is not None and found["low"] > FOLLOWS
+        warning = f"prefers the {PREFERS[control]}" if warned else ""
+        rows.append((control, found["value"], found["low"], found["high"], found["n"], warning))
     both = judged(records)
     both = both[both["points"].notna()]
     agreed, low, high = _orders_agree(both, resamples, seed)
-    rows = [
-        _control("first", first, decided, resamples, seed, "prefers the answer shown first"),
-        _control("second", [not one for one in first], decided, resamples, seed, "prefers the answer shown second"),
-        _control("longer", longer, unequal, resamples, seed, "prefers the longer answer"),
-        ("orders agree", agreed, low, high, len(both),
-         "" if low is None or low > 0 else "the two orders agree no more than by chance"),
-    ]  # fmt: skip
+    chance = "" if low is None or low > 0 else "the two orders agree no more than by chance"
+    rows.append(("orders agree", agreed, low, high, len(both), chance))
     return pd.DataFrame(rows, columns=["control", "share", "low", "high", "n", "warning"])
-
-
-def _control(name: str, follows: list[bool], own: list[Mapping], resamples: int, seed: int, says: str) -> tuple:
-    # Both orders of an item are one draw.
-    items = pd.Series(follows, dtype=float).groupby(pd.Series([one["item"] for one in own], dtype=object)).mean()
-    found = summary(mean_of(100 * items.to_numpy()), resamples, seed)
-    warned = found["low"] is not None and found["low"] > FOLLOWS
-    return name, found["value"], found["low"], found["high"], found["n"], says if warned else ""
 
 
 def _orders_agree(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float | None, float | None, float | None]:

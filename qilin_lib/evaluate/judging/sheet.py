@@ -6,18 +6,21 @@ import base64
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.judging.comparison import HUMAN, Pair, row
+from qilin_lib.evaluate.judging.comparison import HUMAN, Game, Pair, record
 from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset
+from qilin_lib.evaluate.replies import Reply
 from qilin_lib.files import read_json, sha256_text, write_json, write_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
-VERDICTS = (FIRST, SECOND, TIE)
+# What the sheet's file says, in a judge's words.
+VERDICTS = {FIRST: "回答1更好", SECOND: "回答2更好", TIE: "平局"}
 
 
 def write(pairs: Sequence[Pair], chosen: Preset, folder: Path, seed: int) -> tuple[Path, Path]:
@@ -34,8 +37,7 @@ def write(pairs: Sequence[Pair], chosen: Preset, folder: Path, seed: int) -> tup
         answers = (pair.answer_a, pair.answer_b) if order == "ab" else (pair.answer_b, pair.answer_a)
         name = sha256_text(f"{seed} {place} {pair.item}")[:12]
         games.append({"id": name, "question": pair.question, "first": answers[0], "second": answers[1]})
-        key[name] = {"item": pair.item, "model_a": pair.model_a, "model_b": pair.model_b, "order": order,
-                     "length": [len(pair.answer_a), len(pair.answer_b)]}  # fmt: skip
+        key[name] = {"order": order, "pair": asdict(pair)}
     sheet = sha256_text(str(games))[:12]
     page, secret = folder / "sheet.html", folder / "key.json"
     write_text(page, _page({"sheet": sheet, "criteria": chosen.criteria, "games": games}))
@@ -66,8 +68,7 @@ def read(export: Path, key: Path) -> list[dict[str, Any]]:
     for name, verdict in said["verdicts"].items():
         if name not in secret["games"] or verdict not in VERDICTS:
             raise QilinError(f"{export}: verdicts: '{name}: {verdict}' is none; valid are {', '.join(VERDICTS)}")
-        game = secret["games"][name]
-        pair = Pair(game["item"], "", game["model_a"], game["model_b"], "", "")
-        judge = HUMAN + (said["judge"] or "unnamed")
-        records.append(row(pair, game["order"], judge, said["sheet"], verdict, verdict, tuple(game["length"])))
+        known = secret["games"][name]
+        game = Game(Pair(**known["pair"]), known["order"], said["sheet"])
+        records.append(record(game, HUMAN + (said["judge"] or "unnamed"), Reply(VERDICTS[verdict])))
     return records

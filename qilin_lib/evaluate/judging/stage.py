@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import pandas as pd
+
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import store
-from qilin_lib.evaluate.asking import ITEMS
+from qilin_lib.evaluate.asking import ITEMS, answered
+from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.evidence import variants
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.judging import comparison
 from qilin_lib.evaluate.judging.comparison import Game, Pair
 from qilin_lib.evaluate.judging.verdicts import preset
 from qilin_lib.evaluate.plan import FIXED, Task
-from qilin_lib.evaluate.prompts import Prompt, fit, huatuo_messages
 from qilin_lib.evaluate.replies import Reply, spoken
-from qilin_lib.evaluate.scores import Table
 from qilin_lib.files import read_jsonl, write_jsonl
+from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 
 FOLDER = "judging"
 CONTROLS = {"longer": comparison.longest, "first": comparison.first_shown}
 """Judges that need no model, and that every other judge is held against."""
-
-
-@dataclass(frozen=True)
-class Judging(Task):
-    """Games as items: each item's question is the whole prompt for the judge."""
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        new = self.settings["max_new_tokens"]
-        return [fit(lambda question, _: huatuo_messages(question), item, (), "", backend, new) for item in items]
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return [
-            {"output": reply.text, **reply.ending} for reply in backend.generate(asked, self.settings["max_new_tokens"])
-        ]
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        """None: what the judgments add up to is the pairs' (`comparison`)."""
-        return {}
 
 
 def check(parameters: Any) -> None:
@@ -59,31 +42,54 @@ def check(parameters: Any) -> None:
         raise QilinError(f"eval.judge.preset: '{own.preset}' scores single answers; nearest valid: zhongjing")
 
 
+def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]:
+    """What the judge of `eval.judge` makes of the finished answers, as scores.json holds it: tables as lists of rows
+    (`comparison`); {"unfinished": why} where it cannot. Every judgment stands in judging/records.jsonl."""
+    own, parameters = stage.parameters.judge, stage.parameters
+    games = [*comparison.games(pairs(stage), preset(own.preset))]
+    if not games:
+        return {"unfinished": f"eval.judge: fewer than two models have answered {own.benchmark}"}
+    if own.by not in CONTROLS and own.by not in failed:
+        answered(stage, [task(stage, games)], f"{FOLDER}/items", (), show, [own.by])
+        failed = failed | store.failures(stage.dir)
+    if own.by in failed:
+        return {"unfinished": failed[own.by]}
+    said = records(stage, games)
+    write_jsonl(stage.dir / FOLDER / "records.jsonl", said)
+    tables = {
+        name: _rows(table(said, parameters.bootstrap_resamples, parameters.seed))
+        for name, table in (
+            ("comparison", comparison.comparison),
+            ("strengths", comparison.strengths),
+            ("controls", comparison.controls),
+        )
+    }
+    about = {"judge": own.by, "preset": own.preset, "source": preset(own.preset).source, "benchmark": own.benchmark}
+    return about | tables
+
+
 def pairs(stage: Stage) -> list[Pair]:
     """The answers to be compared: of every two models of `eval.judge`, to each of its items."""
     own = stage.parameters.judge
-    models = stage.parameters.models if own.models is None else own.models
-    paths = {name: store.predictions(stage.dir, FIXED, own.benchmark, name) for name in models}
-    answers = {
-        name: {row["id"]: spoken(row["output"]) for row in read_jsonl(path)}
-        for name, path in paths.items()
-        if path.exists()
-    }
+    answers = {}
+    for name in stage.parameters.models if own.models is None else own.models:
+        path = store.predictions(stage.dir, FIXED, own.benchmark, name)
+        if path.exists():
+            answers[name] = {row["id"]: spoken(row["output"]) for row in read_jsonl(path)}
     asked = stage.dir / ITEMS / f"{own.benchmark}.jsonl"
     questions = {row["id"]: row["question"] for row in (read_jsonl(asked) if asked.exists() else ())}
-    chosen = list(questions)[: own.max_items]
     return [
         Pair(item, questions[item], a, b, answers[a][item], answers[b][item])
-        for item in chosen
+        for item in list(questions)[: own.max_items]
         for a, b in combinations(answers, 2)
     ]
 
 
-def task(stage: Stage, games: Sequence[Game]) -> Judging:
-    """The games as something to ask."""
+def task(stage: Stage, games: Sequence[Game]) -> Task:
+    """The games as something to ask: each item's question is the whole prompt for the judge."""
     own = stage.parameters.judge
     items = [Item(FOLDER, _name(game), "-", None, game.prompt, None, None, "") for game in games]
-    return Judging(FOLDER, FIXED, "-", own.max_items, items, [], {"max_new_tokens": own.max_new_tokens})
+    return Huatuo(FOLDER, FIXED, "-", own.max_items, items, [], {"max_new_tokens": own.max_new_tokens}, "char")
 
 
 def _name(game: Game) -> str:
@@ -91,33 +97,17 @@ def _name(game: Game) -> str:
 
 
 def records(stage: Stage, games: Sequence[Game]) -> list[dict[str, Any]]:
-    """What the judge said of all games, written to judging/records.jsonl as well."""
+    """What the judge said of all games."""
     judge = stage.parameters.judge.by
     if judge in CONTROLS:
-        replies = [CONTROLS[judge](game) for game in games]
-    else:
-        path = store.predictions(stage.dir, FIXED, FOLDER, judge)
-        store.finish(path, [_name(game) for game in games])
-        rows = {row["id"]: row for row in read_jsonl(path)}
-        found = (rows[_name(game)] for game in games)
-        replies = [Reply(row["output"], row["finish"], error=row.get("error", "")) for row in found]
-    said = [comparison.record(game, judge, reply) for game, reply in zip(games, replies, strict=True)]
-    write_jsonl(stage.dir / FOLDER / "records.jsonl", said)
-    return said
+        return [comparison.record(game, judge, CONTROLS[judge](game)) for game in games]
+    path = store.predictions(stage.dir, FIXED, FOLDER, judge)
+    store.finish(path, [_name(game) for game in games])
+    rows = {row["id"]: row for row in read_jsonl(path)}
+    found = (rows[_name(game)] for game in games)
+    replies = (Reply(row["output"], row["finish"], error=row.get("error", "")) for row in found)
+    return [comparison.record(game, judge, reply) for game, reply in zip(games, replies, strict=True)]
 
 
-def judged(stage: Stage, said: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the judgments add up to, as scores.json holds it: tables as lists of rows (`comparison`)."""
-    own, parameters = stage.parameters.judge, stage.parameters
-    how = parameters.bootstrap_resamples, parameters.seed
-    tables = {
-        "comparison": comparison.comparison(said, *how),
-        "strengths": comparison.strengths(said, *how),
-        "controls": comparison.controls(said, *how),
-    }
-    about = {"judge": own.by, "preset": own.preset, "source": preset(own.preset).source, "benchmark": own.benchmark}
-    return about | {name: _plain(table) for name, table in tables.items()}
-
-
-def _plain(table: Any) -> list[dict[str, Any]]:
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")

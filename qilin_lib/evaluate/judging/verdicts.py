@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -154,26 +153,12 @@ def scores(raw: str, chosen: Preset) -> dict[str, int] | None:
     return found
 
 
-_MET = re.compile(r"\{[^{}]*\}|\b(?:yes|no|true|false)\b|不符合|符合|^[是否]", re.IGNORECASE | re.MULTILINE)
-
-
 def met(raw: str) -> bool | None:
     """Whether a reply says that a criterion is met; None when it does not say."""
-    for said in reversed(_MET.findall(spoken(raw))):
-        if not said.startswith("{"):
-            return said.lower() in ("yes", "true", "符合", "是")
-        for value in _values(said):
-            return value
-    return None
-
-
-def _values(said: str) -> Iterator[bool]:
-    try:
-        row = json.loads(said)
-    except ValueError:
-        return
-    if isinstance(value := row.get("criteria_met"), bool):
-        yield value
+    text = spoken(raw).lower()
+    said = re.findall(r'"criteria_met"\s*:\s*(true|false)', text)
+    said = said or re.findall(r"\b(?:yes|no|true|false)\b|不符合|符合|^[是否]", text, re.MULTILINE)
+    return said[-1] in ("yes", "true", "符合", "是") if said else None
 
 
 def rubric_score(criteria: Sequence[Criterion], verdicts: Sequence[bool | None]) -> float | None:
