@@ -67,20 +67,20 @@ def choose(
     ids = _common_ids(by_id, first, last)
     drawn = random.Random(seed).sample(ids, len(ids))
     rules = {item: ["seeded sample"] for item in drawn[:k]}
-    changes = {item: _change(metric(by_id[first][item]), metric(by_id[last][item])) for item in drawn}
     # From the far end of the draw: among equal changes those that the sample does not show already.
-    scored = [(change, item) for item, change in reversed(changes.items()) if change is not None]
-    gains = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
-    losses = sorted((pair for pair in scored if pair[0] < 0), key=lambda pair: pair[0])
-    for name, ranked in (("gain", gains), ("loss", losses)):
-        for number, (_, item) in enumerate(ranked[:k], start=1):
+    changes = {item: _change(metric(by_id[first][item]), metric(by_id[last][item])) for item in reversed(drawn)}
+    known = {item: change for item, change in changes.items() if change}
+    for name, sign in (("gain", 1), ("loss", -1)):
+        moved = [item for item in known if known[item] * sign > 0]
+        for number, item in enumerate(sorted(moved, key=lambda item: -abs(known[item]))[:k], start=1):
             place = f" (no. {number})" if k > 1 else ""
             rules.setdefault(item, []).append(f"biggest {name} from {first} to {last}{place}")
-    picked = {item: {model: rows[item] for model, rows in by_id.items()} for item in rules}
-    return [
-        Case(item, ", ".join(rules[item]), answers, {m: metric(record) for m, record in answers.items()}, stages)
-        for item, answers in picked.items()
-    ]
+    cases = []
+    for item, reasons in rules.items():
+        answers = {model: rows[item] for model, rows in by_id.items()}
+        scores = {model: metric(record) for model, record in answers.items()}
+        cases.append(Case(item, ", ".join(reasons), answers, scores, stages))
+    return cases
 
 
 def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str, last: str) -> list[str]:
@@ -165,31 +165,20 @@ def marked(before: str, after: str, name: str) -> tuple[Html, str]:
         return cut(after), f"same as {name}"
     if share < ALIKE:
         return cut(after), f"{share:.0%} in common with {name}: not marked"
-    pieces = macro("marks", _pieces(old, new, _changes(matcher)))
-    return macro("cut", pieces, max(0, len(after) - LONGEST)), f"compared with {name}"
-
-
-def _changes(matcher: difflib.SequenceMatcher) -> list[tuple[int, int, int, int]]:
-    """Changed stretches (old from, to, new from, to), each joined with the one before it across a chance match."""
-    joined: list[tuple[int, int, int, int]] = []
-    for kind, *here in matcher.get_opcodes():
-        if kind == "equal":
+    pieces: list[tuple[str, str]] = []
+    left_out = added = ""
+    opcodes = matcher.get_opcodes()
+    for place, (kind, old_from, old_to, new_from, new_to) in enumerate(opcodes):
+        between = 0 < place < len(opcodes) - 1
+        if kind != "equal" or (between and new_to - new_from <= CHANCE):
+            left_out += "".join(old[old_from:old_to])
+            added += "".join(new[new_from:new_to])
             continue
-        if joined and here[0] - joined[-1][1] <= CHANCE:
-            here = [joined[-1][0], here[1], joined.pop()[2], here[3]]
-        joined.append(tuple(here))
-    return joined
-
-
-def _pieces(
-    old: Sequence[str], new: Sequence[str], changes: Iterable[tuple[int, int, int, int]]
-) -> list[tuple[str, str]]:
-    """(kind, text): "" for what both have, "del" for what only `old` has, "ins" for what only `new` has."""
-    pieces, done = [], 0
-    for old_from, old_to, new_from, new_to in changes:
-        pieces += [("", new[done:new_from]), ("del", old[old_from:old_to]), ("ins", new[new_from:new_to])]
-        done = new_to
-    return [(kind, "".join(text)) for kind, text in [*pieces, ("", new[done:])] if text]
+        pieces += [("del", left_out), ("ins", added), ("", "".join(new[new_from:new_to]))]
+        left_out = added = ""
+    pieces += [("del", left_out), ("ins", added)]
+    shown = macro("marks", [(kind, text) for kind, text in pieces if text])
+    return macro("cut", shown, max(0, len(after) - LONGEST)), f"compared with {name}"
 
 
 def _question(record: Record) -> str:

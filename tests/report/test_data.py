@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,15 +149,6 @@ def test_dropped_lines_are_counted_and_drawn_from_the_whole_file(tmp_path: Path)
     # Drawn evenly: of 50 from 0 .. 2000, the mean has a standard deviation of 82.
     assert abs(sum(places[:50]) / 50 - 1000) < 330
     assert data.dropped_table(path, each=50).words.equals(table.words)
-
-
-def test_dropped_lines_are_not_held_in_memory(tmp_path: Path) -> None:
-    path = drop(tmp_path / "dropped.jsonl", ("duplicate" for _ in range(30_000)))
-    tracemalloc.start()
-    data.dropped_table(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert path.stat().st_size > 8_000_000 and peak < 1_000_000
 
 
 # --- personal data ----------------------------------------------------------------------------------------------------

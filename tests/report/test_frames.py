@@ -77,7 +77,7 @@ def test_every_score_is_a_row_with_its_number_and_source(make: Callable, scores:
     assert (row["name"], row["seed"], row["manifest"]) == (DPO, 1, "one" * 8)
     assert row["records"] == "06_eval/predictions/fixed/cmexam/dpo.jsonl"
     # The tables are pivots of it.
-    table = tables.table5(scores).frame.set_index("Model")
+    table = tables.score_table(5, scores).frame.set_index("Model")
     own = frame.query("benchmark == 'cmexam' and protocol == 'fixed' and group == '' and metric == 'bleu_4'")
     assert table.loc[own["name"], "BLEU-4"].tolist() == own["value"].tolist()
 
