@@ -6,17 +6,22 @@ Everything is read from 06_eval/scores.json; a cell leads to the records it is m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from qilin_lib import strict_yaml
 from qilin_lib.evaluate.breakdown import NO_CATEGORY, NOT_ANNOTATED
 from qilin_lib.models import names
-from qilin_lib.report.annotations import COLUMNS, ENGLISH
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.paper import ExternalTable
 from qilin_lib.report.render import Table, table
 from qilin_lib.report.tables import Column, Scores, across, by_model, headings, heads
 
+_ANNOTATIONS = strict_yaml.read(Path(__file__).with_name("annotations.yaml"))
+# English names of CMExam's annotation columns and of their values.
+COLUMNS: dict[str, str] = _ANNOTATIONS["columns"]
+ENGLISH: dict[str, str] = _ANNOTATIONS["values"]
 CATEGORIES = {"stem": "STEM", "social_science": "Social science", "humanities": "Humanities", "other": "Other"}
 
 

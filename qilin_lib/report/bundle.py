@@ -119,9 +119,10 @@ def _values(text: str) -> str:
     return _json(_short(content))
 
 
-def _lines(text: str) -> str:
-    """A training log, each line as `_values` shows it."""
-    return "\n".join(json.dumps(_short(json.loads(line))) for line in text.splitlines())
+def _numbers(text: str) -> str:
+    """The numbers of a training log, line by line."""
+    rows = map(json.loads, text.splitlines())
+    return "\n".join(json.dumps({k: v for k, v in row.items() if isinstance(v, int | float)}) for row in rows)
 
 
 def _short(value: Any) -> Any:
@@ -169,7 +170,7 @@ SHORT: dict[str, tuple[str, Callable[[str], str]]] = {
     "manifest.json": ("", _values),
     "in_progress.json": ("", _values),
     "ledger.json": ("", _values),
-    "log.jsonl": ("", _lines),
+    "log.jsonl": ("", _numbers),
     "*.log": (".errors", _errors),
     "*.ipynb": (".errors", _failures),
     "table_*.csv": ("", _cells),

@@ -90,27 +90,24 @@ def literal(text: str) -> str:
     return drawn.replace("$", r"\$")
 
 
-def _dress(figure: Figure) -> None:
-    """Let every text of a figure fall back on the Chinese font."""
+def _saved(figure: Figure, **options: Any) -> bytes:
+    """The bytes of a figure whose texts fall back on the Chinese font."""
     for text in figure.findobj(Text):
         text.set_family(list(_families()))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG bytes."""
-    _dress(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+    return _saved(figure, format="png", dpi=dpi)
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG bytes, the same bytes for the same figure: no date in it, identifiers from a fixed salt."""
-    _dress(figure)
-    buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "qilin"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+        return _saved(figure, format="svg", metadata={"Date": None})
 
 
 def new_chart(width: float, height: float) -> Chart:

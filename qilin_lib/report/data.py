@@ -40,13 +40,13 @@ def sources_table(raw: Path) -> Table:
     return table(f"Sources below {raw.name}", rows, ["Dataset", "Status", "Feeds", "Licence", "From"], notes)
 
 
-def example(raw: Path, name: str, kind: str = "sft") -> Html:
-    """The first readable record of a source, and what it becomes in set `kind`."""
-    for unit in units(BY_NAME[name], raw, (kind,)):
+def example(raw: Path, name: str) -> Html:
+    """The first readable record of a source, and what it becomes in ChiMed-SFT."""
+    for unit in units(BY_NAME[name], raw, ("sft",)):
         if isinstance(unit.read, Record):
-            made = compose(kind, unit.read.payload) or {}
+            made = compose("sft", unit.read.payload) or {}
             return conversation_card(name, made.get("messages", []), f"{unit.read.file}, line {unit.read.line}")
-    return macro("paragraph", f"{name} has no record that feeds {kind} in this raw folder.")
+    return macro("paragraph", f"{name} has no record that feeds sft in this raw folder.")
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> Table:

@@ -1,6 +1,6 @@
 """Figures of notebooks 01-07: the ledger, training curves, accuracy by subject, lengths, ours against the paper.
 
-A Chinese annotation bears its English name (`annotations.ENGLISH`), or its number in the table, where no font draws
+A Chinese annotation bears its English name (`breakdowns.ENGLISH`), or its number in the table, where no font draws
 Chinese.
 """
 
@@ -18,9 +18,8 @@ from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report import charts, tables
-from qilin_lib.report.annotations import COLUMNS, figure_label
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
-from qilin_lib.report.breakdowns import group_values
+from qilin_lib.report.breakdowns import COLUMNS, ENGLISH, group_values
 from qilin_lib.report.charts import (
     COLOURS,
     PAPER_COLOUR,
@@ -130,7 +129,7 @@ def dpo_curves(rows: Rows, start: float | None = math.log(2)) -> Figure:
     return chart
 
 
-def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = None, unit: str = "tokens") -> Figure:
+def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = None) -> Figure:
     """Lengths by group on a logarithmic axis; `limit` draws where texts are cut and says what share lies beyond it."""
     filled = {name: np.asarray(values) for name, values in lengths.items() if len(values)}
     top = max((values.max() for values in filled.values()), default=1)
@@ -149,7 +148,7 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
         axes.hist(np.maximum(values, 1), bins, histtype="step", linewidth=1.6, **style)
     if limit is not None:
         axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:,}")
-    axes.set(xscale="log", xlabel=f"length, {unit}", ylabel="share of samples, percent")
+    axes.set(xscale="log", xlabel="length, tokens", ylabel="share of samples, percent")
     quiet(axes)
     chart.legend(loc="outside upper center", ncols=1 if len(filled) < 4 else 2, frameon=False, fontsize=8)
     return chart
@@ -188,7 +187,9 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
     names = {model: name_of(scores, model) for model in ordered(results)}
     lines = []
     for number, (value, n) in enumerate(group_values(results, column).items(), start=1):
-        label = value if charts.chinese_family() else figure_label(value, number)
+        label = value
+        if not (value.isascii() or charts.chinese_family()):
+            label = ENGLISH.get(value, f"no. {number}")
         by_model = {model: results[model].get("groups", {}).get(column, {}).get(value) for model in names}
         lines.append(Line(f"{label} ({n})", by_model))
     title = f"CMExam by {COLUMNS.get(column, column)}" + f", the {most} commonest" * (len(lines) > most)

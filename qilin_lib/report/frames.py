@@ -258,7 +258,7 @@ def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
 def _texts(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row per moment and text of a part of heldout.json."""
     lists = {name: values for name, values in entry.items() if isinstance(values, list)}
-    beside = ("source", "left_out", "tokens", "chars")
+    beside = ("source", "strategy", "left_out", "tokens", "chars")
     for moment in [name for name in lists if not name.startswith(beside)]:
         sizes = lists.get("tokens") or lists.get(f"tokens_{moment.rpartition('_')[2]}")
         about = {"source": lists.get("source"), "tokens": sizes, "chars": lists.get("chars")}

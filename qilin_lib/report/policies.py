@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
 from qilin_lib.report.cells import Score, sentences
@@ -119,13 +118,11 @@ def curve(folder: Path) -> Figure | Html:
 
 
 def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Reward, KL from SFT, length and cut share over the steps of `rl/log.jsonl`. QilinError for an empty log.
+    """Reward, KL from SFT, length and cut share over the steps of `rl/log.jsonl`.
 
     The KL is TRL's estimate from the sampled tokens: RLOO's is the mean log-ratio, which can be below 0. The loss is
     left out: RLOO's and GRPO's advantages sum to 0 in a group, so it says nothing about progress.
     """
-    if not rows:
-        raise QilinError("the log of reinforcement learning is empty: nothing to draw")
     panels = [Panel(title, {key: (LOOKS["rl"][0], "")}) for key, title in CURVES.items()]
     return curves(rows, panels, len(CURVES), 2.9)
 

@@ -75,23 +75,20 @@ def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
     return {model: name_of(files.read_json(Path(stage_dir) / "scores.json"), model) for model in models}
 
 
-def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | None = None) -> Html:
-    """The first record of a predictions file: prompt, output, reference, and what was read from it.
-
-    `protocol`: None = the first that the run has of fixed and released.
-    """
-    record = read(stage_dir, protocol or _protocol(stage_dir, benchmark), benchmark, model)[0]
+def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str = FIXED) -> Html:
+    """The first record of a predictions file: prompt, output, reference, and what was read from it."""
+    record = read(stage_dir, protocol, benchmark, model)[0]
     parts = [Box(name, record[name]) for name in ("prompt", "output", "reference") if record.get(name)]
     told = [f"{key} {_told(record[key])}" for key in READ if record.get(key) not in (None, {})]
     return card(record["id"], parts, aside=" · ".join(told))
 
 
-def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: str | None = None) -> Table:
+def letters_table(stage_dir: str | Path, benchmark: str = "cmexam") -> Table:
     """How often each model gave each answer, beside the gold answers; "-" is an answer that could not be read.
 
-    `protocol` as in `example`.
+    Of the fixed protocol, or of the released one where the run has no other.
     """
-    protocol = protocol or _protocol(stage_dir, benchmark)
+    protocol = next((name for name in PROTOCOLS if models_of(stage_dir, benchmark, name)), FIXED)
     models = models_of(stage_dir, benchmark, protocol)
     given: dict[str, Counter] = {}
     for model, name in names_of(stage_dir, models).items() if models else ():
@@ -116,10 +113,6 @@ def _told(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _protocol(stage_dir: str | Path, benchmark: str) -> str:
-    return next((name for name in PROTOCOLS if models_of(stage_dir, benchmark, name)), PROTOCOLS[0])
 
 
 def _kind(letters: str | None) -> str:

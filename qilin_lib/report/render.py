@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from wcwidth import wcswidth
+from tabulate import tabulate
+from wcwidth import wcswidth, wrap
 
 from qilin_lib.errors import visible
 from qilin_lib.files import write_text
@@ -26,7 +27,6 @@ from qilin_lib.report.markup import Html, escape, render
 from qilin_lib.report.paper import UNKNOWN, Cell
 
 WIDTH = 120  # columns of a terminal
-LONGEST_WORD = 32  # columns of a text in a terminal
 OPEN_NOTES = 4  # under a table; the others are folded
 # Texts that say "there is no number here" and are shown in grey.
 ABSENT = ("not available", "no items", "not evaluated", "not in this run", "not counted", "-")
@@ -84,7 +84,7 @@ class Table:
     @property
     def texts(self) -> list[bool]:
         """Of each column whether it holds words, which read from the left."""
-        return [all(isinstance(cell, str) for cell in self.content[name]) for name in self.content.columns]
+        return [all(isinstance(cell, str) for cell in column) for _, column in self.content.items()]
 
     def __repr__(self) -> str:
         return self.text()
@@ -163,16 +163,12 @@ class Table:
 
     def text(self, width: int = WIDTH) -> str:
         """Plain text within `width` columns of a terminal: columns that do not fit stand in blocks below."""
-        shown = self.words.map(_clipped)
-        shown.columns = [_clipped(name) for name in shown.columns]
-        keys = next((place for place, left in enumerate(self.texts) if not left), 1)
-        with pd.option_context("display.unicode.east_asian_width", True):
-            body = shown.set_index(list(shown.columns[: keys or 1])).to_string(line_width=width, sparsify=False)
         notes = list(self.notes[:OPEN_NOTES])
         if self.notes[OPEN_NOTES:]:
             notes.append(f"{len(self.notes) - OPEN_NOTES} more: `.notes`, or the HTML and Markdown of the table.")
         lines = [textwrap.fill(f"* {visible(note)}", width, subsequent_indent="  ") for note in notes]
-        return "\n".join([textwrap.fill(visible(self.heading), width), body, *lines]) + "\n"
+        blocks = [f"{block}\n" for block in _blocks(self, width)]
+        return "\n".join([textwrap.fill(visible(self.heading), width), *blocks, *lines]).rstrip() + "\n"
 
 
 def table(
@@ -222,14 +218,38 @@ def _word(cell: Any) -> str:
     return "-" if cell is None else str(cell)
 
 
-def _clipped(text: str) -> str:
-    """A text on one line; of more than LONGEST_WORD columns that is no number the beginning."""
-    text = " ".join(visible(text).split())
-    if wcswidth(text) <= LONGEST_WORD or re.match(r"[-+\u2212]?[\d.,]+( \[|$)", text):
-        return text or "-"
-    while wcswidth(text) >= LONGEST_WORD:
-        text = text[:-1]
-    return f"{text}…"
+def _blocks(table: Table, width: int) -> Iterator[str]:
+    """The columns in as many blocks as they need, each behind the columns that name the rows."""
+    texts, names = table.texts, list(table.content.columns)
+    keys = next((place for place, left in enumerate(texts) if not left), len(names)) or 1
+    # Words leave half of the width to numbers, if there are any.
+    room = max(12, (width // 2 if keys < len(names) else width - 2 * keys) // keys)
+    columns, sizes = [], []
+    for (name, column), left in zip(table.content.items(), texts, strict=True):
+        cells = [_lines(cell, table.compact, room if left else width // 2) for cell in column]
+        # tabulate leaves two columns beside a heading.
+        head = textwrap.wrap(name, 18)
+        widths = [wcswidth(line) for cell in cells for line in cell.split("\n")]
+        sizes.append(2 + max([*widths, *(wcswidth(line) + 2 for line in head)], default=0))
+        columns.append(["\n".join(head), *cells])
+    groups: list[list[int]] = [[]]
+    for place in range(keys, len(columns)):
+        shown = [*range(keys), *groups[-1], place]
+        if groups[-1] and sum(sizes[p] for p in shown) > width + 2:
+            groups.append([])
+        groups[-1].append(place)
+    for group in groups:
+        places = [*range(keys), *group]
+        heads, *rows = zip(*(columns[place] for place in places), strict=True)
+        sides = ["left" if texts[place] else "right" for place in places] if rows else None
+        yield tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def _lines(cell: Any, compact: bool, room: int) -> str:
+    """A cell in lines: the parts of a Score on their own unless the table is compact, words wrapped to their room."""
+    if not isinstance(cell, Score):
+        return "\n".join(wrap(visible(_word(cell)).replace("\n", " "), room)) or " "
+    return (" " if compact else "\n").join(part for part in cell.parts().values() if part != f"paper {UNKNOWN}")
 
 
 def _plain(cell: Any) -> Any:

@@ -28,10 +28,13 @@ def write_report(stage: Stage) -> Path:
     if stage.up_to_date:
         return target
     folder, parameters = stage.parent(RLHF), stage.parameters
+    pool = read_pool(folder)
+    best = Picture(rlhf.best_of_k_figure(pool, parameters), "Mean reward of the best of k answers")
+    sampled = [rlhf.pool_table(pool, parameters), best, rlhf.pool_examples(pool)]
     digest, notes = read_manifest(stage.run_dir, RLHF)["digest"], accepted(stage.run_dir, RLHF)
     sections = [
         Section("The reward model", with_notes(_reward_parts(folder, parameters), notes)),
-        Section("Rejection sampling", with_notes(_pool_parts(read_pool(folder), parameters), notes)),
+        Section("Rejection sampling", with_notes(sampled, notes)),
         Section("Policies side by side", tuple(_policy_parts(folder, digest))),
         *attitudes.sections(stage),
         Section("Where it comes from", (chain(stage),)),
@@ -64,14 +67,6 @@ def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
         Picture(rlhf.reward_curves(read_log(folder / "reward")), "The reward model on its training batches"),
         Picture(rlhf.calibration_figure(measured), "Stated confidence against the share ranked right"),
         rlhf.calibration_table(measured),
-    ]
-
-
-def _pool_parts(pool: list[dict[str, Any]], parameters: Any) -> list[Any]:
-    return [
-        rlhf.pool_table(pool, parameters),
-        Picture(rlhf.best_of_k_figure(pool, parameters), "Mean reward of the best of k answers"),
-        rlhf.pool_examples(pool),
     ]
 
 

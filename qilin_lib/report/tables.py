@@ -345,10 +345,10 @@ def asked_note(scores: Scores, benchmark: str, protocol: str = "fixed", lead: st
     if protocol == "fixed":
         parts.append("no examples" if of("shots") == "None" else f"shots {of('shots')}")
         parts += [f"scoring {of('scoring')}", *sentences("asked", benchmark)]
+        if benchmark in ("cmexam", "huatuo"):
+            parts.append(f"tokenisation of BLEU and ROUGE {of('tokenisation')}")
     else:
         parts.append("the authors' prompts, answer extraction and arithmetic, their defects included")
-    if benchmark in ("cmexam", "huatuo"):
-        parts.append(f"tokenisation of BLEU and ROUGE {of('tokenisation')}")
     parts.append(f"unusable rows of the benchmark {of('invalid')}")
     where = f"records in 06_eval/predictions/{protocol}/{benchmark}, all scores in 06_eval/scores.json"
     return f"{lead}: {'; '.join(parts)}. Percent, with 95 % interval and n; {where}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from qilin_lib.report.cells import ADAPTIVE, Score, sentences
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.render import Table, table
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Trained
 from qilin_lib.train import one_stage
 
 NOTHING = Score(n=0)
@@ -93,9 +92,8 @@ def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None, unit
 
 def _draws(n: int, parameters: Any) -> np.ndarray:
     given = parameters if isinstance(parameters, Mapping) else vars(parameters)
-    # A manifest of an older kit does not hold it.
-    resamples = given.get("bootstrap_resamples", Trained.model_fields["bootstrap_resamples"].default)
-    return resample_counts(n, resamples, given["seed"])
+    # A manifest of an older kit does not hold the first.
+    return resample_counts(n, given.get("bootstrap_resamples", 1000), given["seed"])
 
 
 def improved(entry: Mapping[str, Any], parameters: Any) -> bool:
@@ -128,14 +126,10 @@ def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
     if not stage.parameters.one_stage:
         return macro("paragraph", "Two stages: DCPT came before.")
     packing = files.read_json(stage.parent("02_tokenize") / "packing.json")
-    return tokens_table(one_stage.compare_tokens(packing, facts))
-
-
-def tokens_table(rows: Iterable[tuple[str, int, int]]) -> Table:
-    """Rows (quantity, two stages, one stage) of `one_stage.compare_tokens`: whether both arms read the same."""
-    made = [[name, two, one, "yes" if two == one else "no"] for name, two, one in rows]
+    compared = one_stage.compare_tokens(packing, facts)
+    rows = [[name, two, one, "yes" if two == one else "no"] for name, two, one in compared]
     notes = ["Two stages: 02's packing.json for DCPT; the same SFT."]
-    return table("Tokens of both arms, one epoch", made, ["What", "two stages", "one stage", "equal"], notes)
+    return table("Tokens of both arms, one epoch", rows, ["What", "two stages", "one stage", "equal"], notes)
 
 
 def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) -> Table:

@@ -55,7 +55,6 @@ def test_letters_of_all_models_baselines_behind_the_stages(tmp_path: Path) -> No
     assert records.letters_table(tmp_path / "other").words.set_index("Model").loc["base", "C"] == "1"
     table = records.letters_table(tmp_path / "nothing")
     assert table.notes == ["No model answered cmexam under protocol fixed."] and table.words.empty
-    assert records.letters_table(tmp_path, protocol="released").words.set_index("Model").loc["base", "-"] == "2"
 
 
 def test_an_example_shows_prompt_and_reading_escaped(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_accuracy_is_shown_by_strategy() -> None:
     scores = {"strategy": ["rule", "given", "rule"], "tokens_chosen": [1, 1, 1]}
     scores |= {f"reference_{side}": [0.0, 0.0, 0.0] for side in ("chosen", "rejected")}
     scores |= {"policy_chosen": [1.0, 0.0, 0.0], "policy_rejected": [0.0, 1.0, -1.0]}
-    frame = preferences.by_strategy(scores).frame.set_index("Strategy")["reward accuracy, percent"]
+    frame = preferences.by_strategy(scores).words.set_index("Strategy")["reward accuracy, percent"]
     assert frame["rule"].startswith("100.0 [") and "(n=2)" in frame["rule"] and frame["given"].startswith("0.0 [")
 
 
