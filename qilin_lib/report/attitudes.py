@@ -12,7 +12,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,7 +23,7 @@ from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.markup import Html, joined, macro
 from qilin_lib.report.paper import ATTITUDES
-from qilin_lib.report.render import Table
+from qilin_lib.report.render import Table, table
 from qilin_lib.report.tables import unfinished_notes
 from qilin_lib.runs import Stage
 
@@ -37,10 +36,17 @@ FLAGS = {
     "labels_disagree": "labels disagree",
     "often_unread": "often unread",
 }
-
-
-def _table(number: str, title: str, rows: list[Any], columns: list[str], notes: list[str], **more: Any) -> Table:
-    return Table(number, title, pd.DataFrame(rows, columns=columns, dtype=object), notes, **more)
+COLUMNS = (
+    "Authors' form",
+    "All forms",
+    "Top position, %",
+    "Same in another order, %",
+    "Position alone, %",
+    "Same in other words, %",
+    "Same under other labels, %",
+    "Unparsed, %",
+    "Status",
+)
 
 
 def sections(stage: Stage) -> list[Section]:
@@ -58,12 +64,12 @@ def sections(stage: Stage) -> list[Section]:
 
 def _parts(scores: Mapping[str, Any], name: str, number: str) -> tuple[Any, ...]:
     (caption,) = sentences("attitudes", "chosen")
+    more = (subscale_table(scores, name, f"{number}s"), pair_table(scores, name, f"{number}p"))
     return (
         total_table(scores, name, number),
         *readings(scores, name),
         Picture(chosen_figure(scores, name), caption),
-        *_subscales(scores, name, f"{number}s"),
-        *_pairs(scores, name, f"{number}p"),
+        *(one for one in more if len(one.content)),
         item_table(scores, name, f"{number}i"),
     )
 
@@ -71,64 +77,67 @@ def _parts(scores: Mapping[str, Any], name: str, number: str) -> tuple[Any, ...]
 def total_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     """Table of one scale, a row a model and protocol: totals, and the controls with their numbers."""
     facts = scores["scales"][name]
-    columns = ["Model", "Protocols", "Authors' form", "All forms", "Top position, %", "Same in another order, %"]
-    columns += ["Position alone, %", "Same in other words, %", "Same under other labels, %", "Unparsed, %", "Status"]
-    rows = [_row(scores, model, protocol, name) for protocol, model, _ in _entries(scores, name)]
+    rows = []
+    for protocol, model, entry in _entries(scores, name):
+        records = f"09_bias/predictions/{protocol}/{name}/{model}.jsonl"
+        where = {"records": records, "model": name_of(scores, model), "protocol": protocol}
+        written = " (written: no probabilities)" * (protocol == "next_token" and "generate" in entry["scoring"])
+        rows.append([where["model"], ASKED[protocol] + written, *_cells(entry, where)])
     low, high = facts["range"]
     title = f"{facts['title']}: {low} to {high} possible, neutral {facts['midpoint']:g}"
     notes = [*foot(scores, paper=""), *unfinished_notes(scores, name), *_notes(facts)]
-    return _table(number, title, rows, columns, notes)
+    return table(title, rows, ["Model", "Protocols", *COLUMNS], notes, number)
 
 
-def _row(scores: Mapping[str, Any], model: str, protocol: str, name: str) -> list[Any]:
-    entry, path = scores["models"][protocol][name][model], f"09_bias/predictions/{protocol}/{name}/{model}.jsonl"
-    where = {"records": path, "model": name_of(scores, model), "protocol": protocol}
+def _cells(entry: Mapping[str, Any], where: Mapping[str, str]) -> list[Any]:
+    """The cells of COLUMNS."""
+    authors, total = entry["authors"], entry["total"]
+    first = Score(missing="not in this run")
+    if authors is not None:
+        first = Score(authors["value"], form="g", missing=f"- ({authors['n']} answered)")
     tops = [max(shares) for shares in entry["positions"].values() if shares]
-    up = [FLAGS[flag] for flag, found in entry["flags"].items() if found["up"]]
-    written = protocol == "next_token" and "generate" in entry["scoring"]
-    shares = {part: _share(entry[part], where) for part in ("agreement", "paraphrases", "label_sets", "unparsed")}
+    shares = {}
+    for part in ("agreement", "paraphrases", "label_sets", "unparsed"):
+        known = entry[part] if entry[part]["n"] else {}
+        shares[part] = Score(**_numbers(known), form=".0f", **where)
+    raised = [FLAGS[flag] for flag, found in entry["flags"].items() if found["up"]]
     return [
-        where["model"],
-        ASKED[protocol] + (" (written: no probabilities)" if written else ""),
-        _authors(entry["authors"]),
-        _total(entry["total"], where),
+        first,
+        _total(total, where),
         Score(max(tops, default=None), form=".0f"),
         shares["agreement"],
         Score(entry["agreement"]["position_alone"], form=".0f"),
         shares["paraphrases"],
         shares["label_sets"],
         shares["unparsed"],
-        "cannot be read as an attitude: " + "; ".join(up) if up else "no control is up",
+        f"cannot be read as an attitude: {'; '.join(raised)}" if raised else "no control is up",
     ]
 
 
-def _authors(total: Mapping[str, Any] | None) -> Score:
-    if total is None:
-        return Score(missing="not in this run")
-    return Score(total["value"], form="g", missing=f"- ({total['n']} answered)")
+def _numbers(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: score.get(name) for name in ("value", "n", "low", "high")}
 
 
 def _total(total: Mapping[str, Any], where: Mapping[str, str]) -> Score:
     if total["value"] is None:
         return Score(missing=f"- ({total['n']} items answered)")
-    return Score(**{name: total[name] for name in ("value", "n", "low", "high")}, **where)
-
-
-def _share(score: Mapping[str, Any], where: Mapping[str, str]) -> Score:
-    numbers = {name: score[name] for name in ("value", "n", "low", "high")} if score["n"] else {}
-    return Score(**numbers, form=".0f", **where)
+    return Score(**_numbers(total), **where)
 
 
 def _notes(facts: Mapping[str, Any]) -> list[str]:
     (even,) = sentences("attitudes", "balanced" if facts["balanced"] else "unbalanced")
-    values = {
-        "letters": ", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items()),
-        "labels": ", ".join(facts["labels"]),
-        "orders": len(facts["orders"]),
-    }
-    about = {name: facts[name] for name in ("citation", "licence")}
-    ends = {"high": facts["high_total"], "low": facts["low_total"]}
-    return sentences("attitudes", "total", even=even, **values, **about, **ends)
+    return sentences(
+        "attitudes",
+        "total",
+        even=even,
+        letters=", ".join(f"{letter} {total}" for letter, total in facts["always_same"].items()),
+        labels=", ".join(facts["labels"]),
+        orders=len(facts["orders"]),
+        citation=facts["citation"],
+        licence=facts["licence"],
+        high=facts["high_total"],
+        low=facts["low_total"],
+    )
 
 
 def scale_table(name: str) -> Table:
@@ -137,7 +146,7 @@ def scale_table(name: str) -> Table:
     rows = [[s.number, s.wordings[0], s.subscale or "-", "yes" if s.reversed else "no"] for s in scale.items]
     options = "; ".join(f"{points} {text}" for points, text in enumerate(scale.options, start=1))
     notes = [f"Options and their points, from the end for reversed items: {options}.", f"Source: {scale.citation}"]
-    return _table("", scale.title, rows, ["Item", "Statement", "Subscale", "Reversed"], notes)
+    return table(scale.title, rows, ["Item", "Statement", "Subscale", "Reversed"], notes)
 
 
 def reading(scores: Mapping[str, Any], name: str) -> Html:
@@ -188,53 +197,44 @@ def item_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
     facts = scores["scales"][name]
     protocol = next(protocol for protocol in ASKED if name in scores["models"].get(protocol, {}))
     entries = scores["models"][protocol][name]
-    columns = ["Item", "What", "Place", *(name_of(scores, model) for model in entries)]
-    rows = [
-        [
-            item["number"],
-            item["text"],
-            " ".join(filter(None, (item["subscale"], "reversed" if item["reversed"] else ""))) or "-",
-            *(Score(entry["items"][place]["points"], form=".2f") for entry in entries.values()),
-        ]
-        for place, item in enumerate(facts["items"])
+    rows = []
+    for place, item in enumerate(facts["items"]):
+        part = " ".join(filter(None, (item["subscale"], "reversed" * item["reversed"]))) or "-"
+        points = [Score(entry["items"][place]["points"], form=".2f") for entry in entries.values()]
+        rows.append([item["number"], item["text"], part, *points])
+    options = len(facts["options"])
+    notes = [
+        *foot(scores, paper=""),
+        *sentences("attitudes", "items", options=options, middle=f"{(1 + options) / 2:g}"),
     ]
-    middle = (1 + len(facts["options"])) / 2
-    notes = [f"Points from 1 to {len(facts['options'])} after turning, neutral {middle:g}; original wording shown."]
-    title = f"Mean points by item ({ASKED[protocol]})"
-    return _table(number, title, rows, columns, [*foot(scores, paper=""), *notes], compact=True)
+    columns = ["Item", "What", "Place", *(name_of(scores, model) for model in entries)]
+    return table(f"Mean points by item ({ASKED[protocol]})", rows, columns, notes, number, compact=True)
 
 
-def _subscales(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
+def subscale_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
+    """The totals of a scale's parts; without rows where it has none."""
     parts = [item["subscale"] for item in scores["scales"][name]["items"] if item["subscale"]]
-    if not parts:
-        return []
-    sizes = {part: parts.count(part) for part in dict.fromkeys(parts)}
     options = len(scores["scales"][name]["options"])
-    columns = ["Model", "Protocols", *(f"{part} ({size} to {size * options})" for part, size in sizes.items())]
+    columns = {part: f"{part} ({parts.count(part)} to {parts.count(part) * options})" for part in parts}
     rows = [
-        [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part], {}) for part in sizes)]
+        [name_of(scores, model), ASKED[protocol], *(_total(entry["subscales"][part], {}) for part in columns)]
         for protocol, model, entry in _entries(scores, name)
+        if parts
     ]
     notes = [*foot(scores, paper=""), *sentences("attitudes", "parts")]
-    return [_table(number, "Subscales", rows, columns, notes)]
+    return table("Subscales", rows, ["Model", "Protocols", *columns.values()], notes, number)
 
 
-def _pairs(scores: Mapping[str, Any], name: str, number: str) -> list[Table]:
-    rows = [
-        [
-            f"({name_of(scores, row['model_b'])}) \u2212 ({name_of(scores, row['model_a'])})",
-            ASKED[row["protocol"]],
-            Score(row["difference"], None, row["low"], row["high"]),
-        ]
-        for row in scores["paired"]
-        if row["scale"] == name
-    ]
-    if not rows:
-        return []
-    columns = ["Compared", "Protocols", "Difference of totals"]
-    return [
-        _table(number, "Between models", rows, columns, [*foot(scores, paper=""), *sentences("attitudes", "pairs")])
-    ]
+def pair_table(scores: Mapping[str, Any], name: str, number: str) -> Table:
+    """Differences between models; without rows where none was taken."""
+    rows = []
+    for row in scores["paired"]:
+        if row["scale"] == name:
+            compared = f"({name_of(scores, row['model_b'])}) \u2212 ({name_of(scores, row['model_a'])})"
+            gap = Score(row["difference"], None, row["low"], row["high"])
+            rows.append([compared, ASKED[row["protocol"]], gap])
+    notes = [*foot(scores, paper=""), *sentences("attitudes", "pairs")]
+    return table("Between models", rows, ["Compared", "Protocols", "Difference of totals"], notes, number)
 
 
 def _entries(scores: Mapping[str, Any], name: str) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -248,4 +248,4 @@ def stored_table(number: str) -> Table:
     """The totals in the authors' notebooks, which the controls of ours were made for."""
     rows = [[name, *totals] for name, totals in ATTITUDES["rows"].items()]
     columns = ["Model", *ATTITUDES["columns"].split()]
-    return _table(number, "Totals stored in ChiMed-GPT's notebooks", rows, columns, sentences("attitudes", "stored"))
+    return table("Totals stored in ChiMed-GPT's notebooks", rows, columns, sentences("attitudes", "stored"), number)

@@ -6,34 +6,38 @@ Everything is read from 06_eval/scores.json; a cell leads to the records it is m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from qilin_lib import strict_yaml
 from qilin_lib.evaluate.benchmarks.ceval import NO_CATEGORY
 from qilin_lib.evaluate.benchmarks.cmexam import NOT_ANNOTATED
 from qilin_lib.models import names
-from qilin_lib.report.annotations import COLUMNS, ENGLISH
 from qilin_lib.report.cells import Score, sentences
-from qilin_lib.report.frames import key, name_of, ordered
+from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.paper import ExternalTable
-from qilin_lib.report.render import Table
-from qilin_lib.report.tables import Column, Rows, Scores, across, by_model, frame, headings
+from qilin_lib.report.render import Table, table
+from qilin_lib.report.tables import Column, Scores, across, by_model, headings, heads
 
+_ANNOTATIONS = strict_yaml.read(Path(__file__).with_name("annotations.yaml"))
+# English names of CMExam's annotation columns and of their values.
+COLUMNS: dict[str, str] = _ANNOTATIONS["columns"]
+ENGLISH: dict[str, str] = _ANNOTATIONS["values"]
 CATEGORIES = {"stem": "STEM", "social_science": "Social science", "humanities": "Humanities", "other": "Other"}
 
 
 def category_table(scores: Scores, digest: str = "") -> Table:
     """C-Eval by the four categories of its site, a row per model. `digest` is that of stage 06."""
-    results = key(scores, "ceval", "scores.json")
+    results = scores["ceval"]
+    shown = CATEGORIES
     # Subjects that C-Eval does not know (mapping.json may add some) are a column only where there are any.
-    extra = [NO_CATEGORY] if any(NO_CATEGORY in entry.get("categories", {}) for entry in results.values()) else []
-    columns = [
-        Column("ceval", f"categories/{name}", title, ".1f")
-        for name, title in (CATEGORIES | dict(zip(extra, extra, strict=True))).items()
-    ]
-    content = by_model(columns, Rows({}, "", ordered(results)), scores, digest).drop(columns="From")
+    if any(NO_CATEGORY in entry.get("categories", {}) for entry in results.values()):
+        shown = CATEGORIES | {NO_CATEGORY: NO_CATEGORY}
+    columns = [Column("ceval", ("categories", name), title, ".1f") for name, title in shown.items()]
+    rows = by_model(columns, ordered(results), scores, digest)
     about = sentences("tables", "categories") if results else ["C-Eval was not evaluated in this run."]
-    notes = [*names.foot(scores), *about, "The paper gives no numbers by category."]
-    return Table("4c", "C-Eval by category", content, notes)
+    notes = [*names.foot(scores), *about]
+    return table("C-Eval by category", rows, heads(columns), notes, "4c").without("From")
 
 
 def no_subjects(scores: Scores) -> str:
@@ -51,9 +55,8 @@ def group_tables(scores: Scores, digest: str = "") -> list[Table]:
 
     Empty where the items carry no annotations: a note of Table 5 says so then.
     """
-    results = key(scores, "cmexam", "scores.json")
-    found = {column for entry in results.values() for column in entry.get("groups", {})}
-    columns = [*(c for c in COLUMNS if c in found), *sorted(found - set(COLUMNS))]
+    found = {column for entry in scores["cmexam"].values() for column in entry.get("groups", {})}
+    columns = [*(column for column in COLUMNS if column in found), *sorted(found - {*COLUMNS})]
     return [_group_table(scores, column, letter, digest) for column, letter in zip(columns, "abcdefgh", strict=False)]
 
 
@@ -67,45 +70,41 @@ def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
 
 
 def _group_table(scores: Scores, column: str, letter: str, digest: str) -> Table:
-    values = group_values(scores["cmexam"], column)
-    english = any(value in ENGLISH for value in values)
-    cells = across(scores, "cmexam", {value: f"groups/{column}/{value}" for value in values}, digest)
+    values = list(group_values(scores["cmexam"], column))
+    cells = across(scores, "cmexam", {value: ("groups", column, value) for value in values}, digest)
     rows = [
-        [str(number), value, *([ENGLISH.get(value, "-")] if english else []), *line]
+        [str(number), value, ENGLISH.get(value, "-"), *line]
         for number, (value, line) in enumerate(zip(values, cells, strict=True), start=1)
     ]
-    columns = ["No.", "Group", *(["English"] if english else []), *headings(scores, "cmexam")]
-    notes = [*names.foot(scores), f"Percent, with 95 % interval and n.{' The English names are ours.' * english}"]
+    columns = ["No.", "Group", "English", *headings(scores, "cmexam")]
+    notes = [*names.foot(scores), *sentences("tables", "groups")]
     title = f"CMExam by {COLUMNS.get(column, column)}: accuracy"
-    return Table(f"5{letter}", title, frame(rows, columns), notes, compact=True)
+    made = table(title, rows, columns, notes, f"5{letter}", compact=True)
+    return made if {*values} & {*ENGLISH} else made.without("English")
 
 
 def variant_table(scores: Scores, digest: str = "") -> Table:
     """Huatuo-26M: the same answers under other metric code, a row per variant, a column per model."""
-    results = key(scores, "huatuo", "scores.json")
+    results = scores["huatuo"]
     variants = dict.fromkeys(name for model in ordered(results) for name in results[model].get("variants", {}))
-    cells = across(scores, "huatuo", {name: f"variants/{name}" for name in variants}, digest, ".2f")
-    rows = ([name, *line] for name, line in zip(variants, cells, strict=True))
-    content = frame(rows, ["Variant", *headings(scores, "huatuo")])
-    missing = ["Huatuo-26M was not evaluated in this run, or no other metric code was run on its answers."]
-    notes = sentences("tables", "variants") if variants else missing
+    cells = across(scores, "huatuo", {name: ("variants", name) for name in variants}, digest, ".2f")
+    rows = [[name, *line] for name, line in zip(variants, cells, strict=True)]
+    notes = [*names.foot(scores), *sentences("tables", "variants" if variants else "no_variants")]
     title = "Huatuo-26M: the same answers, other metric code"
-    return Table("6v", title, content, [*names.foot(scores), *notes], compact=True)
+    return table(title, rows, ["Variant", *headings(scores, "huatuo")], notes, "6v", compact=True)
 
 
 def paired_table(scores: Scores) -> Table:
     """Differences between models on the same items, from the "paired" list of scores.json."""
     rows = []
-    for pair in key(scores, "paired", "scores.json"):
-        later, earlier = (name_of(scores, pair[model]) for model in ("model_b", "model_a"))
+    for pair in scores["paired"]:
+        compared = f"({name_of(scores, pair['model_b'])}) \u2212 ({name_of(scores, pair['model_a'])})"
         gap = Score(pair["difference"], pair["n"], pair["low"], pair["high"], "+.2f")
         tests = [Score(pair.get(name), form=".3g") for name in ("p", "p_adjusted")]
-        rows.append([pair["benchmark"], pair["metric"], f"({later}) \u2212 ({earlier})", gap, *tests])
+        rows.append([pair["benchmark"], pair["metric"], compared, gap, *tests])
     columns = ["Benchmark", "Metric", "Compared", "Difference, points", "p", "p, Holm"]
-    missing = ["Nothing to compare: fewer than two models answered the same benchmark."]
-    notes = sentences("tables", "paired", count=len(rows)) if rows else missing
-    title = "Paired differences between models"
-    return Table("A1", title, frame(rows, columns), [*names.foot(scores), *notes], compact=True)
+    notes = [*names.foot(scores), *sentences("tables", "paired" if rows else "no_pairs", count=len(rows))]
+    return table("Paired differences between models", rows, columns, notes, "A1", compact=True)
 
 
 def usage_table(scores: Scores) -> Table | None:
@@ -115,22 +114,22 @@ def usage_table(scores: Scores) -> Table | None:
         return None
     counted = list(dict.fromkeys(name for counts in usage.values() for name in counts))
     rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in counted)] for m, counts in sorted(usage.items())]
-    content = frame(rows, ["Model", *(name.replace("_", " ") for name in counted)])
-    return Table("", "Requests to endpoints", content, [*names.foot(scores), *sentences("tables", "usage")])
+    columns = ["Model", *(name.replace("_", " ") for name in counted)]
+    return table("Requests to endpoints", rows, columns, [*names.foot(scores), *sentences("tables", "usage")])
 
 
 def _amount(value: float | None) -> Score:
     return Score(value, form=",.4f" if isinstance(value, float) else ",", missing="not known")
 
 
-def external_table(table: ExternalTable, number: str) -> Table:
+def external_table(printed: ExternalTable, number: str) -> Table:
     """Another project's table as it printed it, labelled with its origin; numbered by the caller ("5a")."""
     # As printed: every column with as many decimals as its longest number ("16.90", not "16.9").
-    printed = zip(*table.rows.values(), strict=True)
-    decimals = [max(len(str(v).partition(".")[2]) for v in column if v is not None) for column in printed]
+    columns = zip(*printed.rows.values(), strict=True)
+    forms = [f".{max(len(str(v).partition('.')[2]) for v in column if v is not None)}f" for column in columns]
     rows = [
-        [name, "external", *(Score(v, form=f".{d}f") for v, d in zip(values, decimals, strict=True))]
-        for name, values in table.rows.items()
+        [name, "external", *(Score(value, form=form) for value, form in zip(values, forms, strict=True))]
+        for name, values in printed.rows.items()
     ]
-    notes = [f"Origin: {table.origin}.", "Metric code differs from ours: compare within this table only."]
-    return Table(number, table.title, frame(rows, ["Model", "From", *table.columns]), notes)
+    notes = [f"Origin: {printed.origin}.", "Metric code differs from ours: compare within this table only."]
+    return table(printed.title, rows, ["Model", "From", *printed.columns], notes, number)

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from qilin_lib.report import records
 from qilin_lib.report.case_study import Record
+from qilin_lib.report.cells import sentences
 from qilin_lib.report.markup import TEMPLATES, Html, macro, render
 from qilin_lib.runs import Stage
 
@@ -87,45 +88,17 @@ def beginnings(answers: Sequence[Record]) -> list[str]:
 
 
 def pack(rows: Iterable[Row]) -> str:
-    """Rows as base64 of deflated JSON: {"texts": [...], "files": [{"task", "model", "records", "columns"}, ...]}.
+    """Rows as base64 of deflated JSON: [{"task", "model", "record"}, …], in the order of the page.
 
-    A file holds one column a field of its records: {"all": value} where all are equal, {"text": [numbers of texts]}
-    for strings, else {"values": [...]}; "absent" lists the records without the field. A prompt is split into the
-    columns prompt_beginning (few-shot part, one text a subject) and prompt. Equal texts are stored once.
+    A prompt is split into prompt_beginning (its few-shot part) and prompt. What repeats from model to model and within
+    a subject stands within reach of deflate's 32 KB.
     """
-    texts: dict[str, int] = {}
-    files = defaultdict(list)
+    packed = []
     for row in rows:
-        record = {**row.record, "prompt": row.question, "prompt_beginning": row.beginning}
-        files[row.task, row.model].append(record)
-        # Numbered in the order of the page, so that likely twins stand within reach of deflate's 32 KB.
-        for value in record.values():
-            if isinstance(value, str):
-                texts.setdefault(value, len(texts))
-    packed = {
-        "texts": list(texts),
-        "files": [
-            {"task": task, "model": model, "records": len(records), "columns": _columns(records, texts)}
-            for (task, model), records in files.items()
-        ],
-    }
+        record = row.record | {"prompt": row.question, "prompt_beginning": row.beginning}
+        packed.append({"task": row.task, "model": row.model, "record": _finite(record)})
     data = json.dumps(packed, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(data.encode("utf-8", "surrogatepass"), 9)).decode("ascii")
-
-
-def _columns(rows: Sequence[dict[str, Any]], texts: dict[str, int]) -> dict[str, dict[str, Any]]:
-    columns = {}
-    for field in dict.fromkeys(name for record in rows for name in record):
-        values = [_finite(record.get(field)) for record in rows]
-        absent = [number for number, record in enumerate(rows) if field not in record]
-        if all(value == values[0] and type(value) is type(values[0]) for value in values):
-            column: dict[str, Any] = {"all": values[0]}
-        elif all(value is None or isinstance(value, str) for value in values):
-            column = {"text": [None if value is None else texts[value] for value in values]}
-        else:
-            column = {"values": values}
-        columns[field] = column | ({"absent": absent} if absent else {})
-    return columns
 
 
 def _finite(value: Any) -> Any:
@@ -165,10 +138,7 @@ def section(stage: Stage, budget: int = BUDGET, prefix: str = "../") -> Html:
     data, kept = fitted(rows, seed, budget)
     holds = f"All {len(rows):,} records of this run are in this page."
     if len(kept) < len(rows):
-        holds = (
-            f"{len(kept):,} of this run's {len(rows):,} records are in this page, which has no room for more: whole "
-            f"items drawn with seed {seed}, the same share of every benchmark. The files below hold all."
-        )
+        (holds,) = sentences("browse", "part", kept=len(kept), rows=len(rows), seed=seed)
     total, here = (Counter(row.path for row in some) for some in (rows, kept))
     files = [
         {"link": prefix + quote(f"{folder.name}/predictions/{path}"), "path": path, "here": here[path], "total": number}

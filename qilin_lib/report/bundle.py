@@ -8,7 +8,6 @@ whole logs (which can hold texts of licensed data) only with --texts.
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import json
 import os
@@ -18,6 +17,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, visible
@@ -109,28 +110,13 @@ def _name(run: runs.Run, path: Path) -> str:
     return visible(path.relative_to(run.dir).as_posix())
 
 
-def _manifest(text: str) -> str:
-    """A manifest with the number of its raw files in place of their names."""
-    manifest = json.loads(text)
-    inputs = {name: f"{len(v)} files" if isinstance(v, dict) else v for name, v in manifest["inputs"].items()}
-    return _json(_short({**manifest, "inputs": inputs}))
-
-
-def _short(value: Any) -> Any:
-    """`value` with long texts cut, those that are not ASCII left out, and of a path of this machine its last name."""
-    if isinstance(value, dict):
-        return {name: _short(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_short(inner) for inner in value]
-    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
-        return Path(value).name
-    if isinstance(value, str):
-        return value[:LONGEST] if value.isascii() else "[text]"
-    return value
-
-
-def _ledger(text: str) -> str:
-    return _json([{name: v for name, v in row.items() if name != "unread"} for row in json.loads(text)["sources"]])
+def _values(text: str) -> str:
+    """A JSON file without long texts and without what is not ASCII; of raw files only how many there are."""
+    content = json.loads(text)
+    if isinstance(content, dict) and "inputs" in content:
+        inputs = {name: f"{len(v)} files" if isinstance(v, dict) else v for name, v in content["inputs"].items()}
+        content |= {"inputs": inputs}
+    return _json(_short(content))
 
 
 def _numbers(text: str) -> str:
@@ -139,17 +125,24 @@ def _numbers(text: str) -> str:
     return "\n".join(json.dumps({k: v for k, v in row.items() if isinstance(v, int | float)}) for row in rows)
 
 
+def _short(value: Any) -> Any:
+    """`value` with long texts cut, those that are not ASCII left out, and of a path of this machine its last name."""
+    if isinstance(value, dict):
+        return {_short(name): _short(inner) for name, inner in value.items() if name != "unread"}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "~", "./", "../")):
+        value = Path(value).name
+    return value[:LONGEST] if value.isascii() else "[text]"
+
+
 def _cells(text: str) -> str:
     """A table without the wording of a scale's statements, which can be licensed, and without long Chinese texts."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    kept = [name for name in (rows[0] if rows else ()) if name and name.lower() != "statement"]
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(kept)
-    for row in rows:
-        cells = [row[name] or "" for name in kept]
-        table.writerow([cell if cell.isascii() or len(cell) <= LONGEST_CELL else "[text]" for cell in cells])
-    return out.getvalue()
+    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    kept = table[[name for name in table if name.lower() != "statement"]]
+    return kept.map(lambda cell: cell if cell.isascii() or len(cell) <= LONGEST_CELL else "[text]").to_csv(index=False)
 
 
 def _errors(text: str) -> str:
@@ -174,9 +167,9 @@ def _failures(text: str) -> str:
 
 # What of a file goes into every bundle: {pattern: (what is added to its name, what makes it short)}.
 SHORT: dict[str, tuple[str, Callable[[str], str]]] = {
-    "manifest.json": ("", _manifest),
-    "in_progress.json": ("", _manifest),
-    "ledger.json": ("", _ledger),
+    "manifest.json": ("", _values),
+    "in_progress.json": ("", _values),
+    "ledger.json": ("", _values),
     "log.jsonl": ("", _numbers),
     "*.log": (".errors", _errors),
     "*.ipynb": (".errors", _failures),

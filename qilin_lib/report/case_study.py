@@ -17,18 +17,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import metrics
 from qilin_lib.evaluate.conversation import DISCLAIMER
 from qilin_lib.evaluate.scores import STAGES as COMPARED
 from qilin_lib.models.names import describe_run, places
 from qilin_lib.report import records
+from qilin_lib.report.frames import item_score
 from qilin_lib.report.markup import Box, Html, card, joined, macro
 from qilin_lib.runs import Stage
 from qilin_lib.train.children import die_with_parent
 
 Record = Mapping[str, Any]
-Metric = Callable[[Record], float | None]
+Metric = Callable[[Record], float]
 
+# What `item_score` is of an answer, by benchmark.
+METRICS = {"huatuo": "ROUGE-L", "cmexam": "right"}
 # Characters of one text that are compared and shown; a model that never stops would else fill the page.
 LONGEST = 2000
 # Below this share of common text marks would be confetti: the share is said instead.
@@ -39,13 +41,13 @@ CHANCE = 2
 
 @dataclass(frozen=True)
 class Case:
-    """One item: why it was picked, every model's record of it, every model's metric (None = no value), and which models
-    are stages of the run, in the order of training."""
+    """One item: why it was picked, every model's record of it, every model's metric, and which models are stages of
+    the run, in the order of training."""
 
     id: str
     rule: str
     records: dict[str, Record]
-    scores: dict[str, float | None]
+    scores: dict[str, float]
     stages: Sequence[str]
 
 
@@ -64,41 +66,33 @@ def choose(
     """
     first, last = stages[0], stages[-1]
     by_id = {model: {str(record["id"]): record for record in rows} for model, rows in records_by_model.items()}
-    ids = _common_ids(by_id, first, last)
+    ids = _common_ids(by_id, first)
     drawn = random.Random(seed).sample(ids, len(ids))
     rules = {item: ["seeded sample"] for item in drawn[:k]}
-    changes = {item: _change(metric(by_id[first][item]), metric(by_id[last][item])) for item in drawn}
     # From the far end of the draw: among equal changes those that the sample does not show already.
-    scored = [(change, item) for item, change in reversed(changes.items()) if change is not None]
-    gains = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: -pair[0])
-    losses = sorted((pair for pair in scored if pair[0] < 0), key=lambda pair: pair[0])
-    for name, ranked in (("gain", gains), ("loss", losses)):
-        for number, (_, item) in enumerate(ranked[:k], start=1):
+    changes = {item: metric(by_id[last][item]) - metric(by_id[first][item]) for item in reversed(drawn)}
+    for name, sign in (("gain", 1), ("loss", -1)):
+        moved = [item for item in changes if changes[item] * sign > 0]
+        for number, item in enumerate(sorted(moved, key=lambda item: -abs(changes[item]))[:k], start=1):
             place = f" (no. {number})" if k > 1 else ""
             rules.setdefault(item, []).append(f"biggest {name} from {first} to {last}{place}")
-    picked = {item: {model: rows[item] for model, rows in by_id.items()} for item in rules}
-    return [
-        Case(item, ", ".join(rules[item]), answers, {m: metric(record) for m, record in answers.items()}, stages)
-        for item, answers in picked.items()
-    ]
+    cases = []
+    for item, reasons in rules.items():
+        answers = {model: rows[item] for model, rows in by_id.items()}
+        scores = {model: metric(record) for model, record in answers.items()}
+        cases.append(Case(item, ", ".join(reasons), answers, scores, stages))
+    return cases
 
 
-def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str, last: str) -> list[str]:
-    for model in (first, last):
-        if model not in by_id:
-            raise QilinError(f"case study compares {first} with {last}, but there are records only for {list(by_id)}")
+def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str) -> list[str]:
     for model, rows in by_id.items():
-        missing = sorted(set(by_id[first]) - set(rows)) or sorted(set(rows) - set(by_id[first]))
+        missing = sorted(by_id[first].keys() ^ rows.keys())
         if missing:
             raise QilinError(
                 f"case study needs the same items for every model: {model} and {first} differ in {len(missing)} "
                 f"item(s), e.g. {missing[0]}; run notebooks/06_eval.ipynb for both with the same cap"
             )
     return sorted(by_id[first])
-
-
-def _change(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
 
 
 def side_by_side(cases: Iterable[Case], metric_name: str) -> Html:
@@ -123,11 +117,9 @@ def cut(text: str) -> Html:
 
 
 def _answer(model: str, case: Case, metric_name: str) -> Box:
-    first = case.stages[0]
-    change = _change(case.scores[first], case.scores[model])
-    delta = "" if change is None or model == first else f" ({change:+.1f})"
-    score = case.scores[model]
-    shown = f"{metric_name} " + ("not scored" if score is None else f"{score:.1f}{delta}")
+    score, first = case.scores[model], case.stages[0]
+    delta = "" if model == first else f" ({score - case.scores[first]:+.1f})"
+    shown = f"{metric_name} {score:.1f}{delta}"
     record, other = case.records[model], _before(model, case)
     name, compared = (other, case.records[other]) if other else ("the reference", {"output": record.get("reference")})
     output, note = marked(str(compared["output"] or ""), str(record["output"] or ""), name)
@@ -165,31 +157,20 @@ def marked(before: str, after: str, name: str) -> tuple[Html, str]:
         return cut(after), f"same as {name}"
     if share < ALIKE:
         return cut(after), f"{share:.0%} in common with {name}: not marked"
-    pieces = macro("marks", _pieces(old, new, _changes(matcher)))
-    return macro("cut", pieces, max(0, len(after) - LONGEST)), f"compared with {name}"
-
-
-def _changes(matcher: difflib.SequenceMatcher) -> list[tuple[int, int, int, int]]:
-    """Changed stretches (old from, to, new from, to), each joined with the one before it across a chance match."""
-    joined: list[tuple[int, int, int, int]] = []
-    for kind, *here in matcher.get_opcodes():
-        if kind == "equal":
+    pieces: list[tuple[str, str]] = []
+    left_out = added = ""
+    opcodes = matcher.get_opcodes()
+    for place, (kind, old_from, old_to, new_from, new_to) in enumerate(opcodes):
+        between = 0 < place < len(opcodes) - 1
+        if kind != "equal" or (between and new_to - new_from <= CHANCE):
+            left_out += "".join(old[old_from:old_to])
+            added += "".join(new[new_from:new_to])
             continue
-        if joined and here[0] - joined[-1][1] <= CHANCE:
-            here = [joined[-1][0], here[1], joined.pop()[2], here[3]]
-        joined.append(tuple(here))
-    return joined
-
-
-def _pieces(
-    old: Sequence[str], new: Sequence[str], changes: Iterable[tuple[int, int, int, int]]
-) -> list[tuple[str, str]]:
-    """(kind, text): "" for what both have, "del" for what only `old` has, "ins" for what only `new` has."""
-    pieces, done = [], 0
-    for old_from, old_to, new_from, new_to in changes:
-        pieces += [("", new[done:new_from]), ("del", old[old_from:old_to]), ("ins", new[new_from:new_to])]
-        done = new_to
-    return [(kind, "".join(text)) for kind, text in [*pieces, ("", new[done:])] if text]
+        pieces += [("del", left_out), ("ins", added), ("", "".join(new[new_from:new_to]))]
+        left_out = added = ""
+    pieces += [("del", left_out), ("ins", added)]
+    shown = macro("marks", [(kind, text) for kind, text in pieces if text])
+    return macro("cut", shown, max(0, len(after) - LONGEST)), f"compared with {name}"
 
 
 def _question(record: Record) -> str:
@@ -215,10 +196,9 @@ def cases(stage: Stage, benchmark: str) -> Html:
         told = f"{benchmark} was answered by {len(stages)} stage(s) of this run under the fixed protocol"
         return macro("paragraph", f"{told}: nothing to compare.")
     answers = {name: records.read(folder, "fixed", benchmark, model) for model, name in names.items()}
-    metric, label = METRICS[benchmark]
     parameters = stage.parameters
-    chosen = choose(answers, parameters.cases, parameters.seed, metric, [names[stage] for stage in stages])
-    return side_by_side(chosen, label)
+    chosen = choose(answers, parameters.cases, parameters.seed, item_score, [names[stage] for stage in stages])
+    return side_by_side(chosen, METRICS[benchmark])
 
 
 def ask(stage: Stage, question: str | None = None, models: Iterable[str] | None = None) -> Html:
@@ -254,17 +234,3 @@ def ask(stage: Stage, question: str | None = None, models: Iterable[str] | None 
         boxes.append(Box(names[model], shown, note=note))
         before = answer
     return card("Your question", [Box("question", cut(question))], boxes, DISCLAIMER)
-
-
-def rouge_l(record: Record) -> float:
-    """ROUGE-L F1 (percent, characters) of one answer."""
-    words = [[metrics.tokenize(record[name], "char")] for name in ("output", "reference")]
-    return float(metrics.rouge_l(metrics.longest(*words))[0])
-
-
-def right(record: Record) -> float:
-    """100 for exactly the right letters, else 0."""
-    return 100.0 if record["correct"] else 0.0
-
-
-METRICS = {"huatuo": (rouge_l, "ROUGE-L"), "cmexam": (right, "right")}

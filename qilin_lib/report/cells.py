@@ -109,12 +109,12 @@ def _digits(value: float, form: str) -> str:
     return text.replace("-", "\u2212") if form.startswith("+") else text
 
 
-def sentences(group: str, name: str, **values: Any) -> list[str]:
-    """The sentences of notes.yaml that stand under a table, `values` filled in."""
-    found = _texts()[group][name]
-    return [line.format(**values) for line in ([found] if isinstance(found, str) else found)]
-
-
 @functools.cache
 def _texts() -> dict[str, Any]:
     return strict_yaml.read(Path(__file__).with_name("notes.yaml"))
+
+
+def sentences(group: str, name: str, **values: Any) -> list[str]:
+    """The sentences of notes.yaml that stand under a table, `values` filled in; [] where it has none of that name."""
+    found = _texts()[group].get(name, [])
+    return [line.format(**values) for line in ([found] if isinstance(found, str) else found)]

@@ -90,27 +90,24 @@ def literal(text: str) -> str:
     return drawn.replace("$", r"\$")
 
 
-def _dress(figure: Figure) -> None:
-    """Let every text of a figure fall back on the Chinese font."""
+def _saved(figure: Figure, **options: Any) -> bytes:
+    """The bytes of a figure whose texts fall back on the Chinese font."""
     for text in figure.findobj(Text):
         text.set_family(list(_families()))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG bytes."""
-    _dress(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+    return _saved(figure, format="png", dpi=dpi)
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG bytes, the same bytes for the same figure: no date in it, identifiers from a fixed salt."""
-    _dress(figure)
-    buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "qilin"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+        return _saved(figure, format="svg", metadata={"Date": None})
 
 
 def new_chart(width: float, height: float) -> Chart:
@@ -137,6 +134,34 @@ def line(axes: Axes, rows: Rows, name: str, colour: str, label: str, marker: str
         axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4, linestyle=style, linewidth=1.4)
 
 
+@dataclass(frozen=True)
+class Panel:
+    """Logged quantities over the steps, {key in the log: (colour, label)}, and a dashed line at `level`."""
+
+    title: str
+    lines: Mapping[str, tuple[str, str]]
+    level: float | None = None
+
+
+def curves(rows: Rows, panels: Sequence[Panel], columns: int, height: float) -> Chart:
+    """Panels of curves over the optimizer's steps, `columns` side by side, with a key where a panel has several."""
+    chart = new_chart(11, height)
+    grid = chart.subplots(math.ceil(len(panels) / columns), columns, squeeze=False, sharex=True)
+    for axes, panel in zip(grid.ravel(), panels, strict=True):
+        for place, (key, (colour, label)) in enumerate(panel.lines.items()):
+            line(axes, rows, key, colour, label, style="--" if place else "-")
+        if panel.level is not None:
+            axes.axhline(panel.level, color="#333333", linewidth=0.8, linestyle="--")
+        if len(panel.lines) > 1 and axes.lines:
+            axes.legend(frameon=False, fontsize=8)
+        axes.set_title(panel.title, fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        quiet(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimizer step")
+    return chart
+
+
 def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """{model: (colour, marker)}: the stages have their own, baselines the next free ones."""
     found = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
@@ -154,12 +179,16 @@ def interval(
     if not score or not score["n"]:
         return False
     colour, marker = look
-    # A bound that is not there becomes NaN, which draws nothing.
+    # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do. A bound
+    # that is not there becomes NaN, which draws nothing.
     ends, value = np.array([score["low"], score["high"]], dtype=float), np.array([score["value"]])
-    for along, across, style in ((ends, [place, place], {"linewidth": 1.1}), (value, [place], {"linestyle": ""})):
-        # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do.
-        points = (across, along) if upright else (along, across)
-        axes.plot(*points, color=colour, marker=marker if len(along) == 1 else "None", markersize=4, **style)
+    style = {"color": colour, "markersize": 4}
+    if upright:
+        axes.plot([place, place], ends, linewidth=1.1, **style)
+        axes.plot([place], value, marker=marker, linestyle="", **style)
+    else:
+        axes.plot(ends, [place, place], linewidth=1.1, **style)
+        axes.plot(value, [place], marker=marker, linestyle="", **style)
     return True
 
 

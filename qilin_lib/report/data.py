@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from qilin_lib import files
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.deid_score import ALL, Row
@@ -22,15 +20,10 @@ from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, uni
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import wilson
 from qilin_lib.report.cells import Score, sentences
-from qilin_lib.report.figures import FATES
 from qilin_lib.report.frames import count
-from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import Table
-from qilin_lib.report.tokens import conversation_card
-
-
-def _table(title: str, rows: list[Any], columns: Iterable[str], about: Iterable[str] = ()) -> Table:
-    return Table("", title, pd.DataFrame(rows, columns=list(columns), dtype=object), list(about))
+from qilin_lib.report.markup import Html, conversation_card, macro
+from qilin_lib.report.render import Table, table
+from qilin_lib.report.tables import FATES
 
 
 def sources_table(raw: Path) -> Table:
@@ -44,16 +37,16 @@ def sources_table(raw: Path) -> Table:
         about = (" + ".join(source.licences()), source.home) if source else ("-", "-")
         rows.append([printable(name), state, ", ".join(feeds), *about])
     notes = [f"not read in {name}: {listed(files)}" for name, files in left.items()]
-    return _table(f"Sources below {raw.name}", rows, ["Dataset", "Status", "Feeds", "Licence", "From"], notes)
+    return table(f"Sources below {raw.name}", rows, ["Dataset", "Status", "Feeds", "Licence", "From"], notes)
 
 
-def example(raw: Path, name: str, kind: str = "sft") -> Html:
-    """The first readable record of a source, and what it becomes in set `kind`."""
-    for unit in units(BY_NAME[name], raw, (kind,)):
+def example(raw: Path, name: str) -> Html:
+    """The first readable record of a source, and what it becomes in ChiMed-SFT."""
+    for unit in units(BY_NAME[name], raw, ("sft",)):
         if isinstance(unit.read, Record):
-            made = compose(kind, unit.read.payload) or {}
+            made = compose("sft", unit.read.payload) or {}
             return conversation_card(name, made.get("messages", []), f"{unit.read.file}, line {unit.read.line}")
-    return macro("paragraph", f"{name} has no record that feeds {kind} in this raw folder.")
+    return macro("paragraph", f"{name} has no record that feeds sft in this raw folder.")
 
 
 def ledger_table(ledger: Mapping[str, Any]) -> Table:
@@ -62,22 +55,22 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     counts = [[count(row[name]) for name in names] for row in ledger["sources"]]
     rows = [[row["source"], row["set"], *line] for row, line in zip(ledger["sources"], counts, strict=True)]
     rows.append(["Total", "", *(sum(column) for column in zip(*counts, strict=True))])
-    about = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
-    columns = ["Dataset", "Set", *names[:-2], "substring", "deidentified"]
-    return _table("Ledger", rows, columns, [*about, *sentences("data", "ledger", fates=" + ".join(FATES))])
+    notes = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
+    notes += sentences("data", "ledger", fates=" + ".join(FATES))
+    return table("Ledger", rows, ["Dataset", "Set", "read", *FATES, "substring", "deidentified"], notes)
 
 
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
     """Records kept by set; QilinError names the source and set whose counts do not add up."""
-    result: dict[str, int] = {}
+    result: Counter[str] = Counter()
     for row in ledger["sources"]:
         accounted = sum(count(row[name]) for name in FATES)
         if row["read"] != accounted:
             raise QilinError(
                 f"ledger of {row['source']} in {row['set']}: {row['read']} read, {accounted} accounted for"
             )
-        result[row["set"]] = result.get(row["set"], 0) + row["kept"]
-    return result
+        result[row["set"]] += row["kept"]
+    return dict(result)
 
 
 def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = True) -> Table:
@@ -85,37 +78,32 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
 
     Benchmarks that the raw folder does not have, or of which nothing was read, are named below the table.
     """
-    items: Counter[str] = Counter()
-    for row in ledger["sources"]:
-        if row["set"] == "eval":
-            items[BENCHMARKS[row["source"]]] += row["kept"]
+    rows = {row["source"]: row["kept"] for row in ledger["sources"] if row["set"] == "eval"}
+    items = {name: rows.get(source, 0) for source, name in BENCHMARKS.items()}
     there = [name for name in BENCHMARKS.values() if items[name]]
-    present = {row["source"] for row in ledger["sources"] if row["set"] == "eval"} | ledger.get("unread", {}).keys()
-    missing, unread = (
-        [name for source, name in BENCHMARKS.items() if not items[name] and (source in present) == is_there]
-        for is_there in (False, True)
-    )
-    hits, rules = map(_with_total, (ledger["hits"], ledger.get("rules", {})))
-    rows = [
-        [source, *(found.get(name, 0) for name in there), count(found)]
-        + [rules.get(source, {}).get(rule, 0) for rule in RULES]
-        for source, found in hits.items()
-    ]
-    told = [f"compared with {', '.join(f'{items[name]:,} items of {name}' for name in there) or 'no benchmark'}"]
-    if missing:
-        told.append(f"not compared, because the raw folder does not have them: {', '.join(missing)}")
-    if unread:
-        told.append(
-            "not compared, because their folders are there but nothing in them was read as a test item: "
-            + ", ".join(unread)
-        )
-    fate = "kept all the same (decontaminate: report)" if decontaminate == "report" else "left out of every set"
-    told += sentences("data", "compared_with", fate=fate)
-    if not decontaminate:
-        rows = [["Total", *[Score(missing="not counted")] * (len(there) + 1 + len(RULES))]]
-        told = ["decontaminate: false: nothing was compared"]
     columns = ["Dataset", *there, "all", *(f"by {rule}" for rule in RULES)]
-    return _table("Training records that held a benchmark item", rows, columns, told)
+    title = "Training records that held a benchmark item"
+    if not decontaminate:
+        blank = [Score(missing="not counted")] * (len(columns) - 1)
+        return table(title, [["Total", *blank]], columns, ["decontaminate: false: nothing was compared"])
+    lines = []
+    hits, rules = _with_total(ledger["hits"]), _with_total(ledger.get("rules", {}))
+    for source, found in hits.items():
+        by_rule = rules.get(source, {})
+        benchmarks = [found.get(name, 0) for name in there]
+        lines.append([source, *benchmarks, count(found), *(by_rule.get(rule, 0) for rule in RULES)])
+    present = {*rows, *ledger.get("unread", {})}
+    empty = {source: name for source, name in BENCHMARKS.items() if not items[name]}
+    lists = {
+        "compared with": [f"{items[name]:,} items of {name}" for name in there] or ["no benchmark"],
+        "not compared, because the raw folder does not have them:": [empty[s] for s in empty if s not in present],
+        "not compared, because their folders are there but nothing in them was read as a test item:": [
+            empty[s] for s in empty if s in present
+        ],
+    }
+    fate = "kept all the same (decontaminate: report)" if decontaminate == "report" else "left out of every set"
+    notes = [f"{lead} {', '.join(names)}" for lead, names in lists.items() if names]
+    return table(title, lines, columns, [*notes, *sentences("data", "compared_with", fate=fate)])
 
 
 def _with_total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
@@ -127,15 +115,14 @@ def leak_recall_table(rows: Iterable[Recall]) -> Table:
     cells: dict[str, dict[str, Recall]] = {}
     for row in rows:
         cells.setdefault(row.kind, {})[row.benchmark] = row
-    there = [*dict.fromkeys(name for found in cells.values() for name in found)]
+    there = list(dict.fromkeys(name for found in cells.values() for name in found))
     lines = []
     for kind, found in cells.items():
-        each = [_share(row.found, row.made) if (row := found.get(name)) else Score() for name in there]
-        total = _share(*(sum(getattr(row, name) for row in found.values()) for name in ("found", "made")))
+        each = [_share(found[name].found, found[name].made) if name in found else Score() for name in there]
+        total = _share(sum(row.found for row in found.values()), sum(row.made for row in found.values()))
         lines.append([kind, *each, total])
-    return _table(
-        "Leaks that decontamination finds", lines, ["Kind of leak", *there, "all"], sentences("data", "recall")
-    )
+    columns = ["Kind of leak", *there, "all"]
+    return table("Leaks that decontamination finds", lines, columns, sentences("data", "recall"))
 
 
 def dropped_table(path: Path, each: int = 2) -> Table:
@@ -156,11 +143,8 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         for reason in sorted(shown)
         for row in shown[reason]
     ]
-    notes = [
-        f"{counts.total():,} lines in {path.name}, a unit once for each set that does not have it",
-        f"of each reason at most {each} lines are shown, drawn at random",
-    ]
-    return _table("Not kept, by reason", rows, ["Reason", "lines", "Dataset", "Set", "Place", "Begins with"], notes)
+    notes = sentences("data", "dropped", lines=counts.total(), file=path.name, each=each)
+    return table("Not kept, by reason", rows, ["Reason", "lines", "Dataset", "Set", "Place", "Begins with"], notes)
 
 
 def deidentified_table(ledger: Mapping[str, Any]) -> Table:
@@ -168,23 +152,23 @@ def deidentified_table(ledger: Mapping[str, Any]) -> Table:
     sources = [row for row in ledger["sources"] if row["deidentified"]]
     kinds = sorted({kind for row in sources for kind in row["deidentified"]})
     rows = [[row["source"], row["set"], *(row["deidentified"].get(kind, 0) for kind in kinds)] for row in sources]
-    return _table("Placeholders", rows, ["Dataset", "Set", *kinds])
+    return table("Placeholders", rows, ["Dataset", "Set", *kinds])
 
 
 def deid_score_table(rows: Iterable[Row]) -> Table:
     """De-identification on labelled sentences: precision, recall and F1 by type, in percent with 95 % intervals."""
     cells = []
     for row in rows:
-        found = row.true_positives + row.false_positives
+        replaced = row.true_positives + row.false_positives
         scores = (
-            _share(row.true_positives, found),
+            _share(row.true_positives, replaced),
             _share(row.true_positives, row.labelled),
-            _f1(_share(row.true_positives, found + row.false_negatives)),
+            _f1(_share(row.true_positives, replaced + row.false_negatives)),
             _share(row.covered, row.labelled),
         )
         cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
     columns = ["Type", "labelled", "precision", "recall", "F1", "covered"]
-    return _table("De-identification on labelled sentences", cells, columns, sentences("data", "rules"))
+    return table("De-identification on labelled sentences", cells, columns, sentences("data", "rules"))
 
 
 def _share(right: int, trials: int) -> Score:

@@ -21,11 +21,9 @@ from qilin_lib.models.merge import merge
 from qilin_lib.models.names import accepted, describe
 from qilin_lib.report import card, published
 from qilin_lib.tokens.own_template import choose, written
-from qilin_lib.tokens.template import Template, as_trained
+from qilin_lib.tokens.template import as_trained
 
 EXAMPLE = "感冒了要看哪个科？"
-# peft writes an empty card; ours takes its place.
-NOT_COPIED = ("README.md",)
 NOTE = "qilin.json"
 
 
@@ -100,11 +98,13 @@ def _fill(
     trained = {chains.name_of(at): at for at in manifests if chains.trains(at)}
     facts = {own: manifests[at]["facts"] for own, at in trained.items()}
     chain = [own for own in manifest["parameters"].get("chain", chains.DEFAULT) if own in trained]
+    conversed = chains.conversed(chain, chains.name_of(name))
     base = _content(run, manifests, "02_tokenize", "base.json")
     parent = "02_tokenize" if "one_stage" in facts[chains.name_of(name)] else chains.start(chain, name)
     _weights(run, name, manifest, adapter, work)
     tokenizer = load_tokenizer(work)
-    template = _template(name, manifest["facts"], tokenizer, chains.conversed(chain, chains.name_of(name)))
+    # Plain text before any conversation was learnt, as 06_eval asks it.
+    template = as_trained(manifest["facts"], name, name) if conversed else choose("plain", tokenizer)
     tokenizer.chat_template = written(template, tokenizer)
     files.write_text(work / "chat_template.jinja", tokenizer.chat_template)
     _beside(run, base, template.end(tokenizer), work)
@@ -115,7 +115,7 @@ def _fill(
     if gguf:
         published.to_gguf(work)
     asked = [{"role": "user", "content": EXAMPLE}]
-    told = card.Export(
+    made = card.Export(
         run=run.name,
         stage=name,
         below=parent,
@@ -131,12 +131,12 @@ def _fill(
         files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
         base_weights=_base_weights(run, name, parent, manifests),
         accepted=accepted(run.dir, name),
-        plain=not chains.conversed(chain, chains.name_of(name)),
+        plain=not conversed,
     )
     # An adapter has such a note already, by which `adapters.described` knows its base: ours adds to it.
     note = files.read_json(work / NOTE) if (work / NOTE).exists() else {}
-    files.write_json(work / NOTE, note | template.described | card.identity(told))
-    files.write_text(work / "README.md", card.markdown(told))
+    files.write_json(work / NOTE, note | template.described | card.identity(made))
+    files.write_text(work / "README.md", card.markdown(made))
 
 
 def _weights(run: runs.Run, name: str, manifest: dict[str, Any], adapter: bool, work: Path) -> None:
@@ -153,13 +153,14 @@ def _weights(run: runs.Run, name: str, manifest: dict[str, Any], adapter: bool, 
         raise QilinError(f"{name} of run '{run.name}' has no weights: run {chains.shown_by(name)} again")
     _check(run, name, manifest, listed)
     source = run.folder(name) / folder
-    if adapter or folder == "model":
-        for path in (run.folder(name) / file for file in listed):
-            if path.name not in NOT_COPIED:
-                shutil.copyfile(path, work / path.name)
+    if folder == "adapter" and not adapter:
+        # The adapter's note has the hash of its base.
+        merge(base_of(source), source, work)
         return
-    # The adapter's note has the hash of its base.
-    merge(base_of(source), source, work)
+    for path in (run.folder(name) / file for file in listed):
+        # peft writes an empty card; ours takes its place.
+        if path.name != "README.md":
+            shutil.copyfile(path, work / path.name)
 
 
 def _check(run: runs.Run, stage: str, manifest: dict[str, Any], listed: list[str]) -> None:
@@ -187,13 +188,6 @@ def _content(run: runs.Run, manifests: dict[str, dict[str, Any]], stage: str, fi
         raise QilinError(f"{stage} of run '{run.name}' has no {file}: run {chains.shown_by(stage)} again")
     _check(run, stage, manifests[stage], [file])
     return files.read_json(run.folder(stage) / file)
-
-
-def _template(name: str, facts: dict[str, Any], tokenizer: Any, conversed: bool) -> Template:
-    """What the model is asked in: plain text before any conversation was learnt, as 06_eval does it."""
-    if not conversed:
-        return choose("plain", tokenizer)
-    return as_trained(facts, name, name)
 
 
 def _scores(run: runs.Run, name: str, digest: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Figures of notebooks 01-07: the ledger, training curves, accuracy by subject, lengths, ours against the paper.
 
-A Chinese annotation bears its English name (`annotations.ENGLISH`), or its number in the table, where no font draws
+A Chinese annotation bears its English name (`breakdowns.ENGLISH`), or its number in the table, where no font draws
 Chinese.
 """
 
@@ -17,22 +17,27 @@ from matplotlib.figure import Figure
 from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
-from qilin_lib.report import charts
-from qilin_lib.report.annotations import COLUMNS, figure_label
+from qilin_lib.report import charts, tables
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
-from qilin_lib.report.breakdowns import group_values
-from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Rows, interval_plot, line, literal, new_chart, quiet
+from qilin_lib.report.breakdowns import COLUMNS, ENGLISH, group_values
+from qilin_lib.report.charts import (
+    COLOURS,
+    PAPER_COLOUR,
+    Line,
+    Panel,
+    Rows,
+    curves,
+    interval_plot,
+    line,
+    literal,
+    new_chart,
+    quiet,
+)
 from qilin_lib.report.frames import count, name_of, ordered, stages_of
 from qilin_lib.report.paper import PaperTable
 
-FATES = {
-    "kept": "#0072b2",
-    "rejected": "#d55e00",
-    "duplicate": "#e69f00",
-    "contaminated": "#cc79a7",
-    "excluded": "#999999",
-    "merged": "#56b4e9",
-}
+FATES = dict(zip(tables.FATES, ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#56b4e9"), strict=True))
+SIDES = {"implicit reward": "rewards", "log-probability, nats": "logps", "answer length, tokens": "lengths"}
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
 
@@ -82,8 +87,6 @@ def loss_curves(logs: Mapping[str, Rows]) -> Figure:
     A row is {"step", "loss"?, "eval_loss"?, "learning_rate"?}. The dashed line of the stage "dpo" is ln 2, the DPO loss
     of a policy equal to its reference.
     """
-    if not logs:
-        raise QilinError("loss_curves needs the log of at least one stage, got none")
     chart = new_chart(max(4.2, 3.8 * len(logs)), 4.2)
     grid = chart.subplots(2, len(logs), squeeze=False, sharex="col", height_ratios=[3, 1])
     for (stage, rows), (top, bottom) in zip(logs.items(), grid.T, strict=True):
@@ -111,34 +114,22 @@ def dpo_curves(rows: Rows, start: float | None = math.log(2)) -> Figure:
     `start`: what the loss begins at, None if nobody knows (ORPO). A margin can grow while both log-probabilities fall;
     rewards show that fall free of which pairs a batch holds.
     """
-    chart = new_chart(11, 5.4)
-    grid = chart.subplots(2, 3, sharex=True)
-    loss, margin, accuracy = grid[0]
-    for axes, name, level in (
-        (loss, "loss", start),
-        (margin, "rewards/margins", 0),
-        (accuracy, "rewards/accuracies", 0.5),
-    ):
-        line(axes, rows, name, COLOURS["dpo"], name)
-        if level is not None:
-            axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
-    accuracy.set_ylim(-0.02, 1.02)
-    for axes, prefix in zip(grid[1], ("rewards", "logps", "lengths"), strict=True):
-        line(axes, rows, f"{prefix}/chosen", COLOURS["sft"], "chosen")
-        line(axes, rows, f"{prefix}/rejected", PAPER_COLOUR, "rejected", style="--")
-        axes.set_xlabel("optimizer step")
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
     begin = "" if start is None else " (dashed: ln 2)" if start == math.log(2) else f" (dashed: {start:g})"
-    titles = (f"loss{begin}", "reward margin, chosen - rejected", "pairs ranked right")
-    titles += ("implicit reward", "log-probability, nats", "answer length, tokens")
-    for axes, title in zip(grid.ravel(), titles, strict=True):
-        axes.set_title(title, fontsize=10)
-        quiet(axes)
+    own = COLOURS["dpo"]
+    panels = [
+        Panel(f"loss{begin}", {"loss": (own, "")}, start),
+        Panel("reward margin, chosen - rejected", {"rewards/margins": (own, "")}, 0),
+        Panel("pairs ranked right", {"rewards/accuracies": (own, "")}, 0.5),
+    ]
+    for title, prefix in SIDES.items():
+        lines = {f"{prefix}/chosen": (COLOURS["sft"], "chosen"), f"{prefix}/rejected": (PAPER_COLOUR, "rejected")}
+        panels.append(Panel(title, lines))
+    chart = curves(rows, panels, 3, 5.4)
+    chart.axes[2].set_ylim(-0.02, 1.02)
     return chart
 
 
-def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = None, unit: str = "tokens") -> Figure:
+def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = None) -> Figure:
     """Lengths by group on a logarithmic axis; `limit` draws where texts are cut and says what share lies beyond it."""
     filled = {name: np.asarray(values) for name, values in lengths.items() if len(values)}
     top = max((values.max() for values in filled.values()), default=1)
@@ -148,45 +139,35 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     palette = [*COLOURS.values(), PAPER_COLOUR, "#56b4e9", "#cc79a7", "#000000"]
     for place, (name, values) in enumerate(filled.items()):
         beyond = "" if limit is None else f", {100 * (values > limit).mean():.1f} % beyond"
-        label = f"{literal(name)} (n={len(values):,}, median {np.median(values):,.0f}{beyond})"
-        style = "-" if place < len(palette) else "--"
-        axes.hist(
-            np.maximum(values, 1),
-            bins,
-            histtype="step",
-            linewidth=1.6,
-            label=label,
-            linestyle=style,
-            color=palette[place % len(palette)],
-            weights=np.full(len(values), 100 / len(values)),
-        )
+        style = {
+            "label": f"{literal(name)} (n={len(values):,}, median {np.median(values):,.0f}{beyond})",
+            "color": palette[place % len(palette)],
+            "linestyle": "-" if place < len(palette) else "--",
+            "weights": np.full(len(values), 100 / len(values)),
+        }
+        axes.hist(np.maximum(values, 1), bins, histtype="step", linewidth=1.6, **style)
     if limit is not None:
         axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:,}")
-    axes.set(xscale="log", xlabel=f"length, {unit}", ylabel="share of samples, percent")
+    axes.set(xscale="log", xlabel="length, tokens", ylabel="share of samples, percent")
     quiet(axes)
     chart.legend(loc="outside upper center", ncols=1 if len(filled) < 4 else 2, frameon=False, fontsize=8)
     return chart
 
 
-def subject_accuracy(scores: Mapping[str, Any], models: Sequence[str] | None = None) -> Figure:
+def subject_accuracy(scores: Mapping[str, Any]) -> Figure:
     """C-Eval accuracy by subject and model with 95 % intervals, a panel a category, last stage's best on top.
 
-    `models`: None = all, the stages before the baselines. Subjects without items are left out.
+    Subjects without items are left out.
     """
-    results = {m: scores["ceval"][m]["subjects"] for m in models or ordered(scores["ceval"]) if m in scores["ceval"]}
+    results = {model: scores["ceval"][model]["subjects"] for model in ordered(scores["ceval"])}
     counts = {s: score["n"] for by_subject in results.values() for s, score in by_subject.items() if score["n"]}
-    if not counts:
-        raise QilinError(f"scores.json has no C-Eval item for {list(models or ['any model'])}: nothing to draw")
-    last = results[[m for m in results if m in COLOURS or not set(results) & set(COLOURS)][-1]]
-
-    def line(subject: str) -> Line:
+    last = results[([model for model in results if model in COLOURS] or list(results))[-1]]
+    home = {subject: CATEGORY_NAMES[name] for name, subjects in CATEGORIES.items() for subject in subjects}
+    panels: dict[str, list[Line]] = {title: [] for title in (*CATEGORY_NAMES.values(), "No category")}
+    for subject in sorted(counts, key=lambda s: (-(last.get(s, {}).get("value") or 0), s)):
         by_model = {model: by_subject.get(subject) for model, by_subject in results.items()}
-        return Line(f"{subject.replace('_', ' ')} ({counts[subject]})", by_model, subject in MEDICAL)
-
-    best = sorted(counts, key=lambda s: (-(last.get(s, {}).get("value") or 0), s))
-    home = {subject: name for name, subjects in CATEGORIES.items() for subject in subjects}
-    panels = {title: [line(s) for s in best if home.get(s) == name] for name, title in CATEGORY_NAMES.items()}
-    panels["No category"] = [line(s) for s in best if s not in home]
+        label = f"{subject.replace('_', ' ')} ({counts[subject]})"
+        panels[home.get(subject, "No category")].append(Line(label, by_model, subject in MEDICAL))
     chart = interval_plot(
         {title: lines for title, lines in panels.items() if lines},
         {model: name_of(scores, model) for model in results},
@@ -203,18 +184,15 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
     Where no font draws Chinese, a value bears its English name, or the number that it has in the table of the column.
     """
     results = scores["cmexam"]
-    counts = group_values(results, column)
-    if not counts:
-        raise QilinError(f"CMExam's items carry no annotation '{column}' in this run: nothing to draw")
-    lines = [
-        Line(
-            f"{value if charts.chinese_family() else figure_label(value, number)} ({n})",
-            {model: results[model].get("groups", {}).get(column, {}).get(value) for model in ordered(results)},
-        )
-        for number, (value, n) in enumerate(counts.items(), start=1)
-    ]
-    title = f"CMExam by {COLUMNS.get(column, column)}" + (f", the {most} commonest" if len(lines) > most else "")
     names = {model: name_of(scores, model) for model in ordered(results)}
+    lines = []
+    for number, (value, n) in enumerate(group_values(results, column).items(), start=1):
+        label = value
+        if not (value.isascii() or charts.chinese_family()):
+            label = ENGLISH.get(value, f"no. {number}")
+        by_model = {model: results[model].get("groups", {}).get(column, {}).get(value) for model in names}
+        lines.append(Line(f"{label} ({n})", by_model))
+    title = f"CMExam by {COLUMNS.get(column, column)}" + f", the {most} commonest" * (len(lines) > most)
     return interval_plot({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
@@ -223,13 +201,12 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
 
     Rows of ours have an interval, rows of the paper a cross, where its number is known (`paper.TABLES`).
     """
-    panels = {
-        f"{paper[number].title.removesuffix(' results')}: {paper[number].columns[metric]}": _forest_lines(
-            paper[number], metric, scores
-        )
-        for number, metrics in HEADLINES.items()
-        for metric in metrics
-    }
+    panels = {}
+    for number, metrics in HEADLINES.items():
+        printed = paper[number]
+        for metric in metrics:
+            title = f"{printed.title.removesuffix(' results')}: {printed.columns[metric]}"
+            panels[title] = _forest_lines(printed, metric, scores)
     models = {model: name_of(scores, model) for model in stages_of(scores)}
     return interval_plot(panels, models, "percent", percent=False)
 

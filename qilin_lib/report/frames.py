@@ -18,6 +18,7 @@ import pandas as pd
 from qilin_lib import chains, files, runs, strict_yaml
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import evidence, intervals, metrics, store
+from qilin_lib.evaluate.benchmarks import FURTHER, PAPER
 from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import paper
@@ -106,39 +107,17 @@ def _manifest(run: runs.Run, stage: str) -> dict[str, Any]:
 # --- 06: scores and records -------------------------------------------------------------------------------------------
 
 
-def scored(scores: Mapping[str, Any], digest: str = "", only: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
-    """Every score of a scores.json, one row each, without `run` and `seed`.
-
-    `digest` is that of stage 06, `only` the benchmarks that are wanted, none = all.
-    """
-    compared = set(names.facts(scores)["as_paper"])
-    theirs = {(table.benchmark, row.ours): row for table in paper.TABLES.values() for row in table.rows if row.ours}
-    for benchmark, protocol, model, entry in entries(scores):
-        if not only or benchmark in only:
-            path = store.predictions("06_eval", protocol, benchmark, model).as_posix()
-            asked = {"benchmark": benchmark, "protocol": protocol, "model": model, "name": name_of(scores, model)}
-            row = theirs.get((benchmark, model)) if model in compared else None
-            for place, summary in leaves(entry):
-                cell = row.known.get(place[-1]) if row and len({*place} - {"lora"}) == 1 else None
-                yield {
-                    **asked,
-                    **_grouped(place),
-                    **{name: summary.get(name) for name in ("value", "low", "high", "n")},
-                    "paper": cell and cell.value,
-                    "path": "/".join(place),
-                    "records": path,
-                    "manifest": digest,
-                }
+def results_of(scores: Mapping[str, Any], benchmark: str, protocol: str = "fixed") -> Mapping[str, Any]:
+    """{model: entry} of a benchmark under a protocol, {} where it was not run."""
+    return (scores if protocol == "fixed" else scores.get(protocol, {})).get(benchmark, {})
 
 
 def entries(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
     """(benchmark, protocol, model, entry) of a scores.json."""
-    beside = ("released", "run", "usage", "split", "cap", "invalid", "shots", "truncated", "scoring", "unfinished")
-    beside += ("judged",)
-    fixed = {name: results for name, results in scores.items() if name not in beside and isinstance(results, Mapping)}
-    for protocol, asked in (("fixed", fixed), ("released", scores.get("released", {}))):
-        for benchmark, results in asked.items():
-            yield from ((benchmark, protocol, model, results[model]) for model in ordered(results))
+    for protocol, asked in (("fixed", scores), ("released", scores.get("released", {}))):
+        for benchmark in [name for name in asked if name in PAPER or name in FURTHER]:
+            for model in ordered(asked[benchmark]):
+                yield benchmark, protocol, model, asked[benchmark][model]
 
 
 def leaves(
@@ -146,21 +125,18 @@ def leaves(
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
     """(path, summary) of every score below an entry."""
     for name, inner in entry.items():
-        if isinstance(inner, Mapping):
-            yield from [((*place, name), inner)] if "value" in inner else leaves(inner, (*place, name))
+        if isinstance(inner, Mapping) and "value" in inner:
+            yield (*place, name), inner
+        elif isinstance(inner, Mapping):
+            yield from leaves(inner, (*place, name))
 
 
-def at(entry: Mapping[str, Any] | None, path: str) -> Mapping[str, Any] | None:
-    """The score at a path ("parsed_only/accuracy") of a model's entry, None where there is none."""
-    found = {"/".join(place): summary for place, summary in leaves(entry or {})}
-    return found.get(path)
-
-
-def key(mapping: Mapping[str, Any], name: str, place: str) -> Any:
-    """`mapping[name]`; QilinError, naming what there is, when it has none."""
-    if name not in mapping:
-        raise QilinError(f"{place} has no entry '{name}'; it has {', '.join(sorted(mapping)) or 'no entry at all'}")
-    return mapping[name]
+def at(entry: Mapping[str, Any] | None, path: Sequence[str]) -> Mapping[str, Any] | None:
+    """The score at a path of a model's entry, None where there is none."""
+    found: Any = entry
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) and "value" in found else None
 
 
 def _grouped(place: Sequence[str]) -> dict[str, str]:
@@ -173,10 +149,28 @@ def _grouped(place: Sequence[str]) -> dict[str, str]:
 
 
 def _scores(run: runs.Run) -> Iterator[dict[str, Any]]:
+    scores = files.read_json(_file(run, "06_eval/scores.json"))
     manifest = _manifest(run, "06_eval")
-    seed = manifest.get("parameters", {}).get("seed")
-    rows = scored(files.read_json(_file(run, "06_eval/scores.json")), manifest.get("digest", ""))
-    return ({"seed": seed, **row} for row in rows)
+    compared = names.facts(scores)["as_paper"]
+    papers = {(table.benchmark, row.ours): row for table in paper.TABLES.values() for row in table.rows if row.ours}
+    for benchmark, protocol, model, entry in entries(scores):
+        row = papers.get((benchmark, model)) if model in compared else None
+        records = store.predictions("06_eval", protocol, benchmark, model).as_posix()
+        for place, summary in leaves(entry):
+            cell = row.known.get(place[-1]) if row and len({*place} - {"lora"}) == 1 else None
+            yield {
+                "seed": manifest.get("parameters", {}).get("seed"),
+                "benchmark": benchmark,
+                "protocol": protocol,
+                "model": model,
+                "name": name_of(scores, model),
+                **_grouped(place),
+                **{name: summary.get(name) for name in ("value", "low", "high", "n")},
+                "paper": cell and cell.value,
+                "path": "/".join(place),
+                "records": records,
+                "manifest": manifest.get("digest", ""),
+            }
 
 
 evaluation = View(_scores, _COLUMNS["evaluation"])
@@ -226,25 +220,28 @@ def count(value: int | Mapping[str, int]) -> int:
 def _ledger(run: runs.Run) -> Iterator[dict[str, Any]]:
     rows = files.read_json(_file(run, "01_build_chimed/ledger.json"))["sources"]
     digest = _manifest(run, "01_build_chimed").get("digest", "")
-    tokens: dict[str, Any] = {}
-    if (path := run.dir / "02_tokenize" / "token_counts.json").exists():
-        tokens = files.read_json(path)
+    counted = run.dir / "02_tokenize" / "token_counts.json"
+    tokens = files.read_json(counted) if counted.exists() else {}
     for row in rows:
-        counted = tokens.get(row["set"], {}).get(row["source"], {}).get("tokens")
-        plain = {name: row.get(name) for name in ledger.columns if name != "run"}
-        counts = {name: count(row[name]) for name in ("rejected", "deidentified")}
-        yield plain | counts | {"tokens": counted, "manifest": digest}
+        yield {
+            **{name: row.get(name) for name in ledger.columns if name != "run"},
+            **{name: count(row[name]) for name in ("rejected", "deidentified")},
+            "tokens": tokens.get(row["set"], {}).get(row["source"], {}).get("tokens"),
+            "manifest": digest,
+        }
 
 
 ledger = View(_ledger, _COLUMNS["ledger"])
 
 
 def _training(run: runs.Run) -> Iterator[dict[str, Any]]:
-    for path in [path for stage in runs.PARENTS for path in sorted(run.folder(stage).rglob("log.jsonl"))]:
-        stage = path.relative_to(run.dir).parent.as_posix()
-        for row in files.read_jsonl(path):
-            known = {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
-            yield from ({"stage": stage, "step": row["step"], "metric": name, "value": known[name]} for name in known)
+    for stage in runs.PARENTS:
+        for path in sorted(run.folder(stage).rglob("log.jsonl")):
+            place = path.relative_to(run.dir).parent.as_posix()
+            for row in files.read_jsonl(path):
+                for name, value in row.items():
+                    if name != "step" and isinstance(value, int | float):
+                        yield {"stage": place, "step": row["step"], "metric": name, "value": value}
 
 
 training = View(_training, _COLUMNS["training"])
@@ -252,22 +249,22 @@ training = View(_training, _COLUMNS["training"])
 
 def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
     for stage in ("03_dcpt", "04_sft", "05_dpo"):
-        if not (path := run.dir / stage / "heldout.json").exists():
-            continue
-        scores = files.read_json(path)
+        path = run.dir / stage / "heldout.json"
+        scores = files.read_json(path) if path.exists() else {}
         for part, entry in ({"pairs": scores} if "policy_chosen" in scores else scores).items():
-            lists = {name: values for name, values in entry.items() if isinstance(values, list)}
-            sizes = [name for name in lists if name.startswith(("tokens", "chars"))]
-            for moment in [name for name in lists if name not in (*sizes, "source", "left_out")]:
-                side = moment.rpartition("_")[2]
-                tokens = lists.get("tokens") or lists.get(f"tokens_{side}") or []
-                for item, logp in enumerate(lists[moment]):
-                    yield {
-                        **{"stage": stage, "part": part, "item": item, "moment": moment, "logp": logp},
-                        "source": lists["source"][item] if "source" in lists else None,
-                        "tokens": tokens[item] if tokens else None,
-                        "chars": lists["chars"][item] if "chars" in lists else None,
-                    }
+            yield from ({"stage": stage, "part": part, **row} for row in _texts(entry))
+
+
+def _texts(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row per moment and text of a part of heldout.json."""
+    lists = {name: values for name, values in entry.items() if isinstance(values, list)}
+    beside = ("source", "strategy", "left_out", "tokens", "chars")
+    for moment in [name for name in lists if not name.startswith(beside)]:
+        sizes = lists.get("tokens") or lists.get(f"tokens_{moment.rpartition('_')[2]}")
+        about = {"source": lists.get("source"), "tokens": sizes, "chars": lists.get("chars")}
+        for item, logp in enumerate(lists[moment]):
+            known = {name: values[item] if values else None for name, values in about.items()}
+            yield {"item": item, "moment": moment, "logp": logp, **known}
 
 
 heldout = View(_heldout, _COLUMNS["heldout"])

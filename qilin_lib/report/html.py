@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from qilin_lib import chains, files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.names import accepted
-from qilin_lib.report.cells import Linked
+from qilin_lib.report.cells import Linked, sentences
 from qilin_lib.report.charts import png, svg
 from qilin_lib.report.markup import STYLE, TEMPLATES, Html, escape, render
-from qilin_lib.report.render import Table
+from qilin_lib.report.render import Table, table
 
 WARNING = "Research only, not for clinical use."
 LARGEST = 5_000_000
@@ -49,21 +48,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it: tables, pictures, plain text (escaped) or Html (already escaped).
-
-    Html may hold a script of its own; the page's policy lets no script fetch anything.
-    """
+    """A heading and what stands below it: tables, pictures, plain text (escaped) or Html (already escaped)."""
 
     title: str
     parts: tuple[Table | Picture | Html | str, ...]
 
 
 def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Path:
-    """Write the page and return its path. Nothing in it is fetched: style and pictures are inside.
-
-    Raises QilinError for a part of an unknown kind, and when the page would exceed 5 MB.
-    """
-    sections = [Section(one.title, tuple(_part(part, one.title) for part in one.parts)) for one in sections]
+    """Write the page and return its path; QilinError when it would exceed 5 MB."""
+    sections = [Section(one.title, tuple(map(_part, one.parts))) for one in sections]
     styles = [(TEMPLATES / "page.css").read_text("utf-8"), STYLE]
     # Of this library's own parts; a script that data brought in would not be Html, and so be text.
     scripts = [script for section in sections for part in section.parts for script in part.scripts]
@@ -82,16 +75,12 @@ def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode('utf-8')).digest()).decode('ascii')}'"
 
 
-def _part(part: Any, title: str) -> Html:
+def _part(part: Table | Picture | Html | str) -> Html:
     if isinstance(part, Table):
         return part.html(PREFIX)
     if isinstance(part, Picture):
         return _picture(part)
-    if isinstance(part, Html):
-        return part
-    if isinstance(part, str):
-        return Html(f"<p>{escape(part)}</p>")
-    raise QilinError(f"section '{title}' holds a {type(part).__name__}; a section holds Table, Picture, Html or text")
+    return part if isinstance(part, Html) else Html(f"<p>{escape(part)}</p>")
 
 
 def _picture(picture: Picture) -> Html:
@@ -111,44 +100,37 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
     A stage is "finished", "unfinished" (no manifest), "accepted" as it is, or "stale" when a parent's digest has
     changed since it was made.
     """
-    run_dir = Path(run_dir)
-    run = runs.Run(run_dir)
+    run = runs.Run(Path(run_dir))
     names = [name for name in chains.graph(run.chain) if name <= page]
     manifests = {name: run.manifest(name) for name in names if run.finished(name)}
-    rows = [_chain_row(name, manifests, run) for name in names]
+    rows = []
+    for name in names:
+        rows.append(_chain_row(name, manifests, run) if name in manifests else [name, "unfinished", *["-"] * 5])
     columns = ["Stage", "Status", "Digest", "Stands on", "Wall time", "Peak memory", "Git commit"]
-    notes = [
-        "Digest: first 12 digits of the sha256 over a stage's output bytes, from its manifest.json. Each stage names "
-        "the digests of those it stands on, back to the sha256 of every raw file.",
-        f"A page is written before its own stage has finished, so {page} reads unfinished here.",
-        *accepted(run_dir, page),
-    ]
-    return Table(
-        "A2", f"Manifest chain of run {run_dir.name}", pd.DataFrame(rows, columns=columns, dtype=object), notes
-    )
+    notes = [*sentences("chain", "digests", page=page), *accepted(run.dir, page)]
+    return table(f"Manifest chain of run {run.name}", rows, columns, notes, "A2")
 
 
 def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -> list[Any]:
-    manifest = manifests.get(name)
-    if manifest is None:
-        return [name, "unfinished", *["-"] * 5]
-    digests = {key: value for key, value in manifest["inputs"].items() if isinstance(value, str)}
-    raw = [f"{len(value)} files of {key}" for key, value in manifest["inputs"].items() if isinstance(value, dict)]
-    accepted = run.acceptances(name)
-    allowed = [digests, *(note["inputs"] for note in accepted)]
-    now = {key: manifests.get(key, {}).get("digest") for key in digests}
-    stale = [key for key, value in now.items() if value not in [one.get(key) for one in allowed]]
-    parents = [f"{key[:2]}: {value[:12]}" for key, value in digests.items()]
+    manifest, acceptances = manifests[name], run.acceptances(name)
+    raw, parents, stale = [], [], []
+    for key, made_from in manifest["inputs"].items():
+        if isinstance(made_from, dict):
+            raw.append(f"{len(made_from)} files of {key}")
+            continue
+        parents.append(f"{key[:2]}: {made_from[:12]}")
+        allowed = [made_from, *(note["inputs"].get(key) for note in acceptances)]
+        if manifests.get(key, {}).get("digest") not in allowed:
+            stale.append(key)
     environment = manifest["environment"]
-    commit = environment["git_commit"][:10] or "no git"
     return [
         Linked(name, f"{name}/manifest.json", f"manifest {manifest['digest'][:12]}"),
-        f"stale: {', '.join(stale)} changed" if stale else "accepted" if accepted else "finished",
+        f"stale: {', '.join(stale)} changed" if stale else "accepted" if acceptances else "finished",
         manifest["digest"][:12],
         ", ".join(raw + parents) or "-",
         _duration(manifest["wall_seconds"]),
         f"{manifest['peak_memory_mb']:,.0f} MB",
-        f"{commit}, dirty" if environment["git_dirty"] else commit,
+        (environment["git_commit"][:10] or "no git") + ", dirty" * bool(environment["git_dirty"]),
     ]
 
 

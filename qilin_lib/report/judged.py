@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from qilin_lib import files
 from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.models.names import foot
-from qilin_lib.report.cells import Score
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import name_of
-from qilin_lib.report.render import Table
-
-HEADINGS = {"win_rate": "Win rate", "length_controlled": "At equal length"}
+from qilin_lib.report.render import Table, table
 
 
 def tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
@@ -32,24 +28,17 @@ def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
     rows = [row for row in scores["paired"] if evidence.parts(row["model_b"])[1] and row["metric"] == "accuracy"]
     if not rows:
         return []
-    content = [
-        [row["benchmark"], *(name_of(scores, row[side]) for side in ("model_a", "model_b")), _difference(row), row["p"]]
-        for row in rows
-    ]
-    columns = ["Benchmark", "Asked as", "Asked with", "Difference, points", "p"]
+    content = []
+    for row in rows:
+        sides = [name_of(scores, row[side]) for side in ("model_a", "model_b")]
+        gap = Score(row["difference"], n=row["n"], low=row["low"], high=row["high"], form="+.1f")
+        content.append([row["benchmark"], *sides, gap, row["p"]])
     facts = files.read_json(folder / "evidence" / "index.json")
     left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items())
-    notes = [
-        f"Index: {facts['passages']:,} passages; left out: {left or 'nothing, since no document holds an item'}.",
-        "Query: the question alone. random: as many passages by chance; gold: the item's own explanation, the best "
-        "that could be found. Paired by item: Bonett-Price interval, exact McNemar.",
-        *foot(scores, paper=""),
-    ]  # fmt: skip
-    return [Table("J1", "With passages beside the question", _frame(content, columns), notes)]
-
-
-def _difference(row: Mapping[str, Any]) -> Score:
-    return Score(row["difference"], n=row["n"], low=row["low"], high=row["high"], form="+.1f")
+    left = left or "nothing, since no document holds an item"
+    notes = [*sentences("judged", "retrieval", passages=facts["passages"], left=left), *foot(scores, paper="")]
+    columns = ["Benchmark", "Asked as", "Asked with", "Difference, points", "p"]
+    return [table("With passages beside the question", content, columns, notes, "J1")]
 
 
 def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
@@ -59,35 +48,27 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
         return []
     if "unfinished" in judged:
         why = [f"Nothing was judged: {judged['unfinished']}."]
-        return [Table("J2", "Answers judged in pairs", _frame([], ["Model", "against"]), why)]
-    about = f"Judge: {judged['judge']}, criteria {judged['preset']} ({judged['source']}); {judged['benchmark']}."
-    counts = [
-        [*(name_of(scores, row[side]) for side in ("model_a", "model_b")), *(row[name] for name in OUTCOMES),
-         *(_rate(row, name) for name in HEADINGS)]
-        for row in judged["comparison"]
-    ]  # fmt: skip
+        return [table("Answers judged in pairs", [], ["Model", "against"], why, "J2")]
+    about = sentences("judged", "judge", **{name: judged[name] for name in ("judge", "preset", "source", "benchmark")})
+    pairs = []
+    for row in judged["comparison"]:
+        sides = [name_of(scores, row[side]) for side in ("model_a", "model_b")]
+        read = row["n"] - row["unread"]
+        rates = [
+            Score(row["win_rate"], read, row["low"], row["high"]),
+            Score(row["length_controlled"], read, row["lc_low"], row["lc_high"]),
+        ]
+        pairs.append([*sides, *(row[name] for name in OUTCOMES), *rates])
     strengths = [[name_of(scores, row["model"]), _score(row, "strength", ".2f")] for row in judged["strengths"]]
-    follows = [[row["control"], _score(row, "share", ".1f"), row["warning"] or "-"] for row in judged["controls"]]
-    rule = (
-        "Every pair in both orders; inconsistent: the orders differ; unread: no verdict, or an error. Win rate: points "
-        "of the first model, ties half, bootstrap over items."
-    )
+    controls = [[row["control"], _score(row, "share", ".1f"), row["warning"] or "-"] for row in judged["controls"]]
+    notes = [*about, *sentences("judged", "pairs"), *foot(scores, paper="")]
+    columns = ["Model", "against", *OUTCOMES, "Win rate", "At equal length"]
+    follows = [*about, *sentences("judged", "controls")]
     return [
-        Table("J2", "Answers judged in pairs", _frame(counts, ["Model", "against", *OUTCOMES, *HEADINGS.values()]),
-              [about, rule, *foot(scores, paper="")]),
-        Table("J3", "Strengths (Bradley-Terry)", _frame(strengths, ["Model", "Strength, log odds"]), [about]),
-        Table("J4", "What the judge follows", _frame(follows, ["Control", "Percent of decisions", "Warning"]),
-              [about, "orders agree: Cohen's kappa of the verdicts in both orders, times 100"]),
-    ]  # fmt: skip
-
-
-def _frame(rows: list[list[Any]], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns, dtype=object)
-
-
-def _rate(row: Mapping[str, Any], name: str) -> Score:
-    low, high = (row["low"], row["high"]) if name == "win_rate" else (row["lc_low"], row["lc_high"])
-    return Score(row[name], n=row["n"] - row["unread"], low=low, high=high)
+        table("Answers judged in pairs", pairs, columns, notes, "J2"),
+        table("Strengths (Bradley-Terry)", strengths, ["Model", "Strength, log odds"], about, "J3"),
+        table("What the judge follows", controls, ["Control", "Percent of decisions", "Warning"], follows, "J4"),
+    ]
 
 
 def _score(row: Mapping[str, Any], name: str, form: str) -> Score:

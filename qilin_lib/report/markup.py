@@ -6,7 +6,7 @@ Everything that goes into a template is escaped unless it is Html; control and b
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ class Box:
 def card(title: str, asked: Iterable[Box], answers: Iterable[Box] = (), aside: str = "") -> Html:
     """A card: head, what was asked box below box, then the answers side by side."""
     return macro("card", title, list(asked), list(answers), aside)
+
+
+def conversation_card(
+    title: str, turns: Iterable[Mapping[str, str]], aside: str = "", answers: Iterable[Box] = ()
+) -> Html:
+    """The turns of a conversation below each other, then answers side by side."""
+    return card(title, [Box(turn["role"], turn["content"]) for turn in turns], answers, aside)
 
 
 def joined(parts: Iterable[str]) -> Html:

@@ -7,21 +7,16 @@ Other projects' numbers are values of other types, so that they cannot slip into
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
-
 from qilin_lib import strict_yaml
-from qilin_lib.errors import QilinError
 
 UNKNOWN = "not available"
-FILE = Path(__file__).with_name("paper.yaml")
-_SHAPE = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, config=_SHAPE)
+@dataclass(frozen=True)
 class Cell:
     """One published number: `value` or None, where it stands, and its own wording when it is not exact."""
 
@@ -29,19 +24,13 @@ class Cell:
     origin: str = ""
     wording: str = ""
 
-    @model_validator(mode="after")
-    def _from_somewhere(self) -> Cell:
-        if (self.value is None) != (not self.origin):
-            raise ValueError(f"a number needs its origin, and only a number has one: {self.value}, '{self.origin}'")
-        return self
-
     @property
     def text(self) -> str:
         """The number as it was worded, "not available" where it is not known."""
         return UNKNOWN if self.value is None else self.wording or f"{self.value:,}"
 
 
-@dataclass(frozen=True, config=_SHAPE)
+@dataclass(frozen=True)
 class Row:
     """One row: its label, its block in the table, the cells that are known, and what stands for it on our side.
 
@@ -50,16 +39,16 @@ class Row:
 
     label: str
     group: str
-    known: dict[str, Cell] = Field(default_factory=dict)
+    known: dict[str, Cell]
     ours: str = ""
-    sources: list[str] = Field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
 
     def cell(self, column: str) -> Cell:
         """The paper's cell of a column, without a value where it is not known."""
         return self.known.get(column, Cell(None))
 
 
-@dataclass(frozen=True, config=_SHAPE)
+@dataclass(frozen=True)
 class PaperTable:
     """One printed table: `columns` maps our metric name to the heading, `notes` say what is uncertain about it."""
 
@@ -70,15 +59,8 @@ class PaperTable:
     notes: list[str]
     benchmark: str = ""
 
-    @model_validator(mode="after")
-    def _known_columns(self) -> PaperTable:
-        unknown = {name for row in self.rows for name in row.known} - self.columns.keys()
-        if unknown:
-            raise ValueError(f"Table {self.number} has no column {sorted(unknown)}; it has {list(self.columns)}")
-        return self
 
-
-@dataclass(frozen=True, config=_SHAPE)
+@dataclass(frozen=True)
 class ExternalTable:
     """A table of another project: `origin` says whose; a row holds one value per column, None where "-" is printed."""
 
@@ -89,39 +71,25 @@ class ExternalTable:
     rows: dict[str, list[int | float | None]]
 
 
-@dataclass(frozen=True, config=_SHAPE)
-class _Contents:
-    tables: list[PaperTable]
-    external: list[ExternalTable]
-    chimed_gpt: dict[str, Any]
-    attitudes: dict[str, Any]
+def _printed(table: Mapping[str, Any]) -> PaperTable:
+    rows = []
+    for row in table["rows"]:
+        known = {name: Cell(**cell) for name, cell in row.get("known", {}).items()}
+        rows.append(Row(**{**row, "known": known}))
+    return PaperTable(**{**table, "rows": rows})
 
 
-def read(path: Path = FILE) -> _Contents:
-    """The file's tables; QilinError names what is not of its form."""
-    try:
-        return _Contents(**strict_yaml.read(path))
-    except (ValidationError, TypeError) as reason:
-        raise QilinError(f"{path}: {reason}") from None
-
-
-def published(group: Mapping[str, Any], origin: str) -> dict[str, dict[str, Cell]]:
+def _readme(group: Mapping[str, Any], origin: str) -> dict[str, dict[str, Cell]]:
     """{model: {column: cell}} of a table of ChiMed-GPT's README, each cell in the README's own digits."""
     names = group["columns"].split()
-    return {
-        model: {name: Cell(float(text), origin, text) for name, text in zip(names, line.split(), strict=True)}
-        for model, line in group["rows"].items()
-    }
+    rows = {model: zip(names, line.split(), strict=True) for model, line in group["rows"].items()}
+    return {model: {name: Cell(float(text), origin, text) for name, text in cells} for model, cells in rows.items()}
 
 
-_contents = read()
-TABLES = {table.number: table for table in _contents.tables}
-EXTERNAL = _contents.external
-ATTITUDES = _contents.attitudes
-CHIMED_GPT = {
-    name: published(_contents.chimed_gpt[name], _contents.chimed_gpt["origin"])
-    for name in ("results", "chimed_qa", "mc")
-}
-CHIMED_GPT_NOTES: dict[str, str] = _contents.chimed_gpt["notes"]
-CEVAL_ITEMS = 41
-"""Validation items of C-Eval's clinical_medicine and basic_medicine, on which ChiMed-GPT's README rests."""
+_contents = strict_yaml.read(Path(__file__).with_name("paper.yaml"))
+_block = _contents["chimed_gpt"]
+TABLES = {table["number"]: _printed(table) for table in _contents["tables"]}
+EXTERNAL = [ExternalTable(**table) for table in _contents["external"]]
+ATTITUDES = _contents["attitudes"]
+CHIMED_GPT = {name: _readme(_block[name], _block["origin"]) for name in ("results", "chimed_qa", "mc")}
+CHIMED_GPT_NOTES: dict[str, str] = _block["notes"]

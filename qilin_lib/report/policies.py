@@ -6,27 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
 from qilin_lib.report.cells import Score, sentences
-from qilin_lib.report.charts import line, literal, looks, new_chart, quiet
+from qilin_lib.report.charts import Panel, curves, literal, looks, new_chart, quiet
 from qilin_lib.report.frames import name_of
-from qilin_lib.report.markup import Box, Html, joined, macro
-from qilin_lib.report.render import Table
-from qilin_lib.report.tokens import conversation_card
+from qilin_lib.report.markup import Box, Html, conversation_card, joined, macro
+from qilin_lib.report.render import Table, table
 from qilin_lib.train.fit import read_log
 
-# Metric of policies.json: heading, format.
-COLUMNS = {"reward": ("Reward, greedy", ".2f"), "sampled_reward": ("Reward, sampled", ".2f")}
-COLUMNS |= {f"bleu_{n}": (f"BLEU-{n}", ".2f") for n in range(1, 5)}
-COLUMNS |= {f"rouge_{n}": (f"ROUGE-{n.upper()}", ".2f") for n in "12l"}
-COLUMNS |= {"tokens": ("Tokens, greedy", ".1f"), "sampled_tokens": ("Tokens, sampled", ".1f")}
-COLUMNS |= {"cut": ("Cut, percent", ".1f"), "repetition": ("Repetition, percent", ".1f")}
-COLUMNS |= {"kl_token": ("KL a token, nats", ".4f"), "kl_answer": ("KL an answer, nats", ".3f")}
+# {metric of policies.json: (heading, format)}
+COLUMNS = {
+    "reward": ("Reward, greedy", ".2f"),
+    "sampled_reward": ("Reward, sampled", ".2f"),
+    **{f"bleu_{n}": (f"BLEU-{n}", ".2f") for n in range(1, 5)},
+    **{f"rouge_{n}": (f"ROUGE-{n.upper()}", ".2f") for n in "12l"},
+    "tokens": ("Tokens, greedy", ".1f"),
+    "sampled_tokens": ("Tokens, sampled", ".1f"),
+    "cut": ("Cut, percent", ".1f"),
+    "repetition": ("Repetition, percent", ".1f"),
+    "kl_token": ("KL a token, nats", ".4f"),
+    "kl_answer": ("KL an answer, nats", ".3f"),
+}
 LOOKS = looks(("sft", "dpo", "rejection_sampling", "rl"))
 # Key in log.jsonl and title.
 CURVES = {
@@ -39,25 +42,16 @@ CURVES = {
 
 def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
     """A row per policy of policies.json, a column per metric, with 95 % intervals; `digest` is that of stage 08."""
-    rows = [
-        [name_of(compared, name), *(_cell(compared, name, metric, digest) for metric in COLUMNS)]
-        for name in compared["policies"]
-    ]
-    headings = ["Model", *(heading for heading, _ in COLUMNS.values())]
-    frame = pd.DataFrame(rows, columns=headings, dtype=object)
-    return Table("", "Policies on the same held-out questions", frame, _notes(compared))
-
-
-def _cell(compared: Mapping[str, Any], name: str, metric: str, digest: str) -> Score:
-    records, form = f"08_rlhf/policies/{name}.jsonl", COLUMNS[metric][1]
-    where = {"model": name_of(compared, name), "records": records, "manifest": digest}
-    return Score(**compared["policies"][name][metric], form=form, **where)
-
-
-def _notes(compared: Mapping[str, Any]) -> list[str]:
-    about = sentences("policies", "comparison", **compared["settings"])
-    power = f"Power, cut answers: {power_note(compared['settings']['questions'])}.{_reward_power(compared)}"
-    return [*foot(compared, paper=""), *about, power]
+    rows = []
+    for name, scores in compared["policies"].items():
+        where = {"model": name_of(compared, name), "records": f"08_rlhf/policies/{name}.jsonl", "manifest": digest}
+        cells = [Score(**scores[metric], form=form, **where) for metric, (_, form) in COLUMNS.items()]
+        rows.append([where["model"], *cells])
+    settings = compared["settings"]
+    power = f"Power, cut answers: {power_note(settings['questions'])}.{_reward_power(compared)}"
+    notes = [*foot(compared, paper=""), *sentences("policies", "comparison", **settings), power]
+    columns = ["Model", *(heading for heading, _ in COLUMNS.values())]
+    return table("Policies on the same held-out questions", rows, columns, notes)
 
 
 def _reward_power(compared: Mapping[str, Any]) -> str:
@@ -83,9 +77,9 @@ def differences_table(compared: Mapping[str, Any]) -> Table:
         ]
         for row in compared["paired"]
     ]
-    frame = pd.DataFrame(rows, columns=["Model", "Metric", "less SFT", "p", "p, Holm"], dtype=object)
-    about = [*foot(compared, paper=""), *sentences("policies", "differences", count=len(rows))]
-    return Table("", "Differences from SFT", frame, about, compact=True)
+    notes = [*foot(compared, paper=""), *sentences("policies", "differences", count=len(rows))]
+    columns = ["Model", "Metric", "less SFT", "p", "p, Holm"]
+    return table("Differences from SFT", rows, columns, notes, compact=True)
 
 
 def _p(value: float | None) -> Score:
@@ -124,21 +118,13 @@ def curve(folder: Path) -> Figure | Html:
 
 
 def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Reward, KL from SFT, length and cut share over the steps of `rl/log.jsonl`. QilinError for an empty log.
+    """Reward, KL from SFT, length and cut share over the steps of `rl/log.jsonl`.
 
     The KL is TRL's estimate from the sampled tokens: RLOO's is the mean log-ratio, which can be below 0. The loss is
     left out: RLOO's and GRPO's advantages sum to 0 in a group, so it says nothing about progress.
     """
-    if not rows:
-        raise QilinError("the log of reinforcement learning is empty: nothing to draw")
-    chart = new_chart(11, 2.9)
-    for axes, (key, title) in zip(chart.subplots(1, len(CURVES)), CURVES.items(), strict=True):
-        line(axes, rows, key, LOOKS["rl"][0], "")
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("optimizer step")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        quiet(axes, "both")
-    return chart
+    panels = [Panel(title, {key: (LOOKS["rl"][0], "")}) for key, title in CURVES.items()]
+    return curves(rows, panels, len(CURVES), 2.9)
 
 
 def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 3) -> Html:

@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.report.cells import Score, sentences
-from qilin_lib.report.markup import Box, Html, card, joined, macro
-from qilin_lib.report.render import Table
-from qilin_lib.report.tokens import conversation_card
+from qilin_lib.report.markup import Box, Html, card, conversation_card, joined, macro
+from qilin_lib.report.render import Table, table
 from qilin_lib.report.training import NOTHING, accuracy, mean_interval
 
-# Row of the table, key in behaviour.json, factor.
-ROWS = (
-    ("tokens an answer", "tokens", 1),
-    ("answers cut, percent", "cut", 100),
-    ("repetition, percent", "repetition", 100),
-)
+# {row of the table: (key in behaviour.json, factor)}
+ROWS = {
+    "tokens an answer": ("tokens", 1),
+    "answers cut, percent": ("cut", 100),
+    "repetition, percent": ("repetition", 100),
+}
 
 
 def by_strategy(scores: Mapping[str, Any]) -> Table:
@@ -31,9 +29,8 @@ def by_strategy(scores: Mapping[str, Any]) -> Table:
     for name in dict.fromkeys(scores["strategy"]):
         own = {key: np.array(values)[names == name] for key, values in scores.items() if len(values) == len(names)}
         share, low, high = (100 * value for value in accuracy(own))
-        rows.append([name, f"{share:.1f} [{low:.1f}, {high:.1f}] (n={int((names == name).sum())})"])
-    columns = ["Strategy", "reward accuracy, percent"]
-    return Table("", "Held-out pairs by strategy", pd.DataFrame(rows, columns=columns), [])
+        rows.append([name, Score(share, int((names == name).sum()), low, high)])
+    return table("Held-out pairs by strategy", rows, ["Strategy", "reward accuracy, percent"])
 
 
 def alarm_list(alarms: Sequence[str]) -> Html:
@@ -56,16 +53,14 @@ def behaviour_table(behaviour: Mapping[str, Any], parameters: Any) -> Table | Ht
     if not behaviour:
         return macro("paragraph", "No prompt was sampled.")
     rows = []
-    for name, key, factor in ROWS:
+    for name, (key, factor) in ROWS.items():
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
         means = [Score(float(side.mean())) if len(side) else NOTHING for side in (before, after)]
         rows.append([name, *means, mean_interval(after - before, parameters, "+.1f")])
-    about = sentences(
-        "training", "behaviour", count=len(behaviour["policy"]["texts"]), limit=behaviour["max_new_tokens"]
-    )
-    name = method_name(behaviour)
-    content = pd.DataFrame(rows, columns=["Metric", "SFT", name, f"{name} - SFT"], dtype=object)
-    return Table("", f"Answers before and after {name}", content, about)
+    prompts, limit = len(behaviour["policy"]["texts"]), behaviour["max_new_tokens"]
+    method = method_name(behaviour)
+    notes = sentences("training", "behaviour", count=prompts, limit=limit)
+    return table(f"Answers before and after {method}", rows, ["Metric", "SFT", method, f"{method} - SFT"], notes)
 
 
 def method_name(made: Mapping[str, Any]) -> str:

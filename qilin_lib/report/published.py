@@ -17,19 +17,16 @@ GGUF = "model.gguf"
 
 def converter() -> Path:
     """llama.cpp's converter in the folder LLAMA_CPP_DIR, else on PATH; QilinError if there is none."""
-    if folder := os.environ.get("LLAMA_CPP_DIR"):
-        if (path := Path(folder) / CONVERTER).is_file():
-            return path
-        raise QilinError(f"LLAMA_CPP_DIR = '{folder}': no {CONVERTER} in it; nearest valid: a checkout of llama.cpp")
+    folder = os.environ.get("LLAMA_CPP_DIR")
     # It need not be executable: Python runs it.
-    places = [Path(place) / CONVERTER for place in os.get_exec_path()]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise QilinError(
-            f"--gguf: {CONVERTER} of llama.cpp is not on PATH; nearest valid: LLAMA_CPP_DIR set to a checkout of "
-            "llama.cpp, or the export without --gguf, converted later"
-        )
-    return found
+    for place in [folder] if folder else os.get_exec_path():
+        if (Path(place) / CONVERTER).is_file():
+            return Path(place) / CONVERTER
+    where = f"in LLAMA_CPP_DIR = '{folder}'" if folder else "on PATH"
+    raise QilinError(
+        f"--gguf: {CONVERTER} of llama.cpp is not {where}; nearest valid: LLAMA_CPP_DIR set to a checkout of "
+        "llama.cpp, or the export without --gguf, converted later"
+    )
 
 
 def to_gguf(folder: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from qilin_lib import files
@@ -18,11 +17,11 @@ from qilin_lib.evaluate import store
 from qilin_lib.evaluate.benchmarks import FURTHER
 from qilin_lib.evaluate.plan import FIXED, RELEASED
 from qilin_lib.report.breakdowns import no_subjects
-from qilin_lib.report.cells import Score
+from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.figures import subject_accuracy
 from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.markup import Box, Html, card, macro
-from qilin_lib.report.render import Table
+from qilin_lib.report.render import Table, table
 
 PROTOCOLS = (FIXED, RELEASED)
 LETTERS = ("A", "B", "C", "D", "E")
@@ -32,22 +31,17 @@ READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "group
 
 def items_table(tasks: Iterable[Any]) -> Table:
     """Items a benchmark brings to this run, its protocols, split, cap, and rows left out: unusable, or trained on."""
-    rows: dict[str, list[Any]] = {}
-    tasks = list(tasks)
+    by_name: dict[str, list[Any]] = {}
     for task in tasks:
-        if task.name in rows:
-            rows[task.name][1] += f", {task.protocol}"
-            continue
+        by_name.setdefault(task.name, []).append(task)
+    rows, notes = [], sentences("data", "items")
+    for name, (task, *others) in by_name.items():
+        protocols = ", ".join(one.protocol for one in (task, *others))
         cap = Score(task.cap, form="d", missing="none")
-        rows[task.name] = [task.name, task.protocol, task.split, len(task.items), cap, len(task.invalid)]
-    columns = ["Benchmark", "Protocols", "Split", "items asked", "cap", "rows left out"]
-    notes = [
-        "The cap of C-Eval and CMMLU is per subject; capped items are a seeded sample in file order; all protocols ask "
-        "the same"
-    ]
-    unread = {task.name: row["detail"] for task in tasks for row in task.invalid if not task.items}
-    notes += [f"{name}: {printable(detail)}" for name, detail in unread.items()]
-    return Table("", "Items", pd.DataFrame(list(rows.values()), columns=columns, dtype=object), notes)
+        rows.append([name, protocols, task.split, len(task.items), cap, len(task.invalid)])
+        if not task.items:
+            notes += [f"{name}: {printable(row['detail'])}" for row in task.invalid[-1:]]
+    return table("Items", rows, ["Benchmark", "Protocols", "Split", "items asked", "cap", "rows left out"], notes)
 
 
 def read(stage_dir: str | Path, protocol: str, benchmark: str, model: str) -> list[dict[str, Any]]:
@@ -81,35 +75,30 @@ def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
     return {model: name_of(files.read_json(Path(stage_dir) / "scores.json"), model) for model in models}
 
 
-def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str | None = None) -> Html:
-    """The first record of a predictions file: prompt, output, reference, and what was read from it.
-
-    `protocol`: None = the first that the run has of fixed and released.
-    """
-    record = read(stage_dir, protocol or _protocol(stage_dir, benchmark), benchmark, model)[0]
+def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str = FIXED) -> Html:
+    """The first record of a predictions file: prompt, output, reference, and what was read from it."""
+    record = read(stage_dir, protocol, benchmark, model)[0]
     parts = [Box(name, record[name]) for name in ("prompt", "output", "reference") if record.get(name)]
     told = [f"{key} {_told(record[key])}" for key in READ if record.get(key) not in (None, {})]
     return card(record["id"], parts, aside=" · ".join(told))
 
 
-def letters_table(stage_dir: str | Path, benchmark: str = "cmexam", protocol: str | None = None) -> Table:
+def letters_table(stage_dir: str | Path, benchmark: str = "cmexam") -> Table:
     """How often each model gave each answer, beside the gold answers; "-" is an answer that could not be read.
 
-    `protocol` as in `example`.
+    Of the fixed protocol, or of the released one where the run has no other.
     """
-    protocol = protocol or _protocol(stage_dir, benchmark)
-    gold: Counter = Counter()
-    given: dict[str, Counter] = {}
+    protocol = next((name for name in PROTOCOLS if models_of(stage_dir, benchmark, name)), FIXED)
     models = models_of(stage_dir, benchmark, protocol)
+    given: dict[str, Counter] = {}
     for model, name in names_of(stage_dir, models).items() if models else ():
         records = read(stage_dir, protocol, benchmark, model)
+        given.setdefault("gold", Counter(_kind(record["gold"]) for record in records))
         given[name] = Counter(_kind(record["prediction"]) for record in records)
-        gold = Counter(_kind(record["gold"]) for record in records)
     columns = [*LETTERS, "several letters", "-"]
-    shown = {"gold": gold, **given} if given else {}
-    rows = [[name, *(counts[column] for column in columns)] for name, counts in shown.items()]
+    rows = [[name, *(counts[column] for column in columns)] for name, counts in given.items()]
     notes = [] if given else [f"No model answered {benchmark} under protocol {protocol}."]
-    return Table("", "Answers given", pd.DataFrame(rows, columns=["Model", *columns], dtype=object), notes)
+    return table("Answers given", rows, ["Model", *columns], notes)
 
 
 def subjects(scores: Mapping[str, Any]) -> Figure | Html:
@@ -124,10 +113,6 @@ def _told(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _protocol(stage_dir: str | Path, benchmark: str) -> str:
-    return next((name for name in PROTOCOLS if models_of(stage_dir, benchmark, name)), PROTOCOLS[0])
 
 
 def _kind(letters: str | None) -> str:

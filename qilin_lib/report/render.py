@@ -7,19 +7,15 @@ where links would lead nowhere.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import pandas as pd
 from tabulate import tabulate
 from wcwidth import wcswidth, wrap
@@ -27,7 +23,7 @@ from wcwidth import wcswidth, wrap
 from qilin_lib.errors import visible
 from qilin_lib.files import write_text
 from qilin_lib.report.cells import Linked, Score
-from qilin_lib.report.markup import TEMPLATES, Html, escape, render
+from qilin_lib.report.markup import Html, escape, render
 from qilin_lib.report.paper import UNKNOWN, Cell
 
 WIDTH = 120  # columns of a terminal
@@ -55,7 +51,7 @@ class Table:
         """Number and title."""
         return f"Table {self.number}. {self.title}" if self.number else self.title
 
-    @cached_property
+    @property
     def frame(self) -> pd.DataFrame:
         """The table with numbers as numbers: of a Score its value, in a row of the paper's the paper's."""
         return self.content.map(_plain).infer_objects()
@@ -69,24 +65,26 @@ class Table:
     def cells(self) -> pd.DataFrame:
         """One row per Score: the texts of its row, its column, value, low, high, n, the paper's number and origin, the
         difference, whether the paper's number lies inside the interval, protocol, records file, manifest digest."""
-        rows = self._rows()
-        return pd.DataFrame(rows).astype({"n": "Int64"}) if rows else pd.DataFrame()
-
-    def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for row in self.content.to_dict("records"):
             texts = {name.lower(): str(cell) for name, cell in row.items() if not isinstance(cell, Score)}
-            rows += [
-                {"table": self.number, "model": "", **texts, "column": name, **_cell_row(cell)}
-                for name, cell in row.items()
-                if isinstance(cell, Score)
-            ]
-        return rows
+            for name, cell in row.items():
+                if isinstance(cell, Score):
+                    rows.append({"table": self.number, "model": "", **texts, "column": name, **_cell_row(cell)})
+        return pd.DataFrame(rows, dtype=object)
+
+    def without(self, column: str) -> Table:
+        """The table less one of its columns."""
+        return replace(self, content=self.content.drop(columns=column))
+
+    def titled(self, title: str) -> Table:
+        """The table under another title."""
+        return replace(self, title=title)
 
     @property
     def texts(self) -> list[bool]:
         """Of each column whether it holds words, which read from the left."""
-        return [all(isinstance(cell, str) for cell in self.content[name]) for name in self.content.columns]
+        return [all(isinstance(cell, str) for cell in column) for _, column in self.content.items()]
 
     def __repr__(self) -> str:
         return self.text()
@@ -97,58 +95,92 @@ class Table:
 
     def html(self, prefix: str | None = None) -> Html:
         """The table in its scrolling box with caption and notes, every cell escaped, without the style."""
-        ours = "From" in self.content.columns
         rows = []
         for row in self.content.itertuples(index=False, name=None):
-            mine = ours and any(isinstance(cell, Score) and cell.value is not None for cell in row)
-            rows.append((" ".join(["ours"] * mine + ["total"] * ("Total" in row)), list(map(_cell, row))))
-        pieces = {"link": anchor, "paths": link_paths, "absent": ABSENT, "opened": OPEN_NOTES, "unknown": UNKNOWN}
-        pieces["texts"] = self.texts
-        return render("table.html.j2", table=self, rows=rows, prefix=prefix, **pieces)
+            ours = "From" in self.content and any(isinstance(cell, Score) and cell.value is not None for cell in row)
+            kind = "ours" if ours else "total" if "Total" in row else ""
+            rows.append((kind, [cell if isinstance(cell, Score | Linked) else _word(cell) for cell in row]))
+        return render(
+            "table.html.j2",
+            table=self,
+            rows=rows,
+            prefix=prefix,
+            link=anchor,
+            paths=link_paths,
+            absent=ABSENT,
+            opened=OPEN_NOTES,
+            unknown=UNKNOWN,
+        )
 
     def markdown(self, prefix: str | None = None) -> str:
         """A pipe table under a heading, the notes as a list below it."""
-        rows = [[_markdown_cell(cell, prefix) for cell in row] for row in self.content.itertuples(index=False)]
-        sides = [":---" if left else "---:" for left in self.texts]
-        heads = list(map(markdown_text, self.content.columns))
-        # tabulate pads for wide letters one by one, which files need not.
-        lines = [f"### {markdown_text(self.heading)}", "", _pipe(heads), _pipe(sides)]
-        notes = [f"- {link_markdown(markdown_text(note), prefix)}" for note in self.notes]
-        return "\n".join([*lines, *map(_pipe, rows), *[""] * bool(notes), *notes]) + "\n"
+        rows = [
+            list(map(markdown_text, self.content.columns)),
+            [":---" if left else "---:" for left in self.texts],
+            *([_markdown_cell(cell, prefix) for cell in row] for row in self.content.itertuples(index=False)),
+        ]
+        lines = [f"### {markdown_text(self.heading)}", "", *(f"| {' | '.join(row)} |" for row in rows)]
+        if self.notes:
+            lines += ["", *(f"- {link_markdown(markdown_text(note), prefix)}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """The table as a LaTeX float with booktabs rules; its first line says which packages it needs."""
+        heads = [_stacked(textwrap.wrap(name, 16), "b") for name in self.content.columns]
         rows = [[_latex_cell(cell) for cell in row] for row in self.content.itertuples(index=False)]
-        sides = ["l" if left else "r" for left in self.texts]
-        heads = [
-            _stacked([latex_text(line) for line in textwrap.wrap(name, 16) or [""]], side, "b")
-            for name, side in zip(self.content.columns, sides, strict=True)
+        sides = "".join("l" if left else "r" for left in self.texts)
+        lines = [
+            r"\begin{table}[tbp]",
+            r"\centering\footnotesize",
+            rf"\caption{{{latex_text(self.title)}}}\label{{tab:qilin-{latex_text(self.number) or 'x'}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"\toprule",
+            " & ".join(heads) + r" \tabularnewline",
+            r"\midrule",
+            *(" & ".join(row) + r" \tabularnewline" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\smallskip",
+            r"\begin{minipage}{\linewidth}\raggedright\scriptsize",
+            # Paths have no blank at which TeX could break the line.
+            *(rf"\par {latex_text(note)}".replace("/", r"/\allowbreak{}") for note in self.notes),
+            r"\end{minipage}",
+            r"\end{table}",
         ]
-        whole = _LATEX.get_template("table.tex.j2").render(table=self, heads=heads, rows=rows, sides="".join(sides))
-        chinese = any(unicodedata.east_asian_width(c) in "WF" for c in whole)
-        engine = r"with pdflatex also \usepackage[T1]{fontenc}"
-        engine = "xelatex or lualatex, xeCJK and a Chinese font" if chinese else engine
-        return rf"% Needs \usepackage{{booktabs,graphicx}}; {engine}." + f"\n{whole}\n"
+        chinese = any(unicodedata.east_asian_width(c) in "WF" for line in lines for c in line)
+        engine = (
+            "xelatex or lualatex, xeCJK and a Chinese font"
+            if chinese
+            else r"with pdflatex also \usepackage[T1]{fontenc}"
+        )
+        return "\n".join([rf"% Needs \usepackage{{booktabs,graphicx}}; {engine}.", *lines]) + "\n"
 
     def csv(self) -> str:
         """`cells` as CSV, or the frame of a table without Scores; nothing in it is run by a spreadsheet."""
-        rows = self._rows() or self.frame.astype(object).to_dict("records")
-        names = dict.fromkeys(name for row in rows for name in row) or self.frame.columns
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, list(names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _csv_text(value) for name, value in row.items()} for row in rows)
-        return lines.getvalue()
+        shown = self.cells if len(self.cells) else self.frame.astype(object)
+        return shown.map(_csv_text).to_csv(index=False, lineterminator="\n")
 
     def text(self, width: int = WIDTH) -> str:
         """Plain text within `width` columns of a terminal: columns that do not fit stand in blocks below."""
-        blocks = list(_blocks(self, width))
-        shown, folded = self.notes[:OPEN_NOTES], self.notes[OPEN_NOTES:]
-        if folded:
-            shown = [*shown, f"{len(folded)} more: `.notes`, or the HTML and Markdown of the table."]
-        notes = [textwrap.fill(f"* {note}", width, subsequent_indent="  ") for note in map(visible, shown)]
-        heading = textwrap.fill(visible(self.heading), width)
-        return "\n".join([heading, *(f"{block}\n" for block in blocks), *notes]).rstrip() + "\n"
+        notes = list(self.notes[:OPEN_NOTES])
+        if self.notes[OPEN_NOTES:]:
+            notes.append(f"{len(self.notes) - OPEN_NOTES} more: `.notes`, or the HTML and Markdown of the table.")
+        lines = [textwrap.fill(f"* {visible(note)}", width, subsequent_indent="  ") for note in notes]
+        blocks = [f"{block}\n" for block in _blocks(self, width)]
+        return "\n".join([textwrap.fill(visible(self.heading), width), *blocks, *lines]).rstrip() + "\n"
+
+
+def table(
+    title: str,
+    rows: Iterable[Sequence[Any]],
+    columns: Sequence[str],
+    notes: Iterable[str] = (),
+    number: str = "",
+    compact: bool = False,
+) -> Table:
+    """A Table of rows of cells of any kind."""
+    return Table(number, title, pd.DataFrame(list(rows), columns=list(columns), dtype=object), list(notes), compact)
 
 
 def with_notes(parts: Iterable[Any], notes: Sequence[str]) -> tuple[Any, ...]:
@@ -186,63 +218,24 @@ def _word(cell: Any) -> str:
     return "-" if cell is None else str(cell)
 
 
-def _plain(cell: Any) -> Any:
-    if not isinstance(cell, Score):
-        return cell
-    return cell.paper.value if cell.value is None and not cell.missing and cell.paper else cell.value
-
-
-def _cell_row(cell: Score) -> dict[str, Any]:
-    paper = cell.paper or Cell(None)
-    return {
-        **({"model": cell.model} if cell.model else {}),
-        **{"value": cell.value, "low": cell.low, "high": cell.high, "n": cell.n},
-        "reason": "" if cell.value is not None else cell.parts().get("value", ""),
-        "paper": paper.value,
-        "paper_origin": paper.origin or (UNKNOWN if cell.paper else ""),
-        "difference": cell.difference,
-        "paper_inside_interval": cell.agrees,
-        **{"protocol": cell.protocol, "records": cell.records, "manifest": cell.manifest},
-    }
-
-
-def _cell(cell: Any) -> Any:
-    return cell if isinstance(cell, Score | Linked) else _word(cell)
-
-
-def _csv_text(cell: Any) -> Any:
-    """A cell's value; an apostrophe before text that a spreadsheet would run as a formula."""
-    if not isinstance(cell, str):
-        return "" if cell is None or cell != cell else cell
-    text = visible(cell).replace("\u2212", "-")
-    return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
-
-
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
 def _blocks(table: Table, width: int) -> Iterator[str]:
     """The columns in as many blocks as they need, each behind the columns that name the rows."""
-    texts, names = table.texts, list(map(str, table.content.columns))
+    texts, names = table.texts, list(table.content.columns)
     keys = next((place for place, left in enumerate(texts) if not left), len(names)) or 1
-    # Words share the width if there is nothing else, and leave half of it to numbers.
-    room = (width - 2 * len(names)) // len(names) if keys == len(names) else max(12, width // 2 // keys)
-    columns = []
-    for place, (name, left) in enumerate(zip(names, texts, strict=True)):
-        cells = [
-            _lines(cell, table.compact, room * (1 + (keys == 1)) if left else width // 2)
-            for cell in table.content.iloc[:, place]
-        ]
-        columns.append(["\n".join(textwrap.wrap(name, 18)), *cells])
-    # tabulate leaves two columns beside a heading.
-    sizes = [
-        max(wcswidth(line) + 2 * (cell is column[0]) for cell in column for line in cell.split("\n"))
-        for column in columns
-    ]
+    # Words leave half of the width to numbers, if there are any.
+    room = max(12, (width // 2 if keys < len(names) else width - 2 * keys) // keys)
+    columns, sizes = [], []
+    for (name, column), left in zip(table.content.items(), texts, strict=True):
+        cells = [_lines(cell, table.compact, room if left else width // 2) for cell in column]
+        # tabulate leaves two columns beside a heading.
+        head = textwrap.wrap(name, 18)
+        widths = [wcswidth(line) for cell in cells for line in cell.split("\n")]
+        sizes.append(2 + max([*widths, *(wcswidth(line) + 2 for line in head)], default=0))
+        columns.append(["\n".join(head), *cells])
     groups: list[list[int]] = [[]]
     for place in range(keys, len(columns)):
         shown = [*range(keys), *groups[-1], place]
-        if groups[-1] and sum(sizes[p] + 2 for p in shown) > width + 2:
+        if groups[-1] and sum(sizes[p] for p in shown) > width + 2:
             groups.append([])
         groups[-1].append(place)
     for group in groups:
@@ -256,8 +249,40 @@ def _lines(cell: Any, compact: bool, room: int) -> str:
     """A cell in lines: the parts of a Score on their own unless the table is compact, words wrapped to their room."""
     if not isinstance(cell, Score):
         return "\n".join(wrap(visible(_word(cell)).replace("\n", " "), room)) or " "
-    told = cell.parts()
-    return (" " if compact else "\n").join(part for part in told.values() if part != f"paper {UNKNOWN}")
+    return (" " if compact else "\n").join(part for part in cell.parts().values() if part != f"paper {UNKNOWN}")
+
+
+def _plain(cell: Any) -> Any:
+    if not isinstance(cell, Score):
+        return cell
+    return cell.paper.value if cell.value is None and not cell.missing and cell.paper else cell.value
+
+
+def _cell_row(cell: Score) -> dict[str, Any]:
+    paper = cell.paper or Cell(None)
+    return {
+        **({"model": cell.model} if cell.model else {}),
+        "value": cell.value,
+        "low": cell.low,
+        "high": cell.high,
+        "n": cell.n,
+        "reason": "" if cell.value is not None else cell.parts().get("value", ""),
+        "paper": paper.value,
+        "paper_origin": paper.origin or (UNKNOWN if cell.paper else ""),
+        "difference": cell.difference,
+        "paper_inside_interval": cell.agrees,
+        "protocol": cell.protocol,
+        "records": cell.records,
+        "manifest": cell.manifest,
+    }
+
+
+def _csv_text(cell: Any) -> Any:
+    """A cell's value; an apostrophe before text that a spreadsheet would run as a formula."""
+    if not isinstance(cell, str):
+        return cell
+    text = visible(cell).replace("\u2212", "-")
+    return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 
 # --- links, Markdown, LaTeX -------------------------------------------------------------------------------------------
@@ -267,8 +292,8 @@ def anchor(content: str, path: str, prefix: str | None, title: str = "") -> Html
     """`content` (text) as a link to `path` in the run's folder; the text alone without a prefix."""
     if prefix is None:
         return Html(escape(content))
-    told = f' title="{escape(title)}"' if title else ""
-    return Html(f'<a href="{escape(prefix + quote(path))}"{told}>{escape(content)}</a>')
+    pointed = f' title="{escape(title)}"' if title else ""
+    return Html(f'<a href="{escape(prefix + quote(path))}"{pointed}>{escape(content)}</a>')
 
 
 def link_paths(text: str, prefix: str | None) -> Html:
@@ -292,21 +317,18 @@ def markdown_text(text: object) -> str:
     return re.sub(r"\s*\n\s*", "<br>", escaped.replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def _pipe(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _markdown_cell(cell: Any, prefix: str | None) -> str:
     if isinstance(cell, Linked):
         return _markdown_link(markdown_text(cell), cell.path, prefix)
     if not isinstance(cell, Score):
         return markdown_text(_word(cell))
-    told = cell.parts()
+    parts = cell.parts()
     if cell.records and cell.value is not None:
-        told["value"] = _markdown_link(told["value"], cell.records, prefix)
-        told["n"] = _markdown_link(told["n"], cell.stage_manifest, prefix) if "n" in told else ""
-    number = " ".join(filter(None, (told.get("value"), told.get("interval"))))
-    return "<br>".join(filter(None, (number, told.get("n"), told.get("paper"))))
+        parts["value"] = _markdown_link(parts["value"], cell.records, prefix)
+        if "n" in parts:
+            parts["n"] = _markdown_link(parts["n"], cell.stage_manifest, prefix)
+    number = " ".join(parts.pop(name) for name in ("value", "interval") if name in parts)
+    return "<br>".join(filter(None, (number, *parts.values())))
 
 
 _SPECIAL = {c: f"\\{c}" for c in "{}#$%&_"} | {
@@ -318,58 +340,28 @@ _SPECIAL = {c: f"\\{c}" for c in "{}#$%&_"} | {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "\u2212": "$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
     "≤": r"$\le$",
     "≥": r"$\ge$",
-    "·": r"\textperiodcentered{}",
-    "…": r"\ldots{}",
     "\n": " ",
 }
 
 
-class Tex(str):
-    """LaTeX whose foreign text has been escaped."""
-
-
-def latex_text(text: object) -> Tex:
+def latex_text(text: object) -> str:
     """`text` with LaTeX's special characters escaped; control characters, which end a run of TeX, become "?"."""
-    if isinstance(text, Tex):
-        return text
-    return Tex("".join(_SPECIAL.get(c) or ("?" if unicodedata.category(c) in "Cc Cf" else c) for c in str(text)))
+    return "".join(_SPECIAL.get(c) or ("?" if unicodedata.category(c) in "Cc Cf" else c) for c in str(text))
 
 
-def _stacked(lines: Sequence[str], side: str = "r", place: str = "t") -> Tex:
-    """Lines on top of each other in one cell, set to its left or right; the first (t) or last (b) leads."""
-    if len(lines) == 1:
-        return Tex(lines[0])
-    return Tex(rf"\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}" + r"\\".join(lines) + r"\end{tabular}")
+def _stacked(lines: Sequence[str], place: str = "t") -> str:
+    """Lines on top of each other in one cell; the first (t) or last (b) leads."""
+    escaped = [latex_text(line) for line in lines]
+    if len(escaped) < 2:
+        return "".join(escaped)
+    return rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}" + r"\\".join(escaped) + r"\end{tabular}"
 
 
-def _latex_cell(cell: Any) -> Tex:
+def _latex_cell(cell: Any) -> str:
     if not isinstance(cell, Score):
         return latex_text(_word(cell))
-    told = {part: latex_text(text) for part, text in cell.parts().items()}
-    interval = rf"\,{{\scriptsize{told['interval']}}}" if "interval" in told else ""
-    number, below = told.get("value", "") + interval, "; ".join(told[p] for p in ("n", "paper") if p in told)
-    if not (number and below):
-        return Tex(number or below)
-    return _stacked([number, rf"{{\tiny {below}}}"])
-
-
-def _breakable(note: str) -> Tex:
-    # Paths have no blank at which TeX could break the line.
-    return Tex(re.sub(r"(?<=\w)/(?=\w|\\)", r"/\\allowbreak{}", latex_text(note)))
-
-
-def _latex_row(cells: Sequence[Tex]) -> Tex:
-    return Tex(" & ".join(cells) + r" \tabularnewline")
-
-
-_MARKS = {"block_start_string": "<%", "block_end_string": "%>", "variable_start_string": "<<"}
-_MARKS |= {"variable_end_string": ">>", "comment_start_string": "<#", "comment_end_string": "#>"}
-# `finalize` escapes for LaTeX whatever a template fills in.
-_LATEX = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES), finalize=latex_text, trim_blocks=True, autoescape=False, **_MARKS
-)
-_LATEX.filters |= {"tex": Tex, "row": _latex_row, "breakable": _breakable}
+    parts = cell.parts()
+    number = " ".join(parts.pop(name) for name in ("value", "interval") if name in parts)
+    return _stacked(list(filter(None, (number, "; ".join(parts.values())))))

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from qilin_lib.errors import QilinError
@@ -19,9 +18,8 @@ from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import charts
 from qilin_lib.report.cells import Score, sentences
-from qilin_lib.report.markup import Box, Html, joined
-from qilin_lib.report.render import Table
-from qilin_lib.report.tokens import conversation_card
+from qilin_lib.report.markup import Box, Html, conversation_card, joined
+from qilin_lib.report.render import Table, table
 
 CURVE_COLOUR = charts.COLOURS["sft"]
 Row = Mapping[str, Any]
@@ -33,27 +31,27 @@ Row = Mapping[str, Any]
 def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Table:
     """Held-out pairs of reward/heldout.json that are ranked right, by source and in all, with 95 % intervals (Wilson),
     and the mean margin r(chosen) - r(rejected) (bootstrap over pairs)."""
-    groups = {**reliability.by_source(scores), "Total": scores}
     rows = []
-    for name, entry in groups.items():
+    for name, entry in {**reliability.by_source(scores), "Total": scores}.items():
         share = reliability.accuracy(entry["chosen"], entry["rejected"])
-        margins = np.asarray(entry["chosen"], dtype=float) - np.asarray(entry["rejected"], dtype=float)
-        margin, ties = _number(_mean(margins, parameters)), int((margins == 0).sum())
-        rows.append([name, share["n"], _percent(share), ties, margin])
-    about = sentences("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
+        margins = np.subtract(entry["chosen"], entry["rejected"], dtype=float)
+        ties = int((margins == 0).sum())
+        rows.append([name, share["n"], _percent(share), ties, _number(_mean(margins, parameters))])
+    notes = sentences("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
     columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
-    return Table("", "Reward model on held-out pairs", pd.DataFrame(rows, columns=columns, dtype=object), about)
+    return table("Reward model on held-out pairs", rows, columns, notes)
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Table:
     """Expected calibration error, Brier score and log loss of `calibration.calibration`, beside those of a model that
     gives every pair one half."""
-    named = (("expected calibration error", "ece", None), ("Brier score", "brier", 0.25))
-    named += (("log loss, nats", "log_loss", math.log(2)),)
-    rows = [[name, _number(calibration[key]), Score(level, form=".3f")] for name, key, level in named]
-    about = sentences("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
-    columns = ["Metric", "value", "always one half"]
-    return Table("", "Calibration of the reward model", pd.DataFrame(rows, columns=columns, dtype=object), about)
+    rows = [
+        ["expected calibration error", _number(calibration["ece"]), Score()],
+        ["Brier score", _number(calibration["brier"]), Score(0.25, form=".3f")],
+        ["log loss, nats", _number(calibration["log_loss"]), Score(math.log(2), form=".3f")],
+    ]
+    notes = sentences("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
+    return table("Calibration of the reward model", rows, ["Metric", "value", "always one half"], notes)
 
 
 def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
@@ -61,24 +59,22 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
     model; below, how many pairs there are (none where heldout_share_dpo is 0)."""
     chart = charts.new_chart(5.2, 4.8)
     top, bottom = chart.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    shares = {
-        100 * one["confidence"]: {name: value if name == "n" or value is None else 100 * value
-                                  for name, value in one["right"].items()}
-        for one in calibration["bins"]
-        if one["n"]
-    }  # fmt: skip
     top.plot([50, 100], [50, 100], color="#333333", linestyle="--", linewidth=1, label="calibrated")
+    shares, most = {}, 1
+    for one in calibration["bins"]:
+        start, end = 100 * one["low"], 100 * one["high"]
+        bottom.bar((start + end) / 2, one["n"], width=0.92 * (end - start), color="#b8c0cc")
+        bottom.annotate(f"{one['n']:,}", ((start + end) / 2, one["n"]), ha="center", va="bottom", fontsize=8)
+        most = max(most, one["n"])
+        if one["n"]:
+            ends = {name: one["right"][name] and 100 * one["right"][name] for name in ("value", "low", "high")}
+            shares[100 * one["confidence"]] = ends | {"n": one["n"]}
     charts.interval_curve(top, shares, (CURVE_COLOUR, "o"), "share right, 95 % interval", joined=False)
     top.set(ylabel="pairs ranked right, percent", ylim=(-2, 102))
     top.legend(frameon=False, fontsize=8, loc="lower right")
-    edges = [(100 * one["low"], 100 * one["high"], one["n"]) for one in calibration["bins"]]
-    for start, end, count in edges:
-        bottom.bar((start + end) / 2, count, width=0.92 * (end - start), color="#b8c0cc")
-        bottom.annotate(f"{count:,}", ((start + end) / 2, count), ha="center", va="bottom", fontsize=8)
     bottom.set(
-        xlabel="confidence in the preferred answer, percent", ylabel="pairs",
-        ylim=(0, 1.35 * max(1, *(n for *_, n in edges))), xlim=(49, 101),
-    )  # fmt: skip
+        xlabel="confidence in the preferred answer, percent", ylabel="pairs", ylim=(0, 1.35 * most), xlim=(49, 101)
+    )
     charts.quiet(top)
     charts.quiet(bottom)
     return chart
@@ -86,19 +82,12 @@ def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
 
 def reward_curves(rows: charts.Rows) -> Figure:
     """Loss, share ranked right and margin of the training batches over steps: rows of reward/log.jsonl."""
-    chart = charts.new_chart(11, 3)
-    panels = (
-        ("loss", "loss (dashed: ln 2)", math.log(2)),
-        ("accuracy", "pairs of the batch ranked right", 0.5),
-        ("margin", "margin, chosen - rejected", 0.0),
-    )
-    for axes, (name, title, level) in zip(chart.subplots(1, 3), panels, strict=True):
-        charts.line(axes, rows, name, CURVE_COLOUR, name)
-        axes.axhline(level, color="#333333", linewidth=0.8, linestyle="--")
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("optimizer step")
-        charts.quiet(axes)
-    return chart
+    panels = [
+        charts.Panel("loss (dashed: ln 2)", {"loss": (CURVE_COLOUR, "")}, math.log(2)),
+        charts.Panel("pairs of the batch ranked right", {"accuracy": (CURVE_COLOUR, "")}, 0.5),
+        charts.Panel("margin, chosen - rejected", {"margin": (CURVE_COLOUR, "")}, 0.0),
+    ]
+    return charts.curves(rows, panels, 3, 3)
 
 
 # --- the pool of rejection sampling -----------------------------------------------------------------------------------
@@ -116,22 +105,13 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         mean = np.array([np.mean(own) for own in rewards])
         above = [_chance(own) for own in rewards if len(own) > 1]
         level = sum(len(set(own)) == 1 for own in rewards)
-        sizes = sorted({len(own) for own in rewards})
-        rows.append(
-            [
-                number,
-                len(questions),
-                sizes[0] if len(sizes) == 1 else " or ".join(map(str, sizes)),
-                *(_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)),
-                _percent(_mean(np.array(above), parameters)),
-                level,
-            ]
-        )
+        sizes = " or ".join(map(str, sorted({len(own) for own in rewards})))
+        means = [_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)]
+        preferred = _percent(_mean(np.array(above), parameters))
+        rows.append([number, len(questions), sizes, *means, preferred, level])
     columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
     columns += ["best preferred, percent", "all alike"]
-    about = sentences("rlhf", "pool")
-    content = pd.DataFrame(rows, columns=columns, dtype=object)
-    return Table("", "Rejection sampling: rewards of the pool", content, about)
+    return table("Rejection sampling: rewards of the pool", rows, columns, sentences("rlhf", "pool"))
 
 
 def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
@@ -174,13 +154,10 @@ def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
 
 def _card(ranked: Sequence[Row]) -> Html:
     best, worst = ranked[-1], ranked[0]
-    sides = [
-        Box(
-            f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}",
-            row["answer"],
-        )
-        for name, row in (("best", best), ("worst", worst))
-    ]
+    sides = []
+    for name, row in (("best", best), ("worst", worst)):
+        rank = f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}"
+        sides.append(Box(rank, row["answer"]))
     return conversation_card(best["id"], best["prompt"], f"round {best['round']}", sides)
 
 

@@ -12,6 +12,7 @@ from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import attitudes, html, policies, rlhf
 from qilin_lib.report.frames import name_of
+from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.render import Table, with_notes, write_all
 from qilin_lib.report.whole import chain
 from qilin_lib.runs import Stage, read_manifest
@@ -26,24 +27,23 @@ def write_report(stage: Stage) -> Path:
     stage.begin()
     if stage.up_to_date:
         return target
-    folder, digest = stage.parent(RLHF), read_manifest(stage.run_dir, RLHF)["digest"]
-    notes = accepted(stage.run_dir, RLHF)
+    folder, parameters = stage.parent(RLHF), stage.parameters
+    pool = read_pool(folder)
+    best = Picture(rlhf.best_of_k_figure(pool, parameters), "Mean reward of the best of k answers")
+    sampled = [rlhf.pool_table(pool, parameters), best, rlhf.pool_examples(pool)]
+    digest, notes = read_manifest(stage.run_dir, RLHF)["digest"], accepted(stage.run_dir, RLHF)
     sections = [
-        html.Section("The reward model", with_notes(_reward_parts(folder, stage.parameters), notes)),
-        html.Section("Rejection sampling", with_notes(_pool_parts(read_pool(folder), stage.parameters), notes)),
-        html.Section("Policies side by side", tuple(_policy_parts(folder, digest))),
+        Section("The reward model", with_notes(_reward_parts(folder, parameters), notes)),
+        Section("Rejection sampling", with_notes(sampled, notes)),
+        Section("Policies side by side", tuple(_policy_parts(folder, digest))),
         *attitudes.sections(stage),
-        html.Section("Where it comes from", (chain(stage),)),
+        Section("Where it comes from", (chain(stage),)),
     ]
-    parts = [part for section in sections for part in section.parts if isinstance(part, Table)]
-    write_all(_numbered(parts), stage.dir)
-    return html.report(sections, target, f"ChiMed-GPT's regime and analyses, run {stage.run_dir.name}")
-
-
-def _numbered(tables: list[Table]) -> list[Table]:
-    """Tables with a number each, for their files: R1, R2 … where they have none."""
+    # For their files: R1, R2 … where they have no number.
     numbers = (f"R{number}" for number in itertools.count(1))
-    return [table if table.number else replace(table, number=next(numbers)) for table in tables]
+    made = [part for section in sections for part in section.parts if isinstance(part, Table)]
+    write_all([one if one.number else replace(one, number=next(numbers)) for one in made], stage.dir)
+    return html.report(sections, target, f"ChiMed-GPT's regime and analyses, run {stage.run_dir.name}")
 
 
 def read_pool(folder: Path) -> list[dict[str, Any]]:
@@ -64,17 +64,9 @@ def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
     measured = calibration(scores["chosen"], scores["rejected"], parameters.bootstrap_resamples, parameters.seed)
     return [
         rlhf.accuracy_table(scores, parameters),
-        html.Picture(rlhf.reward_curves(read_log(folder / "reward")), "The reward model on its training batches"),
-        html.Picture(rlhf.calibration_figure(measured), "Stated confidence against the share ranked right"),
+        Picture(rlhf.reward_curves(read_log(folder / "reward")), "The reward model on its training batches"),
+        Picture(rlhf.calibration_figure(measured), "Stated confidence against the share ranked right"),
         rlhf.calibration_table(measured),
-    ]
-
-
-def _pool_parts(pool: list[dict[str, Any]], parameters: Any) -> list[Any]:
-    return [
-        rlhf.pool_table(pool, parameters),
-        html.Picture(rlhf.best_of_k_figure(pool, parameters), "Mean reward of the best of k answers"),
-        rlhf.pool_examples(pool),
     ]
 
 
@@ -83,8 +75,8 @@ def _policy_parts(folder: Path, digest: str) -> list[Any]:
     parts = [
         policies.comparison_table(compared, digest),
         policies.differences_table(compared),
-        html.Picture(policies.reward_against_kl(compared), "Reward against the distance from SFT"),
+        Picture(policies.reward_against_kl(compared), "Reward against the distance from SFT"),
     ]
     if "rl" in compared["policies"]:
-        parts.append(html.Picture(policies.rl_curve(read_log(folder / "rl")), "Reinforcement learning, step by step"))
+        parts.append(Picture(policies.rl_curve(read_log(folder / "rl")), "Reinforcement learning, step by step"))
     return [*parts, policies.side_by_side(read_answers(folder))]

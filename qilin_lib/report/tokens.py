@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
-from qilin_lib.report.markup import Box, Html, card, joined, macro
-from qilin_lib.report.render import Table
+from qilin_lib.report.markup import Box, Html, card, conversation_card, joined, macro
+from qilin_lib.report.render import Table, table
 from qilin_lib.tokens.pack import Blocks
 from qilin_lib.tokens.template import IGNORE, Message, Template
 
@@ -21,13 +18,6 @@ def conversation(messages: list[Message], template: Template, tokenizer: Any) ->
     spans = joined(macro("token", text, with_loss) for text, with_loss in zip(shown, learned, strict=True))
     counts = f"{len(ids)} tokens, {sum(learned)} with loss (shaded)"
     return card(f"template {template.name}", [Box("", spans)], aside=counts)
-
-
-def conversation_card(
-    title: str, turns: Iterable[Mapping[str, str]], aside: str = "", answers: Iterable[Box] = ()
-) -> Html:
-    """The turns of a conversation below each other, then answers side by side."""
-    return card(title, [Box(turn["role"], turn["content"]) for turn in turns], answers, aside)
 
 
 def messages(row: dict[str, Any]) -> Html:
@@ -44,7 +34,7 @@ def pair(row: dict[str, Any]) -> Html:
 def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
     """The documents inside one packed block: where each starts, how long its part is, how it begins."""
     if number >= len(blocks.ids):
-        return Table("", f"Block {number}", pd.DataFrame(), [f"there are {len(blocks.ids)} blocks"])
+        return table(f"Block {number}", [], [], [f"there are {len(blocks.ids)} blocks"])
     starts = [i for i, position in enumerate(blocks.positions[number]) if position == 0]
     ends = [*starts[1:], blocks.ids.shape[1]]
     rows = [
@@ -52,5 +42,4 @@ def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
         for start, end in zip(starts[:most], ends, strict=False)
     ]
     notes = [f"{len(starts)} documents or parts of documents in this block of {blocks.ids.shape[1]} tokens"]
-    columns = ["First token", "Tokens", "Begins with"]
-    return Table("", f"Block {number}", pd.DataFrame(rows, columns=columns, dtype=object), notes)
+    return table(f"Block {number}", rows, ["First token", "Tokens", "Begins with"], notes)

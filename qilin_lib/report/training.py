@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
 from qilin_lib.report.cells import ADAPTIVE, Score, sentences
 from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import Table
+from qilin_lib.report.render import Table, table
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Trained
 from qilin_lib.train import one_stage
 
 NOTHING = Score(n=0)
-CHANGE = (("before", None), ("after", None), ("after", "before"))
-UNQUANTISED = (("unquantised_before", None), ("unquantised_after", None))
 # The facts of a training that are shown in words, in this order; the others stand folded below.
 FACTS = {
     "finetuning": "what learned",
@@ -37,22 +33,18 @@ FACTS = {
 }
 
 
-def _table(title: str, rows: Iterable[Sequence[Any]], columns: Sequence[str], about: Iterable[str] = ()) -> Table:
-    return Table("", title, pd.DataFrame(list(rows), columns=list(columns), dtype=object), list(about))
-
-
 def facts_table(facts: Mapping[str, Any], title: str = "What ran", whole: bool = False) -> Table:
     """What really ran, as the child process reported it: the FACTS in words and the others below, or the `whole` list.
 
     What has a table of its own (counts by source) is left to that."""
     known = {name: _plain(value) for name, value in facts.items() if not isinstance(value, dict)}
     known.pop("template_sha256", None)
-    in_words = "steps_done" in known and not whole
-    words = {name: told for name, told in FACTS.items() if in_words and name in known}
-    words = words or {name: name.replace("_", " ") for name in known}
+    words = {name: name.replace("_", " ") for name in known}
+    if "steps_done" in known and not whole:
+        words = {name: in_words for name, in_words in FACTS.items() if name in known}
     further = "; ".join(f"{name.replace('_', ' ')} {known[name]}" for name in known if name not in words)
-    rows = ([told, known[name]] for name, told in words.items())
-    return _table(title, rows, ["What", "Value"], [f"Also recorded: {further}."] if further else [])
+    rows = [[in_words, known[name]] for name, in_words in words.items()]
+    return table(title, rows, ["What", "Value"], [f"Also recorded: {further}."] if further else [])
 
 
 def _plain(value: Any) -> Any:
@@ -67,33 +59,30 @@ def perplexity_table(scores: Mapping[str, Any], parameters: Any) -> Table:
     Per token, and per character where `scores` count them (DCPT): tokenizers differ in what a token is, not in that.
     `parameters`: a profile's, or a manifest's; its `bootstrap_resamples` and `seed` draw the intervals.
     """
-    units = ["token"] + ["char"] * any("chars" in entry for entry in scores.values())
-    quantised = any("unquantised_after" in entry for entry in scores.values())
-    rows = []
-    for kind, entry in scores.items():
-        cells = [_perplexities(entry, f"{unit}s", CHANGE, parameters) for unit in units]
-        cells += [_perplexities(entry, "tokens", UNQUANTISED, parameters)] * quantised
-        rows.append([kind, len(entry["tokens"]), *(cell for line in cells for cell in line)])
-    columns = ["Type", "documents", "before", "after", "after / before"]
-    about = sentences("training", "perplexity")
-    if "char" in units:
-        columns += [f"{name}, a character" for name in columns[2:]]
-        about += sentences("training", "characters")
-    if quantised:
-        columns += ["before, not quantised", "after, not quantised"]
-        about += sentences("training", "quantised")
-    return _table("Held-out perplexity", rows, columns, about)
-
-
-def _perplexities(entry: Mapping[str, Any], unit: str, pairs: Sequence[tuple], parameters: Any) -> list[Score]:
-    """Cells of moments, or of one against another: before, after and after / before."""
-    if not sum(entry.get(unit, [])) or pairs[0][0] not in entry:
-        return [NOTHING] * len(pairs)
-    return [_perplexity(entry, moment, against, unit, parameters) for moment, against in pairs]
+    columns = {
+        "before": ("before", None, "tokens"),
+        "after": ("after", None, "tokens"),
+        "after / before": ("after", "before", "tokens"),
+    }
+    notes = sentences("training", "perplexity")
+    if any("chars" in entry for entry in scores.values()):
+        columns |= {f"{name}, a character": (*moments, "chars") for name, (*moments, _) in columns.items()}
+        notes += sentences("training", "characters")
+    if any("unquantised_after" in entry for entry in scores.values()):
+        columns["before, not quantised"] = ("unquantised_before", None, "tokens")
+        columns["after, not quantised"] = ("unquantised_after", None, "tokens")
+        notes += sentences("training", "quantised")
+    rows = [
+        [kind, len(entry["tokens"]), *(_perplexity(entry, *column, parameters) for column in columns.values())]
+        for kind, entry in scores.items()
+    ]
+    return table("Held-out perplexity", rows, ["Type", "documents", *columns], notes)
 
 
 def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None, unit: str, parameters: Any) -> Score:
     """exp(-sum of log-probabilities / units), or the ratio of two such, with its bootstrap interval."""
+    if not sum(entry.get(unit, [])) or moment not in entry:
+        return NOTHING
     sizes = np.array(entry[unit], dtype=float)
     gain = np.array(entry[moment]) - (np.array(entry[against]) if against else 0.0)
     counts = _draws(len(sizes), parameters)
@@ -103,9 +92,8 @@ def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None, unit
 
 def _draws(n: int, parameters: Any) -> np.ndarray:
     given = parameters if isinstance(parameters, Mapping) else vars(parameters)
-    # A manifest of an older kit does not hold it.
-    resamples = given.get("bootstrap_resamples", Trained.model_fields["bootstrap_resamples"].default)
-    return resample_counts(n, resamples, given["seed"])
+    # A manifest of an older kit does not hold the first.
+    return resample_counts(n, given.get("bootstrap_resamples", 1000), given["seed"])
 
 
 def improved(entry: Mapping[str, Any], parameters: Any) -> bool:
@@ -130,7 +118,7 @@ def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     names = next(iter(counts.values()), {})
     rows = ([source, *count.values()] for source, count in counts.items())
     columns = ["Source", *(name.replace("_", " ") for name in names)]
-    return _table("Conversations by source", rows, columns, sentences("training", "sources"))
+    return table("Conversations by source", rows, columns, sentences("training", "sources"))
 
 
 def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
@@ -138,14 +126,10 @@ def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
     if not stage.parameters.one_stage:
         return macro("paragraph", "Two stages: DCPT came before.")
     packing = files.read_json(stage.parent("02_tokenize") / "packing.json")
-    return tokens_table(one_stage.compare_tokens(packing, facts))
-
-
-def tokens_table(rows: Iterable[tuple[str, int, int]]) -> Table:
-    """Rows (quantity, two stages, one stage) of `one_stage.compare_tokens`: whether both arms read the same."""
-    made = [[name, two, one, "yes" if two == one else "no"] for name, two, one in rows]
-    about = ["Two stages: 02's packing.json for DCPT; the same SFT."]
-    return _table("Tokens of both arms, one epoch", made, ["What", "two stages", "one stage", "equal"], about)
+    compared = one_stage.compare_tokens(packing, facts)
+    rows = [[name, two, one, "yes" if two == one else "no"] for name, two, one in compared]
+    notes = ["Two stages: 02's packing.json for DCPT; the same SFT."]
+    return table("Tokens of both arms, one epoch", rows, ["What", "two stages", "one stage", "equal"], notes)
 
 
 def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) -> Table:
@@ -153,22 +137,20 @@ def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) ->
 
     `parameters` as in `perplexity_table`.
     """
-    shift = {
-        side: np.array(scores[f"policy_{side}"]) - np.array(scores[f"reference_{side}"])
-        for side in ("chosen", "rejected")
-    }
-    margin = beta * (shift["chosen"] - shift["rejected"])
+    chosen, rejected = _shifts(scores)
     share, low, high = (100 * part for part in accuracy(scores))
-    rows = [["reward accuracy, percent", Score(share, len(margin), low, high) if len(margin) else NOTHING]]
-    rows += [
-        [name, mean_interval(values, parameters)]
-        for name, values in (
-            ("reward margin", margin),
-            ("shift of log π(chosen)", shift["chosen"]),
-            ("shift of log π(rejected)", shift["rejected"]),
-        )
+    rows = [
+        ["reward accuracy, percent", Score(share, len(chosen), low, high) if len(chosen) else NOTHING],
+        ["reward margin", mean_interval(beta * (chosen - rejected), parameters)],
+        ["shift of log π(chosen)", mean_interval(chosen, parameters)],
+        ["shift of log π(rejected)", mean_interval(rejected, parameters)],
     ]
-    return _table("Held-out preference pairs", rows, ["Metric", "value"], sentences("training", "pairs"))
+    return table("Held-out preference pairs", rows, ["Metric", "value"], sentences("training", "pairs"))
+
+
+def _shifts(scores: Mapping[str, Any]) -> list[np.ndarray]:
+    """How far training moved the log-probability of the chosen and of the rejected answers."""
+    return [np.array(scores[f"policy_{side}"]) - scores[f"reference_{side}"] for side in ("chosen", "rejected")]
 
 
 def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -176,8 +158,7 @@ def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
 
     NaN without any pair.
     """
-    chosen = np.array(scores["policy_chosen"]) - np.array(scores["reference_chosen"])
-    rejected = np.array(scores["policy_rejected"]) - np.array(scores["reference_rejected"])
+    chosen, rejected = _shifts(scores)
     share = float((chosen > rejected).mean()) if len(chosen) else math.nan
     return share, *wilson(share, len(chosen))
 

@@ -6,12 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from qilin_lib.report import paper
 from tests.helpers.exported import finished, make, run_dir  # noqa: F401
 
 MODELS = ("base", "dcpt", "sft", "dpo")
 EMPTY = {"value": None, "n": 0, "low": None, "high": None}
+
+
+def words_of(figure: Figure) -> set[str]:
+    """The texts in a figure."""
+    return {text.get_text() for text in figure.findobj(Text) if text.get_text()}
 
 
 def score(value: float, n: int = 346, half: float = 5.0) -> dict[str, Any]:

@@ -10,14 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from qilin_lib.evaluate import attitude_scores, scales
 from qilin_lib.evaluate.benchmarks import attitudes
 from qilin_lib.report import attitudes as report
 from qilin_lib.report import html
 from qilin_lib.report.render import Table
+from tests.report.conftest import words_of
 
 Choose = Callable[[int, list[int]], int | None]
 """choose(item number, content at each position) -> position from 0, None for a reply that says nothing."""
@@ -115,13 +114,9 @@ def test_the_words_say_what_a_total_can_and_cannot(scores: dict[str, Any]) -> No
     assert not re.search(r"\bbiased\b", " ".join(told.values()))
 
 
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
 def test_the_figure_shows_positions_against_contents_in_latin_letters(scores: dict[str, Any]) -> None:
     figure = report.chosen_figure(scores, "example")
-    said = texts(figure)
+    said = words_of(figure)
     assert all(text.isascii() for text in said)
     assert "tiny 2.3M + DCPT + SFT,\nnext token\n480 answers" in said and "silent, next token\n0 answers" in said
     titled = {axes.get_title().rpartition("\n")[0]: axes for axes in figure.axes if axes.images}
@@ -143,6 +138,12 @@ def test_items_subscales_and_differences(scores: dict[str, Any]) -> None:
     assert row(subscales, DPO)["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
     assert pairs.words.iloc[0, 0] == f"({DPO}) \u2212 ({SFT})" and "tiny, 2.3 million" in pairs.notes[0]
     assert str(pairs.words.iloc[0, 2]).startswith("24.0 [")
+    alone = json.loads(json.dumps(scores)) | {"paired": []}
+    del alone["models"]["next_token"]
+    for item in alone["scales"]["example"]["items"]:
+        item["subscale"] = None
+    parts = [part.title for part in report._parts(alone, "example", "B1") if isinstance(part, Table)]
+    assert parts[1:] == ["Mean points by item (reply read)"]
 
 
 def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: Path) -> None:
@@ -158,14 +159,3 @@ def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: P
         "Model": "gpt4", "HIV": "95", "MICA": "40", "CAMI": "120", "Stigma": "61", "STD": "45"
     }  # fmt: skip
     assert "CAMI 120 whatever the letter" in stored.text()
-
-
-def test_a_run_with_one_protocol_and_one_scale_without_subscales(scores: dict[str, Any]) -> None:
-    alone = json.loads(json.dumps(scores))
-    del alone["models"]["next_token"]
-    alone["paired"] = []
-    for item in alone["scales"]["example"]["items"]:
-        item["subscale"] = None
-    parts = report._parts(alone, "example", "B1")
-    assert [part.title for part in parts if isinstance(part, Table)][1:] == ["Mean points by item (reply read)"]
-    assert len(report.chosen_figure(alone, "example").axes) == 3

@@ -66,7 +66,7 @@ def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path
         assert planted not in everything, planted
     assert json.loads(made["03_dcpt/manifest.json"])["parameters"]["learning_rate"] == 2e-5
     assert json.loads(made["03_dcpt/manifest.json"])["inputs"] == {"raw": "1 files"}
-    assert json.loads(made["01_build_chimed/ledger.json"])[0]["rejected"] == {"no answer": 1}
+    assert json.loads(made["01_build_chimed/ledger.json"])["sources"][0]["rejected"] == {"no answer": 1}
     assert json.loads(made["03_dcpt/log.jsonl"]) == {"step": 1, "loss": 2.5}
     where = "  qilin_lib/train/fit.py:12 train\nqilin_lib.errors.QilinError"
     assert made["03_dcpt/train.log.errors"] == where and made["03_dcpt.ipynb.errors"] == f"cell 1: QilinError\n{where}"

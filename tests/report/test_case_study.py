@@ -77,19 +77,10 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order() -> None:
     ]
 
 
-def test_items_without_a_metric_are_never_the_biggest() -> None:
-    rows = records({"base": [None, 1.0], "dpo": [99.0, 2.0]})
-    cases = choose(rows, 2, 0, metric)
-    assert {case.id: "gain" in case.rule for case in cases} == {"i0": False, "i1": True}
-    assert "not scored" in side_by_side(cases, "BLEU-1")
-
-
 def test_models_with_different_items_are_refused() -> None:
     rows = records({"base": [1, 2, 3], "dpo": [1, 2]})
     with pytest.raises(QilinError, match=r"dpo and base differ in 1 item\(s\), e.g. i2"):
         choose(rows, 1, 0, metric)
-    with pytest.raises(QilinError, match="records only for"):
-        choose({"base": []}, 1, 0, metric)
 
 
 def test_side_by_side_shows_delta_and_escapes_everything() -> None:
@@ -104,12 +95,6 @@ def test_side_by_side_shows_delta_and_escapes_everything() -> None:
     assert html.index('title">base') < html.index('title">sft') < html.index('title">dpo')
 
 
-def test_an_explanation_that_is_part_of_the_output_is_shown_once() -> None:
-    rows = records({"base": [1.0], "dpo": [1.0]})
-    rows["dpo"][0] |= {"output": "A。解释：因为发热", "explanation": "因为发热"}
-    assert side_by_side(choose(rows, 1, 0, metric), "m").count("因为发热") == 1
-
-
 def texts_of(html: str) -> tuple[str, str]:
     """(the older text, the newer text) that marks leave when read without their colours."""
     old = re.sub(r"</?del>", "", re.sub(r"<ins>.*?</ins>", "", html, flags=re.DOTALL))
@@ -117,7 +102,7 @@ def texts_of(html: str) -> tuple[str, str]:
     return unescape(old), unescape(new)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 def test_marks_hold_both_texts_whole_and_no_markup_of_theirs(seed: int) -> None:
     draw = random.Random(seed)
     pieces = ["头痛", "建议休息", "<b>", "&amp;", "CT", " 3.5 ", "\n", "</ins>", '"', "，", "多喝水", "x"]
@@ -146,14 +131,8 @@ def test_texts_that_share_little_or_everything_are_said_to_and_not_marked() -> N
     html, note = marked("休息", "休息", "base")
     assert html == "休息" and "same as base" in note
     assert marked("", "休息", "base") == ("休息", "")
-
-
-def test_a_text_without_end_is_cut_and_its_rest_counted() -> None:
-    before, after = "痛" * 5000, "痛" * 4000 + "不"
-    html, _ = marked(before, after, "sft")
+    html, _ = marked("痛" * 5000, "痛" * 4000 + "不", "sft")
     assert len(html) < 2200 and "2,001 more characters" in html
-    html = side_by_side(choose(records({"base": [1.0], "dpo": [2.0]}), 1, 0, metric), "m")
-    assert "more characters" not in html
 
 
 def test_a_stage_is_marked_against_the_one_before_it_and_a_baseline_against_the_reference() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,15 +104,10 @@ def test_a_benchmark_of_which_nothing_was_read_is_not_called_missing(leaky: Any)
     leaky["unread"] = {"cmmlu": {"test.xlsx": "not *.csv"}}
     absent, unread = data.contamination_table(leaky).notes[1:3]
     assert "does not have" in absent and not {"cmmlu", "medqa"} & {*absent.rsplit(": ", 1)[1].split(", ")}
-    assert "folders are there" in unread and "nothing in them was read" in unread and unread.endswith(": cmmlu, medqa")
-
-
-def test_what_was_not_compared_is_not_shown_as_clean(leaky: Any) -> None:
-    leaky["hits"] = {}
     (only,) = lines(data.contamination_table(leaky, False))
     assert set(only.values()) == {"Total", "not counted"}
-    (only,) = lines(data.contamination_table(leaky, "report"))
-    assert only["all"] == "0" and "kept all the same" in data.contamination_table(leaky, "report").notes[-1]
+    assert "kept all the same" in data.contamination_table(leaky, "report").notes[-1]
+    assert "folders are there" in unread and "nothing in them was read" in unread and unread.endswith(": cmmlu, medqa")
 
 
 def test_recall_by_kind_and_benchmark_with_intervals() -> None:
@@ -150,15 +144,6 @@ def test_dropped_lines_are_counted_and_drawn_from_the_whole_file(tmp_path: Path)
     # Drawn evenly: of 50 from 0 .. 2000, the mean has a standard deviation of 82.
     assert abs(sum(places[:50]) / 50 - 1000) < 330
     assert data.dropped_table(path, each=50).words.equals(table.words)
-
-
-def test_dropped_lines_are_not_held_in_memory(tmp_path: Path) -> None:
-    path = drop(tmp_path / "dropped.jsonl", ("duplicate" for _ in range(30_000)))
-    tracemalloc.start()
-    data.dropped_table(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert path.stat().st_size > 8_000_000 and peak < 1_000_000
 
 
 # --- personal data ----------------------------------------------------------------------------------------------------

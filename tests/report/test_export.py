@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -69,17 +68,6 @@ def test_no_path_of_the_machine_is_handed_out(make: Callable[..., Path], run_dir
     assert "base_model_name_or_path" in written and str(tiny_model_dir.parent) not in written
 
 
-def test_front_matter_is_a_model_card_s(make: Callable[..., Path]) -> None:
-    assert front(make()) == {
-        "language": ["zh"],
-        "license": "other",
-        "license_name": "strictest-data-licence-cc-by-nd-4.0-and-some-not-stated",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["medical", "chinese", "qilin-med", "sft"],
-    }
-
-
 @pytest.mark.parametrize(
     ("base", "inputs", "named"),
     [
@@ -99,7 +87,16 @@ def test_only_a_hub_id_is_a_base_model_of_the_hub(base: str, inputs: dict, named
 
 
 def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir: Path) -> None:
-    text = readme(make())
+    folder = make()
+    text = readme(folder)
+    assert front(folder) == {
+        "language": ["zh"],
+        "license": "other",
+        "license_name": "strictest-data-licence-cc-by-nd-4.0-and-some-not-stated",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["medical", "chinese", "qilin-med", "sft"],
+    }
     assert "\n# tiny 123K + DCPT + SFT\n" in text and "| Metric | tiny 123K | tiny 123K + DCPT + SFT |" in text
     assert text.index(card.WARNING) < text.index("## How to load it")
     for cell in ("| sft | cmexam | original | 12,345 | Apache-2.0 | - |", "| 678 | CC BY-ND 4.0 | no-derivatives |"):
@@ -107,9 +104,7 @@ def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir
     assert "| 9 | not stated | no licence stated |" in text and "NC-SA" not in text, "test sets are in no weights"
     assert "3 records left out" in text and "6 placeholders" in text and "embedded sample" in text
     assert "123,456 parameters" in text and "<reserved_102>感冒了要看哪个科？<reserved_103>" in text
-    assert (
-        "| What | read | used |" in text and "| cmexam | 9 | 8 |\n| remedi | 3 | - |" in text and "'read'" not in text
-    )
+    assert "| sources | cmexam: read 9, used 8; remedi: read 3 |" in text
     assert "| tokens seen | 1,000,001 |" in text and "1,000,002" not in text
     # exp(90/30) and exp(30/30), by hand.
     assert "| medical | 2 | 20.1 [20.1, 20.1] | 2.72 [2.72, 2.72] | 0.135 [0.135, 0.135] |" in text
@@ -118,6 +113,9 @@ def test_the_card_says_what_the_manifests_say(make: Callable[..., Path], run_dir
         assert runs.read_manifest(run_dir, name)["digest"] in text
     rate = runs.read_manifest(run_dir, "04_sft")["parameters"]["learning_rate"]
     assert any(line.startswith("| learning_rate |") and line.endswith(f" {rate} |") for line in text.splitlines())
+    entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the log alone differs"}
+    files.write_json(run_dir / "03_dcpt.accepted.json", [entry | {"key": "", "inputs": {}, "files": {}}])
+    assert readme(make(name="accepted")).count("accepted as it is on 2026-01-02: the log alone differs") == 1
 
 
 def test_a_one_stage_model_names_neither_dcpt_nor_its_weights(make: Callable[..., Path], run_dir: Path) -> None:
@@ -132,43 +130,28 @@ def test_a_one_stage_model_names_neither_dcpt_nor_its_weights(make: Callable[...
     assert base["weights"] == files.read_json(run_dir / "02_tokenize" / "base_weights.json")
 
 
-def test_acceptances_stand_in_the_card(make: Callable[..., Path], run_dir: Path) -> None:
-    entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the log alone differs"}
-    entry |= {"key": "", "inputs": {}, "files": {}}
-    files.write_json(run_dir / "03_dcpt.accepted.json", [entry])
-    assert readme(make()).count("03_dcpt was accepted as it is on 2026-01-02: the log alone differs") == 1
+def test_another_manifest_another_card(make: Callable[..., Path], run_dir: Path) -> None:
+    changes = {
+        "| tokens seen | 4,321,000 |": (("facts", "tokens_seen"), 4_321_000),
+        "NVIDIA A100, 81920 MiB": (("environment", "gpus"), ["NVIDIA A100, 81920 MiB"]),
+        "feedbeef": (("environment", "git_commit"), "feedbeef"),
+        "98,765.4 s": (("wall_seconds",), 98765.4),
+    }
+    before = readme(make())
+    for keys, value in changes.values():
+        change(run_dir / "04_sft" / "manifest.json", *keys, to=value)
+    after = readme(make(name="changed"))
+    assert all(cell not in before and cell in after for cell in changes)
 
 
-@pytest.mark.parametrize(
-    ("keys", "value", "cell"),
-    [
-        (("parameters", "learning_rate"), 0.0123, " 0.0123 |"),
-        (("facts", "tokens_seen"), 4_321_000, "| tokens seen | 4,321,000 |"),
-        (("environment", "gpus"), ["NVIDIA A100, 81920 MiB"], "NVIDIA A100, 81920 MiB"),
-        (("environment", "git_commit"), "feedbeef", "feedbeef"),
-        (("wall_seconds",), 98765.4, "98,765.4 s"),
-    ],
-)
-def test_another_manifest_another_card(
-    make: Callable[..., Path], run_dir: Path, keys: tuple[str, ...], value: Any, cell: str
-) -> None:
-    assert cell not in readme(make())
-    change(run_dir / "04_sft" / "manifest.json", *keys, to=value)
-    assert cell in readme(make(name="changed"))
-
-
-def test_dcpt_is_asked_in_plain_text_and_dpo_shows_its_pairs(make: Callable[..., Path]) -> None:
+def test_dcpt_is_asked_in_plain_text_and_dpo_shows_its_pairs(make: Callable[..., Path], run_dir: Path) -> None:
     dcpt, dpo = readme(make("03_dcpt")), readme(make("05_dpo", "dpo"))
     assert f"{PLAIN.user_open}{export.EXAMPLE}{PLAIN.user_close}{PLAIN.assistant_open}\n" in dcpt
     assert "cmexam | original" not in dcpt and "saw no conversations" in dcpt
     assert "| reward accuracy, percent | 100.0 [" in dpo
     assert "Not evaluated in this run" in dcpt and "Not evaluated in this run" in dpo, "06 asked base and sft only"
-
-
-def test_scores_of_other_weights_are_not_shown(make: Callable[..., Path], run_dir: Path) -> None:
     change(run_dir / "06_eval" / "manifest.json", "inputs", "04_sft", to="0" * 64)
-    text = readme(make())
-    assert "Not evaluated in this run" in text and "27.9" not in text
+    assert "Not evaluated in this run" in readme(make(name="sft")), "06 asked other weights"
 
 
 @pytest.mark.parametrize("file", ["adapter/adapter_model.safetensors", "adapter/qilin.json", "heldout.json"])
@@ -181,13 +164,10 @@ def test_a_damaged_file_is_named_and_nothing_is_left(make: Callable[..., Path], 
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(QilinError, match=f"{path} is not what 04_sft wrote"):
         make()
-    assert [p.name for p in run_dir.parents[1].iterdir()] == ["runs"]
-
-
-def test_a_lost_file_is_named(make: Callable[..., Path], run_dir: Path) -> None:
-    (run_dir / "04_sft" / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(QilinError, match="model.safetensors is gone: restore it, or make the stage again"):
+    path.unlink()
+    with pytest.raises(QilinError, match=f"{path.name} is gone: restore it, or make the stage again"):
         make()
+    assert [p.name for p in run_dir.parents[1].iterdir()] == ["runs"]
 
 
 def test_unfinished_and_stale_stages_name_the_notebook(make: Callable[..., Path], run_dir: Path) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
-from report.test_browse import in_chromium
 
 from qilin_lib import chains, files
 from qilin_lib.report import browse, case_study, figures, html, whole
 from qilin_lib.report.markup import Box, card
-from qilin_lib.report.render import Table
+from qilin_lib.report.render import table
+from tests.report.test_browse import in_chromium
 
 RUN = "document.title='taken';console.log('taken');alert(1)"
 PAYLOADS = [
@@ -68,8 +67,8 @@ def page(stage: Any, scores: Any, tmp_path: Path) -> Path:
         html.Picture(figures.length_histogram({NAME: [1, 2]}), NAME),
         card(NAME, [Box(NAME, NAME, NAME, NAME)]),
     )
-    table = Table(NAME, NAME, pd.DataFrame({"Model": PAYLOADS, NAME: PAYLOADS}, dtype=object), [NAME])
-    sections += [html.Section(NAME, (*parts, table)), html.Section("cases", (case_study.cases(stage, "huatuo"),))]
+    shown = table(NAME, [[text, text] for text in PAYLOADS], ["Model", NAME], [NAME], NAME)
+    sections += [html.Section(NAME, (*parts, shown)), html.Section("cases", (case_study.cases(stage, "huatuo"),))]
     sections.append(html.Section("search", (browse.section(stage),)))
     return html.report(sections, tmp_path / "run" / "07_case_study" / "report.html", NAME)
 

@@ -60,15 +60,11 @@ def test_a_derived_template_is_handed_on(make: Callable[..., Path], run_dir: Pat
     ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert ids == own.encode(turns, tokenizer, add_generation_prompt=True)
     assert template_of(files.read_json(folder / "qilin.json")) == own
+    # What other readers do not know is not handed on.
+    text = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    assert "generation" not in text.replace("add_generation_prompt", "")
     ends = files.read_json(folder / "generation_config.json")["eos_token_id"]
     assert ends == [tokenizer.pad_token_id, tokenizer.eos_token_id], "generation stops at either"
-
-
-@pytest.mark.parametrize("stage", ["dcpt", "sft"])
-@pytest.mark.parametrize("adapter", [False, True])
-def test_what_other_readers_do_not_know_is_not_handed_on(make: Callable[..., Path], stage: str, adapter: bool) -> None:
-    text = (make(stage, adapter=adapter) / "chat_template.jinja").read_text(encoding="utf-8")
-    assert "generation" not in text.replace("add_generation_prompt", "")
 
 
 def test_the_base_s_sentencepiece_file_is_kept(
@@ -86,11 +82,10 @@ def test_the_base_s_sentencepiece_file_is_kept(
     assert "tokenizer.model" in files.read_json(folder / "qilin.json")["files"]
 
 
-@pytest.mark.parametrize("where", ["PATH", "LLAMA_CPP_DIR"])
 def test_gguf_is_made_by_llama_cpps_converter(
-    where: str, make: Callable[..., Path], llama_cpp: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Path], llama_cpp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(where, str(llama_cpp))
+    monkeypatch.setenv("PATH", str(llama_cpp))
     folder = make(gguf=True)
     told = files.read_json(folder / "model.gguf")
     assert told["outtype"] == "auto" and {"model.safetensors", "tokenizer.json", "config.json"} <= set(told["names"])
@@ -104,18 +99,11 @@ def test_gguf_without_the_converter_or_of_an_adapter_is_refused(
     with pytest.raises(QilinError, match=r"--gguf: convert_hf_to_gguf.py .* LLAMA_CPP_DIR"):
         make(gguf=True)
     monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path))
-    with pytest.raises(QilinError, match=f"LLAMA_CPP_DIR = '{tmp_path}': no convert_hf_to_gguf.py in it"):
+    with pytest.raises(QilinError, match=f"convert_hf_to_gguf.py .* is not in LLAMA_CPP_DIR = '{tmp_path}'"):
         make(gguf=True)
     monkeypatch.setenv("LLAMA_CPP_DIR", str(llama_cpp))
     with pytest.raises(QilinError, match="--gguf: an adapter .* leave --adapter out"):
         make(gguf=True, adapter=True)
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_the_converter_says_is_passed_on(
-    make: Callable[..., Path], llama_cpp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLAMA_CPP_DIR", str(llama_cpp))
     broken = llama_cpp / "convert_hf_to_gguf.py"
     broken.write_text(CONVERTER.replace('["Unknown"]', '["LlamaForCausalLM"]'), encoding="utf-8")
     with pytest.raises(QilinError, match="--gguf: .* ended with 1: ERROR: Model Unknown is not supported"):

@@ -15,7 +15,7 @@ from wcwidth import wcswidth
 from qilin_lib.report import breakdowns, tables
 from qilin_lib.report.cells import ADAPTIVE, Linked, Score, score_text
 from qilin_lib.report.paper import Cell
-from qilin_lib.report.render import Table, latex_text, write_all
+from qilin_lib.report.render import latex_text, table, write_all
 
 WHOLE = Score(40.0, 346, 35.1, 45.2)
 
@@ -41,48 +41,36 @@ def test_a_score_as_words(score: Score, said: str) -> None:
     assert score_text(None) == "not evaluated"
 
 
-def demo() -> Table:
-    cells = [["肺炎", WHOLE], ["a|b<i>", Score(missing="not available")]]
-    return Table("9", "Größe & <b>", pd.DataFrame(cells, columns=["Model", "x"], dtype=object), ["note <script>"])
-
-
-def test_text_is_aligned_with_chinese_two_columns_wide() -> None:
-    lines = demo().text().splitlines()
-    assert [wcswidth(line) for line in lines[2:4]] == [wcswidth(lines[2])] * 2
-    assert lines[3].startswith("肺炎 ") and lines[3].endswith("40.0")
-
-
-def test_html_is_escaped_and_scoped() -> None:
-    html = demo()._repr_html_()
+def test_a_small_table_in_every_form() -> None:
+    rows = [["肺炎", WHOLE], ["a|b<i>", Score(missing="not available")], [Linked("01", "01_b/manifest.json", "x"), "-"]]
+    demo = table("Größe & <b>", rows, ["Model", "x"], ["note <script>", "see 06_eval/scores.json"], "9")
+    lines = demo.text().splitlines()
+    assert len({wcswidth(line) for line in lines[3:6]}) == 1 and lines[3].startswith("肺炎 ")
+    html = demo._repr_html_()
     assert "<script>" not in html and "<b>" not in html and "a|b&lt;i&gt;" in html
     assert "40.0 <small>[35.1, 45.2]</small> <small>n=346</small>" in html
-
-
-def test_markdown_escapes_pipes_and_tags() -> None:
-    text = demo().markdown()
+    assert '<a href="01_b/manifest.json" title="x">01</a>' in html
+    text = demo.markdown("../")
     assert "| a\\|b&lt;i&gt; | not available |" in text and "- note &lt;script&gt;" in text
+    assert "[01](../01_b/manifest.json)" in text and "[06_eval/scores.json](../06_eval/scores.json)" in text
+    assert "<a " not in demo.html() and "](" not in demo.markdown()
 
 
 def test_every_number_leads_to_its_records_and_manifest(scores: Any) -> None:
-    table = tables.table5(scores, "ab" * 32)
-    page = table.html("../")
+    made = tables.score_table(5, scores, "ab" * 32)
+    page = made.html("../")
     numbers = re.findall(r'<a href="\.\./(06_eval/predictions/fixed/cmexam/(\w+)\.jsonl)" title="([^"]*)">[\d.]', page)
     assert len(numbers) == 4 * 10 and {model for _, model, _ in numbers} == {"base", "dcpt", "sft", "dpo"}
     assert {title for *_, title in numbers if "/sft." in title} == {
         "06_eval/predictions/fixed/cmexam/sft.jsonl; manifest abababababab"
     }
-    assert page.count('<a href="../06_eval/manifest.json"') == 4 * 10 + 1  # each n, and the note
+    assert page.count('<a href="../06_eval/manifest.json"') == 4 * 10
     link = "[39.0](../06_eval/predictions/fixed/cmexam/sft.jsonl) [34.0, 44.0]<br>[n=500](../06_eval/manifest"
-    assert link in table.markdown("../")
-    assert "<a " not in table.html() and "](" not in table.markdown()
-    linked = Table(
-        "", "t", pd.DataFrame([[Linked("01", "01_build/manifest.json", "x")]], columns=["Stage"], dtype=object)
-    )
-    assert '<a href="01_build/manifest.json" title="x">01</a>' in linked.html("")
+    assert link in made.markdown("../")
 
 
 def test_the_csv_has_a_row_a_cell_with_all_parts_apart(scores: Any) -> None:
-    cells = tables.table5(scores, "ab" * 32).cells
+    cells = tables.score_table(5, scores, "ab" * 32).cells
     assert list(cells.columns) == [
         *["table", "model", "from", "column", "value", "low", "high", "n", "reason", "paper", "paper_origin"],
         *["difference", "paper_inside_interval", "protocol", "records", "manifest"],
@@ -96,7 +84,7 @@ def test_the_csv_has_a_row_a_cell_with_all_parts_apart(scores: Any) -> None:
 
 
 def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> None:
-    made = [tables.table1(ledger, tokens), tables.table5(scores), breakdowns.paired_table(scores)]
+    made = [tables.data_table(1, ledger, tokens), tables.score_table(5, scores), breakdowns.paired_table(scores)]
     written = write_all(made, tmp_path / "tables")
     stems = [f"table_{stem}{suffix}" for stem in ("1", "5", "a1") for suffix in (".csv", ".md", ".tex")]
     assert [path.name for path in written] == [*stems, "tables.txt"]
@@ -106,20 +94,15 @@ def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> Non
 
 def test_text_of_the_data_runs_nowhere(scores: Any) -> None:
     groups = scores["cmexam"]["base"]["groups"]["department"]
-    evil = (
-        '=HYPERLINK("http://x")',
-        "[click](javascript:x) ![t](http://host/x.png)",
-        "\x1b[31m\u202etxt",
-        "\\input{x}",
-    )
-    for text in evil:
+    links = "[click](javascript:x) ![t](http://host/x.png)"
+    for text in ('=HYPERLINK("http://x")', links, "\x1b[31m\u202etxt", "\\input{x}"):
         groups[text] = groups["眼科"]
-    table = breakdowns.group_tables(scores)[0]
-    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    made = breakdowns.group_tables(scores)[0]
+    lines = list(csv.DictReader(io.StringIO(made.csv())))
     assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
-    assert "'=HYPERLINK" in table.csv() and "](" not in table.markdown()
-    assert r"\input" not in table.latex() and "<img" not in table.html()
-    for shown in (table.text(), table.markdown(), table.html(), table.latex()):
+    assert "'=HYPERLINK" in made.csv() and "](" not in made.markdown()
+    assert r"\input" not in made.latex() and "<img" not in made.html()
+    for shown in (made.text(), made.markdown(), made.html(), made.latex()):
         assert "\x1b" not in shown and "\u202e" not in shown
 
 
@@ -151,26 +134,23 @@ def structure(source: str) -> list[int]:
     return rows
 
 
-def test_special_characters_are_escaped_and_chinese_is_left() -> None:
-    assert latex_text("50 % & a_b #1 $x {y} ~ ^ \\ <z>") == (
-        r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{}z\textgreater{}"
-    )
-    assert latex_text("内科\u22121\x00\x1b\u202e") == "内科$-$1???"
-
-
 def test_every_table_has_as_many_cells_in_each_row_as_columns(scores: Any, ledger: Any, tokens: Any) -> None:
-    made = [tables.table1(ledger, tokens), tables.table5(scores), *tables.released_tables(scores)]
+    assert latex_text("50 % & a_b #1 $x {y} ~ ^ \\ <z> 内科\u22121\x00\x1b\u202e") == (
+        r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{}z\textgreater{} "
+        "内科$-$1???"
+    )
     cells = ["\\", "}{", "%$&_#~^", "a\nb", "[2em]", "50 %"]
-    hostile = Table("9", "T_1 {&", pd.DataFrame([cells] * 2, columns=cells, dtype=str), ["note 100 % \\ {"])
-    for table in [*made, *breakdowns.group_tables(scores), breakdowns.paired_table(scores), hostile]:
-        assert structure(table.latex()) == [len(table.words.columns)] * (len(table.words) + 1), table.number
-
-
-def test_a_score_cell_has_its_interval_small_and_the_papers_number_below(scores: Any, run_of: Any) -> None:
-    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
-    text = tables.table5(scores).latex()
-    cell = r"39.0\,{\scriptsize[34.0, 44.0]}\\{\tiny n=500; paper 33.5 (+5.5)}"
-    assert rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{cell}\end{{tabular}}" in text
-    assert r"\label{tab:qilin-5}" in text and r"\resizebox{\linewidth}{!}{%" in text
-    department, difficulty = (table.latex().splitlines()[0] for table in breakdowns.group_tables(scores))
+    hostile = table("T_1 {&", [cells] * 2, cells, ["note 100 % \\ {"], "9")
+    groups = breakdowns.group_tables(scores)
+    made = [tables.data_table(1, ledger, tokens), tables.score_table(5, scores), *tables.released_tables(scores)]
+    for one in [*made, *groups, breakdowns.paired_table(scores), hostile]:
+        assert structure(one.latex()) == [len(one.words.columns)] * (len(one.words) + 1), one.number
+    department, difficulty = (one.latex().splitlines()[0] for one in groups)
     assert "xeCJK" in department and "xeCJK" not in difficulty and "booktabs,graphicx" in difficulty
+
+
+def test_a_score_cell_has_the_papers_number_below(scores: Any, run_of: Any) -> None:
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
+    text = tables.score_table(5, scores).latex()
+    assert r"\begin{tabular}[t]{@{}r@{}}39.0 [34.0, 44.0]\\n=500; paper 33.5 (+5.5)\end{tabular}" in text
+    assert r"\label{tab:qilin-5}" in text

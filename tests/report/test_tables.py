@@ -1,15 +1,42 @@
-"""Tables 1-6: our numbers, the paper's beside them, and what they rest on below."""
+"""Tables 1-6 and those below them: what stands in which row, what each number rests on, and that they are numbers."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
+from wcwidth import wcswidth
 
-from qilin_lib.errors import QilinError
-from qilin_lib.report import breakdowns, paper, tables
+from qilin_lib import chains, files
+from qilin_lib.report import (
+    breakdowns,
+    browse,
+    case_study,
+    chimed_gpt,
+    data,
+    figures,
+    html,
+    paper,
+    records,
+    second,
+    tables,
+    training,
+    whole,
+)
+from qilin_lib.report.cells import Score
 from qilin_lib.report.render import Table
+from tests.report.conftest import words_of
+from tests.report.test_chimed_gpt_tables import further  # noqa: F401
 
+FROZEN = Path(__file__).with_name("frozen_tables.json")
+PAPERS = {row.label for number in (4, 5, 6) for row in paper.TABLES[number].rows} | {*paper.CHIMED_GPT["results"]}
 SFT = "tiny 2.3M + DCPT + SFT"
 DPO = f"{SFT} + DPO"
 
@@ -22,168 +49,231 @@ def row(table: Table, label: str) -> dict[str, str]:
     return found[0]
 
 
+def ours(table: Table) -> list[tuple[str, str]]:
+    """(row, column) of every cell that holds a number of this run."""
+    return [
+        (str(cells[0]), column)
+        for cells in table.content.itertuples(index=False, name=None)
+        for column, cell in zip(table.content.columns, cells, strict=True)
+        if isinstance(cell, Score) and cell.value is not None
+    ]
+
+
+def test_every_number_is_the_frozen_one(ledger: Any, tokens: Any, further: Any, run_of: Any) -> None:  # noqa: F811
+    """The tables of a made-up run hold what they held when frozen_tables.json was written."""
+    as_paper = further | {"run": run_of("Baichuan-7B", 7_000_559_616, as_paper=True)}
+    made = [tables.data_table(number, ledger, tokens) for number in (1, 2, 3)]
+    made += [*whole.result_tables(further, "ab" * 32), chimed_gpt.published()]
+    shown = {table.number: table for table in made}
+    shown |= {"ledger": data.ledger_table(ledger), "hits": data.contamination_table(ledger)}
+    shown |= {f"{number}, the paper's base": tables.score_table(number, as_paper) for number in (4, 5, 6)}
+    expected = json.loads(FROZEN.read_text(encoding="utf-8"))
+    assert shown.keys() == expected.keys()
+    for name, table in shown.items():
+        assert [list(table.words.columns), *table.words.to_numpy().tolist()] == expected[name], name
+
+
 # --- Tables 1-3 -------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_sums_its_sources_and_keeps_the_papers_cells(ledger: Any, tokens: Any) -> None:
-    table = tables.table1(ledger, tokens, {"01_build_chimed": "abcdef0123456789", "02_tokenize": "9" * 64})
-    cpubmed = row(table, "CPubMed-KG")
-    assert list(cpubmed.values())[2:] == ["kg_cpubmed, kg_cpubmed_sample", "25", "2,500", "0.025"]
-    assert row(table, "CMD")["Samples"] == "not in this run; paper over 392K"
-    assert row(table, "remedi")["Type"] == "Further (no paper row)"
-    total = row(table, "Total")
-    assert (total["Samples"], total["Size MB"]) == ("132", "0.132; paper 3.0 GB (−2,999.868)")
-    assert "01_build_chimed/ledger.json (01_build_chimed/manifest.json abcdef012345)" in table.notes[0]
-    assert "Read 164 = kept 132 + rejected 32 " in table.notes[0]
-    third = tables.table3(ledger, tokens)
-    assert row(third, "Zhongjing_rlhf")["Samples"] == "64; paper 20,000 (−19,936)"
-    assert row(third, "Total")["Samples"] == "64; paper 24,000 (sum) (−23,936)"
-
-
-def test_merged_diseases_count_and_are_named_below(ledger: Any, tokens: Any) -> None:
+def test_every_entry_of_the_ledger_is_in_one_row_and_in_the_total(ledger: Any, tokens: Any) -> None:
     one = next(entry for entry in ledger["sources"] if entry["source"] == "kg_cpubmed")
     one |= {"read": one["read"] + 9, "merged": 9, "elsewhere": 7}
-    table = tables.table1(ledger, tokens)
-    assert row(table, "CPubMed-KG")["Samples"] == "32", "25 records of its own, 7 diseases in those of other graphs"
+    table = tables.data_table(1, ledger, tokens, {"01_build_chimed": "abcdef0123456789", "02_tokenize": "9" * 64})
+    # 25 records of its own, 7 diseases in those of other graphs.
+    assert list(row(table, "CPubMed-KG").values())[2:] == ["kg_cpubmed, kg_cpubmed_sample", "32", "2,500", "0.025"]
     assert any("kg_cpubmed 7" in note for note in table.notes)
-
-
-def test_every_ledger_entry_is_counted_once(ledger: Any, tokens: Any) -> None:
-    for part, make in (("cpt", tables.table1), ("sft", tables.table2), ("dpo", tables.table3)):
-        frame = make(ledger, tokens).frame
-        shown = [s for cell in frame["Our sources"][:-1] if cell != "-" for s in cell.split(", ")]
-        assert sorted(shown) == sorted(e["source"] for e in ledger["sources"] if e["set"] == part)
+    assert row(table, "CMD")["Samples"] == "not in this run; paper over 392K"
+    assert row(table, "remedi")["Type"] == "Further (no paper row)"
+    assert "01_build_chimed/ledger.json (01_build_chimed/manifest.json abcdef012345)" in table.notes[0]
+    assert "Read 173 = kept 132 + rejected 32 " in table.notes[0]
+    for number, part in tables.DATA.items():
+        frame = tables.data_table(number, ledger, tokens).frame
+        shown = [source for cell in frame["Our sources"][:-1] if cell != "-" for source in cell.split(", ")]
+        assert sorted(shown) == sorted(entry["source"] for entry in ledger["sources"] if entry["set"] == part)
         assert frame["Samples"].iloc[-1] == frame["Samples"].iloc[:-1].sum()
-
-
-def test_tokens_that_were_not_counted_are_said_so(ledger: Any, tokens: Any) -> None:
     del tokens["cpt"]["remedi"]
-    tokens["cpt"]["kg_cpubmed"]["samples"] = 19
-    table = tables.table1(ledger, tokens)
+    table = tables.data_table(1, ledger, tokens)
     assert row(table, "remedi")["Tokens"] == row(table, "Total")["Tokens"] == "not counted"
-    assert "kg_cpubmed: the ledger keeps 20 samples, tokens are of 19." in table.notes
-    assert "remedi: the ledger keeps 7 samples, tokens are of 0." in table.notes
 
 
-# --- Tables 4-6 -------------------------------------------------------------------------------------------------------
+# --- whose number stands in whose row ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(scores: dict[str, Any]) -> list[Table]:
+    """All tables of a run whose profile gave baselines the names of rows of the paper and of ChiMed-GPT's README."""
+    for name in ("Vicuna-7B", "Baichuan-7B", "LLaMA-CMExam", "my (model)"):
+        scores["cmexam"][name] = scores["cmexam"]["sft"]
+    scores["cmmlu"] = {
+        name: {"accuracy": {"value": 31.0, "n": 9, "low": 20.0, "high": 40.0}} for name in ("dpo", "GPT-4")
+    }
+    for name in ("split", "cap", "shots", "invalid", "scoring"):
+        scores[name]["cmmlu"] = None
+    return whole.result_tables(scores, "ab" * 32)
+
+
+def test_a_row_of_the_papers_holds_no_number_of_ours_and_none_is_compared(made: list[Table]) -> None:
+    assert sum(len(ours(table)) for table in made) > 100
+    for table in made:
+        assert not {(name, column) for name, column in ours(table) if name in PAPERS or column in PAPERS}, table.number
+        lines = list(csv.DictReader(io.StringIO(table.csv())))
+        assert not [line for line in lines if line.get("value") and (line["paper"] or line["difference"])], table.number
+    fourth, fifth = (next(table for table in made if table.number == number) for number in "45")
+    assert fourth.notes[0].startswith("Base model here: tiny, 2.3 million weights; the paper's: Baichuan-7B. One run")
+    assert "one seed" in fourth.notes[0]
+    for text in (fifth.html(), fifth.markdown(), fifth.csv(), fifth.latex(), " ".join(fifth.text().split())):
+        assert DPO in text and "Vicuna-7B (ours)" in text
+    assert list(fifth.words["Model"])[-4:] == [
+        "Baichuan-7B (ours)",
+        "LLaMA-CMExam (ours)",
+        "Vicuna-7B (ours)",
+        "my (model)",
+    ]
+    assert 'href="06_eval/predictions/fixed/cmexam/my%20%28model%29.jsonl"' in fifth._repr_html_()
+    assert row(fifth, "Vicuna-7B")["Accuracy"] == "paper 5"
+    lines = list(csv.DictReader(io.StringIO(next(table for table in made if table.number == "5a").csv())))
+    cells = {(line["group"], line["model"]): line["value"] for line in lines}
+    assert float(cells["眼科", DPO]) == 20 and float(cells["内科", "Vicuna-7B (ours)"]) == 60
+
+
+def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], run_of: Any) -> None:
+    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
+    scores["cmexam"]["sft"]["accuracy"] = {"value": 50.0, "n": 500, "low": 45.0, "high": 55.0}
+    scores["cmexam"]["dcpt"]["accuracy"] = {"value": 30.0, "n": 500, "low": 25.0, "high": 35.0}
+    table = tables.score_table(5, scores)
+    words = dict(zip(table.words["Model"], table.words["Accuracy"], strict=True))
+    assert words["Baichuan-7B 7.0B"] == "39.0 [34.0, 44.0] (n=500); paper 33.5 (+5.5)"
+    assert words["Baichuan-7B"] == "paper 33.5" and words["Baichuan-7B 7.0B + DCPT + SFT + DPO"].endswith("(n=500)")
+    scores["cmexam"]["base"]["accuracy"]["low"] = 33.5
+    cells = tables.score_table(5, scores).cells
+    inside = cells[cells["column"] == "Accuracy"].set_index("model")["paper_inside_interval"]
+    names = ("Baichuan-7B", "Baichuan-7B 7.0B", "Baichuan-7B 7.0B + DCPT", "Baichuan-7B 7.0B + DCPT + SFT")
+    assert [inside[name] for name in names] == [None, True, False, False]
+
+
+def test_figures_and_records_name_our_models(scores: dict[str, Any], tmp_path: Path) -> None:
+    for figure in (figures.forest(scores, paper.TABLES), figures.subject_accuracy(scores)):
+        assert DPO in words_of(figure)
+    forest = figures.forest(scores, paper.TABLES).axes[2]
+    height = {label.get_text(): place for place, label in enumerate(forest.get_yticklabels())}["Qilin-Med-7B-SFT"]
+    assert [line.get_marker() for line in forest.lines if list(line.get_ydata()) == [height]] == ["X"]
+    texts = {"output": "休息", "reference": "多休息", "prompt": "头痛", "template": "plain"}
+    exam = {"benchmark": "cmexam", "gold": "A", "prediction": "A", "correct": True} | texts
+    folder = tmp_path / "06_eval"
+    for model in ("base", "sft", "my model"):
+        path = folder / "predictions" / "fixed" / "cmexam" / f"{model}.jsonl"
+        files.write_jsonl(path, [{"id": f"q{n}", **exam} for n in range(3)])
+    files.write_json(folder / "scores.json", scores)
+    names = ["tiny 2.3M", SFT, "my model"]
+    assert list(records.letters_table(folder).words["Model"]) == ["gold", *names]
+    assert list(dict.fromkeys(row.model for row in browse.load(folder))) == names
+    parameters = SimpleNamespace(cases=1, seed=3, chain=chains.DEFAULT)
+    cards = case_study.cases(SimpleNamespace(parent=lambda name: tmp_path / name, parameters=parameters), "cmexam")
+    assert all(f'title">{name}<' in cards for name in names) and "same as tiny 2.3M<" in cards
+    assert 'title">sft' not in cards and "compared with sft" not in cards
+
+
+def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any], tmp_path: Path) -> None:
+    sentence = "03_dcpt was accepted as it is on 2026-01-02: the new code logs more"
+    scores["accepted"] = [sentence]
+    assert all(sentence in table.notes for table in whole.result_tables(scores, ""))
+    entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the new code logs more"}
+    files.write_json(tmp_path / "03_dcpt.accepted.json", [entry])
+    assert sentence in html.manifest_chain(tmp_path).notes
+
+
+# --- what stands under a table, and what is not there -----------------------------------------------------------------
 
 
 def test_notes_name_all_that_a_number_rests_on(scores: Any) -> None:
-    fourth, fifth, sixth = (
-        "\n".join(t(scores, "ab" * 32).notes) for t in (tables.table4, tables.table5, tables.table6)
-    )
-    for words in (
-        "protocol fixed; split val; shots 5; no cap on items; scoring likelihood; averages weigh every subject alike",
-        "No prompt was cut",
-        "Power: n = 346: ",
-        "06_eval/predictions/fixed/ceval",
-    ):
+    fourth, fifth, sixth = ("\n".join(tables.score_table(number, scores, "ab" * 32).notes) for number in (4, 5, 6))
+    asked = "protocol fixed; split val; no cap on items; shots 5; scoring likelihood; averages weigh every subject"
+    for words in (asked, "No prompt was cut", "Power: n = 346: ", "06_eval/predictions/fixed/ceval"):
         assert words in fourth, words
-    assert "cap 500 (items)" in fifth and "tokenisation of BLEU and ROUGE jieba" in fifth
+    assert "cap 500 items" in fifth and "tokenisation of BLEU and ROUGE jieba" in fifth
     assert "unusable rows of the benchmark 1" in fifth and f"Prompts cut to fit the context: {SFT} 7." in fifth
     assert "Parsed rows only: answers that could not be read are left out" in fifth
-    assert row(tables.table4(scores), DPO)["Unreadable"] == "3.0 [2.0, 4.0] (n=1346)"
-    assert "Power" not in sixth and "shots" not in sixth
-
-
-def test_agreement_is_claimed_only_inside_the_interval(scores: Any, run_of: Any) -> None:
-    scores["run"] = run_of("Baichuan-7B", 7_000_559_616, as_paper=True)
-    table = tables.table5(scores)
-    note = next(n for n in table.notes if "inside our interval" in n)
-    inside, outside = note.split("; outside: ")
-    assert "Qilin-Med-7B-CPT Accuracy 38.4" in inside and "Qilin-Med-7B-SFT Accuracy 40.0" in inside
-    assert outside.startswith("Baichuan-7B Accuracy 33.5")
-    cells = table.cells[table.cells["column"] == "Accuracy"].set_index("model")["paper_inside_interval"]
-    assert (cells["Baichuan-7B 7.0B + DCPT"], cells["Baichuan-7B 7.0B"], cells["Baichuan-7B"]) == (True, False, None)
-
-
-def test_parsed_rows_only_are_columns_of_their_own_and_named_inflated(scores: Any) -> None:
-    table = tables.table5(scores)
-    inflated = [name for name in table.words.columns if "inflated" in name]
-    assert list(table.words.columns[2:6]) == ["Accuracy", "F1 (weighted)", *inflated]
-    assert row(table, "tiny 2.3M")[inflated[0]] == "42.0 [37.0, 47.0] (n=460)"
-    for entry in scores["cmexam"].values():
-        del entry["parsed_only"]
-    assert not [name for name in tables.table5(scores).words.columns if "inflated" in name]
-
-
-def test_baselines_stand_below_whatever_their_name(scores: Any) -> None:
-    chatglm = {"accuracy": {"value": 25.0, "n": 9, "low": 20.0, "high": 30.0}}
-    scores["cmexam"] |= {"ChatGLM-6B": chatglm, "my (model)": chatglm, "Baichuan-7B": chatglm}
-    table = tables.table5(scores)
-    assert row(table, "ChatGLM-6B")["Accuracy"] == "paper 26"
-    ours = row(table, "ChatGLM-6B (ours)")
-    assert (ours["From"], ours["Accuracy"], ours["ROUGE-1"]) == ("this run", "25.0 [20.0, 30.0] (n=9)", "-")
-    assert list(table.words["Model"])[-3:] == ["Baichuan-7B (ours)", "ChatGLM-6B (ours)", "my (model)"]
-    assert 'href="06_eval/predictions/fixed/cmexam/my%20%28model%29.jsonl"' in table._repr_html_()
+    assert row(tables.score_table(4, scores), DPO)["Unreadable"] == "3.0 [2.0, 4.0] (n=1346)"
+    assert "Power" not in sixth
+    inflated = [name for name in tables.score_table(5, scores).words.columns if "inflated" in name]
+    assert row(tables.score_table(5, scores), "tiny 2.3M")[inflated[0]] == "42.0 [37.0, 47.0] (n=460)"
 
 
 def test_what_is_not_there_says_why(scores: Any) -> None:
     del scores["cmexam"]["dpo"], scores["cmexam"]["sft"]
     scores["unfinished"] = {"cmexam": {"locked": "status 401"}}
-    table = tables.table5(scores)
+    table = tables.score_table(5, scores)
     assert set(list(row(table, DPO).values())[2:]) == {"not evaluated"}
     assert set(list(row(table, "locked").values())[2:]) == {"not finished"}
     assert "Not finished: locked (status 401)." in table.notes[:4]
-    assert "locked" not in list(tables.table4(scores).words["Model"])
+    assert "locked" not in list(tables.score_table(4, scores).words["Model"])
     scores |= {"ceval": {}, "split": {}, "cap": {}, "shots": {}}
-    table = tables.table4(scores)
+    table = tables.score_table(4, scores)
     assert row(table, "Baichuan-7B")["Average"] == "paper 42.8" and set(table.words["From"]) == {"paper"}
     assert table.notes[1].startswith("C-Eval was not evaluated in this run")
     assert not breakdowns.category_table(scores).words.size
-    del scores["huatuo"]
-    with pytest.raises(QilinError, match=r"scores.json has no entry 'huatuo'"):
-        tables.table6(scores)
+    for entry in scores["cmexam"].values():
+        entry["groups"] = {}
+    assert breakdowns.group_tables(scores) == []
+    assert sum("carry no annotations" in note for note in tables.score_table(5, scores).notes) == 1
 
 
 def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
     ceval, cmexam, lora = tables.released_tables(scores, "ab")
     assert [table.number for table in (ceval, cmexam, lora)] == ["4r", "5r", "5l"]
-    assert row(ceval, "tiny 2.3M")["Average"] == "25.0 [20.0, 30.0] (n=346)"
     assert list(ceval.words.columns) == ["Model", "From", "Average", "Basic Medicine"]
     # Of the paper's rows those with a number stay.
     assert list(ceval.words["Model"])[:3] == ["Baichuan-7B", "ChatGLM-6B", "Qilin-Med-7B-SFT"]
     assert row(cmexam, "tiny 2.3M")["Accuracy"].startswith("21.0 ") and "F1 (weighted)" not in cmexam.words
     assert row(lora, "tiny 2.3M")["F1 (weighted)"].startswith("11.0 ")
-    ours = cmexam.cells[cmexam.cells["value"].notna()]
-    assert set(ours["protocol"]) == {"released"}
-    assert "06_eval/predictions/released/cmexam/sft.jsonl" in set(ours["records"])
+    own = cmexam.cells[cmexam.cells["value"].notna()]
+    assert set(own["protocol"]) == {"released"}
+    assert "06_eval/predictions/released/cmexam/sft.jsonl" in set(own["records"])
     assert "protocol released" in cmexam.notes[1] and "fixed" not in " ".join(cmexam.notes)
+    assert "tokenisation" not in " ".join(cmexam.notes), "the authors' scripts have their own"
     assert tables.released_tables({**scores, "released": {}}) == []
 
 
-# --- below them -------------------------------------------------------------------------------------------------------
-
-
-def test_breakdowns_by_category_and_annotation(scores: Any) -> None:
-    assert row(breakdowns.category_table(scores), SFT)["STEM"] == "41.0 [36.0, 46.0] (n=346)"
-    assert row(breakdowns.category_table(scores), SFT)["Other"] == "no items"
-    department, difficulty = breakdowns.group_tables(scores)
-    assert list(department.words["Group"]) == ["内科", "眼科", "某新科"]  # by number of items
-    assert list(department.words["English"]) == ["internal medicine", "ophthalmology", "-"]
-    assert "English" not in difficulty.words and difficulty.number == "5b"
-    assert department.words[DPO][1] == "20.0 [15.0, 25.0] (n=90)"
-    for entry in scores["cmexam"].values():
-        entry["groups"] = {}
-    assert breakdowns.group_tables(scores) == []
-    assert sum("carry no annotations" in note for note in tables.table5(scores).notes) == 1
-
-
-def test_paired_differences_and_requests(scores: Any) -> None:
-    assert list(breakdowns.paired_table(scores).words.iloc[0]) == [
-        *("cmexam", "accuracy", "(tiny 2.3M + DCPT) \u2212 (tiny 2.3M)"),
-        *("+4.00 [\u22120.50, +8.50] (n=500)", "0.08", "0.24"),
-    ]
+def test_requests_and_other_projects_numbers(scores: Any) -> None:
     assert "Nothing to compare" in breakdowns.paired_table({**scores, "paired": []}).notes[1]
     assert breakdowns.usage_table(scores) is None
     usage = {"GPT-4-0314": {"requests": 1200, "cached": 3, "cost": 1.5}, "local": {"requests": 5, "cost": None}}
     table = breakdowns.usage_table({**scores, "usage": usage})
     assert list(row(table, "GPT-4-0314 (ours)").values()) == ["GPT-4-0314 (ours)", "1,200", "3", "1.5000"]
     assert list(row(table, "local").values()) == ["local", "5", "not known", "not known"]
-
-
-def test_external_table_is_labelled_and_as_printed() -> None:
     table = breakdowns.external_table(next(t for t in paper.EXTERNAL if t.beside == 5), "5a")
-    assert set(table.words["From"]) == {"external"}
+    assert set(table.words["From"]) == {"external"} and "not the paper's Table 5" in table.notes[0]
     assert (row(table, "ChatGLM-6B")["BLEU-4"], row(table, "Human")["ROUGE-L"]) == ("5.00", "-")
-    assert "not the paper's Table 5" in table.notes[0]
+
+
+# --- numbers are numbers ----------------------------------------------------------------------------------------------
+
+
+def test_tables_are_numbers_in_a_frame_and_a_csv_and_fit_a_terminal(made: list[Table], ledger: Any) -> None:
+    for table in [*made, data.ledger_table(ledger)]:
+        text = table.csv()
+        assert "\u2212" not in text and not re.search(r'"\d{1,3},\d{3}', text), table.number
+        columns = pd.read_csv(io.StringIO(text))
+        for name in {"value", "low", "high", "paper", "difference", "kept", "read"} & {*columns}:
+            assert columns[name].dtype.kind in "if", (table.number, name)
+        assert max(map(wcswidth, repr(table).splitlines())) <= 120, table.number
+        page = table.html("../")
+        assert page.partition("<details")[0].count("<li>") <= 4 and page.count("<li>") == len(table.notes)
+        assert sum(line.startswith("* ") for line in repr(table).splitlines()) <= 5, table.number
+    fifth = next(table for table in made if table.number == "5")
+    assert all(part in repr(fifth) for part in ("39.0", "[34.0, 44.0]", "n=500", "paper 33.5"))
+    assert fifth.frame.loc[fifth.frame["Model"] == DPO, "Accuracy"].mean() == pytest.approx(39)
+    assert data.ledger_table(ledger).frame["kept"].sum() == 2 * 246
+
+
+def test_intervals_take_the_profile_s_resamples_and_seed(tmp_path: Path) -> None:
+    entry = {"tokens": [30] * 9, "before": [-90.0] * 9, "after": [-60.0 + n for n in range(9)]}
+    profiles = [{"bootstrap_resamples": n, "seed": seed} for n, seed in ((200, 1), (200, 2), (3000, 1))]
+    assert len({str(training.perplexity_table({"medical": entry}, profile)) for profile in profiles}) == 3
+    rewards = [0.1, 0.7, -0.4, 1.9, 0.3, -2.0, 0.8]
+    pairs = {"chosen": rewards, "rejected": [0.0] * 7, "sources": ["a"] * 7, "source": ["a"] * 7}
+    files.write_json(tmp_path / "reward" / "heldout.json", pairs)
+    files.write_jsonl(tmp_path / "reward" / "log.jsonl", [{"step": 1, "loss": 0.7, "accuracy": 0.5, "margin": 0.0}])
+    shown = [second._reward_parts(tmp_path, SimpleNamespace(**profile))[0] for profile in profiles]
+    assert len({table.words["margin"][0] for table in shown}) == 3

@@ -10,6 +10,7 @@ import pytest
 from qilin_lib import files, params, schema
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
+from qilin_lib.report import preferences
 from qilin_lib.train import construction
 
 RULES = ROOT / "qilin_lib" / "sample" / "rules"
@@ -130,6 +131,14 @@ def test_the_base_model_is_asked_no_more_than_wanted() -> None:
     rows, counts = construction.construct(ROWS, {"base_answer": 5}, 1, 0.0, answer=answer)
     assert seen == [5] and len(rows) == counts["base_answer"]["used"] == 4
     assert {text(row, "rejected") for row in rows} == {"啊"}
+
+
+def test_accuracy_is_shown_by_strategy() -> None:
+    scores = {"strategy": ["rule", "given", "rule"], "tokens_chosen": [1, 1, 1]}
+    scores |= {f"reference_{side}": [0.0, 0.0, 0.0] for side in ("chosen", "rejected")}
+    scores |= {"policy_chosen": [1.0, 0.0, 0.0], "policy_rejected": [0.0, 1.0, -1.0]}
+    frame = preferences.by_strategy(scores).words.set_index("Strategy")["reward accuracy, percent"]
+    assert frame["rule"].startswith("100.0 [") and "(n=2)" in frame["rule"] and frame["given"].startswith("0.0 [")
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,8 @@ async function unpack(data) {
   return JSON.parse(await new Response(plain).text());
 }
 
-function rowsOf(file, texts) {
-  const rows = Array.from({length: file.records}, () => ({}));
-  for (const [field, column] of Object.entries(file.columns)) {
-    const absent = new Set(column.absent);
-    rows.forEach((record, n) => {
-      if (absent.has(n)) return;
-      if (column.text) record[field] = column.text[n] === null ? null : texts[column.text[n]];
-      else record[field] = column.values ? column.values[n] : column.all;
-    });
-  }
-  return rows.map(record => ({task: file.task, model: file.model, record, subject: record.subject || "",
-    verdict: verdict(record), item: JSON.stringify([file.task, record.id]), searched: searched(record)}));
-}
+const rowOf = ({task, model, record}) => ({task, model, record, subject: record.subject || "",
+  verdict: verdict(record), item: JSON.stringify([task, record.id]), searched: searched(record)});
 
 function verdict(record) {
   if (!("prediction" in record)) return "";
@@ -156,8 +145,7 @@ function start(rows) {
 }
 
 try {
-  const packed = await unpack(part("data").textContent);
-  const items = byItem(packed.files.flatMap(file => rowsOf(file, packed.texts)));
+  const items = byItem((await unpack(part("data").textContent)).map(rowOf));
   start(items.flat());
 } catch (problem) {
   part("status").textContent = `The records in this page could not be opened (${problem}). The files above hold them.`;
