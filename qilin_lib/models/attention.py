@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import accumulate, groupby
 from typing import Any
 
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, sentence
 
 NAME = "documents"
 KERNEL = "varlen"
@@ -58,7 +58,7 @@ def isolate(model: Any, parameters: Any) -> None:
                 distance = (_apart(model, rows) - expected).float().norm()
             # Whatever a kernel or a model says that does not know this way.
             except Exception as reason:
-                why = " ".join(str(reason).split())[:160]
+                why = sentence(reason)
                 continue
             # Weights with NaN are no matter of attention: training's own check names them.
             if distance <= LEAK * leak or leak.isnan():
