@@ -5,24 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers import families
 
 from qilin_lib.models import decode
-from qilin_lib.models.tiny import new_model
 
 PROMPTS = [[9, 10, 11], [9, 10, 300, 301, 302, 303, 40], [9, 10], [9, 10, *range(20, 40)]]
 
 
 @pytest.fixture(scope="module")
 def model(tiny_shape: Any, tiny_tokenizer: Any) -> Any:
-    """Large random weights: a token at a wrong place changes what is likeliest."""
-    import torch
-
-    made, draw = new_model(tiny_shape, tiny_tokenizer, 3).eval(), torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in made.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, 0.2, generator=draw)
-    return made
+    return families.wide_weights(tiny_shape, tiny_tokenizer)
 
 
 def likeliest(logits: Any, _: dict[int, list[int]]) -> list[int]:
