@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from qilin_lib import files
-from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, mixed, replay, replayable, tokenise
-from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.corpus import SETS, draw, lengths, mixed, replay, replayable, tokenise
+from qilin_lib.tokens.pack import load_blocks, pack
 from qilin_lib.tokens.store import Store, write
 
 LENGTHS = np.array([i % 7 + 1 for i in range(40)])
@@ -79,7 +79,7 @@ def test_tokenise_writes_heldout_rows_counts_and_the_same_blocks_again(chimed: P
     counts = files.read_json(out / "token_counts.json")
     assert counts["tokenizer"] == f"tiny ({len(tiny_tokenizer)} tokens)"
     assert sum(entry["samples"] for entry in counts["cpt"].values()) == 30
-    assert (load_tokens(out).ids == first.ids).all()
+    assert (load_blocks(out / "cpt_train.npy").ids == first.ids).all()
     before = files.sha256_file(out / "cpt_train.npy")
     tokenise(chimed, out, tiny_tokenizer, settings())
     assert files.sha256_file(out / "cpt_train.npy") == before

@@ -158,7 +158,7 @@ def test_a_job_reads_what_02_wrote_or_its_own_file(tiny_tokenizer: Any, tmp_path
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"sft.jsonl, line 2: not valid JSON"),
+        ("{", r"sft.jsonl, line 2: no row of a set \(JSONDecodeError"),
         ("[]", r"sft.jsonl, line 2: no row of a set \(AttributeError"),
         ('{"messages": [{"role": "user"}]}', r"sft.jsonl, line 2: no row of a set \(KeyError: 'content'\)"),
         ('{"text": 7}', r"sft.jsonl, line 2: no row of a set \(TypeError: .*int found"),
