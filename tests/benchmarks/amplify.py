@@ -15,13 +15,10 @@ digits for random ones. So two new records share clauses (as real ones share phr
 - 0.2 % are broken rows: JSON lines cut in half, CSV rows without half of their cells (none in plain text).
 
 The same texts, seed and size give the same bytes. The benchmarks' own folders are copied unchanged.
-
-    python tests/benchmarks/amplify.py TARGET GIGABYTES [--seed 17]
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -29,7 +26,6 @@ import os
 import random
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -396,24 +392,14 @@ class Files:
             self._handle.close()
 
 
-def raw_folders() -> list[Path]:
-    """QILIN_RAW_DIR, if set, and the embedded sample."""
-    real = os.environ.get("QILIN_RAW_DIR")
-    return ([Path(real)] if real else []) + [raw_dir()]
-
-
-def material(seed: int = 17) -> Material:
-    """Everything to make records from. Copies of the benchmark folders are up to `amplify`."""
-    return gather(raw_folders(), seed)
-
-
 def amplify(target: Path, size: float, seed: int = 17) -> dict:
     """Write a raw folder with `size` bytes (within 1 %) of UTF-8 text into the new folder `target`; returns the counts.
 
     The planted counts also stand beside it in <target>.planted.json: records of each kind, by source and in all.
     """
     target.mkdir(parents=True)
-    found = gather(raw_folders(), seed)
+    real = os.environ.get("QILIN_RAW_DIR")
+    found = gather([*([Path(real)] if real else []), raw_dir()], seed)
     for folder in found.folders:
         # A training split beside the benchmark's would be real text among ours.
         shutil.copytree(folder, target / folder.name, ignore=shutil.ignore_patterns("train*"))
@@ -434,21 +420,3 @@ def amplify(target: Path, size: float, seed: int = 17) -> dict:
         json.dumps(counts, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     return counts
-
-
-def main() -> None:
-    """Make one folder and say how long it took."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", type=Path, help="a folder that does not exist yet")
-    parser.add_argument("gigabytes", type=float, help="10^9 bytes of UTF-8 text")
-    parser.add_argument("--seed", type=int, default=17)
-    given = parser.parse_args()
-    started = time.perf_counter()
-    counts = amplify(given.target, given.gigabytes * 1e9, given.seed)
-    seconds = time.perf_counter() - started
-    print(f"{counts['records']} records, {seconds:.1f} s, {given.gigabytes * 1000 / seconds:.0f} MB/s")
-    print(json.dumps(counts["total"], ensure_ascii=False))
-
-
-if __name__ == "__main__":
-    main()
