@@ -19,14 +19,12 @@ NAME = "documents"
 KERNEL = "varlen"
 # Of what neighbours change in the logits this much may be left: rounding of another kernel, but no leak.
 LEAK = 0.1
+ONLY = f'attention "{NAME}" is for training on packed rows: load the model with attention="sdpa" for anything else'
 
 
 def register() -> None:
-    """Make "documents" and "varlen" values of transformers' `attn_implementation` in this process.
-
-    For training on batches whose positions restart at every document, and nothing else: a batch with an attention mask,
-    a cache that already holds tokens (generation), or layers that pass no positions raise ValueError.
-    """
+    """Make "documents" and "varlen" values of transformers' `attn_implementation` in this process. For training on
+    batches whose positions restart at every document: an attention mask or a filled cache raises ValueError."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     for name, function in ((NAME, document_attention), (KERNEL, varlen_attention)):
@@ -118,16 +116,12 @@ def window_mask(
 ) -> Any:
     """No mask, but where a window (tokens) is shorter than a row: transformers' own for sdpa, of window and documents.
 
-    ValueError for what knows no documents: with an attention mask transformers ignores position ids that restart; nor
-    are masks of a model's own functions read from positions.
+    ValueError for what knows no documents: with an attention mask transformers ignores position ids that restart.
     """
     from transformers.masking_utils import sdpa_mask
 
     if attention_mask is not None or use_vmap:
-        raise ValueError(
-            f'attention "{NAME}" reads where documents begin from position_ids and takes no attention mask and no mask '
-            'function: load the model with attention="sdpa" for that'
-        )
+        raise ValueError(f"{ONLY}; it takes no attention mask and no mask function")
     if local_size is None or local_size >= q_length:
         return None
     return sdpa_mask(*_, q_length=q_length, attention_mask=None, local_size=local_size, **others)
@@ -163,6 +157,7 @@ def varlen_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, position_ids: Any = None, **kwargs: Any
 ) -> tuple[Any, None]:
     """`document_attention` by torch's kernel for sequences of several lengths: one call a layer, half precision."""
+    import torch
     from torch.nn.attention.varlen import varlen_attn
     from transformers.integrations.flash_attention import get_target_dtype
 
@@ -172,7 +167,8 @@ def varlen_attention(
     # Norms in float32 leave queries in float32 too, where sdpa would be cast by autocast.
     dtype = get_target_dtype(query, module) or query.dtype
     streams = [states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value)]
-    ends, longest = _ends(documents, query.device)
+    lengths = [length for count, length in documents for _ in range(count)]
+    ends, longest = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=query.device), max(lengths)
     output = varlen_attn(
         *streams, ends, ends, longest, longest, scale=kwargs.get("scaling"), window_size=(-1, 0), enable_gqa=True
     )
@@ -183,21 +179,9 @@ def _documents(query: Any, key: Any, mask: Any, position_ids: Any, kwargs: dict[
     """`runs` of a layer's rows; ValueError unless it passes what they are read from."""
     own_mask = mask is not None and kwargs.get("sliding_window") is None
     if own_mask or position_ids is None or key.shape[2] != query.shape[2]:
-        raise ValueError(
-            f'attention "{NAME}" needs position_ids, keys of the same tokens as the queries and no mask: load the '
-            'model with attention="sdpa" for anything but training on packed rows'
-        )
+        raise ValueError(f"{ONLY}; it needs position_ids and keys of the same tokens as the queries")
     # Written in place the ids are another key: the cache must not answer for what they were.
     return runs(position_ids, len(query), position_ids._version)
-
-
-@lru_cache(maxsize=1)
-def _ends(documents: tuple[tuple[int, int], ...], device: Any) -> tuple[Any, int]:
-    """(where documents begin and the last one ends in the stream of all rows, int32; tokens of the longest)."""
-    import torch
-
-    lengths = [length for count, length in documents for _ in range(count)]
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device), max(lengths)
 
 
 # The layers of a model, and their second pass under gradient checkpointing, ask with the same tensor: one copy from the
