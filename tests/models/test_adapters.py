@@ -148,13 +148,6 @@ def test_one_changed_byte_is_another_base(changed: str, tiny_model_dir: Path, tm
         described(base, adapter)
 
 
-def test_an_adapter_that_names_no_base_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(QilinError, match=r"qilin\.json does not exist"):
-        merge(tiny_model_dir, tmp_path, tmp_path / "model")
-    with pytest.raises(QilinError, match=r"holds no model\.safetensors"):
-        describe(tmp_path, tmp_path, False, "float32", "0" * 64)
-
-
 def test_a_fresh_adapter_changes_nothing_and_trains_alone(
     ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:

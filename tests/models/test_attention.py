@@ -130,22 +130,6 @@ def test_rows_without_restart_are_plain_causal_attention(folder: Path) -> None:
         assert torch.equal(found, ours(input_ids=given["input_ids"]).logits), "positions that transformers makes"
 
 
-def test_positions_written_in_place_are_read_anew(folder: Path) -> None:
-    import torch
-
-    ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
-    given, other = batch(LAYOUTS["many"]), batch([[12, 12]])
-    with torch.no_grad():
-        before = ours(**given).logits
-        given["position_ids"].copy_(other["position_ids"])
-        after = ours(**given).logits
-        assert torch.allclose(after, theirs(**given).logits, atol=1e-5)
-    assert (before - after).abs().max() > 0.1
-
-
-# --- what it is not for -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("padded", [0, 4])
 def test_an_attention_mask_is_refused(padded: int, folder: Path) -> None:
     """Also one that hides nothing: with it transformers ignores position ids that restart."""
@@ -158,34 +142,24 @@ def test_an_attention_mask_is_refused(padded: int, folder: Path) -> None:
             model(**batch(LAYOUTS["many"]), attention_mask=some)
 
 
-def test_generation_is_refused_where_it_is_not_plain_causal_attention(folder: Path) -> None:
-    """A cache that holds tokens; all else is a row of one document."""
+def test_what_reads_no_documents_is_refused_and_an_empty_cache_changes_nothing(folder: Path) -> None:
+    """A cache that holds tokens, a layer that passes no positions. transformers' own mask forgets the documents where
+    there is a cache; ours never asks it."""
     import torch
 
     ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
-    ids = batch(LAYOUTS["one"])["input_ids"]
-    settings = {"min_new_tokens": 3, "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    given, states = batch(LAYOUTS["many"]), torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match="keys of the same tokens"):
-        ours.generate(input_ids=ids, use_cache=True, **settings)
-    found, expected = (model.generate(input_ids=ids, use_cache=False, **settings) for model in (ours, theirs))
-    assert found.shape == (1, WIDTH + 3) and torch.equal(found, expected)
-
-
-def test_an_empty_cache_does_not_undo_the_isolation(folder: Path) -> None:
-    """With a cache transformers' own mask forgets the documents; ours never asks it."""
-    import torch
-
-    ours, theirs = (load_model(folder, attention=name).train() for name in ("documents", "sdpa"))
-    given = batch(LAYOUTS["many"])
-    assert torch.allclose(ours(**given, use_cache=True).logits, theirs(**given).logits, atol=1e-5)
-
-
-def test_a_layer_that_passes_no_positions_is_refused() -> None:
-    import torch
-
-    states = torch.zeros(1, 2, 4, 8)
+        ours.generate(input_ids=given["input_ids"], use_cache=True, min_new_tokens=3, max_new_tokens=3, pad_token_id=0)
     with pytest.raises(ValueError, match="needs position_ids"):
         attention.document_attention(torch.nn.Module(), states, states, states, None)
+    with torch.no_grad():
+        before = ours(**given, use_cache=True).logits
+        assert torch.allclose(before, theirs(**given).logits, atol=1e-5)
+        # Positions that were written in place are read anew.
+        given["position_ids"].copy_(batch([[12, 12]])["position_ids"])
+        after = ours(**given).logits
+        assert torch.allclose(after, theirs(**given).logits, atol=1e-5) and (before - after).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("window", "masked"), [(WIDTH - 1, True), (WIDTH, False), (WIDTH + 1, False)])
@@ -205,9 +179,6 @@ def test_a_window_is_kept_and_costs_a_mask_only_where_it_is_shorter_than_a_row(
     theirs = load_model(path, attention="sdpa")
     for name, layout in LAYOUTS.items():
         assert furthest(found[name], passed(theirs, batch(layout))) < 1e-4, name
-
-
-# --- who asks for it --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

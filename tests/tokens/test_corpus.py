@@ -79,6 +79,7 @@ def test_tokenise_writes_heldout_rows_counts_and_the_same_blocks_again(chimed: P
     counts = files.read_json(out / "token_counts.json")
     assert counts["tokenizer"] == f"tiny ({len(tiny_tokenizer)} tokens)"
     assert sum(entry["samples"] for entry in counts["cpt"].values()) == 30
+    assert {source: len(values) for source, values in lengths(out).items()} == {"s0": 15, "s1": 15}
     assert (load_blocks(out / "cpt_train.npy").ids == first.ids).all()
     before = files.sha256_file(out / "cpt_train.npy")
     tokenise(chimed, out, tiny_tokenizer, settings())
@@ -100,14 +101,6 @@ def test_memory_does_not_grow_with_the_corpus(chimed: Path, tiny_tokenizer: Any,
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size > 10_000_000 and peak < size
-
-
-def test_lengths_by_source(chimed: Path, tiny_tokenizer: Any) -> None:
-    rows = list(files.read_jsonl(chimed / "cpt.jsonl"))
-    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings())
-    found = lengths(chimed.parent / "out")
-    assert {source: len(values) for source, values in found.items()} == {"s0": 15, "s1": 15}
-    assert found["s0"][0] == len(tiny_tokenizer.encode(rows[0]["text"], add_special_tokens=False))
 
 
 # --- replay of general text -------------------------------------------------------------------------------------------
@@ -184,16 +177,6 @@ def test_replay_goes_into_the_blocks_and_is_counted(
     reached = (note["general_tokens"] + len(of_general)) / (note["tokens"] + len(packed))
     assert note["replay_share"] == share <= reached == pytest.approx(note["replay_share_reached"], abs=1e-4)
     assert note["documents"] - note["general_documents"] + note["documents_left_out"] == 24
-
-
-def test_too_little_general_text_is_taken_once_and_said(chimed: Path, tiny_tokenizer: Any) -> None:
-    out = chimed.parent / "out"
-    blocks = tokenise(chimed, out, tiny_tokenizer, settings(replay_share=0.9))
-    note = files.read_json(out / "packing.json")
-    assert note["replay_share"] == 0.9 > 0.5 > note["replay_share_reached"] > 0
-    packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
-    both = ids_of(chimed, "cpt", "train", tiny_tokenizer) + ids_of(chimed, "general", "train", tiny_tokenizer)
-    assert sorted(packed) == sorted(both) and note["general_documents"] == 8
 
 
 def test_nothing_that_any_set_holds_out_is_replayed(chimed: Path, tiny_tokenizer: Any) -> None:

@@ -50,15 +50,6 @@ def test_isolated_restarts_at_documents_blocks_and_padding(documents: list[list[
     assert blocks.useful_tokens == (blocks.positions.ravel()[: len(stream)] > 0).sum()
 
 
-@given(documents=DOCUMENTS, size=SIZES)
-def test_naive_counts_positions_through(documents: list[list[int]], size: int) -> None:
-    blocks = pack(documents, size, EOS, PAD, "naive")
-    assert (blocks.positions == np.arange(size)).all()
-    length = len(stream_of(documents))
-    assert (blocks.labels.ravel()[:length] == blocks.ids.ravel()[:length]).all()
-    assert (blocks.labels.ravel()[length:] == IGNORE).all()
-
-
 def test_padding_of_the_end_tokens_id_carries_no_loss() -> None:
     """pad = eos in LLaMA-like tokenizers: real ends must stay in the loss, padding must not (trl#1623)."""
     blocks = pack([[7, 8]], 6, EOS, EOS)

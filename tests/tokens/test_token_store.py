@@ -69,21 +69,6 @@ def test_rows_give_the_ids_that_their_texts_give(size: tuple, mixed: list[dict[s
         same(row, coded, tiny_tokenizer, limits)
 
 
-@pytest.mark.extended
-def test_all_rows_of_the_sample_give_the_ids_that_their_texts_give(tiny_tokenizer: Any, tmp_path: Path) -> None:
-    from qilin_lib import params
-    from qilin_lib.chimed.build import build_sets
-    from qilin_lib.sample import raw_dir
-
-    build_sets(params.load("01_build_chimed", {}), raw_dir(), tmp_path, lambda line: None)
-    limits = SimpleNamespace(max_source_length=12, max_target_length=30, max_length=80)
-    for name in ("cpt", "sft", "dpo", "general"):
-        write(tmp_path / f"{name}.jsonl", tmp_path / name, tiny_tokenizer)
-        read = files.read_jsonl(tmp_path / f"{name}.jsonl")
-        for row, coded in zip(read, Store(tmp_path / name), strict=True):
-            same(row, coded, tiny_tokenizer, limits)
-
-
 def test_a_selection_keeps_numbers_sources_and_lengths(mixed: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
     for values in ({}, {"split": "heldout"}, {"split": "train", "part": "general"}, {"split": "other"}):
         expected = [i for i, row in enumerate(mixed) if all(row.get(name) == value for name, value in values.items())]
