@@ -55,10 +55,9 @@ bench-build: .venv/installed
 bench-tokenize: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_tokenize.py runs/smoke --sizes 0.3 3
 
-# Ratios of training throughput against TRL's and the released code's ways; nothing else should run meanwhile.
+# Ratios of training throughput against TRL's ways; nothing else should run meanwhile.
 bench-train: .venv/installed
 	$(BIN)/python tests/benchmarks/bench_sft.py
-	$(BIN)/python tests/benchmarks/bench_dcpt.py
 	$(BIN)/python tests/benchmarks/bench_dpo.py
 
 # Ratios of evaluation speed against lm-eval, the released code's way and a loop; nothing else should run meanwhile.

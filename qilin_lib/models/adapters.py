@@ -50,23 +50,28 @@ def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
 
     peft leaves out an entry that matches nothing as long as another one matches. LoRA goes on layers with a matrix.
     """
-    every = [name for name, _ in model.named_modules() if name]
-    matrices = [name for name, one in model.named_modules() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
-    targets, whole = parameters.target_modules, parameters.modules_to_save
     _refuse_tied(model, parameters)
+    modules = {name: one for name, one in model.named_modules() if name}
+    matrices = [name for name, one in modules.items() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
+    targets = parameters.target_modules
     if isinstance(targets, str):
         # peft takes any text but "all-linear" for a regular expression over whole names.
         known = targets == "all-linear" or any(re.fullmatch(targets, name) for name in matrices)
         targets = [] if known else [targets]
-    for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, every)):
+    # A reward model has no lm_head, and `lora_config` leaves it out.
+    whole = [entry for entry in parameters.modules_to_save if not (rewards and entry == "lm_head")]
+    for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, modules)):
+        known = sorted({name.rsplit(".", 1)[-1] for name in names} - set("0123456789"))
         for entry in entries:
-            # A reward model has no lm_head, and `lora_config` leaves it out.
-            if not any(f".{name}".endswith(f".{entry}") for name in names) and not (rewards and entry == "lm_head"):
-                known = sorted({name.rsplit(".", 1)[-1] for name in names} - set("0123456789"))
+            if not any(_named(name, entry) for name in names):
                 near = nearest(entry, ["all-linear", *known] if parameter == "target_modules" else known)
                 raise QilinError(
                     f"{parameters.notebook}: {parameter}: '{entry}' is no module of the model{near}; there are {known}"
                 )
+
+
+def _named(name: str, entry: str) -> bool:
+    return f".{name}".endswith(f".{entry}")
 
 
 def _refuse_tied(model: Any, parameters: Any) -> None:
@@ -78,7 +83,7 @@ def _refuse_tied(model: Any, parameters: Any) -> None:
     names = [name for name, one in model.named_modules() if one in shared]
     asked = parameters.target_modules if isinstance(parameters.target_modules, list) else []
     for entry in [*asked, *parameters.modules_to_save]:
-        if any(f".{name}".endswith(f".{entry}") for name in names):
+        if any(_named(name, entry) for name in names):
             raise QilinError(
                 f"{parameters.notebook}: '{entry}': the base model uses one matrix for embeddings and head, which an "
                 f"adapter cannot train as one; nearest valid: leave {[name.rpartition('.')[2] for name in names]} out"
@@ -145,19 +150,12 @@ def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str,
     """
     adapter, base = Path(adapter), Path(base).resolve()
     inside = base.is_relative_to(runs.runs_dir())
-    place = os.path.relpath(base, adapter.resolve()) if inside else str(base)
+    note = {"base": os.path.relpath(base, adapter.resolve()) if inside else str(base)}
     if is_adapter(adapter):
-        files.write_json(adapter / ADAPTER, files.read_json(adapter / ADAPTER) | {"base_model_name_or_path": place})
-    files.write_json(
-        adapter / NOTE,
-        {
-            "base": place,
-            "base_sha256": weights_sha256(base),
-            "quantised": quantised,
-            "dtype": dtype,
-            "template_sha256": template_sha256,
-        },
-    )
+        named = {"base_model_name_or_path": note["base"]}
+        files.write_json(adapter / ADAPTER, files.read_json(adapter / ADAPTER) | named)
+    note |= {"base_sha256": weights_sha256(base), "quantised": quantised, "dtype": dtype}
+    files.write_json(adapter / NOTE, note | {"template_sha256": template_sha256})
 
 
 def base_of(adapter: str | Path) -> Path:
@@ -181,14 +179,14 @@ def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:
 def load_to_answer(folder: str | Path, dtype: str, device: str = "cpu") -> Any:
     """The model of `load_trained`, to be asked alone. On a CPU in float32 the adapter is added to the (dequantised)
     weights: the same sums up to float32's rounding, in a third of the time."""
-    if device != "cpu" or dtype != "float32" or not is_adapter(folder):
+    if device != "cpu" or dtype != "float32" or not is_adapter(folder) or is_prefix(folder):
         return load_trained(folder, dtype, device)[0]
     from peft import PeftModel
 
-    model, nf4 = _below(folder, dtype)
-    if is_prefix(folder):
-        return prefix.attach(model, folder)
-    return PeftModel.from_pretrained(model.dequantize() if nf4 else model, str(folder)).merge_and_unload()
+    base = base_of(folder)
+    quantised = described(base, folder)["quantised"]
+    model = load_model(base, dtype, quantised)
+    return PeftModel.from_pretrained(model.dequantize() if quantised else model, str(folder)).merge_and_unload()
 
 
 def load_trained(
@@ -204,18 +202,10 @@ def load_trained(
         return load_model(folder, dtype, bool(quantised), device, rewards=rewards), None
     from peft import PeftModel
 
-    below = _below(folder, dtype, device, quantised, rewards)[0]
+    base = base_of(folder)
+    note = described(base, folder)
+    below = load_model(base, dtype, note["quantised"] if quantised is None else quantised, device, rewards=rewards)
     if is_prefix(folder):
         return prefix.attach(below, folder), None
     model = PeftModel.from_pretrained(below, str(folder))
     return model.get_base_model(), model.disable_adapter
-
-
-def _below(
-    folder: str | Path, dtype: str, device: str = "cpu", quantised: bool | None = None, rewards: bool = False
-) -> tuple[Any, bool]:
-    """(the weights below an adapter as `load_trained` loads them, whether as NF4)."""
-    base = base_of(folder)
-    note = described(base, folder)
-    nf4 = note["quantised"] if quantised is None else quantised
-    return load_model(base, dtype, nf4, device, rewards=rewards), nf4

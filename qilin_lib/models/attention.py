@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import accumulate, groupby
+from itertools import accumulate
 from typing import Any
 
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, sentence
 
 NAME = "documents"
 KERNEL = "varlen"
 # Of what neighbours change in the logits this much may be left: rounding of another kernel, but no leak.
 LEAK = 0.1
+ONLY = f'attention "{NAME}" is for training on packed rows: load the model with attention="sdpa" for anything else'
 
 
 def register() -> None:
-    """Make "documents" and "varlen" values of transformers' `attn_implementation` in this process.
-
-    For training on batches whose positions restart at every document, and nothing else: a batch with an attention mask,
-    a cache that already holds tokens (generation), or layers that pass no positions raise ValueError.
-    """
+    """Make "documents" and "varlen" values of transformers' `attn_implementation` in this process. For training on
+    batches whose positions restart at every document: an attention mask or a filled cache raises ValueError."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     for name, function in ((NAME, document_attention), (KERNEL, varlen_attention)):
@@ -58,7 +56,7 @@ def isolate(model: Any, parameters: Any) -> None:
                 distance = (_apart(model, rows) - expected).float().norm()
             # Whatever a kernel or a model says that does not know this way.
             except Exception as reason:
-                why = " ".join(str(reason).split())[:160]
+                why = sentence(reason)
                 continue
             # Weights with NaN are no matter of attention: training's own check names them.
             if distance <= LEAK * leak or leak.isnan():
@@ -118,16 +116,12 @@ def window_mask(
 ) -> Any:
     """No mask, but where a window (tokens) is shorter than a row: transformers' own for sdpa, of window and documents.
 
-    ValueError for what knows no documents: with an attention mask transformers ignores position ids that restart; nor
-    are masks of a model's own functions read from positions.
+    ValueError for what knows no documents: with an attention mask transformers ignores position ids that restart.
     """
     from transformers.masking_utils import sdpa_mask
 
     if attention_mask is not None or use_vmap:
-        raise ValueError(
-            f'attention "{NAME}" reads where documents begin from position_ids and takes no attention mask and no mask '
-            'function: load the model with attention="sdpa" for that'
-        )
+        raise ValueError(f"{ONLY}; it takes no attention mask and no mask function")
     if local_size is None or local_size >= q_length:
         return None
     return sdpa_mask(*_, q_length=q_length, attention_mask=None, local_size=local_size, **others)
@@ -138,24 +132,21 @@ def document_attention(
 ) -> tuple[Any, None]:
     """Attention as transformers asks for it: (rows, heads, tokens, width) in, (rows, tokens, heads, width) out.
 
-    Documents of one length that follow each other are one call; rows of one document each are plain causal attention.
-    A layer with a window may have `window_mask`'s mask.
+    Rows of one document each are plain causal attention. A layer with a window may have `window_mask`'s mask.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    documents = _documents(query, key, attention_mask, position_ids, kwargs)
+    lengths = _documents(query, key, attention_mask, position_ids, kwargs)
     rows, _, tokens, _ = query.shape
-    if attention_mask is not None or documents == ((rows, tokens),):
+    if attention_mask is not None or len(lengths) == rows:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     # All rows as one stream. `split` and not slices: its gradient is one concatenation, a slice's is a whole stream.
-    sizes = [count * length for count, length in documents]
-    streams = [states.transpose(1, 2).flatten(0, 1).split(sizes) for states in (query, key, value)]
+    streams = [states.transpose(1, 2).flatten(0, 1).split(lengths) for states in (query, key, value)]
     parts = []
-    for (count, length), *states in zip(documents, *streams, strict=True):
-        cut = (part.unflatten(0, (count, length)).transpose(1, 2) for part in states)
-        output, _ = sdpa_attention_forward(module, *cut, None, **kwargs)
-        parts.append(output.flatten(0, 1))
+    for document in zip(*streams, strict=True):
+        states = (part[None].transpose(1, 2) for part in document)
+        parts.append(sdpa_attention_forward(module, *states, None, **kwargs)[0][0])
     return torch.cat(parts).unflatten(0, (rows, tokens)), None
 
 
@@ -163,48 +154,37 @@ def varlen_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, position_ids: Any = None, **kwargs: Any
 ) -> tuple[Any, None]:
     """`document_attention` by torch's kernel for sequences of several lengths: one call a layer, half precision."""
+    import torch
     from torch.nn.attention.varlen import varlen_attn
     from transformers.integrations.flash_attention import get_target_dtype
 
-    documents = _documents(query, key, attention_mask, position_ids, kwargs)
-    if attention_mask is not None or kwargs.get("dropout") or documents == ((len(query), query.shape[2]),):
+    lengths = _documents(query, key, attention_mask, position_ids, kwargs)
+    if attention_mask is not None or kwargs.get("dropout") or len(lengths) == len(query):
         return document_attention(module, query, key, value, attention_mask, position_ids, **kwargs)
     # Norms in float32 leave queries in float32 too, where sdpa would be cast by autocast.
     dtype = get_target_dtype(query, module) or query.dtype
     streams = [states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value)]
-    ends, longest = _ends(documents, query.device)
+    ends, longest = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=query.device), max(lengths)
     output = varlen_attn(
         *streams, ends, ends, longest, longest, scale=kwargs.get("scaling"), window_size=(-1, 0), enable_gqa=True
     )
     return output.unflatten(0, (len(query), -1)), None
 
 
-def _documents(query: Any, key: Any, mask: Any, position_ids: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """`runs` of a layer's rows; ValueError unless it passes what they are read from."""
+def _documents(query: Any, key: Any, mask: Any, position_ids: Any, kwargs: dict[str, Any]) -> list[int]:
+    """`lengths_of` of a layer's rows; ValueError unless it passes what they are read from."""
     own_mask = mask is not None and kwargs.get("sliding_window") is None
     if own_mask or position_ids is None or key.shape[2] != query.shape[2]:
-        raise ValueError(
-            f'attention "{NAME}" needs position_ids, keys of the same tokens as the queries and no mask: load the '
-            'model with attention="sdpa" for anything but training on packed rows'
-        )
+        raise ValueError(f"{ONLY}; it needs position_ids and keys of the same tokens as the queries")
     # Written in place the ids are another key: the cache must not answer for what they were.
-    return runs(position_ids, len(query), position_ids._version)
-
-
-@lru_cache(maxsize=1)
-def _ends(documents: tuple[tuple[int, int], ...], device: Any) -> tuple[Any, int]:
-    """(where documents begin and the last one ends in the stream of all rows, int32; tokens of the longest)."""
-    import torch
-
-    lengths = [length for count, length in documents for _ in range(count)]
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device), max(lengths)
+    return lengths_of(position_ids, len(query), position_ids._version)
 
 
 # The layers of a model, and their second pass under gradient checkpointing, ask with the same tensor: one copy from the
 # device a batch instead of one a layer.
 @lru_cache(maxsize=1)
-def runs(position_ids: Any, rows: int, version: int) -> tuple[tuple[int, int], ...]:
-    """(count, length) of neighbouring documents of equal length, through all rows; `position_ids`: (rows or 1, tokens).
+def lengths_of(position_ids: Any, rows: int, version: int) -> list[int]:
+    """Tokens of each document, through all rows; `position_ids`: (rows or 1, tokens).
 
     A document ends where the next position is not one more, which is transformers' own rule, and at a row's end.
     """
@@ -213,5 +193,4 @@ def runs(position_ids: Any, rows: int, version: int) -> tuple[tuple[int, int], .
     begins = torch.ones(rows, position_ids.shape[1], dtype=torch.bool, device=position_ids.device)
     begins[:, 1:] = position_ids.diff(dim=-1) != 1
     places = begins.flatten().nonzero().flatten()
-    lengths = places.diff(append=places.new_tensor([begins.numel()])).tolist()
-    return tuple((len(list(same)), length) for length, same in groupby(lengths))
+    return places.diff(append=places.new_tensor([begins.numel()])).tolist()

@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from huggingface_hub import snapshot_download
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.load import skeleton, weight_files
+from qilin_lib.models.load import made_once, skeleton, weight_files
 from qilin_lib.models.sentencepieces import fast_tokenizer
 from qilin_lib.models.shapes import is_hub_id
 from qilin_lib.models.shards import write_shards
 
 SINGLES = ("model.safetensors", "pytorch_model.bin")
-DTYPES = ("float32", "float16", "bfloat16")
+ROTARY = ".rotary_emb.inv_freq"
 NEEDED = (
     "hidden_size",
     "intermediate_size",
@@ -43,64 +42,66 @@ FOLDED = (
     "Baichuan2: NormHead folded, the rows of lm_head are L2-normalised once; generation is the same, but training the "
     "head is not: Baichuan2 normalises anew at every step"
 )
-Shapes = dict[str, tuple[int, ...]]
 
 
 def convert(source: Path, target: Path) -> list[str]:
     """Convert the checkpoint in `source` to a LLaMA-layout folder `target` with a fast tokenizer; lines on what was
     done, which also stand in the folder's README.md.
 
-    Memory stays near one file that is written (2 GB). Everything is checked before a weight is written, and `target`
-    appears only when whole. Raises QilinError for anything that is not Baichuan-7B's or Baichuan2-7B's layout, for a
-    tensor that is unknown, missing, twice there or of another shape, and for a `target` that is not empty.
+    Memory stays near one file that is written (2 GB), and `target` appears only when whole. Raises QilinError for
+    anything that is not Baichuan-7B's or Baichuan2-7B's layout, for a tensor that is unknown, missing, twice there or
+    of another shape, and for a `target` that is not empty.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if target.exists():
         raise QilinError(f"{target} exists and is not empty: choose a new folder")
-    config = read_config(source)
-    paths, shapes = _weight_files(source), expected(config)
-    dtype, dropped = _check(paths, shapes, config)
-    work = target.with_name(f".{target.name}.converting")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        tokenizer = _write_tokenizer(source, work, config)
-        shards, written = _write_weights(paths, work, config)
-        _llama_config(config, dtype).save_pretrained(work)
-        numbers = sum(map(prod, shapes.values()))
-        report = [
-            f"{config['num_hidden_layers']} layers, {numbers:,} parameters in {dtype}; every W_pack split into q, k, v",
-            f"{dropped} rotary_emb.inv_freq buffers dropped (rotary base 10000, computed by LLaMA itself)",
-            f"{written:,} bytes of weights in {shards} file{'s' if shards > 1 else ''}",
-            tokenizer,
-            *[FOLDED] * is_second(config),
-        ]
-        title = TITLES["Baichuan2-7B" if is_second(config) else "Baichuan-7B"]
-        files.write_text(work / "README.md", "\n- ".join([f"{title}\n", *report]) + "\n")
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    report: list[str] = []
+    made_once(target, lambda folder: report.extend(_convert(source, folder)))
     return report
 
 
-# --- configuration ----------------------------------------------------------------------------------------------------
+def _convert(source: Path, folder: Path) -> list[str]:
+    config = read_config(source)
+    second, pieces = is_second(config), source / "tokenizer.model"
+    bos, eos, pad = (config[f"{name}_token_id"] for name in ("bos", "eos", "pad"))
+    tokenizer = fast_tokenizer(pieces, bos, eos, pad, config["max_position_embeddings"])
+    if len(tokenizer) > config["vocab_size"]:
+        raise QilinError(f"{pieces}: {len(tokenizer)} pieces, but vocab_size is {config['vocab_size']}")
+    tokenizer.save_pretrained(folder)
+    # llama.cpp's converter reads the vocabulary from it.
+    shutil.copyfile(pieces, folder / pieces.name)
+    paths = _weight_files(source)
+    found = {tensor.dtype for path in paths for name, tensor in _tensors(path).items() if not name.endswith(ROTARY)}
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in found]
+    if len(dtypes) != 1:
+        raise QilinError(f"{source}: weights in {sorted(dtypes)}; nearest valid: all in one of them")
+    shards, written = write_shards(folder, llama_tensors(paths, config))
+    _llama_config(config, dtypes[0]).save_pretrained(folder)
+    numbers = sum(map(prod, expected(config).values()))
+    report = [
+        f"{config['num_hidden_layers']} layers, {numbers:,} parameters in {dtypes[0]}; every W_pack split into q, k, v",
+        "rotary_emb.inv_freq buffers dropped (rotary base 10000, computed by LLaMA itself)",
+        f"{written:,} bytes of weights in {shards} file{'s' if shards > 1 else ''}",
+        f"tokenizer: {len(tokenizer)} pieces with SentencePiece's own ids; neither bos nor eos is added, "
+        f"pad is {tokenizer.pad_token}",
+        *[FOLDED] * second,
+    ]
+    title = TITLES["Baichuan2-7B" if second else "Baichuan-7B"]
+    files.write_text(folder / "README.md", "\n- ".join([f"{title}\n", *report]) + "\n")
+    return report
 
 
 def read_config(source: Path) -> dict[str, Any]:
     """config.json of a Baichuan-7B or Baichuan2-7B folder; QilinError says why another one is refused."""
     path = source / "config.json"
     config = files.read_json(path)
-    architecture = str((config.get("architectures") or ["none"])[0])
-    if config.get("model_type") != "baichuan" or architecture.lower() != "baichuanforcausallm":
-        raise QilinError(f"{path}: model_type {config.get('model_type')!r} with {architecture} is not Baichuan's")
+    if config.get("model_type") != "baichuan":
+        raise QilinError(f"{path}: model_type {config.get('model_type')!r} is not Baichuan's")
     if "max_position_embeddings" not in config:
         raise QilinError(f"{path}: LLaMA's layout has no ALiBi, so Baichuan-13B is not converted, only the 7B models")
     if missing := [name for name in NEEDED if config.get(name) is None]:
         raise QilinError(f"{path}: {missing[0]} is missing{nearest(missing[0], config)}")
-    for name, value in (("tie_word_embeddings", False), ("hidden_act", "silu"), ("quantization_config", None)):
-        if config.get(name, value) != value:
-            raise QilinError(f"{path}: {name} is {config[name]!r}, Baichuan-7B has {value!r}")
-    if config["hidden_size"] % config["num_attention_heads"]:
-        raise QilinError(f"{path}: hidden_size {config['hidden_size']} is no multiple of num_attention_heads")
     return config
 
 
@@ -109,10 +110,10 @@ def is_second(config: dict[str, Any]) -> bool:
     return "z_loss_weight" in config or config["vocab_size"] == 125696
 
 
-def expected(config: dict[str, Any]) -> Shapes:
+def expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the tensors of a Baichuan checkpoint without its buffers: LLaMA's, with q, k and v in one."""
-    shapes: Shapes = {}
-    for name, tensor in skeleton(_llama_config(config)).state_dict().items():
+    shapes = {}
+    for name, tensor in skeleton(_llama_config(config, "float32")).state_dict().items():
         rows, *columns = tensor.shape
         if "q_proj" in name:
             shapes[name.replace("q_proj", "W_pack")] = (3 * rows, *columns)
@@ -121,7 +122,7 @@ def expected(config: dict[str, Any]) -> Shapes:
     return shapes
 
 
-def _llama_config(config: dict[str, Any], dtype: str = "float32") -> Any:
+def _llama_config(config: dict[str, Any], dtype: str) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -143,26 +144,8 @@ def converted_from(folder: Path) -> str:
     return next((kind for kind, title in TITLES.items() if title == first), "")
 
 
-def _write_tokenizer(source: Path, work: Path, config: dict[str, Any]) -> str:
-    path = source / "tokenizer.model"
-    bos, eos, pad = (config[f"{name}_token_id"] for name in ("bos", "eos", "pad"))
-    tokenizer = fast_tokenizer(path, bos, eos, pad, config["max_position_embeddings"])
-    if len(tokenizer) > config["vocab_size"]:
-        raise QilinError(f"{path}: {len(tokenizer)} pieces, but vocab_size is {config['vocab_size']}")
-    tokenizer.save_pretrained(work)
-    # llama.cpp's converter reads the vocabulary from it.
-    shutil.copyfile(path, work / path.name)
-    return (
-        f"tokenizer: {len(tokenizer)} pieces with SentencePiece's own ids; neither bos nor eos is added, "
-        f"pad is {tokenizer.pad_token}"
-    )
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
 def _weight_files(source: Path) -> list[Path]:
-    """Safetensors before .bin. Which file an index says a tensor is in does not matter: `_check` reads them all."""
+    """Safetensors before .bin. Which file an index says a tensor is in does not matter: all are read."""
     for single in SINGLES:
         if (source / single).exists() or (source / f"{single}.index.json").exists():
             return weight_files(source, single)
@@ -180,78 +163,48 @@ def _tensors(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as reason:
         raise QilinError(f"{path} is damaged or holds more than tensors: {str(reason).splitlines()[0]}") from None
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise QilinError(f"{path} holds something other than named tensors")
-    return content
 
 
-def _is_buffer(name: str) -> bool:
-    return name.startswith("model.layers.") and name.endswith(".self_attn.rotary_emb.inv_freq")
+def llama_tensors(paths: list[Path], config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of a checkpoint under LLaMA's names; QilinError unless it holds each expected tensor once, in its
+    shape.
 
-
-def _check(paths: list[Path], shapes: Shapes, config: dict[str, Any]) -> tuple[str, int]:
-    """(dtype, number of buffers) of files that hold each expected tensor once, in its shape; else QilinError."""
-    seen: dict[str, Path] = {}
-    dtypes: dict[str, None] = {}
-    buffers = 0
-    for path in paths:
-        for name, tensor in _tensors(path).items():
-            if _is_buffer(name):
-                _check_rotary(path, name, tensor, config)
-                buffers += 1
-                continue
-            if name not in shapes:
-                raise QilinError(f"{path}: {name} is no tensor of Baichuan-7B{nearest(name, shapes)}")
-            if name in seen:
-                raise QilinError(f"{path}: {name} is also in {seen[name].name}")
-            if tuple(tensor.shape) != shapes[name]:
-                raise QilinError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shapes[name]}")
-            seen[name] = path
-            dtypes[str(tensor.dtype).removeprefix("torch.")] = None
-    folder = paths[0].parent
-    if missing := [name for name in shapes if name not in seen]:
-        raise QilinError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shapes)} tensors are)")
-    if len(dtypes) != 1 or not dtypes.keys() <= set(DTYPES):
-        raise QilinError(f"{folder}: weights in {', '.join(dtypes)}, expected one of {', '.join(DTYPES)}")
-    return next(iter(dtypes)), buffers
-
-
-def _check_rotary(path: Path, name: str, buffer: Any, config: dict[str, Any]) -> None:
-    """Dropping a buffer is right only if it is what LLaMA computes; the tolerance is bfloat16's rounding."""
-    import torch
-
-    width = config["hidden_size"] // config["num_attention_heads"]
-    right = 10000.0 ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
-    if buffer.shape != right.shape or not torch.allclose(buffer.float(), right, rtol=0.01, atol=0.0):
-        raise QilinError(f"{path}: {name} is not that of rotary base 10000, a rescaled model is not converted")
-
-
-def llama_tensors(tensors: dict[str, Any], hidden: int, fold_head: bool) -> Iterator[tuple[str, Any]]:
-    """(name, tensor) of one shard under LLaMA's names; rotary buffers are left out.
-
-    W_pack's rows are q, k, v, `hidden` each. `fold_head` divides each row of lm_head by its L2 norm, in fp32.
+    W_pack's rows are q, k, v. Of Baichuan2 each row of lm_head is divided by its L2 norm, in fp32.
     """
     import torch
 
-    for name, tensor in tensors.items():
-        if _is_buffer(name):
-            continue
-        if "W_pack" in name:
-            for part, rows in zip("qkv", tensor.split(hidden), strict=True):
-                yield name.replace("W_pack", f"{part}_proj"), rows
-        elif fold_head and name == "lm_head.weight":
-            yield name, torch.nn.functional.normalize(tensor.float(), dim=-1).to(tensor.dtype)
-        else:
-            yield name, tensor
+    missing = expected(config)
+    for path in paths:
+        for name, tensor in _tensors(path).items():
+            if name.endswith(ROTARY):
+                _check_rotary(path, name, tensor)
+                continue
+            if name not in missing:
+                raise QilinError(f"{path}: {name} is no tensor of Baichuan-7B, or twice there{nearest(name, missing)}")
+            shape = missing.pop(name)
+            if tuple(tensor.shape) != shape:
+                raise QilinError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
+            if "W_pack" in name:
+                names = [name.replace("W_pack", f"{part}_proj") for part in "qkv"]
+                yield from zip(names, tensor.chunk(3), strict=True)
+            elif name == "lm_head.weight" and is_second(config):
+                yield name, torch.nn.functional.normalize(tensor.float(), dim=-1).to(tensor.dtype)
+            else:
+                yield name, tensor
+    if missing:
+        raise QilinError(f"{paths[0].parent}: {next(iter(missing))} is missing ({len(missing)} tensors are)")
 
 
-def _write_weights(paths: list[Path], work: Path, config: dict[str, Any]) -> tuple[int, int]:
-    """(number of files, bytes); read as they are written, so that no whole file is in memory."""
-    parts = (llama_tensors(_tensors(path), config["hidden_size"], is_second(config)) for path in paths)
-    return write_shards(work, chain.from_iterable(parts))
+def _check_rotary(path: Path, name: str, buffer: Any) -> None:
+    """Dropping a buffer is right only if it is what LLaMA computes; the tolerance is bfloat16's rounding."""
+    import torch
+
+    right = 10000.0 ** -(torch.arange(len(buffer), dtype=torch.float32) / len(buffer))
+    if not torch.allclose(buffer.float(), right, rtol=0.01, atol=0.0):
+        raise QilinError(f"{path}: {name} is not that of rotary base 10000, a rescaled model is not converted")
 
 
 def main(arguments: list[str]) -> int:

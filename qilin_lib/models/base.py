@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, runs, sample
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, sentence
 from qilin_lib.models.baichuan import converted_from
 from qilin_lib.models.examine import context, why_unusable
-from qilin_lib.models.load import load_tokenizer, parameter_count, weight_files
+from qilin_lib.models.load import load_tokenizer, skeleton, weight_files
 from qilin_lib.models.shapes import is_hub_id, local, shape
 from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
@@ -22,60 +22,41 @@ from qilin_lib.tokens.own_template import choose
 
 
 def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
-    """The run's base model, described as in base.json: `prepare_base` with what the embedded sample teaches "tiny"."""
-    if not stage.up_to_date and stage.parameters.base != "tiny":
-        # Refused before anything is moved.
-        located(stage.parameters, runs.cache_dir(), show or live_line())
-    stage.begin()
-    general = stage.parent("01_build_chimed") / "general.jsonl"
-
-    def texts() -> tuple[list[str], list[str]]:
-        held = {row["text"] for row in files.read_jsonl(general) if row["split"] == "heldout"}
-        return sample.base_texts(held)
-
-    return prepare_base(stage.parameters, stage, texts, runs.cache_dir(), show or live_line())
-
-
-def prepare_base(
-    parameters: Any,
-    stage: Stage,
-    texts: Callable[[], tuple[list[str], list[str]]],
-    cache: Path,
-    progress: Callable[[str], None] = lambda *_: None,
-) -> dict[str, Any]:
-    """Make `parameters.base` ready and describe it in base.json: name, source, path, sizes, template and its hash.
+    """Make the run's base model ready and describe it in base.json: name, source, path, sizes, template and its hash.
 
     The tiny model is small and copied into the run; any other base is named where it lies. base_weights.json has the
-    sha256 of every weight file. `texts` gives what the tiny model learns from and what its tokenizer is trained on; it
-    is called only if "tiny" is asked for.
+    sha256 of every weight file.
     """
+    parameters, name, show = stage.parameters, stage.parameters.base, show or live_line()
     if stage.up_to_date:
-        progress(FINISHED)
+        stage.begin()
+        show(FINISHED)
         return files.read_json(stage.dir / "base.json")
-    name, stage_dir = parameters.base, stage.dir
+    # Refused before anything is moved.
+    path = stage.dir / "base" if name == "tiny" else located(parameters, runs.cache_dir(), show)
     if name == "tiny":
         _check_block(parameters, parameters.tiny.max_position_embeddings)
-        path = stage_dir / "base"
-        made = tiny_base(*texts(), parameters.tiny, parameters.seed, cache, progress)
+    stage.begin()
+    if name == "tiny":
+        general = files.read_jsonl(stage.parent("01_build_chimed") / "general.jsonl")
+        texts = sample.base_texts({row["text"] for row in general if row["split"] == "heldout"})
+        made = tiny_base(*texts, parameters.tiny, parameters.seed, runs.cache_dir(), show)
         shutil.copytree(made, path, dirs_exist_ok=True)
-    else:
-        path = located(parameters, cache, progress)
-    template = choose(parameters.template, load_tokenizer(path))
-    is_folder = local(name).is_dir()
-    # The tiny model's folder moves with the run, so its path is kept relative to the stage.
+    config = shape(path)
     described = {
         "name": name,
-        "source": "kit" if name in ("tiny", "smollm2") else "folder" if is_folder else "hub",
+        "source": "kit" if name in ("tiny", "smollm2") else "folder" if local(name).is_dir() else "hub",
+        # The tiny model's folder moves with the run, so its path is kept relative to the stage.
         "path": "base" if name == "tiny" else str(path),
-        "parameters": parameter_count(path),
-        "vocabulary": shape(path).get_text_config().vocab_size,
+        "parameters": skeleton(config).num_parameters(),
+        "vocabulary": config.get_text_config().vocab_size,
         "converted": converted_from(path),
-        **template.described,
+        **choose(parameters.template, load_tokenizer(path)).described,
     }
     # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
     weights = {file.name: files.sha256_file(file) for file in weight_files(path)}
-    files.write_json(stage_dir / "base_weights.json", weights)
-    files.write_json(stage_dir / "base.json", described)
+    files.write_json(stage.dir / "base_weights.json", weights)
+    files.write_json(stage.dir / "base.json", described)
     return described
 
 
@@ -129,10 +110,9 @@ def from_hub(what: str, name: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*BESIDE, *WEIGHTS]))
     # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
     except Exception as reason:
-        why = " ".join(str(reason).split())[:200]
         raise QilinError(
-            f"{what}: no such folder, and not to be had from the hub ({type(reason).__name__}: {why}); nearest valid: "
-            "the path of a local folder with config.json, tokenizer and .safetensors, or HF_ENDPOINT set to a mirror"
+            f"{what}: no such folder, and not to be had from the hub ({sentence(reason)}); nearest valid: the path of "
+            "a local folder with config.json, tokenizer and .safetensors, or HF_ENDPOINT set to a mirror"
         ) from None
 
 

@@ -27,17 +27,15 @@ def in_batches(
 ) -> list[list[int]]:
     """`write` for any number of prompts, the longest first; choose(logits, places of the rows among `prompts`). For no
     prompt no model is needed."""
-    if not prompts:
-        return []
-    model.eval()
     written: dict[int, list[int]] = {}
-    for places in batches(sorted(range(len(prompts)), key=lambda place: -len(prompts[place])), batch_size):
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    for places in batches(order, batch_size):
 
         def choose_here(logits: Any, rows: dict[int, list[int]], places: list[int] = places) -> list[int]:
             return choose(logits, [places[row] for row in rows])
 
-        answers = write(model, [prompts[place] for place in places], stop_ids, max_new_tokens, choose_here)
-        written |= zip(places, answers, strict=True)
+        some = [prompts[place] for place in places]
+        written |= zip(places, write(model.eval(), some, stop_ids, max_new_tokens, choose_here), strict=True)
     return [written[place] for place in range(len(prompts))]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, sentence
 from qilin_lib.models.load import INDEX, load_tokenizer, weight_files
 
 POINTER = b"version https://git-lfs"
@@ -31,10 +31,7 @@ def why_unusable(folder: Path, sequence: bool = True) -> str:
         _refuse_pointers(folder)
         config = configuration(folder)
         _check_kind(config, sequence)
-        tensors = {path.name: tensors_of(path) for path in weight_files(folder)}
-        if tensors.keys() != {"model.safetensors"}:
-            _check_index(folder, tensors)
-        _check_embeddings(config, tensors)
+        _check_tensors(folder, config)
         _check_tokenizer(folder, config)
     except QilinError as reason:
         return str(reason)
@@ -48,27 +45,24 @@ def context(config: Any) -> int | None:
 
 def _refuse_pointers(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".model", ".safetensors") and path.is_file():
-            with open(path, "rb") as file:
-                if file.read(len(POINTER)) == POINTER:
-                    raise QilinError(
-                        f"{path.name} is a git-lfs pointer, not the file itself; run git lfs pull in there"
-                    )
+        if path.suffix not in (".json", ".model", ".safetensors") or not path.is_file():
+            continue
+        with open(path, "rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise QilinError(f"{path.name} is a git-lfs pointer, not the file itself; run git lfs pull in there")
 
 
 def configuration(folder: Path) -> Any:
     """transformers' configuration of the model in `folder`; QilinError if there is none that it knows by itself."""
     from transformers import AutoConfig
 
-    if not (folder / "config.json").exists():
+    path = folder / "config.json"
+    if not path.exists():
         if (folder / "adapter_config.json").exists():
             raise QilinError("the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model")
-        below = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        raise QilinError(
-            f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
-        )
+        raise QilinError("the folder has no config.json; nearest valid: a folder that save_pretrained wrote")
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as reason:
         raise QilinError(f"config.json is no JSON object ({reason}); nearest valid: the file as published") from None
     try:
@@ -78,62 +72,58 @@ def configuration(folder: Path) -> Any:
         cure = "a folder with config.json of a model type that transformers has"
         if kind == "baichuan":
             cure = f"what `python -m qilin_lib.models.baichuan {folder} TARGET` writes"
-        why = " ".join(str(reason).split())[:160]
         raise QilinError(
             f"transformers cannot read model_type {kind!r} without code from the folder, which the kit never runs "
-            f"({why}); nearest valid: {cure}"
+            f"({sentence(reason)}); nearest valid: {cure}"
         ) from None
 
 
 def _check_kind(config: Any, sequence: bool) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as causal
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
 
     named = config.architectures or ["none named"]
+    text = config.get_text_config()
     if config.is_encoder_decoder:
         if not sequence:
             raise QilinError("it is an encoder-decoder; nearest valid: a causal model (…ForCausalLM)")
-    elif not set(named) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+    elif not set(named) & set(names.values()):
         raise QilinError(
             f"its architecture ({', '.join(named)}) writes no text; nearest valid: a causal (…ForCausalLM) or an "
             "encoder-decoder model (…ForConditionalGeneration)"
         )
-    elif config.get_text_config() is not config:
+    elif text is not config:
         if not sequence:
-            text = config.get_text_config().model_type.removesuffix("_text").capitalize()
+            kind = text.model_type.removesuffix("_text").capitalize()
             raise QilinError(
                 f"a {config.model_type} also has a vision or audio part, which LoRA and merging would reach; nearest "
-                f"valid: its text part alone, {text}ForCausalLM.from_pretrained(folder).save_pretrained(target)"
+                f"valid: its text part alone, {kind}ForCausalLM.from_pretrained(folder).save_pretrained(target)"
             )
-    elif not _has_cache(config):
+    elif "past_key_values" not in signature(causal[type(config)].forward).parameters:
         raise QilinError(
             f"a {config.model_type} keeps no keys and values of what it has read, so the kit's decoding cannot ask it; "
             "nearest valid: a model with attention layers"
         )
 
 
-def _has_cache(config: Any) -> bool:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return "past_key_values" in signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters
-
-
-def _check_embeddings(config: Any, tensors: dict[str, dict[str, list[int]]]) -> None:
+def _check_tensors(folder: Path, config: Any) -> None:
+    """Every tensor is where the index says (else it would be drawn at random), the embeddings have the size named."""
+    shapes = {path.name: tensors_of(path) for path in weight_files(folder)}
+    if shapes.keys() != {"model.safetensors"}:
+        for name, shard in files.read_json(folder / INDEX)["weight_map"].items():
+            if name not in shapes[shard]:
+                raise QilinError(f"{shard} lacks {name}, which {INDEX} says it holds; nearest valid: download it again")
+    # Quantised weights are packed; their embeddings hardly ever are, but then their rows say nothing.
+    if hasattr(config, "quantization_config"):
+        return
     size = config.get_text_config().vocab_size
-    for path, shapes in tensors.items():
-        for name, shape in shapes.items():
-            # Quantised weights are packed; their embeddings hardly ever are, but then their rows say nothing.
-            if name.endswith(EMBEDDINGS) and shape[0] != size and not hasattr(config, "quantization_config"):
+    for path, tensors in shapes.items():
+        for name, shape in tensors.items():
+            if name.endswith(EMBEDDINGS) and shape[0] != size:
                 raise QilinError(
                     f"config.json says vocab_size = {size}, but {name} in {path} has {shape[0]} rows; nearest valid: "
                     "configuration and weights of one and the same model"
                 )
-
-
-def _check_index(folder: Path, tensors: dict[str, dict[str, list[int]]]) -> None:
-    """A tensor that its shard lacks would be drawn at random, with a warning."""
-    for name, shard in files.read_json(folder / INDEX)["weight_map"].items():
-        if name not in tensors[shard]:
-            raise QilinError(f"{shard} lacks {name}, which {INDEX} says it holds; nearest valid: download it again")
 
 
 def tensors_of(path: Path) -> dict[str, list[int]]:
@@ -156,10 +146,9 @@ def _check_tokenizer(folder: Path, config: Any) -> None:
         tokenizer = load_tokenizer(folder)
     # tokenizers raises bare Exceptions for a file that it cannot parse.
     except Exception as reason:
-        why = " ".join(str(reason).split())[:160]
         raise QilinError(
-            f"no tokenizer can be read from the folder ({why}); nearest valid: the model's tokenizer as published, "
-            "copied into it"
+            f"no tokenizer can be read from the folder ({sentence(reason)}); nearest valid: the model's tokenizer as "
+            "published, copied into it"
         ) from None
     if tokenizer.eos_token_id is None:
         raise QilinError(

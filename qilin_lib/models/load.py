@@ -21,8 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 def quiet_libraries() -> None:
     """No progress bars for loading, and none of the warnings that a user of this kit can do nothing about: DeepSpeed's
-    that there is no GPU, bitsandbytes' that an optional kernel is missing, peft's use of a renamed attribute. On the
-    CPU nor the compiler, which bitsandbytes' torch.compile would import; nothing there compiles."""
+    that there is no GPU, bitsandbytes' that an optional kernel is missing, peft's use of a renamed attribute."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -31,21 +30,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # bitsandbytes' torch.compile would import the compiler; on a CPU nothing compiles.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def padding(tokenizer: Any) -> Any:
-    """The same tokenizer; one without a padding token pads with its end token, as LLaMA does everywhere.
-
-    Padding is masked by length, never by id, so the end token is still learnt.
-    """
+    """The same tokenizer; one without a padding token pads with its end token. Padding is masked by length, never by
+    id, so the end token is still learnt."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer in a model folder (or of a hub id); never runs code that comes with it."""
+    """The tokenizer in a model folder; never runs code that comes with it."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -80,18 +78,15 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
 
 
 def made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """The folder `target`, which `make(folder)` fills if it is not there: whole or not at all, whoever else makes it.
-
-    Another run with the same cache may make the same now: each in a folder of its own, and the first one stays.
-    """
+    """The folder `target`, which `make(folder)` fills if it is not there: whole or not at all. Whoever else makes the
+    same now does so in a folder of its own, and the first one stays."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True
-        ) as work:
-            make(Path(work) / "model")
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+            made = Path(work) / "model"
+            make(made)
             try:
-                (Path(work) / "model").rename(target)
+                made.rename(target)
             except OSError:
                 if not target.exists():
                     raise
@@ -109,13 +104,9 @@ def load_model(
     """A causal language model. `quantised` loads linear layers as NF4 with double quantisation (QLoRA, Dettmers 2023).
 
     With `rewards` the same weights under a head of one output, a sequence classifier: a head that the folder lacks is
-    drawn from torch's generator, and is never quantised, since it is trained as a whole.
-
-    `dtype` is that of weights, or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`
-    (None: its own choice, sdpa, or eager for a family with soft caps or sinks), or "documents" (`models.attention`) to
-    train on packed rows. The cache of keys and values is off: with it on, transformers ignores position ids that
-    restart and packed documents see each other. Raises QilinError if the weights are not safetensors, or with
-    `rewards` if the family has no classifier.
+    drawn from torch's generator, and is never quantised, since it is trained as a whole. `dtype` is that of weights,
+    or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`, or "documents"
+    (`models.attention`). Raises QilinError if the weights are not safetensors, or if the family has no classifier.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
@@ -125,31 +116,27 @@ def load_model(
         documents.register()
     if Path(path).is_dir():
         weight_files(path)
-    kind = getattr(torch, dtype)
-    quantisation = (
-        BitsAndBytesConfig(
+    loader, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if rewards else (AutoModelForCausalLM, {})
+    if rewards:
+        _check_classifier(path)
+    if quantised:
+        more["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=kind,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
             llm_int8_skip_modules=[REWARD_HEAD] if rewards else None,
         )
-        if quantised
-        else None
-    )
-    loader = AutoModelForSequenceClassification if rewards else AutoModelForCausalLM
-    if rewards:
-        _check_classifier(path)
     model = loader.from_pretrained(
         path,
-        dtype=kind,
-        quantization_config=quantisation,
+        dtype=getattr(torch, dtype),
         attn_implementation=attention,
         device_map={"": device},
         use_safetensors=True,
         trust_remote_code=False,
-        **({"num_labels": 1} if rewards else {}),
+        **more,
     )
+    # With it on, transformers ignores position ids that restart, and packed documents see each other.
     model.config.use_cache = False
     if quantised:
         _keep_scales(model)
@@ -170,8 +157,7 @@ def _check_classifier(path: str | Path) -> None:
 
 def _keep_scales(model: Any) -> None:
     """On a CPU with AVX512-BF16, bitsandbytes 0.50.2 rounds the NF4 scales to bfloat16 in place at the first pass in
-    evaluation mode, and training goes on with them: an evaluation would change the weights under the adapter.
-    """
+    evaluation mode: an evaluation would change the weights under the adapter."""
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
@@ -187,10 +173,3 @@ def skeleton(config: Any) -> Any:
     quiet_libraries()
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
-
-
-def parameter_count(path: str | Path) -> int:
-    """Number of weights of the model in a folder, from its configuration alone."""
-    from transformers import AutoConfig
-
-    return sum(p.numel() for p in skeleton(AutoConfig.from_pretrained(path, trust_remote_code=False)).parameters())

@@ -18,15 +18,8 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.adapters import (
-    ADAPTER,
-    ADAPTER_WEIGHTS,
-    base_of,
-    described,
-    is_adapter,
-    is_prefix,
-    weights_sha256,
-)
+from qilin_lib.models import adapters
+from qilin_lib.models.adapters import base_of, described, weights_sha256
 from qilin_lib.models.load import load_tokenizer, weight_files
 from qilin_lib.models.shards import write_shards
 
@@ -65,7 +58,11 @@ def merge(base: str | Path, adapter: str | Path, target: Path, quantised: bool |
     if note["quantised"] if quantised is None else quantised:
         kept["update_kept_nf4"] = Projection()
     write_shards(target, _merged(base, adapter, note["dtype"], kept))
-    _beside(base, adapter, target, note["dtype"])
+    # Without configuration and tokenizer it is another model (LLaMA-Factory#2771).
+    if (base / "generation_config.json").exists():
+        shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
+    files.write_json(target / "config.json", files.read_json(base / "config.json") | {"dtype": note["dtype"]})
+    load_tokenizer(adapter).save_pretrained(target)
     shares = {name: one.share for name, one in kept.items()}
     low = [f"{name} = {share}" for name, share in shares.items() if share is not None and share < KEPT]
     told = f"of what the stage before learned only a part is in the weights that this one starts from: {low}"
@@ -78,9 +75,9 @@ def start(weights: Path, folder: Path, quantised: bool, siblings: list[Path]) ->
     A merged model lies in `folder` under the digest of its adapter, whole or not at all; one that another stage of the
     run made (`siblings`) is linked, not written again. `quantised`: the training will see the weights as NF4.
     """
-    if not is_adapter(weights):
+    if not adapters.is_adapter(weights):
         return weights, {}
-    if is_prefix(weights):
+    if adapters.is_prefix(weights):
         raise QilinError(f"{weights}: a prefix is part of no weights; nearest valid: a stage trained by lora or full")
     name = weights_sha256(weights)[:16] + "-nf4" * quantised
     target, work = folder / name, folder / f".{name}.tmp"
@@ -100,7 +97,7 @@ def _merged(base: Path, adapter: Path, dtype: str, kept: dict[str, Projection]) 
     from safetensors import safe_open
 
     changes, seed = _changes(adapter), weights_sha256(adapter)
-    left, measured = set(changes), set(sorted(changes)[:: max(1, len(changes) // QUANTISED)])
+    left, measured = set(changes), sorted(changes)[:: max(1, len(changes) // QUANTISED)]
     for path in weight_files(base):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
@@ -112,7 +109,9 @@ def _merged(base: Path, adapter: Path, dtype: str, kept: dict[str, Projection]) 
                 if isinstance(change, partial):
                     update = change(before.float())
                     stored = rounded(before.float() + update, dtype, seed + key)
-                    _measure(kept, before, stored, update, key in measured)
+                    kept["update_kept"].add(stored.float() - before.float(), update)
+                    if key in measured and "update_kept_nf4" in kept and before.ndim == 2:
+                        kept["update_kept_nf4"].add(nf4(stored) - nf4(before), update)
                 elif change is not None:
                     stored = rounded(change, dtype, seed + key)
                 yield name, stored
@@ -125,7 +124,7 @@ def _changes(adapter: Path) -> dict[str, Any]:
     the tensor that takes the weight's place (modules_to_save)."""
     from safetensors.torch import load_file
 
-    config, stored = files.read_json(adapter / ADAPTER), load_file(adapter / ADAPTER_WEIGHTS)
+    config, stored = files.read_json(adapter / adapters.ADAPTER), load_file(adapter / adapters.ADAPTER_WEIGHTS)
     changes: dict[str, Any] = {}
     for key, tensor in stored.items():
         module, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
@@ -179,12 +178,6 @@ def rounded(tensor: Any, dtype: str, seed: str) -> Any:
     return ((bits + noise) & ~0xFFFF).view(torch.float32).bfloat16()
 
 
-def _measure(kept: dict[str, Projection], before: Any, stored: Any, update: Any, quantise: bool) -> None:
-    kept["update_kept"].add(stored.float() - before.float(), update)
-    if quantise and "update_kept_nf4" in kept and before.ndim == 2:
-        kept["update_kept_nf4"].add(nf4(stored) - nf4(before), update)
-
-
 def nf4(weight: Any) -> Any:
     """A matrix as a QLoRA stage sees it, in float32: quantised to NF4 in bfloat16's or float32's arithmetic, and
     back."""
@@ -192,11 +185,3 @@ def nf4(weight: Any) -> Any:
 
     packed, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
     return dequantize_4bit(packed, state).float()
-
-
-def _beside(base: Path, adapter: Path, target: Path, dtype: str) -> None:
-    """Configuration and tokenizer, without which it is another model (LLaMA-Factory#2771)."""
-    if (base / "generation_config.json").exists():
-        shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
-    files.write_json(target / "config.json", files.read_json(base / "config.json") | {"dtype": dtype})
-    load_tokenizer(adapter).save_pretrained(target)

@@ -35,25 +35,15 @@ PROBES = (
 
 
 def read_pieces(path: Path) -> ModelProto:
-    """A `tokenizer.model`; QilinError if it is none, no BPE with byte fallback, or of a kind not handled."""
+    """A `tokenizer.model`; QilinError if it is none, or no BPE with byte fallback."""
     model = ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
-    except FileNotFoundError:
-        raise QilinError(f"{path} does not exist: the tokenizer is converted with the weights") from None
-    except DecodeError as reason:
-        raise QilinError(f"{path} is no SentencePiece model: {reason}") from None
+    except (FileNotFoundError, DecodeError) as reason:
+        raise QilinError(f"{path} is no SentencePiece model ({reason}); it is converted with the weights") from None
     trainer = model.trainer_spec
-    needed = {
-        "BPE": trainer.model_type == trainer.BPE,
-        "byte fallback": trainer.byte_fallback,
-        "pieces": len(model.pieces) > 0,
-        "a use for every piece": not of_type(model, TYPES.UNUSED),
-        "escaped spaces": model.normalizer_spec.escape_whitespaces,
-        "spaces before words": not trainer.treat_whitespace_as_suffix,
-    }
-    if missing := [name for name, there in needed.items() if not there]:
-        raise QilinError(f"{path}: a SentencePiece model without {missing[0]}; only Baichuan's kind is converted")
+    if trainer.model_type != trainer.BPE or not trainer.byte_fallback:
+        raise QilinError(f"{path}: a SentencePiece model without BPE or byte fallback; only Baichuan's is converted")
     return model
 
 
@@ -71,8 +61,7 @@ def special_pieces(model: ModelProto) -> list[str]:
 def merges(model: ModelProto) -> list[tuple[str, str]]:
     """Pairs of pieces in SentencePiece's order: by the score of what they make.
 
-    Only NORMAL pieces merge. SentencePiece cuts user-defined symbols out first, and control and byte pieces are never
-    made from text: with merges into them, a written-out `</s>` would end a record.
+    Only NORMAL pieces merge: with merges into control and byte pieces, a written-out `</s>` would end a record.
     """
     from transformers.convert_slow_tokenizer import generate_merges
 
@@ -150,12 +139,13 @@ def fast_tokenizer(path: Path, bos: int, eos: int, pad: int, max_length: int) ->
     may change places, the noncharacter U+10FFFE is lost, and private characters from U+100000 on may become symbols.
     Raises QilinError if bos or eos is no control piece, or if any piece or probe gets other ids than SentencePiece's.
     """
+    from sentencepiece import SentencePieceProcessor
     from transformers import PreTrainedTokenizerFast
 
     model = read_pieces(path)
-    for name, number in (("bos", bos), ("eos", eos)):
-        if not 0 <= number < len(model.pieces) or model.pieces[number].type != TYPES.CONTROL:
-            raise QilinError(f"{path}: {name}_token_id {number} of config.json is no control piece")
+    control = {number for number, piece in enumerate(model.pieces) if piece.type == TYPES.CONTROL}
+    if wrong := {bos, eos} - control:
+        raise QilinError(f"{path}: bos or eos of config.json, {wrong}, is no control piece; those are {control}")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=fast_core(model),
         bos_token=model.pieces[bos].piece,
@@ -166,17 +156,11 @@ def fast_tokenizer(path: Path, bos: int, eos: int, pad: int, max_length: int) ->
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
-    _compare(tokenizer, path, model)
-    return tokenizer
-
-
-def _compare(tokenizer: Any, path: Path, model: ModelProto) -> None:
-    """Every NORMAL piece as a text, and the probes: QilinError at the first whose ids are not SentencePiece's."""
-    from sentencepiece import SentencePieceProcessor
-
+    # Every NORMAL piece as a text, and the probes.
     texts = [*PROBES, *(piece for piece in of_type(model, TYPES.NORMAL) if not _RESERVED.fullmatch(piece))]
     fast = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     own = SentencePieceProcessor(model_file=str(path)).encode(texts)
     for text, left, right in zip(texts, fast, own, strict=True):
         if left != right:
             raise QilinError(f"{path}: the converted tokenizer encodes {text!r} as {left}, SentencePiece as {right}")
+    return tokenizer

@@ -25,6 +25,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     for model in strict_yaml.read(Path(__file__).with_name("known.yaml")).values()
     for name in model["names"]
 }
+# Fields of a configuration that mean the same in LLaMA's.
+ALIKE = ("vocab_size", *SHAPE, "tie_word_embeddings", "attention_bias")
 # NF4 with double quantisation: 4 bits a weight and about 0.127 bit of constants (Dettmers et al. 2023, §3).
 NF4 = 4.127 / 8
 # Bytes of a number.
@@ -163,19 +165,16 @@ def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
             raise QilinError("base = 'tiny': its shape stands in the profile under tokenize.tiny, which was not given")
         return {field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)} | {"tie_word_embeddings": False}
     if folder := _folder(name):
-        if not (folder / "config.json").exists():
-            raise QilinError(
-                f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors"
-            )
-        return files.read_json(folder / "config.json")
-    known = {key.lower(): value for key, value in KNOWN.items()}
-    plain = name.lower().partition("@")[0]
-    if plain not in known:
-        raise QilinError(
-            f"base = '{name}': neither a folder, nor in the local hub cache, nor a shape known here"
-            f"{nearest(name, KNOWN)}; known are 'tiny' and {sorted(KNOWN)}"
-        )
-    return known[plain]
+        if (folder / "config.json").exists():
+            return files.read_json(folder / "config.json")
+        raise QilinError(f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors")
+    for known, config in KNOWN.items():
+        if known.lower() == name.lower().partition("@")[0]:
+            return config
+    raise QilinError(
+        f"base = '{name}': neither a folder, nor in the local hub cache, nor a shape known here{nearest(name, KNOWN)}; "
+        f"known are 'tiny' and {sorted(KNOWN)}"
+    )
 
 
 def shape(base: str | Path, tiny: Any = None) -> Any:
@@ -187,11 +186,9 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     from transformers import LlamaConfig
 
     known, folder = content(base, tiny), _folder(str(base))
-    if folder is None:
-        return LlamaConfig(**known)
-    if known.get("model_type") == "baichuan":
-        # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
-        return LlamaConfig(**{name: known[name] for name in ("vocab_size", *SHAPE) if name in known})
+    # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
+    if folder is None or known.get("model_type") == "baichuan":
+        return LlamaConfig(**{name: value for name, value in known.items() if name in ALIKE})
     try:
         return configuration(folder)
     except QilinError as reason:

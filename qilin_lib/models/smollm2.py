@@ -11,7 +11,6 @@ import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
@@ -46,41 +45,26 @@ def gguf_file() -> Path:
 
 
 def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
-    """float32, because it is what the dequantiser yields: bfloat16 has 8 significant bits, a Q4_1 weight up to 15 and
-    more, so half the file would buy a second rounding.
-    """
+    """float32, because it is what the dequantiser yields: bfloat16 would be a second rounding."""
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     progress(f"SmolLM2-135M: converting {source.name} to safetensors (once, about half a minute)")
     quiet_libraries()
+    file = {"gguf_file": source.name, "trust_remote_code": False}
     # Without GgufConfig(dequantize=True), transformers takes the model for a quantised one and refuses to save it.
     # Its progress bar cannot be turned off, and a notebook that runs headless keeps every state of one.
     with contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-            trust_remote_code=False,
+            source.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **file
         )
-    tokenizer = _tokenizer(source, model.config.max_position_embeddings)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-def _tokenizer(source: Path, longest: int) -> Any:
-    """The GGUF's tokenizer, split as its `tokenizer.ggml.pre = smollm` says.
-
-    Pad is the end token, as upstream has it; the kit masks padding by length, never by id, so ends are still learned.
-    """
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
-    # transformers 5.23 ignores that field: it would read "①②" and " ½" in tokens that SmolLM2 was not trained with.
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **file)
+    # The GGUF says `tokenizer.ggml.pre = smollm`, which transformers 5.23 ignores: it would read "①②" and " ½" in
+    # tokens that SmolLM2 was not trained with.
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
     )
-    tokenizer.model_max_length = longest
-    return tokenizer
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

@@ -19,6 +19,7 @@ from qilin_lib.tokens.store import Store
 SETS = ("cpt", "sft", "dpo", "general")
 # The sets that DCPT packs documents of.
 PACKED = ("cpt", "general")
+BLOCKS = "cpt_train.npy"
 
 
 def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks:
@@ -29,7 +30,8 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
     left out and which share was reached.
     """
     counts = {name: store.write(chimed / f"{name}.jsonl", folder(out, name), tokenizer) for name in SETS}
-    files.write_json(out / "token_counts.json", {**counts, "tokenizer": tokenizer_name(tokenizer, parameters.base)})
+    named = {"tokenizer": f"{parameters.base} ({len(tokenizer):,} tokens)"}
+    files.write_json(out / "token_counts.json", counts | named)
     stores = [Store(folder(out, name)) for name in PACKED]
     for name, own in zip(PACKED, stores, strict=True):
         held = Store(own.folder, split="heldout").numbers
@@ -42,10 +44,10 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     how = (parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
     length = sum(map(stream_length, sizes))
-    useful = pack.write(out / "cpt_train.npy", mixed(stores, rows, parameters.seed), length, *how)
+    useful = pack.write(out / BLOCKS, mixed(stores, rows, parameters.seed), length, *how)
     training = Store(stores[0].folder, split="train").lengths()
     files.write_json(out / "packing.json", packing(parameters, training, sizes, useful))
-    return load_tokens(out)
+    return load_blocks(out / BLOCKS)
 
 
 def packing(parameters: Any, training: np.ndarray, sizes: list[np.ndarray], useful: int) -> dict[str, Any]:
@@ -76,17 +78,12 @@ def prepare(stage: Stage, tokenizer: Any) -> Blocks:
     stage.begin()
     if not stage.up_to_date:
         return tokenise(stage.parent("01_build_chimed"), stage.dir, tokenizer, stage.parameters)
-    return load_tokens(stage.dir)
+    return load_blocks(stage.dir / BLOCKS)
 
 
 def folder(out: Path, name: str) -> Path:
     """The token store of a set below 02's folder `out`."""
     return out / "tokens" / name
-
-
-def load_tokens(out: Path) -> Blocks:
-    """The packed blocks that `tokenise` wrote."""
-    return load_blocks(out / "cpt_train.npy")
 
 
 def drawn(chimed: Path, out: Path, parameters: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -170,8 +167,3 @@ def lengths(out: Path) -> dict[str, np.ndarray]:
     own = Store(folder(out, "cpt"))
     sources, sizes = own.sources(), own.lengths()
     return {source: sizes[sources == source] for source in own.names["source"]}
-
-
-def tokenizer_name(tokenizer: Any, base: str) -> str:
-    """How a tokenizer is named under Tables 1-3."""
-    return f"{base} ({len(tokenizer):,} tokens)"

@@ -40,7 +40,7 @@ class Blocks:
 
 
 def load_blocks(path: Path) -> Blocks:
-    """Read what `Blocks.save` wrote; the pages of a large file are shared by all processes that train on it."""
+    """Read what `write` wrote; the pages of a large file are shared by all processes that train on it."""
     return Blocks(*np.load(path, mmap_mode="r"))
 
 
@@ -107,10 +107,6 @@ def _blocks(stream: np.ndarray, begins: np.ndarray, length: int, block_size: int
         begins = np.zeros_like(begins)
         begins[::block_size] = True
     ids, labels, begins = (part.reshape(-1, block_size) for part in (stream, labels, begins))
-    return Blocks(ids, _positions(begins), labels)
-
-
-def _positions(begins: np.ndarray) -> np.ndarray:
-    """Distance of every token to the last True in its row: 0, 1, 2, 0, 1, …"""
-    column = np.broadcast_to(np.arange(begins.shape[1], dtype=np.int32), begins.shape)
-    return column - np.maximum.accumulate(np.where(begins, column, 0), axis=1)
+    column = np.broadcast_to(np.arange(block_size, dtype=np.int32), begins.shape)
+    # The distance of every token to the last beginning in its row: 0, 1, 2, 0, 1, …
+    return Blocks(ids, column - np.maximum.accumulate(np.where(begins, column, 0), axis=1), labels)

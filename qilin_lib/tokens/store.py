@@ -13,8 +13,9 @@ import json
 import multiprocessing
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, sentence
 
 # The fields of a row that hold turns; that of a document is "text".
 TURNS = ("messages", "prompt", "chosen", "rejected")
@@ -110,15 +111,32 @@ def lines(path: Path, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for number, line in enumerate(handle) if number in wanted)
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-class Names(dict[Any, int]):
+def numbered() -> defaultdict[Any, int]:
     """{name: number}, numbered as they come."""
+    names: defaultdict[Any, int] = defaultdict()
+    names.default_factory = names.__len__
+    return names
 
-    def __missing__(self, name: Any) -> int:
-        self[name] = len(self)
-        return self[name]
+
+class Growing:
+    """A one-dimensional .npy file that is appended to; whole once `finish` was called."""
+
+    def __init__(self, handle: IO[bytes], kind: np.dtype) -> None:
+        self.handle, self.kind, self.length = handle, kind, 0
+        self._write_header()
+
+    def append(self, values: np.ndarray) -> None:
+        self.handle.write(values.tobytes())
+        self.length += len(values)
+
+    def finish(self) -> None:
+        # numpy's headers leave room for a larger length.
+        self.handle.seek(0)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        described = {"descr": np.lib.format.dtype_to_descr(self.kind), "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.handle, described)
 
 
 @dataclass
@@ -142,15 +160,21 @@ def write(path: Path, folder: Path, tokenizer: Any) -> dict[str, dict[str, int]]
     """
     if not path.exists():
         raise QilinError(f"{path} does not exist")
-    names = {name: Names() for name in ("source", "split", "part", "kind")}
+    names = {name: numbered() for name in ("source", "split", "part", "kind")}
     counts = np.zeros((np.iinfo(np.uint16).max + 1, len(COUNTED)), np.int64)
     width = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32)
     with ExitStack() as stack:
-        coder = _file_of(tokenizer, stack) if tokenizer.is_fast else tokenizer
+        coder = tokenizer
+        if tokenizer.is_fast:
+            # A file of the Rust tokenizer: workers load it in a moment, and without transformers.
+            coder = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tokenizer.json")
+            tokenizer.backend_tokenizer.save(coder)
         alone = not tokenizer.is_fast or path.stat().st_size < SMALL
         pool = stack.enter_context(Pool(1 if alone else None))
-        kinds = (("ids", width), ("parts", PART), ("rows", ROW))
-        ids, parts, rows = (stack.enter_context(growing(folder / f"{name}.npy", kind)) for name, kind in kinds)
+        arrays = []
+        for name, kind in (("ids", width), ("parts", PART), ("rows", ROW)):
+            arrays.append(Growing(stack.enter_context(files.atomic(folder / f"{name}.npy", binary=True)), kind))
+        ids, parts, rows = arrays
         for batch in pool.map(encode, ((path, *some, coder, width) for some in _batches(path))):
             of_parts, of_rows = _tables(batch, ids.length, parts.length, names)
             ids.append(batch.ids)
@@ -159,7 +183,9 @@ def write(path: Path, folder: Path, tokenizer: Any) -> dict[str, dict[str, int]]
             np.add.at(counts, of_rows["source"], batch.counts)
         rows.append(np.array([(parts.length, 0, 0, 0)], ROW))
         parts.append(np.array([(ids.length, 0)], PART))
-    files.write_json(folder / "names.json", {name: list(numbered) for name, numbered in names.items()})
+        for array in arrays:
+            array.finish()
+    files.write_json(folder / "names.json", {name: list(known) for name, known in names.items()})
     return {source: dict(zip(COUNTED, counts[n].tolist(), strict=True)) for source, n in names["source"].items()}
 
 
@@ -181,7 +207,7 @@ def _batches(path: Path) -> Iterator[tuple[int, list[bytes]]]:
             number += len(some)
 
 
-def _tables(batch: Batch, ids: int, parts: int, names: dict[str, Names]) -> tuple[np.ndarray, np.ndarray]:
+def _tables(batch: Batch, ids: int, parts: int, names: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Entries of parts.npy and of rows.npy for a batch after so many `ids` and `parts`."""
     of_parts, of_rows = np.empty(len(batch.kinds), PART), np.empty(len(batch.rows), ROW)
     of_parts["start"] = ids + np.cumsum([0, *batch.lengths])[:-1]
@@ -193,40 +219,9 @@ def _tables(batch: Batch, ids: int, parts: int, names: dict[str, Names]) -> tupl
     return of_parts, of_rows
 
 
-@dataclass
-class Growing:
-    """What is appended to a one-dimensional .npy file, and its length so far."""
-
-    handle: IO[bytes]
-    kind: np.dtype
-    length: int = 0
-
-    def append(self, values: np.ndarray) -> None:
-        self.handle.write(values.tobytes())
-        self.length += len(values)
-
-    def write_header(self) -> None:
-        described = {"descr": np.lib.format.dtype_to_descr(self.kind), "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self.handle, described)
-
-
-@contextmanager
-def growing(path: Path, kind: np.dtype) -> Iterator[Growing]:
-    """A one-dimensional .npy file of any length; it appears when the block ends without an error."""
-    with files.atomic(path, binary=True) as handle:
-        grown = Growing(handle, kind)
-        grown.write_header()
-        yield grown
-        # numpy's headers leave room for a larger length.
-        handle.seek(0)
-        grown.write_header()
-
-
-# --- in a worker ------------------------------------------------------------------------------------------------------
-
-
 def encode(path: Path, first: int, some: list[bytes], coder: Any, width: np.dtype) -> Batch:
-    """Tokenise lines of a set; `first` is the number of the first, `coder` a slow tokenizer or a fast one's file."""
+    """Tokenise lines of a set, in a worker; `first` is the number of the first, `coder` a slow tokenizer or a fast
+    one's file."""
     rows: list[tuple[int, str, str, str]] = []
     kinds: list[tuple[str, str]] = []
     texts: list[str] = []
@@ -236,10 +231,8 @@ def encode(path: Path, first: int, some: list[bytes], coder: Any, width: np.dtyp
             row = json.loads(line.decode())
             own = list(contents(row))
             text = "".join([text for *_, text in own])
-        except ValueError as reason:
-            raise QilinError(f"{path}, line {number}: not valid JSON ({reason})") from None
-        except (LookupError, TypeError, AttributeError) as reason:
-            raise QilinError(f"{path}, line {number}: no row of a set ({type(reason).__name__}: {reason})") from None
+        except (ValueError, LookupError, TypeError, AttributeError) as reason:
+            raise QilinError(f"{path}, line {number}: no row of a set ({sentence(reason)})") from None
         rows.append((len(own), row.get("source", ""), row.get("split", ""), row.get("part", "")))
         sizes.append((len(text), len(text.encode())))
         for field, role, text in own:
@@ -271,13 +264,6 @@ def _coded(texts: list[str], coder: Any) -> list[Sequence[int]]:
     else:
         coded = coder(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [one if text else [] for text, one in zip(texts, coded, strict=True)]
-
-
-def _file_of(tokenizer: Any, stack: ExitStack) -> str:
-    """A file of the Rust tokenizer below a fast one: workers load it in a moment, and without transformers."""
-    path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tokenizer.json"
-    tokenizer.backend_tokenizer.save(str(path))
-    return str(path)
 
 
 @functools.lru_cache(maxsize=1)

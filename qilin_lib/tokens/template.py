@@ -155,28 +155,20 @@ class Template:
             return self.after + (opened.removeprefix(self.assistant_close) if repeated else opened)
         return opened if follows else self.begin + opened
 
-    def jinja(self, eos_token: str, generation: bool = False) -> str:
-        """The same template for `tokenizer.chat_template`, in what llama.cpp's and Ollama's readers know of jinja.
-
-        `generation` adds the markers by which TRL and transformers find the assistant's tokens; other readers fail at
-        them.
-        """
-        text = "m['content'] | trim" if self.trim else "m['content']"
-        begun = self.assistant_open.rstrip(" ") if self.blank else self.assistant_open
-        mark, unmark = ("{%- generation -%}", "{%- endgeneration -%}") if generation else ("", "")
+    def jinja(self, eos_token: str) -> str:
+        """The same template for `tokenizer.chat_template`, in what llama.cpp's and Ollama's readers know of jinja."""
+        text = "{{- m['content'] | trim -}}" if self.trim else "{{- m['content'] -}}"
+        system, begun = self.with_system, self.assistant_open.rstrip(" ") if self.blank else self.assistant_open
         return (
-            f"{{%- for m in messages -%}}{{%- if m['role'] == 'system' -%}}{self._jinja_system(text)}{{%- else -%}}"
+            "{%- for m in messages -%}{%- if m['role'] == 'system' -%}"
+            + f"{_write(system.system_open)}{text}{_write(system.system_close)}{{%- else -%}}"
             + (f"{{%- if loop.first -%}}{_write(self.begin)}{{%- endif -%}}" if self.begin else "")
-            + f"{{%- if m['role'] == 'assistant' -%}}{_write(self.assistant_open)}{mark}{{{{- {text} -}}}}"
-            + f"{_write(self.assistant_close or eos_token)}{unmark}{_write(self.after)}"
-            + f"{{%- else -%}}{self._jinja_user_open()}{{{{- {text} -}}}}{_write(self.user_close)}{{%- endif -%}}"
+            + f"{{%- if m['role'] == 'assistant' -%}}{_write(self.assistant_open)}{text}"
+            + f"{_write(self.assistant_close or eos_token)}{_write(self.after)}"
+            + f"{{%- else -%}}{self._jinja_user_open()}{text}{_write(self.user_close)}{{%- endif -%}}"
             + "{%- endif -%}{%- endfor -%}"
             + f"{{%- if add_generation_prompt -%}}{_write(begun)}{{%- endif -%}}"
         )
-
-    def _jinja_system(self, text: str) -> str:
-        own = self.with_system
-        return f"{_write(own.system_open)}{{{{- {text} -}}}}{_write(own.system_close)}"
 
     def _jinja_user_open(self) -> str:
         before = "not loop.first and messages[loop.index0 - 1]['role'] == "

@@ -1,19 +1,17 @@
-"""The whole ChiMed build at growing sizes: wall time, phases, memory, and what one core and the disk could do at most.
+"""The whole ChiMed build at growing sizes: wall time, phases and memory.
 
     QILIN_RAW_DIR=raw python tests/benchmarks/bench_build.py --sizes 0.3 1 3 --workers 2 [--keep-dir FOLDER]
 
 Each size is a raw folder made by amplify.py (not timed), built in a fresh process with the parameters of the profile
 full_a100. Memory is the sum over the build's processes of PSS (shared pages counted once; RSS where PSS cannot be
 read), sampled every 0.2 s; mapped files count as far as they are in memory. FOLDER keeps the raw folders for the next
-run. The exit status is 1 when a build failed or what was planted is not in the ledger; a missed target is only printed.
+run. The exit status is 1 when a build failed or what was planted is not in the ledger.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,12 +19,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from amplify import Amplifier, amplify, material
+from amplify import amplify
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = "full_a100"
@@ -38,8 +35,6 @@ PHASES = {
     "writing": "writing",
 }
 SAMPLED_S = 0.2
-# Targets at 3 GB on two cores.
-MOST_MINUTES, MOST_GIB, TARGET_GB = 20.0, 8.0, 3.0
 GIB = 2**30
 
 
@@ -226,73 +221,6 @@ def table(rows: list[dict]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def rate(work: Callable[[], object], megabytes: float) -> float:
-    """MB/s of the best of three calls."""
-    best = min(_seconds(work) for _ in range(3))
-    return megabytes / best
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def limits(folder: Path) -> dict[str, float]:
-    """{what: MB/s} on one core: the parts that no build can do without, each alone. MB of text, or of the file."""
-    from qilin_lib.chimed.neardup import signatures
-    from qilin_lib.chimed.shingles import skeleton
-
-    texts = ["\n".join(turns) for _, records in Amplifier(material()).batches(10e6) for _, turns in records]
-    size = sum(len(text.encode()) for text in texts) / 1e6
-    bones = [skeleton(text) for text in texts]
-    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-    block = "".join(texts).encode()
-    found = {
-        "skeleton": rate(lambda: [skeleton(text) for text in texts], size),
-        "MinHash signatures of skeletons": rate(lambda: signatures(bones, 5), size),
-        "json.loads": rate(lambda: [json.loads(line) for line in lines], size),
-        "sha256": rate(lambda: hashlib.sha256(block).digest(), size),
-    }
-    return found | disk(folder, block)
-
-
-def disk(folder: Path, block: bytes, size: float = 1e9) -> dict[str, float]:
-    """MB/s of writing (with fsync) and of reading a 1 GB file, the latter not from the page cache where it can help."""
-    path = folder / "disk.bin"
-    count = int(size / len(block)) + 1
-    try:
-        started = time.perf_counter()
-        with open(path, "wb") as handle:
-            for _ in range(count):
-                handle.write(block)
-            handle.flush()
-            os.fsync(handle.fileno())
-            written = time.perf_counter() - started
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        started = time.perf_counter()
-        with open(path, "rb", buffering=0) as handle:
-            while handle.read(1 << 22):
-                pass
-        read = time.perf_counter() - started
-    finally:
-        path.unlink(missing_ok=True)
-    return {"disk write, fsync": count * len(block) / 1e6 / written, "disk read": count * len(block) / 1e6 / read}
-
-
-def verdict(rows: list[dict], workers: int) -> list[str]:
-    """Targets against the row of TARGET_GB; without that row, what was not tried."""
-    row = next((row for row in rows if row["gigabytes"] == TARGET_GB), None)
-    if row is None or workers != 2:
-        return [f"target ({TARGET_GB:g} GB, 2 workers: {MOST_MINUTES:g} min, {MOST_GIB:g} GiB): not run here"]
-    minutes, peak = row["run"].seconds / 60, row["run"].peak / GIB
-    return [
-        f"target {MOST_MINUTES:g} min: {minutes:.1f} min, {'met' if minutes <= MOST_MINUTES else 'MISSED'}",
-        f"target {MOST_GIB:g} GiB: {peak:.2f} GiB, {'met' if peak <= MOST_GIB else 'MISSED'}",
-    ]
-
-
 def main() -> int:
     """Every size in turn, then the table."""
     if sys.argv[1:2] == ["--child"]:
@@ -309,7 +237,6 @@ def main() -> int:
     folder = given.keep_dir or Path(tempfile.mkdtemp(prefix="bench-", dir=cache))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        alone = limits(folder)
         rows = [one_size(size, given.workers, folder) for size in sorted(given.sizes)]
     finally:
         if given.keep_dir is None:
@@ -320,9 +247,6 @@ def main() -> int:
         print(
             f"ChiMed build, profile {PROFILE}, {given.workers} workers, {psutil.cpu_count()} cores\n\n{table(done)}\n"
         )
-        print("\n".join(verdict(done, given.workers)))
-    print("\n| one core alone | MB/s |\n| --- | ---: |")
-    print("\n".join(f"| {name} | {speed:,.0f} |" for name, speed in alone.items()))
     print("\n".join(["", *wrong]) if wrong else "\nthe ledger holds what was planted")
     return 1 if wrong or len(done) < len(rows) else 0
 

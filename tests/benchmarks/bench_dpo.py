@@ -1,7 +1,7 @@
 """DPO steps a second with cached against live reference log-probabilities: same model, pairs and steps, LoRA, fp32.
 
-Run by hand or by `make bench`, alone on the machine. Rounds alternate, so that a slow minute hits both. Prints the
-rates, the ratio of their medians (which is what carries over to another machine) and the one-time cost of the cache.
+Run by `make bench-train`, alone on the machine. Rounds alternate, so that a slow minute hits both. Prints the rates,
+the ratio of their medians (which is what carries over to another machine) and the one-time cost of the cache.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@
    item at a time; "letters" reads the same scores by one forward pass, "fixed" is what notebook 06 does (letters and
    explanation, 64 new tokens).
 3. Huatuo-26M, answers of at most 96 tokens: transformers' generate, one item at a time.
-4. All text metrics of 6,000 pairs (bench_metrics).
 
 2 and 3 are run twice: with the model's end token, and with none, as a base model that writes on (what it costs the
 released way depends on nothing else). Run by hand or by `make bench-eval`, alone on the machine. Rounds alternate; what
@@ -28,7 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench_metrics
 import numpy as np
 import torch
 
@@ -243,10 +241,6 @@ def run(chosen: argparse.Namespace, work: Path) -> None:
     print(f"{'':<52} {'theirs':>9} {'ours':>9}   {'ratio':>7}  {'range':<16} goal")
     for (name, ends), rounds in tables.items():
         show(TITLES[name] + ("" if ends else ", writes on"), rounds, GOALS[name])
-    if not chosen.no_metrics:
-        seconds = bench_metrics.everything(*bench_metrics.pairs())
-        verdict = "met" if seconds <= 60 else "NOT met"
-        print(f"metrics of {bench_metrics.PAIRS:,} pairs: {seconds:.1f} s CPU   <= 60: {verdict}")
 
 
 def main() -> None:
@@ -257,7 +251,6 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--cache", type=Path, default=None, help="folder that keeps the tiny model")
-    options.add_argument("--no-metrics", action="store_true", help="leave part 4 out")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run(chosen, Path(folder))

@@ -135,7 +135,9 @@ def prepared(raw_dir: Path, count: int, parameters: Any) -> tuple[Any, list[Mess
     found = list(conversations(raw_dir))
     random.Random(17).shuffle(found)
     tokenizer = train_tokenizer((m["content"] for _, c in found for m in c), 4096, 10**6)
-    tokenizer.chat_template = BAICHUAN.jinja(tokenizer.eos_token, generation=True)
+    learned = f"{{{{- m['content'] -}}}}{{{{- {tokenizer.eos_token!r} -}}}}"
+    marked = f"{{%- generation -%}}{learned}{{%- endgeneration -%}}"
+    tokenizer.chat_template = BAICHUAN.jinja(tokenizer.eos_token).replace(learned, marked)
     chosen, sources = [], {}
     for source, messages in found:
         short = cut(messages, tokenizer, 256)

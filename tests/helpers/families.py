@@ -142,3 +142,18 @@ def byte_level() -> Any:
 
     names = [*sorted(ByteLevel.alphabet()), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     return Qwen2Tokenizer(vocab={name: place for place, name in enumerate(names)}, merges=[])
+
+
+def wide_weights(shape: Any, tokenizer: Any) -> Any:
+    """A LLaMA with large random weights: attention is far from uniform, so that a neighbour that is seen, or a token at
+    a wrong place, changes every number."""
+    import torch
+
+    from qilin_lib.models.tiny import new_model
+
+    model, draw = new_model(shape, tokenizer, 3).eval(), torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.2, generator=draw)
+    return model

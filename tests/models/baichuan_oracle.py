@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -143,23 +142,16 @@ def trained(folder: Path, texts: list[str], pieces: int = 900, **changes: Any) -
     return prefix.with_suffix(".model")
 
 
-def proto(pieces: list[tuple[str, float, int]], charsmap: bytes, dummy_prefix: bool, extra_spaces: bool) -> bytes:
-    """A serialised ModelProto: BPE with byte fallback (sentencepiece_model.proto)."""
-    made = b"".join(
-        _field(1, _field(1, text.encode()) + _field(2, float(score)) + _field(3, kind)) for text, score, kind in pieces
-    )
-    made += _field(2, _field(3, 2) + _field(4, len(pieces)) + _field(25, 1) + _field(35, 1))
-    return made + _field(3, _field(2, charsmap) + _field(3, int(dummy_prefix)) + _field(4, int(extra_spaces)))
+def proto(pieces: list[tuple[str, float, int]], charsmap: bytes) -> bytes:
+    """A SentencePiece model, BPE with byte fallback and SentencePiece's default prefix and spaces, of the given pieces
+    (text, score, type)."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-
-def _field(number: int, value: bytes | float | int) -> bytes:
-    if isinstance(value, bytes):
-        return _number(number << 3 | 2) + _number(len(value)) + value
-    if isinstance(value, float):
-        return _number(number << 3 | 5) + struct.pack("<f", value)
-    return _number(number << 3) + _number(value)
-
-
-def _number(value: int) -> bytes:
-    low = bytes([value & 127 | (128 if value > 127 else 0)])
-    return low + _number(value >> 7) if value > 127 else low
+    made = ModelProto()
+    for text, score, kind in pieces:
+        made.pieces.add(piece=text, score=score, type=kind)
+    made.trainer_spec.model_type = made.trainer_spec.BPE
+    made.trainer_spec.vocab_size = len(pieces)
+    made.trainer_spec.byte_fallback = True
+    made.normalizer_spec.precompiled_charsmap = charsmap
+    return made.SerializeToString()

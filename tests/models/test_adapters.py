@@ -55,19 +55,6 @@ def adapted(base: Path, target: Path, parameters: Any, quantised: bool, dtype: s
     return model
 
 
-def greedy(model: Any, prompts: list[list[int]], tokens: int = 12) -> list[list[int]]:
-    """The likeliest next token, again and again; one prompt at a time and without a cache."""
-    import torch
-
-    answers = []
-    for prompt in prompts:
-        whole = list(prompt)
-        for _ in range(tokens):
-            whole.append(int(logits(model, torch.tensor([whole]))[0, -1].argmax()))
-        answers.append(whole[len(prompt) :])
-    return answers
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"]])
 @pytest.mark.parametrize("quantised", [False, True])
@@ -87,11 +74,6 @@ def test_what_is_loaded_is_what_was_trained(
         before = logits(whole, ids)
     assert distance(before, logits(load_model(tiny_model_dir, quantised=quantised), ids)) <= TOLERANCE
     assert distance(again, before) > 0.1 and distance(logits(whole, ids), again) == 0
-    # LLaMA-Factory#3096: what counts is what the loaded model says.
-    prompts = [row.tolist() for start in (0, 4, 8, 12) for row in ids[:4, start : start + 8]]
-    assert len({tuple(prompt) for prompt in prompts}) == 16
-    said = greedy(whole, prompts)
-    assert said == greedy(model, prompts) and len({tuple(answer) for answer in said}) > 3
 
 
 @pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"]])
@@ -101,8 +83,11 @@ def test_a_merged_adapter_is_the_model_that_was_trained(
     parameters = training("03_dcpt", modules_to_save=saved_whole)
     trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, False), ids)
     survival = merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
-    assert distance(logits(load_model(tmp_path / "model"), ids), trained) <= 1e-5
-    assert survival == {"update_kept": 1.0}
+    model = load_model(tmp_path / "model")
+    assert distance(logits(model, ids), trained) <= 1e-5 and survival == {"update_kept": 1.0}
+    assert model.num_parameters() == load_model(tiny_model_dir).num_parameters()
+    merged, base = load_tokenizer(tmp_path / "model"), load_tokenizer(tiny_model_dir)
+    assert merged.chat_template == base.chat_template and merged.get_vocab() == base.get_vocab()
 
 
 @pytest.mark.parametrize("quantised", [False, True])
@@ -128,12 +113,10 @@ def test_a_merged_qlora_adapter_is_another_model_by_the_quantisation_error(
     trained = logits(adapted(tiny_model_dir, tmp_path / "adapter", parameters, True), ids)
     live = distance(logits(load_trained(tmp_path / "adapter", "float32")[0], ids), trained)
     merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
-    merged, unquantised = (
-        logits(load_model(tmp_path / "model"), ids),
-        load_trained(tmp_path / "adapter", "float32", quantised=False),
-    )
-    assert distance(merged, trained) > 100 * live
-    assert distance(merged, logits(unquantised[0], ids)) <= 1e-5
+    merged = logits(load_model(tmp_path / "model"), ids)
+    unquantised = load_trained(tmp_path / "adapter", "float32", quantised=False)[0]
+    assert distance(merged, trained) > 100 * live and distance(merged, logits(unquantised, ids)) <= 1e-5
+    assert "quantization_config" not in files.read_json(tmp_path / "model" / "config.json")
 
 
 def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
@@ -147,7 +130,7 @@ def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
     merge(tmp_path / "moved", tmp_path / "dpo", tmp_path / "right")
     with pytest.raises(QilinError) as refused:
         merge(tiny_model_dir, tmp_path / "dpo", tmp_path / "wrong")
-    wanted, found = weights_sha256(tmp_path / "model"), weights_sha256(tiny_model_dir)
+    wanted, found = weights_sha256(tmp_path / "moved"), weights_sha256(tiny_model_dir)
     assert f"sits on weights {wanted[:12]}, but {tiny_model_dir} holds {found[:12]}" in str(refused.value)
     assert wanted != found and (tmp_path / "right").exists() and not (tmp_path / "wrong").exists()
 
@@ -163,29 +146,6 @@ def test_one_changed_byte_is_another_base(changed: str, tiny_model_dir: Path, tm
     (base / changed).write_bytes(content)
     with pytest.raises(QilinError, match="the adapter sits on weights"):
         described(base, adapter)
-
-
-def test_an_adapter_that_names_no_base_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(QilinError, match=r"qilin\.json does not exist"):
-        merge(tiny_model_dir, tmp_path, tmp_path / "model")
-    with pytest.raises(QilinError, match=r"holds no model\.safetensors"):
-        describe(tmp_path, tmp_path, False, "float32", "0" * 64)
-
-
-@pytest.mark.parametrize("quantised", [False, True])
-def test_merged_folder_is_complete_and_plain(
-    quantised: bool, tiny_model_dir: Path, training: Callable, tmp_path: Path
-) -> None:
-    parameters = training("03_dcpt", finetuning="qlora" if quantised else "lora")
-    adapted(tiny_model_dir, tmp_path / "adapter", parameters, quantised)
-    merge(tiny_model_dir, tmp_path / "adapter", tmp_path / "model")
-    assert "quantization_config" not in files.read_json(tmp_path / "model" / "config.json")
-    merged, base = load_tokenizer(tmp_path / "model"), load_tokenizer(tiny_model_dir)
-    assert merged.chat_template == base.chat_template and merged.get_vocab() == base.get_vocab()
-    model = load_model(tmp_path / "model")
-    assert not any("lora" in name for name, _ in model.named_parameters())
-    assert model.num_parameters() == load_model(tiny_model_dir).num_parameters()
-    assert {str(p.dtype) for p in model.parameters()} == {"torch.float32"}
 
 
 def test_a_fresh_adapter_changes_nothing_and_trains_alone(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import families
 
 from qilin_lib.models import decode
-from qilin_lib.models.load import load_model
 
-PROMPTS = [[9, 10, 11], [9, 10, 300, 301, 302, 303, 40], [9, 10]]
+PROMPTS = [[9, 10, 11], [9, 10, 300, 301, 302, 303, 40], [9, 10], [9, 10, *range(20, 40)]]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> Any:
-    return load_model(tiny_model_dir)
+def model(tiny_shape: Any, tiny_tokenizer: Any) -> Any:
+    return families.wide_weights(tiny_shape, tiny_tokenizer)
 
 
 def likeliest(logits: Any, _: dict[int, list[int]]) -> list[int]:
@@ -33,26 +31,25 @@ def one_by_one(model: Any, prompt: list[int], stop_ids: set[int], limit: int) ->
     return written
 
 
-def test_a_batch_writes_what_each_prompt_writes_alone(model: Any, tiny_tokenizer: Any, sentences: Callable) -> None:
+def test_a_batch_writes_what_each_prompt_writes_alone(model: Any) -> None:
     """Prompts of other lengths, some of which meet the stop token early and leave the batch."""
-    texts = [text[: 4 + 3 * place] for place, text in enumerate(sentences(6, 3))]
-    prompts = tiny_tokenizer(texts, add_special_tokens=False)["input_ids"]
-    free = [one_by_one(model, prompt, set(), 12) for prompt in prompts]
-    assert decode.write(model, prompts, set(), 12, likeliest) == free
+    free = [one_by_one(model, prompt, set(), 12) for prompt in PROMPTS]
+    assert decode.write(model, PROMPTS, set(), 12, likeliest) == free
     # Any token will do that ends some rows and not all of them: the batch shrinks, and goes on.
     stop = next(token for ids in free for token in ids if 0 < sum(token in other for other in free) < len(free))
-    expected = [one_by_one(model, prompt, {stop}, 12) for prompt in prompts]
+    expected = [one_by_one(model, prompt, {stop}, 12) for prompt in PROMPTS]
     assert 12 in map(len, expected) and min(map(len, expected)) < 12
-    assert decode.write(model, prompts, {stop}, 12, likeliest) == expected
+    assert decode.write(model, PROMPTS, {stop}, 12, likeliest) == expected
+    chosen = decode.in_batches(model, PROMPTS, {stop}, 12, likeliest, batch_size=2)
+    assert chosen == expected and decode.in_batches(None, [], {stop}, 12, likeliest, 2) == []
 
 
 def test_a_prefix_that_was_read_before(model: Any) -> None:
     """The cache of the common tokens in every row: the same text as without it."""
     import torch
 
-    together = torch.tensor([[9, 10]] * 2)
     with torch.inference_mode():
-        cache = model(input_ids=together, use_cache=True).past_key_values
+        cache = model(input_ids=torch.tensor([[9, 10]] * 2), use_cache=True).past_key_values
     found = decode.write(model, PROMPTS[:2], set(), 10, likeliest, [9, 10], cache)
     assert found == [one_by_one(model, prompt, set(), 10) for prompt in PROMPTS[:2]]
 
@@ -66,14 +63,6 @@ def test_the_chooser_is_told_each_rows_tokens(model: Any) -> None:
         assert len(logits) == len(contexts)
         return [1 if len(tokens) == 4 else 50 + row for row, tokens in contexts.items()]
 
-    assert decode.write(model, PROMPTS, {1}, 3, choose) == [[50], [51, 51, 51], [52, 52]]
-    assert seen == [
-        dict(enumerate(PROMPTS)),
-        {0: [9, 10, 11, 50], 1: [*PROMPTS[1], 51], 2: [9, 10, 52]},
-        {1: [*PROMPTS[1], 51, 51], 2: [9, 10, 52, 52]},
-    ]
-
-
-def test_padding_is_on_the_left() -> None:
-    ids, mask = decode.padded([[5], [6, 7, 8]], "cpu")
-    assert ids.tolist() == [[0, 0, 5], [6, 7, 8]] and mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert decode.write(model, PROMPTS[:3], {1}, 3, choose) == [[50], [51, 51, 51], [52, 52]]
+    second = {0: [9, 10, 11, 50], 1: [*PROMPTS[1], 51], 2: [9, 10, 52]}
+    assert seen == [dict(enumerate(PROMPTS[:3])), second, {1: [*PROMPTS[1], 51, 51], 2: [9, 10, 52, 52]}]

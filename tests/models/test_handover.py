@@ -19,23 +19,27 @@ from qilin_lib.train.heldout import sequence_logprobs
 DEVIATION = 0.02
 # Of the weights' deviation; a 7B model after some thousand steps at 2e-5 has moved by about one hundredth of it.
 SHARES = (0.0005, 0.0025, 0.01)
+WIDE = {"hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8, "num_key_value_heads": 8}
 
 
 @pytest.fixture(scope="module")
 def base(tiny_shape: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("handover") / "base"
+    normal_model(tiny_shape, tiny_tokenizer, 5, folder, hidden_size=512, intermediate_size=1024)
+    return folder
+
+
+def normal_model(shape: Any, tokenizer: Any, seed: int, folder: Path, **changes: int) -> None:
     """A bfloat16 checkpoint whose matrices are normal with deviation 0.02, as those of a trained LLaMA about are."""
     import torch
 
-    shape = tiny_shape.model_copy(update={"hidden_size": 512, "intermediate_size": 1024})
-    model = new_model(shape, tiny_tokenizer, 5)
+    model = new_model(shape.model_copy(update=changes), tokenizer, seed)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.normal_(0, DEVIATION)
-    folder = tmp_path_factory.mktemp("handover") / "base"
     model.to(torch.bfloat16).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+    tokenizer.save_pretrained(folder)
 
 
 def adapter(base: Path, target: Path, parameters: Any, share: float) -> None:
@@ -137,7 +141,7 @@ def test_the_held_out_gain_of_qlora_reaches_the_next_stage(
     parameters, shares, sizes = training("04_sft", finetuning="qlora"), [], []
     for seed in range(5):
         base, stage = tmp_path / f"base{seed}", tmp_path / f"stage{seed}"
-        wide_model(tiny_shape, tiny_tokenizer, seed, base)
+        normal_model(tiny_shape, tiny_tokenizer, seed, base, **WIDE)
         model = add_lora(load_model(base, "bfloat16", True), parameters, True)
         before = sequence_logprobs(model, texts[60:]).sum()
         learn(model, texts[:60], 25, 2e-4)
@@ -153,19 +157,6 @@ def test_the_held_out_gain_of_qlora_reaches_the_next_stage(
         assert after - before > 100
     assert 0.001 < median(sizes) < 0.03
     assert 0.95 < median(shares) < 1.05, shares
-
-
-def wide_model(shape: Any, tokenizer: Any, seed: int, folder: Path) -> None:
-    import torch
-
-    wide = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 8}
-    model = new_model(shape.model_copy(update={**wide, "num_key_value_heads": 8}), tokenizer, seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 2:
-                weight.normal_(0, DEVIATION)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def learn(model: Any, texts: list[tuple[list[int], list[int]]], steps: int, rate: float) -> None:

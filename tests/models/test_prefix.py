@@ -12,7 +12,6 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.models import merge
 from qilin_lib.models.adapters import describe, load_to_answer, load_trained, weights_sha256
-from qilin_lib.models.decode import in_batches
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import fit
@@ -78,26 +77,6 @@ def test_what_is_loaded_is_what_was_trained(load: Callable, tuned: tuple, exampl
         mask = torch.ones_like(ids)
         assert (loaded(input_ids=ids, attention_mask=mask, use_cache=False).logits - expected).abs().max() < 1e-4
         assert (load_model(tiny_model_dir)(input_ids=ids).logits - expected).abs().max() > 0.1
-
-
-def test_answers_in_batches_with_a_cache_are_those_of_one_pass_each(tuned: tuple, examples: list) -> None:
-    import torch
-
-    model, folder, _ = tuned
-    loaded = load_to_answer(folder, "float32")
-    prompts = [ids[: 4 + 3 * i] for i, (ids, _) in enumerate(examples[:5])]
-    greedy = lambda logits, places: logits.argmax(-1).tolist()  # noqa: E731
-    found = in_batches(loaded, prompts, {3}, 8, greedy, batch_size=5)
-    for prompt, answer in zip(prompts, found, strict=True):
-        whole = list(prompt)
-        for token in [*answer, None]:
-            with torch.no_grad():
-                chosen = int(model(input_ids=torch.tensor([whole])).logits[0, -1].argmax())
-            if token is None:
-                assert chosen == 3 or len(answer) == 8
-            else:
-                assert chosen == token
-                whole.append(token)
 
 
 def test_a_shared_beginning_is_read_once(tuned: tuple, examples: list, tiny_tokenizer: Any) -> None:

@@ -13,54 +13,38 @@ import numpy as np
 import pytest
 
 from qilin_lib import files
-from qilin_lib.tokens.corpus import SETS, draw, lengths, load_tokens, mixed, replay, replayable, tokenise
-from qilin_lib.tokens.pack import pack
+from qilin_lib.tokens.corpus import SETS, draw, lengths, mixed, replay, replayable, tokenise
+from qilin_lib.tokens.pack import load_blocks, pack
 from qilin_lib.tokens.store import Store, write
-from qilin_lib.tokens.template import text_ids
 
 LENGTHS = np.array([i % 7 + 1 for i in range(40)])
 
 
 def settings(**changes: Any) -> SimpleNamespace:
-    values = {
-        "max_cpt_tokens": None,
-        "seed": 5,
-        "block_size": 32,
-        "packing": "isolated",
-        "base": "tiny",
-        "replay_share": 0.0,
-    }
-    return SimpleNamespace(**{**values, **changes})
+    values = {"max_cpt_tokens": None, "seed": 5, "block_size": 32, "packing": "isolated", "base": "tiny"}
+    return SimpleNamespace(**{**values, "replay_share": 0.0, **changes})
 
 
 @pytest.fixture
 def chimed(tmp_path: Path, sentences: Callable) -> Path:
-    rows = [
-        {"id": f"s{i % 2}-{i:06}", "source": f"s{i % 2}", "text": text, "split": "heldout" if i % 5 == 0 else "train"}
-        for i, text in enumerate(sentences(30, 6))
-    ]
+    def rows(count: int, sources: int, seed: int) -> list[dict[str, Any]]:
+        return [
+            {"id": f"{seed}-{i}", "source": f"s{i % sources}", "text": text, "split": ["train", "heldout"][i % 5 == 0]}
+            for i, text in enumerate(sentences(count, seed))
+        ]
+
     for name in SETS:
-        if name != "general":
-            files.write_jsonl(tmp_path / "chimed" / f"{name}.jsonl", rows if name == "cpt" else rows[:10])
-    general = [
-        {"id": f"g-{i:06}", "source": "g", "text": text, "split": "heldout" if i % 5 == 0 else "train"}
-        for i, text in enumerate(sentences(10, 7))
-    ]
-    files.write_jsonl(tmp_path / "chimed" / "general.jsonl", general)
+        some = rows(10, 1, 7) if name == "general" else rows(30, 2, 6)[: 30 if name == "cpt" else 10]
+        files.write_jsonl(tmp_path / "chimed" / f"{name}.jsonl", some)
     (tmp_path / "out").mkdir()
     return tmp_path / "chimed"
-
-
-def test_draw_without_limit_is_a_seeded_order_of_everything() -> None:
-    drawn = draw(LENGTHS, None, 1).tolist()
-    assert sorted(drawn) == list(range(40)) != drawn
-    assert drawn == draw(LENGTHS, None, 1).tolist() != draw(LENGTHS, None, 2).tolist()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 57, 100, 10_000])
 def test_draw_stops_before_the_limit(limit: int) -> None:
     """Ends count as tokens; the document that was not drawn would have gone beyond the limit."""
     drawn, everything = draw(LENGTHS, limit, 1).tolist(), draw(LENGTHS, None, 1).tolist()
+    assert sorted(everything) == list(range(40)) != everything != draw(LENGTHS, None, 2).tolist()
     assert drawn == everything[: len(drawn)]
     assert sum(LENGTHS[drawn] + 1) <= limit
     if len(drawn) < len(everything):
@@ -95,7 +79,8 @@ def test_tokenise_writes_heldout_rows_counts_and_the_same_blocks_again(chimed: P
     counts = files.read_json(out / "token_counts.json")
     assert counts["tokenizer"] == f"tiny ({len(tiny_tokenizer)} tokens)"
     assert sum(entry["samples"] for entry in counts["cpt"].values()) == 30
-    assert (load_tokens(out).ids == first.ids).all()
+    assert {source: len(values) for source, values in lengths(out).items()} == {"s0": 15, "s1": 15}
+    assert (load_blocks(out / "cpt_train.npy").ids == first.ids).all()
     before = files.sha256_file(out / "cpt_train.npy")
     tokenise(chimed, out, tiny_tokenizer, settings())
     assert files.sha256_file(out / "cpt_train.npy") == before
@@ -116,33 +101,6 @@ def test_memory_does_not_grow_with_the_corpus(chimed: Path, tiny_tokenizer: Any,
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size > 10_000_000 and peak < size
-
-
-def test_tokens_of_a_conversation_are_those_of_its_turns(chimed: Path, tiny_tokenizer: Any) -> None:
-    """What is counted is what is learned from: no character that joins turns."""
-    turns = [{"role": role, "content": text} for role, text in (("user", "头痛两周"), ("assistant", "多喝水休息"))]
-    row = {"id": "s-1", "source": "s", "part": "medical", "split": "train", "messages": turns}
-    files.write_jsonl(chimed / "sft.jsonl", [row])
-    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings())
-    count = files.read_json(chimed.parent / "out" / "token_counts.json")["sft"]["s"]
-    assert count["tokens"] == sum(len(text_ids(tiny_tokenizer, turn["content"])) for turn in turns)
-    assert (count["samples"], count["chars"], count["bytes"]) == (1, 9, 27)
-
-
-def test_documents_that_spell_an_end_token_do_not_end(chimed: Path, tiny_tokenizer: Any) -> None:
-    out = chimed.parent / "out"
-    files.write_jsonl(chimed / "cpt.jsonl", [{"source": "s", "text": "咳嗽</s>发热<pad>", "split": "train"}])
-    blocks = tokenise(chimed, out, tiny_tokenizer, settings(block_size=64))
-    assert (blocks.ids == tiny_tokenizer.eos_token_id).sum() == 1
-    assert (blocks.labels == tiny_tokenizer.pad_token_id).sum() == 0
-
-
-def test_lengths_by_source(chimed: Path, tiny_tokenizer: Any) -> None:
-    rows = list(files.read_jsonl(chimed / "cpt.jsonl"))
-    tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings())
-    found = lengths(chimed.parent / "out")
-    assert {source: len(values) for source, values in found.items()} == {"s0": 15, "s1": 15}
-    assert found["s0"][0] == len(tiny_tokenizer.encode(rows[0]["text"], add_special_tokens=False))
 
 
 # --- replay of general text -------------------------------------------------------------------------------------------
@@ -174,27 +132,19 @@ def test_replay_takes_whole_documents_until_the_share_is_reached(share: float, m
     assert sum(tokens[:-1]) < share * (medical + sum(tokens[:-1]))
 
 
-def test_replay_is_drawn_with_the_seed_and_repeats_nothing() -> None:
-    drawn = replay(LENGTHS, 50, 0.5, 1).tolist()
-    assert drawn == replay(LENGTHS, 50, 0.5, 1).tolist() != replay(LENGTHS, 50, 0.5, 2).tolist()
-    assert len(replay(LENGTHS, 10**6, 0.9, 1)) == len(LENGTHS)
-    assert not any(map(len, (replay(LENGTHS, 50, 0.0, 1), replay(LENGTHS, 0, 0.5, 1), replay(LENGTHS[:0], 50, 0.5, 1))))
-
-
 def test_mixed_keeps_all_and_spreads_the_general_ones(sentences: Callable, tiny_tokenizer: Any, tmp_path: Path) -> None:
     for n in (100, 20):
         files.write_jsonl(tmp_path / f"{n}.jsonl", [{"text": text} for text in sentences(n, n)])
         write(tmp_path / f"{n}.jsonl", tmp_path / str(n), tiny_tokenizer)
     stores = [Store(tmp_path / "100"), Store(tmp_path / "20")]
     rows = (np.arange(100), np.arange(20)[::-1])
-    known = {ids["text"].tobytes(): place for own in stores for place, ids in enumerate(own)}
-    assert len(known) == 120
+    known = {row["text"].tobytes(): (own, place) for own in (0, 1) for place, row in enumerate(stores[own])}
     both, again, other = ([known[ids.tobytes()] for ids in mixed(stores, rows, seed)] for seed in (3, 3, 4))
-    assert sorted(both) == sorted([*range(100), *range(20)]) and both == again != other
-    general = {ids["text"].tobytes() for ids in stores[1]}
-    places = [place for place, ids in enumerate(mixed(stores, rows, 3)) if ids.tobytes() in general]
-    assert len(places) == 20 and min(places) < 40 and max(places) > 80
-    assert [known[ids.tobytes()] for ids in mixed(stores, (rows[0], rows[1][:0]), 3)] == list(range(100))
+    assert len(known) == 120 and sorted(both) == sorted(known.values()) and both == again != other
+    places = [place for place, (own, _) in enumerate(both) if own]
+    assert min(places) < 40 and max(places) > 80
+    alone = [known[ids.tobytes()] for ids in mixed(stores, (rows[0], rows[1][:0]), 3)]
+    assert alone == [(0, place) for place in range(100)]
 
 
 def test_without_replay_the_blocks_are_those_of_the_medical_documents(chimed: Path, tiny_tokenizer: Any) -> None:
@@ -229,27 +179,16 @@ def test_replay_goes_into_the_blocks_and_is_counted(
     assert note["documents"] - note["general_documents"] + note["documents_left_out"] == 24
 
 
-def test_too_little_general_text_is_taken_once_and_said(chimed: Path, tiny_tokenizer: Any) -> None:
-    out = chimed.parent / "out"
-    blocks = tokenise(chimed, out, tiny_tokenizer, settings(replay_share=0.9))
-    note = files.read_json(out / "packing.json")
-    assert note["replay_share"] == 0.9 > 0.5 > note["replay_share_reached"] > 0
-    packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
-    both = ids_of(chimed, "cpt", "train", tiny_tokenizer) + ids_of(chimed, "general", "train", tiny_tokenizer)
-    assert sorted(packed) == sorted(both) and note["general_documents"] == 8
-
-
 def test_nothing_that_any_set_holds_out_is_replayed(chimed: Path, tiny_tokenizer: Any) -> None:
-    """Shares of the sets differ: g-000001 is held out of SFT by its id, g-000002 out of DPO by its text."""
+    """Shares of the sets differ: 7-1 is held out of SFT by its id, 7-2 out of DPO by its text."""
     general = list(files.read_jsonl(chimed / "general.jsonl"))
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    files.write_jsonl(chimed / "sft.jsonl", [{"id": "g-000001", "source": "g", "split": "heldout", "messages": turns}])
-    files.write_jsonl(
-        chimed / "dpo.jsonl", [{"id": "x", "source": "g", "split": "heldout", "text": general[2]["text"]}]
-    )
+    held = {"source": "g", "split": "heldout"}
+    files.write_jsonl(chimed / "sft.jsonl", [{"id": "7-1", **held, "messages": turns}])
+    files.write_jsonl(chimed / "dpo.jsonl", [{"id": "x", **held, "text": general[2]["text"]}])
     blocks = tokenise(chimed, chimed.parent / "out", tiny_tokenizer, settings(replay_share=0.9))
     assert replayable(chimed, chimed.parent / "out").tolist() == [3, 4, 6, 7, 8, 9]
     packed = packed_documents(blocks, tiny_tokenizer.eos_token_id)
-    held = [general[i]["text"] for i in (0, 1, 2, 5)]
-    held += [row["text"] for row in files.read_jsonl(chimed / "cpt.jsonl") if row["split"] == "heldout"]
-    assert not [text for text in held if tiny_tokenizer.encode(text, add_special_tokens=False) in packed]
+    texts = [general[i]["text"] for i in (0, 1, 2, 5)]
+    texts += [row["text"] for row in files.read_jsonl(chimed / "cpt.jsonl") if row["split"] == "heldout"]
+    assert not [text for text in texts if tiny_tokenizer.encode(text, add_special_tokens=False) in packed]

@@ -83,43 +83,30 @@ def test_chatml_is_pinned() -> None:
         "<|im_start|>assistant\n休息。\n\n- Drink water\n- 复查<|im_end|>\n"
         "<|im_start|>user\nAnd  the fever: 39 °C<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
-        "<|im_start|>system\nYou are a doctor.\n用中文回答<|im_end|>\n"
-        "<|im_start|>user\n我头痛，怎么办？<|im_end|>\n<|im_start|>assistant\n"
-    )
     assert learned(tokenizer, TURNS[:4]) == ["休息。\n\n- Drink water\n- 复查<|im_end|>", "退烧药<|im_end|>"]
+    with pytest.raises(QilinError, match="role 'system': only the first turn"):
+        ours(tokenizer, [*TURNS[:2], SYSTEM, *TURNS[2:3]])
 
 
 def test_gemma_is_pinned() -> None:
-    """One <bos>; in Gemma 3 a system text opens the first question, and so it does in Gemma 1, which knows none."""
+    """One <bos>; Gemma 1 knows no system turn, so its text opens the first question."""
     tokenizer = speaking(published("gemma"))
-    assert tokenizer.decode(ours(tokenizer, TURNS[:2])) == (
-        "<bos><start_of_turn>user\n我头痛，怎么办？<end_of_turn>\n"
+    assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:2]])) == (
+        "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n我头痛，怎么办？<end_of_turn>\n"
         "<start_of_turn>model\n休息。\n\n- Drink water\n- 复查<end_of_turn>"
-    )
-    assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
-        "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n我头痛，怎么办？<end_of_turn>\n<start_of_turn>model\n"
-    )
-    tokenizer = speaking(published("gemma3"))
-    assert tokenizer.decode(ours(tokenizer, [SYSTEM, *TURNS[:1]])) == (
-        "<bos><start_of_turn>user\nYou are a doctor.\n用中文回答\n\n我头痛，怎么办？<end_of_turn>\n"
-        "<start_of_turn>model\n"
     )
 
 
 def test_qwen3_answers_after_an_empty_thought_in_every_turn() -> None:
     """Its template drops the thoughts of earlier turns; what is learned is then generated after other tokens."""
-    tokenizer = speaking(published("qwen3"))
+    tokenizer, thought = speaking(published("qwen3")), "<think>\n\n</think>\n\n"
     assert ours(tokenizer, TURNS[:1]) == theirs(tokenizer, TURNS[:1])
     asked, whole = ours(tokenizer, TURNS[:3]), ours(tokenizer, TURNS[:4])
-    assert whole[: len(asked)] == asked
-    opened = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    assert tokenizer.decode(whole).count(opened) == 2
-    assert tokenizer.decode(asked).endswith(opened)
+    assert whole[: len(asked)] == asked and tokenizer.decode(asked).endswith(f"<|im_start|>assistant\n{thought}")
+    assert tokenizer.decode(whole).count(thought) == 2
     assert learned(tokenizer, TURNS[:4]) == ["休息。\n\n- Drink water\n- 复查<|im_end|>", "退烧药<|im_end|>"]
-    assert tokenizer.decode(whole).replace("<think>\n\n</think>\n\n", "") == tokenizer.decode(
-        theirs(tokenizer, TURNS[:4])[:-1]
-    ).replace("<think>\n\n</think>\n\n", "")
+    plain, other = (tokenizer.decode(ids).replace(thought, "") for ids in (whole, theirs(tokenizer, TURNS[:4])[:-1]))
+    assert plain == other
 
 
 def test_glm_ends_an_answer_with_the_tag_of_the_next_question() -> None:
@@ -149,9 +136,9 @@ def test_loss_where_trls_training_templates_have_it(name: str) -> None:
     mask = tokenizer.apply_chat_template(TURNS, return_dict=True, return_assistant_tokens_mask=True)
     ids, labels = choose("auto", tokenizer).encode_with_labels(TURNS, tokenizer)
     assert mask["input_ids"][: len(ids)] == ids
-    breaks = {tokenizer.encode(text)[0] for text in ("\n",)}
+    line_end = tokenizer.encode("\n")[0]
     for token, theirs_learn, label in zip(ids, mask["assistant_masks"], labels, strict=False):
-        assert theirs_learn == (label != IGNORE) or (token in breaks and label == IGNORE)
+        assert theirs_learn == (label != IGNORE) or (token == line_end and label == IGNORE)
 
 
 @settings(max_examples=40, deadline=None)
@@ -256,38 +243,24 @@ def test_of_several_templates_the_default_counts() -> None:
         choose("auto", tokenizer)
 
 
-def test_a_system_turn_comes_first() -> None:
-    with pytest.raises(QilinError, match="role 'system': only the first turn"):
-        ours(speaking(published("qwen2_5")), [*TURNS[:2], SYSTEM, *TURNS[2:3]])
-
-
 def test_without_a_template_the_tokens_decide() -> None:
     """Baichuan2's chat tokens are 195 and 196 of its vocabulary, where Baichuan's are called <reserved_102> and 103."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = speaking(None, tags=("<reserved_102>", "<reserved_103>"))
-    assert choose("auto", tokenizer).name == "baichuan"
-    assert choose("auto", speaking(None)).name == "plain"
     with pytest.raises(QilinError, match="template 'own': the tokenizer has no chat template"):
         choose("own", tokenizer)
     with pytest.raises(QilinError, match="'baichuan2': the tokenizer lacks <reserved_106>/<reserved_107>"):
         choose("baichuan2", tokenizer)
     second = speaking(None, tags=tuple(f"<reserved_{number}>" for number in (102, 103, 106, 107)))
     assert choose("auto", second).name == "baichuan", "Baichuan has 106 and 107 too, at other places"
-    chosen = choose("baichuan2", second)
-    assert second.decode(chosen.encode([SYSTEM, *TURNS[:2]], second)) == (
+    assert second.decode(choose("baichuan2", second).encode([SYSTEM, *TURNS[:2]], second)) == (
         "You are a doctor.\n用中文回答<reserved_106>我头痛，怎么办？<reserved_107>休息。\n\n- Drink water\n- 复查<eos>"
     )
-
-
-def test_baichuan2s_tokens_are_taken_where_its_vocabulary_has_them() -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
     names = [f"w{i}" for i in range(191)] + [f"<reserved_{i}>" for i in range(102, 110)] + ["</s>"]
     core = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="w0"))
-    special = [name for name in names if name.startswith("<reserved")]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", additional_special_tokens=special)
-    assert tokenizer.convert_tokens_to_ids("<reserved_106>") == 195
-    assert choose("auto", tokenizer).name == "baichuan2"
+    assert choose("auto", PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")).name == "baichuan2"
 
 
 def test_plain_begins_with_the_token_that_the_tokenizer_puts_first() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import families
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,15 +50,6 @@ def test_isolated_restarts_at_documents_blocks_and_padding(documents: list[list[
     assert blocks.useful_tokens == (blocks.positions.ravel()[: len(stream)] > 0).sum()
 
 
-@given(documents=DOCUMENTS, size=SIZES)
-def test_naive_counts_positions_through(documents: list[list[int]], size: int) -> None:
-    blocks = pack(documents, size, EOS, PAD, "naive")
-    assert (blocks.positions == np.arange(size)).all()
-    length = len(stream_of(documents))
-    assert (blocks.labels.ravel()[:length] == blocks.ids.ravel()[:length]).all()
-    assert (blocks.labels.ravel()[length:] == IGNORE).all()
-
-
 def test_padding_of_the_end_tokens_id_carries_no_loss() -> None:
     """pad = eos in LLaMA-like tokenizers: real ends must stay in the loss, padding must not (trl#1623)."""
     blocks = pack([[7, 8]], 6, EOS, EOS)
@@ -77,97 +68,19 @@ def test_saved_blocks_come_back_and_keep_their_bytes(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model_dir: Path) -> Any:
-    from qilin_lib.models.load import load_model
-
-    return load_model(tiny_model_dir).eval()
-
-
-def token_losses(model: Any, blocks: Blocks) -> np.ndarray:
-    """Loss of every labelled token in the order of the stream, 0 where there is no label."""
-    import torch
-
-    ids, positions, labels = (torch.from_numpy(part.astype(np.int64)) for part in vars(blocks).values())
-    with torch.no_grad():
-        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-    losses = torch.zeros(ids.shape)
-    losses[:, 1:] = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE, reduction="none"
-    )
-    return losses.numpy().ravel()
-
-
-def alone(model: Any, document: list[int]) -> np.ndarray:
-    """The oracle: one document, no neighbours, no padding."""
-    import torch
-
-    ids = torch.tensor([[*document, EOS]])
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none").numpy()
-
-
-@pytest.mark.parametrize("packing", ["isolated", "naive"])
-def test_only_isolated_packing_keeps_a_documents_own_loss(
-    packing: str, model: Any, tiny_tokenizer: Any, sentences: Callable
-) -> None:
-    documents = tiny_tokenizer(sentences(5, 9), add_special_tokens=False)["input_ids"]
-    size = sum(len(document) + 1 for document in documents) + 7
-    losses = token_losses(model, pack(documents, size, EOS, PAD, packing))
-    differences, place = [], 0
-    for document in documents:
-        packed = losses[place + 1 : place + len(document) + 1]
-        differences.append(abs(packed.mean() - alone(model, document).mean()))
-        place += len(document) + 1
-    assert differences[0] < 1e-5
-    assert max(differences[1:]) < 1e-5 if packing == "isolated" else min(differences[1:]) > 1e-3
-
-
-def test_loss_of_a_block_is_the_mean_over_documents_tokens(
-    model: Any, tiny_tokenizer: Any, sentences: Callable
-) -> None:
-    """What training sees: `model(labels=…)` of a packed block equals the pooled loss of the documents alone."""
-    import torch
-
-    documents = tiny_tokenizer(sentences(3, 10), add_special_tokens=False)["input_ids"]
-    blocks = pack(documents, sum(len(d) + 1 for d in documents) + 5, EOS, PAD)
-    ids, positions, labels = (torch.from_numpy(part.astype(np.int64)) for part in vars(blocks).values())
-    with torch.no_grad():
-        loss = model(input_ids=ids, position_ids=positions, labels=labels).loss.item()
-    assert loss == pytest.approx(np.concatenate([alone(model, d) for d in documents]).mean(), abs=1e-5)
-
-
-# --- against an oracle without packing, on a model with random weights ------------------------------------------------
-
-
-@pytest.fixture(scope="module")
 def random_model(tiny_shape: Any, tiny_tokenizer: Any) -> Any:
-    """Large random weights: attention is far from uniform, so a neighbour that is seen changes every loss."""
-    import torch
-
-    from qilin_lib.models.tiny import new_model
-
-    model = new_model(tiny_shape, tiny_tokenizer, 3).eval()
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, 0.2, generator=generator)
-    return model
+    return families.wide_weights(tiny_shape, tiny_tokenizer)
 
 
 def block_sums(model: Any, blocks: Blocks) -> np.ndarray:
     """Summed loss of each block through the model's own loss, as training computes it."""
     import torch
 
-    sums = []
+    sums, how = [], {"use_cache": False, "num_items_in_batch": 1}
     for parts in zip(*vars(blocks).values(), strict=True):
         ids, positions, labels = (torch.from_numpy(part.astype(np.int64))[None] for part in parts)
         with torch.no_grad():
-            loss = model(
-                input_ids=ids, position_ids=positions, labels=labels, use_cache=False, num_items_in_batch=1
-            ).loss
-        sums.append(loss.item())
+            sums.append(model(input_ids=ids, position_ids=positions, labels=labels, **how).loss.item())
     return np.array(sums)
 
 
@@ -197,22 +110,14 @@ def piece_loss(model: Any, piece: list[int]) -> float:
 
 
 def causal_loss(model: Any, ids: list[int], pad: int) -> float:
-    """Summed loss of `ids` under a plain causal mask that is written out, with counted positions and eager attention;
-    the last `pad` tokens are padding."""
+    """Summed loss of `ids` under a plain causal mask that is written out; the last `pad` tokens are padding."""
     import torch
 
     length = len(ids)
     mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        with torch.no_grad():
-            table = model(
-                input_ids=torch.tensor([ids]), attention_mask=mask, position_ids=torch.arange(length)[None],
-                use_cache=False,
-            ).logits[0].double().log_softmax(-1)  # fmt: skip
-    finally:
-        model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), attention_mask=mask, use_cache=False).logits
+    table = logits[0].double().log_softmax(-1)
     return -sum(table[i - 1, ids[i]].item() for i in range(1, length - pad))
 
 
@@ -244,19 +149,3 @@ def test_naive_blocks_have_the_loss_of_the_running_text(seed: int, longest: int,
     ]
     found = block_sums(random_model, pack(documents, size, EOS, PAD, "naive"))
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-def test_the_losses_of_functionary_265(random_model: Any) -> None:
-    """a = [1, 2, 3], b = [4 … 8]: loss(a) + loss(b) is the loss of the isolated pack and not of the naive one.
-
-    The thread has 44.141 alone, 44.17 isolated and 37.55 naive, on a model that is not here. Ends are ours; loss on b's
-    first token, which naive packing asks for too, is left out on both sides, so that only what is seen differs.
-    """
-    documents = [[1, 2, 3], [4, 5, 6, 7, 8]]
-    apart = sum(float(alone(random_model, document).sum()) for document in documents)
-    sums = {}
-    for packing in ("isolated", "naive"):
-        losses = token_losses(random_model, pack(documents, 10, EOS, PAD, packing))
-        sums[packing] = float(np.delete(losses, 4).sum())
-    assert sums["isolated"] == pytest.approx(apart, abs=1e-5 * apart)
-    assert abs(sums["naive"] - apart) > 0.01 * apart
