@@ -14,8 +14,10 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +41,7 @@ from qilin_lib.evaluate.intervals import (
 )
 from qilin_lib.evaluate.scores import adjust, same_items, summarise
 from qilin_lib.evaluate.texts import text_statistics
-from qilin_lib.models.adapters import base_of, is_adapter, load_to_answer, trained, weights_sha256
+from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
 from qilin_lib.models.examine import context as longest
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.names import describe_run, read_scores
@@ -58,6 +60,8 @@ UNBOUNDED = ("reward", "sampled_reward", "tokens", "sampled_tokens")
 TOKENISATION = "char"
 FORWARD = 8
 """Sequences in one forward pass of the KL divergence: its logits are batch x tokens x vocabulary."""
+ROWS = 4096
+"""Positions of answers whose logits wait for the other model's: half a gigabyte of 64,000 words in 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +185,15 @@ def _answer(
     def models() -> tuple[Any, Any, Any, Any]:
         """Loaded with the first chunk that is not there yet."""
         start = chains.aligned(parameters.chain)
-        policy = load_to_answer(weights[name], parameters.dtype, device)
-        reference = policy if name == start else load_to_answer(weights[start], parameters.dtype, device)
-        return policy, reference, reward.load(judged, parameters.dtype, device), load_tokenizer(weights[name])
+        policy = load_to_answer(weights[name], parameters.dtype, _waiting(weights[name], device))
+        reference = policy
+        if name != start:
+            reference = load_to_answer(weights[start], parameters.dtype, _waiting(weights[start], device))
+        judge = reward.load(judged, parameters.dtype, _waiting(judged, device))
+        return policy, reference, judge, load_tokenizer(weights[name])
 
     def records(ids: list[str]) -> list[dict]:
-        rows = measured([by_id[one] for one in ids], *models(), parameters)
+        rows = measured([by_id[one] for one in ids], *models(), parameters, device)
         return [{"id": one, "policy": name, **row} for one, row in zip(ids, rows, strict=True)]
 
     def told(left: int, many: int) -> None:
@@ -198,33 +205,46 @@ def _answer(
     store.finish(path, ids)
 
 
+def _waiting(folder: Path, device: str) -> str:
+    """Where a model waits for its turn: three NF4 models of 7B share a card, and NF4 weights are not moved about."""
+    return device if is_quantised(folder) else "cpu"
+
+
+@contextmanager
+def _placed(model: Any, device: str) -> Iterator[None]:
+    """`model` on `device` for the block and back on the CPU after it: a card holds one of three 7B models in 16 bit."""
+    if getattr(model, "is_quantized", False):
+        yield
+        return
+    model.to(device)
+    yield
+    model.to("cpu")
+
+
 def measured(
-    chunk: list[Item], policy: Any, reference: Any, judge: Any, tokenizer: Any, parameters: Any
+    chunk: list[Item], policy: Any, reference: Any, judge: Any, tokenizer: Any, parameters: Any, device: str
 ) -> list[dict[str, Any]]:
     """One record an item: both answers with their rewards, lengths and, for the sampled one, its KL divergence, which
-    is exactly 0 where `reference is policy`."""
+    is exactly 0 where `reference is policy`. One model at a time is on `device`."""
     limit, prompts = parameters.max_target_length, [item.ids for item in chunk]
-    greedy = behaviour.greedy(policy, tokenizer, prompts, limit, parameters.batch_size)
-    # The same noise for every policy: what differs between two answers comes from the policies.
-    drawn = sampling.sample(
-        policy,
-        tokenizer,
-        prompts,
-        [f"policy:{item.id}" for item in chunk],
-        temperature=1.0,
-        top_p=1.0,
-        max_new_tokens=limit,
-        seed=parameters.seed,
-        batch_size=parameters.batch_size,
-    )
-    # Taken together sequence by sequence: only one batch of logits of each model is ever held.
-    logits = (answer_logits(model, prompts, drawn, limit) for model in (policy, reference))
-    if reference is policy:
-        kl = [[0.0] * _positions(answer, limit) for answer in drawn]
-    else:
-        kl = [divergence(*pair).tolist() for pair in zip(*logits, strict=True)]
+    with _placed(policy, device):
+        greedy = behaviour.greedy(policy, tokenizer, prompts, limit, parameters.batch_size)
+        # The same noise for every policy: what differs between two answers comes from the policies.
+        drawn = sampling.sample(
+            policy,
+            tokenizer,
+            prompts,
+            [f"policy:{item.id}" for item in chunk],
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=limit,
+            seed=parameters.seed,
+            batch_size=parameters.batch_size,
+        )
+    kl = [terms.tolist() for terms in divergences(policy, reference, prompts, drawn, limit, device)]
     both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
-    rewards = reward.rewards(judge, both, parameters.batch_size)
+    with _placed(judge, device):
+        rewards = reward.rewards(judge, both, parameters.batch_size)
     rows = []
     for item, written, said, terms, *earned in zip(
         chunk, greedy, drawn, kl, rewards[: len(chunk)], rewards[len(chunk) :], strict=True
@@ -253,6 +273,28 @@ def measured(
 def _positions(answer: list[int], limit: int) -> int:
     """Positions at which a token was chosen: an answer shorter than `limit` ended by itself, by its end token."""
     return len(answer) + (len(answer) < limit)
+
+
+def divergences(
+    policy: Any, reference: Any, prompts: list[list[int]], answers: list[list[int]], limit: int, device: str
+) -> list[Any]:
+    """`divergence` of the two models along each answer: (tokens,) each. Logits of some ROWS positions of one model are
+    held at a time, and those of one forward pass of the other."""
+    import torch
+
+    sizes = [_positions(answer, limit) for answer in answers]
+    if reference is policy:
+        return [torch.zeros(size, dtype=torch.float64) for size in sizes]
+    found: list[Any] = []
+    while len(found) < len(answers):
+        many = max(1, sum(end <= ROWS for end in accumulate(sizes[len(found) :])))
+        mine = slice(len(found), len(found) + many)
+        with _placed(policy, device):
+            ours = list(answer_logits(policy, prompts[mine], answers[mine], limit))
+        with _placed(reference, device):
+            theirs = answer_logits(reference, prompts[mine], answers[mine], limit)
+            found += [divergence(*pair) for pair in zip(ours, theirs, strict=True)]
+    return found
 
 
 def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]], limit: int) -> Iterator[Any]:

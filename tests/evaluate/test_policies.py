@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -111,6 +111,8 @@ def test_divergence_is_what_arithmetic_says() -> None:
 class Counted:
     """A model of random logits that notes how many bytes of such are alive whenever it, or the divergence, begins."""
 
+    placed: ClassVar[list[Counted]] = []
+
     def __init__(self, vocabulary: int) -> None:
         import torch
 
@@ -144,11 +146,16 @@ class Counted:
         return self
 
     def to(self, device: str) -> Counted:
+        self.placed[:] = [one for one in self.placed if one is not self] + [self] * (device == "card")
+        assert len(self.placed) < 2, "two models of 16 bit stand on the card"
         return self
 
 
 def test_the_divergence_of_many_answers_takes_the_memory_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """128 answers of 20 tokens over 5,000 words: all their logits would be 51 MB, for one of the two models."""
+    """128 answers of 20 tokens over 5,000 words: all their logits would be 51 MB, for one of the two models.
+
+    The card holds one of the three models at a time.
+    """
     vocabulary, limit = 5_000, 20
     policy, reference = Counted(vocabulary), Counted(vocabulary)
     chunk = [policies.Item(str(n), "made", [], [3, 4, 5], "") for n in range(128)]
@@ -157,8 +164,9 @@ def test_the_divergence_of_many_answers_takes_the_memory_of_a_few(monkeypatch: p
     monkeypatch.setattr(policies.sampling, "sample", lambda *_, **__: drawn)
     monkeypatch.setattr(policies.reward, "rewards", lambda judge, both, size: [0.0] * len(both))
     monkeypatch.setattr(policies, "text_after", lambda *_: "")
+    monkeypatch.setattr(policies, "ROWS", 320)
     seen = SimpleNamespace(max_target_length=limit, batch_size=128, seed=1)
-    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen)
+    rows = policies.measured(chunk, policy, reference, Counted(vocabulary), None, seen, "card")
     assert [row["positions"] for row in rows] == [limit] * 128 and all(row["kl"] > 0 for row in rows)
     most = max(policy.most, reference.most)
     assert most <= 2 * 320 * vocabulary * 4, f"{most / 1e6:.0f} MB of logits at once"
