@@ -24,13 +24,14 @@ ROWS = {
 
 def by_strategy(scores: Mapping[str, Any]) -> Table:
     """Held-out reward accuracy of constructed pairs by the strategy that made the rejected answer, Wilson intervals."""
-    names = np.array(scores["strategy"])
-    rows = []
-    for name in dict.fromkeys(scores["strategy"]):
+    made = scores.get("strategy", [])
+    names, rows = np.array(made), []
+    for name in dict.fromkeys(made):
         own = {key: np.array(values)[names == name] for key, values in scores.items() if len(values) == len(names)}
         share, low, high = (100 * value for value in accuracy(own))
         rows.append([name, Score(share, int((names == name).sum()), low, high)])
-    return table("Held-out pairs by strategy", rows, ["Strategy", "reward accuracy, percent"])
+    notes = [] if rows else ["No pair was constructed from ChiMed-SFT (parameter constructed)."]
+    return table("Held-out pairs by strategy", rows, ["Strategy", "reward accuracy, percent"], notes)
 
 
 def alarm_list(alarms: Sequence[str]) -> Html:

@@ -83,7 +83,7 @@ def test_next_code_cell_loads_this_notebook_s_parameters_and_shows_them(code: li
 
 def test_code_is_little(code: list[str]) -> None:
     assert len(code) <= 14
-    assert sum(bool(line.strip()) for source in code for line in source.splitlines()) <= 60
+    assert sum(bool(line.strip()) for source in code for line in source.splitlines()) <= 45
     assert all(len(line) <= 140 for source in code for line in source.splitlines())
 
 

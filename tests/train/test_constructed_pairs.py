@@ -139,6 +139,7 @@ def test_accuracy_is_shown_by_strategy() -> None:
     scores |= {"policy_chosen": [1.0, 0.0, 0.0], "policy_rejected": [0.0, 1.0, -1.0]}
     frame = preferences.by_strategy(scores).words.set_index("Strategy")["reward accuracy, percent"]
     assert frame["rule"].startswith("100.0 [") and "(n=2)" in frame["rule"] and frame["given"].startswith("0.0 [")
+    assert "No pair was constructed" in repr(preferences.by_strategy({"tokens_chosen": [1]}))
 
 
 @pytest.mark.parametrize(
