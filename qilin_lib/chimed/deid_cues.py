@@ -12,7 +12,7 @@ from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES
 _STAFF = ("医师", "医生", "护士", "护师", "技师", "药师")
 _CUES = dict.fromkeys(listed("signed"), "signer")
 _CUES |= dict.fromkeys((*listed("kin"), *listed("bare")), "kin") | dict.fromkeys(listed("introductions"), "said")
-_CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
+_CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员", "人员")}
 _CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), "label")
 _CUES |= dict.fromkeys(listed("written"), "written")
 _TAILS = {cue[-2:] for cue in _CUES}

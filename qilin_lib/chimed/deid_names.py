@@ -181,7 +181,7 @@ def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
         return False
     if cue[-1:] == ":" or cue in ("said", "asked", "reply", "signed"):
         return True
-    if not _ANCIENT.isdisjoint((text[start : start + 3], text[start : start + 2])):
+    if text[end : end + 1] == "某" or not _ANCIENT.isdisjoint((text[start : start + 3], text[start : start + 2])):
         return False
     return name not in _NEVER and (len(name) > 3 or _NO_PART.isdisjoint(name[1:])) and not name.startswith(_CLINICAL)
 
@@ -205,7 +205,7 @@ def _surname_kind(plain: str, surname: str) -> str:
         return "extra"
     if not surname:
         return "syllables" if SYLLABLES.issuperset(plain) else "none"
-    kind = "rare" if surname in _RARE else "everyday" if surname in _EVERYDAY else "common"
+    kind = "everyday" if surname in _EVERYDAY else "rare" if surname in _RARE else "common"
     return kind + ("!" if surname in _NEVER else "?" if surname in _LED else "")
 
 
@@ -273,6 +273,8 @@ def shared(key: Key) -> list[str]:
     if score is None:
         return found
     opens, ends, word, ahead = joins
+    if left in ("other", "lead", "border"):
+        found += [f"u{kind}|{form}|{score}", f"u{told:d}{form}|{score}|{opens}{ends}{word}"]
     return [
         *found, f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
         f"j{opens}{ends}|{form}", f"jl{opens}|{left}", f"jr{ends}|{right}",

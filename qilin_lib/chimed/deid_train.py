@@ -260,7 +260,7 @@ def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60
                         total[f] += step if gold else -step
             step += 1
     means = {feature: round(16 * (now[f] * step - total[f]) / step) for feature, f in kept.items()}
-    return {feature: mean for feature, mean in means.items() if abs(mean) > 3}
+    return {feature: mean for feature, mean in means.items() if abs(mean) > 15}
 
 
 def _numbered(given: list[Example], least: int) -> dict[str, int]:
