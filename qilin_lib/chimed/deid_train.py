@@ -260,7 +260,7 @@ def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60
                         total[f] += step if gold else -step
             step += 1
     means = {feature: round(16 * (now[f] * step - total[f]) / step) for feature, f in kept.items()}
-    return {feature: mean for feature, mean in means.items() if abs(mean) > 15}
+    return {feature: mean for feature, mean in means.items() if abs(mean) > 23}
 
 
 def _numbered(given: list[Example], least: int) -> dict[str, int]:
@@ -275,7 +275,7 @@ def _numbered(given: list[Example], least: int) -> dict[str, int]:
 
 def main() -> None:
     """Write data/deid_weights.json from all labelled sentences, the frames and, where there are any, real texts."""
-    given = [*from_cases(labelled_cases(), "case", 1)] * 5 + [*from_frames(1, 10)]
+    given = [*from_cases(labelled_cases(), "case", 1)] * 5 + [*from_frames(1, 20)]
     if folder := os.environ.get("QILIN_RAW_DIR"):
         given += from_raw(Path(folder), 1_000_000)
     weights = train(given)
