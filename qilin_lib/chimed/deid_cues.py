@@ -12,7 +12,7 @@ from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES
 _STAFF = ("医师", "医生", "护士", "护师", "技师", "药师")
 _CUES = dict.fromkeys(listed("signed"), "signer")
 _CUES |= dict.fromkeys((*listed("kin"), *listed("bare")), "kin") | dict.fromkeys(listed("introductions"), "said")
-_CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员")}
+_CUES |= {role + staff: "staff" for role in listed("roles") for staff in (*_STAFF, "人", "者", "员", "人员")}
 _CUES |= dict.fromkeys((label.replace("_", " ") for label in listed("labels")), "label")
 _CUES |= dict.fromkeys(listed("written"), "written")
 _TAILS = {cue[-2:] for cue in _CUES}
@@ -25,26 +25,25 @@ _INITIALS = f"[{''.join(sorted(FIRST | EXTRA))}小老阿A-Z]"
 _WHOSE = r"(?: ?[（(【][^（()）\n]{1,8}[）)】])?"
 _COLON = rf"[一二三四甲乙]? ?[：:】] ?[：:]? ?{_WHOSE} ?"
 _ahead = re.compile(
-    rf"[{_ENDS}](?=[{_INITIALS[1:-1]} （(【：:】一二三四甲乙是为叫写系“，,、]){_WHOSE}"
+    # It begins with one class of characters, so that the engine skips quickly.
+    rf"[{_ENDS}）){HIDDEN}{NAMED}](?:"
+    rf"(?<=[{_ENDS}])(?=[{_INITIALS[1:-1]} （(【：:】一二三四甲乙是为叫写系“，,、]){_WHOSE}"
     rf"(?:(?P<colon>{_COLON})|(?P<mark>[是为叫写系 “，,、]?)(?={_INITIALS}))"
-    rf"|(?P<field>(?:(?<=姓)名|(?<=姓 )名|(?<=名)字) |[）)](?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
-    rf"|[{HIDDEN}{NAMED}](?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS})"
+    r"|(?P<field>(?<=姓名) |(?<=姓 名) |(?<=名字) |(?<=[（(](?:患者|医师|医生|家属|护士)[）)]) ?)"
+    rf"|(?<=[{HIDDEN}{NAMED}])(?P<joint> ?[、/和及与（(,，]? {{0,2}})(?={_INITIALS}))"
 ).finditer
 _ASKS = "(?:姓名|名字|称呼|贵姓|叫什么|叫啥|哪位[？?]|联系人|谁[^，。\n]{0,4}[？?])"
 _asked = re.compile(rf"{_ASKS}[^\n\d{HIDDEN}]{{0,24}}\n+{REPLY}").finditer
 _signed = re.compile(" ?(?:签名|签字|签章|姓名)$").sub
 _MARKS = {"，": ",", ",": ",", "、": ","}
-_DRUGS = frozenset("品药学用别俗")
 BORDERS = '\n 　\t，,。；;：:、！!？?（()）“”"‘’【】[]|/>-—=+@'
 
 
-_LAST = {"科": "ward", "人": "agent", "者": "agent", "员": "agent", "氏": "agent", "我": "me"}
+_MARKED = {"人": "agent", "者": "agent", "员": "agent", "我": "me"}
 
 
-def _cue(before: str) -> str:
-    """What kind of cue `before` ends with; empty for none."""
-    if before.endswith("名叫") and before[-3:-2] in _DRUGS:
-        return ""
+def _cue(before: str, marked: bool = True) -> str:
+    """What kind of cue `before` ends with; empty for none. Some are cues only with a mark behind them."""
     for text in (before, _signed("", before)) if before[-1] in "名字章" else (before,):
         if text[-2:] in _TAILS:
             for size in _SIZES:
@@ -52,7 +51,7 @@ def _cue(before: str) -> str:
                     return _CUES[text[-size:]]
     if before[-1] in "父母妻" and (before[-2:-1] or " ") in BORDERS:
         return "kin"
-    return _LAST.get(before[-1], "")
+    return "ward" if before[-1] == "科" else _MARKED.get(before[-1], "") if marked else ""
 
 
 def cued(text: str) -> dict[int, str]:
@@ -60,8 +59,8 @@ def cued(text: str) -> dict[int, str]:
     starts: dict[int, str] = {}
     for cue in _ahead(text):
         place = cue.end()
-        if cue["field"]:
-            starts[place] = "signed" if cue["field"][0] in "）)" else "label:"
+        if cue["field"] is not None:
+            starts[place] = "signed" if cue[0][0] in "）)" else "label:"
         elif cue["joint"] is not None:
             starts[place] = f"{'named' if cue[0][0] == NAMED else 'hidden'}{cue['joint'].strip()[:1]}"
         else:
@@ -69,7 +68,7 @@ def cued(text: str) -> dict[int, str]:
             mark = ":" if cue["colon"] else _MARKS.get(cue["mark"], cue["mark"])
             if mark and mark in "叫写为是系" and (kind := _cue(text[max(0, place - _SIZES[0]) : place])):
                 starts[place] = kind
-            elif kind := _cue(text[max(0, end - _SIZES[0]) : end]):
+            elif kind := _cue(text[max(0, end - _SIZES[0]) : end], bool(mark)):
                 starts[place] = kind + mark
             elif text[place - 1] == "叫":
                 starts[place] = "call"

@@ -83,16 +83,15 @@ def named(name: str) -> int:
     first, middle, last = name_letters()
     surname = surname_of(name)
     given = name[len(surname) or 1 :]
-    start = (
-        max(first.get(name[0], _RARE), -144)
-        if len(surname) == 1
-        else -144
-        if surname
-        else first.get(name[0], _RARE) - 64
-    )
-    if not given:
-        return start
-    return start + sum(middle.get(letter, _RARE) for letter in given[:-1]) + last.get(given[-1], _RARE)
+    if len(surname) == 2:
+        value = -144
+    elif surname:
+        value = max(first.get(name[0], _RARE), -144)
+    else:
+        value = first.get(name[0], _RARE) - 64
+    if given:
+        value += sum(middle.get(letter, _RARE) for letter in given[:-1]) + last.get(given[-1], _RARE)
+    return value
 
 
 _BEHIND = re.compile(rf"{HAN}{{0,4}}").match

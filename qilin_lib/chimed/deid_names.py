@@ -1,8 +1,8 @@
 """Persons: places where a name may stand, and a linear model, trained from sentences, that says where one does.
 
-A place is proposed by a cue before it, by a title or a verb behind it, by a surname between two borders, or by a
-surname that is rare as a word. Its features are what stands on both sides, its shape, and how much better it reads as
-a name than as words (deid_model). Weights are integers (data/deid_weights.json; deid_train makes them).
+A place is proposed by a cue before it, by a title or a verb behind it, by a surname that is hardly a word, or by where
+a signature stands. Its features are what stands on both sides, its shape, and how much better it reads as a name than
+as words (deid_model). Weights are integers (data/deid_weights.json; deid_train makes them).
 """
 
 from __future__ import annotations
@@ -26,12 +26,36 @@ from qilin_lib.chimed.deid_cues import (
     cued,
     name_end,
     right_of,
-)
-from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, odds, surname_of, words
+)  # fmt: skip
+from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
+
+Place = tuple[int, int]
+# What stands before and behind, the form, the kind of surname, whether somebody speaks, the score, and what are words.
+Key = tuple[str, str, str, str, bool, int | None, str]
+
+# --- texts without persons to protect ---------------------------------------------------------------------------------
+
+_old = re.compile(
+    "[之其乃曰矣也而∶]|[一二三四五六七八九十半两各][钱两分盏枚斤壮]|为末|水煎|为丸|每服|无毒|[味主]治?[甘辛苦酸咸]"
+).findall
+_modern = re.compile("[的了是我你您们很吗呢吧患0-9A-Za-z]").findall
+_title = re.compile(r".{0,60}(?:指南|方案|规范|共识|规程|标准|手册)(?:[（(].{0,20}[）)])?\n").match
+_chapter = re.compile(r"《[^》\n]+》[^，。\n]*\n").match
+_PRINTED = ("按姓氏", "参考文献", "et al", "[J]", "[M]", "日印发")
+
+
+def public(text: str) -> bool:
+    """Whether the persons of `text` are public: it is classical Chinese, a guideline, or lists who wrote it."""
+    if _title(text) or any(mark in text for mark in _PRINTED):
+        return True
+    head, book = text[:600], _chapter(text)
+    old, modern = _old(head), len(_modern(head))
+    classical = len(old) > (1 if book else 2) and len(set(old)) > 1 and len(old) > 2 * modern
+    return classical or book is not None and not modern
+
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
-_EDGES = frozenset(BORDERS) | frozenset(listed("leads")[0])
 _DOTS = "·•・．‧∙"
 _MINORITY = rf"{HAN}{{1,8}}(?:[{_DOTS}]{HAN}{{1,8}}){{1,3}}"
 _FIELD = "(?!(?:Sex|Age|DOB|Gender|Date|ID|No|Tel|Ward|Bed|SEX|AGE)(?![a-z]))"
@@ -42,30 +66,15 @@ _shape = re.compile(rf"{_MINORITY}|{_SPACED}|{_LATIN}|{_LATIN_LABELLED}|{HAN}{{1
 _plain = re.compile(f"{HAN}{{1,6}}").match
 _shape_before = re.compile(rf"(?:{_MINORITY}|{_LATIN}|(?<!{HAN})(?<!{HAN} ){_SPACED})\Z").search
 _ODD = frozenset(f"{_DOTS} abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_DOT, _dots = frozenset(_DOTS), re.compile(f"[{_DOTS}]").finditer
-_EVERYDAY, _LED, _NEVER = (frozenset(listed(key)) for key in ("everyday", "led_only", "never_alone"))
-# "任护士长三年" holds an office.
-_office = re.compile(rf"任(?:{TITLE})(?:[^，。]{{0,2}}年|期间|职|不)").match
-_CLINICAL = tuple(listed("clinical"))
-_NO_NAMES = ACTED | TITLES | {"麻醉", "宣教", "查房"}
-_RARE = frozenset(listed("rare_surnames")[0])
-_border = re.escape(BORDERS)
-_lone = re.compile(
-    rf"[{''.join(sorted(SURNAMED))}](?<=[{_border}].){HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-    rf"|\A[{''.join(sorted(SURNAMED))}]{HAN}{{1,3}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-    rf"|[{''.join(sorted(SURNAMES))}](?:(?<=[{_border}].)|(?<=\A.))[ 　]{HAN}(?:[ 　]?{HAN})?"
-    rf"(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-    rf"|[{''.join(sorted(SYLLABLES))}](?<=[{_border}].){HAN}{{2,4}}(?=[{_border}{NAMED}{HIDDEN}<]|\Z)"
-).finditer
-_nick = re.compile(rf"[小老阿](?={trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
-_odd_surname = re.compile(f"[{''.join(sorted(_RARE | {double[0] for double in DOUBLE}))}]").finditer
-
-
+_DOT = frozenset(_DOTS)
 _NAMING = ("label", "staff", "said", "asked", "reply")
 
 
 def _ends(text: str, start: int, cue: str = "") -> Iterator[int]:
     """Where a name that begins at `start` may end."""
+    if cue == "nick":
+        yield start + len(surname_of(text[start : start + 2]))
+        return
     shape = _shape(text, start)
     if shape is None:
         return
@@ -78,11 +87,14 @@ def _ends(text: str, start: int, cue: str = "") -> Iterator[int]:
     if (" " in shape[0] or "　" in shape[0]) and start and "\u4e00" <= text[start - 1] <= "\u9fa5" and not cue:
         shape = _plain(text, start)
     dots, blank = _DOT.intersection(shape[0]), {" ", "　"}.intersection(shape[0])
-    shortest = start + (3 if blank else max(map(shape[0].rfind, _DOTS)) + 2 if dots else 1)
+    shortest = start + (3 if blank else max(map(shape[0].rfind, _DOTS)) + 2 if dots else 1 if cue else 2)
     longest = shape.end()
     if not dots and not blank and not SYLLABLES.issuperset(shape[0][:4]):
         longest = min(longest, start + len(surname_of(shape[0]) or " ") + 2)
     yield from range(shortest, longest + 1)
+
+
+_EDGES = frozenset(BORDERS) | frozenset(listed("leads")[0])
 
 
 def _begins(text: str, end: int, longest: int) -> Iterator[int]:
@@ -96,57 +108,92 @@ def _begins(text: str, end: int, longest: int) -> Iterator[int]:
         yield shape.start()
 
 
-def _syllables(text: str, end: int) -> int:
-    start = end
-    while start and end - start < 8 and text[start - 1] in SYLLABLES:
-        start -= 1
-    return start
+# --- places -----------------------------------------------------------------------------------------------------------
+
+_border = re.escape(BORDERS)
+_any = "".join(sorted(SURNAMED))
+_day = r"[ 　，,]{0,3}(?:\d{2,4}[年./-]\d{1,2}[月./-]?(?:\d{1,2}日?)?)?"
+# Whoever signs stands at the end of a text, or behind the last sentence of a line.
+_last = re.compile(
+    rf"(?:[{_border}]|\A)(?P<name>[{_any}](?:{HAN}{{1,3}}|[ 　]{HAN}(?:[ 　]?{HAN})?)){_day}\s*\Z"
+).search
+_signed = re.compile(rf"[。！!　] ?(?P<name>[{_any}]{HAN}{{1,2}}){_day}(?=\n)").finditer
+_opening = re.compile(rf"^(?P<name>[{_any}]{HAN}{{1,3}})(?=[，, 　])", re.MULTILINE).finditer
+_nick = re.compile(rf"[小老阿](?P<name>{trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
+_dots = re.compile(rf"(?<=[{''.join(sorted(SYLLABLES))}])[{_DOTS}](?={HAN})").finditer
+_syllables = re.compile(rf"[{''.join(sorted(SYLLABLES))}]*\Z").search
+# What begins with a surname that is hardly a word may be a name anywhere: "沈浪", "欧阳静".
+_RARE = frozenset(listed("rare_surnames")[0])
+_bare = re.compile(rf"[{''.join(sorted(_RARE))}](?=[\u4e00-\u9fa5 　])").finditer
+_double = re.compile(
+    "[{}](?=[{}])".format(*("".join(sorted(set(place))) for place in zip(*DOUBLE, strict=True)))
+).finditer
 
 
-def places(text: str) -> tuple[dict[tuple[int, int], None], dict[int, str]]:
+def places(text: str) -> tuple[dict[Place, None], dict[int, str]]:
     """The places in `text` where a name may stand, and the cues before them."""
     starts = cued(text)
-    found = [(start, end) for start in starts for end in _ends(text, start, starts[start])]
-    for nick in _nick(text):
-        start = nick.end()
-        if text[start - 1 : start + 1] not in words()[1]:
-            starts[start] = "nick" + starts.get(start - 1, "")[:5]
-            found += [(start, start + len(surname_of(text[start : start + 2])))]
+    for match in _nick(text):
+        if match[0] not in words()[1]:
+            starts[match.start("name")] = "nick"
+    for cue, matches in (
+        ("opens", _opening(text)),
+        ("signs", _signed(text)),
+        ("signs", [_last(text, max(0, len(text) - 24))]),
+    ):
+        for match in filter(None, matches):
+            starts.setdefault(match.start("name"), cue)
+    for start in _uncued(text):
+        starts.setdefault(start, "")
+    found = [(start, end) for start, cue in starts.items() for end in _ends(text, start, cue)]
     for cue in behind(text):
         end, longest = name_end(text, cue)
         found += [(start, end) for start in _begins(text, end, longest)]
-    for dot in _dots(text) if "·" in text or "•" in text else ():
-        if (start := _syllables(text, dot.start())) < dot.start() - 1:
-            found += [(start, end) for end in _ends(text, start)]
-    found += [match.span() for match in _lone(text) if match[0] not in words()[1]]
-    for match in _odd_surname(text):
-        start = match.start()
-        if (
-            match[0] in _RARE
-            and "\u4e00" <= text[start + 1 : start + 2] <= "\u9fa5"
-            or text[start : start + 2] in DOUBLE
-        ):
-            found += [(start, end) for end in _ends(text, start)]
     return dict.fromkeys(place for place in found if _possible(text, *place, starts)), starts
 
 
+def _uncued(text: str) -> Iterator[int]:
+    """Where a rare surname, a double one, or the syllables in front of a dot begin, unless they are part of a word."""
+    common = words()[1]
+    for match in _bare(text):
+        start = match.start()
+        if common.isdisjoint((text[start - 1 : start + 1], text[start : start + 2], text[start : start + 3])):
+            yield start
+    for match in _double(text):
+        start = match.start()
+        if text[start : start + 2] in DOUBLE and text[start - 1 : start + 1] not in common:
+            yield start
+    for dot in _dots(text):
+        yield dot.start() - len(_syllables(text[max(0, dot.start() - 8) : dot.start()])[0])
+
+
+_LED, _EVERYDAY, _NEVER = (frozenset(listed(key)) for key in ("led_only", "everyday", "never_alone"))
+_ANCIENT = frozenset(listed("ancients"))
+_CLINICAL = tuple(listed("clinical"))
+_NO_NAMES = ACTED | TITLES | {"麻醉", "宣教", "查房"}
+_NO_PART = SMALL | frozenset("某氏症癌瘤疮疹痛病药膏酸剂肿胀泻")
+
+
 def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
-    """Whether a place holds neither a word for an act or a title, nor, unless a label says so, a clinical word."""
+    """Whether a place holds neither a word for an act or a title nor, unless a label says so, what no name holds."""
     name, cue = text[start:end], starts.get(start, "")
-    if name in _NO_NAMES or name == "任" and _office(text, start):
+    if name in _NO_NAMES or text.startswith(("作者：", "作者:"), start - 3):
         return False
     if cue[-1:] == ":" or cue in ("said", "asked", "reply", "signed"):
         return True
-    return name not in _NEVER and not name.startswith(_CLINICAL)
+    if text[end : end + 1] == "某" or not _ANCIENT.isdisjoint((text[start : start + 3], text[start : start + 2])):
+        return False
+    return name not in _NEVER and (len(name) > 3 or _NO_PART.isdisjoint(name[1:])) and not name.startswith(_CLINICAL)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
 
 _HEADINGS = tuple(listed("headings"))
 _NOTHING = frozenset(listed("nothing"))
-_SMALL = frozenset("的了不个是请在被给让就去都说您你我他她它这那们或吗呢吧啊")
 _crossing = re.compile(TITLE).match
 _LEADS, _LEAD_WORDS = frozenset(listed("leads")[0]), frozenset(listed("lead_words"))
+# Who speaks or signs in a text, or what is already found in it, makes it somebody's.
+_personal = re.compile(f"[我您你咱签{HIDDEN}{NAMED}]|家属").search
 
 
 def _surname_kind(plain: str, surname: str) -> str:
@@ -158,7 +205,7 @@ def _surname_kind(plain: str, surname: str) -> str:
         return "extra"
     if not surname:
         return "syllables" if SYLLABLES.issuperset(plain) else "none"
-    kind = "rare" if surname in _RARE else "everyday" if surname in _EVERYDAY else "common"
+    kind = "everyday" if surname in _EVERYDAY else "rare" if surname in _RARE else "common"
     return kind + ("!" if surname in _NEVER else "?" if surname in _LED else "")
 
 
@@ -179,107 +226,65 @@ def _left(text: str, start: int, cue: str) -> str:
     return "lead" if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else "other"
 
 
-Key = tuple[str, str, str, str, bool, str, bool, str, tuple[str, ...]]
-
-
-def _key(text: str, start: int, end: int, left: str, right: str) -> Key:
-    """The shape of the place and what stands beside it, as far as it is more than letters."""
+def features(text: str, start: int, end: int, cue: str, told: bool) -> tuple[Key, list[str]]:
+    """What tells for or against a name at text[start:end]: what it shares with many places, and its letters."""
     name = text[start:end]
     plain = name.replace(" ", "").replace("　", "")
+    left, right = _left(text, start, cue), right_of(text, end)
     surname, form = surname_of(plain), _form(name, plain)
-    if form[0] != "h":
-        kind = form[:4] + (str(text[end : end + 1] in SYLLABLES) if form[0] == "d" else "")
-        return left, right, form, kind, False, "", False, "", ()
-    common, given = words()[1], plain[len(surname) :]
-    flags = [
-        flag
-        for flag, holds in (
-            ("gap", plain != name),
-            ("small", not _SMALL.isdisjoint(given)),
-            ("nothing", plain in _NOTHING),
-            ("heading", plain.startswith(_HEADINGS)),
-            ("ending", plain[-1] in "某者儿人病症痰氏之"),
-            ("crossing", end - start > 1 and any(_crossing(text, place) for place in range(start + 1, end))),
-        )
-        if holds
-    ]
-    joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
-    word, ahead = str(given in common) if len(given) == 2 else "", text[end : end + 2] in common
-    return left, right, form, _surname_kind(plain, surname), plain in common, joins, ahead, word, tuple(flags)
-
-
-def _letters(text: str, start: int, end: int, key: Key) -> list[str]:
-    """The features of the letters of the place and around it."""
-    _, right, form, kind, *_ = key
     before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
     one, next_ = before[-1], after[0]
-    found = [
+    is_han = form[0] == "h"
+    kind = _surname_kind(plain, surname) if is_han else form[:4] + (str(next_ in SYLLABLES) if form[0] == "d" else "")
+    letters = [
         f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
         f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
     ]  # fmt: skip
-    if key[5]:
-        given = start + (len(surname_of(text[start:end])) if text[start + 1 : start + 2] not in " 　" else 2)
-        found += (f"0{text[start]}|{form}", f"0r{text[start]}|{right}", f"-1{text[end - 1]}", f"1{text[given:end][:1]}")
-    return found
+    if not is_han:
+        return (left, right, form, kind, told, None, ""), letters
+    common, given = words()[1], plain[len(surname) :]
+    joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
+    joins += f"{plain in common:d}{text[end : end + 2] in common:d}"
+    letters += [f"0{text[start]}|{form}", f"0r{text[start]}|{right}", f"-1{plain[-1]}", f"1{given[:1]}"]
+    if len(given) == 2:
+        letters.append(f"g{given in common}|{left}")
+    for flag, holds in (
+        ("gap", plain != name),
+        ("sure", cue[-1:] == ":" and right == "border" and kind in ("common", "rare") and plain not in common),
+        ("nothing", plain in _NOTHING),
+        ("heading", plain.startswith(_HEADINGS)),
+        ("ending", plain[-1] in "者儿人痰之"),
+        ("crossing", end - start > 1 and any(_crossing(text, place) for place in range(start + 1, end))),
+    ):
+        if holds:
+            letters += [flag, f"{flag}{left}"]
+    score = max(-5, min(6, odds(text, start, end) // 32))
+    return (left, right, form, kind, told, score, joins), letters
 
 
-def _shape_features(key: Key) -> list[str]:
-    """The features of a shape and what stands beside it."""
-    left, right, form, kind, word, joins, ahead, given, flags = key
+def shared(key: Key) -> list[str]:
+    """The features of the shape of a place, of what stands beside it, and of how well it reads as a name."""
+    left, right, form, kind, told, score, joins = key
     found = [
         "bias", f"f{form}", f"k{kind}", f"l{left}", f"r{right}", f"lr{left}|{right}", f"lf{left}|{form}",
         f"rf{right}|{form}", f"lk{left}|{kind}", f"rk{right}|{kind}", f"fk{form}|{kind}", f"lrf{left}|{right}|{form}",
-        f"lrk{left}|{right}|{kind}",
+        f"lrk{left}|{right}|{kind}", f"t{told:d}{left}", f"tr{told:d}{left}|{right}",
     ]  # fmt: skip
-    if not joins:
+    if score is None:
         return found
-    found += [
-        f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
-        f"j{joins}|{form}", f"jl{joins[0]}|{left}", f"jr{joins[1]}|{right}",
-        f"a{ahead}|{right}|{form}", f"al{ahead}|{left}|{right}",
-    ]  # fmt: skip
-    if given:
-        found.append(f"g{given}|{left}")
-    for flag in flags:
-        found += [flag] if flag == "crossing" else [flag, f"{flag}{left}"]
-    return found + ([f"gap{right}", f"gap{form}"] if "gap" in flags else [])
-
-
-def _score_features(left: str, right: str, form: str, kind: str, score: int) -> list[str]:
-    """The features of how much better a place reads as a name than as words."""
+    opens, ends, word, ahead = joins
+    if left in ("other", "lead", "border"):
+        found += [f"u{kind}|{form}|{score}", f"u{told:d}{form}|{score}|{opens}{ends}{word}"]
     return [
+        *found, f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
+        f"j{opens}{ends}|{form}", f"jl{opens}|{left}", f"jr{ends}|{right}",
+        f"a{ahead}|{right}|{form}", f"al{ahead}|{left}|{right}",
         f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
-        f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}",
+        f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}", f"to{told:d}{score}|{left}",
     ]  # fmt: skip
 
 
-_SCORES = range(-5, 7)
-
-
-def _score(text: str, start: int, end: int) -> int:
-    return max(_SCORES[0], min(_SCORES[-1], odds(text, start, end) // 32))
-
-
-def features(text: str, start: int, end: int, starts: dict[int, str]) -> list[str]:
-    """What tells for or against a name at text[start:end], as strings."""
-    key = _key(text, start, end, _left(text, start, starts.get(start, "")), right_of(text, end))
-    score = _score_features(*key[:4], _score(text, start, end)) if key[5] else []
-    return [*_letters(text, start, end, key), *_shape_features(key), *score]
-
-
-@lru_cache(1 << 16)
-def _weight(key: Key) -> int:
-    return sum(weights().get(feature, 0) for feature in _shape_features(key))
-
-
-@lru_cache(1 << 14)
-def _readings(left: str, right: str, form: str, kind: str) -> list[int]:
-    """The weight of each score, from the least to the greatest; then the most of them."""
-    weight = weights().get
-    found = [
-        sum(weight(feature, 0) for feature in _score_features(left, right, form, kind, score)) for score in _SCORES
-    ]
-    return [*found, max(found)]
+# --- the decision -----------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -288,53 +293,33 @@ def weights() -> dict[str, int]:
     return json.loads(files("qilin_lib.chimed").joinpath("data/deid_weights.json").read_text(encoding="utf-8"))
 
 
-_old, _modern = re.compile("[之其乃曰矣也而]").findall, re.compile("[的了是我你您们很吗呢吧]").findall
-
-
-def classical(text: str) -> bool:
-    """Whether `text` is classical Chinese: its 大夫 and 先生 have been dead for centuries."""
-    old = _old(text)
-    return len(old) > 2 and len(set(old)) > 1 and len(old) > 2 * len(_modern(text))
-
-
-_UNREAD, _FAR = [0, 0], -1500
-# Behind these no surname stands alone.
-_APART = frozenset(("none", "verb", "act", "year"))
+@lru_cache(1 << 16)
+def _common(key: Key) -> int:
+    return sum(weights().get(tag, 0) for tag in shared(key))
 
 
 @lru_cache(1 << 15)
-def _value(before: str, name: str, after: str, cue: str) -> int:
-    """The sum of the weights of a name between these letters; 0 or less where none stands."""
-    text, start, end = before + name + after, len(before), len(before) + len(name)
-    right = right_of(text, end)
-    if len(name) == 1 and right in _APART and cue and cue[:4] not in ("nick", "name"):
-        return 0
-    key = _key(text, start, end, _left(text, start, cue), right)
-    # To look at letters and to read as words takes longest, and most places are far from a name.
-    value, readings = _weight(key), _readings(*key[:4]) if key[5] else _UNREAD
-    if value + readings[-1] <= _FAR:
-        return 0
-    value += sum(weights().get(feature, 0) for feature in _letters(text, start, end, key))
-    if value + readings[-1] <= 0:
-        return 0
-    return value + readings[_score(text, start, end) - _SCORES[0] if key[5] else 0]
+def _value(before: str, name: str, after: str, cue: str, told: bool) -> int:
+    """The sum of the weights of a name between these letters."""
+    start = len(before)
+    key, letters = features(before + name + after, start, start + len(name), cue, told)
+    return _common(key) + sum(weights().get(tag, 0) for tag in letters)
 
 
-def _persons(text: str) -> Spans:
-    proposed, starts = places(text)
-    values = {}
-    for start, end in proposed:
-        before, after = text[max(0, start - 3) : start], text[end : end + 20]
-        value = _value(before, text[start:end], after, starts.get(start, ""))
-        if value > 0:
-            values[start, end] = value
-    return iter(apart(sorted(values, key=lambda place: (-values[place], place))))
+def proposed(text: str) -> Iterator[tuple[Place, str, bool]]:
+    """The places in `text` where a name may stand, each with the cue before it and whether somebody speaks."""
+    found, starts = places(text)
+    told = bool(found) and _personal(text) is not None
+    for start, end in found:
+        yield (start, end), starts.get(start, ""), told
 
 
-def apart(ordered: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The places that overlap none before them in the list, in order."""
+def best(values: dict[Place, int]) -> list[Place]:
+    """The places of positive value that overlap none of a higher one, in order."""
     taken, kept = set(), []
-    for start, end in ordered:
+    for start, end in sorted(
+        (place for place in values if values[place] > 0), key=lambda place: (-values[place], place)
+    ):
         if taken.isdisjoint(range(start, end)):
             taken.update(range(start, end))
             kept.append((start, end))
@@ -354,11 +339,15 @@ def _called(match: re.Match[str], part: int) -> bool:
 
 
 def _names(text: str) -> Spans:
-    alone: list[tuple[int, int]] = []
-    if "姓" in text and not classical(text):
-        alone = [match.span(part) for match in _surname_alone(text) for part in (1, 2, 3) if _called(match, part)]
-    found = _persons(text)
-    yield from apart([*alone, *found]) if alone else found
+    if public(text):
+        return
+    values = {}
+    for (start, end), cue, told in proposed(text):
+        before, after = text[max(0, start - 3) : start], text[end : end + 20]
+        values[start, end] = _value(before, text[start:end], after, cue, told)
+    for match in _surname_alone(text) if "姓" in text else ():
+        values |= {match.span(part): 10**6 for part in (1, 2, 3) if _called(match, part)}
+    yield from best(values)
 
 
 NAME_RULES = (Rule("姓名", _names),)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 from qilin_lib.chimed.deidentify import KINDS, Span, find
 from qilin_lib.errors import QilinError
@@ -26,8 +26,7 @@ SPLITS = ("tune", "test")
 ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """One sentence. `spans` are (start, end, type) in characters, half-open, in order; empty for a hard negative."""
 
     text: str
@@ -35,8 +34,7 @@ class Case:
     split: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Span-level counts of one type, or of all types together (type = "all").
 
     `covered` counts labelled spans of which every character is replaced, whatever the type and the borders.
@@ -51,22 +49,6 @@ class Row:
     @property
     def labelled(self) -> int:
         return self.true_positives + self.false_negatives
-
-    @property
-    def precision(self) -> float:
-        return _ratio(self.true_positives, self.true_positives + self.false_positives)
-
-    @property
-    def recall(self) -> float:
-        return _ratio(self.true_positives, self.labelled)
-
-    @property
-    def f1(self) -> float:
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
-
-    @property
-    def covered_recall(self) -> float:
-        return _ratio(self.covered, self.labelled)
 
 
 def labelled_cases(split: str | None = None) -> tuple[Case, ...]:
@@ -96,7 +78,8 @@ def score(cases: Iterable[Case]) -> tuple[Row, ...]:
     covered: Counter[str] = Counter()
     for case in cases:
         found = find(case.text)
-        wanted, given = _trimmed(case.text, case.spans), _trimmed(case.text, found)
+        wanted = {_trim(case.text, *span) for span in case.spans}
+        given = {_trim(case.text, *span) for span in found}
         right.update(kind for *_, kind in wanted & given)
         wrong.update(kind for *_, kind in given - wanted)
         missed.update(kind for *_, kind in wanted - given)
@@ -106,15 +89,6 @@ def score(cases: Iterable[Case]) -> tuple[Row, ...]:
     return (*rows, Row(ALL, right.total(), wrong.total(), missed.total(), covered.total()))
 
 
-def _trimmed(text: str, spans: Iterable[Span]) -> set[Span]:
-    return {_trim(text, *span) for span in spans}
-
-
 def _trim(text: str, start: int, end: int, kind: str) -> Span:
     piece = text[start:end]
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip()), kind
-
-
-def _ratio(part: int, whole: int) -> float:
-    # Nothing to find and nothing found is no failure.
-    return part / whole if whole else 1.0

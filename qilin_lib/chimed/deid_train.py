@@ -19,11 +19,14 @@ from pathlib import Path
 
 import yaml
 
+from qilin_lib.chimed import sources
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.deid_base import HIDDEN, listed
 from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, dictionary, name_letters, words
-from qilin_lib.chimed.deid_names import apart, features, places
+from qilin_lib.chimed.deid_names import best, features, proposed, public, shared
 from qilin_lib.chimed.deid_score import Case, labelled_cases
 from qilin_lib.chimed.deidentify import blotted, blotted_numbers
+from qilin_lib.chimed.records import Rejection, content
 
 Place = tuple[int, int]
 # A source, and for each place in its text the features and whether a name stands there.
@@ -33,10 +36,6 @@ _SLOTS = yaml.safe_load(files("qilin_lib.chimed").joinpath("data/deid_slots.yaml
 _LISTS = {slot: words.split() for slot, words in _SLOTS.items()}
 _COMMON = listed("surnames")[0][:96]
 _ALL, _DOUBLE, _SYLLABLES = sorted(SURNAMES), sorted(DOUBLE), sorted(SYLLABLES)
-_SOURCES = (
-    "toyhom_dialogue", "remedi", "cmtmedqa", "meddialog_cn", "medicalgpt_sft", "plain_text", "huatuo26m_test",
-    "dpo_zh", "kg_39health",
-)  # fmt: skip
 
 
 @cache
@@ -90,6 +89,8 @@ def _given(dice: random.Random) -> str:
     """A given name of one or two letters, or a word."""
     _, middle, last = _pools()
     kind = dice.random()
+    if kind < 0.05:
+        return dice.choice("是由之其")
     if kind < 0.25:
         return dice.choice(last)
     return dice.choice(_words()[0]) if kind < 0.42 else dice.choice(middle) + dice.choice(last)
@@ -133,7 +134,7 @@ _FILL: dict[str, Callable[[random.Random], str]] = {
     "r": lambda dice: dice.choice(_roles()),
     "q": lambda dice: dice.choice(listed("addresses")),
     "d": lambda dice: str(dice.randint(1, 79)),
-    **{slot: lambda dice, slot=slot: dice.choice(_LISTS[slot]) for slot in "gkety"},
+    **{slot: lambda dice, slot=slot: dice.choice(_LISTS[slot]) for slot in "gketyx"},
 }
 
 
@@ -151,9 +152,9 @@ def fill(frame: str, dice: random.Random) -> tuple[str, list[Place]]:
 
 def examples(source: str, text: str, names: list[Place]) -> Iterator[Example]:
     """The places of one text, with the features of each."""
-    proposed, starts = places(text)
-    if proposed:
-        yield source, [(place, features(text, *place, starts), place in names) for place in proposed]
+    found = [(place, features(text, *place, cue, told)) for place, cue, told in proposed(text)]
+    if found:
+        yield source, [(place, shared(key) + letters, place in names) for place, (key, letters) in found]
 
 
 def views(text: str, names: list[Place]) -> Iterator[tuple[str, list[Place]]]:
@@ -209,46 +210,27 @@ def frames() -> list[str]:
 
 
 def from_raw(folder: Path, chars: int) -> Iterator[Example]:
-    """Places in real texts, taken for no names but where they look like a doctor with a title or a label's value."""
-    for number, text in enumerate(raw_texts(folder, chars)):
-        if number % 5 == 0:  # stays unseen, so that what is removed there can be read
-            continue
-        view, _ = blotted_numbers(text)
-        for source, rows in examples(f"raw{number}", view, []):
-            yield source, [row for row in rows if not doubtful(set(row[1]))]
+    """Places in real texts, so many characters of each source, but those that `doubtful` takes for names."""
+    for name, source in sources.BY_NAME.items():
+        left = chars if source.part == "medical" else 0
+        for number, unit in enumerate(sources.units(source, folder) if left else ()):
+            text = "" if isinstance(unit.read, Rejection) else clean(content(unit.read.payload))
+            left -= len(text)
+            if left < 0:
+                break
+            # Every fifth text stays unseen, so that what is removed there can be read.
+            if number % 5 and not public(text):
+                view, _ = blotted_numbers(text)
+                for label, rows in examples(f"{name}{number}", view, []):
+                    yield label, [row for row in rows if not doubtful(set(row[1]))]
 
 
 def doubtful(tags: set[str]) -> bool:
     """Whether a place in a real text may well be a name: a common surname with a title, the value of a label."""
-    kind = next((tag for tag in tags if tag[:4] in ("kcom", "krar", "kdou")), "kx")
-    titled = tags & {"rtitle", "rcalled", "rsexed"} and kind != "kx" and kind[-1] != "!"
+    kind = next((tag for tag in tags if tag[:4] in ("kcom", "krar", "kdou", "keve")), "kx!")
+    sure = kind[:4] != "keve" or tags & {"lborder", "lopens"}
+    titled = tags & {"rtitle", "rcalled", "rsexed"} and kind[-1] != "!" and sure
     return bool(titled or tags & {"llabel:", "lstaff:", "lsaid", "lasked"})
-
-
-def raw_texts(folder: Path, chars: int) -> Iterator[str]:
-    """Lines of the sources in `folder`, so many characters of each."""
-    for source in _SOURCES:
-        left = 5 * chars if source == "plain_text" else chars
-        for path in sorted(folder.glob(f"{source}/**/*")):
-            if left <= 0 or not path.is_file() or path.suffix in (".md", ".gz", ".zip"):
-                continue
-            for line in _decoded(path.read_bytes()[: 4 * chars]).splitlines():
-                line = line.strip().replace("\\n", "\n")
-                if line and left > 0:
-                    left -= len(line)
-                    yield line[:4000]
-
-
-def _decoded(data: bytes) -> str:
-    """The text of `data`, in UTF-8 or GB 18030, as far as it can be read: its last letter may be cut."""
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError as error:
-            text = data[: error.start].decode(encoding)
-            if error.start > len(data) - 4:
-                break
-    return text
 
 
 def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60, least: int = 3) -> dict[str, int]:
@@ -270,8 +252,7 @@ def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60
         dice.shuffle(texts)
         for rows in texts:
             values = {place: margin + sum(now[f] for f in found) for place, found, margin, _ in rows}
-            best = sorted((place for place in values if values[place] > 0), key=lambda place: (-values[place], place))
-            taken = set(apart(best))
+            taken = set(best(values))
             for place, found, _, gold in rows:
                 if gold != (place in taken):
                     for f in found:
@@ -279,7 +260,7 @@ def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60
                         total[f] += step if gold else -step
             step += 1
     means = {feature: round(16 * (now[f] * step - total[f]) / step) for feature, f in kept.items()}
-    return {feature: mean for feature, mean in means.items() if mean}
+    return {feature: mean for feature, mean in means.items() if abs(mean) > 23}
 
 
 def _numbered(given: list[Example], least: int) -> dict[str, int]:
@@ -294,9 +275,9 @@ def _numbered(given: list[Example], least: int) -> dict[str, int]:
 
 def main() -> None:
     """Write data/deid_weights.json from all labelled sentences, the frames and, where there are any, real texts."""
-    given = [*from_cases(labelled_cases(), "case", 1)] * 3 + [*from_frames(1, 10)]
+    given = [*from_cases(labelled_cases(), "case", 1)] * 5 + [*from_frames(1, 20)]
     if folder := os.environ.get("QILIN_RAW_DIR"):
-        given += from_raw(Path(folder), 400_000)
+        given += from_raw(Path(folder), 1_000_000)
     weights = train(given)
     # What is missed weighs more than what is taken.
     weights["bias"] += 100

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from qilin_lib.chimed.deid_base import HIDDEN, KINDS, NAMED
+from qilin_lib.chimed.deid_base import HIDDEN, KINDS, NAMED, Rule
 from qilin_lib.chimed.deid_names import NAME_RULES
 from qilin_lib.chimed.deid_numbers import NUMBER_GROUPS, valid_identity_number
 from qilin_lib.chimed.deid_places import PLACE_GROUPS
@@ -56,27 +56,31 @@ def find(text: str, medical: bool = True) -> list[Span]:
     if "[" in text:
         view, at = blotted(view, at, [(*mark.span(), mark[1]) for mark in _placeholders(text)])
     spans: list[Span] = []
-    # A rule sees what was taken as one character, just as it sees a placeholder. Going on until nothing more is found
-    # is what makes a second call find nothing.
+    # Going on until nothing more is found is what makes a second call find nothing.
     for _ in range(_PASSES):
-        before = len(spans)
         rules = [rule for group in groups if group.search(view) for rule in group.rules] if hinted(view) else []
-        for kind, finder in (*rules, *NAME_RULES) if medical else rules:
-            if new := [(start, end, kind) for start, end in finder(view)]:
-                spans += [(at[start], at[end], kind) for start, end, _ in new]
-                view, at = blotted(view, at, new)
-        if len(spans) == before:
+        view, at, new = _taken(view, at, [*rules, *NAME_RULES] if medical else rules)
+        if not new:
             break
+        spans += new
     return sorted(spans + _again(text, spans)) if spans else spans
 
 
 def blotted_numbers(text: str) -> tuple[str, Sequence[int]]:
     """`text` as the rules for names see it: numbers and places that were found are one character each."""
-    view, at = text.translate(_WIDE), range(len(text) + 1)
-    for kind, finder in (rule for group in GROUPS if group.search(view) for rule in group.rules):
+    view = text.translate(_WIDE)
+    rules = [rule for group in GROUPS if group.search(view) for rule in group.rules]
+    return _taken(view, range(len(text) + 1), rules)[:2]
+
+
+def _taken(view: str, at: Sequence[int], rules: Sequence[Rule]) -> tuple[str, Sequence[int], list[Span]]:
+    """What the rules find, in characters of the text; each sees what those before it took as one character."""
+    spans: list[Span] = []
+    for kind, finder in rules:
         if new := [(start, end, kind) for start, end in finder(view)]:
+            spans += [(at[start], at[end], kind) for start, end, _ in new]
             view, at = blotted(view, at, new)
-    return view, at
+    return view, at, spans
 
 
 def _again(text: str, spans: list[Span]) -> list[Span]:

@@ -75,7 +75,8 @@ def test_precision_and_recall_reach_what_is_asked() -> None:
     # The split "test" is measured in notebook 01, not asserted: nobody may tune the rules until it passes.
     *rows, overall = score(labelled_cases("tune"))
     assert overall.type == "all" and overall.labelled > 700
-    assert overall.precision >= 0.99 and overall.recall >= 0.95
+    assert overall.true_positives / (overall.true_positives + overall.false_positives) >= 0.99
+    assert overall.true_positives / overall.labelled >= 0.95
     # Names that no cue stands beside are what is missed.
     others = [row for row in rows if row.type != "姓名"]
     found, labelled = sum(row.true_positives for row in others), sum(row.labelled for row in others)
@@ -93,8 +94,7 @@ def test_score_counts_found_wrong_and_missed() -> None:
     phone, name, overall = rows["电话"], rows["姓名"], rows["all"]
     assert (phone.true_positives, phone.false_positives, phone.false_negatives, phone.covered) == (1, 2, 1, 1)
     assert (name.true_positives, name.false_positives, name.false_negatives) == (1, 0, 1)
-    assert (overall.precision, overall.recall, overall.f1) == (2 / 4, 2 / 4, 0.5)
-    assert phone.precision == 1 / 3 and phone.recall == 1 / 2 and phone.covered_recall == 1 / 2
+    assert (overall.true_positives, overall.false_positives, overall.false_negatives) == (2, 2, 2)
 
 
 def test_spaces_at_the_ends_of_a_label_do_not_count() -> None:

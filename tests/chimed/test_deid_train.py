@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from qilin_lib.chimed import deid_names, deid_train
 from qilin_lib.chimed.deid_base import NAMED
 
@@ -32,25 +34,23 @@ def test_a_view_keeps_one_name_and_hides_the_others():
     ]
 
 
-def test_training_separates_what_it_was_shown_and_repeats_itself(monkeypatch):
+def test_training_separates_what_it_was_shown_and_repeats_itself():
     shown = [("患者王小明，男", [(2, 5)]), ("患者高血糖，男", []), ("请李医生看", [(1, 2)]), ("请高年资医生看", [])] * 3
     given = [row for number, (text, names) in enumerate(shown) for row in deid_train.examples(str(number), text, names)]
     weights = deid_train.train(given)
     assert weights == deid_train.train(given) and all(isinstance(weight, int) for weight in weights.values())
-    for text, names in shown:
-        proposed, starts = deid_names.places(text)
-        sums = {place: sum(weights.get(f, 0) for f in deid_names.features(text, *place, starts)) for place in proposed}
-        best = sorted((place for place in sums if sums[place] > 0), key=lambda place: -sums[place])
-        assert deid_names.apart(best) == names
+    assert [deid_names.best(summed(text, weights)) for text, _ in shown] == [names for _, names in shown]
 
 
-def test_the_weight_of_a_place_is_the_sum_of_its_features():
-    for text in ("患者王小明，男，45岁", "主治医师：欧阳静　记录：李 明", "请张医生看看", "患者高血压，女"):
-        proposed, starts = deid_names.places(text)
-        found = dict.fromkeys(deid_names._persons(text))
-        sums = {
-            place: sum(deid_names.weights().get(f, 0) for f in deid_names.features(text, *place, starts))
-            for place in proposed
-        }
-        wanted = deid_names.apart(sorted((p for p in sums if sums[p] > 0), key=lambda place: (-sums[place], place)))
-        assert list(found) == wanted
+@pytest.mark.parametrize(
+    "text", ["患者王小明，男，45岁", "主治医师：欧阳静　记录：李 明", "请张医生看看", "患者高血压，女"]
+)
+def test_names_are_found_by_the_sum_of_the_weights_of_their_features(text):
+    (rule,) = deid_names.NAME_RULES
+    assert list(rule.spans(text)) == deid_names.best(summed(text, deid_names.weights()))
+
+
+def summed(text, weights):
+    """The sum of weights of each place, from the features that training sees."""
+    rows = [row for _, rows in deid_train.examples("", text, []) for row in rows]
+    return {place: sum(weights.get(tag, 0) for tag in tags) for place, tags, _ in rows}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qilin_lib.chimed.deid_model import odds
 from qilin_lib.chimed.deid_score import labelled_cases
 from qilin_lib.chimed.deidentify import GROUPS, deidentify, deidentify_all, find, valid_identity_number
+from tests.helpers.personal import check_digit
 
 GOES = [
     ("打我电话13912345678吧", "打我电话[电话]吧"),
@@ -235,6 +236,8 @@ def test_long_repetitions_take_no_long_time(bit):
 def test_a_number_without_cue_needs_its_check_digit():
     assert valid_identity_number("570307200501252416") and not valid_identity_number("570307200501252417")
     assert not valid_identity_number("570307200513252416")
+    seventeen = ("97030720050125241", "07030720050125241")
+    assert [valid_identity_number(digits + check_digit(digits)) for digits in seventeen] == [True, False]
     assert deidentify("编号570307200501252417")[1] == {}
 
 
