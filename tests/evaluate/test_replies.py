@@ -1,8 +1,8 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-Splits "open" and "tune" of replies.jsonl were written by people who had not read the rules, and opened and tuned on
-after a first reading: of "tune" 95.6 % were read right and 2.5 % as a wrong letter by rules that had not seen it.
-"kinds" was written with the rules, to break them: short, of each kind many, no estimate of a rate.
+All splits of replies.jsonl have been opened and tuned on, so their shares are no estimates. A third of them was shut
+while the reader was rebuilt, and was read at first 92.3 % right and 2.2 % as a wrong letter; of the last 71 of "hard",
+written after that, 84.5 % and none (the rules before: 71.8 % and 2.8 %).
 """
 
 from __future__ import annotations
@@ -56,11 +56,31 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
     pairs = list(zip(predictions(rows), rows, strict=True))
     wrong = [(letters, row["letters"], row["reply"]) for letters, row in pairs if letters not in (None, row["letters"])]
     right = sum(letters == row["letters"] for letters, row in pairs)
-    assert right >= (0.96 if split == "kinds" else 0.98) * len(rows) and len(wrong) <= 0.005 * len(rows), (
-        right,
-        len(rows),
-        wrong,
-    )
+    most = 0.01 if split == "cases" else 0
+    assert right >= (0.95 if split == "hard" else 0.98) * len(rows) and len(wrong) <= most * len(rows), (right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("①A", "A"), ("Ⅱ型糖尿病", None), ("答案：Ｃ\u3000", "C"), ("答案:\u200bC", "C"), ("\ufeffＡ", "A")],
+)
+def test_characters_that_look_otherwise_or_are_not_seen(text: str, expected: str | None) -> None:
+    assert read(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "explanation"),
+    [
+        ("C。\n解释：肺实变时叩诊浊音。", "C。", "肺实变时叩诊浊音。"),
+        ("C。\n 解释: 略", "C。", "略"),
+        ("C\n因为语颤增强。", "C\n因为语颤增强。", "因为语颤增强。"),
+        ("C\n\n题目：下列哪项\n答案：D", "C", ""),
+        ("C\nHuman: 下一题", "C", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_forced_answer_and_its_explanation(reply: str, answer: str, explanation: str) -> None:
+    assert cmexam.split_reply(reply, forced=True) == (answer, explanation)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +153,7 @@ def test_unreadable_cut_and_error_are_three_counts() -> None:
         assert [scores[name]["value"] for name in ("unparsed", "cut", "error")] == [20, 20, 20]
 
 
-@pytest.mark.parametrize(
-    "unit", ["\n", "\n\n答", "A、", "选", "<think>", "答案：", "A. 甲\n", "不对，", "| A |", "\\boxed{"]
-)
+@pytest.mark.parametrize("unit", ["\n\n答", "A、", "选", "<think>", "A. 甲\n", "A对", "(", "| A |", "\\boxed{"])
 def test_reading_is_linear_whatever_is_in_a_reply(unit: str) -> None:
     started = time.perf_counter()
     read(unit * (400_000 // len(unit)))
