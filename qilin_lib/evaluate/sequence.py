@@ -6,6 +6,7 @@ The interface is that of backends.TransformersBackend. The forced words of a rep
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,57 +41,44 @@ class SequenceBackend:
         """
         import torch
 
-        prefix, encoded = self._read(prompts)
         ids = [single_token(self.tokenizer, prompts[0].reply_prefix, choice) for choice in choices]
         with torch.inference_mode():
-            logits = self.model(**encoded, decoder_input_ids=prefix, use_cache=False).logits[:, -1].float()
+            logits = self.model(**self._inputs(prompts), use_cache=False).logits[:, -1].float()
         rows = logits.log_softmax(-1)[:, ids].tolist()
         return [dict(zip(choices, row, strict=True)) for row in rows]
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
         """Greedy answer to each prompt after its forced words, up to the end token (left out) or `max_new_tokens`."""
-        import torch
-
-        max_new_tokens = self.asking.max_new_tokens or max_new_tokens
-        chosen, encoded = self._read(prompts)
-        cache, written = None, [[] for _ in prompts]
-        running = [True] * len(prompts)
-        for _ in range(max_new_tokens):
-            with torch.inference_mode():
-                out = self.model(**encoded, decoder_input_ids=chosen, past_key_values=cache, use_cache=True)
-            cache, chosen = out.past_key_values, out.logits[:, -1].float().argmax(-1)[:, None]
-            for row, token in enumerate(chosen[:, 0].tolist()):
-                running[row] = running[row] and token not in self.stop_ids
-                if running[row]:
-                    written[row].append(token)
-            if not any(running):
-                break
+        inputs = self._inputs(prompts)
+        limit, begun = self.asking.max_new_tokens or max_new_tokens, inputs["decoder_input_ids"].shape[1]
+        ends = sorted(self.stop_ids)
+        out = self.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=ends)
+        written = [list(takewhile(lambda token: token not in self.stop_ids, row)) for row in out[:, begun:].tolist()]
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-        return replied(prompts, texts, [LENGTH if one else STOP for one in running], ends=self.asking.stop)
+        finishes = [LENGTH if len(ids) == limit else STOP for ids in written]
+        return replied(prompts, texts, finishes, ends=self.asking.stop)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
         return weights_hash(self.model)
 
-    def _read(self, prompts: Sequence[Prompt]) -> tuple[Any, dict[str, Any]]:
-        """(the decoder's first ids: start token and forced words, the encoder's output with its mask)."""
-        import torch
+    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """What the encoder reads, padded, and what the decoder begins with: its start token and the forced words."""
+        from torch import tensor
 
         prefixes = {prompt.reply_prefix for prompt in prompts}
         if len(prefixes) > 1:
             raise ValueError(f"the prompts of a chunk begin their replies alike, not with {sorted(prefixes)}")
         prefix = self.tokenizer.encode(*prefixes, add_special_tokens=False) if any(prefixes) else []
         asked = [[*prompt.ids[: len(prompt.ids) - len(prefix)], self.tokenizer.eos_token_id] for prompt in prompts]
-        ids = torch.zeros(len(asked), max(map(len, asked)), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(asked):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-            mask[row, : len(prompt)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        with torch.inference_mode():
-            states = self.model.get_encoder()(input_ids=ids, attention_mask=mask)
-        first = torch.tensor([[self.model.config.decoder_start_token_id, *prefix]] * len(asked), device=self.device)
-        return first, {"encoder_outputs": states, "attention_mask": mask}
+        padded = self.tokenizer.pad({"input_ids": asked}, padding_side="right", return_tensors="pt")
+        begun = tensor([[self.model.config.decoder_start_token_id, *prefix]] * len(asked))
+        inputs = {
+            "input_ids": padded["input_ids"],
+            "attention_mask": padded["attention_mask"],
+            "decoder_input_ids": begun,
+        }
+        return {name: ids.to(self.device) for name, ids in inputs.items()}
 
 
 def stand_in(tokenizer_of: Path, target: Path, seed: int) -> Path:
