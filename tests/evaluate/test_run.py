@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.answering import answer_all
+from qilin_lib.evaluate.answering import Share, answer_all
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.replies import Reply
@@ -52,7 +52,7 @@ def evaluate(raw_dir: Path, params: SimpleNamespace) -> Callable:
         tasks = prepare(raw_dir, params)
         shots = dict.fromkeys(models, params.shots)
         for rank in range(processes):
-            answer_all(tasks, models, shots, out, rank, processes, progress)
+            answer_all(tasks, models, shots, out, Share(rank, processes, progress))
         return score(tasks, {task.name: list(models) for task in tasks}, out, params)
 
     return run
