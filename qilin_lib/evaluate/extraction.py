@@ -136,7 +136,7 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     """The letters of the last mention that is said to be so, "" where it leaves the choice open, None if none is."""
     such = [one for one in said if one.open and one.says(label) and not one.says("denied")]
     if label == "concludes":
-        such = [one for one in such if not one.says("wrong")]
+        such = [one for one in such if not one.says("wrong") and (multiple or len(one.letters) == 1)]
     if not such:
         return None
     last, named = such[-1], getattr(CUES, label).after
@@ -152,12 +152,13 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
 
 
 def _contradicted(text: str, said: list[Said], decided: str) -> bool:
-    """Whether the reply opens with another answer than `decided`, and no word takes that one back."""
-    first = said[0]
-    opens = first.open and first.mention.own and len(first.before) < 12 and first.sentence == 0
-    if not opens or set(first.letters) & set(decided) or not (first.says("answers") or _BEGINS.match(text)):
-        return False
-    return not CUES.withdrawn.search(text, text.index(MARK), text.rindex(MARK))
+    """Whether an earlier answer is another than `decided`, and no word up to the last mention takes it back."""
+    places = [place.start() for place in re.finditer(MARK, text)]
+    for place, one in zip(places, said, strict=True):
+        answers = one.open and (one.says("answers") or place == places[0] and _BEGINS.match(text))
+        if answers and not one.rejected and one.mention.own and not set(one.letters) & set(decided):
+            return not CUES.withdrawn.search(text, place, places[-1])
+    return False
 
 
 def _alone(text: str, found: list[Mention]) -> str:

@@ -118,7 +118,7 @@ def _single(text: str, options: Options) -> list[Mention]:
 
 
 def _bounded(word: str) -> str:
-    before = r"(?<![A-Za-z0-9.])" if re.match(r"[A-Za-z0-9]", word) else ""
+    before = r"(?<![A-Za-z0-9.~–-])" if re.match(r"[A-Za-z0-9]", word) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", word) else ""
     return f"{before}(?i:{re.escape(word)}){after}"
 

@@ -212,12 +212,6 @@ def test_a_benchmark_that_cannot_be_read_is_a_row_and_the_others_are_asked(raw: 
     assert all(row["source"] == name and row["reason"] and row["detail"] for row in spoilt.invalid)
 
 
-def test_a_benchmark_whose_folder_is_not_there_is_a_row(raw: Path):
-    shutil.rmtree(raw / "ceval")
-    made = {task.name: len(task.items) for task in prepare(raw, settings())}
-    assert made["ceval"] == 0 and made["cmexam"] == 2
-
-
 def test_the_example_is_of_a_benchmark_that_was_answered(tmp_path: Path):
     put(store.predictions(tmp_path, "fixed", "huatuo", "sft"), "{}\n")
     asked = ["ceval", "cmexam", "huatuo"], ["released", "fixed"]

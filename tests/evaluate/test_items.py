@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
-from qilin_lib.evaluate.items import GROUPS, Item, cap
+from qilin_lib.evaluate.items import GROUPS, cap
 from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES, TEST_QUESTIONS
 
 HEADER = "Question,Options,Answer,Explanation\n"
@@ -75,12 +74,6 @@ def test_ceval_names_a_subject_or_split_that_is_not_there(raw_dir: Path):
         ceval_items(raw_dir, "val", ["zz"])
     with pytest.raises(QilinError, match="dev, val and test"):
         ceval_items(raw_dir, "train")
-
-
-def test_ceval_dev_gives_five_answered_shots(raw_dir: Path):
-    dev = ceval_dev(raw_dir)
-    assert {subject: len(shots) for subject, shots in dev.items()}["physician"] == 5
-    assert all(shot.gold for shots in dev.values() for shot in shots)
 
 
 def test_ceval_dev_with_fewer_examples_than_shots_names_the_file(raw_dir: Path):
@@ -268,13 +261,6 @@ def test_cap_is_per_subject_seeded_nested_and_keeps_order(raw_dir: Path):
     one = [i for i in items if i.subject == "physician"]
     assert cap(one, 2, seed=3) == [i for i in two if i.subject == "physician"]
     assert cap(items, None, seed=0) == items
-
-
-def test_cap_samples_evenly():
-    items = [Item("huatuo", f"test-{n}", "test", None, "问", None, None, "答") for n in range(40)]
-    seeds = random.Random(0).sample(range(10_000), 400)
-    drawn = [item.id for seed in seeds for item in cap(items, 10, seed)]
-    assert all(60 <= drawn.count(item.id) <= 145 for item in items)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-All splits of replies.jsonl have been opened and tuned on, so their shares are no estimates. A third of them was shut
-while the reader was rebuilt, and was read at first 92.3 % right and 2.2 % as a wrong letter; of the last 71 of "hard",
-written after that, 84.5 % and none (the rules before: 71.8 % and 2.8 %).
+All splits of replies.jsonl have been opened and tuned on, so their shares are no estimates. A third of the others was
+shut while the reader was rebuilt, and was read at first 92.3 % right and 2.2 % as a wrong letter. "hard" was written
+by the author of the rules to break them, in four rounds: 76.0, 81.8, 84.5, 88.9 % right at first, 4.0, 2.3, 0, 3.2 %
+wrong letters (the reader before: 82.0, 73.9, 71.8, 84.1 and 4.0, 4.5, 2.8, 4.8 %).
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ def test_a_forced_answer_and_its_explanation(reply: str, answer: str, explanatio
         ("<think>答案应该是A，不过再想想", None),
         ("<thinking>选A</thinking>选C", "C"),
         ("<think>甲</think><answer>C</answer>", "C"),
+        ("答案是A。</think>还不好说", None),
+        ("答案：A或B", None),
+        ("答案：C\n至于心衰，答案是B。", None),
         ("## Thinking\n\n答案似乎是A。\n\n## Final Response\n\n应选C。", "C"),
         ("答案：D\n\n更正：上面看错了，正确答案应为C", "C"),
         ("A选项：不符合。\nB选项：不符合。\n综上，选C。", "C"),
@@ -100,6 +104,12 @@ def test_a_forced_answer_and_its_explanation(reply: str, answer: str, explanatio
 def test_the_last_decision_outside_a_thought_counts(reply: str, expected: str | None) -> None:
     assert read(reply) == expected
     assert answers(cmexam, [Reply(reply)], [OPTIONS])[0]["prediction"] == expected
+
+
+def test_a_reply_that_was_cut_gives_only_what_it_calls_its_answer() -> None:
+    early = "看起来最合适的是A。不过还要看体征："
+    assert read(early) == "A" and read(early, LENGTH) is None
+    assert read("答案：A。解析：喘息", LENGTH) == "A"
 
 
 def test_the_forced_words_stand_before_a_reply_only_where_they_were_forced() -> None:

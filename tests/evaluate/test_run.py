@@ -85,16 +85,6 @@ def test_records_and_scores_are_the_contracts(
     assert all(row["p"] is row["p_adjusted"] is None for row in scores["paired"] if row["n"] < 3)
 
 
-def test_ceval_records_choose_the_likeliest_letter(loaders: Any, evaluate: Callable, tmp_path: Path, params: Any):
-    params.benchmarks = ["ceval"]
-    evaluate(loaders(0), tmp_path)
-    for record in read_jsonl(predictions(tmp_path, "fixed", "ceval", "base")):
-        logprobs = record["scores"]
-        assert set(logprobs) == set("ABCD") and record["prediction"] == max(logprobs, key=logprobs.get)
-        assert record["correct"] == (record["prediction"] == record["gold"]) and 0 <= record["shots"] <= 5
-        assert record["template"] == "stand-in" and record["scoring"] == "likelihood"
-
-
 @pytest.mark.parametrize(("dtype", "same"), [("float32", True), ("bfloat16", False)])
 def test_a_written_answer_is_kept_for_another_batch_size_only_in_float32(
     loaders: Any, evaluate: Callable, tmp_path: Path, params: Any, dtype: str, same: bool
