@@ -6,9 +6,11 @@ import gc
 import json
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from qilin_lib.evaluate import evidence, store
@@ -21,33 +23,43 @@ Progress = Callable[[str, str, int, int, float], None]
 """progress(model, "benchmark, protocol", items done by all processes, items in all, seconds left at this pace)."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """This process's part of the work (`rank` of `of`), whom it tells of it, and whether refused prompts are asked
+    once more."""
+
+    rank: int = 0
+    of: int = 1
+    progress: Progress | None = None
+    errors_again: bool = False
+
+
 def answer_all(
     tasks: Sequence[Task],
     models: dict[str, Callable[[], Any]],
     shots: dict[str, int],
     out_dir: str | Path,
-    rank: int = 0,
-    of: int = 1,
-    progress: Progress | None = None,
-    benchmarks: dict[str, list[str]] | None = None,
+    share: Share = Share(),
+    benchmarks: Mapping[str, list[str]] = MappingProxyType({}),
     may_fail: Collection[str] = (),
-    errors_again: bool = False,
 ) -> None:
     """Let every model answer this process's chunks of every task; one model is in memory at a time.
 
     `models` maps a name to a callable that loads it; `shots` to its C-Eval examples; `benchmarks` to those it is asked
-    (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept, with
-    `errors_again` less the records of prompts that a server refused. A model of `may_fail` that cannot go on is noted
-    (`store.note_failure`), and the others answer.
+    (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept. A model of
+    `may_fail` that cannot go on is noted (`store.note_failure`), and the others answer.
     """
     for name, load in models.items():
-        wanted = (benchmarks or {}).get(name)
         # The authors' protocol knows no passages.
-        tasks_of = [task for task in tasks if not (evidence.parts(name)[1] and task.protocol == RELEASED)]
-        mine = [task for task in tasks_of if wanted is None or task.name in wanted]
+        mine = [
+            task
+            for task in tasks
+            if task.name in benchmarks.get(name, [task.name])
+            and not (evidence.parts(name)[1] and task.protocol == RELEASED)
+        ]
         try:
             if mine:
-                _answer_of_one(mine, name, load, shots[name], Path(out_dir), rank, of, progress, errors_again)
+                _answer_of_one(mine, name, load(), shots[name], Path(out_dir), share)
         except Exception as reason:
             if name not in may_fail:
                 raise
@@ -56,81 +68,64 @@ def answer_all(
         _free_memory()
 
 
-def _answer_of_one(
-    tasks: Sequence[Task],
-    name: str,
-    load: Callable[[], Any],
-    shots: int,
-    out_dir: Path,
-    rank: int,
-    of: int,
-    progress: Progress | None,
-    errors_again: bool,
-) -> None:
-    backend = load()
+def _answer_of_one(tasks: Sequence[Task], name: str, backend: Any, shots: int, out_dir: Path, share: Share) -> None:
     try:
         for task in tasks:
-            path = store.predictions(out_dir, task.protocol, task.name, name)
-            answer(task, name, backend, shots, path, rank, of, progress, errors_again)
+            answer(task, name, backend, shots, store.predictions(out_dir, task.protocol, task.name, name), share)
     finally:
-        if rank == 0 and hasattr(backend, "usage"):
+        if share.rank == 0 and hasattr(backend, "usage"):
             _add_usage(out_dir / "usage" / f"{name}.json", backend.usage())
         if hasattr(backend, "close"):
             backend.close()
 
 
-def answer(
-    task: Task,
-    model_name: str,
-    backend: Any,
-    shots: int,
-    path: Path,
-    rank: int = 0,
-    of: int = 1,
-    progress: Progress | None = None,
-    errors_again: bool = False,
-) -> None:
+def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: Share = Share()) -> None:
     """Append this process's records of one task to its part of `path`; a chunk counts only as a whole."""
-    asked = task.prompts(task.items, backend, shots)
-    key = _key(task, asked, backend)
-    if (store.complete(path, key) or store.reuse(path, key)) and not (errors_again and store.reopen(path, key)):
+    prompts = dict(zip([item.id for item in task.items], task.prompts(task.items, backend, shots), strict=True))
+    key = _key(task, list(prompts.values()), backend)
+    finished = store.complete(path, key) or store.reuse(path, key)
+    if finished and not (share.errors_again and store.reopen(path, key)):
         return
-    equal = _equal(asked)
-    index = {item.id: i for i, item in enumerate(task.items)}
-    cut = chunks(task, {twins[0]: asked[twins[0]] for twins in equal.values()}, backend)
-    mine = (
-        [task.items[i].id for one in chunk for i in equal[_same(asked[one])]]
-        for chunk in _share(cut, backend, rank, of)
-    )
+    items = {item.id: item for item in task.items}
     before, started = store.count(path), time.monotonic()
     shown = started
 
     def records(ids: list[str]) -> list[dict]:
-        items, prompts = [task.items[index[one]] for one in ids], [asked[index[one]] for one in ids]
-        answers = task.answer(items, prompts, _Once(backend))
-        return [_record(task, model_name, backend, *row) for row in zip(items, prompts, answers, strict=True)]
+        rows = [(items[name], prompts[name]) for name in ids]
+        own = task.answer([item for item, _ in rows], [prompt for _, prompt in rows], _Once(backend))
+        return [_record(task, model, backend, *row, part) for row, part in zip(rows, own, strict=True)]
 
     def told(left: int, _: int) -> None:
         nonlocal shown
         # Counting reads every part: after each chunk of a long benchmark that would be most of the reading.
-        if progress and (left == 0 or time.monotonic() - shown >= 1):
-            shown = time.monotonic()
-            progress(model_name, f"{task.name}, {task.protocol}", *_pace(path, before, task, started))
+        if share.progress and (left == 0 or time.monotonic() - shown >= 1):
+            shown, done, total = time.monotonic(), store.count(path), len(items)
+            rate = max(1, done - before) / (shown - started)
+            seconds = max(0, total - done) / rate
+            share.progress(model, f"{task.name}, {task.protocol}", min(done, total), total, seconds)
 
-    store.fill(path, rank, key, mine, records, told)
+    store.fill(path, share.rank, key, _chunks(task, prompts, backend, share), records, told)
+
+
+def _chunks(task: Task, prompts: Mapping[str, Prompt], backend: Any, share: Share) -> list[list[str]]:
+    """This process's chunks out of all of them, done or not: the others may be writing while this one looks.
+
+    Items with the same prompt are in one chunk, cut as if only the first of them were there.
+    """
+    names, equal = list(prompts), {}
+    for place, prompt in enumerate(prompts.values()):
+        equal.setdefault(_same(prompt), []).append(place)
+    firsts = {twins[0]: prompts[names[twins[0]]] for twins in equal.values()}
+    cut = [[names[i] for one in part for i in equal[_same(firsts[one])]] for part in chunks(task, firsts, backend)]
+    # A server answers many at once by itself, and one process keeps to its limit of requests.
+    if backend.tokenizer is None:
+        return cut if share.rank == 0 else []
+    return cut[share.rank :: share.of]
 
 
 def _same(prompt: Prompt) -> tuple:
     """Prompts that are the same for a model, which would say the same twice."""
     return tuple(prompt.ids) or json.dumps(prompt.messages, ensure_ascii=False), prompt.reply_prefix
-
-
-def _equal(asked: Sequence[Prompt]) -> dict[tuple, list[int]]:
-    """{prompt: indices of the items that have it}."""
-    groups: dict[tuple, list[int]] = {}
-    for index, prompt in enumerate(asked):
-        groups.setdefault(_same(prompt), []).append(index)
-    return groups
 
 
 class _Once:
@@ -140,30 +135,14 @@ class _Once:
         self._backend = backend
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+        found = getattr(self._backend, name)
+        return partial(self._asked, found) if name in ("generate", "choice_logprobs") else found
 
-    def generate(self, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
-        return self._asked(self._backend.generate, prompts, *how)
-
-    def choice_logprobs(self, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
-        return self._asked(self._backend.choice_logprobs, prompts, *how)
-
-    def _asked(self, ask: Callable, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
+    @staticmethod
+    def _asked(ask: Callable, prompts: Sequence[Prompt], *how: Any) -> list[Any]:
         distinct = {_same(prompt): prompt for prompt in prompts}
         answers = dict(zip(distinct, ask(list(distinct.values()), *how), strict=True))
         return [answers[_same(prompt)] for prompt in prompts]
-
-
-def _share(every: list[list[int]], backend: Any, rank: int, of: int) -> Iterable[list[int]]:
-    """This process's chunks out of all of them, done or not: the others may be writing while this one looks."""
-    # A server answers many at once by itself, and one process keeps to its limit of requests.
-    return every[rank::of] if backend.tokenizer is not None else every if rank == 0 else []
-
-
-def _pace(path: Path, before: int, task: Task, started: float) -> tuple[int, int, float]:
-    finished, count = store.count(path), len(task.items)
-    rate = max(1, finished - before) / (time.monotonic() - started)
-    return min(finished, count), count, max(0, count - finished) / rate
 
 
 def _record(task: Task, model_name: str, backend: Any, item: Item, prompt: Prompt, own: dict) -> dict:

@@ -1,163 +1,199 @@
-"""Where a text names options: lists of letters ("ABD", "A、B和E"), option texts, ordinals, and what it strikes out."""
+"""Where a text names options, as letters ("ABD", "A、B和E"), as an option's text, or as both ("B. 肺炎")."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
+
+from qilin_lib.evaluate.cues import CUES
 
 Options = dict[str, str]
-DENIED = re.compile(
-    r"[,。.、\s:()|]*(?:[两三四]?选?项)?(?:的?(?:说法|描述|表述))?(?:[也均都全]?(?:可以|可|应|需|先|是|为)?"
-    r"(?:错误|错(?![\w])|错的|不(?:正确|对|符)(?!的[是有为选])|有误|(?:排除|去掉|剔除)(?!\s*[A-Z]))|[×✗✘❌✖])|\s+(?:is|are)\s+(?:not|in"
-    r"|wrong)"
-    r"|(?:[两三四五]?个?选?项)?(?:[也均都全]?不(?![良足全同典]|能?排除|能?除外)(?!(?:选|是|含|包括)?\s*[A-Z])|说反|的?可能性?(?:不大|[较很]?[小低]|不高)|没有一"
-    r"|无一|否(?=[,。;\n]|$))"
+MARK = "@"
+"""Stands in the text that is read for one mention of options."""
+
+_INVISIBLE = re.compile(
+    r"~~[^~\n]*~~|</?[a-z]+>|[\u200b-\u200f\u2060\ufeff\ufe0f]|[\U0001f300-\U0001faff✨]|\\[ ,;\[\]()]"
 )
-_UNSURE = re.compile(r"或|无法|不确定|因为|because|\bor\b")
-STRUCK = re.compile(
-    r"(?:去掉|除去?了?|排除|剔除|[并绝]?非|不(?:是|选|含|能选|宜选|应选|考虑|支持|包括|属于)?|没有|从)\s*$"
+_CIRCLED = re.compile("[①-⑳]")
+_LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
+_EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
+# Letters answer alike in both scripts; only the words around them are read.
+_SIMPLIFIED = str.maketrans(
+    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從個題這過還沒說則實際屬於敘問",
+    "选择项确应为对错误是选即与对综无标准结论参从个题这过还没说则实际属于叙问",
 )
-RUN = re.compile(r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])")
-LOWER_RUN = re.compile(r"([a-z]+(?:[,、 ]{1,3}[a-z]){0,8})(?:[。.;)\]】\"”]|$|\s+(?=解))", re.MULTILINE)
-_SEPARATOR = re.compile(
-    r"[)\]】」』\"'”*_.]*\s*(?:[,、;/&+和与及同](?:\s*and\b)?|以及|and|(?<=\s)(?:\(?\d[.、)]|-))*\s*(?:选项)?[(\[【「『\"'“*_]*"
+_RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
+_LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
+_SMALL = re.compile(
+    r"((?:答案|选项?|选择|[Aa]nswer(?: is)?|[Oo]ption|choose|it's)[\s:是为\"'(]*|\A[\s(]*)"
+    r"([a-z]+(?:(?:[、,]\s?| )[a-z]\b){0,8})(?=[。.,;)\]】\"”]|$|\s+(?![a-z]))",
+    re.MULTILINE,
 )
-_BRACKET = re.compile(r"\s*\([^()]{0,40}\)(?=\s*(?:[,、;和与及]|以及))")
-_SCOPE = re.compile(r"(?:这?[四五]个?)?(?:选项)?(?:之)?中,?(?:的|只有|选)?")
-_TERM = re.compile(r"\s*(?:超(?!过)|型|族|组|群|细胞|淋巴|反应蛋白|肽|带|波|段|链)")
-_AFTER = re.compile(
-    r"(?:选?项)?(?:$|[^\w]|正确|对(?!照)|[是为](?!错|不)|[才就]是|符合|全部|[均都全皆](?:正确|对|是|符合|选|要|应|可|能|属)|[也肯]|入选|[最和与及同]|才(?:正确|对"
-    r"|符合)|属于|需要|可(?!能)|会|更|一[个项]|以及|[两三四五]个?|共"
-    r"|解释|解析|理由|因|原因|描述|说法|的(?:说法|描述|表述)|的?可能性|[吧了哦啦啊呢嘛才错]|无疑|[均都]?不|否|之?中|那|这|而|便|应|要|should|best)"
+_OPEN, _CLOSE = r"[(\[【「『\"'“]{0,2}", r"(?:选?项)?[)\]】」』\"'”]{0,2}"
+_SAME = re.compile(rf"{_CLOSE}[ \t.、:,=—-]{{0,4}}{_OPEN}(?:选项)?{_OPEN}")
+_FIRM = re.compile(rf"{_CLOSE}\s*(?:[、/&+|和与及同]|以及|,?\s*\band\b)\s*(?:选项)?{_OPEN}")
+_LOOSE = re.compile(
+    rf"{_CLOSE}\.?(?:\s*[,;]\s*|\s+|(?<=[)\]】])\s*(?=[(\[【])|\s*(?:\n\s*[-•(]\s*)?(?:\(?\d[.)、]\)?\s*)?)(?:选项)?{_OPEN}"
 )
-NAMES = re.compile(r"(?:维生素|维他命|维|抗原|蛋白|辅酶|因子|凝集原|凝集素|类|血型|型)\s*$")
-_STRIKES = re.compile(
-    r"[A-Z](?:[、和与及]?[A-Z])*(?:[两三四]?选?项)?[也均都全]?(?:不(?![良足全同典])|错|可?排除)|\(?[A-Z]\)?\s*说反"
+_EITHER = re.compile(r"(?:选?项)?\s*(?:或者?|还是|\bor\b)\s*(?:选项?|是)?")
+_ENDED = re.compile(
+    rf"{_CLOSE}(?:[两三四五]?个?选?项)?(?:\s*$|\s*[。.;!}}]|\s*\n|[均都](?!错|不)|[为是](?!错|不)|正确|\s*,(?!\s*[A-Z])"
+    r"|\s+(?:are|is) (?!not|in|wrong))"
 )
+_TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
-    r"第(?P<places>[一二三四五六七八1-8][一二三四五六七八1-8、,和]*)\s*[个项种条](?!\w{0,8}(?:不|错|排除))"
-    r"|选项\s*(?P<place>[一二三四五六七八])(?!\w)|(?P<side>[前后])(?P<many>[两三四五])[个项]|(?P<last>最后)一[个项]"
+    r"(?:排在)?第(?P<place>[一二三四五六七八1-8])(?:[个项种条位])(?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
+    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项]"
 )
 _NUMBERS = "一二三四五六七八"
-# Letters answer alike in both scripts; only the words around them are read.
-SIMPLIFIED = str.maketrans(
-    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從", "选择项确应为对错误是选即与对综无标准结论参从"
-)
 
 
-def standing(text: str, options: Options) -> Iterator[str]:
-    """The lists of letters in a text that it does not strike out."""
-    end = 0
-    for run in RUN.finditer(text):
-        if _UNSURE.search(text, 0, run.start()):
-            return
-        if run.start() >= end:
-            letters, end, _ = read_list(text, run.start(), options)
-            before = text[max(0, run.start() - 8) : run.start()]
-            if letters and not (DENIED.match(text, end) or STRUCK.search(before) or NAMES.search(before)):
-                yield letters
+class Mention(NamedTuple):
+    """`letters` in the order written; `own`: with a letter, not by its text alone; `sure`: not one or another."""
+
+    letters: str
+    own: bool
+    sure: bool
+    start: int
+    end: int
 
 
-def ordinal(text: str, options: Options) -> str:
-    """The letters of "第二个选项", "前两项", "最后一项"."""
-    match, letters = _ORDINAL.search(text), "".join(options)
-    if not match or match["last"]:
-        return letters[-1] if match else ""
-    if match["side"]:
-        many = "两三四五".index(match["many"]) + 2
-        return letters[:many] if match["side"] == "前" else letters[-many:]
-    named = re.findall(r"[^、,和]", match["places"] or match["place"])
-    places = [_NUMBERS.find(one) if one in _NUMBERS else int(one) - 1 for one in named]
-    return "".join(letters[place] for place in places if place < len(letters))
+def normal(text: str) -> str:
+    """A text as it is read: half width, simplified, without markup."""
+    # Before NFKC, which makes ① a digit that would stick to the letter after it.
+    text = _CIRCLED.sub(" ", _INVISIBLE.sub(" ", text))
+    text = unicodedata.normalize("NFKC", text).translate(_SIMPLIFIED)
+    text = _LATEX.sub(" ", re.sub(r"\}(?=[、,\s]*\\boxed\{)[、,\s]*\\boxed\{", ",", text)).replace("\\boxed{", "答案:")
+    return _RANGE.sub(_range, _EMPHASIS.sub("", text)).strip()
 
 
-def letters_at(text: str, position: int, options: Options) -> str:
-    """Answer letters beginning at `position`, "" when what stands there is no answer."""
-    small = LOWER_RUN.match(text, position)
-    if small and (letters := lower(small[1], options)):
-        return letters
-    letters, end, _ = read_list(text, position, options)
-    scope = _SCOPE.match(text, end) if letters else None
-    if scope:
-        return letters_at(text, scope.end(), options)
-    return "" if DENIED.match(text, end) else letters
-
-
-def read_list(text: str, position: int, options: Options) -> tuple[str, int, bool]:
-    """(letters, end, labelled) of a list like "ABD", "A、B和E" or "A 肺不张，C 肺实变"; labelled: with its own text."""
-    found, end, labelled, between = "", position, False, ""
-    while run := RUN.match(text, position):
-        between = text[end:position]
-        if found and "\n\n" in between:
-            break
-        if found and (_STRIKES.match(text, position) if re.search(r"[,\n]", between) else between in ("(", " (")):
-            break
-        if not set(run[0]) <= set(options) or len(set(run[0])) < len(run[0]):
-            break
-        own = _own_text(text, run.end(), options[run[0]]) if len(run[0]) == 1 else None
-        if own is None and (_TERM.match(text, run.end()) or not _AFTER.match(text, run.end())):
-            # A list that goes on in words that nobody knows is not known to its end.
-            return ("", position, False) if "、" in between else (found, end, labelled)
-        if own is None and re.match(r"\s*(?:或|还是|、?其中之一)", text[run.end() :]):
-            return "", position, False
-        found, end, labelled = found + run[0], own or run.end(), own is not None
-        bracket = _BRACKET.match(text, end)
-        position = _SEPARATOR.match(text, bracket.end() if bracket else end).end()
-    return found, end, labelled
-
-
-def lower(written: str, options: Options) -> str:
-    """The letters of "acd" or "a, c, d", "" for another word."""
-    letters = re.sub(r"[^a-z]", "", written).upper()
-    return letters if set(letters) <= set(options) and ordered(letters) else ""
-
-
-def _own_text(text: str, position: int, option: str) -> int | None:
-    match = re.compile(r"(?:选?项)?[\s.、:,()]*" + re.escape(plain(option))).match(text, position) if option else None
-    return match.end() if match else None
-
-
-def texts_at(text: str, position: int, options: Options) -> str:
-    """Letters of the option texts that stand at `position`, in a list that nothing else follows directly."""
-    words = [(letter, plain(option)) for letter, option in options.items() if plain(option) not in ("", *options)]
-    ranked, found = sorted(words, key=lambda pair: -len(pair[1])), ""
-    while True:
-        at = next((pair for pair in ranked if text.startswith(pair[1], position)), None)
-        if at is None:
-            return found
-        end = position + len(at[1])
-        # "肺炎（B）" names its letter behind it.
-        end += len(f"({at[0]})") if text.startswith(f"({at[0]})", end) else 0
-        follows = _SEPARATOR.match(text, end).end()
-        if follows == end and re.match(r"\w", text[end:]):
-            return ""
-        found, position = found + at[0], follows
-
-
-def heads(text: str, options: Options) -> dict[str, str]:
-    """{letter: line} of the lines, or sentences, that begin with an option."""
-    lines = text.split("\n") if text.count("\n") >= len(options) - 1 else re.split(r"[\n。;]", text)
-    return {letter: line for line in lines for letter in head(line, options)}
-
-
-def head(line: str, options: Options) -> str:
-    """The letter of the option with which a line begins, after numbers and marks; "" for none."""
-    start = re.compile(r"[\W\d_]*").match(line).end()
-    letter = re.compile(r"[A-Z](?![A-Za-z0-9])").match(line, start)
-    if letter and letter[0] in options:
-        return letter[0]
-    return texts_at(line, start, options)[:1]
+def _range(match: re.Match) -> str:
+    return "、".join(map(chr, range(ord(match[1]), ord(match[2]) + 1))) or match[0]
 
 
 @lru_cache(maxsize=4096)
 def plain(option: str) -> str:
-    """An option's text as the text that is read writes it."""
-    return unicodedata.normalize("NFKC", option).translate(SIMPLIFIED).strip().rstrip("。.")
+    """An option's text as `normal` writes it."""
+    return normal(option).rstrip("。.")
 
 
-def ordered(letters: str) -> bool:
-    """Whether letters stand in the order of the options."""
-    # "CEA", "BE", "DBA" are tests and diseases; a model that means three options writes them in order.
-    return list(letters) == sorted(letters)
+def marked(text: str, options: Options) -> tuple[str, list[Mention]]:
+    """(a normal text with MARK for each mention, the mentions in order).
+
+    A list is one mention, so is a letter with its text."""
+    text = _SMALL.sub(lambda match: match[1] + _capitals(match[2], options), text.replace(MARK, " "))
+    found = _chained(text, _joined(text, _single(text, options)))
+    parts, last = [], 0
+    for one in found:
+        tail = _TAIL.match(text, one.end)
+        parts += [text[last : one.start], MARK]
+        last = tail.end() if tail else one.end
+    return "".join([*parts, text[last:]]), found
+
+
+def _capitals(written: str, options: Options) -> str:
+    letters = re.sub(r"[^a-z]", "", written).upper()
+    # "bad", "ace": words; a model that means several letters writes them in order.
+    return written.upper() if set(letters) <= set(options) and list(letters) == sorted(set(letters)) else written
+
+
+def _single(text: str, options: Options) -> list[Mention]:
+    """Runs of letters, option texts and ordinals that are no part of a name."""
+    words = {plain(option).lower(): letter for letter, option in options.items() if len(plain(option)) > 1}
+    ranked = sorted(words, key=len, reverse=True)
+    pattern = re.compile("|".join([*map(_bounded, ranked), _LETTERS, _ORDINAL.pattern]))
+    found = []
+    for match in pattern.finditer(text):
+        letters, own, sure = words.get(match[0].lower(), ""), False, True
+        if not letters and match[0].isascii():
+            letters, own = _letters(match, text, options), True
+            sure = letters in options and text.startswith(plain(options[letters]), match.end()) or _clear(match, text)
+        elif not letters:
+            letters = _ordinal(match, "".join(options))
+        if letters:
+            found.append(Mention(letters, own, sure, match.start(), match.end()))
+    return found
+
+
+def _bounded(word: str) -> str:
+    before = r"(?<![A-Za-z0-9.~–-])" if re.match(r"[A-Za-z0-9]", word) else ""
+    after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", word) else ""
+    return f"{before}(?i:{re.escape(word)}){after}"
+
+
+def _letters(match: re.Match, text: str, options: Options) -> str:
+    """A run of letters, "" where it is part of a name or no list of options."""
+    letters, before = match[0], text[max(0, match.start() - 10) : match.start()]
+    if not set(letters) <= set(options) or len(set(letters)) < len(letters):
+        return ""
+    if list(letters) != sorted(letters) and not re.search(r"(?:答案|[:是为选])\s*$", before):
+        return ""
+    if len(letters) == 1 and text.startswith(plain(options[letters]), match.end()):
+        return letters
+    if letters == "A" and CUES.article.match(text, match.end()) and not CUES.direct.search(before):
+        return ""
+    return "" if CUES.terms.match(text, match.end()) or CUES.names.search(before) else letters
+
+
+def _clear(match: re.Match, text: str) -> bool:
+    return bool(
+        CUES.follows.match(text, match.end()) or CUES.direct.search(text[max(0, match.start() - 10) : match.start()])
+    )
+
+
+def _ordinal(match: re.Match, letters: str) -> str:
+    """The letters of "第二个选项", "前两项", "最后一项"."""
+    if match["last"]:
+        return letters[-1]
+    if match["side"]:
+        many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
+        return letters[:many] if match["side"] == "前" else letters[-many:]
+    number = match["place"] or match["number"]
+    place = _NUMBERS.index(number) if number in _NUMBERS else int(number) - 1
+    return letters[place : place + 1]
+
+
+def _joined(text: str, single: list[Mention]) -> list[Mention]:
+    """A letter and its own text as one mention, and lists that say what joins them ("A、B和C", "A或B")."""
+    found: list[Mention] = []
+    for one in single:
+        last = found[-1] if found else one
+        between = text[last.end : one.start]
+        same = one.letters in last.letters[-1:] and last.own != one.own and _SAME.fullmatch(between)
+        wide = re.sub(r"\([^()√✓✔×✗✘对错正误是否符不]{0,40}\)", "", between)
+        if found and same:
+            end = one.end + (text[one.end : one.end + 1] == ")" and "(" in between)
+            found[-1] = last._replace(own=True, end=end)
+        elif found and _EITHER.fullmatch(wide):
+            found[-1] = _both(last, one)._replace(sure=False)
+        elif found and _FIRM.fullmatch(wide) and not set(one.letters) & set(last.letters):
+            found[-1] = _both(last, one)
+        else:
+            found.append(one)
+    return found
+
+
+def _chained(text: str, every: list[Mention]) -> list[Mention]:
+    """Lists with commas, blanks or lines between ("A, B, D"), if nothing is said of the last one alone."""
+    found, first = [], 0
+    for place, one in enumerate(every):
+        more = every[place + 1] if place + 1 < len(every) else None
+        if more and _LOOSE.fullmatch(text[one.end : more.start]) and one.letters < more.letters:
+            continue
+        chain = every[first : place + 1]
+        if len(chain) > 1 and _ENDED.match(text, one.end):
+            letters = "".join(part.letters for part in chain)
+            chain = [
+                Mention(
+                    letters, any(part.own for part in chain), all(part.sure for part in chain), chain[0].start, one.end
+                )
+            ]
+        found += chain
+        first = place + 1
+    return found
+
+
+def _both(last: Mention, one: Mention) -> Mention:
+    return Mention(last.letters + one.letters, last.own or one.own, last.sure and one.sure, last.start, one.end)

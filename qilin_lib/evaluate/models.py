@@ -30,7 +30,7 @@ from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.schema import Baseline
 from qilin_lib.tokens.own_template import choose
-from qilin_lib.tokens.template import TEMPLATES, Template, as_trained
+from qilin_lib.tokens.template import Template, as_trained
 from qilin_lib.train import baseline, rejection, vllm_client
 from qilin_lib.train.baseline import named
 from qilin_lib.train.fit import weights_of
@@ -70,7 +70,7 @@ def _usable(stage: Stage, name: str) -> tuple[Path, Any] | None:
     """(folder of the weights, template) of a baseline; None for one at an endpoint. QilinError if it cannot answer."""
     line = stage.parameters.baselines[name]
     if line.endpoint is not None:
-        _check_proxy(stage, name, _endpoint(stage, name))
+        _endpoint(stage, name)
         return None
     weights = source(stage, name)
     template = _template(stage, name, weights)
@@ -141,18 +141,13 @@ def source(stage: Stage, name: str) -> Path:
     else:
         beside = [path.name for path in local(model).parent.glob("*") if path.is_dir()]
         near = nearest(model, [*known, STAND_IN]) or nearest(Path(model).name, beside)
-        raise _wrong(
-            named(stage, name),
-            model,
-            f"no stage of this run ({', '.join(known)}), no folder, no hub id like 'owner/name'{near}",
+        raise QilinError(
+            f"{named(stage, name)}.model = '{model}': no stage of this run ({', '.join(known)}), no folder, no hub id "
+            f"like 'owner/name'{near}"
         )
     if why := why_unusable(found):
-        raise _wrong(named(stage, name), model, why)
+        raise QilinError(f"{named(stage, name)}.model = '{model}': {why}")
     return found
-
-
-def _wrong(what: str, model: str, why: str) -> QilinError:
-    return QilinError(f"{what}.model = '{model}': {why}")
 
 
 def _template(stage: Stage, name: str, weights: Path) -> Any:
@@ -190,18 +185,7 @@ def _trained(what: str, weights: Path) -> Template | None:
             return unspoken(choose("plain", load_tokenizer(weights)))
         return as_trained(facts, f"{what}.model", "06_eval")
     note = files.read_json(weights / "qilin.json") if (weights / "qilin.json").exists() else {}
-    if "stage" not in note:
-        return None
-    if "template_tags" in note:
-        return as_trained(note, f"{what}.model", "06_eval")
-    tokenizer = load_tokenizer(weights)
-    same = [each for each in TEMPLATES.values() if each.jinja(tokenizer.eos_token) == tokenizer.chat_template]
-    if not same:
-        raise QilinError(
-            f"{what}.model: {weights} was exported with a template that is none of those in "
-            "qilin_lib/tokens/template.py now; nearest valid: export it again, or template: chat without its qilin.json"
-        )
-    return same[0]
+    return as_trained(note, f"{what}.model", "06_eval") if "template" in note else None
 
 
 def _refuse_training(what: str, line: Baseline, weights: Path) -> None:
@@ -223,18 +207,6 @@ def _endpoint(stage: Stage, name: str) -> EndpointBackend:
     if line.finetune is not None:
         raise QilinError(f"{named(stage, name)}.finetune: a model at an endpoint is not trained; nearest valid: null")
     return EndpointBackend(line, line.concurrency or stage.parameters.batch_size, runs.cache_dir() / "responses")
-
-
-def _check_proxy(stage: Stage, name: str, backend: EndpointBackend) -> None:
-    """A proxy of the environment that httpx cannot use is found out before the first model answers, not at this one."""
-    try:
-        backend.server.open().close()
-    except (ImportError, ValueError) as reason:
-        why = " ".join(str(reason).split())[:160]
-        raise QilinError(
-            f"{named(stage, name)}.endpoint = '{backend.url}': the proxy that ALL_PROXY, HTTPS_PROXY or HTTP_PROXY "
-            f"names cannot be used ({why}); nearest valid: http://host:port, or the endpoint's host in NO_PROXY"
-        ) from None
 
 
 def _whole(stage: Stage, weights: Path) -> Path:

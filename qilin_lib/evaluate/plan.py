@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.items import Item, unusable
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.scores import Table
 from qilin_lib.files import read_json, read_jsonl, write_json, write_jsonl
 
 FIXED, RELEASED = "fixed", "released"
@@ -22,10 +21,14 @@ LIKELIHOOD_CHUNK = 16
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark under one protocol. A subclass asks, reads the replies and measures; what it needs for that beside
-    the items are fields of its own, plain enough for JSON.
+    """One benchmark under one protocol: what is asked. How stands in the benchmark's own kind of task, which has
 
-    `settings` belong to the records' key, other fields do not; `likelihood`: choices are scored, by a backend that can.
+      prompts(items, backend, shots)   one Prompt an item
+      answer(items, prompts, backend)  each record's own part: what was written or scored, and what was read of it
+      statistics(records)              the metrics of one model's records
+
+    and, as fields plain enough for JSON, what these need beside the items. `settings` belong to the records' key, other
+    fields do not; `likelihood`: choices are scored, by a backend that can.
     """
 
     name: str
@@ -36,18 +39,6 @@ class Task:
     invalid: list[dict]
     settings: dict[str, Any]
     likelihood: ClassVar[bool] = False
-
-    def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        """One prompt an item."""
-        raise NotImplementedError
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        """Each record's own part: what was written or scored, and what was read of it."""
-        raise NotImplementedError
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        """The metrics of one model's records."""
-        raise NotImplementedError
 
     @classmethod
     def unread(cls, name: str, why: Unreadable) -> Task:

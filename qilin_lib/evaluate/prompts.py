@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Any
 
 from qilin_lib.errors import QilinError
@@ -163,7 +164,7 @@ def fit(
 
     def prompt(encoded: list[int], question: str, left: Sequence[Item], beside: Shown = ()) -> Prompt:
         text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
-        shared = _common(encoded[:-1], ids("", left))
+        shared = len(commonprefix([encoded[:-1], ids("", left)]))
         cut = question != item.question
         made = messages(question, left, beside)
         return Prompt(made, reply_prefix, encoded, text, len(left), cut, shared, stop, beside)
@@ -234,14 +235,6 @@ def _encode(messages: Messages, reply_prefix: str, backend: Any) -> list[int]:
 @lru_cache(maxsize=64)
 def _turn_ids(template: Template, tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> list[int]:
     return template.encode([{"role": role, "content": content} for role, content in turns], tokenizer)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
-    for n, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return n
-    return min(len(a), len(b))
 
 
 def _longest_ending(text: str, fits: Callable[[str], bool]) -> str:

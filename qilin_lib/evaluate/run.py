@@ -9,10 +9,10 @@ from typing import Any
 
 from qilin_lib import files
 from qilin_lib.chains import BUILD
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import evidence, submission
 from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
 from qilin_lib.evaluate.benchmarks import PAPER, prepare
+from qilin_lib.evaluate.items import there
 from qilin_lib.evaluate.judging import stage as judging
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.scores import adjust, compare, same_items, summarise
@@ -23,13 +23,7 @@ from qilin_lib.runs import Stage
 
 def items(stage: Stage) -> list[Task]:
     """The tasks of 06 with their items. QilinError if the raw folder that 01 read is gone."""
-    raw = Path(stage.facts(BUILD)["raw_dir"])
-    if not raw.is_dir():
-        raise QilinError(
-            f"the raw folder that 01_build_chimed read is gone: {raw}; bring it back, or run notebooks/"
-            f"{BUILD}.ipynb with another raw_dir"
-        )
-    return prepare(raw, stage.parameters, stage.parent(BUILD))
+    return prepare(there(stage.facts(BUILD)["raw_dir"]), stage.parameters, stage.parent(BUILD))
 
 
 def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | None = None) -> dict[str, Any]:

@@ -29,10 +29,9 @@ def predictions(out_dir: str | Path, protocol: str, benchmark: str, model: str) 
 
 def complete(path: Path, key: str) -> bool:
     """Whether the finished file is there, untouched, and belongs to `key`."""
-    beside = _key_file(path)
-    if not (path.exists() and beside.exists()):
+    if not (path.exists() and _key_file(path).exists()):
         return False
-    known = read_json(beside)
+    known = read_json(_key_file(path))
     return known["key"] == key and known["sha256"] == sha256_file(path)
 
 
@@ -57,8 +56,8 @@ def carry_over(out_dir: Path, old: Sequence[Path]) -> None:
     for earlier in old[-1:]:
         for source in (*earlier.glob("predictions/*/*/*.part[0-9]*"), *earlier.glob("usage/*.json")):
             target = out_dir / source.relative_to(earlier)
+            target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
 
 
@@ -108,14 +107,12 @@ def appending(path: Path, rank: int, key: str) -> Iterator[Append]:
     part = path.with_name(f"{path.stem}.part{rank}")
     part.parent.mkdir(parents=True, exist_ok=True)
     lines = list(_whole_lines(part)) if part.exists() else []
-    if not lines or lines[0].get("key") != key:
-        lines = [{"key": key}]
     # Written anew without the torn line: appending behind one would spoil the next record too.
-    write_jsonl(part, lines)
+    write_jsonl(part, lines if lines and lines[0].get("key") == key else [{"key": key}])
     with open(part, "a", encoding="utf-8") as handle:
 
         def append(records: Sequence[dict]) -> None:
-            handle.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             handle.flush()
             os.fsync(handle.fileno())
 

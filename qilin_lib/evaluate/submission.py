@@ -19,46 +19,22 @@ UNPARSED = "-"
 
 
 def write(records: Sequence[dict], path: str | Path) -> None:
-    """Write one model's C-Eval test records as the submission file.
+    """Write one model's C-Eval test records as {subject: {id: letter or "-"}}.
 
-    Raises QilinError unless they are the 12,342 questions of the 52 subjects, each once.
+    Raises QilinError, naming the first that is missing or strange, unless they are the test split's 12,342 questions.
     """
-    write_json(path, submission(records))
-
-
-def submission(records: Sequence[dict]) -> dict[str, dict[str, str]]:
-    """{subject: {id: letter or "-"}}, subjects in alphabetical order, ids in their own.
-
-    Raises QilinError as `write` does, naming the subjects and ids that are missing, strange or there twice.
-    """
-    answers: dict[str, dict[str, str]] = {
-        subject: dict.fromkeys(map(str, range(n)), "") for subject, n in sorted(TEST_QUESTIONS.items())
-    }
-    for record in records:
-        name, slots = record["id"], answers.get(record["subject"], {})
-        number = name.removeprefix(f"{record['subject']}-")
-        if record["split"] != "test":
-            raise QilinError(f"C-Eval record {name} is of split '{record['split']}'; set eval.ceval_split to 'test'")
-        if number not in slots:
-            raise QilinError(f"C-Eval record {name} is not a question of C-Eval's test split; its ids count from 0")
-        if slots[number]:
-            raise QilinError(f"C-Eval record {name} comes twice; a submission answers each question once")
-        slots[number] = record["prediction"] or UNPARSED
-    _check_complete(answers)
-    return answers
-
-
-def _check_complete(answers: dict[str, dict[str, str]]) -> None:
-    missing = {subject: [n for n, letter in given.items() if not letter] for subject, given in answers.items()}
-    absent = [subject for subject, given in answers.items() if len(missing[subject]) == len(given)]
-    if absent:
+    wanted = [f"{subject}-{n}" for subject, count in sorted(TEST_QUESTIONS.items()) for n in range(count)]
+    given = {record["id"]: record["prediction"] or UNPARSED for record in records if record["split"] == "test"}
+    missing, strange = [name for name in wanted if name not in given], sorted(given.keys() - set(wanted))
+    if missing or strange:
+        named = f"{len(missing)} have no test record" if missing else f"{len(strange)} are no questions of it"
         raise QilinError(
-            f"a C-Eval submission needs all {len(answers)} subjects, but no test record is of {', '.join(absent)}; "
-            "set eval.ceval_subjects to null"
+            f"a C-Eval submission needs the {len(wanted)} questions of the test split, but {named}, e.g. "
+            f"{(missing or strange)[0]}; set eval.ceval_split to 'test', eval.ceval_subjects and "
+            "eval.max_items_ceval_per_subject to null"
         )
-    short = [f"{subject} {len(ids)} (the first: {ids[0]})" for subject, ids in missing.items() if ids]
-    if short:
-        raise QilinError(
-            f"a C-Eval submission needs every question, but some have no test record: {', '.join(short)}; "
-            "set eval.max_items_ceval_per_subject to null"
-        )
+    answers: dict[str, dict[str, str]] = {subject: {} for subject in sorted(TEST_QUESTIONS)}
+    for name in wanted:
+        subject, _, number = name.rpartition("-")
+        answers[subject][number] = given[name]
+    write_json(path, answers)

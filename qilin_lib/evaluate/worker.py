@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qilin_lib import files
 from qilin_lib.evaluate import evidence, plan
-from qilin_lib.evaluate.answering import answer_all
+from qilin_lib.evaluate.answering import Share, answer_all
 from qilin_lib.evaluate.asking import ITEMS
 from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.models import loaders, shots
@@ -43,12 +43,9 @@ def work(job: str | Path) -> None:
         load,
         {name: shots(stage, name) for name in load},
         stage.dir,
-        rank,
-        of,
-        _tell if rank == 0 else None,
+        Share(rank, of, _tell if rank == 0 else None, getattr(parameters, "ask_errors_again", False)),
         evidence.benchmarks(parameters),
         {name for name in load if evidence.parts(name)[0] in baselines},
-        getattr(parameters, "ask_errors_again", False),
     )
 
 

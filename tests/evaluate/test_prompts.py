@@ -12,9 +12,7 @@ from qilin_lib.evaluate.prompts import (
     Prompt,
     as_text,
     ceval_messages,
-    cmexam_messages,
     fit,
-    huatuo_messages,
 )
 from tests.helpers.chat import published, speaking
 
@@ -42,11 +40,6 @@ def test_ceval_messages():
         {"role": "user", "content": "核心问题是____\nA. 甲\nB. 乙\nC. 丙\nD. 丁"},
     ]
     assert build("问", ())[0]["content"].startswith(header + "问")
-
-
-def test_cmexam_and_huatuo_messages():
-    assert cmexam_messages("问", ITEM) == [{"role": "user", "content": "问\nA 甲\nB 乙\nC 丙\nD 丁"}]
-    assert huatuo_messages("头痛") == [{"role": "user", "content": "头痛"}]
 
 
 def test_the_prompt_ends_with_the_assistants_turn_and_the_forced_words(tokenizer: Any, template: Any):
@@ -106,12 +99,6 @@ def test_a_prompt_that_cannot_fit_is_refused(tokenizer: Any, template: Any):
         fit(build, ITEM, SHOTS, REPLY_PREFIX, backend(40, tokenizer, template), new_tokens=5)
 
 
-def test_a_prompt_says_what_is_asked_and_what_is_shown(tokenizer: Any, template: Any):
-    prompt = fit(build, ITEM, SHOTS, REPLY_PREFIX, backend(4096, tokenizer, template), new_tokens=0)
-    assert prompt.messages == build(ITEM.question, SHOTS) and prompt.reply_prefix == REPLY_PREFIX
-    assert prompt.text == tokenizer.decode(prompt.ids)
-
-
 def test_what_is_cut_is_missing_in_the_messages_too(tokenizer: Any, template: Any):
     item = Item("ceval", "x", "val", "physician", "病史很长" * 50 + "应诊断为", OPTIONS, "A", "")
     prompt = fit(build, item, SHOTS, REPLY_PREFIX, backend(80, tokenizer, template), new_tokens=5)
@@ -143,12 +130,6 @@ def test_shared_is_header_and_shots_and_the_same_for_a_whole_subject(name: str):
     assert text.endswith(TEMPLATES[name].user_open) and "例4\nA. 甲" in text
     bare = fit(build, items[0], (), REPLY_PREFIX, asked, new_tokens=0)
     assert 0 < bare.shared < len(bare.ids) and prompts[0].shared > bare.shared
-
-
-def test_a_question_that_is_empty_leaves_a_token_to_read(tokenizer: Any, template: Any):
-    empty = Item("huatuo", "x", "test", None, "", None, None, "略")
-    prompt = fit(lambda q, _: huatuo_messages(q), empty, (), "", backend(100, tokenizer, template), new_tokens=0)
-    assert prompt.shared == len(prompt.ids) - 1
 
 
 def test_a_template_that_renders_a_turn_by_its_neighbours_is_not_split(tokenizer: Any):

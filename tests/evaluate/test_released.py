@@ -190,12 +190,6 @@ def test_cmexam_readings_are_the_authors(column: str, key: str) -> None:
     assert len(CMEXAM["rows"]) >= 300
 
 
-def test_every_labelled_reply_is_read_by_both() -> None:
-    labelled = json.loads(Path(__file__).with_name("extraction_cases.json").read_text(encoding="utf-8"))["cases"]
-    known = {(name, reply) for name, reply, *_ in CMEXAM["rows"]}
-    assert len({(case["options"], case["text"]) for case in labelled} & known) >= 300
-
-
 def test_what_cmexam_s_rule_makes_of_usual_replies() -> None:
     options = {"A": "X线 平片", "B": "CT检查", "C": "超声", "D": "心电图", "E": "活检"}
     read = {text: released.cmexam_letters(text, options) for text in ("CT检查，选B", "BA", "选b", "做超声", "X线", "")}

@@ -1,8 +1,9 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-Splits "open" and "tune" of replies.jsonl were written by people who had not read the rules, and opened and tuned on
-after a first reading: of "tune" 95.6 % were read right and 2.5 % as a wrong letter by rules that had not seen it.
-"kinds" was written with the rules, to break them: short, of each kind many, no estimate of a rate.
+All splits of replies.jsonl have been opened and tuned on, so their shares are no estimates. A third of the others was
+shut while the reader was rebuilt, and was read at first 92.3 % right and 2.2 % as a wrong letter. "hard" was written
+by the author of the rules to break them, in four rounds: 76.0, 81.8, 84.5, 88.9 % right at first, 4.0, 2.3, 0, 3.2 %
+wrong letters (the reader before: 82.0, 73.9, 71.8, 84.1 and 4.0, 4.5, 2.8, 4.8 %).
 """
 
 from __future__ import annotations
@@ -58,11 +59,31 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
     pairs = list(zip(predictions(rows), rows, strict=True))
     wrong = [(letters, row["letters"], row["reply"]) for letters, row in pairs if letters not in (None, row["letters"])]
     right = sum(letters == row["letters"] for letters, row in pairs)
-    assert right >= (0.96 if split == "kinds" else 0.98) * len(rows) and len(wrong) <= 0.005 * len(rows), (
-        right,
-        len(rows),
-        wrong,
-    )
+    most = 0.01 if split == "cases" else 0
+    assert right >= (0.95 if split == "hard" else 0.98) * len(rows) and len(wrong) <= most * len(rows), (right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("①A", "A"), ("Ⅱ型糖尿病", None), ("答案：Ｃ\u3000", "C"), ("答案:\u200bC", "C"), ("\ufeffＡ", "A")],
+)
+def test_characters_that_look_otherwise_or_are_not_seen(text: str, expected: str | None) -> None:
+    assert read(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "explanation"),
+    [
+        ("C。\n解释：肺实变时叩诊浊音。", "C。", "肺实变时叩诊浊音。"),
+        ("C。\n 解释: 略", "C。", "略"),
+        ("C\n因为语颤增强。", "C\n因为语颤增强。", "因为语颤增强。"),
+        ("C\n\n题目：下列哪项\n答案：D", "C", ""),
+        ("C\nHuman: 下一题", "C", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_forced_answer_and_its_explanation(reply: str, answer: str, explanation: str) -> None:
+    assert cmexam.split_reply(reply, forced=True) == (answer, explanation)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +94,9 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
         ("<think>答案应该是A，不过再想想", None),
         ("<thinking>选A</thinking>选C", "C"),
         ("<think>甲</think><answer>C</answer>", "C"),
+        ("答案是A。</think>还不好说", None),
+        ("答案：A或B", None),
+        ("答案：C\n至于心衰，答案是B。", None),
         ("## Thinking\n\n答案似乎是A。\n\n## Final Response\n\n应选C。", "C"),
         ("答案：D\n\n更正：上面看错了，正确答案应为C", "C"),
         ("A选项：不符合。\nB选项：不符合。\n综上，选C。", "C"),
@@ -82,6 +106,12 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
 def test_the_last_decision_outside_a_thought_counts(reply: str, expected: str | None) -> None:
     assert read(reply) == expected
     assert answers(cmexam, [Reply(reply)], [OPTIONS])[0]["prediction"] == expected
+
+
+def test_a_reply_that_was_cut_gives_only_what_it_calls_its_answer() -> None:
+    early = "看起来最合适的是A。不过还要看体征："
+    assert read(early) == "A" and read(early, LENGTH) is None
+    assert read("答案：A。解析：喘息", LENGTH) == "A"
 
 
 def test_the_forced_words_stand_before_a_reply_only_where_they_were_forced() -> None:
@@ -135,9 +165,7 @@ def test_unreadable_cut_and_error_are_three_counts() -> None:
         assert [scores[name]["value"] for name in ("unparsed", "cut", "error")] == [20, 20, 20]
 
 
-@pytest.mark.parametrize(
-    "unit", ["\n", "\n\n答", "A、", "选", "<think>", "答案：", "A. 甲\n", "不对，", "| A |", "\\boxed{"]
-)
+@pytest.mark.parametrize("unit", ["\n\n答", "A、", "选", "<think>", "A. 甲\n", "A对", "(", "| A |", "\\boxed{"])
 def test_reading_is_linear_whatever_is_in_a_reply(unit: str) -> None:
     started = time.perf_counter()
     read(unit * (400_000 // len(unit)))
