@@ -1,37 +1,44 @@
-"""Requests to an OpenAI-compatible server, and its answers kept on disk: what was paid for once is not asked again.
+"""Requests to an OpenAI-compatible server: tries, waits, what a status means, and the answers kept on disk.
 
-The openai client carries and repeats the requests. Here stands what a failure means: a prompt that the server refuses
-is one item's error, anything else (key, quota, network, the server's own trouble) stops the model, and a rerun goes on.
+The openai client carries the requests; tries, waits and the reading of bodies are here. Its own retries (3.54) do not
+count against a rate limit, pause one thread where a 429 means all, wait up to two minutes each without a bound on the
+sum, end at a body that is no JSON, and its timeout starts anew with every byte (openai/openai-python `_base_client`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.responses import Responses
 
-TRIES = 6
+# Tries of one request, and the seconds that it may spend waiting between them.
+TRIES, MAX_WAIT = 6, 300.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+# So many prompts refused, and none answered before: it is not the prompts.
+ALL_REFUSED = 20
+# 408, 409, 425: asked at a bad moment. 429: too fast. From 500 on: the server's own trouble.
+BAD_MOMENT = frozenset({408, 409, 425, 429})
 COUNTS = ("prompt_tokens", "completion_tokens")
 PLACEHOLDER = "no-key-needed"
-CHAT, TEXT = "/chat/completions", "/completions"
-# OpenAI's reasoning models know the limit by another name and say so.
-LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
-UNSUPPORTED = ("unsupported parameter", "unsupported value", "unrecognized request argument", "extra inputs")
+CHAT, TEXT = "chat/completions", "completions"
 
 Answer = dict[str, Any]
 """What a request gave: what `read` made of its body, prompt_tokens, completion_tokens (None: not counted); or {"error":
 the server's reason}."""
 Read = Callable[[dict[str, Any]], dict[str, Any]]
-"""read(body): what is wanted of a completion. LookupError, TypeError or ValueError for a body that is none, and
+"""read(body): what is wanted of a 200's body. LookupError, TypeError or ValueError for one that is no completion, and
 `Refused` for one that answers nothing."""
 
 
@@ -57,13 +64,14 @@ class Server:
         requests_per_minute: float | None,
         timeout: float,
     ) -> None:
-        self.model, self.threads, self.timeout, self.cache = model, threads, timeout, Path(cache_dir)
+        self.model, self.threads, self.timeout = model, threads, timeout
         self.url, self._local = _base_url(url)
         self._key_env, self._key = key_env, _read_key(key_env, self.url, self._local)
-        self._gap, self._next = 60 / requests_per_minute if requests_per_minute else 0.0, 0.0
-        self._counted = dict.fromkeys(("requests", "cached", *COUNTS, "unmetered", "refused"), 0)
-        self._client, self._renamed = None, False
-        self._lock, self._pace = threading.Lock(), threading.Lock()
+        self.responses, self._pace = Responses(cache_dir), _Pace(requests_per_minute)
+        self._client: Any = None
+        self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
+        self._answered, self._renamed = False, False
+        self._lock, self._random = threading.Lock(), random.Random()
 
     def open(self) -> Any:
         """A client of the server; ImportError or ValueError for a proxy in the environment that it cannot use."""
@@ -71,116 +79,176 @@ class Server:
 
         # A server on this machine is not reached through the proxy of HTTP_PROXY.
         transport = openai.DefaultHttpxClient(trust_env=not self._local)
-        how = {"max_retries": TRIES - 1, "timeout": self.timeout, "http_client": transport}
-        return openai.OpenAI(api_key=self._key, base_url=self.url, **how)
+        return openai.OpenAI(
+            api_key=self._key, base_url=self.url, max_retries=0, timeout=self.timeout, http_client=transport
+        )
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]], read: Read) -> list[Answer]:
         """The answers to requests at `path` (CHAT, TEXT), in their order; equal ones are asked once.
 
-        Raises QilinError, one sentence, when a request stays without an answer for a reason other than its prompt;
-        answers that arrived are on disk by then.
+        Raises QilinError, one sentence, when a request stays without an answer for a reason other than its prompt, or
+        when the server refuses all of them; answers that arrived are on disk by then.
         """
         self._client = self._client or self.open()
         names = [json.dumps(body, sort_keys=True) for body in bodies]
-        pool, asked = ThreadPoolExecutor(self.threads), {}
+        stop, pool = threading.Event(), ThreadPoolExecutor(self.threads)
+        asked: dict[str, Future] = {}
         try:
             for name, body in zip(names, bodies, strict=True):
                 if name not in asked:
-                    asked[name] = pool.submit(self._answer, path, body, read)
-            done = wait(asked.values(), return_when=FIRST_EXCEPTION).done
+                    asked[name] = pool.submit(self._answer, path, body, read, stop)
+            wait(asked.values(), return_when=FIRST_EXCEPTION)
         finally:
             # Requests under way are paid for: they end and are kept. No new one starts.
+            stop.set()
             pool.shutdown(cancel_futures=True)
-        for future in done:
-            future.result()
+        _raise_first(asked.values())
         self._count(cached=len(names) - len(asked))
         return [asked[name].result() for name in names]
 
     def usage(self) -> dict[str, int]:
-        """What was asked since this object was made: requests, answers from the cache, prompts refused, tokens;
-        `unmetered` answers came without token counts."""
+        """What was asked since this object was made: requests (retries among them), answers from the cache, prompts
+        refused, tokens; `unmetered` answers came without token counts, `damaged` files of the cache were asked again.
+        """
         with self._lock:
-            return dict(self._counted)
+            return {**self._counted, "damaged": len(self.responses.damaged)}
 
-    def _answer(self, path: str, body: dict[str, Any], read: Read) -> Answer:
-        """The answer from the cache, else from the server; a refusal is not kept: another day it may answer."""
+    def _answer(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
+        """The answer from the cache, else from the server; kept before it is returned."""
         request = {"url": self.url, "endpoint": path, "body": body}
-        kept = self.cache / f"{files.sha256_text(json.dumps(request, ensure_ascii=False, sort_keys=True))}.json"
-        if (answer := _kept(kept)) is not None:
+        kept = self.responses.get(request)
+        if kept is not None:
             self._count(cached=1)
-            return answer
+            return kept
+        started = time.monotonic()
         try:
-            answer = self._asked(path, body, read)
+            answer = self._tried(path, body, read, stop)
+            self.responses.put(request, answer)
+            self._answered = True
         except Refused as reason:
-            self._count(refused=1)
-            return {"error": str(reason)}
-        try:
-            files.write_json(kept, {"request": request, "answer": answer})
-        except OSError as reason:
-            raise QilinError(
-                f"{kept} cannot be written ({reason.strerror}); answers are asked for to be kept"
-            ) from None
+            return self._refusal(str(reason), body, stop, started)
+        except BaseException:
+            # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
+            stop.set()
+            raise
         return answer
 
-    def _asked(self, path: str, body: dict[str, Any], read: Read) -> Answer:
-        import openai
+    def _refusal(self, reason: str, body: dict[str, Any], stop: threading.Event, started: float) -> Answer:
+        """An answer that says why there is none. It is not kept: another day the server may answer."""
+        self._count(refused=1)
+        with self._lock:
+            hopeless = not self._answered and self._counted["refused"] >= ALL_REFUSED
+        if hopeless:
+            stop.set()
+            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1, started)
+        return {"error": reason}
 
-        sent = {NEW_LIMIT if self._renamed and name == LIMIT else name: value for name, value in body.items()}
-        self._wait_for_turn()
-        self._count(requests=1)
+    def _tried(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
+        """The answer of the server after as many tries as it takes, at most TRIES."""
+        tries, waited, started = 0, 0.0, time.monotonic()
+        while True:
+            self._pace.wait(stop)
+            if stop.is_set():
+                raise CancelledError
+            self._count(requests=1, retries=int(tries > 0))
+            tries += 1
+            try:
+                return self._once(path, body, read)
+            except _Final as reason:
+                raise self._error(str(reason), body, tries, started) from None
+            except _Again as reason:
+                pause = self._backoff(tries) if reason.wait is None else reason.wait
+                if tries == TRIES:
+                    raise self._error(str(reason), body, tries, started) from None
+                if waited + pause > MAX_WAIT:
+                    bound = f"{reason}; a wait of {pause:.0f} s more passes the {MAX_WAIT:.0f} s that one prompt gets"
+                    raise self._error(bound, body, tries, started) from None
+                waited += pause
+                self._pace.hold(pause) if reason.for_all else stop.wait(pause)
+
+    def _once(self, path: str, body: dict[str, Any], read: Read) -> Answer:
+        """One try, counted; Refused, _Again or _Final when it gives no answer."""
+        raw = self._post(path, body)
         try:
-            whole = self._client.post(path, cast_to=object, body=sent)
+            whole = json.loads(raw)
             answer = {**read(whole), **_counts(whole)}
-        except openai.APIStatusError as error:
-            said = self._excerpt(_message(error.body, error.response.text))
-            if LIMIT in sent and NEW_LIMIT in said:
-                self._renamed = True
-                return self._asked(path, body, read)
-            raise self._judged(error.status_code, said, sent) from None
-        except openai.APITimeoutError:
-            raise self._error(f"no answer within {self.timeout:g} s, {TRIES} times", body) from None
-        except openai.APIConnectionError as error:
-            raise self._error(f"no connection ({self._excerpt(str(error.__cause__ or error))})", body) from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise self._error("a body that is no completion", body) from None
-        if self._key != PLACEHOLDER and self._key in json.dumps(answer):
-            raise self._error(f"its answer holds the key of {self._key_env}, so it is not kept", body)
+            raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
+        if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
+            raise _Final(f"the server's answer holds the key of {self._key_env}, so it is not kept")
         self._count(unmetered=int(answer["prompt_tokens"] is None), **{name: answer[name] or 0 for name in COUNTS})
         return answer
 
-    def _judged(self, status: int, said: str, sent: dict[str, Any]) -> Exception:
-        """What an HTTP status means; `said`: the server's reason, `sent`: the request."""
+    def _post(self, path: str, body: dict[str, Any]) -> bytes:
+        """The body of a 200 within `timeout` seconds in all, however slowly it drips; another error otherwise."""
+        import httpx2
+        import openai
+
+        calls = self._client.chat.completions if path == CHAT else self._client.completions
+        said = {name: body[name] for name in ("model", "messages", "prompt") if name in body}
+        more = {RENAMED.get(name, name) if self._renamed else name: body[name] for name in body if name not in said}
+        deadline, parts = time.monotonic() + self.timeout, []
+        try:
+            with calls.with_streaming_response.create(**said, extra_body=more) as response:
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if time.monotonic() > deadline:
+                        raise TimeoutError
+        except openai.APIStatusError as error:
+            raise self._judged(error, more) from None
+        except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
+            raise _Again(f"no whole answer within the timeout of {self.timeout:g} s") from None
+        except (openai.APIConnectionError, httpx2.RequestError) as error:
+            cause = error.__cause__ or error
+            raise _Again(f"no connection ({self._excerpt(str(cause)) or type(cause).__name__})") from None
+        return b"".join(parts)
+
+    def _judged(self, error: Any, sent: dict[str, Any]) -> Exception:
+        """What an HTTP status means. `error` is an openai.APIStatusError, `sent` the settings of the request."""
+        status, said = error.status_code, self._excerpt(_message(error.body, error.response.text))
         if status == 401:
             # Not the server's words: they tend to repeat parts of the key.
-            return self._error(f"status 401, the server refuses the key of {self._key_env}", sent)
+            return _Final(f"status 401, the server refuses the key of {self._key_env}")
         if "logprobs" in sent and "logprobs" in said:
             return Refused(f"status {status} ({said})")
+        if status == 403:
+            return _Final(f"status 403, the key of {self._key_env} may not use this model ({said})")
+        if status == 404:
+            return _Final(f"status 404, the server knows no model of this name or no such path ({said})")
+        code = error.body.get("code") if isinstance(error.body, dict) else None
+        if status == 402 or (status == 429 and code == "insufficient_quota"):
+            return _Final(f"status {status}, the account's quota is used up ({said})")
+        if status in BAD_MOMENT or status >= 500:
+            return _Again(f"status {status} ({said})", _retry_after(error.response.headers), for_all=status == 429)
+        if any(old in sent and new in said for old, new in RENAMED.items()):
+            self._renamed = True
+            return _Again(f"status {status} ({said})", wait=0.0)
         if any(word in said.lower() for word in UNSUPPORTED):
-            return self._error(f"status {status} ({said}); nearest valid: request: {{its name: null}}", sent)
-        if status not in (400, 413, 422) or self.model in said:
-            return self._error(f"status {status} ({said})", sent)
+            return _Final(f"status {status} ({said}); nearest valid: request: {{its name: null}} leaves it out")
+        if self.model in said:
+            return _Final(f"status {status} ({said})")
         advice = "; take fewer shots or a model with a longer context" if "context" in said.lower() else ""
-        return Refused(
-            f"status {status} with {sent.get(LIMIT, sent.get(NEW_LIMIT))} new tokens asked for ({said}){advice}"
-        )
+        limit = sent.get("max_tokens")
+        return Refused(f"status {status} with {limit} new tokens asked for ({said}){advice}")
 
-    def _error(self, reason: str, body: dict[str, Any]) -> QilinError:
+    def _error(self, reason: str, body: dict[str, Any], tries: int, started: float) -> QilinError:
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         return QilinError(
-            f"endpoint {self.url}, model '{self.model}': {reason}; the prompt ends '{self._excerpt(prompt[-80:])}'; "
-            f"finished answers are kept in {self.cache} and a rerun goes on from there"
+            f"endpoint {self.url}, model '{self.model}': {reason}; tried {tries} time{'s' * (tries > 1)} in "
+            f"{time.monotonic() - started:.0f} s for the prompt of {len(prompt)} characters that ends "
+            f"'{self._excerpt(prompt[-80:])}'; finished answers are kept in {self.responses.folder} and a rerun goes "
+            "on from there"
         )
 
     def _excerpt(self, text: str) -> str:
         """One line of at most 200 characters without the key; cut last, lest a part of the key stay."""
-        line = " ".join(text.replace(self._key, "[key]").split())
+        hidden = text if self._key == PLACEHOLDER else text.replace(self._key, "[key]")
+        line = " ".join(hidden.split())
         return line if len(line) <= 200 else line[:200] + "…"
 
-    def _wait_for_turn(self) -> None:
-        """Let threads pass one by one, so far apart as the limit of requests a minute wants."""
-        with self._pace:
-            time.sleep(max(0.0, self._next - time.monotonic()))
-            self._next = time.monotonic() + self._gap
+    def _backoff(self, tries: int) -> float:
+        """Seconds after so many failures: doubled each time, and spread so that threads do not come back together."""
+        return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * self._random.uniform(0.5, 1)
 
     def _count(self, **more: int) -> None:
         with self._lock:
@@ -188,26 +256,80 @@ class Server:
                 self._counted[name] += number
 
 
-def _kept(path: Path) -> Answer | None:
-    """The answer in a file, None where there is none or a full disk tore it. QilinError when it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["answer"]
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None
-    except OSError as reason:
-        raise QilinError(f"{path} cannot be read: {reason.strerror}; mend its rights or delete it") from None
+# OpenAI's reasoning models know the limit by another name and say so.
+RENAMED = {"max_tokens": "max_completion_tokens"}
+UNSUPPORTED = ("unsupported parameter", "unsupported value", "unrecognized request argument", "extra inputs")
+
+
+class _Again(Exception):
+    """A failure worth another try, after `wait` seconds if the server said so; `for_all`: every thread shall wait."""
+
+    def __init__(self, reason: str, wait: float | None = None, for_all: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.for_all = wait, for_all
+
+
+class _Final(Exception):
+    """A failure that another try would repeat, and another prompt too: key, quota, name of the model."""
+
+
+class _Pace:
+    """Lets threads pass one by one, 60 / `per_minute` seconds apart."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._next, self._lock = 0.0, threading.Lock()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Return when it is this thread's turn, or when `stop` is set."""
+        while not stop.is_set():
+            with self._lock:
+                left = self._next - time.monotonic()
+                if left <= 0:
+                    self._next = time.monotonic() + self._gap
+                    return
+            stop.wait(left)
+
+    def hold(self, seconds: float) -> None:
+        """Nobody passes for so long."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
 
 
 def _counts(body: dict[str, Any]) -> dict[str, int | None]:
     """The tokens that the server counted; None where it did not count."""
-    counts = {name: (body.get("usage") or {}).get(name) for name in COUNTS}
-    return counts if all(type(count) is int and count >= 0 for count in counts.values()) else dict.fromkeys(COUNTS)
+    spent = body.get("usage")
+    counts = {name: spent.get(name) if isinstance(spent, dict) else None for name in COUNTS}
+    if not all(type(count) is int and count >= 0 for count in counts.values()):
+        return dict.fromkeys(COUNTS)
+    return counts
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that a server asks to wait, as a number or as a date; None when it does not."""
+    said = headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except ValueError:
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _message(body: Any, text: str) -> str:
     """The server's own sentence: `error.message` or `detail` of its JSON, else the whole text."""
     found = [body[name] for name in ("message", "detail", "error") if isinstance(body, dict) and body.get(name)]
     return str(found[0]) if found else text
+
+
+def _raise_first(asked: Iterable[Future]) -> None:
+    """The error of the first prompt that has one; those that were stopped because of it say nothing."""
+    for future in asked:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, CancelledError):
+            raise error
 
 
 def _base_url(url: str) -> tuple[str, bool]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
 import threading
 import time
 import traceback
@@ -26,8 +28,7 @@ KEY = "sk-secret-0123456789abcdef"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    # The client waits half a second before its second try.
-    monkeypatch.setattr(servers, "TRIES", 2)
+    monkeypatch.setattr(servers, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("A_KEY", KEY)
     # A proxy where nobody listens: a server on this machine must be reached without it.
     for name in ("HTTP_PROXY", "http_proxy"):
@@ -114,27 +115,50 @@ def test_a_fingerprint_tells_server_model_and_template_apart(
 # --- the server's faults ----------------------------------------------------------------------------------------------
 
 
-FAULTS = {"500": (500, b"oops"), "429": (429, {}), "closed": None}
+def test_after_429_every_thread_waits_as_long_as_the_server_asks(server: Faulty, backend: Callable) -> None:
+    def reply(request: dict, number: int) -> Any:
+        if number == 1:
+            return 429, {"error": {"message": "slow down"}}, {"retry-after": "0.5"}
+        time.sleep(0.4)
+        return 200, completion(f"Re: {said(request)}")
+
+    server.reply = reply
+    asked = backend(batch_size=2)
+    assert texts(asked.generate(asks(4), 5)) == [f"Re: q{n}" for n in range(4)]
+    at = [request["at"] for request in server.requests]
+    # The second thread may have sent its first request before the 429 came; all others wait.
+    assert len(at) == 5 and min(at[2:]) - at[0] >= 0.45
+    assert asked.usage()["requests"] == 5 and asked.usage()["retries"] == 1
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_that_passes_is_asked_again(name: str, server: Faulty, backend: Callable) -> None:
-    server.reply = lambda request, number: FAULTS[name] if number == 1 else (200, completion("at last"))
-    assert texts(backend().generate([ask("q")], 5)) == ["at last"] and len(server.requests) == 2
+def test_500_and_a_closed_connection_pass(server: Faulty, backend: Callable) -> None:
+    faults = {1: (500, b"oops"), 2: None, 3: (503, {}), 4: (200, b"<html>starting</html>")}
+    server.reply = lambda request, number: faults.get(number, (200, completion("at last")))
+    asked = backend()
+    assert texts(asked.generate([ask("q")], 5)) == ["at last"]
+    assert asked.usage()["retries"] == 4 and asked.usage()["requests"] == 5 == len(server.requests)
 
 
 HOPELESS = {
-    "503": ((503, {"detail": "loading"}), 2, "status 503 (loading)"),
-    "quota": ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), 2, "status 429 (pay)"),
+    "500": ((500, b"<h1>oops</h1>"), servers.TRIES, "status 500 (<h1>oops</h1>)"),
+    "503": ((503, {"detail": "loading"}), servers.TRIES, "status 503 (loading)"),
+    "429": ((429, {"error": {"message": "slow down"}}), servers.TRIES, "status 429 (slow down)"),
+    "429 for an hour": ((429, {}, {"retry-after": "3600"}), 1, "a wait of 3600 s more passes the 300 s"),
+    "quota": ((429, {"error": {"message": "pay", "code": "insufficient_quota"}}), 1, "quota is used up (pay)"),
     "401": ((401, {"error": {"message": f"no {KEY}"}}), 1, "status 401, the server refuses the key of A_KEY"),
-    "403": ((403, {"error": {"message": f"not {KEY}"}}), 1, "status 403 (not [key])"),
-    "404": ((404, {"error": {"message": "no m-1"}}), 1, "status 404 (no m-1)"),
+    "403": ((403, {"error": {"message": f"not {KEY}"}}), 1, "may not use this model (not [key])"),
+    "404": ((404, {"error": {"message": "no m-1"}}), 1, "no model of this name or no such path (no m-1)"),
+    "no money": ((402, {"error": {"message": "pay"}}), 1, "status 402, the account's quota is used up (pay)"),
     "no seed": ((400, {"error": {"message": "Unsupported parameter: 'seed'"}}), 1, "request: {its name: null}"),
-    "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), 1, "no completion"),
-    "cut JSON": ((200, b'{"choices": [{"mess'), 1, "no completion"),
-    "other JSON": ((200, {"error": "busy"}), 1, "no completion"),
+    "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), servers.TRIES, "no completion (<ht"),
+    "cut JSON": ((200, b'{"choices": [{"mess'), servers.TRIES, 'no completion ({"choices": [{"mess)'),
+    "other JSON": ((200, {"error": "busy"}), servers.TRIES, 'no completion ({"error": "busy"})'),
+    "a list": ((200, b"[1, 2]"), servers.TRIES, "no completion ([1, 2])"),
+    "no choices": ((200, {"choices": []}), servers.TRIES, 'no completion ({"choices": []})'),
+    "not text": ((200, b"\xff\xfe\x00"), servers.TRIES, "no completion"),
+    "deep": ((200, b"[" * 100_000), servers.TRIES, "no completion ([[[["),
     "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
-    "closed": (None, 2, "no connection (Server disconnected"),
+    "closed": (None, servers.TRIES, "no connection (Server disconnected"),
 }
 
 
@@ -149,21 +173,53 @@ def test_a_fault_that_stays_is_one_sentence(
     with pytest.raises(QilinError) as raised:
         asked.generate([ask("头痛怎么办")], 5)
     message = str(raised.value)
-    for part in (reason, server.url, "model 'm-1'", "头痛怎么办", str(tmp_path / "responses"), "rerun"):
+    assert reason in message
+    for part in (server.url, "model 'm-1'", f"tried {tries} time", "头痛怎么办", str(tmp_path / "responses"), "rerun"):
         assert part in message, part
-    assert len(server.requests) == tries and "\n" not in message
+    assert len(server.requests) == tries == asked.usage()["requests"]
+    assert "\n" not in message and len(message) < 800
     everything = "".join(traceback.format_exception(raised.value)) + caplog.text + repr(asked)
     # Half of a key is still a leak.
     assert KEY[:12] not in everything
     assert list(tmp_path.rglob("*.json")) == []
 
 
-def test_a_server_that_hangs_ends_at_the_timeout(server: Faulty, backend: Callable) -> None:
+def test_a_server_that_hangs_or_drips_ends_at_the_timeout(server: Faulty, backend: Callable) -> None:
     over = threading.Event()
     server.reply = lambda request, number: over.wait(20) and None
-    with pytest.raises(QilinError, match=r"no answer within 0\.2 s, 2 times"):
-        backend(timeout=0.2).generate([ask("q")], 5)
+    asked, started = backend(timeout=0.2), time.monotonic()
+    with pytest.raises(QilinError, match=r"no whole answer within the timeout of 0\.2 s; tried 6 times"):
+        asked.generate([ask("q")], 5)
     over.set()
+    # A byte every tenth of a second keeps any timeout between bytes from ending it.
+    server.requests.clear()
+    server.reply = lambda request, number: (200, [b" "] * 50 + [json.dumps(completion("late")).encode()])
+    with pytest.raises(QilinError, match="no whole answer within the timeout"):
+        asked.generate([ask("q")], 5)
+    assert len(server.requests) == 6 and time.monotonic() - started < 20
+
+
+def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        refused = backend(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        with pytest.raises(QilinError, match=r"no connection \(.*refused.*\); tried 6 times"):
+            refused.generate([ask("q")], 5)
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(QilinError, match=r"no connection \(.*Name or service not known\); tried 6 times"):
+        backend(endpoint="http://no-such-host.invalid/v1").generate([ask("q")], 5)
+
+
+def test_waiting_is_bounded_in_all(server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "MAX_WAIT", 0.5)
+    server.reply = lambda request, number: (429, {}, {"retry-after": "0.2"})
+    with pytest.raises(QilinError, match="status 429.*passes the"):
+        backend().generate([ask("q")], 5)
+    assert len(server.requests) == 3
 
 
 REFUSED = {
@@ -189,6 +245,13 @@ def test_a_refused_prompt_has_an_empty_reply_that_says_why_and_is_not_kept(
     server.reply = lambda request, number: (200, completion(f"Re: {said(request)}"))
     assert texts(backend().generate(asks(4), 5)) == [f"Re: q{n}" for n in range(4)]
     assert len(server.requests) == 5 and KEY not in replies[1].error
+
+
+def test_a_server_that_refuses_every_prompt_is_no_matter_of_the_prompts(server: Faulty, backend: Callable) -> None:
+    server.reply = lambda request, number: (400, {"error": {"message": "bad prompt"}})
+    with pytest.raises(QilinError, match=r"each of 20 prompts is refused: status 400 .*bad prompt.*kept in"):
+        backend(batch_size=2).generate(asks(40), 5)
+    assert len(server.requests) <= 22
 
 
 def test_a_limit_by_another_name_is_sent_by_it(server: Faulty, backend: Callable) -> None:
@@ -280,13 +343,17 @@ def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, 
     assert len(server.requests) == 7
 
 
-def test_a_torn_answer_is_asked_again(server: Faulty, backend: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "other"])
+def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Callable, tmp_path: Path) -> None:
     backend().generate([ask("q")], 5)
     (path,) = (tmp_path / "responses").glob("*.json")
     good = path.read_text(encoding="utf-8")
-    path.write_text(good[: len(good) // 2], encoding="utf-8")
-    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
-    assert len(server.requests) == 2 and path.read_text(encoding="utf-8") == good
+    bad = {"cut": good[: len(good) // 2], "empty": "", "flipped": good.replace("Re: q", "Re: r"), "other": "[]"}[harm]
+    path.write_text(bad, encoding="utf-8")
+    asked = backend()
+    assert texts(asked.generate([ask("q")], 5)) == ["Re: q"]
+    assert asked.usage()["damaged"] == 1 and len(server.requests) == 2
+    assert path.read_text(encoding="utf-8") == good
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(backend: Callable, tmp_path: Path) -> None:
@@ -302,7 +369,7 @@ def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: C
     server.reply = lambda request, number: (200, completion("a") if number < 4 else {**completion("a"), "usage": None})
     asked = backend(batch_size=1, price_per_million_input=0.5, price_per_million_output=1.5)
     asked.generate(asks(5), 5)
-    expected = {"requests": 5, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9}
+    expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
     expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
     assert asked.usage() == expected
     assert backend(price_per_million_input=0.5).usage()["cost"] is None
@@ -310,9 +377,9 @@ def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: C
 
 def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, at = backend(batch_size=8, requests_per_minute=600), []
-    turn = asked.server._wait_for_turn
+    post = asked.server._post
     # Seen where requests start: how long one takes to the server depends on the machine.
-    monkeypatch.setattr(asked.server, "_wait_for_turn", lambda: at.append(turn() or time.monotonic()))
+    monkeypatch.setattr(asked.server, "_post", lambda *given: at.append(time.monotonic()) or post(*given))
     asked.generate(asks(8), 5)
     assert len(at) == 8 and max(at) - min(at) >= 0.65, "seven gaps of 0.1 s"
 

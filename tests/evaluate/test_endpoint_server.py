@@ -118,6 +118,6 @@ def test_a_second_asking_comes_from_the_cache_and_a_fresh_one_says_the_same(
 
 def test_a_model_that_the_server_does_not_have_is_one_sentence(server: str, tmp_path: Path) -> None:
     backend = asked_of(server, Path("gpt-nosuch"), "chat", tmp_path)
-    with pytest.raises(QilinError, match=r"model 'gpt-nosuch': status 400 .*requested 'gpt-nosuch'"):
+    with pytest.raises(QilinError, match=r"model 'gpt-nosuch': status 400 .*requested 'gpt-nosuch'.*tried 1 time"):
         backend.generate([Prompt([{"role": "user", "content": "头痛"}], "", [], "", 0, False)], NEW_TOKENS)
     assert backend.usage()["completion_tokens"] == 0
