@@ -60,7 +60,10 @@ def configuration(folder: Path) -> Any:
     if not path.exists():
         if (folder / "adapter_config.json").exists():
             raise QilinError("the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model")
-        raise QilinError("the folder has no config.json; nearest valid: a folder that save_pretrained wrote")
+        below = sorted(found.parent.name for found in folder.glob("*/config.json"))
+        raise QilinError(
+            f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
+        )
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as reason:
