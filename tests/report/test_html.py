@@ -104,6 +104,7 @@ def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds
     environment = {"git_commit": "abcdef0123456789", "git_dirty": stage == "02_tokenize"}
     content = {"stage": stage, "digest": digest, "key": digest, "inputs": inputs, "outputs": {}}
     content |= {"environment": environment, "wall_seconds": seconds, "peak_memory_mb": 1530.4}
+    content["parameters"] = {"profile": "mine"}
     files.write_json(run / stage / "manifest.json", content)
 
 
@@ -119,4 +120,6 @@ def test_manifest_chain_follows_digests(tmp_path: Path) -> None:
     assert frame.loc["02_tokenize", "Stands on"] == "01: aaaaaaaaaaaa"
     assert list(frame.loc["02_tokenize"])[-3:] == ["1 h 06 min", "1,530 MB", "abcdef0123, dirty"]
     assert len(frame) == 7
+    assert frame.loc["04_sft", "Notebook"] == "notebooks/04_sft.ipynb"
+    assert frame.loc["02_tokenize", "Command"] == "python -m qilin_lib.pipeline mine --run smoke --only 02"
     assert '<a href="01_build_chimed/manifest.json" title' in manifest_chain(run)._repr_html_()

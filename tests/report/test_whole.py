@@ -117,3 +117,13 @@ def test_what_the_statistics_make_of_records_is_what_the_tables_read(scores: Any
         "80.0",
     ]  # 2 of 3; 4 of 5, though there are more of them
     assert len(found["6v"].words) > 10 and "not" not in " ".join(cell["6v"][SFT])
+
+
+def test_each_system_says_what_its_paper_did_what_runs_here_and_what_is_not_available() -> None:
+    frame = whole.systems().words.set_index("Profile")
+    assert {"bianque", "chimed_gpt", "huatuogpt2", "pediatricsgpt", "rulealign", "zhongjing"} == set(frame.index)
+    assert frame.loc["chimed_gpt", "System"] == "ChiMed-GPT (arXiv 2311.06025; synlp/ChiMed-GPT@4b7b312, a README only)"
+    assert frame.loc["zhongjing", "Its paper"].startswith("Ziya-LLaMA-13B; LoRA pre-training")
+    assert "RLOO" in frame.loc["zhongjing", "Here"] and "PPO's launch script" in frame.loc["zhongjing", "Not available"]
+    assert "mixture of experts" in frame.loc["pediatricsgpt", "Not available"]
+    assert not frame.map(lambda text: "differs from" in text).any(axis=None)
