@@ -70,6 +70,12 @@ def read_profile(profile: str) -> dict:
     return content
 
 
+def head(profile: str) -> str:
+    """The comment that a profile begins with, in one line."""
+    lines = (params_dir() / f"{profile}.yaml").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+
+
 def settings(profile: str, children: tuple[str, ...] = ()) -> Settings:
     """{(section, parameter): (value, the profile that says it)} with the parents' values; the seed's section is ""."""
     content, chain = read_profile(profile), (*children, profile)

@@ -137,12 +137,6 @@ def test_full_a100_is_the_paper() -> None:
     assert (dpo.lora_r, dpo.lora_alpha, dpo.lora_dropout) == (8, 16, 0.05)
 
 
-def header(profile: str) -> str:
-    """The comment that a profile begins with, in one line."""
-    lines = (FOLDER / f"{profile}.yaml").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    return " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
-
-
 def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -154,7 +148,7 @@ def test_a_header_s_numbers_are_those_of_the_values(profile: str) -> None:
     changed = params.compare(parent, profile)
     assert list(changed.columns) == ["parameter", parent, profile]
     needed = {str(name).partition(".")[0] for name in changed["parameter"]} & {"dcpt", "sft", "dpo"}
-    shown = re.findall(r"(\w+) differs from (\w+) in: (.*?);", header(profile))
+    shown = re.findall(r"(\w+) differs from (\w+) in: (.*?);", params.head(profile))
     assert {section for section, _, _ in shown} >= needed and {parents for _, parents, _ in shown} <= {parent}
     for section, _, listed in shown:
         rows = params.compare(parent, profile, section).itertuples(index=False)
@@ -164,7 +158,7 @@ def test_a_header_s_numbers_are_those_of_the_values(profile: str) -> None:
 def test_the_batches_of_the_24_gb_profile_are_those_that_its_header_says() -> None:
     batches = [params.load(n, {"profile": "qlora_24gb"}) for n in ("03_dcpt", "04_sft", "05_dpo")]
     sizes = [max(p.gpus, 1) * p.per_device_train_batch_size * p.gradient_accumulation_steps for p in batches]
-    said = re.findall(r"(\d+) (?:pairs )?in (?:DCPT|SFT|DPO)", header("qlora_24gb"))
+    said = re.findall(r"(\d+) (?:pairs )?in (?:DCPT|SFT|DPO)", params.head("qlora_24gb"))
     assert list(map(int, said)) == sizes
 
 
@@ -173,7 +167,7 @@ REGIMES = ("bianque", "chimed_gpt", "huatuogpt2", "pediatricsgpt", "rulealign", 
 
 @pytest.mark.parametrize("profile", REGIMES)
 def test_a_regime_says_where_it_is_from_what_stands_here_and_what_is_not_available(profile: str) -> None:
-    told = header(profile)
+    told = params.head(profile)
     assert re.search(r"arXiv \d{4}\.\d{5}", told) and "Paper" in told
     assert "Here:" in told and ("Not available" in told or "Not built" in told)
     assert profile in (params.ROOT / "Makefile").read_text(encoding="utf-8")
@@ -200,7 +194,7 @@ def test_a_large_profile_s_base_is_what_the_one_command_of_its_header_writes(pro
     """A hub id in Baichuan's own layout cannot be loaded, and its 13B has no LLaMA layout."""
     base = params.load("02_tokenize", {"profile": profile}).base
     command = r"(python -m qilin_lib\.models\.baichuan \S+ |hf download \S+ --local-dir )(\S+)"
-    commands = re.findall(command, header(profile))
+    commands = re.findall(command, params.head(profile))
     assert [target for _, target in commands] == [base]
     assert base.startswith("models/") and "13B" not in commands[0][0]
 

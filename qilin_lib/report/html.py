@@ -94,8 +94,8 @@ def _picture(picture: Picture) -> Html:
 
 
 def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
-    """The stages of a run from NN_*/manifest.json, up to the one that writes the page: digests, what each stands on,
-    cost and code version.
+    """The stages of a run from NN_*/manifest.json, up to the one that writes the page: what makes each, its digest,
+    what it stands on, cost and code version.
 
     A stage is "finished", "unfinished" (no manifest), "accepted" as it is, or "stale" when a parent's digest has
     changed since it was made.
@@ -105,8 +105,11 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
     manifests = {name: run.manifest(name) for name in names if run.finished(name)}
     rows = []
     for name in names:
-        rows.append(_chain_row(name, manifests, run) if name in manifests else [name, "unfinished", *["-"] * 5])
-    columns = ["Stage", "Status", "Digest", "Stands on", "Wall time", "Peak memory", "Git commit"]
+        if name in manifests:
+            rows.append(_chain_row(name, manifests, run))
+        else:
+            rows.append([name, "unfinished", chains.shown_by(name), *["-"] * 6])
+    columns = ["Stage", "Status", "Notebook", "Command", "Digest", "Stands on", "Time", "Memory", "Git commit"]
     notes = [*sentences("chain", "digests", page=page), *accepted(run.dir, page)]
     return table(f"Manifest chain of run {run.name}", rows, columns, notes, "A2")
 
@@ -122,10 +125,12 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -
         allowed = [made_from, *(note["inputs"].get(key) for note in acceptances)]
         if manifests.get(key, {}).get("digest") not in allowed:
             stale.append(key)
-    environment = manifest["environment"]
+    environment, profile = manifest["environment"], manifest["parameters"]["profile"]
     return [
         Linked(name, f"{name}/manifest.json", f"manifest {manifest['digest'][:12]}"),
         f"stale: {', '.join(stale)} changed" if stale else "accepted" if acceptances else "finished",
+        chains.shown_by(name),
+        f"python -m qilin_lib.pipeline {profile} --run {run.name} --only {chains.short(name)}",
         manifest["digest"][:12],
         ", ".join(raw + parents) or "-",
         _duration(manifest["wall_seconds"]),

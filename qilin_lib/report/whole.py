@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from qilin_lib import chains, files
+from qilin_lib import chains, files, params
 from qilin_lib.chimed import deid_score
 from qilin_lib.models.names import accepted, read_scores
-from qilin_lib.report import breakdowns, browse, chimed_gpt, data, figures, html, judged, paper, tables, training
+from qilin_lib.report import (
+    breakdowns,
+    browse,
+    chimed_gpt,
+    data,
+    figures,
+    html,
+    judged,
+    paper,
+    render,
+    tables,
+    training,
+)
 from qilin_lib.report.html import Picture, Section
 from qilin_lib.report.markup import Html, macro
 from qilin_lib.report.preferences import method_name
@@ -72,6 +85,21 @@ def chain(stage: Stage) -> Table:
     return html.manifest_chain(stage.run_dir, stage.name)
 
 
+def systems() -> Table:
+    """Systems whose regimes are profiles: what the paper did, what runs here, what is not available (their heads)."""
+    rows = []
+    for profile in params.profiles():
+        told = re.split(r"\w+ differs from ", params.head(profile))[0]
+        _, *parts = re.split(r"\b(Paper|Here|Not available|Not built)\b[^:.]*: ", told)
+        said: dict[str, str] = {}
+        for label, text in zip(parts[::2], parts[1::2], strict=True):
+            label = "Not available" if label == "Not built" else label
+            said[label] = f"{said.get(label, '')} {text}".strip()
+        if (named := re.search(r"the regime of (.+?\)) in", told)) and {"Paper", "Here"} <= said.keys():
+            rows.append([profile, named[1], said["Paper"], said["Here"], said.get("Not available", "")])
+    return render.table("Other systems", rows, ["Profile", "System", "Its paper", "Here", "Not available"])
+
+
 def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> Path:
     """report.html: one self-contained page. Returns its path; leaves it alone if the stage is up to date.
 
@@ -93,6 +121,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         Section("One question to all stages", (cases["question"],) if stage.parameters.question else ()),
         Section("Search all records", (browse.section(stage),)),
         Section("Numbers of other papers", tuple(external)),
+        Section("Other systems", (systems(),)),
         Section("Where it comes from", (chain(stage),)),
     ]
     return html.report([one for one in sections if one.parts], target, f"Qilin-Med, run {stage.run_dir.name}")
