@@ -72,6 +72,7 @@ def stage(tmp_path: Path) -> Any:
         exams = [exam(model, subject, n) for subject in SUBJECTS for n in range(7)]
         if model == "dpo":
             exams[2] |= {"explanation": "因为发热"}
+            exams[0] |= {"passages": [{"origin": "cpt.jsonl:7", "score": 9.5, "text": "合同自成立时生效。"}]}
         write_jsonl(folder / "fixed" / "ceval" / f"{model}.jsonl", exams)
         write_jsonl(folder / "fixed" / "huatuo" / f"{model}.jsonl", [answer(model, n) for n in range(12)])
     write_jsonl(folder / "released" / "huatuo" / "base.jsonl", [answer("base", n, "released") for n in range(12)])
@@ -226,6 +227,7 @@ def test_the_search_finds_what_was_counted_by_hand(stage: Any, width: int) -> No
     assert [card.partition(":")[2][:6] for card in first["cards"]] == [f" law-{n}" for n in range(5)]
     for shown in (
         "5 examples before it",
+        "[1] cpt.jsonl:7, 9.5: 合同自成立时生效。",
         "prompt, template plain",
         "Answer: A",
         "Read as: B",
