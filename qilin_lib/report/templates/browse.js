@@ -77,7 +77,9 @@ function answer(row, terms) {
   const inside = lines.flatMap((line, n) => n ? ["\n", hits(line, terms)] : [hits(line, terms)]);
   const notes = [row.verdict, record.truncated ? "question cut" : ""].filter(Boolean).join(", ");
   const prompt = record.prompt_beginning + record.prompt;
-  return box(row.model, notes, ...inside, folded(`prompt, template ${record.template}`, prompt));
+  const passages = (record.passages || []).map((one, n) => `[${n + 1}] ${one.origin}, ${one.score}: ${one.text}`);
+  const beside = passages.length ? [folded("passages", passages.join("\n"))] : [];
+  return box(row.model, notes, ...inside, ...beside, folded(`prompt, template ${record.template}`, prompt));
 }
 
 function card(rows, terms) {
