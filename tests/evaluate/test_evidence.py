@@ -20,7 +20,8 @@ from qilin_lib.evaluate.prompts import AS_IT_COMES, ceval_messages, cmexam_messa
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import compare
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.files import read_jsonl, write_json, write_jsonl
+from qilin_lib.files import read_json, read_jsonl, write_json, write_jsonl
+from qilin_lib.report import judged
 from qilin_lib.retrieval import index
 
 ITEM = Item("cmexam", "q1", "test", None, "咳嗽三周应查什么", {"A": "胸片", "B": "脑电图"}, "A", "三周以上应拍胸片。")
@@ -168,6 +169,21 @@ def test_finished_answers_are_judged_without_their_thoughts(answered: SimpleName
     assert all("想" not in pair.answer_a for pair in stage.pairs(answered))
     assert (said["judge"], said["comparison"][0]["inconsistent"]) == ("first", 2)
     assert len([*read_jsonl(answered.dir / "judging" / "records.jsonl")]) == 4
+
+
+def test_people_who_filled_in_the_sheet_of_06_stand_beside_its_judge(answered: SimpleNamespace) -> None:
+    stage.judge(answered, {}, print)
+    folder = answered.dir / "judging"
+    secret = read_json(folder / "key.json")
+    assert (folder / "sheet.html").exists() and len(secret["games"]) == 2
+    # Both say the first model's answer is the better one, one of them of every item.
+    better = {name: "first" if game["order"] == "ab" else "second" for name, game in secret["games"].items()}
+    for judge_name, many in (("王", 2), ("李", 1)):
+        said = {"sheet": secret["sheet"], "judge": judge_name, "verdicts": dict(list(better.items())[:many])}
+        write_json(answered.run_dir / "people" / f"{judge_name}.json", said)
+    frame = judged.people_table(answered.dir).words.set_index(["Judge", "and"])
+    assert frame.loc[("human: 李", "human: 王"), ["Of people", "n", "Agreed, percent"]].tolist() == [2, 1, "100.0"]
+    assert frame.loc[("first", "human: 王"), "n"] == 0, "the judge contradicts itself on every item"
 
 
 def test_a_model_judges_as_it_answers_a_benchmark(answered: SimpleNamespace, tokenizer: Any, template: Any) -> None:
