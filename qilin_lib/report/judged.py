@@ -6,21 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from qilin_lib import files
 from qilin_lib.evaluate import evidence
+from qilin_lib.evaluate.judging import comparison, sheet
 from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.models.names import foot
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.render import Table, table
 
+# Of agreement: percent, kappa, alpha.
+FORMS = (".1f", ".2f", ".2f")
+
 
 def tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
-    """Passages against none, pairs, strengths and what the judge follows; [] where the profile asks for neither.
+    """Passages against none, pairs, strengths, what the judge follows, and people; [] where the profile asks for none.
 
     `folder` is that of stage 06.
     """
-    return [*retrieval_tables(folder, scores), *judged_tables(scores)]
+    people = [people_table(folder)] if any(_exports(folder)) else []
+    return [*retrieval_tables(folder, scores), *judged_tables(scores), *people]
 
 
 def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
@@ -69,6 +76,26 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
         table("Strengths (Bradley-Terry)", strengths, ["Model", "Strength, log odds"], about, "J3"),
         table("What the judge follows", controls, ["Control", "Percent of decisions", "Warning"], follows, "J4"),
     ]
+
+
+def _exports(folder: Path) -> list[Path]:
+    """What people saved of judging/sheet.html: runs/<name>/people/*.json."""
+    return sorted((folder.parent / "people").glob("*.json"))
+
+
+def people_table(folder: Path) -> Table:
+    """J5: how far people who filled in the sheet of 06 (`folder`) agree with its judge, and with each other."""
+    own = folder / "judging"
+    said = [*files.read_jsonl(own / "records.jsonl")]
+    for path in _exports(folder):
+        said += sheet.read(path, own / "key.json")
+    columns = ["Judge", "and", "Of people", "n", "Agreed, percent", "Cohen's kappa", "Krippendorff's alpha"]
+    frame = comparison.agreement(said)
+    rows = [
+        [*row[:4], *(None if pd.isna(one) else f"{one:{form}}" for one, form in zip(row[4:], FORMS, strict=True))]
+        for row in frame.itertuples(index=False)
+    ]
+    return table("Judges and people", rows, columns, sentences("judged", "people"), "J5")
 
 
 def _score(row: Mapping[str, Any], name: str, form: str) -> Score:

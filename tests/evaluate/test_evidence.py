@@ -182,8 +182,8 @@ def test_people_who_filled_in_the_sheet_of_06_stand_beside_its_judge(answered: S
         said = {"sheet": secret["sheet"], "judge": judge_name, "verdicts": dict(list(better.items())[:many])}
         write_json(answered.run_dir / "people" / f"{judge_name}.json", said)
     frame = judged.people_table(answered.dir).words.set_index(["Judge", "and"])
-    assert frame.loc[("human: 李", "human: 王"), ["Of people", "n", "Agreed, percent"]].tolist() == [2, 1, "100.0"]
-    assert frame.loc[("first", "human: 王"), "n"] == 0, "the judge contradicts itself on every item"
+    assert frame.loc[("human: 李", "human: 王"), ["Of people", "n", "Agreed, percent"]].tolist() == ["2", "1", "100.0"]
+    assert frame.loc[("first", "human: 王"), "n"] == "0", "the judge contradicts itself on every item"
 
 
 def test_a_model_judges_as_it_answers_a_benchmark(answered: SimpleNamespace, tokenizer: Any, template: Any) -> None:

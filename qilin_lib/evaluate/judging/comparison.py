@@ -108,7 +108,7 @@ def judged(records: Sequence[Mapping]) -> pd.DataFrame:
 
 
 def agreement(records: Sequence[Mapping]) -> pd.DataFrame:
-    """How far judges agree, one row for two of them: first, second, people (how many of the two), n, raw (percent),
+    """How far judges agree, one row for two of them: first, second, people (how many of them), n, raw (percent),
     kappa; the last row, of all, has Krippendorff's alpha instead."""
     frame = judged(records)
     table = frame.pivot_table(index=["item", "model_a", "model_b"], columns="judge", values="outcome", aggfunc="first")
@@ -120,7 +120,8 @@ def agreement(records: Sequence[Mapping]) -> pd.DataFrame:
         rows.append((first, second, people, n, share_agreed(a, b), kappa(a, b), None))
     if len(said) > 1:
         labels = [[POINTS.get(one) for one in own] for own in said.values()]
-        rows.append(("all", "", None, len(table), None, None, alpha(labels)))
+        people = sum(name.startswith(HUMAN) for name in said)
+        rows.append(("all", "", people, len(table), None, None, alpha(labels)))
     return pd.DataFrame(rows, columns=["first", "second", "people", "n", "raw", "kappa", "alpha"])
 
 

@@ -14,7 +14,7 @@ from qilin_lib.evaluate.asking import ITEMS, answered
 from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.evidence import variants
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.judging import comparison
+from qilin_lib.evaluate.judging import comparison, sheet
 from qilin_lib.evaluate.judging.comparison import Game, Pair
 from qilin_lib.evaluate.judging.verdicts import preset
 from qilin_lib.evaluate.plan import FIXED, Task
@@ -44,9 +44,11 @@ def check(parameters: Any) -> None:
 
 def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]:
     """What the judge of `eval.judge` makes of the finished answers, as scores.json holds it: tables as lists of rows
-    (`comparison`); {"unfinished": why} where it cannot. Every judgment stands in judging/records.jsonl."""
+    (`comparison`); {"unfinished": why} where it cannot. Every judgment stands in judging/records.jsonl, and judging/
+    sheet.html asks people about the same pairs."""
     own, parameters = stage.parameters.judge, stage.parameters
-    games = [*comparison.games(pairs(stage), preset(own.preset))]
+    compared, chosen = pairs(stage), preset(own.preset)
+    games = [*comparison.games(compared, chosen)]
     if not games:
         return {"unfinished": f"eval.judge: fewer than two models have answered {own.benchmark}"}
     if own.by not in CONTROLS and own.by not in failed:
@@ -54,6 +56,7 @@ def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]
         failed = failed | store.failures(stage.dir)
     if own.by in failed:
         return {"unfinished": failed[own.by]}
+    sheet.write(compared, chosen, stage.dir / FOLDER, parameters.seed)
     said = records(stage, games)
     write_jsonl(stage.dir / FOLDER / "records.jsonl", said)
     tables = {
@@ -64,7 +67,7 @@ def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]
             ("controls", comparison.controls),
         )
     }
-    about = {"judge": own.by, "preset": own.preset, "source": preset(own.preset).source, "benchmark": own.benchmark}
+    about = {"judge": own.by, "preset": own.preset, "source": chosen.source, "benchmark": own.benchmark}
     return about | tables
 
 
