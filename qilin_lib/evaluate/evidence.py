@@ -68,7 +68,7 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
     for model in own.models or ():
         if model not in names:
             raise QilinError(f"eval.retrieval.models: '{model}' is not asked here{nearest(model, names)}")
-    found = search_in(stage.run_dir, own, show)
+    found, recall = search_in(stage.run_dir, own, show), {}
     for benchmark, items in ((name, items) for name, items in asked.items() if name in own.benchmarks):
         rows = []
         for number, item in enumerate(items, start=1):
@@ -79,8 +79,25 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
             rows.append({"id": item.id} | {kind: [row(hit) for hit in hits] for kind, hits in shown.items()})
             show(f"retrieval: {benchmark}, {number} of {len(items)} questions")
         files.write_jsonl(stage.dir / "evidence" / f"{benchmark}.jsonl", rows)
-    files.write_json(stage.dir / "evidence" / "index.json", found.index.facts)
-    return found.index.facts
+        recall[benchmark] = _recall(items, rows)
+    facts = found.index.facts | {"recall": recall}
+    files.write_json(stage.dir / "evidence" / "index.json", facts)
+    return facts
+
+
+def _recall(items: Sequence[Item], rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Of n items that choose among options, of how many the passages hold the words of a right option; and by chance.
+
+    Recall at k as open question answering counts it, for want of passages that people called relevant (DPR, Karpukhin
+    et al. 2020).
+    """
+    counts = dict.fromkeys(("n", RETRIEVAL, RANDOM), 0)
+    for item, row in zip(items, rows, strict=True):
+        right = [item.options[letter] for letter in item.gold] if item.options and item.gold else []
+        counts["n"] += bool(right)
+        for kind in (RETRIEVAL, RANDOM):
+            counts[kind] += any(words in passage["text"] for words in right for passage in row[kind])
+    return counts
 
 
 def row(hit: Hit) -> dict[str, Any]:

@@ -43,7 +43,10 @@ def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
     facts = files.read_json(folder / "evidence" / "index.json")
     left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items())
     left = left or "nothing, since no document holds an item"
-    notes = [*sentences("judged", "retrieval", passages=facts["passages"], left=left), *foot(scores, paper="")]
+    notes = [*sentences("judged", "retrieval", passages=facts["passages"], left=left)]
+    for benchmark, recall in facts["recall"].items():
+        notes += sentences("judged", "recall", benchmark=benchmark, **recall)
+    notes += foot(scores, paper="")
     columns = ["Benchmark", "Asked as", "Asked with", "Difference, points", "p"]
     return [table("With passages beside the question", content, columns, notes, "J1")]
 

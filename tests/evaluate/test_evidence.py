@@ -87,6 +87,12 @@ def run(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_what_an_item_is_shown_is_found_once_with_its_controls(run: SimpleNamespace) -> None:
     facts = evidence.prepare(run, {"cmexam": [ITEM], "huatuo": [replace(ITEM, benchmark="huatuo")]}, lambda line: None)
     assert facts["passages"] == 3
+    recall = {
+        "n": 1,
+        "retrieval": 1,
+        "random": int(any("胸片" in one["text"] for one in evidence.shown(run.dir, "random")(ITEM))),
+    }
+    assert facts["recall"] == {"cmexam": recall}
     shows = {kind: evidence.shown(run.dir, kind)(ITEM) for kind in ("retrieval", "random", "gold")}
     assert shows["retrieval"][0]["text"] == "咳嗽应查胸片。" and shows["retrieval"][0]["origin"] == "cpt.jsonl:1"
     assert len(shows["random"]) == 2 and [one["text"] for one in shows["gold"]] == [ITEM.reference]
