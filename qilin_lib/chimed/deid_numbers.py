@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from qilin_lib.chimed.deid_base import HAN, NAMED, Rule, Spans, answered, by, each, group, listed, near, trie
+from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, answered, by, each, group, listed, near, trie
 
 # --- what numbers are made of -----------------------------------------------------------------------------------------
 
@@ -180,6 +180,8 @@ _CALL = (
     rf"|{_AREA}[- ]?[2-9]\d{{6,7}}"
     rf"|[2-9]\d{{2}}[- ]\d{{3}}[- ]\d{{4}}|[2-9]\d{{2,3}}[- ]\d{{4}}|[2-9]\d{{6,7}}){_NO_UNIT}"
 )
+_next_call = re.compile(rf"[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_UNIT}").match
+_call_end = re.compile(rf"{HIDDEN}(?=[/、或]{{1,2}}\d{{7}})").finditer
 # Whose number it is: the last of these words before it in its sentence decides.
 _owner = re.compile(
     r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
@@ -197,6 +199,15 @@ def _private(match: re.Match[str]) -> bool:
         return not _lot(match.string, max(0, start - 8), start)
     owners = [owner["public"] for owner in _owner(_sentence(match.string[max(0, start - 40) : start])[-1])]
     return not owners or owners[-1] is None
+
+
+def _next_calls(text: str) -> Spans:
+    # The second and third of "5550123/5550124/5550125", of which an earlier rule found the first.
+    for end in _call_end(text):
+        place = end.end()
+        while match := _next_call(text, place):
+            place = match.end()
+            yield match.span("id")
 
 
 # --- beds -------------------------------------------------------------------------------------------------------------
@@ -281,10 +292,21 @@ NUMBER_GROUPS = (
         ),
     ),
     group(
+        each("QqVv", "(?:信|❤|号)?[：:是]") + "|wei信|❤",
+        Rule(
+            "账号",
+            by(
+                r"(?<![A-Za-z\d])(?:[QqVv]|wei)[信❤️号]{0,2}(?:是|[：:]) ?"
+                r"(?P<id>[1-9]\d{5,10}(?!\d)|[a-z]{3,20}[\w-]{0,12}\d[A-Za-z\d_]{0,8})(?![A-Za-z\d])"
+            ),
+        ),
+    ),
+    group(
         _SEVEN,
         Rule("电话", by(_MOBILE, _private)),
         Rule("电话", by(_LANDLINE, _private)),
         Rule("电话", by(_CALLED + _CALL, _private)),
+        Rule("电话", _next_calls),
         Rule("电话", answered("电话|手机|联系方式|联系[您你]|号码", _CALL)),
     ),
     group(each("一幺壹1", rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),
@@ -292,6 +314,7 @@ NUMBER_GROUPS = (
         "床(?<![临卧起]床)",
         Rule("床号", by(rf"床 ?位?号{_IS}{_BED}")),
         Rule("床号", near("床", _BED_ALONE)),
+        Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
     group(
         r"出生|生日|生辰|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"

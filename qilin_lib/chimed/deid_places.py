@@ -80,6 +80,11 @@ def _anchored(at: str, pattern: str) -> Finder:
 _PLACE = r"[\u4e00-\u9fa5A-Za-z0-9（）()\-—]"
 _VALUE = rf"(?P<id>{_PLACE}{{3,60}}(?:{_UNITS}|[省市区县旗镇乡村庄路街巷道院苑园厦户]|嘎查|\d))"
 _LABELLED = rf"(?:住 ?址|地 ?址|户口所在地|户籍所在地|户籍地?|籍贯|现居|老家)(?:是|为|在)?(?P<sep> ?[：:]? ?){_VALUE}"
+_LIVES = (
+    rf"(?:家住|现住|住在|居住在|家在)于?(?P<id>(?:{_P}{{0,16}}?(?:[路街巷弄村镇乡]|小区|花园|社区|公寓|宿舍)){{1,4}}"
+    rf"(?:\d{{1,5}}{_UNITS}){{0,4}}(?:\d{{1,4}}(?:-\d{{1,4}}){{1,3}})?(?:[东西南北]头)?{_TAIL})"
+)
+_vague = re.compile(r"[一某]|^(?:农|乡|山|小)?[村镇街乡]$|^(?:农村|乡镇|小镇|小区|社区)").search
 _someone = re.compile("某").search
 _kinds = re.compile("[省市区县旗镇乡村路街巷号栋]").findall
 # Whose address it is that stands behind "地址": that of a hospital is public.
@@ -106,6 +111,8 @@ PLACE_GROUPS = (
     group(
         "址|所在地|籍|现居|老家|家住|现住|住在|家在|住哪",
         Rule("地址", by(_LABELLED, _address)),
+        # "住在一个安全的社区" and "家住农村" tell nobody where.
+        Rule("地址", by(_LIVES, lambda match: not _vague(match["id"]))),
         Rule("地址", answered("住址|地址|住哪|住在哪", _VALUE, lambda match: len(_kinds(match["id"])) >= 2)),
     ),
 )

@@ -281,3 +281,18 @@ def test_a_value_goes_wherever_it_stands_in_its_record(texts: list[str], gone: s
 def test_a_short_name_that_is_a_word_stays_a_word_elsewhere() -> None:
     texts, _ = deidentify_all(["姓名：高兴", "家属对疗效很高兴。"])
     assert texts == ["姓名：[姓名]", "家属对疗效很高兴。"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("家属电话0571-87654321/87654322。", "家属电话[电话]/[电话]。"),
+        ("联系电话：010-62345678、62345679", "联系电话：[电话]、[电话]"),
+        ("加我q信：zhangsan888", "加我q信：[账号]"),
+        ("几床？\n12", "几床？\n[床号]"),
+        ("家住杭州市西湖区文三路", "家住[地址]"),
+        ("家住农村，住在一个安全的社区", "家住农村，住在一个安全的社区"),
+    ],
+)
+def test_a_second_number_an_account_a_bed_and_a_street_without_a_number(text: str, left: str) -> None:
+    assert deidentify(text)[0] == left
