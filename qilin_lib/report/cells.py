@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import strict_yaml
+from qilin_lib.evaluate.intervals import LEAST
 from qilin_lib.report.paper import UNKNOWN, Cell
 
 ADAPTIVE = "adaptive"  # three digits, from 100 on none behind the point
@@ -46,6 +47,12 @@ class Score:
     protocol: str = ""
     records: str = ""
     manifest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.n is not None and self.n < LEAST:
+            # Nothing is claimed of so few items, whoever computed it.
+            object.__setattr__(self, "low", None)
+            object.__setattr__(self, "high", None)
 
     @property
     def difference(self) -> float | None:

@@ -179,7 +179,7 @@ def _share(right: int, trials: int) -> Score:
 
 
 def _f1(jaccard: Score) -> Score:
-    if not jaccard.n:
-        return jaccard
     bounds = {name: getattr(jaccard, name) for name in ("value", "low", "high")}
-    return replace(jaccard, **{name: 200 * value / (100 + value) for name, value in bounds.items()})
+    return replace(
+        jaccard, **{name: 200 * value / (100 + value) for name, value in bounds.items() if value is not None}
+    )

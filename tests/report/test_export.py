@@ -148,7 +148,7 @@ def test_dcpt_is_asked_in_plain_text_and_dpo_shows_its_pairs(make: Callable[...,
     dcpt, dpo = readme(make("03_dcpt")), readme(make("05_dpo", "dpo"))
     assert f"{PLAIN.user_open}{export.EXAMPLE}{PLAIN.user_close}{PLAIN.assistant_open}\n" in dcpt
     assert "cmexam | original" not in dcpt and "saw no conversations" in dcpt
-    assert "| reward accuracy, percent | 100.0 [" in dpo
+    assert "| reward accuracy, percent | 100.0<br>n=1 |" in dpo
     assert "Not evaluated in this run" in dcpt and "Not evaluated in this run" in dpo, "06 asked base and sft only"
     change(run_dir / "06_eval" / "manifest.json", "inputs", "04_sft", to="0" * 64)
     assert "Not evaluated in this run" in readme(make(name="sft")), "06 asked other weights"
