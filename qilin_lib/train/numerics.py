@@ -75,7 +75,8 @@ def _cause(weights: Path, where: list[str]) -> str:
     if started := _broken(_stored(weight_files(weights))):
         return f"{weights}, which it starts from, holds weights that are no finite numbers: {', '.join(started)}"
     first = f"first in {', '.join(where)}; " if where else ""
-    return f"{first}the weights that it starts from are finite; nearest valid: a lower learning_rate, a longer warmup"
+    cure = "a lower learning_rate or a longer warmup_ratio"
+    return f"{first}the weights that it starts from are finite; nearest valid: {cure}"
 
 
 def _trained(trainer: Any) -> Iterator[tuple[str, Any]]:
