@@ -53,6 +53,19 @@ def predictions(rows: Sequence[dict]) -> list[str | None]:
     return [found[n] for n in range(len(rows))]
 
 
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("本题考查的是芀（A对）。", "A"),
+        ("本题考查肺炎（B对），肺癌（D错）。", "B"),
+        ("1000元）\nA ———————————————————", None),
+    ],
+)
+def test_a_small_model_s_explanation_names_its_answer_and_a_row_of_dashes_does_not(text: str, letters: str) -> None:
+    """Half of what the smoke model writes on CMExam reads like an explanation of the training set."""
+    assert answers(cmexam, [Reply(text, STOP, True)], [OPTIONS])[0]["prediction"] == letters
+
+
 @pytest.mark.parametrize("split", sorted({row["split"] for row in ROWS}))
 def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -> None:
     rows = [row for row in ROWS if row["split"] == split]
