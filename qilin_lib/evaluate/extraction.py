@@ -39,6 +39,8 @@ _STOP = re.compile(r"(?<=[。!?\n])")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _RANKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:\([^()\n]*\))?(?:\s*>+\s*[A-Z](?:\([^()\n]*\))?){2,}")
+# Letters with marks around them; a row of dashes behind one is a model that goes round in circles.
+_ALONE = re.compile(rf"(?:[^\w{MARK}]{{0,9}}{MARK})+[^\w{MARK}]{{0,9}}|[^\w{MARK}]*")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
     rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
@@ -167,7 +169,7 @@ def _alone(text: str, found: list[Mention]) -> str:
     for line in re.split(r"[\n。]", text):
         here = found[place : place + line.count(MARK)]
         place += len(here)
-        if not re.search(r"\w", line) and all(one.own and one.sure for one in here):
+        if _ALONE.fullmatch(line) and all(one.own and one.sure for one in here):
             alone |= {one.letters for one in here}
     return alone.pop() if len(alone) == 1 else ""
 
@@ -203,7 +205,8 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: 
     if multiple and not right and held | wrong == every and CUES.dropped.search(text):
         return "".join(held - wrong)
     if multiple:
-        whole = wrong or right == every or any(len(letters) > 1 for letters in affirmed)
+        named = {letter for one in said for letter in one.letters}
+        whole = wrong or right == every or named <= right or any(len(letters) > 1 for letters in affirmed)
         return "".join(right) if whole and not right & wrong else ""
     if len(right) == 1:
         return "".join(right)
