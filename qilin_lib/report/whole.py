@@ -22,12 +22,11 @@ from qilin_lib.report import (
     html,
     judged,
     paper,
-    render,
     tables,
     training,
 )
 from qilin_lib.report.html import Picture, Section
-from qilin_lib.report.markup import Html, macro
+from qilin_lib.report.markup import Box, Html, card, macro
 from qilin_lib.report.preferences import method_name
 from qilin_lib.report.render import Table, stem_of, with_notes, write_all
 from qilin_lib.runs import Stage, read_manifest
@@ -85,19 +84,20 @@ def chain(stage: Stage) -> Table:
     return html.manifest_chain(stage.run_dir, stage.name)
 
 
-def systems() -> Table:
-    """Systems whose regimes are profiles: what the paper did, what runs here, what is not available (their heads)."""
-    rows = []
+def systems() -> list[Html]:
+    """A card for each system whose regime is a profile: what its paper did, what runs here, what is not available. All
+    of it is read from the profiles' heads."""
+    cards = []
     for profile in params.profiles():
         told = re.split(r"\w+ differs from ", params.head(profile))[0]
         _, *parts = re.split(r"\b(Paper|Here|Not available|Not built)\b[^:.]*: ", told)
-        said: dict[str, str] = {}
+        boxes: dict[str, list[str]] = {"Paper": [], "Here": [], "Not available": []}
         for label, text in zip(parts[::2], parts[1::2], strict=True):
-            label = "Not available" if label == "Not built" else label
-            said[label] = f"{said.get(label, '')} {text}".strip()
-        if (named := re.search(r"the regime of (.+?\)) in", told)) and {"Paper", "Here"} <= said.keys():
-            rows.append([profile, named[1], said["Paper"], said["Here"], said.get("Not available", "")])
-    return render.table("Other systems", rows, ["Profile", "System", "Its paper", "Here", "Not available"])
+            boxes[label.replace("built", "available")].append(text.strip())
+        if (named := re.search(r"the regime of (.+?\)) in", told)) and boxes["Paper"]:
+            shown = [Box(label, " ".join(texts)) for label, texts in boxes.items()]
+            cards.append(card(named[1], shown[:1], shown[1:], aside=f"profile {profile}"))
+    return cards
 
 
 def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> Path:
@@ -121,7 +121,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         Section("One question to all stages", (cases["question"],) if stage.parameters.question else ()),
         Section("Search all records", (browse.section(stage),)),
         Section("Numbers of other papers", tuple(external)),
-        Section("Other systems", (systems(),)),
+        Section("Other systems", tuple(systems())),
         Section("Where it comes from", (chain(stage),)),
     ]
     return html.report([one for one in sections if one.parts], target, f"Qilin-Med, run {stage.run_dir.name}")
