@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,27 +46,29 @@ def mixed(sentences: Callable) -> list[dict[str, Any]]:
     return [first | second for first, second in zip(common, made, strict=True)]
 
 
-def same(row: dict[str, Any], coded: dict[str, Any], tokenizer: Any, limits: SimpleNamespace) -> None:
-    """What trains on a row has the ids that its text gives."""
-    assert [row.get(name, "") for name in ("source", "split", "part")] == [
-        coded[n] for n in ("source", "split", "part")
-    ]
+def ids_of_both(
+    row: dict[str, Any], coded: dict[str, Any], tokenizer: Any, limits: SimpleNamespace
+) -> Iterator[tuple[Any, Any]]:
+    """(what is made of a row's texts, what is made of its stored ids), by everything that trains on such a row."""
+    yield [row.get(name, "") for name in ("source", "split", "part")], [coded[n] for n in ("source", "split", "part")]
     if "text" in row:
-        assert text_ids(tokenizer, row["text"]) == coded["text"].tolist()
+        yield text_ids(tokenizer, row["text"]), coded["text"].tolist()
     for template in TEMPLATES.values():
         how = (template, tokenizer, limits)
         if "messages" in row:
-            assert sft.encode(row["messages"], *how) == sft.encode(coded["messages"], *how)
+            yield sft.encode(row["messages"], *how), sft.encode(coded["messages"], *how)
         if "prompt" in row:
-            assert dpo.pair(row, *how) == dpo.pair(coded, *how) and reward.pair(row, *how) == reward.pair(coded, *how)
-            assert rl.questions([row], *how, 400) == rl.questions([coded], *how, 400)
+            yield dpo.pair(row, *how), dpo.pair(coded, *how)
+            yield reward.pair(row, *how), reward.pair(coded, *how)
+            yield rl.questions([row], *how, 400), rl.questions([coded], *how, 400)
 
 
 @pytest.mark.parametrize("size", [(256, 256, 600), (5, 9, 40)])
 def test_rows_give_the_ids_that_their_texts_give(size: tuple, mixed: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
     limits = SimpleNamespace(**dict(zip(("max_source_length", "max_target_length", "max_length"), size, strict=True)))
     for row, coded in zip(mixed, temporary(mixed, tiny_tokenizer), strict=True):
-        same(row, coded, tiny_tokenizer, limits)
+        for of_texts, of_ids in ids_of_both(row, coded, tiny_tokenizer, limits):
+            assert of_texts == of_ids
 
 
 def test_a_selection_keeps_numbers_sources_and_lengths(mixed: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
