@@ -40,7 +40,7 @@ _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _RANKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:\([^()\n]*\))?(?:\s*>+\s*[A-Z](?:\([^()\n]*\))?){2,}")
 # Letters with marks around them; a row of dashes behind one is a model that goes round in circles.
-_ALONE = re.compile(rf"(?:[^\w{MARK}]{{0,9}}{MARK})+[^\w{MARK}]{{0,9}}|[^\w{MARK}]*")
+_ALONE = re.compile(rf"(?:[^\w{MARK}]{{0,9}}{MARK})+[^\w{MARK}]{{0,9}}")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
     rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
