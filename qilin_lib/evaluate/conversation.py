@@ -95,7 +95,7 @@ class Chat:
         Passages are left out before a turn is, the worst first.
         """
         room = self.backend.context - self.max_new_tokens
-        beside = [evidence.row(hit) for hit in self.search(messages[-1]["content"])] if self.search else []
+        beside = [evidence.as_passage(hit) for hit in self.search(messages[-1]["content"])] if self.search else []
         fewer = [(0, beside[:many]) for many in range(len(beside), 0, -1)]
         for first, passages in [*fewer, *((first, []) for first in range(0, len(messages), 2))]:
             asked = with_passages(messages[first:], tuple(passages))

@@ -76,7 +76,7 @@ def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[
             chance = draw.sample(range(len(found.index)), min(own.k, len(found.index)))
             gold = [Hit(-1, 0.0, item.id, item.reference)] if item.reference else []
             shown = {RETRIEVAL: found(item.question), RANDOM: [found.index.hit(n) for n in chance], GOLD: gold}
-            rows.append({"id": item.id} | {kind: [row(hit) for hit in hits] for kind, hits in shown.items()})
+            rows.append({"id": item.id} | {kind: [as_passage(hit) for hit in hits] for kind, hits in shown.items()})
             show(f"retrieval: {benchmark}, {number} of {len(items)} questions")
         files.write_jsonl(stage.dir / "evidence" / f"{benchmark}.jsonl", rows)
         recall[benchmark] = _recall(items, rows)
@@ -100,7 +100,7 @@ def _recall(items: Sequence[Item], rows: Sequence[dict[str, Any]]) -> dict[str, 
     return counts
 
 
-def row(hit: Hit) -> dict[str, Any]:
+def as_passage(hit: Hit) -> dict[str, Any]:
     """A passage as prompts, records and conversations hold it."""
     return {"origin": hit.origin, "score": round(hit.score, 4), "text": hit.text}
 
