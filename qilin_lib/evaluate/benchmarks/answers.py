@@ -12,7 +12,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.plan import Task
-from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, asking, fit
+from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, asking, fit
 from qilin_lib.evaluate.replies import Reply, letters
 
 FORCED_TOKENS, FREE_TOKENS = 10, 512
@@ -20,17 +20,16 @@ FORCED_TOKENS, FREE_TOKENS = 10, 512
 
 @dataclass(frozen=True)
 class Written(Task):
-    """A task whose answers are written; a subclass says what is asked, and what is read of a reply."""
+    """A task whose answers are written. A benchmark's own kind of it says what is read of a reply, and has
+
+    messages(item, question, shots)   the conversation that asks an item, with so much of its question
+    """
 
     forced: ClassVar[str] = ""
 
     def new_tokens(self, backend: Any) -> int:
         """How much a backend may write."""
         return self.settings["max_new_tokens"]
-
-    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
-        """The conversation that asks an item, with so much of its question."""
-        raise NotImplementedError
 
     def read(self, item: Item, reply: Reply) -> dict[str, Any]:
         """What a record keeps beside the reply."""
@@ -50,14 +49,11 @@ class Written(Task):
 
 @dataclass(frozen=True)
 class Choices(Task):
-    """Questions with one right letter; `dev`: the examples of each subject."""
+    """Questions with one right letter; `dev`: the examples of each subject. `messages` as in `Written`, but after these
+    examples."""
 
     dev: dict[str, list[Item]]
     likelihood = True
-
-    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
-        """The conversation that asks an item, with so much of its question, after these examples."""
-        raise NotImplementedError
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         """Fewer examples than `shots` where the context is too short."""
