@@ -72,14 +72,16 @@ _CODE = (
     rf"{_PIECE}{{0,4}})(?![A-Za-z\d])"
 )
 _PAPER = (
-    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?(?:{_IS}|[（(，, ]{{1,2}}(?:字号|编号|证号|号码)?[：:]?)"
+    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?(?:{_IS}|[（(，, ]{{1,2}}(?:字号|编号|证号|号码)?[：:]?| ?[Nn][Oo]\.? ?)"
     rf"(?:(?P<id>{HAN}字第? ?\d{{4,10}}号?)|{_CODE.replace('<id>', '<code>')})"
 )
 _RECORD = (
     rf"(?:(?:{trie(name.replace('_', ' ') for name in listed('numbered'))})(?:号码|编号|单号|号)"
     r"|(?:诊疗|就诊|门诊|病历|住院)[卡证]号?|(?:患者|病人)(?:ID号?|编号)|[标样]本条形?码|扫码)"
 )
-_RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}){_CODE}"
+# Without 号 the number is no year and no quantity: letters, a dash or five digits.
+_BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN)号?) ?[：:]? ?(?=[A-Za-z]{{0,4}}-?[\d-]{{5}})"
+_RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
     rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
@@ -126,7 +128,8 @@ _ACCOUNT = (
 )
 _ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT}(?! ?元)"
 _HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?[：: ]{{0,2}}@(?P<id>[\w{HAN[1:-1]}-]{{2,20}})"
-_CARD = r"(?P<id>62\d\d(?: \d{4}){2,3} \d{2,4})(?!\d)"
+_CARD = r"(?<![\d.])(?P<id>62\d\d(?:[ -]?\d{4}){3}(?:[ -]?\d{1,3})?|62\d\d(?: \d{4}){2} \d{2,3})(?!\d)"
+_CARD_END = r"尾号(?:是|为)? ?[：:]? ?(?P<id>\d{3,6})(?![\d年月])"
 _INSURED = "|".join(f"{insured}[卡证]?(?:账户|电子凭证)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
 _INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
 
@@ -219,16 +222,16 @@ _WARD = (
     rf"(?:[内外骨妇儿普胸脑神肿呼消心泌肾]{{0,3}}[{_TEN}\d]{{1,3}}(?:病区|区|病房)|重症|抢救|急诊留观|留观"
     r"|(?:[A-Z]?ICU|CCU)-)"
 )
-_BED_NUMBER = r"(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
+_BED_NUMBER = r"(?:[1-9]\d?-)?(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
 _NOT_A_BED = r"(?![位次旁棉被垫单铺褥毯上下边套头品以])"
 _BED_BEHIND = (
     r"(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[U第])"
-    r"|(?<=[\u4e00-\u9fa5])(?<![设放有置备增编约共达余至定制开每次张加用铺睡买换]))"
+    r"|(?<=[\u4e00-\u9fa5])(?<![设放有置备增编约共达余至定制开每次张加用铺睡买换位])|(?<=[换转调][至到]))"
 )
 _BED_ALONE = (
     rf"(?P<id>{_WARD}{_BED_NUMBER}{_NOT_A_BED}|{_BED_BEHIND}{_BED_NUMBER}{_NOT_A_BED}"
     rf"|(?<!\d){_BED_NUMBER}(?=病人|患者|家属|产妇|患儿)"
-    rf"|(?<![\w])[{_TEN}]{{1,3}}号?床(?=病人|患者|家属|的)|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
+    rf"|(?<![\w])[{_TEN}]{{1,3}}号?床(?=病人|患者|家属|的|术[前后]|产后|诉|说|要)|(?<=[科区房])[{_TEN}]{{1,3}}号?床)"
 )
 
 # --- dates of birth ---------------------------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ _BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=
 _LAST_CENTURY = rf"[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
 _OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
 _BESIDE = (
-    rf"(?:(?<={NAMED}[，, ])(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
+    rf"(?:(?:(?<={NAMED}[，, ])|(?<={NAMED}[，, ][男女][，, ]))(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
     r"|(?<!\d)(?P<day>19\d\d(?:0[1-9]|1[0-2])[0-3]\d)(?= ?[MF男女](?![A-Za-z])))"
 )
 
@@ -279,6 +282,7 @@ NUMBER_GROUPS = (
         Rule("病历号", answered(_RECORD, _CODE, _digits(4))),
         Rule("账号", by(_INSURANCE, _digits(5))),
         Rule("账号", by(_CARD)),
+        Rule("账号", by(_CARD_END)),
         Rule("网址", by(r"(?:IP|ip)(?:地址)?[：: ]{0,2}(?P<id>\d{1,3}(?:\.\d{1,3}){3})(?![\d.])")),
     ),
     group(each(_PROVINCES, "[A-HJ-Z]"), Rule("车牌", by(_PLATE))),
@@ -316,6 +320,7 @@ NUMBER_GROUPS = (
         Rule("床号", near("床", _BED_ALONE)),
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
+    group(each("bB", "ed "), Rule("床号", by(r"\b[Bb]ed (?:[Nn]o\.? ?)?(?P<id>\d{1,3}[A-Z]?)(?=[,，.;。)）\n]|$)"))),
     group(
         r"出生|生日|生辰|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
         r"|年.{0,12}(?:出生|生人|生的|生[，,。；;、）)]|生$|的[，,。；;、”\"])",
