@@ -72,7 +72,8 @@ _CODE = (
     rf"{_PIECE}{{0,4}})(?![A-Za-z\d])"
 )
 _PAPER = (
-    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?(?:{_IS}|[（(，, ]{{1,2}}(?:字号|编号|证号|号码)?[：:]?| ?[Nn][Oo]\.? ?)"
+    rf"(?:{trie(listed('papers'))})书?{_NUMBER}?"
+    rf"(?:{_IS}|[（(，, ]{{1,2}}(?:字号|编号|证号|号码)?[：:]?| ?[Nn][Oo]\.? ?)"
     rf"(?:(?P<id>{HAN}字第? ?\d{{4,10}}号?)|{_CODE.replace('<id>', '<code>')})"
 )
 _RECORD = (
@@ -80,7 +81,8 @@ _RECORD = (
     r"|(?:诊疗|就诊|门诊|病历|住院)[卡证]号?|(?:患者|病人)(?:ID号?|编号)|[标样]本条形?码|扫码)"
 )
 # Without 号 the number is no year and no quantity: letters, a dash or five digits.
-_BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN)号?) ?[：:]? ?(?=[A-Za-z]{{0,4}}-?[\d-]{{5}})"
+_BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN)号?) ?[：:]? ?"
+_BARE += r"(?=[A-Za-z]{0,4}-?[\d-]{5})"
 _RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
@@ -261,7 +263,8 @@ _BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=
 _LAST_CENTURY = rf"[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
 _OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
 _BESIDE = (
-    rf"(?:(?:(?<={NAMED}[，, ])|(?<={NAMED}[，, ][男女][，, ]))(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
+    rf"(?:(?:(?<={NAMED}[，, ])|(?<={NAMED}[，, ][男女][，, ]))"
+    r"(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
     r"|(?<!\d)(?P<day>19\d\d(?:0[1-9]|1[0-2])[0-3]\d)(?= ?[MF男女](?![A-Za-z])))"
 )
 

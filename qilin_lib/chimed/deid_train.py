@@ -34,7 +34,7 @@ Example = tuple[str, list[tuple[Place, list[str], bool]]]
 
 _SLOTS = yaml.safe_load(files("qilin_lib.chimed").joinpath("data/deid_slots.yaml").read_text(encoding="utf-8"))
 _LISTS = {slot: words.split() for slot, words in _SLOTS.items()}
-_COMMON = listed("surnames")[0][:96]
+_COMMON = listed("surnames")[:96]
 _ALL, _DOUBLE, _SYLLABLES = sorted(SURNAMES), sorted(DOUBLE), sorted(SYLLABLES)
 
 
@@ -275,7 +275,7 @@ def _numbered(given: list[Example], least: int) -> dict[str, int]:
 
 def main() -> None:
     """Write data/deid_weights.json from all labelled sentences, the frames and, where there are any, real texts."""
-    given = [*from_cases(labelled_cases(), "case", 1)] * 5 + [*from_frames(1, 20)]
+    given = [*from_cases((*labelled_cases("tune"), *labelled_cases("train")), "case", 1)] * 5 + [*from_frames(1, 20)]
     if folder := os.environ.get("QILIN_RAW_DIR"):
         given += from_raw(Path(folder), 1_000_000)
     weights = train(given)
