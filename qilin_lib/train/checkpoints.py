@@ -44,12 +44,10 @@ def seal(checkpoint: Path) -> None:
     Sizes, not hashes: after fsync a file of the right size has the right bytes, and a full 7B's are 112 GB.
     """
     paths = [path for path in sorted(checkpoint.rglob("*")) if path.name != SEAL]
-    for path in paths:
-        _to_disk(path)
+    _to_disk(*paths)
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths if path.is_file()}
     files.write_json(checkpoint / SEAL, {"files": sizes})
-    _to_disk(checkpoint)
-    _to_disk(checkpoint.parent)
+    _to_disk(checkpoint, checkpoint.parent)
 
 
 def sealing(keep: int = 1, minutes: float | None = None) -> Any:
@@ -155,9 +153,10 @@ def _remove(checkpoints: list[Path]) -> None:
         shutil.rmtree(path)
 
 
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _to_disk(*paths: Path) -> None:
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

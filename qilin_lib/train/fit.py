@@ -28,26 +28,22 @@ Collate = Callable[[Any], dict[str, Any]]
 PROJECT = "qilin-med"
 # Parameters that TrainingArguments has by the same name.
 SAME = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "weight_decay",
-    "max_grad_norm",
-    "gradient_checkpointing",
-    "logging_steps",
-    "save_steps",
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "learning_rate"),
+    *("lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing", "logging_steps", "save_steps"),
     "seed",
 )
 
 
 class EvenPairs:
-    """Mixin for TRL's trainers of pairs: a step is the mean over its pairs, also where the last micro-batch of an epoch
-    holds fewer. `counted` names the part of a batch whose rows are its pairs, or a multiple of them."""
+    """Mixin for TRL's trainers of pairs that our template has tokenised: a step is the mean over its pairs, also where
+    the last micro-batch of an epoch holds fewer. `counted` names the part of a batch whose rows are its pairs, or a
+    multiple of them."""
 
     counted = "input_ids"
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        # TRL would render the pairs again, with the tokenizer's own template.
+        return dataset
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, inputs, *args, **kwargs)
@@ -80,12 +76,12 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     # AdamW on bfloat16 weights loses small updates to rounding: full training keeps fp32 weights under autocast. With
     # DeepSpeed the optimizer has its own fp32 copy.
     kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
-    wanted = parameters.attn_implementation
+    kernel = attention.loadable(wanted := parameters.attn_implementation)
     try:
-        model = load_model(weights, kind, quantised, launch.device(parameters), attention.loadable(wanted), rewards)
+        model = load_model(weights, kind, quantised, launch.device(parameters), kernel, rewards)
     # transformers' words for a kernel that the model or the machine lacks.
     except (ImportError, ValueError) as reason:
-        if attention.loadable(wanted) is None:
+        if kernel is None:
             raise
         why = " ".join(str(reason).split())[:160]
         raise QilinError(f"{parameters.notebook}: attn_implementation: {wanted}: {why}; nearest valid: auto") from None
@@ -143,6 +139,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard" / out.name))
     os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", PROJECT)
     os.environ.setdefault("WANDB_PROJECT", PROJECT)
+    zero = ROOT / "params" / "deepspeed" / f"{parameters.deepspeed}.json"
     return {
         "output_dir": str(out / "checkpoints"),
         **{name: getattr(parameters, name) for name in SAME},
@@ -151,9 +148,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "warmup_steps": parameters.warmup_ratio,
         "bf16": parameters.dtype == "bfloat16",
         "use_cpu": parameters.gpus == 0,
-        "deepspeed": str(ROOT / "params" / "deepspeed" / f"{parameters.deepspeed}.json")
-        if parameters.deepspeed
-        else None,
+        "deepspeed": str(zero) if parameters.deepspeed else None,
         "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,
         # Seconds. The other ranks wait while the first forces a checkpoint to the disk (112 GB of a full 7B), and NCCL
@@ -170,13 +165,16 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     }
 
 
-def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
-    """Train (resuming from the last whole checkpoint), save the adapter or the full weights; returns what happened.
-    RuntimeError if another number of processes takes part than was asked for."""
-    parameters = job.parameters
+def fit(trainer: Any, job: SimpleNamespace, more: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+    """Train (resuming from the last whole checkpoint), save the adapter or the full weights, and write facts.json last:
+    what was known `before`, what happened, and `more`. Called by every process.
+
+    RuntimeError if another number of processes takes part than was asked for.
+    """
+    parameters, weights, accelerator = job.parameters, job.paths.weights, trainer.accelerator
     expected = launch.processes(parameters)
-    if trainer.accelerator.num_processes != expected:
-        raise RuntimeError(f"{expected} processes were asked for, {trainer.accelerator.num_processes} take part")
+    if accelerator.num_processes != expected:
+        raise RuntimeError(f"{expected} processes were asked for, {accelerator.num_processes} take part")
     if trainer.args.n_gpu > 1:
         raise RuntimeError(
             f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
@@ -188,40 +186,40 @@ def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
     numerics.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     checkpoint = checkpoints.last(job.out / "checkpoints")
-    meter = speed.Meter(trainer)
-    started = time.time()
+    meter, started = speed.Meter(trainer), time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.time() - started
-    measured = meter.facts(seconds, parameters, sizes(weights))
-    saving.save(trainer, job, weights)
-    trainer.accelerator.wait_for_everyone()
-    log, opened = read_log(job.out), dict(getattr(job, "opened", {}))
+    measured = meter.facts(time.time() - started, parameters, sizes(weights))
+    saving.save(trainer, job)
+    accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    log, opened, trained = read_log(job.out), dict(getattr(job, "opened", {})), list(trainer.model.parameters())
     warnings = opened.pop("warnings", [])
     # The mean over all steps: the trainer's own figure forgets what came before a resume. A row is of those since the
     # row before.
     logged = [row for row in log if "loss" in row]
     spans = np.diff([0, *(row["step"] for row in logged)])
-    mean = round(float(np.average([row["loss"] for row in logged], weights=spans)), 4) if logged else None
-    return {
+    facts = {
+        **(before or {}),
         "processes": expected,
         "global_batch_size": parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * expected,
         "steps_planned": trainer.state.max_steps,
         "steps_done": trainer.state.global_step,
         "resumed_from": checkpoint.name if checkpoint else None,
-        "train_loss": mean,
-        "dtype_observed": sorted({str(p.dtype).removeprefix("torch.") for p in trainer.model.parameters()}),
+        "train_loss": round(np.average([row["loss"] for row in logged], weights=spans).item(), 4) if logged else None,
+        "dtype_observed": sorted({str(weight.dtype).removeprefix("torch.") for weight in trained}),
         # Under ZeRO-3 a process holds a slice; `ds_numel` is the whole.
-        "trainable_parameters": sum(
-            getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad
-        ),
+        "trainable_parameters": sum(getattr(one, "ds_numel", one.numel()) for one in trained if one.requires_grad),
         "finetuning": parameters.finetuning,
         **job.template.described,
         "optimizer": type(trainer.optimizer).__name__,
         "alarms": alarms.spikes(log, parameters.max_grad_norm) + warnings,
         **measured,
         **opened,
+        **more,
     }
+    files.write_json(job.out / "facts.json", facts)
 
 
 def read_log(stage_dir: Path) -> list[dict[str, Any]]:
@@ -245,10 +243,9 @@ def log_callback(out: Path) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and "train_runtime" not in logs:
-                row = {"step": state.global_step, **logs}
                 with open(out / "log.jsonl", "a", encoding="utf-8") as handle:
-                    handle.write(json.dumps(row) + "\n")
-                seconds = time.time() - started
-                launch.report(step=state.global_step, steps=state.max_steps, loss=logs.get("loss"), seconds=seconds)
+                    handle.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                told = {"step": state.global_step, "steps": state.max_steps, "loss": logs.get("loss")}
+                launch.report(**told, seconds=time.time() - started)
 
     return JsonLog()

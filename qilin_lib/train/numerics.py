@@ -6,7 +6,7 @@ transformers logs a loss of NaN as the mean of the losses before it (`logging_na
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,15 @@ def guard(trainer: Any, weights: Path) -> None:
     import torch
     from transformers import TrainerCallback
 
-    def stop(step: int, what: str, where: list[str] | None = None) -> None:
-        found = _broken(_trained(trainer)) if where is None else where
-        raise QilinError(f"step {step}: {what}, so training stops: {_cause(weights, found)}")
+    def trained() -> dict[str, Any]:
+        return {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+
+    def stop(step: int, what: str, where: list[str]) -> None:
+        raise QilinError(f"step {step}: {what}, so training stops: {_cause(weights, where)}")
 
     class Finite(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            gradients = {name: weight.grad for name, weight in _trained(trainer) if weight.grad is not None}
+            gradients = {name: weight.grad for name, weight in trained().items() if weight.grad is not None}
             norm = torch.nn.utils.get_total_norm(list(gradients.values()))
             if not torch.isfinite(norm):
                 stop(state.global_step + 1, f"the gradient norm is {norm.item()}", _broken(gradients.items()))
@@ -54,10 +56,10 @@ def guard(trainer: Any, weights: Path) -> None:
             # DeepSpeed keeps its gradients to itself, but it tells their norm.
             for name in {"loss", "grad_norm"} & (logs or {}).keys():
                 if not math.isfinite(logs[name]):
-                    stop(state.global_step, f"{name} is {logs[name]}")
+                    stop(state.global_step, f"{name} is {logs[name]}", _broken(trained().items()))
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if found := _broken(_trained(trainer)):
+            if found := _broken(trained().items()):
                 stop(state.global_step, "a weight is no finite number after the update", found)
 
         on_train_end = on_save
@@ -72,25 +74,18 @@ def check_finite(value: float, what: str, weights: Path) -> None:
 
 
 def _cause(weights: Path, where: list[str]) -> str:
-    if started := _broken(_stored(weight_files(weights))):
-        return f"{weights}, which it starts from, holds weights that are no finite numbers: {', '.join(started)}"
+    from safetensors import safe_open
+
+    started: list[str] = []
+    for path in weight_files(weights):
+        with safe_open(path, "pt") as file:
+            started += _broken((f"{name} ({path.name})", file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    if started:
+        first = ", ".join(started[:SHOWN])
+        return f"{weights}, which it starts from, holds weights that are no finite numbers: {first}"
     first = f"first in {', '.join(where)}; " if where else ""
     cure = "a lower learning_rate or a longer warmup_ratio"
     return f"{first}the weights that it starts from are finite; nearest valid: {cure}"
-
-
-def _trained(trainer: Any) -> Iterator[tuple[str, Any]]:
-    return ((name, weight) for name, weight in trainer.model.named_parameters() if weight.requires_grad)
-
-
-def _stored(paths: Iterable[Path]) -> Iterator[tuple[str, Any]]:
-    """("name (file)", tensor) of safetensors files, one at a time."""
-    from safetensors import safe_open
-
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                yield f"{name} ({path.name})", file.get_tensor(name)
 
 
 def _broken(tensors: Iterable[tuple[str, Any]]) -> list[str]:

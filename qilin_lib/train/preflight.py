@@ -139,7 +139,7 @@ def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:
         # With gradients in fp32.
         yield "host memory", "optimizer", optimizer + 4 * count / over
         optimizer = 0
-    second = methods.of(p).reference and p.finetuning == "full" and not p.precompute_ref_log_probs
+    second = methods.of(p).start and p.finetuning == "full" and not p.precompute_ref_log_probs
     yield "training", "weights", weights
     yield "training", "adapter", 0 if p.finetuning == "full" else width * count
     yield "training", "gradients", gradients

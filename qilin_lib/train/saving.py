@@ -13,35 +13,32 @@ from qilin_lib.models.merge import rounded
 from qilin_lib.tokens.own_template import written
 
 
-def save(trainer: Any, job: SimpleNamespace, weights: Path) -> None:
+def save(trainer: Any, job: SimpleNamespace) -> None:
     """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first. Nothing
     is pickled: the trainer's own `save_model` would add training_args.bin. No training step may follow."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    parameters = job.parameters
-    full = parameters.finetuning == "full"
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    dtype = parameters.dtype if full else "float32"
+    parameters, full = job.parameters, job.parameters.finetuning == "full"
+    model, dtype = trainer.accelerator.unwrap_model(trainer.model), parameters.dtype if full else "float32"
     state = trained_state(model, dtype, str(parameters.seed), trainer.is_deepspeed_enabled)
     # Under ZeRO-3 transformers would split every model loaded from now on among the processes.
     unset_hf_deepspeed_config()
     if not trainer.is_world_process_zero():
         return
-    folder = job.out / ("model" if full else "adapter")
+    folder, quantised = job.out / ("model" if full else "adapter"), parameters.finetuning == "qlora"
     if full:
         save_full(model, state, parameters.dtype, folder)
     else:
         # DPO's frozen reference is an adapter too, and no part of the result.
         model.save_pretrained(folder, selected_adapters=["default"], state_dict=state)
-        quantised = parameters.finetuning == "qlora"
-        adapters.describe(folder, weights, quantised, parameters.dtype, job.template.sha256)
-    save_tokenizer(job, weights, folder)
+        adapters.describe(folder, job.paths.weights, quantised, parameters.dtype, job.template.sha256)
+    save_tokenizer(job, folder)
 
 
-def save_tokenizer(job: SimpleNamespace, weights: Path, folder: Path) -> None:
-    """Write the tokenizer of `weights` into `folder`, with the template that the job trains with. Its end token is the
-    one that ends an answer; a job without `turns` keeps the one that ends a document."""
-    tokenizer = load_tokenizer(weights)
+def save_tokenizer(job: SimpleNamespace, folder: Path) -> None:
+    """Write the tokenizer of what a job starts from into `folder`, with the template that the job trains with. Its end
+    token is the one that ends an answer; a job without `turns` keeps the one that ends a document."""
+    tokenizer = load_tokenizer(job.paths.weights)
     if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
     tokenizer.chat_template = written(job.template, tokenizer)

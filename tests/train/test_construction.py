@@ -122,7 +122,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Trainer, "_inner_training_loop", entered)
     monkeypatch.setattr(fit, "arguments", without_gpu)
     monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", no_columns)
-    monkeypatch.setattr(dpo, "step_zero", lambda trainer, held: {})
+    monkeypatch.setattr(dpo, "step_zero", lambda *_: {})
     monkeypatch.setattr(sft, "with_passages", lambda job, tokenizer, training: (training, {}))
 
     def build(parameters: SimpleNamespace, module: Any, **paths: Path) -> tuple[Any, list[dict[str, Any]]]:

@@ -162,7 +162,7 @@ def test_before_step_one_policy_and_reference_agree(
     whole = ["embed_tokens", "lm_head"] if dtype == "bfloat16" else []
     made = job(finetuning=kind, dtype=dtype, precompute_ref_log_probs=cached, modules_to_save=whole)
     trainer, pairs = set_up(made, rows)
-    found = dpo.step_zero(trainer, pairs)
+    found = dpo.step_zero(trainer, pairs, math.log(2))
     assert found["step_zero_loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert found["step_zero_gap"] < dpo.GAP[dtype]
 
@@ -176,7 +176,7 @@ def test_a_wrong_reference_stops_the_training(
     trainer, pairs = set_up(made, rows, SHIFT[kind] / {"lora": 10, "full": 100}[kind])
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=5e-3)
     with pytest.raises(RuntimeError, match="before step 1 .* the reference is not the SFT policy"):
-        dpo.step_zero(trainer, pairs)
+        dpo.step_zero(trainer, pairs, math.log(2))
 
 
 # --- the child --------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_a_wrong_reference_stops_kto_before_step_1(job: Callable, rows: list) ->
     one = job(method="kto")
     trainer, _, pairs = trainer_and_batch(one, rows)
     with pytest.raises(RuntimeError, match="before step 1"):
-        methods.METHODS["kto"].load().step_zero(trainer, pairs)
+        dpo.step_zero(trainer, pairs, 0.5)
 
 
 @pytest.mark.parametrize(

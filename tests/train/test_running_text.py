@@ -11,7 +11,7 @@ import pytest
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.tokens.pack import load_blocks, pack
-from qilin_lib.train import questions, running_text
+from qilin_lib.train import questions
 from qilin_lib.train.methods import dcpt
 
 ASKED, ANSWERED = {"role": "user", "content": "头痛怎么办"}, {"role": "assistant", "content": "多休息"}
@@ -22,15 +22,15 @@ ROWS = [
 
 
 def test_a_seeded_share_of_what_is_held_out_nowhere_is_drawn() -> None:
-    half = running_text.drawn(ROWS, {"5"}, 0.5, 1)
-    assert half == running_text.drawn(ROWS, {"5"}, 0.5, 1) != running_text.drawn(ROWS, {"5"}, 0.5, 2)
+    half = dcpt.drawn(ROWS, {"5"}, 0.5, 1)
+    assert half == dcpt.drawn(ROWS, {"5"}, 0.5, 1) != dcpt.drawn(ROWS, {"5"}, 0.5, 2)
     assert len(half) == 4 and {row["id"] for row in half} <= {str(n) for n in range(2, 12)} - {"5"}
-    assert len(running_text.drawn(ROWS, {"5"}, 1.0, 1)) == 9
+    assert len(dcpt.drawn(ROWS, {"5"}, 1.0, 1)) == 9
 
 
 def test_a_conversation_is_written_as_01_writes_it() -> None:
     rows = [ROWS[5], {**ROWS[6], "messages": [ASKED, ANSWERED, ASKED]}]
-    plain, named = (row["text"] for row in running_text.drawn(rows, set(), 1.0, 1))
+    plain, named = (row["text"] for row in dcpt.drawn(rows, set(), 1.0, 1))
     assert (plain, named) == ("头痛怎么办\n多休息", "患者：头痛怎么办\n医生：多休息\n患者：头痛怎么办")
 
 
@@ -48,7 +48,7 @@ def stage(tmp_path: Path) -> SimpleNamespace:
 
 
 def test_their_blocks_hold_every_token_once(stage: SimpleNamespace, tiny_model_dir: Path, tiny_tokenizer) -> None:
-    made = load_blocks(running_text.prepare(stage, tiny_model_dir))
+    made = load_blocks(dcpt.prepare(stage, tiny_model_dir))
     said = files.read_json(stage.dir / "instructions.json")
     ids = tiny_tokenizer("头痛怎么办\n多休息", add_special_tokens=False)["input_ids"]
     assert said["conversations"] == 9 and said["of"] == 12 and said["tokens"] == 9 * len(ids)
@@ -57,12 +57,12 @@ def test_their_blocks_hold_every_token_once(stage: SimpleNamespace, tiny_model_d
     stage.parameters.instructions_as_text = 0.01
     (stage.dir / "instructions.npy").unlink()
     with pytest.raises(QilinError, match="none of the 12 conversations .* nearest valid: 0.0"):
-        running_text.prepare(stage, tiny_model_dir)
+        dcpt.prepare(stage, tiny_model_dir)
 
 
 def test_both_are_read_as_one() -> None:
     one, other = (pack([[n] * 5 for n in numbers], 4, 0, 0) for numbers in ((1, 2), (3,)))
-    both = running_text.joined(one, other)
+    both = dcpt.joined(one, other)
     whole = np.concatenate([one.ids, other.ids])
     assert np.array_equal(both.ids[[len(whole) - 1, 0]], whole[[-1, 0]]) and np.array_equal(both.ids[1:4], whole[1:4])
     assert np.array_equal(list(both.ids), whole)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import trainings
 
 from qilin_lib import files
 from qilin_lib.models.adapters import trained, weights_sha256
@@ -37,8 +38,8 @@ def saved(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[
                 if weight.requires_grad:
                     weight.add_(torch.randn_like(weight) * 0.02)
         trainer = Trainer(model=model, args=TrainingArguments(**fit.arguments(parameters, tmp_path)))
-        job = SimpleNamespace(parameters=parameters, out=tmp_path, template=template)
-        saving.save(trainer, job, tiny_model_dir)
+        job = trainings.job(parameters, tmp_path, tiny_model_dir, template)
+        saving.save(trainer, job)
         return trainer, tmp_path
 
     return make
@@ -118,7 +119,8 @@ def test_a_model_is_saved_with_the_template_that_it_learned(
     """The tokenizer's own where it was trained in it; Qwen3's, which opens an answer in two ways, becomes the kit's."""
     weights = speaking_model(tiny_model_dir, tmp_path / "base", published(name))
     template = choose("auto", load_tokenizer(weights))
-    saving.save_tokenizer(SimpleNamespace(template=template), weights, tmp_path / "model")
+    paths = SimpleNamespace(weights=weights)
+    saving.save_tokenizer(SimpleNamespace(template=template, paths=paths), tmp_path / "model")
     found = load_tokenizer(tmp_path / "model")
     turns = [{"role": role, "content": text} for role, text in [("user", "痛"), ("assistant", "休息"), ("user", "好")]]
     rendered = found.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
@@ -130,7 +132,7 @@ def test_a_model_is_saved_with_the_template_that_it_learned(
 
 def test_a_training_on_documents_leaves_the_token_that_ends_them(tiny_model_dir: Path, tmp_path: Path) -> None:
     weights = speaking_model(tiny_model_dir, tmp_path / "base", published("qwen2_5"))
-    job = SimpleNamespace(template=choose("auto", load_tokenizer(weights)), turns=False)
-    saving.save_tokenizer(job, weights, tmp_path / "model")
+    paths, template = SimpleNamespace(weights=weights), choose("auto", load_tokenizer(weights))
+    saving.save_tokenizer(SimpleNamespace(template=template, paths=paths, turns=False), tmp_path / "model")
     found = load_tokenizer(tmp_path / "model")
     assert (found.eos_token, found.chat_template) == ("<eos>", published("qwen2_5"))

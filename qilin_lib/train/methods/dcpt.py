@@ -1,28 +1,39 @@
-"""03: domain continued pre-training, next-token prediction on packed blocks (paper §3.1.2, §4.2)."""
+"""03: domain continued pre-training, next-token prediction on packed blocks (paper §3.1.2, §4.2).
+
+With `instructions_as_text` some of SFT's conversations stand among the documents as running text: PediatricsGPT's
+hybrid instruction pre-training (arXiv 2405.19266; its code for it is not public, so the form is ours: as 01 writes a
+conversation that feeds CPT).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from qilin_lib import files
+from qilin_lib.errors import QilinError
 from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.shapes import shape
 from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
+from qilin_lib.tokens import corpus, pack, store
 from qilin_lib.tokens.pack import Blocks, load_blocks
 from qilin_lib.tokens.template import IGNORE
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import running_text, saving
+from qilin_lib.train import saving
 from qilin_lib.train.heldout import documents, label_count, measured
 from qilin_lib.train.methods import METHODS
+from qilin_lib.train.one_stage import spellings
 
 # Tokens of a held-out document that are scored, where the model's context is longer.
 CONTEXT = 2048
@@ -30,22 +41,13 @@ CONTEXT = 2048
 
 def train(stage: Stage) -> dict[str, Any]:
     """Pre-train what the stage starts from on ChiMed-CPT in a child process; returns its facts."""
-    tokens, more = stage.parent("02_tokenize"), {}
-    weights = shared.start_of(stage)
+    tokens, weights = stage.parent("02_tokenize"), shared.start_of(stage)
+    paths = {"weights": weights, "blocks": tokens / "cpt_train.npy"}
+    paths |= {"medical": tokens / "cpt_heldout.jsonl", "general": tokens / "general_heldout.jsonl"}
     if stage.parameters.instructions_as_text:
         stage.begin(live_line())
-        more = {"instructions": running_text.prepare(stage, weights)}
-    return jobs.train_stage(
-        stage,
-        METHODS["dcpt"],
-        {
-            "weights": weights,
-            "blocks": tokens / "cpt_train.npy",
-            "medical": tokens / "cpt_heldout.jsonl",
-            "general": tokens / "general_heldout.jsonl",
-            **more,
-        },
-    )
+        paths["instructions"] = prepare(stage, weights)
+    return jobs.train_stage(stage, METHODS["dcpt"], paths)
 
 
 def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
@@ -56,37 +58,23 @@ def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: train; facts.json last."""
+    """The child's part: train; facts.json last. Where no source feeds CPT the base model is left as it is, for SFT to
+    start from."""
     job.turns = False
     blocks, more = load_blocks(job.paths.blocks), getattr(job.paths, "instructions", None)
-    if more:
-        blocks = running_text.joined(blocks, load_blocks(more))
+    facts = {"instructions": files.read_json(more.with_suffix(".json"))} if more else {}
+    blocks = joined(blocks, load_blocks(more)) if more else blocks
     # Stops at the first that has a loss; the trainer looks through all of them.
     if any((labels[1:] != IGNORE).any() for labels in blocks.labels):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
-        trainer = make_trainer(job, model, blocks)
-        facts, first = shared.fit(trainer, job, job.paths.weights), trainer.is_world_process_zero()
-    else:
-        first = os.environ.get("RANK", "0") == "0"
-        facts = unchanged(job) if first else {}
-    if first:
-        said = {"instructions": files.read_json(more.with_suffix(".json"))} if more else {}
-        files.write_json(job.out / "facts.json", facts | said)
-
-
-def unchanged(job: SimpleNamespace) -> dict[str, Any]:
-    """What is left where no source feeds CPT: the base model as it is, for SFT to start from; returns the facts."""
-    load_model(job.paths.weights, job.parameters.dtype).save_pretrained(job.out / "model")
-    saving.save_tokenizer(job, job.paths.weights, job.out / "model")
-    files.write_text(job.out / "log.jsonl", "")
-    return {
-        "note": "no document to learn from: the base model, unchanged",
-        "steps_planned": 0,
-        "steps_done": 0,
-        "train_loss": None,
-        "finetuning": "none",
-        **job.template.described,
-    }
+        shared.fit(make_trainer(job, model, blocks), job, facts)
+    elif os.environ.get("RANK", "0") == "0":
+        load_model(job.paths.weights, job.parameters.dtype).save_pretrained(job.out / "model")
+        saving.save_tokenizer(job, job.out / "model")
+        files.write_text(job.out / "log.jsonl", "")
+        said = {"note": "no document to learn from: the base model, unchanged", "steps_planned": 0, "steps_done": 0}
+        said |= {"train_loss": None, "finetuning": "none", **job.template.described, **facts}
+        files.write_json(job.out / "facts.json", said)
 
 
 def score(job: SimpleNamespace) -> None:
@@ -99,13 +87,12 @@ def score(job: SimpleNamespace) -> None:
     limit = min(context(shape(job.paths.weights)) or CONTEXT, CONTEXT)
     result: dict[str, Any] = {}
     sequences = {}
-    for kind, path in (("medical", job.paths.medical), ("general", job.paths.general)):
-        texts = [row["text"] for row in files.read_jsonl(path)][: job.parameters.max_heldout]
+    for kind in ("medical", "general"):
+        rows = files.read_jsonl(getattr(job.paths, kind))
+        texts = [row["text"] for row in rows][: job.parameters.max_heldout]
         sequences[kind] = documents(texts, tokenizer, limit)
-        result[kind] = {
-            "tokens": [label_count(labels) for _, labels in sequences[kind]],
-            "chars": scored_characters(texts, tokenizer, limit),
-        }
+        counts = [label_count(labels) for _, labels in sequences[kind]]
+        result[kind] = {"tokens": counts, "chars": scored_characters(texts, tokenizer, limit)}
     files.write_json(job.out / "heldout.json", measured(job, sequences, result))
 
 
@@ -114,19 +101,14 @@ def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list
     character spelled in several byte tokens counts with the last of them."""
     if not texts:
         return []
+
+    def completed(text: str, spans: list[tuple[int, int]], count: int) -> int:
+        # The next token starts inside the last one's span if both spell a part of the same character.
+        return len(text) if count >= len(spans) else min(spans[count][0], spans[count - 1][1])
+
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    return [
-        _completed(text, spans, max_length) - _completed(text, spans, 1)
-        for text, spans in zip(texts, encoded["offset_mapping"], strict=True)
-    ]
-
-
-def _completed(text: str, spans: list[tuple[int, int]], count: int) -> int:
-    """Characters that the first `count` tokens spell to their end; `spans` are the (start, end) of all tokens."""
-    if count >= len(spans):
-        return len(text)
-    # The next token starts inside the last one's span if both spell a part of the same character.
-    return min(spans[count][0], spans[count - 1][1])
+    pairs = zip(texts, encoded["offset_mapping"], strict=True)
+    return [completed(text, spans, max_length) - completed(text, spans, 1) for text, spans in pairs]
 
 
 def learnable(blocks: Blocks) -> list[int]:
@@ -142,3 +124,66 @@ def stack(numbers: Sequence[int], blocks: Blocks) -> dict[str, Any]:
 
     parts = {"input_ids": blocks.ids, "position_ids": blocks.positions, "labels": blocks.labels}
     return {name: torch.from_numpy(part[numbers].astype(np.int64)) for name, part in parts.items()}
+
+
+# --- conversations as running text ------------------------------------------------------------------------------------
+
+
+def drawn(rows: list[dict[str, Any]], held: set[str], share: float, seed: int) -> list[dict[str, str]]:
+    """{id, text} of a seeded `share` of the training conversations, in their order, without the ids in `held`."""
+    usable = [row for row in rows if row["split"] == "train" and row["id"] not in held]
+    numbers = random.Random(f"{seed} instructions").sample(range(len(usable)), round(share * len(usable)))
+    some = [usable[number] for number in sorted(numbers)]
+    # Of two turns plainly, of more with the speakers' names.
+    return [{"id": row["id"], "text": spellings(row["messages"])[len(row["messages"]) > 2]} for row in some]
+
+
+def prepare(stage: Stage, weights: Path) -> Path:
+    """The packed blocks of the stage's conversations, in its own folder; what they are stands beside them."""
+    tokens, target = stage.parent("02_tokenize"), stage.dir / "instructions.npy"
+    if target.exists():
+        return target
+    held = {row["id"] for name in corpus.PACKED for row in files.read_jsonl(tokens / f"{name}_heldout.jsonl")}
+    # DCPT alone reads no conversation, so the set is reached through what 02 stands on.
+    rows = list(files.read_jsonl(stage.run.folder("01_build_chimed") / "sft.jsonl"))
+    chosen = drawn(rows, held, stage.parameters.instructions_as_text, stage.parameters.seed)
+    if not chosen:
+        raise QilinError(
+            f"instructions_as_text = {stage.parameters.instructions_as_text}: none of the {len(rows)} conversations of "
+            "sft.jsonl is drawn; nearest valid: 0.0"
+        )
+    tokenizer, how = load_tokenizer(weights), files.read_json(tokens / "packing.json")
+    own = store.temporary(chosen, tokenizer)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    length = corpus.stream_length(own.lengths())
+    form = (how["block_size"], eos, eos if pad is None else pad, how["packing"])
+    useful = pack.write(target, (row["text"] for row in own), length, *form)
+    said = {"conversations": len(chosen), "of": len(rows), "tokens": length - len(chosen), "tokens_with_loss": useful}
+    files.write_json(target.with_suffix(".json"), said)
+    return target
+
+
+@dataclass(frozen=True)
+class Both:
+    """The rows of two arrays, one after the other, read where they lie."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield from self.first
+        yield from self.second
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        which, columns = which if isinstance(which, tuple) else (which, slice(None))
+        numbers = np.arange(len(self))[which]
+        rows = [self.first[n] if n < len(self.first) else self.second[n - len(self.first)] for n in numbers]
+        return np.array(rows).reshape(len(numbers), self.first.shape[1])[:, columns]
+
+
+def joined(blocks: Blocks, more: Blocks) -> Blocks:
+    """The blocks of both; they share no block, and the trainer shuffles them all."""
+    return Blocks(*map(Both, vars(blocks).values(), vars(more).values()))

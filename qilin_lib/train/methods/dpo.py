@@ -71,21 +71,45 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any], held: list[Pair]) -> Any:
     """TRL's DPOTrainer on tokenised pairs; `held` are evaluated."""
+    import torch
     from datasets import Dataset
-    from trl import DPOConfig
+    from trl import DPOConfig, DPOTrainer
 
-    parameters = job.parameters
+    class TokenisedDPOTrainer(shared.EvenPairs, DPOTrainer):
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            folder = job.paths.cache / "reference"
+            folder.mkdir(parents=True, exist_ok=True)
+            # TRL's key is a hash of weights and pairs; a dataset in memory has no folder of its own for it.
+            dataset._get_cache_file_path = lambda key: str(folder / f"{key}.arrow")
+            self.model.eval()
+            # Its loader draws from the global generator, and dropout in training would differ from a run without it.
+            with torch.random.fork_rng(devices=[]):
+                dataset = super()._precompute_ref_logps(dataset, name, self.args.per_device_eval_batch_size)
+            self.model.train()
+            return dataset
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            # Before training starts nothing has put policy and reference under autocast.
+            with self.accelerator.autocast():
+                loss = super().compute_loss(model, inputs, *args, **kwargs)
+            # Mean tokens of the answers (all processes), beside what TRL logs.
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            lengths = inputs["completion_mask"].sum(1).float().chunk(2)
+            for side, values in zip(pairs.SIDES, lengths, strict=True):
+                metrics[f"lengths/{side}"].append(self.accelerator.gather(values).mean().item())
+            return loss
+
     # Before DPOConfig: once a ZeRO-3 configuration exists, transformers loads no model onto a device of our choice.
     second = second_model(job, model)
-    trainer = _trainer_class(job)(
+    trainer = TokenisedDPOTrainer(
         model=model,
         ref_model=second,
-        args=DPOConfig(**arguments(parameters, job.out)),
+        args=DPOConfig(**arguments(job.parameters, job.out)),
         train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
     )
-    without_copy(model, parameters)
+    without_copy(model, job.parameters)
     return trainer
 
 
@@ -105,70 +129,24 @@ def second_model(job: SimpleNamespace, model: Any) -> Any:
     return load_model(job.paths.weights, str(model.dtype).removeprefix("torch."), device=str(model.device))
 
 
-def _trainer_class(job: SimpleNamespace) -> type:
-    from trl import DPOTrainer
-
-    class TokenisedDPOTrainer(shared.EvenPairs, DPOTrainer):
-        """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-            import torch
-
-            folder = job.paths.cache / "reference"
-            folder.mkdir(parents=True, exist_ok=True)
-            # TRL's key is a hash of weights and pairs; a dataset in memory has no folder of its own for it.
-            dataset._get_cache_file_path = lambda key: str(folder / f"{key}.arrow")
-            self.model.eval()
-            # Its loader draws from the global generator, and dropout in training would differ from a run without it.
-            with torch.random.fork_rng(devices=[]):
-                dataset = super()._precompute_ref_logps(dataset, name, self.args.per_device_eval_batch_size)
-            self.model.train()
-            return dataset
-
-        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            # Before training starts nothing has put policy and reference under autocast.
-            with self.accelerator.autocast():
-                loss = super().compute_loss(model, inputs, *args, **kwargs)
-            _log_lengths(self, inputs)
-            return loss
-
-    return TokenisedDPOTrainer
-
-
-def _log_lengths(trainer: Any, inputs: Any) -> None:
-    """Mean tokens of the chosen and the rejected answers of a batch (all processes), beside what TRL logs."""
-    lengths = inputs["completion_mask"].sum(1).float().chunk(2)
-    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    for side, values in zip(("chosen", "rejected"), lengths, strict=True):
-        metrics[f"lengths/{side}"].append(trainer.accelerator.gather(values).mean().item())
-
-
 def work(job: SimpleNamespace) -> None:
-    """The child's part, of every method of 05: its `make_trainer`, what its `step_zero` checks before step 1, training;
-    facts.json last."""
+    """The child's part, of every method of 05: its `make_trainer`, `step_zero`, training; facts.json last."""
     parameters, method = job.parameters, methods.of(job.parameters)
-    module = method.load()
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
-    rows = store.rows(job.paths, tokenizer, split="train")
-    training = [pairs.compact(pair(row, job.template, tokenizer, parameters)) for row in rows]
+    training, counts = pairs.training(job, tokenizer, pair)
     _, held, apart = heldout_pairs(job, tokenizer)
-    trainer = module.make_trainer(job, model, tokenizer, training, held)
-    facts = module.step_zero(trainer, held)
-    facts |= shared.fit(trainer, job, job.paths.weights) | {
-        **pairs.facts(rows, training, parameters.max_target_length),
+    trainer = method.load().make_trainer(job, model, tokenizer, training, held)
+    start = step_zero(trainer, held, method.start)
+    facts = counts | {
         "method": parameters.method,
         "pairs_heldout": len(held),
         "pairs_heldout_apart": apart,
         "beta": parameters.beta,
-        "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.reference else "none",
+        "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.start else "none",
     }
     if parameters.constructed:
         facts["constructed"] = files.read_json(job.out / "constructed.json")
-    if trainer.is_world_process_zero():
-        files.write_json(job.out / "facts.json", facts)
+    shared.fit(trainer, job, facts, start)
 
 
 def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Pair], int]:
@@ -179,20 +157,35 @@ def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, 
     return lines, [pair(row, job.template, tokenizer, job.parameters) for row in rows], apart
 
 
-def step_zero(trainer: Any, held: list[Pair], expected: float = math.log(2)) -> dict[str, Any]:
+def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[str, Any]:
     """{step_zero_loss, step_zero_expected, step_zero_gap} on held-out pairs before training; RuntimeError unless policy
-    ≡ reference. The expected loss can come about in the mean with wrong weights, so the rewards / β of each batch's
-    chosen and of its rejected answers, which no other loss moves, must be 0."""
+    ≡ reference. Nothing is compared where no loss is `expected`.
+
+    The expected loss can come about in the mean with wrong weights, so the rewards / β of each batch's chosen and of
+    its rejected answers, which no other loss moves, must be 0. `trainer.evaluate()` would mark the model as prepared,
+    accelerate then leave it without DDP, and the processes train apart.
+    """
+    import torch
+    from trl.models import prepare_deepspeed
+
     facts = {"step_zero_loss": None, "step_zero_expected": expected, "step_zero_gap": None}
-    if not held:
+    if not held or expected is None:
         return facts
-    losses, chosen, rejected = evaluated(trainer)
+    model = trainer.model
+    if trainer.is_deepspeed_enabled:
+        # DeepSpeed has not placed the weights yet (as in TRL).
+        model = trainer._precompute_engine = trainer._precompute_engine or prepare_deepspeed(model, trainer.accelerator)
+    trainer.model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
+    chosen, rejected = (list(trainer._metrics["eval"][f"rewards/{side}"]) for side in pairs.SIDES)
+    trainer._metrics["eval"].clear()
     gap = float(np.abs([*chosen, *rejected]).max()) / trainer.beta
     what = "before step 1 the distance of policy and reference on held-out answers"
     numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
     allowed = GAP[str(trainer.model.dtype).removeprefix("torch.")]
     # With an SFT term the loss is that of the mean margin alone.
-    with_sft = "sft" in trainer.loss_types if hasattr(trainer, "loss_types") else False
+    with_sft = "sft" in getattr(trainer, "loss_types", ())
     margin = float(np.mean(chosen) - np.mean(rejected))
     loss = math.log1p(math.exp(-margin)) if with_sft else sum(losses) / len(losses)
     if not (gap < allowed and abs(loss - expected) < 1e-3):
@@ -202,31 +195,6 @@ def step_zero(trainer: Any, held: list[Pair], expected: float = math.log(2)) -> 
             "not the SFT policy"
         )
     return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
-
-
-def evaluated(trainer: Any) -> tuple[list[float], list[float], list[float]]:
-    """(losses, mean rewards of chosen, of rejected answers) of the held-out batches. `trainer.evaluate()` would mark
-    the model as prepared, accelerate then leave it without DDP, and the processes train apart."""
-    import torch
-
-    model = _placed(trainer)
-    trainer.model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
-    chosen, rejected = (list(trainer._metrics["eval"][f"rewards/{side}"]) for side in pairs.SIDES)
-    trainer._metrics["eval"].clear()
-    return losses, chosen, rejected
-
-
-def _placed(trainer: Any) -> Any:
-    """The policy where it can compute before training; DeepSpeed has not placed the weights yet (as in TRL)."""
-    if not trainer.is_deepspeed_enabled:
-        return trainer.model
-    from trl.models import prepare_deepspeed
-
-    if trainer._precompute_engine is None:
-        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
-    return trainer._precompute_engine
 
 
 def score(job: SimpleNamespace) -> None:
