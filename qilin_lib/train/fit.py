@@ -1,4 +1,7 @@
-"""What the three stages share: one way to train, log, resume, merge and report."""
+"""What the trainings share: one way to prepare a model, to train, log, resume and save.
+
+A training leaves adapter/ (LoRA, in float32) or model/ (full weights), with tokenizer and template.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,32 @@ import numpy as np
 
 from qilin_lib import chains, files
 from qilin_lib.errors import QilinError
-from qilin_lib.models import attention
-from qilin_lib.models.adapters import add_lora, trained
+from qilin_lib.models import adapters, attention
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
+from qilin_lib.models.merge import rounded
 from qilin_lib.models.shapes import sizes
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
-from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed
+from qilin_lib.tokens.own_template import written
+from qilin_lib.train import alarms, checkpoints, launch, speed
 
 Collate = Callable[[Any], dict[str, Any]]
 # In trackers.
 PROJECT = "qilin-med"
 # Parameters that TrainingArguments has by the same name.
 SAME = (
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "learning_rate"),
-    *("lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing", "logging_steps", "save_steps"),
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+    "logging_steps",
+    "save_steps",
     "seed",
 )
 
@@ -58,7 +71,7 @@ class EvenPairs:
 def weights_of(stage: Stage, parent: str) -> Path:
     """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
     folder = stage.parent(parent)
-    return base_path(folder) if parent == "02_tokenize" else trained(folder)
+    return base_path(folder) if parent == "02_tokenize" else adapters.trained(folder)
 
 
 def start_of(stage: Stage) -> Path:
@@ -86,9 +99,21 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
         why = " ".join(str(reason).split())[:160]
         raise QilinError(f"{parameters.notebook}: attn_implementation: {wanted}: {why}; nearest valid: auto") from None
     if parameters.finetuning != "full":
-        model = add_lora(model, parameters, quantised, rewards)
-    numerics.full_precision(model, parameters)
+        model = adapters.add_lora(model, parameters, quantised, rewards)
+    full_precision(model, parameters)
     return model, padding(load_tokenizer(weights))
+
+
+def full_precision(model: Any, parameters: Any) -> None:
+    """Make float32 of every weight that learns, unless DeepSpeed does: it keeps a float32 copy of its own.
+
+    AdamW loses an update below 1/256 of a bfloat16 weight to rounding; peft leaves `modules_to_save` in bfloat16, and
+    TRL's trainers cast the adapter of a quantised model to it when they are made. The frozen originals of
+    `modules_to_save`, DPO's reference, get the same precision: before step 1 both must compute the same.
+    """
+    for name, weight in model.named_parameters():
+        if not parameters.deepspeed and (weight.requires_grad or ".original_module." in name):
+            weight.data = weight.data.float()
 
 
 def has_fused_head(model: Any, parameters: Any, arguments: Any) -> bool:
@@ -180,17 +205,18 @@ def fit(trainer: Any, job: SimpleNamespace, more: dict[str, Any], before: dict[s
             f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
             "CUDA_VISIBLE_DEVICES, or gpus to their number"
         )
-    numerics.full_precision(trainer.model, parameters)
+    full_precision(trainer.model, parameters)
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
-    numerics.guard(trainer, weights)
+    checkpoints.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     checkpoint = checkpoints.last(job.out / "checkpoints")
-    meter, started = speed.Meter(trainer), time.time()
+    meter = speed.Meter(trainer)
+    started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     measured = meter.facts(time.time() - started, parameters, sizes(weights))
-    saving.save(trainer, job)
+    save(trainer, job)
     accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
@@ -243,9 +269,69 @@ def log_callback(out: Path) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and "train_runtime" not in logs:
+                row = {"step": state.global_step, **logs}
                 with open(out / "log.jsonl", "a", encoding="utf-8") as handle:
-                    handle.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-                told = {"step": state.global_step, "steps": state.max_steps, "loss": logs.get("loss")}
-                launch.report(**told, seconds=time.time() - started)
+                    handle.write(json.dumps(row) + "\n")
+                seconds = time.time() - started
+                launch.report(step=state.global_step, steps=state.max_steps, loss=logs.get("loss"), seconds=seconds)
 
     return JsonLog()
+
+
+# --- what is left -----------------------------------------------------------------------------------------------------
+
+
+def save(trainer: Any, job: SimpleNamespace) -> None:
+    """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first. Nothing
+    is pickled: the trainer's own `save_model` would add training_args.bin. No training step may follow."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    parameters = job.parameters
+    full = parameters.finetuning == "full"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = parameters.dtype if full else "float32"
+    state = trained_state(model, dtype, str(parameters.seed), trainer.is_deepspeed_enabled)
+    # Under ZeRO-3 transformers would split every model loaded from now on among the processes.
+    unset_hf_deepspeed_config()
+    if not trainer.is_world_process_zero():
+        return
+    folder = job.out / ("model" if full else "adapter")
+    if full:
+        save_full(model, state, parameters.dtype, folder)
+    else:
+        # DPO's frozen reference is an adapter too, and no part of the result.
+        model.save_pretrained(folder, selected_adapters=["default"], state_dict=state)
+        quantised = parameters.finetuning == "qlora"
+        adapters.describe(folder, job.paths.weights, quantised, parameters.dtype, job.template.sha256)
+    save_tokenizer(job, folder)
+
+
+def save_tokenizer(job: SimpleNamespace, folder: Path) -> None:
+    """Write the tokenizer of what a job starts from into `folder`, with the template that the job trains with. Its end
+    token is the one that ends an answer; a job without `turns` keeps the one that ends a document."""
+    tokenizer = load_tokenizer(job.paths.weights)
+    if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
+    tokenizer.chat_template = written(job.template, tokenizer)
+    tokenizer.save_pretrained(folder)
+
+
+def trained_state(model: Any, dtype: str, seed: str, deepspeed: bool = False) -> dict[str, Any]:
+    """The trained weights by name as they are stored (`merge.rounded`), on the CPU. DeepSpeed trains a float32 copy, of
+    which each process holds a part: the copy counts, and all processes must call this."""
+    if deepspeed:
+        from deepspeed.utils import safe_get_full_fp32_param as whole
+    state = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            state[name] = rounded((whole(weight) if deepspeed else weight.detach()).cpu(), dtype, seed + name)
+    return state
+
+
+def save_full(model: Any, state: dict[str, Any], dtype: str, target: Path) -> None:
+    """Write a model's weights, given by name as they are to be stored, and say their type in config.json."""
+    buffers = dict(model.named_buffers())
+    state = {name: one for name, one in model.state_dict().items() if name in buffers} | state
+    model.save_pretrained(target, state_dict=state)
+    config = files.read_json(target / "config.json")
+    files.write_json(target / "config.json", config | {"dtype": dtype})

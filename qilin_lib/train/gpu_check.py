@@ -57,16 +57,15 @@ def lacking(tiny: bool) -> str:
         return f"these Python packages are not installed: {', '.join(absent)}"
     import torch
 
+    temporary = tempfile.gettempdir()
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         return f"torch is {torch.__version__}; it takes 2.11 or later"
-    if tiny:
-        return ""
-    if not torch.cuda.is_available():
+    if not tiny and not torch.cuda.is_available():
         return "torch sees no GPU here; --tiny runs the same code on the CPU"
-    if torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
+    if not tiny and torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
         return "the GPU has less than 22 GiB"
-    if shutil.disk_usage(tempfile.gettempdir()).free < 16 * GIB:
-        return f"{tempfile.gettempdir()} has no 16 GiB free for the model; TMPDIR names another folder"
+    if not tiny and shutil.disk_usage(temporary).free < 16 * GIB:
+        return f"{temporary} has no 16 GiB free for the model; TMPDIR names another folder"
     return ""
 
 
@@ -163,8 +162,12 @@ def row(case: Callable[[], Row], deadline: float, gib: float | None = None) -> R
 
 def check(tiny: bool) -> dict[str, Row]:
     """The table: one row per case."""
+
+    def out_of_time(*_: Any) -> None:
+        raise TimeoutError("no time left")
+
     deadline, rows = time.monotonic() + SECONDS, {}
-    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.signal(signal.SIGALRM, out_of_time)
     with tempfile.TemporaryDirectory(prefix="qilin-gpu-check-") as folder:
         base = Path(folder)
         rows["base"] = row(partial(make_base, base, tiny), deadline)
@@ -176,10 +179,6 @@ def check(tiny: bool) -> dict[str, Row]:
         for share in SHARES:
             rows[f"update of {share:.2%}"] = row(partial(survival, base, share, tiny), deadline)
     return rows
-
-
-def _out_of_time(*_: Any) -> None:
-    raise TimeoutError("no time left")
 
 
 def main(arguments: list[str]) -> None:

@@ -190,10 +190,17 @@ def _environment(gpus: int) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     if not gpus:
-        # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
-        # value stays. glibc gives freed pages back and faults them in again every step; keeping them is a third faster.
-        kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-        return {"TORCHDYNAMO_DISABLE": "1"} | user | quiet | {"CUDA_VISIBLE_DEVICES": ""} | kept
+        return {
+            # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
+            # value stays.
+            "TORCHDYNAMO_DISABLE": "1",
+            **user,
+            **quiet,
+            "CUDA_VISIBLE_DEVICES": "",
+            # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": "100000000000",
+        }
     # torchrun says 1: an optimizer that DeepSpeed moved to the CPU would run on one thread.
     usual = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // gpus))}
     # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. Both names count.

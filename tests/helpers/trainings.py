@@ -25,7 +25,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN, Template
-from qilin_lib.train import checkpoints, fit, saving
+from qilin_lib.train import checkpoints, fit
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt, dpo, reward, rl, sft
 
@@ -141,7 +141,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "inside the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_DFL),
     "inside the seal": die_before_seal_has_its_name,
     "while removing": die_at(shutil, "rmtree"),
-    "while saving the model": die_at(saving, "save"),
+    "while saving the model": die_at(fit, "save"),
     "no room for the weights": lambda out: limit_files(out, "*model.safetensors", 0.5, signal.SIG_IGN),
     "no room for the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_IGN),
     "full device": full_device,

@@ -16,7 +16,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.load import load_model
 from qilin_lib.models.shapes import sizes
-from qilin_lib.train import methods, numerics, preflight, probe, speed
+from qilin_lib.train import fit, methods, preflight, probe, speed
 from qilin_lib.train.preflight import GIB, Preflight
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def prepared(parameters: SimpleNamespace, path: Path) -> Any:
     if parameters.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    numerics.full_precision(model, parameters)
+    fit.full_precision(model, parameters)
     return model.train()
 
 

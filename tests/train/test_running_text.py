@@ -62,12 +62,10 @@ def test_their_blocks_hold_every_token_once(stage: SimpleNamespace, tiny_model_d
 
 def test_both_are_read_as_one() -> None:
     one, other = (pack([[n] * 5 for n in numbers], 4, 0, 0) for numbers in ((1, 2), (3,)))
-    both = dcpt.joined(one, other)
     whole = np.concatenate([one.ids, other.ids])
-    assert np.array_equal(both.ids[[len(whole) - 1, 0]], whole[[-1, 0]]) and np.array_equal(both.ids[1:4], whole[1:4])
-    assert np.array_equal(list(both.ids), whole)
-    assert dcpt.learnable(both) == list(range(len(whole)))
-    assert dcpt.stack([0, len(whole) - 1], both)["labels"].shape == (2, 4)
+    assert dcpt.learnable(one, other) == list(range(len(whole)))
+    batch = dcpt.stack([len(whole) - 1, 0, 1], one, other)
+    assert np.array_equal(batch["input_ids"], whole[[-1, 0, 1]]) and batch["labels"].shape == (3, 4)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import BAICHUAN, Template
-from qilin_lib.train import fit, saving
+from qilin_lib.train import fit
 from tests.helpers.chat import published, speaking_model
 
 
@@ -39,7 +39,7 @@ def saved(tiny_model_dir: Path, training: Callable, tmp_path: Path) -> Callable[
                     weight.add_(torch.randn_like(weight) * 0.02)
         trainer = Trainer(model=model, args=TrainingArguments(**fit.arguments(parameters, tmp_path)))
         job = trainings.job(parameters, tmp_path, tiny_model_dir, template)
-        saving.save(trainer, job)
+        fit.save(trainer, job)
         return trainer, tmp_path
 
     return make
@@ -102,7 +102,7 @@ def test_tied_weights_stay_tied(tiny_model_dir: Path, tiny_shape: Any, tiny_toke
     model = new_model(tiny_shape, tiny_tokenizer, 1)
     model.config.tie_word_embeddings = True
     model.tie_weights()
-    saving.save_full(model, saving.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
+    fit.save_full(model, fit.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     again = load_model(tmp_path, "bfloat16")
     assert again.lm_head.weight.data_ptr() == again.model.embed_tokens.weight.data_ptr()
@@ -120,7 +120,7 @@ def test_a_model_is_saved_with_the_template_that_it_learned(
     weights = speaking_model(tiny_model_dir, tmp_path / "base", published(name))
     template = choose("auto", load_tokenizer(weights))
     paths = SimpleNamespace(weights=weights)
-    saving.save_tokenizer(SimpleNamespace(template=template, paths=paths), tmp_path / "model")
+    fit.save_tokenizer(SimpleNamespace(template=template, paths=paths), tmp_path / "model")
     found = load_tokenizer(tmp_path / "model")
     turns = [{"role": role, "content": text} for role, text in [("user", "痛"), ("assistant", "休息"), ("user", "好")]]
     rendered = found.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
@@ -133,6 +133,6 @@ def test_a_model_is_saved_with_the_template_that_it_learned(
 def test_a_training_on_documents_leaves_the_token_that_ends_them(tiny_model_dir: Path, tmp_path: Path) -> None:
     weights = speaking_model(tiny_model_dir, tmp_path / "base", published("qwen2_5"))
     paths, template = SimpleNamespace(weights=weights), choose("auto", load_tokenizer(weights))
-    saving.save_tokenizer(SimpleNamespace(template=template, paths=paths, turns=False), tmp_path / "model")
+    fit.save_tokenizer(SimpleNamespace(template=template, paths=paths, turns=False), tmp_path / "model")
     found = load_tokenizer(tmp_path / "model")
     assert (found.eos_token, found.chat_template) == ("<eos>", published("qwen2_5"))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +28,6 @@ from qilin_lib.tokens.pack import Blocks, load_blocks
 from qilin_lib.tokens.template import IGNORE
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
-from qilin_lib.train import saving
 from qilin_lib.train.heldout import documents, label_count, measured
 from qilin_lib.train.methods import METHODS
 from qilin_lib.train.one_stage import spellings
@@ -50,31 +47,39 @@ def train(stage: Stage) -> dict[str, Any]:
     return jobs.train_stage(stage, METHODS["dcpt"], paths)
 
 
-def make_trainer(job: SimpleNamespace, model: Any, blocks: Blocks) -> Any:
-    """transformers' Trainer on packed blocks (`fit.causal_trainer`)."""
+def make_trainer(job: SimpleNamespace, model: Any, *parts: Blocks) -> Any:
+    """transformers' Trainer on packed blocks (`fit.causal_trainer`), those of all parts shuffled together."""
     # Naive blocks are one text each.
-    packed = any((positions[1:] == 0).any() for positions in blocks.positions)
-    return shared.causal_trainer(job, model, learnable(blocks), partial(stack, blocks=blocks), packed)
+    packed = any((positions[1:] == 0).any() for blocks in parts for positions in blocks.positions)
+    collate = lambda numbers: stack(numbers, *parts)  # noqa: E731
+    return shared.causal_trainer(job, model, learnable(*parts), collate, packed)
 
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last. Where no source feeds CPT the base model is left as it is, for SFT to
     start from."""
     job.turns = False
-    blocks, more = load_blocks(job.paths.blocks), getattr(job.paths, "instructions", None)
-    facts = {"instructions": files.read_json(more.with_suffix(".json"))} if more else {}
-    blocks = joined(blocks, load_blocks(more)) if more else blocks
+    parts, facts = [load_blocks(job.paths.blocks)], {}
+    if more := getattr(job.paths, "instructions", None):
+        parts.append(load_blocks(more))
+        facts["instructions"] = files.read_json(more.with_suffix(".json"))
     # Stops at the first that has a loss; the trainer looks through all of them.
-    if any((labels[1:] != IGNORE).any() for labels in blocks.labels):
+    if any((labels[1:] != IGNORE).any() for blocks in parts for labels in blocks.labels):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
-        shared.fit(make_trainer(job, model, blocks), job, facts)
+        shared.fit(make_trainer(job, model, *parts), job, facts)
     elif os.environ.get("RANK", "0") == "0":
         load_model(job.paths.weights, job.parameters.dtype).save_pretrained(job.out / "model")
-        saving.save_tokenizer(job, job.out / "model")
+        shared.save_tokenizer(job, job.out / "model")
         files.write_text(job.out / "log.jsonl", "")
-        said = {"note": "no document to learn from: the base model, unchanged", "steps_planned": 0, "steps_done": 0}
-        said |= {"train_loss": None, "finetuning": "none", **job.template.described, **facts}
-        files.write_json(job.out / "facts.json", said)
+        unchanged = {
+            "note": "no document to learn from: the base model, unchanged",
+            "steps_planned": 0,
+            "steps_done": 0,
+            "train_loss": None,
+            "finetuning": "none",
+            **job.template.described,
+        }
+        files.write_json(job.out / "facts.json", unchanged | facts)
 
 
 def score(job: SimpleNamespace) -> None:
@@ -91,8 +96,10 @@ def score(job: SimpleNamespace) -> None:
         rows = files.read_jsonl(getattr(job.paths, kind))
         texts = [row["text"] for row in rows][: job.parameters.max_heldout]
         sequences[kind] = documents(texts, tokenizer, limit)
-        counts = [label_count(labels) for _, labels in sequences[kind]]
-        result[kind] = {"tokens": counts, "chars": scored_characters(texts, tokenizer, limit)}
+        result[kind] = {
+            "tokens": [label_count(labels) for _, labels in sequences[kind]],
+            "chars": scored_characters(texts, tokenizer, limit),
+        }
     files.write_json(job.out / "heldout.json", measured(job, sequences, result))
 
 
@@ -111,19 +118,29 @@ def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list
     return [completed(text, spans, max_length) - completed(text, spans, 1) for text, spans in pairs]
 
 
-def learnable(blocks: Blocks) -> list[int]:
+def learnable(*parts: Blocks) -> list[int]:
     """Numbers of the packed blocks that have a loss: the mean over no token at all is NaN."""
-    # Some rows at a time: a comparison of all takes a byte a token.
-    some = (blocks.labels[start : start + 1024, 1:] for start in range(0, len(blocks.labels), 1024))
-    return np.flatnonzero([own for rows in some for own in (rows != IGNORE).any(axis=1)]).tolist()
+    found: list[bool] = []
+    for blocks in parts:
+        # Some rows at a time: a comparison of all takes a byte a token.
+        for start in range(0, len(blocks.labels), 1024):
+            found += (blocks.labels[start : start + 1024, 1:] != IGNORE).any(axis=1).tolist()
+    return np.flatnonzero(found).tolist()
 
 
-def stack(numbers: Sequence[int], blocks: Blocks) -> dict[str, Any]:
-    """Batch of the blocks of these numbers; positions that restart keep attention inside a document."""
+def stack(numbers: Iterable[int], *parts: Blocks) -> dict[str, Any]:
+    """Batch of the blocks of these numbers, which go on from part to part; positions that restart keep attention inside
+    a document."""
     import torch
 
-    parts = {"input_ids": blocks.ids, "position_ids": blocks.positions, "labels": blocks.labels}
-    return {name: torch.from_numpy(part[numbers].astype(np.int64)) for name, part in parts.items()}
+    ends = np.cumsum([len(blocks.ids) for blocks in parts])
+    batch: dict[str, list[Any]] = {"input_ids": [], "position_ids": [], "labels": []}
+    for number in numbers:
+        part = int(np.searchsorted(ends, number, "right"))
+        for rows, own in zip(batch.values(), vars(parts[part]).values(), strict=True):
+            # Counted from the part's end.
+            rows.append(own[number - ends[part]])
+    return {name: torch.from_numpy(np.array(rows, dtype=np.int64)) for name, rows in batch.items()}
 
 
 # --- conversations as running text ------------------------------------------------------------------------------------
@@ -161,29 +178,3 @@ def prepare(stage: Stage, weights: Path) -> Path:
     said = {"conversations": len(chosen), "of": len(rows), "tokens": length - len(chosen), "tokens_with_loss": useful}
     files.write_json(target.with_suffix(".json"), said)
     return target
-
-
-@dataclass(frozen=True)
-class Both:
-    """The rows of two arrays, one after the other, read where they lie."""
-
-    first: np.ndarray
-    second: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        yield from self.first
-        yield from self.second
-
-    def __getitem__(self, which: Any) -> np.ndarray:
-        which, columns = which if isinstance(which, tuple) else (which, slice(None))
-        numbers = np.arange(len(self))[which]
-        rows = [self.first[n] if n < len(self.first) else self.second[n - len(self.first)] for n in numbers]
-        return np.array(rows).reshape(len(numbers), self.first.shape[1])[:, columns]
-
-
-def joined(blocks: Blocks, more: Blocks) -> Blocks:
-    """The blocks of both; they share no block, and the trainer shuffles them all."""
-    return Blocks(*map(Both, vars(blocks).values(), vars(more).values()))

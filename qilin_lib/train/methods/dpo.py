@@ -20,13 +20,15 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Template
-from qilin_lib.train import behaviour, construction, methods, numerics, pairs
+from qilin_lib.train import behaviour, checkpoints, construction, methods, pairs
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
 from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
 
 Pair = dict[str, list[int]]
+# What `heldout.moments` calls before and after training is here the reference and the policy.
+WHO = {"before": "reference", "after": "policy"}
 # Largest difference (nats per answer) of policy and reference before step 1: what rounding can add up to over an answer
 # (one machine gave 0.0014 in float32). A wrong reference is off by several nats.
 GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
@@ -119,7 +121,7 @@ def without_copy(model: Any, parameters: Any) -> None:
     """
     if parameters.finetuning != "full":
         model.delete_adapter("ref")
-    numerics.full_precision(model, parameters)
+    shared.full_precision(model, parameters)
 
 
 def second_model(job: SimpleNamespace, model: Any) -> Any:
@@ -182,7 +184,7 @@ def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[st
     trainer._metrics["eval"].clear()
     gap = float(np.abs([*chosen, *rejected]).max()) / trainer.beta
     what = "before step 1 the distance of policy and reference on held-out answers"
-    numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
+    checkpoints.check_finite(gap, what, Path(trainer.model.config.name_or_path))
     allowed = GAP[str(trainer.model.dtype).removeprefix("torch.")]
     # With an SFT term the loss is that of the mean margin alone.
     with_sft = "sft" in getattr(trainer, "loss_types", ())
@@ -198,40 +200,17 @@ def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[st
 
 
 def score(job: SimpleNamespace) -> None:
-    """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json."""
-    parameters, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
+    """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json:
+    log-probabilities of the answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens."""
+    p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
     lines, held, _ = heldout_pairs(job, tokenizer)
-    scores, sampled = compare(job, held, tokenizer)
-    if parameters.constructed:
-        scores["strategy"] = [row["strategy"] for row in lines]
-    if parameters.sampled_prompts:
-        prompts = [row["prompt"] for row in lines[: parameters.sampled_prompts]]
-        files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": parameters.method, **sampled})
-    facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
-    # What the alarms on rewards know is how DPO fails.
-    log = shared.read_log(job.out) if parameters.method == "dpo" else []
-    told = alarms(log, parameters, facts["steps_planned"], answered)
-    # A second scoring tells nothing twice.
-    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
-    files.write_json(job.out / "facts.json", facts)
-    files.write_json(job.out / "heldout.json", scores)
-
-
-# What `heldout.moments` calls before and after training is here the reference and the policy.
-WHO = {"before": "reference", "after": "policy"}
-
-
-def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(log-probabilities of held-out answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens;
-    greedy answers of both to the first `sampled_prompts` prompts)."""
-    limit = job.parameters.max_target_length
-    asked = [one["prompt_ids"] for one in held[: job.parameters.sampled_prompts]]
+    asked = [one["prompt_ids"] for one in held[: p.sampled_prompts]]
     sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}
-    sampled: dict[str, Any] = {"max_new_tokens": limit}
+    sampled: dict[str, Any] = {"max_new_tokens": p.max_target_length}
 
     def measure(model: Any, moment: str) -> dict[str, list[float]]:
-        if moment in WHO and job.parameters.sampled_prompts:
-            sampled[WHO[moment]] = behaviour.answers(model, tokenizer, asked, limit)
+        if moment in WHO and p.sampled_prompts:
+            sampled[WHO[moment]] = behaviour.answers(model, tokenizer, asked, p.max_target_length)
         return {side: sequence_logprobs(model, own).round(6).tolist() for side, own in sides.items()}
 
     scores = {f"tokens_{side}": [label_count(labels) for _, labels in own] for side, own in sides.items()}
@@ -240,7 +219,19 @@ def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dic
         kind, _, plain = moment.rpartition("_")
         who = f"{kind}_{WHO[plain]}".strip("_")
         scores |= {f"{who}_{side}": own for side, own in values.items()}
-    return scores, sampled
+    if p.constructed:
+        scores["strategy"] = [row["strategy"] for row in lines]
+    if p.sampled_prompts:
+        prompts = [row["prompt"] for row in lines[: p.sampled_prompts]]
+        files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": p.method, **sampled})
+    facts = files.read_json(job.out / "facts.json")
+    # What the alarms on rewards know is how DPO fails.
+    log = shared.read_log(job.out) if p.method == "dpo" else []
+    told = alarms(log, p, facts["steps_planned"], sampled if p.sampled_prompts else None)
+    # A second scoring tells nothing twice.
+    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
+    files.write_json(job.out / "facts.json", facts)
+    files.write_json(job.out / "heldout.json", scores)
 
 
 def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:

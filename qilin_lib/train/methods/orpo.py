@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib.train import fit as shared
-from qilin_lib.train import numerics
 from qilin_lib.train.methods import dpo
 from qilin_lib.train.methods.dpo import score, work  # noqa: F401
 from qilin_lib.train.pairs import SIDES
@@ -41,7 +40,11 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
                 row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": labels}
             return row
 
-    rows, settings = Dataset.from_list(pairs), ORPOConfig(**arguments(job.parameters, job.out))
-    trainer = TokenisedORPOTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer)
-    numerics.full_precision(model, job.parameters)
+    trainer = TokenisedORPOTrainer(
+        model=model,
+        args=ORPOConfig(**arguments(job.parameters, job.out)),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer,
+    )
+    shared.full_precision(model, job.parameters)
     return trainer

@@ -99,8 +99,12 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: lis
         pass
 
     own = {"max_length": None, "pad_to_multiple_of": None, "disable_dropout": False}
-    rows, settings = Dataset.from_list(training), RewardConfig(**shared.arguments(job.parameters, job.out), **own)
-    return EvenRewardTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer)
+    return EvenRewardTrainer(
+        model=model,
+        args=RewardConfig(**shared.arguments(job.parameters, job.out), **own),
+        train_dataset=Dataset.from_list(training),
+        processing_class=tokenizer,
+    )
 
 
 def work(job: SimpleNamespace) -> None:

@@ -82,10 +82,13 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
 
         def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
             place = f"rl:{self.state.global_step}:{self.accelerator.process_index}"
-            whole = {"gather_deepspeed3_params": self.args.ds3_gather_for_generation}
-            whole["gradient_checkpointing_kwargs"] = self.args.gradient_checkpointing_kwargs
             with (
-                unwrap_model_for_generation(self.model_wrapped, self.accelerator, **whole) as policy,
+                unwrap_model_for_generation(
+                    self.model_wrapped,
+                    self.accelerator,
+                    gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                    gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+                ) as policy,
                 self.accelerator.autocast(),
             ):
                 written = sampling.sample(
@@ -144,6 +147,13 @@ def work(job: SimpleNamespace) -> None:
             f"long), and a step of {answers} answers in groups of num_generations = {p.num_generations} takes {each}; "
             "nearest valid: a smaller rl.per_device_train_batch_size, or more ChiMed-DPO triplets"
         )
-    facts = {"method": p.method, "kl_coef": p.kl_coef, "num_generations": p.num_generations, "questions": len(asked)}
-    facts |= {"questions_too_long": too_long, "questions_a_step": each, "answers_a_step": answers}
+    facts = {
+        "method": p.method,
+        "kl_coef": p.kl_coef,
+        "num_generations": p.num_generations,
+        "questions": len(asked),
+        "questions_too_long": too_long,
+        "questions_a_step": each,
+        "answers_a_step": answers,
+    }
     shared.fit(make_trainer(job, model, tokenizer, asked, judge), job, facts)

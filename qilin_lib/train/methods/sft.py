@@ -194,7 +194,12 @@ def work(job: SimpleNamespace) -> None:
         more |= said
     trainer = make_trainer(job, model, tokenizer, training, in_order=bool(p.one_stage))
     left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
-    facts = {"examples": len(training), "examples_left_out": left_out, "assistant_tokens": useful, "sources": counts}
+    facts = {
+        "examples": len(training),
+        "examples_left_out": left_out,
+        "assistant_tokens": useful,
+        "sources": counts,
+    }
     shared.fit(trainer, job, facts | more)
 
 
@@ -212,10 +217,14 @@ def with_passages(
         raise RuntimeError(f"{len(rows) - len(made)} passages were left out, though each was made to fit")
     weights = one_stage.weights(rows.sources(), settings)
     places = one_stage.order(np.concatenate([weights, np.ones(len(conversations))]), seed)
-    kinds = {"passages": one_stage.measured(made), "conversations": one_stage.measured(conversations)}
+    facts = {
+        **settings,
+        "passages": one_stage.measured(made),
+        "conversations": one_stage.measured(conversations),
+        "sources": sources,
+    }
     both = Subset(ConcatDataset([made, conversations]), places.tolist())
-    learned = int(made.learned.sum() + conversations.learned.sum())
-    return both, {"one_stage": {**settings, **kinds, "sources": sources}, "assistant_tokens": learned}
+    return both, {"one_stage": facts, "assistant_tokens": int(made.learned.sum() + conversations.learned.sum())}
 
 
 def score(job: SimpleNamespace) -> None:
