@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qilin_lib import files, params
+from qilin_lib import files, params, strict_yaml
 from qilin_lib.models import decode, merge
 from qilin_lib.models.examine import tensors_of
 from qilin_lib.models.load import load_model, weight_files
@@ -35,18 +35,7 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "b
 # Of the whole check; GiB that a card of 24 GB has beside its context.
 SECONDS, CARD_24 = 350, 23.0
 Row = dict[str, Any]
-TINY = dict.fromkeys(("vocab_size", "intermediate_size"), 512) | {"hidden_size": 64, "num_hidden_layers": 2}
-TINY |= {"num_attention_heads": 4}
-LORA = {"profile": "full_a100", "finetuning": "lora", "deepspeed": "null", "per_device_train_batch_size": 8}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "QLoRA DCPT, 23 GiB": ("03_dcpt", {"profile": "qlora_24gb"}),
-    "QLoRA SFT, 23 GiB": ("04_sft", {"profile": "qlora_24gb"}),
-    "QLoRA DPO, 23 GiB": ("05_dpo", {"profile": "qlora_24gb"}),
-    "LoRA SFT": ("04_sft", LORA),
-    "LoRA DPO, live reference": ("05_dpo", {**LORA, "precompute_ref_log_probs": False}),
-    "LoRA DPO, cached reference": ("05_dpo", {**LORA, "precompute_ref_log_probs": True}),
-}
-SMALL = {"dtype": "float32", "gpus": 0, "max_source_length": 24, "max_target_length": 24, "max_length": 64}
+CASES, TINY, SMALL = strict_yaml.read(Path(__file__).with_name("gpu_check.yaml")).values()
 # Tokens of a block; root mean square of an update by that of the weights.
 BLOCK, SHARES = {False: 1024, True: 64}, (0.0005, 0.0025, 0.01)
 
