@@ -68,6 +68,15 @@ class EvenPairs:
         return batches, items
 
 
+def without_copy(model: Any, parameters: Any) -> None:
+    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
+    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
+    """
+    if parameters.finetuning != "full":
+        model.delete_adapter("ref")
+    full_precision(model, parameters)
+
+
 def weights_of(stage: Stage, parent: str) -> Path:
     """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
     folder = stage.parent(parent)

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from qilin_lib import files
+from qilin_lib.models import adapters
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN, Template
 from qilin_lib.train import checkpoints, fit
@@ -172,6 +173,17 @@ def job(parameters: Any, out: Path, weights: Path, template: Template = BAICHUAN
     """What `jobs.read` gives to a child."""
     everything = SimpleNamespace(weights=weights, cache=out / "cache", **paths)
     return SimpleNamespace(parameters=parameters, out=out, template=template, paths=everything)
+
+
+def left(parameters: Any, weights: Path, out: Path, rewards: bool = False) -> Path:
+    """What a training leaves in `out`, untrained: an adapter, or full weights, of a reward model if so told."""
+    model, tokenizer = (reward if rewards else fit).prepare_model(parameters, weights)
+    folder = out / ("model" if parameters.finetuning == "full" else "adapter")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if parameters.finetuning != "full":
+        adapters.describe(folder, weights, parameters.finetuning == "qlora", parameters.dtype, BAICHUAN.sha256)
+    return folder
 
 
 def shifted(model: Any, scale: float, seed: int) -> Any:

@@ -1,7 +1,8 @@
 """A training that was killed, at any step or while it wrote a checkpoint, ends where the uninterrupted one ends.
 
-It goes on with another number of processes. The regular run kills each trainer once and tears a checkpoint at each of its states; more moments, kinds of training
-and faults stand under `extended`. The trainers of notebook 08 are killed in test_reward.py and test_rl.py.
+It goes on with another number of processes, too. The regular run kills each trainer once and tears a checkpoint at each
+of its states; more moments, kinds of training and faults stand under `extended`. The trainers of notebook 08 are killed
+in test_reward.py and test_rl.py.
 """
 
 from __future__ import annotations

@@ -111,17 +111,8 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: lis
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
     )
-    without_copy(model, job.parameters)
+    shared.without_copy(model, job.parameters)
     return trainer
-
-
-def without_copy(model: Any, parameters: Any) -> None:
-    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
-    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
-    """
-    if parameters.finetuning != "full":
-        model.delete_adapter("ref")
-    shared.full_precision(model, parameters)
 
 
 def second_model(job: SimpleNamespace, model: Any) -> Any:

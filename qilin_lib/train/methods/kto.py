@@ -42,7 +42,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
     settings = KTOConfig(**arguments(job.parameters, job.out))
     sets = {"train_dataset": answers(pairs, settings), "eval_dataset": answers(held, settings) if held else None}
     trainer = TokenisedKTOTrainer(model=model, ref_model=second, args=settings, processing_class=tokenizer, **sets)
-    dpo.without_copy(model, job.parameters)
+    shared.without_copy(model, job.parameters)
     return trainer
 
 

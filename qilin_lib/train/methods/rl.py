@@ -123,9 +123,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
         train_dataset=Dataset.from_list([{"prompt": ids} for ids in asked]),
         processing_class=tokenizer,
     )
-    if p.finetuning != "full":
-        # TRL's frozen copy of the fresh adapter: without it TRL takes the model with its adapter off (as in dpo.py).
-        model.delete_adapter("ref")
+    shared.without_copy(model, p)
     return trainer
 
 
