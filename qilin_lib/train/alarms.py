@@ -18,24 +18,14 @@ from typing import Any
 from qilin_lib import strict_yaml
 
 Rows = Sequence[Mapping[str, Any]]
-SENTENCES = strict_yaml.read(Path(__file__).with_name("alarms.yaml"))
-LIMITS: dict[str, dict[str, Any]] = {
-    "spike": {"before": 5, "window": 20, "times": {"loss": 3, "grad_norm": 10}},
-    "rate": {"most": 1e-5},
-    "first": {"accuracy": 0.98, "loss": 0.05, "share": 0.02, "steps": 5},
-    "early": {"accuracy": 0.98, "share": 0.2},
-    "fall": {"nats": 1.0},
-    "token": {"nats": 0.1},
-    "longer": {"times": 1.5, "tokens": 10},
-    "cut": {"more": 0.25},
-    "repetition": {"more": 0.1},
-}
+# {name: its sentence and its limits}
+ALARMS: dict[str, dict[str, Any]] = strict_yaml.read(Path(__file__).with_name("alarms.yaml"))
 
 
 def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
     """Logged steps of any training whose loss or gradient norm is far above the median of those before: the first, and
     how many. Small figures never count: a loss within one nat of the median, a norm that is not clipped."""
-    found, limit = [], LIMITS["spike"]
+    found, limit = [], ALARMS["spike"]
     for name, what, least in (("loss", "loss", 1.0), ("grad_norm", "gradient norm", max_grad_norm)):
         factor, high = limit["times"][name], []
         logged = [(row["step"], row[name]) for row in rows if name in row]
@@ -52,18 +42,18 @@ def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
 def alarms(rows: Rows, parameters: Any, steps: int, behaviour: Mapping[str, Any] | None) -> list[str]:
     """All alarms of a training of `steps` steps; `rows` of log.jsonl, `behaviour` as in behaviour.json or None."""
     rate, logged = parameters.learning_rate, [row for row in rows if "rewards/accuracies" in row]
-    high = [_sentence("rate", rate=rate)] if rate > LIMITS["rate"]["most"] else []
+    high = [_sentence("rate", rate=rate)] if rate > ALARMS["rate"]["most"] else []
     return [*high, *_solved(logged, steps), *_falling(logged, parameters.beta), *_answered(behaviour)]
 
 
 def _sentence(name: str, **figures: Any) -> str:
-    return SENTENCES[name].format(**LIMITS[name] | figures)
+    return ALARMS[name]["sentence"].format(**ALARMS[name] | figures)
 
 
 def _solved(rows: Rows, steps: int) -> Iterator[str]:
     """Pairs ranked right too soon. Before step 1 every pair is a tie, which counts as wrong; so a mean over the first
     steps near 1 cannot come from learning."""
-    first, early = LIMITS["first"], LIMITS["early"]
+    first, early = ALARMS["first"], ALARMS["early"]
     for row in rows:
         accuracy, loss = row["rewards/accuracies"], row["loss"]
         soon = row["step"] <= max(first["share"] * steps, first["steps"])
@@ -82,27 +72,23 @@ def _falling(rows: Rows, beta: float) -> Iterator[str]:
         return
     begin, end = rows[:quarter], rows[-quarter:]
     chosen = fmean(row["rewards/chosen"] for row in begin) / beta
-    chosen_late = fmean(row["rewards/chosen"] for row in end) / beta
+    late = fmean(row["rewards/chosen"] for row in end) / beta
     margin = fmean(row["rewards/margins"] for row in begin) / beta
     margin_late = fmean(row["rewards/margins"] for row in end) / beta
     tokens = fmean(row["lengths/chosen"] for row in end)
-    if chosen_late < min(-LIMITS["fall"]["nats"], chosen) and margin_late > margin:
-        yield _sentence("fall", lost=-chosen_late, margin=margin, late=margin_late)
-    if chosen_late < -LIMITS["token"]["nats"] * tokens:
-        yield _sentence("token", lost=-chosen_late / max(tokens, 1))
+    if late < min(-ALARMS["fall"]["nats"], chosen) and margin_late > margin:
+        yield _sentence("fall", lost=-late, margin=margin, late=margin_late)
+    if late < -ALARMS["token"]["nats"] * tokens:
+        yield _sentence("token", lost=-late / max(tokens, 1))
 
 
 def _answered(behaviour: Mapping[str, Any] | None) -> Iterator[str]:
     """Sampled answers that grew, that no longer end, or that repeat themselves more than before."""
     if not behaviour or not behaviour["policy"]["tokens"]:
         return
-    before, after = (
-        {name: fmean(behaviour[who][name]) for name in ("tokens", "cut", "repetition")}
-        for who in ("reference", "policy")
-    )
-    longer = after["tokens"] > LIMITS["longer"]["times"] * before["tokens"]
-    if longer and after["tokens"] - before["tokens"] > LIMITS["longer"]["tokens"]:
-        yield _sentence("longer", before=before["tokens"], after=after["tokens"], limit=behaviour["max_new_tokens"])
-    for name in ("cut", "repetition"):
-        if after[name] - before[name] > LIMITS[name]["more"]:
-            yield _sentence(name, before=before[name], after=after[name], limit=behaviour["max_new_tokens"])
+    for name in ("tokens", "cut", "repetition"):
+        before, after = (fmean(behaviour[who][name]) for who in ("reference", "policy"))
+        alarm = "longer" if name == "tokens" else name
+        least = ALARMS[alarm]["more"]
+        if after - before > least and after > ALARMS[alarm].get("times", 0) * before:
+            yield _sentence(alarm, before=before, after=after, limit=behaviour["max_new_tokens"])

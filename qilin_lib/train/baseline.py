@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, strict_yaml
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import is_adapter, trained, weights_sha256
 from qilin_lib.models.load import load_tokenizer, padding, quiet_libraries
@@ -29,28 +29,7 @@ from qilin_lib.train import job as jobs
 from qilin_lib.train import launch
 from qilin_lib.train.methods import METHODS, sft
 
-# Where neither the paper nor CMExam and Huatuo-26M state a setting: what transformers does by default.
-DEFAULTS: dict[str, Any] = {
-    "nodes": 1,
-    "nproc_per_node": None,
-    "lr_scheduler_type": "linear",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "target_modules": "all-linear",
-    "modules_to_save": [],
-    "attn_implementation": "auto",
-    "deepspeed": None,
-    "report_to": "none",
-    "logging_steps": 1,
-    # An interrupted training is made again as a whole.
-    "save_steps": 10**9,
-    "save_minutes": None,
-    "save_total_limit": 1,
-    "packing": False,
-    "peft": {},
-    "trainer": {},
-}
+DEFAULTS: dict[str, Any] = strict_yaml.read(Path(__file__).with_name("baseline.yaml"))
 # Role tags and the end token need a few tokens beside the two turns; a system prompt of the template's own more.
 TAGS = 32
 
@@ -68,13 +47,13 @@ def folder(stage: Stage, name: str) -> Path:
 def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weights: Path, show: Show) -> Path:
     """The folder of the model in `weights` after training on `spec.on` in a child process, once per key (parameters,
     template, hashes of pairs and weights). QilinError when the run has no such pairs, or when training fails."""
-    target, rows, evaluate = folder(stage, name), pairs(stage, spec.on), stage.parameters
+    target, rows = folder(stage, name), pairs(stage, spec.on)
     if not rows:
         raise QilinError(
             f"{named(stage, name)}.finetune.on = '{spec.on}': ChiMed-SFT of run '{stage.run_dir.name}' has no "
             "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
         )
-    own = {name: getattr(evaluate, name) for name in ("notebook", "run", "seed", "gpus", "dtype")}
+    own = {field: getattr(stage.parameters, field) for field in ("notebook", "run", "seed", "gpus", "dtype")}
     empty = [{"role": role, "content": ""} for role in ("user", "assistant")]
     tags = max(TAGS, len(template.encode(empty, load_tokenizer(weights))))
     own["max_length"] = spec.max_source_length + spec.max_target_length + tags
@@ -117,24 +96,22 @@ def pairs(stage: Stage, on: str) -> list[dict[str, Any]]:
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: tokenise, train, save; facts.json says what was read, left out and trained."""
-    rows = list(files.read_jsonl(job.paths.data))
-    if is_sequence_model(job.paths.weights):
+    p, weights = job.parameters, job.paths.weights
+    sequences, rows = is_sequence_model(weights), list(files.read_jsonl(job.paths.data))
+    if sequences:
         # fp32 weights under autocast, as full training of a stage has them.
-        model = load_sequence_model(job.paths.weights, "float32", launch.device(job.parameters))
-        tokenizer = padding(load_tokenizer(job.paths.weights))
-        training, counts = sequence_examples(rows, job.template, tokenizer, job.parameters)
-        make = make_sequence_trainer
+        model, tokenizer = load_sequence_model(weights, "float32", launch.device(p)), padding(load_tokenizer(weights))
+        training = [sequence_example(row, job.template, tokenizer, p) for row in rows]
+        read = Counter(row["source"] for row in rows)
+        counts = {source: {"read": count, "used": count} for source, count in read.items()}
     else:
-        model, tokenizer = shared.prepare_model(job.parameters, job.paths.weights)
+        model, tokenizer = shared.prepare_model(p, weights)
         coded = store.rows(job.paths, tokenizer)
-        training, counts = sft.examples(coded, [1] * len(coded), job.template, tokenizer, job.parameters)
-        make = sft.make_trainer
+        training, counts = sft.examples(coded, [1] * len(coded), job.template, tokenizer, p)
     if not training:
         raise QilinError(f"{job.paths.data}: no pair fits max_source_length and max_target_length; by source: {counts}")
-    trainer = make(job, model, tokenizer, training)
-    facts = shared.fit(trainer, job, job.paths.weights)
-    if trainer.is_world_process_zero():
-        files.write_json(job.out / "facts.json", facts | {"examples": len(training), "sources": counts})
+    trainer = (make_sequence_trainer if sequences else sft.make_trainer)(job, model, tokenizer, training)
+    shared.fit(trainer, job, {"examples": len(training), "sources": counts})
 
 
 def is_sequence_model(weights: str | Path) -> bool:
@@ -157,21 +134,14 @@ def load_sequence_model(path: str | Path, dtype: str = "float32", device: str = 
     return model
 
 
-def sequence_examples(
-    rows: list[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any
-) -> tuple[list[dict[str, list[int]]], dict[str, dict[str, int]]]:
-    """Examples {input_ids, labels} for an encoder-decoder, and {source: {"read", "used"}}: the question in the template
-    up to the opening of the answer, and the answer, each with an end token. Long texts are cut."""
-    examples = []
-    for row in rows:
-        question, answer = row["messages"]
-        asked, _ = template.encode_with_labels(
-            [question], tokenizer, parameters.max_source_length, add_generation_prompt=True
-        )
-        answered = text_ids(tokenizer, answer["content"])[: parameters.max_target_length]
-        examples.append({"input_ids": [*asked, tokenizer.eos_token_id], "labels": [*answered, tokenizer.eos_token_id]})
-    counts = Counter(row["source"] for row in rows)
-    return examples, {source: {"read": count, "used": count} for source, count in counts.items()}
+def sequence_example(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> dict[str, list[int]]:
+    """{input_ids, labels} for an encoder-decoder: the question in the template up to the opening of the answer, and the
+    answer, each with an end token. Long texts are cut."""
+    (question, answer), end = row["messages"], tokenizer.eos_token_id
+    limits = (parameters.max_source_length, parameters.max_target_length)
+    asked, _ = template.encode_with_labels([question], tokenizer, limits[0], add_generation_prompt=True)
+    answered = text_ids(tokenizer, answer["content"])[: limits[1]]
+    return {"input_ids": [*asked, end], "labels": [*answered, end]}
 
 
 def make_sequence_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[dict[str, Any]]) -> Any:

@@ -2,26 +2,32 @@
 
 `sealed.json`, written last, lists a checkpoint's files and sizes. transformers 5.23 removes older checkpoints before it
 tells that the newer one is written (`Trainer._save_checkpoint`), so its limit stays unset and they are removed here,
-once the newer one is sealed: at no moment is there no checkpoint to go on from.
+once the newer one is sealed: at no moment is there no checkpoint to go on from. Nor is one of dead weights kept:
+transformers logs a loss of NaN as the mean of the losses before it (`logging_nan_inf_filter`), and goes on.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.models.load import weight_files
 from qilin_lib.runs import Stage
 from qilin_lib.train import launch
 
 SEAL = "sealed.json"
+# Weights that are named where some are no finite numbers.
+SHOWN = 3
 
 
 def last(folder: Path) -> Path | None:
@@ -44,12 +50,10 @@ def seal(checkpoint: Path) -> None:
     Sizes, not hashes: after fsync a file of the right size has the right bytes, and a full 7B's are 112 GB.
     """
     paths = [path for path in sorted(checkpoint.rglob("*")) if path.name != SEAL]
-    for path in paths:
-        _to_disk(path)
+    _to_disk(*paths)
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths if path.is_file()}
     files.write_json(checkpoint / SEAL, {"files": sizes})
-    _to_disk(checkpoint)
-    _to_disk(checkpoint.parent)
+    _to_disk(checkpoint, checkpoint.parent)
 
 
 def sealing(keep: int = 1, minutes: float | None = None) -> Any:
@@ -116,6 +120,73 @@ def naming_failed_writes(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def guard(trainer: Any, weights: Path) -> None:
+    """Make `trainer` look at its gradients before each update, at what it logs, and at its weights before a checkpoint
+    and at the end.
+
+    From then on it raises QilinError naming step, quantity and the first weights concerned; if the `weights` that it
+    started from are the cause, it names those. Nothing is saved then: what the last checkpoint holds is finite.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    def trained() -> dict[str, Any]:
+        return {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+
+    def stop(step: int, what: str, where: list[str]) -> None:
+        raise QilinError(f"step {step}: {what}, so training stops: {_cause(weights, where)}")
+
+    class Finite(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            gradients = {name: weight.grad for name, weight in trained().items() if weight.grad is not None}
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+            if not torch.isfinite(norm):
+                stop(state.global_step + 1, f"the gradient norm is {norm.item()}", _broken(gradients.items()))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+            # DeepSpeed keeps its gradients to itself, but it tells their norm.
+            for name in {"loss", "grad_norm"} & (logs or {}).keys():
+                if not math.isfinite(logs[name]):
+                    stop(state.global_step, f"{name} is {logs[name]}", _broken(trained().items()))
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if found := _broken(trained().items()):
+                stop(state.global_step, "a weight is no finite number after the update", found)
+
+        on_train_end = on_save
+
+    trainer.add_callback(Finite())
+
+
+def check_finite(value: float, what: str, weights: Path) -> None:
+    """QilinError saying that `what` is no finite number, and whether the model folder `weights` is the cause."""
+    if not math.isfinite(value):
+        raise QilinError(f"{what} is {value}: {_cause(weights, [])}")
+
+
+def _cause(weights: Path, where: list[str]) -> str:
+    from safetensors import safe_open
+
+    started: list[str] = []
+    for path in weight_files(weights):
+        with safe_open(path, "pt") as file:
+            started += _broken((f"{name} ({path.name})", file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    if started:
+        first = ", ".join(started[:SHOWN])
+        return f"{weights}, which it starts from, holds weights that are no finite numbers: {first}"
+    first = f"first in {', '.join(where)}; " if where else ""
+    cure = "a lower learning_rate or a longer warmup_ratio"
+    return f"{first}the weights that it starts from are finite; nearest valid: {cure}"
+
+
+def _broken(tensors: Iterable[tuple[str, Any]]) -> list[str]:
+    """Names of the first few tensors with a number that is not finite; packed integers (NF4) hold none."""
+    import torch
+
+    bad = (name for name, one in tensors if one.is_floating_point() and not torch.isfinite(one.float()).all())
+    return list(islice(bad, SHOWN))
+
+
 def refuse_other_layout(stage: Stage) -> None:
     """QilinError if `stage` would go on from a checkpoint of another DeepSpeed, or under DeepSpeed with another number
     of processes: each has a shard of the optimizer. Without it any cut of the same global batch goes on."""
@@ -155,9 +226,10 @@ def _remove(checkpoints: list[Path]) -> None:
         shutil.rmtree(path)
 
 
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _to_disk(*paths: Path) -> None:
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,28 +1,40 @@
-"""What a training learns from, looked at before anything is started: nothing, misspelt modules, a model too large."""
+"""What a training learns from, and what its profile asks of the libraries, looked at before anything is started.
+
+`trainer: {…}` and `peft: {…}` of a profile are fields of the libraries' own configurations, checked by their types.
+What the kit sets itself (fields.yaml) is refused with the name of the parameter that says it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
-from qilin_lib import files
-from qilin_lib.errors import QilinError
+from qilin_lib import files, strict_yaml
+from qilin_lib.errors import QilinError, nearest
 from qilin_lib.models.adapters import check_modules
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
 from qilin_lib.runs import Stage
-from qilin_lib.train import fields, methods, vllm_client
+from qilin_lib.schema import SECTIONS, Trained
+from qilin_lib.train import fit, methods, vllm_client
 
 # What a GPU of 24 GB can hold of weights before they are split. With transformers' own way of loading split models, the
 # judge and the model that an adapter is merged into would come split too.
 ZERO3_GIB = 20
+FIELDS: dict[str, Any] = strict_yaml.read(Path(__file__).with_name("fields.yaml"))
 
 
 def check(stage: Stage) -> None:
-    """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, names a module
-    that the base model lacks, or is to split a model by ZeRO-3 that is too large to be loaded whole."""
+    """QilinError, one sentence, if the training of `stage` (03-05, 08) would have nothing to learn from, names a field
+    or a module that is not there, or is to split a model by ZeRO-3 that is too large to be loaded whole."""
     refuse_empty(stage)
-    fields.check(stage)
+    check_fields(stage)
     parameters = stage.parameters
     if python := getattr(parameters, "vllm_python", None):
         vllm_client.check(stage.name, python)
@@ -70,3 +82,67 @@ def refuse_empty(stage: Stage) -> None:
         f"{stage.name}: {name}.jsonl of run '{stage.parameters.run}' has nothing to train on: {why}; nearest valid: a "
         f"raw_dir with a source of {name} (python -m qilin_lib.chimed.sources lists them)"
     )
+
+
+def check_fields(stage: Stage) -> None:
+    """QilinError for a field of `trainer` or `peft` that is unknown, of another type, or set by the kit."""
+    parameters = stage.parameters
+    if parameters.trainer:
+        values = parameters.model_dump(mode="json")
+        # 08's trainings have settings of their own in the same fields.
+        values |= values.get("reward", {}) | {"trainer": {}}
+        method = methods.of(parameters)
+        library, _, name = method.config.rpartition(".")
+        kind = getattr(importlib.import_module(library), name)
+        managed = getattr(method.load(), "arguments", fit.arguments)(SimpleNamespace(**values), stage.dir)
+        kit = re.compile("|".join(FIELDS["kit"]))
+        _check(parameters, "trainer", kind, lambda name: name in managed or kit.fullmatch(name))
+        try:
+            # What only the library's own check of the values finds, such as an optimizer that it does not know.
+            kind(output_dir=str(stage.dir), report_to="none", use_cpu=True, **parameters.trainer)
+        except (ValueError, TypeError, ImportError) as reason:
+            given = ", ".join(f"{name} = {value!r}" for name, value in parameters.trainer.items())
+            why = " ".join(str(reason).split())[:300]
+            raise QilinError(f"{parameters.notebook}: trainer: {given}: {kind.__name__} says: {why}") from None
+    if parameters.peft:
+        from peft import LoraConfig
+
+        if parameters.finetuning == "full":
+            raise QilinError(
+                f"{parameters.notebook}: peft: {parameters.peft}: finetuning: full makes no adapter; nearest valid: "
+                "peft: {}, or finetuning: lora"
+            )
+        _check(parameters, "peft", LoraConfig, lambda name: name not in FIELDS["lora"])
+        if (start := parameters.peft.get("init_lora_weights", True)) not in FIELDS["starts"]:
+            raise QilinError(
+                f"{parameters.notebook}: peft: init_lora_weights = {start!r} changes the weights below the adapter, or "
+                f"leaves no defined start; nearest valid: one of {FIELDS['starts']}"
+            )
+
+
+def _check(parameters: Trained, which: str, kind: type, managed: Callable[[str], Any]) -> None:
+    import pydantic
+
+    where, hints = f"{parameters.notebook}: {which}: ", get_type_hints(kind)
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name, value in getattr(parameters, which).items():
+        if name not in known:
+            raise QilinError(f"{where}'{name}' is no field of {kind.__name__}{nearest(name, known)}")
+        if managed(name):
+            raise QilinError(f"{where}'{name}': {_instead(parameters, name)}")
+        try:
+            # Text is never taken for a number or for true; a list may be a tuple.
+            pydantic.TypeAdapter(hints[name]).validate_python(value, strict=isinstance(value, str))
+        except pydantic.ValidationError as failure:
+            reasons = " or ".join(dict.fromkeys(error["msg"] for error in failure.errors(include_url=False)))
+            raise QilinError(f"{where}{name} = {value!r}: {reasons} (transformers, trl or peft)") from None
+
+
+def _instead(parameters: Trained, name: str) -> str:
+    own, section = FIELDS["names"].get(name, name), SECTIONS[parameters.notebook][0]
+    fields = type(parameters).model_fields
+    if own in fields:
+        return f"the kit has a parameter for it; nearest valid: {section}.{own}"
+    if "reward" in fields and own in fields["reward"].annotation.model_fields:
+        return f"the kit has a parameter for it; nearest valid: {section}.reward.{own}"
+    return "the kit sets it, or does not use it; nearest valid: leave it out"

@@ -29,35 +29,28 @@ def running(
     """
     mark, over = uuid.uuid4().hex, threading.Event()
     processes: list[subprocess.Popen] = []
+
+    def watch() -> None:
+        # What outlives a killed child holds its pipe open: without this the notebook would read from it for ever. Again
+        # and again: a worker in the middle of its exec has no environment yet.
+        while not over.wait(0.2):
+            codes = [process.poll() for process in processes]
+            if any(codes) or None not in codes:
+                _end_marked(mark)
+
+    # The stage stays locked while any of its processes lives.
+    how = {"start_new_session": True, "pass_fds": locks.descriptors(), "preexec_fn": die_with_parent}
     try:
         for environment in environments:
-            process = subprocess.Popen(
-                arguments,
-                env={**environment, MARK: mark},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                # The stage stays locked while any of its processes lives.
-                pass_fds=locks.descriptors(),
-                preexec_fn=die_with_parent,
-            )
-            processes.append(process)
-        threading.Thread(target=_watch, args=(processes, mark, over), daemon=True).start()
+            own = environment | {MARK: mark}
+            processes.append(subprocess.Popen(arguments, env=own, stdout=output, stderr=subprocess.STDOUT, **how))
+        threading.Thread(target=watch, daemon=True).start()
         yield processes
     finally:
         _end_marked(mark)
         for process in processes:
             process.wait()
         over.set()
-
-
-def _watch(processes: list[subprocess.Popen], mark: str, over: threading.Event) -> None:
-    """What outlives a killed child holds its pipe open: without this the notebook would read from it for ever."""
-    # Again and again: a worker in the middle of its exec has no environment yet.
-    while not over.wait(0.2):
-        codes = [process.poll() for process in processes]
-        if any(codes) or None not in codes:
-            _end_marked(mark)
 
 
 def _end_marked(mark: str) -> None:

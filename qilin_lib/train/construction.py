@@ -204,12 +204,12 @@ def outside(settings: Any) -> dict[str, dict[str, Path]]:
 
 def prepare(stage: Stage) -> Path:
     """pairs.jsonl of the stage, made in a child process unless it is there; constructed.json says what was made."""
-    target, settings = stage.dir / "pairs.jsonl", stage.parameters.constructed
-    show = live_line()
+    target, show = stage.dir / "pairs.jsonl", live_line()
     stage.begin(show)
     if stage.up_to_date or target.exists():
         return target
-    chimed, read = stage.parent("01_build_chimed"), outside(settings)
+    chimed, note = stage.parent("01_build_chimed"), stage.dir / "construct_job.json"
+    read = outside(stage.parameters.constructed)
     job = {
         "parameters": stage.parameters.model_dump(mode="json"),
         "sft": str(chimed / "sft.jsonl"),
@@ -219,10 +219,10 @@ def prepare(stage: Stage) -> Path:
         **template_of(files.read_json(stage.parent("02_tokenize") / "base.json")).described,
         **{kind: [str(path) for path in paths.values()] for kind, paths in read.items()},
     }
-    files.write_json(stage.dir / "construct_job.json", job)
-    command = [sys.executable, "-m", "qilin_lib.train.construction", str(stage.dir / "construct_job.json")]
+    files.write_json(note, job)
+    command = launch.plain("qilin_lib.train.construction", note)
     launch.run(command, stage.dir / "construct.log", show, stage.parameters.gpus)
-    (stage.dir / "construct_job.json").unlink()
+    note.unlink()
     return target
 
 

@@ -1,4 +1,7 @@
-"""What the three stages share: one way to train, log, resume, merge and report."""
+"""What the trainings share: one way to prepare a model, to train, log, resume and save.
+
+A training leaves adapter/ (LoRA, in float32) or model/ (full weights), with tokenizer and template.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ import numpy as np
 
 from qilin_lib import chains, files
 from qilin_lib.errors import QilinError
-from qilin_lib.models import attention
-from qilin_lib.models.adapters import add_lora, trained
+from qilin_lib.models import adapters, attention
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import load_model, load_tokenizer, padding
+from qilin_lib.models.merge import rounded
 from qilin_lib.models.shapes import sizes
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
-from qilin_lib.train import alarms, checkpoints, launch, numerics, saving, speed
+from qilin_lib.tokens.own_template import written
+from qilin_lib.train import alarms, checkpoints, launch, speed
 
 Collate = Callable[[Any], dict[str, Any]]
 # In trackers.
@@ -44,10 +48,15 @@ SAME = (
 
 
 class EvenPairs:
-    """Mixin for TRL's trainers of pairs: a step is the mean over its pairs, also where the last micro-batch of an epoch
-    holds fewer. `counted` names the part of a batch whose rows are its pairs, or a multiple of them."""
+    """Mixin for TRL's trainers of pairs that our template has tokenised: a step is the mean over its pairs, also where
+    the last micro-batch of an epoch holds fewer. `counted` names the part of a batch whose rows are its pairs, or a
+    multiple of them."""
 
     counted = "input_ids"
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        # TRL would render the pairs again, with the tokenizer's own template.
+        return dataset
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, inputs, *args, **kwargs)
@@ -59,10 +68,19 @@ class EvenPairs:
         return batches, items
 
 
+def without_copy(model: Any, parameters: Any) -> None:
+    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
+    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
+    """
+    if parameters.finetuning != "full":
+        model.delete_adapter("ref")
+    full_precision(model, parameters)
+
+
 def weights_of(stage: Stage, parent: str) -> Path:
     """Folder of what a stage starts from: 02's base model, or a trained stage's full weights or adapter."""
     folder = stage.parent(parent)
-    return base_path(folder) if parent == "02_tokenize" else trained(folder)
+    return base_path(folder) if parent == "02_tokenize" else adapters.trained(folder)
 
 
 def start_of(stage: Stage) -> Path:
@@ -80,19 +98,31 @@ def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tupl
     # AdamW on bfloat16 weights loses small updates to rounding: full training keeps fp32 weights under autocast. With
     # DeepSpeed the optimizer has its own fp32 copy.
     kind = "float32" if parameters.finetuning == "full" and not parameters.deepspeed else parameters.dtype
-    wanted = parameters.attn_implementation
+    kernel = attention.loadable(wanted := parameters.attn_implementation)
     try:
-        model = load_model(weights, kind, quantised, launch.device(parameters), attention.loadable(wanted), rewards)
+        model = load_model(weights, kind, quantised, launch.device(parameters), kernel, rewards)
     # transformers' words for a kernel that the model or the machine lacks.
     except (ImportError, ValueError) as reason:
-        if attention.loadable(wanted) is None:
+        if kernel is None:
             raise
         why = " ".join(str(reason).split())[:160]
         raise QilinError(f"{parameters.notebook}: attn_implementation: {wanted}: {why}; nearest valid: auto") from None
     if parameters.finetuning != "full":
-        model = add_lora(model, parameters, quantised, rewards)
-    numerics.full_precision(model, parameters)
+        model = adapters.add_lora(model, parameters, quantised, rewards)
+    full_precision(model, parameters)
     return model, padding(load_tokenizer(weights))
+
+
+def full_precision(model: Any, parameters: Any) -> None:
+    """Make float32 of every weight that learns, unless DeepSpeed does: it keeps a float32 copy of its own.
+
+    AdamW loses an update below 1/256 of a bfloat16 weight to rounding; peft leaves `modules_to_save` in bfloat16, and
+    TRL's trainers cast the adapter of a quantised model to it when they are made. The frozen originals of
+    `modules_to_save`, DPO's reference, get the same precision: before step 1 both must compute the same.
+    """
+    for name, weight in model.named_parameters():
+        if not parameters.deepspeed and (weight.requires_grad or ".original_module." in name):
+            weight.data = weight.data.float()
 
 
 def has_fused_head(model: Any, parameters: Any, arguments: Any) -> bool:
@@ -143,6 +173,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out.parent / "tensorboard" / out.name))
     os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", PROJECT)
     os.environ.setdefault("WANDB_PROJECT", PROJECT)
+    zero = ROOT / "params" / "deepspeed" / f"{parameters.deepspeed}.json"
     return {
         "output_dir": str(out / "checkpoints"),
         **{name: getattr(parameters, name) for name in SAME},
@@ -151,9 +182,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "warmup_steps": parameters.warmup_ratio,
         "bf16": parameters.dtype == "bfloat16",
         "use_cpu": parameters.gpus == 0,
-        "deepspeed": str(ROOT / "params" / "deepspeed" / f"{parameters.deepspeed}.json")
-        if parameters.deepspeed
-        else None,
+        "deepspeed": str(zero) if parameters.deepspeed else None,
         "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,
         # Seconds. The other ranks wait while the first forces a checkpoint to the disk (112 GB of a full 7B), and NCCL
@@ -170,58 +199,62 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
     }
 
 
-def fit(trainer: Any, job: SimpleNamespace, weights: Path) -> dict[str, Any]:
-    """Train (resuming from the last whole checkpoint), save the adapter or the full weights; returns what happened.
-    RuntimeError if another number of processes takes part than was asked for."""
-    parameters = job.parameters
+def fit(trainer: Any, job: SimpleNamespace, more: dict[str, Any], before: dict[str, Any] | None = None) -> None:
+    """Train (resuming from the last whole checkpoint), save the adapter or the full weights, and write facts.json last:
+    what was known `before`, what happened, and `more`. Called by every process.
+
+    RuntimeError if another number of processes takes part than was asked for.
+    """
+    parameters, weights, accelerator = job.parameters, job.paths.weights, trainer.accelerator
     expected = launch.processes(parameters)
-    if trainer.accelerator.num_processes != expected:
-        raise RuntimeError(f"{expected} processes were asked for, {trainer.accelerator.num_processes} take part")
+    if accelerator.num_processes != expected:
+        raise RuntimeError(f"{expected} processes were asked for, {accelerator.num_processes} take part")
     if trainer.args.n_gpu > 1:
         raise RuntimeError(
             f"one process sees {trainer.args.n_gpu} GPUs and would split every batch over them (nn.DataParallel); set "
             "CUDA_VISIBLE_DEVICES, or gpus to their number"
         )
-    numerics.full_precision(trainer.model, parameters)
+    full_precision(trainer.model, parameters)
     trainer.add_callback(log_callback(job.out))
     # Before sealing: a checkpoint with dead weights is never sealed, and the one before it stays.
-    numerics.guard(trainer, weights)
+    checkpoints.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     checkpoint = checkpoints.last(job.out / "checkpoints")
     meter = speed.Meter(trainer)
     started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.time() - started
-    measured = meter.facts(seconds, parameters, sizes(weights))
-    saving.save(trainer, job, weights)
-    trainer.accelerator.wait_for_everyone()
-    log, opened = read_log(job.out), dict(getattr(job, "opened", {}))
+    measured = meter.facts(time.time() - started, parameters, sizes(weights))
+    save(trainer, job)
+    accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    log, opened, trained = read_log(job.out), dict(getattr(job, "opened", {})), list(trainer.model.parameters())
     warnings = opened.pop("warnings", [])
     # The mean over all steps: the trainer's own figure forgets what came before a resume. A row is of those since the
     # row before.
     logged = [row for row in log if "loss" in row]
     spans = np.diff([0, *(row["step"] for row in logged)])
-    mean = round(float(np.average([row["loss"] for row in logged], weights=spans)), 4) if logged else None
-    return {
+    facts = {
+        **(before or {}),
         "processes": expected,
         "global_batch_size": parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps * expected,
         "steps_planned": trainer.state.max_steps,
         "steps_done": trainer.state.global_step,
         "resumed_from": checkpoint.name if checkpoint else None,
-        "train_loss": mean,
-        "dtype_observed": sorted({str(p.dtype).removeprefix("torch.") for p in trainer.model.parameters()}),
+        "train_loss": round(np.average([row["loss"] for row in logged], weights=spans).item(), 4) if logged else None,
+        "dtype_observed": sorted({str(weight.dtype).removeprefix("torch.") for weight in trained}),
         # Under ZeRO-3 a process holds a slice; `ds_numel` is the whole.
-        "trainable_parameters": sum(
-            getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad
-        ),
+        "trainable_parameters": sum(getattr(one, "ds_numel", one.numel()) for one in trained if one.requires_grad),
         "finetuning": parameters.finetuning,
         **job.template.described,
         "optimizer": type(trainer.optimizer).__name__,
         "alarms": alarms.spikes(log, parameters.max_grad_norm) + warnings,
         **measured,
         **opened,
+        **more,
     }
+    files.write_json(job.out / "facts.json", facts)
 
 
 def read_log(stage_dir: Path) -> list[dict[str, Any]]:
@@ -252,3 +285,62 @@ def log_callback(out: Path) -> Any:
                 launch.report(step=state.global_step, steps=state.max_steps, loss=logs.get("loss"), seconds=seconds)
 
     return JsonLog()
+
+
+# --- what is left -----------------------------------------------------------------------------------------------------
+
+
+def save(trainer: Any, job: SimpleNamespace) -> None:
+    """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first. Nothing
+    is pickled: the trainer's own `save_model` would add training_args.bin. No training step may follow."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    parameters = job.parameters
+    full = parameters.finetuning == "full"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = parameters.dtype if full else "float32"
+    state = trained_state(model, dtype, str(parameters.seed), trainer.is_deepspeed_enabled)
+    # Under ZeRO-3 transformers would split every model loaded from now on among the processes.
+    unset_hf_deepspeed_config()
+    if not trainer.is_world_process_zero():
+        return
+    folder = job.out / ("model" if full else "adapter")
+    if full:
+        save_full(model, state, parameters.dtype, folder)
+    else:
+        # DPO's frozen reference is an adapter too, and no part of the result.
+        model.save_pretrained(folder, selected_adapters=["default"], state_dict=state)
+        quantised = parameters.finetuning == "qlora"
+        adapters.describe(folder, job.paths.weights, quantised, parameters.dtype, job.template.sha256)
+    save_tokenizer(job, folder)
+
+
+def save_tokenizer(job: SimpleNamespace, folder: Path) -> None:
+    """Write the tokenizer of what a job starts from into `folder`, with the template that the job trains with. Its end
+    token is the one that ends an answer; a job without `turns` keeps the one that ends a document."""
+    tokenizer = load_tokenizer(job.paths.weights)
+    if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
+    tokenizer.chat_template = written(job.template, tokenizer)
+    tokenizer.save_pretrained(folder)
+
+
+def trained_state(model: Any, dtype: str, seed: str, deepspeed: bool = False) -> dict[str, Any]:
+    """The trained weights by name as they are stored (`merge.rounded`), on the CPU. DeepSpeed trains a float32 copy, of
+    which each process holds a part: the copy counts, and all processes must call this."""
+    if deepspeed:
+        from deepspeed.utils import safe_get_full_fp32_param as whole
+    state = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            state[name] = rounded((whole(weight) if deepspeed else weight.detach()).cpu(), dtype, seed + name)
+    return state
+
+
+def save_full(model: Any, state: dict[str, Any], dtype: str, target: Path) -> None:
+    """Write a model's weights, given by name as they are to be stored, and say their type in config.json."""
+    buffers = dict(model.named_buffers())
+    state = {name: one for name, one in model.state_dict().items() if name in buffers} | state
+    model.save_pretrained(target, state_dict=state)
+    config = files.read_json(target / "config.json")
+    files.write_json(target / "config.json", config | {"dtype": dtype})

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qilin_lib import files, params
+from qilin_lib import files, params, strict_yaml
 from qilin_lib.models import decode, merge
 from qilin_lib.models.examine import tensors_of
 from qilin_lib.models.load import load_model, weight_files
@@ -35,18 +35,7 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "b
 # Of the whole check; GiB that a card of 24 GB has beside its context.
 SECONDS, CARD_24 = 350, 23.0
 Row = dict[str, Any]
-TINY = dict.fromkeys(("vocab_size", "intermediate_size"), 512) | {"hidden_size": 64, "num_hidden_layers": 2}
-TINY |= {"num_attention_heads": 4}
-LORA = {"profile": "full_a100", "finetuning": "lora", "deepspeed": "null", "per_device_train_batch_size": 8}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "QLoRA DCPT, 23 GiB": ("03_dcpt", {"profile": "qlora_24gb"}),
-    "QLoRA SFT, 23 GiB": ("04_sft", {"profile": "qlora_24gb"}),
-    "QLoRA DPO, 23 GiB": ("05_dpo", {"profile": "qlora_24gb"}),
-    "LoRA SFT": ("04_sft", LORA),
-    "LoRA DPO, live reference": ("05_dpo", {**LORA, "precompute_ref_log_probs": False}),
-    "LoRA DPO, cached reference": ("05_dpo", {**LORA, "precompute_ref_log_probs": True}),
-}
-SMALL = {"dtype": "float32", "gpus": 0, "max_source_length": 24, "max_target_length": 24, "max_length": 64}
+CASES, TINY, SMALL = strict_yaml.read(Path(__file__).with_name("gpu_check.yaml")).values()
 # Tokens of a block; root mean square of an update by that of the weights.
 BLOCK, SHARES = {False: 1024, True: 64}, (0.0005, 0.0025, 0.01)
 
@@ -57,16 +46,15 @@ def lacking(tiny: bool) -> str:
         return f"these Python packages are not installed: {', '.join(absent)}"
     import torch
 
+    temporary = tempfile.gettempdir()
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
         return f"torch is {torch.__version__}; it takes 2.11 or later"
-    if tiny:
-        return ""
-    if not torch.cuda.is_available():
+    if not tiny and not torch.cuda.is_available():
         return "torch sees no GPU here; --tiny runs the same code on the CPU"
-    if torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
+    if not tiny and torch.cuda.get_device_properties(0).total_memory < 22 * GIB:
         return "the GPU has less than 22 GiB"
-    if shutil.disk_usage(tempfile.gettempdir()).free < 16 * GIB:
-        return f"{tempfile.gettempdir()} has no 16 GiB free for the model; TMPDIR names another folder"
+    if not tiny and shutil.disk_usage(temporary).free < 16 * GIB:
+        return f"{temporary} has no 16 GiB free for the model; TMPDIR names another folder"
     return ""
 
 
@@ -163,8 +151,12 @@ def row(case: Callable[[], Row], deadline: float, gib: float | None = None) -> R
 
 def check(tiny: bool) -> dict[str, Row]:
     """The table: one row per case."""
+
+    def out_of_time(*_: Any) -> None:
+        raise TimeoutError("no time left")
+
     deadline, rows = time.monotonic() + SECONDS, {}
-    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.signal(signal.SIGALRM, out_of_time)
     with tempfile.TemporaryDirectory(prefix="qilin-gpu-check-") as folder:
         base = Path(folder)
         rows["base"] = row(partial(make_base, base, tiny), deadline)
@@ -176,10 +168,6 @@ def check(tiny: bool) -> dict[str, Row]:
         for share in SHARES:
             rows[f"update of {share:.2%}"] = row(partial(survival, base, share, tiny), deadline)
     return rows
-
-
-def _out_of_time(*_: Any) -> None:
-    raise TimeoutError("no time left")
 
 
 def main(arguments: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ def moments(job: Any, measure: Callable[[Any, str], Any]) -> dict[str, Any]:
     "unquantised_after" are the same on the weights that were quantised."""
     folder, parameters = trained(job.out), job.parameters
     device = launch.device(parameters)
-    if not is_adapter(folder):
-        pairs = (("before", job.paths.weights), ("after", folder))
-        return {moment: measure(load_trained(path, parameters.dtype, device)[0], moment) for moment, path in pairs}
     result = {}
+    if not is_adapter(folder):
+        for moment, path in (("before", job.paths.weights), ("after", folder)):
+            result[moment] = measure(load_trained(path, parameters.dtype, device)[0], moment)
+        return result
     kinds = {"": True, "unquantised_": False} if parameters.finetuning == "qlora" else {"": False}
     for kind, quantised in kinds.items():
         model, off = load_trained(folder, parameters.dtype, device, quantised)
@@ -54,11 +55,14 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
     from torch.nn.functional import cross_entropy
     from torch.nn.utils.rnn import pad_sequence
 
-    sums = np.zeros(len(sequences))
-    if not sequences:
-        return sums
-    model.eval()
-    for rows in _batches([len(ids) for ids, _ in sequences], batch_tokens):
+    sums, batches = np.zeros(len(sequences)), []
+    for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i][0])):
+        # This one is the longest yet, to which all of its batch are padded.
+        if not batches or (len(batches[-1]) + 1) * len(sequences[i][0]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(i)
+    for rows in batches:
+        model.eval()
         columns = [[torch.tensor(sequences[i][part], dtype=torch.long) for i in rows] for part in (0, 1)]
         ids, labels = (
             pad_sequence(column, batch_first=True, padding_value=value).to(model.device)
@@ -73,18 +77,6 @@ def sequence_logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], 
                     losses = cross_entropy(part.float(), target, ignore_index=IGNORE, reduction="none")
                     sums[row] -= losses.double().sum().item()
     return sums
-
-
-def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # The next one is the longest yet, to which all are padded.
-        if batch and (len(batch) + 1) * lengths[i] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def label_count(labels: list[int]) -> int:

@@ -25,8 +25,6 @@ from qilin_lib.tokens.template import Template, template_of
 from qilin_lib.train import children, launch
 from qilin_lib.train.methods import Method
 
-TRAININGS = ("reward", "rejection", "rl")
-
 
 def train_stage(stage: Stage, method: Method, paths: dict[str, Path]) -> dict[str, Any]:
     """Train and score stage `stage` (03-05) in its folder from the inputs in `paths`; returns its facts, which are only
@@ -40,21 +38,15 @@ def train_stage(stage: Stage, method: Method, paths: dict[str, Path]) -> dict[st
 
 
 def train_step(
-    stage: Stage,
-    method: Method,
-    folder: Path,
-    steps: Steps,
-    paths: dict[str, Path],
-    show: Show | None = None,
+    stage: Stage, method: Method, folder: Path, steps: Steps, paths: dict[str, Path], show: Show | None = None,
     **more: Any,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Train in `folder`, one of several trainings of stage 08, with the stage's parameters, `steps` in place of those
-    of its trainings, and `more`; returns its facts. A folder that is finished is only read; its checkpoints are
-    removed."""
+    of its trainings, and `more`; returns its facts. A finished folder is only read; its checkpoints are removed."""
     show = show or live_line()
     stage.begin()
     # launch asks whether it only prints the command: 08 has no dry run.
-    common = stage.parameters.model_dump(mode="json", exclude=set(TRAININGS))
+    common = stage.parameters.model_dump(mode="json", exclude={"reward", "rejection", "rl"})
     parameters = {**common, "dry_run": False, **steps.model_dump(mode="json"), **more}
     if not run(stage, method, folder, parameters, paths, show):
         show(FINISHED)
@@ -64,14 +56,9 @@ def train_step(
 
 
 def run(
-    stage: Stage,
-    method: Method,
-    folder: Path,
-    parameters: dict[str, Any],
-    paths: dict[str, Path],
-    show: Show,
+    stage: Stage, method: Method, folder: Path, parameters: dict[str, Any], paths: dict[str, Path], show: Show,
     template: Template | None = None,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """Do what `folder` lacks, each phase in a process; returns the phases. QilinError names the cause if one fails.
     `template`: another one than the run's."""
     phases = [] if (folder / "facts.json").exists() else ["train"]
@@ -125,29 +112,36 @@ def main(path: str, *phases: str) -> None:
         process = multiprocessing.get_context("fork").Process(target=run_phase, args=(phase, path))
         process.start()
         process.join()
-        if process.exitcode:
+        if process.exitcode < 0:
             # A signal (memory, a kill) ends this process too: the notebook names it.
-            if process.exitcode < 0:
-                os.kill(os.getpid(), -process.exitcode)
+            os.kill(os.getpid(), -process.exitcode)
+        if process.exitcode:
             sys.exit(process.exitcode)
 
 
 def run_phase(phase: str, path: str) -> None:
-    """One phase of the job in `path`, in this process: its module's `work` trains, its `score` scores."""
+    """One phase of the job in `path`, in this process: its module's `work` trains, its `score` scores; "open" merges
+    the adapter that it starts from into its start folder, and notes in the job where, and what was kept."""
     if multiprocessing.parent_process():
         children.die_with_parent()
-    if phase == "open":
-        open_start(path)
-    else:
-        module = importlib.import_module(files.read_json(path)["module"])
-        getattr(module, {"train": "work", "score": "score"}[phase])(read(path))
+    job = files.read_json(path)
+    if phase != "open":
+        module = importlib.import_module(job["module"])
+        (module.work if phase == "train" else module.score)(read(path))
+        return
+    from qilin_lib.models import merge
+
+    folder, quantised = Path(job["start"]), job["parameters"]["finetuning"] == "qlora"
+    siblings = sorted(folder.parent.parent.glob("*/start"))
+    weights, kept = merge.start(Path(job["paths"]["weights"]), folder, quantised, siblings)
+    files.write_json(path, job | {"opened": {"weights": str(weights), **kept}})
 
 
 def read(path: str | Path) -> SimpleNamespace:
     """What `run` wrote: parameters, out (folder), template, paths; `opened`: facts of the hand-over."""
     job = files.read_json(path)
-    paths = {name: Path(p) for name, p in job["paths"].items()}
     opened = dict(job.get("opened", {}))
+    paths = {name: Path(given) for name, given in job["paths"].items()}
     if "weights" in opened:
         paths["weights"] = Path(opened.pop("weights"))
     return SimpleNamespace(
@@ -157,17 +151,6 @@ def read(path: str | Path) -> SimpleNamespace:
         paths=SimpleNamespace(**paths),
         opened=opened,
     )
-
-
-def open_start(path: str | Path) -> None:
-    """Merge the adapter that a job starts from into its start folder, and note in the job where, and what was kept."""
-    from qilin_lib.models import merge
-
-    job = files.read_json(path)
-    folder, quantised = Path(job["start"]), job["parameters"]["finetuning"] == "qlora"
-    siblings = sorted(folder.parent.parent.glob("*/start"))
-    weights, kept = merge.start(Path(job["paths"]["weights"]), folder, quantised, siblings)
-    files.write_json(path, job | {"opened": {"weights": str(weights), **kept}})
 
 
 if __name__ == "__main__":

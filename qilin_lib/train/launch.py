@@ -26,8 +26,6 @@ from qilin_lib.train import children, one_node
 PROGRESS = "QILIN-PROGRESS "
 # What trains: `python -m` this, a job, and what is to be done of it.
 TRAINS = "qilin_lib.train.job"
-# torchrun's default; a Slurm job gets a port of its own.
-PORT = "29500"
 # In a dry run's command: the shell that it is pasted into knows the first node.
 UNSET = "$MASTER_ADDR"
 
@@ -84,9 +82,9 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
     # DeepSpeed finds its only process through torchrun too; without, it looks for MPI.
     if processes(parameters) == 1 and not parameters.deepspeed:
         return plain(module, job)
-    each = f"--nproc_per_node={processes(parameters) // parameters.nodes}"
+    each, task = f"--nproc_per_node={processes(parameters) // parameters.nodes}", ["-m", module, str(job)]
     if parameters.nodes == 1:
-        return [sys.executable, "-m", one_node.__name__, each, "-m", module, str(job)]
+        return [sys.executable, "-m", one_node.__name__, each, *task]
     srun: list[str] = []
     if {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"} <= os.environ.keys():
         slurm, given = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_JOB_NUM_NODES"])
@@ -100,7 +98,8 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
         # Below 32768, where Linux takes the ports of outgoing connections from.
         usual = str(10000 + int(slurm) % 20000)
     else:
-        host, usual = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None), PORT
+        # 29500 is torchrun's default.
+        host, usual = os.environ.get("MASTER_ADDR", UNSET if parameters.dry_run else None), "29500"
         if host is None:
             raise QilinError(
                 f"{parameters.notebook}: nodes = {parameters.nodes} needs MASTER_ADDR, the name of the first node, in "
@@ -108,7 +107,7 @@ def command(parameters: Any, module: str, job: Path) -> list[str]:
             )
     meeting = f"--rdzv_endpoint={host}:{os.environ.get('MASTER_PORT', usual)}"
     torchrun = [sys.executable, "-m", "torch.distributed.run", each, f"--nnodes={parameters.nodes}"]
-    return [*srun, *torchrun, "--rdzv_backend=c10d", meeting, "-m", module, str(job)]
+    return [*srun, *torchrun, "--rdzv_backend=c10d", meeting, *task]
 
 
 def plain(module: str, job: Path) -> list[str]:
@@ -152,13 +151,16 @@ def run(arguments: list[str], log: Path, show: Show, gpus: int, workers: int = 1
     ):
         os.close(writing)
         for line in output:
-            if line.startswith(PROGRESS):
-                text = _progress_text(json.loads(line.removeprefix(PROGRESS)))
-                show(text)
-                locks.report(text)
-            else:
+            if not line.startswith(PROGRESS):
                 handle.write(line)
                 handle.flush()
+                continue
+            state = json.loads(line.removeprefix(PROGRESS))
+            if (text := state.get("text")) is None:
+                loss = "" if state.get("loss") is None else f", loss {state['loss']:.4f}"
+                text = f"step {state['step']}/{state['steps']}{loss}, {state['seconds']:.0f} s"
+            show(text)
+            locks.report(text)
         codes = [process.wait() for process in started]
     if any(codes):
         # Those that it took down were ended by SIGTERM.
@@ -179,6 +181,7 @@ def report(**state: Any) -> None:
 
 def _environment(gpus: int) -> dict[str, str]:
     """The environment of a child that computes on the first `gpus` of the visible GPUs, or on the CPU."""
+    user, visible = dict(os.environ), os.environ.get("CUDA_VISIBLE_DEVICES")
     quiet = {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -186,35 +189,23 @@ def _environment(gpus: int) -> dict[str, str]:
         # TRL's trainers look up the hub's address to report their use.
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        first = [str(number) for number in range(gpus)] if visible is None else visible.split(",")[:gpus]
-        # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. Both names count.
-        growing = {} if "PYTORCH_ALLOC_CONF" in os.environ else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    if not gpus:
         return {
-            **growing,
-            # torchrun says 1: an optimizer that DeepSpeed moved to the CPU would run on one thread.
-            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // gpus)),
-            **os.environ,
+            # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
+            # value stays.
+            "TORCHDYNAMO_DISABLE": "1",
+            **user,
             **quiet,
-            # A process that sees more GPUs than its own would split every batch over them (nn.DataParallel).
-            "CUDA_VISIBLE_DEVICES": ",".join(name.strip() for name in first),
+            "CUDA_VISIBLE_DEVICES": "",
+            # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": "100000000000",
         }
-    return {
-        # bitsandbytes decorates with torch.compile, which imports the compiler: seconds of each start. A user's own
-        # value stays.
-        "TORCHDYNAMO_DISABLE": "1",
-        **os.environ,
-        **quiet,
-        "CUDA_VISIBLE_DEVICES": "",
-        # glibc gives freed pages back and faults them in again every step; keeping them is a third faster on a CPU.
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    }
-
-
-def _progress_text(state: dict[str, Any]) -> str:
-    if "text" in state:
-        return state["text"]
-    loss = "" if state.get("loss") is None else f", loss {state['loss']:.4f}"
-    return f"step {state['step']}/{state['steps']}{loss}, {state['seconds']:.0f} s"
+    # torchrun says 1: an optimizer that DeepSpeed moved to the CPU would run on one thread.
+    usual = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // gpus))}
+    # Batches differ in length: blocks of fixed sizes would leave gaps that nothing fits into. Both names count.
+    if "PYTORCH_ALLOC_CONF" not in user:
+        usual["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    # A process that sees more GPUs than its own would split every batch over them (nn.DataParallel).
+    first = [str(number) for number in range(gpus)] if visible is None else visible.split(",")[:gpus]
+    return usual | user | quiet | {"CUDA_VISIBLE_DEVICES": ",".join(name.strip() for name in first)}

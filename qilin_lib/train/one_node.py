@@ -23,21 +23,16 @@ def _rendezvous(asked: Any) -> Any:
     port = listener.getsockname()[1]
     rendezvous = StaticTCPRendezvous(HOST, port, rank=0, world_size=1, run_id=asked.run_id, timeout=600)
     rendezvous.get_backend = lambda: asked.backend
-    rendezvous._store = TCPStore(
-        HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
-    )
+    store = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach(), "use_libuv": True}
+    rendezvous._store = TCPStore(HOST, port, **store)
     return rendezvous
 
 
-def _main(arguments: list[str]) -> None:
+if __name__ == "__main__":
     from torch.distributed import run
     from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 
     rendezvous_handler_registry.register("loopback", _rendezvous)
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")
-    run.main(["--rdzv_backend=loopback", *arguments])
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1:])
+    run.main(["--rdzv_backend=loopback", *sys.argv[1:]])

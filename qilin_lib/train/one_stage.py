@@ -8,6 +8,7 @@ replacement, each draw in proportion to a weight of its source; 32, 16, 8 or 4 f
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,13 +50,12 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
     counts: dict[str, dict[str, int]] = {}
     for row, tokens in taken:
         split, messages = known.get(row["id"], ("train", None))
-        held_out = split == "heldout"
-        turns = None if held_out else conversation(row["text"], messages)
+        turns = None if split == "heldout" else conversation(row["text"], messages)
         parts = turns and exchanges(turns, job.template, tokenizer, job.parameters)
         count = counts.setdefault(row["source"], dict.fromkeys(COUNTS, 0))
         count["documents"] += 1
         count["document_tokens"] += tokens
-        count["held_out"] += held_out
+        count["held_out"] += split == "heldout"
         count["conversations" if parts else "instructed"] += 1
         parts = parts or instructed(row, tokenizer, job.parameters)
         count["examples"] += len(parts)
@@ -99,7 +99,8 @@ def spellings(messages: list[Message]) -> tuple[str, str]:
 
 def exchanges(turns: list[Message], template: Any, tokenizer: Any, parameters: Any) -> list[list[Message]] | None:
     """`turns` as conversations of whole exchanges within `max_length` tokens, a system text before each; an answer
-    longer than `max_target_length` goes on in further exchanges. None if a question would be cut, or have no answer."""
+    longer than `max_target_length` goes on in further exchanges, its question asked again. None if a question would be
+    cut, or have no answer."""
     limits = (parameters.max_source_length, parameters.max_target_length)
     system = [turn for turn in turns[:1] if turn["role"] == "system"]
     turns = turns[len(system) :]
@@ -107,27 +108,18 @@ def exchanges(turns: list[Message], template: Any, tokenizer: Any, parameters: A
         return None
     parts: list[list[Message]] = []
     room = 0
-    for exchange in _fitting(turns, tokenizer, limits[1]):
-        length = len(template.encode_with_labels(exchange, tokenizer, *limits, follows="assistant")[0])
-        if length > room:
-            parts.append([*system])
-            room = parameters.max_length
-            length = len(template.encode_with_labels([*system, *exchange], tokenizer, *limits)[0])
-        parts[-1] += exchange
-        room -= length
+    for question, answer in itertools.zip_longest(turns[::2], turns[1::2]):
+        for number, piece in enumerate(pieces(answer["content"], tokenizer, limits[1]) if answer else [None]):
+            asked = {"role": "user", "content": CONTINUED * (number > 0) + question["content"]}
+            exchange = [asked, *([{"role": "assistant", "content": piece}] if answer else [])]
+            length = len(template.encode_with_labels(exchange, tokenizer, *limits, follows="assistant")[0])
+            if length > room:
+                parts.append([*system])
+                room = parameters.max_length
+                length = len(template.encode_with_labels([*system, *exchange], tokenizer, *limits)[0])
+            parts[-1] += exchange
+            room -= length
     return parts if all(len(part) > 1 + len(system) for part in parts) else None
-
-
-def _fitting(turns: list[Message], tokenizer: Any, limit: int) -> Iterator[list[Message]]:
-    """The exchanges of `turns`; a long answer is divided, and its question asked again for each further part."""
-    for at in range(0, len(turns), 2):
-        question, *answers = turns[at : at + 2]
-        if not answers:
-            yield [question]
-        for answer in answers:
-            for number, piece in enumerate(pieces(answer["content"], tokenizer, limit)):
-                asked = CONTINUED * (number > 0) + question["content"]
-                yield [{"role": "user", "content": asked}, {"role": "assistant", "content": piece}]
 
 
 def instructed(row: dict[str, Any], tokenizer: Any, parameters: Any) -> list[list[Message]]:
@@ -222,15 +214,14 @@ def compare_tokens(packing: Mapping[str, Any], facts: Mapping[str, Any]) -> Iter
     equal; what the forms add (DCPT: an end per document) and which tokens carry loss is not."""
     passages, said = facts["one_stage"]["passages"], facts["one_stage"]["conversations"]
     read = {name: sum(count[name] for count in facts["one_stage"]["sources"].values()) for name in COUNTS}
-    ends = packing["documents"]
-    yield "documents of DCPT", packing["documents"], read["documents"]
-    yield "their tokens", packing["tokens"], read["document_tokens"]
+    ends, tokens, loss = packing["documents"], packing["tokens"], packing["tokens_with_loss"]
+    own, heard = said["input_tokens"], said["assistant_tokens"]
+    yield "documents of DCPT", ends, read["documents"]
+    yield "their tokens", tokens, read["document_tokens"]
     yield "tokens that the form adds to them", ends, passages["input_tokens"] - read["document_tokens"]
-    yield "tokens with loss in them", packing["tokens_with_loss"], passages["assistant_tokens"]
+    yield "tokens with loss in them", loss, passages["assistant_tokens"]
     yield "conversations of SFT", said["examples"], said["examples"]
-    yield "their tokens, role tags and ends included", said["input_tokens"], said["input_tokens"]
-    yield "tokens with loss in those", said["assistant_tokens"], said["assistant_tokens"]
-    entered = packing["tokens"] + ends + said["input_tokens"]
-    yield "all tokens that enter the model", entered, passages["input_tokens"] + said["input_tokens"]
-    learned = packing["tokens_with_loss"] + said["assistant_tokens"]
-    yield "all tokens with loss", learned, passages["assistant_tokens"] + said["assistant_tokens"]
+    yield "their tokens, role tags and ends included", own, own
+    yield "tokens with loss in those", heard, heard
+    yield "all tokens that enter the model", tokens + ends + own, passages["input_tokens"] + own
+    yield "all tokens with loss", loss + heard, passages["assistant_tokens"] + heard

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,20 @@ def heldout(paths: Any, tokenizer: Any) -> tuple[Store, int]:
     return held, int(apart.sum())
 
 
-def compact(pair: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    """The same pair in four bytes a token, a tenth of what a list takes."""
-    return {name: np.array(ids, dtype=np.int32) for name, ids in pair.items()}
-
-
-def facts(rows: Iterable[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], limit: int) -> dict[str, int]:
-    """{pairs, answers_cut, pairs_alike} of training rows and their tokenised pairs: answers of more than `limit`
-    tokens, and pairs that are equal where they were cut."""
+def training(
+    job: Any, tokenizer: Any, pair: Callable[..., dict[str, Sequence[int]]]
+) -> tuple[list[Any], dict[str, int]]:
+    """(each training row as `pair` tokenises it, {pairs, answers_cut, pairs_alike}: answers of more than
+    `max_target_length` tokens, and pairs that are equal where they were cut)."""
+    rows, parameters = store.rows(job.paths, tokenizer, split="train"), job.parameters
+    made = []
+    for row in rows:
+        own = pair(row, job.template, tokenizer, parameters)
+        # Four bytes a token, a tenth of what a list takes.
+        made.append({name: np.array(ids, dtype=np.int32) for name, ids in own.items()})
     answers = (turn["content"] for row in rows for side in SIDES for turn in row[side])
-    return {
-        "pairs": len(pairs),
-        "answers_cut": sum(len(content) > limit for content in answers),
-        "pairs_alike": sum(np.array_equal(one["chosen_ids"], one["rejected_ids"]) for one in pairs),
+    return made, {
+        "pairs": len(made),
+        "answers_cut": sum(len(content) > parameters.max_target_length for content in answers),
+        "pairs_alike": sum(np.array_equal(one["chosen_ids"], one["rejected_ids"]) for one in made),
     }

@@ -126,28 +126,27 @@ NEEDS = {
 
 
 def _sentences(frame: pd.DataFrame) -> Iterator[str]:
-    stays, memory = frame["disk_stays_gb"].fillna(0), psutil.virtual_memory()
+    stays, card = frame["disk_stays_gb"].fillna(0), speed.card()
     # A notebook's peak stands on what the notebooks before it have left.
     peaks = stays.cumsum() - stays + frame["disk_peak_gb"]
     folder = next(path for path in (runs.runs_dir(), *runs.runs_dir().parents) if path.exists())
-    free = shutil.disk_usage(folder).free / GB
     where = f"{_short(stays.sum())} GB stay; {folder} (QILIN_RUNS_DIR) has"
-    yield _sentence("Disk at its peak", peaks, free, where)
-    yield _sentence("Memory", frame["host_gb"], memory.total / GB, "this machine has")
-    card = speed.card()
-    yield _sentence("GPU memory per card", frame["gpu_gb"], card and card[1] * GIB / GB, "a card here has")
+    for what, needs, room, place in (
+        ("Disk at its peak", peaks, shutil.disk_usage(folder).free / GB, where),
+        ("Memory", frame["host_gb"], psutil.virtual_memory().total / GB, "this machine has"),
+        ("GPU memory per card", frame["gpu_gb"], card and card[1] * GIB / GB, "a card here has"),
+    ):
+        most, known = needs.fillna(0).max(), ", as far as it is known" * bool(needs.isna().any())
+        needed = f"{what}: {'at least ' * bool(known)}{_short(most)} GB ({needs.fillna(0).idxmax()})"
+        if not most:
+            yield f"{what}: 0{known}."
+        elif room is None:
+            yield f"{needed}; this machine has no GPU: whether it fits is not known without the device."
+        else:
+            fits = "it does NOT fit" if most > room else f"it fits{known}"
+            yield f"{needed}; {place} {_short(room)} GB: {fits}."
     lacking = ", ".join(frame.index[frame["hours"].isna()])
     yield f"Hours: {_short(frame['hours'].sum())} as far as known" + f"; not known of {lacking}" * bool(lacking) + "."
-
-
-def _sentence(what: str, needs: pd.Series, room: float | None, where: str) -> str:
-    most, known = needs.fillna(0).max(), ", as far as it is known" * bool(needs.isna().any())
-    if not most:
-        return f"{what}: 0{known}."
-    needed = f"{what}: {'at least ' * bool(known)}{_short(most)} GB ({needs.fillna(0).idxmax()})"
-    if room is None:
-        return f"{needed}; this machine has no GPU: whether it fits is not known without the device."
-    return f"{needed}; {where} {_short(room)} GB: {'it does NOT fit' if most > room else f'it fits{known}'}."
 
 
 def _short(value: float) -> str:

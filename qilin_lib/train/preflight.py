@@ -9,9 +9,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from qilin_lib import files, params, runs
 from qilin_lib.models.base import base_path
@@ -95,27 +97,45 @@ def estimate(parameters: Trained, tokenize: Tokenize | None = None) -> Preflight
     """What a stage of 03-05 or 08 will need; nothing need be finished. Base and block size are those of `tokenize`,
     else of the run's 02_tokenize, else of the profile. QilinError if this machine does not know the sizes of the base.
     """
-    stage = runs.runs_dir() / parameters.run / "02_tokenize"
+    p, stage = parameters, runs.runs_dir() / parameters.run / "02_tokenize"
     prepared = tokenize is None and (stage / "base.json").exists()
-    tokenize = tokenize or params.load("02_tokenize", {"profile": parameters.profile})
+    tokenize = tokenize or params.load("02_tokenize", {"profile": p.profile})
     model = sizes(base_path(stage)) if prepared else sizes(tokenize.base, tokenize.tiny)
     packing = files.read_json(stage / "packing.json") if (stage / "packing.json").exists() else {}
-    rows, length = methods.batch(parameters, packing.get("block_size", tokenize.block_size))
-    needs = [*training(model, parameters, rows, length), *afterwards(model, parameters)]
+    rows, length = methods.batch(p, packing.get("block_size", tokenize.block_size))
+    needs = [*training(model, p, rows, length), *afterwards(model, p)]
     table = [(*row, size / GIB, "bound" if row[1] in BOUNDS else "arithmetic") for *row, size in needs if size]
-    place, available = speeds.room(parameters)
-    card = (place if available else "A100") if parameters.gpus else None
-    rate = speeds.expected(model, length, parameters, card)
+    many, card = launch.processes(p), None
+    place, available = "this machine", psutil.virtual_memory().total / GIB / (many // p.nodes)
+    if p.gpus:
+        place, available = speeds.card() or ("this machine has no GPU", None)
+        card = place if available else "A100"
+    best, needed = speeds.peak(p.dtype, card), speeds.operations(model, length, p)
+    rate = best * speeds.USUAL / needed[1] * many if best and needed else None
     return Preflight(
         pd.DataFrame(table, columns=["where", "what", "GiB", "basis"]),
         place,
         available,
-        f"{parameters.gpus * parameters.nodes} x {card}" if card else "this CPU",
-        rate and rate * launch.processes(parameters),
-        speeds.input_tokens(parameters, stage, packing, rows * length),
+        f"{p.gpus * p.nodes} x {card}" if card else "this CPU",
+        rate,
+        _input_tokens(p, stage, packing.get("tokens", 0), rows * length * many),
         f"For full rows ({rows} x {length} tokens), as if all terms peaked at once"
         + f"; time at {speeds.USUAL:.0%} of the data sheet's peak, no padding" * bool(rate),
     )
+
+
+def _input_tokens(p: Any, tokenized: Path, packed: int, batch: int) -> int | None:
+    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
+    # 08 has several trainings, each with steps of its own.
+    if not hasattr(p, "max_steps"):
+        return None
+    if p.max_steps > 0:
+        return p.max_steps * batch * p.gradient_accumulation_steps
+    counts, name = tokenized / "token_counts.json", methods.of(p).data
+    learned = packed if name == "cpt" or getattr(p, "one_stage", None) else 0
+    if name != "cpt" and counts.exists():
+        learned += sum(entry["tokens"] for entry in files.read_json(counts)[name].values())
+    return round(learned * p.num_train_epochs) or None
 
 
 def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:
@@ -139,7 +159,7 @@ def training(model: Sizes, p: Any, rows: int, length: int) -> Iterator[Need]:
         # With gradients in fp32.
         yield "host memory", "optimizer", optimizer + 4 * count / over
         optimizer = 0
-    second = methods.of(p).reference and p.finetuning == "full" and not p.precompute_ref_log_probs
+    second = methods.of(p).start is not None and p.finetuning == "full" and not p.precompute_ref_log_probs
     yield "training", "weights", weights
     yield "training", "adapter", 0 if p.finetuning == "full" else width * count
     yield "training", "gradients", gradients

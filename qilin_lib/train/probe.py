@@ -21,7 +21,7 @@ from qilin_lib.models.base import base_path, local
 from qilin_lib.models.shapes import sizes
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import fit, launch, methods, numerics, speed
+from qilin_lib.train import fit, launch, methods, speed
 from qilin_lib.train.methods import dcpt, sft
 
 
@@ -58,7 +58,7 @@ def measure(job: SimpleNamespace, block_size: int, steps: int = 2) -> dict[str, 
 
     trainer = trainer_of(job, block_size, steps)
     trainer.add_callback(Clock())
-    numerics.full_precision(trainer.model, job.parameters)
+    fit.full_precision(trainer.model, job.parameters)
     meter = speed.Meter(trainer)
     loss = trainer.train().training_loss
     seconds = (ends[-1] - ends[0]) * steps / (steps - 1)
@@ -66,7 +66,7 @@ def measure(job: SimpleNamespace, block_size: int, steps: int = 2) -> dict[str, 
 
 
 def job_of(parameters: dict[str, Any], weights: Path, out: Path) -> SimpleNamespace:
-    """What `fit.read_job` gives to a stage, as far as a trainer needs it."""
+    """What `job.read` gives to a stage, as far as a trainer needs it."""
     paths = SimpleNamespace(weights=weights, cache=out / "cache")
     return SimpleNamespace(parameters=SimpleNamespace(**parameters), out=out, template=BAICHUAN, paths=paths)
 
@@ -99,8 +99,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m qilin_lib.train.probe NOTEBOOK PROFILE, e.g. 05_dpo full_a100", file=sys.stderr)
         return 2
     try:
-        for name, value in start(*arguments).items():
-            print(f"{name}: {value}")
+        print(*(f"{name}: {value}" for name, value in start(*arguments).items()), sep="\n")
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

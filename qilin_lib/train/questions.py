@@ -30,22 +30,15 @@ def counted(messages: Sequence[dict[str, str]]) -> tuple[int, int]:
     return sum(map(is_question, turns)), len(turns)
 
 
-def share(counts: np.ndarray) -> float | None:
-    """Questions among all turns of conversations, given `counted` of each, shape (n, 2); None without a turn."""
-    asked, turns = counts.sum(axis=0).tolist() if len(counts) else (0, 0)
-    return asked / turns if turns else None
-
-
 def chosen(counts: np.ndarray, wanted: float, seed: int) -> np.ndarray:
-    """Which conversations to keep so that a share `wanted` of their turns are questions; bool, shape (n,). Those that
-    pull the share away are left out in a seeded order until it is reached."""
+    """Which conversations to keep so that a share `wanted` of their turns are questions, given `counted` of each, shape
+    (n, 2); bool, shape (n,). Those that pull the share away are left out in a seeded order until it is reached."""
     kept = np.ones(len(counts), dtype=bool)
-    asked, turns = counts.sum(axis=0).tolist() if len(counts) else (0, 0)
+    asked, turns = counts.sum(axis=0).tolist()
     above = asked > wanted * turns
-    pulling = np.flatnonzero(
-        (counts[:, 0] > wanted * counts[:, 1]) if above else (counts[:, 0] < wanted * counts[:, 1])
-    )
-    for place in random.Random(f"{seed} questions").sample(pulling.tolist(), len(pulling)):
+    pulls = np.greater if above else np.less
+    pulling = np.flatnonzero(pulls(counts[:, 0], wanted * counts[:, 1])).tolist()
+    for place in random.Random(f"{seed} questions").sample(pulling, len(pulling)):
         if (asked > wanted * turns) != above or asked == wanted * turns:
             break
         kept[place] = False
@@ -57,8 +50,7 @@ def drawn(
     conversations: Sequence[Any], often: np.ndarray, wanted: float, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(`often` with 0 for what is left out, facts: the share before and after) of a training set's conversations."""
-    counts = np.array([counted(one) for one in conversations]).reshape(-1, 2)
-    used = np.flatnonzero(often)
+    counts, used = np.array([counted(one) for one in conversations]).reshape(-1, 2), np.flatnonzero(often)
     kept = chosen(counts[used], wanted, seed)
     if len(used) and not kept.any():
         raise QilinError(
@@ -67,5 +59,6 @@ def drawn(
         )
     result = often.copy()
     result[used[~kept]] = 0
-    before, after = share(counts[used]), share(counts[used[kept]])
+    sums = [counts[rows].sum(axis=0).tolist() for rows in (used, used[kept])]
+    before, after = (asked / turns if turns else None for asked, turns in sums)
     return result, {"wanted": wanted, "before": before, "after": after, "left_out": int((~kept).sum())}

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
@@ -38,8 +38,6 @@ from qilin_lib.train import launch, pairs, sampling, vllm_client
 from qilin_lib.train.methods import METHODS, reward
 
 Row = dict[str, Any]
-# From job and chunks of questions to the values of each chunk.
-Make = Callable[[SimpleNamespace, dict[int, list[Row]]], Iterator[list[Any]]]
 # Two lines that begin with A and B: a multiple-choice question, whatever its source.
 OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
 # Room for role tags and the end token beside a question and an answer that were cut to their limits.
@@ -69,35 +67,35 @@ def last_round(folder: Path) -> Path:
 
 def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -> dict[str, Any]:
     """Sample, rank, fine-tune; the facts of the training with those of the pool under "pool"."""
-    parameters, data = stage.parameters, stage.parent("01_build_chimed") / "sft.jsonl"
-    place = folder / "sampling"
+    p, data, place = stage.parameters, stage.parent("01_build_chimed") / "sft.jsonl", folder / "sampling"
     asked, counts = place / "questions.jsonl", None
     if not (place / "facts.json").exists():
-        drawn, counts = questions(data, parameters.prompts, parameters.seed, number)
+        drawn, counts = questions(data, p.prompts, p.seed, number)
         files.write_jsonl(asked, drawn)
     paths = {"policy": weights, "reward": trained(stage.dir / "reward"), "questions": asked}
-    if parameters.vllm_python:
+    if p.vllm_python:
         # vLLM loads full weights: merged before, where the training of this round finds them too.
         paths["weights"] = weights
-    more = {"round": number, "questions": counts}
-    pool = jobs.train_step(stage, METHODS["rejection"], place, parameters.rejection, paths, show, **more)
+    about = {"round": number, "questions": counts}
+    pool = jobs.train_step(stage, METHODS["rejection"], place, p.rejection, paths, show, **about)
     for name in ("answers", "rewards"):
         shutil.rmtree(place / name, ignore_errors=True)
     if not pool["kept"]:
         raise QilinError(
             f"{folder / 'pool.jsonl'}: none of {pool['answers']} answers says anything, so there is nothing to learn "
-            f"from; nearest valid: a lower temperature than {parameters.temperature}, or a longer SFT"
+            f"from; nearest valid: a lower temperature than {p.temperature}, or a longer SFT"
         )
-    if not (folder / "chosen.jsonl").exists():
-        files.write_jsonl(folder / "chosen.jsonl", _chosen(folder, data))
+    chosen = folder / "chosen.jsonl"
+    if not chosen.exists():
+        files.write_jsonl(chosen, _chosen(folder, data))
     facts = jobs.train_step(
         stage,
         METHODS["sft"],
         folder,
-        parameters.rejection,
-        {"weights": weights, "data": folder / "chosen.jsonl"},
+        p.rejection,
+        {"weights": weights, "data": chosen},
         show,
-        max_length=parameters.max_source_length + parameters.max_target_length + ROLE_TOKENS,
+        max_length=p.max_source_length + p.max_target_length + ROLE_TOKENS,
         packing=False,
         source_weights=None,
         question_share=None,
@@ -118,15 +116,17 @@ def questions(data: Path, count: int, seed: int, number: int) -> tuple[list[Row]
     counts = dict.fromkeys(("train_medical", "more_turns", "multiple_choice", "drawable", "drawn"), 0)
     places = []
     for place, row in enumerate(files.read_jsonl(data)):
-        if row["split"] == "train" and row["part"] == "medical":
-            counts["train_medical"] += 1
-            if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
-                counts["more_turns"] += 1
-            elif row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"]):
-                counts["multiple_choice"] += 1
-            else:
-                counts["drawable"] += 1
-                places.append(place)
+        if (row["split"], row["part"]) != ("train", "medical"):
+            continue
+        kind = "drawable"
+        if [message["role"] for message in row["messages"]] != ["user", "assistant"]:
+            kind = "more_turns"
+        elif row["source"] == "cmexam" or OPTIONS.search(row["messages"][0]["content"]):
+            kind = "multiple_choice"
+        else:
+            places.append(place)
+        counts["train_medical"] += 1
+        counts[kind] += 1
     if not places:
         raise QilinError(f"{data}: no medical training question with one answer and no options; found {counts}")
     counts["drawn"] = min(count, len(places))
@@ -153,40 +153,32 @@ def _chosen(folder: Path, data: Path) -> Iterator[Row]:
 def work(job: SimpleNamespace) -> None:
     """The child's part, alone or one of many: its share of answers, then of rewards, chunk by chunk; the first process
     waits for the others and writes pool.jsonl, then facts.json. A chunk is the same whoever works on it."""
-    parameters = job.parameters
-    if not parameters.gpus:
+    p, rank, of = job.parameters, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not p.gpus:
         import torch
 
         # Sums in another order give other last digits.
         torch.set_num_threads(1)
-    size = max(1, parameters.batch_size // parameters.num_samples)
+    size = max(1, p.batch_size // p.num_samples)
     chunks = dict(enumerate(batches(files.read_jsonl(job.paths.questions), size)))
     for name, make in (("answers", _answers), ("rewards", _rewards)):
-        _in_chunks(job, name, chunks, make)
+        finished = _finished(job.out, name)
+        missing = {i: chunk for i, chunk in chunks.items() if i % of == rank and i not in finished}
+        # No model is loaded for none.
+        values = make(job, missing) if missing else ()
+        for place, (i, value) in enumerate(zip(missing, values, strict=True), start=1):
+            files.write_json(job.out / name / f"{i}.json", value)
+            if rank == 0:
+                launch.report(text=f"{name} {place}/{len(missing)} chunks")
         gc.collect()
-    if int(os.environ.get("RANK", 0)) == 0:
+    if rank == 0:
         while len(finished := _finished(job.out, "rewards")) < len(chunks):
             time.sleep(1)
-        rows = [row for i in chunks for row in finished[i]]
+        rows, sampler = [row for i in chunks for row in finished[i]], "the kit's own"
         files.write_jsonl(job.out.parent / "pool.jsonl", rows)
-        python = parameters.vllm_python
-        sampler = (
-            f"vLLM {vllm_client.check(parameters.notebook, python)}, merged weights" if python else "the kit's own"
-        )
-        about = {"questions": parameters.questions, "sampler": sampler}
-        files.write_json(job.out / "facts.json", about | summary(rows, parameters))
-
-
-def _in_chunks(job: SimpleNamespace, name: str, chunks: dict[int, list[Row]], make: Make) -> None:
-    """Write `name`/<chunk>.json for what is missing of this process's chunks; no model is loaded for none."""
-    rank, of = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    done = _finished(job.out, name)
-    missing = {i: chunk for i, chunk in chunks.items() if i % of == rank and i not in done}
-    values = make(job, missing) if missing else ()
-    for place, (i, value) in enumerate(zip(missing, values, strict=True), start=1):
-        files.write_json(job.out / name / f"{i}.json", value)
-        if rank == 0:
-            launch.report(text=f"{name} {place}/{len(missing)} chunks")
+        if p.vllm_python:
+            sampler = f"vLLM {vllm_client.check(p.notebook, p.vllm_python)}, merged weights"
+        files.write_json(job.out / "facts.json", {"questions": p.questions, "sampler": sampler} | summary(rows, p))
 
 
 def _finished(out: Path, name: str) -> dict[int, Any]:
@@ -213,18 +205,11 @@ def _here(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: A
     """Token ids of num_samples answers to each prompt of a chunk, drawn by `sampling.sample`."""
     p = job.parameters
     model = load_to_answer(job.paths.policy, p.dtype, launch.device(p))
+    how = {"temperature": p.temperature, "top_p": p.top_p, "max_new_tokens": p.max_target_length}
     for prompts in chunks:
-        yield sampling.sample(
-            model,
-            tokenizer,
-            [prompt for prompt in prompts.values() for _ in range(p.num_samples)],
-            [f"{key}:{k}" for key in prompts for k in range(p.num_samples)],
-            temperature=p.temperature,
-            top_p=p.top_p,
-            max_new_tokens=p.max_target_length,
-            seed=p.seed,
-            batch_size=p.batch_size,
-        )
+        asked = [prompt for prompt in prompts.values() for _ in range(p.num_samples)]
+        keys = [f"{key}:{k}" for key in prompts for k in range(p.num_samples)]
+        yield sampling.sample(model, tokenizer, asked, keys, **how, seed=p.seed, batch_size=p.batch_size)
 
 
 def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
@@ -233,9 +218,8 @@ def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer
     first = int(os.environ.get("LOCAL_RANK", 0)) if p.gpus else 0
     how = {"n": p.num_samples, "temperature": p.temperature, "top_p": p.top_p, "max_tokens": p.max_target_length}
     how["stop_token_ids"] = [tokenizer.eos_token_id]
-    with closing(
-        vllm_client.Engine(p.vllm_python, job.paths.weights, work, first, dtype=p.dtype, seed=p.seed)
-    ) as engine:
+    engine = vllm_client.Engine(p.vllm_python, job.paths.weights, work, first, dtype=p.dtype, seed=p.seed)
+    with closing(engine):
         for some in batches(chunks, vllm_client.TOGETHER):
             prompts = [pair for chunk in some for pair in chunk.items()]
             answers = engine.ask(prompts, p.seed, **how)
@@ -269,13 +253,12 @@ def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], param
     Kept are the `keep` of the largest reward, the earlier sample before a later one of the same reward. An answer
     without a visible character ranks below all others and is never kept: it would teach silence.
     """
-    rows = []
-    for place, row in enumerate(asked):
+    rows, values = [], zip(answers, rewards, strict=True)
+    for row in asked:
         common = {"id": row["id"], "round": parameters.round, "prompt": row["messages"][:1]}
-        span = slice(place * parameters.num_samples, (place + 1) * parameters.num_samples)
         own = [
             {**common, "sample": k, "answer": text, "tokens": tokens, "reward": value}
-            for k, ((text, tokens), value) in enumerate(zip(answers[span], rewards[span], strict=True))
+            for k, ((text, tokens), value) in enumerate(itertools.islice(values, parameters.num_samples))
         ]
         best = sorted((one for one in own if one["answer"].strip()), key=lambda one: -one["reward"])[: parameters.keep]
         rows += [one | {"kept": one in best} for one in own]
@@ -285,15 +268,15 @@ def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], param
 def summary(rows: list[Row], parameters: Any) -> dict[str, Any]:
     """Counts and rewards of a pool. `reward_best` is the mean over questions of the largest of their rewards, `cut` an
     answer as long as the limit."""
-    by_question = [list(own) for _, own in itertools.groupby(rows, key=lambda row: row["id"])]
     kept = [row["reward"] for row in rows if row["kept"]]
+    best = [max(row["reward"] for row in own) for _, own in itertools.groupby(rows, key=lambda row: row["id"])]
     return {
-        "prompts": len(by_question),
+        "prompts": len(best),
         "answers": len(rows),
         "kept": len(kept),
         "empty": sum(not row["answer"].strip() for row in rows),
         "cut": sum(row["tokens"] == parameters.max_target_length for row in rows),
         "reward_mean": round(fmean(row["reward"] for row in rows), 6),
-        "reward_best": round(fmean(max(row["reward"] for row in own) for own in by_question), 6),
+        "reward_best": round(fmean(best), 6),
         "reward_kept": round(fmean(kept), 6) if kept else None,
     }

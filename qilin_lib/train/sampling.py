@@ -16,17 +16,9 @@ from qilin_lib.models import decode
 
 
 def sample(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    keys: list[str],
-    *,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    seed: int,
-    batch_size: int,
-) -> list[list[int]]:
+    model: Any, tokenizer: Any, prompts: list[list[int]], keys: list[str], *, temperature: float, top_p: float,
+    max_new_tokens: int, seed: int, batch_size: int,
+) -> list[list[int]]:  # fmt: skip
     """One draw per prompt: at most `max_new_tokens` ids, without the end token. K draws of a prompt are K keys. The
     model's own generation_config is set aside. QilinError for a prompt longer than the context allows, and for logits
     that are no numbers."""

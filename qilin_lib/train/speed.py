@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from qilin_lib import files
 from qilin_lib.models.shapes import Sizes
-from qilin_lib.train import launch, methods
 
 GIB = 2**30
 # Dense bfloat16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets; the first name that fits counts.
@@ -41,37 +36,10 @@ def operations(sizes: Sizes, length: float, parameters: Any) -> tuple[float, flo
     return needed, needed + forward * parameters.gradient_checkpointing
 
 
-def expected(sizes: Sizes, length: int, parameters: Any, card: str | None) -> float | None:
-    """Tokens per second of one process at USUAL of the data sheet's peak; None where that is not known."""
-    best, needed = peak(parameters.dtype, card), operations(sizes, length, parameters)
-    return best * USUAL / needed[1] if best and needed else None
-
-
-def input_tokens(p: Any, tokenized: Path, packing: Mapping[str, Any], batch: int) -> int | None:
-    """Input tokens of the whole stage as 02_tokenize counted them, or of `max_steps` full batches; None: not known."""
-    # 08 has several trainings, each with steps of its own.
-    if not hasattr(p, "max_steps"):
-        return None
-    if p.max_steps > 0:
-        return p.max_steps * batch * p.gradient_accumulation_steps * launch.processes(p)
-    counts, name = tokenized / "token_counts.json", methods.of(p).data
-    learned = [packing.get("tokens", 0)] if name == "cpt" or getattr(p, "one_stage", None) else []
-    if name != "cpt" and counts.exists():
-        learned += [entry["tokens"] for entry in files.read_json(counts)[name].values()]
-    return round(sum(learned) * p.num_train_epochs) or None
-
-
 def peak(dtype: str, card: str | None) -> float | None:
     """Most operations per second of a GPU by its name; None where no data sheet says it, as for CPUs."""
     names = [key for key in DATASHEET if card and key.replace(" ", "").lower() in card.replace(" ", "").lower()]
     return DATASHEET[names[0]] * 1e12 if names and dtype == "bfloat16" else None
-
-
-def room(parameters: Any) -> tuple[str, float | None]:
-    """(place, GiB for one process; None without the GPU that is asked for)."""
-    if parameters.gpus:
-        return card() or ("this machine has no GPU", None)
-    return "this machine", psutil.virtual_memory().total / GIB / (launch.processes(parameters) // parameters.nodes)
 
 
 def card() -> tuple[str, float] | None:
@@ -85,10 +53,6 @@ def card() -> tuple[str, float] | None:
     return name, float(mib) / 1024
 
 
-# What enters the model in a step; ORPO's two sides are stacked within it.
-SEQUENCES = ("input_ids", "chosen_input_ids", "rejected_input_ids")
-
-
 class Meter:
     """Counts the input tokens of every training step of `trainer` from now on, and the peak of memory."""
 
@@ -98,16 +62,18 @@ class Meter:
         reset_peak_memory()
 
     def _counted(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # Reinforcement learning writes its answers within the step, and TRL counts them.
-        if not isinstance(inputs, list):
-            import torch
+        import torch
 
-            for side in [name.removesuffix("input_ids") for name in inputs if name in SEQUENCES]:
-                ids, mask = inputs[f"{side}input_ids"], inputs.get(f"{side}attention_mask")
-                masked = mask is not None and mask.dim() == 2
-                entered = mask.sum() if masked else torch.tensor(ids.numel(), device=ids.device)
-                # Sums stay on the device, so nothing waits for it.
-                self.counts = self.counts + torch.stack([entered, torch.tensor(len(ids), device=ids.device)])
+        # ORPO's two sides are stacked within the step.
+        for side in ("", "chosen_", "rejected_"):
+            # Reinforcement learning writes its answers within the step, and TRL counts them.
+            if isinstance(inputs, list) or (ids := inputs.get(f"{side}input_ids")) is None:
+                continue
+            mask = inputs.get(f"{side}attention_mask")
+            masked = mask is not None and mask.dim() == 2
+            entered = mask.sum() if masked else torch.tensor(ids.numel(), device=ids.device)
+            # Sums stay on the device, so nothing waits for it.
+            self.counts = self.counts + torch.stack([entered, torch.tensor(len(ids), device=ids.device)])
         return self._step(model, inputs, *args, **kwargs)
 
     def facts(self, seconds: float, parameters: Any, sizes: Sizes) -> dict[str, Any]:

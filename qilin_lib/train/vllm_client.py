@@ -20,7 +20,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.train import children
 
-WORKER = Path(__file__).with_name("vllm_worker.py")
+WORKER, LOG = Path(__file__).with_name("vllm_worker.py"), "vllm.log"
 # Prompts that vLLM gets at a time: it batches within them, and what they gave is on disk before the next.
 TOGETHER = 256
 # What points an interpreter at the kit's own packages, and a model at the processes of the kit.
@@ -72,7 +72,13 @@ class Engine:
         `sampling`: arguments of SamplingParams. A draw depends on seed and key alone. QilinError names cause and log.
         """
         if self._process is None:
-            self._start()
+            shutil.rmtree(self._work, ignore_errors=True)
+            files.write_json(self._work / "engine.json", self._settings)
+            environment = _environment(self._first, self._settings.get("tensor_parallel_size", 1))
+            opened = (open(self._work / name, "w+", encoding="utf-8") for name in (LOG, "asked.jsonl", "answers.jsonl"))
+            log, self._asked, self._answers = map(self._open.enter_context, opened)
+            running = children.running(self._command, [environment], log.fileno())
+            (self._process,) = self._open.enter_context(running)
         self._asked.write(json.dumps({"prompts": prompts, "seed": seed, "sampling": sampling}) + "\n")
         self._asked.flush()
         stops, results = set(sampling.get("stop_token_ids") or ()), []
@@ -89,35 +95,23 @@ class Engine:
         if self._process is not None and not self._failed:
             shutil.rmtree(self._work, ignore_errors=True)
 
-    def _start(self) -> None:
-        work = self._work
-        shutil.rmtree(work, ignore_errors=True)
-        files.write_json(work / "engine.json", self._settings)
-        environment = _environment(self._first, self._settings.get("tensor_parallel_size", 1))
-        log, self._asked = (self._open.enter_context(open(work / name, "w")) for name in ("vllm.log", "asked.jsonl"))
-        self._answers = self._open.enter_context(open(work / "answers.jsonl", "w+", encoding="utf-8"))
-        running = children.running(self._command, [environment], log.fileno())
-        (self._process,) = self._open.enter_context(running)
-
     def _next_line(self) -> str:
-        """The next whole line that the worker writes."""
-        line, log = "", self._work / "vllm.log"
+        """The next whole line that the worker writes. The error names the last three that its log does (vLLM's
+        processes refer to what stands above), else the log's last line."""
+        line, log = "", self._work / LOG
         while not line.endswith("\n"):
             ended = self._process.poll()
             line += self._answers.readline()
-            if ended is not None and not line.endswith("\n"):
+            if line.endswith("\n"):
+                break
+            if ended is not None:
                 self._failed = True
-                raise QilinError(f"vLLM ended with exit code {ended}: {_last_words(log)} (whole log: {log})")
-            if not line.endswith("\n"):
-                time.sleep(0.01)
+                text = log.read_text(encoding="utf-8", errors="replace")
+                told = list(dict.fromkeys(match[0][:300] for match in _TOLD.finditer(text)))
+                why = "; ".join(told[-3:]) or (text.strip().splitlines() or ["no output"])[-1]
+                raise QilinError(f"vLLM ended with exit code {ended}: {why} (whole log: {log})")
+            time.sleep(0.01)
         return line
-
-
-def _last_words(log: Path) -> str:
-    """The last three errors that a log names (vLLM's processes refer to what stands above), else its last line."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    told = list(dict.fromkeys(match[0][:300] for match in _TOLD.finditer(text)))
-    return "; ".join(told[-3:]) or (text.strip().splitlines() or ["no output"])[-1]
 
 
 def _environment(first: int = 0, count: int = 1) -> dict[str, str]:

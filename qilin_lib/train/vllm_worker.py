@@ -33,11 +33,11 @@ def main(folder: Path) -> None:
             if not line.endswith("\n"):
                 time.sleep(0.01)
                 continue
-            request, line = json.loads(line), ""
-            settings = [
-                SamplingParams(**request["sampling"], seed=seed_of(request["seed"], key), detokenize=False)
-                for key, _ in request["prompts"]
-            ]
+            request, line, settings = json.loads(line), "", []
+            for key, _ in request["prompts"]:
+                # What vLLM takes as a seed: 31 bits.
+                seed = int(hashlib.sha256(f"{request['seed']}:{key}".encode()).hexdigest()[:8], 16) >> 1
+                settings.append(SamplingParams(**request["sampling"], seed=seed, detokenize=False))
             prompts = [{"prompt_token_ids": ids} for _, ids in request["prompts"]]
             wanted = request["sampling"].get("logprob_token_ids")
             for (key, _), answer in zip(request["prompts"], answers(engine, prompts, settings, wanted), strict=True):
@@ -56,12 +56,6 @@ def answers(engine: Any, prompts: list, settings: list, wanted: list[int] | None
     return [{"answers": [written(output, wanted) for output in result.outputs]} for result in results]
 
 
-def written(output: Any, wanted: list[int] | None) -> list:
-    """[ids, reason, log-probabilities of the `wanted` tokens after the prompt]."""
-    logprobs = [output.logprobs[0][token].logprob for token in wanted] if wanted else None
-    return [list(output.token_ids), output.finish_reason, logprobs]
-
-
 def refusals() -> tuple[type[Exception], ...]:
     """What vLLM raises for a prompt that it does not take; in later ones these errors have a class of their own."""
     import vllm.exceptions
@@ -69,9 +63,10 @@ def refusals() -> tuple[type[Exception], ...]:
     return ValueError, getattr(vllm.exceptions, "VLLMClientError", ValueError)
 
 
-def seed_of(seed: int, key: str) -> int:
-    """What vLLM takes as a seed: 31 bits."""
-    return int(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()[:8], 16) >> 1
+def written(output: Any, wanted: list[int] | None) -> list:
+    """[ids, reason, log-probabilities of the `wanted` tokens after the prompt]."""
+    logprobs = [output.logprobs[0][token].logprob for token in wanted] if wanted else None
+    return [list(output.token_ids), output.finish_reason, logprobs]
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 
 from qilin_lib import files
+from qilin_lib.models import adapters
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN, Template
-from qilin_lib.train import checkpoints, fit, saving
+from qilin_lib.train import checkpoints, fit
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt, dpo, reward, rl, sft
 
@@ -141,7 +142,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "inside the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_DFL),
     "inside the seal": die_before_seal_has_its_name,
     "while removing": die_at(shutil, "rmtree"),
-    "while saving the model": die_at(saving, "save"),
+    "while saving the model": die_at(fit, "save"),
     "no room for the weights": lambda out: limit_files(out, "*model.safetensors", 0.5, signal.SIG_IGN),
     "no room for the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_IGN),
     "full device": full_device,
@@ -172,6 +173,17 @@ def job(parameters: Any, out: Path, weights: Path, template: Template = BAICHUAN
     """What `jobs.read` gives to a child."""
     everything = SimpleNamespace(weights=weights, cache=out / "cache", **paths)
     return SimpleNamespace(parameters=parameters, out=out, template=template, paths=everything)
+
+
+def left(parameters: Any, weights: Path, out: Path, rewards: bool = False) -> Path:
+    """What a training leaves in `out`, untrained: an adapter, or full weights, of a reward model if so told."""
+    model, tokenizer = (reward if rewards else fit).prepare_model(parameters, weights)
+    folder = out / ("model" if parameters.finetuning == "full" else "adapter")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if parameters.finetuning != "full":
+        adapters.describe(folder, weights, parameters.finetuning == "qlora", parameters.dtype, BAICHUAN.sha256)
+    return folder
 
 
 def shifted(model: Any, scale: float, seed: int) -> Any:

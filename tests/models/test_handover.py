@@ -13,7 +13,7 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.models.tiny import new_model
 from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import saving
+from qilin_lib.train import fit
 from qilin_lib.train.heldout import sequence_logprobs
 
 DEVIATION = 0.02
@@ -124,7 +124,7 @@ def test_full_training_survives_being_stored_in_bfloat16(share: float, base: Pat
             if weight.ndim == 2:
                 update[name] = share * DEVIATION * torch.randn(weight.shape, generator=draw)
                 weight += update[name]
-    saving.save_full(model, saving.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
+    fit.save_full(model, fit.trained_state(model, "bfloat16", "seed"), "bfloat16", tmp_path)
     after = tensors(tmp_path)
     assert {one.dtype for one in after.values()} == {torch.bfloat16}
     assert 0.95 < kept({name: after[name].float() - before[name].float() for name in update}, update) < 1.05

@@ -20,12 +20,12 @@ from helpers import trainings
 from qilin_lib import files, params
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.models import STAND_IN
-from qilin_lib.models import adapters, load
+from qilin_lib.models import load
 from qilin_lib.tokens.pack import pack
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import baseline, fit, launch
 from qilin_lib.train import job as jobs
-from qilin_lib.train.methods import dpo, reward, sft
+from qilin_lib.train.methods import dpo, sft
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Trainer, "_inner_training_loop", entered)
     monkeypatch.setattr(fit, "arguments", without_gpu)
     monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", no_columns)
-    monkeypatch.setattr(dpo, "step_zero", lambda trainer, held: {})
+    monkeypatch.setattr(dpo, "step_zero", lambda *_: {})
     monkeypatch.setattr(sft, "with_passages", lambda job, tokenizer, training: (training, {}))
 
     def build(parameters: SimpleNamespace, module: Any, **paths: Path) -> tuple[Any, list[dict[str, Any]]]:
@@ -131,6 +131,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
             ranks(launch.processes(parameters))
         everything = SimpleNamespace(**place.paths | paths)
         job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=everything)
+        files.write_json(tmp_path / "constructed.json", {})
         with pytest.raises(Entered) as caught:
             module.work(job)
         return caught.value.args[0], list(loads)
@@ -236,16 +237,6 @@ def check_lengths(trainer: Any, parameters: SimpleNamespace, method: str) -> Non
         assert trainer.args.num_generations == parameters.num_generations
 
 
-def judge(parameters: SimpleNamespace, weights: Path, folder: Path) -> Path:
-    """An untrained reward model as 08 leaves one: an adapter with a head."""
-    parameters.__dict__.update({"gpus": 0})
-    model, tokenizer = reward.prepare_model(parameters, weights)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    adapters.describe(folder, weights, parameters.finetuning == "qlora", parameters.dtype, BAICHUAN.sha256)
-    return folder
-
-
 def distinct() -> list[Any]:
     """(profile, trainer) with parameters that no profile before it has."""
     seen, cases = [], []
@@ -266,7 +257,8 @@ def test_the_trainer_does_what_the_profile_says(
     module = importlib.import_module(f"qilin_lib.train.methods.{TRAINERS[method][1]}")
     paths = {}
     if method == "rl":
-        paths = {"reward": judge(parameters_of(profile, "reward"), place.paths["weights"], tmp_path / "judge")}
+        judged = SimpleNamespace(**vars(parameters_of(profile, "reward")) | {"gpus": 0})
+        paths = {"reward": trainings.left(judged, place.paths["weights"], tmp_path / "judge", rewards=True)}
     trainer, loads = built(parameters, module, **paths)
     check(trainer, parameters)
     if method != "dcpt":

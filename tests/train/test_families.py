@@ -200,7 +200,7 @@ def test_a_family_goes_through_all_stages(
         job = trainings.write_job(tmp_path / notebook, training(notebook, **chosen), paths)
         files.write_json(job, files.read_json(job) | {"template": "plain", "start": str(tmp_path / notebook / "start")})
         if is_adapter(weights):
-            jobs.open_start(job)
+            jobs.run_phase("open", job)
         started = load_model(jobs.read(job).paths.weights)(input_ids=ids).logits.detach()
         assert (started - before).abs().max() < 1e-4
         module.work(jobs.read(job))

@@ -14,9 +14,7 @@ import pytest
 from helpers import trainings
 
 from qilin_lib import files
-from qilin_lib.models import adapters
-from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import fit, rejection
+from qilin_lib.train import rejection
 from qilin_lib.train.methods import dcpt, dpo, reward, sft
 
 pytestmark = pytest.mark.slow
@@ -36,25 +34,13 @@ def place(tiny_model_dir: Path, sentences: Callable, training: Callable, tmp_pat
         rewards = notebook == "08_rlhf"
         parameters = training("04_sft" if rewards else notebook, finetuning=finetuning)
         parameters.batch_size, parameters.sampled_prompts = 4, 2
-        left(parameters, tiny_model_dir, tmp_path, rewards)
+        trainings.left(parameters, tiny_model_dir, tmp_path, rewards)
         parameters.gpus = 1
         held = tmp_path / "held.jsonl"
         paths = {"data": tmp_path / "data.jsonl", "medical": held, "general": held}
         return trainings.job(parameters, tmp_path, tiny_model_dir, **paths)
 
     return make
-
-
-def left(parameters: SimpleNamespace, weights: Path, out: Path, rewards: bool) -> Path:
-    """What a training leaves in `out`, untrained."""
-    make = reward.prepare_model if rewards else fit.prepare_model
-    model, tokenizer = make(parameters, weights)
-    folder = out / ("model" if parameters.finetuning == "full" else "adapter")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if parameters.finetuning != "full":
-        adapters.describe(folder, weights, parameters.finetuning == "qlora", parameters.dtype, BAICHUAN.sha256)
-    return folder
 
 
 @pytest.mark.parametrize("finetuning", ["lora", "qlora", "full"])
@@ -77,7 +63,7 @@ def test_rejection_sampling_lets_the_policy_go_before_the_judge_comes(
     policy = tmp_path / ("model" if finetuning == "full" else "adapter")
     job.paths = SimpleNamespace(
         policy=policy,
-        reward=left(judge, tiny_model_dir, tmp_path / "judge", rewards=True),
+        reward=trainings.left(judge, tiny_model_dir, tmp_path / "judge", rewards=True),
         questions=tmp_path / "data.jsonl",
     )
     drawn = {

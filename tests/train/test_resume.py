@@ -1,7 +1,8 @@
 """A training that was killed, at any step or while it wrote a checkpoint, ends where the uninterrupted one ends.
 
-The regular run kills each trainer once and tears a checkpoint at each of its states; more moments, kinds of training
-and faults stand under `extended`. The trainers of notebook 08 are killed in test_reward.py and test_rl.py.
+It goes on with another number of processes, too. The regular run kills each trainer once and tears a checkpoint at each
+of its states; more moments, kinds of training and faults stand under `extended`. The trainers of notebook 08 are killed
+in test_reward.py and test_rl.py.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.trainings import STAGES, differences, output, saved, train, write_data, write_job
 
 from qilin_lib import files
-from qilin_lib.train import checkpoints
+from qilin_lib.train import checkpoints, fit, launch
+from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt, sft
 
 pytestmark = pytest.mark.slow
@@ -138,3 +141,63 @@ def test_a_full_disk_is_named_and_costs_only_the_checkpoint_that_found_no_room(j
         assert checkpoints.last(broken.parent / "checkpoints").name == "checkpoint-2"
     assert train(broken, sft) == 0, output(broken)
     assert differences(straight("04_sft", "lora"), broken.parent) == []
+
+
+# --- how often it is saved, and other processes -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(data: dict[str, dict], training: Callable, tmp_path: Path) -> Run:
+    """`start(name, **overrides)`: a fresh folder with DCPT's job.json: six steps of four blocks, fp32, no dropout. What
+    is compared ends before the epoch's last, smaller batch, which several processes fill up with earlier blocks."""
+
+    def make(name: str, **overrides: Any) -> Path:
+        parameters = vars(training("03_dcpt", finetuning="lora", max_heldout=1)) | overrides
+        (tmp_path / name).mkdir()
+        return write_job(tmp_path / name, SimpleNamespace(**parameters), data["03_dcpt"]).parent
+
+    return make
+
+
+def train_as_asked(folder: Path) -> None:
+    """As the notebook does, in processes of their own."""
+    job = jobs.read(str(folder / "job.json"))
+    command = launch.command(job.parameters, launch.TRAINS, folder / "job.json")
+    launch.run([*command, "train"], folder / "train.log", lambda _: None, gpus=0)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in fit.read_log(folder) if "loss" in row}
+
+
+def test_checkpoints_come_by_minutes_as_well_as_by_steps(start: Run) -> None:
+    folder = start("often", save_steps=100, save_minutes=1e-9, save_total_limit=3)
+    dcpt.work(jobs.read(str(folder / "job.json")))
+    assert saved(folder) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_training_goes_on_with_another_number_of_processes(start: Run, before: int, after: int) -> None:
+    """Stopped after step 3 by `max_steps`, its rate constant. float32: sums in another order differ at 1e-6.
+
+    All processes save by the first one's clock, at every step here.
+    """
+
+    def cut(processes: int) -> dict[str, Any]:
+        return {"nproc_per_node": processes, "per_device_train_batch_size": 4 // processes}
+
+    same = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "save_minutes": 1e-9}
+    straight = start("straight", **same, **cut(before))
+    changed = start("changed", **same, **cut(before), max_steps=3)
+    train_as_asked(straight)
+    train_as_asked(changed)
+    job = files.read_json(changed / "job.json")
+    job["parameters"] |= {**cut(after), "max_steps": 6}
+    files.write_json(changed / "job.json", job)
+    (changed / "facts.json").unlink()
+    train_as_asked(changed)
+    facts = files.read_json(changed / "facts.json")
+    assert (facts["resumed_from"], facts["processes"], facts["global_batch_size"]) == ("checkpoint-3", after, 4)
+    expected = losses(straight)
+    assert list(expected) == [1, 2, 3, 4, 5, 6] and len(set(expected.values())) == 6
+    assert losses(changed) == pytest.approx(expected, rel=1e-5, abs=1e-5)

@@ -57,11 +57,9 @@ def rows(sentences: Callable) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def judge_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model with a random head."""
-    folder = tmp_path_factory.mktemp("reward") / "model"
-    model, tokenizer = reward.prepare_model(parameters(finetuning="full"), tiny_model_dir)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return trainings.left(
+        parameters(finetuning="full"), tiny_model_dir, tmp_path_factory.mktemp("reward"), rewards=True
+    )
 
 
 @pytest.fixture

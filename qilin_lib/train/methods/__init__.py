@@ -7,6 +7,7 @@ configuration than `fit.arguments` does, `arguments(parameters, out)` is all of 
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -16,16 +17,16 @@ from typing import Any
 class Method:
     """What a training does with its examples, which are rows of the set `data` of ChiMed.
 
-    `config`: the class of its arguments; `sides`: the sequences of an example in a batch; `reference`: compares with
-    the model that it starts from; `fused`: where its head never makes all logits ("gpu", "everywhere", or ""); `apart`:
-    its processes never talk to each other.
+    `config`: the class of its arguments; `sides`: the sequences of an example in a batch; `start`: the loss before step
+    1, if it compares with the model that it starts from; `fused`: where its head never makes all logits ("gpu",
+    "everywhere", or ""); `apart`: its processes never talk to each other.
     """
 
     module: str
     data: str
     config: str = "transformers.TrainingArguments"
     sides: int = 1
-    reference: bool = False
+    start: float | None = None
     fused: str = ""
     scored: bool = True
     apart: bool = False
@@ -35,12 +36,12 @@ class Method:
         return importlib.import_module(self.module)
 
 
-HERE = "qilin_lib.train.methods"
+HERE, LN2 = "qilin_lib.train.methods", math.log(2)
 METHODS = {
     "dcpt": Method(f"{HERE}.dcpt", "cpt", fused="gpu"),
     "sft": Method(f"{HERE}.sft", "sft", fused="gpu"),
-    "dpo": Method(f"{HERE}.dpo", "dpo", "trl.DPOConfig", sides=2, reference=True, fused="everywhere"),
-    "kto": Method(f"{HERE}.kto", "dpo", "trl.KTOConfig", sides=2, reference=True, fused="everywhere"),
+    "dpo": Method(f"{HERE}.dpo", "dpo", "trl.DPOConfig", sides=2, start=LN2, fused="everywhere"),
+    "kto": Method(f"{HERE}.kto", "dpo", "trl.KTOConfig", sides=2, start=0.5, fused="everywhere"),
     "orpo": Method(f"{HERE}.orpo", "dpo", "trl.experimental.orpo.ORPOConfig", sides=2),
     "reward": Method(f"{HERE}.reward", "dpo", sides=2),
     "rejection": Method("qilin_lib.train.rejection", "sft", scored=False, apart=True),

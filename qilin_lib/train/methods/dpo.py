@@ -20,13 +20,15 @@ from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
 from qilin_lib.tokens.template import IGNORE, Template
-from qilin_lib.train import behaviour, construction, methods, numerics, pairs
+from qilin_lib.train import behaviour, checkpoints, construction, methods, pairs
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
 from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
 
 Pair = dict[str, list[int]]
+# What `heldout.moments` calls before and after training is here the reference and the policy.
+WHO = {"before": "reference", "after": "policy"}
 # Largest difference (nats per answer) of policy and reference before step 1: what rounding can add up to over an answer
 # (one machine gave 0.0014 in float32). A wrong reference is off by several nats.
 GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
@@ -71,52 +73,12 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any], held: list[Pair]) -> Any:
     """TRL's DPOTrainer on tokenised pairs; `held` are evaluated."""
+    import torch
     from datasets import Dataset
-    from trl import DPOConfig
-
-    parameters = job.parameters
-    # Before DPOConfig: once a ZeRO-3 configuration exists, transformers loads no model onto a device of our choice.
-    second = second_model(job, model)
-    trainer = _trainer_class(job)(
-        model=model,
-        ref_model=second,
-        args=DPOConfig(**arguments(parameters, job.out)),
-        train_dataset=Dataset.from_list(training),
-        eval_dataset=Dataset.from_list(held) if held else None,
-        processing_class=tokenizer,
-    )
-    without_copy(model, parameters)
-    return trainer
-
-
-def without_copy(model: Any, parameters: Any) -> None:
-    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
-    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
-    """
-    if parameters.finetuning != "full":
-        model.delete_adapter("ref")
-    numerics.full_precision(model, parameters)
-
-
-def second_model(job: SimpleNamespace, model: Any) -> Any:
-    """The frozen SFT model that full training compares with, in the policy's precision; None where none is needed."""
-    if job.parameters.finetuning != "full" or job.parameters.precompute_ref_log_probs:
-        return None
-    return load_model(job.paths.weights, str(model.dtype).removeprefix("torch."), device=str(model.device))
-
-
-def _trainer_class(job: SimpleNamespace) -> type:
-    from trl import DPOTrainer
+    from trl import DPOConfig, DPOTrainer
 
     class TokenisedDPOTrainer(shared.EvenPairs, DPOTrainer):
-        """DPOTrainer for pairs that our template has tokenised already; TRL would render them again with its own."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-            import torch
-
             folder = job.paths.cache / "reference"
             folder.mkdir(parents=True, exist_ok=True)
             # TRL's key is a hash of weights and pairs; a dataset in memory has no folder of its own for it.
@@ -132,43 +94,52 @@ def _trainer_class(job: SimpleNamespace) -> type:
             # Before training starts nothing has put policy and reference under autocast.
             with self.accelerator.autocast():
                 loss = super().compute_loss(model, inputs, *args, **kwargs)
-            _log_lengths(self, inputs)
+            # Mean tokens of the answers (all processes), beside what TRL logs.
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            lengths = inputs["completion_mask"].sum(1).float().chunk(2)
+            for side, values in zip(pairs.SIDES, lengths, strict=True):
+                metrics[f"lengths/{side}"].append(self.accelerator.gather(values).mean().item())
             return loss
 
-    return TokenisedDPOTrainer
+    # Before DPOConfig: once a ZeRO-3 configuration exists, transformers loads no model onto a device of our choice.
+    second = second_model(job, model)
+    trainer = TokenisedDPOTrainer(
+        model=model,
+        ref_model=second,
+        args=DPOConfig(**arguments(job.parameters, job.out)),
+        train_dataset=Dataset.from_list(training),
+        eval_dataset=Dataset.from_list(held) if held else None,
+        processing_class=tokenizer,
+    )
+    shared.without_copy(model, job.parameters)
+    return trainer
 
 
-def _log_lengths(trainer: Any, inputs: Any) -> None:
-    """Mean tokens of the chosen and the rejected answers of a batch (all processes), beside what TRL logs."""
-    lengths = inputs["completion_mask"].sum(1).float().chunk(2)
-    metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    for side, values in zip(("chosen", "rejected"), lengths, strict=True):
-        metrics[f"lengths/{side}"].append(trainer.accelerator.gather(values).mean().item())
+def second_model(job: SimpleNamespace, model: Any) -> Any:
+    """The frozen SFT model that full training compares with, in the policy's precision; None where none is needed."""
+    if job.parameters.finetuning != "full" or job.parameters.precompute_ref_log_probs:
+        return None
+    return load_model(job.paths.weights, str(model.dtype).removeprefix("torch."), device=str(model.device))
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part, of every method of 05: its `make_trainer`, what its `step_zero` checks before step 1, training;
-    facts.json last."""
+    """The child's part, of every method of 05: its `make_trainer`, `step_zero`, training; facts.json last."""
     parameters, method = job.parameters, methods.of(job.parameters)
-    module = method.load()
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
-    rows = store.rows(job.paths, tokenizer, split="train")
-    training = [pairs.compact(pair(row, job.template, tokenizer, parameters)) for row in rows]
+    training, counts = pairs.training(job, tokenizer, pair)
     _, held, apart = heldout_pairs(job, tokenizer)
-    trainer = module.make_trainer(job, model, tokenizer, training, held)
-    facts = module.step_zero(trainer, held)
-    facts |= shared.fit(trainer, job, job.paths.weights) | {
-        **pairs.facts(rows, training, parameters.max_target_length),
+    trainer = method.load().make_trainer(job, model, tokenizer, training, held)
+    start = step_zero(trainer, held, method.start)
+    facts = counts | {
         "method": parameters.method,
         "pairs_heldout": len(held),
         "pairs_heldout_apart": apart,
         "beta": parameters.beta,
-        "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.reference else "none",
+        "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.start else "none",
     }
     if parameters.constructed:
         facts["constructed"] = files.read_json(job.out / "constructed.json")
-    if trainer.is_world_process_zero():
-        files.write_json(job.out / "facts.json", facts)
+    shared.fit(trainer, job, facts, start)
 
 
 def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Pair], int]:
@@ -179,20 +150,35 @@ def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, 
     return lines, [pair(row, job.template, tokenizer, job.parameters) for row in rows], apart
 
 
-def step_zero(trainer: Any, held: list[Pair], expected: float = math.log(2)) -> dict[str, Any]:
+def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[str, Any]:
     """{step_zero_loss, step_zero_expected, step_zero_gap} on held-out pairs before training; RuntimeError unless policy
-    ≡ reference. The expected loss can come about in the mean with wrong weights, so the rewards / β of each batch's
-    chosen and of its rejected answers, which no other loss moves, must be 0."""
+    ≡ reference. Nothing is compared where no loss is `expected`.
+
+    The expected loss can come about in the mean with wrong weights, so the rewards / β of each batch's chosen and of
+    its rejected answers, which no other loss moves, must be 0. `trainer.evaluate()` would mark the model as prepared,
+    accelerate then leave it without DDP, and the processes train apart.
+    """
+    import torch
+    from trl.models import prepare_deepspeed
+
     facts = {"step_zero_loss": None, "step_zero_expected": expected, "step_zero_gap": None}
-    if not held:
+    if not held or expected is None:
         return facts
-    losses, chosen, rejected = evaluated(trainer)
+    model = trainer.model
+    if trainer.is_deepspeed_enabled:
+        # DeepSpeed has not placed the weights yet (as in TRL).
+        model = trainer._precompute_engine = trainer._precompute_engine or prepare_deepspeed(model, trainer.accelerator)
+    trainer.model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
+    chosen, rejected = (list(trainer._metrics["eval"][f"rewards/{side}"]) for side in pairs.SIDES)
+    trainer._metrics["eval"].clear()
     gap = float(np.abs([*chosen, *rejected]).max()) / trainer.beta
     what = "before step 1 the distance of policy and reference on held-out answers"
-    numerics.check_finite(gap, what, Path(trainer.model.config.name_or_path))
+    checkpoints.check_finite(gap, what, Path(trainer.model.config.name_or_path))
     allowed = GAP[str(trainer.model.dtype).removeprefix("torch.")]
     # With an SFT term the loss is that of the mean margin alone.
-    with_sft = "sft" in trainer.loss_types if hasattr(trainer, "loss_types") else False
+    with_sft = "sft" in getattr(trainer, "loss_types", ())
     margin = float(np.mean(chosen) - np.mean(rejected))
     loss = math.log1p(math.exp(-margin)) if with_sft else sum(losses) / len(losses)
     if not (gap < allowed and abs(loss - expected) < 1e-3):
@@ -204,66 +190,18 @@ def step_zero(trainer: Any, held: list[Pair], expected: float = math.log(2)) -> 
     return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
 
 
-def evaluated(trainer: Any) -> tuple[list[float], list[float], list[float]]:
-    """(losses, mean rewards of chosen, of rejected answers) of the held-out batches. `trainer.evaluate()` would mark
-    the model as prepared, accelerate then leave it without DDP, and the processes train apart."""
-    import torch
-
-    model = _placed(trainer)
-    trainer.model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        losses = [trainer.compute_loss(model, batch).item() for batch in trainer.get_eval_dataloader()]
-    chosen, rejected = (list(trainer._metrics["eval"][f"rewards/{side}"]) for side in pairs.SIDES)
-    trainer._metrics["eval"].clear()
-    return losses, chosen, rejected
-
-
-def _placed(trainer: Any) -> Any:
-    """The policy where it can compute before training; DeepSpeed has not placed the weights yet (as in TRL)."""
-    if not trainer.is_deepspeed_enabled:
-        return trainer.model
-    from trl.models import prepare_deepspeed
-
-    if trainer._precompute_engine is None:
-        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
-    return trainer._precompute_engine
-
-
 def score(job: SimpleNamespace) -> None:
-    """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json."""
-    parameters, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
+    """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json:
+    log-probabilities of the answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens."""
+    p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
     lines, held, _ = heldout_pairs(job, tokenizer)
-    scores, sampled = compare(job, held, tokenizer)
-    if parameters.constructed:
-        scores["strategy"] = [row["strategy"] for row in lines]
-    if parameters.sampled_prompts:
-        prompts = [row["prompt"] for row in lines[: parameters.sampled_prompts]]
-        files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": parameters.method, **sampled})
-    facts, answered = files.read_json(job.out / "facts.json"), sampled if parameters.sampled_prompts else None
-    # What the alarms on rewards know is how DPO fails.
-    log = shared.read_log(job.out) if parameters.method == "dpo" else []
-    told = alarms(log, parameters, facts["steps_planned"], answered)
-    # A second scoring tells nothing twice.
-    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
-    files.write_json(job.out / "facts.json", facts)
-    files.write_json(job.out / "heldout.json", scores)
-
-
-# What `heldout.moments` calls before and after training is here the reference and the policy.
-WHO = {"before": "reference", "after": "policy"}
-
-
-def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(log-probabilities of held-out answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens;
-    greedy answers of both to the first `sampled_prompts` prompts)."""
-    limit = job.parameters.max_target_length
-    asked = [one["prompt_ids"] for one in held[: job.parameters.sampled_prompts]]
+    asked = [one["prompt_ids"] for one in held[: p.sampled_prompts]]
     sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}
-    sampled: dict[str, Any] = {"max_new_tokens": limit}
+    sampled: dict[str, Any] = {"max_new_tokens": p.max_target_length}
 
     def measure(model: Any, moment: str) -> dict[str, list[float]]:
-        if moment in WHO and job.parameters.sampled_prompts:
-            sampled[WHO[moment]] = behaviour.answers(model, tokenizer, asked, limit)
+        if moment in WHO and p.sampled_prompts:
+            sampled[WHO[moment]] = behaviour.answers(model, tokenizer, asked, p.max_target_length)
         return {side: sequence_logprobs(model, own).round(6).tolist() for side, own in sides.items()}
 
     scores = {f"tokens_{side}": [label_count(labels) for _, labels in own] for side, own in sides.items()}
@@ -272,7 +210,19 @@ def compare(job: SimpleNamespace, held: list[Pair], tokenizer: Any) -> tuple[dic
         kind, _, plain = moment.rpartition("_")
         who = f"{kind}_{WHO[plain]}".strip("_")
         scores |= {f"{who}_{side}": own for side, own in values.items()}
-    return scores, sampled
+    if p.constructed:
+        scores["strategy"] = [row["strategy"] for row in lines]
+    if p.sampled_prompts:
+        prompts = [row["prompt"] for row in lines[: p.sampled_prompts]]
+        files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": p.method, **sampled})
+    facts = files.read_json(job.out / "facts.json")
+    # What the alarms on rewards know is how DPO fails.
+    log = shared.read_log(job.out) if p.method == "dpo" else []
+    told = alarms(log, p, facts["steps_planned"], sampled if p.sampled_prompts else None)
+    # A second scoring tells nothing twice.
+    facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
+    files.write_json(job.out / "facts.json", facts)
+    files.write_json(job.out / "heldout.json", scores)
 
 
 def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:

@@ -15,8 +15,7 @@ from qilin_lib.tokens.statistics import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train.methods import dpo
 from qilin_lib.train.methods.dpo import score, work  # noqa: F401
-
-START = 0.5  # the loss while policy and reference are equal
+from qilin_lib.train.pairs import SIDES
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
@@ -37,14 +36,13 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
     from trl import KTOConfig, KTOTrainer
 
     class TokenisedKTOTrainer(shared.EvenPairs, KTOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
+        pass
 
     second = dpo.second_model(job, model)
     settings = KTOConfig(**arguments(job.parameters, job.out))
     sets = {"train_dataset": answers(pairs, settings), "eval_dataset": answers(held, settings) if held else None}
     trainer = TokenisedKTOTrainer(model=model, ref_model=second, args=settings, processing_class=tokenizer, **sets)
-    dpo.without_copy(model, job.parameters)
+    shared.without_copy(model, job.parameters)
     return trainer
 
 
@@ -55,15 +53,10 @@ def answers(pairs: list[dpo.Pair], settings: Any) -> Any:
     rows = [
         {"prompt_ids": one["prompt_ids"], "completion_ids": one[f"{side}_ids"], "label": side == "chosen"}
         for one in pairs
-        for side in ("chosen", "rejected")
+        for side in SIDES
     ]
     random.Random(f"{settings.seed} kto").shuffle(rows)
     for part in batches(rows, settings.per_device_train_batch_size):
         for place, row in enumerate(part):
             row["KL_completion_ids"] = part[place - 1]["completion_ids"]
     return Dataset.from_list(rows)
-
-
-def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
-    """As `dpo.step_zero`, with KTO's loss."""
-    return dpo.step_zero(trainer, held, START)

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib.train import fit as shared
-from qilin_lib.train import numerics
 from qilin_lib.train.methods import dpo
 from qilin_lib.train.methods.dpo import score, work  # noqa: F401
+from qilin_lib.train.pairs import SIDES
 
 
 def arguments(parameters: Any, out: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
 
         def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
             row = {}
-            for side in ("chosen", "rejected"):
+            for side in SIDES:
                 ids, labels = dpo.labelled(feature["prompt_ids"], feature[f"{side}_ids"])
                 row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": labels}
             return row
@@ -46,10 +46,5 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
     )
-    numerics.full_precision(model, job.parameters)
+    shared.full_precision(model, job.parameters)
     return trainer
-
-
-def step_zero(trainer: Any, held: list[dpo.Pair]) -> dict[str, Any]:
-    """Nothing is compared before step 1."""
-    return {"step_zero_loss": None, "step_zero_expected": None, "step_zero_gap": None}

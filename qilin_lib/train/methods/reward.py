@@ -47,8 +47,18 @@ def load(folder: Path, dtype: str, device: str, quantised: bool | None = None) -
     if kind != REWARD_TASK and not kind.endswith("ForSequenceClassification"):
         raise QilinError(f"{folder}: holds a {kind}, not a reward model; nearest valid: what 08 left in reward/")
     model = load_trained(folder, dtype, device, quantised, rewards=True)[0].eval()
-    _name_ends(model, padding(load_tokenizer(folder)))
-    return model
+    return _ending(model, padding(load_tokenizer(folder)))[0]
+
+
+def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
+    """(model, tokenizer), the model a sequence classifier that knows padding and end."""
+    return _ending(*shared.prepare_model(parameters, weights, rewards=True))
+
+
+def _ending(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    # transformers finds the token that carries the reward by the padding token, and `rewards` ends a sequence.
+    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return model, tokenizer
 
 
 def sequence(messages: list[Message], answer: str, template: Template, tokenizer: Any, parameters: Any) -> list[int]:
@@ -79,18 +89,6 @@ def rewards(model: Any, sequences: list[list[int]], batch_size: int) -> list[flo
     return found.tolist()
 
 
-def prepare_model(parameters: Any, weights: Path) -> tuple[Any, Any]:
-    """(model, tokenizer), the model a sequence classifier that knows padding and end."""
-    model, tokenizer = shared.prepare_model(parameters, weights, rewards=True)
-    _name_ends(model, tokenizer)
-    return model, tokenizer
-
-
-def _name_ends(model: Any, tokenizer: Any) -> None:
-    """transformers finds the token that carries the reward by the padding token, and `rewards` ends a sequence."""
-    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-
-
 def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: list[Any]) -> Any:
     """TRL's RewardTrainer on tokenised pairs. Its defaults would leave out pairs beyond 1,024 tokens without a word,
     and switch off `lora_dropout`."""
@@ -100,31 +98,24 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, training: lis
     class EvenRewardTrainer(shared.EvenPairs, RewardTrainer):
         pass
 
-    settings = RewardConfig(
-        **shared.arguments(job.parameters, job.out), max_length=None, pad_to_multiple_of=None, disable_dropout=False
-    )
+    own = {"max_length": None, "pad_to_multiple_of": None, "disable_dropout": False}
     return EvenRewardTrainer(
-        model=model, args=settings, train_dataset=Dataset.from_list(training), processing_class=tokenizer
+        model=model,
+        args=RewardConfig(**shared.arguments(job.parameters, job.out), **own),
+        train_dataset=Dataset.from_list(training),
+        processing_class=tokenizer,
     )
 
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
-    parameters = job.parameters
-    model, tokenizer = prepare_model(parameters, job.paths.weights)
-    rows = store.rows(job.paths, tokenizer, split="train")
-    if not rows:
+    model, tokenizer = prepare_model(job.parameters, job.paths.weights)
+    training, counts = pairs.training(job, tokenizer, pair)
+    if not training:
         raise QilinError(f"{job.paths.data}: holds no pair of split 'train' to learn rewards from")
-    training = [pairs.compact(pair(row, job.template, tokenizer, parameters)) for row in rows]
-    trainer = make_trainer(job, model, tokenizer, training)
     held, apart = pairs.heldout(job.paths, tokenizer)
-    facts = shared.fit(trainer, job, job.paths.weights) | {
-        **pairs.facts(rows, training, parameters.max_target_length),
-        "pairs_heldout": len(held),
-        "pairs_heldout_apart": apart,
-    }
-    if trainer.is_world_process_zero():
-        files.write_json(job.out / "facts.json", facts)
+    trainer = make_trainer(job, model, tokenizer, training)
+    shared.fit(trainer, job, counts | {"pairs_heldout": len(held), "pairs_heldout_apart": apart})
 
 
 def score(job: SimpleNamespace) -> None:
@@ -148,11 +139,8 @@ def score(job: SimpleNamespace) -> None:
 def summary(scores: dict[str, list[Any]]) -> dict[str, Any]:
     """{accuracy, n, mean_margin} of heldout.json; None where there is no pair. A tie counts as wrong."""
     margins = [chosen - rejected for chosen, rejected in zip(scores["chosen"], scores["rejected"], strict=True)]
-    if not margins:
-        return {"accuracy": None, "n": 0, "mean_margin": None}
-    right = sum(margin > 0 for margin in margins)
     return {
-        "accuracy": round(right / len(margins), 6),
+        "accuracy": round(fmean(margin > 0 for margin in margins), 6) if margins else None,
         "n": len(margins),
-        "mean_margin": round(fmean(margins), 6),
+        "mean_margin": round(fmean(margins), 6) if margins else None,
     }

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import trained
 from qilin_lib.runs import Stage
@@ -70,36 +69,12 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
     probability of an answer must be that of the model that wrote it."""
     import trl
     from datasets import Dataset
-
-    parameters = job.parameters
-    name = parameters.method.upper()
-    settings = getattr(trl, f"{name}Config")(
-        **shared.arguments(parameters, job.out),
-        **SETTINGS[parameters.method],
-        disable_dropout=True,
-        beta=parameters.kl_coef,
-        num_generations=parameters.num_generations,
-        temperature=parameters.temperature,
-        top_p=parameters.top_p,
-        max_completion_length=parameters.max_target_length,
-    )
-    trainer = _trainer_class(getattr(trl, f"{name}Trainer"), parameters)(
-        model=model,
-        reward_funcs=reward_function(judge, parameters.batch_size),
-        args=settings,
-        train_dataset=Dataset.from_list([{"prompt": ids} for ids in asked]),
-        processing_class=tokenizer,
-    )
-    if parameters.finetuning != "full":
-        # TRL's frozen copy of the fresh adapter: without it TRL takes the model with its adapter off (as in dpo.py).
-        model.delete_adapter("ref")
-    return trainer
-
-
-def _trainer_class(base: type, parameters: Any) -> type:
     from trl.models import unwrap_model_for_generation
 
-    class TokenisedTrainer(base):
+    p, name = job.parameters, job.parameters.method.upper()
+    drawn = {"temperature": p.temperature, "top_p": p.top_p}
+
+    class TokenisedTrainer(getattr(trl, f"{name}Trainer")):
         """A trainer whose prompts are token ids of our template, and whose answers our sampler draws."""
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -122,54 +97,61 @@ def _trainer_class(base: type, parameters: Any) -> type:
                     self.processing_class,
                     prompt_ids,
                     [f"{place}:{row}" for row in range(len(prompt_ids))],
-                    temperature=parameters.temperature,
-                    top_p=parameters.top_p,
-                    max_new_tokens=parameters.max_target_length,
-                    seed=parameters.seed,
-                    batch_size=parameters.batch_size,
+                    **drawn,
+                    max_new_tokens=p.max_target_length,
+                    seed=p.seed,
+                    batch_size=p.batch_size,
                 )
             self.model.train()
             end = self.processing_class.eos_token_id
-            ids = [answer + [end] * (len(answer) < parameters.max_target_length) for answer in written]
-            return (ids, None) if parameters.method == "grpo" else ids
+            ids = [answer + [end] * (len(answer) < p.max_target_length) for answer in written]
+            return (ids, None) if p.method == "grpo" else ids
 
-    return TokenisedTrainer
+    settings = getattr(trl, f"{name}Config")(
+        **shared.arguments(p, job.out),
+        **SETTINGS[p.method],
+        **drawn,
+        disable_dropout=True,
+        beta=p.kl_coef,
+        num_generations=p.num_generations,
+        max_completion_length=p.max_target_length,
+    )
+    trainer = TokenisedTrainer(
+        model=model,
+        reward_funcs=reward_function(judge, p.batch_size),
+        args=settings,
+        train_dataset=Dataset.from_list([{"prompt": ids} for ids in asked]),
+        processing_class=tokenizer,
+    )
+    shared.without_copy(model, p)
+    return trainer
 
 
 def work(job: SimpleNamespace) -> None:
-    """The child's part: train on the questions, and write facts.json last."""
-    parameters = job.parameters
-    model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
+    """The child's part: train on the questions, and write facts.json last. QilinError when they are too few for one
+    step."""
+    p = job.parameters
+    model, tokenizer = shared.prepare_model(p, job.paths.weights)
     # Before TRL's configuration: once a ZeRO-3 configuration exists, transformers would split the reward model too.
     # It stands beside the policy: on NF4 where the policy is.
-    judge = reward.load(job.paths.reward, parameters.dtype, str(model.device), parameters.finetuning == "qlora" or None)
+    judge = reward.load(job.paths.reward, p.dtype, str(model.device), p.finetuning == "qlora" or None)
     rows = store.rows(job.paths, tokenizer, split="train")
     context = getattr(model.config, "max_position_embeddings", None) or math.inf
-    asked, too_long = questions(rows, job.template, tokenizer, parameters, context)
-    counts = _counts(job, len(asked), too_long)
-    trainer = make_trainer(job, model, tokenizer, asked, judge)
-    facts = shared.fit(trainer, job, job.paths.weights) | counts
-    if trainer.is_world_process_zero():
-        files.write_json(job.out / "facts.json", facts)
-
-
-def _counts(job: SimpleNamespace, asked: int, too_long: int) -> dict[str, Any]:
-    """Facts about the questions; QilinError when there are too few for one step."""
-    p = job.parameters
+    asked, too_long = questions(rows, job.template, tokenizer, p, context)
     answers = p.per_device_train_batch_size * p.gradient_accumulation_steps * launch.processes(p)
-    each = answers // p.num_generations
-    if asked < each:
+    if len(asked) < (each := answers // p.num_generations):
         raise QilinError(
-            f"{job.paths.data}: {asked} questions of the training split fit the context ({too_long} are too long), and "
-            f"a step of {answers} answers in groups of num_generations = {p.num_generations} takes {each}; "
+            f"{job.paths.data}: {len(asked)} questions of the training split fit the context ({too_long} are too "
+            f"long), and a step of {answers} answers in groups of num_generations = {p.num_generations} takes {each}; "
             "nearest valid: a smaller rl.per_device_train_batch_size, or more ChiMed-DPO triplets"
         )
-    return {
+    facts = {
         "method": p.method,
         "kl_coef": p.kl_coef,
         "num_generations": p.num_generations,
-        "questions": asked,
+        "questions": len(asked),
         "questions_too_long": too_long,
         "questions_a_step": each,
         "answers_a_step": answers,
     }
+    shared.fit(make_trainer(job, model, tokenizer, asked, judge), job, facts)

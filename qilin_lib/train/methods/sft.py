@@ -48,22 +48,20 @@ def encode(messages: list[Message], template: Template, tokenizer: Any, paramete
     Long turns are cut inside; a conversation longer than `max_length` loses whole turns from its front, but
     for a system turn.
     """
-    return _fitting(messages, template, tokenizer, parameters)[1]
+    return fitting(messages, template, tokenizer, parameters)[1]
 
 
-def _fitting(
+def fitting(
     messages: list[Message], template: Template, tokenizer: Any, parameters: Any
 ) -> tuple[list[Message], Example | None]:
     """(the turns that `encode` leaves, their ids and labels)."""
     limits = (parameters.max_source_length, parameters.max_target_length)
     system = [turn for turn in messages[:1] if turn["role"] == "system"]
-    turns = messages[len(system) :]
-    while turns:
-        kept = [*system, *turns]
+    for start in range(len(system), len(messages), 2):
+        kept = [*system, *messages[start:]]
         ids, labels = template.encode_with_labels(kept, tokenizer, *limits)
         if len(ids) <= parameters.max_length and any(label != IGNORE for label in labels):
             return kept, (ids, labels)
-        turns = turns[2:]
     return [], None
 
 
@@ -120,16 +118,15 @@ def examples(
     `turns_cut` the turns of a used conversation that are longer than their limit.
     """
     made = array("q")
-    most = {"assistant": parameters.max_target_length}
+    names = ("read", "not_drawn", "too_long", "no_answer", "used", "examples", "turns_cut")
     counts: dict[str, dict[str, int]] = {}
     for place, (row, copies) in enumerate(zip(rows, often, strict=True)):
-        names = ("read", "not_drawn", "too_long", "no_answer", "used", "examples", "turns_cut")
         count = counts.setdefault(row["source"], dict.fromkeys(names, 0))
         count["read"] += 1
         if not copies:
             count["not_drawn"] += 1
             continue
-        kept, example = _fitting(row["messages"], template, tokenizer, parameters)
+        kept, example = fitting(row["messages"], template, tokenizer, parameters)
         if example is None:
             answered = any(message["role"] == "assistant" for message in row["messages"])
             count["too_long" if answered else "no_answer"] += 1
@@ -137,7 +134,8 @@ def examples(
         count["used"] += 1
         count["examples"] += int(copies)
         for turn in kept:
-            limit = most.get(turn["role"], parameters.max_source_length)
+            own = turn["role"] == "assistant"
+            limit = parameters.max_target_length if own else parameters.max_source_length
             count["turns_cut"] += len(text_ids(tokenizer, turn["content"])) > limit
         made.extend((place, len(example[0]), label_count(example[1])) * int(copies))
     found = partial(encode, template=template, tokenizer=tokenizer, parameters=parameters)
@@ -177,30 +175,32 @@ def make_trainer(
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
-    parameters = job.parameters
-    model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
+    p = job.parameters
+    model, tokenizer = shared.prepare_model(p, job.paths.weights)
     rows = store.rows(job.paths, tokenizer, split="train")
-    often = repeats(rows.sources(), parameters.source_weights, parameters.seed)
+    often = repeats(rows.sources(), p.source_weights, p.seed)
     more: dict[str, Any] = {}
-    if parameters.question_share is not None:
+    if p.question_share is not None:
         texts = [row["messages"] for row in store.lines(job.paths.data, rows.numbers)]
-        often, more["questions"] = questions.drawn(texts, often, parameters.question_share, parameters.seed)
-    if parameters.one_stage:
-        often = often * parameters.one_stage["sft_epochs"]
-    training, counts = examples(rows, often, job.template, tokenizer, parameters)
+        often, more["questions"] = questions.drawn(texts, often, p.question_share, p.seed)
+    if p.one_stage:
+        often = often * p.one_stage["sft_epochs"]
+    training, counts = examples(rows, often, job.template, tokenizer, p)
     useful = int(training.learned.sum())
     if not training:
         raise QilinError(f"{job.paths.data}: nothing to learn from; conversations by source: {counts}")
-    if parameters.one_stage:
+    if p.one_stage:
         training, said = with_passages(job, tokenizer, training)
         more |= said
-    trainer = make_trainer(job, model, tokenizer, training, in_order=bool(parameters.one_stage))
-    facts = shared.fit(trainer, job, job.paths.weights)
-    if trainer.is_world_process_zero():
-        left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
-        facts |= {"examples": len(training), "examples_left_out": left_out, "assistant_tokens": useful}
-        facts |= {"sources": counts, **more}
-        files.write_json(job.out / "facts.json", facts)
+    trainer = make_trainer(job, model, tokenizer, training, in_order=bool(p.one_stage))
+    left_out = sum(count["too_long"] + count["no_answer"] for count in counts.values())
+    facts = {
+        "examples": len(training),
+        "examples_left_out": left_out,
+        "assistant_tokens": useful,
+        "sources": counts,
+    }
+    shared.fit(trainer, job, facts | more)
 
 
 def with_passages(
@@ -237,8 +237,7 @@ def score(job: SimpleNamespace) -> None:
     result: dict[str, Any] = {}
     tokenizer = load_tokenizer(job.paths.weights)
     for part in ("medical", "general"):
-        rows = store.rows(job.paths, tokenizer, split="heldout", part=part)
-        taken = spread(rows, job.parameters.max_heldout)
+        taken = spread(store.rows(job.paths, tokenizer, split="heldout", part=part), job.parameters.max_heldout)
         coded = [encode(row["messages"], job.template, tokenizer, job.parameters) for row in taken]
         chosen[part] = [example for example in coded if example]
         result[part] = {
