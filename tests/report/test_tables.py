@@ -275,5 +275,5 @@ def test_intervals_take_the_profile_s_resamples_and_seed(tmp_path: Path) -> None
     pairs = {"chosen": rewards, "rejected": [0.0] * 7, "sources": ["a"] * 7, "source": ["a"] * 7}
     files.write_json(tmp_path / "reward" / "heldout.json", pairs)
     files.write_jsonl(tmp_path / "reward" / "log.jsonl", [{"step": 1, "loss": 0.7, "accuracy": 0.5, "margin": 0.0}])
-    shown = [second._reward_parts(tmp_path, SimpleNamespace(**profile))[0] for profile in profiles]
+    shown = [second.reward_parts(tmp_path, SimpleNamespace(**profile))[0] for profile in profiles]
     assert len({table.words["margin"][0] for table in shown}) == 3
