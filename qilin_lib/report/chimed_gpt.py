@@ -45,7 +45,16 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     `scores` is scores.json, `digest` that of stage 06.
     """
     run = [name for name in (*ENTITIES, *EXAMS, *DIALOGUES) if _results(scores, name)]
-    made = [_first(scores, digest), _chimed_qa()] if run else []
+    made = []
+    if run:
+        exams = {name: _results(scores, name) for name in EXAMS}
+        shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
+        power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
+        notes, title = [*power, *_notes("about", "entities", "ceval")], "named entities and multiple choice"
+        made.append(_made("C1", f"ChiMed-GPT: {title}", C1, "results", scores, digest, notes))
+        columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
+        notes = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
+        made.append(_made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes))
     for letter, name in zip("bcd", DIALOGUES, strict=True):
         # MC dialogue has published numbers.
         made += [_generation(name, f"C2{letter}", scores, digest)] if name in run or (run and name == "mc") else []
@@ -85,20 +94,6 @@ def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
     if benchmark != "ceval":
         return results
     return {model: entry for model, entry in results.items() if (at(entry, C1[2].path) or {}).get("n")}
-
-
-def _first(scores: Mapping[str, Any], digest: str) -> Table:
-    exams = {name: _results(scores, name) for name in EXAMS}
-    shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
-    power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
-    notes = [*power, *_notes("about", "entities", "ceval")]
-    return _made("C1", "ChiMed-GPT: named entities and multiple choice", C1, "results", scores, digest, notes)
-
-
-def _chimed_qa() -> Table:
-    columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
-    notes = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
-    return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes)
 
 
 def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
