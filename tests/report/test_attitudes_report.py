@@ -16,7 +16,7 @@ from qilin_lib.evaluate.benchmarks import attitudes
 from qilin_lib.report import attitudes as report
 from qilin_lib.report import html
 from qilin_lib.report.render import Table
-from tests.report.conftest import words_of
+from tests.report.conftest import DPO, SFT, words_of
 
 Choose = Callable[[int, list[int]], int | None]
 """choose(item number, content at each position) -> position from 0, None for a reply that says nothing."""
@@ -47,8 +47,6 @@ def rejecting(number: int, contents: list[int]) -> int:
     return contents.index(1 if number % 2 == 0 else 5)
 
 
-SFT = "tiny 2.3M + DCPT + SFT"
-DPO = f"{SFT} + DPO"
 MODELS: dict[str, Choose] = {
     "sft": lambda number, contents: 0,
     "dpo": rejecting,

@@ -16,8 +16,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks import PAPER
 from qilin_lib.report import frames, tables
 from qilin_lib.runs import PARENTS
-
-DPO = "tiny 2.3M + DCPT + SFT + DPO"
+from tests.report.conftest import DPO
 
 
 def record(number: int, right: bool, **more: Any) -> dict[str, Any]:
