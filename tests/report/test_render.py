@@ -25,6 +25,7 @@ WHOLE = Score(40.0, 346, 35.1, 45.2)
     [
         (WHOLE, "40.0 [35.1, 45.2] (n=346)"),
         (Score(n=0), "no items"),
+        (Score(40.0, 2, 35.1, 45.2), "40.0 (n=2)"),
         (Score(), "-"),
         (Score(missing="not evaluated"), "not evaluated"),
         (Score(missing="", paper=Cell(None)), "not available"),
