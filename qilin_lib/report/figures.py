@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qilin_lib.chimed.sources import SETS
@@ -46,13 +47,7 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
         share = 100 * counts[fate] / counts["read"]
         axes.barh(range(len(entries)), share, left=left, color=colour, label=fate, height=0.74)
         left += share
-    # One column of numbers a fate; nothing where the count is zero.
-    for column, (fate, values) in enumerate(counts.items(), start=1):
-        numbers.text(column, -0.6, fate, ha="right", va="bottom", fontsize=6, color="#56606f")
-        for place in np.flatnonzero(values):
-            numbers.text(column, place, f"{values[place]:,}", ha="right", va="center", fontsize=7)
-    numbers.set_xlim(0, len(counts))
-    numbers.axis("off")
+    _counts_beside(numbers, counts)
     for place, (above, entry) in enumerate(zip(entries, entries[1:], strict=False), start=1):
         if above["set"] != entry["set"]:
             for half in (axes, numbers):
@@ -62,6 +57,16 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
     quiet(axes, "x")
     chart.legend(loc="outside upper center", ncols=len(FATES), frameon=False)
     return chart
+
+
+def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
+    """One column of numbers a fate; nothing where the count is zero."""
+    for column, (fate, values) in enumerate(counts.items(), start=1):
+        axes.text(column, -0.6, fate, ha="right", va="bottom", fontsize=6, color="#56606f")
+        for place in np.flatnonzero(values):
+            axes.text(column, place, f"{values[place]:,}", ha="right", va="center", fontsize=7)
+    axes.set_xlim(0, len(counts))
+    axes.axis("off")
 
 
 def loss_curves(logs: Mapping[str, Rows]) -> Figure:
