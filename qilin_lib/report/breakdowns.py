@@ -13,17 +13,17 @@ from qilin_lib import strict_yaml
 from qilin_lib.evaluate.benchmarks.ceval import NO_CATEGORY
 from qilin_lib.evaluate.benchmarks.cmexam import NOT_ANNOTATED
 from qilin_lib.models import names
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import NAMES, Score
 from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.paper import ExternalTable
-from qilin_lib.report.render import Table, table
-from qilin_lib.report.tables import Column, Scores, across, by_model, headings, heads
+from qilin_lib.report.render import Table, view
+from qilin_lib.report.tables import Column, Scores, across, by_model, score_rows
 
 _ANNOTATIONS = strict_yaml.read(Path(__file__).with_name("annotations.yaml"))
 # English names of CMExam's annotation columns and of their values.
 COLUMNS: dict[str, str] = _ANNOTATIONS["columns"]
 ENGLISH: dict[str, str] = _ANNOTATIONS["values"]
-CATEGORIES = {"stem": "STEM", "social_science": "Social science", "humanities": "Humanities", "other": "Other"}
+CATEGORIES = NAMES["categories"]
 
 
 def category_table(scores: Scores, digest: str = "") -> Table:
@@ -34,10 +34,9 @@ def category_table(scores: Scores, digest: str = "") -> Table:
     if any(NO_CATEGORY in entry.get("categories", {}) for entry in results.values()):
         shown = CATEGORIES | {NO_CATEGORY: NO_CATEGORY}
     columns = [Column("ceval", ("categories", name), title, ".1f") for name, title in shown.items()]
-    rows = by_model(columns, ordered(results), scores, digest)
-    about = sentences("tables", "categories") if results else ["C-Eval was not evaluated in this run."]
-    notes = [*names.foot(scores), *about]
-    return table("C-Eval by category", rows, heads(columns), notes, "4c").without("From")
+    rows, heads = score_rows(columns, {}, "", by_model(columns, ordered(results), scores, digest))
+    instead = "" if results else "no_categories"
+    return view("tables", "categories", rows, heads, names.foot(scores), "4c", instead=instead).without("From")
 
 
 def no_subjects(scores: Scores) -> str:
@@ -57,7 +56,18 @@ def group_tables(scores: Scores, digest: str = "") -> list[Table]:
     """
     found = {column for entry in scores["cmexam"].values() for column in entry.get("groups", {})}
     columns = [*(column for column in COLUMNS if column in found), *sorted(found - {*COLUMNS})]
-    return [_group_table(scores, column, letter, digest) for column, letter in zip(columns, "abcdefgh", strict=False)]
+    tables = []
+    for column, letter in zip(columns, "abcdefgh", strict=False):
+        values = list(group_values(scores["cmexam"], column))
+        models, cells = across(scores, "cmexam", {value: ("groups", column, value) for value in values}, digest)
+        rows = [
+            [str(number), value, ENGLISH.get(value, "-"), *line]
+            for number, (value, line) in enumerate(zip(values, cells, strict=True), start=1)
+        ]
+        shown, foot = COLUMNS.get(column, column), names.foot(scores)
+        made = view("tables", "groups", rows, models, foot, f"5{letter}", compact=True, column=shown)
+        tables.append(made if {*values} & {*ENGLISH} else made.without("English"))
+    return tables
 
 
 def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
@@ -69,29 +79,14 @@ def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (pair[0] == NOT_ANNOTATED, -pair[1], pair[0])))
 
 
-def _group_table(scores: Scores, column: str, letter: str, digest: str) -> Table:
-    values = list(group_values(scores["cmexam"], column))
-    cells = across(scores, "cmexam", {value: ("groups", column, value) for value in values}, digest)
-    rows = [
-        [str(number), value, ENGLISH.get(value, "-"), *line]
-        for number, (value, line) in enumerate(zip(values, cells, strict=True), start=1)
-    ]
-    columns = ["No.", "Group", "English", *headings(scores, "cmexam")]
-    notes = [*names.foot(scores), *sentences("tables", "groups")]
-    title = f"CMExam by {COLUMNS.get(column, column)}: accuracy"
-    made = table(title, rows, columns, notes, f"5{letter}", compact=True)
-    return made if {*values} & {*ENGLISH} else made.without("English")
-
-
 def variant_table(scores: Scores, digest: str = "") -> Table:
     """Huatuo-26M: the same answers under other metric code, a row per variant, a column per model."""
     results = scores["huatuo"]
     variants = dict.fromkeys(name for model in ordered(results) for name in results[model].get("variants", {}))
-    cells = across(scores, "huatuo", {name: ("variants", name) for name in variants}, digest, ".2f")
+    models, cells = across(scores, "huatuo", {name: ("variants", name) for name in variants}, digest, ".2f")
     rows = [[name, *line] for name, line in zip(variants, cells, strict=True)]
-    notes = [*names.foot(scores), *sentences("tables", "variants" if variants else "no_variants")]
-    title = "Huatuo-26M: the same answers, other metric code"
-    return table(title, rows, ["Variant", *headings(scores, "huatuo")], notes, "6v", compact=True)
+    instead = "" if rows else "no_variants"
+    return view("tables", "variants", rows, models, names.foot(scores), "6v", compact=True, instead=instead)
 
 
 def paired_table(scores: Scores) -> Table:
@@ -99,12 +94,11 @@ def paired_table(scores: Scores) -> Table:
     rows = []
     for pair in scores["paired"]:
         compared = f"({name_of(scores, pair['model_b'])}) \u2212 ({name_of(scores, pair['model_a'])})"
-        gap = Score(pair["difference"], pair["n"], pair["low"], pair["high"], "+.2f")
+        gap = Score.of({**pair, "value": pair["difference"]}, "+.2f")
         tests = [Score(pair.get(name), form=".3g") for name in ("p", "p_adjusted")]
         rows.append([pair["benchmark"], pair["metric"], compared, gap, *tests])
-    columns = ["Benchmark", "Metric", "Compared", "Difference, points", "p", "p, Holm"]
-    notes = [*names.foot(scores), *sentences("tables", "paired" if rows else "no_pairs", count=len(rows))]
-    return table("Paired differences between models", rows, columns, notes, "A1", compact=True)
+    instead, count = "" if rows else "no_pairs", len(rows)
+    return view("tables", "paired", rows, (), names.foot(scores), "A1", compact=True, instead=instead, count=count)
 
 
 def usage_table(scores: Scores) -> Table | None:
@@ -113,13 +107,12 @@ def usage_table(scores: Scores) -> Table | None:
     if not usage:
         return None
     counted = list(dict.fromkeys(name for counts in usage.values() for name in counts))
-    rows = [[name_of(scores, m), *(_amount(counts.get(n)) for n in counted)] for m, counts in sorted(usage.items())]
-    columns = ["Model", *(name.replace("_", " ") for name in counted)]
-    return table("Requests to endpoints", rows, columns, [*names.foot(scores), *sentences("tables", "usage")])
-
-
-def _amount(value: float | None) -> Score:
-    return Score(value, form=",.4f" if isinstance(value, float) else ",", missing="not known")
+    rows = []
+    for model, counts in sorted(usage.items()):
+        forms = {name: ",.4f" if isinstance(counts.get(name), float) else "," for name in counted}
+        amounts = [Score(counts.get(name), form=form, missing="not known") for name, form in forms.items()]
+        rows.append([name_of(scores, model), *amounts])
+    return view("tables", "usage", rows, (name.replace("_", " ") for name in counted), names.foot(scores))
 
 
 def external_table(printed: ExternalTable, number: str) -> Table:
@@ -131,5 +124,4 @@ def external_table(printed: ExternalTable, number: str) -> Table:
         [name, "external", *(Score(value, form=form) for value, form in zip(values, forms, strict=True))]
         for name, values in printed.rows.items()
     ]
-    notes = [f"Origin: {printed.origin}.", "Metric code differs from ours: compare within this table only."]
-    return table(printed.title, rows, ["Model", "From", *printed.columns], notes, number)
+    return view("tables", "external", rows, printed.columns, (), number, title=printed.title, origin=printed.origin)

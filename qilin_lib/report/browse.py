@@ -93,19 +93,19 @@ def pack(rows: Iterable[Row]) -> str:
     A prompt is split into prompt_beginning (its few-shot part) and prompt. What repeats from model to model and within
     a subject stands within reach of deflate's 32 KB.
     """
+
+    def finite(value: Any) -> Any:
+        # JSON knows no infinity; a choice's log-probability can be one, and is then packed as the text "-inf".
+        if isinstance(value, dict):
+            return {name: finite(inner) for name, inner in value.items()}
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
     packed = []
     for row in rows:
         record = row.record | {"prompt": row.question, "prompt_beginning": row.beginning}
-        packed.append({"task": row.task, "model": row.model, "record": _finite(record)})
+        packed.append({"task": row.task, "model": row.model, "record": finite(record)})
     data = json.dumps(packed, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(data.encode("utf-8", "surrogatepass"), 9)).decode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity; a choice's log-probability can be one, and is then packed as the text "-inf"."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def fitted(rows: Sequence[Row], seed: int, budget: int) -> tuple[str, list[Row]]:

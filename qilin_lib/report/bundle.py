@@ -27,9 +27,7 @@ from qilin_lib.runs import environment
 HIDDEN = "[hidden]"
 # Variables of the environment whose values are nobody's business, and what looks like a key wherever it stands.
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-_SECRET = re.compile(
-    r"\b(?:sk|pk|hf|gh[pousr]|github_pat|glpat|xox[abp]|AKIA|AIza)[-_]?[A-Za-z0-9_-]{12,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
-)
+_SECRET = r"\b(?:sk|pk|hf|gh[pousr]|github_pat|glpat|xox[abp]|AKIA|AIza)[-_]?[A-Za-z0-9_-]{12,}|(?<=Bearer )\S+|(?<=://)[^/\s@]+(?=@)"
 _FRAME = re.compile(r'^\s*(?:\[rank\d+\]:\s*)?File "([^"]+)", line (\d+), in (\S+)|^File (\S+?):(\d+), in (\w+)')
 _ERROR = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Failed))\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -65,49 +63,38 @@ def write(run: str, target: Path, texts: bool = False) -> Path:
     found = runs.find(run)
     if target.exists():
         raise QilinError(f"target {target}: exists; choose a new file")
-    members = dict(_texts(found) if texts else ()) | dict(_members(found))
-    hide = _hider(found)
+    members, secret = dict(_members(found, texts)), _secret(found)
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with files.naming(target), zipfile.ZipFile(work, "w", zipfile.ZIP_DEFLATED) as bundle:
             for name, content in sorted(members.items()):
-                bundle.writestr(name, hide(content))
+                bundle.writestr(name, secret.sub(HIDDEN, content))
         work.replace(target)
     finally:
         work.unlink(missing_ok=True)
     return target
 
 
-def _members(run: runs.Run) -> Iterator[tuple[str, str]]:
-    """(name, content) of what every bundle holds; of a file that cannot be read that it cannot."""
+def _members(run: runs.Run, texts: bool) -> Iterator[tuple[str, str]]:
+    """(name, content) of what every bundle holds, of a file that cannot be read that it cannot; with `texts` everything
+    of the run that is text, but the training data."""
+    home = runs.runs_dir()
+    # None that a link would bring in from outside the runs.
+    inside = [path for path in sorted(run.dir.rglob("*")) if path.is_file() and path.resolve().is_relative_to(home)]
+    names = {path: visible(path.relative_to(run.dir).as_posix()) for path in inside}
     yield "environment.json", _json(environment.describe())
-    yield "files.txt", "\n".join(f"{path.stat().st_size:>14,}  {_name(run, path)}" for path in _inside(run.dir, "*"))
-    for pattern, (suffix, shorten) in SHORT.items():
-        for path in _inside(run.dir, pattern):
+    yield "files.txt", "\n".join(f"{path.stat().st_size:>14,}  {name}" for path, name in names.items())
+    for path, name in names.items():
+        trained_on = path.parent.name == "01_build_chimed" and path.name in _DATA
+        if texts and path.suffix in _TEXTS and not trained_on and path.stat().st_size < LARGEST:
+            yield f"texts/{name}", path.read_text("utf-8", "replace")
+        for suffix, shorten in (of for pattern, of in SHORT.items() if path.match(pattern)):
             try:
                 content = shorten(path.read_text("utf-8", "replace"))
             except (ValueError, KeyError, TypeError, AttributeError) as reason:
                 content = f"damaged: {type(reason).__name__}"
             if content:
-                yield _name(run, path) + suffix, content
-
-
-def _texts(run: runs.Run) -> Iterator[tuple[str, str]]:
-    """Everything of the run that is text, but the training data."""
-    for path in _inside(run.dir, "*"):
-        trained_on = path.parent.name == "01_build_chimed" and path.name in _DATA
-        if path.suffix in _TEXTS and not trained_on and path.stat().st_size < LARGEST:
-            yield f"texts/{_name(run, path)}", path.read_text("utf-8", "replace")
-
-
-def _inside(folder: Path, pattern: str) -> list[Path]:
-    """Files below `folder`; none that a link would bring in from outside the runs."""
-    home = runs.runs_dir()
-    return [path for path in sorted(folder.rglob(pattern)) if path.is_file() and path.resolve().is_relative_to(home)]
-
-
-def _name(run: runs.Run, path: Path) -> str:
-    return visible(path.relative_to(run.dir).as_posix())
+                yield name + suffix, content
 
 
 def _values(text: str) -> str:
@@ -178,16 +165,15 @@ SHORT: dict[str, tuple[str, Callable[[str], str]]] = {
 }
 
 
-def _hider(run: runs.Run) -> Callable[[str], str]:
-    """What takes keys out of a text: values of the environment's secrets, and whatever looks like one."""
+def _secret(run: runs.Run) -> re.Pattern:
+    """What matches keys in a text: values of the environment's secrets, and whatever looks like one."""
     manifests = "".join(path.read_text("utf-8", "replace") for path in run.dir.glob("*/manifest.json"))
     named = re.findall(r'"api_key_env": "(\w+)"', manifests)
     values = {value for name, value in os.environ.items() if name in named or _SECRET_NAME.search(name)}
     known = sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
     # In JSON a quotation mark or backslash of a key is escaped.
     forms = [re.escape(form) for value in known for form in (value, json.dumps(value)[1:-1])]
-    secret = re.compile("|".join([*forms, _SECRET.pattern]))
-    return lambda text: secret.sub(HIDDEN, text)
+    return re.compile("|".join([*forms, _SECRET]))
 
 
 def _json(value: Any) -> str:

@@ -27,7 +27,6 @@ from qilin_lib.runs import Stage
 from qilin_lib.train.children import die_with_parent
 
 Record = Mapping[str, Any]
-Metric = Callable[[Record], float]
 
 # What `item_score` is of an answer, by benchmark.
 METRICS = {"huatuo": "ROUGE-L", "cmexam": "right"}
@@ -55,7 +54,7 @@ def choose(
     records_by_model: Mapping[str, Iterable[Record]],
     k: int,
     seed: int,
-    metric: Metric,
+    metric: Callable[[Record], float],
     stages: Sequence[str] = COMPARED,
 ) -> list[Case]:
     """Pick k items by a seeded draw, then the k biggest gains and losses of `metric` from the first stage to the last.
@@ -66,7 +65,14 @@ def choose(
     """
     first, last = stages[0], stages[-1]
     by_id = {model: {str(record["id"]): record for record in rows} for model, rows in records_by_model.items()}
-    ids = _common_ids(by_id, first)
+    for model, rows in by_id.items():
+        missing = sorted(by_id[first].keys() ^ rows.keys())
+        if missing:
+            raise QilinError(
+                f"case study needs the same items for every model: {model} and {first} differ in {len(missing)} "
+                f"item(s), e.g. {missing[0]}; run notebooks/06_eval.ipynb for both with the same cap"
+            )
+    ids = sorted(by_id[first])
     drawn = random.Random(seed).sample(ids, len(ids))
     rules = {item: ["seeded sample"] for item in drawn[:k]}
     # From the far end of the draw: among equal changes those that the sample does not show already.
@@ -84,31 +90,22 @@ def choose(
     return cases
 
 
-def _common_ids(by_id: Mapping[str, Mapping[str, Record]], first: str) -> list[str]:
-    for model, rows in by_id.items():
-        missing = sorted(by_id[first].keys() ^ rows.keys())
-        if missing:
-            raise QilinError(
-                f"case study needs the same items for every model: {model} and {first} differ in {len(missing)} "
-                f"item(s), e.g. {missing[0]}; run notebooks/06_eval.ipynb for both with the same cap"
-            )
-    return sorted(by_id[first])
-
-
 def side_by_side(cases: Iterable[Case], metric_name: str) -> Html:
     """The cases as HTML: question, reference, then one column per model with its metric, the change since the first
     stage and its answer, marked against the stage before it (first stage and baselines: against the reference)."""
-    cards = [_card(case, metric_name) for case in cases]
+    cards = []
+    for case in cases:
+        record = case.records[case.stages[0]]
+        prompt, gold = record["prompt"], f"Answer: {record['gold']}\n" if record.get("gold") else ""
+        if not isinstance(prompt, str):
+            prompt = "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+        reference = Box("Reference", cut(f"{gold}{record.get('reference') or ''}"))
+        answers = [_answer(model, case, metric_name) for model in case.records]
+        title, rule = f"{record.get('benchmark', 'case')}: {case.id}", f"picked by: {case.rule}"
+        cards.append(card(title, [Box("Question", cut(prompt)), reference], answers, rule))
     if not cards:
         return macro("paragraph", "No case: the benchmark has no items in this run.")
     return joined([macro("legend", f"{ALIKE:.0%}"), *cards])
-
-
-def _card(case: Case, metric_name: str) -> Html:
-    record = case.records[case.stages[0]]
-    asked = [Box("Question", cut(_question(record))), Box("Reference", cut(reference(record)))]
-    answers = [_answer(model, case, metric_name) for model in case.records]
-    return card(f"{record.get('benchmark', 'case')}: {case.id}", asked, answers, f"picked by: {case.rule}")
 
 
 def cut(text: str) -> Html:
@@ -117,19 +114,15 @@ def cut(text: str) -> Html:
 
 
 def _answer(model: str, case: Case, metric_name: str) -> Box:
-    score, first = case.scores[model], case.stages[0]
+    score, first, record = case.scores[model], case.stages[0], case.records[model]
     delta = "" if model == first else f" ({score - case.scores[first]:+.1f})"
-    shown = f"{metric_name} {score:.1f}{delta}"
-    record, other = case.records[model], _before(model, case)
-    name, compared = (other, case.records[other]) if other else ("the reference", {"output": record.get("reference")})
-    output, note = marked(str(compared["output"] or ""), str(record["output"] or ""), name)
-    return Box(model, Html("\n".join(filter(None, [output, *map(cut, reading(record))]))), shown, note)
-
-
-def _before(model: str, case: Case) -> str | None:
-    """The stage that `model` was trained from; None for the first stage and for baselines."""
+    # The stage that the model was trained from; none for the first stage and for baselines.
     stages = [name for name in case.stages if name in case.records]
-    return stages[stages.index(model) - 1] if model in stages[1:] else None
+    before = stages[stages.index(model) - 1] if model in stages[1:] else ""
+    compared = case.records[before]["output"] if before else record.get("reference")
+    output, note = marked(str(compared or ""), str(record["output"] or ""), before or "the reference")
+    text = Html("\n".join(filter(None, [output, *map(cut, reading(record))])))
+    return Box(model, text, f"{metric_name} {score:.1f}{delta}", note)
 
 
 def reading(record: Record) -> list[str]:
@@ -173,30 +166,16 @@ def marked(before: str, after: str, name: str) -> tuple[Html, str]:
     return macro("cut", shown, max(0, len(after) - LONGEST)), f"compared with {name}"
 
 
-def _question(record: Record) -> str:
-    prompt = record["prompt"]
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-
-
-def reference(record: Record) -> str:
-    """The gold letters of an exam item, and the reference text."""
-    gold = f"Answer: {record['gold']}\n" if record.get("gold") else ""
-    return f"{gold}{record.get('reference') or ''}"
-
-
 def cases(stage: Stage, benchmark: str) -> Html:
     """The chosen items of one benchmark, all models side by side. Metric: ROUGE-L, or 100/0 for an exam answer."""
-    folder = stage.parent("06_eval")
+    folder, parameters = stage.parent("06_eval"), stage.parameters
     models = records.models_of(folder, benchmark)
-    stages = [name for name in ("base", *stage.parameters.chain) if name in models]
-    names = records.names_of(folder, models)
+    stages = [name for name in ("base", *parameters.chain) if name in models]
     if len(stages) < 2:
         told = f"{benchmark} was answered by {len(stages)} stage(s) of this run under the fixed protocol"
         return macro("paragraph", f"{told}: nothing to compare.")
+    names = records.names_of(folder, models)
     answers = {name: records.read(folder, "fixed", benchmark, model) for model, name in names.items()}
-    parameters = stage.parameters
     chosen = choose(answers, parameters.cases, parameters.seed, item_score, [names[stage] for stage in stages])
     return side_by_side(chosen, METRICS[benchmark])
 

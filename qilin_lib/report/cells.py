@@ -1,8 +1,7 @@
-"""Cells that are more than text: a number with interval, n and the paper's number, and a text with a link."""
+"""Cells that are more than text (a number with interval, n and the paper's; a text with a link), and views.yaml."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from qilin_lib.evaluate.intervals import LEAST
 from qilin_lib.report.paper import UNKNOWN, Cell
 
 ADAPTIVE = "adaptive"  # three digits, from 100 on none behind the point
+WORDS: dict[str, Any] = strict_yaml.read(Path(__file__).with_name("views.yaml"))
+NAMES: dict[str, dict[str, str]] = WORDS["names"]
 
 
 class Linked(str):
@@ -53,6 +54,13 @@ class Score:
             # Nothing is claimed of so few items, whoever computed it.
             object.__setattr__(self, "low", None)
             object.__setattr__(self, "high", None)
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any] | None, form: str = ".1f", factor: float = 1, **more: Any) -> Score:
+        """Value, low and high of a summary times `factor`, and its n; of None a score without a value."""
+        known = summary or {}
+        scaled = {name: None if known.get(name) is None else factor * known[name] for name in ("value", "low", "high")}
+        return cls(**{"n": known.get("n"), **scaled, "form": form, **more})
 
     @property
     def difference(self) -> float | None:
@@ -103,11 +111,6 @@ class Score:
         return f"{self.records.partition('/')[0]}/manifest.json"
 
 
-def score_text(score: Mapping[str, Any] | None, form: str = ".1f") -> str:
-    """A summary of scores.json as "40.0 [35.1, 45.2] (n=346)"; "no items" for n = 0, "not evaluated" for None."""
-    return str(Score(**(score or {}), form=form, missing="not evaluated"))
-
-
 def _digits(value: float, form: str) -> str:
     if form == ADAPTIVE:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -116,12 +119,8 @@ def _digits(value: float, form: str) -> str:
     return text.replace("-", "\u2212") if form.startswith("+") else text
 
 
-@functools.cache
-def _texts() -> dict[str, Any]:
-    return strict_yaml.read(Path(__file__).with_name("notes.yaml"))
-
-
 def sentences(group: str, name: str, **values: Any) -> list[str]:
-    """The sentences of notes.yaml that stand under a table, `values` filled in; [] where it has none of that name."""
-    found = _texts()[group].get(name, [])
+    """The sentences of views.yaml under that name, those of a view its notes, `values` filled in; [] without any."""
+    found = WORDS[group].get(name, [])
+    found = found.get("notes", []) if isinstance(found, dict) else found
     return [line.format(**values) for line in ([found] if isinstance(found, str) else found)]

@@ -8,6 +8,7 @@ colour. No pyplot: nothing global moves.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -164,11 +165,9 @@ def curves(rows: Rows, panels: Sequence[Panel], columns: int, height: float) -> 
 
 def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """{model: (colour, marker)}: the stages have their own, baselines the next free ones."""
-    found = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
-    for place, model in enumerate(model for model in models if model not in COLOURS):
-        colour = FURTHER_COLOURS[place % len(FURTHER_COLOURS)]
-        found[model] = (colour, FURTHER_MARKERS[place % len(FURTHER_MARKERS)])
-    return found
+    further = zip(itertools.cycle(FURTHER_COLOURS), itertools.cycle(FURTHER_MARKERS), strict=True)
+    own = {model: (COLOURS[model], MARKERS[model]) for model in models if model in COLOURS}
+    return own | {model: look for model, look in zip((m for m in models if m not in own), further, strict=False)}
 
 
 def interval(
@@ -203,20 +202,6 @@ def interval_curve(
     axes.plot(list(known), list(known.values()), color=colour, label=label, **style)
 
 
-def _model_key(chart: Chart, names: Mapping[str, str], paper: bool = False) -> None:
-    """The legend; `names`: {model: what it is called}."""
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linewidth=1.2, label=literal(names[model]))
-        for model, (colour, marker) in looks(list(names)).items()
-    ]
-    if paper:
-        handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
-    columns = min(KEY_COLUMNS, len(handles))
-    # Legends fill their columns first; models are to be read row by row.
-    across = [handle for column in range(columns) for handle in handles[column::columns]]
-    chart.legend(handles=across, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
-
-
 @dataclass(frozen=True)
 class Line:
     """A row of an interval plot: its label, each model's score, whether it stands out, and a number of the paper's."""
@@ -243,7 +228,14 @@ def interval_plot(
     grid = chart.subplots(len(panels), 1, squeeze=False, sharex=percent, height_ratios=heights)[:, 0]
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
         for height, line in enumerate(reversed(lines)):
-            _draw_line(axes, line, height, models, step, paper)
+            colours, shown = looks(list(dict.fromkeys([*models, *line.scores]))), False
+            for place, (model, score) in enumerate(line.scores.items()):
+                shown |= interval(axes, score, height + step * ((len(line.scores) - 1) / 2 - place), colours[model])
+            if line.cross is not None:
+                axes.plot(line.cross, height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
+            elif paper and not shown:
+                across = axes.get_yaxis_transform()
+                axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")
         axes.set_yticks(range(len(lines)), [literal(line.label) for line in reversed(lines)], fontsize=8)
         for label, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
             label.set_fontweight("bold" if line.bold else "normal")
@@ -255,16 +247,14 @@ def interval_plot(
         for height in range(0, len(lines), 2):
             axes.axhspan(height - 0.5, height + 0.5, color="#f5f6f9", zorder=0)
     grid[-1].set_xlabel(xlabel)
-    _model_key(chart, names, paper)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linewidth=1.2, label=literal(names[model]))
+        for model, (colour, marker) in looks(models).items()
+    ]
+    if paper:
+        handles.append(Line2D([], [], color=PAPER_COLOUR, marker="X", linestyle="", label="paper"))
+    columns = min(KEY_COLUMNS, len(handles))
+    # Legends fill their columns first; models are to be read row by row.
+    by_row = [handle for column in range(columns) for handle in handles[column::columns]]
+    chart.legend(handles=by_row, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     return chart
-
-
-def _draw_line(axes: Axes, line: Line, height: float, models: Sequence[str], step: float, paper: bool) -> None:
-    look, shown = looks(list(dict.fromkeys([*models, *line.scores]))), False
-    for place, (model, score) in enumerate(line.scores.items()):
-        shown |= interval(axes, score, height + step * ((len(line.scores) - 1) / 2 - place), look[model])
-    if line.cross is not None:
-        axes.plot(line.cross, height, marker="X", color=PAPER_COLOUR, markersize=7, linestyle="")
-    elif paper and not shown:
-        across = axes.get_yaxis_transform()
-        axes.text(0.01, height, "no number", transform=across, va="center", fontsize=7, color="#7a8494")

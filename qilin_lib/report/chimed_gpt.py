@@ -11,27 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qilin_lib.evaluate.benchmarks import FURTHER
-from qilin_lib.evaluate.entities import KINDS, NAMES
+from qilin_lib.evaluate.entities import KINDS
+from qilin_lib.evaluate.entities import NAMES as TYPES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import tables as shared
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import NAMES, Score, sentences
 from qilin_lib.report.frames import at, ordered
 from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, table, view
 from qilin_lib.report.tables import LABELS, Column
 
 ENTITIES = ("ccks2019", "chimst", "cmeee")
 EXAMS = ("ceval", "cmmlu", "medqa")
 DIALOGUES = ("mc", "cmtmedqa", "meddialog")
-# What an entry of a reply can be (entities.KINDS), in words.
-ENTRIES = {
-    "parsed": "entries read as entities",
-    "unknown_type": "entries of an unknown type",
-    "not_in_text": "entries that are not in the text",
-    "none": 'entries that say "none"',
-    "unreadable": "entries that cannot be read",
-}
 # Whoever reads only the heading must see that the README's BLEU-1 is none.
 KNOWN_AS = {"B-1": " (is BLEU-2, spaced string)", "B-2": " (is BLEU-3, spaced string)"}
 README_HEADINGS = {metric: f"README's {metric}{KNOWN_AS.get(metric, '')}" for metric in README_METRICS}
@@ -51,23 +44,25 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
 
     `scores` is scores.json, `digest` that of stage 06.
     """
-    run = {name for name in (*ENTITIES, *EXAMS, *DIALOGUES) if _results(scores, name)}
+    run = [name for name in (*ENTITIES, *EXAMS, *DIALOGUES) if _results(scores, name)]
     made = []
     if run:
-        made = [_first(scores, digest), _chimed_qa(), _generation("mc", "C2b", scores, digest)]
-        made += [
-            _generation(name, n, scores, digest)
-            for name, n in zip(DIALOGUES[1:], ("C2c", "C2d"), strict=True)
-            if name in run
-        ]
-        made += [
-            _types_table(name, f"C3{letter}", scores, digest)
-            for letter, name in zip("abc", ENTITIES, strict=True)
-            if name in run
-        ]
-    shown = [name for name, row in FURTHER.items() if row.columns and scores.get(name)]
+        exams = {name: _results(scores, name) for name in EXAMS}
+        shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
+        power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
+        notes, title = [*power, *_notes("about", "entities", "ceval")], "named entities and multiple choice"
+        made.append(_made("C1", f"ChiMed-GPT: {title}", C1, "results", scores, digest, notes))
+        columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
+        notes = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
+        made.append(_made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes))
+    for letter, name in zip("bcd", DIALOGUES, strict=True):
+        # MC dialogue has published numbers.
+        made += [_generation(name, f"C2{letter}", scores, digest)] if name in run or (run and name == "mc") else []
+    for letter, name in zip("abc", ENTITIES, strict=True):
+        made += [_types_table(name, f"C3{letter}", scores, digest)] if name in run else []
+    further = [name for name, row in FURTHER.items() if row.columns and scores.get(name)]
     return made + [
-        _further(name, f"C4{letter}", scores, digest) for letter, name in zip("abcdefghijklmnop", shown, strict=False)
+        _further(name, f"C4{letter}", scores, digest) for letter, name in zip("abcdefghijklmnop", further, strict=False)
     ]
 
 
@@ -101,20 +96,6 @@ def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
     return {model: entry for model, entry in results.items() if (at(entry, C1[2].path) or {}).get("n")}
 
 
-def _first(scores: Mapping[str, Any], digest: str) -> Table:
-    exams = {name: _results(scores, name) for name in EXAMS}
-    shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
-    power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
-    notes = [*power, *_notes("about", "entities", "ceval")]
-    return _made("C1", "ChiMed-GPT: named entities and multiple choice", C1, "results", scores, digest, notes)
-
-
-def _chimed_qa() -> Table:
-    columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
-    notes = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
-    return _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes)
-
-
 def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
     metrics = {heading: (README_METRICS[name], name) for name, heading in README_HEADINGS.items()}
     metrics |= {heading: (name, "") for heading, name in TRUE_BLEU.items()}
@@ -139,31 +120,28 @@ def _made(
     """The published rows of a group of the README, then our models; a column per score."""
     asked = {column.benchmark: _results(scores, column.benchmark) for column in columns}
     models = ordered({model for results in asked.values() for model in results})
-    rows = shared.published_rows(columns, CHIMED_GPT.get(group, {}), "published")
-    rows += shared.by_model(columns, models, {**scores, **asked}, digest)
     about = foot(scores, paper="") if models else []
     for benchmark, results in asked.items():
-        if results:
-            about.append(_about_run(benchmark, results, scores))
+        if not results:
+            continue
+        # What was asked, what could not be read, was cut or is not finished.
+        ceval = benchmark == "ceval"
+        own = {model: entry["chimed_gpt"] for model, entry in results.items()} if ceval else results
+        said = [shared.asked_note(scores, benchmark, lead=f"{LABELS[benchmark]}{', two subjects' * ceval}, ours")]
+        said += [*shared.failure_notes(own, scores), *shared.cut_notes(scores, benchmark)]
+        about.append(" ".join(said + shared.unfinished_notes(scores, benchmark)))
     missing = [LABELS[name] for name, results in asked.items() if scores and not results]
     about += [f"Not evaluated in this run: {', '.join(missing)}."] if missing else []
-    return table(title, rows, shared.heads(columns), [*about, *notes], number)
-
-
-def _about_run(benchmark: str, results: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    """What was asked, what could not be read, was cut or is not finished."""
-    ceval = benchmark == "ceval"
-    lead = f"{LABELS[benchmark]}{', two subjects' * ceval}, ours"
-    own = {model: entry["chimed_gpt"] for model, entry in results.items()} if ceval else results
-    notes = [shared.asked_note(scores, benchmark, lead=lead), *shared.failure_notes(own, scores)]
-    return " ".join(notes + shared.cut_notes(scores, benchmark) + shared.unfinished_notes(scores, benchmark))
+    ours = shared.by_model(columns, models, {**scores, **asked}, digest)
+    rows = shared.score_rows(columns, CHIMED_GPT.get(group, {}), "published", ours)
+    return table(title, *rows, [*about, *notes], number)
 
 
 def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
     """Micro F1 by type and over all, then what became of the replies; a column per model."""
     kinds = dict.fromkeys(kind for entry in scores[benchmark].values() for kind in entry["types"])
     lines: dict[str, Sequence[str]] = {
-        f"{kind} {NAMES.get(kind, '')}".rstrip(): ("types", kind, "f1") for kind in kinds
+        f"{kind} {TYPES.get(kind, '')}".rstrip(): ("types", kind, "f1") for kind in kinds
     }
     lines |= {f"all types, {name}": (name.lower(),) for name in ("F1", "precision", "recall")}
     lines |= {
@@ -172,13 +150,12 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
         "replies cut at the limit": ("cut",),
         "replies with an error": ("error",),
     }
-    lines |= {ENTRIES[kind]: ("lines", kind) for kind in KINDS}
-    cells = shared.across(scores, benchmark, lines, digest)
+    lines |= {NAMES["entries"][kind]: ("lines", kind) for kind in KINDS}
+    models, cells = shared.across(scores, benchmark, lines, digest)
     rows = [[heading, *line] for heading, line in zip(lines, cells, strict=True)]
-    publication = "No numbers by type are published." if benchmark != "cmeee" else "ChiMed-GPT was not evaluated on it."
-    notes = [*foot(scores, paper=""), *sentences("tables", "types"), publication]
-    columns = ["Type", *shared.headings(scores, benchmark)]
-    return table(f"Named entities by type: {LABELS[benchmark]}", rows, columns, notes, number, compact=True)
+    after = ["ChiMed-GPT was not evaluated on it." if benchmark == "cmeee" else "No numbers by type are published."]
+    notes, label = foot(scores, paper=""), LABELS[benchmark]
+    return view("tables", "types", rows, models, notes, number, after, compact=True, label=label)
 
 
 def _further(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
@@ -186,7 +163,7 @@ def _further(benchmark: str, number: str, scores: Mapping[str, Any], digest: str
     row = FURTHER[benchmark]
     paths = dict(row.columns) | {(failure,): heading for failure, heading in shared.FAILURES.items()}
     columns = [Column(benchmark, path, heading, ".1f") for path, heading in paths.items()]
-    rows = shared.by_model(columns, ordered(scores[benchmark]), scores, digest)
+    ours = shared.by_model(columns, ordered(scores[benchmark]), scores, digest)
     notes = [*foot(scores, paper=""), *shared.unfinished_notes(scores, benchmark)]
     notes += [shared.asked_note(scores, benchmark), *shared.cut_notes(scores, benchmark)]
-    return table(row.label, rows, shared.heads(columns), notes, number).without("From")
+    return table(row.label, *shared.score_rows(columns, {}, "", ours), notes, number).without("From")

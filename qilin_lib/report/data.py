@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from qilin_lib.evaluate.intervals import wilson
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import count
 from qilin_lib.report.markup import Html, conversation_card, macro
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, table, view
 from qilin_lib.report.tables import FATES
 
 
@@ -37,7 +36,7 @@ def sources_table(raw: Path) -> Table:
         about = (" + ".join(source.licences()), source.home) if source else ("-", "-")
         rows.append([printable(name), state, ", ".join(feeds), *about])
     notes = [f"not read in {name}: {listed(files)}" for name, files in left.items()]
-    return table(f"Sources below {raw.name}", rows, ["Dataset", "Status", "Feeds", "Licence", "From"], notes)
+    return view("data", "sources", rows, (), notes, folder=raw.name)
 
 
 def example(raw: Path, name: str) -> Html:
@@ -56,8 +55,7 @@ def ledger_table(ledger: Mapping[str, Any]) -> Table:
     rows = [[row["source"], row["set"], *line] for row, line in zip(ledger["sources"], counts, strict=True)]
     rows.append(["Total", "", *(sum(column) for column in zip(*counts, strict=True))])
     notes = [f"{name}: {listed(files)}" for name, files in ledger.get("notes", {}).items()]
-    notes += sentences("data", "ledger", fates=" + ".join(FATES))
-    return table("Ledger", rows, ["Dataset", "Set", "read", *FATES, "substring", "deidentified"], notes)
+    return view("data", "ledger", rows, [*FATES, "substring", "deidentified"], notes, fates=" + ".join(FATES))
 
 
 def kept(ledger: Mapping[str, Any]) -> dict[str, int]:
@@ -86,8 +84,12 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
     if not decontaminate:
         blank = [Score(missing="not counted")] * (len(columns) - 1)
         return table(title, [["Total", *blank]], columns, ["decontaminate: false: nothing was compared"])
+    # With the sum over all sources.
+    hits, rules = (
+        {**counts, "Total": sum(map(Counter, counts.values()), Counter())}
+        for counts in (ledger["hits"], ledger.get("rules", {}))
+    )
     lines = []
-    hits, rules = _with_total(ledger["hits"]), _with_total(ledger.get("rules", {}))
     for source, found in hits.items():
         by_rule = rules.get(source, {})
         benchmarks = [found.get(name, 0) for name in there]
@@ -106,10 +108,6 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
     return table(title, lines, columns, [*notes, *sentences("data", "compared_with", fate=fate)])
 
 
-def _with_total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
-    return {**counts, "Total": sum(map(Counter, counts.values()), Counter())}
-
-
 def leak_recall_table(rows: Iterable[Recall]) -> Table:
     """Leaks made of the benchmarks' own items: percent found by kind and benchmark, with Wilson 95 % interval."""
     cells: dict[str, dict[str, Recall]] = {}
@@ -121,8 +119,7 @@ def leak_recall_table(rows: Iterable[Recall]) -> Table:
         each = [_share(found[name].found, found[name].made) if name in found else Score() for name in there]
         total = _share(sum(row.found for row in found.values()), sum(row.made for row in found.values()))
         lines.append([kind, *each, total])
-    columns = ["Kind of leak", *there, "all"]
-    return table("Leaks that decontamination finds", lines, columns, sentences("data", "recall"))
+    return view("data", "recall", lines, [*there, "all"])
 
 
 def dropped_table(path: Path, each: int = 2) -> Table:
@@ -143,8 +140,7 @@ def dropped_table(path: Path, each: int = 2) -> Table:
         for reason in sorted(shown)
         for row in shown[reason]
     ]
-    notes = sentences("data", "dropped", lines=counts.total(), file=path.name, each=each)
-    return table("Not kept, by reason", rows, ["Reason", "lines", "Dataset", "Set", "Place", "Begins with"], notes)
+    return view("data", "dropped", rows, lines=counts.total(), file=path.name, each=each)
 
 
 def deidentified_table(ledger: Mapping[str, Any]) -> Table:
@@ -152,7 +148,7 @@ def deidentified_table(ledger: Mapping[str, Any]) -> Table:
     sources = [row for row in ledger["sources"] if row["deidentified"]]
     kinds = sorted({kind for row in sources for kind in row["deidentified"]})
     rows = [[row["source"], row["set"], *(row["deidentified"].get(kind, 0) for kind in kinds)] for row in sources]
-    return table("Placeholders", rows, ["Dataset", "Set", *kinds])
+    return view("data", "deidentified", rows, kinds)
 
 
 def deid_score_table(rows: Iterable[Row]) -> Table:
@@ -160,15 +156,14 @@ def deid_score_table(rows: Iterable[Row]) -> Table:
     cells = []
     for row in rows:
         replaced = row.true_positives + row.false_positives
-        scores = (
-            _share(row.true_positives, replaced),
-            _share(row.true_positives, row.labelled),
-            _f1(_share(row.true_positives, replaced + row.false_negatives)),
-            _share(row.covered, row.labelled),
-        )
+        jaccard = _share(row.true_positives, replaced + row.false_negatives)
+        bounds = {name: getattr(jaccard, name) for name in ("value", "low", "high")}
+        # F1 = 2J / (1 + J), which grows with J: the interval goes through the same formula.
+        f1 = {name: None if value is None else 200 * value / (100 + value) for name, value in bounds.items()}
+        scores = [_share(row.true_positives, replaced), _share(row.true_positives, row.labelled)]
+        scores += [Score(n=jaccard.n, **f1), _share(row.covered, row.labelled)]
         cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
-    columns = ["Type", "labelled", "precision", "recall", "F1", "covered"]
-    return table("De-identification on labelled sentences", cells, columns, sentences("data", "rules"))
+    return view("data", "rules", cells)
 
 
 def _share(right: int, trials: int) -> Score:
@@ -176,10 +171,3 @@ def _share(right: int, trials: int) -> Score:
         return Score(n=0)
     low, high = wilson(right / trials, trials)
     return Score(100 * right / trials, trials, 100 * low, 100 * high)
-
-
-def _f1(jaccard: Score) -> Score:
-    bounds = {name: getattr(jaccard, name) for name in ("value", "low", "high")}
-    return replace(
-        jaccard, **{name: 200 * value / (100 + value) for name, value in bounds.items() if value is not None}
-    )

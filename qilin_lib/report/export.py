@@ -1,4 +1,4 @@
-"""A finished stage as a folder to hand on: weights or adapter, tokenizer, template, and a model card.
+"""A finished stage as a folder to hand on: weights or adapter, tokenizer, template, model card, GGUF, a hub repository.
 
 python -m qilin_lib.report.export RUN STAGE TARGET [--adapter | --gguf] [--push OWNER/NAME]
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from qilin_lib.models.adapters import base_of
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.models.names import accepted, describe
-from qilin_lib.report import card, published
+from qilin_lib.models.shapes import is_hub_id
+from qilin_lib.report import card
 from qilin_lib.tokens.own_template import choose, written
 from qilin_lib.tokens.template import as_trained
 
 EXAMPLE = "感冒了要看哪个科？"
 NOTE = "qilin.json"
+CONVERTER = "convert_hf_to_gguf.py"
+GGUF = "model.gguf"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,13 +61,17 @@ def export(
     whatever forbids to convert it (`gguf`) or to upload it to the repository `push`.
     """
     found = runs.find(run)
-    name = _stage_name(stage, found.chain)
+    trained = {name: chains.folder(name) for name in found.chain}
+    name = trained.get(stage, stage)
+    if name not in trained.values():
+        choices = [*trained.values(), *trained]
+        raise QilinError(f"stage '{stage}': has no weights to export{nearest(stage, choices)}; there are {choices}")
     if gguf and adapter:
         raise QilinError("--gguf: an adapter alone is no model that llama.cpp runs; leave --adapter out")
     if gguf:
-        published.converter()
+        _converter()
     if push is not None:
-        published.check_push(push)
+        _check_push(push)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise QilinError(f"target {target}: exists and is not empty; choose a new folder")
     manifests = found.line_of(name, "the export")
@@ -77,17 +84,8 @@ def export(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if push is not None:
-        published.push(target, push)
+        _push(target, push)
     return target
-
-
-def _stage_name(word: str, chain: Sequence[str]) -> str:
-    trained = {name: chains.folder(name) for name in chain}
-    name = trained.get(word, word)
-    if name not in trained.values():
-        choices = [*trained.values(), *trained]
-        raise QilinError(f"stage '{word}': has no weights to export{nearest(word, choices)}; there are {choices}")
-    return name
 
 
 def _fill(
@@ -113,7 +111,11 @@ def _fill(
         for file, key in (("adapter_config.json", "base_model_name_or_path"), (NOTE, "base")):
             files.write_json(work / file, files.read_json(work / file) | {key: f"{run.name}/{parent}"})
     if gguf:
-        published.to_gguf(work)
+        _to_gguf(work)
+    # What 06_eval said of exactly these weights, if it has finished.
+    evaluated = {"06_eval": run.manifest("06_eval")} if run.finished("06_eval") else {}
+    if evaluated and evaluated["06_eval"]["inputs"].get(name) != manifest["digest"]:
+        evaluated = {}
     asked = [{"role": "user", "content": EXAMPLE}]
     made = card.Export(
         run=run.name,
@@ -125,7 +127,7 @@ def _fill(
         about=describe(base, facts, chain),
         ledger=_content(run, manifests, "01_build_chimed", "ledger.json"),
         heldout={at: _content(run, manifests, at, "heldout.json") for at in trained.values()},
-        scores=_scores(run, name, manifest["digest"]),
+        scores=_content(run, evaluated, "06_eval", "scores.json") if evaluated else None,
         template=template.name,
         rendered=tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
         files={path.name: files.sha256_file(path) for path in sorted(work.iterdir()) if path.name != NOTE},
@@ -190,16 +192,6 @@ def _content(run: runs.Run, manifests: dict[str, dict[str, Any]], stage: str, fi
     return files.read_json(run.folder(stage) / file)
 
 
-def _scores(run: runs.Run, name: str, digest: str) -> dict[str, Any] | None:
-    """scores.json, if 06_eval has finished on exactly these weights."""
-    if not run.finished("06_eval"):
-        return None
-    manifest = run.manifest("06_eval")
-    if manifest["inputs"].get(name) != digest:
-        return None
-    return _content(run, {"06_eval": manifest}, "06_eval", "scores.json")
-
-
 def _base_weights(run: runs.Run, name: str, parent: str, manifests: dict[str, dict[str, Any]]) -> dict[str, str]:
     """{file: sha256} of the full weights that training started from: merged by the stage itself, or its parent's."""
     for stage, folder in ((name, "start/"), (parent, "model/")):
@@ -208,6 +200,63 @@ def _base_weights(run: runs.Run, name: str, parent: str, manifests: dict[str, di
         if kept:
             return {Path(file).name: outputs[file]["sha256"] for file in kept}
     return _content(run, manifests, "02_tokenize", "base_weights.json")
+
+
+# --- for others: llama.cpp, the hub -----------------------------------------------------------------------------------
+
+
+def _converter() -> Path:
+    """llama.cpp's converter in the folder LLAMA_CPP_DIR, else on PATH; QilinError if there is none."""
+    folder = os.environ.get("LLAMA_CPP_DIR")
+    # It need not be executable: Python runs it.
+    for place in [folder] if folder else os.get_exec_path():
+        if (Path(place) / CONVERTER).is_file():
+            return Path(place) / CONVERTER
+    where = f"in LLAMA_CPP_DIR = '{folder}'" if folder else "on PATH"
+    raise QilinError(
+        f"--gguf: {CONVERTER} of llama.cpp is not {where}; nearest valid: LLAMA_CPP_DIR set to a checkout of "
+        "llama.cpp, or the export without --gguf, converted later"
+    )
+
+
+def _to_gguf(folder: Path) -> None:
+    """Write model.gguf beside the weights in `folder`, in their own precision; QilinError with what went wrong."""
+    script = _converter()
+    work = folder.with_name(f"{folder.name}.{GGUF}")
+    command = [sys.executable, str(script), str(folder), "--outfile", str(work), "--outtype", "auto"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not work.is_file():
+        work.unlink(missing_ok=True)
+        last = (done.stderr or done.stdout).strip().rpartition("\n")[2][:300]
+        raise QilinError(f"--gguf: {script} ended with {done.returncode}: {last}")
+    shutil.move(work, folder / GGUF)
+
+
+def _check_push(repository: str) -> None:
+    """QilinError unless `repository` is owner/name and there is a token to write to it."""
+    from huggingface_hub import get_token
+
+    if not is_hub_id(repository) or "@" in repository:
+        raise QilinError(f"--push {repository}: no repository of the hub; nearest valid: owner/name")
+    if get_token() is None:
+        raise QilinError("--push: no token for the hub; nearest valid: `hf auth login`, or HF_TOKEN with a write token")
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Upload an export, a folder that holds no record of the data, to a repository that is private if it is new.
+
+    QilinError when the hub refuses; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    hub, name = HfApi(), folder.name
+    try:
+        hub.create_repo(repository, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Upload {name}")
+    # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
+    except Exception as reason:
+        why = " ".join(str(reason).split())[:300]
+        raise QilinError(f"--push {repository}: the hub refused ({why}); the export is whole in {folder}") from None
 
 
 if __name__ == "__main__":

@@ -20,19 +20,7 @@ from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report import charts, tables
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import COLUMNS, ENGLISH, group_values
-from qilin_lib.report.charts import (
-    COLOURS,
-    PAPER_COLOUR,
-    Line,
-    Panel,
-    Rows,
-    curves,
-    interval_plot,
-    line,
-    literal,
-    new_chart,
-    quiet,
-)
+from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Panel, Rows, interval_plot, literal, new_chart, quiet
 from qilin_lib.report.frames import count, name_of, ordered, stages_of
 from qilin_lib.report.paper import PaperTable
 
@@ -91,9 +79,9 @@ def loss_curves(logs: Mapping[str, Rows]) -> Figure:
     grid = chart.subplots(2, len(logs), squeeze=False, sharex="col", height_ratios=[3, 1])
     for (stage, rows), (top, bottom) in zip(logs.items(), grid.T, strict=True):
         colour = COLOURS.get(stage, "#333333")
-        line(top, rows, "loss", colour, "training")
-        line(top, rows, "eval_loss", PAPER_COLOUR, "held out", marker="o")
-        line(bottom, rows, "learning_rate", colour, "")
+        charts.line(top, rows, "loss", colour, "training")
+        charts.line(top, rows, "eval_loss", PAPER_COLOUR, "held out", marker="o")
+        charts.line(bottom, rows, "learning_rate", colour, "")
         if stage == "dpo":
             top.axhline(math.log(2), color="#333333", linestyle="--", linewidth=1, label="ln 2")
         top.set_title(stage.upper(), fontsize=10)
@@ -124,7 +112,7 @@ def dpo_curves(rows: Rows, start: float | None = math.log(2)) -> Figure:
     for title, prefix in SIDES.items():
         lines = {f"{prefix}/chosen": (COLOURS["sft"], "chosen"), f"{prefix}/rejected": (PAPER_COLOUR, "rejected")}
         panels.append(Panel(title, lines))
-    chart = curves(rows, panels, 3, 5.4)
+    chart = charts.curves(rows, panels, 3, 5.4)
     chart.axes[2].set_ylim(-0.02, 1.02)
     return chart
 
@@ -206,18 +194,14 @@ def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure
         printed = paper[number]
         for metric in metrics:
             title = f"{printed.title.removesuffix(' results')}: {printed.columns[metric]}"
-            panels[title] = _forest_lines(printed, metric, scores)
+            # Our stages, the paper's numbers, then our others.
+            ours = {model: entry.get(metric) for model, entry in scores.get(printed.benchmark, {}).items()}
+            further = [model for model in ordered(ours) if model not in COLOURS and ours[model]]
+            theirs = {row.label: row.known[metric].value for row in printed.rows if metric in row.known}
+            panels[title] = [
+                *(Line(name_of(scores, model), {model: ours.get(model)}) for model in stages_of(scores)),
+                *(Line(name, {}, cross=value) for name, value in theirs.items() if value is not None),
+                *(Line(name_of(scores, model), {model: ours[model]}) for model in further),
+            ]
     models = {model: name_of(scores, model) for model in stages_of(scores)}
     return interval_plot(panels, models, "percent", percent=False)
-
-
-def _forest_lines(table: PaperTable, metric: str, scores: Mapping[str, Any]) -> list[Line]:
-    """Our stages, the paper's numbers, then our others."""
-    ours = {model: entry.get(metric) for model, entry in scores.get(table.benchmark, {}).items()}
-    further = [model for model in ordered(ours) if model not in COLOURS and ours[model]]
-    theirs = [(row.label, row.cell(metric).value) for row in table.rows]
-    return [
-        *(Line(name_of(scores, model), {model: ours.get(model)}) for model in stages_of(scores)),
-        *(Line(name, {}, cross=value) for name, value in theirs if value is not None),
-        *(Line(name_of(scores, model), {model: ours[model]}) for model in further),
-    ]

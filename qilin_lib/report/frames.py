@@ -60,14 +60,13 @@ def run_of(run: AnyRun) -> runs.Run:
 def ordered(models: Iterable[str]) -> list[str]:
     """Models in the order of tables and figures: the stages, further ones of a chain, then all others by name, each
     with its rows with passages behind it."""
-    models = list(dict.fromkeys(models))
-    bare = dict.fromkeys(evidence.parts(name)[0] for name in models)
+    places = {name: evidence.parts(name) for name in models}
+    bare = dict.fromkeys(name for name, _ in places.values())
     further = [name for name in bare if re.match(chains.NAME, name) and name not in names.STAGES]
     own = [*(name for name in names.STAGES if name in bare), *further]
     order = [*own, *sorted(bare.keys() - {*own})]
     kinds = ("", evidence.RETRIEVAL, evidence.RANDOM, evidence.GOLD)
-    places = {name: evidence.parts(name) for name in models}
-    return sorted(models, key=lambda name: (order.index(places[name][0]), kinds.index(places[name][1])))
+    return sorted(places, key=lambda name: (order.index(places[name][0]), kinds.index(places[name][1])))
 
 
 def bare(models: Iterable[str]) -> list[str]:
@@ -99,25 +98,12 @@ def _file(run: runs.Run, path: str) -> Path:
     return run.dir / path
 
 
-def _manifest(run: runs.Run, stage: str) -> dict[str, Any]:
-    """The manifest of a stage, {} while it is being made."""
-    return run.manifest(stage) if run.finished(stage) else {}
-
-
 # --- 06: scores and records -------------------------------------------------------------------------------------------
 
 
 def results_of(scores: Mapping[str, Any], benchmark: str, protocol: str = "fixed") -> Mapping[str, Any]:
     """{model: entry} of a benchmark under a protocol, {} where it was not run."""
     return (scores if protocol == "fixed" else scores.get(protocol, {})).get(benchmark, {})
-
-
-def entries(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
-    """(benchmark, protocol, model, entry) of a scores.json."""
-    for protocol, asked in (("fixed", scores), ("released", scores.get("released", {}))):
-        for benchmark in [name for name in asked if name in PAPER or name in FURTHER]:
-            for model in ordered(asked[benchmark]):
-                yield benchmark, protocol, model, asked[benchmark][model]
 
 
 def leaves(
@@ -150,27 +136,34 @@ def _grouped(place: Sequence[str]) -> dict[str, str]:
 
 def _scores(run: runs.Run) -> Iterator[dict[str, Any]]:
     scores = files.read_json(_file(run, "06_eval/scores.json"))
-    manifest = _manifest(run, "06_eval")
+    # The stage is read while it is being made, too.
+    manifest = run.manifest("06_eval") if run.finished("06_eval") else {}
     compared = names.facts(scores)["as_paper"]
     papers = {(table.benchmark, row.ours): row for table in paper.TABLES.values() for row in table.rows if row.ours}
-    for benchmark, protocol, model, entry in entries(scores):
-        row = papers.get((benchmark, model)) if model in compared else None
-        records = store.predictions("06_eval", protocol, benchmark, model).as_posix()
-        for place, summary in leaves(entry):
-            cell = row.known.get(place[-1]) if row and len({*place} - {"lora"}) == 1 else None
-            yield {
-                "seed": manifest.get("parameters", {}).get("seed"),
-                "benchmark": benchmark,
-                "protocol": protocol,
-                "model": model,
-                "name": name_of(scores, model),
-                **_grouped(place),
-                **{name: summary.get(name) for name in ("value", "low", "high", "n")},
-                "paper": cell and cell.value,
-                "path": "/".join(place),
-                "records": records,
-                "manifest": manifest.get("digest", ""),
-            }
+    asked = [
+        (protocol, benchmark, results[benchmark])
+        for protocol, results in (("fixed", scores), ("released", scores.get("released", {})))
+        for benchmark in results
+        if benchmark in PAPER or benchmark in FURTHER
+    ]
+    for protocol, benchmark, entries in asked:
+        for model in ordered(entries):
+            row = papers.get((benchmark, model)) if model in compared else None
+            for place, summary in leaves(entries[model]):
+                cell = row.known.get(place[-1]) if row and len({*place} - {"lora"}) == 1 else None
+                yield {
+                    "seed": manifest.get("parameters", {}).get("seed"),
+                    "benchmark": benchmark,
+                    "protocol": protocol,
+                    "model": model,
+                    "name": name_of(scores, model),
+                    **_grouped(place),
+                    **{name: summary.get(name) for name in ("value", "low", "high", "n")},
+                    "paper": cell and cell.value,
+                    "path": "/".join(place),
+                    "records": store.predictions("06_eval", protocol, benchmark, model).as_posix(),
+                    "manifest": manifest.get("digest", ""),
+                }
 
 
 evaluation = View(_scores, _COLUMNS["evaluation"])
@@ -219,7 +212,7 @@ def count(value: int | Mapping[str, int]) -> int:
 
 def _ledger(run: runs.Run) -> Iterator[dict[str, Any]]:
     rows = files.read_json(_file(run, "01_build_chimed/ledger.json"))["sources"]
-    digest = _manifest(run, "01_build_chimed").get("digest", "")
+    digest = run.manifest("01_build_chimed")["digest"] if run.finished("01_build_chimed") else ""
     counted = run.dir / "02_tokenize" / "token_counts.json"
     tokens = files.read_json(counted) if counted.exists() else {}
     for row in rows:
@@ -248,23 +241,19 @@ training = View(_training, _COLUMNS["training"])
 
 
 def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
+    """A row per moment and text of each part of heldout.json."""
+    beside = ("source", "strategy", "left_out", "tokens", "chars")
     for stage in ("03_dcpt", "04_sft", "05_dpo"):
         path = run.dir / stage / "heldout.json"
         scores = files.read_json(path) if path.exists() else {}
         for part, entry in ({"pairs": scores} if "policy_chosen" in scores else scores).items():
-            yield from ({"stage": stage, "part": part, **row} for row in _texts(entry))
-
-
-def _texts(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row per moment and text of a part of heldout.json."""
-    lists = {name: values for name, values in entry.items() if isinstance(values, list)}
-    beside = ("source", "strategy", "left_out", "tokens", "chars")
-    for moment in [name for name in lists if not name.startswith(beside)]:
-        sizes = lists.get("tokens") or lists.get(f"tokens_{moment.rpartition('_')[2]}")
-        about = {"source": lists.get("source"), "tokens": sizes, "chars": lists.get("chars")}
-        for item, logp in enumerate(lists[moment]):
-            known = {name: values[item] if values else None for name, values in about.items()}
-            yield {"item": item, "moment": moment, "logp": logp, **known}
+            lists = {name: values for name, values in entry.items() if isinstance(values, list)}
+            for moment in [name for name in lists if not name.startswith(beside)]:
+                sizes = lists.get("tokens") or lists.get(f"tokens_{moment.rpartition('_')[2]}")
+                about = {"source": lists.get("source"), "tokens": sizes, "chars": lists.get("chars")}
+                for item, logp in enumerate(lists[moment]):
+                    known = {name: values[item] if values else None for name, values in about.items()}
+                    yield {"stage": stage, "part": part, "item": item, "moment": moment, "logp": logp, **known}
 
 
 heldout = View(_heldout, _COLUMNS["heldout"])
@@ -316,11 +305,11 @@ def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataF
     `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless both answered the same
     items.
     """
-    sides = []
+    label, sides = " - ".join(side[1] if isinstance(side, tuple) else str(side) for side in (b, a)), []
     for run, model in (side if isinstance(side, tuple) else (side, None) for side in (a, b)):
         rows = records.frame(run, benchmark)
         rows = rows[(rows["protocol"] == protocol) & ((rows["model"] == model) if model else True)]
-        sides.append((rows.assign(model=_label(a, b)) if model else rows).set_index(["model", "id"]))
+        sides.append((rows.assign(model=label) if model else rows).set_index(["model", "id"]))
     models = set.intersection(*(set(side.index.get_level_values(0)) for side in sides))
     left, right = (side[side.index.get_level_values(0).isin(models)] for side in sides)
     different = left.index.symmetric_difference(right.index)
@@ -331,10 +320,6 @@ def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataF
     return frame.assign(difference=frame["score_b"] - frame["score_a"])
 
 
-def _label(a: Any, b: Any) -> str:
-    return " - ".join(side[1] if isinstance(side, tuple) else str(side) for side in (b, a))
-
-
 def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
     """b less a on the same items: for each benchmark and model n, both means, difference with 95 % interval, and p.
 
@@ -342,10 +327,8 @@ def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: in
     `benchmark`: "" = all that both have. What is compared is the column `score` of `records`. Exams: Bonett and Price,
     exact McNemar; else bootstrap-t. p is not adjusted for the number of comparisons.
     """
-    folders = [
-        run_of(side[0] if isinstance(side, tuple) else side).dir / "06_eval/predictions/fixed" for side in (a, b)
-    ]
-    there = set.intersection(*({path.name for path in folder.glob("*/")} for folder in folders))
+    folders = [run_of(side[0] if isinstance(side, tuple) else side).dir for side in (a, b)]
+    there = set.intersection(*({path.name for path in f.glob("06_eval/predictions/fixed/*/")} for f in folders))
     rows = []
     for name in [benchmark] if benchmark else sorted(there):
         for model, items in matched(a, b, name).groupby(level=0):

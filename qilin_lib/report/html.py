@@ -18,15 +18,13 @@ from matplotlib.figure import Figure
 from qilin_lib import chains, files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.names import accepted
-from qilin_lib.report.cells import Linked, sentences
+from qilin_lib.report.cells import Linked
 from qilin_lib.report.charts import png, svg
 from qilin_lib.report.markup import STYLE, TEMPLATES, Html, escape, render
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, view
 
 WARNING = "Research only, not for clinical use."
 LARGEST = 5_000_000
-# From the page to the run's folder.
-PREFIX = "../"
 # Scripts and styles are let in by their sha256: what a text might smuggle in has another. `form-action` and `base-uri`
 # are not covered by `default-src`.
 POLICY = (
@@ -60,9 +58,13 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
     styles = [(TEMPLATES / "page.css").read_text("utf-8"), STYLE]
     # Of this library's own parts; a script that data brought in would not be Html, and so be text.
     scripts = [script for section in sections for part in section.parts for script in part.scripts]
-    policy = POLICY.format(styles=" ".join(map(_hash, styles)), scripts=" ".join(map(_hash, scripts)) or "'none'")
+    style_hashes, script_hashes = (
+        " ".join(f"'sha256-{_base64(hashlib.sha256(one.encode('utf-8')).digest())}'" for one in contents)
+        for contents in (styles, scripts)
+    )
+    policy = Html(POLICY.format(styles=style_hashes, scripts=script_hashes or "'none'"))
     page = render(
-        "page.html.j2", title=title, sections=sections, policy=Html(policy), styles=map(Html, styles), warning=WARNING
+        "page.html.j2", title=title, sections=sections, policy=policy, styles=map(Html, styles), warning=WARNING
     )
     size = len(page.encode("utf-8"))
     if size >= LARGEST:
@@ -71,26 +73,27 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
     return Path(out_path)
 
 
-def _hash(content: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode('utf-8')).digest()).decode('ascii')}'"
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _part(part: Table | Picture | Html | str) -> Html:
     if isinstance(part, Table):
-        return part.html(PREFIX)
-    if isinstance(part, Picture):
-        return _picture(part)
-    return part if isinstance(part, Html) else Html(f"<p>{escape(part)}</p>")
-
-
-def _picture(picture: Picture) -> Html:
+        # From the page to the run's folder.
+        return part.html("../")
+    if not isinstance(part, Picture):
+        return part if isinstance(part, Html) else Html(f"<p>{escape(part)}</p>")
     # As <img>, each SVG is a document of its own: identifiers of two figures cannot clash.
-    data, kind = svg(picture.figure), "svg+xml"
+    data, kind = svg(part.figure), "svg+xml"
     if len(data) > LARGEST_SVG:
-        data, kind = png(picture.figure, dpi=130), "png"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    wide = picture.figure.get_figwidth() > NARROW
-    return render("picture.html.j2", source=source, caption=picture.caption, wide=wide)
+        data, kind = png(part.figure, dpi=130), "png"
+    source, wide = f"data:image/{kind};base64,{_base64(data)}", part.figure.get_figwidth() > NARROW
+    return render("picture.html.j2", source=source, caption=part.caption, wide=wide)
+
+
+def chain(stage: runs.Stage) -> Table:
+    """`manifest_chain` of a stage's run up to itself."""
+    return manifest_chain(stage.run_dir, stage.name)
 
 
 def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
@@ -109,9 +112,7 @@ def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
             rows.append(_chain_row(name, manifests, run))
         else:
             rows.append([name, "unfinished", chains.shown_by(name), *["-"] * 6])
-    columns = ["Stage", "Status", "Notebook", "Command", "Digest", "Stands on", "Time", "Memory", "Git commit"]
-    notes = [*sentences("chain", "digests", page=page), *accepted(run.dir, page)]
-    return table(f"Manifest chain of run {run.name}", rows, columns, notes, "A2")
+    return view("chain", "digests", rows, number="A2", after=accepted(run.dir, page), run=run.name, page=page)
 
 
 def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -> list[Any]:
@@ -125,7 +126,9 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -
         allowed = [made_from, *(note["inputs"].get(key) for note in acceptances)]
         if manifests.get(key, {}).get("digest") not in allowed:
             stale.append(key)
-    environment, profile = manifest["environment"], manifest["parameters"]["profile"]
+    environment, profile, seconds = manifest["environment"], manifest["parameters"]["profile"], manifest["wall_seconds"]
+    minutes, rest = divmod(round(seconds), 60)
+    hours = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
     return [
         Linked(name, f"{name}/manifest.json", f"manifest {manifest['digest'][:12]}"),
         f"stale: {', '.join(stale)} changed" if stale else "accepted" if acceptances else "finished",
@@ -133,14 +136,7 @@ def _chain_row(name: str, manifests: dict[str, dict[str, Any]], run: runs.Run) -
         f"python -m qilin_lib.pipeline {profile} --run {run.name} --only {chains.short(name)}",
         manifest["digest"][:12],
         ", ".join(raw + parents) or "-",
-        _duration(manifest["wall_seconds"]),
+        f"{seconds:.1f} s" if seconds < 60 else hours,
         f"{manifest['peak_memory_mb']:,.0f} MB",
         (environment["git_commit"][:10] or "no git") + ", dirty" * bool(environment["git_dirty"]),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"

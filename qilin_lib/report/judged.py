@@ -15,7 +15,7 @@ from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.models.names import foot
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import name_of
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, table, view
 
 # Of agreement: percent, kappa, alpha.
 FORMS = (".1f", ".2f", ".2f")
@@ -32,23 +32,21 @@ def tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
 
 def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
     """J1: accuracy with passages less without, and less with passages by chance, on the same items."""
-    rows = [row for row in scores["paired"] if evidence.parts(row["model_b"])[1] and row["metric"] == "accuracy"]
+    rows = []
+    for row in scores["paired"]:
+        if evidence.parts(row["model_b"])[1] and row["metric"] == "accuracy":
+            sides = [name_of(scores, row[side]) for side in ("model_a", "model_b")]
+            gap = Score.of({**row, "value": row["difference"]}, "+.1f")
+            rows.append([row["benchmark"], *sides, gap, row["p"]])
     if not rows:
         return []
-    content = []
-    for row in rows:
-        sides = [name_of(scores, row[side]) for side in ("model_a", "model_b")]
-        gap = Score(row["difference"], n=row["n"], low=row["low"], high=row["high"], form="+.1f")
-        content.append([row["benchmark"], *sides, gap, row["p"]])
     facts = files.read_json(folder / "evidence" / "index.json")
     left = "; ".join(f"{why} {count:,}" for why, count in facts["left_out"].items())
-    left = left or "nothing, since no document holds an item"
-    notes = [*sentences("judged", "retrieval", passages=facts["passages"], left=left)]
+    about = {"passages": facts["passages"], "left": left or "nothing, since no document holds an item"}
+    after: list[str] = []
     for benchmark, recall in facts["recall"].items():
-        notes += sentences("judged", "recall", benchmark=benchmark, **recall)
-    notes += foot(scores, paper="")
-    columns = ["Benchmark", "Asked as", "Asked with", "Difference, points", "p"]
-    return [table("With passages beside the question", content, columns, notes, "J1")]
+        after += sentences("judged", "recall", benchmark=benchmark, **recall)
+    return [view("judged", "retrieval", rows, number="J1", after=[*after, *foot(scores, paper="")], **about)]
 
 
 def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
@@ -69,15 +67,18 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
             Score(row["length_controlled"], read, row["lc_low"], row["lc_high"]),
         ]
         pairs.append([*sides, *(row[name] for name in OUTCOMES), *rates])
-    strengths = [[name_of(scores, row["model"]), _score(row, "strength", ".2f")] for row in judged["strengths"]]
-    controls = [[row["control"], _score(row, "share", ".1f"), row["warning"] or "-"] for row in judged["controls"]]
-    notes = [*about, *sentences("judged", "pairs"), *foot(scores, paper="")]
-    columns = ["Model", "against", *OUTCOMES, "Win rate", "At equal length"]
-    follows = [*about, *sentences("judged", "controls")]
+    strengths = [
+        [name_of(scores, row["model"]), Score.of({**row, "value": row["strength"]}, ".2f")]
+        for row in judged["strengths"]
+    ]
+    controls = [
+        [row["control"], Score.of({**row, "value": row["share"]}), row["warning"] or "-"] for row in judged["controls"]
+    ]
+    columns = [*OUTCOMES, "Win rate", "At equal length"]
     return [
-        table("Answers judged in pairs", pairs, columns, notes, "J2"),
-        table("Strengths (Bradley-Terry)", strengths, ["Model", "Strength, log odds"], about, "J3"),
-        table("What the judge follows", controls, ["Control", "Percent of decisions", "Warning"], follows, "J4"),
+        view("judged", "pairs", pairs, columns, about, "J2", foot(scores, paper="")),
+        view("judged", "strengths", strengths, (), about, "J3"),
+        view("judged", "controls", controls, (), about, "J4"),
     ]
 
 
@@ -92,14 +93,8 @@ def people_table(folder: Path) -> Table:
     said = [*files.read_jsonl(own / "records.jsonl")]
     for path in _exports(folder):
         said += sheet.read(path, own / "key.json")
-    columns = ["Judge", "and", "Of people", "n", "Agreed, percent", "Cohen's kappa", "Krippendorff's alpha"]
-    frame = comparison.agreement(said)
     rows = [
         [*row[:4], *(None if pd.isna(one) else f"{one:{form}}" for one, form in zip(row[4:], FORMS, strict=True))]
-        for row in frame.itertuples(index=False)
+        for row in comparison.agreement(said).itertuples(index=False)
     ]
-    return table("Judges and people", rows, columns, sentences("judged", "people"), "J5")
-
-
-def _score(row: Mapping[str, Any], name: str, form: str) -> Score:
-    return Score(row[name], n=row.get("n"), low=row["low"], high=row["high"], form=form)
+    return view("judged", "people", rows, number="J5")

@@ -34,15 +34,11 @@ class Html(str):
         return f"<style>{STYLE}</style>\n{self}"
 
 
-def _finalize(value: Any) -> Any:
-    return value if hasattr(value, "__html__") else visible(value)
-
-
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=StrictUndefined,
-    finalize=_finalize,
+    finalize=lambda value: value if hasattr(value, "__html__") else visible(value),
 )
 
 

@@ -6,10 +6,8 @@ Other projects' numbers are values of other types, so that they cannot slip into
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from qilin_lib import strict_yaml
 
@@ -39,13 +37,9 @@ class Row:
 
     label: str
     group: str
-    known: dict[str, Cell]
+    known: dict[str, Cell] = field(default_factory=dict)
     ours: str = ""
     sources: list[str] = field(default_factory=list)
-
-    def cell(self, column: str) -> Cell:
-        """The paper's cell of a column, without a value where it is not known."""
-        return self.known.get(column, Cell(None))
 
 
 @dataclass(frozen=True)
@@ -71,25 +65,25 @@ class ExternalTable:
     rows: dict[str, list[int | float | None]]
 
 
-def _printed(table: Mapping[str, Any]) -> PaperTable:
-    rows = []
-    for row in table["rows"]:
-        known = {name: Cell(**cell) for name, cell in row.get("known", {}).items()}
-        rows.append(Row(**{**row, "known": known}))
-    return PaperTable(**{**table, "rows": rows})
-
-
-def _readme(group: Mapping[str, Any], origin: str) -> dict[str, dict[str, Cell]]:
-    """{model: {column: cell}} of a table of ChiMed-GPT's README, each cell in the README's own digits."""
-    names = group["columns"].split()
-    rows = {model: zip(names, line.split(), strict=True) for model, line in group["rows"].items()}
-    return {model: {name: Cell(float(text), origin, text) for name, text in cells} for model, cells in rows.items()}
-
-
 _contents = strict_yaml.read(Path(__file__).with_name("paper.yaml"))
-_block = _contents["chimed_gpt"]
-TABLES = {table["number"]: _printed(table) for table in _contents["tables"]}
+TABLES: dict[int, PaperTable] = {}
+for _table in _contents["tables"]:
+    for _row in _table["rows"]:
+        _row["known"] = {name: Cell(**cell) for name, cell in _row.get("known", {}).items()}
+    TABLES[_table["number"]] = PaperTable(**{**_table, "rows": [Row(**row) for row in _table["rows"]]})
 EXTERNAL = [ExternalTable(**table) for table in _contents["external"]]
 ATTITUDES = _contents["attitudes"]
-CHIMED_GPT = {name: _readme(_block[name], _block["origin"]) for name in ("results", "chimed_qa", "mc")}
+
+_block = _contents["chimed_gpt"]
+CHIMED_GPT: dict[str, dict[str, dict[str, Cell]]] = {}
+"""{group: {model: {column: cell}}} of the tables of ChiMed-GPT's README, each cell in the README's own digits."""
+for _name in ("results", "chimed_qa", "mc"):
+    _columns = _block[_name]["columns"].split()
+    CHIMED_GPT[_name] = {
+        model: {
+            column: Cell(float(text), _block["origin"], text)
+            for column, text in zip(_columns, line.split(), strict=True)
+        }
+        for model, line in _block[_name]["rows"].items()
+    }
 CHIMED_GPT_NOTES: dict[str, str] = _block["notes"]

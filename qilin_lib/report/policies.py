@@ -10,34 +10,16 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate.intervals import Z_POWER, Z, power_note
 from qilin_lib.models.names import foot
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import NAMES, WORDS, Score
 from qilin_lib.report.charts import Panel, curves, literal, looks, new_chart, quiet
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.markup import Box, Html, conversation_card, joined, macro
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, view
 from qilin_lib.train.fit import read_log
 
-# {metric of policies.json: (heading, format)}
-COLUMNS = {
-    "reward": ("Reward, greedy", ".2f"),
-    "sampled_reward": ("Reward, sampled", ".2f"),
-    **{f"bleu_{n}": (f"BLEU-{n}", ".2f") for n in range(1, 5)},
-    **{f"rouge_{n}": (f"ROUGE-{n.upper()}", ".2f") for n in "12l"},
-    "tokens": ("Tokens, greedy", ".1f"),
-    "sampled_tokens": ("Tokens, sampled", ".1f"),
-    "cut": ("Cut, percent", ".1f"),
-    "repetition": ("Repetition, percent", ".1f"),
-    "kl_token": ("KL a token, nats", ".4f"),
-    "kl_answer": ("KL an answer, nats", ".3f"),
-}
+COLUMNS: dict[str, list[str]] = WORDS["policies"]["comparison"]["metrics"]
+"""{metric of policies.json: [heading, format]}"""
 LOOKS = looks(("sft", "dpo", "rejection_sampling", "rl"))
-# Key in log.jsonl and title.
-CURVES = {
-    "reward": "reward of the step's answers",
-    "kl": "KL from SFT, estimated, nats a token",
-    "completions/mean_length": "tokens an answer",
-    "completions/clipped_ratio": "share of answers cut",
-}
 
 
 def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
@@ -45,45 +27,35 @@ def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
     rows = []
     for name, scores in compared["policies"].items():
         where = {"model": name_of(compared, name), "records": f"08_rlhf/policies/{name}.jsonl", "manifest": digest}
-        cells = [Score(**scores[metric], form=form, **where) for metric, (_, form) in COLUMNS.items()]
+        cells = [Score.of(scores[metric], form, **where) for metric, (_, form) in COLUMNS.items()]
         rows.append([where["model"], *cells])
-    settings = compared["settings"]
-    power = f"Power, cut answers: {power_note(settings['questions'])}.{_reward_power(compared)}"
-    notes = [*foot(compared, paper=""), *sentences("policies", "comparison", **settings), power]
-    columns = ["Model", *(heading for heading, _ in COLUMNS.values())]
-    return table("Policies on the same held-out questions", rows, columns, notes)
-
-
-def _reward_power(compared: Mapping[str, Any]) -> str:
-    """The least difference in greedy reward from SFT that would be found four times in five, by policy."""
-    found = [
-        # Half the interval is 1.96 standard errors; 80 % power takes 1.96 + 0.84 of them.
+    # Half an interval is 1.96 standard errors; to find a difference four times in five takes 1.96 + 0.84 of them.
+    least = [
         f"{name_of(compared, row['model_b'])} {(row['high'] - row['low']) / 2 * (Z + Z_POWER) / Z:.2f}"
         for row in compared["paired"]
         if row["metric"] == "reward" and row["low"] is not None
     ]
-    return f" Reward: a difference from SFT must be about {', '.join(found)} to be found 4 times in 5." if found else ""
+    power = f"Power, cut answers: {power_note(compared['settings']['questions'])}."
+    power += f" Reward: a difference from SFT must be about {', '.join(least)} to be found 4 times in 5." * bool(least)
+    headings, notes = (heading for heading, _ in COLUMNS.values()), foot(compared, paper="")
+    return view("policies", "comparison", rows, headings, notes, after=[power], **compared["settings"])
 
 
 def differences_table(compared: Mapping[str, Any]) -> Table:
     """Each policy less SFT on the same questions, a metric a row: difference with 95 % interval, p, p after Holm."""
-    rows = [
-        [
-            name_of(compared, row["model_b"]),
-            COLUMNS[row["metric"]][0],
-            Score(row["difference"], row["n"], row["low"], row["high"], ".2f"),
-            _p(row["p"]),
-            _p(row["p_adjusted"]),
-        ]
-        for row in compared["paired"]
-    ]
-    notes = [*foot(compared, paper=""), *sentences("policies", "differences", count=len(rows))]
-    columns = ["Model", "Metric", "less SFT", "p", "p, Holm"]
-    return table("Differences from SFT", rows, columns, notes, compact=True)
-
-
-def _p(value: float | None) -> Score:
-    return Score(value, form=".2g" if value is not None and value < 0.001 else ".3f", missing="–")
+    rows = []
+    for row in compared["paired"]:
+        values = [row["p"], row["p_adjusted"]]
+        forms = [".2g" if value is not None and value < 0.001 else ".3f" for value in values]
+        rows.append(
+            [
+                name_of(compared, row["model_b"]),
+                COLUMNS[row["metric"]][0],
+                Score.of({**row, "value": row["difference"]}, ".2f"),
+                *(Score(value, form=form, missing="–") for value, form in zip(values, forms, strict=True)),
+            ]
+        )
+    return view("policies", "differences", rows, (), foot(compared, paper=""), compact=True, count=len(rows))
 
 
 def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
@@ -123,8 +95,8 @@ def rl_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     The KL is TRL's estimate from the sampled tokens: RLOO's is the mean log-ratio, which can be below 0. The loss is
     left out: RLOO's and GRPO's advantages sum to 0 in a group, so it says nothing about progress.
     """
-    panels = [Panel(title, {key: (LOOKS["rl"][0], "")}) for key, title in CURVES.items()]
-    return curves(rows, panels, len(CURVES), 2.9)
+    panels = [Panel(title, {key: (LOOKS["rl"][0], "")}) for key, title in NAMES["rl"].items()]
+    return curves(rows, panels, len(panels), 2.9)
 
 
 def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int = 3) -> Html:
@@ -132,14 +104,11 @@ def side_by_side(records: Mapping[str, Sequence[Mapping[str, Any]]], most: int =
 
     `records`: {name: rows of policies/<policy>.jsonl}, the same questions in the same order.
     """
-    shown = range(min(most, *(len(rows) for rows in records.values())))
-    return joined(_card({name: rows[i] for name, rows in records.items()}) for i in shown)
-
-
-def _card(rows: Mapping[str, Mapping[str, Any]]) -> Html:
-    first = next(iter(rows.values()))
-    answers = [Box("preferred in ChiMed-DPO", first["chosen"])]
-    for name, row in rows.items():
-        told = f"reward {row['reward']:.2f}, {row['tokens']} tokens{', cut' * row['cut']}"
-        answers.append(Box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"]))
-    return conversation_card(f"held-out question {first['id']}", first["prompt"], answers=answers)
+    cards = []
+    for rows in list(zip(*records.values(), strict=False))[:most]:
+        first, answers = rows[0], [Box("preferred in ChiMed-DPO", rows[0]["chosen"])]
+        for name, row in zip(records, rows, strict=True):
+            told = f"reward {row['reward']:.2f}, {row['tokens']} tokens{', cut' * row['cut']}"
+            answers.append(Box(f"{name}: {told}, repetition {100 * row['repetition']:.0f} %", row["answer"]))
+        cards.append(conversation_card(f"held-out question {first['id']}", first["prompt"], answers=answers))
+    return joined(cards)

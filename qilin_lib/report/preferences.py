@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import Score
 from qilin_lib.report.markup import Box, Html, card, conversation_card, joined, macro
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, view
 from qilin_lib.report.training import NOTHING, accuracy, mean_interval
 
 # {row of the table: (key in behaviour.json, factor)}
@@ -28,10 +28,9 @@ def by_strategy(scores: Mapping[str, Any]) -> Table:
     names, rows = np.array(made), []
     for name in dict.fromkeys(made):
         own = {key: np.array(values)[names == name] for key, values in scores.items() if len(values) == len(names)}
-        share, low, high = (100 * value for value in accuracy(own))
-        rows.append([name, Score(share, int((names == name).sum()), low, high)])
+        rows.append([name, accuracy(own)])
     notes = [] if rows else ["No pair was constructed from ChiMed-SFT (parameter constructed)."]
-    return table("Held-out pairs by strategy", rows, ["Strategy", "reward accuracy, percent"], notes)
+    return view("training", "strategies", rows, (), notes)
 
 
 def alarm_list(alarms: Sequence[str]) -> Html:
@@ -58,10 +57,9 @@ def behaviour_table(behaviour: Mapping[str, Any], parameters: Any) -> Table | Ht
         before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
         means = [Score(float(side.mean())) if len(side) else NOTHING for side in (before, after)]
         rows.append([name, *means, mean_interval(after - before, parameters, "+.1f")])
-    prompts, limit = len(behaviour["policy"]["texts"]), behaviour["max_new_tokens"]
     method = method_name(behaviour)
-    notes = sentences("training", "behaviour", count=prompts, limit=limit)
-    return table(f"Answers before and after {method}", rows, ["Metric", "SFT", method, f"{method} - SFT"], notes)
+    about = {"count": len(behaviour["policy"]["texts"]), "limit": behaviour["max_new_tokens"], "method": method}
+    return view("training", "behaviour", rows, [method, f"{method} - SFT"], **about)
 
 
 def method_name(made: Mapping[str, Any]) -> str:
@@ -71,14 +69,12 @@ def method_name(made: Mapping[str, Any]) -> str:
 
 def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
     """The first `most` prompts with the answers of SFT and DPO side by side."""
-    prompts = behaviour.get("prompts", [])
-    return joined(_card(behaviour, number) for number in range(min(most, len(prompts))))
-
-
-def _card(behaviour: Mapping[str, Any], number: int) -> Html:
-    sides = []
-    for name, who in (("SFT", "reference"), (method_name(behaviour), "policy")):
-        told = {key: values[number] for key, values in behaviour[who].items()}
-        title = f"{name}: {told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
-        sides.append(Box(title, told["texts"]))
-    return conversation_card(f"held-out prompt {number + 1}", behaviour["prompts"][number], answers=sides)
+    cards = []
+    for number, prompt in enumerate(behaviour.get("prompts", [])[:most]):
+        sides = []
+        for name, who in (("SFT", "reference"), (method_name(behaviour), "policy")):
+            told = {key: values[number] for key, values in behaviour[who].items()}
+            about = f"{told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
+            sides.append(Box(f"{name}: {about}", told["texts"]))
+        cards.append(conversation_card(f"held-out prompt {number + 1}", prompt, answers=sides))
+    return joined(cards)

@@ -17,14 +17,12 @@ from qilin_lib.evaluate import store
 from qilin_lib.evaluate.benchmarks import FURTHER
 from qilin_lib.evaluate.plan import FIXED, RELEASED
 from qilin_lib.report.breakdowns import no_subjects
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import Score
 from qilin_lib.report.figures import subject_accuracy
 from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.markup import Box, Html, card, macro
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, view
 
-PROTOCOLS = (FIXED, RELEASED)
-LETTERS = ("A", "B", "C", "D", "E")
 # What is shown of a record beside its texts.
 READ = ("gold", "prediction", "correct", "scoring", "shots", "truncated", "groups", "scores")
 
@@ -34,14 +32,14 @@ def items_table(tasks: Iterable[Any]) -> Table:
     by_name: dict[str, list[Any]] = {}
     for task in tasks:
         by_name.setdefault(task.name, []).append(task)
-    rows, notes = [], sentences("data", "items")
+    rows, unread = [], []
     for name, (task, *others) in by_name.items():
         protocols = ", ".join(one.protocol for one in (task, *others))
         cap = Score(task.cap, form="d", missing="none")
         rows.append([name, protocols, task.split, len(task.items), cap, len(task.invalid)])
         if not task.items:
-            notes += [f"{name}: {printable(row['detail'])}" for row in task.invalid[-1:]]
-    return table("Items", rows, ["Benchmark", "Protocols", "Split", "items asked", "cap", "rows left out"], notes)
+            unread += [f"{name}: {printable(row['detail'])}" for row in task.invalid[-1:]]
+    return view("data", "items", rows, after=unread)
 
 
 def read(stage_dir: str | Path, protocol: str, benchmark: str, model: str) -> list[dict[str, Any]]:
@@ -77,10 +75,18 @@ def names_of(stage_dir: str | Path, models: Iterable[str]) -> dict[str, str]:
 
 def example(stage_dir: str | Path, benchmark: str, model: str, protocol: str = FIXED) -> Html:
     """The first record of a predictions file: prompt, output, reference, and what was read from it."""
+
+    def told(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {told(inner)}" for name, inner in value.items())
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
     record = read(stage_dir, protocol, benchmark, model)[0]
     parts = [Box(name, record[name]) for name in ("prompt", "output", "reference") if record.get(name)]
-    told = [f"{key} {_told(record[key])}" for key in READ if record.get(key) not in (None, {})]
-    return card(record["id"], parts, aside=" · ".join(told))
+    about = [f"{key} {told(record[key])}" for key in READ if record.get(key) not in (None, {})]
+    return card(record["id"], parts, aside=" · ".join(about))
 
 
 def letters_table(stage_dir: str | Path, benchmark: str = "cmexam") -> Table:
@@ -88,32 +94,25 @@ def letters_table(stage_dir: str | Path, benchmark: str = "cmexam") -> Table:
 
     Of the fixed protocol, or of the released one where the run has no other.
     """
-    protocol = next((name for name in PROTOCOLS if models_of(stage_dir, benchmark, name)), FIXED)
+
+    def counted(records: Iterable[Mapping[str, Any]], name: str) -> Counter:
+        letters = [record[name] or "-" for record in records]
+        return Counter("several letters" if len(given) > 1 else given for given in letters)
+
+    protocol = next((name for name in (FIXED, RELEASED) if models_of(stage_dir, benchmark, name)), FIXED)
     models = models_of(stage_dir, benchmark, protocol)
     given: dict[str, Counter] = {}
-    for model, name in names_of(stage_dir, models).items() if models else ():
+    for model, name in names_of(stage_dir, models).items():
         records = read(stage_dir, protocol, benchmark, model)
-        given.setdefault("gold", Counter(_kind(record["gold"]) for record in records))
-        given[name] = Counter(_kind(record["prediction"]) for record in records)
-    columns = [*LETTERS, "several letters", "-"]
+        given.setdefault("gold", counted(records, "gold"))
+        given[name] = counted(records, "prediction")
+    columns = ["A", "B", "C", "D", "E", "several letters", "-"]
     rows = [[name, *(counts[column] for column in columns)] for name, counts in given.items()]
     notes = [] if given else [f"No model answered {benchmark} under protocol {protocol}."]
-    return table("Answers given", rows, ["Model", *columns], notes)
+    return view("data", "letters", rows, columns, notes)
 
 
 def subjects(scores: Mapping[str, Any]) -> Figure | Html:
     """The figure of C-Eval by subject, or why there is none, in a sentence."""
     reason = no_subjects(scores)
     return macro("paragraph", reason) if reason else subject_accuracy(scores)
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(inner)}" for name, inner in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _kind(letters: str | None) -> str:
-    return "-" if not letters else letters if len(letters) == 1 else "several letters"

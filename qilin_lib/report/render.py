@@ -22,7 +22,7 @@ from wcwidth import wcswidth, wrap
 
 from qilin_lib.errors import visible
 from qilin_lib.files import write_text
-from qilin_lib.report.cells import Linked, Score
+from qilin_lib.report.cells import WORDS, Linked, Score, sentences
 from qilin_lib.report.markup import Html, escape, render
 from qilin_lib.report.paper import UNKNOWN, Cell
 
@@ -54,7 +54,13 @@ class Table:
     @property
     def frame(self) -> pd.DataFrame:
         """The table with numbers as numbers: of a Score its value, in a row of the paper's the paper's."""
-        return self.content.map(_plain).infer_objects()
+
+        def plain(cell: Any) -> Any:
+            if not isinstance(cell, Score):
+                return cell
+            return cell.paper.value if cell.value is None and not cell.missing and cell.paper else cell.value
+
+        return self.content.map(plain).infer_objects()
 
     @property
     def words(self) -> pd.DataFrame:
@@ -69,17 +75,23 @@ class Table:
         for row in self.content.to_dict("records"):
             texts = {name.lower(): str(cell) for name, cell in row.items() if not isinstance(cell, Score)}
             for name, cell in row.items():
-                if isinstance(cell, Score):
-                    rows.append({"table": self.number, "model": "", **texts, "column": name, **_cell_row(cell)})
+                if not isinstance(cell, Score):
+                    continue
+                paper = cell.paper or Cell(None)
+                rows.append(
+                    {"table": self.number, "model": "", **texts, "column": name}
+                    | ({"model": cell.model} if cell.model else {})
+                    | {part: getattr(cell, part) for part in ("value", "low", "high", "n")}
+                    | {"reason": "" if cell.value is not None else cell.parts().get("value", "")}
+                    | {"paper": paper.value, "paper_origin": paper.origin or (UNKNOWN if cell.paper else "")}
+                    | {"difference": cell.difference, "paper_inside_interval": cell.agrees}
+                    | {part: getattr(cell, part) for part in ("protocol", "records", "manifest")}
+                )
         return pd.DataFrame(rows, dtype=object)
 
     def without(self, column: str) -> Table:
         """The table less one of its columns."""
         return replace(self, content=self.content.drop(columns=column))
-
-    def titled(self, title: str) -> Table:
-        """The table under another title."""
-        return replace(self, title=title)
 
     @property
     def texts(self) -> list[bool]:
@@ -100,17 +112,8 @@ class Table:
             ours = "From" in self.content and any(isinstance(cell, Score) and cell.value is not None for cell in row)
             kind = "ours" if ours else "total" if "Total" in row else ""
             rows.append((kind, [cell if isinstance(cell, Score | Linked) else _word(cell) for cell in row]))
-        return render(
-            "table.html.j2",
-            table=self,
-            rows=rows,
-            prefix=prefix,
-            link=anchor,
-            paths=link_paths,
-            absent=ABSENT,
-            opened=OPEN_NOTES,
-            unknown=UNKNOWN,
-        )
+        fixed = {"link": anchor, "paths": link_paths, "absent": ABSENT, "opened": OPEN_NOTES, "unknown": UNKNOWN}
+        return render("table.html.j2", table=self, rows=rows, prefix=prefix, **fixed)
 
     def markdown(self, prefix: str | None = None) -> str:
         """A pipe table under a heading, the notes as a list below it."""
@@ -121,7 +124,10 @@ class Table:
         ]
         lines = [f"### {markdown_text(self.heading)}", "", *(f"| {' | '.join(row)} |" for row in rows)]
         if self.notes:
-            lines += ["", *(f"- {link_markdown(markdown_text(note), prefix)}" for note in self.notes)]
+            notes = [
+                _PATH.sub(lambda path: _link(path[0], path[0], prefix), markdown_text(note)) for note in self.notes
+            ]
+            lines += ["", *(f"- {note}" for note in notes)]
         return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
@@ -148,18 +154,23 @@ class Table:
             r"\end{minipage}",
             r"\end{table}",
         ]
-        chinese = any(unicodedata.east_asian_width(c) in "WF" for line in lines for c in line)
-        engine = (
-            "xelatex or lualatex, xeCJK and a Chinese font"
-            if chinese
-            else r"with pdflatex also \usepackage[T1]{fontenc}"
-        )
+        engine = r"with pdflatex also \usepackage[T1]{fontenc}"
+        if any(unicodedata.east_asian_width(c) in "WF" for line in lines for c in line):
+            engine = "xelatex or lualatex, xeCJK and a Chinese font"
         return "\n".join([rf"% Needs \usepackage{{booktabs,graphicx}}; {engine}.", *lines]) + "\n"
 
     def csv(self) -> str:
         """`cells` as CSV, or the frame of a table without Scores; nothing in it is run by a spreadsheet."""
+
+        def safe(cell: Any) -> Any:
+            if not isinstance(cell, str):
+                return cell
+            text = visible(cell).replace("\u2212", "-")
+            # An apostrophe before what a spreadsheet would run as a formula.
+            return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
+
         shown = self.cells if len(self.cells) else self.frame.astype(object)
-        return shown.map(_csv_text).to_csv(index=False, lineterminator="\n")
+        return shown.map(safe).to_csv(index=False, lineterminator="\n")
 
     def text(self, width: int = WIDTH) -> str:
         """Plain text within `width` columns of a terminal: columns that do not fit stand in blocks below."""
@@ -181,6 +192,29 @@ def table(
 ) -> Table:
     """A Table of rows of cells of any kind."""
     return Table(number, title, pd.DataFrame(list(rows), columns=list(columns), dtype=object), list(notes), compact)
+
+
+def view(
+    group: str,
+    name: str,
+    rows: Iterable[Sequence[Any]],
+    further: Iterable[str] = (),
+    notes: Iterable[str] = (),
+    number: str = "",
+    after: Iterable[str] = (),
+    compact: bool = False,
+    instead: str = "",
+    **values: Any,
+) -> Table:
+    """The table that views.yaml names: its title, columns and notes with `values` filled in.
+
+    `further` columns stand behind those of the file, `notes` before and `after` behind its notes; `instead` names other
+    notes of the file.
+    """
+    words = WORDS[group][name]
+    title, columns = words["title"].format(**values), [*words.get("columns", ()), *further]
+    said = [*notes, *sentences(group, instead or name, **values), *after]
+    return table(title, rows, columns, said, number, compact)
 
 
 def with_notes(parts: Iterable[Any], notes: Sequence[str]) -> tuple[Any, ...]:
@@ -209,9 +243,6 @@ def write_all(tables: Iterable[Table], out_dir: str | Path, prefix: str = "../")
     return [out / name for name in contents]
 
 
-# --- cells ------------------------------------------------------------------------------------------------------------
-
-
 def _word(cell: Any) -> str:
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         return f"{cell:,}"
@@ -238,7 +269,7 @@ def _blocks(table: Table, width: int) -> Iterator[str]:
         if groups[-1] and sum(sizes[p] for p in shown) > width + 2:
             groups.append([])
         groups[-1].append(place)
-    for group in groups:
+    for group in groups if columns else ():
         places = [*range(keys), *group]
         heads, *rows = zip(*(columns[place] for place in places), strict=True)
         sides = ["left" if texts[place] else "right" for place in places] if rows else None
@@ -250,39 +281,6 @@ def _lines(cell: Any, compact: bool, room: int) -> str:
     if not isinstance(cell, Score):
         return "\n".join(wrap(visible(_word(cell)).replace("\n", " "), room)) or " "
     return (" " if compact else "\n").join(part for part in cell.parts().values() if part != f"paper {UNKNOWN}")
-
-
-def _plain(cell: Any) -> Any:
-    if not isinstance(cell, Score):
-        return cell
-    return cell.paper.value if cell.value is None and not cell.missing and cell.paper else cell.value
-
-
-def _cell_row(cell: Score) -> dict[str, Any]:
-    paper = cell.paper or Cell(None)
-    return {
-        **({"model": cell.model} if cell.model else {}),
-        "value": cell.value,
-        "low": cell.low,
-        "high": cell.high,
-        "n": cell.n,
-        "reason": "" if cell.value is not None else cell.parts().get("value", ""),
-        "paper": paper.value,
-        "paper_origin": paper.origin or (UNKNOWN if cell.paper else ""),
-        "difference": cell.difference,
-        "paper_inside_interval": cell.agrees,
-        "protocol": cell.protocol,
-        "records": cell.records,
-        "manifest": cell.manifest,
-    }
-
-
-def _csv_text(cell: Any) -> Any:
-    """A cell's value; an apostrophe before text that a spreadsheet would run as a formula."""
-    if not isinstance(cell, str):
-        return cell
-    text = visible(cell).replace("\u2212", "-")
-    return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
 
 
 # --- links, Markdown, LaTeX -------------------------------------------------------------------------------------------
@@ -301,12 +299,7 @@ def link_paths(text: str, prefix: str | None) -> Html:
     return Html(_PATH.sub(lambda found: anchor(found[0], found[0], prefix), escape(text)))
 
 
-def link_markdown(text: str, prefix: str | None) -> str:
-    """Markdown in which every file of the run that it names has become a link."""
-    return _PATH.sub(lambda found: _markdown_link(found[0], found[0], prefix), text)
-
-
-def _markdown_link(text: str, path: str, prefix: str | None) -> str:
+def _link(text: str, path: str, prefix: str | None) -> str:
     return text if prefix is None else f"[{text}]({prefix}{quote(path)})"
 
 
@@ -319,14 +312,14 @@ def markdown_text(text: object) -> str:
 
 def _markdown_cell(cell: Any, prefix: str | None) -> str:
     if isinstance(cell, Linked):
-        return _markdown_link(markdown_text(cell), cell.path, prefix)
+        return _link(markdown_text(cell), cell.path, prefix)
     if not isinstance(cell, Score):
         return markdown_text(_word(cell))
     parts = cell.parts()
     if cell.records and cell.value is not None:
-        parts["value"] = _markdown_link(parts["value"], cell.records, prefix)
+        parts["value"] = _link(parts["value"], cell.records, prefix)
         if "n" in parts:
-            parts["n"] = _markdown_link(parts["n"], cell.stage_manifest, prefix)
+            parts["n"] = _link(parts["n"], cell.stage_manifest, prefix)
     number = " ".join(parts.pop(name) for name in ("value", "interval") if name in parts)
     return "<br>".join(filter(None, (number, *parts.values())))
 

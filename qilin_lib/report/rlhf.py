@@ -17,9 +17,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import calibration as reliability
 from qilin_lib.evaluate.intervals import LEAST, Summary, mean_of, power_note, studentised
 from qilin_lib.report import charts
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import Score
 from qilin_lib.report.markup import Box, Html, conversation_card, joined
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, view
 
 CURVE_COLOUR = charts.COLOURS["sft"]
 Row = Mapping[str, Any]
@@ -37,9 +37,7 @@ def accuracy_table(scores: Mapping[str, Sequence[Any]], parameters: Any) -> Tabl
         margins = np.subtract(entry["chosen"], entry["rejected"], dtype=float)
         ties = int((margins == 0).sum())
         rows.append([name, share["n"], _percent(share), ties, _number(_mean(margins, parameters))])
-    notes = sentences("rlhf", "accuracy", power=power_note(len(scores["chosen"])))
-    columns = ["Dataset", "pairs", "ranked right, percent", "ties", "margin"]
-    return table("Reward model on held-out pairs", rows, columns, notes)
+    return view("rlhf", "accuracy", rows, power=power_note(len(scores["chosen"])))
 
 
 def calibration_table(calibration: Mapping[str, Any]) -> Table:
@@ -50,8 +48,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
         ["Brier score", _number(calibration["brier"]), Score(0.25, form=".3f")],
         ["log loss, nats", _number(calibration["log_loss"]), Score(math.log(2), form=".3f")],
     ]
-    notes = sentences("rlhf", "calibration", n=calibration["n"], bins=len(calibration["bins"]))
-    return table("Calibration of the reward model", rows, ["Metric", "value", "always one half"], notes)
+    return view("rlhf", "calibration", rows, n=calibration["n"], bins=len(calibration["bins"]))
 
 
 def calibration_figure(calibration: Mapping[str, Any]) -> Figure:
@@ -103,15 +100,16 @@ def pool_table(pool: Sequence[Row], parameters: Any) -> Table:
         rewards = [[row["reward"] for row in ranked] for ranked in questions]
         best, worst = (np.array([own[place] for own in rewards]) for place in (-1, 0))
         mean = np.array([np.mean(own) for own in rewards])
-        above = [_chance(own) for own in rewards if len(own) > 1]
+        # Mean over the other answers of σ(r(best) - r(other)).
+        above = [
+            float(np.exp(-np.logaddexp(0.0, np.array(own[:-1]) - own[-1])).mean()) for own in rewards if len(own) > 1
+        ]
         level = sum(len(set(own)) == 1 for own in rewards)
         sizes = " or ".join(map(str, sorted({len(own) for own in rewards})))
         means = [_number(_mean(values, parameters)) for values in (worst, mean, best, best - mean)]
         preferred = _percent(_mean(np.array(above), parameters))
         rows.append([number, len(questions), sizes, *means, preferred, level])
-    columns = ["round", "questions", "K", "worst reward", "mean reward", "best reward", "best - mean"]
-    columns += ["best preferred, percent", "all alike"]
-    return table("Rejection sampling: rewards of the pool", rows, columns, sentences("rlhf", "pool"))
+    return view("rlhf", "pool", rows)
 
 
 def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
@@ -122,9 +120,14 @@ def best_of_k(pool: Sequence[Row], parameters: Any) -> dict[int, Summary]:
     Means over questions of all rounds, 95 % intervals over questions. QilinError if there is no answer.
     """
     questions = [[row["reward"] for row in ranked] for found in _rounds(pool).values() for ranked in found]
-    fewest = min(map(len, questions))
-    expected = {k: np.array([_expected_best(own, k) for own in questions]) for k in range(1, fewest + 1)}
-    return {k: _mean(values, parameters) for k, values in expected.items()}
+    expected = {}
+    for k in range(1, min(map(len, questions)) + 1):
+        values = []
+        for own in questions:
+            ways = math.comb(len(own), k)
+            values.append(sum(value * math.comb(i, k - 1) / ways for i, value in enumerate(own)))
+        expected[k] = _mean(np.array(values), parameters)
+    return expected
 
 
 def best_of_k_figure(pool: Sequence[Row], parameters: Any) -> Figure:
@@ -148,43 +151,32 @@ def pool_examples(pool: Sequence[Row], most: int = 3) -> Html:
     """Best and worst answer to `most` questions, evenly spaced over the pool, with rewards and lengths."""
     questions = [ranked for found in _rounds(pool).values() for ranked in found]
     count = min(most, len(questions))
-    chosen = [questions[i * len(questions) // count] for i in range(count)]
-    return joined(map(_card, chosen))
-
-
-def _card(ranked: Sequence[Row]) -> Html:
-    best, worst = ranked[-1], ranked[0]
-    sides = []
-    for name, row in (("best", best), ("worst", worst)):
-        rank = f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}"
-        sides.append(Box(rank, row["answer"]))
-    return conversation_card(best["id"], best["prompt"], f"round {best['round']}", sides)
+    cards = []
+    for ranked in (questions[i * len(questions) // count] for i in range(count)):
+        best, worst = ranked[-1], ranked[0]
+        sides = []
+        for name, row in (("best", best), ("worst", worst)):
+            rank = (
+                f"{name} of {len(ranked)}: reward {row['reward']:.2f}, {row['tokens']} tokens{', kept' * row['kept']}"
+            )
+            sides.append(Box(rank, row["answer"]))
+        cards.append(conversation_card(best["id"], best["prompt"], f"round {best['round']}", sides))
+    return joined(cards)
 
 
 def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:
     """{round: [answers to a question, the best last]}, questions in the order of the pool."""
     if not pool:
         raise QilinError("the pool of rejection sampling holds no answer; see rlhf.prompts and rlhf.num_samples")
+
+    def rank(row: Row) -> tuple[bool, float, int]:
+        # As train/rejection.py keeps them: silence ranks last, and of equal rewards the earlier sample first.
+        return bool(row["answer"].strip()), row["reward"], -row["sample"]
+
     found: dict[int, dict[str, list[Row]]] = {}
     for row in pool:
         found.setdefault(row["round"], {}).setdefault(row["id"], []).append(row)
-    return {number: [sorted(own, key=_rank) for own in asked.values()] for number, asked in found.items()}
-
-
-def _rank(row: Row) -> tuple[bool, float, int]:
-    # As train/rejection.py keeps them: silence ranks last, and of equal rewards the earlier sample first.
-    return bool(row["answer"].strip()), row["reward"], -row["sample"]
-
-
-def _chance(rewards: Sequence[float]) -> float:
-    """Mean over the other answers of σ(r(best) - r(other))."""
-    gaps = rewards[-1] - np.array(rewards[:-1])
-    return float(np.exp(-np.logaddexp(0.0, -gaps)).mean())
-
-
-def _expected_best(rewards: Sequence[float], k: int) -> float:
-    ways = math.comb(len(rewards), k)
-    return sum(value * math.comb(i, k - 1) / ways for i, value in enumerate(rewards))
+    return {number: [sorted(own, key=rank) for own in asked.values()] for number, asked in found.items()}
 
 
 def _mean(values: np.ndarray, parameters: Any) -> Summary:
@@ -192,14 +184,14 @@ def _mean(values: np.ndarray, parameters: Any) -> Summary:
 
     `parameters`: the profile's `bootstrap_resamples` and `seed`.
     """
-    n = len(values)
-    if n < LEAST:
-        return {"value": float(values.mean()) if n else None, "n": n, "low": None, "high": None}
-    low, high, _ = studentised(mean_of(values), parameters.bootstrap_resamples, parameters.seed)
-    return {"value": float(values.mean()), "n": n, "low": low, "high": high}
+    n, low, high = len(values), None, None
+    if n >= LEAST:
+        low, high, _ = studentised(mean_of(values), parameters.bootstrap_resamples, parameters.seed)
+    return {"value": float(values.mean()) if n else None, "n": n, "low": low, "high": high}
 
 
 def _number(score: Summary, form: str = ".3f") -> Score:
+    # Its n stands in a column of its own, unless there is none.
     return Score(score["value"], None if score["value"] is not None else 0, score["low"], score["high"], form)
 
 

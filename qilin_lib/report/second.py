@@ -12,13 +12,10 @@ from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.models.names import accepted, read_scores
 from qilin_lib.report import attitudes, html, policies, rlhf
 from qilin_lib.report.frames import name_of
-from qilin_lib.report.html import Picture, Section
+from qilin_lib.report.html import Picture, Section, chain
 from qilin_lib.report.render import Table, with_notes, write_all
-from qilin_lib.report.whole import chain
 from qilin_lib.runs import Stage, read_manifest
 from qilin_lib.train.fit import read_log
-
-RLHF = "08_rlhf"
 
 
 def write_report(stage: Stage) -> Path:
@@ -27,15 +24,15 @@ def write_report(stage: Stage) -> Path:
     stage.begin()
     if stage.up_to_date:
         return target
-    folder, parameters = stage.parent(RLHF), stage.parameters
+    folder, parameters = stage.parent("08_rlhf"), stage.parameters
     pool = read_pool(folder)
     best = Picture(rlhf.best_of_k_figure(pool, parameters), "Mean reward of the best of k answers")
     sampled = [rlhf.pool_table(pool, parameters), best, rlhf.pool_examples(pool)]
-    digest, notes = read_manifest(stage.run_dir, RLHF)["digest"], accepted(stage.run_dir, RLHF)
+    notes = accepted(stage.run_dir, "08_rlhf")
     sections = [
-        Section("The reward model", with_notes(_reward_parts(folder, parameters), notes)),
+        Section("The reward model", with_notes(reward_parts(folder, parameters), notes)),
         Section("Rejection sampling", with_notes(sampled, notes)),
-        Section("Policies side by side", tuple(_policy_parts(folder, digest))),
+        Section("Policies side by side", _policy_parts(folder, read_manifest(stage.run_dir, "08_rlhf")["digest"])),
         *attitudes.sections(stage),
         Section("Where it comes from", (chain(stage),)),
     ]
@@ -58,7 +55,7 @@ def read_answers(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {name_of(compared, name): list(files.read_jsonl(answers / f"{name}.jsonl")) for name in compared["policies"]}
 
 
-def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
+def reward_parts(folder: Path, parameters: Any) -> list[Any]:
     """Accuracy by source, training curves and calibration of the reward model in 08's `folder`."""
     scores = files.read_json(folder / "reward" / "heldout.json")
     measured = calibration(scores["chosen"], scores["rejected"], parameters.bootstrap_resamples, parameters.seed)
@@ -70,7 +67,7 @@ def _reward_parts(folder: Path, parameters: Any) -> list[Any]:
     ]
 
 
-def _policy_parts(folder: Path, digest: str) -> list[Any]:
+def _policy_parts(folder: Path, digest: str) -> tuple[Any, ...]:
     compared = read_scores(folder / "policies.json")
     parts = [
         policies.comparison_table(compared, digest),
@@ -79,4 +76,4 @@ def _policy_parts(folder: Path, digest: str) -> list[Any]:
     ]
     if "rl" in compared["policies"]:
         parts.append(Picture(policies.rl_curve(read_log(folder / "rl")), "Reinforcement learning, step by step"))
-    return [*parts, policies.side_by_side(read_answers(folder))]
+    return (*parts, policies.side_by_side(read_answers(folder)))

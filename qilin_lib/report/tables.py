@@ -14,7 +14,7 @@ from typing import Any
 from qilin_lib.evaluate import store
 from qilin_lib.evaluate.intervals import power_note
 from qilin_lib.models import names
-from qilin_lib.report.cells import Score, sentences
+from qilin_lib.report.cells import NAMES, Score, sentences
 from qilin_lib.report.frames import at, bare, count, leaves, name_of, ordered, results_of, stages_of
 from qilin_lib.report.paper import TABLES, UNKNOWN, Cell, PaperTable, Row
 from qilin_lib.report.render import Table, table
@@ -23,36 +23,16 @@ Scores = Mapping[str, Any]
 """What `names.read_scores` returns."""
 Digests = Mapping[str, str]
 """{stage: digest of its manifest}, empty while the stages are being made."""
-LABELS = {
-    "ceval": "C-Eval",
-    "cmexam": "CMExam",
-    "huatuo": "Huatuo-26M",
-    "ccks2019": "CCKS-2019",
-    "chimst": "ChiMST",
-    "cmeee": "CMeEE-V2",
-    "cmmlu": "CMMLU",
-    "medqa": "MedQA",
-    "mc": "MC dialogue",
-    "cmtmedqa": "CMtMedQA",
-    "meddialog": "MedDialog",
-}
+LABELS, INFLATED, FAILURES = NAMES["benchmarks"], NAMES["inflated"], NAMES["failures"]
 # Shares of right answers; one more decimal would suggest more than a few hundred items can tell.
 SHARES = {"accuracy", "average", "average_hard", "clinical_medicine", "physician", "basic_medicine"}
-INFLATED = {
-    "parsed_only/accuracy": "Accuracy, parsed rows only (inflated)",
-    "parsed_only/f1_weighted": "F1, parsed rows only (inflated)",
-}
-FAILURES = {"unparsed": "Unreadable", "cut": "Cut at the limit", "error": "Error"}
-"""Why an answer counts as wrong or as empty though nobody judged it (evaluate.replies)."""
 FATES = ("kept", "rejected", "duplicate", "contaminated", "excluded", "merged")
 LEDGER, COUNTS = "01_build_chimed/ledger.json", "02_tokenize/token_counts.json"
+DATA = {1: "cpt", 2: "sft", 3: "dpo"}
+"""The set that a table of the paper's counts."""
 
 
 # --- Tables 1-3: the data ---------------------------------------------------------------------------------------------
-
-
-DATA = {1: "cpt", 2: "sft", 3: "dpo"}
-"""The set that a table of the paper's counts."""
 
 
 def data_table(
@@ -67,8 +47,11 @@ def data_table(
     ours: dict[str, list[Any]] = {row.label: [] for row in papers}
     further = []
     for entry in entries:
-        row = _owner(papers, entry)
-        (further if row is None else ours[row.label]).append(entry)
+        # The paper's row that the reader names goes before the one that has the folder.
+        named = str(entry.get("table_row") or "").casefold()
+        owners = [row for row in papers if row.label.casefold() == named]
+        owners += [row for row in papers if entry["source"] in row.sources]
+        (ours[owners[0].label] if owners else further).append(entry)
     rows = []
     for row in papers:
         sources = ", ".join(sorted(entry["source"] for entry in ours[row.label])) or "-"
@@ -82,14 +65,6 @@ def data_table(
     return table(printed.title, rows, columns, notes, str(number))
 
 
-def _owner(rows: Sequence[Row], entry: Mapping[str, Any]) -> Row | None:
-    """The paper's row that a ledger entry belongs to: by the row its reader names, else by its folder."""
-    named = str(entry.get("table_row") or "").casefold()
-    by_name = [row for row in rows if row.label.casefold() == named]
-    by_folder = [row for row in rows if entry["source"] in row.sources]
-    return next(iter(by_name + by_folder), None)
-
-
 def _sizes(
     entries: Sequence[Mapping[str, Any]], counts: Mapping[str, Any], row: Row | None, digests: Digests
 ) -> Iterator[Score]:
@@ -98,7 +73,6 @@ def _sizes(
     samples = sum(entry["kept"] + entry.get("elsewhere", 0) for entry in entries)
     tokens = sum(counts[source]["tokens"] for source in kept) if {*kept} <= {*counts} else None
     megabytes = sum(entry["bytes_kept"] for entry in entries) / 1e6
-    missing = "not counted" if entries else "not in this run"
     for name, value, form, path in (
         ("samples", samples, ",.0f", LEDGER),
         ("tokens", tokens, ",.0f", COUNTS),
@@ -107,8 +81,8 @@ def _sizes(
         yield Score(
             value if entries else None,
             form=form,
-            missing=missing,
-            paper=row and row.cell(name),
+            missing="not counted" if entries else "not in this run",
+            paper=row and row.known.get(name, Cell(None)),
             records=path,
             manifest=digests.get(path.partition("/")[0], ""),
         )
@@ -162,9 +136,9 @@ def score_of(
         failed = model in unfinished(scores, column.benchmark)
         missing = "-" if entry is not None else "not finished" if failed else "not evaluated"
         return Score(form=column.form, missing=missing, paper=paper)
-    return Score(
-        **{name: summary.get(name) for name in ("value", "n", "low", "high")},
-        form=column.form,
+    return Score.of(
+        summary,
+        column.form,
         missing="no items" if summary["value"] is None else "",
         paper=paper,
         model=name_of(scores, model),
@@ -172,14 +146,6 @@ def score_of(
         records=store.predictions("06_eval", protocol, column.benchmark, model).as_posix(),
         manifest=digest,
     )
-
-
-def published_rows(columns: Sequence[Column], rows: Mapping[str, Mapping[str, Cell]], whose: str) -> list[list[Any]]:
-    """A row per published one, {label: cells}, as from `whose`."""
-    return [
-        [label, whose, *(Score(form=column.form, missing="", paper=column.paper(cells)) for column in columns)]
-        for label, cells in rows.items()
-    ]
 
 
 def by_model(
@@ -199,26 +165,25 @@ def by_model(
     return rows
 
 
-def heads(columns: Sequence[Column]) -> list[str]:
-    """The headings above `by_model`."""
-    return ["Model", "From", *(column.heading for column in columns)]
+def score_rows(
+    columns: Sequence[Column], published: Mapping[str, Mapping[str, Cell]], whose: str, ours: Iterable[list[Any]]
+) -> tuple[list[list[Any]], list[str]]:
+    """(a row per published one, {label: cells}, as from `whose`, then `ours`; the headings above them)."""
+    rows = [
+        [label, whose, *(Score(form=column.form, missing="", paper=column.paper(cells)) for column in columns)]
+        for label, cells in published.items()
+    ]
+    return [*rows, *ours], ["Model", "From", *(column.heading for column in columns)]
 
 
 def across(
-    scores: Scores,
-    benchmark: str,
-    lines: Mapping[str, Sequence[str]],
-    digest: str,
-    form: str = ".1f",
-) -> list[list[Score]]:
-    """For each path of `lines` {heading: path} the score of every model that answered a benchmark, below `headings`."""
+    scores: Scores, benchmark: str, lines: Mapping[str, Sequence[str]], digest: str, form: str = ".1f"
+) -> tuple[list[str], list[list[Score]]]:
+    """(the models that answered a benchmark, by name; for each path of `lines` {heading: path} their scores)."""
+    models = bare(scores[benchmark])
     columns = [Column(benchmark, path, heading, form) for heading, path in lines.items()]
-    return [[score_of(scores, digest, model, column) for model in bare(scores[benchmark])] for column in columns]
-
-
-def headings(scores: Scores, benchmark: str) -> list[str]:
-    """The names of the models that answered a benchmark, in the order of the tables."""
-    return [name_of(scores, model) for model in bare(scores[benchmark])]
+    rows = [[score_of(scores, digest, model, column) for model in models] for column in columns]
+    return [name_of(scores, model) for model in models], rows
 
 
 # --- Tables 4-6 -------------------------------------------------------------------------------------------------------
@@ -228,13 +193,11 @@ def score_table(number: int, scores: Scores, digest: str = "") -> Table:
     """Tables 4-6 under the fixed protocol: C-Eval by subject, CMExam with the numbers that drop unparsed answers
     beside, Huatuo-26M. `digest` is that of stage 06."""
     printed = TABLES[number]
-    benchmark = printed.benchmark
-    results, failed = results_of(scores, benchmark), unfinished(scores, benchmark)
+    results, failed = results_of(scores, printed.benchmark), unfinished(scores, printed.benchmark)
     there = _paths(results)
     columns = [column for column in _columns(printed) if column.published or column.path in there]
     models = dict.fromkeys([*stages_of(scores), *ordered([*results, *failed])]) if results or failed else ()
-    papers = {row.label: row.known for row in printed.rows}
-    return _with_ours(printed, columns, papers, list(models), scores, digest)
+    return _with_ours(printed, columns, {row.label: row.known for row in printed.rows}, list(models), scores, digest)
 
 
 def released_tables(scores: Scores, digest: str = "") -> list[Table]:
@@ -270,11 +233,9 @@ def _columns(printed: PaperTable, below: tuple[str, ...] = ()) -> list[Column]:
         share = place[-1] in {*SHARES, "f1_weighted", *FAILURES}
         return Column(printed.benchmark, place, heading, ".1f" if share else ".2f", published)
 
-    made = [column(name, heading, name) for name, heading in printed.columns.items()]
-    answers = [one for one in made if one.form == ".1f"]
-    texts = [one for one in made if one.form == ".2f"]
-    inflated = [column(path, heading) for path, heading in INFLATED.items()]
-    failures = [column(path, heading) for path, heading in FAILURES.items()]
+    known = [column(name, heading, name) for name, heading in printed.columns.items()]
+    inflated, failures = ([column(*one) for one in further.items()] for further in (INFLATED, FAILURES))
+    answers, texts = ([one for one in known if one.form == form] for form in (".1f", ".2f"))
     return [*answers, *inflated, *texts, *failures]
 
 
@@ -288,32 +249,23 @@ def _with_ours(
     suffix: str = "",
 ) -> Table:
     """The paper's rows, then ours; `suffix`: that of a table of the released protocol."""
-    protocol = "released" if suffix else "fixed"
-    benchmark = printed.benchmark
+    benchmark, protocol = printed.benchmark, "released" if suffix else "fixed"
+    results = results_of(scores, benchmark, protocol)
     compared = {row.ours: row.known for row in printed.rows if row.ours in names.facts(scores)["as_paper"]}
-    rows = published_rows(columns, papers, "paper")
-    rows += by_model(columns, models, scores, digest, protocol, compared)
+    ours = by_model(columns, models, scores, digest, protocol, compared)
     notes = names.foot(scores) + unfinished_notes(scores, benchmark)
-    if results_of(scores, benchmark, protocol):
+    if results:
         notes += [asked_note(scores, benchmark, protocol), *cut_notes(scores, benchmark)]
-        notes += _column_notes(columns, scores, protocol)
+        notes += sentences("tables", "parsed_only") if any("parsed_only" in one.path for one in columns) else []
+        bare_items = benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values())
+        notes += sentences("tables", "no_groups") if bare_items and protocol == "fixed" else []
+        notes += power(results, [column for column in columns if column.path[-1] in SHARES])
     else:
         notes.append(f"{LABELS[benchmark]} was not evaluated in this run: the paper's numbers stand alone.")
     notes += [f"The paper's numbers: as under Table {printed.number}."] if suffix else paper_notes(printed)
     aside = {"": "", "r": ": the released protocol", "l": ": the released protocol, script for fine-tuned models"}
-    return table(f"{printed.title}{aside[suffix]}", rows, heads(columns), notes, f"{printed.number}{suffix}")
-
-
-def _column_notes(columns: Sequence[Column], scores: Scores, protocol: str) -> list[str]:
-    """What must be said of these columns: inflated numbers, missing annotations, the power of shares."""
-    benchmark = columns[0].benchmark
-    results = results_of(scores, benchmark, protocol)
-    notes = []
-    if any("parsed_only" in column.path for column in columns):
-        notes += sentences("tables", "parsed_only")
-    if benchmark == "cmexam" and not any(entry.get("groups") for entry in results.values()):
-        notes += sentences("tables", "no_groups") if protocol == "fixed" else []
-    return notes + power(results, [column for column in columns if column.path[-1] in SHARES])
+    rows = score_rows(columns, papers, "paper", ours)
+    return table(f"{printed.title}{aside[suffix]}", *rows, notes, f"{printed.number}{suffix}")
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------

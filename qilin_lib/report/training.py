@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,47 +9,32 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
-from qilin_lib.report.cells import ADAPTIVE, Score, sentences
+from qilin_lib.report.cells import ADAPTIVE, NAMES, Score, sentences
 from qilin_lib.report.markup import Html, macro
-from qilin_lib.report.render import Table, table
+from qilin_lib.report.render import Table, table, view
 from qilin_lib.runs import Stage
 from qilin_lib.train import one_stage
 
 NOTHING = Score(n=0)
-# The facts of a training that are shown in words, in this order; the others stand folded below.
-FACTS = {
-    "finetuning": "what learned",
-    "trainable_parameters": "weights that learned",
-    "steps_done": "optimizer steps",
-    "global_batch_size": "examples a step",
-    "dtype_observed": "precision",
-    "train_loss": "mean training loss",
-    "train_seconds": "seconds",
-    "input_tokens_per_second": "tokens read a second",
-    "update_kept": "update kept",
-    "update_kept_nf4": "update kept nf4",
-    "alarms": "alarms",
-}
 
 
 def facts_table(facts: Mapping[str, Any], title: str = "What ran", whole: bool = False) -> Table:
-    """What really ran, as the child process reported it: the FACTS in words and the others below, or the `whole` list.
+    """What really ran, as the child process reported it: the most important in words and the others below, or the
+    `whole` list.
 
     What has a table of its own (counts by source) is left to that."""
-    known = {name: _plain(value) for name, value in facts.items() if not isinstance(value, dict)}
-    known.pop("template_sha256", None)
+    known = {name: value for name, value in facts.items() if not isinstance(value, dict) and name != "template_sha256"}
+    for name, value in known.items():
+        if isinstance(value, list):
+            known[name] = ", ".join(map(str, value)) or "none"
+        elif value is None or isinstance(value, bool):
+            known[name] = "-" if value is None else str(value)
     words = {name: name.replace("_", " ") for name in known}
     if "steps_done" in known and not whole:
-        words = {name: in_words for name, in_words in FACTS.items() if name in known}
+        words = {name: in_words for name, in_words in NAMES["facts"].items() if name in known}
     further = "; ".join(f"{name.replace('_', ' ')} {known[name]}" for name in known if name not in words)
     rows = [[in_words, known[name]] for name, in_words in words.items()]
     return table(title, rows, ["What", "Value"], [f"Also recorded: {further}."] if further else [])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "-" if value is None else str(value) if isinstance(value, bool) else value
 
 
 def perplexity_table(scores: Mapping[str, Any], parameters: Any) -> Table:
@@ -64,19 +48,19 @@ def perplexity_table(scores: Mapping[str, Any], parameters: Any) -> Table:
         "after": ("after", None, "tokens"),
         "after / before": ("after", "before", "tokens"),
     }
-    notes = sentences("training", "perplexity")
+    further: list[str] = []
     if any("chars" in entry for entry in scores.values()):
         columns |= {f"{name}, a character": (*moments, "chars") for name, (*moments, _) in columns.items()}
-        notes += sentences("training", "characters")
+        further += sentences("training", "characters")
     if any("unquantised_after" in entry for entry in scores.values()):
         columns["before, not quantised"] = ("unquantised_before", None, "tokens")
         columns["after, not quantised"] = ("unquantised_after", None, "tokens")
-        notes += sentences("training", "quantised")
+        further += sentences("training", "quantised")
     rows = [
         [kind, len(entry["tokens"]), *(_perplexity(entry, *column, parameters) for column in columns.values())]
         for kind, entry in scores.items()
     ]
-    return table("Held-out perplexity", rows, ["Type", "documents", *columns], notes)
+    return view("training", "perplexity", rows, columns, after=further)
 
 
 def _perplexity(entry: Mapping[str, Any], moment: str, against: str | None, unit: str, parameters: Any) -> Score:
@@ -117,8 +101,7 @@ def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     """What SFT took of every source: conversations read, each reason for not using one, and examples with repeats."""
     names = next(iter(counts.values()), {})
     rows = ([source, *count.values()] for source, count in counts.items())
-    columns = ["Source", *(name.replace("_", " ") for name in names)]
-    return table("Conversations by source", rows, columns, sentences("training", "sources"))
+    return view("training", "sources", rows, (name.replace("_", " ") for name in names))
 
 
 def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
@@ -127,9 +110,7 @@ def arms_table(stage: Stage, facts: Mapping[str, Any]) -> Table | Html:
         return macro("paragraph", "Two stages: DCPT came before.")
     packing = files.read_json(stage.parent("02_tokenize") / "packing.json")
     compared = one_stage.compare_tokens(packing, facts)
-    rows = [[name, two, one, "yes" if two == one else "no"] for name, two, one in compared]
-    notes = ["Two stages: 02's packing.json for DCPT; the same SFT."]
-    return table("Tokens of both arms, one epoch", rows, ["What", "two stages", "one stage", "equal"], notes)
+    return view("training", "arms", [[*row, "yes" if row[1] == row[2] else "no"] for row in compared])
 
 
 def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) -> Table:
@@ -138,14 +119,13 @@ def preference_table(scores: Mapping[str, Any], beta: float, parameters: Any) ->
     `parameters` as in `perplexity_table`.
     """
     chosen, rejected = _shifts(scores)
-    share, low, high = (100 * part for part in accuracy(scores))
     rows = [
-        ["reward accuracy, percent", Score(share, len(chosen), low, high) if len(chosen) else NOTHING],
+        ["reward accuracy, percent", accuracy(scores)],
         ["reward margin", mean_interval(beta * (chosen - rejected), parameters)],
         ["shift of log π(chosen)", mean_interval(chosen, parameters)],
         ["shift of log π(rejected)", mean_interval(rejected, parameters)],
     ]
-    return table("Held-out preference pairs", rows, ["Metric", "value"], sentences("training", "pairs"))
+    return view("training", "pairs", rows)
 
 
 def _shifts(scores: Mapping[str, Any]) -> list[np.ndarray]:
@@ -153,14 +133,15 @@ def _shifts(scores: Mapping[str, Any]) -> list[np.ndarray]:
     return [np.array(scores[f"policy_{side}"]) - scores[f"reference_{side}"] for side in ("chosen", "rejected")]
 
 
-def accuracy(scores: Mapping[str, Any]) -> tuple[float, float, float]:
-    """(share, low, high) of held-out pairs whose implicit reward prefers the chosen answer; a tie counts as wrong.
-
-    NaN without any pair.
-    """
+def accuracy(scores: Mapping[str, Any]) -> Score:
+    """Percent of held-out pairs whose implicit reward prefers the chosen answer, with Wilson's interval; a tie counts
+    as wrong. "no items" without any pair."""
     chosen, rejected = _shifts(scores)
-    share = float((chosen > rejected).mean()) if len(chosen) else math.nan
-    return share, *wilson(share, len(chosen))
+    if not len(chosen):
+        return NOTHING
+    share = float((chosen > rejected).mean())
+    low, high = (100 * bound for bound in wilson(share, len(chosen)))
+    return Score(100 * share, len(chosen), low, high)
 
 
 def mean_interval(values: np.ndarray, parameters: Any, form: str = ADAPTIVE) -> Score:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from qilin_lib.report import (
     tables,
     training,
 )
-from qilin_lib.report.html import Picture, Section
+from qilin_lib.report.html import Picture, Section, chain
 from qilin_lib.report.markup import Box, Html, card, macro
 from qilin_lib.report.preferences import method_name
 from qilin_lib.report.render import Table, stem_of, with_notes, write_all
@@ -77,11 +78,6 @@ def links(stage: Stage, tables: Iterable[Table]) -> Html:
 def forest(stage: Stage) -> Figure:
     """Our scores with intervals and the paper's numbers, where it has them."""
     return figures.forest(_scores(stage), paper.TABLES)
-
-
-def chain(stage: Stage) -> Table:
-    """The manifests of the run, back to the raw files."""
-    return html.manifest_chain(stage.run_dir, stage.name)
 
 
 def systems() -> list[Html]:
@@ -184,6 +180,6 @@ def _training(stage: Stage) -> list[Any]:
             table = training.preference_table(heldout, facts["beta"], drawn)
         else:
             table = training.perplexity_table(heldout, drawn)
-            table = table.titled(f"{table.title}: before and after {name.upper()}")
+            table = replace(table, title=f"{table.title}: before and after {name.upper()}")
         parts += with_notes([table], accepted(stage.run_dir, folder))
     return parts

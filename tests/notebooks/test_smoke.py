@@ -158,7 +158,7 @@ def test_training_learns_something_that_carries_over(runs: Path) -> None:
     from qilin_lib.report import training
 
     assert training.improved(read(runs / "smoke" / "03_dcpt" / "heldout.json")["medical"], {"seed": 17})
-    assert training.accuracy(read(runs / "smoke" / "05_dpo" / "heldout.json"))[1] > 0.5
+    assert training.accuracy(read(runs / "smoke" / "05_dpo" / "heldout.json")).low > 50
 
 
 def test_report_is_one_self_contained_page(runs: Path) -> None:

@@ -10,10 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from qilin_lib.report import paper
+from qilin_lib.report.render import Table
 from tests.helpers.exported import finished, make, run_dir  # noqa: F401
 
 MODELS = ("base", "dcpt", "sft", "dpo")
 EMPTY = {"value": None, "n": 0, "low": None, "high": None}
+BASE = "tiny 2.3M"
+SFT = f"{BASE} + DCPT + SFT"
+DPO = f"{SFT} + DPO"
+
+
+def row(table: Table, label: str) -> dict[str, str]:
+    """The row with that label, every cell as its text."""
+    words = table.words
+    found = words[words["Dataset" if "Dataset" in words else words.columns[0]] == label].to_dict("records")
+    assert len(found) == 1, f"{label}: {len(found)} rows"
+    return found[0]
 
 
 def words_of(figure: Figure) -> set[str]:

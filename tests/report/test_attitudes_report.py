@@ -16,7 +16,7 @@ from qilin_lib.evaluate.benchmarks import attitudes
 from qilin_lib.report import attitudes as report
 from qilin_lib.report import html
 from qilin_lib.report.render import Table
-from tests.report.conftest import words_of
+from tests.report.conftest import DPO, SFT, words_of
 
 Choose = Callable[[int, list[int]], int | None]
 """choose(item number, content at each position) -> position from 0, None for a reply that says nothing."""
@@ -47,8 +47,6 @@ def rejecting(number: int, contents: list[int]) -> int:
     return contents.index(1 if number % 2 == 0 else 5)
 
 
-SFT = "tiny 2.3M + DCPT + SFT"
-DPO = f"{SFT} + DPO"
 MODELS: dict[str, Choose] = {
     "sft": lambda number, contents: 0,
     "dpo": rejecting,
@@ -128,11 +126,15 @@ def test_the_figure_shows_positions_against_contents_in_latin_letters(scores: di
     assert images[f"{DPO}, next token"][:, [0, 4]].sum() == pytest.approx(100)
 
 
-def test_items_subscales_and_differences(scores: dict[str, Any]) -> None:
+def tables_of(stage: Any) -> dict[str, Table]:
+    return {part.title: part for part in report.sections(stage)[0].parts if isinstance(part, Table)}
+
+
+def test_items_subscales_and_differences(scores: dict[str, Any], stage: Any) -> None:
     items = report.item_table(scores, "example", "B1i")
     assert list(items.words[DPO]) == ["5.00"] * 12 and list(items.words["silent"]) == ["-"] * 12
     assert items.words["Place"].iloc[1] == "contact reversed" and items.words["What"].iloc[0].startswith("如果同事")
-    parts = {part.title: part for part in report._parts(scores, "example", "B1") if isinstance(part, Table)}
+    parts = tables_of(stage)
     subscales, pairs = parts["Subscales"], parts["Between models"]
     assert list(subscales.words.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
     assert row(subscales, DPO)["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
@@ -142,8 +144,8 @@ def test_items_subscales_and_differences(scores: dict[str, Any]) -> None:
     del alone["models"]["next_token"]
     for item in alone["scales"]["example"]["items"]:
         item["subscale"] = None
-    parts = [part.title for part in report._parts(alone, "example", "B1") if isinstance(part, Table)]
-    assert parts[1:] == ["Mean points by item (reply read)"]
+    (stage.dir / "scores.json").write_text(json.dumps(alone), encoding="utf-8")
+    assert list(tables_of(stage))[1:] == ["Mean points by item (reply read)"]
 
 
 def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.report import chimed_gpt as block
 from qilin_lib.report.paper import CHIMED_GPT
 from qilin_lib.report.render import Table
+from tests.report.conftest import BASE, SFT, row
 
 # Copied from FACTS 5.1, row by row: NER F1 and accuracy, ChiMed QA, MC dialogue.
 STATED = """
@@ -27,10 +28,6 @@ MedicalGPT (Z) | 29.59 | 28.12 | 48.78 | 34.56 | 25.99 | 39.02 32.35 26.76 8.10 
 MedicalGPT (B) | 23.80 | 26.16 | 39.02 | 43.82 | 18.50 | 5.82 5.26 16.61 2.94 11.11 | 3.94 2.19 4.34 0.13 3.50
 ChiMed-GPT | 40.82 | 41.04 | 68.29 | 52.92 | 44.50 | 44.58 37.22 27.11 8.89 19.86 | 33.14 30.86 43.43 34.91 42.16
 """
-
-
-BASE = "tiny 2.3M"
-SFT = f"{BASE} + DCPT + SFT"
 
 
 def score(value: float, n: int = 60, half: float = 5.0) -> dict[str, Any]:
@@ -69,12 +66,6 @@ def further(scores: dict[str, Any]) -> dict[str, Any]:
 
 def made(scores: dict[str, Any]) -> dict[str, Table]:
     return {table.number: table for table in block.tables(scores, "ab" * 32)}
-
-
-def row(table: Table, label: str) -> dict[str, str]:
-    found = table.words[table.words.iloc[:, 0] == label].astype(str).to_dict("records")
-    assert len(found) == 1, f"{label}: {len(found)} rows"
-    return found[0]
 
 
 def test_the_published_cells_are_the_readmes_digits() -> None:

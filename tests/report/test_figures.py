@@ -10,9 +10,7 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.report import breakdowns, charts, figures, paper
-from tests.report.conftest import words_of
-
-SFT = "tiny 2.3M + DCPT + SFT"
+from tests.report.conftest import SFT, words_of
 
 
 def labels(axes: Any) -> list[str]:

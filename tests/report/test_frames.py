@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,10 +14,10 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.report import frames, tables
+from qilin_lib.evaluate.benchmarks import PAPER
+from qilin_lib.report import frames, tables, whole
 from qilin_lib.runs import PARENTS
-
-DPO = "tiny 2.3M + DCPT + SFT + DPO"
+from tests.report.conftest import DPO
 
 
 def record(number: int, right: bool, **more: Any) -> dict[str, Any]:
@@ -67,7 +68,9 @@ def test_every_view_has_its_documented_columns_of_one_run_and_of_two(make: Calla
 
 def test_every_score_is_a_row_with_its_number_and_source(make: Callable, scores: Any) -> None:
     frame = frames.evaluation.frame(make())
-    found = [leaf for *_, entry in frames.entries(scores) for leaf in frames.leaves(entry)]
+    asked = [scores, scores["released"]]
+    entries = [each[name][model] for each in asked for name in each if name in PAPER for model in each[name]]
+    found = [leaf for entry in entries for leaf in frames.leaves(entry)]
     assert len(frame) == len(found) and frame["value"].sum() == pytest.approx(
         sum(summary["value"] or 0 for _, summary in found)
     )
@@ -162,3 +165,12 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
     with pytest.raises(QilinError, match=r"compare one with three on cmexam, fixed: 5 items stand in one of them only"):
         frames.compare("one", "three", "cmexam")
     assert isinstance(frames.compare("one", "two", "huatuo"), pd.DataFrame)
+
+
+def test_tables_of_the_data_say_what_was_accepted(make: Callable) -> None:
+    run = make()
+    entry = {"stage": "02_tokenize", "when": "2026-01-02", "reason": "the log alone differs"}
+    files.write_json(run / "02_tokenize.accepted.json", [entry])
+    stage = SimpleNamespace(parent=lambda name: run / name, run_dir=run, begin=lambda: None, up_to_date=True)
+    for table in whole.all_tables(stage)[:3]:
+        assert table.notes[0] == "02_tokenize was accepted as it is on 2026-01-02: the log alone differs"

@@ -13,7 +13,7 @@ import pytest
 from wcwidth import wcswidth
 
 from qilin_lib.report import breakdowns, tables
-from qilin_lib.report.cells import ADAPTIVE, Linked, Score, score_text
+from qilin_lib.report.cells import ADAPTIVE, Linked, Score
 from qilin_lib.report.paper import Cell
 from qilin_lib.report.render import latex_text, table, write_all
 
@@ -25,6 +25,7 @@ WHOLE = Score(40.0, 346, 35.1, 45.2)
     [
         (WHOLE, "40.0 [35.1, 45.2] (n=346)"),
         (Score(n=0), "no items"),
+        (Score(40.0, 2, 35.1, 45.2), "40.0 (n=2)"),
         (Score(), "-"),
         (Score(missing="not evaluated"), "not evaluated"),
         (Score(missing="", paper=Cell(None)), "not available"),
@@ -37,8 +38,8 @@ WHOLE = Score(40.0, 346, 35.1, 45.2)
 )
 def test_a_score_as_words(score: Score, said: str) -> None:
     assert str(score) == said
-    assert score_text({"value": 40.0, "n": 346, "low": 35.1, "high": 45.2}) == str(WHOLE)
-    assert score_text(None) == "not evaluated"
+    assert Score.of({"value": 40.0, "n": 346, "low": 35.1, "high": 45.2}) == WHOLE
+    assert str(Score.of(None, missing="not evaluated")) == "not evaluated"
 
 
 def test_a_small_table_in_every_form() -> None:

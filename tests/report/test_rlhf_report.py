@@ -13,6 +13,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.report import charts, policies, rlhf
+from tests.report.conftest import SFT
 
 DRAWS = SimpleNamespace(bootstrap_resamples=1000, seed=17)
 SCORES = {
@@ -21,7 +22,6 @@ SCORES = {
     "chosen": [2.0, 1.0, 3.0, -1.0, 0.5],
     "rejected": [1.0, 1.0, 0.0, 1.0, -0.5],
 }
-SFT = "tiny 2.3M + DCPT + SFT"
 NAMES = {"sft": SFT, "dpo": f"{SFT} + DPO", "rejection_sampling": f"{SFT} + rejection sampling", "rl": f"{SFT} + RL"}
 
 

@@ -32,21 +32,11 @@ from qilin_lib.report import (
 )
 from qilin_lib.report.cells import Score
 from qilin_lib.report.render import Table
-from tests.report.conftest import words_of
+from tests.report.conftest import DPO, SFT, row, words_of
 from tests.report.test_chimed_gpt_tables import further  # noqa: F401
 
 FROZEN = Path(__file__).with_name("frozen_tables.json")
 PAPERS = {row.label for number in (4, 5, 6) for row in paper.TABLES[number].rows} | {*paper.CHIMED_GPT["results"]}
-SFT = "tiny 2.3M + DCPT + SFT"
-DPO = f"{SFT} + DPO"
-
-
-def row(table: Table, label: str) -> dict[str, str]:
-    """The row with that label, every cell as its text."""
-    words = table.words
-    found = words[words["Dataset" if "Dataset" in words else words.columns[0]] == label].to_dict("records")
-    assert len(found) == 1, f"{label}: {len(found)} rows"
-    return found[0]
 
 
 def ours(table: Table) -> list[tuple[str, str]]:
@@ -275,5 +265,5 @@ def test_intervals_take_the_profile_s_resamples_and_seed(tmp_path: Path) -> None
     pairs = {"chosen": rewards, "rejected": [0.0] * 7, "sources": ["a"] * 7, "source": ["a"] * 7}
     files.write_json(tmp_path / "reward" / "heldout.json", pairs)
     files.write_jsonl(tmp_path / "reward" / "log.jsonl", [{"step": 1, "loss": 0.7, "accuracy": 0.5, "margin": 0.0}])
-    shown = [second._reward_parts(tmp_path, SimpleNamespace(**profile))[0] for profile in profiles]
+    shown = [second.reward_parts(tmp_path, SimpleNamespace(**profile))[0] for profile in profiles]
     assert len({table.words["margin"][0] for table in shown}) == 3

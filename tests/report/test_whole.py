@@ -13,8 +13,8 @@ from qilin_lib.evaluate.benchmarks import ceval, cmexam, huatuo
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.report import html, whole
 from qilin_lib.report.render import Table, write_all
+from tests.report.conftest import EMPTY, SFT
 
-SFT = "tiny 2.3M + DCPT + SFT"
 EXAM = {"benchmark": "cmexam", "split": "test", "truncated": False, "shots": 0}
 
 
@@ -29,9 +29,6 @@ def only(scores: Any, *models: str) -> None:
         for model in set(results) - set(models):
             del results[model]
     scores["paired"] = []
-
-
-EMPTY = {"value": None, "n": 0, "low": None, "high": None}
 
 
 def without_ceval(scores: Any) -> None:
