@@ -53,3 +53,11 @@ def test_external_rows_have_one_value_a_column_and_say_that_they_are_not_the_pap
     for table in paper.EXTERNAL:
         assert f"not the paper's Table {table.beside}" in table.origin
         assert all(len(values) == len(table.columns) for values in table.rows.values())
+
+
+def test_external_spot_values() -> None:
+    named = {table.title: table.rows for table in paper.EXTERNAL}
+    cmexam = named["CMExam's own results table"]
+    assert cmexam["ChatGLM-CMExam"] == [45.3, 45.2, 31.10, 18.94, 43.94, 31.48, 29.39]
+    assert cmexam["Human"] == [71.6, *[None] * 6]
+    assert named["Huatuo-26M's own generation table (first version)"]["T5 (fine-tuned)"][0] == 26.63
