@@ -12,7 +12,7 @@ import json
 import pickle
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -123,7 +123,7 @@ def refine(
 def _identity(entry: Entry) -> str:
     """What a candidate shares with its near-duplicates; several questions of an exam have one explanation."""
     if isinstance(entry.payload, Exam):
-        return shingles.identity(records.content(replace(entry.payload, explanation="")))
+        return shingles.identity(records.content(entry.payload._replace(explanation="")))
     return shingles.identity(entry.text)
 
 

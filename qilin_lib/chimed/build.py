@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import batches, licences, sources, substrings
+from qilin_lib.chimed import batches, sources, substrings
 from qilin_lib.chimed.batches import PARTS, Entry
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import Item, item_of
@@ -110,7 +110,13 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
         if state[name] != "present":
             left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
             raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
-    licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
+    known = sorted({licence for source in sources.REGISTRY for licence in source.licences()})
+    for word in params.exclude_licences:
+        if not any(sources.excluded(licence, [word]) for licence in known):
+            # Another Creative Commons licence is no near miss.
+            hint = "" if word.lower().lstrip().startswith("cc") else nearest(word, known)
+            stands = f"'{word}' stands in no source's licence{hint}"
+            raise QilinError(f"exclude_licences: {stands}; the licences are {'; '.join(known)}")
     wanted = state if params.sources is None else params.sources
     there = (source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted)
     training = [source for source in there if any({*feed.rows} & {*TRAINING_SETS} for feed in source.feeds)]
@@ -162,7 +168,7 @@ def _sources(
 ) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
     known = {licence for source in chosen for licence in source.licences()}
-    barred = {licence for licence in known if licences.excluded(licence, params.exclude_licences)}
+    barred = {licence for licence in known if sources.excluded(licence, params.exclude_licences)}
 
     def units(source: Source) -> Iterator[Unit]:
         return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import yaml
 
-from qilin_lib.chimed import aggregate, batches
-from qilin_lib.chimed.compose import medical_text
+from qilin_lib.chimed import batches
+from qilin_lib.chimed.compose import QUESTIONS, medical_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import BLANK, Item, items_of
 from qilin_lib.chimed.letters import converter
-from qilin_lib.chimed.records import Dialogue, Passage, Payload
+from qilin_lib.chimed.records import Dialogue, Disease, Passage, Payload
 
 _DATA = yaml.safe_load((Path(__file__).parent / "data" / "leaks.yaml").read_text(encoding="utf-8"))
 KINDS, _PHRASES = _DATA["kinds"], _DATA["phrases"]
@@ -77,10 +77,10 @@ def _stem(item: Item) -> str:
 
 def _disease(item: Item) -> str | None:
     """What the kit writes of a disease when it composes the item's question."""
-    for template, (heading, *_) in aggregate.QUESTIONS:
+    for template, (heading, *_) in QUESTIONS:
         pattern = re.escape(template.rstrip("？")).replace(r"\{name\}", "(.{2,30})")
         if found := re.fullmatch(f"{pattern}[？?]?", item.question):
-            return medical_text(aggregate.disease(found[1], [("科室", ["内科"]), (heading, ["劳累", "受凉"])]))
+            return medical_text(Disease(found[1], (("科室", ("内科",)), (heading, ("劳累", "受凉")))))
     return None
 
 

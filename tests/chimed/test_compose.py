@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from qilin_lib.chimed import aggregate
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage
 
@@ -50,4 +49,4 @@ def test_a_line(name, payload, line):
 )  # fmt: skip
 def test_sentences_are_joined_as_sentences_and_nothing_stands_twice(features, text, questions):
     entity = Disease("哮喘", features)
-    assert (aggregate.text(entity), aggregate.questions(entity)) == (text, questions)
+    assert (compose("cpt", entity)["text"]) == "\n".join([text, *map("".join, questions)])

@@ -21,8 +21,9 @@ import yaml
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.json_text import Rows, json_items
 from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
-from qilin_lib.chimed.records import Note, Payload, Record, Rejection, excerpt
+from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
 
+Numbered = tuple[int, str | Reject]
 Reader = Callable[[str, str, Stream], Iterator[Record | Rejection]]
 # The reasons of a `Reject` that say that a value is no record of this kind, rather than a bad one.
 _NO_FORM = ("missing field", "unknown form")
@@ -33,7 +34,6 @@ _ROW_LINES = 400
 _NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
 _NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
 _LONGEST_NOTHING = 10
-Numbered = tuple[int, str | Reject]
 FIELDS = yaml.safe_load((Path(__file__).parents[1] / "data/fields.yaml").read_text(encoding="utf-8"))
 csv.field_size_limit(streams.MAX_LINE)
 
@@ -90,14 +90,6 @@ def leaves(value: Any) -> list[Any]:
         else:
             found.append(value)
     return found
-
-
-def shown(row: Any) -> str:
-    """A row as JSON, for the excerpt of a Rejection; "" for what could not be read."""
-    try:
-        return "" if isinstance(row, Reject) else json.dumps(row, ensure_ascii=False)
-    except RecursionError:
-        return "(nested too deep to show)"
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -196,12 +188,17 @@ def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, t
 # --- readers ----------------------------------------------------------------------------------------------------------
 
 
-def parsed(parse: Callable[[Any], Payload], row: Any) -> Payload | Reject:
-    """What `parse` makes of a row, or the Reject that it raised (or that the row already is)."""
+def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
+    """What `parse` makes of a row, or the Reject that it raised (or that the row already is), with the row as JSON."""
+    if isinstance(row, Reject):
+        return row
     try:
-        return row if isinstance(row, Reject) else parse(row)
+        return parse(row)
     except Reject as no:
-        return Reject(no.reason, no.detail, shown(row))
+        try:
+            return Reject(no.reason, no.detail, json.dumps(row, ensure_ascii=False))
+        except RecursionError:
+            return Reject(no.reason, no.detail, "(nested too deep to show)")
 
 
 def reader(found: Callable[[str, Stream], Iterator[tuple[int, Payload | Reject]]]) -> Reader:
@@ -211,8 +208,7 @@ def reader(found: Callable[[str, Stream], Iterator[tuple[int, Payload | Reject]]
     def read(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
         for line, one in found(file, stream):
             if isinstance(one, Reject):
-                kind = Note if one.note else Rejection
-                yield kind(source, file, line, one.reason, excerpt(one.detail), excerpt(one.shown))
+                yield Rejection(source, file, line, one.reason, excerpt(one.detail), excerpt(one.shown), one.note)
             else:
                 yield Record(source, file, line, one)
 

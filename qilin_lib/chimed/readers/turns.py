@@ -10,7 +10,6 @@ import html
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
@@ -54,7 +53,7 @@ def instruction_row(row: Any) -> Dialogue:
         raise Reject("empty field", "answer")
     dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
     wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
-    return replace(dialogue, wordings=wordings) if wordings else dialogue
+    return dialogue._replace(wordings=wordings) if wordings else dialogue
 
 
 def _pairs(first: Any, second: Any) -> list[list[Any]]:
