@@ -33,7 +33,7 @@ from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.records import Lost, Record, Rejection, content, strings
 from qilin_lib.chimed.shards import Texts
 from qilin_lib.chimed.sources import TRAINING_SETS, Source, Unit
-from qilin_lib.chimed.verdicts import MIXING, SUBSTRING, Corpus
+from qilin_lib.chimed.verdicts import SUBSTRING, Corpus
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
@@ -74,7 +74,7 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
         progress(f"reading: done, {len(corpus.number):,} candidates")
         cuts = decide(params, corpus, work, pool, progress)
         progress("writing the sets")
-        write_sets(pool.map(batches.lines, judged_batches(params, corpus, cuts)), ledger, dropped_items, out_dir)
+        write_sets(pool.map(batches.lines, corpus.judged(params, cuts)), ledger, dropped_items, out_dir)
         ledger.check()
         files.write_json(out_dir / "ledger.json", ledger.as_dict())
     progress(", ".join(f"{name}.jsonl {len(corpus.kept(name)):,}" for name in TRAINING_SETS) + " records")
@@ -173,7 +173,7 @@ def _sources(
     def units(source: Source) -> Iterator[Unit]:
         return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)
 
-    def licensed(source: Source, found: Sequence[tuple[Unit, Lost | None]] | None = None) -> Units:
+    def licensed(source: Source, found: Sequence[tuple[Unit, Lost | None]] | None) -> Units:
         for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:
             licence = unit.licence or source.licence
             yield unit, ("excluded", "licence", licence) if licence in barred else lost
@@ -206,16 +206,12 @@ def _batches(read: Units) -> Iterator[tuple[int, list[tuple[Unit, Lost | None]],
     first, size, batch = 1, 0, []
     for number, (unit, lost) in enumerate(read, start=1):
         batch.append((unit, lost))
-        size += _size(unit)
+        size += sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
         if size >= BATCH_CHARS or len(batch) >= BATCH_UNITS:
             yield first, batch, size
             first, size, batch = number + 1, 0, []
     if batch:
         yield first, batch, size
-
-
-def _size(unit: Unit) -> int:
-    return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
 
 
 def decide(params: Build, corpus: Corpus, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
@@ -252,16 +248,6 @@ def cut_repeated(params: Build, corpus: Corpus, work: Path, pool: Pool, progress
             rows += [(candidate, begin, end) for begin, end in pieces]
         cuts.append(np.array(rows, np.int64).reshape(-1, 3))
     return cuts
-
-
-def judged_batches(params: Build, corpus: Corpus, cuts: list[np.ndarray]) -> Iterator[tuple]:
-    """The arguments of `batches.lines` for one batch after the other."""
-    reasons = {
-        MIXING: ("excluded", "mixing ratio", f"general share {params.general_share}"),
-        SUBSTRING: ("duplicate", "repeated substring", f"{params.exact_substring_length} characters or more"),
-    }
-    for batch, (stem, source) in enumerate(zip(corpus.stems, corpus.sources, strict=True)):
-        yield stem, source, corpus.fates(batch, reasons), cuts[batch]
 
 
 def write_sets(written: Iterable[batches.Written], ledger: Ledger, dropped: bytes, out: Path) -> None:

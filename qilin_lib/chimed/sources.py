@@ -81,6 +81,7 @@ _FILE = yaml.load(Path(__file__).with_name("sources.yaml").read_text(encoding="u
 # In corpus order; and {folder: why it feeds nothing}.
 REGISTRY, NOT_USED = tuple(map(Source.model_validate, _FILE["sources"])), _FILE["not_used"]
 BY_NAME = {source.name: source for source in REGISTRY}
+_words = re.compile(r"[^\W_]+").findall
 
 
 class Unit(NamedTuple):
@@ -93,16 +94,13 @@ class Unit(NamedTuple):
 
 def excluded(licence: str, words: Iterable[str]) -> bool:
     """Does one of `words` stand in `licence`? "CC BY-NC" stands in "CC BY-NC-SA 4.0", "MIT" in "MIT for the code"."""
-    plain, *others = (["", *re.findall(r"[^\W_]+", text.lower()), ""] for text in (licence, *words))
-    return any(" ".join(word) in " ".join(plain) for word in others)
+    plain, *others = (f" {' '.join(_words(text.lower()))} " for text in (licence, *words))
+    return any(word in plain for word in others)
 
 
 def forbids_derivatives(licence: str) -> bool:
     """Does the licence allow copies only, as CC BY-ND does?"""
     return excluded(licence, ("ND", "NoDerivatives", "NoDerivs"))
-
-
-# --- what is read -----------------------------------------------------------------------------------------------------
 
 
 def units(
@@ -155,9 +153,6 @@ def _reads(source: str, file: Found, reader: str) -> Iterator[Record | Rejection
         yield Rejection(source, file.file, 0, stream.broken.reason, stream.broken.detail)
     elif read is None:
         yield Rejection(source, file.file, 0, "empty file", "no rows", note=True)
-
-
-# --- what is there, and what is not read ------------------------------------------------------------------------------
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:

@@ -38,9 +38,6 @@ FIELDS = yaml.safe_load((Path(__file__).parents[1] / "data/fields.yaml").read_te
 csv.field_size_limit(streams.MAX_LINE)
 
 
-# --- the text of fields -----------------------------------------------------------------------------------------------
-
-
 def string(value: Any) -> str:
     """A cell or JSON value as stripped text; "" for None, NaN, and what programs write for them ("nan", "null")."""
     if isinstance(value, str):
@@ -90,9 +87,6 @@ def leaves(value: Any) -> list[Any]:
         else:
             found.append(value)
     return found
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def csv_rows(stream: Stream, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
@@ -183,9 +177,6 @@ def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, t
         if begins not in ("[", "{"):
             return csv_records(stream, "\t" if form == ".tsv" else ",")
     return json_items(stream, fits)
-
-
-# --- readers ----------------------------------------------------------------------------------------------------------
 
 
 def parsed(parse: Callable[[Any], Any], row: Any) -> Any:

@@ -18,6 +18,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
+import pyarrow
+from pyarrow import parquet
+
 # A line of JSON lines or CSV, or one element of a JSON array: 32 M characters are ten thousand book pages.
 MAX_LINE = 1 << 25
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -87,8 +90,6 @@ class Stream:
             yield number, held if len(held) <= MAX_LINE else too_long
 
 
-# --- packings and tables ----------------------------------------------------------------------------------------------
-
 # Chinese text shrinks to a third, highly regular JSON to a thirtieth; small files may shrink as they like.
 BOMB_RATIO, BOMB_FLOOR = 200, 100_000_000
 # Bytes that are read in one go: what stands before a fault in them may be lost with it.
@@ -103,14 +104,9 @@ FAULTS += (zipfile.BadZipFile, tarfile.TarError)
 Opener = Callable[[], IO[bytes]]
 
 
-def _zstandard(handle: IO[bytes]) -> Any:
-    import pyarrow
-
-    return pyarrow.CompressedInputStream(handle, "zstd")
-
-
 # Not fsspec's: its zstd wants a package that is not installed with the kit.
-_UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
+_UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNPACK[".zst"] = lambda handle: pyarrow.CompressedInputStream(handle, "zstd")
 
 
 def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
@@ -157,8 +153,6 @@ def seekable(opener: Opener, packing: str) -> IO[bytes]:
 
 def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
     """The rows of a table of suffix `kind` as JSON lines; the lines of a row are its number."""
-    import pyarrow
-
     try:
         with seekable(opener, packing) as handle:
             for batch in _batches(handle, kind):
@@ -180,9 +174,6 @@ def _filled(value: Any) -> Any:
 
 def _batches(handle: IO[bytes], kind: str) -> Iterator[Any]:
     """Record batches of a Parquet file, an Arrow file, or an Arrow stream, which is what `datasets` writes."""
-    import pyarrow
-    from pyarrow import parquet
-
     if kind == ".parquet":
         return parquet.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=_ROWS)
     try:
@@ -192,8 +183,6 @@ def _batches(handle: IO[bytes], kind: str) -> Iterator[Any]:
         return pyarrow.ipc.open_stream(handle)
     return map(reader.get_batch, range(reader.num_record_batches))
 
-
-# --- encodings --------------------------------------------------------------------------------------------------------
 
 # Marks and frequent characters of Chinese old and new, in both scripts: a fifth of any Chinese text, and next to none
 # of one decoded as what it is not. Of 20 characters 99.2 % are read right, of 60 99.9 %; charset-normalizer 3.5.2 with

@@ -15,16 +15,12 @@ from typing import Any
 from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
 from qilin_lib.chimed.records import Dialogue
 
+# (speaker, text), the speaker being "user", "assistant" or "system"
 Turn = tuple[str, str]
-"""(speaker, text), the speaker being "user", "assistant" or "system"."""
-
 CHAT = FIELDS["chat"]
 _REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
 _NAMES = FIELDS["speakers"].items()
 _SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def instruction_row(row: Any) -> Dialogue:
@@ -108,8 +104,6 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-# --- lists of messages ------------------------------------------------------------------------------------------------
-
 _LABEL = re.compile(r"\s*([^\s：:]{1,9})\s*[：:]\s*(.*)", re.DOTALL)
 
 
@@ -169,9 +163,6 @@ def text_of(content: Any) -> str:
             raise Reject("content that is not text", string(content.get("type")) or "an object")
         return string(content["text"])
     return string(content)
-
-
-# --- a dialogue of turns ----------------------------------------------------------------------------------------------
 
 
 def talk(turns: Iterable[Turn], system: str = "") -> Dialogue:
@@ -271,8 +262,6 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
         raise Reject("role marks inside a turn", text)
     return parts
 
-
-# --- words for nothing ------------------------------------------------------------------------------------------------
 
 _NOTHING = re.compile(
     r"无|暂无|不适用|none|nan|null|nil|n/a|(?-i:NA|na)|not applicable|empty|[-–—/]+"
