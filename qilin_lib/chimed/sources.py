@@ -22,7 +22,7 @@ from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.chimed.records import Record, Rejection
+from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
@@ -120,13 +120,21 @@ def units(
     with contextlib.ExitStack() as archives:
         files = _fed(source, raw_dir, archives) if any(feeds) else []
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
-            mine = (file for file, fed in files if wanted and fed == number)
-            for read in (read for file in mine for read in _reads(source.name, file, feed.reader)):
-                if notes is not None and isinstance(read, Rejection) and read.note:
-                    notes.setdefault(source.name, {})[read.file] = f"{read.reason}: {read.detail}"
-                    continue
-                for pair in preference.pairs_of(read, ranked_answers):
-                    yield Unit(wanted, pair, feed.licence)
+            for file in (file for file, fed in files if wanted and fed == number):
+                for line, one in _reads(file, feed.reader):
+                    if notes is not None and isinstance(one, Reject) and one.note:
+                        notes.setdefault(source.name, {})[file.file] = f"{one.reason}: {excerpt(one.detail)}"
+                        continue
+                    for own in preference.pairs_of(one, ranked_answers):
+                        yield Unit(wanted, _placed((source.name, file.file, line), own), feed.licence)
+
+
+def _placed(place: tuple[str, str, int], one: Payload | Reject) -> Record | Rejection:
+    if not isinstance(one, Reject):
+        return Record(*place, one)
+    # What is said of a whole file is the kit's own words.
+    detail = excerpt(one.detail) if place[2] or one.note else one.detail
+    return Rejection(*place, one.reason, detail, excerpt(one.shown), one.note)
 
 
 def _fed(source: Source, raw_dir: Path, archives: contextlib.ExitStack) -> list[tuple[Found, int | None]]:
@@ -139,20 +147,21 @@ def _feed_of(source: Source, file: Found) -> int | None:
     return next((n for n, feed in reversed([*enumerate(source.feeds)]) if file.fits(feed.glob)), None)
 
 
-def _reads(source: str, file: Found, reader: str) -> Iterator[Record | Rejection]:
+def _reads(file: Found, reader: str) -> Iterator[tuple[int, Payload | Reject]]:
+    """(line, payload or Reject) of all that a reader, "module.function", finds in a file."""
     module, _, function = reader.partition(".")
     try:
         stream = file.stream()
     except Reject as fault:
-        yield Rejection(source, file.file, 0, fault.reason, fault.detail)
+        yield 0, fault
         return
-    read = None
-    for read in getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)(source, file.file, stream):
-        yield read
+    found = None
+    for found in getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)(file.file, stream):
+        yield found
     if stream.broken:
-        yield Rejection(source, file.file, 0, stream.broken.reason, stream.broken.detail)
-    elif read is None:
-        yield Rejection(source, file.file, 0, "empty file", "no rows", note=True)
+        yield 0, stream.broken
+    elif found is None:
+        yield 0, Reject("empty file", "no rows", note=True)
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Text to rows: JSON of any layout, CSV with broken quotes, both as streams. Shared by all readers, and by notebook 06.
 
-A function "row -> payload" says no by raising `Reject(reason, detail)`; `reader` makes a Rejection of that, with file
-and line. `json_reader` makes a reader of such a function.
+A function "row -> payload" says no by raising `Reject(reason, detail)`; `json_reader` makes a reader of such a
+function: of file name and stream it gives (line, payload or Reject).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import yaml
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.json_text import Rows, json_items
 from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
-from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
+from qilin_lib.chimed.records import Payload, excerpt
 
 Numbered = tuple[int, str | Reject]
-Reader = Callable[[str, str, Stream], Iterator[Record | Rejection]]
+Found = Iterator[tuple[int, Payload | Reject]]
+Reader = Callable[[str, Stream], Found]
 # The reasons of a `Reject` that say that a value is no record of this kind, rather than a bad one.
 _NO_FORM = ("missing field", "unknown form")
 # An unclosed quote is looked for so many lines ahead.
@@ -192,23 +193,7 @@ def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
             return Reject(no.reason, no.detail, "(nested too deep to show)")
 
 
-def reader(found: Callable[[str, Stream], Iterator[tuple[int, Payload | Reject]]]) -> Reader:
-    """The reader that a function of file and stream makes, which yields (line, payload or Reject)."""
-
-    @functools.wraps(found)
-    def read(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-        for line, one in found(file, stream):
-            if isinstance(one, Reject):
-                yield Rejection(source, file, line, one.reason, excerpt(one.detail), excerpt(one.shown), one.note)
-            else:
-                yield Record(source, file, line, one)
-
-    return read
-
-
-def parsed_rows(
-    parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False
-) -> Iterator[tuple[int, Payload | Reject]]:
+def parsed_rows(parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False) -> Found:
     """(line, what `parse` makes of it) of the `rows` of a file."""
 
     def fits(value: Any) -> bool:
@@ -220,4 +205,4 @@ def parsed_rows(
 
 def json_reader(parse: Callable[[Any], Payload], tabular: bool = False) -> Reader:
     """A reader of the records that `rows` finds; `tabular`: of what is published as CSV."""
-    return reader(functools.partial(parsed_rows, parse, tabular=tabular))
+    return functools.partial(parsed_rows, parse, tabular=tabular)

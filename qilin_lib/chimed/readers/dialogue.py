@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib.chimed.readers.decode import field_text, json_reader, parsed, parsed_rows, reader, required, string
+from qilin_lib.chimed.readers.decode import Found, field_text, json_reader, parsed, parsed_rows, required, string
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
 from qilin_lib.chimed.readers.turns import Turn, instruction_row, messages, question_and_answer, speaker_of, talk
 from qilin_lib.chimed.records import Dialogue
-
-Found = Iterator[tuple[int, Dialogue | Reject]]
 
 
 def release_row(row: Any) -> Dialogue:
@@ -60,7 +58,6 @@ def meddialog_row(row: Any) -> Dialogue:
     return instruction_row({"utterances": row} if isinstance(row, list) else row)
 
 
-@reader
 def meddialog(file: str, stream: Stream) -> Found:
     """MedDialog: JSON, or the text files as they are downloaded."""
     if plain_name(file).lower().endswith(".txt") and not holds_rows(stream):
@@ -104,7 +101,6 @@ def _block(turns: list[tuple[str, list[str]]]) -> Dialogue:
     return talk((who, "\n".join(filter(None, lines))) for who, lines in turns)
 
 
-@reader
 def remedi(file: str, stream: Stream) -> Found:
     """ReMeDi: a line holds a dialogue up to one response, so a dialogue of n responses stands there n times, growing.
 

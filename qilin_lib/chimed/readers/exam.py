@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import (
     FIELDS,
+    Found,
     field,
     field_text,
     json_reader,
     parsed,
-    reader,
     required,
     rows,
     string,
@@ -96,10 +95,10 @@ def medqa_row(row: Any) -> Exam:
 
     {instruction, input: "问题：…\n选项：\n\t…\n\t…", output: one of the options}.
     """
-    # Apollo's zh.json has the items of four benchmarks.
-    if isinstance(row, dict) and string(row.get("source")).startswith(("cmb", "cmexam", "cmmlu")):
-        raise Reject("another benchmark", string(row["source"]))
     if not isinstance(row, dict) or "output" not in row or "question" in row:
+        # Apollo's zh.json has the items of four benchmarks.
+        if isinstance(row, dict) and string(row.get("source")).startswith(("cmb", "cmexam", "cmmlu")):
+            raise Reject("another benchmark", string(row["source"]))
         return exam_row(row)
     parts = re.fullmatch(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", required(row, "input"), re.DOTALL)
     if not parts:
@@ -113,8 +112,7 @@ def medqa_row(row: Any) -> Exam:
     return _exam(parts[1].strip(), list(zip(LETTERS, texts, strict=False)), LETTERS[texts.index(answer)], "")
 
 
-@reader
-def cmb(file: str, stream: Stream) -> Iterator[tuple[int, Exam | Dialogue | Reject]]:
+def cmb(file: str, stream: Stream) -> Found:
     """CMB (Wang et al. 2023): {question, option: {A: …, …}, answer: letters, absent in the test set}; of CMB-Clin
     {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair. A file of the
     test set's answers alone ({id, answer}) is noted once: notebook 06 reads it."""

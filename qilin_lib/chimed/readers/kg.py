@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from qilin_lib.chimed.readers import decode
-from qilin_lib.chimed.readers.decode import FIELDS, Reader, Reject, field_text, reader, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reader, Reject, field_text, required, string
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease
 
@@ -78,8 +78,7 @@ def _whole(text: str, is_name: bool = False) -> str:
 def _graph(headings: dict[str, str], tabular: bool = False) -> Reader:
     """A reader of rows, and one note more that names the fields that no feature is made of."""
 
-    @reader
-    def read(file: str, stream: Stream) -> Iterator[tuple[int, Disease | Reject]]:
+    def read(file: str, stream: Stream) -> Found:
         unused: set[str] = set()
 
         def noted(row: Any) -> Disease:
@@ -94,8 +93,7 @@ def _graph(headings: dict[str, str], tabular: bool = False) -> Reader:
     return read
 
 
-@reader
-def cpubmed(file: str, stream: Stream) -> Iterator[tuple[int, Disease | Reject]]:
+def cpubmed(file: str, stream: Stream) -> Found:
     """CPubMed-KG triples: a record per entity (at its first triple's line), a Reject per broken triple, by line.
 
     Two passes, and every distinct name once in memory: the triples of an entity may stand anywhere.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qilin_lib.chimed.readers import turns
 from qilin_lib.chimed.readers.decode import Reject, field, json_reader, string
 from qilin_lib.chimed.readers.turns import CHAT, Turn, listed, messages, text_of
-from qilin_lib.chimed.records import Preference, Record, Rejection, excerpt
+from qilin_lib.chimed.records import Payload, Preference
 
 Ranked = Literal["best_two", "all_pairs"]
 
@@ -87,19 +87,17 @@ def checked(one: Preference) -> Preference:
     return one
 
 
-def pairs_of(read: Record | Rejection, ranked: Ranked) -> Iterator[Record | Rejection]:
-    """The pairs of a ranked list: its best two answers, or all that its order implies; any other unit is given on."""
-    one = read.payload if isinstance(read, Record) else None
+def pairs_of(one: Payload | Reject, ranked: Ranked) -> Iterator[Payload | Reject]:
+    """The pairs of a ranked list: its best two answers, or all that its order implies; anything else is given on."""
     if not (isinstance(one, Preference) and one.others):
-        yield read
+        yield one
         return
     answers = (one.chosen, one.rejected, *one.others)
     for better, worse in itertools.combinations(answers, 2) if ranked == "all_pairs" else [answers[:2]]:
-        place = (read.source, read.file, read.line)
         try:
-            yield Record(*place, checked(Preference(one.prompt, better, worse, one.system)))
+            yield checked(Preference(one.prompt, better, worse, one.system))
         except Reject as no:
-            yield Rejection(*place, no.reason, excerpt(no.detail), excerpt(one.prompt[-1]))
+            yield Reject(no.reason, no.detail, one.prompt[-1])
 
 
 pairs = json_reader(pair_row)

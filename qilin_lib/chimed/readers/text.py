@@ -11,14 +11,13 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Reject, field_text, parsed, reader, rows
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, parsed, rows
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.readers.turns import instruction_row
-from qilin_lib.chimed.records import Passage, Payload
+from qilin_lib.chimed.records import Passage
 
 Lines = Iterable[tuple[int, str | Reject]]
-Passages = Iterator[tuple[int, Payload | Reject]]
 # About one DCPT block of 1,024 tokens (paper §4.2), so that a duplicate or a benchmark hit costs a passage and not a
 # book.
 PASSAGE_CHARS = 1500
@@ -42,44 +41,39 @@ _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
 
 
-@reader
-def textbook(file: str, stream: Stream) -> Passages:
+def textbook(file: str, stream: Stream) -> Found:
     """Passages of a .txt book, or of every entry of a file of rows (one Reject for an entry without content)."""
     path = PurePosixPath(plain_name(file))
     if path.suffix.lower() != ".txt" or holds_rows(stream):
-        yield from _entries(file, stream)
-        return
+        return _entries(file, stream)
     pages = page_numbers(stream.lines())
     lines = ((number, line) for number, line in stream.lines() if number not in pages)
     pictured = ((n, _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line) for n, line in lines)
-    yield from passages(path.stem, pictured)
+    return passages(path.stem, pictured)
 
 
-@reader
-def medqa_textbook(file: str, stream: Stream) -> Passages:
+def medqa_textbook(file: str, stream: Stream) -> Found:
     """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them."""
     parts = PurePosixPath(plain_name(file)).parts
     copies = [f"{part}: {why}" for part, why in FIELDS["medqa_copies"].items() if part in parts]
     if copies:
         return iter([(0, Reject("not one of the books", copies[0], note=True))])
-    return textbook.__wrapped__(file, stream)
+    return textbook(file, stream)
 
 
-@reader
-def prose(file: str, stream: Stream) -> Passages:
+def prose(file: str, stream: Stream) -> Found:
     """General-domain plain text: passages without a title."""
     return passages("", stream.lines())
 
 
-@reader
-def documents(file: str, stream: Stream) -> Passages:
+def documents(file: str, stream: Stream) -> Found:
     """One document a line, as the authors' pre-training code reads cpt.txt; blank lines hold none."""
     for number, line in stream.lines():
         if isinstance(line, Reject) or line.strip():
             yield number, line if isinstance(line, Reject) else Passage("", line.strip())
 
 
-def _entries(file: str, stream: Stream) -> Passages:
+def _entries(file: str, stream: Stream) -> Found:
     for line, row in rows(file, stream):
         if isinstance(row, Reject | list):
             yield line, parsed(instruction_row, row)
