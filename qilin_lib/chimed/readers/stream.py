@@ -21,6 +21,8 @@ from typing import IO, Any
 import pyarrow
 from pyarrow import parquet
 
+from qilin_lib.chimed.shingles import code_points
+
 # A line of JSON lines or CSV, or one element of a JSON array: 32 M characters are ten thousand book pages.
 MAX_LINE = 1 << 25
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -194,7 +196,7 @@ _FREQUENT = re.compile(
 _STRANGE, _BEYOND = re.compile("[\ufffd\ue000-\uf8ff]"), re.compile("[^\\x00-\\x7f]")
 _UNMARKED = ("gb18030", "big5hkscs", "utf-16-le", "utf-16-be")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_NOT_ASCII, _THREE_BYTES = re.compile(rb"[\x80-\xff]"), re.compile("[\u0800-\U0010ffff]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _ASCII = bytes(range(128))
 # The choice rests on so many bytes beyond ASCII, or on what there is of them in _MOST bytes: on the bytes from the
 # first of them on, for UTF-8 and between the others.
@@ -237,7 +239,7 @@ def encoding_of(head: bytes) -> str:
     # U+FFFD may also stand in the file itself. Characters of three bytes and more speak for UTF-8; nearly any two bytes
     # of GB18030 can be one of two.
     lost = text.count("\ufffd")
-    broken, clear = lost - sample.count(b"\xef\xbf\xbd"), len(_THREE_BYTES.findall(text)) - lost
+    broken, clear = lost - sample.count(b"\xef\xbf\xbd"), int((code_points(text) >= 0x800).sum()) - lost
     if clear > 0 and clear >= broken:
         return "utf-8"
     begin = first.start() // 2 * 2
