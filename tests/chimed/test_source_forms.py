@@ -6,16 +6,15 @@ import json
 import re
 
 import pytest
-from raw_files import jsonl, put
+from raw_files import jsonl, put, units_of
 
 from qilin_lib.chimed import sources
-from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Preference, Record
+from qilin_lib.chimed.records import Dialogue, Disease, Passage, Preference, Record
 
 
 def read(tmp_path, name, files, sets=sources.SETS):
     """(file, line, payload or rejection reason) of every unit of source `name`."""
-    put(tmp_path / name, files)
-    reads = [unit.read for unit in sources.units(sources.BY_NAME[name], tmp_path, sets)]
+    reads = units_of(put(tmp_path / name, files).parent, name, sets=sets)
     return [(r.file, r.line, r.payload if isinstance(r, Record) else r.reason) for r in reads]
 
 
@@ -43,27 +42,6 @@ QA = Dialogue(("问", "答"))
 def test_huatuo_files_hold_nested_question_lists(tmp_path, name, row, what):
     file = "train_datasets.jsonl"
     assert read(tmp_path, name, {file: jsonl([row])}) == [(file, 1, what)]
-
-
-def test_cmexam_plain_annotated_and_with_literal_newlines(tmp_path):
-    plain = "\ufeffQuestion,Options,Answer,Explanation\n"
-    annotated = "\ufeffQuestion,Options,Answer,Explanation,Disease Group,Area of Competency,Difficulty level\n"
-    found = read(
-        tmp_path,
-        "cmexam",
-        {
-            "train.csv": plain + '题,"A 甲\nB 乙",B,因为\n题二,"A 甲\nB 乙",nan,无\n',
-            "val.csv": plain + "题,A 甲\\nB 乙,AB,因为\n",
-            "test_with_annotations.csv": annotated + '题,"A 甲\nB 乙",A,nan,内科,诊断,3\n',
-        },
-    )
-    options = (("A", "甲"), ("B", "乙"))
-    assert found == [
-        ("train.csv", 2, Exam("题", options, "B", "因为")),
-        ("train.csv", 4, "no answer"),
-        ("val.csv", 2, Exam("题", options, "AB", "因为")),
-        ("test_with_annotations.csv", 2, Exam("题", options, "A", "")),
-    ]
 
 
 def test_medqa_textbooks_are_read_once(tmp_path):
@@ -116,18 +94,6 @@ def test_a_number_is_no_disease(tmp_path, name):
         "no disease name",
         Disease("21三体综合征", (("症状", ("喘",)),)),
     ]
-
-
-@pytest.mark.parametrize("file", ["书.txt", "指南.json"])
-@pytest.mark.parametrize("header", ["{} / 40", "{}/40"])
-def test_a_page_s_number_before_that_of_pages_is_no_text(tmp_path, file, header):
-    words = [f"第{n}段讲的是病人应当如何按时服药并且定期复查肝肾功能而不得自行停药的道理，" for n in range(36)]
-    lines = [line for n in range(9) for line in (header.format(n + 17), *words[4 * n : 4 * n + 4])]
-    text = "\n".join(lines)
-    if file.endswith("json"):
-        text = json.dumps({"entries": [{"title": "规范", "content": text}]})
-    ((_, _, passage),) = read(tmp_path, "plain_text", {file: text})
-    assert passage.body.replace("\n", "") == "".join(words)
 
 
 @pytest.mark.parametrize("column", ["ask", "question"])
@@ -195,14 +161,11 @@ Dialogue
 
 
 def test_meddialog_text_as_downloaded(tmp_path):
-    put(
-        tmp_path / "meddialog_cn", {"COVID-Dialogue-Dataset-Chinese.txt": "\ufeff\n" + DOWNLOADED.replace("\n", "\r\n")}
-    )
-    reads = [unit.read for unit in sources.units(sources.BY_NAME["meddialog_cn"], tmp_path)]
-    assert [(one.line, one.payload.turns if isinstance(one, Record) else one.reason) for one in reads] == [
-        (2, ("咳嗽三天\n还有痰", "发热吗？", "不发热", "多喝水。")),
-        (23, "no dialogue"),
-        (27, "the assistant speaks first"),
+    file = "COVID-Dialogue-Dataset-Chinese.txt"
+    assert read(tmp_path, "meddialog_cn", {file: "\ufeff\n" + DOWNLOADED.replace("\n", "\r\n")}) == [
+        (file, 2, Dialogue(("咳嗽三天\n还有痰", "发热吗？", "不发热", "多喝水。"))),
+        (file, 23, "no dialogue"),
+        (file, 27, "the assistant speaks first"),
     ]
 
 
@@ -271,24 +234,13 @@ def test_remedi_counts_only_the_longest_prefix(tmp_path):
 BELLE = "Human:你好\nAssistant:你好！\nHuman:天气\n如何\nAssistant:\n"
 
 
-SHAREGPT = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}
-
-
 @pytest.mark.parametrize(
     "name, row, turns",
     [
         ("general_zh", {"instruction": "译", "input": "文", "output": "text"}, ("译\n文", "text")),
-        ("general_zh", SHAREGPT, QA.turns),
         ("multiturn_chat", {"instruction": BELLE, "input": "", "output": "晴"}, ("你好", "你好！", "天气\n如何", "晴")),
         ("multiturn_chat", {"instruction": "Human何意", "input": "", "output": "人"}, ("Human何意", "人")),
-        (
-            "multiturn_chat",
-            {"instruction": "Human:你好\nAssistant:你好！\nHuman:再见", "output": "再会"},
-            ("你好", "你好！", "再见", "再会"),
-        ),
-        ("multiturn_chat", {"instruction": "Human:你好", "output": "你好！"}, ("你好", "你好！")),
         ("instruct_chat", {"input": ["问", "再问"], "output": ["答", "再答"]}, ("问", "答", "再问", "再答")),
-        ("instruct_chat", {"instruction": "问", "input": "", "output": "答"}, QA.turns),
         ("safety_prompts", {"prompt": "问", "response": "答", "type": "Insult"}, QA.turns),
     ],
 )

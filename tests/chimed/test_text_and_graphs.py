@@ -122,7 +122,8 @@ def pages(count, lines=4, form="{}", tail="\n"):
 
 
 @pytest.mark.parametrize(
-    "form", ["{}", " {} ", "- {} -", "—{}-", "— {}", "·{}·", "第 {} 页", "第{}页 共9页", "Page {} of 9"]
+    "form",
+    ["{}", " {} ", "- {} -", "—{}-", "— {}", "·{}·", "第 {} 页", "第{}页 共9页", "Page {} of 9", "{} / 9", "{}/9"],
 )
 def test_page_numbers_of_a_guideline_and_of_a_book_go(form):
     content, words = pages(9, form=form)
