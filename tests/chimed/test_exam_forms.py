@@ -83,6 +83,10 @@ def test_ceval_with_and_without_answer(tmp_path):
     assert payloads(tmp_path, "ceval") == [*exams_of[:2], "answer is no option", "broken options", exams_of[2]]
 
 
+def test_a_letter_directly_before_a_word_is_an_option_s_only_if_it_comes_next():
+    assert exam.options_of("A 甲\nC反应蛋白高\nB乙") == (("A", "甲 C反应蛋白高"), ("B", "乙"))
+
+
 @pytest.mark.parametrize("line", ["\nB反应", "\nB 乙", "\n", "\\n", "\nA"])
 def test_a_cell_of_any_kind_is_read_in_linear_time(line):
     begun = time.perf_counter()
