@@ -234,7 +234,9 @@ def cut_repeated(params: Build, corpus: Corpus, work: Path, pool: Pool, progress
     if not (params.exact_substrings and corpus.stems):
         return [np.empty((0, 3), np.int64)] * len(corpus.stems)
     kept = corpus.kept("cpt")
-    members = corpus.by_batch(kept[corpus.heading[kept] >= 0])
+    kept = kept[corpus.heading[kept] >= 0]
+    parts = np.split(kept, np.searchsorted(kept, corpus.starts[1:-1]))
+    members = [part - start for part, start in zip(parts, corpus.starts, strict=False)]
     shards = list(pool.map(batches.keep_texts, zip(corpus.stems, members, strict=True)))
     found = substrings.repeated_spans(shards, params.exact_substring_length, work / "substrings", pool, progress)
     cuts = []

@@ -9,8 +9,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -27,8 +27,7 @@ _STOPS = "？?。.！!，, "
 _WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
-@dataclass(frozen=True, slots=True)
-class Recall:
+class Recall(NamedTuple):
     """Of `made` leaks of a kind from a benchmark's items, those found."""
 
     kind: str

@@ -43,11 +43,6 @@ class Corpus:
         """Numbers of the candidates that set `name` keeps so far."""
         return np.flatnonzero((self.state[name] == TRAIN) | (self.state[name] == HELDOUT))
 
-    def by_batch(self, numbers: np.ndarray) -> list[np.ndarray]:
-        """Ascending numbers of candidates, split by batch and counted from the first candidate there."""
-        parts = np.split(numbers, np.searchsorted(numbers, self.starts[1:-1]))
-        return [part - start for part, start in zip(parts, self.starts, strict=False)]
-
     def deduplicate(self, group: np.ndarray) -> None:
         """The first of each `group` (equal numbers, [n]) of near-duplicates stays, in each set that has some of it."""
         for name, state in self.state.items():

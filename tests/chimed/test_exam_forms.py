@@ -89,9 +89,9 @@ def test_a_letter_directly_before_a_word_is_an_option_s_only_if_it_comes_next():
 
 @pytest.mark.parametrize("line", ["\nB反应", "\nB 乙", "\n", "\\n", "\nA"])
 def test_a_cell_of_any_kind_is_read_in_linear_time(line):
-    begun = time.perf_counter()
+    begun = time.process_time()
     exam.options_of("A 甲" + line * 100_000)
-    assert time.perf_counter() - begun < 4
+    assert time.process_time() - begun < 4
 
 
 PUBLISHED = {"question": STEM, "options": dict(OPTIONS), "answer": "病毒", "answer_idx": "A", "meta_info": "卫生资格"}

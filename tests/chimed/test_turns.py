@@ -319,10 +319,10 @@ MANY = {
 @pytest.mark.parametrize("name", MANY)
 def test_any_row_is_read_in_linear_time(name):
     row = {"messages": [*MANY[name], {"role": "assistant", "content": "休息"}]}
-    begun = time.perf_counter()
+    begun = time.process_time()
     with contextlib.suppress(Reject):
         instruction_row(row)
-    assert time.perf_counter() - begun < 8
+    assert time.process_time() - begun < 8
 
 
 def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):

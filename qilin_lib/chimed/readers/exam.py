@@ -10,17 +10,8 @@ import unicodedata
 from functools import partial
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import (
-    FIELDS,
-    Found,
-    field,
-    field_text,
-    json_reader,
-    parsed,
-    required,
-    rows,
-    string,
-)
+from qilin_lib.chimed.readers import decode
+from qilin_lib.chimed.readers.decode import FIELDS, Found, field, field_text, json_reader, required, string
 from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.readers.turns import question_and_answer
 from qilin_lib.chimed.records import Dialogue, Exam
@@ -117,7 +108,7 @@ def cmb(file: str, stream: Stream) -> Found:
     {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair. A file of the
     test set's answers alone ({id, answer}) is noted once: notebook 06 reads it."""
     noted = False
-    for line, row in rows(file, stream):
+    for line, row in decode.rows(file, stream):
         pairs = row.get("QA_pairs") if isinstance(row, dict) else None
         if isinstance(row, dict) and {"id", "answer"} <= row.keys() and not {"question", "QA_pairs"} & row.keys():
             if not noted:
@@ -126,9 +117,9 @@ def cmb(file: str, stream: Stream) -> Found:
         elif isinstance(pairs, list):
             case = string(row.get("description"))
             for pair in pairs:
-                yield line, parsed(partial(_clinical, case), pair)
+                yield line, decode.parsed(partial(_clinical, case), pair)
         else:
-            yield line, parsed(exam_row, row)
+            yield line, decode.parsed(exam_row, row)
 
 
 def _clinical(case: str, pair: Any) -> Dialogue:

@@ -10,9 +10,8 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.stream import TABLES, Opener, Reject, Stream, plain_name, suffix, unreadable
@@ -26,8 +25,7 @@ _TARS = {".tar": "", ".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}
 FETCHED = "fetched.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A file below a source's folder, or a member of an archive there.
 
     file: its name for the ledger, relative to the folder; `a.zip/b.csv` for a member. path: the file, or the archive

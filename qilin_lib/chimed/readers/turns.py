@@ -221,13 +221,9 @@ _MARK = re.compile(
 _HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]")
 
 
-def _first_mark(text: str) -> re.Match[str] | None:
-    return _MARK.search(text) if _HINT.search(text.lower()) else None
-
-
 def transcript(text: str) -> list[Turn]:
     """(speaker, text behind its mark) of every role mark in a text; text before the first comes with the speaker ""."""
-    marks = list(_MARK.finditer(text))
+    marks = list(_MARK.finditer(text)) if _HINT.search(text.lower()) else []
     before = (text[: marks[0].start()] if marks else text).strip()
     parts = [] if before in ("", "<s>") else [("", before)]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
@@ -237,7 +233,7 @@ def transcript(text: str) -> list[Turn]:
 
 def whole_transcript(text: str) -> list[Turn]:
     """The turns of a text that is a conversation from the user's first word to an answer; [] of any other."""
-    turns = transcript(text) if _first_mark(text) else []
+    turns = transcript(text)
     return turns if len(turns) > 1 and turns[0][0] == "user" and turns[-1][0] == "assistant" else []
 
 
@@ -247,8 +243,7 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
     A user's text may begin with the turns before the question, and may end with the mark of the answer to come. Reject
     for other marks.
     """
-    mark = _first_mark(text)
-    if not mark:
+    if not (_HINT.search(text.lower()) and (mark := _MARK.search(text))):
         return [(speaker, text)]
     parts = transcript(text)
     speakers = [who for who, _ in parts]
