@@ -66,15 +66,13 @@ class Stream:
 
     def pieces(self) -> Iterator[str]:
         """Text in pieces; newlines are "\\n", NUL is removed."""
-        pending = ""
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
         try:
             for text in self._texts():
-                text = pending + text.replace("\0", "")
-                pending = "\r" if text.endswith("\r") else ""
-                yield text[: len(text) - len(pending)].replace("\r\n", "\n").replace("\r", "\n")
+                yield newlines.decode(text.replace("\0", ""))
         except Reject as reason:
             self.broken = reason
-        yield "\n" * len(pending)
+        yield newlines.decode("", final=True)
 
     def lines(self) -> Iterator[tuple[int, str | Reject]]:
         """(number from 1, line without its newline); a line over MAX_LINE characters is a Reject.
