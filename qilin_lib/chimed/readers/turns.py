@@ -223,7 +223,7 @@ _HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]")
 
 def transcript(text: str) -> list[Turn]:
     """(speaker, text behind its mark) of every role mark in a text; text before the first comes with the speaker ""."""
-    marks = list(_MARK.finditer(text)) if _HINT.search(text.lower()) else []
+    marks = list(_MARK.finditer(text))
     before = (text[: marks[0].start()] if marks else text).strip()
     parts = [] if before in ("", "<s>") else [("", before)]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
@@ -233,7 +233,7 @@ def transcript(text: str) -> list[Turn]:
 
 def whole_transcript(text: str) -> list[Turn]:
     """The turns of a text that is a conversation from the user's first word to an answer; [] of any other."""
-    turns = transcript(text)
+    turns = transcript(text) if _HINT.search(text.lower()) and _MARK.search(text) else []
     return turns if len(turns) > 1 and turns[0][0] == "user" and turns[-1][0] == "assistant" else []
 
 
