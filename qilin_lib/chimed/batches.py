@@ -12,7 +12,7 @@ import json
 import pickle
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -123,7 +123,7 @@ def refine(
 def _identity(entry: Entry) -> str:
     """What a candidate shares with its near-duplicates; several questions of an exam have one explanation."""
     if isinstance(entry.payload, Exam):
-        return shingles.identity(records.content(replace(entry.payload, explanation="")))
+        return shingles.identity(records.content(entry.payload._replace(explanation="")))
     return shingles.identity(entry.text)
 
 
@@ -257,8 +257,8 @@ def keep_texts(stem: Path, candidates: np.ndarray) -> Path:
 def lines(stem: Path, source: str, fates: dict[str, list[str | Lost]], cuts: np.ndarray) -> Written:
     """The batch's lines of each of PARTS, its source and ledger rows, and its hits: records by (benchmark, rule).
 
-    `fates`: of the batch's candidates, as Corpus.fates gives them; `cuts`: int64 [n, 3], what leaves a CPT text,
-    (candidate, start, end).
+    `fates`: {set: for each candidate of the batch its split, or how it is lost}; `cuts`: int64 [n, 3], what leaves a
+    CPT text, (candidate, start, end).
     """
     of = BY_NAME[source]
     rows = {name: Row.of(of, name) for name in TRAINING_SETS if any(name in feed.rows for feed in of.feeds)}

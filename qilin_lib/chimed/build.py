@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.chimed import batches, licences, sources, substrings
+from qilin_lib.chimed import batches, sources, substrings
 from qilin_lib.chimed.batches import PARTS, Entry
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import Item, item_of
@@ -33,7 +33,7 @@ from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.records import Lost, Record, Rejection, content, strings
 from qilin_lib.chimed.shards import Texts
 from qilin_lib.chimed.sources import TRAINING_SETS, Source, Unit
-from qilin_lib.chimed.verdicts import MIXING, SUBSTRING, Corpus
+from qilin_lib.chimed.verdicts import SUBSTRING, Corpus
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
@@ -74,7 +74,7 @@ def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = prin
         progress(f"reading: done, {len(corpus.number):,} candidates")
         cuts = decide(params, corpus, work, pool, progress)
         progress("writing the sets")
-        write_sets(pool.map(batches.lines, judged_batches(params, corpus, cuts)), ledger, dropped_items, out_dir)
+        write_sets(pool.map(batches.lines, corpus.judged(params, cuts)), ledger, dropped_items, out_dir)
         ledger.check()
         files.write_json(out_dir / "ledger.json", ledger.as_dict())
     progress(", ".join(f"{name}.jsonl {len(corpus.kept(name)):,}" for name in TRAINING_SETS) + " records")
@@ -110,7 +110,13 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
         if state[name] != "present":
             left = sources.listed(sources.unread(sources.BY_NAME[name], raw_dir)) or "it is empty"
             raise QilinError(f"sources: nothing in {raw_dir / name} is read: {left}")
-    licences.check(params.exclude_licences, [licence for source in sources.REGISTRY for licence in source.licences()])
+    known = sorted({licence for source in sources.REGISTRY for licence in source.licences()})
+    for word in params.exclude_licences:
+        if not any(sources.excluded(licence, [word]) for licence in known):
+            # Another Creative Commons licence is no near miss.
+            hint = "" if word.lower().lstrip().startswith("cc") else nearest(word, known)
+            stands = f"'{word}' stands in no source's licence{hint}"
+            raise QilinError(f"exclude_licences: {stands}; the licences are {'; '.join(known)}")
     wanted = state if params.sources is None else params.sources
     there = (source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted)
     training = [source for source in there if any({*feed.rows} & {*TRAINING_SETS} for feed in source.feeds)]
@@ -162,12 +168,12 @@ def _sources(
 ) -> Iterator[tuple[Source, Callable[[], Units]]]:
     """Each source in corpus order, and what reads its units; lost are those merged into another, or of a licence."""
     known = {licence for source in chosen for licence in source.licences()}
-    barred = {licence for licence in known if licences.excluded(licence, params.exclude_licences)}
+    barred = {licence for licence in known if sources.excluded(licence, params.exclude_licences)}
 
     def units(source: Source) -> Iterator[Unit]:
         return sources.units(source, raw_dir, TRAINING_SETS, params.ranked_answers, notes)
 
-    def licensed(source: Source, found: Sequence[tuple[Unit, Lost | None]] | None = None) -> Units:
+    def licensed(source: Source, found: Sequence[tuple[Unit, Lost | None]] | None) -> Units:
         for unit, lost in ((unit, None) for unit in units(source)) if found is None else found:
             licence = unit.licence or source.licence
             yield unit, ("excluded", "licence", licence) if licence in barred else lost
@@ -200,16 +206,12 @@ def _batches(read: Units) -> Iterator[tuple[int, list[tuple[Unit, Lost | None]],
     first, size, batch = 1, 0, []
     for number, (unit, lost) in enumerate(read, start=1):
         batch.append((unit, lost))
-        size += _size(unit)
+        size += sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
         if size >= BATCH_CHARS or len(batch) >= BATCH_UNITS:
             yield first, batch, size
             first, size, batch = number + 1, 0, []
     if batch:
         yield first, batch, size
-
-
-def _size(unit: Unit) -> int:
-    return sum(map(len, strings(unit.read.payload))) if isinstance(unit.read, Record) else 0
 
 
 def decide(params: Build, corpus: Corpus, work: Path, pool: Pool, progress: Say) -> list[np.ndarray]:
@@ -232,7 +234,9 @@ def cut_repeated(params: Build, corpus: Corpus, work: Path, pool: Pool, progress
     if not (params.exact_substrings and corpus.stems):
         return [np.empty((0, 3), np.int64)] * len(corpus.stems)
     kept = corpus.kept("cpt")
-    members = corpus.by_batch(kept[corpus.heading[kept] >= 0])
+    kept = kept[corpus.heading[kept] >= 0]
+    parts = np.split(kept, np.searchsorted(kept, corpus.starts[1:-1]))
+    members = [part - start for part, start in zip(parts, corpus.starts, strict=False)]
     shards = list(pool.map(batches.keep_texts, zip(corpus.stems, members, strict=True)))
     found = substrings.repeated_spans(shards, params.exact_substring_length, work / "substrings", pool, progress)
     cuts = []
@@ -246,16 +250,6 @@ def cut_repeated(params: Build, corpus: Corpus, work: Path, pool: Pool, progress
             rows += [(candidate, begin, end) for begin, end in pieces]
         cuts.append(np.array(rows, np.int64).reshape(-1, 3))
     return cuts
-
-
-def judged_batches(params: Build, corpus: Corpus, cuts: list[np.ndarray]) -> Iterator[tuple]:
-    """The arguments of `batches.lines` for one batch after the other."""
-    reasons = {
-        MIXING: ("excluded", "mixing ratio", f"general share {params.general_share}"),
-        SUBSTRING: ("duplicate", "repeated substring", f"{params.exact_substring_length} characters or more"),
-    }
-    for batch, (stem, source) in enumerate(zip(corpus.stems, corpus.sources, strict=True)):
-        yield stem, source, corpus.fates(batch, reasons), cuts[batch]
 
 
 def write_sets(written: Iterable[batches.Written], ledger: Ledger, dropped: bytes, out: Path) -> None:

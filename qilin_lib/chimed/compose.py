@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from qilin_lib.chimed import aggregate
 from qilin_lib.chimed.records import Dialogue, Disease, Exam, Passage, Payload, Preference
 
-_SPEAKERS = ("user", "assistant")
+# What is asked about a disease (paper §3.1.1): the question and the headings (or relation names) that answer it.
+QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("{name}的病因是什么？", ("病因", "发病机制", "高危因素")),
+    ("{name}有哪些症状？", ("症状", "临床表现", "临床症状及体征")),
+    ("{name}一般用什么药？", ("常用药物", "推荐药物", "药物治疗")),
+)
+_ASKED = frozenset(heading for _, headings in QUESTIONS for heading in headings)
 
 
 def compose(name: str, payload: Payload) -> dict[str, Any] | None:
     """The keys of a record that only set `name` ("cpt", "sft", "dpo", "general") has; None: the payload has none."""
-    match name:
-        case "cpt":
+    match name, payload:
+        case "cpt", _:
             return {"text": medical_text(payload)}
-        case "general":
+        case "general", _:
             return {"text": general_text(payload)}
-        case "sft" if turns := conversation(payload):
-            return {"messages": messages(turns, payload.system if isinstance(payload, Dialogue) else "")}
-        case "dpo" if isinstance(payload, Preference):
+        # Alternating turns, ending with the assistant.
+        case "sft", Dialogue(turns, system) if len(turns) > 1:
+            return {"messages": messages(turns[: len(turns) // 2 * 2], system)}
+        case "sft", Exam():
+            return {"messages": messages(exam_turns(payload))}
+        case "dpo", Preference(prompt, chosen, rejected, system):
             # Paper §3.3.1: prompt, the preferred and the rejected response, each as messages.
-            answers = {"chosen": payload.chosen, "rejected": payload.rejected}
-            prompt = messages(payload.prompt, payload.system)
-            return {"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}
+            answers = {"chosen": chosen, "rejected": rejected}
+            told = {"prompt": messages(prompt, system)}
+            return told | {key: [{"role": "assistant", "content": text}] for key, text in answers.items()}
     return None
 
 
 def messages(turns: tuple[str, ...], system: str = "") -> list[dict[str, str]]:
     """[{"role", "content"}, …] of alternating texts, the user first, behind the system's turn if there is one."""
     opening = [{"role": "system", "content": system}] if system else []
-    return opening + [{"role": _SPEAKERS[number % 2], "content": turn} for number, turn in enumerate(turns)]
+    return opening + [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
 
 
 def exam_turns(exam: Exam) -> tuple[str, str]:
@@ -46,7 +55,7 @@ def medical_text(payload: Payload) -> str:
         case Passage(title, body):
             return f"{title}\n{body}".strip()
         case Disease():
-            return "\n".join([aggregate.text(payload), *map("".join, aggregate.questions(payload))])
+            return "\n".join(_disease_lines(payload))
         case Exam():
             return "\n".join(exam_turns(payload))
         case Dialogue(turns, system):
@@ -63,11 +72,17 @@ def general_text(payload: Payload) -> str:
     return medical_text(payload)
 
 
-def conversation(payload: Payload) -> tuple[str, ...]:
-    """Alternating turns for SFT, ending with the assistant; () when the payload is not asked and answered."""
-    match payload:
-        case Dialogue(turns):
-            return turns[: len(turns) // 2 * 2]
-        case Exam():
-            return exam_turns(payload)
-    return ()
+def _disease_lines(entity: Disease) -> list[str]:
+    """The name, "heading：values" of each feature that no question asks for, then each question with its answer."""
+    lines, found = [entity.name], dict(entity.features)
+    lines += [f"{heading}：{_joined(values)}" for heading, values in entity.features if heading not in _ASKED]
+    for question, headings in QUESTIONS:
+        if values := [value for heading in headings for value in found.get(heading, ())]:
+            lines.append(question.format(name=entity.name) + _joined(values).rstrip("。；") + "。")
+    return lines
+
+
+def _joined(values: Iterable[str]) -> str:
+    """Distinct values as one text: sentences one after the other, all else with "、"."""
+    parts = (value if value.endswith(("。", "；", "！", "？")) else f"{value}、" for value in dict.fromkeys(values))
+    return "".join(parts).removesuffix("、")

@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow.parquet import ParquetWriter
 
 from qilin_lib import files
-from qilin_lib.chimed.licences import excluded, forbids_derivatives
+from qilin_lib.chimed.sources import excluded, forbids_derivatives
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.runs import Run, runs_dir
 

@@ -15,17 +15,17 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from qilin_lib.chimed.items import GRAM, RULES, Item, Probe, probes
 from qilin_lib.chimed.letters import END, HARD, SOFT, Letters, letters
-from qilin_lib.chimed.shards import Texts, write_array, write_bytes
+from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, growing_hashes, window_hashes
 from qilin_lib.errors import QilinError
 
@@ -42,8 +42,7 @@ _SEEMING = 0.25
 _SHARE = np.dtype([("share", "<f8"), ("answer", "?")])
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A benchmark item held by a record; `how` is one of RULES, `share` that of its grams (1.0: not counted)."""
 
     benchmark: str
@@ -80,9 +79,9 @@ class Index:
         self._filter[self._hashes >> self._shift] = True
 
     def save(self, stem: Path) -> None:
-        """Write the probes (shards.write_bytes), <stem>.shares.npy and <stem>.keys.npy."""
+        """Write the probes (shards.write_texts), <stem>.shares.npy and <stem>.keys.npy."""
         own = map(self._probe, range(len(self._shares)))
-        write_bytes(stem, [pickle.dumps(tuple(probe)) for probe in own])
+        write_texts(stem, [pickle.dumps(tuple(probe)) for probe in own])
         write_array(stem.with_suffix(".shares.npy"), self._shares)
         write_array(stem.with_suffix(".keys.npy"), self.keys)
 
@@ -127,22 +126,18 @@ class Index:
 
         ends: the number of each record's first text, and of all texts, int64 [records + 1].
         """
-        grams = self._found(window_hashes(own.codes, GRAM))
-        answers = self._shares["answer"]
-        between = np.concatenate([grams, *self._between(own)], axis=1)
-        yield from self._owned(own, ends, between, np.where(answers, np.inf, least))
-        bare = own.without_numbers()
-        without = self._found(window_hashes(bare.codes, GRAM))
-        yield from self._owned(bare, ends, without, np.where(answers, _SEEMING, np.inf))
-
-    def _between(self, own: Letters) -> Iterator[np.ndarray]:
-        """The keys among what stands between borders, by its length, up to _KEY letters; as `_found`."""
+        answers, found = self._shares["answer"], [self._found(window_hashes(own.codes, GRAM))]
+        # What stands between borders, by its length.
         begins = np.flatnonzero(own.borders[:-1])
         for length, hashes in enumerate(growing_hashes(own.codes, begins, _KEY), start=1):
             at = begins[: len(hashes)]
             # A text of so many letters may go on.
             apart = slice(None) if length == _KEY else np.flatnonzero(own.borders[at + length])
-            yield self._found(hashes[apart], at[apart])
+            found.append(self._found(hashes[apart], at[apart]))
+        yield from self._owned(own, ends, np.concatenate(found, axis=1), np.where(answers, np.inf, least))
+        bare = own.without_numbers()
+        without = self._found(window_hashes(bare.codes, GRAM))
+        yield from self._owned(bare, ends, without, np.where(answers, _SEEMING, np.inf))
 
     def _owned(
         self, own: Letters, ends: np.ndarray, found: np.ndarray, least: np.ndarray

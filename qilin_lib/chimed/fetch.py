@@ -34,7 +34,13 @@ def fetch(source: Source, raw_dir: Path) -> None:
     QilinError: a file there was not fetched or has changed, the repository lacks the files or gives others.
     """
     folder, path = raw_dir / source.name, raw_dir / source.name / FETCHED
-    record = read_json(path) if path.exists() else _new_record(source)
+    if path.exists():
+        record = read_json(path)
+    else:
+        listed = {name: entry for place in source.fetch for name, entry in _listed(place).items()}
+        record = {"source": source.name, "home": source.home, "licence": source.licence, "files": listed}
+        if not listed:
+            raise QilinError(f"{source.name}: no {source.fetch[0].files[0]} there any more; see {source.home}")
     if "files" not in record:
         raise QilinError(f"{path} is no record made by this command; move it away")
     for name, entry in record["files"].items():
@@ -55,13 +61,6 @@ def fetch(source: Source, raw_dir: Path) -> None:
         arrived.replace(folder / name)
         print(f"{source.name}/{name}: {entry['bytes']:,} bytes, sha256 {entry['sha256']}", flush=True)
     shutil.rmtree(folder / ".fetching", ignore_errors=True)
-
-
-def _new_record(source: Source) -> dict:
-    files = {name: entry for place in source.fetch for name, entry in _listed(place).items()}
-    if not files:
-        raise QilinError(f"{source.name}: no {source.fetch[0].files[0]} there any more; see {source.home}")
-    return {"source": source.name, "home": source.home, "licence": source.licence, "files": files}
 
 
 def _listed(place: Place) -> dict[str, dict]:

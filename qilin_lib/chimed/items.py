@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -40,8 +39,7 @@ _STOPS = "。.？?！!：: "
 BLANK = re.compile(r"[_＿]{2,}|[（(]\s*[）)]|[\[【]\s*[\]】]")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A benchmark item: its place, its question, and an exam's options, a dialogue's turns, its reference answer.
 
     `right`: the options that may fill a blank, all of them where the benchmark hides the answer; `filled`: the question
@@ -59,7 +57,7 @@ class Item:
     wordings: tuple[str, ...] = ()
 
 
-_TEXTS = Item.__slots__[2:]
+_TEXTS = Item._fields[2:]
 
 
 class Probe(NamedTuple):

@@ -9,25 +9,25 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from qilin_lib.chimed import aggregate, batches
-from qilin_lib.chimed.compose import medical_text
+from qilin_lib.chimed import batches
+from qilin_lib.chimed.compose import QUESTIONS, medical_text
 from qilin_lib.chimed.decontaminate import Index
 from qilin_lib.chimed.items import BLANK, Item, items_of
 from qilin_lib.chimed.letters import converter
-from qilin_lib.chimed.records import Dialogue, Passage, Payload
+from qilin_lib.chimed.records import Dialogue, Disease, Passage, Payload
 
 _DATA = yaml.safe_load((Path(__file__).parent / "data" / "leaks.yaml").read_text(encoding="utf-8"))
 KINDS, _PHRASES = _DATA["kinds"], _DATA["phrases"]
+_STOPS = "？?。.！!，, "
 _WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
-@dataclass(frozen=True, slots=True)
-class Recall:
+class Recall(NamedTuple):
     """Of `made` leaks of a kind from a benchmark's items, those found."""
 
     kind: str
@@ -53,18 +53,12 @@ def leaks(items: list[Item], seed: int, most: int) -> Iterator[tuple[str, Item, 
             draw = random.Random(f"{seed} {kind} {benchmark}")
             own = [item for item in items if item.benchmark == benchmark and OF[row["of"]](item)]
             for item in draw.sample(own, min(most, len(own))):
-                turns = tuple(form.format_map(_Words(item, draw)) for form in draw.choice(row["forms"]))
+
+                def word(found: re.Match[str], item: Item = item, draw: random.Random = draw) -> str:
+                    return WORDS[found[1]](item, draw) if found[1] in WORDS else draw.choice(_PHRASES[found[1]])
+
+                turns = tuple(re.sub(r"\{(\w+)\}", word, form) for form in draw.choice(row["forms"]))
                 yield kind, item, Dialogue(turns) if len(turns) > 1 else Passage("", *turns)
-
-
-class _Words:
-    """What the words of a form become for an item, by chance."""
-
-    def __init__(self, item: Item, draw: random.Random) -> None:
-        self._item, self._draw = item, draw
-
-    def __getitem__(self, word: str) -> str:
-        return WORDS[word](self._item, self._draw) if word in WORDS else self._draw.choice(_PHRASES[word])
 
 
 def _size(text: str) -> int:
@@ -77,10 +71,10 @@ def _stem(item: Item) -> str:
 
 def _disease(item: Item) -> str | None:
     """What the kit writes of a disease when it composes the item's question."""
-    for template, (heading, *_) in aggregate.QUESTIONS:
+    for template, (heading, *_) in QUESTIONS:
         pattern = re.escape(template.rstrip("？")).replace(r"\{name\}", "(.{2,30})")
         if found := re.fullmatch(f"{pattern}[？?]?", item.question):
-            return medical_text(aggregate.disease(found[1], [("科室", ["内科"]), (heading, ["劳累", "受凉"])]))
+            return medical_text(Disease(found[1], (("科室", ("内科",)), (heading, ("劳累", "受凉")))))
     return None
 
 
@@ -101,13 +95,9 @@ OF: dict[str, Callable[[Item], object]] = {
 }
 
 
-def _bare(item: Item) -> str:
-    return item.question.rstrip("？?。.！!，, ")
-
-
 def _asked(item: Item, draw: random.Random) -> str:
     """The question as somebody types it: an exam's with its options, the stop at its end forgotten now and then."""
-    question = item.question if draw.random() < 0.5 else _bare(item)
+    question = item.question if draw.random() < 0.5 else item.question.rstrip(_STOPS)
     return f"{question}\n{_options(item.options)}" if item.options else question
 
 
@@ -116,28 +106,19 @@ def _options(options: Sequence[str], mark: str = "{A}. ", between: str = "\n") -
     return between.join(map("".join, zip(marks, options, strict=True)))
 
 
-def _one_line(item: Item) -> str:
-    return f"{item.question} {_options(item.options, '{A}.', ' ')}"
-
-
 def _mistyped(text: str, draw: random.Random) -> str:
     at = draw.randrange(1, len(text) - 1)
     return f"{text[:at]}囗{text[at + 1 :]}"
 
 
-def _numbered(item: Item, draw: random.Random) -> str:
-    parts = filter(None, re.split("[，。；\n]", item.answer))
-    return "".join(f"{number}、{part}；" for number, part in enumerate(parts, 1))
-
-
 # What a word of a form becomes for an item.
 WORDS: dict[str, Callable[[Item, random.Random], str]] = {
     "question": lambda item, draw: item.question,
-    "bare": lambda item, draw: _bare(item),
+    "bare": lambda item, draw: item.question.rstrip(_STOPS),
     "asked": _asked,
     "answered": lambda item, draw: f"答案是{draw.choice(item.right or 'A')}" if item.options else "先到门诊查一下。",
-    "wide": lambda item, draw: _one_line(item).translate(_WIDE),
-    "capitals": lambda item, draw: _one_line(item).upper(),
+    "wide": lambda item, draw: f"{item.question} {_options(item.options, '{A}.', ' ')}".translate(_WIDE),
+    "capitals": lambda item, draw: f"{item.question} {_options(item.options, '{A}.', ' ')}".upper(),
     "mixed": lambda item, draw: _options(draw.sample(item.options, len(item.options))),
     "marked": lambda item, draw: _options(item.options, draw.choice(_DATA["marks"]), draw.choice("\n ；")),
     "unasked": lambda item, draw: re.sub("[是为]$", "", _stem(item)),
@@ -145,7 +126,9 @@ WORDS: dict[str, Callable[[Item, random.Random], str]] = {
     "shortened": lambda item, draw: re.sub("^(下列|关于|以下|患者，?)", "", _stem(item)),
     "filled": lambda item, draw: draw.choice(item.filled),
     "answer": lambda item, draw: item.answer,
-    "numbered": _numbered,
+    "numbered": lambda item, draw: "".join(
+        f"{number}、{part}；" for number, part in enumerate(filter(None, re.split("[，。；\n]", item.answer)), 1)
+    ),
     "wrong": lambda item, draw: _mistyped(item.answer, draw),
     "cut": lambda item, draw: item.answer[: len(item.answer) * 9 // 10],
     "wording": lambda item, draw: draw.choice(item.wordings),

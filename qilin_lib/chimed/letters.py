@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from opencc import OpenCC
@@ -45,8 +45,7 @@ _NUMBERS[[*map(ord, NUMBERS)]] = True
 converter = cache(OpenCC)
 
 
-@dataclass(frozen=True, slots=True)
-class Letters:
+class Letters(NamedTuple):
     """The letters of texts, end to end, END behind each.
 
     codes: folded code points, uint32 [n]; borders: 0, SOFT or HARD before each letter and at the end, uint8 [n + 1].

@@ -27,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import bdtr
 
 from qilin_lib.chimed.pool import Pool
-from qilin_lib.chimed.shards import Texts, write_array, write_bytes
+from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.chimed.shingles import differ_in_signs, gram_hashes_many
 from qilin_lib.errors import QilinError
 
@@ -45,11 +45,11 @@ _NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 def write_sketch(stem: Path, skeletons: Sequence[str], ngram: int) -> None:
     """Write the shard `stem`: skeletons (any may be empty), and signatures of their sets of character `ngram`-grams.
 
-    Beside the skeletons (shards.write_bytes): <stem>.marks.npy, uint16 [records, PERMUTATIONS]; last <stem>.facts.npy,
+    Beside the skeletons (shards.write_texts): <stem>.marks.npy, uint16 [records, PERMUTATIONS]; last <stem>.facts.npy,
     FACT [records].
     """
     encoded = [bones.encode("utf-8") for bones in skeletons]
-    write_bytes(stem, encoded)
+    write_texts(stem, encoded)
     write_array(stem.with_suffix(".marks.npy"), signatures(skeletons, ngram))
     digests = (hashlib.blake2b(raw, digest_size=16).digest() for raw in encoded)
     facts = [*zip(digests, map(len, skeletons), strict=True)]

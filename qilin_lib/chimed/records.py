@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-class Plain:
-    """Pickled as class and fields: what dataclasses do themselves costs a tenth of a build."""
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[type, tuple]:
-        return type(self), tuple([getattr(self, name) for name in self.__slots__])
-
-
-@dataclass(frozen=True, slots=True)
-class Passage(Plain):
+class Passage(NamedTuple):
     """A piece of running text: a section of a textbook or guideline, or general-domain prose. `title` may be empty."""
 
     title: str
     body: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dialogue(Plain):
+class Dialogue(NamedTuple):
     """Turns that alternate user, assistant, user, … beginning with the user, and the system's text before them, or "".
 
     `wordings`: what else the first question may say, where a benchmark's row has it in several wordings; never written.
@@ -36,8 +25,7 @@ class Dialogue(Plain):
     wordings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Exam(Plain):
+class Exam(NamedTuple):
     """A multiple-choice question. `options` are (letter, text), `answer` sorted letters, "" where it is hidden."""
 
     question: str
@@ -46,8 +34,7 @@ class Exam(Plain):
     explanation: str
 
 
-@dataclass(frozen=True, slots=True)
-class Disease(Plain):
+class Disease(NamedTuple):
     """One disease entity of a knowledge graph: (heading, values) in the graph's order (paper §3.1.1).
 
     origins: for each feature, in the same order, the graphs that state it; () when the record's own source states all.
@@ -58,8 +45,7 @@ class Disease(Plain):
     origins: tuple[tuple[str, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Preference(Plain):
+class Preference(NamedTuple):
     """A triplet for DPO: the prompt's turns (user first, user last), the preferred and the rejected response (paper
     §3.3.1), and the system's text before the prompt, or "". `others`: further answers of a ranked list, the best first;
     the sources' `units` makes pairs of them, so that no record that is built has any.
@@ -77,8 +63,7 @@ Payload = Passage | Dialogue | Exam | Disease | Preference
 Lost = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Record(Plain):
+class Record(NamedTuple):
     """One usable unit of a source. `file` is relative to the source's folder, `line` counts from 1."""
 
     source: str
@@ -87,9 +72,11 @@ class Record(Plain):
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection(Plain):
-    """One unusable unit of a source; `reason` is a short fixed phrase (a ledger column), `detail` what was seen."""
+class Rejection(NamedTuple):
+    """One unusable unit of a source; `reason` is a short fixed phrase (a ledger column), `detail` what was seen.
+
+    `note`: it says something of a whole file ("empty file", "fields not used"), and counts as no row.
+    """
 
     source: str
     file: str
@@ -97,13 +84,7 @@ class Rejection(Plain):
     reason: str
     detail: str = ""
     excerpt: str = ""
-
-
-class Note(Rejection):
-    """What is to be said of a whole file ("empty file", "fields not used"): it counts as no row."""
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+    note: bool = False
 
 
 def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:

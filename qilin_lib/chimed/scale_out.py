@@ -68,7 +68,7 @@ class Run:
     def write(self, data: object, rank: int, size: int) -> None:
         """The lines of the batches rank, rank + size, ..."""
         corpus, cuts, _ = self._load("decide")
-        for stem, *judged in islice(build.judged_batches(self.params, corpus, cuts), rank, None, size):
+        for stem, *judged in islice(corpus.judged(self.params, cuts), rank, None, size):
             if not stem.with_suffix(".lines.pickle").exists():
                 self._save(f"{stem.name}.lines", batches.lines(stem, *judged))
 

@@ -23,13 +23,9 @@ def write_array(path: Path, values: np.ndarray) -> None:
         handle.write(values.view(np.uint8).data if values.size else b"")
 
 
-def write_texts(stem: Path, texts: Sequence[str]) -> None:
+def write_texts(stem: Path, texts: Sequence[str] | Sequence[bytes]) -> None:
     """Write <stem>.utf8 and <stem>.ends.npy (int64 byte offsets [len(texts)]); the second file is written last."""
-    write_bytes(stem, [text.encode("utf-8") for text in texts])
-
-
-def write_bytes(stem: Path, encoded: Sequence[bytes]) -> None:
-    """Like `write_texts`, of whatever bytes."""
+    encoded = [text if isinstance(text, bytes) else text.encode("utf-8") for text in texts]
     with files.atomic(stem.with_suffix(".utf8"), binary=True) as handle:
         handle.writelines(encoded)
     write_array(stem.with_suffix(".ends.npy"), np.cumsum([len(raw) for raw in encoded], dtype=np.int64))

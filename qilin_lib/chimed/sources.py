@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -22,17 +22,13 @@ from qilin_lib.chimed import readers
 from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.chimed.records import Note, Plain, Record, Rejection
+from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
 
 
-class _Entry(BaseModel, extra="forbid", frozen=True, strict=True):
-    pass
-
-
-class Feed(_Entry):
+class Feed(BaseModel, extra="forbid", frozen=True, strict=True):
     """Files of a source and what they feed: {set: row title in the paper's Table 1 (cpt), 2 (sft) or 3 (dpo)}.
 
     reader: "module.function" of qilin_lib/chimed/readers. licence: that of these files, "" for the source's.
@@ -44,7 +40,7 @@ class Feed(_Entry):
     licence: str = ""
 
 
-class Place(_Entry):
+class Place(BaseModel, extra="forbid", frozen=True, strict=True):
     """Where `chimed.fetch` gets files of a source: "hub:owner/name" (a data set) or "github:owner/name".
 
     under: the folder there that becomes the source's own, or its sub-folder `into`. files: patterns of names below it;
@@ -57,7 +53,7 @@ class Place(_Entry):
     files: list[str]
 
 
-class Source(_Entry):
+class Source(BaseModel, extra="forbid", frozen=True, strict=True):
     """One raw folder.
 
     standing: "original" = the data set that the paper names; "stand-in" = takes its row, other or partial data;
@@ -85,15 +81,26 @@ _FILE = yaml.load(Path(__file__).with_name("sources.yaml").read_text(encoding="u
 # In corpus order; and {folder: why it feeds nothing}.
 REGISTRY, NOT_USED = tuple(map(Source.model_validate, _FILE["sources"])), _FILE["not_used"]
 BY_NAME = {source.name: source for source in REGISTRY}
+_words = re.compile(r"[^\W_]+").findall
 
 
-@dataclass(frozen=True, slots=True)
-class Unit(Plain):
+class Unit(NamedTuple):
     """A record or rejection with the sets that its file feeds, and its file's `licence`, "" for its source's."""
 
     sets: tuple[str, ...]
     read: Record | Rejection
     licence: str = ""
+
+
+def excluded(licence: str, words: Iterable[str]) -> bool:
+    """Does one of `words` stand in `licence`? "CC BY-NC" stands in "CC BY-NC-SA 4.0", "MIT" in "MIT for the code"."""
+    plain, *others = (f" {' '.join(_words(text.lower()))} " for text in (licence, *words))
+    return any(word in plain for word in others)
+
+
+def forbids_derivatives(licence: str) -> bool:
+    """Does the licence allow copies only, as CC BY-ND does?"""
+    return excluded(licence, ("ND", "NoDerivatives", "NoDerivs"))
 
 
 def units(
@@ -105,77 +112,82 @@ def units(
 ) -> Iterator[Unit]:
     """Everything that a source's files hold for `sets`, lazily, files in name order, members of archives among them.
 
-    A Note goes into `notes`, {source: {file: what is noted}}, where that is given, and is no unit then. A file that
+    A note goes into `notes`, {source: {file: what is noted}}, where that is given, and is no unit then. A file that
     fits several patterns feeds by the last of them. What cannot be read of a file or archive is one Rejection with line
     0; a fault of a whole archive or folder comes with the source's first feed.
     """
-    folder = raw_dir / source.name
     feeds = [tuple(name for name in feed.rows if name in sets) for feed in source.feeds]
     with contextlib.ExitStack() as archives:
-        files = found(folder, archives) if any(feeds) and folder.is_dir() else []
+        files = _fed(source, raw_dir, archives) if any(feeds) else []
         for number, (feed, wanted) in enumerate(zip(source.feeds, feeds, strict=True)):
-            mine = (file for file in files if wanted and number == (0 if file.always else _feed_of(source, file)))
-            for read in (read for file in mine for read in _reads(source.name, file, feed.reader)):
-                if notes is not None and isinstance(read, Note):
-                    notes.setdefault(source.name, {})[read.file] = str(read)
-                    continue
-                for pair in preference.pairs_of(read, ranked_answers):
-                    yield Unit(wanted, pair, feed.licence)
+            for file in (file for file, fed in files if wanted and fed == number):
+                for line, one in _reads(file, feed.reader):
+                    if notes is not None and isinstance(one, Reject) and one.note:
+                        notes.setdefault(source.name, {})[file.file] = f"{one.reason}: {excerpt(one.detail)}"
+                        continue
+                    for own in preference.pairs_of(one, ranked_answers):
+                        yield Unit(wanted, _placed((source.name, file.file, line), own), feed.licence)
+
+
+def _placed(place: tuple[str, str, int], one: Payload | Reject) -> Record | Rejection:
+    if not isinstance(one, Reject):
+        return Record(*place, one)
+    # What is said of a whole file is the kit's own words.
+    detail = excerpt(one.detail) if place[2] or one.note else one.detail
+    return Rejection(*place, one.reason, detail, excerpt(one.shown), one.note)
+
+
+def _fed(source: Source, raw_dir: Path, archives: contextlib.ExitStack) -> list[tuple[Found, int | None]]:
+    """(file of a source's folder, number of the feed that reads it, or that reports its fault)."""
+    files = found(raw_dir / source.name, archives) if (raw_dir / source.name).is_dir() else []
+    return [(file, 0 if file.always else _feed_of(source, file)) for file in files]
 
 
 def _feed_of(source: Source, file: Found) -> int | None:
     return next((n for n, feed in reversed([*enumerate(source.feeds)]) if file.fits(feed.glob)), None)
 
 
-def _reads(source: str, file: Found, reader: str) -> Iterator[Record | Rejection]:
+def _reads(file: Found, reader: str) -> Iterator[tuple[int, Payload | Reject]]:
+    """(line, payload or Reject) of all that a reader, "module.function", finds in a file."""
     module, _, function = reader.partition(".")
     try:
         stream = file.stream()
     except Reject as fault:
-        yield Rejection(source, file.file, 0, fault.reason, fault.detail)
+        yield 0, fault
         return
-    nothing = True
-    read_with = getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)
-    for read in read_with(source, file.file, stream):
-        nothing = False
-        yield read
+    found = None
+    for found in getattr(importlib.import_module(f"{readers.__name__}.{module}"), function)(file.file, stream):
+        yield found
     if stream.broken:
-        yield Rejection(source, file.file, 0, stream.broken.reason, stream.broken.detail)
-    elif nothing:
-        yield Note(source, file.file, 0, "empty file", "no rows")
-
-
-# --- what is there, and what is not read ------------------------------------------------------------------------------
+        yield 0, stream.broken
+    elif found is None:
+        yield 0, Reject("empty file", "no rows", note=True)
 
 
 def inventory(raw_dir: Path) -> dict[str, str]:
     """{folder: "present", "nothing read", "missing", "not used by this profile" or "unknown"}, registry order first."""
     there = {path.name for path in raw_dir.iterdir() if path.is_dir()} if raw_dir.is_dir() else set()
     state = {source.name: "missing" for source in REGISTRY}
-    for name in there & set(state):
-        state[name] = "present" if any(fed for _, fed in _files_of(BY_NAME[name], raw_dir)) else "nothing read"
+    with contextlib.ExitStack() as archives:
+        for name in there & set(state):
+            fed = any(feed is not None for _, feed in _fed(BY_NAME[name], raw_dir, archives))
+            state[name] = "present" if fed else "nothing read"
     state |= {name: "not used by this profile" for name in NOT_USED if name in there}
     return state | {name: "unknown" for name in sorted(there - set(state)) if not name.startswith(".")}
 
 
-def _files_of(source: Source, raw_dir: Path) -> list[tuple[Found, bool]]:
-    """(file of a source's folder, whether it feeds or has a fault that `units` reports)."""
-    with contextlib.ExitStack() as archives:
-        files = found(raw_dir / source.name, archives) if (raw_dir / source.name).is_dir() else []
-    return [(file, file.always or _feed_of(source, file) is not None) for file in files]
-
-
 def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     """{file: why it is not read} of a source's folder; an archive of which no member is read is one entry."""
-    files = _files_of(source, raw_dir)
-    used = {file.path for file, feeds in files if feeds}
+    with contextlib.ExitStack() as archives:
+        files = _fed(source, raw_dir, archives)
+    used = {file.path for file, feed in files if feed is not None}
     patterns = " or ".join(dict.fromkeys(feed.glob for feed in source.feeds))
     wanted = f"not {patterns}"
     if not all(feed.glob.endswith(".txt") for feed in source.feeds):
         wanted += f" (rows: {', '.join(ROWS)}, also packed)"
     reasons: dict[str, str] = {}
     # A folder is no file; what is in it is.
-    for file in (file for file, feeds in files if not feeds and not file.path.is_dir()):
+    for file in (file for file, feed in files if feed is None and not file.path.is_dir()):
         if file.archive and file.path not in used:
             reasons[file.archive] = f"an archive with no file for it: {wanted}"
         elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):

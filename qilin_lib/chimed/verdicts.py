@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from qilin_lib.chimed.batches import CANDIDATE, identity
-from qilin_lib.chimed.records import Lost
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS
+from qilin_lib.schema import Build
 
 # What a set does with a candidate; ABSENT: it never could have it.
 ABSENT, TRAIN, HELDOUT, DUPLICATE, MIXING, SUBSTRING = range(6)
@@ -42,11 +42,6 @@ class Corpus:
     def kept(self, name: str) -> np.ndarray:
         """Numbers of the candidates that set `name` keeps so far."""
         return np.flatnonzero((self.state[name] == TRAIN) | (self.state[name] == HELDOUT))
-
-    def by_batch(self, numbers: np.ndarray) -> list[np.ndarray]:
-        """Ascending numbers of candidates, split by batch and counted from the first candidate there."""
-        parts = np.split(numbers, np.searchsorted(numbers, self.starts[1:-1]))
-        return [part - start for part, start in zip(parts, self.starts, strict=False)]
 
     def deduplicate(self, group: np.ndarray) -> None:
         """The first of each `group` (equal numbers, [n]) of near-duplicates stays, in each set that has some of it."""
@@ -83,19 +78,22 @@ class Corpus:
             share = max(share, float(draws.min()) + 2**-53)
         self.state[name][kept[draws < share]] = HELDOUT
 
-    def fates(self, batch: int, reasons: dict[int, Lost]) -> dict[str, list[str | Lost]]:
-        """{set: for each candidate of the batch its split, or how it is lost}; `reasons` of MIXING and SUBSTRING."""
-        words = {ABSENT: "", TRAIN: "train", HELDOUT: "heldout"} | reasons
-        where = slice(self.starts[batch], self.starts[batch + 1])
-        found = {}
-        for name, state in self.state.items():
-            keepers = self.keeper[name][where].tolist()
-            found[name] = [
-                ("duplicate", "duplicate", f"of {self._id(keeper)}") if fate == DUPLICATE else words[fate]
-                for fate, keeper in zip(state[where].tolist(), keepers, strict=True)
-            ]
-        return found
-
-    def _id(self, candidate: int) -> str:
-        batch = np.searchsorted(self.starts, candidate, "right") - 1
-        return identity(self.sources[batch], int(self.number[candidate]))
+    def judged(self, params: Build, cuts: list[np.ndarray]) -> Iterator[tuple]:
+        """The arguments of `batches.lines` for one batch after the other."""
+        words = {
+            ABSENT: "",
+            TRAIN: "train",
+            HELDOUT: "heldout",
+            MIXING: ("excluded", "mixing ratio", f"general share {params.general_share}"),
+            SUBSTRING: ("duplicate", "repeated substring", f"{params.exact_substring_length} characters or more"),
+        }
+        for batch, (stem, source) in enumerate(zip(self.stems, self.sources, strict=True)):
+            where = slice(self.starts[batch], self.starts[batch + 1])
+            fates = {}
+            for name, state in self.state.items():
+                fates[name] = [words.get(fate, "") for fate in state[where].tolist()]
+                for candidate in np.flatnonzero(state[where] == DUPLICATE).tolist():
+                    keeper = self.keeper[name][where][candidate]
+                    of = identity(self.sources[self.starts.searchsorted(keeper, "right") - 1], self.number[keeper])
+                    fates[name][candidate] = ("duplicate", "duplicate", f"of {of}")
+            yield stem, source, fates, cuts[batch]

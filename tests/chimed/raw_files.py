@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from qilin_lib.chimed import sources
-from qilin_lib.chimed.records import Record, content
+from qilin_lib.chimed.records import Payload, Record, Rejection, content
 
 
 def jsonl(rows: list) -> str:
@@ -24,9 +25,19 @@ def put(folder: Path, files: dict[str, str | bytes]) -> Path:
     return folder
 
 
+def units_of(raw: Path, name: str, **how: Any) -> list[Record | Rejection]:
+    """What `units` yields of a source."""
+    return [unit.read for unit in sources.units(sources.BY_NAME[name], raw, **how)]
+
+
+def payloads(raw: Path, name: str, **how: Any) -> list[Payload | str]:
+    """The payload of each record of a source, the reason of each rejection."""
+    return [one.payload if isinstance(one, Record) else one.reason for one in units_of(raw, name, **how)]
+
+
 def reads(raw: Path, name: str = "cmd") -> tuple[list[str], Counter[str]]:
     """([the first line of each record], {reason: how many rejections}) of a source."""
-    units = [unit.read for unit in sources.units(sources.BY_NAME[name], raw)]
+    units = units_of(raw, name)
     asked = [content(unit.payload).split("\n")[0] for unit in units if isinstance(unit, Record)]
     return asked, Counter(unit.reason for unit in units if not isinstance(unit, Record))
 

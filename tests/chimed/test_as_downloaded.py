@@ -18,11 +18,11 @@ import pyarrow.parquet
 import pytest
 import raw_files
 import zstandard
-from raw_files import jsonl, put, reads
+from raw_files import jsonl, payloads, put, reads, units_of
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
-from qilin_lib.chimed.records import Record
+from qilin_lib.chimed.records import Passage, Record
 from qilin_lib.report import data
 
 NAME = "huatuo_encyclopedia_qa"
@@ -124,8 +124,7 @@ TABLES = {
 @pytest.mark.parametrize("file", TABLES)
 def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert read(tmp_path, file, TABLES[file]) == (ASKED, {})
-    lines = [unit.read.line for unit in sources.units(sources.BY_NAME[NAME], tmp_path)]
-    assert lines == [1, 2, 3]
+    assert [one.line for one in units_of(tmp_path, NAME)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("file", ["a.parquet", "a.arrow"])
@@ -181,16 +180,13 @@ def test_every_packing(tmp_path, file):
 
 # --- encodings --------------------------------------------------------------------------------------------------------
 
-TRADITIONAL = "〔主治〕傷寒中風，頭痛發熱，無汗而喘者。此方以麻黃為君，桂枝為臣。"
+TRADITIONAL = "主治傷寒中風，頭痛發熱，無汗而喘者。此方以麻黃為君，桂枝為臣。"
 
 
 @pytest.mark.parametrize("encoding", ["big5", "gb18030", "utf-16", "utf-16-le", "utf-16-be", "utf-8", "utf-8-sig"])
 def test_books_in_every_encoding(tmp_path, encoding):
-    put(
-        tmp_path / "plain_text", {"傷寒.txt": (TRADITIONAL.replace("〔", "").replace("〕", "") + "\n").encode(encoding)}
-    )
-    (unit,) = sources.units(sources.BY_NAME["plain_text"], tmp_path)
-    assert unit.read.payload.body == TRADITIONAL.replace("〔", "").replace("〕", "")
+    put(tmp_path / "plain_text", {"傷寒.txt": f"{TRADITIONAL}\n".encode(encoding)})
+    assert payloads(tmp_path, "plain_text") == [Passage("傷寒", TRADITIONAL)]
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
@@ -219,10 +215,8 @@ def test_links_inside_the_raw_folder_are_read_and_links_out_of_it_are_not(tmp_pa
     (folder / "deep").symlink_to(outside / "folder")
     (folder / "environ.jsonl").symlink_to("/proc/self/environ")
     assert reads(raw, folder.name) == (ASKED, {"unreadable file": 3})
-    units = [unit.read for unit in sources.units(sources.BY_NAME[folder.name], raw)]
-    assert {unit.detail.split(";")[0] for unit in units if not isinstance(unit, Record)} == {
-        "a symbolic link that leads out of the raw folder"
-    }
+    details = {one.detail.split(";")[0] for one in units_of(raw, folder.name) if not isinstance(one, Record)}
+    assert details == {"a symbolic link that leads out of the raw folder"}
 
 
 # --- what is not read -------------------------------------------------------------------------------------------------

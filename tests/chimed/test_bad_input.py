@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import read, reads
+from raw_files import read, reads, units_of
 
-from qilin_lib.chimed import sources
 from qilin_lib.chimed.records import Rejection
 
 TOYHOM = "toyhom_dialogue"
@@ -28,8 +27,7 @@ def row(question: str, **others) -> str:
 
 
 def details(folder: Path, name: str = "cmd") -> str:
-    units = sources.units(sources.BY_NAME[name], folder)
-    return "; ".join(unit.read.detail for unit in units if isinstance(unit.read, Rejection))
+    return "; ".join(one.detail for one in units_of(folder, name) if isinstance(one, Rejection))
 
 
 # --- content ----------------------------------------------------------------------------------------------------------

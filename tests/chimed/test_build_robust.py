@@ -1,4 +1,4 @@
-"""The build's bytes: any number of workers, any interruption, odd corpora, a full disk."""
+"""The bytes of a build: any number of workers, any interruption, a full disk; its shards, its pool, its balance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from qilin_lib.chimed import batches
 from qilin_lib.chimed.build import build_sets
+from qilin_lib.chimed.ledger import Ledger, Row
+from qilin_lib.chimed.pool import Pool
+from qilin_lib.chimed.shards import Texts, write_texts
 from qilin_lib.errors import QilinError
 from qilin_lib.sample import raw_dir
 
@@ -90,3 +94,52 @@ def test_a_full_disk_is_one_sentence_and_can_be_gone_on_from(params, tiny_raw, t
         broken.setattr(batches, "write_array", full)
         built(params, tiny_raw, tmp_path / "out")
     assert built(params, tiny_raw, tmp_path / "out") == built(params, tiny_raw, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["头痛", "", "𠮷野家 B超\n", "a" * 5000]])
+def test_round_trip(tmp_path, texts):
+    write_texts(tmp_path / "00001", texts)
+    shard = Texts(tmp_path / "00001")
+    assert list(shard) == texts and len(shard) == len(texts)
+    with pytest.raises(IndexError):
+        shard[len(texts)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order_and_few_are_asked_for_ahead(workers):
+    asked = []
+    with Pool(workers) as pool:
+        for number, result in enumerate(pool.map(divmod, ((asked.append(n) or n, 7) for n in range(40)))):
+            assert result == divmod(number, 7) and len(asked) <= number + 2 * workers + 1
+    with Pool(workers) as pool, pytest.raises(ZeroDivisionError):
+        list(pool.map(divmod, [(1, 1), (1, 0)]))
+
+
+def test_workers_die_with_a_killed_parent():
+    script = "import time; from qilin_lib.chimed.pool import Pool\nwith Pool(2) as pool:\n"
+    script += "    for _ in pool.map(time.sleep, ((s,) for s in (0, 0, 60, 60, 60, 60))): print(1, flush=True)\n"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"1\n"
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE], "a worker outlived its parent"
+
+
+@pytest.mark.parametrize("name", [None, "read", "kept", "duplicate", "contaminated", "excluded", "merged"])
+def test_an_unbalanced_ledger_names_the_source(name):
+    row = Row("cmd", "sft", "CMD", "original", "MIT", read=10, kept=4, duplicate=2, contaminated=1, excluded=1)
+    row.rejected.update({"empty field": 2})
+    book = Ledger()
+    book.add(row)
+    if name is None:
+        book.check()
+        (written,) = book.as_dict()["sources"]
+        agreed = "source set table_row read kept rejected duplicate contaminated excluded deidentified bytes_kept"
+        assert {*agreed.split(), "chars_kept"} <= set(written) and written["rejected"] == {"empty field": 2}
+        return
+    setattr(row, name, 99)
+    with pytest.raises(QilinError, match="cmd in sft"):
+        book.check()

@@ -102,13 +102,13 @@ NOTHING += ["尚无数据", "暂无解析", "-", "——", "/", "…", "无 "]
 @pytest.mark.parametrize("word", NOTHING)
 def test_a_field_that_holds_a_word_for_nothing_is_empty_in_every_reader(word):
     rows = ["Question,Options,Answer,Explanation", f'题,"A 甲\nB 乙",A,{word}']
-    (exam_record,) = exam.cmexam("s", "train.csv", Stream.of("\n".join(rows)))
-    assert exam_record.payload.explanation == ""
-    (disease,) = kg.health39("s", "d.csv", Stream.of(f"name,symptom,rate\n哮喘,喘 {word},{word}"))
-    assert disease.payload.features == (("症状", ("喘",)),)
-    (disease,) = kg.xywy("s", "m.json", Stream.of(json.dumps({"name": "哮喘", "cause": "敏", "symptom": [word]})))
-    assert disease.payload.features == (("病因", ("敏",)),)
-    (lost,) = dialogue.instructions("s", "a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
+    ((_, question),) = exam.cmexam("train.csv", Stream.of("\n".join(rows)))
+    assert question.explanation == ""
+    ((_, disease),) = kg.health39("d.csv", Stream.of(f"name,symptom,rate\n哮喘,喘 {word},{word}"))
+    assert disease.features == (("症状", ("喘",)),)
+    ((_, disease),) = kg.xywy("m.json", Stream.of(json.dumps({"name": "哮喘", "cause": "敏", "symptom": [word]})))
+    assert disease.features == (("病因", ("敏",)),)
+    ((_, lost),) = dialogue.instructions("a.jsonl", Stream.of(json.dumps({"questions": "痛吗", "answers": word})))
     assert lost.reason == "empty field"
 
 

@@ -129,22 +129,13 @@ print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 10
 """
 
 
-def dialogue(number: int) -> dict:
-    turns = [{"from": who, "value": f"第{number}个问题的话" * 20} for who in ("input", "output")]
-    return {"conversations": turns}
-
-
-def write_array(path) -> int:
-    row = json.dumps(dialogue(1), ensure_ascii=False)
-    count = 60_000_000 // len(row.encode())
-    path.write_text("[" + ",".join([row] * count) + "]", encoding="utf-8")
-    return count
-
-
 @pytest.mark.slow
 def test_sixty_megabytes_are_read_in_twenty(tmp_path):
     (tmp_path / "cmd").mkdir()
-    count = write_array(tmp_path / "cmd" / "a.jsonl")
+    turns = [{"from": who, "value": "第1个问题的话" * 20} for who in ("input", "output")]
+    row = json.dumps({"conversations": turns}, ensure_ascii=False)
+    count = 60_000_000 // len(row.encode())
+    (tmp_path / "cmd" / "a.jsonl").write_text("[" + ",".join([row] * count) + "]", encoding="utf-8")
     command = [sys.executable, "-c", MEASURED, str(tmp_path), "cmd"]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout.split()
     assert int(output[0]) == count and int(output[1]) < 20, output

@@ -117,16 +117,6 @@ def test_small_and_odd(tmp_path, corpus, length):
     assert spans_of(tmp_path, corpus, length) == expected(corpus, length)
 
 
-@pytest.mark.parametrize("phrase", ["啊", "ab", "头痛三天，", "𠮷" * 7 + "家", "x" * 30 + "y" * 41])
-def test_periods(tmp_path, monkeypatch, phrase):
-    corpus = [[phrase * 40], [phrase * 3 + "!" + phrase * 50]]
-    wanted = expected(corpus, 13)
-    assert spans_of(tmp_path / "one", corpus, 13) == wanted
-    monkeypatch.setattr(substrings, "CHUNK", 200)
-    monkeypatch.setattr(substrings, "RANGE", 20)
-    assert spans_of(tmp_path / "two", corpus, 13) == wanted
-
-
 @pytest.mark.slow
 def test_a_phrase_two_hundred_thousand_times(tmp_path):
     """Linear: 200,000 squared comparisons would not end."""

@@ -9,14 +9,14 @@ import pytest
 
 from qilin_lib.chimed.readers import exam, kg, text
 from qilin_lib.chimed.readers.stream import Stream
-from qilin_lib.chimed.records import Disease, Passage, Record
+from qilin_lib.chimed.records import Disease, Passage
 
 
 def read(reader, content, file="f.json"):
     """(line, payload or rejection reason) of each unit."""
     if not isinstance(content, str):
         content = "\n".join(json.dumps(row, ensure_ascii=False) for row in content)
-    return [(u.line, u.payload if isinstance(u, Record) else u.reason) for u in reader("s", file, Stream.of(content))]
+    return [(line, getattr(one, "reason", one)) for line, one in reader(file, Stream.of(content))]
 
 
 def test_xywy_row_becomes_a_disease():
@@ -74,11 +74,11 @@ def test_fields_of_a_graph_that_nothing_uses_are_named_once():
         {"name": "甲病", "cause": "敏", "drug_detail": ["x"], "_id": {}},
         {"name": "乙病", "cause": "敏", "symptoms": []},
     ]
-    *records, note = kg.xywy("kg_xywy", "m.json", Stream.of("\n".join(json.dumps(row) for row in rows)))
-    assert len(records) == 2 and all(isinstance(record, Record) for record in records)
-    assert (note.line, note.reason, note.detail) == (0, "fields not used", "drug_detail, symptoms")
-    *_, note = kg.health39("kg_39health", "d.csv", Stream.of("name,symptom,nursing\n甲病,咳,卧床\n"))
-    assert (note.line, note.reason, note.detail) == (0, "fields not used", "nursing")
+    *records, (line, note) = kg.xywy("m.json", Stream.of("\n".join(json.dumps(row) for row in rows)))
+    assert len(records) == 2 and all(isinstance(record, Disease) for _, record in records)
+    assert (line, note.reason, note.detail) == (0, "fields not used", "drug_detail, symptoms")
+    *_, (line, note) = kg.health39("d.csv", Stream.of("name,symptom,nursing\n甲病,咳,卧床\n"))
+    assert (line, note.reason, note.detail) == (0, "fields not used", "nursing")
 
 
 def test_cpubmed_triples_are_grouped_and_bad_ones_rejected():
@@ -122,7 +122,8 @@ def pages(count, lines=4, form="{}", tail="\n"):
 
 
 @pytest.mark.parametrize(
-    "form", ["{}", " {} ", "- {} -", "—{}-", "— {}", "·{}·", "第 {} 页", "第{}页 共9页", "Page {} of 9"]
+    "form",
+    ["{}", " {} ", "- {} -", "—{}-", "— {}", "·{}·", "第 {} 页", "第{}页 共9页", "Page {} of 9", "{} / 9", "{}/9"],
 )
 def test_page_numbers_of_a_guideline_and_of_a_book_go(form):
     content, words = pages(9, form=form)
@@ -181,7 +182,7 @@ def test_time_is_linear_in_whatever_a_graph_s_cell_or_a_book_holds(piece):
     many = piece * (60_000 // len(piece))
     began = time.process_time()
     for cell in (many, many + "x", f"(x){many}..."):
-        list(text.textbook("s", "a.txt", Stream.of(cell)))
+        list(text.textbook("a.txt", Stream.of(cell)))
         rows = health39(["甲病", *['"' + cell.replace("\n", " ") + '"'] * 8])
         rows += read(kg.xywy, [{"name": "甲病", "cause": cell, "symptom": [cell]}])
         assert len(rows) == 2

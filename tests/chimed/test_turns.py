@@ -7,13 +7,12 @@ import json
 import time
 
 import pytest
-from raw_files import jsonl, put
+from raw_files import jsonl, payloads, put
 
-from qilin_lib.chimed import sources
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.readers.turns import instruction_row
-from qilin_lib.chimed.records import Record, strings
+from qilin_lib.chimed.records import strings
 
 ASKED, ANSWERED, AGAIN, LAST = "头痛吃什么药？", "可以吃布洛芬。", "那要吃多久？", "一般不超过三天。"
 FOUR = [("user", ASKED), ("assistant", ANSWERED), ("user", AGAIN), ("assistant", LAST)]
@@ -21,19 +20,19 @@ SYSTEM = "你是一名药师。"
 
 
 def read(tmp_path, name, rows, **how):
-    """What `units` reads of JSON lines in the folder of source `name`."""
+    """The payloads of JSON lines in the folder of source `name`, or why there are none."""
     put(tmp_path / name, {f"a.{'json' if name in ('zhongjing_rlhf', 'medicalgpt_reward') else 'jsonl'}": jsonl(rows)})
-    return [unit.read for unit in sources.units(sources.BY_NAME[name], tmp_path, **how)]
+    return payloads(tmp_path, name, **how)
 
 
 def messages(tmp_path, row, name="general_zh", kind="sft"):
     """(role, content) of each message that is written for the only row, or the reason why there is none."""
     (one,) = read(tmp_path, name, [row])
-    if not isinstance(one, Record):
-        return one.reason
-    body = compose(kind, one.payload)
+    if isinstance(one, str):
+        return one
+    body = compose(kind, one)
     written = [(message["role"], message["content"]) for part in body.values() for message in part]
-    assert sorted(strings(one.payload)) == sorted(text for _, text in written), "judged is what is written"
+    assert sorted(strings(one)) == sorted(text for _, text in written), "judged is what is written"
     return written
 
 
@@ -102,7 +101,7 @@ def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
 def test_a_system_text_is_a_turn_of_its_own(tmp_path, row):
     assert messages(tmp_path, row) == [("system", SYSTEM), *FOUR]
     (one,) = read(tmp_path, "general_zh", [row])
-    assert SYSTEM in compose("cpt", one.payload)["text"] and SYSTEM in compose("general", one.payload)["text"]
+    assert SYSTEM in compose("cpt", one)["text"] and SYSTEM in compose("general", one)["text"]
 
 
 TEXT_PARTS = [{"type": "text", "text": "那要"}, {"type": "text", "text": "吃多久？"}]
@@ -320,17 +319,17 @@ MANY = {
 @pytest.mark.parametrize("name", MANY)
 def test_any_row_is_read_in_linear_time(name):
     row = {"messages": [*MANY[name], {"role": "assistant", "content": "休息"}]}
-    begun = time.perf_counter()
+    begun = time.process_time()
     with contextlib.suppress(Reject):
         instruction_row(row)
-    assert time.perf_counter() - begun < 8
+    assert time.process_time() - begun < 8
 
 
 def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):
     rows = [{"instruction": ASKED, "output": ["甲答", "乙答", "乙答", "丁答"]}]
 
     def sides(reads):
-        return [(one.payload.chosen, one.payload.rejected) if isinstance(one, Record) else one.reason for one in reads]
+        return [one if isinstance(one, str) else (one.chosen, one.rejected) for one in reads]
 
     assert sides(read(tmp_path, "zhongjing_rlhf", rows)) == [("甲答", "乙答")]
     assert sides(read(tmp_path, "zhongjing_rlhf", rows, ranked_answers="all_pairs")) == [

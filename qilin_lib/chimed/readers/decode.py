@@ -1,7 +1,7 @@
 """Text to rows: JSON of any layout, CSV with broken quotes, both as streams. Shared by all readers, and by notebook 06.
 
-A function "row -> payload" says no by raising `Reject(reason, detail)`; `reader` makes a Rejection of that, with file
-and line. `json_reader` makes a reader of such a function.
+A function "row -> payload" says no by raising `Reject(reason, detail)`; `json_reader` makes a reader of such a
+function: of file name and stream it gives (line, payload or Reject).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import yaml
 from qilin_lib.chimed.readers import stream as streams
 from qilin_lib.chimed.readers.json_text import Rows, json_items
 from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
-from qilin_lib.chimed.records import Note, Payload, Record, Rejection, excerpt
+from qilin_lib.chimed.records import Payload, excerpt
 
-Reader = Callable[[str, str, Stream], Iterator[Record | Rejection]]
+Numbered = tuple[int, str | Reject]
+Found = Iterator[tuple[int, Payload | Reject]]
+Reader = Callable[[str, Stream], Found]
 # The reasons of a `Reject` that say that a value is no record of this kind, rather than a bad one.
 _NO_FORM = ("missing field", "unknown form")
 # An unclosed quote is looked for so many lines ahead.
@@ -33,12 +35,8 @@ _ROW_LINES = 400
 _NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
 _NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
 _LONGEST_NOTHING = 10
-Numbered = tuple[int, str | Reject]
 FIELDS = yaml.safe_load((Path(__file__).parents[1] / "data/fields.yaml").read_text(encoding="utf-8"))
 csv.field_size_limit(streams.MAX_LINE)
-
-
-# --- the text of fields -----------------------------------------------------------------------------------------------
 
 
 def string(value: Any) -> str:
@@ -90,17 +88,6 @@ def leaves(value: Any) -> list[Any]:
         else:
             found.append(value)
     return found
-
-
-def shown(row: Any) -> str:
-    """A row as JSON, for the excerpt of a Rejection; "" for what could not be read."""
-    try:
-        return "" if isinstance(row, Reject) else json.dumps(row, ensure_ascii=False)
-    except RecursionError:
-        return "(nested too deep to show)"
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def csv_rows(stream: Stream, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
@@ -193,35 +180,20 @@ def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, t
     return json_items(stream, fits)
 
 
-# --- readers ----------------------------------------------------------------------------------------------------------
-
-
-def parsed(parse: Callable[[Any], Payload], row: Any) -> Payload | Reject:
-    """What `parse` makes of a row, or the Reject that it raised (or that the row already is)."""
+def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
+    """What `parse` makes of a row, or the Reject that it raised (or that the row already is), with the row as JSON."""
+    if isinstance(row, Reject):
+        return row
     try:
-        return row if isinstance(row, Reject) else parse(row)
+        return parse(row)
     except Reject as no:
-        return Reject(no.reason, no.detail, shown(row))
+        try:
+            return Reject(no.reason, no.detail, json.dumps(row, ensure_ascii=False))
+        except RecursionError:
+            return Reject(no.reason, no.detail, "(nested too deep to show)")
 
 
-def reader(found: Callable[[str, Stream], Iterator[tuple[int, Payload | Reject]]]) -> Reader:
-    """The reader that a function of file and stream makes, which yields (line, payload or Reject)."""
-
-    @functools.wraps(found)
-    def read(source: str, file: str, stream: Stream) -> Iterator[Record | Rejection]:
-        for line, one in found(file, stream):
-            if isinstance(one, Reject):
-                kind = Note if one.note else Rejection
-                yield kind(source, file, line, one.reason, excerpt(one.detail), excerpt(one.shown))
-            else:
-                yield Record(source, file, line, one)
-
-    return read
-
-
-def parsed_rows(
-    parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False
-) -> Iterator[tuple[int, Payload | Reject]]:
+def parsed_rows(parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False) -> Found:
     """(line, what `parse` makes of it) of the `rows` of a file."""
 
     def fits(value: Any) -> bool:
@@ -233,4 +205,4 @@ def parsed_rows(
 
 def json_reader(parse: Callable[[Any], Payload], tabular: bool = False) -> Reader:
     """A reader of the records that `rows` finds; `tabular`: of what is published as CSV."""
-    return reader(functools.partial(parsed_rows, parse, tabular=tabular))
+    return functools.partial(parsed_rows, parse, tabular=tabular)

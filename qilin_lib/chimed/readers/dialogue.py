@@ -11,22 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib.chimed.readers.decode import (
-    Reject,
-    field_text,
-    json_reader,
-    parsed,
-    parsed_rows,
-    reader,
-    required,
-    string,
-)
+from qilin_lib.chimed.readers.decode import Found, field_text, json_reader, parsed, parsed_rows, required, string
 from qilin_lib.chimed.readers.json_text import holds_rows
-from qilin_lib.chimed.readers.stream import Stream, plain_name
+from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
 from qilin_lib.chimed.readers.turns import Turn, instruction_row, messages, question_and_answer, speaker_of, talk
 from qilin_lib.chimed.records import Dialogue
-
-Found = Iterator[tuple[int, Dialogue | Reject]]
 
 
 def release_row(row: Any) -> Dialogue:
@@ -69,7 +58,6 @@ def meddialog_row(row: Any) -> Dialogue:
     return instruction_row({"utterances": row} if isinstance(row, list) else row)
 
 
-@reader
 def meddialog(file: str, stream: Stream) -> Found:
     """MedDialog: JSON, or the text files as they are downloaded."""
     if plain_name(file).lower().endswith(".txt") and not holds_rows(stream):
@@ -98,11 +86,10 @@ def _meddialog_text(stream: Stream) -> Found:
             start, inside, turns = number, False, []
         elif line in _HEADINGS:
             inside = line == _HEADINGS[0]
-        elif line and inside:
-            if spoken := _SPOKEN.fullmatch(line):
-                turns.append((speaker_of(spoken[1]), [spoken[2].strip()]))
-            elif turns:
-                turns[-1][1].append(line)
+        elif inside and (spoken := _SPOKEN.fullmatch(line)):
+            turns.append((speaker_of(spoken[1]), [spoken[2].strip()]))
+        elif inside and turns:
+            turns[-1][1].append(line)
         start = start or number * bool(line)
     if start:
         yield start, parsed(_block, turns)
@@ -114,11 +101,6 @@ def _block(turns: list[tuple[str, list[str]]]) -> Dialogue:
     return talk((who, "\n".join(filter(None, lines))) for who, lines in turns)
 
 
-_TURN = re.compile(r"<\|(user|system|currentuser|response)\|>(.*?)(?=<\||$)")
-_NEEDED = ("<|context|>", "<|endofcontext|>", "<|currentuser|>", "<|response|>")
-
-
-@reader
 def remedi(file: str, stream: Stream) -> Found:
     """ReMeDi: a line holds a dialogue up to one response, so a dialogue of n responses stands there n times, growing.
 
@@ -136,16 +118,20 @@ def remedi(file: str, stream: Stream) -> Found:
             yield number, parsed(talk, turns)
 
 
+_TURN = re.compile(r"<\|(user|system|currentuser|response)\|>(.*?)(?=<\||$)")
+_TAGS = {"user": "user", "currentuser": "user", "system": "assistant", "response": "assistant"}
+
+
 def _remedi_lines(stream: Stream) -> Iterator[tuple[int, list[Turn] | Reject]]:
     for number, line in stream.lines():
         if isinstance(line, Reject):
             yield number, line
-        elif missing := [tag for tag in _NEEDED if tag not in line]:
-            if line.strip():
-                yield number, Reject("broken tags", f"no {missing[0]}", line)
-        else:
-            said = ((tag in ("user", "currentuser"), " ".join(text.split())) for tag, text in _TURN.findall(line))
-            yield number, [("user" if user else "assistant", text) for user, text in said]
+            continue
+        needed = ("<|context|>", "<|endofcontext|>", "<|currentuser|>", "<|response|>")
+        if not (missing := [tag for tag in needed if tag not in line]):
+            yield number, [(_TAGS[tag], " ".join(text.split())) for tag, text in _TURN.findall(line)]
+        elif line.strip():
+            yield number, Reject("broken tags", f"no {missing[0]}", line)
 
 
 toyhom = json_reader(toyhom_row, tabular=True)

@@ -7,23 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import (
-    FIELDS,
-    Reject,
-    field,
-    field_text,
-    json_reader,
-    parsed,
-    reader,
-    required,
-    rows,
-    string,
-)
-from qilin_lib.chimed.readers.stream import Stream
+from qilin_lib.chimed.readers import decode
+from qilin_lib.chimed.readers.decode import FIELDS, Found, field, field_text, json_reader, required, string
+from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.readers.turns import question_and_answer
 from qilin_lib.chimed.records import Dialogue, Exam
 
@@ -52,17 +41,13 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
         mark = _OPTION.match(line)
         letter = unicodedata.normalize("NFKC", mark["in"] or mark["alone"] or mark["tight"]) if mark else ""
         if letter and (not mark["tight"] or letter == LETTERS[len(found) : len(found) + 1]):
-            found.append((letter, [_text(line[mark.end() :])]))
-        elif found:
-            found[-1][1].append(_text(line))
-        else:
+            found.append((letter, []))
+            line = line[mark.end() :]
+        elif not found:
             return ()
+        found[-1][1].append(_BACKSLASH_N.sub(" ", line.lstrip(_MARKS)).strip())
     options = ((letter, " ".join(filter(None, texts))) for letter, texts in found)
     return tuple((letter, text) for letter, text in options if text)
-
-
-def _text(option: str) -> str:
-    return _BACKSLASH_N.sub(" ", option.lstrip(_MARKS)).strip()
 
 
 def letters_of(answer: str) -> str:
@@ -101,19 +86,12 @@ def medqa_row(row: Any) -> Exam:
 
     {instruction, input: "问题：…\n选项：\n\t…\n\t…", output: one of the options}.
     """
-    if isinstance(row, dict) and "output" in row and "question" not in row:
-        return _instructed(row)
-    # Apollo's zh.json has the items of four benchmarks.
-    if isinstance(row, dict) and string(row.get("source")).startswith(("cmb", "cmexam", "cmmlu")):
-        raise Reject("another benchmark", string(row["source"]))
-    return exam_row(row)
-
-
-_INSTRUCTED = re.compile(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", re.DOTALL)
-
-
-def _instructed(row: dict[str, Any]) -> Exam:
-    parts = _INSTRUCTED.fullmatch(required(row, "input"))
+    if not isinstance(row, dict) or "output" not in row or "question" in row:
+        # Apollo's zh.json has the items of four benchmarks.
+        if isinstance(row, dict) and string(row.get("source")).startswith(("cmb", "cmexam", "cmmlu")):
+            raise Reject("another benchmark", string(row["source"]))
+        return exam_row(row)
+    parts = re.fullmatch(r"问题[：:](.*?)\n[ \t]{0,9}选项[：:](.*)", required(row, "input"), re.DOTALL)
     if not parts:
         raise Reject("broken options", "no 问题： and 选项： in the input")
     texts = [line.strip() for line in parts[2].split("\n") if line.strip()]
@@ -125,23 +103,23 @@ def _instructed(row: dict[str, Any]) -> Exam:
     return _exam(parts[1].strip(), list(zip(LETTERS, texts, strict=False)), LETTERS[texts.index(answer)], "")
 
 
-@reader
-def cmb(file: str, stream: Stream) -> Iterator[tuple[int, Exam | Dialogue | Reject]]:
+def cmb(file: str, stream: Stream) -> Found:
     """CMB (Wang et al. 2023): {question, option: {A: …, …}, answer: letters, absent in the test set}; of CMB-Clin
     {description, QA_pairs: [{question, answer or solution}, …]}, a question of its own for each pair. A file of the
     test set's answers alone ({id, answer}) is noted once: notebook 06 reads it."""
     noted = False
-    for line, row in rows(file, stream):
+    for line, row in decode.rows(file, stream):
         pairs = row.get("QA_pairs") if isinstance(row, dict) else None
         if isinstance(row, dict) and {"id", "answer"} <= row.keys() and not {"question", "QA_pairs"} & row.keys():
             if not noted:
                 yield line, Reject("answers without questions", "they belong to CMB's test questions", note=True)
             noted = True
         elif isinstance(pairs, list):
-            parse = partial(_clinical, string(row.get("description")))
-            yield from ((line, parsed(parse, pair)) for pair in pairs)
+            case = string(row.get("description"))
+            for pair in pairs:
+                yield line, decode.parsed(partial(_clinical, case), pair)
         else:
-            yield line, parsed(exam_row, row)
+            yield line, decode.parsed(exam_row, row)
 
 
 def _clinical(case: str, pair: Any) -> Dialogue:

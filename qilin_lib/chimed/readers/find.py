@@ -10,28 +10,14 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
-from qilin_lib.chimed.readers.stream import (
-    FAULTS,
-    TABLES,
-    Opener,
-    Reject,
-    Stream,
-    bomb,
-    decoded,
-    plain_name,
-    seekable,
-    suffix,
-    table,
-    unpacked,
-    unreadable,
-)
+from qilin_lib.chimed.readers import stream as streams
+from qilin_lib.chimed.readers.stream import TABLES, Opener, Reject, Stream, plain_name, suffix, unreadable
 
+# Forms in which rows are published. A pattern that ends in one fits the others too.
 ROWS = (".jsonl", ".json", ".ndjson", ".jsonlines", ".csv", ".tsv", *TABLES)
-"""Forms in which rows are published. A pattern that ends in one fits the others too."""
 _SHARD = re.compile(r"-\d+-of-\d+(?=\.)")
 # What a .tar is called when it is packed.
 _TARS = {".tar": "", ".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}
@@ -39,8 +25,7 @@ _TARS = {".tar": "", ".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz"}
 FETCHED = "fetched.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A file below a source's folder, or a member of an archive there.
 
     file: its name for the ledger, relative to the folder; `a.zip/b.csv` for a member. path: the file, or the archive
@@ -55,21 +40,17 @@ class Found:
     always: bool = False
     archive: str = ""
 
-    @property
-    def place(self) -> str:
-        """Where it stands, relative to the folder: a member where it would be unpacked."""
-        inside = self.file.removeprefix(f"{self.archive}/")
-        return str(PurePosixPath(self.archive).parent / inside) if self.archive else self.file
-
     def fits(self, pattern: str) -> bool:
         """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
 
         In an archive it may be two: the repository's, and one in it. Capitals, a compression suffix, the number of a
         shard and the form of the rows (ROWS) do not matter.
         """
-        deeper = 2 if self.archive else 1
+        place, deeper = self.file, 2 if self.archive else 1
+        if self.archive:  # A member stands where it would be unpacked.
+            place = str(PurePosixPath(self.archive).parent / self.file.removeprefix(f"{self.archive}/"))
         wanted = re.escape(_form(pattern)).replace(r"\*\*/", "(?:[^/]+/)*").replace(r"\*", "[^/]*")
-        return bool(re.fullmatch(f"(?:[^/]+/){{0,{deeper}}}{wanted}", _form(plain_name(self.place))))
+        return bool(re.fullmatch(f"(?:[^/]+/){{0,{deeper}}}{wanted}", _form(plain_name(place))))
 
     def stream(self) -> Stream:
         """The file's text; raises Reject when the file has a fault."""
@@ -77,8 +58,8 @@ class Found:
             raise self.fault
         kind, packing = PurePosixPath(plain_name(self.file)).suffix.lower(), suffix(self.file)
         if kind in TABLES:
-            return Stream(functools.partial(table, self.open, packing, kind))
-        return Stream(lambda: decoded(unpacked(self.open, packing)))
+            return Stream(functools.partial(streams.table, self.open, packing, kind))
+        return Stream(lambda: streams.decoded(streams.unpacked(self.open, packing)))
 
 
 def _form(name: str) -> str:
@@ -130,17 +111,16 @@ def _hidden(name: str) -> bool:
 
 def _fault(path: Path, homes: list[Path], above: frozenset[Path]) -> Reject | None:
     try:
-        mode, target = path.stat().st_mode, path.resolve()
+        mode, target, why = path.stat().st_mode, path.resolve(), ""
     except (OSError, RuntimeError) as reason:
         return unreadable(reason)
     if path.is_symlink() and target in above:
-        return Reject("unreadable file", "a symbolic link to a folder above it")
-    if path.is_symlink() and not any(target.is_relative_to(home) for home in homes):
+        why = "a symbolic link to a folder above it"
+    elif path.is_symlink() and not any(target.is_relative_to(home) for home in homes):
         why = "a symbolic link that leads out of the raw folder; copy the file, or make the source's folder the link"
-        return Reject("unreadable file", why)
-    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        return Reject("unreadable file", "a pipe, socket or device, not a file")
-    return None
+    elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        why = "a pipe, socket or device, not a file"
+    return Reject("unreadable file", why) if why else None
 
 
 def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
@@ -158,14 +138,14 @@ def found(folder: Path, stack: contextlib.ExitStack) -> list[Found]:
                 if not any(_hidden(part) and part != ".." for part in name.split("/")):
                     file = f"{entry.file}/{name}"
                     entries.append(Found(file, entry.path, opener, fault, fault is not None, entry.file))
-        except (Reject, *FAULTS) as reason:
+        except (Reject, *streams.FAULTS) as reason:
             fault = reason if isinstance(reason, Reject) else unreadable(reason)
             entries.append(Found(entry.file, entry.path, entry.open, fault, always=True))
     return sorted(entries, key=lambda entry: entry.file)
 
 
+# (name in the archive, how it is opened, its fault)
 Members = Iterator[tuple[str, Opener, Reject | None]]
-"""(name in the archive, how it is opened, its fault)."""
 
 
 def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
@@ -182,24 +162,20 @@ def _tarred(entry: Found, stack: contextlib.ExitStack) -> Members:
 @functools.lru_cache(maxsize=2)
 def _whole(path: Path, packing: str, size: int, mtime_ns: int) -> IO[bytes]:
     """A packed .tar as it is inside, in a temporary file: to go back in a packed one is to unpack it again."""
-    return seekable(functools.partial(path.open, "rb"), packing)
+    return streams.seekable(functools.partial(path.open, "rb"), packing)
 
 
 def _zipped(entry: Found, stack: contextlib.ExitStack) -> Members:
-    archive = stack.enter_context(_zip(entry.path))
+    # Archives made on Chinese Windows hold names in GBK, those made on macOS in UTF-8, neither says so.
+    for encoding in ("utf-8", "gb18030", None):
+        with contextlib.suppress(UnicodeDecodeError):
+            archive = stack.enter_context(zipfile.ZipFile(entry.path, metadata_encoding=encoding))
+            break
     for member in archive.infolist():
-        fault = bomb(member.file_size, member.compress_size)
+        fault = streams.bomb(member.file_size, member.compress_size)
         if stat.S_ISLNK(member.external_attr >> 16):
             fault = Reject("unsafe archive", "a symbolic link")
         elif member.flag_bits & 1:
             fault = Reject("unreadable file", "encrypted")
         if not member.is_dir():
             yield member.filename, functools.partial(archive.open, member), fault
-
-
-def _zip(path: Path) -> zipfile.ZipFile:
-    # Archives made on Chinese Windows hold names in GBK, those made on macOS in UTF-8, neither says so.
-    for encoding in ("utf-8", "gb18030"):
-        with contextlib.suppress(UnicodeDecodeError):
-            return zipfile.ZipFile(path, metadata_encoding=encoding)
-    return zipfile.ZipFile(path)

@@ -7,20 +7,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from qilin_lib.chimed.readers import turns
 from qilin_lib.chimed.readers.decode import Reject, field, json_reader, string
-from qilin_lib.chimed.readers.turns import (
-    CHAT,
-    Turn,
-    alternating,
-    asked,
-    listed,
-    messages,
-    plain,
-    text_of,
-    unmarked,
-    whole_transcript,
-)
-from qilin_lib.chimed.records import Preference, Record, Rejection, excerpt
+from qilin_lib.chimed.readers.turns import CHAT, Turn, listed, messages, text_of
+from qilin_lib.chimed.records import Payload, Preference
 
 Ranked = Literal["best_two", "all_pairs"]
 
@@ -33,13 +23,13 @@ def pair_row(row: Any) -> Preference:
     messages, or whole conversations, which then need no prompt; a list of messages may end with the preferred answer.
     Or `output`, a list of answers, the best first.
     """
-    plain(row)
+    turns.plain(row)
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     if "response_0" in row:
         raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
     has_prompt = listed(row) or any(name in row for name in CHAT["question"])
-    system, prompt = asked(row) if has_prompt else (string(row.get("system")), [])
+    system, prompt = turns.asked(row) if has_prompt else (string(row.get("system")), [])
     if "output" in row:
         if not isinstance(answers := row["output"], list) or len(answers) < 2:
             raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
@@ -58,7 +48,7 @@ def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
     value = field(row, CHAT[side])
     if isinstance(value, list | dict) and value:
         return messages(value if isinstance(value, list) else [value])
-    whole = [] if with_prompt else whole_transcript(string(value))
+    whole = [] if with_prompt else turns.whole_transcript(string(value))
     return whole or [("assistant", text_of(value))]
 
 
@@ -80,11 +70,11 @@ def _preference(system: str, prompt: list[Turn], answers: Sequence[str]) -> Pref
         raise Reject("missing field", "prompt, conversations, question or instruction")
     if next((who for who, text in reversed(prompt) if text), "user") != "user":
         raise Reject("unknown form", "the prompt does not end with the user")
-    turns, system = alternating(prompt, system)
-    if not turns:
+    texts, system = turns.alternating(prompt, system)
+    if not texts:
         raise Reject("empty field", "the prompt")
-    chosen, rejected, *others = (unmarked("assistant", text)[0][1] for text in answers)
-    one = Preference(turns, chosen, rejected, system, tuple(others))
+    chosen, rejected, *others = (turns.unmarked("assistant", text)[0][1] for text in answers)
+    one = Preference(texts, chosen, rejected, system, tuple(others))
     return one if others else checked(one)
 
 
@@ -97,19 +87,17 @@ def checked(one: Preference) -> Preference:
     return one
 
 
-def pairs_of(read: Record | Rejection, ranked: Ranked) -> Iterator[Record | Rejection]:
-    """The pairs of a ranked list: its best two answers, or all that its order implies; any other unit is given on."""
-    one = read.payload if isinstance(read, Record) else None
+def pairs_of(one: Payload | Reject, ranked: Ranked) -> Iterator[Payload | Reject]:
+    """The pairs of a ranked list: its best two answers, or all that its order implies; anything else is given on."""
     if not (isinstance(one, Preference) and one.others):
-        yield read
+        yield one
         return
     answers = (one.chosen, one.rejected, *one.others)
     for better, worse in itertools.combinations(answers, 2) if ranked == "all_pairs" else [answers[:2]]:
-        place = (read.source, read.file, read.line)
         try:
-            yield Record(*place, checked(Preference(one.prompt, better, worse, one.system)))
+            yield checked(Preference(one.prompt, better, worse, one.system))
         except Reject as no:
-            yield Rejection(*place, no.reason, excerpt(no.detail), excerpt(one.prompt[-1]))
+            yield Reject(no.reason, no.detail, one.prompt[-1])
 
 
 pairs = json_reader(pair_row)

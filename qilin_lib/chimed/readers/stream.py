@@ -18,6 +18,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
+import pyarrow
+from pyarrow import parquet
+
+from qilin_lib.chimed.shingles import code_points
+
 # A line of JSON lines or CSV, or one element of a JSON array: 32 M characters are ten thousand book pages.
 MAX_LINE = 1 << 25
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -61,15 +66,13 @@ class Stream:
 
     def pieces(self) -> Iterator[str]:
         """Text in pieces; newlines are "\\n", NUL is removed."""
-        pending = ""
+        newlines = io.IncrementalNewlineDecoder(None, translate=True)
         try:
             for text in self._texts():
-                text = pending + text.replace("\0", "")
-                pending = "\r" if text.endswith("\r") else ""
-                yield text[: len(text) - len(pending)].replace("\r\n", "\n").replace("\r", "\n")
+                yield newlines.decode(text.replace("\0", ""))
         except Reject as reason:
             self.broken = reason
-        yield "\n" * len(pending)
+        yield newlines.decode("", final=True)
 
     def lines(self) -> Iterator[tuple[int, str | Reject]]:
         """(number from 1, line without its newline); a line over MAX_LINE characters is a Reject.
@@ -87,8 +90,6 @@ class Stream:
             yield number, held if len(held) <= MAX_LINE else too_long
 
 
-# --- packings and tables ----------------------------------------------------------------------------------------------
-
 # Chinese text shrinks to a third, highly regular JSON to a thirtieth; small files may shrink as they like.
 BOMB_RATIO, BOMB_FLOOR = 200, 100_000_000
 # Bytes that are read in one go: what stands before a fault in them may be lost with it.
@@ -103,14 +104,9 @@ FAULTS += (zipfile.BadZipFile, tarfile.TarError)
 Opener = Callable[[], IO[bytes]]
 
 
-def _zstandard(handle: IO[bytes]) -> Any:
-    import pyarrow
-
-    return pyarrow.CompressedInputStream(handle, "zstd")
-
-
 # Not fsspec's: its zstd wants a package that is not installed with the kit.
-_UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _zstandard}
+_UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNPACK[".zst"] = lambda handle: pyarrow.CompressedInputStream(handle, "zstd")
 
 
 def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
@@ -157,8 +153,6 @@ def seekable(opener: Opener, packing: str) -> IO[bytes]:
 
 def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
     """The rows of a table of suffix `kind` as JSON lines; the lines of a row are its number."""
-    import pyarrow
-
     try:
         with seekable(opener, packing) as handle:
             for batch in _batches(handle, kind):
@@ -180,9 +174,6 @@ def _filled(value: Any) -> Any:
 
 def _batches(handle: IO[bytes], kind: str) -> Iterator[Any]:
     """Record batches of a Parquet file, an Arrow file, or an Arrow stream, which is what `datasets` writes."""
-    import pyarrow
-    from pyarrow import parquet
-
     if kind == ".parquet":
         return parquet.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=_ROWS)
     try:
@@ -192,8 +183,6 @@ def _batches(handle: IO[bytes], kind: str) -> Iterator[Any]:
         return pyarrow.ipc.open_stream(handle)
     return map(reader.get_batch, range(reader.num_record_batches))
 
-
-# --- encodings --------------------------------------------------------------------------------------------------------
 
 # Marks and frequent characters of Chinese old and new, in both scripts: a fifth of any Chinese text, and next to none
 # of one decoded as what it is not. Of 20 characters 99.2 % are read right, of 60 99.9 %; charset-normalizer 3.5.2 with
@@ -205,7 +194,7 @@ _FREQUENT = re.compile(
 _STRANGE, _BEYOND = re.compile("[\ufffd\ue000-\uf8ff]"), re.compile("[^\\x00-\\x7f]")
 _UNMARKED = ("gb18030", "big5hkscs", "utf-16-le", "utf-16-be")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_NOT_ASCII, _THREE_BYTES = re.compile(rb"[\x80-\xff]"), re.compile("[\u0800-\U0010ffff]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _ASCII = bytes(range(128))
 # The choice rests on so many bytes beyond ASCII, or on what there is of them in _MOST bytes: on the bytes from the
 # first of them on, for UTF-8 and between the others.
@@ -248,7 +237,7 @@ def encoding_of(head: bytes) -> str:
     # U+FFFD may also stand in the file itself. Characters of three bytes and more speak for UTF-8; nearly any two bytes
     # of GB18030 can be one of two.
     lost = text.count("\ufffd")
-    broken, clear = lost - sample.count(b"\xef\xbf\xbd"), len(_THREE_BYTES.findall(text)) - lost
+    broken, clear = lost - sample.count(b"\xef\xbf\xbd"), int((code_points(text) >= 0x800).sum()) - lost
     if clear > 0 and clear >= broken:
         return "utf-8"
     begin = first.start() // 2 * 2

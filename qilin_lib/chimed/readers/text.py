@@ -11,14 +11,13 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Reject, field_text, parsed, reader, rows, shown
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, parsed, rows
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.readers.turns import instruction_row
-from qilin_lib.chimed.records import Passage, Payload
+from qilin_lib.chimed.records import Passage
 
 Lines = Iterable[tuple[int, str | Reject]]
-Passages = Iterator[tuple[int, Payload | Reject]]
 # About one DCPT block of 1,024 tokens (paper §4.2), so that a duplicate or a benchmark hit costs a passage and not a
 # book.
 PASSAGE_CHARS = 1500
@@ -42,55 +41,57 @@ _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
 
 
-def _textbook(file: str, stream: Stream) -> Passages:
+def textbook(file: str, stream: Stream) -> Found:
     """Passages of a .txt book, or of every entry of a file of rows (one Reject for an entry without content)."""
     path = PurePosixPath(plain_name(file))
     if path.suffix.lower() != ".txt" or holds_rows(stream):
         return _entries(file, stream)
     pages = page_numbers(stream.lines())
-    lines = (
-        (number, _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line)
-        for number, line in stream.lines()
-        if number not in pages
-    )
-    return passages(path.stem, lines)
+    lines = ((number, line) for number, line in stream.lines() if number not in pages)
+    pictured = ((n, _PICTURE.sub("", line) if isinstance(line, str) and "\\" in line else line) for n, line in lines)
+    return passages(path.stem, pictured)
 
 
-@reader
-def medqa_textbook(file: str, stream: Stream) -> Passages:
+def medqa_textbook(file: str, stream: Stream) -> Found:
     """A book of MedQA's textbooks/zh_paragraph (Jin et al. 2020); a note for a file that repeats them."""
     parts = PurePosixPath(plain_name(file)).parts
     copies = [f"{part}: {why}" for part, why in FIELDS["medqa_copies"].items() if part in parts]
-    return iter([(0, Reject("not one of the books", copies[0], note=True))]) if copies else _textbook(file, stream)
+    if copies:
+        return iter([(0, Reject("not one of the books", copies[0], note=True))])
+    return textbook(file, stream)
 
 
-@reader
-def prose(file: str, stream: Stream) -> Passages:
+def prose(file: str, stream: Stream) -> Found:
     """General-domain plain text: passages without a title."""
     return passages("", stream.lines())
 
 
-@reader
-def documents(file: str, stream: Stream) -> Passages:
+def documents(file: str, stream: Stream) -> Found:
     """One document a line, as the authors' pre-training code reads cpt.txt; blank lines hold none."""
     for number, line in stream.lines():
         if isinstance(line, Reject) or line.strip():
             yield number, line if isinstance(line, Reject) else Passage("", line.strip())
 
 
-def _entries(file: str, stream: Stream) -> Passages:
+def _entries(file: str, stream: Stream) -> Found:
     for line, row in rows(file, stream):
         if isinstance(row, Reject | list):
             yield line, parsed(instruction_row, row)
             continue
-        body = field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else ""
-        if not body:
-            yield line, Reject("empty field", "content", shown(row))
+        body = parsed(_body, row)
+        if isinstance(body, Reject):
+            yield line, body
             continue
         lines = list(enumerate(body.split("\n")))
         pages = page_numbers(lines)
         for _, passage in passages(field_text(row.get("title")), [line for line in lines if line[0] not in pages]):
             yield line, passage
+
+
+def _body(row: Any) -> str:
+    if body := field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else "":
+        return body
+    raise Reject("empty field", "content")
 
 
 def page_numbers(lines: Lines) -> set[int]:
@@ -100,7 +101,7 @@ def page_numbers(lines: Lines) -> set[int]:
     None in a text whose lines are `_broken`, where most numbers stand in no such row, or less than two other lines
     stand between two of them.
     """
-    # By a page's number, the longest row that ends in it: (length, number of the line, the row before).
+    # By a page's number, the longest row of line numbers that ends in it: (length, last line, the row before).
     rows: dict[int, tuple[int, int, Any]] = {}
     filled, odd, count = 0, 0, 0
     for number, line in lines:
@@ -109,14 +110,12 @@ def page_numbers(lines: Lines) -> set[int]:
         filled, odd = filled + 1, odd + (text[0] in _NO_BEGINNING)
         if len(line) <= _LONGEST_PAGE and (page := _PAGE.fullmatch(line)):
             value, count = int(page[1]), count + 1
-            before = max(
-                (rows[n] for n in range(value - 1, value - 4, -1) if n in rows), key=itemgetter(0), default=None
-            )
-            length = before[0] + 1 if before else 1
-            if value not in rows or length >= rows[value][0]:
-                rows[value] = (length, number, before)
-    row, found = max(rows.values(), key=itemgetter(0), default=None), []
-    while row:
+            nearest = (rows[n] for n in range(value - 1, value - 4, -1) if n in rows)
+            before = max(nearest, key=itemgetter(0), default=(0,))
+            if value not in rows or before[0] + 1 >= rows[value][0]:
+                rows[value] = (before[0] + 1, number, before)
+    row, found = max(rows.values(), key=itemgetter(0), default=(0,)), []
+    while row[0]:
         _, number, row = row
         found.append(number)
     sure = len(found) >= 3 and 2 * len(found) >= count and found[0] - found[-1] >= 3 * (len(found) - 1)
@@ -169,19 +168,15 @@ def unwrapped(lines: list[str]) -> str:
     Where a page's lines are `_broken`, every line goes on up to the end of its sentence.
     """
     parts: list[str] = []
-    anywhere = _broken(sum(line.lstrip()[:1] in _NO_BEGINNING for line in lines), len(lines))
-    wrapped = False
+    anywhere, wrapped = _broken(sum(line.lstrip()[:1] in _NO_BEGINNING for line in lines), len(lines)), False
     for line in lines:
         said = line.rstrip()
         if anywhere:
             wrapped = not said.endswith(("。", "！", "？")) and not _TITLE.fullmatch(said)
+            if parts and parts[-1] == "\n" and said.lstrip()[:1] in _NO_BEGINNING:
+                parts.pop()
         else:
             # Inside a wrapped sentence a short line is a fragment of it, where the printer broke twice.
             wrapped = not said.endswith(_ENDS) and (len(said) >= 24 or wrapped and line.endswith(" "))
-        if anywhere and parts and parts[-1] == "\n" and said.lstrip()[:1] in _NO_BEGINNING:
-            parts.pop()
         parts += said.lstrip(), "" if wrapped else "\n"
     return "".join(parts[:-1])
-
-
-textbook = reader(_textbook)

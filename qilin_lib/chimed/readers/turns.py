@@ -10,22 +10,17 @@ import html
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
 from qilin_lib.chimed.records import Dialogue
 
+# (speaker, text), the speaker being "user", "assistant" or "system"
 Turn = tuple[str, str]
-"""(speaker, text), the speaker being "user", "assistant" or "system"."""
-
 CHAT = FIELDS["chat"]
 _REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
 _NAMES = FIELDS["speakers"].items()
 _SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def instruction_row(row: Any) -> Dialogue:
@@ -54,7 +49,7 @@ def instruction_row(row: Any) -> Dialogue:
         raise Reject("empty field", "answer")
     dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
     wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
-    return replace(dialogue, wordings=wordings) if wordings else dialogue
+    return dialogue._replace(wordings=wordings) if wordings else dialogue
 
 
 def _pairs(first: Any, second: Any) -> list[list[Any]]:
@@ -108,8 +103,6 @@ def _parsed(value: Any) -> Any:
             raise Reject("unknown form", f"a list as text: {no}") from None
     return value
 
-
-# --- lists of messages ------------------------------------------------------------------------------------------------
 
 _LABEL = re.compile(r"\s*([^\s：:]{1,9})\s*[：:]\s*(.*)", re.DOTALL)
 
@@ -172,9 +165,6 @@ def text_of(content: Any) -> str:
     return string(content)
 
 
-# --- a dialogue of turns ----------------------------------------------------------------------------------------------
-
-
 def talk(turns: Iterable[Turn], system: str = "") -> Dialogue:
     """The Dialogue of (speaker, text) turns; Reject when nobody answers, and for what `alternating` rejects."""
     texts, system = alternating(turns, system)
@@ -231,10 +221,6 @@ _MARK = re.compile(
 _HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]")
 
 
-def _first_mark(text: str) -> re.Match[str] | None:
-    return _MARK.search(text) if _HINT.search(text.lower()) else None
-
-
 def transcript(text: str) -> list[Turn]:
     """(speaker, text behind its mark) of every role mark in a text; text before the first comes with the speaker ""."""
     marks = list(_MARK.finditer(text))
@@ -247,7 +233,7 @@ def transcript(text: str) -> list[Turn]:
 
 def whole_transcript(text: str) -> list[Turn]:
     """The turns of a text that is a conversation from the user's first word to an answer; [] of any other."""
-    turns = transcript(text) if _first_mark(text) else []
+    turns = transcript(text) if _HINT.search(text.lower()) and _MARK.search(text) else []
     return turns if len(turns) > 1 and turns[0][0] == "user" and turns[-1][0] == "assistant" else []
 
 
@@ -257,8 +243,7 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
     A user's text may begin with the turns before the question, and may end with the mark of the answer to come. Reject
     for other marks.
     """
-    mark = _first_mark(text)
-    if not mark:
+    if not (_HINT.search(text.lower()) and (mark := _MARK.search(text))):
         return [(speaker, text)]
     parts = transcript(text)
     speakers = [who for who, _ in parts]
@@ -272,8 +257,6 @@ def unmarked(speaker: str, text: str) -> list[Turn]:
         raise Reject("role marks inside a turn", text)
     return parts
 
-
-# --- words for nothing ------------------------------------------------------------------------------------------------
 
 _NOTHING = re.compile(
     r"无|暂无|不适用|none|nan|null|nil|n/a|(?-i:NA|na)|not applicable|empty|[-–—/]+"
