@@ -17,6 +17,7 @@ from qilin_lib.evaluate.judging import stage
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import finish, predictions
 from qilin_lib.files import read_jsonl, write_jsonl
+from qilin_lib.models import names
 from qilin_lib.params import load
 from qilin_lib.report import judged
 
@@ -69,11 +70,12 @@ def rated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any, templ
     return made
 
 
-SCORES = {"judged": None, "run": {"names": {"sft": "tiny + SFT", "dpo": "tiny + DPO"}}}
+BASE = {"name": "tiny", "source": "embedded", **names.PAPER_SIZE}
+RUN = names.describe(BASE, {}, ["dcpt", "sft", "dpo"])
 
 
 def shown(found: dict[str, Any]) -> Any:
-    (table,) = judged.judged_tables(SCORES | {"judged": found})
+    (table,) = judged.judged_tables({"run": RUN, "judged": found})
     return table
 
 
@@ -98,7 +100,9 @@ def test_a_preset_that_scores_gives_each_model_a_mean_with_an_interval_by_item(r
     assert len(records) == 12 and sum(not row["parsed"] for row in records) == 2
     assert records[0].keys() >= {"item", "model", "criterion", "judge", "prompt_sha", "raw", "verdict", "parsed"}
     cells = shown(found).words.set_index("Model")
-    assert cells.loc["tiny + SFT", "Unread"] == "2" and cells.loc["tiny + SFT", "Mean, 1–5"].startswith("3.50")
+    assert cells.loc[RUN["names"]["sft"], "Unread"] == "2" and cells.loc[RUN["names"]["sft"], "Mean, 1–5"].startswith(
+        "3.50"
+    )
 
 
 def test_a_rubric_file_of_the_user_is_a_benchmark_and_scores_its_answers(rated: SimpleNamespace) -> None:
