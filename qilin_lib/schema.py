@@ -180,7 +180,17 @@ class Dpo(Training):
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
 FurtherBenchmark = Literal[
-    "cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb", "rubrics"
+    "cmeee",
+    "ccks2019",
+    "chimst",
+    "cmmlu",
+    "medqa",
+    "cmtmedqa",
+    "meddialog",
+    "mc",
+    "cmb",
+    "rubrics",
+    "medalign",
 ]
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
 
@@ -294,7 +304,7 @@ class Judge(Part):
         description="compares: huatuo2 | zhongjing | pediatrics | pediatrics_doctors; scores: disc | medalign | "
         "cmcoqa; healthbench: the criteria of each item of rubrics",
     )
-    benchmark: Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics"] = Field(
+    benchmark: Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics", "medalign"] = Field(
         default="huatuo", description="whose answers are judged"
     )
     max_items: int | None = Field(default=None, ge=1, description="the first so many items; null: all")
@@ -321,6 +331,9 @@ class Evaluate(Asking):
     max_new_tokens_ner: NewTokens = 256
     max_new_tokens_dialogue: NewTokens = 512
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
+    medalign_endpoints: list[BaselineName] = Outside(
+        default=[], description="baselines at an endpoint to which MedAlign's records may be sent"
+    )
     judge: Judge | None = Field(default=None, description="answers judged; null: none")
     retrieval: Retrieval | None = Field(default=None, description="passages beside the question; null: no such rows")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")

@@ -1,4 +1,4 @@
-"""MedAlign: instructions about records of patients, the newest part of which is kept, and which stay on this machine."""
+"""MedAlign: instructions about records of patients, the newest part of which is kept, and which stay here."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def test_no_record_goes_to_an_endpoint_unless_a_parameter_says_so(raw: Path, mor
 
 def test_no_training_reads_it() -> None:
     assert "medalign" not in {source.name for source in REGISTRY}
-    line = {"model": "base", "finetune": {"on": "medalign"}}
+    steps = {"per_device_train_batch_size": 1, "num_train_epochs": 1.0, "max_steps": 1, "learning_rate": 1e-4}
+    line = {"model": "base", "finetune": {"on": "medalign", "finetuning": "lora", **steps}}
     with pytest.raises(QilinError, match=r"finetune.*on"):
         load("06_eval", {"baselines": {"mine": line}})
