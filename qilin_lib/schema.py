@@ -180,19 +180,10 @@ class Dpo(Training):
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
 FurtherBenchmark = Literal[
-    "cmeee",
-    "ccks2019",
-    "chimst",
-    "cmmlu",
-    "medqa",
-    "cmtmedqa",
-    "meddialog",
-    "mc",
-    "cmb",
-    "rubrics",
-    "medalign",
-]
+    "cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb", "rubrics", "medalign"
+]  # fmt: skip
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
+JudgedBenchmark = Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics", "medalign"]
 
 
 class Finetune(Steps):
@@ -304,9 +295,7 @@ class Judge(Part):
         description="compares: huatuo2 | zhongjing | pediatrics | pediatrics_doctors; scores: disc | medalign | "
         "cmcoqa; healthbench: the criteria of each item of rubrics",
     )
-    benchmark: Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics", "medalign"] = Field(
-        default="huatuo", description="whose answers are judged"
-    )
+    benchmark: JudgedBenchmark = Field(default="huatuo", description="whose answers are judged")
     max_items: int | None = Field(default=None, ge=1, description="the first so many items; null: all")
     max_new_tokens: NewTokens = 512
 

@@ -13,8 +13,10 @@ from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.judging import comparison, rating, sheet, verdicts
 from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.models.names import foot
+from qilin_lib.report import figures
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import name_of
+from qilin_lib.report.html import Picture
 from qilin_lib.report.render import Table, table
 
 # Of agreement: percent, kappa, alpha.
@@ -81,6 +83,12 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
         table("Strengths (Bradley-Terry)", strengths, ["Model", "Strength, log odds"], about, "J3"),
         table("What the judge follows", controls, ["Control", "Percent of decisions", "Warning"], follows, "J4"),
     ]
+
+
+def pictures(scores: Mapping[str, Any]) -> list[Picture]:
+    """The figure of what was judged in pairs; [] where nothing was."""
+    pairs = scores.get("judged", {}).get("comparison")
+    return [Picture(figures.judged_pairs(scores), "Answers judged in pairs, both orders")] if pairs else []
 
 
 def _ratings_table(scores: Mapping[str, Any], judged: Mapping[str, Any], notes: list[str]) -> Table:

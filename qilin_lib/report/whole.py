@@ -115,7 +115,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         *_data_sections(stage),
         Section("Training", tuple(_training(stage))),
         *result_sections(_scores(stage), made),
-        Section("Passages and judges", (*_of(made, "J"), *_judged_pairs(_scores(stage)))),
+        Section("Passages and judges", (*_of(made, "J"), *judged.pictures(_scores(stage)))),
         Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
         Section("One question to all stages", (cases["question"],) if stage.parameters.question else ()),
@@ -125,13 +125,6 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         Section("Where it comes from", (chain(stage),)),
     ]
     return html.report([one for one in sections if one.parts], target, f"Qilin-Med, run {stage.run_dir.name}")
-
-
-def _judged_pairs(scores: Mapping[str, Any]) -> tuple[Picture, ...]:
-    if not scores.get("judged", {}).get("comparison"):
-        return ()
-    caption = "Answers judged in pairs, both orders, and the first model's win rate with its 95 % interval"
-    return (Picture(figures.judged_pairs(scores), caption),)
 
 
 def _of(made: list[Table], numbers: str) -> tuple[Table, ...]:

@@ -20,14 +20,11 @@ from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.readers.stream import Reject, plain_name
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened, records, said
-from qilin_lib.evaluate.benchmarks.answers import Written
+from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.items import Item, cap, unusable
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, fit
-from qilin_lib.evaluate.replies import failures, spoken, unsaid
-from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.texts import text_statistics
 
 ASKED = "以下是一位患者的病历：\n{record}\n\n请根据病历回答：{question}"
 COLUMNS = {("bleu_1",): "BLEU-1", ("rouge_l",): "ROUGE-L"}
@@ -36,29 +33,22 @@ CHOSEN = {"annotator_num": "Annotator_1", "is_selected_ehr": "yes"}
 
 
 @dataclass(frozen=True)
-class MedAlign(Written):
-    """Instructions; `patients`: {person_id: record}, `tokenisation` of BLEU and ROUGE: "char" or "jieba"."""
+class MedAlign(Huatuo):
+    """Instructions, measured as Huatuo-26M's answers are; `patients`: {person_id: record}."""
 
     patients: dict[str, str]
-    tokenisation: str
 
-    def messages(self, item: Item, record: str, shots: Sequence[Item]) -> Messages:
-        """The instruction after so much of the record."""
-        return [{"role": "user", "content": ASKED.format(record=record, question=item.question)}]
+    def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
+        """The instruction after so much of the record (`question`)."""
+        return [{"role": "user", "content": ASKED.format(record=question, question=item.question)}]
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
-        """One a item; a record that is too long loses its beginning, which makes it `truncated`."""
-        new = self.new_tokens(backend)
-        whole = [replace(item, question=self.patients[item.groups["person_id"]]) for item in items]
-        return [
-            fit(partial(self.messages, item), record, (), self.forced, backend, new)
-            for item, record in zip(items, whole, strict=True)
-        ]
-
-    def statistics(self, records: Sequence[dict]) -> Table:
-        """`texts.text_statistics` against the clinicians' answers, and FAILURES."""
-        written, wanted = [spoken(record["output"]) for record in records], [record["reference"] for record in records]
-        return text_statistics(written, wanted, self.tokenisation) | failures(records, unsaid)
+        """One per item; a record that is too long loses its beginning, which makes it `truncated`."""
+        new, asked = self.new_tokens(backend), []
+        for item in items:
+            record = replace(item, question=self.patients[item.groups["person_id"]])
+            asked.append(fit(partial(self.messages, item), record, (), self.forced, backend, new))
+        return asked
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
@@ -90,7 +80,7 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
             one: "".join(opened(folder, ehrs[one]).pieces())
             for one in dict.fromkeys(item.groups["person_id"] for item in kept)
         }
-    how = {"max_new_tokens": params.max_new_tokens_dialogue}, patients, params.tokenisation
+    how = {"max_new_tokens": params.max_new_tokens_dialogue}, params.tokenisation, patients
     return [MedAlign(name, FIXED, "test", params.max_items_further, kept, invalid, *how)]
 
 

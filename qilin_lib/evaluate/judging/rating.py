@@ -14,15 +14,8 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib.evaluate.intervals import PERCENT, mean_of, summary
-from qilin_lib.evaluate.judging.verdicts import (
-    Criterion,
-    Preset,
-    criterion_prompt,
-    met,
-    rubric_score,
-    scores,
-    scores_prompt,
-)
+from qilin_lib.evaluate.judging import verdicts
+from qilin_lib.evaluate.judging.verdicts import Criterion, Preset
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.files import sha256_text
 
@@ -52,16 +45,16 @@ def questions(
     for item, row in items.items():
         for model, texts in answers.items():
             if chosen.kind == "scores":
-                prompt = scores_prompt(chosen, row["question"], texts[item], row["reference"])
+                prompt = verdicts.scores_prompt(chosen, row["question"], texts[item], row["reference"])
                 yield Question(item, model, None, prompt)
                 continue
             for place, criterion in enumerate(own[item]):
-                yield Question(item, model, place, criterion_prompt(row["question"], texts[item], criterion))
+                yield Question(item, model, place, verdicts.criterion_prompt(row["question"], texts[item], criterion))
 
 
 def record(question: Question, judge: str, reply: Reply, chosen: Preset) -> dict[str, Any]:
     """What is kept of one reply; `verdict`: {criterion: number}, or whether the criterion is met; None if unread."""
-    read = scores(reply.text, chosen) if chosen.kind == "scores" else met(reply.text)
+    read = verdicts.scores(reply.text, chosen) if chosen.kind == "scores" else verdicts.met(reply.text)
     verdict = None if reply.finish == ERROR else read
     return {
         "item": question.item,
@@ -83,12 +76,12 @@ def ratings(
 
     Bootstrap-t over items; no bounds below LEAST items.
     """
-    verdicts: dict[str, dict[str, list]] = {}
+    said: dict[str, dict[str, list]] = {}
     for one in records:
-        verdicts.setdefault(one["model"], {}).setdefault(one["item"], []).append(one["verdict"])
+        said.setdefault(one["model"], {}).setdefault(one["item"], []).append(one["verdict"])
     rows = []
-    for model, items in verdicts.items():
-        rated = [_rated(item, said, own) for item, said in items.items()]
+    for model, items in said.items():
+        rated = [_rated(item, replies, own) for item, replies in items.items()]
         read = pd.DataFrame([one for one in rated if one])
         for criterion in read.columns if len(read) else [POINTS if own else MEAN]:
             values = read[criterion].to_numpy(dtype=float) if len(read) else np.empty(0)
@@ -100,7 +93,7 @@ def ratings(
 def _rated(item: str, said: Sequence[Any], own: Mapping[str, Sequence[Criterion]]) -> dict[str, float] | None:
     """{MEAN, and each criterion, or POINTS: value} of one answer; None if it is unread."""
     if own:
-        points = rubric_score(own[item], said)
+        points = verdicts.rubric_score(own[item], said)
         return None if points is None else {POINTS: points}
     (numbers,) = said
     return numbers and {MEAN: float(np.mean([*numbers.values()])), **numbers}
