@@ -97,8 +97,8 @@ def judged_pairs(scores: Mapping[str, Any]) -> Figure:
     chart = new_chart(11, 1.3 + 0.32 * len(rows))
     axes, rates = chart.subplots(1, 2, sharey=True, width_ratios=[6, 4])
     _share_bars(axes, counts, counts["n"], OUTCOME_COLOURS)
-    sides = [" / ".join(literal(name_of(scores, row[side])) for side in ("model_a", "model_b")) for row in rows]
-    labels = [f"{names} ({row['n']})" for names, row in zip(sides, rows, strict=True)]
+    first, second = ([literal(name_of(scores, row[side])) for row in rows] for side in ("model_a", "model_b"))
+    labels = [f"{a} / {b} ({row['n']})" for a, b, row in zip(first, second, rows, strict=True)]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_xlabel("share of items, percent")
     for place, row in enumerate(rows):

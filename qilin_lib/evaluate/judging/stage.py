@@ -27,6 +27,7 @@ from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 
 FOLDER, RUBRICS = "judging", "rubrics"
+TABLES = ("comparison", "strengths", "controls")
 CONTROLS = {"longer": comparison.longest, "first": comparison.first_shown}
 """Judges that need no model, and that every other judge is held against."""
 
@@ -76,9 +77,7 @@ def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]
         return {"unfinished": failed[own.by]}
     if chosen.kind == "pair":
         sheet.write(compared, chosen, stage.dir / FOLDER, parameters.seed)
-        made: dict[str, Callable] = {
-            name: getattr(comparison, name) for name in ("comparison", "strengths", "controls")
-        }
+        made: dict[str, Callable] = {name: getattr(comparison, name) for name in TABLES}
     else:
         made = {"ratings": partial(rating.ratings, chosen=chosen, own=criteria)}
     said = records(stage, asked)

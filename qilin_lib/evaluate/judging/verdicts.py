@@ -48,7 +48,7 @@ class Rubric(BaseModel):
     @property
     def turns(self) -> list[str]:
         """What was said in turn, by the user first and last."""
-        return [self.prompt] if isinstance(self.prompt, str) else [turn["content"] for turn in self.prompt]
+        return [self.prompt] if isinstance(self.prompt, str) else [turn.get("content", "") for turn in self.prompt]
 
 
 @cache
@@ -72,13 +72,9 @@ def rubric(row: Mapping, place: str) -> Rubric:
     except ValidationError as reason:
         first = reason.errors()[0]
         raise QilinError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    roles = [] if isinstance(made.prompt, str) else [turn.get("role") for turn in made.prompt]
-    if roles and (roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2 == 0):
-        raise QilinError(
-            f"{place}: prompt: turns of user and assistant in turn, the user first and last; found {roles}"
-        )
-    if not all(made.turns):
-        raise QilinError(f"{place}: prompt: a turn without text")
+    roles = ["user"] if isinstance(made.prompt, str) else [turn.get("role") for turn in made.prompt]
+    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] or not all(made.turns):
+        raise QilinError(f"{place}: prompt: no texts of user and assistant in turn, the user first and last: {roles}")
     if not any(one.points > 0 for one in made.rubrics):
         raise QilinError(f"{place}: rubrics: no criterion has points above 0, so no answer can have any")
     return made
