@@ -47,8 +47,7 @@ def questions(
             if chosen.kind == "scores":
                 prompt = verdicts.scores_prompt(chosen, row["question"], texts[item], row["reference"])
                 yield Question(item, model, None, prompt)
-                continue
-            for place, criterion in enumerate(own[item]):
+            for place, criterion in enumerate(own.get(item, ())):
                 yield Question(item, model, place, verdicts.criterion_prompt(row["question"], texts[item], criterion))
 
 
@@ -72,7 +71,7 @@ def record(question: Question, judge: str, reply: Reply, chosen: Preset) -> dict
 def ratings(
     records: Sequence[Mapping], chosen: Preset, own: Mapping[str, Sequence[Criterion]], resamples: int, seed: int
 ) -> pd.DataFrame:
-    """One row a model and criterion (MEAN first, or POINTS alone): n (items read), unread, value, low, high.
+    """One row per model and criterion (MEAN first, or POINTS alone): n (items read), unread, value, low, high.
 
     Bootstrap-t over items; no bounds below LEAST items.
     """
@@ -81,12 +80,11 @@ def ratings(
         said.setdefault(one["model"], {}).setdefault(one["item"], []).append(one["verdict"])
     rows = []
     for model, items in said.items():
-        rated = [_rated(item, replies, own) for item, replies in items.items()]
-        read = pd.DataFrame([one for one in rated if one])
-        for criterion in read.columns if len(read) else [POINTS if own else MEAN]:
-            values = read[criterion].to_numpy(dtype=float) if len(read) else np.empty(0)
-            score = summary(mean_of(values, PERCENT if own else (chosen.low, chosen.high)), resamples, seed)
-            rows.append({"model": model, "criterion": criterion, "unread": len(rated) - len(read)} | score)
+        read = [rated for item, replies in items.items() if (rated := _rated(item, replies, own))]
+        for criterion in read[0] if read else [POINTS if own else MEAN]:
+            mean = mean_of([rated[criterion] for rated in read], PERCENT if own else (chosen.low, chosen.high))
+            row = {"model": model, "criterion": criterion, "unread": len(items) - len(read)}
+            rows.append(row | summary(mean, resamples, seed))
     return pd.DataFrame(rows)
 
 
