@@ -12,7 +12,7 @@ import pytest
 from qilin_lib import sample
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering, plan
-from qilin_lib.evaluate.benchmarks import prepare
+from qilin_lib.evaluate.benchmarks import KINDS, prepare
 from qilin_lib.evaluate.judging import stage
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import finish, predictions
@@ -116,6 +116,7 @@ def test_a_rubric_file_of_the_user_is_a_benchmark_and_scores_its_answers(rated: 
         (),
     )
     plan.write([task], rated.dir / "items")
+    assert plan.read(rated.dir / "items", KINDS) == [task]
     answers(rated.dir, "rubrics", ["headache", "salt"])
     rated.parameters.judge = judging(preset="healthbench", benchmark="rubrics")
 
