@@ -292,8 +292,7 @@ class Judge(Part):
     models: list[str] | None = Field(default=None, description="rows judged; null: the stages asked")
     preset: str = Field(
         default="zhongjing",
-        description="compares: huatuo2 | zhongjing | pediatrics | pediatrics_doctors; scores: disc | medalign | "
-        "cmcoqa; healthbench: the criteria of each item of rubrics",
+        description="compares: zhongjing, huatuo2, pediatrics; scores: disc, medalign, cmcoqa; healthbench: by criteria",
     )
     benchmark: JudgedBenchmark = Field(default="huatuo", description="whose answers are judged")
     max_items: int | None = Field(default=None, ge=1, description="the first so many items; null: all")
