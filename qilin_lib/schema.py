@@ -292,7 +292,7 @@ class Judge(Part):
     models: list[str] | None = Field(default=None, description="rows judged; null: the stages asked")
     preset: str = Field(
         default="zhongjing",
-        description="compares: zhongjing, huatuo2, pediatrics; scores: disc, medalign, cmcoqa; healthbench: by criteria",
+        description="compares: zhongjing, huatuo2, pediatrics; scores: disc, medalign, cmcoqa; healthbench: criteria",
     )
     benchmark: JudgedBenchmark = Field(default="huatuo", description="whose answers are judged")
     max_items: int | None = Field(default=None, ge=1, description="the first so many items; null: all")
