@@ -179,8 +179,11 @@ class Dpo(Training):
 
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
-FurtherBenchmark = Literal["cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb"]
+FurtherBenchmark = Literal[
+    "cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb", "rubrics", "medalign"
+]  # fmt: skip
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
+JudgedBenchmark = Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics", "medalign"]
 
 
 class Finetune(Steps):
@@ -283,12 +286,15 @@ class Retrieval(Part):
 
 
 class Judge(Part):
-    """A judged comparison of answers to an open benchmark, every pair in both orders."""
+    """Answers to an open benchmark judged: every two of an item in both orders, or each by itself."""
 
-    by: str = Field(description="a baseline | longer, first: the controls, which need no model")
-    models: list[str] | None = Field(default=None, description="rows compared, every two; null: the stages asked")
-    preset: str = Field(default="zhongjing", description="criteria: huatuo2 | zhongjing | pediatrics | …")
-    benchmark: Literal["huatuo"] = Field(default="huatuo", description="whose answers are judged")
+    by: str = Field(description="a baseline | longer, first: the controls, which need no model and compare")
+    models: list[str] | None = Field(default=None, description="rows judged; null: the stages asked")
+    preset: str = Field(
+        default="zhongjing",
+        description="compares: zhongjing, huatuo2, pediatrics; scores: disc, medalign, cmcoqa; healthbench: criteria",
+    )
+    benchmark: JudgedBenchmark = Field(default="huatuo", description="whose answers are judged")
     max_items: int | None = Field(default=None, ge=1, description="the first so many items; null: all")
     max_new_tokens: NewTokens = 512
 
@@ -313,7 +319,10 @@ class Evaluate(Asking):
     max_new_tokens_ner: NewTokens = 256
     max_new_tokens_dialogue: NewTokens = 512
     ask_errors_again: bool = Field(default=False, description="prompts that a server refused are asked once more")
-    judge: Judge | None = Field(default=None, description="answers judged in pairs; null: none")
+    medalign_endpoints: list[BaselineName] = Outside(
+        default=[], description="baselines at an endpoint to which MedAlign's records may be sent"
+    )
+    judge: Judge | None = Field(default=None, description="answers judged; null: none")
     retrieval: Retrieval | None = Field(default=None, description="passages beside the question; null: no such rows")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")
 

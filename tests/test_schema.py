@@ -108,7 +108,7 @@ def test_what_changes_no_result_is_outside_the_key() -> None:
         (schema.Tokenize, set()),
         (schema.Dcpt, training),
         (schema.Dpo, training | {"sampled_prompts", "allow_high_lr"}),
-        (schema.Evaluate, {"gpus", "processes", "batch_size"}),
+        (schema.Evaluate, {"gpus", "processes", "batch_size", "medalign_endpoints"}),
         (schema.CaseStudy, set()),
         (schema.Bias, {"gpus", "processes", "batch_size"}),
     ):

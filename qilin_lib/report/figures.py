@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report import charts, tables
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
@@ -25,6 +26,7 @@ from qilin_lib.report.frames import count, name_of, ordered, stages_of
 from qilin_lib.report.paper import PaperTable
 
 FATES = dict(zip(tables.FATES, ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#56b4e9"), strict=True))
+OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009e73", "#56b4e9", "#d55e00", "#e69f00", "#999999"), strict=True))
 SIDES = {"implicit reward": "rewards", "log-probability, nats": "logps", "answer length, tokens": "lengths"}
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
@@ -42,21 +44,27 @@ def ledger_bar(ledger: Mapping[str, Any]) -> Figure:
     counts = {fate: np.array([count(entry[fate]) for entry in entries]) for fate in ("read", *FATES)}
     chart = new_chart(11, 1.2 + 0.24 * len(entries))
     axes, numbers = chart.subplots(1, 2, sharey=True, width_ratios=[6, 7])
-    left = np.zeros(len(entries))
-    for fate, colour in FATES.items():
-        share = 100 * counts[fate] / counts["read"]
-        axes.barh(range(len(entries)), share, left=left, color=colour, label=fate, height=0.74)
-        left += share
+    _share_bars(axes, counts, counts["read"], FATES)
     _counts_beside(numbers, counts)
     for place, (above, entry) in enumerate(zip(entries, entries[1:], strict=False), start=1):
         if above["set"] != entry["set"]:
             for half in (axes, numbers):
                 half.axhline(place - 0.5, color="#56606f", linewidth=0.7)
     axes.set_yticks(range(len(entries)), [f"{entry['set']} / {entry['source']}" for entry in entries], fontsize=8)
-    axes.set(xlim=(0, 100), ylim=(len(entries) - 0.5, -0.5), xlabel="share of units read, percent")
-    quiet(axes, "x")
+    axes.set_xlabel("share of units read, percent")
     chart.legend(loc="outside upper center", ncols=len(FATES), frameon=False)
     return chart
+
+
+def _share_bars(axes: Axes, counts: Mapping[str, np.ndarray], total: np.ndarray, colours: Mapping[str, str]) -> None:
+    """One lying bar a row, the first on top: what share of `total` each of `colours` has."""
+    left = np.zeros(len(total))
+    for name, colour in colours.items():
+        share = 100 * counts[name] / total
+        axes.barh(range(len(total)), share, left=left, color=colour, label=name, height=0.74)
+        left += share
+    axes.set(xlim=(0, 100), ylim=(len(total) - 0.5, -0.5))
+    quiet(axes, "x")
 
 
 def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
@@ -67,6 +75,28 @@ def _counts_beside(axes: Axes, counts: Mapping[str, np.ndarray]) -> None:
             axes.text(column, place, f"{values[place]:,}", ha="right", va="center", fontsize=7)
     axes.set_xlim(0, len(counts))
     axes.axis("off")
+
+
+def judged_pairs(scores: Mapping[str, Any]) -> Figure:
+    """What the judge of 06 made of every pair of models, one bar of OUTCOMES each, and the first model's win rate with
+    its 95 % interval; none where nothing was read."""
+    rows = scores["judged"]["comparison"]
+    counts = {name: np.array([row[name] for row in rows]) for name in ("n", *OUTCOME_COLOURS)}
+    chart = new_chart(11, 1.3 + 0.32 * len(rows))
+    axes, rates = chart.subplots(1, 2, sharey=True, width_ratios=[6, 4])
+    _share_bars(axes, counts, counts["n"], OUTCOME_COLOURS)
+    first, second = ([literal(name_of(scores, row[side])) for row in rows] for side in ("model_a", "model_b"))
+    labels = [f"{a} / {b} ({row['n']})" for a, b, row in zip(first, second, rows, strict=True)]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.set_xlabel("share of items, percent")
+    for place, row in enumerate(rows):
+        rate = {**row, "value": row["win_rate"], "n": row["n"] - row["unread"]}
+        charts.interval(rates, rate, place, (COLOURS["sft"], "o"))
+    rates.axvline(50, color="#333333", linestyle="--", linewidth=0.8)
+    rates.set(xlim=(-1, 101), xlabel="win rate of the first, percent, 95 % interval")
+    quiet(rates, "x")
+    chart.legend(loc="outside upper center", ncols=len(OUTCOME_COLOURS), frameon=False)
+    return chart
 
 
 def loss_curves(logs: Mapping[str, Rows]) -> Figure:

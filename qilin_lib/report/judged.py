@@ -1,4 +1,4 @@
-"""Views of 06: what passages beside the question change, and what a judge makes of pairs of answers."""
+"""Views of 06: what passages beside the question change, and what a judge makes of answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pandas as pd
 
 from qilin_lib import files
 from qilin_lib.evaluate import evidence
-from qilin_lib.evaluate.judging import comparison, sheet
+from qilin_lib.evaluate.judging import comparison, rating, sheet, verdicts
 from qilin_lib.evaluate.judging.comparison import OUTCOMES
 from qilin_lib.models.names import foot
+from qilin_lib.report import figures
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import name_of
+from qilin_lib.report.html import Picture
 from qilin_lib.report.render import Table, table, view
 
 # Of agreement: percent, kappa, alpha.
@@ -26,7 +28,7 @@ def tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
 
     `folder` is that of stage 06.
     """
-    people = [people_table(folder)] if any(_exports(folder)) else []
+    people = [people_table(folder)] if (folder / "judging" / "key.json").exists() and any(_exports(folder)) else []
     return [*retrieval_tables(folder, scores), *judged_tables(scores), *people]
 
 
@@ -50,14 +52,16 @@ def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
 
 
 def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
-    """J2: pairs of models as judged; J3: their strengths; J4: what the judge follows."""
+    """J2: pairs of models as judged; J3: their strengths; J4: what the judge follows. Of single answers J6 alone."""
     judged = scores.get("judged")
     if judged is None:
         return []
     if "unfinished" in judged:
         why = [f"Nothing was judged: {judged['unfinished']}."]
-        return [table("Answers judged in pairs", [], ["Model", "against"], why, "J2")]
+        return [table("Answers judged", [], ["Model"], why, "J2")]
     about = sentences("judged", "judge", **{name: judged[name] for name in ("judge", "preset", "source", "benchmark")})
+    if "ratings" in judged:
+        return [_ratings_table(scores, judged, about)]
     pairs = []
     for row in judged["comparison"]:
         sides = [name_of(scores, row[side]) for side in ("model_a", "model_b")]
@@ -80,6 +84,26 @@ def judged_tables(scores: Mapping[str, Any]) -> list[Table]:
         view("judged", "strengths", strengths, (), about, "J3"),
         view("judged", "controls", controls, (), about, "J4"),
     ]
+
+
+def pictures(scores: Mapping[str, Any]) -> list[Picture]:
+    """The figure of what was judged in pairs; [] where nothing was."""
+    pairs = scores.get("judged", {}).get("comparison")
+    return [Picture(figures.judged_pairs(scores), "Answers judged in pairs, both orders")] if pairs else []
+
+
+def _ratings_table(scores: Mapping[str, Any], judged: Mapping[str, Any], about: list[str]) -> Table:
+    """J6: a row per model, a column per criterion."""
+    chosen = verdicts.preset(judged["preset"])
+    heads = {rating.MEAN: f"Mean, {chosen.low}–{chosen.high}", rating.POINTS: "Points, percent"}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in judged["ratings"]:
+        own = rows.setdefault(row["model"], {"Model": name_of(scores, row["model"]), "Unread": row["unread"]})
+        form = ".1f" if row["criterion"] == rating.POINTS else ".2f"
+        own[heads.get(row["criterion"], row["criterion"])] = Score.of(row, form)
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    content = [[row.get(name, Score()) for name in columns] for row in rows.values()]
+    return view("judged", "ratings", content, columns, about, "J6", foot(scores, paper=""))
 
 
 def _exports(folder: Path) -> list[Path]:

@@ -111,7 +111,7 @@ def write_report(stage: Stage, made: list[Table], cases: Mapping[str, Html]) -> 
         *_data_sections(stage),
         Section("Training", tuple(_training(stage))),
         *result_sections(_scores(stage), made),
-        Section("Passages and judges", _of(made, "J")),
+        Section("Passages and judges", (*_of(made, "J"), *judged.pictures(_scores(stage)))),
         Section("Case study: Huatuo-26M (Figure 2)", (cases["huatuo"],)),
         Section("Case study: CMExam (Figure 3)", (cases["cmexam"],)),
         Section("One question to all stages", (cases["question"],) if stage.parameters.question else ()),

@@ -205,7 +205,7 @@ def test_a_model_judges_as_it_answers_a_benchmark(answered: SimpleNamespace, tok
     [
         ({"by": "firs"}, r"eval\.judge\.by: 'firs'.*first"),
         ({"models": ["sft", "dop"]}, r"eval\.judge\.models: 'dop'.*dpo"),
-        ({"preset": "disc"}, r"eval\.judge\.preset: 'disc' scores single answers"),
+        ({"preset": "disc"}, r"eval\.judge\.by: 'first' compares two answers, and preset 'disc' scores one"),
     ],
 )
 def test_a_judge_that_is_not_there_is_refused_by_name(run: SimpleNamespace, how: dict, said: str) -> None:

@@ -135,3 +135,16 @@ def test_svg_is_the_same_twice(ledger: Any) -> None:
     salt = mpl.rcParams["svg.hashsalt"]
     first, second = (charts.svg(figures.ledger_bar(ledger)) for _ in range(2))
     assert first == second and b"<dc:date>" not in first and mpl.rcParams["svg.hashsalt"] == salt
+
+
+def test_judged_pairs_are_bars_of_outcomes_beside_their_win_rates(scores: Any) -> None:
+    row = {"model_a": "sft", "model_b": "base", "n": 20, "win": 5, "tie": 3, "loss": 6, "inconsistent": 4, "unread": 2}
+    row |= {"win_rate": 47.2, "low": 30.0, "high": 65.0}
+    unread = {"model_b": "dpo", "win": 0, "tie": 0, "loss": 0, "inconsistent": 0, "unread": 20}
+    pairs = [row, row | unread | dict.fromkeys(("win_rate", "low", "high"))]
+    bars, rates = figures.judged_pairs(scores | {"judged": {"comparison": pairs}}).axes
+    assert labels(bars)[0].startswith(SFT) and " / " in labels(bars)[0] and labels(bars)[0].endswith("(20)")
+    assert [bar.get_width() for bar in bars.patches if round(bar.get_y() + 0.5) == 0] == [25, 15, 30, 20, 10]
+    assert [bar.get_width() for bar in bars.patches if round(bar.get_y() + 0.5) == 1] == [0, 0, 0, 0, 100]
+    lines = [line.get_xdata().tolist() for line in rates.lines if line.get_linestyle() != "--"]
+    assert lines == [[30.0, 65.0], [47.2]], "a pair of which nothing was read has no rate"

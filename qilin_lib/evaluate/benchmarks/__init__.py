@@ -9,7 +9,7 @@ from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.benchmark_files import Unreadable
-from qilin_lib.evaluate.benchmarks import attitudes, ceval, cmb, cmexam, dialogue, exams, huatuo, ner
+from qilin_lib.evaluate.benchmarks import attitudes, ceval, cmb, cmexam, dialogue, exams, huatuo, medalign, ner, rubrics
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 
@@ -47,6 +47,8 @@ FURTHER = {
     "meddialog": Benchmark("meddialog_cn", dialogue.read, (dialogue.Dialogues,)),
     "mc": Benchmark("mc", dialogue.read, (dialogue.Dialogues,)),
     "cmb": Benchmark("cmb", cmb.read, (cmb.Cmb,), "CMB-Exam", cmb.COLUMNS),
+    "rubrics": Benchmark("rubrics", rubrics.read, (rubrics.Rubrics,)),
+    "medalign": Benchmark("medalign", medalign.read, (medalign.MedAlign,), "MedAlign", medalign.COLUMNS),
 }
 """What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind. They are asked
 under the `fixed` protocol alone: the authors' scripts sample, and differ from task to task (DEVIATIONS.md)."""

@@ -57,6 +57,11 @@ class Game:
     order: str
     prompt: str
 
+    @property
+    def name(self) -> str:
+        """Its id among all that is asked."""
+        return f"{self.pair.item} {self.pair.model_a} {self.pair.model_b} {self.order}"
+
 
 def games(pairs: Sequence[Pair], chosen: Preset) -> Iterator[Game]:
     """Every pair in both orders."""

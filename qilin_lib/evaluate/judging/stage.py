@@ -1,12 +1,14 @@
-"""The judged comparison of 06: a judge, any model that can answer, is asked about pairs of finished answers."""
+"""The judge of 06, any model that can answer: it compares finished answers in pairs, or rates each by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import store
@@ -14,16 +16,18 @@ from qilin_lib.evaluate.asking import ITEMS, answered
 from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.evidence import variants
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.judging import comparison, sheet
+from qilin_lib.evaluate.judging import comparison, rating, sheet
 from qilin_lib.evaluate.judging.comparison import Game, Pair
-from qilin_lib.evaluate.judging.verdicts import preset
+from qilin_lib.evaluate.judging.rating import Question
+from qilin_lib.evaluate.judging.verdicts import Criterion, preset
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.replies import Reply, spoken
-from qilin_lib.files import read_jsonl, write_jsonl
+from qilin_lib.files import read_json, read_jsonl, write_jsonl
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 
-FOLDER = "judging"
+FOLDER, RUBRICS = "judging", "rubrics"
+TABLES = ("comparison", "strengths", "controls")
 CONTROLS = {"longer": comparison.longest, "first": comparison.first_shown}
 """Judges that need no model, and that every other judge is held against."""
 
@@ -31,48 +35,68 @@ CONTROLS = {"longer": comparison.longest, "first": comparison.first_shown}
 def check(parameters: Any) -> None:
     """QilinError where `eval.judge` names a judge, a model or a preset that is not there."""
     own = parameters.judge
-    rows = [*parameters.models, *parameters.baselines, *variants(parameters)]
+    rows, chosen = [*parameters.models, *parameters.baselines, *variants(parameters)], preset(own.preset)
     for name, there, value in [
         ("by", [*parameters.baselines, *CONTROLS], own.by),
         *(("models", rows, model) for model in own.models or ()),
     ]:
         if value not in there:
             raise QilinError(f"eval.judge.{name}: '{value}' does not answer here{nearest(value, there)}")
-    if preset(own.preset).kind != "pair":
-        raise QilinError(f"eval.judge.preset: '{own.preset}' scores single answers; nearest valid: zhongjing")
+    if chosen.kind != "pair" and own.by in CONTROLS:
+        raise QilinError(
+            f"eval.judge.by: '{own.by}' compares two answers, and preset '{own.preset}' scores one; nearest valid: "
+            f"{next(iter(parameters.baselines), 'a baseline')}, or preset: zhongjing"
+        )
+    if chosen.kind == "rubric" and own.benchmark != RUBRICS:
+        raise QilinError(
+            f"eval.judge.benchmark: {own.benchmark} has no criteria of its own, which preset '{own.preset}' reads; "
+            f"nearest valid: {RUBRICS}"
+        )
 
 
 def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]:
-    """What the judge of `eval.judge` makes of the finished answers, as scores.json holds it: tables as lists of rows
-    (`comparison`); {"unfinished": why} where it cannot. Every judgment stands in judging/records.jsonl, and judging/
-    sheet.html asks people about the same pairs."""
-    own, parameters = stage.parameters.judge, stage.parameters
-    compared, chosen = pairs(stage), preset(own.preset)
-    games = [*comparison.games(compared, chosen)]
-    if not games:
-        return {"unfinished": f"eval.judge: fewer than two models have answered {own.benchmark}"}
+    """What the judge of `eval.judge` makes of the finished answers, as scores.json holds it: tables as lists of rows,
+    those of `comparison`, or "ratings" under a preset that scores; {"unfinished": why} where it cannot.
+
+    Every judgment stands in judging/records.jsonl. Of pairs judging/sheet.html asks people too.
+    """
+    own, parameters, chosen = stage.parameters.judge, stage.parameters, preset(stage.parameters.judge.preset)
+    criteria = _criteria(stage) if chosen.kind == "rubric" else {}
+    if chosen.kind == "pair":
+        compared = pairs(stage)
+        asked: list[Game] | list[Question] = [*comparison.games(compared, chosen)]
+    else:
+        asked = [*rating.questions(*_answers(stage), chosen, criteria)]
+    if not asked:
+        fewer = "fewer than two models have" if chosen.kind == "pair" else "no model has"
+        return {"unfinished": f"eval.judge: {fewer} answered {own.benchmark}"}
     if own.by not in CONTROLS and own.by not in failed:
-        answered(stage, [task(stage, games)], f"{FOLDER}/items", (), show, [own.by])
+        answered(stage, [task(stage, asked)], f"{FOLDER}/items", (), show, [own.by])
         failed = failed | store.failures(stage.dir)
     if own.by in failed:
         return {"unfinished": failed[own.by]}
-    sheet.write(compared, chosen, stage.dir / FOLDER, parameters.seed)
-    said = records(stage, games)
+    if chosen.kind == "pair":
+        sheet.write(compared, chosen, stage.dir / FOLDER, parameters.seed)
+        made: dict[str, Callable] = {name: getattr(comparison, name) for name in TABLES}
+    else:
+        made = {"ratings": partial(rating.ratings, chosen=chosen, own=criteria)}
+    said = records(stage, asked)
     write_jsonl(stage.dir / FOLDER / "records.jsonl", said)
-    tables = {
-        name: _rows(table(said, parameters.bootstrap_resamples, parameters.seed))
-        for name, table in (
-            ("comparison", comparison.comparison),
-            ("strengths", comparison.strengths),
-            ("controls", comparison.controls),
-        )
-    }
+    draws = {"resamples": parameters.bootstrap_resamples, "seed": parameters.seed}
     about = {"judge": own.by, "preset": own.preset, "source": chosen.source, "benchmark": own.benchmark}
-    return about | tables
+    return about | {name: _rows(table(said, **draws)) for name, table in made.items()}
 
 
-def pairs(stage: Stage) -> list[Pair]:
-    """The answers to be compared: of every two models of `eval.judge`, to each of its items."""
+def _criteria(stage: Stage) -> dict[str, list[Criterion]]:
+    """{item: its own criteria} of what was asked."""
+    for task in read_json(stage.dir / ITEMS / "tasks.json"):
+        if task["name"] == RUBRICS:
+            return TypeAdapter(dict[str, list[Criterion]]).validate_python(task["criteria"])
+    return {}
+
+
+def _answers(stage: Stage) -> tuple[dict[str, dict], dict[str, dict[str, str]]]:
+    """({item: its row, what was said before its question in it}, {model: {item: answer}}) of what is to be judged."""
     own = stage.parameters.judge
     answers = {}
     for name in stage.parameters.models if own.models is None else own.models:
@@ -80,36 +104,45 @@ def pairs(stage: Stage) -> list[Pair]:
         if path.exists():
             answers[name] = {row["id"]: spoken(row["output"]) for row in read_jsonl(path)}
     asked = stage.dir / ITEMS / f"{own.benchmark}.jsonl"
-    questions = {row["id"]: row["question"] for row in (read_jsonl(asked) if asked.exists() else ())}
+    rows = list(read_jsonl(asked))[: own.max_items] if asked.exists() else []
+    return {row["id"]: row | {"question": _said(row)} for row in rows}, answers
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """An item's question after the turns before it."""
+    before = [f"用户：{said}\n医生：{answer}\n" for said, answer in row.get("history") or ()]
+    return f"{''.join(before)}用户：{row['question']}" if before else row["question"]
+
+
+def pairs(stage: Stage) -> list[Pair]:
+    """The answers to be compared: of every two models of `eval.judge`, to each of its items."""
+    items, answers = _answers(stage)
     return [
-        Pair(item, questions[item], a, b, answers[a][item], answers[b][item])
-        for item in list(questions)[: own.max_items]
+        Pair(item, row["question"], a, b, answers[a][item], answers[b][item])
+        for item, row in items.items()
         for a, b in combinations(answers, 2)
     ]
 
 
-def task(stage: Stage, games: Sequence[Game]) -> Task:
-    """The games as something to ask: each item's question is the whole prompt for the judge."""
+def task(stage: Stage, asked: Sequence[Game | Question]) -> Task:
+    """What the judge is asked, as a task: each item's question is the whole prompt for the judge."""
     own = stage.parameters.judge
-    items = [Item(FOLDER, _name(game), "-", None, game.prompt, None, None, "") for game in games]
+    items = [Item(FOLDER, one.name, "-", None, one.prompt, None, None, "") for one in asked]
     return Huatuo(FOLDER, FIXED, "-", own.max_items, items, [], {"max_new_tokens": own.max_new_tokens}, "char")
 
 
-def _name(game: Game) -> str:
-    return f"{game.pair.item} {game.pair.model_a} {game.pair.model_b} {game.order}"
-
-
-def records(stage: Stage, games: Sequence[Game]) -> list[dict[str, Any]]:
-    """What the judge said of all games."""
-    judge = stage.parameters.judge.by
+def records(stage: Stage, asked: Sequence[Game | Question]) -> list[dict[str, Any]]:
+    """What the judge said of all that it was asked."""
+    judge, chosen = stage.parameters.judge.by, preset(stage.parameters.judge.preset)
+    make = comparison.record if chosen.kind == "pair" else partial(rating.record, chosen=chosen)
     if judge in CONTROLS:
-        return [comparison.record(game, judge, CONTROLS[judge](game)) for game in games]
+        return [make(one, judge, CONTROLS[judge](one)) for one in asked]
     path = store.predictions(stage.dir, FIXED, FOLDER, judge)
-    store.finish(path, [_name(game) for game in games])
+    store.finish(path, [one.name for one in asked])
     rows = {row["id"]: row for row in read_jsonl(path)}
-    found = (rows[_name(game)] for game in games)
+    found = (rows[one.name] for one in asked)
     replies = (Reply(row["output"], row["finish"], error=row.get("error", "")) for row in found)
-    return [comparison.record(game, judge, reply) for game, reply in zip(games, replies, strict=True)]
+    return [make(one, judge, reply) for one, reply in zip(asked, replies, strict=True)]
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

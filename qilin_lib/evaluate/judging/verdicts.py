@@ -18,12 +18,13 @@ FIRST, SECOND, TIE = "first", "second", "tie"
 
 
 class Preset(BaseModel):
-    """A judge's criteria and where they were read; it says which of a pair is better, or scores `low` … `high`."""
+    """A judge's criteria and where they were read; it says which of a pair is better, scores `low` … `high`, or says
+    which of an item's own criteria are met (kind "rubric", which has none itself)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["pair", "scores"]
+    kind: Literal["pair", "scores", "rubric"]
     source: str
-    criteria: Annotated[list[str], Field(min_length=1)]
+    criteria: list[str] = []
     low: int = 1
     high: int = 5
 
@@ -31,17 +32,23 @@ class Preset(BaseModel):
 class Criterion(BaseModel):
     """A sentence that an answer meets or not, and its points; negative ones are for what must not be there."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
     criterion: Annotated[str, Field(min_length=1)]
     points: float
 
 
 class Rubric(BaseModel):
-    """A question with the criteria of a good answer to it (the form of HealthBench, Arora et al. 2025)."""
+    """A question, or a conversation that ends in one, with the criteria of a good answer (the form of HealthBench,
+    Arora et al. 2025, whose further fields are not read)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    prompt: Annotated[str, Field(min_length=1)]
+    model_config = ConfigDict(frozen=True)
     rubrics: Annotated[list[Criterion], Field(min_length=1)]
+    prompt: Annotated[str | list[dict[str, str]], Field(min_length=1)]
+
+    @property
+    def turns(self) -> list[str]:
+        """What was said in turn, by the user first and last."""
+        return [self.prompt] if isinstance(self.prompt, str) else [turn.get("content", "") for turn in self.prompt]
 
 
 @cache
@@ -65,6 +72,9 @@ def rubric(row: Mapping, place: str) -> Rubric:
     except ValidationError as reason:
         first = reason.errors()[0]
         raise QilinError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    roles = ["user"] if isinstance(made.prompt, str) else [turn.get("role") for turn in made.prompt]
+    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] or not all(made.turns):
+        raise QilinError(f"{place}: prompt: no texts of user and assistant in turn, the user first and last: {roles}")
     if not any(one.points > 0 for one in made.rubrics):
         raise QilinError(f"{place}: rubrics: no criterion has points above 0, so no answer can have any")
     return made

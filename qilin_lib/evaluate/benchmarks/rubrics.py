@@ -1,0 +1,66 @@
+"""Questions of the user's own, each with the criteria of a good answer (HealthBench's form, Arora et al. 2025).
+
+Nothing is measured without a judge: `eval.judge: {by: NAME, preset: healthbench, benchmark: rubrics}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qilin_lib.chimed.readers.stream import Reject
+from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.benchmark_files import files_of, records, said
+from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
+from qilin_lib.evaluate.items import Item, cap, part
+from qilin_lib.evaluate.judging.verdicts import Criterion, rubric
+from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.plan import FIXED, Task
+from qilin_lib.evaluate.replies import failures, unsaid
+from qilin_lib.evaluate.scores import Table
+
+
+@dataclass(frozen=True)
+class Rubrics(Dialogues):
+    """Conversations up to the user's last turn; `criteria`: {id of an item: what a good answer says}."""
+
+    criteria: dict[str, list[Criterion]]
+
+    def statistics(self, records: Sequence[dict]) -> Table:
+        """FAILURES alone: there is no reference, and what the answers are worth a judge says."""
+        return failures(records, unsaid)
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """The one task of all files of `folder`, JSON of any layout {prompt, rubrics: [{criterion, points}]}; `prompt` is a
+    text or HealthBench's list of turns.
+
+    Unusable: what is not of this form. Unreadable when there is no file, or no usable row in one.
+    """
+    items, invalid, criteria = [], [], {}
+    with files_of(folder, "**/*.jsonl") as files:
+        for number, file in enumerate(files):
+            rows = [(line, *_item(f"{number}-{line}", row, criteria)) for line, row in records(folder, file)]
+            for found, into in zip(part(folder, file, rows), (items, invalid), strict=True):
+                into += found
+    kept = cap(items, params.max_items_further, params.seed)
+    new, own = {"max_new_tokens": params.max_new_tokens_dialogue}, {item.id: criteria[item.id] for item in kept}
+    return [Rubrics(name, FIXED, "test", params.max_items_further, kept, invalid, new, params.tokenisation, own)]
+
+
+def _item(identity: str, row: Any, criteria: dict[str, list[Criterion]]) -> tuple[str, str, Item]:
+    """(what is broken, what is wrong with it, the item), whose criteria are put into `criteria`."""
+    identity = str(row.get("prompt_id") or identity) if isinstance(row, dict) else identity
+    bare = Item("rubrics", identity, "test", None, "", None, None, "")
+    if isinstance(row, Reject):
+        return said(row), "", bare
+    try:
+        known = rubric(row, f"item {identity}")
+    except QilinError as fault:
+        return "", str(fault), bare
+    criteria.setdefault(identity, known.rubrics)
+    turns = known.turns
+    history = tuple(zip(turns[:-1:2], turns[1::2], strict=True))
+    return "", "", Item("rubrics", identity, "test", None, turns[-1], None, None, "", history=history)
