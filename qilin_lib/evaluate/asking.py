@@ -46,38 +46,43 @@ def evaluated(
     if stage.up_to_date:
         show(FINISHED)
         return read_scores(target)
-    failed = ask(stage, [task for task in tasks if task.items], show)
-    told = failure_line(stage, failed)
+    usable, baselines = [task for task in tasks if task.items], stage.parameters.baselines
+    store.carry_over(stage.dir, stage.run.old(stage.name))
+    # What stopped an earlier attempt says nothing of the next.
+    shutil.rmtree(stage.dir / "failures", ignore_errors=True)
+    failed = prepare(stage, show)
+    evidence.prepare(stage, {task.name: task.items for task in usable}, show)
+    answered(stage, usable, ITEMS, failed, show)
+    shutil.rmtree(stage.dir / MERGED, ignore_errors=True)
+    failed |= store.failures(stage.dir)
+    failed = {name: failed[name] for name in baselines if name in failed}
+    told = ""
+    if failed:
+        why = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
+        told = (
+            f"{len(failed)} of {len(baselines)} baselines failed: {why}. Finished answers are kept: "
+            f"python -m qilin_lib.pipeline {stage.parameters.profile} --run {stage.run.name} --force --only "
+            f"{stage.name[:2]} goes on with them"
+        )
     write_json(target, score(tasks, failed) | {"run": describe_run(stage), "failed": told})
     show(told or FINISHED)
     return read_scores(target)
 
 
-def ask(stage: Stage, tasks: Sequence[Task], show: Show) -> dict[str, str]:
-    """Let the stage's models and baselines answer `tasks`, in processes of their own that find them in items/; records
-    go to the stage's folder.
-
-    Returns {baseline: why} of those that could not answer everything. QilinError for a process that fails.
-    """
-    store.carry_over(stage.dir, stage.run.old(stage.name))
-    store.forget_failures(stage.dir)
-    failed = prepare(stage, show)
-    evidence.prepare(stage, {task.name: task.items for task in tasks}, show)
-    answered(stage, tasks, ITEMS, failed, show)
-    shutil.rmtree(stage.dir / MERGED, ignore_errors=True)
-    failed |= store.failures(stage.dir)
-    return {name: failed[name] for name in stage.parameters.baselines if name in failed}
-
-
 def answered(
     stage: Stage, tasks: Sequence[Task], folder: str, failed: Collection[str], show: Show, only: Sequence[str] = ()
 ) -> None:
-    """Write `tasks` to a folder of the stage; processes ask the models that have not `failed`, or `only` some."""
+    """Let the stage's models and baselines answer `tasks`, in processes of their own that find them in a folder of the
+    stage; records go to the stage. Not those that have `failed`, or `only` some. QilinError for a process that fails.
+    """
     write(tasks, stage.dir / folder)
+    parameters = stage.parameters
+    # One process a GPU (or a model that lies on several), or as many as `processes` says, or one a core.
+    cards = parameters.gpus // parameters.vllm.get("tensor_parallel_size", 1)
     job = {
-        "parameters": stage.parameters.model_dump(mode="json"),
+        "parameters": parameters.model_dump(mode="json"),
         "run_dir": str(stage.run_dir),
-        "workers": _workers(stage.parameters),
+        "workers": max(1, cards) if parameters.gpus else parameters.processes or len(os.sched_getaffinity(0)),
         "items": folder,
         "failed": list(failed),
         "only": list(only),
@@ -91,22 +96,6 @@ def launched(module: str, path: Path, job: dict[str, Any], log: str, show: Show)
     write_json(path, job)
     launch.run(launch.plain(module, path), path.with_name(log), show, job["parameters"]["gpus"], job["workers"])
     path.unlink()
-
-
-def failure_line(stage: Stage, failed: Mapping[str, str]) -> str:
-    """What is said last of an evaluation in which baselines failed; "" if none did."""
-    why = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
-    return why and (
-        f"{len(failed)} of {len(stage.parameters.baselines)} baselines failed: {why}. Finished answers are kept: "
-        f"python -m qilin_lib.pipeline {stage.parameters.profile} --run {stage.run.name} --force --only "
-        f"{stage.name[:2]} goes on with them"
-    )
-
-
-def _workers(parameters: Any) -> int:
-    """One process a GPU (or a model that lies on several), or as many as `processes` says, or one a core."""
-    each = parameters.vllm.get("tensor_parallel_size", 1)
-    return max(1, parameters.gpus // each) if parameters.gpus else parameters.processes or len(os.sched_getaffinity(0))
 
 
 def scored_records(

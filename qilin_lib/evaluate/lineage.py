@@ -23,7 +23,7 @@ from qilin_lib.chimed.readers.turns import speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt, mapped
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, files_read, units
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened
+from qilin_lib.evaluate.items import Unreadable, files_of, label, opened
 from qilin_lib.files import read_json, read_jsonl, sha256_file
 
 TRAIN, HELDOUT, UNUSED, TEST = "train", "heldout", "unused", "test"

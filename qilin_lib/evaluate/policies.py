@@ -39,8 +39,8 @@ from qilin_lib.evaluate.intervals import (
     ratio,
     studentised,
 )
+from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.scores import adjust, same_items, summarise
-from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
 from qilin_lib.models.examine import context as longest
 from qilin_lib.models.load import load_tokenizer

@@ -13,7 +13,6 @@ from pathlib import Path
 from qilin_lib import files
 from qilin_lib.evaluate import evidence, plan
 from qilin_lib.evaluate.answering import Share, answer_all
-from qilin_lib.evaluate.asking import ITEMS
 from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.models import loaders, shots
 from qilin_lib.runs import Stage
@@ -28,29 +27,28 @@ def work(job: str | Path) -> None:
     said = files.read_json(job)
     parameters = SECTIONS[said["parameters"]["notebook"]][1].model_validate(said["parameters"])
     stage = Stage(parameters, Path(said["run_dir"]), "", {}, False)
-    of = said["workers"]
     # A single process takes no rank from around it: a pod of a training operator says one to all that runs there.
-    rank = int(os.environ["RANK"]) if of > 1 else 0
+    rank = int(os.environ["RANK"]) if said["workers"] > 1 else 0
     if not parameters.gpus:
         torch.set_num_threads(1)
-    baselines, first_card = parameters.baselines, rank * parameters.vllm.get("tensor_parallel_size", 1)
-    device = f"cuda:{first_card}" if parameters.gpus else "cpu"
-    load = {name: how for name, how in loaders(stage, device).items() if name not in said.get("failed", ())}
+    first_card = rank * parameters.vllm.get("tensor_parallel_size", 1)
+    load = loaders(stage, f"cuda:{first_card}" if parameters.gpus else "cpu")
+    load = {name: how for name, how in load.items() if name not in said["failed"]}
     load |= evidence.loaders(stage, load)
-    load = {name: how for name, how in load.items() if said.get("only") in (None, [], [name])}
+    load = {name: how for name, how in load.items() if said["only"] in ([], [name])}
+
+    def tell(model: str, task: str, done: int, total: int, left: float) -> None:
+        report(text=f"{model}: {task} {done}/{total}, {left:.0f} s left")
+
     answer_all(
-        plan.read(stage.dir / said.get("items", ITEMS), KINDS),
+        plan.read(stage.dir / said["items"], KINDS),
         load,
         {name: shots(stage, name) for name in load},
         stage.dir,
-        Share(rank, of, _tell if rank == 0 else None, getattr(parameters, "ask_errors_again", False)),
+        Share(rank, said["workers"], tell if rank == 0 else None, getattr(parameters, "ask_errors_again", False)),
         evidence.benchmarks(parameters),
-        {name for name in load if evidence.parts(name)[0] in baselines},
+        {name for name in load if evidence.parts(name)[0] in parameters.baselines},
     )
-
-
-def _tell(model: str, task: str, done: int, total: int, left: float) -> None:
-    report(text=f"{model}: {task} {done}/{total}, {left:.0f} s left")
 
 
 if __name__ == "__main__":

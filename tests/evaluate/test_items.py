@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.benchmarks.ceval import (
+    CATEGORIES,
+    HARD,
+    MEDICAL,
+    NAMES,
+    TEST_QUESTIONS,
+    ceval_dev,
+    ceval_items,
+    ceval_names,
+)
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 from qilin_lib.evaluate.items import GROUPS, cap
-from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES, TEST_QUESTIONS
 
 HEADER = "Question,Options,Answer,Explanation\n"
 GOOD = '问,"A 甲\nB 乙",A,略\n'

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.benchmarks import attitudes, ceval, cmb, cmexam, dialogue, exams, huatuo, ner
+from qilin_lib.evaluate.items import Unreadable
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 

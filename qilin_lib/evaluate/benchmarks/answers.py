@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmark_files import Unreadable
-from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.items import Item, Unreadable
 from qilin_lib.evaluate.plan import Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, asking, fit
 from qilin_lib.evaluate.replies import Reply, letters

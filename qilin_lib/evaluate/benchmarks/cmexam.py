@@ -17,18 +17,16 @@ from qilin_lib.chimed.readers.decode import string
 from qilin_lib.chimed.readers.exam import exam_row
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate import released
-from qilin_lib.evaluate.benchmark_files import files_of
 from qilin_lib.evaluate.benchmarks.answers import Written, marked
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, questions, reference_of, there
+from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, files_of, questions, reference_of, there
 from qilin_lib.evaluate.lineage import Lineage
-from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
+from qilin_lib.evaluate.metrics import f1_rows, f1_weighted, text_statistics
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages
 from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.texts import text_statistics
 
 NOT_ANNOTATED = "(not annotated)"
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
