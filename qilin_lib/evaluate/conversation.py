@@ -114,15 +114,13 @@ class Chat:
         for token in self._tokens(ids):
             written.append(token)
             text = text_after(self.backend.tokenizer, ids, written)
-            if not (text.endswith("\ufffd") or self._is_byte(token)):
+            # Embeddings can be larger than the vocabulary: such an id has no token.
+            piece = self.backend.tokenizer.convert_ids_to_tokens(token) or ""
+            if not (text.endswith("\ufffd") or BYTE.fullmatch(piece)):
                 write(text[len(shown) :])
                 shown = text
         write(text[len(shown) :])
         return text
-
-    def _is_byte(self, token: int) -> bool:
-        # Embeddings can be larger than the vocabulary: such an id has no token.
-        return bool(BYTE.fullmatch(self.backend.tokenizer.convert_ids_to_tokens(token) or ""))
 
     def _tokens(self, ids: list[int]) -> Iterator[int]:
         """New tokens one by one, up to the end token (left out) or the limit."""

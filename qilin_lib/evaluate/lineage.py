@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from qilin_lib.chimed.batches import encoded, identity
 from qilin_lib.chimed.clean import clean
@@ -35,18 +34,6 @@ _SPEAKERS = {"P": "patient", "D": "doctor"}
 Unit = tuple[str, Record | Rejection]
 
 
-class _Trained(NamedTuple):
-    """What 01's files say: `splits` {set: {id: split}} of the sources asked about, and of records that their duplicates
-    are duplicates of; `duplicates` {set: {(source, file, line): ids of those records}}; `copies`: (folder, id) of the
-    test dialogues that CPT or SFT trains on as they are; `preferred`: (question, answer) of DPO's training split,
-    preferred and rejected answers alike."""
-
-    splits: dict[str, dict[str, str]]
-    duplicates: dict[str, dict[tuple[str, str, int], set[str]]]
-    copies: set[tuple[Path, str]]
-    preferred: set[tuple[str, str]]
-
-
 class Lineage:
     """What was trained on of the dialogues in `folders`. `built`: 01's folder; None: nothing was trained on."""
 
@@ -64,14 +51,18 @@ class Lineage:
             return lambda own, read: TEST if test else UNUSED
         if not test:
             self._same_files(folder)
-        trained = self._trained
+        known, duplicates, copies, preferred = self._trained
 
         def split(own: str, read: Record) -> str:
-            if test:
-                found = TRAIN if (folder, own) in trained.copies else TEST
-            else:
-                found = _of(trained, folder.name, own, read)
-            return found if found == TRAIN or written(read.payload).turns[-2:] not in trained.preferred else TRAIN
+            found = set()
+            for name in SETS if not test else ():
+                # A line can hold several dialogues; one that was not kept may be any of the duplicates found there.
+                place = folder.name, read.file, read.line
+                ids = {own} if own in known[name] else duplicates[name].get(place, set())
+                found |= {known[name][other] for other in ids if other in known[name]}
+            if TRAIN in found or (folder, own) in copies or written(read.payload).turns[-2:] in preferred:
+                return TRAIN
+            return TEST if test else HELDOUT if found else UNUSED
 
         return split
 
@@ -86,7 +77,11 @@ class Lineage:
                 raise QilinError(f"{path} is not what 01_build_chimed read as {place}; run notebook 01 again")
 
     @cached_property
-    def _trained(self) -> _Trained:
+    def _trained(self) -> tuple[dict[str, dict], dict[str, dict], set[tuple[Path, str]], set[tuple[str, str]]]:
+        """What 01's files say: {set: {id: split}} of the sources asked about, and of records that their duplicates are
+        duplicates of; {set: {(source, file, line): ids of those records}}; (folder, id) of the test dialogues that CPT
+        or SFT trains on as they are; (question, answer) of DPO's training split, preferred and rejected answers alike.
+        """
         for name in (*SETS, "dpo", "dropped"):
             if not (self.built / f"{name}.jsonl").is_file():
                 raise QilinError(
@@ -107,7 +102,7 @@ class Lineage:
         preferred = {
             (row["prompt"][-1]["content"], row[kind][0]["content"]) for row in rows for kind in ("chosen", "rejected")
         }
-        return _Trained(splits, duplicates, copies, preferred)
+        return splits, duplicates, copies, preferred
 
     def _tests(self) -> Iterator[tuple[Path, str, Dialogue]]:
         """(folder, id, dialogue as 01 would write it) of the test sets; one that cannot be read tells it when asked."""
@@ -143,15 +138,6 @@ class Lineage:
         return splits, copies
 
 
-def _of(trained: _Trained, source: str, own: str, read: Record) -> str:
-    # A line can hold several dialogues; one that was not kept itself may be any of the duplicates found there.
-    found = set()
-    for name, splits in trained.splits.items():
-        ids = {own} if own in splits else trained.duplicates[name].get((source, read.file, read.line), set())
-        found |= {splits[other] for other in ids if other in splits}
-    return TRAIN if TRAIN in found else HELDOUT if found else UNUSED
-
-
 def written(said: Dialogue) -> Dialogue:
     """The dialogue with the text that 01 writes: cleaned and de-identified."""
     return mapped(said, lambda turns: deidentify_all([clean(turn) for turn in turns])[0])
@@ -184,7 +170,12 @@ def mc(file: str, stream: Stream) -> Iterator[Unit]:
     """
     blocks: list[tuple[int, str, list[tuple[str, str]]]] = []
     for number, line in stream.lines():
-        tag, text = _tagged(line)
+        if isinstance(line, Reject):
+            tag, text = line.reason, line.detail
+        else:
+            tag, tab, text = line.strip().partition("\t")
+            # A line without a tag is a turn by itself, so that it is noticed.
+            tag, text = (tag, text.strip()) if tab or tag in ("id", *_SPEAKERS) else (tag[:20], tag)
         if tag == "id" or tag and not blocks:
             blocks.append((number, text if tag == "id" else "", []))
         if tag not in ("", "id"):
@@ -197,11 +188,3 @@ def mc(file: str, stream: Stream) -> Iterator[Unit]:
             yield own, Record("mc", file, line, talk((speaker_of(who), text) for who, text in turns))
         except Reject as no:
             yield own, Rejection("mc", file, line, no.reason, excerpt(no.detail), shown)
-
-
-def _tagged(line: str | Reject) -> tuple[str, str]:
-    """(tag, text) of a line, ("", "") of an empty one; a line without a tag is one by itself, so that it is noticed."""
-    if isinstance(line, Reject):
-        return line.reason, line.detail
-    tag, tab, text = line.strip().partition("\t")
-    return (tag, text.strip()) if tab or tag in ("id", *_SPEAKERS) else (tag[:20], tag)

@@ -84,7 +84,10 @@ def variants(predictions: Sequence[str], references: Sequence[str]) -> dict[str,
         if how == "char":
             means |= {f"{name} · CMExam, char": values for name, values in _cmexam_rouge(ours, theirs).items()}
         else:
-            means |= {f"{name} · rouge-chinese, jieba": values for name, values in _rouge_chinese(ours, theirs).items()}
+            cut = Rouge().cut_sent  # the library's way into sentences, which cuts a row of seven dots in two
+            ours, theirs = ([" ".join(cut(" ".join(one))).split() for one in texts] for texts in (ours, theirs))
+            means |= {f"rouge_{order} · rouge-chinese, jieba": _f1(_sets(ours, theirs, order)) for order in (1, 2)}
+            means["rouge_l · rouge-chinese, jieba"] = _f1(longest(ours, theirs))
         table |= {name: mean_of(values) for name, values in means.items()} | _bleus(rows, how)
     return dict(sorted((table | _chimed_gpt(predictions, references)).items()))
 
@@ -100,15 +103,12 @@ def cmexam_texts(predictions: Sequence[str], references: Sequence[str], tokenisa
     Their tokens are kept too: for BLEU jieba's words with blanks ("jieba") or non-space characters ("char"), for ROUGE
     the characters joined and split at spaces, which makes two empty tokens of a space and one of an empty text.
     """
-    ours, theirs = ([_cmexam_tokens(text, tokenisation) for text in texts] for texts in (predictions, references))
+    cut = segment if tokenisation == "jieba" else partial(tokenize, how=tokenisation)
+    ours, theirs = ([cut(text) for text in texts] for texts in (predictions, references))
     rows = overlaps(ours, theirs)
     table = {f"bleu_{order}": Statistic(rows, partial(bleu, order=order, smooth="none")) for order in (1, 2, 4)}
     ours, theirs = ([" ".join(text).split(" ") for text in texts] for texts in (predictions, references))
     return table | {name: mean_of(values) for name, values in _cmexam_rouge(ours, theirs).items()}
-
-
-def _cmexam_tokens(text: str, tokenisation: str) -> Sequence[str]:
-    return segment(text) if tokenisation == "jieba" else tokenize(text, tokenisation)
 
 
 def _chimed_gpt(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Statistic]:
@@ -120,7 +120,12 @@ def _chimed_gpt(predictions: Sequence[str], references: Sequence[str]) -> dict[s
     table = {name: Statistic(counted, partial(_weighted_bleu, weights=weights)) for name, weights in names.items()}
     ours, theirs = ([_sentences(text) for text in texts] for texts in (ours, theirs))
     words, wanted = ([sum(sentences, []) for sentences in texts] for texts in (ours, theirs))
-    rouge = {f"R-{order}": _sets(words, wanted, order) for order in (1, 2)} | {"R-L": _united(ours, theirs)}
+    # Words in a common subsequence, different words of the prediction, of the reference.
+    united = np.zeros((len(ours), 3))
+    for row, said, known in zip(united, ours, theirs, strict=True):
+        union = {word for a in known for b in said for word in _subsequence(a, b)}
+        row[:] = len(union), len(set().union(*said)), len(set().union(*known))
+    rouge = {f"R-{order}": _sets(words, wanted, order) for order in (1, 2)} | {"R-L": united}
     return table | {README_METRICS[name]: mean_of(_f1(found)) for name, found in rouge.items()}
 
 
@@ -136,15 +141,6 @@ def _weighted_bleu(sums: np.ndarray, weights: Sequence[float]) -> np.ndarray:
 def _sentences(text: str) -> list[list[str]]:
     """Sentences of words as the package rouge cuts them; one of blanks alone holds one empty word."""
     return [" ".join(part.split()).split(" ") for part in text.split(".") if part]
-
-
-def _united(ours: Sequence[list[list[str]]], theirs: Sequence[list[list[str]]]) -> np.ndarray:
-    """Words in a common subsequence, different words of the prediction, of the reference, of each item -> [N, 3]."""
-    rows = np.zeros((len(ours), 3))
-    for row, said, wanted in zip(rows, ours, theirs, strict=True):
-        union = {word for a in wanted for b in said for word in _subsequence(a, b)}
-        row[:] = len(union), len(set().union(*said)), len(set().union(*wanted))
-    return rows
 
 
 def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
@@ -175,27 +171,24 @@ def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
 
 
 def _bleus(rows: np.ndarray, how: str) -> dict[str, Statistic]:
+    def nltk(sums: np.ndarray, order: int, smooth: str) -> np.ndarray:
+        return bleu_of(sums[..., 0, :order], sums[..., 3, :order], sums[..., 1, 0], sums[..., 2, 0], smooth)
+
     # nltk counts an n-gram of each order for a text that is too short to have one; lengths stay what they are.
     counted = np.concatenate([rows, np.maximum(1, rows[:, 1:2])], axis=1)
     table: dict[str, Statistic] = {}
     for order in range(1, ORDERS + 1):
         table[f"bleu_{order} · sacrebleu, {how}"] = Statistic(rows, partial(bleu, order=order))
         table[f"bleu_{order} · nmt, {how}"] = Statistic(rows, partial(bleu, order=order, smooth="none"))
-        corpus = partial(_nltk_bleu, order=order, smooth="none")
+        corpus = partial(nltk, order=order, smooth="none")
         table[f"bleu_{order} · nltk corpus, {how}"] = Statistic(counted, corpus)
-        sentences = mean_of(_nltk_bleu(counted, order, "exp"))
+        sentences = mean_of(nltk(counted, order, "exp"))
         table[f"bleu_{order} · nltk sentence method3, {how}"] = sentences
     sums = rows.sum(axis=-1)
     pooled = np.stack([sums[:, 0], np.maximum(sums[:, 1], sums[:, 2])], axis=-1)
-    return table | {f"gleu · nltk corpus, {how}": Statistic(pooled, _share)}
-
-
-def _nltk_bleu(sums: np.ndarray, order: int, smooth: str) -> np.ndarray:
-    return bleu_of(sums[..., 0, :order], sums[..., 3, :order], sums[..., 1, 0], sums[..., 2, 0], smooth)
-
-
-def _share(sums: np.ndarray) -> np.ndarray:
-    return 100 * sums[..., 0] / np.maximum(1, sums[..., 1])
+    return table | {
+        f"gleu · nltk corpus, {how}": Statistic(pooled, lambda sums: 100 * sums[..., 0] / np.maximum(1, sums[..., 1]))
+    }
 
 
 def _cmexam_rouge(ours: Tokens, theirs: Tokens) -> dict[str, np.ndarray]:
@@ -204,14 +197,6 @@ def _cmexam_rouge(ours: Tokens, theirs: Tokens) -> dict[str, np.ndarray]:
     beta = precision / (recall + 1e-12)
     weighted = (1 + beta**2) * recall * precision / (recall + beta**2 * precision + 1e-12)
     return {f"rouge_{order}": _f1(_sets(ours, theirs, order)) for order in (1, 2)} | {"rouge_l": 100 * weighted}
-
-
-def _rouge_chinese(ours: Tokens, theirs: Tokens) -> dict[str, np.ndarray]:
-    """rouge_1, rouge_2, rouge_l of each item in percent -> [N]."""
-    cut = Rouge().cut_sent  # the library's way into sentences, which cuts a row of seven dots in two
-    ours, theirs = ([" ".join(cut(" ".join(tokens))).split() for tokens in texts] for texts in (ours, theirs))
-    values = {f"rouge_{order}": _f1(_sets(ours, theirs, order)) for order in (1, 2)}
-    return values | {"rouge_l": _f1(longest(ours, theirs))}
 
 
 def _sets(ours: Tokens, theirs: Tokens, order: int) -> np.ndarray:
