@@ -68,14 +68,20 @@ class TransformersBackend:
         return results
 
     def _packed(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
-        """(indices, logits after their prompts), prompts with the same first tokens in one sequence."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+        """(indices, logits after their prompts), prompts with the same first tokens in one sequence, as many at a time
+        as stay within PACK_TOKENS."""
+        groups: dict[tuple[int, ...], list[list[int]]] = {}
+        room: dict[tuple[int, ...], int] = {}
         for index, prompt in enumerate(prompts):
-            groups.setdefault(_shared(prompt), []).append(index)
-        for prefix, members in groups.items():
-            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
-            for pack in _packs(rests):
-                yield pack, self._last_logits(prefix, [rests[index] for index in pack])
+            prefix = _shared(prompt)
+            rest, packs = len(prompt.ids) - len(prefix), groups.setdefault(prefix, [[]])
+            if packs[-1] and rest > room[prefix]:
+                packs.append([])
+            room[prefix] = (room[prefix] if packs[-1] else PACK_TOKENS) - rest
+            packs[-1].append(index)
+        for prefix, packs in groups.items():
+            for pack in packs:
+                yield pack, self._last_logits(prefix, [prompts[index].ids[len(prefix) :] for index in pack])
 
     def _plain(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
         """(indices, logits after their prompts), prompts of equal length in one batch."""
@@ -200,17 +206,6 @@ class TransformersBackend:
             and decode.takes_positions(self.model)
             and config._attn_implementation in MASKED
         )
-
-
-def _packs(rests: dict[int, list[int]]) -> Iterator[list[int]]:
-    """The keys in order, as many at a time as stay within PACK_TOKENS."""
-    pack: list[int] = []
-    for index, rest in rests.items():
-        if pack and sum(len(rests[other]) for other in pack) + len(rest) > PACK_TOKENS:
-            yield pack
-            pack = []
-        pack.append(index)
-    yield pack
 
 
 def single_token(tokenizer: Any, prefix: str, choice: str) -> int:

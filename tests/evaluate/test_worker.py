@@ -141,6 +141,7 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
     job.parent.mkdir(parents=True, exist_ok=True)
     plan.write(prepare(raw_dir, stage.parameters), stage.dir / asking.ITEMS)
     said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir), "workers": 1}
+    said |= {"items": asking.ITEMS, "failed": [], "only": []}
     job.write_text(json.dumps(said), encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
     while _written(stage) < enough:

@@ -63,7 +63,10 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
     an unknown benchmark or subject, one without a folder, or when nothing is left of all of them.
     """
     raw = Path(raw_dir)
-    chosen = {name: _paper(name) for name in params.benchmarks} | _further(raw, params)
+    for name in params.benchmarks:
+        if name not in PAPER:
+            raise QilinError(f"benchmark '{name}' is not known{nearest(name, PAPER)}; choose from {', '.join(PAPER)}")
+    chosen = {name: PAPER[name] for name in params.benchmarks} | _further(raw, params)
     lineage = Lineage(built, [raw / row.folder for row in chosen.values() if row.read is dialogue.read])
     tasks: list[Task] = []
     for name, row in chosen.items():
@@ -82,12 +85,6 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
             "has no released evaluator; nearest valid: protocols = ['fixed']"
         )
     return tasks
-
-
-def _paper(name: str) -> Benchmark:
-    if name not in PAPER:
-        raise QilinError(f"benchmark '{name}' is not known{nearest(name, PAPER)}; choose from {', '.join(PAPER)}")
-    return PAPER[name]
 
 
 def _further(raw: Path, params: Any) -> dict[str, Benchmark]:
