@@ -1,25 +1,31 @@
-"""The runner of 06 and 09: tasks are planned, models and baselines answer them in processes, records are scored."""
+"""The runner of 06 and 09: tasks are planned, models and baselines answer them in processes, records are scored.
+
+`python -m qilin_lib.evaluate.asking job.json` is such a process, alone or one of many.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import evidence, store
-from qilin_lib.evaluate.models import MERGED, prepare
-from qilin_lib.evaluate.plan import Task, write
+from qilin_lib.evaluate import evidence, plan, store
+from qilin_lib.evaluate.answering import Share, answer_all
+from qilin_lib.evaluate.benchmarks import KINDS
+from qilin_lib.evaluate.models import MERGED, loaders, prepare, shots
+from qilin_lib.evaluate.plan import Task
 from qilin_lib.evaluate.replies import ERROR
-from qilin_lib.files import read_jsonl, write_json
+from qilin_lib.files import read_json, read_jsonl, write_json
 from qilin_lib.models.names import describe_run, read_scores
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
+from qilin_lib.schema import SECTIONS
 from qilin_lib.train import launch
 
-WORKER = "qilin_lib.evaluate.worker"
 ITEMS = "items"
 """Folder of a stage with what it asks (`plan.write`)."""
 TOO_MANY_ERRORS = 0.02
@@ -29,10 +35,10 @@ TOO_MANY_ERRORS = 0.02
 def evaluated(
     stage: Stage,
     show: Show | None,
-    plan: Callable[[], Sequence[Task]],
+    planned: Callable[[], Sequence[Task]],
     score: Callable[[Sequence[Task], dict[str, str]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """scores.json of a stage: what `score(tasks, {baseline that failed: why})` makes of the answers to `plan()`.
+    """scores.json of a stage: what `score(tasks, {baseline that failed: why})` makes of the answers to `planned()`.
 
     Finished answers that belong to the same prompts, settings and weights are kept, also those of a stage that was
     moved aside; unfinished ones are gone on with. Does nothing if the stage is up to date. The last line shown, and
@@ -41,7 +47,7 @@ def evaluated(
     show, target = show or live_line(), stage.dir / "scores.json"
     if not stage.up_to_date:
         # What a plan refuses is refused before anything is moved.
-        tasks = plan()
+        tasks = planned()
         stage.begin()
     if stage.up_to_date:
         show(FINISHED)
@@ -75,7 +81,7 @@ def answered(
     """Let the stage's models and baselines answer `tasks`, in processes of their own that find them in a folder of the
     stage; records go to the stage. Not those that have `failed`, or `only` some. QilinError for a process that fails.
     """
-    write(tasks, stage.dir / folder)
+    plan.write(tasks, stage.dir / folder)
     parameters = stage.parameters
     # One process a GPU (or a model that lies on several), or as many as `processes` says, or one a core.
     cards = parameters.gpus // parameters.vllm.get("tensor_parallel_size", 1)
@@ -87,7 +93,7 @@ def answered(
         "failed": list(failed),
         "only": list(only),
     }
-    launched(WORKER, stage.dir / "job.json", job, "eval.log", show)
+    launched("qilin_lib.evaluate.asking", stage.dir / "job.json", job, "eval.log", show)
 
 
 def launched(module: str, path: Path, job: dict[str, Any], log: str, show: Show) -> None:
@@ -96,6 +102,41 @@ def launched(module: str, path: Path, job: dict[str, Any], log: str, show: Show)
     write_json(path, job)
     launch.run(launch.plain(module, path), path.with_name(log), show, job["parameters"]["gpus"], job["workers"])
     path.unlink()
+
+
+def work(job: str | Path) -> None:
+    """Answer one process's share of a job that `answered` wrote.
+
+    Processes never talk to each other. Each computes with one thread on the CPU: sums in another order give other last
+    digits, and a record must not depend on how many processes there were. More cores are used by more processes.
+    """
+    import torch
+
+    said = read_json(job)
+    parameters = SECTIONS[said["parameters"]["notebook"]][1].model_validate(said["parameters"])
+    stage = Stage(parameters, Path(said["run_dir"]), "", {}, False)
+    # A single process takes no rank from around it: a pod of a training operator says one to all that runs there.
+    rank = int(os.environ["RANK"]) if said["workers"] > 1 else 0
+    if not parameters.gpus:
+        torch.set_num_threads(1)
+    first_card = rank * parameters.vllm.get("tensor_parallel_size", 1)
+    load = loaders(stage, f"cuda:{first_card}" if parameters.gpus else "cpu")
+    load = {name: how for name, how in load.items() if name not in said["failed"]}
+    load |= evidence.loaders(stage, load)
+    load = {name: how for name, how in load.items() if said["only"] in ([], [name])}
+
+    def tell(model: str, task: str, done: int, total: int, left: float) -> None:
+        launch.report(text=f"{model}: {task} {done}/{total}, {left:.0f} s left")
+
+    answer_all(
+        plan.read(stage.dir / said["items"], KINDS),
+        load,
+        {name: shots(stage, name) for name in load},
+        stage.dir,
+        Share(rank, said["workers"], tell if rank == 0 else None, getattr(parameters, "ask_errors_again", False)),
+        evidence.benchmarks(parameters),
+        {name for name in load if evidence.parts(name)[0] in parameters.baselines},
+    )
 
 
 def scored_records(
@@ -125,3 +166,7 @@ def read_records(task: Task, model: str, out_dir: str | Path) -> list[dict]:
     path = store.predictions(out_dir, task.protocol, task.name, model)
     store.finish(path, [item.id for item in task.items])
     return list(read_jsonl(path))
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])
