@@ -185,23 +185,19 @@ def converse(chat: Chat, read: Callable[[str], str], write: Write) -> None:
             elif line.startswith("/"):
                 write(f"unknown command {visible(line)}{nearest(line, COMMANDS)}; there are {', '.join(COMMANDS)}\n")
             elif line:
-                _turn(chat, line, write)
+                write("model> ")
+                try:
+                    answer, forgotten = chat.say(line, lambda piece: write(visible(piece)))
+                except QilinError as error:
+                    write(f"error: {error}\n")
+                    continue
+                write("\n" if answer else "(empty answer)\n")
+                for number, passage in enumerate(chat.shown, start=1):
+                    write(visible(f"[{number}] {passage['origin']}: {passage['text']}\n"))
+                if forgotten:
+                    write(f"({told_forgotten(forgotten)})\n")
     except (EOFError, KeyboardInterrupt):
         write("\n")
-
-
-def _turn(chat: Chat, line: str, write: Write) -> None:
-    write("model> ")
-    try:
-        answer, forgotten = chat.say(line, lambda piece: write(visible(piece)))
-    except QilinError as error:
-        write(f"error: {error}\n")
-        return
-    write("\n" if answer else "(empty answer)\n")
-    for number, passage in enumerate(chat.shown, start=1):
-        write(visible(f"[{number}] {passage['origin']}: {passage['text']}\n"))
-    if forgotten:
-        write(f"({told_forgotten(forgotten)})\n")
 
 
 def told_forgotten(number: int) -> str:

@@ -49,8 +49,14 @@ class Lineage:
         test = is_test(folder)
         if self.built is None:
             return lambda own, read: TEST if test else UNUSED
-        if not test:
-            self._same_files(folder)
+        manifest = self.built / "manifest.json"
+        # Ids count the units of a folder, so they say nothing of other files than those that were counted. Without a
+        # manifest 01 is still at work, or its build was called by itself.
+        if not test and manifest.exists():
+            recorded = read_json(manifest)["inputs"]["raw"]
+            for place, path in files_read(folder.parent, [folder.name]).items():
+                if place.startswith(f"{folder.name}/") and recorded.get(place) != sha256_file(path):
+                    raise QilinError(f"{path} is not what 01_build_chimed read as {place}; run notebook 01 again")
         known, duplicates, copies, preferred = self._trained
 
         def split(own: str, read: Record) -> str:
@@ -65,16 +71,6 @@ class Lineage:
             return TEST if test else HELDOUT if found else UNUSED
 
         return split
-
-    def _same_files(self, folder: Path) -> None:
-        """Ids count the units of a folder, so they say nothing of other files than those that were counted."""
-        manifest = self.built / "manifest.json"
-        if not manifest.exists():  # 01 is still at work, or its build was called by itself
-            return
-        recorded = read_json(manifest)["inputs"]["raw"]
-        for place, path in files_read(folder.parent, [folder.name]).items():
-            if place.startswith(f"{folder.name}/") and recorded.get(place) != sha256_file(path):
-                raise QilinError(f"{path} is not what 01_build_chimed read as {place}; run notebook 01 again")
 
     @cached_property
     def _trained(self) -> tuple[dict[str, dict], dict[str, dict], set[tuple[Path, str]], set[tuple[str, str]]]:

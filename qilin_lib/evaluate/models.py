@@ -78,7 +78,10 @@ def loaders(stage: Stage, device: str) -> dict[str, Load]:
 
     The models named in `stage.parameters.models`, then its baselines, which `prepare` has seen.
     """
-    own = {name: partial(_load_stage, stage, name, device) for name in stage.parameters.models}
+    own = {
+        name: lambda name=name: _load(stage, name, weights(stage, name), template(stage, name), device, AS_IT_COMES)
+        for name in stage.parameters.models
+    }
     return own | {
         name: partial(_endpoint, stage, name) if line.endpoint else partial(_load_baseline, stage, name, device)
         for name, line in stage.parameters.baselines.items()
@@ -209,10 +212,6 @@ def _whole(stage: Stage, weights: Path) -> Path:
     if is_prefix(weights):
         return weights
     return merge.start(weights, stage.dir / MERGED, False, sorted(stage.run_dir.glob("*/start")))[0]
-
-
-def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
-    return _load(stage, name, weights(stage, name), template(stage, name), device, AS_IT_COMES)
 
 
 def _load_baseline(stage: Stage, name: str, device: str) -> Any:

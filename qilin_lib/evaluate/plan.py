@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 
-from qilin_lib.evaluate.items import Item, Unreadable, unusable
+from qilin_lib.evaluate.items import Item
 from qilin_lib.files import read_json, read_jsonl, write_json, write_jsonl
 
 FIXED, RELEASED = "fixed", "released"
@@ -35,12 +35,6 @@ class Task:
     invalid: list[dict]
     settings: dict[str, Any]
     likelihood: ClassVar[bool] = False
-
-    @classmethod
-    def unread(cls, name: str, why: Unreadable) -> Task:
-        """A benchmark that cannot be read: nothing is asked of it, and `invalid` says why."""
-        row = unusable(name, why.file, 0, str(why), "", reason="unreadable benchmark")
-        return Task(name, FIXED, "-", None, [], [row], {})
 
 
 def write(tasks: Sequence[Task], folder: Path) -> None:

@@ -3,7 +3,7 @@
 A question gets two answers of every policy: the greedy one (reward, BLEU, ROUGE, length, repetition) and one sampled at
 temperature 1 from the whole vocabulary. Along the sampled answer the KL divergence from SFT is summed, at every
 position over the whole vocabulary, the end token's included: the mean over answers is KL(policy || SFT) of answers of
-at most max_target_length tokens, without the noise of a log-ratio of sampled tokens alone.
+at most max_target_length tokens, without the noise of a log-intervals.ratio of sampled tokens alone.
 
 `python -m qilin_lib.evaluate.policies job.json` is the child that computes.
 """
@@ -25,20 +25,10 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import chains, files
-from qilin_lib.evaluate import store
+from qilin_lib.evaluate import intervals, store
 from qilin_lib.evaluate.asking import launched
 from qilin_lib.evaluate.backends import text_after
-from qilin_lib.evaluate.intervals import (
-    ANY,
-    LEAST,
-    POSITIVE,
-    Statistic,
-    mean_of,
-    paired,
-    proportion,
-    ratio,
-    studentised,
-)
+from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised
 from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.scores import adjust, same_items, summarise
 from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
@@ -342,8 +332,8 @@ def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str
             a = tables[reference][metric]
             if metric in UNBOUNDED:
                 # `mean_of` holds the items' values beside a column of ones.
-                gap = mean_of(b.rows[:, 0] - a.rows[:, 0], ANY)
-                bounds = studentised(gap, *draws) if len(gap.rows) >= LEAST else (None, None, None)
+                gap = mean_of(b.rows[:, 0] - a.rows[:, 0], intervals.ANY)
+                bounds = studentised(gap, *draws) if len(gap.rows) >= intervals.LEAST else (None, None, None)
                 row = {"n": len(gap.rows), "difference": float(gap.rows[:, 0].mean())}
                 row |= zip(("low", "high", "p"), bounds, strict=True)
             else:
@@ -358,7 +348,7 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
     nats by all their positions) and an answer (mean of the sums)."""
     texts = text_statistics([row["answer"] for row in rows], [row["chosen"] for row in rows], TOKENISATION)
     kl = np.array([[row["kl"], row["positions"]] for row in rows]).reshape(-1, 2)
-    unbounded = {name: mean_of([row[name] for row in rows], ANY) for name in UNBOUNDED}
+    unbounded = {name: mean_of([row[name] for row in rows], intervals.ANY) for name in UNBOUNDED}
     return {
         "reward": unbounded["reward"],
         "sampled_reward": unbounded["sampled_reward"],
@@ -367,8 +357,8 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
         "sampled_tokens": unbounded["sampled_tokens"],
         "cut": proportion([row["cut"] for row in rows]),
         "repetition": mean_of([100 * row["repetition"] for row in rows]),
-        "kl_token": Statistic(kl, ratio, bounds=POSITIVE),
-        "kl_answer": mean_of(kl[:, 0], POSITIVE),
+        "kl_token": Statistic(kl, intervals.ratio, bounds=intervals.POSITIVE),
+        "kl_answer": mean_of(kl[:, 0], intervals.POSITIVE),
     }
 
 

@@ -29,7 +29,6 @@ from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, ceval_messages, cmexam_messages
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.variants import cmexam_texts
 
@@ -98,7 +97,9 @@ def ceval_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -
         output = "" if reply.error else (tail + reply.text).strip()
         letter = ceval_letter(output, item.options or {})
         correct = None if item.gold is None else letter == item.gold
-        answers.append({"output": output, "prediction": letter, "correct": correct, **_refusal(reply)})
+        # The authors' code knows no end of a reply; only a prompt that a server refuses is told from others.
+        ending = reply.ending if reply.error else {}
+        answers.append({"output": output, "prediction": letter, "correct": correct, **ending})
     return answers
 
 
@@ -124,15 +125,10 @@ def cmexam_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) 
                 "explanation": explained[1] if explained else "",
                 "lora_prediction": lora_letters(output, options),
                 "lora_explanation": lora,
-                **_refusal(reply),
+                **(reply.ending if reply.error else {}),
             }
         )
     return answers
-
-
-def _refusal(reply: Reply) -> dict[str, str]:
-    # The authors' code knows no end of a reply; only a prompt that a server refuses is told from one that it answers.
-    return reply.ending if reply.error else {}
 
 
 def ceval_letter(output: str, options: dict[str, str]) -> str | None:

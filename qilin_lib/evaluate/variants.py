@@ -36,18 +36,17 @@ from qilin_lib.evaluate.metrics import (
     TOKENISATIONS,
     bleu,
     bleu_of,
-    distinct,
-    gleu,
     longest,
     ngrams,
     overlaps,
-    rouge_l,
-    rouge_n,
     segment,
+    text_statistics,
     tokenize,
 )
 
 Tokens = Sequence[Sequence[str]]
+OURS = {"bleu": "sacrebleu", "gleu": "nltk mean", "rouge": "rouge-score", "distinct": "mean of items"}
+"""Whose metrics `text_statistics` are."""
 
 README_METRICS = {
     "B-1": "bleu_2 · ChiMed-GPT (README: BLEU-1), spaced char",
@@ -76,19 +75,18 @@ def variants(predictions: Sequence[str], references: Sequence[str]) -> dict[str,
     """{"bleu_4 · nltk corpus, jieba": Statistic, …} of N texts, sorted by name: metric, code, tokens."""
     table: dict[str, Statistic] = {}
     for how in TOKENISATIONS:
+        own = text_statistics(predictions, references, how)
+        table |= {f"{name} · {OURS[name.split('_')[0]]}, {how}": statistic for name, statistic in own.items()}
+        table |= _bleus(own["bleu_1"].rows, how)
         ours, theirs = ([tokenize(text, how) for text in texts] for texts in (predictions, references))
-        rows, common = overlaps(ours, theirs), longest(ours, theirs)
-        means = {f"gleu · nltk mean, {how}": gleu(rows), f"rouge_l · rouge-score, {how}": rouge_l(common)}
-        means |= {f"rouge_{order} · rouge-score, {how}": rouge_n(rows, order) for order in (1, 2)}
-        means |= {f"distinct_{order} · mean of items, {how}": distinct(ours, order) for order in (1, 2)}
         if how == "char":
-            means |= {f"{name} · CMExam, char": values for name, values in _cmexam_rouge(ours, theirs).items()}
+            means = {f"{name} · CMExam, char": values for name, values in _cmexam_rouge(ours, theirs).items()}
         else:
             cut = Rouge().cut_sent  # the library's way into sentences, which cuts a row of seven dots in two
             ours, theirs = ([" ".join(cut(" ".join(one))).split() for one in texts] for texts in (ours, theirs))
-            means |= {f"rouge_{order} · rouge-chinese, jieba": _f1(_sets(ours, theirs, order)) for order in (1, 2)}
+            means = {f"rouge_{order} · rouge-chinese, jieba": _f1(_sets(ours, theirs, order)) for order in (1, 2)}
             means["rouge_l · rouge-chinese, jieba"] = _f1(longest(ours, theirs))
-        table |= {name: mean_of(values) for name, values in means.items()} | _bleus(rows, how)
+        table |= {name: mean_of(values) for name, values in means.items()}
     return dict(sorted((table | _chimed_gpt(predictions, references)).items()))
 
 
@@ -178,7 +176,6 @@ def _bleus(rows: np.ndarray, how: str) -> dict[str, Statistic]:
     counted = np.concatenate([rows, np.maximum(1, rows[:, 1:2])], axis=1)
     table: dict[str, Statistic] = {}
     for order in range(1, ORDERS + 1):
-        table[f"bleu_{order} · sacrebleu, {how}"] = Statistic(rows, partial(bleu, order=order))
         table[f"bleu_{order} · nmt, {how}"] = Statistic(rows, partial(bleu, order=order, smooth="none"))
         corpus = partial(nltk, order=order, smooth="none")
         table[f"bleu_{order} · nltk corpus, {how}"] = Statistic(counted, corpus)

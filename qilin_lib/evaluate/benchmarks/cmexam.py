@@ -53,18 +53,6 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
         return questions("cmexam", folder, file, partial(exam_row, answered=True), item, tabular=True)
 
 
-def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:
-    """(letters or None, explanation) of a reply, its thoughts left out.
-
-    After a forced "答案：" the answer stands before "解释："; only when none can be read there is the whole reply
-    searched. Any other reply may reason first.
-    """
-    text = spoken(reply.text)
-    answer, explanation = split_reply(text, reply.forced)
-    chosen = letters(reply._replace(text=answer), options, multiple=True) if reply.forced else None
-    return chosen or letters(reply, options, multiple=True), explanation
-
-
 def split_reply(reply: str, forced: bool) -> tuple[str, str]:
     """(answer, explanation) of a reply, parted at "解释：" (the form taught in training).
 
@@ -126,8 +114,12 @@ class CMExam(Written):
         return cmexam_messages(question, item)
 
     def read(self, item: Item, reply: Reply) -> dict[str, Any]:
-        chosen, explanation = read_reply(reply, item.options or {})
-        return marked(item, chosen) | {"explanation": explanation}
+        """Letters and explanation, thoughts left out. After a forced "答案：" the answer stands before "解释："; only
+        when none can be read there is the whole reply searched. Any other reply may reason first."""
+        options = item.options or {}
+        answer, explanation = split_reply(spoken(reply.text), reply.forced)
+        chosen = letters(reply._replace(text=answer), options, multiple=True) if reply.forced else None
+        return marked(item, chosen or letters(reply, options, multiple=True)) | {"explanation": explanation}
 
     def statistics(self, records: Sequence[dict]) -> Table:
         return statistics(records, self.tokenisation)
