@@ -59,8 +59,7 @@ class EndpointBackend:
         self.prices = (line.price_per_million_input, line.price_per_million_output)
         settings = {"chat_template_kwargs": line.chat_template_kwargs} if line.chat_template_kwargs else {}
         self.request = line.request | settings
-        more = (line.api_key_env, line.requests_per_minute, line.timeout)
-        self.server = Server(line.model, line.endpoint, batch_size, cache_dir, *more)
+        self.server = Server(line, batch_size, cache_dir)
         self.batch_size, self.url = batch_size * ROUNDS, self.server.url
 
     @cached_property

@@ -7,6 +7,7 @@ character is not noticed here. DPO: by the last exchange.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,13 @@ class Lineage:
             if row["source"] in sources and row["reason"] == "duplicate" and row["set"] in SETS:
                 place, keeper = (row["source"], row["file"], row["line"]), row["detail"].removeprefix("of ")
                 duplicates[row["set"]].setdefault(place, set()).add(keeper)
-        tests, splits, copies = list(self._tests()), {}, set()
+        tests, splits, copies = [], {}, set()
+        for folder in self.folders:
+            # A test set that cannot be read tells it when it is asked.
+            with contextlib.suppress(Unreadable):
+                for own, read in dialogues(folder) if is_test(folder) else ():
+                    if isinstance(read, Record):
+                        tests.append((folder, own, written(read.payload)))
         for name in SETS:
             keepers = set().union(*duplicates[name].values())
             splits[name], found = self._read_set(name, sources, keepers, tests)
@@ -99,16 +106,6 @@ class Lineage:
             (row["prompt"][-1]["content"], row[kind][0]["content"]) for row in rows for kind in ("chosen", "rejected")
         }
         return splits, duplicates, copies, preferred
-
-    def _tests(self) -> Iterator[tuple[Path, str, Dialogue]]:
-        """(folder, id, dialogue as 01 would write it) of the test sets; one that cannot be read tells it when asked."""
-        for folder in self.folders:
-            try:
-                for own, read in dialogues(folder) if is_test(folder) else ():
-                    if isinstance(read, Record):
-                        yield folder, own, written(read.payload)
-            except Unreadable:
-                continue
 
     def _read_set(
         self, name: str, sources: set[str], keepers: set[str], tests: Sequence[tuple[Path, str, Dialogue]]

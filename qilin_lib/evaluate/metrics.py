@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -104,8 +104,10 @@ def rouge_n(rows: np.ndarray, order: int) -> np.ndarray:
 
 def longest(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Length in tokens of each item's longest common subsequence, of its prediction and its reference -> [N, 3]."""
-    pairs = zip(predictions, references, strict=True)
-    rows = [(_common(ours, theirs), len(ours), len(theirs)) for ours, theirs in pairs]
+    rows = []
+    for ours, theirs in zip(predictions, references, strict=True):
+        (last,) = deque(subsequences(ours, theirs), maxlen=1)
+        rows.append((len(ours) - last.bit_count(), len(ours), len(theirs)))
     return np.array(rows, dtype=float).reshape(-1, 3)
 
 
@@ -146,17 +148,18 @@ def f1_weighted(sums: np.ndarray) -> np.ndarray:
     return 100 * (f1 * truth).sum(axis=-1) / truth.sum(axis=-1)
 
 
-def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one whole row of the table a big-integer step (Hyyro 2004)."""
+def subsequences(a: Sequence[str], b: Sequence[str]) -> Iterator[int]:
+    """Rows of the table of lengths of the longest common subsequence, each a big integer (Hyyro 2004): bit i of row j
+    is 0 where the i + 1 first tokens of `a` share one more with the j first of `b` than the i first do."""
     places: dict[str, int] = {}
     for index, token in enumerate(a):
         places[token] = places.get(token, 0) | 1 << index
-    full = (1 << len(a)) - 1
-    row = full
+    full = row = (1 << len(a)) - 1
+    yield row
     for token in b:
         hit = row & places.get(token, 0)
         row = (row + hit | row - hit) & full
-    return len(a) - row.bit_count()
+        yield row
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.schema import Baseline
 
 # Tries of one request, and the seconds that it may spend waiting between them.
 TRIES, MAX_WAIT = 6, 300.0
@@ -47,27 +48,18 @@ class Refused(Exception):
 
 
 class Server:
-    """The base URL `url` ("/v1" is added to a URL without a path) and the model that is asked there.
+    """The `endpoint` of a baseline's line ("/v1" is added to a URL without a path) and the `model` that is asked there.
 
-    The key is read from the environment variable `key_env` (a server on this machine may do without) and goes nowhere
-    else. `threads` requests run at a time, `requests_per_minute` of them start; `timeout` is in seconds a try. Answers
-    are kept in `cache_dir`. Raises QilinError for a URL or a key that cannot be used.
+    The key is read from the environment variable `api_key_env` (a server on this machine may do without) and goes
+    nowhere else. `threads` requests run at a time, `requests_per_minute` of them start; `timeout` is in seconds a try.
+    Answers are kept in `cache_dir`. Raises QilinError for a URL or a key that cannot be used.
     """
 
-    def __init__(
-        self,
-        model: str,
-        url: str,
-        threads: int,
-        cache_dir: str | Path,
-        key_env: str,
-        requests_per_minute: float | None,
-        timeout: float,
-    ) -> None:
-        self.model, self.threads, self.timeout = model, threads, timeout
-        self.url, self._local = _base_url(url)
-        self._key_env, self._key = key_env, _read_key(key_env, self.url, self._local)
-        self.responses, self._pace = Responses(cache_dir), _Pace(requests_per_minute)
+    def __init__(self, line: Baseline, threads: int, cache_dir: str | Path) -> None:
+        self.model, self.threads, self.timeout = line.model, threads, line.timeout
+        self.url, self._local = _base_url(line.endpoint)
+        self._key_env, self._key = line.api_key_env, _read_key(line.api_key_env, self.url, self._local)
+        self.responses, self._pace = Responses(cache_dir), _Pace(line.requests_per_minute)
         self._client: Any = None
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
         self._answered, self._renamed = False, False

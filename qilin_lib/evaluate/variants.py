@@ -40,6 +40,7 @@ from qilin_lib.evaluate.metrics import (
     ngrams,
     overlaps,
     segment,
+    subsequences,
     text_statistics,
     tokenize,
 )
@@ -142,19 +143,8 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
-    """Words of that longest common subsequence of two sentences which the package rouge picks, the last one first.
-
-    It needs the whole table of lengths, one row of which is a big integer (see metrics.longest): bit i of rows[j] is 0
-    where the i + 1 first words of `a` share one word more with the j first of `b` than the i first do.
-    """
-    places: dict[str, int] = {}
-    for index, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << index
-    full = (1 << len(a)) - 1
-    rows = [full]
-    for word in b:
-        row, hit = rows[-1], rows[-1] & places.get(word, 0)
-        rows.append((row + hit | row - hit) & full)
+    """Words of that longest common subsequence of two sentences which the package rouge picks, the last one first."""
+    rows = list(subsequences(a, b))
     i, j = len(a), len(b)
     while i and j:
         low = (1 << i) - 1

@@ -189,9 +189,7 @@ class ReleasedCEval(CEval):
     """As the authors' evaluator asks. It writes one accuracy a subject; the means are those of C-Eval's own site."""
 
     likelihood = False
+    answer = staticmethod(released.ceval_answer)
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         return released.ceval_prompts(items, backend, self.dev, shots)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return released.ceval_answer(items, asked, backend)

@@ -129,13 +129,10 @@ class CMExam(Written):
 class ReleasedCMExam(Task):
     """As the authors' evaluator asks and counts."""
 
-    statistics = staticmethod(released.cmexam_statistics)
+    statistics, answer = staticmethod(released.cmexam_statistics), staticmethod(released.cmexam_answer)
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         return released.cmexam_prompts(items, backend)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return released.cmexam_answer(items, asked, backend)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
