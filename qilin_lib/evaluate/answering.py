@@ -112,10 +112,11 @@ def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: 
             seconds = max(0, total - done) / rate
             share.progress(model, f"{task.name}, {task.protocol}", min(done, total), total, seconds)
 
-    # Out of all chunks, done or not: the others may be writing while this process looks. A server answers many at once
-    # by itself, and one process keeps to its limit of requests.
-    whole, by_one = chunks(task, prompts, backend), backend.tokenizer is None
-    mine = whole[share.rank :: share.of] if not by_one else whole if share.rank == 0 else []
+    # Out of all chunks, done or not: the others may be writing while this process looks.
+    mine = chunks(task, prompts, backend)[share.rank :: share.of]
+    # A server answers many at once by itself, and one process keeps to its limit of requests.
+    if backend.tokenizer is None:
+        mine = chunks(task, prompts, backend) if share.rank == 0 else []
     store.fill(path, share.rank, key, mine, records, told)
 
 

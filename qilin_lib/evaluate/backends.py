@@ -70,18 +70,18 @@ class TransformersBackend:
     def _packed(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
         """(indices, logits after their prompts), prompts with the same first tokens in one sequence, as many at a time
         as stay within PACK_TOKENS."""
-        groups: dict[tuple[int, ...], list[list[int]]] = {}
-        room: dict[tuple[int, ...], int] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
-            prefix = _shared(prompt)
-            rest, packs = len(prompt.ids) - len(prefix), groups.setdefault(prefix, [[]])
-            if packs[-1] and rest > room[prefix]:
-                packs.append([])
-            room[prefix] = (room[prefix] if packs[-1] else PACK_TOKENS) - rest
-            packs[-1].append(index)
-        for prefix, packs in groups.items():
-            for pack in packs:
-                yield pack, self._last_logits(prefix, [prompts[index].ids[len(prefix) :] for index in pack])
+            groups.setdefault(_shared(prompt), []).append(index)
+        for prefix, members in groups.items():
+            rests = [prompts[index].ids[len(prefix) :] for index in members]
+            first = size = 0
+            for place, rest in enumerate(rests):
+                if place > first and size + len(rest) > PACK_TOKENS:
+                    yield members[first:place], self._last_logits(prefix, rests[first:place])
+                    first, size = place, 0
+                size += len(rest)
+            yield members[first:], self._last_logits(prefix, rests[first:])
 
     def _plain(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
         """(indices, logits after their prompts), prompts of equal length in one batch."""

@@ -75,8 +75,8 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
                 task for task in row.read(name, raw / row.folder, params, lineage) if task.protocol in params.protocols
             ]
         except Unreadable as reason:
-            row_of = unusable(name, reason.file, 0, str(reason), "", reason="unreadable benchmark")
-            tasks.append(Task(name, FIXED, "-", None, [], [row_of], {}))
+            why = unusable(name, reason.file, 0, str(reason), "", reason="unreadable benchmark")
+            tasks.append(Task(name, FIXED, "-", None, [], [why], {}))
     if tasks and not any(task.items for task in tasks):
         why = "; ".join(f"{task.name}: {task.invalid[0]['detail']}" for task in tasks if task.invalid)
         raise QilinError(f"no benchmark in {raw_dir} has an item to ask: {why}")
