@@ -63,19 +63,13 @@ def overlaps(predictions: Sequence[Sequence[str]], references: Sequence[Sequence
     return rows
 
 
-def bleu(sums: np.ndarray, order: int, smooth: str = "exp") -> np.ndarray:
+def bleu(sums: np.ndarray, order: int, smooth: str = "exp", counted: int = 1) -> np.ndarray:
     """Corpus BLEU-`order` in percent of summed overlaps [..., 3, 4] -> [...] (Papineni et al. 2002; sacrebleu's).
 
     `smooth`: "exp" (the k-th order without a match counts 1/2^k matches, NIST) or "none" (such an order makes it 0).
+    `counted`: the row that holds the n-grams that a precision is out of; lengths are those of rows 1 and 2.
     """
-    matches, totals = sums[..., 0, :order], sums[..., 1, :order]
-    return bleu_of(matches, totals, sums[..., 1, 0], sums[..., 2, 0], smooth)
-
-
-def bleu_of(
-    matches: np.ndarray, totals: np.ndarray, predicted: np.ndarray, reference: np.ndarray, smooth: str
-) -> np.ndarray:
-    """BLEU in percent of n-grams shared and counted [..., orders] and of both lengths in tokens [...] -> [...]."""
+    matches, totals = sums[..., 0, :order], sums[..., counted, :order]
     if smooth == "exp":
         empty = matches == 0
         matches = np.where(empty, 0.5 ** np.cumsum(empty, axis=-1), matches)
@@ -86,7 +80,7 @@ def bleu_of(
         raise QilinError(f"BLEU smoothing '{smooth}' is not known; choose 'exp' or 'none'")
     with np.errstate(divide="ignore", invalid="ignore"):
         precision = np.exp(np.log(matches / totals).mean(axis=-1))
-        brevity = np.exp(np.minimum(0.0, 1 - reference / predicted))
+        brevity = np.exp(np.minimum(0.0, 1 - sums[..., 2, 0] / sums[..., 1, 0]))
         return np.where(found & (totals > 0).all(axis=-1), 100 * precision * brevity, 0.0)
 
 

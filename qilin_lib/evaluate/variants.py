@@ -35,7 +35,6 @@ from qilin_lib.evaluate.metrics import (
     ORDERS,
     TOKENISATIONS,
     bleu,
-    bleu_of,
     longest,
     ngrams,
     overlaps,
@@ -159,17 +158,14 @@ def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
 
 
 def _bleus(rows: np.ndarray, how: str) -> dict[str, Statistic]:
-    def nltk(sums: np.ndarray, order: int, smooth: str) -> np.ndarray:
-        return bleu_of(sums[..., 0, :order], sums[..., 3, :order], sums[..., 1, 0], sums[..., 2, 0], smooth)
-
     # nltk counts an n-gram of each order for a text that is too short to have one; lengths stay what they are.
     counted = np.concatenate([rows, np.maximum(1, rows[:, 1:2])], axis=1)
     table: dict[str, Statistic] = {}
     for order in range(1, ORDERS + 1):
         table[f"bleu_{order} · nmt, {how}"] = Statistic(rows, partial(bleu, order=order, smooth="none"))
-        corpus = partial(nltk, order=order, smooth="none")
+        corpus = partial(bleu, order=order, smooth="none", counted=3)
         table[f"bleu_{order} · nltk corpus, {how}"] = Statistic(counted, corpus)
-        sentences = mean_of(nltk(counted, order, "exp"))
+        sentences = mean_of(bleu(counted, order, counted=3))
         table[f"bleu_{order} · nltk sentence method3, {how}"] = sentences
     sums = rows.sum(axis=-1)
     pooled = np.stack([sums[:, 0], np.maximum(sums[:, 1], sums[:, 2])], axis=-1)
