@@ -65,23 +65,19 @@ class Server:
         self._answered, self._renamed = False, False
         self._lock, self._random = threading.Lock(), random.Random()
 
-    def open(self) -> Any:
-        """A client of the server; ImportError or ValueError for a proxy in the environment that it cannot use."""
-        import openai
-
-        # A server on this machine is not reached through the proxy of HTTP_PROXY.
-        transport = openai.DefaultHttpxClient(trust_env=not self._local)
-        return openai.OpenAI(
-            api_key=self._key, base_url=self.url, max_retries=0, timeout=self.timeout, http_client=transport
-        )
-
     def ask(self, path: str, bodies: Sequence[dict[str, Any]], read: Read) -> list[Answer]:
         """The answers to requests at `path` (CHAT, TEXT), in their order; equal ones are asked once.
 
         Raises QilinError, one sentence, when a request stays without an answer for a reason other than its prompt, or
         when the server refuses all of them; answers that arrived are on disk by then.
         """
-        self._client = self._client or self.open()
+        if self._client is None:
+            import openai
+
+            # A server on this machine is not reached through the proxy of HTTP_PROXY.
+            transport = openai.DefaultHttpxClient(trust_env=not self._local)
+            settings = {"api_key": self._key, "base_url": self.url, "timeout": self.timeout, "http_client": transport}
+            self._client = openai.OpenAI(max_retries=0, **settings)
         names = [json.dumps(body, sort_keys=True) for body in bodies]
         stop, pool = threading.Event(), ThreadPoolExecutor(self.threads)
         asked: dict[str, Future] = {}
