@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.models import loaders
 from qilin_lib.evaluate.prompts import with_passages
-from qilin_lib.models import decode
 from qilin_lib.models.names import places
 from qilin_lib.schema import Retrieval
 
@@ -110,23 +109,36 @@ class Chat:
         )
 
     def _answer(self, ids: list[int], write: Write) -> str:
-        backend, text, shown = self.backend, "", ""
-
-        def choose(logits: Any, contexts: dict[int, list[int]]) -> list[int]:
-            nonlocal text, shown
-            token = self._choose(logits, contexts[0])
-            if token not in backend.stop_ids:
-                text = text_after(backend.tokenizer, ids, [*contexts[0][len(ids) :], token])
-                # Embeddings can be larger than the vocabulary: such an id has no token.
-                piece = backend.tokenizer.convert_ids_to_tokens(token) or ""
-                if not (text.endswith("\ufffd") or BYTE.fullmatch(piece)):
-                    write(text[len(shown) :])
-                    shown = text
-            return [token]
-
-        decode.write(backend.model, [ids], backend.stop_ids, self.max_new_tokens, choose)
+        written: list[int] = []
+        text = shown = ""
+        for token in self._tokens(ids):
+            written.append(token)
+            text = text_after(self.backend.tokenizer, ids, written)
+            if not (text.endswith("\ufffd") or self._is_byte(token)):
+                write(text[len(shown) :])
+                shown = text
         write(text[len(shown) :])
         return text
+
+    def _is_byte(self, token: int) -> bool:
+        # Embeddings can be larger than the vocabulary: such an id has no token.
+        return bool(BYTE.fullmatch(self.backend.tokenizer.convert_ids_to_tokens(token) or ""))
+
+    def _tokens(self, ids: list[int]) -> Iterator[int]:
+        """New tokens one by one, up to the end token (left out) or the limit."""
+        import torch
+
+        backend, read, cache = self.backend, list(ids), None
+        inputs = torch.tensor([ids], device=backend.device)
+        for _ in range(self.max_new_tokens):
+            with torch.inference_mode():
+                out = backend.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                token = self._choose(out.logits[:, -1].float(), read)
+            if token in backend.stop_ids:
+                return
+            yield token
+            read.append(token)
+            cache, inputs = out.past_key_values, torch.tensor([[token]], device=backend.device)
 
     def _choose(self, logits: Any, read: list[int]) -> int:
         if self.sampling.temperature == 0:
@@ -175,19 +187,23 @@ def converse(chat: Chat, read: Callable[[str], str], write: Write) -> None:
             elif line.startswith("/"):
                 write(f"unknown command {visible(line)}{nearest(line, COMMANDS)}; there are {', '.join(COMMANDS)}\n")
             elif line:
-                write("model> ")
-                try:
-                    answer, forgotten = chat.say(line, lambda piece: write(visible(piece)))
-                except QilinError as error:
-                    write(f"error: {error}\n")
-                    continue
-                write("\n" if answer else "(empty answer)\n")
-                for number, passage in enumerate(chat.shown, start=1):
-                    write(visible(f"[{number}] {passage['origin']}: {passage['text']}\n"))
-                if forgotten:
-                    write(f"({told_forgotten(forgotten)})\n")
+                _turn(chat, line, write)
     except (EOFError, KeyboardInterrupt):
         write("\n")
+
+
+def _turn(chat: Chat, line: str, write: Write) -> None:
+    write("model> ")
+    try:
+        answer, forgotten = chat.say(line, lambda piece: write(visible(piece)))
+    except QilinError as error:
+        write(f"error: {error}\n")
+        return
+    write("\n" if answer else "(empty answer)\n")
+    for number, passage in enumerate(chat.shown, start=1):
+        write(visible(f"[{number}] {passage['origin']}: {passage['text']}\n"))
+    if forgotten:
+        write(f"({told_forgotten(forgotten)})\n")
 
 
 def told_forgotten(number: int) -> str:
