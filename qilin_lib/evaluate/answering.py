@@ -15,10 +15,12 @@ from typing import Any
 
 from qilin_lib.evaluate import evidence, store
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.plan import RELEASED, Task, chunks
+from qilin_lib.evaluate.plan import RELEASED, Task
 from qilin_lib.evaluate.prompts import AS_IT_COMES, Prompt, asking
-from qilin_lib.files import read_json, sha256_text, write_json
+from qilin_lib.files import sha256_text
 
+# Items of a subject that share one forward pass. It is no parameter: records must not depend on how they were made.
+LIKELIHOOD_CHUNK = 16
 Progress = Callable[[str, str, int, int, float], None]
 """progress(model, "benchmark, protocol", items done by all processes, items in all, seconds left at this pace)."""
 
@@ -49,6 +51,8 @@ def answer_all(
     (absent: all). What an interrupted call of the same prompts, settings and weights has answered is kept. A model of
     `may_fail` that cannot go on is noted (`store.note_failure`), and the others answer.
     """
+    import torch
+
     for name, load in models.items():
         # The authors' protocol knows no passages.
         mine = [
@@ -59,22 +63,26 @@ def answer_all(
         ]
         try:
             if mine:
-                _answer_of_one(mine, name, load(), shots[name], Path(out_dir), share)
+                _answer_of_one(mine, name, load(), shots[name], out_dir, share)
         except Exception as reason:
             if name not in may_fail:
                 raise
             traceback.print_exc()
             store.note_failure(out_dir, name, reason)
-        _free_memory()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def _answer_of_one(tasks: Sequence[Task], name: str, backend: Any, shots: int, out_dir: Path, share: Share) -> None:
+def _answer_of_one(
+    tasks: Sequence[Task], name: str, backend: Any, shots: int, out_dir: str | Path, share: Share
+) -> None:
     try:
         for task in tasks:
             answer(task, name, backend, shots, store.predictions(out_dir, task.protocol, task.name, name), share)
     finally:
         if share.rank == 0 and hasattr(backend, "usage"):
-            _add_usage(out_dir / "usage" / f"{name}.json", backend.usage())
+            store.add_usage(out_dir, name, backend.usage())
         if hasattr(backend, "close"):
             backend.close()
 
@@ -104,23 +112,36 @@ def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: 
             seconds = max(0, total - done) / rate
             share.progress(model, f"{task.name}, {task.protocol}", min(done, total), total, seconds)
 
-    store.fill(path, share.rank, key, _chunks(task, prompts, backend, share), records, told)
-
-
-def _chunks(task: Task, prompts: Mapping[str, Prompt], backend: Any, share: Share) -> list[list[str]]:
-    """This process's chunks out of all of them, done or not: the others may be writing while this one looks.
-
-    Items with the same prompt are in one chunk, cut as if only the first of them were there.
-    """
-    names, equal = list(prompts), {}
-    for place, prompt in enumerate(prompts.values()):
-        equal.setdefault(_same(prompt), []).append(place)
-    firsts = {twins[0]: prompts[names[twins[0]]] for twins in equal.values()}
-    cut = [[names[i] for one in part for i in equal[_same(firsts[one])]] for part in chunks(task, firsts, backend)]
+    # Out of all chunks, done or not: the others may be writing while this process looks.
+    mine = chunks(task, prompts, backend)[share.rank :: share.of]
     # A server answers many at once by itself, and one process keeps to its limit of requests.
     if backend.tokenizer is None:
-        return cut if share.rank == 0 else []
-    return cut[share.rank :: share.of]
+        mine = chunks(task, prompts, backend) if share.rank == 0 else []
+    store.fill(path, share.rank, key, mine, records, told)
+
+
+def chunks(task: Task, prompts: Mapping[str, Prompt], backend: Any) -> list[list[str]]:
+    """Ids of the items that are answered together, out of `prompts` {id of an item: its prompt}.
+
+    They are cut from all items of the task, so that neither a restart nor the number of processes moves a result.
+    Scored choices: a subject's items in their order, LIKELIHOOD_CHUNK at most. Generation: the longest first,
+    `batch_size` at most, a subject by itself where its items share their examples. Items with the same prompt are in
+    one chunk, cut as if only the first of them were there.
+    """
+    twins: dict[tuple, list[str]] = {}
+    for name, prompt in prompts.items():
+        twins.setdefault(_same(prompt), []).append(name)
+    subjects, firsts = {item.id: item.subject for item in task.items}, [names[0] for names in twins.values()]
+    scored = task.likelihood and backend.likelihood
+    if not scored:
+        firsts.sort(key=lambda name: -len(prompts[name].ids or prompts[name].text))
+    apart = scored or any(prompts[name].shared for name in firsts)
+    groups: dict[str | None, list[str]] = {}
+    for name in firsts:
+        groups.setdefault(subjects[name] if apart else None, []).append(name)
+    size = LIKELIHOOD_CHUNK if scored else backend.batch_size
+    cut = [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+    return [[twin for name in part for twin in twins[_same(prompts[name])]] for part in cut]
 
 
 def _same(prompt: Prompt) -> tuple:
@@ -189,17 +210,3 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         *([asdict(replace(asking(backend), passages=None))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))
-
-
-def _add_usage(path: Path, usage: dict[str, Any]) -> None:
-    """A server's bill is the sum over all attempts: what one attempt paid for, the next finds in its cache."""
-    before = read_json(path) if path.exists() else {}
-    write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in usage.items()})
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -53,17 +53,14 @@ def table(run_dir: Path) -> pd.DataFrame:
         if path.parent.name in BENCHMARKS:
             found = scores(list(files.read_jsonl(path)))
             turns = {"turns": found["n"], "doctor asks": found["doctor"], "model asks": found["model"]}
-            cells = {name: _cell(found[name]) for name in ("precision", "recall", "f1")}
+            rates = {name: found[name] for name in ("precision", "recall", "f1")}
+            cells = {name: "{:.1f} [{:.1f}, {:.1f}]".format(*rate) if rate else "-" for name, rate in rates.items()}
             rows.append({"benchmark": path.parent.name, "model": path.stem, **turns, **cells})
     if not rows:
         raise QilinError(
             f"{run_dir}: no answers to {', '.join(BENCHMARKS)}; nearest valid: a run whose 06 has finished with them"
         )
     return pd.DataFrame(rows)
-
-
-def _cell(value: tuple[float, float, float] | None) -> str:
-    return "-" if value is None else "{:.1f} [{:.1f}, {:.1f}]".format(*value)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -73,9 +73,13 @@ def statistics(records: Sequence[dict], scale: Scale, resamples: int, seed: int)
     points, turned = _points(answers, scale), _turned(scale)
     parts = dict.fromkeys(statement.subscale for statement in scale.items if statement.subscale)
     members = {part: np.array([statement.subscale == part for statement in scale.items]) for part in parts}
+    form = [r["points"] for r in records if (r["order"], r["wording"], r["labels"]) == (0, 0, AUTHORS_LABELS)]
+    given = [value for value in form if value is not None]
+    authors = {"value": sum(given) if len(given) == len(scale.items) else None, "n": len(given)}
+    read = [own[np.isfinite(own)] for own in points]
     result: dict[str, Any] = {
         "scoring": ", ".join(sorted({record["scoring"] for record in records})),
-        "authors": _authors(records, scale),
+        "authors": authors if form else None,
         "total": _total(points, turned, *draws),
         "subscales": {part: _total(points[own], turned[own], *draws) for part, own in members.items()},
         "unparsed": summary(proportion(answers.content.ravel() == 0), *draws),
@@ -84,7 +88,10 @@ def statistics(records: Sequence[dict], scale: Scale, resamples: int, seed: int)
         "paraphrases": _agreement(answers, WORDINGS, *draws),
         "label_sets": _agreement(answers, LABELS, *draws),
         "direction": _direction(answers, scale, *draws),
-        "items": _items(points, scale),
+        "items": [
+            {"number": statement.number, "points": float(own.mean()) if len(own) else None}
+            for statement, own in zip(scale.items, read, strict=True)
+        ],
     }
     result["flags"] = _flags(result, len(answers.orders))
     return result | {"reading": reading(result, scale)}
@@ -127,15 +134,6 @@ def _points(answers: Answers, scale: Scale) -> np.ndarray:
     content = answers.content
     points = np.where(_turned(scale)[:, None, None, None], len(scale.options) + 1 - content, content)
     return np.where(content > 0, points, np.nan)
-
-
-def _authors(records: Sequence[dict], scale: Scale) -> dict[str, Any] | None:
-    """The plain sum of the given order, letters and original wording; None where it was not asked."""
-    form = [r for r in records if (r["order"], r["wording"], r["labels"]) == (0, 0, AUTHORS_LABELS)]
-    points = [record["points"] for record in form if record["points"] is not None]
-    if not form:
-        return None
-    return {"value": sum(points) if len(points) == len(scale.items) else None, "n": len(points)}
 
 
 def _total(points: np.ndarray, turned: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
@@ -202,13 +200,6 @@ def _rescaled(n: int, resamples: int, generator: np.random.Generator) -> np.ndar
     if n < 2:
         return np.ones((resamples, n))
     return generator.multinomial(n - 1, np.full(n, 1 / n), size=resamples) * n / (n - 1)
-
-
-def _items(points: np.ndarray, scale: Scale) -> list[dict[str, Any]]:
-    """Mean points of each item over its forms, None where none was read."""
-    read = [own[np.isfinite(own)] for own in points]
-    means = [float(own.mean()) if len(own) else None for own in read]
-    return [{"number": s.number, "points": mean} for s, mean in zip(scale.items, means, strict=True)]
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
@@ -279,60 +270,59 @@ def _direction(answers: Answers, scale: Scale, resamples: int, seed: int) -> dic
 
 def _flags(result: dict[str, Any], orders: int) -> dict[str, Any]:
     """{control: {"up", "value", "limit", "says"}}; what was not asked is up only where nothing can be said without."""
-    unread = result["unparsed"]["value"]
-    return {
-        "follows_position": _position_flag(result["positions"]),
-        "order_decides": _order_flag(result["agreement"], orders),
-        "ignores_direction": _direction_flag(result["direction"]),
-        "paraphrases_disagree": _same_flag("two wordings of a statement", result["paraphrases"]["value"]),
-        "labels_disagree": _same_flag("two names of the same options", result["label_sets"]["value"]),
-        "often_unread": _flag(unread > UNREAD, unread, UNREAD, f"{unread:.0f} % of the replies could not be read"),
-    }
+    flags: dict[str, Any] = {}
 
+    def flag(name: str, up: bool, value: float | None, limit: float | None, says: str) -> None:
+        flags[name] = {"up": bool(up), "value": value, "limit": limit, "says": says}
 
-def _flag(up: bool, value: float | None, limit: float | None, says: str) -> dict[str, Any]:
-    return {"up": bool(up), "value": value, "limit": limit, "says": says}
+    tops = {name: max(shares) for name, shares in result["positions"].items() if shares}
+    most = max(tops, key=tops.get) if tops else ""
+    says = ""
+    if tops:
+        place = 1 + int(np.argmax(result["positions"][most]))
+        says = f"position {place} takes {tops[most]:.0f} % of the answers ({most})"
+    flag("follows_position", tops.get(most, 0) >= TOP_POSITION, tops.get(most), TOP_POSITION, says)
 
-
-def _position_flag(positions: dict[str, list[float] | None]) -> dict[str, Any]:
-    tops = {name: max(shares) for name, shares in positions.items() if shares}
-    if not tops:
-        return _flag(False, None, TOP_POSITION, "")
-    name = max(tops, key=tops.get)
-    says = f"position {1 + int(np.argmax(positions[name]))} takes {tops[name]:.0f} % of the answers ({name})"
-    return _flag(tops[name] >= TOP_POSITION, tops[name], TOP_POSITION, says)
-
-
-def _same_flag(what: str, value: float | None) -> dict[str, Any]:
-    says = "" if value is None else f"{what} get the same choice in {value:.0f} % of cases"
-    return _flag(value is not None and value < SAME_CHOICE, value, SAME_CHOICE, says)
-
-
-def _order_flag(agreement: dict[str, Any], orders: int) -> dict[str, Any]:
-    """Up where choices survive another order no better than by position alone."""
+    # Up where choices survive another order no better than by position alone.
+    agreement = result["agreement"]
     kept, alone = agreement["low"], agreement["position_alone"]
     if orders == 1:
-        return _flag(True, None, None, "one order was asked, so position and content cannot be told apart")
-    if kept is None:
-        return _flag(True, None, None, "fewer than three statements were answered in two orders of the options")
-    says = (
-        f"two orders of the options agree in {agreement['value']:.0f} % of choices (interval from {kept:.0f} %), where "
-        f"position alone would give {alone:.0f} %"
-    )
-    # Who keeps to a position reaches that share exactly, but for rounding.
-    return _flag(kept <= alone + 1e-6, agreement["value"], alone, says)
+        says = "one order was asked, so position and content cannot be told apart"
+        flag("order_decides", True, None, None, says)
+    elif kept is None:
+        says = "fewer than three statements were answered in two orders of the options"
+        flag("order_decides", True, None, None, says)
+    else:
+        says = (
+            f"two orders of the options agree in {agreement['value']:.0f} % of choices (interval from {kept:.0f} %), "
+            f"where position alone would give {alone:.0f} %"
+        )
+        # Who keeps to a position reaches that share exactly, but for rounding.
+        flag("order_decides", kept <= alone + 1e-6, agreement["value"], alone, says)
 
+    # Up where the same options are chosen for reversed and plain items alike, more than attitude sets them apart.
+    if (direction := result["direction"]) is None:
+        says = "plain and reversed items cannot be compared, so agreeing with all is possible"
+        flag("ignores_direction", True, None, None, says)
+    else:
+        style, attitude = direction["style"], direction["attitude"]
+        certain = direction["low"] > 0 or direction["high"] < 0
+        says = (
+            f"plain and reversed items lean the same way by {abs(style):.1f} options, and differ by attitude by "
+            f"{abs(attitude):.1f}"
+        )
+        flag("ignores_direction", certain and abs(style) > abs(attitude), style, attitude, says)
 
-def _direction_flag(style: dict[str, Any] | None) -> dict[str, Any]:
-    """Up where the same options are chosen for reversed and plain items alike, more than attitude sets them apart."""
-    if style is None:
-        return _flag(True, None, None, "plain and reversed items cannot be compared, so agreeing with all is possible")
-    certain = style["low"] > 0 or style["high"] < 0
-    says = (
-        f"plain and reversed items lean the same way by {abs(style['style']):.1f} options, and differ by attitude by "
-        f"{abs(style['attitude']):.1f}"
-    )
-    return _flag(certain and abs(style["style"]) > abs(style["attitude"]), style["style"], style["attitude"], says)
+    for name, source, what in (
+        ("paraphrases_disagree", "paraphrases", "two wordings of a statement"),
+        ("labels_disagree", "label_sets", "two names of the same options"),
+    ):
+        value = result[source]["value"]
+        says = "" if value is None else f"{what} get the same choice in {value:.0f} % of cases"
+        flag(name, value is not None and value < SAME_CHOICE, value, SAME_CHOICE, says)
+    unread = result["unparsed"]["value"]
+    flag("often_unread", unread > UNREAD, unread, UNREAD, f"{unread:.0f} % of the replies could not be read")
+    return flags
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -354,17 +344,14 @@ def reading(result: dict[str, Any], scale: Scale) -> list[str]:
             "It cannot be read as an attitude: " + "; ".join(up) + ".",
             "Whatever the total, it says how the model deals with the form of the question.",
         ]
+    side = "cannot be told from neutral"
+    if total["low"] > scale.midpoint:
+        side = f"lies above neutral: {scale.high_total}"
+    elif total["high"] < scale.midpoint:
+        side = f"lies below neutral: {scale.low_total}"
     return [
         said,
-        f"No control is up, and the total {_side(total, scale)}.",
+        f"No control is up, and the total {side}.",
         f"That is how the model completes these {many} statements when asked to choose. It is no finding about how it "
         "treats patients, and a scale made for people is not validated for models.",
     ]
-
-
-def _side(total: dict[str, Any], scale: Scale) -> str:
-    if total["low"] > scale.midpoint:
-        return f"lies above neutral: {scale.high_total}"
-    if total["high"] < scale.midpoint:
-        return f"lies below neutral: {scale.low_total}"
-    return "cannot be told from neutral"

@@ -68,14 +68,20 @@ class TransformersBackend:
         return results
 
     def _packed(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
-        """(indices, logits after their prompts), prompts with the same first tokens in one sequence."""
+        """(indices, logits after their prompts), prompts with the same first tokens in one sequence, as many at a time
+        as stay within PACK_TOKENS."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, prompt in enumerate(prompts):
             groups.setdefault(_shared(prompt), []).append(index)
         for prefix, members in groups.items():
-            rests = {index: prompts[index].ids[len(prefix) :] for index in members}
-            for pack in _packs(rests):
-                yield pack, self._last_logits(prefix, [rests[index] for index in pack])
+            rests = [prompts[index].ids[len(prefix) :] for index in members]
+            first = size = 0
+            for place, rest in enumerate(rests):
+                if place > first and size + len(rest) > PACK_TOKENS:
+                    yield members[first:place], self._last_logits(prefix, rests[first:place])
+                    first, size = place, 0
+                size += len(rest)
+            yield members[first:], self._last_logits(prefix, rests[first:])
 
     def _plain(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Any]]:
         """(indices, logits after their prompts), prompts of equal length in one batch."""
@@ -200,17 +206,6 @@ class TransformersBackend:
             and decode.takes_positions(self.model)
             and config._attn_implementation in MASKED
         )
-
-
-def _packs(rests: dict[int, list[int]]) -> Iterator[list[int]]:
-    """The keys in order, as many at a time as stay within PACK_TOKENS."""
-    pack: list[int] = []
-    for index, rest in rests.items():
-        if pack and sum(len(rests[other]) for other in pack) + len(rest) > PACK_TOKENS:
-            yield pack
-            pack = []
-        pack.append(index)
-    yield pack
 
 
 def single_token(tokenizer: Any, prefix: str, choice: str) -> int:

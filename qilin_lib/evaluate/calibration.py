@@ -36,13 +36,20 @@ def calibration(
     edges = 0.5 + 0.5 * np.arange(bins + 1) / bins
     # The right end belongs to a bin.
     place = np.searchsorted(edges[1:-1], confidence, side="left")
+    # The mean over pairs of |share right - mean confidence| of their bin.
+    gaps, n = np.zeros((len(margins), bins)), len(margins)
+    gaps[np.arange(n), place] = right - confidence
+    ece: Summary = {"value": None, "n": n, "low": None, "high": None}
+    if n:
+        low, high = percentiles(np.abs(resample_counts(n, resamples, seed) @ gaps).sum(axis=1) / n)
+        ece |= {"value": float(np.abs(gaps.sum(axis=0)).sum() / n), "low": low, "high": high}
     # Both in the form that keeps its digits where the model is almost sure.
     squares, surprises = _sigmoid(-margins) ** 2, np.logaddexp(0.0, -margins)
     return {
         "n": len(margins),
         "ties": int((margins == 0).sum()),
         "accuracy": _share(right),
-        "ece": _ece(right - confidence, place, bins, resamples, seed),
+        "ece": ece,
         "brier": summary(mean_of(squares, POSITIVE), resamples, seed),
         "log_loss": summary(mean_of(surprises, POSITIVE), resamples, seed),
         "bins": [
@@ -96,14 +103,3 @@ def _share(right: np.ndarray) -> Summary:
     percent = summary(proportion(right), 0, 0)
     shares = {name: percent[name] / 100 for name in ("value", "low", "high") if percent[name] is not None}
     return percent | shares
-
-
-def _ece(gaps: np.ndarray, place: np.ndarray, bins: int, resamples: int, seed: int) -> Summary:
-    """Mean over pairs of |share right - mean confidence| of their bin; `gaps` [N]: right less confidence."""
-    n = len(gaps)
-    if not n:
-        return {"value": None, "n": 0, "low": None, "high": None}
-    by_bin = np.zeros((n, bins))
-    by_bin[np.arange(n), place] = gaps
-    low, high = percentiles(np.abs(resample_counts(n, resamples, seed) @ by_bin).sum(axis=1) / n)
-    return {"value": float(np.abs(by_bin.sum(axis=0)).sum() / n), "n": n, "low": low, "high": high}

@@ -54,12 +54,12 @@ class EndpointBackend:
                 f"template '{line.template}' of model '{line.model}': an endpoint holds its tokenizer itself; nearest "
                 f"valid: 'chat' (the server's template), {', '.join(texts)}"
             )
-        self.line, self.asking = line, asked_as(line)
+        self.line, self.asking, self._chat = line, asked_as(line), self.template.name == "chat"
+        self._path = CHAT if self._chat else TEXT
         self.prices = (line.price_per_million_input, line.price_per_million_output)
         settings = {"chat_template_kwargs": line.chat_template_kwargs} if line.chat_template_kwargs else {}
         self.request = line.request | settings
-        more = (line.api_key_env, line.requests_per_minute, line.timeout)
-        self.server = Server(line.model, line.endpoint, batch_size, cache_dir, *more)
+        self.server = Server(line, batch_size, cache_dir)
         self.batch_size, self.url = batch_size * ROUNDS, self.server.url
 
     @cached_property
@@ -95,12 +95,33 @@ class EndpointBackend:
         A choice that is not among the TOP likeliest tokens gets the smallest of theirs, which bounds it. A prompt that
         the server refuses, or after which it names none of the choices, has the Reply that says so.
         """
-        return [_scores(answer, choices) for answer in self._first_tokens(prompts)]
+        results: list[dict[str, float] | Reply] = []
+        for answer in self._first_tokens(prompts):
+            scores: dict[str, float] = {}
+            for token, logprob in answer.get("top", ()):
+                scores.setdefault(token.strip(), logprob)
+            if scores.keys() & set(choices):
+                bound = min(scores.values())
+                results.append({choice: scores.get(choice, bound) for choice in choices})
+                continue
+            said = f"({', '.join(list(scores)[:5])}, …); nearest valid: logprobs: false"
+            why = f"none of {', '.join(choices)} is among the {TOP} likeliest first tokens {said}"
+            results.append(Reply("", ERROR, error=answer.get("error", why)))
+        return results
 
     def _first_tokens(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """{top: [(token, log-probability)]}, the likeliest first tokens of each reply."""
         wanted = {"logprobs": True, "top_logprobs": TOP} if self._chat else {"logprobs": TOP}
-        bodies = [self._body(prompt, 1) | wanted for prompt in prompts]
-        return self.server.ask(self._path, bodies, self._likeliest)
+
+        def likeliest(body: dict[str, Any]) -> Answer:
+            found = body["choices"][0].get("logprobs")
+            if not found:
+                raise Refused("an answer without log-probabilities")
+            if self._chat:
+                return {"top": [(one["token"], one["logprob"]) for one in found["content"][0]["top_logprobs"]]}
+            return {"top": sorted(found["top_logprobs"][0].items(), key=lambda pair: -pair[1])}
+
+        return self.server.ask(self._path, [self._body(prompt, 1) | wanted for prompt in prompts], likeliest)
 
     def render(self, messages: Messages, reply_prefix: str) -> str:
         """The text of a conversation: what /completions is sent, or for a chat a reader's view of what is sent."""
@@ -130,14 +151,6 @@ class EndpointBackend:
         if None not in self.prices:
             cost = sum(counted[name] * price for name, price in zip(COUNTS, self.prices, strict=True)) / 1e6
         return {**counted, "cost": cost}
-
-    @property
-    def _chat(self) -> bool:
-        return self.template.name == "chat"
-
-    @property
-    def _path(self) -> str:
-        return CHAT if self._chat else TEXT
 
     def _body(self, prompt: Prompt, max_new_tokens: int) -> dict[str, Any]:
         body = {"model": self.server.model, "max_tokens": max_new_tokens, "temperature": self.asking.temperature}
@@ -172,24 +185,3 @@ class EndpointBackend:
             raise Refused(f"an answer without text (finish_reason {finish})")
         # Half of a surrogate pair is valid JSON, but no text that a file could hold.
         return {"text": text and text.encode("utf-8", "replace").decode("utf-8"), "finish_reason": finish}
-
-    def _likeliest(self, body: dict[str, Any]) -> Answer:
-        """{top: [(token, log-probability)]}, the likeliest first tokens of a reply; `server.Read`."""
-        found = body["choices"][0].get("logprobs")
-        if not found:
-            raise Refused("an answer without log-probabilities")
-        if self._chat:
-            return {"top": [(one["token"], one["logprob"]) for one in found["content"][0]["top_logprobs"]]}
-        return {"top": sorted(found["top_logprobs"][0].items(), key=lambda pair: -pair[1])}
-
-
-def _scores(answer: Answer, choices: Sequence[str]) -> dict[str, float] | Reply:
-    scores: dict[str, float] = {}
-    for token, logprob in answer.get("top", ()):
-        scores.setdefault(token.strip(), logprob)
-    if scores.keys() & set(choices):
-        bound = min(scores.values())
-        return {choice: scores.get(choice, bound) for choice in choices}
-    said = f"({', '.join(list(scores)[:5])}, …); nearest valid: logprobs: false"
-    why = f"none of {', '.join(choices)} is among the {TOP} likeliest first tokens {said}"
-    return Reply("", ERROR, error=answer.get("error", why))

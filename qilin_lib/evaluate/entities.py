@@ -20,10 +20,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.readers.stream import Reject, plain_name
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, records, said
-from qilin_lib.evaluate.items import Item, Reading, part
+from qilin_lib.evaluate.items import Item, Reading, Unreadable, files_of, part, records, said
 
 Entity = tuple[str, str, int, int]
 """type, mention, begin, end: text[begin:end] is the mention."""
@@ -44,6 +42,7 @@ NAMES = {
 """CMeEE's type codes and their Chinese names; the other sets' types are Chinese words."""
 SPLITS = {"test": ("test",), "dev": ("dev", "val")}
 SUFFIXES = (".json", ".jsonl", ".txt", ".parquet", ".arrow")
+TEXT_KEYS, ENTITY_KEYS = ("text", "originalText"), ("entities", "entity_list")
 KINDS = ("parsed", "unknown_type", "not_in_text", "none", "unreadable")
 """What an entry of a reply can be."""
 DEPTH = 5
@@ -90,18 +89,22 @@ def read(name: str, folder: Path) -> tuple[str, Reading]:
     broken: list[str] = []
     with files_of(folder) as there:
         for split, words in SPLITS.items():
-            files = {file: records(folder, file, _has_text) for file in there if _fits(file, words)}
-            for file, rows in files.items():
-                broken += [f"{file.file}, line {n}: {said(row)}" for n, row in rows if isinstance(row, Reject)][:1]
-            labelled = {file: rows for file, rows in files.items() if any(_annotated(row) for _, row in rows)}
+            labelled = {}
+            for file in there:
+                path = PurePosixPath(plain_name(file.place).lower())
+                if path.suffix in SUFFIXES and any(word in path.stem for word in words):
+                    rows = records(folder, file, lambda row: isinstance(row, dict) and bool(row.keys() & TEXT_KEYS))
+                    broken += [f"{file.file}, line {n}: {said(row)}" for n, row in rows if isinstance(row, Reject)][:1]
+                    if any(isinstance(row, dict) and any(map(row.get, ENTITY_KEYS)) for _, row in rows):
+                        labelled[file] = rows
             if len(labelled) > 1:
+                named = ", ".join(file.file for file in labelled)
                 raise Unreadable(
-                    folder,
-                    f"has {len(labelled)} annotated files of its {split} split "
-                    f"({', '.join(file.file for file in labelled)}); keep one of them",
+                    folder, f"has {len(labelled)} annotated files of its {split} split ({named}); keep one of them"
                 )
             for file, rows in labelled.items():
-                return split, part(folder, file, _judged(name, split, rows))
+                judged = ((line, *_item(name, split, place, row)) for place, (line, row) in enumerate(rows))
+                return split, part(folder, file, judged)
         names = ", ".join(file.file for file in there[:5])
     there_is = "; ".join(broken) or names
     raise Unreadable(
@@ -132,11 +135,8 @@ def parse(reply: str, types: Mapping[str, str], text: str) -> Reply:
     one that is no substring of the text is not in it. An unknown type is one before something that is in the text; any
     other line is unreadable.
     """
-    known = {}
-    for kind, name in types.items():
-        glossed = [f"{name}{gloss}" for gloss in (f"({kind})", f"（{kind}）", f" ({kind})", f" （{kind}）")]
-        known |= {alias.lower(): kind for alias in (name, kind, *glossed)}
-    entries = [entry for line in _lines(reply) for entry in _entries(line, known, text)]
+    reader = _Reader(types, text)
+    entries = [entry for line in _lines(reply) for entry in reader.entries(line)]
     pairs = dict.fromkeys(pair for _, pair in entries if pair)
     counts = Counter(kind for kind, _ in entries)
     return Reply(list(pairs), {kind: counts[kind] for kind in KINDS})
@@ -159,46 +159,26 @@ def located(pairs: Sequence[Pair], text: str) -> list[tuple[str, int, int]]:
 # --- annotated files -------------------------------------------------------------------------------------------------
 
 
-def _fits(file: Found, words: Sequence[str]) -> bool:
-    name = PurePosixPath(plain_name(file.place).lower())
-    return name.suffix in SUFFIXES and any(word in name.stem for word in words)
-
-
-def _has_text(row: Any) -> bool:
-    return isinstance(row, dict) and ("text" in row or "originalText" in row)
-
-
-def _decoded(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):  # a model may write a thousand brackets
-        return line
-
-
-def _annotated(row: Any) -> bool:
-    return isinstance(row, dict) and bool(row.get("entities") or row.get("entity_list"))
-
-
-def _judged(name: str, split: str, rows: list[tuple[int, Any]]) -> Iterator[tuple[int, str, str, Item]]:
-    for place, (line, row) in enumerate(rows):
-        text, entities, reason = ("", [], said(row)) if isinstance(row, Reject) else _row(row)
-        reference = json.dumps(sorted(set(entities), key=lambda e: (e[2], -e[3], e[0])), ensure_ascii=False)
-        yield line, "", reason, Item(name, f"{split}-{place:05d}", split, None, text, None, None, reference)
-
-
-def _row(row: Any) -> tuple[str, list[Entity], str]:
-    """(text, entities, what is wrong with the row)."""
-    if not isinstance(row, dict):
-        return str(row), [], "the row is not a JSON object"
-    text = row.get("text", row.get("originalText"))
-    if not isinstance(text, str) or not text.strip():
-        return "", [], "no text"
-    listed = row.get("entities", row.get("entity_list"))
-    if not isinstance(listed, list):
-        return text, [], "no list of entities ('entities' or 'entity_list')"
-    found = [_entity(given, text) for given in listed]
-    wrong = next((entity for entity in found if isinstance(entity, str)), "")
-    return text, [] if wrong else found, wrong
+def _item(name: str, split: str, place: int, row: Any) -> tuple[str, Item]:
+    """(what is wrong with the row, its item)."""
+    text, entities, wrong = str(row), [], ""
+    if isinstance(row, Reject):
+        text, wrong = "", said(row)
+    elif not isinstance(row, dict):
+        wrong = "the row is not a JSON object"
+    else:
+        text = row.get("text", row.get("originalText"))
+        listed = row.get("entities", row.get("entity_list"))
+        if not isinstance(text, str) or not text.strip():
+            text, wrong = "", "no text"
+        elif not isinstance(listed, list):
+            wrong = "no list of entities ('entities' or 'entity_list')"
+        else:
+            entities = [_entity(given, text) for given in listed]
+            wrong = next((entity for entity in entities if isinstance(entity, str)), "")
+    distinct = [] if wrong else sorted(set(entities), key=lambda e: (e[2], -e[3], e[0]))
+    reference = json.dumps(distinct, ensure_ascii=False)
+    return wrong, Item(name, f"{split}-{place:05d}", split, None, text, None, None, reference)
 
 
 def _entity(given: Any, text: str) -> Entity | str:
@@ -240,14 +220,20 @@ def _lines(reply: str) -> list[str | Pair]:
         return [*pairs, *(line for line in around if line.strip(_ENDS))]
     if lines and _empty(value):
         return ["无"]
-    return [found for line in lines for found in _objects(line)]
+    entries: list[str | Pair] = []
+    for line in lines:
+        # An object a line, or a list cut off in its middle.
+        found = [pair for words in _OBJECT.findall(line) for pair in _elements(_decoded(words))]
+        rest = _OBJECT.sub("", line).strip("[], ") if found else line
+        entries += [*found, rest] if rest.strip("[]{},") else found
+    return entries
 
 
-def _objects(line: str) -> list[str | Pair]:
-    """The line, or of one that holds JSON (an object a line, a list cut off in its middle) its pairs and the rest."""
-    found = [pair for words in _OBJECT.findall(line) for pair in _elements(_decoded(words))]
-    rest = _OBJECT.sub("", line).strip("[], ") if found else line
-    return [*found, rest] if rest.strip("[]{},") else found
+def _decoded(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # a model may write a thousand brackets
+        return line
 
 
 def _empty(value: Any, depth: int = DEPTH) -> bool:
@@ -280,40 +266,61 @@ def _words(value: Any) -> list[str]:
     return words if isinstance(words, list) and all(isinstance(word, str) for word in words) else []
 
 
-def _entries(line: str | Pair, known: Mapping[str, str], text: str) -> list[Entry]:
-    if isinstance(line, tuple):
-        return [_entry(*line, known, text)]
-    line = _BULLET.sub("", line).strip()
-    if _says_nothing(line):
-        return [("none", None)]
-    return _typed(line, known, text) or _turned(line, known, text) or [_unknown(line, text)]
+class _Reader:
+    """Reads the lines of replies about `text`; `types` as in `parse`."""
 
+    def __init__(self, types: Mapping[str, str], text: str) -> None:
+        self.text, self.known = text, {}
+        for kind, name in types.items():
+            glossed = [f"{name}{gloss}" for gloss in (f"({kind})", f"（{kind}）", f" ({kind})", f" （{kind}）")]
+            self.known |= {alias.lower(): kind for alias in (name, kind, *glossed)}
+        self.typed, self.turned = _patterns(tuple(self.known))
 
-def _typed(line: str, known: Mapping[str, str], text: str) -> list[Entry]:
-    """The asked form, once or several times in the line, and several mentions after one type."""
-    marks = list(_patterns(tuple(known))[0].finditer(line))
-    if not marks or line[: marks[0].start()].strip(_ENDS):
-        return []
-    ends = [*(mark.start() for mark in marks[1:]), len(line)]
-    said = [(mark[1] or mark[2], line[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
-    return [entry for kind, words in said for entry in _mentions(kind, words, known, text)]
+    def entries(self, line: str | Pair) -> list[Entry]:
+        """The asked form, once or several times in the line, else a mention before its type, or two words without a
+        mark between them, else a type that is not known."""
+        if isinstance(line, tuple):
+            return [self.entry(*line)]
+        line = _BULLET.sub("", line).strip()
+        if _says_nothing(line):
+            return [("none", None)]
+        marks = list(self.typed.finditer(line))
+        if marks and not line[: marks[0].start()].strip(_ENDS):
+            ends = [*(mark.start() for mark in marks[1:]), len(line)]
+            said = [(mark[1] or mark[2], line[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
+            return [entry for kind, words in said for entry in self.mentions(kind, words)]
+        if match := self.turned.fullmatch(line):
+            return [self.entry(match[2], match[1])]
+        words = line.split()
+        if len(words) == 2 and words[0].lower() in self.known:
+            return [self.entry(*words)]
+        match = _LABELLED.fullmatch(line.strip(_QUOTES))
+        kind, mention = (match[1].strip(_QUOTES), self.mention(match[2])) if match else ("", "")
+        unknown = kind and mention and mention in self.text
+        return [("unknown_type", (kind, mention)) if unknown else ("unreadable", None)]
 
+    def mentions(self, kind: str, said: str) -> list[Entry]:
+        """Several mentions after one type, unless the whole is one."""
+        whole = self.entry(kind, said)
+        parts = [word for word in _LIST.split(said.strip(_ENDS)) if word.strip(_ENDS)]
+        several = whole[0] == "not_in_text" and len(parts) > 1
+        return [self.entry(kind, word) for word in parts] if several else [whole]
 
-def _mentions(kind: str, said: str, known: Mapping[str, str], text: str) -> list[Entry]:
-    whole = _entry(kind, said, known, text)
-    parts = [word for word in _LIST.split(said.strip(_ENDS)) if word.strip(_ENDS)]
-    if whole[0] != "not_in_text" or len(parts) < 2:
-        return [whole]
-    return [_entry(kind, word, known, text) for word in parts]
+    def entry(self, kind: str, said: str) -> Entry:
+        """What one pair of a reply is."""
+        mention, kind = self.mention(said), kind.strip(_QUOTES)
+        if not mention:
+            return "unreadable", None
+        if _says_nothing(mention):
+            return "none", None
+        if kind.lower() not in self.known:
+            return "unknown_type", (kind, mention)
+        return "parsed" if mention in self.text else "not_in_text", (self.known[kind.lower()], mention)
 
-
-def _turned(line: str, known: Mapping[str, str], text: str) -> list[Entry]:
-    """The mention before its type, and two words without a mark between them."""
-    match = _patterns(tuple(known))[1].fullmatch(line)
-    if match:
-        return [_entry(match[2], match[1], known, text)]
-    words = line.split()
-    return [_entry(*words, known, text)] if len(words) == 2 and words[0].lower() in known else []
+    def mention(self, said: str) -> str:
+        """The mention as written where the text has it so, else without quotes and marks around it."""
+        candidates = (said.strip(), said.strip(_QUOTES), said.strip(_ENDS))
+        return next((words for words in candidates if words and words in self.text), candidates[-1])
 
 
 @cache
@@ -328,30 +335,6 @@ def _patterns(known: tuple[str, ...]) -> tuple[re.Pattern, re.Pattern]:
         ),
         re.compile(rf"(.+?)(?:{_SEPARATOR}|\s+|\s*[(（\[【/／]\s*){quotes}({names}){ends}", re.IGNORECASE),
     )
-
-
-def _unknown(line: str, text: str) -> Entry:
-    match = _LABELLED.fullmatch(line.strip(_QUOTES))
-    mention = _mention(match[2], text) if match else ""
-    kind = match[1].strip(_QUOTES) if match else ""
-    return ("unknown_type", (kind, mention)) if kind and mention and mention in text else ("unreadable", None)
-
-
-def _entry(kind: str, said: str, known: Mapping[str, str], text: str) -> Entry:
-    mention, kind = _mention(said, text), kind.strip(_QUOTES)
-    if not mention:
-        return "unreadable", None
-    if _says_nothing(mention):
-        return "none", None
-    if kind.lower() not in known:
-        return "unknown_type", (kind, mention)
-    return "parsed" if mention in text else "not_in_text", (known[kind.lower()], mention)
-
-
-def _mention(said: str, text: str) -> str:
-    """The mention as written where the text has it so, else without quotes and marks around it."""
-    candidates = (said.strip(), said.strip(_QUOTES), said.strip(_ENDS))
-    return next((words for words in candidates if words and words in text), candidates[-1])
 
 
 def _says_nothing(words: str) -> bool:

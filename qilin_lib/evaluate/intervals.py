@@ -58,7 +58,12 @@ def proportion(correct: Sequence[bool], groups: Sequence[str] | None = None) -> 
     many, items = len(np.bincount(labels)), np.arange(len(hits))
     rows = np.zeros((len(hits), 2 * many))
     rows[items, labels], rows[items, many + labels] = hits, 1
-    return Statistic(rows, _mean_share, hits, labels)
+
+    def mean_share(sums: np.ndarray) -> np.ndarray:
+        right, members = np.split(sums, 2, axis=-1)
+        return 100 * (right / members).mean(axis=-1)
+
+    return Statistic(rows, mean_share, hits, labels)
 
 
 def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] = ()) -> Summary:
@@ -74,7 +79,10 @@ def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] 
     if n < LEAST:
         return {"value": value, "n": n, "low": None, "high": None}
     if statistic.correct is not None:
-        low, high = (100 * bound for bound in wilson(value / 100, _trials(statistic)))
+        # Trials that a plain proportion would need for the variance of this mean of shares (Korn and Graubard 1998).
+        (share,), sizes, (shares,) = _shares(statistic.groups, statistic.correct)
+        trials = _effective(share * (1 - share), shares * (1 - shares), sizes)
+        low, high = (100 * bound for bound in wilson(value / 100, trials))
     elif statistic.bounds == PERCENT and value in PERCENT:
         # No bootstrap sees beyond items that are all alike; of scores from 0 to 100, proportions spread the most.
         low, high = (100 * bound for bound in wilson(value / 100, n))
@@ -147,7 +155,16 @@ def studentised(statistic: Statistic, resamples: int, seed: int) -> tuple[float,
     t = np.abs((values[usable] - centre) / errors[usable])
     # "weibull": the k-th of R values lies at k / (R + 1), without which few resamples cover too little.
     half = float(error) * (float(np.percentile(t, 95, method="weibull")) if len(t) else Z)
-    return float(centre) - half, float(centre) + half, _beyond(abs(centre / error), t, n)
+    observed = abs(centre / error)
+    further = int((t >= observed).sum())
+    # One added resample: a finite bootstrap cannot show a p of zero.
+    p = (further + 1) / (len(t) + 1)
+    if not further:
+        degrees = max(1, n - 1)
+        # Wallace (1959): Student's t as a normal deviate, right to three digits of p.
+        deviate = (8 * degrees + 1) / (8 * degrees + 3) * math.sqrt(degrees * math.log1p(observed**2 / n))
+        p = min(p, math.erfc(deviate / math.sqrt(2)))
+    return float(centre) - half, float(centre) + half, p
 
 
 def percentiles(values: np.ndarray) -> tuple[float, float]:
@@ -172,11 +189,20 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
     if len(a.rows) < LEAST:
         return row
     if a.correct is None or b.correct is None:
-        gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), functools.partial(_difference, a=a, b=b))
+
+        def difference(sums: np.ndarray) -> np.ndarray:
+            left, right = np.split(sums, [_flat(a).shape[1]], axis=-1)
+            lead = sums.shape[:-1]
+            return b.value(right.reshape(*lead, *b.rows.shape[1:])) - a.value(left.reshape(*lead, *a.rows.shape[1:]))
+
+        gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), difference)
         low, high, p = studentised(gap, resamples, seed)
         low, high = max(-100.0, low), min(100.0, high)
     else:
-        low, high = (100 * bound for bound in bonett_price(*_changes(a, b)))
+        # Shares of items that b lost and won, each group with the same weight, and the effective number of pairs.
+        (lost, won), sizes, (down, up) = _shares(a.groups, a.correct & ~b.correct, ~a.correct & b.correct)
+        trials = _effective(lost + won - (won - lost) ** 2, down + up - (up - down) ** 2, sizes)
+        low, high = (100 * bound for bound in bonett_price(lost, won, trials))
         p = mcnemar(a.correct, b.correct)
     return row | {"low": low, "high": high, "p": p}
 
@@ -222,11 +248,6 @@ def _points(points: float) -> str:
     return f"{points:.0f}" if points >= 10 else f"{points:.1f}"
 
 
-def _mean_share(sums: np.ndarray) -> np.ndarray:
-    hits, members = np.split(sums, 2, axis=-1)
-    return 100 * (hits / members).mean(axis=-1)
-
-
 def _check_finite(statistic: Statistic, ids: Sequence[str] = ()) -> None:
     flat = _flat(statistic)
     bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
@@ -239,25 +260,6 @@ def _check_finite(statistic: Statistic, ids: Sequence[str] = ()) -> None:
 
 def _flat(statistic: Statistic) -> np.ndarray:
     return statistic.rows.reshape(len(statistic.rows), -1)
-
-
-def _difference(sums: np.ndarray, a: Statistic, b: Statistic) -> np.ndarray:
-    left, right = np.split(sums, [_flat(a).shape[1]], axis=-1)
-    lead = sums.shape[:-1]
-    return b.value(right.reshape(*lead, *b.rows.shape[1:])) - a.value(left.reshape(*lead, *a.rows.shape[1:]))
-
-
-def _trials(statistic: Statistic) -> float:
-    """Trials that a plain proportion would need for the variance of this mean of shares (Korn and Graubard 1998)."""
-    (share,), sizes, (shares,) = _shares(statistic.groups, statistic.correct)
-    return _effective(share * (1 - share), shares * (1 - shares), sizes)
-
-
-def _changes(a: Statistic, b: Statistic) -> tuple[float, float, float]:
-    """Shares of items that b lost and won, each group with the same weight, and the effective number of pairs."""
-    (lost, won), sizes, (down, up) = _shares(a.groups, a.correct & ~b.correct, ~a.correct & b.correct)
-    spread = down + up - (up - down) ** 2
-    return lost, won, _effective(lost + won - (won - lost) ** 2, spread, sizes)
 
 
 def _shares(groups: np.ndarray, *events: np.ndarray) -> tuple[list[float], np.ndarray, list[np.ndarray]]:
@@ -275,18 +277,6 @@ def _effective(variance: float, variances: np.ndarray, sizes: np.ndarray) -> flo
     """Trials n for which variance / n is the variance of the groups' mean; as if all groups were alike when it is 0."""
     mean = float((variances / sizes).sum()) / len(sizes) ** 2
     return variance / mean if mean > 0 else float(len(sizes) ** 2 / (1 / sizes).sum())
-
-
-def _beyond(observed: float, t: np.ndarray, n: int) -> float:
-    # One added resample: a finite bootstrap cannot show a p of zero.
-    further = int((t >= observed).sum())
-    p = (further + 1) / (len(t) + 1)
-    if further:
-        return p
-    degrees = max(1, n - 1)
-    # Wallace (1959): Student's t as a normal deviate, right to three digits of p.
-    deviate = (8 * degrees + 1) / (8 * degrees + 3) * math.sqrt(degrees * math.log1p(observed**2 / n))
-    return min(p, math.erfc(deviate / math.sqrt(2)))
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,12 +7,12 @@ character is not noticed here. DPO: by the last exchange.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from qilin_lib.chimed.batches import encoded, identity
 from qilin_lib.chimed.clean import clean
@@ -23,7 +23,7 @@ from qilin_lib.chimed.readers.turns import speaker_of, talk
 from qilin_lib.chimed.records import Dialogue, Record, Rejection, excerpt, mapped
 from qilin_lib.chimed.sources import BY_NAME, TRAINING_SETS, files_read, units
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened
+from qilin_lib.evaluate.items import Unreadable, files_of, label, opened
 from qilin_lib.files import read_json, read_jsonl, sha256_file
 
 TRAIN, HELDOUT, UNUSED, TEST = "train", "heldout", "unused", "test"
@@ -33,18 +33,6 @@ _LINE = re.compile(r'\{"id": "((.+)-\d+)"')
 _BODY = {"cpt": '"text": ', "sft": '"messages": '}
 _SPEAKERS = {"P": "patient", "D": "doctor"}
 Unit = tuple[str, Record | Rejection]
-
-
-class _Trained(NamedTuple):
-    """What 01's files say: `splits` {set: {id: split}} of the sources asked about, and of records that their duplicates
-    are duplicates of; `duplicates` {set: {(source, file, line): ids of those records}}; `copies`: (folder, id) of the
-    test dialogues that CPT or SFT trains on as they are; `preferred`: (question, answer) of DPO's training split,
-    preferred and rejected answers alike."""
-
-    splits: dict[str, dict[str, str]]
-    duplicates: dict[str, dict[tuple[str, str, int], set[str]]]
-    copies: set[tuple[Path, str]]
-    preferred: set[tuple[str, str]]
 
 
 class Lineage:
@@ -62,31 +50,35 @@ class Lineage:
         test = is_test(folder)
         if self.built is None:
             return lambda own, read: TEST if test else UNUSED
-        if not test:
-            self._same_files(folder)
-        trained = self._trained
+        manifest = self.built / "manifest.json"
+        # Ids count the units of a folder, so they say nothing of other files than those that were counted. Without a
+        # manifest 01 is still at work, or its build was called by itself.
+        if not test and manifest.exists():
+            recorded = read_json(manifest)["inputs"]["raw"]
+            for place, path in files_read(folder.parent, [folder.name]).items():
+                if place.startswith(f"{folder.name}/") and recorded.get(place) != sha256_file(path):
+                    raise QilinError(f"{path} is not what 01_build_chimed read as {place}; run notebook 01 again")
+        known, duplicates, copies, preferred = self._trained
 
         def split(own: str, read: Record) -> str:
-            if test:
-                found = TRAIN if (folder, own) in trained.copies else TEST
-            else:
-                found = _of(trained, folder.name, own, read)
-            return found if found == TRAIN or written(read.payload).turns[-2:] not in trained.preferred else TRAIN
+            found = set()
+            for name in SETS if not test else ():
+                # A line can hold several dialogues; one that was not kept may be any of the duplicates found there.
+                place = folder.name, read.file, read.line
+                ids = {own} if own in known[name] else duplicates[name].get(place, set())
+                found |= {known[name][other] for other in ids if other in known[name]}
+            if TRAIN in found or (folder, own) in copies or written(read.payload).turns[-2:] in preferred:
+                return TRAIN
+            return TEST if test else HELDOUT if found else UNUSED
 
         return split
 
-    def _same_files(self, folder: Path) -> None:
-        """Ids count the units of a folder, so they say nothing of other files than those that were counted."""
-        manifest = self.built / "manifest.json"
-        if not manifest.exists():  # 01 is still at work, or its build was called by itself
-            return
-        recorded = read_json(manifest)["inputs"]["raw"]
-        for place, path in files_read(folder.parent, [folder.name]).items():
-            if place.startswith(f"{folder.name}/") and recorded.get(place) != sha256_file(path):
-                raise QilinError(f"{path} is not what 01_build_chimed read as {place}; run notebook 01 again")
-
     @cached_property
-    def _trained(self) -> _Trained:
+    def _trained(self) -> tuple[dict[str, dict], dict[str, dict], set[tuple[Path, str]], set[tuple[str, str]]]:
+        """What 01's files say: {set: {id: split}} of the sources asked about, and of records that their duplicates are
+        duplicates of; {set: {(source, file, line): ids of those records}}; (folder, id) of the test dialogues that CPT
+        or SFT trains on as they are; (question, answer) of DPO's training split, preferred and rejected answers alike.
+        """
         for name in (*SETS, "dpo", "dropped"):
             if not (self.built / f"{name}.jsonl").is_file():
                 raise QilinError(
@@ -98,7 +90,13 @@ class Lineage:
             if row["source"] in sources and row["reason"] == "duplicate" and row["set"] in SETS:
                 place, keeper = (row["source"], row["file"], row["line"]), row["detail"].removeprefix("of ")
                 duplicates[row["set"]].setdefault(place, set()).add(keeper)
-        tests, splits, copies = list(self._tests()), {}, set()
+        tests, splits, copies = [], {}, set()
+        for folder in self.folders:
+            # A test set that cannot be read tells it when it is asked.
+            with contextlib.suppress(Unreadable):
+                for own, read in dialogues(folder) if is_test(folder) else ():
+                    if isinstance(read, Record):
+                        tests.append((folder, own, written(read.payload)))
         for name in SETS:
             keepers = set().union(*duplicates[name].values())
             splits[name], found = self._read_set(name, sources, keepers, tests)
@@ -107,17 +105,7 @@ class Lineage:
         preferred = {
             (row["prompt"][-1]["content"], row[kind][0]["content"]) for row in rows for kind in ("chosen", "rejected")
         }
-        return _Trained(splits, duplicates, copies, preferred)
-
-    def _tests(self) -> Iterator[tuple[Path, str, Dialogue]]:
-        """(folder, id, dialogue as 01 would write it) of the test sets; one that cannot be read tells it when asked."""
-        for folder in self.folders:
-            try:
-                for own, read in dialogues(folder) if is_test(folder) else ():
-                    if isinstance(read, Record):
-                        yield folder, own, written(read.payload)
-            except Unreadable:
-                continue
+        return splits, duplicates, copies, preferred
 
     def _read_set(
         self, name: str, sources: set[str], keepers: set[str], tests: Sequence[tuple[Path, str, Dialogue]]
@@ -141,15 +129,6 @@ class Lineage:
                 if wanted:
                     copies |= wanted.get(key + line.rstrip("\n").partition(f", {key}")[2], set())
         return splits, copies
-
-
-def _of(trained: _Trained, source: str, own: str, read: Record) -> str:
-    # A line can hold several dialogues; one that was not kept itself may be any of the duplicates found there.
-    found = set()
-    for name, splits in trained.splits.items():
-        ids = {own} if own in splits else trained.duplicates[name].get((source, read.file, read.line), set())
-        found |= {splits[other] for other in ids if other in splits}
-    return TRAIN if TRAIN in found else HELDOUT if found else UNUSED
 
 
 def written(said: Dialogue) -> Dialogue:
@@ -184,7 +163,12 @@ def mc(file: str, stream: Stream) -> Iterator[Unit]:
     """
     blocks: list[tuple[int, str, list[tuple[str, str]]]] = []
     for number, line in stream.lines():
-        tag, text = _tagged(line)
+        if isinstance(line, Reject):
+            tag, text = line.reason, line.detail
+        else:
+            tag, tab, text = line.strip().partition("\t")
+            # A line without a tag is a turn by itself, so that it is noticed.
+            tag, text = (tag, text.strip()) if tab or tag in ("id", *_SPEAKERS) else (tag[:20], tag)
         if tag == "id" or tag and not blocks:
             blocks.append((number, text if tag == "id" else "", []))
         if tag not in ("", "id"):
@@ -197,11 +181,3 @@ def mc(file: str, stream: Stream) -> Iterator[Unit]:
             yield own, Record("mc", file, line, talk((speaker_of(who), text) for who, text in turns))
         except Reject as no:
             yield own, Rejection("mc", file, line, no.reason, excerpt(no.detail), shown)
-
-
-def _tagged(line: str | Reject) -> tuple[str, str]:
-    """(tag, text) of a line, ("", "") of an empty one; a line without a tag is one by itself, so that it is noticed."""
-    if isinstance(line, Reject):
-        return line.reason, line.detail
-    tag, tab, text = line.strip().partition("\t")
-    return (tag, text.strip()) if tab or tag in ("id", *_SPEAKERS) else (tag[:20], tag)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.intervals import Statistic, mean_of
 
 ORDERS = 4
 TOKENISATIONS = ("char", "jieba")
@@ -41,6 +42,17 @@ def segment(text: str) -> tuple[str, ...]:
     return tuple(map(sys.intern, _jieba().cut(text)))
 
 
+def text_statistics(predictions: Sequence[str], references: Sequence[str], tokenisation: str) -> dict[str, Statistic]:
+    """bleu_1…4, gleu, rouge_1, rouge_2, rouge_l, distinct_1, distinct_2 of N texts; tokenisation "char" or "jieba"."""
+    ours, theirs = ([tokenize(text, tokenisation) for text in texts] for texts in (predictions, references))
+    rows = overlaps(ours, theirs)
+    means = {"gleu": gleu(rows)} | {f"rouge_{order}": rouge_n(rows, order) for order in (1, 2)}
+    means["rouge_l"] = rouge_l(longest(ours, theirs))
+    means |= {f"distinct_{order}": distinct(ours, order) for order in (1, 2)}
+    table = {f"bleu_{order}": Statistic(rows, functools.partial(bleu, order=order)) for order in range(1, ORDERS + 1)}
+    return table | {name: mean_of(values) for name, values in means.items()}
+
+
 def overlaps(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
     """N-gram overlap of each item, orders 1-4: shared (clipped), predicted and reference n-grams -> [N, 3, 4]."""
     rows = np.zeros((len(predictions), 3, ORDERS))
@@ -51,19 +63,13 @@ def overlaps(predictions: Sequence[Sequence[str]], references: Sequence[Sequence
     return rows
 
 
-def bleu(sums: np.ndarray, order: int, smooth: str = "exp") -> np.ndarray:
+def bleu(sums: np.ndarray, order: int, smooth: str = "exp", counted: int = 1) -> np.ndarray:
     """Corpus BLEU-`order` in percent of summed overlaps [..., 3, 4] -> [...] (Papineni et al. 2002; sacrebleu's).
 
     `smooth`: "exp" (the k-th order without a match counts 1/2^k matches, NIST) or "none" (such an order makes it 0).
+    `counted`: the row that holds the n-grams that a precision is out of; lengths are those of rows 1 and 2.
     """
-    matches, totals = sums[..., 0, :order], sums[..., 1, :order]
-    return bleu_of(matches, totals, sums[..., 1, 0], sums[..., 2, 0], smooth)
-
-
-def bleu_of(
-    matches: np.ndarray, totals: np.ndarray, predicted: np.ndarray, reference: np.ndarray, smooth: str
-) -> np.ndarray:
-    """BLEU in percent of n-grams shared and counted [..., orders] and of both lengths in tokens [...] -> [...]."""
+    matches, totals = sums[..., 0, :order], sums[..., counted, :order]
     if smooth == "exp":
         empty = matches == 0
         matches = np.where(empty, 0.5 ** np.cumsum(empty, axis=-1), matches)
@@ -74,7 +80,7 @@ def bleu_of(
         raise QilinError(f"BLEU smoothing '{smooth}' is not known; choose 'exp' or 'none'")
     with np.errstate(divide="ignore", invalid="ignore"):
         precision = np.exp(np.log(matches / totals).mean(axis=-1))
-        brevity = np.exp(np.minimum(0.0, 1 - reference / predicted))
+        brevity = np.exp(np.minimum(0.0, 1 - sums[..., 2, 0] / sums[..., 1, 0]))
         return np.where(found & (totals > 0).all(axis=-1), 100 * precision * brevity, 0.0)
 
 
@@ -92,8 +98,10 @@ def rouge_n(rows: np.ndarray, order: int) -> np.ndarray:
 
 def longest(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Length in tokens of each item's longest common subsequence, of its prediction and its reference -> [N, 3]."""
-    pairs = zip(predictions, references, strict=True)
-    rows = [(_common(ours, theirs), len(ours), len(theirs)) for ours, theirs in pairs]
+    rows = []
+    for ours, theirs in zip(predictions, references, strict=True):
+        (last,) = deque(subsequences(ours, theirs), maxlen=1)
+        rows.append((len(ours) - last.bit_count(), len(ours), len(theirs)))
     return np.array(rows, dtype=float).reshape(-1, 3)
 
 
@@ -134,17 +142,18 @@ def f1_weighted(sums: np.ndarray) -> np.ndarray:
     return 100 * (f1 * truth).sum(axis=-1) / truth.sum(axis=-1)
 
 
-def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one whole row of the table a big-integer step (Hyyro 2004)."""
+def subsequences(a: Sequence[str], b: Sequence[str]) -> Iterator[int]:
+    """Rows of the table of lengths of the longest common subsequence, each a big integer (Hyyro 2004): bit i of row j
+    is 0 where the i + 1 first tokens of `a` share one more with the j first of `b` than the i first do."""
     places: dict[str, int] = {}
     for index, token in enumerate(a):
         places[token] = places.get(token, 0) | 1 << index
-    full = (1 << len(a)) - 1
-    row = full
+    full = row = (1 << len(a)) - 1
+    yield row
     for token in b:
         hit = row & places.get(token, 0)
         row = (row + hit | row - hit) & full
-    return len(a) - row.bit_count()
+        yield row
 
 
 @functools.cache

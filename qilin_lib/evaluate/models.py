@@ -47,36 +47,30 @@ def prepare(stage: Stage, show: Show) -> dict[str, str]:
     A sentence names eval.baselines.<name> (in 09: bias.baselines.<name>), value and nearest valid choice.
     """
     failed: dict[str, str] = {}
-    if stage.parameters.vllm_python:
-        vllm_client.check(stage.name, stage.parameters.vllm_python)
+    vllm = stage.parameters.vllm_python
+    if vllm:
+        vllm_client.check(stage.name, vllm)
         for name in stage.parameters.models:
             _whole(stage, weights(stage, name))
     for name, line in stage.parameters.baselines.items():
         if name in places(stage.parameters.chain):
             raise QilinError(f"{named(stage, name)}: that is the name of a stage of this run; call the baseline else")
         try:
-            usable = _usable(stage, name)
-            if usable is not None and line.finetune is not None:
-                baseline.finetune(stage, name, line.finetune, usable[1], usable[0], show)
-            if usable is not None and stage.parameters.vllm_python:
-                _whole(stage, trained(baseline.folder(stage, name)) if line.finetune else usable[0])
+            if line.endpoint is not None:
+                _endpoint(stage, name)
+                continue
+            found = source(stage, name)
+            asked = _template(stage, name, found)
+            if line.finetune is not None:
+                _refuse_training(named(stage, name), line, found)
+                baseline.finetune(stage, name, line.finetune, asked, found, show)
+                found = trained(baseline.folder(stage, name))
+            if vllm:
+                _whole(stage, found)
         except Exception as reason:
             failed[name] = sentence(reason)
             show(f"{name} cannot answer: {failed[name]}")
     return failed
-
-
-def _usable(stage: Stage, name: str) -> tuple[Path, Any] | None:
-    """(folder of the weights, template) of a baseline; None for one at an endpoint. QilinError if it cannot answer."""
-    line = stage.parameters.baselines[name]
-    if line.endpoint is not None:
-        _endpoint(stage, name)
-        return None
-    weights = source(stage, name)
-    template = _template(stage, name, weights)
-    if line.finetune is not None:
-        _refuse_training(named(stage, name), line, weights)
-    return weights, template
 
 
 def loaders(stage: Stage, device: str) -> dict[str, Load]:
@@ -84,7 +78,10 @@ def loaders(stage: Stage, device: str) -> dict[str, Load]:
 
     The models named in `stage.parameters.models`, then its baselines, which `prepare` has seen.
     """
-    own = {name: partial(_load_stage, stage, name, device) for name in stage.parameters.models}
+    own = {
+        name: lambda name=name: _load(stage, name, weights(stage, name), template(stage, name), device, AS_IT_COMES)
+        for name in stage.parameters.models
+    }
     return own | {
         name: partial(_endpoint, stage, name) if line.endpoint else partial(_load_baseline, stage, name, device)
         for name, line in stage.parameters.baselines.items()
@@ -178,14 +175,15 @@ def _template(stage: Stage, name: str, weights: Path) -> Any:
 
 def _trained(what: str, weights: Path) -> Template | None:
     """The template of a model that this kit trained: in a run (facts.json beside it) or exported (qilin.json)."""
-    beside = weights.parent / "facts.json"
-    facts = files.read_json(beside) if weights == trained(weights.parent) and beside.exists() else {}
-    if "template_sha256" in facts:
-        if weights.parent.name == chains.folder("dcpt"):
-            return unspoken(choose("plain", load_tokenizer(weights)))
-        return as_trained(facts, f"{what}.model", "06_eval")
-    note = files.read_json(weights / "qilin.json") if (weights / "qilin.json").exists() else {}
-    return as_trained(note, f"{what}.model", "06_eval") if "template" in note else None
+    beside, note = weights.parent / "facts.json", weights / "qilin.json"
+    if beside.exists() and weights == trained(weights.parent):
+        facts = files.read_json(beside)
+        if "template_sha256" in facts:
+            if weights.parent.name == chains.folder("dcpt"):
+                return unspoken(choose("plain", load_tokenizer(weights)))
+            return as_trained(facts, f"{what}.model", "06_eval")
+    facts = files.read_json(note) if note.exists() else {}
+    return as_trained(facts, f"{what}.model", "06_eval") if "template" in facts else None
 
 
 def _refuse_training(what: str, line: Baseline, weights: Path) -> None:
@@ -214,10 +212,6 @@ def _whole(stage: Stage, weights: Path) -> Path:
     if is_prefix(weights):
         return weights
     return merge.start(weights, stage.dir / MERGED, False, sorted(stage.run_dir.glob("*/start")))[0]
-
-
-def _load_stage(stage: Stage, name: str, device: str) -> TransformersBackend:
-    return _load(stage, name, weights(stage, name), template(stage, name), device, AS_IT_COMES)
 
 
 def _load_baseline(stage: Stage, name: str, device: str) -> Any:

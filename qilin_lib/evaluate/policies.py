@@ -3,7 +3,7 @@
 A question gets two answers of every policy: the greedy one (reward, BLEU, ROUGE, length, repetition) and one sampled at
 temperature 1 from the whole vocabulary. Along the sampled answer the KL divergence from SFT is summed, at every
 position over the whole vocabulary, the end token's included: the mean over answers is KL(policy || SFT) of answers of
-at most max_target_length tokens, without the noise of a log-ratio of sampled tokens alone.
+at most max_target_length tokens, without the noise of a log-intervals.ratio of sampled tokens alone.
 
 `python -m qilin_lib.evaluate.policies job.json` is the child that computes.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,22 +25,12 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import chains, files
-from qilin_lib.evaluate import store
+from qilin_lib.evaluate import intervals, store
 from qilin_lib.evaluate.asking import launched
 from qilin_lib.evaluate.backends import text_after
-from qilin_lib.evaluate.intervals import (
-    ANY,
-    LEAST,
-    POSITIVE,
-    Statistic,
-    mean_of,
-    paired,
-    proportion,
-    ratio,
-    studentised,
-)
+from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised
+from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.scores import adjust, same_items, summarise
-from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
 from qilin_lib.models.examine import context as longest
 from qilin_lib.models.load import load_tokenizer
@@ -146,10 +136,12 @@ def work(path: str | Path) -> None:
         "weights": {name: weights_sha256(folder) for name, folder in weights.items()},
     }
     files.write_json(out / "policies" / "settings.json", settings)
-    reference = chains.aligned(parameters.chain)
+    # What answers depend on: not the number of resamples, of the weights their own and those of SFT.
+    common = {key: value for key, value in settings.items() if key not in ("weights", "bootstrap_resamples")}
+    rows = [[item.id, item.ids, item.chosen] for item in asked]
     for name in weights:
-        common = {key: value for key, value in settings.items() if key not in ("weights", "bootstrap_resamples")}
-        key = _key(common, [settings["weights"][who] for who in (name, reference)], asked)
+        own = [settings["weights"][who] for who in (name, chains.aligned(parameters.chain))]
+        key = files.sha256_text(json.dumps([common, own, rows], ensure_ascii=False, sort_keys=True))
         path = out / "policies" / f"{name}.jsonl"
         if asked and not store.complete(path, key):
             _answer(name, path, key, asked, weights, Path(job["reward"]), parameters)
@@ -170,11 +162,6 @@ def items(data: str | Path, template: Template, model: Path, parameters: Any) ->
     return spread(kept, parameters.max_items), too_long
 
 
-def _key(settings: dict[str, Any], weights: list[str], asked: Sequence[Item]) -> str:
-    content = [settings, weights, [[item.id, item.ids, item.chosen] for item in asked]]
-    return files.sha256_text(json.dumps(content, ensure_ascii=False, sort_keys=True))
-
-
 def _answer(
     name: str, path: Path, key: str, asked: list[Item], weights: dict[str, Path], judged: Path, parameters: Any
 ) -> None:
@@ -183,7 +170,7 @@ def _answer(
 
     @cache
     def models() -> tuple[Any, Any, Any, Any]:
-        """Loaded with the first chunk that is not there yet."""
+        """Loaded with the first chunk that is not there yet. Policy and reference are one model where they are SFT."""
         start = chains.aligned(parameters.chain)
         policy = load_to_answer(weights[name], parameters.dtype, _waiting(weights[name], device))
         reference = policy
@@ -197,8 +184,7 @@ def _answer(
         return [{"id": one, "policy": name, **row} for one, row in zip(ids, rows, strict=True)]
 
     def told(left: int, many: int) -> None:
-        text = f"comparing policies, {name}: {many - left}/{many} batches"
-        launch.report(text=text)
+        launch.report(text=f"comparing policies, {name}: {many - left}/{many} batches")
 
     ids, size = list(by_id), parameters.batch_size
     store.fill(path, 0, key, [ids[first : first + size] for first in range(0, len(ids), size)], records, told)
@@ -246,9 +232,8 @@ def measured(
     with _placed(judge, device):
         rewards = reward.rewards(judge, both, parameters.batch_size)
     rows = []
-    for item, written, said, terms, *earned in zip(
-        chunk, greedy, drawn, kl, rewards[: len(chunk)], rewards[len(chunk) :], strict=True
-    ):
+    earned = zip(rewards[: len(chunk)], rewards[len(chunk) :], strict=True)
+    for item, written, said, terms, (own, sampled) in zip(chunk, greedy, drawn, kl, earned, strict=True):
         text = text_after(tokenizer, item.ids, written)
         row = {
             "source": item.source,
@@ -258,11 +243,11 @@ def measured(
             "tokens": len(written),
             "cut": len(written) == limit,
             "repetition": behaviour.repetition(text),
-            "reward": earned[0],
+            "reward": own,
             "sampled": text_after(tokenizer, item.ids, said),
             "sampled_tokens": len(said),
             "sampled_cut": len(said) == limit,
-            "sampled_reward": earned[1],
+            "sampled_reward": sampled,
             "kl": sum(terms),
             "positions": len(terms),
         }
@@ -336,17 +321,25 @@ def divergence(ours: Any, theirs: Any) -> Any:
 def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str, Any]:
     """{"policies", "paired"} from the records of every policy. QilinError unless all answered the same questions."""
     same_items("policies", records)
-    resamples, seed = parameters.bootstrap_resamples, parameters.seed
+    draws = parameters.bootstrap_resamples, parameters.seed
     tables = {name: statistics(rows) for name, rows in records.items()}
-    brief = {name: summarise(table, resamples, seed) for name, table in tables.items()}
     rows, reference = [], chains.aligned(parameters.chain)
     for name, table in tables.items():
-        if name != reference and records[name]:
-            for metric in table:
-                # KL of SFT from itself is 0 by definition: the value itself is the difference.
-                if not metric.startswith("kl"):
-                    row = {"metric": metric, "model_a": reference, "model_b": name}
-                    rows.append(row | _paired(metric, tables[reference][metric], table[metric], resamples, seed))
+        for metric, b in table.items() if name != reference and records[name] else ():
+            # KL of SFT from itself is 0 by definition: the value itself is the difference.
+            if metric.startswith("kl"):
+                continue
+            a = tables[reference][metric]
+            if metric in UNBOUNDED:
+                # `mean_of` holds the items' values beside a column of ones.
+                gap = mean_of(b.rows[:, 0] - a.rows[:, 0], intervals.ANY)
+                bounds = studentised(gap, *draws) if len(gap.rows) >= intervals.LEAST else (None, None, None)
+                row = {"n": len(gap.rows), "difference": float(gap.rows[:, 0].mean())}
+                row |= zip(("low", "high", "p"), bounds, strict=True)
+            else:
+                row = paired(a, b, *draws)
+            rows.append({"metric": metric, "model_a": reference, "model_b": name} | row)
+    brief = {name: summarise(table, *draws) for name, table in tables.items()}
     return {"policies": brief, "paired": adjust(rows)}
 
 
@@ -355,7 +348,7 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
     nats by all their positions) and an answer (mean of the sums)."""
     texts = text_statistics([row["answer"] for row in rows], [row["chosen"] for row in rows], TOKENISATION)
     kl = np.array([[row["kl"], row["positions"]] for row in rows]).reshape(-1, 2)
-    unbounded = {name: mean_of([row[name] for row in rows], ANY) for name in UNBOUNDED}
+    unbounded = {name: mean_of([row[name] for row in rows], intervals.ANY) for name in UNBOUNDED}
     return {
         "reward": unbounded["reward"],
         "sampled_reward": unbounded["sampled_reward"],
@@ -364,21 +357,9 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
         "sampled_tokens": unbounded["sampled_tokens"],
         "cut": proportion([row["cut"] for row in rows]),
         "repetition": mean_of([100 * row["repetition"] for row in rows]),
-        "kl_token": Statistic(kl, ratio, bounds=POSITIVE),
-        "kl_answer": mean_of(kl[:, 0], POSITIVE),
+        "kl_token": Statistic(kl, intervals.ratio, bounds=intervals.POSITIVE),
+        "kl_answer": mean_of(kl[:, 0], intervals.POSITIVE),
     }
-
-
-def _paired(metric: str, a: Statistic, b: Statistic, resamples: int, seed: int) -> dict[str, float | int]:
-    if metric not in UNBOUNDED:
-        return paired(a, b, resamples, seed)
-    # `mean_of` holds the items' values beside a column of ones.
-    gap = mean_of(b.rows[:, 0] - a.rows[:, 0], ANY)
-    difference = float(gap.rows[:, 0].mean())
-    if len(gap.rows) < LEAST:
-        return {"n": len(gap.rows), "difference": difference, "low": None, "high": None, "p": None}
-    low, high, p = studentised(gap, resamples, seed)
-    return {"n": len(gap.rows), "difference": difference, "low": low, "high": high, "p": p}
 
 
 if __name__ == "__main__":

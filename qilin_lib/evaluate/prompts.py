@@ -6,8 +6,9 @@ and the next token is the letter itself, no space between (EleutherAI/lm-evaluat
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os.path import commonprefix
 from typing import Any
@@ -83,49 +84,26 @@ class Prompt:
     """What stands before the question (`Asking.passages`)."""
 
 
-def ceval_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
-    """Each shot is a turn of the user and one of the assistant; the header (`name`: Chinese subject) comes first."""
-    return _exam_messages(question, item, shots, CEVAL_HEADER.format(name=name))
+def ceval_messages(question: str, item: Item, shots: Sequence[Item], name: str, header: str = CEVAL_HEADER) -> Messages:
+    """Each shot is a turn of the user and one of the assistant; the header comes first (`name`: Chinese subject).
 
-
-def cmmlu_messages(question: str, item: Item, shots: Sequence[Item], name: str) -> Messages:
-    """As `ceval_messages`, under the header of CMMLU's own evaluation (lm-evaluation-harness has the same)."""
-    return _exam_messages(question, item, shots, CMMLU_HEADER.format(name=name))
-
-
-def _exam_messages(question: str, item: Item, shots: Sequence[Item], header: str) -> Messages:
-    asked = [_ceval_question(shot.question, shot.options) for shot in shots]
-    asked.append(_ceval_question(question, item.options))
-    asked[0] = header + asked[0]
+    CMMLU_HEADER is that of CMMLU's own evaluation (lm-evaluation-harness has the same).
+    """
     messages = []
-    for text, shot in zip(asked, shots, strict=False):
-        messages += [_turn("user", text), _turn("assistant", f"{REPLY_PREFIX}{shot.gold}")]
-    return [*messages, _turn("user", asked[-1])]
+    for one in [*shots, replace(item, question=question)]:
+        lines = [one.question, *(f"{letter}. {text}" for letter, text in (one.options or {}).items())]
+        messages += [_turn("user", "\n".join(lines)), _turn("assistant", f"{REPLY_PREFIX}{one.gold}")]
+    messages[0]["content"] = header.format(name=name) + messages[0]["content"]
+    return messages[:-1]
 
 
-def medqa_messages(question: str, item: Item) -> Messages:
-    """As `cmexam_messages`, after an instruction: the set has none, and no examples show what is wanted."""
-    (turn,) = cmexam_messages(question, item)
-    return [_turn("user", MEDQA_HEADER + turn["content"])]
+def cmexam_messages(question: str, item: Item, header: str = "") -> Messages:
+    """Question, then the options as lines "A text": the layout of CMExam's own file and of the training data.
 
-
-def cmexam_messages(question: str, item: Item) -> Messages:
-    """Question, then the options as lines "A text": the layout of CMExam's own file and of the training data."""
+    MedQA comes after an instruction: the set has none, and no examples show what is wanted.
+    """
     lines = [f"{letter} {text}" for letter, text in (item.options or {}).items()]
-    return [_turn("user", "\n".join([question, *lines]))]
-
-
-def huatuo_messages(question: str) -> Messages:
-    """The patient's question as it is."""
-    return [_turn("user", question)]
-
-
-def dialogue_messages(question: str, history: Sequence[Item]) -> Messages:
-    """What was said before as it was said, each exchange (question, reference) two turns, then the patient's turn."""
-    messages = []
-    for exchange in history:
-        messages += [_turn("user", exchange.question), _turn("assistant", exchange.reference)]
-    return [*messages, _turn("user", question)]
+    return [_turn("user", header + "\n".join([question, *lines]))]
 
 
 def fit(
@@ -143,45 +121,46 @@ def fit(
     `build(question, shots)` gives the messages; `backend` lends tokenizer, template and context. Where a server holds
     them (`backend.tokenizer` is None) nothing is cut. Raises QilinError when not even an empty question fits.
     """
-    how = asking(backend)
+    how, stop = asking(backend), next_turns(backend)
     # A model that thinks first would think after words that are already its answer.
     reply_prefix = "" if how.thinks else reply_prefix
-
+    system = [_turn("system", how.system)] if how.system else []
     shown = tuple(how.passages(item)) if how.passages else ()
 
-    def messages(question: str, left: Sequence[Item], beside: Shown = ()) -> Messages:
-        system = [_turn("system", how.system)] if how.system else []
+    def messages(question: str, left: Sequence[Item], beside: Shown) -> Messages:
         return [*system, *with_passages(build(question, left), beside)]
 
     if backend.tokenizer is None:
         made = messages(item.question, shots, shown)
         text = backend.render(made, reply_prefix)
-        return Prompt(made, reply_prefix, [], text, len(shots), False, stop=next_turns(backend), passages=shown)
-    room, stop = backend.context - (new_tokens and (how.max_new_tokens or new_tokens)), next_turns(backend)
+        return Prompt(made, reply_prefix, [], text, len(shots), False, stop=stop, passages=shown)
+    room = backend.context - (new_tokens and (how.max_new_tokens or new_tokens))
 
     def ids(question: str, left: Sequence[Item], beside: Shown = ()) -> list[int]:
         return _encode(messages(question, left, beside), reply_prefix, backend)
 
-    def prompt(encoded: list[int], question: str, left: Sequence[Item], beside: Shown = ()) -> Prompt:
-        text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
-        shared = len(commonprefix([encoded[:-1], ids("", left)]))
-        cut = question != item.question
-        made = messages(question, left, beside)
-        return Prompt(made, reply_prefix, encoded, text, len(left), cut, shared, stop, beside)
-
+    question = item.question
     fewer_passages = [(shots, shown[:many]) for many in range(len(shown), 0, -1)]
     for left, beside in [*fewer_passages, *((shots[first:], ()) for first in range(len(shots) + 1))]:
-        encoded = ids(item.question, left, beside)
+        encoded = ids(question, left, beside)
         if len(encoded) <= room:
-            return prompt(encoded, item.question, left, beside)
-    end = _longest_ending(item.question, lambda end: len(ids(end, ())) <= room)
-    encoded = ids(end, ())
+            break
+    else:
+        start = bisect_left(range(len(question)), True, key=lambda at: len(ids(question[at:], left)) <= room)
+        # A cut can add a token.
+        while start < len(question) and len(ids(question[start:], left)) > room:
+            start += 1
+        question = question[start:]
+        encoded = ids(question, left)
     if len(encoded) > room:
         raise QilinError(
             f"{item.benchmark} item {item.id} needs {len(encoded)} tokens without its question, but a context of "
             f"{backend.context} leaves {room} beside {new_tokens} new ones; take a model with a longer context"
         )
-    return prompt(encoded, end, ())
+    text = backend.tokenizer.decode(encoded, skip_special_tokens=False)
+    shared = len(commonprefix([encoded[:-1], ids("", left)]))
+    cut, made = question != item.question, messages(question, left, beside)
+    return Prompt(made, reply_prefix, encoded, text, len(left), cut, shared, stop, beside)
 
 
 def with_passages(messages: Messages, passages: Shown) -> Messages:
@@ -235,21 +214,6 @@ def _encode(messages: Messages, reply_prefix: str, backend: Any) -> list[int]:
 @lru_cache(maxsize=64)
 def _turn_ids(template: Template, tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> list[int]:
     return template.encode([{"role": role, "content": content} for role, content in turns], tokenizer)
-
-
-def _longest_ending(text: str, fits: Callable[[str], bool]) -> str:
-    """The longest ending of `text` that fits ("" when none does); a cut can add a token, hence the last steps."""
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(text[middle:]) else (middle + 1, high)
-    while low < len(text) and not fits(text[low:]):
-        low += 1
-    return text[low:]
-
-
-def _ceval_question(question: str, options: dict[str, str] | None) -> str:
-    return "\n".join([question, *(f"{letter}. {text}" for letter, text in (options or {}).items())])
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

@@ -29,7 +29,6 @@ from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import CEVAL_LETTERS, Item
 from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, ceval_messages, cmexam_messages
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import Table
 from qilin_lib.evaluate.variants import cmexam_texts
 
@@ -60,7 +59,21 @@ def ceval_prompts(items: Sequence[Item], backend: Any, dev: dict[str, list[Item]
     The first `shots` dev examples, one at least. The authors send a prompt that is too long as it is; here it loses
     examples from the front, then tokens, and is marked truncated. QilinError when there are fewer examples.
     """
-    return [_ceval_prompt(item, backend, dev.get(item.subject or "", []), max(1, shots)) for item in items]
+    shots, asked = max(1, shots), []
+    for item in items:
+        shown = dev.get(item.subject or "", [])
+        if len(shown) < shots:
+            raise QilinError(
+                f"C-Eval subject '{item.subject}' has {len(shown)} dev examples, fewer than shots = {shots}"
+            )
+        texts = [_rounds(item, shown[first:shots]) for first in range(shots + 1)]
+        prompt = _fitted(texts, shots, backend, CEVAL_NEW_TOKENS)
+        if prompt.ids and prompt.shots:
+            bare = _rounds(replace(item, question=""), shown[shots - prompt.shots : shots])
+            shared = len(commonprefix([prompt.ids[:-1], backend.tokenizer.encode(bare)]))
+            prompt = replace(prompt, shared=shared)
+        asked.append(prompt)
+    return asked
 
 
 def cmexam_prompts(items: Sequence[Item], backend: Any) -> list[Prompt]:
@@ -84,7 +97,9 @@ def ceval_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -
         output = "" if reply.error else (tail + reply.text).strip()
         letter = ceval_letter(output, item.options or {})
         correct = None if item.gold is None else letter == item.gold
-        answers.append({"output": output, "prediction": letter, "correct": correct, **_refusal(reply)})
+        # The authors' code knows no end of a reply; only a prompt that a server refuses is told from others.
+        ending = reply.ending if reply.error else {}
+        answers.append({"output": output, "prediction": letter, "correct": correct, **ending})
     return answers
 
 
@@ -99,6 +114,9 @@ def cmexam_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) 
     for item, reply in zip(items, backend.generate(asked, CMEXAM_NEW_TOKENS), strict=True):
         output, options = reply.text.strip(), item.options or {}
         prediction, explained = cmexam_letters(output, options), _EXPLANATION.search(output)
+        # parse_explanations of evaluate_lora_result.py: between the first and second "解释:" (half-width), else all.
+        parts = output.split("解释:")
+        lora = parts[1].strip() if len(parts) > 1 else output or NO_ANSWER
         answers.append(
             {
                 "output": output,
@@ -106,16 +124,11 @@ def cmexam_answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) 
                 "correct": prediction == item.gold,
                 "explanation": explained[1] if explained else "",
                 "lora_prediction": lora_letters(output, options),
-                "lora_explanation": lora_explanation(output),
-                **_refusal(reply),
+                "lora_explanation": lora,
+                **(reply.ending if reply.error else {}),
             }
         )
     return answers
-
-
-def _refusal(reply: Reply) -> dict[str, str]:
-    # The authors' code knows no end of a reply; only a prompt that a server refuses is told from one that it answers.
-    return reply.ending if reply.error else {}
 
 
 def ceval_letter(output: str, options: dict[str, str]) -> str | None:
@@ -155,11 +168,6 @@ def lora_letters(output: str, options: dict[str, str]) -> str | None:
     return "".join(letter for letter, own in words.items() if any(word in searched for word in own)) or None
 
 
-def lora_explanation(output: str) -> str:
-    """parse_explanations of evaluate_lora_result.py: between the first and second "解释:" (half-width), else all."""
-    return (output.split("解释:")[1].strip() if "解释:" in output else output) if output else NO_ANSWER
-
-
 def cmexam_statistics(records: Sequence[dict]) -> Table:
     """accuracy and unparsed over all records (evaluators/baichuan.py), and the figures of the other scripts.
 
@@ -179,16 +187,6 @@ def cmexam_statistics(records: Sequence[dict]) -> Table:
     }
 
 
-def _ceval_prompt(item: Item, backend: Any, dev: Sequence[Item], shots: int) -> Prompt:
-    if len(dev) < shots:
-        raise QilinError(f"C-Eval subject '{item.subject}' has {len(dev)} dev examples, fewer than shots = {shots}")
-    prompt = _fitted([_rounds(item, dev[first:shots]) for first in range(shots + 1)], shots, backend, CEVAL_NEW_TOKENS)
-    if not (prompt.ids and prompt.shots):
-        return prompt
-    bare = backend.tokenizer.encode(_rounds(replace(item, question=""), dev[shots - prompt.shots : shots]))
-    return replace(prompt, shared=len(commonprefix([prompt.ids[:-1], bare])))
-
-
 def _rounds(item: Item, shots: Sequence[Item]) -> str:
     turns = ceval_messages(item.question, item, shots, item.subject or "")
     asked = [f"{turn['content']}\n{REPLY_PREFIX}" for turn in turns if turn["role"] == "user"]
@@ -199,19 +197,17 @@ def _rounds(item: Item, shots: Sequence[Item]) -> str:
 
 def _fitted(texts: Sequence[str], shots: int, backend: Any, new_tokens: int) -> Prompt:
     """The first of `texts` (each with one example fewer) that fits into the context, else the end of the last one."""
-    if backend.tokenizer is None:
-        return _prompt(texts[0], [], shots, truncated=False)
-    room = backend.context - new_tokens
-    for dropped, text in enumerate(texts):
-        ids = backend.tokenizer.encode(text)
-        if len(ids) <= room:
-            return _prompt(text, ids, shots - dropped, truncated=dropped > 0)
-    ids = ids[-room:]
-    return _prompt(backend.tokenizer.decode(ids), ids, 0, truncated=True)
-
-
-def _prompt(text: str, ids: list[int], shots: int, truncated: bool) -> Prompt:
-    return Prompt([{"role": "user", "content": text}], "", ids, text, shots, truncated)
+    text, ids, left, truncated = texts[0], [], shots, False
+    if backend.tokenizer is not None:
+        room = backend.context - new_tokens
+        for dropped, text in enumerate(texts):
+            ids, left, truncated = backend.tokenizer.encode(text), shots - dropped, dropped > 0
+            if len(ids) <= room:
+                break
+        else:
+            ids, left, truncated = ids[-room:], 0, True
+            text = backend.tokenizer.decode(ids)
+    return Prompt([{"role": "user", "content": text}], "", ids, text, left, truncated)
 
 
 def _only(letters: Sequence[str]) -> str | None:

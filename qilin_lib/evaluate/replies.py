@@ -63,7 +63,9 @@ def replied(
     for prompt, text, finish, error in zip(prompts, texts, finishes, errors or [""] * len(prompts), strict=True):
         if found := [at for end in ends if (at := text.find(end)) >= 0]:
             text, finish = text[: min(found)], STOP
-        if turn := _next_turn(text, prompt.stop):
+        # "请问：" asks on within a sentence; a tag in brackets cannot.
+        tags = [rf"^[ \t]*{re.escape(tag)}" if re.match(r"\w", tag) else re.escape(tag) for tag in prompt.stop]
+        if tags and (turn := re.search("|".join(tags), text, re.MULTILINE)):
             text, finish = text[: turn.start()].rstrip(), STOP
         opened = None if error else _OPEN_THOUGHT.search(prompt.text, max(0, len(prompt.text) - 20))
         replies.append(Reply((opened[0] if opened else "") + text, finish, forces and bool(prompt.reply_prefix), error))
@@ -109,9 +111,3 @@ def unread(record: dict[str, Any]) -> bool:
 def unsaid(record: dict[str, Any]) -> bool:
     """Whether a free answer is cut or empty."""
     return record.get("finish", STOP) != STOP or not spoken(record["output"])
-
-
-def _next_turn(text: str, tags: Sequence[str]) -> re.Match | None:
-    # "请问：" asks on within a sentence; a tag in brackets cannot.
-    patterns = [rf"^[ \t]*{re.escape(tag)}" if re.match(r"\w", tag) else re.escape(tag) for tag in tags]
-    return re.search("|".join(patterns), text, re.MULTILINE) if patterns else None

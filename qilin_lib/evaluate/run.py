@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from qilin_lib import files
 from qilin_lib.chains import BUILD
-from qilin_lib.evaluate import evidence, submission
+from qilin_lib.evaluate import evidence
 from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
-from qilin_lib.evaluate.benchmarks import PAPER, prepare
+from qilin_lib.evaluate.benchmarks import PAPER, ceval, prepare
 from qilin_lib.evaluate.items import there
 from qilin_lib.evaluate.judging import stage as judging
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
@@ -33,33 +33,28 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
     baseline that cannot answer stands under "unfinished"; see `asking.evaluated` for what is kept and raised.
     """
 
+    parameters = stage.parameters
+    only = evidence.benchmarks(parameters)
+    names = [*parameters.models, *parameters.baselines, *evidence.variants(parameters)]
+
     def scored(tasks: Sequence[Task], failed: Mapping[str, str]) -> dict[str, Any]:
         unusable = {task.name: task.invalid for task in tasks}
         write_jsonl(stage.dir / "invalid.jsonl", (row for rows in unusable.values() for row in rows))
         usable = [task for task in tasks if task.items]
-        models = {task.name: _models(stage.parameters, task.name) for task in usable}
-        scores = score(usable, models, stage.dir, stage.parameters, failed)
+        models = {task.name: [name for name in names if task.name in only.get(name, [task.name])] for task in usable}
+        scores = score(usable, models, stage.dir, parameters, failed)
         for task in usable:
-            _submit(stage, task, scores)
-        return scores | ({"judged": judging.judge(stage, failed, show)} if stage.parameters.judge else {})
+            # C-Eval's submission files are taken whole only.
+            whole = task.split == "test" and task.cap is None and parameters.ceval_subjects is None
+            for name in scores[task.name] if task.name == "ceval" and whole else ():
+                target = stage.dir / "submission" / task.protocol / f"{name}.json"
+                ceval.write_submission(read_records(task, name, stage.dir), target)
+        return scores | ({"judged": judging.judge(stage, failed, show)} if parameters.judge else {})
 
     show = show or live_line()
-    if stage.parameters.judge:
-        judging.check(stage.parameters)
+    if parameters.judge:
+        judging.check(parameters)
     return evaluated(stage, show, lambda: items(stage) if tasks is None else tasks, scored)
-
-
-def _submit(stage: Stage, task: Task, scores: dict[str, Any]) -> None:
-    """C-Eval's submission files, where all of its test split was asked: they are taken whole only."""
-    whole = task.split == "test" and task.cap is None and stage.parameters.ceval_subjects is None
-    for name in scores[task.name] if task.name == "ceval" and whole else ():
-        submission.write(read_records(task, name, stage.dir), stage.dir / "submission" / task.protocol / f"{name}.json")
-
-
-def _models(parameters: Any, benchmark: str) -> list[str]:
-    asked = evidence.benchmarks(parameters)
-    names = [*parameters.models, *parameters.baselines, *evidence.variants(parameters)]
-    return [name for name in names if benchmark in asked.get(name, [benchmark])]
 
 
 def score(
@@ -107,17 +102,13 @@ def score(
 
 def _settings(task: Task, records: dict[str, list[dict]]) -> dict[str, Any]:
     rows = [row for answers in records.values() for row in answers]
+    # Shots that the prompts really held: one number, or "2-5" where a short context left fewer in some.
+    shots = {row["shots"] for row in rows} if task.likelihood else set()
     return {
         "split": task.split,
         "cap": task.cap,
         "invalid": len(task.invalid),
-        "shots": _shots(rows) if task.likelihood else None,
+        "shots": f"{min(shots)}-{max(shots)}" if len(shots) > 1 else next(iter(shots), None),
         "truncated": {model: sum(row["truncated"] for row in answers) for model, answers in records.items()},
         "scoring": ", ".join(sorted({row["scoring"] for row in rows})),
     }
-
-
-def _shots(records: Iterable[dict]) -> int | str | None:
-    """Shots that the prompts really held: one number, or "2-5" where a short context left fewer in some."""
-    seen = {row["shots"] for row in records}
-    return f"{min(seen)}-{max(seen)}" if len(seen) > 1 else next(iter(seen), None)

@@ -1,6 +1,6 @@
 """Who answers: an encoder-decoder of transformers (T5, BART). The encoder reads the question, the decoder answers.
 
-The interface is that of backends.TransformersBackend. The forced words of a reply open the decoder's text.
+The forced words of a reply open the decoder's text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.backends import single_token, stop_ids, weights_hash
+from qilin_lib.evaluate.backends import TransformersBackend, single_token
 from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.models.load import load_tokenizer, quiet_libraries
@@ -19,19 +19,15 @@ from qilin_lib.models.load import load_tokenizer, quiet_libraries
 UNLIMITED = 2048
 
 
-class SequenceBackend:
+class SequenceBackend(TransformersBackend):
     """A loaded encoder-decoder, its tokenizer and its template; `context` bounds question and answer together."""
-
-    likelihood = True
 
     def __init__(
         self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str, asking: Asking = AS_IT_COMES
     ) -> None:
-        self.model = model.to(device).eval() if not getattr(model, "hf_device_map", None) else model.eval()
-        self.tokenizer, self.template = tokenizer, template
-        self.batch_size, self.device = batch_size, device
+        super().__init__(model, tokenizer, template, batch_size, device, asking)
         self.context = int(getattr(model.config, "max_position_embeddings", None) or UNLIMITED)
-        self.stop_ids, self.asking = stop_ids(model, tokenizer), asking
+        self.asking, self.likelihood = asking, True
 
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
         """Natural log-probability of each choice as the decoder's next token after the forced words, one dict a prompt.
@@ -68,10 +64,6 @@ class SequenceBackend:
             texts.append(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
             finishes.append(LENGTH if end is None else STOP)
         return replied(prompts, texts, finishes, ends=self.asking.stop)
-
-    def fingerprint(self) -> str:
-        """Hash of the weights."""
-        return weights_hash(self.model)
 
     def _read(self, prompts: Sequence[Prompt]) -> tuple[Any, dict[str, Any]]:
         """(the decoder's first ids: start token and forced words, the encoder's output with its mask)."""

@@ -13,15 +13,16 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.responses import Responses
+from qilin_lib.schema import Baseline
 
 # Tries of one request, and the seconds that it may spend waiting between them.
 TRIES, MAX_WAIT = 6, 300.0
@@ -47,41 +48,22 @@ class Refused(Exception):
 
 
 class Server:
-    """The base URL `url` ("/v1" is added to a URL without a path) and the model that is asked there.
+    """The `endpoint` of a baseline's line ("/v1" is added to a URL without a path) and the `model` that is asked there.
 
-    The key is read from the environment variable `key_env` (a server on this machine may do without) and goes nowhere
-    else. `threads` requests run at a time, `requests_per_minute` of them start; `timeout` is in seconds a try. Answers
-    are kept in `cache_dir`. Raises QilinError for a URL or a key that cannot be used.
+    The key is read from the environment variable `api_key_env` (a server on this machine may do without) and goes
+    nowhere else. `threads` requests run at a time, `requests_per_minute` of them start; `timeout` is in seconds a try.
+    Answers are kept in `cache_dir`. Raises QilinError for a URL or a key that cannot be used.
     """
 
-    def __init__(
-        self,
-        model: str,
-        url: str,
-        threads: int,
-        cache_dir: str | Path,
-        key_env: str,
-        requests_per_minute: float | None,
-        timeout: float,
-    ) -> None:
-        self.model, self.threads, self.timeout = model, threads, timeout
-        self.url, self._local = _base_url(url)
-        self._key_env, self._key = key_env, _read_key(key_env, self.url, self._local)
-        self.responses, self._pace = Responses(cache_dir), _Pace(requests_per_minute)
+    def __init__(self, line: Baseline, threads: int, cache_dir: str | Path) -> None:
+        self.model, self.threads, self.timeout = line.model, threads, line.timeout
+        self.url, self._local = _base_url(line.endpoint)
+        self._key_env, self._key = line.api_key_env, _read_key(line.api_key_env, self.url, self._local)
+        self.responses, self._pace = Responses(cache_dir), _Pace(line.requests_per_minute)
         self._client: Any = None
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
         self._answered, self._renamed = False, False
         self._lock, self._random = threading.Lock(), random.Random()
-
-    def open(self) -> Any:
-        """A client of the server; ImportError or ValueError for a proxy in the environment that it cannot use."""
-        import openai
-
-        # A server on this machine is not reached through the proxy of HTTP_PROXY.
-        transport = openai.DefaultHttpxClient(trust_env=not self._local)
-        return openai.OpenAI(
-            api_key=self._key, base_url=self.url, max_retries=0, timeout=self.timeout, http_client=transport
-        )
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]], read: Read) -> list[Answer]:
         """The answers to requests at `path` (CHAT, TEXT), in their order; equal ones are asked once.
@@ -89,7 +71,13 @@ class Server:
         Raises QilinError, one sentence, when a request stays without an answer for a reason other than its prompt, or
         when the server refuses all of them; answers that arrived are on disk by then.
         """
-        self._client = self._client or self.open()
+        if self._client is None:
+            import openai
+
+            # A server on this machine is not reached through the proxy of HTTP_PROXY.
+            transport = openai.DefaultHttpxClient(trust_env=not self._local)
+            settings = {"api_key": self._key, "base_url": self.url, "timeout": self.timeout, "http_client": transport}
+            self._client = openai.OpenAI(max_retries=0, **settings)
         names = [json.dumps(body, sort_keys=True) for body in bodies]
         stop, pool = threading.Event(), ThreadPoolExecutor(self.threads)
         asked: dict[str, Future] = {}
@@ -102,7 +90,11 @@ class Server:
             # Requests under way are paid for: they end and are kept. No new one starts.
             stop.set()
             pool.shutdown(cancel_futures=True)
-        _raise_first(asked.values())
+        # The error of the first prompt that has one; those that were stopped because of it say nothing.
+        for future in asked.values():
+            error = None if future.cancelled() else future.exception()
+            if error is not None and not isinstance(error, CancelledError):
+                raise error
         self._count(cached=len(names) - len(asked))
         return [asked[name].result() for name in names]
 
@@ -114,7 +106,8 @@ class Server:
             return {**self._counted, "damaged": len(self.responses.damaged)}
 
     def _answer(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
-        """The answer from the cache, else from the server; kept before it is returned."""
+        """The answer from the cache, else from the server; kept before it is returned. One that says why there is none
+        is not kept: another day the server may answer."""
         request = {"url": self.url, "endpoint": path, "body": body}
         kept = self.responses.get(request)
         if kept is not None:
@@ -125,23 +118,19 @@ class Server:
             answer = self._tried(path, body, read, stop)
             self.responses.put(request, answer)
             self._answered = True
+            return answer
         except Refused as reason:
-            return self._refusal(str(reason), body, stop, started)
+            self._count(refused=1)
+            with self._lock:
+                hopeless = not self._answered and self._counted["refused"] >= ALL_REFUSED
+            if not hopeless:
+                return {"error": str(reason)}
+            stop.set()
+            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1, started) from None
         except BaseException:
             # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
             stop.set()
             raise
-        return answer
-
-    def _refusal(self, reason: str, body: dict[str, Any], stop: threading.Event, started: float) -> Answer:
-        """An answer that says why there is none. It is not kept: another day the server may answer."""
-        self._count(refused=1)
-        with self._lock:
-            hopeless = not self._answered and self._counted["refused"] >= ALL_REFUSED
-        if hopeless:
-            stop.set()
-            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1, started)
-        return {"error": reason}
 
     def _tried(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
         """The answer of the server after as many tries as it takes, at most TRIES."""
@@ -157,7 +146,10 @@ class Server:
             except _Final as reason:
                 raise self._error(str(reason), body, tries, started) from None
             except _Again as reason:
-                pause = self._backoff(tries) if reason.wait is None else reason.wait
+                pause = reason.wait
+                if pause is None:
+                    # Doubled each time, and spread so that threads do not come back together.
+                    pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * self._random.uniform(0.5, 1)
                 if tries == TRIES:
                     raise self._error(str(reason), body, tries, started) from None
                 if waited + pause > MAX_WAIT:
@@ -171,7 +163,11 @@ class Server:
         raw = self._post(path, body)
         try:
             whole = json.loads(raw)
-            answer = {**read(whole), **_counts(whole)}
+            spent = whole.get("usage")
+            counts = {name: spent.get(name) if isinstance(spent, dict) else None for name in COUNTS}
+            if not all(type(count) is int and count >= 0 for count in counts.values()):
+                counts = dict.fromkeys(COUNTS)
+            answer = {**read(whole), **counts}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
@@ -205,7 +201,10 @@ class Server:
 
     def _judged(self, error: Any, sent: dict[str, Any]) -> Exception:
         """What an HTTP status means. `error` is an openai.APIStatusError, `sent` the settings of the request."""
-        status, said = error.status_code, self._excerpt(_message(error.body, error.response.text))
+        told, status = error.body if isinstance(error.body, dict) else {}, error.status_code
+        # The server's own sentence: `error.message` or `detail` of its JSON, else the whole text.
+        sentences = [told[name] for name in ("message", "detail", "error") if told.get(name)]
+        said = self._excerpt(str(sentences[0]) if sentences else error.response.text)
         if status == 401:
             # Not the server's words: they tend to repeat parts of the key.
             return _Final(f"status 401, the server refuses the key of {self._key_env}")
@@ -215,8 +214,7 @@ class Server:
             return _Final(f"status 403, the key of {self._key_env} may not use this model ({said})")
         if status == 404:
             return _Final(f"status 404, the server knows no model of this name or no such path ({said})")
-        code = error.body.get("code") if isinstance(error.body, dict) else None
-        if status == 402 or (status == 429 and code == "insufficient_quota"):
+        if status == 402 or (status == 429 and told.get("code") == "insufficient_quota"):
             return _Final(f"status {status}, the account's quota is used up ({said})")
         if status in BAD_MOMENT or status >= 500:
             return _Again(f"status {status} ({said})", _retry_after(error.response.headers), for_all=status == 429)
@@ -245,10 +243,6 @@ class Server:
         hidden = text if self._key == PLACEHOLDER else text.replace(self._key, "[key]")
         line = " ".join(hidden.split())
         return line if len(line) <= 200 else line[:200] + "…"
-
-    def _backoff(self, tries: int) -> float:
-        """Seconds after so many failures: doubled each time, and spread so that threads do not come back together."""
-        return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * self._random.uniform(0.5, 1)
 
     def _count(self, **more: int) -> None:
         with self._lock:
@@ -296,15 +290,6 @@ class _Pace:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
-def _counts(body: dict[str, Any]) -> dict[str, int | None]:
-    """The tokens that the server counted; None where it did not count."""
-    spent = body.get("usage")
-    counts = {name: spent.get(name) if isinstance(spent, dict) else None for name in COUNTS}
-    if not all(type(count) is int and count >= 0 for count in counts.values()):
-        return dict.fromkeys(COUNTS)
-    return counts
-
-
 def _retry_after(headers: Any) -> float | None:
     """Seconds that a server asks to wait, as a number or as a date; None when it does not."""
     said = headers.get("retry-after", "")
@@ -316,20 +301,6 @@ def _retry_after(headers: Any) -> float | None:
         except ValueError:
             return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
-
-
-def _message(body: Any, text: str) -> str:
-    """The server's own sentence: `error.message` or `detail` of its JSON, else the whole text."""
-    found = [body[name] for name in ("message", "detail", "error") if isinstance(body, dict) and body.get(name)]
-    return str(found[0]) if found else text
-
-
-def _raise_first(asked: Iterable[Future]) -> None:
-    """The error of the first prompt that has one; those that were stopped because of it say nothing."""
-    for future in asked:
-        error = None if future.cancelled() else future.exception()
-        if error is not None and not isinstance(error, CancelledError):
-            raise error
 
 
 def _base_url(url: str) -> tuple[str, bool]:
@@ -360,3 +331,48 @@ def _read_key(name: str, url: str, local: bool) -> str:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise QilinError(f"the environment variable {name} holds no key: it has a space or a character outside ASCII")
     return key
+
+
+class Responses:
+    """Answers kept on disk, one JSON file a request: what was paid for once is not asked again.
+
+    A file is renamed into place whole, so processes may share the folder; one that is torn all the same (a full disk,
+    an edit) fails its checksum and is asked again. `damaged` names the files that could not be used.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.damaged: list[str] = []
+
+    def get(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a request, or None. Raises QilinError when its file cannot be read at all."""
+        path = self._path(request)
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["request"] == request and kept["sha256"] == _digest(kept["answer"]):
+                return kept["answer"]
+        except FileNotFoundError:
+            return None
+        except OSError as reason:
+            raise QilinError(f"{path} cannot be read: {reason.strerror}; mend its rights or delete it") from None
+        except (ValueError, KeyError, TypeError):
+            pass
+        self.damaged.append(path.name)
+        return None
+
+    def put(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
+        """Keep an answer. Raises QilinError when the folder cannot be written."""
+        path = self._path(request)
+        try:
+            files.write_json(path, {"request": request, "answer": answer, "sha256": _digest(answer)})
+        except OSError as reason:
+            raise QilinError(
+                f"{path} cannot be written ({reason.strerror}), and answers are asked for only where they can be kept"
+            ) from None
+
+    def _path(self, request: dict[str, Any]) -> Path:
+        return self.folder / f"{_digest(request)}.json"
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return files.sha256_text(json.dumps(value, ensure_ascii=False, sort_keys=True))

@@ -74,21 +74,19 @@ def reopen(path: Path, key: str) -> bool:
 
 def note_failure(out_dir: str | Path, model: str, reason: Exception) -> None:
     """Keep why a model could not answer everything: `failures` reads it."""
-    write_json(_failure(out_dir, model), sentence(reason))
-
-
-def forget_failures(out_dir: str | Path) -> None:
-    """What stopped an earlier attempt says nothing of the next."""
-    shutil.rmtree(_failure(out_dir, "").parent, ignore_errors=True)
+    write_json(Path(out_dir) / "failures" / f"{model}.json", sentence(reason))
 
 
 def failures(out_dir: str | Path) -> dict[str, str]:
     """{model: why it could not answer everything} of the last attempt."""
-    return {path.stem: read_json(path) for path in sorted(_failure(out_dir, "*").parent.glob("*.json"))}
+    return {path.stem: read_json(path) for path in sorted(Path(out_dir).glob("failures/*.json"))}
 
 
-def _failure(out_dir: str | Path, model: str) -> Path:
-    return Path(out_dir) / "failures" / f"{model}.json"
+def add_usage(out_dir: str | Path, model: str, usage: dict[str, Any]) -> None:
+    """A server's bill is the sum over all attempts: what one attempt paid for, the next finds in its cache."""
+    path = Path(out_dir) / "usage" / f"{model}.json"
+    before = read_json(path) if path.exists() else {}
+    write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in usage.items()})
 
 
 def kept(path: Path, key: str) -> dict[str, dict]:

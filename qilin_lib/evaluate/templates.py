@@ -41,9 +41,9 @@ class OwnTemplate:
         """
         tags = tokenizer.get_added_vocab()
         if not any(tag in message["content"] for message in messages for tag in tags):
-            return tag_ids(tokenizer, self._render(messages, tokenizer, add_generation_prompt))
+            return tag_ids(tokenizer, self.render(messages, tokenizer, add_generation_prompt))
         marked = [{**one, "content": f" \ue000{at}\ue001 "} for at, one in enumerate(messages)]
-        text, ids, last = self._render(marked, tokenizer, add_generation_prompt), [], 0
+        text, ids, last = self.render(marked, tokenizer, add_generation_prompt), [], 0
         for mark in _MARK.finditer(text):
             content = messages[int(mark[1])]["content"]
             ids += tag_ids(tokenizer, text[last : mark.start()])
@@ -51,13 +51,8 @@ class OwnTemplate:
             last = mark.end()
         return ids + tag_ids(tokenizer, text[last:])
 
-    def thinks(self, tokenizer: Any) -> bool:
-        """Whether a reply begins with a thought: the template opens one, or knows thoughts and closes none."""
-        text = self._render([{"role": "user", "content": "问"}], tokenizer, True)
-        knows = "<think" in tokenizer.chat_template or "enable_thinking" in tokenizer.chat_template
-        return bool(_OPEN_THOUGHT.search(text)) or (knows and not _CLOSED_THOUGHT.search(text))
-
-    def _render(self, messages: list[Message], tokenizer: Any, prompt: bool) -> str:
+    def render(self, messages: list[Message], tokenizer: Any, prompt: bool) -> str:
+        """The text of a conversation. QilinError for turns that the template does not take."""
         try:
             return tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=prompt, **self.settings
@@ -77,8 +72,12 @@ def presets() -> dict[str, str]:
 
 
 def thinks(template: Any, tokenizer: Any) -> bool:
-    """Whether a model answers with a thought first under its template."""
-    return isinstance(template, OwnTemplate) and template.thinks(tokenizer)
+    """Whether a model answers with a thought first: its own template opens one, or knows thoughts and closes none."""
+    if not isinstance(template, OwnTemplate):
+        return False
+    text = template.render([{"role": "user", "content": "问"}], tokenizer, True)
+    knows = "<think" in tokenizer.chat_template or "enable_thinking" in tokenizer.chat_template
+    return bool(_OPEN_THOUGHT.search(text)) or (knows and not _CLOSED_THOUGHT.search(text))
 
 
 def written(name: str, prompt: str, tokenizer: Any = None) -> Template:

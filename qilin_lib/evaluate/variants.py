@@ -35,19 +35,18 @@ from qilin_lib.evaluate.metrics import (
     ORDERS,
     TOKENISATIONS,
     bleu,
-    bleu_of,
-    distinct,
-    gleu,
     longest,
     ngrams,
     overlaps,
-    rouge_l,
-    rouge_n,
     segment,
+    subsequences,
+    text_statistics,
     tokenize,
 )
 
 Tokens = Sequence[Sequence[str]]
+OURS = {"bleu": "sacrebleu", "gleu": "nltk mean", "rouge": "rouge-score", "distinct": "mean of items"}
+"""Whose metrics `text_statistics` are."""
 
 README_METRICS = {
     "B-1": "bleu_2 · ChiMed-GPT (README: BLEU-1), spaced char",
@@ -76,16 +75,18 @@ def variants(predictions: Sequence[str], references: Sequence[str]) -> dict[str,
     """{"bleu_4 · nltk corpus, jieba": Statistic, …} of N texts, sorted by name: metric, code, tokens."""
     table: dict[str, Statistic] = {}
     for how in TOKENISATIONS:
+        own = text_statistics(predictions, references, how)
+        table |= {f"{name} · {OURS[name.split('_')[0]]}, {how}": statistic for name, statistic in own.items()}
+        table |= _bleus(own["bleu_1"].rows, how)
         ours, theirs = ([tokenize(text, how) for text in texts] for texts in (predictions, references))
-        rows, common = overlaps(ours, theirs), longest(ours, theirs)
-        means = {f"gleu · nltk mean, {how}": gleu(rows), f"rouge_l · rouge-score, {how}": rouge_l(common)}
-        means |= {f"rouge_{order} · rouge-score, {how}": rouge_n(rows, order) for order in (1, 2)}
-        means |= {f"distinct_{order} · mean of items, {how}": distinct(ours, order) for order in (1, 2)}
         if how == "char":
-            means |= {f"{name} · CMExam, char": values for name, values in _cmexam_rouge(ours, theirs).items()}
+            means = {f"{name} · CMExam, char": values for name, values in _cmexam_rouge(ours, theirs).items()}
         else:
-            means |= {f"{name} · rouge-chinese, jieba": values for name, values in _rouge_chinese(ours, theirs).items()}
-        table |= {name: mean_of(values) for name, values in means.items()} | _bleus(rows, how)
+            cut = Rouge().cut_sent  # the library's way into sentences, which cuts a row of seven dots in two
+            ours, theirs = ([" ".join(cut(" ".join(one))).split() for one in texts] for texts in (ours, theirs))
+            means = {f"rouge_{order} · rouge-chinese, jieba": _f1(_sets(ours, theirs, order)) for order in (1, 2)}
+            means["rouge_l · rouge-chinese, jieba"] = _f1(longest(ours, theirs))
+        table |= {name: mean_of(values) for name, values in means.items()}
     return dict(sorted((table | _chimed_gpt(predictions, references)).items()))
 
 
@@ -100,15 +101,12 @@ def cmexam_texts(predictions: Sequence[str], references: Sequence[str], tokenisa
     Their tokens are kept too: for BLEU jieba's words with blanks ("jieba") or non-space characters ("char"), for ROUGE
     the characters joined and split at spaces, which makes two empty tokens of a space and one of an empty text.
     """
-    ours, theirs = ([_cmexam_tokens(text, tokenisation) for text in texts] for texts in (predictions, references))
+    cut = segment if tokenisation == "jieba" else partial(tokenize, how=tokenisation)
+    ours, theirs = ([cut(text) for text in texts] for texts in (predictions, references))
     rows = overlaps(ours, theirs)
     table = {f"bleu_{order}": Statistic(rows, partial(bleu, order=order, smooth="none")) for order in (1, 2, 4)}
     ours, theirs = ([" ".join(text).split(" ") for text in texts] for texts in (predictions, references))
     return table | {name: mean_of(values) for name, values in _cmexam_rouge(ours, theirs).items()}
-
-
-def _cmexam_tokens(text: str, tokenisation: str) -> Sequence[str]:
-    return segment(text) if tokenisation == "jieba" else tokenize(text, tokenisation)
 
 
 def _chimed_gpt(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Statistic]:
@@ -120,7 +118,12 @@ def _chimed_gpt(predictions: Sequence[str], references: Sequence[str]) -> dict[s
     table = {name: Statistic(counted, partial(_weighted_bleu, weights=weights)) for name, weights in names.items()}
     ours, theirs = ([_sentences(text) for text in texts] for texts in (ours, theirs))
     words, wanted = ([sum(sentences, []) for sentences in texts] for texts in (ours, theirs))
-    rouge = {f"R-{order}": _sets(words, wanted, order) for order in (1, 2)} | {"R-L": _united(ours, theirs)}
+    # Words in a common subsequence, different words of the prediction, of the reference.
+    united = np.zeros((len(ours), 3))
+    for row, said, known in zip(united, ours, theirs, strict=True):
+        union = {word for a in known for b in said for word in _subsequence(a, b)}
+        row[:] = len(union), len(set().union(*said)), len(set().union(*known))
+    rouge = {f"R-{order}": _sets(words, wanted, order) for order in (1, 2)} | {"R-L": united}
     return table | {README_METRICS[name]: mean_of(_f1(found)) for name, found in rouge.items()}
 
 
@@ -138,29 +141,9 @@ def _sentences(text: str) -> list[list[str]]:
     return [" ".join(part.split()).split(" ") for part in text.split(".") if part]
 
 
-def _united(ours: Sequence[list[list[str]]], theirs: Sequence[list[list[str]]]) -> np.ndarray:
-    """Words in a common subsequence, different words of the prediction, of the reference, of each item -> [N, 3]."""
-    rows = np.zeros((len(ours), 3))
-    for row, said, wanted in zip(rows, ours, theirs, strict=True):
-        union = {word for a in wanted for b in said for word in _subsequence(a, b)}
-        row[:] = len(union), len(set().union(*said)), len(set().union(*wanted))
-    return rows
-
-
 def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
-    """Words of that longest common subsequence of two sentences which the package rouge picks, the last one first.
-
-    It needs the whole table of lengths, one row of which is a big integer (see metrics.longest): bit i of rows[j] is 0
-    where the i + 1 first words of `a` share one word more with the j first of `b` than the i first do.
-    """
-    places: dict[str, int] = {}
-    for index, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << index
-    full = (1 << len(a)) - 1
-    rows = [full]
-    for word in b:
-        row, hit = rows[-1], rows[-1] & places.get(word, 0)
-        rows.append((row + hit | row - hit) & full)
+    """Words of that longest common subsequence of two sentences which the package rouge picks, the last one first."""
+    rows = list(subsequences(a, b))
     i, j = len(a), len(b)
     while i and j:
         low = (1 << i) - 1
@@ -179,23 +162,16 @@ def _bleus(rows: np.ndarray, how: str) -> dict[str, Statistic]:
     counted = np.concatenate([rows, np.maximum(1, rows[:, 1:2])], axis=1)
     table: dict[str, Statistic] = {}
     for order in range(1, ORDERS + 1):
-        table[f"bleu_{order} · sacrebleu, {how}"] = Statistic(rows, partial(bleu, order=order))
         table[f"bleu_{order} · nmt, {how}"] = Statistic(rows, partial(bleu, order=order, smooth="none"))
-        corpus = partial(_nltk_bleu, order=order, smooth="none")
+        corpus = partial(bleu, order=order, smooth="none", counted=3)
         table[f"bleu_{order} · nltk corpus, {how}"] = Statistic(counted, corpus)
-        sentences = mean_of(_nltk_bleu(counted, order, "exp"))
+        sentences = mean_of(bleu(counted, order, counted=3))
         table[f"bleu_{order} · nltk sentence method3, {how}"] = sentences
     sums = rows.sum(axis=-1)
     pooled = np.stack([sums[:, 0], np.maximum(sums[:, 1], sums[:, 2])], axis=-1)
-    return table | {f"gleu · nltk corpus, {how}": Statistic(pooled, _share)}
-
-
-def _nltk_bleu(sums: np.ndarray, order: int, smooth: str) -> np.ndarray:
-    return bleu_of(sums[..., 0, :order], sums[..., 3, :order], sums[..., 1, 0], sums[..., 2, 0], smooth)
-
-
-def _share(sums: np.ndarray) -> np.ndarray:
-    return 100 * sums[..., 0] / np.maximum(1, sums[..., 1])
+    return table | {
+        f"gleu · nltk corpus, {how}": Statistic(pooled, lambda sums: 100 * sums[..., 0] / np.maximum(1, sums[..., 1]))
+    }
 
 
 def _cmexam_rouge(ours: Tokens, theirs: Tokens) -> dict[str, np.ndarray]:
@@ -204,14 +180,6 @@ def _cmexam_rouge(ours: Tokens, theirs: Tokens) -> dict[str, np.ndarray]:
     beta = precision / (recall + 1e-12)
     weighted = (1 + beta**2) * recall * precision / (recall + beta**2 * precision + 1e-12)
     return {f"rouge_{order}": _f1(_sets(ours, theirs, order)) for order in (1, 2)} | {"rouge_l": 100 * weighted}
-
-
-def _rouge_chinese(ours: Tokens, theirs: Tokens) -> dict[str, np.ndarray]:
-    """rouge_1, rouge_2, rouge_l of each item in percent -> [N]."""
-    cut = Rouge().cut_sent  # the library's way into sentences, which cuts a row of seven dots in two
-    ours, theirs = ([" ".join(cut(" ".join(tokens))).split() for tokens in texts] for texts in (ours, theirs))
-    values = {f"rouge_{order}": _f1(_sets(ours, theirs, order)) for order in (1, 2)}
-    return values | {"rouge_l": _f1(longest(ours, theirs))}
 
 
 def _sets(ours: Tokens, theirs: Tokens, order: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from qilin_lib.models.adapters import weights_sha256
 from qilin_lib.train import vllm_client
 from qilin_lib.train.vllm_client import Answer
 
+_FINISH = {"stop": STOP, "length": LENGTH}
 # Engine arguments that say how fast, not what.
 SPEED = ("tensor_parallel_size", "gpu_memory_utilization")
 
@@ -49,7 +50,10 @@ class VllmBackend:
         own = {"dtype": dtype, "enable_prefix_caching": True, **bound, **(settings or {})}
         self.tokenizer, self.template = tokenizer, template
         self.context = own.get("max_model_len") or tokenizer.model_max_length
-        self.batch_size, self.stop_ids = vllm_client.TOGETHER, stop_ids(_configured(weights), tokenizer)
+        path = weights / "generation_config.json"
+        generation = SimpleNamespace(**files.read_json(path)) if path.exists() else None
+        self.stop_ids = stop_ids(SimpleNamespace(generation_config=generation), tokenizer)
+        self.batch_size = vllm_client.TOGETHER
         self.asking = replace(asking, thinks=thinks(template, tokenizer))
         self.likelihood = not self.asking.thinks
         self._weights, self._settings = weights, {name: own[name] for name in sorted(own) if name not in SPEED}
@@ -64,10 +68,10 @@ class VllmBackend:
             tokens = [single_token(self.tokenizer, forced, choice) for choice in choices]
             answers = self._ask([prompts[place] for place in places], 1, 0.0, logprob_token_ids=tokens)
             for place, answer in zip(places, answers, strict=True):
-                scored = not isinstance(answer, str)
-                results[place] = (
-                    dict(zip(choices, answer.logprobs, strict=True)) if scored else Reply("", ERROR, error=answer)
-                )
+                if isinstance(answer, str):
+                    results[place] = Reply("", ERROR, error=answer)
+                else:
+                    results[place] = dict(zip(choices, answer.logprobs, strict=True))
         return [results[place] for place in range(len(prompts))]
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Reply]:
@@ -93,12 +97,3 @@ class VllmBackend:
         keyed = [(files.sha256_text(str(prompt.ids)), prompt.ids) for prompt in prompts]
         answers = self._engine.ask(keyed, SEED, max_tokens=tokens, temperature=temperature, **more)
         return [answer if isinstance(answer, str) else answer[0] for answer in answers]
-
-
-_FINISH = {"stop": STOP, "length": LENGTH}
-
-
-def _configured(weights: Path) -> Any:
-    """What `stop_ids` reads of a model: its generation_config, where there is one."""
-    path = weights / "generation_config.json"
-    return SimpleNamespace(generation_config=SimpleNamespace(**files.read_json(path)) if path.exists() else None)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.benchmarks.ceval import CATEGORIES, MEDICAL
 from qilin_lib.evaluate.judging.comparison import OUTCOMES
-from qilin_lib.evaluate.subjects import CATEGORIES, MEDICAL
 from qilin_lib.report import charts, tables
 from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import COLUMNS, ENGLISH, group_values

@@ -27,8 +27,8 @@ from sacrebleu.metrics import BLEU
 from qilin_lib.evaluate import metrics
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items, statistics
 from qilin_lib.evaluate.intervals import summary
+from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.scores import summarise
-from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.evaluate.variants import variants
 from qilin_lib.sample import raw_dir
 

@@ -366,7 +366,7 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     assert written == expected | {"accepted": []} and read_json(stage.dir / "scores.json") == expected
     assert path.read_bytes() == whole.read_bytes() and not part.exists()
     assert {(row["template"], row["scoring"]) for row in read_jsonl(path)} == {("plain", "likelihood")}
-    monkeypatch.setattr(asking, "ask", lambda *given: pytest.fail("asked again"))
+    monkeypatch.setattr(asking, "answered", lambda *given: pytest.fail("asked again"))
     assert attitudes.evaluate(make_stage("run", up_to_date=True), lambda text: None) == written
 
 

@@ -51,60 +51,79 @@ def parquet(rows: list[dict]) -> bytes:
 
 CEVAL_ZIP = zipped({f"{split}/physician_{split}.csv": CEVAL for split in ("dev", "val", "test")})
 CEVAL_ROWS = [{"id": n, "question": "问", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "B"} for n in range(5)]
+CMEXAM_ROWS = [
+    {"Question": question, "Options": "A 病毒\nB 细菌", "Answer": answer, "Explanation": None}
+    for question, answer in (("感冒的病原体是", "A"), ("头痛的原因是", "B"))
+]
+HUATUO_ROWS = [json.loads(line) for line in HUATUO.splitlines()]
+CMMLU_ZIP = zipped({f"{split}/virology.csv": CMMLU for split in ("dev", "test")})
+TALK = "id\t1\nP\t头痛三天怎么办\nD\t先量血压\n".encode("gb18030")
+NER_TEXT = json.dumps(NER, ensure_ascii=False)
+READERS = {
+    "ceval": lambda raw: ceval.ceval_items(raw, "val"),
+    "cmexam": cmexam.cmexam_items,
+    "huatuo26m_test": huatuo.huatuo_items,
+    "cmmlu": lambda raw: exams.cmmlu_items(raw / "cmmlu"),
+    "medqa": lambda raw: exams.medqa_items(raw / "medqa"),
+    "cmeee_v2": lambda raw: entities.read("cmeee", raw / "cmeee_v2")[1],
+    "mc": lambda raw: dialogue.dialogue_items("mc", raw / "mc", Lineage(None, [])),
+}
+"""{folder: read(raw folder)}"""
+IDS = {
+    "ceval": [f"physician-{n}" for n in range(5)],
+    "cmexam": ["test-00000", "test-00001"],
+    "huatuo26m_test": [f"test-{n:05d}" for n in range(3)],
+    "cmmlu": [f"virology-{n:05d}" for n in range(5)],
+    "medqa": ["test-00000"],
+    "cmeee_v2": ["dev-00000"],
+    "mc": ["1"],
+}
+FIRST = {
+    "ceval": {"第0题正确的是A", "问B"},
+    "cmexam": {"感冒的病原体是A"},
+    "huatuo26m_test": {"第0问怎么办？休息。"},
+    "cmmlu": {"第0题正确的是A"},
+    "medqa": {"感冒的病原体是A"},
+    "cmeee_v2": {'头痛三天[["sym", "头痛", 0, 2]]'},
+    "mc": {"头痛三天怎么办先量血压"},
+}
+"""Question and answer of the first item."""
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("folder", "files"),
     [
-        {"ceval-exam.zip": CEVAL_ZIP},
-        {"ceval-exam/val/physician_val.csv": CEVAL, "ceval-exam/dev/physician_dev.csv": CEVAL},
-        {"val/physician_val.csv.gz": gzip.compress(CEVAL.encode("gb18030")), "dev/physician_dev.csv": CEVAL},
-        {f"physician/{split}-00000-of-00001.parquet": parquet(CEVAL_ROWS) for split in ("dev", "val")},
-    ],
-)
-def test_c_eval_as_downloaded(tmp_path: Path, files: dict[str, Any]):
-    for name, content in files.items():
-        put(tmp_path / "ceval" / name, content)
-    found, invalid = ceval.ceval_items(tmp_path, "val")
-    assert not invalid and [(item.id, item.subject) for item in found] == [
-        (f"physician-{n}", "physician") for n in range(5)
-    ]
-    assert len(ceval.ceval_dev(tmp_path)["physician"]) == 5
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("test.csv.gz", gzip.compress(CMEXAM.encode())),
+        ("ceval", {"ceval-exam.zip": CEVAL_ZIP}),
+        ("ceval", {"ceval-exam/val/physician_val.csv": CEVAL, "ceval-exam/dev/physician_dev.csv": CEVAL}),
         (
-            "data/test-00000-of-00001.parquet",
-            parquet(
-                [
-                    {"Question": question, "Options": "A 病毒\nB 细菌", "Answer": answer, "Explanation": None}
-                    for question, answer in (("感冒的病原体是", "A"), ("头痛的原因是", "B"))
-                ]
-            ),
+            "ceval",
+            {"val/physician_val.csv.gz": gzip.compress(CEVAL.encode("gb18030")), "dev/physician_dev.csv": CEVAL},
         ),
+        ("ceval", {f"physician/{split}-00000-of-00001.parquet": parquet(CEVAL_ROWS) for split in ("dev", "val")}),
+        ("cmexam", {"test.csv.gz": gzip.compress(CMEXAM.encode())}),
+        ("cmexam", {"data/test-00000-of-00001.parquet": parquet(CMEXAM_ROWS)}),
+        ("huatuo26m_test", {"test_datasets.jsonl.gz": gzip.compress(HUATUO.encode())}),
+        ("huatuo26m_test", {"test-00000-of-00001.parquet": parquet(HUATUO_ROWS)}),
+        ("huatuo26m_test", {"huatuo26M_test.json": json.dumps({"data": HUATUO_ROWS}).encode()}),
+        ("cmmlu", {"cmmlu_v1_0_1.zip": CMMLU_ZIP}),
+        ("medqa", {"test.jsonl.gz": gzip.compress(MEDQA.encode("gb18030"))}),
+        ("cmeee_v2", {"dev.json.gz": gzip.compress(NER_TEXT.encode())}),
+        ("cmeee_v2", {"dev.JSON": NER_TEXT.encode("gb18030")}),
+        ("cmeee_v2", {"data.zip": zipped({"CMeEE-V2_dev.json": NER_TEXT})}),
+        ("cmeee_v2", {"deeper/dev.parquet": parquet(NER)}),
+        ("mc", {"chunyu.TXT.gz": gzip.compress(TALK)}),
     ],
 )
-def test_cmexam_as_downloaded(tmp_path: Path, name: str, content: bytes):
-    put(tmp_path / "cmexam" / name, content)
-    found, invalid = cmexam.cmexam_items(tmp_path)
-    assert not invalid and [(item.id, item.gold) for item in found] == [("test-00000", "A"), ("test-00001", "B")]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("test_datasets.jsonl.gz", gzip.compress(HUATUO.encode())),
-        ("test-00000-of-00001.parquet", parquet([json.loads(line) for line in HUATUO.splitlines()])),
-        ("huatuo26M_test.json", json.dumps({"data": [json.loads(line) for line in HUATUO.splitlines()]}).encode()),
-    ],
-)
-def test_huatuo_as_downloaded(tmp_path: Path, name: str, content: bytes):
-    put(tmp_path / "huatuo26m_test" / name, content)
-    found, invalid = huatuo.huatuo_items(tmp_path)
-    assert not invalid and [item.question for item in found] == ["第0问怎么办？", "第1问怎么办？", "第2问怎么办？"]
+def test_a_benchmark_as_downloaded(tmp_path: Path, folder: str, files: dict[str, Any]):
+    for name, content in files.items():
+        put(tmp_path / folder / name, content)
+    found, invalid = READERS[folder](tmp_path)
+    assert not invalid and [item.id for item in found] == IDS[folder]
+    assert found[0].question + (found[0].gold or found[0].reference) in FIRST[folder]
+    if folder == "ceval":
+        assert len(ceval.ceval_dev(tmp_path)["physician"]) == 5
+    if folder == "cmmlu":
+        assert len(exams.cmmlu_dev(tmp_path / "cmmlu", ["virology"], 5)["virology"]) == 5
 
 
 def test_a_broken_row_of_a_benchmark_costs_itself(tmp_path: Path):
@@ -113,37 +132,6 @@ def test_a_broken_row_of_a_benchmark_costs_itself(tmp_path: Path):
     assert [len(part) for part in huatuo.huatuo_items(tmp_path)] == [3, 2]
     found, invalid = cmexam.cmexam_items(tmp_path)
     assert len(found) == 4 and {row["file"] for row in invalid} == {"test.csv"}
-
-
-def test_cmmlu_and_medqa_as_downloaded(tmp_path: Path):
-    members = {f"{split}/virology.csv": CMMLU for split in ("dev", "test")}
-    put(tmp_path / "cmmlu" / "cmmlu_v1_0_1.zip", zipped(members))
-    found, invalid = exams.cmmlu_items(tmp_path / "cmmlu")
-    assert not invalid and [item.id for item in found] == [f"virology-{n:05d}" for n in range(5)]
-    assert len(exams.cmmlu_dev(tmp_path / "cmmlu", ["virology"], 5)["virology"]) == 5
-    put(tmp_path / "medqa" / "test.jsonl.gz", gzip.compress(MEDQA.encode("gb18030")))
-    assert [item.gold for item in exams.medqa_items(tmp_path / "medqa")[0]] == ["A"]
-
-
-@pytest.mark.parametrize("name", ["dev.json.gz", "dev.JSON", "data.zip", "deeper/dev.parquet"])
-def test_entities_as_downloaded(tmp_path: Path, name: str):
-    text = json.dumps(NER, ensure_ascii=False)
-    contents = {
-        "dev.json.gz": gzip.compress(text.encode()),
-        "dev.JSON": text.encode("gb18030"),
-        "data.zip": zipped({"CMeEE-V2_dev.json": text}),
-        "deeper/dev.parquet": parquet(NER),
-    }
-    put(tmp_path / "cmeee_v2" / name, contents[name])
-    split, (found, invalid) = entities.read("cmeee", tmp_path / "cmeee_v2")
-    assert split == "dev" and not invalid and [item.question for item in found] == ["头痛三天"]
-
-
-def test_dialogues_as_downloaded(tmp_path: Path):
-    talk = "id\t1\nP\t头痛三天怎么办\nD\t先量血压\n".encode("gb18030")
-    put(tmp_path / "mc" / "chunyu.TXT.gz", gzip.compress(talk))
-    found, invalid = dialogue.dialogue_items("mc", tmp_path / "mc", Lineage(None, []))
-    assert not invalid and [item.reference for item in found] == ["先量血压"]
 
 
 @pytest.fixture

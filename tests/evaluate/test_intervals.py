@@ -151,13 +151,8 @@ def test_below_three_items_there_is_a_value_without_interval_and_p(values: list[
     hits = [True] * n
     assert summary(proportion(hits), 100, 0) == {"value": 100.0, "n": n, "low": None, "high": None}
     nothing = mean_of([0.0] * n)
-    assert paired(nothing, mean_of(values), 100, 0) == {
-        "n": n,
-        "difference": value,
-        "low": None,
-        "high": None,
-        "p": None,
-    }
+    unknown = dict.fromkeys(("low", "high", "p"))
+    assert paired(nothing, mean_of(values), 100, 0) == {"n": n, "difference": value, **unknown}
     assert paired(proportion([False] * n), proportion(hits), 100, 0)["p"] is None
     assert None not in summary(mean_of([*values, *values, 5.0]), 100, 0).values()
 

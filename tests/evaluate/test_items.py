@@ -9,11 +9,19 @@ from pathlib import Path
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmarks.ceval import ceval_dev, ceval_items, ceval_names
+from qilin_lib.evaluate.benchmarks.ceval import (
+    CATEGORIES,
+    HARD,
+    MEDICAL,
+    NAMES,
+    TEST_QUESTIONS,
+    ceval_dev,
+    ceval_items,
+    ceval_names,
+)
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 from qilin_lib.evaluate.items import GROUPS, cap
-from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES, TEST_QUESTIONS
 
 HEADER = "Question,Options,Answer,Explanation\n"
 GOOD = '问,"A 甲\nB 乙",A,略\n'
@@ -138,23 +146,29 @@ def test_cmexam_reads_the_annotations_and_prefers_the_file_that_has_them(raw_dir
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("name", "content", "expected"),
     [
-        ("", r"val.csv has no usable row among 0"),
+        ("cmexam/val.csv", "", r"val.csv has no usable row among 0"),
         (
+            "cmexam/val.csv",
             HEADER.replace("Answer", "Answr") + GOOD,
             r"val.csv has no usable row among 1, the first \(line 2\) .*no answer",
         ),
         (
+            "cmexam/val.csv",
             HEADER.replace("Answer", "Answer,Answer") + GOOD,
             r"val.csv has no usable row .*column 'Answer' comes 2 times; keep one",
         ),
+        ("huatuo26m_test/huatuo26M_test.json", '{"data": []}', r"no usable row among 1, .*questions and answers"),
+        ("huatuo26m_test/test_datasets.jsonl", '{"questions": "问"\n', r"no usable row .*line 1. because: broken JSON"),
+        ("huatuo26m_test/test_datasets.jsonl", "", r"test_datasets.jsonl has no usable row among 0"),
     ],
 )
-def test_a_cmexam_file_that_cannot_be_read_is_one_sentence(raw_dir: Path, content: str | bytes, expected: str):
-    cmexam(raw_dir, content)
+def test_a_file_of_another_form_is_one_sentence(raw_dir: Path, name: str, content: str, expected: str):
+    (raw_dir / "huatuo26m_test" / "test_datasets.jsonl").unlink()
+    (raw_dir / name).write_text(content, encoding="utf-8")
     with pytest.raises(QilinError, match=expected) as raised:
-        cmexam_items(raw_dir, "val")
+        cmexam_items(raw_dir, "val") if "cmexam" in name else huatuo_items(raw_dir)
     assert "\n" not in str(raised.value)
 
 
@@ -190,22 +204,6 @@ def test_huatuo_reads_both_forms(raw_dir: Path):
     (folder / "huatuo26M_test.json").write_text(json.dumps(listed, ensure_ascii=False), encoding="utf-8")
     again, invalid = huatuo_items(raw_dir)
     assert again == items and [bad["line"] for bad in invalid] == [1]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("huatuo26M_test.json", '{"data": []}', r"no usable row among 1, .*questions and answers"),
-        ("test_datasets.jsonl", '{"questions": "问"\n', r"no usable row .*line 1. because: broken JSON"),
-        ("test_datasets.jsonl", "", r"test_datasets.jsonl has no usable row among 0"),
-    ],
-)
-def test_a_huatuo_file_of_another_form_is_one_sentence(raw_dir: Path, name: str, content: str, expected: str):
-    folder = raw_dir / "huatuo26m_test"
-    (folder / "test_datasets.jsonl").unlink()
-    (folder / name).write_text(content, encoding="utf-8")
-    with pytest.raises(QilinError, match=expected):
-        huatuo_items(raw_dir)
 
 
 def test_cap_is_per_subject_seeded_nested_and_keeps_order(raw_dir: Path):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qilin_lib import files, params
-from qilin_lib.evaluate import asking, plan, policies, worker
+from qilin_lib.evaluate import asking, plan, policies
 from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train.methods import reward
@@ -33,8 +33,8 @@ def test_the_models_of_06_answer_one_after_the_other(
     parameters = params.load("06_eval", {**chosen, "baselines": baselines})
     plan.write(prepare(raw_dir, parameters), tmp_path / "06_eval" / asking.ITEMS)
     job = {"parameters": parameters.model_dump(mode="json"), "run_dir": str(tmp_path)}
-    files.write_json(tmp_path / "job.json", job | {"workers": 1})
-    worker.work(tmp_path / "job.json")
+    files.write_json(tmp_path / "job.json", job | {"workers": 1, "items": asking.ITEMS, "failed": [], "only": []})
+    asking.work(tmp_path / "job.json")
     assert [one["alive"] for one in loads] == [1, 1, 1]
 
 

@@ -113,17 +113,16 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_a_preset_writes_what_its_authors_wrote(asked: Any, name: str) -> None:
-    backend = asked(None, template=name)
-    ids = backend.template.encode(user("咳嗽"), backend.tokenizer, add_generation_prompt=True)
-    assert backend.tokenizer.decode(ids) == GOLDEN[name]
+OWN = {"prompt": "医生，{instruction}\n请回答："}
 
 
-def test_a_prompt_of_ones_own(asked: Any) -> None:
-    backend = asked(None, prompt="医生，{instruction}\n请回答：")
+@pytest.mark.parametrize(
+    ("line", "written"), [*(({"template": name}, text) for name, text in GOLDEN.items()), (OWN, "医生，咳嗽\n请回答：")]
+)
+def test_a_preset_writes_what_its_authors_wrote_and_a_prompt_of_ones_own(asked: Any, line: dict, written: str) -> None:
+    backend = asked(None, **line)
     ids = backend.template.encode(user("咳嗽"), backend.tokenizer, add_generation_prompt=True)
-    assert backend.tokenizer.decode(ids) == "医生，咳嗽\n请回答："
+    assert backend.tokenizer.decode(ids) == written
 
 
 def test_a_baselines_own_limit_of_new_tokens_counts(asked: Any) -> None:

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qilin_lib.evaluate.responses import Responses
+from qilin_lib.evaluate.server import Responses
 
 
 def test_two_processes_share_the_folder(tmp_path: Path) -> None:
     program = (
-        "import sys; from qilin_lib.evaluate.responses import Responses\n"
+        "import sys; from qilin_lib.evaluate.server import Responses\n"
         "kept = Responses(sys.argv[1])\n"
         "for n in range(60): kept.put({'q': n % 3}, {'text': 'long ' * 9999 + str(n % 3)})\n"
         "print(len(kept.damaged))"

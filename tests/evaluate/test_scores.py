@@ -136,7 +136,8 @@ def value(statistic: object) -> float | None:
 def test_a_category_weighs_each_subject_alike():
     physics = [ceval_record("college_physics", "A", "AB"[n > 0]) for n in range(10)]
     mathematics = [ceval_record("advanced_mathematics", "A", "AB"[n > 0]) for n in range(2)]
-    table = ceval.categories([*physics, *mathematics, ceval_record("physician", "A", "A")])
+    records = [*physics, *mathematics, ceval_record("physician", "A", "A")]
+    table = ceval.statistics(records)["categories"]
     # By hand: 1 of 10 and 1 of 2, subjects alike (10 + 50) / 2 = 30; items alike would give 2 / 12 = 16.7.
     assert value(table["stem"]) == pytest.approx(30) and summary(table["stem"], 50, 0)["n"] == 12
     assert value(table["other"]) == 100 and summary(table["other"], 50, 0)["n"] == 1

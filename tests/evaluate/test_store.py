@@ -55,18 +55,12 @@ def test_records_of_another_key_are_not_taken_for_these(path: Path) -> None:
         store.finish(path, ["a", "b"])
 
 
-def test_a_finished_file_that_was_touched_is_not_complete(path: Path) -> None:
-    with store.appending(path, 0, "k") as append:
-        append(rows("a"))
-    store.finish(path, ["a"])
-    path.write_text(path.read_text(encoding="utf-8").replace("答a", "答b"), encoding="utf-8")
-    assert not store.complete(path, "k")
-
-
-def test_finish_leaves_a_finished_file_alone(path: Path) -> None:
+def test_a_finished_file_is_left_alone_and_is_not_complete_once_it_was_touched(path: Path) -> None:
     with store.appending(path, 0, "k") as append:
         append(rows("a"))
     store.finish(path, ["a"])
     before = path.stat().st_mtime_ns
     store.finish(path, ["a"])
-    assert path.stat().st_mtime_ns == before
+    assert path.stat().st_mtime_ns == before and store.complete(path, "k")
+    path.write_text(path.read_text(encoding="utf-8").replace("答a", "答b"), encoding="utf-8")
+    assert not store.complete(path, "k")

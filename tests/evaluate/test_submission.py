@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmarks.ceval import ceval_items
-from qilin_lib.evaluate.subjects import TEST_QUESTIONS
-from qilin_lib.evaluate.submission import write
+from qilin_lib.evaluate.benchmarks.ceval import TEST_QUESTIONS, ceval_items
+from qilin_lib.evaluate.benchmarks.ceval import write_submission as write
 
 
 @pytest.fixture

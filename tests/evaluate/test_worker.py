@@ -97,7 +97,7 @@ def test_workers_that_never_talk_are_plain_processes(
     monkeypatch.setattr(children.subprocess, "Popen", watched)
     stage = make_stage("apart", processes=2, benchmarks=["cmexam"], further_benchmarks=[], protocols=["fixed"])
     run.evaluate(stage, shown.append)
-    assert [arguments[1:3] for arguments, _ in started] == [["-m", "qilin_lib.evaluate.worker"]] * 2
+    assert [arguments[1:3] for arguments, _ in started] == [["-m", "qilin_lib.evaluate.asking"]] * 2
     seen = [[env.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")] for _, env in started]
     assert seen == [["0", "0", "2"], ["1", "1", "2"]]
 
@@ -141,8 +141,9 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
     job.parent.mkdir(parents=True, exist_ok=True)
     plan.write(prepare(raw_dir, stage.parameters), stage.dir / asking.ITEMS)
     said = {"parameters": stage.parameters.model_dump(mode="json"), "run_dir": str(stage.run_dir), "workers": 1}
+    said |= {"items": asking.ITEMS, "failed": [], "only": []}
     job.write_text(json.dumps(said), encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.worker", str(job)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "qilin_lib.evaluate.asking", str(job)], stdout=subprocess.DEVNULL)
     while _written(stage) < enough:
         assert process.poll() is None, "the worker ended before it was killed"
         time.sleep(0.002)

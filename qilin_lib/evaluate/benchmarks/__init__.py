@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.benchmarks import attitudes, ceval, cmb, cmexam, dialogue, exams, huatuo, medalign, ner, rubrics
+from qilin_lib.evaluate.items import Unreadable, unusable
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 
@@ -65,7 +65,10 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
     an unknown benchmark or subject, one without a folder, or when nothing is left of all of them.
     """
     raw = Path(raw_dir)
-    chosen = {name: _paper(name) for name in params.benchmarks} | _further(raw, params)
+    for name in params.benchmarks:
+        if name not in PAPER:
+            raise QilinError(f"benchmark '{name}' is not known{nearest(name, PAPER)}; choose from {', '.join(PAPER)}")
+    chosen = {name: PAPER[name] for name in params.benchmarks} | _further(raw, params)
     lineage = Lineage(built, [raw / row.folder for row in chosen.values() if row.read is dialogue.read])
     tasks: list[Task] = []
     for name, row in chosen.items():
@@ -74,7 +77,8 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
                 task for task in row.read(name, raw / row.folder, params, lineage) if task.protocol in params.protocols
             ]
         except Unreadable as reason:
-            tasks.append(Task.unread(name, reason))
+            why = unusable(name, reason.file, 0, str(reason), "", reason="unreadable benchmark")
+            tasks.append(Task(name, FIXED, "-", None, [], [why], {}))
     if tasks and not any(task.items for task in tasks):
         why = "; ".join(f"{task.name}: {task.invalid[0]['detail']}" for task in tasks if task.invalid)
         raise QilinError(f"no benchmark in {raw_dir} has an item to ask: {why}")
@@ -84,12 +88,6 @@ def prepare(raw_dir: str | Path, params: Any, built: Path | None = None) -> list
             "has no released evaluator; nearest valid: protocols = ['fixed']"
         )
     return tasks
-
-
-def _paper(name: str) -> Benchmark:
-    if name not in PAPER:
-        raise QilinError(f"benchmark '{name}' is not known{nearest(name, PAPER)}; choose from {', '.join(PAPER)}")
-    return PAPER[name]
 
 
 def _further(raw: Path, params: Any) -> dict[str, Benchmark]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmark_files import Unreadable
-from qilin_lib.evaluate.items import Item
+from qilin_lib.evaluate.items import Item, Unreadable
 from qilin_lib.evaluate.plan import Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Prompt, asking, fit
 from qilin_lib.evaluate.replies import Reply, letters
@@ -47,6 +46,25 @@ class Written(Task):
         ]
 
 
+def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
+    """Records of the likeliest letter of each item (the first of equals), with all its letters' log-probabilities.
+
+    A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
+    """
+    if backend.likelihood:
+        scored = likeliest(items, asked, backend)
+    else:
+        scored = backend.generate(asked, written_tokens(backend))
+    rows = []
+    for item, found in zip(items, scored, strict=True):
+        if isinstance(found, Reply):
+            letter = letters(found, item.options or {}, multiple=False)
+            rows.append({"output": found.text, **marked(item, letter), **found.ending})
+        else:
+            rows.append({"output": "", **marked(item, best(found)), "scores": found})
+    return rows
+
+
 @dataclass(frozen=True)
 class Choices(Task):
     """Questions with one right letter; `dev`: the examples of each subject. `messages` as in `Written`, but after these
@@ -64,20 +82,7 @@ class Choices(Task):
             asked.append(fit(partial(self.messages, item), item, examples, REPLY_PREFIX, backend, new))
         return asked
 
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return answer(items, asked, backend)
-
-
-def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-    """Records of the likeliest letter of each item (the first of equals), with all its letters' log-probabilities.
-
-    A backend that gives no probabilities (an endpoint, an encoder-decoder) writes instead, and the letter is read.
-    """
-    if backend.likelihood:
-        found = likeliest(items, asked, backend)
-    else:
-        found = backend.generate(asked, written_tokens(backend))
-    return [_record(item, own) for item, own in zip(items, found, strict=True)]
+    answer = staticmethod(answer)
 
 
 def likeliest(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict[str, float] | Reply]:
@@ -124,10 +129,3 @@ def examples(items: Sequence[Item], invalid: Sequence[dict], shots: int, file: P
             f"{file} has {len(items)} rows, fewer than shots = {shots}; set eval.shots to {len(items)} at most"
         )
     return list(items[:shots])
-
-
-def _record(item: Item, found: dict[str, float] | Reply) -> dict[str, Any]:
-    if isinstance(found, Reply):
-        letter = letters(found, item.options or {}, multiple=False)
-        return {"output": found.text, **marked(item, letter), **found.ending}
-    return {"output": "", **marked(item, best(found)), "scores": found}

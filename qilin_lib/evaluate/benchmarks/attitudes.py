@@ -8,6 +8,7 @@ the kit's training taught (the authors use no template and force nothing).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import re
@@ -70,10 +71,21 @@ class Attitudes(Task):
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         """One prompt an item, without shots. QilinError when labels cannot be scored as the next token."""
-        new_tokens = self.settings["max_new_tokens"]
+        new_tokens, options = self.settings["max_new_tokens"], len(self.scale.options)
         if self.likelihood and backend.likelihood:
-            _check_tokens(backend.tokenizer, self.labels, len(self.scale.options))
-            new_tokens = 0
+            new_tokens, good = 0, []
+            for name, labels in LABELS.items():
+                with contextlib.suppress(QilinError):
+                    tokens = {single_token(backend.tokenizer, REPLY_PREFIX, label) for label in labels[:options]}
+                    # A tokenizer without byte fallback turns every rare character into the same unknown token.
+                    good += [name] if len(tokens) == options else []
+            for name in self.labels:
+                if name not in good:
+                    raise QilinError(
+                        f"bias.labels: '{name}' ({LABELS[name][:options]}) is not one token of its own for each label "
+                        f"after '{REPLY_PREFIX}' with this model's tokenizer; nearest valid: "
+                        f"{good or 'protocols: [generation]'}"
+                    )
         return [fit(partial(self._messages, item), item, (), REPLY_PREFIX, backend, new_tokens) for item in items]
 
     def _messages(self, item: Item, text: str, shots: Sequence[Item]) -> Messages:
@@ -143,8 +155,13 @@ def _tasks(source: str, scale: Scale, params: Any) -> list[Attitudes]:
                 f"options; nearest valid: {enough or 'a scale with fewer options'}"
             )
     asked = orders(len(scale.options), params.option_orders, params.seed)
-    forms = _forms(scale, asked, params.labels, params.paraphrases)
-    items = [_item(scale, identity, form) for identity, form in forms.items()]
+    items = []
+    for identity, form in _forms(scale, asked, params.labels, params.paraphrases).items():
+        labels, words = LABELS[form.labels], scale.items[form.place].wordings[form.wording]
+        options = {labels[place]: scale.options[content - 1] for place, content in enumerate(form.contents)}
+        # As `subject`: prompts of the same options share their beginning, and are scored over the same labels.
+        layout = f"{form.labels}, order {form.order}"
+        items.append(Item(scale.name, identity, "all", layout, words, options, None, ""))
     settings = {"scale": source, "sha256": scale.sha256, "max_new_tokens": params.max_new_tokens}
     own = (scale, asked, params.labels, params.paraphrases, params.bootstrap_resamples, params.seed)
     return [Attitudes(scale.name, protocol, "all", None, items, [], settings, *own) for protocol in params.protocols]
@@ -159,14 +176,6 @@ def _forms(scale: Scale, asked: Sequence[tuple[int, ...]], labels: Sequence[str]
         for place, statement in enumerate(scale.items)
         for wording in range(len(statement.wordings) if paraphrases else 1)
     }
-
-
-def _item(scale: Scale, identity: str, form: Form) -> Item:
-    statement, labels = scale.items[form.place], LABELS[form.labels]
-    options = {labels[place]: scale.options[content - 1] for place, content in enumerate(form.contents)}
-    # As `subject`: prompts of the same options share their beginning, and are scored over the same labels.
-    layout = f"{form.labels}, order {form.order}"
-    return Item(scale.name, identity, "all", layout, statement.wordings[form.wording], options, None, "")
 
 
 def orders(options: int, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -200,24 +209,6 @@ def _block(options: int, draw: random.Random) -> list[tuple[int, ...]]:
     further = rows[1 : options // 2] if options % 2 == 0 else rows[1:]
     draw.shuffle(further)
     return [order for row in (rows[0], *further) for order in (row, row[::-1])]
-
-
-def _check_tokens(tokenizer: Any, used: Sequence[str], options: int) -> None:
-    good = [name for name, labels in LABELS.items() if _one_token_each(tokenizer, labels[:options], options)]
-    for name in used:
-        if name not in good:
-            raise QilinError(
-                f"bias.labels: '{name}' ({LABELS[name][:options]}) is not one token of its own for each label after "
-                f"'{REPLY_PREFIX}' with this model's tokenizer; nearest valid: {good or 'protocols: [generation]'}"
-            )
-
-
-def _one_token_each(tokenizer: Any, labels: str, options: int) -> bool:
-    try:
-        # A tokenizer without byte fallback turns every rare character into the same unknown token.
-        return len({single_token(tokenizer, REPLY_PREFIX, label) for label in labels}) == options
-    except QilinError:
-        return False
 
 
 def read_label(reply: Reply, options: dict[str, str]) -> str | None:

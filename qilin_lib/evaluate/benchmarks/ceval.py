@@ -5,28 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from qilin_lib import strict_yaml
 from qilin_lib.chimed.readers.exam import exam_row
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import released
-from qilin_lib.evaluate.benchmark_files import files_of, subject_of
 from qilin_lib.evaluate.benchmarks.answers import Choices, examples
 from qilin_lib.evaluate.benchmarks.exams import file_items
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import Item, Reading, cap, there
+from qilin_lib.evaluate.items import Item, Reading, cap, files_of, there
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, ceval_messages
 from qilin_lib.evaluate.replies import failures, unread
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.subjects import CATEGORIES, HARD, MEDICAL, NAMES
-from qilin_lib.files import read_json
+from qilin_lib.files import read_json, write_json
 
+_SUBJECTS = strict_yaml.read(Path(__file__).parents[1] / "data" / "ceval_subjects.yaml")
+NAMES: dict[str, str] = {subject: facts["name"] for subject, facts in _SUBJECTS.items()}
+CATEGORIES: dict[str, frozenset[str]] = {
+    category: frozenset(subject for subject, facts in _SUBJECTS.items() if facts["category"] == category)
+    for category in ("stem", "social_science", "humanities", "other")
+}
+TEST_QUESTIONS: dict[str, int] = {subject: facts["test"] for subject, facts in _SUBJECTS.items()}
+"""Questions of the test split, numbered from 0 in each subject."""
+HARD = frozenset(subject for subject, facts in _SUBJECTS.items() if facts.get("hard"))
+"""C-Eval Hard: the eight subjects of the paper's second average."""
+MEDICAL = ("clinical_medicine", "physician", "basic_medicine")
+"""The three medical columns of Table 4, in the paper's order."""
 # What ChiMed-GPT calls C-Eval: these two, all their items in one pot (41 in the validation split; FACTS 5.3).
 CHIMED_GPT = ("basic_medicine", "clinical_medicine")
 NO_CATEGORY = "(no category)"
+UNPARSED = "-"
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -52,14 +64,18 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
     """C-Eval's questions of one split (dev, val or test), subjects in alphabetical order, rows in file order.
 
     An absent or empty answer column gives `gold=None` (the test split until its labels were published in 2025); an
-    answer outside A-D is unusable. `subjects` None: every file of the split. Raises Unreadable when the split has no
-    file, or one cannot be used, and QilinError when a named subject has none.
+    answer outside A-D is unusable. A subject is the name of <subject>_<split>.csv, else that of the folder of
+    <split>-….parquet; `subjects` None: every file of the split. Raises Unreadable when the split has no file, or one
+    cannot be used, and QilinError when a named subject has none.
     """
     folder = there(raw_dir) / "ceval"
-    items, invalid = [], []
+    items, invalid, files = [], [], {}
     advice = "C-Eval's splits are dev, val and test"
     with files_of(folder, f"{split}/*_{split}.csv", f"*/{split}.csv", advice=advice) as found:
-        files = {subject_of(file, split): file for file in reversed(found)}
+        for file in reversed(found):
+            place = PurePosixPath(file.place.lower())
+            stem = place.name.split(".")[0]
+            files[stem.removesuffix(f"_{split}") if stem.endswith(f"_{split}") else place.parent.name] = file
         for subject in subjects or ():
             if subject not in files:
                 near = nearest(subject, files) or f"; the folder has {', '.join(sorted(files))}"
@@ -79,12 +95,23 @@ def ceval_dev(raw_dir: str | Path, shots: int = 5, subjects: list[str] | None = 
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(item.subject or "", []).append(item)
-    folder = Path(raw_dir) / "ceval" / "dev"
-    files = {subject: folder / f"{subject}_dev.csv" for subject in groups}
-    return {
-        subject: examples(own, [bad for bad in invalid if bad["file"] == files[subject].name], shots, files[subject])
-        for subject, own in groups.items()
-    }
+    dev = {}
+    for subject, own in groups.items():
+        file = Path(raw_dir) / "ceval" / "dev" / f"{subject}_dev.csv"
+        dev[subject] = examples(own, [bad for bad in invalid if bad["file"] == file.name], shots, file)
+    return dev
+
+
+def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
+    """C-Eval under both protocols, with as many examples as any model is shown."""
+    items, invalid = ceval_items(folder.parent, params.ceval_split, params.ceval_subjects)
+    shots = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
+    dev, limit = ceval_dev(folder.parent, shots, params.ceval_subjects), params.max_items_ceval_per_subject
+    kept, names = cap(items, limit, params.seed), ceval_names(folder.parent)
+    return [
+        kind(name, protocol, params.ceval_split, limit, kept, invalid, {}, dev, names)
+        for kind, protocol in ((CEval, FIXED), (ReleasedCEval, RELEASED))
+    ]
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -94,35 +121,52 @@ def statistics(records: Sequence[dict]) -> Table:
     """The columns of Table 4, categories and subjects over the records with a gold answer; FAILURES over all.
 
     Averages weigh every subject alike, as C-Eval's own do; under "chimed_gpt" every item of its two subjects weighs
-    alike, as ChiMed-GPT counts. A column without such records is an empty Statistic.
+    alike, as ChiMed-GPT counts. A column or category without such records is an empty Statistic; subjects that are not
+    C-Eval's own (mapping.json may add some) stand under the category NO_CATEGORY.
     """
     known = [record for record in records if record["gold"] is not None]
-    table: Table = {"average": _average(known), "average_hard": _average(known, HARD)}
-    table |= {subject: _average(known, {subject}) for subject in MEDICAL}
+
+    def average(subjects: Container[str]) -> Statistic:
+        mine = [record for record in known if record["subject"] in subjects]
+        return proportion([record["correct"] for record in mine], [record["subject"] for record in mine])
+
     subjects = sorted({record["subject"] for record in records})
-    table["subjects"] = {subject: _average(known, {subject}) for subject in subjects}
-    table["categories"] = categories(known)
+    table: Table = {"average": average(subjects), "average_hard": average(HARD)}
+    table |= {subject: average({subject}) for subject in MEDICAL}
+    table["subjects"] = {subject: average({subject}) for subject in subjects}
+    table["categories"] = {name: average(members) for name, members in CATEGORIES.items()}
+    if strange := {record["subject"] for record in known} - set(NAMES):
+        table["categories"][NO_CATEGORY] = average(strange)
     two = [record for record in records if record["subject"] in CHIMED_GPT]
     correct = [record["correct"] for record in two if record["gold"] is not None]
     table["chimed_gpt"] = {"accuracy": proportion(correct), **failures(two, unread)}
     return table | failures(records, unread)
 
 
-def categories(known: Sequence[dict]) -> dict[str, Statistic]:
-    """Accuracy of each C-Eval category, every subject with the same weight, as C-Eval averages.
+def write_submission(records: Sequence[dict], path: str | Path) -> None:
+    """Write one model's C-Eval test records as {subject: {id: letter or UNPARSED}}, for its authors' server.
 
-    A category without records is an empty Statistic; subjects that are not C-Eval's own (mapping.json may add some)
-    stand under NO_CATEGORY.
+    Form: github.com/hkust-nlp/ceval, "How to submit". The server reports "mismatched questions" for a missing or extra
+    id (issue 43) and computes nothing for a subject with fewer than 50 (issues 79, 85), so the file is written whole or
+    not at all. "-" is what C-Eval's own evaluators put for an answer that could not be read: it is no option, so it
+    counts as wrong, and no answer is guessed. Raises QilinError, naming the first that is missing or strange, unless
+    they are the test split's 12,342 questions.
     """
-    table = {name: _average(known, members) for name, members in CATEGORIES.items()}
-    strange = {record["subject"] for record in known} - set(NAMES)
-    return table | ({NO_CATEGORY: _average(known, strange)} if strange else {})
-
-
-def _average(records: Sequence[dict], subjects: Container[str] | None = None) -> Statistic:
-    """The mean of the subjects' accuracies, of all subjects or some."""
-    mine = [record for record in records if subjects is None or record["subject"] in subjects]
-    return proportion([record["correct"] for record in mine], [record["subject"] for record in mine])
+    wanted = [f"{subject}-{n}" for subject, count in sorted(TEST_QUESTIONS.items()) for n in range(count)]
+    given = {record["id"]: record["prediction"] or UNPARSED for record in records if record["split"] == "test"}
+    missing, strange = [name for name in wanted if name not in given], sorted(given.keys() - set(wanted))
+    if missing or strange:
+        named = f"{len(missing)} have no test record" if missing else f"{len(strange)} are no questions of it"
+        raise QilinError(
+            f"a C-Eval submission needs the {len(wanted)} questions of the test split, but {named}, e.g. "
+            f"{(missing or strange)[0]}; set eval.ceval_split to 'test', eval.ceval_subjects and "
+            "eval.max_items_ceval_per_subject to null"
+        )
+    answers: dict[str, dict[str, str]] = {}
+    for name in wanted:
+        subject, _, number = name.rpartition("-")
+        answers.setdefault(subject, {})[number] = given[name]
+    write_json(path, answers)
 
 
 @dataclass(frozen=True)
@@ -145,21 +189,7 @@ class ReleasedCEval(CEval):
     """As the authors' evaluator asks. It writes one accuracy a subject; the means are those of C-Eval's own site."""
 
     likelihood = False
+    answer = staticmethod(released.ceval_answer)
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         return released.ceval_prompts(items, backend, self.dev, shots)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return released.ceval_answer(items, asked, backend)
-
-
-def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
-    """C-Eval under both protocols, with as many examples as any model is shown."""
-    items, invalid = ceval_items(folder.parent, params.ceval_split, params.ceval_subjects)
-    shots = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
-    dev, limit = ceval_dev(folder.parent, shots, params.ceval_subjects), params.max_items_ceval_per_subject
-    kept, names = cap(items, limit, params.seed), ceval_names(folder.parent)
-    return [
-        kind(name, protocol, params.ceval_split, limit, kept, invalid, {}, dev, names)
-        for kind, protocol in ((CEval, FIXED), (ReleasedCEval, RELEASED))
-    ]

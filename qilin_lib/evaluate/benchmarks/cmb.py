@@ -14,11 +14,10 @@ from typing import Any
 
 from qilin_lib.chimed.readers.exam import exam_row, letters_of
 from qilin_lib.chimed.records import Exam
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, records
 from qilin_lib.evaluate.benchmarks.answers import Written, marked, written_tokens
 from qilin_lib.evaluate.benchmarks.exams import by
 from qilin_lib.evaluate.intervals import proportion
-from qilin_lib.evaluate.items import Item, Reading, cap, questions
+from qilin_lib.evaluate.items import Item, Reading, Unreadable, cap, files_of, questions, records
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages

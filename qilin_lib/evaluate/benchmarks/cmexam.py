@@ -17,18 +17,16 @@ from qilin_lib.chimed.readers.decode import string
 from qilin_lib.chimed.readers.exam import exam_row
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate import released
-from qilin_lib.evaluate.benchmark_files import files_of
 from qilin_lib.evaluate.benchmarks.answers import Written, marked
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, questions, reference_of, there
+from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, files_of, questions, reference_of, there
 from qilin_lib.evaluate.lineage import Lineage
-from qilin_lib.evaluate.metrics import f1_rows, f1_weighted
+from qilin_lib.evaluate.metrics import f1_rows, f1_weighted, text_statistics
 from qilin_lib.evaluate.plan import FIXED, RELEASED, Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages, Prompt, cmexam_messages
 from qilin_lib.evaluate.replies import Reply, failures, letters, spoken, unread
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.texts import text_statistics
 
 NOT_ANNOTATED = "(not annotated)"
 REASONING = ("bleu_1", "bleu_4", "rouge_1", "rouge_2", "rouge_l")
@@ -53,18 +51,6 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
 
     with files_of(folder, f"{split}_with_annotations.csv", f"{split}.csv") as (file, *_):
         return questions("cmexam", folder, file, partial(exam_row, answered=True), item, tabular=True)
-
-
-def read_reply(reply: Reply, options: dict[str, str]) -> tuple[str | None, str]:
-    """(letters or None, explanation) of a reply, its thoughts left out.
-
-    After a forced "答案：" the answer stands before "解释："; only when none can be read there is the whole reply
-    searched. Any other reply may reason first.
-    """
-    text = spoken(reply.text)
-    answer, explanation = split_reply(text, reply.forced)
-    chosen = letters(reply._replace(text=answer), options, multiple=True) if reply.forced else None
-    return chosen or letters(reply, options, multiple=True), explanation
 
 
 def split_reply(reply: str, forced: bool) -> tuple[str, str]:
@@ -128,8 +114,12 @@ class CMExam(Written):
         return cmexam_messages(question, item)
 
     def read(self, item: Item, reply: Reply) -> dict[str, Any]:
-        chosen, explanation = read_reply(reply, item.options or {})
-        return marked(item, chosen) | {"explanation": explanation}
+        """Letters and explanation, thoughts left out. After a forced "答案：" the answer stands before "解释："; only
+        when none can be read there is the whole reply searched. Any other reply may reason first."""
+        options = item.options or {}
+        answer, explanation = split_reply(spoken(reply.text), reply.forced)
+        chosen = letters(reply._replace(text=answer), options, multiple=True) if reply.forced else None
+        return marked(item, chosen or letters(reply, options, multiple=True)) | {"explanation": explanation}
 
     def statistics(self, records: Sequence[dict]) -> Table:
         return statistics(records, self.tokenisation)
@@ -139,13 +129,10 @@ class CMExam(Written):
 class ReleasedCMExam(Task):
     """As the authors' evaluator asks and counts."""
 
-    statistics = staticmethod(released.cmexam_statistics)
+    statistics, answer = staticmethod(released.cmexam_statistics), staticmethod(released.cmexam_answer)
 
     def prompts(self, items: Sequence[Item], backend: Any, shots: int) -> list[Prompt]:
         return released.cmexam_prompts(items, backend)
-
-    def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
-        return released.cmexam_answer(items, asked, backend)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:

@@ -16,16 +16,15 @@ from typing import Any
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.records import Rejection
 from qilin_lib.chimed.sources import BY_NAME, listed, unread
-from qilin_lib.evaluate.benchmark_files import Unreadable
 from qilin_lib.evaluate.benchmarks import huatuo
 from qilin_lib.evaluate.benchmarks.answers import Written
-from qilin_lib.evaluate.items import Item, Reading, cap, unusable
+from qilin_lib.evaluate.items import Item, Reading, Unreadable, cap, unusable
 from qilin_lib.evaluate.lineage import TEST, TRAIN, Lineage, dialogues, is_test
+from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.plan import FIXED, Task
-from qilin_lib.evaluate.prompts import Prompt, dialogue_messages, fit
+from qilin_lib.evaluate.prompts import Messages, Prompt, fit
 from qilin_lib.evaluate.replies import spoken
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.texts import text_statistics
 
 BY_CONTEXT = ("bleu_1", "bleu_4", "rouge_l")
 LONG = 3
@@ -87,13 +86,20 @@ class Dialogues(Written):
         What is too long loses whole exchanges, the oldest first, then the beginning of the patient's turn; either makes
         it `truncated`. There are no examples.
         """
-        return [self._prompt(item, backend) for item in items]
+        fitted = []
+        for item in items:
+            prompt = fit(self.messages, item, item.history, "", backend, self.new_tokens(backend))
+            # No other dialogue begins with this one's history.
+            fitted.append(replace(prompt, truncated=prompt.truncated or prompt.shots < len(item.history), shared=0))
+        return fitted
 
-    def _prompt(self, item: Item, backend: Any) -> Prompt:
-        history = [replace(item, question=said, reference=answered, history=()) for said, answered in item.history]
-        prompt = fit(dialogue_messages, item, history, "", backend, self.new_tokens(backend))
-        # No other dialogue begins with this one's history.
-        return replace(prompt, truncated=prompt.truncated or prompt.shots < len(history), shared=0)
+    @staticmethod
+    def messages(question: str, history: Sequence[tuple[str, str]]) -> Messages:
+        """What was said before as it was said, then the patient's turn."""
+        turns = [text for exchange in history for text in exchange]
+        return [
+            {"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate([*turns, question])
+        ]
 
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
         """`exchanges`: how many came before the doctor's turn, `exchanges_kept` of them are in the prompt."""

@@ -14,13 +14,12 @@ from qilin_lib.chimed.readers.decode import string
 from qilin_lib.chimed.readers.exam import LETTERS, exam_row, medqa_row
 from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.records import Exam
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of
 from qilin_lib.evaluate.benchmarks.answers import Choices, examples
 from qilin_lib.evaluate.intervals import Statistic, proportion
-from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, cap, questions, reference_of
+from qilin_lib.evaluate.items import CEVAL_LETTERS, Item, Reading, Unreadable, cap, files_of, questions, reference_of
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
-from qilin_lib.evaluate.prompts import Messages, cmmlu_messages, medqa_messages
+from qilin_lib.evaluate.prompts import CMMLU_HEADER, MEDQA_HEADER, Messages, ceval_messages, cmexam_messages
 from qilin_lib.evaluate.replies import failures, unread
 from qilin_lib.evaluate.scores import Table
 
@@ -75,8 +74,8 @@ class Exams(Choices):
 
     def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
         if item.subject is None:
-            return medqa_messages(question, item)
-        return cmmlu_messages(question, item, shots, CMMLU_SUBJECTS[item.subject])
+            return cmexam_messages(question, item, MEDQA_HEADER)
+        return ceval_messages(question, item, shots, CMMLU_SUBJECTS[item.subject], CMMLU_HEADER)
 
 
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.evaluate.benchmark_files import files_of, records, said
 from qilin_lib.evaluate.benchmarks.answers import Written
-from qilin_lib.evaluate.items import Item, Reading, cap, part, reference_of, there
+from qilin_lib.evaluate.items import Item, Reading, cap, files_of, part, records, reference_of, said, there
 from qilin_lib.evaluate.lineage import Lineage
+from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.plan import FIXED, Task
-from qilin_lib.evaluate.prompts import Messages, huatuo_messages
+from qilin_lib.evaluate.prompts import Messages
 from qilin_lib.evaluate.replies import failures, spoken, unsaid
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.evaluate.texts import text_statistics
 from qilin_lib.evaluate.variants import variants
 
 
@@ -27,18 +26,18 @@ def huatuo_items(raw_dir: str | Path) -> Reading:
     it has another form.
     """
     folder = there(raw_dir) / "huatuo26m_test"
+
+    def judged(place: int, row: Any) -> tuple[str, Item]:
+        known = row if isinstance(row, dict) else {}
+        keys = ("instruction", "output") if "instruction" in known else ("questions", "answers")
+        question, answer = (_only(known.get(key)) for key in keys)
+        wrong = "" if question and answer else f"not exactly one question and one answer in {keys[0]} and {keys[1]}"
+        item = Item("huatuo", f"test-{place:05d}", "test", None, question, None, None, answer)
+        return said(row) if isinstance(row, Reject) else wrong, item
+
     with files_of(folder, "test_datasets.jsonl", "huatuo26M_test.json", "test.jsonl") as (file, *_):
         rows = enumerate(records(folder, file))
-        return part(folder, file, ((line, *_item(f"test-{n:05d}", row)) for n, (line, row) in rows))
-
-
-def _item(identity: str, row: Any) -> tuple[str, str, Item]:
-    """(what is wrong with the record, with the question or answer, the item)."""
-    keys = ("instruction", "output") if isinstance(row, dict) and "instruction" in row else ("questions", "answers")
-    question, answer = (_only(row.get(key)) if isinstance(row, dict) else "" for key in keys)
-    item = Item("huatuo", identity, "test", None, question, None, None, answer)
-    wrong = "" if question and answer else f"not exactly one question and one answer in {keys[0]} and {keys[1]}"
-    return said(row) if isinstance(row, Reject) else "", wrong, item
+        return part(folder, file, ((line, *judged(place, row)) for place, (line, row) in rows))
 
 
 def _only(value: Any) -> str:
@@ -65,7 +64,8 @@ class Huatuo(Written):
     tokenisation: str
 
     def messages(self, item: Item, question: str, shots: Sequence[Item]) -> Messages:
-        return huatuo_messages(question)
+        """The patient's question as it is."""
+        return [{"role": "user", "content": question}]
 
     def statistics(self, records: Sequence[dict]) -> Table:
         return statistics(records, self.tokenisation)

@@ -19,9 +19,8 @@ from qilin_lib.chimed.readers.decode import string
 from qilin_lib.chimed.readers.find import Found
 from qilin_lib.chimed.readers.stream import Reject, plain_name
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmark_files import Unreadable, files_of, label, opened, records, said
 from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
-from qilin_lib.evaluate.items import Item, cap, unusable
+from qilin_lib.evaluate.items import Item, Unreadable, cap, files_of, label, opened, records, said, unusable
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, fit

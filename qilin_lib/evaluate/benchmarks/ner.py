@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +87,18 @@ def statistics(records: Sequence[dict], types: Sequence[str]) -> Table:
     table: Table = _scores(_rows(truth, guess))
     table |= failures(records, lambda record: record["unparsed"])
     table["spans"] = _scores(_rows(places, placed))
-    table["types"] = {kind: _scores(_with_any(_rows(_of(kind, truth), _of(kind, guess)))) for kind in types}
+    table["types"] = {}
+    for kind in types:
+        own = ([{pair for pair in pairs if pair[0] == kind} for pairs in sets] for sets in (truth, guess))
+        rows = _rows(*own)
+        # Texts without a type say nothing of it; counted as items they would make its interval look certain.
+        table["types"][kind] = _scores(rows[rows.any(axis=1)])
     lines = np.array([[record["lines"][kind] for kind in KINDS] for record in records], dtype=float)
     rows = lines.reshape(-1, len(KINDS))
-    table["lines"] = {kind: Statistic(rows, partial(_share, column=column)) for column, kind in enumerate(KINDS)}
+    table["lines"] = {
+        kind: Statistic(rows, lambda sums, column=column: _percent(sums[..., column], sums.sum(axis=-1)))
+        for column, kind in enumerate(KINDS)
+    }
     return table
 
 
@@ -101,25 +108,12 @@ def _rows(gold_sets: Sequence[set], predicted: Sequence[set]) -> np.ndarray:
     return np.array(rows, dtype=float).reshape(-1, 3)
 
 
-def _of(kind: str, sets: Sequence[set]) -> list[set]:
-    return [{pair for pair in pairs if pair[0] == kind} for pairs in sets]
-
-
-def _with_any(rows: np.ndarray) -> np.ndarray:
-    # Texts without a type say nothing of it; counted as items they would make its interval look certain.
-    return rows[rows.any(axis=1)]
-
-
 def _scores(rows: np.ndarray) -> Table:
     return {
         "f1": Statistic(rows, lambda sums: _percent(2 * sums[..., 0], sums[..., 1] + sums[..., 2])),
         "precision": Statistic(rows, lambda sums: _percent(sums[..., 0], sums[..., 1])),
         "recall": Statistic(rows, lambda sums: _percent(sums[..., 0], sums[..., 2])),
     }
-
-
-def _share(sums: np.ndarray, column: int) -> np.ndarray:
-    return _percent(sums[..., column], sums.sum(axis=-1))
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -12,9 +12,8 @@ from typing import Any
 
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmark_files import files_of, records, said
 from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
-from qilin_lib.evaluate.items import Item, cap, part
+from qilin_lib.evaluate.items import Item, cap, files_of, part, records, said
 from qilin_lib.evaluate.judging.verdicts import Criterion, rubric
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
