@@ -35,6 +35,9 @@ WINDOW = 60
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))+[。!?;\n.]?|[。!?;\n.]")
 # What stands in the lines below such words belongs to their sentence.
 _BELOW = re.compile(r"(?:(?<=[:是为选案论择答])|(?<=正确选项))\s*\n\s*(?:[-•>]\s*)?")
+_HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
+# The end of what is said of the last of a list of options.
+_LAST = re.compile(r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|小结|由|题目|本题))|(?<=[。;])(?=综上|因此|所以|故|总之|由此|题目|本题)")
 _STOP = re.compile(r"(?<=[。!?\n])")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
@@ -103,8 +106,8 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
         return ""
     return (
         _alone(text, found)
-        or _others(said, options, multiple)
-        or _last(said, "concludes", multiple)
+        or _others(text, said, options, multiple)
+        or _concluded(said, multiple)
         or _called(said, "sought", multiple)
         or _judged(text, said, options, multiple, cut)
         or _opening(text, said)
@@ -153,6 +156,11 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     return last.letters + "".join(one.letters for one in later if one.open and CUES.added.match(one.after))
 
 
+def _concluded(said: list[Said], multiple: bool) -> str:
+    found = _last(said, "concludes", multiple) or ""
+    return found if len(found) > 1 or not multiple or len(said) == 1 else ""
+
+
 def _contradicted(text: str, said: list[Said], decided: str) -> bool:
     """Whether an earlier answer is another than `decided`, and no word up to the last mention takes it back."""
     places = [place.start() for place in re.finditer(MARK, text)]
@@ -174,12 +182,14 @@ def _alone(text: str, found: list[Mention]) -> str:
     return alone.pop() if len(alone) == 1 else ""
 
 
-def _others(said: list[Said], options: Options, multiple: bool) -> str:
+def _others(text: str, said: list[Said], options: Options, multiple: bool) -> str:
     """Of "除C外其余都对": the others where several may be right, else C."""
     excepted = [one.letters for one in said if one.open and one.says("excepted")]
-    if not excepted or not multiple:
+    if not multiple:
         return excepted[-1] if excepted else ""
-    return "".join(letter for letter in options if letter not in excepted[-1])
+    if not excepted and CUES.rest.search(text):
+        excepted = ["".join(one.letters for one in said if one.rejected)]
+    return "".join(letter for letter in options if letter not in excepted[-1]) if excepted and excepted[-1] else ""
 
 
 def _called(said: list[Said], label: str, multiple: bool) -> str:
@@ -195,11 +205,12 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: 
     affirmed = [one.letters for one in stated if one.says("affirmed")]
     right = set("".join(affirmed))
     held = right | {letter for one in stated if one.says("holds") for letter in one.letters}
-    lines = _lines(text, said)
-    failed = {letter for letter, line in lines.items() if CUES.line_wrong.search(line)}
-    if failed | {letter for letter, line in lines.items() if CUES.line_right.search(line)} == every:
-        wrong = failed
+    verdicts = _verdicts(text, said)
+    if set(verdicts) == every:
+        wrong = {letter for letter, good in verdicts.items() if not good}
         right = held = every - wrong
+        if multiple and wrong and CUES.wanted.search(text, text.rfind(MARK)):
+            return "".join(wrong)
     if cut and right | wrong != every:
         return ""
     if multiple and not right and held | wrong == every and CUES.dropped.search(text):
@@ -218,21 +229,40 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: 
     return _called(said, "apart", multiple)
 
 
-def _lines(text: str, said: list[Said]) -> dict[str, str]:
-    """{letter: line} of the lines, or sentences, that begin with one option and name no other."""
-    lines = text.split("\n") if text.count("\n") >= 2 else re.split(r"[\n。;]", text)
-    place, heads = 0, {}
-    for line in lines:
-        many = line.count(MARK)
-        if many == 1 and re.match(rf"[\W\d_]*?{MARK}", line) and len(said[place].letters) == 1:
-            heads[said[place].letters] = line
-        place += many
-    return heads
+def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:
+    """{letter: whether it is called right} by what is said from where a line or clause begins with it to the next."""
+    places = [place.start() for place in re.finditer(MARK, text)]
+    heads = [
+        (place, one.letters)
+        for place, one in zip(places, said, strict=True)
+        if len(one.letters) == 1 and _HEAD.search(text[max(0, place - 20) : place])
+    ]
+    verdicts: dict[str, bool] = {}
+    for number, (place, letter) in enumerate(heads):
+        later = [start for start, other in heads[number + 1 :] if other != letter]
+        said_of = text[place + 1 : later[0] if later else len(text)]
+        if not later:
+            said_of = _LAST.split(said_of.lstrip(), maxsplit=1)[0]
+        line = text[text.rfind("\n", 0, place) + 1 : place]
+        sign = CUES.sign.search(line) if MARK not in line else None
+        verdict = not sign["wrong"] if sign else _verdict(said_of)
+        if verdict is not None:
+            verdicts.setdefault(letter, verdict)
+    return verdicts
+
+
+def _verdict(text: str) -> bool | None:
+    """What comes at once, or else the last verdict that ends a clause."""
+    found = list(CUES.verdict.finditer(text))
+    ends = [one for one in found if re.match(r"\W|$|[的了]", text[one.end() :])]
+    first = [one for one in ends if not re.search(r"\w{3}", text[: one.start()])]
+    chosen = first[:1] or ends[-1:] or found[:1]
+    return not chosen[0]["wrong"] if chosen else None
 
 
 def _opening(text: str, said: list[Said]) -> str:
     """Letters the text opens with, unless it goes through the options."""
-    if not _BEGINS.match(text) or said[0].rejected or len(_lines(text, said)) >= 3:
+    if not _BEGINS.match(text) or said[0].rejected or len(_verdicts(text, said)) >= 3:
         return ""
     return said[0].letters if said[0].mention.own and said[0].mention.sure else ""
 

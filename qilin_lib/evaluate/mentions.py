@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import combinations
 from typing import NamedTuple
 
 from qilin_lib.evaluate.cues import CUES
@@ -12,6 +14,9 @@ from qilin_lib.evaluate.cues import CUES
 Options = dict[str, str]
 MARK = "@"
 """Stands in the text that is read for one mention of options."""
+
+LONGEST_PART, PART = 24, 0.5
+_PIECES = re.compile(r"[()、,;]|[和与及]")
 
 _INVISIBLE = re.compile(
     r"~~[^~\n]*~~|</?[a-z]+>|[\u200b-\u200f\u2060\ufeff\ufe0f]|[\U0001f300-\U0001faff✨]|\\[ ,;\[\]()]"
@@ -44,7 +49,7 @@ _ENDED = re.compile(
 )
 _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
-    r"(?:排在)?第(?P<place>[一二三四五六七八1-8])(?:[个项种条位])(?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
+    r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
     r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项]"
 )
 _NUMBERS = "一二三四五六七八"
@@ -114,7 +119,52 @@ def _single(text: str, options: Options) -> list[Mention]:
             letters = _ordinal(match, "".join(options))
         if letters:
             found.append(Mention(letters, own, sure, match.start(), match.end()))
-    return found
+    return sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+
+
+def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
+    """What names an option by a part of its text that no other option holds ("酒精擦浴" of "用酒精大面积擦浴")."""
+    owners, low = _owners(tuple(options.items())), text.lower()
+    taken = bytearray(len(low))
+    for one in found:
+        if one.own:
+            first, last = text.rfind("\n", 0, one.start) + 1, text.find("\n", one.end) % (len(text) + 1)
+        else:
+            first, last = one.start, one.end
+        taken[first:last] = b"1" * (last - first)
+    start = 0
+    while start < len(low) - 1:
+        end = start + 2
+        while end <= len(low) and low[start:end] in owners and not taken[end - 1] and not taken[start]:
+            end += 1
+        part = low[start : end - 1]
+        letter = owners.get(part)
+        if letter and _telling(part, low[start - 1 : start], low[end - 1 : end], plain(options[letter]).lower()):
+            yield Mention(letter, False, True, start, end - 1)
+        start = max(start + 1, end - 1)
+
+
+@lru_cache(maxsize=4096)
+def _owners(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The options' parts, each with its option's letter, "" where two have it."""
+    owners: dict[str, str] = {}
+    for letter, option in options:
+        option = plain(option).lower()
+        for start, end in combinations(range(len(option) + 1), 2):
+            if 2 <= end - start <= LONGEST_PART:
+                part = option[start:end]
+                owners[part] = letter if owners.get(part, letter) == letter else ""
+    return owners
+
+
+def _telling(part: str, before: str, after: str, option: str) -> bool:
+    """Whether so much of an option's text names it."""
+    core = part.strip(" ,.、()的;:")
+    if re.match("[a-z0-9.~-][a-z0-9]", before + part[0]) or re.match("[a-z0-9]{2}", part[-1] + after):
+        return False
+    if core.isascii() and (len(core) < 3 or not re.search("[a-z]", core)):
+        return False
+    return len(core) > 1 and (len(core) > PART * len(option) or len(core) > 3 or core in _PIECES.split(option))
 
 
 def _bounded(word: str) -> str:
@@ -150,9 +200,9 @@ def _ordinal(match: re.Match, letters: str) -> str:
     if match["side"]:
         many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
         return letters[:many] if match["side"] == "前" else letters[-many:]
-    number = match["place"] or match["number"]
-    place = _NUMBERS.index(number) if number in _NUMBERS else int(number) - 1
-    return letters[place : place + 1]
+    numbers = re.findall(r"\w", (match["place"] or match["number"]).replace("第", ""))
+    places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers if number not in "和及"]
+    return "".join(letters[place : place + 1] for place in places)
 
 
 def _joined(text: str, single: list[Mention]) -> list[Mention]:
