@@ -97,23 +97,20 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
     said = list(_said(text, found))
-    if multiple and not said and short and CUES.every.search(text):
-        return "".join(options)
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text):
         return ""
-    return (
-        _alone(text, found)
-        or _others(text, said, options, multiple)
-        or _concluded(said, multiple)
-        or _called(said, "sought", multiple)
-        or _judged(text, said, options, multiple, cut)
-        or _opening(text, said)
-        or _called([one for one in said if not one.rejected], "supported", multiple)
-        or (_named(text, said) if short else "")
-    )
+    letters = _alone(text, found) or _others(text, said, options, multiple)
+    letters = letters or _last(said, "concludes", multiple) or _called(said, "sought", multiple)
+    letters = letters or _judged(text, said, options, multiple, cut) or _opening(text, said)
+    letters = letters or _called([one for one in said if not one.rejected], "supported", multiple)
+    # One of several letters in so many words is an answer; one that is only praised is a part of it.
+    letters = "" if multiple and len(letters) == 1 and len(said) > 1 else letters
+    if multiple and not letters and CUES.every.search(text) and not any(one.rejected for one in said):
+        return "".join(options)
+    return letters or (_named(text, said) if short else "")
 
 
 def _said(text: str, found: list[Mention]) -> Iterator[Said]:
@@ -154,11 +151,6 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
         return ""
     later = said[said.index(last) + 1 :] if multiple else []
     return last.letters + "".join(one.letters for one in later if one.open and CUES.added.match(one.after))
-
-
-def _concluded(said: list[Said], multiple: bool) -> str:
-    found = _last(said, "concludes", multiple) or ""
-    return found if len(found) > 1 or not multiple or len(said) == 1 else ""
 
 
 def _contradicted(text: str, said: list[Said], decided: str) -> bool:
@@ -221,6 +213,9 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: 
         return "".join(right) if whole and not right & wrong else ""
     if len(right) == 1:
         return "".join(right)
+    odd = [{letter for letter, good in verdicts.items() if good == value} for value in (True, False)]
+    if sorted(map(len, odd))[0] == 1 and len(verdicts) >= len(options) - 1 >= 3:
+        return "".join(min(odd, key=len))
     left = every - wrong
     if not right & wrong and len(left) == 1 and held <= wrong | left:
         return "".join(left)

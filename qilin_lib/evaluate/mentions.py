@@ -15,6 +15,7 @@ Options = dict[str, str]
 MARK = "@"
 """Stands in the text that is read for one mention of options."""
 
+SAME = "="
 LONGEST_PART, PART = 24, 0.5
 _PIECES = re.compile(r"[()、,;]|[和与及]")
 
@@ -50,7 +51,8 @@ _ENDED = re.compile(
 _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
     r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
-    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项]"
+    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项句条]"
+    r"|(?<=[选是为即])(?P<same>[这该此]一?[个项句条])(?=[。,]|$)"
 )
 _NUMBERS = "一二三四五六七八"
 
@@ -119,7 +121,11 @@ def _single(text: str, options: Options) -> list[Mention]:
             letters = _ordinal(match, "".join(options))
         if letters:
             found.append(Mention(letters, own, sure, match.start(), match.end()))
-    return sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+    found = sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+    for place, one in enumerate(found):
+        if one.letters == SAME:
+            found[place] = one._replace(letters=found[place - 1].letters[-1] if place else "")
+    return [one for one in found if one.letters]
 
 
 def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
@@ -195,6 +201,8 @@ def _clear(match: re.Match, text: str) -> bool:
 
 def _ordinal(match: re.Match, letters: str) -> str:
     """The letters of "第二个选项", "前两项", "最后一项"."""
+    if match["same"]:
+        return SAME
     if match["last"]:
         return letters[-1]
     if match["side"]:
