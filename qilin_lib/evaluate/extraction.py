@@ -102,15 +102,24 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
         return "" if _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text):
         return ""
-    letters = _alone(text, found) or _others(text, said, options, multiple)
-    letters = letters or _last(said, "concludes", multiple) or _called(said, "sought", multiple)
-    letters = letters or _judged(text, said, options, multiple, cut) or _opening(text, said)
-    letters = letters or _called([one for one in said if not one.rejected], "supported", multiple)
-    # One of several letters in so many words is an answer; one that is only praised is a part of it.
-    letters = "" if multiple and len(letters) == 1 and len(said) > 1 else letters
-    if multiple and not letters and CUES.every.search(text) and not any(one.rejected for one in said):
-        return "".join(options)
-    return letters or (_named(text, said) if short else "")
+    for letters in _proposals(text, said, options, multiple):
+        # One of several letters that is not said to be the answer is a part of it.
+        if letters and not (multiple and len(letters) == 1 and len(said) > 1):
+            return letters
+    return _named(text, said) if short else ""
+
+
+def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[str]:
+    """What a reply that calls nothing its answer may mean, the surest first."""
+    yield _alone(text, [one.mention for one in said])
+    yield _others(text, said, options, multiple)
+    yield _last(said, "concludes", multiple) or ""
+    yield _called(said, "sought", multiple)
+    yield _judged(text, said, options, multiple)
+    yield _opening(text, said)
+    yield _called([one for one in said if not one.rejected], "supported", multiple)
+    if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not any(one.rejected for one in said):
+        yield "".join(options)
 
 
 def _said(text: str, found: list[Mention]) -> Iterator[Said]:
@@ -190,7 +199,7 @@ def _called(said: list[Said], label: str, multiple: bool) -> str:
     return "".join(letters) if multiple or len(letters) == 1 else ""
 
 
-def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: bool) -> str:
+def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> str:
     """What is called right, or of a single-answer item the one that is set apart from all others."""
     every, wrong = set(options), {letter for one in said if one.rejected for letter in one.letters}
     stated = [one for one in said if one.open and not one.rejected]
@@ -203,8 +212,6 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: 
         right = held = every - wrong
         if multiple and wrong and CUES.wanted.search(text, text.rfind(MARK)):
             return "".join(wrong)
-    if cut and right | wrong != every:
-        return ""
     if multiple and not right and held | wrong == every and CUES.dropped.search(text):
         return "".join(held - wrong)
     if multiple:
@@ -214,8 +221,10 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: 
     if len(right) == 1:
         return "".join(right)
     odd = [{letter for letter, good in verdicts.items() if good == value} for value in (True, False)]
-    if sorted(map(len, odd))[0] == 1 and len(verdicts) >= len(options) - 1 >= 3:
+    if len(min(odd, key=len)) == 1 and len(verdicts) >= len(options) - 1 >= 3:
         return "".join(min(odd, key=len))
+    if not min(odd, key=len) and len(verdicts) == len(options) - 1 >= 3:
+        return "".join(every - set(verdicts))
     left = every - wrong
     if not right & wrong and len(left) == 1 and held <= wrong | left:
         return "".join(left)

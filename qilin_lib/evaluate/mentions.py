@@ -27,8 +27,8 @@ _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
 # Letters answer alike in both scripts; only the words around them are read.
 _SIMPLIFIED = str.maketrans(
-    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從個題這過還沒說則實際屬於敘問",
-    "选择项确应为对错误是选即与对综无标准结论参从个题这过还没说则实际属于叙问",
+    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從個題這過還沒說則實際屬於敘問鑑減藥鎮靜鹼體動術時見發壓傷給腎臟腦經貧細檢測療診斷",
+    "选择项确应为对错误是选即与对综无标准结论参从个题这过还没说则实际属于叙问鉴减药镇静碱体动术时见发压伤给肾脏脑经贫细检测疗诊断",
 )
 _RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
 _LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
