@@ -42,8 +42,6 @@ _STOP = re.compile(r"(?<=[。!?\n])")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _RANKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:\([^()\n]*\))?(?:\s*>+\s*[A-Z](?:\([^()\n]*\))?){2,}")
-# Letters with marks around them; a row of dashes behind one is a model that goes round in circles.
-_ALONE = re.compile(rf"(?:[^\w{MARK}]{{0,9}}{MARK})+[^\w{MARK}]{{0,9}}")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
     rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
@@ -111,7 +109,6 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
 
 def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[str]:
     """What a reply that calls nothing its answer may mean, the surest first."""
-    yield _alone(text, [one.mention for one in said])
     yield _others(text, said, options, multiple)
     yield _last(said, "concludes", multiple) or ""
     yield _called(said, "sought", multiple)
@@ -158,8 +155,7 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     turned = named(last.after) or CUES.turns.search(last.before.rpartition(MARK)[2])
     if beside and not turned or not last.mention.sure:
         return ""
-    later = said[said.index(last) + 1 :] if multiple else []
-    return last.letters + "".join(one.letters for one in later if one.open and CUES.added.match(one.after))
+    return last.letters
 
 
 def _contradicted(text: str, said: list[Said], decided: str) -> bool:
@@ -170,17 +166,6 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
         if answers and not one.rejected and one.mention.own and not set(one.letters) & set(decided):
             return not CUES.withdrawn.search(text, place, places[-1])
     return False
-
-
-def _alone(text: str, found: list[Mention]) -> str:
-    """The letters of the lines that hold nothing else, if they agree."""
-    place, alone = 0, set()
-    for line in re.split(r"[\n。]", text):
-        here = found[place : place + line.count(MARK)]
-        place += len(here)
-        if _ALONE.fullmatch(line) and all(one.own and one.sure for one in here):
-            alone |= {one.letters for one in here}
-    return alone.pop() if len(alone) == 1 else ""
 
 
 def _others(text: str, said: list[Said], options: Options, multiple: bool) -> str:
@@ -202,35 +187,31 @@ def _called(said: list[Said], label: str, multiple: bool) -> str:
 def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> str:
     """What is called right, or of a single-answer item the one that is set apart from all others."""
     every, wrong = set(options), {letter for one in said if one.rejected for letter in one.letters}
-    stated = [one for one in said if one.open and not one.rejected]
-    affirmed = [one.letters for one in stated if one.says("affirmed")]
-    right = set("".join(affirmed))
-    held = right | {letter for one in stated if one.says("holds") for letter in one.letters}
+    affirmed = [one.letters for one in said if one.open and not one.rejected and one.says("affirmed")]
+    right, named = set("".join(affirmed)), {letter for one in said for letter in one.letters}
     verdicts = _verdicts(text, said)
     if set(verdicts) == every:
-        wrong = {letter for letter, good in verdicts.items() if not good}
-        right = held = every - wrong
+        right = {letter for letter, good in verdicts.items() if good}
+        wrong = every - right
         if multiple and wrong and CUES.wanted.search(text, text.rfind(MARK)):
             return "".join(wrong)
-    if multiple and not right and held | wrong == every and CUES.dropped.search(text):
-        return "".join(held - wrong)
     if multiple:
-        named = {letter for one in said for letter in one.letters}
         whole = wrong or right == every or named <= right or any(len(letters) > 1 for letters in affirmed)
         return "".join(right) if whole and not right & wrong else ""
     if len(right) == 1:
         return "".join(right)
-    odd = [{letter for letter, good in verdicts.items() if good == value} for value in (True, False)]
-    if len(min(odd, key=len)) == 1 and len(verdicts) >= len(options) - 1 >= 3:
-        return "".join(min(odd, key=len))
-    if not min(odd, key=len) and len(verdicts) == len(options) - 1 >= 3:
-        return "".join(every - set(verdicts))
-    left = every - wrong
-    if not right & wrong and len(left) == 1 and held <= wrong | left:
-        return "".join(left)
-    if not right & wrong and len(wrong) == 1 and held | wrong == every:
-        return "".join(wrong)
-    return _called(said, "apart", multiple)
+    good = {letter for letter, value in verdicts.items() if value}
+    bad = set(verdicts) - good
+    if right & wrong:
+        return ""
+    apart = right | wrong == every or any(set(one.letters) == every - wrong for one in said)
+    for one in (every - wrong, wrong if apart else ""):
+        if len(one) == 1:
+            return "".join(one)
+    for one, others in ((good, bad), (bad, good)):
+        if len(one) == 1 and len(others) >= max(2, len(every) - 2):
+            return "".join(one)
+    return ""
 
 
 def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:

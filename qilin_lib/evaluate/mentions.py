@@ -113,14 +113,13 @@ def _single(text: str, options: Options) -> list[Mention]:
     pattern = re.compile("|".join([*map(_bounded, ranked), _LETTERS, _ORDINAL.pattern]))
     found = []
     for match in pattern.finditer(text):
-        letters, own, sure = words.get(match[0].lower(), ""), False, True
+        letters, own = words.get(match[0].lower(), ""), False
         if not letters and match[0].isascii():
             letters, own = _letters(match, text, options), True
-            sure = letters in options and text.startswith(plain(options[letters]), match.end()) or _clear(match, text)
         elif not letters:
             letters = _ordinal(match, "".join(options))
         if letters:
-            found.append(Mention(letters, own, sure, match.start(), match.end()))
+            found.append(Mention(letters, own, True, match.start(), match.end()))
     found = sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
     for place, one in enumerate(found):
         if one.letters == SAME:
@@ -188,15 +187,7 @@ def _letters(match: re.Match, text: str, options: Options) -> str:
         return ""
     if len(letters) == 1 and text.startswith(plain(options[letters]), match.end()):
         return letters
-    if letters == "A" and CUES.article.match(text, match.end()) and not CUES.direct.search(before):
-        return ""
-    return "" if CUES.terms.match(text, match.end()) or CUES.names.search(before) else letters
-
-
-def _clear(match: re.Match, text: str) -> bool:
-    return bool(
-        CUES.follows.match(text, match.end()) or CUES.direct.search(text[max(0, match.start() - 10) : match.start()])
-    )
+    return "" if CUES.terms.match(text, match.end()) else letters
 
 
 def _ordinal(match: re.Match, letters: str) -> str:
