@@ -41,7 +41,6 @@ _LAST = re.compile(r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|
 _STOP = re.compile(r"(?<=[。!?\n])")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
-_RANKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:\([^()\n]*\))?(?:\s*>+\s*[A-Z](?:\([^()\n]*\))?){2,}")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
     rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
@@ -80,8 +79,6 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
     text = _without_echo(normal(text), options)
-    if not multiple:
-        text = _RANKED.sub(r"最可能的是\1。", text)
     text = text[max((match.start() for match in _RETRACTED.finditer(text)), default=0) :]
     further = NEXT.search(text)
     for part in (text[: further.start()], text) if further else (text,):

@@ -15,7 +15,6 @@ Options = dict[str, str]
 MARK = "@"
 """Stands in the text that is read for one mention of options."""
 
-SAME = "="
 LONGEST_PART, PART = 24, 0.5
 _PIECES = re.compile(r"[()、,;]|[和与及]")
 
@@ -52,7 +51,6 @@ _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目
 _ORDINAL = re.compile(
     r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
     r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项句条]"
-    r"|(?<=[选是为即])(?P<same>[这该此]一?[个项句条])(?=[。,]|$)"
 )
 _NUMBERS = "一二三四五六七八"
 
@@ -120,33 +118,26 @@ def _single(text: str, options: Options) -> list[Mention]:
             letters = _ordinal(match, "".join(options))
         if letters:
             found.append(Mention(letters, own, True, match.start(), match.end()))
-    found = sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
-    for place, one in enumerate(found):
-        if one.letters == SAME:
-            found[place] = one._replace(letters=found[place - 1].letters[-1] if place else "")
-    return [one for one in found if one.letters]
+    return sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
 
 
 def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
     """What names an option by a part of its text that no other option holds ("酒精擦浴" of "用酒精大面积擦浴")."""
-    owners, low = _owners(tuple(options.items())), text.lower()
-    taken = bytearray(len(low))
+    owners, start, low = _owners(tuple(options.items())), 0, list(text.lower())
     for one in found:
-        if one.own:
-            first, last = text.rfind("\n", 0, one.start) + 1, text.find("\n", one.end) % (len(text) + 1)
-        else:
-            first, last = one.start, one.end
-        taken[first:last] = b"1" * (last - first)
-    start = 0
-    while start < len(low) - 1:
-        end = start + 2
-        while end <= len(low) and low[start:end] in owners and not taken[end - 1] and not taken[start]:
+        # Beside a letter of its own the text of an option only explains.
+        first = text.rfind("\n", 0, one.start) + 1 if one.own else one.start
+        last = text.find("\n", one.end) % (len(text) + 1) if one.own else one.end
+        low[first:last] = MARK * (last - first)
+    low = "".join(low)
+    while start < len(low):
+        end = start + 1
+        while low[start : end + 1] in owners and end < len(low):
             end += 1
-        part = low[start : end - 1]
-        letter = owners.get(part)
-        if letter and _telling(part, low[start - 1 : start], low[end - 1 : end], plain(options[letter]).lower()):
-            yield Mention(letter, False, True, start, end - 1)
-        start = max(start + 1, end - 1)
+        letter = owners.get(low[start:end])
+        if letter and _telling(low[start:end], low[start - 1 : start], low[end : end + 1], plain(options[letter])):
+            yield Mention(letter, False, True, start, end)
+        start = end
 
 
 @lru_cache(maxsize=4096)
@@ -169,7 +160,7 @@ def _telling(part: str, before: str, after: str, option: str) -> bool:
         return False
     if core.isascii() and (len(core) < 3 or not re.search("[a-z]", core)):
         return False
-    return len(core) > 1 and (len(core) > PART * len(option) or len(core) > 3 or core in _PIECES.split(option))
+    return len(core) > min(3, PART * len(option)) or len(core) > 1 and core in _PIECES.split(option.lower())
 
 
 def _bounded(word: str) -> str:
@@ -192,8 +183,6 @@ def _letters(match: re.Match, text: str, options: Options) -> str:
 
 def _ordinal(match: re.Match, letters: str) -> str:
     """The letters of "第二个选项", "前两项", "最后一项"."""
-    if match["same"]:
-        return SAME
     if match["last"]:
         return letters[-1]
     if match["side"]:
