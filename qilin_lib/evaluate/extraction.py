@@ -9,10 +9,10 @@ capitals" takes them all. Here a reply is read in these steps.
    is right, or wrong. What others say, what would hold of another question and what is asked decide nothing.
 4. The last mention called the answer counts, unless it leaves two ("A或B") or contradicts the first words of the reply
    without taking them back. A refusal without such a mention is no answer.
-5. Then, in this order: the line with nothing but letters; the last conclusion ("因此", "剩下", "的是"); what is said to
-   fit the question; what is called right, if every option is judged; the one that is set apart from all others.
-6. Then a reply that begins with letters, and a short one that names one option.
-Nothing found, or more than one letter for a single-answer item: None, never a guess.
+5. Then, in this order: all options but those set apart ("其余均对"); the last conclusion ("因此", "的是"); what is said
+   to fit the question; what is called right, or of a list the one whose verdict is not that of the others; the letters
+   that a reply begins with; what the case is said to fit; all, if a reply says so; the one that a short reply names.
+Nothing found, or more than one letter for a single-answer item: None, never a guess. `reasons` shows what was seen.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, plain
 
 NEXT = CUES.next
+LABELS = ("answers", "concludes", "sought", "affirmed", "supported", "excepted", "denied", "wrong")
+"""What the words around a mention may say of it (data/cues.yaml)."""
 LONGEST = 16_000
 """Characters that are read; of a longer reply both ends."""
 SHORT = 60
@@ -37,7 +39,10 @@ _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))
 _BELOW = re.compile(r"(?:(?<=[:是为选案论择答])|(?<=正确选项))\s*\n\s*(?:[-•>]\s*)?")
 _HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
 # The end of what is said of the last of a list of options.
-_LAST = re.compile(r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|小结|由|题目|本题))|(?<=[。;])(?=综上|因此|所以|故|总之|由此|题目|本题)")
+_LAST = re.compile(
+    r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|小结|由|题目|本题))"
+    r"|(?<=[。;])(?=综上|因此|所以|故|总之|由此|题目|本题)"
+)
 _STOP = re.compile(r"(?<=[。!?\n])")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
@@ -63,7 +68,7 @@ class Said(NamedTuple):
 
     def says(self, label: str) -> bool:
         """Whether the words around it say so."""
-        return getattr(CUES, label).say(self.before, self.after, self.mention.own)
+        return getattr(CUES, label).say(self.before, self.after)
 
     @property
     def rejected(self) -> bool:
@@ -97,23 +102,31 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
         return "" if _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text):
         return ""
-    for letters in _proposals(text, said, options, multiple):
+    for _, letters in _proposals(text, said, options, multiple):
         # One of several letters that is not said to be the answer is a part of it.
         if letters and not (multiple and len(letters) == 1 and len(said) > 1):
             return letters
     return _named(text, said) if short else ""
 
 
-def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[str]:
-    """What a reply that calls nothing its answer may mean, the surest first."""
-    yield _others(text, said, options, multiple)
-    yield _last(said, "concludes", multiple) or ""
-    yield _called(said, "sought", multiple)
-    yield _judged(text, said, options, multiple)
-    yield _opening(text, said)
-    yield _called([one for one in said if not one.rejected], "supported", multiple)
+def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[tuple[str, str]]:
+    """What a reply that calls nothing its answer may mean, the surest first, with the reason."""
+    yield "others", _others(text, said, options, multiple)
+    yield "concludes", _last(said, "concludes", multiple) or ""
+    yield "sought", _called(said, "sought", multiple)
+    yield "judged", _judged(text, said, options, multiple)
+    yield "opening", _opening(text, said)
+    yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
     if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not any(one.rejected for one in said):
-        yield "".join(options)
+        yield "every", "".join(options)
+
+
+def reasons(text: str, options: Options, multiple: bool) -> list[tuple[str, str]]:
+    """(what is said, of which letters) for each mention in `text`, then (reason, letters) of what it may mean."""
+    text, found = marked(normal(text), options)
+    said = list(_said(text, found))
+    words = ((" ".join(label for label in LABELS if one.says(label)), one.letters) for one in said if one.open)
+    return [*words, *(pair for pair in _proposals(text, said, options, multiple) if pair[1])]
 
 
 def _said(text: str, found: list[Mention]) -> Iterator[Said]:

@@ -189,7 +189,9 @@ def _ordinal(match: re.Match, letters: str) -> str:
         many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
         return letters[:many] if match["side"] == "前" else letters[-many:]
     numbers = re.findall(r"\w", (match["place"] or match["number"]).replace("第", ""))
-    places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers if number not in "和及"]
+    places = [
+        _NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers if number not in "和及"
+    ]
     return "".join(letters[place : place + 1] for place in places)
 
 
