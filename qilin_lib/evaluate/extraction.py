@@ -34,6 +34,9 @@ SHORT = 60
 WINDOW = 60
 """Characters beside a mention in which its cue stands; it bounds the work of a sentence that never ends."""
 
+JUDGED = 300
+"""Characters after an option in which its verdict stands."""
+
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))+[。!?;\n.]?|[。!?;\n.]")
 # What stands in the lines below such words belongs to their sentence.
 _BELOW = re.compile(r"(?:(?<=[:是为选案论择答])|(?<=正确选项))\s*\n\s*(?:[-•>]\s*)?")
@@ -214,14 +217,12 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> st
     bad = set(verdicts) - good
     if right & wrong:
         return ""
-    apart = right | wrong == every or any(set(one.letters) == every - wrong for one in said)
-    for one in (every - wrong, wrong if apart else ""):
-        if len(one) == 1:
-            return "".join(one)
-    for one, others in ((good, bad), (bad, good)):
-        if len(one) == 1 and len(others) >= max(2, len(every) - 2):
-            return "".join(one)
-    return ""
+    apart = [every - wrong]
+    if right | wrong == every or any(set(one.letters) == every - wrong for one in said):
+        apart.append(wrong)
+    if len(verdicts) >= max(3, len(every) - 1):
+        apart += [good, bad]
+    return next(("".join(one) for one in apart if len(one) == 1), "")
 
 
 def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:
@@ -233,16 +234,17 @@ def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:
         if len(one.letters) == 1 and _HEAD.search(text[max(0, place - 20) : place])
     ]
     verdicts: dict[str, bool] = {}
-    for number, (place, letter) in enumerate(heads):
-        later = [start for start, other in heads[number + 1 :] if other != letter]
-        said_of = text[place + 1 : later[0] if later else len(text)]
-        if not later:
+    end = len(text)
+    for place, letter in reversed(heads):
+        said_of = text[place + 1 : min(end, place + JUDGED)]
+        if end == len(text):
             said_of = _LAST.split(said_of.lstrip(), maxsplit=1)[0]
         line = text[text.rfind("\n", 0, place) + 1 : place]
         sign = CUES.sign.search(line) if MARK not in line else None
         verdict = not sign["wrong"] if sign else _verdict(said_of)
         if verdict is not None:
-            verdicts.setdefault(letter, verdict)
+            verdicts[letter] = verdict
+        end = place
     return verdicts
 
 

@@ -124,7 +124,7 @@ def _single(text: str, options: Options) -> list[Mention]:
 def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
     """What names an option by a part of its text that no other option holds ("酒精擦浴" of "用酒精大面积擦浴")."""
     owners, start, low = _owners(tuple(options.items())), 0, list(text.lower())
-    for one in found:
+    for one in (one for one in found if low[one.start] != MARK):
         # Beside a letter of its own the text of an option only explains.
         first = text.rfind("\n", 0, one.start) + 1 if one.own else one.start
         last = text.find("\n", one.end) % (len(text) + 1) if one.own else one.end
@@ -188,10 +188,8 @@ def _ordinal(match: re.Match, letters: str) -> str:
     if match["side"]:
         many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
         return letters[:many] if match["side"] == "前" else letters[-many:]
-    numbers = re.findall(r"\w", (match["place"] or match["number"]).replace("第", ""))
-    places = [
-        _NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers if number not in "和及"
-    ]
+    numbers = re.findall(rf"[{_NUMBERS}\d]", match["place"] or match["number"])
+    places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers]
     return "".join(letters[place : place + 1] for place in places)
 
 
