@@ -26,16 +26,12 @@ from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, 
 
 NEXT = CUES.next
 LABELS = ("answers", "concludes", "sought", "affirmed", "supported", "excepted", "denied", "wrong")
-"""What the words around a mention may say of it (data/cues.yaml)."""
 LONGEST = 16_000
 """Characters that are read; of a longer reply both ends."""
 SHORT = 60
 """Characters of a reply that may give the text of an option and nothing else."""
 WINDOW = 60
 """Characters beside a mention in which its cue stands; it bounds the work of a sentence that never ends."""
-
-JUDGED = 300
-"""Characters after an option in which its verdict stands."""
 
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))+[。!?;\n.]?|[。!?;\n.]")
 # What stands in the lines below such words belongs to their sentence.
@@ -105,18 +101,21 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
         return "" if _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text):
         return ""
-    for _, letters in _proposals(text, said, options, multiple):
-        # One of several letters that is not said to be the answer is a part of it.
-        if letters and not (multiple and len(letters) == 1 and len(said) > 1):
+    for reason, letters in _proposals(text, said, options, multiple):
+        # One letter of several that is only praised on the way is a part of the answer.
+        if letters and not (multiple and len(letters) == 1 and reason == "supported" and letters != said[-1].letters):
             return letters
     return _named(text, said) if short else ""
 
 
 def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[tuple[str, str]]:
     """What a reply that calls nothing its answer may mean, the surest first, with the reason."""
-    yield "others", _others(text, said, options, multiple)
+    yield "others", _others(said, options, multiple)
     yield "concludes", _last(said, "concludes", multiple) or ""
     yield "sought", _called(said, "sought", multiple)
+    if multiple and CUES.rest.search(text):
+        denied = {letter for one in said if one.rejected for letter in one.letters}
+        yield "rest", "".join(set(options) - denied) if denied else ""
     yield "judged", _judged(text, said, options, multiple)
     yield "opening", _opening(text, said)
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
@@ -177,18 +176,14 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
     for place, one in zip(places, said, strict=True):
         answers = one.open and (one.says("answers") or place == places[0] and _BEGINS.match(text))
         if answers and not one.rejected and one.mention.own and not set(one.letters) & set(decided):
-            return not CUES.withdrawn.search(text, place, places[-1])
+            return not CUES.withdrawn.search(text, max(0, place - 10), places[-1])
     return False
 
 
-def _others(text: str, said: list[Said], options: Options, multiple: bool) -> str:
+def _others(said: list[Said], options: Options, multiple: bool) -> str:
     """Of "除C外其余都对": the others where several may be right, else C."""
-    excepted = [one.letters for one in said if one.open and one.says("excepted")]
-    if not multiple:
-        return excepted[-1] if excepted else ""
-    if not excepted and CUES.rest.search(text):
-        excepted = ["".join(one.letters for one in said if one.rejected)]
-    return "".join(letter for letter in options if letter not in excepted[-1]) if excepted and excepted[-1] else ""
+    excepted = next((one.letters for one in reversed(said) if one.open and one.says("excepted")), "")
+    return "".join(letter for letter in options if letter not in excepted) if multiple and excepted else excepted
 
 
 def _called(said: list[Said], label: str, multiple: bool) -> str:
@@ -236,7 +231,7 @@ def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:
     verdicts: dict[str, bool] = {}
     end = len(text)
     for place, letter in reversed(heads):
-        said_of = text[place + 1 : min(end, place + JUDGED)]
+        said_of = text[place + 1 : min(end, place + 5 * WINDOW)]
         if end == len(text):
             said_of = _LAST.split(said_of.lstrip(), maxsplit=1)[0]
         line = text[text.rfind("\n", 0, place) + 1 : place]
