@@ -9,33 +9,30 @@ from typing import Any
 
 import yaml
 
-# In a pattern: the mention that is judged, and one that must be by letters.
-MENTION, LETTERS = "●", "◆"
+MENTION = "●"
+"""In a pattern: the mention that is judged."""
 
 
 class Cues:
     """The patterns of one label, each in two halves: what stands before the mention that is judged, and after it."""
 
     def __init__(self, patterns: list[str], filler: str) -> None:
-        self._before, self._after, self._around = [], [], []
-        for pattern in patterns:
-            first, second = pattern.replace("~", filler).replace(LETTERS, MENTION).split(MENTION)
-            halves = re.compile(f"(?:{first})$"), re.compile(second), LETTERS in pattern
-            kind = self._around if first and second or LETTERS in pattern else self._before if first else self._after
-            kind.append(halves)
-        self._first = re.compile("|".join(first.pattern for first, _, _ in self._before) or "(?!)")
-        self._second = re.compile("|".join(second.pattern for _, second, _ in self._after) or "(?!)")
+        halves = [pattern.replace("~", filler).split(MENTION) for pattern in patterns]
+        self._before = re.compile("|".join(f"(?:{first})$" for first, second in halves if not second) or "(?!)")
+        self._after = re.compile("|".join(second for first, second in halves if not first) or "(?!)")
+        self._around = [
+            (re.compile(f"(?:{first})$"), re.compile(second)) for first, second in halves if first and second
+        ]
 
     def after(self, text: str) -> bool:
         """Whether what follows a mention says so by itself."""
-        return bool(self._second.match(text))
+        return bool(self._after.match(text))
 
-    def say(self, before: str, after: str, letters: bool) -> bool:
-        """Whether the words around a mention say so; `letters`: it is one by letters."""
-        if self._first.search(before) or self._second.match(after):
+    def say(self, before: str, after: str) -> bool:
+        """Whether the words around a mention say so."""
+        if self._before.search(before) or self._after.match(after):
             return True
-        fitting = (pair for pair in self._around if letters or not pair[2])
-        return any(first.search(before) and second.match(after) for first, second, _ in fitting)
+        return any(first.search(before) and second.match(after) for first, second in self._around)
 
 
 def _compiled(value: Any, filler: str) -> Any:

@@ -9,10 +9,10 @@ capitals" takes them all. Here a reply is read in these steps.
    is right, or wrong. What others say, what would hold of another question and what is asked decide nothing.
 4. The last mention called the answer counts, unless it leaves two ("A或B") or contradicts the first words of the reply
    without taking them back. A refusal without such a mention is no answer.
-5. Then, in this order: the line with nothing but letters; the last conclusion ("因此", "剩下", "的是"); what is said to
-   fit the question; what is called right, if every option is judged; the one that is set apart from all others.
-6. Then a reply that begins with letters, and a short one that names one option.
-Nothing found, or more than one letter for a single-answer item: None, never a guess.
+5. Then, in this order: all options but those set apart ("其余均对"); the last conclusion ("因此", "的是"); what is said
+   to fit the question; what is called right, or of a list the one whose verdict is not that of the others; the letters
+   that a reply begins with; what the case is said to fit; all, if a reply says so; the one that a short reply names.
+Nothing found, or more than one letter for a single-answer item: None, never a guess. `reasons` shows what was seen.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, plain
 
 NEXT = CUES.next
+LABELS = ("answers", "concludes", "sought", "affirmed", "supported", "excepted", "denied", "wrong")
 LONGEST = 16_000
 """Characters that are read; of a longer reply both ends."""
 SHORT = 60
@@ -35,12 +36,15 @@ WINDOW = 60
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))+[。!?;\n.]?|[。!?;\n.]")
 # What stands in the lines below such words belongs to their sentence.
 _BELOW = re.compile(r"(?:(?<=[:是为选案论择答])|(?<=正确选项))\s*\n\s*(?:[-•>]\s*)?")
+_HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
+# The end of what is said of the last of a list of options.
+_LAST = re.compile(
+    r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|小结|由|题目|本题))"
+    r"|(?<=[。;])(?=综上|因此|所以|故|总之|由此|题目|本题)"
+)
 _STOP = re.compile(r"(?<=[。!?\n])")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
-_RANKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:\([^()\n]*\))?(?:\s*>+\s*[A-Z](?:\([^()\n]*\))?){2,}")
-# Letters with marks around them; a row of dashes behind one is a model that goes round in circles.
-_ALONE = re.compile(rf"(?:[^\w{MARK}]{{0,9}}{MARK})+[^\w{MARK}]{{0,9}}")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
     rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
@@ -63,7 +67,7 @@ class Said(NamedTuple):
 
     def says(self, label: str) -> bool:
         """Whether the words around it say so."""
-        return getattr(CUES, label).say(self.before, self.after, self.mention.own)
+        return getattr(CUES, label).say(self.before, self.after)
 
     @property
     def rejected(self) -> bool:
@@ -79,8 +83,6 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
     text = _without_echo(normal(text), options)
-    if not multiple:
-        text = _RANKED.sub(r"最可能的是\1。", text)
     text = text[max((match.start() for match in _RETRACTED.finditer(text)), default=0) :]
     further = NEXT.search(text)
     for part in (text[: further.start()], text) if further else (text,):
@@ -94,23 +96,39 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
     said = list(_said(text, found))
-    if multiple and not said and short and CUES.every.search(text):
-        return "".join(options)
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text):
         return ""
-    return (
-        _alone(text, found)
-        or _others(said, options, multiple)
-        or _last(said, "concludes", multiple)
-        or _called(said, "sought", multiple)
-        or _judged(text, said, options, multiple, cut)
-        or _opening(text, said)
-        or _called([one for one in said if not one.rejected], "supported", multiple)
-        or (_named(text, said) if short else "")
-    )
+    for reason, letters in _proposals(text, said, options, multiple):
+        # One letter of several that is only praised on the way is a part of the answer.
+        if letters and not (multiple and len(letters) == 1 and reason == "supported" and letters != said[-1].letters):
+            return letters
+    return _named(text, said) if short else ""
+
+
+def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[tuple[str, str]]:
+    """What a reply that calls nothing its answer may mean, the surest first, with the reason."""
+    yield "others", _others(said, options, multiple)
+    yield "concludes", _last(said, "concludes", multiple) or ""
+    yield "sought", _called(said, "sought", multiple)
+    if multiple and CUES.rest.search(text):
+        denied = {letter for one in said if one.rejected for letter in one.letters}
+        yield "rest", "".join(set(options) - denied) if denied else ""
+    yield "judged", _judged(text, said, options, multiple)
+    yield "opening", _opening(text, said)
+    yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
+    if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not any(one.rejected for one in said):
+        yield "every", "".join(options)
+
+
+def reasons(text: str, options: Options, multiple: bool) -> list[tuple[str, str]]:
+    """(what is said, of which letters) for each mention in `text`, then (reason, letters) of what it may mean."""
+    text, found = marked(normal(text), options)
+    said = list(_said(text, found))
+    words = ((" ".join(label for label in LABELS if one.says(label)), one.letters) for one in said if one.open)
+    return [*words, *(pair for pair in _proposals(text, said, options, multiple) if pair[1])]
 
 
 def _said(text: str, found: list[Mention]) -> Iterator[Said]:
@@ -149,8 +167,7 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     turned = named(last.after) or CUES.turns.search(last.before.rpartition(MARK)[2])
     if beside and not turned or not last.mention.sure:
         return ""
-    later = said[said.index(last) + 1 :] if multiple else []
-    return last.letters + "".join(one.letters for one in later if one.open and CUES.added.match(one.after))
+    return last.letters
 
 
 def _contradicted(text: str, said: list[Said], decided: str) -> bool:
@@ -159,27 +176,14 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
     for place, one in zip(places, said, strict=True):
         answers = one.open and (one.says("answers") or place == places[0] and _BEGINS.match(text))
         if answers and not one.rejected and one.mention.own and not set(one.letters) & set(decided):
-            return not CUES.withdrawn.search(text, place, places[-1])
+            return not CUES.withdrawn.search(text, max(0, place - 10), places[-1])
     return False
-
-
-def _alone(text: str, found: list[Mention]) -> str:
-    """The letters of the lines that hold nothing else, if they agree."""
-    place, alone = 0, set()
-    for line in re.split(r"[\n。]", text):
-        here = found[place : place + line.count(MARK)]
-        place += len(here)
-        if _ALONE.fullmatch(line) and all(one.own and one.sure for one in here):
-            alone |= {one.letters for one in here}
-    return alone.pop() if len(alone) == 1 else ""
 
 
 def _others(said: list[Said], options: Options, multiple: bool) -> str:
     """Of "除C外其余都对": the others where several may be right, else C."""
-    excepted = [one.letters for one in said if one.open and one.says("excepted")]
-    if not excepted or not multiple:
-        return excepted[-1] if excepted else ""
-    return "".join(letter for letter in options if letter not in excepted[-1])
+    excepted = next((one.letters for one in reversed(said) if one.open and one.says("excepted")), "")
+    return "".join(letter for letter in options if letter not in excepted) if multiple and excepted else excepted
 
 
 def _called(said: list[Said], label: str, multiple: bool) -> str:
@@ -188,51 +192,69 @@ def _called(said: list[Said], label: str, multiple: bool) -> str:
     return "".join(letters) if multiple or len(letters) == 1 else ""
 
 
-def _judged(text: str, said: list[Said], options: Options, multiple: bool, cut: bool) -> str:
+def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> str:
     """What is called right, or of a single-answer item the one that is set apart from all others."""
     every, wrong = set(options), {letter for one in said if one.rejected for letter in one.letters}
-    stated = [one for one in said if one.open and not one.rejected]
-    affirmed = [one.letters for one in stated if one.says("affirmed")]
-    right = set("".join(affirmed))
-    held = right | {letter for one in stated if one.says("holds") for letter in one.letters}
-    lines = _lines(text, said)
-    failed = {letter for letter, line in lines.items() if CUES.line_wrong.search(line)}
-    if failed | {letter for letter, line in lines.items() if CUES.line_right.search(line)} == every:
-        wrong = failed
-        right = held = every - wrong
-    if cut and right | wrong != every:
-        return ""
-    if multiple and not right and held | wrong == every and CUES.dropped.search(text):
-        return "".join(held - wrong)
+    affirmed = [one.letters for one in said if one.open and not one.rejected and one.says("affirmed")]
+    right, named = set("".join(affirmed)), {letter for one in said for letter in one.letters}
+    verdicts = _verdicts(text, said)
+    if set(verdicts) == every:
+        right = {letter for letter, good in verdicts.items() if good}
+        wrong = every - right
+        if multiple and wrong and CUES.wanted.search(text, text.rfind(MARK)):
+            return "".join(wrong)
     if multiple:
-        named = {letter for one in said for letter in one.letters}
         whole = wrong or right == every or named <= right or any(len(letters) > 1 for letters in affirmed)
         return "".join(right) if whole and not right & wrong else ""
     if len(right) == 1:
         return "".join(right)
-    left = every - wrong
-    if not right & wrong and len(left) == 1 and held <= wrong | left:
-        return "".join(left)
-    if not right & wrong and len(wrong) == 1 and held | wrong == every:
-        return "".join(wrong)
-    return _called(said, "apart", multiple)
+    good = {letter for letter, value in verdicts.items() if value}
+    bad = set(verdicts) - good
+    if right & wrong:
+        return ""
+    apart = [every - wrong]
+    if right | wrong == every or any(set(one.letters) == every - wrong for one in said):
+        apart.append(wrong)
+    if len(verdicts) >= max(3, len(every) - 1):
+        apart += [good, bad]
+    return next(("".join(one) for one in apart if len(one) == 1), "")
 
 
-def _lines(text: str, said: list[Said]) -> dict[str, str]:
-    """{letter: line} of the lines, or sentences, that begin with one option and name no other."""
-    lines = text.split("\n") if text.count("\n") >= 2 else re.split(r"[\n。;]", text)
-    place, heads = 0, {}
-    for line in lines:
-        many = line.count(MARK)
-        if many == 1 and re.match(rf"[\W\d_]*?{MARK}", line) and len(said[place].letters) == 1:
-            heads[said[place].letters] = line
-        place += many
-    return heads
+def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:
+    """{letter: whether it is called right} by what is said from where a line or clause begins with it to the next."""
+    places = [place.start() for place in re.finditer(MARK, text)]
+    heads = [
+        (place, one.letters)
+        for place, one in zip(places, said, strict=True)
+        if len(one.letters) == 1 and _HEAD.search(text[max(0, place - 20) : place])
+    ]
+    verdicts: dict[str, bool] = {}
+    end = len(text)
+    for place, letter in reversed(heads):
+        said_of = text[place + 1 : min(end, place + 5 * WINDOW)]
+        if end == len(text):
+            said_of = _LAST.split(said_of.lstrip(), maxsplit=1)[0]
+        line = text[text.rfind("\n", 0, place) + 1 : place]
+        sign = CUES.sign.search(line) if MARK not in line else None
+        verdict = not sign["wrong"] if sign else _verdict(said_of)
+        if verdict is not None:
+            verdicts[letter] = verdict
+        end = place
+    return verdicts
+
+
+def _verdict(text: str) -> bool | None:
+    """What comes at once, or else the last verdict that ends a clause."""
+    found = list(CUES.verdict.finditer(text))
+    ends = [one for one in found if re.match(r"\W|$|[的了]", text[one.end() :])]
+    first = [one for one in ends if not re.search(r"\w{3}", text[: one.start()])]
+    chosen = first[:1] or ends[-1:] or found[:1]
+    return not chosen[0]["wrong"] if chosen else None
 
 
 def _opening(text: str, said: list[Said]) -> str:
     """Letters the text opens with, unless it goes through the options."""
-    if not _BEGINS.match(text) or said[0].rejected or len(_lines(text, said)) >= 3:
+    if not _BEGINS.match(text) or said[0].rejected or len(_verdicts(text, said)) >= 3:
         return ""
     return said[0].letters if said[0].mention.own and said[0].mention.sure else ""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import combinations
 from typing import NamedTuple
 
 from qilin_lib.evaluate.cues import CUES
@@ -12,6 +14,9 @@ from qilin_lib.evaluate.cues import CUES
 Options = dict[str, str]
 MARK = "@"
 """Stands in the text that is read for one mention of options."""
+
+LONGEST_PART, PART = 24, 0.5
+_PIECES = re.compile(r"[()、,;]|[和与及]")
 
 _INVISIBLE = re.compile(
     r"~~[^~\n]*~~|</?[a-z]+>|[\u200b-\u200f\u2060\ufeff\ufe0f]|[\U0001f300-\U0001faff✨]|\\[ ,;\[\]()]"
@@ -21,8 +26,8 @@ _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
 # Letters answer alike in both scripts; only the words around them are read.
 _SIMPLIFIED = str.maketrans(
-    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從個題這過還沒說則實際屬於敘問",
-    "选择项确应为对错误是选即与对综无标准结论参从个题这过还没说则实际属于叙问",
+    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從個題這過還沒說則實際屬於敘問鑑減藥鎮靜鹼體動術時見發壓傷給腎臟腦經貧細檢測療診斷",
+    "选择项确应为对错误是选即与对综无标准结论参从个题这过还没说则实际属于叙问鉴减药镇静碱体动术时见发压伤给肾脏脑经贫细检测疗诊断",
 )
 _RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
 _LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
@@ -44,8 +49,8 @@ _ENDED = re.compile(
 )
 _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
-    r"(?:排在)?第(?P<place>[一二三四五六七八1-8])(?:[个项种条位])(?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
-    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项]"
+    r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
+    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项句条]"
 )
 _NUMBERS = "一二三四五六七八"
 
@@ -106,15 +111,56 @@ def _single(text: str, options: Options) -> list[Mention]:
     pattern = re.compile("|".join([*map(_bounded, ranked), _LETTERS, _ORDINAL.pattern]))
     found = []
     for match in pattern.finditer(text):
-        letters, own, sure = words.get(match[0].lower(), ""), False, True
+        letters, own = words.get(match[0].lower(), ""), False
         if not letters and match[0].isascii():
             letters, own = _letters(match, text, options), True
-            sure = letters in options and text.startswith(plain(options[letters]), match.end()) or _clear(match, text)
         elif not letters:
             letters = _ordinal(match, "".join(options))
         if letters:
-            found.append(Mention(letters, own, sure, match.start(), match.end()))
-    return found
+            found.append(Mention(letters, own, True, match.start(), match.end()))
+    return sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+
+
+def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
+    """What names an option by a part of its text that no other option holds ("酒精擦浴" of "用酒精大面积擦浴")."""
+    owners, start, low = _owners(tuple(options.items())), 0, list(text.lower())
+    for one in (one for one in found if low[one.start] != MARK):
+        # Beside a letter of its own the text of an option only explains.
+        first = text.rfind("\n", 0, one.start) + 1 if one.own else one.start
+        last = text.find("\n", one.end) % (len(text) + 1) if one.own else one.end
+        low[first:last] = MARK * (last - first)
+    low = "".join(low)
+    while start < len(low):
+        end = start + 1
+        while low[start : end + 1] in owners and end < len(low):
+            end += 1
+        letter = owners.get(low[start:end])
+        if letter and _telling(low[start:end], low[start - 1 : start], low[end : end + 1], plain(options[letter])):
+            yield Mention(letter, False, True, start, end)
+        start = end
+
+
+@lru_cache(maxsize=4096)
+def _owners(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The options' parts, each with its option's letter, "" where two have it."""
+    owners: dict[str, str] = {}
+    for letter, option in options:
+        option = plain(option).lower()
+        for start, end in combinations(range(len(option) + 1), 2):
+            if 2 <= end - start <= LONGEST_PART:
+                part = option[start:end]
+                owners[part] = letter if owners.get(part, letter) == letter else ""
+    return owners
+
+
+def _telling(part: str, before: str, after: str, option: str) -> bool:
+    """Whether so much of an option's text names it."""
+    core = part.strip(" ,.、()的;:")
+    if re.match("[a-z0-9.~-][a-z0-9]", before + part[0]) or re.match("[a-z0-9]{2}", part[-1] + after):
+        return False
+    if core.isascii() and (len(core) < 3 or not re.search("[a-z]", core)):
+        return False
+    return len(core) > min(3, PART * len(option)) or len(core) > 1 and core in _PIECES.split(option.lower())
 
 
 def _bounded(word: str) -> str:
@@ -132,15 +178,7 @@ def _letters(match: re.Match, text: str, options: Options) -> str:
         return ""
     if len(letters) == 1 and text.startswith(plain(options[letters]), match.end()):
         return letters
-    if letters == "A" and CUES.article.match(text, match.end()) and not CUES.direct.search(before):
-        return ""
-    return "" if CUES.terms.match(text, match.end()) or CUES.names.search(before) else letters
-
-
-def _clear(match: re.Match, text: str) -> bool:
-    return bool(
-        CUES.follows.match(text, match.end()) or CUES.direct.search(text[max(0, match.start() - 10) : match.start()])
-    )
+    return "" if CUES.terms.match(text, match.end()) else letters
 
 
 def _ordinal(match: re.Match, letters: str) -> str:
@@ -150,9 +188,9 @@ def _ordinal(match: re.Match, letters: str) -> str:
     if match["side"]:
         many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
         return letters[:many] if match["side"] == "前" else letters[-many:]
-    number = match["place"] or match["number"]
-    place = _NUMBERS.index(number) if number in _NUMBERS else int(number) - 1
-    return letters[place : place + 1]
+    numbers = re.findall(rf"[{_NUMBERS}\d]", match["place"] or match["number"])
+    places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers]
+    return "".join(letters[place : place + 1] for place in places)
 
 
 def _joined(text: str, single: list[Mention]) -> list[Mention]:
