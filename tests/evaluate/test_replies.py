@@ -1,6 +1,8 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-Every split of replies.jsonl has been opened and tuned on, so no share below is an estimate. "chat" and "odd" were
+"fresh" holds 300 replies in the styles of today's chat and reasoning models by a hand that had not read the rules: 87.0 %
+are read right and 2.3 % as a wrong letter (83.7 and 3.0 % by the rules before), and no rule has been changed for them.
+Every other split has been opened and tuned on, so no share of theirs is an estimate. "chat" and "odd" were
 written, to be hard, by hands that had not read the rules: at first 64.0 % of each were read right, 5.3 and 4.7 % as a
 wrong letter. The second half of "chat", which nobody looked at while the rules changed, went from 52.0 to 55.3 % right
 and from 6.7 to 9.3 % wrong. "hard" was written by the author of the rules to break them: 76.0 to 88.9 % right at first.
@@ -29,7 +31,7 @@ ROWS = [json.loads(line) for line in Path(__file__).with_name("replies.jsonl").r
 OF = ("x", "fixed", "test", None, [], [], {"max_new_tokens": 64})
 TASKS = {ceval: ceval.CEval(*OF, {}, {}), cmexam: cmexam.CMExam(*OF, "char"), exams: exams.Exams(*OF, {})}
 TASKS |= {huatuo: huatuo.Huatuo(*OF, "char"), dialogue: dialogue.Dialogues(*OF, "char")}
-LIMITS = {"hard": (0.94, 0.01), "chat": (0.69, 0.065), "odd": (0.7, 0.035)}
+LIMITS = {"fresh": (0.86, 0.03), "hard": (0.94, 0.01), "chat": (0.69, 0.065), "odd": (0.7, 0.035)}
 """The least share read right and the greatest read as a wrong letter."""
 OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌"}
 
