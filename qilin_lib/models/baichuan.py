@@ -6,11 +6,11 @@ Baichuan-7B is LLaMA but for one fused projection: `W_pack` holds the query's, k
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ from huggingface_hub import snapshot_download
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.load import made_once, skeleton, weight_files
+from qilin_lib.models.load import made_once, skeleton, weight_files, write_shards
 from qilin_lib.models.sentencepieces import fast_tokenizer
 from qilin_lib.models.shapes import is_hub_id
-from qilin_lib.models.shards import write_shards
 
 SINGLES = ("model.safetensors", "pytorch_model.bin")
-ROTARY = ".rotary_emb.inv_freq"
 NEEDED = (
     "hidden_size",
     "intermediate_size",
@@ -62,32 +60,36 @@ def convert(source: Path, target: Path) -> list[str]:
 
 
 def _convert(source: Path, folder: Path) -> list[str]:
-    config = read_config(source)
-    second, pieces = is_second(config), source / "tokenizer.model"
-    bos, eos, pad = (config[f"{name}_token_id"] for name in ("bos", "eos", "pad"))
-    tokenizer = fast_tokenizer(pieces, bos, eos, pad, config["max_position_embeddings"])
+    config, pieces = read_config(source), source / "tokenizer.model"
+    special = (config[f"{name}_token_id"] for name in ("bos", "eos", "pad"))
+    tokenizer = fast_tokenizer(pieces, *special, config["max_position_embeddings"])
     if len(tokenizer) > config["vocab_size"]:
         raise QilinError(f"{pieces}: {len(tokenizer)} pieces, but vocab_size is {config['vocab_size']}")
     tokenizer.save_pretrained(folder)
     # llama.cpp's converter reads the vocabulary from it.
     shutil.copyfile(pieces, folder / pieces.name)
-    paths = _weight_files(source)
-    found = {tensor.dtype for path in paths for name, tensor in _tensors(path).items() if not name.endswith(ROTARY)}
-    dtypes = [str(dtype).removeprefix("torch.") for dtype in found]
+    # Safetensors before .bin. Which file an index says a tensor is in does not matter: all are read.
+    there = [one for one in SINGLES for name in (one, f"{one}.index.json") if (source / name).exists()]
+    if not there:
+        raise QilinError(f"{source}: neither {' nor '.join(SINGLES)} nor an index of one")
+    paths = weight_files(source, there[0])
+    found = {tensor.dtype for path in paths for tensor in _tensors(path).values()}
+    dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in found)
     if len(dtypes) != 1:
-        raise QilinError(f"{source}: weights in {sorted(dtypes)}; nearest valid: all in one of them")
+        raise QilinError(f"{source}: weights in {dtypes}; nearest valid: all in one of them")
     shards, written = write_shards(folder, llama_tensors(paths, config))
-    _llama_config(config, dtypes[0]).save_pretrained(folder)
-    numbers = sum(map(prod, expected(config).values()))
+    llama = _llama(config, dtypes[0])
+    llama.save_pretrained(folder)
+    size = f"{config['num_hidden_layers']} layers, {skeleton(llama).num_parameters():,} parameters in {dtypes[0]}"
     report = [
-        f"{config['num_hidden_layers']} layers, {numbers:,} parameters in {dtypes[0]}; every W_pack split into q, k, v",
+        f"{size}; every W_pack split into q, k, v",
         "rotary_emb.inv_freq buffers dropped (rotary base 10000, computed by LLaMA itself)",
         f"{written:,} bytes of weights in {shards} file{'s' if shards > 1 else ''}",
         f"tokenizer: {len(tokenizer)} pieces with SentencePiece's own ids; neither bos nor eos is added, "
         f"pad is {tokenizer.pad_token}",
-        *[FOLDED] * second,
+        *[FOLDED] * is_second(config),
     ]
-    title = TITLES["Baichuan2-7B" if second else "Baichuan-7B"]
+    title = TITLES["Baichuan2-7B" if is_second(config) else "Baichuan-7B"]
     files.write_text(folder / "README.md", "\n- ".join([f"{title}\n", *report]) + "\n")
     return report
 
@@ -110,19 +112,7 @@ def is_second(config: dict[str, Any]) -> bool:
     return "z_loss_weight" in config or config["vocab_size"] == 125696
 
 
-def expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the tensors of a Baichuan checkpoint without its buffers: LLaMA's, with q, k and v in one."""
-    shapes = {}
-    for name, tensor in skeleton(_llama_config(config, "float32")).state_dict().items():
-        rows, *columns = tensor.shape
-        if "q_proj" in name:
-            shapes[name.replace("q_proj", "W_pack")] = (3 * rows, *columns)
-        elif "k_proj" not in name and "v_proj" not in name:
-            shapes[name] = (rows, *columns)
-    return shapes
-
-
-def _llama_config(config: dict[str, Any], dtype: str) -> Any:
+def _llama(config: dict[str, Any], dtype: str) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -144,16 +134,8 @@ def converted_from(folder: Path) -> str:
     return next((kind for kind, title in TITLES.items() if title == first), "")
 
 
-def _weight_files(source: Path) -> list[Path]:
-    """Safetensors before .bin. Which file an index says a tensor is in does not matter: all are read."""
-    for single in SINGLES:
-        if (source / single).exists() or (source / f"{single}.index.json").exists():
-            return weight_files(source, single)
-    raise QilinError(f"{source}: neither {' nor '.join(SINGLES)} nor an index of one")
-
-
 def _tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a file, mapped into memory: what is not touched is not read."""
+    """The tensors of a file but its rotary buffers, mapped into memory: what is not touched is not read."""
     import pickle
 
     import torch
@@ -162,10 +144,18 @@ def _tensors(path: Path) -> dict[str, Any]:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as reason:
         raise QilinError(f"{path} is damaged or holds more than tensors: {str(reason).splitlines()[0]}") from None
+    for name in [name for name in tensors if name.endswith(".rotary_emb.inv_freq")]:
+        buffer = tensors.pop(name)
+        # Dropping a buffer is right only if it is what LLaMA computes; the tolerance is bfloat16's rounding.
+        right = 10000.0 ** -(torch.arange(len(buffer), dtype=torch.float32) / len(buffer))
+        if not torch.allclose(buffer.float(), right, rtol=0.01, atol=0.0):
+            raise QilinError(f"{path}: {name} is not that of rotary base 10000, a rescaled model is not converted")
+    return tensors
 
 
 def llama_tensors(paths: list[Path], config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -176,12 +166,13 @@ def llama_tensors(paths: list[Path], config: dict[str, Any]) -> Iterator[tuple[s
     """
     import torch
 
-    missing = expected(config)
+    missing = {name: tuple(tensor.shape) for name, tensor in skeleton(_llama(config, "float32")).state_dict().items()}
+    for name in [name for name in missing if "q_proj" in name]:
+        rows, *columns = missing[name]
+        missing[name.replace("q_proj", "W_pack")] = (3 * rows, *columns)
+    missing = {name: shape for name, shape in missing.items() if not re.search("[qkv]_proj", name)}
     for path in paths:
         for name, tensor in _tensors(path).items():
-            if name.endswith(ROTARY):
-                _check_rotary(path, name, tensor)
-                continue
             if name not in missing:
                 raise QilinError(f"{path}: {name} is no tensor of Baichuan-7B, or twice there{nearest(name, missing)}")
             shape = missing.pop(name)
@@ -196,15 +187,6 @@ def llama_tensors(paths: list[Path], config: dict[str, Any]) -> Iterator[tuple[s
                 yield name, tensor
     if missing:
         raise QilinError(f"{paths[0].parent}: {next(iter(missing))} is missing ({len(missing)} tensors are)")
-
-
-def _check_rotary(path: Path, name: str, buffer: Any) -> None:
-    """Dropping a buffer is right only if it is what LLaMA computes; the tolerance is bfloat16's rounding."""
-    import torch
-
-    right = 10000.0 ** -(torch.arange(len(buffer), dtype=torch.float32) / len(buffer))
-    if not torch.allclose(buffer.float(), right, rtol=0.01, atol=0.0):
-        raise QilinError(f"{path}: {name} is not that of rotary base 10000, a rescaled model is not converted")
 
 
 def main(arguments: list[str]) -> int:

@@ -58,45 +58,30 @@ def special_pieces(model: ModelProto) -> list[str]:
     return [*of_type(model, TYPES.UNKNOWN, TYPES.CONTROL), *reserved]
 
 
-def merges(model: ModelProto) -> list[tuple[str, str]]:
-    """Pairs of pieces in SentencePiece's order: by the score of what they make.
-
-    Only NORMAL pieces merge: with merges into control and byte pieces, a written-out `</s>` would end a record.
-    """
-    from transformers.convert_slow_tokenizer import generate_merges
-
-    special = set(special_pieces(model))
-    scores = {p.piece: p.score for p in model.pieces if p.type == TYPES.NORMAL and p.piece not in special}
-    return generate_merges(scores, scores)
-
-
-def _map(charsmap: bytes, symbols: list[str]) -> list[Any]:
-    """The compiled map, but for `symbols`, which SentencePiece leaves as they are: private characters stand for them.
+def _normalizer(model: ModelProto, symbols: list[str]) -> Any:
+    """SentencePiece's steps in its order: the map, extra spaces, the dummy prefix, spaces as U+2581.
 
     `Precompiled` replaces a whole grapheme (\\r\\n, a letter and its accents) by what its first character maps to, so
-    graphemes are taken apart with a noncharacter; the pairs that the map would compose, NFC composes.
+    graphemes are taken apart with a noncharacter; the pairs that the map would compose, NFC composes. SentencePiece
+    leaves `symbols` as they are: private characters stand for them.
     """
     from tokenizers import Regex, normalizers
 
-    compiled = normalizers.Precompiled(charsmap)
-    changed = [symbol for symbol in symbols if compiled.normalize_str(symbol) != symbol]
-    private = {symbol: chr(PRIVATE + number) for number, symbol in enumerate(sorted(changed, key=len, reverse=True))}
-    return [
-        *(normalizers.Replace(symbol, stand_in) for symbol, stand_in in private.items()),
-        normalizers.NFC(),
-        normalizers.Replace(Regex(r"(?<=[\s\S])(?=[\p{M}\u200c\u200d\n])"), BREAK),
-        compiled,
-        normalizers.Replace(BREAK, ""),
-        *(normalizers.Replace(stand_in, symbol) for symbol, stand_in in private.items()),
-    ]
-
-
-def _normalizer(model: ModelProto, symbols: list[str]) -> Any:
-    """SentencePiece's steps in its order: the map, extra spaces, the dummy prefix, spaces as U+2581."""
-    from tokenizers import Regex, normalizers
-
-    rule = model.normalizer_spec
-    steps = _map(rule.precompiled_charsmap, symbols) if rule.precompiled_charsmap else []
+    rule, steps = model.normalizer_spec, []
+    if rule.precompiled_charsmap:
+        compiled = normalizers.Precompiled(rule.precompiled_charsmap)
+        changed = [symbol for symbol in symbols if compiled.normalize_str(symbol) != symbol]
+        private = {
+            symbol: chr(PRIVATE + number) for number, symbol in enumerate(sorted(changed, key=len, reverse=True))
+        }
+        steps = [
+            *(normalizers.Replace(symbol, stand_in) for symbol, stand_in in private.items()),
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"(?<=[\s\S])(?=[\p{M}\u200c\u200d\n])"), BREAK),
+            compiled,
+            normalizers.Replace(BREAK, ""),
+            *(normalizers.Replace(stand_in, symbol) for symbol, stand_in in private.items()),
+        ]
     if rule.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if rule.add_dummy_prefix:
@@ -110,12 +95,15 @@ def _normalizer(model: ModelProto, symbols: list[str]) -> Any:
 def fast_core(model: ModelProto) -> Any:
     """A `tokenizers.Tokenizer` with SentencePiece's normalisation, symbols, merges and byte fallback."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers.convert_slow_tokenizer import generate_merges
 
     special = special_pieces(model)
     symbols = [piece for piece in of_type(model, TYPES.USER_DEFINED) if piece not in special]
     vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
-    unknown = of_type(model, TYPES.UNKNOWN)[0]
-    core = Tokenizer(models.BPE(vocabulary, merges(model), unk_token=unknown, byte_fallback=True, fuse_unk=False))
+    # Only NORMAL pieces merge: with merges into control and byte pieces, a written-out `</s>` would end a record.
+    scores = {p.piece: p.score for p in model.pieces if p.type == TYPES.NORMAL and p.piece not in special}
+    unknown, merges = of_type(model, TYPES.UNKNOWN)[0], generate_merges(scores, scores)
+    core = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, byte_fallback=True, fuse_unk=False))
     core.normalizer = _normalizer(model, symbols)
     if single := "".join(re.escape(symbol) for symbol in symbols if len(symbol) == 1):
         core.pre_tokenizer = pre_tokenizers.Split(Regex(f"[{single}]"), "isolated")

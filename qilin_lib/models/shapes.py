@@ -67,15 +67,15 @@ class Sizes:
 
     def lora(self, parameters: Any) -> int:
         """Weights of LoRA on `target_modules`: rank x (rows + columns); all matrices where names are not known."""
-        shapes = (shape for name, shape in self.linear if len(shape) == 2 and _named(name, parameters.target_modules))
-        return parameters.lora_r * sum(map(sum, shapes))
+        taken = [one for name, one in self.linear if len(one) == 2 and is_named(name, parameters.target_modules)]
+        return parameters.lora_r * sum(map(sum, taken))
 
     def copies(self, parameters: Any) -> int:
         """Weights of the modules that `modules_to_save` trains whole; one that no tensor is named by is as large as the
         embeddings (a head that is tied to them)."""
         count = 0
         for entry in parameters.modules_to_save:
-            sizes = [prod(shape) for name, shape in self.tensors if name and _named(name, [entry])]
+            sizes = [prod(shape) for name, shape in self.tensors if name and is_named(name, [entry])]
             count += sum(sizes) or self.vocabulary * self.hidden
         return count
 
@@ -101,10 +101,11 @@ class Sizes:
         """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
         entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[target] for target in targets]
         matrices = [name for name, shape in self.tensors if name and len(shape) == 2]
-        return all(any(_named(name, entry) for name in matrices) for entry in entries)
+        return all(any(is_named(name, entry) for name in matrices) for entry in entries)
 
 
-def _named(name: str, targets: str | list[str]) -> bool:
+def is_named(name: str, targets: str | list[str]) -> bool:
+    """Whether `target_modules` mean the matrix of this name, as peft reads them; all of them where it is not known."""
     if not name or targets == "all-linear":
         return True
     if isinstance(targets, str):
@@ -136,7 +137,11 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     routed = number("num_experts_per_tok", default=1) if experts else 0
     flowing = max(inner, expert * (routed + number("n_shared_experts", default=0))) if experts else inner
     layers, vocabulary = number("num_hidden_layers", "n_layer", "num_layers"), number("vocab_size", "padded_vocab_size")
-    tensors = _headers(base)
+    folder, tensors = _folder(str(base)), []
+    # What the weight files hold; nothing unless all of them are here.
+    with suppress(QilinError):
+        headers = [tensors_of(path) for path in weight_files(folder)] if folder else []
+        tensors = [(name.removesuffix(".weight"), tuple(one)) for some in headers for name, one in some.items()]
     if not tensors:
         shared = width * number("num_key_value_heads", default=heads) // heads
         layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
@@ -146,15 +151,6 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
         ends = [(vocabulary, hidden)] * (1 if config.get("tie_word_embeddings") else 2)
         tensors = [("", shape) for shape in [*ends, *layer * layers, (hidden,)]]
     return Sizes(tuple(tensors), vocabulary, hidden, width, flowing, layers, routed)
-
-
-def _headers(base: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """What the weight files of `base` hold; nothing unless all of them are here."""
-    with suppress(QilinError):
-        folder = _folder(str(base))
-        paths = weight_files(folder) if folder else []
-        return [(name.removesuffix(".weight"), tuple(s)) for path in paths for name, s in tensors_of(path).items()]
-    return []
 
 
 def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
