@@ -28,14 +28,7 @@ from qilin_lib.schema import Strict
 # What each stage of the default chain reads from.
 PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
-VERSION = dict.fromkeys(PARENTS, 2) | {
-    "01_build_chimed": 5,
-    "07_case_study": 2,
-    "05_dpo": 3,
-    "06_eval": 5,
-    "08_rlhf": 3,
-    "09_bias": 5,
-}
+VERSION = dict.fromkeys(PARENTS, 2) | {"01_build_chimed": 5, "05_dpo": 3, "06_eval": 5, "08_rlhf": 3, "09_bias": 5}
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")
 # Where a stage says what it was made from, or is being made from.
@@ -152,18 +145,16 @@ class Run:
         notes = [note["inputs"] for note in self.acceptances(stage)]
         accepted = {key for inputs in notes for key in inputs.items()}
         other = [name for name in self.parents(stage) if chains.trains(name) and name not in graph[stage]]
+        why, again = (
+            f"{needed_by} needs {stage}, but {stage} of run '{self.name}'",
+            f"run {chains.shown_by(stage)} again",
+        )
         if other and set(graph[stage]) not in map(set, notes):
-            raise QilinError(
-                f"{needed_by} needs {stage}, but {stage} of run '{self.name}' stands on {other[0]}, as another chain "
-                f"has it: run {chains.shown_by(stage)} again"
-            )
+            raise QilinError(f"{why} stands on {other[0]}, as another chain has it: {again}")
         for parent in graph[stage]:
             digest = self._digest(parent, needed_by, seen, graph)
             if digest != manifest["inputs"].get(parent) and (parent, digest) not in accepted:
-                raise QilinError(
-                    f"{needed_by} needs {stage}, but {stage} of run '{self.name}' was made from an older "
-                    f"{parent}: run {chains.shown_by(stage)} again"
-                )
+                raise QilinError(f"{why} was made from an older {parent}: {again}")
         self.check(stage, manifest)
         seen[stage] = manifest["digest"]
         return seen[stage]
@@ -238,7 +229,8 @@ class Stage:
         """
         if self.up_to_date:
             return
-        locks.acquire(self._lock, self.key, follow)
+        lock = self.run_dir / f".{self.name}.lock"
+        locks.acquire(lock, self.key, follow)
         with files.naming(self.dir):
             # A link to another run's stage that is not up to date there is none here either.
             if self.dir.is_symlink() or _note(self.dir).get("key") != self.key or self.forced.exists():
@@ -246,7 +238,7 @@ class Stage:
             # Another process finished it while this one waited, or it was moved aside and is back.
             self.up_to_date = self.run.finished(self.name)
             if self.up_to_date:
-                locks.release(self._lock)
+                locks.release(lock)
             elif not (self.dir / "in_progress.json").exists():
                 note = {"key": self.key, "parameters": self.parameters.model_dump(mode="json"), "inputs": self.inputs}
                 files.write_json(self.dir / "in_progress.json", note)
@@ -272,10 +264,6 @@ class Stage:
             print(f"{self.name}: {same[0].name} was made with these parameters and is back")
 
     @property
-    def _lock(self) -> Path:
-        return self.run_dir / f".{self.name}.lock"
-
-    @property
     def forced(self) -> Path:
         """There if the stage is to be made again although it is up to date."""
         return self.run_dir / f".{self.name}.force"
@@ -297,8 +285,8 @@ class Stage:
         for path in sorted(self.dir.rglob("*")):
             name = path.relative_to(self.dir)
             if path.is_file() and name.name != "in_progress.json" and "checkpoints" not in name.parts:
-                state = {"bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
-                outputs[str(name)] = {"sha256": files.sha256_file(path)} | state
+                size, time_ns = path.stat().st_size, path.stat().st_mtime_ns
+                outputs[str(name)] = {"sha256": files.sha256_file(path), "bytes": size, "mtime_ns": time_ns}
         # The digest leaves out training logs and facts: they hold timings, and equal bytes should keep children valid.
         lasting = {name: entry["sha256"] for name, entry in outputs.items() if not name.endswith(UNSTABLE)}
         manifest = {
@@ -318,7 +306,7 @@ class Stage:
         files.write_json(self.dir / "manifest.json", manifest)
         shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         (self.dir / "in_progress.json").unlink(missing_ok=True)
-        locks.release(self._lock)
+        locks.release(self.run_dir / f".{self.name}.lock")
         return manifest
 
 
