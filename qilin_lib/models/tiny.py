@@ -19,11 +19,7 @@ from qilin_lib.tokens.tokenizer import train_tokenizer
 Progress = Callable[[str], None]
 # Fields that `schema_data.Tiny` and `LlamaConfig` share; the vocabulary's size is the tokenizer's.
 SHAPE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     "max_position_embeddings",
 )
 
@@ -59,15 +55,9 @@ def new_model(shape: Any, tokenizer: Any, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     quiet_libraries()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        tie_word_embeddings=False,
-        use_cache=False,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **{name: getattr(shape, name) for name in SHAPE},
-    )
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    sizes = {"vocab_size": len(tokenizer)} | {name: getattr(shape, name) for name in SHAPE}
+    config = LlamaConfig(tie_word_embeddings=False, use_cache=False, **special, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
@@ -82,8 +72,7 @@ def pretrain(model: Any, blocks: Blocks, shape: Any, seed: int, progress: Progre
     optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, weight_decay=0.01, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, shape.learning_rate, total_steps=steps, pct_start=0.1)
     model.train()
-    log = []
-    queue: list[int] = []
+    log, queue = [], []
     for step in range(1, steps + 1):
         while len(queue) < batch:
             queue += order.permutation(len(blocks.ids)).tolist()

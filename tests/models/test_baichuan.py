@@ -18,9 +18,8 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.baichuan import convert, converted_from, main
+from qilin_lib.models.baichuan import PROBES, convert, converted_from, fast_core, fast_tokenizer, main, read_pieces
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.models.sentencepieces import PROBES, fast_core, fast_tokenizer, read_pieces
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import text_ids
 
