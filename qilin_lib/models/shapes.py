@@ -99,8 +99,8 @@ class Sizes:
 
     def names(self, targets: str | list[str]) -> bool:
         """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
-        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[target] for target in targets]
         matrices = [name for name, shape in self.tensors if name and len(shape) == 2]
+        entries = [targets] if isinstance(targets, str) else [[target] for target in targets]
         return all(any(is_named(name, entry) for name in matrices) for entry in entries)
 
 
@@ -119,8 +119,8 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     Else as LLaMA's arithmetic has it from config.json's few numbers: exact for LLaMA and Baichuan, near for others.
     Raises QilinError if they are not to be had on this machine.
     """
-    config = content(base, tiny)
-    config = config.get("text_config") or config
+    folder, config = _found(base, tiny)
+    config, tensors = config.get("text_config") or config, []
 
     def number(*names: str, default: int | None = None) -> int:
         # Configurations call a size by one of these names.
@@ -137,7 +137,6 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     routed = number("num_experts_per_tok", default=1) if experts else 0
     flowing = max(inner, expert * (routed + number("n_shared_experts", default=0))) if experts else inner
     layers, vocabulary = number("num_hidden_layers", "n_layer", "num_layers"), number("vocab_size", "padded_vocab_size")
-    folder, tensors = _folder(str(base)), []
     # What the weight files hold; nothing unless all of them are here.
     with suppress(QilinError):
         headers = [tensors_of(path) for path in weight_files(folder)] if folder else []
@@ -153,20 +152,26 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     return Sizes(tuple(tensors), vocabulary, hidden, width, flowing, layers, routed)
 
 
-def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
-    """What config.json says of `base`, or would: as for `shape`, but without transformers."""
-    name = str(base)
+def _found(base: str | Path, tiny: Any) -> tuple[Path | None, dict[str, Any]]:
+    """(folder, what its config.json says) of `base`, named as for `shape`; no folder where only the sizes are known."""
+    repository, _, revision = (name := str(base)).partition("@")
     if name == "tiny":
         if tiny is None:
             raise QilinError("base = 'tiny': its shape stands in the profile under tokenize.tiny, which was not given")
-        return {field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)} | {"tie_word_embeddings": False}
-    if folder := _folder(name):
+        return None, {one: getattr(tiny, one) for one in ("vocab_size", *SHAPE)} | {"tie_word_embeddings": False}
+    folder = local(name) if local(name).is_dir() else None
+    if folder is None and is_hub_id(name):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+        folder = Path(cached).parent if isinstance(cached, str) else None
+    if folder:
         if (folder / "config.json").exists():
-            return files.read_json(folder / "config.json")
+            return folder, files.read_json(folder / "config.json")
         raise QilinError(f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors")
     for known, config in KNOWN.items():
-        if known.lower() == name.lower().partition("@")[0]:
-            return config
+        if known.lower() == repository.lower():
+            return None, config
     raise QilinError(
         f"base = '{name}': neither a folder, nor in the local hub cache, nor a shape known here{nearest(name, KNOWN)}; "
         f"known are 'tiny' and {sorted(KNOWN)}"
@@ -181,7 +186,7 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     """
     from transformers import LlamaConfig
 
-    known, folder = content(base, tiny), _folder(str(base))
+    folder, known = _found(base, tiny)
     # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
     if folder is None or known.get("model_type") == "baichuan":
         return LlamaConfig(**{name: value for name, value in known.items() if name in ALIKE})
@@ -199,16 +204,3 @@ def local(name: str) -> Path:
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a hub repository, "owner/name" or "owner/name@revision"."""
     return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _folder(name: str) -> Path | None:
-    """The local folder that a name stands for, or that of a hub id in the local cache."""
-    if name != "tiny" and local(name).is_dir():
-        return local(name)
-    if not is_hub_id(name):
-        return None
-    repository, _, revision = name.partition("@")
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
-    return Path(found).parent if isinstance(found, str) else None
