@@ -29,8 +29,15 @@ from qilin_lib.models.shapes import is_hub_id
 
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 NEEDED = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps", "vocab_size"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "vocab_size",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
 )
 # First line of the README.md of a converted folder.
 TITLES = {kind: f"# {kind}'s layout, converted to LLaMA's" for kind in ("Baichuan-7B", "Baichuan2-7B")}

@@ -19,7 +19,11 @@ from qilin_lib.tokens.tokenizer import train_tokenizer
 Progress = Callable[[str], None]
 # Fields that `schema_data.Tiny` and `LlamaConfig` share; the vocabulary's size is the tokenizer's.
 SHAPE = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
     "max_position_embeddings",
 )
 
@@ -55,9 +59,15 @@ def new_model(shape: Any, tokenizer: Any, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     quiet_libraries()
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    sizes = {"vocab_size": len(tokenizer)} | {name: getattr(shape, name) for name in SHAPE}
-    config = LlamaConfig(tie_word_embeddings=False, use_cache=False, **special, **sizes)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=False,
+        use_cache=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **{name: getattr(shape, name) for name in SHAPE},
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -32,12 +32,10 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
     counts = {name: store.write(chimed / f"{name}.jsonl", folder(out, name), tokenizer) for name in SETS}
     named = {"tokenizer": f"{parameters.base} ({len(tokenizer):,} tokens)"}
     files.write_json(out / "token_counts.json", counts | named)
-    stores = [Store(folder(out, name)) for name in PACKED]
-    for name, own in zip(PACKED, stores, strict=True):
-        held = Store(own.folder, split="heldout").numbers
-        files.write_jsonl(out / f"{name}_heldout.jsonl", store.lines(chimed / f"{name}.jsonl", held))
-    rows = drawn(chimed, out, parameters)
+    stores, rows = [Store(folder(out, name)) for name in PACKED], drawn(chimed, out, parameters)
     for name, numbers in zip(PACKED, rows, strict=True):
+        held = Store(folder(out, name), split="heldout").numbers
+        files.write_jsonl(out / f"{name}_heldout.jsonl", store.lines(chimed / f"{name}.jsonl", held))
         with files.atomic(out / f"{name}_documents.npy", binary=True) as handle:
             np.save(handle, numbers)
     sizes = [own.lengths()[numbers] for own, numbers in zip(stores, rows, strict=True)]

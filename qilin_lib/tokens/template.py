@@ -81,9 +81,7 @@ class Template:
         self, messages: list[Message], tokenizer: Any, add_generation_prompt: bool = False, follows: str = ""
     ) -> list[int]:
         """Token ids of a conversation, ending in the opening of the assistant's turn if `add_generation_prompt`."""
-        return self.encode_with_labels(
-            messages, tokenizer, add_generation_prompt=add_generation_prompt, follows=follows
-        )[0]
+        return self.encode_with_labels(messages, tokenizer, None, None, add_generation_prompt, follows)[0]
 
     def encode_with_labels(
         self,
@@ -102,25 +100,21 @@ class Template:
         `messages` go on from; "" begins a conversation. Raises QilinError for an unknown role, and for a system turn
         that is not the first.
         """
-        ids: list[int] = []
-        labels: list[int] = []
+        parts: list[tuple[list[int], bool]] = []
         for message in messages:
-            role = message["role"]
-            learn = role == "assistant"
-            opened = self._opened(tokenizer, role, follows)
-            text = message["content"]
+            role, text = message["role"], message["content"]
+            learned = role == "assistant"
+            parts.append((self._opened(tokenizer, role, follows), False))
             # Token ids come from texts that 01 has cleaned, which have no outer space.
             text = text.strip() if self.trim and isinstance(text, str) else text
-            content = text_ids(tokenizer, text)[: max_target_length if learn else max_source_length]
-            tag = "" if learn else getattr(self.with_system, f"{role}_close")
-            content += self._close(tokenizer) if learn else self._tag(tokenizer, tag)
-            ids += opened + content
-            labels += [IGNORE] * len(opened) + (content if learn else [IGNORE] * len(content))
+            parts.append((text_ids(tokenizer, text)[: max_target_length if learned else max_source_length], learned))
+            tag = "" if learned else getattr(self.with_system, f"{role}_close")
+            parts.append((self._close(tokenizer) if learned else self._tag(tokenizer, tag), learned))
             follows = role
         if add_generation_prompt:
-            opened = self._opened(tokenizer, "assistant", follows)
-            ids, labels = ids + opened, labels + [IGNORE] * len(opened)
-        return ids, labels
+            parts.append((self._opened(tokenizer, "assistant", follows), False))
+        ids = [token for part, _ in parts for token in part]
+        return ids, [token if learned else IGNORE for part, learned in parts for token in part]
 
     def _opened(self, tokenizer: Any, role: str, follows: str) -> list[int]:
         """Ids of what stands before the text of a turn of `role` that follows one of `follows` ("": none)."""
@@ -196,8 +190,7 @@ def template_of(described: dict[str, Any]) -> Template:
 
 def as_trained(facts: dict[str, Any], who: str, notebook: str) -> Template:
     """The template that a stage's `facts` name; QilinError, about `who`, if the code has another one by that name."""
-    known = facts["template"] in TEMPLATES or "template_tags" in facts
-    found = template_of(facts) if known else None
+    found = template_of(facts) if facts["template"] in TEMPLATES or "template_tags" in facts else None
     if found is None or found.sha256 != facts["template_sha256"]:
         raise QilinError(
             f"{who} was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is not "
