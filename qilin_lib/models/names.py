@@ -41,9 +41,8 @@ def describe(
     for name in chain:
         made, method = (trainings or {}).get(name, {}), chains.method(name)
         # "SFT2", the method that 05 trained by, what else DCPT learned.
-        step = name.replace(method, made.get("method", method)).upper() + " with instructions" * (
-            "instructions" in made
-        )
+        step = name.replace(method, made.get("method", method)).upper()
+        step += " with instructions" if "instructions" in made else ""
         own = ("one-stage SFT",) if "one_stage" in made else (*own, step)
         steps[name] = own
     as_paper = [model for model in steps if is_paper_base(base) and steps[model] == PAPER_STEPS.get(model)]

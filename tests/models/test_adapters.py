@@ -146,12 +146,3 @@ def test_one_changed_byte_is_another_base(changed: str, tiny_model_dir: Path, tm
     (base / changed).write_bytes(content)
     with pytest.raises(QilinError, match="the adapter sits on weights"):
         described(base, adapter)
-
-
-def test_a_fresh_adapter_changes_nothing_and_trains_alone(
-    ids: Any, tiny_model_dir: Path, training: Callable, tmp_path: Path
-) -> None:
-    model = add_lora(load_model(tiny_model_dir), training("03_dcpt"), False)
-    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trainable and all("lora_" in name for name in trainable)
-    assert distance(logits(model, ids), logits(load_model(tiny_model_dir), ids)) == 0
