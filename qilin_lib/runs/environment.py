@@ -50,10 +50,9 @@ def describe() -> dict[str, Any]:
 def provenance(manifest: dict[str, Any]) -> str:
     """What made a stage, where it was not this code on this Python: "made by other code: …"; "" if nothing differs."""
     then, now = manifest.get("environment", {}), describe()
-    packages = then.get("packages", {})
-    told = (
-        [] if then.get("code") == now["code"] else [f"other code: commit {then.get('git_commit', '')[:7] or 'unknown'}"]
-    )
+    packages, told = then.get("packages", {}), []
+    if then.get("code") != now["code"]:
+        told.append(f"other code: commit {then.get('git_commit', '')[:7] or 'unknown'}")
     for name, version in now["packages"].items():
         if packages.get(name, version) != version:
             told.append(f"{name} {packages[name]} (now {version})")
