@@ -151,10 +151,8 @@ class Run:
         notes = [note["inputs"] for note in self.acceptances(stage)]
         accepted = {key for inputs in notes for key in inputs.items()}
         other = [name for name in self.parents(stage) if chains.trains(name) and name not in graph[stage]]
-        why, again = (
-            f"{needed_by} needs {stage}, but {stage} of run '{self.name}'",
-            f"run {chains.shown_by(stage)} again",
-        )
+        why = f"{needed_by} needs {stage}, but {stage} of run '{self.name}'"
+        again = f"run {chains.shown_by(stage)} again"
         if other and set(graph[stage]) not in map(set, notes):
             raise QilinError(f"{why} stands on {other[0]}, as another chain has it: {again}")
         for parent in graph[stage]:
@@ -175,7 +173,8 @@ class Run:
             path, problem = self.folder(stage) / name, "is gone"
             entry = {"sha256": known[name]} if name in known else entry
             if path.exists():
-                state, digest = path.stat(), files.sha256_file if every_byte else files.sha256_once
+                state = path.stat()
+                digest = files.sha256_file if every_byte else files.sha256_once
                 untouched = not every_byte and state.st_mtime_ns == entry.get("mtime_ns")
                 fits = state.st_size == entry.get("bytes", state.st_size)
                 if fits and (untouched or digest(path) == entry["sha256"]):

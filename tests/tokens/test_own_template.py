@@ -200,7 +200,7 @@ def test_blanks_that_sentencepiece_writes_stand_once(chat_template: str, tags: t
 
 
 def test_a_tag_that_runs_into_its_text_is_refused() -> None:
-    """Read together they are other tokens than each on its own: no blank before the text, or a merge over the border."""
+    """Read together they are other tokens than each on its own: here no blank stands before the text."""
     with pytest.raises(QilinError, match="give other tokens than each on its own.*nearest valid: 'plain'"):
         choose("auto", pieces(MISTRAL.replace("[INST] ", "Q:"), ("[/INST]",)))
 
