@@ -129,7 +129,8 @@ def _changes(adapter: Path) -> dict[str, Any]:
         layer, _, kind = key.rpartition(".lora_")
         if kind in ("A.weight", "embedding_A"):
             changes[f"{layer.removeprefix(PREFIX)}.weight"] = partial(_update, config, stored, layer, kind)
-        elif kind not in ("B.weight", "embedding_B", "magnitude_vector"):
+        # Of embeddings and head that have LoRA, peft stores the weights below it too.
+        elif kind not in ("B.weight", "embedding_B", "magnitude_vector") and not key.endswith(".base_layer.weight"):
             changes[key.removeprefix(PREFIX)] = tensor
     return changes
 
