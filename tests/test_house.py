@@ -20,7 +20,7 @@ import psutil
 import pytest
 import yaml
 
-from qilin_lib.models.smollm2 import PACKAGE
+from qilin_lib.models.base import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "qilin_lib").rglob("*.py"))
@@ -159,7 +159,7 @@ def test_environment_yml_installs_the_lock_on_a_python_of_the_kit() -> None:
     assert pip == ["-r requirements.lock", "-e ."]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "PYTHON ?= python3\n" in makefile and "-r requirements.lock" in makefile
-    assert f"SMOLLM2 := {PACKAGE}\n" in makefile, "the wheel that models/smollm2.py asks for"
+    assert f"SMOLLM2 := {PACKAGE}\n" in makefile, "the wheel that models/base.py asks for"
 
 
 @pytest.mark.parametrize("stage", [2, 3])

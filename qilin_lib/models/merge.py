@@ -3,7 +3,7 @@
 The product of an adapter is added in float32 to the *unquantised* weights. Merging into dequantised NF4 is undone by
 the next quantisation: those weights lie on its grid, and an update of a hundredth of their deviation snaps back.
 Rounding the sum to the nearest bfloat16 loses the small updates as well; stochastic rounding keeps each of them in the
-mean (Gupta et al. 2015, arXiv 1502.02551). One file of weights (`shards`) is in memory at a time.
+mean (Gupta et al. 2015, arXiv 1502.02551). One file of weights (`load.write_shards`) is in memory at a time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models import adapters
 from qilin_lib.models.adapters import base_of, described, weights_sha256
-from qilin_lib.models.load import load_tokenizer, weight_files
-from qilin_lib.models.shards import write_shards
+from qilin_lib.models.load import load_tokenizer, weight_files, write_shards
 
 PREFIX = "base_model.model."
 # Below this share of an update the next stage starts from something else than what was trained.
@@ -127,36 +126,31 @@ def _changes(adapter: Path) -> dict[str, Any]:
     config, stored = files.read_json(adapter / adapters.ADAPTER), load_file(adapter / adapters.ADAPTER_WEIGHTS)
     changes: dict[str, Any] = {}
     for key, tensor in stored.items():
-        module, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
+        layer, _, kind = key.rpartition(".lora_")
         if kind in ("A.weight", "embedding_A"):
-            before = key.rpartition(".lora_")[0]
-            second = stored[f"{before}.lora_{kind.replace('A', 'B')}"]
-            # transformers' Conv1D (GPT-2) and embeddings keep their matrices the other way round.
-            turned = kind == "embedding_A" or config.get("fan_in_fan_out", False)
-            magnitude = stored.get(f"{before}.lora_magnitude_vector")
-            changes[f"{module}.weight"] = partial(_update, tensor, second, _scale(config, module), turned, magnitude)
-        elif kind not in ("B.weight", "embedding_B", "magnitude_vector"):
+            changes[f"{layer.removeprefix(PREFIX)}.weight"] = partial(_update, config, stored, layer, kind)
+        # Of embeddings and head that have LoRA, peft stores the weights below it too.
+        elif kind not in ("B.weight", "embedding_B", "magnitude_vector") and not key.endswith(".base_layer.weight"):
             changes[key.removeprefix(PREFIX)] = tensor
     return changes
 
 
-def _scale(config: dict[str, Any], module: str) -> float:
-    """What the product of a module's two matrices is multiplied with: α / r, with rsLoRA α / √r (Kalajdzievski 2023,
-    arXiv 2312.03732)."""
+def _update(config: dict[str, Any], stored: dict[str, Any], layer: str, kind: str, before: Any) -> Any:
+    """What an adapter adds to a weight: α / r times the product of its matrices, with rsLoRA α / √r (Kalajdzievski
+    2023, arXiv 2312.03732). With DoRA's magnitude (Liu et al. 2024, arXiv 2402.09353, Eq. 5) each row of the sum gets
+    that length."""
     from peft.utils.other import get_pattern_key
 
+    module = layer.removeprefix(PREFIX)
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     rank = ranks.get(get_pattern_key(ranks, module), config["r"])
     alpha = alphas.get(get_pattern_key(alphas, module), config["lora_alpha"])
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _update(first: Any, second: Any, scale: float, turned: bool, magnitude: Any, before: Any) -> Any:
-    """What an adapter adds to a weight; with `magnitude` (DoRA: Liu et al. 2024, arXiv 2402.09353, Eq. 5) each row of
-    the sum gets that length."""
-    product = scale * (second.float() @ first.float())
+    first, second = stored[f"{layer}.lora_{kind}"], stored[f"{layer}.lora_{kind.replace('A', 'B')}"]
+    product = alpha / (rank**0.5 if config.get("use_rslora") else rank) * (second.float() @ first.float())
+    # transformers' Conv1D (GPT-2) and embeddings keep their matrices the other way round.
+    turned = kind == "embedding_A" or config.get("fan_in_fan_out", False)
     product = product.T if turned else product
-    if magnitude is None:
+    if (magnitude := stored.get(f"{layer}.lora_magnitude_vector")) is None:
         return product
     whole, axis = before + product, 0 if turned else 1
     return whole * (magnitude.float().flatten() / whole.norm(dim=axis)).unsqueeze(axis) - before

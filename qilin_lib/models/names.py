@@ -20,7 +20,6 @@ def places(chain: Sequence[str]) -> dict[str, str]:
 STAGES = places(chains.DEFAULT)
 PAPER_STEPS = {"base": (), "dcpt": ("DCPT",), "sft": ("DCPT", "SFT"), "dpo": ("DCPT", "SFT", "DPO")}
 PAPER_BASE = "Baichuan-7B"
-PAPER_HUB_ID = f"baichuan-inc/{PAPER_BASE}"
 # Counted from Baichuan-7B's config.json: 32 layers of 4,096 and 11,008, two tables of 64,000 tokens.
 PAPER_SIZE = {"parameters": 7_000_559_616, "vocabulary": 64_000}
 UNITS = {"B": ("billion", 1e9), "M": ("million", 1e6), "K": ("thousand", 1e3), "": ("", 1.0)}
@@ -40,23 +39,19 @@ def describe(
     own: tuple[str, ...] = ()
     steps = {"base": own}
     for name in chain:
-        made = (trainings or {}).get(name, {})
-        own = ("one-stage SFT",) if "one_stage" in made else (*own, _step(name, made))
+        made, method = (trainings or {}).get(name, {}), chains.method(name)
+        # "SFT2", the method that 05 trained by, what else DCPT learned.
+        step = name.replace(method, made.get("method", method)).upper()
+        step += " with instructions" if "instructions" in made else ""
+        own = ("one-stage SFT",) if "one_stage" in made else (*own, step)
         steps[name] = own
     as_paper = [model for model in steps if is_paper_base(base) and steps[model] == PAPER_STEPS.get(model)]
     aligned = steps[chains.aligned(chain)]
     steps |= {"rejection_sampling": (*aligned, "rejection sampling"), "rl": (*aligned, "RL")}
-    root = f"{base_name(base)} {weights(base['parameters'])}"
-    names = {model: " + ".join((root, *own)) for model, own in steps.items()}
     about = {"name": base_name(base), "parameters": base["parameters"]}
+    root = f"{about['name']} {weights(base['parameters'])}"
+    names = {model: " + ".join((root, *own)) for model, own in steps.items()}
     return {"base": about, "names": names, "as_paper": as_paper, "chain": list(chain)}
-
-
-def _step(name: str, made: Mapping[str, Any]) -> str:
-    """What a training adds to a model's name: "SFT2", the method that 05 trained by, what else DCPT learned."""
-    method = chains.method(name)
-    called = name.replace(method, made.get("method", method)).upper()
-    return f"{called} with instructions" if "instructions" in made else called
 
 
 def describe_run(stage: runs.Stage) -> dict[str, Any]:
@@ -101,7 +96,7 @@ def is_paper_base(base: Mapping[str, Any]) -> bool:
     if any(base.get(name) != value for name, value in PAPER_SIZE.items()):
         return False
     if base.get("source") == "hub":
-        return base["name"].partition("@")[0].lower() == PAPER_HUB_ID.lower()
+        return base["name"].partition("@")[0].lower() == f"baichuan-inc/{PAPER_BASE}".lower()
     return base.get("converted") == PAPER_BASE and base_name(base).lower().startswith(PAPER_BASE.lower())
 
 

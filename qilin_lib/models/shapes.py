@@ -67,15 +67,15 @@ class Sizes:
 
     def lora(self, parameters: Any) -> int:
         """Weights of LoRA on `target_modules`: rank x (rows + columns); all matrices where names are not known."""
-        shapes = (shape for name, shape in self.linear if len(shape) == 2 and _named(name, parameters.target_modules))
-        return parameters.lora_r * sum(map(sum, shapes))
+        taken = [one for name, one in self.linear if len(one) == 2 and is_named(name, parameters.target_modules)]
+        return parameters.lora_r * sum(map(sum, taken))
 
     def copies(self, parameters: Any) -> int:
         """Weights of the modules that `modules_to_save` trains whole; one that no tensor is named by is as large as the
         embeddings (a head that is tied to them)."""
         count = 0
         for entry in parameters.modules_to_save:
-            sizes = [prod(shape) for name, shape in self.tensors if name and _named(name, [entry])]
+            sizes = [prod(shape) for name, shape in self.tensors if name and is_named(name, [entry])]
             count += sum(sizes) or self.vocabulary * self.hidden
         return count
 
@@ -99,12 +99,13 @@ class Sizes:
 
     def names(self, targets: str | list[str]) -> bool:
         """Whether every entry names a matrix; False also where it may name something larger, or names are not known."""
-        entries: list[str | list[str]] = [targets] if isinstance(targets, str) else [[target] for target in targets]
         matrices = [name for name, shape in self.tensors if name and len(shape) == 2]
-        return all(any(_named(name, entry) for name in matrices) for entry in entries)
+        entries = [targets] if isinstance(targets, str) else [[target] for target in targets]
+        return all(any(is_named(name, entry) for name in matrices) for entry in entries)
 
 
-def _named(name: str, targets: str | list[str]) -> bool:
+def is_named(name: str, targets: str | list[str]) -> bool:
+    """Whether `target_modules` mean the matrix of this name, as peft reads them; all of them where it is not known."""
     if not name or targets == "all-linear":
         return True
     if isinstance(targets, str):
@@ -118,8 +119,8 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     Else as LLaMA's arithmetic has it from config.json's few numbers: exact for LLaMA and Baichuan, near for others.
     Raises QilinError if they are not to be had on this machine.
     """
-    config = content(base, tiny)
-    config = config.get("text_config") or config
+    folder, config = _found(base, tiny)
+    config, tensors = config.get("text_config") or config, []
 
     def number(*names: str, default: int | None = None) -> int:
         # Configurations call a size by one of these names.
@@ -136,7 +137,10 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     routed = number("num_experts_per_tok", default=1) if experts else 0
     flowing = max(inner, expert * (routed + number("n_shared_experts", default=0))) if experts else inner
     layers, vocabulary = number("num_hidden_layers", "n_layer", "num_layers"), number("vocab_size", "padded_vocab_size")
-    tensors = _headers(base)
+    # What the weight files hold; nothing unless all of them are here.
+    with suppress(QilinError):
+        headers = [tensors_of(path) for path in weight_files(folder)] if folder else []
+        tensors = [(name.removesuffix(".weight"), tuple(one)) for some in headers for name, one in some.items()]
     if not tensors:
         shared = width * number("num_key_value_heads", default=heads) // heads
         layer = [(width, hidden), (shared, hidden), (shared, hidden), (hidden, width), (hidden,), (hidden,)]
@@ -148,29 +152,26 @@ def sizes(base: str | Path, tiny: Any = None) -> Sizes:
     return Sizes(tuple(tensors), vocabulary, hidden, width, flowing, layers, routed)
 
 
-def _headers(base: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """What the weight files of `base` hold; nothing unless all of them are here."""
-    with suppress(QilinError):
-        folder = _folder(str(base))
-        paths = weight_files(folder) if folder else []
-        return [(name.removesuffix(".weight"), tuple(s)) for path in paths for name, s in tensors_of(path).items()]
-    return []
-
-
-def content(base: str | Path, tiny: Any = None) -> dict[str, Any]:
-    """What config.json says of `base`, or would: as for `shape`, but without transformers."""
-    name = str(base)
+def _found(base: str | Path, tiny: Any) -> tuple[Path | None, dict[str, Any]]:
+    """(folder, what its config.json says) of `base`, named as for `shape`; no folder where only the sizes are known."""
+    repository, _, revision = (name := str(base)).partition("@")
     if name == "tiny":
         if tiny is None:
             raise QilinError("base = 'tiny': its shape stands in the profile under tokenize.tiny, which was not given")
-        return {field: getattr(tiny, field) for field in ("vocab_size", *SHAPE)} | {"tie_word_embeddings": False}
-    if folder := _folder(name):
+        return None, {one: getattr(tiny, one) for one in ("vocab_size", *SHAPE)} | {"tie_word_embeddings": False}
+    folder = local(name) if local(name).is_dir() else None
+    if folder is None and is_hub_id(name):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+        folder = Path(cached).parent if isinstance(cached, str) else None
+    if folder:
         if (folder / "config.json").exists():
-            return files.read_json(folder / "config.json")
+            return folder, files.read_json(folder / "config.json")
         raise QilinError(f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors")
     for known, config in KNOWN.items():
-        if known.lower() == name.lower().partition("@")[0]:
-            return config
+        if known.lower() == repository.lower():
+            return None, config
     raise QilinError(
         f"base = '{name}': neither a folder, nor in the local hub cache, nor a shape known here{nearest(name, KNOWN)}; "
         f"known are 'tiny' and {sorted(KNOWN)}"
@@ -185,7 +186,7 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     """
     from transformers import LlamaConfig
 
-    known, folder = content(base, tiny), _folder(str(base))
+    folder, known = _found(base, tiny)
     # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
     if folder is None or known.get("model_type") == "baichuan":
         return LlamaConfig(**{name: value for name, value in known.items() if name in ALIKE})
@@ -203,16 +204,3 @@ def local(name: str) -> Path:
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a hub repository, "owner/name" or "owner/name@revision"."""
     return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _folder(name: str) -> Path | None:
-    """The local folder that a name stands for, or that of a hub id in the local cache."""
-    if name != "tiny" and local(name).is_dir():
-        return local(name)
-    if not is_hub_id(name):
-        return None
-    repository, _, revision = name.partition("@")
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
-    return Path(found).parent if isinstance(found, str) else None

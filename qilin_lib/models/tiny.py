@@ -82,8 +82,7 @@ def pretrain(model: Any, blocks: Blocks, shape: Any, seed: int, progress: Progre
     optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, weight_decay=0.01, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, shape.learning_rate, total_steps=steps, pct_start=0.1)
     model.train()
-    log = []
-    queue: list[int] = []
+    log, queue = [], []
     for step in range(1, steps + 1):
         while len(queue) < batch:
             queue += order.permutation(len(blocks.ids)).tolist()

@@ -9,6 +9,7 @@ manifest covers output bytes; children name their parents' digests, a chain back
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +20,8 @@ from typing import Any
 from qilin_lib import chains, files
 from qilin_lib.annotations import outside_key
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.params import ROOT
 from qilin_lib.runs import environment, locks
-from qilin_lib.runs.places import cache_dir as cache_dir
-from qilin_lib.runs.places import runs_dir
 from qilin_lib.runs.settings import LATER, result_settings
 from qilin_lib.schema import Strict
 
@@ -30,7 +30,6 @@ PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
     "01_build_chimed": 5,
-    "07_case_study": 2,
     "05_dpo": 3,
     "06_eval": 5,
     "08_rlhf": 3,
@@ -40,6 +39,23 @@ VERSION = dict.fromkeys(PARENTS, 2) | {
 UNSTABLE = (".log", "log.jsonl", "facts.json")
 # Where a stage says what it was made from, or is being made from.
 NOTES = ("manifest.json", "in_progress.json")
+
+
+def runs_dir() -> Path:
+    """Where runs live: QILIN_RUNS_DIR, or runs/ beside the notebooks. QilinError if that is a file."""
+    return _folder("QILIN_RUNS_DIR", "runs")
+
+
+def cache_dir() -> Path:
+    """Where reusable artefacts (tiny base, endpoint answers) live: QILIN_CACHE_DIR, or .cache/ beside the notebooks."""
+    return _folder("QILIN_CACHE_DIR", ".cache")
+
+
+def _folder(variable: str, usual: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / usual)).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise QilinError(f"{variable} = {str(folder)!r}: a file; nearest valid: a folder")
+    return folder
 
 
 def find(name: str) -> Run:
@@ -110,7 +126,7 @@ class Run:
         """Folders of stages that were moved aside, oldest first."""
         return sorted(self.dir.glob(f"{stage}.old-*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
-    def digests(self, stage: str, graph: Mapping[str, tuple[str, ...]] = PARENTS) -> dict[str, str]:
+    def digests(self, stage: str, graph: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
         """{parent: digest} of what `stage` stands on by `graph`, after checking that the whole chain above is there,
         fits, and is what its manifests say."""
         seen: dict[str, str] = {}
@@ -125,33 +141,27 @@ class Run:
         if stage in seen:
             return seen[stage]
         if not self.finished(stage):
+            first = stage
+            while missing := [parent for parent in graph[first] if not self.finished(parent)]:
+                first = missing[0]
             raise QilinError(
-                f"{needed_by} needs {stage}, which run '{self.name}' does not have: "
-                f"run {chains.shown_by(self._first_missing(stage, graph))} first"
+                f"{needed_by} needs {stage}, which run '{self.name}' does not have: run {chains.shown_by(first)} first"
             )
         manifest = self.manifest(stage)
         notes = [note["inputs"] for note in self.acceptances(stage)]
         accepted = {key for inputs in notes for key in inputs.items()}
         other = [name for name in self.parents(stage) if chains.trains(name) and name not in graph[stage]]
+        why = f"{needed_by} needs {stage}, but {stage} of run '{self.name}'"
+        again = f"run {chains.shown_by(stage)} again"
         if other and set(graph[stage]) not in map(set, notes):
-            raise QilinError(
-                f"{needed_by} needs {stage}, but {stage} of run '{self.name}' stands on {other[0]}, as another chain "
-                f"has it: run {chains.shown_by(stage)} again"
-            )
+            raise QilinError(f"{why} stands on {other[0]}, as another chain has it: {again}")
         for parent in graph[stage]:
             digest = self._digest(parent, needed_by, seen, graph)
             if digest != manifest["inputs"].get(parent) and (parent, digest) not in accepted:
-                raise QilinError(
-                    f"{needed_by} needs {stage}, but {stage} of run '{self.name}' was made from an older "
-                    f"{parent}: run {chains.shown_by(stage)} again"
-                )
+                raise QilinError(f"{why} was made from an older {parent}: {again}")
         self.check(stage, manifest)
         seen[stage] = manifest["digest"]
         return seen[stage]
-
-    def _first_missing(self, stage: str, graph: Mapping[str, tuple[str, ...]]) -> str:
-        missing = [parent for parent in graph[stage] if not self.finished(parent)]
-        return self._first_missing(missing[0], graph) if missing else stage
 
     def check(self, stage: str, manifest: dict[str, Any], every_byte: bool = False) -> None:
         """QilinError for the first output of a stage that is not what its manifest says.
@@ -160,28 +170,20 @@ class Run:
         """
         known = {name: sha for note in self.acceptances(stage) for name, sha in note["files"].items()}
         for name, entry in manifest["outputs"].items():
-            path = self.folder(stage) / name
+            path, problem = self.folder(stage) / name, "is gone"
             entry = {"sha256": known[name]} if name in known else entry
-            if not path.exists():
-                problem = "is gone"
-            elif _same(path, entry, every_byte):
-                continue
-            else:
+            if path.exists():
+                state = path.stat()
+                digest = files.sha256_file if every_byte else files.sha256_once
+                untouched = not every_byte and state.st_mtime_ns == entry.get("mtime_ns")
+                fits = state.st_size == entry.get("bytes", state.st_size)
+                if fits and (untouched or digest(path) == entry["sha256"]):
+                    continue
                 problem = f"is not what {stage} wrote (sha256 {entry['sha256'][:12]})"
             raise QilinError(
                 f"{path} {problem}: restore it, or make the stage again (--force --only {chains.short(stage)}), or "
                 f"take what is there (--accept {chains.short(stage)})"
             )
-
-
-def _same(path: Path, entry: dict[str, Any], every_byte: bool) -> bool:
-    state = path.stat()
-    if state.st_size != entry.get("bytes", state.st_size):
-        return False
-    if not every_byte and state.st_mtime_ns == entry.get("mtime_ns"):
-        return True
-    digest = files.sha256_file if every_byte else files.sha256_once
-    return digest(path) == entry["sha256"]
 
 
 @dataclass
@@ -232,15 +234,16 @@ class Stage:
         """
         if self.up_to_date:
             return
-        locks.acquire(self._lock, self.key, follow)
+        lock = self.run_dir / f".{self.name}.lock"
+        locks.acquire(lock, self.key, follow)
         with files.naming(self.dir):
             # A link to another run's stage that is not up to date there is none here either.
-            if self.dir.is_symlink() or _key_of(self.dir) != self.key or self.forced.exists():
+            if self.dir.is_symlink() or _note(self.dir).get("key") != self.key or self.forced.exists():
                 self._make_room()
             # Another process finished it while this one waited, or it was moved aside and is back.
             self.up_to_date = self.run.finished(self.name)
             if self.up_to_date:
-                locks.release(self._lock)
+                locks.release(lock)
             elif not (self.dir / "in_progress.json").exists():
                 note = {"key": self.key, "parameters": self.parameters.model_dump(mode="json"), "inputs": self.inputs}
                 files.write_json(self.dir / "in_progress.json", note)
@@ -248,16 +251,22 @@ class Stage:
     def _make_room(self) -> None:
         """Move aside what stands in the stage's place, and bring back unfinished work of this very key."""
         before = changes(self)
-        if moved := move_aside(self.dir):
-            print(f"{self.name}: {before or 'made again'}; what was there is now {moved.name}")
-        forced = self.forced.exists()
+        if self.dir.is_symlink():
+            self.dir.unlink()
+        if self.dir.exists() and any(self.dir.iterdir()):
+            note, number = _note(self.dir), 2
+            old = target = f"{self.name}.old-{note.get('digest', note.get('key', 'unknown'))[:8]}"
+            while (self.run_dir / target).exists():
+                target, number = f"{old}+{number}", number + 1
+            self.dir.rename(self.run_dir / target)
+            print(f"{self.name}: {before or 'made again'}; what was there is now {target}")
+        same = [] if self.forced.exists() else aside(self)
         self.forced.unlink(missing_ok=True)
-        if not forced:
-            restore(self)
-
-    @property
-    def _lock(self) -> Path:
-        return self.run_dir / f".{self.name}.lock"
+        if same:
+            if self.dir.exists():
+                self.dir.rmdir()
+            same[0].rename(self.dir)
+            print(f"{self.name}: {same[0].name} was made with these parameters and is back")
 
     @property
     def forced(self) -> Path:
@@ -272,9 +281,18 @@ class Stage:
         if self.up_to_date:
             return self.run.manifest(self.name)
         self.begin()
-        self._check_read()
+        for path, state in self.read.items():
+            if not path.exists() or (path.stat().st_size, path.stat().st_mtime_ns) != state:
+                raise QilinError(
+                    f"{path} changed while {self.name} was working: run {chains.shown_by(self.name)} again"
+                )
+        outputs = {}
+        for path in sorted(self.dir.rglob("*")):
+            name = path.relative_to(self.dir)
+            if path.is_file() and name.name != "in_progress.json" and "checkpoints" not in name.parts:
+                size, time_ns = path.stat().st_size, path.stat().st_mtime_ns
+                outputs[str(name)] = {"sha256": files.sha256_file(path), "bytes": size, "mtime_ns": time_ns}
         # The digest leaves out training logs and facts: they hold timings, and equal bytes should keep children valid.
-        outputs = _outputs(self.dir)
         lasting = {name: entry["sha256"] for name, entry in outputs.items() if not name.endswith(UNSTABLE)}
         manifest = {
             "stage": self.name,
@@ -293,28 +311,8 @@ class Stage:
         files.write_json(self.dir / "manifest.json", manifest)
         shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         (self.dir / "in_progress.json").unlink(missing_ok=True)
-        locks.release(self._lock)
+        locks.release(self.run_dir / f".{self.name}.lock")
         return manifest
-
-    def _check_read(self) -> None:
-        for path, state in self.read.items():
-            if not path.exists() or (path.stat().st_size, path.stat().st_mtime_ns) != state:
-                raise QilinError(
-                    f"{path} changed while {self.name} was working: run {chains.shown_by(self.name)} again"
-                )
-
-
-def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "in_progress.json"]
-    kept = [path for path in paths if "checkpoints" not in path.relative_to(folder).parts]
-    return {
-        str(path.relative_to(folder)): {
-            "sha256": files.sha256_file(path),
-            "bytes": path.stat().st_size,
-            "mtime_ns": path.stat().st_mtime_ns,
-        }
-        for path in kept
-    }
 
 
 def key(parameters: Strict, inputs: dict[str, Any]) -> str:
@@ -339,38 +337,10 @@ def changes(stage: Stage) -> str:
     return ", ".join(told)
 
 
-def move_aside(folder: Path) -> Path | None:
-    """Rename a stage's folder to <name>.old-<digest>; a link to another run's stage is taken away; None if nothing."""
-    if folder.is_symlink():
-        folder.unlink()
-    if not (folder.exists() and any(folder.iterdir())):
-        return None
-    note = _note(folder)
-    target = folder.with_name(f"{folder.name}.old-{note.get('digest', note.get('key', 'unknown'))[:8]}")
-    number = 2
-    while target.exists():
-        target = target.with_name(f"{target.name.split('+')[0]}+{number}")
-        number += 1
-    with files.naming(folder):
-        folder.rename(target)
-    return target
-
-
 def aside(stage: Stage) -> list[Path]:
     """Folders of a stage that were moved aside and have its key, finished ones first, then the newest."""
-    same = [path for path in reversed(stage.run.old(stage.name)) if _key_of(path) == stage.key]
+    same = [path for path in reversed(stage.run.old(stage.name)) if _note(path).get("key") == stage.key]
     return sorted(same, key=lambda path: not (path / "manifest.json").exists())
-
-
-def restore(stage: Stage) -> None:
-    """Bring back what an earlier call with this key left, finished work first; the stage's place must be free."""
-    same = aside(stage)
-    if not same:
-        return
-    if stage.dir.exists():
-        stage.dir.rmdir()
-    same[0].rename(stage.dir)
-    print(f"{stage.name}: {same[0].name} was made with these parameters and is back")
 
 
 def _note(folder: Path) -> dict[str, Any]:
@@ -379,10 +349,6 @@ def _note(folder: Path) -> dict[str, Any]:
             note = files.read_json(folder / name)
             return note if isinstance(note, dict) else {}
     return {}
-
-
-def _key_of(folder: Path) -> str | None:
-    return _note(folder).get("key")
 
 
 def read_manifest(run_dir: Path, name: str) -> dict[str, Any]:

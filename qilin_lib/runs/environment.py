@@ -24,9 +24,8 @@ PACKAGES = (
 
 def peak_memory_mb() -> float:
     """Largest resident set (MB) of this process or of any child that ended."""
-    return round(
-        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024, 1
-    )
+    own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(max(own.ru_maxrss, children.ru_maxrss) / 1024, 1)
 
 
 @cache
@@ -51,14 +50,12 @@ def describe() -> dict[str, Any]:
 def provenance(manifest: dict[str, Any]) -> str:
     """What made a stage, where it was not this code on this Python: "made by other code: …"; "" if nothing differs."""
     then, now = manifest.get("environment", {}), describe()
-    told = []
+    packages, told = then.get("packages", {}), []
     if then.get("code") != now["code"]:
         told.append(f"other code: commit {then.get('git_commit', '')[:7] or 'unknown'}")
-    told += [
-        f"{name} {then['packages'][name]} (now {version})"
-        for name, version in now["packages"].items()
-        if then.get("packages", {}).get(name, version) != version
-    ]
+    for name, version in now["packages"].items():
+        if packages.get(name, version) != version:
+            told.append(f"{name} {packages[name]} (now {version})")
     if then.get("python", now["python"]).split(".")[:2] != now["python"].split(".")[:2]:
         told.append(f"Python {then['python']} (now {now['python']})")
     return f"made by {', '.join(told)}" if told else ""

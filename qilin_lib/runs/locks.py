@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 
@@ -32,12 +34,18 @@ def acquire(path: Path, key: str, follow: Callable[[str], None] | None = None) -
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a+", encoding="utf-8")
     last = time.monotonic() + PATIENCE
-    while not _locked(handle):
-        holder = _read(handle)
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = _read(handle)
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+        # On another host the process that took the lock is taken to live.
+        alive = holder.get("host") != socket.gethostname() or psutil.pid_exists(holder.get("pid", 0))
         if follow is not None and holder.get("key") == key:
             follow(f"made by {who}: {holder.get('progress', 'starting')}")
-        elif _alive(holder) or time.monotonic() > last:
+        elif alive or time.monotonic() > last:
             handle.close()
             stage = path.name.strip(".").removesuffix(".lock")
             raise QilinError(
@@ -64,21 +72,6 @@ def report(text: str) -> None:
 def descriptors() -> tuple[int, ...]:
     """What a child process must inherit to hold the locks too."""
     return tuple(handle.fileno() for handle in _HELD.values())
-
-
-def _locked(handle: IO[str]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the process that took the lock lives; on another host it is taken to."""
-    import psutil
-
-    return holder.get("host") != socket.gethostname() or psutil.pid_exists(holder.get("pid", 0))
 
 
 def _read(handle: IO[str]) -> dict[str, Any]:

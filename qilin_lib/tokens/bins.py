@@ -43,22 +43,15 @@ def pack_rows(lengths: Sequence[int], capacity: int) -> Rows:
 
 def in_order(lengths: Sequence[int], capacity: int) -> Rows:
     """The sequences one after the other as they come, a new row where the next one does not fit."""
-    rows: Rows = []
-    room = 0
-    for i, length in enumerate(lengths):
-        if not rows or length > room:
-            rows.append([])
-            room = capacity
-        rows[-1].append(i)
-        room -= length
-    return rows
+    return _first_fit(lengths, capacity, range(len(lengths)), last_only=True)
 
 
-def _first_fit(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> Rows:
+def _first_fit(lengths: Sequence[int], capacity: int, order: Iterable[int], last_only: bool = False) -> Rows:
     rows: Rows = []
     room: list[int] = []
     for i in order:
-        row = next((row for row, left in enumerate(room) if left >= lengths[i]), len(rows))
+        tried = range(max(0, len(rows) - 1) if last_only else 0, len(rows))
+        row = next((row for row in tried if room[row] >= lengths[i]), len(rows))
         if row == len(rows):
             rows.append([])
             room.append(capacity)

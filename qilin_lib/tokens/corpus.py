@@ -32,12 +32,10 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
     counts = {name: store.write(chimed / f"{name}.jsonl", folder(out, name), tokenizer) for name in SETS}
     named = {"tokenizer": f"{parameters.base} ({len(tokenizer):,} tokens)"}
     files.write_json(out / "token_counts.json", counts | named)
-    stores = [Store(folder(out, name)) for name in PACKED]
-    for name, own in zip(PACKED, stores, strict=True):
-        held = Store(own.folder, split="heldout").numbers
-        files.write_jsonl(out / f"{name}_heldout.jsonl", store.lines(chimed / f"{name}.jsonl", held))
-    rows = drawn(chimed, out, parameters)
+    stores, rows = [Store(folder(out, name)) for name in PACKED], drawn(chimed, out, parameters)
     for name, numbers in zip(PACKED, rows, strict=True):
+        held = Store(folder(out, name), split="heldout").numbers
+        files.write_jsonl(out / f"{name}_heldout.jsonl", store.lines(chimed / f"{name}.jsonl", held))
         with files.atomic(out / f"{name}_documents.npy", binary=True) as handle:
             np.save(handle, numbers)
     sizes = [own.lengths()[numbers] for own, numbers in zip(stores, rows, strict=True)]
@@ -45,17 +43,8 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
     how = (parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
     length = sum(map(stream_length, sizes))
     useful = pack.write(out / BLOCKS, mixed(stores, rows, parameters.seed), length, *how)
-    training = Store(stores[0].folder, split="train").lengths()
-    files.write_json(out / "packing.json", packing(parameters, training, sizes, useful))
-    return load_blocks(out / BLOCKS)
-
-
-def packing(parameters: Any, training: np.ndarray, sizes: list[np.ndarray], useful: int) -> dict[str, Any]:
-    """packing.json, from the tokens of each document: all medical ones for training, and the packed ones of each set;
-    `useful` tokens carry loss."""
-    medical, general = sizes
-    length = sum(map(stream_length, sizes))
-    return {
+    training, (medical, general) = Store(stores[0].folder, split="train").lengths(), sizes
+    note = {
         "packing": parameters.packing,
         "block_size": parameters.block_size,
         "blocks": -(-length // parameters.block_size),
@@ -71,6 +60,8 @@ def packing(parameters: Any, training: np.ndarray, sizes: list[np.ndarray], usef
         "replay_share": parameters.replay_share,
         "replay_share_reached": round(stream_length(general) / max(1, length), 4),
     }
+    files.write_json(out / "packing.json", note)
+    return load_blocks(out / BLOCKS)
 
 
 def prepare(stage: Stage, tokenizer: Any) -> Blocks:

@@ -35,8 +35,8 @@ def choose(name: str, tokenizer: Any) -> Template:
     if chosen is None:
         raise QilinError(f"template '{name}': unknown{nearest(name, names)}; there are {names}")
     if chosen is PLAIN:
-        begin = _begin(tokenizer)
-        return replace(PLAIN, begin=begin) if begin else PLAIN
+        begins = tokenizer.encode("a")[0] == tokenizer.bos_token_id
+        return replace(PLAIN, begin=tokenizer.bos_token) if begins else PLAIN
     if not _has_tokens(tokenizer, chosen):
         tags = f"{chosen.user_open}/{chosen.assistant_open}"
         raise QilinError(f"template '{name}': the tokenizer lacks {tags}; nearest valid: 'plain'")
@@ -45,11 +45,6 @@ def choose(name: str, tokenizer: Any) -> Template:
 
 def _has_tokens(tokenizer: Any, template: Template) -> bool:
     return all(len(tag_ids(tokenizer, tag)) == 1 for tag in (template.user_open, template.assistant_open))
-
-
-def _begin(tokenizer: Any) -> str:
-    """The token with which the tokenizer begins a text by itself; "" if it does not."""
-    return tokenizer.bos_token if tokenizer.encode("a")[0] == tokenizer.bos_token_id else ""
 
 
 TURNS = [
@@ -93,7 +88,10 @@ def own(tokenizer: Any) -> Template:
             f"template '{OWN}': the tokenizer's chat template cannot be used, for {reason}; nearest valid: 'plain'"
         ) from None
     try:
-        full = _with_system(found, tokenizer)
+        head, middle, *_ = _split(tokenizer, [SYSTEM, *TURNS[:4]])
+        inside = not middle.endswith(found.user_open)
+        closed = middle if inside else middle.removesuffix(found.user_open)
+        full = replace(found, system_open=head, system_close=closed, system_in_user=inside)
         _check_all(full, tokenizer, SYSTEM)
     except _CannotBeWritten:
         return found
@@ -147,39 +145,29 @@ def _derived(tokenizer: Any) -> Template:
     )
 
 
-def _with_system(template: Template, tokenizer: Any) -> Template:
-    head, middle, *_ = _split(tokenizer, [SYSTEM, *TURNS[:4]])
-    inside = not middle.endswith(template.user_open)
-    closed = middle if inside else middle.removesuffix(template.user_open)
-    return replace(template, system_open=head, system_close=closed, system_in_user=inside)
-
-
 def _check_all(template: Template, tokenizer: Any, *first: Message) -> None:
-    for count in range(1, len(TURNS) + 1):
-        _check(template, tokenizer, [*first, *TURNS[:count]])
-
-
-def _check(template: Template, tokenizer: Any, messages: list[Message]) -> None:
     """_CannotBeWritten unless template and tokenizer give one text and the same tokens."""
-    prompt = messages[-1]["role"] == "user"
-    theirs = _render_dated(tokenizer, messages, prompt)
-    ours = _render(tokenizer, messages, prompt, chat_template=template.jinja(tokenizer.eos_token))
-    # After the last end token nothing is learned; Phi-3 writes one more there.
-    if not prompt and not theirs.startswith(ours):
-        theirs += template.assistant_close  # The next turn's opening, where it ends this one.
-    if not (theirs == ours if prompt else theirs.startswith(ours)):
-        plain, other = THINKING.sub("", theirs), THINKING.sub("", ours)
-        if plain == other or (not prompt and plain.startswith(other)):
-            return
-        at = len(os.path.commonprefix([theirs, ours]))
-        raise _CannotBeWritten(
-            f"in a conversation of {len(messages)} turn(s) it writes {theirs[at : at + 40]!r}, where its other turns "
-            f"have {ours[at : at + 40]!r}"
-        )
-    ids = template.encode(messages, tokenizer, add_generation_prompt=prompt)
-    whole = tag_ids(tokenizer, theirs)
-    if whole[: len(ids)] != ids or (prompt and whole != ids):
-        raise _CannotBeWritten(f"the {len(messages)} turn(s) of a conversation give other tokens than each on its own")
+    for count in range(1, len(TURNS) + 1):
+        messages, prompt = [*first, *TURNS[:count]], TURNS[count - 1]["role"] == "user"
+        theirs = _render_dated(tokenizer, messages, prompt)
+        ours = _render(tokenizer, messages, prompt, chat_template=template.jinja(tokenizer.eos_token))
+        # After the last end token nothing is learned; Phi-3 writes one more there.
+        if not prompt and not theirs.startswith(ours):
+            theirs += template.assistant_close  # The next turn's opening, where it ends this one.
+        if not (theirs == ours if prompt else theirs.startswith(ours)):
+            plain, other = THINKING.sub("", theirs), THINKING.sub("", ours)
+            if plain == other or (not prompt and plain.startswith(other)):
+                continue
+            at = len(os.path.commonprefix([theirs, ours]))
+            raise _CannotBeWritten(
+                f"in a conversation of {len(messages)} turn(s) it writes {theirs[at : at + 40]!r}, where its other "
+                f"turns have {ours[at : at + 40]!r}"
+            )
+        ids, whole = template.encode(messages, tokenizer, add_generation_prompt=prompt), tag_ids(tokenizer, theirs)
+        if whole[: len(ids)] != ids or (prompt and whole != ids):
+            raise _CannotBeWritten(
+                f"the {len(messages)} turn(s) of a conversation give other tokens than each on its own"
+            )
 
 
 def _split(tokenizer: Any, messages: list[Message]) -> list[str]:

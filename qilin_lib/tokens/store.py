@@ -13,10 +13,8 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -111,44 +109,22 @@ def lines(path: Path, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for number, line in enumerate(handle) if number in wanted)
 
 
-def numbered() -> defaultdict[Any, int]:
-    """{name: number}, numbered as they come."""
-    names: defaultdict[Any, int] = defaultdict()
-    names.default_factory = names.__len__
-    return names
-
-
 class Growing:
-    """A one-dimensional .npy file that is appended to; whole once `finish` was called."""
+    """A one-dimensional .npy file that is appended to; whole once its head was written again."""
 
     def __init__(self, handle: IO[bytes], kind: np.dtype) -> None:
         self.handle, self.kind, self.length = handle, kind, 0
-        self._write_header()
+        self.write_head()
 
     def append(self, values: np.ndarray) -> None:
         self.handle.write(values.tobytes())
         self.length += len(values)
 
-    def finish(self) -> None:
+    def write_head(self) -> None:
         # numpy's headers leave room for a larger length.
         self.handle.seek(0)
-        self._write_header()
-
-    def _write_header(self) -> None:
         described = {"descr": np.lib.format.dtype_to_descr(self.kind), "fortran_order": False, "shape": (self.length,)}
         np.lib.format.write_array_header_1_0(self.handle, described)
-
-
-@dataclass
-class Batch:
-    """Tokenised lines: the ids of all parts, tokens and kind (field, role) of each part, (parts, source, split, part)
-    of each row, and its COUNTED, shape (rows, 4)."""
-
-    ids: np.ndarray
-    lengths: list[int]
-    kinds: list[tuple[str, str]]
-    rows: list[tuple[int, str, str, str]]
-    counts: np.ndarray
 
 
 def write(path: Path, folder: Path, tokenizer: Any) -> dict[str, dict[str, int]]:
@@ -160,7 +136,8 @@ def write(path: Path, folder: Path, tokenizer: Any) -> dict[str, dict[str, int]]
     """
     if not path.exists():
         raise QilinError(f"{path} does not exist")
-    names = {name: numbered() for name in ("source", "split", "part", "kind")}
+    # {name: number}, numbered as they come.
+    names: dict[str, dict[Any, int]] = {"source": {}, "split": {}, "part": {}, "kind": {}}
     counts = np.zeros((np.iinfo(np.uint16).max + 1, len(COUNTED)), np.int64)
     width = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32)
     with ExitStack() as stack:
@@ -171,20 +148,26 @@ def write(path: Path, folder: Path, tokenizer: Any) -> dict[str, dict[str, int]]
             tokenizer.backend_tokenizer.save(coder)
         alone = not tokenizer.is_fast or path.stat().st_size < SMALL
         pool = stack.enter_context(Pool(1 if alone else None))
-        arrays = []
-        for name, kind in (("ids", width), ("parts", PART), ("rows", ROW)):
-            arrays.append(Growing(stack.enter_context(files.atomic(folder / f"{name}.npy", binary=True)), kind))
-        ids, parts, rows = arrays
-        for batch in pool.map(encode, ((path, *some, coder, width) for some in _batches(path))):
-            of_parts, of_rows = _tables(batch, ids.length, parts.length, names)
-            ids.append(batch.ids)
-            parts.append(of_parts)
-            rows.append(of_rows)
-            np.add.at(counts, of_rows["source"], batch.counts)
+        ids, parts, rows = arrays = [
+            Growing(stack.enter_context(files.atomic(folder / f"{name}.npy", binary=True)), kind)
+            for name, kind in (("ids", width), ("parts", PART), ("rows", ROW))
+        ]
+        for coded, lengths, kinds, columns, sizes in pool.map(encode, _batches(path, coder, width)):
+            table = np.empty(len(sizes), ROW)
+            table["start"] = parts.length + np.cumsum([0, *columns.pop("parts")])[:-1]
+            for name, values in columns.items():
+                table[name] = [names[name].setdefault(value, len(names[name])) for value in values]
+            rows.append(table)
+            np.add.at(counts, table["source"], sizes)
+            table = np.empty(len(kinds), PART)
+            table["start"] = ids.length + np.cumsum([0, *lengths])[:-1]
+            table["kind"] = [names["kind"].setdefault(kind, len(names["kind"])) for kind in kinds]
+            parts.append(table)
+            ids.append(coded)
         rows.append(np.array([(parts.length, 0, 0, 0)], ROW))
         parts.append(np.array([(ids.length, 0)], PART))
         for array in arrays:
-            array.finish()
+            array.write_head()
     files.write_json(folder / "names.json", {name: list(known) for name, known in names.items()})
     return {source: dict(zip(COUNTED, counts[n].tolist(), strict=True)) for source, n in names["source"].items()}
 
@@ -198,31 +181,23 @@ def temporary(rows: Iterable[dict[str, Any]], tokenizer: Any, **values: str) -> 
         return Store(path.parent, **values)
 
 
-def _batches(path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """(number of the first, lines): some BATCH bytes of lines at a time."""
+def _batches(path: Path, *how: Any) -> Iterator[tuple[Any, ...]]:
+    """Arguments of `encode`: some BATCH bytes of lines at a time."""
     number = 1
     with open(path, "rb") as handle:
         while some := handle.readlines(BATCH):
-            yield number, some
+            yield path, number, some, *how
             number += len(some)
 
 
-def _tables(batch: Batch, ids: int, parts: int, names: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Entries of parts.npy and of rows.npy for a batch after so many `ids` and `parts`."""
-    of_parts, of_rows = np.empty(len(batch.kinds), PART), np.empty(len(batch.rows), ROW)
-    of_parts["start"] = ids + np.cumsum([0, *batch.lengths])[:-1]
-    of_parts["kind"] = [names["kind"][kind] for kind in batch.kinds]
-    numbers, *columns = zip(*batch.rows, strict=True)
-    of_rows["start"] = parts + np.cumsum([0, *numbers])[:-1]
-    for name, values in zip(("source", "split", "part"), columns, strict=True):
-        of_rows[name] = [names[name][value] for value in values]
-    return of_parts, of_rows
-
-
-def encode(path: Path, first: int, some: list[bytes], coder: Any, width: np.dtype) -> Batch:
+def encode(path: Path, first: int, some: list[bytes], coder: Any, width: np.dtype) -> tuple[Any, ...]:
     """Tokenise lines of a set, in a worker; `first` is the number of the first, `coder` a slow tokenizer or a fast
-    one's file."""
-    rows: list[tuple[int, str, str, str]] = []
+    one's file.
+
+    Returns the ids of all parts as one array, the tokens of each part, its kind (field, role), {parts, source, split,
+    part: the value of each row}, and the COUNTED of each row, shape (rows, 4).
+    """
+    columns: dict[str, list[Any]] = {"parts": [], "source": [], "split": [], "part": []}
     kinds: list[tuple[str, str]] = []
     texts: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -233,17 +208,22 @@ def encode(path: Path, first: int, some: list[bytes], coder: Any, width: np.dtyp
             text = "".join([text for *_, text in own])
         except (ValueError, LookupError, TypeError, AttributeError) as reason:
             raise QilinError(f"{path}, line {number}: no row of a set ({sentence(reason)})") from None
-        rows.append((len(own), row.get("source", ""), row.get("split", ""), row.get("part", "")))
+        for name, values in columns.items():
+            values.append(len(own) if name == "parts" else row.get(name, ""))
         sizes.append((len(text), len(text.encode())))
-        for field, role, text in own:
-            kinds.append((field, role))
-            texts.append(text)
-    coded = _coded(texts, coder)
+        kinds += [(field, role) for field, role, _ in own]
+        texts += [text for *_, text in own]
+    # As `template.text_ids` gives them.
+    if isinstance(coder, str):
+        coded = [one.ids for one in _backend(coder).encode_batch_fast(texts, add_special_tokens=False)]
+    else:
+        coded = coder(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    coded = [one if text else [] for text, one in zip(texts, coded, strict=True)]
     lengths = list(map(len, coded))
     ids = np.fromiter(chain.from_iterable(coded), width, sum(lengths))
     tokens = iter(lengths)
-    counts = [(1, sum(islice(tokens, number)), *own) for (number, *_), own in zip(rows, sizes, strict=True)]
-    return Batch(ids, lengths, kinds, rows, np.array(counts))
+    counts = [(1, sum(islice(tokens, n)), *own) for n, own in zip(columns["parts"], sizes, strict=True)]
+    return ids, lengths, kinds, columns, np.array(counts)
 
 
 def contents(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -253,17 +233,6 @@ def contents(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for field in TURNS:
         for turn in row.get(field, ()):
             yield field, turn["role"], turn["content"]
-
-
-def _coded(texts: list[str], coder: Any) -> list[Sequence[int]]:
-    """The token ids of each text, as `template.text_ids` gives them."""
-    if not texts:
-        return []
-    if isinstance(coder, str):
-        coded = [one.ids for one in _backend(coder).encode_batch_fast(texts, add_special_tokens=False)]
-    else:
-        coded = coder(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [one if text else [] for text, one in zip(texts, coded, strict=True)]
 
 
 @functools.lru_cache(maxsize=1)

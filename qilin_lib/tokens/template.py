@@ -81,9 +81,7 @@ class Template:
         self, messages: list[Message], tokenizer: Any, add_generation_prompt: bool = False, follows: str = ""
     ) -> list[int]:
         """Token ids of a conversation, ending in the opening of the assistant's turn if `add_generation_prompt`."""
-        return self.encode_with_labels(
-            messages, tokenizer, add_generation_prompt=add_generation_prompt, follows=follows
-        )[0]
+        return self.encode_with_labels(messages, tokenizer, None, None, add_generation_prompt, follows)[0]
 
     def encode_with_labels(
         self,
@@ -102,43 +100,24 @@ class Template:
         `messages` go on from; "" begins a conversation. Raises QilinError for an unknown role, and for a system turn
         that is not the first.
         """
-        ids: list[int] = []
-        labels: list[int] = []
+        parts: list[tuple[list[int], bool]] = []
         for message in messages:
-            role = message["role"]
-            learn = role == "assistant"
-            opened = self._opened(tokenizer, role, follows)
-            text = message["content"]
+            role, text = message["role"], message["content"]
+            learned = role == "assistant"
+            parts.append((self._opened(tokenizer, role, follows), False))
             # Token ids come from texts that 01 has cleaned, which have no outer space.
             text = text.strip() if self.trim and isinstance(text, str) else text
-            content = text_ids(tokenizer, text)[: max_target_length if learn else max_source_length]
-            closed = (
-                self._close(tokenizer) if learn else self._tag(tokenizer, getattr(self.with_system, f"{role}_close"))
-            )
-            ids += opened + content + closed
-            labels += [IGNORE] * len(opened) + (content + closed if learn else [IGNORE] * len(content + closed))
+            parts.append((text_ids(tokenizer, text)[: max_target_length if learned else max_source_length], learned))
+            tag = "" if learned else getattr(self.with_system, f"{role}_close")
+            parts.append((self._close(tokenizer) if learned else self._tag(tokenizer, tag), learned))
             follows = role
         if add_generation_prompt:
-            opened = self._opened(tokenizer, "assistant", follows)
-            ids, labels = ids + opened, labels + [IGNORE] * len(opened)
-        return ids, labels
+            parts.append((self._opened(tokenizer, "assistant", follows), False))
+        ids = [token for part, _ in parts for token in part]
+        return ids, [token if learned else IGNORE for part, learned in parts for token in part]
 
     def _opened(self, tokenizer: Any, role: str, follows: str) -> list[int]:
-        text = self._opening(role, follows)
-        if follows == "assistant" and self.after:
-            # A special token can swallow the line end behind it (Phi-3's do), so both are read together.
-            whole = self._tag(tokenizer, (self.assistant_close or tokenizer.eos_token) + text)
-            return whole[len(self._close(tokenizer)) :]
-        return self._tag(tokenizer, text)
-
-    def _close(self, tokenizer: Any) -> list[int]:
-        return self._tag(tokenizer, self.assistant_close) or [tokenizer.eos_token_id]
-
-    def _tag(self, tokenizer: Any, text: str) -> list[int]:
-        return tag_ids(tokenizer, text.strip(" ") if self.blank else text)
-
-    def _opening(self, role: str, follows: str) -> str:
-        """What stands before the text of a turn of `role` that follows one of `follows` ("": none)."""
+        """Ids of what stands before the text of a turn of `role` that follows one of `follows` ("": none)."""
         roles = ["system", "user", "assistant"]
         if role not in roles:
             near = nearest(role, roles)
@@ -146,40 +125,48 @@ class Template:
         if role == "system":
             if follows:
                 raise QilinError("role 'system': only the first turn of a conversation can be the system's")
-            return self.with_system.system_open
-        opened = self.user_open if role == "user" else self.assistant_open
+            return self._tag(tokenizer, self.with_system.system_open)
         if follows == "system" and role == "user" and self.with_system.system_in_user:
-            return ""
-        if follows == "assistant":
-            repeated = self.assistant_close and opened.startswith(self.assistant_close)
-            return self.after + (opened.removeprefix(self.assistant_close) if repeated else opened)
-        return opened if follows else self.begin + opened
+            return []
+        opened = self.user_open if role == "user" else self.assistant_open
+        if follows != "assistant":
+            return self._tag(tokenizer, opened if follows else self.begin + opened)
+        text = self.after + opened.removeprefix(self.assistant_close)
+        if not self.after:
+            return self._tag(tokenizer, text)
+        # A special token can swallow the line end behind it (Phi-3's do), so both are read together.
+        whole = self._tag(tokenizer, (self.assistant_close or tokenizer.eos_token) + text)
+        return whole[len(self._close(tokenizer)) :]
+
+    def _close(self, tokenizer: Any) -> list[int]:
+        return self._tag(tokenizer, self.assistant_close) or [tokenizer.eos_token_id]
+
+    def _tag(self, tokenizer: Any, text: str) -> list[int]:
+        return tag_ids(tokenizer, text.strip(" ") if self.blank else text)
 
     def jinja(self, eos_token: str) -> str:
         """The same template for `tokenizer.chat_template`, in what llama.cpp's and Ollama's readers know of jinja."""
         text = "{{- m['content'] | trim -}}" if self.trim else "{{- m['content'] -}}"
         system, begun = self.with_system, self.assistant_open.rstrip(" ") if self.blank else self.assistant_open
+        user_open, cases = _write(self.user_open), {}
+        if system.system_in_user:
+            cases["system"] = ""
+        if self.assistant_close and self.user_open.startswith(self.assistant_close):
+            cases["assistant"] = _write(self.user_open.removeprefix(self.assistant_close))
+        if cases:
+            before = "not loop.first and messages[loop.index0 - 1]['role'] == "
+            shorter = "{%- el".join(f"if {before}{role!r} -%}}{written}" for role, written in cases.items())
+            user_open = f"{{%- {shorter}{{%- else -%}}{user_open}{{%- endif -%}}"
         return (
             "{%- for m in messages -%}{%- if m['role'] == 'system' -%}"
             + f"{_write(system.system_open)}{text}{_write(system.system_close)}{{%- else -%}}"
             + (f"{{%- if loop.first -%}}{_write(self.begin)}{{%- endif -%}}" if self.begin else "")
             + f"{{%- if m['role'] == 'assistant' -%}}{_write(self.assistant_open)}{text}"
             + f"{_write(self.assistant_close or eos_token)}{_write(self.after)}"
-            + f"{{%- else -%}}{self._jinja_user_open()}{text}{_write(self.user_close)}{{%- endif -%}}"
+            + f"{{%- else -%}}{user_open}{text}{_write(self.user_close)}{{%- endif -%}}"
             + "{%- endif -%}{%- endfor -%}"
             + f"{{%- if add_generation_prompt -%}}{_write(begun)}{{%- endif -%}}"
         )
-
-    def _jinja_user_open(self) -> str:
-        before = "not loop.first and messages[loop.index0 - 1]['role'] == "
-        shorter = {}
-        if self.with_system.system_in_user:
-            shorter["system"] = ""
-        if self.assistant_close and self.user_open.startswith(self.assistant_close):
-            shorter["assistant"] = _write(self.user_open.removeprefix(self.assistant_close))
-        cases = [f"if {before}{role!r} -%}}{text}" for role, text in shorter.items()]
-        written = _write(self.user_open)
-        return f"{{%- {'{%- el'.join(cases)}{{%- else -%}}{written}{{%- endif -%}}" if cases else written
 
 
 def _write(text: str) -> str:
@@ -203,8 +190,7 @@ def template_of(described: dict[str, Any]) -> Template:
 
 def as_trained(facts: dict[str, Any], who: str, notebook: str) -> Template:
     """The template that a stage's `facts` name; QilinError, about `who`, if the code has another one by that name."""
-    known = facts["template"] in TEMPLATES or "template_tags" in facts
-    found = template_of(facts) if known else None
+    found = template_of(facts) if facts["template"] in TEMPLATES or "template_tags" in facts else None
     if found is None or found.sha256 != facts["template_sha256"]:
         raise QilinError(
             f"{who} was trained with template '{facts['template']}' ({facts['template_sha256'][:12]}), which is not "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 # Baichuan's chat tokens are part of the vocabulary, so the tiny model is asked with the same template as the 7B one.
@@ -25,7 +26,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> A
     core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     every = [f"<0x{byte:02X}>" for byte in range(256)]
     texts = list(texts)
-    characters = frequent_characters(texts, min(vocab_size // 2, vocab_size - len(SPECIAL + every)))
+    counts = Counter(chain.from_iterable(texts))
+    # Of equally frequent ones the lower code point stays.
+    frequent = sorted(counts, key=lambda one: (-counts[one], one))
+    characters = sorted(frequent[: min(vocab_size // 2, vocab_size - len(SPECIAL + every))])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL + every,
@@ -48,11 +52,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> A
         additional_special_tokens=SPECIAL[4:],
         model_max_length=max_length,
     )
-
-
-def frequent_characters(texts: Iterable[str], most: int) -> list[str]:
-    """At most `most` characters, the most frequent ones; of equally frequent ones the lower code point stays."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    return sorted(sorted(counts, key=lambda one: (-counts[one], one))[:most])

@@ -38,8 +38,8 @@ from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 from qilin_lib.evaluate.items import Item, cap
 from qilin_lib.evaluate.prompts import CEVAL_HEADER, Prompt, cmexam_messages
+from qilin_lib.models.base import smollm2_base
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.models.smollm2 import smollm2_base
 from qilin_lib.models.tiny import tiny_base
 from qilin_lib.sample import raw_dir
 from qilin_lib.tokens.template import PLAIN

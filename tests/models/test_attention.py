@@ -117,19 +117,6 @@ def test_the_bound_means_something(folder: Path) -> None:
         assert (found - naive).abs().max() > 0.1, name
 
 
-def test_rows_without_restart_are_plain_causal_attention(folder: Path) -> None:
-    """Naive blocks: one call of the same kernel on the same numbers, so equality to the last bit."""
-    import torch
-
-    blocks = pack([[7, 8, 9, 10], [11, 12], list(range(20, 60))], WIDTH, 3, 0, "naive")
-    given = dcpt.stack(range(len(blocks.ids)), blocks)
-    ours, theirs = (load_model(folder, attention=name).eval() for name in ("documents", "sdpa"))
-    with torch.no_grad():
-        found = ours(**given).logits
-        assert torch.equal(found, theirs(input_ids=given["input_ids"]).logits)
-        assert torch.equal(found, ours(input_ids=given["input_ids"]).logits), "positions that transformers makes"
-
-
 @pytest.mark.parametrize("padded", [0, 4])
 def test_an_attention_mask_is_refused(padded: int, folder: Path) -> None:
     """Also one that hides nothing: with it transformers ignores position ids that restart."""

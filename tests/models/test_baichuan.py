@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import re
@@ -17,9 +18,8 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.baichuan import convert, converted_from, main
+from qilin_lib.models.baichuan import PROBES, convert, converted_from, fast_core, fast_tokenizer, main, read_pieces
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.models.sentencepieces import PROBES, fast_core, fast_tokenizer, read_pieces
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import text_ids
 
@@ -122,16 +122,16 @@ import re, sys
 from pathlib import Path
 import torch, transformers
 from safetensors.torch import save_file
-from qilin_lib.models import baichuan, shards
-shards.FILE_BYTES = int(sys.argv[2])
+from qilin_lib.models import baichuan, load
+load.FILE_BYTES = int(sys.argv[2])
 def high(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 folder, config = Path(sys.argv[1]), baichuan.read_config(Path(sys.argv[1]))
 save_file({"warm": torch.zeros(8)}, folder / "warm.up")
 (folder / "warm.up").unlink()
-paths = baichuan._weight_files(folder)
-baichuan.expected(config)
+paths = sorted(folder.glob("*model-*"))
+load.skeleton(baichuan._llama(config, "float32"))
 before = high()
-_, size = shards.write_shards(folder / "out", baichuan.llama_tensors(paths, config))
+_, size = load.write_shards(folder / "out", baichuan.llama_tensors(paths, config))
 print(high() - before, size)
 """
 
@@ -228,7 +228,7 @@ def test_half_a_conversion_is_never_taken_for_whole(
         save(*given, **named)
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    monkeypatch.setattr("qilin_lib.models.shards.FILE_BYTES", 300_000)
+    monkeypatch.setattr("qilin_lib.models.load.FILE_BYTES", 300_000)
     assert main([str(source), str(target)]) == 2
     assert calls == [False, False] and [path.name for path in tmp_path.iterdir()] == ["source"]
     monkeypatch.undo()
@@ -326,10 +326,9 @@ def test_a_file_that_is_no_such_model_is_refused(corpus: list[str], tmp_path: Pa
 
 
 def test_a_conversion_that_gives_other_ids_is_refused(pieces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qilin_lib.models import sentencepieces
-
-    right = sentencepieces.merges
-    monkeypatch.setattr(sentencepieces, "merges", lambda model: right(model)[::-1])
+    library = importlib.import_module("transformers.convert_slow_tokenizer")
+    right = library.generate_merges
+    monkeypatch.setattr(library, "generate_merges", lambda *given: right(*given)[::-1])
     with pytest.raises(QilinError, match="the converted tokenizer encodes '.*' as .*, SentencePiece as"):
         fast_tokenizer(pieces, 1, 2, 0, 256)
 

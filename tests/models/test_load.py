@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from qilin_lib.models.load import load_model
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_precision_is_the_one_asked_for(dtype: str, tiny_model_dir: Path) -> None:
-    model = load_model(tiny_model_dir, dtype)
-    assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
-    assert model.config.use_cache is False
-
-
-def test_quantised_linear_layers_are_nf4_with_double_quantisation(tiny_model_dir: Path) -> None:
+def test_precision_is_the_one_asked_for(tiny_model_dir: Path) -> None:
+    """bfloat16, or NF4 with double quantisation for all linear layers but the head."""
+    plain = load_model(tiny_model_dir, "bfloat16")
+    assert {str(p.dtype) for p in plain.parameters()} == {"torch.bfloat16"} and plain.config.use_cache is False
     import bitsandbytes as bnb
 
     model = load_model(tiny_model_dir, quantised=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
+from qilin_lib.models.base import gguf_file, smollm2_base
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.models.smollm2 import gguf_file, smollm2_base
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import IGNORE
 

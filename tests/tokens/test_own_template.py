@@ -199,6 +199,12 @@ def test_blanks_that_sentencepiece_writes_stand_once(chat_template: str, tags: t
     assert keeps(choose("auto", tokenizer), tokenizer), "the model is saved with it, blanks and all"
 
 
+def test_a_tag_that_runs_into_its_text_is_refused() -> None:
+    """Read together they are other tokens than each on its own: here no blank stands before the text."""
+    with pytest.raises(QilinError, match="give other tokens than each on its own.*nearest valid: 'plain'"):
+        choose("auto", pieces(MISTRAL.replace("[INST] ", "Q:"), ("[/INST]",)))
+
+
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_2", "gemma3", "glm4moe", "phi3"])
 def test_what_the_kit_writes_of_a_template_is_read_as_the_same(name: str) -> None:
     """A model that was exported and is trained on keeps its template and the hash of it."""
