@@ -29,11 +29,11 @@ from qilin_lib.schema import Strict
 PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
-    "01_build_chimed": 5,
+    "01_build_chimed": 6,
     "05_dpo": 3,
-    "06_eval": 5,
+    "06_eval": 6,
     "08_rlhf": 3,
-    "09_bias": 5,
+    "09_bias": 6,
 }
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")
