@@ -13,7 +13,8 @@ from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, answered
 
 # --- what numbers are made of -----------------------------------------------------------------------------------------
 
-_IS = r"(?:是|为|写着|填的是?)? ?[：:]? ?"
+_SPACE = r"[ \t　]?"
+_IS = rf"(?:是|为|写着|填的是?)?{_SPACE}[：:]?{_SPACE}"
 _NUMBER = "(?:号码|编号|号)"
 _SEP = "[-–—. ·・－_]"
 _GAP = "[-–—. ·]?"
@@ -82,8 +83,12 @@ _RECORD = (
 )
 # Without 号 the number is no year and no quantity: letters, a dash or five digits.
 _BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN)号?) ?[：:]? ?"
-_BARE += r"(?=[A-Za-z]{0,4}-?[\d-]{5})"
-_RECORD_LABELLED = rf"(?:{_RECORD}{_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
+_BARE += r"(?=[A-Za-z]{0,4}-?[\d-]{5})(?!(?:19|20)\d\d[-./年])"
+# "编号" alone numbers things too; beside a picture, a form, or at the beginning of a field it is a patient's.
+_OWN_NUMBER = r"(?:(?:(?<=[\n\t　])|\A)编号(?=[：:]|[A-Z])|(?:片|单|图|本|册|卡)[（(，,]编号|检查(?=[A-Z]{2}\d{6}))"
+_RECORD_LABELLED = (
+    rf"(?:(?:{_RECORD}|{_OWN_NUMBER}){_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
+)
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
     rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
@@ -128,10 +133,10 @@ _ACCOUNT = (
     rf"|[A-Za-z0-9][A-Za-z0-9_-]{{4,24}}"
     rf"|[A-Za-z]{{0,3}}[{_SPOKEN}](?:[ -]?[{_SPOKEN}\d]){{3,11}}[A-Za-z]{{0,4}})(?![A-Za-z0-9_@.-])"
 )
-_ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)? ?(?P<colon>[：:（(]?) ?{_ACCOUNT}(?! ?元)"
+_ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)?{_SPACE}(?P<colon>[：:（(]?){_SPACE}{_ACCOUNT}(?! ?元)"
 _HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?[：: ]{{0,2}}@(?P<id>[\w{HAN[1:-1]}-]{{2,20}})"
 _CARD = r"(?<![\d.])(?P<id>62\d\d(?:[ -]?\d{4}){3}(?:[ -]?\d{1,3})?|62\d\d(?: \d{4}){2} \d{2,3})(?!\d)"
-_CARD_END = r"尾号(?:是|为)? ?[：:]? ?(?P<id>\d{3,6})(?![\d年月])"
+_CARD_END = r"(?:尾号|后四位)(?:是|为)? ?[：:]? ?(?P<id>\d{3,6})(?![\d年月])"
 _INSURED = "|".join(f"{insured}[卡证]?(?:账户|电子凭证)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
 _INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
 
@@ -218,13 +223,21 @@ def _next_calls(text: str) -> Spans:
 # --- beds -------------------------------------------------------------------------------------------------------------
 
 _TEN = "一二三四五六七八九十"
-_BED = r"(?P<id>[A-Za-z]?[-+加]?\d{1,3}(?: ?号?床)?)(?![\d.])"
+# Wards as they are written before a bed. No 胸 and no 腰: these number vertebrae.
+_SHORT = "内外骨妇儿产普脑神消心泌肾康血肝甲乳创急抢监"
+_UNIT_NAME = rf"(?:[A-Z]?ICU|CCU|[{_SHORT}老年肿瘤腺液化脊髓疼痛高危妊娠]{{1,4}}(?:科|病区|区|室)?)[一二三四]?"
+_BED = rf"(?P<id>(?:{_UNIT_NAME}|[一二三四][－-])?[A-Za-z]?[-－+加]?\d{{1,4}}(?:[-－]\d{{1,3}})?(?: ?号?床)?)(?![\d.])"
+# Without a word for a bed: "ICU7", "神三-19", "肿瘤科21-1".
+_BED_OF_WARD = (
+    r"(?P<id>(?<![A-Za-z])(?:[A-Z]?ICU|CCU)-?\d{1,2}(?![\d天日周月年次小hHd.]|个)"
+    rf"|{_UNIT_NAME}(?:-\d{{1,2}}|\d{{1,2}}-\d{{1,2}})(?=[）)，。,｜| \n　]|$))"
+)
 # "1床棉被", "有500床": a bare number is a bed only on its own or beside the ward or whoever lies in it.
 _WARD = (
     rf"(?:[内外骨妇儿普胸脑神肿呼消心泌肾]{{0,3}}[{_TEN}\d]{{1,3}}(?:病区|区|病房)|重症|抢救|急诊留观|留观"
     r"|(?:[A-Z]?ICU|CCU)-)"
 )
-_BED_NUMBER = r"(?:[1-9]\d?-)?(?:[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
+_BED_NUMBER = r"(?:[1-9]\d?-)?(?:[A-Z]|[加+]?[1-9]\d?|[加+]?1\d\d|0\d|[A-Z]\d{1,2})号?床"
 _NOT_A_BED = r"(?![位次旁棉被垫单铺褥毯上下边套头品以])"
 _BED_BEHIND = (
     r"(?:(?<!\w)(?<![设放有置备增编约共达余至] )|(?<=[U第])"
@@ -250,8 +263,8 @@ _DATE = (
 _YEAR = rf"(?:(?:19|20)\d\d ?年|[{_SAID}]{{4}}年)"
 _CALENDAR = "(?:农历|阴历|阳历|公历)?"
 _BIRTH = (
-    r"(?:出生(?:日期|年月日?|时间|日)?|生日|生辰"
-    r"|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)? ?[：:]? ?"
+    r"(?:出生(?:日期|年月日?|时间|日)?\*?|生日|生辰"
+    rf"|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)?{_SPACE}[：:]?{_SPACE}"
     rf"{_CALENDAR}(?P<id>{_DATE}|(?<=历){_SAID_DAY}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
 )
 _BORN_BY = r" ?(?:早上|凌晨|上午|中午|下午|晚上|\d{1,2}[：:]\d\d)?(?:足月|早产|顺产|剖[腹宫]产)?"
@@ -263,7 +276,7 @@ _BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=
 _LAST_CENTURY = rf"[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
 _OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
 _BESIDE = (
-    rf"(?:(?:(?<={NAMED}[，, ])|(?<={NAMED}[，, ][男女][，, ]))"
+    rf"(?:(?:(?<={NAMED}[，, ])|(?<={NAMED}[，, ][男女][，, ])|(?<=[男女][ \t　])|(?<=\d岁[ \t　]))"
     r"(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
     r"|(?<!\d)(?P<day>19\d\d(?:0[1-9]|1[0-2])[0-3]\d)(?= ?[MF男女](?![A-Za-z])))"
 )
@@ -319,9 +332,13 @@ NUMBER_GROUPS = (
     group(each("一幺壹1", rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),
     group(
         "床(?<![临卧起]床)",
-        Rule("床号", by(rf"床 ?位?号{_IS}{_BED}")),
+        Rule("床号", by(rf"床 ?(?:位?号{_IS}|位(?=[：:\t　]){_IS}){_BED}")),
         Rule("床号", near("床", _BED_ALONE)),
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
+    ),
+    group(
+        each("ICU", "CU-?\\d") + "|" + each(_SHORT + "老年肿瘤腺液化脊髓疼痛高危妊娠科区室一二三四", "-?\\d"),
+        Rule("床号", by(_BED_OF_WARD)),
     ),
     group(each("bB", "ed "), Rule("床号", by(r"\b[Bb]ed (?:[Nn]o\.? ?)?(?P<id>\d{1,3}[A-Z]?)(?=[,，.;。)）\n]|$)"))),
     group(

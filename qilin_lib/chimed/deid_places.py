@@ -40,7 +40,9 @@ _RURAL = (
 _HOUSE = r"(?:第[一二三四五六七八九十\d]{1,3}[家户])"
 _VILLAGE_AT = rf"[镇乡]{HAN}{{1,6}}村(?![医委级民务]|卫生)"
 _VILLAGE_AT += rf"|村(?:{HAN}{{0,14}}第[一二三四五六七八九十\d]{{1,3}}[家户]|[一二三四五六七八九十\d]{{1,3}}[组社队])"
-_VILLAGE = rf"(?P<id>{_P}{{2,5}}[镇乡]{_P}{{1,6}}?村(?:{_N}[组社队]|[东西南北]头)?(?:{HAN}{{0,14}}?{_HOUSE})?)"
+_VILLAGE = (
+    rf"(?P<id>{_P}{{2,5}}[镇乡]{_P}{{1,6}}?村(?:{_N}[组社队]|[东西南北]头|{_P}{{1,4}}?屯)?(?:{HAN}{{0,14}}?{_HOUSE})?)"
+)
 _home = re.compile("[现新原旧]?(?:居住?|址)|老家|籍贯|户籍|家").match
 _province = re.compile(
     "(?:河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|海南|四川|贵州|云南|陕西|甘肃|青海"
@@ -85,10 +87,10 @@ def _anchored(at: str, pattern: str) -> Finder:
 
 _PLACE = r"[\u4e00-\u9fa5A-Za-z0-9（）()\-—]"
 _VALUE = rf"(?P<id>{_PLACE}{{3,60}}(?:{_UNITS}|[省市区县旗镇乡村庄路街巷道院苑园厦户]|嘎查|\d))"
-_HOME = "住 ?址|地 ?址|户口所在地|户籍所在地|户籍地?|籍贯|现居|老家|(?<![居入])住(?=[：:])"
+_HOME = "住 ?址|地 ?址|户口所在地|户籍所在地|户籍(?:地址?)?|籍贯|现居(?!住)|老家|(?<![居入])住(?=[：:])"
 _LABELLED = rf"(?:{_HOME})(?:是|为|在)?(?P<sep> ?[：:]? ?){_VALUE}"
 _LIVES = (
-    rf"(?:家住|现住|住在|居住在|家在)于?(?P<id>(?:{_P}{{0,16}}?(?:[路街巷弄村镇乡]|小区|花园|社区|公寓|宿舍)){{1,4}}"
+    rf"(?:家住|现住|住在|居住在|家在)于?(?P<id>(?:{_P}{{0,16}}?(?:[路街巷弄村镇乡屯]|小区|花园|社区|公寓|宿舍)){{1,4}}"
     rf"(?:\d{{1,5}}{_UNITS}){{0,4}}(?:\d{{1,4}}(?:-\d{{1,4}}){{1,3}})?(?:[东西南北]头)?{_TAIL})"
 )
 _vague = re.compile(r"[一某]|^(?:农|乡|山|小)?[村镇街乡]$|^(?:农村|乡镇|小镇|小区|社区)").search
@@ -110,6 +112,8 @@ def _address(match: re.Match[str]) -> bool:
 
 
 PLACE_GROUPS = (
+    # The label first: what follows it goes as a whole.
+    group("址|住[：:]|所在地|籍|现居|老家", Rule("地址", by(_LABELLED, _address))),
     group(
         each("路街巷弄道同区园苑寓村舍里", _STREET_AT.partition("]")[2]), Rule("地址", _anchored(_STREET_AT, _STREET))
     ),
@@ -120,8 +124,7 @@ PLACE_GROUPS = (
         Rule("地址", _anchored(_HOUSES, f"(?P<id>{_ESTATE})")),
     ),
     group(
-        "址|住[：:]|所在地|籍|现居|老家|家住|现住|住在|家在|住哪",
-        Rule("地址", by(_LABELLED, _address)),
+        "址|家住|现住|住在|家在|住哪",
         # "住在一个安全的社区" and "家住农村" tell nobody where.
         Rule("地址", by(_LIVES, lambda match: not _vague(match["id"]))),
         Rule("地址", answered("住址|地址|住哪|住在哪", _VALUE, lambda match: len(_kinds(match["id"])) >= 2)),
