@@ -40,17 +40,21 @@ class Found(NamedTuple):
     always: bool = False
     archive: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where it stands, relative to the folder: a member where it would be unpacked."""
+        inside = self.file.removeprefix(f"{self.archive}/")
+        return str(PurePosixPath(self.archive).parent / inside) if self.archive else self.file
+
     def fits(self, pattern: str) -> bool:
         """Whether `pattern` names this file as pathlib's glob would, or one folder deeper than it stands there.
 
         In an archive it may be two: the repository's, and one in it. Capitals, a compression suffix, the number of a
         shard and the form of the rows (ROWS) do not matter.
         """
-        place, deeper = self.file, 2 if self.archive else 1
-        if self.archive:  # A member stands where it would be unpacked.
-            place = str(PurePosixPath(self.archive).parent / self.file.removeprefix(f"{self.archive}/"))
+        deeper = 2 if self.archive else 1
         wanted = re.escape(_form(pattern)).replace(r"\*\*/", "(?:[^/]+/)*").replace(r"\*", "[^/]*")
-        return bool(re.fullmatch(f"(?:[^/]+/){{0,{deeper}}}{wanted}", _form(plain_name(place))))
+        return bool(re.fullmatch(f"(?:[^/]+/){{0,{deeper}}}{wanted}", _form(plain_name(self.place))))
 
     def stream(self) -> Stream:
         """The file's text; raises Reject when the file has a fault."""
