@@ -36,7 +36,7 @@ Key = tuple[str, str, str, str, bool, int | None, str]
 # --- texts without persons to protect ---------------------------------------------------------------------------------
 
 _old = re.compile(
-    "[之其乃曰矣也而∶]|[一二三四五六七八九十半两各][钱两分盏枚斤壮]|为末|水煎|为丸|每服|无毒|[味主]治?[甘辛苦酸咸]"
+    "[之其乃曰矣也而∶]|[一二三四五六七八九十半两各][钱两分盏枚斤壮]|为末|为使|[恶畏反杀][\u4e00-\u9fa5]{2,3}[、；，。]|水煎|为丸|每服|无毒|[味主]治?[甘辛苦酸咸]"
 ).findall
 _modern = re.compile("[的了是我你您们很吗呢吧患0-9A-Za-z]").findall
 _title = re.compile(r".{0,60}(?:指南|方案|规范|共识|规程|标准|手册)(?:[（(].{0,20}[）)])?\n").match
@@ -171,7 +171,7 @@ _LED, _EVERYDAY, _NEVER = (frozenset(listed(key)) for key in ("led_only", "every
 _ANCIENT = frozenset(listed("ancients"))
 _CLINICAL = tuple(listed("clinical"))
 _NO_NAMES = ACTED | TITLES | {"麻醉", "宣教", "查房"}
-_NO_PART = SMALL | frozenset("某氏症癌瘤疮疹痛病药膏酸剂肿胀泻")
+_NO_PART = SMALL | frozenset("某氏症癌瘤疮疹痣痛病药膏酸剂肿胀泻")
 
 
 def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
@@ -182,6 +182,9 @@ def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
     if cue[-1:] == ":" or cue in ("said", "asked", "reply", "signed"):
         return True
     if text[end : end + 1] == "某" or not _ANCIENT.isdisjoint((text[start : start + 3], text[start : start + 2])):
+        return False
+    # "胡萝卜", "羊角风", "帕金森病": a word of three letters, or the name of a disease, whatever stands beside it.
+    if len(name) > 2 and (name in words()[1] or name[-1] in _NO_PART):
         return False
     return name not in _NEVER and (len(name) > 3 or _NO_PART.isdisjoint(name[1:])) and not name.startswith(_CLINICAL)
 
