@@ -12,7 +12,7 @@ import yaml
 from datasets import load_dataset
 from raw_files import jsonl, put
 
-from qilin_lib import files, runs
+from qilin_lib import files
 from qilin_lib.chimed import dataset
 
 GRAPHS = {
@@ -30,7 +30,12 @@ def run(tiny_raw: Path, build_of: Any, tmp_path: Path, monkeypatch: pytest.Monke
     stage = tmp_path / "runs/small/01_build_chimed"
     built = build_of(put(tiny_raw, GRAPHS), stage, heldout_share_sft=0.3)
     manifest = {"key": "k", "digest": "d" * 64, "inputs": {"raw": {"cmd/cmd.jsonl": "5a" * 32}}, "finished": "today"}
-    manifest |= {"outputs": runs._outputs(stage), "environment": {"python": "3.11", "git_commit": "c0ffee"}}
+    paths = [path for path in stage.rglob("*") if path.is_file()]
+    outputs = {
+        str(path.relative_to(stage)): {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
+    manifest |= {"outputs": outputs, "environment": {"python": "3.11", "git_commit": "c0ffee"}}
     files.write_json(stage / "manifest.json", manifest | {"parameters": {"seed": 42, "raw_dir": str(tiny_raw)}})
     return built
 

@@ -70,7 +70,7 @@ def in_process(*fault: Any) -> Callable[..., None]:
 
     def run(command: list[str], *_: Any) -> None:
         path = Path(next(part for part in command if part.endswith("job.json")))
-        jobs.open_start(path)
+        jobs.run_phase("open", str(path))
         if (code := train(path, sft, *fault)) != 0:
             raise QilinError(f"signal {-code}: {output(path)[-300:]}")
 

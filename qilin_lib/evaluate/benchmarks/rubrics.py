@@ -49,17 +49,17 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     return [Rubrics(name, FIXED, "test", params.max_items_further, kept, invalid, new, params.tokenisation, own)]
 
 
-def _item(identity: str, row: Any, criteria: dict[str, list[Criterion]]) -> tuple[str, str, Item]:
-    """(what is broken, what is wrong with it, the item), whose criteria are put into `criteria`."""
+def _item(identity: str, row: Any, criteria: dict[str, list[Criterion]]) -> tuple[str, Item]:
+    """(what is wrong with it, the item), whose criteria are put into `criteria`."""
     identity = str(row.get("prompt_id") or identity) if isinstance(row, dict) else identity
     bare = Item("rubrics", identity, "test", None, "", None, None, "")
     if isinstance(row, Reject):
-        return said(row), "", bare
+        return said(row), bare
     try:
         known = rubric(row, f"item {identity}")
     except QilinError as fault:
-        return "", str(fault), bare
+        return str(fault), bare
     criteria.setdefault(identity, known.rubrics)
     turns = known.turns
     history = tuple(zip(turns[:-1:2], turns[1::2], strict=True))
-    return "", "", Item("rubrics", identity, "test", None, turns[-1], None, None, "", history=history)
+    return "", Item("rubrics", identity, "test", None, turns[-1], None, None, "", history=history)
