@@ -224,8 +224,8 @@ def _next_calls(text: str) -> Spans:
 
 _TEN = "一二三四五六七八九十"
 # Wards as they are written before a bed. No 胸 and no 腰: these number vertebrae.
-_SHORT = "内外骨妇儿产普脑神消心泌肾康血肝甲乳创急抢监"
-_UNIT_NAME = rf"(?:[A-Z]?ICU|CCU|[{_SHORT}老年肿瘤腺液化脊髓疼痛高危妊娠]{{1,4}}(?:科|病区|区|室)?)[一二三四]?"
+_WARDS = "内外骨妇儿产普脑神消心泌肾康血肝甲乳创急抢监老年肿瘤腺液化脊髓疼痛高危妊娠"
+_UNIT_NAME = rf"(?:[A-Z]?ICU|CCU|[{_WARDS}]{{1,4}}(?:科|病区|区|室)?)[一二三四]?"
 _BED = rf"(?P<id>(?:{_UNIT_NAME}|[一二三四][－-])?[A-Za-z]?[-－+加]?\d{{1,4}}(?:[-－]\d{{1,3}})?(?: ?号?床)?)(?![\d.])"
 # Without a word for a bed: "ICU7", "神三-19", "肿瘤科21-1".
 _BED_OF_WARD = (
@@ -337,7 +337,7 @@ NUMBER_GROUPS = (
         Rule("床号", answered("床号|[几哪]床", r"(?P<id>[+加]?\d{1,3}(?: ?号?床)?)(?![\d.])")),
     ),
     group(
-        each("ICU", "CU-?\\d") + "|" + each(_SHORT + "老年肿瘤腺液化脊髓疼痛高危妊娠科区室一二三四", "-?\\d"),
+        each("ICU", "CU-?\\d") + "|" + each(_WARDS + "科区室一二三四", "-?\\d"),
         Rule("床号", by(_BED_OF_WARD)),
     ),
     group(each("bB", "ed "), Rule("床号", by(r"\b[Bb]ed (?:[Nn]o\.? ?)?(?P<id>\d{1,3}[A-Z]?)(?=[,，.;。)）\n]|$)"))),

@@ -97,9 +97,9 @@ _READ = 1 << 16
 # Rows of a table that are in memory together.
 _ROWS = 256
 TABLES = (".parquet", ".arrow")
-# Also ValueError: most of Arrow's errors, and names that no file can have. RuntimeError: encrypted, of zipfile.
-# NotImplementedError: an unknown compression method.
-FAULTS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError)
+# Also ValueError: most of Arrow's errors, and names that no file can have. RuntimeError: of zipfile,
+# encrypted or compressed by an unknown method.
+FAULTS = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError)
 FAULTS += (zipfile.BadZipFile, tarfile.TarError)
 Opener = Callable[[], IO[bytes]]
 
