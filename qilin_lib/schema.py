@@ -180,10 +180,11 @@ class Dpo(Training):
 PaperBenchmark = Literal["ceval", "cmexam", "huatuo"]
 # What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind.
 FurtherBenchmark = Literal[
-    "cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb", "rubrics", "medalign"
+    "cmeee", "ccks2019", "chimst", "cmmlu", "medqa", "cmtmedqa", "meddialog", "mc", "cmb", "rubrics", "patients",
+    "medalign",
 ]  # fmt: skip
 Benchmark = Literal[PaperBenchmark, FurtherBenchmark]
-JudgedBenchmark = Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics", "medalign"]
+JudgedBenchmark = Literal["huatuo", "cmtmedqa", "meddialog", "mc", "rubrics", "patients", "medalign"]
 
 
 class Finetune(Steps):
@@ -299,6 +300,13 @@ class Judge(Part):
     max_new_tokens: NewTokens = 512
 
 
+class Patient(Part):
+    """Who answers the models in the conversations of the benchmark `patients`, and how long."""
+
+    by: str | None = Field(default=None, description="a baseline at an endpoint; null: lines of the patient's record")
+    exchanges: int = Field(default=4, ge=1, description="turns of the model; the last is its advice")
+
+
 class Evaluate(Asking):
     """06_eval (paper §4.1, §4.3)."""
 
@@ -322,6 +330,7 @@ class Evaluate(Asking):
     medalign_endpoints: list[BaselineName] = Outside(
         default=[], description="baselines at an endpoint to which MedAlign's records may be sent"
     )
+    patient: Patient = Field(default=Patient(), description="the simulated patient of `patients`")
     judge: Judge | None = Field(default=None, description="answers judged; null: none")
     retrieval: Retrieval | None = Field(default=None, description="passages beside the question; null: no such rows")
     tokenisation: Literal["char", "jieba"] = Field(description="of BLEU and ROUGE; moves them by about 20 points")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from helpers.serving import Faulty, completion, said, serving
 from qilin_lib import sample
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering, plan
+from qilin_lib.evaluate.asking import read_records
 from qilin_lib.evaluate.benchmarks import KINDS, prepare
 from qilin_lib.evaluate.prompts import as_text
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.files import read_jsonl, write_jsonl
+from qilin_lib.files import write_jsonl
 from qilin_lib.params import load
 
 RAW = sample.raw_dir().parent
@@ -52,8 +54,7 @@ def task(raw: Path = RAW, **more: Any) -> Any:
 def records(made: Any, doctor: Doctor, folder: Path) -> dict[str, dict]:
     path = predictions(folder, made.protocol, made.name, "doctor")
     answering.answer(made, "doctor", doctor, 0, path)
-    (found,) = path.parent.glob("doctor*.jsonl")
-    return {row["id"]: row for row in read_jsonl(found)}
+    return {row["id"]: row for row in read_records(made, "doctor", folder)}
 
 
 def test_a_patient_says_what_it_is_asked_and_nothing_else(tmp_path: Path) -> None:
@@ -134,12 +135,14 @@ def test_a_bad_row_is_listed_with_its_line(tmp_path: Path) -> None:
         {"id": "b", "prompt": "疼。", "record": [], "rubrics": good},
         {"id": "c", "prompt": "疼。", "record": [{"words": "几天", "says": "三天。"}], "rubrics": good},
         {"id": "d", "prompt": "疼。", "record": [fact]},
+        {"id": "a", "prompt": "痒。", "record": [fact], "rubrics": good},
     ]
     write_jsonl(tmp_path / "patients" / "mine.jsonl", rows)
     made = task(tmp_path)
     assert [item.id for item in made.items] == ["a"]
-    assert [(row["line"], row["detail"].split(":")[1].strip()) for row in made.invalid] == [
+    assert [(row["line"], re.match(r"[\w. ]+", row["detail"])[0].strip()) for row in made.invalid] == [
         (2, "record"),
         (3, "record.0.words"),
         (4, "rubrics"),
+        (5, "id a came before"),
     ]

@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.benchmarks import attitudes, ceval, cmb, cmexam, dialogue, exams, huatuo, medalign, ner, rubrics
+from qilin_lib.evaluate.benchmarks import (
+    attitudes,
+    ceval,
+    cmb,
+    cmexam,
+    dialogue,
+    exams,
+    huatuo,
+    medalign,
+    ner,
+    patients,
+    rubrics,
+)
 from qilin_lib.evaluate.items import Unreadable, unusable
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
@@ -48,6 +60,7 @@ FURTHER = {
     "mc": Benchmark("mc", dialogue.read, (dialogue.Dialogues,)),
     "cmb": Benchmark("cmb", cmb.read, (cmb.Cmb,), "CMB-Exam", cmb.COLUMNS),
     "rubrics": Benchmark("rubrics", rubrics.read, (rubrics.Rubrics,)),
+    "patients": Benchmark("patients", patients.read, (patients.Patients,), "Simulated patients", patients.COLUMNS),
     "medalign": Benchmark("medalign", medalign.read, (medalign.MedAlign,), "MedAlign", medalign.COLUMNS),
 }
 """What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind. They are asked

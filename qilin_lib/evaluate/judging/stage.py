@@ -8,11 +8,11 @@ from itertools import combinations
 from typing import Any
 
 import pandas as pd
-from pydantic import TypeAdapter
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate import store
+from qilin_lib.evaluate import plan, store
 from qilin_lib.evaluate.asking import ITEMS, answered
+from qilin_lib.evaluate.benchmarks import KINDS
 from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.evidence import variants
 from qilin_lib.evaluate.items import Item
@@ -22,11 +22,13 @@ from qilin_lib.evaluate.judging.rating import Question
 from qilin_lib.evaluate.judging.verdicts import Criterion, preset
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.replies import Reply, spoken
-from qilin_lib.files import read_json, read_jsonl, write_jsonl
+from qilin_lib.files import read_jsonl, write_jsonl
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 
-FOLDER, RUBRICS = "judging", "rubrics"
+FOLDER = "judging"
+RUBRICS = ("rubrics", "patients")
+"""Benchmarks whose items have criteria of their own."""
 TABLES = ("comparison", "strengths", "controls")
 CONTROLS = {"longer": comparison.longest, "first": comparison.first_shown}
 """Judges that need no model, and that every other judge is held against."""
@@ -47,10 +49,10 @@ def check(parameters: Any) -> None:
             f"eval.judge.by: '{own.by}' compares two answers, and preset '{own.preset}' scores one; nearest valid: "
             f"{next(iter(parameters.baselines), 'a baseline')}, or preset: zhongjing"
         )
-    if chosen.kind == "rubric" and own.benchmark != RUBRICS:
+    if chosen.kind == "rubric" and own.benchmark not in RUBRICS:
         raise QilinError(
             f"eval.judge.benchmark: {own.benchmark} has no criteria of its own, which preset '{own.preset}' reads; "
-            f"nearest valid: {RUBRICS}"
+            f"nearest valid: {' or '.join(RUBRICS)}"
         )
 
 
@@ -89,10 +91,8 @@ def judge(stage: Stage, failed: Mapping[str, str], show: Show) -> dict[str, Any]
 
 def _criteria(stage: Stage) -> dict[str, list[Criterion]]:
     """{item: its own criteria} of what was asked."""
-    for task in read_json(stage.dir / ITEMS / "tasks.json"):
-        if task["name"] == RUBRICS:
-            return TypeAdapter(dict[str, list[Criterion]]).validate_python(task["criteria"])
-    return {}
+    found = [task for task in plan.read(stage.dir / ITEMS, KINDS) if task.name == stage.parameters.judge.benchmark]
+    return found[0].criteria if found else {}
 
 
 def _answers(stage: Stage) -> tuple[dict[str, dict], dict[str, dict[str, str]]]:
