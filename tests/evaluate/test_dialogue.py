@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from collections import Counter
@@ -12,16 +13,18 @@ from typing import Any
 
 import pytest
 
+from qilin_lib import sample
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
 from qilin_lib.chimed.clean import clean
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.benchmarks import dialogue, huatuo
+from qilin_lib.evaluate.benchmarks import dialogue, huatuo, prepare
 from qilin_lib.evaluate.items import Item, Reading
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.files import hashes
+from qilin_lib.params import load
 
 BUILD = {
     "sources": None,
@@ -360,3 +363,33 @@ def test_real_dialogues_are_read_whole():
         if name == "cmtmedqa" and not invalid:
             assert [len(item.history) for item in items] == [len(row.get("history") or []) for row in rows]
             assert all(item.reference == row["output"].strip() for item, row in zip(items, rows, strict=True))
+
+
+class Likely:
+    """Writes "好。" and finds every character of a reference half as likely as the one before it."""
+
+    tokenizer, context, template, likelihood, batch_size = None, None, SimpleNamespace(name="chat"), False, 4
+
+    def render(self, messages: list, reply_prefix: str) -> str:
+        return ""
+
+    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
+        return [Reply("好。") for _ in prompts]
+
+    def reference_logprobs(self, prompts: list, references: list[str]) -> list[tuple[float, int]]:
+        return [(-0.5 * len(text), len(text)) for text in references]
+
+
+@pytest.mark.parametrize("name", ["cmtmedqa", "huatuo"])
+def test_the_perplexity_of_references_is_measured_if_asked_for(name: str) -> None:
+    only = {"benchmarks": ["huatuo"], "further_benchmarks": ["cmtmedqa"], "protocols": ["fixed"]}
+    for wanted in (True, False):
+        tasks = prepare(sample.raw_dir(), load("06_eval", {**only, "perplexity": wanted}))
+        (task,) = (one for one in tasks if one.name == name)
+        items = task.items[:3]
+        rows = task.answer(items, task.prompts(items, Likely(), 0), Likely())
+        rows = [row | {"reference": item.reference} for row, item in zip(rows, items, strict=True)]
+        table = task.statistics(rows)
+        assert ("perplexity" in table) == wanted == ("perplexity" in task.settings)
+        if wanted:
+            assert summarise(table, 100, 1)["perplexity"]["value"] == pytest.approx(math.exp(0.5))

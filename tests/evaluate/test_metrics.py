@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.metrics import bleu, distinct, f1_rows, f1_weighted, overlaps, tokenize
+from qilin_lib.evaluate.metrics import bleu, distinct, f1_rows, f1_weighted, overlaps, perplexity, tokenize
 
 REFERENCES = [
     "口服阿莫西林0.5g，每日3次。注意休息，多饮水。",
@@ -100,3 +101,8 @@ def test_weighted_f1_is_scikit_learns_with_unparsed_as_a_class(share_unparsed: f
     guess = [None if rng.random() < share_unparsed else rng.choice([g, "A", "CD"]) for g in gold]
     expected = 100 * f1_score(gold, [g or "unparsed" for g in guess], average="weighted", zero_division=0)
     assert f1_weighted(f1_rows(gold, guess).sum(axis=0)) == pytest.approx(expected)
+
+
+def test_perplexity_is_that_of_all_characters_together() -> None:
+    statistic = perplexity([-2.0, -9.0], [4, 6])
+    assert statistic.value(statistic.rows.sum(axis=0)) == pytest.approx(math.exp(11 / 10))

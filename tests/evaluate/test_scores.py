@@ -174,3 +174,9 @@ def test_parsed_only_is_scikit_learns_over_the_parsed_rows():
     oracle = f1_score(gold, predicted, average="weighted", zero_division=0)
     assert value(table["f1_weighted"]) == pytest.approx(100 * oracle)
     assert {summary(statistic, 50, 0)["n"] for statistic in table.values()} == {len(parsed)}
+
+
+def test_a_metric_that_one_model_lacks_is_compared_with_nothing():
+    tables = {"base": {"bleu": mean_of([1.0, 2.0, 3.0]), "perplexity": mean_of([2.0, 3.0, 4.0])}}
+    tables |= {"sft": {"bleu": mean_of([2.0, 3.0, 5.0])}, "GPT": {"bleu": mean_of([2.0, 2.0, 2.0])}}
+    assert {row["metric"] for row in compare("huatuo", tables, 50, 0)} == {"bleu"}
