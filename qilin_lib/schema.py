@@ -330,6 +330,7 @@ class Evaluate(Asking):
     medalign_endpoints: list[BaselineName] = Outside(
         default=[], description="baselines at an endpoint to which MedAlign's records may be sent"
     )
+    perplexity: bool = Field(default=False, description="of open benchmarks' references, where transformers answers")
     patient: Patient = Field(default=Patient(), description="the simulated patient of `patients`")
     judge: Judge | None = Field(default=None, description="answers judged; null: none")
     retrieval: Retrieval | None = Field(default=None, description="passages beside the question; null: no such rows")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.intervals import Statistic, mean_of
+from qilin_lib.evaluate.intervals import Statistic, mean_of, ratio
 
 ORDERS = 4
 TOKENISATIONS = ("char", "jieba")
@@ -51,6 +51,15 @@ def text_statistics(predictions: Sequence[str], references: Sequence[str], token
     means |= {f"distinct_{order}": distinct(ours, order) for order in (1, 2)}
     table = {f"bleu_{order}": Statistic(rows, functools.partial(bleu, order=order)) for order in range(1, ORDERS + 1)}
     return table | {name: mean_of(values) for name, values in means.items()}
+
+
+def perplexity(logprobs: Sequence[float], characters: Sequence[int]) -> Statistic:
+    """Perplexity per character of N texts together, given the natural log-probability and length of each.
+
+    Per character, not per token: models with other tokenizers can stand beside each other.
+    """
+    rows = np.stack([-np.asarray(logprobs, dtype=float), np.asarray(characters, dtype=float)], axis=-1)
+    return Statistic(rows, lambda sums: np.exp(ratio(sums)), bounds=(1.0, np.inf))
 
 
 def overlaps(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:

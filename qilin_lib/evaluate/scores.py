@@ -41,8 +41,8 @@ def compare(
 
     Compared are stages (`own`, in their order) that follow each other, the first with the last, every other model with
     the last stage, and a row with passages with the same model without, and with passages by chance (`evidence`). The
-    tables must come from the same items in the same order (`same_items`); metrics without items, FAILURES and those of
-    nested tables are left out.
+    tables must come from the same items in the same order (`same_items`); metrics without items or without the other
+    model's, FAILURES and those of nested tables are left out.
     """
     rows, stages = [], [stage for stage in own if stage in tables]
     ends = [(stages[0], stages[-1])] if len(stages) > 2 else []
@@ -53,7 +53,7 @@ def compare(
     chance = [pair for pair in chance if {*pair} <= tables.keys()]
     for a, b in [*pairwise(stages), *ends, *others, *shown, *chance]:
         for metric, left in tables[a].items():
-            if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0:
+            if metric in FAILURES or not isinstance(left, Statistic) or len(left.rows) == 0 or metric not in tables[b]:
                 continue
             row = {"benchmark": benchmark, "metric": metric, "model_a": a, "model_b": b}
             rows.append(row | paired(left, tables[b][metric], resamples, seed))

@@ -345,7 +345,9 @@ def test_a_build_that_cannot_say_what_it_trained_on_is_refused(name: str, raw: P
 
 
 def test_the_task_with_a_limit_and_with_nothing_left(raw: Path, tmp_path: Path):
-    params: Any = SimpleNamespace(max_items_further=3, max_new_tokens_dialogue=9, tokenisation="char", seed=1)
+    params: Any = SimpleNamespace(
+        max_items_further=3, perplexity=False, max_new_tokens_dialogue=9, tokenisation="char", seed=1
+    )
     task = dialogue.read("cmtmedqa", raw / "cmtmedqa", params, Lineage(None, [raw / "cmtmedqa"]))[0]
     assert (len(task.items), task.cap, task.settings, task.likelihood) == (3, 3, {"max_new_tokens": 9}, False)
     built = made(raw, tmp_path / "out", heldout_share_cpt=0.0, heldout_share_sft=0.0)

@@ -40,10 +40,20 @@ class Written(Task):
 
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
         replies = backend.generate(asked, self.new_tokens(backend))
-        return [
+        rows = [
             {"output": reply.text, **reply.ending, **self.read(item, reply)}
             for item, reply in zip(items, replies, strict=True)
         ]
+        if self.settings.get("perplexity") and hasattr(backend, "reference_logprobs"):
+            likely = backend.reference_logprobs(asked, [item.reference for item in items])
+            names = ("reference_logprob", "reference_characters")
+            rows = [row | dict(zip(names, own, strict=True)) for row, own in zip(rows, likely, strict=True)]
+        return rows
+
+
+def open_settings(max_new_tokens: int, params: Any) -> dict[str, Any]:
+    """Settings of an open benchmark; `perplexity` is one only where it is asked for, lest it move older keys."""
+    return {"max_new_tokens": max_new_tokens} | ({"perplexity": True} if params.perplexity else {})
 
 
 def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:

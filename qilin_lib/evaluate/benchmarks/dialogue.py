@@ -17,7 +17,7 @@ from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.records import Rejection
 from qilin_lib.chimed.sources import BY_NAME, listed, unread
 from qilin_lib.evaluate.benchmarks import huatuo
-from qilin_lib.evaluate.benchmarks.answers import Written
+from qilin_lib.evaluate.benchmarks.answers import Written, open_settings
 from qilin_lib.evaluate.items import Item, Reading, Unreadable, cap, unusable
 from qilin_lib.evaluate.lineage import TEST, TRAIN, Lineage, dialogues, is_test
 from qilin_lib.evaluate.metrics import text_statistics
@@ -123,6 +123,6 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     if not (items or invalid):
         left = unread(BY_NAME[folder.name], folder.parent) if folder.name in BY_NAME else {}
         raise Unreadable(folder, f"holds no dialogue that can be read: {listed(left) or 'no file'}")
-    limit, new = params.max_items_further, {"max_new_tokens": params.max_new_tokens_dialogue}
+    limit, new = params.max_items_further, open_settings(params.max_new_tokens_dialogue, params)
     kept, split = cap(items, limit, params.seed), TEST if is_test(folder) else "unseen"
     return [Dialogues(name, FIXED, split, limit, kept, invalid, new, params.tokenisation)]

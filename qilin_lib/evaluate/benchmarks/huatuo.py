@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.evaluate.benchmarks.answers import Written
+from qilin_lib.evaluate.benchmarks.answers import Written, open_settings
 from qilin_lib.evaluate.items import Item, Reading, cap, files_of, part, records, reference_of, said, there
 from qilin_lib.evaluate.lineage import Lineage
-from qilin_lib.evaluate.metrics import text_statistics
+from qilin_lib.evaluate.metrics import perplexity, text_statistics
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages
 from qilin_lib.evaluate.replies import failures, spoken, unsaid
@@ -51,10 +51,15 @@ def statistics(records: Sequence[dict], how: str = "char") -> Table:
     """BLEU-1…4, GLEU, ROUGE-1/2/L and distinct-1/2 over all records, and FAILURES; `how`: the tokens, "char" or
     "jieba". Thoughts are left out.
 
-    Under "variants" the same answers measured by other people's metric code.
+    Under "variants" the same answers measured by other people's metric code; "perplexity" of the references where the
+    records have it.
     """
     written, wanted = [spoken(record["output"]) for record in records], [record["reference"] for record in records]
-    return text_statistics(written, wanted, how) | failures(records, unsaid) | {"variants": variants(written, wanted)}
+    table = text_statistics(written, wanted, how) | failures(records, unsaid) | {"variants": variants(written, wanted)}
+    if records and all("reference_logprob" in record for record in records):
+        likely, sizes = zip(*((row["reference_logprob"], row["reference_characters"]) for row in records), strict=True)
+        table["perplexity"] = perplexity(likely, sizes)
+    return table
 
 
 @dataclass(frozen=True)
@@ -74,5 +79,5 @@ class Huatuo(Written):
 def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     """The one task of Huatuo-26M, which has no released evaluator."""
     items, invalid = huatuo_items(folder.parent)
-    limit, new = params.max_items_huatuo, {"max_new_tokens": params.max_new_tokens_huatuo}
+    limit, new = params.max_items_huatuo, open_settings(params.max_new_tokens_huatuo, params)
     return [Huatuo(name, FIXED, "test", limit, cap(items, limit, params.seed), invalid, new, params.tokenisation)]
