@@ -304,3 +304,20 @@ def test_training_goes_in_the_order_and_its_facts_compare(job: SimpleNamespace, 
         - packed["tokens"]
         - more["one_stage"]["conversations"]["input_tokens"]
     )
+
+
+def test_a_unified_passage_is_learned_as_its_question_and_answer(
+    job: SimpleNamespace, tiny_tokenizer: Any, training: Callable, tmp_path: Path
+) -> None:
+    texts = [row["id"] for row in files.read_jsonl(job.paths.chimed / "cpt.jsonl") if row["source"] == "book"]
+    taken = {row["id"] for row, _ in one_stage.documents(job.paths.chimed, job.paths.tokens)}
+    mine = next(name for name in texts if name in taken)
+    rows = [{"id": name, "question": f"{name}是什么？", "answer": "要休息。"} for name in (mine, "elsewhere-1")]
+    files.write_jsonl(tmp_path / "unified.jsonl", rows)
+    without, before = one_stage.passages(job, tiny_tokenizer)
+    job.parameters.one_stage["unified"] = str(tmp_path / "unified.jsonl")
+    found, counts = one_stage.passages(job, tiny_tokenizer)
+    wanted = messages((f"{mine}是什么？", "要休息。"))
+    assert wanted in [row["messages"] for row in found] and wanted not in [row["messages"] for row in without]
+    assert counts["book"]["unified"] == 1 and before["book"]["unified"] == counts["qa"]["unified"] == 0
+    assert counts["book"]["instructed"] == before["book"]["instructed"]
