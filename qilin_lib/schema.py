@@ -121,6 +121,9 @@ class OneStage(Part):
     priority: float = Field(gt=0, description="how much likelier a passage is drawn next than a conversation")
     priorities: dict[str, Annotated[float, Field(gt=0)]] | None = Field(default=None, description="the same by source")
     sft_epochs: int = Field(default=1, ge=1, description="times that a conversation is drawn; HuatuoGPT-II: 3")
+    unified: LocalPath | None = Field(
+        default=None, description="questions and answers of evaluate.unification; null: rules write the questions"
+    )
 
 
 class Sft(Training):

@@ -105,6 +105,8 @@ def _files_read(parameters: Strict, raw: Path | None) -> dict[str, dict[str, Pat
         from qilin_lib.train import construction
 
         read |= construction.outside(constructed)
+    if unified := getattr(getattr(parameters, "one_stage", None), "unified", None):
+        read["unified"] = {Path(unified).name: ROOT / unified}
     if scales := getattr(parameters, "scales", None):
         # One that is not there is left to its reader, which says so.
         shipped = ROOT / "qilin_lib" / "evaluate" / "data" / "scales"

@@ -24,6 +24,8 @@ LATER: dict[str, Any] = {
     "question": None,
     "retrieval": None,
     "judge": None,
+    "patient": {"by": None, "exchanges": 4},
+    "perplexity": False,
     "instructions_as_text": 0.0,
     "question_share": None,
     "constructed": None,
@@ -39,8 +41,11 @@ def result_settings(values: dict[str, Any], outside: frozenset[str]) -> dict[str
     if "trainer" in settings:
         settings["trainer"] = {name: v for name, v in settings["trainer"].items() if name not in OUTSIDE_TRAINER}
     settings = {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
-    if (settings.get("one_stage") or {}).get("sft_epochs") == 1:
-        settings["one_stage"] = {name: v for name, v in settings["one_stage"].items() if name != "sft_epochs"}
+    if settings.get("one_stage"):
+        later = {"sft_epochs": 1, "unified": None}
+        settings["one_stage"] = {
+            name: v for name, v in settings["one_stage"].items() if name not in later or v != later[name]
+        }
     if "gradient_accumulation_steps" in settings:
         processes = (values["nproc_per_node"] or max(1, values["gpus"])) * values["nodes"]
         settings["global_batch_size"] = settings.pop("gradient_accumulation_steps") * processes

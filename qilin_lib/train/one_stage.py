@@ -1,7 +1,8 @@
 """One-stage training (HuatuoGPT-II, arXiv 2311.09774): DCPT's passages as instructions, learned together with SFT.
 
-HuatuoGPT-II lets an LLM write a question to each passage and rewrite the passage as its answer. Here rules make the
-instruction from what the record states, and the passage itself is the answer, which is weaker. The order is that of its
+HuatuoGPT-II lets an LLM write a question to each passage and rewrite the passage as its answer (`unified`, a file of
+`evaluate.unification`). Without it rules make the instruction from what the record states, and the passage itself is
+the answer, which is weaker. The order is that of its
 public code (FreedomIntelligence/HuatuoGPT-II, 88ddf9a, data_process.py): all examples are drawn once, without
 replacement, each draw in proportion to a weight of its source; 32, 16, 8 or 4 for kinds of passages, 1 for SFT.
 """
@@ -33,19 +34,21 @@ OPENING = re.compile(r"\s*(.{6,20}?)(?=[，。！？；\n]|\Z)", re.DOTALL)
 PHRASES: dict[str, list[str]] = strict_yaml.read(Path(__file__).with_name("instructions.yaml"))
 CONTINUED = "接着上文，"
 # What is counted of every source. The last two: rows made of its documents, and 02's tokens of those.
-COUNTS = ("documents", "conversations", "instructed", "held_out", "examples", "document_tokens")
+COUNTS = ("documents", "conversations", "instructed", "unified", "held_out", "examples", "document_tokens")
 
 
 def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
     """The documents that 02 packed for DCPT as rows {source, messages}, and the counts of every source.
 
-    Of a source's `documents` some stay `conversations` and some are `instructed` by rules, `held_out` of them because
-    ChiMed-SFT holds the same conversation out. `examples` counts the rows, `document_tokens` is what 02 counted.
+    Of a source's `documents` some stay `conversations` and some are `instructed`, `unified` of them by a model and the
+    others by rules, `held_out` because ChiMed-SFT holds the same conversation out. `examples` counts the rows,
+    `document_tokens` is what 02 counted.
     """
     taken = list(documents(job.paths.chimed, job.paths.tokens))
     ids = {row["id"] for row, _ in taken}
     # Conversations of sft.jsonl that are records of DCPT too.
     known = {row["id"]: (row["split"], row["messages"]) for row in files.read_jsonl(job.paths.data) if row["id"] in ids}
+    written = unified(Path(path)) if (path := job.parameters.one_stage.get("unified")) else {}
     rows: list[dict[str, Any]] = []
     counts: dict[str, dict[str, int]] = {}
     for row, tokens in taken:
@@ -57,10 +60,28 @@ def passages(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]]
         count["document_tokens"] += tokens
         count["held_out"] += split == "heldout"
         count["conversations" if parts else "instructed"] += 1
+        if not parts and row["id"] in written:
+            parts = exchanges(written[row["id"]], job.template, tokenizer, job.parameters)
+            count["unified"] += parts is not None
         parts = parts or instructed(row, tokenizer, job.parameters)
         count["examples"] += len(parts)
         rows += [{"source": row["source"], "messages": part} for part in parts]
     return rows, counts
+
+
+def unified(path: Path) -> dict[str, list[Message]]:
+    """{id of a document: question and answer} of a file of rows {id, question, answer} (`evaluate.unification`).
+    QilinError for a file that is not there, and for a row of another form."""
+    if not path.is_file():
+        raise QilinError(f"one_stage.unified: {path}: no file; nearest valid: null (rules write the questions)")
+    found = {}
+    for line, row in enumerate(files.read_jsonl(path), start=1):
+        texts = [row.get(name) for name in ("id", "question", "answer")] if isinstance(row, dict) else [None]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise QilinError(f"{path}:{line}: no row with texts id, question, answer")
+        name, *said = texts
+        found[name] = [{"role": role, "content": text} for role, text in zip(ROLES.values(), said, strict=True)]
+    return found
 
 
 def documents(chimed: Path, tokens: Path) -> Iterator[tuple[dict[str, Any], int]]:
