@@ -37,7 +37,7 @@ Settings = dict[tuple[str, str], tuple[Any, str]]
 
 def params_dir() -> Path:
     """The folder of profiles; QILIN_PARAMS_DIR points elsewhere."""
-    path = Path(os.environ.get("QILIN_PARAMS_DIR", ROOT / "params"))
+    path = Path(os.environ.get("QILIN_PARAMS_DIR") or ROOT / "params")
     if path.exists() and not path.is_dir():
         raise QilinError(f"QILIN_PARAMS_DIR = '{path}': not a folder; nearest valid: {path.parent}")
     return path
