@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from safetensors.torch import load_file, save_file
 
 from qilin_lib import files, sample
 from qilin_lib.errors import QilinError
@@ -152,6 +153,34 @@ def bin_in_index(folder: Path) -> None:
     edit(folder, INDEX, lambda index: index["weight_map"].update(dict.fromkeys(list(index["weight_map"])[:1], "w.bin")))
 
 
+def single(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
+    """All weights in one file, whose tensors `change` names."""
+
+    def make(folder: Path) -> None:
+        paths = sorted(folder.glob("model-*.safetensors"))
+        tensors = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+        for path in (*paths, folder / INDEX):
+            path.unlink()
+        save_file(change(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+
+    return make
+
+
+def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+def as_peft_names_them(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def in_the_hub_s_cache(folder: Path) -> None:
+    snapshot = folder / "snapshots" / "a1b2"
+    snapshot.mkdir(parents=True)
+    for path in folder.glob("*.*"):
+        path.rename(snapshot / path.name)
+
+
 def configured(**values: Any) -> Change:
     return lambda folder: edit(folder, "config.json", lambda config: config.update(values))
 
@@ -179,7 +208,17 @@ CASES: dict[str, tuple[Change, str]] = {
     "pickles alone": (pickles, r"pickle"),
     "an index out of the folder": (elsewhere, r"index\.json.*\.\./elsewhere"),
     "an index of pickles": (bin_in_index, r"index\.json.*w\.bin"),
-    "a tensor missing": (same_shards, rf"{SECOND}.*lacks"),
+    "a tensor missing": (same_shards, r"lack model\.layers.*config\.json"),
+    "no head": (single(without("lm_head")), r"lack lm_head\.weight .*random.*config\.json"),
+    "a layer's matrix missing": (single(without("layers.1.mlp.up")), r"lack model\.layers\.1\.mlp\.up_proj\.weight"),
+    "names of an adapter's model": (single(as_peft_names_them), r"lack lm_head\.weight \(21 "),
+    "a configuration of more layers": (configured(num_hidden_layers=3), r"lack model\.layers\.2\."),
+    "a configuration of wider layers": (configured(intermediate_size=256), r"mlp\.\w+ .*128.*256"),
+    "an empty index": (lambda f: (f / INDEX).write_text('{"weight_map": {}}'), r"index\.json"),
+    "an index of numbers": (lambda f: (f / INDEX).write_text('{"weight_map": {"a": 1}}'), r"index\.json: names '1'"),
+    "quantised weights": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), r"gptq.*qlora"),
+    "a folder of the hub's cache": (in_the_hub_s_cache, r"nearest valid: \['snapshots/a1b2'\]"),
+    "heads that do not divide": (configured(num_attention_heads=3), r"config\.json .*not a multiple"),
     "weights by another name": (configured(transformers_weights="decoy.safetensors"), r"transformers_weights"),
     "a broken index": (lambda f: (f / INDEX).write_text("[]"), r"index\.json"),
     "Baichuan's code": (remote("baichuan"), r"python -m qilin_lib\.models\.baichuan"),
@@ -206,6 +245,23 @@ def test_a_base_that_cannot_be_used_is_refused_in_02(
     if "index" in case:
         with pytest.raises(QilinError, match=message):
             load_model(folder)
+
+
+def test_a_template_that_does_not_fit_is_refused_before_the_stage_begins(
+    sharded: Path, prepared: Callable, tmp_path: Path
+) -> None:
+    """What was finished is moved aside when a stage begins."""
+    assert re.search("template 'baichuan2': the tokenizer lacks", prepared(sharded, template="baichuan2"))
+    assert not (tmp_path / "02").exists()
+
+
+def test_a_base_that_lies_elsewhere_now_is_a_sentence(sharded: Path, prepared: Callable, tmp_path: Path) -> None:
+    """A run copied from another machine, a folder of models that was tidied."""
+    shutil.copytree(sharded, tmp_path / "mine")
+    prepared(tmp_path / "mine")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    with pytest.raises(QilinError, match=r"02/base\.json: .*/mine'? is no folder here.*link"):
+        base_path(tmp_path / "02")
 
 
 def test_blocks_longer_than_the_context_are_refused(sharded: Path, prepared: Callable, tmp_path: Path) -> None:
