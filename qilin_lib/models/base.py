@@ -42,6 +42,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         return files.read_json(stage.dir / "base.json")
     # Refused before anything is moved.
     path = stage.dir / "base" if name == "tiny" else located(name, runs.cache_dir(), show)
+    template = None if name == "tiny" else choose(parameters.template, load_tokenizer(path))
     limit = parameters.tiny.max_position_embeddings if name == "tiny" else context(shape(path))
     if limit and parameters.block_size > limit:
         raise QilinError(
@@ -54,6 +55,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         texts = sample.base_texts({row["text"] for row in general if row["split"] == "heldout"})
         made = tiny_base(*texts, parameters.tiny, parameters.seed, runs.cache_dir(), show)
         shutil.copytree(made, path, dirs_exist_ok=True)
+        template = choose(parameters.template, load_tokenizer(path))
     config = shape(path)
     described = {
         "name": name,
@@ -63,7 +65,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         "parameters": skeleton(config).num_parameters(),
         "vocabulary": config.get_text_config().vocab_size,
         "converted": converted_from(path),
-        **choose(parameters.template, load_tokenizer(path)).described,
+        **template.described,
     }
     # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
     weights = {file.name: files.sha256_file(file) for file in weight_files(path)}
@@ -90,8 +92,15 @@ def located(name: str, cache: Path, progress: Callable[[str], None]) -> Path:
 
 
 def base_path(stage_dir: Path) -> Path:
-    """Folder of the base model that 02_tokenize prepared."""
-    return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
+    """Folder of the base model that 02_tokenize prepared; QilinError if it lies there no more."""
+    note = stage_dir / "base.json"
+    path = (stage_dir / files.read_json(note)["path"]).resolve()
+    if not path.is_dir():
+        raise QilinError(
+            f"{note}: the base model lay in {path}, which is no folder here; nearest valid: the same files there, or a "
+            "link to them"
+        )
+    return path
 
 
 def files_read(folder: Path) -> dict[str, Path]:
