@@ -79,6 +79,8 @@ def test_strings_with_one_reading_are_read(name: str, given: str, meant: Any) ->
         ("beta", 0),
         ("modules_to_save", "lm_head"),
         ("modules_to_save", "[lm_head"),
+        ("target_modules", "*.q_proj"),
+        ("target_modules", []),
         ("finetuning", "QLoRA"),
         ("seed", "1e3"),
         ("run", "../elsewhere"),
@@ -90,6 +92,21 @@ def test_other_values_are_refused_by_name_and_value(name: str, value: Any) -> No
         load(**{name: value})
     assert f"{name} = {value!r}: " in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_mapping_of_parameters_is_typed_as_yaml() -> None:
+    """papermill hands `-p retrieval '{k: 5}'` over as a string; the cell calls the parameter a dict."""
+    assert params.load("06_eval", {"retrieval": "{k: 5}"}).retrieval.k == 5
+    assert load(constructed="{strategies: {broken_order: 3}}").constructed.strategies == {"broken_order": 3}
+    with pytest.raises(QilinError, match=r"retrieval\.kk = 5: unknown key \(did you mean 'k'\?\)"):
+        params.load("06_eval", {"retrieval": "{kk: 5}"})
+
+
+@pytest.mark.parametrize(("given", "meant"), [("lm_head", "['lm_head']"), ("lm_head,norm", "['lm_head', 'norm']")])
+def test_a_list_typed_as_words_is_told_how_lists_are_written(given: str, meant: str) -> None:
+    with pytest.raises(QilinError) as refused:
+        load(modules_to_save=given)
+    assert f"modules_to_save = '{given}': " in str(refused.value) and f"nearest valid: {meant}" in str(refused.value)
 
 
 def test_none_means_as_the_profile_says() -> None:
