@@ -189,6 +189,8 @@ def _reason(error: dict[str, Any], field: Any, known: list[str]) -> str:
         # The key of a mapping has no field of its own, but its error says what it may be.
         known = choices(field) if field else re.findall(r"'(\w+)'", error["msg"])
         return _cut(error["msg"]) + _nearest(error["input"], known)
+    if error["type"] == "list_type" and isinstance(error["input"], str):
+        return f"{error['msg']}; nearest valid: {_short([word.strip() for word in error['input'].split(',')])}"
     return _cut(error["msg"].removeprefix("Value error, "), 600)
 
 
@@ -247,7 +249,7 @@ def _plain(value: Any, annotation: Any) -> Any:
     """Undo papermill's strings where only one reading is possible: 'false', '2e-5', '8', '[1, 2]', 'null'."""
     if not isinstance(value, str):
         return value
-    kinds = {get_origin(kind) or kind for kind in members(annotation)}
+    kinds = {dict if _classes(kind) == [kind] else get_origin(kind) or kind for kind in members(annotation)}
     try:
         read = strict_yaml.parse({"True": "true", "False": "false"}.get(value, value), "value")
     except QilinError:
