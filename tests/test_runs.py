@@ -478,6 +478,17 @@ def test_verify_reads_every_byte(raw: Path, place: Path) -> None:
         list(stages.verify("r"))
 
 
+def test_a_file_system_without_locks_is_a_sentence(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lustre that is mounted without them, on many a cluster."""
+
+    def none(*_: Any) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(QilinError, match=r"\.01_build_chimed\.lock.*Function not implemented.*QILIN_RUNS_DIR"):
+        opened(BUILD, raw)
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
