@@ -62,7 +62,8 @@ def read_profile(profile: str) -> dict:
         raise QilinError(f"{path}: unknown key {_short(key)}{_nearest(key, known)}; allowed are {sorted(known)}")
     for section in [key for key in content if key not in ("extends", "run", "seed", "chain")]:
         model = MODELS.get(chains.method(section), Training)
-        values, fields = content[section] or {}, model.model_fields.keys() - set(SHARED)
+        values = {} if content[section] is None else content[section]
+        fields = model.model_fields.keys() - set(SHARED)
         if not isinstance(values, dict):
             raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {_short(values)}")
         for name in [name for name in values if name not in fields]:

@@ -309,7 +309,7 @@ def test_bytes_of_another_encoding_are_asked_all_the_same(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """A GBK file through a pipe, where the locale is zh_CN.UTF-8: Python reads such a standard input strictly."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("头痛".encode("gbk")), "utf-8", "strict"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("咳嗽".encode("gbk")), "utf-8", "strict"))
     assert chat.main(["night", "--stage", "sft", "--once", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
 
