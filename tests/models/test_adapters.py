@@ -157,6 +157,9 @@ def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
     wanted, found = weights_sha256(tmp_path / "moved"), weights_sha256(tiny_model_dir)
     assert f"sits on weights {wanted[:12]}, but {tiny_model_dir} holds {found[:12]}" in str(refused.value)
     assert wanted != found and (tmp_path / "right").exists() and not (tmp_path / "wrong").exists()
+    (tmp_path / "model").rename(tmp_path / "tidied")
+    with pytest.raises(QilinError, match=r"dpo/qilin\.json: .*/model, which is no folder here.*link"):
+        load_trained(tmp_path / "dpo", "float32")
 
 
 @pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])

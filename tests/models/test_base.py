@@ -262,6 +262,10 @@ def test_a_base_that_lies_elsewhere_now_is_a_sentence(sharded: Path, prepared: C
     (tmp_path / "mine").rename(tmp_path / "moved")
     with pytest.raises(QilinError, match=r"02/base\.json: .*/mine, which is no folder here.*link"):
         base_path(tmp_path / "02")
+    # `rm -r .cache`
+    edit(tmp_path / "02", "base.json", lambda note: note.update(source="kit"))
+    with pytest.raises(QilinError, match="no folder here.*--force --only 02"):
+        base_path(tmp_path / "02")
 
 
 def test_blocks_longer_than_the_context_are_refused(sharded: Path, prepared: Callable, tmp_path: Path) -> None:
