@@ -167,9 +167,15 @@ def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str,
 
 
 def base_of(adapter: str | Path) -> Path:
-    """Folder of the weights that an adapter sits on, as qilin.json names it."""
+    """Folder of the weights that an adapter sits on, as qilin.json names it; QilinError if it is there no more."""
     adapter = Path(adapter).resolve()
-    return (adapter / files.read_json(adapter / NOTE)["base"]).resolve()
+    path = (adapter / files.read_json(adapter / NOTE)["base"]).resolve()
+    if not path.is_dir():
+        raise QilinError(
+            f"{adapter / NOTE}: the weights below the adapter lay in {path}, which is no folder here; nearest valid: "
+            "the same files there, or a link to them"
+        )
+    return path
 
 
 def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:

@@ -93,12 +93,13 @@ def located(name: str, cache: Path, progress: Callable[[str], None]) -> Path:
 
 def base_path(stage_dir: Path) -> Path:
     """Folder of the base model that 02_tokenize prepared; QilinError if it lies there no more."""
-    note = stage_dir / "base.json"
-    path = (stage_dir / files.read_json(note)["path"]).resolve()
+    described = files.read_json(stage_dir / "base.json")
+    path = (stage_dir / described["path"]).resolve()
     if not path.is_dir():
+        made = described.get("source") == "kit"
+        cure = "to make the stage again (--force --only 02)" if made else "the same files there, or a link to them"
         raise QilinError(
-            f"{note}: the base model lay in {path}, which is no folder here; nearest valid: the same files there, or a "
-            "link to them"
+            f"{stage_dir / 'base.json'}: the base model lay in {path}, which is no folder here; nearest valid: {cure}"
         )
     return path
 
