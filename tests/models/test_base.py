@@ -25,6 +25,9 @@ from tests.helpers.chat import published, speaking_model
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4939116424\n"
 INDEX = "model.safetensors.index.json"
 Change = Callable[[Path], Any]
+# As Mistral's repositories have them.
+HOSTED = ["config.json", "model-00001-of-00003.safetensors", "tokenizer.json", "tokenizer.model"]
+HOSTED += ["consolidated.safetensors", "pytorch_model.bin", "README.md"]
 
 
 @pytest.fixture
@@ -292,14 +295,16 @@ def test_home_is_expanded(
 def test_a_hub_id_with_its_revision(
     name: str, revision: str | None, tiny_model_dir: Path, prepared: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked, wanted = [], []
 
-    def download(repository: str, revision: str | None = None, **_: Any) -> str:
+    def download(repository: str, revision: str | None = None, **patterns: Any) -> str:
         asked.append((repository, revision))
+        wanted.extend(huggingface_hub.utils.filter_repo_objects(HOSTED, **patterns))
         return str(tiny_model_dir)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert prepared(name)["name"] == name and asked == [("owner/name", revision)]
+    assert wanted == HOSTED[:4], "the weights come once, and no pickles"
 
 
 def test_a_hub_that_does_not_answer_leaves_two_ways(prepared: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
