@@ -121,8 +121,10 @@ def from_hub(what: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
+    # Mistral's repositories hold all weights a second time, for its own program.
+    wanted = {"allow_patterns": [*BESIDE, "*.safetensors"], "ignore_patterns": "consolidated*"}
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*BESIDE, "*.safetensors"]))
+        return Path(snapshot_download(repository, revision=revision or None, **wanted))
     # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
     except Exception as reason:
         raise QilinError(
