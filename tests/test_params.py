@@ -133,7 +133,7 @@ CELL = 'profile = "smoke"\nrun = None\nbeta = None\nmax_steps = None\nseed = Non
 
 def test_cells_of_literals_are_parameters_and_nothing_else_is() -> None:
     namespace = notebook(
-        CELL,
+        f"{CELL}\nmax_heldout = 5",
         '# Parameters\nprofile = "qlora_24gb"\nbeta = 0.2\n',
         "from pathlib import Path",
         "ledger = {'kept': len('abc')}\nrows = [1, 2]",
@@ -142,6 +142,7 @@ def test_cells_of_literals_are_parameters_and_nothing_else_is() -> None:
     )
     loaded = params.load("05_dpo", namespace)
     assert (loaded.profile, loaded.beta, loaded.seed) == ("qlora_24gb", 0.2, 42)
+    assert loaded.max_heldout == 5, "papermill's cell adds to the one above it"
 
 
 def test_misspelt_name_in_the_injected_cell_is_refused() -> None:
