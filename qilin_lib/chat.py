@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"loading {options.stage} of run {options.run} …", flush=True)
         search = found_in(options.run, options.retrieval) if options.retrieval is not None else None
         chat = Chat(load(options.run, options.stage), sampling, options.max_new_tokens, search=search)
+        # Bytes that are not UTF-8 are text that the model does not know, and no error.
+        sys.stdin.reconfigure(errors="surrogateescape")
         if options.once:
             print(visible(chat.say(sys.stdin.read())[0]))
             return 0

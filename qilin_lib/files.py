@@ -14,8 +14,11 @@ from typing import IO, Any
 
 from qilin_lib.errors import QilinError
 
-# What a disk says when it takes no more: that is for the user to mend.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
+# What a disk says when it takes no more, or has a file where a folder is to be: that is for the user to mend.
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
+    *(errno.ENOTDIR, errno.EEXIST),
+)
 # json.dumps makes a new encoder a call.
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 

@@ -37,7 +37,7 @@ Settings = dict[tuple[str, str], tuple[Any, str]]
 
 def params_dir() -> Path:
     """The folder of profiles; QILIN_PARAMS_DIR points elsewhere."""
-    path = Path(os.environ.get("QILIN_PARAMS_DIR", ROOT / "params"))
+    path = Path(os.environ.get("QILIN_PARAMS_DIR") or ROOT / "params")
     if path.exists() and not path.is_dir():
         raise QilinError(f"QILIN_PARAMS_DIR = '{path}': not a folder; nearest valid: {path.parent}")
     return path
@@ -62,7 +62,8 @@ def read_profile(profile: str) -> dict:
         raise QilinError(f"{path}: unknown key {_short(key)}{_nearest(key, known)}; allowed are {sorted(known)}")
     for section in [key for key in content if key not in ("extends", "run", "seed", "chain")]:
         model = MODELS.get(chains.method(section), Training)
-        values, fields = content[section] or {}, model.model_fields.keys() - set(SHARED)
+        values = {} if content[section] is None else content[section]
+        fields = model.model_fields.keys() - set(SHARED)
         if not isinstance(values, dict):
             raise QilinError(f"{path}: '{section}:' must hold 'key: value' lines, found {_short(values)}")
         for name in [name for name in values if name not in fields]:
@@ -189,6 +190,8 @@ def _reason(error: dict[str, Any], field: Any, known: list[str]) -> str:
         # The key of a mapping has no field of its own, but its error says what it may be.
         known = choices(field) if field else re.findall(r"'(\w+)'", error["msg"])
         return _cut(error["msg"]) + _nearest(error["input"], known)
+    if error["type"] == "list_type" and isinstance(error["input"], str):
+        return f"{error['msg']}; nearest valid: {_short([word.strip() for word in error['input'].split(',')])}"
     return _cut(error["msg"].removeprefix("Value error, "), 600)
 
 
@@ -247,7 +250,7 @@ def _plain(value: Any, annotation: Any) -> Any:
     """Undo papermill's strings where only one reading is possible: 'false', '2e-5', '8', '[1, 2]', 'null'."""
     if not isinstance(value, str):
         return value
-    kinds = {get_origin(kind) or kind for kind in members(annotation)}
+    kinds = {dict if _classes(kind) == [kind] else get_origin(kind) or kind for kind in members(annotation)}
     try:
         read = strict_yaml.parse({"True": "true", "False": "false"}.get(value, value), "value")
     except QilinError:

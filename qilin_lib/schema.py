@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from qilin_lib import chains, compatibility
 from qilin_lib.errors import nearest
 from qilin_lib.schema_data import Build, Tokenize
-from qilin_lib.strict import LocalPath, Outside, Part, StageName, Strict
+from qilin_lib.strict import LocalPath, Modules, Outside, Part, StageName, Strict
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
@@ -60,7 +60,7 @@ class Trained(Strict):
     lora_r: Rank
     lora_alpha: Alpha
     lora_dropout: Dropout
-    target_modules: str | list[str] = Field(description="layers with LoRA: all-linear, or names")
+    target_modules: Modules = Field(description="layers with LoRA: all-linear, or names")
     modules_to_save: list[str] = Field(description="layers trained whole beside LoRA, such as lm_head")
     peft: dict[str, Any] = Field(default={}, description="further fields of peft's LoraConfig, such as use_dora")
     trainer: dict[str, Any] = Field(

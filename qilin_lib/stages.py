@@ -46,10 +46,10 @@ def inspect_stage(parameters: Strict) -> Stage:
     """Like `open_stage`, but checks nothing beyond the chain and touches nothing on disk."""
     run = Run(runs.runs_dir() / parameters.run)
     stage = _keyed(parameters, run, run.digests(parameters.folder, _graph(parameters)))
-    if run.finished(stage.name):
+    if run.finished(stage.name) and not stage.forced.exists():
         manifest = run.manifest(stage.name)
         keys = {manifest["key"], *(note["key"] for note in run.acceptances(stage.name))}
-        if stage.key in keys and not stage.forced.exists():
+        if stage.key in keys:
             run.check(stage.name, manifest)
             stage.up_to_date = True
     return stage
@@ -185,7 +185,8 @@ def _link(target: Run, other: Run, name: str) -> None:
     target.dir.mkdir(parents=True, exist_ok=True)
     link = target.folder(name)
     link.unlink(missing_ok=True)
-    link.symlink_to(Path("..") / other.name / name)
+    # A run's folder may itself be a link to another disk.
+    link.symlink_to(os.path.relpath(other.folder(name), target.dir.resolve()))
 
 
 # --- what the command does to stages ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from os.path import expanduser
 from typing import Annotated, Any
@@ -17,6 +18,19 @@ SHARED = ("notebook", "profile", "run", "from_run", "seed", "chain", "stage")  #
 Outside = partial(Field, json_schema_extra={"outside_key": True})
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 StageName = Annotated[str, Field(pattern=chains.NAME)]
+
+
+def _modules(value: str | list[str]) -> str | list[str]:
+    if not value:
+        raise ValueError("names no layer; nearest valid: all-linear")
+    try:
+        re.compile(value if isinstance(value, str) else "")
+    except re.error as reason:
+        raise ValueError(f"no regular expression ({reason}); nearest valid: a list such as [q_proj, v_proj]") from None
+    return value
+
+
+Modules = Annotated[str | list[str], AfterValidator(_modules)]
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
 
 

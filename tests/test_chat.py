@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -302,6 +303,15 @@ def test_every_stage_can_be_talked_to(run: Path, tiny_model_dir: Path) -> None:
     write_json(run / "08_rlhf" / "rl" / "facts.json", {"template": "plain", "template_sha256": PLAIN.sha256})
     write_json(run / "08_rlhf" / "manifest.json", MANIFEST)
     assert conversation.load("night", "rl").template == PLAIN
+
+
+def test_bytes_of_another_encoding_are_asked_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A GBK file through a pipe, where the locale is zh_CN.UTF-8: Python reads such a standard input strictly."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("咳嗽".encode("gbk")), "utf-8", "strict"))
+    assert chat.main(["night", "--stage", "sft", "--once", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_an_answer_cannot_drive_the_terminal(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,8 @@ def test_strings_with_one_reading_are_read(name: str, given: str, meant: Any) ->
         ("beta", 0),
         ("modules_to_save", "lm_head"),
         ("modules_to_save", "[lm_head"),
+        ("target_modules", "*.q_proj"),
+        ("target_modules", []),
         ("finetuning", "QLoRA"),
         ("seed", "1e3"),
         ("run", "../elsewhere"),
@@ -90,6 +92,21 @@ def test_other_values_are_refused_by_name_and_value(name: str, value: Any) -> No
         load(**{name: value})
     assert f"{name} = {value!r}: " in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_mapping_of_parameters_is_typed_as_yaml() -> None:
+    """papermill hands `-p retrieval '{k: 5}'` over as a string; the cell calls the parameter a dict."""
+    assert params.load("06_eval", {"retrieval": "{k: 5}"}).retrieval.k == 5
+    assert load(constructed="{strategies: {broken_order: 3}}").constructed.strategies == {"broken_order": 3}
+    with pytest.raises(QilinError, match=r"retrieval\.kk = 5: unknown key \(did you mean 'k'\?\)"):
+        params.load("06_eval", {"retrieval": "{kk: 5}"})
+
+
+@pytest.mark.parametrize(("given", "meant"), [("lm_head", "['lm_head']"), ("lm_head,norm", "['lm_head', 'norm']")])
+def test_a_list_typed_as_words_is_told_how_lists_are_written(given: str, meant: str) -> None:
+    with pytest.raises(QilinError) as refused:
+        load(modules_to_save=given)
+    assert f"modules_to_save = '{given}': " in str(refused.value) and f"nearest valid: {meant}" in str(refused.value)
 
 
 def test_none_means_as_the_profile_says() -> None:
@@ -116,7 +133,7 @@ CELL = 'profile = "smoke"\nrun = None\nbeta = None\nmax_steps = None\nseed = Non
 
 def test_cells_of_literals_are_parameters_and_nothing_else_is() -> None:
     namespace = notebook(
-        CELL,
+        f"{CELL}\nmax_heldout = 5",
         '# Parameters\nprofile = "qlora_24gb"\nbeta = 0.2\n',
         "from pathlib import Path",
         "ledger = {'kept': len('abc')}\nrows = [1, 2]",
@@ -125,6 +142,7 @@ def test_cells_of_literals_are_parameters_and_nothing_else_is() -> None:
     )
     loaded = params.load("05_dpo", namespace)
     assert (loaded.profile, loaded.beta, loaded.seed) == ("qlora_24gb", 0.2, 42)
+    assert loaded.max_heldout == 5, "papermill's cell adds to the one above it"
 
 
 def test_misspelt_name_in_the_injected_cell_is_refused() -> None:

@@ -247,6 +247,7 @@ BOMB = ", ".join(
         ("a long list", "extends: smoke\ndpo: {report_to: [" + "k, " * 10_000 + "]}\n"),
         ("a large file", "extends: smoke\n# " + "k" * 2**20 + "\n"),
         ("nothing but NUL", "\0\0"),
+        ("a section of one word", "extends: smoke\ndpo: false\n"),
     ],
 )
 def test_hostile_yaml_is_refused_at_once_with_one_short_sentence(folder, name: str, text: str) -> None:

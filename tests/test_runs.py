@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import files, params, pipeline, runs, stages
+from qilin_lib import chains, files, params, pipeline, runs, stages
 from qilin_lib.errors import QilinError
 from qilin_lib.runs import environment
 
@@ -73,7 +73,11 @@ def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "file"))
     with pytest.raises(QilinError, match="QILIN_RUNS_DIR"):
         make(BUILD)
-    monkeypatch.delenv("QILIN_RUNS_DIR")
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    with pytest.raises(QilinError, match="file.* cannot be written"):
+        make(BUILD, run="file")
+    # An empty placeholder of an environment file names no folder.
+    monkeypatch.setenv("QILIN_RUNS_DIR", "")
     monkeypatch.delenv("QILIN_CACHE_DIR")
     assert runs.runs_dir() == params.ROOT / "runs" and runs.cache_dir() == params.ROOT / ".cache"
 
@@ -237,6 +241,16 @@ def test_other_code_is_told_and_makes_nothing_stale(raw: Path, monkeypatch: pyte
     assert "made by other code: commit" in told and f"torch {now['packages']['torch']} (now 9.9)" in told
 
 
+def test_what_a_program_complains_of_is_no_fact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose driver does not answer has no GPU called "NVIDIA-SMI has failed"."""
+    for name in ("nvidia-smi", "git"):
+        files.write_text(tmp_path / name, "#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = environment.describe.__wrapped__()
+    assert (found["gpus"], found["git_commit"], found["git_dirty"]) == ([], "", False)
+
+
 @pytest.mark.parametrize(("changed", "dirty"), [("notebooks/01.ipynb", False), ("qilin_lib/a.py", True)])
 def test_a_notebook_saved_with_its_outputs_is_no_other_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, dirty: bool
@@ -361,12 +375,29 @@ def test_a_damaged_output_is_noticed_when_a_child_opens(raw: Path, place: Path, 
         opened(TOKENIZE)
 
 
-@pytest.mark.parametrize("broken", ["{", "{}", "[]", "null"])
-def test_a_manifest_without_its_fields_is_a_sentence(raw: Path, place: Path, broken: str) -> None:
+@pytest.mark.parametrize("name", runs.NOTES)
+@pytest.mark.parametrize("broken", ["", '{"key": "a', "{}", "null"])
+def test_a_note_that_a_copy_cut_is_a_sentence_and_force_makes_the_stage_again(
+    raw: Path, place: Path, broken: str, name: str
+) -> None:
+    finished = name == "manifest.json"
+    (make if finished else opened)(BUILD, raw)
+    (place / "r" / BUILD / name).write_text(broken, encoding="utf-8")
+    if finished:
+        with pytest.raises(QilinError, match=r"01_build_chimed/manifest\.json.*--force --only 01"):
+            opened(TOKENIZE)
+    assert runs.Run(place / "r").chain == list(chains.DEFAULT)
+    stages.force("r", [BUILD])
     make(BUILD, raw)
-    (place / "r" / BUILD / "manifest.json").write_text(broken, encoding="utf-8")
-    with pytest.raises(QilinError, match=r"01_build_chimed/manifest\.json"):
-        opened(TOKENIZE)
+    assert not opened(TOKENIZE).up_to_date
+
+
+def test_what_a_killed_process_was_writing_is_no_output(raw: Path) -> None:
+    """The same bytes as a run that was not killed, and no gigabytes that nobody reads."""
+    stage = opened(BUILD, raw)
+    files.write_text(stage.dir / "tokens" / ".ids.npy.4711.tmp", "half")
+    assert set(make(BUILD, raw)["outputs"]) == {"out.txt"}
+    assert not list(stage.dir.rglob("*.tmp"))
 
 
 # --- accepted, shared, verified ---------------------------------------------------------------------------------------
@@ -419,6 +450,23 @@ def test_two_runs_share_what_is_equal_and_write_what_is_not_for_themselves(raw: 
         stages.open_stage(loaded("04_sft", run="b", from_run="rr"))
 
 
+def test_a_run_on_another_disk_shares_too(raw: Path, place: Path, tmp_path: Path) -> None:
+    """runs/b is a link to a larger disk, and so is the run that it stands on."""
+    make_all(raw, until=2)
+    (tmp_path / "disk" / "b").mkdir(parents=True)
+    (place / "b").symlink_to(tmp_path / "disk" / "b")
+    assert stages.open_stage(loaded(TOKENIZE, run="b", from_run="r")).up_to_date
+    (place / "r").rename(tmp_path / "disk" / "r")
+    (place / "r").symlink_to(tmp_path / "disk" / "r")
+    assert stages.open_stage(loaded(TOKENIZE, run="c", from_run="r")).up_to_date
+
+
+def test_the_chain_is_read_wherever_the_runs_lie(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path / "kit.old-2025" / "runs"))
+    make(BUILD, raw, chain=["sft"])
+    assert runs.Run(runs.runs_dir() / "r").chain == ["sft"]
+
+
 def test_verify_reads_every_byte(raw: Path, place: Path) -> None:
     make_all(raw)
     assert len(list(stages.verify("r"))) == len(ORDER)
@@ -428,6 +476,17 @@ def test_verify_reads_every_byte(raw: Path, place: Path) -> None:
     os.utime(out, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(QilinError, match=r"03_dcpt/out\.txt is not what 03_dcpt wrote"):
         list(stages.verify("r"))
+
+
+def test_a_file_system_without_locks_is_a_sentence(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lustre that is mounted without them, on many a cluster."""
+
+    def none(*_: Any) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(QilinError, match=r"\.01_build_chimed\.lock.*Function not implemented.*QILIN_RUNS_DIR"):
+        opened(BUILD, raw)
 
 
 HOLDER = """

@@ -7,6 +7,7 @@ or prefix tuning (Li & Liang 2021; P-Tuning v2: Liu et al. 2022, arXiv 2110.0760
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -57,7 +58,22 @@ def add_lora(model: Any, parameters: Any, quantised: bool, rewards: bool = False
         task_type=REWARD_TASK if rewards else "CAUSAL_LM",
         **parameters.peft,
     )
+    _refuse_experts(model, lora, parameters)
     return get_peft_model(model, lora)
+
+
+def _refuse_experts(model: Any, lora: Any, parameters: Any) -> None:
+    """QilinError if peft would put `lora` on experts that transformers stacks in one parameter: in the files they are
+    matrices of other names, which `models.merge` would look for in vain once all is trained."""
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    meant = copy.deepcopy(lora)
+    convert_peft_config_for_transformers(meant, model, None)
+    if meant.target_parameters:
+        raise QilinError(
+            f"{parameters.notebook}: target_modules: {parameters.target_modules} means the stacked experts of a "
+            f"{model.config.model_type} too, whose LoRA cannot be merged; nearest valid: {sorted(meant.target_modules)}"
+        )
 
 
 def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
@@ -80,7 +96,13 @@ def check_modules(model: Any, parameters: Any, rewards: bool = False) -> None:
     matrices = [name for name, one in modules.items() if getattr(getattr(one, "weight", None), "ndim", 0) == 2]
     if isinstance(targets, str):
         # peft takes any text but "all-linear" for a regular expression over whole names.
+        words = [word.strip() for word in targets.split(",")]
         targets = [] if any(is_named(name, targets) for name in matrices) else [targets]
+        if targets and all(any(is_named(name, [word]) for name in matrices) for word in words):
+            raise QilinError(
+                f"{parameters.notebook}: target_modules: '{targets[0]}' is read as a regular expression of whole names "
+                f"and matches none; nearest valid: {words}"
+            )
     # A reward model has no lm_head, and `add_lora` leaves it out.
     whole = [entry for entry in whole if not (rewards and entry == "lm_head")]
     for parameter, entries, names in (("target_modules", targets, matrices), ("modules_to_save", whole, [*modules])):
@@ -145,9 +167,15 @@ def describe(adapter: str | Path, base: str | Path, quantised: bool, dtype: str,
 
 
 def base_of(adapter: str | Path) -> Path:
-    """Folder of the weights that an adapter sits on, as qilin.json names it."""
+    """Folder of the weights that an adapter sits on, as qilin.json names it; QilinError if it is there no more."""
     adapter = Path(adapter).resolve()
-    return (adapter / files.read_json(adapter / NOTE)["base"]).resolve()
+    path = (adapter / files.read_json(adapter / NOTE)["base"]).resolve()
+    if not path.is_dir():
+        raise QilinError(
+            f"{adapter / NOTE}: the weights below the adapter lay in {path}, which is no folder here; nearest valid: "
+            "the same files there, or a link to them"
+        )
+    return path
 
 
 def described(base: str | Path, adapter: str | Path) -> dict[str, Any]:

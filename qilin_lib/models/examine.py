@@ -10,22 +10,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files
 from qilin_lib.errors import QilinError, sentence
-from qilin_lib.models.load import INDEX, load_tokenizer, weight_files
+from qilin_lib.models.load import load_tokenizer, quiet_libraries, weight_files
 
 POINTER = b"version https://git-lfs"
 # Chinese, English and digits: some tokenizer knows only one of them.
 SAMPLE = "咳嗽 cough 12"
-# What transformers' causal models call the embeddings of their input.
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 
 
 def why_unusable(folder: Path, sequence: bool = True) -> str:
     """Why nothing can be done with the model in `folder`, and what could be done; "" if it is fit for use.
 
-    An encoder-decoder, and a model that also reads images, is fit only with `sequence`, for being asked. Looks at
-    everything that loading would look at, except weights.
+    An encoder-decoder, a model that also reads images, and quantised weights are fit only with `sequence`, for being
+    asked. Looks at everything that loading would look at, except weights.
     """
     try:
         for path in sorted(folder.iterdir()):
@@ -57,7 +54,9 @@ def configuration(folder: Path) -> Any:
     if not path.exists():
         if (folder / "adapter_config.json").exists():
             raise QilinError("the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model")
-        below = sorted(found.parent.name for found in folder.glob("*/config.json"))
+        # The folder of a hub's cache has snapshots.
+        found = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
+        below = sorted(str(path.parent.relative_to(folder)) for path in found)
         raise QilinError(
             f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
         )
@@ -73,8 +72,8 @@ def configuration(folder: Path) -> Any:
         if kind == "baichuan":
             cure = f"what `python -m qilin_lib.models.baichuan {folder} TARGET` writes"
         raise QilinError(
-            f"transformers cannot read model_type {kind!r} without code from the folder, which the kit never runs "
-            f"({sentence(reason)}); nearest valid: {cure}"
+            f"transformers cannot read config.json of model_type {kind!r} without code from the folder, which the kit "
+            f"never runs ({sentence(reason)}); nearest valid: {cure}"
         ) from None
 
 
@@ -82,6 +81,11 @@ def _check_kind(config: Any, sequence: bool) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as causal
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
 
+    if not sequence and (quantised := getattr(config, "quantization_config", None)):
+        raise QilinError(
+            f"its weights are quantised ({quantised.get('quant_method')}), and no adapter can be merged into those; "
+            "nearest valid: the same model unquantised, with finetuning: qlora, which quantises as it loads"
+        )
     named = config.architectures or ["none named"]
     text = config.get_text_config()
     if config.is_encoder_decoder:
@@ -107,23 +111,36 @@ def _check_kind(config: Any, sequence: bool) -> None:
 
 
 def _check_tensors(folder: Path, config: Any) -> None:
-    """Every tensor is where the index says (else it would be drawn at random), the embeddings have the size named."""
-    shapes = {path.name: tensors_of(path) for path in weight_files(folder)}
-    if shapes.keys() != {"model.safetensors"}:
-        for name, shard in files.read_json(folder / INDEX)["weight_map"].items():
-            if name not in shapes[shard]:
-                raise QilinError(f"{shard} lacks {name}, which {INDEX} says it holds; nearest valid: download it again")
-    # Quantised weights are packed; their embeddings hardly ever are, but then their rows say nothing.
+    """Every weight of the model is in its files, in the size that config.json says: transformers would draw what is
+    missing at random, and warn."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    for path in weight_files(folder):
+        tensors_of(path)
+    # Packed, which says nothing of their sizes.
     if hasattr(config, "quantization_config"):
         return
-    size = config.get_text_config().vocab_size
-    for path, tensors in shapes.items():
-        for name, shape in tensors.items():
-            if name.endswith(EMBEDDINGS) and shape[0] != size:
-                raise QilinError(
-                    f"config.json says vocab_size = {size}, but {name} in {path} has {shape[0]} rows; nearest valid: "
-                    "configuration and weights of one and the same model"
-                )
+    quiet_libraries()
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    how = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+    try:
+        # Headers alone are read.
+        _, found = loader.from_pretrained(folder, device_map="meta", output_loading_info=True, **how)
+    # Whatever a model from elsewhere makes transformers raise.
+    except Exception as reason:
+        raise QilinError(
+            f"transformers cannot load it ({sentence(reason)}); nearest valid: the folder as published"
+        ) from None
+    if missing := sorted(found["missing_keys"]):
+        raise QilinError(
+            f"its weights lack {missing[0]} ({len(missing)} tensors are missing), which would be drawn at random; "
+            "nearest valid: config.json and all weights of one and the same model, merged if it is an adapter's"
+        )
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise QilinError(
+            f"{name} has shape {list(stored)} in its weights, but config.json says {list(wanted)}; nearest valid: "
+            "configuration and weights of one and the same model"
+        )
 
 
 def tensors_of(path: Path) -> dict[str, list[int]]:

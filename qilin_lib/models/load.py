@@ -71,9 +71,11 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
             "same model, converted to safetensors"
         )
     try:
-        names = sorted(set(files.read_json(index)["weight_map"].values()))
-    except (LookupError, TypeError, AttributeError, ValueError):
-        raise QilinError(f"{index}: has no weight_map; nearest valid: the file as published") from None
+        names = sorted(set(map(str, files.read_json(index)["weight_map"].values())))
+    except (LookupError, TypeError, AttributeError):
+        names = []
+    if not names:
+        raise QilinError(f"{index}: has no weight_map; nearest valid: the file as published")
     for name in names:
         if Path(name).name != name or not name.endswith(suffix):
             raise QilinError(f"{index}: names '{name}'; nearest valid: names of {suffix} files in its own folder")
@@ -157,7 +159,9 @@ def skeleton(config: Any) -> Any:
 def made_once(target: Path, make: Callable[[Path], None]) -> Path:
     """The folder `target`, which `make(folder)` fills if it is not there: whole or not at all. Whoever else makes the
     same now does so in a folder of its own, and the first one stays."""
-    if not target.exists():
+    if target.exists():
+        return target
+    with files.naming(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
             made = Path(work) / "model"
@@ -171,13 +175,18 @@ def made_once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 def write_shards(folder: Path, tensors: Iterable[tuple[str, Any]]) -> tuple[int, int]:
-    """Write (name, tensor) pairs in their order, with transformers' file names and index; (files, bytes) written."""
+    """Write (name, tensor) pairs in their order, with transformers' file names and index; (files, bytes) written.
+    QilinError if the disk is full."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     written, names = 0, []
     for part in _parts(tensors):
-        save_file(part, folder / f"{len(names)}.tmp", metadata={"format": "pt"})
+        try:
+            save_file(part, folder / f"{len(names)}.tmp", metadata={"format": "pt"})
+        except SafetensorError as reason:
+            raise QilinError(f"{folder} cannot be written: {reason}; make room there, and run it again") from None
         names.append(list(part))
         written += sum(tensor.nbytes for tensor in part.values())
     places, count = {}, len(names)

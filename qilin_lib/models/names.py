@@ -7,7 +7,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from qilin_lib import chains, files, runs
-from qilin_lib.errors import QilinError
 
 
 def places(chain: Sequence[str]) -> dict[str, str]:
@@ -62,19 +61,12 @@ def describe_run(stage: runs.Stage) -> dict[str, Any]:
     return describe(base, {name: files.read_json(path) for name, path in paths.items() if path.exists()}, chain)
 
 
-def facts(scores: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`describe_run` as a scores.json or policies.json holds it; QilinError for one of an older kit."""
-    if "run" not in scores:
-        raise QilinError("the scores do not say which run they are of: run notebooks 06, 08 and 09 again")
-    return scores["run"]
-
-
 def foot(scores: Mapping[str, Any], paper: str = PAPER_BASE) -> list[str]:
     """What stands under every table of a run's scores: its base beside the paper's, and accepted stages.
 
     `paper`: the base of the paper that the table belongs to, "" to say nothing of it.
     """
-    run = facts(scores)
+    run = scores["run"]
     base = f"{run['base']['name']}, {weights(run['base']['parameters'], words=True)}"
     beside = "it is the paper's" if run["as_paper"] else f"the paper's: {paper}"
     seed = "One run, one seed: intervals are over items and say nothing of another training."

@@ -76,7 +76,7 @@ def bare(models: Iterable[str]) -> list[str]:
 
 def stages_of(scores: Mapping[str, Any]) -> list[str]:
     """Those of the paper's stages that the run has."""
-    return [name for name in STAGES if name in names.facts(scores)["names"]]
+    return [name for name in STAGES if name in scores["run"]["names"]]
 
 
 def name_of(scores: Mapping[str, Any], model: str) -> str:
@@ -86,7 +86,7 @@ def name_of(scores: Mapping[str, Any], model: str) -> str:
     A baseline that has the name of a published row is marked "(ours)".
     """
     bare, kind = evidence.parts(model)
-    name = names.facts(scores)["names"].get(bare, bare)
+    name = scores["run"]["names"].get(bare, bare)
     name = f"{name} (ours)" if name in PUBLISHED else name
     return f"{name} + {kind}" if kind else name
 
@@ -138,7 +138,7 @@ def _scores(run: runs.Run) -> Iterator[dict[str, Any]]:
     scores = files.read_json(_file(run, "06_eval/scores.json"))
     # The stage is read while it is being made, too.
     manifest = run.manifest("06_eval") if run.finished("06_eval") else {}
-    compared = names.facts(scores)["as_paper"]
+    compared = scores["run"]["as_paper"]
     papers = {(table.benchmark, row.ours): row for table in paper.TABLES.values() for row in table.rows if row.ours}
     asked = [
         (protocol, benchmark, results[benchmark])

@@ -251,7 +251,7 @@ def _with_ours(
     """The paper's rows, then ours; `suffix`: that of a table of the released protocol."""
     benchmark, protocol = printed.benchmark, "released" if suffix else "fixed"
     results = results_of(scores, benchmark, protocol)
-    compared = {row.ours: row.known for row in printed.rows if row.ours in names.facts(scores)["as_paper"]}
+    compared = {row.ours: row.known for row in printed.rows if row.ours in scores["run"]["as_paper"]}
     ours = by_model(columns, models, scores, digest, protocol, compared)
     notes = names.foot(scores) + unfinished_notes(scores, benchmark)
     if results:

@@ -52,7 +52,7 @@ def cache_dir() -> Path:
 
 
 def _folder(variable: str, usual: str) -> Path:
-    folder = Path(os.environ.get(variable, ROOT / usual)).expanduser().resolve()
+    folder = Path(os.environ.get(variable) or ROOT / usual).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise QilinError(f"{variable} = {str(folder)!r}: a file; nearest valid: a folder")
     return folder
@@ -92,11 +92,11 @@ class Run:
                 f"run '{self.name}' has no finished {stage}: run {chains.shown_by(stage)} first "
                 f"(or: python -m qilin_lib.pipeline PROFILE --run {self.name})"
             )
-        manifest = files.read_json(path)
-        if not isinstance(manifest, dict) or not {"key", "digest", "inputs", "outputs"} <= manifest.keys():
+        manifest = _note(path.parent)
+        if not {"key", "digest", "inputs", "outputs"} <= manifest.keys():
             raise QilinError(
-                f"{path}: not a manifest of this kit (key, digest, inputs or outputs is missing); restore it, or make "
-                f"the stage again: python -m qilin_lib.pipeline PROFILE --run {self.name} --force --only "
+                f"{path}: cut, or not a manifest of this kit (key, digest, inputs or outputs is missing); restore it, "
+                f"or make the stage again: python -m qilin_lib.pipeline PROFILE --run {self.name} --force --only "
                 f"{chains.short(stage)}"
             )
         return manifest
@@ -104,10 +104,11 @@ class Run:
     @property
     def chain(self) -> list[str]:
         """The chain of what was made here last; the default one if nothing was."""
-        own = [path for name in NOTES for path in self.dir.glob(f"[0-9][0-9]_*/{name}") if ".old-" not in str(path)]
+        notes = [path for name in NOTES for path in self.dir.glob(f"[0-9][0-9]_*/{name}")]
+        own = [path for path in notes if ".old-" not in path.parent.name]
         # A stage that is shared with another run may stand in another chain there.
         newest = max(own, key=lambda path: (not path.parent.is_symlink(), path.stat().st_mtime_ns), default=None)
-        parameters = files.read_json(newest).get("parameters", {}) if newest else {}
+        parameters = _read(newest).get("parameters", {}) if newest else {}
         return parameters.get("chain", list(chains.DEFAULT))
 
     def parents(self, stage: str) -> tuple[str, ...]:
@@ -286,6 +287,10 @@ class Stage:
                 raise QilinError(
                     f"{path} changed while {self.name} was working: run {chains.shown_by(self.name)} again"
                 )
+        # Of a process that was killed while it wrote (`files.atomic`).
+        for left in self.dir.rglob(".*.tmp"):
+            if left.is_file():
+                left.unlink()
         outputs = {}
         for path in sorted(self.dir.rglob("*")):
             name = path.relative_to(self.dir)
@@ -344,11 +349,16 @@ def aside(stage: Stage) -> list[Path]:
 
 
 def _note(folder: Path) -> dict[str, Any]:
-    for name in NOTES:
-        if (folder / name).exists():
-            note = files.read_json(folder / name)
-            return note if isinstance(note, dict) else {}
-    return {}
+    return next((_read(folder / name) for name in NOTES if (folder / name).exists()), {})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A note; nothing of one that a copy or a full disk cut: who needs it says so, and --force makes another."""
+    try:
+        note = files.read_json(path)
+    except QilinError:
+        return {}
+    return note if isinstance(note, dict) else {}
 
 
 def read_manifest(run_dir: Path, name: str) -> dict[str, Any]:

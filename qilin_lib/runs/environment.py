@@ -72,4 +72,5 @@ def _output(*command: str) -> str:
     """Standard output of a command, or the empty string where the program is missing or says no."""
     if shutil.which(command[0]) is None:
         return ""
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode else done.stdout.strip()

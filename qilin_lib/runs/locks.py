@@ -40,6 +40,12 @@ def acquire(path: Path, key: str, follow: Callable[[str], None] | None = None) -
             break
         except BlockingIOError:
             holder = _read(handle)
+        except OSError as reason:
+            handle.close()
+            raise QilinError(
+                f"{path}: its file system has no locks ({reason.strerror}); nearest valid: QILIN_RUNS_DIR on another "
+                "one, or Lustre mounted with flock"
+            ) from None
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
         # On another host the process that took the lock is taken to live.
         alive = holder.get("host") != socket.gethostname() or psutil.pid_exists(holder.get("pid", 0))

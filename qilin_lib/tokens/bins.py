@@ -6,7 +6,9 @@ conversation and at the padding, which is how transformers tells neighbours apar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,13 @@ from qilin_lib.tokens.pack import Blocks
 from qilin_lib.tokens.template import IGNORE
 
 Rows = list[list[int]]
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 def pack_rows(lengths: Sequence[int], capacity: int) -> Rows:

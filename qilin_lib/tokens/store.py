@@ -206,11 +206,11 @@ def encode(path: Path, first: int, some: list[bytes], coder: Any, width: np.dtyp
             row = json.loads(line.decode())
             own = list(contents(row))
             text = "".join([text for *_, text in own])
+            sizes.append((len(text), len(text.encode())))
         except (ValueError, LookupError, TypeError, AttributeError) as reason:
             raise QilinError(f"{path}, line {number}: no row of a set ({sentence(reason)})") from None
         for name, values in columns.items():
             values.append(len(own) if name == "parts" else row.get(name, ""))
-        sizes.append((len(text), len(text.encode())))
         kinds += [(field, role) for field, role, _ in own]
         texts += [text for *_, text in own]
     # As `template.text_ids` gives them.

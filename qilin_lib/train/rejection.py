@@ -31,7 +31,7 @@ from qilin_lib.models.adapters import load_to_answer, trained
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
-from qilin_lib.tokens.statistics import batches
+from qilin_lib.tokens.bins import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import launch, pairs, sampling, vllm_client

@@ -15,6 +15,7 @@ from qilin_lib.models.adapters import add_lora, describe, described, load_to_ans
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.models.merge import merge
 from qilin_lib.tokens.template import BAICHUAN
+from tests.helpers import families
 
 # NF4 arithmetic is exact up to float32 rounding: the same dequantised weights, added in another order.
 TOLERANCE = 1e-4
@@ -122,6 +123,26 @@ def test_a_merged_qlora_adapter_is_another_model_by_the_quantisation_error(
     assert "quantization_config" not in files.read_json(tmp_path / "model" / "config.json")
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+def test_lora_on_stacked_experts_is_refused_before_it_is_trained(
+    dropout: float, tiny_tokenizer: Any, training: Callable, tmp_path: Path
+) -> None:
+    """peft's "all-linear" means the experts of a Qwen3-MoE too, and no merge would find them in its files."""
+    import transformers
+
+    sizes = families.COMMON | {"vocab_size": len(tiny_tokenizer), "num_experts": 4, "moe_intermediate_size": 64}
+    transformers.AutoModelForCausalLM.from_config(transformers.Qwen3MoeConfig(**sizes)).save_pretrained(tmp_path / "b")
+    model, given = load_model(tmp_path / "b"), {"lora_dropout": dropout}
+    with pytest.raises(
+        QilinError, match=r"target_modules: all-linear .*qwen3_moe.*nearest valid: \['k_proj', 'o_proj'"
+    ):
+        add_lora(model, training("03_dcpt", **given), False)
+    attention = training("03_dcpt", target_modules=["q_proj", "v_proj"], **given)
+    tiny_tokenizer.save_pretrained(tmp_path / "b")
+    adapted(tmp_path / "b", tmp_path / "adapter", attention, False)
+    assert merge(tmp_path / "b", tmp_path / "adapter", tmp_path / "model") == {"update_kept": 1.0}
+
+
 def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
     tiny_model_dir: Path, training: Callable, tmp_path: Path
 ) -> None:
@@ -136,6 +157,9 @@ def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_on_no_others(
     wanted, found = weights_sha256(tmp_path / "moved"), weights_sha256(tiny_model_dir)
     assert f"sits on weights {wanted[:12]}, but {tiny_model_dir} holds {found[:12]}" in str(refused.value)
     assert wanted != found and (tmp_path / "right").exists() and not (tmp_path / "wrong").exists()
+    (tmp_path / "model").rename(tmp_path / "tidied")
+    with pytest.raises(QilinError, match=r"dpo/qilin\.json: .*/model, which is no folder here.*link"):
+        load_trained(tmp_path / "dpo", "float32")
 
 
 @pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from safetensors.torch import load_file, save_file
 
 from qilin_lib import files, sample
 from qilin_lib.errors import QilinError
@@ -24,6 +25,9 @@ from tests.helpers.chat import published, speaking_model
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4939116424\n"
 INDEX = "model.safetensors.index.json"
 Change = Callable[[Path], Any]
+# As Mistral's repositories have them.
+HOSTED = ["config.json", "model-00001-of-00003.safetensors", "tokenizer.json", "tokenizer.model"]
+HOSTED += ["consolidated.safetensors", "pytorch_model.bin", "README.md"]
 
 
 @pytest.fixture
@@ -152,6 +156,34 @@ def bin_in_index(folder: Path) -> None:
     edit(folder, INDEX, lambda index: index["weight_map"].update(dict.fromkeys(list(index["weight_map"])[:1], "w.bin")))
 
 
+def single(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
+    """All weights in one file, whose tensors `change` names."""
+
+    def make(folder: Path) -> None:
+        paths = sorted(folder.glob("model-*.safetensors"))
+        tensors = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+        for path in (*paths, folder / INDEX):
+            path.unlink()
+        save_file(change(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+
+    return make
+
+
+def without(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+def as_peft_names_them(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def in_the_hub_s_cache(folder: Path) -> None:
+    snapshot = folder / "snapshots" / "a1b2"
+    snapshot.mkdir(parents=True)
+    for path in folder.glob("*.*"):
+        path.rename(snapshot / path.name)
+
+
 def configured(**values: Any) -> Change:
     return lambda folder: edit(folder, "config.json", lambda config: config.update(values))
 
@@ -164,7 +196,7 @@ def remote(kind: str) -> Change:
 FIRST, SECOND = (rf"model-0000{number}-of-\d+\.safetensors" for number in (1, 2))
 CASES: dict[str, tuple[Change, str]] = {
     "tokenizer larger than the embeddings": (more_tokens, r"\b407 .*\b406\b.*resize"),
-    "a configuration of another size": (configured(vocab_size=512), r"vocab_size = 512.*embed_tokens.* 406 rows"),
+    "a configuration of another size": (configured(vocab_size=512), r"lm_head.* \[406, 64\] .*\[512, 64\]"),
     "no end token": (no_end, r"end token"),
     "no tokenizer": (lambda f: [path.unlink() for path in f.glob("tokenizer*")], r"no tokenizer"),
     "an adapter": (lambda f: (f / "config.json").rename(f / "adapter_config.json"), r"adapter"),
@@ -179,7 +211,17 @@ CASES: dict[str, tuple[Change, str]] = {
     "pickles alone": (pickles, r"pickle"),
     "an index out of the folder": (elsewhere, r"index\.json.*\.\./elsewhere"),
     "an index of pickles": (bin_in_index, r"index\.json.*w\.bin"),
-    "a tensor missing": (same_shards, rf"{SECOND}.*lacks"),
+    "a tensor missing": (same_shards, r"lack model\.embed_tokens\.weight \(4 .*config\.json"),
+    "no head": (single(without("lm_head")), r"lack lm_head\.weight .*random.*config\.json"),
+    "a layer's matrix missing": (single(without("layers.1.mlp.up")), r"lack model\.layers\.1\.mlp\.up_proj\.weight"),
+    "names of an adapter's model": (single(as_peft_names_them), r"lack lm_head\.weight \(21 "),
+    "a configuration of more layers": (configured(num_hidden_layers=3), r"lack model\.layers\.2\."),
+    "a configuration of wider layers": (configured(intermediate_size=256), r"mlp\.down_proj.*128.*256"),
+    "an empty index": (lambda f: (f / INDEX).write_text('{"weight_map": {}}'), r"index\.json"),
+    "an index of numbers": (lambda f: (f / INDEX).write_text('{"weight_map": {"a": 1}}'), r"index\.json: names '1'"),
+    "quantised weights": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), r"gptq.*qlora"),
+    "a folder of the hub's cache": (in_the_hub_s_cache, r"nearest valid: \['snapshots/a1b2'\]"),
+    "heads that do not divide": (configured(num_attention_heads=3), r"config\.json .*not a multiple"),
     "weights by another name": (configured(transformers_weights="decoy.safetensors"), r"transformers_weights"),
     "a broken index": (lambda f: (f / INDEX).write_text("[]"), r"index\.json"),
     "Baichuan's code": (remote("baichuan"), r"python -m qilin_lib\.models\.baichuan"),
@@ -208,6 +250,27 @@ def test_a_base_that_cannot_be_used_is_refused_in_02(
             load_model(folder)
 
 
+def test_a_template_that_does_not_fit_is_refused_before_the_stage_begins(
+    sharded: Path, prepared: Callable, tmp_path: Path
+) -> None:
+    """What was finished is moved aside when a stage begins."""
+    assert re.search("template 'baichuan2': the tokenizer lacks", prepared(sharded, template="baichuan2"))
+    assert not (tmp_path / "02").exists()
+
+
+def test_a_base_that_lies_elsewhere_now_is_a_sentence(sharded: Path, prepared: Callable, tmp_path: Path) -> None:
+    """A run copied from another machine, a folder of models that was tidied."""
+    shutil.copytree(sharded, tmp_path / "mine")
+    prepared(tmp_path / "mine")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    with pytest.raises(QilinError, match=r"02/base\.json: .*/mine, which is no folder here.*link"):
+        base_path(tmp_path / "02")
+    # `rm -r .cache`
+    edit(tmp_path / "02", "base.json", lambda note: note.update(source="kit"))
+    with pytest.raises(QilinError, match="no folder here.*--force --only 02"):
+        base_path(tmp_path / "02")
+
+
 def test_blocks_longer_than_the_context_are_refused(sharded: Path, prepared: Callable, tmp_path: Path) -> None:
     for name in (sharded, "tiny"):
         assert re.search("block_size = 513.* 512 tokens", prepared(name, 513))
@@ -232,14 +295,16 @@ def test_home_is_expanded(
 def test_a_hub_id_with_its_revision(
     name: str, revision: str | None, tiny_model_dir: Path, prepared: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked, wanted = [], []
 
-    def download(repository: str, revision: str | None = None, **_: Any) -> str:
+    def download(repository: str, revision: str | None = None, **patterns: Any) -> str:
         asked.append((repository, revision))
+        wanted.extend(huggingface_hub.utils.filter_repo_objects(HOSTED, **patterns))
         return str(tiny_model_dir)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert prepared(name)["name"] == name and asked == [("owner/name", revision)]
+    assert wanted == HOSTED[:4], "the weights come once, and no pickles"
 
 
 def test_a_hub_that_does_not_answer_leaves_two_ways(prepared: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

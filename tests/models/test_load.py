@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
-from qilin_lib.models.load import load_model
+import pytest
+
+from qilin_lib.errors import QilinError
+from qilin_lib.models.load import load_model, made_once, write_shards
 
 
 def test_precision_is_the_one_asked_for(tiny_model_dir: Path) -> None:
@@ -30,3 +36,25 @@ def test_an_evaluation_does_not_change_quantised_weights(tiny_model_dir: Path) -
         evaluated = model.eval()(input_ids=ids).logits
     assert torch.equal(evaluated, before)
     assert torch.equal(model.train()(input_ids=ids).logits.detach(), before)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 100,000 bytes."""
+    usual, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_is_full_is_a_sentence(full_disk: None, tmp_path: Path) -> None:
+    """A merge writes gigabytes after days of training."""
+    import torch
+
+    with pytest.raises(QilinError, match="merged cannot be written: .*File too large.*make room"):
+        write_shards(tmp_path / "merged", [("a", torch.zeros(100_000))])
+    with pytest.raises(QilinError, match="cannot be written: File too large; make room"):
+        made_once(tmp_path / "cache" / "tiny", lambda folder: folder.write_text("a" * 1_000_000))
+    with pytest.raises(QilinError, match="/sys/qilin.* cannot be written"):
+        made_once(Path("/sys/qilin/tiny"), lambda folder: None)

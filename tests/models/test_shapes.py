@@ -165,6 +165,8 @@ def test_a_dry_run_of_a_large_profile_knows_the_shape_of_its_base_before_it_is_t
         ({"target_modules": ["q_proj", "gate_porj"]}, "target_modules: 'gate_porj' .*did you mean 'gate_proj'"),
         ({"target_modules": ["W_pack"]}, "target_modules: 'W_pack' .*q_proj"),
         ({"target_modules": ["norm"]}, "target_modules: 'norm' "),
+        ({"target_modules": "q_proj"}, r"target_modules: 'q_proj' .*nearest valid: \['q_proj'\]"),
+        ({"target_modules": "q_proj, v_proj"}, r"'q_proj, v_proj' .*nearest valid: \['q_proj', 'v_proj'\]"),
         ({"target_modules": "all_linear"}, "target_modules: 'all_linear' .*did you mean 'all-linear'"),
         ({"modules_to_save": ["embed_tokenz", "lm_head"]}, "'embed_tokenz' .*did you mean 'embed_tokens'"),
         ({"modules_to_save": [""]}, "modules_to_save: '' "),

@@ -149,6 +149,7 @@ def test_a_job_reads_what_02_wrote_or_its_own_file(tiny_tokenizer: Any, tmp_path
         ("[]", r"sft.jsonl, line 2: no row of a set \(AttributeError"),
         ('{"messages": [{"role": "user"}]}', r"sft.jsonl, line 2: no row of a set \(KeyError: 'content'\)"),
         ('{"text": 7}', r"sft.jsonl, line 2: no row of a set \(TypeError: .*int found"),
+        (r'{"text": "\ud83d"}', r"sft.jsonl, line 2: no row of a set \(UnicodeEncodeError"),
     ],
 )
 def test_what_is_no_row_is_named(line: str, message: str, tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib.tokens.statistics import batches
+from qilin_lib.tokens.bins import batches
 from qilin_lib.train import fit as shared
 from qilin_lib.train.methods import dpo
 from qilin_lib.train.methods.dpo import score, work  # noqa: F401

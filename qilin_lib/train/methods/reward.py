@@ -20,7 +20,7 @@ from qilin_lib.models.adapters import REWARD_TASK, is_adapter, load_trained, tra
 from qilin_lib.models.load import load_tokenizer, padding
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
-from qilin_lib.tokens.statistics import batches
+from qilin_lib.tokens.bins import batches
 from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
