@@ -308,12 +308,12 @@ def test_a_chunk_that_is_not_there_is_drawn_again_alone(make_job: Callable, monk
     """A kill leaves finished chunks, and half a file under another name."""
     expected = sampled(make_job, "calm")
     whole = {path.name: path.read_bytes() for path in (make_job("calm")[0].out / "answers").iterdir()}
-    assert sorted(whole) == ["0.json", "1.json", "2.json", "3.json"]
+    assert sorted(whole) == ["0-2.json", "2-4.json", "4-6.json", "6-8.json"]
     asked: list[int] = []
     usual = sampling.sample
     monkeypatch.setattr(sampling, "sample", lambda *a, **k: (asked.append(len(a[2])), usual(*a, **k))[1])
     # The last chunk is one question of four samples.
-    for lost, redrawn in (([], 0), ([0, 3], 12)):
+    for lost, redrawn in (([], 0), ([0, 6], 12)):
         job, pool = make_job("torn" + "".join(map(str, lost)))
         (job.out / "answers").mkdir()
         for name, text in whole.items():
