@@ -75,6 +75,8 @@ def test_a_misspelt_module_is_found_before_anything_starts(stage: Callable, note
     with pytest.raises(QilinError, match=rf"{notebook}: target_modules: 'gate_porj' .*'gate_proj'"):
         checks.check(asked)
     checks.check(stage(notebook, ["train"], [], **wrong, finetuning="full"))
+    with pytest.raises(QilinError, match=rf"{notebook}: target_modules: '\*q_proj': no regular expression"):
+        checks.check(stage(notebook, ["train"], [], target_modules="*q_proj"))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,7 @@ def test_a_field_of_the_methods_own_configuration_is_known(stage: Callable) -> N
         ("04_sft", "peft", {"exclude_modules": ["q_prj"]}, "exclude_modules: 'q_prj' .*did you mean 'q_proj'"),
         ("04_sft", "peft", {"rank_pattern": {"q_proj": 4, "gate_porj": 2}}, "rank_pattern: 'gate_porj' .*'gate_proj'"),
         ("04_sft", "peft", {"layers_to_transform": [0]}, "cannot be used when `target_modules` is a str"),
+        ("04_sft", "peft", {"layers_to_transform": [0, 2]}, "layers_to_transform: 2: the model has layers 0 to 1"),
         ("04_sft", "peft", {"rank_pattern": {"q_proj": 0}}, "positive integer"),
         ("04_sft", "peft", {"exclude_modules": "*q"}, "nothing to repeat"),
     ],

@@ -236,7 +236,7 @@ def test_their_blocks_hold_every_token_once(stage: SimpleNamespace, tiny_model_d
     (stage.dir / "instructions.json").unlink()
     assert dcpt.prepare(stage, tiny_model_dir) and files.read_json(stage.dir / "instructions.json") == said
     stage.parameters.instructions_as_text = 0.01
-    (stage.dir / "instructions.npy").unlink()
+    (stage.dir / "instructions.json").unlink()
     with pytest.raises(QilinError, match="none of the 12 conversations .* nearest valid: 0.0"):
         dcpt.prepare(stage, tiny_model_dir)
 

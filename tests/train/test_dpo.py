@@ -426,9 +426,7 @@ def test_each_method_trains_and_is_scored(
     assert json.loads((one.out / "behaviour.json").read_text())["policy"]["texts"]
 
 
-@pytest.mark.parametrize(
-    ("method", "field"), [("kto", {"desirable_weight": 1.5}), ("dpo", {"use_weighting": True})]
-)
+@pytest.mark.parametrize(("method", "field"), [("kto", {"desirable_weight": 1.5}), ("dpo", {"use_weighting": True})])
 def test_a_weight_on_the_loss_is_no_wrong_reference(method: str, field: dict[str, Any], method_job: Callable) -> None:
     """Its loss before step 1 is none of ln 2 and 0.5, so none is said."""
     one = method_job(method=method, trainer=field)
