@@ -199,6 +199,7 @@ def run_notebook(name: str, profile: str, run: str, overrides: dict[str, Any]) -
 def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     # papermill warns about names that the parameters cell does not list; `params.load` has checked them all.
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -215,6 +216,12 @@ def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
             cwd=params.ROOT,
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
+    except DeadKernelError:
+        print("FAILED", flush=True)
+        raise NotebookFailed(
+            f"{stage}: its Python process was killed, most often because memory ran out; the same command goes on from "
+            "what is finished"
+        ) from None
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None

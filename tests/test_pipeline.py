@@ -245,6 +245,20 @@ def test_exit_code_1_and_the_notebook_s_sentence(call: Callable[..., int], capsy
     assert "Traceback" not in printed.err
 
 
+def test_a_kernel_that_died_is_one_sentence(call: Callable[..., int], capsys, monkeypatch) -> None:
+    """As the kernel's out-of-memory killer ends one."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    def died(*_: Any, **__: Any) -> None:
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(papermill, "execute_notebook", died)
+    assert call() == 1
+    printed = capsys.readouterr().err
+    assert "error: 01_build_chimed: its Python process was killed" in printed and "memory" in printed
+
+
 def test_exit_code_130_when_the_notebook_was_interrupted(call: Callable[..., int], capsys, monkeypatch) -> None:
     """Ctrl-C reaches the kernel as well, and papermill reports a failed cell."""
     import papermill

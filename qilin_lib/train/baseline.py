@@ -30,8 +30,6 @@ from qilin_lib.train import launch
 from qilin_lib.train.methods import METHODS, sft
 
 DEFAULTS: dict[str, Any] = strict_yaml.read(Path(__file__).with_name("baseline.yaml"))
-# Role tags and the end token need a few tokens beside the two turns; a system prompt of the template's own more.
-TAGS = 32
 
 
 def named(stage: Stage, name: str) -> str:
@@ -54,9 +52,7 @@ def finetune(stage: Stage, name: str, spec: Finetune, template: Template, weight
             "training conversation of that kind; nearest valid: finetune: null, or a raw_dir and sources that hold some"
         )
     own = {field: getattr(stage.parameters, field) for field in ("notebook", "run", "seed", "gpus", "dtype")}
-    empty = [{"role": role, "content": ""} for role in ("user", "assistant")]
-    tags = max(TAGS, len(template.encode(empty, load_tokenizer(weights))))
-    own["max_length"] = spec.max_source_length + spec.max_target_length + tags
+    own["max_length"] = sft.longest(spec, template, load_tokenizer(weights))
     parameters = {**DEFAULTS, **spec.model_dump(exclude={"on"}), **own}
     key = {
         # A renamed run is the same training, and so is one from before the last defaults came.

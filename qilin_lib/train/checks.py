@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from qilin_lib import files, strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.adapters import check_modules
+from qilin_lib.models.adapters import add_lora, check_modules
 from qilin_lib.models.base import base_path
 from qilin_lib.models.load import skeleton
 from qilin_lib.models.shapes import WIDTH, shape, sizes
@@ -54,19 +54,31 @@ def check(stage: Stage) -> None:
             f"GiB that a GPU of 24 GB holds; nearest valid: deepspeed: {parameters.deepspeed.replace('3', '2')} on "
             "larger GPUs, or finetuning: qlora with deepspeed: null"
         )
-    if parameters.finetuning == "full" or (targets == "all-linear" and not whole):
+    if parameters.finetuning == "full" or (targets == "all-linear" and not whole and not parameters.peft):
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
     found = sizes(base)
-    if not (found.names(targets) and found.names(whole)):
-        check_modules(skeleton(shape(base)), parameters, rewards=hasattr(parameters, "reward"))
+    try:
+        if parameters.peft or not (found.names(targets) and found.names(whole)):
+            model = skeleton(shape(base))
+            check_modules(model, parameters, rewards=hasattr(parameters, "reward"))
+            check_adapter(model, parameters)
+    except re.error as reason:
+        raise QilinError(
+            f"{parameters.notebook}: target_modules: '{targets}': no regular expression ({reason}); nearest valid: "
+            "all-linear, or a list of names"
+        ) from None
 
 
 def refuse_empty(stage: Stage) -> None:
     """QilinError naming the empty set and the reason that 01's ledger gives, if there is no row to train on."""
-    # Without CPT text 03 hands the base model on (`dcpt.unchanged`): conversations alone can be learned from too.
-    if (name := methods.of(stage.parameters).data) == "cpt":
+    name = methods.of(stage.parameters).data
+    # Without CPT text 03 hands the base model on: conversations alone can be learned from too.
+    if name == "cpt":
         return
+    # Pairs can be made from conversations.
+    if getattr(stage.parameters, "constructed", None):
+        name = "sft"
     chimed = stage.parent("01_build_chimed")
     if any(row["split"] == "train" for row in files.read_jsonl(chimed / f"{name}.jsonl")):
         return
@@ -118,6 +130,28 @@ def check_fields(stage: Stage) -> None:
                 f"{parameters.notebook}: peft: init_lora_weights = {start!r} changes the weights below the adapter, or "
                 f"leaves no defined start; nearest valid: one of {FIELDS['starts']}"
             )
+
+
+def check_adapter(model: Any, parameters: Trained) -> None:
+    """QilinError for an entry of `peft` that means no layer of `model` (weights not read), which peft would pass over,
+    and for fields with which it makes no adapter."""
+    where, names = f"{parameters.notebook}: peft: ", [name for name, _ in model.named_modules() if name]
+    known = sorted({name.rpartition(".")[2] for name in names})
+    try:
+        for field in ("exclude_modules", "rank_pattern", "alpha_pattern"):
+            entries = parameters.peft.get(field) or []
+            for entry in [entries] if isinstance(entries, str) else entries:
+                if not any(re.fullmatch(rf"(.*\.)?({entry})", name) for name in names):
+                    raise QilinError(f"{where}{field}: '{entry}' is no module of the model{nearest(entry, known)}")
+        layers, count = parameters.peft.get("layers_to_transform"), model.config.get_text_config().num_hidden_layers
+        for number in [layers] if isinstance(layers, int) else layers or []:
+            if not 0 <= number < count:
+                raise QilinError(f"{where}layers_to_transform: {number}: the model has layers 0 to {count - 1}")
+        if parameters.peft:
+            add_lora(model, parameters, quantised=False)
+    except (ValueError, TypeError, re.error) as reason:
+        why = " ".join(str(reason).split())[:300]
+        raise QilinError(f"{where}{parameters.peft}: LoraConfig says: {why}") from None
 
 
 def _check(parameters: Trained, which: str, kind: type, managed: Callable[[str], Any]) -> None:

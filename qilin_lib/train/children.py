@@ -19,6 +19,9 @@ MARK = "QILIN_JOB"
 # torch prints "[rank1]: " before a traceback once the ranks have met.
 _ERROR = re.compile(r"^(?:\[rank(\d+)\]: )?[A-Za-z_.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
 
+# What objects and threads complain of as the process leaves.
+_AFTER = re.compile(r"^Exception (?:ignored in|in thread)\b.*\n(?:Traceback .*\n)?(?: +.*\n)*.*", re.MULTILINE)
+
 
 @contextmanager
 def running(
@@ -84,7 +87,7 @@ def cause(log: Path, earlier: int) -> str:
         # SIGTERM and SIGABRT are what the failure of another rank does.
         if killed := re.search(r"Signal (?!6 |15 )\d+ .*", entry):
             return f"[rank{entry.split()[0]}]: {killed[0]}"
-    errors = [error for error in _ERROR.finditer(text) if "ChildFailedError" not in error[0]]
+    errors = [error for error in _ERROR.finditer(_AFTER.sub("", text)) if "ChildFailedError" not in error[0]]
     if not errors:
         return (text.splitlines() or ["no output"])[-1]
     rank = next((error[1] for error in errors if error[1]), None)

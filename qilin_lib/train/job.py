@@ -82,14 +82,14 @@ def run(
         files.write_json(path, described)
         given, log = SimpleNamespace(**parameters), folder / "train.log"
         alone = launch.plain(launch.TRAINS, path)
-        if method.apart and given.nodes == 1:
-            launch.run([*alone, *phases], log, show, given.gpus, launch.processes(given))
-        else:
-            training = launch.command(given, launch.TRAINS, path)
-            # One process for all phases where a single one trains on the CPU.
-            together = training == alone and not given.gpus
-            for part in [phases] if together else [[phase] for phase in phases]:
-                launch.run([*(training if part == ["train"] else alone), *part], log, show, given.gpus)
+        apart = method.apart and given.nodes == 1
+        training = alone if apart else launch.command(given, launch.TRAINS, path)
+        workers = launch.processes(given) if apart else 1
+        # One process for all phases where a single one trains on the CPU.
+        together = training == alone and workers == 1 and not given.gpus
+        for part in [phases] if together else [[phase] for phase in phases]:
+            trains = part == ["train"]
+            launch.run([*(training if trains else alone), *part], log, show, given.gpus, workers if trains else 1)
     path.unlink(missing_ok=True)
     return phases
 

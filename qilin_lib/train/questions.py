@@ -15,13 +15,21 @@ import numpy as np
 
 from qilin_lib.errors import QilinError
 
-WORDS = "吗|么|呢|什么|怎么|怎样|如何|多久|多少|多大|几[天次个年岁点]|哪|是否|有没有|是不是|会不会|能不能"
-QUESTION = re.compile(rf"[？?]\s*[”）)]?\s*$|(?:^|[。！；，,\s])[^。！；，,？?]*(?:{WORDS})[^。！；，,？?]*$")
+WORDS = re.compile("吗|么|呢|什么|怎么|怎样|如何|多久|多少|多大|几[天次个年岁点]|哪|是否|有没有|是不是|会不会|能不能")
+MARKED = re.compile(r"[？?]\s*[”）)]?$")
 
 
 def is_question(text: str) -> bool:
     """Whether a turn ends in a question."""
-    return QUESTION.search(text.strip()) is not None
+    text = text.strip()
+    if MARKED.search(text):
+        return True
+    begin = 1 + max(text.rfind(mark) for mark in "。！；，,？?")
+    last = text[begin:]
+    if text[:begin].endswith(("？", "?")):
+        # What stands right behind a question mark belongs to that question.
+        last = (re.split(r"\s", last, maxsplit=1) + [""])[1]
+    return WORDS.search(last) is not None
 
 
 def counted(messages: Sequence[dict[str, str]]) -> tuple[int, int]:

@@ -32,16 +32,15 @@ from qilin_lib.models.load import load_tokenizer
 from qilin_lib.progress import Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.bins import batches
+from qilin_lib.tokens.template import template_of
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train import launch, pairs, sampling, vllm_client
-from qilin_lib.train.methods import METHODS, reward
+from qilin_lib.train.methods import METHODS, reward, sft
 
 Row = dict[str, Any]
 # Two lines that begin with A and B: a multiple-choice question, whatever its source.
 OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
-# Room for role tags and the end token beside a question and an answer that were cut to their limits.
-ROLE_TOKENS = 32
 
 
 def train(stage: Stage, show: Show | None = None) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
             f"{folder / 'pool.jsonl'}: none of {pool['answers']} answers says anything, so there is nothing to learn "
             f"from; nearest valid: a lower temperature than {p.temperature}, or a longer SFT"
         )
-    chosen = folder / "chosen.jsonl"
+    chosen, template = folder / "chosen.jsonl", template_of(files.read_json(stage.parent("02_tokenize") / "base.json"))
     if not chosen.exists():
         files.write_jsonl(chosen, _chosen(folder, data))
     facts = jobs.train_step(
@@ -95,7 +94,7 @@ def _round(stage: Stage, folder: Path, number: int, weights: Path, show: Show) -
         p.rejection,
         {"weights": weights, "data": chosen},
         show,
-        max_length=p.max_source_length + p.max_target_length + ROLE_TOKENS,
+        max_length=sft.longest(p, template, load_tokenizer(weights)),
         packing=False,
         source_weights=None,
         question_share=None,
@@ -159,34 +158,36 @@ def work(job: SimpleNamespace) -> None:
 
         # Sums in another order give other last digits.
         torch.set_num_threads(1)
-    size = max(1, p.batch_size // p.num_samples)
-    chunks = dict(enumerate(batches(files.read_jsonl(job.paths.questions), size)))
+    size, rows = max(1, p.batch_size // p.num_samples), list(files.read_jsonl(job.paths.questions))
+    # Named by its questions: where a round goes on with another batch_size, what is there is taken for no other.
+    chunks = {f"{start}-{start + size}": rows[start : start + size] for start in range(0, len(rows), size)}
+    own = set(list(chunks)[rank::of])
     for name, make in (("answers", _answers), ("rewards", _rewards)):
         finished = _finished(job.out, name)
-        missing = {i: chunk for i, chunk in chunks.items() if i % of == rank and i not in finished}
+        missing = {chunk: rows for chunk, rows in chunks.items() if chunk in own and chunk not in finished}
         # No model is loaded for none.
         values = make(job, missing) if missing else ()
-        for place, (i, value) in enumerate(zip(missing, values, strict=True), start=1):
-            files.write_json(job.out / name / f"{i}.json", value)
+        for place, (chunk, value) in enumerate(zip(missing, values, strict=True), start=1):
+            files.write_json(job.out / name / f"{chunk}.json", value)
             if rank == 0:
                 launch.report(text=f"{name} {place}/{len(missing)} chunks")
         gc.collect()
     if rank == 0:
-        while len(finished := _finished(job.out, "rewards")) < len(chunks):
+        while chunks.keys() - (finished := _finished(job.out, "rewards")).keys():
             time.sleep(1)
-        rows, sampler = [row for i in chunks for row in finished[i]], "the kit's own"
+        rows, sampler = [row for chunk in chunks for row in finished[chunk]], "the kit's own"
         files.write_jsonl(job.out.parent / "pool.jsonl", rows)
         if p.vllm_python:
             sampler = f"vLLM {vllm_client.check(p.notebook, p.vllm_python)}, merged weights"
         files.write_json(job.out / "facts.json", {"questions": p.questions, "sampler": sampler} | summary(rows, p))
 
 
-def _finished(out: Path, name: str) -> dict[int, Any]:
+def _finished(out: Path, name: str) -> dict[str, Any]:
     """Values by chunk so far, whichever process wrote them."""
-    return {int(path.stem): files.read_json(path) for path in (out / name).glob("*.json")}
+    return {path.stem: files.read_json(path) for path in (out / name).glob("*.json")}
 
 
-def _answers(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[list[Any]]]:
+def _answers(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> Iterator[list[list[Any]]]:
     """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
     prompts = [
@@ -231,20 +232,20 @@ def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer
                 yield [answer.ids for _ in chunk for answer in next(left)]
 
 
-def _rewards(job: SimpleNamespace, chunks: dict[int, list[Row]]) -> Iterator[list[Row]]:
+def _rewards(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> Iterator[list[Row]]:
     """Each chunk's rows of the pool. Judged is an answer's text with an end token, as fine-tuning would learn it."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.reward)
     model, answers = reward.load(job.paths.reward, p.dtype, launch.device(p)), _finished(job.out, "answers")
-    for i, rows in chunks.items():
+    for chunk, rows in chunks.items():
         prompts = [row["messages"][:1] for row in rows for _ in range(p.num_samples)]
         sequences = [
             reward.sequence(prompt, text, job.template, tokenizer, p)
-            for prompt, (text, _) in zip(prompts, answers[i], strict=True)
+            for prompt, (text, _) in zip(prompts, answers[chunk], strict=True)
         ]
         values = reward.rewards(model, sequences, p.batch_size)
         if not all(map(math.isfinite, values)):
             raise QilinError(f"{job.paths.reward}: a reward of {[row['id'] for row in rows]} is no finite number")
-        yield pool(rows, answers[i], [round(value, 6) for value in values], p)
+        yield pool(rows, answers[chunk], [round(value, 6) for value in values], p)
 
 
 def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], parameters: Any) -> list[Row]:

@@ -251,6 +251,19 @@ KILLED = "Signal 9 (SIGKILL) received by PID 41"
         ("OSError: no disk", "Signal 15 (SIGTERM) received by PID 41", "OSError: no disk"),
         (CLOSED, KILLED, f"[rank2]: {KILLED}"),
         (f"[rank2]: KeyError: 'a'\n{CLOSED}\n[rank2]: ValueError: b", "", "[rank2]: ValueError: b"),
+        # Of objects and threads that go after the exception.
+        (
+            "KeyError: 'a'\nException ignored in: <function Run.__del__ at 0x7f>\nTraceback (most recent call last):\n"
+            '  File "run.py", line 3, in __del__\nAttributeError: no attribute',
+            "",
+            "KeyError: 'a'",
+        ),
+        (
+            "KeyError: 'a'\nException in thread Thread-3:\nTraceback (most recent call last):\n  File \"b.py\"\n"
+            "ValueError: closed",
+            "",
+            "KeyError: 'a'",
+        ),
         # gloo's threads abort a process that leaves with an exception, NCCL's watchdog one that waits for it.
         (f"[rank2]: ValueError: b\n{CLOSED}", "Signal 6 (SIGABRT) received by PID 41", "[rank2]: ValueError: b"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,8 +232,11 @@ def test_their_blocks_hold_every_token_once(stage: SimpleNamespace, tiny_model_d
     assert said["conversations"] == 9 and said["of"] == 12 and said["tokens"] == 9 * len(ids)
     assert made.ids.ravel()[: len(ids) + 1].tolist() == [*ids, tiny_tokenizer.eos_token_id]
     assert made.useful_tokens == said["tokens_with_loss"]
+    # As a kill between the two files leaves it.
+    (stage.dir / "instructions.json").unlink()
+    assert dcpt.prepare(stage, tiny_model_dir) and files.read_json(stage.dir / "instructions.json") == said
     stage.parameters.instructions_as_text = 0.01
-    (stage.dir / "instructions.npy").unlink()
+    (stage.dir / "instructions.json").unlink()
     with pytest.raises(QilinError, match="none of the 12 conversations .* nearest valid: 0.0"):
         dcpt.prepare(stage, tiny_model_dir)
 
@@ -267,6 +271,12 @@ def test_a_turn_that_ends_in_a_question_is_one(text: str) -> None:
 )
 def test_a_turn_that_ends_in_advice_is_none(text: str) -> None:
     assert not questions.is_question(text)
+
+
+@pytest.mark.parametrize("text", ["怎么 " * 3000 + "。", "阿 " * 9000, "头痛\n" * 9000])
+def test_a_long_turn_takes_no_time(text: str) -> None:
+    started = time.perf_counter()
+    assert not questions.is_question(text) and time.perf_counter() - started < 1
 
 
 def rows(*kinds: str) -> list[list[dict[str, str]]]:

@@ -426,6 +426,15 @@ def test_each_method_trains_and_is_scored(
     assert json.loads((one.out / "behaviour.json").read_text())["policy"]["texts"]
 
 
+@pytest.mark.parametrize(("method", "field"), [("kto", {"desirable_weight": 1.5}), ("dpo", {"use_weighting": True})])
+def test_a_weight_on_the_loss_is_no_wrong_reference(method: str, field: dict[str, Any], method_job: Callable) -> None:
+    """Its loss before step 1 is none of ln 2 and 0.5, so none is said."""
+    one = method_job(method=method, trainer=field)
+    methods.of(one.parameters).load().work(one)
+    facts = files.read_json(one.out / "facts.json")
+    assert facts["step_zero_loss"] is None and facts["step_zero_gap"] < 1e-4 and facts["steps_done"] == 2
+
+
 def test_a_wrong_reference_stops_kto_before_step_1(method_job: Callable, triples: list) -> None:
     one = method_job(method="kto")
     trainer, _, pairs = trainer_and_batch(one, triples)

@@ -53,12 +53,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     files.write_json(tmp_path / "02_tokenize" / "base.json", {"template": "plain"})
 
-    def run(module: str = "child_of_steps", overrides: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def run(
+        module: str = "child_of_steps", overrides: dict[str, Any] | None = None, apart: bool = False, **more: Any
+    ) -> dict[str, Any]:
         stage = Stage(params.load("08_rlhf", {"seed": 5, **(overrides or {})}), tmp_path, "key", {}, False)
         shown: list[str] = []
         inputs = {"weights": tmp_path / "weights"}
         folder = tmp_path / "08_rlhf" / "reward"
-        steps, method = stage.parameters.reward, Method(module, "dpo")
+        steps, method = stage.parameters.reward, Method(module, "dpo", apart=apart)
         facts = jobs.train_step(stage, method, folder, steps, inputs, shown.append, **more)
         return {"facts": facts, "shown": shown, "folder": folder, "stage": stage.parameters}
 
@@ -101,6 +103,20 @@ def test_an_adapter_is_merged_before_a_training_starts_from_it(
     with pytest.raises(QilinError, match="facts.json"):
         start()
     assert done == [*["open"] * adapter, "train", "score"]
+
+
+def test_one_process_merges_what_many_that_never_talk_then_read(
+    start: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them at once would write and remove each other's files."""
+    files.write_json(tmp_path / "weights" / "adapter_config.json", {})
+    done: list[Any] = []
+    monkeypatch.setattr(launch, "run", lambda command, log, show, gpus, workers=1: done.append((command[4:], workers)))
+    monkeypatch.setattr(launch, "processes", lambda _: 3)
+    with pytest.raises(QilinError, match="facts.json"):
+        start(apart=True)
+    assert [one for one in done if "open" in one[0]] == [(["open"], 1)]
+    assert [workers for phases, workers in done if "train" in phases] == [3]
 
 
 def test_a_failed_child_is_named_keeps_its_checkpoints_and_goes_on(start: Callable, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from qilin_lib import files, params, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.tokens.template import BAICHUAN
+from qilin_lib.tokens.template import BAICHUAN, Template
 from qilin_lib.train import job as jobs
 from qilin_lib.train import launch, rejection, sampling, vllm_client
 from qilin_lib.train.methods import reward, sft
@@ -277,16 +277,21 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
     assert files.read_json(job.out / "facts.json")["sampler"] == "vLLM 0.33.0, merged weights"
 
 
-def test_many_processes_make_the_same_pool(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_share_the_chunks_and_make_the_same_pool(
+    make_job: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three ranks one after the other, the first one last: it waits for nobody, and writes what one process writes."""
     expected = sampled(make_job, "alone")
     job, pool = make_job("ranks")
+    written = {name: [] for name in ("answers", "rewards")}
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank in "210":
         assert not pool.exists()
         monkeypatch.setenv("RANK", rank)
         rejection.work(job)
-    assert list(files.read_jsonl(pool)) == expected
+        for name, counts in written.items():
+            counts.append(len(list((job.out / name).iterdir())))
+    assert list(files.read_jsonl(pool)) == expected and written == {"answers": [1, 2, 4], "rewards": [1, 2, 4]}
 
 
 def test_a_reward_that_is_no_number_is_an_error(make_job: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,12 +308,12 @@ def test_a_chunk_that_is_not_there_is_drawn_again_alone(make_job: Callable, monk
     """A kill leaves finished chunks, and half a file under another name."""
     expected = sampled(make_job, "calm")
     whole = {path.name: path.read_bytes() for path in (make_job("calm")[0].out / "answers").iterdir()}
-    assert sorted(whole) == ["0.json", "1.json", "2.json", "3.json"]
+    assert sorted(whole) == ["0-2.json", "2-4.json", "4-6.json", "6-8.json"]
     asked: list[int] = []
     usual = sampling.sample
     monkeypatch.setattr(sampling, "sample", lambda *a, **k: (asked.append(len(a[2])), usual(*a, **k))[1])
     # The last chunk is one question of four samples.
-    for lost, redrawn in (([], 0), ([0, 3], 12)):
+    for lost, redrawn in (([], 0), ([0, 6], 12)):
         job, pool = make_job("torn" + "".join(map(str, lost)))
         (job.out / "answers").mkdir()
         for name, text in whole.items():
@@ -317,6 +322,22 @@ def test_a_chunk_that_is_not_there_is_drawn_again_alone(make_job: Callable, monk
         asked.clear()
         rejection.work(job)
         assert list(files.read_jsonl(pool)) == expected and sum(asked) == redrawn
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_killed_round_goes_on_in_smaller_batches(judged: bool, make_job: Callable) -> None:
+    """As after memory ran out: `batch_size` moves no result, so half of the chunks stay as they are."""
+    expected = sampled(make_job, "calm")
+    job, pool = make_job("smaller", batch_size=4)
+    for name in ["answers", "rewards"][: 1 + judged]:
+        (job.out / name).mkdir()
+        for path in sorted((make_job("calm")[0].out / name).iterdir())[:2]:
+            (job.out / name / path.name).write_bytes(path.read_bytes())
+    rejection.work(job)
+    rows = list(files.read_jsonl(pool))
+    same = ("id", "sample", "answer", "kept")
+    assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in expected]
+    assert [row["reward"] for row in rows] == pytest.approx([row["reward"] for row in expected], abs=1e-4)
 
 
 # --- the rounds -------------------------------------------------------------------------------------------------------
@@ -366,3 +387,23 @@ def test_answers_that_say_nothing_end_the_round(
     with pytest.raises(QilinError, match="none of 20 answers says anything"):
         rejection.train(make_stage(), print)
     assert [module for module, _ in in_process] == [rejection.__name__]
+
+
+def test_a_template_s_own_words_take_no_room_from_question_and_answer(
+    make_stage: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 3.1 and Qwen2.5 write a system turn before every conversation; longer ones would be left out."""
+    stage, given, words = make_stage(rounds=1), {}, "You are a helpful assistant. " * 20
+
+    def step(*_: Any, **more: Any) -> dict[str, Any]:
+        given.update(more)
+        files.write_jsonl(stage.dir / "rejection" / "round1" / "pool.jsonl", [])
+        return {"kept": 1, "pool": {}}
+
+    monkeypatch.setattr(jobs, "train_step", step)
+    monkeypatch.setattr(rejection, "trained", lambda folder: stage.run_dir / "04_sft" / "model")
+    own = Template("own", "问：", "\n", "答：", begin=words)
+    files.write_json(stage.parent("02_tokenize") / "base.json", own.described)
+    rejection.train(stage, print)
+    tokenizer = load_tokenizer(stage.run_dir / "04_sft" / "model")
+    assert given["max_length"] > 40 + 16 + len(tokenizer.encode(words, add_special_tokens=False))

@@ -158,7 +158,8 @@ def drawn(rows: list[dict[str, Any]], held: set[str], share: float, seed: int) -
 def prepare(stage: Stage, weights: Path) -> Path:
     """The packed blocks of the stage's conversations, in its own folder; what they are stands beside them."""
     tokens, target = stage.parent("02_tokenize"), stage.dir / "instructions.npy"
-    if target.exists():
+    # Written last.
+    if target.with_suffix(".json").exists():
         return target
     held = {row["id"] for name in corpus.PACKED for row in files.read_jsonl(tokens / f"{name}_heldout.jsonl")}
     # DCPT alone reads no conversation, so the set is reached through what 02 stands on.

@@ -29,6 +29,8 @@ from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
 Pair = dict[str, list[int]]
 # What `heldout.moments` calls before and after training is here the reference and the policy.
 WHO = {"before": "reference", "after": "policy"}
+# Fields of TRL's configurations that weigh the loss, which is then another before step 1, with their defaults.
+WEIGHTS = {"use_weighting": False, "desirable_weight": 1.0, "undesirable_weight": 1.0}
 # Largest difference (nats per answer) of policy and reference before step 1: what rounding can add up to over an answer
 # (one machine gave 0.0014 in float32). A wrong reference is off by several nats.
 GAP = {"float32": 1e-2, "bfloat16": 0.25, "float16": 0.25}
@@ -152,7 +154,7 @@ def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, 
 
 def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[str, Any]:
     """{step_zero_loss, step_zero_expected, step_zero_gap} on held-out pairs before training; RuntimeError unless policy
-    ≡ reference. Nothing is compared where no loss is `expected`.
+    ≡ reference. Nothing is compared where no loss is `expected`, and no loss is told where `WEIGHTS` weigh it.
 
     The expected loss can come about in the mean with wrong weights, so the rewards / β of each batch's chosen and of
     its rejected answers, which no other loss moves, must be 0. `trainer.evaluate()` would mark the model as prepared,
@@ -181,13 +183,14 @@ def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[st
     with_sft = "sft" in getattr(trainer, "loss_types", ())
     margin = float(np.mean(chosen) - np.mean(rejected))
     loss = math.log1p(math.exp(-margin)) if with_sft else sum(losses) / len(losses)
-    if not (gap < allowed and abs(loss - expected) < 1e-3):
+    weighed = any(getattr(trainer.args, name, usual) != usual for name, usual in WEIGHTS.items())
+    if not (gap < allowed and (weighed or abs(loss - expected) < 1e-3)):
         raise RuntimeError(
             f"before step 1 the loss is {loss:.4f} (not {expected:.4f}), and the policy gives held-out answers a "
             f"log-probability {gap:.2g} nats away from the reference's (at most {allowed:g} allowed): the reference is "
             "not the SFT policy"
         )
-    return facts | {"step_zero_loss": loss, "step_zero_gap": gap}
+    return facts | {"step_zero_loss": None if weighed else loss, "step_zero_gap": gap}
 
 
 def score(job: SimpleNamespace) -> None:

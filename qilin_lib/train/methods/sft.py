@@ -28,6 +28,8 @@ from qilin_lib.train import one_stage, questions
 from qilin_lib.train.heldout import label_count, measured
 from qilin_lib.train.methods import METHODS
 
+# Role tags and the end token need a few tokens beside two turns; a system text of the template's own more.
+TAGS = 32
 # ids and labels, equally long: lists, or the two rows of an array.
 Example = tuple[Sequence[int], Sequence[int]]
 
@@ -40,6 +42,12 @@ def train(stage: Stage) -> dict[str, Any]:
     if stage.parameters.one_stage:
         paths |= {"weights": shared.weights_of(stage, "02_tokenize"), "chimed": chimed, "tokens": tokens}
     return jobs.train_stage(stage, METHODS["sft"], paths)
+
+
+def longest(limits: Any, template: Template, tokenizer: Any) -> int:
+    """The `max_length` that a question and an answer, cut to their `limits`, always fit."""
+    empty = [{"role": role, "content": ""} for role in ("user", "assistant")]
+    return limits.max_source_length + limits.max_target_length + max(TAGS, len(template.encode(empty, tokenizer)))
 
 
 def encode(messages: list[Message], template: Template, tokenizer: Any, parameters: Any) -> Example | None:
