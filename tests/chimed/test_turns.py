@@ -75,6 +75,10 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
         {"conversations": json.dumps(chat("from", "value", "human", "gpt"))},
         {"instruction": f" <user>: {ASKED} <bot>: {ANSWERED} <user>: {AGAIN}", "input": "", "output": LAST},
         {"instruction": f"用户：{ASKED}\n助手：{ANSWERED}\n用户：{AGAIN}", "input": "", "output": LAST},
+        {
+            "prompt": "".join(f"<|im_start|>{who}\n{said}<|im_end|>\n" for who, said in FOUR[:3]),
+            "response": f"<|im_start|>assistant\n{LAST}<|im_end|>",
+        },
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
         {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
@@ -144,6 +148,12 @@ def test_content_parts_that_are_all_text_are_joined(tmp_path):
             {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
             "role marks inside a turn",
         ),
+        ({"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"}, "role marks inside a turn"),
+        ({"messages": turns(), "label": False}, "undesired answer"),
+        ({"prompt": ASKED, "completion": ANSWERED, "label": False}, "undesired answer"),
+        ({"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"}, "undesired answer"),
+        ({"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]}, "content that is not text"),
+        ({"conversations": [{"instruction": ASKED, "input": "", "output": ANSWERED}]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
         ({"x": 1}, "missing field"),
@@ -229,6 +239,12 @@ def test_alpaca_words_for_nothing_are_no_input(tmp_path, word):
 def test_a_question_loses_the_word_for_nothing_behind_it(tmp_path, asked, kept):
     row = {"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": ANSWERED}]}
     assert messages(tmp_path, row, "medicalgpt_sft")[0][1] == kept
+
+
+@pytest.mark.parametrize("name", ["input", "context"])
+def test_what_a_question_is_about_stands_below_it(tmp_path, name):
+    row = {name: "患者，40岁，头痛。", "instruction": ASKED, "output": ANSWERED, "label": True}
+    assert messages(tmp_path, row) == [("user", f"{ASKED}\n患者，40岁，头痛。"), FOUR[1]]
 
 
 @pytest.mark.parametrize("word", ["无", "没有", "暂无"])
