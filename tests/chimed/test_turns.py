@@ -153,7 +153,6 @@ def test_content_parts_that_are_all_text_are_joined(tmp_path):
         ({"prompt": ASKED, "completion": ANSWERED, "label": False}, "undesired answer"),
         ({"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"}, "undesired answer"),
         ({"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]}, "content that is not text"),
-        ({"conversations": [{"instruction": ASKED, "input": "", "output": ANSWERED}]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
         ({"x": 1}, "missing field"),
