@@ -149,6 +149,9 @@ def test_content_parts_that_are_all_text_are_joined(tmp_path):
             "role marks inside a turn",
         ),
         ({"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"}, "role marks inside a turn"),
+        ({"instruction": "你是一名药师。", "question": ASKED, "output": ANSWERED}, "several questions"),
+        ({"prompt": "你是一名药师。", "query": ASKED, "response": ANSWERED}, "several questions"),
+        ({"question": ASKED, "answer": ANSWERED, "response": LAST}, "several answers"),
         ({"messages": turns(), "label": False}, "undesired answer"),
         ({"prompt": ASKED, "completion": ANSWERED, "label": False}, "undesired answer"),
         ({"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"}, "undesired answer"),
@@ -304,6 +307,7 @@ def test_pairs_in_every_form(tmp_path, name, row):
     [
         ({"chosen": LAST, "rejected": WORSE}, "missing field"),
         ({"prompt": ASKED, "chosen": LAST}, "missing field"),
+        ({"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}, "several questions"),
         ({"prompt": ASKED, "chosen": LAST, "rejected": ""}, "empty field"),
         ({"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}, "chosen equals rejected"),
         ({"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}, "tools"),
