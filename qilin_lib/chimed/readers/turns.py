@@ -46,7 +46,7 @@ def instruction_row(row: Any) -> Dialogue:
         return talk(turns, system)
     if _is_messages(answers := field(row, CHAT["answer"])):
         return talk([*turns, *messages(answers)], system)
-    answer = required(row, *CHAT["answer"])
+    answer = _sole(row, "answer")
     if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
         raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
@@ -54,6 +54,15 @@ def instruction_row(row: Any) -> Dialogue:
     dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
     wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
     return dialogue._replace(wordings=wordings) if wordings else dialogue
+
+
+def _sole(row: Any, kind: str) -> str:
+    """The question or answer of a row; Reject where its fields say different things, of which some would be lost."""
+    text = required(row, *CHAT[kind])
+    others = [other for name in CHAT[kind] if (other := field_text(row.get(name)))]
+    if any(other not in text and text not in other for other in others):
+        raise Reject(f"several {kind}s", " / ".join(others))
+    return text
 
 
 def _pairs(first: Any, second: Any) -> list[list[Any]]:
@@ -95,7 +104,7 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(row.get("prompt")):
         return system, messages(row["prompt"])
-    question = required(row, *CHAT["question"])
+    question = _sole(row, "question")
     below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
     if isinstance(below, list | dict):
         raise Reject("content that is not text", f"a {type(below).__name__} beside the question")
