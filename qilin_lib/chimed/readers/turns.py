@@ -59,7 +59,7 @@ def instruction_row(row: Any) -> Dialogue:
 def _sole(row: Any, kind: str) -> str:
     """The question or answer of a row; Reject where its fields say different things, of which some would be lost."""
     text = required(row, *CHAT[kind])
-    others = [other for name in CHAT[kind] if (other := field_text(row.get(name)))]
+    others = [other for name in CHAT[kind] if name in row and (other := field_text(row[name]))]
     if any(other not in text and text not in other for other in others):
         raise Reject(f"several {kind}s", " / ".join(others))
     return text
