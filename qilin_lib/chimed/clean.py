@@ -149,7 +149,10 @@ _STEPS: list[tuple[str, Callable[[str], str]]] = [
     ("&", partial(_BROKEN_ENTITY.sub, _character)),
     ("", _no_controls),
     ("<", _no_elements),
-    ("<", _replace(rf"(?i)<\s{{0,9}}(?:br|/p|/div|/li|/tr){_ATTRIBUTES}/?>", "\n")),
+    ("<", _replace(rf"(?i)<\s{{0,9}}(?:br|hr|/p|/div|/li|/tr|/d[td]|/h[1-6]){_ATTRIBUTES}/?>", "\n")),
+    # An element that the page left open ends where the next one begins.
+    ("<", _replace(rf"(?i)(?<=[^>\s])<(?:p|div|table|tr|[uod]l|li|d[td]|h[1-6]){_ATTRIBUTES}>", "\n")),
+    ("<", _replace(rf"(?i)</t[dh]{_ATTRIBUTES}>", " ")),
     # A citation or a trade mark is no exponent.
     ("<", _replace(rf"(?i)<sup{_ATTRIBUTES}>(?=[-+−–]?[0-9A-Za-z])", "^")),
     ("<", _replace(_TAG, "")),

@@ -22,7 +22,7 @@ from raw_files import jsonl, payloads, put, reads, units_of
 
 from qilin_lib.chimed import sources
 from qilin_lib.chimed.build import build_sets
-from qilin_lib.chimed.records import Passage, Record
+from qilin_lib.chimed.records import Passage, Record, lost_character
 from qilin_lib.report import data
 
 NAME = "huatuo_encyclopedia_qa"
@@ -71,6 +71,34 @@ def test_every_layout_of_json(tmp_path, layout, newline):
 def test_newlines_of_several_systems_in_one_file(tmp_path):
     text = dump(ROWS[0]) + "\r\n" + dump(ROWS[1]) + "\r" + dump(ROWS[2]) + "\n"
     assert read(tmp_path, "a.jsonl", text) == (ASKED, {})
+
+
+HAS = "请到医院检查。"
+UNDER_DATA = {
+    "instructions": [{"instruction": asked, "input": "", "output": HAS} for asked in ASKED],
+    "questions": [{"question": asked, "answer": HAS} for asked in ASKED],
+    "pairs": [[asked, HAS] for asked in ASKED],
+    "chats": [{"data": [f"问：{asked}", f"答：{HAS}"]} for asked in ASKED],
+}
+
+
+@pytest.mark.parametrize("form", UNDER_DATA)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_rows_under_data_are_no_conversation(tmp_path, form, indent):
+    assert read(tmp_path, "a.json", dump({"version": 1, "data": UNDER_DATA[form]}, indent=indent)) == (ASKED, {})
+
+
+@pytest.mark.parametrize("cut", [15, 20, 34, 40, 45])
+def test_a_first_line_that_is_cut_costs_itself(tmp_path, cut):
+    assert read(tmp_path, "a.jsonl", dump(ROWS[0])[:cut] + "\n" + jsonl(ROWS)) == (ASKED, {"broken JSON": 1})
+
+
+def test_quotes_behind_backslashes_as_databases_write_them(tmp_path):
+    text = 'department,title,ask,answer\n内科,"他说\\"疼\\"，很久",,"\\"好\\"\n休息"\n' + "".join(
+        f"内科,{asked},,休息\n" for asked in ASKED
+    )
+    assert read(tmp_path, "a.csv", text, "toyhom_dialogue") == (['他说"疼"，很久', *ASKED], {})
+    assert payloads(tmp_path, "toyhom_dialogue")[0].turns[1] == '"好"\n休息'
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -125,6 +153,13 @@ TABLES = {
 def test_parquet_and_arrow_are_rows(tmp_path, file):
     assert read(tmp_path, file, TABLES[file]) == (ASKED, {})
     assert [one.line for one in units_of(tmp_path, NAME)] == [1, 2, 3]
+
+
+def test_text_that_a_table_holds_as_bytes_is_text(tmp_path):
+    rows = [{"questions": asked.encode(), "answers": "请到医院检查。".encode()} for asked in ASKED]
+    rows.append({"questions": ASKED[0].encode("gb18030"), "answers": b"x"})
+    asked, lost = read(tmp_path, "a.parquet", parquet(rows))
+    assert asked[:3] == ASKED and lost_character(asked[3]) and not lost
 
 
 @pytest.mark.parametrize("file", ["a.parquet", "a.arrow"])
@@ -217,6 +252,25 @@ def test_links_inside_the_raw_folder_are_read_and_links_out_of_it_are_not(tmp_pa
     assert reads(raw, folder.name) == (ASKED, {"unreadable file": 3})
     details = {one.detail.split(";")[0] for one in units_of(raw, folder.name) if not isinstance(one, Record)}
     assert details == {"a symbolic link that leads out of the raw folder"}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n"
+
+
+@pytest.mark.parametrize("name, file", [(NAME, "a.jsonl"), ("toyhom_dialogue", "a.csv"), ("plain_text", "a.txt")])
+@pytest.mark.parametrize(
+    "raw, what",
+    [
+        (POINTER, "Git LFS"),
+        (zipped({"xl/workbook.xml": b"<x/>"}), ".zip"),
+        (gzip.compress(LINES), "gzip"),
+        (b"%PDF-1.7\n1 0 obj", "PDF"),
+    ],
+)
+def test_what_is_no_text_is_one_rejection_that_says_what_it_is(tmp_path, name, file, raw, what):
+    put(tmp_path / name, {file: raw})
+    (one,) = units_of(tmp_path, name)
+    assert one.reason == "unreadable file" and what in one.detail
 
 
 # --- what is not read -------------------------------------------------------------------------------------------------

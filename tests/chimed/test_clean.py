@@ -31,6 +31,10 @@ GOES = [
     ("甲<script>var im=new Image();im.src='x';</script>乙<style>p{color:red}</style>丙<!-- 注 -->丁", "甲乙丙丁"),
     ("掌握该知识点。im=newImage。im。src=http://a.b/c。", "掌握该知识点。"), ("，您好，请复查。", "您好，请复查。"),
     ("第一点。\\n第二点。\\r\\n第三点", "第一点。\n第二点。\n第三点"),
+    ("<table><tr><th>WBC</th><td>5.0</td><td>4.0-10.0</td></tr><tr><td>P</td><td> 80 </td></tr></table>",
+     "WBC 5.0 4.0-10.0\nP 80"),
+    ("<h3>病因</h3>感染<dl><dt>症状</dt><dd>咳嗽</dd></dl><ul><li>休息<li>饮水</ul>",
+     "病因\n感染\n症状\n咳嗽\n休息\n饮水"),
     ("\uf06c 身高，\uf0b7体重，\uf061\uf0b35", "身高，体重，α≥5"),
 ]  # fmt: skip
 STAYS = [

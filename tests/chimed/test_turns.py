@@ -75,6 +75,10 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
         {"conversations": json.dumps(chat("from", "value", "human", "gpt"))},
         {"instruction": f" <user>: {ASKED} <bot>: {ANSWERED} <user>: {AGAIN}", "input": "", "output": LAST},
         {"instruction": f"用户：{ASKED}\n助手：{ANSWERED}\n用户：{AGAIN}", "input": "", "output": LAST},
+        {
+            "prompt": "".join(f"<|im_start|>{who}\n{said}<|im_end|>\n" for who, said in FOUR[:3]),
+            "response": f"<|im_start|>assistant\n{LAST}<|im_end|>",
+        },
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
         {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
@@ -144,6 +148,14 @@ def test_content_parts_that_are_all_text_are_joined(tmp_path):
             {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
             "role marks inside a turn",
         ),
+        ({"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"}, "role marks inside a turn"),
+        ({"instruction": "你是一名药师。", "question": ASKED, "output": ANSWERED}, "several questions"),
+        ({"prompt": "你是一名药师。", "query": ASKED, "response": ANSWERED}, "several questions"),
+        ({"question": ASKED, "answer": ANSWERED, "response": LAST}, "several answers"),
+        ({"messages": turns(), "label": False}, "undesired answer"),
+        ({"prompt": ASKED, "completion": ANSWERED, "label": False}, "undesired answer"),
+        ({"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"}, "undesired answer"),
+        ({"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]}, "content that is not text"),
         ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
         ({"x": 1}, "missing field"),
@@ -231,6 +243,12 @@ def test_a_question_loses_the_word_for_nothing_behind_it(tmp_path, asked, kept):
     assert messages(tmp_path, row, "medicalgpt_sft")[0][1] == kept
 
 
+@pytest.mark.parametrize("name", ["input", "context"])
+def test_what_a_question_is_about_stands_below_it(tmp_path, name):
+    row = {name: "患者，40岁，头痛。", "instruction": ASKED, "output": ANSWERED, "label": True}
+    assert messages(tmp_path, row) == [("user", f"{ASKED}\n患者，40岁，头痛。"), FOUR[1]]
+
+
 @pytest.mark.parametrize("word", ["无", "没有", "暂无"])
 def test_a_patient_may_answer_with_such_a_word(tmp_path, word):
     said = [("user", ASKED), ("assistant", "有过敏史吗？"), ("user", word), ("assistant", ANSWERED)]
@@ -289,6 +307,7 @@ def test_pairs_in_every_form(tmp_path, name, row):
     [
         ({"chosen": LAST, "rejected": WORSE}, "missing field"),
         ({"prompt": ASKED, "chosen": LAST}, "missing field"),
+        ({"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}, "several questions"),
         ({"prompt": ASKED, "chosen": LAST, "rejected": ""}, "empty field"),
         ({"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}, "chosen equals rejected"),
         ({"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}, "tools"),

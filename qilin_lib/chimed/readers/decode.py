@@ -123,7 +123,7 @@ def _row(lines: Iterator[Numbered], held: deque[Numbered], delimiter: str) -> tu
     """
     used: list[Numbered] = []
 
-    def taken() -> Iterator[str]:
+    def taken(escaped: bool) -> Iterator[str]:
         size = 0
         while len(used) < _ROW_LINES and size <= streams.MAX_LINE:
             item = held.popleft() if held else next(lines, None)
@@ -133,13 +133,20 @@ def _row(lines: Iterator[Numbered], held: deque[Numbered], delimiter: str) -> tu
                 return
             used.append(item)
             size += len(line)
-            yield line + "\n"
+            yield (line.replace('\\"', '""') if escaped else line) + "\n"
 
-    try:
-        return used, next(csv.reader(taken(), strict=True, delimiter=delimiter), []), ""
-    except csv.Error as reason:
-        held.extendleft(reversed(used[1:]))
-        return used[:1], next(csv.reader([used[0][1]], delimiter=delimiter), []), str(reason)
+    # Databases write a quote inside quotes as \" and not as "".
+    for escaped in (False, True):
+        try:
+            return used, next(csv.reader(taken(escaped), strict=True, delimiter=delimiter), []), ""
+        except csv.Error as error:
+            reason = str(error)
+        if escaped or not any('\\"' in line for _, line in used):
+            break
+        held.extendleft(reversed(used))
+        used.clear()
+    held.extendleft(reversed(used[1:]))
+    return used[:1], next(csv.reader([used[0][1]], delimiter=delimiter), []), reason
 
 
 def csv_records(stream: Stream, delimiter: str = ",") -> Rows:

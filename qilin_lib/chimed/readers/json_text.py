@@ -216,7 +216,7 @@ def _layout(window: _Window, fits: Callable[[Any], bool] | None) -> str:
     value = window.value(_HEAD)
     in_first = window.end <= window.text.find("\n", window.at)
     if isinstance(value, Reject):
-        return "lines" if in_first else ""
+        return "lines" if in_first or _lines_follow(window.text[window.at :]) else ""
     while _GAP.match(window.text, window.end).end() == len(window.text) and window.more():
         pass
     if _GAP.match(window.text, window.end).end() < len(window.text):
@@ -229,3 +229,11 @@ def _layout(window: _Window, fits: Callable[[Any], bool] | None) -> str:
     if any(map(fits, listed)) if fits else listed:
         return "["
     return "{" if objects and (len(objects) == len(value) or fits and any(map(fits, objects))) else "values"
+
+
+def _lines_follow(text: str) -> bool:
+    """Whether a first line that is cut is followed by a whole object that is no part of what that line opened."""
+    first, second = [*text.split("\n", 2), ""][:2]
+    value, end = _decoded(second)
+    behind, opened = second[end:].strip(), first.rstrip()[-1:] in ("[", "{", ":")
+    return isinstance(value, dict) and (behind == "" or behind == "," and not opened)

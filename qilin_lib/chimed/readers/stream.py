@@ -109,6 +109,15 @@ _UNPACK = {"": lambda handle: handle, ".gz": gzip.open, ".bz2": bz2.open, ".xz":
 _UNPACK[".zst"] = lambda handle: pyarrow.CompressedInputStream(handle, "zstd")
 
 
+# How files begin that are no text and no table, whatever their names say.
+_NO_TEXT = {
+    b"version https://git-lfs": "only a pointer to Git LFS; get the file itself, for example by git lfs pull",
+    b"PK\x03\x04": "a .zip archive or an Office document by its content; name it so",
+    b"\x1f\x8b": "packed by gzip; let its name end in .gz",
+    b"%PDF-": "a PDF, no text",
+}
+
+
 def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
     """The bytes of what `opener` opens, expanded as the suffix `packing` says."""
     made = 0
@@ -119,6 +128,10 @@ def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
                 made += len(block)
                 if packing and (unsafe := bomb(made, handle.tell())):
                     raise unsafe
+                if made == len(block) and (
+                    what := next((_NO_TEXT[head] for head in _NO_TEXT if block.startswith(head)), "")
+                ):
+                    raise Reject("unreadable file", what)
                 yield block
             if packing and not handle.tell():
                 raise EOFError("an empty file")
@@ -159,10 +172,15 @@ def table(opener: Opener, packing: str, kind: str) -> Iterator[str]:
                 batch.validate(full=True)
                 for start in range(0, batch.num_rows, _ROWS):
                     rows = map(_filled, batch.slice(start, _ROWS).to_pylist())
-                    yield "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+                    yield "".join(json.dumps(row, ensure_ascii=False, default=_shown) + "\n" for row in rows)
     # MemoryError: a damaged table may ask for terabytes.
     except (*FAULTS, pyarrow.ArrowException, MemoryError) as reason:
         raise unreadable(reason) from None
+
+
+def _shown(value: Any) -> str:
+    """What JSON has no form for: bytes are text that its table has no type for."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _filled(value: Any) -> Any:

@@ -21,6 +21,8 @@ CHAT = FIELDS["chat"]
 _REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
 _NAMES = FIELDS["speakers"].items()
 _SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
+# Those that are also fields of a row name no speaker as the key of a message.
+_KEYS = _SPEAKERS.keys() - {*CHAT["question"], *CHAT["below the question"], *CHAT["answer"]}
 
 
 def instruction_row(row: Any) -> Dialogue:
@@ -35,6 +37,8 @@ def instruction_row(row: Any) -> Dialogue:
     elif _is_messages(row):
         row = {"messages": row}
     plain(row)
+    if isinstance(row, dict) and (flag := next((name for name in CHAT["undesired"] if _is_no(row.get(name))), "")):
+        raise Reject("undesired answer", flag)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
         return talk(messages(_pairs(row["input"], row.get("output"))), string(row.get("system")))
     system, turns = asked(row)
@@ -42,7 +46,7 @@ def instruction_row(row: Any) -> Dialogue:
         return talk(turns, system)
     if _is_messages(answers := field(row, CHAT["answer"])):
         return talk([*turns, *messages(answers)], system)
-    answer = required(row, *CHAT["answer"])
+    answer = _sole(row, "answer")
     if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
         raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
@@ -50,6 +54,15 @@ def instruction_row(row: Any) -> Dialogue:
     dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
     wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
     return dialogue._replace(wordings=wordings) if wordings else dialogue
+
+
+def _sole(row: Any, kind: str) -> str:
+    """The question or answer of a row; Reject where its fields say different things, of which some would be lost."""
+    text = required(row, *CHAT[kind])
+    others = [other for name in CHAT[kind] if name in row and (other := field_text(row[name]))]
+    if any(other not in text and text not in other for other in others):
+        raise Reject(f"several {kind}s", " / ".join(others))
+    return text
 
 
 def _pairs(first: Any, second: Any) -> list[list[Any]]:
@@ -70,7 +83,18 @@ def plain(row: Any) -> None:
 def listed(row: Any) -> str:
     """The key under which a row has its list of messages, "" when it has none."""
     keys = CHAT["messages"] if isinstance(row, dict) else ()
-    return next((key for key in keys if row.get(key) is not None and (key != "data" or isinstance(row[key], list))), "")
+    return next((key for key in keys if row.get(key) is not None and (key != "data" or _are_turns(row[key]))), "")
+
+
+def _are_turns(value: Any) -> bool:
+    """Whether what stands under "data" are turns, and not the rows of a file."""
+    return isinstance(value, list) and all(
+        isinstance(one, str) or isinstance(one, dict) and field(one, CHAT["speaker"]) is not None for one in value
+    )
+
+
+def _is_no(flag: Any) -> bool:
+    return flag is False or string(flag).lower() == "false"
 
 
 def asked(row: Any) -> tuple[str, list[Turn]]:
@@ -80,8 +104,11 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(row.get("prompt")):
         return system, messages(row["prompt"])
-    question, more = required(row, *CHAT["question"]), string(row.get("input"))
-    question = question if nothing(more) else f"{question}\n{more}"
+    question = _sole(row, "question")
+    below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
+    if isinstance(below, list | dict):
+        raise Reject("content that is not text", f"a {type(below).__name__} beside the question")
+    question = question if nothing(more := string(below)) else f"{question}\n{more}"
     return system, [*_history(row.get("history")), ("user", question)]
 
 
@@ -136,10 +163,10 @@ def _turns(message: dict[str, Any] | str | list[Any]) -> list[Turn]:
         return [(speaker_of(label[1]), string(label[2]))] if label else [(speaker_of(message), "")]
     plain(message)
     if (named := field(message, CHAT["speaker"])) is None and not any(name in message for name in CHAT["speaker"]):
-        said = [(_SPEAKERS.get(name.lower()), text) for name, text in message.items()]
-        if not any(who for who, _ in said):
+        said = [(name.lower(), text) for name, text in message.items() if name.lower() in _KEYS]
+        if not said:
             raise Reject("unknown form", f"a message without a speaker: {', '.join(list(message)[:8])}")
-        return [(who, text_of(text)) for who, text in said if who]
+        return [(_SPEAKERS[name], text_of(text)) for name, text in said]
     speaker = speaker_of(named)
     if speaker == "assistant" and any(message.get(flag, 1) in (0, "false") for flag in CHAT["no loss"]):
         raise Reject("turn without loss", f"turn of {named}")
@@ -207,18 +234,18 @@ def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...
     return tuple(map("\n".join, texts)), "\n".join(filter(None, opening))
 
 
-# A mark is "<user>:" or "<|user|>" anywhere, a heading "### Instruction:", or a word with a colon at the beginning of a
-# line or sentence, but not of an entry of a numbered list.
+# A mark is "<user>:", "<|user|>" or "<|im_start|>user" anywhere, a heading "### Instruction:", or a word with a colon
+# at the beginning of a line or sentence, but not of an entry of a numbered list.
 _WORDS, _HEADINGS = ("|".join(n for _, kinds in _NAMES for n in kinds.get(kind, ())) for kind in ("marks", "headings"))
 _MARK = re.compile(
-    rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?"
+    rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?|<\|im_start\|>(?P<chat>{_WORDS})\n"
     rf"|(?:^|(?<=\s))#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
-    rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|[：:]))",
+    rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|(?(chat)|[：:])))",
     re.IGNORECASE,
 )
 
 # What every mark holds; looked for first, for it is found four times as fast.
-_HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]")
+_HINT = re.compile(rf"(?:{_WORDS}|{_HEADINGS})[ \t]?[|>:：]|<\|im_start\|>")
 
 
 def transcript(text: str) -> list[Turn]:
@@ -227,8 +254,12 @@ def transcript(text: str) -> list[Turn]:
     before = (text[: marks[0].start()] if marks else text).strip()
     parts = [] if before in ("", "<s>") else [("", before)]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    said = (text[mark.end() : end].strip().removesuffix("</s>").strip() for mark, end in zip(marks, ends, strict=True))
+    said = (_unended(text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True))
     return parts + [(_SPEAKERS[mark[mark.lastgroup].lower()], one) for mark, one in zip(marks, said, strict=True)]
+
+
+def _unended(text: str) -> str:
+    return text.strip().removesuffix("</s>").removesuffix("<|im_end|>").strip()
 
 
 def whole_transcript(text: str) -> list[Turn]:
