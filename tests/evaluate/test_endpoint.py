@@ -20,7 +20,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.replies import ERROR
+from qilin_lib.evaluate.replies import ERROR, LENGTH, Reply
 from qilin_lib.schema import Baseline
 
 KEY = "sk-secret-0123456789abcdef"
@@ -159,14 +159,31 @@ HOPELESS = {
     "deep": ((200, b"[" * 100_000), servers.TRIES, "no completion ([[[["),
     "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
     "closed": (None, servers.TRIES, "no connection (Server disconnected"),
+    "405": ((405, b"Method not allowed"), 1, "status 405 (Method not allowed)"),
+    "moved": (
+        (307, {}, {"location": "http://127.0.0.1:9/v1"}),
+        1,
+        "status 307, the server points to http://127.0.0.1:9/v1",
+    ),
+    "long": ((200, b" " * 3000), servers.TRIES, "an answer of more than 2000 bytes"),
+    "long fault": ((500, b"x" * 3000), servers.TRIES, "an answer of more than 2000 bytes"),
+    # OpenRouter begins a 200 before it knows whether the model's own host answers.
+    "quota behind a 200": ((200, {"error": {"message": "pay", "code": 402}}), 1, "quota is used up (pay)"),
+    "fault in a choice": ((200, {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}), 6, "no compl"),
 }
 
 
 @pytest.mark.parametrize("name", HOPELESS)
 def test_a_fault_that_stays_is_one_sentence(
-    name: str, server: Faulty, backend: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str,
+    server: Faulty,
+    backend: Callable,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reply, tries, reason = HOPELESS[name]
+    monkeypatch.setattr(servers, "LARGEST", 2000, raising=False)
     server.reply = lambda request, number: reply
     caplog.set_level(logging.DEBUG)
     asked = backend()
@@ -229,6 +246,16 @@ REFUSED = {
     ),
     "filter": ((400, {"error": {"message": "data_inspection_failed"}}), "data_inspection_failed"),
     "null": ((200, completion(None)), "an answer without text (finish_reason stop)"),
+    "no text": (
+        (200, {"choices": [{"message": {"role": "assistant"}}]}),
+        "an answer without text (finish_reason None)",
+    ),
+    "kept back": (
+        (200, {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}),
+        "an answer without text (finish_reason content_filter)",
+    ),
+    "by name": ((400, {"error": {"message": "m-1 may not answer this"}}), "m-1 may not answer this"),
+    "moderated behind a 200": ((200, {"error": {"message": "flagged", "code": 400}}), "flagged"),
 }
 
 
@@ -318,14 +345,23 @@ def test_a_server_that_gives_no_log_probabilities_writes_its_letters(
     assert "m-1 gives no log-probabilities" in capsys.readouterr().out
 
 
-def test_a_prompt_refused_while_letters_are_scored_is_one_item(server: Faulty, backend: Callable) -> None:
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((400, {"error": {"message": "data_inspection_failed"}}), "data_inspection_failed"),
+        ((200, {"choices": [{"logprobs": {"content": []}}]}), "an answer without log-probabilities"),
+        ((200, {"choices": [{"logprobs": {"content": None}}]}), "an answer without log-probabilities"),
+    ],
+)
+def test_a_prompt_refused_while_letters_are_scored_is_one_item(
+    server: Faulty, backend: Callable, reply: Any, reason: str
+) -> None:
     found = {"content": [{"top_logprobs": [{"token": "A", "logprob": -0.1}]}]}
-    filtered = (400, {"error": {"message": "data_inspection_failed"}})
     server.reply = lambda request, number: (
-        filtered if said(request) == "bad" else (200, {"choices": [{"logprobs": found}]})
+        reply if said(request) == "bad" else (200, {"choices": [{"logprobs": found}]})
     )
     fine, refused = backend(logprobs=True).choice_logprobs([ask("q"), ask("bad")], "A")
-    assert fine == {"A": -0.1} and refused.finish == ERROR and "data_inspection_failed" in refused.error
+    assert fine == {"A": -0.1} and refused.finish == ERROR and reason in refused.error
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -372,6 +408,11 @@ def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: C
     expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
     expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
     assert asked.usage() == expected
+    absurd = completion("a") | {"usage": {"prompt_tokens": 10**400, "completion_tokens": 3}}
+    server.reply = lambda request, number: (200, absurd)
+    lying = backend(price_per_million_input=0.5, price_per_million_output=1.5)
+    lying.generate([ask("r")], 5)
+    assert lying.usage()["cost"] == 0 and lying.usage()["unmetered"] == 1
     assert backend(price_per_million_input=0.5).usage()["cost"] is None
 
 
@@ -406,14 +447,38 @@ def test_the_key_is_sent_and_stands_nowhere_else(server: Faulty, backend: Callab
     assert KEY not in repr(asked) + str(asked.usage()) + asked.fingerprint()
 
 
-def test_the_key_does_not_follow_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
-    other = Faulty()
-    threading.Thread(target=other.serve_forever, daemon=True).start()
-    server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
-    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
-    other.shutdown()
-    other.server_close()
-    assert [request["headers"]["authorization"] for request in other.requests] == [None]
+def test_no_prompt_follows_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
+    with serving(Faulty()) as other:
+        server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
+        with pytest.raises(QilinError, match="status 307"):
+            backend().generate([ask("q")], 5)
+        assert other.requests == []
+
+
+def test_a_host_whose_name_only_begins_like_this_machine_s_is_another(
+    backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("A_KEY")
+    assert backend(endpoint="http://127.0.0.9:8000/v1").url and backend(endpoint="http://[::1]:8000/v1").url
+    with pytest.raises(QilinError, match="wants a key"):
+        backend(endpoint="http://127.0.0.1.example.com/v1")
+
+
+def test_a_thought_that_took_all_tokens_has_no_text_however_the_server_says_so(
+    server: Faulty, backend: Callable
+) -> None:
+    message = {"role": "assistant", "reasoning_content": "先看A"}
+    server.reply = lambda request, number: (200, {"choices": [{"message": message, "finish_reason": "length"}]})
+    assert backend().generate([ask("q")], 5) == [Reply("", LENGTH)]
+
+
+def test_another_model_s_answers_are_told_and_kept_under_its_name(
+    server: Faulty, backend: Callable, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    server.reply = lambda request, number: (200, completion("yes", model="m-0"))
+    assert texts(backend().generate(asks(3), 5)) == ["yes"] * 3
+    assert capsys.readouterr().out.count("m-1 is answered by 'm-0'") == 1
+    assert all('"m-0"' in path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.json"))
 
 
 def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
