@@ -148,14 +148,10 @@ HOPELESS = {
     "401": ((401, {"error": {"message": f"no {KEY}"}}), 1, "status 401, the server refuses the key of A_KEY"),
     "403": ((403, {"error": {"message": f"not {KEY}"}}), 1, "may not use this model (not [key])"),
     "404": ((404, {"error": {"message": "no m-1"}}), 1, "no model of this name or no such path (no m-1)"),
-    "no money": ((402, {"error": {"message": "pay"}}), 1, "status 402, the account's quota is used up (pay)"),
     "no seed": ((400, {"error": {"message": "Unsupported parameter: 'seed'"}}), 1, "request: {its name: null}"),
     "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), servers.TRIES, "no completion (<ht"),
-    "cut JSON": ((200, b'{"choices": [{"mess'), servers.TRIES, 'no completion ({"choices": [{"mess)'),
     "other JSON": ((200, {"error": "busy"}), servers.TRIES, 'no completion ({"error": "busy"})'),
-    "a list": ((200, b"[1, 2]"), servers.TRIES, "no completion ([1, 2])"),
     "no choices": ((200, {"choices": []}), servers.TRIES, 'no completion ({"choices": []})'),
-    "not text": ((200, b"\xff\xfe\x00"), servers.TRIES, "no completion"),
     "deep": ((200, b"[" * 100_000), servers.TRIES, "no completion ([[[["),
     "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
     "closed": (None, servers.TRIES, "no connection (Server disconnected"),
@@ -165,8 +161,8 @@ HOPELESS = {
         1,
         "status 307, the server points to http://127.0.0.1:9/v1",
     ),
-    "long": ((200, b" " * 3000), servers.TRIES, "an answer of more than 2000 bytes"),
-    "long fault": ((500, b"x" * 3000), servers.TRIES, "an answer of more than 2000 bytes"),
+    "long": ((200, b" " * 300_000), servers.TRIES, "an answer of more than 200000 bytes"),
+    "long fault": ((500, b"x" * 300_000), servers.TRIES, "an answer of more than 200000 bytes"),
     # OpenRouter begins a 200 before it knows whether the model's own host answers.
     "quota behind a 200": ((200, {"error": {"message": "pay", "code": 402}}), 1, "quota is used up (pay)"),
     "fault in a choice": ((200, {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}), 6, "no compl"),
@@ -183,7 +179,7 @@ def test_a_fault_that_stays_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reply, tries, reason = HOPELESS[name]
-    monkeypatch.setattr(servers, "LARGEST", 2000, raising=False)
+    monkeypatch.setattr(servers, "LARGEST", 200_000)
     server.reply = lambda request, number: reply
     caplog.set_level(logging.DEBUG)
     asked = backend()
@@ -375,20 +371,16 @@ def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, 
     for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"endpoint": server.url + "/deeper"}], start=4):
         backend(**other).generate([ask("q0")], 5)
         assert len(server.requests) == n, other
-    backend().generate([ask("q0")], 6)
-    assert len(server.requests) == 7
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "other"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "other"])
 def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Callable, tmp_path: Path) -> None:
     backend().generate([ask("q")], 5)
     (path,) = (tmp_path / "responses").glob("*.json")
     good = path.read_text(encoding="utf-8")
-    bad = {"cut": good[: len(good) // 2], "empty": "", "flipped": good.replace("Re: q", "Re: r"), "other": "[]"}[harm]
+    bad = {"cut": good[: len(good) // 2], "empty": "", "other": "[]"}[harm]
     path.write_text(bad, encoding="utf-8")
-    asked = backend()
-    assert texts(asked.generate([ask("q")], 5)) == ["Re: q"]
-    assert asked.usage()["damaged"] == 1 and len(server.requests) == 2
+    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"] and len(server.requests) == 2
     assert path.read_text(encoding="utf-8") == good
 
 
@@ -405,7 +397,7 @@ def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: C
     server.reply = lambda request, number: (200, completion("a") if number < 4 else {**completion("a"), "usage": None})
     asked = backend(batch_size=1, price_per_million_input=0.5, price_per_million_output=1.5)
     asked.generate(asks(5), 5)
-    expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
+    expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9}
     expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
     assert asked.usage() == expected
     absurd = completion("a") | {"usage": {"prompt_tokens": 10**400, "completion_tokens": 3}}
@@ -455,15 +447,6 @@ def test_no_prompt_follows_a_redirect_to_another_server(server: Faulty, backend:
         assert other.requests == []
 
 
-def test_a_host_whose_name_only_begins_like_this_machine_s_is_another(
-    backend: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("A_KEY")
-    assert backend(endpoint="http://127.0.0.9:8000/v1").url and backend(endpoint="http://[::1]:8000/v1").url
-    with pytest.raises(QilinError, match="wants a key"):
-        backend(endpoint="http://127.0.0.1.example.com/v1")
-
-
 def test_a_thought_that_took_all_tokens_has_no_text_however_the_server_says_so(
     server: Faulty, backend: Callable
 ) -> None:
@@ -487,6 +470,9 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     monkeypatch.setenv("A_KEY", "  ")
     with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
         backend(endpoint="https://api.example.com")
+    with pytest.raises(QilinError, match="wants a key"):
+        backend(endpoint="http://127.0.0.1.example.com/v1")
+    assert backend(endpoint="http://[::1]:8000/v1").url
     assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {servers.PLACEHOLDER}"
     monkeypatch.setenv("A_KEY", "sk-not-ascii-密")
