@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from qilin_lib import files, params
+from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import models
-from qilin_lib.evaluate.backends import turn_ids
+from qilin_lib.evaluate.backends import text_after, turn_ids
 from qilin_lib.evaluate.benchmarks import ceval, exams
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.templates import of_others
 from qilin_lib.runs import Stage
 from tests.helpers.chat import published, speaking, speaking_model
 
@@ -78,10 +80,30 @@ def test_a_tag_that_only_the_vocabulary_calls_special_ends_a_reply() -> None:
     assert turn_ids(tokenizer, [Prompt([], "", [], "", 0, False, stop=("<|start_header_id|>",))]) == {tag}
 
 
-@pytest.mark.parametrize("speaks", ["deepseek_r1_distill", "qwen3"])
+@pytest.mark.parametrize("speaks", ["deepseek_r1_distill", "qwen3", "gptoss", "gemma4_v5"])
 def test_letters_are_never_scored_inside_a_thought(asked: Any, speaks: str) -> None:
     thinks = asked(speaks, chat_template_kwargs={"enable_thinking": True})
     assert not thinks.likelihood and not prompt(thinks).text.endswith("答案：")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (("<|channel>", "thought\nA?", "<channel|>", "C"), "<|channel>thought\nA?<channel|>C"),
+        (("<|im_start|>", "C"), "C"),
+    ],
+)
+def test_marks_of_a_thought_stay_in_the_text_also_where_they_are_special(tokens: tuple[str, ...], text: str) -> None:
+    tokenizer = speaking(None, tags=("<|channel>", "<channel|>", "<|im_start|>"))
+    ids = [token for part in tokens for token in tokenizer.encode(part, add_special_tokens=False)]
+    assert text_after(tokenizer, tokenizer.encode("答："), ids) == text
+
+
+@pytest.mark.parametrize("speaks", ["smolvlm", "llava_next", "idefics3"])
+def test_a_template_that_leaves_the_question_out_is_refused(speaks: str) -> None:
+    """Templates of models that see want a list of parts; of a plain text they write nothing."""
+    with pytest.raises(QilinError, match="leaves out the question; nearest valid: template: plain"):
+        of_others("auto", None, {}, speaking(published(speaks)))
 
 
 def test_a_thought_can_be_switched_off_where_the_template_knows_how(asked: Any) -> None:
