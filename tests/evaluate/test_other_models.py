@@ -82,7 +82,7 @@ def test_a_tag_that_only_the_vocabulary_calls_special_ends_a_reply() -> None:
 
 @pytest.mark.parametrize("speaks", ["deepseek_r1_distill", "qwen3", "gptoss", "gemma4_v5"])
 def test_letters_are_never_scored_inside_a_thought(asked: Any, speaks: str) -> None:
-    thinks = asked(speaks, chat_template_kwargs={"enable_thinking": True})
+    thinks = asked(speaks, chat_template_kwargs={"enable_thinking": True}, max_new_tokens=8)
     assert not thinks.likelihood and not prompt(thinks).text.endswith("答案：")
 
 
