@@ -258,7 +258,8 @@ class Server:
     def _excerpt(self, text: str) -> str:
         """One line of at most 200 characters without the key; cut last, lest a part of the key stay."""
         hidden = text if self._key == PLACEHOLDER else text.replace(self._key, "[key]")
-        line = " ".join(hidden.split())
+        # Half of a surrogate pair is valid JSON, but no text that a file could hold.
+        line = " ".join(hidden.encode("utf-8", "replace").decode("utf-8").split())
         return line if len(line) <= 200 else line[:200] + "…"
 
     def _count(self, **more: int) -> None:

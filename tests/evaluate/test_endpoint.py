@@ -240,7 +240,7 @@ REFUSED = {
         (400, {"error": {"message": "maximum context length is 4096 tokens", "code": "context_length_exceeded"}}),
         "status 400 with 5 new tokens asked for (maximum context length is 4096 tokens); take fewer shots or a model",
     ),
-    "filter": ((400, {"error": {"message": "data_inspection_failed"}}), "data_inspection_failed"),
+    "filter": ((400, {"error": {"message": "data_inspection_failed\ud83d"}}), "data_inspection_failed"),
     "null": ((200, completion(None)), "an answer without text (finish_reason stop)"),
     "no text": (
         (200, {"choices": [{"message": {"role": "assistant"}}]}),
@@ -268,6 +268,7 @@ def test_a_refused_prompt_has_an_empty_reply_that_says_why_and_is_not_kept(
     server.reply = lambda request, number: (200, completion(f"Re: {said(request)}"))
     assert texts(backend().generate(asks(4), 5)) == [f"Re: q{n}" for n in range(4)]
     assert len(server.requests) == 5 and KEY not in replies[1].error
+    assert replies[1].error.encode("utf-8"), "a file can hold it"
 
 
 def test_a_server_that_refuses_every_prompt_is_no_matter_of_the_prompts(server: Faulty, backend: Callable) -> None:
