@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ class Server:
         self.model, self.threads, self.timeout = line.model, threads, line.timeout
         self.url, self._local = _base_url(line.endpoint)
         self._key_env, self._key = line.api_key_env, _read_key(line.api_key_env, self.url, self._local)
-        self.responses, self._pace = Responses(cache_dir), _Pace(line.requests_per_minute)
+        self.cache, self._pace = Path(cache_dir), _Pace(line.requests_per_minute)
         self._client: Any = None
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
         self._answered, self._renamed, self._others = False, False, set()
@@ -124,14 +123,12 @@ class Server:
         """The answer from the cache, else from the server; kept before it is returned. One that says why there is none
         is not kept: another day the server may answer."""
         request = {"url": self.url, "endpoint": path, "body": body}
-        kept = self.responses.get(request)
-        if kept is not None:
+        if (answer := kept(self.cache, request)) is not None:
             self._count(cached=1)
-            return kept
-        started = time.monotonic()
+            return answer
         try:
             answer = self._tried(path, body, read, stop)
-            self.responses.put(request, answer)
+            keep(self.cache, request, answer)
             self._answered = True
             return answer
         except Refused as reason:
@@ -141,7 +138,7 @@ class Server:
             if not hopeless:
                 return {"error": str(reason)}
             stop.set()
-            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1, started) from None
+            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1) from None
         except BaseException:
             # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
             stop.set()
@@ -149,7 +146,7 @@ class Server:
 
     def _tried(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
         """The answer of the server after as many tries as it takes, at most TRIES."""
-        tries, waited, started = 0, 0.0, time.monotonic()
+        tries, waited = 0, 0.0
         while True:
             self._pace.wait(stop)
             if stop.is_set():
@@ -159,17 +156,17 @@ class Server:
             try:
                 return self._once(path, body, read)
             except _Final as reason:
-                raise self._error(str(reason), body, tries, started) from None
+                raise self._error(str(reason), body, tries) from None
             except _Again as reason:
                 pause = reason.wait
                 if pause is None:
                     # Doubled each time, and spread so that threads do not come back together.
                     pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * self._random.uniform(0.5, 1)
                 if tries == TRIES:
-                    raise self._error(str(reason), body, tries, started) from None
+                    raise self._error(str(reason), body, tries) from None
                 if waited + pause > MAX_WAIT:
                     bound = f"{reason}; a wait of {pause:.0f} s more passes the {MAX_WAIT:.0f} s that one prompt gets"
-                    raise self._error(bound, body, tries, started) from None
+                    raise self._error(bound, body, tries) from None
                 waited += pause
                 self._pace.hold(pause) if reason.for_all else stop.wait(pause)
 
@@ -246,13 +243,12 @@ class Server:
         limit = sent.get("max_tokens")
         return Refused(f"status {status} with {limit} new tokens asked for ({said}){advice}")
 
-    def _error(self, reason: str, body: dict[str, Any], tries: int, started: float) -> QilinError:
+    def _error(self, reason: str, body: dict[str, Any], tries: int) -> QilinError:
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         return QilinError(
-            f"endpoint {self.url}, model '{self.model}': {reason}; tried {tries} time{'s' * (tries > 1)} in "
-            f"{time.monotonic() - started:.0f} s for the prompt of {len(prompt)} characters that ends "
-            f"'{self._excerpt(prompt[-80:])}'; finished answers are kept in {self.responses.folder} and a rerun goes "
-            "on from there"
+            f"endpoint {self.url}, model '{self.model}': {reason}; tried {tries} time{'s' * (tries > 1)} for the "
+            f"prompt that ends '{self._excerpt(prompt[-80:])}'; finished answers are kept in {self.cache} and a rerun "
+            "goes on from there"
         )
 
     def _excerpt(self, text: str) -> str:
@@ -316,15 +312,11 @@ def _counts(usage: Any) -> dict[str, int | None]:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds that a server asks to wait, as a number or as a date; None when it does not."""
-    said = headers.get("retry-after", "")
+    """Seconds that a server asks to wait; None when it does not."""
     try:
-        seconds = float(said)
+        seconds = float(headers.get("retry-after", ""))
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(said).timestamp() - time.time()
-        except ValueError:
-            return None
+        return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
@@ -361,35 +353,30 @@ def _read_key(name: str, url: str, local: bool) -> str:
     return key
 
 
-class Responses:
-    """Answers kept on disk, one JSON file a request: what was paid for once is not asked again.
+def kept(folder: Path, request: dict[str, Any]) -> Answer | None:
+    """The answer to a request that is in the folder, where a torn file is none. QilinError for an unreadable one."""
+    path = _file(folder, request)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["answer"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    except OSError as reason:
+        raise QilinError(f"{path} cannot be read: {reason.strerror}; mend its rights or delete it") from None
 
-    A file is renamed into place whole, so processes may share the folder; one that is torn all the same is asked again.
+
+def keep(folder: Path, request: dict[str, Any], answer: Answer) -> None:
+    """Keep an answer: what was paid for is not asked again. QilinError when the folder cannot be written.
+
+    A file is renamed into place whole, so processes may share the folder.
     """
+    path = _file(folder, request)
+    try:
+        files.write_json(path, {"request": request, "answer": answer})
+    except OSError as reason:
+        raise QilinError(
+            f"{path} cannot be written ({reason.strerror}), and answers are asked for only where they can be kept"
+        ) from None
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
 
-    def get(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a request, or None. Raises QilinError when its file cannot be read at all."""
-        path = self._path(request)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["answer"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        except OSError as reason:
-            raise QilinError(f"{path} cannot be read: {reason.strerror}; mend its rights or delete it") from None
-
-    def put(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Keep an answer. Raises QilinError when the folder cannot be written."""
-        path = self._path(request)
-        try:
-            files.write_json(path, {"request": request, "answer": answer})
-        except OSError as reason:
-            raise QilinError(
-                f"{path} cannot be written ({reason.strerror}), and answers are asked for only where they can be kept"
-            ) from None
-
-    def _path(self, request: dict[str, Any]) -> Path:
-        name = files.sha256_text(json.dumps(request, ensure_ascii=False, sort_keys=True))
-        return self.folder / f"{name}.json"
+def _file(folder: Path, request: dict[str, Any]) -> Path:
+    return folder / f"{files.sha256_text(json.dumps(request, ensure_ascii=False, sort_keys=True))}.json"
