@@ -133,7 +133,8 @@ def test_after_429_every_thread_waits_as_long_as_the_server_asks(server: Faulty,
 
 def test_500_and_a_closed_connection_pass(server: Faulty, backend: Callable) -> None:
     faults = {1: (500, b"oops"), 2: None, 3: (503, {}), 4: (200, b"<html>starting</html>")}
-    server.reply = lambda request, number: faults.get(number, (200, completion("at last")))
+    answer = completion("at last", error={"code": 0, "message": ""})
+    server.reply = lambda request, number: faults.get(number, (200, answer))
     asked = backend()
     assert texts(asked.generate([ask("q")], 5)) == ["at last"]
     assert asked.usage()["retries"] == 4 and asked.usage()["requests"] == 5 == len(server.requests)
@@ -251,6 +252,7 @@ REFUSED = {
         "an answer without text (finish_reason content_filter)",
     ),
     "by name": ((400, {"error": {"message": "m-1 may not answer this"}}), "m-1 may not answer this"),
+    "by 403": ((403, {"error": {"message": "Input flagged by moderation", "code": 403}}), "status 403 with 5 new"),
     "moderated behind a 200": ((200, {"error": {"message": "flagged", "code": 400}}), "flagged"),
 }
 
