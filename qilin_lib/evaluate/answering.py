@@ -89,10 +89,15 @@ def _answer_of_one(
 
 def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: Share = Share()) -> None:
     """Append this process's records of one task to its part of `path`; a chunk counts only as a whole."""
+    # A server answers many at once by itself, and one process keeps to its limit of requests.
+    if backend.tokenizer is None and share.rank:
+        return
     prompts = dict(zip([item.id for item in task.items], task.prompts(task.items, backend, shots), strict=True))
     key = _key(task, list(prompts.values()), backend)
     finished = store.complete(path, key) or store.reuse(path, key)
-    if finished and not (share.errors_again and store.reopen(path, key)):
+    # Of what other processes answer too nothing is opened anew: what vLLM refuses, it refuses again.
+    again = share.errors_again and backend.tokenizer is None
+    if finished and not (again and store.reopen(path, key)):
         return
     items = {item.id: item for item in task.items}
     before, started = store.count(path), time.monotonic()
@@ -113,10 +118,7 @@ def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: 
             share.progress(model, f"{task.name}, {task.protocol}", min(done, total), total, seconds)
 
     # Out of all chunks, done or not: the others may be writing while this process looks.
-    mine = chunks(task, prompts, backend)[share.rank :: share.of]
-    # A server answers many at once by itself, and one process keeps to its limit of requests.
-    if backend.tokenizer is None:
-        mine = chunks(task, prompts, backend) if share.rank == 0 else []
+    mine = chunks(task, prompts, backend)[share.rank :: 1 if backend.tokenizer is None else share.of]
     store.fill(path, share.rank, key, mine, records, told)
 
 

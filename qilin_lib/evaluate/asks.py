@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from qilin_lib import files, runs
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import percentiles, resample_counts
 from qilin_lib.train.questions import is_question
 
@@ -69,10 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", help="a folder of runs/, e.g. bianque")
     run = parser.parse_args(arguments).run
     try:
-        if not (runs.runs_dir() / run).is_dir():
-            there = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
-            raise QilinError(f"run '{run}': no such run{nearest(run, there)}; there are {there}")
-        print(table(runs.runs_dir() / run).to_string(index=False))
+        print(table(runs.find(run).dir).to_string(index=False))
     except QilinError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ scored before. Greedy text in float32 is that of the prompt alone, whatever batc
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,15 @@ from qilin_lib.evaluate.prompts import AS_IT_COMES, SEED, Asking, Prompt
 from qilin_lib.evaluate.replies import LENGTH, STOP, Reply, replied
 from qilin_lib.evaluate.templates import thinks
 from qilin_lib.models import decode
+from qilin_lib.models.examine import context as longest
 from qilin_lib.tokens.template import tag_ids
 from qilin_lib.train import sampling
 
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
 """Tokens of different prompts in one forward when choices are scored: attention's waste is quadratic in it."""
+# gpt-oss and Gemma say in special tokens where a thought begins and ends.
+_CHANNEL = re.compile("channel|think", re.IGNORECASE)
 TIE = 1e-4
 """A gap between two logits, relative to the largest, that float32 arithmetic in another batch could turn round."""
 
@@ -38,7 +42,7 @@ class TransformersBackend:
         self.model = model.to(device).eval() if not getattr(model, "hf_device_map", None) else model.eval()
         self.tokenizer, self.template = tokenizer, template
         self.batch_size, self.device = batch_size, device
-        self.context = int(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
+        self.context = int(longest(model.config) or tokenizer.model_max_length)
         self.stop_ids = stop_ids(model, tokenizer)
         self.asking = replace(asking, thinks=thinks(template, tokenizer))
         self.likelihood = not self.asking.thinks
@@ -273,7 +277,11 @@ def _shared(prompt: Prompt) -> tuple[int, ...]:
 
 
 def text_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    """The text of `ids` as it follows `before`: decoded alone, SentencePiece's "▁A" would lose its blank."""
+    """The text of `ids` as it follows `before`: decoded alone, SentencePiece's "▁A" would lose its blank. Special
+    tokens are left out, unless they mark a thought."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    if any(_CHANNEL.search(added[token].content) for token in ids if token in added):
+        return tokenizer.decode(ids, skip_special_tokens=False)
     tail = tokenizer.decode(before[-2:], skip_special_tokens=True)
     whole = tokenizer.decode([*before[-2:], *ids], skip_special_tokens=True)
     return whole.removeprefix(tail) if whole.startswith(tail) else tokenizer.decode(ids, skip_special_tokens=True)

@@ -23,7 +23,7 @@ ROUNDS = 8
 TOP = 20
 """Likeliest tokens that a server names, the most that OpenAI's does."""
 # Servers call a regular end "stop", "eos", "end_turn", or nothing.
-ENDINGS = {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR, ERROR: ERROR}
+ENDINGS = {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR}
 
 
 class EndpointBackend:
@@ -114,8 +114,8 @@ class EndpointBackend:
         wanted = {"logprobs": True, "top_logprobs": TOP} if self._chat else {"logprobs": TOP}
 
         def likeliest(body: dict[str, Any]) -> Answer:
-            found = body["choices"][0].get("logprobs")
-            if not found:
+            found = body["choices"][0].get("logprobs") or {}
+            if not found.get("content" if self._chat else "top_logprobs"):
                 raise Refused("an answer without log-probabilities")
             if self._chat:
                 return {"top": [(one["token"], one["logprob"]) for one in found["content"][0]["top_logprobs"]]}
@@ -174,14 +174,17 @@ class EndpointBackend:
         """{text or None, finish_reason} of a completion's body; `server.Read`."""
         choice = body["choices"][0]
         message = choice["message"] if self._chat else {"content": choice["text"]}
-        text = message["content"]
+        text = message.get("content")
         if isinstance(text, list):
             text = "".join(part["text"] for part in text if part["type"] == "text")
         if text is None:
             # A refusal is what the model says. A filter and thoughts up to the limit leave nothing, others are faults.
             text = message.get("refusal")
         finish = choice.get("finish_reason")
-        if text is None and ENDINGS.get(finish, STOP) != LENGTH:
+        if finish == ERROR:
+            raise ValueError("a fault of the host behind the server")
+        ended = ENDINGS.get(finish, STOP)
+        if ended == ERROR and not text or ended == STOP and text is None:
             raise Refused(f"an answer without text (finish_reason {finish})")
         # Half of a surrogate pair is valid JSON, but no text that a file could hold.
         return {"text": text and text.encode("utf-8", "replace").decode("utf-8"), "finish_reason": finish}

@@ -3,7 +3,7 @@
 A question gets two answers of every policy: the greedy one (reward, BLEU, ROUGE, length, repetition) and one sampled at
 temperature 1 from the whole vocabulary. Along the sampled answer the KL divergence from SFT is summed, at every
 position over the whole vocabulary, the end token's included: the mean over answers is KL(policy || SFT) of answers of
-at most max_target_length tokens, without the noise of a log-intervals.ratio of sampled tokens alone.
+at most max_target_length tokens, without the noise of a log-ratio of sampled tokens alone.
 
 `python -m qilin_lib.evaluate.policies job.json` is the child that computes.
 """

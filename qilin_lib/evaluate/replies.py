@@ -18,13 +18,24 @@ STOP, LENGTH, ERROR = "stop", "length", "error"
 FAILURES = ("unparsed", "cut", "error")
 """Why a record has no answer: it cannot be read, it was cut before it gave one, there was none."""
 
-# HuatuoGPT-o1 heads its thought "## Thinking" and what it says "## Final Response"; the others use tags.
+# How models mark a thought: DeepSeek-R1, Qwen 3, Seed-OSS, Mistral, Kimi, Command A, channels of gpt-oss, Gemma.
+_TAG = "(?:seed:)?(?:think|thinking|thought|reasoning)"
+OPENS = (
+    rf"<{_TAG}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel>thought\b"
+    r"|<\|channel\|>(?:analysis|commentary)<\|message\|>"
+)
+CLOSES = (
+    rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>(?:<\|START_RESPONSE\|>)?|<channel\|>"
+    r"|<\|channel\|>final<\|message\|>"
+)
+# HuatuoGPT-o1 heads its thought "## Thinking" and what it says "## Final Response". Of gpt-oss's channels the names are
+# left where special tokens are not written.
 _THOUGHT = re.compile(
-    r"(?P<close></(?:think|thinking|thought|reasoning)>|^#+[ \t]*Final Response\b[^\n]*)"
-    r"|<(?:think|thinking|thought|reasoning)>|^#+[ \t]*Thinking\b",
+    rf"(?P<close>{CLOSES}|assistantfinal|^#+[ \t]*Final Response\b[^\n]*)"
+    rf"|{OPENS}|\Aanalysis(?=\w)|^#+[ \t]*Thinking\b",
     re.MULTILINE | re.IGNORECASE,
 )
-_OPEN_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>\s*\Z")
+_OPEN_THOUGHT = re.compile(rf"(?:{OPENS})\s*\Z")
 # Tokens of a conversation that a server or another tokenizer writes out as text: the model's turn is over.
 _CONTROL = re.compile(r"<\|[^\s|<>]{1,30}\|>|<｜[^｜<>]{1,30}｜>|</?s>|\[/?INST\]")
 _ANSWER, _ANSWERED = (re.compile(tag, re.IGNORECASE) for tag in ("<answer>", "</answer>"))

@@ -25,6 +25,10 @@ class SequenceBackend(TransformersBackend):
     def __init__(
         self, model: Any, tokenizer: Any, template: Any, batch_size: int, device: str, asking: Asking = AS_IT_COMES
     ) -> None:
+        if asking.temperature:
+            raise QilinError(
+                f"temperature: {asking.temperature}: an encoder-decoder answers greedily; nearest valid: 0"
+            )
         super().__init__(model, tokenizer, template, batch_size, device, asking)
         self.context = int(getattr(model.config, "max_position_embeddings", None) or UNLIMITED)
         self.asking, self.likelihood = asking, True

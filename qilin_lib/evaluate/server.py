@@ -1,8 +1,8 @@
 """Requests to an OpenAI-compatible server: tries, waits, what a status means, and the answers kept on disk.
 
-The openai client carries the requests; tries, waits and the reading of bodies are here. Its own retries (3.54) do not
-count against a rate limit, pause one thread where a 429 means all, wait up to two minutes each without a bound on the
-sum, end at a body that is no JSON, and its timeout starts anew with every byte (openai/openai-python `_base_client`).
+httpx2 carries the requests. The openai client (3.54) follows redirects with the prompt, reads a body of any length, and
+its own retries do not count against a rate limit, pause one thread where a 429 means all, wait up to two minutes each
+without a bound on the sum and end at a body that is no JSON (openai/openai-python `_base_client`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
-from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,13 +31,25 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 ALL_REFUSED = 20
 # 408, 409, 425: asked at a bad moment. 429: too fast. From 500 on: the server's own trouble.
 BAD_MOMENT = frozenset({408, 409, 425, 429})
+# 401: not the server's words, which tend to repeat parts of the key. 30x: no other host shall see a prompt.
+FINAL = {
+    401: "the server refuses the key of {key}",
+    402: "the account's quota is used up ({said})",
+    403: "the key of {key} may not use this model ({said})",
+    404: "the server knows no model of this name or no such path ({said})",
+    **dict.fromkeys((301, 302, 303, 307, 308), "the server points to {place}"),
+}
+# Statuses with which servers refuse a prompt; another one would be refused by others.
+OF_THE_PROMPT = frozenset({400, 413, 422, 451})
 COUNTS = ("prompt_tokens", "completion_tokens")
 PLACEHOLDER = "no-key-needed"
+# Bytes of an answer: thousands of times what the longest reply has.
+LARGEST = 2**26
 CHAT, TEXT = "chat/completions", "completions"
 
 Answer = dict[str, Any]
-"""What a request gave: what `read` made of its body, prompt_tokens, completion_tokens (None: not counted); or {"error":
-the server's reason}."""
+"""What a request gave: what `read` made of its body, prompt_tokens, completion_tokens (None: not counted), model
+(what the server calls it); or {"error": the server's reason}."""
 Read = Callable[[dict[str, Any]], dict[str, Any]]
 """read(body): what is wanted of a 200's body. LookupError, TypeError or ValueError for one that is no completion, and
 `Refused` for one that answers nothing."""
@@ -59,10 +71,10 @@ class Server:
         self.model, self.threads, self.timeout = line.model, threads, line.timeout
         self.url, self._local = _base_url(line.endpoint)
         self._key_env, self._key = line.api_key_env, _read_key(line.api_key_env, self.url, self._local)
-        self.responses, self._pace = Responses(cache_dir), _Pace(line.requests_per_minute)
+        self.cache, self._pace = Path(cache_dir), _Pace(line.requests_per_minute)
         self._client: Any = None
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
-        self._answered, self._renamed = False, False
+        self._answered, self._renamed, self._others = False, False, set()
         self._lock, self._random = threading.Lock(), random.Random()
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]], read: Read) -> list[Answer]:
@@ -72,12 +84,15 @@ class Server:
         when the server refuses all of them; answers that arrived are on disk by then.
         """
         if self._client is None:
-            import openai
+            import httpx2
 
-            # A server on this machine is not reached through the proxy of HTTP_PROXY.
-            transport = openai.DefaultHttpxClient(trust_env=not self._local)
-            settings = {"api_key": self._key, "base_url": self.url, "timeout": self.timeout, "http_client": transport}
-            self._client = openai.OpenAI(max_retries=0, **settings)
+            self._client = httpx2.Client(
+                headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
+                timeout=self.timeout,
+                # A server on this machine is not reached through the proxy of HTTP_PROXY.
+                trust_env=not self._local,
+                limits=httpx2.Limits(max_connections=None),
+            )
         names = [json.dumps(body, sort_keys=True) for body in bodies]
         stop, pool = threading.Event(), ThreadPoolExecutor(self.threads)
         asked: dict[str, Future] = {}
@@ -100,23 +115,20 @@ class Server:
 
     def usage(self) -> dict[str, int]:
         """What was asked since this object was made: requests (retries among them), answers from the cache, prompts
-        refused, tokens; `unmetered` answers came without token counts, `damaged` files of the cache were asked again.
-        """
+        refused, tokens; `unmetered` answers came without token counts."""
         with self._lock:
-            return {**self._counted, "damaged": len(self.responses.damaged)}
+            return dict(self._counted)
 
     def _answer(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
         """The answer from the cache, else from the server; kept before it is returned. One that says why there is none
         is not kept: another day the server may answer."""
         request = {"url": self.url, "endpoint": path, "body": body}
-        kept = self.responses.get(request)
-        if kept is not None:
+        if (answer := kept(self.cache, request)) is not None:
             self._count(cached=1)
-            return kept
-        started = time.monotonic()
+            return answer
         try:
             answer = self._tried(path, body, read, stop)
-            self.responses.put(request, answer)
+            keep(self.cache, request, answer)
             self._answered = True
             return answer
         except Refused as reason:
@@ -126,7 +138,7 @@ class Server:
             if not hopeless:
                 return {"error": str(reason)}
             stop.set()
-            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1, started) from None
+            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1) from None
         except BaseException:
             # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
             stop.set()
@@ -134,7 +146,7 @@ class Server:
 
     def _tried(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
         """The answer of the server after as many tries as it takes, at most TRIES."""
-        tries, waited, started = 0, 0.0, time.monotonic()
+        tries, waited = 0, 0.0
         while True:
             self._pace.wait(stop)
             if stop.is_set():
@@ -144,104 +156,106 @@ class Server:
             try:
                 return self._once(path, body, read)
             except _Final as reason:
-                raise self._error(str(reason), body, tries, started) from None
+                raise self._error(str(reason), body, tries) from None
             except _Again as reason:
                 pause = reason.wait
                 if pause is None:
                     # Doubled each time, and spread so that threads do not come back together.
                     pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * self._random.uniform(0.5, 1)
                 if tries == TRIES:
-                    raise self._error(str(reason), body, tries, started) from None
+                    raise self._error(str(reason), body, tries) from None
                 if waited + pause > MAX_WAIT:
                     bound = f"{reason}; a wait of {pause:.0f} s more passes the {MAX_WAIT:.0f} s that one prompt gets"
-                    raise self._error(bound, body, tries, started) from None
+                    raise self._error(bound, body, tries) from None
                 waited += pause
                 self._pace.hold(pause) if reason.for_all else stop.wait(pause)
 
     def _once(self, path: str, body: dict[str, Any], read: Read) -> Answer:
         """One try, counted; Refused, _Again or _Final when it gives no answer."""
-        raw = self._post(path, body)
+        sent = {RENAMED.get(name, name) if self._renamed else name: value for name, value in body.items()}
+        status, headers, raw = self._post(path, sent)
+        text = raw.decode("utf-8", "replace")
         try:
             whole = json.loads(raw)
-            spent = whole.get("usage")
-            counts = {name: spent.get(name) if isinstance(spent, dict) else None for name in COUNTS}
-            if not all(type(count) is int and count >= 0 for count in counts.values()):
-                counts = dict.fromkeys(COUNTS)
-            answer = {**read(whole), **counts}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
+        except (ValueError, RecursionError):
+            whole = {}
+        fault = whole.get("error") if isinstance(whole, dict) else None
+        # A host behind the server failed after the server had begun a 200.
+        if status == 200 and isinstance(fault, dict) and type(fault.get("code")) is int:
+            status = fault["code"]
+        if status != 200:
+            raise self._judged(status, headers, whole, text, sent)
+        try:
+            answer = {**read(whole), **_counts(whole.get("usage")), "model": whole.get("model")}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise _Again(f"a body that is no completion ({self._excerpt(text)})") from None
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
             raise _Final(f"the server's answer holds the key of {self._key_env}, so it is not kept")
         self._count(unmetered=int(answer["prompt_tokens"] is None), **{name: answer[name] or 0 for name in COUNTS})
+        with self._lock:
+            if answer["model"] not in (None, self.model, *self._others):
+                self._others.add(answer["model"])
+                print(f"endpoint {self.url}: {self.model} is answered by '{self._excerpt(str(answer['model']))}'")
         return answer
 
-    def _post(self, path: str, body: dict[str, Any]) -> bytes:
-        """The body of a 200 within `timeout` seconds in all, however slowly it drips; another error otherwise."""
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[int, Any, bytes]:
+        """(status, headers, body) within `timeout` seconds and LARGEST bytes in all, however slowly it drips."""
         import httpx2
-        import openai
 
-        calls = self._client.chat.completions if path == CHAT else self._client.completions
-        said = {name: body[name] for name in ("model", "messages", "prompt") if name in body}
-        more = {RENAMED.get(name, name) if self._renamed else name: body[name] for name in body if name not in said}
-        deadline, parts = time.monotonic() + self.timeout, []
+        deadline, got = time.monotonic() + self.timeout, bytearray()
         try:
-            with calls.with_streaming_response.create(**said, extra_body=more) as response:
+            with self._client.stream("POST", f"{self.url}/{path}", content=json.dumps(body)) as response:
                 for part in response.iter_bytes():
-                    parts.append(part)
+                    got += part
                     if time.monotonic() > deadline:
                         raise TimeoutError
-        except openai.APIStatusError as error:
-            raise self._judged(error, more) from None
-        except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
+                    if len(got) > LARGEST:
+                        raise _Again(f"an answer of more than {LARGEST} bytes")
+                return response.status_code, response.headers, bytes(got)
+        except (httpx2.TimeoutException, TimeoutError):
             raise _Again(f"no whole answer within the timeout of {self.timeout:g} s") from None
-        except (openai.APIConnectionError, httpx2.RequestError) as error:
-            cause = error.__cause__ or error
-            raise _Again(f"no connection ({self._excerpt(str(cause)) or type(cause).__name__})") from None
-        return b"".join(parts)
+        except httpx2.RequestError as error:
+            raise _Again(f"no connection ({self._excerpt(str(error)) or type(error).__name__})") from None
 
-    def _judged(self, error: Any, sent: dict[str, Any]) -> Exception:
-        """What an HTTP status means. `error` is an openai.APIStatusError, `sent` the settings of the request."""
-        told, status = error.body if isinstance(error.body, dict) else {}, error.status_code
+    def _judged(self, status: int, headers: Any, whole: Any, text: str, sent: dict[str, Any]) -> Exception:
+        """What an HTTP status means; `whole`: the JSON of the answer's `text`, `sent`: the request."""
+        told = whole if isinstance(whole, dict) else {}
+        told = told["error"] if isinstance(told.get("error"), dict) else told
         # The server's own sentence: `error.message` or `detail` of its JSON, else the whole text.
         sentences = [told[name] for name in ("message", "detail", "error") if told.get(name)]
-        said = self._excerpt(str(sentences[0]) if sentences else error.response.text)
-        if status == 401:
-            # Not the server's words: they tend to repeat parts of the key.
-            return _Final(f"status 401, the server refuses the key of {self._key_env}")
+        said = self._excerpt(str(sentences[0]) if sentences else text)
         if "logprobs" in sent and "logprobs" in said:
             return Refused(f"status {status} ({said})")
-        if status == 403:
-            return _Final(f"status 403, the key of {self._key_env} may not use this model ({said})")
-        if status == 404:
-            return _Final(f"status 404, the server knows no model of this name or no such path ({said})")
-        if status == 402 or (status == 429 and told.get("code") == "insufficient_quota"):
-            return _Final(f"status {status}, the account's quota is used up ({said})")
+        meant = FINAL.get(402 if told.get("code") == "insufficient_quota" else status)
+        if meant:
+            place = self._excerpt(headers.get("location", "nowhere"))
+            return _Final(f"status {status}, {meant.format(key=self._key_env, said=said, place=place)}")
         if status in BAD_MOMENT or status >= 500:
-            return _Again(f"status {status} ({said})", _retry_after(error.response.headers), for_all=status == 429)
+            return _Again(f"status {status} ({said})", _retry_after(headers), for_all=status == 429)
         if any(old in sent and new in said for old, new in RENAMED.items()):
             self._renamed = True
             return _Again(f"status {status} ({said})", wait=0.0)
         if any(word in said.lower() for word in UNSUPPORTED):
             return _Final(f"status {status} ({said}); nearest valid: request: {{its name: null}} leaves it out")
-        if self.model in said:
+        if status not in OF_THE_PROMPT:
             return _Final(f"status {status} ({said})")
         advice = "; take fewer shots or a model with a longer context" if "context" in said.lower() else ""
         limit = sent.get("max_tokens")
         return Refused(f"status {status} with {limit} new tokens asked for ({said}){advice}")
 
-    def _error(self, reason: str, body: dict[str, Any], tries: int, started: float) -> QilinError:
+    def _error(self, reason: str, body: dict[str, Any], tries: int) -> QilinError:
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         return QilinError(
-            f"endpoint {self.url}, model '{self.model}': {reason}; tried {tries} time{'s' * (tries > 1)} in "
-            f"{time.monotonic() - started:.0f} s for the prompt of {len(prompt)} characters that ends "
-            f"'{self._excerpt(prompt[-80:])}'; finished answers are kept in {self.responses.folder} and a rerun goes "
-            "on from there"
+            f"endpoint {self.url}, model '{self.model}': {reason}; tried {tries} time{'s' * (tries > 1)} for the "
+            f"prompt that ends '{self._excerpt(prompt[-80:])}'; finished answers are kept in {self.cache} and a rerun "
+            "goes on from there"
         )
 
     def _excerpt(self, text: str) -> str:
         """One line of at most 200 characters without the key; cut last, lest a part of the key stay."""
         hidden = text if self._key == PLACEHOLDER else text.replace(self._key, "[key]")
-        line = " ".join(hidden.split())
+        # Half of a surrogate pair is valid JSON, but no text that a file could hold.
+        line = " ".join(hidden.encode("utf-8", "replace").decode("utf-8").split())
         return line if len(line) <= 200 else line[:200] + "…"
 
     def _count(self, **more: int) -> None:
@@ -290,16 +304,19 @@ class _Pace:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
+def _counts(usage: Any) -> dict[str, int | None]:
+    """The tokens that a server says it counted; None for both where one is missing or no such number."""
+    counts = {name: usage.get(name) if isinstance(usage, dict) else None for name in COUNTS}
+    sound = all(type(count) is int and 0 <= count < 10**12 for count in counts.values())
+    return counts if sound else dict.fromkeys(COUNTS)
+
+
 def _retry_after(headers: Any) -> float | None:
-    """Seconds that a server asks to wait, as a number or as a date; None when it does not."""
-    said = headers.get("retry-after", "")
+    """Seconds that a server asks to wait; None when it does not."""
     try:
-        seconds = float(said)
+        seconds = float(headers.get("retry-after", ""))
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(said).timestamp() - time.time()
-        except ValueError:
-            return None
+        return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
@@ -318,7 +335,10 @@ def _base_url(url: str) -> tuple[str, bool]:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise QilinError(f"endpoint '{url}' is no URL of a server; give one like http://localhost:8000/v1")
-    local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+    try:
+        local = ip_address(parts.hostname).is_loopback
+    except ValueError:
+        local = parts.hostname == "localhost"
     return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1"), local
 
 
@@ -333,46 +353,30 @@ def _read_key(name: str, url: str, local: bool) -> str:
     return key
 
 
-class Responses:
-    """Answers kept on disk, one JSON file a request: what was paid for once is not asked again.
-
-    A file is renamed into place whole, so processes may share the folder; one that is torn all the same (a full disk,
-    an edit) fails its checksum and is asked again. `damaged` names the files that could not be used.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.damaged: list[str] = []
-
-    def get(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a request, or None. Raises QilinError when its file cannot be read at all."""
-        path = self._path(request)
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["request"] == request and kept["sha256"] == _digest(kept["answer"]):
-                return kept["answer"]
-        except FileNotFoundError:
-            return None
-        except OSError as reason:
-            raise QilinError(f"{path} cannot be read: {reason.strerror}; mend its rights or delete it") from None
-        except (ValueError, KeyError, TypeError):
-            pass
-        self.damaged.append(path.name)
+def kept(folder: Path, request: dict[str, Any]) -> Answer | None:
+    """The answer to a request that is in the folder, where a torn file is none. QilinError for an unreadable one."""
+    path = _file(folder, request)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["answer"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-    def put(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Keep an answer. Raises QilinError when the folder cannot be written."""
-        path = self._path(request)
-        try:
-            files.write_json(path, {"request": request, "answer": answer, "sha256": _digest(answer)})
-        except OSError as reason:
-            raise QilinError(
-                f"{path} cannot be written ({reason.strerror}), and answers are asked for only where they can be kept"
-            ) from None
-
-    def _path(self, request: dict[str, Any]) -> Path:
-        return self.folder / f"{_digest(request)}.json"
+    except OSError as reason:
+        raise QilinError(f"{path} cannot be read: {reason.strerror}; mend its rights or delete it") from None
 
 
-def _digest(value: dict[str, Any]) -> str:
-    return files.sha256_text(json.dumps(value, ensure_ascii=False, sort_keys=True))
+def keep(folder: Path, request: dict[str, Any], answer: Answer) -> None:
+    """Keep an answer: what was paid for is not asked again. QilinError when the folder cannot be written.
+
+    A file is renamed into place whole, so processes may share the folder.
+    """
+    path = _file(folder, request)
+    try:
+        files.write_json(path, {"request": request, "answer": answer})
+    except OSError as reason:
+        raise QilinError(
+            f"{path} cannot be written ({reason.strerror}), and answers are asked for only where they can be kept"
+        ) from None
+
+
+def _file(folder: Path, request: dict[str, Any]) -> Path:
+    return folder / f"{files.sha256_text(json.dumps(request, ensure_ascii=False, sort_keys=True))}.json"

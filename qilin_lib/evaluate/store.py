@@ -36,7 +36,7 @@ def complete(path: Path, key: str) -> bool:
 
 
 def reuse(path: Path, key: str) -> bool:
-    """Whether a stage that was moved aside holds the finished file of `key`; then it is here too, and takes no room."""
+    """Whether a stage that was moved aside holds the finished file of `key`; then it is here too."""
     out_dir = path.parents[3]
     for old in out_dir.parent.glob(f"{out_dir.name}.old-*"):
         earlier = old / path.relative_to(out_dir)
@@ -44,8 +44,8 @@ def reuse(path: Path, key: str) -> bool:
             path.parent.mkdir(parents=True, exist_ok=True)
             for source, target in ((earlier, path), (_key_file(earlier), _key_file(path))):
                 # Another process may do the same; files are replaced, never written in place.
-                temporary = target.with_name(f".{target.name}.{os.getpid()}.link")
-                os.link(source, temporary)
+                temporary = target.with_name(f".{target.name}.{os.getpid()}.copy")
+                shutil.copyfile(source, temporary)
                 os.replace(temporary, target)
             return True
     return False

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.replies import CLOSES, OPENS
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import PLAIN, Message, Template, tag_ids, text_ids
 
@@ -22,8 +23,9 @@ AUTO, CHAT = "auto", "chat"
 INSTRUCTION = "{instruction}"
 # Private use characters around a turn's number mark where its text goes; blanks show whether the template trims it.
 _MARK = re.compile(" ?\ue000(\\d+)\ue001 ?")
-_OPEN_THOUGHT = re.compile(r"<think(?:ing)?>\s*\Z")
-_CLOSED_THOUGHT = re.compile(r"</think(?:ing)?>\s*\Z")
+_QUESTION = [{"role": "user", "content": "问"}]
+_OPEN_THOUGHT, _CLOSED_THOUGHT = (re.compile(rf"(?:{marks})\s*\Z") for marks in (OPENS, CLOSES))
+_KNOWS_THOUGHTS = re.compile(f"{OPENS}|enable_thinking")
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def thinks(template: Any, tokenizer: Any) -> bool:
     """Whether a model answers with a thought first: its own template opens one, or knows thoughts and closes none."""
     if not isinstance(template, OwnTemplate):
         return False
-    text = template.render([{"role": "user", "content": "问"}], tokenizer, True)
-    knows = "<think" in tokenizer.chat_template or "enable_thinking" in tokenizer.chat_template
-    return bool(_OPEN_THOUGHT.search(text)) or (knows and not _CLOSED_THOUGHT.search(text))
+    text = template.render(_QUESTION, tokenizer, True)
+    knows = _KNOWS_THOUGHTS.search(str(tokenizer.chat_template))
+    return bool(_OPEN_THOUGHT.search(text) or knows and not _CLOSED_THOUGHT.search(text))
 
 
 def written(name: str, prompt: str, tokenizer: Any = None) -> Template:
@@ -108,4 +110,10 @@ def of_others(name: str, prompt: str | None, settings: Mapping[str, Any], tokeni
         name = CHAT if tokenizer.chat_template else PLAIN.name
     if name == CHAT and not tokenizer.chat_template:
         raise QilinError("template 'chat': the tokenizer brings none; nearest valid: template: plain")
-    return OwnTemplate(settings=settings) if name == CHAT else unspoken(choose(name, tokenizer))
+    if name != CHAT:
+        return unspoken(choose(name, tokenizer))
+    own = OwnTemplate(settings=settings)
+    # Templates of models that see iterate over parts of a turn, and write nothing of a text.
+    if _QUESTION[0]["content"] not in own.render(_QUESTION, tokenizer, True):
+        raise QilinError("the tokenizer's chat template leaves out the question; nearest valid: template: plain")
+    return own

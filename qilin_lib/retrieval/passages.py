@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.records import Rejection, content
-from qilin_lib.chimed.sources import Feed, Source, units
+from qilin_lib.chimed.sources import Feed, Source, units, unread
 from qilin_lib.errors import QilinError
 from qilin_lib.files import read_jsonl
 
 PASSAGE_CHARS = 300
+GLOBS = ("**/*.txt", "**/*.jsonl")
 # Where a passage may end: behind a sentence, else behind a clause, else anywhere.
 _ENDS = (re.compile(r"(?<=[。！？!?；;\n])"), re.compile(r"(?<=[，,、：:\s])"))
 
@@ -28,7 +30,7 @@ class Document:
 def documents(corpus: Path) -> Iterator[Document | Rejection]:
     """The texts of 01's folder (its cpt.jsonl), or of a folder of .txt and row files, packed ones among them.
 
-    A file or line that cannot be read is a Rejection. QilinError: a corpus that is not there.
+    A file or line that cannot be read, or that nothing reads, is a Rejection. QilinError: a corpus that is not there.
     """
     if not corpus.is_dir():
         raise QilinError(f"retrieval: corpus: {corpus} is no folder; nearest valid: 'chimed', or a folder of texts")
@@ -36,13 +38,17 @@ def documents(corpus: Path) -> Iterator[Document | Rejection]:
         rows = enumerate(read_jsonl(corpus / "cpt.jsonl"), start=1)
         yield from (Document(f"cpt.jsonl:{line}", row["text"]) for line, row in rows)
         return
-    feeds = [Feed(glob=glob, reader="text.medqa_textbook", rows={"cpt": "passages"}) for glob in ("*.txt", "*.jsonl")]
+    feeds = [Feed(glob=glob, reader="text.textbook", rows={"cpt": "passages"}) for glob in GLOBS]
     home = Source(name=corpus.name, type="text", licence="not stated", citation="-", home=str(corpus), feeds=feeds)
-    for unit in units(home, corpus.parent, notes={}):
+    for unit in units(home, corpus.parent):
         if isinstance(read := unit.read, Rejection):
             yield read
         else:
-            yield Document(f"{read.file}:{read.line}", content(read.payload))
+            # Of what cleaning leaves half a surrogate pair is no text that a file could hold.
+            text = clean(content(read.payload)).encode("utf-8", "replace").decode("utf-8")
+            yield Document(f"{read.file}:{read.line}", text)
+    for file, why in unread(home, corpus.parent).items():
+        yield Rejection(home.name, file, 0, why, "", "")
 
 
 def passages(text: str, most: int = PASSAGE_CHARS) -> list[str]:

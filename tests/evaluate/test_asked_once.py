@@ -16,7 +16,7 @@ import pytest
 from qilin_lib import sample
 from qilin_lib.evaluate import answering, plan
 from qilin_lib.evaluate.benchmarks import KINDS, attitudes, prepare
-from qilin_lib.evaluate.replies import Reply
+from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
 from qilin_lib.params import load
@@ -60,6 +60,44 @@ def test_equal_items_are_asked_once_and_each_has_its_record(
     assert Counter(backend.asked).most_common(1)[0][1] == 1 and len(backend.asked) == 3
     assert [record["reference"] for record in records] == [answer for _, answer in rows]
     assert records[0]["output"] == records[2]["output"] == records[4]["output"] != records[1]["output"]
+
+
+class Server:
+    """Refuses the first prompt of its first asking; one process asks it, as it holds the tokenizer."""
+
+    context = tokenizer = None
+    likelihood, batch_size, refuses = False, 2, True
+
+    def __init__(self, template: Any) -> None:
+        self.template = template
+
+    def render(self, messages: list, reply_prefix: str) -> str:
+        return messages[-1]["content"]
+
+    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
+        refused, self.refuses = self.refuses, False
+        return [Reply("", ERROR) if refused and not n else Reply("休息。") for n, _ in enumerate(prompts)]
+
+    def fingerprint(self) -> str:
+        return "server"
+
+
+def test_errors_are_asked_again_by_one_process_whatever_the_others_find(
+    raw_dir: Path, params: SimpleNamespace, template: Any, tmp_path: Path
+) -> None:
+    """The second process comes when the first has done its work: it must not open the finished file anew."""
+    params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
+    backend, ids = Server(template), [item.id for item in task.items]
+    earlier = predictions(tmp_path / "06_eval.old-1", "fixed", "huatuo", "gpt")
+    answering.answer(task, "gpt", backend, 0, earlier)
+    answering.store.finish(earlier, ids)
+    path = predictions(tmp_path / "06_eval", "fixed", "huatuo", "gpt")
+    for rank in (0, 1):
+        answering.answer(task, "gpt", backend, 0, path, answering.Share(rank, 2, errors_again=True))
+    answering.store.finish(path, ids)
+    assert [record["output"] for record in read_jsonl(path)] == ["休息。"] * len(ids)
+    assert [record["output"] for record in read_jsonl(earlier)].count("") == 1
 
 
 @pytest.fixture

@@ -107,6 +107,15 @@ def largest_difference(backend: TransformersBackend, asked: list[Prompt]) -> flo
     return max(abs(a - b) for ours, theirs in exact for a, b in zip(ours, theirs, strict=True))
 
 
+def test_the_context_is_that_of_the_text_model_in_a_model_of_several_parts(make: Any) -> None:
+    from transformers import Gemma3Config
+
+    backend = make()
+    backend.tokenizer.model_max_length = 2048
+    backend.model.config = Gemma3Config(text_config={"max_position_embeddings": 77})
+    assert TransformersBackend(backend.model, backend.tokenizer, backend.template, 4, "cpu").context == 77
+
+
 # --- choices
 
 

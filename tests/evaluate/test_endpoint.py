@@ -20,7 +20,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import server as servers
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import Prompt
-from qilin_lib.evaluate.replies import ERROR
+from qilin_lib.evaluate.replies import ERROR, LENGTH, Reply
 from qilin_lib.schema import Baseline
 
 KEY = "sk-secret-0123456789abcdef"
@@ -133,7 +133,8 @@ def test_after_429_every_thread_waits_as_long_as_the_server_asks(server: Faulty,
 
 def test_500_and_a_closed_connection_pass(server: Faulty, backend: Callable) -> None:
     faults = {1: (500, b"oops"), 2: None, 3: (503, {}), 4: (200, b"<html>starting</html>")}
-    server.reply = lambda request, number: faults.get(number, (200, completion("at last")))
+    answer = completion("at last", error={"code": 0, "message": ""})
+    server.reply = lambda request, number: faults.get(number, (200, answer))
     asked = backend()
     assert texts(asked.generate([ask("q")], 5)) == ["at last"]
     assert asked.usage()["retries"] == 4 and asked.usage()["requests"] == 5 == len(server.requests)
@@ -148,25 +149,38 @@ HOPELESS = {
     "401": ((401, {"error": {"message": f"no {KEY}"}}), 1, "status 401, the server refuses the key of A_KEY"),
     "403": ((403, {"error": {"message": f"not {KEY}"}}), 1, "may not use this model (not [key])"),
     "404": ((404, {"error": {"message": "no m-1"}}), 1, "no model of this name or no such path (no m-1)"),
-    "no money": ((402, {"error": {"message": "pay"}}), 1, "status 402, the account's quota is used up (pay)"),
     "no seed": ((400, {"error": {"message": "Unsupported parameter: 'seed'"}}), 1, "request: {its name: null}"),
     "html": ((200, b"<html>" + KEY.encode() * 20, {"content-type": "text/html"}), servers.TRIES, "no completion (<ht"),
-    "cut JSON": ((200, b'{"choices": [{"mess'), servers.TRIES, 'no completion ({"choices": [{"mess)'),
     "other JSON": ((200, {"error": "busy"}), servers.TRIES, 'no completion ({"error": "busy"})'),
-    "a list": ((200, b"[1, 2]"), servers.TRIES, "no completion ([1, 2])"),
     "no choices": ((200, {"choices": []}), servers.TRIES, 'no completion ({"choices": []})'),
-    "not text": ((200, b"\xff\xfe\x00"), servers.TRIES, "no completion"),
     "deep": ((200, b"[" * 100_000), servers.TRIES, "no completion ([[[["),
     "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
     "closed": (None, servers.TRIES, "no connection (Server disconnected"),
+    "405": ((405, b"Method not allowed"), 1, "status 405 (Method not allowed)"),
+    "moved": (
+        (307, {}, {"location": "http://127.0.0.1:9/v1"}),
+        1,
+        "status 307, the server points to http://127.0.0.1:9/v1",
+    ),
+    "long": ((200, b" " * 300_000), servers.TRIES, "an answer of more than 200000 bytes"),
+    "long fault": ((500, b"x" * 300_000), servers.TRIES, "an answer of more than 200000 bytes"),
+    # OpenRouter begins a 200 before it knows whether the model's own host answers.
+    "quota behind a 200": ((200, {"error": {"message": "pay", "code": 402}}), 1, "quota is used up (pay)"),
+    "fault in a choice": ((200, {"choices": [{"message": {"content": ""}, "finish_reason": "error"}]}), 6, "no compl"),
 }
 
 
 @pytest.mark.parametrize("name", HOPELESS)
 def test_a_fault_that_stays_is_one_sentence(
-    name: str, server: Faulty, backend: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str,
+    server: Faulty,
+    backend: Callable,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reply, tries, reason = HOPELESS[name]
+    monkeypatch.setattr(servers, "LARGEST", 200_000)
     server.reply = lambda request, number: reply
     caplog.set_level(logging.DEBUG)
     asked = backend()
@@ -227,8 +241,19 @@ REFUSED = {
         (400, {"error": {"message": "maximum context length is 4096 tokens", "code": "context_length_exceeded"}}),
         "status 400 with 5 new tokens asked for (maximum context length is 4096 tokens); take fewer shots or a model",
     ),
-    "filter": ((400, {"error": {"message": "data_inspection_failed"}}), "data_inspection_failed"),
+    "filter": ((400, {"error": {"message": "data_inspection_failed\ud83d"}}), "data_inspection_failed"),
     "null": ((200, completion(None)), "an answer without text (finish_reason stop)"),
+    "no text": (
+        (200, {"choices": [{"message": {"role": "assistant"}}]}),
+        "an answer without text (finish_reason None)",
+    ),
+    "kept back": (
+        (200, {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}),
+        "an answer without text (finish_reason content_filter)",
+    ),
+    "by name": ((400, {"error": {"message": "m-1 may not answer this"}}), "m-1 may not answer this"),
+    "by 403": ((403, {"error": {"message": "Input flagged by moderation", "code": 403}}), "status 403 with 5 new"),
+    "moderated behind a 200": ((200, {"error": {"message": "flagged", "code": 400}}), "flagged"),
 }
 
 
@@ -245,6 +270,7 @@ def test_a_refused_prompt_has_an_empty_reply_that_says_why_and_is_not_kept(
     server.reply = lambda request, number: (200, completion(f"Re: {said(request)}"))
     assert texts(backend().generate(asks(4), 5)) == [f"Re: q{n}" for n in range(4)]
     assert len(server.requests) == 5 and KEY not in replies[1].error
+    assert replies[1].error.encode("utf-8"), "a file can hold it"
 
 
 def test_a_server_that_refuses_every_prompt_is_no_matter_of_the_prompts(server: Faulty, backend: Callable) -> None:
@@ -318,14 +344,23 @@ def test_a_server_that_gives_no_log_probabilities_writes_its_letters(
     assert "m-1 gives no log-probabilities" in capsys.readouterr().out
 
 
-def test_a_prompt_refused_while_letters_are_scored_is_one_item(server: Faulty, backend: Callable) -> None:
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((400, {"error": {"message": "data_inspection_failed"}}), "data_inspection_failed"),
+        ((200, {"choices": [{"logprobs": {"content": []}}]}), "an answer without log-probabilities"),
+        ((200, {"choices": [{"logprobs": {"content": None}}]}), "an answer without log-probabilities"),
+    ],
+)
+def test_a_prompt_refused_while_letters_are_scored_is_one_item(
+    server: Faulty, backend: Callable, reply: Any, reason: str
+) -> None:
     found = {"content": [{"top_logprobs": [{"token": "A", "logprob": -0.1}]}]}
-    filtered = (400, {"error": {"message": "data_inspection_failed"}})
     server.reply = lambda request, number: (
-        filtered if said(request) == "bad" else (200, {"choices": [{"logprobs": found}]})
+        reply if said(request) == "bad" else (200, {"choices": [{"logprobs": found}]})
     )
     fine, refused = backend(logprobs=True).choice_logprobs([ask("q"), ask("bad")], "A")
-    assert fine == {"A": -0.1} and refused.finish == ERROR and "data_inspection_failed" in refused.error
+    assert fine == {"A": -0.1} and refused.finish == ERROR and reason in refused.error
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -339,20 +374,16 @@ def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, 
     for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"endpoint": server.url + "/deeper"}], start=4):
         backend(**other).generate([ask("q0")], 5)
         assert len(server.requests) == n, other
-    backend().generate([ask("q0")], 6)
-    assert len(server.requests) == 7
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "other"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "other"])
 def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Callable, tmp_path: Path) -> None:
     backend().generate([ask("q")], 5)
     (path,) = (tmp_path / "responses").glob("*.json")
     good = path.read_text(encoding="utf-8")
-    bad = {"cut": good[: len(good) // 2], "empty": "", "flipped": good.replace("Re: q", "Re: r"), "other": "[]"}[harm]
+    bad = {"cut": good[: len(good) // 2], "empty": "", "other": "[]"}[harm]
     path.write_text(bad, encoding="utf-8")
-    asked = backend()
-    assert texts(asked.generate([ask("q")], 5)) == ["Re: q"]
-    assert asked.usage()["damaged"] == 1 and len(server.requests) == 2
+    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"] and len(server.requests) == 2
     assert path.read_text(encoding="utf-8") == good
 
 
@@ -369,9 +400,14 @@ def test_tokens_and_cost_are_those_the_server_counted(server: Faulty, backend: C
     server.reply = lambda request, number: (200, completion("a") if number < 4 else {**completion("a"), "usage": None})
     asked = backend(batch_size=1, price_per_million_input=0.5, price_per_million_output=1.5)
     asked.generate(asks(5), 5)
-    expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9, "damaged": 0}
+    expected = {"requests": 5, "retries": 0, "cached": 0, "prompt_tokens": 33, "completion_tokens": 9}
     expected |= {"unmetered": 2, "refused": 0, "cost": pytest.approx((33 * 0.5 + 9 * 1.5) / 1_000_000)}
     assert asked.usage() == expected
+    absurd = completion("a") | {"usage": {"prompt_tokens": 10**400, "completion_tokens": 3}}
+    server.reply = lambda request, number: (200, absurd)
+    lying = backend(price_per_million_input=0.5, price_per_million_output=1.5)
+    lying.generate([ask("r")], 5)
+    assert lying.usage()["cost"] == 0 and lying.usage()["unmetered"] == 1
     assert backend(price_per_million_input=0.5).usage()["cost"] is None
 
 
@@ -406,14 +442,29 @@ def test_the_key_is_sent_and_stands_nowhere_else(server: Faulty, backend: Callab
     assert KEY not in repr(asked) + str(asked.usage()) + asked.fingerprint()
 
 
-def test_the_key_does_not_follow_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
-    other = Faulty()
-    threading.Thread(target=other.serve_forever, daemon=True).start()
-    server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
-    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
-    other.shutdown()
-    other.server_close()
-    assert [request["headers"]["authorization"] for request in other.requests] == [None]
+def test_no_prompt_follows_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
+    with serving(Faulty()) as other:
+        server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
+        with pytest.raises(QilinError, match="status 307"):
+            backend().generate([ask("q")], 5)
+        assert other.requests == []
+
+
+def test_a_thought_that_took_all_tokens_has_no_text_however_the_server_says_so(
+    server: Faulty, backend: Callable
+) -> None:
+    message = {"role": "assistant", "reasoning_content": "先看A"}
+    server.reply = lambda request, number: (200, {"choices": [{"message": message, "finish_reason": "length"}]})
+    assert backend().generate([ask("q")], 5) == [Reply("", LENGTH)]
+
+
+def test_another_model_s_answers_are_told_and_kept_under_its_name(
+    server: Faulty, backend: Callable, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    server.reply = lambda request, number: (200, completion("yes", model="m-0"))
+    assert texts(backend().generate(asks(3), 5)) == ["yes"] * 3
+    assert capsys.readouterr().out.count("m-1 is answered by 'm-0'") == 1
+    assert all('"m-0"' in path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.json"))
 
 
 def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
@@ -422,6 +473,9 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     monkeypatch.setenv("A_KEY", "  ")
     with pytest.raises(QilinError, match=r"https://api\.example\.com/v1 wants a key: set the .* variable A_KEY"):
         backend(endpoint="https://api.example.com")
+    with pytest.raises(QilinError, match="wants a key"):
+        backend(endpoint="http://127.0.0.1.example.com/v1")
+    assert backend(endpoint="http://[::1]:8000/v1").url
     assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
     assert server.requests[0]["headers"]["Authorization"] == f"Bearer {servers.PLACEHOLDER}"
     monkeypatch.setenv("A_KEY", "sk-not-ascii-密")

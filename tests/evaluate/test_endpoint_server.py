@@ -20,6 +20,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.server import ALL_REFUSED
 from qilin_lib.schema import Baseline
 from qilin_lib.tokens.template import PLAIN
 
@@ -116,8 +117,9 @@ def test_a_second_asking_comes_from_the_cache_and_a_fresh_one_says_the_same(
     assert seen == [(4, 0), (0, 4), (4, 0)]
 
 
-def test_a_model_that_the_server_does_not_have_is_one_sentence(server: str, tmp_path: Path) -> None:
+def test_a_model_that_the_server_does_not_have_is_refused_prompt_by_prompt(server: str, tmp_path: Path) -> None:
     backend = asked_of(server, Path("gpt-nosuch"), "chat", tmp_path)
-    with pytest.raises(QilinError, match=r"model 'gpt-nosuch': status 400 .*requested 'gpt-nosuch'.*tried 1 time"):
-        backend.generate([Prompt([{"role": "user", "content": "头痛"}], "", [], "", 0, False)], NEW_TOKENS)
+    prompts = [Prompt([{"role": "user", "content": f"头痛{n}"}], "", [], "", 0, False) for n in range(ALL_REFUSED)]
+    with pytest.raises(QilinError, match=r"each of 20 prompts is refused: status 400 .*requested 'gpt-nosuch'"):
+        backend.generate(prompts, NEW_TOKENS)
     assert backend.usage()["completion_tokens"] == 0

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.replies import texts
 
 from qilin_lib import files, params
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import models
 from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.endpoint import EndpointBackend
-from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.sequence import SequenceBackend
 from qilin_lib.evaluate.templates import unspoken
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
-from qilin_lib.schema import Baseline
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import BAICHUAN, PLAIN, Template
 from tests.helpers.chat import published, speaking_model
@@ -110,17 +107,6 @@ def test_a_fine_tuned_baseline_answers_with_its_own_weights(run_of: Any, tiny_mo
     load_tokenizer(tiny_model_dir).save_pretrained(stage.dir / "baselines" / "LLaMA-CMExam" / "model")
     backend = models.loaders(stage, "cpu")["LLaMA-CMExam"]()
     assert not backend.model.lm_head.weight.any() and backend.template == PLAIN
-
-
-def test_the_chat_template_of_a_tokenizer(run_of: Any, tiny_model_dir: Path) -> None:
-    stage = run_of({"ChatGLM-6B": {"model": str(tiny_model_dir), "template": "chat"}})
-    models.prepare(stage, silent)
-    backend = models.loaders(stage, "cpu")["ChatGLM-6B"]()
-    assert backend.template.name == "chat"
-    ids = backend.template.encode(ASKED, backend.tokenizer, add_generation_prompt=True)
-    rendered = backend.tokenizer.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
-    assert backend.tokenizer.decode(ids) == rendered and ids != backend.template.encode(ASKED, backend.tokenizer)
-    assert isinstance(texts(backend.generate([Prompt(ASKED, "", ids, "", 0, False)], 3))[0], str)
 
 
 def test_an_endpoint_is_reached_by_its_line(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,20 +247,3 @@ def test_an_exported_model_is_known_by_its_note(run_of: Any, tiny_model_dir: Pat
     files.write_json(folder / "qilin.json", {"stage": "05_dpo", "kind": "model", **BAICHUAN.described})
     assert "was trained with template 'baichuan'" in refused(run_of({"X": line}))
     assert models.prepare(run_of({"X": line | {"template": "baichuan"}}), silent) == {}
-
-
-def test_templates_that_a_tokenizer_does_not_have(run_of: Any, tiny_model_dir: Path, tmp_path: Path) -> None:
-    folder = copy(tiny_model_dir, tmp_path / "mine", "chat_template")
-    said = refused(run_of({"X": {"model": str(folder), "template": "chat"}}))
-    assert said.startswith("eval.baselines.X.template = 'chat':") and said.endswith("nearest valid: template: plain")
-
-
-def test_every_line_of_the_profile_can_be_read() -> None:
-    """params/baselines.yaml: a row fine-tuned on CMExam as the paper did it, two on Huatuo-26M, one as it comes."""
-    lines = params.load("06_eval", {"profile": "baselines"}).baselines
-    assert all(isinstance(line, Baseline) for line in lines.values())
-    tuned = {name: line.finetune.on for name, line in lines.items() if line.finetune}
-    assert tuned == {"LLaMA-CMExam": "cmexam", "T5 (fine-tuned)": "huatuo", "GPT2 (fine-tuned)": "huatuo"}
-    assert [name for name, line in lines.items() if line.finetune is None] == ["T5"]
-    adapter = lines["LLaMA-CMExam"].finetune
-    assert (adapter.finetuning, adapter.lora_r, adapter.lora_alpha, adapter.lora_dropout) == ("lora", 8, 16, 0.05)

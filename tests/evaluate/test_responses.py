@@ -6,24 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qilin_lib.evaluate.server import Responses
+from qilin_lib.evaluate import server as servers
 
 
 def test_two_processes_share_the_folder(tmp_path: Path) -> None:
     program = (
-        "import sys; from qilin_lib.evaluate.server import Responses\n"
-        "kept = Responses(sys.argv[1])\n"
-        "for n in range(60): kept.put({'q': n % 3}, {'text': 'long ' * 9999 + str(n % 3)})\n"
-        "print(len(kept.damaged))"
+        "import sys; from qilin_lib.evaluate.server import keep\n"
+        "from pathlib import Path\n"
+        "for n in range(60): keep(Path(sys.argv[1]), {'q': n % 3}, {'text': 'long ' * 9999 + str(n % 3)})"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    kept, read = Responses(tmp_path), 0
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    read = 0
     while any(writer.poll() is None for writer in writers):
         for n in range(3):
-            answer = kept.get({"q": n})
+            answer = servers.kept(tmp_path, {"q": n})
             read += answer is not None
             assert answer is None or answer["text"].endswith(f"long {n}")
-    assert [writer.communicate()[0] for writer in writers] == ["0\n", "0\n"]
-    assert kept.damaged == [] and read > 3
+    assert [writer.wait() for writer in writers] == [0, 0] and read > 3
     assert len(list(tmp_path.iterdir())) == 3, "no temporary file stays"

@@ -159,15 +159,6 @@ def test_complete_predictions_are_kept_and_others_made_again(
     assert all(other_weights[name] > third[name] for name in third)
 
 
-def test_one_model_at_a_time(loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace):
-    events: list[str] = []
-    made = loaders(0, 1)
-    models = {name: lambda name=name: (events.append(name), made[name]())[1] for name in made}
-    params.benchmarks = ["huatuo"]
-    evaluate(models, tmp_path, progress=lambda model, *_: events.append(f"{model} answers"))
-    assert events == ["base", "base answers", "dcpt", "dcpt answers"]
-
-
 def test_a_backend_without_probabilities_writes_its_letters(
     loaders: Any, evaluate: Callable, tmp_path: Path, params: SimpleNamespace
 ):

@@ -9,7 +9,7 @@ import pytest
 from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.prompts import Asking, Prompt
 from qilin_lib.evaluate.sequence import SequenceBackend, stand_in
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.tokens.template import PLAIN
@@ -152,3 +152,8 @@ def test_a_model_that_does_not_say_how_an_answer_starts_is_refused(tokenizer: An
     model.save_pretrained(tmp_path)
     with pytest.raises(QilinError, match="no decoder_start_token_id"):
         load_sequence_model(tmp_path)
+
+
+def test_a_temperature_is_refused_where_nothing_is_drawn(tokenizer: Any) -> None:
+    with pytest.raises(QilinError, match=r"temperature: 0\.7: an encoder-decoder answers greedily; nearest valid: 0"):
+        SequenceBackend(t5(tokenizer), tokenizer, PLAIN, 4, "cpu", Asking(temperature=0.7))

@@ -64,3 +64,19 @@ def test_a_finished_file_is_left_alone_and_is_not_complete_once_it_was_touched(p
     assert path.stat().st_mtime_ns == before and store.complete(path, "k")
     path.write_text(path.read_text(encoding="utf-8").replace("答a", "答b"), encoding="utf-8")
     assert not store.complete(path, "k")
+
+
+def test_a_finished_file_of_a_stage_moved_aside_is_taken_also_where_a_disk_knows_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(store.os, "link", unknown)
+    earlier = store.predictions(tmp_path / "06_eval.old-1", "fixed", "cmexam", "base")
+    with store.appending(earlier, 0, "k") as append:
+        append(rows("a"))
+    store.finish(earlier, ["a"])
+    path = store.predictions(tmp_path / "06_eval", "fixed", "cmexam", "base")
+    assert not store.reuse(path, "other") and store.reuse(path, "k")
+    assert store.complete(path, "k") and path.read_bytes() == earlier.read_bytes()

@@ -86,6 +86,23 @@ def test_a_folder_is_read_as_downloaded_and_each_passage_says_whence(corpus, ben
     assert own.facts["left_out"] == {"not read: empty field": 1}
 
 
+def test_a_folder_of_texts_is_read_to_its_depth_and_what_nothing_reads_is_counted(corpus, benchmarks, tmp_path):
+    deep = corpus / "呼吸" / "成人" / "en"
+    deep.mkdir(parents=True)
+    (deep / "a.txt").write_text("大叶性肺炎常见铁锈色痰。", encoding="utf-8")
+    # Half of a surrogate pair is valid JSON, and a control sequence is no text.
+    (deep / "b.jsonl").write_text('{"text": "百日咳有\\ud83d鸡鸣样\\u001b[31m回声。"}', encoding="utf-8")
+    (corpus / "notes.md").write_text("# 胃炎", encoding="utf-8")
+    (corpus / "nothing.txt").write_text("", encoding="utf-8")
+    own = index.build(corpus, tmp_path / "out", benchmarks[0], 0.5, workers=1, show=lambda line: None)
+    assert [hit.origin for hit in own.search("铁锈色痰", 1)] == ["呼吸/成人/en/a.txt:1"]
+    (whoop,) = own.search("鸡鸣样回声", 1)
+    assert whoop.text == "百日咳有?鸡鸣样[31m回声。"
+    left_out = own.facts["left_out"]
+    assert sorted(left_out.values()) == [1, 1] and "not read: empty file" in left_out
+    assert any("jsonl" in reason for reason in left_out), left_out
+
+
 def test_a_killed_build_goes_on_with_its_shards_and_any_number_of_workers_gives_the_same(
     corpus, benchmarks, tmp_path, monkeypatch
 ):
@@ -111,7 +128,8 @@ def test_a_killed_build_goes_on_with_its_shards_and_any_number_of_workers_gives_
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
 def test_a_corpus_without_a_passage_is_refused_by_name(benchmarks, tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(QilinError, match=f"retrieval: corpus: .*{folder}"):
+    (tmp_path / "empty" / "book.pdf").write_bytes(b"%PDF")
+    with pytest.raises(QilinError, match=f"retrieval: corpus: .*{folder}.*(no folder|not read: not )"):
         index.build(tmp_path / folder, tmp_path / "out", benchmarks[0], 0.5, workers=1)
 
 
