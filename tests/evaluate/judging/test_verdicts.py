@@ -110,6 +110,7 @@ def test_scores_are_read_only_where_every_criterion_has_one_of_its_scale(reply, 
         ("是否符合该标准？是。", True),
         ("难以判断是否符合", None),
         ("部分符合", None),
+        ("符合该标准，没有不符合之处。", True),
     ],
 )
 def test_a_criterion_is_met_not_met_or_unread(reply, met):
