@@ -108,7 +108,7 @@ def test_of_a_judge_that_cannot_be_read_every_model_has_a_row_without_a_number()
     def spares_the_third(game):
         return Reply("不知道" if "丙" in (game.pair.model_a, game.pair.model_b) else SAYS[TIE])
 
-    own = judged_by(spares_the_third, comparison.games(pairs(5, models=("甲", "乙", "丙")), ZHONGJING))
+    own = judged_by(spares_the_third, comparison.games(three, ZHONGJING))
     assert comparison.strengths(own, 100, 1)["strength"].isna().tolist() == [False, False, True]
 
 
