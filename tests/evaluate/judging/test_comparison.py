@@ -99,9 +99,8 @@ def test_nothing_is_claimed_of_two_items():
 
 
 def test_of_a_judge_that_cannot_be_read_every_model_has_a_row_without_a_number():
-    own = judged_by(
-        lambda game: Reply("我不能评价。"), comparison.games(pairs(5, models=("甲", "乙", "丙")), ZHONGJING)
-    )
+    three = pairs(5, models=("甲", "乙", "丙"))
+    own = judged_by(lambda game: Reply("我不能评价。"), comparison.games(three, ZHONGJING))
     found = comparison.strengths(own, 100, 1)
     assert found["model"].tolist() == ["甲", "乙", "丙"] and found["strength"].isna().all()
 
