@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.mentions import normal
@@ -34,8 +34,8 @@ class Criterion(BaseModel):
     """A sentence that an answer meets or not, and its points; negative ones are for what must not be there."""
 
     model_config = ConfigDict(frozen=True)
-    criterion: Annotated[str, Field(min_length=1)]
-    points: float
+    criterion: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+    points: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rubric(BaseModel):
@@ -74,7 +74,8 @@ def rubric(row: Mapping, place: str) -> Rubric:
         first = reason.errors()[0]
         raise QilinError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     roles = ["user"] if isinstance(made.prompt, str) else [turn.get("role") for turn in made.prompt]
-    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] or not all(made.turns):
+    texts = all(map(str.strip, made.turns))
+    if not texts or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
         raise QilinError(f"{place}: prompt: no texts of user and assistant in turn, the user first and last: {roles}")
     if not any(one.points > 0 for one in made.rubrics):
         raise QilinError(f"{place}: rubrics: no criterion has points above 0, so no answer can have any")

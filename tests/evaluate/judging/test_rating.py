@@ -170,9 +170,9 @@ def test_a_file_of_one_question_is_read_whole(tmp_path: Path) -> None:
 
 def test_a_question_of_two_files_is_asked_once(tmp_path: Path) -> None:
     """HealthBench's hard questions are a part of all of them, and come as a file of their own."""
-    task = rubric_task(tmp_path, all=[row("a", "甲"), row("b", "乙")], hard=[row("b", "乙"), row("c", "丙")])
-    assert [item.id for item in task.items] == ["a", "b", "c"]
-    assert [one["detail"] for one in task.invalid] == ["id b came before"]
+    task = rubric_task(tmp_path, all=[row("a", "甲"), row("b", "乙")], hard=[row("b", "乙"), row("a", "甲")])
+    assert [item.id for item in task.items] == ["a", "b"]
+    assert [one["detail"] for one in task.invalid] == ["id b came before", "id a came before"]
 
 
 def test_points_are_finite_and_texts_are_not_blank(tmp_path: Path) -> None:
