@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,13 @@ def test_replies(reply: str, pairs: list, lines: dict) -> None:
     assert understood.pairs == pairs
     assert understood.lines == dict.fromkeys(KINDS, 0) | lines
     assert understood.unparsed == (not set(lines) - {"unreadable"})
+
+
+@pytest.mark.parametrize("line", ["疾病" + " " * 4000 + "肺结核", "头孢\u3000" + "\t " * 2000 + "药物", "x" + " " * 4000])
+def test_a_model_that_writes_blanks_without_end_is_read_at_once(line: str) -> None:
+    begun = time.perf_counter()
+    parse(line, TYPES, TEXT)
+    assert time.perf_counter() - begun < 2
 
 
 def test_every_line_is_counted_by_itself() -> None:
