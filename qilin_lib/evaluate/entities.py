@@ -52,6 +52,7 @@ _NOTHING = re.compile(
     r"(?:文本中|文中|本文)?(?:无|没有|不存在|未发现|未提及|none|null)(?:任何|相关|该类|明确|的|医学|命名|此类)*(?:实体)?"
 )
 _BULLET = re.compile(r"^(?:[-*•·●▪►>#]+|[(（]?\d{1,3}[.、)）:：](?!\d)|[①-⑳])\s*")
+_BLANKS = re.compile(r"[ \t\u3000]{6,}")
 _FENCE = re.compile(r"^```\w*$")
 _QUOTES = " \t\u3000\"'“”‘’「」『』《》【】<>[]*`|"
 _ENDS = _QUOTES + "。．.，,；;、"
@@ -211,7 +212,8 @@ Entry = tuple[str, Pair | None]
 
 def _lines(reply: str) -> list[str | Pair]:
     """The lines of a reply that say something; of a reply in JSON its (type, mention) pairs and what stands around."""
-    lines = [line.strip() for line in reply.splitlines()]
+    # Patterns take the cube of a row of blanks; no mention holds so many.
+    lines = [_BLANKS.sub(" ", line).strip() for line in reply.splitlines()]
     lines = [line for line in lines if line and not _FENCE.match(line)]
     whole = "\n".join(lines)
     begin, end = re.search(r"[\[{]", whole), max(whole.rfind("]"), whole.rfind("}"))
