@@ -52,6 +52,7 @@ _NOTHING = re.compile(
     r"(?:文本中|文中|本文)?(?:无|没有|不存在|未发现|未提及|none|null)(?:任何|相关|该类|明确|的|医学|命名|此类)*(?:实体)?"
 )
 _BULLET = re.compile(r"^(?:[-*•·●▪►>#]+|[(（]?\d{1,3}[.、)）:：](?!\d)|[①-⑳])\s*")
+_BLANKS = re.compile(r"[ \t\u3000]{6,}")
 _FENCE = re.compile(r"^```\w*$")
 _QUOTES = " \t\u3000\"'“”‘’「」『』《》【】<>[]*`|"
 _ENDS = _QUOTES + "。．.，,；;、"
@@ -131,12 +132,13 @@ def parse(reply: str, types: Mapping[str, str], text: str) -> Reply:
 
     Also read: codes for names, bullets and numbers, quotes, brackets, other separators, several pairs in a line,
     several mentions after one type (split at 、，； only where the whole is not in the text), "实体（类型）",
-    "实体：类型", "实体/类型", two words of which one is a type, JSON as a whole or line by line. Mentions are exact:
+    "实体：类型", "实体/类型", two words of which one is a type, mentions in the lines below a type, JSON as a whole or
+    line by line. Mentions are exact:
     one that is no substring of the text is not in it. An unknown type is one before something that is in the text; any
     other line is unreadable.
     """
     reader = _Reader(types, text)
-    entries = [entry for line in _lines(reply) for entry in reader.entries(line)]
+    entries = [entry for line in reader.headed(_lines(reply)) for entry in reader.entries(line)]
     pairs = dict.fromkeys(pair for _, pair in entries if pair)
     counts = Counter(kind for kind, _ in entries)
     return Reply(list(pairs), {kind: counts[kind] for kind in KINDS})
@@ -210,7 +212,8 @@ Entry = tuple[str, Pair | None]
 
 def _lines(reply: str) -> list[str | Pair]:
     """The lines of a reply that say something; of a reply in JSON its (type, mention) pairs and what stands around."""
-    lines = [line.strip() for line in reply.splitlines()]
+    # Patterns take the cube of a row of blanks; no mention holds so many.
+    lines = [_BLANKS.sub(" ", line).strip() for line in reply.splitlines()]
     lines = [line for line in lines if line and not _FENCE.match(line)]
     whole = "\n".join(lines)
     begin, end = re.search(r"[\[{]", whole), max(whole.rfind("]"), whole.rfind("}"))
@@ -275,6 +278,29 @@ class _Reader:
             glossed = [f"{name}{gloss}" for gloss in (f"({kind})", f"（{kind}）", f" ({kind})", f" （{kind}）")]
             self.known |= {alias.lower(): kind for alias in (name, kind, *glossed)}
         self.typed, self.turned = _patterns(tuple(self.known))
+
+    def headed(self, lines: Iterable[str | Pair]) -> Iterator[str | Pair]:
+        """The lines, those below a type that stands alone with that type before them."""
+        heading = alone = ""
+        for line in lines:
+            words = "" if isinstance(line, tuple) else _BULLET.sub("", line).strip()
+            if words.strip(_ENDS + ":：").lower() in self.known:
+                yield from filter(None, [alone])
+                heading = alone = words.strip(_ENDS + ":：")
+            elif heading and words and self._goes_on(line, words):
+                alone = ""
+                yield f"{heading}：{words}"
+            else:
+                yield from filter(None, [alone])
+                heading = alone = ""
+                yield line
+        yield from filter(None, [alone])
+
+    def _goes_on(self, line: str, words: str) -> bool:
+        """Whether a line below a type names no type of its own: a point of a list, words of the text, or none."""
+        kinds = [kind for kind, _ in self.entries(line)]
+        named = bool(_BULLET.match(line)) or all(self.mention(word) in self.text for word in _LIST.split(words))
+        return kinds == ["none"] or kinds == ["unreadable"] and named
 
     def entries(self, line: str | Pair) -> list[Entry]:
         """The asked form, once or several times in the line, else a mention before its type, or two words without a

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import bdtr
 
 from qilin_lib.errors import QilinError
 
@@ -83,12 +84,14 @@ def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] 
         (share,), sizes, (shares,) = _shares(statistic.groups, statistic.correct)
         trials = _effective(share * (1 - share), shares * (1 - shares), sizes)
         low, high = (100 * bound for bound in wilson(value / 100, trials))
-    elif statistic.bounds == PERCENT and value in PERCENT:
-        # No bootstrap sees beyond items that are all alike; of scores from 0 to 100, proportions spread the most.
-        low, high = (100 * bound for bound in wilson(value / 100, n))
     else:
+        least, most = statistic.bounds
         low, high, _ = studentised(statistic, resamples, seed)
-        low, high = max(statistic.bounds[0], low), min(statistic.bounds[1], high)
+        low, high = max(least, low), min(most, high)
+        if math.isfinite(most) and (low == high or value in statistic.bounds):
+            # No bootstrap sees beyond items that are all alike; of scores within bounds, proportions spread the most.
+            share = min(1.0, max(0.0, (value - least) / (most - least)))
+            low, high = (least + (most - least) * bound for bound in wilson(share, n))
     return {"value": value, "n": n, "low": low, "high": high}
 
 
@@ -149,7 +152,8 @@ def studentised(statistic: Statistic, resamples: int, seed: int) -> tuple[float,
     n = len(statistic.rows)
     (centre,), (error,) = estimates(statistic, np.ones((1, n)))
     if error < TINY:
-        return float(centre), float(centre), 1.0 if abs(centre) < TINY else 1 / (resamples + 1)
+        # The exact sign test: all items lie on one side.
+        return float(centre), float(centre), 1.0 if abs(centre) < TINY else 2.0 ** (1 - n)
     values, errors = estimates(statistic, _shared_counts(n, resamples, seed))
     usable = errors > TINY
     t = np.abs((values[usable] - centre) / errors[usable])
@@ -197,6 +201,10 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
 
         gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), difference)
         low, high, p = studentised(gap, resamples, seed)
+        if low == high:
+            # Pairs that are all alike: as if so large a share of them had changed.
+            share = row["difference"] / 100
+            low, high = (100 * bound for bound in bonett_price(max(0.0, -share), max(0.0, share), len(a.rows)))
         low, high = max(-100.0, low), min(100.0, high)
     else:
         # Shares of items that b lost and won, each group with the same weight, and the effective number of pairs.
@@ -211,9 +219,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Two-sided exact p of McNemar (1947) for right/wrong arrays [N] of two models on the same items."""
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     lost, won = int((a & ~b).sum()), int((~a & b).sum())
-    changed = lost + won
-    tail = sum(math.comb(changed, k) for k in range(min(lost, won) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
+from qilin_lib.chimed.letters import converter
 from qilin_lib.evaluate.cues import CUES
 
 Options = dict[str, str]
@@ -24,11 +25,8 @@ _INVISIBLE = re.compile(
 _CIRCLED = re.compile("[①-⑳]")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
-# Letters answer alike in both scripts; only the words around them are read.
-_SIMPLIFIED = str.maketrans(
-    "選擇項確應為對錯誤係揀即與啱綜無標準結論參從個題這過還沒說則實際屬於敘問鑑減藥鎮靜鹼體動術時見發壓傷給腎臟腦經貧細檢測療診斷",
-    "选择项确应为对错误是选即与对综无标准结论参从个题这过还没说则实际属于叙问鉴减药镇静碱体动术时见发压伤给肾脏脑经贫细检测疗诊断",
-)
+# What Cantonese says in a reply of option and answer; the script itself is OpenCC's to simplify.
+_CANTONESE = str.maketrans("係揀啱", "是选对")
 _RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
 _LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
 _SMALL = re.compile(
@@ -69,7 +67,7 @@ def normal(text: str) -> str:
     """A text as it is read: half width, simplified, without markup."""
     # Before NFKC, which makes ① a digit that would stick to the letter after it.
     text = _CIRCLED.sub(" ", _INVISIBLE.sub(" ", text))
-    text = unicodedata.normalize("NFKC", text).translate(_SIMPLIFIED)
+    text = converter("t2s").convert(unicodedata.normalize("NFKC", text).translate(_CANTONESE))
     text = _LATEX.sub(" ", re.sub(r"\}(?=[、,\s]*\\boxed\{)[、,\s]*\\boxed\{", ",", text)).replace("\\boxed{", "答案:")
     return _RANGE.sub(_range, _EMPHASIS.sub("", text)).strip()
 

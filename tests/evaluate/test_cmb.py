@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from qilin_lib import report
+from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
 from qilin_lib.evaluate.replies import Reply
@@ -97,6 +98,13 @@ def test_the_test_split_takes_its_answers_from_the_file_beside_it(raw: Path, ask
     (task,) = prepare(raw, asked)
     assert (task.split, [item.gold for item in task.items]) == ("test", ["A", "B"])
     assert [row["detail"] for row in task.invalid] == ["answer 'Z' is not among the options ABCDE"]
+
+
+def test_a_damaged_file_of_answers_is_told_and_not_passed_over(raw: Path, asked: SimpleNamespace) -> None:
+    put(raw / "cmb" / "CMB-test-choice-question-merge.json", [question(1, ONE, "", id=1)])
+    (raw / "cmb" / "CMB-test-choice-answer.json").write_text('[{"id": 1, "answ', encoding="utf-8")
+    with pytest.raises(QilinError, match="CMB-test-choice-answer.json"):
+        prepare(raw, asked)
 
 
 def test_its_scores_stand_in_a_table_of_its_own(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import (
+    POSITIVE,
     Statistic,
     bonett_price,
     estimates,
@@ -74,8 +76,13 @@ def bleu_4(sums: np.ndarray) -> np.ndarray:
     return bleu(sums, 4)
 
 
-def test_items_without_variance_have_a_point_and_no_error():
-    assert summary(mean_of([40.0] * 9), 100, 0) == {"value": 40.0, "n": 9, "low": 40.0, "high": 40.0}
+def test_items_without_variance_are_as_uncertain_as_a_proportion():
+    alike = summary(mean_of([40.0] * 9), 100, 0)
+    assert (alike["low"], alike["high"]) == pytest.approx([100 * bound for bound in wilson(0.4, 9)])
+    rated = summary(mean_of([5.0] * 6, (1, 5)), 100, 0)
+    assert (rated["low"], rated["high"]) == pytest.approx((1 + 4 * wilson(1.0, 6)[0], 5))
+    # Without bounds nothing is known of how far others may lie.
+    assert summary(mean_of([40.0] * 9, POSITIVE), 100, 0) == {"value": 40.0, "n": 9, "low": 40.0, "high": 40.0}
     # All zero: as if none of 30 had been right, not a bound of zero.
     assert summary(mean_of([0.0] * 30), 100, 0)["high"] == pytest.approx(100 * wilson(0.0, 30)[1])
     assert summary(mean_of([0.0] * 30 + [90.0]), 200, 0)["low"] == 0.0
@@ -90,6 +97,21 @@ def test_paired_difference_has_its_sign_and_is_narrower_than_an_unpaired_one():
     assert row["low"] < row["difference"] < row["high"] and row["high"] - row["low"] < 1 and row["p"] < 0.01
     same = paired(mean_of(a), mean_of(a), 500, 0)
     assert same["difference"] == 0 and same["p"] == 1.0
+
+
+@pytest.mark.parametrize("gap", [10.0, 100.0])
+def test_equal_gaps_of_three_items_prove_nothing(gap: float):
+    """The exact sign test: three coins fall alike one time in four."""
+    row = paired(mean_of([0.0] * 3), mean_of([gap] * 3), 1000, 0)
+    assert row["p"] == 0.25 and row["low"] < 0 < gap <= row["high"]
+    assert paired(mean_of([0.0] * 30), mean_of([gap] * 30), 1000, 0)["p"] < 1e-6
+
+
+def test_the_exact_test_of_many_items_takes_no_time():
+    draw = np.random.default_rng(1).random((2, 100_000))
+    begun = time.perf_counter()
+    p = mcnemar(draw[0] < 0.5, draw[1] < 0.503)
+    assert time.perf_counter() - begun < 1 and 0 < p < 1
 
 
 def test_an_unmistakable_difference_is_not_bounded_by_the_number_of_resamples():

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.benchmarks.ceval import (
     CATEGORIES,
     HARD,
@@ -20,6 +22,7 @@ from qilin_lib.evaluate.benchmarks.ceval import (
     ceval_names,
 )
 from qilin_lib.evaluate.benchmarks.cmexam import cmexam_items
+from qilin_lib.evaluate.benchmarks.exams import medqa_items
 from qilin_lib.evaluate.benchmarks.huatuo import huatuo_items
 from qilin_lib.evaluate.items import GROUPS, cap
 
@@ -73,6 +76,24 @@ def test_ceval_dev_with_fewer_examples_than_shots_names_the_file(raw_dir: Path):
     assert set(ceval_dev(raw_dir, 5, ["clinical_medicine"])) == {"clinical_medicine"}
     shutil.rmtree(path.parent)
     assert ceval_dev(raw_dir, shots=0) == {}
+
+
+def test_a_subject_without_examples_is_told_and_not_asked_without_shots(raw_dir: Path, params: SimpleNamespace):
+    (raw_dir / "ceval" / "dev" / "physician_dev.csv").unlink()
+    with pytest.raises(QilinError, match=r"physician.*no file physician_dev.csv"):
+        prepare(raw_dir, params)
+    shutil.rmtree(raw_dir / "ceval" / "dev")
+    (invalid,) = next(task for task in prepare(raw_dir, params) if task.name == "ceval").invalid
+    assert "eval.shots" in invalid["detail"]
+
+
+def test_two_right_answers_are_none_that_one_letter_could_give(raw_dir: Path):
+    row = {"question": "问", "options": {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}}
+    rows = [json.dumps(row | {"answer_idx": letters}) for letters in ("AB", "B")]
+    (raw_dir / "medqa").mkdir()
+    (raw_dir / "medqa" / "test.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    items, invalid = medqa_items(raw_dir / "medqa")
+    assert [item.gold for item in items] == ["B"] and "AB" in invalid[0]["detail"]
 
 
 def test_subject_groups_are_official_subjects(raw_dir: Path):

@@ -64,13 +64,14 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
     """C-Eval's questions of one split (dev, val or test), subjects in alphabetical order, rows in file order.
 
     An absent or empty answer column gives `gold=None` (the test split until its labels were published in 2025); an
-    answer outside A-D is unusable. A subject is the name of <subject>_<split>.csv, else that of the folder of
-    <split>-….parquet; `subjects` None: every file of the split. Raises Unreadable when the split has no file, or one
-    cannot be used, and QilinError when a named subject has none.
+    answer outside A-D, or of several letters, is unusable. A subject is the name of <subject>_<split>.csv, else that of
+    the folder of <split>-….parquet; `subjects` None: every file of the split. Raises Unreadable when the split has no
+    file, or one cannot be used, and QilinError when a named subject has none.
     """
     folder = there(raw_dir) / "ceval"
     items, invalid, files = [], [], {}
-    advice = "C-Eval's splits are dev, val and test"
+    without = "; or set eval.shots to 0" * (split == "dev")
+    advice = f"C-Eval's splits are dev, val and test{without}"
     with files_of(folder, f"{split}/*_{split}.csv", f"*/{split}.csv", advice=advice) as found:
         for file in reversed(found):
             place = PurePosixPath(file.place.lower())
@@ -79,7 +80,7 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
         for subject in subjects or ():
             if subject not in files:
                 near = nearest(subject, files) or f"; the folder has {', '.join(sorted(files))}"
-                raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}")
+                raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}{without}")
         for subject in sorted(subjects or files):
             kept, bad = file_items(folder, files[subject], exam_row, "ceval", subject, split)
             items += kept
@@ -106,7 +107,8 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     """C-Eval under both protocols, with as many examples as any model is shown."""
     items, invalid = ceval_items(folder.parent, params.ceval_split, params.ceval_subjects)
     shots = max([params.shots, *(line.shots or 0 for line in params.baselines.values())])
-    dev, limit = ceval_dev(folder.parent, shots, params.ceval_subjects), params.max_items_ceval_per_subject
+    dev = ceval_dev(folder.parent, shots, sorted({item.subject for item in items}))
+    limit = params.max_items_ceval_per_subject
     kept, names = cap(items, limit, params.seed), ceval_names(folder.parent)
     return [
         kind(name, protocol, params.ceval_split, limit, kept, invalid, {}, dev, names)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.readers.exam import exam_row, letters_of
+from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate.benchmarks.answers import Written, marked, written_tokens
 from qilin_lib.evaluate.benchmarks.exams import by
 from qilin_lib.evaluate.intervals import proportion
-from qilin_lib.evaluate.items import Item, Reading, Unreadable, cap, files_of, questions, records
+from qilin_lib.evaluate.items import Item, Reading, Unreadable, cap, files_of, questions, records, said
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import REPLY_PREFIX, Messages
@@ -91,10 +92,13 @@ def cmb_items(folder: Path) -> Reading:
 
 
 def _answers(folder: Path) -> dict[str, str]:
-    """{id: letters} of the test split; {} where the file is not there."""
-    try:
-        with files_of(folder, "**/CMB-test*answer*.json") as (file, *_):
-            rows = [row for _, row in records(folder, file) if isinstance(row, dict)]
-    except Unreadable:
-        return {}
-    return {str(row["id"]): letters_of(str(row.get("answer", ""))) for row in rows if "id" in row}
+    """{id: letters} of the test split; {} where the file is not there. Unreadable when it is damaged."""
+    rows = []
+    with files_of(folder) as there:
+        for file in [file for file in there if file.fits("**/CMB-test*answer*.json")][:1]:
+            for line, row in records(folder, file):
+                if isinstance(row, Reject):
+                    raise Unreadable(folder / file.file, f"line {line}: {said(row)}")
+                rows.append(row)
+    answered = (row for row in rows if isinstance(row, dict) and "id" in row)
+    return {str(row["id"]): letters_of(str(row.get("answer", ""))) for row in answered}

@@ -150,6 +150,8 @@ def file_items(
         made = Item(benchmark, f"{subject or split}-{own}", split, subject, known.question, options, gold, reference)
         if "".join(options) != wanted:
             return f"options {''.join(options)}, expected {wanted}", made
+        if gold and len(gold) > 1:
+            return f"answer {gold}, expected one letter", made
         return "" if gold or benchmark == "ceval" else "no answer", made
 
     return questions(benchmark, folder, file, row, item, tabular=subject is not None)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
-from qilin_lib.evaluate.items import Item, cap, files_of, part, records, said
+from qilin_lib.evaluate.items import Item, cap, files_of, label, part, records, said, unusable
 from qilin_lib.evaluate.judging.verdicts import Criterion, rubric
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
@@ -41,12 +42,21 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     items, invalid, criteria = [], [], {}
     with files_of(folder, "**/*.jsonl") as files:
         for number, file in enumerate(files):
-            rows = [(line, *_item(f"{number}-{line}", row, criteria)) for line, row in records(folder, file)]
-            for found, into in zip(part(folder, file, rows), (items, invalid), strict=True):
-                into += found
+            rows = [(line, *_item(f"{number}-{line}", row, criteria)) for line, row in records(folder, file, _fits)]
+            read, bad = part(folder, file, rows)
+            known, lines = {item.id for item in items}, {item.id: line for line, _, item in rows}
+            items += [item for item in read if item.id not in known]
+            again = [item for item in read if item.id in known]
+            place = partial(unusable, name, label(file))
+            invalid += bad
+            invalid += [place(lines[item.id], f"id {item.id} came before", item.question) for item in again]
     kept = cap(items, params.max_items_further, params.seed)
     new, own = {"max_new_tokens": params.max_new_tokens_dialogue}, {item.id: criteria[item.id] for item in kept}
     return [Rubrics(name, FIXED, "test", params.max_items_further, kept, invalid, new, params.tokenisation, own)]
+
+
+def _fits(row: Any) -> bool:
+    return isinstance(row, dict) and {"prompt", "rubrics"} <= row.keys()
 
 
 def _item(identity: str, row: Any, criteria: dict[str, list[Criterion]]) -> tuple[str, Item]:

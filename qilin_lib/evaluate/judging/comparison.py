@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from qilin_lib.evaluate.intervals import LEAST, mean_of, percentiles, resample_counts, summary
+from qilin_lib.evaluate.intervals import LEAST, TINY, mean_of, percentiles, resample_counts, summary
 from qilin_lib.evaluate.judging.agreement import alpha, kappa, share_agreed
 from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
 from qilin_lib.evaluate.replies import ERROR, Reply
@@ -180,22 +180,31 @@ def logistic(design: np.ndarray, shares: np.ndarray, weights: np.ndarray, ridge:
 def strengths(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFrame:
     """Bradley-Terry strengths (1952) of all models: model, strength (mean 0), low, high; ties are half a win each.
 
-    Percentile bootstrap over items, all pairs of an item together.
+    Percentile bootstrap over items, all pairs of an item together; no bounds where all draws are alike. None at all of
+    a model without a pair that was read.
     """
-    frame = judged(records)
-    frame = frame[frame["points"].notna()]
-    models = list(dict.fromkeys([*frame["model_a"], *frame["model_b"]]))
-    a, b = (frame[side].map(models.index).to_numpy() for side in ("model_a", "model_b"))
+    every = judged(records)
+    frame = every[every["points"].notna()]
+    models = _models(frame)
+    a, b = (pd.Categorical(frame[side], models).codes for side in ("model_a", "model_b"))
     items, points = pd.factorize(frame["item"])[0], frame["points"].to_numpy()
     design = np.zeros((len(frame), len(models)))
     design[np.arange(len(frame)), a] += 1
     design[np.arange(len(frame)), b] -= 1
-    value = _bradley_terry(design, points, np.ones_like(points))
-    many = items.max(initial=-1) + 1
-    counts = resample_counts(many, min(resamples, 200), seed)[:, items] if many >= LEAST else []
-    draws = np.array([_bradley_terry(design, points, own) for own in counts])
-    bounds = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else np.full((2, len(models)), np.nan)
-    return pd.DataFrame({"model": models, "strength": value, "low": bounds[0], "high": bounds[1]})
+    table = pd.DataFrame({"strength": [], "low": [], "high": []}, dtype=float)
+    if models:
+        value = _bradley_terry(design, points, np.ones_like(points))
+        many = items.max() + 1
+        counts = resample_counts(many, min(resamples, 200), seed)[:, items]
+        draws = np.array([_bradley_terry(design, points, own) for own in counts])
+        differ = (many >= LEAST) & (np.ptp(draws, axis=0) > TINY)
+        low, high = np.where(differ, np.percentile(draws, [2.5, 97.5], axis=0), np.nan)
+        table = pd.DataFrame({"strength": value, "low": low, "high": high}, index=models)
+    return table.reindex(_models(every)).rename_axis("model").reset_index()
+
+
+def _models(frame: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys([*frame["model_a"], *frame["model_b"]]))
 
 
 def _bradley_terry(design: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:

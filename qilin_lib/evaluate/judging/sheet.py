@@ -8,9 +8,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ValidationError
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.judging.comparison import HUMAN, Game, Pair, record
@@ -21,6 +22,14 @@ from qilin_lib.files import read_json, sha256_text, write_json, write_text
 _TEMPLATES = Path(__file__).parent / "templates"
 # What the sheet's file says, in a judge's words.
 VERDICTS = {FIRST: "回答1更好", SECOND: "回答2更好", TIE: "平局"}
+
+
+class Saved(BaseModel):
+    """What sheet.html saves; a judge who gives no name goes by the file's."""
+
+    sheet: str
+    judge: str = ""
+    verdicts: dict[str, Literal["first", "second", "tie"]]
 
 
 def write(pairs: Sequence[Pair], chosen: Preset, folder: Path, seed: int) -> tuple[Path, Path]:
@@ -59,16 +68,22 @@ def _hash(text: str) -> str:
 def read(export: Path, key: Path) -> list[dict[str, Any]]:
     """The records of an exported file, in the form of `comparison.record`; what was not judged has none.
 
-    QilinError: another sheet's key, a judgment that the key does not know, or a word that is no verdict.
+    QilinError: another form or sheet, or a judgment that the key does not know.
     """
-    said, secret = read_json(export), read_json(key)
-    if said.get("sheet") != secret["sheet"]:
-        raise QilinError(f"{export} was made by sheet '{said.get('sheet')}', {key} belongs to '{secret['sheet']}'")
+    try:
+        said = Saved.model_validate(read_json(export))
+    except ValidationError as reason:
+        first = reason.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "all of it"
+        raise QilinError(f"{export}: {place}: {first['msg']}; save it from sheet.html again") from None
+    secret = read_json(key)
+    if said.sheet != secret["sheet"]:
+        raise QilinError(f"{export} was made by sheet '{said.sheet}', {key} belongs to '{secret['sheet']}'")
     records = []
-    for name, verdict in said["verdicts"].items():
-        if name not in secret["games"] or verdict not in VERDICTS:
-            raise QilinError(f"{export}: verdicts: '{name}: {verdict}' is none; valid are {', '.join(VERDICTS)}")
+    for name, verdict in said.verdicts.items():
+        if name not in secret["games"]:
+            raise QilinError(f"{export}: verdicts: '{name}' is not in {key}; save it from sheet.html again")
         known = secret["games"][name]
-        game = Game(Pair(**known["pair"]), known["order"], said["sheet"])
-        records.append(record(game, HUMAN + (said["judge"] or "unnamed"), Reply(VERDICTS[verdict])))
+        game = Game(Pair(**known["pair"]), known["order"], said.sheet)
+        records.append(record(game, HUMAN + (said.judge or export.stem), Reply(VERDICTS[verdict])))
     return records

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.evaluate.mentions import normal
 from qilin_lib.evaluate.replies import spoken
 
 FIRST, SECOND, TIE = "first", "second", "tie"
@@ -33,8 +34,8 @@ class Criterion(BaseModel):
     """A sentence that an answer meets or not, and its points; negative ones are for what must not be there."""
 
     model_config = ConfigDict(frozen=True)
-    criterion: Annotated[str, Field(min_length=1)]
-    points: float
+    criterion: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+    points: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Rubric(BaseModel):
@@ -73,7 +74,8 @@ def rubric(row: Mapping, place: str) -> Rubric:
         first = reason.errors()[0]
         raise QilinError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     roles = ["user"] if isinstance(made.prompt, str) else [turn.get("role") for turn in made.prompt]
-    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] or not all(made.turns):
+    texts = all(map(str.strip, made.turns))
+    if not texts or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
         raise QilinError(f"{place}: prompt: no texts of user and assistant in turn, the user first and last: {roles}")
     if not any(one.points > 0 for one in made.rubrics):
         raise QilinError(f"{place}: rubrics: no criterion has points above 0, so no answer can have any")
@@ -113,62 +115,99 @@ def criterion_prompt(question: str, answer: str, criterion: Criterion) -> str:
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 _ANSWER = r"(?:assistant|answer|response|model|助手|回答|答案|模型)\s*"
-_ONE, _TWO = rf"{_ANSWER}(?:1|a|一|甲)", rf"{_ANSWER}(?:2|b|二|乙)"
-_BETTER = r"(?:is[\s`*]+)?(?:(?:明显|显著|略|稍)?(?:优于|好于|胜过|强于)|better\s+than)"
-_WORSE = r"(?:is[\s`*]+)?(?:(?:明显|显著|略|稍)?(?:不如|差于|劣于)|worse\s+than)"
-_EQUAL = r"(?:is[\s`*]+)?(?:与|和|equal\s+to|as\s+good\s+as)"
-_MARKS = r"[\s`*\"“”'：:]*"
-# (what a judge writes, what it means); of all that stand in a reply the last one counts.
+_ONE, _TWO = (rf"{_ANSWER}(?:{names})(?![a-z0-9])" for names in ("1|a|一|甲", "2|b|二|乙"))
+_MARKS = r"[\s\"“”':]*"
+_MORE = r"(?:明显|显著|整体|总体|相对|还|要|是)*"
+_GOOD = rf"{_MORE}(?:[更较略稍](?:为|加)?(?:好|优|佳|优秀|胜一筹)|胜出|获胜|胜)(?!地|的地方|的方面|的一点|之处)"
+_WINS = rf"(?:{_GOOD}|is\s+(?:clearly\s+|the\s+)?(?:better|superior|winner)(?!\s+than)|wins)"
+_BETTER = r"(?:is\s+)?(?:(?:明显|显著|略|稍)?(?:优于|好于|胜过|强于)|better\s+than|>+)"
+_WORSE = r"(?:is\s+)?(?:(?:明显|显著|略|稍)?(?:不如|差于|劣于)|worse\s+than|<+)"
+_THAN = r"(?:的[^\s,.。;]{1,8})?"
+_BEST = r"(?:更好|更优|胜出|获胜|胜)(?:的|者)?(?:回答)?(?:是|为|:)"
+_KEY = r"(?:winner|better|verdict|choice)[\"']?(?:\s*:|\s+is)\s*[\"']?(?:the\s+)?"
+_OR = r"\W{0,4}(?:或者?|和)?\W{0,4}"
+
+
+def _compared(first: str, second: str) -> str:
+    """What a judge writes who finds the `first` better than the `second`, whichever it names first."""
+    return "|".join(
+        [
+            rf"{first}{_MARKS}{_BETTER}{_MARKS}{second}|{second}{_MARKS}{_WORSE}{_MARKS}{first}",
+            rf"{first}{_THAN}比{_MARKS}{second}{_THAN}{_MORE}[更略稍]?(?:好|优|佳|强|准确|全面)",
+            rf"{second}{_THAN}比{_MARKS}{first}{_THAN}{_MORE}[更略稍]?(?:差|弱)|{second}{_THAN}没有{_MARKS}{first}{_THAN}好",
+            rf"(?<!比){first}{_MARKS}{_WINS}|{_BEST}{_MARKS}{first}",
+        ]
+    )
+
+
+# (what a judge writes, what it means, None: nothing, though another form stands in it); of all that stand in a reply
+# the last one that means something counts.
 _FORMS = [
+    (rf"{_ONE}更好{_OR}{_TWO}更好{_OR}平局", None),
+    (rf"(?:不是|并非|而非|不认为|不能说){_MARKS}(?:{_ONE}|{_TWO}){_MARKS}{_GOOD}", None),
+    (r"(?:不是|并非|不算|不能算|不应是|不判|不构成)\W*平局|平局不成立", None),
     (r"\[\[\s*(?:a(?:\s*>{1,2}\s*b)?|1)\s*\]\]", FIRST),
     (r"\[\[\s*(?:b(?:\s*>{1,2}\s*a)?|2)\s*\]\]", SECOND),
     (r"\[\[\s*(?:c|tie|a\s*=\s*b)\s*\]\]", TIE),
-    (rf"{_ONE}{_MARKS}{_BETTER}{_MARKS}{_TWO}|{_TWO}{_MARKS}{_WORSE}{_MARKS}{_ONE}", FIRST),
-    (rf"{_ONE}{_MARKS}{_WORSE}{_MARKS}{_TWO}|{_TWO}{_MARKS}{_BETTER}{_MARKS}{_ONE}", SECOND),
-    (rf"{_ONE}{_MARKS}{_EQUAL}{_MARKS}{_TWO}(?!{_MARKS}(?:相比|比较|都))", TIE),
-    (rf"{_ONE}{_MARKS}(?:更好|更优|胜出|获胜|is\s+(?:the\s+)?(?:better|winner)(?!\s+than)|wins)", FIRST),
-    (rf"{_TWO}{_MARKS}(?:更好|更优|胜出|获胜|is\s+(?:the\s+)?(?:better|winner)(?!\s+than)|wins)", SECOND),
-    (rf"(?:更好|更优|胜出|获胜|胜)(?:的|者)?(?:是|为)?{_MARKS}{_ONE}", FIRST),
-    (rf"(?:更好|更优|胜出|获胜|胜)(?:的|者)?(?:是|为)?{_MARKS}{_TWO}", SECOND),
-    (r"[\"'](?:winner|better|verdict|choice)[\"']\s*:\s*[\"']?(?:model_|answer_?|assistant_?)?(?:a|1)\b", FIRST),
-    (r"[\"'](?:winner|better|verdict|choice)[\"']\s*:\s*[\"']?(?:model_|answer_?|assistant_?)?(?:b|2)\b", SECOND),
-    (r"[\"'](?:winner|better|verdict|choice)[\"']\s*:\s*[\"']?(?:tie|equal|both|draw)\b", TIE),
-    (r"平局|不相上下|难分高下|are\s+equal\s+in|it'?s\s+a\s+tie\b|^\W*tie\W*$", TIE),
+    (_compared(_ONE, _TWO), FIRST),
+    (_compared(_TWO, _ONE), SECOND),
+    (
+        rf"{_ONE}{_MARKS}(?:is\s+)?(?:与|和|=+|equal\s+to|as\s+good\s+as){_MARKS}{_TWO}(?!{_MARKS}(?:相比|比较|都|各|的))",
+        TIE,
+    ),
+    (rf"{_KEY}(?:a\s+)?(?:tie|equal|both|draw)\b", TIE),
+    (rf"{_KEY}(?:(?:model|answer|assistant)[_\s]*a|(?-i:A)|1|(?<=[\"'])a)(?![a-z0-9])", FIRST),
+    (rf"{_KEY}(?:(?:model|answer|assistant)[_\s]*b|(?-i:B)|2|(?<=[\"'])b)(?![a-z0-9])", SECOND),
+    (r"平局|打平|不相上下|难分高下|旗鼓相当|一样好|are\s+equal\s+in|it(?:'?s|\s+is)\s+a\s+tie\b|^\W*tie\W*$", TIE),
 ]
 _VERDICT = re.compile("|".join(f"({pattern})" for pattern, _ in _FORMS), re.IGNORECASE | re.MULTILINE)
 # FastChat's older judges begin with two scores on a line of their own.
-_TWO_SCORES = re.compile(r"\A\s*(\d+(?:\.\d+)?)\s*[,，\s/]\s*(\d+(?:\.\d+)?)\s*$", re.MULTILINE)
+_TWO_SCORES = re.compile(r"\A\s*(\d+(?:\.\d+)?)\s*[,\s/]\s*(\d+(?:\.\d+)?)\s*$", re.MULTILINE)
 
 
 def pair_verdict(raw: str) -> str | None:
     """FIRST, SECOND, TIE, or None for a reply that decides nothing; thoughts are not read."""
-    text = spoken(raw)
-    found = [*_VERDICT.finditer(text)]
-    if found:
-        return _FORMS[found[-1].lastindex - 1][1]
-    if scores := _TWO_SCORES.search(text):
+    text = normal(spoken(raw))
+    meant = [_FORMS[found.lastindex - 1][1] for found in _VERDICT.finditer(text)]
+    if decided := [verdict for verdict in meant if verdict]:
+        return decided[-1]
+    if not meant and (scores := _TWO_SCORES.search(text)):
         first, second = map(float, scores.groups())
         return FIRST if first > second else SECOND if second > first else TIE
     return None
 
 
+# "(1-5)" behind a criterion is its scale; the number of the next line stands behind no colon.
+_SCALE = re.compile(r"[(\[]\s*\d+\s*[-~–—至到]\s*\d+\s*分?\s*[)\]]")
+_TO_NUMBER = r"(?:[^\w\n]{0,12}?|[^\w\n]{0,4}:\W{0,8}?)(?<!-)(\d+(?:\.\d+)?)"
+
+
 def scores(raw: str, chosen: Preset) -> dict[str, int] | None:
     """{criterion: whole number from low to high}; None when one is missing, or no such number. The last ones count."""
-    text, found = spoken(raw), {}
+    text, found = _SCALE.sub("", normal(spoken(raw))), {}
     for criterion in chosen.criteria:
-        numbers = re.findall(rf"{re.escape(criterion)}\W{{0,12}}?(\d+(?:\.\d+)?)", text, re.IGNORECASE)
+        numbers = re.findall(re.escape(criterion) + _TO_NUMBER, text, re.IGNORECASE)
         if not numbers or not float(numbers[-1]).is_integer() or not chosen.low <= float(numbers[-1]) <= chosen.high:
             return None
         found[criterion] = int(float(numbers[-1]))
     return found
 
 
+_MET = re.compile(
+    r"(?P<open>(?:无法|难以|不能)?(?:判断|确定)?是否符合|部分符合|(?:没有|并无)不符合)"
+    r"|(?P<no>(?:不|没有?|未|无法|难以|并非)[^\s,.。;]{0,4}符合|\b(?:no|false|not\s+met)\b|(?:^|:\s*)否)"
+    r"|\b(?:yes|true)\b|符合|(?:^|:\s*|[?]\s*)是(?=的|\W|$)",
+    re.MULTILINE,
+)
+
+
 def met(raw: str) -> bool | None:
     """Whether a reply says that a criterion is met; None when it does not say."""
-    text = spoken(raw).lower()
-    said = re.findall(r'"criteria_met"\s*:\s*(true|false)', text)
-    said = said or re.findall(r"\b(?:yes|no|true|false)\b|不符合|符合|^[是否]", text, re.MULTILINE)
-    return said[-1] in ("yes", "true", "符合", "是") if said else None
+    text = normal(spoken(raw)).lower()
+    if said := re.findall(r"[\"']criteria_?met[\"']\s*:\s*[\"']?(true|false)", text):
+        return said[-1] == "true"
+    said = [one["no"] is None for one in _MET.finditer(text) if not one["open"]]
+    return said[-1] if said else None
 
 
 def rubric_score(criteria: Sequence[Criterion], verdicts: Sequence[bool | None]) -> float | None:

@@ -98,6 +98,30 @@ def test_nothing_is_claimed_of_two_items():
     assert row["low"] is row["high"] is row["length_controlled"] is None
 
 
+def test_of_a_judge_that_cannot_be_read_every_model_has_a_row_without_a_number():
+    three = pairs(5, models=("甲", "乙", "丙"))
+    own = judged_by(lambda game: Reply("我不能评价。"), comparison.games(three, ZHONGJING))
+    found = comparison.strengths(own, 100, 1)
+    assert found["model"].tolist() == ["甲", "乙", "丙"] and found["strength"].isna().all()
+
+    def spares_the_third(game):
+        return Reply("不知道" if "丙" in (game.pair.model_a, game.pair.model_b) else SAYS[TIE])
+
+    own = judged_by(spares_the_third, comparison.games(three, ZHONGJING))
+    assert comparison.strengths(own, 100, 1)["strength"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("verdict", [WIN, TIE])
+def test_items_that_all_ended_alike_leave_room_for_others(verdict):
+    def same(game):
+        return Reply(SAYS[LOSS if verdict == WIN and game.order == "ba" else verdict])
+
+    own = judged_by(same, comparison.games(pairs(20), ZHONGJING))
+    row = comparison.comparison(own, 200, 1).iloc[0]
+    assert row["high"] - row["low"] > 15
+    assert comparison.strengths(own, 200, 1)[["low", "high"]].isna().all(axis=None)
+
+
 def test_the_length_controlled_rate_is_the_one_of_statsmodels():
     rng = np.random.default_rng(2)
     lengths = rng.normal(0, 100, 200)
@@ -163,13 +187,35 @@ def test_a_sheet_hides_who_wrote_and_comes_back(tmp_path):
     assert {one["item"]: one["length"] for one in records} == {"q1": 0, "q2": 8}
 
 
-@pytest.mark.parametrize("fault", [{"sheet": "other"}, {"verdicts": {"x": "first"}}, {"verdicts": "good"}])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"sheet": "other"},
+        {"verdicts": {"x": "first"}},
+        {"verdicts": "good"},
+        {"verdicts": None},
+        {"verdicts": {"x": ["first"]}},
+        {"judge": 3},
+        [],
+    ],
+)
 def test_a_file_of_another_sheet_or_with_other_words_is_refused(tmp_path, fault):
     _, key = sheet.write(pairs(1), ZHONGJING, tmp_path, seed=3)
     secret = sheet.read_json(key)
-    if fault.get("verdicts") == "good":
+    if fault == {"verdicts": "good"}:
         fault = {"verdicts": dict.fromkeys(secret["games"], "good")}
     export = tmp_path / "export.json"
-    sheet.write_json(export, {"sheet": secret["sheet"], "judge": "", "verdicts": {}} | fault)
+    whole = {"sheet": secret["sheet"], "judge": "", "verdicts": dict.fromkeys(secret["games"], "first")}
+    sheet.write_json(export, whole | fault if fault else fault)
     with pytest.raises(sheet.QilinError, match="sheet|verdicts"):
         sheet.read(export, key)
+
+
+def test_two_people_without_a_name_stay_two(tmp_path):
+    _, key = sheet.write(pairs(1), ZHONGJING, tmp_path, seed=3)
+    secret, judges = sheet.read_json(key), set()
+    for name, verdict in (("monday", "first"), ("tuesday", "second")):
+        whole = {"sheet": secret["sheet"], "judge": "", "verdicts": dict.fromkeys(secret["games"], verdict)}
+        sheet.write_json(tmp_path / f"{name}.json", whole)
+        judges |= {one["judge"] for one in sheet.read(tmp_path / f"{name}.json", key)}
+    assert len(judges) == 2

@@ -34,6 +34,21 @@ REPLIES = [
     ("回答1和回答2相比，各有优点，需要看具体情况。", None),
     ("Answer A is the better one.", FIRST),
     ("It's a tie.", TIE),
+    ("回答1比回答2更好。", FIRST),
+    ("回答2的内容比回答1要好一些", SECOND),
+    ("回答1没有回答2好", SECOND),
+    ("回答1不比回答2更好", None),
+    ("综上，回答１略好", FIRST),
+    ("回答2明显更优，而不是回答1更好", SECOND),
+    ("并非回答1更好，而是回答2更好", SECOND),
+    ("回答1更好，不能算平局。", FIRST),
+    ("回答1更好地解释了病因；回答2更好的地方是用药。", None),
+    ("须写“回答1更好”、“回答2更好”或“平局”之一，而我做不到。", None),
+    ("回答2 > 回答1", SECOND),
+    ("两个回答一样好", TIE),
+    ("The winner is a tie.", TIE),
+    ("Winner: B", SECOND),
+    ("Answer A is not better than Answer B.", None),
 ]
 
 
@@ -68,6 +83,9 @@ def test_the_prompt_of_every_preset_holds_both_answers_and_its_criteria_and_its_
         ("Proactivity: 4.5\nAccuracy: 5\nHelpfulness: 4\nLinguistic Quality: 5", None),
         ("Proactivity: 9\nAccuracy: 5\nHelpfulness: 4\nLinguistic Quality: 5", None),
         ("I cannot score this.", None),
+        ("Proactivity (1-5): 4\nAccuracy (1-5): 5\nHelpfulness (1～5分): 4\nLinguistic Quality (1–5): 5", [4, 5, 4, 5]),
+        ("1. Proactivity\n2. Accuracy: 5\n3. Helpfulness: 4\n4. Linguistic Quality: 5", None),
+        ("Proactivity: -1\nAccuracy: 5\nHelpfulness: 4\nLinguistic Quality: 5", None),
     ],
 )
 def test_scores_are_read_only_where_every_criterion_has_one_of_its_scale(reply, read):
@@ -86,6 +104,13 @@ def test_scores_are_read_only_where_every_criterion_has_one_of_its_scale(reply, 
         ('{"criteria_met": "maybe"}', None),
         ("<think>true</think>", None),
         ("说不好", None),
+        ("该回答没有符合该标准", False),
+        ("不完全符合", False),
+        ("是否符合：否", False),
+        ("是否符合该标准？是。", True),
+        ("难以判断是否符合", None),
+        ("部分符合", None),
+        ("符合该标准，没有不符合之处。", True),
     ],
 )
 def test_a_criterion_is_met_not_met_or_unread(reply, met):
