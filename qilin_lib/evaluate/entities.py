@@ -58,8 +58,10 @@ _QUOTES = " \t\u3000\"'“”‘’「」『』《》【】<>[]*`|"
 _ENDS = _QUOTES + "。．.，,；;、"
 _OBJECT = re.compile(r"\{[^{}]*\}|\[\s*\"[^\[\]]*\]")
 _COLON = r"\s*[:：|\t]\s*"
-_SEPARATOR = r"\s*(?:[:：|\t=＝]|[-—–]+>?|→)\s*"
-_LIST = re.compile(r"\s*[、，,；;]\s*")
+# Blanks and marks are counted to 20: models get stuck and repeat one for as long as they may write.
+_GAP = r"\s{0,20}"
+_SEPARATOR = rf"(?:{_GAP}+(?:[:：|=＝]|[-—–]{{1,20}}+>?|→)|[^\S\t]{{0,20}}+\t){_GAP}+"
+_LIST = re.compile("[、，,；;]")
 _LABELLED = re.compile(rf"([^\s:：|，,。；;、]{{1,10}}){_COLON}(\S.*)")
 _TYPE_KEYS = ("type", "类型", "label", "entity_type", "label_type", "category", "类别")
 _MENTION_KEYS = ("entity", "实体", "mention", "text", "name", "word", "value", "文本", "名称")
@@ -353,13 +355,13 @@ class _Reader:
 def _patterns(known: tuple[str, ...]) -> tuple[re.Pattern, re.Pattern]:
     """A type with its separator, at the beginning of a line or of a part of it; a mention before its type."""
     names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-    quotes, ends = f"[{re.escape(_QUOTES)}]*", f"[{re.escape(_ENDS)})）]*"
+    quotes, ends = f"[{re.escape(_QUOTES)}]{{0,20}}", f"[{re.escape(_ENDS)})）]*"
     return (
         re.compile(
-            rf"(?:^|(?<=[\s、，,；;。|]))(?:{quotes}({names}){quotes}{_SEPARATOR}|[\[【(（]\s*({names})\s*[\]】)）]\s*)",
+            rf"(?:^|(?<=[\s、，,；;。|]))(?:{quotes}({names}){quotes}{_SEPARATOR}|[\[【(（]{_GAP}({names}){_GAP}[\]】)）]{_GAP})",
             re.IGNORECASE,
         ),
-        re.compile(rf"(.+?)(?:{_SEPARATOR}|\s+|\s*[(（\[【/／]\s*){quotes}({names}){ends}", re.IGNORECASE),
+        re.compile(rf"(.+?)(?:{_SEPARATOR}|\s|[(（\[【/／]{_GAP}+){quotes}+({names}){ends}", re.IGNORECASE),
     )
 
 

@@ -205,3 +205,11 @@ def test_every_occurrence_is_located_and_what_is_absent_stays_a_wrong_span() -> 
     assert located([COUGH, PNEUMONIA], TEXT) == [("sym", 2, 4), ("sym", 39, 41), ("dis", 13, 18)]
     absent = located([("dis", "肺结核"), ("dis", "哮喘"), COUGH], TEXT)
     assert len(absent) == 4 and sum(begin < 0 for _, begin, _ in absent) == 2
+
+
+@pytest.mark.parametrize("unit", [" ", "\u3000", "-", "[", "> ", '|"', "| ", "疾病 ", "、 ", "疾病--"])
+def test_reading_is_linear_whatever_a_reply_repeats(unit: str) -> None:
+    started = time.process_time()
+    for reply in (f"疾病：肺炎{unit * 20_000}x", f"x{unit * 20_000}疾病", unit * 20_000):
+        parse(reply, TYPES, TEXT)
+    assert time.process_time() - started < 4
