@@ -197,6 +197,12 @@ def test_what_is_not_there_says_why(scores: Any) -> None:
     assert set(list(row(table, DPO).values())[2:]) == {"not evaluated"}
     assert set(list(row(table, "locked").values())[2:]) == {"not finished"}
     assert "Not finished: locked (status 401)." in table.notes[:4]
+    scores["unfinished"] = {"cmexam": {"dpo": "killed", "ChatGLM-6B": "status 401"}}
+    scores["scoring"]["cmexam"] = {"base": "likelihood", "ChatGLM-6B": "generate"}
+    notes = tables.score_table(5, scores).notes
+    assert f"Not finished: {DPO} (killed); ChatGLM-6B (ours) (status 401)." in notes
+    assert any("scoring tiny 2.3M likelihood, ChatGLM-6B (ours) generate" in note for note in notes)
+    scores["unfinished"] = {"cmexam": {"locked": "status 401"}}
     assert "locked" not in list(tables.score_table(4, scores).words["Model"])
     scores |= {"ceval": {}, "split": {}, "cap": {}, "shots": {}}
     table = tables.score_table(4, scores)
