@@ -207,7 +207,7 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
         {("cmexam", "dpo"): 0, ("cmexam", "sft"): 400 / 9, ("huatuo", "sft"): 0}, abs=1e-9
     )
     with pytest.raises(QilinError, match=r"'sftt'.*did you mean 'sft'"):
-        frames.compare(("one", "sftt"), ("two", "sft"))
+        frames.compare(("one", "sftt"), ("two", "sft"), "cmexam")
     shutil.rmtree(make("bare") / "06_eval" / "predictions")
     with pytest.raises(QilinError, match="no benchmark was answered by both"):
         frames.compare("one", "bare")

@@ -108,7 +108,20 @@ def test_text_of_the_data_runs_nowhere(scores: Any) -> None:
         assert "\x1b" not in shown and "\u202e" not in shown
 
 
-WORDS = ["`code`", "*it*", "_x_", "__x__", "a_b_c", "$1$ and $2$", "A&amp;B", "<b>", "[l](http://h)", "~~s~~", "a\\|b", "a\\"]
+WORDS = [
+    "`code`",
+    "*it*",
+    "_x_",
+    "__x__",
+    "a_b_c",
+    "$1$ and $2$",
+    "A&amp;B",
+    "<b>",
+    "[l](http://h)",
+    "~~s~~",
+    "a\\|b",
+    "a\\",
+]
 
 
 def test_markdown_shows_every_text_word_for_word() -> None:
