@@ -42,13 +42,13 @@ def test_ledger_bars_fill_one_hundred_percent_with_every_count_beside_them(ledge
         figures.ledger_bar({"sources": []})
 
 
-def test_curves_have_a_panel_a_quantity_and_ln_2_for_dpo_only() -> None:
+def test_curves_have_a_panel_a_quantity_and_no_line_that_another_method_has_not() -> None:
     sft = [{"step": 1, "loss": 2.0, "learning_rate": 1e-5}, {"step": 2, "eval_loss": 1.9}]
     dpo = [{"step": step, "loss": 0.69, "learning_rate": 2e-5} for step in range(5)]
-    figure = figures.loss_curves({"sft": sft, "dpo": dpo})
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["SFT", "DPO"]
-    dashed = [[line.get_label() for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes[:2]]
-    assert dashed == [[], ["ln 2"]]
+    figure = figures.loss_curves({"04_sft2": sft, "05_dpo": dpo})
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["SFT2", "DPO"]
+    # KTO begins at 0.5, ORPO nowhere.
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "--"]
     held_out = figure.axes[0].lines[1]
     assert (list(held_out.get_xdata()), list(held_out.get_ydata())) == ([2], [1.9])
     sides = {f"{kind}/{side}": 3.0 for kind in ("rewards", "logps", "lengths") for side in ("chosen", "rejected")}
