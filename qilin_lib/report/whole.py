@@ -166,7 +166,7 @@ def result_sections(scores: Mapping[str, Any], made: list[Table]) -> list[Sectio
 def _training(stage: Stage) -> list[Any]:
     """The losses of all trainings, then of each what held-out texts or pairs say."""
     folders = {name: chains.folder(name) for name in stage.parameters.chain}
-    logs = {name: read_log(stage.parent(folder)) for name, folder in folders.items()}
+    logs = {folder: read_log(stage.parent(folder)) for folder in folders.values()}
     parts: list[Any] = [Picture(figures.loss_curves(logs), "Training loss of the stages")]
     for name, folder in folders.items():
         heldout = files.read_json(stage.parent(folder) / "heldout.json")
@@ -175,7 +175,7 @@ def _training(stage: Stage) -> list[Any]:
         if chains.method(name) == "dpo":
             facts = stage.facts(folder)
             title = method_name(facts) if name == "dpo" else f"{name}, {method_name(facts)}"
-            curves = figures.dpo_curves(logs[name], facts.get("step_zero_expected", math.log(2)))
+            curves = figures.dpo_curves(logs[folder], facts.get("step_zero_expected", math.log(2)))
             parts.append(Picture(curves, f"{title}: rewards and log-probabilities on training batches"))
             table = training.preference_table(heldout, facts["beta"], drawn)
         else:

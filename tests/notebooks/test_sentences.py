@@ -157,7 +157,7 @@ def test_cells_hold_for_any_profile_and_any_training_of_a_chain() -> None:
     code = {name: "\n".join(cell.source for cell in of if cell.cell_type == "code") for name, of in read.items()}
     assert not [name for name, source in code.items() if "P.stage or" in source]
     assert "stage == '03_dcpt'" not in code["03_dcpt"] and 'compare("smoke"' not in code["05_dpo"]
-    assert "the DCPT model" not in "\n".join(cells("04_sft")) and "from base to DPO" not in cells("07_case_study")[0]
+    assert "(the DCPT model" not in "\n".join(cells("04_sft")) and "from base to DPO" not in cells("07_case_study")[0]
 
 
 def test_05_and_deviations_name_each_reference_that_dpo_has() -> None:
