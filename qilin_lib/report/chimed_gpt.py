@@ -16,7 +16,7 @@ from qilin_lib.evaluate.entities import NAMES as TYPES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import tables as shared
-from qilin_lib.report.cells import NAMES, Score, sentences
+from qilin_lib.report.cells import NAMES, sentences
 from qilin_lib.report.frames import at, ordered
 from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
 from qilin_lib.report.render import Table, table, view

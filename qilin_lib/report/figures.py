@@ -24,7 +24,7 @@ from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import COLUMNS, ENGLISH, group_values
 from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Panel, Rows, interval_plot, literal, new_chart, quiet
 from qilin_lib.report.frames import count, name_of, ordered, stages_of
-from qilin_lib.report.paper import PaperTable
+from qilin_lib.report.paper import TABLES
 
 FATES = dict(zip(tables.FATES, ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#56b4e9"), strict=True))
 OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009e73", "#56b4e9", "#d55e00", "#e69f00", "#999999"), strict=True))
@@ -213,14 +213,14 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
     return interval_plot({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
-def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure:
+def forest(scores: Mapping[str, Any]) -> Figure:
     """Our scores with 95 % intervals, and the paper's numbers, for the headline metrics of Tables 4, 5 and 6.
 
-    Rows of ours have an interval, rows of the paper a cross, where its number is known (`paper.TABLES`).
+    Rows of ours have an interval, rows of the paper a cross, where its number is known.
     """
     panels = {}
     for number, metrics in HEADLINES.items():
-        printed = paper[number]
+        printed = TABLES[number]
         for metric in metrics:
             title = f"{printed.title.removesuffix(' results')}: {printed.columns[metric]}"
             # Our stages, the paper's numbers, then our others.

@@ -31,6 +31,7 @@ from qilin_lib.report import (
 )
 from qilin_lib.report.cells import Score
 from qilin_lib.report.render import Table
+from qilin_lib.runs import Run
 from tests.report.conftest import DPO, SFT, row, words_of
 from tests.report.test_chimed_gpt_tables import further  # noqa: F401
 
@@ -142,9 +143,9 @@ def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], 
 
 
 def test_figures_and_records_name_our_models(scores: dict[str, Any], tmp_path: Path) -> None:
-    for figure in (figures.forest(scores, paper.TABLES), figures.subject_accuracy(scores)):
+    for figure in (figures.forest(scores), figures.subject_accuracy(scores)):
         assert DPO in words_of(figure)
-    forest = figures.forest(scores, paper.TABLES).axes[2]
+    forest = figures.forest(scores).axes[2]
     height = {label.get_text(): place for place, label in enumerate(forest.get_yticklabels())}["Qilin-Med-7B-SFT"]
     assert [line.get_marker() for line in forest.lines if list(line.get_ydata()) == [height]] == ["X"]
     texts = {"output": "休息", "reference": "多休息", "prompt": "头痛", "template": "plain"}
@@ -167,11 +168,11 @@ def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any], tmp_pat
     sentence = "03_dcpt was accepted as it is on 2026-01-02: the new code logs more"
     scores["accepted"] = [sentence]
     made = whole.result_tables(scores, "")
-    # None of ours stands in C2a and C2b.
-    assert {table.number for table in made if sentence not in table.notes} == {"C2a", "C2b"}
+    # None of ours stands in these.
+    assert {table.number for table in made if sentence not in table.notes} == {"C1", "C2a", "C2b"}
     entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the new code logs more"}
     files.write_json(tmp_path / "03_dcpt.accepted.json", [entry])
-    assert sentence in html.manifest_chain(tmp_path).notes
+    assert sentence in html.chain(SimpleNamespace(run=Run(tmp_path), name="07_case_study")).notes
 
 
 # --- what stands under a table, and what is not there -----------------------------------------------------------------
