@@ -79,8 +79,10 @@ def _members(run: runs.Run, texts: bool) -> Iterator[tuple[str, str]]:
     """(name, content) of what every bundle holds, of a file that cannot be read that it cannot; with `texts` everything
     of the run that is text, but the training data."""
     home = runs.runs_dir()
+    # A stage of another run is a link, into which rglob does not go.
+    found = [path for own in run.dir.iterdir() for path in (own.rglob("*") if own.is_dir() else (own,))]
     # None that a link would bring in from outside the runs.
-    inside = [path for path in sorted(run.dir.rglob("*")) if path.is_file() and path.resolve().is_relative_to(home)]
+    inside = [path for path in sorted(found) if path.is_file() and path.resolve().is_relative_to(home)]
     names = {path: visible(path.relative_to(run.dir).as_posix()) for path in inside}
     yield "environment.json", _json(environment.describe())
     yield "files.txt", "\n".join(f"{path.stat().st_size:>14,}  {name}" for path, name in names.items())

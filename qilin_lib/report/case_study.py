@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.conversation import DISCLAIMER
 from qilin_lib.evaluate.scores import STAGES as COMPARED
 from qilin_lib.models.names import describe_run, places
@@ -185,6 +185,7 @@ def ask(stage: Stage, question: str | None = None, models: Iterable[str] | None 
 
     `question`: None takes the notebook's parameter; without one nothing is loaded. `models`: stages by name, None: base
     and trainings; those that have not finished are left out. A model that cannot answer has its sentence in its box.
+    QilinError for a model that the run does not have.
     """
     question = (stage.parameters.question if question is None else question) or ""
     if not question.strip():
@@ -193,7 +194,10 @@ def ask(stage: Stage, question: str | None = None, models: Iterable[str] | None 
         )
     names, before, boxes = describe_run(stage)["names"], None, []
     folders = places(stage.parameters.chain)
-    asked = ("base", *stage.parameters.chain) if models is None else models
+    asked = ("base", *stage.parameters.chain) if models is None else tuple(models)
+    for model in asked:
+        if model not in folders:
+            raise QilinError(f"model '{model}': none of this run{nearest(model, folders)}; there are {list(folders)}")
     for model in [model for model in asked if stage.run.finished(folders[model])]:
         done = subprocess.run(
             [sys.executable, "-m", "qilin_lib.chat", stage.run_dir.name, "--stage", model, "--once"],

@@ -16,7 +16,7 @@ from qilin_lib.evaluate.entities import NAMES as TYPES
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU
 from qilin_lib.models.names import foot
 from qilin_lib.report import tables as shared
-from qilin_lib.report.cells import NAMES, Score, sentences
+from qilin_lib.report.cells import NAMES, sentences
 from qilin_lib.report.frames import at, ordered
 from qilin_lib.report.paper import CHIMED_GPT, CHIMED_GPT_NOTES
 from qilin_lib.report.render import Table, table, view
@@ -39,49 +39,31 @@ C1 = (
 
 
 def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
-    """C1, C2a ChiMed QA, C2b MC dialogue, then what was run of C2c, C2d, C3a-c; none if none of the benchmarks was run.
-    After them C4a …, the further benchmarks whose line in the registry says their columns.
+    """C1, C2a ChiMed QA and C2b MC dialogue, which have published rows; then what was run of C2c, C2d, C3a-c, and
+    C4a …, the further benchmarks whose line in the registry says their columns.
 
     `scores` is scores.json, `digest` that of stage 06.
     """
-    run = [name for name in (*ENTITIES, *EXAMS, *DIALOGUES) if _results(scores, name)]
-    made = []
-    if run:
-        exams = {name: _results(scores, name) for name in EXAMS}
-        shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
-        power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
-        notes, title = [*power, *_notes("about", "entities", "ceval")], "named entities and multiple choice"
-        made.append(_made("C1", f"ChiMed-GPT: {title}", C1, "results", scores, digest, notes))
-        columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
-        notes = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
-        made.append(_made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", notes))
+    exams = {name: _results(scores, name) for name in EXAMS}
+    shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
+    power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
+    notes, title = [*power, *_notes("about", "entities", "ceval")], "named entities and multiple choice"
+    columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
+    none_of_ours = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
+    made = [
+        _made("C1", f"ChiMed-GPT: {title}", C1, "results", scores, digest, notes),
+        _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", none_of_ours),
+    ]
     for letter, name in zip("bcd", DIALOGUES, strict=True):
-        # MC dialogue has published numbers.
-        made += [_generation(name, f"C2{letter}", scores, digest)] if name in run or (run and name == "mc") else []
+        if scores.get(name) or name in CHIMED_GPT:
+            made.append(_generation(name, f"C2{letter}", scores, digest))
     for letter, name in zip("abc", ENTITIES, strict=True):
-        made += [_types_table(name, f"C3{letter}", scores, digest)] if name in run else []
+        if scores.get(name):
+            made.append(_types_table(name, f"C3{letter}", scores, digest))
     further = [name for name, row in FURTHER.items() if row.columns and scores.get(name)]
     return made + [
         _further(name, f"C4{letter}", scores, digest) for letter, name in zip("abcdefghijklmnop", further, strict=False)
     ]
-
-
-def shown(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
-    """`tables`, or what is published where none of the benchmarks was run."""
-    return tables(scores, digest) or [published()]
-
-
-def published() -> Table:
-    """What ChiMed-GPT's README prints, a row per model, for a run that evaluated none of it."""
-    groups = {"results": "", "chimed_qa": "ChiMed QA, ", "mc": "MC dialogue, "}
-    rows = [
-        [model, *(Score(cell.value, form=".2f") for group in groups for cell in CHIMED_GPT[group][model].values())]
-        for model in CHIMED_GPT["results"]
-    ]
-    columns = ["Model", *(column.heading for column in C1 if column.published)]
-    columns += [f"{groups[group]}{name}" for group in ("chimed_qa", "mc") for name in README_HEADINGS.values()]
-    notes = ["None of its benchmarks was evaluated in this run.", *_notes("about", "entities", "ceval", "metrics")]
-    return table("ChiMed-GPT's published results", rows, columns, notes, "C")
 
 
 def _notes(*names: str) -> list[str]:

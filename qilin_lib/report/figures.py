@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qilin_lib import chains
 from qilin_lib.chimed.sources import SETS
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks.ceval import CATEGORIES, MEDICAL
@@ -23,7 +24,7 @@ from qilin_lib.report.breakdowns import CATEGORIES as CATEGORY_NAMES
 from qilin_lib.report.breakdowns import COLUMNS, ENGLISH, group_values
 from qilin_lib.report.charts import COLOURS, PAPER_COLOUR, Line, Panel, Rows, interval_plot, literal, new_chart, quiet
 from qilin_lib.report.frames import count, name_of, ordered, stages_of
-from qilin_lib.report.paper import PaperTable
+from qilin_lib.report.paper import TABLES
 
 FATES = dict(zip(tables.FATES, ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#56b4e9"), strict=True))
 OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009e73", "#56b4e9", "#d55e00", "#e69f00", "#999999"), strict=True))
@@ -100,21 +101,19 @@ def judged_pairs(scores: Mapping[str, Any]) -> Figure:
 
 
 def loss_curves(logs: Mapping[str, Rows]) -> Figure:
-    """Training and held-out loss over steps, one panel a stage, the learning rate below it.
+    """Training and held-out loss over steps, one panel per stage ("04_sft2"), the learning rate below it.
 
-    A row is {"step", "loss"?, "eval_loss"?, "learning_rate"?}. The dashed line of the stage "dpo" is ln 2, the DPO loss
-    of a policy equal to its reference.
+    A row is {"step", "loss"?, "eval_loss"?, "learning_rate"?}.
     """
     chart = new_chart(max(4.2, 3.8 * len(logs)), 4.2)
     grid = chart.subplots(2, len(logs), squeeze=False, sharex="col", height_ratios=[3, 1])
     for (stage, rows), (top, bottom) in zip(logs.items(), grid.T, strict=True):
-        colour = COLOURS.get(stage, "#333333")
+        name = chains.name_of(stage)
+        colour = COLOURS.get(name, "#333333")
         charts.line(top, rows, "loss", colour, "training")
         charts.line(top, rows, "eval_loss", PAPER_COLOUR, "held out", marker="o")
         charts.line(bottom, rows, "learning_rate", colour, "")
-        if stage == "dpo":
-            top.axhline(math.log(2), color="#333333", linestyle="--", linewidth=1, label="ln 2")
-        top.set_title(stage.upper(), fontsize=10)
+        top.set_title(name.upper(), fontsize=10)
         bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         bottom.set_xlabel("optimizer step")
         if top.get_legend_handles_labels()[0]:
@@ -214,14 +213,14 @@ def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: 
     return interval_plot({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
-def forest(scores: Mapping[str, Any], paper: Mapping[int, PaperTable]) -> Figure:
+def forest(scores: Mapping[str, Any]) -> Figure:
     """Our scores with 95 % intervals, and the paper's numbers, for the headline metrics of Tables 4, 5 and 6.
 
-    Rows of ours have an interval, rows of the paper a cross, where its number is known (`paper.TABLES`).
+    Rows of ours have an interval, rows of the paper a cross, where its number is known.
     """
     panels = {}
     for number, metrics in HEADLINES.items():
-        printed = paper[number]
+        printed = TABLES[number]
         for metric in metrics:
             title = f"{printed.title.removesuffix(' results')}: {printed.columns[metric]}"
             # Our stages, the paper's numbers, then our others.

@@ -19,6 +19,7 @@ from qilin_lib import chains, files, runs, strict_yaml
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import evidence, intervals, metrics, store
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER
+from qilin_lib.evaluate.replies import spoken
 from qilin_lib.evaluate.scores import STAGES
 from qilin_lib.models import names
 from qilin_lib.report import paper
@@ -190,15 +191,18 @@ records = View(_records, _COLUMNS["records"])
 """After these columns one for each annotation of the items (department, difficulty …)."""
 
 
-def item_score(record: Mapping[str, Any]) -> float:
-    """What one record is worth, in percent: right or wrong, F1 of its entities, or ROUGE-L of its characters."""
+def item_score(record: Mapping[str, Any]) -> float | None:
+    """What one record is worth, in percent: right or wrong, F1 of its entities, or ROUGE-L of its characters, thoughts
+    left out. None where the right answer is not public, or nothing says what a good one is."""
     if "correct" in record:
-        return 100.0 * record["correct"]
+        return None if record["correct"] is None else 100.0 * record["correct"]
     if "predicted" in record:
         wanted = {(kind, text) for kind, text, *_ in json.loads(record["reference"])}
         said = {(kind, text) for kind, text, *_ in record["predicted"]}
         return 200.0 * len(wanted & said) / (len(wanted) + len(said)) if wanted or said else 100.0
-    words = [[metrics.tokenize(record[name], "char")] for name in ("output", "reference")]
+    if not record["reference"]:
+        return None
+    words = [[metrics.tokenize(text, "char")] for text in (spoken(record["output"]), record["reference"])]
     return float(metrics.rouge_l(metrics.longest(*words))[0])
 
 
@@ -228,7 +232,7 @@ ledger = View(_ledger, _COLUMNS["ledger"])
 
 
 def _training(run: runs.Run) -> Iterator[dict[str, Any]]:
-    for stage in runs.PARENTS:
+    for stage in chains.graph(run.chain):
         for path in sorted(run.folder(stage).rglob("log.jsonl")):
             place = path.relative_to(run.dir).parent.as_posix()
             for row in files.read_jsonl(path):
@@ -243,7 +247,7 @@ training = View(_training, _COLUMNS["training"])
 def _heldout(run: runs.Run) -> Iterator[dict[str, Any]]:
     """A row per moment and text of each part of heldout.json."""
     beside = ("source", "strategy", "left_out", "tokens", "chars")
-    for stage in ("03_dcpt", "04_sft", "05_dpo"):
+    for stage in filter(chains.trains, chains.graph(run.chain)):
         path = run.dir / stage / "heldout.json"
         scores = files.read_json(path) if path.exists() else {}
         for part, entry in ({"pairs": scores} if "policy_chosen" in scores else scores).items():
@@ -293,8 +297,9 @@ def _parameters(run: runs.Run) -> dict[str, Any]:
     from qilin_lib.schema import SECTIONS
 
     chosen = {}
-    for stage in (*runs.PARENTS["06_eval"], "06_eval"):
-        values = runs.result_settings(run.manifest(stage)["parameters"], outside_key(SECTIONS[stage][1]))
+    for stage in (*chains.graph(run.chain)["06_eval"], "06_eval"):
+        _, model = SECTIONS[stage.rstrip("0123456789")]
+        values = runs.result_settings(run.manifest(stage)["parameters"], outside_key(model))
         chosen |= {f"{stage}.{name}": value for name, value in values.items() if name != "seed"}
     return chosen
 
@@ -305,19 +310,42 @@ def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataF
     `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless both answered the same
     items.
     """
-    label, sides = " - ".join(side[1] if isinstance(side, tuple) else str(side) for side in (b, a)), []
-    for run, model in (side if isinstance(side, tuple) else (side, None) for side in (a, b)):
-        rows = records.frame(run, benchmark)
-        rows = rows[(rows["protocol"] == protocol) & ((rows["model"] == model) if model else True)]
-        sides.append((rows.assign(model=label) if model else rows).set_index(["model", "id"]))
-    models = set.intersection(*(set(side.index.get_level_values(0)) for side in sides))
-    left, right = (side[side.index.get_level_values(0).isin(models)] for side in sides)
+    sides = [_answers(side, benchmark, protocol) for side in (a, b)]
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        sides = [side.assign(model=f"{b[1]} - {a[1]}") for side in sides]
+    models = set.intersection(*(set(side["model"]) for side in sides))
+    left, right = (side[side["model"].isin(models)].set_index(["model", "id"]) for side in sides)
     different = left.index.symmetric_difference(right.index)
     if left.empty or len(different):
         what = f"{len(different)} items stand in one of them only" if models else "they have no model in common"
-        raise QilinError(f"compare {a} with {b} on {benchmark}, {protocol}: {what}; run 06 for both with the same caps")
+        raise QilinError(f"{_told(a, b)} on {benchmark}, {protocol}: {what}; run 06 for both with the same caps")
     frame = pd.DataFrame({"score_a": left["score"], "score_b": right["score"], "exam": left["correct"].notna()})
     return frame.assign(difference=frame["score_b"] - frame["score_a"])
+
+
+def _answers(side: Any, benchmark: str, protocol: str) -> pd.DataFrame:
+    """The records of a run, or of one of its models, which QilinError names if it has none."""
+    run, model = side if isinstance(side, tuple) else (side, None)
+    rows = records.frame(run, benchmark)
+    rows = rows[rows["protocol"] == protocol]
+    there = sorted(set(rows["model"]))
+    if model is None:
+        return rows
+    if model not in there:
+        told = f"run '{run_of(run).name}' has no records of model '{model}' on {benchmark}, {protocol}"
+        raise QilinError(f"{told}{nearest(model, there)}; it has {there}")
+    return rows[rows["model"] == model]
+
+
+def _benchmarks(side: Any) -> set[str]:
+    """Those that a run, or one of its models, has answered under the fixed protocol."""
+    run, model = side if isinstance(side, tuple) else (side, "*")
+    return {path.parent.name for path in run_of(run).dir.glob(f"06_eval/predictions/fixed/*/{model}.jsonl")}
+
+
+def _told(*sides: Any) -> str:
+    named = [(run_of(side[0]).name, side[1]) if isinstance(side, tuple) else (run_of(side).name,) for side in sides]
+    return f"compare {' with '.join(map(' '.join, named))}"
 
 
 def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
@@ -327,14 +355,16 @@ def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: in
     `benchmark`: "" = all that both have. What is compared is the column `score` of `records`. Exams: Bonett and Price,
     exact McNemar; else bootstrap-t. p is not adjusted for the number of comparisons.
     """
-    folders = [run_of(side[0] if isinstance(side, tuple) else side).dir for side in (a, b)]
-    there = set.intersection(*({path.name for path in f.glob("06_eval/predictions/fixed/*/")} for f in folders))
     rows = []
-    for name in [benchmark] if benchmark else sorted(there):
-        for model, items in matched(a, b, name).groupby(level=0):
+    for name in [benchmark] if benchmark else sorted(_benchmarks(a) & _benchmarks(b)):
+        scored = matched(a, b, name).dropna(subset="difference")
+        for model, items in scored.groupby(level=0):
             means = {"mean_a": items["score_a"].mean(), "mean_b": items["score_b"].mean()}
             values = [items[side].to_numpy() for side in ("score_a", "score_b")]
             exam = items["exam"].all()
             pair = [intervals.proportion(scores == 100) if exam else intervals.mean_of(scores) for scores in values]
             rows.append({"benchmark": name, "model": model, **means, **intervals.paired(*pair, resamples, seed)})
+    if not rows:
+        why = f" on {benchmark}: no item of it has a score" if benchmark else ": no benchmark was answered by both"
+        raise QilinError(f"{_told(a, b)}{why}; run 06 for both")
     return pd.DataFrame(rows)

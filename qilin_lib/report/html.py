@@ -92,18 +92,13 @@ def _part(part: Table | Picture | Html | str) -> Html:
 
 
 def chain(stage: runs.Stage) -> Table:
-    """`manifest_chain` of a stage's run up to itself."""
-    return manifest_chain(stage.run_dir, stage.name)
-
-
-def manifest_chain(run_dir: str | Path, page: str = "07_case_study") -> Table:
-    """The stages of a run from NN_*/manifest.json, up to the one that writes the page: what makes each, its digest,
-    what it stands on, cost and code version.
+    """The stages of a run up to `stage`, which writes the page: what makes each, its digest, what it stands on, cost
+    and code version.
 
     A stage is "finished", "unfinished" (no manifest), "accepted" as it is, or "stale" when a parent's digest has
     changed since it was made.
     """
-    run = runs.Run(Path(run_dir))
+    run, page = stage.run, stage.name
     names = [name for name in chains.graph(run.chain) if name <= page]
     manifests = {name: run.manifest(name) for name in names if run.finished(name)}
     rows = []

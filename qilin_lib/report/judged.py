@@ -39,7 +39,7 @@ def retrieval_tables(folder: Path, scores: Mapping[str, Any]) -> list[Table]:
         if evidence.parts(row["model_b"])[1] and row["metric"] == "accuracy":
             sides = [name_of(scores, row[side]) for side in ("model_a", "model_b")]
             gap = Score.of({**row, "value": row["difference"]}, "+.1f")
-            rows.append([row["benchmark"], *sides, gap, row["p"]])
+            rows.append([row["benchmark"], *sides, gap, Score(row["p"], form=".3g")])
     if not rows:
         return []
     facts = files.read_json(folder / "evidence" / "index.json")

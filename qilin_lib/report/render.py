@@ -305,8 +305,8 @@ def _link(text: str, path: str, prefix: str | None) -> str:
 
 def markdown_text(text: object) -> str:
     """`text` as Markdown shows it word for word."""
-    # "](" would make a link of what a data set or a model says.
-    escaped = visible(text).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+    # "](" would make a link of what a data set or a model says, "$" a formula on GitHub; "_" is a mark beside a word.
+    escaped = re.sub(r"[\\|`*&$~]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(", r"\\\g<0>", visible(text))
     return re.sub(r"\s*\n\s*", "<br>", escaped.replace("<", "&lt;").replace(">", "&gt;"))
 
 
@@ -332,6 +332,8 @@ _SPECIAL = {c: f"\\{c}" for c in "{}#$%&_"} | {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "σ": r"$\sigma$",
     "\u2212": "$-$",
     "≤": r"$\le$",
     "≥": r"$\ge$",

@@ -10,7 +10,7 @@ from typing import Any
 from qilin_lib import files
 from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.models.names import accepted, read_scores
-from qilin_lib.report import attitudes, html, policies, rlhf
+from qilin_lib.report import attitudes, html, rlhf
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section, chain
 from qilin_lib.report.render import Table, with_notes, write_all
@@ -70,10 +70,10 @@ def reward_parts(folder: Path, parameters: Any) -> list[Any]:
 def _policy_parts(folder: Path, digest: str) -> tuple[Any, ...]:
     compared = read_scores(folder / "policies.json")
     parts = [
-        policies.comparison_table(compared, digest),
-        policies.differences_table(compared),
-        Picture(policies.reward_against_kl(compared), "Reward against the distance from SFT"),
+        rlhf.comparison_table(compared, digest),
+        rlhf.differences_table(compared),
+        Picture(rlhf.reward_against_kl(compared), "Reward against the distance from SFT"),
     ]
     if "rl" in compared["policies"]:
-        parts.append(Picture(policies.rl_curve(read_log(folder / "rl")), "Reinforcement learning, step by step"))
-    return (*parts, policies.side_by_side(read_answers(folder)))
+        parts.append(Picture(rlhf.rl_curve(read_log(folder / "rl")), "Reinforcement learning, step by step"))
+    return (*parts, rlhf.side_by_side(read_answers(folder)))

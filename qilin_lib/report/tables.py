@@ -289,7 +289,8 @@ def asked_note(scores: Scores, benchmark: str, protocol: str = "fixed", lead: st
         value = scores.get(name, {})
         value = value.get(benchmark, "not recorded") if isinstance(value, Mapping) else value
         # Where models were scored in different ways, each has its own.
-        return ", ".join(f"{m} {v}" for m, v in value.items()) if isinstance(value, Mapping) else str(value)
+        each = value.items() if isinstance(value, Mapping) else ()
+        return ", ".join(f"{name_of(scores, model)} {own}" for model, own in each) or str(value)
 
     unit = "items a subject" if benchmark in ("ceval", "cmmlu") else "items"
     parts = [f"protocol {protocol}", f"split {of('split')}"]
@@ -324,8 +325,8 @@ def unfinished(scores: Scores, benchmark: str) -> Mapping[str, str]:
 
 def unfinished_notes(scores: Scores, benchmark: str) -> list[str]:
     """Which models did not finish a benchmark, and why, one sentence; [] where all did."""
-    failed = unfinished(scores, benchmark)
-    return [f"Not finished: {'; '.join(f'{name} ({why})' for name, why in failed.items())}."] if failed else []
+    failed = [f"{name_of(scores, model)} ({why})" for model, why in unfinished(scores, benchmark).items()]
+    return [f"Not finished: {'; '.join(failed)}."] if failed else []
 
 
 def cut_notes(scores: Scores, benchmark: str) -> list[str]:

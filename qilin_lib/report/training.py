@@ -1,8 +1,9 @@
-"""Showing what a training stage did: its facts, and held-out scores with intervals."""
+"""What notebooks 02-05 show: conversations and blocks, what a training did, held-out scores, answers to prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,58 @@ import numpy as np
 from qilin_lib import files
 from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
 from qilin_lib.report.cells import ADAPTIVE, NAMES, Score, sentences
-from qilin_lib.report.markup import Html, macro
+from qilin_lib.report.markup import Box, Html, card, conversation_card, joined, macro
 from qilin_lib.report.render import Table, table, view
 from qilin_lib.runs import Stage
+from qilin_lib.tokens.pack import Blocks
+from qilin_lib.tokens.template import IGNORE, Message, Template
 from qilin_lib.train import one_stage
 
 NOTHING = Score(n=0)
+# {row of the table: (key in behaviour.json, factor)}
+ROWS = {
+    "tokens an answer": ("tokens", 1),
+    "answers cut, percent": ("cut", 100),
+    "repetition, percent": ("repetition", 100),
+}
+
+
+def conversation(messages: list[Message], template: Template, tokenizer: Any) -> Html:
+    """The tokens of a conversation in the template; those with loss are shaded."""
+    ids, labels = template.encode_with_labels(messages, tokenizer)
+    learned = [label != IGNORE for label in labels]
+    shown = [tokenizer.decode([token]).replace("\n", "⏎") or "·" for token in ids]
+    spans = joined(macro("token", text, with_loss) for text, with_loss in zip(shown, learned, strict=True))
+    counts = f"{len(ids)} tokens, {sum(learned)} with loss (shaded)"
+    return card(f"template {template.name}", [Box("", spans)], aside=counts)
+
+
+def messages(row: dict[str, Any]) -> Html:
+    """One conversation of sft.jsonl."""
+    return conversation_card(row["id"], row["messages"])
+
+
+def pair(row: dict[str, Any]) -> Html:
+    """One triplet of dpo.jsonl: prompt above, chosen and rejected side by side."""
+    answers = [Box(side, row[side][-1]["content"]) for side in ("chosen", "rejected")]
+    return conversation_card(row["id"], row["prompt"], answers=answers)
+
+
+def block(blocks: Blocks, number: int, tokenizer: Any, most: int = 8) -> Table:
+    """The documents inside one packed block: where each starts, how long its part is, how it begins."""
+    if number >= len(blocks.ids):
+        return table(f"Block {number}", [], [], [f"there are {len(blocks.ids)} blocks"])
+    starts = [i for i, position in enumerate(blocks.positions[number]) if position == 0]
+    ends = [*starts[1:], blocks.ids.shape[1]]
+    rows = [
+        [start, end - start, tokenizer.decode(blocks.ids[number, start:end][:20], skip_special_tokens=True) + " …"]
+        for start, end in zip(starts[:most], ends, strict=False)
+    ]
+    notes = [f"{len(starts)} documents or parts of documents in this block of {blocks.ids.shape[1]} tokens"]
+    return table(f"Block {number}", rows, ["First token", "Tokens", "Begins with"], notes)
+
+
+# --- what a training did ----------------------------------------------------------------------------------------------
 
 
 def facts_table(facts: Mapping[str, Any], title: str = "What ran", whole: bool = False) -> Table:
@@ -150,3 +197,64 @@ def mean_interval(values: np.ndarray, parameters: Any, form: str = ADAPTIVE) -> 
         return NOTHING
     low, high = percentiles(_draws(len(values), parameters) @ values / len(values))
     return Score(float(values.mean()), None, low, high, form)
+
+
+# --- answers before and after -----------------------------------------------------------------------------------------
+
+
+def by_strategy(scores: Mapping[str, Any]) -> Table:
+    """Held-out reward accuracy of constructed pairs by the strategy that made the rejected answer, Wilson intervals."""
+    made = scores.get("strategy", [])
+    names, rows = np.array(made), []
+    for name in dict.fromkeys(made):
+        own = {key: np.array(values)[names == name] for key, values in scores.items() if len(values) == len(names)}
+        rows.append([name, accuracy(own)])
+    notes = [] if rows else ["No pair was constructed from ChiMed-SFT (parameter constructed)."]
+    return view("training", "strategies", rows, (), notes)
+
+
+def alarm_list(alarms: Sequence[str]) -> Html:
+    """The alarms of a training (`facts["alarms"]`), or that there is none."""
+    count = f"{len(alarms)} to look at" if alarms else "none of the known signs of a failed training"
+    return card("Alarms", [Box("", sentence) for sentence in alarms], aside=count)
+
+
+def sampled(stage_dir: Path) -> dict[str, Any]:
+    """behaviour.json of 05's folder, {} if no prompt was sampled."""
+    path = stage_dir / "behaviour.json"
+    return files.read_json(path) if path.exists() else {}
+
+
+def behaviour_table(behaviour: Mapping[str, Any], parameters: Any) -> Table | Html:
+    """Means over the sampled prompts of behaviour.json, and method - SFT with a 95 % bootstrap interval.
+
+    `parameters` as in `training.perplexity_table`; a sentence where no prompt was sampled.
+    """
+    if not behaviour:
+        return macro("paragraph", "No prompt was sampled.")
+    rows = []
+    for name, (key, factor) in ROWS.items():
+        before, after = (factor * np.array(behaviour[who][key], dtype=float) for who in ("reference", "policy"))
+        means = [Score(float(side.mean())) if len(side) else NOTHING for side in (before, after)]
+        rows.append([name, *means, mean_interval(after - before, parameters, "+.1f")])
+    method = method_name(behaviour)
+    about = {"count": len(behaviour["policy"]["texts"]), "limit": behaviour["max_new_tokens"], "method": method}
+    return view("training", "behaviour", rows, [method, f"{method} - SFT"], **about)
+
+
+def method_name(made: Mapping[str, Any]) -> str:
+    """What the method of 05 is called, from its behaviour.json or facts."""
+    return made.get("method", "dpo").upper()
+
+
+def answers(behaviour: Mapping[str, Any], most: int = 3) -> Html:
+    """The first `most` prompts with the answers of SFT and DPO side by side."""
+    cards = []
+    for number, prompt in enumerate(behaviour.get("prompts", [])[:most]):
+        sides = []
+        for name, who in (("SFT", "reference"), (method_name(behaviour), "policy")):
+            told = {key: values[number] for key, values in behaviour[who].items()}
+            about = f"{told['tokens']} tokens{', cut' * told['cut']}, repetition {100 * told['repetition']:.0f} %"
+            sides.append(Box(f"{name}: {about}", told["texts"]))
+        cards.append(conversation_card(f"held-out prompt {number + 1}", prompt, answers=sides))
+    return joined(cards)

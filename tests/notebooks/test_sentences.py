@@ -151,6 +151,15 @@ def test_03_names_both_units_of_the_change() -> None:
     assert len(changes) == 2 and "token" in cell and "character" in cell
 
 
+def test_cells_hold_for_any_profile_and_any_training_of_a_chain() -> None:
+    """The cells and sentences of 03-05 and 07 know neither the smoke profile nor the default chain."""
+    read = {name: nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells for name in SECTIONS}
+    code = {name: "\n".join(cell.source for cell in of if cell.cell_type == "code") for name, of in read.items()}
+    assert not [name for name, source in code.items() if "P.stage or" in source]
+    assert "stage == '03_dcpt'" not in code["03_dcpt"] and 'compare("smoke"' not in code["05_dpo"]
+    assert "(the DCPT model" not in "\n".join(cells("04_sft")) and "from base to DPO" not in cells("07_case_study")[0]
+
+
 def test_05_and_deviations_name_each_reference_that_dpo_has() -> None:
     """LoRA and QLoRA switch the adapter off, full training loads a second model, and either may be computed before."""
     row = next(

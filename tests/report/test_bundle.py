@@ -76,6 +76,14 @@ def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path
     assert "03_dcpt/adapter/adapter_model.safetensors" in made["files.txt"] and "way_out" not in made["files.txt"]
 
 
+def test_stages_that_another_run_made_are_in_it(run: Path, tmp_path: Path) -> None:
+    (run.parent / "day").mkdir()
+    (run.parent / "day" / "03_dcpt").symlink_to(run / "03_dcpt")
+    made = content(bundle.write("day", tmp_path / "b.zip"))
+    assert {"03_dcpt/manifest.json", "03_dcpt/log.jsonl"} <= made.keys()
+    assert "03_dcpt/manifest.json" in made["files.txt"] and "way_out" not in made["files.txt"]
+
+
 def test_texts_come_when_asked_for_but_no_keys_weights_or_training_data(run: Path, tmp_path: Path) -> None:
     made = content(bundle.write("night", tmp_path / "b.zip", texts=True))
     assert TEXT in made["texts/06_eval/predictions/fixed/cmexam/dpo.jsonl"] and TEXT in made["texts/03_dcpt/train.log"]

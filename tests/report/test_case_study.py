@@ -14,7 +14,8 @@ import pytest
 from qilin_lib import chains
 from qilin_lib.errors import QilinError
 from qilin_lib.files import write_json, write_jsonl
-from qilin_lib.report.case_study import cases, choose, marked, side_by_side
+from qilin_lib.report.case_study import ask, cases, choose, marked, side_by_side
+from qilin_lib.runs import Run
 
 
 def records(values: dict[str, list[float | None]]) -> dict[str, list[dict[str, Any]]]:
@@ -171,3 +172,12 @@ def test_cases_of_a_run_come_from_the_fixed_protocol_with_baselines_and_k_from_t
     (folder / "fixed" / "huatuo" / "dpo.jsonl").write_text("")
     with pytest.raises(QilinError, match=r"dpo\.jsonl holds no record"):
         cases(stage, "huatuo")
+
+
+def test_a_question_to_a_model_that_the_run_does_not_have_is_refused(tmp_path: Path, scores: Any) -> None:
+    write_json(tmp_path / "02_tokenize" / "base.json", {"name": "tiny", "parameters": 2_263_296})
+    stage = SimpleNamespace(
+        parent=lambda name: tmp_path / name, run=Run(tmp_path), parameters=SimpleNamespace(chain=chains.DEFAULT)
+    )
+    with pytest.raises(QilinError, match=r"'sftt'.*did you mean 'sft'.*'rl'"):
+        ask(stage, "头痛", ["sftt"])

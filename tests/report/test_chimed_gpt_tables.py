@@ -84,15 +84,14 @@ def test_the_published_cells_are_the_readmes_digits() -> None:
     }
 
 
-def test_nothing_run_nothing_shown_but_what_is_published(scores: dict[str, Any]) -> None:
-    assert block.tables(scores) == [] and block.tables({}) == []
+def test_of_nothing_run_what_is_published_is_shown_alone(scores: dict[str, Any]) -> None:
     for entry in scores["ceval"].values():  # the test split: no public answer
         entry["chimed_gpt"] = {"accuracy": {"value": None, "n": 0, "low": None, "high": None}, "unparsed": score(0.0)}
-    assert block.tables(scores) == []
-    table = block.published()
-    assert (len(table.words), len(table.words.columns)) == (9, 16) and table.number == "C"
-    chimed_gpt = row(table, "ChiMed-GPT")
-    assert chimed_gpt["MedQA, accuracy"] == "44.50" and chimed_gpt["MC dialogue, README's R-L"] == "42.16"
+    exams, qa, dialogue = block.tables(scores)
+    assert [len(table.words) for table in (exams, qa, dialogue)] == [9, 9, 9]
+    assert row(exams, "ChiMed-GPT")["MedQA, accuracy"] == "paper 44.50"
+    assert row(dialogue, "ChiMed-GPT")["README's R-L"] == "paper 42.16"
+    assert "Not evaluated in this run: MC dialogue." in dialogue.notes
 
 
 def test_the_block_has_what_was_run(further: dict[str, Any]) -> None:

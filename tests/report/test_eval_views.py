@@ -10,7 +10,7 @@ import pytest
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.report import records
+from qilin_lib.report import judged, records
 
 
 def write(stage: Path, model: str, predictions: list[str | None], protocol: str = "fixed", **more: Any) -> None:
@@ -72,3 +72,11 @@ def test_an_empty_or_missing_file_is_named(tmp_path: Path) -> None:
         records.letters_table(tmp_path)
     with pytest.raises(QilinError, match="released"):
         records.example(tmp_path, "cmexam", "sft", "released")
+
+
+def test_what_passages_change_stands_with_a_p_that_can_be_read(tmp_path: Path, scores: Any) -> None:
+    facts = {"passages": 9, "left_out": {}, "recall": {"cmexam": {"n": 43, "retrieval": 4, "random": 0}}}
+    files.write_json(tmp_path / "evidence" / "index.json", facts)
+    row = scores["paired"][0] | {"model_a": "dpo", "model_b": "dpo + retrieval", "p": 0.00031234567}
+    (table,) = judged.retrieval_tables(tmp_path, scores | {"paired": [row]})
+    assert table.words["p"].tolist() == ["0.000312"] and table.frame["p"].tolist() == [0.00031234567]

@@ -42,13 +42,13 @@ def test_ledger_bars_fill_one_hundred_percent_with_every_count_beside_them(ledge
         figures.ledger_bar({"sources": []})
 
 
-def test_curves_have_a_panel_a_quantity_and_ln_2_for_dpo_only() -> None:
+def test_curves_have_a_panel_a_quantity_and_no_line_that_another_method_has_not() -> None:
     sft = [{"step": 1, "loss": 2.0, "learning_rate": 1e-5}, {"step": 2, "eval_loss": 1.9}]
     dpo = [{"step": step, "loss": 0.69, "learning_rate": 2e-5} for step in range(5)]
-    figure = figures.loss_curves({"sft": sft, "dpo": dpo})
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["SFT", "DPO"]
-    dashed = [[line.get_label() for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes[:2]]
-    assert dashed == [[], ["ln 2"]]
+    figure = figures.loss_curves({"04_sft2": sft, "05_dpo": dpo})
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["SFT2", "DPO"]
+    # KTO begins at 0.5, ORPO nowhere.
+    assert not [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == "--"]
     held_out = figure.axes[0].lines[1]
     assert (list(held_out.get_xdata()), list(held_out.get_ydata())) == ([2], [1.9])
     sides = {f"{kind}/{side}": 3.0 for kind in ("rewards", "logps", "lengths") for side in ("chosen", "rejected")}
@@ -93,7 +93,7 @@ def test_length_histogram_says_what_lies_beyond_the_limit() -> None:
 
 
 def test_forest_has_a_cross_only_where_the_paper_has_a_number(scores: Any) -> None:
-    figure = figures.forest(scores, paper.TABLES)
+    figure = figures.forest(scores)
     crosses = [[float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "X"] for axes in figure.axes]
     assert crosses == [
         [40.1, 42.8],
@@ -106,9 +106,9 @@ def test_forest_has_a_cross_only_where_the_paper_has_a_number(scores: Any) -> No
     assert labels(figure.axes[2]) == [*theirs, f"{SFT} + DPO", SFT, "tiny 2.3M + DCPT", "tiny 2.3M"]
     assert [marks(axes) for axes in figure.axes] == [4] * 5
     scores["cmexam"] |= {name: {"accuracy": scores["cmexam"]["sft"]["accuracy"]} for name in ("Vicuna-7B", "mine")}
-    axes = figures.forest(scores, paper.TABLES).axes[2]
+    axes = figures.forest(scores).axes[2]
     assert labels(axes)[:3] == ["mine", "Vicuna-7B (ours)", "Qilin-Med-RAG (v2)"] and marks(axes) == 6
-    assert "no number" in words_of(figures.forest({"run": scores["run"]}, paper.TABLES))
+    assert "no number" in words_of(figures.forest({"run": scores["run"]}))
 
 
 @pytest.mark.parametrize("family", [None, "installed"])
@@ -126,7 +126,7 @@ def test_labels_are_chinese_where_a_font_is_and_no_glyph_is_ever_missing(
     assert name in [text.get_text() for text in departments.legends[0].get_texts()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for figure in (departments, figures.ledger_bar(ledger), figures.forest(scores, paper.TABLES)):
+        for figure in (departments, figures.ledger_bar(ledger), figures.forest(scores)):
             assert charts.png(figure) and charts.svg(figure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,50 @@ def test_ledger_log_and_held_out_texts(make: Callable, ledger: Any) -> None:
     assert len(texts) == 2 * 2 + 4 and set(texts.query("stage == '05_dpo'")["tokens"]) == {7}
 
 
+def test_what_cannot_be_scored_has_no_score_and_thoughts_are_no_answer(make: Callable) -> None:
+    """C-Eval's test split has no public answers, a rubric no reference; a thought is left out, as in the tables."""
+    run = make()
+    folder = run / "06_eval" / "predictions" / "fixed"
+    unknown = [{"id": "law-0", "correct": None, "gold": None, "output": "A", "reference": "", "prompt": "问"}]
+    rubric = [{"id": "r", "output": "请卧床", "reference": "", "prompt": "问"}]
+    thought = [{"id": "h", "output": "<think>休息还是手术？</think>多休息", "reference": "多休息"}]
+    for benchmark, rows in (("ceval", unknown), ("rubrics", rubric), ("mc", thought)):
+        files.write_jsonl(folder / benchmark / "sft.jsonl", rows)
+    frame = frames.records.frame("one").set_index("benchmark")["score"]
+    assert frame[["ceval", "rubrics"]].isna().all() and frame["mc"] == 100
+    for benchmark, rows in (("ceval", unknown), ("mc", thought)):
+        files.write_jsonl(folder / benchmark / "dpo.jsonl", rows)
+    assert set(frames.compare(("one", "sft"), ("one", "dpo"))["benchmark"]) == {"cmexam", "mc"}
+    with pytest.raises(QilinError, match=r"ceval.*no item of it has a score"):
+        frames.compare(("one", "sft"), ("one", "dpo"), "ceval")
+
+
+def test_further_trainings_of_a_chain_are_in_the_frames_and_between_seeds(make: Callable) -> None:
+    chain = ["dcpt", "sft", "sft2"]
+
+    def chained(name: str, seed: int, rate: float = 1e-3) -> Path:
+        run = make(name, seed)
+        for stage in ("03_dcpt", "04_sft", "04_sft2", "06_eval"):
+            inputs = {"04_sft": "x"} if stage == "04_sft2" else {}
+            parameters = {"seed": seed, "run": name, "chain": chain, "learning_rate": rate if stage[-1] == "2" else 1.0}
+            files.write_json(
+                run / stage / "manifest.json",
+                {"key": "k", "digest": "d", "inputs": inputs, "outputs": {}, "parameters": parameters},
+            )
+        files.write_jsonl(run / "04_sft2" / "log.jsonl", [{"step": 1, "loss": 0.5}])
+        conversations = {"tokens": [3], "before": [-9.0], "after": [-7.0], "source": ["cmexam"]}
+        files.write_json(run / "04_sft2" / "heldout.json", {"medical": conversations})
+        shutil.rmtree(run / "05_dpo")
+        return run
+
+    chained("one", 1), chained("two", 2), chained("other", 3, rate=5e-4)
+    assert "04_sft2" in set(frames.training.frame("one")["stage"])
+    assert set(frames.heldout.frame("one").query("stage == '04_sft2'")["source"]) == {"cmexam"}
+    assert frames.over_seeds(["one", "two"])["runs"].max() == 2
+    with pytest.raises(QilinError, match=r"differ in 04_sft2\.learning_rate"):
+        frames.over_seeds(["one", "other"])
+
+
 def test_a_run_that_is_not_there_or_lacks_a_file_is_named(make: Callable) -> None:
     run = make("smoke")
     with pytest.raises(QilinError, match=r"there is no run 'smoek'.*smoke"):
@@ -161,6 +206,11 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
     assert frame.to_dict() == pytest.approx(
         {("cmexam", "dpo"): 0, ("cmexam", "sft"): 400 / 9, ("huatuo", "sft"): 0}, abs=1e-9
     )
+    with pytest.raises(QilinError, match=r"'sftt'.*did you mean 'sft'"):
+        frames.compare(("one", "sftt"), ("two", "sft"), "cmexam")
+    shutil.rmtree(make("bare") / "06_eval" / "predictions")
+    with pytest.raises(QilinError, match="no benchmark was answered by both"):
+        frames.compare("one", "bare")
     make("three", right="1111")
     with pytest.raises(QilinError, match=r"compare one with three on cmexam, fixed: 5 items stand in one of them only"):
         frames.compare("one", "three", "cmexam")

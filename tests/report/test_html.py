@@ -8,6 +8,7 @@ import re
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ import pytest
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.report import charts, figures, html, tables
-from qilin_lib.report.html import Picture, Section, manifest_chain, report
+from qilin_lib.report.html import Picture, Section, chain, report
 from qilin_lib.report.markup import Html
 from qilin_lib.report.render import table
+from qilin_lib.runs import Run
 
 VOID = {"meta", "img", "br"}
 
@@ -108,13 +110,14 @@ def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds
     files.write_json(run / stage / "manifest.json", content)
 
 
-def test_manifest_chain_follows_digests(tmp_path: Path) -> None:
+def test_the_chain_of_manifests_follows_digests(tmp_path: Path) -> None:
     run = tmp_path / "smoke"
     manifest(run, "01_build_chimed", "a" * 64, {"raw": {"f1": "x", "f2": "y"}})
     manifest(run, "02_tokenize", "b" * 64, {"01_build_chimed": "a" * 64}, seconds=4000)
     manifest(run, "03_dcpt", "c" * 64, {"02_tokenize": "0" * 64})
     (run / "04_sft").mkdir()
-    frame = manifest_chain(run).words.astype(str).set_index("Stage")
+    made = chain(SimpleNamespace(run=Run(run), name="07_case_study"))
+    frame = made.words.astype(str).set_index("Stage")
     assert list(frame["Status"])[:4] == ["finished", "finished", "stale: 02_tokenize changed", "unfinished"]
     assert frame.loc["01_build_chimed", "Stands on"] == "2 files of raw"
     assert frame.loc["02_tokenize", "Stands on"] == "01: aaaaaaaaaaaa"
@@ -122,4 +125,4 @@ def test_manifest_chain_follows_digests(tmp_path: Path) -> None:
     assert len(frame) == 7
     assert frame.loc["04_sft", "Notebook"] == "notebooks/04_sft.ipynb"
     assert frame.loc["02_tokenize", "Command"] == "python -m qilin_lib.pipeline mine --run smoke --only 02"
-    assert '<a href="01_build_chimed/manifest.json" title' in manifest_chain(run)._repr_html_()
+    assert '<a href="01_build_chimed/manifest.json" title' in made._repr_html_()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from wcwidth import wcswidth
 
 from qilin_lib.report import breakdowns, tables
@@ -107,6 +108,32 @@ def test_text_of_the_data_runs_nowhere(scores: Any) -> None:
         assert "\x1b" not in shown and "\u202e" not in shown
 
 
+WORDS = [
+    "`code`",
+    "*it*",
+    "_x_",
+    "__x__",
+    "a_b_c",
+    "$1$ and $2$",
+    "A&amp;B",
+    "<b>",
+    "[l](http://h)",
+    "~~s~~",
+    "a\\|b",
+    "a\\",
+]
+
+
+def test_markdown_shows_every_text_word_for_word() -> None:
+    markdown = MarkdownIt("gfm-like", {"linkify": False})
+    shown = table("*T*", [[word] for word in WORDS], ["Model"], WORDS, "9").markdown()
+    read = [token for token in markdown.parse(shown) if token.type == "inline"]
+    texts = [[(child.type, child.content) for child in token.children] for token in read]
+    assert texts[0] == [("text", "Table 9. *T*")]
+    assert texts[2:] == [[("text", word)] for word in WORDS] * 2
+    assert r"\$1\$" in shown, "GitHub would set what stands between as a formula"
+
+
 # --- LaTeX: that TeX can read it, seen through its grammar (braces, environments, cells) ------------------------------
 
 
@@ -136,6 +163,7 @@ def structure(source: str) -> list[int]:
 
 
 def test_every_table_has_as_many_cells_in_each_row_as_columns(scores: Any, ledger: Any, tokens: Any) -> None:
+    assert latex_text("σ(x) `-p`") == r"$\sigma$(x) \textasciigrave{}-p\textasciigrave{}"
     assert latex_text("50 % & a_b #1 $x {y} ~ ^ \\ <z> 内科\u22121\x00\x1b\u202e") == (
         r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{}z\textgreater{} "
         "内科$-$1???"

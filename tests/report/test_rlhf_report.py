@@ -1,4 +1,4 @@
-"""Notebook 08's report pieces: reward model, pool of rejection sampling, comparison of policies."""
+"""Notebook 08's report pieces: reward model, pool of rejection sampling, comparison of rlhf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.calibration import calibration
-from qilin_lib.report import charts, policies, rlhf
+from qilin_lib.report import charts, rlhf
 from tests.report.conftest import SFT
 
 DRAWS = SimpleNamespace(bootstrap_resamples=1000, seed=17)
@@ -130,7 +130,7 @@ def score(value: float | None, n: int = 24) -> dict[str, Any]:
 @pytest.fixture
 def compared(run_of: Any) -> dict[str, Any]:
     entries = {
-        name: {metric: score(value + 10 * place) for place, metric in enumerate(policies.COLUMNS)}
+        name: {metric: score(value + 10 * place) for place, metric in enumerate(rlhf.COLUMNS)}
         for value, name in enumerate(NAMES, start=1)
     }
     gap = {"n": 24, "difference": -1.25, "low": -2.0, "high": -0.5, "p": 0.00002, "p_adjusted": 0.04}
@@ -144,16 +144,16 @@ def compared(run_of: Any) -> dict[str, Any]:
 
 
 def test_policies_stand_side_by_side_with_what_could_be_seen(compared: dict) -> None:
-    notes = " ".join(policies.comparison_table(compared).notes)
+    notes = " ".join(rlhf.comparison_table(compared).notes)
     assert "24 held-out questions" in notes and "2 questions too long" in notes
     assert "n = 24: a 95 % interval of ±20 points" in notes
     # Half of [-2, -0.5] is 0.75 = 1.96 standard errors; four times in five needs 2.80 of them.
     assert f"must be about {NAMES['dpo']} 1.07, {NAMES['rl']} 1.07 to be found 4 times in 5" in notes
-    table = policies.differences_table(compared)
+    table = rlhf.differences_table(compared)
     row = table.words.values.tolist()[0]
     assert row == [NAMES["dpo"], "Reward, greedy", "-1.25 [-2.00, -0.50] (n=24)", "2e-05", "0.040"]
     assert "over the 4 rows" in table.notes[1]
-    axes = policies.reward_against_kl(compared).axes[0]
+    axes = rlhf.reward_against_kl(compared).axes[0]
     marks = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
     assert list(marks) == list(NAMES.values())
     assert (marks[NAMES["rl"]].get_xdata()[0], marks[NAMES["rl"]].get_ydata()[0]) == (144.0, 14.0)
@@ -162,17 +162,17 @@ def test_policies_stand_side_by_side_with_what_could_be_seen(compared: dict) -> 
 
 
 def test_without_questions_there_are_words_and_an_empty_figure(compared: dict) -> None:
-    compared["policies"] = {name: dict.fromkeys(policies.COLUMNS, score(None, 0)) for name in NAMES}
+    compared["policies"] = {name: dict.fromkeys(rlhf.COLUMNS, score(None, 0)) for name in NAMES}
     compared |= {"paired": [], "settings": compared["settings"] | {"questions": 0}}
-    assert policies.comparison_table(compared).words["Reward, greedy"][0] == "no items"
-    assert policies.differences_table(compared).words.empty
-    assert charts.png(policies.reward_against_kl(compared)), "08 goes on where no pair is held out"
+    assert rlhf.comparison_table(compared).words["Reward, greedy"][0] == "no items"
+    assert rlhf.differences_table(compared).words.empty
+    assert charts.png(rlhf.reward_against_kl(compared)), "08 goes on where no pair is held out"
 
 
 def test_the_curve_shows_reward_divergence_length_and_cuts() -> None:
     more = {"kl": 0.0, "completions/mean_length": 30, "completions/clipped_ratio": 0.1}
     rows = [{"step": step, "reward": 0.1 * step, **more} for step in (2, 4, 6)]
-    axes = policies.rl_curve([*rows, {"step": 6, "train_loss": 0.0}]).axes
+    axes = rlhf.rl_curve([*rows, {"step": 6, "train_loss": 0.0}]).axes
     assert [len(one.lines[0].get_xdata()) for one in axes] == [3] * 4
     assert axes[0].lines[0].get_xydata().tolist()[-1] == pytest.approx([6, 0.6])
 
@@ -186,7 +186,7 @@ def test_answers_of_all_policies_stand_side_by_side_and_are_escaped() -> None:
         ]
         for name, label in NAMES.items()
     }
-    shown = policies.side_by_side(rows)
+    shown = rlhf.side_by_side(rows)
     assert shown.count("held-out question") == 3 and "dpo答2" in shown and "dpo答3" not in shown
     assert "问题&lt;b&gt;" in shown and "<b>" not in shown and "<i>" not in shown and "q0&lt;" in shown
     assert "SFT + RL: reward -1.50, 7 tokens, cut, repetition 25 %" in shown and "优选" in shown

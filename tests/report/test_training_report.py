@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.report import preferences
+from qilin_lib.report import training
 from qilin_lib.report.training import improved, perplexity_table, preference_table
 
 DRAWS = {"bootstrap_resamples": 1000, "seed": 17}
@@ -52,6 +52,13 @@ def test_improved_needs_three_documents_and_the_whole_interval_below_one() -> No
     assert not any(improved({name: values[:n] for name, values in four.items()}, DRAWS) for n in range(3))
 
 
+def test_a_tie_of_the_implicit_reward_is_no_preference() -> None:
+    chosen = {"policy_chosen": [-1.0, -2.0, -3.0], "reference_chosen": [-2.0, -2.0, -2.0]}
+    pairs = chosen | {"policy_rejected": [-2.0, -2.0, -2.0], "reference_rejected": [-2.0, -2.0, -2.0]}
+    table = preference_table(pairs, 0.1, DRAWS).words.set_index("Metric")["value"]
+    assert table["reward accuracy, percent"].startswith("33.3 ") and value(table["reward margin"]) == 0
+
+
 @pytest.fixture
 def behaviour() -> dict[str, Any]:
     reference = {"texts": ["旧0", "旧1"], "tokens": [10, 20], "cut": [False] * 2, "repetition": [0.0, 0.2]}
@@ -61,19 +68,19 @@ def behaviour() -> dict[str, Any]:
 
 
 def test_answers_before_and_after_stand_side_by_side(behaviour: dict[str, Any]) -> None:
-    table = preferences.behaviour_table(behaviour, DRAWS)
+    table = training.behaviour_table(behaviour, DRAWS)
     tokens, cut, repetition = table.words.values.tolist()
     assert tokens == ["tokens an answer", "15.0", "25.0", "+10.0 [+10.0, +10.0]"]
     assert cut[:3] == ["answers cut, percent", "0.0", "50.0"] and cut[3].startswith("+50.0 [+0.0, +")
     assert repetition[:3] == ["repetition, percent", "10.0", "30.0"]
     assert "2 held-out prompts, at most 64 tokens" in table.text()
-    shown = preferences.answers(behaviour, most=1)
+    shown = training.answers(behaviour, most=1)
     assert shown.count("held-out prompt") == 1 and "新1" not in shown
     assert "问题0&lt;b&gt;" in shown and "新&lt;0&gt;" in shown and "<b>" not in shown
     assert "SFT: 10 tokens, repetition 0 %" in shown and "DPO: 20 tokens, cut, repetition 50 %" in shown
-    alarms = preferences.alarm_list(["A < B.", "C."])
+    alarms = training.alarm_list(["A < B.", "C."])
     assert "2 to look at" in alarms and "A &lt; B." in alarms and alarms.count('class="box"') == 2
-    assert "none of the known signs" in preferences.alarm_list([])
+    assert "none of the known signs" in training.alarm_list([])
 
 
 def test_without_prompts_and_pairs_the_tables_say_so() -> None:
@@ -81,10 +88,10 @@ def test_without_prompts_and_pairs_the_tables_say_so() -> None:
     behaviour = {"max_new_tokens": 64, "prompts": [], "reference": empty, "policy": empty}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = preferences.behaviour_table(behaviour, DRAWS)
+        shown = training.behaviour_table(behaviour, DRAWS)
         sides = [f"{who}_{side}" for who in ("policy", "reference") for side in ("chosen", "rejected")]
         pairs = preference_table({name: [] for name in sides}, 0.1, DRAWS)
     assert [row[1:] for row in shown.words.values.tolist()] == [["no items"] * 3] * 3
-    assert "No prompt was sampled" in preferences.behaviour_table({}, DRAWS)
-    assert preferences.answers(behaviour, 3) == preferences.answers({}, 3) == ""
+    assert "No prompt was sampled" in training.behaviour_table({}, DRAWS)
+    assert training.answers(behaviour, 3) == training.answers({}, 3) == ""
     assert {cell for _, cell in pairs.words.values.tolist()} == {"no items"}

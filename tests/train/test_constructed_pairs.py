@@ -13,7 +13,7 @@ import pytest
 from qilin_lib import files, params, runs, schema
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
-from qilin_lib.report import preferences
+from qilin_lib.report import training
 from qilin_lib.tokens.pack import load_blocks, pack
 from qilin_lib.train import construction, questions
 from qilin_lib.train.methods import dcpt
@@ -142,10 +142,10 @@ def test_accuracy_is_shown_by_strategy() -> None:
     scores = {"strategy": ["rule", "given", "rule"], "tokens_chosen": [1, 1, 1]}
     scores |= {f"reference_{side}": [0.0, 0.0, 0.0] for side in ("chosen", "rejected")}
     scores |= {"policy_chosen": [1.0, 0.0, 0.0], "policy_rejected": [0.0, 1.0, -1.0]}
-    frame = preferences.by_strategy(scores).words.set_index("Strategy")["reward accuracy, percent"]
+    frame = training.by_strategy(scores).words.set_index("Strategy")["reward accuracy, percent"]
     # No interval below three pairs.
     assert frame.tolist() == ["100.0 (n=2)", "0.0 (n=1)"]
-    assert "No pair was constructed" in repr(preferences.by_strategy({"tokens_chosen": [1]}))
+    assert "No pair was constructed" in repr(training.by_strategy({"tokens_chosen": [1]}))
 
 
 @pytest.mark.parametrize(
