@@ -180,7 +180,9 @@ def test_replies(reply: str, pairs: list, lines: dict) -> None:
     assert understood.unparsed == (not set(lines) - {"unreadable"})
 
 
-@pytest.mark.parametrize("line", ["疾病" + " " * 4000 + "肺结核", "头孢\u3000" + "\t " * 2000 + "药物", "x" + " " * 4000])
+@pytest.mark.parametrize(
+    "line", ["疾病" + " " * 4000 + "肺结核", "头孢\u3000" + "\t " * 2000 + "药物", "x" + " " * 4000]
+)
 def test_a_model_that_writes_blanks_without_end_is_read_at_once(line: str) -> None:
     begun = time.perf_counter()
     parse(line, TYPES, TEXT)

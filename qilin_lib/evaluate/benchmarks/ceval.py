@@ -80,7 +80,9 @@ def ceval_items(raw_dir: str | Path, split: str, subjects: list[str] | None = No
         for subject in subjects or ():
             if subject not in files:
                 near = nearest(subject, files) or f"; the folder has {', '.join(sorted(files))}"
-                raise QilinError(f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}{without}")
+                raise QilinError(
+                    f"C-Eval subject '{subject}' has no file {subject}_{split}.csv in {folder}{near}{without}"
+                )
         for subject in sorted(subjects or files):
             kept, bad = file_items(folder, files[subject], exam_row, "ceval", subject, split)
             items += kept
