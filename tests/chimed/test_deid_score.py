@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from unicodedata import normalize
 
+from qilin_lib.chimed.deid_numbers import valid_identity_number
 from qilin_lib.chimed.deid_score import Case, labelled_cases, score
-from qilin_lib.chimed.deidentify import KINDS, valid_identity_number
+from qilin_lib.chimed.deidentify import KINDS
 
 # First two digits of identity numbers that exist (GB/T 2260).
 PROVINCES = {place for first, last in ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (81, 83))

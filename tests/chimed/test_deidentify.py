@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qilin_lib.chimed.deid_model import odds
+from qilin_lib.chimed.deid_numbers import valid_identity_number
 from qilin_lib.chimed.deid_score import labelled_cases
-from qilin_lib.chimed.deidentify import GROUPS, deidentify, deidentify_all, find, valid_identity_number
+from qilin_lib.chimed.deidentify import GROUPS, deidentify, deidentify_all, find
 from tests.helpers.personal import check_digit
 
 GOES = [

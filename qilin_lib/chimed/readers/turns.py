@@ -1,7 +1,8 @@
 """Who says what in a row: system text and turns, in the spellings in which chats, instructions and histories go round.
 
 What would be lost or glued is a Reject by name: tools, content that is not text, a turn without loss, an empty turn
-between two others, a system turn after the first, several answers, role marks that cannot be told apart.
+between two others, a system turn after the first, several questions or answers, an answer that nobody wants, role
+marks that cannot be told apart.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def instruction_row(row: Any) -> Dialogue:
     """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
     A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
-    answer]; or a question (`input` goes on) and an answer, a text or messages, after the pairs in `history`. A `system`
-    text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`.
+    answer]; or a question (`input` or `context` goes on) and an answer, a text or messages, after the pairs in
+    `history`. A `system` text stands before all of them. Of a list of questions the first is asked, the others are its
+    `wordings`.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
