@@ -27,7 +27,6 @@ from qilin_lib.chimed.items import GRAM, RULES, Item, Probe, probes
 from qilin_lib.chimed.letters import END, HARD, SOFT, Letters, letters
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.chimed.shingles import gram_hashes_many, gram_set, growing_hashes, window_hashes
-from qilin_lib.errors import QilinError
 
 # Values of the filter a key: of foreign grams few come through to the binary search.
 _SPARSE = 16
@@ -87,10 +86,8 @@ class Index:
 
     @classmethod
     def load(cls, stem: Path) -> Index:
-        """The index that `save` wrote under `stem`; probes and keys stay on disk. QilinError: there is none."""
+        """The index that `save` wrote under `stem`; probes and keys stay on disk."""
         index = cls.__new__(cls)
-        if not stem.with_suffix(".keys.npy").exists():
-            raise QilinError(f"{stem}.keys.npy does not exist: no index of benchmarks was saved there")
         # A plain view of the mapped pages: an np.memmap does more work at every slice taken of it.
         keys = np.asarray(np.load(stem.with_suffix(".keys.npy"), mmap_mode="r"))
         read = Texts(stem).raw

@@ -14,10 +14,8 @@ from collections.abc import Sequence
 
 from qilin_lib.chimed.deid_base import HIDDEN, KINDS, NAMED, Rule
 from qilin_lib.chimed.deid_names import NAME_RULES
-from qilin_lib.chimed.deid_numbers import NUMBER_GROUPS, valid_identity_number
+from qilin_lib.chimed.deid_numbers import NUMBER_GROUPS
 from qilin_lib.chimed.deid_places import PLACE_GROUPS
-
-__all__ = ["KINDS", "Span", "deidentify", "deidentify_all", "find", "valid_identity_number"]
 
 Span = tuple[int, int, str]
 

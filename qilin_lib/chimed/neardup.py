@@ -29,7 +29,6 @@ from scipy.special import bdtr
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
 from qilin_lib.chimed.shingles import differ_in_signs, gram_hashes_many
-from qilin_lib.errors import QilinError
 
 PERMUTATIONS, _SEED = 128, 42
 FACT = np.dtype([("digest", "S16"), ("length", "<u4")])
@@ -79,7 +78,7 @@ def near_duplicates(
     """For each record the number of the first record of its component, itself when alone; int64 [records].
 
     Records are numbered in order of the shards `stems` of `write_sketch`. An empty skeleton is a duplicate of nothing.
-    `folder` takes intermediate arrays. QilinError: a threshold that is not above 0 and at most 1.
+    `folder` takes intermediate arrays.
     """
     bands = PERMUTATIONS // band_rows(threshold)
     roots = _collapse(folder, stems)
@@ -96,8 +95,6 @@ def near_duplicates(
 
 def band_rows(threshold: float) -> int:
     """The most rows a band such that a pair exactly at the threshold shares a band with probability >= 0.991."""
-    if not 0 < threshold <= 1:
-        raise QilinError(f"near-duplicate threshold {threshold}: must be above 0 and at most 1, such as 0.7")
     for rows in range(PERMUTATIONS, 1, -1):
         if (1 - threshold**rows) ** (PERMUTATIONS // rows) <= 0.009:
             return rows

@@ -24,7 +24,6 @@ import numpy as np
 
 from qilin_lib.chimed.pool import Pool
 from qilin_lib.chimed.shards import Texts, write_array, write_texts
-from qilin_lib.errors import QilinError
 
 # Windows compared at once (16 bytes each), and characters hashed at once, few enough for the cache of a core.
 RANGE, CHUNK = 3 << 24, 1 << 15
@@ -45,10 +44,8 @@ def repeated_spans(
     """For each shard, in order, the repeated spans of each of its texts: merged half-open character ranges.
 
     `stems`: shards written by `write_shard`, in corpus order; `length`: characters of a window. `work` is a folder
-    for this alone, emptied first. The same for any number of workers. QilinError: `length` below 2.
+    for this alone, emptied first. The same for any number of workers.
     """
-    if length < 2:
-        raise QilinError(f"length of repeated substrings: {length}; the least is 2 characters, 50 to 100 are usual")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     sizes = [int(_starts(stem)[-1]) for stem in stems]

@@ -113,6 +113,7 @@ def tiny_raw(tmp_path):
             ),
             "general_zh/alpaca.json": json.dumps(general, ensure_ascii=False),
             "cmexam/test.csv": "\ufeffQuestion,Options,Answer,Explanation\n"
-            '患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是,"A 支气管肺炎\nB 哮喘",A,湿啰音提示肺炎。\n',
+            '患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是,"A 支气管肺炎\nB 哮喘",A,湿啰音提示肺炎。\n'
+            "一道没有选项的题,,A,无\n",
         },
     )

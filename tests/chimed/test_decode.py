@@ -59,11 +59,17 @@ def test_rows_of_json_with_their_lines(text, rows):
     assert rows_of(json_items(text)) == rows
 
 
-def test_an_element_longer_than_the_limit_costs_itself(monkeypatch):
+@pytest.mark.parametrize("size", [100, 101, 130, 390, 5000])
+@pytest.mark.parametrize("piece", [30, 10**6])
+def test_an_element_longer_than_the_limit_costs_itself(monkeypatch, size, piece):
     monkeypatch.setattr(stream, "MAX_LINE", 100)
-    text = ",\n".join(map(json.dumps, [[{"a": "x" * 20}], {"a": "y" * 5000}, {"a": "z"}]))
-    found = rows_of(json_text.json_items(pieces(text, 30)))
-    assert found == [(1, {"a": "x" * 20}), (2, "reject"), (3, {"a": "z"})]
+    rows = [[{"a": "x" * 20}], {"a": "y" * (size - 9)}, {"a": "z"}]
+    found = list(json_text.json_items(pieces(",\n".join(map(json.dumps, rows)), piece)))
+    assert [value.reason if isinstance(value, Reject) else value for _, value in found] == [
+        {"a": "x" * 20},
+        rows[1] if size == 100 else "element too long",
+        {"a": "z"},
+    ]
 
 
 @pytest.mark.parametrize(

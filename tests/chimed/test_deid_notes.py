@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
 from raw_files import jsonl, put
 
-from qilin_lib.chimed.build import build_sets
-from qilin_lib.chimed.deidentify import deidentify
+from qilin_lib.chimed.deidentify import deidentify, deidentify_all
 from tests.helpers.personal import MAKERS, invented
 
 # Rare surnames, given names of small words, three and four syllables, names of minorities, spaced and Latin ones.
@@ -78,11 +76,6 @@ GOES = [
 ]
 
 
-@pytest.mark.parametrize("raw, wanted", GOES)
-def test_identifiers_go(raw, wanted):
-    assert deidentify(raw)[0] == wanted
-
-
 # Numbers behind a label that is not followed by 号, beds by ward and number, houses by estate and number.
 NUMBERED = [
     ("上报人工号E00557", "上报人工号[证件号]"),
@@ -124,8 +117,6 @@ NUMBERED = [
     ("自措热乡塔林村骑马来", "自[地址]骑马来"),
     ("住河湾乡大柳树村东头", "住[地址]"),
     ("姓名王小明 男 1998-10-01", "姓名[姓名] 男 [出生日期]"),
-]
-NUMBERED += [
     ("床号：妇科18", "床号：[床号]"),
     ("床号　神外36　右侧颅骨", "床号　[床号]　右侧颅骨"),
     ("床位：内三-08", "床位：[床号]"),
@@ -181,16 +172,6 @@ NUMBERED_STAYS += [
 ]
 
 
-@pytest.mark.parametrize("raw, wanted", NUMBERED)
-def test_numbers_go_behind_the_labels_of_other_hands(raw, wanted):
-    assert deidentify(raw)[0] == wanted
-
-
-@pytest.mark.parametrize("text", NUMBERED_STAYS)
-def test_numbers_of_things_and_measures_stay(text):
-    assert deidentify(text) == (text, {})
-
-
 # Names and numbers beside a label or a cue, in the forms in which people outside write them.
 FORMS = [
     ("签字：（患者）牛犇 （医师）尚可", "签字：（患者）[姓名] （医师）[姓名]"),
@@ -218,8 +199,8 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("raw, wanted", FORMS)
-def test_forms_that_people_outside_write(raw, wanted):
+@pytest.mark.parametrize("raw, wanted", [*GOES, *NUMBERED, *FORMS])
+def test_identifiers_go(raw, wanted):
     assert deidentify(raw)[0] == wanted
 
 
@@ -245,7 +226,7 @@ STAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", STAYS)
+@pytest.mark.parametrize("text", [*STAYS, *NUMBERED_STAYS])
 def test_clinical_and_public_text_stays(text):
     assert deidentify(text) == (text, {})
 
@@ -265,19 +246,16 @@ TURNS = [
 
 
 @pytest.mark.parametrize("asked, answer, wanted", TURNS)
-def test_a_cue_in_one_turn_covers_the_next(params, tmp_path, asked, answer, wanted):
+def test_a_cue_in_one_turn_covers_the_next(asked, answer, wanted):
     said = ["医生您好，想咨询一下胃胀的问题。", asked, answer, "好，我记下了，请继续说您的情况。"]
-    roles = ["human", "gpt"] * 2
-    rows = [{"conversations": [{"from": role, "value": text} for role, text in zip(roles, said, strict=True)]}]
-    raw = put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl(rows)})
-    build_sets(params, raw, tmp_path / "out", progress=lambda line: None)
-    (record,) = map(json.loads, (tmp_path / "out" / "sft.jsonl").read_text(encoding="utf-8").splitlines())
-    assert [turn["content"] for turn in record["messages"]] == [said[0], said[1], wanted, said[3]]
+    assert deidentify_all(said)[0] == [said[0], asked, wanted, said[3]]
 
 
-@pytest.mark.parametrize("asked, answer, wanted", TURNS)
-def test_a_cue_in_one_line_covers_the_next(asked, answer, wanted):
-    assert deidentify(f"{asked}\n{answer}\n谢谢")[0] == f"{asked}\n{wanted}\n谢谢"
+def test_a_build_covers_a_turn_by_the_one_before(build_of, tmp_path):
+    said = ["胃胀怎么办？", *TURNS[1][:2], "少吃生冷。"]
+    rows = [{"messages": [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]}]
+    built = build_of(put(tmp_path / "raw", {"medicalgpt_sft/a.jsonl": jsonl(rows)}), tmp_path / "out")
+    assert built.sft[0]["messages"][2]["content"] == TURNS[1][2]
 
 
 def test_no_invented_value_survives():

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from unicodedata import normalize
 
-import pytest
-
-from qilin_lib.chimed.deid_score import SPLITS, Case, labelled_cases, score
-from qilin_lib.chimed.deidentify import KINDS, valid_identity_number
-from qilin_lib.errors import QilinError
+from qilin_lib.chimed.deid_numbers import valid_identity_number
+from qilin_lib.chimed.deid_score import Case, labelled_cases, score
+from qilin_lib.chimed.deidentify import KINDS
 
 # First two digits of identity numbers that exist (GB/T 2260).
-PROVINCES = {
-    *range(11, 16),
-    *range(21, 24),
-    *range(31, 38),
-    *range(41, 47),
-    *range(50, 55),
-    *range(61, 66),
-    71,
-    81,
-    82,
-    83,
-}
+PROVINCES = {place for first, last in ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (81, 83))
+             for place in range(first, last + 1)} | {71}  # fmt: skip
 
 
 def spans_of(kind: str) -> list[str]:
     return [case.text[start:end] for case in labelled_cases("tune") for start, end, this in case.spans if this == kind]
-
-
-def test_there_are_enough_sentences_of_everything() -> None:
-    cases = labelled_cases()
-    assert len(cases) >= 800 and len({case.text for case in cases}) == len(cases)
-    assert sum(not case.spans for case in cases) >= 350
-    per_type = Counter(kind for case in cases for *_, kind in case.spans)
-    assert per_type.keys() == set(KINDS) and min(per_type.values()) >= 5 and per_type["姓名"] >= 200
-
-
-def test_a_part_of_the_texts_is_for_the_test() -> None:
-    tune, train, test = (labelled_cases(split) for split in SPLITS)
-    assert len(tune) + len(train) + len(test) == len(labelled_cases()) and len(test) >= 200
 
 
 def test_spans_lie_in_order_inside_their_sentence() -> None:
@@ -62,16 +36,6 @@ def test_identity_numbers_are_well_formed_and_nobodys() -> None:
 
 def test_mail_goes_to_reserved_domains() -> None:
     assert not [address for address in spans_of("邮箱") if not re.search(r"[@.]example\.", address, re.IGNORECASE)]
-
-
-def test_numbers_that_look_like_identity_numbers_have_a_wrong_digit() -> None:
-    looks = [
-        run
-        for case in labelled_cases("tune")
-        if not case.spans
-        for run in re.findall(r"(?<!\d)\d{17}[\dX](?!\d)", case.text)
-    ]
-    assert len(looks) >= 7 and not any(valid_identity_number(run) for run in looks)
 
 
 def test_precision_and_recall_reach_what_is_asked() -> None:
@@ -109,8 +73,3 @@ def test_covered_asks_for_every_character_and_no_type() -> None:
     cases = [Case("支付宝账号：13912345678", ((6, 17, "电话"),), "tune"), Case("姓名：王小", ((2, 5, "姓名"),), "tune")]
     overall = score(cases)[-1]
     assert (overall.true_positives, overall.covered, overall.labelled) == (0, 1, 2)
-
-
-def test_a_split_that_does_not_exist_is_named() -> None:
-    with pytest.raises(QilinError, match="'dev'.*tune, train, test"):
-        labelled_cases("dev")

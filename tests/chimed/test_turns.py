@@ -165,6 +165,11 @@ def test_what_cannot_be_turns_is_rejected_by_name(tmp_path, row, reason):
     assert messages(tmp_path, row) == reason
 
 
+def test_rows_are_not_glued_to_one_conversation(tmp_path):
+    rows = [{"instruction": ASKED, "input": "", "output": ANSWERED}, {"input": AGAIN, "output": LAST}]
+    assert read(tmp_path, "general_zh", [{"conversations": rows[:1]}, {"messages": rows[1:]}]) == ["unknown form"] * 2
+
+
 @pytest.mark.parametrize("name", ["medicalgpt_sft", "general_zh"])
 @pytest.mark.parametrize(
     "turn",

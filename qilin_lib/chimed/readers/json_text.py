@@ -233,7 +233,11 @@ def _layout(window: _Window, fits: Callable[[Any], bool] | None) -> str:
 
 def _lines_follow(text: str) -> bool:
     """Whether a first line that is cut is followed by a whole object that is no part of what that line opened."""
-    first, second = [*text.split("\n", 2), ""][:2]
+    first, _, rest = text.partition("\n")
+    second, _, _ = rest.partition("\n")
     value, end = _decoded(second)
-    behind, opened = second[end:].strip(), first.rstrip()[-1:] in ("[", "{", ":")
-    return isinstance(value, dict) and (behind == "" or behind == "," and not opened)
+    if not isinstance(value, dict):
+        return False
+    behind = second[end:].strip()
+    opened = first.rstrip().endswith(("[", "{", ":"))
+    return not behind or behind == "," and not opened

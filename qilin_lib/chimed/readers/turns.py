@@ -1,7 +1,8 @@
 """Who says what in a row: system text and turns, in the spellings in which chats, instructions and histories go round.
 
 What would be lost or glued is a Reject by name: tools, content that is not text, a turn without loss, an empty turn
-between two others, a system turn after the first, several answers, role marks that cannot be told apart.
+between two others, a system turn after the first, several questions or answers, an answer that nobody wants, role
+marks that cannot be told apart.
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ def instruction_row(row: Any) -> Dialogue:
     """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
     A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
-    answer]; or a question (`input` goes on) and an answer, a text or messages, after the pairs in `history`. A `system`
-    text stands before all of them. Of a list of questions the first is asked, the others are its `wordings`.
+    answer]; or a question (`input` or `context` goes on) and an answer, a text or messages, after the pairs in
+    `history`. A `system` text stands before all of them. Of a list of questions the first is asked, the others are its
+    `wordings`.
     """
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         row = {"question": row[0], "answer": row[1]}
     elif _is_messages(row):
         row = {"messages": row}
     plain(row)
-    if isinstance(row, dict) and (flag := next((name for name in CHAT["undesired"] if _is_no(row.get(name))), "")):
-        raise Reject("undesired answer", flag)
+    for flag in CHAT["undesired"] if isinstance(row, dict) else ():
+        if string(row.get(flag)).lower() == "false" or row.get(flag) is False:
+            raise Reject("undesired answer", flag)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
         return talk(messages(_pairs(row["input"], row.get("output"))), string(row.get("system")))
     system, turns = asked(row)
@@ -59,9 +62,10 @@ def instruction_row(row: Any) -> Dialogue:
 def _sole(row: Any, kind: str) -> str:
     """The question or answer of a row; Reject where its fields say different things, of which some would be lost."""
     text = required(row, *CHAT[kind])
-    others = [other for name in CHAT[kind] if name in row and (other := field_text(row[name]))]
-    if any(other not in text and text not in other for other in others):
-        raise Reject(f"several {kind}s", " / ".join(others))
+    for name in CHAT[kind]:
+        other = field_text(row[name]) if name in row else ""
+        if other not in text and text not in other:
+            raise Reject(f"several {kind}s", f"{text} / {other}")
     return text
 
 
@@ -88,13 +92,12 @@ def listed(row: Any) -> str:
 
 def _are_turns(value: Any) -> bool:
     """Whether what stands under "data" are turns, and not the rows of a file."""
-    return isinstance(value, list) and all(
-        isinstance(one, str) or isinstance(one, dict) and field(one, CHAT["speaker"]) is not None for one in value
-    )
-
-
-def _is_no(flag: Any) -> bool:
-    return flag is False or string(flag).lower() == "false"
+    if not isinstance(value, list):
+        return False
+    for one in value:
+        if isinstance(one, dict) and field(one, CHAT["speaker"]) is None:
+            return False
+    return all(isinstance(one, dict | str) for one in value)
 
 
 def asked(row: Any) -> tuple[str, list[Turn]]:
