@@ -41,6 +41,7 @@ FINAL = {
 }
 # Statuses with which servers refuse a prompt; another one would be refused by others.
 OF_THE_PROMPT = frozenset({400, 413, 422, 451})
+MODERATED = ("moderation", "flagged")
 COUNTS = ("prompt_tokens", "completion_tokens")
 PLACEHOLDER = "no-key-needed"
 # Bytes of an answer: thousands of times what the longest reply has.
@@ -181,8 +182,9 @@ class Server:
             whole = {}
         fault = whole.get("error") if isinstance(whole, dict) else None
         # A host behind the server failed after the server had begun a 200.
-        if status == 200 and isinstance(fault, dict) and type(fault.get("code")) is int:
-            status = fault["code"]
+        code = fault.get("code") if isinstance(fault, dict) else None
+        if status == 200 and type(code) is int and code >= 400:
+            status = code
         if status != 200:
             raise self._judged(status, headers, whole, text, sent)
         try:
@@ -226,7 +228,9 @@ class Server:
         said = self._excerpt(str(sentences[0]) if sentences else text)
         if "logprobs" in sent and "logprobs" in said:
             return Refused(f"status {status} ({said})")
-        meant = FINAL.get(402 if told.get("code") == "insufficient_quota" else status)
+        # OpenRouter's status for a prompt that a model's moderation flags.
+        flagged = status == 403 and any(word in said.lower() for word in MODERATED)
+        meant = None if flagged else FINAL.get(402 if told.get("code") == "insufficient_quota" else status)
         if meant:
             place = self._excerpt(headers.get("location", "nowhere"))
             return _Final(f"status {status}, {meant.format(key=self._key_env, said=said, place=place)}")
@@ -237,7 +241,7 @@ class Server:
             return _Again(f"status {status} ({said})", wait=0.0)
         if any(word in said.lower() for word in UNSUPPORTED):
             return _Final(f"status {status} ({said}); nearest valid: request: {{its name: null}} leaves it out")
-        if status not in OF_THE_PROMPT:
+        if status not in OF_THE_PROMPT and not flagged:
             return _Final(f"status {status} ({said})")
         advice = "; take fewer shots or a model with a longer context" if "context" in said.lower() else ""
         limit = sent.get("max_tokens")

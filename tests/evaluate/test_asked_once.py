@@ -18,7 +18,7 @@ from qilin_lib.evaluate import answering, plan
 from qilin_lib.evaluate.benchmarks import KINDS, attitudes, prepare
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.files import read_jsonl
+from qilin_lib.files import read_json, read_jsonl
 from qilin_lib.params import load
 
 
@@ -63,41 +63,46 @@ def test_equal_items_are_asked_once_and_each_has_its_record(
 
 
 class Server:
-    """Refuses the first prompt of its first asking; one process asks it, as it holds the tokenizer."""
+    """Refuses the first prompt of its first asking."""
 
     context = tokenizer = None
-    likelihood, batch_size, refuses = False, 2, True
+    likelihood, batch_size = False, 2
 
     def __init__(self, template: Any) -> None:
         self.template = template
+        self.asked: list[str] = []
 
     def render(self, messages: list, reply_prefix: str) -> str:
         return messages[-1]["content"]
 
     def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        refused, self.refuses = self.refuses, False
-        return [Reply("", ERROR) if refused and not n else Reply("休息。") for n, _ in enumerate(prompts)]
+        first, self.asked = not self.asked, [*self.asked, *(prompt.text for prompt in prompts)]
+        return [Reply("", ERROR) if first and not n else Reply("休息。") for n, _ in enumerate(prompts)]
 
     def fingerprint(self) -> str:
         return "server"
 
+    def usage(self) -> dict[str, int]:
+        return {"requests": len(self.asked)}
 
-def test_errors_are_asked_again_by_one_process_whatever_the_others_find(
+
+def test_a_server_is_asked_by_one_process_alone_also_for_what_it_refused(
     raw_dir: Path, params: SimpleNamespace, template: Any, tmp_path: Path
 ) -> None:
     """The second process comes when the first has done its work: it must not open the finished file anew."""
     params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
     (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
-    backend, ids = Server(template), [item.id for item in task.items]
-    earlier = predictions(tmp_path / "06_eval.old-1", "fixed", "huatuo", "gpt")
-    answering.answer(task, "gpt", backend, 0, earlier)
-    answering.store.finish(earlier, ids)
-    path = predictions(tmp_path / "06_eval", "fixed", "huatuo", "gpt")
-    for rank in (0, 1):
-        answering.answer(task, "gpt", backend, 0, path, answering.Share(rank, 2, errors_again=True))
-    answering.store.finish(path, ids)
-    assert [record["output"] for record in read_jsonl(path)] == ["休息。"] * len(ids)
-    assert [record["output"] for record in read_jsonl(earlier)].count("") == 1
+    backend, outputs = Server(template), {}
+    for name, again in (("06_eval.old-1", False), ("06_eval", True)):
+        for rank in (0, 1):
+            share = answering.Share(rank, 2, errors_again=again)
+            answering.answer_all([task], {"gpt": lambda: backend}, {"gpt": 0}, tmp_path / name, share)
+        path = predictions(tmp_path / name, "fixed", "huatuo", "gpt")
+        answering.store.finish(path, [item.id for item in task.items])
+        outputs[name] = [record["output"] for record in read_jsonl(path)]
+    assert len(set(backend.asked)) == 3 and len(backend.asked) == 5, "each once, the refused one's chunk once more"
+    assert outputs["06_eval.old-1"].count("") == 1 and outputs["06_eval"] == ["休息。"] * 3
+    assert read_json(tmp_path / "06_eval.old-1" / "usage" / "gpt.json") == {"requests": 3}
 
 
 @pytest.fixture

@@ -175,33 +175,6 @@ def test_a_backend_without_probabilities_writes_its_letters(
     assert scores["scoring"]["ceval"] == "generate" and scores["ceval"]["base"]["unparsed"]["value"] == 0
 
 
-def test_a_server_is_asked_by_one_process_alone(evaluate: Callable, tmp_path: Path, params: SimpleNamespace):
-    asked: list[str] = []
-
-    class Server:
-        tokenizer = context = None
-        likelihood, batch_size = False, 2
-        template = SimpleNamespace(name="chat")
-
-        def render(self, messages: list[dict], reply_prefix: str) -> str:
-            return messages[-1]["content"] + reply_prefix
-
-        def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-            asked.extend(prompt.text for prompt in prompts)
-            return [Reply("休息。") for _ in prompts]
-
-        def fingerprint(self) -> str:
-            return "server"
-
-        def usage(self) -> dict:
-            return {"requests": len(asked)}
-
-    params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
-    scores = evaluate({"GPT-4": Server}, tmp_path, processes=2)
-    assert len(asked) == len(set(asked)) == 3 and scores["usage"] == {"GPT-4": {"requests": 3}}
-    assert scores["huatuo"]["GPT-4"]["rouge_1"]["n"] == 3
-
-
 def test_an_unknown_benchmark_is_named(raw_dir: Path, params: SimpleNamespace):
     params.benchmarks = ["cmexm"]
     with pytest.raises(QilinError, match="did you mean 'cmexam'"):
