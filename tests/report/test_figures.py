@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pytest
 
 from qilin_lib.errors import QilinError
-from qilin_lib.report import breakdowns, charts, figures, paper
+from qilin_lib.report import breakdowns, charts, figures
 from tests.report.conftest import SFT, words_of
 
 
