@@ -41,7 +41,7 @@ def sections(stage: Stage) -> list[Section]:
         more = [subscale_table(scores, name, f"B{place}s"), pair_table(scores, name, f"B{place}p")]
         parts = (
             total_table(scores, name, f"B{place}"),
-            *readings(scores, name),
+            reading(scores, name),
             Picture(chosen_figure(scores, name), caption),
             *(one for one in more if len(one.content)),
             item_table(scores, name, f"B{place}i"),
@@ -112,16 +112,12 @@ def scale_table(name: str) -> Table:
 
 
 def reading(scores: Mapping[str, Any], name: str) -> Html:
-    """The paragraphs of `readings` for a notebook."""
-    return joined(macro("paragraph", paragraph) for paragraph in readings(scores, name))
-
-
-def readings(scores: Mapping[str, Any], name: str) -> list[str]:
     """One paragraph a model and protocol: what its total can and cannot say."""
-    return [
+    told = [
         f"{name_of(scores, model)}, {ASKED[protocol]}: " + " ".join(entry["reading"])
         for protocol, model, entry in _entries(scores, name)
     ]
+    return joined(macro("paragraph", paragraph) for paragraph in told)
 
 
 def chosen_figure(scores: Mapping[str, Any], name: str) -> Figure:

@@ -159,7 +159,7 @@ def _data(made: Export) -> str:
 
 
 def _training(made: Export) -> str:
-    """Every parameter of every stage, the machines, and what ran in each training."""
+    """Every parameter of every stage, and what ran in each training."""
     given = {stage: manifest["parameters"] for stage, manifest in made.manifests.items()}
     rows = []
     for name in dict.fromkeys(name for parameters in given.values() for name in parameters):
@@ -168,7 +168,7 @@ def _training(made: Export) -> str:
                 json.dumps(_public(own[name]), ensure_ascii=False) if name in own else "-" for own in given.values()
             ]
             rows.append([name, *values])
-    tables = [view("card", "parameters", rows, given).markdown(), _machines(made)]
+    tables = [view("card", "parameters", rows, given).markdown()]
     for stage, manifest in made.manifests.items():
         if chains.trains(stage):
             facts = {name: _counts(value) for name, value in manifest["facts"].items()}
@@ -184,18 +184,6 @@ def _counts(fact: Any) -> Any:
     return "; ".join(
         f"{name}: {', '.join(f'{k} {v}'.strip() for k, v in each.items())}" for name, each in inner.items()
     )
-
-
-def _machines(made: Export) -> str:
-    rows = []
-    for stage, manifest in made.manifests.items():
-        there = manifest["environment"]
-        hardware = f"{there['cpus']} CPU cores, {there['memory_gb']} GB, {'; '.join(there['gpus']) or 'no GPU'}"
-        versions = {name: there["packages"].get(name) for name in ("torch", "transformers", "trl", "peft")}
-        used = ", ".join([f"Python {there['python']}", *(f"{name} {v}" for name, v in versions.items() if v)])
-        cost = [f"{manifest['wall_seconds']:,.1f} s", f"{manifest['peak_memory_mb']:,.0f} MB"]
-        rows.append([stage, hardware, *cost, used])
-    return view("card", "machines", rows).markdown()
 
 
 def _heldout(made: Export) -> str:
@@ -229,10 +217,15 @@ def _evaluation(made: Export) -> str:
 
 
 def _chain(made: Export) -> str:
+    """What each stage was made by: its digest, code, machine, time, memory and software."""
     rows = []
     for stage, manifest in made.manifests.items():
-        environment = manifest["environment"]
-        code = environment["git_commit"] or "no git"
-        code += ", with changes that were not committed" * bool(environment["git_dirty"])
-        rows.append([stage, manifest["digest"], manifest["finished"], code])
+        there = manifest["environment"]
+        code = there["git_commit"] or "no git"
+        code += ", with changes that were not committed" * bool(there["git_dirty"])
+        hardware = f"{there['cpus']} CPU cores, {there['memory_gb']} GB, {'; '.join(there['gpus']) or 'no GPU'}"
+        cost = [f"{manifest['wall_seconds']:,.1f} s", f"{manifest['peak_memory_mb']:,.0f} MB"]
+        versions = {name: there["packages"].get(name) for name in ("torch", "transformers", "trl", "peft")}
+        used = ", ".join([f"Python {there['python']}", *(f"{name} {v}" for name, v in versions.items() if v)])
+        rows.append([stage, manifest["digest"], manifest["finished"], code, hardware, *cost, used])
     return view("card", "chain", rows, after=made.accepted).markdown()

@@ -56,11 +56,10 @@ class Score:
             object.__setattr__(self, "high", None)
 
     @classmethod
-    def of(cls, summary: Mapping[str, Any] | None, form: str = ".1f", factor: float = 1, **more: Any) -> Score:
-        """Value, low and high of a summary times `factor`, and its n; of None a score without a value."""
-        known = summary or {}
-        scaled = {name: None if known.get(name) is None else factor * known[name] for name in ("value", "low", "high")}
-        return cls(**{"n": known.get("n"), **scaled, "form": form, **more})
+    def of(cls, summary: Mapping[str, Any] | None, form: str = ".1f", **more: Any) -> Score:
+        """Value, low, high and n of a summary; of None a score without a value."""
+        known = {name: (summary or {}).get(name) for name in ("value", "n", "low", "high")}
+        return cls(**{**known, "form": form, **more})
 
     @property
     def difference(self) -> float | None:

@@ -146,8 +146,8 @@ def dpo_curves(rows: Rows, start: float | None = math.log(2)) -> Figure:
     return chart
 
 
-def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = None) -> Figure:
-    """Lengths by group on a logarithmic axis; `limit` draws where texts are cut and says what share lies beyond it."""
+def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int) -> Figure:
+    """Lengths by group on a logarithmic axis, where texts are cut (`limit`), and what share lies beyond it."""
     filled = {name: np.asarray(values) for name, values in lengths.items() if len(values)}
     top = max((values.max() for values in filled.values()), default=1)
     bins = np.unique(np.geomspace(1, max(top + 1, 2), 50).round())
@@ -155,16 +155,15 @@ def length_histogram(lengths: Mapping[str, Sequence[int]], limit: int | None = N
     axes = chart.subplots()
     palette = [*COLOURS.values(), PAPER_COLOUR, "#56b4e9", "#cc79a7", "#000000"]
     for place, (name, values) in enumerate(filled.items()):
-        beyond = "" if limit is None else f", {100 * (values > limit).mean():.1f} % beyond"
+        beyond = f"{100 * (values > limit).mean():.1f} % beyond"
         style = {
-            "label": f"{literal(name)} (n={len(values):,}, median {np.median(values):,.0f}{beyond})",
+            "label": f"{literal(name)} (n={len(values):,}, median {np.median(values):,.0f}, {beyond})",
             "color": palette[place % len(palette)],
             "linestyle": "-" if place < len(palette) else "--",
             "weights": np.full(len(values), 100 / len(values)),
         }
         axes.hist(np.maximum(values, 1), bins, histtype="step", linewidth=1.6, **style)
-    if limit is not None:
-        axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:,}")
+    axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:,}")
     axes.set(xscale="log", xlabel="length, tokens", ylabel="share of samples, percent")
     quiet(axes)
     chart.legend(loc="outside upper center", ncols=1 if len(filled) < 4 else 2, frameon=False, fontsize=8)

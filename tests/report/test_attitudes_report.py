@@ -104,7 +104,8 @@ def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
 
 
 def test_the_words_say_what_a_total_can_and_cannot(scores: dict[str, Any]) -> None:
-    told = {line.partition(":")[0]: line for line in report.readings(scores, "example")}
+    paragraphs = re.findall(r'<p class="qm-case">(.*?)</p>', report.reading(scores, "example"))
+    told = {line.partition(":")[0]: line for line in paragraphs}
     assert "cannot be read as an attitude" in told[f"{SFT}, next token"] and "neutral" in told[f"{SFT}, next token"]
     assert "above neutral: more rejecting answers" in told[f"{DPO}, reply read"]
     assert "no finding about how it treats patients" in told[f"{DPO}, reply read"]

@@ -118,7 +118,7 @@ def test_labels_are_chinese_where_a_font_is_and_no_glyph_is_ever_missing(
     if family and not (family := charts.chinese_family()):
         pytest.skip("no Chinese font here")
     monkeypatch.setattr(charts, "chinese_family", lambda: family)
-    scores["cmexam"]["华佗 \u202e\x1b"] = scores["cmexam"]["a$b$"] = scores["cmexam"]["sft"]
+    scores["cmexam"]["华佗 \u202e\x1b"] = scores["cmexam"]["$\\foo$"] = scores["cmexam"]["sft"]
     departments = figures.group_accuracy(scores)
     english = ["no. 3 (20)", "ophthalmology (90)", "internal medicine (150)"]
     assert labels(departments.axes[0]) == (["某新科 (20)", "眼科 (90)", "内科 (150)"] if family else english)

@@ -64,7 +64,7 @@ def page(stage: Any, scores: Any, tmp_path: Path) -> Path:
     sections = whole.result_sections(scores, whole.result_tables(scores, NAME))
     parts = (
         NAME,
-        html.Picture(figures.length_histogram({NAME: [1, 2]}), NAME),
+        html.Picture(figures.length_histogram({NAME: [1, 2]}, 9), NAME),
         card(NAME, [Box(NAME, NAME, NAME, NAME)]),
     )
     shown = table(NAME, [[text, text] for text in PAYLOADS], ["Model", NAME], [NAME], NAME)
