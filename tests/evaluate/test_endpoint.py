@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import socket
@@ -406,14 +407,49 @@ def test_the_key_is_sent_and_stands_nowhere_else(server: Faulty, backend: Callab
     assert KEY not in repr(asked) + str(asked.usage()) + asked.fingerprint()
 
 
-def test_the_key_does_not_follow_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
-    other = Faulty()
-    threading.Thread(target=other.serve_forever, daemon=True).start()
-    server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
-    assert texts(backend().generate([ask("q")], 5)) == ["Re: q"]
-    other.shutdown()
-    other.server_close()
-    assert [request["headers"]["authorization"] for request in other.requests] == [None]
+def test_a_redirect_is_refused_and_neither_key_nor_prompt_follows_it(server: Faulty, backend: Callable) -> None:
+    with serving(Faulty()) as other:
+        server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
+        with pytest.raises(QilinError, match=rf"status 307, .*{other.url}.* as endpoint.*tried 1 time"):
+            backend().generate([ask("q")], 5)
+        assert other.requests == []
+
+
+def test_a_body_without_end_is_refused_and_one_of_an_error_is_cut(
+    server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "MAX_BODY", 1 << 20, raising=False)
+    packed = gzip.compress(json.dumps(completion("x" * (3 << 20))).encode())
+    server.reply = lambda request, number: (200, packed, {"content-encoding": "gzip"})
+    with pytest.raises(QilinError, match=r"a body of more than 1,048,576 bytes; tried 1 time"):
+        backend().generate([ask("q")], 5)
+    started = time.monotonic()
+    server.reply = lambda request, number: (500, [b"x"] * 40)
+    with pytest.raises(QilinError, match=r"no whole answer within the timeout"):
+        backend(timeout=0.2).generate([ask("q")], 5)
+    assert time.monotonic() - started < 10
+
+
+def test_an_answer_is_kept_with_the_model_that_gave_it(server: Faulty, backend: Callable, tmp_path: Path) -> None:
+    server.reply = lambda request, number: (200, completion("是", model="m-1-2024"))
+    assert texts(backend().generate([ask("q")], 5)) == ["是"]
+    (path,) = tmp_path.rglob("*.json")
+    assert json.loads(path.read_text())["answer"].get("answered_by") == "m-1-2024"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.example.com", "127.example.com", "localhost.example.com"])
+def test_another_machine_is_not_this_one_whatever_it_is_called(host: str, backend: Callable, monkeypatch: Any) -> None:
+    monkeypatch.delenv("A_KEY")
+    with pytest.raises(QilinError, match="wants a key"):
+        backend(endpoint=f"http://{host}/v1")
+
+
+@pytest.mark.parametrize("proxy", ["socks://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_one_sentence(proxy: str, backend: Callable, monkeypatch: Any) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(Exception, match="proxy|SOCKS") as raised:
+        backend(endpoint="http://api.example.invalid/v1").generate([ask("q")], 5)
+    assert isinstance(raised.value, QilinError) and "ALL_PROXY" in str(raised.value)
 
 
 def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
