@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,13 +32,15 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 ALL_REFUSED = 20
 # 408, 409, 425: asked at a bad moment. 429: too fast. From 500 on: the server's own trouble.
 BAD_MOMENT = frozenset({408, 409, 425, 429})
+# Bytes of an answer, unpacked.
+MAX_BODY = 1 << 23
 COUNTS = ("prompt_tokens", "completion_tokens")
 PLACEHOLDER = "no-key-needed"
 CHAT, TEXT = "chat/completions", "completions"
 
 Answer = dict[str, Any]
-"""What a request gave: what `read` made of its body, prompt_tokens, completion_tokens (None: not counted); or {"error":
-the server's reason}."""
+"""What a request gave: what `read` made of its body, prompt_tokens, completion_tokens (None: not counted),
+`answered_by` (the server's name of the model); or {"error": the server's reason}."""
 Read = Callable[[dict[str, Any]], dict[str, Any]]
 """read(body): what is wanted of a 200's body. LookupError, TypeError or ValueError for one that is no completion, and
 `Refused` for one that answers nothing."""
@@ -72,12 +75,9 @@ class Server:
         when the server refuses all of them; answers that arrived are on disk by then.
         """
         if self._client is None:
-            import openai
+            from qilin_lib.evaluate.client import opened
 
-            # A server on this machine is not reached through the proxy of HTTP_PROXY.
-            transport = openai.DefaultHttpxClient(trust_env=not self._local)
-            settings = {"api_key": self._key, "base_url": self.url, "timeout": self.timeout, "http_client": transport}
-            self._client = openai.OpenAI(max_retries=0, **settings)
+            self._client = opened(self.url, self._key, self.timeout, self._local)
         names = [json.dumps(body, sort_keys=True) for body in bodies]
         stop, pool = threading.Event(), ThreadPoolExecutor(self.threads)
         asked: dict[str, Future] = {}
@@ -167,7 +167,7 @@ class Server:
             counts = {name: spent.get(name) if isinstance(spent, dict) else None for name in COUNTS}
             if not all(type(count) is int and count >= 0 for count in counts.values()):
                 counts = dict.fromkeys(COUNTS)
-            answer = {**read(whole), **counts}
+            answer = {**read(whole), **counts, "answered_by": str(whole.get("model", ""))}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Again(f"a body that is no completion ({self._excerpt(raw.decode('utf-8', 'replace'))})") from None
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
@@ -183,14 +183,22 @@ class Server:
         calls = self._client.chat.completions if path == CHAT else self._client.completions
         said = {name: body[name] for name in ("model", "messages", "prompt") if name in body}
         more = {RENAMED.get(name, name) if self._renamed else name: body[name] for name in body if name not in said}
-        deadline, parts = time.monotonic() + self.timeout, []
+        deadline, parts, size = time.monotonic() + self.timeout, [], 0
         try:
             with calls.with_streaming_response.create(**said, extra_body=more) as response:
                 for part in response.iter_bytes():
                     parts.append(part)
+                    size += len(part)
+                    if size > MAX_BODY:
+                        raise _Final(f"a body of more than {MAX_BODY:,} bytes")
                     if time.monotonic() > deadline:
                         raise TimeoutError
         except openai.APIStatusError as error:
+            if error.status_code < 400:
+                place = self._excerpt(error.response.headers.get("location", "elsewhere"))
+                raise _Final(
+                    f"status {error.status_code}, requests are sent on to {place}; give that as endpoint"
+                ) from None
             raise self._judged(error, more) from None
         except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
             raise _Again(f"no whole answer within the timeout of {self.timeout:g} s") from None
@@ -318,7 +326,7 @@ def _base_url(url: str) -> tuple[str, bool]:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise QilinError(f"endpoint '{url}' is no URL of a server; give one like http://localhost:8000/v1")
-    local = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+    local = parts.hostname in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", parts.hostname))
     return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1"), local
 
 
