@@ -7,6 +7,7 @@ An averaged perceptron with a margin, in integers: the same input gives the same
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -275,6 +276,7 @@ def _numbered(given: list[Example], least: int) -> dict[str, int]:
 
 def main() -> None:
     """Write data/deid_weights.json from all labelled sentences, the frames and, where there are any, real texts."""
+    argparse.ArgumentParser(prog="python -m qilin_lib.chimed.deid_train", description=__doc__).parse_args()
     given = [*from_cases((*labelled_cases("tune"), *labelled_cases("train")), "case", 1)] * 5 + [*from_frames(1, 20)]
     if folder := os.environ.get("QILIN_RAW_DIR"):
         given += from_raw(Path(folder), 1_000_000)

@@ -97,7 +97,7 @@ def load_model(
     With `rewards` the same weights under a head of one output, a sequence classifier: a head that the folder lacks is
     drawn from torch's generator, and is never quantised, since it is trained as a whole. `dtype` is that of weights,
     or of the arithmetic if quantised. `attention` is transformers' `attn_implementation`, or "documents"
-    (`models.attention`). Raises QilinError if the weights are not safetensors, or if the family has no classifier.
+    (`models.attention`). QilinError: weights missing or not safetensors, a family without classifier.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
@@ -124,8 +124,9 @@ def load_model(
             bnb_4bit_compute_dtype=getattr(torch, dtype),
             llm_int8_skip_modules=[REWARD_HEAD] if rewards else None,
         )
-    model = loader.from_pretrained(
+    model, found = loader.from_pretrained(
         path,
+        output_loading_info=True,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
         device_map={"": device},
@@ -133,6 +134,13 @@ def load_model(
         trust_remote_code=False,
         **more,
     )
+    lacks = sorted(name for name in found["missing_keys"] if not (rewards and name.startswith(REWARD_HEAD)))
+    if lacks:
+        # transformers would draw them by chance, and only warn.
+        raise QilinError(
+            f"{path}: its files lack {len(lacks)} of the weights that config.json names, the first {lacks[0]}; nearest "
+            "valid: the model's files as published"
+        )
     # With it on, transformers ignores position ids that restart, and packed documents see each other.
     model.config.use_cache = False
     if quantised:

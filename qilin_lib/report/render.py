@@ -166,8 +166,8 @@ class Table:
             if not isinstance(cell, str):
                 return cell
             text = visible(cell).replace("\u2212", "-")
-            # An apostrophe before what a spreadsheet would run as a formula.
-            return f"'{text}" if re.match(r"[=+@\t\r]|-[^\d.]", text) else text
+            # An apostrophe before what a spreadsheet would run as a formula; a number, also with its interval, is none.
+            return f"'{text}" if re.match(r"[=+@\t\r＝＋＠－]|-(?![\d.,]+(?: [\[(%±]|%|$)|$)", text) else text
 
         shown = self.cells if len(self.cells) else self.frame.astype(object)
         return shown.map(safe).to_csv(index=False, lineterminator="\n")

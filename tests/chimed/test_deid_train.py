@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sys
 
 import pytest
 
@@ -54,3 +56,16 @@ def summed(text, weights):
     """The sum of weights of each place, from the features that training sees."""
     rows = [row for _, rows in deid_train.examples("", text, []) for row in rows]
     return {place: sum(weights.get(tag, 0) for tag in tags) for place, tags, _ in rows}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["RAW_DIR"]])
+def test_a_call_for_help_or_with_words_trains_nothing(arguments, monkeypatch):
+    trained = []
+    monkeypatch.setattr(deid_train, "train", lambda given: trained.append(given) or {"bias": 0})
+    monkeypatch.setattr(deid_train, "from_frames", lambda *_: [])
+    monkeypatch.setattr(deid_train, "from_cases", lambda *_: [])
+    monkeypatch.setattr(deid_train.Path, "write_text", lambda *_, **__: 0)
+    monkeypatch.setattr(sys, "argv", ["deid_train", *arguments])
+    with contextlib.suppress(SystemExit):
+        deid_train.main()
+    assert not trained

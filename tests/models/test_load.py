@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, made_once, write_shards
@@ -58,3 +60,21 @@ def test_a_disk_that_is_full_is_a_sentence(full_disk: None, tmp_path: Path) -> N
         made_once(tmp_path / "cache" / "tiny", lambda folder: folder.write_text("a" * 1_000_000))
     with pytest.raises(QilinError, match="/sys/qilin.* cannot be written"):
         made_once(Path("/sys/qilin/tiny"), lambda folder: None)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_weight_that_the_files_lack_is_an_error_and_not_drawn_by_chance(
+    quantised: bool, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(QilinError, match=r"model: .*lack.* 1 .*model\.layers\.1\.mlp\.down_proj\.weight"):
+        load_model(folder, quantised=quantised)
+    with pytest.raises(QilinError, match="down_proj"):
+        load_model(folder, rewards=True)
+
+
+def test_the_head_of_a_reward_model_may_be_drawn(tiny_model_dir: Path) -> None:
+    assert load_model(tiny_model_dir, rewards=True).score.out_features == 1

@@ -97,11 +97,11 @@ def test_write_all(tmp_path: Path, ledger: Any, tokens: Any, scores: Any) -> Non
 def test_text_of_the_data_runs_nowhere(scores: Any) -> None:
     groups = scores["cmexam"]["base"]["groups"]["department"]
     links = "[click](javascript:x) ![t](http://host/x.png)"
-    for text in ('=HYPERLINK("http://x")', links, "\x1b[31m\u202etxt", "\\input{x}"):
+    for text in ('=HYPERLINK("http://x")', "-2+3+cmd|' /C calc'!A0", "＝1+1", links, "\x1b[31m\u202etxt", "\\input{x}"):
         groups[text] = groups["眼科"]
     made = breakdowns.group_tables(scores)[0]
     lines = list(csv.DictReader(io.StringIO(made.csv())))
-    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
+    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@", "-2", "＝"))]
     assert "'=HYPERLINK" in made.csv() and "](" not in made.markdown()
     assert r"\input" not in made.latex() and "<img" not in made.html()
     for shown in (made.text(), made.markdown(), made.html(), made.latex()):
