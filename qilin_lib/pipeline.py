@@ -199,7 +199,6 @@ def run_notebook(name: str, profile: str, run: str, overrides: dict[str, Any]) -
 def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     import papermill
-    from nbclient.exceptions import DeadKernelError
 
     # papermill warns about names that the parameters cell does not list; `params.load` has checked them all.
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -216,7 +215,10 @@ def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
             cwd=params.ROOT,
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
-    except DeadKernelError:
+    except RuntimeError as error:
+        # nbclient's DeadKernelError, which papermill lets through.
+        if str(error) != "Kernel died":
+            raise
         print("FAILED", flush=True)
         raise NotebookFailed(
             f"{stage}: its Python process was killed, most often because memory ran out; the same command goes on from "
