@@ -232,19 +232,11 @@ BOMB = ", ".join(
         ("recursive alias", "extends: smoke\nbuild: &a\n  sources: [*a]\n"),
         ("deep nesting", "extends: smoke\nbuild: {sources: " + "[" * 5000 + "]" * 5000 + "}\n"),
         ("list as key", "extends: smoke\n? [a, b]\n: 3\n"),
-        ("list as key of a section", "extends: smoke\nbuild:\n  ? [a, b]\n  : 3\n"),
-        ("mapping as key", "extends: smoke\n? {a: b}\n: 3\n"),
         ("integer tag", "extends: smoke\nseed: !!int 0x10\n"),
-        ("float tag", "extends: smoke\ndpo: {beta: !!float .nan}\n"),
-        ("bool tag", "extends: smoke\ndpo: {dry_run: !!bool maybe}\n"),
-        ("timestamp tag", "extends: smoke\ndpo: {report_to: !!timestamp hello}\n"),
-        ("binary tag", "extends: smoke\ndpo: {report_to: !!binary aGk=}\n"),
         ("python tag", "extends: smoke\ndpo: {report_to: !!python/object/apply:os.getcwd []}\n"),
         ("tag of a mapping on a scalar", "extends: smoke\ndpo: !!map 3\n"),
         ("5,000 digits", "extends: smoke\nseed: " + "9" * 5000 + "\n"),
-        ("a long key", "extends: smoke\n? " + "k" * 100_000 + "\n: 3\n"),
         ("a long string", "extends: smoke\ndpo: {report_to: " + "k" * 100_000 + "}\n"),
-        ("a long list", "extends: smoke\ndpo: {report_to: [" + "k, " * 10_000 + "]}\n"),
         ("a large file", "extends: smoke\n# " + "k" * 2**20 + "\n"),
         ("nothing but NUL", "\0\0"),
         ("a section of one word", "extends: smoke\ndpo: false\n"),
@@ -274,55 +266,21 @@ def test_a_profile_may_be_named_with_its_suffix() -> None:
 # --- one profile, read strictly ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`profile(old, new)`: a params folder whose `mine.yaml` is smoke.yaml with one line changed."""
-    monkeypatch.setenv("QILIN_PARAMS_DIR", str(tmp_path))
-
-    def make(old: str, new: str) -> Path:
-        assert SMOKE.count(old) >= 1, f"smoke.yaml no longer has {old!r}"
-        path = tmp_path / "mine.yaml"
-        path.write_text(SMOKE.replace(old, new, 1), encoding="utf-8")
-        return path
-
-    return make
-
-
-# --- profiles ---------------------------------------------------------------------------------------------------------
-
-
-def test_unknown_key_in_a_section_names_file_and_nearest(profile) -> None:
-    path = profile("  beta: 0.1", "  betta: 0.1")
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert f"{path}: unknown key 'betta' in 'dpo:' (did you mean 'beta'?)" == str(refused.value)
-
-
-def test_unknown_section_names_file_and_nearest(profile) -> None:
-    path = profile("\ndpo:", "\ndop:")
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert str(refused.value).startswith(f"{path}: unknown key 'dop' (did you mean 'dpo'?)")
-
-
-def test_shared_key_inside_a_section_is_refused(profile) -> None:
-    profile("  beta: 0.1", "  beta: 0.1\n  seed: 3")
-    with pytest.raises(QilinError, match=r"unknown key 'seed' in 'dpo:'"):
-        load(profile="mine")
-
-
-def test_missing_key_is_named(profile) -> None:
-    profile("  beta: 0.1", "")
-    with pytest.raises(QilinError, match=r"05_dpo \(profile mine\): beta: Field required"):
-        load(profile="mine")
-
-
-def test_duplicate_key_names_file_and_both_lines(profile) -> None:
-    path = profile("  beta: 0.1", "  beta: 0.2\n  beta: 0.1")
-    first = path.read_text(encoding="utf-8").splitlines().index("  beta: 0.2") + 1
-    with pytest.raises(QilinError) as refused:
-        load(profile="mine")
-    assert str(refused.value) == f"{path}, line {first + 1}: key 'beta' stands twice (first in line {first})"
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("  beta: 0.1", "  betta: 0.1", "^{path}: unknown key 'betta' in 'dpo:' .did you mean 'beta'.."),
+        ("\ndpo:", "\ndop:", "^{path}: unknown key 'dop' .did you mean 'dpo'.."),
+        ("  beta: 0.1", "  beta: 0.1\n  seed: 3", "unknown key 'seed' in 'dpo:'"),
+        ("  beta: 0.1", "", "05_dpo .profile mine.: beta: Field required"),
+        ("  beta: 0.1", "  beta: 0.2\n  beta: 0.1", r"^{path}, line \d+: key 'beta' stands twice .first in line \d+"),
+        ("log_probs: false", "log_probs: NO", "precompute_ref_log_probs = 'NO': .*valid boolean"),
+    ],
+)
+def test_a_line_that_cannot_be_is_named(folder, old: str, new: str, sentence: str) -> None:
+    assert SMOKE.count(old) >= 1, f"smoke.yaml no longer has {old!r}"
+    path = folder(mine=SMOKE.replace(old, new, 1)) / "mine.yaml"
+    assert re.search(sentence.replace("{path}", re.escape(str(path))), refusal(profile="mine"))
 
 
 @pytest.mark.parametrize(
@@ -352,10 +310,3 @@ def test_yaml_scalars_are_those_of_yaml_1_2(tmp_path: Path, written: str, read: 
     (tmp_path / "a.yaml").write_text(f"key: {written}\n", encoding="utf-8")
     value = params.read_yaml(tmp_path / "a.yaml")["key"]
     assert value == read and type(value) is type(read)
-
-
-@pytest.mark.parametrize("value", ["NO", "yes", "12:30", '"true "', "1"])
-def test_a_flag_in_a_profile_is_true_or_false(profile, value: str) -> None:
-    profile("  precompute_ref_log_probs: false", f"  precompute_ref_log_probs: {value}")
-    with pytest.raises(QilinError, match="precompute_ref_log_probs = .*valid boolean"):
-        load(profile="mine")

@@ -98,23 +98,6 @@ def test_p_escapes_the_profile_s_name_and_every_value(tmp_path: Path, monkeypatc
     assert "<b>&" not in shown and f"&lt;b&gt;&amp;模型&lt;/b&gt;{'x' * 90}" in shown
 
 
-def test_what_changes_no_result_is_outside_the_key() -> None:
-    always = {"run", "profile", "from_run", "chain"}
-    training = {"stage", "dry_run", "report_to", "logging_steps", "save_steps", "max_heldout", "gpus", "nodes"}
-    training |= {"save_minutes", "save_total_limit", "bootstrap_resamples"}
-    training |= {"nproc_per_node", "deepspeed", "gradient_checkpointing", "attn_implementation"}
-    for model, outside in (
-        (schema.Build, {"workers"}),
-        (schema.Tokenize, set()),
-        (schema.Dcpt, training),
-        (schema.Dpo, training | {"sampled_prompts", "allow_high_lr"}),
-        (schema.Evaluate, {"gpus", "processes", "batch_size", "medalign_endpoints"}),
-        (schema.CaseStudy, set()),
-        (schema.Bias, {"gpus", "processes", "batch_size"}),
-    ):
-        assert annotations.outside_key(model) == always | outside, model
-
-
 # --- null -------------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, made_once, write_shards
 
@@ -58,6 +59,8 @@ def test_a_disk_that_is_full_is_a_sentence(full_disk: None, tmp_path: Path) -> N
         write_shards(tmp_path / "merged", [("a", torch.zeros(100_000))])
     with pytest.raises(QilinError, match="cannot be written: File too large; make room"):
         made_once(tmp_path / "cache" / "tiny", lambda folder: folder.write_text("a" * 1_000_000))
+    with pytest.raises(QilinError, match=r"scores\.json cannot be written: File too large; make room"):
+        files.write_text(tmp_path / "scores.json", "a" * 1_000_000)
     with pytest.raises(QilinError, match="/sys/qilin.* cannot be written"):
         made_once(Path("/sys/qilin/tiny"), lambda folder: None)
 

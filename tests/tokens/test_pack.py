@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from helpers import families
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_lib.tokens.pack import Blocks, load_blocks, pack
+from qilin_lib.tokens.pack import Blocks, pack
 from qilin_lib.tokens.template import IGNORE
 
 EOS, PAD = 3, 0
@@ -56,15 +55,6 @@ def test_padding_of_the_end_tokens_id_carries_no_loss() -> None:
     assert blocks.ids.tolist() == [[7, 8, EOS, EOS, EOS, EOS]]
     assert blocks.labels.tolist() == [[IGNORE, 8, EOS, IGNORE, IGNORE, IGNORE]]
     assert blocks.positions.tolist() == [[0, 1, 2, 0, 1, 2]]
-
-
-def test_saved_blocks_come_back_and_keep_their_bytes(tmp_path: Path) -> None:
-    blocks = pack([[5, 6, 7], [8, 9]], 4, EOS, PAD)
-    for name in ("a.npy", "b.npy"):
-        blocks.save(tmp_path / name)
-    again = load_blocks(tmp_path / "a.npy")
-    assert all((getattr(again, part) == array).all() for part, array in vars(blocks).items())
-    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 @pytest.fixture(scope="module")
