@@ -146,3 +146,16 @@ def test_a_bad_row_is_listed_with_its_line(tmp_path: Path) -> None:
         (4, "rubrics"),
         (5, "id a came before"),
     ]
+
+
+def test_a_patient_that_comes_again_in_another_file_is_asked_once(tmp_path: Path) -> None:
+    case = {
+        "prompt": "疼。",
+        "record": [{"words": ["几天"], "says": "三天。"}],
+        "rubrics": [{"criterion": "好", "points": 1}],
+    }
+    for name, cases in {"1": ["a"], "2": ["a"], "3": ["b", "a"]}.items():
+        write_jsonl(tmp_path / "patients" / f"{name}.jsonl", [{"id": one, **case} for one in cases])
+    made = task(tmp_path)
+    assert [item.id for item in made.items] == ["a", "b"]
+    assert [(row["file"], row["line"]) for row in made.invalid] == [("2.jsonl", 1), ("3.jsonl", 2)]
