@@ -6,7 +6,7 @@ The files of a benchmark's raw folder are found, unpacked and decoded by the cod
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -192,6 +192,29 @@ def part(folder: Path, file: Found, judged: Iterable[tuple[int, str, Item]]) -> 
     if not items:
         first = f", the first (line {invalid[0]['line']}) because: {invalid[0]['detail']}" if invalid else ""
         raise Unreadable(folder / file.file, f"has no usable row among {len(invalid)}{first}")
+    return items, invalid
+
+
+def all_parts(
+    folder: Path, files: Sequence[Found], judged: Callable[[str, Any], tuple[str, Item]], fits: Callable | None = None
+) -> Reading:
+    """`part` of every file, and an id that an earlier file had is unusable too.
+
+    judged(place, row), with a place of its own for each row: (what is wrong, item); `fits`: as in `records`.
+    """
+    items, invalid, known = [], [], set()
+    for number, file in enumerate(files):
+        rows = [(line, *judged(f"{number}-{line}", row)) for line, row in records(folder, file, fits)]
+        lines = {item.id: line for line, _, item in reversed(rows)}
+        usable, bad = part(folder, file, rows)
+        again = [item for item in usable if item.id in known]
+        items += [item for item in usable if item.id not in known]
+        invalid += bad
+        invalid += [
+            unusable(item.benchmark, label(file), lines[item.id], f"id {item.id} came before", item.question)
+            for item in again
+        ]
+        known |= {item.id for item in usable}
     return items, invalid
 
 

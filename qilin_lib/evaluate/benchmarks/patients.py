@@ -21,7 +21,7 @@ from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
 from qilin_lib.evaluate.endpoint import EndpointBackend
 from qilin_lib.evaluate.intervals import mean_of
-from qilin_lib.evaluate.items import Item, cap, files_of, part, records, said
+from qilin_lib.evaluate.items import Item, all_parts, cap, files_of, said
 from qilin_lib.evaluate.judging.verdicts import Criterion
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
@@ -172,12 +172,9 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
                 "null: the record itself answers"
             )
         actor = params.baselines[own.by]
-    items, invalid, cases = [], [], {}
+    cases: dict[str, Case] = {}
     with files_of(folder, "**/*.jsonl") as files:
-        for file in files:
-            rows = [(line, *_case(f"{file.file}:{line}", row, cases)) for line, row in records(folder, file)]
-            for found, into in zip(part(folder, file, rows), (items, invalid), strict=True):
-                into += found
+        items, invalid = all_parts(folder, files, partial(_case, cases), _fits)
     kept = cap(items, params.max_items_further, params.seed)
     settings = {
         "max_new_tokens": params.max_new_tokens_dialogue,
@@ -189,7 +186,11 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     return [Patients(name, FIXED, "test", params.max_items_further, kept, invalid, settings, "char", kept_cases, actor)]
 
 
-def _case(place: str, row: Any, cases: dict[str, Case]) -> tuple[str, Item]:
+def _fits(row: Any) -> bool:
+    return isinstance(row, dict) and {"prompt", "record"} <= row.keys()
+
+
+def _case(cases: dict[str, Case], place: str, row: Any) -> tuple[str, Item]:
     """(what is wrong with a row, the item), whose case is put into `cases`."""
     bare = Item("patients", place, "test", None, "", None, None, "")
     if isinstance(row, Reject):
@@ -198,6 +199,5 @@ def _case(place: str, row: Any, cases: dict[str, Case]) -> tuple[str, Item]:
         case = Case.model_validate(row)
     except ValidationError as failure:
         return failure_sentence(Case, failure), bare
-    came_before = f"id {case.id} came before" if case.id in cases else ""
     cases.setdefault(case.id, case)
-    return came_before, replace(bare, id=case.id, question=case.prompt)
+    return "", replace(bare, id=case.id, question=case.prompt)

@@ -14,7 +14,7 @@ from typing import Any
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
-from qilin_lib.evaluate.items import Item, cap, files_of, label, part, records, said, unusable
+from qilin_lib.evaluate.items import Item, all_parts, cap, files_of, said
 from qilin_lib.evaluate.judging.verdicts import Criterion, rubric
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
@@ -39,17 +39,9 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
 
     Unusable: what is not of this form. Unreadable when there is no file, or no usable row in one.
     """
-    items, invalid, criteria = [], [], {}
+    criteria: dict[str, list[Criterion]] = {}
     with files_of(folder, "**/*.jsonl") as files:
-        for number, file in enumerate(files):
-            rows = [(line, *_item(f"{number}-{line}", row, criteria)) for line, row in records(folder, file, _fits)]
-            read, bad = part(folder, file, rows)
-            known, lines = {item.id for item in items}, {item.id: line for line, _, item in rows}
-            items += [item for item in read if item.id not in known]
-            again = [item for item in read if item.id in known]
-            place = partial(unusable, name, label(file))
-            invalid += bad
-            invalid += [place(lines[item.id], f"id {item.id} came before", item.question) for item in again]
+        items, invalid = all_parts(folder, files, partial(_item, criteria), _fits)
     kept = cap(items, params.max_items_further, params.seed)
     new, own = {"max_new_tokens": params.max_new_tokens_dialogue}, {item.id: criteria[item.id] for item in kept}
     return [Rubrics(name, FIXED, "test", params.max_items_further, kept, invalid, new, params.tokenisation, own)]
@@ -59,7 +51,7 @@ def _fits(row: Any) -> bool:
     return isinstance(row, dict) and {"prompt", "rubrics"} <= row.keys()
 
 
-def _item(identity: str, row: Any, criteria: dict[str, list[Criterion]]) -> tuple[str, Item]:
+def _item(criteria: dict[str, list[Criterion]], identity: str, row: Any) -> tuple[str, Item]:
     """(what is wrong with it, the item), whose criteria are put into `criteria`."""
     identity = str(row.get("prompt_id") or identity) if isinstance(row, dict) else identity
     bare = Item("rubrics", identity, "test", None, "", None, None, "")
