@@ -140,6 +140,7 @@ def params() -> SimpleNamespace:
         max_items_further=4,
         max_new_tokens_cmexam=12,
         max_new_tokens_huatuo=9,
+        perplexity=False,
         max_new_tokens_ner=9,
         max_new_tokens_dialogue=9,
         tokenisation="char",
