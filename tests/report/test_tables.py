@@ -275,3 +275,9 @@ def test_intervals_take_the_profile_s_resamples_and_seed(tmp_path: Path) -> None
     files.write_jsonl(tmp_path / "reward" / "log.jsonl", [{"step": 1, "loss": 0.7, "accuracy": 0.5, "margin": 0.0}])
     shown = [second.reward_parts(tmp_path, SimpleNamespace(**profile))[0] for profile in profiles]
     assert len({table.words["margin"][0] for table in shown}) == 3
+
+
+def test_paired_differences_are_named_as_in_the_other_tables(scores: dict) -> None:
+    shown = breakdowns.paired_table(scores).words
+    assert {*shown["Benchmark"]} <= {"C-Eval", "CMExam", "Huatuo-26M"}
+    assert "F1 (weighted)" in [*shown["Metric"]] and not shown["Metric"].str.contains("_").any()
