@@ -15,15 +15,17 @@ from qilin_lib.evaluate.benchmarks.cmexam import NOT_ANNOTATED
 from qilin_lib.models import names
 from qilin_lib.report.cells import NAMES, Score
 from qilin_lib.report.frames import name_of, ordered
-from qilin_lib.report.paper import ExternalTable
+from qilin_lib.report.paper import TABLES, ExternalTable
 from qilin_lib.report.render import Table, view
-from qilin_lib.report.tables import Column, Scores, across, by_model, score_rows
+from qilin_lib.report.tables import LABELS, Column, Scores, across, by_model, score_rows
 
 _ANNOTATIONS = strict_yaml.read(Path(__file__).with_name("annotations.yaml"))
 # English names of CMExam's annotation columns and of their values.
 COLUMNS: dict[str, str] = _ANNOTATIONS["columns"]
 ENGLISH: dict[str, str] = _ANNOTATIONS["values"]
 CATEGORIES = NAMES["categories"]
+# {a score's name: its heading in Tables 4-6}.
+HEADINGS = {name: heading for table in TABLES.values() for name, heading in table.columns.items()}
 
 
 def category_table(scores: Scores, digest: str = "") -> Table:
@@ -96,7 +98,8 @@ def paired_table(scores: Scores) -> Table:
         compared = f"({name_of(scores, pair['model_b'])}) \u2212 ({name_of(scores, pair['model_a'])})"
         gap = Score.of({**pair, "value": pair["difference"]}, "+.2f")
         tests = [Score(pair.get(name), form=".3g") for name in ("p", "p_adjusted")]
-        rows.append([pair["benchmark"], pair["metric"], compared, gap, *tests])
+        labels = LABELS.get(pair["benchmark"], pair["benchmark"]), HEADINGS.get(pair["metric"], pair["metric"])
+        rows.append([*labels, compared, gap, *tests])
     instead, count = "" if rows else "no_pairs", len(rows)
     return view("tables", "paired", rows, (), names.foot(scores), "A1", compact=True, instead=instead, count=count)
 
