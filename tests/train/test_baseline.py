@@ -155,6 +155,9 @@ def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
 
     model = train()
     assert train() == model and len(started) == 1
+    # A renamed run is the same training.
+    stage.parameters = params.load("06_eval", {"run": "renamed"})
+    assert train() == model and len(started) == 1
     train(lora_r=4)
     assert len(started) == 2 and files.read_json(model.parent / "key.json")["parameters"]["lora_r"] == 4
     files.write_jsonl(stage.parent("01_build_chimed") / "sft.jsonl", ROWS[:22])

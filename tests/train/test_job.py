@@ -27,12 +27,14 @@ from qilin_lib.train.methods import Method
 
 # Stands in for a method's module: it writes what it was told, and fails once where it is asked to.
 CHILD = """
-import shutil, sys
+import os, shutil, sys
 from qilin_lib import files
 
 def work(job):
     (job.out / "checkpoints" / "checkpoint-2").mkdir(parents=True, exist_ok=True)
     print('QILIN-PROGRESS {"text": "half way"}', flush=True)
+    if getattr(job.parameters, "killed", False):
+        os.kill(os.getpid(), 9)
     if getattr(job.parameters, "fails", False) and not (job.out / "failed").exists():
         (job.out / "failed").touch()
         sys.exit("no luck")
@@ -125,6 +127,12 @@ def test_a_failed_child_is_named_keeps_its_checkpoints_and_goes_on(start: Callab
     folder = tmp_path / "08_rlhf" / "reward"
     assert (folder / "checkpoints" / "checkpoint-2").is_dir() and not (folder / "facts.json").exists()
     assert start(fails=True)["facts"] == {"ran": 1}
+
+
+def test_a_phase_that_a_signal_ends_is_named_by_it(start: Callable) -> None:
+    """Phases on the CPU are forked from one process, which takes the same end."""
+    with pytest.raises(QilinError, match=r"the process ended with signal 9 \(Killed\)"):
+        start(killed=True)
 
 
 def test_scoring_that_fails_is_repeated_and_the_training_is_not(start: Callable, tmp_path: Path) -> None:
