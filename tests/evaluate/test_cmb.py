@@ -13,6 +13,8 @@ from qilin_lib import report
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
+from qilin_lib.evaluate.benchmarks.answers import marked
+from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
@@ -129,3 +131,9 @@ def test_its_scores_stand_in_a_table_of_its_own(
 def test_the_schema_knows_every_benchmark_of_the_registry() -> None:
     """A misspelt name is refused before any notebook runs, so the names stand among the parameters too."""
     assert get_args(FurtherBenchmark) == tuple(FURTHER) and get_args(PaperBenchmark) == tuple(PAPER)
+
+
+@pytest.mark.parametrize("letters", ["AB", "ABCD", "B", None])
+def test_a_part_of_a_right_answer_of_several_letters_is_wrong(letters: str | None) -> None:
+    item = Item("cmb", "1", "val", None, "问", {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}, "ABD", "")
+    assert marked(item, letters)["correct"] is False and marked(item, "ABD")["correct"] is True
