@@ -221,7 +221,7 @@ def test_two_people_without_a_name_stay_two(tmp_path):
     assert len(judges) == 2
 
 
-def test_no_side_of_the_sheet_belongs_to_a_model(tmp_path: Any) -> None:
+def test_no_side_of_the_sheet_belongs_to_a_model(tmp_path):
     page, key = sheet.write(pairs(30), ZHONGJING, tmp_path, seed=3)
     orders = [game["order"] for game in sheet.read_json(key)["games"].values()]
     assert 5 < orders.count("ab") < 25 and set(orders) == {"ab", "ba"}
