@@ -117,7 +117,7 @@ def test_its_scores_stand_in_a_table_of_its_own(
     answer_all(tasks, {"base": lambda: Candidate(tokenizer, template)}, {"base": 0}, tmp_path)
     about = {"names": {"base": "tiny"}, "base": {"name": "tiny", "parameters": 9}, "as_paper": []}
     scores = score(tasks, {"cmb": ["base"]}, tmp_path, asked) | {"run": about}
-    (table,) = chimed_gpt.tables(scores)
+    *_, table = chimed_gpt.tables(scores)
     notes = " ".join(table.notes)
     assert table.title == "CMB-Exam" and "split val" in notes and "unusable rows of the benchmark 1" in notes
     assert list(table.frame.columns[:4]) == ["Model", "accuracy", "one answer", "several answers"]
