@@ -58,16 +58,10 @@ def check(stage: Stage) -> None:
         return
     # The headers of the weight files name most modules; a look at all of them imports transformers.
     found = sizes(base)
-    try:
-        if parameters.peft or not (found.names(targets) and found.names(whole)):
-            model = skeleton(shape(base))
-            check_modules(model, parameters, rewards=hasattr(parameters, "reward"))
-            check_adapter(model, parameters)
-    except re.error as reason:
-        raise QilinError(
-            f"{parameters.notebook}: target_modules: '{targets}': no regular expression ({reason}); nearest valid: "
-            "all-linear, or a list of names"
-        ) from None
+    if parameters.peft or not (found.names(targets) and found.names(whole)):
+        model = skeleton(shape(base))
+        check_modules(model, parameters, rewards=hasattr(parameters, "reward"))
+        check_adapter(model, parameters)
 
 
 def refuse_empty(stage: Stage) -> None:

@@ -140,7 +140,8 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     planned, scales = prepare(sample.raw_dir(), load("06_eval")), attitudes.prepare(load("09_bias"))
     plan.write(planned, tmp_path / "06")
     assert plan.read(tmp_path / "06", KINDS) == [replace(task, invalid=[]) for task in planned]
-    assert {type(task).__name__ for task in planned} == KINDS.keys() - {"Attitudes", "Cmb", "Rubrics", "MedAlign"}
+    others = {"Attitudes", "Cmb", "Rubrics", "Patients", "MedAlign"}
+    assert {type(task).__name__ for task in planned} == KINDS.keys() - others
     assert len(list((tmp_path / "06").glob("ceval*"))) == 1, "both protocols ask the same items"
     plan.write(scales, tmp_path / "09")
     for task, again in zip(scales, plan.read(tmp_path / "09", KINDS), strict=True):

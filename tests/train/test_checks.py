@@ -75,8 +75,10 @@ def test_a_misspelt_module_is_found_before_anything_starts(stage: Callable, note
     with pytest.raises(QilinError, match=rf"{notebook}: target_modules: 'gate_porj' .*'gate_proj'"):
         checks.check(asked)
     checks.check(stage(notebook, ["train"], [], **wrong, finetuning="full"))
-    with pytest.raises(QilinError, match=rf"{notebook}: target_modules: '\*q_proj': no regular expression"):
+    with pytest.raises(QilinError, match=rf"{notebook}.*target_modules = '\*q_proj': no regular expression"):
         checks.check(stage(notebook, ["train"], [], target_modules="*q_proj"))
+    with pytest.raises(QilinError, match=rf"{notebook}: peft: .*exclude_modules.*nothing to repeat"):
+        checks.check(stage(notebook, ["train"], [], peft={"exclude_modules": "*q_proj"}))
 
 
 @pytest.mark.parametrize(
