@@ -154,3 +154,14 @@ def _kill_when(stage: Stage, raw_dir: Path, enough: int) -> None:
 def _written(stage: Stage) -> int:
     paths = {path.with_name(path.name.rpartition(".part")[0] + ".jsonl") for path in stage.dir.rglob("*.part*")}
     return sum(store.count(path) for path in paths)
+
+
+def test_a_judge_that_answers_no_benchmark_judges(make_stage: Callable[..., Stage], shown: list[str]) -> None:
+    """`benchmarks: []` is how a profile says that a baseline is there to judge."""
+    own = {"judge": {"by": "reader", "preset": "disc", "max_items": 2}}
+    reader = {"model": "base", "benchmarks": []}
+    stage = make_stage(
+        "judged", processes=1, benchmarks=["huatuo"], further_benchmarks=[], baselines={"reader": reader}, **own
+    )
+    judged = run.evaluate(stage, shown.append)["judged"]
+    assert judged["judge"] == "reader" and sum(row["n"] + row["unread"] for row in judged["ratings"]) == 2
