@@ -134,7 +134,8 @@ def work(job: str | Path) -> None:
         {name: shots(stage, name) for name in load},
         stage.dir,
         Share(rank, said["workers"], tell if rank == 0 else None, getattr(parameters, "ask_errors_again", False)),
-        evidence.benchmarks(parameters),
+        # A judge may answer no benchmark itself.
+        {} if said["only"] else evidence.benchmarks(parameters),
         {name for name in load if evidence.parts(name)[0] in parameters.baselines},
     )
 

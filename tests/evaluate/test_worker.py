@@ -158,10 +158,11 @@ def _written(stage: Stage) -> int:
 
 def test_a_judge_that_answers_no_benchmark_judges(make_stage: Callable[..., Stage], shown: list[str]) -> None:
     """`benchmarks: []` is how a profile says that a baseline is there to judge."""
-    own = {"judge": {"by": "reader", "preset": "disc", "max_items": 2}}
+    own = {"judge": {"by": "reader", "preset": "disc", "max_items": 2, "max_new_tokens": 8}}
     reader = {"model": "base", "benchmarks": []}
     stage = make_stage(
         "judged", processes=1, benchmarks=["huatuo"], further_benchmarks=[], baselines={"reader": reader}, **own
     )
     judged = run.evaluate(stage, shown.append)["judged"]
+    assert "unfinished" not in judged, judged
     assert judged["judge"] == "reader" and sum(row["n"] + row["unread"] for row in judged["ratings"]) == 2
