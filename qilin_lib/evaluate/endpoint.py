@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from qilin_lib import files
+from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.prompts import SEED, Messages, Prompt, as_text, asked_as
 from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP, Reply, replied
@@ -24,6 +24,12 @@ TOP = 20
 """Likeliest tokens that a server names, the most that OpenAI's does."""
 # Servers call a regular end "stop", "eos", "end_turn", or nothing.
 ENDINGS = {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR}
+
+
+def connected(line: Baseline, threads: int) -> EndpointBackend:
+    """The model at a line's endpoint, `threads` requests at a time unless the line says how many; answers are kept in
+    the cache of all runs."""
+    return EndpointBackend(line, line.concurrency or threads, runs.cache_dir() / "responses")
 
 
 class EndpointBackend:

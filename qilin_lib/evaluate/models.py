@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import chains, files, runs
+from qilin_lib import chains, files
 from qilin_lib.errors import QilinError, nearest, sentence
 from qilin_lib.evaluate import sequence
 from qilin_lib.evaluate.backends import TransformersBackend
-from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.prompts import AS_IT_COMES, Asking, asked_as
 from qilin_lib.evaluate.templates import AUTO, CHAT, of_others, unspoken
 from qilin_lib.evaluate.vllm_backend import VllmBackend
@@ -204,7 +204,7 @@ def _endpoint(stage: Stage, name: str) -> EndpointBackend:
     line = stage.parameters.baselines[name]
     if line.finetune is not None:
         raise QilinError(f"{named(stage, name)}.finetune: a model at an endpoint is not trained; nearest valid: null")
-    return EndpointBackend(line, line.concurrency or stage.parameters.batch_size, runs.cache_dir() / "responses")
+    return connected(line, stage.parameters.batch_size)
 
 
 def _whole(stage: Stage, weights: Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qilin_lib import files, runs
 from qilin_lib.chains import BUILD, TOKENIZE
-from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import STOP, spoken
 from qilin_lib.progress import live_line
@@ -24,7 +24,7 @@ from qilin_lib.schema import Baseline
 from qilin_lib.train.one_stage import documents, unified
 
 QUESTION_FROM, LONGEST_QUESTION, ANSWER_FROM = 400, 180, 600
-TRIES, TOGETHER, NEW_TOKENS = 2, 256, 1024
+TRIES, TOGETHER, NEW_TOKENS, AT_A_TIME = 2, 256, 1024, 8
 ASK = "请根据下面的文本提出一个问题，使文本的内容能够回答它。问题要独立完整，不要提到文本本身。只写问题。\n\n{text}"
 ANSWER = (
     "请根据下面的资料回答问题，语气自然，像医生直接回答患者一样，不要提到资料本身。\n\n资料：{text}\n\n问题：{question}"
@@ -45,12 +45,11 @@ def unify(
     Replies are cached, so that a call that was killed, or comes again, asks nothing twice. QilinError as `Server.ask`.
     """
     backends = [
-        EndpointBackend(
+        connected(
             line.model_copy(
                 update={"temperature": line.temperature or 1.0, "request": {"seed": number} | line.request}
             ),
-            line.concurrency or 8,
-            runs.cache_dir() / "responses",
+            AT_A_TIME,
         )
         for number in range(1, TRIES + 1)
     ]

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from qilin_lib import runs
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
-from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.intervals import mean_of
 from qilin_lib.evaluate.items import Item, all_parts, cap, files_of, said
 from qilin_lib.evaluate.judging.verdicts import Criterion
@@ -94,10 +93,17 @@ class Talk:
 
 @dataclass(frozen=True)
 class Patients(Dialogues):
-    """Conversations with simulated patients; `cases` by the items' ids, `actor` at an endpoint, None: the record."""
+    """Conversations with simulated patients; `cases` by the items' ids; `actor` at an endpoint, asked `threads`
+    times at once, None: the record."""
 
     cases: dict[str, Case]
     actor: Baseline | None
+    threads: int
+
+    @cached_property
+    def player(self) -> EndpointBackend:
+        """The actor's endpoint: one for all conversations, since its limit of requests is."""
+        return connected(self.actor, self.threads)
 
     @property
     def criteria(self) -> dict[str, list[Criterion]]:
@@ -131,7 +137,7 @@ class Patients(Dialogues):
 
     def _patients(self, talks: Sequence[Talk]) -> list[Reply]:
         if self.actor is not None:
-            return _played(self.actor, talks, self.settings["max_new_tokens"])
+            return _played(self.player, talks, self.settings["max_new_tokens"])
         replies = []
         for talk in talks:
             turn = talk.item.history[-1][1]
@@ -145,9 +151,7 @@ class Patients(Dialogues):
         return {"gathered": mean_of(shares)} | failures(records, unsaid)
 
 
-def _played(actor: Baseline, talks: Sequence[Talk], new_tokens: int) -> list[Reply]:
-    backend = EndpointBackend(actor, actor.concurrency or len(talks), runs.cache_dir() / "responses")
-
+def _played(backend: EndpointBackend, talks: Sequence[Talk], new_tokens: int) -> list[Reply]:
     def turn(talk: Talk, *_: Any) -> Messages:
         record = "\n".join(fact.says for fact in talk.case.record)
         so_far = "\n".join([f"患者：{talk.case.prompt}", *talk.lines])
@@ -183,7 +187,21 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
         "cases": [cases[item.id].model_dump() for item in kept],
     }
     kept_cases = {item.id: cases[item.id] for item in kept}
-    return [Patients(name, FIXED, "test", params.max_items_further, kept, invalid, settings, "char", kept_cases, actor)]
+    return [
+        Patients(
+            name,
+            FIXED,
+            "test",
+            params.max_items_further,
+            kept,
+            invalid,
+            settings,
+            "char",
+            kept_cases,
+            actor,
+            params.batch_size,
+        )
+    ]
 
 
 def _fits(row: Any) -> bool:
