@@ -7,7 +7,7 @@ from collections import Counter
 from unicodedata import normalize
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qilin_lib.chimed.deid_model import odds
@@ -195,6 +195,7 @@ def test_hard_negatives_stay(text):
     assert deidentify(text) == (text, {})
 
 
+@example("王电话证件570307200501252416。王电话王", True)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.booleans())
 def test_twice_changes_nothing(raw, medical):
     text, _ = deidentify(raw, medical)
