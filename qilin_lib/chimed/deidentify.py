@@ -49,19 +49,21 @@ def find(text: str, medical: bool = True) -> list[Span]:
     and account numbers. Its names, addresses and dates of birth are those of novels and encyclopedias, not of patients.
     """
     groups, hinted = (GROUPS, _hinted) if medical else (_DIRECT_GROUPS, _hinted_direct)
-    view = text.translate(_WIDE) if _wide(text) else text
-    at: Sequence[int] = range(len(text) + 1)
-    if "[" in text:
-        view, at = blotted(view, at, [(*mark.span(), mark[1]) for mark in _placeholders(text)])
+    plain = text.translate(_WIDE) if _wide(text) else text
+    marks = [(*mark.span(), mark[1]) for mark in _placeholders(text)] if "[" in text else []
+    view, at = blotted(plain, range(len(text) + 1), marks) if marks else (plain, range(len(text) + 1))
     spans: list[Span] = []
     # Going on until nothing more is found is what makes a second call find nothing.
     for _ in range(_PASSES):
         rules = [rule for group in groups if group.search(view) for rule in group.rules] if hinted(view) else []
         view, at, new = _taken(view, at, [*rules, *NAME_RULES] if medical else rules)
-        if not new:
-            break
         spans += new
-    return sorted(spans + _again(text, spans)) if spans else spans
+        if repeated := _again(text, spans):
+            spans += repeated
+            view, at = blotted(plain, range(len(text) + 1), sorted(marks + spans))
+        elif not new:
+            break
+    return sorted(spans)
 
 
 def blotted_numbers(text: str) -> tuple[str, Sequence[int]]:
@@ -84,7 +86,7 @@ def _taken(view: str, at: Sequence[int], rules: Sequence[Rule]) -> tuple[str, Se
 def _again(text: str, spans: list[Span]) -> list[Span]:
     """Where the text repeats what was found: numbers and accounts, and names that are too long to be a word."""
     kinds = {text[start:end]: kind for start, end, kind in spans if end - start >= _REPEATED.get(kind, len(text))}
-    if not kinds:
+    if not any(text.count(value) > 1 for value in kinds):
         return []
     taken = {place for start, end, _ in spans for place in range(start, end)}
     # A number is repeated as a whole, not as a part of a longer one.
