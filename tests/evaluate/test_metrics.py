@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.intervals import POSITIVE, Statistic, paired, ratio, summary
 from qilin_lib.evaluate.metrics import bleu, distinct, f1_rows, f1_weighted, overlaps, perplexity, tokenize
 
 REFERENCES = [
@@ -104,5 +105,19 @@ def test_weighted_f1_is_scikit_learns_with_unparsed_as_a_class(share_unparsed: f
 
 
 def test_perplexity_is_that_of_all_characters_together() -> None:
-    statistic = perplexity([-2.0, -9.0], [4, 6])
-    assert statistic.value(statistic.rows.sum(axis=0)) == pytest.approx(math.exp(11 / 10))
+    assert summary(perplexity([-2.0, -9.0], [4, 6]), 10, 0)["value"] == pytest.approx(math.exp(11 / 10))
+
+
+def test_the_interval_of_a_perplexity_is_that_of_its_logarithm() -> None:
+    losses, sizes = [310.0, 21.0, 64.0], [50, 6, 10]
+    found = summary(perplexity([-loss for loss in losses], sizes), 199, 0)
+    per_character = Statistic(np.array([losses, sizes]).T, ratio, bounds=POSITIVE)
+    expected = summary(per_character, 199, 0)
+    assert found == expected | {end: pytest.approx(math.exp(expected[end])) for end in ("value", "low", "high")}
+
+
+def test_the_difference_of_two_perplexities_lies_within_its_interval() -> None:
+    sizes = [10] * 20
+    base, trained = (perplexity([-place * (1 + item % 3 / 10) for item in range(20)], sizes) for place in (60, 20))
+    row = paired(base, trained, 199, 0)
+    assert row["difference"] < -400 and row["low"] < row["difference"] < row["high"] < 0
