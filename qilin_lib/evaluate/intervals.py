@@ -32,6 +32,7 @@ class Statistic:
 
     `rows` [N, …], one an item; `value` maps sums of rows [..., …] to the metric [...], which lies within `bounds`;
     `correct` [N] is set if it is a share of right items, `groups` [N] (0, 1, …) if it is the mean of groups' shares.
+    `shown` is the rising function between the metric, on whose scale an interval is computed, and what is told of it.
     """
 
     rows: np.ndarray
@@ -39,6 +40,7 @@ class Statistic:
     correct: np.ndarray | None = None
     groups: np.ndarray | None = None
     bounds: tuple[float, float] = PERCENT
+    shown: Callable[[np.ndarray], np.ndarray] = np.positive
 
 
 def mean_of(values: Sequence[float] | np.ndarray, bounds: tuple[float, float] = PERCENT) -> Statistic:
@@ -78,7 +80,7 @@ def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] 
     _check_finite(statistic, ids)
     value = float(statistic.value(statistic.rows.sum(axis=0)))
     if n < LEAST:
-        return {"value": value, "n": n, "low": None, "high": None}
+        return {"value": float(statistic.shown(value)), "n": n, "low": None, "high": None}
     if statistic.correct is not None:
         # Trials that a plain proportion would need for the variance of this mean of shares (Korn and Graubard 1998).
         (share,), sizes, (shares,) = _shares(statistic.groups, statistic.correct)
@@ -92,6 +94,7 @@ def summary(statistic: Statistic, resamples: int, seed: int, ids: Sequence[str] 
             # No bootstrap sees beyond items that are all alike; of scores within bounds, proportions spread the most.
             share = min(1.0, max(0.0, (value - least) / (most - least)))
             low, high = (least + (most - least) * bound for bound in wilson(share, n))
+    value, low, high = (float(statistic.shown(number)) for number in (value, low, high))
     return {"value": value, "n": n, "low": low, "high": high}
 
 
@@ -189,23 +192,27 @@ def paired(a: Statistic, b: Statistic, resamples: int, seed: int) -> Summary:
         return row
     _check_finite(a)
     _check_finite(b)
-    row["difference"] = float(b.value(b.rows.sum(axis=0)) - a.value(a.rows.sum(axis=0)))
+
+    def difference(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return b.shown(b.value(right)) - a.shown(a.value(left))
+
+    row["difference"] = float(difference(a.rows.sum(axis=0), b.rows.sum(axis=0)))
     if len(a.rows) < LEAST:
         return row
     if a.correct is None or b.correct is None:
 
-        def difference(sums: np.ndarray) -> np.ndarray:
+        def both(sums: np.ndarray) -> np.ndarray:
             left, right = np.split(sums, [_flat(a).shape[1]], axis=-1)
             lead = sums.shape[:-1]
-            return b.value(right.reshape(*lead, *b.rows.shape[1:])) - a.value(left.reshape(*lead, *a.rows.shape[1:]))
+            return difference(left.reshape(*lead, *a.rows.shape[1:]), right.reshape(*lead, *b.rows.shape[1:]))
 
-        gap = Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), difference)
-        low, high, p = studentised(gap, resamples, seed)
-        if low == high:
+        widest = a.bounds[1] - a.bounds[0]
+        low, high, p = studentised(Statistic(np.concatenate([_flat(a), _flat(b)], axis=1), both), resamples, seed)
+        if low == high and math.isfinite(widest):
             # Pairs that are all alike: as if so large a share of them had changed.
             share = row["difference"] / 100
             low, high = (100 * bound for bound in bonett_price(max(0.0, -share), max(0.0, share), len(a.rows)))
-        low, high = max(-100.0, low), min(100.0, high)
+        low, high = max(-widest, low), min(widest, high)
     else:
         # Shares of items that b lost and won, each group with the same weight, and the effective number of pairs.
         (lost, won), sizes, (down, up) = _shares(a.groups, a.correct & ~b.correct, ~a.correct & b.correct)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.intervals import Statistic, mean_of, ratio
+from qilin_lib.evaluate.intervals import POSITIVE, Statistic, mean_of, ratio
 
 ORDERS = 4
 TOKENISATIONS = ("char", "jieba")
@@ -59,7 +59,7 @@ def perplexity(logprobs: Sequence[float], characters: Sequence[int]) -> Statisti
     Per character, not per token: models with other tokenizers can stand beside each other.
     """
     rows = np.stack([-np.asarray(logprobs, dtype=float), np.asarray(characters, dtype=float)], axis=-1)
-    return Statistic(rows, lambda sums: np.exp(ratio(sums)), bounds=(1.0, np.inf))
+    return Statistic(rows, ratio, bounds=POSITIVE, shown=np.exp)
 
 
 def overlaps(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> np.ndarray:

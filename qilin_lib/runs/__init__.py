@@ -31,7 +31,7 @@ PARENTS = chains.graph(chains.DEFAULT)
 VERSION = dict.fromkeys(PARENTS, 2) | {
     "01_build_chimed": 7,
     "05_dpo": 3,
-    "06_eval": 7,
+    "06_eval": 8,
     "08_rlhf": 4,
     "09_bias": 7,
 }
