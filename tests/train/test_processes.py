@@ -150,7 +150,7 @@ def assert_same(place: Place, one: str, other: str, tolerance: float) -> None:
     base = load_file(place.base / "model.safetensors")
     # LoRA's second matrix begins at zero.
     moved = [t - base.get(name, 0) for name, t in found.items() if name in base or "lora_B" in name]
-    assert max(change.abs().max().item() for change in moved) > 100 * tolerance
+    assert max(change.abs().max().item() for change in moved) > 50 * tolerance
 
 
 def learned(folder: Path) -> dict[str, Any]:
