@@ -92,6 +92,10 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         shape(tmp_path)
     with pytest.raises(QilinError, match="names no hidden_size"):
         sizes(tmp_path)
+    many = {"hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9, "text_config": {"num_hidden_layers": 5000}}
+    (tmp_path / "config.json").write_text(json.dumps({**many, **many["text_config"]}))
+    with pytest.raises(QilinError, match="num_hidden_layers is 5,000"):
+        sizes(tmp_path)
 
 
 @pytest.mark.parametrize("saved_whole", [[], ["embed_tokens", "lm_head"], ["lm_head"]])
