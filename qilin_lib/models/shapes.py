@@ -12,9 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, strict_yaml
+from qilin_lib import strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.examine import configuration, tensors_of
+from qilin_lib.models.examine import configuration, read_config, tensors_of
 from qilin_lib.models.load import weight_files
 from qilin_lib.models.tiny import SHAPE
 from qilin_lib.params import ROOT
@@ -166,9 +166,10 @@ def _found(base: str | Path, tiny: Any) -> tuple[Path | None, dict[str, Any]]:
         cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
         folder = Path(cached).parent if isinstance(cached, str) else None
     if folder:
-        if (folder / "config.json").exists():
-            return folder, files.read_json(folder / "config.json")
-        raise QilinError(f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors")
+        try:
+            return folder, read_config(folder)
+        except QilinError as reason:
+            raise QilinError(f"base = '{folder}': {reason}") from None
     for known, config in KNOWN.items():
         if known.lower() == repository.lower():
             return None, config
