@@ -156,8 +156,8 @@ def failure_sentence(model: type[BaseModel], failure: ValidationError) -> str:
     if not name:
         return reasons
     # Keys and passwords are typed into lines of baselines, also under names that are not theirs.
-    known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env"))
-    hidden = first["type"] == "missing" or name.startswith("baselines") and not known
+    known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env", "request"))
+    hidden = first["type"] in ("missing", "secret") or name.startswith("baselines") and not known
     shown = "" if hidden else f" = {_short(first['input'])}"
     meaning = f"; meaning: {describe(field).removesuffix(SILENT)}" if field else ""
     return f"{name}{shown}: {reasons}{meaning}"
