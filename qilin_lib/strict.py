@@ -9,7 +9,6 @@ from os.path import expanduser
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
-from pydantic_core import PydanticCustomError
 
 from qilin_lib import chains
 from qilin_lib.annotations import describe
@@ -31,6 +30,10 @@ def _modules(value: str | list[str]) -> str | list[str]:
     return value
 
 
+class SecretError(ValueError):
+    """Of a parameter whose value no message may show."""
+
+
 # Names of fields that are a secret, whatever stands there, and texts that are one, whatever they are called.
 SECRET = re.compile(
     r"(?i)^(key|token)$|(api_?key|access_?key|secret|passw(or)?d|credentials?|authorization|(hf|hub|auth|access|api)_?token)$"
@@ -38,24 +41,19 @@ SECRET = re.compile(
 KEY = re.compile(r"Bearer\s+\S+|(?:sk|pk|hf|gh[pousr]|glpat|AKIA|AIza)[-_]?(?=\S*\d)(?=\S*[A-Z])[\w-]{16,}")
 
 
-def _open(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of another program, and no secret among them: manifests and executed notebooks hold all parameters."""
-    for name, value in values.items():
-        _check_secret(name, value)
-    return values
-
-
-def _check_secret(name: str, value: Any) -> None:
-    if isinstance(value, dict):
-        _open(value)
-    elif isinstance(value, list):
-        for one in value:
-            _check_secret(name, one)
-    elif value and not isinstance(value, bool) and (SECRET.search(name.replace("-", "_")) or KEY.fullmatch(str(value))):
-        cure = "a variable of the environment; for an endpoint its name is api_key_env"
-        raise PydanticCustomError(
-            "secret", f"{name}: a key or password would be stored in the run; nearest valid: {cure}"
+def _open(value: Any, name: str = "") -> Any:
+    """What another program is to have, and no secret in it: manifests and executed notebooks hold all parameters."""
+    for key, one in value.items() if isinstance(value, dict) else []:
+        _open(one, str(key))
+    for one in value if isinstance(value, list) else []:
+        _open(one, name)
+    plain = not isinstance(value, dict | list | bool) and value
+    if plain and (SECRET.search(name.replace("-", "_")) or KEY.fullmatch(str(value))):
+        raise SecretError(
+            f"{name}: a key or password would be stored in the run; nearest valid: a variable of the environment, for "
+            "an endpoint the one that api_key_env names"
         )
+    return value
 
 
 # Fields that are handed on to a library or a server as they are.
