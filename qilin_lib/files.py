@@ -125,11 +125,10 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
 def hashes(paths: dict[str, Path]) -> dict[str, str]:
     """sha256 per file; one that cannot be read has its reason instead: whoever reads it counts it as a rejection."""
-    return {name: _hash_or_reason(path) for name, path in sorted(paths.items())}
-
-
-def _hash_or_reason(path: Path) -> str:
-    try:
-        return sha256_once(path)
-    except OSError as reason:
-        return f"unreadable: {reason.strerror}"
+    found: dict[str, str] = {}
+    for name, path in sorted(paths.items()):
+        try:
+            found[name] = sha256_once(path)
+        except OSError as reason:
+            found[name] = f"unreadable: {reason.strerror}"
+    return found
