@@ -32,16 +32,19 @@ def test_failure_inside_the_block_leaves_the_old_file_and_no_temporary_one(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "data", "said"),
     [
-        ("rows.jsonl", '{"id": 1}\n{"id": 2\n{"id": 3}\n', r"rows\.jsonl, line 2: not valid JSON"),
-        ("value.json", '{"a": 1,\n "b": }\n', r"value\.json is not valid JSON: .*line 2"),
+        ("gbk.jsonl", '{"id": 1}\n{"id": "病"}\n'.encode("gbk"), r"gbk\.jsonl, line 2: not valid JSON"),
+        ("deep.jsonl", b"[" * 100_000, r"deep\.jsonl, line 1: not valid JSON"),
+        ("deep.json", b"[" * 100_000, r"deep\.json is not valid JSON"),
+        ("rows.jsonl", b'{"id": 1}\n{"id": 2\n{"id": 3}\n', r"rows\.jsonl, line 2: not valid JSON"),
+        ("value.json", b'{"a": 1,\n "b": }\n', r"value\.json is not valid JSON: .*line 2"),
         ("gone.json", None, r"gone\.json does not exist"),
         ("gone.jsonl", None, r"gone\.jsonl does not exist"),
     ],
 )
-def test_a_broken_or_missing_file_is_a_sentence(name: str, text: str | None, said: str, tmp_path: Path) -> None:
-    if text:
-        (tmp_path / name).write_text(text, encoding="utf-8")
+def test_a_broken_or_missing_file_is_a_sentence(name: str, data: bytes | None, said: str, tmp_path: Path) -> None:
+    if data:
+        (tmp_path / name).write_bytes(data)
     with pytest.raises(QilinError, match=said):
         list((files.read_jsonl if name.endswith("l") else files.read_json)(tmp_path / name))
