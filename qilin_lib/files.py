@@ -106,7 +106,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise QilinError(f"{path} does not exist") from None
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         raise QilinError(f"{path} is not valid JSON: {reason}") from None
 
 
@@ -115,11 +115,11 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
     path = Path(path)
     if not path.exists():
         raise QilinError(f"{path} does not exist")
-    with open(path, encoding="utf-8") as handle:
+    with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                yield json.loads(line)
-            except ValueError as reason:
+                yield json.loads(line.decode())
+            except (ValueError, RecursionError) as reason:
                 raise QilinError(f"{path}, line {number}: not valid JSON ({reason})") from None
 
 
