@@ -62,8 +62,8 @@ def configuration(folder: Path) -> Any:
         if kind == "baichuan":
             cure = f"what `python -m qilin_lib.models.baichuan {folder} TARGET` writes"
         raise QilinError(
-            f"transformers cannot read config.json of model_type {kind!r} without code from the folder, which the kit "
-            f"never runs ({sentence(reason)}); nearest valid: {cure}"
+            f"{folder}: transformers cannot read config.json of model_type {kind!r} without code from the folder, "
+            f"which the kit never runs ({sentence(reason)}); nearest valid: {cure}"
         ) from None
 
 
@@ -72,30 +72,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     and for more layers, experts or labels than a model has, which would fill the memory before a weight is read."""
     for path in sorted(folder.iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise QilinError(f"{path.name} is no regular file; nearest valid: the file as published")
+            raise QilinError(f"{path} is no regular file; nearest valid: the file as published")
     path = folder / "config.json"
     if not path.exists():
         if (folder / "adapter_config.json").exists():
-            raise QilinError("the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model")
+            raise QilinError(f"{folder}: holds a LoRA adapter alone; nearest valid: the folder of the merged model")
         # The folder of a hub's cache has snapshots.
         found = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
         below = sorted(str(path.parent.relative_to(folder)) for path in found)
         raise QilinError(
-            f"the folder holds no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
+            f"{folder}: has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
         )
     config = files.read_json(path)
     if not isinstance(config, dict):
-        raise QilinError("config.json is no JSON object; nearest valid: the file as published")
-    _check_counts(config)
+        raise QilinError(f"{path} is no JSON object; nearest valid: the file as published")
+    _check_counts(config, path)
     return config
 
 
-def _check_counts(config: dict[str, Any]) -> None:
+def _check_counts(config: dict[str, Any], path: Path) -> None:
     for name, value in config.items():
         if isinstance(value, dict):
-            _check_counts(value)
+            _check_counts(value, path)
         elif isinstance(value, int) and value > MOST and name.endswith(COUNTS):
-            raise QilinError(f"config.json: {name} is {value:,}; nearest valid: a model of at most {MOST:,}")
+            raise QilinError(f"{path}: {name} is {value:,}; nearest valid: a model of at most {MOST:,}")
 
 
 def _check_kind(config: Any, sequence: bool) -> None:

@@ -166,10 +166,7 @@ def _found(base: str | Path, tiny: Any) -> tuple[Path | None, dict[str, Any]]:
         cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
         folder = Path(cached).parent if isinstance(cached, str) else None
     if folder:
-        try:
-            return folder, read_config(folder)
-        except QilinError as reason:
-            raise QilinError(f"base = '{folder}': {reason}") from None
+        return folder, read_config(folder)
     for known, config in KNOWN.items():
         if known.lower() == repository.lower():
             return None, config
@@ -191,10 +188,7 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
     if folder is None or known.get("model_type") == "baichuan":
         return LlamaConfig(**{name: value for name, value in known.items() if name in ALIKE})
-    try:
-        return configuration(folder)
-    except QilinError as reason:
-        raise QilinError(f"base = '{base}': {reason}") from None
+    return configuration(folder)
 
 
 def local(name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import add_lora
 from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, made_once, write_shards
 
@@ -81,5 +82,9 @@ def test_a_weight_that_the_files_lack_is_an_error_and_not_drawn_by_chance(
         load_model(folder, rewards=True)
 
 
-def test_the_head_of_a_reward_model_may_be_drawn(tiny_model_dir: Path) -> None:
-    assert load_model(tiny_model_dir, rewards=True).score.out_features == 1
+def test_the_head_of_a_reward_model_may_be_drawn_and_takes_the_place_of_lm_head(
+    tiny_model_dir: Path, training: Callable
+) -> None:
+    model = load_model(tiny_model_dir, rewards=True)
+    assert model.score.out_features == 1
+    assert add_lora(model, training("03_dcpt", modules_to_save=["lm_head"]), False, rewards=True)
