@@ -225,6 +225,9 @@ def test_verify_finds_a_score_edited_by_hand(call: Callable[..., int], executed:
     assert call("--verify") == 2
     assert "06_eval/out.txt is not what 06_eval wrote" in capsys.readouterr().err
     assert call("--only", "07") == 2, "and the report does not show it"
+    for look in ("--verify", "--old"):
+        assert call("--run", "smokee", look) == 2, "nothing was looked at, and nothing is well"
+        assert "run 'smokee': no such run" in capsys.readouterr().err
 
 
 def test_tables_are_printed_and_the_report_named(call: Callable[..., int], executed: list[str], capsys) -> None:
