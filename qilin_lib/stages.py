@@ -223,8 +223,8 @@ def accept(parameters: Strict) -> str:
 
 
 def verify(run: str) -> Iterator[str]:
-    """One line per finished stage, after hashing every file; QilinError at the first that differs."""
-    folder = Run(runs.runs_dir() / run)
+    """One line per finished stage, after hashing every file; QilinError at the first that differs, or without a run."""
+    folder = runs.find(run)
     for name in sorted(path.parent.name for path in folder.dir.glob("[0-9][0-9]_*/manifest.json")):
         if ".old-" not in name:
             manifest = folder.manifest(name)
@@ -234,7 +234,7 @@ def verify(run: str) -> Iterator[str]:
 
 def remove_old(run: str, names: list[str]) -> Iterator[str]:
     """Without names a line per old stage of a run with its size; with names those are removed for good."""
-    folder = Run(runs.runs_dir() / run)
+    folder = runs.find(run)
     old = {path.name: path for path in folder.old()}
     for name in names:
         if name not in old:
